@@ -1,0 +1,34 @@
+# The same five verbs on every machine; each sets up what it needs in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+SECONDS_TO_RUN := $(if $(seconds),--seconds $(seconds))
+
+.PHONY: demo test check bench clean
+
+demo: .venv/ready  ## run a vendor, a gateway and clients here (make demo seconds=20 ends by itself)
+	$(BIN)/tokenpulse-mw demo $(SECONDS_TO_RUN)
+
+test: check  ## everything that must hold before a change lands
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+check: .venv/ready  ## style and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/bench-ready  ## cost of each part beside the bare application and the peers
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --editable ".[demo]" --group test --group check
+	touch $@
+
+.venv/bench-ready: .venv/ready
+	$(BIN)/pip install --quiet --group bench
+	touch $@

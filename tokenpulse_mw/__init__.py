@@ -1,0 +1,1 @@
+"""tokenpulse_mw."""

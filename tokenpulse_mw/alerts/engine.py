@@ -1,0 +1,153 @@
+"""The engine: watches the traffic, and in each round decides which alerts begin and end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..exchange import Exchange, Failures
+from .lifecycle import Alert, Finding, step
+from .rules import Rule, default_rules
+from .sinks import AlertEvent, LogSink, Sink
+from .thresholds import Thresholds
+from .traffic import Traffic
+
+
+class AlertEngine:
+    """Turns traffic into alerts that fire once, for a reason, and go away.
+
+    Give `observe` to an `ExchangeMiddleware` (or use `AlertMiddleware`), and let the engine run:
+    `async with engine:` evaluates every `interval` seconds until it is left. A rule or a sink
+    that raises is logged once and stops nothing else; the alerts of a rule that raises stay as
+    they are.
+
+    Args:
+        rules: Callables of (traffic, thresholds, now) that give findings.
+        sinks: Told every event, one after the other.
+        thresholds: What the rules compare with.
+        interval: Seconds from one round to the next.
+        cooldown: Seconds after which an alert that lasts is told again, as a reminder.
+        max_subjects: Keys, masters and upstreams that are told apart.
+        clock: Monotonic seconds.
+        wall: Seconds since the epoch, for display.
+
+    Raises:
+        ValueError: `interval`, `cooldown` or `max_subjects` is not above 0.
+    """
+
+    def __init__(
+        self,
+        rules: Iterable[Rule] | None = None,
+        sinks: Iterable[Sink] | None = None,
+        *,
+        thresholds: Thresholds | None = None,
+        interval: float = 60,
+        cooldown: float = 300,
+        max_subjects: int = 5000,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        limits = {"interval": interval, "cooldown": cooldown, "max_subjects": max_subjects}
+        for name, value in limits.items():
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value!r}")
+        self.thresholds = thresholds or Thresholds()
+        self.interval = interval
+        self.cooldown = cooldown
+        self._rules = tuple(default_rules() if rules is None else rules)
+        self._sinks = tuple([LogSink()] if sinks is None else sinks)
+        self._alerts: list[dict[str, Alert]] = [{} for _ in self._rules]
+        self._traffic = Traffic(self.thresholds, max_subjects=max_subjects)
+        self._clock = clock
+        self._wall = wall
+        self._failures = Failures()
+        self._tasks: TaskGroup | None = None
+
+    def observe(self, exchange: Exchange) -> None:
+        """Count one finished exchange."""
+        self._traffic.observe(exchange, self._clock())
+
+    @property
+    def firing(self) -> list[Finding]:
+        """What is wrong now, as last found."""
+        return [
+            alert.finding
+            for alerts in self._alerts
+            for alert in alerts.values()
+            if alert.state != "pending"
+        ]
+
+    async def evaluate(self) -> list[AlertEvent]:
+        """One round: ask every rule, tell the sinks what has changed, and return it."""
+        now, at = self._clock(), self._wall()
+        self._traffic.errors.expire(now)
+        events: list[AlertEvent] = []
+        for rule, alerts in zip(self._rules, self._alerts, strict=True):
+            try:
+                found = {
+                    each.fingerprint: each for each in rule(self._traffic, self.thresholds, now)
+                }
+            except Exception as error:  # noqa: BLE001 - one rule must not silence the others
+                self._failures.tell(f"rule {_name(rule)}", error)
+                continue
+            events += self._advance(alerts, found, now, at)
+        self._traffic.limited.clear()
+        for event in events:
+            await self._tell(event)
+        return events
+
+    async def run(self) -> None:
+        """Evaluate every `interval` seconds, for ever."""
+        while True:
+            await anyio.sleep(self.interval)
+            await self.evaluate()
+
+    async def __aenter__(self) -> AlertEngine:
+        if self._tasks is not None:
+            raise RuntimeError("this AlertEngine is running already; enter it once")
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self.run)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        tasks, self._tasks = self._tasks, None
+        if tasks is None:
+            return None
+        tasks.cancel_scope.cancel()
+        return await tasks.__aexit__(kind, error, traceback)
+
+    def _advance(
+        self, alerts: dict[str, Alert], found: dict[str, Finding], now: float, at: float
+    ) -> list[AlertEvent]:
+        """Take one rule's alerts one step on; `alerts` is brought up to date."""
+        events: list[AlertEvent] = []
+        for fingerprint in alerts.keys() | found.keys():
+            before = alerts.pop(fingerprint, None)
+            after, told = step(before, found.get(fingerprint), now=now, cooldown=self.cooldown)
+            if after is not None:
+                alerts[fingerprint] = after
+            last = after or before
+            if told and last:
+                events.append(AlertEvent(told, last.finding, at))
+        return events
+
+    async def _tell(self, event: AlertEvent) -> None:
+        for sink in self._sinks:
+            try:
+                await sink(event)
+            except Exception as error:  # noqa: BLE001 - one sink must not silence the others
+                self._failures.tell(f"sink {_name(sink)}", error)
+
+
+def _name(thing: object) -> str:
+    return getattr(thing, "__name__", type(thing).__name__)

@@ -1,0 +1,66 @@
+"""What the engine remembers of the traffic: the view that rules are given."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..exchange import Exchange
+from .thresholds import Thresholds
+from .windows import SlidingCounts, Streaks, Tally
+
+GATEWAY = ""  # the subject of exchanges that the application gave no key or master
+
+
+class Upstream(NamedTuple):
+    """Who answered for the gateway: one credential, or a provider as a whole.
+
+    Attributes:
+        kind: "apikey" where the application annotated a credential, else "provider".
+        id: The credential's id, or the provider's name.
+        provider: The provider.
+    """
+
+    kind: str
+    id: str
+    provider: str
+
+
+class Traffic:
+    """Counts of exchanges by subject.
+
+    Attributes:
+        errors: Requests and failures of each key, over the error window.
+        upstreams: How each upstream has fared lately.
+        limited: Limited requests of each master, since the last round.
+    """
+
+    def __init__(self, thresholds: Thresholds, *, max_subjects: int) -> None:
+        self.errors = SlidingCounts(window=thresholds.error_window, max_subjects=max_subjects)
+        self.upstreams: Streaks[Upstream] = Streaks(max_subjects=max_subjects)
+        self.limited = Tally(max_subjects=max_subjects)
+        self._lowest_error = 400 if thresholds.count_client_errors else 500
+
+    def observe(self, exchange: Exchange, now: float) -> None:
+        """Count one exchange, `now` being when it ended."""
+        if exchange.limited:
+            # Our own 429 never reached the application: it is no error of anyone's, and must
+            # not make the errors of those who were served look rare.
+            self.limited.add(exchange.master or GATEWAY)
+            return
+        if exchange.outcome == "client_disconnect":
+            return  # it says nothing of how the answer would have ended
+        broken = exchange.outcome != "complete"
+        failed = broken or exchange.status >= self._lowest_error
+        self.errors.add(exchange.key or GATEWAY, failed=failed, now=now)
+        if broken or not 400 <= exchange.status < 500:  # a client's error is none of the upstream
+            self._note_upstream(exchange, failed=broken or exchange.status >= 500)
+
+    def _note_upstream(self, exchange: Exchange, *, failed: bool) -> None:
+        provider = exchange.provider
+        if exchange.credential:
+            upstream = Upstream("apikey", exchange.credential, provider)
+        elif provider != "unknown":
+            upstream = Upstream("provider", provider, provider)
+        else:
+            return
+        self.upstreams.add(upstream, failed=failed)

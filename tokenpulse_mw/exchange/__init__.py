@@ -1,0 +1,21 @@
+"""One observed request: measured once, told to everyone; the floor that all features stand on."""
+
+from .annotate import annotate, drop_exchange, tap_of
+from .exchange import Exchange, Outcome
+from .middleware import ExchangeMiddleware
+from .observers import Failures, Observer
+from .provider import PROVIDERS, ProviderResolver, Providers
+
+__all__ = [
+    "PROVIDERS",
+    "Exchange",
+    "ExchangeMiddleware",
+    "Failures",
+    "Observer",
+    "Outcome",
+    "ProviderResolver",
+    "Providers",
+    "annotate",
+    "drop_exchange",
+    "tap_of",
+]

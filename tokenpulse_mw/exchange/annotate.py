@@ -1,0 +1,73 @@
+"""What only the application knows of an exchange, and what other parts say of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from ..usage import TokenUsage
+from .tap import SCOPE_KEY, Tap
+
+
+def annotate(
+    request_or_scope: HTTPConnection | Scope,
+    *,
+    provider: str | None = None,
+    master: str | None = None,
+    key: str | None = None,
+    credential: str | None = None,
+    model: str | None = None,
+    usage: TokenUsage | None = None,
+) -> None:
+    """Tell what only the application knows of the exchange in progress.
+
+    Call it any number of times before the answer ends; what is None leaves things as they are.
+    Without an `ExchangeMiddleware` around the application it does nothing.
+
+    Args:
+        request_or_scope: The request (or its ASGI scope) that is being answered.
+        provider: Whose model answers. It goes before every other sign; a provider that is not
+            declared is counted as `other`.
+        master: The tenant.
+        key: Which of the tenant's API keys was used: its id or a hash, never the secret.
+        credential: Which upstream API key was used: its id or a hash, never the secret.
+        model: The model that answers.
+        usage: The tokens used, where the answer itself does not tell; it overrides the meter.
+    """
+    tap = tap_of(request_or_scope)
+    if tap is None:
+        return
+    said: dict[str, Any] = {
+        "provider": provider,
+        "master": master,
+        "key": key,
+        "credential": credential,
+        "model": model,
+        "usage": usage,
+    }
+    for name, value in said.items():
+        if value is not None:
+            setattr(tap.exchange, name, value)
+    if usage is not None:
+        tap.exchange.usage_source = "reported"
+
+
+def drop_exchange(request_or_scope: HTTPConnection | Scope) -> None:
+    """Keep this request out of metrics, alert statistics and logs: it is a probe or a scrape."""
+    tap = tap_of(request_or_scope)
+    if tap is not None:
+        tap.drop()
+
+
+def tap_of(request_or_scope: HTTPConnection | Scope) -> Tap | None:
+    """The tap on this request, where there is one."""
+    tap: Tap | None = _scope(request_or_scope).get(SCOPE_KEY)
+    return tap
+
+
+def _scope(request_or_scope: HTTPConnection | Scope) -> Scope:
+    return (
+        request_or_scope.scope if isinstance(request_or_scope, HTTPConnection) else request_or_scope
+    )

@@ -1,0 +1,84 @@
+"""The record of one observed request: what was asked, who answered, how it went, what it cost."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..usage import Source, TokenUsage
+
+Outcome = Literal["complete", "client_disconnect", "error", "truncated"]
+
+# RFC 9110, section 9, with PATCH (RFC 5789) and QUERY. A method is whatever the client wrote, and
+# as a label value anything else would let it create series at will (CVE-2023-45142).
+METHODS = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
+)
+OTHER_METHOD = "_OTHER"
+
+
+class Exchange:
+    """One request and its answer, as observers are given it when it is over.
+
+    Attributes:
+        method: An HTTP method of RFC 9110, PATCH or QUERY; `_OTHER` for anything else.
+        route: Template of the route that answered, mount and include prefixes with it;
+            `__unmatched__` where none did.
+        status: Status code on the wire; 499 when the client left before there was one, 500
+            when the application failed before there was one.
+        provider: A declared provider, `other`, or `unknown`.
+        outcome: `complete`; `client_disconnect`; `error` (an exception, or an error event in a
+            stream that began with 200); `truncated` (the application stopped half-way).
+        limited: A rate limit answered instead of the application.
+        started: When the request came in, in seconds of the middleware's clock.
+        duration: Seconds until the last byte of the body, background tasks not included.
+        time_to_first_byte: Seconds until the first byte of the body; None where there is none.
+        time_to_first_token: Seconds until the model's first words in a stream, or None.
+        usage: Token usage of the answer, or None.
+        usage_source: `reported`, `partial` (cut short, or not final), `missing` (a model
+            answered and no usage was found), or None where no model answered.
+        model: The model that says it answered, or None.
+        master: The tenant, where the application annotated one.
+        key: The tenant's API key (its id, not the secret), where annotated.
+        credential: The upstream API key used (its id), where annotated.
+    """
+
+    __slots__ = (
+        "credential",
+        "duration",
+        "key",
+        "limited",
+        "master",
+        "method",
+        "model",
+        "outcome",
+        "provider",
+        "route",
+        "started",
+        "status",
+        "time_to_first_byte",
+        "time_to_first_token",
+        "usage",
+        "usage_source",
+    )
+
+    def __init__(self, method: str, started: float) -> None:
+        self.method = method if method in METHODS else OTHER_METHOD
+        self.started = started
+        self.route = ""
+        self.status = 0
+        self.provider = ""
+        self.outcome: Outcome = "complete"
+        self.limited = False
+        self.duration = 0.0
+        self.time_to_first_byte: float | None = None
+        self.time_to_first_token: float | None = None
+        self.usage: TokenUsage | None = None
+        self.usage_source: Source | None = None
+        self.model: str | None = None
+        self.master: str | None = None
+        self.key: str | None = None
+        self.credential: str | None = None
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"Exchange({fields})"

@@ -1,0 +1,83 @@
+"""The middleware that observes each request once, for everyone who wants to know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .observers import Observer
+from .provider import ProviderResolver, Providers
+from .route import RouteTemplates
+from .tap import SCOPE_KEY, Station, Tap
+
+
+class ExchangeMiddleware:
+    """Measure every HTTP request and hand its `Exchange` to the observers when it is over.
+
+    However many of these are stacked, a request is tapped once: an inner one adds its observers,
+    and its wish for usage, to the tap that is open and wraps nothing. Responses pass unchanged
+    and undelayed; what goes wrong in an observer is logged once and never reaches the request.
+
+    Args:
+        observers: Callables of a finished `Exchange`. They run on the event loop, so they must
+            be quick. See `Observer` for the hooks they may also have.
+        provider: `Providers`, or a callable of the scope that gives a provider's name or None.
+        usage: Read token usage from the answers of models.
+        clock: Monotonic seconds.
+
+    Raises:
+        ValueError: `observers` holds something that cannot be called.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        observers: Iterable[Observer] = (),
+        provider: Providers | ProviderResolver | None = None,
+        usage: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.app = app
+        self._own_provider = provider is not None
+        self._station = Station(
+            observers=_callables(observers),
+            providers=provider if isinstance(provider, Providers) else Providers(resolver=provider),
+            routes=RouteTemplates(app),
+            usage=usage,
+            clock=clock,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tap an HTTP request that no one has tapped yet; pass everything else through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif (outer := scope.get(SCOPE_KEY)) is not None:
+            self._join(outer)
+            await self.app(scope, receive, send)
+        else:
+            tap = scope[SCOPE_KEY] = Tap(self._station, scope, receive, send)
+            self._station.failures.call("opened", self._station.opened)
+            try:
+                await self.app(scope, tap.receive, tap.send)
+            except BaseException as error:
+                tap.raised(error)
+                raise
+            tap.returned()
+
+    def _join(self, outer: Tap) -> None:
+        station = self._station
+        outer.join(station.observers)
+        outer.meters_usage = outer.meters_usage or station.usage
+        if self._own_provider:
+            outer.providers = station.providers
+
+
+def _callables(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    checked = tuple(observers)
+    for observer in checked:
+        if not callable(observer):
+            raise ValueError(f"observers must be callables that take an Exchange, got {observer!r}")
+    return checked

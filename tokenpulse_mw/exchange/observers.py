@@ -1,0 +1,67 @@
+"""Those who are told of exchanges, and the wall that keeps their failures out of the request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from .exchange import Exchange
+
+logger = logging.getLogger("tokenpulse_mw.exchange")
+
+# An observer is any callable of a finished Exchange. It may also have the methods
+#   opened()            an exchange has begun
+#   dropped()           an exchange that had begun is not to be measured (a probe, a scrape)
+#   failed(component)   a part of this library failed and the request went on without it
+Observer = Callable[[Exchange], object]
+
+_MOST_TOLD = 100  # kinds of failure
+
+
+class Failures:
+    """Calls observers and other people's code so that their failures stop here.
+
+    Each kind of failure is logged once; every one is told to the observers that count them.
+    """
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str]] = set()
+
+    def finished(self, observers: Iterable[Observer], exchange: Exchange) -> None:
+        """Give `exchange` to every observer."""
+        for observer in observers:
+            try:
+                observer(exchange)
+            except Exception as error:  # noqa: BLE001 - an observer's failure is not the request's
+                self.tell(_name(observer), error, observers)
+
+    def call(self, hook: str, observers: Iterable[Observer], *arguments: str) -> None:
+        """Call the optional method `hook` of those observers that have it."""
+        for observer in observers:
+            method = getattr(observer, hook, None)
+            if method is not None:
+                try:
+                    method(*arguments)
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._log(_name(observer), error)
+
+    def tell(self, component: str, error: Exception, observers: Iterable[Observer] = ()) -> None:
+        """Report that `component` failed with `error` while a request went on without it."""
+        self._log(component, error)
+        self.call("failed", observers, component)
+
+    def _log(self, component: str, error: Exception) -> None:
+        kind = (component, type(error).__name__)
+        if kind not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(kind)
+            logger.error(
+                "%s failed with %s: requests go on without it; this is said only once",
+                *kind,
+                exc_info=error,
+            )
+
+
+def _name(observer: Observer) -> str:
+    """The class or function at fault: a label value, so never anything of the request."""
+    owner = getattr(observer, "__self__", observer)
+    return getattr(owner, "__name__", type(owner).__name__)

@@ -1,0 +1,102 @@
+"""The metric families that this library exports: names, labels and buckets, in one list."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+# The seed's buckets (prom-client's default), and above them what answers of models need.
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+# The upper bounds that OpenTelemetry advises for gen_ai.server.time_per_output_token.
+TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+
+
+class Family(NamedTuple):
+    """One metric family.
+
+    Attributes:
+        name: As exported, with the `_total` of a counter.
+        kind: Its Prometheus type.
+        help: One sentence for whoever reads the scrape.
+        labels: Label names, in the order of the values in a row's key.
+        buckets: Upper bounds in seconds, ascending, without +Inf; histograms only.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+_REQUEST = ("method", "route", "status", "provider")
+
+REQUESTS = Family(
+    "tokenpulse_http_requests_total", "counter", "Total number of HTTP requests", _REQUEST
+)
+DURATION = Family(
+    "tokenpulse_http_request_duration_seconds",
+    "histogram",
+    "Duration of HTTP requests in seconds",
+    _REQUEST,
+    SECONDS,
+)
+IN_PROGRESS = Family(
+    "tokenpulse_http_requests_in_progress", "gauge", "HTTP requests being answered now"
+)
+FIRST_BYTE = Family(
+    "tokenpulse_http_time_to_first_byte_seconds",
+    "histogram",
+    "Time until the first byte of the response body in seconds",
+    ("route", "provider"),
+    SECONDS,
+)
+RESPONSES = Family(
+    "tokenpulse_http_responses_total",
+    "counter",
+    "Responses by how they ended",
+    ("provider", "outcome"),
+)
+TOKENS = Family(
+    "tokenpulse_llm_tokens_total",
+    "counter",
+    "Tokens as the vendors report them; cache is part of input, reasoning part of output",
+    ("provider", "kind"),
+)
+USAGE = Family(
+    "tokenpulse_llm_usage_total",
+    "counter",
+    "Answers of models by whether their token usage could be read",
+    ("provider", "source"),
+)
+FIRST_TOKEN = Family(
+    "tokenpulse_llm_time_to_first_token_seconds",
+    "histogram",
+    "Time until the model's first words in a stream in seconds",
+    ("provider",),
+    SECONDS,
+)
+PER_TOKEN = Family(
+    "tokenpulse_llm_time_per_output_token_seconds",
+    "histogram",
+    "Mean time between output tokens of a stream in seconds",
+    ("provider",),
+    TOKEN_SECONDS,
+)
+DECISIONS = Family(
+    "tokenpulse_rate_limit_decisions_total",
+    "counter",
+    "Decisions of the rate limiter",
+    ("policy", "decision"),
+)
+SELF_ERRORS = Family(
+    "tokenpulse_self_errors_total",
+    "counter",
+    "Failures of the monitoring itself, which no request noticed",
+    ("component",),
+)
+OVERFLOW = Family(
+    "tokenpulse_series_overflow_total",
+    "counter",
+    "Observations folded into a family's __overflow__ series because it was full",
+    ("family",),
+)

@@ -1,0 +1,85 @@
+"""Who is asking: functions from a request to the key that its limit is counted under."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from hashlib import blake2b
+
+from starlette.types import Scope
+
+from .address import Networks, grouping, pack, pack_with_port
+
+KeyFunction = Callable[[Scope], Hashable | None]
+
+_FORWARDED_FOR = b"x-forwarded-for"
+_MOST_HOPS = 16  # proxies in a row that are followed
+_LONGEST_NAME = 253  # characters of a peer that is not an IP address, as in a host name
+
+
+def client_address(*, trusted: Iterable[str] = (), ipv6_prefix: int = 64) -> KeyFunction:
+    """Key by the client's network address, as packed bytes.
+
+    Without `trusted` that is the peer of the connection, and no header is read. Behind proxies,
+    name their networks: then `X-Forwarded-For` is followed from right to left, past every
+    trusted address, to the first that is not; what the client itself wrote there is never
+    reached. Peers without an address (a unix socket) share one key.
+
+    Args:
+        trusted: Networks of your own proxies, such as "10.0.0.0/8". Whoever connects from
+            there may say who the client is.
+        ipv6_prefix: IPv6 clients are counted by the network of this many bits, since a
+            subscriber is given a whole one.
+
+    Raises:
+        ValueError: A network or the prefix is malformed.
+    """
+    proxies = Networks(trusted)
+    group = grouping(ipv6_prefix)
+
+    def key(scope: Scope) -> Hashable:
+        client = scope.get("client")
+        host: str = client[0] if client else ""
+        packed = pack(host)
+        if packed is None:
+            return host[:_LONGEST_NAME]
+        if proxies and packed in proxies:
+            packed = _forwarded(scope, packed, proxies)
+        return group(packed)
+
+    return key
+
+
+def _forwarded(scope: Scope, peer: bytes, proxies: Networks) -> bytes:
+    """The address nearest to us that is not one of our proxies; the last one known if all are."""
+    lines = [value for name, value in scope["headers"] if name == _FORWARDED_FOR]
+    hops = b",".join(lines).decode("latin-1").rsplit(",", _MOST_HOPS)
+    for hop in reversed(hops[-_MOST_HOPS:]):
+        address = pack_with_port(hop)
+        if address is None:  # garbage: whoever passed it on is as far as we can tell
+            return peer
+        peer = address
+        if peer not in proxies:
+            return peer
+    return peer
+
+
+def header(name: str) -> KeyFunction:
+    """Key by a request header, such as an API key; requests without it are not limited.
+
+    The value is kept as a hash, so that a secret does not stay in memory. Limit by address too
+    where clients can choose the value freely: each new value is a new key.
+
+    Raises:
+        ValueError: `name` is empty.
+    """
+    if not name or not name.strip():
+        raise ValueError(f"header name must not be empty, got {name!r}")
+    wanted = name.strip().lower().encode("latin-1")
+
+    def key(scope: Scope) -> Hashable | None:
+        for found, value in scope["headers"]:
+            if found == wanted:
+                return blake2b(value, digest_size=16, key=wanted[:64]).digest()
+        return None
+
+    return key

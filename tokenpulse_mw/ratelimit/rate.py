@@ -1,0 +1,37 @@
+"""Rate strings such as "100/minute", as the `limits` package writes them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import limits
+
+
+class Rate(NamedTuple):
+    """At most `amount` in any window of `seconds`."""
+
+    amount: int
+    seconds: int
+
+
+def parse_rate(limit: str) -> Rate:
+    """Read one rate: "100/minute", "1000 per day", "5 per 10 seconds".
+
+    Raises:
+        ValueError: `limit` is not one rate, or allows nothing at all.
+    """
+    try:
+        items = limits.parse_many(limit)
+    except ValueError:
+        items = []
+    if len(items) != 1:
+        raise ValueError(
+            f"limit {limit!r} is not a rate: expected one rate such as "
+            "'100/minute', '1000 per day' or '5 per 10 seconds'"
+        )
+    rate = Rate(items[0].amount, items[0].get_expiry())
+    if rate.amount < 1 or rate.seconds < 1:
+        raise ValueError(
+            f"limit {limit!r} allows nothing: expected at least 1 request in at least 1 second"
+        )
+    return rate

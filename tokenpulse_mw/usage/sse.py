@@ -1,0 +1,119 @@
+"""Server-sent events: any chunking of a stream in, the same whole events out, in bounded memory.
+
+The format is https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# A blank line is two line ends in a row. Atomic groups keep the two halves of one "\r\n" together.
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+# The same as pairs of bytes. "\r\n" itself is none of them; a "\n" left over starts the next
+# event with an empty line, which means nothing there.
+_BLANK_PAIRS = (b"\n\n", b"\n\r", b"\r\r")
+
+
+def _last_blank(held: bytes | bytearray, start: int, end: int) -> int:
+    """Where the last blank line before `end` is over, or 0 where there is none."""
+    last = max(held.rfind(pair, start, end) for pair in _BLANK_PAIRS)
+    return last + 2 if last >= 0 else 0
+
+
+class Event(NamedTuple):
+    """One server-sent event: its name ("" when it has none) and its data, lines joined by LF."""
+
+    name: bytes
+    data: bytes
+
+
+class EventBuffer:
+    """Holds a stream back until whole events of it can be read.
+
+    Args:
+        longest: Bytes of the longest event that is kept; a longer one is skipped and counted
+            in `overlong`.
+    """
+
+    __slots__ = ("_held", "_scanned", "_skipping", "longest", "overlong")
+
+    def __init__(self, *, longest: int) -> None:
+        self.longest = longest
+        self.overlong = 0
+        self._held = bytearray()
+        self._scanned = 0
+        self._skipping = False
+
+    def feed(self, chunk: bytes, *, at_least: int = 0) -> bytes:
+        """Take `chunk`; give all events that are complete, or b"" while there are none.
+
+        Below `at_least` held bytes nothing is looked at, so that small chunks cost one copy each.
+        """
+        held = self._held
+        held += chunk
+        if len(held) < at_least:
+            return b""
+        end = _last_blank(held, max(self._scanned - 1, 0), len(held))
+        whole = self._take(end) if end else b""
+        self._scanned = len(held)
+        # Up to four bytes of what is held can be line ends around the event; see `_kept`.
+        if len(held) > self.longest + 4:
+            self._skip()
+        return whole if len(whole) <= self.longest else b"\n\n".join(self._kept(whole))
+
+    def _take(self, end: int) -> bytes:
+        whole = bytes(self._held[:end])
+        del self._held[:end]
+        if self._skipping:  # what comes first is the tail of the skipped event
+            self._skipping = False
+            blank = _BLANK_LINE.search(whole)
+            whole = whole[blank.end() :] if blank else b""
+        return whole
+
+    def _kept(self, whole: bytes) -> Iterator[bytes]:
+        """The events of `whole` that are not over-long, as if they had come in small pieces."""
+        for block in blocks(whole):
+            if len(block) <= self.longest:
+                yield block
+            else:
+                self.overlong += 1
+
+    def _skip(self) -> None:
+        if not self._skipping:
+            self._skipping = True
+            self.overlong += 1
+        del self._held[:-1]  # its last byte may be half of the blank line that ends the event
+        self._scanned = len(self._held)
+
+
+def blocks(whole: bytes) -> Iterator[bytes]:
+    """The bytes of each event in `whole`, without the blank lines between them."""
+    start = 0
+    for blank in _BLANK_LINE.finditer(whole):
+        if blank.start() > start:
+            yield whole[start : blank.start()]
+        start = blank.end()
+    if start < len(whole):
+        yield whole[start:]
+
+
+def around(whole: bytes, place: int) -> tuple[bytes, int]:
+    """The event of `whole` that `place` lies in, and where the next one starts."""
+    blank = _BLANK_LINE.search(whole, place)
+    end, after = blank.span() if blank else (len(whole), len(whole))
+    return whole[_last_blank(whole, 0, place) : end], after
+
+
+def parse(block: bytes) -> Event:
+    """Read one event; comments and fields that carry no payload are passed over."""
+    name = b""
+    data: list[bytes] = []
+    for line in block.removeprefix(b"\xef\xbb\xbf").splitlines():
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    return Event(name, b"\n".join(data))

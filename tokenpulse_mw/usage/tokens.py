@@ -1,0 +1,61 @@
+"""One vocabulary for the token counts that every vendor spells differently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# A count above this is garbage, not a bill: the largest integer every JSON reader agrees on.
+LARGEST = 2**53 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """The tokens of one answer, so counted that vendors can be compared and added up.
+
+    Attributes:
+        input: All tokens read, those served from or written to a cache included.
+        output: All tokens written, hidden reasoning included.
+        cache_read: The part of `input` served from the vendor's prompt cache.
+        cache_write: The part of `input` written to the vendor's prompt cache.
+        reasoning: The part of `output` that was reasoning and not shown.
+    """
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        """Tokens read and written."""
+        return self.input + self.output
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(
+            self.input + other.input,
+            self.output + other.output,
+            self.cache_read + other.cache_read,
+            self.cache_write + other.cache_write,
+            self.reasoning + other.reasoning,
+        )
+
+
+def count(fields: Mapping[str, Any], *names: str) -> int:
+    """The first of `names` that holds a usable count, else 0.
+
+    Vendors send null, floats and worse; only a whole number from 0 to 2**53-1 is a count.
+    """
+    for name in names:
+        value = fields.get(name)
+        if type(value) is int and 0 <= value <= LARGEST:
+            return value
+    return 0
+
+
+def part(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object under `name`, or an empty one when something else stands there."""
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
