@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -104,9 +105,12 @@ class AlertEngine:
         """Evaluate every `interval` seconds, for ever."""
         while True:
             await anyio.sleep(self.interval)
-            await self.evaluate()
+            try:
+                await self.evaluate()
+            except Exception as error:  # noqa: BLE001 - the next round may fare better
+                self._failures.tell("alerts", error)
 
-    async def __aenter__(self) -> AlertEngine:
+    async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("this AlertEngine is running already; enter it once")
         self._tasks = anyio.create_task_group()

@@ -4,6 +4,7 @@ from .annotate import annotate, drop_exchange, tap_of
 from .exchange import Exchange, Outcome
 from .middleware import ExchangeMiddleware
 from .observers import Failures, Observer
+from .path import path_in_app
 from .provider import PROVIDERS, ProviderResolver, Providers
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "Providers",
     "annotate",
     "drop_exchange",
+    "path_in_app",
     "tap_of",
 ]

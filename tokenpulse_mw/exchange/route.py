@@ -16,6 +16,8 @@ from cachetools import LRUCache
 from starlette.routing import compile_path
 from starlette.types import Scope
 
+from .path import path_in_app
+
 UNMATCHED = "__unmatched__"
 OPAQUE = "/{path}"
 
@@ -103,7 +105,7 @@ class RouteIndex:
         self._matches.clear()
 
     def _match(self, scope: Scope) -> str:
-        key = (scope["method"], _path_in_app(scope))
+        key = (scope["method"], path_in_app(scope))
         found = self._matches.get(key)
         if found is None:
             match = self._pattern.fullmatch(" ".join(key))
@@ -119,13 +121,6 @@ def _find_router(app: Any) -> Any | None:
             return app
         app = getattr(app, "app", None)
     return None
-
-
-def _path_in_app(scope: Scope) -> str:
-    path: str = scope["path"]
-    # A mount adds itself to root_path and keeps the original under app_root_path.
-    root = scope.get("app_root_path", scope.get("root_path", ""))
-    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 def _candidates(routes: Iterable[Any], template: str, pattern: str) -> Iterator[_Candidate]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 
 from starlette.types import Scope
 
+from ..exchange import path_in_app
+
 
 def exempt_paths(patterns: Iterable[str]) -> Callable[[Scope], bool]:
     """A test for requests whose path matches one of `patterns`.
@@ -32,10 +34,7 @@ def exempt_paths(patterns: Iterable[str]) -> Callable[[Scope], bool]:
     beginnings = tuple(prefixes)
 
     def matches(scope: Scope) -> bool:
-        path: str = scope["path"]
-        root: str = scope.get("root_path", "")
-        if root and path.startswith(root + "/"):
-            path = path[len(root) :]
+        path = path_in_app(scope)
         return path in exact or (path.startswith(beginnings) and ".." not in path)
 
     return matches

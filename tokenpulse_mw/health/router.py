@@ -1,0 +1,97 @@
+"""The endpoints that probes, scripts and people ask about the service."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+
+from ..exchange import PROVIDERS, drop_exchange
+from .checks import Check, call, run_checks
+
+Status = Mapping[str, bool]
+Credentials = Status | Callable[[], Status | Awaitable[Status]]
+
+_UNCACHED = {"cache-control": "no-store"}
+
+
+class HealthRouter(Router):
+    """`/health`, `/health/live`, `/health/ready` and `/api/credentials/status`.
+
+    Mount it, or add its `routes` to an application. None of its requests is counted in metrics
+    or alerts.
+
+    Args:
+        service: The name that `/health` gives.
+        providers: The providers that `/health` lists.
+        checks: What must hold for the service to be ready, by name: functions that give a
+            bool, async or not. Check only what is this process's own: a vendor in trouble
+            must not take every replica out of service at once.
+        credentials: Whether each provider's credentials are active: a mapping, or a function
+            (async or not) that gives one. Without it there is no `/api/credentials/status`.
+        timeout: Seconds that a check may take.
+
+    Attributes:
+        draining: Set while the service shuts down; it is not ready then.
+
+    Raises:
+        ValueError: `timeout` is not above 0, or a check cannot be called.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: str = "tokenpulse",
+        providers: Iterable[str] = PROVIDERS,
+        checks: Mapping[str, Check] | None = None,
+        credentials: Credentials | None = None,
+        timeout: float = 2.0,
+    ) -> None:
+        self.draining = False
+        self._health = {"status": "ok", "service": service, "providers": list(providers)}
+        self._checks = dict(checks or {})
+        self._timeout = timeout
+        if not timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
+        for name, check in self._checks.items():
+            if not callable(check):
+                raise ValueError(
+                    f"check {name!r} must be a function that gives a bool, got {check!r}"
+                )
+        routes = [
+            Route("/health", self._answer_health),
+            Route("/health/live", self._answer_live),
+            Route("/health/ready", self._answer_ready),
+        ]
+        if credentials is not None:
+            self._credentials = credentials
+            routes.append(Route("/api/credentials/status", self._answer_credentials))
+        super().__init__(routes, redirect_slashes=False)
+
+    async def _answer_health(self, request: Request) -> Response:
+        drop_exchange(request)
+        return JSONResponse(self._health, headers=_UNCACHED)
+
+    async def _answer_live(self, request: Request) -> Response:
+        drop_exchange(request)
+        return JSONResponse({"status": "ok"}, headers=_UNCACHED)
+
+    async def _answer_ready(self, request: Request) -> Response:
+        drop_exchange(request)
+        results = await run_checks(self._checks, timeout=self._timeout)
+        ready = not self.draining and all(results.values())
+        return JSONResponse(
+            {"status": "ok" if ready else "error"},
+            status_code=200 if ready else 503,
+            headers=_UNCACHED,
+        )
+
+    async def _answer_credentials(self, request: Request) -> Response:
+        drop_exchange(request)
+        source = self._credentials
+        status = await call(source) if callable(source) else source
+        return JSONResponse(
+            {name: bool(active) for name, active in status.items()}, headers=_UNCACHED
+        )

@@ -1,0 +1,186 @@
+"""Where the parts are wired together: the only module that knows them all.
+
+Order, outermost first: exchange (so that 429s and crashes are measured too), rate limit,
+application.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .alerts import AlertEngine
+from .config import Settings
+from .exchange import PROVIDERS, ExchangeMiddleware, Providers, path_in_app
+from .health import Check, Credentials, HealthRouter
+from .lifespan import run_lifespan
+from .metrics import HttpMetrics, metrics_routes
+from .ratelimit import Decision, Limiter, RateLimitMiddleware, client_address
+from .web import bearer
+
+logger = logging.getLogger("tokenpulse_mw")
+
+
+class TokenPulse:
+    """All parts for one gateway: `install` it into an application, or `wrap` one in it.
+
+    Args:
+        service: The name that `/health` gives.
+        providers: The providers' names, or `Providers` to say how they are told apart.
+        settings: Limits, proxies and tokens; read from `TOKENPULSE_*` variables when None.
+        credentials: Whether each provider's credentials are active, for
+            `/api/credentials/status`: a mapping, or a function (async or not) that gives one.
+        checks: What must hold for `/health/ready`, by name.
+        engine: Watches the traffic for alerts; one with the default rules when None.
+        metrics: Filled with every exchange; on prometheus_client's default registry when None.
+
+    Attributes:
+        limiter: Decides on every request; look at its keys, or reset them.
+        health: The health endpoints, and whether the service is draining.
+
+    Raises:
+        ValueError: An argument or a setting is malformed; the message says which.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: str = "tokenpulse",
+        providers: Iterable[str] | Providers = PROVIDERS,
+        settings: Settings | None = None,
+        credentials: Credentials | None = None,
+        checks: Mapping[str, Check] | None = None,
+        engine: AlertEngine | None = None,
+        metrics: HttpMetrics | None = None,
+    ) -> None:
+        self.settings = Settings.from_env(os.environ) if settings is None else settings
+        self.providers = providers if isinstance(providers, Providers) else Providers(providers)
+        self.limiter = Limiter(self.settings.limit, max_keys=self.settings.max_keys)
+        self.engine = engine or AlertEngine(interval=self.settings.alert_interval)
+        self.metrics = metrics or HttpMetrics()
+        self.health = HealthRouter(
+            service=service,
+            providers=self.providers.names,
+            checks=checks,
+            credentials=credentials,
+        )
+        token = self.settings.metrics_token
+        authorize = None if token is None else bearer(token)
+        self._layers: list[tuple[Any, dict[str, Any]]] = [  # outermost first
+            (
+                ExchangeMiddleware,
+                {"observers": [self.metrics, self.engine.observe], "provider": self.providers},
+            ),
+            (
+                RateLimitMiddleware,
+                {
+                    "limiter": self.limiter,
+                    "key": client_address(trusted=self.settings.trusted_proxies),
+                    "on_decision": self._count_decision,
+                },
+            ),
+        ]
+        self.routes: list[BaseRoute] = [
+            *self.health.routes,
+            *metrics_routes(self.metrics, authorize=authorize),
+        ]
+
+    def install(self, app: Starlette) -> None:
+        """Put everything into a Starlette or FastAPI application that has not started yet.
+
+        The endpoints go before the application's own routes, so that a catch-all does not
+        swallow them; a path that the application serves itself is left to it. Its own lifespan
+        runs inside ours.
+
+        Raises:
+            ValueError: `app` is no Starlette application, or has this installed already.
+        """
+        if not isinstance(app, Starlette):
+            raise ValueError(
+                f"install() needs a Starlette or FastAPI application, got {app!r}; "
+                "use wrap() for any other ASGI application"
+            )
+        if any(each.kwargs.get("limiter") is self.limiter for each in app.user_middleware):
+            raise ValueError("this TokenPulse is installed in the application already")
+        for middleware, options in reversed(self._layers):
+            app.add_middleware(middleware, **options)
+        app.router.routes[:0] = _not_taken(self.routes, app.router.routes)
+        app.router.lifespan_context = self._around(app.router.lifespan_context)
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Any ASGI application with everything around it, as a new ASGI application.
+
+        Our endpoints go before the application's; its lifespan, if it has one, runs inside ours.
+        """
+        inner: ASGIApp = _Endpoints(app, routes=self.routes)
+        for middleware, options in reversed(self._layers):
+            inner = middleware(inner, **options)
+        return _Wrapped(inner, beside=self.running)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run what runs in the background; `install` and `wrap` do it in the lifespan."""
+        async with self.engine:
+            self.health.draining = False
+            yield
+            self.health.draining = True
+
+    def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        @asynccontextmanager
+        async def both(app: Any) -> AsyncIterator[Any]:
+            async with self.running(), lifespan(app) as state:
+                yield state
+
+        return both
+
+    def _count_decision(self, _: Scope, decision: Decision) -> None:
+        self.metrics.decided("default", "allowed" if decision.allowed else "limited")
+
+
+def _not_taken(ours: Iterable[BaseRoute], theirs: Iterable[BaseRoute]) -> list[BaseRoute]:
+    """Those of our routes whose path the application does not serve itself."""
+    taken = {getattr(route, "path", None) for route in theirs}
+    kept: list[BaseRoute] = []
+    for route in ours:
+        path = getattr(route, "path", None)
+        if path in taken:
+            logger.warning("the application serves %s itself; its own is kept", path)
+        else:
+            kept.append(route)
+    return kept
+
+
+class _Endpoints:
+    """Serves our own paths, and leaves every other to the application."""
+
+    def __init__(self, app: ASGIApp, *, routes: list[BaseRoute]) -> None:
+        self.app = app
+        self._router = Router(routes, redirect_slashes=False)
+        self._paths = {route.path for route in routes if isinstance(route, Route)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ours = scope["type"] == "http" and path_in_app(scope) in self._paths
+        await (self._router if ours else self.app)(scope, receive, send)
+
+
+class _Wrapped:
+    """Runs the background beside the application's lifespan, and passes all else on."""
+
+    def __init__(
+        self, app: ASGIApp, *, beside: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> None:
+        self.app = app
+        self._beside = beside
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await run_lifespan(self.app, self._beside, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
