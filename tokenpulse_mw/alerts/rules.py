@@ -70,16 +70,16 @@ def provider_down(traffic: Traffic, thresholds: Thresholds, now: float) -> Itera
     threshold = thresholds.provider_failures
     if threshold is None:
         return
-    for upstream, streak in traffic.upstreams.failing():
+    for (kind, identity, provider), streak in traffic.upstreams.failing():
         fires = streak.failures >= threshold and streak.failed_lately * 2 >= streak.seen
-        subject = Subject(upstream.kind, upstream.id, upstream.provider)
-        name = f"API key {upstream.id} of" if upstream.kind == "apikey" else "provider"
+        subject = Subject(kind, identity, provider)
+        called = f"API key {identity!r} of {provider}" if kind == "apikey" else provider
         yield Finding(
             type="provider_down",
             subject=subject,
             severity="critical" if fires else None,
-            title=f"Provider {upstream.provider} failing ({streak.failures} failures)",
-            message=f"{name} {upstream.provider} failed {streak.failures} times in a row",
+            title=f"Provider {provider} failing ({streak.failures} failures)",
+            message=f"{called} failed {streak.failures} times in a row",
             value=streak.failures,
             metadata={"failures": streak.failures, "threshold": threshold},
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ..exchange import Exchange
 from .thresholds import Thresholds
 from .windows import SlidingCounts, Streaks, Tally
@@ -11,18 +9,9 @@ from .windows import SlidingCounts, Streaks, Tally
 GATEWAY = ""  # the subject of exchanges that the application gave no key or master
 
 
-class Upstream(NamedTuple):
-    """Who answered for the gateway: one credential, or a provider as a whole.
-
-    Attributes:
-        kind: "apikey" where the application annotated a credential, else "provider".
-        id: The credential's id, or the provider's name.
-        provider: The provider.
-    """
-
-    kind: str
-    id: str
-    provider: str
+# Who answered for the gateway: "apikey" and the credential's id where the application annotated
+# one, else "provider" and its name; then the provider.
+Upstream = tuple[str, str, str]
 
 
 class Traffic:
@@ -58,9 +47,6 @@ class Traffic:
     def _note_upstream(self, exchange: Exchange, *, failed: bool) -> None:
         provider = exchange.provider
         if exchange.credential:
-            upstream = Upstream("apikey", exchange.credential, provider)
+            self.upstreams.add(("apikey", exchange.credential, provider), failed=failed)
         elif provider != "unknown":
-            upstream = Upstream("provider", provider, provider)
-        else:
-            return
-        self.upstreams.add(upstream, failed=failed)
+            self.upstreams.add(("provider", provider, provider), failed=failed)

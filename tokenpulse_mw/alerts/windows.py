@@ -28,46 +28,59 @@ class SlidingCounts:
     def __init__(self, *, window: float, max_subjects: int) -> None:
         self._step = window / _SLOTS
         self._most = max_subjects
+        # Each slot: its number, and [requests, failures] by subject. The last is being filled.
         self._slots: deque[tuple[int, dict[str, list[int]]]] = deque()
-        self._totals: dict[str, list[int]] = {}
+        self._filling: dict[str, list[int]] = {}
+        self._turn = float("-inf")  # when the next slot begins
+        self._totals: dict[str, list[int]] = {}  # of all slots but the one being filled
         self._failing: set[str] = set()
 
     def add(self, subject: str, *, failed: bool, now: float) -> None:
         """Count one request of `subject`."""
-        number = int(now // self._step)
-        if not self._slots or self._slots[-1][0] < number:
+        if now >= self._turn:
             self.expire(now)
-            self._slots.append((number, {}))
-        if subject not in self._totals and len(self._totals) >= self._most:
-            subject = OVERFLOW
-        totals = self._totals.setdefault(subject, [0, 0])
-        slot = self._slots[-1][1].setdefault(subject, [0, 0])
-        totals[0] += 1
-        slot[0] += 1
+        counts = self._filling.get(subject)
+        if counts is None:
+            subject, counts = self._admit(subject)
+        counts[0] += 1
         if failed:
-            totals[1] += 1
-            slot[1] += 1
+            counts[1] += 1
             self._failing.add(subject)
 
     def expire(self, now: float) -> None:
-        """Forget what has left the window."""
-        oldest = int(now // self._step) - _SLOTS
-        while self._slots and self._slots[0][0] < oldest:
-            for subject, (requests, failures) in self._slots.popleft()[1].items():
-                self._take_off(subject, requests, failures)
+        """Move the window on to `now`."""
+        number = int(now // self._step)
+        if self._slots and self._slots[-1][0] >= number:
+            return
+        for subject, counts in self._filling.items():
+            self._add_up(subject, counts, 1)
+        self._filling = {}
+        self._slots.append((number, self._filling))
+        self._turn = (number + 1) * self._step
+        while self._slots[0][0] < number - _SLOTS:
+            for subject, counts in self._slots.popleft()[1].items():
+                self._add_up(subject, counts, -1)
+        self._failing = {subject for subject in self._failing if self._count(subject)[1]}
 
     def failing(self) -> Iterator[tuple[str, int, int]]:
         """Every subject that has failed in the window: its name, requests and failures."""
         for subject in self._failing:
-            requests, failures = self._totals[subject]
-            yield subject, requests, failures
+            yield subject, *self._count(subject)
 
-    def _take_off(self, subject: str, requests: int, failures: int) -> None:
-        totals = self._totals[subject]
-        totals[0] -= requests
-        totals[1] -= failures
-        if not totals[1]:
-            self._failing.discard(subject)
+    def _admit(self, subject: str) -> tuple[str, list[int]]:
+        if subject not in self._totals and len(self._totals) + len(self._filling) >= self._most:
+            subject = OVERFLOW
+        return subject, self._filling.setdefault(subject, [0, 0])
+
+    def _count(self, subject: str) -> tuple[int, int]:
+        past = self._totals.get(subject, (0, 0))
+        new = self._filling.get(subject, (0, 0))
+        return past[0] + new[0], past[1] + new[1]
+
+    def _add_up(self, subject: str, counts: list[int], sign: int) -> None:
+        totals = self._totals.setdefault(subject, [0, 0])
+        totals[0] += sign * counts[0]
+        totals[1] += sign * counts[1]
         if not totals[0]:
             del self._totals[subject]
 

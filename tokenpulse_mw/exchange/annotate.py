@@ -63,11 +63,8 @@ def drop_exchange(request_or_scope: HTTPConnection | Scope) -> None:
 
 def tap_of(request_or_scope: HTTPConnection | Scope) -> Tap | None:
     """The tap on this request, where there is one."""
-    tap: Tap | None = _scope(request_or_scope).get(SCOPE_KEY)
+    scope = request_or_scope
+    if isinstance(scope, HTTPConnection):
+        scope = scope.scope
+    tap: Tap | None = scope.get(SCOPE_KEY)
     return tap
-
-
-def _scope(request_or_scope: HTTPConnection | Scope) -> Scope:
-    return (
-        request_or_scope.scope if isinstance(request_or_scope, HTTPConnection) else request_or_scope
-    )

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .observers import Observer
 from .provider import ProviderResolver, Providers
 from .route import RouteTemplates
-from .tap import SCOPE_KEY, Station, Tap
+from .station import Station
+from .tap import SCOPE_KEY, Tap
 
 
 class ExchangeMiddleware:
@@ -41,10 +42,11 @@ class ExchangeMiddleware:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.app = app
-        self._own_provider = provider is not None
+        if provider is not None and not isinstance(provider, Providers):
+            provider = Providers(resolver=provider)
         self._station = Station(
             observers=_callables(observers),
-            providers=provider if isinstance(provider, Providers) else Providers(resolver=provider),
+            providers=provider,
             routes=RouteTemplates(app),
             usage=usage,
             clock=clock,
@@ -55,24 +57,17 @@ class ExchangeMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif (outer := scope.get(SCOPE_KEY)) is not None:
-            self._join(outer)
+            outer.join(self._station)
             await self.app(scope, receive, send)
         else:
             tap = scope[SCOPE_KEY] = Tap(self._station, scope, receive, send)
-            self._station.failures.call("opened", self._station.opened)
+            self._station.opened()
             try:
                 await self.app(scope, tap.receive, tap.send)
             except BaseException as error:
                 tap.raised(error)
                 raise
             tap.returned()
-
-    def _join(self, outer: Tap) -> None:
-        station = self._station
-        outer.join(station.observers)
-        outer.meters_usage = outer.meters_usage or station.usage
-        if self._own_provider:
-            outer.providers = station.providers
 
 
 def _callables(observers: Iterable[Observer]) -> tuple[Observer, ...]:

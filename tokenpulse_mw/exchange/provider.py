@@ -55,14 +55,15 @@ class Providers:
         request_header: bool = False,
     ) -> None:
         self.names = _checked(names)
-        self.resolver = resolver or self
+        self.resolver = resolver
         self.request_header = request_header
         self._known = frozenset(self.names)
         self._in_path = lru_cache(maxsize=4096)(self._find_in_path)
 
     def __call__(self, scope: Scope) -> str | None:
         """The declared provider that the path names, or None."""
-        return self._in_path(scope["path"][:_LONGEST_PATH])
+        path = scope["path"]
+        return self._in_path(path if len(path) <= _LONGEST_PATH else path[:_LONGEST_PATH])
 
     def resolve(self, scope: Scope, *, declared: str | None, model: str | None) -> str:
         """The provider's label.
@@ -72,11 +73,13 @@ class Providers:
             declared: What the application said, by `annotate()` or its response header.
             model: The model that answered, for when nothing else tells.
         """
+        if not (declared or model or self.resolver or self.request_header):
+            return self.bounded(self(scope))
         name = declared
         if not name and self.request_header:
             name = _request_header(scope)
         if not name:
-            name = self.resolver(scope)
+            name = (self.resolver or self)(scope)
         if not name and model:
             name = self._by_prefix(model)
         return self.bounded(name)

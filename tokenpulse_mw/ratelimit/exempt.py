@@ -34,7 +34,7 @@ def exempt_paths(patterns: Iterable[str]) -> Callable[[Scope], bool]:
     beginnings = tuple(prefixes)
 
     def matches(scope: Scope) -> bool:
-        path = path_in_app(scope)
+        path = path_in_app(scope) if scope.get("root_path") else scope["path"]
         return path in exact or (path.startswith(beginnings) and ".." not in path)
 
     return matches

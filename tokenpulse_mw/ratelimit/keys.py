@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache
 from hashlib import blake2b
 
 from starlette.types import Scope
@@ -13,7 +14,7 @@ KeyFunction = Callable[[Scope], Hashable | None]
 
 _FORWARDED_FOR = b"x-forwarded-for"
 _MOST_HOPS = 16  # proxies in a row that are followed
-_LONGEST_NAME = 253  # characters of a peer that is not an IP address, as in a host name
+_CACHED_PEERS = 4096
 
 
 def client_address(*, trusted: Iterable[str] = (), ipv6_prefix: int = 64) -> KeyFunction:
@@ -36,17 +37,23 @@ def client_address(*, trusted: Iterable[str] = (), ipv6_prefix: int = 64) -> Key
     proxies = Networks(trusted)
     group = grouping(ipv6_prefix)
 
-    def key(scope: Scope) -> Hashable:
-        client = scope.get("client")
-        host: str = client[0] if client else ""
+    @lru_cache(maxsize=_CACHED_PEERS)
+    def grouped(host: str) -> Hashable:
         packed = pack(host)
-        if packed is None:
-            return host[:_LONGEST_NAME]
-        if proxies and packed in proxies:
-            packed = _forwarded(scope, packed, proxies)
-        return group(packed)
+        return group(packed) if packed else host
 
-    return key
+    def from_peer(scope: Scope) -> Hashable:
+        client = scope.get("client")
+        return grouped(client[0] if client else "")
+
+    def from_headers(scope: Scope) -> Hashable:
+        client = scope.get("client")
+        packed = pack(client[0]) if client else None
+        if packed is None or packed not in proxies:
+            return from_peer(scope)
+        return group(_forwarded(scope, packed, proxies))
+
+    return from_headers if proxies else from_peer
 
 
 def _forwarded(scope: Scope, peer: bytes, proxies: Networks) -> bytes:

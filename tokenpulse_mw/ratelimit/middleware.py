@@ -80,13 +80,17 @@ class RateLimitMiddleware:
         if decision is None:
             await self.app(scope, receive, send)
             return
-        answer = self.app
+        answer, tap = self.app, tap_of(scope)
         if not decision.allowed and self.enforce:
             answer = self._respond(decision)
-            if (tap := tap_of(scope)) is not None:
+            if tap is not None:
                 tap.exchange.limited = True
         if self._write is not None:
-            send = _with_headers(send, self._write(decision))
+            fields = self._write(decision)
+            if tap is not None:  # it looks at every message anyway
+                tap.add_headers(fields)
+            else:
+                send = _with_headers(send, fields)
         await answer(scope, receive, send)
 
     def _decide(self, scope: Scope) -> Decision | None:
@@ -106,7 +110,7 @@ class RateLimitMiddleware:
 
     def _report(self, scope: Scope, error: Exception) -> None:
         tap = tap_of(scope)
-        self._failures.tell("ratelimit", error, tap.observers if tap else ())
+        self._failures.tell("ratelimit", error, tap.station.observers if tap else ())
 
 
 def _with_headers(send: Send, fields: RawHeaders) -> Send:

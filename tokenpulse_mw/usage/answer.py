@@ -9,6 +9,8 @@ import msgspec
 from .tokens import part
 from .vendors import Family
 
+_NOTHING = msgspec.Raw(b"null")
+
 
 class Document(msgspec.Struct):
     """The top-level fields that matter; msgspec passes over all others without building them."""
@@ -21,7 +23,7 @@ class Document(msgspec.Struct):
     usageMetadata: Any = None  # noqa: N815 - Gemini's spelling
     x_groq: Any = None
     message: Any = None  # Anthropic's message_start wraps the message
-    response: msgspec.Raw = msgspec.Raw(b"null")  # OpenAI's response.* events wrap the response
+    response: msgspec.Raw = _NOTHING  # OpenAI's response.* events wrap the response
     error: Any = None
 
 
@@ -38,6 +40,8 @@ class Statement(NamedTuple):
     final: bool = True
 
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+
 _documents = msgspec.json.Decoder(Document | list[Document])
 
 
@@ -45,8 +49,7 @@ def read(data: bytes) -> list[Document]:
     """Decode a document, or an array of them (Gemini streams one).
 
     Raises:
-        msgspec.MsgspecError: `data` is not JSON, or neither an object nor an array of objects.
-        UnicodeDecodeError: `data` holds bytes that are not UTF-8.
+        UNREADABLE: `data` is not JSON, or neither an object nor an array of objects.
     """
     decoded = _documents.decode(data)
     documents = decoded if isinstance(decoded, list) else [decoded]
@@ -55,7 +58,7 @@ def read(data: bytes) -> list[Document]:
 
 def _unwrap(document: Document) -> Document:
     """The response inside an OpenAI Responses event, under the event's own type."""
-    if not bytes(document.response).startswith(b"{"):
+    if document.response is _NOTHING or not bytes(document.response).startswith(b"{"):
         return document
     inner = msgspec.json.decode(document.response, type=Document)
     inner.type = document.type
@@ -89,14 +92,10 @@ def _family(document: Document, usage: dict[str, Any]) -> Family:
 
 def model(document: Document) -> str | None:
     """The model that says it answered."""
-    for name in (document.model, document.modelVersion, _inner_model(document)):
-        if isinstance(name, str) and name:
-            return name
-    return None
-
-
-def _inner_model(document: Document) -> Any:
-    return document.message.get("model") if isinstance(document.message, dict) else None
+    name = document.model or document.modelVersion
+    if name is None and isinstance(document.message, dict):
+        name = document.message.get("model")
+    return name if isinstance(name, str) else None
 
 
 def failed(document: Document) -> bool:
@@ -108,7 +107,7 @@ def speaks(data: bytes) -> bool:
     """Whether this event of a stream carries the first piece of what the model wrote."""
     try:
         event = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return False
     if not isinstance(event, dict):
         return False

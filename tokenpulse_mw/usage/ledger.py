@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
-
 from . import answer
 from .tokens import TokenUsage
 from .vendors import READERS, Family
@@ -19,7 +17,6 @@ class Ledger:
     Attributes:
         complete: The body came to its end.
         model: The model that says it answered, or None.
-        speaking: The first piece of the model's own words has passed (streams only).
         failed: The vendor reported an error inside a stream that had begun well.
         unreadable: Documents that were malformed or too long to be kept.
     """
@@ -31,13 +28,11 @@ class Ledger:
         "complete",
         "failed",
         "model",
-        "speaking",
         "unreadable",
     )
 
     def __init__(self) -> None:
         self.model: str | None = None
-        self.speaking = False
         self.failed = False
         self.complete = False
         self.unreadable = 0
@@ -57,16 +52,15 @@ class Ledger:
             return "missing"
         return "reported" if self._final and self.complete else "partial"
 
-    def read(self, data: bytes) -> list[answer.Document]:
+    def read(self, data: bytes) -> None:
         """Take in one JSON document, or an array of them; what cannot be read is counted."""
         try:
             documents = answer.read(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except answer.UNREADABLE:
             self.unreadable += 1
-            return []
+            return
         for document in documents:
             self._take(document)
-        return documents
 
     def _take(self, document: answer.Document) -> None:
         self.model = answer.model(document) or self.model

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Protocol
 
 from . import answer
 from .ledger import Ledger
-from .sse import EventBuffer, around, blocks, parse
+from .sse import Event, EventBuffer, around, blocks, parse
 
 LONGEST = 1024 * 1024  # bytes of one event, or of one JSON body
+_LONGEST_TYPE = 128  # bytes of a Content-Type
 _BATCH = 16 * 1024  # bytes of a stream that are looked through at once
+_TAIL = 32 * 1024  # bytes at the end of a stream in which an error is looked for
 # What makes an event worth decoding. Inside a JSON string its quotes would be escaped, so text
 # that a model writes cannot look like this; `"usage":null` on every chunk does not either.
-_TELLING = re.compile(
-    rb'"usage(?:Metadata)?"\s*:\s*\{|"error"\s*:\s*[{"]|"response\.failed"|event:\s*error'
-)
+# Each pattern begins with fixed bytes, which makes the search many times faster.
+_USAGE = re.compile(rb'"usage(?:Metadata)?"\s*:\s*\{')
+_ERRORS = (re.compile(rb'"error"'), re.compile(rb"event: ?error"))
 
 
 class UsageMeter(Protocol):
     """Reads one answer as it passes."""
 
     ledger: Ledger
+
+    @property
+    def waiting(self) -> bool:
+        """The first piece of the model's own words, whose time is of interest, is still to come."""
+        ...
 
     def feed(self, chunk: bytes) -> None:
         """Look at the next bytes of the body, in any chunking."""
@@ -36,6 +46,8 @@ class JsonMeter:
     """Reads an answer that is one JSON document (or one array of them)."""
 
     __slots__ = ("_chunks", "_longest", "_size", "ledger")
+
+    waiting = False  # all comes at once
 
     def __init__(self, *, longest: int = LONGEST) -> None:
         self.ledger = Ledger()
@@ -66,52 +78,78 @@ class StreamMeter:
 
     Until the model's first words every event is looked at as it comes, so that their time can be
     told; from then on the stream is looked through in batches, and only events that speak of
-    usage or of errors are decoded.
+    usage are decoded. Errors are looked for in the last 32 KiB: vendors end a stream with them.
     """
 
-    __slots__ = ("_buffer", "ledger")
+    __slots__ = ("_buffer", "_recent", "_recent_size", "ledger", "waiting")
 
     def __init__(self, *, longest: int = LONGEST) -> None:
         self.ledger = Ledger()
+        self.waiting = True
         self._buffer = EventBuffer(longest=longest)
+        self._recent: deque[bytes] = deque()
+        self._recent_size = 0
 
     def feed(self, chunk: bytes) -> None:
         """Look at the events that `chunk` completes."""
-        whole = self._buffer.feed(chunk, at_least=_BATCH if self.ledger.speaking else 0)
-        if whole:
-            self._look_through(whole)
+        if self._buffer.hold(chunk) >= _BATCH or self.waiting:
+            self._look_through(self._buffer.release())
 
     def finish(self, *, complete: bool) -> None:
         """Look at what no blank line has ended: some vendors leave the last one out."""
         ledger = self.ledger
         ledger.complete = complete
         unreadable = ledger.unreadable
-        self._look_through(self._buffer.feed(b"\n\n"))
+        self._buffer.hold(b"\n\n")
+        self._look_through(self._buffer.release())
         if not complete:  # an event that was cut in two is nobody's fault
             ledger.unreadable = unreadable
         ledger.unreadable += self._buffer.overlong
+        tail = b"".join(self._recent)[-_TAIL:]
+        ledger.failed = any(
+            _tells_of_error(event) for pattern in _ERRORS for event in _events_with(pattern, tail)
+        )
 
     def _look_through(self, whole: bytes) -> None:
-        ledger = self.ledger
-        if not ledger.speaking:
-            ledger.speaking = any(answer.speaks(parse(block).data) for block in blocks(whole))
-        position = 0
-        while (hit := _TELLING.search(whole, position)) is not None:
-            block, position = around(whole, hit.start())
-            self._read(block)
-
-    def _read(self, block: bytes) -> None:
-        event = parse(block)
-        documents = self.ledger.read(event.data) if event.data.startswith(b"{") else []
-        if event.name == b"error" or any(map(answer.failed, documents)):
-            self.ledger.failed = True
+        if self.waiting:
+            self.waiting = not any(answer.speaks(parse(block).data) for block in blocks(whole))
+        for event in _events_with(_USAGE, whole):
+            self.ledger.read(event.data)
+        recent = self._recent
+        recent.append(whole)
+        self._recent_size += len(whole)
+        while self._recent_size - len(recent[0]) >= _TAIL:
+            self._recent_size -= len(recent.popleft())
 
 
-def meter_for(content_type: str) -> UsageMeter | None:
+def _events_with(pattern: re.Pattern[bytes], whole: bytes) -> Iterator[Event]:
+    """Those events of `whole` in which `pattern` is found."""
+    position = 0
+    while (hit := pattern.search(whole, position)) is not None:
+        block, position = around(whole, hit.start())
+        yield parse(block)
+
+
+def _tells_of_error(event: Event) -> bool:
+    if event.name == b"error":
+        return True
+    try:
+        return any(map(answer.failed, answer.read(event.data)))
+    except answer.UNREADABLE:
+        return False
+
+
+def meter_for(content_type: bytes) -> UsageMeter | None:
     """A meter for a body of this media type, or None for one that no vendor answers with."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type == "text/event-stream":
-        return StreamMeter()
-    if media_type == "application/json" or media_type.endswith("+json"):
-        return JsonMeter()
+    make = _meter_of(content_type[:_LONGEST_TYPE])
+    return make() if make is not None else None
+
+
+@lru_cache(maxsize=256)
+def _meter_of(content_type: bytes) -> Callable[[], UsageMeter] | None:
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type == b"text/event-stream":
+        return StreamMeter
+    if media_type == b"application/json" or media_type.endswith(b"+json"):
+        return JsonMeter
     return None

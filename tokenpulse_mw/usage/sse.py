@@ -11,14 +11,17 @@ from typing import NamedTuple
 
 # A blank line is two line ends in a row. Atomic groups keep the two halves of one "\r\n" together.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-# The same as pairs of bytes. "\r\n" itself is none of them; a "\n" left over starts the next
-# event with an empty line, which means nothing there.
-_BLANK_PAIRS = (b"\n\n", b"\n\r", b"\r\r")
 
 
 def _last_blank(held: bytes | bytearray, start: int, end: int) -> int:
-    """Where the last blank line before `end` is over, or 0 where there is none."""
-    last = max(held.rfind(pair, start, end) for pair in _BLANK_PAIRS)
+    r"""Where the last blank line before `end` is over, or 0 where there is none.
+
+    As pairs of bytes: "\r\n" itself is none of them; a "\n" left over starts the next event
+    with an empty line, which means nothing there.
+    """
+    last = held.rfind(b"\n\n", start, end)
+    if held.find(b"\r", start, end) >= 0:  # else two slow searches for what is hardly ever there
+        last = max(last, held.rfind(b"\n\r", start, end), held.rfind(b"\r\r", start, end))
     return last + 2 if last >= 0 else 0
 
 
@@ -46,15 +49,14 @@ class EventBuffer:
         self._scanned = 0
         self._skipping = False
 
-    def feed(self, chunk: bytes, *, at_least: int = 0) -> bytes:
-        """Take `chunk`; give all events that are complete, or b"" while there are none.
+    def hold(self, chunk: bytes) -> int:
+        """Take `chunk`; give how many bytes are held now."""
+        self._held += chunk
+        return len(self._held)
 
-        Below `at_least` held bytes nothing is looked at, so that small chunks cost one copy each.
-        """
+    def release(self) -> bytes:
+        """All events that are complete, or b"" while there are none."""
         held = self._held
-        held += chunk
-        if len(held) < at_least:
-            return b""
         end = _last_blank(held, max(self._scanned - 1, 0), len(held))
         whole = self._take(end) if end else b""
         self._scanned = len(held)

@@ -1,0 +1,108 @@
+"""What all exchanges of one middleware share, and how a finished one is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from starlette.types import Scope
+
+from ..usage import Ledger, UsageMeter
+from .exchange import Exchange
+from .observers import Failures, Observer
+from .provider import UNKNOWN, Providers
+from .route import UNMATCHED, RouteTemplates
+
+_MOST_JOINTS = 64  # ways in which the middlewares of one application are stacked
+
+
+@dataclass(slots=True, kw_only=True)
+class Station:
+    """The observers of a middleware, and what it takes to tell them all there is to know.
+
+    Attributes:
+        observers: Told of every finished exchange.
+        providers: Tells the provider; None where the middleware was not given any.
+        routes: Tells the route's template.
+        usage: Whether answers of models are metered.
+        clock: Monotonic seconds.
+        failures: Keeps what goes wrong here out of the request.
+    """
+
+    observers: tuple[Observer, ...]
+    providers: Providers | None
+    routes: RouteTemplates
+    usage: bool
+    clock: Callable[[], float]
+    failures: Failures = field(default_factory=Failures)
+    _opened: tuple[Observer, ...] = field(init=False)
+    _providers: Providers = field(init=False)
+    _joints: dict[int, Station] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._opened = tuple(each for each in self.observers if hasattr(each, "opened"))
+        self._providers = self.providers or Providers()
+
+    def opened(self) -> None:
+        """Tell those observers who want to know that an exchange has begun."""
+        self.failures.call("opened", self._opened)
+
+    def joined(self, inner: Station) -> Station:
+        """This station with the observers and wishes of `inner`, each observer only once."""
+        joint = self._joints.get(id(inner))
+        if joint is None:
+            new = tuple(each for each in inner.observers if each not in self.observers)
+            joint = replace(
+                self,
+                observers=self.observers + new,
+                providers=inner.providers or self.providers,
+                usage=self.usage or inner.usage,
+            )
+            if len(self._joints) < _MOST_JOINTS:
+                self._joints[id(inner)] = joint
+        return joint
+
+    def report(self, component: str, error: Exception) -> None:
+        """Log a failure of ours once, and let it be counted."""
+        self.failures.tell(component, error, self.observers)
+
+    def dropped(self) -> None:
+        """Tell those observers who want to know that an exchange is not to be measured."""
+        self.failures.call("dropped", self.observers)
+
+    def settle(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
+        """Fill in what is known only at the end, and give `exchange` to the observers."""
+        try:
+            exchange.route = self.routes(scope)
+        except Exception as error:  # noqa: BLE001 - other people's routes
+            exchange.route = UNMATCHED
+            self.report("route", error)
+        if meter is not None:
+            meter.finish(complete=exchange.outcome == "complete")
+            _take_account(exchange, meter.ledger)
+        try:
+            exchange.provider = self._providers.resolve(
+                scope, declared=exchange.provider, model=exchange.model
+            )
+        except Exception as error:  # noqa: BLE001 - other people's resolvers
+            exchange.provider = UNKNOWN
+            self.report("provider", error)
+        if meter is not None:
+            self._judge_usage(exchange, meter.ledger)
+        self.failures.finished(self.observers, exchange)
+
+    def _judge_usage(self, exchange: Exchange, ledger: Ledger) -> None:
+        if exchange.usage is None and exchange.provider == UNKNOWN:
+            exchange.usage_source = None  # nothing says that a model answered
+        elif ledger.unreadable:
+            self.failures.call("failed", self.observers, "usage")
+
+
+def _take_account(exchange: Exchange, ledger: Ledger) -> None:
+    """Write into `exchange` what the answer said of itself; what the application said stays."""
+    if exchange.usage is None:
+        exchange.usage = ledger.usage
+        exchange.usage_source = ledger.source
+    exchange.model = exchange.model or ledger.model
+    if ledger.failed and exchange.outcome == "complete":
+        exchange.outcome = "error"
