@@ -1,0 +1,60 @@
+"""A real HTTP server in a thread, on a port of this machine only."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from starlette.types import ASGIApp
+
+_LONGEST_START = 10.0  # seconds
+
+
+class LocalServer:
+    """Serves an application with uvicorn for as long as it is entered.
+
+    Args:
+        app: What to serve.
+        port: On 127.0.0.1; 0 for a free one.
+
+    Attributes:
+        url: Where it is served, without a slash at the end.
+
+    Raises:
+        OSError: The port is taken.
+        RuntimeError: (on entering) The application did not start.
+    """
+
+    def __init__(self, app: ASGIApp, *, port: int = 0) -> None:
+        self._socket = socket.create_server(("127.0.0.1", port))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, proxy_headers=False, ws="none", lifespan="on"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        deadline = time.monotonic() + _LONGEST_START
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError(f"the application on {self.url} did not start")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(_LONGEST_START)
+        self._socket.close()
