@@ -23,8 +23,8 @@ def annotate(
 ) -> None:
     """Tell what only the application knows of the exchange in progress.
 
-    Call it any number of times before the answer ends; what is None leaves things as they are.
-    Without an `ExchangeMiddleware` around the application it does nothing.
+    Call it any number of times; what is None leaves things as they are. After the answer has
+    ended, and without an `ExchangeMiddleware` around the application, it does nothing.
 
     Args:
         request_or_scope: The request (or its ASGI scope) that is being answered.
@@ -37,7 +37,7 @@ def annotate(
         usage: The tokens used, where the answer itself does not tell; it overrides the meter.
     """
     tap = tap_of(request_or_scope)
-    if tap is None:
+    if tap is None or tap.finished:
         return
     said: dict[str, Any] = {
         "provider": provider,

@@ -24,11 +24,11 @@ class Tap:
     """Stands between the application and the server for one exchange.
 
     `exchange` is filled in as messages pass. It is settled once: when the last byte of the body
-    is out, or when the application returns or raises without having come so far.
+    is out, or when the application returns or raises without having come so far; from then on
+    it is `finished`, and nothing changes it any more.
     """
 
     __slots__ = (
-        "_finished",
         "_gone",
         "_headers",
         "_meter",
@@ -36,6 +36,7 @@ class Tap:
         "_scope",
         "_send",
         "exchange",
+        "finished",
         "station",
     )
 
@@ -48,12 +49,12 @@ class Tap:
         self._meter: UsageMeter | None = None
         self._headers: RawHeaders = ()
         self._gone = False
-        self._finished = False
+        self.finished = False
 
     async def receive(self) -> Message:
         """The server's next message; a client that leaves is noted."""
         message = await self._receive()
-        if message["type"] == "http.disconnect" and not self._finished:
+        if message["type"] == "http.disconnect" and not self.finished:
             self._gone = True
         return message
 
@@ -67,7 +68,7 @@ class Tap:
         except OSError:  # how ASGI 2.4 servers say that the client has left
             self._gone = True
             raise
-        if self._finished:
+        if self.finished:
             return
         try:
             if kind == "http.response.body":
@@ -92,18 +93,18 @@ class Tap:
 
     def drop(self) -> None:
         """Do not measure this exchange: it is a probe or a scrape, not traffic."""
-        if not self._finished:
+        if not self.finished:
             self._end()
             self.station.dropped()
 
     def returned(self) -> None:
         """The application is done; settle an answer that it did not finish."""
-        if not self._finished:
+        if not self.finished:
             self._stop("truncated" if self.exchange.status else "error")
 
     def raised(self, error: BaseException) -> None:
         """The application raised; a cancellation is the server's way to end a request."""
-        if not self._finished:
+        if not self.finished:
             self._gone = self._gone or not isinstance(error, Exception)
             self._stop("error")
 
@@ -148,6 +149,6 @@ class Tap:
 
     def _end(self) -> Scope:
         """Let go of the scope, which holds this tap: the two need no garbage collector then."""
-        self._finished = True
+        self.finished = True
         scope, self._scope = self._scope, {}
         return scope

@@ -1,0 +1,164 @@
+"""Observers: whatever goes wrong in one stays there."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from tests.support.apps import answering
+from tests.support.asgi import drive, http_scope
+from tokenpulse_mw import Exchange, ExchangeMiddleware
+from tokenpulse_mw.exchange import Failures, drop_exchange
+
+
+class Watcher:
+    """An observer with every hook."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __call__(self, exchange: Exchange) -> None:
+        self.told.append("finished")
+
+    def opened(self) -> None:
+        self.told.append("opened")
+
+    def dropped(self) -> None:
+        self.told.append("dropped")
+
+    def failed(self, component: str) -> None:
+        self.told.append(f"failed {component}")
+
+
+def broken(exchange: Exchange) -> None:
+    """An observer that always raises."""
+    raise RuntimeError("no disk")
+
+
+@pytest.mark.anyio
+async def test_hooks_are_called_for_each_exchange() -> None:
+    """An observer with the hooks is told when an exchange begins and when it ends."""
+    watcher = Watcher()
+
+    await drive(ExchangeMiddleware(answering(), observers=[watcher]))
+
+    assert watcher.told == ["opened", "finished"]
+
+
+@pytest.mark.anyio
+async def test_an_observer_that_joins_is_told_that_an_exchange_has_begun() -> None:
+    """The hooks of an inner middleware's observer are called as if it were alone."""
+    watcher = Watcher()
+    inner = ExchangeMiddleware(answering(), observers=[watcher])
+
+    await drive(ExchangeMiddleware(inner))
+
+    assert watcher.told == ["opened", "finished"]
+
+
+@pytest.mark.anyio
+async def test_a_broken_observer_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """The answer is whole, other observers are told, and the log has it once, not each time."""
+    watcher = Watcher()
+    app = ExchangeMiddleware(answering(b"whole"), observers=[broken, watcher])
+
+    with caplog.at_level(logging.ERROR):
+        answers = [await drive(app) for _ in range(3)]
+
+    assert [answer.body for answer in answers] == [b"whole"] * 3
+    assert watcher.told == ["opened", "failed broken", "finished"] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "broken failed with RuntimeError: requests go on without it; this is said only once"
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_broken_hook_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that raises is logged once by its observer's class."""
+
+    class Broken(Watcher):
+        def opened(self) -> None:
+            raise KeyError("opened")
+
+    watcher = Broken()
+    app = ExchangeMiddleware(answering(), observers=[watcher])
+
+    with caplog.at_level(logging.ERROR):
+        await drive(app)
+        await drive(app)
+
+    assert watcher.told == ["finished", "finished"]
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "Broken failed with KeyError"
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_broken_resolver_costs_only_the_label() -> None:
+    """A provider function that raises leaves the exchange's provider unknown."""
+    watcher, seen = Watcher(), list[Exchange]()
+
+    def resolver(scope: Scope) -> str:
+        raise LookupError(scope["path"])
+
+    app = ExchangeMiddleware(answering(), observers=[watcher, seen.append], provider=resolver)
+
+    answer = await drive(app)
+
+    assert (answer.status, seen[0].provider) == (200, "unknown")
+    assert "failed provider" in watcher.told
+
+
+@pytest.mark.anyio
+async def test_a_head_that_cannot_be_read_costs_only_the_measurement() -> None:
+    """A message that is not quite as ASGI has it goes through as it is."""
+    watcher = Watcher()
+    app = ExchangeMiddleware(
+        answering(headers=[(None, b"x")]),  # type: ignore[list-item]
+        observers=[watcher],
+    )
+
+    answer = await drive(app)
+
+    assert answer.body == b"{}"
+    assert watcher.told == ["opened", "failed exchange", "finished"]
+
+
+@pytest.mark.anyio
+async def test_a_body_too_long_to_be_read_is_counted() -> None:
+    """Over-long and malformed answers of a provider change nothing but a counter."""
+    watcher, seen = Watcher(), list[Exchange]()
+    long = answering(b'{"usage":{"prompt_tokens":1},"text":"' + b"x" * 1024 * 1024 + b'"}')
+    app = ExchangeMiddleware(long, observers=[watcher, seen.append])
+
+    await drive(app, http_scope("/claude/v1/messages", method="POST"))
+
+    assert seen[0].usage_source == "missing"
+    assert "failed usage" in watcher.told
+
+
+@pytest.mark.anyio
+async def test_a_dropped_exchange_is_not_measured() -> None:
+    """A probe is told to the hook `dropped`, and to nobody as an exchange."""
+    watcher = Watcher()
+
+    async def probe(scope: Scope, receive: Receive, send: Send) -> None:
+        drop_exchange(scope)
+        drop_exchange(scope)
+
+    await drive(ExchangeMiddleware(probe, observers=[watcher]))
+
+    assert watcher.told == ["opened", "dropped"]
+
+
+def test_kinds_of_failure_that_are_logged_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """However many components fail, the log gets a hundred lines."""
+    failures = Failures()
+
+    with caplog.at_level(logging.ERROR):
+        for number in range(150):
+            failures.tell(f"part-{number}", RuntimeError())
+
+    assert len(caplog.records) == 100
