@@ -172,6 +172,22 @@ async def test_stacked_middlewares_tap_a_request_once() -> None:
 
 
 @pytest.mark.anyio
+async def test_middlewares_that_come_and_go_are_told_too() -> None:
+    """An application that makes a middleware for each request gets all of them told."""
+    seen: list[Exchange] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        inner = ExchangeMiddleware(answering(), observers=[lambda each: seen.append(each)])
+        await inner(scope, receive, send)
+
+    outer = ExchangeMiddleware(app)
+    for _ in range(100):
+        await drive(outer)
+
+    assert len(seen) == 100
+
+
+@pytest.mark.anyio
 async def test_an_inner_middleware_brings_its_wishes_along() -> None:
     """Its providers and its wish for usage hold although it wraps nothing."""
     seen: list[Exchange] = []

@@ -339,7 +339,7 @@ def test_routes_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
 
     assert labels(Starlette(routes=[Odd()]), "GET /odd", "GET /odd") == ["__unmatched__"] * 2
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "route failed with TypeError"
+        "route failed with AttributeError"
     ]
 
 

@@ -37,7 +37,7 @@ class Station:
     failures: Failures = field(default_factory=Failures)
     _opened: tuple[Observer, ...] = field(init=False)
     _providers: Providers = field(init=False)
-    _joints: dict[int, Station] = field(init=False, default_factory=dict)
+    _joints: dict[int, tuple[Station, Station]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._opened = tuple(each for each in self.observers if hasattr(each, "opened"))
@@ -49,17 +49,18 @@ class Station:
 
     def joined(self, inner: Station) -> Station:
         """This station with the observers and wishes of `inner`, each observer only once."""
-        joint = self._joints.get(id(inner))
-        if joint is None:
-            new = tuple(each for each in inner.observers if each not in self.observers)
-            joint = replace(
-                self,
-                observers=self.observers + new,
-                providers=inner.providers or self.providers,
-                usage=self.usage or inner.usage,
-            )
-            if len(self._joints) < _MOST_JOINTS:
-                self._joints[id(inner)] = joint
+        known = self._joints.get(id(inner))
+        if known is not None:
+            return known[1]
+        new = tuple(each for each in inner.observers if each not in self.observers)
+        joint = replace(
+            self,
+            observers=self.observers + new,
+            providers=inner.providers or self.providers,
+            usage=self.usage or inner.usage,
+        )
+        if len(self._joints) < _MOST_JOINTS:
+            self._joints[id(inner)] = (inner, joint)  # kept, since an id is good while it lives
         return joint
 
     def report(self, component: str, error: Exception) -> None:

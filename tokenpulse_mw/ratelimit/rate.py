@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import limits
@@ -29,9 +30,6 @@ def parse_rate(limit: str) -> Rate:
             f"limit {limit!r} is not a rate: expected one rate such as "
             "'100/minute', '1000 per day' or '5 per 10 seconds'"
         )
-    rate = Rate(items[0].amount, items[0].get_expiry())
-    if rate.amount < 1 or rate.seconds < 1:
-        raise ValueError(
-            f"limit {limit!r} allows nothing: expected at least 1 request in at least 1 second"
-        )
-    return rate
+    if any(int(number) == 0 for number in re.findall(r"[0-9]+", limit)):
+        raise ValueError(f"limit {limit!r} allows nothing: expected no number in it to be 0")
+    return Rate(items[0].amount, items[0].get_expiry())

@@ -59,7 +59,7 @@ class JsonMeter:
         """Keep the bytes; a body that grows too long is let go."""
         self._size += len(chunk)
         if self._size <= self._longest:
-            self._chunks.append(chunk)
+            self._chunks.append(bytes(chunk))  # a memoryview's memory may be used again
         elif self._chunks:
             self._chunks.clear()
 

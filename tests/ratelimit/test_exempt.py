@@ -1,0 +1,50 @@
+"""Exempt paths."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.asgi import http_scope
+from tokenpulse_mw.ratelimit.exempt import exempt_paths
+
+
+@pytest.mark.parametrize(
+    ("path", "exempt"),
+    [
+        ("/health", True),
+        ("/health/ready", True),
+        ("/metrics", True),
+        ("/metrics/x", False),
+        ("//health", False),
+        ("/v1/health", False),
+        ("/health/../v1/chat", False),
+        ("/", False),
+    ],
+)
+def test_paths_match_whole_or_by_their_beginning(path: str, exempt: bool) -> None:
+    """No trick with the path makes an ordinary request exempt."""
+    matches = exempt_paths(["/health*", "/metrics"])
+
+    assert matches(http_scope(path)) is exempt
+
+
+def test_a_root_path_is_taken_off_first() -> None:
+    """Patterns are the application's own paths, not those of a proxy in front of it."""
+    matches = exempt_paths(["/metrics"])
+
+    assert matches(http_scope("/api/metrics", root_path="/api"))
+    assert not matches(http_scope("/api/metrics"))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        (["health"], "exempt path 'health' must begin with '/'"),
+        (["/a*b"], r"exempt path '/a\*b' must .* may have '\*' only at its end"),
+        ("/health", "exempt must be a list of paths, got the single string '/health'"),
+    ],
+)
+def test_malformed_patterns_are_refused(patterns: list[str], said: str) -> None:
+    """The error says what came and what is expected."""
+    with pytest.raises(ValueError, match=said):
+        exempt_paths(patterns)

@@ -1,0 +1,180 @@
+"""RateLimitMiddleware: 429 for whoever asks too often, headers for all."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Scope
+
+from tests.support.apps import answering
+from tests.support.asgi import drive, http_scope
+from tests.support.clock import FakeClock
+from tokenpulse_mw import (
+    Decision,
+    Exchange,
+    ExchangeMiddleware,
+    Limiter,
+    RateLimitMiddleware,
+    header,
+)
+
+
+@pytest.mark.anyio
+async def test_the_seeds_answer() -> None:
+    """Of 150 requests in a minute 100 are answered, 50 get 429; another client is untouched."""
+    app = RateLimitMiddleware(answering())
+
+    answers = [await drive(app) for _ in range(150)]
+    other = await drive(app, http_scope(client=("192.0.2.2", 1)))
+
+    assert [answer.status for answer in answers] == [200] * 100 + [429] * 50
+    assert answers[-1].body == b"Too Many Requests"
+    assert answers[-1].headers["content-type"].startswith("text/plain")
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+    assert other.status == 200
+
+
+@pytest.mark.anyio
+async def test_whoever_waits_as_told_is_let_in(clock: FakeClock) -> None:
+    """`Retry-After` is honest, and at least 1 also when the window ends in a moment."""
+    app = RateLimitMiddleware(answering(), limiter=Limiter("1/minute", clock=clock))
+    await drive(app)
+    clock.advance(59.9)
+
+    refused = await drive(app)
+    clock.advance(int(refused.headers["retry-after"]))
+
+    assert refused.headers["retry-after"] == "1"
+    assert (await drive(app)).status == 200
+
+
+@pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware])
+@pytest.mark.anyio
+async def test_every_answer_tells_where_the_client_stands(around: type[ExchangeMiddleware]) -> None:
+    """The headers are on answers of the application and on 429, with and without an exchange."""
+    limiter = Limiter("1/minute", clock=FakeClock())
+    app = around(RateLimitMiddleware(answering(headers=[(b"x", b"y")]), limiter=limiter))
+
+    first, second = await drive(app), await drive(app)
+
+    assert first.headers["ratelimit-policy"] == '"default";q=1;w=60'
+    assert first.headers["ratelimit"] == second.headers["ratelimit"] == '"default";r=0;t=60'
+    assert first.headers["x"] == "y"
+
+
+@pytest.mark.anyio
+async def test_headers_can_be_left_out() -> None:
+    """A gateway may keep its limits to itself."""
+    app = RateLimitMiddleware(answering(), headers=None)
+
+    assert list((await drive(app)).headers) == ["content-type"]
+
+
+@pytest.mark.anyio
+async def test_exempt_paths_are_not_counted() -> None:
+    """Probes and the scrape are never limited, and say nothing of limits."""
+    app = RateLimitMiddleware(answering(), limit="1/day")
+
+    answers = [await drive(app, http_scope("/health/live")) for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [200] * 3
+    assert "ratelimit" not in answers[0].headers
+    assert len(app.limiter) == 0
+
+
+@pytest.mark.anyio
+async def test_a_request_without_a_key_is_not_limited() -> None:
+    """A key of None says that this limit is not meant for it."""
+    app = RateLimitMiddleware(answering(), limit="1/day", key=header("x-api-key"))
+
+    assert [(await drive(app)).status for _ in range(3)] == [200] * 3
+
+
+@pytest.mark.anyio
+async def test_shadow_mode_only_tells() -> None:
+    """With `enforce=False` every request passes, and the decisions are told all the same."""
+    told: list[bool] = []
+
+    def note(scope: Scope, decision: Decision) -> None:
+        told.append(decision.allowed)
+
+    app = RateLimitMiddleware(answering(), limit="1/day", enforce=False, on_decision=note)
+
+    assert [(await drive(app)).status for _ in range(3)] == [200] * 3
+    assert told == [True, False, False]
+
+
+@pytest.mark.anyio
+async def test_the_answer_can_be_another() -> None:
+    """`respond` makes it from the decision."""
+    app = RateLimitMiddleware(
+        answering(),
+        limiter=Limiter("1/day", clock=FakeClock()),
+        respond=lambda decision: JSONResponse({"wait": decision.retry_after}, status_code=429),
+    )
+    await drive(app)
+
+    assert (await drive(app)).body == b'{"wait":86400.0}'
+
+
+@pytest.mark.anyio
+async def test_an_exchange_knows_that_it_was_limited() -> None:
+    """Whoever observes can tell our 429 from one of the application."""
+    seen: list[Exchange] = []
+    limited = RateLimitMiddleware(answering(), limit="1/day")
+    app = ExchangeMiddleware(limited, observers=[seen.append])
+
+    await drive(app)
+    await drive(app)
+    await drive(ExchangeMiddleware(answering(status=429), observers=[seen.append]))
+
+    assert [(each.status, each.limited) for each in seen] == [
+        (200, False),
+        (429, True),
+        (429, False),
+    ]
+
+
+@pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware])
+@pytest.mark.anyio
+async def test_a_failure_of_ours_lets_the_request_pass(
+    around: type[ExchangeMiddleware], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key function that raises limits nobody, and is logged once."""
+
+    def key(scope: Scope) -> str:
+        raise KeyError("user")
+
+    app = around(RateLimitMiddleware(answering(), key=key))
+
+    with caplog.at_level(logging.ERROR):
+        assert [(await drive(app)).status for _ in range(2)] == [200, 200]
+
+    assert [record.args for record in caplog.records] == [("ratelimit", "KeyError")]
+
+
+@pytest.mark.anyio
+async def test_a_failing_callback_changes_no_decision() -> None:
+    """Whoever is told of decisions cannot undo them by raising."""
+
+    def note(scope: Scope, decision: Decision) -> None:
+        raise RuntimeError("no disk")
+
+    app = RateLimitMiddleware(answering(), limit="1/day", on_decision=note)
+
+    assert [(await drive(app)).status for _ in range(2)] == [200, 429]
+
+
+def test_two_limits_are_one_too_many() -> None:
+    """A limit beside a limiter would be silently ignored, so it is refused."""
+    with pytest.raises(ValueError, match="give limit or limiter, not both: got '5/minute' and"):
+        RateLimitMiddleware(answering(), limit="5/minute", limiter=Limiter("1/day"))
+
+
+def test_an_empty_limiter_is_still_the_one_given() -> None:
+    """A limiter that has seen nobody yet is not taken for none."""
+    limiter = Limiter("7/day")
+
+    assert RateLimitMiddleware(answering(), limiter=limiter).limiter is limiter
