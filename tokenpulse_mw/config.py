@@ -44,7 +44,7 @@ class Settings:
         proxies = given.get("TRUSTED_PROXIES", "").split(",")
         return cls(
             limit=_limit(given),
-            max_keys=_whole(given, "MAX_STATIONS" if "MAX_STATIONS" in given else "MAX_KEYS", 5000),
+            max_keys=_max_keys(given),
             trusted_proxies=tuple(proxy.strip() for proxy in proxies if proxy.strip()),
             metrics_token=given.get("METRICS_TOKEN"),
             alert_interval=_whole(given, "ALERT_INTERVAL", 60),
@@ -63,6 +63,14 @@ def _limit(given: Mapping[str, str]) -> str:
             f"{PREFIX}WINDOW_MS must be whole seconds, such as 60000, got {given['WINDOW_MS']!r}"
         )
     return f"{_whole(given, 'MAX_REQUESTS', 100)} per {seconds} seconds"
+
+
+def _max_keys(given: Mapping[str, str]) -> int:
+    if "MAX_STATIONS" not in given:
+        return _whole(given, "MAX_KEYS", 5000)
+    if "MAX_KEYS" in given:
+        raise ValueError(f"give {PREFIX}MAX_KEYS or {PREFIX}MAX_STATIONS, not both")
+    return _whole(given, "MAX_STATIONS", 5000)
 
 
 def _whole(given: Mapping[str, str], name: str, default: int) -> int:

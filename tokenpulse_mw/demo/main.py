@@ -43,7 +43,7 @@ def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
             credentials=dict.fromkeys(CALLS, True),
             # Everything that takes minutes in a real gateway takes seconds here.
             engine=AlertEngine(
-                sinks=[remember], interval=0.5, thresholds=Thresholds(error_window=4)
+                sinks=[remember], interval=0.25, thresholds=Thresholds(error_window=2)
             ),
             metrics=HttpMetrics(CollectorRegistry()),
         )

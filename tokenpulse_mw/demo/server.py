@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -36,15 +37,14 @@ class LocalServer:
             app, log_config=None, access_log=False, proxy_headers=False, ws="none", lifespan="on"
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         deadline = time.monotonic() + _LONGEST_START
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
+                self.__exit__(None, None, None)
                 raise RuntimeError(f"the application on {self.url} did not start")
             time.sleep(0.01)
         return self
@@ -58,3 +58,7 @@ class LocalServer:
         self._server.should_exit = True
         self._thread.join(_LONGEST_START)
         self._socket.close()
+
+    def _serve(self) -> None:
+        with suppress(SystemExit):  # uvicorn's way to say that the application did not start
+            self._server.run(sockets=[self._socket])

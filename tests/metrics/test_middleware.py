@@ -1,0 +1,38 @@
+"""MetricsMiddleware: one line to count every request."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.apps import answering
+from tests.support.asgi import drive, http_scope
+from tokenpulse_mw import HttpMetrics, MetricsMiddleware
+
+
+@pytest.mark.anyio
+async def test_every_request_is_counted(metrics: HttpMetrics) -> None:
+    """With method, route, status and provider."""
+    app = MetricsMiddleware(answering(status=201), metrics=metrics, provider=lambda scope: "qwen")
+
+    await drive(app, http_scope(method="POST"))
+
+    labels = 'method="POST",route="/{path}",status="201",provider="qwen"'
+    assert f"tokenpulse_http_requests_total{{{labels}}} 1.0" in metrics.render().decode()
+
+
+@pytest.mark.anyio
+async def test_installed_twice_it_counts_once(metrics: HttpMetrics) -> None:
+    """The inner one finds the exchange open, with its own observer in it."""
+    app = MetricsMiddleware(MetricsMiddleware(answering(), metrics=metrics), metrics=metrics)
+
+    await drive(app)
+
+    assert b'status="200",provider="unknown"} 1.0' in metrics.render()
+    assert b"tokenpulse_http_requests_in_progress 0.0" in metrics.render()
+
+
+def test_without_metrics_it_fills_the_default_registry() -> None:
+    """Two of them share its families."""
+    first, second = MetricsMiddleware(answering()), MetricsMiddleware(answering())
+
+    assert first.metrics.registry is second.metrics.registry

@@ -1,0 +1,65 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokenpulse_mw import Settings
+
+
+def test_without_variables_the_defaults_hold() -> None:
+    """They are the seed's: 100 requests a minute, 5000 clients."""
+    assert Settings.from_env({"PATH": "/bin"}) == Settings()
+    assert (Settings().limit, Settings().max_keys) == ("100/minute", 5000)
+
+
+def test_every_setting_has_a_variable() -> None:
+    """With the prefix `TOKENPULSE_`."""
+    assert Settings.from_env(
+        {
+            "TOKENPULSE_LIMIT": "5/second",
+            "TOKENPULSE_MAX_KEYS": "10",
+            "TOKENPULSE_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.1,",
+            "TOKENPULSE_METRICS_TOKEN": "s3cret",
+            "TOKENPULSE_ALERT_INTERVAL": "30",
+        }
+    ) == Settings(
+        limit="5/second",
+        max_keys=10,
+        trusted_proxies=("10.0.0.0/8", "192.0.2.1"),
+        metrics_token="s3cret",
+        alert_interval=30,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "limit", "max_keys"),
+    [
+        ({"WINDOW_MS": "60000", "MAX_REQUESTS": "100"}, "100 per 60 seconds", 5000),
+        ({"MAX_REQUESTS": "7"}, "7 per 60 seconds", 5000),
+        ({"WINDOW_MS": "1000"}, "100 per 1 seconds", 5000),
+        ({"MAX_STATIONS": "50"}, "100/minute", 50),
+    ],
+)
+def test_the_seeds_names_work(variables: dict[str, str], limit: str, max_keys: int) -> None:
+    """What TokenPulse's guide calls them."""
+    settings = Settings.from_env({f"TOKENPULSE_{name}": v for name, v in variables.items()})
+
+    assert (settings.limit, settings.max_keys) == (limit, max_keys)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"MAX_REQUESTS": "many"}, "TOKENPULSE_MAX_REQUESTS must be a whole number .* got 'many'"),
+        ({"MAX_STATIONS": "0"}, "TOKENPULSE_MAX_STATIONS must be a whole number .* got '0'"),
+        ({"MAX_KEYS": "-1"}, "TOKENPULSE_MAX_KEYS must be a whole number .* got '-1'"),
+        ({"WINDOW_MS": "1500"}, "TOKENPULSE_WINDOW_MS must be whole seconds, .* got '1500'"),
+        ({"LIMIT": "1/day", "WINDOW_MS": "1000"}, "TOKENPULSE_LIMIT or TOKENPULSE_WINDOW_MS, not"),
+        ({"MAX_KEYS": "1", "MAX_STATIONS": "2"}, "TOKENPULSE_MAX_KEYS or TOKENPULSE_MAX_STATIONS"),
+    ],
+)
+def test_malformed_variables_are_refused(variables: dict[str, str], said: str) -> None:
+    """The error names the variable and what it holds."""
+    with pytest.raises(ValueError, match=said):
+        Settings.from_env({f"TOKENPULSE_{name}": v for name, v in variables.items()})

@@ -1,0 +1,83 @@
+"""Something of ours, for as long as an application lives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tokenpulse_mw.lifespan import run_lifespan
+
+
+async def live(app: ASGIApp) -> list[str]:
+    """Start and stop `app` as a server does; what happened, in order."""
+    story: list[str] = []
+    coming = ["lifespan.startup", "lifespan.shutdown"]
+
+    @asynccontextmanager
+    async def beside() -> AsyncIterator[None]:
+        story.append("ours begins")
+        yield
+        story.append("ours ends")
+
+    async def receive() -> Message:
+        return {"type": coming.pop(0)}
+
+    async def send(message: Message) -> None:
+        story.append(message["type"].removeprefix("lifespan."))
+
+    await run_lifespan(app, beside, {"type": "lifespan", "state": {}}, receive, send)
+    return story
+
+
+@pytest.mark.anyio
+async def test_the_applications_own_runs_inside_ours() -> None:
+    """It is kept, and ours begins before it and ends after it."""
+    app = Starlette()
+
+    assert await live(app) == ["ours begins", "startup.complete", "shutdown.complete", "ours ends"]
+
+
+async def raises(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that knows only HTTP."""
+    raise AssertionError(scope["type"])
+
+
+async def asks_and_raises(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that takes every message for a request."""
+    message = await receive()
+    raise KeyError(message["type"])
+
+
+async def returns(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that passes over what it does not know."""
+
+
+@pytest.mark.parametrize("app", [raises, asks_and_raises, returns])
+@pytest.mark.anyio
+async def test_an_application_without_a_lifespan_is_spoken_for(
+    app: Callable[[Scope, Receive, Send], object],
+) -> None:
+    """Ours runs for as long as the server does, although the application has none."""
+    assert await live(app) == [  # type: ignore[arg-type]
+        "ours begins",
+        "startup.complete",
+        "ours ends",
+        "shutdown.complete",
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_lifespan_that_fails_is_the_servers_to_hear_of() -> None:
+    """An application that said that it failed is not spoken for."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+        raise RuntimeError("no database")
+
+    with pytest.raises(RuntimeError, match="no database"):
+        await live(app)

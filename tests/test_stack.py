@@ -1,0 +1,286 @@
+"""TokenPulse: everything in one call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.lowlevel
+import pytest
+from fastapi import FastAPI, Request
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tests.support.apps import answering
+from tests.support.asgi import drive, http_scope
+from tokenpulse_mw import (
+    AlertEngine,
+    AlertEvent,
+    HttpMetrics,
+    Providers,
+    Settings,
+    Thresholds,
+    TokenPulse,
+    annotate,
+)
+
+Mount = Callable[[Starlette, HttpMetrics], ASGIApp]
+
+
+def requests(metrics: HttpMetrics, **labels: str) -> float | None:
+    """How many requests with these labels were counted."""
+    return metrics.registry.get_sample_value("tokenpulse_http_requests_total", labels)
+
+
+def test_installed_in_fastapi(metrics: HttpMetrics) -> None:
+    """150 requests of one client: 100 answered, 50 refused, all 150 under route and provider."""
+    app = FastAPI()
+
+    @app.post("/{vendor}/v1/chat/completions")
+    async def chat(vendor: str) -> dict[str, str]:
+        return {"from": vendor}
+
+    TokenPulse(providers=["codex"], settings=Settings(), metrics=metrics).install(app)
+    with TestClient(app) as client:
+        answers = [client.post("/codex/v1/chat/completions") for _ in range(150)]
+        other = TestClient(app, client=("192.0.2.2", 1)).post("/codex/v1/chat/completions")
+
+    assert [answer.status_code for answer in answers] == [200] * 100 + [429] * 50
+    assert answers[-1].text == "Too Many Requests"
+    assert answers[-1].headers["content-type"].startswith("text/plain")
+    assert int(answers[-1].headers["retry-after"]) >= 1
+    assert other.status_code == 200
+    labels = {
+        "method": "POST",
+        "route": "/{vendor}/v1/chat/completions",
+        "provider": "codex",
+    }
+    assert requests(metrics, status="200", **labels) == 101
+    assert requests(metrics, status="429", **labels) == 50
+    name = "tokenpulse_rate_limit_decisions_total"
+    decided = {"policy": "default", "decision": "limited"}
+    assert metrics.registry.get_sample_value(name, decided) == 50
+
+
+def install(app: Starlette, metrics: HttpMetrics) -> ASGIApp:
+    """Everything installed into `app`."""
+    TokenPulse(service="oauth2api", settings=Settings(limit="2/day"), metrics=metrics).install(app)
+    return app
+
+
+def wrap(app: Starlette, metrics: HttpMetrics) -> ASGIApp:
+    """Everything wrapped around `app`."""
+    settings = Settings(limit="2/day")
+    return TokenPulse(service="oauth2api", settings=settings, metrics=metrics).wrap(app)
+
+
+@pytest.mark.parametrize("mount", [install, wrap])
+def test_the_endpoints_answer_before_a_catch_all(mount: Mount, metrics: HttpMetrics) -> None:
+    """A proxy's route for everything does not swallow them; they are not limited or counted."""
+    app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
+
+    with TestClient(mount(app, metrics)) as client:
+        for _ in range(3):
+            assert client.get("/health").json()["service"] == "oauth2api"
+            assert client.get("/health/ready").json() == {"status": "ok"}
+            assert "tokenpulse_http_requests_in_progress 0.0" in client.get("/metrics").text
+        assert client.get("/anything").text == "proxied"
+        assert "tokenpulse_http_requests_total{" in client.get("/metrics").text
+        assert 'route="/{path}",status="200"' in client.get("/metrics").text
+        assert requests(metrics, method="GET", route="/health", status="200") is None
+
+
+@pytest.mark.parametrize("mount", [install, wrap])
+def test_the_applications_lifespan_is_kept(mount: Mount, metrics: HttpMetrics) -> None:
+    """It runs, and its state reaches the requests."""
+    story: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, str]]:
+        story.append("begin")
+        yield {"name": "kept"}
+        story.append("end")
+
+    async def name(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(request.state.name)
+
+    app = Starlette(routes=[Route("/name", name)], lifespan=lifespan)
+
+    with TestClient(mount(app, metrics)) as client:
+        assert client.get("/name").text == "kept"
+    assert story == ["begin", "end"]
+
+
+def test_an_opaque_application_is_wrapped(metrics: HttpMetrics) -> None:
+    """A vendor's ASGI callable without routes or lifespan gets everything as well."""
+    pulse = TokenPulse(settings=Settings(limit="2/day"), metrics=metrics)
+
+    async def vendor(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        await answering()(scope, receive, send)
+
+    with TestClient(pulse.wrap(vendor)) as client:
+        statuses = [client.post("/claude/v1/messages").status_code for _ in range(3)]
+
+    assert statuses == [200, 200, 429]
+    labels = {"method": "POST", "route": "/{path}", "provider": "claude"}
+    assert requests(metrics, status="200", **labels) == 2
+    assert requests(metrics, status="429", **labels) == 1
+
+
+@pytest.mark.anyio
+async def test_alerts_are_evaluated_while_the_application_lives(metrics: HttpMetrics) -> None:
+    """An error spike fires once while failures last, and is resolved once after."""
+    told: list[AlertEvent] = []
+    resolved = anyio.Event()
+
+    async def sink(event: AlertEvent) -> None:
+        told.append(event)
+        if event.transition == "resolved":
+            resolved.set()
+
+    engine = AlertEngine(
+        sinks=[sink],
+        interval=0.01,
+        thresholds=Thresholds(error_window=0.2, provider_failures=None),
+    )
+    pulse = TokenPulse(settings=Settings(limit="1000/day"), engine=engine, metrics=metrics)
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, key="k1")
+        await answering(status=503)(scope, receive, send)
+
+    app = pulse.wrap(failing)
+    async with pulse.running():
+        with anyio.fail_after(10):
+            while not told:
+                await _post(app)
+            await resolved.wait()
+
+    assert [(event.transition, event.fingerprint) for event in told] == [
+        ("fired", "error_spike:key:k1"),
+        ("resolved", "error_spike:key:k1"),
+    ]
+
+
+async def _post(app: ASGIApp) -> None:
+    await drive(app, http_scope("/chat", method="POST"))
+    await anyio.lowlevel.checkpoint()
+
+
+def test_a_service_that_shuts_down_is_not_ready(metrics: HttpMetrics) -> None:
+    """It lives on until the server ends, but wants no more requests."""
+    app = Starlette()
+    pulse = TokenPulse(settings=Settings(), metrics=metrics)
+    pulse.install(app)
+    client = TestClient(app)
+
+    with client:
+        assert client.get("/health/ready").status_code == 200
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health/live").status_code == 200
+
+
+def test_credentials_and_checks_are_passed_on(metrics: HttpMetrics) -> None:
+    """The endpoints are told what only the gateway knows."""
+    app = Starlette()
+    TokenPulse(
+        settings=Settings(),
+        metrics=metrics,
+        credentials={"claude": True, "gemini": False},
+        checks={"disk": lambda: False},
+    ).install(app)
+
+    client = TestClient(app)
+
+    assert client.get("/api/credentials/status").text == '{"claude":true,"gemini":false}'
+    assert client.get("/health/ready").status_code == 503
+
+
+def test_the_scrape_asks_for_the_token(metrics: HttpMetrics) -> None:
+    """Without it there is nothing to see."""
+    app = Starlette()
+    TokenPulse(settings=Settings(metrics_token="s3cret"), metrics=metrics).install(app)
+    client = TestClient(app)
+
+    assert client.get("/metrics").status_code == 404
+    allowed = client.get("/metrics", headers={"authorization": "Bearer s3cret"})
+    assert allowed.status_code == 200
+
+
+def test_an_empty_token_is_refused(metrics: HttpMetrics) -> None:
+    """A variable that is set to nothing must not open the door."""
+    with pytest.raises(ValueError, match="bearer token"):
+        TokenPulse(settings=Settings(metrics_token=""), metrics=metrics)
+
+
+def test_a_path_that_the_application_serves_is_left_to_it(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own /health answers, and the log says so."""
+    app = Starlette(routes=[Route("/health", lambda request: PlainTextResponse("mine"))])
+    TokenPulse(settings=Settings(), metrics=metrics).install(app)
+    client = TestClient(app)
+
+    assert client.get("/health").text == "mine"
+    assert client.get("/health/live").json() == {"status": "ok"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "the application serves /health itself; its own is kept"
+    ]
+
+
+def test_installing_twice_is_refused(metrics: HttpMetrics) -> None:
+    """Every request would count twice against its limit."""
+    app = Starlette()
+    pulse = TokenPulse(settings=Settings(), metrics=metrics)
+    pulse.install(app)
+
+    with pytest.raises(ValueError, match="installed in the application already"):
+        pulse.install(app)
+
+
+def test_only_starlette_applications_can_be_installed_into(metrics: HttpMetrics) -> None:
+    """Any other is told of wrap()."""
+    with pytest.raises(ValueError, match=r"got <function .*; use wrap\(\)"):
+        TokenPulse(settings=Settings(), metrics=metrics).install(answering())  # type: ignore[arg-type]
+
+
+def test_providers_can_say_how_they_are_told_apart(metrics: HttpMetrics) -> None:
+    """A `Providers` of one's own takes the place of the list."""
+    app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
+    providers = Providers(["mine"], resolver=lambda scope: "mine")
+    TokenPulse(providers=providers, settings=Settings(), metrics=metrics).install(app)
+
+    TestClient(app).get("/chat")
+
+    assert requests(metrics, method="GET", route="/chat", status="200", provider="mine") == 1
+
+
+def test_settings_come_from_the_environment(
+    metrics: HttpMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is on call can change a limit without touching code."""
+    monkeypatch.setenv("TOKENPULSE_LIMIT", "7/day")
+
+    assert TokenPulse(metrics=metrics).limiter.limit == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"settings": Settings(limit="often")}, "limit 'often' is not a rate"),
+        ({"settings": Settings(max_keys=0)}, "max_keys must be"),
+        ({"settings": Settings(trusted_proxies=("me",))}, "trusted network 'me' is not one"),
+        ({"providers": ["Claude!"]}, "provider name 'Claude!' is not usable"),
+    ],
+)
+def test_malformed_arguments_are_refused_at_construction(
+    options: dict[str, object], metrics: HttpMetrics, said: str
+) -> None:
+    """Not at the first request."""
+    with pytest.raises(ValueError, match=said):
+        TokenPulse(**{"settings": Settings(), "metrics": metrics, **options})  # type: ignore[arg-type]
