@@ -1,0 +1,104 @@
+"""The walls of the house: which part may import which."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tokenpulse_mw
+
+PACKAGE = Path(tokenpulse_mw.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FEATURES = {"ratelimit", "metrics", "alerts", "health"}
+ALONE = {"config", "logs", "web", "lifespan"}  # they know nothing of the others
+ALLOWED = {
+    "usage": set[str](),
+    "exchange": {"usage"},
+    **{feature: {"exchange", "usage"} for feature in FEATURES},
+    **{module: set[str]() for module in ALONE},
+    "stack": FEATURES | ALONE | {"exchange"},
+    "demo": FEATURES | ALONE | {"exchange", "stack"},
+    "cli": {"demo"},
+    "__main__": {"cli"},
+    "__init__": FEATURES | ALONE | {"exchange", "usage", "stack"},
+}
+
+
+def place(module: Path) -> tuple[str, ...]:
+    """A module's name in parts, below the package."""
+    return module.relative_to(PACKAGE).with_suffix("").parts
+
+
+def room(module: Path) -> str:
+    """The top-level folder or module that `module` belongs to."""
+    return place(module)[0]
+
+
+def imports(module: Path) -> Iterator[tuple[str, ...]]:
+    """What `module` imports of ours, in parts below the package."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = place(module)[: -node.level]
+            for alias in node.names:
+                yield (*base, *(node.module.split(".") if node.module else ()), alias.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+            assert "tokenpulse_mw" not in names, f"{module} imports ours by its full name"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: "/".join(place(module)))
+def test_a_part_imports_only_what_it_may(module: Path) -> None:
+    """No feature knows another; what they share is the exchange; only the stack knows all."""
+    for target in imports(module):
+        assert target[0] == room(module) or target[0] in ALLOWED[room(module)], target
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: "/".join(place(module)))
+def test_no_import_hides_from_these_walls(module: Path) -> None:
+    """An import for types alone is an import as well."""
+    assert "TYPE_CHECKING" not in module.read_text()
+
+
+def test_no_import_circle() -> None:
+    """Every module can be understood from those below it."""
+    names = {place(module): module for module in MODULES}
+
+    def below(name: tuple[str, ...]) -> set[tuple[str, ...]]:
+        found: set[tuple[str, ...]] = set()
+        for target in imports(names[name]):
+            for candidate in (
+                target,
+                target[:-1],
+                (*target, "__init__"),
+                (*target[:-1], "__init__"),
+            ):
+                if candidate in names and candidate != name:
+                    found.add(candidate)
+                    break
+        return found
+
+    done: set[tuple[str, ...]] = set()
+
+    def visit(name: tuple[str, ...], path: tuple[tuple[str, ...], ...]) -> None:
+        assert name not in path, " -> ".join("/".join(each) for each in (*path, name))
+        if name not in done:
+            for each in below(name):
+                visit(each, (*path, name))
+            done.add(name)
+
+    for name in names:
+        visit(name, ())
+    assert len(done) == len(MODULES)
+
+
+def test_the_face_is_sorted_and_complete() -> None:
+    """What is exported exists, is listed in order, and has something to say of itself."""
+    exported = tokenpulse_mw.__all__
+
+    assert exported == sorted(exported)
+    for name in exported:
+        assert getattr(tokenpulse_mw, name).__doc__, name
