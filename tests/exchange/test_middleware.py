@@ -302,6 +302,21 @@ async def test_leaving_after_the_answer_changes_nothing() -> None:
 
 
 @pytest.mark.anyio
+async def test_an_exception_after_the_answer_changes_nothing() -> None:
+    """A background task that fails has nothing to do with how the answer went."""
+    seen: list[Exchange] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answering()(scope, receive, send)
+        raise RuntimeError("in the background")
+
+    answer = await drive(ExchangeMiddleware(app, observers=[seen.append]))
+
+    assert isinstance(answer.error, RuntimeError)
+    assert [(each.status, each.outcome) for each in seen] == [(200, "complete")]
+
+
+@pytest.mark.anyio
 async def test_a_file_that_the_server_sends_is_a_whole_body() -> None:
     """`http.response.pathsend` ends the answer: the server does the rest."""
     seen: list[Exchange] = []

@@ -36,5 +36,6 @@ async def call(function: Callable[[], Any]) -> Any:
     """The result of a function that may be async; one that is not runs in a worker thread."""
     if inspect.iscoroutinefunction(function):
         return await function()
-    result = await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+    # In a tuple, since trio refuses to be given an awaitable by a worker thread.
+    (result,) = await anyio.to_thread.run_sync(lambda: (function(),), abandon_on_cancel=True)
     return await result if inspect.isawaitable(result) else result

@@ -40,7 +40,7 @@ class Statement(NamedTuple):
     final: bool = True
 
 
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _documents = msgspec.json.Decoder(Document | list[Document])
 
@@ -67,7 +67,7 @@ def _unwrap(document: Document) -> Document:
 
 def statement(document: Document) -> Statement | None:
     """The usage in `document`, or None where it says nothing (absent, null, or not an object)."""
-    if isinstance(document.usageMetadata, dict):
+    if isinstance(document.usageMetadata, dict) and document.usageMetadata:
         return Statement("gemini", document.usageMetadata)
     if document.type == "message_start" and isinstance(document.message, dict):
         started = part(document.message, "usage")

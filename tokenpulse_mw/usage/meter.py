@@ -96,11 +96,12 @@ class StreamMeter:
             self._look_through(self._buffer.release())
 
     def finish(self, *, complete: bool) -> None:
-        """Look at what no blank line has ended: some vendors leave the last one out."""
+        """Look at what is held, an event that no blank line has ended included."""
         ledger = self.ledger
         ledger.complete = complete
+        self._look_through(self._buffer.release())
         unreadable = ledger.unreadable
-        self._buffer.hold(b"\n\n")
+        self._buffer.hold(b"\n\n")  # ends an event that the vendor has left open
         self._look_through(self._buffer.release())
         if not complete:  # an event that was cut in two is nobody's fault
             ledger.unreadable = unreadable
@@ -111,6 +112,8 @@ class StreamMeter:
         )
 
     def _look_through(self, whole: bytes) -> None:
+        if not whole:
+            return
         if self.waiting:
             self.waiting = not any(answer.speaks(parse(block).data) for block in blocks(whole))
         for event in _events_with(_USAGE, whole):

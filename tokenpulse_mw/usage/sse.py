@@ -63,22 +63,21 @@ class EventBuffer:
         # Up to four bytes of what is held can be line ends around the event; see `_kept`.
         if len(held) > self.longest + 4:
             self._skip()
-        return whole if len(whole) <= self.longest else b"\n\n".join(self._kept(whole))
+        return whole if len(whole) <= self.longest else b"".join(self._kept(whole))
 
     def _take(self, end: int) -> bytes:
         whole = bytes(self._held[:end])
         del self._held[:end]
         if self._skipping:  # what comes first is the tail of the skipped event
             self._skipping = False
-            blank = _BLANK_LINE.search(whole)
-            whole = whole[blank.end() :] if blank else b""
+            whole = _BLANK_LINE.split(whole, maxsplit=1)[1]
         return whole
 
     def _kept(self, whole: bytes) -> Iterator[bytes]:
         """The events of `whole` that are not over-long, as if they had come in small pieces."""
         for block in blocks(whole):
             if len(block) <= self.longest:
-                yield block
+                yield block + b"\n\n"
             else:
                 self.overlong += 1
 
@@ -94,11 +93,11 @@ def blocks(whole: bytes) -> Iterator[bytes]:
     """The bytes of each event in `whole`, without the blank lines between them."""
     start = 0
     for blank in _BLANK_LINE.finditer(whole):
-        if blank.start() > start:
-            yield whole[start : blank.start()]
+        if block := whole[start : blank.start()].strip(b"\r\n"):
+            yield block
         start = blank.end()
-    if start < len(whole):
-        yield whole[start:]
+    if block := whole[start:].strip(b"\r\n"):
+        yield block
 
 
 def around(whole: bytes, place: int) -> tuple[bytes, int]:

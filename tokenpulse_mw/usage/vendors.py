@@ -73,12 +73,14 @@ def gemini(usage: Fields) -> TokenUsage:
 
 
 def bedrock_converse(usage: Fields) -> TokenUsage:
-    """Amazon Bedrock Converse."""
+    """Amazon Bedrock Converse: `inputTokens` leaves the cache out, as Anthropic's does."""
+    cache_read = count(usage, "cacheReadInputTokens", "cacheReadInputTokenCount")
+    cache_write = count(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
     return TokenUsage(
-        input=count(usage, "inputTokens"),
+        input=count(usage, "inputTokens") + cache_read + cache_write,
         output=count(usage, "outputTokens"),
-        cache_read=count(usage, "cacheReadInputTokens", "cacheReadInputTokenCount"),
-        cache_write=count(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount"),
+        cache_read=cache_read,
+        cache_write=cache_write,
     )
 
 

@@ -1,0 +1,260 @@
+"""Small answers of every vendor, spelled as the vendors spell them, and what they must cost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from tokenpulse_mw.usage import Ledger, TokenUsage, meter_for
+
+JSON = b"application/json"
+SSE = b"text/event-stream"
+
+
+class Body(NamedTuple):
+    """One answer: `before` + `first` + `after`, where `first` carries the model's first words."""
+
+    content_type: bytes
+    before: bytes
+    first: bytes
+    after: bytes
+    usage: TokenUsage
+    model: str | None
+
+    @property
+    def data(self) -> bytes:
+        """All bytes of the answer."""
+        return self.before + self.first + self.after
+
+
+def event(payload: Any, name: str = "", *, end: str = "\n") -> bytes:
+    """One server-sent event."""
+    head = f"event: {name}{end}" if name else ""
+    return f"{head}data: {json.dumps(payload)}{end}{end}".encode()
+
+
+def _typed(*payloads: dict[str, Any]) -> bytes:
+    """Events that are named like the `type` they carry, as Anthropic and OpenAI Responses do."""
+    return b"".join(event(payload, payload["type"]) for payload in payloads)
+
+
+def _document(payload: Any, usage: TokenUsage, model: str | None) -> Body:
+    return Body(JSON, json.dumps(payload, indent=1).encode(), b"", b"", usage, model)
+
+
+def measure(content_type: bytes, chunks: Iterable[bytes], *, complete: bool = True) -> Ledger:
+    """The ledger of an answer that came in these chunks."""
+    meter = meter_for(content_type)
+    assert meter is not None
+    for chunk in chunks:
+        meter.feed(chunk)
+    meter.finish(complete=complete)
+    return meter.ledger
+
+
+def account(ledger: Ledger) -> tuple[object, ...]:
+    """All that a ledger says, to be compared."""
+    return ledger.usage, ledger.source, ledger.model, ledger.failed, ledger.unreadable
+
+
+def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """`data` in pieces, cut at these places."""
+    places = [0, *sorted(cuts), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(places)]
+
+
+def chunkings(data: bytes) -> st.SearchStrategy[list[bytes]]:
+    """Ways to cut `data` into chunks, empty ones among them."""
+    single = st.just([data[place : place + 1] for place in range(len(data))])
+    places = st.lists(st.integers(0, len(data)), max_size=12)
+    return places.map(lambda cuts: cut(data, cuts)) | single
+
+
+def _chat_usage(prompt: int, cached: int, completion: int, reasoning: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+
+
+def _chat_chunk(choices: Sequence[Any], usage: Any = None) -> bytes:
+    head = {"id": "c-1", "object": "chat.completion.chunk", "model": "gpt-5-mini"}
+    return event({**head, "choices": choices, "usage": usage})
+
+
+CHAT_JSON = _document(
+    {
+        "id": "c-1",
+        "object": "chat.completion",
+        "model": "gpt-5-mini",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Paris."}}],
+        "usage": _chat_usage(120, 100, 30, 20),
+    },
+    TokenUsage(input=120, output=30, cache_read=100, reasoning=20),
+    "gpt-5-mini",
+)
+CHAT_SSE = Body(
+    SSE,
+    _chat_chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}}]),
+    _chat_chunk([{"index": 0, "delta": {"content": "Par"}}]),
+    _chat_chunk([{"index": 0, "delta": {"content": "is."}}])
+    + _chat_chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    + _chat_chunk([], _chat_usage(120, 100, 30, 20))
+    + b"data: [DONE]\n\n",
+    TokenUsage(input=120, output=30, cache_read=100, reasoning=20),
+    "gpt-5-mini",
+)
+
+_ANSWER: dict[str, Any] = {"id": "r-1", "object": "response", "model": "gpt-5", "error": None}
+_ANSWER_USAGE = {
+    "input_tokens": 75,
+    "input_tokens_details": {"cached_tokens": 64, "cache_write_tokens": 8},
+    "output_tokens": 41,
+    "output_tokens_details": {"reasoning_tokens": 32},
+    "total_tokens": 116,
+}
+
+RESPONSES_JSON = _document(
+    {**_ANSWER, "status": "completed", "output": [], "usage": _ANSWER_USAGE},
+    TokenUsage(input=75, output=41, cache_read=64, cache_write=8, reasoning=32),
+    "gpt-5",
+)
+RESPONSES_SSE = Body(
+    SSE,
+    _typed(
+        {"type": "response.created", "response": {**_ANSWER, "usage": None}},
+        {"type": "response.in_progress", "response": {**_ANSWER, "usage": None}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}},
+    ),
+    _typed({"type": "response.output_text.delta", "delta": "Par"}),
+    _typed(
+        {"type": "response.output_text.delta", "delta": "is."},
+        {"type": "response.output_text.done", "text": "Paris."},
+        {"type": "response.completed", "response": {**_ANSWER, "usage": _ANSWER_USAGE}},
+    ),
+    TokenUsage(input=75, output=41, cache_read=64, cache_write=8, reasoning=32),
+    "gpt-5",
+)
+
+ANTHROPIC_JSON = _document(
+    {
+        "id": "m-1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-sonnet-4-5",
+        "content": [{"type": "text", "text": "Paris."}],
+        "usage": {
+            "input_tokens": 10,
+            "cache_creation_input_tokens": 200,
+            "cache_read_input_tokens": 3000,
+            "output_tokens": 40,
+            "output_tokens_details": {"thinking_tokens": 25},
+        },
+    },
+    TokenUsage(input=3210, output=40, cache_read=3000, cache_write=200, reasoning=25),
+    "claude-sonnet-4-5",
+)
+ANTHROPIC_SSE = Body(
+    SSE,
+    _typed(
+        {
+            "type": "message_start",
+            "message": {
+                "type": "message",
+                "model": "claude-sonnet-4-5",
+                "usage": {
+                    "input_tokens": 10,
+                    "cache_creation_input_tokens": 200,
+                    "cache_read_input_tokens": 3000,
+                    "output_tokens": 1,
+                },
+            },
+        },
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "ping"},
+    ),
+    _typed({"type": "content_block_delta", "index": 0, "delta": {"text": "Paris."}}),
+    _typed(
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn"},
+            "usage": {"output_tokens": 40},
+        },
+        {"type": "message_stop"},
+    ),
+    TokenUsage(input=3210, output=40, cache_read=3000, cache_write=200),
+    "claude-sonnet-4-5",
+)
+
+
+def _gemini(text: str, **counts: int) -> dict[str, Any]:
+    return {
+        "candidates": [{"content": {"parts": [{"text": text}], "role": "model"}}],
+        "usageMetadata": counts,
+        "modelVersion": "gemini-2.5-flash",
+    }
+
+
+_GEMINI = [
+    _gemini("Par", promptTokenCount=7, totalTokenCount=7),
+    _gemini("i", promptTokenCount=7, candidatesTokenCount=2, totalTokenCount=9),
+    _gemini(
+        "s.",
+        promptTokenCount=7,
+        toolUsePromptTokenCount=5,
+        cachedContentTokenCount=4,
+        candidatesTokenCount=3,
+        thoughtsTokenCount=60,
+        totalTokenCount=75,
+    ),
+]
+_GEMINI_USAGE = TokenUsage(input=12, output=63, cache_read=4, reasoning=60)
+
+GEMINI_JSON = _document(_GEMINI[-1], _GEMINI_USAGE, "gemini-2.5-flash")
+GEMINI_ARRAY = _document(_GEMINI, _GEMINI_USAGE, "gemini-2.5-flash")
+GEMINI_SSE = Body(
+    SSE,
+    b"",
+    event(_GEMINI[0], end="\r\n"),
+    event(_GEMINI[1], end="\r\n") + event(_GEMINI[2], end="\r\n"),
+    _GEMINI_USAGE,
+    "gemini-2.5-flash",
+)
+
+BEDROCK_JSON = _document(
+    {
+        "output": {"message": {"role": "assistant", "content": [{"text": "Paris."}]}},
+        "stopReason": "end_turn",
+        "usage": {
+            "inputTokens": 558,
+            "outputTokens": 46,
+            "totalTokens": 604,
+            "cacheReadInputTokens": 0,
+            "cacheReadInputTokenCount": 0,
+        },
+    },
+    TokenUsage(input=558, output=46),
+    None,
+)
+
+BODIES: dict[str, Body] = {
+    "chat-json": CHAT_JSON,
+    "chat-sse": CHAT_SSE,
+    "responses-json": RESPONSES_JSON,
+    "responses-sse": RESPONSES_SSE,
+    "anthropic-json": ANTHROPIC_JSON,
+    "anthropic-sse": ANTHROPIC_SSE,
+    "gemini-json": GEMINI_JSON,
+    "gemini-array": GEMINI_ARRAY,
+    "gemini-sse": GEMINI_SSE,
+    "bedrock-json": BEDROCK_JSON,
+}
+STREAMS: dict[str, Body] = {name: body for name, body in BODIES.items() if body.content_type == SSE}

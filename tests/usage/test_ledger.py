@@ -1,0 +1,204 @@
+"""What an answer has said so far, by the merge rule of each vendor."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tokenpulse_mw.usage import Ledger, TokenUsage
+
+
+def ledger_of(*payloads: Any) -> Ledger:
+    """A ledger that has read these documents, of an answer that came to its end."""
+    ledger = Ledger()
+    for payload in payloads:
+        ledger.read(json.dumps(payload).encode())
+    ledger.complete = True
+    return ledger
+
+
+def start(**usage: Any) -> dict[str, Any]:
+    """Anthropic's first event."""
+    return {"type": "message_start", "message": {"model": "claude-opus-4", "usage": usage}}
+
+
+def delta(**usage: Any) -> dict[str, Any]:
+    """Anthropic's last event but one."""
+    return {"type": "message_delta", "delta": {}, "usage": usage}
+
+
+def test_a_new_ledger_has_heard_nothing() -> None:
+    """Before the vendor speaks there is no usage."""
+    ledger = Ledger()
+
+    assert (ledger.usage, ledger.source, ledger.model) == (None, "missing", None)
+    assert (ledger.failed, ledger.complete, ledger.unreadable) == (False, False, 0)
+
+
+def test_usage_of_an_answer_that_ended_is_reported() -> None:
+    """The vendor's own count of a complete answer is the best there is."""
+    ledger = ledger_of({"model": "gpt-5", "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
+
+    assert (ledger.usage, ledger.source) == (TokenUsage(input=3, output=4), "reported")
+    assert ledger.model == "gpt-5"
+
+
+def test_usage_of_an_answer_that_did_not_end_is_partial() -> None:
+    """More may have been to come."""
+    ledger = ledger_of({"usage": {"prompt_tokens": 3}})
+    ledger.complete = False
+
+    assert (ledger.usage, ledger.source) == (TokenUsage(input=3), "partial")
+
+
+def test_a_count_that_would_be_corrected_is_partial() -> None:
+    """Anthropic's message_start counts the output before it is written."""
+    ledger = ledger_of(start(input_tokens=10, output_tokens=1))
+
+    assert (ledger.usage, ledger.source) == (TokenUsage(input=10, output=1), "partial")
+    assert ledger.model == "claude-opus-4"
+
+
+def test_message_delta_overrides_message_start_field_by_field() -> None:
+    """What the delta says again is replaced, never added; what it leaves out stays."""
+    ledger = ledger_of(
+        start(input_tokens=2479, cache_read_input_tokens=50, output_tokens=1),
+        delta(input_tokens=404_500, output_tokens=40),
+    )
+
+    assert ledger.usage == TokenUsage(input=404_550, output=40, cache_read=50)
+    assert ledger.source == "reported"
+
+
+def test_a_null_in_message_delta_does_not_override() -> None:
+    """Null is no count."""
+    ledger = ledger_of(
+        start(input_tokens=10, cache_read_input_tokens=50, output_tokens=1),
+        delta(input_tokens=None, cache_read_input_tokens=None, output_tokens=40),
+    )
+
+    assert ledger.usage == TokenUsage(input=60, output=40, cache_read=50)
+
+
+def test_a_zero_in_message_delta_overrides() -> None:
+    """Zero is a count."""
+    ledger = ledger_of(
+        start(input_tokens=10, cache_read_input_tokens=50),
+        delta(cache_read_input_tokens=0, output_tokens=4),
+    )
+
+    assert ledger.usage == TokenUsage(input=10, output=4)
+
+
+def test_a_second_message_start_does_not_add_up() -> None:
+    """Some gateways send message_start twice."""
+    first = start(input_tokens=10, output_tokens=1)
+
+    assert ledger_of(first, first, delta(output_tokens=4)).usage == TokenUsage(input=10, output=4)
+
+
+def test_a_message_delta_alone_counts() -> None:
+    """A stream that was joined late has only its last count."""
+    ledger = ledger_of(delta(output_tokens=4), delta(input_tokens=3))
+
+    assert (ledger.usage, ledger.source) == (TokenUsage(input=3, output=4), "reported")
+
+
+def test_iterations_are_summed() -> None:
+    """With compaction, the iterations of the delta are what is billed."""
+    calls = [{"input_tokens": 500, "output_tokens": 30}, {"input_tokens": 20, "output_tokens": 7}]
+    ledger = ledger_of(
+        start(input_tokens=500, output_tokens=1),
+        delta(input_tokens=20, output_tokens=7, iterations=calls),
+    )
+
+    assert ledger.usage == TokenUsage(input=520, output=37)
+
+
+def test_the_last_whole_object_of_openai_wins() -> None:
+    """Counts of earlier chunks are neither added nor kept where the last one is silent."""
+    details = {"prompt_tokens_details": {"cached_tokens": 2}}
+    ledger = ledger_of(
+        {"usage": {"prompt_tokens": 3, "completion_tokens": 1, **details}},
+        {"usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+    )
+
+    assert ledger.usage == TokenUsage(input=3, output=4)
+
+
+def test_the_last_whole_object_of_gemini_wins() -> None:
+    """Gemini's counts may fall, and fields may vanish."""
+    ledger = ledger_of(
+        {"usageMetadata": {"promptTokenCount": 87, "candidatesTokenCount": 90}},
+        {"usageMetadata": {"promptTokenCount": 87, "thoughtsTokenCount": 78}},
+    )
+
+    assert ledger.usage == TokenUsage(input=87, output=78, reasoning=78)
+
+
+def test_the_documents_of_an_array_count_as_one_after_the_other() -> None:
+    """Gemini streams an array when it is not asked for server-sent events."""
+    ledger = ledger_of(
+        [
+            {"usageMetadata": {"promptTokenCount": 7}, "modelVersion": "gemini-2.5-flash"},
+            {"usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 9}},
+        ]
+    )
+
+    assert ledger.usage == TokenUsage(input=7, output=9)
+    assert ledger.model == "gemini-2.5-flash"
+
+
+def test_a_usage_of_null_says_nothing() -> None:
+    """OpenAI puts `"usage": null` on every chunk, also after the one that counts."""
+    ledger = ledger_of({"usage": None}, {"usage": {"prompt_tokens": 3}}, {"usage": None})
+
+    assert (ledger.usage, ledger.source) == (TokenUsage(input=3), "reported")
+    assert ledger_of({"usage": None}).source == "missing"
+
+
+def test_usage_of_groq_is_not_added_to_its_own_repetition() -> None:
+    """Groq says it under `x_groq`, under `usage`, or both."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 4}
+
+    assert ledger_of({"x_groq": {"usage": usage}}).usage == TokenUsage(input=3, output=4)
+    assert ledger_of({"usage": usage, "x_groq": {"usage": usage}}).usage == TokenUsage(
+        input=3, output=4
+    )
+
+
+def test_response_completed_says_what_the_response_cost() -> None:
+    """OpenAI Responses wraps the answer in its last event."""
+    usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+    response = {"object": "response", "model": "gpt-5"}
+    ledger = ledger_of(
+        {"type": "response.created", "response": {**response, "usage": None}},
+        {"type": "response.completed", "response": {**response, "usage": usage}},
+    )
+
+    assert (ledger.usage, ledger.source) == (TokenUsage(input=3, output=4), "reported")
+    assert ledger.model == "gpt-5"
+
+
+def test_the_last_model_named_is_who_answered() -> None:
+    """A document without a model does not take the name away."""
+    ledger = ledger_of({"model": "router"}, {"model": "gpt-5"}, {"model": None}, {})
+
+    assert ledger.model == "gpt-5"
+
+
+def test_another_family_takes_the_account_over() -> None:
+    """Fields of two families are never merged, also where they have one name."""
+    usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+
+    assert ledger_of({"usage": usage}, delta(output_tokens=9)).usage == TokenUsage(output=9)
+
+
+def test_what_cannot_be_read_is_counted() -> None:
+    """Malformed documents change nothing else."""
+    ledger = ledger_of({"usage": {"prompt_tokens": 3}})
+    ledger.read(b'{"usage": {"prompt_tokens": 9')
+    ledger.read(b'"usage"')
+
+    assert ledger.unreadable == 2
+    assert ledger.usage == TokenUsage(input=3)

@@ -1,0 +1,433 @@
+"""Meters: the bytes of one answer in, in any chunking; what it cost out."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenpulse_mw.usage import TokenUsage, meter_for
+from tokenpulse_mw.usage.meter import LONGEST, JsonMeter, StreamMeter
+
+from .bodies import BODIES, JSON, SSE, STREAMS, Body, account, chunkings, cut, event, measure
+
+WORDS = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
+USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
+ERROR = event({"error": {"message": "overloaded"}})
+LOOKALIKES = ['"error": {"a": 1}', '"usage": {"prompt_tokens": 99}', '\n\nevent: error\n\n"error"']
+
+every_body = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+every_stream = pytest.mark.parametrize("body", STREAMS.values(), ids=STREAMS)
+
+
+@every_body
+def test_an_answer_that_came_whole_is_reported(body: Body) -> None:
+    """Of each vendor's answer the usage and the model are known when it ends."""
+    ledger = measure(body.content_type, [body.data])
+
+    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+
+
+@every_body
+def test_an_answer_is_partial_or_missing_wherever_it_is_cut(body: Body) -> None:
+    """A cut answer never costs more than the vendor has said, and is never taken for whole."""
+    for end in range(len(body.data)):
+        ledger = measure(body.content_type, [body.data[:end]], complete=False)
+
+        usage = ledger.usage or TokenUsage()
+        assert ledger.source == ("missing" if ledger.usage is None else "partial")
+        assert ledger.failed is False
+        assert usage.input <= body.usage.input
+        assert usage.output <= body.usage.output
+        assert usage.cache_read <= body.usage.cache_read
+        assert usage.cache_write <= body.usage.cache_write
+        assert usage.reasoning <= body.usage.reasoning
+
+
+@every_stream
+def test_a_cut_event_is_nobodys_fault(body: Body) -> None:
+    """An event of a stream that was cut in two is not counted as unreadable."""
+    ledgers = [measure(SSE, [body.data[:end]], complete=False) for end in range(len(body.data))]
+
+    assert {ledger.unreadable for ledger in ledgers} == {0}
+
+
+@every_stream
+def test_a_stream_may_leave_its_last_blank_line_out(body: Body) -> None:
+    """The last event counts without the blank line that should end it."""
+    ledger = measure(SSE, [body.data.rstrip(b"\r\n")])
+
+    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+
+
+@every_body
+@given(st.data())
+def test_any_chunking_gives_the_same_account(body: Body, data: st.DataObject) -> None:
+    """Usage, source, model, failure and unreadable documents do not depend on the chunks."""
+    end = data.draw(st.integers(0, len(body.data)) | st.just(len(body.data)))
+    complete = data.draw(st.booleans())
+    chunks = data.draw(chunkings(body.data[:end]))
+
+    ledger = measure(body.content_type, chunks, complete=complete)
+
+    whole = measure(body.content_type, [body.data[:end]], complete=complete)
+    assert account(ledger) == account(whole)
+
+
+@given(
+    st.lists(st.sampled_from([WORDS, USAGE, ERROR, b'data: {"usage": {oops}\n\n', b": ping\n\n"])),
+    st.data(),
+)
+def test_any_chunking_of_a_troubled_stream_gives_the_same_account(
+    events: list[bytes], data: st.DataObject
+) -> None:
+    """Errors and malformed events are told however the stream is cut, and wherever it ends."""
+    stream = b"".join(events)
+    stream = stream[: data.draw(st.integers(0, len(stream)) | st.just(len(stream)))]
+    complete = data.draw(st.booleans())
+
+    ledger = measure(SSE, data.draw(chunkings(stream)), complete=complete)
+
+    assert account(ledger) == account(measure(SSE, [stream], complete=complete))
+
+
+@every_stream
+def test_waiting_ends_with_the_byte_that_completes_the_first_words(body: Body) -> None:
+    """The time of the first words is that of the chunk which completes their event."""
+    line_ends = 3 if b"\r" in body.data else 2  # a CR alone ends the blank line already
+    ends = len(body.before) + len(body.first.rstrip(b"\r\n")) + line_ends
+    meter = StreamMeter()
+    waiting = []
+
+    for place in range(len(body.data)):
+        meter.feed(body.data[place : place + 1])
+        waiting.append(meter.waiting)
+
+    assert waiting == [True] * (ends - 1) + [False] * (len(body.data) - ends + 1)
+
+
+@every_stream
+def test_waiting_goes_on_before_the_first_words(body: Body) -> None:
+    """Roles, starts and pings are not what a reader waits for."""
+    meter = StreamMeter()
+
+    meter.feed(body.before)
+    assert meter.waiting is True
+    meter.feed(body.first + body.after)
+    assert meter.waiting is False
+
+
+def test_a_stream_without_words_is_waited_for_until_its_end() -> None:
+    """An answer in which the model says nothing has no first words."""
+    meter = StreamMeter()
+
+    meter.feed(USAGE + b"data: [DONE]\n\n")
+    meter.finish(complete=True)
+
+    assert meter.waiting is True
+    assert meter.ledger.usage == TokenUsage(input=3, output=4)
+
+
+def test_a_json_answer_is_never_waited_for() -> None:
+    """All of it comes at once."""
+    assert JsonMeter().waiting is False
+
+
+def test_an_empty_body_says_nothing() -> None:
+    """No bytes are no usage, and nothing unreadable either."""
+    assert account(measure(JSON, [])) == (None, "missing", None, False, 0)
+    assert account(measure(SSE, [b""])) == (None, "missing", None, False, 0)
+
+
+@pytest.mark.parametrize("data", [b"{", b"<html>", b"null", b'"usage"', b"\xff\xfe", b'{"usage":'])
+def test_a_malformed_json_body_is_missing(data: bytes) -> None:
+    """What is not a JSON document is counted as unreadable."""
+    assert account(measure(JSON, [data])) == (None, "missing", None, False, 1)
+
+
+def test_a_malformed_event_is_passed_over() -> None:
+    """The other events of the stream still count."""
+    ledger = measure(SSE, [WORDS, USAGE, b'data: {"usage": {oops}\n\n'])
+
+    assert (ledger.usage, ledger.unreadable) == (TokenUsage(input=3, output=4), 1)
+
+
+def test_a_malformed_stream_is_missing() -> None:
+    """Where no event that speaks of usage can be read there is no usage."""
+    ledger = measure(SSE, [b'data: {"usage": {oops}\n\n' * 2])
+
+    assert account(ledger) == (None, "missing", None, False, 2)
+
+
+@pytest.mark.parametrize("size", [1, 10, 1000])
+def test_a_json_body_that_is_too_long_is_let_go(size: int) -> None:
+    """A body of more than `longest` bytes is unreadable, in whatever chunks it comes."""
+    data = b'{"usage": {"prompt_tokens": 3}, "text": "%s"}' % (b"x" * 60)
+    meter = JsonMeter(longest=100)
+
+    for chunk in cut(data, range(size, len(data), size)):
+        meter.feed(chunk)
+    meter.finish(complete=True)
+
+    assert len(data) == 103
+    assert account(meter.ledger) == (None, "missing", None, False, 1)
+
+
+def test_a_json_body_that_is_too_long_is_held_no_longer() -> None:
+    """What can no longer be read is let go at once, not when the answer ends."""
+    meter = JsonMeter(longest=100_000)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            meter.feed(bytes(20_000))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert held < 20_000
+
+
+def test_a_json_body_of_the_limit_is_read() -> None:
+    """`longest` itself is not too long."""
+    data = b'{"usage": {"prompt_tokens": 3}}'
+    meter = JsonMeter(longest=len(data))
+
+    meter.feed(data)
+    meter.finish(complete=True)
+
+    assert account(meter.ledger) == (TokenUsage(input=3), "reported", None, False, 0)
+
+
+def test_an_event_that_is_too_long_is_skipped() -> None:
+    """An over-long event of a stream is unreadable; the others count."""
+    meter = StreamMeter(longest=100)
+
+    for chunk in (WORDS, event({"choices": [{"delta": {"content": "x" * 100}}]}), USAGE):
+        meter.feed(chunk)
+    meter.finish(complete=True)
+
+    expected = (TokenUsage(input=3, output=4), "reported", None, False, 1)
+    assert account(meter.ledger) == expected
+
+
+def test_an_over_long_event_with_the_usage_leaves_it_missing() -> None:
+    """What was skipped has said nothing."""
+    meter = StreamMeter(longest=100)
+
+    meter.feed(event({"text": "x" * 100, "usage": {"prompt_tokens": 3}}))
+    meter.finish(complete=True)
+
+    assert account(meter.ledger) == (None, "missing", None, False, 1)
+
+
+def test_a_body_is_kept_up_to_one_mebibyte_by_default() -> None:
+    """A meter made for a media type has the usual bound."""
+    head = b'{"usage": {"prompt_tokens": 3}, "text": "'
+    fits = head + b"x" * (LONGEST - len(head) - 2) + b'"}'
+
+    assert measure(JSON, [fits]).usage == TokenUsage(input=3)
+    assert measure(JSON, [fits, b" "]).unreadable == 1
+
+
+def test_a_long_stream_is_read_to_its_end() -> None:
+    """After the first words a stream is looked through in batches, and none is left out."""
+    early = event({"choices": [], "usage": {"prompt_tokens": 1}})
+    meter = StreamMeter()
+
+    for chunk in (WORDS, early, *[WORDS] * 2000):
+        meter.feed(chunk)
+    assert meter.ledger.usage == TokenUsage(input=1)
+    meter.feed(USAGE)
+    meter.finish(complete=True)
+
+    assert meter.ledger.usage == TokenUsage(input=3, output=4)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(
+            event({"type": "error", "error": {"type": "overloaded_error"}}, "error"),
+            id="anthropic",
+        ),
+        pytest.param(ERROR, id="chat"),
+        pytest.param(event({"choices": [], "error": {"code": 400}}), id="openrouter"),
+        pytest.param(
+            event(
+                {"type": "response.failed", "response": {"error": {"code": "server_error"}}},
+                "response.failed",
+            ),
+            id="responses",
+        ),
+        pytest.param(b"event: error\ndata: upstream went away\n\n", id="plain-text"),
+        pytest.param(b"event:error\r\ndata:gone\r\n\r\n", id="crlf-without-spaces"),
+        pytest.param(b"data: gone\nevent: error", id="unended"),
+    ],
+)
+@pytest.mark.parametrize("before", [b"", WORDS, WORDS * 3000], ids=["alone", "short", "long"])
+def test_an_error_inside_a_stream_is_a_failure(failure: bytes, before: bytes) -> None:
+    """Vendors end a stream that began well with an error of their own."""
+    assert measure(SSE, [before, failure]).failed is True
+
+
+@every_stream
+@pytest.mark.parametrize("text", LOOKALIKES)
+def test_text_that_looks_like_an_error_or_usage_is_only_text(body: Body, text: str) -> None:
+    """What the model writes is escaped inside a JSON string and changes no account."""
+    words = event({"choices": [{"delta": {"content": text}}], "usage": None}) + event(
+        {"type": "content_block_delta", "delta": {"text": text}}, "content_block_delta"
+    )
+
+    ledger = measure(SSE, [body.before, words, body.first, words, body.after, words])
+
+    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+
+
+@pytest.mark.parametrize("text", LOOKALIKES)
+def test_text_of_a_json_answer_is_only_text(text: str) -> None:
+    """A JSON answer may quote what an error or a usage looks like."""
+    data = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+
+    assert account(measure(JSON, [data])) == (None, "missing", None, False, 0)
+
+
+def test_arguments_of_a_tool_are_not_the_vendors_words() -> None:
+    """Gemini writes a tool's arguments as JSON, in which any name may stand."""
+    arguments = {"usage": {"prompt_tokens": 99}, "error": {"code": 1}}
+    call = {"functionCall": {"name": "report", "args": arguments}}
+    payload = {
+        "candidates": [{"content": {"parts": [call]}}],
+        "usageMetadata": {"promptTokenCount": 7},
+    }
+
+    ledger = measure(SSE, [event(payload)])
+
+    assert account(ledger) == (TokenUsage(input=7), "reported", None, False, 0)
+
+
+def test_an_error_of_null_is_no_failure() -> None:
+    """OpenAI Responses says `"error": null` in every event that wraps the response."""
+    assert (
+        measure(SSE, [event({"type": "response.created", "response": {"error": None}})]).failed
+        is False
+    )
+
+
+def test_an_error_event_that_is_not_json_is_no_failure_without_the_name() -> None:
+    """Only the event's name makes an error of plain text."""
+    assert measure(SSE, [b'data: the word "error" in plain text\n\n']).failed is False
+    assert measure(SSE, [b"data: event: error\n\n"]).failed is False
+
+
+def test_an_error_is_looked_for_at_the_end_of_a_stream() -> None:
+    """An error after which 32 KiB of answer follow did not end it."""
+    after = WORDS * ((32 * 1024 - len(ERROR)) // len(WORDS))
+
+    assert measure(SSE, [WORDS, ERROR, after]).failed is True
+    assert measure(SSE, [WORDS, ERROR, after, WORDS * 2]).failed is False
+
+
+def test_an_error_after_a_chunk_longer_than_the_limit_is_a_failure() -> None:
+    """Events that came in one large chunk do not run into the next."""
+    meter = StreamMeter(longest=200)
+
+    meter.feed(WORDS * 5)
+    meter.feed(ERROR)
+    meter.finish(complete=True)
+
+    assert meter.ledger.failed is True
+
+
+def test_a_malformed_event_of_a_cut_stream_is_counted() -> None:
+    """Only the event that was cut is excused, in whatever chunks the stream came."""
+    stream = WORDS + b'data: {"usage": {oops}\n\n' + WORDS[:20]
+
+    assert measure(SSE, [stream], complete=False).unreadable == 1
+    assert measure(SSE, cut(stream, range(len(stream))), complete=False).unreadable == 1
+
+
+def test_a_stream_that_never_speaks_is_held_in_bounded_memory() -> None:
+    """An event without an end, in chunks of one byte, leaves nothing behind for each of them."""
+    meter = StreamMeter(longest=100)
+    tracemalloc.start()
+    try:
+        for _ in range(50_000):
+            meter.feed(b"x")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert held < 50_000
+
+
+@pytest.mark.parametrize("content_type", [JSON, SSE])
+@given(st.lists(st.binary(max_size=40)), st.booleans())
+def test_random_bytes_never_raise(content_type: bytes, chunks: list[bytes], complete: bool) -> None:
+    """Whatever a vendor sends, metering it does no harm and invents no usage."""
+    ledger = measure(content_type, chunks, complete=complete)
+
+    assert (ledger.usage, ledger.source) == (None, "missing")
+
+
+fields = [b'"usage":', b'"usageMetadata": ', b'"error"', b'"type":', b'"response.failed"']
+marks = [b"data: ", b"event: error", b"\n\n", b"\r\n\r", b"\xff", b"null", b"7"]
+scraps = st.sampled_from([*fields, *marks, *cut(b'{}[]":,', range(7)), WORDS, USAGE, ERROR])
+
+
+@pytest.mark.parametrize("content_type", [JSON, SSE])
+@given(st.lists(scraps, max_size=30), st.booleans())
+def test_scraps_of_answers_never_raise(
+    content_type: bytes, chunks: list[bytes], complete: bool
+) -> None:
+    """Pieces of answers in any order can be metered."""
+    ledger = measure(content_type, chunks, complete=complete)
+
+    assert ledger.source in ("reported", "partial", "missing")
+    assert (ledger.source == "missing") == (ledger.usage is None)
+
+
+@pytest.mark.parametrize("content_type", [JSON, SSE])
+def test_nesting_without_end_does_not_raise(content_type: bytes) -> None:
+    """An answer nested deeper than can be followed is unreadable."""
+    data = b'data: {"error": 1, "usage": {"a": %s' % (b'{"a":' * 100_000)
+    data = data if content_type == SSE else data.removeprefix(b"data: ")
+
+    ledger = measure(content_type, [data])
+
+    assert account(ledger) == (None, "missing", None, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "kind"),
+    [
+        (b"application/json", JsonMeter),
+        (b"application/json; charset=UTF-8", JsonMeter),
+        (b"Application/JSON", JsonMeter),
+        (b" application/json ;charset=utf-8", JsonMeter),
+        (b"application/problem+json", JsonMeter),
+        (b"application/vnd.api+JSON; profile=x", JsonMeter),
+        (b"application/json; note=" + b"x" * 500, JsonMeter),
+        (b"text/event-stream", StreamMeter),
+        (b"text/event-stream; charset=utf-8", StreamMeter),
+        (b"Text/Event-Stream;charset=utf-8", StreamMeter),
+        (b"", type(None)),
+        (b"text/html", type(None)),
+        (b"text/plain; a=application/json", type(None)),
+        (b"application/json-seq", type(None)),
+        (b"application/jsonp", type(None)),
+        (b"application/octet-stream", type(None)),
+        (b"\xff\xfe", type(None)),
+        (b"x" * 500 + b"+json", type(None)),
+    ],
+)
+def test_a_meter_is_chosen_by_the_media_type(content_type: bytes, kind: type) -> None:
+    """Parameters and case do not matter; what no vendor answers with has no meter."""
+    assert type(meter_for(content_type)) is kind
+
+
+def test_each_answer_has_a_meter_of_its_own() -> None:
+    """Two answers of one media type do not share their account."""
+    assert meter_for(JSON) is not meter_for(JSON)

@@ -1,0 +1,69 @@
+"""Token counts: what adds up, and what is no count at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenpulse_mw.usage import TokenUsage
+from tokenpulse_mw.usage.tokens import LARGEST, count, part
+
+usages = st.builds(TokenUsage, *[st.integers(0, LARGEST)] * 5)
+
+
+def test_total_is_what_was_read_and_written() -> None:
+    """Cache and reasoning are parts of what was read and written, so the total leaves them out."""
+    assert TokenUsage(input=10, output=4, cache_read=8, cache_write=1, reasoning=3).total == 14
+
+
+def test_two_usages_add_up_field_by_field() -> None:
+    """The usage of two answers is the sum of each kind."""
+    assert TokenUsage(1, 2, 3, 4, 5) + TokenUsage(10, 20, 30, 40, 50) == TokenUsage(
+        input=11, output=22, cache_read=33, cache_write=44, reasoning=55
+    )
+
+
+@given(usages, usages)
+def test_the_total_of_a_sum_is_the_sum_of_the_totals(one: TokenUsage, other: TokenUsage) -> None:
+    """Adding up answers first or totals first is the same."""
+    assert (one + other).total == one.total + other.total
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**53 - 1])
+def test_whole_numbers_up_to_the_largest_are_counts(number: int) -> None:
+    """A count is a whole number from 0 to 2**53-1."""
+    assert count({"tokens": number}, "tokens") == number
+
+
+@pytest.mark.parametrize("value", [None, 1.0, 2.5, -1, "7", True, False, 2**53, [7], {"n": 7}])
+def test_what_is_no_count_is_none_at_all(value: Any) -> None:
+    """Null, floats, negatives, strings, booleans and numbers beyond 2**53-1 count as 0."""
+    assert count({"tokens": value}, "tokens") == 0
+
+
+def test_a_count_that_is_absent_is_zero() -> None:
+    """What a vendor does not mention has cost nothing."""
+    assert count({}, "tokens", "other_tokens") == 0
+
+
+def test_the_first_usable_name_counts() -> None:
+    """Of several spellings of one count the first usable is taken; they are never added."""
+    fields = {"a": None, "b": 5, "c": 7}
+
+    assert count(fields, "a", "b", "c") == 5
+    assert count({"a": 0, "b": 5}, "a", "b") == 0
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [1], True])
+def test_a_part_that_is_no_object_is_empty(value: Any) -> None:
+    """Where an object is expected, anything else is an empty one."""
+    assert part({"details": value}, "details") == {}
+
+
+def test_a_part_is_the_object_under_its_name() -> None:
+    """Details stand in an object of their own."""
+    assert part({"details": {"cached": 3}}, "details") == {"cached": 3}
+    assert part({}, "details") == {}

@@ -1,0 +1,269 @@
+"""How each vendor's usage object is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenpulse_mw.usage import TokenUsage
+from tokenpulse_mw.usage.tokens import LARGEST
+from tokenpulse_mw.usage.vendors import READERS, Family
+
+# Every field that is counted, by family; "a.b" stands for b inside the object a.
+FIELDS: dict[Family, tuple[str, ...]] = {
+    "openai-chat": (
+        "prompt_tokens",
+        "completion_tokens",
+        "prompt_tokens_details.cached_tokens",
+        "prompt_tokens_details.cache_write_tokens",
+        "prompt_tokens_details.cache_creation_input_tokens",
+        "completion_tokens_details.reasoning_tokens",
+        "prompt_cache_hit_tokens",
+        "num_cached_tokens",
+        "cached_tokens",
+    ),
+    "openai-responses": (
+        "input_tokens",
+        "output_tokens",
+        "input_tokens_details.cached_tokens",
+        "input_tokens_details.cache_write_tokens",
+        "output_tokens_details.reasoning_tokens",
+    ),
+    "anthropic": (
+        "input_tokens",
+        "output_tokens",
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "output_tokens_details.thinking_tokens",
+    ),
+    "gemini": (
+        "promptTokenCount",
+        "toolUsePromptTokenCount",
+        "candidatesTokenCount",
+        "thoughtsTokenCount",
+        "cachedContentTokenCount",
+    ),
+    "bedrock-converse": (
+        "inputTokens",
+        "outputTokens",
+        "cacheReadInputTokens",
+        "cacheReadInputTokenCount",
+        "cacheWriteInputTokens",
+        "cacheWriteInputTokenCount",
+    ),
+}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text("ab", max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=3), inner),
+    max_leaves=5,
+)
+
+
+def usage_object(family: Family, values: dict[str, Any]) -> dict[str, Any]:
+    """A usage object of `family` that holds `values` by the names of FIELDS."""
+    usage: dict[str, Any] = {}
+    for path, value in values.items():
+        outer, _, inner = path.rpartition(".")
+        (usage.setdefault(outer, {}) if outer else usage)[inner] = value
+    return usage
+
+
+CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
+    ("openai-chat", {"prompt_tokens": 14, "total_tokens": 14}, TokenUsage(input=14)),
+    (
+        "openai-chat",
+        {
+            "prompt_tokens": 1200,
+            "completion_tokens": 90,
+            "total_tokens": 1290,
+            "prompt_tokens_details": {"cached_tokens": 1024, "cache_write_tokens": 60},
+            "completion_tokens_details": {"reasoning_tokens": 64, "audio_tokens": 9},
+        },
+        TokenUsage(input=1200, output=90, cache_read=1024, cache_write=60, reasoning=64),
+    ),
+    (  # DeepSeek
+        "openai-chat",
+        {
+            "prompt_tokens": 20,
+            "completion_tokens": 5,
+            "prompt_cache_hit_tokens": 16,
+            "prompt_cache_miss_tokens": 4,
+        },
+        TokenUsage(input=20, output=5, cache_read=16),
+    ),
+    (  # DeepSeek says it twice
+        "openai-chat",
+        {
+            "prompt_tokens": 20,
+            "prompt_tokens_details": {"cached_tokens": 16},
+            "prompt_cache_hit_tokens": 16,
+        },
+        TokenUsage(input=20, cache_read=16),
+    ),
+    (  # Mistral
+        "openai-chat",
+        {"prompt_tokens": 20, "num_cached_tokens": 8},
+        TokenUsage(input=20, cache_read=8),
+    ),
+    (  # Hugging Face
+        "openai-chat",
+        {"prompt_tokens": 20, "cached_tokens": 3},
+        TokenUsage(input=20, cache_read=3),
+    ),
+    (  # Qwen
+        "openai-chat",
+        {"prompt_tokens": 20, "prompt_tokens_details": {"cache_creation_input_tokens": 12}},
+        TokenUsage(input=20, cache_write=12),
+    ),
+    (
+        "openai-chat",
+        {"prompt_tokens": 3, "prompt_tokens_details": None, "completion_tokens_details": None},
+        TokenUsage(input=3),
+    ),
+    (
+        "openai-responses",
+        {
+            "input_tokens": 75,
+            "input_tokens_details": {"cached_tokens": 64, "cache_write_tokens": 8},
+            "output_tokens": 41,
+            "output_tokens_details": {"reasoning_tokens": 32},
+            "total_tokens": 116,
+        },
+        TokenUsage(input=75, output=41, cache_read=64, cache_write=8, reasoning=32),
+    ),
+    (
+        "anthropic",
+        {
+            "input_tokens": 10,
+            "cache_creation_input_tokens": 200,
+            "cache_read_input_tokens": 3000,
+            "cache_creation": {"ephemeral_5m_input_tokens": 200},
+            "output_tokens": 40,
+            "output_tokens_details": {"thinking_tokens": 25},
+        },
+        TokenUsage(input=3210, output=40, cache_read=3000, cache_write=200, reasoning=25),
+    ),
+    (
+        "gemini",
+        {
+            "promptTokenCount": 427,
+            "candidatesTokenCount": 122,
+            "thoughtsTokenCount": 447,
+            "toolUsePromptTokenCount": 771,
+            "cachedContentTokenCount": 400,
+            "totalTokenCount": 1767,
+        },
+        TokenUsage(input=1198, output=569, cache_read=400, reasoning=447),
+    ),
+    ("gemini", {"promptTokenCount": 7, "totalTokenCount": 7}, TokenUsage(input=7)),
+    (
+        "bedrock-converse",
+        {"inputTokens": 757, "outputTokens": 6, "totalTokens": 763},
+        TokenUsage(input=757, output=6),
+    ),
+    (  # Bedrock leaves the cache out of its input, as Anthropic does
+        "bedrock-converse",
+        {
+            "inputTokens": 10,
+            "outputTokens": 40,
+            "cacheReadInputTokens": 3000,
+            "cacheWriteInputTokens": 200,
+            "totalTokens": 3250,
+        },
+        TokenUsage(input=3210, output=40, cache_read=3000, cache_write=200),
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "usage", "expected"), CASES)
+def test_each_vendor_is_counted_in_one_vocabulary(
+    family: Family, usage: dict[str, Any], expected: TokenUsage
+) -> None:
+    """Cached tokens are part of the input and reasoning is part of the output, whoever counts."""
+    assert READERS[family](usage) == expected
+
+
+@pytest.mark.parametrize("field", ["cacheReadInputTokens", "cacheReadInputTokenCount"])
+def test_bedrock_spells_its_cache_reads_in_two_ways(field: str) -> None:
+    """Either spelling of Bedrock's cache reads is read."""
+    assert READERS["bedrock-converse"]({field: 9}).cache_read == 9
+
+
+@pytest.mark.parametrize("field", ["cacheWriteInputTokens", "cacheWriteInputTokenCount"])
+def test_bedrock_spells_its_cache_writes_in_two_ways(field: str) -> None:
+    """Either spelling of Bedrock's cache writes is read."""
+    assert READERS["bedrock-converse"]({field: 9}).cache_write == 9
+
+
+def test_bedrock_counts_given_twice_are_counted_once() -> None:
+    """Bedrock sends both spellings at once, which are the same tokens."""
+    usage = READERS["bedrock-converse"](
+        {
+            "cacheReadInputTokens": 9,
+            "cacheReadInputTokenCount": 9,
+            "cacheWriteInputTokens": 5,
+            "cacheWriteInputTokenCount": 5,
+        }
+    )
+
+    assert (usage.cache_read, usage.cache_write) == (9, 5)
+
+
+def test_the_iterations_of_an_anthropic_answer_are_summed() -> None:
+    """With compaction the top level leaves model calls out; the iterations are what is billed."""
+    usage = {
+        "input_tokens": 1,
+        "output_tokens": 1,
+        "iterations": [
+            {"type": "compaction", "input_tokens": 500, "output_tokens": 30},
+            {"type": "message", "input_tokens": 20, "cache_read_input_tokens": 7},
+        ],
+    }
+
+    assert READERS["anthropic"](usage) == TokenUsage(input=527, output=30, cache_read=7)
+
+
+@pytest.mark.parametrize("iterations", [[], None, {}, "two", 2])
+def test_no_iterations_leave_the_top_level_standing(iterations: Any) -> None:
+    """An answer of a single call may have an empty list, or anything else, for iterations."""
+    usage = {"input_tokens": 3, "output_tokens": 4, "iterations": iterations}
+
+    assert READERS["anthropic"](usage) == TokenUsage(input=3, output=4)
+
+
+def test_an_iteration_that_is_no_object_costs_nothing() -> None:
+    """Garbage among the iterations is passed over."""
+    usage = {"iterations": [None, 7, {"input_tokens": 3}]}
+
+    assert READERS["anthropic"](usage) == TokenUsage(input=3)
+
+
+@pytest.mark.parametrize("value", [None, 1.5, 3.0, -1, "12", True, 2**53, [1], {"n": 1}])
+@pytest.mark.parametrize("family", FIELDS)
+def test_garbage_counts_as_nothing(family: Family, value: Any) -> None:
+    """What is no whole number from 0 to 2**53-1 is no count in any field of any vendor."""
+    usage = usage_object(family, dict.fromkeys(FIELDS[family], value))
+
+    assert READERS[family](usage) == TokenUsage()
+
+
+@pytest.mark.parametrize(("family", "path"), [(f, path) for f in FIELDS for path in FIELDS[f]])
+def test_every_field_is_read(family: Family, path: str) -> None:
+    """Each field known of a vendor counts, also when it comes alone."""
+    assert READERS[family](usage_object(family, {path: 5})) != TokenUsage()
+
+
+@given(st.data())
+@pytest.mark.parametrize("family", FIELDS)
+def test_any_usage_object_gives_usable_counts(family: Family, data: st.DataObject) -> None:
+    """Whatever JSON a vendor sends, counts are whole numbers, never negative."""
+    fields = data.draw(st.dictionaries(st.sampled_from(FIELDS[family]), json_values))
+
+    usage = READERS[family](usage_object(family, fields))
+
+    counts = (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning)
+    assert all(type(number) is int and 0 <= number <= 3 * LARGEST for number in counts)
