@@ -1,0 +1,119 @@
+"""What is measured: the bare application, the hand-written floor, our parts, and the peers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tests.support.apps import streaming
+from tokenpulse_mw import (
+    AlertEngine,
+    AlertMiddleware,
+    ExchangeMiddleware,
+    HttpMetrics,
+    MetricsMiddleware,
+    RateLimitMiddleware,
+    Settings,
+    TokenPulse,
+)
+
+LIMIT = "1000000000/day"
+LABELS = ("method", "route", "status", "provider")
+
+
+class Floor:
+    """The least that does the work: a dict of windows, and two cached metrics."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        registry = CollectorRegistry()
+        self.app = app
+        self.windows: dict[str, list[float]] = {}
+        self.total = Counter("requests", "Requests", LABELS, registry=registry)
+        self.seconds = Histogram("seconds", "Seconds", LABELS, registry=registry)
+        self.children: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the request in its client's window, and in the metrics."""
+        began = time.monotonic()
+        client = scope["client"][0]
+        window = self.windows.get(client)
+        if window is None or window[0] <= began:
+            window = self.windows[client] = [began + 60, 0]
+        window[1] += 1
+        status = 0
+
+        async def send_noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        await self.app(scope, receive, send_noting)
+        key = (scope["method"], scope["path"], status, "unknown")
+        children = self.children.get(key)
+        if children is None:
+            labels = [str(value) for value in key]
+            children = self.total.labels(*labels), self.seconds.labels(*labels)
+            self.children[key] = children
+        children[0].inc()
+        children[1].observe(time.monotonic() - began)
+
+
+def metrics() -> HttpMetrics:
+    """Metrics on a registry of their own."""
+    return HttpMetrics(CollectorRegistry())
+
+
+def stack(app: ASGIApp) -> ASGIApp:
+    """Everything, as `TokenPulse` wraps it."""
+    return TokenPulse(settings=Settings(limit=LIMIT), metrics=metrics()).wrap(app)
+
+
+def around(app: ASGIApp) -> dict[str, ASGIApp]:
+    """`app` bare, with the floor, and with each of our parts."""
+    return {
+        "bare": app,
+        "floor": Floor(app),
+        "exchange": ExchangeMiddleware(app),
+        "rate limit": RateLimitMiddleware(app, limit=LIMIT),
+        "metrics": MetricsMiddleware(app, metrics=metrics()),
+        "alerts": AlertMiddleware(app, engine=AlertEngine()),
+        "whole stack": stack(app),
+    }
+
+
+def stream(chunks: int) -> ASGIApp:
+    """A chat completion of `chunks` chunks, spelled as OpenAI spells it."""
+    chunk = (
+        b'data: {"id":"chatcmpl-BxY1kZ0q5J4mW9tR7pD2","object":"chat.completion.chunk",'
+        b'"created":1769004042,"model":"gpt-5-mini-2026-01-21","service_tier":"default",'
+        b'"system_fingerprint":"fp_8bda4d3a2c","choices":[{"index":0,'
+        b'"delta":{"content":" pulse"},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+    )
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":42}}\n\n'
+    return streaming([*[chunk] * chunks, usage, b"data: [DONE]\n\n"])
+
+
+# Where each peer's middleware is, and what it wants to be told.
+PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "starlette_exporter": ("starlette_exporter", "PrometheusMiddleware", {"prefix": "bench"}),
+    "OpenTelemetry ASGI": ("opentelemetry.instrumentation.asgi", "OpenTelemetryMiddleware", {}),
+    "fastapi-instrumentator": (
+        "prometheus_fastapi_instrumentator.middleware",
+        "PrometheusInstrumentatorMiddleware",
+        {},
+    ),
+}
+
+
+def peers(app: ASGIApp) -> Iterator[tuple[str, ASGIApp]]:
+    """`app` with each of the peers that are installed."""
+    for name, (module, middleware, options) in PEERS.items():
+        with suppress(ImportError):
+            yield name, getattr(import_module(module), middleware)(app, **options)
