@@ -166,8 +166,10 @@ class _Endpoints:
         self._paths = {route.path for route in routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and path_in_app(scope) in self._paths
-        await (self._router if ours else self.app)(scope, receive, send)
+        if scope["type"] == "http" and path_in_app(scope) in self._paths:
+            await self._router(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 class _Wrapped:

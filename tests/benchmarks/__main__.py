@@ -64,7 +64,7 @@ async def measure_streams() -> None:
     """What a chunk of a streamed answer costs."""
     chunks = 2000
     app = stream(chunks)
-    apps = {
+    apps: dict[str, ASGIApp] = {
         "bare": app,
         "exchange without usage": ExchangeMiddleware(app, usage=False),
         "exchange": ExchangeMiddleware(app),

@@ -123,12 +123,12 @@ class AlertEngine:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:
+    ) -> None:
         tasks, self._tasks = self._tasks, None
-        if tasks is None:
-            return None
-        tasks.cancel_scope.cancel()
-        return await tasks.__aexit__(kind, error, traceback)
+        if tasks is not None:
+            tasks.cancel_scope.cancel()
+            # What the body raised is its own: a task group that knew of it would wrap it.
+            await tasks.__aexit__(None, None, None)
 
     def _advance(
         self, alerts: dict[str, Alert], found: dict[str, Finding], now: float, at: float

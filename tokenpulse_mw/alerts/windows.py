@@ -10,6 +10,7 @@ OVERFLOW = "__overflow__"
 
 _SLOTS = 10
 _RECENT = 20  # outcomes of a subject that are remembered one by one
+_ALL_RECENT = (1 << _RECENT) - 1
 
 Subject = TypeVar("Subject", bound=Hashable)
 
@@ -33,6 +34,7 @@ class SlidingCounts:
         self._filling: dict[str, list[int]] = {}
         self._turn = float("-inf")  # when the next slot begins
         self._totals: dict[str, list[int]] = {}  # of all slots but the one being filled
+        self._newcomers = 0  # subjects that only the slot being filled has
         self._failing: set[str] = set()
 
     def add(self, subject: str, *, failed: bool, now: float) -> None:
@@ -55,6 +57,7 @@ class SlidingCounts:
         for subject, counts in self._filling.items():
             self._add_up(subject, counts, 1)
         self._filling = {}
+        self._newcomers = 0
         self._slots.append((number, self._filling))
         self._turn = (number + 1) * self._step
         while self._slots[0][0] < number - _SLOTS:
@@ -68,8 +71,11 @@ class SlidingCounts:
             yield subject, *self._count(subject)
 
     def _admit(self, subject: str) -> tuple[str, list[int]]:
-        if subject not in self._totals and len(self._totals) + len(self._filling) >= self._most:
-            subject = OVERFLOW
+        if subject not in self._totals:
+            if len(self._totals) + self._newcomers >= self._most:
+                subject = OVERFLOW
+            else:
+                self._newcomers += 1
         return subject, self._filling.setdefault(subject, [0, 0])
 
     def _count(self, subject: str) -> tuple[int, int]:
@@ -108,8 +114,9 @@ class Streak:
     def add(self, *, failed: bool) -> None:
         """Note one outcome."""
         self.failures = self.failures + 1 if failed else 0
-        self.seen = min(self.seen + 1, _RECENT)
-        self._recent = (self._recent << 1 | failed) & (1 << _RECENT) - 1
+        if self.seen < _RECENT:
+            self.seen += 1
+        self._recent = (self._recent << 1 | failed) & _ALL_RECENT
 
 
 class Streaks(Generic[Subject]):
@@ -129,11 +136,11 @@ class Streaks(Generic[Subject]):
             streak = self._streaks[subject] = Streak()
         else:
             self._streaks.move_to_end(subject)
-        streak.add(failed=failed)
         if failed:
             self._failing.add(subject)
-        else:
+        elif streak.failures:
             self._failing.discard(subject)
+        streak.add(failed=failed)
 
     def failing(self) -> Iterator[tuple[Subject, Streak]]:
         """Every subject whose last outcome was a failure."""

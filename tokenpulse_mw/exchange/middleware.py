@@ -61,7 +61,8 @@ class ExchangeMiddleware:
             await self.app(scope, receive, send)
         else:
             tap = scope[SCOPE_KEY] = Tap(self._station, scope, receive, send)
-            self._station.opened()
+            if self._station.watched:
+                self._station.opened()
             try:
                 await self.app(scope, tap.receive, tap.send)
             except BaseException as error:

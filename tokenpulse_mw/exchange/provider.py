@@ -74,7 +74,7 @@ class Providers:
             model: The model that answered, for when nothing else tells.
         """
         if not (declared or model or self.resolver or self.request_header):
-            return self.bounded(self(scope))
+            return self(scope) or UNKNOWN  # the path gives declared names only
         name = declared
         if not name and self.request_header:
             name = _request_header(scope)

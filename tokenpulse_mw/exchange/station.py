@@ -27,6 +27,7 @@ class Station:
         usage: Whether answers of models are metered.
         clock: Monotonic seconds.
         failures: Keeps what goes wrong here out of the request.
+        watched: Some observer wants to know of exchanges that begin.
     """
 
     observers: tuple[Observer, ...]
@@ -35,17 +36,17 @@ class Station:
     usage: bool
     clock: Callable[[], float]
     failures: Failures = field(default_factory=Failures)
-    _opened: tuple[Observer, ...] = field(init=False)
+    watched: bool = field(init=False)
     _providers: Providers = field(init=False)
     _joints: dict[int, tuple[Station, Station]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._opened = tuple(each for each in self.observers if hasattr(each, "opened"))
+        self.watched = any(hasattr(each, "opened") for each in self.observers)
         self._providers = self.providers or Providers()
 
     def opened(self) -> None:
         """Tell those observers who want to know that an exchange has begun."""
-        self.failures.call("opened", self._opened)
+        self.failures.call("opened", self.observers)
 
     def joined(self, inner: Station) -> Station:
         """This station with the observers and wishes of `inner`, each observer only once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -29,6 +29,7 @@ class Tap:
     """
 
     __slots__ = (
+        "_flow",
         "_gone",
         "_headers",
         "_meter",
@@ -47,6 +48,8 @@ class Tap:
         self._receive = receive
         self._send = send
         self._meter: UsageMeter | None = None
+        # Takes the rest of the body once there is no time left to be noted, only bytes.
+        self._flow: Callable[[bytes], None] | None = None
         self._headers: RawHeaders = ()
         self._gone = False
         self.finished = False
@@ -72,7 +75,10 @@ class Tap:
             return
         try:
             if kind == "http.response.body":
-                self._body(message)
+                if self._flow is not None and message.get("more_body"):
+                    self._flow(message.get("body", b""))
+                else:
+                    self._body(message)
             elif kind == "http.response.start":
                 self._start(message)
             elif kind == "http.response.pathsend":  # the server sends a file as the whole body
@@ -128,11 +134,15 @@ class Tap:
             exchange, meter = self.exchange, self._meter
             if exchange.time_to_first_byte is None:
                 exchange.time_to_first_byte = self.station.clock() - exchange.started
-            if meter is not None:
+            if meter is None:
+                self._flow = _ignore
+            else:
                 waiting = meter.waiting
                 meter.feed(body)
-                if waiting and not meter.waiting:
-                    exchange.time_to_first_token = self.station.clock() - exchange.started
+                if not meter.waiting:
+                    self._flow = meter.feed
+                    if waiting:
+                        exchange.time_to_first_token = self.station.clock() - exchange.started
         if not message.get("more_body"):
             self._finish("complete")
 
@@ -152,3 +162,7 @@ class Tap:
         self.finished = True
         scope, self._scope = self._scope, {}
         return scope
+
+
+def _ignore(body: bytes) -> None:
+    """Look at nothing: an answer that is not metered flows past."""

@@ -1,6 +1,6 @@
 """Whether the service lives, is ready, and has working credentials."""
 
-from .checks import Check, run_checks
+from .checks import Check, Checks
 from .router import Credentials, HealthRouter
 
-__all__ = ["Check", "Credentials", "HealthRouter", "run_checks"]
+__all__ = ["Check", "Checks", "Credentials", "HealthRouter"]

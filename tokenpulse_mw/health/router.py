@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
 from ..exchange import PROVIDERS, drop_exchange
-from .checks import Check, call, run_checks
+from .checks import Call, Check, Checks
 
 Status = Mapping[str, bool]
 Credentials = Status | Callable[[], Status | Awaitable[Status]]
@@ -20,8 +20,8 @@ _UNCACHED = {"cache-control": "no-store"}
 class HealthRouter(Router):
     """`/health`, `/health/live`, `/health/ready` and `/api/credentials/status`.
 
-    Mount it, or add its `routes` to an application. None of its requests is counted in metrics
-    or alerts.
+    Mount it, or add its `routes` to an application. What these endpoints answer is counted
+    neither in metrics nor in alerts.
 
     Args:
         service: The name that `/health` gives.
@@ -51,15 +51,7 @@ class HealthRouter(Router):
     ) -> None:
         self.draining = False
         self._health = {"status": "ok", "service": service, "providers": list(providers)}
-        self._checks = dict(checks or {})
-        self._timeout = timeout
-        if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
-        for name, check in self._checks.items():
-            if not callable(check):
-                raise ValueError(
-                    f"check {name!r} must be a function that gives a bool, got {check!r}"
-                )
+        self._checks = Checks(checks or {}, timeout=timeout)
         routes = [
             Route("/health", self._answer_health),
             Route("/health/live", self._answer_live),
@@ -80,7 +72,7 @@ class HealthRouter(Router):
 
     async def _answer_ready(self, request: Request) -> Response:
         drop_exchange(request)
-        results = await run_checks(self._checks, timeout=self._timeout)
+        results = await self._checks.run()
         ready = not self.draining and all(results.values())
         return JSONResponse(
             {"status": "ok" if ready else "error"},
@@ -91,7 +83,7 @@ class HealthRouter(Router):
     async def _answer_credentials(self, request: Request) -> Response:
         drop_exchange(request)
         source = self._credentials
-        status = await call(source) if callable(source) else source
+        status = await Call(source).result() if callable(source) else source
         return JSONResponse(
             {name: bool(active) for name, active in status.items()}, headers=_UNCACHED
         )

@@ -32,11 +32,17 @@ class CounterRows:
 
     def add(self, labels: Labels, amount: float = 1) -> None:
         """Count `amount` under `labels`."""
-        rows = self.rows
-        if labels not in rows and len(rows) >= self._most:
-            self._on_overflow(self.family)
-            labels = (OVERFLOW_VALUE,) * len(self.family.labels)
-        rows[labels] = rows.get(labels, 0) + amount
+        try:
+            self.rows[labels] += amount
+        except KeyError:
+            labels = self._admit(labels)
+            self.rows[labels] = self.rows.get(labels, 0) + amount
+
+    def _admit(self, labels: Labels) -> Labels:
+        if len(self.rows) < self._most:
+            return labels
+        self._on_overflow(self.family)
+        return (OVERFLOW_VALUE,) * len(self.family.labels)
 
 
 class HistogramRows:

@@ -34,7 +34,7 @@ def exempt_paths(patterns: Iterable[str]) -> Callable[[Scope], bool]:
     beginnings = tuple(prefixes)
 
     def matches(scope: Scope) -> bool:
-        path = path_in_app(scope) if scope.get("root_path") else scope["path"]
+        path = path_in_app(scope)
         return path in exact or (path.startswith(beginnings) and ".." not in path)
 
     return matches

@@ -19,7 +19,7 @@ _TAIL = 32 * 1024  # bytes at the end of a stream in which an error is looked fo
 # What makes an event worth decoding. Inside a JSON string its quotes would be escaped, so text
 # that a model writes cannot look like this; `"usage":null` on every chunk does not either.
 # Each pattern begins with fixed bytes, which makes the search many times faster.
-_USAGE = re.compile(rb'"usage(?:Metadata)?"\s*:\s*\{')
+_USAGE = re.compile(rb'usage(?:Metadata)?"\s*:\s*\{')
 _ERRORS = (re.compile(rb'"error"'), re.compile(rb"event: ?error"))
 
 
@@ -92,7 +92,9 @@ class StreamMeter:
 
     def feed(self, chunk: bytes) -> None:
         """Look at the events that `chunk` completes."""
-        if self._buffer.hold(chunk) >= _BATCH or self.waiting:
+        held = self._buffer.held
+        held += chunk
+        if len(held) >= _BATCH or self.waiting:
             self._look_through(self._buffer.release())
 
     def finish(self, *, complete: bool) -> None:
@@ -101,7 +103,7 @@ class StreamMeter:
         ledger.complete = complete
         self._look_through(self._buffer.release())
         unreadable = ledger.unreadable
-        self._buffer.hold(b"\n\n")  # ends an event that the vendor has left open
+        self._buffer.held += b"\n\n"  # ends an event that the vendor has left open
         self._look_through(self._buffer.release())
         if not complete:  # an event that was cut in two is nobody's fault
             ledger.unreadable = unreadable

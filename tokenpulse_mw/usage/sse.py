@@ -35,28 +35,25 @@ class Event(NamedTuple):
 class EventBuffer:
     """Holds a stream back until whole events of it can be read.
 
+    Append what comes to `held`, and take from `release` what is complete.
+
     Args:
         longest: Bytes of the longest event that is kept; a longer one is skipped and counted
             in `overlong`.
     """
 
-    __slots__ = ("_held", "_scanned", "_skipping", "longest", "overlong")
+    __slots__ = ("_scanned", "_skipping", "held", "longest", "overlong")
 
     def __init__(self, *, longest: int) -> None:
         self.longest = longest
         self.overlong = 0
-        self._held = bytearray()
+        self.held = bytearray()
         self._scanned = 0
         self._skipping = False
 
-    def hold(self, chunk: bytes) -> int:
-        """Take `chunk`; give how many bytes are held now."""
-        self._held += chunk
-        return len(self._held)
-
     def release(self) -> bytes:
         """All events that are complete, or b"" while there are none."""
-        held = self._held
+        held = self.held
         end = _last_blank(held, max(self._scanned - 1, 0), len(held))
         whole = self._take(end) if end else b""
         self._scanned = len(held)
@@ -66,8 +63,8 @@ class EventBuffer:
         return whole if len(whole) <= self.longest else b"".join(self._kept(whole))
 
     def _take(self, end: int) -> bytes:
-        whole = bytes(self._held[:end])
-        del self._held[:end]
+        whole = bytes(self.held[:end])
+        del self.held[:end]
         if self._skipping:  # what comes first is the tail of the skipped event
             self._skipping = False
             whole = _BLANK_LINE.split(whole, maxsplit=1)[1]
@@ -85,8 +82,8 @@ class EventBuffer:
         if not self._skipping:
             self._skipping = True
             self.overlong += 1
-        del self._held[:-1]  # its last byte may be half of the blank line that ends the event
-        self._scanned = len(self._held)
+        del self.held[:-1]  # its last byte may be half of the blank line that ends the event
+        self._scanned = len(self.held)
 
 
 def blocks(whole: bytes) -> Iterator[bytes]:

@@ -1,0 +1,400 @@
+"""The engine: rounds that fire once, resolve once, and survive what others do wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.alerts.exchanges import exchange
+from tests.support.clock import FakeClock
+from tokenpulse_mw.alerts import (
+    AlertEngine,
+    AlertEvent,
+    Finding,
+    Severity,
+    Subject,
+    Thresholds,
+    Traffic,
+)
+
+
+def trouble(severity: Severity | None = "warning", **fields: Any) -> Finding:
+    """What a rule of a test finds."""
+    return Finding(
+        type="trouble",
+        subject=Subject("key", "k1"),
+        severity=severity,
+        title="",
+        message="",
+        **fields,
+    )
+
+
+class Scripted:
+    """A rule that finds what a test says, round by round, and then nothing."""
+
+    def __init__(self, *rounds: list[Finding] | Exception) -> None:
+        self.rounds = iter(rounds)
+
+    def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
+        coming = next(self.rounds, [])
+        if isinstance(coming, Exception):
+            raise coming
+        return coming
+
+
+class Remembering:
+    """A sink that keeps what it is told, and lets a test wait for the first event."""
+
+    def __init__(self) -> None:
+        self.events: list[AlertEvent] = []
+        self.told = anyio.Event()
+
+    async def __call__(self, event: AlertEvent) -> None:
+        self.events.append(event)
+        self.told.set()
+
+
+def transitions(events: Iterable[AlertEvent]) -> list[str]:
+    """What happened, in order."""
+    return [each.transition for each in events]
+
+
+@pytest.mark.anyio
+async def test_an_alert_fires_once_while_failures_last_and_resolves_once_after(
+    clock: FakeClock,
+) -> None:
+    """Every round asks, but only a beginning and an end are told."""
+    engine = AlertEngine(sinks=[], clock=clock)
+    told: list[str] = []
+
+    for failing in [True, True, True, False, False, False, False, False, False, False]:
+        for _ in range(10 if failing else 0):
+            engine.observe(exchange(key="k1", status=500))
+        told += transitions(await engine.evaluate()) or ["-"]
+        clock.advance(60)
+
+    assert told == ["fired", "-", "-", "-", "-", "reminded", "-", "-", "resolved", "-"]
+
+
+@pytest.mark.anyio
+async def test_an_hour_of_failures_is_one_episode(clock: FakeClock) -> None:
+    """Reminders apart, an hour of breach with an hour of calm after it is told in two events."""
+    sink = Remembering()
+    engine = AlertEngine(sinks=[sink], clock=clock)
+
+    for second in range(7200):
+        clock.advance(1)
+        if second < 3600:
+            engine.observe(exchange(key="k1", status=500))
+        if second % 60 == 59:
+            await engine.evaluate()
+
+    told = transitions(sink.events)
+    assert [each for each in told if each != "reminded"] == ["fired", "resolved"]
+    assert (told[0], told[-1], len(told)) == ("fired", "resolved", 14)
+
+
+@pytest.mark.anyio
+async def test_a_severity_that_changes_is_told_at_once(clock: FakeClock) -> None:
+    """The cooldown holds back reminders, never what is new."""
+    rule = Scripted([trouble("info")], [trouble("critical")], [trouble("critical")], [trouble()])
+    engine = AlertEngine([rule], [], clock=clock)
+
+    told = [transitions(await engine.evaluate()) for _ in range(4)]
+
+    assert told == [["fired"], ["escalated"], [], ["deescalated"]]
+
+
+@pytest.mark.anyio
+async def test_an_alert_that_lasts_is_reminded_of_after_the_cooldown(clock: FakeClock) -> None:
+    """A reminder counts as telling: the next one is a cooldown later."""
+    engine = AlertEngine([Scripted(*[[trouble()]] * 7)], [], cooldown=120, clock=clock)
+    told: list[list[str]] = []
+
+    for _ in range(7):
+        told.append(transitions(await engine.evaluate()))
+        clock.advance(50)
+
+    assert told == [["fired"], [], [], ["reminded"], [], [], ["reminded"]]
+
+
+@pytest.mark.anyio
+async def test_limits_are_counted_from_round_to_round(clock: FakeClock) -> None:
+    """A master that was limited is told, and one that was limited no more is resolved."""
+    engine = AlertEngine(sinks=[], clock=clock)
+    engine.observe(exchange(master="acme", limited=True))
+
+    assert [
+        [(each.transition, each.fingerprint) for each in await engine.evaluate()] for _ in range(3)
+    ] == [[("fired", "rate_limit:master:acme")], [("resolved", "rate_limit:master:acme")], []]
+
+
+@pytest.mark.anyio
+async def test_an_event_carries_the_finding_and_the_time_of_day(clock: FakeClock) -> None:
+    """Rounds run on the monotonic clock; people are told the time on the wall."""
+    sink = Remembering()
+    engine = AlertEngine([Scripted([trouble()])], [sink], clock=clock, wall=lambda: 1.7e9)
+
+    events = await engine.evaluate()
+
+    assert events == [AlertEvent("fired", trouble(), 1.7e9)]
+    assert sink.events == events
+
+
+@pytest.mark.anyio
+async def test_a_rule_is_asked_with_the_traffic_the_thresholds_and_the_time(
+    clock: FakeClock,
+) -> None:
+    """Anyone can write a rule: it sees what was observed, and what to compare it with."""
+    thresholds = Thresholds(error_window=50)
+    asked: list[tuple[list[tuple[str, int, int]], Thresholds, float]] = []
+
+    def rule(traffic: Traffic, given: Thresholds, now: float) -> Iterable[Finding]:
+        asked.append((list(traffic.errors.failing()), given, now))
+        return []
+
+    engine = AlertEngine([rule], [], thresholds=thresholds, clock=clock)
+    engine.observe(exchange(key="k1", status=500))
+    await engine.evaluate()
+    clock.advance(60)
+    await engine.evaluate()
+
+    assert asked == [([("k1", 1, 1)], thresholds, 1000.0), ([], thresholds, 1060.0)]
+
+
+@pytest.mark.anyio
+async def test_firing_gives_what_is_wrong_now(clock: FakeClock) -> None:
+    """What is pending is not wrong yet; what is recovering still is."""
+    found = trouble(hold_for=60, keep_firing=60)
+    engine = AlertEngine([Scripted([found], [found], [])], [], clock=clock)
+    firing: list[list[Finding]] = []
+
+    for _ in range(4):
+        await engine.evaluate()
+        firing.append(engine.firing)
+        clock.advance(60)
+
+    assert firing == [[], [found], [found], []]
+
+
+@pytest.mark.anyio
+async def test_a_rule_that_raises_is_logged_once_and_keeps_its_alerts(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That a rule cannot tell is no sign that all is well."""
+    broken = KeyError("broken")
+    engine = AlertEngine([Scripted([trouble()], broken, broken, [])], [], clock=clock)
+
+    told = [transitions(await engine.evaluate()) for _ in range(3)]
+
+    assert told == [["fired"], [], []]
+    assert engine.firing == [trouble()]
+    assert caplog.messages == [
+        "rule Scripted failed with KeyError: requests go on without it; this is said only once"
+    ]
+    assert transitions(await engine.evaluate()) == ["resolved"]
+
+
+@pytest.mark.anyio
+async def test_a_rule_that_raises_does_not_stop_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The rules after it are asked, and it is named in the log."""
+
+    def broken(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
+        yield trouble("critical")
+        raise ZeroDivisionError
+
+    engine = AlertEngine([broken, Scripted([trouble()])], [])
+
+    events = await engine.evaluate()
+
+    assert [(each.transition, each.finding) for each in events] == [("fired", trouble())]
+    assert caplog.messages == [
+        "rule broken failed with ZeroDivisionError: requests go on without it; "
+        "this is said only once"
+    ]
+
+
+@pytest.mark.anyio
+async def test_two_rules_with_one_fingerprint_keep_their_alerts_apart() -> None:
+    """What one rule no longer finds is resolved, whatever another finds."""
+    engine = AlertEngine([Scripted([trouble()]), Scripted([trouble()], [trouble()])], [])
+
+    told = [transitions(await engine.evaluate()) for _ in range(3)]
+
+    assert told == [["fired", "fired"], ["resolved"], ["resolved"]]
+
+
+@pytest.mark.anyio
+async def test_a_sink_that_raises_is_logged_once_and_does_not_stop_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Every sink is told every event, and the round goes on."""
+    sink = Remembering()
+
+    async def broken(event: AlertEvent) -> None:
+        raise ConnectionError("no network")
+
+    engine = AlertEngine([Scripted([trouble()])], [broken, sink])
+
+    await engine.evaluate()
+    await engine.evaluate()
+
+    assert transitions(sink.events) == ["fired", "resolved"]
+    assert caplog.messages == [
+        "sink broken failed with ConnectionError: requests go on without it; this is said only once"
+    ]
+
+
+@pytest.mark.anyio
+async def test_an_engine_without_sinks_of_its_own_writes_to_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An alert is never lost for want of a setting."""
+    caplog.set_level(logging.INFO, logger="tokenpulse_mw.alerts")
+    engine = AlertEngine([Scripted([trouble()])])
+
+    await engine.evaluate()
+
+    assert caplog.messages == ["fired trouble:key:k1 [warning]: "]
+
+
+@pytest.mark.anyio
+async def test_a_running_engine_evaluates_every_interval() -> None:
+    """Once entered it needs no one to call it."""
+    sink = Remembering()
+
+    with anyio.fail_after(5):
+        async with AlertEngine([Scripted([], [], [trouble()])], [sink], interval=0.001):
+            await sink.told.wait()
+
+    assert transitions(sink.events)[0] == "fired"
+
+
+@pytest.mark.anyio
+async def test_an_engine_that_runs_cannot_be_entered_again() -> None:
+    """Two loops would tell everything twice."""
+    async with AlertEngine([], []) as engine:
+        with pytest.raises(
+            RuntimeError, match=r"^this AlertEngine is running already; enter it once$"
+        ):
+            await engine.__aenter__()
+
+
+@pytest.mark.anyio
+async def test_leaving_stops_the_engine_even_in_the_middle_of_a_sink() -> None:
+    """A sink that hangs cannot keep the application from ending."""
+    begun, ended = anyio.Event(), anyio.Event()
+
+    async def hanging(event: AlertEvent) -> None:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    with anyio.fail_after(5):
+        async with AlertEngine([Scripted([trouble()])], [hanging], interval=0.001):
+            await begun.wait()
+
+    assert ended.is_set()
+
+
+@pytest.mark.anyio
+async def test_what_the_body_raises_is_raised_as_it_is() -> None:
+    """An application inside an engine hears of its own errors, not of a group of them."""
+    error = ValueError("mine")
+
+    with pytest.raises(ValueError, match=r"^mine$") as raised:
+        async with AlertEngine(sinks=[]):
+            raise error
+
+    assert raised.value is error
+
+
+@pytest.mark.anyio
+async def test_an_engine_that_was_left_can_be_entered_again() -> None:
+    """An application may be started twice in one process, and alerts go on where they were."""
+    sink = Remembering()
+    engine = AlertEngine([Scripted([trouble()])], [sink], interval=0.001)
+
+    with anyio.fail_after(5):
+        async with engine:
+            pass
+        async with engine as entered:
+            await sink.told.wait()
+
+    assert entered is engine
+    assert transitions(sink.events)[0] == "fired"
+
+
+@pytest.mark.anyio
+async def test_leaving_an_engine_that_was_never_entered_does_nothing() -> None:
+    """Whoever cleans up need not know how far starting came."""
+    engine = AlertEngine([Scripted([trouble()])], [])
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_exit(engine)
+
+    assert engine.firing == []
+
+
+@pytest.mark.anyio
+async def test_a_round_that_fails_does_not_end_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """The failure is logged once, and the next round is held as if nothing had been."""
+    sink = Remembering()
+    outages = iter([OSError("no clock"), OSError("no clock")])
+
+    def wall() -> float:
+        for error in outages:
+            raise error
+        return 1.7e9
+
+    engine = AlertEngine([Scripted([trouble()])], [sink], interval=0.001, wall=wall)
+
+    with anyio.fail_after(5):
+        async with engine:
+            await sink.told.wait()
+
+    assert sink.events[0] == AlertEvent("fired", trouble(), 1.7e9)
+    assert caplog.messages == [
+        "alerts failed with OSError: requests go on without it; this is said only once"
+    ]
+
+
+@pytest.mark.parametrize("name", ["interval", "cooldown", "max_subjects"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_number_that_is_not_above_0_is_refused(name: str, value: float) -> None:
+    """An engine that could not work is not built."""
+    chosen: dict[str, Any] = {name: value}
+
+    with pytest.raises(ValueError, match=f"^{name} must be above 0, got {value!r}$"):
+        AlertEngine(**chosen)
+
+
+def test_a_round_is_held_each_minute_and_a_reminder_each_five() -> None:
+    """These are the seed's times."""
+    engine = AlertEngine()
+
+    assert (engine.interval, engine.cooldown) == (60, 300)
+
+
+@pytest.mark.parametrize(("chosen", "most"), [({"max_subjects": 2}, 2), ({}, 5000)])
+@pytest.mark.anyio
+async def test_max_subjects_bounds_the_alerts_too(chosen: dict[str, Any], most: int) -> None:
+    """A flood of tenants gives no more alerts than subjects that are told apart, and one."""
+    engine = AlertEngine(sinks=[], **chosen)
+    for number in range(most + 7):
+        engine.observe(exchange(master=f"m{number}", limited=True))
+
+    events = await engine.evaluate()
+
+    times = {each.finding.subject.id: each.finding.value for each in events}
+    assert times == {**{f"m{number}": 1 for number in range(most)}, "__overflow__": 7}

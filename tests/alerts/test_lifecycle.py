@@ -1,0 +1,219 @@
+"""The life cycle of an alert: what holds for every history, and its transitions one by one."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenpulse_mw.alerts import Finding, Severity, Subject
+from tokenpulse_mw.alerts.lifecycle import Alert, Transition, step
+
+RANK = {"info": 0, "warning": 1, "critical": 2}
+
+Seen = Literal["nothing", "band", "info", "warning", "critical"]  # band: severity None
+
+
+class Round(NamedTuple):
+    """One round of an alert's life: what the rule saw, and what came of it."""
+
+    now: int
+    seen: Seen
+    before: Alert | None
+    after: Alert | None
+    told: Transition | None
+
+    @property
+    def bad(self) -> bool:
+        """Whether the rule saw something bad enough to fire."""
+        return self.seen in RANK
+
+
+class Life(NamedTuple):
+    """An alert's life under one choice of times."""
+
+    hold_for: int
+    keep_firing: int
+    cooldown: int
+    rounds: list[Round]
+
+
+def finding(severity: Severity | None = "warning", **fields: Any) -> Finding:
+    """What a rule might find."""
+    return Finding(
+        type="test", subject=Subject("key", "k1"), severity=severity, title="", message="", **fields
+    )
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> Life:
+    """Lives of up to fifty rounds, a few seconds to a few minutes apart."""
+    hold_for, keep_firing = draw(st.integers(0, 60)), draw(st.integers(0, 60))
+    cooldown = draw(st.integers(1, 120))
+    seen: list[Seen] = ["nothing", "band", "info", "warning", "critical"]
+    life = Life(hold_for, keep_firing, cooldown, [])
+    alert: Alert | None = None
+    now = 0
+    for gap, each in draw(
+        st.lists(st.tuples(st.integers(0, 90), st.sampled_from(seen)), max_size=50)
+    ):
+        now += gap
+        found = None
+        if each != "nothing":
+            severity = None if each == "band" else each
+            found = finding(severity, hold_for=hold_for, keep_firing=keep_firing)
+        before = alert
+        alert, told = step(before, found, now=now, cooldown=cooldown)
+        life.rounds.append(Round(now, each, before, alert, told))
+    return life
+
+
+def fires(alert: Alert | None) -> bool:
+    """Whether an alert has been told as fired and not as resolved."""
+    return alert is not None and alert.state != "pending"
+
+
+@given(lives())
+def test_nothing_is_told_but_a_transition_or_a_reminder_that_is_due(life: Life) -> None:
+    """Each event goes with a change of state or of severity, or with the cooldown being over."""
+    told_at = 0
+    for each in life.rounds:
+        match each.told:
+            case "fired":
+                assert (fires(each.before), fires(each.after)) == (False, True)
+            case "resolved":
+                assert (fires(each.before), each.after) == (True, None)
+            case "escalated" | "deescalated":
+                assert each.before is not None
+                assert each.after is not None
+                assert each.before.finding.severity != each.after.finding.severity
+            case "reminded":
+                assert each.now - told_at >= life.cooldown
+            case None:
+                assert fires(each.before) == fires(each.after)
+        told_at = each.now if each.told else told_at
+
+
+@given(lives())
+def test_an_episode_is_fired_once_and_resolved_once(life: Life) -> None:
+    """Between two absences of the alert one `fired` comes before one `resolved`, and no other."""
+    ends = [each.told for each in life.rounds if each.told in ("fired", "resolved")]
+
+    assert ends[:1] in ([], ["fired"])
+    assert all(one != other for one, other in pairwise(ends))
+    told = 0
+    for each in life.rounds:
+        told += {"fired": 1, "resolved": -1}.get(each.told or "", 0)
+        assert told == fires(each.after)
+
+
+@given(lives())
+def test_a_change_of_severity_is_told_at_once(life: Life) -> None:
+    """While the alert fires, worse is told as escalated and better as deescalated, whenever."""
+    severity: Seen = "info"
+    for each in life.rounds:
+        if fires(each.before) and each.bad:
+            change = RANK[each.seen] - RANK[severity]
+            direction = "escalated" if change > 0 else "deescalated" if change < 0 else None
+            assert (each.told if each.told != "reminded" else None) == direction
+        else:
+            assert each.told not in ("escalated", "deescalated", "reminded")
+        severity = each.seen if each.bad else severity
+
+
+@given(lives())
+def test_an_alert_resolves_when_keep_firing_has_passed_without_a_finding(life: Life) -> None:
+    """Neither sooner nor later; a finding that is not bad enough to fire starts it anew too."""
+    gone_since: int | None = None
+    for each in life.rounds:
+        gone_since = None if each.seen != "nothing" else gone_since or each.now
+        over = gone_since is not None and each.now - gone_since >= life.keep_firing
+        assert (each.told == "resolved") == (fires(each.before) and over)
+
+
+@given(lives())
+def test_an_alert_fires_when_it_has_lasted_for_hold_for(life: Life) -> None:
+    """Neither sooner nor later; a pending alert that goes away is never told."""
+    bad_since: int | None = None
+    for each in life.rounds:
+        if not fires(each.before):
+            if each.bad:
+                bad_since = each.now if bad_since is None else bad_since
+                assert (each.told == "fired") == (each.now - bad_since >= life.hold_for)
+            else:
+                assert (each.after, each.told) == (None, None)
+        if not each.bad or fires(each.after):
+            bad_since = None
+
+
+@given(lives())
+def test_an_alert_that_lasts_is_reminded_of_after_each_cooldown(life: Life) -> None:
+    """Never sooner than `cooldown` after the last event, and in the first round from then on."""
+    told_at = 0
+    for each in life.rounds:
+        if fires(each.before) and each.bad and each.told not in ("escalated", "deescalated"):
+            assert (each.told == "reminded") == (each.now - told_at >= life.cooldown)
+        told_at = each.now if each.told else told_at
+
+
+def test_a_finding_without_hold_for_fires_in_its_first_round() -> None:
+    """What need not last is told as soon as it is found."""
+    found = finding()
+
+    assert step(None, found, now=5, cooldown=60) == (Alert(found, "firing", 5, 5), "fired")
+
+
+def test_a_finding_that_must_last_is_pending_first() -> None:
+    """The alert waits since it was first found, and holds what was found last."""
+    first, second = finding("info", hold_for=30), finding("critical", hold_for=30)
+
+    pending, told = step(None, first, now=5, cooldown=60)
+    assert (pending, told) == (Alert(first, "pending", 5, 5), None)
+    pending, told = step(pending, second, now=34, cooldown=60)
+    assert (pending, told) == (Alert(second, "pending", 5, 34), None)
+    assert step(pending, second, now=35, cooldown=60) == (Alert(second, "firing", 35, 35), "fired")
+
+
+def test_without_an_alert_what_is_not_bad_enough_to_fire_starts_none() -> None:
+    """A finding in the band between the thresholds is nothing yet."""
+    assert step(None, finding(None), now=0, cooldown=60) == (None, None)
+
+
+def test_an_alert_keeps_the_severity_it_had_while_a_finding_has_none() -> None:
+    """In the band between the thresholds an alert stays as it is, and is not reminded of."""
+    alert = Alert(finding("critical"), "firing", 0, 0)
+
+    assert step(alert, finding(None), now=1000, cooldown=60) == (alert, None)
+
+
+def test_an_alert_that_comes_back_while_recovering_is_the_same_alert() -> None:
+    """A short gap is told to no one."""
+    found = finding(keep_firing=30)
+    firing = Alert(found, "firing", 0, 0)
+
+    recovering, told = step(firing, None, now=10, cooldown=60)
+    assert (recovering, told) == (Alert(found, "recovering", 10, 0), None)
+    assert step(recovering, found, now=39, cooldown=60) == (Alert(found, "firing", 39, 0), None)
+    assert step(recovering, None, now=39, cooldown=60) == (recovering, None)
+    assert step(recovering, None, now=40, cooldown=60) == (None, "resolved")
+
+
+@pytest.mark.parametrize(
+    ("parts", "fingerprint"),
+    [
+        ({"type": "error_spike", "subject": Subject("key", "k1")}, "error_spike:key:k1"),
+        ({"type": "rate_limit", "subject": Subject("system", "0", "all")}, "rate_limit:system:0"),
+        (
+            {"type": "traffic_spike", "metric": "master_rpm", "subject": Subject("master", "acme")},
+            "traffic_spike:master_rpm:master:acme",
+        ),
+    ],
+)
+def test_a_fingerprint_is_the_seeds(parts: dict[str, Any], fingerprint: str) -> None:
+    """Type, metric where there is one, and whom it is about; nothing that changes."""
+    found = Finding(severity="info", title="t", message="m", value=1, **parts)
+
+    assert found.fingerprint == fingerprint

@@ -1,0 +1,59 @@
+"""AlertMiddleware: an application watched by an engine."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from tests.support.apps import answering
+from tests.support.asgi import drive, http_scope
+from tokenpulse_mw import AlertEngine, AlertMiddleware, annotate
+from tokenpulse_mw.alerts import Finding
+
+
+@pytest.mark.anyio
+async def test_an_application_that_fails_ten_times_is_an_error_spike() -> None:
+    """The middleware lets the engine see every request, and the engine judges them."""
+    engine = AlertEngine(sinks=[])
+    app = AlertMiddleware(answering(status=500), engine=engine)
+
+    for _ in range(10):
+        await drive(app)
+
+    events = await engine.evaluate()
+    assert [(each.transition, each.fingerprint) for each in events] == [
+        ("fired", "error_spike:system:0")
+    ]
+    assert events[0].finding.metadata == {"requests": 10, "errors": 10, "threshold": 0.1}
+
+
+@pytest.mark.anyio
+async def test_alerts_are_about_whom_the_application_annotates() -> None:
+    """The tenant's key and the upstream's credential each get an alert of their own."""
+    engine = AlertEngine(sinks=[])
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, key="k1", credential="c1", provider="claude")
+        await answering(status=502)(scope, receive, send)
+
+    for _ in range(10):
+        await drive(AlertMiddleware(app, engine=engine), http_scope("/v1/messages"))
+
+    events = await engine.evaluate()
+    assert {each.fingerprint for each in events} == {
+        "error_spike:key:k1",
+        "provider_down:apikey:c1",
+    }
+
+
+@pytest.mark.anyio
+async def test_an_application_that_works_gets_no_alert() -> None:
+    """Answers pass unchanged, and there is nothing to tell of them."""
+    engine = AlertEngine(sinks=[])
+    app = AlertMiddleware(answering(b"fine"), engine=engine)
+
+    answers = [await drive(app) for _ in range(10)]
+
+    assert {(each.status, each.body) for each in answers} == {(200, b"fine")}
+    assert await engine.evaluate() == []
+    assert engine.firing == list[Finding]()

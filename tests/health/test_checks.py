@@ -1,0 +1,147 @@
+"""Checks: run side by side, each within its deadline."""
+
+from __future__ import annotations
+
+import threading
+
+import anyio
+import pytest
+
+from tokenpulse_mw.health.checks import Call, Check, Checks
+
+
+async def good() -> bool:
+    """Holds."""
+    return True
+
+
+async def bad() -> bool:
+    """Does not hold."""
+    return False
+
+
+async def hanging() -> bool:
+    """Never says."""
+    await anyio.sleep_forever()
+    return True
+
+
+@pytest.mark.parametrize(
+    ("check", "result"),
+    [
+        pytest.param(lambda: True, True, id="true"),
+        pytest.param(lambda: False, False, id="false"),
+        pytest.param(lambda: 1, True, id="truthy"),
+        pytest.param(lambda: None, False, id="falsy"),
+        pytest.param(good, True, id="async true"),
+        pytest.param(bad, False, id="async false"),
+        pytest.param(lambda: good(), True, id="awaitable true"),
+        pytest.param(lambda: bad(), False, id="awaitable false"),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_check_may_be_async_or_not(check: Check, result: bool) -> None:
+    """It may also give an awaitable; what comes of it is taken as a bool."""
+    results = await Checks({"only": check}, timeout=5).run()
+
+    assert results == {"only": result}
+    assert type(results["only"]) is bool
+
+
+@pytest.mark.anyio
+async def test_no_checks_have_no_results() -> None:
+    """There is nothing to wait for."""
+    assert await Checks({}, timeout=1).run() == {}
+
+
+@pytest.mark.anyio
+async def test_a_check_that_raises_has_failed_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log names it and says why; the other checks still count."""
+
+    def broken() -> bool:
+        raise OSError("no disk")
+
+    results = await Checks({"disk": broken, "other": good}, timeout=5).run()
+
+    assert results == {"disk": False, "other": True}
+    assert caplog.messages == ["health check 'disk' raised"]
+    assert "OSError: no disk" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "slow", [pytest.param(hanging, id="async"), pytest.param(lambda: hanging(), id="awaitable")]
+)
+@pytest.mark.anyio
+async def test_a_check_that_hangs_takes_no_more_than_its_deadline(slow: Check) -> None:
+    """It has failed then, and the checks beside it have not."""
+    with anyio.fail_after(5):
+        results = await Checks({"slow": slow, "quick": good}, timeout=0.01).run()
+
+    assert results == {"slow": False, "quick": True}
+
+
+@pytest.mark.anyio
+async def test_a_check_that_blocks_its_thread_is_abandoned_at_its_deadline() -> None:
+    """A blocking call cannot be cancelled, so it is no longer waited for."""
+    release = threading.Event()
+
+    with anyio.fail_after(5):
+        results = await Checks({"blocking": release.wait}, timeout=0.01).run()
+    release.set()
+
+    assert results == {"blocking": False}
+
+
+@pytest.mark.anyio
+async def test_a_check_that_goes_on_blocking_takes_one_thread_for_all_probes() -> None:
+    """It is not started again before it is done, and counts as failed until then."""
+    started: list[threading.Event] = []
+    release, ended = threading.Event(), threading.Event()
+
+    def blocking() -> bool:
+        started.append(release)
+        release.wait()
+        ended.set()
+        return True
+
+    checks = Checks({"blocking": blocking}, timeout=0.01)
+
+    assert [await checks.run() for _ in range(5)] == [{"blocking": False}] * 5
+    assert len(started) == 1
+    release.set()
+    with anyio.fail_after(5):
+        while (await Checks({"blocking": blocking}, timeout=5).run()) != {"blocking": True}:
+            pass
+    assert ended.is_set()
+
+
+@pytest.mark.anyio
+async def test_checks_run_side_by_side() -> None:
+    """A check can wait for what another one does."""
+    met = anyio.Event()
+
+    async def waits() -> bool:
+        await met.wait()
+        return True
+
+    async def comes() -> bool:
+        met.set()
+        return True
+
+    assert await Checks({"waits": waits, "comes": comes}, timeout=5).run() == {
+        "waits": True,
+        "comes": True,
+    }
+
+
+@pytest.mark.anyio
+async def test_a_function_that_is_not_async_does_not_block_the_event_loop() -> None:
+    """It runs in a worker thread, and an async one in the loop's own."""
+
+    async def in_loop() -> int:
+        return threading.get_ident()
+
+    assert await Call(in_loop).result() == threading.get_ident()
+    assert await Call(threading.get_ident).result() != threading.get_ident()

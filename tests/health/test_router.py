@@ -1,0 +1,219 @@
+"""HealthRouter: what probes, scripts and people are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from tokenpulse_mw import Exchange, ExchangeMiddleware, HealthRouter
+from tokenpulse_mw.health import Check, Credentials
+
+ENDPOINTS = ["/health", "/health/live", "/health/ready", "/api/credentials/status"]
+
+
+def test_health_is_the_seeds_byte_for_byte() -> None:
+    """A script written for the seed finds what it looks for."""
+    answer = TestClient(HealthRouter(service="oauth2api")).get("/health")
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.content == (
+        b'{"status":"ok","service":"oauth2api","providers":["claude","gemini","antigravity",'
+        b'"kiro","codex","qwen","iflow","aistudio","vertex","copilot"]}'
+    )
+
+
+def test_health_gives_the_name_and_the_providers_it_is_told() -> None:
+    """The service is called tokenpulse unless it has a name of its own."""
+    answer = TestClient(HealthRouter(providers=iter(["mine", "yours"]))).get("/health")
+
+    assert answer.json() == {
+        "status": "ok",
+        "service": "tokenpulse",
+        "providers": ["mine", "yours"],
+    }
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_head_is_answered_like_get_without_a_body(path: str) -> None:
+    """Load balancers ask with HEAD, and nothing is cached on the way."""
+    client = TestClient(HealthRouter(credentials={"claude": True}))
+
+    answers = [client.get(path), client.head(path)]
+
+    assert [each.status_code for each in answers] == [200, 200]
+    assert [each.headers["cache-control"] for each in answers] == ["no-store", "no-store"]
+    assert answers[0].headers["content-length"] == answers[1].headers["content-length"]
+    assert (answers[0].content != b"", answers[1].content) == (True, b"")
+
+
+def test_a_service_without_checks_lives_and_is_ready() -> None:
+    """What depends on nothing is ready as soon as it answers."""
+    client = TestClient(HealthRouter())
+
+    answers = [client.get(path) for path in ("/health/live", "/health/ready")]
+
+    assert [(each.status_code, each.content) for each in answers] == [
+        (200, b'{"status":"ok"}'),
+        (200, b'{"status":"ok"}'),
+    ]
+
+
+async def hanging() -> bool:
+    """Never says."""
+    await anyio.sleep_forever()
+    return True
+
+
+async def holding() -> bool:
+    """Says yes, asynchronously."""
+    return True
+
+
+async def failing() -> bool:
+    """Says no, asynchronously."""
+    return False
+
+
+def raising() -> bool:
+    """Cannot say."""
+    raise OSError("no disk")
+
+
+@pytest.mark.parametrize(
+    ("check", "status", "body"),
+    [
+        (lambda: True, 200, b'{"status":"ok"}'),
+        (holding, 200, b'{"status":"ok"}'),
+        (lambda: holding(), 200, b'{"status":"ok"}'),
+        (lambda: False, 503, b'{"status":"error"}'),
+        (failing, 503, b'{"status":"error"}'),
+        (raising, 503, b'{"status":"error"}'),
+        (hanging, 503, b'{"status":"error"}'),
+    ],
+    ids=["true", "async true", "awaitable", "false", "async false", "raising", "hanging"],
+)
+def test_a_service_is_ready_while_every_check_holds_and_lives_anyway(
+    check: Check, status: int, body: bytes
+) -> None:
+    """A check that fails, raises or hangs takes it out of service, but restarts nothing."""
+    checks: dict[str, Check] = {"fine": lambda: True, "tested": check}
+    client = TestClient(HealthRouter(checks=checks, timeout=5 if status == 200 else 0.01))
+
+    ready, live = client.get("/health/ready"), client.get("/health/live")
+
+    assert (ready.status_code, ready.content) == (status, body)
+    assert ready.headers["cache-control"] == "no-store"
+    assert (live.status_code, live.content) == (200, b'{"status":"ok"}')
+
+
+def test_a_service_that_drains_is_not_ready() -> None:
+    """It takes no new traffic while it finishes what it has."""
+    router = HealthRouter(checks={"fine": lambda: True})
+    client = TestClient(router)
+    assert client.get("/health/ready").status_code == 200
+
+    router.draining = True
+
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health/ready").json() == {"status": "error"}
+    assert client.get("/health/live").status_code == 200
+
+
+async def given_async() -> Mapping[str, bool]:
+    """Whether credentials are active, asked asynchronously."""
+    return {"claude": True, "gemini": False}
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {"claude": True, "gemini": False},
+        {"claude": 3, "gemini": None},
+        lambda: {"claude": True, "gemini": False},
+        given_async,
+        lambda: given_async(),
+    ],
+    ids=["mapping", "mapping of any values", "function", "async function", "awaitable"],
+)
+def test_the_status_of_credentials_is_a_bool_for_each_provider(credentials: Credentials) -> None:
+    """It may be given as a mapping or by a function, and tells no more than yes or no."""
+    client = TestClient(HealthRouter(credentials=credentials))
+
+    answer = client.get("/api/credentials/status")
+
+    assert answer.status_code == 200
+    assert answer.content == b'{"claude":true,"gemini":false}'
+
+
+def test_a_mapping_of_credentials_is_read_when_it_is_asked_for() -> None:
+    """What has expired since is no longer active."""
+    status = {"claude": True}
+    client = TestClient(HealthRouter(credentials=status))
+
+    status["claude"] = False
+
+    assert client.get("/api/credentials/status").json() == {"claude": False}
+
+
+@pytest.mark.parametrize(("credentials", "status"), [(None, 404), ({}, 200)])
+def test_without_credentials_there_is_no_status_of_them(
+    credentials: Credentials | None, status: int
+) -> None:
+    """Not to know is another answer than to have none."""
+    client = TestClient(HealthRouter(credentials=credentials))
+
+    assert client.get("/api/credentials/status").status_code == status
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_no_request_of_a_probe_is_counted(path: str) -> None:
+    """Neither metrics nor alerts hear of it, however the service fares."""
+    seen: list[Exchange] = []
+    router = HealthRouter(checks={"bad": lambda: False}, credentials={"claude": True})
+    client = TestClient(ExchangeMiddleware(router, observers=[seen.append]))
+
+    statuses = [client.get(path).status_code, client.head(path).status_code]
+
+    assert statuses == ([503, 503] if path == "/health/ready" else [200, 200])
+    assert seen == []
+
+
+def test_the_router_can_be_mounted_and_its_routes_added() -> None:
+    """Under a prefix or in the application's own table, its paths are the same."""
+    router = HealthRouter()
+    app = Starlette(routes=[*router.routes, Mount("/internal", app=router)])
+    client = TestClient(app)
+
+    paths = ["/health", "/health/live", "/internal/health", "/internal/health/ready"]
+    assert [client.get(path).status_code for path in paths] == [200, 200, 200, 200]
+
+
+@pytest.mark.parametrize("path", ["/", "/health/", "/health/other"])
+def test_what_is_no_endpoint_is_not_found(path: str) -> None:
+    """Nothing is redirected."""
+    assert TestClient(HealthRouter()).get(path, follow_redirects=False).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"timeout": 0}, r"^timeout must be above 0 seconds, got 0$"),
+        ({"timeout": -1.5}, r"^timeout must be above 0 seconds, got -1\.5$"),
+        ({"timeout": float("nan")}, r"^timeout must be above 0 seconds, got nan$"),
+        (
+            {"checks": {"disk": True}},
+            r"^check 'disk' must be a function that gives a bool, got True$",
+        ),
+    ],
+)
+def test_a_router_that_could_not_work_is_not_built(settings: dict[str, Any], message: str) -> None:
+    """A mistake shows at start, not at the first probe."""
+    with pytest.raises(ValueError, match=message):
+        HealthRouter(**settings)
