@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from math import inf, isfinite
 
 import anyio
 from prometheus_client import CollectorRegistry
@@ -27,7 +28,7 @@ def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
         seconds: How long it runs, though never shorter than it needs; None for until Ctrl-C.
         port: The gateway's; 0 for a free one.
     """
-    until = float("inf") if seconds is None else time.monotonic() + seconds
+    until = inf if seconds is None else time.monotonic() + seconds
     vendor = Vendor()
     events: list[AlertEvent] = []
 
@@ -51,19 +52,21 @@ def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
         pulse.install(gateway)
         with LocalServer(gateway, port=port) as front:
             _say(f"gateway on {front.url}, in front of a vendor on {behind.url}")
-            stage = Stage(front.url, vendor, pulse.metrics, events)
             try:
-                anyio.run(play, stage, lambda step: _say(f"- {step}"))
-                kept = promises(stage)
-                _say(report(stage, kept))
-                _say(
-                    "running on; Ctrl-C ends it" if seconds is None else "running on until the end"
-                )
-                anyio.run(keep_on, stage, until)
+                stage = Stage(front.url, vendor, pulse.metrics, events)
+                return anyio.run(_show, stage, until)
             except KeyboardInterrupt:
                 _say("stopped")
                 return 0
-            return 0 if all(kept.values()) else 1
+
+
+async def _show(stage: Stage, until: float) -> int:
+    await play(stage, lambda step: _say(f"- {step}"))
+    kept = promises(stage)
+    _say(report(stage, kept))
+    _say("running on until the end" if isfinite(until) else "running on; Ctrl-C ends it")
+    await keep_on(stage, until)
+    return 0 if all(kept.values()) else 1
 
 
 def _say(line: str) -> None:

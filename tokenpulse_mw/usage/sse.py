@@ -87,14 +87,12 @@ class EventBuffer:
 
 
 def blocks(whole: bytes) -> Iterator[bytes]:
-    """The bytes of each event in `whole`, without the blank lines between them."""
+    """The bytes of each event in what was released, without the blank lines that end them."""
     start = 0
     for blank in _BLANK_LINE.finditer(whole):
         if block := whole[start : blank.start()].strip(b"\r\n"):
             yield block
         start = blank.end()
-    if block := whole[start:].strip(b"\r\n"):
-        yield block
 
 
 def around(whole: bytes, place: int) -> tuple[bytes, int]:
