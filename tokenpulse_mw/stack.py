@@ -44,6 +44,7 @@ class TokenPulse:
     Attributes:
         limiter: Decides on every request; look at its keys, or reset them.
         health: The health endpoints, and whether the service is draining.
+        routes: The endpoints that `install` and `wrap` add.
 
     Raises:
         ValueError: An argument or a setting is malformed; the message says which.
@@ -73,24 +74,8 @@ class TokenPulse:
         )
         token = self.settings.metrics_token
         authorize = None if token is None else bearer(token)
-        self._layers: list[tuple[Any, dict[str, Any]]] = [  # outermost first
-            (
-                ExchangeMiddleware,
-                {"observers": [self.metrics, self.engine.observe], "provider": self.providers},
-            ),
-            (
-                RateLimitMiddleware,
-                {
-                    "limiter": self.limiter,
-                    "key": client_address(trusted=self.settings.trusted_proxies),
-                    "on_decision": self._count_decision,
-                },
-            ),
-        ]
-        self.routes: list[BaseRoute] = [
-            *self.health.routes,
-            *metrics_routes(self.metrics, authorize=authorize),
-        ]
+        self.routes = [*self.health.routes, *metrics_routes(self.metrics, authorize=authorize)]
+        self._layers = self._middlewares()
 
     def install(self, app: Starlette) -> None:
         """Put everything into a Starlette or FastAPI application that has not started yet.
@@ -131,6 +116,19 @@ class TokenPulse:
             self.health.draining = False
             yield
             self.health.draining = True
+
+    def _middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
+        """Our middlewares and their options, outermost first."""
+        exchange = {
+            "observers": [self.metrics, self.engine.observe],
+            "provider": self.providers,
+        }
+        rate_limit = {
+            "limiter": self.limiter,
+            "key": client_address(trusted=self.settings.trusted_proxies),
+            "on_decision": self._count_decision,
+        }
+        return [(ExchangeMiddleware, exchange), (RateLimitMiddleware, rate_limit)]
 
     def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager

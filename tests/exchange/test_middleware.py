@@ -259,6 +259,22 @@ async def test_a_client_that_leaves_in_mid_stream_is_told_from_a_truncated_answe
 
 
 @pytest.mark.anyio
+async def test_an_application_that_ends_its_stream_for_a_client_gone_has_not_completed_it() -> None:
+    """Ending the body in good order does not bring the client back."""
+    seen: list[Exchange] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await streaming([b"a"], ends=False)(scope, receive, send)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.body"})
+
+    await drive(ExchangeMiddleware(app, observers=[seen.append]))
+
+    assert (seen[0].status, seen[0].outcome) == (200, "client_disconnect")
+
+
+@pytest.mark.anyio
 async def test_a_server_that_refuses_to_send_means_that_the_client_has_left() -> None:
     """ASGI 2.4 servers raise OSError from send once the client is gone."""
     seen: list[Exchange] = []

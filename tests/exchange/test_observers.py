@@ -127,6 +127,22 @@ async def test_a_head_that_cannot_be_read_costs_only_the_measurement() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_body_that_cannot_be_read_costs_only_its_usage() -> None:
+    """What is no bytes at all goes to the server as it is, and the exchange still ends."""
+    watcher, seen = Watcher(), list[Exchange]()
+    app = ExchangeMiddleware(
+        answering("text"),  # type: ignore[arg-type]
+        observers=[watcher, seen.append],
+    )
+
+    answer = await drive(app, http_scope(method="POST"))
+
+    assert answer.chunks == ["text"]
+    assert (seen[0].outcome, seen[0].usage) == ("complete", None)
+    assert watcher.told == ["opened", "finished", "failed exchange"]
+
+
+@pytest.mark.anyio
 async def test_a_body_too_long_to_be_read_is_counted() -> None:
     """Over-long and malformed answers of a provider change nothing but a counter."""
     watcher, seen = Watcher(), list[Exchange]()

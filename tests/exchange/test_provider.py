@@ -25,7 +25,7 @@ from tokenpulse_mw import Providers
 )
 def test_the_path_names_the_provider(path: str, provider: str) -> None:
     """A segment names it, or the model after `models` or `deployments` begins with it."""
-    assert Providers().resolve(http_scope(path), declared=None, model=None) == provider
+    assert Providers().resolve(http_scope(path), None, None) == provider
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_what_the_application_declares_goes_first(
     """Then comes the path, and the model's name only where nothing else tells."""
     scope = http_scope("/claude/v1/messages")
 
-    assert Providers().resolve(scope, declared=declared, model=model) == resolved
+    assert Providers().resolve(scope, declared, model) == resolved
 
 
 def test_the_model_that_answered_tells_where_nothing_else_does() -> None:
     """A gateway with one path for all is told apart by its models."""
     providers = Providers()
 
-    assert providers.resolve(http_scope("/chat"), declared=None, model="claude-opus") == "claude"
-    assert providers.resolve(http_scope("/chat"), declared=None, model="gpt-5") == "unknown"
+    assert providers.resolve(http_scope("/chat"), None, "claude-opus") == "claude"
+    assert providers.resolve(http_scope("/chat"), None, "gpt-5") == "unknown"
 
 
 def test_a_request_header_counts_only_if_the_gateway_opts_in() -> None:
@@ -59,9 +59,9 @@ def test_a_request_header_counts_only_if_the_gateway_opts_in() -> None:
     scope = http_scope(headers=[(b"host", b"x"), (b"x-tokenpulse-provider", b"qwen")])
     trusting = Providers(request_header=True)
 
-    assert Providers().resolve(scope, declared=None, model=None) == "unknown"
-    assert trusting.resolve(scope, declared=None, model=None) == "qwen"
-    assert trusting.resolve(http_scope(), declared=None, model=None) == "unknown"
+    assert Providers().resolve(scope, None, None) == "unknown"
+    assert trusting.resolve(scope, None, None) == "qwen"
+    assert trusting.resolve(http_scope(), None, None) == "unknown"
 
 
 @given(path=st.text(), declared=st.none() | st.text(), model=st.none() | st.text())
@@ -71,7 +71,7 @@ def test_the_label_is_always_one_of_a_closed_set(
     """Whatever path, header and model come, the label is declared, `other` or `unknown`."""
     providers = Providers(["claude", "gemini"])
 
-    label = providers.resolve(http_scope(path), declared=declared, model=model)
+    label = providers.resolve(http_scope(path), declared, model)
 
     assert label in {"claude", "gemini", "other", "unknown"}
 

@@ -65,7 +65,7 @@ class Providers:
         path = scope["path"]
         return self._in_path(path if len(path) <= _LONGEST_PATH else path[:_LONGEST_PATH])
 
-    def resolve(self, scope: Scope, *, declared: str | None, model: str | None) -> str:
+    def resolve(self, scope: Scope, declared: str | None, model: str | None) -> str:
         """The provider's label.
 
         Args:
@@ -81,7 +81,7 @@ class Providers:
         if not name:
             name = (self.resolver or self)(scope)
         if not name and model:
-            name = self._by_prefix(model)
+            name = self._by_prefix(model.lower())
         return self.bounded(name)
 
     def bounded(self, name: str | None) -> str:
@@ -137,5 +137,6 @@ def _checked(names: Iterable[str]) -> tuple[str, ...]:
 def _request_header(scope: Scope) -> str | None:
     for name, value in scope.get("headers", ()):
         if name == HEADER:
-            return value.decode("latin-1")  # type: ignore[no-any-return]
+            text: str = value.decode("latin-1")
+            return text
     return None

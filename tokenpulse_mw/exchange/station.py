@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import ParamSpec, TypeVar
 
 from starlette.types import Scope
 
-from ..usage import Ledger, UsageMeter
+from ..usage import UsageMeter
 from .exchange import Exchange
 from .observers import Failures, Observer
 from .provider import UNKNOWN, Providers
 from .route import UNMATCHED, RouteTemplates
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MOST_JOINTS = 64  # ways in which the middlewares of one application are stacked
 
@@ -73,35 +77,42 @@ class Station:
         self.failures.call("dropped", self.observers)
 
     def settle(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
-        """Fill in what is known only at the end, and give `exchange` to the observers."""
-        try:
-            exchange.route = self.routes(scope)
-        except Exception as error:  # noqa: BLE001 - other people's routes
-            exchange.route = UNMATCHED
-            self.report("route", error)
+        """Fill in what is known only at the end, and give `exchange` to the observers.
+
+        Nothing is raised: what cannot be told is left out, and reported.
+        """
+        exchange.route = self._attempt("route", UNMATCHED, self.routes, scope)
         if meter is not None:
-            meter.finish(complete=exchange.outcome == "complete")
-            _take_account(exchange, meter.ledger)
-        try:
-            exchange.provider = self._providers.resolve(
-                scope, declared=exchange.provider, model=exchange.model
-            )
-        except Exception as error:  # noqa: BLE001 - other people's resolvers
-            exchange.provider = UNKNOWN
-            self.report("provider", error)
-        if meter is not None:
-            self._judge_usage(exchange, meter.ledger)
+            self._attempt("usage", None, _take_account, exchange, meter)
+        exchange.provider = self._attempt(
+            "provider",
+            UNKNOWN,
+            self._providers.resolve,
+            scope,
+            exchange.provider,
+            exchange.model,
+        )
+        if exchange.usage_source == "missing" and exchange.provider == UNKNOWN:
+            exchange.usage_source = None  # nothing says that a model answered at all
+        elif meter is not None and meter.ledger.unreadable:
+            self.failures.call("failed", self.observers, "usage")
         self.failures.finished(self.observers, exchange)
 
-    def _judge_usage(self, exchange: Exchange, ledger: Ledger) -> None:
-        if exchange.usage is None and exchange.provider == UNKNOWN:
-            exchange.usage_source = None  # nothing says that a model answered
-        elif ledger.unreadable:
-            self.failures.call("failed", self.observers, "usage")
+    def _attempt(
+        self, component: str, otherwise: T, function: Callable[P, T], *args: P.args, **kw: P.kwargs
+    ) -> T:
+        """What `function` gives; `otherwise` where other people's code in it fails."""
+        try:
+            return function(*args, **kw)
+        except Exception as error:  # noqa: BLE001 - it must not become the request's failure
+            self.report(component, error)
+            return otherwise
 
 
-def _take_account(exchange: Exchange, ledger: Ledger) -> None:
+def _take_account(exchange: Exchange, meter: UsageMeter) -> None:
     """Write into `exchange` what the answer said of itself; what the application said stays."""
+    meter.finish(complete=exchange.outcome == "complete")
+    ledger = meter.ledger
     if exchange.usage is None:
         exchange.usage = ledger.usage
         exchange.usage_source = ledger.source

@@ -129,32 +129,36 @@ class Tap:
             self._meter = meter_for(content_type)
 
     def _body(self, message: Message) -> None:
-        body = message.get("body")
-        if body:
-            exchange, meter = self.exchange, self._meter
-            if exchange.time_to_first_byte is None:
-                exchange.time_to_first_byte = self.station.clock() - exchange.started
-            if meter is None:
-                self._flow = _ignore
-            else:
-                waiting = meter.waiting
-                meter.feed(body)
-                if not meter.waiting:
-                    self._flow = meter.feed
-                    if waiting:
-                        exchange.time_to_first_token = self.station.clock() - exchange.started
-        if not message.get("more_body"):
-            self._finish("complete")
+        try:
+            if body := message.get("body"):
+                self._look_at(body)
+        finally:
+            if not message.get("more_body"):
+                self._finish("complete")
+
+    def _look_at(self, body: bytes) -> None:
+        exchange, meter = self.exchange, self._meter
+        if exchange.time_to_first_byte is None:
+            exchange.time_to_first_byte = self.station.clock() - exchange.started
+        if meter is None:
+            self._flow = _ignore
+            return
+        waiting = meter.waiting
+        meter.feed(body)
+        if not meter.waiting:
+            self._flow = meter.feed
+            if waiting:
+                exchange.time_to_first_token = self.station.clock() - exchange.started
 
     def _stop(self, outcome: Outcome) -> None:
         if not self.exchange.status:
             self.exchange.status = CLIENT_CLOSED_REQUEST if self._gone else 500
-        self._finish("client_disconnect" if self._gone else outcome)
+        self._finish(outcome)
 
     def _finish(self, outcome: Outcome) -> None:
         exchange = self.exchange
         exchange.duration = self.station.clock() - exchange.started
-        exchange.outcome = outcome
+        exchange.outcome = "client_disconnect" if self._gone else outcome
         self.station.settle(exchange, self._end(), self._meter)
 
     def _end(self) -> Scope:
