@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -26,3 +29,12 @@ def clock() -> FakeClock:
 def metrics() -> HttpMetrics:
     """Metrics on a registry of their own."""
     return HttpMetrics(CollectorRegistry())
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """Leave the process's logging as it was found."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level

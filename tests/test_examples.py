@@ -44,11 +44,9 @@ def test_the_fastapi_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
             assert tokens("codex", "output") == written + 8
 
 
-def test_the_parts_on_their_own(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_the_parts_on_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     """Limit, metrics, alerts, health and an observer work side by side."""
-    monkeypatch.setattr("tokenpulse_mw.configure_logging", lambda level: None)
     with TestClient(load("starlette_parts.py")["app"]) as client:
         statuses = [client.get("/hello").status_code for _ in range(6)]
 

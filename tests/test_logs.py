@@ -5,20 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from tokenpulse_mw import configure_logging
 
-
-@pytest.fixture(autouse=True)
-def root_as_it_was() -> Iterator[None]:
-    """Leave the process's logging as it was found."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 
 def written(message: str, *, format: str = "text", **options: object) -> str:

@@ -137,7 +137,7 @@ async def test_a_body_that_cannot_be_read_costs_only_its_usage() -> None:
 
     answer = await drive(app, http_scope(method="POST"))
 
-    assert answer.chunks == ["text"]
+    assert answer.messages[1]["body"] == "text"
     assert (seen[0].outcome, seen[0].usage) == ("complete", None)
     assert watcher.told == ["opened", "finished", "failed exchange"]
 

@@ -10,7 +10,7 @@ import httpx2
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-from ..exchange import annotate
+from .. import annotate
 
 _KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 _PASSED_ON = ("content-type", *_KEY_HEADERS)

@@ -9,10 +9,7 @@ from math import inf, isfinite
 import anyio
 from prometheus_client import CollectorRegistry
 
-from ..alerts import AlertEngine, AlertEvent, Thresholds
-from ..config import Settings
-from ..metrics import HttpMetrics
-from ..stack import TokenPulse
+from .. import AlertEngine, AlertEvent, HttpMetrics, Settings, Thresholds, TokenPulse
 from .clients import CALLS
 from .gateway import build_gateway
 from .report import report

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import anyio
 import httpx2
 
-from ..alerts import AlertEvent
-from ..metrics import HttpMetrics
+from .. import AlertEvent, HttpMetrics
 from .clients import CALLS, Client, Seen
 from .vendor import Vendor
 
