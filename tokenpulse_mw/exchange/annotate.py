@@ -36,7 +36,8 @@ def annotate(
         model: The model that answers.
         usage: The tokens used, where the answer itself does not tell; it overrides the meter.
     """
-    tap = tap_of(request_or_scope)
+    scope = request_or_scope
+    tap = tap_of(scope.scope if isinstance(scope, HTTPConnection) else scope)
     if tap is None or tap.finished:
         return
     said: dict[str, Any] = {
@@ -54,17 +55,14 @@ def annotate(
         tap.exchange.usage_source = "reported"
 
 
-def drop_exchange(request_or_scope: HTTPConnection | Scope) -> None:
+def drop_exchange(scope: Scope) -> None:
     """Keep this request out of metrics, alert statistics and logs: it is a probe or a scrape."""
-    tap = tap_of(request_or_scope)
+    tap = tap_of(scope)
     if tap is not None:
         tap.drop()
 
 
-def tap_of(request_or_scope: HTTPConnection | Scope) -> Tap | None:
+def tap_of(scope: Scope) -> Tap | None:
     """The tap on this request, where there is one."""
-    scope = request_or_scope
-    if isinstance(scope, HTTPConnection):
-        scope = scope.scope
     tap: Tap | None = scope.get(SCOPE_KEY)
     return tap

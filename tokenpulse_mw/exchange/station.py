@@ -31,7 +31,7 @@ class Station:
         usage: Whether answers of models are metered.
         clock: Monotonic seconds.
         failures: Keeps what goes wrong here out of the request.
-        watched: Some observer wants to know of exchanges that begin.
+        watchers: Those observers who want to know of exchanges that begin.
     """
 
     observers: tuple[Observer, ...]
@@ -40,17 +40,17 @@ class Station:
     usage: bool
     clock: Callable[[], float]
     failures: Failures = field(default_factory=Failures)
-    watched: bool = field(init=False)
+    watchers: tuple[Observer, ...] = field(init=False)
     _providers: Providers = field(init=False)
     _joints: dict[int, tuple[Station, Station]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.watched = any(hasattr(each, "opened") for each in self.observers)
+        self.watchers = tuple(each for each in self.observers if hasattr(each, "opened"))
         self._providers = self.providers or Providers()
 
     def opened(self) -> None:
-        """Tell those observers who want to know that an exchange has begun."""
-        self.failures.call("opened", self.observers)
+        """Tell the watchers that an exchange has begun."""
+        self.failures.call("opened", self.watchers)
 
     def joined(self, inner: Station) -> Station:
         """This station with the observers and wishes of `inner`, each observer only once."""

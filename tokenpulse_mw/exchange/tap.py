@@ -64,10 +64,11 @@ class Tap:
     async def send(self, message: Message) -> None:
         """Pass `message` on, then look at it."""
         kind = message["type"]
+        passed = message
         if self._headers and kind == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+            passed = {**message, "headers": [*message.get("headers", ()), *self._headers]}
         try:
-            await self._send(message)
+            await self._send(passed)
         except OSError:  # how ASGI 2.4 servers say that the client has left
             self._gone = True
             raise
@@ -88,7 +89,7 @@ class Tap:
 
     def add_headers(self, headers: RawHeaders) -> None:
         """Send `headers` with the answer, beside its own."""
-        self._headers = (*self._headers, *headers)
+        self._headers = [*self._headers, *headers] if self._headers else headers
 
     def join(self, station: Station) -> None:
         """Let the observers of another middleware look on too."""

@@ -63,15 +63,15 @@ class HealthRouter(Router):
         super().__init__(routes, redirect_slashes=False)
 
     async def _answer_health(self, request: Request) -> Response:
-        drop_exchange(request)
+        drop_exchange(request.scope)
         return JSONResponse(self._health, headers=_UNCACHED)
 
     async def _answer_live(self, request: Request) -> Response:
-        drop_exchange(request)
+        drop_exchange(request.scope)
         return JSONResponse({"status": "ok"}, headers=_UNCACHED)
 
     async def _answer_ready(self, request: Request) -> Response:
-        drop_exchange(request)
+        drop_exchange(request.scope)
         results = await self._checks.run()
         ready = not self.draining and all(results.values())
         return JSONResponse(
@@ -81,7 +81,7 @@ class HealthRouter(Router):
         )
 
     async def _answer_credentials(self, request: Request) -> Response:
-        drop_exchange(request)
+        drop_exchange(request.scope)
         source = self._credentials
         status = await Call(source).result() if callable(source) else source
         return JSONResponse(

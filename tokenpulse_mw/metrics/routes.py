@@ -27,7 +27,7 @@ def metrics_routes(
     """
 
     async def scrape(request: Request) -> Response:
-        drop_exchange(request)
+        drop_exchange(request.scope)
         if authorize is not None and not authorize(request):
             return PlainTextResponse("Not Found", status_code=404)
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
