@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 
 import anyio
 import httpx2
@@ -39,7 +40,8 @@ app = FastAPI(lifespan=lifespan)
 async def chat(request: Request) -> StreamingResponse:
     """Pass the request on, and the answer back as it comes."""
     authorization = request.headers.get("authorization", "")
-    annotate(request, key=authorization[-4:], credential="main")
+    # The key's hash tells tenants apart, and nothing else of the secret.
+    annotate(request, key=sha256(authorization.encode()).hexdigest()[:12], credential="main")
     vendor: httpx2.AsyncClient = request.app.state.vendor
     asked = vendor.build_request(
         "POST",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import socket
 import sys
 
 import pytest
@@ -42,3 +43,21 @@ def test_the_demo_needs_its_extra(
 
     assert main(["demo"]) == 2
     assert "pip install 'tokenpulse-mw[demo]'" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names it, with no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["demo", "--port", str(port)]) == 2
+
+    assert capsys.readouterr().err.startswith(f"port {port} cannot be served: ")
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "http"])
+def test_what_is_no_port_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error says what came and what is expected."""
+    with pytest.raises(SystemExit):
+        main(["demo", f"--port={port}"])
+
+    assert f"expected a number from 0 to 65535, got '{port}'" in capsys.readouterr().err

@@ -71,6 +71,39 @@ async def test_an_application_without_a_lifespan_is_spoken_for(
 
 
 @pytest.mark.anyio
+async def test_an_application_that_returns_once_it_has_started_is_spoken_for() -> None:
+    """Ours goes on until the server shuts down, and answers in the application's place."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+
+    assert await live(app) == ["ours begins", "startup.complete", "ours ends", "shutdown.complete"]
+
+
+@pytest.mark.anyio
+async def test_a_start_that_was_refused_ends_ours_too() -> None:
+    """An application that says that it failed has the last word."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    assert await live(app) == ["ours begins", "startup.failed", "ours ends"]
+
+
+@pytest.mark.anyio
+async def test_an_application_that_raises_after_it_was_asked_is_told_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It may be one without lifespans, or a start that failed: whoever reads the log can tell."""
+    await live(asks_and_raises)
+
+    assert caplog.messages == ["the application raised in its lifespan"]
+    assert "KeyError: 'lifespan.startup'" in caplog.text
+
+
+@pytest.mark.anyio
 async def test_a_lifespan_that_fails_is_the_servers_to_hear_of() -> None:
     """An application that said that it failed is not spoken for."""
 

@@ -71,6 +71,12 @@ def test_an_exception_stays_on_its_line(format: str) -> None:
     assert r"\nRuntimeError: no disk" in line
 
 
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_what_is_no_unicode_is_written_too(format: str) -> None:
+    """A path with stray bytes in it costs no line of the log."""
+    assert r"\udc80" in written("path \udc80", format=format)
+
+
 def test_the_level_holds_for_the_whole_process() -> None:
     """What is below it is not written."""
     stream = io.StringIO()

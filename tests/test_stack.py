@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import anyio.lowlevel
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -231,6 +231,43 @@ def test_a_path_that_the_application_serves_is_left_to_it(
     assert [record.getMessage() for record in caplog.records] == [
         "the application serves /health itself; its own is kept"
     ]
+
+
+def test_an_included_routers_path_is_left_to_it(metrics: HttpMetrics) -> None:
+    """Also where the path is put together from prefixes, or is a mount."""
+    router = APIRouter(prefix="/health")
+
+    @router.get("/live")
+    async def live() -> str:
+        return "mine"
+
+    app = FastAPI()
+    app.include_router(router)
+    app.mount("/metrics", answering(b"mine"))
+
+    @app.post("/health")
+    async def post() -> str:
+        return "mine"
+
+    TokenPulse(settings=Settings(), metrics=metrics).install(app)
+    client = TestClient(app)
+
+    assert client.get("/health/live").json() == "mine"
+    assert client.get("/metrics/").text == "mine"
+    assert client.get("/health").json()["status"] == "ok"
+    assert client.post("/health").json() == "mine"
+
+
+def test_below_a_mount_the_endpoints_are_not_limited(metrics: HttpMetrics) -> None:
+    """Where the whole gateway hangs below a prefix, its probes do too."""
+    settings = Settings(limit="1/day")
+    app = Starlette()
+    app.mount("/llm", TokenPulse(settings=settings, metrics=metrics).wrap(answering()))
+    client = TestClient(app)
+
+    statuses = [client.get("/llm/health/live").status_code for _ in range(3)]
+    assert statuses == [200, 200, 200]
+    assert [client.get("/llm/healthy").status_code for _ in range(2)] == [200, 429]
 
 
 def test_installing_twice_is_refused(metrics: HttpMetrics) -> None:

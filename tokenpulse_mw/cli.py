@@ -29,11 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="end by itself once this time is over and the demo has run through; exit 0 only if "
         "all it promised has happened (default: go on until Ctrl-C)",
     )
-    demo.add_argument("--port", type=int, default=0, help="of the gateway (default: a free one)")
+    demo.add_argument("--port", type=_port, default=0, help="of the gateway (default: a free one)")
     arguments = parser.parse_args(argv)
     try:
         from .demo import run_demo
     except ModuleNotFoundError as error:
         print(f"{error}: {_MISSING}", file=sys.stderr)
         return 2
-    return run_demo(seconds=arguments.seconds, port=arguments.port)
+    try:
+        return run_demo(seconds=arguments.seconds, port=arguments.port)
+    except OSError as error:
+        print(f"port {arguments.port} cannot be served: {error}", file=sys.stderr)
+        return 2
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, got {text!r}")
+    return int(text)

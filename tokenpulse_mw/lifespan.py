@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("tokenpulse_mw")
 
 
 async def run_lifespan(
@@ -17,8 +20,8 @@ async def run_lifespan(
 ) -> None:
     """Serve an ASGI lifespan: `app`'s own inside `beside`.
 
-    An application that has none (it raises on the scope, or returns at once) is spoken for, so
-    that `beside` runs either way.
+    What the application leaves out is done for it, so that `beside` runs as long as the server
+    does: an application may raise on the scope, return at once, or return after it has started.
     """
     asked: list[str] = []
     answered: list[str] = []
@@ -38,10 +41,15 @@ async def run_lifespan(
         except Exception:
             if answered:  # it knows lifespans, and this one failed
                 raise
-        if answered:
+            if asked:  # as ASGI has it, the server goes on without; but it may be a failed start
+                logger.warning("the application raised in its lifespan", exc_info=True)
+        if "lifespan.startup.failed" in answered:
             return
-        if not asked:
+        if "lifespan.startup" not in asked:
             await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-    await send({"type": "lifespan.shutdown.complete"})
+        if not answered:
+            await send({"type": "lifespan.startup.complete"})
+        if "lifespan.shutdown" not in asked:
+            await receive()
+    if len(answered) < 2:
+        await send({"type": "lifespan.shutdown.complete"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
 import msgspec
 
@@ -71,7 +71,7 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(_entry(self, record)).decode()
 
 
-def _entry(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, Any]:
+def _entry(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, str]:
     seconds = time.gmtime(record.created)
     entry = {
         "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', seconds)}.{int(record.msecs):03d}Z",
@@ -81,4 +81,5 @@ def _entry(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str,
     }
     if record.exc_info:
         entry["error"] = formatter.formatException(record.exc_info)
-    return entry
+    # A lone surrogate, as in a path that is no UTF-8, could not be written at all.
+    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in entry.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .alerts import AlertEngine
 from .config import Settings
-from .exchange import PROVIDERS, ExchangeMiddleware, Providers, path_in_app
-from .health import Check, Credentials, HealthRouter
+from .exchange import PROVIDERS, ExchangeMiddleware, Providers, path_in_app, serves
+from .health import CREDENTIALS_PATH, Check, Credentials, HealthRouter
 from .lifespan import run_lifespan
 from .metrics import HttpMetrics, metrics_routes
 from .ratelimit import Decision, Limiter, RateLimitMiddleware, client_address
@@ -74,7 +74,8 @@ class TokenPulse:
         )
         token = self.settings.metrics_token
         authorize = None if token is None else bearer(token)
-        self.routes = [*self.health.routes, *metrics_routes(self.metrics, authorize=authorize)]
+        scrape = metrics_routes(self.metrics, authorize=authorize)
+        self.routes = [each for each in self.health.routes if isinstance(each, Route)] + scrape
         self._layers = self._middlewares()
 
     def install(self, app: Starlette) -> None:
@@ -127,6 +128,7 @@ class TokenPulse:
             "limiter": self.limiter,
             "key": client_address(trusted=self.settings.trusted_proxies),
             "on_decision": self._count_decision,
+            "exempt": [each.path for each in self.routes if each.path != CREDENTIALS_PATH],
         }
         return [(ExchangeMiddleware, exchange), (RateLimitMiddleware, rate_limit)]
 
@@ -142,14 +144,12 @@ class TokenPulse:
         self.metrics.decided("default", "allowed" if decision.allowed else "limited")
 
 
-def _not_taken(ours: Iterable[BaseRoute], theirs: Iterable[BaseRoute]) -> list[BaseRoute]:
+def _not_taken(ours: Sequence[Route], theirs: Sequence[BaseRoute]) -> list[Route]:
     """Those of our routes whose path the application does not serve itself."""
-    taken = {getattr(route, "path", None) for route in theirs}
-    kept: list[BaseRoute] = []
+    kept: list[Route] = []
     for route in ours:
-        path = getattr(route, "path", None)
-        if path in taken:
-            logger.warning("the application serves %s itself; its own is kept", path)
+        if serves(theirs, route.path):
+            logger.warning("the application serves %s itself; its own is kept", route.path)
         else:
             kept.append(route)
     return kept
@@ -158,10 +158,10 @@ def _not_taken(ours: Iterable[BaseRoute], theirs: Iterable[BaseRoute]) -> list[B
 class _Endpoints:
     """Serves our own paths, and leaves every other to the application."""
 
-    def __init__(self, app: ASGIApp, *, routes: list[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, *, routes: list[Route]) -> None:
         self.app = app
         self._router = Router(routes, redirect_slashes=False)
-        self._paths = {route.path for route in routes if isinstance(route, Route)}
+        self._paths = {route.path for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and path_in_app(scope) in self._paths:

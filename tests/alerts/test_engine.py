@@ -254,6 +254,39 @@ async def test_a_sink_that_raises_is_logged_once_and_does_not_stop_the_others(
 
 
 @pytest.mark.anyio
+async def test_a_sink_that_hangs_is_given_up_after_an_interval(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It cannot stop the alerts of everyone else."""
+    sink = Remembering()
+
+    async def hanging(event: AlertEvent) -> None:
+        await anyio.sleep_forever()
+
+    engine = AlertEngine([Scripted([trouble()])], [hanging, sink], interval=0.01)
+
+    with anyio.fail_after(5):
+        await engine.evaluate()
+
+    assert transitions(sink.events) == ["fired"]
+    assert caplog.messages == [
+        "sink hanging failed with TimeoutError: requests go on without it; this is said only once"
+    ]
+
+
+@pytest.mark.anyio
+async def test_the_worst_of_several_findings_about_one_subject_counts() -> None:
+    """In whatever order a rule gives them."""
+    found = [trouble(None), trouble("info"), trouble("critical"), trouble("warning")]
+    engine = AlertEngine([Scripted(found, found[::-1])], [])
+
+    (event,) = await engine.evaluate()
+
+    assert event.finding.severity == "critical"
+    assert await engine.evaluate() == []
+
+
+@pytest.mark.anyio
 async def test_an_engine_without_sinks_of_its_own_writes_to_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -80,15 +80,15 @@ def test_a_limited_exchange_is_tallied_for_its_master_alone(
 @pytest.mark.parametrize(
     ("fields", "failing"),
     [
-        ({"provider": "claude"}, [("provider", "claude", "claude")]),
-        ({"provider": "claude", "credential": "c1"}, [("apikey", "c1", "claude")]),
-        ({"provider": "other"}, [("provider", "other", "other")]),
-        ({"provider": "unknown", "credential": "c1"}, [("apikey", "c1", "unknown")]),
+        ({"provider": "claude"}, [("provider", "claude")]),
+        ({"provider": "claude", "credential": "c1"}, [("apikey", "c1")]),
+        ({"provider": "other"}, [("provider", "other")]),
+        ({"provider": "unknown", "credential": "c1"}, [("apikey", "c1")]),
         ({"provider": "unknown"}, []),
     ],
 )
 def test_a_failure_is_noted_of_the_credential_and_else_of_the_provider(
-    fields: dict[str, Any], failing: list[tuple[str, str, str]]
+    fields: dict[str, Any], failing: list[tuple[str, str]]
 ) -> None:
     """Who answered is named as closely as is known, and nobody where nothing is."""
     traffic = Traffic(Thresholds(), max_subjects=5)
@@ -102,7 +102,8 @@ def test_a_failure_is_noted_of_the_credential_and_else_of_the_provider(
     ("fields", "in_a_row"),
     [
         ({"status": 200}, 0),
-        ({"status": 302}, 0),
+        ({"status": 302}, 1),
+        ({"status": 200, "method": "OPTIONS"}, 1),
         ({"status": 400}, 1),
         ({"status": 499}, 1),
         ({"status": 500}, 2),
@@ -117,7 +118,7 @@ def test_a_failure_is_noted_of_the_credential_and_else_of_the_provider(
 def test_an_upstream_is_judged_by_its_answers_alone(
     fields: dict[str, Any], in_a_row: int, counted: bool
 ) -> None:
-    """A client's error, or a client that left, neither adds to its failures nor ends them."""
+    """Errors and preflights of clients, redirects, and clients that left are not its doing."""
     traffic = Traffic(Thresholds(count_client_errors=counted), max_subjects=5)
     traffic.observe(exchange(provider="claude", status=500), now=0)
 
@@ -125,6 +126,27 @@ def test_an_upstream_is_judged_by_its_answers_alone(
 
     found = [streak.failures for _, streak in traffic.upstreams.failing()]
     assert found == ([in_a_row] if in_a_row else [])
+
+
+def test_a_credential_is_the_same_whoever_is_known_to_answer() -> None:
+    """A failure often does not tell whose it was; the provider is remembered from a success."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic.observe(exchange(provider="claude", credential="c1"), now=0)
+
+    traffic.observe(exchange(credential="c1", status=500), now=0)
+
+    ((upstream, streak),) = traffic.upstreams.failing()
+    assert (upstream, streak.name, streak.failures) == (("apikey", "c1"), "claude", 1)
+
+
+def test_preflights_are_no_requests_of_a_key() -> None:
+    """The OPTIONS that a browser sends before each request would halve the share of errors."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+
+    traffic.observe(exchange(status=500), now=0)
+    traffic.observe(exchange(method="OPTIONS"), now=0)
+
+    assert list(traffic.errors.failing()) == [("", 1, 1)]
 
 
 def test_the_error_window_is_the_thresholds() -> None:

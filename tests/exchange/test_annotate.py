@@ -17,14 +17,14 @@ async def test_what_the_application_says_is_in_the_exchange() -> None:
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        annotate(Request(scope), master="acme", key="k1")
+        annotate(Request(scope), master="acme", key=7)  # type: ignore[arg-type]
         annotate(scope, credential="c1", model="opus", usage=TokenUsage(1, 2))
         await answering()(scope, receive, send)
 
     await drive(ExchangeMiddleware(app, observers=[seen.append]))
 
     (exchange,) = seen
-    assert (exchange.master, exchange.key, exchange.credential) == ("acme", "k1", "c1")
+    assert (exchange.master, exchange.key, exchange.credential) == ("acme", "7", "c1")
     assert (exchange.model, exchange.usage) == ("opus", TokenUsage(1, 2))
     assert exchange.usage_source == "reported"
 

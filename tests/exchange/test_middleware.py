@@ -332,14 +332,46 @@ async def test_an_exception_after_the_answer_changes_nothing() -> None:
     assert [(each.status, each.outcome) for each in seen] == [(200, "complete")]
 
 
+@pytest.mark.parametrize(
+    ("coding", "source"),
+    [(b"gzip", "missing"), (b"Identity", "reported"), (b"identity", "reported")],
+)
 @pytest.mark.anyio
-async def test_a_file_that_the_server_sends_is_a_whole_body() -> None:
-    """`http.response.pathsend` ends the answer: the server does the rest."""
+async def test_a_compressed_answer_is_missing(coding: bytes, source: str) -> None:
+    """What a model says in compressed form is not read, and not mistaken for garbage."""
+    seen: list[Exchange] = []
+    app = answering(CHAT, headers=[(b"content-encoding", coding)])
+
+    await drive(
+        ExchangeMiddleware(app, observers=[seen.append]),
+        http_scope("/codex/chat", method="POST"),
+    )
+
+    assert seen[0].usage_source == source
+
+
+@pytest.mark.anyio
+async def test_a_compressed_page_has_no_usage_to_miss() -> None:
+    """What no model answers with is none of the meter's business, compressed or not."""
+    seen: list[Exchange] = []
+    app = answering(content_type=b"text/html", headers=[(b"content-encoding", b"br")])
+
+    await drive(
+        ExchangeMiddleware(app, observers=[seen.append]), http_scope("/codex/x", method="POST")
+    )
+
+    assert seen[0].usage_source is None
+
+
+@pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.zerocopysend"])
+@pytest.mark.anyio
+async def test_a_file_that_the_server_sends_is_a_whole_body(kind: str) -> None:
+    """The message ends the answer: the server does the rest."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200})
-        await send({"type": "http.response.pathsend", "path": "/tmp/file"})
+        await send({"type": kind, "path": "/tmp/file", "file": 3})
 
     await drive(ExchangeMiddleware(app, observers=[seen.append]))
 

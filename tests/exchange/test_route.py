@@ -285,6 +285,19 @@ def test_requests_answered_before_the_router() -> None:
     ]
 
 
+def test_convertors_with_groups_of_their_own() -> None:
+    """A convertor's pattern may hold groups, which do not shift the routes after it."""
+    app = Starlette(routes=[Route("/a/{x:float}", page), Route("/b", page), Route("/c", page)])
+    app.add_middleware(RateLimitMiddleware, limit="1/day", headers=None)
+
+    assert labels(app, "GET /a/1.5", "GET /a/1.5", "GET /b", "GET /c") == [
+        "/a/{x}",
+        "/a/{x}",
+        "/b",
+        "/c",
+    ]
+
+
 def test_routes_that_are_added_later() -> None:
     """A route that came after the first request is found as well."""
     seen: list[Exchange] = []

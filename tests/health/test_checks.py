@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from tokenpulse_mw.health.checks import Call, Check, Checks
@@ -115,6 +116,49 @@ async def test_a_check_that_goes_on_blocking_takes_one_thread_for_all_probes() -
         while (await Checks({"blocking": blocking}, timeout=5).run()) != {"blocking": True}:
             pass
     assert ended.is_set()
+
+
+@pytest.mark.anyio
+async def test_probes_at_the_same_time_share_one_run() -> None:
+    """A hundred probes do not take a hundred threads."""
+    started: list[int] = []
+    release = threading.Event()
+
+    def slow() -> bool:
+        started.append(1)
+        return release.wait(5)
+
+    checks = Checks({"slow": slow}, timeout=5)
+    results: list[dict[str, bool]] = []
+
+    async def probe() -> None:
+        results.append(await checks.run())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(probe)
+        await anyio.to_thread.run_sync(release.set)
+
+    assert results == [{"slow": True}] * 20
+    assert len(started) == 1
+
+
+@pytest.mark.anyio
+async def test_a_check_that_found_no_thread_is_tried_again() -> None:
+    """One busy moment of the process does not make the service unready for ever."""
+    checks = Checks({"quick": lambda: True}, timeout=0.05)
+    threads = anyio.to_thread.current_default_thread_limiter()
+    total, threads.total_tokens = threads.total_tokens, 1
+    release = threading.Event()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, lambda: release.wait(5))
+            await anyio.wait_all_tasks_blocked()
+            assert await checks.run() == {"quick": False}
+            release.set()
+        assert await checks.run() == {"quick": True}
+    finally:
+        threads.total_tokens = total
 
 
 @pytest.mark.anyio

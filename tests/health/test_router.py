@@ -205,6 +205,7 @@ def test_what_is_no_endpoint_is_not_found(path: str) -> None:
     ("settings", "message"),
     [
         ({"timeout": 0}, r"^timeout must be above 0 seconds, got 0$"),
+        ({"providers": "claude"}, r"^providers must be a list of names, got the string 'claude'$"),
         ({"timeout": -1.5}, r"^timeout must be above 0 seconds, got -1\.5$"),
         ({"timeout": float("nan")}, r"^timeout must be above 0 seconds, got nan$"),
         (

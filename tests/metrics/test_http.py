@@ -122,6 +122,17 @@ def test_series_are_capped() -> None:
     assert value(metrics, "tokenpulse_series_overflow_total", family=family) == 3
 
 
+def test_the_overflow_of_many_families_is_told_for_each() -> None:
+    """The family that tells of overflow is not capped itself."""
+    metrics = HttpMetrics(CollectorRegistry(), max_series=1)
+    for number in range(3):
+        metrics(finished(route=f"/{number}", provider=str(number), time_to_first_byte=1.0))
+
+    name = "tokenpulse_series_overflow_total"
+    for family in ("http_request_duration_seconds", "http_responses_total"):
+        assert value(metrics, name, family=f"tokenpulse_{family}") == 2
+
+
 def test_the_default_is_prometheus_clients_registry() -> None:
     """What the process exposes already, exposes us without another word."""
     assert HttpMetrics().registry is REGISTRY

@@ -31,6 +31,18 @@ async def test_installed_twice_it_counts_once(metrics: HttpMetrics) -> None:
     assert b"tokenpulse_http_requests_in_progress 0.0" in metrics.render()
 
 
+@pytest.mark.anyio
+async def test_two_on_one_registry_count_once(metrics: HttpMetrics) -> None:
+    """A sub-application and its parent may each bring their own, on the same registry."""
+    inner = MetricsMiddleware(answering(), metrics=HttpMetrics(metrics.registry))
+    app = MetricsMiddleware(inner, metrics=metrics)
+
+    await drive(app)
+
+    assert b'status="200",provider="unknown"} 1.0' in metrics.render()
+    assert len({metrics, HttpMetrics(metrics.registry)}) == 1
+
+
 def test_without_metrics_it_fills_the_default_registry() -> None:
     """Two of them share its families."""
     first, second = MetricsMiddleware(answering()), MetricsMiddleware(answering())

@@ -83,12 +83,13 @@ def test_prefixes_out_of_range_are_refused(prefix: int) -> None:
 
 def test_networks_hold_their_addresses() -> None:
     """Of both families, and single addresses."""
-    networks = Networks(["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"])
+    networks = Networks(["10.0.0.0/8", "2001:db8::/32", "192.0.2.7", "::ffff:172.16.0.0/108"])
 
     def holds(text: str) -> bool:
         return (pack(text) or b"") in networks
 
     assert [holds(text) for text in ("10.1.2.3", "192.0.2.7", "2001:db8:1::1")] == [True] * 3
+    assert [holds(text) for text in ("172.16.1.1", "::ffff:172.31.1.1")] == [True] * 2
     assert [holds(text) for text in ("11.1.2.3", "192.0.2.8", "2001:db9::1", "")] == [False] * 4
     assert not Networks([])
 

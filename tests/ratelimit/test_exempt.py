@@ -17,22 +17,30 @@ from tokenpulse_mw.ratelimit.exempt import exempt_paths
         ("/metrics/x", False),
         ("//health", False),
         ("/v1/health", False),
+        ("/healthy/v1/chat", False),
+        ("/health;x/v1/chat", False),
         ("/health/../v1/chat", False),
+        ("/health/%2e%2e/v1/chat", False),
+        ("/health//v1/chat", False),
+        ("/probes/", True),
+        ("/probes/a/b", True),
+        ("/probes", False),
         ("/", False),
     ],
 )
 def test_paths_match_whole_or_by_their_beginning(path: str, exempt: bool) -> None:
     """No trick with the path makes an ordinary request exempt."""
-    matches = exempt_paths(["/health*", "/metrics"])
+    matches = exempt_paths(["/health*", "/metrics", "/probes/*"])
 
     assert matches(http_scope(path)) is exempt
 
 
 def test_a_root_path_is_taken_off_first() -> None:
-    """Patterns are the application's own paths, not those of a proxy in front of it."""
+    """Patterns are the application's own paths, not those of a proxy or a mount around it."""
     matches = exempt_paths(["/metrics"])
 
     assert matches(http_scope("/api/metrics", root_path="/api"))
+    assert matches(http_scope("/api/metrics", root_path="/api", app_root_path=""))
     assert not matches(http_scope("/api/metrics"))
 
 

@@ -19,6 +19,14 @@ def test_draft_11_is_structured_fields() -> None:
     ]
 
 
+def test_no_more_time_is_left_than_a_window_has() -> None:
+    """What floats add to it in rounding is no second more."""
+    write = dialect("draft-11", limit=1, window=60)
+
+    assert write is not None
+    assert write(Decision(True, 1, 0, 60.00000001, 0.0))[1][1] == b'"default";r=0;t=60'
+
+
 def test_no_dialect_writes_nothing() -> None:
     """None switches the headers off."""
     assert dialect(None, limit=1, window=1) is None

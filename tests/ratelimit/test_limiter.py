@@ -52,10 +52,11 @@ def test_a_request_that_is_not_allowed_costs_nothing(clock: FakeClock) -> None:
     assert limiter.hit("a", cost=10) == Decision(True, 10, 0, 60.0, 0.0)
 
 
-def test_a_negative_cost_is_refused() -> None:
-    """Nobody can win back what was used."""
-    with pytest.raises(ValueError, match="cost must not be negative, got -1"):
-        Limiter("1/minute").hit("a", cost=-1)
+@pytest.mark.parametrize("cost", [-1, 0.5, "1", True])
+def test_what_is_no_cost_is_refused(cost: int) -> None:
+    """Nobody can win back what was used, and only whole numbers are counted."""
+    with pytest.raises(ValueError, match="cost must be a whole number and not negative, got"):
+        Limiter("1/minute").hit("a", cost=cost)
 
 
 def test_peeking_counts_nothing(clock: FakeClock) -> None:
@@ -174,6 +175,21 @@ def test_a_full_table_lets_the_oldest_window_go(clock: FakeClock) -> None:
     assert limiter.peek("a") == Decision(True, 2, 1, 50.0, 0.0)
     assert limiter.hit("a") == Decision(True, 2, 0, 50.0, 0.0)
     assert not limiter.hit("a").allowed
+
+
+def test_a_window_that_was_taken_up_again_expires_in_its_turn(clock: FakeClock) -> None:
+    """It keeps its end, and does not stay in the table behind windows that began later."""
+    limiter = Limiter("5/minute", max_keys=2, clock=clock)
+    limiter.hit("a")
+    clock.advance(50)
+    for key in ("b", "c", "a"):
+        limiter.hit(key)
+    clock.advance(11)
+
+    limiter.hit("d")
+
+    assert limiter.evictions == 2  # "a" and "b" left a full table; then "a" was over, and made room
+    assert limiter.peek("c").remaining == 4
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "many", None, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse
@@ -165,6 +166,20 @@ async def test_a_failing_callback_changes_no_decision() -> None:
     app = RateLimitMiddleware(answering(), limit="1/day", on_decision=note)
 
     assert [(await drive(app)).status for _ in range(2)] == [200, 429]
+
+
+async def async_key(scope: Scope) -> str:
+    """A key that cannot be waited for."""
+    return "me"
+
+
+@pytest.mark.parametrize(
+    "options", [{"key": "x-api-key"}, {"key": async_key}, {"respond": 429}, {"on_decision": []}]
+)
+def test_what_is_no_function_is_refused(options: dict[str, Any]) -> None:
+    """A limit that could tell nobody apart would let everyone through."""
+    with pytest.raises(ValueError, match="must be a function, and not async, got"):
+        RateLimitMiddleware(answering(), **options)
 
 
 def test_two_limits_are_one_too_many() -> None:

@@ -23,8 +23,8 @@ class AlertEngine:
 
     Give `observe` to an `ExchangeMiddleware` (or use `AlertMiddleware`), and let the engine run:
     `async with engine:` evaluates every `interval` seconds until it is left. A rule or a sink
-    that raises is logged once and stops nothing else; the alerts of a rule that raises stay as
-    they are.
+    that raises is logged once and stops nothing else, and so is a sink that takes longer than
+    `interval`; the alerts of a rule that raises stay as they are.
 
     Args:
         rules: Callables of (traffic, thresholds, now) that give findings.
@@ -89,9 +89,7 @@ class AlertEngine:
         events: list[AlertEvent] = []
         for rule, alerts in zip(self._rules, self._alerts, strict=True):
             try:
-                found = {
-                    each.fingerprint: each for each in rule(self._traffic, self.thresholds, now)
-                }
+                found = _worst(rule(self._traffic, self.thresholds, now))
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                 self._failures.tell(f"rule {_name(rule)}", error)
                 continue
@@ -148,9 +146,20 @@ class AlertEngine:
     async def _tell(self, event: AlertEvent) -> None:
         for sink in self._sinks:
             try:
-                await sink(event)
+                with anyio.fail_after(self.interval):
+                    await sink(event)
             except Exception as error:  # noqa: BLE001 - one sink must not silence the others
                 self._failures.tell(f"sink {_name(sink)}", error)
+
+
+def _worst(findings: Iterable[Finding]) -> dict[str, Finding]:
+    """By fingerprint the worst of what a rule finds, the first among equals."""
+    found: dict[str, Finding] = {}
+    for finding in findings:
+        known = found.get(finding.fingerprint)
+        if known is None or finding.rank > known.rank:
+            found[finding.fingerprint] = finding
+    return found
 
 
 def _name(thing: object) -> str:

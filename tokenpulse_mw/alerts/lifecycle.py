@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 Severity = Literal["info", "warning", "critical"]
 Transition = Literal["fired", "escalated", "deescalated", "reminded", "resolved"]
 
-_RANK = {"info": 0, "warning": 1, "critical": 2}
+_SEVERITIES = ("info", "warning", "critical")
 
 
 class Subject(NamedTuple):
@@ -66,7 +66,12 @@ class Finding:
     def fingerprint(self) -> str:
         """What stays the same through an alert's life, in the seed's form."""
         parts = (self.type, self.metric, self.subject.kind, self.subject.id)
-        return ":".join(part for part in parts if part)
+        return ":".join(str(part) for part in parts if part)
+
+    @property
+    def rank(self) -> int:
+        """How bad it is, to be compared: -1 where it has no severity."""
+        return -1 if self.severity is None else _SEVERITIES.index(self.severity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ def _approach(alert: Alert | None, finding: Finding, now: float) -> Step:
 
 def _continue(alert: Alert, finding: Finding, now: float, cooldown: float) -> Step:
     told: Transition | None = None
-    change = _rank(finding) - _rank(alert.finding)
+    change = finding.rank - alert.finding.rank
     if change:
         told = "escalated" if change > 0 else "deescalated"
     elif now - alert.told >= cooldown:
@@ -135,7 +140,3 @@ def _recover(alert: Alert, now: float) -> Step:
     if now - recovering.since >= alert.finding.keep_firing:
         return None, "resolved"
     return recovering, None
-
-
-def _rank(finding: Finding) -> int:
-    return _RANK[finding.severity or "info"]

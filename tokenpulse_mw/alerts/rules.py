@@ -70,9 +70,10 @@ def provider_down(traffic: Traffic, thresholds: Thresholds, now: float) -> Itera
     threshold = thresholds.provider_failures
     if threshold is None:
         return
-    for (kind, identity, provider), streak in traffic.upstreams.failing():
+    for (kind, identity), streak in traffic.upstreams.failing():
+        provider = streak.name or "of unknown name"
         fires = streak.failures >= threshold and streak.failed_lately * 2 >= streak.seen
-        subject = Subject(kind, identity, provider)
+        subject = Subject(kind, identity, streak.name)
         called = f"API key {identity!r} of {provider}" if kind == "apikey" else provider
         yield Finding(
             type="provider_down",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..exchange import Exchange
+from ..exchange import UNKNOWN, Exchange
 from .thresholds import Thresholds
 from .windows import SlidingCounts, Streaks, Tally
 
@@ -10,8 +10,8 @@ GATEWAY = ""  # the subject of exchanges that the application gave no key or mas
 
 
 # Who answered for the gateway: "apikey" and the credential's id where the application annotated
-# one, else "provider" and its name; then the provider.
-Upstream = tuple[str, str, str]
+# one, else "provider" and its name.
+Upstream = tuple[str, str]
 
 
 class Traffic:
@@ -36,17 +36,20 @@ class Traffic:
             # not make the errors of those who were served look rare.
             self.limited.add(exchange.master or GATEWAY)
             return
-        if exchange.outcome == "client_disconnect":
-            return  # it says nothing of how the answer would have ended
+        if exchange.outcome == "client_disconnect" or exchange.method == "OPTIONS":
+            return  # neither a client that left nor a preflight says how a request fares
         broken = exchange.outcome != "complete"
         failed = broken or exchange.status >= self._lowest_error
         self.errors.add(exchange.key or GATEWAY, failed=failed, now=now)
-        if broken or not 400 <= exchange.status < 500:  # a client's error is none of the upstream
-            self._note_upstream(exchange, failed=broken or exchange.status >= 500)
+        if broken or exchange.status >= 500:
+            self._note_upstream(exchange, failed=True)
+        elif exchange.status < 300:  # redirects and clients' errors are not the upstream's doing
+            self._note_upstream(exchange, failed=False)
 
     def _note_upstream(self, exchange: Exchange, *, failed: bool) -> None:
-        provider = exchange.provider
+        # A failure often does not tell whose it was, so a credential is the same whoever answers.
+        name = "" if exchange.provider == UNKNOWN else exchange.provider
         if exchange.credential:
-            self.upstreams.add(("apikey", exchange.credential, provider), failed=failed)
-        elif provider != "unknown":
-            self.upstreams.add(("provider", provider, provider), failed=failed)
+            self.upstreams.add(("apikey", exchange.credential), failed=failed, name=name)
+        elif name:
+            self.upstreams.add(("provider", name), failed=failed, name=name)

@@ -95,13 +95,15 @@ class Streak:
     """How a subject has fared lately.
 
     Attributes:
+        name: What it was last called.
         failures: Failures since the last success.
         seen: Outcomes known, at most 20.
     """
 
-    __slots__ = ("_recent", "failures", "seen")
+    __slots__ = ("_recent", "failures", "name", "seen")
 
     def __init__(self) -> None:
+        self.name = ""
         self.failures = 0
         self.seen = 0
         self._recent = 0  # one bit for each outcome, the newest lowest; 1 for a failure
@@ -127,8 +129,8 @@ class Streaks(Generic[Subject]):
         self._streaks: OrderedDict[Subject, Streak] = OrderedDict()
         self._failing: set[Subject] = set()
 
-    def add(self, subject: Subject, *, failed: bool) -> None:
-        """Note one outcome of `subject`."""
+    def add(self, subject: Subject, *, failed: bool, name: str = "") -> None:
+        """Note one outcome of `subject`, and how it is called if that is known."""
         streak = self._streaks.get(subject)
         if streak is None:
             if len(self._streaks) >= self._most:
@@ -141,6 +143,8 @@ class Streaks(Generic[Subject]):
         elif streak.failures:
             self._failing.discard(subject)
         streak.add(failed=failed)
+        if name:
+            streak.name = name
 
     def failing(self) -> Iterator[tuple[Subject, Streak]]:
         """Every subject whose last outcome was a failure."""

@@ -5,10 +5,12 @@ from .exchange import Exchange, Outcome
 from .middleware import ExchangeMiddleware
 from .observers import Failures, Observer
 from .path import path_in_app
-from .provider import PROVIDERS, ProviderResolver, Providers
+from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
+from .route import serves
 
 __all__ = [
     "PROVIDERS",
+    "UNKNOWN",
     "Exchange",
     "ExchangeMiddleware",
     "Failures",
@@ -19,5 +21,6 @@ __all__ = [
     "annotate",
     "drop_exchange",
     "path_in_app",
+    "serves",
     "tap_of",
 ]

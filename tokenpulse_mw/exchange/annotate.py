@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -40,18 +38,18 @@ def annotate(
     tap = tap_of(scope.scope if isinstance(scope, HTTPConnection) else scope)
     if tap is None or tap.finished:
         return
-    said: dict[str, Any] = {
+    said = {
         "provider": provider,
         "master": master,
         "key": key,
         "credential": credential,
         "model": model,
-        "usage": usage,
     }
     for name, value in said.items():
         if value is not None:
-            setattr(tap.exchange, name, value)
+            setattr(tap.exchange, name, str(value))  # ids are often numbers
     if usage is not None:
+        tap.exchange.usage = usage
         tap.exchange.usage_source = "reported"
 
 

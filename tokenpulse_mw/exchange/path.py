@@ -6,8 +6,10 @@ from starlette.types import Scope
 
 
 def path_in_app(scope: Scope) -> str:
-    """The path without the prefix that a server or a proxy has put before the application."""
-    path: str = scope["path"]
-    # A mount adds itself to root_path and keeps the original under app_root_path.
-    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    """The path without what a server, a proxy or a mount has put before this application."""
+    return without_root(scope["path"], scope.get("root_path", ""))
+
+
+def without_root(path: str, root: str) -> str:
+    """`path` without the prefix `root`; servers differ in whether they leave it there."""
     return path[len(root) :] if root and path.startswith(root + "/") else path

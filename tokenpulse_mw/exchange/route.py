@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from starlette.routing import compile_path
 from starlette.types import Scope
 
-from .path import path_in_app
+from .path import without_root
 
 UNMATCHED = "__unmatched__"
 OPAQUE = "/{path}"
@@ -105,14 +105,26 @@ class RouteIndex:
         self._matches.clear()
 
     def _match(self, scope: Scope) -> str:
-        key = (scope["method"], path_in_app(scope))
+        # A mount below us has added itself to root_path, and kept the original.
+        root = scope.get("app_root_path", scope.get("root_path", ""))
+        key = (scope["method"], without_root(scope["path"], root))
         found = self._matches.get(key)
         if found is None:
             match = self._pattern.fullmatch(" ".join(key))
-            found = self._templates[match.lastindex - 1] if match and match.lastindex else UNMATCHED
+            # The branch's own group is closed last, whatever groups a convertor has.
+            marker = match.lastgroup if match else None
+            found = self._templates[int(marker[1:])] if marker else UNMATCHED
             if len(key[1]) <= _LONGEST_PATH and len(key[0]) <= _LONGEST_PATH:
                 self._matches[key] = found
         return found
+
+
+def serves(routes: Iterable[Any], path: str) -> bool:
+    """Whether one of `routes` is there for GET on just this path, or is mounted on it."""
+    return any(
+        each.template in (path, path + OPAQUE) and (not each.methods or "GET" in each.methods)
+        for each in _candidates(routes, "", "")
+    )
 
 
 def _find_router(app: Any) -> Any | None:
@@ -160,15 +172,14 @@ def _compiled(path: str) -> tuple[str, str]:
 
 
 def _combined(candidates: list[_Candidate]) -> tuple[re.Pattern[str], list[str]]:
-    """One pattern over "METHOD path"; the number of the group that matched tells the template.
+    """One pattern over "METHOD path"; the name of the group that matched tells the template.
 
     Routes that take the method come first, as in a router; then those that only fit the path.
     """
+    wanted = [("|".join(map(re.escape, each.methods)) or "[^ ]+", each) for each in candidates]
+    wanted += [("[^ ]+", each) for each in candidates if each.methods]
     branches = [
-        f"(?:{'|'.join(map(re.escape, each.methods)) or '[^ ]+'}) {each.pattern}()"
-        for each in candidates
+        f"(?:{methods}) {each.pattern}(?P<t{number}>)"
+        for number, (methods, each) in enumerate(wanted)
     ]
-    branches += [f"[^ ]+ {each.pattern}()" for each in candidates if each.methods]
-    templates = [each.template for each in candidates]
-    templates += [each.template for each in candidates if each.methods]
-    return re.compile("|".join(branches) or r"(?!)"), templates
+    return re.compile("|".join(branches) or r"(?!)"), [each.template for _, each in wanted]

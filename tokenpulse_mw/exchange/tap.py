@@ -16,7 +16,9 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 SCOPE_KEY = "tokenpulse_mw.exchange"
 CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that left before the answer's head
 
+_SENT_BY_SERVER = ("http.response.pathsend", "http.response.zerocopysend")  # a file is the body
 _CONTENT_TYPE_SIZE = len(b"content-type")
+_ENCODING_SIZE = len(b"content-encoding")
 _PROVIDER_SIZE = len(PROVIDER_HEADER)
 
 
@@ -82,7 +84,7 @@ class Tap:
                     self._body(message)
             elif kind == "http.response.start":
                 self._start(message)
-            elif kind == "http.response.pathsend":  # the server sends a file as the whole body
+            elif kind in _SENT_BY_SERVER and not message.get("more_body"):
                 self._finish("complete")
         except Exception as error:  # noqa: BLE001 - ours must not become the request's
             self.station.report("exchange", error)
@@ -119,15 +121,22 @@ class Tap:
         exchange = self.exchange
         exchange.status = status = message["status"]
         content_type = b""
+        encoded = False
         for name, value in message.get("headers", ()):
             size = len(name)  # rules out nearly every header without making a lower-case copy
             if size == _CONTENT_TYPE_SIZE and name.lower() == b"content-type":
                 content_type = value
+            elif size == _ENCODING_SIZE and name.lower() == b"content-encoding":
+                encoded = value.lower() != b"identity"
             elif size == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
                 exchange.provider = exchange.provider or value.decode("latin-1")
         # Answers of models come from POST alone; reading one back must not count it again.
         if exchange.method == "POST" and self.station.usage and 200 <= status < 300:
-            self._meter = meter_for(content_type)
+            meter = meter_for(content_type)
+            if not encoded:
+                self._meter = meter
+            elif meter is not None and exchange.usage is None:
+                exchange.usage_source = "missing"  # we cannot read what it says
 
     def _body(self, message: Message) -> None:
         try:

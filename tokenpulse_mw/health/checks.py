@@ -18,9 +18,9 @@ Check = Callable[[], bool | Awaitable[bool]]
 class Checks:
     """Named checks, run side by side.
 
-    A check that is no coroutine function runs in a worker thread. One that is still blocking its
-    thread after its deadline is not started again until it is done, so that checks which hang
-    take a thread each, and no more.
+    Whoever asks while a check is running waits for that run, each within the deadline. A check
+    that is still blocking its thread after its deadline has failed, and is not started again
+    before it is done: checks that hang take a thread each, and no more.
 
     Args:
         checks: Functions, async or not, that give a bool.
@@ -40,32 +40,47 @@ class Checks:
                 )
         self._checks = dict(checks)
         self._timeout = timeout
-        self._overdue: dict[str, Call] = {}
+        self._runs: dict[str, _Run] = {}
 
     async def run(self) -> dict[str, bool]:
         """Which checks hold; one that raises, or is not done in time, does not."""
         results = dict.fromkeys(self._checks, False)
 
-        async def run(name: str, check: Check) -> None:
-            results[name] = await self._run(name, check)
+        async def run(name: str) -> None:
+            with anyio.move_on_after(self._timeout):
+                results[name] = await self._run(name)
 
         async with anyio.create_task_group() as tasks:
-            for name, check in self._checks.items():
-                tasks.start_soon(run, name, check)
+            for name in self._checks:
+                tasks.start_soon(run, name)
         return results
 
-    async def _run(self, name: str, check: Check) -> bool:
-        late = self._overdue.get(name)
-        if late is not None and late.blocking:
-            return False
-        call = Call(check)
+    async def _run(self, name: str) -> bool:
+        run = self._runs.get(name)
+        if run is not None and run.busy:
+            await run.ended.wait()
+            return run.holds
+        run = self._runs[name] = _Run(Call(self._checks[name]))
         try:
-            with anyio.move_on_after(self._timeout):
-                return bool(await call.result())
+            run.holds = bool(await run.call.result())
         except Exception:
             logger.exception("health check %r raised", name)
-        self._overdue[name] = call
-        return False
+        finally:
+            run.ended.set()
+        return run.holds
+
+
+class _Run:
+    """One run of a check, for everyone who waits for it."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.holds = False
+        self.ended = anyio.Event()
+
+    @property
+    def busy(self) -> bool:
+        return self.call.blocking or not self.ended.is_set()
 
 
 class Call:
@@ -83,12 +98,12 @@ class Call:
         """What the function gives; called in a worker thread unless it is async."""
         if inspect.iscoroutinefunction(self._function):
             return await self._function()
-        self.blocking = True
         # In a tuple, since trio refuses to be given an awaitable by a worker thread.
         (result,) = await anyio.to_thread.run_sync(self._in_thread, abandon_on_cancel=True)
         return await result if inspect.isawaitable(result) else result
 
     def _in_thread(self) -> tuple[Any]:
+        self.blocking = True
         try:
             return (self._function(),)
         finally:

@@ -14,6 +14,8 @@ from .checks import Call, Check, Checks
 Status = Mapping[str, bool]
 Credentials = Status | Callable[[], Status | Awaitable[Status]]
 
+CREDENTIALS_PATH = "/api/credentials/status"
+
 _UNCACHED = {"cache-control": "no-store"}
 
 
@@ -37,7 +39,8 @@ class HealthRouter(Router):
         draining: Set while the service shuts down; it is not ready then.
 
     Raises:
-        ValueError: `timeout` is not above 0, or a check cannot be called.
+        ValueError: `timeout` is not above 0, a check cannot be called, or `providers` is a
+            string.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class HealthRouter(Router):
         credentials: Credentials | None = None,
         timeout: float = 2.0,
     ) -> None:
+        if isinstance(providers, str):
+            raise ValueError(f"providers must be a list of names, got the string {providers!r}")
         self.draining = False
         self._health = {"status": "ok", "service": service, "providers": list(providers)}
         self._checks = Checks(checks or {}, timeout=timeout)
@@ -59,7 +64,7 @@ class HealthRouter(Router):
         ]
         if credentials is not None:
             self._credentials = credentials
-            routes.append(Route("/api/credentials/status", self._answer_credentials))
+            routes.append(Route(CREDENTIALS_PATH, self._answer_credentials))
         super().__init__(routes, redirect_slashes=False)
 
     async def _answer_health(self, request: Request) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from ..exchange import drop_exchange
 from .http import HttpMetrics
@@ -15,15 +15,15 @@ from .http import HttpMetrics
 
 def metrics_routes(
     metrics: HttpMetrics, *, authorize: Callable[[Request], bool] | None = None
-) -> list[BaseRoute]:
+) -> list[Route]:
     """`GET /metrics`: everything on the registry of `metrics`.
 
     The scrape itself is not counted among the requests.
 
     Args:
         metrics: Whose registry to expose.
-        authorize: Says whether a request may read it; one that may not gets 404, so that nobody
-            learns what is here. None lets everyone.
+        authorize: Says whether a request may read it; one that may not gets 404. None lets
+            everyone.
     """
 
     async def scrape(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from itertools import accumulate
@@ -40,7 +41,8 @@ class Tables:
         self.usage = counter(families.USAGE)
         self.decisions = counter(families.DECISIONS)
         self.self_errors = counter(families.SELF_ERRORS)
-        self.overflow = counter(families.OVERFLOW)
+        # Its labels are our own names, and it could not tell of an overflow of its own.
+        self.overflow = CounterRows(families.OVERFLOW, most=sys.maxsize, on_overflow=id)
         self._rendering: ContextVar[bool] = ContextVar("tokenpulse_mw_rendering", default=False)
 
     def collect(self) -> Iterator[Metric]:

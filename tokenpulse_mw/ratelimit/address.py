@@ -93,4 +93,7 @@ def _network(cidr: str) -> tuple[int, int, int]:
             f"trusted network {cidr!r} is not one: expected an address or a network "
             f"such as '10.0.0.0/8' or '2001:db8::/32' ({error})"
         ) from None
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is not None and network.prefixlen >= 96:  # peers are unwrapped too
+        network = ipaddress.ip_network(f"{mapped}/{network.prefixlen - 96}")
     return int(network.network_address), int(network.netmask), network.max_prefixlen // 8

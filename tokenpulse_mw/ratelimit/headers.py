@@ -36,7 +36,7 @@ def _draft_11(limit: int, window: int) -> Dialect:
     policy = (b"ratelimit-policy", b'"default";q=%d;w=%d' % (limit, window))
 
     def write(decision: Decision) -> RawHeaders:
-        left = math.ceil(decision.reset_after)
+        left = math.ceil(min(decision.reset_after, window))  # floats may be a hair above it
         return [policy, (b"ratelimit", b'"default";r=%d;t=%d' % (decision.remaining, left))]
 
     return write

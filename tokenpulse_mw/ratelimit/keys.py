@@ -61,6 +61,8 @@ def _forwarded(scope: Scope, peer: bytes, proxies: Networks) -> bytes:
     lines = [value for name, value in scope["headers"] if name == _FORWARDED_FOR]
     hops = b",".join(lines).decode("latin-1").rsplit(",", _MOST_HOPS)
     for hop in reversed(hops[-_MOST_HOPS:]):
+        if not hop.strip():  # an empty element of a list means nothing (RFC 9110, 5.6.1)
+            continue
         address = pack_with_port(hop)
         if address is None:  # garbage: whoever passed it on is as far as we can tell
             return peer

@@ -1,6 +1,6 @@
 """A fixed window for each client, opened by its first request, in a table that cannot be flooded.
 
-What holds, however many clients come (`docs/rate-limiting.md` says what it means for users):
+What holds, however many clients come (`docs/ratelimit.md` says what it means for users):
 
 P1  the table never has more than `max_keys` entries;
 P2  a client over its limit stays so until its window ends, whoever else arrives;
@@ -33,14 +33,14 @@ class _Window:
 class Limiter:
     """Decides how much each key may still do; knows nothing of HTTP.
 
-    Windows are kept in the order in which they end, so the oldest entry is the first to expire
-    and, when the table is full, the one to go. What it used is then remembered in a sketch of
-    fixed size, from which its window is taken up again should the key come back in time.
+    Windows are kept nearly in the order in which they end, so the first entry is the first to
+    expire and, when the table is full, the one to go. What it used is then remembered in a sketch
+    of fixed size, from which its window is taken up again should the key come back in time.
 
     Args:
         limit: A rate such as "100/minute" or "1000 per day".
         max_keys: Clients that are kept one by one. The sketch for those beyond is made when the
-            table is first full, and has 256 bytes for each of `max_keys`.
+            table is first full, and takes 1 to 2 KiB for each of `max_keys`.
         clock: Monotonic seconds.
 
     Attributes:
@@ -75,10 +75,10 @@ class Limiter:
         A request that is not allowed costs nothing.
 
         Raises:
-            ValueError: `cost` is negative.
+            ValueError: `cost` is negative, or no whole number.
         """
-        if cost < 0:
-            raise ValueError(f"cost must not be negative, got {cost!r}")
+        if type(cost) is not int or cost < 0:
+            raise ValueError(f"cost must be a whole number and not negative, got {cost!r}")
         now = self._clock()
         window = self._windows.get(key)
         if window is None or window.ends <= now:
@@ -123,6 +123,8 @@ class Limiter:
         if len(windows) >= self.max_keys:
             self._evict(now)
         window = windows[key] = _Window(ends if ends > now else now + self.window, used)
+        if used and ends < windows[next(iter(windows))].ends:  # it is the first to end
+            windows.move_to_end(key, last=False)
         return window
 
     def _recall(self, key: Hashable, now: float) -> tuple[int, float]:

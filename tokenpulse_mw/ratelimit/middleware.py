@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from inspect import iscoroutinefunction
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -61,6 +62,8 @@ class RateLimitMiddleware:
     ) -> None:
         if limiter is not None and limit != DEFAULT_LIMIT:
             raise ValueError(f"give limit or limiter, not both: got {limit!r} and {limiter!r}")
+        for name, function in {"key": key, "respond": respond, "on_decision": on_decision}.items():
+            _check_function(name, function)
         self.app = app
         self.limiter = Limiter(limit) if limiter is None else limiter
         self.enforce = enforce
@@ -111,6 +114,11 @@ class RateLimitMiddleware:
     def _report(self, scope: Scope, error: Exception) -> None:
         tap = tap_of(scope)
         self._failures.tell("ratelimit", error, tap.station.observers if tap else ())
+
+
+def _check_function(name: str, function: object) -> None:
+    if function is not None and (not callable(function) or iscoroutinefunction(function)):
+        raise ValueError(f"{name} must be a function, and not async, got {function!r}")
 
 
 def _with_headers(send: Send, fields: RawHeaders) -> Send:

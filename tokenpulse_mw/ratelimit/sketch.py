@@ -6,8 +6,8 @@ It may think a client has asked more often than it has, never less often.
 from __future__ import annotations
 
 import secrets
-from array import array
 from collections.abc import Hashable, Iterator
+from mmap import ACCESS_COPY, mmap
 
 _ROWS = 4
 
@@ -25,8 +25,10 @@ class WindowSketch:
         self._width = width
         self._mask = width - 1
         self._salt = secrets.randbits(64)  # so that nobody can choose keys that collide
-        self._used = array("Q", bytes(8 * width * _ROWS))
-        self._ends = array("d", bytes(8 * width * _ROWS))
+        # Memory of the system's, which gives each page as zeros when it is first touched: the
+        # request that fills the table does not pay for all of it.
+        self._used = memoryview(_pages(8 * width * _ROWS)).cast("Q")
+        self._ends = memoryview(_pages(8 * width * _ROWS)).cast("d")
 
     def remember(self, key: Hashable, used: int, ends: float, now: float) -> None:
         """Keep that `key` has used `used` in a window that ends at `ends`."""
@@ -58,3 +60,8 @@ class WindowSketch:
         step = (mixed >> 32) | 1
         for row in range(_ROWS):
             yield row * self._width + ((mixed + row * step) & self._mask)
+
+
+def _pages(size: int) -> mmap:
+    """Anonymous memory of this process alone, also after a fork."""
+    return mmap(-1, size, access=ACCESS_COPY)

@@ -75,19 +75,22 @@ def statement(document: Document) -> Statement | None:
     usage = document.usage
     if not isinstance(usage, dict) and isinstance(document.x_groq, dict):
         usage = document.x_groq.get("usage")
-    if not isinstance(usage, dict) or not usage:
+    if not isinstance(usage, dict) or (family := _family(document, usage)) is None:
         return None
-    return Statement(_family(document, usage), usage, merges=document.type == "message_delta")
+    return Statement(family, usage, merges=document.type == "message_delta")
 
 
-def _family(document: Document, usage: dict[str, Any]) -> Family:
+def _family(document: Document, usage: dict[str, Any]) -> Family | None:
+    """Whose words these are, or None for a `usage` that is not about tokens."""
     if "input_tokens" in usage or "output_tokens" in usage:
         # Only OpenAI adds up a total; it also wraps every answer in an object of type "response".
         openai = "total_tokens" in usage or document.object == "response"
         return "openai-responses" if openai else "anthropic"
     if "inputTokens" in usage or "outputTokens" in usage:
         return "bedrock-converse"
-    return "openai-chat"
+    if "prompt_tokens" in usage or "completion_tokens" in usage:
+        return "openai-chat"
+    return None
 
 
 def model(document: Document) -> str | None:

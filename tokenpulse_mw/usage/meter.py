@@ -45,7 +45,7 @@ class UsageMeter(Protocol):
 class JsonMeter:
     """Reads an answer that is one JSON document (or one array of them)."""
 
-    __slots__ = ("_chunks", "_longest", "_size", "ledger")
+    __slots__ = ("_body", "_longest", "_size", "ledger")
 
     waiting = False  # all comes at once
 
@@ -53,15 +53,15 @@ class JsonMeter:
         self.ledger = Ledger()
         self._longest = longest
         self._size = 0
-        self._chunks: list[bytes] = []
+        self._body = bytearray()
 
     def feed(self, chunk: bytes) -> None:
         """Keep the bytes; a body that grows too long is let go."""
         self._size += len(chunk)
         if self._size <= self._longest:
-            self._chunks.append(bytes(chunk))  # a memoryview's memory may be used again
-        elif self._chunks:
-            self._chunks.clear()
+            self._body += chunk
+        elif self._body:
+            self._body = bytearray()
 
     def finish(self, *, complete: bool) -> None:
         """Read the body, if all of it was kept."""
@@ -69,8 +69,7 @@ class JsonMeter:
         if self._size > self._longest:
             self.ledger.unreadable += 1
         elif self._size:
-            self.ledger.read(b"".join(self._chunks))
-        self._chunks.clear()
+            self.ledger.read(bytes(self._body))
 
 
 class StreamMeter:
@@ -131,7 +130,7 @@ def _events_with(pattern: re.Pattern[bytes], whole: bytes) -> Iterator[Event]:
     """Those events of `whole` in which `pattern` is found."""
     position = 0
     while (hit := pattern.search(whole, position)) is not None:
-        block, position = around(whole, hit.start())
+        block, position = around(whole, hit.start(), position)
         yield parse(block)
 
 

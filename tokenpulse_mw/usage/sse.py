@@ -95,11 +95,14 @@ def blocks(whole: bytes) -> Iterator[bytes]:
         start = blank.end()
 
 
-def around(whole: bytes, place: int) -> tuple[bytes, int]:
-    """The event of `whole` that `place` lies in, and where the next one starts."""
+def around(whole: bytes, place: int, start: int = 0) -> tuple[bytes, int]:
+    """The event of `whole` that `place` lies in, and where the next one starts.
+
+    Nothing before `start`, which is where an event begins, is looked at.
+    """
     blank = _BLANK_LINE.search(whole, place)
     end, after = blank.span() if blank else (len(whole), len(whole))
-    return whole[_last_blank(whole, 0, place) : end], after
+    return whole[_last_blank(whole, start, place) or start : end], after
 
 
 def parse(block: bytes) -> Event:
