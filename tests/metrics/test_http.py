@@ -138,6 +138,35 @@ def test_the_default_is_prometheus_clients_registry() -> None:
     assert HttpMetrics().registry is REGISTRY
 
 
+def test_buckets_can_be_others() -> None:
+    """They are those of every histogram of durations; the one for tokens keeps its own."""
+    metrics = HttpMetrics(CollectorRegistry(), buckets=[1, 2.5])
+
+    metrics(finished(duration=2.0, time_to_first_byte=0.5))
+
+    text = metrics.render().decode()
+    buckets = [line for line in text.splitlines() if "duration_seconds_bucket" in line]
+    assert [line.split('le="')[1] for line in buckets] == ['1.0"} 0.0', '2.5"} 1.0', '+Inf"} 1.0']
+
+
+def test_the_buckets_of_a_registry_cannot_change() -> None:
+    """Two on one registry share their families, so the second may leave them out or repeat."""
+    metrics = HttpMetrics(CollectorRegistry(), buckets=[1, 2])
+
+    assert HttpMetrics(metrics.registry) == HttpMetrics(metrics.registry, buckets=[1, 2]) == metrics
+    with pytest.raises(ValueError, match=r"our families with buckets \(1, 2\), got \(1, 3\)"):
+        HttpMetrics(metrics.registry, buckets=[1, 3])
+
+
+@pytest.mark.parametrize(
+    "buckets", [[], [0, 1], [-1], [2, 1], [1, 1], [1, float("inf")], [float("nan")], ["1"], [True]]
+)
+def test_malformed_buckets_are_refused(buckets: list[float]) -> None:
+    """The error says what came and what is expected."""
+    with pytest.raises(ValueError, match="buckets must be finite numbers of seconds above 0"):
+        HttpMetrics(CollectorRegistry(), buckets=buckets)
+
+
 @pytest.mark.parametrize("most", [0, -1, 1.5, "many", True])
 def test_a_cap_must_be_a_number(most: int) -> None:
     """The error says what came."""

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from math import inf
 from typing import Literal, NamedTuple
 
 # The seed's buckets (prom-client's default), and above them what answers of models need.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 # The upper bounds that OpenTelemetry advises for gen_ai.server.time_per_output_token.
 TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+
+
+def checked_buckets(buckets: Sequence[float]) -> tuple[float, ...]:
+    """`buckets` as upper bounds of a histogram.
+
+    Raises:
+        ValueError: They are not finite numbers above 0, each larger than the one before, or
+            there is none.
+    """
+    bounds = tuple(buckets)
+    numbers = all(type(bound) in (int, float) and 0 < bound < inf for bound in bounds)
+    if not bounds or not numbers or any(one >= other for one, other in pairwise(bounds)):
+        raise ValueError(
+            "buckets must be finite numbers of seconds above 0, each larger than the one before "
+            f"and at least one (+Inf is added by itself), got {buckets!r}"
+        )
+    return bounds
 
 
 class Family(NamedTuple):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from ..exchange import Exchange
+from .families import checked_buckets
 from .tables import tables_of
 
 DEFAULT_MOST_SERIES = 2000
@@ -18,21 +21,28 @@ class HttpMetrics:
     Args:
         registry: Where the families are registered; prometheus_client's default when None, which
             is also what its own `/metrics` applications expose.
+        buckets: Upper bounds of the histograms of durations, in seconds and ascending; 5 ms to
+            600 s when None.
         max_series: Series that each family keeps; what exceeds them is folded into one series of
             `__overflow__` labels and counted. The first on a registry decides.
 
     Raises:
-        ValueError: `max_series` is not a whole number above 0, or the registry has another
-            collector with our names.
+        ValueError: `buckets` or `max_series` is malformed, or the registry has other buckets
+            already, or another collector with our names.
     """
 
     def __init__(
-        self, registry: CollectorRegistry | None = None, *, max_series: int = DEFAULT_MOST_SERIES
+        self,
+        registry: CollectorRegistry | None = None,
+        *,
+        buckets: Sequence[float] | None = None,
+        max_series: int = DEFAULT_MOST_SERIES,
     ) -> None:
         if type(max_series) is not int or max_series < 1:
             raise ValueError(f"max_series must be a whole number of at least 1, got {max_series!r}")
         self.registry = REGISTRY if registry is None else registry
-        self._tables = tables_of(self.registry, most=max_series)
+        bounds = None if buckets is None else checked_buckets(buckets)
+        self._tables = tables_of(self.registry, most=max_series, buckets=bounds)
 
     def __call__(self, exchange: Exchange) -> None:
         """Count a finished exchange."""

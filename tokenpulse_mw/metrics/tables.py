@@ -22,19 +22,21 @@ class Tables:
 
     Args:
         most: Series that each family keeps.
+        buckets: Upper bounds of the histograms of durations, in seconds.
     """
 
-    def __init__(self, *, most: int) -> None:
+    def __init__(self, *, most: int, buckets: tuple[float, ...] = families.SECONDS) -> None:
         def counter(family: Family) -> CounterRows:
             return CounterRows(family, most=most, on_overflow=self._overflowed)
 
         def histogram(family: Family) -> HistogramRows:
             return HistogramRows(family, most=most, on_overflow=self._overflowed)
 
+        self.buckets = buckets
         self.in_progress = 0
-        self.duration = histogram(families.DURATION)
-        self.first_byte = histogram(families.FIRST_BYTE)
-        self.first_token = histogram(families.FIRST_TOKEN)
+        self.duration = histogram(families.DURATION._replace(buckets=buckets))
+        self.first_byte = histogram(families.FIRST_BYTE._replace(buckets=buckets))
+        self.first_token = histogram(families.FIRST_TOKEN._replace(buckets=buckets))
         self.per_token = histogram(families.PER_TOKEN)
         self.responses = counter(families.RESPONSES)
         self.tokens = counter(families.TOKENS)
@@ -94,19 +96,27 @@ class Tables:
 _SHARED: WeakKeyDictionary[CollectorRegistry, Tables] = WeakKeyDictionary()
 
 
-def tables_of(registry: CollectorRegistry, *, most: int) -> Tables:
+def tables_of(
+    registry: CollectorRegistry, *, most: int, buckets: tuple[float, ...] | None = None
+) -> Tables:
     """The tables registered on `registry`, made at the first call.
 
     Raises:
-        ValueError: Somebody else has registered one of our names there.
+        ValueError: Somebody else has registered one of our names there, or we have with other
+            buckets.
     """
-    tables = Tables(most=most)
+    tables = Tables(most=most, buckets=buckets or families.SECONDS)
     try:
         registry.register(tables)
     except ValueError as clash:
         if registry not in _SHARED:
             raise ValueError(f"another collector of this registry has our names: {clash}") from None
-        return _SHARED[registry]
+        shared = _SHARED[registry]
+        if buckets not in (None, shared.buckets):
+            raise ValueError(
+                f"this registry has our families with buckets {shared.buckets!r}, got {buckets!r}"
+            ) from None
+        return shared
     _SHARED[registry] = tables
     return tables
 
