@@ -24,7 +24,7 @@ def build_gateway(vendor_url: str) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with httpx2.AsyncClient(base_url=vendor_url) as client:
+        async with httpx2.AsyncClient(base_url=vendor_url, trust_env=False) as client:
             app.state.client = client
             yield
 

@@ -54,7 +54,7 @@ class Stage:
 
 async def play(stage: Stage, say: Callable[[str], None]) -> None:
     """Let everything happen once."""
-    async with httpx2.AsyncClient(base_url=stage.url, timeout=30) as http:
+    async with httpx2.AsyncClient(base_url=stage.url, timeout=30, trust_env=False) as http:
         say("three providers, plain and streamed")
         steady = stage.client(http, "203.0.113.1", "acme")
         for provider in CALLS:
@@ -71,7 +71,7 @@ async def play(stage: Stage, say: Callable[[str], None]) -> None:
 
 async def keep_on(stage: Stage, until: float) -> None:
     """A little traffic, one request a second, until the monotonic clock says `until`."""
-    async with httpx2.AsyncClient(base_url=stage.url, timeout=30) as http:
+    async with httpx2.AsyncClient(base_url=stage.url, timeout=30, trust_env=False) as http:
         visitor = stage.client(http, "203.0.113.8", "acme")
         await visitor.ask("codex")
         while (left := until - time.monotonic()) > 0:
