@@ -113,10 +113,12 @@ class TokenPulse:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what runs in the background; `install` and `wrap` do it in the lifespan."""
+        self.health.draining = False
         async with self.engine:
-            self.health.draining = False
-            yield
-            self.health.draining = True
+            try:
+                yield
+            finally:
+                self.health.draining = True
 
     def _middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
         """Our middlewares and their options, outermost first."""
