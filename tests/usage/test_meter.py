@@ -78,7 +78,11 @@ def test_any_chunking_gives_the_same_account(body: Body, data: st.DataObject) ->
 
 
 @given(
-    st.lists(st.sampled_from([WORDS, USAGE, ERROR, b'data: {"usage": {oops}\n\n', b": ping\n\n"])),
+    st.lists(
+        st.sampled_from(
+            [WORDS, USAGE, ERROR, b'data: {"usage": {"prompt_tokens": oops}\n\n', b": ping\n\n"]
+        )
+    ),
     st.data(),
 )
 def test_any_chunking_of_a_troubled_stream_gives_the_same_account(
@@ -150,14 +154,14 @@ def test_a_malformed_json_body_is_missing(data: bytes) -> None:
 
 def test_a_malformed_event_is_passed_over() -> None:
     """The other events of the stream still count."""
-    ledger = measure(SSE, [WORDS, USAGE, b'data: {"usage": {oops}\n\n'])
+    ledger = measure(SSE, [WORDS, USAGE, b'data: {"usage": {"prompt_tokens": oops}\n\n'])
 
     assert (ledger.usage, ledger.unreadable) == (TokenUsage(input=3, output=4), 1)
 
 
 def test_a_malformed_stream_is_missing() -> None:
     """Where no event that speaks of usage can be read there is no usage."""
-    ledger = measure(SSE, [b'data: {"usage": {oops}\n\n' * 2])
+    ledger = measure(SSE, [b'data: {"usage": {"prompt_tokens": oops}\n\n' * 2])
 
     assert account(ledger) == (None, "missing", None, False, 2)
 
@@ -343,7 +347,7 @@ def test_an_error_after_a_chunk_longer_than_the_limit_is_a_failure() -> None:
 
 def test_a_malformed_event_of_a_cut_stream_is_counted() -> None:
     """Only the event that was cut is excused, in whatever chunks the stream came."""
-    stream = WORDS + b'data: {"usage": {oops}\n\n' + WORDS[:20]
+    stream = WORDS + b'data: {"usage": {"prompt_tokens": oops}\n\n' + WORDS[:20]
 
     assert measure(SSE, [stream], complete=False).unreadable == 1
     assert measure(SSE, cut(stream, range(len(stream))), complete=False).unreadable == 1
@@ -392,7 +396,7 @@ def test_scraps_of_answers_never_raise(
 @pytest.mark.parametrize("content_type", [JSON, SSE])
 def test_nesting_without_end_does_not_raise(content_type: bytes) -> None:
     """An answer nested deeper than can be followed is unreadable."""
-    data = b'data: {"error": 1, "usage": {"a": %s' % (b'{"a":' * 100_000)
+    data = b'data: {"error": 1, "usage": {"prompt_tokens": %s' % (b'{"a":' * 100_000)
     data = data if content_type == SSE else data.removeprefix(b"data: ")
 
     ledger = measure(content_type, [data])

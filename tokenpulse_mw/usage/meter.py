@@ -16,10 +16,10 @@ LONGEST = 1024 * 1024  # bytes of one event, or of one JSON body
 _LONGEST_TYPE = 128  # bytes of a Content-Type
 _BATCH = 16 * 1024  # bytes of a stream that are looked through at once
 _TAIL = 32 * 1024  # bytes at the end of a stream in which an error is looked for
-# What makes an event worth decoding. Inside a JSON string its quotes would be escaped, so text
-# that a model writes cannot look like this; `"usage":null` on every chunk does not either.
-# Each pattern begins with fixed bytes, which makes the search many times faster.
-_USAGE = re.compile(rb'usage(?:Metadata)?"\s*:\s*\{')
+# What makes an event worth decoding: a key that every vendor's usage has, in some spelling. Inside
+# a JSON string its quote would be escaped, so text that a model writes cannot look like it. Each
+# pattern begins with fixed bytes, and these are rare ones, which makes the search fast.
+_USAGE = re.compile(rb'oken(?:s|Count)"\s*:')
 _ERRORS = (re.compile(rb'"error"'), re.compile(rb"event: ?error"))
 
 
