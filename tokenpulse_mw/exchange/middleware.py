@@ -61,8 +61,7 @@ class ExchangeMiddleware:
             await self.app(scope, receive, send)
         else:
             tap = scope[SCOPE_KEY] = Tap(self._station, scope, receive, send)
-            if self._station.watchers:
-                self._station.opened()
+            self._station.opened()
             try:
                 await self.app(scope, tap.receive, tap.send)
             except BaseException as error:

@@ -43,7 +43,11 @@ class Failures:
                 try:
                     method(*arguments)
                 except Exception as error:  # noqa: BLE001 - as above
-                    self._log(_name(observer), error)
+                    self.log(observer, error)
+
+    def log(self, at_fault: object, error: Exception) -> None:
+        """Report that an observer, or one of its methods, failed with `error`."""
+        self._log(_name(at_fault), error)
 
     def tell(self, component: str, error: Exception, observers: Iterable[Observer] = ()) -> None:
         """Report that `component` failed with `error` while a request went on without it."""
@@ -61,7 +65,7 @@ class Failures:
             )
 
 
-def _name(observer: Observer) -> str:
+def _name(observer: object) -> str:
     """The class or function at fault: a label value, so never anything of the request."""
     owner = getattr(observer, "__self__", observer)
     return getattr(owner, "__name__", type(owner).__name__)

@@ -7,9 +7,11 @@ from starlette.types import Scope
 
 def path_in_app(scope: Scope) -> str:
     """The path without what a server, a proxy or a mount has put before this application."""
-    return without_root(scope["path"], scope.get("root_path", ""))
+    root: str = scope.get("root_path", "")
+    path: str = scope["path"]
+    return without_root(path, root) if root else path
 
 
 def without_root(path: str, root: str) -> str:
     """`path` without the prefix `root`; servers differ in whether they leave it there."""
-    return path[len(root) :] if root and path.startswith(root + "/") else path
+    return path[len(root) :] if path.startswith(root + "/") else path

@@ -107,7 +107,7 @@ class RouteIndex:
     def _match(self, scope: Scope) -> str:
         # A mount below us has added itself to root_path, and kept the original.
         root = scope.get("app_root_path", scope.get("root_path", ""))
-        key = (scope["method"], without_root(scope["path"], root))
+        key = (scope["method"], without_root(scope["path"], root) if root else scope["path"])
         found = self._matches.get(key)
         if found is None:
             match = self._pattern.fullmatch(" ".join(key))

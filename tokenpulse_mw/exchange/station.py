@@ -31,7 +31,7 @@ class Station:
         usage: Whether answers of models are metered.
         clock: Monotonic seconds.
         failures: Keeps what goes wrong here out of the request.
-        watchers: Those observers who want to know of exchanges that begin.
+        openers: The hooks `opened` of those observers that have one.
     """
 
     observers: tuple[Observer, ...]
@@ -40,17 +40,22 @@ class Station:
     usage: bool
     clock: Callable[[], float]
     failures: Failures = field(default_factory=Failures)
-    watchers: tuple[Observer, ...] = field(init=False)
+    openers: tuple[Callable[[], object], ...] = field(init=False)
     _providers: Providers = field(init=False)
     _joints: dict[int, tuple[Station, Station]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.watchers = tuple(each for each in self.observers if hasattr(each, "opened"))
+        hooks = (getattr(each, "opened", None) for each in self.observers)
+        self.openers = tuple(hook for hook in hooks if hook is not None)
         self._providers = self.providers or Providers()
 
     def opened(self) -> None:
-        """Tell the watchers that an exchange has begun."""
-        self.failures.call("opened", self.watchers)
+        """Tell those observers who want to know that an exchange has begun."""
+        for hook in self.openers:
+            try:
+                hook()
+            except Exception as error:  # noqa: BLE001 - an observer's failure is not the request's
+                self.failures.log(hook, error)
 
     def joined(self, inner: Station) -> Station:
         """This station with the observers and wishes of `inner`, each observer only once."""
