@@ -96,6 +96,27 @@ async def test_a_broken_hook_harms_nobody(caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.anyio
+async def test_a_broken_hook_for_probes_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """The probe is answered, and the other observers are told."""
+
+    class Broken(Watcher):
+        def dropped(self) -> None:
+            raise KeyError("dropped")
+
+    watcher = Watcher()
+
+    async def probe(scope: Scope, receive: Receive, send: Send) -> None:
+        drop_exchange(scope)
+        await answering(b"alive")(scope, receive, send)
+
+    answer = await drive(ExchangeMiddleware(probe, observers=[Broken(), watcher]))
+
+    assert answer.body == b"alive"
+    assert watcher.told == ["opened", "dropped"]
+    assert [record.args for record in caplog.records] == [("Broken", "KeyError")]
+
+
+@pytest.mark.anyio
 async def test_a_broken_resolver_costs_only_the_label() -> None:
     """A provider function that raises leaves the exchange's provider unknown."""
     watcher, seen = Watcher(), list[Exchange]()
