@@ -119,17 +119,17 @@ async def test_every_message_is_sent_before_the_next_is_made(wrap: Wrap) -> None
 async def test_other_scopes_pass_untouched(wrap: Wrap, kind: str) -> None:
     """Lifespan, WebSocket and what ASGI may yet bring reach the application as they came."""
     seen: list[Scope] = []
-    answers: list[Message] = [{"type": f"{kind}.startup"}, {"type": f"{kind}.shutdown"}]
+    coming: list[Message] = [{"type": f"{kind}.startup"}, {"type": f"{kind}.shutdown"}]
     sent: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(dict(scope))
-        while answers:
-            await receive()
-            await send({"type": f"{kind}.answer"})
+        while coming:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
 
     async def receive() -> Message:
-        return answers.pop()
+        return coming.pop(0)
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -137,7 +137,7 @@ async def test_other_scopes_pass_untouched(wrap: Wrap, kind: str) -> None:
     await wrap(app)({"type": kind, "path": "/ws", "headers": []}, receive, send)
 
     assert seen == [{"type": kind, "path": "/ws", "headers": []}]
-    assert sent == [{"type": f"{kind}.answer"}] * 2
+    assert sent == [{"type": f"{kind}.{each}.complete"} for each in ("startup", "shutdown")]
 
 
 @every_middleware

@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tokenpulse_mw.lifespan import run_lifespan
 
 
-async def live(app: ASGIApp) -> list[str]:
+async def live(app: ASGIApp, story: list[str] | None = None) -> list[str]:
     """Start and stop `app` as a server does; what happened, in order."""
-    story: list[str] = []
+    story = [] if story is None else story
     coming = ["lifespan.startup", "lifespan.shutdown"]
 
     @asynccontextmanager
@@ -101,6 +101,21 @@ async def test_an_application_that_raises_after_it_was_asked_is_told_in_the_log(
 
     assert caplog.messages == ["the application raised in its lifespan"]
     assert "KeyError: 'lifespan.startup'" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_lifespan_that_breaks_off_is_heard_of_when_the_server_ends() -> None:
+    """The server serves on, so ours goes on as well; then the error is raised as it was."""
+    story: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        raise RuntimeError("lost the database")
+
+    with pytest.raises(RuntimeError, match="lost the database"):
+        await live(app, story)
+    assert story == ["ours begins", "startup.complete", "ours ends"]
 
 
 @pytest.mark.anyio

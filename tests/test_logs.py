@@ -77,6 +77,11 @@ def test_what_is_no_unicode_is_written_too(format: str) -> None:
     assert r"\udc80" in written("path \udc80", format=format)
 
 
+def test_a_stack_that_was_asked_for_is_written() -> None:
+    """`stack_info=True` is how one asks where a line came from."""
+    assert written("here", stack_info="Stack:\n  a").endswith(r"here Stack:\n  a" + "\n")
+
+
 def test_the_level_holds_for_the_whole_process() -> None:
     """What is below it is not written."""
     stream = io.StringIO()

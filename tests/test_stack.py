@@ -11,7 +11,7 @@ import pytest
 from fastapi import APIRouter, FastAPI, Request
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Host, Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,7 +28,7 @@ from tokenpulse_mw import (
     annotate,
 )
 
-Mount = Callable[[Starlette, HttpMetrics], ASGIApp]
+Installer = Callable[[Starlette, HttpMetrics], ASGIApp]
 
 
 def requests(metrics: HttpMetrics, **labels: str) -> float | None:
@@ -78,12 +78,12 @@ def wrap(app: Starlette, metrics: HttpMetrics) -> ASGIApp:
     return TokenPulse(service="oauth2api", settings=settings, metrics=metrics).wrap(app)
 
 
-@pytest.mark.parametrize("mount", [install, wrap])
-def test_the_endpoints_answer_before_a_catch_all(mount: Mount, metrics: HttpMetrics) -> None:
+@pytest.mark.parametrize("put_in", [install, wrap])
+def test_the_endpoints_answer_before_a_catch_all(put_in: Installer, metrics: HttpMetrics) -> None:
     """A proxy's route for everything does not swallow them; they are not limited or counted."""
     app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
 
-    with TestClient(mount(app, metrics)) as client:
+    with TestClient(put_in(app, metrics)) as client:
         for _ in range(3):
             assert client.get("/health").json()["service"] == "oauth2api"
             assert client.get("/health/ready").json() == {"status": "ok"}
@@ -94,8 +94,8 @@ def test_the_endpoints_answer_before_a_catch_all(mount: Mount, metrics: HttpMetr
         assert requests(metrics, method="GET", route="/health", status="200") is None
 
 
-@pytest.mark.parametrize("mount", [install, wrap])
-def test_the_applications_lifespan_is_kept(mount: Mount, metrics: HttpMetrics) -> None:
+@pytest.mark.parametrize("put_in", [install, wrap])
+def test_the_applications_lifespan_is_kept(put_in: Installer, metrics: HttpMetrics) -> None:
     """It runs, and its state reaches the requests."""
     story: list[str] = []
 
@@ -110,7 +110,7 @@ def test_the_applications_lifespan_is_kept(mount: Mount, metrics: HttpMetrics) -
 
     app = Starlette(routes=[Route("/name", name)], lifespan=lifespan)
 
-    with TestClient(mount(app, metrics)) as client:
+    with TestClient(put_in(app, metrics)) as client:
         assert client.get("/name").text == "kept"
     assert story == ["begin", "end"]
 
@@ -256,6 +256,28 @@ def test_an_included_routers_path_is_left_to_it(metrics: HttpMetrics) -> None:
     assert client.get("/metrics/").text == "mine"
     assert client.get("/health").json()["status"] == "ok"
     assert client.post("/health").json() == "mine"
+
+
+def test_what_only_looks_like_our_path_is_not_the_applications(metrics: HttpMetrics) -> None:
+    """A WebSocket, another host's page or a catch-all does not keep our endpoints out."""
+    app = Starlette(
+        routes=[
+            WebSocketRoute("/health", answering()),
+            Host("other.example", Starlette(routes=[Route("/health", answering())])),
+            Route("/{path:path}", answering()),
+        ]
+    )
+    TokenPulse(settings=Settings(), metrics=metrics).install(app)
+
+    assert TestClient(app).get("/health").json()["status"] == "ok"
+
+
+def test_below_an_opaque_mount_everything_is_left_to_it(metrics: HttpMetrics) -> None:
+    """What is mounted on `/health` may serve any path there."""
+    app = Starlette(routes=[Mount("/health", answering(b"mine"))])
+    TokenPulse(settings=Settings(), metrics=metrics).install(app)
+
+    assert TestClient(app).get("/health/live").text == "mine"
 
 
 def test_below_a_mount_the_endpoints_are_not_limited(metrics: HttpMetrics) -> None:

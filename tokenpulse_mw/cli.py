@@ -32,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument("--port", type=_port, default=0, help="of the gateway (default: a free one)")
     arguments = parser.parse_args(argv)
     try:
-        from .demo import run_demo
+        from .demo import PortError, run_demo
     except ModuleNotFoundError as error:
         print(f"{error}: {_MISSING}", file=sys.stderr)
         return 2
     try:
         return run_demo(seconds=arguments.seconds, port=arguments.port)
-    except OSError as error:
-        print(f"port {arguments.port} cannot be served: {error}", file=sys.stderr)
+    except PortError as error:
+        print(error, file=sys.stderr)
         return 2
 
 

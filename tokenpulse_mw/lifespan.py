@@ -11,6 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 logger = logging.getLogger("tokenpulse_mw")
 
 
+_LAST_WORDS = {
+    "lifespan.startup.failed",
+    "lifespan.shutdown.complete",
+    "lifespan.shutdown.failed",
+}
+
+
 async def run_lifespan(
     app: ASGIApp,
     beside: Callable[[], AbstractAsyncContextManager[object]],
@@ -21,35 +28,41 @@ async def run_lifespan(
     """Serve an ASGI lifespan: `app`'s own inside `beside`.
 
     What the application leaves out is done for it, so that `beside` runs as long as the server
-    does: an application may raise on the scope, return at once, or return after it has started.
+    does: an application may raise on the scope, return at once, or give up after it has started.
+
+    Raises:
+        Exception: What the application raised after it had answered; where it had started, not
+            before the server shuts down.
     """
-    asked: list[str] = []
-    answered: list[str] = []
+    received: list[str] = []
+    sent: list[str] = []
 
     async def receive_noting() -> Message:
         message = await receive()
-        asked.append(message["type"])
+        received.append(message["type"])
         return message
 
     async def send_noting(message: Message) -> None:
-        answered.append(message["type"])
+        sent.append(message["type"])
         await send(message)
 
+    failure: Exception | None = None
     async with beside():
         try:
             await app(scope, receive_noting, send_noting)
-        except Exception:
-            if answered:  # it knows lifespans, and this one failed
-                raise
-            if asked:  # as ASGI has it, the server goes on without; but it may be a failed start
+        except Exception as error:
+            if sent:  # it knows lifespans, and this one failed
+                failure = error
+            elif received:  # as ASGI has it, the server goes on without; it may be a failed start
                 logger.warning("the application raised in its lifespan", exc_info=True)
-        if "lifespan.startup.failed" in answered:
-            return
-        if "lifespan.startup" not in asked:
-            await receive()
-        if not answered:
-            await send({"type": "lifespan.startup.complete"})
-        if "lifespan.shutdown" not in asked:
-            await receive()
-    if len(answered) < 2:
+        if "lifespan.startup.failed" not in sent:
+            if "lifespan.startup" not in received:
+                await receive()
+            if not sent:
+                await send({"type": "lifespan.startup.complete"})
+            if "lifespan.shutdown" not in received:
+                await receive()
+    if failure is not None:
+        raise failure
+    if _LAST_WORDS.isdisjoint(sent):
         await send({"type": "lifespan.shutdown.complete"})

@@ -81,5 +81,7 @@ def _entry(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str,
     }
     if record.exc_info:
         entry["error"] = formatter.formatException(record.exc_info)
+    elif record.stack_info:
+        entry["error"] = formatter.formatStack(record.stack_info)
     # A lone surrogate, as in a path that is no UTF-8, could not be written at all.
     return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in entry.items()}

@@ -59,6 +59,30 @@ async def test_an_observer_that_joins_is_told_that_an_exchange_has_begun() -> No
 
 
 @pytest.mark.anyio
+async def test_an_observer_given_twice_is_told_once() -> None:
+    """Two that are equal are one."""
+    watcher = Watcher()
+
+    await drive(ExchangeMiddleware(answering(), observers=[watcher, watcher]))
+
+    assert watcher.told == ["opened", "finished"]
+
+
+@pytest.mark.anyio
+async def test_an_observer_that_comes_too_late_is_not_told() -> None:
+    """An exchange that is over, or dropped, is neither opened nor finished for it."""
+    watcher = Watcher()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        drop_exchange(scope)
+        await ExchangeMiddleware(answering(), observers=[watcher])(scope, receive, send)
+
+    await drive(ExchangeMiddleware(app))
+
+    assert watcher.told == []
+
+
+@pytest.mark.anyio
 async def test_a_broken_observer_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """The answer is whole, other observers are told, and the log has it once, not each time."""
     watcher = Watcher()

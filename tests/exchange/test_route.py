@@ -14,7 +14,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router
+from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -296,6 +296,14 @@ def test_convertors_with_groups_of_their_own() -> None:
         "/b",
         "/c",
     ]
+
+
+def test_a_websockets_route_is_no_route_of_a_request() -> None:
+    """What answers a WebSocket does not label the 429 of a page on the same path."""
+    app = Starlette(routes=[WebSocketRoute("/{socket}", answering()), Route("/{page}", page)])
+    app.add_middleware(RateLimitMiddleware, limit="1/day", headers=None)
+
+    assert labels(app, "GET /x", "GET /x") == ["/{page}", "/{page}"]
 
 
 def test_routes_that_are_added_later() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import anyio
@@ -141,6 +142,59 @@ async def test_probes_at_the_same_time_share_one_run() -> None:
 
     assert results == [{"slow": True}] * 20
     assert len(started) == 1
+
+
+@pytest.mark.anyio
+async def test_a_probe_that_is_given_up_does_not_fail_the_others() -> None:
+    """Whoever waited for its run begins another."""
+    runs: list[anyio.Event] = []
+
+    async def check() -> bool:
+        runs.append(anyio.Event())
+        if len(runs) == 1:
+            await anyio.sleep_forever()
+        return True
+
+    checks = Checks({"check": check}, timeout=5)
+    results: list[dict[str, bool]] = []
+
+    async def probe() -> None:
+        results.append(await checks.run())
+
+    async with anyio.create_task_group() as tasks, anyio.create_task_group() as given_up:
+        given_up.start_soon(checks.run)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(probe)
+        await anyio.wait_all_tasks_blocked()
+        given_up.cancel_scope.cancel()
+
+    assert results == [{"check": True}]
+    assert len(runs) == 2
+
+
+def test_probes_of_different_event_loops_do_not_wait_for_each_other() -> None:
+    """A loop that was closed in the middle of a run leaves nothing behind."""
+    begun: list[bool] = []
+
+    async def check() -> bool:
+        begun.append(True)
+        if len(begun) == 1:
+            await anyio.sleep_forever()
+        return True
+
+    checks = Checks({"check": check}, timeout=5)
+    abandoned = checks.run()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(abandoned)
+    while not begun:
+        loop.run_until_complete(asyncio.sleep(0))
+
+    assert anyio.run(checks.run) == {"check": True}
+    assert anyio.run(checks.run, backend="trio") == {"check": True}
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.close()
 
 
 @pytest.mark.anyio

@@ -159,7 +159,8 @@ def test_the_buckets_of_a_registry_cannot_change() -> None:
 
 
 @pytest.mark.parametrize(
-    "buckets", [[], [0, 1], [-1], [2, 1], [1, 1], [1, float("inf")], [float("nan")], ["1"], [True]]
+    "buckets",
+    [[], [0, 1], [-1], [2, 1], [1, 1], [1, float("inf")], [float("nan")], ["1"], [True], 5],
 )
 def test_malformed_buckets_are_refused(buckets: list[float]) -> None:
     """The error says what came and what is expected."""

@@ -25,12 +25,14 @@ from tokenpulse_mw.ratelimit.exempt import exempt_paths
         ("/probes/", True),
         ("/probes/a/b", True),
         ("/probes", False),
+        ("/docs/", True),
+        ("/docs/x", False),
         ("/", False),
     ],
 )
 def test_paths_match_whole_or_by_their_beginning(path: str, exempt: bool) -> None:
     """No trick with the path makes an ordinary request exempt."""
-    matches = exempt_paths(["/health*", "/metrics", "/probes/*"])
+    matches = exempt_paths(["/health*", "/metrics", "/probes/*", "/docs/"])
 
     assert matches(http_scope(path)) is exempt
 

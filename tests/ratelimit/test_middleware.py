@@ -173,8 +173,22 @@ async def async_key(scope: Scope) -> str:
     return "me"
 
 
+class AsyncKey:
+    """An object whose call cannot be waited for either."""
+
+    async def __call__(self, scope: Scope) -> str:
+        return "me"
+
+
 @pytest.mark.parametrize(
-    "options", [{"key": "x-api-key"}, {"key": async_key}, {"respond": 429}, {"on_decision": []}]
+    "options",
+    [
+        {"key": "x-api-key"},
+        {"key": async_key},
+        {"key": AsyncKey()},
+        {"respond": 429},
+        {"on_decision": []},
+    ],
 )
 def test_what_is_no_function_is_refused(options: dict[str, Any]) -> None:
     """A limit that could tell nobody apart would let everyone through."""

@@ -31,6 +31,7 @@ def test_rates_are_written_as_in_limits(text: str, rate: Rate) -> None:
         ("0/minute", "limit '0/minute' allows nothing"),
         ("5 per 0 seconds", "limit '5 per 0 seconds' allows nothing"),
         (100, "limit 100 is not a rate"),
+        ("9223372036854775808/day", "is beyond counting"),
     ],
 )
 def test_what_is_no_rate_is_refused(text: str, said: str) -> None:

@@ -24,7 +24,7 @@ class AlertEngine:
     Give `observe` to an `ExchangeMiddleware` (or use `AlertMiddleware`), and let the engine run:
     `async with engine:` evaluates every `interval` seconds until it is left. A rule or a sink
     that raises is logged once and stops nothing else, and so is a sink that takes longer than
-    `interval`; the alerts of a rule that raises stay as they are.
+    `interval` for a round; the alerts of a rule that raises stay as they are.
 
     Args:
         rules: Callables of (traffic, thresholds, now) that give findings.
@@ -56,13 +56,13 @@ class AlertEngine:
         for name, value in limits.items():
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value!r}")
-        self.thresholds = thresholds or Thresholds()
+        self._thresholds = thresholds or Thresholds()
         self.interval = interval
         self.cooldown = cooldown
         self._rules = tuple(default_rules() if rules is None else rules)
         self._sinks = tuple([LogSink()] if sinks is None else sinks)
         self._alerts: list[dict[str, Alert]] = [{} for _ in self._rules]
-        self._traffic = Traffic(self.thresholds, max_subjects=max_subjects)
+        self._traffic = Traffic(self._thresholds, max_subjects=max_subjects)
         self._clock = clock
         self._wall = wall
         self._failures = Failures()
@@ -89,14 +89,15 @@ class AlertEngine:
         events: list[AlertEvent] = []
         for rule, alerts in zip(self._rules, self._alerts, strict=True):
             try:
-                found = _worst(rule(self._traffic, self.thresholds, now))
+                found = _worst(rule(self._traffic, self._thresholds, now))
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                 self._failures.tell(f"rule {_name(rule)}", error)
                 continue
             events += self._advance(alerts, found, now, at)
         self._traffic.limited.clear()
-        for event in events:
-            await self._tell(event)
+        if events:
+            for sink in self._sinks:
+                await self._tell(sink, events)
         return events
 
     async def run(self) -> None:
@@ -133,7 +134,7 @@ class AlertEngine:
     ) -> list[AlertEvent]:
         """Take one rule's alerts one step on; `alerts` is brought up to date."""
         events: list[AlertEvent] = []
-        for fingerprint in alerts.keys() | found.keys():
+        for fingerprint in [*alerts, *(new for new in found if new not in alerts)]:
             before = alerts.pop(fingerprint, None)
             after, told = step(before, found.get(fingerprint), now=now, cooldown=self.cooldown)
             if after is not None:
@@ -143,13 +144,20 @@ class AlertEngine:
                 events.append(AlertEvent(told, last.finding, at))
         return events
 
-    async def _tell(self, event: AlertEvent) -> None:
-        for sink in self._sinks:
-            try:
-                with anyio.fail_after(self.interval):
-                    await sink(event)
-            except Exception as error:  # noqa: BLE001 - one sink must not silence the others
-                self._failures.tell(f"sink {_name(sink)}", error)
+    async def _tell(self, sink: Sink, events: list[AlertEvent]) -> None:
+        """Give `sink` all events, within one interval together."""
+        try:
+            with anyio.fail_after(self.interval):
+                for event in events:
+                    await self._tell_one(sink, event)
+        except TimeoutError as error:
+            self._failures.tell(f"sink {_name(sink)}", error)
+
+    async def _tell_one(self, sink: Sink, event: AlertEvent) -> None:
+        try:
+            await sink(event)
+        except Exception as error:  # noqa: BLE001 - one event must not cost the others
+            self._failures.tell(f"sink {_name(sink)}", error)
 
 
 def _worst(findings: Iterable[Finding]) -> dict[str, Finding]:

@@ -32,14 +32,14 @@ class SlidingCounts:
         # Each slot: its number, and [requests, failures] by subject. The last is being filled.
         self._slots: deque[tuple[int, dict[str, list[int]]]] = deque()
         self._filling: dict[str, list[int]] = {}
-        self._turn = float("-inf")  # when the next slot begins
+        self._next_slot_at = float("-inf")
         self._totals: dict[str, list[int]] = {}  # of all slots but the one being filled
         self._newcomers = 0  # subjects that only the slot being filled has
         self._failing: set[str] = set()
 
     def add(self, subject: str, *, failed: bool, now: float) -> None:
         """Count one request of `subject`."""
-        if now >= self._turn:
+        if now >= self._next_slot_at:
             self.expire(now)
         counts = self._filling.get(subject)
         if counts is None:
@@ -59,7 +59,7 @@ class SlidingCounts:
         self._filling = {}
         self._newcomers = 0
         self._slots.append((number, self._filling))
-        self._turn = (number + 1) * self._step
+        self._next_slot_at = (number + 1) * self._step
         while self._slots[0][0] < number - _SLOTS:
             for subject, counts in self._slots.popleft()[1].items():
                 self._add_up(subject, counts, -1)

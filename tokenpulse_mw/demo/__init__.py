@@ -4,5 +4,6 @@ It uses the library as any gateway does, by its public names.
 """
 
 from .main import run_demo
+from .server import PortError
 
-__all__ = ["run_demo"]
+__all__ = ["PortError", "run_demo"]

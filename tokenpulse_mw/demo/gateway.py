@@ -32,22 +32,22 @@ def build_gateway(vendor_url: str) -> FastAPI:
 
     @app.post("/codex/v1/chat/completions")
     async def codex(request: Request) -> StreamingResponse:
-        return await _pass_on(request, "/v1/chat/completions")
+        return await _pass_on(request, "codex", "/v1/chat/completions")
 
     @app.post("/claude/v1/messages")
     async def claude(request: Request) -> StreamingResponse:
-        return await _pass_on(request, "/v1/messages")
+        return await _pass_on(request, "claude", "/v1/messages")
 
     @app.post("/gemini/v1beta/models/{call}")
     async def gemini(request: Request, call: str) -> StreamingResponse:
-        return await _pass_on(request, f"/v1beta/models/{call}")
+        return await _pass_on(request, "gemini", f"/v1beta/models/{call}")
 
     return app
 
 
-async def _pass_on(request: Request, path: str) -> StreamingResponse:
+async def _pass_on(request: Request, provider: str, path: str) -> StreamingResponse:
     tenant = _tenant(request)
-    annotate(request, master=tenant, key=tenant, credential="demo-credential")
+    annotate(request, master=tenant, key=tenant, credential=f"{provider}-demo")
     client: httpx2.AsyncClient = request.app.state.client
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     asked = client.build_request("POST", path, content=await request.body(), headers=headers)

@@ -112,7 +112,7 @@ async def _until(happened: Callable[[], bool]) -> None:
             await anyio.sleep(0.1)
 
 
-EXPECTED_ALERTS = ("error_spike:key:unlucky", "provider_down:apikey:demo-credential")
+EXPECTED_ALERTS = ("error_spike:key:unlucky", "provider_down:apikey:gemini-demo")
 
 
 def _episodes(stage: Stage, transition: str) -> set[str]:

@@ -15,6 +15,10 @@ from starlette.types import ASGIApp
 _LONGEST_START = 10.0  # seconds
 
 
+class PortError(Exception):
+    """The port cannot be had."""
+
+
 class LocalServer:
     """Serves an application with uvicorn for as long as it is entered.
 
@@ -26,12 +30,15 @@ class LocalServer:
         url: Where it is served, without a slash at the end.
 
     Raises:
-        OSError: The port is taken.
+        PortError: The port is taken, or not ours to take.
         RuntimeError: (on entering) The application did not start.
     """
 
     def __init__(self, app: ASGIApp, *, port: int = 0) -> None:
-        self._socket = socket.create_server(("127.0.0.1", port))
+        try:
+            self._socket = socket.create_server(("127.0.0.1", port))
+        except OSError as error:
+            raise PortError(f"port {port} cannot be served: {error}") from None
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             app, log_config=None, access_log=False, proxy_headers=False, ws="none", lifespan="on"

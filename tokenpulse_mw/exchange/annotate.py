@@ -30,7 +30,8 @@ def annotate(
             declared is counted as `other`.
         master: The tenant.
         key: Which of the tenant's API keys was used: its id or a hash, never the secret.
-        credential: Which upstream API key was used: its id or a hash, never the secret.
+        credential: Which upstream API key was used: its id or a hash, never the secret. No
+            credential of another provider may have the same.
         model: The model that answers.
         usage: The tokens used, where the answer itself does not tell; it overrides the meter.
     """

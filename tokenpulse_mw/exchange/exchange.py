@@ -23,8 +23,8 @@ class Exchange:
         method: An HTTP method of RFC 9110, PATCH or QUERY; `_OTHER` for anything else.
         route: Template of the route that answered, mount and include prefixes with it;
             `__unmatched__` where none did.
-        status: Status code on the wire; 499 when the client left before there was one, 500
-            when the application failed before there was one.
+        status: Status code that the application sent; 499 when the client left before there was
+            one, 500 when the application failed before there was one.
         provider: A declared provider, `other`, or `unknown`.
         outcome: `complete`; `client_disconnect`; `error` (an exception, or an error event in a
             stream that began with 200); `truncated` (the application stopped half-way).

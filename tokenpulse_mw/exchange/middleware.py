@@ -71,8 +71,10 @@ class ExchangeMiddleware:
 
 
 def _callables(observers: Iterable[Observer]) -> tuple[Observer, ...]:
-    checked = tuple(observers)
-    for observer in checked:
+    checked: list[Observer] = []
+    for observer in observers:
         if not callable(observer):
             raise ValueError(f"observers must be callables that take an Exchange, got {observer!r}")
-    return checked
+        if observer not in checked:
+            checked.append(observer)
+    return tuple(checked)

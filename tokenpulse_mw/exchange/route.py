@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from cachetools import LRUCache
-from starlette.routing import compile_path
+from starlette.routing import Host, WebSocketRoute, compile_path
 from starlette.types import Scope
 
 from .path import without_root
@@ -32,7 +32,8 @@ class _Candidate(NamedTuple):
     endpoint: Any
     template: str
     pattern: str
-    methods: Iterable[str]
+    methods: Iterable[str] = ()
+    is_mount: bool = False
 
 
 class RouteTemplates:
@@ -98,7 +99,7 @@ class RouteIndex:
         # A template of None: several routes share the endpoint, and the path must tell.
         self._by_endpoint: dict[int, tuple[Any, str | None]] = {}
         candidates = list(_candidates(self.router.routes, "", ""))
-        for endpoint, template, _, _ in candidates:
+        for endpoint, template, *_ in candidates:
             _, known = self._by_endpoint.get(id(endpoint), (endpoint, template))
             self._by_endpoint[id(endpoint)] = (endpoint, template if known == template else None)
         self._pattern, self._templates = _combined(candidates)
@@ -120,11 +121,16 @@ class RouteIndex:
 
 
 def serves(routes: Iterable[Any], path: str) -> bool:
-    """Whether one of `routes` is there for GET on just this path, or is mounted on it."""
-    return any(
-        each.template in (path, path + OPAQUE) and (not each.methods or "GET" in each.methods)
-        for each in _candidates(routes, "", "")
-    )
+    """Whether one of `routes` is there for GET on just this path, or is mounted on or above it.
+
+    A catch-all is there for no path in particular, nor is what serves one host alone.
+    """
+    for each in _candidates([each for each in routes if not isinstance(each, Host)], "", ""):
+        prefix = each.template.removesuffix(OPAQUE)
+        mounted = each.is_mount and prefix and (path + "/").startswith(prefix + "/")
+        if mounted or (each.template == path and (not each.methods or "GET" in each.methods)):
+            return True
+    return False
 
 
 def _find_router(app: Any) -> Any | None:
@@ -138,21 +144,25 @@ def _find_router(app: Any) -> Any | None:
 def _candidates(routes: Iterable[Any], template: str, pattern: str) -> Iterator[_Candidate]:
     """Every route below `routes` in matching order; a mount comes after what is in it."""
     for route in _flat(routes):
+        if isinstance(getattr(route, "original_route", route), WebSocketRoute):
+            continue
         path = getattr(route, "path", None)
         inner = getattr(route, "routes", None) or ()
         if path is None:  # Host, and routes of other people's making
             yield from _candidates(inner, template, pattern)
             if (app := getattr(route, "app", None)) is not None:
-                yield _Candidate(app, template + OPAQUE, pattern + "/.*", ())
+                yield _Candidate(app, template + OPAQUE, pattern + "/.*")
             continue
         own_pattern, own_template = _compiled(path)
         yield from _candidates(inner, template + own_template, pattern + own_pattern)
+        template_here, pattern_here = template + own_template, pattern + own_pattern
         endpoint = getattr(route, "endpoint", None)
-        if endpoint is None:  # a mount
-            endpoint = getattr(route, "app", None)
-            own_pattern, own_template = own_pattern + "/.*", own_template + OPAQUE
-        methods = sorted(getattr(route, "methods", None) or ())
-        yield _Candidate(endpoint, template + own_template, pattern + own_pattern, methods)
+        if endpoint is None:
+            app = getattr(route, "app", None)
+            yield _Candidate(app, template_here + OPAQUE, pattern_here + "/.*", is_mount=not inner)
+        else:
+            methods = sorted(getattr(route, "methods", None) or ())
+            yield _Candidate(endpoint, template_here, pattern_here, methods)
 
 
 def _flat(routes: Iterable[Any]) -> Iterable[Any]:

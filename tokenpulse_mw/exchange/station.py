@@ -41,13 +41,13 @@ class Station:
     clock: Callable[[], float]
     failures: Failures = field(default_factory=Failures)
     openers: tuple[Callable[[], object], ...] = field(init=False)
-    _providers: Providers = field(init=False)
+    _resolver: Providers = field(init=False)
     _joints: dict[int, tuple[Station, Station]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         hooks = (getattr(each, "opened", None) for each in self.observers)
         self.openers = tuple(hook for hook in hooks if hook is not None)
-        self._providers = self.providers or Providers()
+        self._resolver = self.providers or Providers()
 
     def opened(self) -> None:
         """Tell those observers who want to know that an exchange has begun."""
@@ -92,7 +92,7 @@ class Station:
         exchange.provider = self._attempt(
             "provider",
             UNKNOWN,
-            self._providers.resolve,
+            self._resolver.resolve,
             scope,
             exchange.provider,
             exchange.model,

@@ -95,6 +95,8 @@ class Tap:
 
     def join(self, station: Station) -> None:
         """Let the observers of another middleware look on too."""
+        if self.finished:
+            return
         joint = self.station.joined(station)
         new = tuple(each for each in joint.observers if each not in self.station.observers)
         self.station = joint

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import current_token
 
 logger = logging.getLogger("tokenpulse_mw.health")
 
@@ -56,31 +57,41 @@ class Checks:
         return results
 
     async def _run(self, name: str) -> bool:
-        run = self._runs.get(name)
-        if run is not None and run.busy:
+        while (run := self._runs.get(name)) is not None and run.busy and run.is_of_this_loop:
             await run.ended.wait()
-            return run.holds
+            if run.holds is not None or run.call.blocking:
+                return bool(run.holds)
         run = self._runs[name] = _Run(Call(self._checks[name]))
         try:
             run.holds = bool(await run.call.result())
         except Exception:
             logger.exception("health check %r raised", name)
+            run.holds = False
         finally:
             run.ended.set()
         return run.holds
 
 
 class _Run:
-    """One run of a check, for everyone who waits for it."""
+    """One run of a check, for everyone who waits for it on the same event loop.
+
+    Attributes:
+        holds: What came of it; None while it runs, and where whoever ran it was cancelled.
+    """
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.holds = False
+        self.holds: bool | None = None
         self.ended = anyio.Event()
+        self._loop = current_token()
 
     @property
     def busy(self) -> bool:
         return self.call.blocking or not self.ended.is_set()
+
+    @property
+    def is_of_this_loop(self) -> bool:
+        return self._loop == current_token()
 
 
 class Call:

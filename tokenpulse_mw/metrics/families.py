@@ -20,7 +20,7 @@ def checked_buckets(buckets: Sequence[float]) -> tuple[float, ...]:
         ValueError: They are not finite numbers above 0, each larger than the one before, or
             there is none.
     """
-    bounds = tuple(buckets)
+    bounds = tuple(buckets) if isinstance(buckets, Sequence) else ()
     numbers = all(type(bound) in (int, float) and 0 < bound < inf for bound in bounds)
     if not bounds or not numbers or any(one >= other for one, other in pairwise(bounds)):
         raise ValueError(

@@ -22,7 +22,7 @@ class HttpMetrics:
         registry: Where the families are registered; prometheus_client's default when None, which
             is also what its own `/metrics` applications expose.
         buckets: Upper bounds of the histograms of durations, in seconds and ascending; 5 ms to
-            600 s when None.
+            600 s when None. The time per output token keeps its own.
         max_series: Series that each family keeps; what exceeds them is folded into one series of
             `__overflow__` labels and counted. The first on a registry decides.
 

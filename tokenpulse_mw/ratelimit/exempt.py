@@ -33,10 +33,10 @@ def exempt_paths(patterns: Iterable[str]) -> Callable[[Scope], bool]:
                 f"exempt path {pattern!r} must begin with '/' and may have '*' only at its end"
             )
         path = pattern.removesuffix("*")
-        if not path.endswith("/"):
-            exact.add(path)
         if pattern.endswith("*"):
             below.append(path.rstrip("/") + "/")
+        if not pattern.endswith("/*"):
+            exact.add(path)
     beginnings = tuple(below)
 
     def matches(scope: Scope) -> bool:

@@ -33,9 +33,9 @@ class _Window:
 class Limiter:
     """Decides how much each key may still do; knows nothing of HTTP.
 
-    Windows are kept nearly in the order in which they end, so the first entry is the first to
-    expire and, when the table is full, the one to go. What it used is then remembered in a sketch
-    of fixed size, from which its window is taken up again should the key come back in time.
+    Windows are kept nearly in the order in which they end, so the first entry is among the first
+    to expire and, when the table is full, the one to go. What it used is then remembered in a
+    sketch of fixed size, from which its window is taken up again should the key come back in time.
 
     Args:
         limit: A rate such as "100/minute" or "1000 per day".
@@ -123,7 +123,8 @@ class Limiter:
         if len(windows) >= self.max_keys:
             self._evict(now)
         window = windows[key] = _Window(ends if ends > now else now + self.window, used)
-        if used and ends < windows[next(iter(windows))].ends:  # it is the first to end
+        if used and ends < windows[next(iter(windows))].ends:
+            # Else it would hide behind windows that end later.
             windows.move_to_end(key, last=False)
         return window
 

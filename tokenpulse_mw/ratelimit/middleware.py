@@ -117,7 +117,12 @@ class RateLimitMiddleware:
 
 
 def _check_function(name: str, function: object) -> None:
-    if function is not None and (not callable(function) or iscoroutinefunction(function)):
+    if function is None:
+        return
+    is_async = iscoroutinefunction(function) or iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - of an object that acts as a function
+    )
+    if is_async or not callable(function):
         raise ValueError(f"{name} must be a function, and not async, got {function!r}")
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import limits
 
+_LARGEST = 2**63 - 1
+
 
 class Rate(NamedTuple):
     """At most `amount` in any window of `seconds`."""
@@ -32,4 +34,6 @@ def parse_rate(limit: str) -> Rate:
         )
     if any(int(number) == 0 for number in re.findall(r"[0-9]+", limit)):
         raise ValueError(f"limit {limit!r} allows nothing: expected no number in it to be 0")
+    if items[0].amount > _LARGEST:
+        raise ValueError(f"limit {limit!r} is beyond counting: expected at most {_LARGEST}")
     return Rate(items[0].amount, items[0].get_expiry())

@@ -1,6 +1,6 @@
 """A count-min sketch of windows: what a full table remembers of the clients it let go.
 
-It may think a client has asked more often than it has, never less often.
+It may think a client has asked more often than it has; unless told to forget, never less often.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class WindowSketch:
     def recall(self, key: Hashable, now: float) -> tuple[int, float]:
         """At most this much was used by `key`, in a window that ends no later than this.
 
-        Gives (0, `now`) for a key that was surely not remembered, or whose window is over.
+        It may be what others used that share its cells. Gives (0, `now`) for a key that was
+        surely not remembered, or whose window is over.
         """
         cells = list(self._cells(key))
         until = min(self._ends[cell] for cell in cells)

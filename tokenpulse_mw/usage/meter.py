@@ -19,7 +19,7 @@ _TAIL = 32 * 1024  # bytes at the end of a stream in which an error is looked fo
 # What makes an event worth decoding: a key that every vendor's usage has, in some spelling. Inside
 # a JSON string its quote would be escaped, so text that a model writes cannot look like it. Each
 # pattern begins with fixed bytes, and these are rare ones, which makes the search fast.
-_USAGE = re.compile(rb'oken(?:s|Count)"\s*:')
+_COUNT = re.compile(rb'oken(?:s|Count)"\s*:')
 _ERRORS = (re.compile(rb'"error"'), re.compile(rb"event: ?error"))
 
 
@@ -117,7 +117,7 @@ class StreamMeter:
             return
         if self.waiting:
             self.waiting = not any(answer.speaks(parse(block).data) for block in blocks(whole))
-        for event in _events_with(_USAGE, whole):
+        for event in _events_with(_COUNT, whole):
             self.ledger.read(event.data)
         recent = self._recent
         recent.append(whole)
