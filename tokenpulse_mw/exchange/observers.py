@@ -33,7 +33,7 @@ class Failures:
             try:
                 observer(exchange)
             except Exception as error:  # noqa: BLE001 - an observer's failure is not the request's
-                self.tell(_name(observer), error, observers)
+                self.tell(name_of(observer), error, observers)
 
     def call(self, hook: str, observers: Iterable[Observer], *arguments: str) -> None:
         """Call the optional method `hook` of those observers that have it."""
@@ -43,18 +43,15 @@ class Failures:
                 try:
                     method(*arguments)
                 except Exception as error:  # noqa: BLE001 - as above
-                    self.log(observer, error)
-
-    def log(self, at_fault: object, error: Exception) -> None:
-        """Report that an observer, or one of its methods, failed with `error`."""
-        self._log(_name(at_fault), error)
+                    self.log(name_of(observer), error)
 
     def tell(self, component: str, error: Exception, observers: Iterable[Observer] = ()) -> None:
-        """Report that `component` failed with `error` while a request went on without it."""
-        self._log(component, error)
+        """Log that `component` failed with `error`, and let `observers` count it."""
+        self.log(component, error)
         self.call("failed", observers, component)
 
-    def _log(self, component: str, error: Exception) -> None:
+    def log(self, component: str, error: Exception) -> None:
+        """Log that `component` failed with `error`, if that is the first time."""
         kind = (component, type(error).__name__)
         if kind not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(kind)
@@ -65,7 +62,7 @@ class Failures:
             )
 
 
-def _name(observer: object) -> str:
+def name_of(observer: object) -> str:
     """The class or function at fault: a label value, so never anything of the request."""
     owner = getattr(observer, "__self__", observer)
     return getattr(owner, "__name__", type(owner).__name__)

@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from ..usage import UsageMeter
 from .exchange import Exchange
-from .observers import Failures, Observer
+from .observers import Failures, Observer, name_of
 from .provider import UNKNOWN, Providers
 from .route import UNMATCHED, RouteTemplates
 
@@ -55,7 +55,7 @@ class Station:
             try:
                 hook()
             except Exception as error:  # noqa: BLE001 - an observer's failure is not the request's
-                self.failures.log(hook, error)
+                self.failures.log(name_of(hook), error)
 
     def joined(self, inner: Station) -> Station:
         """This station with the observers and wishes of `inner`, each observer only once."""
