@@ -43,8 +43,10 @@ class Tables:
         self.usage = counter(families.USAGE)
         self.decisions = counter(families.DECISIONS)
         self.self_errors = counter(families.SELF_ERRORS)
-        # Its labels are our own names, and it could not tell of an overflow of its own.
-        self.overflow = CounterRows(families.OVERFLOW, most=sys.maxsize, on_overflow=id)
+        # Not capped: its labels are our own names, and it could not tell of an overflow of its own.
+        self.overflow = CounterRows(
+            families.OVERFLOW, most=sys.maxsize, on_overflow=self._overflowed
+        )
         self._rendering: ContextVar[bool] = ContextVar("tokenpulse_mw_rendering", default=False)
 
     def collect(self) -> Iterator[Metric]:

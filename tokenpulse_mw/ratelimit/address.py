@@ -49,12 +49,10 @@ def grouping(ipv6_prefix: int) -> Callable[[bytes], bytes]:
     def group(packed: bytes) -> bytes:
         if len(packed) == 4:
             return packed
-        # The bytes that are left tell it from IPv4: there are never exactly four of them.
-        return (
-            packed[:whole] + bytes((packed[whole] & mask,)) + b"/"
-            if bits
-            else packed[:whole] + b"/"
-        )
+        kept = packed[:whole]
+        if bits:
+            kept += bytes((packed[whole] & mask,))
+        return kept + b"/"  # so that four bytes of it are no IPv4 address
 
     return group
 
