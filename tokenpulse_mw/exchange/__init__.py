@@ -1,12 +1,12 @@
 """One observed request: measured once, told to everyone; the floor that all features stand on."""
 
 from .annotate import annotate, drop_exchange, tap_of
-from .exchange import Exchange, Outcome
+from .exchange import Exchange, Outcome, method_label
 from .middleware import ExchangeMiddleware
 from .observers import Failures, Observer
 from .path import path_in_app
 from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
-from .route import serves
+from .route import RouteTemplates, serves
 
 __all__ = [
     "PROVIDERS",
@@ -18,8 +18,10 @@ __all__ = [
     "Outcome",
     "ProviderResolver",
     "Providers",
+    "RouteTemplates",
     "annotate",
     "drop_exchange",
+    "method_label",
     "path_in_app",
     "serves",
     "tap_of",

@@ -16,6 +16,11 @@ METHODS = frozenset(
 OTHER_METHOD = "_OTHER"
 
 
+def method_label(method: str) -> str:
+    """`method` if it is one of the known ones, else `_OTHER`."""
+    return method if method in METHODS else OTHER_METHOD
+
+
 class Exchange:
     """One request and its answer, as observers are given it when it is over.
 

@@ -54,10 +54,7 @@ class ExchangeMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tap an HTTP request that no one has tapped yet; pass everything else through."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-        elif (outer := scope.get(SCOPE_KEY)) is not None:
-            outer.join(self._station)
+        if scope["type"] != "http" or self.join(scope):
             await self.app(scope, receive, send)
         else:
             tap = scope[SCOPE_KEY] = Tap(self._station, scope, receive, send)
@@ -68,6 +65,13 @@ class ExchangeMiddleware:
                 tap.raised(error)
                 raise
             tap.returned()
+
+    def join(self, scope: Scope) -> bool:
+        """Add our observers and wishes to the exchange that is open; False where none is."""
+        tap: Tap | None = scope.get(SCOPE_KEY)
+        if tap is not None:
+            tap.join(self._station)
+        return tap is not None
 
 
 def _callables(observers: Iterable[Observer]) -> tuple[Observer, ...]:

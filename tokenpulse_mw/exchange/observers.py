@@ -13,6 +13,7 @@ logger = logging.getLogger("tokenpulse_mw.exchange")
 #   opened()            an exchange has begun
 #   dropped()           an exchange that had begun is not to be measured (a probe, a scrape)
 #   failed(component)   a part of this library failed and the request went on without it
+#   decided(policy, decision)   a rate limit was asked: "allowed", "limited", "shadow" or "error"
 Observer = Callable[[Exchange], object]
 
 _MOST_TOLD = 100  # kinds of failure

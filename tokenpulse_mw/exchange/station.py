@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
@@ -32,6 +32,7 @@ class Station:
         clock: Monotonic seconds.
         failures: Keeps what goes wrong here out of the request.
         openers: The hooks `opened` of those observers that have one.
+        deciders: The hooks `decided`, likewise.
     """
 
     observers: tuple[Observer, ...]
@@ -41,12 +42,13 @@ class Station:
     clock: Callable[[], float]
     failures: Failures = field(default_factory=Failures)
     openers: tuple[Callable[[], object], ...] = field(init=False)
+    deciders: tuple[Callable[[str, str], object], ...] = field(init=False)
     _resolver: Providers = field(init=False)
     _joints: dict[int, tuple[Station, Station]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        hooks = (getattr(each, "opened", None) for each in self.observers)
-        self.openers = tuple(hook for hook in hooks if hook is not None)
+        self.openers = tuple(self._hooks("opened"))
+        self.deciders = tuple(self._hooks("decided"))
         self._resolver = self.providers or Providers()
 
     def opened(self) -> None:
@@ -55,6 +57,14 @@ class Station:
             try:
                 hook()
             except Exception as error:  # noqa: BLE001 - an observer's failure is not the request's
+                self.failures.log(name_of(hook), error)
+
+    def decided(self, policy: str, decision: str) -> None:
+        """Tell those observers who want to know what a rate limit has decided."""
+        for hook in self.deciders:
+            try:
+                hook(policy, decision)
+            except Exception as error:  # noqa: BLE001 - as above
                 self.failures.log(name_of(hook), error)
 
     def joined(self, inner: Station) -> Station:
@@ -102,6 +112,12 @@ class Station:
         elif meter is not None and meter.ledger.unreadable:
             self.failures.call("failed", self.observers, "usage")
         self.failures.finished(self.observers, exchange)
+
+    def _hooks(self, name: str) -> Iterator[Callable[..., object]]:
+        for observer in self.observers:
+            hook = getattr(observer, name, None)
+            if hook is not None:
+                yield hook
 
     def _attempt(
         self, component: str, otherwise: T, function: Callable[P, T], *args: P.args, **kw: P.kwargs

@@ -8,6 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..usage import UsageMeter, meter_for
 from .exchange import Exchange, Outcome
+from .observers import Observer
 from .provider import HEADER as PROVIDER_HEADER
 from .station import Station
 
@@ -38,6 +39,7 @@ class Tap:
         "_receive",
         "_scope",
         "_send",
+        "_watchers",
         "exchange",
         "finished",
         "station",
@@ -53,6 +55,7 @@ class Tap:
         # Takes the rest of the body once there is no time left to be noted, only bytes.
         self._flow: Callable[[bytes], None] | None = None
         self._headers: RawHeaders = ()
+        self._watchers: tuple[Observer, ...] = ()
         self._gone = False
         self.finished = False
 
@@ -92,6 +95,10 @@ class Tap:
     def add_headers(self, headers: RawHeaders) -> None:
         """Send `headers` with the answer, beside its own."""
         self._headers = [*self._headers, *headers] if self._headers else headers
+
+    def watch(self, watcher: Observer) -> None:
+        """Give the exchange to `watcher` too when it is over, this one time."""
+        self._watchers = (*self._watchers, watcher)
 
     def join(self, station: Station) -> None:
         """Let the observers of another middleware look on too."""
@@ -172,6 +179,8 @@ class Tap:
         exchange.duration = self.station.clock() - exchange.started
         exchange.outcome = "client_disconnect" if self._gone else outcome
         self.station.settle(exchange, self._end(), self._meter)
+        if self._watchers:
+            self.station.failures.finished(self._watchers, exchange)
 
     def _end(self) -> Scope:
         """Let go of the scope, which holds this tap: the two need no garbage collector then."""
