@@ -1,83 +1,15 @@
-"""Keys: who is asking, and who only says so."""
+"""Keys: by header, by annotation, and joined."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
-from tests.support.asgi import http_scope
-from tokenpulse_mw import client_address, header
-
-
-def forwarded(*lines: str, peer: str = "10.0.0.1") -> Scope:
-    """A request that came through proxies."""
-    headers = [(b"x-forwarded-for", line.encode("latin-1")) for line in lines]
-    return http_scope(headers=headers, client=(peer, 1))
-
-
-def at(address: str) -> Scope:
-    """A request that came straight from `address`."""
-    return http_scope(client=(address, 1))
-
-
-def test_a_client_is_its_address_whatever_its_port() -> None:
-    """The port changes with every connection."""
-    key = client_address()
-
-    assert key(http_scope(client=("192.0.2.1", 1))) == key(http_scope(client=("192.0.2.1", 2)))
-    assert key(at("192.0.2.1")) != key(at("192.0.2.2"))
-
-
-def test_clients_without_an_address_share_one_key() -> None:
-    """A unix socket has none; what is no IP address is taken as it is."""
-    key = client_address(trusted=["10.0.0.0/8"])
-
-    assert key(http_scope(client=None)) == ""
-    assert key(at("testclient")) == "testclient"
-
-
-@given(value=st.binary(max_size=100), name=st.sampled_from(["x-forwarded-for", "forwarded"]))
-def test_headers_of_untrusted_peers_are_never_read(value: bytes, name: str) -> None:
-    """No header, however made, changes the key of a client that is no trusted proxy."""
-    key = client_address(trusted=["10.0.0.0/8"])
-    spoofed = http_scope(headers=[(name.encode(), value)], client=("192.0.2.1", 1))
-
-    assert key(spoofed) == key(at("192.0.2.1"))
-
-
-@given(value=st.binary(max_size=200))
-def test_no_header_raises(value: bytes) -> None:
-    """A trusted proxy may pass on whatever its client wrote."""
-    key = client_address(trusted=["10.0.0.0/8"])
-
-    assert key(http_scope(headers=[(b"x-forwarded-for", value)], client=("10.0.0.1", 1)))
-
-
-@pytest.mark.parametrize(
-    ("lines", "client"),
-    [
-        (["192.0.2.1"], "192.0.2.1"),
-        (["192.0.2.1, 10.0.0.2"], "192.0.2.1"),
-        (["6.6.6.6, 192.0.2.1, 10.0.0.2"], "192.0.2.1"),
-        (["6.6.6.6", "192.0.2.1", "10.0.0.2"], "192.0.2.1"),
-        (["192.0.2.1:5555"], "192.0.2.1"),
-        (["[2001:db8::1]:443"], "2001:db8::1"),
-        (["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
-        ([], "10.0.0.1"),
-        ([""], "10.0.0.1"),
-        (["192.0.2.1, , ", ""], "192.0.2.1"),
-        (["192.0.2.1, unknown"], "10.0.0.1"),
-        (["192.0.2.1, garbage, 10.0.0.2"], "10.0.0.2"),
-        ([", ".join(["192.0.2.1"] + ["10.0.0.2"] * 40)], "10.0.0.2"),
-    ],
-)
-def test_behind_proxies_the_client_is_the_last_that_is_none(lines: list[str], client: str) -> None:
-    """From right to left, past our own proxies; where one says nothing useful, it is the client."""
-    key = client_address(trusted=["10.0.0.0/8"])
-
-    assert key(forwarded(*lines)) == key(at(client))
+from tests.support.apps import Asks, answering
+from tests.support.asgi import drive, http_scope
+from tokenpulse_mw import ExchangeMiddleware, annotate
+from tokenpulse_mw.ratelimit.client import client_address
+from tokenpulse_mw.ratelimit.keys import annotated, header, join
 
 
 def test_a_header_can_be_the_key() -> None:
@@ -85,14 +17,87 @@ def test_a_header_can_be_the_key() -> None:
     key = header("X-API-Key")
     secret = http_scope(headers=[(b"host", b"x"), (b"x-api-key", b"sk-secret")])
 
-    assert key(secret) == key(secret)
+    assert key(secret) == key(secret) == key({**secret, "type": "websocket"})
+    assert key(http_scope(headers=[(b"X-Api-Key", b"sk-secret")])) == key(secret)
     assert b"sk-secret" not in repr(key(secret)).encode()
     assert key(http_scope(headers=[(b"x-api-key", b"sk-other")])) != key(secret)
+    assert header("x-other")({**secret, "headers": [(b"x-other", b"sk-secret")]}) != key(secret)
     assert key(http_scope()) is None
 
 
-@pytest.mark.parametrize("name", ["", "  "])
-def test_a_header_without_a_name_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "  ", "x api", " x-api-key", "x-api-key:", "schlüssel", None])
+def test_what_cannot_be_a_header_is_refused(name: str) -> None:
     """The error says what came."""
-    with pytest.raises(ValueError, match="header name must not be empty, got"):
+    with pytest.raises(ValueError, match=r"header name must be letters, .*, got"):
         header(name)
+
+
+@pytest.mark.parametrize("field", ["master", "key", "credential", "provider", "model"])
+@pytest.mark.anyio
+async def test_what_the_application_annotated_can_be_the_key(field: str) -> None:
+    """It is asked inside of whoever annotates; before that, and where nothing is, there is none."""
+    seen: list[object] = []
+    asks = Asks(answering(), key=annotated(field), seen=seen)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, **{field: scope["path"].strip("/")})
+        await asks(scope, receive, send)
+
+    for path in ("/acme", "/", "/" + "x" * 1000):
+        await drive(ExchangeMiddleware(app), http_scope(path))
+    await drive(ExchangeMiddleware(asks))
+
+    name, nothing, long, unannotated = seen
+    assert (name, nothing, unannotated) == ("acme", None, None)
+    assert isinstance(long, bytes)
+    assert len(long) == 16
+
+
+def test_a_limit_by_annotation_that_no_exchange_surrounds_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It limits nobody, and the log says what to do; WebSocket requests never have one."""
+    key = annotated("master")
+
+    assert key({"type": "websocket", "path": "/"}) is None
+    assert not caplog.records
+    assert [key(http_scope()), key(http_scope())] == [None, None]
+    (record,) = caplog.records
+    assert record.name == "tokenpulse_mw.ratelimit"
+    assert record.message.startswith("annotated('master') finds no exchange, so it limits nobody: ")
+
+
+@pytest.mark.parametrize("field", ["tenant", "", "usage", None])
+def test_what_cannot_be_annotated_is_refused(field: str) -> None:
+    """The error says what can be."""
+    with pytest.raises(ValueError, match="field must be one of master, key, credential, provider"):
+        annotated(field)
+
+
+def test_keys_can_be_joined() -> None:
+    """Each part counts; what leaves one out is still limited by the others."""
+    key = join(client_address(), header("x-api-key"))
+    headers = [(b"x-api-key", b"sk-1")]
+
+    with_both = key(http_scope(headers=headers))
+    assert with_both == key(http_scope(headers=headers)) != key(http_scope())
+    assert key(http_scope()) == (bytes([192, 0, 2, 1]), None)
+    assert join(header("a"), header("b"))(http_scope()) is None
+
+
+def test_what_cannot_be_joined_is_refused() -> None:
+    """The error says what came: too few, no function, or one that is async."""
+
+    async def later(scope: Scope) -> str:
+        raise AssertionError
+
+    class Later:
+        async def __call__(self, scope: Scope) -> str:
+            raise AssertionError
+
+    for keys in ([], [header("a")]):
+        with pytest.raises(ValueError, match=f"join needs two keys or more, got {len(keys)}"):
+            join(*keys)
+    for bad in ("x-api-key", None, later, Later()):
+        with pytest.raises(ValueError, match="key must be a function, and not async, got"):
+            join(header("a"), bad)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -37,3 +37,15 @@ def streaming(
             await send({"type": "http.response.body", "body": piece, "more_body": more})
 
     return app
+
+
+class Asks:
+    """A middleware that asks `key` about each request."""
+
+    def __init__(self, app: ASGIApp, *, key: Callable[[Scope], object], seen: list[object]) -> None:
+        self.app, self.key, self.seen = app, key, seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Note the key, and pass the request on."""
+        self.seen.append(self.key(scope))
+        await self.app(scope, receive, send)

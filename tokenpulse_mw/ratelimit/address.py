@@ -6,23 +6,30 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from socket import AF_INET, AF_INET6, inet_pton
 
-_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, an IPv4 address in IPv6 clothes
+# Prefixes that an IPv4 address stands right behind: it is in IPv6 clothes.
+_WRAPPINGS = (
+    bytes(10) + b"\xff\xff",  # ::ffff:0:0/96, mapped (RFC 4291): how a dual-stack socket tells it
+    b"\x00\x64\xff\x9b" + bytes(8),  # 64:ff9b::/96, NAT64 (RFC 6052)
+    b"\x20\x02",  # 2002::/16, 6to4 (RFC 3056), where all that follows is one subscriber's
+)
+_NO_ADDRESS = "unix"  # as a network: the peers that have no address, packed as no bytes
 
 
 def pack(text: str) -> bytes | None:
     """The 4 or 16 bytes of an address, or None for what is not one.
 
-    An IPv4 address that is mapped into IPv6 gives its 4 bytes; a zone (`%eth0`) is dropped.
+    An IPv4 address that is mapped into IPv6, or came by NAT64 or 6to4, gives its 4 bytes; a zone
+    (`%eth0`) is dropped.
     """
     try:
-        return inet_pton(AF_INET, text)
-    except (OSError, ValueError):
-        pass
-    try:
+        if ":" not in text:
+            return inet_pton(AF_INET, text)
         packed = inet_pton(AF_INET6, text.partition("%")[0])
     except (OSError, ValueError):
         return None
-    return packed[12:] if packed.startswith(_MAPPED) else packed
+    if packed.startswith(_WRAPPINGS):
+        return packed[2:6] if packed[0] else packed[12:]
+    return packed
 
 
 def pack_with_port(text: str) -> bytes | None:
@@ -52,7 +59,7 @@ def grouping(ipv6_prefix: int) -> Callable[[bytes], bytes]:
         kept = packed[:whole]
         if bits:
             kept += bytes((packed[whole] & mask,))
-        return kept + b"/"  # so that four bytes of it are no IPv4 address
+        return kept + b"::/"  # five bytes at least, so it is never an IPv4 address
 
     return group
 
@@ -60,8 +67,16 @@ def grouping(ipv6_prefix: int) -> Callable[[bytes], bytes]:
 class Networks:
     """A set of networks, such as the proxies that may say who the client is.
 
+    It holds packed addresses, which know IPv4 clients only as IPv4. So a network that is written
+    inside of `::ffff:0:0/96`, `64:ff9b::/96` or `2002::/16` is the IPv4 network that it stands
+    for: "64:ff9b::a00:0/104" and "2002:a00::/24" are "10.0.0.0/8", such a prefix as a whole is
+    all of IPv4, and any part of a 6to4 site is the site. Every other IPv6 network holds what is
+    native in it and no more: neither "::/0" nor "2000::/3" trusts an IPv4 client, whichever way
+    it came. To trust everybody, name "0.0.0.0/0" and "::/0".
+
     Args:
-        cidrs: Networks or single addresses, such as "10.0.0.0/8" or "2001:db8::1".
+        cidrs: Networks or single addresses, such as "10.0.0.0/8" or "2001:db8::1". The word
+            "unix" holds the peers that have no address, which are packed as no bytes.
 
     Raises:
         ValueError: One of `cidrs` is not a network.
@@ -70,28 +85,38 @@ class Networks:
     def __init__(self, cidrs: Iterable[str]) -> None:
         if isinstance(cidrs, str):
             raise ValueError(f"trusted must be a list of networks, got the single string {cidrs!r}")
-        self._networks = [_network(cidr) for cidr in cidrs]
+        self._by_size: dict[int, list[tuple[int, int]]] = {}
+        for cidr in cidrs:
+            size, first, mask = _network(cidr)
+            self._by_size.setdefault(size, []).append((first, mask))
 
     def __bool__(self) -> bool:
-        return bool(self._networks)
+        return bool(self._by_size)
 
     def __contains__(self, packed: bytes) -> bool:
         number = int.from_bytes(packed)
-        size = len(packed)
-        return any(
-            size == length and number & mask == first for first, mask, length in self._networks
-        )
+        for first, mask in self._by_size.get(len(packed), ()):  # noqa: SIM110 - any() is slower
+            if number & mask == first:
+                return True
+        return False
 
 
 def _network(cidr: str) -> tuple[int, int, int]:
+    """The length of a network's packed addresses, the first of them, and the mask."""
+    if cidr == _NO_ADDRESS:
+        return 0, 0, 0
     try:
-        network = ipaddress.ip_network(cidr)
+        network = ipaddress.ip_network(str(cidr))  # else a number would be an address too
     except ValueError as error:
         raise ValueError(
             f"trusted network {cidr!r} is not one: expected an address or a network "
-            f"such as '10.0.0.0/8' or '2001:db8::/32' ({error})"
+            f"such as '10.0.0.0/8' or '2001:db8::/32', or 'unix' ({error})"
         ) from None
-    mapped = getattr(network.network_address, "ipv4_mapped", None)
-    if mapped is not None and network.prefixlen >= 96:  # peers are unwrapped too
-        network = ipaddress.ip_network(f"{mapped}/{network.prefixlen - 96}")
-    return int(network.network_address), int(network.netmask), network.max_prefixlen // 8
+    packed, prefix = network.network_address.packed, network.prefixlen
+    for wrapping in _WRAPPINGS if len(packed) == 16 else ():
+        size = len(wrapping)
+        if packed.startswith(wrapping) and prefix >= 8 * size:
+            packed, prefix = packed[size : size + 4], min(prefix - 8 * size, 32)
+    bits = 8 * len(packed)
+    mask = (1 << bits) - (1 << bits - prefix)
+    return len(packed), int.from_bytes(packed) & mask, mask

@@ -1,0 +1,160 @@
+"""The key of a limit for each route."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from tests.support.apps import Asks, answering
+from tests.support.asgi import drive, http_scope
+from tokenpulse_mw import ExchangeMiddleware
+from tokenpulse_mw.ratelimit.client import client_address
+from tokenpulse_mw.ratelimit.keys import join
+from tokenpulse_mw.ratelimit.route import route
+
+
+def item(request: Request) -> PlainTextResponse:
+    """An endpoint."""
+    return PlainTextResponse("item")
+
+
+ITEMS = [Route("/items/{id}", item, methods=["GET", "POST"])]
+
+
+def asking(seen: list[object], *routes: Any) -> Starlette:
+    """An application with `routes` that asks for each request's route."""
+    return Starlette(routes=routes, middleware=[Middleware(Asks, key=route(), seen=seen)])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "key"),
+    [
+        ("GET", "/items/1", "GET /items/{id}"),
+        ("GET", "/items/2", "GET /items/{id}"),
+        ("POST", "/items/1", "POST /items/{id}"),
+        ("BREW", "/items/1", "_OTHER /items/{id}"),
+        ("GET", "/sub/items/1", "GET /sub/items/{id}"),
+        ("GET", "/opaque/any/thing", "GET /opaque/{path}"),
+        ("GET", "/nothing", "GET __unmatched__"),
+    ],
+)
+@pytest.mark.anyio
+async def test_paths_of_one_route_are_one_key(method: str, path: str, key: str) -> None:
+    """In an application's own middleware, with an exchange around it, inside of it, or none."""
+    seen: list[object] = []
+    routes = [*ITEMS, Mount("/sub", routes=ITEMS), Mount("/opaque", answering())]
+    app = asking(seen, *routes)
+    outside = Asks(Starlette(routes=routes), key=route(), seen=seen)
+    inside = Starlette(
+        routes=routes,
+        middleware=[Middleware(ExchangeMiddleware), Middleware(Asks, key=route(), seen=seen)],
+    )
+
+    for each in (app, ExchangeMiddleware(app), ExchangeMiddleware(outside), inside):
+        await drive(each, http_scope(path, method=method))
+        await drive(each, http_scope("/api" + path, method=method, root_path="/api"))
+
+    assert seen == [key] * 8
+
+
+@pytest.mark.anyio
+async def test_a_mounted_application_tells_its_routes_in_full() -> None:
+    """The prefix that it is mounted at is part of the key, with an exchange around or inside."""
+    seen: list[object] = []
+    asks = Middleware(Asks, key=route(), seen=seen)
+    one = Starlette(routes=ITEMS, middleware=[asks])
+    two = Starlette(routes=ITEMS, middleware=[Middleware(ExchangeMiddleware), asks])
+    opaque = Asks(answering(), key=route(), seen=seen)
+    app = Starlette(routes=[Mount("/one", one), Mount("/two/{tenant}", two), Mount("/llm", opaque)])
+
+    for path in ("/one/items/1", "/two/acme/items/1", "/llm/items/1"):
+        await drive(app, http_scope(path))
+        await drive(ExchangeMiddleware(app), http_scope(path))
+
+    expected = ["GET /one/items/{id}", "GET /two/{tenant}/items/{id}", "GET /llm/{path}"]
+    assert seen == [each for each in expected for _ in range(2)]
+
+
+@pytest.mark.anyio
+async def test_an_exchange_that_sees_no_routes_leaves_it_to_the_application() -> None:
+    """A middleware in between may hide them."""
+    seen: list[object] = []
+    inner = asking(seen, *ITEMS)
+
+    async def closed(scope: Scope, receive: Receive, send: Send) -> None:
+        await inner(scope, receive, send)
+
+    await drive(ExchangeMiddleware(closed), http_scope("/items/1"))
+
+    assert seen == ["GET /items/{id}"]
+
+
+def test_without_routes_all_paths_are_one_key() -> None:
+    """Where nobody around tells of routes, and where there are none."""
+    key = route()
+
+    assert key(http_scope("/items/1")) == key(http_scope("/x", app=answering())) == "GET /{path}"
+    assert join(client_address(), key)(http_scope()) == (bytes([192, 0, 2, 1]), "GET /{path}")
+
+
+@pytest.mark.anyio
+async def test_websocket_routes_share_one_key() -> None:
+    """They have no method, and one of their own stands for it."""
+    seen: list[object] = []
+
+    for path in ("/chat/1", "/chat/2"):
+        scope: Scope = {
+            "type": "websocket",
+            "path": path,
+            "headers": [],
+            "client": ("192.0.2.1", 1),
+        }
+        await drive(asking(seen, *ITEMS), scope)
+
+    assert seen == ["WEBSOCKET __unmatched__"] * 2
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {},
+        {"type": "lifespan"},
+        {"type": "http", "method": None, "path": None},
+        {"type": "http", "method": [], "path": "/", "app": Starlette(routes=ITEMS)},
+        {"type": "http", "method": "GET", "path": 7, "app": Starlette(routes=ITEMS)},
+        {"type": "http", "method": "GET", "path": "/", "app": type("Odd", (), {"routes": 7})()},
+    ],
+)
+def test_no_scope_makes_route_raise(scope: Scope, caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be told shares one key, and the log says so once."""
+    key = route()
+
+    for _ in range(3):
+        assert str(key(scope)).split()[1] in ("/{path}", "__unmatched__")
+    assert len(caplog.records) <= 1
+
+
+def test_routes_of_many_applications_are_told() -> None:
+    """Those of a few are remembered; the others are read again, and none is kept for ever."""
+    key = route()
+    apps = [Starlette(routes=[Route(f"/{number}/{{id}}", item)]) for number in range(20)]
+    first = weakref.ref(apps[0])
+
+    for _ in range(2):
+        keys = [key(http_scope(f"/{number}/x", app=app)) for number, app in enumerate(apps)]
+        assert keys == [f"GET /{number}/{{id}}" for number in range(20)]
+    apps[:3] = []
+    for app in apps:
+        key(http_scope(app=app))
+    del app
+    gc.collect()
+    assert first() is None
