@@ -10,10 +10,14 @@ class Decision(NamedTuple):
 
     Attributes:
         allowed: The request is within the limit, and was counted.
-        limit: Requests a window has room for.
-        remaining: Requests the window has room for still.
-        reset_after: Seconds until the window ends and all of `limit` is free again.
-        retry_after: Seconds until a request of the same cost would be allowed; 0 where it was.
+        limit: What a window has room for.
+        remaining: What the window has room for still.
+        reset_after: Seconds until all of `limit` is free again.
+        retry_after: Seconds until a request of the same cost would be allowed, if nobody else
+            asked meanwhile; 0 where it was allowed, infinite where it costs more than `limit`.
+        policy: The name of the policy that was asked.
+        also: Names of other policies that refused the same request.
+        degraded: The shared storage could not be asked; this is what was settled for that case.
     """
 
     allowed: bool
@@ -21,3 +25,6 @@ class Decision(NamedTuple):
     remaining: int
     reset_after: float
     retry_after: float
+    policy: str = "default"
+    also: tuple[str, ...] = ()
+    degraded: bool = False

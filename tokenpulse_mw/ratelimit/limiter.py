@@ -1,11 +1,12 @@
-"""A fixed window for each client, opened by its first request, in a table that cannot be flooded.
+"""What each client has used, in a table that cannot be flooded.
 
 What holds, however many clients come (`docs/ratelimit.md` says what it means for users):
 
 P1  the table never has more than `max_keys` entries;
 P2  a client over its limit stays so until its window ends, whoever else arrives;
 P3  no client gets more than its limit in a window, so k clients never get more than k times it;
-P4  no request does work that grows with the table.
+P4  no request does work that grows with the table;
+P5  in a flood of ten times `max_keys` clients, a newcomer is still served.
 """
 
 from __future__ import annotations
@@ -13,41 +14,41 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Any
 
 from .decision import Decision
-from .rate import parse_rate
+from .rate import checked_cost, parse_rate
 from .sketch import WindowSketch
+from .strategy import strategy_named
 
 _CELLS_PER_KEY = 16
 _EXPIRED_AT_ONCE = 2  # one more than a request can add, so the table does get empty
 
 
-class _Window:
-    __slots__ = ("ends", "used")
-
-    def __init__(self, ends: float, used: int) -> None:
-        self.ends = ends
-        self.used = used
-
-
 class Limiter:
     """Decides how much each key may still do; knows nothing of HTTP.
 
-    Windows are kept nearly in the order in which they end, so the first entry is among the first
-    to expire and, when the table is full, the one to go. What it used is then remembered in a
-    sketch of fixed size, from which its window is taken up again should the key come back in time.
+    What the keys have used is kept nearly in the order in which it ends, so the first entry is
+    among the first to expire and, when the table is full, the one to go. It is then remembered
+    in a sketch of fixed size, and taken up again should the key come back in time.
+
+    Use it in one thread, such as that of the event loop.
 
     Args:
         limit: A rate such as "100/minute" or "1000 per day".
         max_keys: Clients that are kept one by one. The sketch for those beyond is made when the
             table is first full, and takes 1 to 2 KiB for each of `max_keys`.
+        strategy: "fixed-window", "sliding-window-counter" or "gcra" (also known as token bucket).
         clock: Monotonic seconds.
 
     Attributes:
-        evictions: Windows that left a full table before they ended.
+        limit: What a window has room for.
+        window: Seconds.
+        evictions: Clients that left a full table before their time.
 
     Raises:
-        ValueError: `limit` is not a rate, or `max_keys` not a whole number above 0.
+        ValueError: `limit` is not a rate, `max_keys` not a whole number above 0, or there is no
+            such strategy.
     """
 
     def __init__(
@@ -55,19 +56,23 @@ class Limiter:
         limit: str,
         *,
         max_keys: int = 5000,
+        strategy: str = "fixed-window",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit, self.window = parse_rate(limit)
         if type(max_keys) is not int or max_keys < 1:
             raise ValueError(f"max_keys must be a whole number of at least 1, got {max_keys!r}")
         self.max_keys = max_keys
+        self.clock = clock
         self.evictions = 0
-        self._clock = clock
-        self._windows: OrderedDict[Hashable, _Window] = OrderedDict()
+        self._strategy = strategy_named(strategy, limit=self.limit, window=self.window)
+        self._take = self._strategy.take
+        self._moves = self._strategy.moves
+        self._states: OrderedDict[Hashable, Any] = OrderedDict()
         self._sketch: WindowSketch | None = None
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return len(self._states)
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Count a request of `cost` against `key`, if there is room for it.
@@ -78,31 +83,45 @@ class Limiter:
             ValueError: `cost` is negative, or no whole number.
         """
         if type(cost) is not int or cost < 0:
-            raise ValueError(f"cost must be a whole number and not negative, got {cost!r}")
-        now = self._clock()
-        window = self._windows.get(key)
-        if window is None or window.ends <= now:
-            window = self._open(key, now)
-        used = window.used + cost
-        left = window.ends - now
-        limit = self.limit
-        if used > limit:
-            return Decision(False, limit, max(limit - window.used, 0), left, left)
-        window.used = used
-        return Decision(True, limit, limit - used, left, 0.0)
+            checked_cost(cost)
+        now = self.clock()
+        state = self._states.get(key)
+        if state is None or state.ends <= now:
+            state = self._open(key, now)
+        elif self._moves:
+            self._states.move_to_end(key)
+        return self._take(state, now, cost)
 
     def peek(self, key: Hashable, cost: int = 1) -> Decision:
-        """Whether a request of `cost` would be allowed now, and what remains; counts nothing."""
-        now = self._clock()
-        window = self._windows.get(key)
-        used, ends = (window.used, window.ends) if window else self._recall(key, now)
-        if ends <= now:
-            used, ends = 0, now + self.window
-        left = ends - now
-        allowed = used + cost <= self.limit
-        return Decision(
-            allowed, self.limit, max(self.limit - used, 0), left, 0.0 if allowed else left
-        )
+        """Whether a request of `cost` would be allowed now, and what remains; counts nothing.
+
+        Raises:
+            ValueError: `cost` is negative, or no whole number.
+        """
+        checked_cost(cost)
+        now = self.clock()
+        state = self._states.get(key)
+        if state is None or state.ends <= now:
+            state = self._recall(key, now) or self._strategy.open(now)
+        return self._strategy.weigh(state, now, cost)
+
+    def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
+        """Count `amount` against `key` with no regard to the limit.
+
+        A negative amount gives back what a hit has taken, as far as that still counts.
+
+        Args:
+            key: Who is charged.
+            amount: How much, once it is known that a hit has cost more, or less.
+            since: When the hit was, in seconds of `clock`; now when None.
+        """
+        now = self.clock()
+        state = self._states.get(key)
+        if state is None or state.ends <= now:
+            if amount <= 0:  # forgotten, or in the sketch, which never counts less
+                return
+            state = self._open(key, now)
+        self._strategy.charge(state, now, amount, now if since is None else since)
 
     def reset(self, key: Hashable) -> None:
         """Forget what `key` has used.
@@ -110,41 +129,40 @@ class Limiter:
         When the table has been full, others that share the key's cells in the sketch may be
         forgotten in part.
         """
-        self._windows.pop(key, None)
+        self._states.pop(key, None)
         if self._sketch is not None:
-            self._sketch.forget(key)
+            self._strategy.forget(self._sketch, key, self.clock())
 
-    def _open(self, key: Hashable, now: float) -> _Window:
-        """Start a window for `key`, or take up again the one that a full table let go."""
+    def _open(self, key: Hashable, now: float) -> Any:
+        """Begin a state for `key`, or take up again the one that a full table let go."""
         self._expire(now)
-        windows = self._windows
-        windows.pop(key, None)
-        used, ends = self._recall(key, now)
-        if len(windows) >= self.max_keys:
+        states = self._states
+        states.pop(key, None)
+        recalled = self._recall(key, now)
+        if len(states) >= self.max_keys:
             self._evict(now)
-        window = windows[key] = _Window(ends if ends > now else now + self.window, used)
-        if used and ends < windows[next(iter(windows))].ends:
-            # Else it would hide behind windows that end later.
-            windows.move_to_end(key, last=False)
-        return window
+        state = states[key] = recalled or self._strategy.open(now)
+        if recalled and not self._moves and state.ends < states[next(iter(states))].ends:
+            states.move_to_end(key, last=False)  # else it would hide behind some that end later
+        return state
 
-    def _recall(self, key: Hashable, now: float) -> tuple[int, float]:
-        return self._sketch.recall(key, now) if self._sketch is not None else (0, now)
+    def _recall(self, key: Hashable, now: float) -> Any:
+        return self._strategy.recall(self._sketch, key, now) if self._sketch is not None else None
 
     def _expire(self, now: float) -> None:
-        windows = self._windows
+        states = self._states
         for _ in range(_EXPIRED_AT_ONCE):
-            if not windows:
+            if not states:
                 return
-            oldest = next(iter(windows))
-            if windows[oldest].ends > now:
+            oldest = next(iter(states))
+            if states[oldest].ends > now:
                 return
-            del windows[oldest]
+            del states[oldest]
 
     def _evict(self, now: float) -> None:
         if self._sketch is None:
             cells = _CELLS_PER_KEY * self.max_keys
             self._sketch = WindowSketch(width=1 << (cells - 1).bit_length())
-        key, window = self._windows.popitem(last=False)
-        self._sketch.remember(key, window.used, window.ends, now)
+        key, state = self._states.popitem(last=False)
+        self._strategy.remember(self._sketch, key, state, now)
         self.evictions += 1

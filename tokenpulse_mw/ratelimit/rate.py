@@ -37,3 +37,14 @@ def parse_rate(limit: str) -> Rate:
     if items[0].amount > _LARGEST:
         raise ValueError(f"limit {limit!r} is beyond counting: expected at most {_LARGEST}")
     return Rate(items[0].amount, items[0].get_expiry())
+
+
+def checked_cost(cost: int) -> int:
+    """`cost`, if it is one.
+
+    Raises:
+        ValueError: `cost` is negative, or no whole number.
+    """
+    if type(cost) is not int or cost < 0:
+        raise ValueError(f"cost must be a whole number and not negative, got {cost!r}")
+    return cost

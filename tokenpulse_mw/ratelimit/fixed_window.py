@@ -1,0 +1,74 @@
+"""Fixed windows: each opens with its key's first request and ends a whole window later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+
+from .decision import Decision
+from .sketch import WindowSketch
+
+_new = tuple.__new__  # what most requests get is made in half the time
+
+
+class Window:
+    """What a key has used, and when that is forgotten."""
+
+    __slots__ = ("ends", "used")
+
+    def __init__(self, ends: float, used: int) -> None:
+        self.ends = ends
+        self.used = used
+
+
+class FixedWindow:
+    """At most `limit` in each window (the seed's way, and the default).
+
+    Around the end of a window a client can use twice the limit in a short time.
+    """
+
+    moves = False
+
+    def __init__(self, limit: int, window: int) -> None:
+        self.limit = limit
+        self.window = window
+
+    def open(self, now: float) -> Window:
+        """A window that begins now."""
+        return Window(now + self.window, 0)
+
+    def take(self, state: Window, now: float, cost: int) -> Decision:
+        """Count `cost` if the window has room for it."""
+        limit = self.limit
+        used = state.used + cost
+        if used > limit:
+            return self.weigh(state, now, cost)
+        state.used = used
+        fields = (True, limit, limit - used, state.ends - now, 0.0, "default", (), False)
+        return _new(Decision, fields)
+
+    def weigh(self, state: Window, now: float, cost: int) -> Decision:
+        """Whether the window has room for `cost`."""
+        limit, left = self.limit, state.ends - now
+        remaining = max(limit - state.used, 0)
+        if cost <= remaining:
+            return Decision(True, limit, remaining, left, 0.0)
+        return Decision(False, limit, remaining, left, left if cost <= limit else math.inf)
+
+    def charge(self, state: Window, now: float, amount: int, since: float) -> None:
+        """Count `amount`; what was taken before this window began cannot be given back in it."""
+        if amount > 0 or since >= state.ends - self.window:
+            state.used = max(state.used + amount, 0)
+
+    def remember(self, sketch: WindowSketch, key: Hashable, state: Window, now: float) -> None:
+        """Keep the window as it is."""
+        sketch.remember(key, state.used, state.ends, now)
+
+    def recall(self, sketch: WindowSketch, key: Hashable, now: float) -> Window | None:
+        """The window that `key` had."""
+        used, ends = sketch.recall(key, now)
+        return Window(ends, used) if ends > now else None
+
+    def forget(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
+        """Forget the window."""
+        sketch.forget(key)

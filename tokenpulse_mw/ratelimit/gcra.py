@@ -1,0 +1,88 @@
+"""The generic cell rate algorithm: a bucket that each request fills, and that drains evenly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+
+from .decision import Decision
+from .sketch import WindowSketch
+
+_A_HAIR = 1e-6  # of a request, and of a second: more than what floats lose
+
+
+class Bucket:
+    """How full a key's bucket was at some time, and when it is empty."""
+
+    __slots__ = ("at", "ends", "level")
+
+    def __init__(self, at: float, level: float, ends: float) -> None:
+        self.at = at
+        self.level = level
+        self.ends = ends
+
+
+class Gcra:
+    """At most `limit` at once, and in the long run `limit` in each window, evenly spread.
+
+    Also known as token bucket. This is the continuous-state leaky bucket of ITU-T I.371.
+    """
+
+    moves = True
+
+    def __init__(self, limit: int, window: int) -> None:
+        self.limit = limit
+        self.window = window
+        self._rate = limit / window
+
+    def open(self, now: float) -> Bucket:
+        """An empty bucket."""
+        return Bucket(now, 0.0, now)
+
+    def take(self, state: Bucket, now: float, cost: int) -> Decision:
+        """Put `cost` into the bucket if it does not run over."""
+        level = self._level(state, now) + cost
+        if level > self.limit + _A_HAIR:
+            return self.weigh(state, now, cost)
+        self._fill(state, now, level)
+        return Decision(True, self.limit, self._room(level), level / self._rate, 0.0)
+
+    def weigh(self, state: Bucket, now: float, cost: int) -> Decision:
+        """Whether `cost` fits into the bucket."""
+        level, limit = self._level(state, now), self.limit
+        too_much = level + cost - limit
+        room, empty_after = self._room(level), level / self._rate
+        if too_much <= _A_HAIR:
+            return Decision(True, limit, room, empty_after, 0.0)
+        wait = too_much / self._rate + _A_HAIR if cost <= limit else math.inf
+        return Decision(False, limit, room, empty_after, wait)
+
+    def charge(self, state: Bucket, now: float, amount: int, since: float) -> None:
+        """Count `amount`; of what was taken, what has drained since cannot be given back."""
+        if amount < 0:
+            drained = (now - since) * self._rate
+            self._fill(state, now, max(self._level(state, now) + min(amount + drained, 0.0), 0.0))
+        else:
+            self._fill(state, now, self._level(state, now) + amount)
+
+    def remember(self, sketch: WindowSketch, key: Hashable, state: Bucket, now: float) -> None:
+        """Keep when the bucket is empty, which tells how full it is."""
+        sketch.remember(key, 1, state.ends, now)
+
+    def recall(self, sketch: WindowSketch, key: Hashable, now: float) -> Bucket | None:
+        """The bucket that `key` had."""
+        _, ends = sketch.recall(key, now)
+        return Bucket(now, (ends - now) * self._rate, ends) if ends > now else None
+
+    def forget(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
+        """Forget the bucket."""
+        sketch.forget(key)
+
+    def _level(self, state: Bucket, now: float) -> float:
+        return max(state.level - (now - state.at) * self._rate, 0.0)
+
+    def _fill(self, state: Bucket, now: float, level: float) -> None:
+        state.at, state.level, state.ends = now, level, now + level / self._rate
+
+    def _room(self, level: float) -> int:
+        return max(int(self.limit - level + _A_HAIR), 0)

@@ -1,0 +1,120 @@
+"""Sliding window counters: two windows of the clock, of which the older one fades."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+
+from .decision import Decision
+from .sketch import WindowSketch
+
+_A_HAIR = 1e-6  # seconds; more than what floats lose of a time
+
+
+class Windows:
+    """What a key has used in window number `index` of the clock, and in the one before it."""
+
+    __slots__ = ("current", "ends", "index", "previous")
+
+    def __init__(self, index: int, current: int, previous: int, ends: float) -> None:
+        self.index = index
+        self.current = current
+        self.previous = previous
+        self.ends = ends
+
+
+class SlidingWindowCounter:
+    """At most `limit` in a window that ends now, as far as two counters can tell.
+
+    The window before the current one counts for the part of it that is less than a window ago,
+    as if its requests had been spread evenly. There is no burst around the end of a window.
+    """
+
+    moves = True
+
+    def __init__(self, limit: int, window: int) -> None:
+        self.limit = limit
+        self.window = window
+
+    def open(self, now: float) -> Windows:
+        """Nothing used in the window that it is now."""
+        return self._windows(int(now // self.window), 0, 0)
+
+    def take(self, state: Windows, now: float, cost: int) -> Decision:
+        """Count `cost` if both windows together leave room for it."""
+        self._roll(state, now)
+        window, limit = self.window, self.limit
+        faded = state.previous * (state.ends - window - now) / window
+        used = int(faded + state.current) + cost
+        if used > limit or not cost:
+            return self.weigh(state, now, cost)
+        state.current += cost
+        return Decision(True, limit, limit - used, state.ends - now, 0.0)
+
+    def weigh(self, state: Windows, now: float, cost: int) -> Decision:
+        """Whether both windows together leave room for `cost`."""
+        current, previous, ends = self._seen_from(state, now)
+        limit, window = self.limit, self.window
+        used = int(previous * (ends - now) / window + current)
+        free_after = ends + window - now if current else ends - now if previous else 0.0
+        remaining = max(limit - used, 0)
+        if cost <= remaining:
+            return Decision(True, limit, remaining, free_after, 0.0)
+        return Decision(False, limit, remaining, free_after, self._wait(state, now, cost))
+
+    def charge(self, state: Windows, now: float, amount: int, since: float) -> None:
+        """Count `amount`; what was taken is given back to the window that it was taken from."""
+        self._roll(state, now)
+        taken = state.index if amount > 0 else int(since // self.window)
+        if taken == state.index:
+            state.current = max(state.current + amount, 0)
+        elif taken == state.index - 1:
+            state.previous = max(state.previous + amount, 0)
+
+    def remember(self, sketch: WindowSketch, key: Hashable, state: Windows, now: float) -> None:
+        """Keep each of the two windows under its number."""
+        sketch.remember((key, state.index), state.current, state.ends, now)
+        sketch.remember((key, state.index - 1), state.previous, state.ends - self.window, now)
+
+    def recall(self, sketch: WindowSketch, key: Hashable, now: float) -> Windows | None:
+        """The windows that `key` had."""
+        index = int(now // self.window)
+        current, _ = sketch.recall((key, index), now)
+        previous, _ = sketch.recall((key, index - 1), now)
+        return self._windows(index, current, previous) if current or previous else None
+
+    def forget(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
+        """Forget both windows."""
+        index = int(now // self.window)
+        sketch.forget((key, index))
+        sketch.forget((key, index - 1))
+
+    def _windows(self, index: int, current: int, previous: int) -> Windows:
+        return Windows(index, current, previous, float((index + 2) * self.window))
+
+    def _seen_from(self, state: Windows, now: float) -> tuple[int, int, float]:
+        """The counts of the current and the previous window, and when the current one ends."""
+        index = int(now // self.window)
+        ends = float((index + 1) * self.window)
+        if index == state.index:
+            return state.current, state.previous, ends
+        return 0, state.current if index == state.index + 1 else 0, ends
+
+    def _roll(self, state: Windows, now: float) -> None:
+        """Make the window that it is now the current one."""
+        index = int(now // self.window)
+        if index != state.index:
+            state.current, state.previous, ends = self._seen_from(state, now)
+            state.index, state.ends = index, ends + self.window
+
+    def _wait(self, state: Windows, now: float, cost: int) -> float:
+        """Seconds until so much has faded that there is room for `cost`."""
+        current, previous, ends = self._seen_from(state, now)
+        room = self.limit - cost + 1  # what is used must be less, and is then rounded down
+        if room < 1:
+            return math.inf
+        if current < room:  # the previous window has to fade
+            faded = ends - (room - current) * self.window / previous
+        else:  # the current one has to become the previous one, and fade
+            faded = ends + self.window - room * self.window / current
+        return faded - now + _A_HAIR
