@@ -1,0 +1,420 @@
+"""The limiter of several processes, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import coredis
+import pytest
+
+from tests.support.clock import FakeClock
+from tests.support.servers import Server
+from tokenpulse_mw import Decision
+from tokenpulse_mw.ratelimit.shared import SharedLimiter
+
+pytestmark = pytest.mark.anyio
+
+PATIENT = 10.0  # seconds; these tests are of storages that answer
+
+# Hits one key often and at once, when it is told to; prints how often it was allowed.
+WORKER = """
+import asyncio, sys
+from tokenpulse_mw.ratelimit.shared import SharedLimiter
+
+async def main(storage, strategy, hits):
+    limiter = SharedLimiter("100/day", storage=storage, strategy=strategy, timeout=10)
+    await limiter.peek("client")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    decisions = await asyncio.gather(*[limiter.hit("client") for _ in range(hits)])
+    assert not any(decision.degraded for decision in decisions)
+    print(sum(decision.allowed for decision in decisions))
+
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The drivers know asyncio only."""
+    return "asyncio"
+
+
+@pytest.fixture(params=["redis", "memcached"])
+def storage(request: pytest.FixtureRequest) -> str:
+    """The URL of each kind of storage."""
+    server: Server = request.getfixturevalue(request.param)
+    return f"async+{request.param}://{server.place}"
+
+
+@pytest.fixture(params=["fixed-window", "sliding-window-counter"])
+def strategy(request: pytest.FixtureRequest) -> str:
+    """Each strategy that can be shared."""
+    return str(request.param)
+
+
+def on(server: Server, limit: str, strategy: str = "fixed-window") -> SharedLimiter:
+    """A limiter on a Redis."""
+    storage = f"async+redis://{server.place}"
+    return SharedLimiter(limit, storage=storage, strategy=strategy, timeout=PATIENT)
+
+
+@asynccontextmanager
+async def inside(server: Server) -> AsyncIterator[coredis.Redis[str]]:
+    """Look at a Redis past the limiter."""
+    client = coredis.Redis(port=server.port, decode_responses=True)
+    try:
+        yield client
+    finally:
+        client.connection_pool.disconnect()
+
+
+async def let_pass(server: Server, seconds: float) -> None:
+    """Make all that a Redis holds older."""
+    async with inside(server) as client:
+        for key in await client.keys("*"):
+            await client.pexpire(key, await client.pttl(key) - math.ceil(seconds * 1000))
+
+
+async def test_a_client_may_use_its_limit_and_no_more(storage: str, strategy: str) -> None:
+    """The request after the last that is allowed is told how long to wait."""
+    limiter = SharedLimiter("3/hour", storage=storage, strategy=strategy, timeout=PATIENT)
+
+    decisions = [await limiter.hit("a") for _ in range(4)]
+
+    assert [decision.allowed for decision in decisions] == [True, True, True, False]
+    assert [decision.remaining for decision in decisions] == [2, 1, 0, 0]
+    assert [decision.limit for decision in decisions] == [3, 3, 3, 3]
+    assert [decision.retry_after for decision in decisions[:3]] == [0.0, 0.0, 0.0]
+    assert 0 < decisions[3].retry_after <= 2 * 3600
+    assert not any(decision.degraded for decision in decisions)
+
+
+async def test_a_fixed_window_tells_when_it_ends(storage: str) -> None:
+    """The seconds are those of the storage, and at most a window."""
+    limiter = SharedLimiter("1/minute", storage=storage, timeout=PATIENT)
+
+    first, second = await limiter.hit("a"), await limiter.hit("a")
+
+    assert first == Decision(True, 1, 0, 60.0, 0.0)
+    assert 50 < second.reset_after <= 60
+    assert second.retry_after == second.reset_after
+
+
+async def test_clients_do_not_share(storage: str, strategy: str) -> None:
+    """Keys that look alike are counted apart."""
+    limiter = SharedLimiter("1/hour", storage=storage, strategy=strategy, timeout=PATIENT)
+
+    for key in ["a", b"a", ("a", "b/c"), ("a/b", "c"), 7, None]:
+        assert (await limiter.hit(key)).allowed
+        assert not (await limiter.hit(key)).allowed
+
+
+async def test_limiters_share_what_they_limit_alike(storage: str, strategy: str) -> None:
+    """The same limit is one limit, wherever it is made; others, and other ways, are apart."""
+    here, there = (
+        SharedLimiter("1/hour", storage=storage, strategy=strategy, timeout=PATIENT)
+        for _ in range(2)
+    )
+    other = SharedLimiter("2/hour", storage=storage, strategy=strategy, timeout=PATIENT)
+    strategies = {"fixed-window", "sliding-window-counter"} - {strategy}
+    otherwise = SharedLimiter("1/hour", storage=storage, strategy=strategies.pop(), timeout=PATIENT)
+
+    assert (await here.hit("a")).allowed
+    assert not (await there.hit("a")).allowed
+    assert (await other.hit("a")).remaining == 1
+    assert (await otherwise.hit("a")).allowed
+
+
+async def test_applications_can_share_a_storage_and_count_apart(
+    storage: str, strategy: str
+) -> None:
+    """Each has a prefix of its own."""
+    one, other = (
+        SharedLimiter("1/hour", storage=storage, strategy=strategy, prefix=prefix, timeout=PATIENT)
+        for prefix in ("chat", "images")
+    )
+
+    assert (await one.hit("a")).allowed
+    assert (await other.hit("a")).allowed
+    assert not (await one.hit("a")).allowed
+
+
+async def test_a_request_that_is_not_allowed_costs_nothing(storage: str, strategy: str) -> None:
+    """After a refusal of much, little is still allowed."""
+    limiter = SharedLimiter("10/hour", storage=storage, strategy=strategy, timeout=PATIENT)
+    await limiter.hit("a", cost=4)
+
+    refused = await limiter.hit("a", cost=7)
+
+    assert (refused.allowed, refused.remaining) == (False, 6)
+    assert (await limiter.hit("a", cost=6)).allowed
+
+
+async def test_what_never_fits_need_not_be_waited_for(storage: str, strategy: str) -> None:
+    """A request that costs more than the limit is told so, and consumes nothing."""
+    limiter = SharedLimiter("10/hour", storage=storage, strategy=strategy, timeout=PATIENT)
+
+    refused = await limiter.hit("a", cost=11)
+
+    assert (refused.allowed, refused.remaining, refused.retry_after) == (False, 10, math.inf)
+    assert (await limiter.hit("a", cost=10)).allowed
+
+
+async def test_peeking_counts_nothing(storage: str, strategy: str) -> None:
+    """It tells what would be decided."""
+    limiter = SharedLimiter("2/hour", storage=storage, strategy=strategy, timeout=PATIENT)
+
+    fresh = await limiter.peek("a", cost=2)
+    await limiter.hit("a")
+    used = await limiter.peek("a", cost=2)
+
+    assert (fresh.allowed, fresh.remaining, fresh.retry_after) == (True, 2, 0.0)
+    assert (used.allowed, used.remaining) == (False, 1)
+    assert used.retry_after > 0
+    assert (await limiter.hit("a")).allowed
+
+
+async def test_a_key_can_be_reset(storage: str, strategy: str) -> None:
+    """Whoever was limited starts anew."""
+    limiter = SharedLimiter("1/hour", storage=storage, strategy=strategy, timeout=PATIENT)
+    await limiter.hit("a")
+
+    await limiter.reset("a")
+
+    assert (await limiter.hit("a")).allowed
+
+
+async def test_requests_at_once_are_counted_exactly(storage: str, strategy: str) -> None:
+    """However they come between each other, just the limit is allowed."""
+    limiter = SharedLimiter("5/day", storage=storage, strategy=strategy, timeout=PATIENT)
+
+    decisions = await asyncio.gather(*[limiter.hit("a") for _ in range(50)])
+
+    assert sum(decision.allowed for decision in decisions) == 5
+    assert all(decision.retry_after > 0 for decision in decisions if not decision.allowed)
+    assert (await limiter.peek("a")).remaining == 0
+
+
+def test_two_processes_allow_the_limit_together(storage: str, strategy: str) -> None:
+    """Neither more nor less, with hundreds of requests at the same time."""
+    command = [sys.executable, "-c", WORKER, storage, strategy, "200"]
+    project = Path(__file__).parents[2]
+    workers = [
+        subprocess.Popen(
+            command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    allowed = [int(worker.communicate(timeout=60)[0]) for worker in workers]
+
+    assert sum(allowed) == 100
+
+
+async def test_what_was_not_used_is_given_back(storage: str) -> None:
+    """A charge adds what a hit has cost more, or takes what it has cost less, but never all."""
+    limiter = SharedLimiter("10/hour", storage=storage, timeout=PATIENT)
+    await limiter.hit("a", cost=6)
+
+    await limiter.charge("a", -2, since=limiter.clock())
+    assert (await limiter.peek("a")).remaining == 6
+    await limiter.charge("a", 3)
+    assert (await limiter.peek("a")).remaining == 3
+    await limiter.charge("a", -100)
+    assert (await limiter.peek("a")).remaining == 10
+
+
+async def test_a_charge_may_exceed_the_limit(storage: str) -> None:
+    """What was used was used: nothing is allowed until the window ends, which it opens."""
+    limiter = SharedLimiter("10/hour", storage=storage, timeout=PATIENT)
+
+    await limiter.charge("a", 10**30)
+
+    assert await limiter.peek("a") == (False, 10, 0, *[pytest.approx(3600, abs=60)] * 2, *_REST)
+
+
+_REST = ("default", (), False)
+
+
+async def test_nothing_is_given_back_to_a_later_window(storage: str) -> None:
+    """What was taken before the window began is forgotten already, as is what nobody took."""
+    clock = FakeClock()
+    limiter = SharedLimiter("10/hour", storage=storage, timeout=PATIENT, clock=clock)
+    await limiter.charge("b", -5)
+    await limiter.hit("a", cost=6)
+
+    await limiter.charge("a", -2, since=clock() - 60)
+
+    assert (await limiter.peek("a")).remaining == 4
+    assert (await limiter.peek("b")).remaining == 10
+
+
+async def test_a_sliding_window_cannot_be_charged() -> None:
+    """The limiter says so beforehand, and when it is tried."""
+    limiter = SharedLimiter(
+        "1/minute", storage="async+redis://127.0.0.1:1", strategy="sliding-window-counter"
+    )
+
+    assert not limiter.chargeable
+    with pytest.raises(NotImplementedError, match="cannot be charged in a storage: use 'fixed-win"):
+        await limiter.charge("a", 1)
+
+
+async def test_a_fixed_window_ends(redis: Server) -> None:
+    """Whoever waits as long as it is told is let in, and no earlier."""
+    limiter = on(redis, "2/minute")
+    await limiter.hit("a", cost=2)
+    refused = await limiter.hit("a")
+
+    await let_pass(redis, refused.retry_after - 5)
+    assert not (await limiter.hit("a")).allowed
+    await let_pass(redis, 5)
+    assert await limiter.hit("a") == Decision(True, 2, 1, 60.0, 0.0)
+
+
+@pytest.mark.parametrize("cost", [1, 3, 10])
+@pytest.mark.parametrize(("before", "now"), [(10, 0), (7, 3), (2, 8), (0, 10)])
+async def test_a_sliding_window_fades(redis: Server, before: int, now: int, cost: int) -> None:
+    """Whoever waits as long as it is told is let in, whichever of the two windows is in the way."""
+    limiter = on(redis, "10/hour", "sliding-window-counter")
+    await limiter.hit("a", cost=before)
+    await let_pass(redis, 3600 + 1)  # all that was used is now in the window before
+    await limiter.hit("a", cost=0)
+    await let_pass(redis, 900)
+    while now and (await limiter.hit("a")).allowed:
+        now -= 1
+    refused = await limiter.peek("a", cost=cost)
+
+    if refused.retry_after > 10:
+        await let_pass(redis, refused.retry_after - 10)
+        assert not (await limiter.peek("a", cost=cost)).allowed
+        await let_pass(redis, 10)
+    assert (await limiter.hit("a", cost=cost)).allowed
+
+
+async def test_a_counter_that_never_ends_is_begun_anew(redis: Server) -> None:
+    """Nobody is limited for ever because some process broke off at the wrong moment."""
+    limiter = on(redis, "1/minute")
+    await limiter.hit("a")
+    async with inside(redis) as client:
+        (name,) = await client.keys("*")
+        await client.persist(name)
+
+    assert (await limiter.peek("a")).allowed
+    assert await limiter.hit("a") == Decision(True, 1, 0, 60.0, 0.0)
+    assert not (await limiter.hit("a")).allowed
+
+
+async def test_every_counter_ends(redis: Server, strategy: str) -> None:
+    """Whatever is counted, the storage forgets it: it does not grow with the clients seen."""
+    limiter = on(redis, "1/minute", strategy)
+    await limiter.hit("a")
+    await limiter.hit("b", cost=0)
+    await limiter.peek("c")
+    if limiter.chargeable:
+        await limiter.charge("d", 5)
+        await limiter.charge("e", -5)
+
+    async with inside(redis) as client:
+        names = await client.keys("*")
+        ends = [await client.pttl(name) for name in names]
+
+    assert len(names) == (3 if limiter.chargeable else 1)
+    assert all(0 < end <= 120_000 for end in ends)
+
+
+async def test_secrets_are_not_in_the_storage(redis: Server, strategy: str) -> None:
+    """A key is stored under a short hash of it."""
+    limiter = on(redis, "1/minute", strategy)
+
+    await limiter.hit("sk-secret" * 1000)
+
+    async with inside(redis) as client:
+        (name,) = await client.keys("*")
+    assert "secret" not in name
+    assert len(name) < 100
+
+
+@pytest.mark.parametrize("cost", [-1, 0.5, "1", True])
+async def test_what_is_no_cost_is_refused(cost: int) -> None:
+    """Before the storage is asked."""
+    limiter = SharedLimiter("1/minute", storage="async+redis://127.0.0.1:1")
+
+    for ask in (limiter.hit, limiter.peek):
+        with pytest.raises(ValueError, match="cost must be a whole number and not negative, got"):
+            await ask("a", cost=cost)
+    with pytest.raises(ValueError, match="amount must be a whole number, got"):
+        await limiter.charge("a", "1")  # type: ignore[arg-type]
+
+
+async def test_what_is_no_key_is_refused() -> None:
+    """Also where the storage is not asked."""
+    limiter = SharedLimiter("1/minute", storage="async+redis://127.0.0.1:1")
+
+    with pytest.raises(ValueError, match="a key that processes share must be"):
+        await limiter.hit(object())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"limit": "often"}, "is not a rate"),
+        ({"limit": f"{2**53 + 1}/day"}, "is beyond counting: expected at most 9007199254740992"),
+        ({"strategy": "gcra"}, "strategy 'gcra' is not known: expected one of .'fixed-window', 's"),
+        ({"on_error": "panic"}, "on_error 'panic' is not known: expected one of .'local', 'allow'"),
+        ({"prefix": "my app"}, "prefix 'my app' must be 1 to 64 letters, digits, "),
+        ({"timeout": 0}, "timeout must be seconds, and more than 0, got 0"),
+        ({"timeout": math.inf}, "timeout must be seconds, and more than 0, got inf"),
+        ({"timeout": "1"}, "timeout must be seconds, and more than 0, got '1'"),
+    ],
+)
+async def test_malformed_settings_are_refused(arguments: dict[str, str], message: str) -> None:
+    """The error says what came and what is expected."""
+    settings: dict[str, str] = {"limit": "1/minute", "storage": "async+redis://127.0.0.1:1"}
+
+    with pytest.raises(ValueError, match=message):
+        SharedLimiter(**{**settings, **arguments})  # type: ignore[arg-type]
+
+
+def test_a_limiter_works_in_one_event_loop_after_another(storage: str, strategy: str) -> None:
+    """Each has connections of its own, which are closed when it ends."""
+    limiter = SharedLimiter("10/hour", storage=storage, strategy=strategy, timeout=PATIENT)
+
+    for expected in (9, 8):
+        decision = asyncio.run(limiter.hit("a"))
+        assert (decision.remaining, decision.degraded) == (expected, False)
+
+
+async def test_requests_at_once_share_a_connection(redis: Server, strategy: str) -> None:
+    """Also the very first ones: a burst of them is no burst of connections."""
+    limiter = on(redis, "10/hour", strategy)
+
+    await asyncio.gather(*[limiter.hit("a") for _ in range(100)])
+
+    async with inside(redis) as client:
+        assert len(await client.client_list()) < 10
+
+
+async def test_connections_can_be_closed(redis: Server, strategy: str) -> None:
+    """The next request opens new ones."""
+    limiter = on(redis, "10/hour", strategy)
+    await limiter.hit("a")
+
+    await limiter.aclose()
+    await limiter.aclose()
+
+    assert (await limiter.hit("a")).remaining == 8

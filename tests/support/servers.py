@@ -1,0 +1,102 @@
+"""Real servers of loopback, which tests can kill, stop, continue and start again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+_DEADLINE = 10.0  # seconds
+
+
+class Server:
+    """A process that listens on a port of its own; keeps the port when it is started again.
+
+    Args:
+        command: Its name and arguments, in which `{port}` is the port.
+        folder: Where it may write.
+    """
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.port = free_port()
+        self._command = [part.format(port=self.port) for part in command]
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def program(self) -> str:
+        """What is run."""
+        return self._command[0]
+
+    @property
+    def place(self) -> str:
+        """Host and port, as in a URL."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + _DEADLINE
+        while not self._listens():
+            assert self._process.poll() is None, f"{self._command} has ended"
+            assert time.monotonic() < deadline, f"{self._command} does not listen"
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """Let it stand still: it is connected to, and does not answer."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on where it was stopped."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, f"{self._command} is not running"
+        self._process.send_signal(number)
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+
+def redis_server(folder: Path, *options: str) -> Server:
+    """A Redis that keeps nothing on disk."""
+    command = ["redis-server", "--port", "{port}", "--bind", "127.0.0.1"]
+    return Server([*command, "--save", "", "--appendonly", "no", *options], folder)
+
+
+def memcached_server(folder: Path) -> Server:
+    """A Memcached."""
+    # It does not start as root without being told a user.
+    return Server(["memcached", "-p", "{port}", "-l", "127.0.0.1", "-U", "0", "-u", "root"], folder)
+
+
+def is_installed(program: str) -> bool:
+    """Whether `program` can be started."""
+    return shutil.which(program) is not None
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

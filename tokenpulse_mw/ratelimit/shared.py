@@ -1,0 +1,229 @@
+"""The limiter of several processes: it counts in a storage that they share, and does without it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
+from typing import TypeVar, cast
+
+from .decision import Decision
+from .limiter import Limiter
+from .outage import Outage
+from .rate import checked_cost, parse_rate
+from .shared_key import stable_text
+from .storage import check_storage, masked, without_secrets
+from .stored import STRATEGIES, StoredWindows, Windows
+from .stored_decision import MOST
+from .stored_memcached import FixedOnMemcached
+from .stored_redis import FixedOnRedis
+
+_Answer = TypeVar("_Answer")
+
+_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MEANWHILE = {
+    "local": "each process decides by what it has seen itself",
+    "allow": "every request is allowed",
+    "deny": "every request is refused",
+}
+
+
+class SharedLimiter:
+    """Decides how much each key may still do, in all processes that share a storage together.
+
+    Limiters with the same storage, prefix, limit and strategy share their counters. Keys are
+    bytes, strings, whole numbers, None, or tuples of these.
+
+    When the storage fails, or takes too long, `on_error` says how to decide. One request a second
+    then finds out whether it is back; the others do not wait for it. It runs on asyncio; on trio
+    there is no driver, so that every decision is made as if the storage had failed.
+
+    Args:
+        limit: A rate such as "100/minute" or "1000 per day".
+        storage: Where to count, such as "async+redis://host:6379" (`tokenpulse-mw[redis]`) or
+            "async+memcached://host:11211" (`tokenpulse-mw[memcached]`).
+        on_error: Without the storage, decide by an in-memory `Limiter` of this process ("local"),
+            let every request pass ("allow"), or none ("deny").
+        strategy: "fixed-window" or "sliding-window-counter".
+        prefix: What the names of the counters begin with: letters, digits, `_`, `.`, `:` and `-`.
+            Limiters that are not to count together need different ones.
+        timeout: Seconds that a decision may wait for the storage.
+        clock: Monotonic seconds.
+
+    Attributes:
+        limit: What a window has room for.
+        window: Seconds.
+        chargeable: `charge` can be used.
+
+    Raises:
+        ValueError: An argument is malformed, or the driver of the storage is not installed.
+    """
+
+    def __init__(
+        self,
+        limit: str,
+        *,
+        storage: str,
+        on_error: str = "local",
+        strategy: str = "fixed-window",
+        prefix: str = "tokenpulse",
+        timeout: float = 0.25,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limit, self.window = parse_rate(limit)
+        if self.limit > MOST:
+            raise ValueError(f"limit {limit!r} is beyond counting: expected at most {MOST}")
+        _check_choice("strategy", strategy, STRATEGIES)
+        _check_choice("on_error", on_error, tuple(_MEANWHILE))
+        if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
+            raise ValueError(f"timeout must be seconds, and more than 0, got {timeout!r}")
+        if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
+            raise ValueError(
+                f"prefix {prefix!r} must be 1 to 64 letters, digits, '_', '.', ':' or '-'"
+            )
+        check_storage(storage)
+        self.strategy = strategy
+        self.chargeable = strategy == "fixed-window"
+        self.clock = clock
+        self._url = storage
+        self._on_error = on_error
+        self._timeout = timeout
+        self._prefix = f"{prefix}/{self.limit}/{self.window}/"
+        self._local = Limiter(limit, strategy=strategy, clock=clock)
+        self._stored = StoredWindows(
+            storage, strategy=strategy, limit=self.limit, window=self.window
+        )
+        self._outage = Outage(
+            masked(storage), meanwhile=_MEANWHILE[on_error], patience=timeout, clock=clock
+        )
+        self._asking: set[asyncio.Task[object]] = set()
+
+    async def hit(self, key: Hashable, cost: int = 1) -> Decision:
+        """Count a request of `cost` against `key`, if there is room for it.
+
+        A request that is not allowed costs nothing.
+
+        Raises:
+            ValueError: `cost` is negative or no whole number, or `key` cannot be shared.
+        """
+        checked_cost(cost)
+        name = self._name(key)
+        answer = await self._ask(lambda windows: windows.hit(name, cost))
+        return answer[0] if answer else self._without(self._local.hit, key, cost)
+
+    async def peek(self, key: Hashable, cost: int = 1) -> Decision:
+        """Whether a request of `cost` would be allowed now, and what remains; counts nothing.
+
+        Raises:
+            ValueError: `cost` is negative or no whole number, or `key` cannot be shared.
+        """
+        checked_cost(cost)
+        name = self._name(key)
+        answer = await self._ask(lambda windows: windows.peek(name, cost))
+        return answer[0] if answer else self._without(self._local.peek, key, cost)
+
+    async def reset(self, key: Hashable) -> None:
+        """Forget what `key` has used; without the storage, only what this process has seen.
+
+        Raises:
+            ValueError: `key` cannot be shared.
+        """
+        name = self._name(key)
+        self._local.reset(key)
+        await self._ask(lambda windows: windows.reset(name))
+
+    async def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
+        """Count `amount` against `key` with no regard to the limit.
+
+        A negative amount gives back what a hit has taken, as far as that still counts.
+
+        Args:
+            key: Who is charged.
+            amount: How much, once it is known that a hit has cost more, or less.
+            since: When the hit was, in seconds of `clock`, read after it; now when None.
+
+        Raises:
+            NotImplementedError: The strategy is not "fixed-window".
+            ValueError: `amount` is no whole number, or `key` cannot be shared.
+        """
+        if not self.chargeable:
+            raise NotImplementedError(
+                f"the strategy {self.strategy!r} cannot be charged in a storage: use 'fixed-window'"
+            )
+        if type(amount) is not int:
+            raise ValueError(f"amount must be a whole number, got {amount!r}")
+        name = self._name(key)
+        amount = max(-MOST, min(amount, MOST))
+        age = 0.0 if since is None else self.clock() - since
+
+        async def charged(windows: Windows) -> None:
+            await cast(FixedOnRedis | FixedOnMemcached, windows).charge(name, amount, age)
+
+        # What was taken while the storage was away was not taken from it.
+        away = amount < 0 and since is not None and self._outage.included(since)
+        if away or not await self._ask(charged):
+            self._local.charge(key, amount, since=since)
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; the next request opens new ones."""
+        with suppress(RuntimeError):  # on trio, where there are none
+            await self._stored.drop()
+
+    def _name(self, key: Hashable) -> str:
+        return self._prefix + stable_text(key)
+
+    def _without(
+        self, local: Callable[[Hashable, int], Decision], key: Hashable, cost: int
+    ) -> Decision:
+        """The decision where the storage cannot be asked."""
+        if self._on_error == "allow":
+            return Decision(True, self.limit, self.limit, float(self.window), 0.0, degraded=True)
+        if self._on_error == "deny":
+            return Decision(False, self.limit, 0, 1.0, 1.0, degraded=True)
+        return local(key, cost)._replace(degraded=True)
+
+    async def _ask(
+        self, question: Callable[[Windows], Awaitable[_Answer]]
+    ) -> tuple[_Answer] | None:
+        """The storage's answer; None if it cannot be asked."""
+        if not self._outage.may_ask():
+            return None
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._outage.failed("there is no driver for trio, only for asyncio")
+            return None
+        # In a task of its own, for a driver that is broken off loses track of whose answer comes.
+        asking = loop.create_task(self._asked(question))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        return await asyncio.shield(asking)
+
+    async def _asked(
+        self, question: Callable[[Windows], Awaitable[_Answer]]
+    ) -> tuple[_Answer] | None:
+        is_trial, storage = self._outage.down, None
+        try:
+            async with asyncio.timeout(self._timeout):
+                storage = await self._stored.of_this_loop()
+                answer = await question(await storage.connected())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request goes on
+            # Others that waited on the same connections fail with it, and have nothing to add.
+            if storage is None or await self._stored.drop(storage):
+                self._outage.failed(self._reason(error))
+            return None
+        if is_trial:
+            self._outage.over()
+        return (answer,)
+
+    def _reason(self, error: Exception) -> str:
+        text = str(error) or f"no answer in {self._timeout} s"
+        return without_secrets(f"{type(error).__name__}: {text}", self._url)[:300]
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is not known: expected one of {list(choices)}")
