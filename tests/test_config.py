@@ -19,17 +19,38 @@ def test_every_setting_has_a_variable() -> None:
         {
             "TOKENPULSE_LIMIT": "5/second",
             "TOKENPULSE_MAX_KEYS": "10",
+            "TOKENPULSE_LIMIT_STRATEGY": "gcra",
+            "TOKENPULSE_LIMIT_STORAGE": "async+redis://127.0.0.1:6379",
+            "TOKENPULSE_LIMIT_PREFIX": "oauth2api",
+            "TOKENPULSE_LIMIT_ON_ERROR": "deny",
+            "TOKENPULSE_LIMIT_HEADERS": "openai",
+            "TOKENPULSE_LIMIT_ANSWER": "problem",
+            "TOKENPULSE_LIMIT_ENFORCE": "False",
             "TOKENPULSE_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.1,",
+            "TOKENPULSE_CLIENT_HEADER": "x-real-ip",
             "TOKENPULSE_METRICS_TOKEN": "s3cret",
             "TOKENPULSE_ALERT_INTERVAL": "30",
         }
     ) == Settings(
         limit="5/second",
         max_keys=10,
+        limit_strategy="gcra",
+        limit_storage="async+redis://127.0.0.1:6379",
+        limit_prefix="oauth2api",
+        limit_on_error="deny",
+        limit_headers="openai",
+        limit_answer="problem",
+        limit_enforce=False,
         trusted_proxies=("10.0.0.0/8", "192.0.2.1"),
+        client_header="x-real-ip",
         metrics_token="s3cret",
         alert_interval=30,
     )
+
+
+def test_headers_can_be_switched_off() -> None:
+    """With the word `none`."""
+    assert Settings.from_env({"TOKENPULSE_LIMIT_HEADERS": "none"}).limit_headers is None
 
 
 @pytest.mark.parametrize(
@@ -56,6 +77,7 @@ def test_the_seeds_names_work(variables: dict[str, str], limit: str, max_keys: i
         ({"MAX_KEYS": "-1"}, "TOKENPULSE_MAX_KEYS must be a whole number .* got '-1'"),
         ({"WINDOW_MS": "1500"}, "TOKENPULSE_WINDOW_MS must be whole seconds, .* got '1500'"),
         ({"LIMIT": "1/day", "WINDOW_MS": "1000"}, "TOKENPULSE_LIMIT or TOKENPULSE_WINDOW_MS, not"),
+        ({"LIMIT_ENFORCE": "maybe"}, "TOKENPULSE_LIMIT_ENFORCE must be 'true' or 'false', got 'ma"),
         ({"MAX_KEYS": "1", "MAX_STATIONS": "2"}, "TOKENPULSE_MAX_KEYS or TOKENPULSE_MAX_STATIONS"),
     ],
 )

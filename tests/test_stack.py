@@ -21,11 +21,13 @@ from tokenpulse_mw import (
     AlertEngine,
     AlertEvent,
     HttpMetrics,
+    Policy,
     Providers,
     Settings,
     Thresholds,
     TokenPulse,
     annotate,
+    header,
 )
 
 Installer = Callable[[Starlette, HttpMetrics], ASGIApp]
@@ -34,6 +36,11 @@ Installer = Callable[[Starlette, HttpMetrics], ASGIApp]
 def requests(metrics: HttpMetrics, **labels: str) -> float | None:
     """How many requests with these labels were counted."""
     return metrics.registry.get_sample_value("tokenpulse_http_requests_total", labels)
+
+
+def decisions(metrics: HttpMetrics, **labels: str) -> float | None:
+    """How many decisions with these labels were counted."""
+    return metrics.registry.get_sample_value("tokenpulse_rate_limit_decisions_total", labels)
 
 
 def test_installed_in_fastapi(metrics: HttpMetrics) -> None:
@@ -61,9 +68,7 @@ def test_installed_in_fastapi(metrics: HttpMetrics) -> None:
     }
     assert requests(metrics, status="200", **labels) == 101
     assert requests(metrics, status="429", **labels) == 50
-    name = "tokenpulse_rate_limit_decisions_total"
-    decided = {"policy": "default", "decision": "limited"}
-    assert metrics.registry.get_sample_value(name, decided) == 50
+    assert decisions(metrics, policy="default", decision="limited") == 50
 
 
 def install(app: Starlette, metrics: HttpMetrics) -> ASGIApp:
@@ -325,7 +330,58 @@ def test_settings_come_from_the_environment(
     """Whoever is on call can change a limit without touching code."""
     monkeypatch.setenv("TOKENPULSE_LIMIT", "7/day")
 
-    assert TokenPulse(metrics=metrics).limiter.limit == 7
+    assert TokenPulse(metrics=metrics).policies[0].limiter.limit == 7
+
+
+def test_limits_can_be_several(metrics: HttpMetrics) -> None:
+    """Policies take the place of the one limit that the settings make, and are told apart."""
+    app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
+    policies = [Policy("1/day", name="key", key=header("x-api-key")), Policy("9/day", name="ip")]
+    pulse = TokenPulse(policies=policies, settings=Settings(), metrics=metrics)
+    pulse.install(app)
+
+    client = TestClient(app)
+    answers = [client.get("/chat", headers={"x-api-key": "sk-1"}) for _ in range(2)]
+
+    assert [each.status_code for each in answers] == [200, 429]
+    assert answers[1].headers["ratelimit-policy"] == '"key";q=1;w=86400,"ip";q=9;w=86400'
+    assert pulse.policies[1].limiter.limit == 9
+    assert decisions(metrics, policy="key", decision="limited") == 1
+    assert decisions(metrics, policy="ip", decision="allowed") == 2
+
+
+def test_an_operator_can_choose_how_a_limit_shows(metrics: HttpMetrics) -> None:
+    """Headers, body, strategy and where the client's address comes from are settings."""
+    app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
+    settings = Settings(
+        limit="1/day",
+        limit_strategy="gcra",
+        limit_headers="openai",
+        limit_answer="openai",
+        trusted_proxies=("10.0.0.0/8",),
+        client_header="x-real-ip",
+    )
+    wrapped = TokenPulse(settings=settings, metrics=metrics).wrap(app)
+    client = TestClient(wrapped, client=("10.0.0.1", 1))
+
+    first, second, other = (
+        client.get("/chat", headers={"x-real-ip": address})
+        for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2")
+    )
+
+    assert first.headers["x-ratelimit-remaining-requests"] == "0"
+    assert second.json()["error"]["code"] == "rate_limit_exceeded"
+    assert other.status_code == 200
+
+
+def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
+    """In shadow mode nobody is refused, and the metric says who would have been."""
+    app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
+    settings = Settings(limit="1/day", limit_enforce=False)
+    TokenPulse(settings=settings, metrics=metrics).install(app)
+
+    assert [TestClient(app).get("/chat").status_code for _ in range(2)] == [200, 200]
+    assert decisions(metrics, policy="default", decision="shadow") == 1
 
 
 @pytest.mark.parametrize(
@@ -333,6 +389,10 @@ def test_settings_come_from_the_environment(
     [
         ({"settings": Settings(limit="often")}, "limit 'often' is not a rate"),
         ({"settings": Settings(max_keys=0)}, "max_keys must be"),
+        ({"settings": Settings(limit_strategy="leaky")}, "strategy 'leaky' is not known"),
+        ({"settings": Settings(limit_answer="html")}, "limit_answer 'html' is not known: exp"),
+        ({"settings": Settings(limit_storage="redis://x")}, "storage"),
+        ({"policies": []}, "policies must not be empty"),
         ({"settings": Settings(trusted_proxies=("me",))}, "trusted network 'me' is not one"),
         ({"providers": ["Claude!"]}, "provider name 'Claude!' is not usable"),
     ],

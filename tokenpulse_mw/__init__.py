@@ -8,7 +8,24 @@ from .exchange import Exchange, ExchangeMiddleware, Providers, annotate
 from .health import HealthRouter
 from .logs import configure_logging
 from .metrics import HttpMetrics, MetricsMiddleware, metrics_routes
-from .ratelimit import Decision, Limiter, RateLimitMiddleware, client_address, header
+from .ratelimit import (
+    Decision,
+    InFlight,
+    Limiter,
+    Policy,
+    RateLimitMiddleware,
+    SharedLimiter,
+    annotated,
+    anthropic_error,
+    client_address,
+    header,
+    join,
+    openai_error,
+    problem_details,
+    requests_to,
+    route,
+    too_many_requests,
+)
 from .stack import TokenPulse
 from .usage import TokenUsage
 
@@ -24,19 +41,30 @@ __all__ = [
     "Finding",
     "HealthRouter",
     "HttpMetrics",
+    "InFlight",
     "Limiter",
     "LogSink",
     "MetricsMiddleware",
+    "Policy",
     "Providers",
     "RateLimitMiddleware",
     "Settings",
+    "SharedLimiter",
     "Subject",
     "Thresholds",
     "TokenPulse",
     "TokenUsage",
     "annotate",
+    "annotated",
+    "anthropic_error",
     "client_address",
     "configure_logging",
     "header",
+    "join",
     "metrics_routes",
+    "openai_error",
+    "problem_details",
+    "requests_to",
+    "route",
+    "too_many_requests",
 ]

@@ -15,14 +15,33 @@ class Settings:
     Attributes:
         limit: Requests that each client may make, such as "100/minute".
         max_keys: Clients that the limiter keeps one by one.
-        trusted_proxies: Networks whose `X-Forwarded-For` is believed.
+        limit_strategy: "fixed-window", "sliding-window-counter" or "gcra".
+        limit_storage: Where several processes count together, such as
+            "async+redis://localhost:6379"; None counts in each process alone.
+        limit_prefix: What the counters' names begin with there; applications that share a storage
+            and are not to count together need different ones.
+        limit_on_error: What decides while that storage cannot be asked: "local", "allow" or "deny".
+        limit_headers: The dialect of the headers: "draft-11", "openai", "legacy" or None.
+        limit_answer: What a limited request is answered: "text", "problem", "openai" or
+            "anthropic".
+        limit_enforce: False only counts and tells (shadow mode).
+        trusted_proxies: Networks of proxies that may say who the client is.
+        client_header: The header in which they say so.
         metrics_token: Bearer token that `/metrics` asks for; None lets everyone read it.
         alert_interval: Seconds between two rounds of the alert engine.
     """
 
     limit: str = "100/minute"
     max_keys: int = 5000
+    limit_strategy: str = "fixed-window"
+    limit_storage: str | None = None
+    limit_prefix: str = "tokenpulse"
+    limit_on_error: str = "local"
+    limit_headers: str | None = "draft-11"
+    limit_answer: str = "text"
+    limit_enforce: bool = True
     trusted_proxies: tuple[str, ...] = ()
+    client_header: str = "x-forwarded-for"
     metrics_token: str | None = None
     alert_interval: float = 60
 
@@ -42,9 +61,18 @@ class Settings:
             if name.startswith(PREFIX)
         }
         proxies = given.get("TRUSTED_PROXIES", "").split(",")
+        headers = given.get("LIMIT_HEADERS", "draft-11")
         return cls(
             limit=_limit(given),
             max_keys=_max_keys(given),
+            limit_strategy=given.get("LIMIT_STRATEGY", "fixed-window"),
+            limit_storage=given.get("LIMIT_STORAGE"),
+            limit_prefix=given.get("LIMIT_PREFIX", "tokenpulse"),
+            limit_on_error=given.get("LIMIT_ON_ERROR", "local"),
+            limit_headers=None if headers == "none" else headers,
+            limit_answer=given.get("LIMIT_ANSWER", "text"),
+            limit_enforce=_true(given, "LIMIT_ENFORCE"),
+            client_header=given.get("CLIENT_HEADER", "x-forwarded-for"),
             trusted_proxies=tuple(proxy.strip() for proxy in proxies if proxy.strip()),
             metrics_token=given.get("METRICS_TOKEN"),
             alert_interval=_whole(given, "ALERT_INTERVAL", 60),
@@ -78,3 +106,10 @@ def _whole(given: Mapping[str, str], name: str, default: int) -> int:
     if not (value.isascii() and value.isdigit()) or int(value) < 1:
         raise ValueError(f"{PREFIX}{name} must be a whole number of at least 1, got {value!r}")
     return int(value)
+
+
+def _true(given: Mapping[str, str], name: str) -> bool:
+    value = given.get(name, "true").strip().lower()
+    if value not in ("true", "false", "1", "0"):
+        raise ValueError(f"{PREFIX}{name} must be 'true' or 'false', got {given[name]!r}")
+    return value in ("true", "1")

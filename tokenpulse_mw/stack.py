@@ -22,7 +22,15 @@ from .exchange import PROVIDERS, ExchangeMiddleware, Providers, path_in_app, ser
 from .health import CREDENTIALS_PATH, Check, Credentials, HealthRouter
 from .lifespan import run_lifespan
 from .metrics import HttpMetrics, metrics_routes
-from .ratelimit import Decision, Limiter, RateLimitMiddleware, client_address
+from .ratelimit import (
+    ANSWERS,
+    Limiter,
+    Policy,
+    RateLimitMiddleware,
+    SharedLimiter,
+    check_policies,
+    client_address,
+)
 from .web import bearer
 
 logger = logging.getLogger("tokenpulse_mw")
@@ -40,9 +48,10 @@ class TokenPulse:
         checks: What must hold for `/health/ready`, by name.
         engine: Watches the traffic for alerts; one with the default rules when None.
         metrics: Filled with every exchange; on prometheus_client's default registry when None.
+        policies: The limits; when None, one for each client as the settings say.
 
     Attributes:
-        limiter: Decides on every request; look at its keys, or reset them.
+        policies: The limits; look at the keys of their limiters, or reset them.
         health: The health endpoints, and whether the service is draining.
         routes: The endpoints that `install` and `wrap` add.
 
@@ -60,10 +69,12 @@ class TokenPulse:
         checks: Mapping[str, Check] | None = None,
         engine: AlertEngine | None = None,
         metrics: HttpMetrics | None = None,
+        policies: Iterable[Policy] | None = None,
     ) -> None:
         self.settings = Settings.from_env(os.environ) if settings is None else settings
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
-        self.limiter = Limiter(self.settings.limit, max_keys=self.settings.max_keys)
+        self.policies = [_per_client(self.settings)] if policies is None else list(policies)
+        check_policies(self.policies)
         self.engine = engine or AlertEngine(interval=self.settings.alert_interval)
         self.metrics = metrics or HttpMetrics()
         self.health = HealthRouter(
@@ -93,7 +104,7 @@ class TokenPulse:
                 f"install() needs a Starlette or FastAPI application, got {app!r}; "
                 "use wrap() for any other ASGI application"
             )
-        if any(each.kwargs.get("limiter") is self.limiter for each in app.user_middleware):
+        if any(each.kwargs.get("policies") is self.policies for each in app.user_middleware):
             raise ValueError("this TokenPulse is installed in the application already")
         for middleware, options in reversed(self._layers):
             app.add_middleware(middleware, **options)
@@ -127,9 +138,10 @@ class TokenPulse:
             "provider": self.providers,
         }
         rate_limit = {
-            "limiter": self.limiter,
-            "key": client_address(trusted=self.settings.trusted_proxies),
-            "on_decision": self._count_decision,
+            "policies": self.policies,
+            "headers": self.settings.limit_headers,
+            "respond": _answer(self.settings.limit_answer),
+            "enforce": self.settings.limit_enforce,
             "exempt": [each.path for each in self.routes if each.path != CREDENTIALS_PATH],
         }
         return [(ExchangeMiddleware, exchange), (RateLimitMiddleware, rate_limit)]
@@ -142,8 +154,29 @@ class TokenPulse:
 
         return both
 
-    def _count_decision(self, _: Scope, decision: Decision) -> None:
-        self.metrics.decided("default", "allowed" if decision.allowed else "limited")
+
+def _per_client(settings: Settings) -> Policy:
+    """One limit for each client."""
+    limit, strategy = settings.limit, settings.limit_strategy
+    limiter: Limiter | SharedLimiter
+    if settings.limit_storage is None:
+        limiter = Limiter(limit, max_keys=settings.max_keys, strategy=strategy)
+    else:
+        limiter = SharedLimiter(
+            limit,
+            storage=settings.limit_storage,
+            strategy=strategy,
+            prefix=settings.limit_prefix,
+            on_error=settings.limit_on_error,
+        )
+    key = client_address(trusted=settings.trusted_proxies, header=settings.client_header)
+    return Policy(limiter, key=key)
+
+
+def _answer(name: str) -> Callable[[Any], ASGIApp]:
+    if name not in ANSWERS:
+        raise ValueError(f"limit_answer {name!r} is not known: expected one of {list(ANSWERS)}")
+    return ANSWERS[name]
 
 
 def _not_taken(ours: Sequence[Route], theirs: Sequence[BaseRoute]) -> list[Route]:

@@ -1,11 +1,11 @@
-"""Exempt paths."""
+"""Which requests a limit is meant for."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.support.asgi import http_scope
-from tokenpulse_mw.ratelimit.exempt import exempt_paths
+from tokenpulse_mw.ratelimit.paths import exempt_paths, requests_to
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,52 @@ def test_malformed_patterns_are_refused(patterns: list[str], said: str) -> None:
     """The error says what came and what is expected."""
     with pytest.raises(ValueError, match=said):
         exempt_paths(patterns)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "meant"),
+    [
+        ("/v1/chat", "POST", True),
+        ("/v1/chat", "GET", False),
+        ("/v1/chat/", "POST", True),
+        ("//v1//chat", "POST", True),
+        ("/x/../v1/./chat", "POST", True),
+        ("/v1/chatty", "POST", False),
+        ("/files/a/b", "POST", True),
+        ("/files", "POST", True),
+        ("/x/../files/a", "POST", True),
+        ("/files/../x", "POST", True),
+        ("/", "POST", False),
+    ],
+)
+def test_a_policy_is_for_paths_and_methods(path: str, method: str, meant: bool) -> None:
+    """No other spelling of a path gets around the limit on it."""
+    matches = requests_to("/v1/chat", "/files*", methods=["POST", "PUT"])
+
+    assert matches(http_scope(path, method=method)) is meant
+
+
+def test_a_websocket_handshake_is_a_get() -> None:
+    """It has no method of its own in its scope."""
+    scope = {"type": "websocket", "path": "/live", "headers": []}
+
+    assert requests_to("/live")(scope)
+    assert requests_to("/live", methods=["GET"])(scope)
+    assert not requests_to("/live", methods=["POST"])(scope)
+
+
+@pytest.mark.parametrize(
+    ("paths", "methods", "said"),
+    [
+        ([], None, r"requests_to\(\) needs a path"),
+        (["v1"], None, "path 'v1' must begin with '/'"),
+        (["/v1"], "POST", "methods must be a list of methods, got the single string 'POST'"),
+        (["/v1"], ["post"], "method 'post' is none: expected one such as 'POST'"),
+    ],
+)
+def test_what_is_no_path_or_method_is_refused(
+    paths: list[str], methods: list[str] | None, said: str
+) -> None:
+    """The error says what came and what is expected."""
+    with pytest.raises(ValueError, match=said):
+        requests_to(*paths, methods=methods)

@@ -1,16 +1,35 @@
 """Who may ask how often: client keys, a bounded table of windows, and the middleware."""
 
+from .answers import ANSWERS, anthropic_error, openai_error, problem_details, too_many_requests
+from .client import client_address
 from .decision import Decision
-from .keys import KeyFunction, client_address, header
+from .in_flight import InFlight
+from .keys import KeyFunction, annotated, header, join
 from .limiter import Limiter
-from .middleware import RateLimitMiddleware, too_many_requests
+from .middleware import RateLimitMiddleware
+from .paths import requests_to
+from .policy import Policy, check_policies
+from .route import route
+from .shared import SharedLimiter
 
 __all__ = [
+    "ANSWERS",
     "Decision",
+    "InFlight",
     "KeyFunction",
     "Limiter",
+    "Policy",
     "RateLimitMiddleware",
+    "SharedLimiter",
+    "annotated",
+    "anthropic_error",
+    "check_policies",
     "client_address",
     "header",
+    "join",
+    "openai_error",
+    "problem_details",
+    "requests_to",
+    "route",
     "too_many_requests",
 ]

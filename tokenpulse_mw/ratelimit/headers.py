@@ -3,40 +3,152 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from .decision import Decision
+from .policy import Policy
 
 RawHeaders = list[tuple[bytes, bytes]]
-Dialect = Callable[[Decision], RawHeaders]
+Write = Callable[[Sequence[Decision]], RawHeaders]
 
-NAMES = ("draft-11",)
+Shown = tuple[str, int, int]
+
+_MOST_READY = 4096  # answers' headers that are kept, since most are like others
+_A_HAIR = 1e-6  # seconds; what floats may add to a window in rounding
 
 
-def dialect(name: str | None, *, limit: int, window: int) -> Dialect | None:
-    """The function that writes the headers of dialect `name`; None writes none.
+class Dialect:
+    """Writes the headers for what several policies decided of one request.
+
+    Attributes:
+        write: Gives the headers for decisions, of which there is at least one.
+        replaces: Names of headers that must not be on the answer twice, in lower case: those of
+            an application behind us tell of somebody else's limits.
+    """
+
+    __slots__ = ("replaces", "write")
+
+    def __init__(self, write: Write, *replaces: bytes) -> None:
+        self.write = write
+        self.replaces = frozenset(replaces)
+
+
+def dialect(name: str | None, policies: Sequence[Policy]) -> Dialect | None:
+    """The dialect called `name`: "draft-11", "openai" or "legacy"; None writes no headers.
 
     Raises:
         ValueError: There is no such dialect.
     """
     if name is None:
         return None
-    if name == "draft-11":
-        return _draft_11(limit, window)
-    raise ValueError(f"headers {name!r} is no known dialect: expected one of {NAMES}, or None")
+    if name not in _DIALECTS:
+        raise ValueError(
+            f"headers {name!r} is no known dialect: expected one of {list(_DIALECTS)}, or None"
+        )
+    return _DIALECTS[name](policies)
 
 
-def seconds(duration: float) -> int:
-    """Whole seconds, rounded up, so that a client that waits them has waited long enough."""
-    return math.ceil(duration)
+def _draft_11(policies: Sequence[Policy]) -> Dialect:
+    """draft-ietf-httpapi-ratelimit-headers-11: structured fields (RFC 9651), an item a policy."""
+    stated = {policy.name: _stated(policy) for policy in policies}
+    ready: dict[Shown | tuple[Shown, ...], RawHeaders] = {}
+
+    def write(decisions: Sequence[Decision]) -> RawHeaders:
+        shown = _shown(decisions[0]) if len(decisions) == 1 else tuple(map(_shown, decisions))
+        fields = ready.get(shown)
+        if fields is None:
+            if len(ready) >= _MOST_READY:
+                ready.clear()
+            fields = ready[shown] = [
+                (b"ratelimit-policy", b",".join([stated[each.policy] for each in decisions])),
+                (b"ratelimit", b",".join([_standing(*_shown(each)) for each in decisions])),
+            ]
+        return fields
+
+    return Dialect(write)
 
 
-def _draft_11(limit: int, window: int) -> Dialect:
-    """draft-ietf-httpapi-ratelimit-headers-11: structured fields (RFC 9651), one policy."""
-    policy = (b"ratelimit-policy", b'"default";q=%d;w=%d' % (limit, window))
+def _stated(policy: Policy) -> bytes:
+    stated = f'"{policy.name}";q={policy.limiter.limit}'
+    if policy.unit != "requests":
+        stated += f';qu="{policy.unit}"'
+    if policy.limiter.window is not None:
+        stated += f";w={policy.limiter.window}"
+    return stated.encode()
 
-    def write(decision: Decision) -> RawHeaders:
-        left = math.ceil(min(decision.reset_after, window))  # floats may be a hair above it
-        return [policy, (b"ratelimit", b'"default";r=%d;t=%d' % (decision.remaining, left))]
 
-    return write
+def _shown(decision: Decision) -> Shown:
+    """All that a client gets to see of a decision."""
+    return decision.policy, decision.remaining, _seconds_left(decision)
+
+
+def _standing(policy: str, remaining: int, left: int) -> bytes:
+    standing = b'"%b";r=%d' % (policy.encode(), remaining)
+    return standing + b";t=%d" % left if left else standing  # nobody knows when a place is free
+
+
+def _openai(policies: Sequence[Policy]) -> Dialect:
+    """`x-ratelimit-limit-requests` and so on, as OpenAI has them, and the same for tokens."""
+    units = {policy.name: policy.unit for policy in policies if policy.limiter.window is not None}
+    names = {
+        unit: [f"x-ratelimit-{what}-{unit}".encode() for what in ("limit", "remaining", "reset")]
+        for unit in ("requests", "tokens")
+    }
+
+    def write(decisions: Sequence[Decision]) -> RawHeaders:
+        fields: RawHeaders = []
+        for unit in dict.fromkeys(units.values()):
+            of_unit = [each for each in decisions if units.get(each.policy) == unit]
+            if of_unit:
+                least = min(of_unit, key=_remaining)
+                values = (least.limit, least.remaining, _as_go_writes(least.reset_after))
+                fields += zip(names[unit], (str(value).encode() for value in values), strict=True)
+        return fields
+
+    return Dialect(write, *names["requests"], *names["tokens"])
+
+
+def _as_go_writes(seconds: float) -> str:
+    """A duration as OpenAI writes it: 12ms, 8s, 6m0s, 1h0m0s."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{seconds}s"
+    return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+
+
+def _legacy(policies: Sequence[Policy]) -> Dialect:
+    """`X-RateLimit-Limit`, `-Remaining` and `-Reset` of the tightest policy; seconds to wait."""
+    timed = {policy.name for policy in policies if policy.limiter.window is not None}
+    names = (b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset")
+
+    def write(decisions: Sequence[Decision]) -> RawHeaders:
+        of_time = [each for each in decisions if each.policy in timed]
+        if not of_time:
+            return []
+        least = min(of_time, key=_remaining)
+        values = (least.limit, least.remaining, _seconds_left(least))
+        return [(name, b"%d" % value) for name, value in zip(names, values, strict=True)]
+
+    return Dialect(write, *names)
+
+
+def _remaining(decision: Decision) -> tuple[bool, int]:
+    return decision.allowed, decision.remaining
+
+
+def _seconds_left(decision: Decision) -> int:
+    """Whole seconds, rounded up, until there is more than `remaining`."""
+    left = decision.reset_after if decision.allowed else decision.retry_after
+    if math.isinf(left):
+        left = decision.reset_after
+    return math.ceil(left - _A_HAIR)
+
+
+_DIALECTS: Mapping[str, Callable[[Sequence[Policy]], Dialect]] = {
+    "draft-11": _draft_11,
+    "openai": _openai,
+    "legacy": _legacy,
+}

@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from inspect import iscoroutinefunction
+from collections.abc import Iterable, Sequence
 
-from starlette.responses import PlainTextResponse
+from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..exchange import Failures, tap_of
+from ..exchange import ExchangeMiddleware, tap_of
+from .answers import Respond, too_many_requests
 from .decision import Decision
-from .exempt import exempt_paths
-from .headers import RawHeaders, dialect, seconds
-from .keys import KeyFunction, client_address
-from .limiter import Limiter
+from .denial import deny
+from .functions import check_function
+from .gate import Gate, OnDecision
+from .headers import Dialect, dialect
+from .holds import Holds
+from .keys import KeyFunction
+from .misuse import DoubleCount
+from .paths import exempt_paths
+from .policy import AnyLimiter, Policy
 
 DEFAULT_LIMIT = "100/minute"
 
-
-def too_many_requests(decision: Decision) -> ASGIApp:
-    """The seed's answer: 429, `text/plain`, with `Retry-After` in seconds (RFC 9110, 10.2.3)."""
-    retry_after = max(seconds(decision.retry_after), 1)
-    return PlainTextResponse(
-        "Too Many Requests", status_code=429, headers={"Retry-After": str(retry_after)}
-    )
+_HEADS = frozenset(("http.response.start", "websocket.http.response.start"))
 
 
 class RateLimitMiddleware:
     """Limit how often each client may ask.
 
-    A failure in `key`, `limiter` or `on_decision` is logged once and lets the request pass.
+    HTTP requests and WebSocket handshakes are limited; a connection that is accepted passes
+    untouched. A failure in a key, a cost, a limiter or
+    `on_decision` is logged once and lets the request pass.
 
     Args:
         limit: A rate such as "100/minute".
-        key: Who is asking, as a function of the scope. A request whose key is None is not
-            limited.
+        key: Who is asking, as a function of the scope; the client's address when None. A request
+            whose key is None is not limited.
         limiter: Decides, in place of `limit`. Share it to look at keys, or to reset them.
-        headers: The dialect of the headers on every limited path's answers: "draft-11"
-            (draft-ietf-httpapi-ratelimit-headers-11), or None for none.
+        policies: Several limits, in place of `limit`, `key` and `limiter`. A request is counted
+            under all of them, or, where one refuses it, under none.
+        headers: The dialect of the headers on the answers to all limited requests: "draft-11"
+            (draft-ietf-httpapi-ratelimit-headers-11), "openai" (`x-ratelimit-*-requests` and
+            `-tokens`), "legacy" (`X-RateLimit-*`), or None for none.
         exempt: Paths that are not limited; a `*` may stand at the end of each.
         respond: The answer to a request over the limit, as a function of the decision.
         enforce: False only counts and tells (shadow mode): every request passes.
-        on_decision: Told the scope and the decision of every limited path's request.
+        on_decision: Told the scope and the decision of every policy on every request.
+
+    Attributes:
+        policies: All that is limited, in the order in which it is asked.
+        limiter: That of the first policy.
 
     Raises:
-        ValueError: An argument is malformed, or both `limit` and `limiter` are given.
+        ValueError: An argument is malformed, or one excludes the other.
     """
 
     def __init__(
@@ -53,83 +61,111 @@ class RateLimitMiddleware:
         *,
         limit: str = DEFAULT_LIMIT,
         key: KeyFunction | None = None,
-        limiter: Limiter | None = None,
+        limiter: AnyLimiter | None = None,
+        policies: Iterable[Policy] | None = None,
         headers: str | None = "draft-11",
         exempt: Iterable[str] = ("/health*", "/metrics"),
-        respond: Callable[[Decision], ASGIApp] = too_many_requests,
+        respond: Respond = too_many_requests,
         enforce: bool = True,
-        on_decision: Callable[[Scope, Decision], object] | None = None,
+        on_decision: OnDecision | None = None,
     ) -> None:
-        if limiter is not None and limit != DEFAULT_LIMIT:
-            raise ValueError(f"give limit or limiter, not both: got {limit!r} and {limiter!r}")
-        for name, function in {"key": key, "respond": respond, "on_decision": on_decision}.items():
-            _check_function(name, function)
+        check_function("respond", respond)
+        if on_decision is not None:
+            check_function("on_decision", on_decision)
         self.app = app
-        self.limiter = Limiter(limit) if limiter is None else limiter
         self.enforce = enforce
-        self._key = key or client_address()
+        self._gate = Gate(
+            _policies(limit, key, limiter, policies), enforce=enforce, on_decision=on_decision
+        )
+        self.policies: Sequence[Policy] = self._gate.policies
+        self.limiter = self.policies[0].limiter
         self._respond = respond
-        self._on_decision = on_decision
         self._is_exempt = exempt_paths(exempt)
-        self._write = dialect(headers, limit=self.limiter.limit, window=self.limiter.window)
-        self._failures = Failures()
+        self._dialect = dialect(headers, self.policies)
+        self._misuse = DoubleCount(policy.limiter for policy in self.policies)
+        # Tokens, and the end of an answer, are known to an exchange.
+        ends = any(policy.unit != "requests" for policy in self.policies)
+        self._exchange = ExchangeMiddleware(self) if ends else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request over the limit; pass all else on, with headers that tell the limit."""
-        if scope["type"] != "http" or self._is_exempt(scope):
+        kind = scope["type"]
+        if (kind != "http" and kind != "websocket") or self._is_exempt(scope):
             await self.app(scope, receive, send)
             return
-        decision = self._decide(scope)
-        if decision is None:
-            await self.app(scope, receive, send)
+        if self._exchange is not None and kind == "http" and not self._exchange.join(scope):
+            await self._exchange(scope, receive, send)  # and it calls us again
             return
-        answer, tap = self.app, tap_of(scope)
-        if not decision.allowed and self.enforce:
+        if self._misuse.left and kind == "http":
+            self._misuse.look_at(scope)
+        gate = self._gate
+        verdict = await gate.judge_shared(scope) if gate.shared else gate.judge(scope)
+        decisions, refusal, holds = verdict
+        if self._dialect is not None and decisions and (kind == "http" or refusal):
+            send = _telling(self._dialect, decisions, scope, send)
+        if refusal is not None:
+            await self._refuse(refusal, scope, receive, send)
+        elif holds is not None:
+            await self._hold(holds, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
             answer = self._respond(decision)
-            if tap is not None:
-                tap.exchange.limited = True
-        if self._write is not None:
-            fields = self._write(decision)
-            if tap is not None:  # it looks at every message anyway
-                tap.add_headers(fields)
-            else:
-                send = _with_headers(send, fields)
+        except Exception as error:  # noqa: BLE001 - our failure must not be the request's
+            self._gate.report(scope, error)
+            answer = too_many_requests(decision)
+        if scope["type"] == "websocket":
+            await deny(answer, scope, receive, send)
+            return
+        tap = tap_of(scope)
+        if tap is not None:
+            tap.exchange.limited = True
         await answer(scope, receive, send)
 
-    def _decide(self, scope: Scope) -> Decision | None:
-        """The limiter's decision; None where nobody is to be limited, or we cannot tell."""
-        try:
-            key = self._key(scope)
-            decision = None if key is None else self.limiter.hit(key)
-        except Exception as error:  # noqa: BLE001 - our failure must not be the request's
-            self._report(scope, error)
-            return None
-        if decision is not None and self._on_decision is not None:
-            try:
-                self._on_decision(scope, decision)
-            except Exception as error:  # noqa: BLE001 - as above, and the decision stands
-                self._report(scope, error)
-        return decision
-
-    def _report(self, scope: Scope, error: Exception) -> None:
+    async def _hold(self, holds: Holds, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and settle what it holds, however it ends."""
         tap = tap_of(scope)
-        self._failures.tell("ratelimit", error, tap.station.observers if tap else ())
+        if tap is not None:
+            tap.watch(holds.settle)  # at the last byte, before background tasks
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            holds.settle(None)
+            with CancelScope(shield=True):  # a storage has its own, short timeout
+                await holds.pay()
 
 
-def _check_function(name: str, function: object) -> None:
-    if function is None:
-        return
-    is_async = iscoroutinefunction(function) or iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - of an object that acts as a function
-    )
-    if is_async or not callable(function):
-        raise ValueError(f"{name} must be a function, and not async, got {function!r}")
+def _policies(
+    limit: str,
+    key: KeyFunction | None,
+    limiter: AnyLimiter | None,
+    policies: Iterable[Policy] | None,
+) -> list[Policy]:
+    if limiter is not None and limit != DEFAULT_LIMIT:
+        raise ValueError(f"give limit or limiter, not both: got {limit!r} and {limiter!r}")
+    if policies is None:
+        return [Policy(limit if limiter is None else limiter, key=key)]
+    if key is not None or limiter is not None or limit != DEFAULT_LIMIT:
+        raise ValueError("give policies, or limit, key and limiter of a single one, not both")
+    return list(policies)
 
 
-def _with_headers(send: Send, fields: RawHeaders) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *fields]}
+def _telling(dialect: Dialect, decisions: Sequence[Decision], scope: Scope, send: Send) -> Send:
+    """A `send` that adds what `dialect` says of `decisions` to the answer's head."""
+    fields = dialect.write(decisions)
+    tap = tap_of(scope)
+    if tap is not None and not dialect.replaces:  # it looks at every message anyway
+        tap.add_headers(fields)
+        return send
+
+    async def send_telling(message: Message) -> None:
+        if message["type"] in _HEADS:
+            kept = message.get("headers", ())
+            if dialect.replaces:
+                kept = [pair for pair in kept if pair[0].lower() not in dialect.replaces]
+            message = {**message, "headers": [*kept, *fields]}
         await send(message)
 
-    return send_with_headers
+    return send_telling

@@ -1,0 +1,97 @@
+"""What a request over its limit is answered: plain text, problem details, or a vendor's words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp
+
+from .decision import Decision
+
+Respond = Callable[[Decision], ASGIApp]
+
+_PROBLEM = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+
+
+def too_many_requests(decision: Decision) -> ASGIApp:
+    """The seed's answer: 429, `text/plain`, with `Retry-After` in seconds (RFC 9110, 10.2.3)."""
+    return PlainTextResponse("Too Many Requests", 429, headers=_waiting(decision))
+
+
+def problem_details(decision: Decision) -> ASGIApp:
+    """429 with problem details (RFC 9457).
+
+    The type is the `quota-exceeded` of draft-ietf-httpapi-ratelimit-headers-11, which names the
+    policies that were violated.
+    """
+    body = {
+        "type": _PROBLEM,
+        "title": "Too Many Requests",
+        "status": 429,
+        "detail": _message(decision),
+        "violated-policies": [decision.policy, *decision.also],
+    }
+    return _json(body, decision, media_type="application/problem+json")
+
+
+def openai_error(decision: Decision) -> ASGIApp:
+    """429 as OpenAI words it, so that its SDKs raise their `RateLimitError`, and know the wait."""
+    error = {
+        "message": _message(decision),
+        "type": "rate_limit_error",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+    return _json({"error": error}, decision, headers=_for_sdks(decision))
+
+
+def anthropic_error(decision: Decision) -> ASGIApp:
+    """429 as Anthropic words it, for its SDKs likewise."""
+    error = {"type": "rate_limit_error", "message": _message(decision)}
+    return _json({"type": "error", "error": error}, decision, headers=_for_sdks(decision))
+
+
+ANSWERS: Mapping[str, Respond] = {
+    "text": too_many_requests,
+    "problem": problem_details,
+    "openai": openai_error,
+    "anthropic": anthropic_error,
+}
+
+
+def _json(
+    body: dict[str, Any],
+    decision: Decision,
+    *,
+    headers: Mapping[str, str] | None = None,
+    media_type: str = "application/json",
+) -> ASGIApp:
+    headers = {**_waiting(decision), **(headers or {})}
+    return JSONResponse(body, 429, headers=headers, media_type=media_type)
+
+
+def _waiting(decision: Decision) -> dict[str, str]:
+    """`Retry-After`, unless waiting will not help."""
+    if math.isinf(decision.retry_after):
+        return {}
+    return {"Retry-After": str(max(math.ceil(decision.retry_after), 1))}
+
+
+def _for_sdks(decision: Decision) -> dict[str, str]:
+    """What the vendors' SDKs look at before `Retry-After` (openai-python, `_base_client.py`)."""
+    if math.isinf(decision.retry_after):
+        return {"x-should-retry": "false"}
+    return {"retry-after-ms": str(max(math.ceil(decision.retry_after * 1000), 1))}
+
+
+def _message(decision: Decision) -> str:
+    if math.isinf(decision.retry_after):
+        return (
+            f"This request is more than the limit {decision.policy!r} of {decision.limit} "
+            "ever has room for."
+        )
+    seconds = max(math.ceil(decision.retry_after), 1)
+    return f"Rate limit {decision.policy!r} of {decision.limit} is exceeded. Retry in {seconds} s."

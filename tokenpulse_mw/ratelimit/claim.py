@@ -1,0 +1,64 @@
+"""What one request wants of one policy."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from starlette.types import Scope
+
+from .decision import Decision
+from .in_flight import InFlight
+from .policy import Policy
+from .rate import checked_cost
+
+
+class Claim(NamedTuple):
+    """So much of a policy's limit, for one key."""
+
+    policy: Policy
+    key: Hashable
+    cost: int
+
+    def peek(self) -> Decision:
+        """Whether it would be granted, by a limiter of this process."""
+        policy = self.policy
+        return policy.named(policy.local.peek(self.key, self.cost))
+
+    def take(self) -> Decision:
+        """Take it of a limiter of this process, if it is granted."""
+        policy = self.policy
+        return policy.named(policy.local.hit(self.key, self.cost))
+
+    async def take_shared(self) -> Decision:
+        """Take it of a shared limiter, if it is granted."""
+        policy = self.policy
+        return policy.named(await policy.remote.hit(self.key, self.cost))
+
+    def give_back(self) -> None:
+        """Undo a `take` of just now."""
+        limiter = self.policy.local
+        if isinstance(limiter, InFlight):
+            limiter.release(self.key, self.cost)
+        else:
+            limiter.charge(self.key, -self.cost)
+
+    async def give_back_shared(self) -> None:
+        """Undo a `take_shared` of just now."""
+        await self.policy.remote.charge(self.key, -self.cost)
+
+
+def claim_of(policy: Policy, scope: Scope) -> Claim | None:
+    """What the request claims under `policy`; None where that is not for it.
+
+    Raises:
+        Exception: The policy's own functions fail, or give what cannot be used.
+    """
+    if policy.when is not None and not policy.when(scope):
+        return None
+    key = policy.key(scope)
+    if key is None:
+        return None
+    hash(key)  # raises here, where it concerns this policy alone
+    cost = policy.cost
+    return Claim(policy, key, cost if isinstance(cost, int) else checked_cost(cost(scope)))
