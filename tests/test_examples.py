@@ -70,6 +70,23 @@ def test_a_wrapped_vendor() -> None:
         assert tokens("claude", "input") == read + 9
 
 
+def test_limits_by_tenant() -> None:
+    """A tenant is limited by address, requests, tokens and requests at once, all together."""
+    client = TestClient(load("limit_tenants.py")["app"])
+
+    def ask(key: str) -> Any:
+        headers = {"authorization": f"Bearer {key}"}
+        return client.post("/v1/chat/completions", headers=headers)
+
+    first, *answers, refused = [ask("sk-1") for _ in range(18)]
+    assert first.headers["ratelimit"].split(",")[2:] == ['"tokens";r=16000;t=60', '"at-once";r=3']
+    assert {answer.status_code for answer in answers} == {200}
+    assert refused.status_code == 429  # 17,000 are used, and another 4,000 would be too many
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert ask("sk-2").status_code == 200
+    assert ask("nobody").headers["ratelimit"].startswith('"address";r=')
+
+
 def test_every_example_is_tested() -> None:
     """No example is left to rot."""
     tested = Path(__file__).read_text()

@@ -19,6 +19,7 @@ from tests.support.asgi import http_scope
 from tokenpulse_mw import Exchange, ExchangeMiddleware, Limiter
 
 from .apps import around, metrics, peers, stack, stream
+from .limiters import measure_limiters
 from .measure import medians, requests
 
 CLIENTS = [(f"10.0.{number >> 8}.{number & 255}", 1) for number in range(1000)]
@@ -128,6 +129,7 @@ async def main() -> None:
     await measure_peers()
     measure_scrape()
     measure_limiter()
+    await measure_limiters()
 
 
 anyio.run(main)

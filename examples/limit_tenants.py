@@ -1,0 +1,91 @@
+"""A gateway with several limits: by address, by tenant, in tokens, and in requests at once.
+
+Run it:
+
+    uvicorn limit_tenants:app
+
+    curl -i -X POST http://127.0.0.1:8000/v1/chat/completions -H "authorization: Bearer sk-1"
+
+Among the headers of the answer is where the tenant stands under each limit. To count together on
+several machines, start a Redis and set REDIS_URL to async+redis://127.0.0.1:6379.
+"""
+
+from __future__ import annotations
+
+import os
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tokenpulse_mw import (
+    ExchangeMiddleware,
+    InFlight,
+    Limiter,
+    Policy,
+    RateLimitMiddleware,
+    SharedLimiter,
+    annotate,
+    annotated,
+    client_address,
+    openai_error,
+    requests_to,
+)
+
+TENANTS = {b"Bearer sk-1": "acme", b"Bearer sk-2": "globex"}
+REDIS = os.environ.get("REDIS_URL")
+
+
+def per_minute(limit: int, name: str) -> Limiter | SharedLimiter:
+    """A limit that is counted in the Redis, if there is one."""
+    if REDIS is None:
+        return Limiter(f"{limit}/minute")
+    return SharedLimiter(f"{limit}/minute", storage=REDIS, prefix=f"example:{name}")
+
+
+policies = [
+    # Strangers too: by address, and behind a proxy on this machine by what it says.
+    Policy("600/minute", name="address", key=client_address(trusted=["127.0.0.1", "::1"])),
+    Policy(per_minute(60, "requests"), name="requests", key=annotated("master")),
+    # A request may use 4,000 tokens at most; what it has used is charged when it is over.
+    Policy(per_minute(20_000, "tokens"), name="tokens", key=annotated("master"), tokens=4000),
+    Policy(
+        InFlight(4),
+        name="at-once",
+        key=annotated("master"),
+        when=requests_to("/v1/chat/*", methods=["POST"]),
+    ),
+]
+
+
+class Tenants:
+    """Finds out whose key it is, before the limits are asked."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Annotate the tenant."""
+        if scope["type"] == "http":
+            tenant = TENANTS.get(dict(scope["headers"]).get(b"authorization", b""))
+            annotate(scope, master=tenant)
+        await self.app(scope, receive, send)
+
+
+async def chat(request: Request) -> JSONResponse:
+    """Stands for a call of the vendor."""
+    usage = {"prompt_tokens": 900, "completion_tokens": 100}
+    return JSONResponse({"object": "chat.completion", "choices": [], "usage": usage})
+
+
+app = Starlette(
+    routes=[Route("/v1/chat/completions", chat, methods=["POST"])],
+    middleware=[
+        Middleware(ExchangeMiddleware),
+        Middleware(Tenants),
+        Middleware(RateLimitMiddleware, policies=policies, respond=openai_error),
+    ],
+)
