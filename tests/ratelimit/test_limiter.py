@@ -1,37 +1,17 @@
-"""The limiter: fixed windows, and the promises of its bounded table."""
+"""The limiter's table: who is in it, who leaves it, and what is known of whom."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import inspect
+import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.support.clock import FakeClock
-from tokenpulse_mw import Decision, Limiter
+from tokenpulse_mw import Limiter
+from tokenpulse_mw.ratelimit.strategy import STRATEGIES
 
-
-def test_a_client_may_use_its_limit_and_no_more(clock: FakeClock) -> None:
-    """The request after the last that is allowed is told how long to wait."""
-    limiter = Limiter("2/minute", clock=clock)
-
-    assert limiter.hit("a") == Decision(True, 2, 1, 60.0, 0.0)
-    clock.advance(10)
-    assert limiter.hit("a") == Decision(True, 2, 0, 50.0, 0.0)
-    assert limiter.hit("a") == Decision(False, 2, 0, 50.0, 50.0)
-
-
-def test_a_window_begins_with_the_clients_first_request(clock: FakeClock) -> None:
-    """It ends a whole window later, and what was refused in it is forgotten."""
-    limiter = Limiter("1/minute", clock=clock)
-    limiter.hit("a")
-    limiter.hit("a")
-
-    clock.advance(59.9)
-    assert not limiter.hit("a").allowed
-    clock.advance(0.1)
-    assert limiter.hit("a").allowed
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
 def test_clients_do_not_share(clock: FakeClock) -> None:
@@ -44,36 +24,48 @@ def test_clients_do_not_share(clock: FakeClock) -> None:
     assert not any(limiter.hit(key).allowed for key in keys)
 
 
-def test_a_request_that_is_not_allowed_costs_nothing(clock: FakeClock) -> None:
-    """After a refusal of much, little is still allowed."""
-    limiter = Limiter("10/minute", clock=clock)
+def test_fixed_windows_are_the_default(clock: FakeClock) -> None:
+    """That is what the seed has: all of the limit is free again a window after the first use."""
+    limiter, fixed = (
+        Limiter("2/minute", clock=clock),
+        Limiter("2/minute", strategy="fixed-window", clock=clock),
+    )
 
-    assert limiter.hit("a", cost=11) == Decision(False, 10, 10, 60.0, 60.0)
-    assert limiter.hit("a", cost=10) == Decision(True, 10, 0, 60.0, 0.0)
+    for pause in (0, 30, 20, 10):
+        clock.advance(pause)
+        assert limiter.hit("a") == fixed.hit("a")
 
 
 @pytest.mark.parametrize("cost", [-1, 0.5, "1", True])
 def test_what_is_no_cost_is_refused(cost: int) -> None:
     """Nobody can win back what was used, and only whole numbers are counted."""
-    with pytest.raises(ValueError, match="cost must be a whole number and not negative, got"):
-        Limiter("1/minute").hit("a", cost=cost)
+    limiter = Limiter("1/minute")
+
+    for ask in (limiter.hit, limiter.peek):
+        with pytest.raises(ValueError, match="cost must be a whole number and not negative, got"):
+            ask("a", cost=cost)
 
 
-def test_peeking_counts_nothing(clock: FakeClock) -> None:
-    """It tells what would be decided: before, at and after the limit, and in the next window."""
-    limiter = Limiter("1/minute", clock=clock)
-
-    assert limiter.peek("a") == Decision(True, 1, 1, 60.0, 0.0)
-    limiter.hit("a")
-    assert limiter.peek("a") == Decision(False, 1, 0, 60.0, 60.0)
-    clock.advance(60)
-    assert limiter.peek("a") == Decision(True, 1, 1, 60.0, 0.0)
-    assert limiter.hit("a").allowed
+@pytest.mark.parametrize("size", [0, -1, 1.5, "many", None, True])
+def test_a_table_without_a_size_is_refused(size: int) -> None:
+    """The error says what came."""
+    with pytest.raises(ValueError, match=f"a whole number of at least 1, got {size!r}"):
+        Limiter("1/minute", max_keys=size)
 
 
-def test_a_key_can_be_reset(clock: FakeClock) -> None:
+@every_strategy
+def test_peeking_keeps_no_client(strategy: str, clock: FakeClock) -> None:
+    """Only those that were counted are in the table."""
+    limiter = Limiter("1/minute", strategy=strategy, clock=clock)
+
+    assert limiter.peek("a").allowed
+    assert len(limiter) == 0
+
+
+@every_strategy
+def test_a_key_can_be_reset(strategy: str, clock: FakeClock) -> None:
     """Whoever was limited starts anew, whether the table or the sketch had it."""
-    limiter = Limiter("1/minute", max_keys=1, clock=clock)
+    limiter = Limiter("1/minute", max_keys=1, strategy=strategy, clock=clock)
     limiter.hit("a")
     limiter.reset("a")
     assert limiter.hit("a").allowed
@@ -84,97 +76,110 @@ def test_a_key_can_be_reset(clock: FakeClock) -> None:
     assert limiter.hit("a").allowed
 
 
-@given(
-    max_keys=st.integers(1, 5),
-    requests=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3), st.floats(0, 30))),
-)
-def test_p1_the_table_is_bounded(max_keys: int, requests: list[tuple[int, int, float]]) -> None:
-    """P1: never more than `max_keys` entries."""
-    clock = FakeClock()
-    limiter = Limiter("3/minute", max_keys=max_keys, clock=clock)
-
-    for key, cost, passed in requests:
-        clock.advance(passed)
-        limiter.hit(key, cost)
-        assert len(limiter) <= max_keys
-
-
-@given(
-    flood=st.lists(st.integers(0, 200), max_size=300),
-    asks=st.lists(st.integers(0, 300), max_size=20),
-)
-def test_p2_a_limited_client_stays_limited(flood: list[int], asks: list[int]) -> None:
-    """P2: whoever else arrives, and whether it goes on asking or waits in silence."""
-    clock = FakeClock()
-    limiter = Limiter("2/minute", max_keys=3, clock=clock)
-    while limiter.hit("attacker").allowed:
-        pass
-
-    for number, key in enumerate(flood):
-        clock.advance(59 / 300)
-        limiter.hit(key)
-        if number in asks:
-            assert not limiter.hit("attacker").allowed
-
-    assert not limiter.hit("attacker").allowed
-
-
-@settings(max_examples=50)
-@given(
-    keys=st.sampled_from([3, 6, 60]),
-    requests=st.lists(
-        st.tuples(st.integers(0, 59), st.integers(1, 2), st.floats(0, 5)), max_size=400
-    ),
-)
-def test_p3_rotating_addresses_wins_nothing(
-    keys: int, requests: list[tuple[int, int, float]]
-) -> None:
-    """P3: no client gets more than its limit in a window, for many more than `max_keys` too."""
-    clock = FakeClock()
-    limiter = Limiter("3/minute", max_keys=3, clock=clock)
-    allowed: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    opened: dict[int, float] = {}
-
-    for number, cost, passed in requests:
-        clock.advance(passed)
-        key = number % keys
-        if limiter.hit(key, cost).allowed:
-            if clock() - opened.get(key, float("-inf")) >= 60:
-                opened[key] = clock()
-                allowed[key].clear()
-            allowed[key].append((clock(), cost))
-            assert sum(cost for _, cost in allowed[key]) <= 3
-
-
-def test_p4_expired_entries_leave_two_at_a_time(clock: FakeClock) -> None:
-    """P4: no request clears the whole table; a few requests later it is empty all the same."""
-    limiter = Limiter("1/minute", max_keys=100, clock=clock)
-    for key in range(100):
-        limiter.hit(key)
+def test_the_window_before_is_reset_too() -> None:
+    """Of a sliding window that the sketch has, nothing is left either."""
+    clock = FakeClock(600.0)
+    limiter = Limiter("4/minute", max_keys=1, strategy="sliding-window-counter", clock=clock)
+    limiter.hit("a", 2)
     clock.advance(60)
-
-    sizes = []
-    for _ in range(5):
-        limiter.hit("new")
-        sizes.append(len(limiter))
-        limiter.reset("new")
-
-    assert sizes == [99, 97, 95, 93, 91]
-    assert limiter.evictions == 0
-
-
-def test_a_full_table_lets_the_oldest_window_go(clock: FakeClock) -> None:
-    """Who leaves is counted, and remembered: it comes back with what it had used."""
-    limiter = Limiter("2/minute", max_keys=2, clock=clock)
-    limiter.hit("a")
-    clock.advance(10)
+    limiter.hit("a", 2)
     limiter.hit("b")
+
+    limiter.reset("a")
+
+    assert limiter.peek("a").remaining == 4
+
+
+@every_strategy
+def test_who_leaves_a_full_table_is_remembered(strategy: str, clock: FakeClock) -> None:
+    """It is counted, and comes back with all that it had used."""
+    limiter = Limiter("3/minute", max_keys=2, strategy=strategy, clock=clock)
+    limiter.hit("a", 2)
+    before = limiter.peek("a")
+
+    limiter.hit("b")
+    assert limiter.evictions == 0
     limiter.hit("c")
 
     assert (len(limiter), limiter.evictions) == (2, 1)
-    assert limiter.peek("a") == Decision(True, 2, 1, 50.0, 0.0)
-    assert limiter.hit("a") == Decision(True, 2, 0, 50.0, 0.0)
-    assert not limiter.hit("a").allowed
+    after = limiter.peek("a")
+    assert after[:3] == before[:3]
+    assert after.reset_after == pytest.approx(before.reset_after)
+    assert [limiter.hit("a").allowed for _ in range(2)] == [True, False]
+
+
+def test_both_windows_of_who_leaves_a_full_table_are_remembered() -> None:
+    """A sliding window comes back whole."""
+    clock = FakeClock(600.0)
+    limiter = Limiter("9/minute", max_keys=1, strategy="sliding-window-counter", clock=clock)
+    limiter.hit("a", 4)
+    clock.advance(75)
+    limiter.hit("a", 2)
+    before = limiter.peek("a")
+
+    limiter.hit("b")
+
+    assert limiter.peek("a") == before
+    clock.advance(60)
+    assert limiter.peek("a").remaining == 8  # three quarters of 2 count, rounded down
+
+
+@every_strategy
+def test_who_was_forgotten_gets_nothing_back(strategy: str, clock: FakeClock) -> None:
+    """It has nothing to get back, and is not taken into the table for that."""
+    limiter = Limiter("3/minute", strategy=strategy, clock=clock)
+    limiter.hit("a", 3)
+    since = clock()
+    clock.advance(120)
+
+    limiter.charge("a", -3, since=since)
+    limiter.charge("b", 0)
+
+    assert limiter.peek("a").remaining == 3
+    assert limiter.hit("c").allowed  # makes room of what has expired
+    assert len(limiter) == 1
+
+
+@every_strategy
+def test_who_was_let_go_gets_nothing_back(strategy: str, clock: FakeClock) -> None:
+    """What was given back to it might be what another one has used: the sketch only counts up."""
+    limiter = Limiter("3/minute", max_keys=1, strategy=strategy, clock=clock)
+    limiter.hit("a", 3)
+    limiter.hit("b")
+
+    limiter.charge("a", -3)
+
+    assert not limiter.peek("a").allowed
+
+
+@every_strategy
+def test_whoever_owes_is_taken_into_the_table(strategy: str, clock: FakeClock) -> None:
+    """Whether it is not known, or is remembered in the sketch with what it has used before."""
+    limiter = Limiter("3/minute", max_keys=1, strategy=strategy, clock=clock)
+
+    limiter.charge("a", 2)
+    assert (len(limiter), limiter.peek("a").remaining) == (1, 1)
+    limiter.hit("b")
+    limiter.charge("a", 1)
+
+    assert (len(limiter), limiter.peek("a").remaining) == (1, 0)
+
+
+@every_strategy
+def test_a_client_that_goes_on_asking_does_not_hold_up_the_others(
+    strategy: str, clock: FakeClock
+) -> None:
+    """Those that came after it and have fallen silent leave the table when their time is over."""
+    limiter = Limiter("60/minute", strategy=strategy, clock=clock)
+    for key in ("busy", "b", "c"):
+        limiter.hit(key)
+
+    for _ in range(13):
+        clock.advance(10)
+        limiter.hit("busy")
+    limiter.hit("d")
+
+    assert len(limiter) == 2
 
 
 def test_a_window_that_was_taken_up_again_expires_in_its_turn(clock: FakeClock) -> None:
@@ -192,8 +197,39 @@ def test_a_window_that_was_taken_up_again_expires_in_its_turn(clock: FakeClock) 
     assert limiter.peek("c").remaining == 4
 
 
-@pytest.mark.parametrize("size", [0, -1, 1.5, "many", None, True])
-def test_a_table_without_a_size_is_refused(size: int) -> None:
+@every_strategy
+def test_the_time_of_day_does_not_matter(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may set the clock on the wall an hour on, or back: waits stay as they were."""
+    limiter = Limiter("2/month", strategy=strategy)
+    limiter.hit("a", 2)
+    told = limiter.peek("a").retry_after
+    now = time.time()
+
+    for jump in (3600, -3600, 10**9):
+        monkeypatch.setattr(time, "time", lambda jump=jump: now + jump)
+        decision = limiter.hit("a")
+        assert not decision.allowed
+        assert decision.retry_after == pytest.approx(told, abs=60)
+
+
+def test_the_clock_is_one_that_never_jumps() -> None:
+    """Unless another one is given."""
+    assert inspect.signature(Limiter).parameters["clock"].default is time.monotonic
+    assert Limiter("1/minute").clock is time.monotonic
+
+
+@pytest.mark.parametrize("amount", [1.5, "1", True, None])
+def test_what_is_no_amount_is_refused(amount: int) -> None:
     """The error says what came."""
-    with pytest.raises(ValueError, match="max_keys must be a whole number of at least 1, got"):
-        Limiter("1/minute", max_keys=size)
+    with pytest.raises(ValueError, match="amount must be a whole number, got"):
+        Limiter("1/minute").charge("a", amount)
+
+
+def test_the_largest_limit_holds_for_those_who_left_the_table(clock: FakeClock) -> None:
+    """As much as can be limited, can be remembered."""
+    limiter = Limiter(f"{2**48 - 1} per day", max_keys=1, clock=clock)
+    limiter.hit("a", 2**48 - 1)
+
+    limiter.hit("b")
+
+    assert not limiter.hit("a").allowed

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.ratelimit.sketch import WindowSketch
 
+
+def crowded() -> WindowSketch:
+    """A sketch where all keys share the same four cells."""
+    return WindowSketch(width=1)
+
+
 windows = st.dictionaries(
-    st.integers(), st.tuples(st.integers(0, 1000), st.floats(0, 100)), max_size=50
+    st.integers(), st.tuples(st.integers(1, 1000), st.floats(0, 100)), max_size=50
 )
 
 
@@ -59,6 +66,90 @@ def test_a_window_that_is_over_leaves_no_trace() -> None:
     assert sketch.recall("a", 61.0) == (1, 120.0)
 
 
+def test_a_window_that_is_over_does_not_count_as_anothers() -> None:
+    """Where only one window is left in a cell, it is known whose that is."""
+    sketch = crowded()
+    sketch.remember("old", 7, 60.0, 0.0)
+
+    sketch.remember("new", 1, 120.0, 60.0)
+
+    assert sketch.recall("new", 61.0) == (1, 120.0)
+    assert sketch.recall("old", 61.0) == (0, 61.0)
+
+
+def test_a_stranger_is_known_as_one_where_another_is_alone() -> None:
+    """Its cells are all taken, but by a single other key, which has left its mark there."""
+    sketch = crowded()
+    sketch.remember("a", 7, 60.0, 0.0)
+
+    strangers = [sketch.recall(number, 1.0) == (0, 1.0) for number in range(100)]
+
+    assert strangers.count(True) > 95  # one mark in 65,536 is the same by chance
+
+
+def test_a_stranger_is_mistaken_where_there_are_several() -> None:
+    """Then it is taken to have used as much, and as lately, as whoever has used most."""
+    sketch = crowded()
+    for number in range(1, 8):
+        sketch.remember(number, number, 100.0 - number, 0.0)
+
+    assert sketch.recall("stranger", 1.0) == (7, 99.0)
+    assert sketch.recall(1, 1.0) == (7, 99.0)
+
+
+def test_nobody_can_tell_which_keys_are_mistaken_for_others() -> None:
+    """Every sketch has a salt of its own, so no one can choose a client to be mistaken for."""
+
+    def mistaken() -> set[str]:
+        sketch = WindowSketch(width=64)
+        for number in range(100):
+            sketch.remember(number, 7, 60.0, 0.0)
+        return {key for key in map(str, range(1000)) if sketch.recall(key, 1.0)[0]}
+
+    assert mistaken() != mistaken()
+
+
+@given(
+    requests=st.lists(
+        st.tuples(st.integers(0, 30), st.integers(0, 9), st.integers(1, 9)), max_size=80
+    )
+)
+def test_the_most_a_key_can_be_taken_for_is_the_most_that_any_has_used(
+    requests: list[tuple[int, int, int]],
+) -> None:
+    """Nothing is added up: many clients that used little are no one that used much."""
+    sketch = crowded()
+    for key, used, ends in requests:
+        sketch.remember(key, used, float(ends), 0.0)
+
+    for key in range(31):
+        assert sketch.recall(key, 0.0)[0] <= max((used for _, used, _ in requests), default=0)
+
+
+def test_nothing_used_leaves_no_trace() -> None:
+    """Neither of the key, nor in what others have left in its cells."""
+    sketch = crowded()
+    sketch.remember("a", 3, 60.0, 0.0)
+
+    for number in range(10):
+        sketch.remember(number, 0, 90.0, 1.0)
+
+    assert sketch.recall("a", 2.0) == (3, 60.0)
+    assert [sketch.recall(number, 2.0)[0] for number in range(10)].count(0) > 8
+
+
+@pytest.mark.parametrize("used", [2**64 - 1, 2**64, 10**30])
+def test_there_is_an_end_to_counting(used: int) -> None:
+    """What no cell can hold is remembered as the most that one can."""
+    sketch = WindowSketch(width=1024)
+
+    sketch.remember("a", used, 60.0, 0.0)
+    sketch.remember("b", 2 * used, 60.0, 0.0)
+
+    assert sketch.recall("a", 1.0) == sketch.recall("b", 1.0)
+    assert sketch.recall("a", 1.0)[0] >= 2**48 - 1
+
+
 def test_a_key_can_be_forgotten() -> None:
     """A forgotten key starts anew."""
     sketch = WindowSketch(width=1024)
@@ -67,3 +158,29 @@ def test_a_key_can_be_forgotten() -> None:
     sketch.forget("a")
 
     assert sketch.recall("a", 1.0) == (0, 1.0)
+
+
+def test_to_forget_a_key_costs_no_other_anything_if_one_cell_is_its_own() -> None:
+    """That is so nearly always, although it shares some of its four cells in half the cases."""
+    damaged = 0
+    for _ in range(200):
+        sketch = WindowSketch(width=64)
+        for key in range(12):
+            sketch.remember((key, "one of many"), 7, 60.0, 0.0)
+        sketch.forget((0, "one of many"))
+        assert sketch.recall((0, "one of many"), 1.0) == (0, 1.0)
+        others = [sketch.recall((key, "one of many"), 1.0) for key in range(1, 12)]
+        damaged += others != [(7, 60.0)] * 11
+
+    assert damaged <= 8  # one in 1,500 has no cell of its own
+
+
+def test_a_key_with_no_cell_of_its_own_is_forgotten_all_the_same() -> None:
+    """Others lose something by it, as the reset of a key must work."""
+    sketch = crowded()
+    for number in range(8):
+        sketch.remember(number, 7, 60.0, 0.0)
+
+    sketch.forget(0)
+
+    assert sketch.recall(0, 1.0) == (0, 1.0)

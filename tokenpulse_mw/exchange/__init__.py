@@ -7,6 +7,7 @@ from .observers import Failures, Observer
 from .path import path_in_app
 from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
 from .route import RouteTemplates, serves
+from .tap import Tap
 
 __all__ = [
     "PROVIDERS",
@@ -19,6 +20,7 @@ __all__ = [
     "ProviderResolver",
     "Providers",
     "RouteTemplates",
+    "Tap",
     "annotate",
     "drop_exchange",
     "method_label",

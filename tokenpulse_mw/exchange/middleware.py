@@ -61,10 +61,13 @@ class ExchangeMiddleware:
             self._station.opened()
             try:
                 await self.app(scope, tap.receive, tap.send)
+                tap.returned()
             except BaseException as error:
                 tap.raised(error)
                 raise
-            tap.returned()
+            finally:
+                if tap.watchers:
+                    await tap.close()
 
     def join(self, scope: Scope) -> bool:
         """Add our observers and wishes to the exchange that is open; False where none is."""

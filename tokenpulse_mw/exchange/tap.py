@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from anyio import CancelScope
 from starlette.types import Message, Receive, Scope, Send
 
 from ..usage import UsageMeter, meter_for
 from .exchange import Exchange, Outcome
-from .observers import Observer
+from .observers import name_of
 from .provider import HEADER as PROVIDER_HEADER
 from .station import Station
 
@@ -21,6 +23,18 @@ _SENT_BY_SERVER = ("http.response.pathsend", "http.response.zerocopysend")  # a 
 _CONTENT_TYPE_SIZE = len(b"content-type")
 _ENCODING_SIZE = len(b"content-encoding")
 _PROVIDER_SIZE = len(PROVIDER_HEADER)
+
+
+class Watcher(Protocol):
+    """Waits for the end of one exchange."""
+
+    def finished(self, exchange: Exchange) -> None:
+        """It is over: at its last byte, or when the application is gone without one."""
+        ...
+
+    async def close(self) -> None:
+        """The application is gone; what has to be waited for can be now, if it takes not long."""
+        ...
 
 
 class Tap:
@@ -39,10 +53,10 @@ class Tap:
         "_receive",
         "_scope",
         "_send",
-        "_watchers",
         "exchange",
         "finished",
         "station",
+        "watchers",
     )
 
     def __init__(self, station: Station, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +69,7 @@ class Tap:
         # Takes the rest of the body once there is no time left to be noted, only bytes.
         self._flow: Callable[[bytes], None] | None = None
         self._headers: RawHeaders = ()
-        self._watchers: tuple[Observer, ...] = ()
+        self.watchers: tuple[Watcher, ...] = ()
         self._gone = False
         self.finished = False
 
@@ -96,9 +110,18 @@ class Tap:
         """Send `headers` with the answer, beside its own."""
         self._headers = [*self._headers, *headers] if self._headers else headers
 
-    def watch(self, watcher: Observer) -> None:
-        """Give the exchange to `watcher` too when it is over, this one time."""
-        self._watchers = (*self._watchers, watcher)
+    def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` when this exchange is over."""
+        self.watchers = (*self.watchers, watcher)
+
+    async def close(self) -> None:
+        """The application is gone, and so are we; let those who watched do what takes time."""
+        with CancelScope(shield=True):
+            for watcher in self.watchers:
+                try:
+                    await watcher.close()
+                except Exception as error:  # noqa: BLE001 - it is not the request's failure
+                    self.station.report(name_of(watcher), error)
 
     def join(self, station: Station) -> None:
         """Let the observers of another middleware look on too."""
@@ -179,8 +202,11 @@ class Tap:
         exchange.duration = self.station.clock() - exchange.started
         exchange.outcome = "client_disconnect" if self._gone else outcome
         self.station.settle(exchange, self._end(), self._meter)
-        if self._watchers:
-            self.station.failures.finished(self._watchers, exchange)
+        for watcher in self.watchers:
+            try:
+                watcher.finished(exchange)
+            except Exception as error:  # noqa: BLE001 - as above
+                self.station.report(name_of(watcher), error)
 
     def _end(self) -> Scope:
         """Let go of the scope, which holds this tap: the two need no garbage collector then."""

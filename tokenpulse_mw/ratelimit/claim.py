@@ -35,17 +35,17 @@ class Claim(NamedTuple):
         policy = self.policy
         return policy.named(await policy.remote.hit(self.key, self.cost))
 
-    def give_back(self) -> None:
-        """Undo a `take` of just now."""
+    def give_back(self, *, since: float) -> None:
+        """Undo a `take` of `since`."""
         limiter = self.policy.local
         if isinstance(limiter, InFlight):
             limiter.release(self.key, self.cost)
         else:
-            limiter.charge(self.key, -self.cost)
+            limiter.charge(self.key, -self.cost, since=since)
 
-    async def give_back_shared(self) -> None:
-        """Undo a `take_shared` of just now."""
-        await self.policy.remote.charge(self.key, -self.cost)
+    async def give_back_shared(self, *, since: float) -> None:
+        """Undo a `take_shared` of `since`."""
+        await self.policy.remote.charge(self.key, -self.cost, since=since)
 
 
 def claim_of(policy: Policy, scope: Scope) -> Claim | None:

@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from .decision import Decision
 from .sketch import WindowSketch
 
+_A_HAIR = 1e-6  # seconds; more than what floats lose of a time
 _new = tuple.__new__  # what most requests get is made in half the time
 
 
@@ -50,6 +51,8 @@ class FixedWindow:
     def weigh(self, state: Window, now: float, cost: int) -> Decision:
         """Whether the window has room for `cost`."""
         limit, left = self.limit, state.ends - now
+        while now + left < state.ends:  # floats may lose a hair, and whoever waits must be let in
+            left = math.nextafter(left, math.inf)
         remaining = max(limit - state.used, 0)
         if cost <= remaining:
             return Decision(True, limit, remaining, left, 0.0)
@@ -57,7 +60,7 @@ class FixedWindow:
 
     def charge(self, state: Window, now: float, amount: int, since: float) -> None:
         """Count `amount`; what was taken before this window began cannot be given back in it."""
-        if amount > 0 or since >= state.ends - self.window:
+        if amount > 0 or since >= state.ends - self.window - _A_HAIR:
             state.used = max(state.used + amount, 0)
 
     def remember(self, sketch: WindowSketch, key: Hashable, state: Window, now: float) -> None:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from starlette.types import Scope
 
-from ..exchange import Failures, tap_of
+from ..exchange import Failures, Tap, tap_of
 from .claim import Claim, claim_of
 from .decision import Decision
 from .holds import Holds
 from .policy import DEFAULT_NAME, Policy, check_policies
 
 OnDecision = Callable[[Scope, Decision], object]
-Asked = list[tuple[Claim, Decision]]
 
+
+class Answer(NamedTuple):
+    """What was decided of a claim, and when by its limiter's clock."""
+
+    claim: Claim
+    decision: Decision
+    at: float
+
+
+Asked = list[Answer]
 
 # What was decided of a request: the decisions of the policies that it claimed something of; the
 # one that keeps it out, if any does; and what is to be settled when it is over, if anything is.
@@ -50,10 +60,10 @@ class Gate:
         self._on_decision = on_decision
         self._failures = Failures()
 
-    def judge(self, scope: Scope) -> Verdict:
+    def judge(self, scope: Scope, tap: Tap | None) -> Verdict:
         """Decide by limiters of this process alone."""
         if self._only is None:
-            return self._verdict(scope, self._ask(self._claims(scope)))
+            return self._verdict(scope, self._ask(scope, self._claims(scope)))
         policy = self._only  # a plain one, which is what most gateways have: with less ado
         try:
             key = policy.key(scope) if policy.when is None or policy.when(scope) else None
@@ -65,7 +75,7 @@ class Gate:
             return _NOTHING
         if policy.name != DEFAULT_NAME:
             decision = policy.named(decision)
-        if self._on_decision is not None or tap_of(scope) is not None:
+        if tap is not None or self._on_decision is not None:
             self._announce(scope, decision)
         refused = not decision.allowed and policy.name in self._enforced
         return (decision,), decision if refused else None, None
@@ -73,19 +83,17 @@ class Gate:
     async def judge_shared(self, scope: Scope) -> Verdict:
         """Decide by the limiters of this process, then by those that are shared."""
         claims = self._claims(scope)
-        asked = self._ask([claim for claim in claims if not claim.policy.shared])
+        asked = self._ask(scope, [claim for claim in claims if not claim.policy.shared])
         if self._refusal(asked) is None:
+            shared = [claim for claim in claims if claim.policy.shared]
             try:
-                await self._ask_shared(scope, claims[len(asked) :], asked)
+                await self._ask_shared(scope, shared, asked)
             except BaseException:  # the client has left, and no one can wait for a storage
                 _undo(asked)
                 raise
             if self._refusal(asked) is not None:
-                granted = [claim for claim, decision in asked if decision.allowed]
-                asked = _undo(asked)
-                for claim in granted:
-                    if claim.policy.shared:
-                        await claim.give_back_shared()
+                granted, asked = asked, _undo(asked)
+                await _undo_shared(granted)
         return self._verdict(scope, asked)
 
     def _claims(self, scope: Scope) -> list[Claim]:
@@ -100,13 +108,23 @@ class Gate:
                 claims.append(claim)
         return claims
 
-    def _ask(self, claims: list[Claim]) -> Asked:
+    def _ask(self, scope: Scope, claims: list[Claim]) -> Asked:
         """Take what is claimed of limiters of this process; nothing where one refuses."""
         if len(claims) > 1:
-            asked = [(claim, claim.peek()) for claim in claims]
+            asked = self._each(scope, claims, Claim.peek)
             if self._refusal(asked) is not None:
                 return asked
-        return [(claim, claim.take()) for claim in claims]
+            claims = [answer.claim for answer in asked]
+        return self._each(scope, claims, Claim.take)
+
+    def _each(self, scope: Scope, claims: list[Claim], ask: Callable[[Claim], Decision]) -> Asked:
+        asked: Asked = []
+        for claim in claims:
+            try:
+                asked.append(Answer(claim, ask(claim), claim.policy.now()))
+            except Exception as error:  # noqa: BLE001 - as above
+                self._failed(scope, claim.policy, error)
+        return asked
 
     async def _ask_shared(self, scope: Scope, claims: list[Claim], asked: Asked) -> None:
         """Take what is claimed of shared limiters too, until one refuses."""
@@ -116,7 +134,7 @@ class Gate:
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed(scope, claim.policy, error)
                 continue
-            asked.append((claim, decision))
+            asked.append(Answer(claim, decision, claim.policy.now()))
             if not decision.allowed and claim.policy.name in self._enforced:
                 return
 
@@ -124,7 +142,7 @@ class Gate:
         """The refusal that is to be enforced and has the longest wait; it names the others."""
         refused = [
             decision
-            for claim, decision in asked
+            for claim, decision, _ in asked
             if not decision.allowed and claim.policy.name in self._enforced
         ]
         if not refused:
@@ -134,10 +152,10 @@ class Gate:
         return worst._replace(also=also) if also else worst
 
     def _verdict(self, scope: Scope, asked: Asked) -> Verdict:
-        for _, decision in asked:
+        decisions = [answer.decision for answer in asked]
+        for decision in decisions:
             self._announce(scope, decision)
         refusal = self._refusal(asked)
-        decisions = [decision for _, decision in asked]
         return decisions, refusal, None if refusal else _holds(asked)
 
     def _announce(self, scope: Scope, decision: Decision) -> None:
@@ -179,19 +197,26 @@ def _hard_to_undo(policy: Policy) -> tuple[bool, bool]:
 def _undo(asked: Asked) -> Asked:
     """Give back what was taken in this process; the decisions then tell of what is left again."""
     undone: Asked = []
-    for claim, decision in asked:
+    for claim, decision, at in asked:
         if decision.allowed:
             if not claim.policy.shared:
-                claim.give_back()
-            decision = decision._replace(remaining=decision.remaining + claim.cost)
-        undone.append((claim, decision))
+                claim.give_back(since=at)
+            remaining = min(decision.remaining + claim.cost, decision.limit)
+            decision = decision._replace(remaining=remaining)
+        undone.append(Answer(claim, decision, at))
     return undone
 
 
+async def _undo_shared(asked: Asked) -> None:
+    for claim, decision, at in asked:
+        if decision.allowed and claim.policy.shared:
+            await claim.give_back_shared(since=at)
+
+
 def _holds(asked: Asked) -> Holds | None:
-    kept = [
-        (claim, claim.policy.now())
-        for claim, decision in asked
+    held = [
+        (claim, at)
+        for claim, decision, at in asked
         if claim.policy.unit != "requests" and decision.allowed
     ]
-    return Holds(kept) if kept else None
+    return Holds(held) if held else None

@@ -42,7 +42,7 @@ class Gcra:
     def take(self, state: Bucket, now: float, cost: int) -> Decision:
         """Put `cost` into the bucket if it does not run over."""
         level = self._level(state, now) + cost
-        if level > self.limit + _A_HAIR:
+        if level > self.limit + _A_HAIR and cost:
             return self.weigh(state, now, cost)
         self._fill(state, now, level)
         return Decision(True, self.limit, self._room(level), level / self._rate, 0.0)
@@ -52,7 +52,7 @@ class Gcra:
         level, limit = self._level(state, now), self.limit
         too_much = level + cost - limit
         room, empty_after = self._room(level), level / self._rate
-        if too_much <= _A_HAIR:
+        if too_much <= _A_HAIR or not cost:
             return Decision(True, limit, room, empty_after, 0.0)
         wait = too_much / self._rate + _A_HAIR if cost <= limit else math.inf
         return Decision(False, limit, room, empty_after, wait)

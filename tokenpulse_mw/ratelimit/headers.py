@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil, isinf
 
 from .decision import Decision
 from .policy import Policy
@@ -79,6 +79,8 @@ def _stated(policy: Policy) -> bytes:
 
 def _shown(decision: Decision) -> Shown:
     """All that a client gets to see of a decision."""
+    if decision.allowed:  # as nearly all are
+        return decision.policy, decision.remaining, ceil(decision.reset_after - _A_HAIR)
     return decision.policy, decision.remaining, _seconds_left(decision)
 
 
@@ -111,8 +113,8 @@ def _openai(policies: Sequence[Policy]) -> Dialect:
 def _as_go_writes(seconds: float) -> str:
     """A duration as OpenAI writes it: 12ms, 8s, 6m0s, 1h0m0s."""
     if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms"
-    minutes, seconds = divmod(math.ceil(seconds), 60)
+        return f"{ceil(seconds * 1000)}ms"
+    minutes, seconds = divmod(ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours}h{minutes}m{seconds}s"
@@ -142,9 +144,9 @@ def _remaining(decision: Decision) -> tuple[bool, int]:
 def _seconds_left(decision: Decision) -> int:
     """Whole seconds, rounded up, until there is more than `remaining`."""
     left = decision.reset_after if decision.allowed else decision.retry_after
-    if math.isinf(left):
+    if isinf(left):
         left = decision.reset_after
-    return math.ceil(left - _A_HAIR)
+    return ceil(left - _A_HAIR)
 
 
 _DIALECTS: Mapping[str, Callable[[Sequence[Policy]], Dialect]] = {

@@ -23,7 +23,7 @@ class Holds:
         self._claims = claims
         self._due: list[tuple[SharedLimiter, Hashable, int, float]] = []
 
-    def settle(self, exchange: Exchange | None) -> None:
+    def finished(self, exchange: Exchange | None) -> None:
         """Give back places, and charge what `exchange` has used in place of what was reserved.
 
         Once is enough: what was settled before is not settled again. Where nobody knows what was
@@ -41,8 +41,9 @@ class Holds:
             else:
                 limiter.charge(claim.key, amount, since=since)
 
-    async def pay(self) -> None:
-        """Settle with shared storages, which has to be waited for."""
+    async def close(self) -> None:
+        """Settle what is not settled yet, and with shared storages, which has to be waited for."""
+        self.finished(None)
         due, self._due = self._due, []
         for limiter, key, amount, since in due:
             if amount:
@@ -54,8 +55,9 @@ def _used(exchange: Exchange | None, reserved: int) -> int:
     if exchange is None:  # a WebSocket, or kept out of all measurement
         return reserved
     if exchange.usage is not None:
-        return exchange.usage.input + exchange.usage.output
-    cut = exchange.outcome != "complete" and (exchange.status < 300 or exchange.status == 499)
-    if exchange.usage_source == "missing" or cut:
-        return reserved  # a model was at work: to leave early must not be for nothing
-    return 0
+        counts = (exchange.usage.input, exchange.usage.output)
+        if all(type(count) is int and count >= 0 for count in counts):  # not so if annotated amiss
+            return sum(counts)
+    # A model may have been at work: neither to leave early nor to ask for no usage is for free.
+    is_answered = 200 <= exchange.status < 300 or exchange.status == 499
+    return reserved if exchange.method == "POST" and is_answered else 0

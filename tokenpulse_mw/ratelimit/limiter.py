@@ -17,11 +17,11 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from .decision import Decision
-from .rate import checked_cost, parse_rate
+from .rate import checked_amount, checked_cost, parse_rate
 from .sketch import WindowSketch
 from .strategy import strategy_named
 
-_CELLS_PER_KEY = 16
+_CELLS_PER_KEY = 24
 _EXPIRED_AT_ONCE = 2  # one more than a request can add, so the table does get empty
 
 
@@ -37,7 +37,7 @@ class Limiter:
     Args:
         limit: A rate such as "100/minute" or "1000 per day".
         max_keys: Clients that are kept one by one. The sketch for those beyond is made when the
-            table is first full, and takes 1 to 2 KiB for each of `max_keys`.
+            table is first full, and takes 1.5 to 3 KiB for each of `max_keys`.
         strategy: "fixed-window", "sliding-window-counter" or "gcra" (also known as token bucket).
         clock: Monotonic seconds.
 
@@ -69,6 +69,7 @@ class Limiter:
         self._take = self._strategy.take
         self._moves = self._strategy.moves
         self._states: OrderedDict[Hashable, Any] = OrderedDict()
+        self._get = self._states.get
         self._sketch: WindowSketch | None = None
 
     def __len__(self) -> int:
@@ -85,7 +86,7 @@ class Limiter:
         if type(cost) is not int or cost < 0:
             checked_cost(cost)
         now = self.clock()
-        state = self._states.get(key)
+        state = self._get(key)
         if state is None or state.ends <= now:
             state = self._open(key, now)
         elif self._moves:
@@ -113,8 +114,12 @@ class Limiter:
         Args:
             key: Who is charged.
             amount: How much, once it is known that a hit has cost more, or less.
-            since: When the hit was, in seconds of `clock`; now when None.
+            since: When the hit was, in seconds of `clock`, read after it; now when None.
+
+        Raises:
+            ValueError: `amount` is no whole number.
         """
+        checked_amount(amount)
         now = self.clock()
         state = self._states.get(key)
         if state is None or state.ends <= now:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..exchange import ExchangeMiddleware, tap_of
+from ..exchange import ExchangeMiddleware, Tap, tap_of
 from .answers import Respond, too_many_requests
 from .decision import Decision
 from .denial import deny
@@ -22,7 +22,7 @@ from .policy import AnyLimiter, Policy
 
 DEFAULT_LIMIT = "100/minute"
 
-_HEADS = frozenset(("http.response.start", "websocket.http.response.start"))
+_HEADS = ("http.response.start", "websocket.http.response.start")
 
 
 class RateLimitMiddleware:
@@ -93,16 +93,16 @@ class RateLimitMiddleware:
         if (kind != "http" and kind != "websocket") or self._is_exempt(scope):
             await self.app(scope, receive, send)
             return
-        if self._exchange is not None and kind == "http" and not self._exchange.join(scope):
+        if kind == "http" and self._exchange is not None and not self._exchange.join(scope):
             await self._exchange(scope, receive, send)  # and it calls us again
             return
-        if self._misuse.left and kind == "http":
+        if self._misuse.left:
             self._misuse.look_at(scope)
-        gate = self._gate
-        verdict = await gate.judge_shared(scope) if gate.shared else gate.judge(scope)
+        gate, tap = self._gate, tap_of(scope)
+        verdict = await gate.judge_shared(scope) if gate.shared else gate.judge(scope, tap)
         decisions, refusal, holds = verdict
-        if self._dialect is not None and decisions and (kind == "http" or refusal):
-            send = _telling(self._dialect, decisions, scope, send)
+        if decisions and self._dialect is not None and (kind == "http" or refusal is not None):
+            send = _telling(self._dialect, decisions, tap, send)
         if refusal is not None:
             await self._refuse(refusal, scope, receive, send)
         elif holds is not None:
@@ -113,6 +113,8 @@ class RateLimitMiddleware:
     async def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             answer = self._respond(decision)
+            if not callable(answer):
+                raise TypeError(f"respond must give an ASGI application, got {answer!r}")
         except Exception as error:  # noqa: BLE001 - our failure must not be the request's
             self._gate.report(scope, error)
             answer = too_many_requests(decision)
@@ -127,14 +129,15 @@ class RateLimitMiddleware:
     async def _hold(self, holds: Holds, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and settle what it holds, however it ends."""
         tap = tap_of(scope)
-        if tap is not None:
-            tap.watch(holds.settle)  # at the last byte, before background tasks
+        if tap is not None and not tap.finished:
+            tap.watch(holds)  # it knows what was used, and when the last byte is out
+            await self.app(scope, receive, send)
+            return
         try:
             await self.app(scope, receive, send)
         finally:
-            holds.settle(None)
             with CancelScope(shield=True):  # a storage has its own, short timeout
-                await holds.pay()
+                await holds.close()
 
 
 def _policies(
@@ -152,20 +155,21 @@ def _policies(
     return list(policies)
 
 
-def _telling(dialect: Dialect, decisions: Sequence[Decision], scope: Scope, send: Send) -> Send:
+def _telling(dialect: Dialect, decisions: Sequence[Decision], tap: Tap | None, send: Send) -> Send:
     """A `send` that adds what `dialect` says of `decisions` to the answer's head."""
-    fields = dialect.write(decisions)
-    tap = tap_of(scope)
-    if tap is not None and not dialect.replaces:  # it looks at every message anyway
+    fields, replaces = dialect.write(decisions), dialect.replaces
+    if tap is not None and not replaces:  # it looks at every message anyway
         tap.add_headers(fields)
         return send
 
-    async def send_telling(message: Message) -> None:
-        if message["type"] in _HEADS:
+    def send_telling(message: Message) -> Awaitable[None]:
+        kind = message["type"]
+        if kind != "http.response.body" and kind in _HEADS:
             kept = message.get("headers", ())
-            if dialect.replaces:
-                kept = [pair for pair in kept if pair[0].lower() not in dialect.replaces]
-            message = {**message, "headers": [*kept, *fields]}
-        await send(message)
+            if replaces:
+                kept = [pair for pair in kept if pair[0].lower() not in replaces]
+            message = dict(message)
+            message["headers"] = [*kept, *fields]
+        return send(message)  # not awaited here, which would cost every chunk a coroutine
 
     return send_telling

@@ -45,6 +45,8 @@ class DoubleCount:
 
     def look_at(self, scope: Scope) -> None:
         """Note that the limiters count this request; tell if one has done so before."""
+        if scope["type"] != "http":  # what else there is, passes untouched
+            return
         self.left -= 1
         seen: tuple[DoubleCount, ...] = scope.get(_SCOPE_KEY, ())
         others = [limiter for each in seen if each is not self for limiter in each._limiters]

@@ -31,7 +31,7 @@ def exempt_paths(patterns: Iterable[str]) -> Condition:
     exact, beginnings = _read(patterns, "exempt path")
 
     def matches(scope: Scope) -> bool:
-        path = path_in_app(scope)
+        path = path_in_app(scope) if scope.get("root_path") else scope["path"]
         return path in exact or (path.startswith(beginnings) and not _AMBIGUOUS.search(path))
 
     return matches

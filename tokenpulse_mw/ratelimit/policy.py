@@ -66,7 +66,7 @@ class Policy:
                 f"policy name {name!r} must be 1 to 64 letters, digits, '_', '.', ':' or '-'"
             )
         self.name = name
-        self.key = key or client_address()
+        self.key = client_address() if key is None else key
         self.when = when
         self.enforce = enforce
         self.shared = isinstance(self.limiter, SharedLimiter)

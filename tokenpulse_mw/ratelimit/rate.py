@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import limits
 
-_LARGEST = 2**63 - 1
+_LARGEST = 2**48 - 1  # what the sketch of a full table has room for; floats are exact so far
 
 
 class Rate(NamedTuple):
@@ -48,3 +48,14 @@ def checked_cost(cost: int) -> int:
     if type(cost) is not int or cost < 0:
         raise ValueError(f"cost must be a whole number and not negative, got {cost!r}")
     return cost
+
+
+def checked_amount(amount: int) -> int:
+    """`amount`, if it is one.
+
+    Raises:
+        ValueError: `amount` is no whole number.
+    """
+    if type(amount) is not int:
+        raise ValueError(f"amount must be a whole number, got {amount!r}")
+    return amount

@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 from .decision import Decision
 from .limiter import Limiter
 from .outage import Outage
-from .rate import checked_cost, parse_rate
+from .rate import checked_amount, checked_cost, parse_rate
 from .shared_key import stable_text
 from .storage import check_storage, masked, without_secrets
 from .stored import STRATEGIES, StoredWindows, Windows
@@ -74,8 +74,6 @@ class SharedLimiter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit, self.window = parse_rate(limit)
-        if self.limit > MOST:
-            raise ValueError(f"limit {limit!r} is beyond counting: expected at most {MOST}")
         _check_choice("strategy", strategy, STRATEGIES)
         _check_choice("on_error", on_error, tuple(_MEANWHILE))
         if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
@@ -153,8 +151,7 @@ class SharedLimiter:
             raise NotImplementedError(
                 f"the strategy {self.strategy!r} cannot be charged in a storage: use 'fixed-window'"
             )
-        if type(amount) is not int:
-            raise ValueError(f"amount must be a whole number, got {amount!r}")
+        checked_amount(amount)
         name = self._name(key)
         amount = max(-MOST, min(amount, MOST))
         age = 0.0 if since is None else self.clock() - since

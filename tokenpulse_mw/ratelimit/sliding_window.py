@@ -44,8 +44,7 @@ class SlidingWindowCounter:
         """Count `cost` if both windows together leave room for it."""
         self._roll(state, now)
         window, limit = self.window, self.limit
-        faded = state.previous * (state.ends - window - now) / window
-        used = int(faded + state.current) + cost
+        used = int(state.previous * (state.ends - window - now) / window) + state.current + cost
         if used > limit or not cost:
             return self.weigh(state, now, cost)
         state.current += cost
@@ -55,7 +54,7 @@ class SlidingWindowCounter:
         """Whether both windows together leave room for `cost`."""
         current, previous, ends = self._seen_from(state, now)
         limit, window = self.limit, self.window
-        used = int(previous * (ends - now) / window + current)
+        used = int(previous * (ends - now) / window) + current
         free_after = ends + window - now if current else ends - now if previous else 0.0
         remaining = max(limit - used, 0)
         if cost <= remaining:

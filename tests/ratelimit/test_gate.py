@@ -1,0 +1,511 @@
+"""The gate: all policies are asked about a request, and it counts under all of them or none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Scope
+
+from tests.support.apps import answering
+from tests.support.asgi import drive, http_scope
+from tests.support.clock import FakeClock
+from tests.support.servers import Server, redis_server
+from tokenpulse_mw import (
+    Decision,
+    ExchangeMiddleware,
+    HttpMetrics,
+    InFlight,
+    Limiter,
+    Policy,
+    RateLimitMiddleware,
+    SharedLimiter,
+)
+from tokenpulse_mw.ratelimit.gate import Gate, Verdict
+
+PATIENT = 10.0  # seconds that a storage which answers may take
+
+Local = Limiter | InFlight
+
+
+def client(scope: Scope) -> str:
+    """Everybody is the same client."""
+    return "client"
+
+
+def price(scope: Scope) -> int:
+    """What a request says that it costs."""
+    cost: int = scope["cost"]
+    return cost
+
+
+def gate_of(*policies: Policy, enforce: bool = True) -> Gate:
+    """A gate that tells nobody."""
+    return Gate(policies, enforce=enforce, on_decision=None)
+
+
+def judged(gate: Gate, scope: Scope) -> Verdict:
+    """What `gate` decides by limiters of this process, of a request that nobody measures."""
+    return gate.judge(scope, None)
+
+
+def limiters(clock: FakeClock) -> st.SearchStrategy[list[Local]]:
+    """Several limiters of all kinds."""
+    timed = st.builds(
+        lambda limit, strategy: Limiter(f"{limit}/minute", strategy=strategy, clock=clock),
+        st.integers(1, 6),
+        st.sampled_from(["fixed-window", "sliding-window-counter", "gcra"]),
+    )
+    return st.lists(timed | st.builds(InFlight, st.integers(1, 6)), min_size=2, max_size=4)
+
+
+@given(data=st.data())
+def test_a_request_counts_under_all_policies_or_under_none(data: st.DataObject) -> None:
+    """What one refuses is not missing from the others, whatever they are and whatever it costs."""
+    clock = FakeClock()
+    several = data.draw(limiters(clock))
+    gate = gate_of(
+        *(Policy(each, name=f"p{n}", key=client, cost=price) for n, each in enumerate(several))
+    )
+
+    for cost, passed in data.draw(st.lists(st.tuples(st.integers(0, 7), st.floats(0, 40)))):
+        clock.advance(passed)
+        before = [each.peek("client", cost) for each in several]
+        decisions, refusal, _ = judged(gate, http_scope(cost=cost))
+        left = [each.peek("client", cost).remaining for each in several]
+
+        assert (refusal is None) is all(decision.allowed for decision in before)
+        taken = cost if refusal is None else 0
+        assert left == [decision.remaining - taken for decision in before]
+        assert [decision.remaining for decision in decisions] == left
+
+
+def test_the_longest_wait_decides(clock: FakeClock) -> None:
+    """The refusal that has it is the one that is told, and it names the others."""
+    policies = [
+        Policy(Limiter("1/minute", clock=clock), name="minute", key=client),
+        Policy(Limiter("9/hour", clock=clock), name="fine", key=client),
+        Policy(Limiter("2/day", clock=clock), name="day", key=client, cost=2),
+        Policy(Limiter("1/hour", clock=clock), name="hour", key=client),
+    ]
+    gate = gate_of(*policies)
+    judged(gate, http_scope())
+
+    decisions, refusal, holds = judged(gate, http_scope())
+
+    assert refusal == Decision(False, 2, 0, 86400.0, 86400.0, "day", ("minute", "hour"))
+    assert [decision.allowed for decision in decisions] == [False, True, False, False]
+    assert holds is None
+
+
+def test_what_never_fits_is_the_longest_wait(clock: FakeClock) -> None:
+    """Another policy's wait would promise too much."""
+    gate = gate_of(
+        Policy(Limiter("1/day", clock=clock), name="day", key=client),
+        Policy(Limiter("5/minute", clock=clock), name="size", key=client, cost=lambda scope: 6),
+    )
+
+    _, refusal, _ = judged(gate, http_scope())
+    assert refusal is not None
+    assert (refusal.policy, refusal.retry_after, refusal.also) == ("size", math.inf, ())
+
+
+def test_a_policy_in_shadow_keeps_nobody_out(clock: FakeClock) -> None:
+    """It decides and counts for itself, and the others are asked as if it had agreed."""
+    day, shadow = (Limiter(limit, clock=clock) for limit in ("3/day", "1/day"))
+    gate = gate_of(
+        Policy(shadow, name="new", key=client, enforce=False),
+        Policy(day, name="old", key=client),
+    )
+
+    verdicts = [judged(gate, http_scope()) for _ in range(4)]
+
+    assert [refusal is None for _, refusal, _ in verdicts] == [True, True, True, False]
+    assert [[each.allowed for each in decisions] for decisions, _, _ in verdicts] == [
+        [True, True],
+        [False, True],
+        [False, True],
+        [False, False],
+    ]
+    last = verdicts[-1][1]
+    assert last is not None
+    assert (last.policy, last.also) == ("old", ())
+
+
+def test_a_gate_in_shadow_enforces_nothing() -> None:
+    """Whatever the policies say of themselves."""
+    gate = gate_of(Policy("1/day", name="a", key=client), Policy("1/day", name="b"), enforce=False)
+
+    assert [judged(gate, http_scope())[1] for _ in range(3)] == [None] * 3
+
+
+def test_nothing_claimed_is_nothing_decided() -> None:
+    """A request that no policy is for passes, with one policy and with several."""
+
+    def nobody(scope: Scope) -> None:
+        return None
+
+    several = [Policy("1/day", name=name, key=nobody) for name in "ab"]
+
+    for gate in (gate_of(several[0]), gate_of(*several)):
+        decisions, refusal, holds = judged(gate, http_scope())
+        assert (len(decisions), refusal, holds) == (0, None, None)
+
+
+def test_what_was_allowed_and_ends_later_is_held() -> None:
+    """Places and tokens are; requests, and what was refused in shadow, are not."""
+    plain = Policy("9/day", name="requests", key=client)
+    full = Policy(InFlight(1), name="full", key=client, cost=lambda scope: 2, enforce=False)
+    places = Policy(InFlight(9), name="places", key=client)
+
+    assert judged(gate_of(plain, full), http_scope())[2] is None
+    assert judged(gate_of(plain, full, places), http_scope())[2] is not None
+
+
+def fails(scope: Scope) -> Any:
+    """A function of the user's that always raises."""
+    raise LookupError("no such user")
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "a key that raises": {"key": fails},
+    "a key that cannot be hashed": {"key": lambda scope: []},
+    "a condition that raises": {"when": fails},
+    "a cost that raises": {"cost": fails},
+    "a negative cost": {"cost": lambda scope: -1},
+    "a cost that is no whole number": {"cost": lambda scope: 0.5},
+    "no cost at all": {"cost": lambda scope: None},
+    "a reserve that raises": {"tokens": fails},
+    "a reserve that is none": {"tokens": lambda scope: "many"},
+}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("options", BROKEN.values(), ids=BROKEN)
+@pytest.mark.anyio
+async def test_a_policy_that_fails_lets_the_request_pass(
+    options: dict[str, Any], alone: bool, metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other policies still count; it is logged once, and counted every time."""
+    policies = [Policy("9/day", name="broken", **options), Policy("2/day", name="sound")]
+    app = RateLimitMiddleware(answering(), policies=policies[: 1 if alone else 2])
+    app_and_metrics = ExchangeMiddleware(app, observers=[metrics])
+
+    with caplog.at_level(logging.ERROR):
+        answers = [await drive(app_and_metrics) for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [200, 200, 200 if alone else 429]
+    assert [record.args[0] for record in caplog.records if record.args] == ["ratelimit"]  # type: ignore[index]
+    assert decided(metrics, "broken") == {"error": 3}
+    assert decided(metrics, "sound") == ({} if alone else {"allowed": 2, "limited": 1})
+    failures = metrics.registry.get_sample_value(
+        "tokenpulse_self_errors_total", {"component": "ratelimit"}
+    )
+    assert failures == 3
+
+
+def decided(metrics: HttpMetrics, policy: str) -> dict[str, float]:
+    """How often each decision of `policy` was counted."""
+    name = "tokenpulse_rate_limit_decisions_total"
+    counts = {
+        decision: metrics.registry.get_sample_value(name, {"policy": policy, "decision": decision})
+        for decision in ("allowed", "limited", "shadow", "error")
+    }
+    return {decision: count for decision, count in counts.items() if count}
+
+
+@pytest.mark.anyio
+async def test_decisions_are_counted_by_policy(metrics: HttpMetrics) -> None:
+    """Each policy's own, whether it keeps requests out or only tells."""
+    policies = [
+        Policy("2/day", name="real"),
+        Policy("1/day", name="trial", enforce=False),
+    ]
+    app = ExchangeMiddleware(
+        RateLimitMiddleware(answering(), policies=policies), observers=[metrics]
+    )
+
+    for _ in range(4):
+        await drive(app)
+
+    assert decided(metrics, "real") == {"allowed": 2, "limited": 2}
+    assert decided(metrics, "trial") == {"allowed": 1, "shadow": 3}
+    text = metrics.render().decode()
+    assert (
+        'tokenpulse_rate_limit_decisions_total{decision="limited",policy="real"} 2' in text
+        or 'tokenpulse_rate_limit_decisions_total{policy="real",decision="limited"} 2' in text
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_decision_is_told(count: int, clock: FakeClock) -> None:
+    """Those that allow, those that refuse, and those that would have; with the request."""
+    told: list[tuple[str, str, bool]] = []
+
+    def note(scope: Scope, decision: Decision) -> None:
+        told.append((scope["path"], decision.policy, decision.allowed))
+
+    policies = [
+        Policy(Limiter("1/day", clock=clock), name="real", key=client),
+        Policy(Limiter("9/day", clock=clock), name="other", key=client),
+    ]
+    gate = Gate(policies[:count], enforce=True, on_decision=note)
+
+    judged(gate, http_scope("/1"))
+    judged(gate, http_scope("/2"))
+
+    both = [("/1", "real", True), ("/1", "other", True), ("/2", "real", False)]
+    expected = [*both, ("/2", "other", True)]
+    assert told == [each for each in expected if each[1] == "real" or count == 2]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_whoever_is_told_cannot_undo_a_decision(
+    count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A callback that raises is logged once, and the decisions stand."""
+
+    def note(scope: Scope, decision: Decision) -> None:
+        raise RuntimeError("no disk")
+
+    policies = [Policy("1/day", name="a", key=client), Policy("1/day", name="b", key=client)]
+    gate = Gate(policies[:count], enforce=True, on_decision=note)
+
+    refusals = [judged(gate, http_scope())[1] is not None for _ in range(3)]
+
+    assert refusals == [False, True, True]
+    assert [record.args for record in caplog.records] == [("ratelimit", "RuntimeError")]
+
+
+# Limiters that processes share, on real servers.
+
+
+def on(server: Server, limit: str, strategy: str = "fixed-window", **more: Any) -> SharedLimiter:
+    """A limiter on a Redis."""
+    storage = f"async+redis://{server.place}"
+    return SharedLimiter(limit, storage=storage, strategy=strategy, **{"timeout": PATIENT, **more})
+
+
+async def left(limiter: Local | SharedLimiter) -> int:
+    """What the client may still use."""
+    if isinstance(limiter, SharedLimiter):
+        return (await limiter.peek("client")).remaining
+    return limiter.peek("client").remaining
+
+
+@pytest.mark.parametrize(
+    "smallest", ["here", "there", "sliding"], ids=lambda name: f"refused {name}"
+)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_here_or_there_a_refusal_consumes_nothing_elsewhere(
+    smallest: str, redis: Server, anyio_backend: str
+) -> None:
+    """Whichever refuses, in this process or in a storage: the others are as before."""
+    room = {name: 1 if name == smallest else 5 for name in ("here", "there", "sliding")}
+    several: dict[str, Local | SharedLimiter] = {
+        "sliding": on(redis, f"{room['sliding']}/day", "sliding-window-counter"),
+        "there": on(redis, f"{room['there']}/day"),
+        "here": Limiter(f"{room['here']}/day"),
+        "places": InFlight(5),
+    }
+    gate = gate_of(*(Policy(each, name=name, key=client) for name, each in several.items()))
+
+    _, allowed, holds = await gate.judge_shared(http_scope())
+    before = {name: await left(each) for name, each in several.items()}
+    decisions, refusal, _ = await gate.judge_shared(http_scope())
+
+    assert (gate.shared, allowed) == (True, None)
+    assert holds is not None
+    assert before == {name: count - 1 for name, count in {**room, "places": 5}.items()}
+    assert refusal is not None
+    assert (refusal.policy, refusal.also) == (smallest, ())
+    assert {name: await left(each) for name, each in several.items()} == before
+    assert all(decision.remaining == before[decision.policy] for decision in decisions)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_shared_policy_in_shadow_keeps_nobody_out(
+    redis: Server, anyio_backend: str
+) -> None:
+    """Those after it are asked, and what they grant is counted."""
+    trial, real = on(redis, "1/day"), on(redis, "2/day")
+    gate = gate_of(
+        Policy(trial, name="trial", key=client, enforce=False),
+        Policy(real, name="real", key=client),
+    )
+
+    refusals = [(await gate.judge_shared(http_scope()))[1] for _ in range(3)]
+
+    assert [each and each.policy for each in refusals] == [None, None, "real"]
+    assert await left(real) == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_key_that_cannot_be_shared_is_told(
+    redis: Server, anyio_backend: str, metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request passes that policy, and the others count it."""
+    policies = [
+        Policy(on(redis, "9/day"), name="broken", key=lambda scope: 0.5),
+        Policy(on(redis, "1/day"), name="sound", key=client),
+    ]
+    app = ExchangeMiddleware(
+        RateLimitMiddleware(answering(), policies=policies), observers=[metrics]
+    )
+
+    answers = [await drive(app) for _ in range(2)]
+
+    assert [answer.status for answer in answers] == [200, 429]
+    assert [record.args for record in caplog.records] == [("ratelimit", "ValueError")]
+    assert decided(metrics, "broken") == {"error": 2}
+    assert decided(metrics, "sound") == {"allowed": 1, "limited": 1}
+
+
+@pytest.mark.parametrize("on_error", ["local", "allow", "deny"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_storage_that_is_away_is_counted_as_an_error(
+    on_error: Any, anyio_backend: str, metrics: HttpMetrics
+) -> None:
+    """The decision is what was settled for that case."""
+    away = SharedLimiter("1/day", storage="async+redis://127.0.0.1:1", on_error=on_error)
+    app = ExchangeMiddleware(RateLimitMiddleware(answering(), limiter=away), observers=[metrics])
+
+    answers = [await drive(app) for _ in range(2)]
+
+    expected = {"local": [200, 429], "allow": [200, 200], "deny": [429, 429]}
+    assert [answer.status for answer in answers] == expected[on_error]
+    assert decided(metrics, "default") == {"error": 2}
+
+
+async def until(limiter: Local | SharedLimiter, *, remaining: int) -> None:
+    """Wait until the client may use just so much."""
+    async with asyncio.timeout(PATIENT):
+        while await left(limiter) != remaining:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_client_that_leaves_while_a_storage_stands_still_leaves_nothing_taken(
+    redis: Server, anyio_backend: str
+) -> None:
+    """Its place is free at once, and what other policies counted is given back."""
+    places, requests, there = InFlight(5), Limiter("5/day"), on(redis, "5/day")
+    gate = gate_of(
+        Policy(there, name="there", key=client),
+        Policy(requests, name="here", key=client),
+        Policy(places, name="places", key=client),
+    )
+    await gate.judge_shared(http_scope())  # connects, and takes a place that is not given back
+    redis.stop()
+
+    task = asyncio.create_task(gate.judge_shared(http_scope()))
+    await until(places, remaining=3)
+    assert await left(requests) == 3
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert (await left(places), await left(requests)) == (4, 4)
+    redis.go_on()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_client_that_leaves_while_its_refusal_is_undone_gives_back_once(
+    redis: Server, anyio_backend: str, tmp_path: Path
+) -> None:
+    """The place that another request has taken meanwhile stays taken."""
+    second = redis_server(tmp_path)
+    second.start()
+    try:
+        places, granting, refusing = InFlight(5), on(redis, "5/day"), on(second, "1/day")
+        gate = gate_of(
+            Policy(places, name="places", key=client),
+            Policy(granting, name="granting", key=client),
+            Policy(refusing, name="refusing", key=client),
+        )
+        await gate.judge_shared(http_scope())
+        second.stop()
+        task = asyncio.create_task(gate.judge_shared(http_scope()))
+        await until(granting, remaining=3)
+        redis.stop()
+        second.go_on()
+        await until(places, remaining=4)  # given back, and the storage's turn is next
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert await left(places) == 4
+        redis.go_on()
+    finally:
+        second.kill()
+
+
+def test_local_policies_are_asked_before_shared_ones() -> None:
+    """What is hardest to undo comes last."""
+    storage = "async+redis://127.0.0.1:1"
+    sliding = SharedLimiter("1/day", storage=storage, strategy="sliding-window-counter")
+    kinds: list[tuple[str, Any]] = [
+        ("sliding", sliding),
+        ("there", SharedLimiter("1/day", storage=storage)),
+        ("here", Limiter("1/day")),
+    ]
+
+    gate = gate_of(*(Policy(limiter, name=name) for name, limiter in kinds))
+
+    assert [policy.name for policy in gate.policies] == ["here", "there", "sliding"]
+
+
+def test_policies_that_cannot_be_asked_together_make_no_gate() -> None:
+    """None at all, or two of one name."""
+    with pytest.raises(ValueError, match="policies must not be empty"):
+        gate_of()
+    with pytest.raises(ValueError, match="every policy needs a name of its own"):
+        gate_of(Policy("1/day"), Policy("2/day"))
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_no_more_remains_than_the_limit(redis: Server, anyio_backend: str) -> None:
+    """What was allowed without asking the storage took nothing, and gives nothing back."""
+    away = SharedLimiter("5/day", storage="async+redis://127.0.0.1:1", on_error="allow")
+    here = SharedLimiter("1/day", storage=f"async+redis://{redis.place}", timeout=10)
+    policies = [
+        Policy(away, name="away", key=lambda scope: "me"),
+        Policy(here, name="here", key=lambda scope: "me"),
+    ]
+    gate = Gate(policies, enforce=True, on_decision=None)
+    await gate.judge_shared(http_scope())
+
+    decisions, refusal, _ = await gate.judge_shared(http_scope())
+
+    assert refusal is not None
+    assert [each.remaining for each in decisions] == [5, 0]
+
+
+@pytest.mark.anyio
+async def test_a_limiter_that_fails_is_passed_over() -> None:
+    """Alone and beside others, which still count: a broken clock is no server error."""
+
+    def clock() -> float:
+        raise OSError("no clock")
+
+    broken = Policy(Limiter("5/day", clock=clock), name="broken")
+    sound = Policy("1/day", name="sound")
+
+    alone = RateLimitMiddleware(answering(), policies=[broken])
+    both = RateLimitMiddleware(answering(), policies=[broken, sound])
+
+    assert [(await drive(alone)).status for _ in range(2)] == [200, 200]
+    assert [(await drive(both)).status for _ in range(2)] == [200, 429]

@@ -1,0 +1,695 @@
+"""What a request holds until it is over: tokens that are settled, places that are given back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tests.support.apps import answering, streaming
+from tests.support.asgi import Answer, drive, http_scope
+from tests.support.clock import FakeClock
+from tests.support.servers import Server
+from tokenpulse_mw import (
+    Exchange,
+    ExchangeMiddleware,
+    InFlight,
+    Limiter,
+    Policy,
+    RateLimitMiddleware,
+    SharedLimiter,
+    TokenUsage,
+    annotate,
+)
+from tokenpulse_mw.exchange import drop_exchange
+from tokenpulse_mw.ratelimit.gate import Gate
+from tokenpulse_mw.ratelimit.holds import Holds
+
+LIMIT, RESERVE = 100, 40
+
+Around = Callable[[ASGIApp], ASGIApp]
+AROUND: dict[str, Around] = {
+    "no exchange": lambda app: app,
+    "an exchange": ExchangeMiddleware,
+    "an exchange without usage": lambda app: ExchangeMiddleware(app, usage=False),
+}
+STRATEGIES = ("fixed-window", "sliding-window-counter", "gcra")
+
+
+def client(scope: Scope) -> str:
+    """Everybody is the same client."""
+    return "client"
+
+
+def told(**counts: int) -> bytes:
+    """A vendor's JSON answer that says what it has cost."""
+    return json.dumps({"object": "chat.completion", "model": "m", "usage": counts}).encode()
+
+
+def event(**fields: Any) -> bytes:
+    """One server-sent event, named by its type where it has one, as Anthropic's are."""
+    name = f"event: {fields['type']}\n" if "type" in fields else ""
+    return f"{name}data: {json.dumps(fields)}\n\n".encode()
+
+
+WORDS = [event(choices=[{"delta": {"content": word}}], usage=None) for word in ("to", "ken")]
+CHAT = [
+    *WORDS,
+    event(choices=[], usage={"prompt_tokens": 12, "completion_tokens": 8}),
+    b"data: [DONE]\n\n",
+]
+CLAUDE = [
+    event(type="message_start", message={"usage": {"input_tokens": 11, "output_tokens": 1}}),
+    event(type="content_block_delta", index=0, delta={"type": "text_delta", "text": "token"}),
+    event(type="message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 8}),
+    event(type="message_stop"),
+]
+
+
+class Budget:
+    """A client's tokens, and an application that is limited by them.
+
+    Args:
+        app: What answers.
+        around: What is put around the limit.
+        strategy: How it is counted.
+        tokens: What is reserved for each request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        around: Around = AROUND["no exchange"],
+        strategy: str = "fixed-window",
+        tokens: Any = RESERVE,
+    ) -> None:
+        self.limiter = Limiter(f"{LIMIT}/minute", strategy=strategy, clock=FakeClock())
+        policy = Policy(self.limiter, name="tokens", key=client, tokens=tokens)
+        self.app = around(RateLimitMiddleware(app, policies=[policy]))
+
+    @property
+    def used(self) -> int:
+        """What the client cannot use any more."""
+        return LIMIT - self.limiter.peek("client", 0).remaining
+
+    async def ask(self, path: str = "/v1/chat", method: str = "POST", **how: Any) -> Answer:
+        """Send one request."""
+        return await drive(self.app, http_scope(path, method=method), **how)
+
+
+def gone(message: Message) -> None:
+    """A server's `send` once the client has left."""
+    if message.get("body") == WORDS[1] or b"text_delta" in message.get("body", b""):
+        raise OSError("the client has left")
+
+
+async def raising(scope: Scope, receive: Receive, send: Send) -> None:
+    """Fails before it says anything."""
+    raise RuntimeError("no upstream")
+
+
+async def raising_later(scope: Scope, receive: Receive, send: Send) -> None:
+    """Fails in the middle of its answer."""
+    await streaming(WORDS, ends=False)(scope, receive, send)
+    raise RuntimeError("upstream went away")
+
+
+async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+    """Says nothing at all."""
+
+
+async def listening(scope: Scope, receive: Receive, send: Send) -> None:
+    """Gives up when its client leaves, before it has said anything."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def listening_later(scope: Scope, receive: Receive, send: Send) -> None:
+    """Gives up when its client leaves, in the middle of its answer."""
+    await streaming(WORDS, ends=False)(scope, receive, send)
+    await listening(scope, receive, send)
+
+
+async def annotating(scope: Scope, receive: Receive, send: Send) -> None:
+    """Knows better than its answer what it has cost."""
+    annotate(scope, usage=TokenUsage(input=30, output=3))
+    await answering(told(prompt_tokens=1, completion_tokens=1))(scope, receive, send)
+
+
+async def dropping(scope: Scope, receive: Receive, send: Send) -> None:
+    """Keeps its exchange out of all measurement."""
+    drop_exchange(scope)
+    await answering(told(prompt_tokens=1, completion_tokens=1))(scope, receive, send)
+
+
+COMPLETE: dict[str, tuple[ASGIApp, int]] = {
+    "json": (answering(told(prompt_tokens=12, completion_tokens=8)), 20),
+    "json of anthropic": (answering(told(input_tokens=12, output_tokens=9)), 21),
+    "a stream of openai": (streaming(CHAT), 20),
+    "a stream of anthropic": (streaming(CLAUDE), 19),
+    "more than was reserved": (answering(told(prompt_tokens=50, completion_tokens=20)), 70),
+    "nothing": (answering(told(prompt_tokens=0, completion_tokens=0)), 0),
+    "what the application says": (annotating, 33),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize(("app", "used"), COMPLETE.values(), ids=COMPLETE)
+@pytest.mark.anyio
+async def test_a_complete_answer_is_charged_what_it_says(
+    app: ASGIApp, used: int, around: Around, strategy: str
+) -> None:
+    """In place of the reserve: with every strategy, and whoever else looks at the exchange."""
+    budget = Budget(app, around=around, strategy=strategy)
+
+    answer = await budget.ask()
+
+    assert answer.status == 200
+    assert answer.headers["ratelimit"].startswith(f'"tokens";r={LIMIT - RESERVE};')
+    assert budget.used == used
+
+
+GIVEN_BACK: dict[str, tuple[ASGIApp, str]] = {
+    "an upstream that fails": (answering(b'{"error":{}}', status=500), "POST"),
+    "a request that is refused": (answering(b'{"error":{}}', status=400), "POST"),
+    "an upstream over its own limit": (answering(b'{"error":{}}', status=429), "POST"),
+    "an exception": (raising, "POST"),
+    "no answer": (silent, "POST"),
+    "a page": (answering(b"<p>", content_type=b"text/html"), "GET"),
+    "a stored answer": (answering(told(prompt_tokens=12, completion_tokens=8)), "GET"),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize(("app", "method"), GIVEN_BACK.values(), ids=GIVEN_BACK)
+@pytest.mark.anyio
+async def test_where_no_model_has_answered_all_is_given_back(
+    app: ASGIApp, method: str, around: Around, strategy: str
+) -> None:
+    """What failed before a model had said anything has cost nothing."""
+    budget = Budget(app, around=around, strategy=strategy)
+
+    await budget.ask(method=method)
+
+    assert budget.used == 0
+
+
+CHATTER = [
+    b'data: {"choices":[{"delta":{"content":"to"}}],"usage":null}\n\n',
+    b"data: [DONE]\n\n",
+]
+ZIPPED = answering(b"\x1f\x8b", headers=[(b"content-encoding", b"gzip")])
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/codex/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "app",
+    [streaming(CHATTER), ZIPPED, answering(b'{"saved":true}')],
+    ids=["a stream", "compressed", "something else"],
+)
+@pytest.mark.anyio
+async def test_a_success_that_does_not_say_costs_the_reserve(app: ASGIApp, path: str) -> None:
+    """To ask for no usage, or for an answer that we cannot read, gets nobody around the limit."""
+    limiter = Limiter("100/minute")
+    policy = Policy(limiter, key=lambda scope: "client", tokens=40)
+
+    await drive(RateLimitMiddleware(app, policies=[policy]), http_scope(path, method="POST"))
+
+    assert limiter.peek("client").remaining == 60
+
+
+@pytest.mark.parametrize("usage", [TokenUsage(input="3"), TokenUsage(input=3.5)])  # type: ignore[arg-type]
+@pytest.mark.anyio
+async def test_a_usage_that_is_none_costs_the_reserve_and_no_place(usage: TokenUsage) -> None:
+    """What an application annotates by mistake fails no request, and holds nothing for ever."""
+    tokens, places = Limiter("100/minute"), InFlight(5)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, usage=usage)
+        await answering()(scope, receive, send)
+
+    policies = [
+        Policy(tokens, name="tokens", key=lambda scope: "client", tokens=5),
+        Policy(places, name="places", key=lambda scope: "client"),
+    ]
+    answer = await drive(RateLimitMiddleware(app, policies=policies), http_scope(method="POST"))
+
+    assert answer.error is None
+    assert len(places) == 0
+    assert tokens.peek("client").remaining == 95
+
+
+CUT: dict[str, tuple[ASGIApp, Callable[[Message], None], int]] = {
+    "the client leaves openai": (streaming(CHAT), gone, RESERVE),
+    "the client leaves anthropic": (streaming(CLAUDE), gone, 12),
+    "the client leaves without a word": (listening, lambda message: None, RESERVE),
+    "the client is seen to leave": (listening_later, lambda message: None, RESERVE),
+    "the application stops": (streaming(WORDS, ends=False), lambda message: None, RESERVE),
+    "the upstream stops": (streaming(CLAUDE[:2], ends=False), lambda message: None, 12),
+    "the application fails": (raising_later, lambda message: None, RESERVE),
+    "the stream ends in an error": (
+        streaming([*WORDS, event(error={"message": "overloaded"})]),
+        lambda message: None,
+        RESERVE,
+    ),
+}
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize(("app", "on_send", "used"), CUT.values(), ids=CUT)
+@pytest.mark.anyio
+async def test_to_leave_early_is_not_for_nothing(
+    app: ASGIApp, on_send: Callable[[Message], None], used: int, around: Around
+) -> None:
+    """A cut answer is charged what it has said so far; where that is nothing, the reserve."""
+    budget = Budget(app, around=around)
+
+    await budget.ask(on_send=on_send)
+
+    assert budget.used == used
+
+
+@pytest.mark.parametrize("path", ["/claude/v1/messages", "/codex/v1/chat/completions"])
+@pytest.mark.anyio
+async def test_a_provider_that_does_not_tell_costs_the_reserve(path: str) -> None:
+    """An answer of a model that cannot be read, or that says nothing of usage."""
+    silent_one, zipped = (
+        Budget(answering(b'{"choices":[]}', headers=headers))
+        for headers in ([], [(b"content-encoding", b"gzip")])
+    )
+
+    await silent_one.ask(path)
+    await zipped.ask(path)
+
+    assert (silent_one.used, zipped.used) == (RESERVE, RESERVE)
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.anyio
+async def test_what_is_kept_out_of_measurement_costs_the_reserve(around: Around) -> None:
+    """Nobody knows what it has used."""
+    budget = Budget(dropping, around=around)
+
+    await budget.ask()
+
+    assert budget.used == RESERVE
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.anyio
+async def test_whoever_used_more_than_the_limit_is_in_debt(strategy: str) -> None:
+    """The answer is whole; nothing more is allowed before as much time has passed."""
+    limiter = Limiter(f"{LIMIT}/minute", strategy=strategy, clock=(clock := FakeClock(960.0)))
+    app = RateLimitMiddleware(
+        answering(told(prompt_tokens=300, completion_tokens=50)),
+        policies=[Policy(limiter, key=client, tokens=RESERVE)],
+    )
+
+    first = await drive(app, http_scope(method="POST"))
+    second = await drive(app, http_scope(method="POST"))
+    clock.advance(int(second.headers["retry-after"]))
+    third = await drive(app, http_scope(method="POST"))
+
+    assert [first.status, second.status, third.status] == [200, 429, 200]
+    # A bucket drains 100 in a minute; windows forget what was used in them.
+    waits = {"fixed-window": range(60, 61), "gcra": range(174, 176)}
+    assert int(second.headers["retry-after"]) in waits.get(strategy, range(60, 121))
+
+
+@pytest.mark.anyio
+async def test_a_reserve_can_depend_on_the_request() -> None:
+    """A gateway knows what a request may use: its `max_tokens`, or the size of its model."""
+    budget = Budget(streaming(WORDS, ends=False), tokens=lambda scope: len(scope["path"]))
+
+    await budget.ask("/12345678")
+
+    assert budget.used == 9
+
+
+@pytest.mark.anyio
+async def test_a_refused_request_reserves_nothing() -> None:
+    """Neither one that is over the limit, nor one that is refused by another policy."""
+    limiter = Limiter(f"{LIMIT}/minute", clock=FakeClock())
+    policies = [
+        Policy(limiter, name="tokens", key=client, tokens=RESERVE),
+        Policy("3/day", name="requests", key=client),
+    ]
+    app = RateLimitMiddleware(streaming(WORDS, ends=False), policies=policies)
+
+    answers = [await drive(app, http_scope(method="POST")) for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert limiter.peek("client").remaining == LIMIT - 2 * RESERVE
+    assert [policy.limiter.peek("client").remaining for policy in app.policies] == [20, 1]  # type: ignore[union-attr]
+
+
+@pytest.mark.anyio
+async def test_a_websocket_costs_the_reserve() -> None:
+    """Nobody reads what goes over it."""
+    budget = Budget(silent)
+
+    await drive(budget.app, {**http_scope("/live"), "type": "websocket"})
+
+    assert budget.used == RESERVE
+
+
+@pytest.mark.anyio
+async def test_requests_at_once_cannot_use_more_than_the_limit_together() -> None:
+    """Only as many are let in as can be paid for; when they have used less, others are."""
+    arrived, go = 0, anyio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal arrived
+        arrived += 1
+        await go.wait()
+        await answering(told(prompt_tokens=12, completion_tokens=8))(scope, receive, send)
+
+    budget, answers = Budget(app), list[Answer]()
+
+    async def ask() -> None:
+        answers.append(await budget.ask())
+        if len(answers) == 8:
+            go.set()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(ask)
+
+    assert [answer.status for answer in answers] == [429] * 8 + [200] * 2
+    assert (arrived, budget.used) == (2, 40)
+    assert (await budget.ask()).status == 200
+
+
+@given(
+    strategy=st.sampled_from(STRATEGIES),
+    steps=st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 9)), max_size=40),
+)
+def test_what_is_used_and_reserved_never_exceeds_the_limit(
+    strategy: str, steps: list[tuple[bool, int, int]]
+) -> None:
+    """However requests begin and end between each other, if none uses more than it reserved."""
+    limiter = Limiter(f"{LIMIT}/minute", strategy=strategy, clock=FakeClock())
+    policy = Policy(limiter, key=client, tokens=lambda scope: scope["reserve"])
+    gate = Gate([policy], enforce=True, on_decision=None)
+    held: list[tuple[Holds, int]] = []
+    used = 0
+
+    for begins, amount, which in steps:
+        if begins:
+            _, refusal, holds = gate.judge(http_scope(reserve=amount), None)
+            assert (holds is None) is (refusal is not None)
+            if holds is not None:
+                held.append((holds, amount))
+        elif held:
+            holds, reserve = held.pop(which % len(held))
+            spent = min(amount, reserve)
+            holds.finished(exchange_that_used(spent))
+            holds.finished(exchange_that_used(1000))  # nothing is settled twice
+            used += spent
+        taken = used + sum(reserve for _, reserve in held)
+        assert taken <= LIMIT
+        assert LIMIT - limiter.peek("client", 0).remaining == taken
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.booleans(),
+            st.integers(1, 60),
+            st.integers(0, 9),
+            st.integers(0, 480).map(lambda sixteenths: sixteenths / 16),  # which floats can hold
+        ),
+        max_size=40,
+    )
+)
+def test_no_window_is_charged_more_than_its_limit(
+    steps: list[tuple[bool, int, int, float]],
+) -> None:
+    """What began in one window and ends in another, too."""
+    clock = FakeClock()
+    limiter = Limiter(f"{LIMIT}/minute", clock=clock)
+    policy = Policy(limiter, key=client, tokens=lambda scope: scope["reserve"])
+    gate = Gate([policy], enforce=True, on_decision=None)
+    held: list[tuple[Holds, int, int]] = []
+    windows: list[int] = []
+    ends = 0.0
+
+    for begins, amount, which, passed in steps:
+        clock.advance(passed)
+        if begins:
+            _, _, holds = gate.judge(http_scope(reserve=amount), None)
+            if clock() >= ends:
+                windows.append(0)
+                ends = clock() + 60
+            if holds is not None:
+                windows[-1] += amount
+                held.append((holds, amount, len(windows) - 1))
+        elif held:
+            holds, reserve, window = held.pop(which % len(held))
+            spent = min(amount, reserve)
+            holds.finished(exchange_that_used(spent))
+            windows[window] -= reserve - spent
+        assert all(charged <= LIMIT for charged in windows)
+        if clock() < ends:
+            assert LIMIT - limiter.peek("client", 0).remaining == windows[-1]
+
+
+def exchange_that_used(tokens: int) -> Exchange:
+    """A finished exchange."""
+    exchange = Exchange("POST", 0.0)
+    exchange.status, exchange.usage = 200, TokenUsage(output=tokens)
+    return exchange
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_tokens_are_settled_with_a_storage_too(redis: Server, anyio_backend: str) -> None:
+    """Answers give back or are charged what they say, and what is cut keeps the reserve."""
+    limiter = SharedLimiter(f"{LIMIT}/day", storage=f"async+redis://{redis.place}", timeout=10)
+    policy = Policy(limiter, key=client, tokens=20)
+    costs = iter([5, 0, 20, 35])
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answering(told(prompt_tokens=next(costs), completion_tokens=0))(scope, receive, send)
+
+    left = []
+    for answering_app in (app, app, app, app, raising, raising_later):
+        limited = RateLimitMiddleware(answering_app, policies=[policy])
+        await drive(limited, http_scope(method="POST"))
+        left.append((await limiter.peek("client", 0)).remaining)
+
+    assert left == [95, 95, 75, 40, 40, 20]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_tokens_are_settled_with_a_storage_although_the_request_is_cancelled(
+    redis: Server, anyio_backend: str
+) -> None:
+    """The server ends the request of a client that has left; its storage is told all the same."""
+    limiter = SharedLimiter(f"{LIMIT}/day", storage=f"async+redis://{redis.place}", timeout=10)
+    started = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await streaming(CLAUDE[:2], ends=False)(scope, receive, send)
+        started.set()
+        await asyncio.Event().wait()
+
+    policy = Policy(limiter, key=client, tokens=RESERVE)
+    limited = RateLimitMiddleware(app, policies=[policy])
+    task = asyncio.create_task(drive(limited, http_scope(method="POST")))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert (await limiter.peek("client", 0)).remaining == LIMIT - 12
+
+
+# Places. Every ending is an application, and how it is driven; it checks that its place is taken.
+
+Ask = Callable[[ASGIApp], Awaitable[None]]
+Ending = tuple[Callable[[InFlight], ASGIApp], Ask]
+
+
+def who(scope: Scope) -> int:
+    """One of several clients."""
+    number: int = scope.get("who", 0)
+    return number
+
+
+def within(app: ASGIApp, *, works_on: bool = False) -> Callable[[InFlight], ASGIApp]:
+    """`app`, which makes sure that it has a place, and none while it works on in the background."""
+
+    def make(places: InFlight) -> ASGIApp:
+        def free(scope: Scope) -> bool:
+            return places.peek(who(scope), 0).remaining == places.limit
+
+        async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+            assert not free(scope)
+            await app(scope, receive, send)
+            assert free(scope) is works_on
+
+        return checked
+
+    return make
+
+
+def asked(
+    scope: Scope | None = None, *, on_send: Callable[[Message], None] = lambda message: None
+) -> Ask:
+    """Ask once, and look at nothing."""
+
+    async def ask(app: ASGIApp) -> None:
+        answer = await drive(app, dict(scope or http_scope()), on_send=on_send)
+        assert not isinstance(answer.error, AssertionError)
+
+    return ask
+
+
+def cancelled(scope: Scope | None = None) -> Ask:
+    """Ask, and end the request as a server does."""
+
+    async def ask(app: ASGIApp) -> None:
+        with anyio.CancelScope() as whole:
+            await drive(app, {**(scope or http_scope()), "cancel": whole.cancel})
+        assert whole.cancelled_caught
+
+    return ask
+
+
+def hanging(*chunks: bytes) -> ASGIApp:
+    """Says what it has to say, and is cancelled."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if chunks:
+            await streaming(chunks, ends=False)(scope, receive, send)
+        scope["cancel"]()
+        await anyio.sleep_forever()
+
+    return app
+
+
+async def accepting(scope: Scope, receive: Receive, send: Send) -> None:
+    """A WebSocket application that closes after a while."""
+    await send({"type": "websocket.accept"})
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    await send({"type": "websocket.close"})
+
+
+WEBSOCKET: Scope = {**http_scope("/live"), "type": "websocket"}
+ENDINGS: dict[str, Ending] = {
+    "a complete answer": (within(answering(), works_on=True), asked()),
+    "a stream": (within(streaming(WORDS), works_on=True), asked()),
+    "no answer": (within(silent), asked()),
+    "an exception before the head": (within(raising), asked()),
+    "an exception after the head": (within(raising_later), asked()),
+    "a truncated answer": (within(streaming(WORDS, ends=False)), asked()),
+    "a client that has left": (within(streaming(WORDS)), asked(on_send=gone)),
+    "a client that leaves before the head": (within(listening), asked()),
+    "a client that leaves": (within(listening_later), asked()),
+    "cancelled before the head": (within(hanging()), cancelled()),
+    "cancelled in the middle": (within(hanging(b"a")), cancelled()),
+    "kept out of measurement": (within(dropping), asked()),
+    "a websocket that is closed": (within(accepting), asked(WEBSOCKET)),
+    "a websocket that fails": (within(raising), asked(WEBSOCKET)),
+    "a websocket that is cancelled": (within(hanging()), cancelled(WEBSOCKET)),
+}
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+@pytest.mark.anyio
+async def test_a_place_is_free_again_however_its_request_ends(
+    ending: Ending, around: Around
+) -> None:
+    """It is taken while the request is in progress, and no longer."""
+    places = InFlight(1)
+    make, ask = ending
+    app = around(RateLimitMiddleware(make(places), limiter=places, key=who))
+
+    await ask(app)
+
+    assert len(places) == 0
+
+
+@pytest.mark.anyio
+async def test_a_place_is_not_taken_where_another_policy_refuses() -> None:
+    """Nor where a WebSocket's handshake is turned down."""
+    places = InFlight(1)
+    policies = [Policy(places, name="places"), Policy("1/day", name="day", cost=lambda scope: 2)]
+    app = RateLimitMiddleware(raising, policies=policies)
+
+    for scope in (http_scope(), WEBSOCKET):
+        answer = await drive(app, dict(scope))
+        assert answer.error is None
+        assert len(places) == 0
+
+
+@pytest.mark.anyio
+async def test_a_place_is_refused_while_it_is_taken() -> None:
+    """The one who has it is answered; who comes meanwhile is told to ask again in a second."""
+    places, refused = InFlight(1), list[Answer]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        refused.append(await drive(limited))
+        await answering()(scope, receive, send)
+
+    limited = RateLimitMiddleware(app, limiter=places)
+    answers = [await drive(limited), await drive(limited)]
+
+    assert [answer.status for answer in answers] == [200, 200]
+    assert [answer.status for answer in refused] == [429, 429]
+    assert refused[0].headers["retry-after"] == "1"
+    assert refused[0].headers["ratelimit"] == '"default";r=0;t=1'
+    assert answers[0].headers["ratelimit-policy"] == '"default";q=1;qu="concurrent-requests"'
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    endings=st.lists(st.sampled_from(sorted(ENDINGS)), max_size=12),
+    cost=st.integers(1, 3),
+    backend=st.sampled_from(["asyncio", "trio"]),
+)
+def test_no_mix_of_endings_loses_a_place(endings: list[str], cost: int, backend: str) -> None:
+    """One after another and all at once: in the end nothing is taken."""
+    places = InFlight(3)
+
+    async def ask(number: int) -> None:
+        make, how = ENDINGS[endings[number]]
+        policy = Policy(places, key=who, cost=cost)
+        app = RateLimitMiddleware(make(places), policies=[policy])
+
+        async def by_client(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["who"] = number
+            await app(scope, receive, send)
+
+        await how(by_client)
+
+    async def main() -> None:
+        for number in range(len(endings)):
+            await ask(number)
+        async with anyio.create_task_group() as tasks:
+            for number in range(len(endings)):
+                tasks.start_soon(ask, number)
+
+    anyio.run(main, backend=backend)
+    assert len(places) == 0
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "many", None, True])
+def test_a_limit_without_places_is_refused(limit: Any) -> None:
+    """The error says what came."""
+    with pytest.raises(ValueError, match="limit must be a whole number of at least 1, got"):
+        InFlight(limit)
