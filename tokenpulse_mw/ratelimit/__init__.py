@@ -1,22 +1,17 @@
 """Who may ask how often: client keys, a bounded table of windows, and the middleware."""
 
 from .answers import ANSWERS, anthropic_error, openai_error, problem_details, too_many_requests
-from .client import client_address
-from .decision import Decision
-from .in_flight import InFlight
-from .keys import KeyFunction, annotated, header, join
-from .limiter import Limiter
+from .keys import annotated, client_address, header, join, route
+from .limiters import Decision, InFlight, Limiter
 from .middleware import RateLimitMiddleware
 from .paths import requests_to
 from .policy import Policy, check_policies
-from .route import route
 from .shared import SharedLimiter
 
 __all__ = [
     "ANSWERS",
     "Decision",
     "InFlight",
-    "KeyFunction",
     "Limiter",
     "Policy",
     "RateLimitMiddleware",

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp
 
-from .decision import Decision
+from .limiters import Decision
 
 Respond = Callable[[Decision], ASGIApp]
 

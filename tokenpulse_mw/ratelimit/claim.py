@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 from starlette.types import Scope
 
-from .decision import Decision
-from .in_flight import InFlight
+from .limiters import Decision, InFlight, checked_cost
 from .policy import Policy
-from .rate import checked_cost
 
 
 class Claim(NamedTuple):

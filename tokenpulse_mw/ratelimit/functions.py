@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from inspect import iscoroutinefunction
+
+from starlette.types import Scope
+
+# Who is asking, as the key that its limit is counted under; None is not limited.
+KeyFunction = Callable[[Scope], Hashable | None]
 
 
 def check_function(name: str, function: object) -> None:

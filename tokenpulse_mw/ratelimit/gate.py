@@ -9,8 +9,8 @@ from starlette.types import Scope
 
 from ..exchange import Failures, Tap, tap_of
 from .claim import Claim, claim_of
-from .decision import Decision
 from .holds import Holds
+from .limiters import Decision
 from .policy import DEFAULT_NAME, Policy, check_policies
 
 OnDecision = Callable[[Scope, Decision], object]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil, isinf
 
-from .decision import Decision
+from .limiters import Decision
 from .policy import Policy
 
 RawHeaders = list[tuple[bytes, bytes]]

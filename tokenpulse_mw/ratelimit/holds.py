@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from ..exchange import Exchange
 from .claim import Claim
-from .in_flight import InFlight
+from .limiters import InFlight
 from .shared import SharedLimiter
 
 

@@ -9,13 +9,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..exchange import ExchangeMiddleware, Tap, tap_of
 from .answers import Respond, too_many_requests
-from .decision import Decision
 from .denial import deny
-from .functions import check_function
+from .functions import KeyFunction, check_function
 from .gate import Gate, OnDecision
 from .headers import Dialect, dialect
 from .holds import Holds
-from .keys import KeyFunction
+from .limiters import Decision
 from .misuse import DoubleCount
 from .paths import exempt_paths
 from .policy import AnyLimiter, Policy

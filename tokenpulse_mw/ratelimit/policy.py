@@ -8,12 +8,9 @@ from typing import cast
 
 from starlette.types import Scope
 
-from .client import client_address
-from .decision import Decision
-from .functions import check_function
-from .in_flight import InFlight
-from .keys import KeyFunction
-from .limiter import Limiter
+from .functions import KeyFunction, check_function
+from .keys import client_address
+from .limiters import Decision, InFlight, Limiter
 from .shared import SharedLimiter
 
 AnyLimiter = Limiter | SharedLimiter | InFlight

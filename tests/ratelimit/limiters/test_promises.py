@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.support.clock import FakeClock
 from tokenpulse_mw import Limiter
-from tokenpulse_mw.ratelimit.strategy import STRATEGIES
+from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES
 
 SIZE = 50
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
@@ -223,7 +223,7 @@ def test_p4_the_sketch_has_a_fixed_size(
         taken.append(length)
         return mmap(fd, length, access=access)
 
-    monkeypatch.setattr("tokenpulse_mw.ratelimit.sketch.mmap", counted)
+    monkeypatch.setattr("tokenpulse_mw.ratelimit.limiters.sketch.mmap", counted)
     limiter = Limiter("3/minute", max_keys=size, strategy=strategy, clock=clock)
     for client in range(size):
         limiter.hit(client)
@@ -248,7 +248,7 @@ def test_p5_every_newcomer_is_served_in_a_flood(
     """
     chance = random.Random(2026)
     salted = SimpleNamespace(randbits=chance.getrandbits)
-    monkeypatch.setattr("tokenpulse_mw.ratelimit.sketch.secrets", salted)
+    monkeypatch.setattr("tokenpulse_mw.ratelimit.limiters.sketch.secrets", salted)
     limiter = Limiter("4/minute", max_keys=500, strategy=strategy, clock=clock)
     flood(limiter, 5000, chance)
 

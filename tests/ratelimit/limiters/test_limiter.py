@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.clock import FakeClock
 from tokenpulse_mw import Limiter
-from tokenpulse_mw.ratelimit.strategy import STRATEGIES
+from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 

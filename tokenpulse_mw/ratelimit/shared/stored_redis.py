@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from limits.aio.storage import RedisStorage
 
-from .decision import Decision
+from ..limiters import Decision
 from .stored_decision import MOST, TICK, fixed_decision, sliding_decision
 
 # What the scripts begin with. A counter without an end is none: who began it broke off.

@@ -7,7 +7,7 @@ import time
 
 from limits.aio.storage import MemcachedStorage
 
-from .decision import Decision
+from ..limiters import Decision
 from .stored_decision import TICK, fixed_decision, sliding_decision
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.ratelimit.shared_key import stable_text
+from tokenpulse_mw.ratelimit.shared.shared_key import stable_text
 
 parts = st.none() | st.integers() | st.text() | st.binary()
 keys = st.recursive(parts, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=5)

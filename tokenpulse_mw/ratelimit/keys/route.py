@@ -7,9 +7,9 @@ from typing import Any
 
 from starlette.types import Scope
 
-from ..exchange import RouteTemplates, method_label, tap_of
-from .keys import KeyFunction
-from .misuse import Once
+from ...exchange import RouteTemplates, method_label, tap_of
+from ..functions import KeyFunction
+from ..misuse import Once
 
 _OPAQUE = "/{path}"  # the template of an application without routes
 _MOST_ROUTERS = 16

@@ -10,9 +10,9 @@ import weakref
 
 import pytest
 
-from tokenpulse_mw.ratelimit.shared import SharedLimiter
-from tokenpulse_mw.ratelimit.storage import SCHEMES, masked, without_secrets
-from tokenpulse_mw.ratelimit.stored import StoredWindows
+from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
+from tokenpulse_mw.ratelimit.shared.storage import SCHEMES, masked, without_secrets
+from tokenpulse_mw.ratelimit.shared.stored import StoredWindows
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

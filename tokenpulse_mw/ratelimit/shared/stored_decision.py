@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .decision import Decision
+from ..limiters import Decision
 
 MOST = 2**53  # up to here the servers' numbers are exact
 TICK = 0.002  # seconds; more than what the servers round times by

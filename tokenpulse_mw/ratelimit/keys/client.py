@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from starlette.types import Scope
 
+from ..functions import KeyFunction
+from ..misuse import Once
 from .address import Networks, grouping, pack
 from .fields import LONGEST_KEY, header_lines, header_name, shortened
 from .forwarded import nearest, reader
-from .keys import KeyFunction
-from .misuse import Once
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.ratelimit.sketch import WindowSketch
+from tokenpulse_mw.ratelimit.limiters.sketch import WindowSketch
 
 
 def crowded() -> WindowSketch:

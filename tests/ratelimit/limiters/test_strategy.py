@@ -19,7 +19,7 @@ from limits.aio.strategies import (
 
 from tests.support.clock import FakeClock
 from tokenpulse_mw import Decision, Limiter
-from tokenpulse_mw.ratelimit.strategy import STRATEGIES, strategy_named
+from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES, strategy_named
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 

@@ -10,10 +10,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from typing import TypeVar, cast
 
-from .decision import Decision
-from .limiter import Limiter
+from ..limiters import Decision, Limiter, checked_amount, checked_cost, parse_rate
 from .outage import Outage
-from .rate import checked_amount, checked_cost, parse_rate
 from .shared_key import stable_text
 from .storage import check_storage, masked, without_secrets
 from .stored import STRATEGIES, StoredWindows, Windows

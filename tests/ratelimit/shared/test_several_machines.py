@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.servers import Server
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LIMIT = 50
 PATIENCE = 20.0  # seconds
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from tests.support.asgi import http_scope
-from tokenpulse_mw.ratelimit.client import client_address
+from tokenpulse_mw.ratelimit.keys.client import client_address
 
 PROXIES = ["10.0.0.0/8"]
 HEADERS = ["x-forwarded-for", "forwarded", "x-real-ip"]

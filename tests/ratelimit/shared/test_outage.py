@@ -13,8 +13,8 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.servers import Server, free_port
 from tokenpulse_mw import Decision
-from tokenpulse_mw.ratelimit.outage import RETRY_EVERY, Outage
-from tokenpulse_mw.ratelimit.shared import SharedLimiter
+from tokenpulse_mw.ratelimit.shared.outage import RETRY_EVERY, Outage
+from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
 
 pytestmark = pytest.mark.anyio
 

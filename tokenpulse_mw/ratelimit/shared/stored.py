@@ -9,7 +9,7 @@ from typing import Protocol
 
 from limits.aio.storage import MemcachedStorage
 
-from .decision import Decision
+from ..limiters import Decision
 from .storage import SharedStorage, close_storage, open_storage
 from .stored_memcached import FixedOnMemcached, SlidingOnMemcached
 from .stored_redis import FixedOnRedis, SlidingOnRedis

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.ratelimit.address import Networks, grouping, pack, pack_with_port
+from tokenpulse_mw.ratelimit.keys.address import Networks, grouping, pack, pack_with_port
 
 NAT64 = IPv6Network("64:ff9b::/96")
 

@@ -16,7 +16,7 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.servers import Server
 from tokenpulse_mw import Decision
-from tokenpulse_mw.ratelimit.shared import SharedLimiter
+from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ PATIENT = 10.0  # seconds; these tests are of storages that answer
 # Hits one key often and at once, when it is told to; prints how often it was allowed.
 WORKER = """
 import asyncio, sys
-from tokenpulse_mw.ratelimit.shared import SharedLimiter
+from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
 
 async def main(storage, strategy, hits):
     limiter = SharedLimiter("100/day", storage=storage, strategy=strategy, timeout=10)
@@ -205,7 +205,7 @@ async def test_requests_at_once_are_counted_exactly(storage: str, strategy: str)
 def test_two_processes_allow_the_limit_together(storage: str, strategy: str) -> None:
     """Neither more nor less, with hundreds of requests at the same time."""
     command = [sys.executable, "-c", WORKER, storage, strategy, "200"]
-    project = Path(__file__).parents[2]
+    project = Path(__file__).parents[3]
     workers = [
         subprocess.Popen(
             command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 from tests.support.apps import Asks, answering
 from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import ExchangeMiddleware
-from tokenpulse_mw.ratelimit.client import client_address
 from tokenpulse_mw.ratelimit.keys import join
-from tokenpulse_mw.ratelimit.route import route
+from tokenpulse_mw.ratelimit.keys.client import client_address
+from tokenpulse_mw.ratelimit.keys.route import route
 
 
 def item(request: Request) -> PlainTextResponse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenpulse_mw.ratelimit.rate import Rate, parse_rate
+from tokenpulse_mw.ratelimit.limiters.rate import Rate, parse_rate
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.ratelimit.address import Networks, pack
-from tokenpulse_mw.ratelimit.forwarded import forwarded, listed, nearest, reader
+from tokenpulse_mw.ratelimit.keys.address import Networks, pack
+from tokenpulse_mw.ratelimit.keys.forwarded import forwarded, listed, nearest, reader
 
 # What a header can be made of that might mislead who reads it.
 shards = st.sampled_from(

@@ -1,0 +1,15 @@
+"""How much each key may still do, decided in this process; nothing here knows of HTTP."""
+
+from .decision import Decision
+from .in_flight import InFlight
+from .limiter import Limiter
+from .rate import checked_amount, checked_cost, parse_rate
+
+__all__ = [
+    "Decision",
+    "InFlight",
+    "Limiter",
+    "checked_amount",
+    "checked_cost",
+    "parse_rate",
+]
