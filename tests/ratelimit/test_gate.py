@@ -317,9 +317,9 @@ async def test_here_or_there_a_refusal_consumes_nothing_elsewhere(
     }
     gate = gate_of(*(Policy(each, name=name, key=client) for name, each in several.items()))
 
-    _, allowed, holds = await gate.judge_shared(http_scope())
+    _, allowed, holds = await gate.judge_shared(http_scope(), None)
     before = {name: await left(each) for name, each in several.items()}
-    decisions, refusal, _ = await gate.judge_shared(http_scope())
+    decisions, refusal, _ = await gate.judge_shared(http_scope(), None)
 
     assert (gate.shared, allowed) == (True, None)
     assert holds is not None
@@ -342,7 +342,7 @@ async def test_a_shared_policy_in_shadow_keeps_nobody_out(
         Policy(real, name="real", key=client),
     )
 
-    refusals = [(await gate.judge_shared(http_scope()))[1] for _ in range(3)]
+    refusals = [(await gate.judge_shared(http_scope(), None))[1] for _ in range(3)]
 
     assert [each and each.policy for each in refusals] == [None, None, "real"]
     assert await left(real) == 0
@@ -406,10 +406,12 @@ async def test_a_client_that_leaves_while_a_storage_stands_still_leaves_nothing_
         Policy(requests, name="here", key=client),
         Policy(places, name="places", key=client),
     )
-    await gate.judge_shared(http_scope())  # connects, and takes a place that is not given back
+    await gate.judge_shared(
+        http_scope(), None
+    )  # connects, and takes a place that is not given back
     redis.stop()
 
-    task = asyncio.create_task(gate.judge_shared(http_scope()))
+    task = asyncio.create_task(gate.judge_shared(http_scope(), None))
     await until(places, remaining=3)
     assert await left(requests) == 3
     task.cancel()
@@ -435,9 +437,9 @@ async def test_a_client_that_leaves_while_its_refusal_is_undone_gives_back_once(
             Policy(granting, name="granting", key=client),
             Policy(refusing, name="refusing", key=client),
         )
-        await gate.judge_shared(http_scope())
+        await gate.judge_shared(http_scope(), None)
         second.stop()
-        task = asyncio.create_task(gate.judge_shared(http_scope()))
+        task = asyncio.create_task(gate.judge_shared(http_scope(), None))
         await until(granting, remaining=3)
         redis.stop()
         second.go_on()
@@ -486,9 +488,9 @@ async def test_no_more_remains_than_the_limit(redis: Server, anyio_backend: str)
         Policy(here, name="here", key=lambda scope: "me"),
     ]
     gate = Gate(policies, enforce=True, on_decision=None)
-    await gate.judge_shared(http_scope())
+    await gate.judge_shared(http_scope(), None)
 
-    decisions, refusal, _ = await gate.judge_shared(http_scope())
+    decisions, refusal, _ = await gate.judge_shared(http_scope(), None)
 
     assert refusal is not None
     assert [each.remaining for each in decisions] == [5, 0]

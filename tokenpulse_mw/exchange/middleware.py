@@ -54,14 +54,15 @@ class ExchangeMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tap an HTTP request that no one has tapped yet; pass everything else through."""
-        if scope["type"] != "http" or self.join(scope):
+        if scope["type"] != "http" or (SCOPE_KEY in scope and self.join(scope)):
             await self.app(scope, receive, send)
         else:
             tap = scope[SCOPE_KEY] = Tap(self._station, scope, receive, send)
             self._station.opened()
             try:
                 await self.app(scope, tap.receive, tap.send)
-                tap.returned()
+                if not tap.finished:
+                    tap.returned()
             except BaseException as error:
                 tap.raised(error)
                 raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import ParamSpec, TypeVar
 
 from starlette.types import Scope
 
@@ -13,9 +12,6 @@ from .exchange import Exchange
 from .observers import Failures, Observer, name_of
 from .provider import UNKNOWN, Providers
 from .route import UNMATCHED, RouteTemplates
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _MOST_JOINTS = 64  # ways in which the middlewares of one application are stacked
 
@@ -96,17 +92,19 @@ class Station:
 
         Nothing is raised: what cannot be told is left out, and reported.
         """
-        exchange.route = self._attempt("route", UNMATCHED, self.routes, scope)
+        try:
+            exchange.route = self.routes(scope)
+        except Exception as error:  # noqa: BLE001 - it must not become the request's failure
+            exchange.route = UNMATCHED
+            self.report("route", error)
         if meter is not None:
-            self._attempt("usage", None, _take_account, exchange, meter)
-        exchange.provider = self._attempt(
-            "provider",
-            UNKNOWN,
-            self._resolver.resolve,
-            scope,
-            exchange.provider,
-            exchange.model,
-        )
+            self._take_account(exchange, meter)
+        try:
+            declared, model = exchange.provider, exchange.model
+            exchange.provider = self._resolver.resolve(scope, declared, model)
+        except Exception as error:  # noqa: BLE001 - as above
+            exchange.provider = UNKNOWN
+            self.report("provider", error)
         if exchange.usage_source == "missing" and exchange.provider == UNKNOWN:
             exchange.usage_source = None  # nothing says that a model answered at all
         elif meter is not None and meter.ledger.unreadable:
@@ -119,15 +117,11 @@ class Station:
             if hook is not None:
                 yield hook
 
-    def _attempt(
-        self, component: str, otherwise: T, function: Callable[P, T], *args: P.args, **kw: P.kwargs
-    ) -> T:
-        """What `function` gives; `otherwise` where other people's code in it fails."""
+    def _take_account(self, exchange: Exchange, meter: UsageMeter) -> None:
         try:
-            return function(*args, **kw)
-        except Exception as error:  # noqa: BLE001 - it must not become the request's failure
-            self.report(component, error)
-            return otherwise
+            _take_account(exchange, meter)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.report("usage", error)
 
 
 def _take_account(exchange: Exchange, meter: UsageMeter) -> None:

@@ -139,9 +139,8 @@ class Tap:
             self.station.dropped()
 
     def returned(self) -> None:
-        """The application is done; settle an answer that it did not finish."""
-        if not self.finished:
-            self._stop("truncated" if self.exchange.status else "error")
+        """The application is done with an answer that is not finished."""
+        self._stop("truncated" if self.exchange.status else "error")
 
     def raised(self, error: BaseException) -> None:
         """The application raised; a cancellation is the server's way to end a request."""

@@ -1,4 +1,4 @@
-"""What one request wants of one policy."""
+"""What one request wants of one policy, and what was decided of it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,29 @@ class Claim(NamedTuple):
     async def give_back_shared(self, *, since: float) -> None:
         """Undo a `take_shared` of `since`."""
         await self.policy.remote.charge(self.key, -self.cost, since=since)
+
+
+class Ruling(NamedTuple):
+    """What was decided of a claim, and when by its limiter's clock."""
+
+    claim: Claim
+    decision: Decision
+    at: float
+
+    def undone(self) -> Ruling:
+        """Give back what was taken in this process; the decision tells of what is left again."""
+        claim, decision, at = self
+        if not decision.allowed:
+            return self
+        if not claim.policy.shared:
+            claim.give_back(since=at)
+        remaining = min(decision.remaining + claim.cost, decision.limit)
+        return Ruling(claim, decision._replace(remaining=remaining), at)
+
+    async def undo_shared(self) -> None:
+        """Give back what was taken of a shared limiter."""
+        if self.decision.allowed and self.claim.policy.shared:
+            await self.claim.give_back_shared(since=self.at)
 
 
 def claim_of(policy: Policy, scope: Scope) -> Claim | None:

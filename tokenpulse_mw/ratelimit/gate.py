@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from starlette.types import Scope
 
 from ..exchange import Failures, Tap, tap_of
-from .claim import Claim, claim_of
+from .claim import Claim, Ruling, claim_of
 from .holds import Holds
 from .limiters import Decision
 from .policy import DEFAULT_NAME, Policy, check_policies
@@ -16,19 +15,10 @@ from .policy import DEFAULT_NAME, Policy, check_policies
 OnDecision = Callable[[Scope, Decision], object]
 
 
-class Answer(NamedTuple):
-    """What was decided of a claim, and when by its limiter's clock."""
-
-    claim: Claim
-    decision: Decision
-    at: float
-
-
-Asked = list[Answer]
-
 # What was decided of a request: the decisions of the policies that it claimed something of; the
 # one that keeps it out, if any does; and what is to be settled when it is over, if anything is.
 Verdict = tuple[Sequence[Decision], Decision | None, Holds | None]
+Judge = Callable[[Scope, Tap | None], Verdict]
 
 _NOTHING: Verdict = ((), None, None)
 
@@ -43,7 +33,8 @@ class Gate:
 
     Attributes:
         policies: In the order in which they are asked.
-        shared: Some limiter has to be waited for.
+        shared: Some limiter has to be waited for, with `judge_shared`.
+        judge: Decides by limiters of this process alone.
 
     Raises:
         ValueError: There are no policies, or two share a name or a limiter.
@@ -55,32 +46,39 @@ class Gate:
         check_policies(policies)
         self.policies = sorted(policies, key=_hard_to_undo)
         self.shared = any(policy.shared for policy in policies)
-        self._only = policies[0] if len(policies) == 1 and policies[0].is_plain else None
         self._enforced = {policy.name for policy in policies if policy.enforce and enforce}
         self._on_decision = on_decision
         self._failures = Failures()
+        alone = len(policies) == 1 and policies[0].is_plain
+        self.judge: Judge = self._judge_one(policies[0]) if alone else self._judge_all
 
-    def judge(self, scope: Scope, tap: Tap | None) -> Verdict:
-        """Decide by limiters of this process alone."""
-        if self._only is None:
-            return self._verdict(scope, self._ask(scope, self._claims(scope)))
-        policy = self._only  # a plain one, which is what most gateways have: with less ado
-        try:
-            key = policy.key(scope) if policy.when is None or policy.when(scope) else None
-            if key is None:
+    def _judge_all(self, scope: Scope, tap: Tap | None) -> Verdict:
+        return self._verdict(scope, tap, self._ask(scope, self._claims(scope)))
+
+    def _judge_one(self, policy: Policy) -> Judge:
+        """The same for one plain policy, which is what most gateways have, with less ado."""
+        key_of, when, hit, cost = policy.key, policy.when, policy.local.hit, policy.price
+        is_named, is_enforced = policy.name != DEFAULT_NAME, policy.name in self._enforced
+
+        def judge(scope: Scope, tap: Tap | None) -> Verdict:
+            try:
+                key = key_of(scope) if when is None or when(scope) else None
+                if key is None:
+                    return _NOTHING
+                decision = hit(key, cost)
+            except Exception as error:  # noqa: BLE001 - our failure must not be the request's
+                self._failed(scope, policy, error)
                 return _NOTHING
-            decision = policy.local.hit(key, policy.price)
-        except Exception as error:  # noqa: BLE001 - our failure must not be the request's
-            self._failed(scope, policy, error)
-            return _NOTHING
-        if policy.name != DEFAULT_NAME:
-            decision = policy.named(decision)
-        if tap is not None or self._on_decision is not None:
-            self._announce(scope, decision)
-        refused = not decision.allowed and policy.name in self._enforced
-        return (decision,), decision if refused else None, None
+            if is_named:
+                decision = policy.named(decision)
+            if tap is not None or self._on_decision is not None:
+                self._announce(scope, tap, decision)
+            refused = is_enforced and not decision.allowed
+            return (decision,), decision if refused else None, None
 
-    async def judge_shared(self, scope: Scope) -> Verdict:
+        return judge
+
+    async def judge_shared(self, scope: Scope, tap: Tap | None) -> Verdict:
         """Decide by the limiters of this process, then by those that are shared."""
         claims = self._claims(scope)
         asked = self._ask(scope, [claim for claim in claims if not claim.policy.shared])
@@ -89,12 +87,14 @@ class Gate:
             try:
                 await self._ask_shared(scope, shared, asked)
             except BaseException:  # the client has left, and no one can wait for a storage
-                _undo(asked)
+                for ruling in asked:
+                    ruling.undone()
                 raise
             if self._refusal(asked) is not None:
-                granted, asked = asked, _undo(asked)
-                await _undo_shared(granted)
-        return self._verdict(scope, asked)
+                granted, asked = asked, [ruling.undone() for ruling in asked]
+                for ruling in granted:
+                    await ruling.undo_shared()
+        return self._verdict(scope, tap, asked)
 
     def _claims(self, scope: Scope) -> list[Claim]:
         claims = []
@@ -108,25 +108,27 @@ class Gate:
                 claims.append(claim)
         return claims
 
-    def _ask(self, scope: Scope, claims: list[Claim]) -> Asked:
+    def _ask(self, scope: Scope, claims: list[Claim]) -> list[Ruling]:
         """Take what is claimed of limiters of this process; nothing where one refuses."""
         if len(claims) > 1:
             asked = self._each(scope, claims, Claim.peek)
             if self._refusal(asked) is not None:
                 return asked
-            claims = [answer.claim for answer in asked]
+            claims = [ruling.claim for ruling in asked]
         return self._each(scope, claims, Claim.take)
 
-    def _each(self, scope: Scope, claims: list[Claim], ask: Callable[[Claim], Decision]) -> Asked:
-        asked: Asked = []
+    def _each(
+        self, scope: Scope, claims: list[Claim], ask: Callable[[Claim], Decision]
+    ) -> list[Ruling]:
+        asked: list[Ruling] = []
         for claim in claims:
             try:
-                asked.append(Answer(claim, ask(claim), claim.policy.now()))
+                asked.append(Ruling(claim, ask(claim), claim.policy.now()))
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed(scope, claim.policy, error)
         return asked
 
-    async def _ask_shared(self, scope: Scope, claims: list[Claim], asked: Asked) -> None:
+    async def _ask_shared(self, scope: Scope, claims: list[Claim], asked: list[Ruling]) -> None:
         """Take what is claimed of shared limiters too, until one refuses."""
         for claim in claims:
             try:
@@ -134,11 +136,11 @@ class Gate:
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed(scope, claim.policy, error)
                 continue
-            asked.append(Answer(claim, decision, claim.policy.now()))
+            asked.append(Ruling(claim, decision, claim.policy.now()))
             if not decision.allowed and claim.policy.name in self._enforced:
                 return
 
-    def _refusal(self, asked: Asked) -> Decision | None:
+    def _refusal(self, asked: list[Ruling]) -> Decision | None:
         """The refusal that is to be enforced and has the longest wait; it names the others."""
         refused = [
             decision
@@ -151,16 +153,15 @@ class Gate:
         also = tuple(each.policy for each in refused if each is not worst)
         return worst._replace(also=also) if also else worst
 
-    def _verdict(self, scope: Scope, asked: Asked) -> Verdict:
-        decisions = [answer.decision for answer in asked]
+    def _verdict(self, scope: Scope, tap: Tap | None, asked: list[Ruling]) -> Verdict:
+        decisions = [ruling.decision for ruling in asked]
         for decision in decisions:
-            self._announce(scope, decision)
+            self._announce(scope, tap, decision)
         refusal = self._refusal(asked)
         return decisions, refusal, None if refusal else _holds(asked)
 
-    def _announce(self, scope: Scope, decision: Decision) -> None:
+    def _announce(self, scope: Scope, tap: Tap | None, decision: Decision) -> None:
         """Tell of a decision whoever wants to know."""
-        tap = tap_of(scope)
         if tap is not None:
             tap.station.decided(decision.policy, self._outcome(decision))
         if self._on_decision is not None:
@@ -194,26 +195,7 @@ def _hard_to_undo(policy: Policy) -> tuple[bool, bool]:
     return policy.shared, policy.shared and not policy.remote.chargeable
 
 
-def _undo(asked: Asked) -> Asked:
-    """Give back what was taken in this process; the decisions then tell of what is left again."""
-    undone: Asked = []
-    for claim, decision, at in asked:
-        if decision.allowed:
-            if not claim.policy.shared:
-                claim.give_back(since=at)
-            remaining = min(decision.remaining + claim.cost, decision.limit)
-            decision = decision._replace(remaining=remaining)
-        undone.append(Answer(claim, decision, at))
-    return undone
-
-
-async def _undo_shared(asked: Asked) -> None:
-    for claim, decision, at in asked:
-        if decision.allowed and claim.policy.shared:
-            await claim.give_back_shared(since=at)
-
-
-def _holds(asked: Asked) -> Holds | None:
+def _holds(asked: list[Ruling]) -> Holds | None:
     held = [
         (claim, at)
         for claim, decision, at in asked

@@ -11,9 +11,8 @@ from .policy import Policy
 RawHeaders = list[tuple[bytes, bytes]]
 Write = Callable[[Sequence[Decision]], RawHeaders]
 
-Shown = tuple[str, int, int]
-
-_MOST_READY = 4096  # answers' headers that are kept, since most are like others
+_MOST_READY = 4096  # answers' headers that are kept
+_BITS_OF_TIME = 64
 _A_HAIR = 1e-6  # seconds; what floats may add to a window in rounding
 
 
@@ -51,21 +50,27 @@ def dialect(name: str | None, policies: Sequence[Policy]) -> Dialect | None:
 def _draft_11(policies: Sequence[Policy]) -> Dialect:
     """draft-ietf-httpapi-ratelimit-headers-11: structured fields (RFC 9651), an item a policy."""
     stated = {policy.name: _stated(policy) for policy in policies}
-    ready: dict[Shown | tuple[Shown, ...], RawHeaders] = {}
+    ready: dict[int, RawHeaders] = {}
 
     def write(decisions: Sequence[Decision]) -> RawHeaders:
-        shown = _shown(decisions[0]) if len(decisions) == 1 else tuple(map(_shown, decisions))
+        return [
+            (b"ratelimit-policy", b",".join([stated[each.policy] for each in decisions])),
+            (b"ratelimit", b",".join(map(_standing, decisions))),
+        ]
+
+    def write_alone(decisions: Sequence[Decision]) -> RawHeaders:
+        """The same for one policy, of which most answers are like others."""
+        decision = decisions[0]
+        left = ceil(decision.reset_after - _A_HAIR) if decision.allowed else _left(decision)
+        shown = decision.remaining << _BITS_OF_TIME | left
         fields = ready.get(shown)
         if fields is None:
             if len(ready) >= _MOST_READY:
                 ready.clear()
-            fields = ready[shown] = [
-                (b"ratelimit-policy", b",".join([stated[each.policy] for each in decisions])),
-                (b"ratelimit", b",".join([_standing(*_shown(each)) for each in decisions])),
-            ]
+            fields = ready[shown] = write(decisions)
         return fields
 
-    return Dialect(write)
+    return Dialect(write if len(policies) > 1 else write_alone)
 
 
 def _stated(policy: Policy) -> bytes:
@@ -77,15 +82,9 @@ def _stated(policy: Policy) -> bytes:
     return stated.encode()
 
 
-def _shown(decision: Decision) -> Shown:
-    """All that a client gets to see of a decision."""
-    if decision.allowed:  # as nearly all are
-        return decision.policy, decision.remaining, ceil(decision.reset_after - _A_HAIR)
-    return decision.policy, decision.remaining, _seconds_left(decision)
-
-
-def _standing(policy: str, remaining: int, left: int) -> bytes:
-    standing = b'"%b";r=%d' % (policy.encode(), remaining)
+def _standing(decision: Decision) -> bytes:
+    standing = b'"%b";r=%d' % (decision.policy.encode(), decision.remaining)
+    left = _left(decision)
     return standing + b";t=%d" % left if left else standing  # nobody knows when a place is free
 
 
@@ -131,7 +130,7 @@ def _legacy(policies: Sequence[Policy]) -> Dialect:
         if not of_time:
             return []
         least = min(of_time, key=_remaining)
-        values = (least.limit, least.remaining, _seconds_left(least))
+        values = (least.limit, least.remaining, _left(least))
         return [(name, b"%d" % value) for name, value in zip(names, values, strict=True)]
 
     return Dialect(write, *names)
@@ -141,7 +140,7 @@ def _remaining(decision: Decision) -> tuple[bool, int]:
     return decision.allowed, decision.remaining
 
 
-def _seconds_left(decision: Decision) -> int:
+def _left(decision: Decision) -> int:
     """Whole seconds, rounded up, until there is more than `remaining`."""
     left = decision.reset_after if decision.allowed else decision.retry_after
     if isinf(left):

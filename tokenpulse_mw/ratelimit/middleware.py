@@ -98,7 +98,7 @@ class RateLimitMiddleware:
         if self._misuse.left:
             self._misuse.look_at(scope)
         gate, tap = self._gate, tap_of(scope)
-        verdict = await gate.judge_shared(scope) if gate.shared else gate.judge(scope, tap)
+        verdict = await gate.judge_shared(scope, tap) if gate.shared else gate.judge(scope, tap)
         decisions, refusal, holds = verdict
         if decisions and self._dialect is not None and (kind == "http" or refusal is not None):
             send = _telling(self._dialect, decisions, tap, send)
