@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.support.apps import answering, streaming
+from tests.support.apps import answering, raising, silent, streaming
 from tests.support.asgi import Answer, drive, http_scope
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics
 from tokenpulse_mw.exchange import drop_exchange, tap_of
@@ -91,15 +91,6 @@ async def test_watchers_are_told_in_their_order_and_after_the_observers() -> Non
     await ask(ExchangeMiddleware(app, observers=[lambda each: told.append("observer")]))
 
     assert told == ["observer", "first", "second", "in the background"]
-
-
-async def raising(scope: Scope, receive: Receive, send: Send) -> None:
-    """Fails."""
-    raise RuntimeError("no upstream")
-
-
-async def silent(scope: Scope, receive: Receive, send: Send) -> None:
-    """Says nothing."""
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,30 @@
-"""What a request holds until it is over: tokens that are settled, places that are given back."""
+"""Tokens: reserved before a request, and settled when it is over."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.support.apps import answering, streaming
+from tests.support.apps import (
+    WORDS,
+    answering,
+    event,
+    gone,
+    listening,
+    listening_later,
+    raising,
+    raising_later,
+    silent,
+    streaming,
+)
 from tests.support.asgi import Answer, drive, http_scope
 from tests.support.clock import FakeClock
 from tests.support.servers import Server
@@ -53,13 +64,6 @@ def told(**counts: int) -> bytes:
     return json.dumps({"object": "chat.completion", "model": "m", "usage": counts}).encode()
 
 
-def event(**fields: Any) -> bytes:
-    """One server-sent event, named by its type where it has one, as Anthropic's are."""
-    name = f"event: {fields['type']}\n" if "type" in fields else ""
-    return f"{name}data: {json.dumps(fields)}\n\n".encode()
-
-
-WORDS = [event(choices=[{"delta": {"content": word}}], usage=None) for word in ("to", "ken")]
 CHAT = [
     *WORDS,
     event(choices=[], usage={"prompt_tokens": 12, "completion_tokens": 8}),
@@ -103,39 +107,6 @@ class Budget:
     async def ask(self, path: str = "/v1/chat", method: str = "POST", **how: Any) -> Answer:
         """Send one request."""
         return await drive(self.app, http_scope(path, method=method), **how)
-
-
-def gone(message: Message) -> None:
-    """A server's `send` once the client has left."""
-    if message.get("body") == WORDS[1] or b"text_delta" in message.get("body", b""):
-        raise OSError("the client has left")
-
-
-async def raising(scope: Scope, receive: Receive, send: Send) -> None:
-    """Fails before it says anything."""
-    raise RuntimeError("no upstream")
-
-
-async def raising_later(scope: Scope, receive: Receive, send: Send) -> None:
-    """Fails in the middle of its answer."""
-    await streaming(WORDS, ends=False)(scope, receive, send)
-    raise RuntimeError("upstream went away")
-
-
-async def silent(scope: Scope, receive: Receive, send: Send) -> None:
-    """Says nothing at all."""
-
-
-async def listening(scope: Scope, receive: Receive, send: Send) -> None:
-    """Gives up when its client leaves, before it has said anything."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def listening_later(scope: Scope, receive: Receive, send: Send) -> None:
-    """Gives up when its client leaves, in the middle of its answer."""
-    await streaming(WORDS, ends=False)(scope, receive, send)
-    await listening(scope, receive, send)
 
 
 async def annotating(scope: Scope, receive: Receive, send: Send) -> None:
@@ -517,179 +488,3 @@ async def test_tokens_are_settled_with_a_storage_although_the_request_is_cancell
 
 
 # Places. Every ending is an application, and how it is driven; it checks that its place is taken.
-
-Ask = Callable[[ASGIApp], Awaitable[None]]
-Ending = tuple[Callable[[InFlight], ASGIApp], Ask]
-
-
-def who(scope: Scope) -> int:
-    """One of several clients."""
-    number: int = scope.get("who", 0)
-    return number
-
-
-def within(app: ASGIApp, *, works_on: bool = False) -> Callable[[InFlight], ASGIApp]:
-    """`app`, which makes sure that it has a place, and none while it works on in the background."""
-
-    def make(places: InFlight) -> ASGIApp:
-        def free(scope: Scope) -> bool:
-            return places.peek(who(scope), 0).remaining == places.limit
-
-        async def checked(scope: Scope, receive: Receive, send: Send) -> None:
-            assert not free(scope)
-            await app(scope, receive, send)
-            assert free(scope) is works_on
-
-        return checked
-
-    return make
-
-
-def asked(
-    scope: Scope | None = None, *, on_send: Callable[[Message], None] = lambda message: None
-) -> Ask:
-    """Ask once, and look at nothing."""
-
-    async def ask(app: ASGIApp) -> None:
-        answer = await drive(app, dict(scope or http_scope()), on_send=on_send)
-        assert not isinstance(answer.error, AssertionError)
-
-    return ask
-
-
-def cancelled(scope: Scope | None = None) -> Ask:
-    """Ask, and end the request as a server does."""
-
-    async def ask(app: ASGIApp) -> None:
-        with anyio.CancelScope() as whole:
-            await drive(app, {**(scope or http_scope()), "cancel": whole.cancel})
-        assert whole.cancelled_caught
-
-    return ask
-
-
-def hanging(*chunks: bytes) -> ASGIApp:
-    """Says what it has to say, and is cancelled."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if chunks:
-            await streaming(chunks, ends=False)(scope, receive, send)
-        scope["cancel"]()
-        await anyio.sleep_forever()
-
-    return app
-
-
-async def accepting(scope: Scope, receive: Receive, send: Send) -> None:
-    """A WebSocket application that closes after a while."""
-    await send({"type": "websocket.accept"})
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    await send({"type": "websocket.close"})
-
-
-WEBSOCKET: Scope = {**http_scope("/live"), "type": "websocket"}
-ENDINGS: dict[str, Ending] = {
-    "a complete answer": (within(answering(), works_on=True), asked()),
-    "a stream": (within(streaming(WORDS), works_on=True), asked()),
-    "no answer": (within(silent), asked()),
-    "an exception before the head": (within(raising), asked()),
-    "an exception after the head": (within(raising_later), asked()),
-    "a truncated answer": (within(streaming(WORDS, ends=False)), asked()),
-    "a client that has left": (within(streaming(WORDS)), asked(on_send=gone)),
-    "a client that leaves before the head": (within(listening), asked()),
-    "a client that leaves": (within(listening_later), asked()),
-    "cancelled before the head": (within(hanging()), cancelled()),
-    "cancelled in the middle": (within(hanging(b"a")), cancelled()),
-    "kept out of measurement": (within(dropping), asked()),
-    "a websocket that is closed": (within(accepting), asked(WEBSOCKET)),
-    "a websocket that fails": (within(raising), asked(WEBSOCKET)),
-    "a websocket that is cancelled": (within(hanging()), cancelled(WEBSOCKET)),
-}
-
-
-@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
-@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
-@pytest.mark.anyio
-async def test_a_place_is_free_again_however_its_request_ends(
-    ending: Ending, around: Around
-) -> None:
-    """It is taken while the request is in progress, and no longer."""
-    places = InFlight(1)
-    make, ask = ending
-    app = around(RateLimitMiddleware(make(places), limiter=places, key=who))
-
-    await ask(app)
-
-    assert len(places) == 0
-
-
-@pytest.mark.anyio
-async def test_a_place_is_not_taken_where_another_policy_refuses() -> None:
-    """Nor where a WebSocket's handshake is turned down."""
-    places = InFlight(1)
-    policies = [Policy(places, name="places"), Policy("1/day", name="day", cost=lambda scope: 2)]
-    app = RateLimitMiddleware(raising, policies=policies)
-
-    for scope in (http_scope(), WEBSOCKET):
-        answer = await drive(app, dict(scope))
-        assert answer.error is None
-        assert len(places) == 0
-
-
-@pytest.mark.anyio
-async def test_a_place_is_refused_while_it_is_taken() -> None:
-    """The one who has it is answered; who comes meanwhile is told to ask again in a second."""
-    places, refused = InFlight(1), list[Answer]()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        refused.append(await drive(limited))
-        await answering()(scope, receive, send)
-
-    limited = RateLimitMiddleware(app, limiter=places)
-    answers = [await drive(limited), await drive(limited)]
-
-    assert [answer.status for answer in answers] == [200, 200]
-    assert [answer.status for answer in refused] == [429, 429]
-    assert refused[0].headers["retry-after"] == "1"
-    assert refused[0].headers["ratelimit"] == '"default";r=0;t=1'
-    assert answers[0].headers["ratelimit-policy"] == '"default";q=1;qu="concurrent-requests"'
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    endings=st.lists(st.sampled_from(sorted(ENDINGS)), max_size=12),
-    cost=st.integers(1, 3),
-    backend=st.sampled_from(["asyncio", "trio"]),
-)
-def test_no_mix_of_endings_loses_a_place(endings: list[str], cost: int, backend: str) -> None:
-    """One after another and all at once: in the end nothing is taken."""
-    places = InFlight(3)
-
-    async def ask(number: int) -> None:
-        make, how = ENDINGS[endings[number]]
-        policy = Policy(places, key=who, cost=cost)
-        app = RateLimitMiddleware(make(places), policies=[policy])
-
-        async def by_client(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["who"] = number
-            await app(scope, receive, send)
-
-        await how(by_client)
-
-    async def main() -> None:
-        for number in range(len(endings)):
-            await ask(number)
-        async with anyio.create_task_group() as tasks:
-            for number in range(len(endings)):
-                tasks.start_soon(ask, number)
-
-    anyio.run(main, backend=backend)
-    assert len(places) == 0
-
-
-@pytest.mark.parametrize("limit", [0, -1, 1.5, "many", None, True])
-def test_a_limit_without_places_is_refused(limit: Any) -> None:
-    """The error says what came."""
-    with pytest.raises(ValueError, match="limit must be a whole number of at least 1, got"):
-        InFlight(limit)
