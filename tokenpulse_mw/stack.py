@@ -130,6 +130,9 @@ class TokenPulse:
                 yield
             finally:
                 self.health.draining = True
+                for policy in self.policies:
+                    if isinstance(policy.limiter, SharedLimiter):
+                        await policy.limiter.aclose()
 
     def _middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
         """Our middlewares and their options, outermost first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import socket
 import sys
 import time
 from collections import Counter
@@ -14,8 +15,13 @@ from pathlib import Path
 import anyio
 import httpx2
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
 
+from tests.support.apps import answering
 from tests.support.servers import Server
+from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
 
 ROOT = Path(__file__).parents[3]
 LIMIT = 50
@@ -164,3 +170,25 @@ def test_a_storage_that_dies_in_mid_traffic_fails_no_request(
     storage = f"async+redis://{redis.place}"
     with gateways(storage, tmp_path, monkeypatch, on_error=on_error) as urls:
         anyio.run(story, urls)
+
+
+def test_a_gateway_that_shuts_down_leaves_no_connection(
+    redis: Server, metrics: HttpMetrics
+) -> None:
+    """`TokenPulse` opens what its settings name, and closes it with the application."""
+    settings = Settings(limit="1/day", limit_storage=f"async+redis://{redis.place}")
+    app = Starlette(routes=[Mount("/", answering())])
+    TokenPulse(settings=settings, metrics=metrics).install(app)
+
+    with TestClient(app) as client:
+        assert [client.get("/chat").status_code for _ in range(2)] == [200, 429]
+        assert connections(redis) > 0
+
+    assert connections(redis) == 0
+
+
+def connections(redis: Server) -> int:
+    """How many clients the storage has, but for the one that asks."""
+    with socket.create_connection(("127.0.0.1", redis.port), timeout=PATIENCE) as connection:
+        connection.sendall(b"CLIENT LIST\r\n")
+        return connection.recv(65536).count(b"addr=") // 2 - 1
