@@ -49,7 +49,8 @@ def test_every_setting_has_a_variable() -> None:
 
 
 def test_headers_can_be_switched_off() -> None:
-    """With the word `none`."""
+    """With the word `none`; and an empty storage is none."""
+    assert Settings.from_env({"TOKENPULSE_LIMIT_STORAGE": ""}).limit_storage is None
     assert Settings.from_env({"TOKENPULSE_LIMIT_HEADERS": "none"}).limit_headers is None
 
 

@@ -19,7 +19,9 @@ from tokenpulse_mw import (
     Exchange,
     ExchangeMiddleware,
     HttpMetrics,
+    InFlight,
     MetricsMiddleware,
+    Policy,
     RateLimitMiddleware,
     Settings,
     TokenPulse,
@@ -36,6 +38,18 @@ def exchange(app: ASGIApp) -> ASGIApp:
 def rate_limit(app: ASGIApp) -> ASGIApp:
     """The rate limit alone."""
     return RateLimitMiddleware(app, limit="1000000/day")
+
+
+def policies(app: ASGIApp) -> ASGIApp:
+    """Several limits, some of which hold something until the request is over."""
+    return RateLimitMiddleware(
+        app,
+        policies=[
+            Policy("1000000/day", name="requests"),
+            Policy("1000000/day", name="tokens", tokens=10),
+            Policy(InFlight(10), name="at-once"),
+        ],
+    )
 
 
 def metrics(app: ASGIApp) -> ASGIApp:
@@ -61,7 +75,7 @@ def everything(app: ASGIApp) -> ASGIApp:
 
 
 every_middleware = pytest.mark.parametrize(
-    "wrap", [exchange, rate_limit, metrics, alerts, stacked, everything]
+    "wrap", [exchange, rate_limit, policies, metrics, alerts, stacked, everything]
 )
 POST = http_scope("/claude/v1/messages", method="POST")
 

@@ -24,6 +24,7 @@ from tokenpulse_mw import (
     Policy,
     Providers,
     Settings,
+    SharedLimiter,
     Thresholds,
     TokenPulse,
     annotate,
@@ -372,6 +373,45 @@ def test_an_operator_can_choose_how_a_limit_shows(metrics: HttpMetrics) -> None:
     assert first.headers["x-ratelimit-remaining-requests"] == "0"
     assert second.json()["error"]["code"] == "rate_limit_exceeded"
     assert other.status_code == 200
+
+
+def test_policies_without_a_key_know_the_proxies_too(metrics: HttpMetrics) -> None:
+    """Else all clients behind a proxy that the settings name would share one limit."""
+    app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
+    settings = Settings(trusted_proxies=("10.0.0.0/8",))
+    policies = [Policy("1/day", name="client"), Policy("9/day", name="all", key=lambda scope: 0)]
+    TokenPulse(settings=settings, policies=policies, metrics=metrics).install(app)
+    client = TestClient(app, client=("10.0.0.1", 1))
+
+    statuses = [
+        client.get("/chat", headers={"x-forwarded-for": address}).status_code
+        for address in ("192.0.2.1", "192.0.2.2", "192.0.2.2")
+    ]
+
+    assert statuses == [200, 200, 429]
+    assert policies[1].limiter.peek(0).remaining == 7  # type: ignore[union-attr]
+
+
+def test_a_shared_limit_is_made_as_the_settings_say(metrics: HttpMetrics) -> None:
+    """Its storage, its prefix, and what is done without the storage."""
+    settings = Settings(
+        limit="5/minute",
+        max_keys=7,
+        limit_storage="async+redis://127.0.0.1:1",
+        limit_strategy="sliding-window-counter",
+        limit_prefix="chat",
+        limit_on_error="deny",
+    )
+    app = TokenPulse(settings=settings, metrics=metrics).wrap(answering())
+    limiter = TokenPulse(settings=settings, metrics=metrics).policies[0].limiter
+
+    assert isinstance(limiter, SharedLimiter)
+    assert limiter.counters == (
+        "async+redis://127.0.0.1:1",
+        "sliding-window-counter",
+        "chat/5/60/",
+    )
+    assert anyio.run(drive, app).status == 429  # nothing listens there
 
 
 def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:

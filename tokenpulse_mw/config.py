@@ -66,7 +66,7 @@ class Settings:
             limit=_limit(given),
             max_keys=_max_keys(given),
             limit_strategy=given.get("LIMIT_STRATEGY", "fixed-window"),
-            limit_storage=given.get("LIMIT_STORAGE"),
+            limit_storage=given.get("LIMIT_STORAGE") or None,  # compose files leave it empty
             limit_prefix=given.get("LIMIT_PREFIX", "tokenpulse"),
             limit_on_error=given.get("LIMIT_ON_ERROR", "local"),
             limit_headers=None if headers == "none" else headers,

@@ -24,6 +24,7 @@ from .lifespan import run_lifespan
 from .metrics import HttpMetrics, metrics_routes
 from .ratelimit import (
     ANSWERS,
+    KeyFunction,
     Limiter,
     Policy,
     RateLimitMiddleware,
@@ -48,7 +49,8 @@ class TokenPulse:
         checks: What must hold for `/health/ready`, by name.
         engine: Watches the traffic for alerts; one with the default rules when None.
         metrics: Filled with every exchange; on prometheus_client's default registry when None.
-        policies: The limits; when None, one for each client as the settings say.
+        policies: The limits; when None, one for each client as the settings say. Those without a
+            key are by the client's address, behind the proxies that the settings name.
 
     Attributes:
         policies: The limits; look at the keys of their limiters, or reset them.
@@ -75,6 +77,9 @@ class TokenPulse:
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
         self.policies = [_per_client(self.settings)] if policies is None else list(policies)
         check_policies(self.policies)
+        for policy in self.policies:
+            if not policy.has_key:
+                policy.key = _address(self.settings)
         self.engine = engine or AlertEngine(interval=self.settings.alert_interval)
         self.metrics = metrics or HttpMetrics()
         self.health = HealthRouter(
@@ -171,9 +176,13 @@ def _per_client(settings: Settings) -> Policy:
             strategy=strategy,
             prefix=settings.limit_prefix,
             on_error=settings.limit_on_error,
+            max_keys=settings.max_keys,
         )
-    key = client_address(trusted=settings.trusted_proxies, header=settings.client_header)
-    return Policy(limiter, key=key)
+    return Policy(limiter, key=_address(settings))
+
+
+def _address(settings: Settings) -> KeyFunction:
+    return client_address(trusted=settings.trusted_proxies, header=settings.client_header)
 
 
 def _answer(name: str) -> Callable[[Any], ASGIApp]:

@@ -132,19 +132,31 @@ async def test_a_watcher_is_told_of_a_cancelled_request() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_dropped_exchange_has_no_watchers() -> None:
-    """Nor has one that is over already: there is nothing to be told of."""
+async def test_a_dropped_exchange_still_has_watchers() -> None:
+    """What they hold has to be given back; observers are told that it was dropped, and no more."""
     seen: list[Exchange] = []
+    observed: list[Exchange] = []
 
     async def dropping(scope: Scope, receive: Receive, send: Send) -> None:
         drop_exchange(scope)
-        await answering()(scope, receive, send)
+        await answering(CHAT)(scope, receive, send)
+
+    await ask(ExchangeMiddleware(watched(dropping, seen.append), observers=[observed.append]))
+
+    assert [(each.status, each.outcome) for each in seen] == [(200, "complete")]
+    assert seen[0].usage is not None
+    assert observed == []
+
+
+@pytest.mark.anyio
+async def test_nothing_is_told_of_an_exchange_that_is_over() -> None:
+    """Who comes too late has nothing to wait for."""
+    seen: list[Exchange] = []
 
     async def too_late(scope: Scope, receive: Receive, send: Send) -> None:
         await answering()(scope, receive, send)
         await watched(silent, seen.append)(scope, receive, send)
 
-    await ask(ExchangeMiddleware(watched(dropping, seen.append)))
     await ask(ExchangeMiddleware(too_late))
 
     assert seen == []

@@ -336,3 +336,31 @@ async def test_a_place_is_to_be_asked_for_again_in_a_second(name: str) -> None:
 
     of_sdk = {"retry-after-ms": "1000"} if name in ("openai", "anthropic") else {}
     assert told(answer) == {"retry-after": "1", **of_sdk}
+
+
+@pytest.mark.parametrize("respond", [openai_error, anthropic_error])
+@pytest.mark.anyio
+async def test_nobody_is_made_to_sleep_for_hours(respond: Respond) -> None:
+    """SDKs are told not to retry by themselves after more than two minutes."""
+    soon, late = (Decision(False, 1, 0, wait, wait) for wait in (120.0, 120.5))
+
+    assert "x-should-retry" not in (await drive(respond(soon))).headers
+    answer = await drive(respond(late))
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.headers["retry-after"] == "121"
+
+
+@pytest.mark.anyio
+async def test_no_one_is_told_to_retry_at_once() -> None:
+    """Some SDKs ignore a wait of 0."""
+    answer = await drive(openai_error(Decision(False, 1, 0, 0.0, 0.0)))
+
+    assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("1", "1")
+
+
+@pytest.mark.anyio
+async def test_without_the_storage_no_limit_is_said_to_be_exceeded() -> None:
+    """The reason is told as it is."""
+    answer = await drive(openai_error(Decision(False, 5, 0, 1.0, 1.0, degraded=True)))
+
+    assert b"Rate limit 'default' cannot be checked now. Retry in 1 s." in answer.body

@@ -73,7 +73,7 @@ async def test_a_handshake_counts_like_a_request() -> None:
     app = RateLimitMiddleware(accepting, limit="2/day")
 
     first = await opened(app, handshake())
-    asked = await drive(RateLimitMiddleware(answering(), limiter=app.limiter))
+    asked = await drive(RateLimitMiddleware(answering(), limiter=app.policies[0].limiter))
     second = await opened(app, handshake())
     other = await opened(app, handshake(client=("192.0.2.2", 1)))
 
@@ -106,7 +106,7 @@ async def test_a_key_that_fails_limits_no_handshake(caplog: pytest.LogCaptureFix
     answers = [await opened(app, handshake()) for _ in range(2)]
 
     assert [kinds(answer) for answer in answers] == [[ACCEPT]] * 2
-    assert [record.args for record in caplog.records] == [("ratelimit", "KeyError")]
+    assert [record.args for record in caplog.records] == [("rate limit policy default", "KeyError")]
 
 
 @pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware], ids=["bare", "exchange"])

@@ -129,7 +129,9 @@ async def test_a_key_that_cannot_be_shared_is_told(
     answers = [await drive(app) for _ in range(2)]
 
     assert [answer.status for answer in answers] == [200, 429]
-    assert [record.args for record in caplog.records] == [("ratelimit", "ValueError")]
+    assert [record.args for record in caplog.records] == [
+        ("rate limit policy broken", "ValueError")
+    ]
     assert decided(metrics, "broken") == {"error": 2}
     assert decided(metrics, "sound") == {"allowed": 1, "limited": 1}
 

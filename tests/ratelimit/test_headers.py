@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.clock import FakeClock
 from tokenpulse_mw import Decision, InFlight, Limiter, Policy
 from tokenpulse_mw.ratelimit.headers import RawHeaders, dialect
 
@@ -83,14 +83,42 @@ def test_draft_11_is_always_structured_fields(remaining: int, left: float, name:
     assert parsed(fields["ratelimit-policy"]) == [(name, {"q": 100, "w": 60})]
 
 
-def test_a_refused_client_is_told_when_there_is_room_for_it() -> None:
-    """Not when all of the limit is free again, which may be later; and never of infinite times."""
-    refused = Decision(False, 100, 0, 59.0, 0.6)
-    never = Decision(False, 100, 5, 59.0, math.inf)
+@pytest.mark.parametrize("strategy", ["fixed-window", "sliding-window-counter", "gcra"])
+@pytest.mark.parametrize("used", [1, 30, 59, 60])
+def test_no_more_than_remains_can_be_used_until_it_is_said(strategy: str, used: int) -> None:
+    """What `t` means in draft-11, whichever way is counted; then there is more."""
+    clock = FakeClock(6000.0)
+    limiter = Limiter("60/minute", strategy=strategy, clock=clock)
+    for _ in range(used):
+        decision = limiter.hit("client")
+    clock.advance(1 / 3)
+    told = limiter.peek("client", 0)
 
-    for decision, left in ((refused, 1), (never, 59)):
-        fields = written("draft-11", [Policy("100/minute")], decision)
-        assert parsed(fields["ratelimit"])[0][1]["t"] == left
+    fields = written("draft-11", [Policy(limiter)], told)
+    ((_, parameters),) = parsed(fields["ratelimit"])
+
+    assert decision.remaining == 60 - used
+    assert 1 <= parameters["t"] <= 120
+    clock.advance(told.reset_after if told.more_after is None else told.more_after)
+    assert limiter.peek("client", 0).remaining > parameters["r"]
+
+
+def test_what_is_kept_ready_is_right_and_bounded() -> None:
+    """Headers that were written before are written again, however many there are."""
+    writes = dialect("draft-11", [Policy("100000/minute")])
+    assert writes is not None
+
+    for _ in range(2):
+        for remaining in range(5000):
+            fields = writes.write([Decision(True, 100000, remaining, 60.0, 0.0)])
+            assert fields[1] == (b"ratelimit", b'"default";r=%d;t=60' % remaining)
+
+
+def test_numbers_have_fifteen_digits_at_most() -> None:
+    """A debt that takes for ever is no reason to write what cannot be read (RFC 9651, 3.3.1)."""
+    fields = written("draft-11", [Policy("1/minute")], Decision(False, 1, 0, 1e24, 1e24))
+
+    assert parsed(fields["ratelimit"])[0][1]["t"] == 999_999_999_999_999
 
 
 def test_no_more_time_is_left_than_a_window_has() -> None:
@@ -121,6 +149,15 @@ def test_the_dialect_of_openai(left: float, written_as: str) -> None:
         "x-ratelimit-remaining-tokens": "4900",
         "x-ratelimit-reset-tokens": "30s",
     }
+
+
+def test_what_was_not_asked_is_not_told() -> None:
+    """Where a policy is not for the request, the dialect of OpenAI leaves its unit out."""
+    fields = written("openai", [PER_MINUTE, TOKENS], Decision(True, 100, 9, 8.0, 0.0, "minute"))
+
+    assert list(fields) == [
+        f"x-ratelimit-{each}-requests" for each in ("limit", "remaining", "reset")
+    ]
 
 
 def test_the_dialect_of_old() -> None:

@@ -157,7 +157,7 @@ async def test_a_failure_of_ours_lets_the_request_pass(
     with caplog.at_level(logging.ERROR):
         assert [(await drive(app)).status for _ in range(2)] == [200, 200]
 
-    assert [record.args for record in caplog.records] == [("ratelimit", "KeyError")]
+    assert [record.args for record in caplog.records] == [("rate limit policy default", "KeyError")]
 
 
 @pytest.mark.anyio
@@ -213,7 +213,7 @@ def test_an_empty_limiter_is_still_the_one_given() -> None:
     """A limiter that has seen nobody yet is not taken for none."""
     limiter = Limiter("7/day")
 
-    assert RateLimitMiddleware(answering(), limiter=limiter).limiter is limiter
+    assert RateLimitMiddleware(answering(), limiter=limiter).policies[0].limiter is limiter
 
 
 # Several policies.

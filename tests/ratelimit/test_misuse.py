@@ -18,7 +18,7 @@ from tokenpulse_mw import InFlight, Limiter, Policy, RateLimitMiddleware
 from tokenpulse_mw.ratelimit.misuse import Once
 
 TWICE = (
-    "a limiter counts the same request twice (seen on {}), so each client gets half its limit: "
+    "a limiter counts the same request twice (seen on {!r}), so each client gets half its limit: "
     "add RateLimitMiddleware once, or give each one its own limiter"
 )
 

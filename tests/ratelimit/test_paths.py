@@ -51,7 +51,9 @@ def test_a_root_path_is_taken_off_first() -> None:
     [
         (["health"], "exempt path 'health' must begin with '/'"),
         (["/a*b"], r"exempt path '/a\*b' must .* may have '\*' only at its end"),
-        ("/health", "exempt must be a list of paths, got the single string '/health'"),
+        ("/health", r"exempt must be a list of paths, such as \['/health\*'\], got '/health'"),
+        (None, "exempt must be a list of paths, .* got None"),
+        ([5], "exempt path 5 must begin with '/'"),
     ],
 )
 def test_malformed_patterns_are_refused(patterns: list[str], said: str) -> None:
@@ -65,6 +67,18 @@ def test_malformed_patterns_are_refused(patterns: list[str], said: str) -> None:
     [
         ("/v1/chat", "POST", True),
         ("/v1/chat", "GET", False),
+        ("/v1/ch%61t", "POST", True),
+        ("/v1/ch%2561t", "POST", True),
+        ("/v1/chat?x", "POST", True),
+        ("/v1/chat#x", "POST", True),
+        ("/v1/chat%3Fx", "POST", True),
+        ("/v1/chat;x=1", "POST", True),
+        ("/v1\\chat", "POST", True),
+        ("/v1/chat\n", "POST", True),
+        ("/v1%252Fchat", "POST", True),
+        ("/files%2Fa", "POST", True),
+        ("/v1/%63hatty", "POST", False),
+        ("/%2525252525252561", "POST", False),
         ("/v1/chat/", "POST", True),
         ("//v1//chat", "POST", True),
         ("/x/../v1/./chat", "POST", True),
@@ -83,6 +97,21 @@ def test_a_policy_is_for_paths_and_methods(path: str, method: str, meant: bool) 
     assert matches(http_scope(path, method=method)) is meant
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/", "/v1/./chat", "//v1/chat", "/v1/x/../chat*"])
+def test_patterns_may_be_spelled_in_any_way_too(path: str) -> None:
+    """As they mean a path, and not its letters."""
+    assert requests_to(path)(http_scope("/v1//chat/"))
+    assert requests_to(path)(http_scope("/v1/chat"))
+
+
+def test_a_head_is_answered_by_the_route_of_get() -> None:
+    """So it counts as one."""
+    matches = requests_to("/items", methods=["GET"])
+
+    assert matches(http_scope("/items", method="HEAD"))
+    assert not matches(http_scope("/items", method="OPTIONS"))
+
+
 def test_a_websocket_handshake_is_a_get() -> None:
     """It has no method of its own in its scope."""
     scope = {"type": "websocket", "path": "/live", "headers": []}
@@ -98,7 +127,9 @@ def test_a_websocket_handshake_is_a_get() -> None:
         ([], None, r"requests_to\(\) needs a path"),
         (["v1"], None, "path 'v1' must begin with '/'"),
         (["/v1"], "POST", "methods must be a list of methods, got the single string 'POST'"),
-        (["/v1"], ["post"], "method 'post' is none: expected one such as 'POST'"),
+        (["/v1"], ["post"], "method 'post' must be in upper case, such as 'POST'"),
+        (["/v1"], [], "methods must not be empty: leave it out for all of them"),
+        ([5], None, "path 5 must begin with '/'"),
     ],
 )
 def test_what_is_no_path_or_method_is_refused(

@@ -135,7 +135,7 @@ ENDINGS: dict[str, Ending] = {
     "a client that leaves": (within(listening_later), asked()),
     "cancelled before the head": (within(hanging()), cancelled()),
     "cancelled in the middle": (within(hanging(b"a")), cancelled()),
-    "kept out of measurement": (within(dropping), asked()),
+    "kept out of measurement": (within(dropping, works_on=True), asked()),
     "a websocket that is closed": (within(accepting), asked(WEBSOCKET)),
     "a websocket that fails": (within(raising), asked(WEBSOCKET)),
     "a websocket that is cancelled": (within(hanging()), cancelled(WEBSOCKET)),
@@ -186,7 +186,7 @@ async def test_a_place_is_refused_while_it_is_taken() -> None:
     assert [answer.status for answer in answers] == [200, 200]
     assert [answer.status for answer in refused] == [429, 429]
     assert refused[0].headers["retry-after"] == "1"
-    assert refused[0].headers["ratelimit"] == '"default";r=0;t=1'
+    assert refused[0].headers["ratelimit"] == '"default";r=0'
     assert answers[0].headers["ratelimit-policy"] == '"default";q=1;qu="concurrent-requests"'
 
 
@@ -225,7 +225,7 @@ def test_no_mix_of_endings_loses_a_place(endings: list[str], cost: int, backend:
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "many", None, True])
 def test_a_limit_without_places_is_refused(limit: Any) -> None:
     """The error says what came."""
-    with pytest.raises(ValueError, match="limit must be a whole number of at least 1, got"):
+    with pytest.raises(ValueError, match="limit must be a whole number from 1 to 1000000, got"):
         InFlight(limit)
 
 

@@ -10,8 +10,20 @@ from starlette.types import Scope
 
 from tests.support.asgi import http_scope
 from tests.support.clock import FakeClock
-from tokenpulse_mw import Decision, InFlight, Limiter, Policy, SharedLimiter, header, requests_to
-from tokenpulse_mw.ratelimit.claim import claim_of
+from tokenpulse_mw import (
+    Decision,
+    InFlight,
+    Limiter,
+    Policy,
+    SharedLimiter,
+    annotated,
+    client_address,
+    header,
+    join,
+    requests_to,
+    route,
+)
+from tokenpulse_mw.ratelimit.claim import claim_of, priced
 from tokenpulse_mw.ratelimit.policy import check_policies
 
 STORAGE = "async+redis://127.0.0.1:1"  # nothing listens there, and nothing is asked
@@ -98,14 +110,57 @@ def test_a_cost_can_depend_on_the_request() -> None:
     claim = claim_of(policy, http_scope("/four"))
 
     assert claim is not None
-    assert claim.cost == 5
+    assert priced(claim, http_scope("/four")).cost == 5
 
 
 @pytest.mark.parametrize("cost", [-1, 1.5, "3", None, True])
 def test_a_function_may_not_give_what_is_no_cost(cost: Any) -> None:
     """A negative cost would win back what was used, and only whole numbers are counted."""
+    claim = claim_of(Policy("5/minute", cost=lambda scope: cost), http_scope())
+    assert claim is not None
+
     with pytest.raises(ValueError, match="cost must be a whole number and not negative, got"):
-        claim_of(Policy("5/minute", cost=lambda scope: cost), http_scope())
+        priced(claim, http_scope())
+
+
+def test_there_is_no_reserve_of_nothing() -> None:
+    """It would let in whoever has used up the budget."""
+    claim = claim_of(Policy("5/minute", tokens=lambda scope: 0), http_scope())
+    assert claim is not None
+
+    assert priced(claim, http_scope()).cost == 1
+    with pytest.raises(ValueError, match=r"tokens must be reserved .* expected 1 at least, got 0"):
+        Policy("5/minute", tokens=0)
+
+
+@pytest.mark.parametrize("maker", [client_address, header, annotated, join, route])
+def test_to_forget_a_call_is_told(maker: Any) -> None:
+    """A function that makes keys is no key: it would limit nobody, or all as one."""
+    with pytest.raises(ValueError, match=f"key must be what {maker.__name__}.. gives: call it"):
+        Policy("5/minute", key=maker)
+    with pytest.raises(ValueError, match=r"when must be what requests_to\(\) gives: call it"):
+        Policy("5/minute", when=requests_to)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["false", 0, None])
+def test_a_switch_is_true_or_false(value: Any) -> None:
+    """The word "false" is not False, and must not be taken for True."""
+    with pytest.raises(ValueError, match=f"enforce must be True or False, got {value!r}"):
+        Policy("5/minute", enforce=value)
+
+
+def test_shared_limiters_that_are_one_are_refused() -> None:
+    """Of the same rate in the same storage, they would count each request twice."""
+
+    def limiter(prefix: str) -> SharedLimiter:
+        return SharedLimiter("5/minute", storage="async+redis://127.0.0.1:1", prefix=prefix)
+
+    def policies(one: str, other: str) -> list[Policy]:
+        return [Policy(limiter(one), name="one"), Policy(limiter(other), name="other")]
+
+    check_policies(policies("chat", "images"))
+    with pytest.raises(ValueError, match=r"a limiter of its own, .* unless each has a prefix"):
+        check_policies(policies("chat", "chat"))
 
 
 def test_a_key_must_be_hashable() -> None:
@@ -198,7 +253,7 @@ ONE = Limiter("5/minute")
         ([Policy("5/minute"), None], "policies must be of type Policy, got None"),
         (
             [Policy("5/minute"), Policy("5/day")],
-            "every policy needs a name of its own, got .'default', 'default'.",
+            "every policy needs a name of its own .name=., got .'default', 'default'.",
         ),
         (
             [Policy(ONE, name="a"), Policy("1/day", name="b"), Policy(ONE, name="c")],

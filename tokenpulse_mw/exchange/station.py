@@ -97,14 +97,16 @@ class Station:
         except Exception as error:  # noqa: BLE001 - it must not become the request's failure
             exchange.route = UNMATCHED
             self.report("route", error)
-        if meter is not None:
-            self._take_account(exchange, meter)
+        component = "usage"
         try:
+            if meter is not None:
+                _take_account(exchange, meter)
+            component = "provider"
             declared, model = exchange.provider, exchange.model
             exchange.provider = self._resolver.resolve(scope, declared, model)
         except Exception as error:  # noqa: BLE001 - as above
             exchange.provider = UNKNOWN
-            self.report("provider", error)
+            self.report(component, error)
         if exchange.usage_source == "missing" and exchange.provider == UNKNOWN:
             exchange.usage_source = None  # nothing says that a model answered at all
         elif meter is not None and meter.ledger.unreadable:
@@ -116,12 +118,6 @@ class Station:
             hook = getattr(observer, name, None)
             if hook is not None:
                 yield hook
-
-    def _take_account(self, exchange: Exchange, meter: UsageMeter) -> None:
-        try:
-            _take_account(exchange, meter)
-        except Exception as error:  # noqa: BLE001 - as above
-            self.report("usage", error)
 
 
 def _take_account(exchange: Exchange, meter: UsageMeter) -> None:

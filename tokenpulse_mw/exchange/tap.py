@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from anyio import CancelScope
@@ -134,9 +135,13 @@ class Tap:
 
     def drop(self) -> None:
         """Do not measure this exchange: it is a probe or a scrape, not traffic."""
-        if not self.finished:
+        if self.finished:
+            return
+        self.station.dropped()
+        if self.watchers:  # they have to know how it ends, whoever else does not
+            self.station = replace(self.station, observers=())
+        else:
             self._end()
-            self.station.dropped()
 
     def returned(self) -> None:
         """The application is done with an answer that is not finished."""

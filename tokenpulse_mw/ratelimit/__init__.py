@@ -1,6 +1,7 @@
 """Who may ask how often: client keys, a bounded table of windows, and the middleware."""
 
 from .answers import ANSWERS, anthropic_error, openai_error, problem_details, too_many_requests
+from .functions import KeyFunction
 from .keys import annotated, client_address, header, join, route
 from .limiters import Decision, InFlight, Limiter
 from .middleware import RateLimitMiddleware
@@ -12,6 +13,7 @@ __all__ = [
     "ANSWERS",
     "Decision",
     "InFlight",
+    "KeyFunction",
     "Limiter",
     "Policy",
     "RateLimitMiddleware",

@@ -13,6 +13,7 @@ from .limiters import Decision
 
 Respond = Callable[[Decision], ASGIApp]
 
+_LONGEST_WAIT = 120.0  # seconds, after which openai-python does not retry either
 _PROBLEM = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
@@ -81,10 +82,16 @@ def _waiting(decision: Decision) -> dict[str, str]:
 
 
 def _for_sdks(decision: Decision) -> dict[str, str]:
-    """What the vendors' SDKs look at before `Retry-After` (openai-python, `_base_client.py`)."""
-    if math.isinf(decision.retry_after):
-        return {"x-should-retry": "false"}
-    return {"retry-after-ms": str(max(math.ceil(decision.retry_after * 1000), 1))}
+    """What the vendors' SDKs look at before `Retry-After` (openai-python, `_base_client.py`).
+
+    For a long wait they are told not to retry: some of them would sleep for hours.
+    """
+    headers = {}
+    if not math.isinf(decision.retry_after):
+        headers["retry-after-ms"] = str(max(math.ceil(decision.retry_after * 1000), 1))
+    if decision.retry_after > _LONGEST_WAIT:
+        headers["x-should-retry"] = "false"
+    return headers
 
 
 def _message(decision: Decision) -> str:
@@ -94,4 +101,6 @@ def _message(decision: Decision) -> str:
             "ever has room for."
         )
     seconds = max(math.ceil(decision.retry_after), 1)
+    if decision.degraded:
+        return f"Rate limit {decision.policy!r} cannot be checked now. Retry in {seconds} s."
     return f"Rate limit {decision.policy!r} of {decision.limit} is exceeded. Retry in {seconds} s."

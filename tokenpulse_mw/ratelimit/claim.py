@@ -41,9 +41,9 @@ class Claim(NamedTuple):
         else:
             limiter.charge(self.key, -self.cost, since=since)
 
-    async def give_back_shared(self, *, since: float) -> None:
+    async def give_back_shared(self, *, since: float, degraded: bool) -> None:
         """Undo a `take_shared` of `since`."""
-        await self.policy.remote.charge(self.key, -self.cost, since=since)
+        await self.policy.remote.charge(self.key, -self.cost, since=since, degraded=degraded)
 
 
 class Ruling(NamedTuple):
@@ -66,7 +66,7 @@ class Ruling(NamedTuple):
     async def undo_shared(self) -> None:
         """Give back what was taken of a shared limiter."""
         if self.decision.allowed and self.claim.policy.shared:
-            await self.claim.give_back_shared(since=self.at)
+            await self.claim.give_back_shared(since=self.at, degraded=self.decision.degraded)
 
 
 def claim_of(policy: Policy, scope: Scope) -> Claim | None:
@@ -81,5 +81,17 @@ def claim_of(policy: Policy, scope: Scope) -> Claim | None:
     if key is None:
         return None
     hash(key)  # raises here, where it concerns this policy alone
-    cost = policy.cost
-    return Claim(policy, key, cost if isinstance(cost, int) else checked_cost(cost(scope)))
+    return Claim(policy, key, policy.price)
+
+
+def priced(claim: Claim, scope: Scope) -> Claim:
+    """`claim` with what its policy's function says that the request costs.
+
+    Raises:
+        Exception: The function fails, or gives what is no cost.
+    """
+    cost = claim.policy.cost
+    if isinstance(cost, int):
+        return claim
+    least = 1 if claim.policy.unit == "tokens" else 0  # to reserve nothing would limit nothing
+    return claim._replace(cost=max(checked_cost(cost(scope)), least))

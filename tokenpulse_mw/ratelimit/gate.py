@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from starlette.types import Scope
 
 from ..exchange import Failures, Tap, tap_of
-from .claim import Claim, Ruling, claim_of
+from .claim import Claim, Ruling, claim_of, priced
 from .holds import Holds
 from .limiters import Decision
 from .policy import DEFAULT_NAME, Policy, check_policies
@@ -15,8 +15,8 @@ from .policy import DEFAULT_NAME, Policy, check_policies
 OnDecision = Callable[[Scope, Decision], object]
 
 
-# What was decided of a request: the decisions of the policies that it claimed something of; the
-# one that keeps it out, if any does; and what is to be settled when it is over, if anything is.
+# What was decided of a request: the decisions of the policies that are enforced, which are told
+# the client; the one that keeps it out, if any does; and what is to be settled when it is over.
 Verdict = tuple[Sequence[Decision], Decision | None, Holds | None]
 Judge = Callable[[Scope, Tap | None], Verdict]
 
@@ -73,8 +73,9 @@ class Gate:
                 decision = policy.named(decision)
             if tap is not None or self._on_decision is not None:
                 self._announce(scope, tap, decision)
-            refused = is_enforced and not decision.allowed
-            return (decision,), decision if refused else None, None
+            if not is_enforced:
+                return _NOTHING
+            return (decision,), None if decision.allowed else decision, None
 
         return judge
 
@@ -105,8 +106,15 @@ class Gate:
                 self._failed(scope, policy, error)
                 continue
             if claim is not None:
-                claims.append(claim)
+                claims.append(self._priced(claim, scope))
         return claims
+
+    def _priced(self, claim: Claim, scope: Scope) -> Claim:
+        try:
+            return priced(claim, scope)
+        except Exception as error:  # noqa: BLE001 - as above, and it still counts as one
+            self._report(scope, claim.policy, error)
+            return claim
 
     def _ask(self, scope: Scope, claims: list[Claim]) -> list[Ruling]:
         """Take what is claimed of limiters of this process; nothing where one refuses."""
@@ -115,7 +123,8 @@ class Gate:
             if self._refusal(asked) is not None:
                 return asked
             claims = [ruling.claim for ruling in asked]
-        return self._each(scope, claims, Claim.take)
+        taken = self._each(scope, claims, Claim.take)
+        return taken if self._refusal(taken) is None else [each.undone() for each in taken]
 
     def _each(
         self, scope: Scope, claims: list[Claim], ask: Callable[[Claim], Decision]
@@ -154,11 +163,11 @@ class Gate:
         return worst._replace(also=also) if also else worst
 
     def _verdict(self, scope: Scope, tap: Tap | None, asked: list[Ruling]) -> Verdict:
-        decisions = [ruling.decision for ruling in asked]
-        for decision in decisions:
-            self._announce(scope, tap, decision)
+        for ruling in asked:
+            self._announce(scope, tap, ruling.decision)
         refusal = self._refusal(asked)
-        return decisions, refusal, None if refusal else _holds(asked)
+        enforced = [each.decision for each in asked if each.claim.policy.name in self._enforced]
+        return enforced, refusal, None if refusal else _holds(asked)
 
     def _announce(self, scope: Scope, tap: Tap | None, decision: Decision) -> None:
         """Tell of a decision whoever wants to know."""
@@ -183,12 +192,17 @@ class Gate:
         tap = tap_of(scope)
         if tap is not None:
             tap.station.decided(policy.name, "error")
-        self.report(scope, error)
+        self._report(scope, policy, error)
 
-    def report(self, scope: Scope, error: Exception) -> None:
+    def _report(self, scope: Scope, policy: Policy, error: Exception) -> None:
+        self.report(scope, error, what=f"rate limit policy {policy.name}")
+
+    def report(self, scope: Scope, error: Exception, *, what: str = "ratelimit") -> None:
         """Log a failure of ours once, and let it be counted."""
         tap = tap_of(scope)
-        self._failures.tell("ratelimit", error, tap.station.observers if tap else ())
+        self._failures.log(what, error)
+        if tap is not None:
+            self._failures.call("failed", tap.station.observers, "ratelimit")
 
 
 def _hard_to_undo(policy: Policy) -> tuple[bool, bool]:
@@ -197,8 +211,8 @@ def _hard_to_undo(policy: Policy) -> tuple[bool, bool]:
 
 def _holds(asked: list[Ruling]) -> Holds | None:
     held = [
-        (claim, at)
-        for claim, decision, at in asked
-        if claim.policy.unit != "requests" and decision.allowed
+        ruling
+        for ruling in asked
+        if ruling.claim.policy.unit != "requests" and ruling.decision.allowed
     ]
     return Holds(held) if held else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil, isinf
+from math import ceil
 
 from .limiters import Decision
 from .policy import Policy
@@ -12,7 +12,8 @@ RawHeaders = list[tuple[bytes, bytes]]
 Write = Callable[[Sequence[Decision]], RawHeaders]
 
 _MOST_READY = 4096  # answers' headers that are kept
-_BITS_OF_TIME = 64
+_BITS_OF_TIME = 50  # more than the largest number of seconds has
+_LARGEST = 999_999_999_999_999  # RFC 9651, 3.3.1
 _A_HAIR = 1e-6  # seconds; what floats may add to a window in rounding
 
 
@@ -40,9 +41,10 @@ def dialect(name: str | None, policies: Sequence[Policy]) -> Dialect | None:
     """
     if name is None:
         return None
-    if name not in _DIALECTS:
+    if not isinstance(name, str) or name not in _DIALECTS:
         raise ValueError(
-            f"headers {name!r} is no known dialect: expected one of {list(_DIALECTS)}, or None"
+            f"headers {name!r} is no known dialect: expected one of {list(_DIALECTS)}, or None "
+            "for no headers"
         )
     return _DIALECTS[name](policies)
 
@@ -61,7 +63,7 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
     def write_alone(decisions: Sequence[Decision]) -> RawHeaders:
         """The same for one policy, of which most answers are like others."""
         decision = decisions[0]
-        left = ceil(decision.reset_after - _A_HAIR) if decision.allowed else _left(decision)
+        left = _until_more(decision)
         shown = decision.remaining << _BITS_OF_TIME | left
         fields = ready.get(shown)
         if fields is None:
@@ -84,7 +86,7 @@ def _stated(policy: Policy) -> bytes:
 
 def _standing(decision: Decision) -> bytes:
     standing = b'"%b";r=%d' % (decision.policy.encode(), decision.remaining)
-    left = _left(decision)
+    left = _until_more(decision)
     return standing + b";t=%d" % left if left else standing  # nobody knows when a place is free
 
 
@@ -130,7 +132,7 @@ def _legacy(policies: Sequence[Policy]) -> Dialect:
         if not of_time:
             return []
         least = min(of_time, key=_remaining)
-        values = (least.limit, least.remaining, _left(least))
+        values = (least.limit, least.remaining, _whole(least.reset_after))
         return [(name, b"%d" % value) for name, value in zip(names, values, strict=True)]
 
     return Dialect(write, *names)
@@ -140,12 +142,15 @@ def _remaining(decision: Decision) -> tuple[bool, int]:
     return decision.allowed, decision.remaining
 
 
-def _left(decision: Decision) -> int:
-    """Whole seconds, rounded up, until there is more than `remaining`."""
-    left = decision.reset_after if decision.allowed else decision.retry_after
-    if isinf(left):
-        left = decision.reset_after
-    return ceil(left - _A_HAIR)
+def _until_more(decision: Decision) -> int:
+    """Whole seconds, rounded up, in which no more than `remaining` can be used."""
+    left = decision.more_after
+    return _whole(decision.reset_after if left is None else left)
+
+
+def _whole(seconds: float) -> int:
+    """Rounded up, but for what floats add to a window; a structured field has 15 digits."""
+    return min(ceil(seconds - _A_HAIR), _LARGEST)
 
 
 _DIALECTS: Mapping[str, Callable[[Sequence[Policy]], Dialect]] = {

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from ..exchange import Exchange
-from .claim import Claim
+from .claim import Ruling
 from .limiters import InFlight
-from .shared import SharedLimiter
 
 
 class Holds:
     """The claims of one request that are only settled at its end.
 
     Args:
-        claims: Claims that were granted, each with the time of its limiter's clock.
+        rulings: Claims that were granted.
     """
 
-    __slots__ = ("_claims", "_due")
+    __slots__ = ("_due", "_rulings")
 
-    def __init__(self, claims: Sequence[tuple[Claim, float]]) -> None:
-        self._claims = claims
-        self._due: list[tuple[SharedLimiter, Hashable, int, float]] = []
+    def __init__(self, rulings: Sequence[Ruling]) -> None:
+        self._rulings = rulings
+        self._due: list[tuple[Ruling, int]] = []
 
     def finished(self, exchange: Exchange | None) -> None:
         """Give back places, and charge what `exchange` has used in place of what was reserved.
@@ -29,25 +28,26 @@ class Holds:
         Once is enough: what was settled before is not settled again. Where nobody knows what was
         used, the reserve stays charged.
         """
-        claims, self._claims = self._claims, ()
-        for claim, since in claims:
-            limiter = claim.policy.limiter
-            if isinstance(limiter, InFlight):
-                limiter.release(claim.key, claim.cost)
+        rulings, self._rulings = self._rulings, ()
+        for ruling in rulings:
+            claim = ruling.claim
+            if isinstance(claim.policy.local, InFlight):
+                claim.policy.local.release(claim.key, claim.cost)
                 continue
             amount = _used(exchange, claim.cost) - claim.cost
-            if isinstance(limiter, SharedLimiter):
-                self._due.append((limiter, claim.key, amount, since))
+            if claim.policy.shared:
+                self._due.append((ruling, amount))
             else:
-                limiter.charge(claim.key, amount, since=since)
+                claim.policy.local.charge(claim.key, amount, since=ruling.at)
 
     async def close(self) -> None:
         """Settle what is not settled yet, and with shared storages, which has to be waited for."""
         self.finished(None)
         due, self._due = self._due, []
-        for limiter, key, amount, since in due:
+        for (claim, decision, at), amount in due:
             if amount:
-                await limiter.charge(key, amount, since=since)
+                charge = claim.policy.remote.charge
+                await charge(claim.key, amount, since=at, degraded=decision.degraded)
 
 
 def _used(exchange: Exchange | None, reserved: int) -> int:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..exchange import ExchangeMiddleware, Tap, tap_of
 from .answers import Respond, too_many_requests
 from .denial import deny
-from .functions import KeyFunction, check_function
+from .functions import KeyFunction, check_function, checked_switch
 from .gate import Gate, OnDecision
 from .headers import Dialect, dialect
 from .holds import Holds
@@ -38,7 +38,8 @@ class RateLimitMiddleware:
         limiter: Decides, in place of `limit`. Share it to look at keys, or to reset them.
         policies: Several limits, in place of `limit`, `key` and `limiter`. A request is counted
             under all of them, or, where one refuses it, under none.
-        headers: The dialect of the headers on the answers to all limited requests: "draft-11"
+        headers: The dialect of the headers on the answers to all limited requests, which tell of
+            the policies that are enforced: "draft-11"
             (draft-ietf-httpapi-ratelimit-headers-11), "openai" (`x-ratelimit-*-requests` and
             `-tokens`), "legacy" (`X-RateLimit-*`), or None for none.
         exempt: Paths that are not limited; a `*` may stand at the end of each.
@@ -48,7 +49,6 @@ class RateLimitMiddleware:
 
     Attributes:
         policies: All that is limited, in the order in which it is asked.
-        limiter: That of the first policy.
 
     Raises:
         ValueError: An argument is malformed, or one excludes the other.
@@ -72,12 +72,12 @@ class RateLimitMiddleware:
         if on_decision is not None:
             check_function("on_decision", on_decision)
         self.app = app
-        self.enforce = enforce
         self._gate = Gate(
-            _policies(limit, key, limiter, policies), enforce=enforce, on_decision=on_decision
+            _policies(limit, key, limiter, policies),
+            enforce=checked_switch("enforce", enforce),
+            on_decision=on_decision,
         )
         self.policies: Sequence[Policy] = self._gate.policies
-        self.limiter = self.policies[0].limiter
         self._respond = respond
         self._is_exempt = exempt_paths(exempt)
         self._dialect = dialect(headers, self.policies)
@@ -151,6 +151,8 @@ def _policies(
         return [Policy(limit if limiter is None else limiter, key=key)]
     if key is not None or limiter is not None or limit != DEFAULT_LIMIT:
         raise ValueError("give policies, or limit, key and limiter of a single one, not both")
+    if isinstance(policies, str) or not isinstance(policies, Iterable):
+        raise ValueError(f"policies must be a list of Policy, got {policies!r}")
     return list(policies)
 
 

@@ -1,4 +1,4 @@
-"""Tells once of uses that cannot be meant, with what to do."""
+"""Tells once of what is likely a mistake, with what to do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.types import Scope
 logger = logging.getLogger("tokenpulse_mw.ratelimit")
 
 _SCOPE_KEY = "tokenpulse_mw.limiters"
+_LONGEST_PATH = 100  # characters, in the log
 _MOST_LOOKED_AT = 1000  # requests; what is mounted wrongly shows in the first few
 
 
@@ -55,6 +56,6 @@ class DoubleCount:
             logger.warning(
                 "a limiter counts the same request twice (seen on %s), so each client gets half "
                 "its limit: add RateLimitMiddleware once, or give each one its own limiter",
-                scope["path"],
+                ascii(scope["path"][:_LONGEST_PATH]),
             )
         scope[_SCOPE_KEY] = (*seen, self)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from posixpath import normpath
+from urllib.parse import unquote
 
 from starlette.types import Scope
 
 from ..exchange import path_in_app
+from .functions import makes_functions
 
 Condition = Callable[[Scope], bool]
+
+# What makes it worth the while to look at a path more closely.
+_UNUSUAL = re.compile(r"//|/\.|/$|[%?#;\\]|[\x00-\x20\x7f-\xa0]")
+_IGNORED = re.compile(r"[\x00-\x20\x7f-\xa0]")
+_MOST_DECODINGS = 4
 
 # What an application behind us might take for something else than a part of a plain path.
 _AMBIGUOUS = re.compile(r"\.\.|[%;\\]|//")
@@ -26,8 +33,8 @@ def exempt_paths(patterns: Iterable[str]) -> Condition:
     Raises:
         ValueError: A pattern is not of this form.
     """
-    if isinstance(patterns, str):
-        raise ValueError(f"exempt must be a list of paths, got the single string {patterns!r}")
+    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+        raise ValueError(f"exempt must be a list of paths, such as ['/health*'], got {patterns!r}")
     exact, beginnings = _read(patterns, "exempt path")
 
     def matches(scope: Scope) -> bool:
@@ -37,22 +44,27 @@ def exempt_paths(patterns: Iterable[str]) -> Condition:
     return matches
 
 
+@makes_functions
 def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
     """A test for requests to one of `paths`, for the `when` of a `Policy`.
 
-    Every way to write a path that an application might take for one of `paths` counts as it:
-    doubled or trailing slashes, and dots.
+    Every way to write a path that an application, or a server behind it, might take for one of
+    `paths` counts as it: doubled or trailing slashes, dots, percent-encoding, what looks like a
+    query.
 
     Args:
-        paths: Paths, or paths followed by `*` for them and all that lies below them.
-        methods: HTTP methods; any when None. A WebSocket handshake is a GET.
+        paths: Paths as the application knows them, or paths followed by `*` for them and all that
+            lies below them.
+        methods: HTTP methods; any when None. GET is HEAD too, and a WebSocket handshake.
 
     Raises:
         ValueError: A path or a method is malformed, or there is no path.
     """
-    exact, beginnings = _read(paths, "path")
     if not paths:
         raise ValueError("requests_to() needs a path, such as '/v1/chat/completions' or '/v1/*'")
+    exact, beginnings = _read(paths, "path")
+    exact |= {_plain(path) for path in exact}
+    beginnings += tuple(_plain(path).rstrip("/") + "/" for path in beginnings)
     wanted = None if methods is None else _methods(methods)
 
     def matches(scope: Scope) -> bool:
@@ -61,8 +73,10 @@ def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
         path = path_in_app(scope)
         if path in exact or path.startswith(beginnings):
             return True
-        plain = "/" + normpath(path).lstrip("/")
-        return plain in exact or plain.startswith(beginnings)
+        if not _UNUSUAL.search(path):
+            return False
+        forms = _forms(path)
+        return any(form in exact or form.startswith(beginnings) for form in forms)
 
     return matches
 
@@ -72,7 +86,7 @@ def _read(patterns: Iterable[str], what: str) -> tuple[frozenset[str], tuple[str
     exact: set[str] = set()
     below: list[str] = []
     for pattern in patterns:
-        if not pattern.startswith("/") or "*" in pattern[:-1]:
+        if not isinstance(pattern, str) or not pattern.startswith("/") or "*" in pattern[:-1]:
             raise ValueError(
                 f"{what} {pattern!r} must begin with '/' and may have '*' only at its end"
             )
@@ -89,6 +103,26 @@ def _methods(methods: Iterable[str]) -> frozenset[str]:
         raise ValueError(f"methods must be a list of methods, got the single string {methods!r}")
     wanted = frozenset(methods)
     for method in wanted:
-        if not re.fullmatch(r"[A-Z]+", method):
-            raise ValueError(f"method {method!r} is none: expected one such as 'POST'")
-    return wanted
+        if not isinstance(method, str) or not re.fullmatch(r"[A-Z]+", method):
+            raise ValueError(f"method {method!r} must be in upper case, such as 'POST'")
+    if not wanted:
+        raise ValueError("methods must not be empty: leave it out for all of them")
+    return wanted | {"HEAD"} if "GET" in wanted else wanted
+
+
+def _forms(path: str) -> Iterator[str]:
+    """What `path` may become on its way through servers that decode it, or cut it, once more."""
+    for _ in range(_MOST_DECODINGS):
+        whole = _IGNORED.sub("", path).replace("\\", "/")
+        yield _plain(whole)
+        yield _plain(re.split(r"[?#]", whole)[0])
+        yield _plain(re.sub(r";[^/]*", "", whole))
+        decoded = unquote(path)
+        if decoded == path:
+            return
+        path = decoded
+
+
+def _plain(path: str) -> str:
+    """`path` without dots, doubled slashes and one at its end."""
+    return "/" + normpath(path).lstrip("/")

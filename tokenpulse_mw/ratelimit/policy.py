@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import cast
 
 from starlette.types import Scope
 
-from .functions import KeyFunction, check_function
+from .functions import KeyFunction, check_function, checked_name, checked_switch
 from .keys import client_address
 from .limiters import Decision, InFlight, Limiter
 from .shared import SharedLimiter
@@ -17,8 +16,6 @@ AnyLimiter = Limiter | SharedLimiter | InFlight
 Cost = int | Callable[[Scope], int]
 
 DEFAULT_NAME = "default"  # that of a decision which no policy has put its name to
-
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # safe in a structured field, and as a label
 
 
 class Policy:
@@ -58,14 +55,11 @@ class Policy:
         enforce: bool = True,
     ) -> None:
         self.limiter = _limiter(limit)
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(
-                f"policy name {name!r} must be 1 to 64 letters, digits, '_', '.', ':' or '-'"
-            )
-        self.name = name
+        self.name = checked_name("policy name", name)
+        self.has_key = key is not None
         self.key = client_address() if key is None else key
         self.when = when
-        self.enforce = enforce
+        self.enforce = checked_switch("enforce", enforce)
         self.shared = isinstance(self.limiter, SharedLimiter)
         self.local = cast(Limiter | InFlight, self.limiter)  # unless `shared`
         self.remote = cast(SharedLimiter, self.limiter)  # if `shared`
@@ -73,7 +67,7 @@ class Policy:
         self.cost = cost
         if tokens is not None:
             self._count_tokens(tokens)
-        self.price = self.cost if isinstance(self.cost, int) else 0  # if `is_plain`
+        self.price = self.cost if isinstance(self.cost, int) else 1  # until a function tells
         self.is_plain = not self.shared and self.unit == "requests" and isinstance(self.cost, int)
         for what, function in {"key": self.key, "when": when}.items():
             if function is not None:
@@ -91,6 +85,8 @@ class Policy:
     def _count_tokens(self, tokens: Cost) -> None:
         if self.cost != 1:
             raise ValueError(f"give cost or tokens, not both: got {self.cost!r} and {tokens!r}")
+        if tokens == 0:
+            raise ValueError("tokens must be reserved before a request: expected 1 at least, got 0")
         if isinstance(self.limiter, InFlight):
             raise ValueError("tokens need a limit of tokens in a time, got one of requests at once")
         if isinstance(self.limiter, SharedLimiter) and not self.limiter.chargeable:
@@ -135,11 +131,19 @@ def check_policies(policies: Sequence[Policy]) -> None:
             raise ValueError(f"policies must be of type Policy, got {policy!r}")
     names = [policy.name for policy in policies]
     if len(set(names)) < len(names):
-        raise ValueError(f"every policy needs a name of its own, got {names}")
-    if len({id(policy.limiter) for policy in policies}) < len(policies):
-        raise ValueError(f"every policy needs a limiter of its own, got one twice in {names}")
+        raise ValueError(f"every policy needs a name of its own (name=), got {names}")
+    if len({_counters(policy) for policy in policies}) < len(policies):
+        raise ValueError(
+            f"every policy needs a limiter of its own, got one twice in {names}; shared limiters "
+            "of the same rate in the same storage are one, unless each has a prefix of its own"
+        )
     if sum(policy.shared and not policy.remote.chargeable for policy in policies) > 1:
         raise ValueError(
             "only one policy can have a shared sliding window, since it cannot give back what "
             f"another refuses, got several in {names}: use strategy='fixed-window'"
         )
+
+
+def _counters(policy: Policy) -> object:
+    """What tells the counters of a policy from all others."""
+    return policy.remote.counters if policy.shared else id(policy.limiter)

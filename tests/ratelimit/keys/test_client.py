@@ -270,3 +270,11 @@ def test_who_trusts_proxies_is_told_nothing(caplog: pytest.LogCaptureFixture) ->
     client_address(trusted=PROXIES)(told("192.0.2.1", peer="192.0.2.9"))
 
     assert not caplog.records
+
+
+@pytest.mark.parametrize("host", [None, 5, b"192.0.2.1"])
+def test_a_peer_that_no_server_would_tell_is_let_off_by_no_one(host: Any) -> None:
+    """It shares the key of those without an address."""
+    key = client_address()
+
+    assert key(http_scope(client=(host, 1))) == key(http_scope(client=None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from starlette.types import Scope
 
 from tests.support.asgi import http_scope
 from tokenpulse_mw.ratelimit.keys import header
@@ -26,3 +27,29 @@ def test_what_cannot_be_a_header_is_refused(name: str) -> None:
     """The error says what came."""
     with pytest.raises(ValueError, match=r"header name must be letters, .*, got"):
         header(name)
+
+
+@pytest.mark.parametrize(
+    "spelling", [b"bearer sk-1", b"BEARER  sk-1", b"bEaReR\tsk-1", b"  Bearer sk-1 "]
+)
+def test_an_api_key_is_one_client_however_it_is_spelled(spelling: bytes) -> None:
+    """The case of an authorization's scheme is free, and blanks mean nothing (RFC 9110, 11.1)."""
+    key = header("Authorization")
+
+    def sent(value: bytes) -> Scope:
+        return http_scope(headers=[(b"authorization", value)])
+
+    assert key(sent(spelling)) == key(sent(b"Bearer sk-1"))
+    assert key(sent(b"Bearer SK-1")) != key(sent(b"Bearer sk-1"))
+    assert key(sent(b"Basic sk-1")) != key(sent(b"Bearer sk-1"))
+
+
+def test_who_sends_a_header_twice_shares_one_key_with_all_who_do() -> None:
+    """Nobody can tell which of them the application takes, so more lines win nothing."""
+    key = header("x-api-key")
+
+    def sent(*values: bytes) -> Scope:
+        return http_scope(headers=[(b"x-api-key", value) for value in values])
+
+    assert key(sent(b"a", b"real")) == key(sent(b"b", b"real")) == key(sent(b"real", b"c", b"d"))
+    assert key(sent(b"real")) != key(sent(b"real", b"real")) is not None

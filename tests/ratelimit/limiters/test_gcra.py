@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.clock import FakeClock
-from tokenpulse_mw import Decision, Limiter
+from tokenpulse_mw import Limiter
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def test_decisions_are_those_of_a_bucket_in_exact_numbers(
 
 def test_a_client_may_use_its_limit_and_no_more(clock: FakeClock, limiter: Limiter) -> None:
     """All at once; afterwards one at a time, as it drains."""
-    assert limiter.hit("a", 9) == Decision(True, 10, 1, 54.0, 0.0)
-    assert limiter.hit("a") == Decision(True, 10, 0, 60.0, 0.0)
+    assert limiter.hit("a", 9)[:5] == (True, 10, 1, 54.0, 0.0)
+    assert limiter.hit("a")[:5] == (True, 10, 0, 60.0, 0.0)
     refused = limiter.hit("a")
     assert refused[:4] == (False, 10, 0, 60.0)
     assert refused.retry_after == pytest.approx(6.0)
 
     clock.advance(6)
-    assert limiter.hit("a") == Decision(True, 10, 0, 60.0, 0.0)
+    assert limiter.hit("a")[:5] == (True, 10, 0, 60.0, 0.0)
 
 
 def test_a_steady_rate_is_always_allowed(clock: FakeClock, limiter: Limiter) -> None:
@@ -90,7 +90,7 @@ def test_a_bucket_that_has_drained_is_as_good_as_new(clock: FakeClock, limiter: 
 
     clock.advance(60)
 
-    assert limiter.peek("a") == Decision(True, 10, 10, 0.0, 0.0)
+    assert limiter.peek("a")[:5] == (True, 10, 10, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -133,4 +133,4 @@ def test_debt_drains_like_all_that_was_used(clock: FakeClock, limiter: Limiter) 
 
     assert limiter.hit("a").retry_after == pytest.approx(36.0)
     clock.advance(36)
-    assert limiter.hit("a") == Decision(True, 10, 0, 60.0, 0.0)
+    assert limiter.hit("a")[:5] == (True, 10, 0, 60.0, 0.0)

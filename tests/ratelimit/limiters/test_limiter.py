@@ -46,10 +46,10 @@ def test_what_is_no_cost_is_refused(cost: int) -> None:
             ask("a", cost=cost)
 
 
-@pytest.mark.parametrize("size", [0, -1, 1.5, "many", None, True])
+@pytest.mark.parametrize("size", [0, -1, 1.5, "many", None, True, 10**9])
 def test_a_table_without_a_size_is_refused(size: int) -> None:
     """The error says what came."""
-    with pytest.raises(ValueError, match=f"a whole number of at least 1, got {size!r}"):
+    with pytest.raises(ValueError, match=f"a whole number from 1 to 10000000, got {size!r}"):
         Limiter("1/minute", max_keys=size)
 
 
@@ -233,3 +233,9 @@ def test_the_largest_limit_holds_for_those_who_left_the_table(clock: FakeClock) 
     limiter.hit("b")
 
     assert not limiter.hit("a").allowed
+
+
+def test_a_clock_that_is_no_function_is_refused() -> None:
+    """A time is no clock: forgotten parentheses the other way round."""
+    with pytest.raises(ValueError, match="clock must be a function such as"):
+        Limiter("1/minute", clock=5)  # type: ignore[arg-type]

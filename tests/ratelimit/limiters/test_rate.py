@@ -32,6 +32,8 @@ def test_rates_are_written_as_in_limits(text: str, rate: Rate) -> None:
         ("5 per 0 seconds", "limit '5 per 0 seconds' allows nothing"),
         (100, "limit 100 is not a rate"),
         ("9223372036854775808/day", "is beyond counting"),
+        ("1 per 1000 years", "is for too long: expected a window of at most 100 years"),
+        ("1/minute; 5/day", "for several, give several policies"),
     ],
 )
 def test_what_is_no_rate_is_refused(text: str, said: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.clock import FakeClock
-from tokenpulse_mw import Decision, Limiter
+from tokenpulse_mw import Limiter
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def test_a_client_may_use_its_limit_and_no_more(clock: FakeClock, limiter: Limit
     """What was used counts in whole until the minute of the clock is over, then fades in one."""
     clock.advance(20)
 
-    assert limiter.hit("a", 9) == Decision(True, 10, 1, 100.0, 0.0)
-    assert limiter.hit("a") == Decision(True, 10, 0, 100.0, 0.0)
+    assert limiter.hit("a", 9)[:5] == (True, 10, 1, 100.0, 0.0)
+    assert limiter.hit("a")[:5] == (True, 10, 0, 100.0, 0.0)
     refused = limiter.hit("a")
     assert refused[:4] == (False, 10, 0, 100.0)
     assert refused.retry_after == pytest.approx(40.0)
@@ -39,8 +39,8 @@ def test_the_window_before_counts_for_the_part_that_is_less_than_a_window_ago(
 
     clock.advance(75)
 
-    assert limiter.peek("a") == Decision(True, 10, 3, 45.0, 0.0)
-    assert limiter.hit("a", 3) == Decision(True, 10, 0, 105.0, 0.0)
+    assert limiter.peek("a")[:5] == (True, 10, 3, 45.0, 0.0)
+    assert limiter.hit("a", 3)[:5] == (True, 10, 0, 105.0, 0.0)
 
 
 def test_the_wait_is_until_so_much_of_the_window_before_has_faded(
@@ -84,7 +84,7 @@ def test_two_windows_later_all_is_forgotten(
 
     clock.advance(silence)
 
-    assert limiter.peek("a") == Decision(True, 10, 10, 0.0, 0.0)
+    assert limiter.peek("a")[:5] == (True, 10, 10, 0.0, 0.0)
 
 
 def test_what_is_given_back_returns_to_the_window_it_was_taken_from(

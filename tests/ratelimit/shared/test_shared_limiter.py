@@ -247,7 +247,7 @@ async def test_a_charge_may_exceed_the_limit(storage: str) -> None:
     assert await limiter.peek("a") == (False, 10, 0, *[pytest.approx(3600, abs=60)] * 2, *_REST)
 
 
-_REST = ("default", (), False)
+_REST = ("default", (), False, None)
 
 
 async def test_nothing_is_given_back_to_a_later_window(storage: str) -> None:

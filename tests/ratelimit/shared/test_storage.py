@@ -125,3 +125,15 @@ def test_an_event_loop_that_is_gone_is_not_kept() -> None:
 
 async def _opened(stored: StoredWindows) -> None:
     assert await stored.of_this_loop() is await stored.of_this_loop()
+
+
+@pytest.mark.parametrize(
+    ("limit", "strategy"), [("2/year", "fixed-window"), ("2 per 16 days", "sliding-window-counter")]
+)
+def test_windows_that_memcached_would_forget_are_refused(limit: str, strategy: str) -> None:
+    """It takes what is longer than 30 days for a date, and would limit nobody."""
+    with pytest.raises(ValueError, match="Memcached keeps counters for 30 days at most, and a"):
+        SharedLimiter(limit, storage="async+memcached://127.0.0.1:1", strategy=strategy)
+
+    SharedLimiter(limit, storage="async+redis://127.0.0.1:1", strategy=strategy)
+    SharedLimiter("2 per 15 days", storage="async+memcached://127.0.0.1:1", strategy=strategy)

@@ -7,13 +7,14 @@ from collections.abc import Hashable
 from starlette.types import Scope
 
 from ...exchange import tap_of
-from ..functions import KeyFunction
+from ..functions import KeyFunction, makes_functions
 from ..misuse import Once
 from .fields import shortened
 
 _ANNOTATED = ("master", "key", "credential", "provider", "model")
 
 
+@makes_functions
 def annotated(field: str) -> KeyFunction:
     """Key by what the application has annotated on the exchange; None where it has not.
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.types import Scope
 
-from ..functions import KeyFunction
+from ..functions import KeyFunction, makes_functions
 from ..misuse import Once
 from .address import Networks, grouping, pack
 from .fields import LONGEST_KEY, header_lines, header_name, shortened
@@ -21,6 +21,7 @@ _TELLING = {_FORWARDED_FOR: "X-Forwarded-For", "forwarded": "Forwarded"}  # each
 _MOST_PEERS = 4096
 
 
+@makes_functions
 def client_address(
     *, trusted: Iterable[str] = (), header: str = _FORWARDED_FOR, ipv6_prefix: int = 64
 ) -> KeyFunction:
@@ -72,7 +73,9 @@ def client_address(
         found = nearest(proxy, read(header_lines(scope, name)), proxies)
         return group(found) if found else ""
 
-    def learned(scope: Scope, host: str) -> bytes | str:
+    def learned(scope: Scope, host: object) -> bytes | str:
+        if not isinstance(host, str):  # no server says so, but then nobody else is to be let off
+            host = ""
         packed = pack(host) if host else b""
         if packed is not None and packed in proxies:
             return told_by(_remembered(ours, host, packed), scope)

@@ -6,9 +6,10 @@ from collections.abc import Hashable
 
 from starlette.types import Scope
 
-from ..functions import KeyFunction, check_function
+from ..functions import KeyFunction, check_function, makes_functions
 
 
+@makes_functions
 def join(*keys: KeyFunction) -> KeyFunction:
     """Key by several keys at once, such as address and route.
 

@@ -8,13 +8,14 @@ from typing import Any
 from starlette.types import Scope
 
 from ...exchange import RouteTemplates, method_label, tap_of
-from ..functions import KeyFunction
+from ..functions import KeyFunction, makes_functions
 from ..misuse import Once
 
 _OPAQUE = "/{path}"  # the template of an application without routes
 _MOST_ROUTERS = 16
 
 
+@makes_functions
 def route() -> KeyFunction:
     """Key by method and template of the route that a request is for, as in "GET /items/{id}".
 
@@ -28,6 +29,7 @@ def route() -> KeyFunction:
     def key(scope: Scope) -> Hashable:
         is_websocket = scope.get("type") == "websocket"
         method = "WEBSOCKET" if is_websocket else method_label(str(scope.get("method", "")))
+        method = "GET" if method == "HEAD" else method  # the route of GET answers it
         try:
             return f"{method} {_template(scope, method, known)}"
         except Exception as error:  # noqa: BLE001 - the routes are other people's

@@ -18,6 +18,7 @@ class Decision(NamedTuple):
         policy: The name of the policy that was asked.
         also: Names of other policies that refused the same request.
         degraded: The shared storage could not be asked; this is what was settled for that case.
+        more_after: Seconds until `remaining` grows; None where that is when all is free again.
     """
 
     allowed: bool
@@ -28,3 +29,4 @@ class Decision(NamedTuple):
     policy: str = "default"
     also: tuple[str, ...] = ()
     degraded: bool = False
+    more_after: float | None = None

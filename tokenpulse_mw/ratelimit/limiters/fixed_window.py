@@ -45,7 +45,7 @@ class FixedWindow:
         if used > limit:
             return self.weigh(state, now, cost)
         state.used = used
-        fields = (True, limit, limit - used, state.ends - now, 0.0, "default", (), False)
+        fields = (True, limit, limit - used, state.ends - now, 0.0, "default", (), False, None)
         return _new(Decision, fields)
 
     def weigh(self, state: Window, now: float, cost: int) -> Decision:

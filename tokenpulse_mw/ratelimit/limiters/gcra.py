@@ -41,21 +41,19 @@ class Gcra:
 
     def take(self, state: Bucket, now: float, cost: int) -> Decision:
         """Put `cost` into the bucket if it does not run over."""
-        level = self._level(state, now) + cost
-        if level > self.limit + _A_HAIR and cost:
-            return self.weigh(state, now, cost)
-        self._fill(state, now, level)
-        return Decision(True, self.limit, self._room(level), level / self._rate, 0.0)
+        decision = self.weigh(state, now, cost)
+        if not decision.allowed or not cost:
+            return decision
+        self._fill(state, now, self._level(state, now) + cost)
+        return self.weigh(state, now, 0)
 
     def weigh(self, state: Bucket, now: float, cost: int) -> Decision:
         """Whether `cost` fits into the bucket."""
         level, limit = self._level(state, now), self.limit
-        too_much = level + cost - limit
-        room, empty_after = self._room(level), level / self._rate
-        if too_much <= _A_HAIR or not cost:
-            return Decision(True, limit, room, empty_after, 0.0)
-        wait = too_much / self._rate + _A_HAIR if cost <= limit else math.inf
-        return Decision(False, limit, room, empty_after, wait)
+        room = max(int(limit - level + _A_HAIR), 0)
+        wait = self._wait(level, cost) if cost else 0.0
+        more_after = self._wait(level, room + 1) if room < limit else 0.0
+        return Decision(wait == 0.0, limit, room, level / self._rate, wait, more_after=more_after)
 
     def charge(self, state: Bucket, now: float, amount: int, since: float) -> None:
         """Count `amount`; of what was taken, what has drained since cannot be given back."""
@@ -84,5 +82,9 @@ class Gcra:
     def _fill(self, state: Bucket, now: float, level: float) -> None:
         state.at, state.level, state.ends = now, level, now + level / self._rate
 
-    def _room(self, level: float) -> int:
-        return max(int(self.limit - level + _A_HAIR), 0)
+    def _wait(self, level: float, cost: int) -> float:
+        """Seconds until the bucket has drained so far that `cost` fits."""
+        if cost > self.limit:
+            return math.inf
+        too_much = level + cost - self.limit
+        return too_much / self._rate + _A_HAIR if too_much > _A_HAIR else 0.0

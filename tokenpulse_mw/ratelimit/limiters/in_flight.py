@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from .decision import Decision
 from .rate import checked_cost
 
+_MOST = 1_000_000
 _ASK_AGAIN = 1.0  # seconds; nobody can tell when a place becomes free
 
 
@@ -22,14 +23,14 @@ class InFlight:
         limit: Places of each key.
 
     Raises:
-        ValueError: `limit` is not a whole number above 0.
+        ValueError: `limit` is not a whole number above 0, or more than anybody has.
     """
 
     window = None
 
     def __init__(self, limit: int) -> None:
-        if type(limit) is not int or limit < 1:
-            raise ValueError(f"limit must be a whole number of at least 1, got {limit!r}")
+        if type(limit) is not int or not 1 <= limit <= _MOST:
+            raise ValueError(f"limit must be a whole number from 1 to {_MOST}, got {limit!r}")
         self.limit = limit
         self._taken: dict[Hashable, int] = {}
 
@@ -61,8 +62,12 @@ class InFlight:
         )
 
     def release(self, key: Hashable, cost: int = 1) -> None:
-        """Give back `cost` places that were taken for `key`."""
-        left = self._taken.get(key, 0) - cost
+        """Give back `cost` places that were taken for `key`.
+
+        Raises:
+            ValueError: `cost` is negative, or no whole number.
+        """
+        left = self._taken.get(key, 0) - checked_cost(cost)
         if left > 0:
             self._taken[key] = left
         else:

@@ -21,6 +21,7 @@ from .rate import checked_amount, checked_cost, parse_rate
 from .sketch import WindowSketch
 from .strategy import strategy_named
 
+_MOST_KEYS = 10_000_000
 _CELLS_PER_KEY = 24
 _EXPIRED_AT_ONCE = 2  # one more than a request can add, so the table does get empty
 
@@ -47,8 +48,8 @@ class Limiter:
         evictions: Clients that left a full table before their time.
 
     Raises:
-        ValueError: `limit` is not a rate, `max_keys` not a whole number above 0, or there is no
-            such strategy.
+        ValueError: `limit` is not a rate, `max_keys` not a whole number above 0, there is no such
+            strategy, or `clock` cannot be called.
     """
 
     def __init__(
@@ -60,8 +61,12 @@ class Limiter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit, self.window = parse_rate(limit)
-        if type(max_keys) is not int or max_keys < 1:
-            raise ValueError(f"max_keys must be a whole number of at least 1, got {max_keys!r}")
+        if type(max_keys) is not int or not 1 <= max_keys <= _MOST_KEYS:
+            raise ValueError(
+                f"max_keys must be a whole number from 1 to {_MOST_KEYS}, got {max_keys!r}"
+            )
+        if not callable(clock):
+            raise ValueError(f"clock must be a function such as time.monotonic, got {clock!r}")
         self.max_keys = max_keys
         self.clock = clock
         self.evictions = 0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import limits
 
+_LONGEST = 100 * 366 * 86_400  # seconds
 _LARGEST = 2**48 - 1  # what the sketch of a full table has room for; floats are exact so far
 
 
@@ -29,13 +30,15 @@ def parse_rate(limit: str) -> Rate:
         items = []
     if len(items) != 1:
         raise ValueError(
-            f"limit {limit!r} is not a rate: expected one rate such as "
-            "'100/minute', '1000 per day' or '5 per 10 seconds'"
+            f"limit {limit!r} is not a rate: expected one rate such as '100/minute', "
+            "'1000 per day' or '5 per 10 seconds' (for several, give several policies)"
         )
     if any(int(number) == 0 for number in re.findall(r"[0-9]+", limit)):
         raise ValueError(f"limit {limit!r} allows nothing: expected no number in it to be 0")
     if items[0].amount > _LARGEST:
         raise ValueError(f"limit {limit!r} is beyond counting: expected at most {_LARGEST}")
+    if items[0].get_expiry() > _LONGEST:
+        raise ValueError(f"limit {limit!r} is for too long: expected a window of at most 100 years")
     return Rate(items[0].amount, items[0].get_expiry())
 
 

@@ -48,7 +48,7 @@ class SlidingWindowCounter:
         if used > limit or not cost:
             return self.weigh(state, now, cost)
         state.current += cost
-        return Decision(True, limit, limit - used, state.ends - now, 0.0)
+        return self.weigh(state, now, 0)
 
     def weigh(self, state: Windows, now: float, cost: int) -> Decision:
         """Whether both windows together leave room for `cost`."""
@@ -57,9 +57,9 @@ class SlidingWindowCounter:
         used = int(previous * (ends - now) / window) + current
         free_after = ends + window - now if current else ends - now if previous else 0.0
         remaining = max(limit - used, 0)
-        if cost <= remaining:
-            return Decision(True, limit, remaining, free_after, 0.0)
-        return Decision(False, limit, remaining, free_after, self._wait(state, now, cost))
+        wait = 0.0 if cost <= remaining else self._wait(state, now, cost)
+        more_after = self._wait(state, now, remaining + 1) if remaining < limit else 0.0
+        return Decision(not wait, limit, remaining, free_after, wait, more_after=more_after)
 
     def charge(self, state: Windows, now: float, amount: int, since: float) -> None:
         """Count `amount`; what was taken is given back to the window that it was taken from."""

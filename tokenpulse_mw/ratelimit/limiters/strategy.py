@@ -69,6 +69,6 @@ def strategy_named(name: str, *, limit: int, window: int) -> Strategy:
     Raises:
         ValueError: There is no such strategy.
     """
-    if name not in STRATEGIES:
+    if not isinstance(name, str) or name not in STRATEGIES:
         raise ValueError(f"strategy {name!r} is not known: expected one of {list(STRATEGIES)}")
     return STRATEGIES[name](limit, window)

@@ -32,7 +32,6 @@ class Outage:
         self._patience = patience
         self._clock = clock
         self._next_try = 0.0
-        self._last = (0.0, 0.0)  # from when to when it last was down
 
     def may_ask(self) -> bool:
         """Whether a request may ask the storage; others then decide without it at once."""
@@ -51,7 +50,6 @@ class Outage:
         self._next_try = now + RETRY_EVERY
         if not self.down:
             self.down = True
-            self._last = (now - self._patience, now)
             _log.warning(
                 "rate limit storage %s cannot be asked (%s); until it can, %s",
                 self._storage,
@@ -63,10 +61,4 @@ class Outage:
         """The storage has answered the request that was let through to try."""
         if self.down:
             self.down = False
-            self._last = (self._last[0], self._clock())
             _log.info("rate limit storage %s answers again", self._storage)
-
-    def included(self, when: float) -> bool:
-        """Whether the storage could not be asked at `when`, as far as is remembered."""
-        began, ended = self._last
-        return began <= when < ended

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from typing import TypeVar, cast
 
+from ..functions import checked_name
 from ..limiters import Decision, Limiter, checked_amount, checked_cost, parse_rate
 from .outage import Outage
 from .shared_key import stable_text
-from .storage import check_storage, masked, without_secrets
+from .storage import check_storage, check_window, masked, without_secrets
 from .stored import STRATEGIES, StoredWindows, Windows
 from .stored_decision import MOST
 from .stored_memcached import FixedOnMemcached
@@ -21,7 +21,6 @@ from .stored_redis import FixedOnRedis
 
 _Answer = TypeVar("_Answer")
 
-_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MEANWHILE = {
     "local": "each process decides by what it has seen itself",
     "allow": "every request is allowed",
@@ -48,6 +47,7 @@ class SharedLimiter:
         strategy: "fixed-window" or "sliding-window-counter".
         prefix: What the names of the counters begin with: letters, digits, `_`, `.`, `:` and `-`.
             Limiters that are not to count together need different ones.
+        max_keys: Clients that the in-memory `Limiter` keeps one by one.
         timeout: Seconds that a decision may wait for the storage.
         clock: Monotonic seconds.
 
@@ -55,6 +55,7 @@ class SharedLimiter:
         limit: What a window has room for.
         window: Seconds.
         chargeable: `charge` can be used.
+        counters: What tells its counters from others: limiters for which it is equal are one.
 
     Raises:
         ValueError: An argument is malformed, or the driver of the storage is not installed.
@@ -68,6 +69,7 @@ class SharedLimiter:
         on_error: str = "local",
         strategy: str = "fixed-window",
         prefix: str = "tokenpulse",
+        max_keys: int = 5000,
         timeout: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,11 +78,9 @@ class SharedLimiter:
         _check_choice("on_error", on_error, tuple(_MEANWHILE))
         if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be seconds, and more than 0, got {timeout!r}")
-        if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
-            raise ValueError(
-                f"prefix {prefix!r} must be 1 to 64 letters, digits, '_', '.', ':' or '-'"
-            )
+        checked_name("prefix", prefix)
         check_storage(storage)
+        check_window(storage, self.window, strategy)
         self.strategy = strategy
         self.chargeable = strategy == "fixed-window"
         self.clock = clock
@@ -88,7 +88,8 @@ class SharedLimiter:
         self._on_error = on_error
         self._timeout = timeout
         self._prefix = f"{prefix}/{self.limit}/{self.window}/"
-        self._local = Limiter(limit, strategy=strategy, clock=clock)
+        self.counters = (storage, strategy, self._prefix)
+        self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
         self._stored = StoredWindows(
             storage, strategy=strategy, limit=self.limit, window=self.window
         )
@@ -131,7 +132,14 @@ class SharedLimiter:
         self._local.reset(key)
         await self._ask(lambda windows: windows.reset(name))
 
-    async def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
+    async def charge(
+        self,
+        key: Hashable,
+        amount: int,
+        *,
+        since: float | None = None,
+        degraded: bool = False,
+    ) -> None:
         """Count `amount` against `key` with no regard to the limit.
 
         A negative amount gives back what a hit has taken, as far as that still counts.
@@ -140,6 +148,8 @@ class SharedLimiter:
             key: Who is charged.
             amount: How much, once it is known that a hit has cost more, or less.
             since: When the hit was, in seconds of `clock`, read after it; now when None.
+            degraded: The hit was decided without the storage (`Decision.degraded`), so this is
+                kept from it as well.
 
         Raises:
             NotImplementedError: The strategy is not "fixed-window".
@@ -157,9 +167,7 @@ class SharedLimiter:
         async def charged(windows: Windows) -> None:
             await cast(FixedOnRedis | FixedOnMemcached, windows).charge(name, amount, age)
 
-        # What was taken while the storage was away was not taken from it.
-        away = amount < 0 and since is not None and self._outage.included(since)
-        if away or not await self._ask(charged):
+        if degraded or not await self._ask(charged):
             self._local.charge(key, amount, since=since)
 
     async def aclose(self) -> None:

@@ -28,6 +28,7 @@ SCHEMES = {
     "async+memcached": "async+memcached",
 }
 _ONE_SERVER = ("async+redis", "async+rediss", "async+redis+unix")
+_LONGEST_ON_MEMCACHED = 30 * 86_400  # seconds
 _MOST_WAITING = 10_000  # requests on one connection; they are sent one behind the other
 
 
@@ -59,6 +60,20 @@ def check_storage(url: str) -> None:
             f"storage {masked(url)!r} cannot be opened: expected '{scheme}://host:port', and as "
             "options only what its driver knows"
         ) from None
+
+
+def check_window(url: str, window: int, strategy: str) -> None:
+    """Refuse windows that a storage would take for something else.
+
+    Raises:
+        ValueError: `window` is too long for Memcached, which takes it for a date then.
+    """
+    lives = 2 * window if strategy == "sliding-window-counter" else window
+    if "memcached" in url.partition("://")[0] and lives > _LONGEST_ON_MEMCACHED:
+        raise ValueError(
+            f"Memcached keeps counters for 30 days at most, and a {strategy} of {window} seconds "
+            f"has to be kept for {lives}: use Redis, or a shorter window"
+        )
 
 
 def open_storage(url: str) -> SharedStorage:

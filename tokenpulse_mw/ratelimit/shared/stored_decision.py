@@ -32,8 +32,10 @@ def sliding_decision(
     previous, fades, current, ends = windows
     used = math.floor(previous * fades / window + current)
     free_after = ends if current else fades
+    remaining = max(limit - used, 0)
     retry_after = 0.0 if allowed else _wait(limit - cost, window, windows)
-    return Decision(allowed, limit, max(limit - used, 0), free_after, retry_after)
+    more_after = _wait(limit - remaining - 1, window, windows) if remaining < limit else 0.0
+    return Decision(allowed, limit, remaining, free_after, retry_after, more_after=more_after)
 
 
 def _wait(most: int, window: int, windows: tuple[int, float, int, float]) -> float:
