@@ -430,6 +430,8 @@ def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
         ({"settings": Settings(limit="often")}, "limit 'often' is not a rate"),
         ({"settings": Settings(max_keys=0)}, "max_keys must be"),
         ({"settings": Settings(limit_strategy="leaky")}, "strategy 'leaky' is not known"),
+        ({"settings": Settings(limit_headers="ietf")}, "headers 'ietf' is no known dialect"),
+        ({"settings": Settings(limit_enforce="no")}, "enforce must be True or False, got 'no'"),  # type: ignore[arg-type]
         ({"settings": Settings(limit_answer="html")}, "limit_answer 'html' is not known: exp"),
         ({"settings": Settings(limit_storage="redis://x")}, "storage"),
         ({"policies": []}, "policies must not be empty"),

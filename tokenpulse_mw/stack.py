@@ -145,13 +145,15 @@ class TokenPulse:
             "observers": [self.metrics, self.engine.observe],
             "provider": self.providers,
         }
-        rate_limit = {
+        rate_limit: dict[str, Any] = {
             "policies": self.policies,
             "headers": self.settings.limit_headers,
             "respond": _answer(self.settings.limit_answer),
             "enforce": self.settings.limit_enforce,
             "exempt": [each.path for each in self.routes if each.path != CREDENTIALS_PATH],
         }
+        # What is malformed is to be refused here, and not when the server starts.
+        RateLimitMiddleware(Router(), **rate_limit)
         return [(ExchangeMiddleware, exchange), (RateLimitMiddleware, rate_limit)]
 
     def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
