@@ -266,6 +266,21 @@ async def test_a_provider_that_does_not_tell_costs_the_reserve(path: str) -> Non
 
 
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("pieces", [1, 7])
+@pytest.mark.anyio
+async def test_to_leave_just_before_the_end_is_not_for_nothing(around: Around, pieces: int) -> None:
+    """Each event of a stream is a token at least, also where the vendor has not said so yet."""
+    word = event(type="content_block_delta", delta={"type": "text_delta", "text": "token"})
+    start = event(type="message_start", message={"usage": {"input_tokens": 9, "output_tokens": 1}})
+    words = [word * pieces] * (35 // pieces)
+    budget = Budget(streaming([start, *words], ends=False), around=around)
+
+    await budget.ask()
+
+    assert budget.used == 9 + 1 + 35 - 10
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 @pytest.mark.anyio
 async def test_what_is_kept_out_of_measurement_is_charged_all_the_same(around: Around) -> None:
     """Observers do not hear of it; the budget does."""

@@ -127,7 +127,7 @@ class RateLimitMiddleware:
 
     async def _hold(self, holds: Holds, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and settle what it holds, however it ends."""
-        tap = tap_of(scope)
+        tap, send = tap_of(scope), holds.counting(send)
         if tap is not None and not tap.finished:
             tap.watch(holds)  # it knows what was used, and when the last byte is out
             await self.app(scope, receive, send)
