@@ -14,6 +14,7 @@ from starlette.types import Scope
 from tests.support.apps import answering
 from tests.support.asgi import drive, http_scope
 from tests.support.clock import FakeClock
+from tests.support.gates import client, gate_of
 from tests.support.metrics import decided
 from tokenpulse_mw import (
     Decision,
@@ -26,25 +27,13 @@ from tokenpulse_mw import (
 )
 from tokenpulse_mw.ratelimit.gate import Gate, Verdict
 
-PATIENT = 10.0  # seconds that a storage which answers may take
-
 Local = Limiter | InFlight
-
-
-def client(scope: Scope) -> str:
-    """Everybody is the same client."""
-    return "client"
 
 
 def price(scope: Scope) -> int:
     """What a request says that it costs."""
     cost: int = scope["cost"]
     return cost
-
-
-def gate_of(*policies: Policy, enforce: bool = True) -> Gate:
-    """A gate that tells nobody."""
-    return Gate(policies, enforce=enforce, on_decision=None)
 
 
 def judged(gate: Gate, scope: Scope) -> Verdict:

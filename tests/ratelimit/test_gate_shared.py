@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.types import Scope
 
 from tests.support.apps import answering
 from tests.support.asgi import drive, http_scope
+from tests.support.gates import client, gate_of
 from tests.support.metrics import decided
 from tests.support.servers import Server, redis_server
 from tokenpulse_mw import (
@@ -22,32 +22,11 @@ from tokenpulse_mw import (
     RateLimitMiddleware,
     SharedLimiter,
 )
-from tokenpulse_mw.ratelimit.gate import Gate, Verdict
+from tokenpulse_mw.ratelimit.gate import Gate
 
 PATIENT = 10.0  # seconds that a storage which answers may take
 
 Local = Limiter | InFlight
-
-
-def client(scope: Scope) -> str:
-    """Everybody is the same client."""
-    return "client"
-
-
-def price(scope: Scope) -> int:
-    """What a request says that it costs."""
-    cost: int = scope["cost"]
-    return cost
-
-
-def gate_of(*policies: Policy, enforce: bool = True) -> Gate:
-    """A gate that tells nobody."""
-    return Gate(policies, enforce=enforce, on_decision=None)
-
-
-def judged(gate: Gate, scope: Scope) -> Verdict:
-    """What `gate` decides by limiters of this process, of a request that nobody measures."""
-    return gate.judge(scope, None)
 
 
 def on(server: Server, limit: str, strategy: str = "fixed-window", **more: Any) -> SharedLimiter:

@@ -74,8 +74,7 @@ class Providers:
             model: The model that answered, for when nothing else tells.
         """
         if not (declared or model or self.resolver or self.request_header):
-            path = scope["path"]  # which gives declared names only
-            return (self._in_path(path) if len(path) <= _LONGEST_PATH else self(scope)) or UNKNOWN
+            return self(scope) or UNKNOWN  # the path gives declared names only
         name = declared
         if not name and self.request_header:
             name = _request_header(scope)

@@ -63,7 +63,8 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
     def write_alone(decisions: Sequence[Decision]) -> RawHeaders:
         """The same for one policy, of which most answers are like others."""
         decision = decisions[0]
-        left = _until_more(decision)
+        left = decision.more_after
+        left = ceil(decision.reset_after - _A_HAIR) if left is None else _whole(left)
         shown = decision.remaining << _BITS_OF_TIME | left
         fields = ready.get(shown)
         if fields is None:

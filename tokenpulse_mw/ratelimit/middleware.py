@@ -28,8 +28,8 @@ class RateLimitMiddleware:
     """Limit how often each client may ask.
 
     HTTP requests and WebSocket handshakes are limited; a connection that is accepted passes
-    untouched. A failure in a key, a cost, a limiter or
-    `on_decision` is logged once and lets the request pass.
+    untouched. A failure in a key, a limiter or `on_decision` is logged once and lets the request
+    pass; a cost that fails counts as 1.
 
     Args:
         limit: A rate such as "100/minute".
@@ -39,9 +39,9 @@ class RateLimitMiddleware:
         policies: Several limits, in place of `limit`, `key` and `limiter`. A request is counted
             under all of them, or, where one refuses it, under none.
         headers: The dialect of the headers on the answers to all limited requests, which tell of
-            the policies that are enforced: "draft-11"
-            (draft-ietf-httpapi-ratelimit-headers-11), "openai" (`x-ratelimit-*-requests` and
-            `-tokens`), "legacy" (`X-RateLimit-*`), or None for none.
+            the policies that are enforced: "draft-11" (draft-ietf-httpapi-ratelimit-headers-11),
+            "openai" (`x-ratelimit-*-requests` and `-tokens`), "legacy" (`X-RateLimit-*`), or None
+            for none.
         exempt: Paths that are not limited; a `*` may stand at the end of each.
         respond: The answer to a request over the limit, as a function of the decision.
         enforce: False only counts and tells (shadow mode): every request passes.

@@ -270,7 +270,7 @@ async def test_a_sliding_window_cannot_be_charged() -> None:
     )
 
     assert not limiter.chargeable
-    with pytest.raises(NotImplementedError, match="cannot be charged in a storage: use 'fixed-win"):
+    with pytest.raises(ValueError, match="cannot be charged in a storage: use 'fixed-win"):
         await limiter.charge("a", 1)
 
 

@@ -43,10 +43,9 @@ class SlidingWindowCounter:
     def take(self, state: Windows, now: float, cost: int) -> Decision:
         """Count `cost` if both windows together leave room for it."""
         self._roll(state, now)
-        window, limit = self.window, self.limit
-        used = int(state.previous * (state.ends - window - now) / window) + state.current + cost
-        if used > limit or not cost:
-            return self.weigh(state, now, cost)
+        decision = self.weigh(state, now, cost)
+        if not decision.allowed or not cost:
+            return decision
         state.current += cost
         return self.weigh(state, now, 0)
 

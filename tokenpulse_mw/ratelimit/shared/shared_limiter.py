@@ -152,11 +152,11 @@ class SharedLimiter:
                 kept from it as well.
 
         Raises:
-            NotImplementedError: The strategy is not "fixed-window".
-            ValueError: `amount` is no whole number, or `key` cannot be shared.
+            ValueError: The strategy is not "fixed-window", `amount` is no whole number, or `key`
+                cannot be shared.
         """
         if not self.chargeable:
-            raise NotImplementedError(
+            raise ValueError(
                 f"the strategy {self.strategy!r} cannot be charged in a storage: use 'fixed-window'"
             )
         checked_amount(amount)
