@@ -1,102 +1,78 @@
-"""Tables: one set of families for a registry, beside everything else on it."""
+"""Tables: where each kind of request is counted."""
 
 from __future__ import annotations
 
-import threading
+from hypothesis import given
+from hypothesis import strategies as st
 
-import pytest
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from tokenpulse_mw.metrics.rows import Labels
+from tokenpulse_mw.metrics.tables import Tables
 
-from tokenpulse_mw import Exchange, HttpMetrics
-from tokenpulse_mw.metrics.tables import tables_of
-
-
-def finished(route: str = "/x") -> Exchange:
-    """An exchange that went well."""
-    exchange = Exchange("GET", 0.0)
-    exchange.route, exchange.status, exchange.provider = route, 200, "claude"
-    return exchange
-
-
-def test_two_metrics_on_one_registry_fill_the_same_families() -> None:
-    """Registering twice is no clash, and nothing is counted apart."""
-    registry = CollectorRegistry()
-    first, second = HttpMetrics(registry), HttpMetrics(registry)
-
-    first(finished())
-    second(finished())
-
-    assert first.render() == second.render()
-    assert b'provider="claude"} 2.0' in first.render()
+kinds = st.tuples(
+    st.sampled_from(["GET", "POST"]),
+    st.sampled_from(["/a", "/b", "/c"]),
+    st.sampled_from([200, 404]),
+    st.sampled_from(["claude", "other"]),
+    st.sampled_from(["complete", "error"]),
+    st.booleans(),
+)
 
 
-def test_registries_do_not_share() -> None:
-    """Two applications with a registry each are counted apart."""
-    first, second = HttpMetrics(CollectorRegistry()), HttpMetrics(CollectorRegistry())
-
-    first(finished())
-
-    assert b"claude" not in second.render()
+def counts(tables: Tables, name: str) -> dict[Labels, float]:
+    """The values of a counter's rows."""
+    (rows,) = (rows for family, rows in tables.series() if family.name == name)
+    return {labels: row[0] for labels, row in rows.items()}
 
 
-def test_the_users_own_metrics_are_in_the_scrape() -> None:
-    """What else the registry holds is rendered by prometheus_client, each family once."""
-    registry = CollectorRegistry()
-    Counter("mine", "My own", registry=registry).inc(3)
-    text = HttpMetrics(registry).render().decode()
+@given(asked=st.lists(kinds, max_size=30), most=st.integers(1, 30))
+def test_what_is_at_hand_is_bounded_and_never_folded(asked: list[Labels], most: int) -> None:
+    """A kind of request finds its rows at once, unless they are those of overflow."""
+    tables = Tables(most=most)
 
-    assert "mine_total 3.0" in text
-    assert text.count("# TYPE tokenpulse_http_requests_total counter") == 1
+    for kind in asked:
+        rows = tables.kinds.get(kind) or tables.rows_of(kind)
+        rows[0][0] += 1
 
-
-def test_our_metrics_are_in_the_users_scrape() -> None:
-    """An exposition of prometheus_client's own shows our families too."""
-    registry = CollectorRegistry()
-    HttpMetrics(registry)(finished())
-
-    text = generate_latest(registry).decode()
-
-    assert 'tokenpulse_http_requests_total{method="GET",provider="claude",route="/x"' in text
+    assert len(tables.kinds) <= most * 8
+    counted = counts(tables, "tokenpulse_http_requests_total")
+    assert {kind[:4] for kind in tables.kinds} <= counted.keys()
+    assert sum(counted.values()) == len(asked)
 
 
-def test_rendering_here_silences_nothing_elsewhere() -> None:
-    """While one thread renders, another's collection is whole."""
-    registry = CollectorRegistry()
-    elsewhere: list[bytes] = []
+def test_what_is_folded_is_told_every_time() -> None:
+    """In each family that has no room for it."""
+    tables = Tables(most=1)
 
-    class Asks:
-        """A collector during whose collection another thread collects."""
+    for route in ("/a", "/b", "/b"):
+        tables.rows_of(("GET", route, 200, "claude", "complete", False))
 
-        def collect(self) -> list[object]:
-            if not elsewhere:
-                elsewhere.append(b"")
-                thread = threading.Thread(
-                    target=lambda: elsewhere.append(generate_latest(registry))
-                )
-                thread.start()
-                thread.join()
-            return []
-
-    metrics = HttpMetrics(registry)
-    registry.register(Asks())  # type: ignore[arg-type]
-    metrics.render()
-
-    assert b"tokenpulse_http_requests_in_progress 0.0" in elsewhere[1]
+    assert counts(tables, "tokenpulse_series_overflow_total") == {
+        ("tokenpulse_http_requests_total",): 2,
+        ("tokenpulse_http_request_duration_seconds",): 2,
+        ("tokenpulse_http_time_to_first_byte_seconds",): 2,
+    }
 
 
-def test_a_name_that_somebody_else_has_is_refused() -> None:
-    """The error names it, instead of exporting two families of one name."""
-    registry = CollectorRegistry()
-    Counter("tokenpulse_http_requests", "Not ours", registry=registry)
+def test_an_answer_without_a_body_has_no_first_byte() -> None:
+    """Its route gets no series of a histogram that nothing was observed in."""
+    tables = Tables(most=10)
 
-    with pytest.raises(ValueError, match="another collector of this registry has our names"):
-        tables_of(registry, most=1)
+    *_, first_byte = tables.rows_of(("GET", "/a", 204, "claude", "complete", True))
+
+    assert first_byte is None
+    assert counts(tables, "tokenpulse_http_time_to_first_byte_seconds") == {}
 
 
-def test_tables_can_be_registered_anew() -> None:
-    """A registry that was cleared gets fresh families."""
-    registry = CollectorRegistry()
-    tables = tables_of(registry, most=10)
-    registry.unregister(tables)
+def test_tables_can_begin_anew() -> None:
+    """As they must in a process that was forked: what was counted is the other's."""
+    tables = Tables(most=10)
+    kind = ("GET", "/a", 200, "claude", "complete", False)
+    tables.rows_of(kind)[0][0] += 1
+    tables.in_progress[0] += 1
 
-    assert tables_of(registry, most=10) is not tables
+    tables.begin_anew()
+
+    assert counts(tables, "tokenpulse_http_requests_total") == {}
+    assert tables.begin() is tables.in_progress
+    assert counts(tables, "tokenpulse_http_requests_in_progress") == {(): 0}
+    assert kind not in tables.kinds

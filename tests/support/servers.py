@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 _DEADLINE = 10.0  # seconds
 
@@ -90,9 +95,34 @@ def memcached_server(folder: Path) -> Server:
     return Server(["memcached", "-p", "{port}", "-l", "127.0.0.1", "-U", "0", "-u", "root"], folder)
 
 
-def is_installed(program: str) -> bool:
-    """Whether `program` can be started."""
-    return shutil.which(program) is not None
+def prometheus_server(folder: Path, target: str, *, interval: str = "500ms") -> Server:
+    """A Prometheus that scrapes `/metrics` of `target`, which is a host and port."""
+    config = {
+        "global": {"scrape_interval": interval, "scrape_timeout": interval},
+        "scrape_configs": [{"job_name": "gateway", "static_configs": [{"targets": [target]}]}],
+    }
+    (folder / "prometheus.yml").write_text(json.dumps(config))  # which is YAML too
+    options = ["--config.file=prometheus.yml", "--storage.tsdb.path=data"]
+    return Server(["prometheus", *options, "--web.listen-address=127.0.0.1:{port}"], folder)
+
+
+def started(server: Server, package: str) -> Iterator[Server]:
+    """Start `server` for a fixture, and end it afterwards; it comes with the system's `package`."""
+    need(server.program, package)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def need(program: str, package: str) -> None:
+    """Skip the test where `program`, of the system's `package`, is not installed; in CI fail it."""
+    if shutil.which(program) is None:
+        missing = f"install the package {package}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
 
 
 def free_port() -> int:

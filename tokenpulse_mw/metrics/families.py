@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 
 # The seed's buckets (prom-client's default), and above them what answers of models need.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+# A round of the alert rules takes milliseconds, or something is wrong.
+ROUND_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # The upper bounds that OpenTelemetry advises for gen_ai.server.time_per_output_token.
 TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
 
@@ -46,6 +48,11 @@ class Family(NamedTuple):
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers in one of its rows: a value, or a sum and the counts of all buckets."""
+        return len(self.buckets) + 2 if self.buckets else 1
 
 
 _REQUEST = ("method", "route", "status", "provider")
@@ -108,6 +115,47 @@ DECISIONS = Family(
     "Decisions of the rate limiter",
     ("policy", "decision"),
 )
+LIMIT_KEYS = Family(
+    "tokenpulse_rate_limit_keys", "gauge", "Clients that a rate limit keeps one by one", ("policy",)
+)
+LIMIT_EVICTIONS = Family(
+    "tokenpulse_rate_limit_evictions_total",
+    "counter",
+    "Clients that left the full table of a rate limit before their time",
+    ("policy",),
+)
+ALERTS = Family(
+    "tokenpulse_alerts",
+    "gauge",
+    "Alerts by what they are about and how far they have come",
+    ("type", "severity", "state"),
+)
+EVALUATIONS = Family(
+    "tokenpulse_alert_evaluations_total",
+    "counter",
+    "Rounds in which the alert rules were evaluated",
+    ("result",),
+)
+EVALUATION_DURATION = Family(
+    "tokenpulse_alert_evaluation_duration_seconds",
+    "histogram",
+    "Duration of a round of the alert rules in seconds, deliveries not included",
+    ("result",),
+    ROUND_SECONDS,
+)
+DELIVERIES = Family(
+    "tokenpulse_alert_deliveries_total",
+    "counter",
+    "Notifications handed to the sinks of alerts",
+    ("sink", "result"),
+)
+ACTIVE_PROVIDERS = Family(
+    "tokenpulse_active_providers",
+    "gauge",
+    "Whether the credentials of a provider are active",
+    ("provider",),
+)
+ASYNCIO_TASKS = Family("tokenpulse_asyncio_tasks", "gauge", "Tasks of the event loop")
 SELF_ERRORS = Family(
     "tokenpulse_self_errors_total",
     "counter",

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
+import anyio
 from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.openmetrics.exposition import UNDERSCORES
 
 from ..exchange import Exchange
+from .collector import silence, tables_of
+from .exposition import Wanted, body, rest
 from .families import checked_buckets
-from .tables import tables_of
+from .rows import Series
+from .sources import Source
 
 DEFAULT_MOST_SERIES = 2000
+
+_LOOKS_UP_EVERY = 1.0  # seconds
+_KINDS_OF_TOKENS = ("input", "output", "cache_read", "cache_write", "reasoning")
 
 
 class HttpMetrics:
     """An observer of exchanges that fills the metric families of a registry.
 
     Two of these on one registry fill the same families, so it may be made as often as wanted.
+    Where PROMETHEUS_MULTIPROC_DIR is set, as prometheus_client has it, all workers count in that
+    folder, and a scrape of any of them shows what they have counted together.
 
     Args:
         registry: Where the families are registered; prometheus_client's default when None, which
@@ -28,7 +41,8 @@ class HttpMetrics:
 
     Raises:
         ValueError: `buckets` or `max_series` is malformed, or the registry has other buckets
-            already, or another collector with our names.
+            already, or another collector with our names; or the folder of several workers cannot
+            be used.
     """
 
     def __init__(
@@ -42,18 +56,38 @@ class HttpMetrics:
             raise ValueError(f"max_series must be a whole number of at least 1, got {max_series!r}")
         self.registry = REGISTRY if registry is None else registry
         bounds = None if buckets is None else checked_buckets(buckets)
-        self._tables = tables_of(self.registry, most=max_series, buckets=bounds)
+        self._tables = tables_of(
+            self.registry,
+            most=max_series,
+            buckets=bounds,
+            folder=os.environ.get("PROMETHEUS_MULTIPROC_DIR"),
+        )
 
     def __call__(self, exchange: Exchange) -> None:
         """Count a finished exchange."""
         tables = self._tables
-        tables.in_progress -= 1
-        provider, duration = exchange.provider, exchange.duration
-        labels = (exchange.method, exchange.route, exchange.status, provider)
-        tables.duration.observe(labels, duration)
-        tables.responses.add((provider, exchange.outcome))
-        if exchange.time_to_first_byte is not None:
-            tables.first_byte.observe((exchange.route, provider), exchange.time_to_first_byte)
+        in_progress = tables.in_progress or tables.begin()
+        in_progress[0] -= 1.0
+        seconds = exchange.duration
+        first_byte = exchange.time_to_first_byte
+        kind = (
+            exchange.method,
+            exchange.route,
+            exchange.status,
+            exchange.provider,
+            exchange.outcome,
+            first_byte is None,
+        )
+        rows = tables.kinds.get(kind)
+        requests, durations, responses, first_bytes = rows or tables.rows_of(kind)
+        bounds = tables.buckets
+        requests[0] += 1.0
+        responses[0] += 1.0
+        durations[0] += seconds
+        durations[1 + bisect_left(bounds, seconds)] += 1.0
+        if first_byte is not None and first_bytes is not None:
+            first_bytes[0] += first_byte
+            first_bytes[1 + bisect_left(bounds, first_byte)] += 1.0
         if exchange.usage_source is not None:
             self._count_usage(exchange)
 
@@ -66,11 +100,13 @@ class HttpMetrics:
 
     def opened(self) -> None:
         """An exchange has begun."""
-        self._tables.in_progress += 1
+        in_progress = self._tables.in_progress or self._tables.begin()
+        in_progress[0] += 1.0
 
     def dropped(self) -> None:
         """An exchange that had begun turned out to be a probe or a scrape."""
-        self._tables.in_progress -= 1
+        in_progress = self._tables.in_progress or self._tables.begin()
+        in_progress[0] -= 1.0
 
     def failed(self, component: str) -> None:
         """A part of this library failed, and the request went on without it."""
@@ -80,15 +116,81 @@ class HttpMetrics:
         """A rate limit policy decided: `allowed`, `limited`, `shadow` or `error`."""
         self._tables.decisions.add((policy, decision))
 
+    def evaluated(self, result: str, seconds: float) -> None:
+        """A round of the alert rules took `seconds`: `ok` or `error`."""
+        self._tables.evaluations.add((result,))
+        self._tables.evaluation_duration.observe((result,), seconds)
+
+    def delivered(self, sink: str, result: str) -> None:
+        """A notification was handed to a sink of alerts: `ok`, `error` or `timeout`."""
+        self._tables.deliveries.add((sink, result))
+
+    def sample(self, name: str, source: Source) -> None:
+        """Look the values of a family up whenever it is read.
+
+        Args:
+            name: `tokenpulse_rate_limit_keys` (labels: policy), `tokenpulse_alerts` (type,
+                severity, state), `tokenpulse_active_providers` (provider), or another family that
+                is neither counted nor observed.
+            source: Gives values by label values. If it is a method, it is asked for as long as
+                its object lives. Values that several sources give for the same labels are added.
+
+        Raises:
+            ValueError: There is no such family.
+        """
+        self._tables.sources.add(name, source)
+
+    def look_up(self) -> None:
+        """Bring up to date what is looked up; the tasks are those of the event loop we are in."""
+        self._tables.look_up()
+
+    @asynccontextmanager
+    async def looking_up(self) -> AsyncIterator[None]:
+        """Look up every second, where a scrape may come to another worker; else do nothing."""
+        if self._tables.others is None:
+            yield
+            return
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_looking_up)
+            yield
+            tasks.cancel_scope.cancel()
+
+    def series(self) -> list[Series]:
+        """All of our families with their rows; with several workers those of all, added up."""
+        return self._tables.series()
+
+    def rest(
+        self, names: Sequence[str] = (), *, openmetrics: bool = False, escaping: str = UNDERSCORES
+    ) -> bytes:
+        """What else the registry holds, rendered by prometheus_client.
+
+        Args:
+            names: Only samples of these names; all when empty.
+            openmetrics: As OpenMetrics 1.0.0, without its `# EOF`, and not as text.
+            escaping: How names with other characters than letters, digits, `_` and `:` are written.
+
+        Raises:
+            Exception: Whatever a collector of the registry fails with.
+        """
+        with silence():
+            registry = self._tables.others or self.registry
+            return rest(registry, names, openmetrics=openmetrics, escaping=escaping)
+
     def render(self) -> bytes:
         """The whole registry in the Prometheus text format, version 0.0.4."""
-        return self._tables.render(self.registry)
+        self.look_up()
+        return b"".join(body(self.series(), self.rest(), Wanted()))
+
+    async def _keep_looking_up(self) -> None:
+        while True:
+            self.look_up()
+            await anyio.sleep(_LOOKS_UP_EVERY)
 
     def _count_usage(self, exchange: Exchange) -> None:
         tables, provider, usage = self._tables, exchange.provider, exchange.usage
         tables.usage.add((provider, exchange.usage_source))
         if usage is not None:
-            for kind in ("input", "output", "cache_read", "cache_write", "reasoning"):
+            for kind in _KINDS_OF_TOKENS:
                 tables.tokens.add((provider, kind), getattr(usage, kind))
         first = exchange.time_to_first_token
         if first is not None:

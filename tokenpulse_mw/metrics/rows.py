@@ -1,81 +1,118 @@
-"""Metric values as plain rows: a tuple of label values to a number, or to a list of buckets."""
+"""Metric values as plain rows of numbers, by label values."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, overload
 
 from .families import Family
 
 OVERFLOW_VALUE = "__overflow__"
 
 Labels = tuple[Any, ...]
-OnOverflow = Callable[[Family], object]
 
 
-class CounterRows:
-    """A counter's series.
+class Row(Protocol):
+    """Numbers that are counted up: a list, or memory that other processes can read.
+
+    The row of a counter or gauge is its value. That of a histogram is the sum of what was
+    observed, and then how much of it fell into each bucket, +Inf last.
+    """
+
+    @overload
+    def __getitem__(self, index: int, /) -> float: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Iterable[float]: ...
+    def __setitem__(self, index: int, value: float, /) -> None: ...
+    def __iter__(self) -> Iterator[float]: ...
+    def __len__(self) -> int: ...
+
+
+NewRow = Callable[[Family, Labels], Row]
+Series = tuple[Family, Mapping[Labels, Row]]  # all there is to say of one family
+
+
+def row_in_memory(family: Family, _labels: Labels) -> Row:
+    """A row that only this process sees."""
+    return [0.0] * family.width
+
+
+class Rows:
+    """The series of one family.
 
     Args:
         most: Series that are kept; what exceeds them is folded into one.
-        on_overflow: Told the family for each observation that is folded.
+        on_overflow: Told the family for each row that is asked for and folded.
+        new_row: Makes a row: of zeros, or of what was counted there before.
     """
 
-    __slots__ = ("_most", "_on_overflow", "family", "rows")
+    __slots__ = ("_most", "_new_row", "_on_overflow", "_rows", "_seen", "family")
 
-    def __init__(self, family: Family, *, most: int, on_overflow: OnOverflow) -> None:
+    def __init__(
+        self,
+        family: Family,
+        *,
+        most: int,
+        on_overflow: Callable[[Family], object],
+        new_row: NewRow = row_in_memory,
+    ) -> None:
         self.family = family
-        self.rows: dict[Labels, float] = {}
+        self._rows: dict[Labels, Row] = {}
         self._most = most
         self._on_overflow = on_overflow
+        self._new_row = new_row
+        self._seen: Mapping[Labels, float] = {}
 
-    def add(self, labels: Labels, amount: float = 1) -> None:
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, labels: Labels) -> Row:
+        """The row of `labels`, or the one that takes what there is no room for."""
+        row = self._rows.get(labels)
+        return self._admit(labels) if row is None else row
+
+    def add(self, labels: Labels, amount: float = 1.0) -> None:
         """Count `amount` under `labels`."""
-        try:
-            self.rows[labels] += amount
-        except KeyError:
-            labels = self._admit(labels)
-            self.rows[labels] = self.rows.get(labels, 0) + amount
-
-    def _admit(self, labels: Labels) -> Labels:
-        if len(self.rows) < self._most:
-            return labels
-        self._on_overflow(self.family)
-        return (OVERFLOW_VALUE,) * len(self.family.labels)
-
-
-class HistogramRows:
-    """A histogram's series; each row holds its sum, then a count for each bucket, +Inf last.
-
-    Args:
-        most: Series that are kept; what exceeds them is folded into one.
-        on_overflow: Told the family for each observation that is folded.
-    """
-
-    __slots__ = ("_bounds", "_most", "_on_overflow", "family", "rows")
-
-    def __init__(self, family: Family, *, most: int, on_overflow: OnOverflow) -> None:
-        self.family = family
-        self.rows: dict[Labels, list[float]] = {}
-        self._bounds = family.buckets
-        self._most = most
-        self._on_overflow = on_overflow
-
-    def observe(self, labels: Labels, value: float) -> None:
-        """Count `value` under `labels`."""
-        row = self.rows.get(labels)
+        row = self._rows.get(labels)
         if row is None:
             row = self._admit(labels)
+        row[0] += amount
+
+    def observe(self, labels: Labels, value: float) -> None:
+        """Count `value` into a histogram under `labels`."""
+        row = self.row(labels)
         row[0] += value
-        row[1 + bisect_left(self._bounds, value)] += 1
+        row[1 + bisect_left(self.family.buckets, value)] += 1
 
-    def counts(self) -> dict[Labels, float]:
-        """How many values each series has: a counter for free."""
-        return {labels: sum(row[1:]) for labels, row in list(self.rows.items())}
-
-    def _admit(self, labels: Labels) -> list[float]:
-        if len(self.rows) >= self._most:
+    def _admit(self, labels: Labels) -> Row:
+        rows = self._rows
+        if len(rows) >= self._most:
             self._on_overflow(self.family)
             labels = (OVERFLOW_VALUE,) * len(self.family.labels)
-        return self.rows.setdefault(labels, [0.0] + [0] * (len(self._bounds) + 1))
+        if labels not in rows:
+            rows[labels] = self._new_row(self.family, labels)
+        return rows[labels]
+
+    def show(self, values: Mapping[Labels, float]) -> None:
+        """Take over what somebody else counts.
+
+        A gauge's rows have these values, and those that are not among them any more have 0. A
+        counter's grow by what the values have grown since the last time.
+        """
+        gone = dict.fromkeys(self._seen.keys() - values.keys(), 0.0)
+        for labels, value in {**gone, **values}.items():
+            if self.family.kind == "gauge":
+                self.row(labels)[0] = value
+            else:
+                self.row(labels)[0] += max(value - self._seen.get(labels, 0.0), 0.0)
+        self._seen = values
+
+    def series(self) -> Series:
+        """All rows; those that are there now, with what they will have counted when read."""
+        return self.family, dict(self._rows)
+
+    def clear(self) -> None:
+        """Begin anew; rows that were handed out before count for nothing here any more."""
+        self._rows.clear()
+        self._seen = {}

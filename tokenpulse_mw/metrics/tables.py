@@ -1,20 +1,20 @@
-"""All families of one registry with their rows, as a collector that prometheus_client knows."""
+"""The rows of every family, and where each kind of request is counted."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextvars import ContextVar
-from itertools import accumulate
-from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
+from prometheus_client import CollectorRegistry
 
-from . import families, render
+from ..exchange import Failures
+from . import families
 from .families import Family
-from .rows import CounterRows, HistogramRows, Labels
+from .rows import Labels, NewRow, Row, Rows, Series, row_in_memory
+from .sources import Sources, tasks
+
+# Where requests of one kind are counted: themselves, their durations, how they ended, and when
+# their first byte came. A plain tuple, since this is unpacked on every request.
+RequestRows = tuple[Row, Row, Row, Row | None]
 
 
 class Tables:
@@ -23,119 +23,118 @@ class Tables:
     Args:
         most: Series that each family keeps.
         buckets: Upper bounds of the histograms of durations, in seconds.
+        new_row: Makes the rows.
+        serves: Whether this process is known to serve, so that it may have rows at once.
+
+    Attributes:
+        kinds: Rows by the kind of a request: its method, route, status, provider and outcome,
+            and whether its answer had no body. `rows_of` finds those that are not here yet.
+        in_progress: The row of requests in progress; empty until `begin` is called.
+        others: Shows what else there is to a scrape; None where it is the registry's.
     """
 
-    def __init__(self, *, most: int, buckets: tuple[float, ...] = families.SECONDS) -> None:
-        def counter(family: Family) -> CounterRows:
-            return CounterRows(family, most=most, on_overflow=self._overflowed)
+    def __init__(
+        self,
+        *,
+        most: int,
+        buckets: tuple[float, ...] = families.SECONDS,
+        new_row: NewRow = row_in_memory,
+        serves: bool = True,
+    ) -> None:
+        self.all: list[Rows] = []
+        self.others: CollectorRegistry | None = None
 
-        def histogram(family: Family) -> HistogramRows:
-            return HistogramRows(family, most=most, on_overflow=self._overflowed)
+        def rows(family: Family, most: int = most) -> Rows:
+            made = Rows(family, most=most, on_overflow=self._overflowed, new_row=new_row)
+            self.all.append(made)
+            return made
 
         self.buckets = buckets
-        self.in_progress = 0
-        self.duration = histogram(families.DURATION._replace(buckets=buckets))
-        self.first_byte = histogram(families.FIRST_BYTE._replace(buckets=buckets))
-        self.first_token = histogram(families.FIRST_TOKEN._replace(buckets=buckets))
-        self.per_token = histogram(families.PER_TOKEN)
-        self.responses = counter(families.RESPONSES)
-        self.tokens = counter(families.TOKENS)
-        self.usage = counter(families.USAGE)
-        self.decisions = counter(families.DECISIONS)
-        self.self_errors = counter(families.SELF_ERRORS)
+        self.requests = rows(families.REQUESTS)
+        self.duration = rows(families.DURATION._replace(buckets=buckets))
+        self._in_progress = rows(families.IN_PROGRESS)
+        self.first_byte = rows(families.FIRST_BYTE._replace(buckets=buckets))
+        self.responses = rows(families.RESPONSES)
+        self.tokens = rows(families.TOKENS)
+        self.usage = rows(families.USAGE)
+        self.first_token = rows(families.FIRST_TOKEN._replace(buckets=buckets))
+        self.per_token = rows(families.PER_TOKEN)
+        self.decisions = rows(families.DECISIONS)
+        self.limit_keys = rows(families.LIMIT_KEYS)
+        self.limit_evictions = rows(families.LIMIT_EVICTIONS)
+        self.alerts = rows(families.ALERTS)
+        self.evaluations = rows(families.EVALUATIONS)
+        self.evaluation_duration = rows(families.EVALUATION_DURATION)
+        self.deliveries = rows(families.DELIVERIES)
+        self.active_providers = rows(families.ACTIVE_PROVIDERS)
+        self.asyncio_tasks = rows(families.ASYNCIO_TASKS)
+        self.self_errors = rows(families.SELF_ERRORS)
         # Not capped: its labels are our own names, and it could not tell of an overflow of its own.
-        self.overflow = CounterRows(
-            families.OVERFLOW, most=sys.maxsize, on_overflow=self._overflowed
+        self.overflow = rows(families.OVERFLOW, sys.maxsize)
+        self.sources = Sources(*(rows.family for rows in self._looked_up))
+        self.sources.add(families.ASYNCIO_TASKS.name, tasks)
+        self.kinds: dict[Labels, RequestRows] = {}
+        self._folded = 0
+        self._failures = Failures()
+        self.in_progress: Row = []
+        if serves:
+            self.begin()
+
+    def begin(self) -> Row:
+        """The row of requests in progress, asked for when the first one comes.
+
+        A process that never serves, such as the parent of the workers, needs none.
+        """
+        self.in_progress = self._in_progress.row(())
+        return self.in_progress
+
+    def rows_of(self, kind: Labels) -> RequestRows:
+        """Where requests of this kind are counted."""
+        method, route, status, provider, outcome, bodiless = kind
+        labels = (method, route, status, provider)
+        folded = self._folded
+        found = (
+            self.requests.row(labels),
+            self.duration.row(labels),
+            self.responses.row((provider, outcome)),
+            None if bodiless else self.first_byte.row((route, provider)),
         )
-        self._rendering: ContextVar[bool] = ContextVar("tokenpulse_mw_rendering", default=False)
+        if self._folded == folded:  # else every time is to be told
+            self.kinds[kind] = found
+        return found
 
-    def collect(self) -> Iterator[Metric]:
-        """Every family as prometheus_client's own objects, for registries that others expose."""
-        if self._rendering.get():
-            return
-        for family, rows in self._counters():
-            yield _simple_metric(family, rows)
-        for table in self._histograms():
-            yield _histogram_metric(table)
+    def look_up(self) -> None:
+        """Bring up to date what is looked up and not counted."""
+        for rows in self._looked_up:
+            try:
+                values = self.sources.values(rows.family.name)
+                if values is not None:
+                    rows.show(values)
+            except Exception as error:  # noqa: BLE001 - the other families are to be read still
+                self._failures.log(rows.family.name, error)
+                self.self_errors.add(("metrics",))
 
-    def describe(self) -> Iterator[Metric]:
-        """The families without their series, by which a registry finds clashes of names."""
-        for family, _ in self._counters():
-            yield _simple_metric(family, {})
-        for table in self._histograms():
-            yield HistogramMetricFamily(table.family.name, table.family.help)
+    def series(self) -> list[Series]:
+        """Every family with its rows."""
+        return [rows.series() for rows in self.all]
 
-    def render(self, registry: CollectorRegistry) -> bytes:
-        """All of `registry` in the Prometheus text format, our own rows by the short way."""
-        lines: list[str] = []
-        for family, rows in self._counters():
-            lines += render.counter(family, rows)
-        for table in self._histograms():
-            lines += render.histogram(table.family, table.rows)
-        # Our own collector keeps silent in this context, not in another thread's collection.
-        token = self._rendering.set(True)
-        try:
-            rest = generate_latest(registry)
-        finally:
-            self._rendering.reset(token)
-        return "".join(lines).encode() + rest
+    def begin_anew(self) -> None:
+        """Let go of every row: they are another process's from now on."""
+        for rows in self.all:
+            rows.clear()
+        self.kinds.clear()
+        self.in_progress = []
 
-    def _counters(self) -> Iterable[tuple[Family, Mapping[Labels, float]]]:
-        yield families.REQUESTS, self.duration.counts()
-        yield families.IN_PROGRESS, {(): self.in_progress}
-        for table in (self.responses, self.tokens, self.usage, self.decisions):
-            yield table.family, table.rows
-        yield families.SELF_ERRORS, self.self_errors.rows
-        yield families.OVERFLOW, self.overflow.rows
-
-    def _histograms(self) -> tuple[HistogramRows, ...]:
-        return self.duration, self.first_byte, self.first_token, self.per_token
+    @property
+    def _looked_up(self) -> tuple[Rows, ...]:
+        return (
+            self.limit_keys,
+            self.limit_evictions,
+            self.alerts,
+            self.active_providers,
+            self.asyncio_tasks,
+        )
 
     def _overflowed(self, family: Family) -> None:
+        self._folded += 1
         self.overflow.add((family.name,))
-
-
-_SHARED: WeakKeyDictionary[CollectorRegistry, Tables] = WeakKeyDictionary()
-
-
-def tables_of(
-    registry: CollectorRegistry, *, most: int, buckets: tuple[float, ...] | None = None
-) -> Tables:
-    """The tables registered on `registry`, made at the first call.
-
-    Raises:
-        ValueError: Somebody else has registered one of our names there, or we have with other
-            buckets.
-    """
-    tables = Tables(most=most, buckets=buckets or families.SECONDS)
-    try:
-        registry.register(tables)
-    except ValueError as clash:
-        if registry not in _SHARED:
-            raise ValueError(f"another collector of this registry has our names: {clash}") from None
-        shared = _SHARED[registry]
-        if buckets not in (None, shared.buckets):
-            raise ValueError(
-                f"this registry has our families with buckets {shared.buckets!r}, got {buckets!r}"
-            ) from None
-        return shared
-    _SHARED[registry] = tables
-    return tables
-
-
-def _simple_metric(family: Family, rows: Mapping[Labels, float]) -> Metric:
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(family.name, family.help, labels=family.labels)
-    for labels, value in list(rows.items()):
-        metric.add_metric([str(label) for label in labels], value)
-    return metric
-
-
-def _histogram_metric(table: HistogramRows) -> Metric:
-    family = table.family
-    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    bounds = [render.number(bound) for bound in (*family.buckets, float("inf"))]
-    for labels, row in list(table.rows.items()):
-        buckets = list(zip(bounds, accumulate(row[1:]), strict=True))
-        metric.add_metric([str(label) for label in labels], buckets, sum_value=row[0])
-    return metric

@@ -1,0 +1,110 @@
+"""Our families as a collector that prometheus_client knows; one for each registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import accumulate
+from math import inf
+from weakref import WeakKeyDictionary
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from . import families
+from .render import number
+from .rows import Series
+from .tables import Tables
+from .workers import WorkerTables
+
+_silent: ContextVar[bool] = ContextVar("tokenpulse_mw_silent", default=False)
+
+
+class TablesCollector(Collector):
+    """Shows tables to a registry, for whatever else exposes it."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family as prometheus_client's own objects."""
+        if not _silent.get():
+            self.tables.look_up()
+            yield from map(_metric, self.tables.series())
+
+    def describe(self) -> Iterator[Metric]:
+        """The families without their series, by which a registry finds clashes of names."""
+        for rows in self.tables.all:
+            yield _metric((rows.family, {}))
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Let our collectors show nothing in this context, though in no other thread's."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
+_COLLECTORS: WeakKeyDictionary[CollectorRegistry, TablesCollector] = WeakKeyDictionary()
+
+
+def tables_of(
+    registry: CollectorRegistry,
+    *,
+    most: int,
+    buckets: tuple[float, ...] | None = None,
+    folder: str | None = None,
+) -> Tables:
+    """The tables registered on `registry`, made at the first call.
+
+    Args:
+        registry: Where they are shown.
+        most: Series that each family keeps.
+        buckets: Upper bounds of the histograms of durations, in seconds; the default when None.
+        folder: Where several workers count together; None for one process.
+
+    Raises:
+        ValueError: Somebody else has registered one of our names there, or we have with other
+            buckets; or `folder` cannot be used.
+    """
+    bounds = buckets or families.SECONDS
+    made = TablesCollector(
+        WorkerTables(folder, most=most, buckets=bounds)
+        if folder
+        else Tables(most=most, buckets=bounds)
+    )
+    try:
+        registry.register(made)
+    except ValueError as clash:
+        if registry not in _COLLECTORS:
+            raise ValueError(f"another collector of this registry has our names: {clash}") from None
+        shared = _COLLECTORS[registry].tables
+        if buckets not in (None, shared.buckets):
+            raise ValueError(
+                f"this registry has our families with buckets {shared.buckets!r}, got {buckets!r}"
+            ) from None
+        return shared
+    _COLLECTORS[registry] = made
+    return made.tables
+
+
+def _metric(series: Series) -> Metric:
+    family, rows = series
+    if family.kind == "histogram":
+        bounds = [number(bound) for bound in (*family.buckets, inf)]
+        histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+        for labels, row in rows.items():
+            buckets = list(zip(bounds, accumulate(row[1:]), strict=True))
+            histogram.add_metric([str(label) for label in labels], buckets, sum_value=row[0])
+        return histogram
+    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = kind(family.name, family.help, labels=family.labels)
+    for labels, row in rows.items():
+        metric.add_metric([str(label) for label in labels], row[0])
+    return metric

@@ -1,0 +1,153 @@
+"""What one worker process counts, in files that all workers of the folder can read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from ..families import Family
+from ..rows import OVERFLOW_VALUE, Labels, Row
+from .entries import Kind, as_text, width
+from .row_file import RowFile
+from .slots import Slot, check_locks, take
+
+_log = logging.getLogger("tokenpulse_mw.metrics")
+
+
+class WorkerFiles:
+    """Hands out rows that other processes see, one set of files for each process.
+
+    Nothing is written before the first row is asked for. What a row holds then may have been
+    counted by a worker that is dead. Where a row cannot be had (the disk is full), the log says so
+    once, and a list is given: what it counts is seen by no scrape.
+
+    A forked child has files of its own. The rows that it inherited are its parent's, and must be
+    asked for anew.
+
+    Args:
+        folder: That of all workers together, PROMETHEUS_MULTIPROC_DIR.
+        most: Rows that a family has in one worker's files; what exceeds them is folded into one.
+        on_overflow: Told the family for each row that is asked for and folded. It may ask for rows.
+        on_fork: Called in each forked child, to forget all rows there.
+
+    Raises:
+        ValueError: The folder is missing or cannot be written to, or files cannot be locked here.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        most: int = 2000,
+        on_overflow: Callable[[Family], object] = lambda _: None,
+        on_fork: Callable[[], object] = lambda: None,
+    ) -> None:
+        check_locks()
+        self._folder = _checked(Path(folder))
+        self._most = most
+        self._on_overflow = on_overflow
+        self._on_fork = on_fork
+        self._told: set[str] = set()
+        self._closed = False
+        self._telling = False
+        self._lock = threading.Lock()
+        self._slot: Slot | None = None
+        self._files: dict[Kind, RowFile] = {}
+        # A hook cannot be taken back, so it must not keep this object alive.
+        os.register_at_fork(after_in_child=partial(in_child, weakref.ref(self)))
+
+    def new_row(self, family: Family, labels: Labels) -> Row:
+        """The row of `labels` in this worker's files, made of zeros when it is not there."""
+        with self._lock:
+            row, folded = self._row(family, as_text(labels))
+        if folded and not self._telling:  # what tells of it, counts it in a row that may be folded
+            self._telling = True
+            try:
+                self._on_overflow(family)
+            finally:
+                self._telling = False
+        return row
+
+    def close(self) -> None:
+        """Give the files up, to be taken over by a worker that starts later.
+
+        What was counted stays in them; gauges end. Rows handed out must not be used any more.
+        """
+        with self._lock:
+            self._closed = True
+            if self._slot is not None:
+                with suppress(OSError):  # then whoever scrapes next removes it
+                    self._slot.path("gauge").unlink(missing_ok=True)
+            self._forget()
+
+    def forked(self) -> None:
+        """Let go of the parent's files, in a child that was forked just now."""
+        # Another thread of the parent may have held the lock, and is not here to give it back.
+        self._lock = threading.Lock()
+        self._forget()
+        self._on_fork()
+
+    def _row(self, family: Family, labels: Labels) -> tuple[Row, bool]:
+        """The row of `labels`, or the one that takes what there is no room for, and which it is."""
+        if self._closed:
+            return [0.0] * width(family), False
+        try:
+            file = self._file(family.kind)
+            row = file.row(family, labels)
+            rest = (OVERFLOW_VALUE,) * len(labels)
+            if row is not None or labels == rest or file.rows(family.name) < self._most:
+                return row or file.new_row(family, labels), False
+            return file.row(family, rest) or file.new_row(family, rest), True
+        except OSError as error:
+            self._tell("a part of what this process counts is in no scrape: %s", error)
+            return [0.0] * width(family), False
+
+    def _file(self, kind: Kind) -> RowFile:
+        file = self._files.get(kind)
+        if file is None:
+            if self._slot is None:
+                self._slot = take(self._folder)
+            path = self._slot.path(kind)
+            file = self._files[kind] = RowFile(path, kind)
+            if file.damage is not None:
+                self._tell("the end of %s is damaged and dropped: %s", path, file.damage)
+        return file
+
+    def _tell(self, message: str, *arguments: object) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            _log.warning(f"{message}; this is said only once", *arguments)
+
+    def _forget(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+        if self._slot is not None:
+            self._slot.close()
+        self._slot = None
+
+
+def in_child(files: weakref.ref[WorkerFiles]) -> None:
+    """What each forked child does with the files it inherited, if they are still in use."""
+    mine = files()
+    if mine is not None:
+        mine.forked()
+
+
+def _checked(folder: Path) -> Path:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.absolute()
+    except OSError as error:
+        raise ValueError(
+            f"the metrics folder of several workers must be a folder that exists and can be "
+            f"written to, got {str(folder)!r} ({error}): make it before the workers start, and "
+            "name it in PROMETHEUS_MULTIPROC_DIR"
+        ) from None

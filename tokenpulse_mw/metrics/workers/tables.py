@@ -1,0 +1,35 @@
+"""Tables that all workers of a folder fill together."""
+
+from __future__ import annotations
+
+from ..rows import Series
+from ..tables import Tables
+from .files import WorkerFiles
+from .stock import stock_registry
+from .workers import Workers
+
+
+class WorkerTables(Tables):
+    """This worker's rows, and what a scrape of any worker shows: those of all.
+
+    Args:
+        folder: That of all workers together.
+        most: Series that each family keeps for one worker.
+        buckets: Upper bounds of the histograms of durations, in seconds.
+
+    Raises:
+        ValueError: The folder is missing or cannot be written to, or files cannot be locked here.
+    """
+
+    def __init__(self, folder: str, *, most: int, buckets: tuple[float, ...]) -> None:
+        files = WorkerFiles(
+            folder, most=most, on_overflow=self._overflowed, on_fork=self.begin_anew
+        )
+        self._workers = Workers(folder)
+        super().__init__(most=most, buckets=buckets, new_row=files.new_row, serves=False)
+        self.others = stock_registry(folder)
+
+    def series(self) -> list[Series]:
+        """Every family with the rows of all workers added up."""
+        found = self._workers.series()
+        return [found.get(rows.family.name) or (rows.family, {}) for rows in self.all]
