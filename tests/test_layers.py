@@ -20,7 +20,8 @@ ALLOWED = {
     "exchange": {"usage"},
     **{feature: {"exchange", "usage"} for feature in FEATURES},
     **{module: set[str]() for module in ALONE},
-    "stack": FEATURES | ALONE | {"exchange"},
+    "wrapping": {"exchange", "lifespan"},
+    "stack": FEATURES | ALONE | {"exchange", "wrapping"},
     "demo": {"__init__"},  # it is a user of the library, and has only its public names
     "cli": {"demo"},
     "__main__": {"cli"},

@@ -207,6 +207,34 @@ def test_credentials_and_checks_are_passed_on(metrics: HttpMetrics) -> None:
     assert client.get("/health/ready").status_code == 503
 
 
+@pytest.mark.anyio
+async def test_the_metrics_show_the_limits_the_alerts_and_the_providers(
+    metrics: HttpMetrics,
+) -> None:
+    """What no single exchange tells is looked up by the scrape."""
+    engine = AlertEngine()
+    pulse = TokenPulse(
+        settings=Settings(limit="1/minute", max_keys=2),
+        metrics=metrics,
+        engine=engine,
+        credentials={"claude": True},
+    )
+    app = pulse.wrap(answering())
+
+    for client in ("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.3"):
+        await drive(app, http_scope("/claude/chat", client=(client, 1)))
+    await engine.evaluate()
+    lines = metrics.render().decode().splitlines()
+
+    assert 'tokenpulse_rate_limit_keys{policy="default"} 2.0' in lines
+    assert 'tokenpulse_rate_limit_evictions_total{policy="default"} 1.0' in lines
+    alert = 'type="rate_limit",severity="warning",state="firing"'
+    assert f"tokenpulse_alerts{{{alert}}} 1.0" in lines
+    assert 'tokenpulse_alert_evaluations_total{result="ok"} 1.0' in lines
+    assert 'tokenpulse_alert_deliveries_total{sink="LogSink",result="ok"} 1.0' in lines
+    assert 'tokenpulse_active_providers{provider="claude"} 1.0' in lines
+
+
 def test_the_scrape_asks_for_the_token(metrics: HttpMetrics) -> None:
     """Without it there is nothing to see."""
     app = Starlette()

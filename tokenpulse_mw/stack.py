@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from .alerts import AlertEngine
 from .config import Settings
-from .exchange import PROVIDERS, ExchangeMiddleware, Providers, path_in_app, serves
+from .exchange import PROVIDERS, ExchangeMiddleware, Providers, serves
 from .health import CREDENTIALS_PATH, Check, Credentials, HealthRouter
-from .lifespan import run_lifespan
 from .metrics import HttpMetrics, metrics_routes
 from .ratelimit import (
     ANSWERS,
@@ -33,6 +39,7 @@ from .ratelimit import (
     client_address,
 )
 from .web import bearer
+from .wrapping import Endpoints, Wrapped
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -93,6 +100,7 @@ class TokenPulse:
         scrape = metrics_routes(self.metrics, authorize=authorize)
         self.routes = [each for each in self.health.routes if isinstance(each, Route)] + scrape
         self._layers = self._middlewares()
+        self._let_metrics_see()
 
     def install(self, app: Starlette) -> None:
         """Put everything into a Starlette or FastAPI application that has not started yet.
@@ -121,16 +129,16 @@ class TokenPulse:
 
         Our endpoints go before the application's; its lifespan, if it has one, runs inside ours.
         """
-        inner: ASGIApp = _Endpoints(app, routes=self.routes)
+        inner: ASGIApp = Endpoints(app, routes=self.routes)
         for middleware, options in reversed(self._layers):
             inner = middleware(inner, **options)
-        return _Wrapped(inner, beside=self.running)
+        return Wrapped(inner, beside=self.running)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what runs in the background; `install` and `wrap` do it in the lifespan."""
         self.health.draining = False
-        async with self.engine:
+        async with self.engine, self.metrics.looking_up():
             try:
                 yield
             finally:
@@ -155,6 +163,27 @@ class TokenPulse:
         # What is malformed is to be refused here, and not when the server starts.
         RateLimitMiddleware(Router(), **rate_limit)
         return [(ExchangeMiddleware, exchange), (RateLimitMiddleware, rate_limit)]
+
+    def _let_metrics_see(self) -> None:
+        """Show in the metrics what is not told by exchanges."""
+        self.engine.listen(self.metrics)
+        self.metrics.sample("tokenpulse_alerts", self.engine.counts)
+        self.metrics.sample("tokenpulse_active_providers", self.health.active_providers)
+        self.metrics.sample("tokenpulse_rate_limit_keys", self._limit_keys)
+        self.metrics.sample("tokenpulse_rate_limit_evictions_total", self._limit_evictions)
+
+    def _limit_keys(self) -> Mapping[tuple[str], int]:
+        tables = self._tables_of_limits()
+        return {(name,): len(table) for name, table in tables}
+
+    def _limit_evictions(self) -> Mapping[tuple[str], int]:
+        tables = self._tables_of_limits()
+        return {(name,): table.evictions for name, table in tables}
+
+    def _tables_of_limits(self) -> Iterator[tuple[str, Limiter]]:
+        for policy in self.policies:
+            if isinstance(policy.limiter, Limiter):
+                yield policy.name, policy.limiter
 
     def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
@@ -202,32 +231,3 @@ def _not_taken(ours: Sequence[Route], theirs: Sequence[BaseRoute]) -> list[Route
         else:
             kept.append(route)
     return kept
-
-
-class _Endpoints:
-    """Serves our own paths, and leaves every other to the application."""
-
-    def __init__(self, app: ASGIApp, *, routes: list[Route]) -> None:
-        self.app = app
-        self._router = Router(routes, redirect_slashes=False)
-        self._paths = {route.path for route in routes}
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        ours = scope["type"] == "http" and path_in_app(scope) in self._paths
-        return (self._router if ours else self.app)(scope, receive, send)
-
-
-class _Wrapped:
-    """Runs the background beside the application's lifespan, and passes all else on."""
-
-    def __init__(
-        self, app: ASGIApp, *, beside: Callable[[], AbstractAsyncContextManager[None]]
-    ) -> None:
-        self.app = app
-        self._beside = beside
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await run_lifespan(self.app, self._beside, scope, receive, send)
-        else:
-            await self.app(scope, receive, send)

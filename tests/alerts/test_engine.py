@@ -201,6 +201,92 @@ async def test_a_rule_that_raises_is_logged_once_and_keeps_its_alerts(
     assert transitions(await engine.evaluate()) == ["resolved"]
 
 
+class Listening:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def evaluated(self, result: str, seconds: float) -> None:
+        """A round is over."""
+        self.told.append(("evaluated", result, seconds))
+
+    def delivered(self, sink: str, result: str) -> None:
+        """A sink was told."""
+        self.told.append(("delivered", sink, result))
+
+    def failed(self, component: str) -> None:
+        """Something of the engine has failed."""
+        self.told.append(("failed", component))
+
+
+@pytest.mark.anyio
+async def test_a_listener_is_told_how_the_engine_fares(clock: FakeClock) -> None:
+    """Each round with its duration, each delivery, and each failure; once, however often added."""
+    listener = Listening()
+
+    async def broken(event: AlertEvent) -> None:
+        raise RuntimeError("no network")
+
+    def slow(traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
+        clock.advance(2)
+        return [trouble()]
+
+    engine = AlertEngine([slow], [Remembering(), broken], clock=clock)
+    engine.listen(listener)
+    engine.listen(listener)
+    await engine.evaluate()
+
+    assert listener.told == [
+        ("evaluated", "ok", 2),
+        ("delivered", "Remembering", "ok"),
+        ("failed", "alerts"),
+        ("delivered", "broken", "error"),
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_round_in_which_a_rule_fails_is_told_as_an_error() -> None:
+    """However well the others went."""
+    listener = Listening()
+    engine = AlertEngine([Scripted(RuntimeError("oops")), Scripted([])], [])
+    engine.listen(listener)
+
+    await engine.evaluate()
+
+    assert [told[:2] for told in listener.told] == [("failed", "alerts"), ("evaluated", "error")]
+
+
+@pytest.mark.anyio
+async def test_a_delivery_that_takes_too_long_is_told_as_such() -> None:
+    """Once for all that was to be told."""
+    listener = Listening()
+
+    async def hangs(event: AlertEvent) -> None:
+        await anyio.sleep_forever()
+
+    engine = AlertEngine([Scripted([trouble()])], [hangs], interval=0.01)
+    engine.listen(listener)
+    await engine.evaluate()
+
+    assert listener.told[1:] == [("failed", "alerts"), ("delivered", "hangs", "timeout")]
+
+
+@pytest.mark.anyio
+async def test_alerts_are_counted_by_type_severity_and_state(clock: FakeClock) -> None:
+    """Those that wait before they fire, too."""
+    rule = Scripted([trouble("critical")], [trouble("critical", keep_firing=60)], [])
+    waiting = Scripted([trouble("info", hold_for=600)])
+    engine = AlertEngine([rule, waiting], [], clock=clock)
+
+    await engine.evaluate()
+
+    assert engine.counts() == {
+        ("trouble", "critical", "firing"): 1,
+        ("trouble", "info", "pending"): 1,
+    }
+
+
 @pytest.mark.anyio
 async def test_a_rule_that_raises_does_not_stop_the_others(
     caplog: pytest.LogCaptureFixture,

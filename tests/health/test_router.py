@@ -162,6 +162,34 @@ def test_a_mapping_of_credentials_is_read_when_it_is_asked_for() -> None:
     assert client.get("/api/credentials/status").json() == {"claude": False}
 
 
+def test_a_mapping_tells_which_providers_are_active() -> None:
+    """Whenever that is asked, as metrics do."""
+    status = {"claude": True, "gemini": False}
+    health = HealthRouter(credentials=status)
+
+    before = health.active_providers()
+    status["claude"] = False
+
+    assert before == {("claude",): 1, ("gemini",): 0}
+    assert health.active_providers() == {("claude",): 0, ("gemini",): 0}
+
+
+def test_a_function_is_not_called_to_tell_which_providers_are_active() -> None:
+    """What it last gave counts: it may take long, or cost something."""
+    asked: list[bool] = []
+
+    def status() -> dict[str, bool]:
+        asked.append(True)
+        return {"claude": True}
+
+    health = HealthRouter(credentials=status)
+
+    before = health.active_providers()
+    TestClient(health).get("/api/credentials/status")
+
+    assert (before, health.active_providers(), asked) == ({}, {("claude",): 1}, [True])
+
+
 @pytest.mark.parametrize(("credentials", "status"), [(None, 404), ({}, 200)])
 def test_without_credentials_there_is_no_status_of_them(
     credentials: Credentials | None, status: int

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -66,11 +67,30 @@ class AlertEngine:
         self._clock = clock
         self._wall = wall
         self._failures = Failures()
+        self._listeners: list[Any] = []
         self._tasks: TaskGroup | None = None
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
         self._traffic.observe(exchange, self._clock())
+
+    def listen(self, listener: object) -> None:
+        """Tell `listener` how the engine fares, such as an `HttpMetrics`.
+
+        It may have the methods `evaluated(result, seconds)` with "ok" or "error" for each round,
+        `delivered(sink, result)` with "ok", "error" or "timeout" for each event that is handed to
+        a sink, and `failed(component)`.
+        """
+        if listener not in self._listeners:
+            self._listeners.append(listener)
+
+    def counts(self) -> Mapping[tuple[str, str, str], int]:
+        """How many alerts there are of each type, severity and state."""
+        return Counter(
+            (alert.finding.type, alert.finding.severity or "", alert.state)
+            for alerts in self._alerts
+            for alert in alerts.values()
+        )
 
     @property
     def firing(self) -> list[Finding]:
@@ -87,14 +107,17 @@ class AlertEngine:
         now, at = self._clock(), self._wall()
         self._traffic.errors.expire(now)
         events: list[AlertEvent] = []
+        result = "ok"
         for rule, alerts in zip(self._rules, self._alerts, strict=True):
             try:
                 found = _worst(rule(self._traffic, self._thresholds, now))
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
-                self._failures.tell(f"rule {_name(rule)}", error)
+                self._report(f"rule {_name(rule)}", error)
+                result = "error"
                 continue
             events += self._advance(alerts, found, now, at)
         self._traffic.limited.clear()
+        self._tell_listeners("evaluated", result, self._clock() - now)
         if events:
             for sink in self._sinks:
                 await self._tell(sink, events)
@@ -107,7 +130,7 @@ class AlertEngine:
             try:
                 await self.evaluate()
             except Exception as error:  # noqa: BLE001 - the next round may fare better
-                self._failures.tell("alerts", error)
+                self._report("alerts", error)
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -151,13 +174,25 @@ class AlertEngine:
                 for event in events:
                     await self._tell_one(sink, event)
         except TimeoutError as error:
-            self._failures.tell(f"sink {_name(sink)}", error)
+            self._report(f"sink {_name(sink)}", error)
+            self._tell_listeners("delivered", _name(sink), "timeout")
 
     async def _tell_one(self, sink: Sink, event: AlertEvent) -> None:
+        result = "ok"
         try:
             await sink(event)
         except Exception as error:  # noqa: BLE001 - one event must not cost the others
-            self._failures.tell(f"sink {_name(sink)}", error)
+            self._report(f"sink {_name(sink)}", error)
+            result = "error"
+        self._tell_listeners("delivered", _name(sink), result)
+
+    def _report(self, component: str, error: Exception) -> None:
+        """Log a failure once, and let it be counted; as a label value it is `alerts`."""
+        self._failures.log(component, error)
+        self._tell_listeners("failed", "alerts")
+
+    def _tell_listeners(self, hook: str, *arguments: Any) -> None:
+        self._failures.call(hook, self._listeners, *arguments)
 
 
 def _worst(findings: Iterable[Finding]) -> dict[str, Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from .exchange import Exchange
 
@@ -28,15 +29,7 @@ class Failures:
     def __init__(self) -> None:
         self._told: set[tuple[str, str]] = set()
 
-    def finished(self, observers: Iterable[Observer], exchange: Exchange) -> None:
-        """Give `exchange` to every observer."""
-        for observer in observers:
-            try:
-                observer(exchange)
-            except Exception as error:  # noqa: BLE001 - an observer's failure is not the request's
-                self.tell(name_of(observer), error, observers)
-
-    def call(self, hook: str, observers: Iterable[Observer], *arguments: str) -> None:
+    def call(self, hook: str, observers: Iterable[object], *arguments: Any) -> None:
         """Call the optional method `hook` of those observers that have it."""
         for observer in observers:
             method = getattr(observer, hook, None)

@@ -62,10 +62,18 @@ class HealthRouter(Router):
             Route("/health/live", self._answer_live),
             Route("/health/ready", self._answer_ready),
         ]
+        self._status: Status = {} if credentials is None or callable(credentials) else credentials
         if credentials is not None:
             self._credentials = credentials
             routes.append(Route(CREDENTIALS_PATH, self._answer_credentials))
         super().__init__(routes, redirect_slashes=False)
+
+    def active_providers(self) -> Mapping[tuple[str], int]:
+        """Whether each provider's credentials are active, as far as is known: 1 or 0.
+
+        A function that tells so is not called for this; what it last gave counts.
+        """
+        return {(name,): int(bool(active)) for name, active in self._status.items()}
 
     async def _answer_health(self, request: Request) -> Response:
         drop_exchange(request.scope)
@@ -88,7 +96,7 @@ class HealthRouter(Router):
     async def _answer_credentials(self, request: Request) -> Response:
         drop_exchange(request.scope)
         source = self._credentials
-        status = await Call(source).result() if callable(source) else source
+        self._status = await Call(source).result() if callable(source) else source
         return JSONResponse(
-            {name: bool(active) for name, active in status.items()}, headers=_UNCACHED
+            {name: bool(active) for name, active in self._status.items()}, headers=_UNCACHED
         )
