@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -333,14 +335,20 @@ async def test_an_exception_after_the_answer_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("coding", "source"),
-    [(b"gzip", "missing"), (b"Identity", "reported"), (b"identity", "reported")],
+    ("coding", "body", "source"),
+    [
+        (b"gzip", gzip.compress(CHAT, mtime=0), "reported"),
+        (b"gzip", CHAT, "missing"),
+        (b"unheard-of", CHAT, "missing"),
+        (b"Identity", CHAT, "reported"),
+        (b"identity", CHAT, "reported"),
+    ],
 )
 @pytest.mark.anyio
-async def test_a_compressed_answer_is_missing(coding: bytes, source: str) -> None:
-    """What a model says in compressed form is not read, and not mistaken for garbage."""
+async def test_a_compressed_answer_is_read(coding: bytes, body: bytes, source: str) -> None:
+    """Where its coding is known, and true; else its usage is missing."""
     seen: list[Exchange] = []
-    app = answering(CHAT, headers=[(b"content-encoding", coding)])
+    app = answering(body, headers=[(b"content-encoding", coding)])
 
     await drive(
         ExchangeMiddleware(app, observers=[seen.append]),
@@ -386,4 +394,4 @@ def test_observers_must_be_callable() -> None:
 
 def test_an_exchange_can_be_read() -> None:
     """Its repr names every field, for logs and for debugging."""
-    assert repr(Exchange("GET", 1.0)).startswith("Exchange(credential=None, duration=0.0, key=None")
+    assert repr(Exchange("GET", 1.0)).startswith("Exchange(method='GET', started=1.0, route=''")

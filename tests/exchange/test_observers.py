@@ -184,7 +184,7 @@ async def test_a_body_that_cannot_be_read_costs_only_its_usage() -> None:
 
     assert answer.messages[1]["body"] == "text"
     assert (seen[0].outcome, seen[0].usage) == ("complete", None)
-    assert watcher.told == ["opened", "finished", "failed exchange"]
+    assert watcher.told == ["opened", "failed usage", "finished"]
 
 
 @pytest.mark.anyio

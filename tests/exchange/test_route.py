@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router, WebSocketRoute
+from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from tests.exchange.routes import CopiesScope, labels, other, page, passes
 from tests.support.apps import answering
 from tests.support.asgi import http_scope
-from tokenpulse_mw import Exchange, ExchangeMiddleware, RateLimitMiddleware
-from tokenpulse_mw.exchange.route import RouteTemplates
-
-
-async def page(request: Request) -> Response:
-    """An endpoint."""
-    return PlainTextResponse("here")
-
-
-async def other(request: Request) -> Response:
-    """Another endpoint."""
-    return PlainTextResponse("there")
+from tokenpulse_mw import Exchange, ExchangeMiddleware, Policy, RateLimitMiddleware
+from tokenpulse_mw.exchange import RouteTemplates, serves
 
 
 class Page(HTTPEndpoint):
@@ -40,17 +32,6 @@ class Page(HTTPEndpoint):
     async def get(self, request: Request) -> Response:
         """Answer GET."""
         return PlainTextResponse("here")
-
-
-def labels(app: Any, *requests: str, **options: Any) -> list[str]:
-    """The route label of each "METHOD path" asked of `app`."""
-    seen: list[Exchange] = []
-    app.add_middleware(ExchangeMiddleware, observers=[seen.append])
-    client = TestClient(app, raise_server_exceptions=False, follow_redirects=False, **options)
-    for request in requests:
-        method, path = request.split()
-        client.request(method, path)
-    return [exchange.route for exchange in seen]
 
 
 def test_plain_routes() -> None:
@@ -121,16 +102,112 @@ def test_mounts() -> None:
 
 def test_hosts() -> None:
     """A host leaves no trace in the template."""
+
+    def app() -> Starlette:
+        return Starlette(
+            routes=[
+                Host("{tenant}.example.org", Router([Route("/chat/{id}", page)])),
+                Host("raw.example.com:80", answering()),
+                Route("/{rest:path}", page),
+            ]
+        )
+
+    requests = ["GET /chat/1", "GET /nowhere"]
+    assert labels(app(), *requests, base_url="http://acme.example.org") == ["/chat/{id}", "/{path}"]
+    assert labels(app(), *requests, base_url="http://raw.example.com:80") == ["/{path}"] * 2
+    assert labels(app(), *requests) == ["/{rest}"] * 2
+
+
+@pytest.mark.parametrize(
+    ("host", "template"),
+    [
+        (b"acme.example.org", "/chat/{id}"),
+        (b"ACME.Example.org:8080", "/chat/{id}"),
+        (b"[2001:db8::1]", "/v6/{id}"),
+        (b"example.org", "/{rest}"),
+        (b"", "/{rest}"),
+        (b"\xff", "/{rest}"),
+    ],
+)
+def test_a_request_answered_before_the_router_has_a_host(host: bytes, template: str) -> None:
+    """It would have reached the routes of that host, and of no other."""
+    templates = RouteTemplates(
+        Starlette(
+            routes=[
+                Host("{tenant}.example.org", Router([Route("/chat/{id}", page)])),
+                Host("[2001:db8::1]", Router([Route("/v6/{id}", page), Route("/chat/{id}", page)])),
+                Route("/{rest:path}", page),
+            ]
+        )
+    )
+    path = "/v6/1" if host.startswith(b"[") else "/chat/1"
+
+    assert templates(http_scope(path, headers=[(b"accept", b"*/*"), (b"host", host)])) == template
+
+
+def test_a_scope_without_headers_may_be_for_any_host() -> None:
+    """Who asks for a limit's key knows of none."""
+    templates = RouteTemplates(
+        Starlette(routes=[Host("a.example.org", Router([Route("/chat/{id}", page)]))])
+    )
+
+    assert templates({"method": "GET", "path": "/chat/1"}) == "/chat/{id}"
+
+
+def test_mounted_applications_with_a_middleware_around_them() -> None:
+    """Their routes are found all the same, whether the middleware lets a request pass or not."""
+    inner = Starlette(routes=[Route("/chat/{model}", page)])
     app = Starlette(
         routes=[
-            Host("{tenant}.example.org", Router([Route("/chat/{id}", page)])),
-            Host("raw.example.com", answering()),
+            Mount("/v1", CORSMiddleware(inner, allow_origins=["*"])),
+            Mount("/v2", CopiesScope(inner)),
+            Mount("/v3", RateLimitMiddleware(inner, policies=[Policy("1/day", cost=lambda s: 2)])),
         ]
     )
 
-    assert labels(app, "GET /chat/1", base_url="http://acme.example.org") == ["/chat/{id}"]
-    app = Starlette(routes=[Host("raw.example.com", answering())])
-    assert labels(app, "GET /x", base_url="http://raw.example.com") == ["/{path}"]
+    assert labels(
+        app, "GET /v1/chat/a", "GET /v1/no", "GET /v2/chat/a", "GET /v3/chat/a", "GET /v3/no"
+    ) == [
+        "/v1/chat/{model}",
+        "/v1/{path}",
+        "/v2/chat/{model}",
+        "/v3/chat/{model}",
+        "/v3/{path}",
+    ]
+
+
+def test_files(tmp_path: Path) -> None:
+    """A directory is one route, whatever is in it or not."""
+    (tmp_path / "a.txt").write_text("here")
+    app = Starlette(routes=[Mount("/static", StaticFiles(directory=tmp_path))])
+
+    assert (
+        labels(app, "GET /static/a.txt", "GET /static/no", "POST /static/a.txt")
+        == ["/static/{path}"] * 3
+    )
+
+
+def test_redirects_of_a_slash() -> None:
+    """The router answers them itself: no route has."""
+    app = Starlette(routes=[Route("/a/{id}", page), Mount("/m", routes=[Route("/b/", page)])])
+
+    assert labels(app, "GET /a/1/", "GET /m", "GET /m/b") == [
+        "__unmatched__",
+        "__unmatched__",
+        "/m/{path}",
+    ]
+
+
+def test_a_router_that_is_mounted_in_itself() -> None:
+    """It has no end; where it comes back to itself it is one opaque mount."""
+    app = Starlette(routes=[Route("/a/{id}", page)])
+    app.mount("/again", app)
+
+    assert labels(app, "GET /a/1", "GET /again/no", "GET /again/again/no") == [
+        "/a/{id}",
+        "/again/{path}",
+        "/again/{path}",
+    ]
 
 
 def test_one_endpoint_under_several_paths() -> None:
@@ -148,51 +225,6 @@ def test_one_endpoint_under_several_paths() -> None:
         "/a/{id}",
         "/b/{x}/{id}",
         "/a/{id}",
-    ]
-
-
-def test_fastapi_routers() -> None:
-    """Include prefixes belong to the template, also nested, and of a router included twice."""
-    deep = APIRouter(prefix="/deep")
-    shared = APIRouter()
-
-    @deep.get("/{id}")
-    async def nested(id: int) -> int:
-        return id
-
-    @shared.get("/models/{name}")
-    async def models(name: str) -> str:
-        return name
-
-    outer = APIRouter(prefix="/outer")
-    outer.include_router(deep)
-    shared.add_route("/plain/{x}", page)
-    app = FastAPI()
-    app.include_router(outer, prefix="/api")
-    app.include_router(shared, prefix="/v1")
-    app.include_router(shared, prefix="/v2/{region}")
-
-    assert labels(
-        app,
-        "GET /api/outer/deep/3",
-        "GET /api/outer/deep/word",
-        "POST /api/outer/deep/3",
-        "GET /v1/models/a",
-        "GET /v2/eu/models/b",
-        "GET /v1/plain/1",
-        "GET /docs",
-        "GET /openapi.json",
-        "GET /nowhere",
-    ) == [
-        "/api/outer/deep/{id}",
-        "/api/outer/deep/{id}",
-        "/api/outer/deep/{id}",
-        "/v1/models/{name}",
-        "/v2/{region}/models/{name}",
-        "/v1/plain/{x}",
-        "/docs",
-        "/openapi.json",
-        "__unmatched__",
     ]
 
 
@@ -222,21 +254,6 @@ def test_applications_mounted_in_fastapi() -> None:
         "/llm/{path}",
         "/sub/{tenant}/{path}",
     ]
-
-
-class CopiesScope:
-    """A middleware that hands a copy of the scope on."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(dict(scope), receive, send)
-
-
-async def passes(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-    """A function middleware that changes nothing."""
-    return await call(request)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +302,37 @@ def test_requests_answered_before_the_router() -> None:
     ]
 
 
+def test_a_request_answered_before_the_router_goes_where_a_router_sends_it() -> None:
+    """To the first route of path and method, else of the path; it does not leave a mount again."""
+    templates = RouteTemplates(
+        Starlette(
+            routes=[
+                Route("/a/{x}", page, methods=["PUT"]),
+                Route("/a/{y}", page, methods=["POST"]),
+                Mount("/m", routes=[Route("/{x}", page, methods=["PUT"])]),
+                Mount("/{any}", routes=[Route("/b/c", page)]),
+                Route("/{rest:path}", page),
+            ]
+        )
+    )
+    asked = {
+        "PUT /a/1": "/a/{x}",
+        "POST /a/1": "/a/{y}",
+        "GET /a/1": "/{any}/{path}",
+        "GET /m/1": "/m/{x}",
+        "GET /m/b/c": "/m/{path}",
+        "GET /x/b/c": "/{any}/b/c",
+        "GET /x/b/d": "/{any}/{path}",
+        "GET /x": "/{rest}",
+        "HEAD /x": "/{rest}",
+        "DELETE /x": "/{rest}",
+        "GET x": "__unmatched__",
+    }
+
+    told = [templates(http_scope(path, method=method)) for method, path in map(str.split, asked)]
+    assert told == list(asked.values())
+
+
 def test_convertors_with_groups_of_their_own() -> None:
     """A convertor's pattern may hold groups, which do not shift the routes after it."""
     app = Starlette(routes=[Route("/a/{x:float}", page), Route("/b", page), Route("/c", page)])
@@ -296,14 +344,6 @@ def test_convertors_with_groups_of_their_own() -> None:
         "/b",
         "/c",
     ]
-
-
-def test_a_websockets_route_is_no_route_of_a_request() -> None:
-    """What answers a WebSocket does not label the 429 of a page on the same path."""
-    app = Starlette(routes=[WebSocketRoute("/{socket}", answering()), Route("/{page}", page)])
-    app.add_middleware(RateLimitMiddleware, limit="1/day", headers=None)
-
-    assert labels(app, "GET /x", "GET /x") == ["/{page}", "/{page}"]
 
 
 def test_routes_that_are_added_later() -> None:
@@ -358,10 +398,29 @@ def test_routes_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
             super().__init__("/odd", page)
             self.path = 7  # type: ignore[assignment]
 
-    assert labels(Starlette(routes=[Odd()]), "GET /odd", "GET /odd") == ["__unmatched__"] * 2
+    app = Starlette(routes=[Odd(), Route("/even", other)])
+
+    assert labels(app, "GET /odd", "GET /odd", "GET /even") == ["__unmatched__"] * 2 + ["/even"]
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "route failed with AttributeError"
     ]
+
+
+def test_a_router_that_cannot_be_read() -> None:
+    """Whoever asks is told once; what it answers is unmatched."""
+
+    class Closed:
+        @property
+        def routes(self) -> list[BaseRoute]:
+            raise LookupError("not yet")
+
+    closed = Closed()
+    templates = RouteTemplates(answering())
+    scope = {**http_scope("/x"), "router": closed, "endpoint": page}
+
+    with pytest.raises(LookupError, match="not yet"):
+        templates(scope)
+    assert [templates(scope), templates(scope)] == ["__unmatched__"] * 2
 
 
 def test_routers_behind_one_middleware_are_bounded() -> None:
@@ -381,3 +440,32 @@ async def test_other_servers_root_paths() -> None:
 
     assert templates(http_scope("/api/x/1", root_path="/api")) == "/x/{y}"
     assert templates(http_scope("/x/1", root_path="/api")) == "/x/{y}"
+
+
+@pytest.mark.parametrize(
+    ("route", "is_served"),
+    [
+        (Route("/health", page), True),
+        (Route("/health", page, methods=["POST"]), False),
+        (Route("/{path:path}", page), False),
+        (Route("/health/live", page), False),
+        (WebSocketRoute("/health", answering()), False),
+        (Mount("/health", answering()), True),
+        (Mount("/health", routes=[Route("/", page)]), True),
+        (Mount("/", answering()), False),
+        (Mount("/", routes=[Route("/health", page)]), True),
+        (Mount("/", CopiesScope(Starlette(routes=[Route("/health", page)]))), True),
+        (Mount("/", routes=[Host("a.example.org", answering())]), False),
+        (Host("a.example.org", Router([Route("/health", page)])), False),
+    ],
+)
+def test_whether_an_application_serves_a_path_itself(route: BaseRoute, is_served: bool) -> None:
+    """By a page for just that path, or a mount there or above; what takes every path does not."""
+    assert serves([route], "/health") is is_served
+
+
+def test_what_an_opaque_mount_may_serve() -> None:
+    """Anything below it; a mounted application that can be seen serves what it has."""
+    assert serves([Mount("/api", answering())], "/api/status")
+    assert not serves([Mount("/api", routes=[Route("/other", page)])], "/api/status")
+    assert not serves([Mount("/api", answering())], "/apis")

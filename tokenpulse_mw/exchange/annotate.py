@@ -37,21 +37,19 @@ def annotate(
     """
     scope = request_or_scope
     tap = tap_of(scope.scope if isinstance(scope, HTTPConnection) else scope)
-    if tap is None or tap.finished:
+    if tap is None:
         return
-    said = {
+    facts = {
         "provider": provider,
         "master": master,
         "key": key,
         "credential": credential,
         "model": model,
     }
-    for name, value in said.items():
-        if value is not None:
-            setattr(tap.exchange, name, str(value))  # ids are often numbers
+    # Ids are often numbers.
+    tap.say(**{name: str(fact) for name, fact in facts.items() if fact is not None})
     if usage is not None:
-        tap.exchange.usage = usage
-        tap.exchange.usage_source = "reported"
+        tap.say(usage=usage, usage_source="reported")
 
 
 def drop_exchange(scope: Scope) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from ..usage import Source, TokenUsage
 
 Outcome = Literal["complete", "client_disconnect", "error", "truncated"]
@@ -21,7 +23,7 @@ def method_label(method: str) -> str:
     return method if method in METHODS else OTHER_METHOD
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request and its answer, as observers are given it when it is over.
 
     Attributes:
@@ -47,43 +49,19 @@ class Exchange:
         credential: The upstream API key used (its id), where annotated.
     """
 
-    __slots__ = (
-        "credential",
-        "duration",
-        "key",
-        "limited",
-        "master",
-        "method",
-        "model",
-        "outcome",
-        "provider",
-        "route",
-        "started",
-        "status",
-        "time_to_first_byte",
-        "time_to_first_token",
-        "usage",
-        "usage_source",
-    )
-
-    def __init__(self, method: str, started: float) -> None:
-        self.method = method if method in METHODS else OTHER_METHOD
-        self.started = started
-        self.route = ""
-        self.status = 0
-        self.provider = ""
-        self.outcome: Outcome = "complete"
-        self.limited = False
-        self.duration = 0.0
-        self.time_to_first_byte: float | None = None
-        self.time_to_first_token: float | None = None
-        self.usage: TokenUsage | None = None
-        self.usage_source: Source | None = None
-        self.model: str | None = None
-        self.master: str | None = None
-        self.key: str | None = None
-        self.credential: str | None = None
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
-        return f"Exchange({fields})"
+    method: str
+    started: float
+    route: str = ""
+    status: int = 0
+    provider: str = ""
+    outcome: Outcome = "complete"
+    limited: bool = False
+    duration: float = 0.0
+    time_to_first_byte: float | None = None
+    time_to_first_token: float | None = None
+    usage: TokenUsage | None = None
+    usage_source: Source | None = None
+    model: str | None = None
+    master: str | None = None
+    key: str | None = None
+    credential: str | None = None

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .handshake import Handshake
 from .observers import Observer
 from .provider import ProviderResolver, Providers
 from .route import RouteTemplates
 from .station import Station
 from .tap import SCOPE_KEY, Tap
 
+_TAPS: Mapping[str, type[Tap]] = {"http": Tap, "websocket": Handshake}
+
 
 class ExchangeMiddleware:
-    """Measure every HTTP request and hand its `Exchange` to the observers when it is over.
+    """Measure every request, and hand its `Exchange` to the observers when it is over.
+
+    That is HTTP requests, and the handshakes of WebSockets.
 
     However many of these are stacked, a request is tapped once: an inner one adds its observers,
     and its wish for usage, to the tap that is open and wraps nothing. Responses pass unchanged
@@ -53,22 +58,23 @@ class ExchangeMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Tap an HTTP request that no one has tapped yet; pass everything else through."""
-        if scope["type"] != "http" or (SCOPE_KEY in scope and self.join(scope)):
+        """Tap a request that no one has tapped yet; pass everything else through."""
+        make_tap = _TAPS.get(scope["type"])
+        if make_tap is None or (SCOPE_KEY in scope and self.join(scope)):
             await self.app(scope, receive, send)
-        else:
-            tap = scope[SCOPE_KEY] = Tap(self._station, scope, receive, send)
-            self._station.opened()
-            try:
-                await self.app(scope, tap.receive, tap.send)
-                if not tap.finished:
-                    tap.returned()
-            except BaseException as error:
-                tap.raised(error)
-                raise
-            finally:
-                if tap.watchers:
-                    await tap.close()
+            return
+        tap = scope[SCOPE_KEY] = make_tap(self._station, scope, receive, send)
+        self._station.opened()
+        try:
+            await self.app(scope, tap.receive, tap.send)
+            if not tap.finished:
+                tap.returned()
+        except BaseException as error:
+            tap.raised(error)
+            raise
+        finally:
+            if tap.watchers:
+                await tap.close()
 
     def join(self, scope: Scope) -> bool:
         """Add our observers and wishes to the exchange that is open; False where none is."""

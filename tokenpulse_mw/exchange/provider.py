@@ -27,7 +27,7 @@ HEADER = b"x-tokenpulse-provider"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _MODEL_SEGMENTS = ("models", "model", "deployments")
-_LONGEST_PATH = 256  # characters of a path that are looked at, which bounds the cache with it
+LONGEST_PATH = 256  # characters of a path that are looked at, which bounds the cache with it
 
 ProviderResolver = Callable[[Scope], str | None]
 
@@ -58,12 +58,14 @@ class Providers:
         self.resolver = resolver
         self.request_header = request_header
         self._known = frozenset(self.names)
-        self._in_path = lru_cache(maxsize=4096)(self._find_in_path)
+        self._labels = lru_cache(maxsize=4096)(self._label_of_path)
+        # What most requests are told by: the label for a path's beginning, or None if not so.
+        self.label_of_path = self._labels if resolver is None and not request_header else None
 
     def __call__(self, scope: Scope) -> str | None:
         """The declared provider that the path names, or None."""
-        path = scope["path"]
-        return self._in_path(path if len(path) <= _LONGEST_PATH else path[:_LONGEST_PATH])
+        label = self._labels(scope["path"][:LONGEST_PATH])
+        return None if label == UNKNOWN else label
 
     def resolve(self, scope: Scope, declared: str | None, model: str | None) -> str:
         """The provider's label.
@@ -73,8 +75,6 @@ class Providers:
             declared: What the application said, by `annotate()` or its response header.
             model: The model that answered, for when nothing else tells.
         """
-        if not (declared or model or self.resolver or self.request_header):
-            return self(scope) or UNKNOWN  # the path gives declared names only
         name = declared
         if not name and self.request_header:
             name = _request_header(scope)
@@ -93,7 +93,7 @@ class Providers:
         name = name.strip().lower()
         return name if name in self._known else OTHER
 
-    def _find_in_path(self, path: str) -> str | None:
+    def _label_of_path(self, path: str) -> str:
         segments = path.lower().split("/")
         for segment in segments:
             if segment in self._known:
@@ -101,7 +101,7 @@ class Providers:
         for before, segment in pairwise(segments):
             if before in _MODEL_SEGMENTS and (name := self._by_prefix(segment)):
                 return name
-        return None
+        return UNKNOWN
 
     def _by_prefix(self, model: str) -> str | None:
         for name in self.names:

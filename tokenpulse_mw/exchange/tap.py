@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from anyio import CancelScope
 from starlette.types import Message, Receive, Scope, Send
 
 from ..usage import UsageMeter, meter_for
-from .exchange import Exchange, Outcome
+from .exchange import METHODS, OTHER_METHOD, Exchange, Outcome
 from .observers import name_of
 from .provider import HEADER as PROVIDER_HEADER
 from .station import Station
@@ -20,6 +20,7 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 SCOPE_KEY = "tokenpulse_mw.exchange"
 CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that left before the answer's head
 
+_NOTHING: dict[str, Any] = {}
 _SENT_BY_SERVER = ("http.response.pathsend", "http.response.zerocopysend")  # a file is the body
 _CONTENT_TYPE_SIZE = len(b"content-type")
 _ENCODING_SIZE = len(b"content-encoding")
@@ -41,12 +42,23 @@ class Watcher(Protocol):
 class Tap:
     """Stands between the application and the server for one exchange.
 
-    `exchange` is filled in as messages pass. It is settled once: when the last byte of the body
-    is out, or when the application returns or raises without having come so far; from then on
-    it is `finished`, and nothing changes it any more.
+    It notes what passes. The `Exchange` is made of that once: when the last byte of the body is
+    out, or when the application returns or raises without having come so far; from then on the
+    tap is `finished`, and nothing changes it any more.
+
+    Attributes:
+        station: Who is told.
+        started: When the request came in, in seconds of the station's clock.
+        status: Of the answer, as far as there is one; else 0.
+        limited: A rate limit answers instead of the application.
+        said: What the application has said of the exchange, by the names of its fields.
+        watchers: Wait for the end.
+        finished: The exchange is over.
     """
 
     __slots__ = (
+        "_first_byte",
+        "_first_token",
         "_flow",
         "_gone",
         "_headers",
@@ -54,25 +66,33 @@ class Tap:
         "_receive",
         "_scope",
         "_send",
-        "exchange",
         "finished",
+        "limited",
+        "said",
+        "started",
         "station",
+        "status",
         "watchers",
     )
 
     def __init__(self, station: Station, scope: Scope, receive: Receive, send: Send) -> None:
         self.station = station
+        self.started = station.clock()
+        self.status = 0
+        self.limited = False
+        self.said: Mapping[str, Any] = _NOTHING
+        self.watchers: tuple[Watcher, ...] = ()
+        self.finished = False
         self._scope = scope
-        self.exchange = Exchange(scope["method"], station.clock())
         self._receive = receive
         self._send = send
+        self._headers: RawHeaders = ()
+        self._gone = False
         self._meter: UsageMeter | None = None
         # Takes the rest of the body once there is no time left to be noted, only bytes.
         self._flow: Callable[[bytes], None] | None = None
-        self._headers: RawHeaders = ()
-        self.watchers: tuple[Watcher, ...] = ()
-        self._gone = False
-        self.finished = False
+        self._first_byte: float | None = None
+        self._first_token: float | None = None
 
     async def receive(self) -> Message:
         """The server's next message; a client that leaves is noted."""
@@ -86,7 +106,7 @@ class Tap:
         kind = message["type"]
         passed = message
         if self._headers and kind == "http.response.start":
-            passed = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+            passed = self._with_headers(message)
         try:
             await self._send(passed)
         except OSError:  # how ASGI 2.4 servers say that the client has left
@@ -103,9 +123,16 @@ class Tap:
             elif kind == "http.response.start":
                 self._start(message)
             elif kind in _SENT_BY_SERVER and not message.get("more_body"):
-                self._finish("complete")
+                self._finish("complete", self.station.clock())
         except Exception as error:  # noqa: BLE001 - ours must not become the request's
+            self._flow = _ignore  # what has failed once would fail again
+            self._meter = None
             self.station.report("exchange", error)
+
+    def say(self, **facts: Any) -> None:
+        """Note what the application knows of the exchange; later words override earlier ones."""
+        if not self.finished:
+            self.said = {**self.said, **facts}
 
     def add_headers(self, headers: RawHeaders) -> None:
         """Send `headers` with the answer, beside its own."""
@@ -141,11 +168,12 @@ class Tap:
         if self.watchers:  # they have to know how it ends, whoever else does not
             self.station = replace(self.station, observers=())
         else:
-            self._end()
+            self.finished = True
+            self._scope = _NOTHING
 
     def returned(self) -> None:
         """The application is done with an answer that is not finished."""
-        self._stop("truncated" if self.exchange.status else "error")
+        self._stop("truncated" if self.status else "error")
 
     def raised(self, error: BaseException) -> None:
         """The application raised; a cancellation is the server's way to end a request."""
@@ -153,70 +181,85 @@ class Tap:
             self._gone = self._gone or not isinstance(error, Exception)
             self._stop("error")
 
+    def _with_headers(self, message: Message) -> Message:
+        return {**message, "headers": [*message.get("headers", ()), *self._headers]}
+
     def _start(self, message: Message) -> None:
-        exchange = self.exchange
-        exchange.status = status = message["status"]
-        content_type = b""
-        encoded = False
+        if self._gone:
+            self.status = CLIENT_CLOSED_REQUEST  # none of it is on the wire
+            return
+        self.status = message["status"]
+        content_type = encoding = b""
         for name, value in message.get("headers", ()):
             size = len(name)  # rules out nearly every header without making a lower-case copy
             if size == _CONTENT_TYPE_SIZE and name.lower() == b"content-type":
                 content_type = value
             elif size == _ENCODING_SIZE and name.lower() == b"content-encoding":
-                encoded = value.lower() != b"identity"
+                encoding = value
             elif size == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
-                exchange.provider = exchange.provider or value.decode("latin-1")
+                self.said = {"provider": value.decode("latin-1"), **self.said}
         # Answers of models come from POST alone; reading one back must not count it again.
-        if exchange.method == "POST" and self.station.usage and 200 <= status < 300:
-            meter = meter_for(content_type)
-            if not encoded:
-                self._meter = meter
-            elif meter is not None and exchange.usage is None:
-                exchange.usage_source = "missing"  # we cannot read what it says
+        is_post = self._scope.get("method") == "POST"
+        if is_post and self.station.usage and 200 <= self.status < 300:
+            self._meter = meter_for(content_type, encoding)
 
     def _body(self, message: Message) -> None:
-        try:
-            if body := message.get("body"):
-                self._look_at(body)
-        finally:
-            if not message.get("more_body"):
-                self._finish("complete")
+        now = self.station.clock()
+        if body := message.get("body"):
+            if self._first_byte is None:
+                self._first_byte = now - self.started
+            if self._meter is None:
+                self._flow = _ignore
+            else:
+                self._feed(self._meter, body, now)
+        if not message.get("more_body"):
+            self._finish("complete", now)
 
-    def _look_at(self, body: bytes) -> None:
-        exchange, meter = self.exchange, self._meter
-        if exchange.time_to_first_byte is None:
-            exchange.time_to_first_byte = self.station.clock() - exchange.started
-        if meter is None:
-            self._flow = _ignore
-            return
+    def _feed(self, meter: UsageMeter, body: bytes, now: float) -> None:
         waiting = meter.waiting
-        meter.feed(body)
+        try:
+            meter.feed(body)
+        except Exception as error:  # noqa: BLE001 - the exchange goes on without its usage
+            self._meter = None
+            self.station.report("usage", error)
         if not meter.waiting:
             self._flow = meter.feed
             if waiting:
-                exchange.time_to_first_token = self.station.clock() - exchange.started
+                self._first_token = now - self.started
 
     def _stop(self, outcome: Outcome) -> None:
-        if not self.exchange.status:
-            self.exchange.status = CLIENT_CLOSED_REQUEST if self._gone else 500
-        self._finish(outcome)
+        if not self.status:
+            self.status = CLIENT_CLOSED_REQUEST if self._gone else 500
+        self._finish(outcome, self.station.clock())
 
-    def _finish(self, outcome: Outcome) -> None:
-        exchange = self.exchange
-        exchange.duration = self.station.clock() - exchange.started
-        exchange.outcome = "client_disconnect" if self._gone else outcome
-        self.station.settle(exchange, self._end(), self._meter)
+    def _finish(self, outcome: Outcome, now: float) -> None:
+        self.finished = True
+        # Let go of the scope, which holds this tap: the two need no garbage collector then.
+        scope, self._scope = self._scope, _NOTHING
+        method = scope.get("method", "GET")  # a WebSocket's handshake has none of its own
+        exchange = Exchange(
+            method=method if method in METHODS else OTHER_METHOD,
+            started=self.started,
+            status=self.status,
+            outcome="client_disconnect" if self._gone else outcome,
+            limited=self.limited,
+            duration=now - self.started,
+            time_to_first_byte=None if method == "HEAD" else self._first_byte,
+            time_to_first_token=self._first_token,
+        )
+        if self.said:
+            for name, fact in self.said.items():
+                setattr(exchange, name, fact)
+        self.station.settle(exchange, scope, self._meter)
+        if self.watchers:
+            self._tell_watchers(exchange)
+
+    def _tell_watchers(self, exchange: Exchange) -> None:
         for watcher in self.watchers:
             try:
                 watcher.finished(exchange)
             except Exception as error:  # noqa: BLE001 - as above
                 self.station.report(name_of(watcher), error)
-
-    def _end(self) -> Scope:
-        """Let go of the scope, which holds this tap: the two need no garbage collector then."""
-        self.finished = True
-        scope, self._scope = self._scope, {}
-        return scope
 
 
 def _ignore(body: bytes) -> None:

@@ -122,13 +122,13 @@ class RateLimitMiddleware:
             return
         tap = tap_of(scope)
         if tap is not None:
-            tap.exchange.limited = True
+            tap.limited = True
         await answer(scope, receive, send)
 
     async def _hold(self, holds: Holds, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and settle what it holds, however it ends."""
         tap, send = tap_of(scope), holds.counting(send)
-        if tap is not None and not tap.finished:
+        if tap is not None and not tap.finished and scope["type"] == "http":
             tap.watch(holds)  # it knows what was used, and when the last byte is out
             await self.app(scope, receive, send)
             return

@@ -35,7 +35,7 @@ def annotated(field: str) -> KeyFunction:
     def key(scope: Scope) -> Hashable | None:
         tap = tap_of(scope)
         if tap is not None:
-            return shortened(getattr(tap.exchange, field) or "") or None
+            return shortened(tap.said.get(field) or "") or None
         if scope.get("type") != "websocket":
             warn(
                 "annotated(%r) finds no exchange, so it limits nobody: put ExchangeMiddleware or "

@@ -42,7 +42,9 @@ def route() -> KeyFunction:
 def _template(scope: Scope, method: str, known: dict[int, tuple[Any, RouteTemplates]]) -> str:
     """The template for the whole path, also where a mount has taken a part of it already."""
     asked = {
+        "type": scope.get("type", "http"),
         "method": method,
+        "headers": scope.get("headers", ()),
         "path": scope["path"],
         "root_path": scope.get("app_root_path", scope.get("root_path", "")),
     }

@@ -1,0 +1,79 @@
+"""Routes matched by us and by the router: the same template, whatever the routes and the path."""
+
+from __future__ import annotations
+
+import anyio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Host, Mount, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from tests.support.apps import answering
+from tests.support.asgi import drive, http_scope
+from tokenpulse_mw.exchange import RouteTemplates
+
+
+class Endpoint:
+    """Answers everything; each is one of its own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await answering()(scope, receive, send)
+
+
+SEGMENTS = ["a", "b", "{%s}", "{%s:int}", "{%s:path}", "a-{%s}", "1"]
+METHODS = st.sampled_from(["GET", "POST", "HEAD", "BREW"])
+
+
+@st.composite
+def templates(draw: st.DrawFn, most: int = 3) -> str:
+    """The path of a route; its parameters have names of their own."""
+    segments = draw(st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=most))
+    names = iter("xyz")
+    named = [each % next(names) if "%" in each else each for each in segments]
+    return "/" + "/".join(named) + draw(st.sampled_from(["", "/"]))
+
+
+leaves = st.builds(
+    lambda path, methods: Route(path, Endpoint(), methods=methods),
+    templates(),
+    st.none() | st.lists(METHODS, min_size=1, max_size=2),
+) | st.builds(lambda path: Mount(path, Endpoint()), templates(1))
+trees: st.SearchStrategy[BaseRoute] = st.recursive(
+    leaves,
+    lambda inner: (
+        st.builds(lambda path, routes: Mount(path, routes=routes), templates(2), st.lists(inner))
+        | st.builds(
+            lambda host, routes: Host(host, Router(routes)),
+            st.sampled_from(["a.example", "{name}.example"]),
+            st.lists(inner),
+        )
+    ),
+    max_leaves=8,
+)
+paths = st.lists(st.sampled_from(["a", "b", "1", "a-b", "", "%", "x"]), max_size=6).map(
+    lambda segments: "/" + "/".join(segments)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    routes=st.lists(trees, max_size=5),
+    path=paths,
+    method=METHODS,
+    host=st.sampled_from([b"a.example", b"B.Example:80", b"other"]),
+    root=st.sampled_from(["", "/root"]),
+)
+def test_a_request_is_told_the_same_before_a_router_and_after_it(
+    routes: list[BaseRoute], path: str, method: str, host: bytes, root: str
+) -> None:
+    """A request that is refused before the router is counted where it would have gone."""
+    app = Starlette(routes=routes)
+    scope = http_scope(root + path, method=method, headers=[(b"host", host)], root_path=root)
+    before = RouteTemplates(app)(scope)
+
+    routed = dict(scope)
+    anyio.run(drive, app, routed)
+
+    assert RouteTemplates(app)(routed) == before
+    assert RouteTemplates(Router(routes))(scope) == before
