@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +16,7 @@ from tokenpulse_mw.usage import Ledger, TokenUsage, meter_for
 
 JSON = b"application/json"
 SSE = b"text/event-stream"
+FRAMES = b"application/vnd.amazon.eventstream"
 
 
 class Body(NamedTuple):
@@ -37,6 +41,36 @@ def event(payload: Any, name: str = "", *, end: str = "\n") -> bytes:
     return f"{head}data: {json.dumps(payload)}{end}{end}".encode()
 
 
+def header(name: str, kind: int, value: bytes) -> bytes:
+    """One header of a frame, whose value is written out."""
+    return bytes([len(name)]) + name.encode() + bytes([kind]) + value
+
+
+def text_header(name: str, value: str) -> bytes:
+    """A header of a frame that is a string."""
+    return header(name, 7, struct.pack(">H", len(value)) + value.encode())
+
+
+def frame(headers: bytes, payload: bytes) -> bytes:
+    """One frame of an AWS eventstream."""
+    lengths = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
+    message = lengths + struct.pack(">I", zlib.crc32(lengths)) + headers + payload
+    return message + struct.pack(">I", zlib.crc32(message))
+
+
+def happening(kind: str, payload: Any) -> bytes:
+    """A frame with an event of this kind, as Amazon Bedrock sends it."""
+    headers = {":event-type": kind, ":content-type": "application/json", ":message-type": "event"}
+    written = b"".join(text_header(name, value) for name, value in headers.items())
+    return frame(written, json.dumps(payload).encode())
+
+
+def invoked(payload: Any) -> bytes:
+    """A frame with an event of the model's own vendor, as InvokeModel sends it."""
+    written = base64.b64encode(json.dumps(payload).encode()).decode()
+    return happening("chunk", {"bytes": written, "p": "abc"})
+
+
 def _typed(*payloads: dict[str, Any]) -> bytes:
     """Events that are named like the `type` they carry, as Anthropic and OpenAI Responses do."""
     return b"".join(event(payload, payload["type"]) for payload in payloads)
@@ -46,9 +80,11 @@ def _document(payload: Any, usage: TokenUsage, model: str | None) -> Body:
     return Body(JSON, json.dumps(payload, indent=1).encode(), b"", b"", usage, model)
 
 
-def measure(content_type: bytes, chunks: Iterable[bytes], *, complete: bool = True) -> Ledger:
+def measure(
+    content_type: bytes, chunks: Iterable[bytes], *, complete: bool = True, encoding: bytes = b""
+) -> Ledger:
     """The ledger of an answer that came in these chunks."""
-    meter = meter_for(content_type)
+    meter = meter_for(content_type, encoding)
     assert meter is not None
     for chunk in chunks:
         meter.feed(chunk)
@@ -69,7 +105,7 @@ def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 def chunkings(data: bytes) -> st.SearchStrategy[list[bytes]]:
     """Ways to cut `data` into chunks, empty ones among them."""
-    single = st.just([data[place : place + 1] for place in range(len(data))])
+    single = st.builds(lambda: [data[place : place + 1] for place in range(len(data))])
     places = st.lists(st.integers(0, len(data)), max_size=12)
     return places.map(lambda cuts: cut(data, cuts)) | single
 
@@ -219,7 +255,14 @@ _GEMINI = [
 _GEMINI_USAGE = TokenUsage(input=12, output=63, cache_read=4, reasoning=60)
 
 GEMINI_JSON = _document(_GEMINI[-1], _GEMINI_USAGE, "gemini-2.5-flash")
-GEMINI_ARRAY = _document(_GEMINI, _GEMINI_USAGE, "gemini-2.5-flash")
+GEMINI_ARRAY = Body(
+    JSON,
+    b"",
+    b"[" + json.dumps(_GEMINI[0], indent=2).encode(),
+    b"".join(b"\n,\r\n" + json.dumps(each, indent=2).encode() for each in _GEMINI[1:]) + b"\n]\n",
+    _GEMINI_USAGE,
+    "gemini-2.5-flash",
+)
 GEMINI_SSE = Body(
     SSE,
     b"",
@@ -245,6 +288,90 @@ BEDROCK_JSON = _document(
     None,
 )
 
+CODE_ASSIST_SSE = Body(
+    SSE,
+    b"",
+    event({"response": _GEMINI[0], "traceId": "t-1"}, end="\r\n"),
+    event({"response": _GEMINI[2], "traceId": "t-1"}, end="\r\n"),
+    _GEMINI_USAGE,
+    "gemini-2.5-flash",
+)
+
+
+def _dashscope(text: str, output: int) -> bytes:
+    usage = {"input_tokens": 26, "output_tokens": output, "total_tokens": 26 + output}
+    payload = {"output": {"text": text, "finish_reason": "null"}, "usage": usage}
+    return b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:%s\n\n" % json.dumps(payload).encode()
+
+
+DASHSCOPE_SSE = Body(
+    SSE,
+    _dashscope("", 0),
+    _dashscope("Par", 1),
+    _dashscope("Paris.", 3),
+    TokenUsage(input=26, output=3),
+    None,
+)
+
+_GROQ_USAGE = {"usage": _chat_usage(120, 0, 30, 0)}
+
+GROQ_SSE = Body(
+    SSE,
+    event({"model": "llama-3.3-70b", "choices": [], "x_groq": {"id": "req"}}),
+    event({"model": "llama-3.3-70b", "choices": [{"index": 0, "delta": {"content": "Paris."}}]}),
+    event({"model": "llama-3.3-70b", "choices": [], "x_groq": _GROQ_USAGE}),
+    TokenUsage(input=120, output=30),
+    "llama-3.3-70b",
+)
+
+BEDROCK_STREAM = Body(
+    FRAMES,
+    happening("messageStart", {"role": "assistant", "p": "abcd"}),
+    happening("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "Paris."}}),
+    happening("contentBlockStop", {"contentBlockIndex": 0})
+    + happening("messageStop", {"stopReason": "end_turn"})
+    + happening(
+        "metadata",
+        {
+            "metrics": {"latencyMs": 410},
+            "usage": {
+                "inputTokens": 10,
+                "outputTokens": 40,
+                "totalTokens": 3250,
+                "cacheReadInputTokens": 3000,
+                "cacheReadInputTokenCount": 3000,
+                "cacheWriteInputTokens": 200,
+            },
+        },
+    ),
+    TokenUsage(input=3210, output=40, cache_read=3000, cache_write=200),
+    None,
+)
+_INVOCATION = {"inputTokenCount": 10, "outputTokenCount": 40, "cacheReadInputTokenCount": 3000}
+INVOKE_STREAM = Body(
+    FRAMES,
+    invoked(
+        {
+            "type": "message_start",
+            "message": {
+                "type": "message",
+                "model": "claude-sonnet-4-5",
+                "usage": {
+                    "input_tokens": 10,
+                    "cache_creation_input_tokens": 200,
+                    "cache_read_input_tokens": 3000,
+                    "output_tokens": 1,
+                },
+            },
+        }
+    ),
+    invoked({"type": "content_block_delta", "index": 0, "delta": {"text": "Paris."}}),
+    invoked({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 40}})
+    + invoked({"type": "message_stop", "amazon-bedrock-invocationMetrics": _INVOCATION}),
+    TokenUsage(input=3210, output=40, cache_read=3000, cache_write=200),
+    "claude-sonnet-4-5",
+)
+
 BODIES: dict[str, Body] = {
     "chat-json": CHAT_JSON,
     "chat-sse": CHAT_SSE,
@@ -255,6 +382,12 @@ BODIES: dict[str, Body] = {
     "gemini-json": GEMINI_JSON,
     "gemini-array": GEMINI_ARRAY,
     "gemini-sse": GEMINI_SSE,
+    "code-assist-sse": CODE_ASSIST_SSE,
+    "dashscope-sse": DASHSCOPE_SSE,
+    "groq-sse": GROQ_SSE,
     "bedrock-json": BEDROCK_JSON,
+    "bedrock-stream": BEDROCK_STREAM,
+    "invoke-stream": INVOKE_STREAM,
 }
 STREAMS: dict[str, Body] = {name: body for name, body in BODIES.items() if body.content_type == SSE}
+SPOKEN: dict[str, Body] = {name: body for name, body in BODIES.items() if body.first}

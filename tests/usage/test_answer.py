@@ -1,4 +1,4 @@
-"""What one JSON document says of its usage, its model, its first words and its error."""
+"""What one JSON document says of its usage, its model and its error."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import answer
 from tokenpulse_mw.usage.answer import Statement
+from tokenpulse_mw.usage.words import speaks
 
 CHAT = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 COUNTS = {"input_tokens": 3, "output_tokens": 4}
 TOTALS = {**COUNTS, "total_tokens": 7}
+ZEROS = {"input_tokens": 0, "output_tokens": 0}
+METRICS = "amazon-bedrock-invocationMetrics"
+INVOCATION = {"inputTokenCount": 3, "outputTokenCount": 4}
 
 
 def document(payload: dict[str, Any]) -> answer.Document:
@@ -63,6 +67,26 @@ def test_anything_else_is_unreadable(data: bytes) -> None:
             Statement("anthropic", {"output_tokens": 9}, merges=True),
         ),
         ({"usageMetadata": {"promptTokenCount": 1}}, Statement("gemini", {"promptTokenCount": 1})),
+        (
+            {"response": {"usageMetadata": {"promptTokenCount": 1}}, "traceId": "t"},
+            Statement("gemini", {"promptTokenCount": 1}),
+        ),
+        ({"response": {"usage": {"n": 1}}, "usage": CHAT}, Statement("openai-chat", CHAT)),
+        ({"response": "Paris", "usage": CHAT}, Statement("openai-chat", CHAT)),
+        ({"type": "message", "usage": TOTALS}, Statement("anthropic", TOTALS)),
+        ({"type": "message", "usage": CHAT}, Statement("openai-chat", CHAT)),
+        ({"usage": {**CHAT, **ZEROS}}, Statement("openai-chat", {**CHAT, **ZEROS})),
+        (
+            {"usage": {"prompt_tokens": 0, "completion_tokens": 0, **TOTALS}},
+            Statement("openai-responses", {"prompt_tokens": 0, "completion_tokens": 0, **TOTALS}),
+        ),
+        ({"usage": {"prompt_tokens": 0}}, Statement("openai-chat", {"prompt_tokens": 0})),
+        (
+            {"type": "message_delta", "usage": {"iterations": [COUNTS]}},
+            Statement("anthropic", {"iterations": [COUNTS]}, merges=True),
+        ),
+        ({METRICS: INVOCATION}, Statement("bedrock-converse", INVOCATION, yields=True)),
+        ({METRICS: INVOCATION, "usage": CHAT}, Statement("openai-chat", CHAT)),
         ({"usage": {"inputTokens": 1}}, Statement("bedrock-converse", {"inputTokens": 1})),
         ({"usage": {"outputTokens": 1}}, Statement("bedrock-converse", {"outputTokens": 1})),
     ],
@@ -80,7 +104,16 @@ def test_usage_is_known_by_its_fields(payload: dict[str, Any], expected: Stateme
         {"usage": {}},
         {"usage": 7},
         {"usage": [CHAT]},
+        {"usage": {"prompt_tokens": None, "completion_tokens": None}},
+        {"usage": {"prompt_tokens": "3", "input_tokens": 3.0}},
+        {"usage": {"type": "duration", "seconds": 3}},
         {"usageMetadata": None},
+        {"usageMetadata": {"trafficType": "ON_DEMAND"}},
+        {METRICS: None},
+        {METRICS: {"invocationLatency": 3}},
+        {"type": "message_start", "message": {"usage": {"input_tokens": None}}},
+        {"type": "message_start", "message": {"usage": [3]}},
+        {"type": "message", "usage": {"service_tier": "standard"}},
         {"x_groq": {"id": "req"}},
         {"x_groq": {"usage": None}},
         {"x_groq": "none"},
@@ -106,6 +139,8 @@ def test_usage_that_is_absent_says_nothing(payload: dict[str, Any]) -> None:
         ({"type": "message_start", "message": {"model": "claude-opus-4"}}, "claude-opus-4"),
         ({"type": "response.created", "response": {"model": "gpt-5"}}, "gpt-5"),
         ({}, None),
+        ({"response": {"modelVersion": "gemini-2.5-pro"}}, "gemini-2.5-pro"),
+        ({"model": ""}, None),
         ({"model": None}, None),
         ({"model": 5}, None),
         ({"model": {"name": "gpt-5"}}, None),
@@ -128,6 +163,7 @@ def test_the_model_is_who_says_it_answered(payload: dict[str, Any], expected: st
         {"type": "response.failed", "response": {"error": None}},
         {"type": "response.failed"},
         {"type": "response.incomplete", "response": {"error": {"code": "server_error"}}},
+        {"response": {"candidates": []}, "error": {"code": 500}},
     ],
 )
 def test_an_error_is_told_in_the_document(payload: dict[str, Any]) -> None:
@@ -150,62 +186,25 @@ def test_no_error_is_no_failure(payload: dict[str, Any]) -> None:
     assert answer.failed(document(payload)) is False
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        {"choices": [{"delta": {"content": "P"}}]},
-        {"choices": [{"delta": {"reasoning_content": "Hm"}}]},
-        {"choices": [{"delta": {"reasoning": "Hm"}}]},
-        {"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]},
-        {"choices": [{"delta": {"refusal": "No"}}]},
-        {"choices": [{"text": "P"}]},
-        {"choices": [{"delta": {}}, {"delta": {"content": "P"}}]},
-        {"type": "response.output_text.delta", "delta": "P"},
-        {"type": "response.reasoning_summary_text.delta", "delta": "Hm"},
-        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "P"}},
-        {"candidates": [{"content": {"parts": [{"text": "P"}]}}]},
-    ],
-)
-def test_an_event_with_words_of_the_model_speaks(payload: dict[str, Any]) -> None:
-    """Text, reasoning, a tool call and a refusal are all written by the model."""
-    assert answer.speaks(json.dumps(payload).encode()) is True
+@pytest.mark.parametrize("data", [b"", b"{", b"7", b"\xff", b'{"error": null}', b"[{}]"])
+def test_bytes_without_an_error_tell_of_none(data: bytes) -> None:
+    """What is no document, or one without an error, is no failure."""
+    assert answer.tells_of_error(data) is False
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        {},
-        [],
-        7,
-        [{"choices": [{"delta": {"content": "P"}}]}],
-        {"choices": None},
-        {"choices": []},
-        {"choices": [None]},
-        {"choices": [{"delta": None}]},
-        {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
-        {"choices": [{"delta": {"content": None, "tool_calls": []}}]},
-        {"choices": [{"text": ""}]},
-        {"type": "response.created"},
-        {"type": "response.output_text.done"},
-        {"type": "message_start"},
-        {"type": "message_delta"},
-        {"type": "content_block_start"},
-        {"type": "ping"},
-        {"candidates": [{"content": {"role": "model"}}]},
-        {"candidates": [{"content": {"parts": []}}]},
-        {"candidates": [{"finishReason": "STOP"}]},
-        {"candidates": {}, "usageMetadata": {}},
-    ],
-)
-def test_an_event_around_the_words_does_not_speak(payload: Any) -> None:
-    """Roles, empty pieces and events of the vendor's own are not the model's words."""
-    assert answer.speaks(json.dumps(payload).encode()) is False
+def test_bytes_may_tell_of_an_error() -> None:
+    """A document, or an array of them, that holds an error tells of it."""
+    assert answer.tells_of_error(b'{"error": "overloaded"}') is True
+    assert answer.tells_of_error(b'[{}, {"error": {"code": 503}}]') is True
 
 
-@pytest.mark.parametrize("data", [b"", b"[DONE]", b"{", b"\xff", b'"\xff"'])
-def test_what_is_no_json_does_not_speak(data: bytes) -> None:
-    """Markers and garbage are not the model's words."""
-    assert answer.speaks(data) is False
+@given(st.lists(st.sampled_from([b"token", b"oken", b"s", b"Count", b'"', b"x", b"_"])))
+def test_the_last_count_is_found(pieces: list[bytes]) -> None:
+    """Of both spellings, wherever it is."""
+    data = b"".join(pieces)
+    places = [found.start() for found in answer.COUNT.finditer(data)]
+
+    assert answer.last_count(data) == max(places, default=-1)
 
 
 @pytest.mark.parametrize("field", ["usage", "response", "choices"])
@@ -213,13 +212,14 @@ def test_nesting_without_end_is_unreadable(field: str) -> None:
     """A document nested deeper than can be followed is one that cannot be read."""
     data = b'{"%s": %s' % (field.encode(), b'{"a":' * 100_000)
 
-    assert answer.speaks(data) is False
     with pytest.raises(answer.UNREADABLE):
         answer.read(data)
 
 
-fields = [*answer.Document.__struct_fields__, "choices", "delta", "content", "candidates", "parts"]
-names = st.sampled_from([*fields, "text", "message_start", "message_delta", "response.failed"])
+fields = [*answer.Document.__struct_encode_fields__, "delta", "content", "parts", "text"]
+names = st.sampled_from(
+    [*fields, "input_tokens", "message_start", "message_delta", "response.failed"]
+)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | names | st.text("ab", max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
@@ -237,4 +237,4 @@ def test_any_object_can_be_asked(payload: dict[str, Any]) -> None:
         assert said is None or type(said.fields) is dict
         assert type(answer.model(each)) in (str, type(None))
         assert type(answer.failed(each)) is bool
-    assert type(answer.speaks(data)) is bool
+        assert type(speaks(each)) is bool

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tokenpulse_mw.usage import Ledger, TokenUsage
+
+from .bodies import account
 
 
 def ledger_of(*payloads: Any) -> Ledger:
@@ -13,6 +20,16 @@ def ledger_of(*payloads: Any) -> Ledger:
     ledger = Ledger()
     for payload in payloads:
         ledger.read(json.dumps(payload).encode())
+    ledger.complete = True
+    return ledger
+
+
+def streamed(*payloads: Any, batch: int = 1) -> Ledger:
+    """A ledger that has heard these documents of a stream, so many of them at a time."""
+    ledger = Ledger()
+    said = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in payloads]
+    for place in range(0, len(said), batch):
+        ledger.hear(reversed(said[place : place + batch]))
     ledger.complete = True
     return ledger
 
@@ -202,3 +219,81 @@ def test_what_cannot_be_read_is_counted() -> None:
 
     assert ledger.unreadable == 2
     assert ledger.usage == TokenUsage(input=3)
+
+
+CHAT: dict[str, Any] = {"model": "gpt-5", "usage": {"prompt_tokens": 3}}
+UNNAMED: dict[str, Any] = {"usage": {"prompt_tokens": 4}}
+METRICS = {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 7, "outputTokenCount": 8}}
+BROKEN = b'{"usage": {"prompt_tokens": oops'
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 10])
+@pytest.mark.parametrize(
+    ("said", "usage", "model", "unreadable"),
+    [
+        ([CHAT, UNNAMED], TokenUsage(input=4), None, 0),
+        ([UNNAMED, CHAT, {"usage": None}, {"model": "other"}], TokenUsage(input=3), "gpt-5", 0),
+        ([CHAT, BROKEN, BROKEN], TokenUsage(input=3), "gpt-5", 2),
+        ([BROKEN, CHAT, BROKEN], TokenUsage(input=3), "gpt-5", 1),
+        ([BROKEN, BROKEN, CHAT], TokenUsage(input=3), "gpt-5", 0),
+        ([BROKEN, BROKEN], None, None, 2),
+        ([[UNNAMED, CHAT], {}], TokenUsage(input=3), "gpt-5", 0),
+        (
+            [start(input_tokens=3), BROKEN, delta(output_tokens=4), delta(output_tokens=5)],
+            TokenUsage(input=3, output=5),
+            "claude-opus-4",
+            1,
+        ),
+        ([CHAT, start(input_tokens=5), CHAT], TokenUsage(input=3), "gpt-5", 0),
+        ([CHAT, start(input_tokens=5)], TokenUsage(input=5), "claude-opus-4", 0),
+        ([start(input_tokens=5), METRICS], TokenUsage(7, 8), "claude-opus-4", 0),
+        ([delta(output_tokens=5), METRICS], TokenUsage(output=5), None, 0),
+        ([METRICS, CHAT], TokenUsage(input=3), "gpt-5", 0),
+        ([METRICS], TokenUsage(7, 8), None, 0),
+    ],
+)
+def test_a_stream_is_heard_alike_in_any_batches(
+    said: list[Any], usage: TokenUsage | None, model: str | None, unreadable: int, batch: int
+) -> None:
+    """What a whole statement makes void need not be read: the account is the same."""
+    ledger = streamed(*said, batch=batch)
+
+    assert (ledger.usage, ledger.model, ledger.unreadable) == (usage, model, unreadable)
+
+
+events = st.sampled_from(
+    [CHAT, UNNAMED, {}, METRICS, BROKEN, start(input_tokens=5), delta(output_tokens=6)]
+)
+
+
+@given(st.lists(events, max_size=8), st.integers(2, 8))
+def test_any_batches_of_a_stream_give_one_account(said: list[Any], batch: int) -> None:
+    """Usage, source, model and unreadable documents do not depend on what came together."""
+    one_by_one, batched = streamed(*said), streamed(*said, batch=batch)
+
+    assert account(batched) == account(one_by_one)
+
+
+def test_no_more_is_read_than_what_counts() -> None:
+    """Before the last whole statement nothing is asked for."""
+    asked = []
+
+    def latest_first() -> Iterator[bytes]:
+        for payload in (delta(output_tokens=6), CHAT, CHAT, CHAT):
+            asked.append(payload)
+            yield json.dumps(payload).encode()
+
+    Ledger().hear(latest_first())
+
+    assert asked == [delta(output_tokens=6), CHAT]
+
+
+def test_the_model_of_an_answers_opening_is_known_without_a_usage() -> None:
+    """Most streams name it in every event, and tell their usage only when asked to."""
+    ledger = Ledger()
+
+    assert ledger.opens(b'{"model": "gpt-5", "choices": []}') is False
+    assert ledger.opens(b'{"choices": [{"delta": {"content": "P"}}]}') is True
+    assert ledger.opens(b"[DONE]") is False
+    assert ledger.model == "gpt-5"
+    assert ledger.unreadable == 0

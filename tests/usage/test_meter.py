@@ -10,9 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage, meter_for
-from tokenpulse_mw.usage.meter import LONGEST, JsonMeter, StreamMeter
+from tokenpulse_mw.usage.bounds import LONGEST
+from tokenpulse_mw.usage.frame_meter import FrameMeter
+from tokenpulse_mw.usage.json_meter import JsonMeter
+from tokenpulse_mw.usage.stream_meter import StreamMeter
 
-from .bodies import BODIES, JSON, SSE, STREAMS, Body, account, chunkings, cut, event, measure
+from .bodies import (
+    BODIES,
+    CHAT_JSON,
+    JSON,
+    SPOKEN,
+    SSE,
+    STREAMS,
+    Body,
+    account,
+    chunkings,
+    cut,
+    event,
+    measure,
+)
 
 WORDS = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
 USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
@@ -20,6 +36,7 @@ ERROR = event({"error": {"message": "overloaded"}})
 LOOKALIKES = ['"error": {"a": 1}', '"usage": {"prompt_tokens": 99}', '\n\nevent: error\n\n"error"']
 
 every_body = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+every_spoken = pytest.mark.parametrize("body", SPOKEN.values(), ids=SPOKEN)
 every_stream = pytest.mark.parametrize("body", STREAMS.values(), ids=STREAMS)
 
 
@@ -47,10 +64,13 @@ def test_an_answer_is_partial_or_missing_wherever_it_is_cut(body: Body) -> None:
         assert usage.reasoning <= body.usage.reasoning
 
 
-@every_stream
-def test_a_cut_event_is_nobodys_fault(body: Body) -> None:
-    """An event of a stream that was cut in two is not counted as unreadable."""
-    ledgers = [measure(SSE, [body.data[:end]], complete=False) for end in range(len(body.data))]
+@every_body
+def test_a_cut_answer_is_nobodys_fault(body: Body) -> None:
+    """An event or a document that was cut in two is not counted as unreadable."""
+    ledgers = [
+        measure(body.content_type, [body.data[:end]], complete=False)
+        for end in range(len(body.data))
+    ]
 
     assert {ledger.unreadable for ledger in ledgers} == {0}
 
@@ -98,25 +118,28 @@ def test_any_chunking_of_a_troubled_stream_gives_the_same_account(
     assert account(ledger) == account(measure(SSE, [stream], complete=complete))
 
 
-@every_stream
+@every_spoken
 def test_waiting_ends_with_the_byte_that_completes_the_first_words(body: Body) -> None:
     """The time of the first words is that of the chunk which completes their event."""
-    line_ends = 3 if b"\r" in body.data else 2  # a CR alone ends the blank line already
-    ends = len(body.before) + len(body.first.rstrip(b"\r\n")) + line_ends
-    meter = StreamMeter()
+    end = len(body.before) + len(body.first)
+    if body.content_type == SSE and b"\r" in body.data:
+        end -= 1  # a CR alone ends the blank line already
+    meter = meter_for(body.content_type)
+    assert meter is not None
     waiting = []
 
     for place in range(len(body.data)):
         meter.feed(body.data[place : place + 1])
         waiting.append(meter.waiting)
 
-    assert waiting == [True] * (ends - 1) + [False] * (len(body.data) - ends + 1)
+    assert waiting == [True] * (end - 1) + [False] * (len(body.data) - end + 1)
 
 
-@every_stream
+@every_spoken
 def test_waiting_goes_on_before_the_first_words(body: Body) -> None:
     """Roles, starts and pings are not what a reader waits for."""
-    meter = StreamMeter()
+    meter = meter_for(body.content_type)
+    assert meter is not None
 
     meter.feed(body.before)
     assert meter.waiting is True
@@ -135,9 +158,16 @@ def test_a_stream_without_words_is_waited_for_until_its_end() -> None:
     assert meter.ledger.usage == TokenUsage(input=3, output=4)
 
 
-def test_a_json_answer_is_never_waited_for() -> None:
-    """All of it comes at once."""
-    assert JsonMeter().waiting is False
+def test_a_json_answer_has_no_first_words() -> None:
+    """All of it comes at once, so that it is waited for until its end."""
+    meter = JsonMeter()
+
+    for chunk in cut(CHAT_JSON.data, range(50, len(CHAT_JSON.data), 50)):
+        meter.feed(chunk)
+        assert meter.waiting is True
+    meter.finish(complete=True)
+
+    assert meter.waiting is True
 
 
 def test_an_empty_body_says_nothing() -> None:
@@ -269,6 +299,9 @@ def test_a_long_stream_is_read_to_its_end() -> None:
         pytest.param(b"event: error\ndata: upstream went away\n\n", id="plain-text"),
         pytest.param(b"event:error\r\ndata:gone\r\n\r\n", id="crlf-without-spaces"),
         pytest.param(b"data: gone\nevent: error", id="unended"),
+        pytest.param(b'{\n  "error": {\n    "code": 429\n  }\n}\n', id="google"),
+        pytest.param(b'{\n\n  "error": {\n\n    "code": 429\n\n  }\n\n}\n', id="google-spaced"),
+        pytest.param(b'{"error": {"code": 429}}\r\n', id="google-on-one-line"),
     ],
 )
 @pytest.mark.parametrize("before", [b"", WORDS, WORDS * 3000], ids=["alone", "short", "long"])
@@ -324,6 +357,8 @@ def test_an_error_event_that_is_not_json_is_no_failure_without_the_name() -> Non
     """Only the event's name makes an error of plain text."""
     assert measure(SSE, [b'data: the word "error" in plain text\n\n']).failed is False
     assert measure(SSE, [b"data: event: error\n\n"]).failed is False
+    assert measure(SSE, [b': a "error": comment\n\n']).failed is False
+    assert measure(SSE, [b'data: "error": words\n"error": x\n\n']).failed is False
 
 
 def test_an_error_is_looked_for_at_the_end_of_a_stream() -> None:
@@ -417,6 +452,7 @@ def test_nesting_without_end_does_not_raise(content_type: bytes) -> None:
         (b"text/event-stream", StreamMeter),
         (b"text/event-stream; charset=utf-8", StreamMeter),
         (b"Text/Event-Stream;charset=utf-8", StreamMeter),
+        (b"application/vnd.amazon.eventstream", FrameMeter),
         (b"", type(None)),
         (b"text/html", type(None)),
         (b"text/plain; a=application/json", type(None)),

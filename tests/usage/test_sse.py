@@ -273,23 +273,23 @@ def test_what_is_released_ends_with_a_blank_line(case: tuple[bytes, list[bytes]]
 
 @pytest.mark.parametrize("place", range(9, 16))
 def test_around_gives_the_event_of_a_place(place: int) -> None:
-    """From any place in an event its bytes are found, and where the next one starts."""
+    """From any place in an event it is found where the event begins and ends."""
     whole = b"data: 1\n\ndata: 2\n\ndata: 3\n\n"
 
-    assert around(whole, place) == (b"data: 2", 18)
+    assert around(whole, place) == (9, 16)
 
 
 def test_around_takes_the_ends_of_the_bytes_for_ends_of_events() -> None:
     """The first event needs no blank line before it, and the last none after it."""
-    assert around(b"data: 1\n\ndata: 2", 3) == (b"data: 1", 9)
-    assert around(b"data: 1\n\ndata: 2", 12) == (b"data: 2", 16)
+    assert around(b"data: 1\n\ndata: 2", 3) == (0, 7)
+    assert around(b"data: 1\n\ndata: 2", 12) == (9, 16)
 
 
 @given(st.lists(st.tuples(line_ends, line_ends, line_ends), min_size=1, max_size=6))
 def test_around_finds_every_event_between_any_line_ends(
     ends: list[tuple[bytes, bytes, bytes]],
 ) -> None:
-    """Whatever ends its lines, an event is found from a place in it, and leads to the next."""
+    """Whatever ends its lines, an event is found from a place in it, with or without a start."""
     pieces = [
         b"event: e%d%sdata: <%d>%s%s" % (number, first, number, second, third)
         for number, (first, second, third) in enumerate(ends)
@@ -300,7 +300,9 @@ def test_around_finds_every_event_between_any_line_ends(
 
     for event in reference(whole):
         place = whole.index(event.data, position)
-        block, position = around(whole, place)
-        assert parse(block) == event
+        begin, end = around(whole, place)
+        assert parse(whole[begin:end]) == event
+        begin, position = around(whole, place, position)
+        assert parse(whole[begin:position]) == event
 
-    assert position == len(whole)
+    assert not whole[position:].strip(b"\r\n")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.tokens import LARGEST, count, part
+from tokenpulse_mw.usage.tokens import LARGEST, count, counted, part
 
 usages = st.builds(TokenUsage, *[st.integers(0, LARGEST)] * 5)
 
@@ -42,6 +42,18 @@ def test_whole_numbers_up_to_the_largest_are_counts(number: int) -> None:
 def test_what_is_no_count_is_none_at_all(value: Any) -> None:
     """Null, floats, negatives, strings, booleans and numbers beyond 2**53-1 count as 0."""
     assert count({"tokens": value}, "tokens") == 0
+
+
+@pytest.mark.parametrize("fields", [{"a": 0}, {"b": 7}, {"a": None, "b": 0}])
+def test_a_usable_count_under_any_of_the_names_is_known(fields: dict[str, Any]) -> None:
+    """Zero is a count too, and one of the names is enough."""
+    assert counted(fields, "a", "b") is True
+
+
+@pytest.mark.parametrize("fields", [{}, {"c": 1}, {"a": None, "b": "7"}, {"a": -1}, {"b": 1.0}])
+def test_no_usable_count_is_known_as_such(fields: dict[str, Any]) -> None:
+    """What stands under the names is no count, or nothing stands there."""
+    assert counted(fields, "a", "b") is False
 
 
 def test_a_count_that_is_absent_is_zero() -> None:

@@ -30,6 +30,9 @@ FIELDS: dict[Family, tuple[str, ...]] = {
         "output_tokens",
         "input_tokens_details.cached_tokens",
         "input_tokens_details.cache_write_tokens",
+        "input_tokens_details.cache_creation_input_tokens",
+        "prompt_tokens_details.cached_tokens",
+        "cached_tokens",
         "output_tokens_details.reasoning_tokens",
     ),
     "anthropic": (
@@ -48,7 +51,9 @@ FIELDS: dict[Family, tuple[str, ...]] = {
     ),
     "bedrock-converse": (
         "inputTokens",
+        "inputTokenCount",
         "outputTokens",
+        "outputTokenCount",
         "cacheReadInputTokens",
         "cacheReadInputTokenCount",
         "cacheWriteInputTokens",
@@ -160,6 +165,22 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         TokenUsage(input=1198, output=569, cache_read=400, reasoning=447),
     ),
     ("gemini", {"promptTokenCount": 7, "totalTokenCount": 7}, TokenUsage(input=7)),
+    (  # DashScope's own API
+        "openai-responses",
+        {
+            "input_tokens": 26,
+            "output_tokens": 40,
+            "total_tokens": 66,
+            "prompt_tokens_details": {"cached_tokens": 16, "cache_creation_input_tokens": 4},
+            "output_tokens_details": {"reasoning_tokens": 30},
+        },
+        TokenUsage(input=26, output=40, cache_read=16, cache_write=4, reasoning=30),
+    ),
+    (  # the metrics of a Bedrock invocation
+        "bedrock-converse",
+        {"inputTokenCount": 10, "outputTokenCount": 40, "cacheReadInputTokenCount": 7},
+        TokenUsage(input=17, output=40, cache_read=7),
+    ),
     (
         "bedrock-converse",
         {"inputTokens": 757, "outputTokens": 6, "totalTokens": 763},
@@ -225,6 +246,28 @@ def test_the_iterations_of_an_anthropic_answer_are_summed() -> None:
     }
 
     assert READERS["anthropic"](usage) == TokenUsage(input=527, output=30, cache_read=7)
+
+
+@pytest.mark.parametrize(("told", "expected"), [(25, 25), (30, 30), (31, 0), (None, 0)])
+def test_the_reasoning_of_an_anthropic_answer_may_stand_at_the_top_only(
+    told: Any, expected: int
+) -> None:
+    """Where no iteration tells of it, and as long as it can be a part of what they wrote."""
+    usage = {
+        "output_tokens": 30,
+        "output_tokens_details": {"thinking_tokens": told},
+        "iterations": [{"input_tokens": 5, "output_tokens": 30}],
+    }
+
+    assert READERS["anthropic"](usage) == TokenUsage(input=5, output=30, reasoning=expected)
+
+
+def test_the_reasoning_of_iterations_is_summed() -> None:
+    """What stands at the top may leave some of them out."""
+    call = {"output_tokens": 30, "output_tokens_details": {"thinking_tokens": 20}}
+    usage = {**call, "iterations": [call, call]}
+
+    assert READERS["anthropic"](usage) == TokenUsage(output=60, reasoning=40)
 
 
 @pytest.mark.parametrize("iterations", [[], None, {}, "two", 2])

@@ -36,14 +36,17 @@ class Traffic:
             # not make the errors of those who were served look rare.
             self.limited.add(exchange.master or GATEWAY)
             return
-        if exchange.outcome == "client_disconnect" or exchange.method == "OPTIONS":
+        outcome, status = exchange.outcome, exchange.status
+        if outcome == "client_disconnect" or exchange.method == "OPTIONS":
             return  # neither a client that left nor a preflight says how a request fares
-        broken = exchange.outcome != "complete"
-        failed = broken or exchange.status >= self._lowest_error
+        broken = outcome != "complete"
+        failed = broken or status >= self._lowest_error
         self.errors.add(exchange.key or GATEWAY, failed=failed, now=now)
-        if broken or exchange.status >= 500:
+        if exchange.provider == UNKNOWN and not exchange.credential:
+            return
+        if broken or status >= 500:
             self._note_upstream(exchange, failed=True)
-        elif exchange.status < 300:  # redirects and clients' errors are not the upstream's doing
+        elif status < 300:  # redirects and clients' errors are not the upstream's doing
             self._note_upstream(exchange, failed=False)
 
     def _note_upstream(self, exchange: Exchange, *, failed: bool) -> None:

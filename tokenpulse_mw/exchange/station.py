@@ -104,13 +104,25 @@ class Station:
         except Exception as error:  # noqa: BLE001 - it must not become the request's failure
             exchange.route = UNMATCHED
             self.report("route", error)
-        if meter is not None:
-            self._take_account(exchange, meter)
+        if meter is None and self._label_of_path and not (exchange.provider or exchange.model):
+            exchange.provider = self._label_of_path(scope["path"][:LONGEST_PATH])
+        else:
+            self._take_account(exchange, scope, meter)
+        for tell, observer in self._tellers:
+            try:
+                tell(exchange)
+            except Exception as error:  # noqa: BLE001 - as above
+                self.failures.tell(name_of(observer), error, self.observers)
+
+    def _take_account(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
+        """Tell the usage, the model, and by that too the provider."""
         try:
-            if self._label_of_path and not exchange.provider and not exchange.model:
-                exchange.provider = self._label_of_path(scope["path"][:LONGEST_PATH])
-            else:
-                exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
+            if meter is not None:
+                _take_over(exchange, meter)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.report("usage", error)
+        try:
+            exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
         except Exception as error:  # noqa: BLE001 - as above
             exchange.provider = UNKNOWN
             self.report("provider", error)
@@ -118,31 +130,24 @@ class Station:
             exchange.usage_source = None  # nothing says that a model answered at all
         elif meter is not None and meter.ledger.unreadable:
             self.failures.call("failed", self.observers, "usage")
-        for tell, observer in self._tellers:
-            try:
-                tell(exchange)
-            except Exception as error:  # noqa: BLE001 - as above
-                self.failures.tell(name_of(observer), error, self.observers)
-
-    def _take_account(self, exchange: Exchange, meter: UsageMeter) -> None:
-        """Write into `exchange` what the answer said; what the application said stays."""
-        try:
-            meter.finish(complete=exchange.outcome == "complete")
-            ledger = meter.ledger
-            if exchange.usage is None:
-                exchange.usage = ledger.usage
-                exchange.usage_source = ledger.source
-            exchange.model = exchange.model or ledger.model
-            if ledger.failed and exchange.outcome == "complete":
-                exchange.outcome = "error"
-        except Exception as error:  # noqa: BLE001 - as above
-            self.report("usage", error)
 
     def _hooks(self, name: str) -> Iterator[Callable[..., object]]:
         for observer in self.observers:
             hook = getattr(observer, name, None)
             if hook is not None:
                 yield hook
+
+
+def _take_over(exchange: Exchange, meter: UsageMeter) -> None:
+    """Write into `exchange` what the answer said of itself; what the application said stays."""
+    meter.finish(complete=exchange.outcome == "complete")
+    ledger = meter.ledger
+    if exchange.usage is None:
+        exchange.usage = ledger.usage
+        exchange.usage_source = ledger.source
+    exchange.model = exchange.model or ledger.model
+    if ledger.failed and exchange.outcome == "complete":
+        exchange.outcome = "error"
 
 
 def _direct(observer: Observer) -> Observer:

@@ -238,8 +238,8 @@ class Tap:
         scope, self._scope = self._scope, _NOTHING
         method = scope.get("method", "GET")  # a WebSocket's handshake has none of its own
         exchange = Exchange(
-            method=method if method in METHODS else OTHER_METHOD,
-            started=self.started,
+            method if method in METHODS else OTHER_METHOD,
+            self.started,
             status=self.status,
             outcome="client_disconnect" if self._gone else outcome,
             limited=self.limited,

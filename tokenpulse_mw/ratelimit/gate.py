@@ -59,6 +59,7 @@ class Gate:
         """The same for one plain policy, which is what most gateways have, with less ado."""
         key_of, when, hit, cost = policy.key, policy.when, policy.local.hit, policy.price
         is_named, is_enforced = policy.name != DEFAULT_NAME, policy.name in self._enforced
+        refused = "limited" if is_enforced else "shadow"
 
         def judge(scope: Scope, tap: Tap | None) -> Verdict:
             try:
@@ -71,8 +72,10 @@ class Gate:
                 return _NOTHING
             if is_named:
                 decision = policy.named(decision)
-            if tap is not None or self._on_decision is not None:
-                self._announce(scope, tap, decision)
+            if tap is not None:
+                tap.station.decided(policy.name, "allowed" if decision.allowed else refused)
+            if self._on_decision is not None:
+                self._tell(scope, decision)
             if not is_enforced:
                 return _NOTHING
             return (decision,), None if decision.allowed else decision, None
@@ -163,16 +166,15 @@ class Gate:
         return worst._replace(also=also) if also else worst
 
     def _verdict(self, scope: Scope, tap: Tap | None, asked: list[Ruling]) -> Verdict:
-        for ruling in asked:
-            self._announce(scope, tap, ruling.decision)
+        for _, decision, _ in asked:
+            if tap is not None:
+                tap.station.decided(decision.policy, self._outcome(decision))
+            self._tell(scope, decision)
         refusal = self._refusal(asked)
         enforced = [each.decision for each in asked if each.claim.policy.name in self._enforced]
         return enforced, refusal, None if refusal else _holds(asked)
 
-    def _announce(self, scope: Scope, tap: Tap | None, decision: Decision) -> None:
-        """Tell of a decision whoever wants to know."""
-        if tap is not None:
-            tap.station.decided(decision.policy, self._outcome(decision))
+    def _tell(self, scope: Scope, decision: Decision) -> None:
         if self._on_decision is not None:
             try:
                 self._on_decision(scope, decision)

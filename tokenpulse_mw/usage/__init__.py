@@ -1,7 +1,8 @@
 """What an answer of a language model cost: bytes in, token counts out; no ASGI, no clock."""
 
 from .ledger import Ledger, Source
-from .meter import UsageMeter, meter_for
+from .meter import meter_for
+from .protocol import UsageMeter
 from .tokens import TokenUsage
 
 __all__ = ["Ledger", "Source", "TokenUsage", "UsageMeter", "meter_for"]

@@ -19,9 +19,13 @@ def _last_blank(held: bytes | bytearray, start: int, end: int) -> int:
     As pairs of bytes: "\r\n" itself is none of them; a "\n" left over starts the next event
     with an empty line, which means nothing there.
     """
-    last = held.rfind(b"\n\n", start, end)
-    if held.find(b"\r", start, end) >= 0:  # else two slow searches for what is hardly ever there
-        last = max(last, held.rfind(b"\n\r", start, end), held.rfind(b"\r\r", start, end))
+    last = -1
+    if held.find(b"\r", start, end) >= 0:
+        # Where there is one of these, another kind of blank line can only come after it.
+        last = held.rfind(b"\n\r", start, end)
+        start = max(start, last)
+        last = max(last, held.rfind(b"\r\r", start, end))
+    last = max(last, held.rfind(b"\n\n", start, end))
     return last + 2 if last >= 0 else 0
 
 
@@ -63,8 +67,9 @@ class EventBuffer:
         return whole if len(whole) <= self.longest else b"".join(self._kept(whole))
 
     def _take(self, end: int) -> bytes:
-        whole = bytes(self.held[:end])
-        del self.held[:end]
+        held = self.held
+        whole = bytes(held if end == len(held) else held[:end])
+        del held[:end]
         if self._skipping:  # what comes first is the tail of the skipped event
             self._skipping = False
             whole = _BLANK_LINE.split(whole, maxsplit=1)[1]
@@ -95,14 +100,14 @@ def blocks(whole: bytes) -> Iterator[bytes]:
         start = blank.end()
 
 
-def around(whole: bytes, place: int, start: int = 0) -> tuple[bytes, int]:
-    """The event of `whole` that `place` lies in, and where the next one starts.
+def around(whole: bytes, place: int, start: int = 0) -> tuple[int, int]:
+    """From where to where the event of `whole` goes that `place` lies in.
 
-    Nothing before `start`, which is where an event begins, is looked at.
+    Nothing before `start`, which no event straddles, is looked at.
     """
     blank = _BLANK_LINE.search(whole, place)
-    end, after = blank.span() if blank else (len(whole), len(whole))
-    return whole[_last_blank(whole, start, place) or start : end], after
+    end = blank.start() if blank else len(whole)
+    return _last_blank(whole, start, place) or start, end
 
 
 def parse(block: bytes) -> Event:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 # A count above this is garbage, not a bill: the largest integer every JSON reader agrees on.
 LARGEST = 2**53 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
+class TokenUsage(msgspec.Struct, frozen=True):
     """The tokens of one answer, so counted that vendors can be compared and added up.
 
     Attributes:
@@ -43,16 +43,23 @@ class TokenUsage:
         )
 
 
-def count(fields: Mapping[str, Any], *names: str) -> int:
-    """The first of `names` that holds a usable count, else 0.
+def count(fields: Mapping[str, Any], name: str, *others: str) -> int:
+    """The count under `name`, or under the first of `others` that holds a usable one, else 0.
 
     Vendors send null, floats and worse; only a whole number from 0 to 2**53-1 is a count.
     """
-    for name in names:
-        value = fields.get(name)
-        if type(value) is int and 0 <= value <= LARGEST:
-            return value
-    return 0
+    value = fields.get(name)
+    if type(value) is int and 0 <= value <= LARGEST:
+        return value
+    return count(fields, *others) if others else 0
+
+
+def counted(fields: Mapping[str, Any], name: str, *others: str) -> bool:
+    """Whether a usable count, zero included, stands under one of these names."""
+    value = fields.get(name)
+    if type(value) is int and 0 <= value <= LARGEST:
+        return True
+    return counted(fields, *others) if others else False
 
 
 def part(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from .tokens import TokenUsage, count, part
 
 Family = Literal["openai-chat", "openai-responses", "anthropic", "gemini", "bedrock-converse"]
@@ -25,13 +27,17 @@ def openai_chat(usage: Fields) -> TokenUsage:
 
 
 def openai_responses(usage: Fields) -> TokenUsage:
-    """OpenAI Responses: other names than chat, the same meaning."""
-    read, written = part(usage, "input_tokens_details"), part(usage, "output_tokens_details")
+    """OpenAI Responses: other names than chat, the same meaning.
+
+    DashScope's own API speaks so too, but for the details of what was read.
+    """
+    read = part(usage, "input_tokens_details") or part(usage, "prompt_tokens_details")
+    written = part(usage, "output_tokens_details")
     return TokenUsage(
         input=count(usage, "input_tokens"),
         output=count(usage, "output_tokens"),
-        cache_read=count(read, "cached_tokens"),
-        cache_write=count(read, "cache_write_tokens"),
+        cache_read=count(read, "cached_tokens") or count(usage, "cached_tokens"),
+        cache_write=count(read, "cache_write_tokens", "cache_creation_input_tokens"),
         reasoning=count(written, "reasoning_tokens"),
     )
 
@@ -43,10 +49,16 @@ def anthropic(usage: Fields) -> TokenUsage:
     given, lists every one of them and is what is billed.
     """
     calls = usage.get("iterations")
-    if isinstance(calls, list) and calls:
-        each = [_anthropic_call(call) for call in calls if isinstance(call, dict)]
-        return sum(each, TokenUsage())
-    return _anthropic_call(usage)
+    if not isinstance(calls, list) or not calls:
+        return _anthropic_call(usage)
+    billed = sum(map(_anthropic_call, (c for c in calls if isinstance(c, dict))), TokenUsage())
+    if not billed.reasoning and (thought := _thoughts(usage)) <= billed.output:
+        billed = replace(billed, reasoning=thought)  # only the top level may tell of it
+    return billed
+
+
+def _thoughts(usage: Fields) -> int:
+    return count(part(usage, "output_tokens_details"), "thinking_tokens")
 
 
 def _anthropic_call(usage: Fields) -> TokenUsage:
@@ -57,7 +69,7 @@ def _anthropic_call(usage: Fields) -> TokenUsage:
         output=count(usage, "output_tokens"),
         cache_read=cache_read,
         cache_write=cache_write,
-        reasoning=count(part(usage, "output_tokens_details"), "thinking_tokens"),
+        reasoning=_thoughts(usage),
     )
 
 
@@ -73,12 +85,15 @@ def gemini(usage: Fields) -> TokenUsage:
 
 
 def bedrock_converse(usage: Fields) -> TokenUsage:
-    """Amazon Bedrock Converse: `inputTokens` leaves the cache out, as Anthropic's does."""
+    """Amazon Bedrock: `inputTokens` leaves the cache out, as Anthropic's does.
+
+    Converse says `inputTokens`; the metrics of an invocation say `inputTokenCount`.
+    """
     cache_read = count(usage, "cacheReadInputTokens", "cacheReadInputTokenCount")
     cache_write = count(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
     return TokenUsage(
-        input=count(usage, "inputTokens") + cache_read + cache_write,
-        output=count(usage, "outputTokens"),
+        input=count(usage, "inputTokens", "inputTokenCount") + cache_read + cache_write,
+        output=count(usage, "outputTokens", "outputTokenCount"),
         cache_read=cache_read,
         cache_write=cache_write,
     )

@@ -1,0 +1,130 @@
+"""AWS eventstream frames: any chunking of a stream in, the same whole frames out, bounded.
+
+The format is https://smithy.io/2.0/aws/amazon-eventstream.html: a prelude (the length of the frame,
+that of its headers, a checksum of both), headers, payload, and a checksum of all before it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+from zlib import crc32
+
+_PRELUDE = struct.Struct(">III")
+_CHECKSUM = struct.Struct(">I")
+_SHORTEST = _PRELUDE.size + _CHECKSUM.size
+# Bytes of a header's value by the number of its type. Byte arrays (6) and strings (7) tell their
+# length themselves; the booleans (0 and 1) have no value but their type.
+_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+_BYTES, _STRING = 6, 7
+
+
+class Frame(NamedTuple):
+    """One frame: those of its headers that are strings, and its payload."""
+
+    headers: dict[bytes, bytes]
+    payload: bytes
+
+
+class FrameBuffer:
+    """Holds a stream back until whole frames of it can be read.
+
+    Args:
+        longest: Bytes of the longest frame that is kept; a longer one is skipped.
+
+    Attributes:
+        unreadable: Frames that were too long, or did not match their checksum.
+        broken: The stream has lost its frames; nothing more is read, for there is no telling where
+            the next one begins.
+    """
+
+    __slots__ = ("_held", "_needed", "_to_skip", "broken", "longest", "unreadable")
+
+    def __init__(self, *, longest: int) -> None:
+        self.longest = longest
+        self.unreadable = 0
+        self.broken = False
+        self._held = bytearray()
+        self._needed = _PRELUDE.size  # bytes that must be held before there is anything to do
+        self._to_skip = 0  # bytes of an over-long frame that are still to come
+
+    @property
+    def inside(self) -> bool:
+        """A frame has begun and not ended."""
+        return bool(self._held or self._to_skip)
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """The frames that `chunk` completes."""
+        if self.broken:
+            return []
+        skipped = min(self._to_skip, len(chunk))
+        self._to_skip -= skipped
+        self._held += chunk[skipped:] if skipped else chunk
+        return self._frames() if len(self._held) >= self._needed else []
+
+    def _frames(self) -> list[Frame]:
+        held, frames, start = self._held, [], 0
+        while len(held) - start >= _PRELUDE.size and (total := self._length(start)):
+            if total > self.longest:
+                self.unreadable += 1
+                self._to_skip = max(start + total - len(held), 0)
+            elif start + total > len(held):
+                break
+            elif (frame := _read(bytes(held[start : start + total]))) is not None:
+                frames.append(frame)
+            else:
+                self.unreadable += 1
+            start += total
+        del held[: len(held) if self.broken else start]
+        self._needed = self._length(0) if len(held) >= _PRELUDE.size else _PRELUDE.size
+        return frames
+
+    def _length(self, start: int) -> int:
+        """Bytes of the frame that begins at `start`, or 0 where none can begin there."""
+        total, headers, checksum = _PRELUDE.unpack_from(self._held, start)
+        sound = crc32(self._held[start : start + 8]) == checksum
+        if sound and total >= _SHORTEST + headers:
+            return int(total)
+        self.broken = True
+        self.unreadable += 1
+        return 0
+
+
+def _read(message: bytes) -> Frame | None:
+    """The frame in `message`, whose prelude is sound, or None where the rest is not."""
+    (checksum,) = _CHECKSUM.unpack_from(message, len(message) - _CHECKSUM.size)
+    if crc32(message[: -_CHECKSUM.size]) != checksum:
+        return None
+    _, size, _ = _PRELUDE.unpack_from(message)
+    body = _PRELUDE.size + size
+    try:
+        headers = dict(_headers(message[_PRELUDE.size : body]))
+    except (IndexError, KeyError):
+        return None
+    return Frame(headers, message[body : -_CHECKSUM.size])
+
+
+def _headers(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers that are strings.
+
+    Raises:
+        IndexError: The headers end too early.
+        KeyError: A header's type is not known.
+    """
+    found, place = [], 0
+    while place < len(data):
+        name = data[place + 1 : place + 1 + data[place]]
+        place += 1 + data[place]
+        kind = data[place]
+        place += 1
+        if kind in (_BYTES, _STRING):
+            size = data[place] << 8 | data[place + 1]
+            place += 2
+            if kind == _STRING:
+                found.append((name, data[place : place + size]))
+        else:
+            size = _SIZES[kind]
+        place += size
+    if place > len(data):
+        raise IndexError(place)
+    return found

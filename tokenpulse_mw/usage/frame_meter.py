@@ -1,0 +1,65 @@
+"""The meter of AWS eventstream answers, which Amazon Bedrock streams."""
+
+from __future__ import annotations
+
+import msgspec
+
+from . import answer
+from .bounds import LONGEST
+from .eventstream import Frame, FrameBuffer
+from .ledger import Ledger
+
+
+class _Chunk(msgspec.Struct):
+    """What InvokeModel streams: the events of a model's own vendor, in base64."""
+
+    event: bytes = msgspec.field(default=b"", name="bytes")
+
+
+_chunks = msgspec.json.Decoder(_Chunk)
+
+
+class FrameMeter:
+    """Reads an answer that is a stream of eventstream frames.
+
+    Converse names its events in a header of the frame; InvokeModel wraps those of the vendor.
+    """
+
+    __slots__ = ("_frames", "ledger", "waiting")
+
+    def __init__(self, *, longest: int = LONGEST) -> None:
+        self.ledger = Ledger()
+        self.waiting = True
+        self._frames = FrameBuffer(longest=longest)
+
+    def feed(self, chunk: bytes) -> None:
+        """Look at the frames that `chunk` completes."""
+        for frame in self._frames.feed(chunk):
+            self._take(frame)
+
+    def finish(self, *, complete: bool) -> None:
+        """Count what could not be read; what ends inside a frame has not come to its end."""
+        ledger, frames = self.ledger, self._frames
+        ledger.complete = complete and not frames.inside and not frames.broken
+        ledger.unreadable += frames.unreadable + (complete and frames.inside)
+
+    def _take(self, frame: Frame) -> None:
+        ledger, kind = self.ledger, frame.headers.get(b":event-type")
+        if frame.headers.get(b":message-type", b"event") != b"event":  # "exception" or "error"
+            ledger.failed = True
+            return
+        data = self._vendors(frame.payload) if kind == b"chunk" else frame.payload
+        if self.waiting:
+            self.waiting = not (kind == b"contentBlockDelta" or ledger.opens(data))
+        if answer.COUNT.search(data) is not None:
+            ledger.hear([data])
+        if b'"error"' in data:
+            ledger.failed = ledger.failed or answer.tells_of_error(data)
+
+    def _vendors(self, payload: bytes) -> bytes:
+        """The event of the model's own vendor, or nothing where it cannot be read."""
+        try:
+            return _chunks.decode(payload).event
+        except answer.UNREADABLE:
+            self.ledger.unreadable += 1
+            return b""

@@ -1,0 +1,86 @@
+"""The meter of JSON answers: one document, or a streamed array of them."""
+
+from __future__ import annotations
+
+from . import answer
+from .arrays import ArrayBuffer
+from .bounds import LONGEST
+from .ledger import Ledger
+
+_SPACE = b" \t\r\n"
+
+
+class JsonMeter:
+    """Reads an answer that is one JSON document, or an array of them.
+
+    A document is kept and read when it has ended: its words come all at once, so that none of them
+    are the first, and `waiting` never ends. Gemini streams an array where it is not asked for
+    server-sent events: its elements are read as they come.
+    """
+
+    __slots__ = ("_array", "_body", "_longest", "_overlong", "ledger", "waiting")
+
+    def __init__(self, *, longest: int = LONGEST) -> None:
+        self.ledger = Ledger()
+        self.waiting = True
+        self._longest = longest
+        self._body = bytearray()
+        self._overlong = False
+        self._array: _ArrayReader | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Keep the bytes of a document, or look at the elements that `chunk` completes."""
+        if self._array is None and not self._body and not self._overlong:
+            chunk = chunk.lstrip(_SPACE)
+            if chunk.startswith(b"["):
+                self._array = _ArrayReader(self.ledger, self._longest)
+        if self._array is not None:
+            self._array.feed(chunk)
+            self.waiting = self._array.waiting
+        elif not self._overlong:
+            self._keep(chunk)
+
+    def _keep(self, chunk: bytes) -> None:
+        self._body += chunk
+        if len(self._body) > self._longest:
+            self._overlong = True
+            self._body.clear()
+
+    def finish(self, *, complete: bool) -> None:
+        """Read the document, if all of it was kept."""
+        ledger = self.ledger
+        ledger.complete = complete
+        if self._array is not None:
+            self._array.finish(complete)
+        elif self._overlong:
+            ledger.unreadable += 1
+        elif self._body:
+            ledger.read(bytes(self._body))
+            if not complete:  # a document that was cut in two is nobody's fault
+                ledger.unreadable = 0
+
+
+class _ArrayReader:
+    """Reads the elements of an array as they come."""
+
+    __slots__ = ("_buffer", "_last", "_ledger", "waiting")
+
+    def __init__(self, ledger: Ledger, longest: int) -> None:
+        self.waiting = True
+        self._ledger = ledger
+        self._buffer = ArrayBuffer(longest=longest)
+        self._last = b""
+
+    def feed(self, chunk: bytes) -> None:
+        elements = self._buffer.feed(chunk)
+        if not elements:
+            return
+        self.waiting = self.waiting and not any(map(self._ledger.opens, elements))
+        self._ledger.hear(each for each in reversed(elements) if answer.COUNT.search(each))
+        self._last = elements[-1]
+
+    def finish(self, complete: bool) -> None:
+        ledger, buffer = self._ledger, self._buffer
+        ledger.complete = complete and buffer.closed
+        ledger.unreadable += buffer.overlong + (complete and not buffer.closed)
+        ledger.failed = answer.tells_of_error(self._last)
