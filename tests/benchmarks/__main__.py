@@ -16,11 +16,12 @@ from starlette.types import ASGIApp
 
 from tests.support.apps import answering
 from tests.support.asgi import http_scope
-from tokenpulse_mw import Exchange, ExchangeMiddleware, Limiter
+from tokenpulse_mw import ExchangeMiddleware, Limiter, MetricsMiddleware
 
 from .apps import around, metrics, peers, stack, stream
 from .limiters import measure_limiters
 from .measure import medians, requests
+from .scrapes import measure_scrape, measure_workers
 
 CLIENTS = [(f"10.0.{number >> 8}.{number & 255}", 1) for number in range(1000)]
 
@@ -55,7 +56,12 @@ async def measure_peers() -> None:
 
         return with_app
 
-    apps: dict[str, ASGIApp] = {"bare": inner, "whole stack": stack(inner), **dict(peers(inner))}
+    apps: dict[str, ASGIApp] = {
+        "bare": inner,
+        "metrics": MetricsMiddleware(inner, metrics=metrics()),
+        "whole stack": stack(inner),
+        **dict(peers(inner)),
+    }
     scopes = [http_scope("/chat", client=client) for client in CLIENTS]
     turns = {name: requests(scoped(app), scopes, times=1000) for name, app in apps.items()}
     table("peers", await medians(turns))
@@ -75,19 +81,6 @@ async def measure_streams() -> None:
     turns = {name: requests(app, scopes, times=3) for name, app in apps.items()}
     times = {name: time_ / chunks for name, time_ in (await medians(turns)).items()}
     table("a chunk of a stream", times)
-
-
-def measure_scrape() -> None:
-    """How long /metrics takes with many label sets of the request families."""
-    print("\n/metrics: milliseconds")
-    for number in (100, 1000):
-        filled = metrics()
-        for route in range(number):
-            exchange = Exchange("GET", 0.0)
-            exchange.route, exchange.status, exchange.provider = f"/route/{route}", 200, "claude"
-            filled(exchange)
-        best = min(_timed(filled.render) for _ in range(5))
-        print(f"  {number:>5} label sets {best * 1000:8.1f}")
 
 
 def _timed(call: Any) -> float:
@@ -128,6 +121,7 @@ async def main() -> None:
     await measure_streams()
     await measure_peers()
     measure_scrape()
+    measure_workers()
     measure_limiter()
     await measure_limiters()
 
