@@ -11,8 +11,9 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from tests.support.apps import Asks, answering
 from tests.support.asgi import drive, http_scope
@@ -107,20 +108,23 @@ def test_without_routes_all_paths_are_one_key() -> None:
 
 
 @pytest.mark.anyio
-async def test_websocket_routes_share_one_key() -> None:
-    """They have no method, and one of their own stands for it."""
+async def test_a_websocket_has_the_template_of_its_own_route() -> None:
+    """It has no method, and one of our own stands for it; routes of pages are not for it."""
     seen: list[object] = []
 
-    for path in ("/chat/1", "/chat/2"):
+    async def chat(websocket: WebSocket) -> None:
+        """Never called."""
+
+    for path in ("/chat/1", "/chat/2", "/items/1"):
         scope: Scope = {
             "type": "websocket",
             "path": path,
             "headers": [],
             "client": ("192.0.2.1", 1),
         }
-        await drive(asking(seen, *ITEMS), scope)
+        await drive(asking(seen, *ITEMS, WebSocketRoute("/chat/{room}", chat)), scope)
 
-    assert seen == ["WEBSOCKET __unmatched__"] * 2
+    assert seen == ["WEBSOCKET /chat/{room}"] * 2 + ["WEBSOCKET __unmatched__"]
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ def annotated(field: str) -> KeyFunction:
     """Key by what the application has annotated on the exchange; None where it has not.
 
     It must be known before the limit is asked: call `annotate()` in a middleware of yours that
-    stands between an `ExchangeMiddleware` (or `MetricsMiddleware`) and the rate limit. WebSocket
-    requests have no exchange, and are not limited by this.
+    stands between an `ExchangeMiddleware` (or `MetricsMiddleware`) and the rate limit.
 
     Args:
         field: "master", "key", "credential", "provider" or "model".
@@ -36,12 +35,11 @@ def annotated(field: str) -> KeyFunction:
         tap = tap_of(scope)
         if tap is not None:
             return shortened(tap.said.get(field) or "") or None
-        if scope.get("type") != "websocket":
-            warn(
-                "annotated(%r) finds no exchange, so it limits nobody: put ExchangeMiddleware or "
-                "MetricsMiddleware around RateLimitMiddleware, and call annotate() in between",
-                field,
-            )
+        warn(
+            "annotated(%r) finds no exchange, so it limits nobody: put ExchangeMiddleware or "
+            "MetricsMiddleware around RateLimitMiddleware, and call annotate() in between",
+            field,
+        )
         return None
 
     return key

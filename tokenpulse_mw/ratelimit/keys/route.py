@@ -21,7 +21,7 @@ def route() -> KeyFunction:
 
     It names no client: use it as `join(client_address(), route())`. The application's routes are
     found where it or an `ExchangeMiddleware` stands around the limit, else all paths are
-    "/{path}". What fits no route shares one key, and so do all WebSocket routes.
+    "/{path}". A WebSocket's method is "WEBSOCKET". What fits no route shares one key.
     """
     known: dict[int, tuple[Any, RouteTemplates]] = {}
     warn = Once()
