@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from anyio import CancelScope
 from starlette.types import Message, Receive, Scope, Send
 
 from ..usage import UsageMeter, meter_for
 from .exchange import METHODS, OTHER_METHOD, Exchange, Outcome
-from .observers import name_of
 from .provider import HEADER as PROVIDER_HEADER
 from .station import Station
+from .watcher import Watcher, closed, told
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -25,18 +25,6 @@ _SENT_BY_SERVER = ("http.response.pathsend", "http.response.zerocopysend")  # a 
 _CONTENT_TYPE_SIZE = len(b"content-type")
 _ENCODING_SIZE = len(b"content-encoding")
 _PROVIDER_SIZE = len(PROVIDER_HEADER)
-
-
-class Watcher(Protocol):
-    """Waits for the end of one exchange."""
-
-    def finished(self, exchange: Exchange) -> None:
-        """It is over: at its last byte, or when the application is gone without one."""
-        ...
-
-    async def close(self) -> None:
-        """The application is gone; what has to be waited for can be now, if it takes not long."""
-        ...
 
 
 class Tap:
@@ -146,10 +134,7 @@ class Tap:
         """The application is gone, and so are we; let those who watched do what takes time."""
         with CancelScope(shield=True):
             for watcher in self.watchers:
-                try:
-                    await watcher.close()
-                except Exception as error:  # noqa: BLE001 - it is not the request's failure
-                    self.station.report(name_of(watcher), error)
+                await closed(watcher, self.station.report)
 
     def join(self, station: Station) -> None:
         """Let the observers of another middleware look on too."""
@@ -222,6 +207,7 @@ class Tap:
         except Exception as error:  # noqa: BLE001 - the exchange goes on without its usage
             self._meter = None
             self.station.report("usage", error)
+            return
         if not meter.waiting:
             self._flow = meter.feed
             if waiting:
@@ -251,15 +237,8 @@ class Tap:
             for name, fact in self.said.items():
                 setattr(exchange, name, fact)
         self.station.settle(exchange, scope, self._meter)
-        if self.watchers:
-            self._tell_watchers(exchange)
-
-    def _tell_watchers(self, exchange: Exchange) -> None:
         for watcher in self.watchers:
-            try:
-                watcher.finished(exchange)
-            except Exception as error:  # noqa: BLE001 - as above
-                self.station.report(name_of(watcher), error)
+            told(watcher, exchange, self.station.report)
 
 
 def _ignore(body: bytes) -> None:
