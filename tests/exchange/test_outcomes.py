@@ -189,7 +189,8 @@ def leaving(at: str, *, piece: int = 0) -> Drive:
             if len([each for each in sent if each["type"] == at]) > piece:
                 raise OSError("the client has left")
 
-        answer = await drive(app, scope, on_send=gone)
+        raises = {"version": "3.0", "spec_version": "2.4"}
+        answer = await drive(app, {**scope, "asgi": raises}, on_send=gone)
         return answer
 
     return ask

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from starlette.types import Message
 
-from .tap import Tap
+from .http_tap import HttpTap
 
 _SWITCHING_PROTOCOLS = 101
 _FORBIDDEN = 403  # what a server answers when the application closes what it has not accepted
 
 
-class Handshake(Tap):
+class Handshake(HttpTap):
     """Stands between the application and the server until a WebSocket is accepted or denied.
 
     The exchange has the status 101 where the application accepts, that of its answer where it
@@ -40,11 +40,11 @@ class Handshake(Tap):
         if self.finished:
             return
         try:
-            self._look_at(kind, message)
+            self._note(kind, message)
         except Exception as error:  # noqa: BLE001 - ours must not become the request's
             self.station.report("exchange", error)
 
-    def _look_at(self, kind: str, message: Message) -> None:
+    def _note(self, kind: str, message: Message) -> None:
         if kind == "websocket.accept":
             self._answered(_SWITCHING_PROTOCOLS)
         elif kind == "websocket.close":

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .handshake import Handshake
+from .http_tap import HttpTap
 from .observers import Observer
 from .provider import ProviderResolver, Providers
 from .route import RouteTemplates
 from .station import Station
 from .tap import SCOPE_KEY, Tap
 
-_TAPS: Mapping[str, type[Tap]] = {"http": Tap, "websocket": Handshake}
+_TAPS: Mapping[str, type[HttpTap]] = {"http": HttpTap, "websocket": Handshake}
 
 
 class ExchangeMiddleware:
@@ -66,7 +67,9 @@ class ExchangeMiddleware:
         tap = scope[SCOPE_KEY] = make_tap(self._station, scope, receive, send)
         self._station.opened()
         try:
-            await self.app(scope, tap.receive, tap.send)
+            # Answers of models are streams, in which a chunk is to cost as little as can be.
+            tapped = tap.stream if scope.get("method") == "POST" else tap.send
+            await self.app(scope, tap.receive, tapped)
             if not tap.finished:
                 tap.returned()
         except BaseException as error:

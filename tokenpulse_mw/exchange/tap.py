@@ -1,4 +1,4 @@
-"""The one tap on a request: it passes every message on first, and looks at it afterwards."""
+"""What is known of an exchange while it goes on, and how it ends."""
 
 from __future__ import annotations
 
@@ -7,30 +7,25 @@ from dataclasses import replace
 from typing import Any
 
 from anyio import CancelScope
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from ..usage import UsageMeter, meter_for
+from ..usage import UsageMeter
 from .exchange import METHODS, OTHER_METHOD, Exchange, Outcome
-from .provider import HEADER as PROVIDER_HEADER
+from .server import CLIENT_CLOSED_REQUEST
 from .station import Station
 from .watcher import Watcher, closed, told
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 SCOPE_KEY = "tokenpulse_mw.exchange"
-CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that left before the answer's head
 
 _NOTHING: dict[str, Any] = {}
-_SENT_BY_SERVER = ("http.response.pathsend", "http.response.zerocopysend")  # a file is the body
-_CONTENT_TYPE_SIZE = len(b"content-type")
-_ENCODING_SIZE = len(b"content-encoding")
-_PROVIDER_SIZE = len(PROVIDER_HEADER)
 
 
 class Tap:
     """Stands between the application and the server for one exchange.
 
-    It notes what passes. The `Exchange` is made of that once: when the last byte of the body is
+    What passes is noted. The `Exchange` is made of that once: when the last byte of the body is
     out, or when the application returns or raises without having come so far; from then on the
     tap is `finished`, and nothing changes it any more.
 
@@ -51,9 +46,11 @@ class Tap:
         "_gone",
         "_headers",
         "_meter",
+        "_passed",
         "_receive",
         "_scope",
         "_send",
+        "_stream",
         "finished",
         "limited",
         "said",
@@ -77,45 +74,11 @@ class Tap:
         self._headers: RawHeaders = ()
         self._gone = False
         self._meter: UsageMeter | None = None
-        # Takes the rest of the body once there is no time left to be noted, only bytes.
-        self._flow: Callable[[bytes], None] | None = None
+        self._flow: Callable[[bytes], None] | None = None  # takes what is left of the body
+        self._stream: Callable[[bytes], None] | None = None  # the same, for `stream`
+        self._passed = b""  # what `stream` has passed on and not looked at
         self._first_byte: float | None = None
         self._first_token: float | None = None
-
-    async def receive(self) -> Message:
-        """The server's next message; a client that leaves is noted."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect" and not self.finished:
-            self._gone = True
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Pass `message` on, then look at it."""
-        kind = message["type"]
-        passed = message
-        if self._headers and kind == "http.response.start":
-            passed = self._with_headers(message)
-        try:
-            await self._send(passed)
-        except OSError:  # how ASGI 2.4 servers say that the client has left
-            self._gone = True
-            raise
-        if self.finished:
-            return
-        try:
-            if kind == "http.response.body":
-                if self._flow is not None and message.get("more_body"):
-                    self._flow(message.get("body", b""))
-                else:
-                    self._body(message)
-            elif kind == "http.response.start":
-                self._start(message)
-            elif kind in _SENT_BY_SERVER and not message.get("more_body"):
-                self._finish("complete", self.station.clock())
-        except Exception as error:  # noqa: BLE001 - ours must not become the request's
-            self._flow = _ignore  # what has failed once would fail again
-            self._meter = None
-            self.station.report("exchange", error)
 
     def say(self, **facts: Any) -> None:
         """Note what the application knows of the exchange; later words override earlier ones."""
@@ -166,53 +129,6 @@ class Tap:
             self._gone = self._gone or not isinstance(error, Exception)
             self._stop("error")
 
-    def _with_headers(self, message: Message) -> Message:
-        return {**message, "headers": [*message.get("headers", ()), *self._headers]}
-
-    def _start(self, message: Message) -> None:
-        if self._gone:
-            self.status = CLIENT_CLOSED_REQUEST  # none of it is on the wire
-            return
-        self.status = message["status"]
-        content_type = encoding = b""
-        for name, value in message.get("headers", ()):
-            size = len(name)  # rules out nearly every header without making a lower-case copy
-            if size == _CONTENT_TYPE_SIZE and name.lower() == b"content-type":
-                content_type = value
-            elif size == _ENCODING_SIZE and name.lower() == b"content-encoding":
-                encoding = value
-            elif size == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
-                self.said = {"provider": value.decode("latin-1"), **self.said}
-        # Answers of models come from POST alone; reading one back must not count it again.
-        is_post = self._scope.get("method") == "POST"
-        if is_post and self.station.usage and 200 <= self.status < 300:
-            self._meter = meter_for(content_type, encoding)
-
-    def _body(self, message: Message) -> None:
-        now = self.station.clock()
-        if body := message.get("body"):
-            if self._first_byte is None:
-                self._first_byte = now - self.started
-            if self._meter is None:
-                self._flow = _ignore
-            else:
-                self._feed(self._meter, body, now)
-        if not message.get("more_body"):
-            self._finish("complete", now)
-
-    def _feed(self, meter: UsageMeter, body: bytes, now: float) -> None:
-        waiting = meter.waiting
-        try:
-            meter.feed(body)
-        except Exception as error:  # noqa: BLE001 - the exchange goes on without its usage
-            self._meter = None
-            self.station.report("usage", error)
-            return
-        if not meter.waiting:
-            self._flow = meter.feed
-            if waiting:
-                self._first_token = now - self.started
-
     def _stop(self, outcome: Outcome) -> None:
         if not self.status:
             self.status = CLIENT_CLOSED_REQUEST if self._gone else 500
@@ -239,7 +155,3 @@ class Tap:
         self.station.settle(exchange, scope, self._meter)
         for watcher in self.watchers:
             told(watcher, exchange, self.station.report)
-
-
-def _ignore(body: bytes) -> None:
-    """Look at nothing: an answer that is not metered flows past."""
