@@ -21,6 +21,8 @@ from tokenpulse_mw import (
     AlertEngine,
     AlertEvent,
     HttpMetrics,
+    InFlight,
+    Limiter,
     Policy,
     Providers,
     Settings,
@@ -213,11 +215,13 @@ async def test_the_metrics_show_the_limits_the_alerts_and_the_providers(
 ) -> None:
     """What no single exchange tells is looked up by the scrape."""
     engine = AlertEngine()
+    limits = [Policy(Limiter("1/minute", max_keys=2)), Policy(InFlight(9), name="at-once")]
     pulse = TokenPulse(
-        settings=Settings(limit="1/minute", max_keys=2),
+        settings=Settings(),
         metrics=metrics,
         engine=engine,
         credentials={"claude": True},
+        policies=limits,
     )
     app = pulse.wrap(answering())
 

@@ -101,13 +101,13 @@ async def test_a_chunk_of_a_stream_costs_no_coroutine() -> None:
 
 
 class Failing:
-    """A meter that fails at its third chunk."""
+    """A meter that fails after so many chunks, or at the end."""
 
     waiting = False
 
-    def __init__(self, inner: UsageMeter) -> None:
+    def __init__(self, inner: UsageMeter, left: int) -> None:
         self.ledger = inner.ledger
-        self.left = 2
+        self.left = left
 
     def feed(self, chunk: bytes) -> None:
         """Fail, sooner or later."""
@@ -116,20 +116,22 @@ class Failing:
             raise RuntimeError("no such vendor")
 
     def finish(self, *, complete: bool) -> None:
-        """Nothing to do."""
+        """Fail at last."""
+        raise RuntimeError("no such end")
 
 
+@pytest.mark.parametrize("left", [0, 2, 100])
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.anyio
-async def test_a_meter_that_fails_in_a_stream_costs_only_the_usage(
-    version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_meter_that_fails_costs_only_the_usage(
+    version: str, left: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The stream goes on, the exchange is told, and the failure is logged once."""
 
     def failing(content_type: bytes, encoding: bytes) -> UsageMeter:
         meter = meter_for(content_type, encoding)
         assert meter is not None
-        return Failing(meter)
+        return Failing(meter, left)
 
     monkeypatch.setattr("tokenpulse_mw.exchange.http_tap.meter_for", failing)
     seen: list[Exchange] = []

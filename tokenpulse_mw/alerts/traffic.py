@@ -54,5 +54,5 @@ class Traffic:
         name = "" if exchange.provider == UNKNOWN else exchange.provider
         if exchange.credential:
             self.upstreams.add(("apikey", exchange.credential), failed=failed, name=name)
-        elif name:
+        else:
             self.upstreams.add(("provider", name), failed=failed, name=name)
