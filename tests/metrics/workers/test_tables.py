@@ -70,7 +70,7 @@ def test_others_metrics_are_in_the_scrape(folder: Path) -> None:
     """Those of prometheus_client, as it adds them up; by name too, and ours not twice."""
     for process in (1, 2):
         stock = MmapedDict(str(folder / f"counter_{process}.db"))  # type: ignore[no-untyped-call]
-        key = mmap_key("mine", "mine_total", [], [], "My own")  # type: ignore[no-untyped-call]
+        key = mmap_key("mine", "mine_total", [], [], "My own")
         stock.write_value(key, process, 0.0)  # type: ignore[no-untyped-call]
         stock.close()  # type: ignore[no-untyped-call]
     metrics = worker()
