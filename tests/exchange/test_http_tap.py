@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable
 
 import pytest
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.support.apps import event, streaming
 from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import Exchange, ExchangeMiddleware, TokenUsage
+from tokenpulse_mw.exchange import tap_of
 from tokenpulse_mw.usage import UsageMeter, meter_for
 
 HEAD: Message = {
@@ -48,7 +50,10 @@ async def nothing() -> Message:
 @pytest.mark.parametrize("pieces", [CHAT, [CHAT[0], b"".join(CHAT[1:])], [b"".join(CHAT)]])
 @pytest.mark.anyio
 async def test_a_stream_is_metered_whole(version: str, pieces: list[bytes]) -> None:
-    """Whichever way it passes, and however it is cut."""
+    """Whichever way it passes, and however it is cut.
+
+    In an answer of one piece the first words are no sooner than all others, so they have no time.
+    """
     seen: list[Exchange] = []
 
     answer = await drive(
@@ -57,7 +62,7 @@ async def test_a_stream_is_metered_whole(version: str, pieces: list[bytes]) -> N
 
     assert answer.chunks == pieces
     assert (seen[0].usage, seen[0].usage_source) == (TokenUsage(9, 2), "reported")
-    assert seen[0].time_to_first_token is not None
+    assert (seen[0].time_to_first_token is not None) is (len(pieces) > 1)
 
 
 @given(most=st.integers(0, len(CHAT)), version=st.sampled_from(VERSIONS))
@@ -74,6 +79,20 @@ async def test_a_stream_that_stops_is_metered_to_its_last_chunk(most: int, versi
     assert seen[0].outcome == "truncated"
     assert seen[0].usage == (TokenUsage(9, 2) if most >= 3 else None)
     assert seen[0].usage_source == ("partial" if most >= 3 else "missing")
+
+
+@pytest.mark.anyio
+async def test_what_was_read_of_an_answer_is_let_go_with_its_end() -> None:
+    """The application may live on for long, in background tasks."""
+    held: list[bool] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await streaming(CHAT)(scope, receive, send)
+        held.extend(hasattr(each, "ledger") for each in gc.get_referents(tap_of(scope)))
+
+    await drive(ExchangeMiddleware(app), asked())
+
+    assert True not in held
 
 
 @pytest.mark.anyio

@@ -84,7 +84,7 @@ class HttpTap(Tap):
             if size == _CONTENT_TYPE_SIZE and name.lower() == b"content-type":
                 content_type = value
             elif size == _ENCODING_SIZE and name.lower() == b"content-encoding":
-                encoding = value
+                encoding = encoding + b"," + value if encoding else value
             elif size == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
                 self.said = {"provider": value.decode("latin-1"), **self.said}
         # Answers of models come from POST alone; reading one back must not count it again.
@@ -95,32 +95,34 @@ class HttpTap(Tap):
     def _body(self, message: Message) -> None:
         now = self.station.clock()
         if self._passed:
-            self._catch_up(now)
+            self._catch_up()
+        more = message.get("more_body")
         if body := message.get("body"):
             if self._first_byte is None:
                 self._first_byte = now - self.started
             if self._meter is not None:
-                self._feed(self._meter, body, now)
-        if not message.get("more_body"):
+                self._feed(self._meter, body, now if more else None)
+        if not more:
             self._finish("complete", now)
         elif self._flow is None and self._first_byte is not None:
             self._let_flow()
 
-    def _feed(self, meter: UsageMeter, body: bytes, now: float) -> None:
+    def _feed(self, meter: UsageMeter, body: bytes, now: float | None) -> None:
         waiting = meter.waiting
         try:
             meter.feed(body)
         except Exception as error:  # noqa: BLE001 - the exchange goes on without its usage
             self._give_up("usage", error)
         else:
-            if waiting and not meter.waiting:
+            # In the last piece of an answer the first words are no sooner than all others.
+            if waiting and not meter.waiting and now is not None:
                 self._first_token = now - self.started
 
-    def _catch_up(self, now: float) -> None:
+    def _catch_up(self) -> None:
         """Look at what has been passed on before the answer ends."""
         passed, self._passed = self._passed, b""
         if self._meter is not None:
-            self._feed(self._meter, passed, now)
+            self._feed(self._meter, passed, None)
 
     def _let_flow(self) -> None:
         """Once no time is left to be noted of the body, the rest of it is only bytes."""
@@ -139,7 +141,7 @@ class HttpTap(Tap):
 
     def _stop(self, outcome: Outcome) -> None:
         if self._passed:
-            self._catch_up(self.station.clock())
+            self._catch_up()
         super()._stop(outcome)
 
 

@@ -153,5 +153,6 @@ class Tap:
             for name, fact in self.said.items():
                 setattr(exchange, name, fact)
         self.station.settle(exchange, scope, self._meter)
+        self._meter = self._flow = self._stream = None  # it may hold a body, and we may live on
         for watcher in self.watchers:
             told(watcher, exchange, self.station.report)
