@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import Any
+
 import pytest
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.apps import answering
 from tests.support.asgi import drive, http_scope
-from tokenpulse_mw import Exchange, ExchangeMiddleware, TokenUsage, annotate
+from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics, TokenUsage, annotate
+
+CHAT = b'{"usage":{"prompt_tokens":3,"completion_tokens":5}}'
+
+
+async def annotated(app: ASGIApp | None = None, *observers: HttpMetrics, **said: Any) -> Exchange:
+    """The exchange of which the application has said this."""
+    inner, seen = app or answering(), list[Exchange]()
+
+    async def saying(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, **said)
+        await inner(scope, receive, send)
+
+    await drive(
+        ExchangeMiddleware(saying, observers=[seen.append, *observers]),
+        http_scope("/x", method="POST"),
+    )
+    return seen[0]
 
 
 @pytest.mark.anyio
@@ -82,3 +102,60 @@ def test_annotating_without_a_middleware_does_nothing() -> None:
     annotate(scope, provider="claude")
 
     assert scope == http_scope()
+
+
+class Vendor(str, Enum):  # noqa: UP042 - as many write it, and written otherwise
+    """Providers, as path parameters of FastAPI are often declared."""
+
+    CLAUDE = "claude"
+
+
+@pytest.mark.anyio
+async def test_members_of_an_enum_are_their_values() -> None:
+    """However they would be written, which is up to the Enum."""
+    exchange = await annotated(provider=Vendor.CLAUDE, master=Vendor.CLAUDE)
+
+    assert (type(exchange.provider), exchange.provider) == (str, "claude")
+    assert (type(exchange.master), exchange.master) == (str, "claude")
+
+
+@pytest.mark.anyio
+async def test_nothing_said_is_nothing_heard() -> None:
+    """An empty name does not hide what the answer says."""
+    exchange = await annotated(
+        answering(headers=[(b"x-tokenpulse-provider", b"codex")]), provider="", model=""
+    )
+
+    assert (exchange.provider, exchange.model) == ("codex", None)
+
+
+class Unspeakable:
+    """What has no text."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"usage": TokenUsage(input=-5)},
+        {"usage": TokenUsage(output=2**60)},
+        {"usage": TokenUsage(input=float("nan"))},  # type: ignore[arg-type]
+        {"usage": {"input": 5}},
+        {"master": Unspeakable()},
+    ],
+    ids=["below 0", "beyond counting", "no number", "no usage", "no text"],
+)
+@pytest.mark.anyio
+async def test_what_cannot_be_told_is_reported_and_harms_nobody(
+    said: dict[str, Any], metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request goes on, and what its answer says of its usage counts."""
+    exchange = await annotated(answering(CHAT), metrics, **said)
+
+    assert exchange.usage == TokenUsage(3, 5)
+    assert exchange.master is None
+    name = "tokenpulse_self_errors_total"
+    assert metrics.registry.get_sample_value(name, {"component": "annotate"}) == 1
+    assert len(caplog.records) == 1

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
+import weakref
+from functools import partial
+from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -388,8 +392,120 @@ async def test_a_file_that_the_server_sends_is_a_whole_body(kind: str) -> None:
 
 def test_observers_must_be_callable() -> None:
     """What cannot be called is refused at construction, not at the first request."""
-    with pytest.raises(ValueError, match="callables that take an Exchange, got 3"):
+    with pytest.raises(ValueError, match=r"callables that take an Exchange, .*got 3"):
         ExchangeMiddleware(answering(), observers=[3])  # type: ignore[list-item]
+
+
+def test_an_observer_that_has_to_be_awaited_is_refused() -> None:
+    """Nobody would await it."""
+
+    async def observe(exchange: Exchange) -> None:
+        """Never called."""
+
+    with pytest.raises(ValueError, match="and not coroutine functions"):
+        ExchangeMiddleware(answering(), observers=[observe])
+
+
+@pytest.mark.parametrize("provider", ["claude", ["claude", "codex"]])
+def test_names_are_no_provider_of_an_exchange(provider: Any) -> None:
+    """The error says how to give them."""
+    with pytest.raises(ValueError, match=r"provider must be Providers\(\[...\]\) or a function"):
+        ExchangeMiddleware(answering(), provider=provider)
+
+
+def test_a_clock_must_be_a_function() -> None:
+    """Else every request would fail."""
+    with pytest.raises(ValueError, match=r"clock must be a function such as time\.perf_counter"):
+        ExchangeMiddleware(answering(), clock=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_an_observer_may_be_any_kind_of_callable() -> None:
+    """Also one whose `__call__` is no method."""
+    seen: list[Exchange] = []
+
+    class Static:
+        @staticmethod
+        def __call__(exchange: Exchange) -> None:
+            seen.append(exchange)
+
+    await drive(ExchangeMiddleware(answering(), observers=[Static(), partial(seen.append)]))
+
+    assert len(seen) == 2
+
+
+@pytest.mark.anyio
+async def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
+    """Also where the server's `send` holds the scope, as uvicorn's does."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.scope = http_scope()
+
+        async def send(self, message: Message) -> None:
+            """Take it."""
+
+        async def receive(self) -> Message:
+            return {"type": "http.request"}
+
+    cycle = Cycle()
+    gone = weakref.ref(cycle)
+    gc.disable()
+    try:
+        await ExchangeMiddleware(answering())(cycle.scope, cycle.receive, cycle.send)
+        del cycle
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.anyio
+async def test_an_application_that_empties_its_scope_is_still_told() -> None:
+    """What cannot be told of it is left out, and the request goes on."""
+    seen: list[Exchange] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope.clear()
+        await answering()(scope, receive, send)
+
+    answer = await drive(ExchangeMiddleware(app, observers=[seen.append]))
+
+    assert (answer.error, answer.status) == (None, 200)
+    assert [(each.provider, each.status) for each in seen] == [("unknown", 200)]
+
+
+@pytest.mark.anyio
+async def test_a_client_that_left_does_not_hide_what_a_model_has_used() -> None:
+    """The vendor was asked and has answered; nobody gets that for free by hanging up."""
+    seen: list[Exchange] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await answering(CHAT)(scope, receive, send)
+
+    await drive(
+        ExchangeMiddleware(app, observers=[seen.append]), http_scope("/codex/chat", method="POST")
+    )
+
+    assert (seen[0].status, seen[0].outcome) == (499, "client_disconnect")
+    assert (seen[0].usage, seen[0].usage_source) == (TokenUsage(3, 5), "partial")
+
+
+@pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.zerocopysend"])
+@pytest.mark.anyio
+async def test_a_file_has_a_first_byte(kind: str, clock: FakeClock) -> None:
+    """Its time is that at which the server has taken it."""
+    seen: list[Exchange] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        clock.advance(2)
+        await send({"type": kind, "path": "/tmp/x"})
+
+    await drive(ExchangeMiddleware(app, observers=[seen.append], clock=clock))
+
+    assert [(each.time_to_first_byte, each.outcome) for each in seen] == [(2, "complete")]
 
 
 def test_an_exchange_can_be_read() -> None:

@@ -113,7 +113,7 @@ async def test_a_broken_hook_harms_nobody(caplog: pytest.LogCaptureFixture) -> N
         await drive(app)
         await drive(app)
 
-    assert watcher.told == ["finished", "finished"]
+    assert watcher.told == ["failed Broken", "finished"] * 2
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "Broken failed with KeyError"
     ]
@@ -136,7 +136,7 @@ async def test_a_broken_hook_for_probes_harms_nobody(caplog: pytest.LogCaptureFi
     answer = await drive(ExchangeMiddleware(probe, observers=[Broken(), watcher]))
 
     assert answer.body == b"alive"
-    assert watcher.told == ["opened", "dropped"]
+    assert watcher.told == ["opened", "failed Broken", "dropped"]
     assert [record.args for record in caplog.records] == [("Broken", "KeyError")]
 
 

@@ -426,11 +426,15 @@ def test_a_router_that_cannot_be_read() -> None:
 def test_routers_behind_one_middleware_are_bounded() -> None:
     """Endless new routers, each seen once, are not all kept."""
     templates = RouteTemplates(answering())
-    routers = [Router([Route("/x", page)]) for _ in range(20)]
+    routers = [Router([Route("/x", page)]) for _ in range(259)]
 
-    told = [templates({**http_scope("/x"), "router": r, "endpoint": page}) for r in routers]
+    def told(router: Router) -> str:
+        return templates({**http_scope("/x"), "router": router, "endpoint": page})
 
-    assert told == ["/x"] * 16 + ["__unmatched__"] * 4
+    assert [told(router) for router in routers[:256]] == ["/x"] * 256
+    with pytest.raises(RuntimeError, match="more than 256 routers"):
+        told(routers[256])
+    assert [told(router) for router in routers[257:]] == ["__unmatched__"] * 2
 
 
 @pytest.mark.anyio

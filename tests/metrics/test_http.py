@@ -154,7 +154,9 @@ def test_the_buckets_of_a_registry_cannot_change() -> None:
     metrics = HttpMetrics(CollectorRegistry(), buckets=[1, 2])
 
     assert HttpMetrics(metrics.registry) == HttpMetrics(metrics.registry, buckets=[1, 2]) == metrics
-    with pytest.raises(ValueError, match=r"our families with buckets \(1, 2\), got \(1, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"our families are there already with buckets \(1, 2\), got \(1, 3\)"
+    ):
         HttpMetrics(metrics.registry, buckets=[1, 3])
 
 
@@ -173,3 +175,9 @@ def test_a_cap_must_be_a_number(most: int) -> None:
     """The error says what came."""
     with pytest.raises(ValueError, match="max_series must be a whole number of at least 1, got"):
         HttpMetrics(CollectorRegistry(), max_series=most)
+
+
+def test_metrics_need_a_registry() -> None:
+    """What else is given is refused at construction."""
+    with pytest.raises(ValueError, match="registry must be a CollectorRegistry, got 'x'"):
+        HttpMetrics("x")  # type: ignore[arg-type]

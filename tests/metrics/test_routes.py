@@ -6,6 +6,7 @@ import gzip
 import logging
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -253,6 +254,58 @@ async def test_somebody_elses_collector_that_hangs_holds_up_scrapes_only(
     assert other.status == 404
     assert [b"late 1.0\n" in answer.body for answer in answers] == [True] * 3
     assert hanging.most_waiting == 1
+
+
+@pytest.mark.anyio
+async def test_a_collector_that_hangs_for_too_long_is_left_behind(metrics: HttpMetrics) -> None:
+    """Our own families are served alone, each time, and scrapes do not pile up behind it."""
+    hanging = Hanging()
+    metrics.registry.register(hanging)
+    app = Starlette(routes=metrics_routes(metrics, timeout=0.01))
+
+    answers = [await drive(app, http_scope("/metrics")) for _ in range(3)]
+    hanging.go_on.set()
+
+    assert [answer.status for answer in answers] == [200] * 3
+    assert b'tokenpulse_self_errors_total{component="metrics"} 3.0\n' in answers[2].body
+    assert hanging.most_waiting == 1
+
+
+def test_one_application_can_be_scraped_in_several_event_loops(metrics: HttpMetrics) -> None:
+    """Of whatever kind they are."""
+    app = Starlette(routes=metrics_routes(metrics))
+
+    backends: list[Any] = ["asyncio", "trio", "asyncio"]
+    answers = [TestClient(app, backend=backend).get("/metrics") for backend in backends]
+
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert b"self_errors_total{" not in answers[2].content
+
+
+def test_a_guarded_scrape_is_nothing_for_any_method(metrics: HttpMetrics) -> None:
+    """To those who may read it, it has two."""
+    routes = metrics_routes(metrics, authorize=lambda request: "x-me" in request.headers)
+    client = TestClient(Starlette(routes=routes))
+
+    assert {client.request(each, "/metrics").status_code for each in ("POST", "PUT")} == {404}
+    refused = client.post("/metrics", headers={"x-me": "1"})
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_a_scrape_that_is_refused_is_traffic(metrics: HttpMetrics) -> None:
+    """Whoever guesses tokens is seen."""
+    app = Starlette(routes=metrics_routes(metrics, authorize=lambda request: False))
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+
+    TestClient(app).get("/metrics")
+
+    assert b'route="/metrics",status="404"' in metrics.render()
+
+
+def test_a_timeout_must_be_above_0(metrics: HttpMetrics) -> None:
+    """Else nothing else could be had."""
+    with pytest.raises(ValueError, match="timeout must be above 0 seconds, got 0"):
+        metrics_routes(metrics, timeout=0)
 
 
 @pytest.mark.anyio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from typing import Any
 
 import anyio
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tokenpulse_mw import HttpMetrics
 
 KEYS = "tokenpulse_rate_limit_keys"
+EVICTIONS = "tokenpulse_rate_limit_evictions_total"
 
 
 class Owner:
@@ -82,6 +84,64 @@ def test_a_family_that_is_counted_has_no_source(metrics: HttpMetrics) -> None:
     """The error names those that have."""
     with pytest.raises(ValueError, match=r"no family 'tokenpulse_http_requests_total'.*limit_keys"):
         metrics.sample("tokenpulse_http_requests_total", dict)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"client": 5}, {("a", "b"): 5}, {(): 5}, {("a",): None}, {("a",): "many"}, 5],
+    ids=["no tuple", "too many labels", "no label", "no value", "no number", "no mapping"],
+)
+def test_a_source_that_gives_something_else_costs_nothing_but_its_family(
+    metrics: HttpMetrics, values: Any
+) -> None:
+    """A scrape is a scrape, whatever one of its sources thinks."""
+    metrics.sample(KEYS, lambda: values)
+
+    text = metrics.render()
+
+    assert b"tokenpulse_rate_limit_keys{" not in text
+    assert b'tokenpulse_self_errors_total{component="metrics"} 1.0\n' in text
+
+
+def test_label_values_are_text(metrics: HttpMetrics) -> None:
+    """So that two that are written alike are one series."""
+    metrics.sample(KEYS, lambda: {(1,): 1})
+    metrics.sample(KEYS, lambda: {("1",): 2})
+
+    assert shown(metrics, policy="1") == 3
+
+
+def test_a_counter_of_others_never_goes_back(metrics: HttpMetrics) -> None:
+    """Not where they leave a label out, cannot tell, or are gone."""
+    gone = Owner(100)
+    answers: list[Mapping[tuple[str], float] | None] = [{("a",): 12}, None, {}, {("a",): 10}]
+    metrics.sample(EVICTIONS, lambda: answers.pop())
+    metrics.sample(EVICTIONS, gone.count)
+
+    told = [shown(metrics, EVICTIONS, policy="a") for _ in range(4)]
+    del gone
+    gc.collect()
+    answers.append({("a",): 13})
+
+    assert told == [10, 10, 10, 12]
+    assert shown(metrics, EVICTIONS, policy="a") == 13
+    assert shown(metrics, EVICTIONS, policy="default") == 100
+
+
+def test_a_source_may_be_a_method_of_an_object_that_cannot_be_watched(
+    metrics: HttpMetrics,
+) -> None:
+    """It is kept then, as a function is."""
+
+    class Slotted:
+        __slots__ = ()
+
+        def count(self) -> Mapping[tuple[str], int]:
+            return {("default",): 3}
+
+    metrics.sample(KEYS, Slotted().count)
+
+    assert shown(metrics, policy="default") == 3
 
 
 @pytest.mark.anyio

@@ -89,7 +89,7 @@ class AlertEngine:
         return Counter(
             (alert.finding.type, alert.finding.severity or "", alert.state)
             for alerts in self._alerts
-            for alert in alerts.values()
+            for alert in list(alerts.values())  # a scrape may run in another thread
         )
 
     @property
@@ -111,11 +111,10 @@ class AlertEngine:
         for rule, alerts in zip(self._rules, self._alerts, strict=True):
             try:
                 found = _worst(rule(self._traffic, self._thresholds, now))
+                events += self._advance(alerts, found, now, at)
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                 self._report(f"rule {_name(rule)}", error)
                 result = "error"
-                continue
-            events += self._advance(alerts, found, now, at)
         self._traffic.limited.clear()
         self._tell_listeners("evaluated", result, self._clock() - now)
         if events:
@@ -158,10 +157,12 @@ class AlertEngine:
         """Take one rule's alerts one step on; `alerts` is brought up to date."""
         events: list[AlertEvent] = []
         for fingerprint in [*alerts, *(new for new in found if new not in alerts)]:
-            before = alerts.pop(fingerprint, None)
+            before = alerts.get(fingerprint)
             after, told = step(before, found.get(fingerprint), now=now, cooldown=self.cooldown)
             if after is not None:
                 alerts[fingerprint] = after
+            elif before is not None:
+                del alerts[fingerprint]
             last = after or before
             if told and last:
                 events.append(AlertEvent(told, last.finding, at))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
+from msgspec.structs import astuple
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from ..usage import TokenUsage
+from ..usage.tokens import LARGEST
 from .tap import SCOPE_KEY, Tap
 
 
@@ -34,6 +38,9 @@ def annotate(
             credential of another provider may have the same.
         model: The model that answers.
         usage: The tokens used, where the answer itself does not tell; it overrides the meter.
+
+    What cannot be told, such as tokens below 0, is logged once and counted as the component
+    `annotate` in `tokenpulse_self_errors_total`; the request goes on.
     """
     scope = request_or_scope
     tap = tap_of(scope.scope if isinstance(scope, HTTPConnection) else scope)
@@ -46,10 +53,24 @@ def annotate(
         "credential": credential,
         "model": model,
     }
-    # Ids are often numbers.
-    tap.say(**{name: str(fact) for name, fact in facts.items() if fact is not None})
-    if usage is not None:
-        tap.say(usage=usage, usage_source="reported")
+    try:
+        tap.say(**{name: _text(fact) for name, fact in facts.items() if fact not in (None, "")})
+        if usage is not None:
+            tap.say(usage=_checked(usage), usage_source="reported")
+    except Exception as error:  # noqa: BLE001 - what cannot be told must not fail the request
+        tap.station.report("annotate", error)
+
+
+def _text(fact: object) -> str:
+    """`fact` as text: ids are often numbers, and names members of an Enum."""
+    return str(fact.value if isinstance(fact, Enum) else fact)
+
+
+def _checked(usage: TokenUsage) -> TokenUsage:
+    counts = astuple(usage) if isinstance(usage, TokenUsage) else ("none",)
+    if any(type(count) is not int or not 0 <= count <= LARGEST for count in counts):
+        raise ValueError(f"usage must be a TokenUsage of whole numbers from 0 on, got {usage!r}")
+    return usage
 
 
 def drop_exchange(scope: Scope) -> None:

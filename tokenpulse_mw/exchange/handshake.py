@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.types import Message
 
 from .http_tap import HttpTap
+from .server import CLIENT_CLOSED_REQUEST
 
 _SWITCHING_PROTOCOLS = 101
 _FORBIDDEN = 403  # what a server answers when the application closes what it has not accepted
@@ -55,5 +56,5 @@ class Handshake(HttpTap):
             self._body(message)
 
     def _answered(self, status: int) -> None:
-        self.status = status
+        self.status = CLIENT_CLOSED_REQUEST if self._gone else status
         self._finish("complete", self.station.clock())

@@ -50,8 +50,8 @@ class HttpTap(Tap):
                     self._body(message)
             elif kind == "http.response.start":
                 self._start(message)
-            elif kind in SENT_BY_SERVER and not message.get("more_body"):
-                self._finish("complete", self.station.clock())
+            elif kind in SENT_BY_SERVER:
+                self._file(message)
         except Exception as error:  # noqa: BLE001 - ours must not become the request's
             self._give_up("exchange", error)
 
@@ -60,24 +60,23 @@ class HttpTap(Tap):
 
         So it can be looked at only when the next one comes, which is after it was sent.
         """
-        flow = self._stream
-        if flow is None or message["type"] != "http.response.body" or not message.get("more_body"):
+        flow, body = self._stream, message.get("body")
+        # A buffer may be used again by the time that it is looked at; bytes do not change.
+        if flow is None or type(body) is not bytes or not message.get("more_body"):
             return self.send(message)
         try:
             flow(self._passed)
         except Exception as error:  # noqa: BLE001 - ours must not become the request's
             self._give_up("usage", error)
-        self._passed = message.get("body", b"")
+        self._passed = body
         return self._send(message)
 
     def _with_headers(self, message: Message) -> Message:
         return {**message, "headers": [*message.get("headers", ()), *self._headers]}
 
     def _start(self, message: Message) -> None:
-        if self._gone:
-            self.status = CLIENT_CLOSED_REQUEST  # none of it is on the wire
-            return
-        self.status = message["status"]
+        status = message["status"]
+        self.status = CLIENT_CLOSED_REQUEST if self._gone else status  # what is on the wire
         content_type = encoding = b""
         for name, value in message.get("headers", ()):
             size = len(name)  # rules out nearly every header without making a lower-case copy
@@ -89,7 +88,7 @@ class HttpTap(Tap):
                 self.said = {"provider": value.decode("latin-1"), **self.said}
         # Answers of models come from POST alone; reading one back must not count it again.
         is_post = self._scope.get("method") == "POST"
-        if is_post and self.station.usage and 200 <= self.status < 300:
+        if is_post and self.station.usage and 200 <= status < 300:
             self._meter = meter_for(content_type, encoding)
 
     def _body(self, message: Message) -> None:
@@ -106,6 +105,13 @@ class HttpTap(Tap):
             self._finish("complete", now)
         elif self._flow is None and self._first_byte is not None:
             self._let_flow()
+
+    def _file(self, message: Message) -> None:
+        now = self.station.clock()
+        if self._first_byte is None:
+            self._first_byte = now - self.started
+        if not message.get("more_body"):
+            self._finish("complete", now)
 
     def _feed(self, meter: UsageMeter, body: bytes, now: float | None) -> None:
         waiting = meter.waiting
@@ -134,9 +140,8 @@ class HttpTap(Tap):
 
     def _give_up(self, component: str, error: Exception) -> None:
         """Look at no more of the body: what has failed once would fail again."""
-        self._meter = None
+        self._meter = self._flow = self._stream = None
         self._passed = b""
-        self._flow = self._stream = _ignore
         self.station.report(component, error)
 
     def _stop(self, outcome: Outcome) -> None:

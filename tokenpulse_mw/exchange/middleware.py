@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from inspect import iscoroutinefunction
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -35,7 +36,8 @@ class ExchangeMiddleware:
         clock: Monotonic seconds.
 
     Raises:
-        ValueError: `observers` holds something that cannot be called.
+        ValueError: `observers` holds something that cannot be called, or has to be awaited; or
+            `provider` or `clock` cannot be called.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class ExchangeMiddleware:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.app = app
+        if not callable(clock):
+            raise ValueError(f"clock must be a function such as time.perf_counter, got {clock!r}")
         if provider is not None and not isinstance(provider, Providers):
-            provider = Providers(resolver=provider)
+            provider = Providers(resolver=_resolver(provider))
         self._station = Station(
             observers=_callables(observers),
             providers=provider,
@@ -78,6 +82,9 @@ class ExchangeMiddleware:
         finally:
             if tap.watchers:
                 await tap.close()
+            # The server's `send`, which the tap holds, may hold the scope: no garbage collector
+            # is needed for the two if the scope lets go of the tap.
+            scope[SCOPE_KEY] = None
 
     def join(self, scope: Scope) -> bool:
         """Add our observers and wishes to the exchange that is open; False where none is."""
@@ -87,11 +94,22 @@ class ExchangeMiddleware:
         return tap is not None
 
 
+def _resolver(provider: ProviderResolver) -> ProviderResolver:
+    if not callable(provider):
+        raise ValueError(
+            f"provider must be Providers([...]) or a function of the scope, got {provider!r}"
+        )
+    return provider
+
+
 def _callables(observers: Iterable[Observer]) -> tuple[Observer, ...]:
     checked: list[Observer] = []
     for observer in observers:
-        if not callable(observer):
-            raise ValueError(f"observers must be callables that take an Exchange, got {observer!r}")
+        if not callable(observer) or iscoroutinefunction(observer):
+            raise ValueError(
+                "observers must be callables that take an Exchange, and not coroutine functions, "
+                f"got {observer!r}"
+            )
         if observer not in checked:
             checked.append(observer)
     return tuple(checked)

@@ -36,10 +36,13 @@ class Failures:
             if method is not None:
                 try:
                     method(*arguments)
-                except Exception as error:  # noqa: BLE001 - as above
-                    self.log(name_of(observer), error)
+                except Exception as error:  # noqa: BLE001 - a failure of theirs ends here
+                    if hook == "failed":  # else there would be no end to it
+                        self.log(name_of(observer), error)
+                    else:
+                        self.tell(name_of(observer), error, observers)
 
-    def tell(self, component: str, error: Exception, observers: Iterable[Observer] = ()) -> None:
+    def tell(self, component: str, error: Exception, observers: Iterable[object] = ()) -> None:
         """Log that `component` failed with `error`, and let `observers` count it."""
         self.log(component, error)
         self.call("failed", observers, component)

@@ -57,7 +57,7 @@ class Providers:
         self.names = _checked(names)
         self.resolver = resolver
         self.request_header = request_header
-        self._known = frozenset(self.names)
+        self._known = {name: name for name in self.names}
         self._labels = lru_cache(maxsize=4096)(self._label_of_path)
         # What most requests are told by: the label for a path's beginning, or None if not so.
         self.label_of_path = self._labels if resolver is None and not request_header else None
@@ -86,12 +86,10 @@ class Providers:
 
     def bounded(self, name: str | None) -> str:
         """`name` as a label: itself where declared, `unknown` where empty, else `other`."""
-        if name in self._known:
-            return name
         if not name:
             return UNKNOWN
-        name = name.strip().lower()
-        return name if name in self._known else OTHER
+        # What is given may only compare like a name, as a member of an Enum does.
+        return self._known.get(name) or self._known.get(name.strip().lower(), OTHER)
 
     def _label_of_path(self, path: str) -> str:
         segments = path.lower().split("/")

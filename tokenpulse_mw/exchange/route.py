@@ -18,7 +18,7 @@ from .tree import OPAQUE, Place, find_router, read
 
 UNMATCHED = "__unmatched__"
 
-_MOST_ROUTERS = 16  # behind one middleware
+_MOST_ROUTERS = 256  # behind one middleware
 
 
 class RouteTemplates:
@@ -34,6 +34,7 @@ class RouteTemplates:
         self._router = getattr(app, "router", app)  # which is what the scope will hold
         self._root: str = getattr(app, "root_path", "")
         self._indexes: dict[int, RouteIndex] = {}
+        self._is_full = False
         self._usual: Any = None  # the router that came first, and usually the only one
         self._by_endpoint: dict[int, str] = {}
 
@@ -61,7 +62,10 @@ class RouteTemplates:
 
     def _index(self, router: Any) -> RouteIndex | None:
         if len(self._indexes) >= _MOST_ROUTERS:
-            return None
+            if self._is_full:
+                return None
+            self._is_full = True
+            raise RuntimeError(f"there are more than {_MOST_ROUTERS} routers: no more are read")
         index = self._indexes[id(router)] = RouteIndex(router)
         if self._usual is None:
             self._usual, self._by_endpoint = router, index.by_endpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from inspect import getattr_static
 from types import FunctionType, MethodType
 
 from starlette.types import Scope
@@ -28,6 +29,7 @@ class Station:
         usage: Whether answers of models are metered.
         clock: Monotonic seconds.
         failures: Keeps what goes wrong here out of the request.
+        muted: Nobody is to be told, and nobody can join.
         openers: The hooks `opened` of those observers that have one.
         deciders: The hooks `decided`, likewise.
     """
@@ -38,6 +40,7 @@ class Station:
     usage: bool
     clock: Callable[[], float]
     failures: Failures = field(default_factory=Failures)
+    muted: bool = False
     openers: tuple[Callable[[], object], ...] = field(init=False)
     deciders: tuple[Callable[[str, str], object], ...] = field(init=False)
     _resolver: Providers = field(init=False)
@@ -60,7 +63,7 @@ class Station:
             try:
                 hook()
             except Exception as error:  # noqa: BLE001 - an observer's failure is not the request's
-                self.failures.log(name_of(hook), error)
+                self.report(name_of(hook), error)
 
     def decided(self, policy: str, decision: str) -> None:
         """Tell those observers who want to know what a rate limit has decided."""
@@ -68,10 +71,12 @@ class Station:
             try:
                 hook(policy, decision)
             except Exception as error:  # noqa: BLE001 - as above
-                self.failures.log(name_of(hook), error)
+                self.report(name_of(hook), error)
 
     def joined(self, inner: Station) -> Station:
         """This station with the observers and wishes of `inner`, each observer only once."""
+        if self.muted:
+            return self
         known = self._joints.get(id(inner))
         if known is not None:
             return known[1]
@@ -104,10 +109,14 @@ class Station:
         except Exception as error:  # noqa: BLE001 - it must not become the request's failure
             exchange.route = UNMATCHED
             self.report("route", error)
-        if meter is None and self._label_of_path and not (exchange.provider or exchange.model):
-            exchange.provider = self._label_of_path(scope["path"][:LONGEST_PATH])
-        else:
-            self._take_account(exchange, scope, meter)
+        try:
+            if meter is None and self._label_of_path and not (exchange.provider or exchange.model):
+                exchange.provider = self._label_of_path(scope["path"][:LONGEST_PATH])
+            else:
+                self._take_account(exchange, scope, meter)
+        except Exception as error:  # noqa: BLE001 - as above
+            exchange.provider = UNKNOWN
+            self.report("provider", error)
         for tell, observer in self._tellers:
             try:
                 tell(exchange)
@@ -121,11 +130,7 @@ class Station:
                 _take_over(exchange, meter)
         except Exception as error:  # noqa: BLE001 - as above
             self.report("usage", error)
-        try:
-            exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
-        except Exception as error:  # noqa: BLE001 - as above
-            exchange.provider = UNKNOWN
-            self.report("provider", error)
+        exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
         if exchange.usage_source == "missing" and exchange.provider == UNKNOWN:
             exchange.usage_source = None  # nothing says that a model answered at all
         elif meter is not None and meter.ledger.unreadable:
@@ -152,5 +157,5 @@ def _take_over(exchange: Exchange, meter: UsageMeter) -> None:
 
 def _direct(observer: Observer) -> Observer:
     """How `observer` is called with the least ado: a method bound once is faster than an object."""
-    bound = MethodType(type(observer).__call__, observer)
-    return bound if isinstance(type(observer).__call__, FunctionType) else observer
+    method = getattr_static(type(observer), "__call__")
+    return MethodType(method, observer) if isinstance(method, FunctionType) else observer

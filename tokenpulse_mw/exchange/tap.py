@@ -114,7 +114,7 @@ class Tap:
             return
         self.station.dropped()
         if self.watchers:  # they have to know how it ends, whoever else does not
-            self.station = replace(self.station, observers=())
+            self.station = replace(self.station, observers=(), muted=True)
         else:
             self.finished = True
             self._scope = _NOTHING

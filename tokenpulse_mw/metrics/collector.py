@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import accumulate
 from math import inf
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -51,6 +52,8 @@ def silence() -> Iterator[None]:
         _silent.reset(token)
 
 
+# Workers' files know nothing of registries: all of a process show the same.
+_OF_WORKERS: WeakValueDictionary[str, WorkerTables] = WeakValueDictionary()
 _COLLECTORS: WeakKeyDictionary[CollectorRegistry, TablesCollector] = WeakKeyDictionary()
 
 
@@ -73,25 +76,35 @@ def tables_of(
         ValueError: Somebody else has registered one of our names there, or we have with other
             buckets; or `folder` cannot be used.
     """
-    bounds = buckets or families.SECONDS
-    made = TablesCollector(
-        WorkerTables(folder, most=most, buckets=bounds)
-        if folder
-        else Tables(most=most, buckets=bounds)
-    )
+    made = TablesCollector(_tables(folder, most=most, buckets=buckets))
     try:
         registry.register(made)
     except ValueError as clash:
         if registry not in _COLLECTORS:
             raise ValueError(f"another collector of this registry has our names: {clash}") from None
-        shared = _COLLECTORS[registry].tables
-        if buckets not in (None, shared.buckets):
-            raise ValueError(
-                f"this registry has our families with buckets {shared.buckets!r}, got {buckets!r}"
-            ) from None
-        return shared
+        return _checked(_COLLECTORS[registry].tables, buckets)
     _COLLECTORS[registry] = made
     return made.tables
+
+
+def _tables(folder: str | None, *, most: int, buckets: tuple[float, ...] | None) -> Tables:
+    if not folder:
+        return Tables(most=most, buckets=buckets or families.SECONDS)
+    folder = os.path.realpath(folder)
+    tables = _OF_WORKERS.get(folder)
+    if tables is None:
+        tables = WorkerTables(folder, most=most, buckets=buckets or families.SECONDS)
+        _OF_WORKERS[folder] = tables
+    return _checked(tables, buckets)
+
+
+def _checked(tables: Tables, buckets: tuple[float, ...] | None) -> Tables:
+    """`tables`, if they have these buckets, or no others are asked for."""
+    if buckets not in (None, tables.buckets):
+        raise ValueError(
+            f"our families are there already with buckets {tables.buckets!r}, got {buckets!r}"
+        )
+    return tables
 
 
 def _metric(series: Series) -> Metric:

@@ -40,7 +40,7 @@ class HttpMetrics:
             `__overflow__` labels and counted. The first on a registry decides.
 
     Raises:
-        ValueError: `buckets` or `max_series` is malformed, or the registry has other buckets
+        ValueError: An argument is malformed, or the registry has other buckets
             already, or another collector with our names; or the folder of several workers cannot
             be used.
     """
@@ -55,6 +55,8 @@ class HttpMetrics:
         if type(max_series) is not int or max_series < 1:
             raise ValueError(f"max_series must be a whole number of at least 1, got {max_series!r}")
         self.registry = REGISTRY if registry is None else registry
+        if not isinstance(self.registry, CollectorRegistry):
+            raise ValueError(f"registry must be a CollectorRegistry, got {registry!r}")
         bounds = None if buckets is None else checked_buckets(buckets)
         self._tables = tables_of(
             self.registry,
@@ -138,7 +140,7 @@ class HttpMetrics:
         Raises:
             ValueError: There is no such family.
         """
-        self._tables.sources.add(name, source)
+        self._tables.sources(name).add(source)
 
     def look_up(self) -> None:
         """Bring up to date what is looked up; the tasks are those of the event loop we are in."""
@@ -150,10 +152,15 @@ class HttpMetrics:
         if self._tables.others is None:
             yield
             return
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_looking_up)
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        tasks.start_soon(self._keep_looking_up)
+        try:
             yield
+        finally:
             tasks.cancel_scope.cancel()
+            # What the body raised is its own: a task group that knew of it would wrap it.
+            await tasks.__aexit__(None, None, None)
 
     def series(self) -> list[Series]:
         """All of our families with their rows; with several workers those of all, added up."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import checkpoint
+from anyio import CapacityLimiter, fail_after, to_thread
+from anyio.lowlevel import RunVar, checkpoint
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -14,62 +15,94 @@ from starlette.routing import Route
 from ..exchange import Failures, drop_exchange
 from .exposition import Wanted, body, wanted
 from .http import HttpMetrics
-from .rows import Series
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"]
 
 
 def metrics_routes(
-    metrics: HttpMetrics, *, authorize: Callable[[Request], bool] | None = None
+    metrics: HttpMetrics,
+    *,
+    authorize: Callable[[Request], bool] | None = None,
+    timeout: float = 5.0,
 ) -> list[Route]:
     """`GET /metrics`: everything on the registry of `metrics`.
 
     It is Prometheus text, or OpenMetrics for a scraper that prefers it, compressed for one that
     takes gzip; `?name[]=` asks for the samples of one name, and may be repeated. The scrape itself
     is not counted among the requests, and while a large one is made other requests go on. When
-    another collector of the registry fails, that is logged and counted as the component `metrics`,
-    and our own families are served alone.
+    another collector of the registry fails, or takes too long, that is logged and counted as the
+    component `metrics`, and our own families are served alone.
 
     Args:
         metrics: Whose registry to expose.
         authorize: Says whether a request may read it; one that may not gets 404. None lets
             everyone.
+        timeout: Seconds that the other collectors of the registry may take together.
+
+    Raises:
+        ValueError: `timeout` is not above 0.
     """
-    return [Route("/metrics", _Scraped(metrics, authorize).scrape, methods=["GET"])]
+    if not timeout > 0:
+        raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
+    scraped = _Scraped(metrics, authorize, timeout)
+    # Who may not read it is to learn nothing of it by any method.
+    methods = ["GET"] if authorize is None else _METHODS
+    return [Route("/metrics", scraped.scrape, methods=methods)]
 
 
 class _Scraped:
     """What is scraped, and by whom."""
 
-    def __init__(self, metrics: HttpMetrics, authorize: Callable[[Request], bool] | None) -> None:
+    def __init__(
+        self,
+        metrics: HttpMetrics,
+        authorize: Callable[[Request], bool] | None,
+        timeout: float,
+    ) -> None:
         self._metrics = metrics
         self._authorize = authorize
+        self._timeout = timeout
         self._failures = Failures()
-        # Others' collectors run in a thread, one scrape at a time: if one hangs, scrapes wait for
-        # it, and neither streams nor the application's own threads do.
-        self._threads = CapacityLimiter(1)
+        # Others' collectors run in a thread, one scrape at a time: if one hangs, neither streams
+        # nor the application's own threads wait for it. Each event loop has a limiter of its own.
+        self._limiter: RunVar[CapacityLimiter] = RunVar("tokenpulse_mw_scrapes")
 
     async def scrape(self, request: Request) -> Response:
         """Answer one request."""
-        drop_exchange(request.scope)
         if self._authorize is not None and not self._authorize(request):
             return _not_found(request)
+        drop_exchange(request.scope)
+        if request.method not in ("GET", "HEAD"):
+            return PlainTextResponse("Method Not Allowed", 405, headers={"allow": "GET, HEAD"})
         asked = _wanted(request)
         self._metrics.look_up()  # here, and not in the thread: it tells of this event loop
-        series, others = await to_thread.run_sync(self._gather, asked, limiter=self._threads)
+        others = await self._others(asked)
+        series = await to_thread.run_sync(self._metrics.series)
         pieces: list[bytes] = []
         for piece in body(series, others, asked):
             pieces.append(piece)
             await checkpoint()  # streams go on between two pieces
         return _answer(request, asked, b"".join(pieces))
 
-    def _gather(self, asked: Wanted) -> tuple[list[Series], bytes]:
-        others = b""
+    async def _others(self, asked: Wanted) -> bytes:
+        """What else the registry holds, as far as that can be had in time."""
         try:
-            others = self._metrics.rest(
-                asked.names, openmetrics=asked.openmetrics, escaping=asked.escaping
-            )
+            limiter = self._limiter.get()
+        except LookupError:
+            limiter = CapacityLimiter(1)
+            self._limiter.set(limiter)
+        collect = partial(
+            self._metrics.rest,
+            asked.names,
+            openmetrics=asked.openmetrics,
+            escaping=asked.escaping,
+        )
+        try:
+            with fail_after(self._timeout):
+                return await to_thread.run_sync(collect, abandon_on_cancel=True, limiter=limiter)
         except Exception as error:  # noqa: BLE001 - whoever is on call needs what there is
             self._failures.tell("metrics", error, [self._metrics])
-        return self._metrics.series(), others
+            return b""
 
 
 def _wanted(request: Request) -> Wanted:
@@ -93,7 +126,7 @@ def _answer(request: Request, asked: Wanted, content: bytes) -> Response:
 
 
 def _not_found(request: Request) -> Response:
-    """The application's own answer where it has nothing, which tells nobody that we are here."""
+    """What Starlette answers where there is nothing, by which nobody learns that we are here."""
     if "app" in request.scope:
         raise HTTPException(404)
     return PlainTextResponse("Not Found", status_code=404)

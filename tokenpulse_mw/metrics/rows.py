@@ -90,9 +90,9 @@ class Rows:
         if len(rows) >= self._most:
             self._on_overflow(self.family)
             labels = (OVERFLOW_VALUE,) * len(self.family.labels)
-        if labels not in rows:
-            rows[labels] = self._new_row(self.family, labels)
-        return rows[labels]
+        row = rows.get(labels)
+        # Another thread may have been faster.
+        return rows.setdefault(labels, self._new_row(self.family, labels)) if row is None else row
 
     def show(self, values: Mapping[Labels, float]) -> None:
         """Take over what somebody else counts.

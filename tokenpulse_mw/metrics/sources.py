@@ -16,41 +16,70 @@ Source = Callable[[], Mapping[Labels, float] | None]
 
 
 class Sources:
-    """Whom to ask for the values of these families.
+    """Whom to ask for the values of one family.
 
     A source that is a method is forgotten together with its object, so that an application which
-    is gone leaves nothing behind on a registry that stays.
+    is gone leaves nothing behind on a registry that stays. What it has counted stays counted.
     """
 
-    def __init__(self, *families: Family) -> None:
-        self._sources: dict[str, list[Callable[[], Source | None]]] = {
-            family.name: [] for family in families
-        }
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._asked: list[_Asked] = []
+        self._gone: Counter[Labels] = Counter()
 
-    def add(self, name: str, source: Source) -> None:
-        """Ask `source` too for the family `name`; values of the same labels are added up.
+    def add(self, source: Source) -> None:
+        """Ask `source` too; values of the same labels are added up."""
+        self._asked.append(_Asked(source))
 
-        Raises:
-            ValueError: There is no such family.
-        """
-        if name not in self._sources:
-            raise ValueError(f"no family {name!r}: expected one of {list(self._sources)}")
-        is_method = isinstance(source, MethodType)
-        self._sources[name].append(WeakMethod(source) if is_method else lambda: source)
-
-    def values(self, name: str) -> Mapping[Labels, float] | None:
-        """What is to be shown of the family `name` now; None where nobody can tell.
+    def values(self) -> Mapping[Labels, float]:
+        """What is to be shown now.
 
         Raises:
-            Exception: Whatever a source fails with.
+            Exception: A source fails, or gives what is no mapping of label values to numbers.
         """
-        known = [(ask, ask()) for ask in self._sources[name]]
-        self._sources[name] = [ask for ask, source in known if source is not None]
-        told = [source() for _, source in known if source is not None]
-        total: Counter[Labels] = Counter()
-        for values in told:
-            total.update(values or {})
-        return None if told and all(values is None for values in told) else total
+        total = Counter(self._gone)
+        for asked in list(self._asked):
+            if asked.is_gone:
+                self._asked.remove(asked)
+                if self._family.kind == "counter":
+                    self._gone.update(asked.last)
+                    total.update(asked.last)
+                continue
+            asked.ask(self._family)
+            total.update(asked.last)
+        return total
+
+
+class _Asked:
+    """A source, and what it has last told."""
+
+    def __init__(self, source: Source) -> None:
+        try:
+            self._source = WeakMethod(source) if isinstance(source, MethodType) else lambda: source
+        except TypeError:  # an object without room for weak references
+            self._source = lambda: source
+        self.last: Mapping[Labels, float] = {}
+
+    @property
+    def is_gone(self) -> bool:
+        return self._source() is None
+
+    def ask(self, family: Family) -> None:
+        source = self._source()
+        told = source() if source is not None else None
+        if told is not None:
+            now = {_labels(family, labels): float(value) for labels, value in told.items()}
+            # A counter of theirs that begins anew, or leaves somebody out, goes on where it was.
+            self.last = {**self.last, **now} if family.kind == "counter" else now
+
+
+def _labels(family: Family, labels: Labels) -> Labels:
+    if not isinstance(labels, tuple) or len(labels) != len(family.labels):
+        raise ValueError(
+            f"{family.name} has the labels {family.labels}, so a source gives values by tuples of "
+            f"{len(family.labels)}, got {labels!r}"
+        )
+    return tuple(map(str, labels))
 
 
 def tasks() -> Mapping[Labels, float] | None:

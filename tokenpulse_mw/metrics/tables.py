@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 from prometheus_client import CollectorRegistry
 
@@ -71,8 +72,16 @@ class Tables:
         self.self_errors = rows(families.SELF_ERRORS)
         # Not capped: its labels are our own names, and it could not tell of an overflow of its own.
         self.overflow = rows(families.OVERFLOW, sys.maxsize)
-        self.sources = Sources(*(rows.family for rows in self._looked_up))
-        self.sources.add(families.ASYNCIO_TASKS.name, tasks)
+        looked_up = (
+            self.limit_keys,
+            self.limit_evictions,
+            self.alerts,
+            self.active_providers,
+            self.asyncio_tasks,
+        )
+        self._looked_up = {rows.family.name: (rows, Sources(rows.family)) for rows in looked_up}
+        self.sources(families.ASYNCIO_TASKS.name).add(tasks)
+        self._lock = threading.Lock()
         self.kinds: dict[Labels, RequestRows] = {}
         self._folded = 0
         self._failures = Failures()
@@ -103,16 +112,25 @@ class Tables:
             self.kinds[kind] = found
         return found
 
+    def sources(self, name: str) -> Sources:
+        """Who is asked for the values of the family `name`.
+
+        Raises:
+            ValueError: There is no such family, or its values are not looked up.
+        """
+        if name not in self._looked_up:
+            raise ValueError(f"no family {name!r}: expected one of {list(self._looked_up)}")
+        return self._looked_up[name][1]
+
     def look_up(self) -> None:
         """Bring up to date what is looked up and not counted."""
-        for rows in self._looked_up:
-            try:
-                values = self.sources.values(rows.family.name)
-                if values is not None:
-                    rows.show(values)
-            except Exception as error:  # noqa: BLE001 - the other families are to be read still
-                self._failures.log(rows.family.name, error)
-                self.self_errors.add(("metrics",))
+        with self._lock:  # two threads may read at the same time
+            for name, (rows, sources) in self._looked_up.items():
+                try:
+                    rows.show(sources.values())
+                except Exception as error:  # noqa: BLE001 - the other families are to be read still
+                    self._failures.log(name, error)
+                    self.self_errors.add(("metrics",))
 
     def series(self) -> list[Series]:
         """Every family with its rows."""
@@ -124,16 +142,6 @@ class Tables:
             rows.clear()
         self.kinds.clear()
         self.in_progress = []
-
-    @property
-    def _looked_up(self) -> tuple[Rows, ...]:
-        return (
-            self.limit_keys,
-            self.limit_evictions,
-            self.alerts,
-            self.active_providers,
-            self.asyncio_tasks,
-        )
 
     def _overflowed(self, family: Family) -> None:
         self._folded += 1

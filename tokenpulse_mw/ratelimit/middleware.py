@@ -117,13 +117,13 @@ class RateLimitMiddleware:
         except Exception as error:  # noqa: BLE001 - our failure must not be the request's
             self._gate.report(scope, error)
             answer = too_many_requests(decision)
-        if scope["type"] == "websocket":
-            await deny(answer, scope, receive, send)
-            return
         tap = tap_of(scope)
         if tap is not None:
             tap.limited = True
-        await answer(scope, receive, send)
+        if scope["type"] == "websocket":
+            await deny(answer, scope, receive, send)
+        else:
+            await answer(scope, receive, send)
 
     async def _hold(self, holds: Holds, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and settle what it holds, however it ends."""

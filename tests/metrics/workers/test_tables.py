@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anyio
@@ -10,10 +11,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from tokenpulse_mw import Exchange, HttpMetrics, Limiter, Policy, Settings, TokenPulse
+from tokenpulse_mw.metrics import families
+from tokenpulse_mw.metrics.workers import WorkerFiles, Workers
 
 REQUESTS = "tokenpulse_http_requests_total"
 IN_PROGRESS = "tokenpulse_http_requests_in_progress"
-SHOWN = b'tokenpulse_rate_limit_keys{policy="default"} 1.0\n'
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +35,61 @@ def finished(provider: str = "claude", seconds: float = 0.2) -> Exchange:
     return Exchange("POST", 0.0, "/chat", 200, provider, duration=seconds)
 
 
-def test_a_scrape_of_any_worker_shows_what_all_have_counted() -> None:
-    """In each of them, and in any exposition of its registry."""
-    first, second = worker(), worker()
-    for metrics in (first, first, second):
+def test_a_scrape_shows_what_all_workers_have_counted(folder: Path) -> None:
+    """In this one, and in any exposition of its registry."""
+    metrics, other = worker(), WorkerFiles(folder)
+    for _ in range(2):
         metrics.opened()
         metrics(finished())
-    second.opened()
+    other.new_row(families.REQUESTS, ("POST", "/chat", "200", "claude"))[0] += 1
+    other.new_row(families.IN_PROGRESS, ())[0] += 1
 
     line = f'{REQUESTS}{{method="POST",route="/chat",status="200",provider="claude"}} 3.0\n'
+    assert line.encode() in metrics.render()
+    assert f"{IN_PROGRESS} 1.0\n".encode() in generate_latest(metrics.registry)
+
+
+def test_all_metrics_of_a_process_count_in_the_same_families() -> None:
+    """The files know nothing of registries; nothing is counted twice for having two."""
+    first, second = worker(), worker()
+    first(finished())
+
+    assert first == second
     assert first.render() == second.render()
-    assert line.encode() in first.render()
-    assert f"{IN_PROGRESS} 1.0\n".encode() in generate_latest(first.registry)
+    with pytest.raises(ValueError, match="our families are there already with buckets"):
+        HttpMetrics(CollectorRegistry(), buckets=[1, 2])
+
+
+def test_a_forked_child_counts_for_itself() -> None:
+    """What its parent has counted is not counted again, nor is what it counts lost."""
+    metrics = worker()
+    metrics.opened()
+    metrics(finished())
+
+    child = os.fork()
+    if not child:
+        metrics.opened()
+        metrics(finished())
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    line = f'{REQUESTS}{{method="POST",route="/chat",status="200",provider="claude"}} 2.0\n'
+    assert line.encode() in metrics.render()
+    assert f"{IN_PROGRESS} 0.0\n".encode() in metrics.render()
+
+
+def test_the_folder_may_be_named_from_where_the_process_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that goes elsewhere still finds it."""
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", folder.name)
+    metrics = worker()
+    monkeypatch.chdir("/")
+
+    metrics(finished())
+
+    assert f"{REQUESTS}{{".encode() in metrics.render()
 
 
 def test_a_worker_that_does_not_serve_takes_no_place(folder: Path) -> None:
@@ -85,17 +130,27 @@ def test_others_metrics_are_in_the_scrape(folder: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_a_worker_looks_up_is_seen_by_the_others() -> None:
+async def test_what_a_worker_looks_up_is_seen_by_the_others(folder: Path) -> None:
     """Every second, while its application lives."""
     limiter = Limiter("10/minute")
     limiter.hit("somebody")
-    mine, others = worker(), worker()
-    pulse = TokenPulse(settings=Settings(), metrics=mine, policies=[Policy(limiter)])
+    pulse = TokenPulse(settings=Settings(), metrics=worker(), policies=[Policy(limiter)])
+    keys = families.LIMIT_KEYS
 
     async with pulse.running():
         with anyio.fail_after(10):
-            while SHOWN not in others.render():  # noqa: ASYNC110 - as a scraper would
+            while keys.name not in Workers(folder).series():  # noqa: ASYNC110 - as a scraper would
                 await anyio.sleep(0.001)
+
+    assert Workers(folder).series()[keys.name] == (keys, {("default",): [1]})
+
+
+@pytest.mark.anyio
+async def test_what_ends_an_application_comes_out_as_it_is() -> None:
+    """Not wrapped by what looks up beside it."""
+    with pytest.raises(RuntimeError, match="no database"):
+        async with TokenPulse(settings=Settings(), metrics=worker()).running():
+            raise RuntimeError("no database")
 
 
 def test_a_folder_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ class WorkerTables(Tables):
     """This worker's rows, and what a scrape of any worker shows: those of all.
 
     Args:
-        folder: That of all workers together.
+        folder: That of all workers together, as an absolute path.
         most: Series that each family keeps for one worker.
         buckets: Upper bounds of the histograms of durations, in seconds.
 
