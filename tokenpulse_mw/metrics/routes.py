@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from functools import partial
 
 from anyio import CapacityLimiter, fail_after, to_thread
-from anyio.lowlevel import RunVar, checkpoint
+from anyio.lowlevel import checkpoint
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -63,9 +63,7 @@ class _Scraped:
         self._authorize = authorize
         self._timeout = timeout
         self._failures = Failures()
-        # Others' collectors run in a thread, one scrape at a time: if one hangs, neither streams
-        # nor the application's own threads wait for it. Each event loop has a limiter of its own.
-        self._limiter: RunVar[CapacityLimiter] = RunVar("tokenpulse_mw_scrapes")
+        self._one_at_a_time = threading.Lock()
 
     async def scrape(self, request: Request) -> Response:
         """Answer one request."""
@@ -85,24 +83,29 @@ class _Scraped:
         return _answer(request, asked, b"".join(pieces))
 
     async def _others(self, asked: Wanted) -> bytes:
-        """What else the registry holds, as far as that can be had in time."""
-        try:
-            limiter = self._limiter.get()
-        except LookupError:
-            limiter = CapacityLimiter(1)
-            self._limiter.set(limiter)
-        collect = partial(
-            self._metrics.rest,
-            asked.names,
-            openmetrics=asked.openmetrics,
-            escaping=asked.escaping,
-        )
+        """What else the registry holds, as far as that can be had in time.
+
+        It is collected in a thread, and not one of the application's: if a collector hangs,
+        neither its threads nor its streams wait for it, and no more than that one thread hangs.
+        """
         try:
             with fail_after(self._timeout):
-                return await to_thread.run_sync(collect, abandon_on_cancel=True, limiter=limiter)
+                return await to_thread.run_sync(
+                    self._collect, asked, abandon_on_cancel=True, limiter=CapacityLimiter(1)
+                )
         except Exception as error:  # noqa: BLE001 - whoever is on call needs what there is
             self._failures.tell("metrics", error, [self._metrics])
             return b""
+
+    def _collect(self, asked: Wanted) -> bytes:
+        if not self._one_at_a_time.acquire(timeout=self._timeout):
+            raise TimeoutError("the collectors of the registry are still busy with another scrape")
+        try:
+            return self._metrics.rest(
+                asked.names, openmetrics=asked.openmetrics, escaping=asked.escaping
+            )
+        finally:
+            self._one_at_a_time.release()
 
 
 def _wanted(request: Request) -> Wanted:
