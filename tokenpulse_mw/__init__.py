@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from .alerts import AlertEngine, AlertEvent, AlertMiddleware, Finding, LogSink, Subject, Thresholds
 from .config import Settings
-from .exchange import Exchange, ExchangeMiddleware, Providers, annotate
+from .exchange import Exchange, ExchangeMiddleware, Providers, annotate, drop_exchange
 from .health import HealthRouter
 from .logs import configure_logging
 from .metrics import HttpMetrics, MetricsMiddleware, metrics_routes
@@ -59,6 +59,7 @@ __all__ = [
     "anthropic_error",
     "client_address",
     "configure_logging",
+    "drop_exchange",
     "header",
     "join",
     "metrics_routes",
