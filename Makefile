@@ -26,7 +26,7 @@ clean:
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --editable ".[demo,redis,memcached]" --group test --group check
+	$(BIN)/pip install --quiet --editable ".[demo,redis,memcached,sql]" --group test --group check
 	touch $@
 
 .venv/bench-ready: .venv/ready

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -16,10 +17,13 @@ from tokenpulse_mw.alerts import (
     AlertEngine,
     AlertEvent,
     Finding,
+    Quota,
+    Quotas,
     Severity,
     Subject,
     Thresholds,
     Traffic,
+    quota_exceeded,
 )
 
 
@@ -143,7 +147,9 @@ async def test_an_event_carries_the_finding_and_the_time_of_day(clock: FakeClock
 
     events = await engine.evaluate()
 
-    assert events == [AlertEvent("fired", trouble(), 1.7e9)]
+    assert [(each.transition, each.finding, each.at, each.fired_at) for each in events] == [
+        ("fired", trouble(), 1.7e9, 1.7e9)
+    ]
     assert sink.events == events
 
 
@@ -199,6 +205,128 @@ async def test_a_rule_that_raises_is_logged_once_and_keeps_its_alerts(
         "rule Scripted failed with KeyError: requests go on without it; this is said only once"
     ]
     assert transitions(await engine.evaluate()) == ["resolved"]
+
+
+@pytest.mark.anyio
+async def test_all_events_of_an_episode_name_it(clock: FakeClock) -> None:
+    """The next episode of the same alert has another name; each event has one of its own."""
+    rounds = [[trouble("warning")], [trouble("critical")], [], [trouble("warning")]]
+    engine = AlertEngine([Scripted(*rounds)], [], clock=clock, wall=clock)
+    events: list[AlertEvent] = []
+
+    for _ in range(4):
+        clock.advance(60)
+        events += await engine.evaluate()
+
+    fired, escalated, resolved, again = events
+    assert fired.alert_id == escalated.alert_id == resolved.alert_id != again.alert_id
+    assert fired.fired_at == escalated.fired_at == resolved.fired_at == fired.at
+    assert (escalated.previous, resolved.previous) == ("warning", None)
+    assert len({each.id for each in events}) == 4
+
+
+@pytest.mark.anyio
+async def test_a_sink_that_wants_it_is_told_in_every_round_what_fires(clock: FakeClock) -> None:
+    """With what is found now: that is how Alertmanager knows that it still does."""
+
+    class Resending(Remembering):
+        def __init__(self) -> None:
+            super().__init__()
+            self.firing: list[list[object]] = []
+
+        async def resend(self, events: list[AlertEvent], now: float) -> None:
+            self.firing.append([(each.transition, each.finding.value) for each in events])
+
+    sink = Resending()
+    rule = Scripted([trouble(value=1)], [trouble(value=2)], [])
+    engine = AlertEngine([rule], [sink], clock=clock, wall=clock)
+
+    for _ in range(3):
+        await engine.evaluate()
+
+    assert sink.firing == [[("fired", 1)], [("fired", 2)], []]
+
+
+@pytest.mark.anyio
+async def test_sinks_are_closed_when_the_engine_is_left() -> None:
+    """One that fails at that costs the others nothing."""
+    closed: list[str] = []
+
+    class Closing(Remembering):
+        async def aclose(self) -> None:
+            closed.append("closed")
+            raise OSError("already")
+
+    async with AlertEngine([], [Closing(), Remembering(), Closing()]):
+        pass
+
+    assert closed == ["closed", "closed"]
+
+
+@pytest.mark.anyio
+async def test_a_sink_whose_resending_fails_is_told_of() -> None:
+    """As one that does not take an event."""
+    listener = Listening()
+
+    class Failing(Remembering):
+        async def resend(self, events: list[AlertEvent], now: float) -> None:
+            raise OSError("no network")
+
+    engine = AlertEngine([], [Failing()])
+    engine.listen(listener)
+    await engine.evaluate()
+
+    assert listener.told[1:] == [("failed", "alerts"), ("delivered", "Failing", "error")]
+
+
+@pytest.mark.anyio
+async def test_thresholds_can_be_changed_while_it_runs(clock: FakeClock) -> None:
+    """The next round compares what was counted with the new ones."""
+    engine = AlertEngine(sinks=[], thresholds=Thresholds(error_rate=None), clock=clock)
+    for _ in range(20):
+        engine.observe(exchange(key="k1", status=500))
+
+    before = await engine.evaluate()
+    engine.thresholds = engine.thresholds.changed(error_rate=0.5)
+    after = await engine.evaluate()
+
+    assert (before, [each.fingerprint for each in after]) == ([], ["error_spike:key:k1"])
+    assert engine.thresholds.error_rate == 0.5
+
+
+@pytest.mark.anyio
+async def test_what_a_rule_has_to_ask_for_is_asked_before_the_round(clock: FakeClock) -> None:
+    """One that cannot, goes on with what it knew."""
+    answers: list[list[Quota] | Exception] = [OSError("down"), [Quota("k1", used=95, limit=100)]]
+
+    async def source() -> list[Quota]:
+        answer = answers.pop()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    engine = AlertEngine([quota_exceeded(Quotas(source))], [], clock=clock)
+
+    first, second = await engine.evaluate(), await engine.evaluate()
+
+    assert [each.fingerprint for each in first] == ["quota_exceeded:key:k1"]
+    assert second == []
+    assert [each.type for each in engine.firing] == ["quota_exceeded"]
+
+
+@pytest.mark.anyio
+async def test_a_rule_that_finds_what_cannot_be_is_left_behind(clock: FakeClock) -> None:
+    """Its alerts stay as they were, and the round is told as an error."""
+    listener = Listening()
+    broken = trouble(hold_for=None)
+    rule = Scripted([trouble()], [broken, trouble()])
+    engine = AlertEngine([Scripted([replace(broken, type="odd")]), rule], [], clock=clock)
+    engine.listen(listener)
+
+    events = await engine.evaluate()
+
+    assert [each.finding.type for each in events] == ["trouble"]
+    assert [told[:2] for told in listener.told] == [("failed", "alerts"), ("evaluated", "error")]
 
 
 class Listening:
@@ -482,7 +610,7 @@ async def test_a_round_that_fails_does_not_end_the_loop(caplog: pytest.LogCaptur
         async with engine:
             await sink.told.wait()
 
-    assert sink.events[0] == AlertEvent("fired", trouble(), 1.7e9)
+    assert (sink.events[0].transition, sink.events[0].at) == ("fired", 1.7e9)
     assert caplog.messages == [
         "alerts failed with OSError: requests go on without it; this is said only once"
     ]

@@ -29,19 +29,27 @@ async def test_an_application_that_fails_ten_times_is_an_error_spike() -> None:
 
 @pytest.mark.anyio
 async def test_alerts_are_about_whom_the_application_annotates() -> None:
-    """The tenant's key and the upstream's credential each get an alert of their own."""
+    """The upstream's credential, and a tenant's key whose failures are its own.
+
+    A key that only fares as its upstream does has none: that says no more.
+    """
     engine = AlertEngine(sinks=[])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         annotate(scope, key="k1", credential="c1", provider="claude")
         await answering(status=502)(scope, receive, send)
 
+    async def no_upstream(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, key="k2")
+        await answering(status=500)(scope, receive, send)
+
     for _ in range(10):
         await drive(AlertMiddleware(app, engine=engine), http_scope("/v1/messages"))
+        await drive(AlertMiddleware(no_upstream, engine=engine), http_scope("/v1/tools"))
 
     events = await engine.evaluate()
     assert {each.fingerprint for each in events} == {
-        "error_spike:key:k1",
+        "error_spike:key:k2",
         "provider_down:apikey:c1",
     }
 

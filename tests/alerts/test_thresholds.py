@@ -2,24 +2,64 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tokenpulse_mw.alerts import Thresholds
+from tokenpulse_mw.alerts.thresholds import METRICS, InvalidThresholds
+
+SHARES = {"error_rate", "provider_error_rate", "quota_warning", "resolve_ratio"}
+WHOLE = {"error_min_requests", "provider_failures", "min_rpm_requests_1m", "min_tpm_tokens_1m"} | {
+    metric for metric in METRICS if metric != "global_qps"
+}
+WAITS = {"provider_error_hold", "provider_latency_hold", "provider_429_hold", "keep_firing"}
+FLAGS = {"error_evidence", "count_client_errors"}
+NUMBERS = set(Thresholds.fields()) - WAITS - FLAGS - {"critical_factor"}
+OPTIONAL = {*METRICS, "error_rate", "provider_failures", "provider_error_rate"} | {
+    "provider_latency_p95",
+    "provider_429_rpm",
+    "quota_warning",
+}
 
 
-def test_the_defaults_are_the_seeds() -> None:
-    """A tenth of at least ten requests in five minutes, or ten failures in a row."""
+def problem_of(name: str, value: object) -> str:
+    """What is said of a wrong value."""
+    chosen: dict[str, Any] = {name: value}
+    with pytest.raises(InvalidThresholds) as caught:
+        Thresholds(**chosen)
+    ((field, problem),) = caught.value.problems
+    assert (field, str(caught.value)) == (name, f"{name} {problem}")
+    return problem
+
+
+def test_the_defaults_are_the_seeds_where_it_tells_them() -> None:
+    """A tenth of at least ten requests in five minutes, ten failures in a row, and the like."""
     thresholds = Thresholds()
 
     assert (thresholds.error_rate, thresholds.error_window) == (0.1, 300)
     assert (thresholds.error_min_requests, thresholds.provider_failures) == (10, 10)
+    assert (thresholds.quota_warning, thresholds.critical_factor) == (0.9, 2)
+    assert (thresholds.provider_latency_p95, thresholds.provider_latency_hold) == (5, 300)
+    assert (thresholds.provider_429_rpm, thresholds.provider_429_hold) == (10, 120)
+
+
+def test_the_other_defaults_are_ours() -> None:
+    """Evidence is asked for, clients' errors are their own, and traffic is what it is."""
+    thresholds = Thresholds()
+
     assert (thresholds.error_evidence, thresholds.count_client_errors) == (True, False)
-    assert thresholds.resolve_ratio == 0.8
+    assert (thresholds.resolve_ratio, thresholds.keep_firing) == (0.8, 0)
+    assert (thresholds.provider_error_rate, thresholds.provider_error_hold) == (0.05, 300)
+    assert (thresholds.min_rpm_requests_1m, thresholds.min_tpm_tokens_1m) == (10, 1000)
+    assert [getattr(thresholds, metric) for metric in METRICS] == [None] * 5
 
 
-@pytest.mark.parametrize("name", ["error_rate", "provider_failures"])
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
 def test_none_is_a_threshold_that_is_off(name: str) -> None:
     """A rule is switched off by giving it no threshold."""
     chosen: dict[str, Any] = {name: None}
@@ -27,35 +67,148 @@ def test_none_is_a_threshold_that_is_off(name: str) -> None:
     assert getattr(Thresholds(**chosen), name) is None
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["error_rate", "error_window", "error_min_requests", "provider_failures", "resolve_ratio"],
-)
-@pytest.mark.parametrize("value", [0, -1, True, "1", float("nan")])
-def test_what_is_no_number_above_0_is_refused(name: str, value: object) -> None:
-    """A threshold of 0 would always fire, and one that is no number never would."""
-    chosen: dict[str, Any] = {name: value}
-
-    with pytest.raises(ValueError, match=f"^{name} must be a number above 0.*, got {value!r}$"):
-        Thresholds(**chosen)
+@pytest.mark.parametrize("name", sorted(set(Thresholds.fields()) - OPTIONAL))
+def test_what_is_no_threshold_cannot_be_off(name: str) -> None:
+    """A window, a minimum or a wait always has a value."""
+    assert problem_of(name, None).endswith("got None")
 
 
-@pytest.mark.parametrize("name", ["error_rate", "resolve_ratio"])
+@pytest.mark.parametrize("name", sorted(NUMBERS))
+@pytest.mark.parametrize("value", [0, -1, True, "1", math.nan, math.inf, 10**400, [1]])
+def test_defect_9_what_is_no_number_above_0_is_refused(name: str, value: object) -> None:
+    """A threshold of 0 would always fire; the seed's is critical at once, and has no "off"."""
+    kind = "whole number" if name in WHOLE else "number"
+    off = ", or None to switch it off" if name in OPTIONAL else ""
+    most = "1" if name in SHARES else r"1e\+15"
+
+    problem = problem_of(name, value)
+
+    assert pytest.RaisesExc(
+        ValueError, match=f"^must be a {kind} above 0 and at most {most}{off}, got "
+    ).matches(ValueError(problem))
+
+
+@pytest.mark.parametrize("name", sorted(WAITS))
+def test_a_wait_may_be_nothing_but_not_less(name: str) -> None:
+    """0 s is at once."""
+    at_once: dict[str, Any] = {name: 0}
+
+    assert getattr(Thresholds(**at_once), name) == 0
+    assert problem_of(name, -1) == "must be a number of at least 0 and at most 1e+15, got -1"
+
+
+def test_what_is_critical_is_no_less_than_what_is_a_warning() -> None:
+    """A factor below 1 would make a spike critical before it is one."""
+    assert Thresholds(critical_factor=1).critical_factor == 1
+    expected = "must be a number of at least 1 and at most 1e+15, got 0.9"
+    assert problem_of("critical_factor", 0.9) == expected
+
+
+@pytest.mark.parametrize("name", sorted(FLAGS))
+@pytest.mark.parametrize("value", [0, 1, "yes"])
+def test_a_flag_is_true_or_false(name: str, value: object) -> None:
+    """What merely counts as true may be a mistake."""
+    assert problem_of(name, value) == f"must be true or false, got {value!r}"
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_what_is_counted_is_whole(name: str) -> None:
+    """There is no half request."""
+    assert "must be a whole number above 0" in problem_of(name, 1.5)
+
+
+@pytest.mark.parametrize("name", sorted(SHARES))
 def test_a_share_is_at_most_1(name: str) -> None:
     """All there is is allowed as a share, and more is refused."""
     all_of_it: dict[str, Any] = {name: 1}
-    more: dict[str, Any] = {name: 1.01}
 
     assert getattr(Thresholds(**all_of_it), name) == 1
-    with pytest.raises(
-        ValueError, match=f"^{name} must be a number above 0 and at most 1, got 1.01$"
-    ):
-        Thresholds(**more)
+    assert "at most 1" in problem_of(name, 1.01)
 
 
-@pytest.mark.parametrize("name", ["error_window", "error_min_requests", "provider_failures"])
-def test_what_is_no_share_has_no_upper_limit(name: str) -> None:
-    """A gateway may be as large and as patient as it likes."""
-    chosen: dict[str, Any] = {name: 1_000_000}
+@pytest.mark.parametrize("name", sorted(NUMBERS - SHARES))
+def test_what_is_no_share_may_be_as_large_as_a_gateway_gets(name: str) -> None:
+    """A trillion tokens a day are nothing special."""
+    chosen: dict[str, Any] = {name: 10**12}
 
-    assert getattr(Thresholds(**chosen), name) == 1_000_000
+    assert getattr(Thresholds(**chosen), name) == 10**12
+
+
+def test_a_wrong_value_is_shown_in_short() -> None:
+    """What an API was sent is not sent back in full."""
+    assert len(problem_of("error_rate", "x" * 10**6)) < 150
+
+
+def test_every_wrong_value_is_told_of() -> None:
+    """Whoever sends three wrong values need not try three times."""
+    with pytest.raises(InvalidThresholds) as caught:
+        Thresholds(master_rpm=0, error_window=-1, resolve_ratio=2)
+
+    names = [name for name, _ in caught.value.problems]
+    assert names == ["master_rpm", "error_window", "resolve_ratio"]
+    assert str(caught.value).count("; ") == 2
+
+
+def test_all_thresholds_are_fit_for_json() -> None:
+    """What an API shows is what it takes."""
+    thresholds = Thresholds(master_tpd=10**12)
+
+    shown = json.loads(json.dumps(thresholds.as_dict()))
+
+    assert tuple(shown) == Thresholds.fields()
+    assert Thresholds(**shown) == thresholds
+
+
+def test_a_change_gives_a_copy() -> None:
+    """What a round began with stays as it was until the round is over."""
+    thresholds = Thresholds(master_rpm=100)
+
+    changed = thresholds.changed(master_rpm=None, global_qps=2.5)
+
+    assert (changed.master_rpm, changed.global_qps) == (None, 2.5)
+    assert (thresholds.master_rpm, thresholds.global_qps) == (100, None)
+
+
+def test_a_change_tells_of_unknown_names_and_of_wrong_values_together() -> None:
+    """Nothing is changed where anything is wrong, and nothing is clamped."""
+    with pytest.raises(InvalidThresholds) as caught:
+        Thresholds().changed(master_rpn=5, error_rate=7, master_rpm=5)
+    assert caught.value.problems == [
+        ("master_rpn", "is no threshold"),
+        ("error_rate", "must be a number above 0 and at most 1, or None to switch it off, got 7"),
+    ]
+
+    with pytest.raises(InvalidThresholds) as caught:
+        Thresholds().changed(nonsense=None)
+    assert caught.value.problems == [("nonsense", "is no threshold")]
+
+
+@pytest.mark.parametrize(
+    ("metric", "least"),
+    [("master_rpm", "min_rpm_requests_1m"), ("master_tpm", "min_tpm_tokens_1m")],
+)
+def test_defect_8_the_higher_of_a_threshold_and_its_minimum_decides(
+    metric: str, least: str
+) -> None:
+    """The seed does so without a word; here it is what the minimum means, and it is allowed."""
+    below: dict[str, Any] = {metric: 5, least: 50}
+    above: dict[str, Any] = {metric: 500, least: 50}
+
+    assert Thresholds(**below).fires_at(metric) == 50
+    assert Thresholds(**above).fires_at(metric) == 500
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_that_is_off_never_fires(metric: str) -> None:
+    """No number reaches it."""
+    assert Thresholds().fires_at(metric) == math.inf
+
+
+@given(value=st.one_of(st.integers(), st.floats(), st.text(), st.none(), st.booleans()))
+def test_whatever_is_given_is_taken_as_it_is_or_refused_with_a_reason(value: Any) -> None:
+    """No value is changed on its way in."""
+    if value is None or (type(value) is int and 0 < value <= 10**15):
+        assert Thresholds().changed(master_rpd=value).master_rpd is value
+    else:
+        with pytest.raises(InvalidThresholds, match=r"^master_rpd must be a whole number above 0"):
+            Thresholds().changed(master_rpd=value)

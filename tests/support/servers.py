@@ -106,6 +106,23 @@ def prometheus_server(folder: Path, target: str, *, interval: str = "500ms") -> 
     return Server(["prometheus", *options, "--web.listen-address=127.0.0.1:{port}"], folder)
 
 
+def alertmanager_server(folder: Path, webhook: str) -> Server:
+    """An Alertmanager alone, which tells `webhook`, a URL, of each alert by itself, and at once."""
+    receiver = {"name": "test", "webhook_configs": [{"url": webhook, "send_resolved": True}]}
+    route = {
+        "receiver": "test",
+        "group_by": ["..."],
+        "group_wait": "10ms",
+        "group_interval": "100ms",
+        "repeat_interval": "1h",
+    }
+    config = {"route": route, "receivers": [receiver]}
+    (folder / "alertmanager.yml").write_text(json.dumps(config))  # which is YAML too
+    options = ["--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address="]
+    command = ["prometheus-alertmanager", *options, "--web.listen-address=127.0.0.1:{port}"]
+    return Server(command, folder)
+
+
 def started(server: Server, package: str) -> Iterator[Server]:
     """Start `server` for a fixture, and end it afterwards; it comes with the system's `package`."""
     need(server.program, package)

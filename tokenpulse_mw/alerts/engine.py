@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,8 +12,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ..exchange import Exchange, Failures
-from .lifecycle import Alert, Finding, step
-from .rules import Rule, default_rules
+from .board import Board
+from .lifecycle import Finding
+from .rules import Rule, default_rules, inhibited, rule_name
 from .sinks import AlertEvent, LogSink, Sink
 from .thresholds import Thresholds
 from .traffic import Traffic
@@ -25,7 +26,8 @@ class AlertEngine:
     Give `observe` to an `ExchangeMiddleware` (or use `AlertMiddleware`), and let the engine run:
     `async with engine:` evaluates every `interval` seconds until it is left. A rule or a sink
     that raises is logged once and stops nothing else, and so is a sink that takes longer than
-    `interval` for a round; the alerts of a rule that raises stay as they are.
+    `interval` for a round; the alerts of a rule that raises stay as they are. A sink's `resend`,
+    if it has one, is given all that fires in every round, and its `aclose` is awaited at the end.
 
     Args:
         rules: Callables of (traffic, thresholds, now) that give findings.
@@ -62,7 +64,7 @@ class AlertEngine:
         self.cooldown = cooldown
         self._rules = tuple(default_rules() if rules is None else rules)
         self._sinks = tuple([LogSink()] if sinks is None else sinks)
-        self._alerts: list[dict[str, Alert]] = [{} for _ in self._rules]
+        self._board = Board(len(self._rules), cooldown=cooldown)
         self._traffic = Traffic(self._thresholds, max_subjects=max_subjects)
         self._clock = clock
         self._wall = wall
@@ -86,41 +88,67 @@ class AlertEngine:
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
         """How many alerts there are of each type, severity and state."""
-        return Counter(
-            (alert.finding.type, alert.finding.severity or "", alert.state)
-            for alerts in self._alerts
-            for alert in list(alerts.values())  # a scrape may run in another thread
-        )
+        return self._board.counts()
 
     @property
     def firing(self) -> list[Finding]:
         """What is wrong now, as last found."""
-        return [
-            alert.finding
-            for alerts in self._alerts
-            for alert in alerts.values()
-            if alert.state != "pending"
-        ]
+        return [event.finding for event in self._board.firing()]
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What the rules compare with; new ones count from the next round on.
+
+        What was counted stays: only where a share's or a latency's own window, or what counts as
+        a failure, is another one do those begin anew.
+        """
+        return self._thresholds
+
+    @thresholds.setter
+    def thresholds(self, thresholds: Thresholds) -> None:
+        self._traffic.retune(thresholds)
+        self._thresholds = thresholds
 
     async def evaluate(self) -> list[AlertEvent]:
         """One round: ask every rule, tell the sinks what has changed, and return it."""
+        await self._refresh()
         now, at = self._clock(), self._wall()
-        self._traffic.errors.expire(now)
+        self._traffic.roll(now)
+        found = self._find(now)
         events: list[AlertEvent] = []
-        result = "ok"
-        for rule, alerts in zip(self._rules, self._alerts, strict=True):
+        whole = len(found) == len(self._rules)
+        for number, findings in found:
             try:
-                found = _worst(rule(self._traffic, self._thresholds, now))
-                events += self._advance(alerts, found, now, at)
+                events += self._board.advance(number, findings, now, at)
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
-                self._report(f"rule {_name(rule)}", error)
-                result = "error"
-        self._traffic.limited.clear()
-        self._tell_listeners("evaluated", result, self._clock() - now)
-        if events:
-            for sink in self._sinks:
-                await self._tell(sink, events)
+                self._report(f"rule {rule_name(self._rules[number])}", error)
+                whole = False
+        self._traffic.begin_round()
+        self._tell_listeners("evaluated", "ok" if whole else "error", self._clock() - now)
+        await self._deliver(events, at)
         return events
+
+    async def _refresh(self) -> None:
+        """Let those rules that have to ask somebody do so; together they have one interval."""
+        for rule in self._rules:
+            refresh = getattr(rule, "refresh", None)
+            if refresh is not None:
+                try:
+                    with anyio.fail_after(self.interval):
+                        await refresh()
+                except Exception as error:  # noqa: BLE001 - what it knew before counts still
+                    self._report(f"rule {rule_name(rule)}", error)
+
+    def _find(self, now: float) -> list[tuple[int, list[Finding]]]:
+        """What each rule finds, by its number; a rule that raises is left out."""
+        found: list[tuple[int, list[Finding]]] = []
+        for number, rule in enumerate(self._rules):
+            try:
+                found.append((number, list(rule(self._traffic, self._thresholds, now))))
+            except Exception as error:  # noqa: BLE001 - one rule must not silence the others
+                self._report(f"rule {rule_name(rule)}", error)
+        explained = iter(inhibited(each for _, findings in found for each in findings))
+        return [(number, list(islice(explained, len(each)))) for number, each in found]
 
     async def run(self) -> None:
         """Evaluate every `interval` seconds, for ever."""
@@ -150,35 +178,23 @@ class AlertEngine:
             tasks.cancel_scope.cancel()
             # What the body raised is its own: a task group that knew of it would wrap it.
             await tasks.__aexit__(None, None, None)
+            with anyio.CancelScope(shield=True):
+                await self._close_sinks()
 
-    def _advance(
-        self, alerts: dict[str, Alert], found: dict[str, Finding], now: float, at: float
-    ) -> list[AlertEvent]:
-        """Take one rule's alerts one step on; `alerts` is brought up to date."""
-        events: list[AlertEvent] = []
-        for fingerprint in [*alerts, *(new for new in found if new not in alerts)]:
-            before = alerts.get(fingerprint)
-            after, told = step(before, found.get(fingerprint), now=now, cooldown=self.cooldown)
-            if after is not None:
-                alerts[fingerprint] = after
-            elif before is not None:
-                del alerts[fingerprint]
-            last = after or before
-            if told and last:
-                events.append(AlertEvent(told, last.finding, at))
-        return events
+    async def _deliver(self, events: list[AlertEvent], at: float) -> None:
+        for sink in self._sinks:
+            try:
+                with anyio.fail_after(self.interval):
+                    for event in events:
+                        await self._tell(sink, event)
+                    if (resend := getattr(sink, "resend", None)) is not None:
+                        await resend(self._board.firing(), at)
+            except Exception as error:  # noqa: BLE001 - one sink must not cost the others
+                late = isinstance(error, TimeoutError)
+                self._report(f"sink {_name(sink)}", error)
+                self._tell_listeners("delivered", _name(sink), "timeout" if late else "error")
 
-    async def _tell(self, sink: Sink, events: list[AlertEvent]) -> None:
-        """Give `sink` all events, within one interval together."""
-        try:
-            with anyio.fail_after(self.interval):
-                for event in events:
-                    await self._tell_one(sink, event)
-        except TimeoutError as error:
-            self._report(f"sink {_name(sink)}", error)
-            self._tell_listeners("delivered", _name(sink), "timeout")
-
-    async def _tell_one(self, sink: Sink, event: AlertEvent) -> None:
+    async def _tell(self, sink: Sink, event: AlertEvent) -> None:
         result = "ok"
         try:
             await sink(event)
@@ -187,6 +203,14 @@ class AlertEngine:
             result = "error"
         self._tell_listeners("delivered", _name(sink), result)
 
+    async def _close_sinks(self) -> None:
+        for sink in self._sinks:
+            if (aclose := getattr(sink, "aclose", None)) is not None:
+                try:
+                    await aclose()
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._report(f"sink {_name(sink)}", error)
+
     def _report(self, component: str, error: Exception) -> None:
         """Log a failure once, and let it be counted; as a label value it is `alerts`."""
         self._failures.log(component, error)
@@ -194,16 +218,6 @@ class AlertEngine:
 
     def _tell_listeners(self, hook: str, *arguments: Any) -> None:
         self._failures.call(hook, self._listeners, *arguments)
-
-
-def _worst(findings: Iterable[Finding]) -> dict[str, Finding]:
-    """By fingerprint the worst of what a rule finds, the first among equals."""
-    found: dict[str, Finding] = {}
-    for finding in findings:
-        known = found.get(finding.fingerprint)
-        if known is None or finding.rank > known.rank:
-            found[finding.fingerprint] = finding
-    return found
 
 
 def _name(thing: object) -> str:

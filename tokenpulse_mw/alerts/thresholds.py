@@ -2,46 +2,143 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
+from typing import Any, Self
+
+from .ranges import Flag, Range
+
+# What a traffic spike can be of.
+METRICS = ("global_qps", "master_rpm", "master_tpm", "master_rpd", "master_tpd")
+
+_SHARE = Range(most=1)
+_COUNT = Range(whole=True)
+_SECONDS = Range()
+_OFF_COUNT = Range(whole=True, optional=True)
+_OFF_NUMBER = Range(optional=True)
+_OFF_SHARE = Range(most=1, optional=True)
+_WAIT = Range(least=0)
+
+
+class InvalidThresholds(ValueError):  # noqa: N818 - named for what it is about
+    """Some thresholds are wrong, or there is no such threshold.
+
+    Attributes:
+        problems: For each that is wrong its name, and what is wrong with it.
+    """
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{name} {problem}" for name, problem in problems))
+        self.problems = problems
+
+
+def _value(default: Any, allowed: Range | Flag) -> Any:
+    return dataclasses.field(default=default, metadata={"allowed": allowed})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """When rules fire. A threshold of None switches its rule off.
+    """When rules fire. A threshold of None switches its rule off; 0 is no threshold.
+
+    The first five are the seed's; a library cannot know how large a gateway is, so they are off
+    until they are set. All other defaults are ours.
 
     Attributes:
+        global_qps: Requests a second of the whole gateway.
+        master_rpm: Requests of a master in a minute.
+        master_tpm: Tokens of a master in a minute, read and written.
+        master_rpd: Requests of a master in 24 hours.
+        master_tpd: Tokens of a master in 24 hours.
+        min_rpm_requests_1m: Requests in a minute below which `master_rpm` never fires. Where it
+            is above `master_rpm` it decides, and how bad it is still follows `master_rpm`.
+        min_tpm_tokens_1m: The same of tokens, for `master_tpm`.
+        critical_factor: How many times its threshold makes a traffic spike critical.
         error_rate: Share of failed requests of a key, above 0 and at most 1, that is a spike.
-        error_window: Seconds over which that share is taken.
-        error_min_requests: Requests of a key below which its share means nothing.
-        error_evidence: Fire only when the true share is above `error_rate` with 95 % certainty
+        error_window: Seconds over which shares and latencies are taken; at least the engine's
+            interval, or what happens between two rounds may be missed.
+        error_min_requests: Requests below which a share means nothing.
+        error_evidence: Fire only when the true share is above its threshold with 95 % certainty
             (the lower bound of Wilson's interval), not when a few requests had bad luck.
-        count_client_errors: Count every status from 400 up as failed, as the seed does.
+        count_client_errors: Count every status from 400 up as a key's failure, as the seed does.
         provider_failures: Failures in a row that make a provider, or one of its credentials, down.
-        resolve_ratio: A share's alert ends below this part of the threshold that fired it.
+        provider_error_rate: Share of a provider's requests that may fail, but not more.
+        provider_error_hold: Seconds that it must be more before it fires.
+        provider_latency_p95: Seconds within which 95 % of a provider's answers must be over.
+        provider_latency_hold: Seconds that they must not be before it fires.
+        provider_429_rpm: Requests to a provider in a minute that may be answered with 429, by it
+            or by our own limit, but not more.
+        provider_429_hold: Seconds that it must be more before it fires.
+        quota_warning: Share of a key's quota that is worth a warning.
+        resolve_ratio: An alert ends below this part of the threshold that fired it.
+        keep_firing: Seconds that an alert's cause must be gone before it ends.
 
     Raises:
-        ValueError: A value is out of range; 0 is no threshold.
+        InvalidThresholds: Values are out of range; a `ValueError` that tells of each.
     """
 
-    error_rate: float | None = 0.1
-    error_window: float = 300
-    error_min_requests: int = 10
-    error_evidence: bool = True
-    count_client_errors: bool = False
-    provider_failures: int | None = 10
-    resolve_ratio: float = 0.8
+    global_qps: float | None = _value(None, _OFF_NUMBER)
+    master_rpm: int | None = _value(None, _OFF_COUNT)
+    master_tpm: int | None = _value(None, _OFF_COUNT)
+    master_rpd: int | None = _value(None, _OFF_COUNT)
+    master_tpd: int | None = _value(None, _OFF_COUNT)
+    min_rpm_requests_1m: int = _value(10, _COUNT)
+    min_tpm_tokens_1m: int = _value(1000, _COUNT)
+    critical_factor: float = _value(2, Range(least=1))
+    error_rate: float | None = _value(0.1, _OFF_SHARE)
+    error_window: float = _value(300, _SECONDS)
+    error_min_requests: int = _value(10, _COUNT)
+    error_evidence: bool = _value(True, Flag())
+    count_client_errors: bool = _value(False, Flag())
+    provider_failures: int | None = _value(10, _OFF_COUNT)
+    provider_error_rate: float | None = _value(0.05, _OFF_SHARE)
+    provider_error_hold: float = _value(300, _WAIT)
+    provider_latency_p95: float | None = _value(5, _OFF_NUMBER)
+    provider_latency_hold: float = _value(300, _WAIT)
+    provider_429_rpm: float | None = _value(10, _OFF_NUMBER)
+    provider_429_hold: float = _value(120, _WAIT)
+    quota_warning: float | None = _value(0.9, _OFF_SHARE)
+    resolve_ratio: float = _value(0.8, _SHARE)
+    keep_firing: float = _value(0, _WAIT)
 
     def __post_init__(self) -> None:
-        if self.error_rate is not None:
-            _check("error_rate", self.error_rate, above=0, most=1)
-        _check("error_window", self.error_window, above=0)
-        _check("error_min_requests", self.error_min_requests, above=0)
-        if self.provider_failures is not None:
-            _check("provider_failures", self.provider_failures, above=0)
-        _check("resolve_ratio", self.resolve_ratio, above=0, most=1)
+        problems = [
+            (each.name, problem)
+            for each in dataclasses.fields(self)
+            if (problem := each.metadata["allowed"].problem(getattr(self, each.name)))
+        ]
+        if problems:
+            raise InvalidThresholds(problems)
 
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        """The name of every threshold."""
+        return tuple(each.name for each in dataclasses.fields(cls))
 
-def _check(name: str, value: float, *, above: float, most: float = float("inf")) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= most:
-        limit = f" and at most {most}" if most != float("inf") else ""
-        raise ValueError(f"{name} must be a number above {above}{limit}, got {value!r}")
+    def as_dict(self) -> dict[str, Any]:
+        """Every threshold by its name, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    def changed(self, **values: Any) -> Self:
+        """A copy with some thresholds changed.
+
+        Raises:
+            InvalidThresholds: Tells of every name that is none, and of every wrong value.
+        """
+        known = {name: value for name, value in values.items() if name in self.fields()}
+        problems = [(name, "is no threshold") for name in values if name not in known]
+        try:
+            copy = dataclasses.replace(self, **known)
+        except InvalidThresholds as error:
+            raise InvalidThresholds(problems + error.problems) from None
+        if problems:
+            raise InvalidThresholds(problems)
+        return copy
+
+    def fires_at(self, metric: str) -> float:
+        """From where on a traffic spike of `metric` fires; infinity where it is off."""
+        threshold: float | None = getattr(self, metric)
+        if threshold is None:
+            return math.inf
+        least = {"master_rpm": self.min_rpm_requests_1m, "master_tpm": self.min_tpm_tokens_1m}
+        return max(threshold, least.get(metric, 0))

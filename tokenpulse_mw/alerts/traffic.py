@@ -2,57 +2,131 @@
 
 from __future__ import annotations
 
-from ..exchange import UNKNOWN, Exchange
+from bisect import bisect_left
+from typing import Any
+
+from ..exchange import Exchange
+from .counts import Counts
+from .kinds import GATEWAY, Kind, Seen, Upstream
 from .thresholds import Thresholds
-from .windows import SlidingCounts, Streaks, Tally
+from .windows import ErrorRing, Streaks, Tally
 
-GATEWAY = ""  # the subject of exchanges that the application gave no key or master
+__all__ = ["GATEWAY", "Traffic", "Upstream"]
 
-
-# Who answered for the gateway: "apikey" and the credential's id where the application annotated
-# one, else "provider" and its name.
-Upstream = tuple[str, str]
+_MOST_ROWS = 256  # counting so many takes less than a millisecond
 
 
 class Traffic:
     """Counts of exchanges by subject.
 
+    Exchanges that are alike are first gathered in a row, and rows are counted in the windows when
+    a step of a window begins (every second), when there are 256, and when a rule looks: a request
+    costs one look-up, however many windows there are. An exchange counts when it ends, as its
+    tokens are not known before.
+
+    Args:
+        thresholds: What the rules compare with.
+        max_subjects: Keys, masters and upstreams that are told apart.
+
     Attributes:
-        errors: Requests and failures of each key, over the error window.
         upstreams: How each upstream has fared lately.
-        limited: Limited requests of each master, since the last round.
     """
 
     def __init__(self, thresholds: Thresholds, *, max_subjects: int) -> None:
-        self.errors = SlidingCounts(window=thresholds.error_window, max_subjects=max_subjects)
         self.upstreams: Streaks[Upstream] = Streaks(max_subjects=max_subjects)
-        self.limited = Tally(max_subjects=max_subjects)
-        self._lowest_error = 400 if thresholds.count_client_errors else 500
+        self._counts = Counts(thresholds, max_subjects=max_subjects)
+        self._bounds = self._counts.bounds
+        self._kinds: dict[tuple[Any, ...], Kind] = {}
+        self._rows: dict[tuple[str | None, str | None, Kind], list[int]] = {}
+        self._due = float("-inf")
 
     def observe(self, exchange: Exchange, now: float) -> None:
         """Count one exchange, `now` being when it ended."""
-        if exchange.limited:
-            # Our own 429 never reached the application: it is no error of anyone's, and must
-            # not make the errors of those who were served look rare.
-            self.limited.add(exchange.master or GATEWAY)
-            return
-        outcome, status = exchange.outcome, exchange.status
-        if outcome == "client_disconnect" or exchange.method == "OPTIONS":
-            return  # neither a client that left nor a preflight says how a request fares
-        broken = outcome != "complete"
-        failed = broken or status >= self._lowest_error
-        self.errors.add(exchange.key or GATEWAY, failed=failed, now=now)
-        if exchange.provider == UNKNOWN and not exchange.credential:
-            return
-        if broken or status >= 500:
-            self._note_upstream(exchange, failed=True)
-        elif status < 300:  # redirects and clients' errors are not the upstream's doing
-            self._note_upstream(exchange, failed=False)
+        if now >= self._due:
+            self.roll(now)
+        seen = (
+            exchange.provider,
+            exchange.credential,
+            exchange.status,
+            exchange.outcome,
+            exchange.limited,
+            exchange.method,
+            bisect_left(self._bounds, exchange.duration),
+        )
+        kind = self._kinds.get(seen) or self._new_kind(seen)
+        whose = (exchange.master, exchange.key, kind)
+        row = self._rows.get(whose)
+        if row is None:
+            if len(self._rows) >= _MOST_ROWS:
+                self._count_rows()
+            row = self._rows[whose] = [0, 0]
+        row[0] += 1
+        usage = exchange.usage
+        if usage is not None:
+            row[1] += usage.input + usage.output
+        streak, upstream = kind.streak, kind.upstream
+        if streak and upstream and (kind.is_failure or not streak.clean):
+            self.upstreams.note(upstream, streak, failed=kind.is_failure)
 
-    def _note_upstream(self, exchange: Exchange, *, failed: bool) -> None:
-        # A failure often does not tell whose it was, so a credential is the same whoever answers.
-        name = "" if exchange.provider == UNKNOWN else exchange.provider
-        if exchange.credential:
-            self.upstreams.add(("apikey", exchange.credential), failed=failed, name=name)
-        else:
-            self.upstreams.add(("provider", name), failed=failed, name=name)
+    def roll(self, now: float) -> None:
+        """Move all windows on to `now`; call it before the rules look."""
+        self._count_rows()
+        self._counts.expire(now)
+        self._due = self._counts.next_at
+
+    def begin_round(self) -> None:
+        """Forget what happened since the last round; call it when all rules have looked.
+
+        Do not wait for anything between the rules and this: what is counted meanwhile would be
+        forgotten unseen.
+        """
+        self._counts.begin_round()
+
+    def retune(self, thresholds: Thresholds) -> None:
+        """Go by other thresholds from now on.
+
+        What is known of masters stays. What is known of shares and latencies is forgotten where
+        `error_window`, `count_client_errors` or the latency's threshold changes, as it was
+        counted by the old ones.
+        """
+        self._count_rows()
+        self._counts.retune(thresholds)
+        self._bounds, self._due = self._counts.bounds, float("-inf")
+
+    @property
+    def counts(self) -> Counts:
+        """All windows, with everything observed so far."""
+        if self._rows:
+            self._count_rows()
+        return self._counts
+
+    @property
+    def errors(self) -> ErrorRing[str]:
+        """Requests and failures of each key, over the error window."""
+        return self.counts.errors
+
+    @property
+    def limited(self) -> Tally:
+        """Limited requests of each master, since the last round."""
+        return self.counts.limited
+
+    @property
+    def overflowed(self) -> int:
+        """How much was counted as `__overflow__` for want of room, ever."""
+        return self.counts.overflowed
+
+    def _new_kind(self, seen: tuple[Any, ...]) -> Kind:
+        kind = Kind(Seen(*seen), count_client_errors=self._counts.count_client_errors)
+        if kind.upstream is not None:
+            evicted = self.upstreams.evicted
+            kind.streak = self.upstreams.of(kind.upstream, name=kind.provider)
+            if self.upstreams.evicted != evicted:
+                self._count_rows()  # another kind may hold the streak that had to go
+        self._kinds[seen] = kind
+        return kind
+
+    def _count_rows(self) -> None:
+        # Taken away first: if they cannot be counted, the next ones still can. The kinds are made
+        # anew too, by which the upstreams that are still heard of are known.
+        rows, self._rows, self._kinds = self._rows, {}, {}
+        self._counts.add(rows)

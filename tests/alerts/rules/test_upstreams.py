@@ -1,0 +1,121 @@
+"""Upstreams that fail every time."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.alerts.exchanges import exchange
+from tests.alerts.rules.views import View
+from tokenpulse_mw.alerts import Finding, Severity, Subject, Thresholds, Traffic
+from tokenpulse_mw.alerts.rules import provider_down
+
+
+def outcomes_of(outcomes: str, thresholds: Thresholds) -> list[Finding]:
+    """What `provider_down` finds after `outcomes` of claude: `x` is a failure, `.` a success."""
+    traffic = Traffic(thresholds, max_subjects=5)
+    for outcome in outcomes:
+        traffic.observe(exchange(provider="claude", status=502 if outcome == "x" else 200), now=0)
+    return list(provider_down(traffic, thresholds, 0))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "severities"),
+    [
+        ("", []),
+        ("." * 20, []),
+        ("x" * 9, [None]),
+        ("x" * 10, ["critical"]),
+        ("." * 50 + "x" * 9, [None]),
+        ("." * 50 + "x" * 10, ["critical"]),
+        ("x" * 9 + "." + "x" * 9, [None]),
+        ("x" * 9 + "." + "x" * 10, ["critical"]),
+        ("x" * 50 + ".", []),
+    ],
+)
+def test_a_provider_is_down_after_ten_failures_with_no_success_between(
+    outcomes: str, severities: list[Severity | None]
+) -> None:
+    """One success begins the count anew, and ends the finding."""
+    found = outcomes_of(outcomes, Thresholds())
+
+    assert [each.severity for each in found] == severities
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "severity"),
+    [("...xxx", "critical"), ("....xxx", None), ("x" * 6 + "." * 10 + "xxxx", "critical")],
+)
+def test_at_least_half_of_the_last_twenty_must_have_failed_too(
+    outcomes: str, severity: Severity | None
+) -> None:
+    """With a low threshold a short bad patch of a provider that mostly works is no outage."""
+    (found,) = outcomes_of(outcomes, Thresholds(provider_failures=3))
+
+    assert found.severity == severity
+
+
+def test_a_provider_without_traffic_stays_down() -> None:
+    """That nobody asks it any longer is no sign of health; only a success is."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    for _ in range(10):
+        traffic.observe(exchange(provider="claude", status=502), now=0)
+
+    traffic.roll(1e6)
+    assert [each.severity for each in provider_down(traffic, Thresholds(), 1e6)] == ["critical"]
+    traffic.observe(exchange(provider="claude"), now=1e6)
+    assert list(provider_down(traffic, Thresholds(), 1e6)) == []
+
+
+def test_a_provider_that_is_down_is_found_with_its_numbers() -> None:
+    """Where no credential is annotated the alert is about the provider."""
+    (found,) = outcomes_of("x" * 12, Thresholds())
+
+    assert found == Finding(
+        type="provider_down",
+        subject=Subject("provider", "claude", "claude"),
+        severity="critical",
+        title="Provider claude failing (12 failures)",
+        message="claude failed 12 times in a row",
+        value=12,
+        metadata={"failures": 12, "threshold": 10},
+    )
+    assert found.fingerprint == "provider_down:provider:claude"
+
+
+def test_a_credential_that_is_down_is_found_by_its_id() -> None:
+    """One spent API key is told apart from a provider that fails everyone."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    for _ in range(10):
+        traffic.observe(exchange(provider="claude", credential="c1", status=502), now=0)
+        traffic.observe(exchange(provider="claude", credential="c2"), now=0)
+
+    (found,) = provider_down(traffic, Thresholds(), 0)
+
+    assert found.fingerprint == "provider_down:apikey:c1"
+    assert found.subject == Subject("apikey", "c1", "claude")
+    assert found.message == "API key 'c1' of claude failed 10 times in a row"
+
+
+def test_defect_1_failures_of_long_ago_are_nothing_against_a_success() -> None:
+    """Neither do ten thousand old failures keep it down, nor a million successes keep it up."""
+    view = View()
+    view.see(10_000, provider="claude", status=502)
+    view.see(provider="claude")
+    assert view.ask(provider_down) == []
+
+    view.see(10_000, provider="claude")
+    view.see(20, provider="claude", status=502)
+    assert [each.severity for each in view.ask(provider_down)] == ["critical"]
+
+
+def test_defect_6_a_stream_that_breaks_after_200_is_a_failure_of_its_provider() -> None:
+    """The status was sent before anything went wrong."""
+    view = View()
+    view.see(10, provider="claude", status=200, outcome="error")
+
+    assert [each.severity for each in view.ask(provider_down)] == ["critical"]
+
+
+def test_without_a_threshold_nothing_is_down() -> None:
+    """None switches the rule off."""
+    assert outcomes_of("x" * 100, Thresholds(provider_failures=None)) == []

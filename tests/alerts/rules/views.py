@@ -1,0 +1,39 @@
+"""Traffic that rules are shown, made of exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tests.alerts.exchanges import exchange
+from tokenpulse_mw.alerts import Finding, Rule, Thresholds, Traffic
+
+
+class View:
+    """Traffic under some thresholds, and what a rule finds in it.
+
+    Args:
+        max_subjects: Subjects that are told apart.
+        chosen: Thresholds.
+    """
+
+    def __init__(self, max_subjects: int = 5, **chosen: Any) -> None:
+        self.thresholds = Thresholds(**chosen)
+        self.traffic = Traffic(self.thresholds, max_subjects=max_subjects)
+
+    def see(self, times: int = 1, *, now: float = 0, **fields: Any) -> None:
+        """Let so many exchanges end now."""
+        for _ in range(times):
+            self.traffic.observe(exchange(**fields), now)
+
+    def ask(self, rule: Rule, now: float = 0) -> list[Finding]:
+        """What `rule` finds in a round."""
+        self.traffic.roll(now)
+        found = list(rule(self.traffic, self.thresholds, now))
+        self.traffic.begin_round()
+        return found
+
+
+def severities(findings: Iterable[Finding]) -> dict[str, str | None]:
+    """How bad each of the findings is, by its fingerprint."""
+    return {each.fingerprint: each.severity for each in findings}

@@ -1,0 +1,152 @@
+"""A real HTTP receiver of loopback, which keeps what it is sent and answers as a test wants."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
+from types import TracebackType
+from typing import Any, Self
+
+_DEADLINE = 15.0  # seconds
+
+# Writes a whole answer, and gives whether the connection lives on after it. The event is set when
+# the receiver is about to end.
+Answer = Callable[[BufferedIOBase, threading.Event], bool]
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request: its headers' names are in lower case, `port` is the client's."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    port: int
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+def answering(status: int = 200, body: bytes = b"", **headers: str) -> Answer:
+    """An ordinary answer; in the names of headers `_` stands for `-`."""
+
+    def answer(out: BufferedIOBase, ending: threading.Event) -> bool:
+        lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        out.write("\r\n".join([*lines, "", ""]).encode() + body)
+        return True
+
+    return answer
+
+
+def saying(text: bytes) -> Answer:
+    """These very bytes, and then the end of the connection."""
+
+    def answer(out: BufferedIOBase, ending: threading.Event) -> bool:
+        out.write(text)
+        return False
+
+    return answer
+
+
+def silent(out: BufferedIOBase, ending: threading.Event) -> bool:
+    """Answer nothing until the end."""
+    ending.wait(_DEADLINE)
+    return False
+
+
+def dripping(out: BufferedIOBase, ending: threading.Event) -> bool:
+    """Begin an answer, and send one byte of it after the other without an end."""
+    out.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    while not ending.wait(0.02):
+        out.write(b".")
+    return False
+
+
+def endless(out: BufferedIOBase, ending: threading.Event) -> bool:
+    """An answer that goes on and on, as fast as it is read."""
+    out.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not ending.is_set():
+        out.write(b"2000\r\n" + b"x" * 0x2000 + b"\r\n")
+    return False
+
+
+class Receiver:
+    """Listens while it is entered; each request is answered by `answer`, which may be changed.
+
+    Args:
+        answer: Writes the answers.
+        tls: Makes it speak HTTPS.
+    """
+
+    def __init__(self, answer: Answer | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+        self.answer = answer or answering()
+        self.received: list[Received] = []
+        self._ending = threading.Event()
+        self._server = _Server(self)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.port = int(self._server.server_address[1])
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ending.set()
+        self._server.shutdown()
+        self._thread.join(_DEADLINE)
+        self._server.server_close()
+
+    def take(self, request: Received, out: BufferedIOBase) -> bool:
+        """Keep one request, and answer it; gives whether the connection may live on."""
+        self.received.append(request)
+        return self.answer(out, self._ending)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, receiver: Receiver) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.receiver = receiver
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """That a client leaves, or does not like our certificate, is part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Received(self.path, headers, body, self.client_address[1])
+        self.close_connection = not self.server.receiver.take(request, self.wfile)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Ask again and again, but not for ever."""
+    deadline = time.monotonic() + _DEADLINE
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)

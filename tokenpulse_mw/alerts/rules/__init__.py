@@ -1,0 +1,44 @@
+"""What is worth an alert: each rule looks at the traffic and gives its findings."""
+
+from __future__ import annotations
+
+from .errors import error_spike, high_error_rate
+from .inhibition import inhibited
+from .latency import high_latency
+from .limits import rate_limit, rate_limit_exceeded
+from .quota import Quota, Quotas, quota_exceeded
+from .rule import Rule, rule_name
+from .shares import wilson_lower_bound
+from .spikes import traffic_spike
+from .upstreams import provider_down
+
+__all__ = [
+    "Quota",
+    "Quotas",
+    "Rule",
+    "default_rules",
+    "error_spike",
+    "high_error_rate",
+    "high_latency",
+    "inhibited",
+    "provider_down",
+    "quota_exceeded",
+    "rate_limit",
+    "rate_limit_exceeded",
+    "rule_name",
+    "traffic_spike",
+    "wilson_lower_bound",
+]
+
+
+def default_rules() -> list[Rule]:
+    """The rules of an engine that is given none; `quota_exceeded` needs to be told of quotas."""
+    return [
+        rate_limit,
+        error_spike,
+        provider_down,
+        traffic_spike,
+        high_error_rate,
+        high_latency,
+        rate_limit_exceeded,
+    ]

@@ -1,0 +1,109 @@
+"""Shares of requests that failed: of a key's, and of a provider's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from ..lifecycle import Finding, Severity
+from ..thresholds import Thresholds
+from ..traffic import GATEWAY, Traffic
+from .rule import called, subject_of
+from .shares import sure_share
+
+_MOST_BLAMED = 5  # upstreams that a finding names
+
+Blamed = Mapping[tuple[str, str], Counter[str]]
+
+
+def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+    """Too large a share of a key's requests failed.
+
+    From 10 % (the threshold) it is info, from 25 % warning, from 50 % critical. A key without
+    requests keeps its share until they have left the window, then nothing is known of it and
+    the alert ends: a tenant that gave up would keep it for ever.
+    """
+    threshold = thresholds.error_rate
+    if threshold is None:
+        return
+    blamed = _blamed(traffic)
+    for key, requests, failures in traffic.errors.failing():
+        rate = failures / requests
+        if rate < threshold * thresholds.resolve_ratio:
+            continue
+        subject = subject_of("key", key)
+        fires = sure_share(failures, requests, thresholds) >= threshold
+        yield Finding(
+            type="error_spike",
+            subject=subject,
+            severity=_error_severity(rate) if fires else None,
+            title=f"High error rate detected ({rate:.1%})",
+            message=f"{called(subject)} has {rate:.1%} error rate "
+            f"({failures}/{requests} requests) in the last {thresholds.error_window:g} s",
+            value=rate,
+            metadata=_numbers(requests, failures, threshold, blamed.get(("key", key))),
+            keep_firing=thresholds.keep_firing,
+        )
+
+
+def high_error_rate(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+    """Too large a share of a provider's requests failed, for five minutes.
+
+    Clients' own errors are never among them. What no known provider answered is left to
+    `error_spike`. A provider without requests keeps its share until they have left the window,
+    then the alert ends; one that is down and therefore no longer asked is `provider_down`'s.
+    """
+    threshold = thresholds.provider_error_rate
+    if threshold is None:
+        return
+    blamed = _blamed(traffic)
+    for provider, (requests, failures) in _by_provider(traffic).items():
+        rate = failures / requests
+        if provider == GATEWAY or not failures or rate < threshold * thresholds.resolve_ratio:
+            continue
+        fires = sure_share(failures, requests, thresholds) > threshold
+        subject = subject_of("provider", provider)
+        yield Finding(
+            type="high_error_rate",
+            subject=subject,
+            severity="critical" if fires else None,
+            title=f"{called(subject)} has a high error rate ({rate:.1%})",
+            message=f"{called(subject)} failed {failures} of {requests} requests ({rate:.1%}) "
+            f"in the last {thresholds.error_window:g} s",
+            value=rate,
+            metadata=_numbers(requests, failures, threshold, blamed.get(("provider", provider))),
+            hold_for=thresholds.provider_error_hold,
+            keep_firing=thresholds.keep_firing,
+        )
+
+
+def _by_provider(traffic: Traffic) -> dict[str, tuple[int, int]]:
+    """Requests and failures of each provider, over all its buckets."""
+    found: dict[str, tuple[int, int]] = {}
+    for (provider, _), requests, failures in traffic.counts.answers.items():
+        known = found.get(provider, (0, 0))
+        found[provider] = known[0] + requests, known[1] + failures
+    return found
+
+
+def _blamed(traffic: Traffic) -> Blamed:
+    """Failures of each key and provider, by the upstream that they came from."""
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for (kind, identity, upstream), failures, _ in traffic.counts.blame.items():
+        found.setdefault((kind, identity), Counter())[":".join(upstream)] += failures
+    return found
+
+
+def _numbers(
+    requests: int, failures: int, threshold: float, blamed: Counter[str] | None
+) -> dict[str, object]:
+    numbers: dict[str, object] = {"requests": requests, "errors": failures, "threshold": threshold}
+    if blamed:
+        numbers["upstreams"] = dict(blamed.most_common(_MOST_BLAMED))
+    return numbers
+
+
+def _error_severity(rate: float) -> Severity:
+    if rate >= 0.5:
+        return "critical"
+    return "warning" if rate >= 0.25 else "info"

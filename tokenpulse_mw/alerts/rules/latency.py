@@ -1,0 +1,64 @@
+"""Answers that take too long."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+
+from ..lifecycle import Finding
+from ..thresholds import Thresholds
+from ..traffic import Traffic
+from .rule import called, subject_of
+from .shares import sure_share
+
+_SLOWEST = 0.05  # what a 95th percentile leaves out
+
+
+def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+    """The 95th percentile of a provider's durations is above the threshold, for five minutes.
+
+    That is so where more than 5 % of its answers took longer, failed ones among them; it is known
+    exactly, as the threshold is a bound of a bucket. What no known provider answered is the
+    gateway's own. A provider without requests keeps its durations until they have left the
+    window, then the alert ends.
+    """
+    threshold = thresholds.provider_latency_p95
+    if threshold is None:
+        return
+    bounds = traffic.counts.bounds
+    for provider, buckets in _histograms(traffic, len(bounds) + 1).items():
+        slow = sum(buckets[bisect_left(bounds, threshold) + 1 :])
+        nearly = sum(buckets[bisect_left(bounds, threshold * thresholds.resolve_ratio) + 1 :])
+        requests = sum(buckets)
+        if nearly / requests <= _SLOWEST:
+            continue
+        fires = sure_share(slow, requests, thresholds) > _SLOWEST
+        p95 = _least_p95(buckets, bounds)
+        subject = subject_of("provider", provider)
+        yield Finding(
+            type="high_latency",
+            subject=subject,
+            severity="warning" if fires else None,
+            title=f"{called(subject)} answers slowly (p95 over {p95:g} s)",
+            message=f"{called(subject)} took longer than {threshold:g} s for {slow} of {requests} "
+            f"answers in the last {thresholds.error_window:g} s; p95 is over {p95:g} s",
+            value=p95,
+            metadata={"requests": requests, "slow": slow, "threshold": threshold},
+            hold_for=thresholds.provider_latency_hold,
+            keep_firing=thresholds.keep_firing,
+        )
+
+
+def _histograms(traffic: Traffic, buckets: int) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for (provider, bucket), requests, _ in traffic.counts.answers.items():
+        found.setdefault(provider, [0] * buckets)[bucket] += requests
+    return found
+
+
+def _least_p95(buckets: list[int], bounds: tuple[float, ...]) -> float:
+    """What the 95th percentile is above: the lower bound of its bucket."""
+    rank = sum(buckets) * (1 - _SLOWEST)
+    place = next(n for n, below in enumerate(accumulate(buckets)) if below >= rank)
+    return bounds[place - 1] if place else 0.0

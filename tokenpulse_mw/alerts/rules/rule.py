@@ -1,0 +1,33 @@
+"""What a rule is, and how the subjects of findings are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..lifecycle import Finding, Subject
+from ..thresholds import Thresholds
+from ..traffic import GATEWAY, Traffic
+
+# Asked once a round. It may have a `name`, and an async method `refresh` that the engine awaits
+# before it asks.
+Rule = Callable[[Traffic, Thresholds, float], Iterable[Finding]]
+
+
+def rule_name(rule: Rule) -> str:
+    """What `rule` is called: by its own word, else as a function, else as an object."""
+    name = getattr(rule, "name", None) or getattr(rule, "__name__", None)
+    return str(name or type(rule).__name__)
+
+
+def subject_of(kind: str, identity: str) -> Subject:
+    """Whom an alert is about; the gateway itself where nobody was named."""
+    if identity == GATEWAY:
+        return Subject("system", "0", "gateway")
+    return Subject(kind, identity, identity if kind == "provider" else "")
+
+
+def called(subject: Subject) -> str:
+    """`subject` for people; an id is quoted, as it may hold anything that a client sent."""
+    if subject.kind == "system":
+        return "The gateway"
+    return f"{subject.kind.title()} {subject.id!r}"

@@ -1,0 +1,76 @@
+"""Traffic above what was expected: of the gateway, and of a master."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..counts import ARRIVAL_SECONDS
+from ..lifecycle import Finding, Severity
+from ..thresholds import Thresholds
+from ..traffic import GATEWAY, Traffic
+from ..windows import OVERFLOW
+from .rule import called, subject_of
+
+
+class _Metric(NamedTuple):
+    name: str
+    short: str
+    unit: str
+    window: str
+
+
+_QPS = _Metric("global_qps", "QPS", f"requests a second (over {ARRIVAL_SECONDS} s)", "realtime")
+_RPM = _Metric("master_rpm", "RPM", "requests in a minute", "1m")
+_TPM = _Metric("master_tpm", "TPM", "tokens in a minute", "1m")
+_RPD = _Metric("master_rpd", "RPD", "requests in 24 hours", "24h")
+_TPD = _Metric("master_tpd", "TPD", "tokens in 24 hours", "24h")
+
+
+def traffic_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+    """Traffic reached its threshold: warning, and critical from `critical_factor` times it.
+
+    `global_qps` is taken over 10 s: long enough that one page that loads is no spike, short
+    enough to be felt. What is compared is the highest value since the last round, so a spike
+    between two rounds is found too. Requests that our limit refused are traffic; preflights are
+    not. Without requests a value falls to 0, which ends the alert.
+
+    The masters beyond `max_subjects` are judged together, as no one knows who they are; that is
+    never worse than a warning.
+    """
+    counts = traffic.counts
+    for _, requests, _ in counts.arrivals.peaks():
+        yield from _judge(_QPS, GATEWAY, requests / ARRIVAL_SECONDS, thresholds)
+    for master, requests, tokens in counts.minute.peaks():
+        yield from _judge(_RPM, master, requests, thresholds)
+        yield from _judge(_TPM, master, tokens, thresholds)
+    for master, requests, tokens in counts.day.peaks():
+        yield from _judge(_RPD, master, requests, thresholds)
+        yield from _judge(_TPD, master, tokens, thresholds)
+
+
+def _judge(metric: _Metric, master: str, value: float, thresholds: Thresholds) -> Iterator[Finding]:
+    if value < thresholds.fires_at(metric.name) * thresholds.resolve_ratio:
+        return
+    threshold = getattr(thresholds, metric.name)
+    numbers = {"value": value, "threshold": threshold, "window": metric.window}
+    subject = subject_of("master", master)
+    who = "Masters beyond max_subjects together" if master == OVERFLOW else called(subject)
+    yield Finding(
+        type="traffic_spike",
+        subject=subject,
+        severity=_severity(metric.name, master, value, thresholds),
+        title=f"{who}: {metric.short} threshold exceeded ({value} >= {threshold})",
+        message=f"{who} had {value} {metric.unit}, threshold is {threshold}",
+        metric=metric.name,
+        value=value,
+        metadata={"metric": metric.name, **numbers},
+        keep_firing=thresholds.keep_firing,
+    )
+
+
+def _severity(metric: str, master: str, value: float, thresholds: Thresholds) -> Severity | None:
+    if value < thresholds.fires_at(metric):
+        return None
+    critical_at: float = getattr(thresholds, metric) * thresholds.critical_factor
+    return "critical" if value >= critical_at and master != OVERFLOW else "warning"

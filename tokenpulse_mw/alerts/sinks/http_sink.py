@@ -1,0 +1,113 @@
+"""What the sinks that send by HTTP have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import msgspec
+
+from .errors import Rejected
+from .options import check_headers, check_seconds
+from .public import check_public, find_public
+from .transport import Post, Transport
+
+
+class HttpSink:
+    """A sink that sends to one URL.
+
+    Raises:
+        ValueError: One of the settings cannot be, or httpx2 is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None,
+        allow_private: bool,
+        transport: Transport | None,
+        wall: Callable[[], float],
+    ) -> None:
+        self._poster = open_post(
+            type(self).__name__,
+            url,
+            timeout=timeout,
+            headers=headers,
+            allow_private=allow_private,
+            transport=transport,
+            wall=wall,
+        )
+        self._wall = wall
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._poster.place!r})"
+
+    async def aclose(self) -> None:
+        """Close the connections. The sink can still be used; it opens new ones then."""
+        await self._poster.aclose()
+
+
+def open_post(
+    name: str,
+    url: str,
+    *,
+    timeout: float,
+    headers: Mapping[str, str] | None = None,
+    path: str = "",
+    allow_private: bool = True,
+    transport: Transport | None = None,
+    wall: Callable[[], float] = time.time,
+) -> Post:
+    """Check the settings of the sink called `name`, and what it sends by; nothing is sent yet.
+
+    Raises:
+        ValueError: One of the settings cannot be, or httpx2 is not installed.
+    """
+    check_seconds("timeout", timeout)
+    checked = check_headers(headers)
+    if transport is not None and not allow_private:
+        raise ValueError(
+            "allow_private=False connects to the addresses that were checked, which a transport "
+            "of others need not do: leave out transport, or allow private addresses"
+        )
+    need_httpx2(name)
+    from .poster import Poster
+
+    poster = Poster(
+        url,
+        timeout=timeout,
+        headers=checked,
+        path=path,
+        find=None if allow_private else find_public,
+        transport=transport,
+        wall=wall,
+    )
+    if not allow_private:
+        check_public(poster.host)
+    return poster
+
+
+def need_httpx2(name: str) -> None:
+    """Refuse to build the sink called `name` where it could not send.
+
+    Raises:
+        ValueError: httpx2 is not installed.
+    """
+    if find_spec("httpx2") is None:
+        raise ValueError(f"{name} needs the package httpx2: install tokenpulse-mw[notify]")
+
+
+def to_json(make: Callable[[], Any]) -> bytes:
+    """What `make` gives, as JSON in UTF-8.
+
+    Raises:
+        Rejected: It cannot be made or written, and never will be.
+    """
+    try:
+        return msgspec.json.encode(make())
+    except Exception as error:
+        raise Rejected(f"the event cannot be written as JSON ({type(error).__name__})") from error

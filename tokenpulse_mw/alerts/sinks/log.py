@@ -1,0 +1,28 @@
+"""The sink that writes alerts to the log."""
+
+from __future__ import annotations
+
+import logging
+
+from .event import AlertEvent
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
+
+
+class LogSink:
+    """Writes every event to the log: resolved ones as INFO, others by their severity."""
+
+    async def __call__(self, event: AlertEvent) -> None:
+        """Write one line."""
+        finding = event.finding
+        resolved = event.transition == "resolved"
+        logger.log(
+            logging.INFO if resolved else _LEVELS[finding.severity or "info"],
+            "%s %s [%s]: %s",
+            event.transition,
+            event.fingerprint,
+            finding.severity,
+            finding.title if resolved else finding.message,
+        )
