@@ -18,6 +18,7 @@ from tests.support.apps import answering
 from tests.support.asgi import http_scope
 from tokenpulse_mw import ExchangeMiddleware, Limiter, MetricsMiddleware
 
+from .alerts import measure_alerts
 from .apps import around, metrics, peers, stack, stream
 from .limiters import measure_limiters
 from .measure import medians, requests
@@ -123,6 +124,7 @@ async def main() -> None:
     measure_scrape()
     measure_workers()
     measure_limiter()
+    measure_alerts()
     await measure_limiters()
 
 
