@@ -135,3 +135,27 @@ async def test_whoever_joins_may_wish_for_usage() -> None:
     await drive(outer, http_scope(method="POST"))
 
     assert seen[0].usage == TokenUsage(input=3, output=5)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "source"),
+    [
+        ("/v1/chat", b'{"model":"llama","choices":[{"message":{"content":"hi"}}]}', "missing"),
+        ("/v1/chat", b'{"ok":true}', None),
+        ("/claude/v1/messages/count_tokens", b'{"input_tokens":5}', None),
+        ("/claude/v1/messages", b'{"model":"opus","content":[]}', "missing"),
+        ("/claude/v1/messages", b"{", "missing"),
+        ("/v1/chat", b"{", None),
+    ],
+)
+@pytest.mark.anyio
+async def test_usage_is_missing_where_a_model_answered(
+    path: str, body: bytes, source: str | None
+) -> None:
+    """As the answer shows; where it cannot be read, its provider decides."""
+    seen: list[Exchange] = []
+
+    app = ExchangeMiddleware(answering(body), observers=[seen.append])
+    await drive(app, http_scope(path, method="POST"))
+
+    assert seen[0].usage_source == source

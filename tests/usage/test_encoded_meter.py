@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import random
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -170,7 +172,7 @@ def test_an_answer_of_the_limit_is_read() -> None:
 
 def test_an_answer_that_says_much_more_than_its_size_is_not_decoded_to_its_end() -> None:
     """A few bytes cost no more time than an answer of their size could."""
-    bomb = gzip.compress(b": ping\n\n" * 400_000)
+    bomb = gzip.compress(b": ping\n\n" * 1_000_000)
     meter = StreamMeter()
     read = encoded(meter, most=64 * 1024 * 1024)
 
@@ -190,6 +192,58 @@ def test_a_long_answer_earns_what_it_says() -> None:
 
     assert len(words) > 2 * 1024 * 1024
     assert account(ledger) == (TokenUsage(input=3, output=4), "reported", None, False, 0)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+def test_an_honest_stream_may_be_compressed_much(coding: str) -> None:
+    """Azure repeats itself in every event, and brotli makes a hundredth of it."""
+    compress, flush, end = _compressor(coding)
+    safe = {"filtered": False, "severity": "safe"}
+    filters = dict.fromkeys(("hate", "self_harm", "sexual", "violence"), safe)
+    chance = random.Random(3)
+    chunks = []
+    for _ in range(5000):
+        choices = [
+            {
+                "content_filter_offsets": {"check_offset": 0, "start_offset": 0},
+                "content_filter_results": filters,
+                "delta": {"content": f" {chance.choice(_VOCABULARY)}"},
+                "finish_reason": None,
+                "index": 0,
+                "logprobs": None,
+            }
+        ]
+        said = event({"choices": choices, "model": "gpt-4o-2024-11-20", "usage": None})
+        chunks.append(compress(said * 4) + flush())
+
+    ledger = measure(SSE, [*chunks, compress(USAGE), end()], encoding=coding.encode())
+
+    expected = (TokenUsage(input=3, output=4), "reported", "gpt-4o-2024-11-20", False, 0)
+    assert account(ledger) == expected
+
+
+_VOCABULARY = ["pulse", "token", "meter", "alert", "limit", "route"]
+
+
+def _compressor(coding: str) -> tuple[Any, Any, Any]:
+    """What compresses, what hands on all that was compressed, and what ends it."""
+    if coding == "gzip":
+        stream = zlib.compressobj(wbits=31)
+        return stream.compress, lambda: stream.flush(zlib.Z_SYNC_FLUSH), stream.flush
+    brotli = pytest.importorskip("brotli", reason="install the package brotli").Compressor()
+    return brotli.process, brotli.flush, brotli.finish
+
+
+@pytest.mark.parametrize("coding", CODINGS.values(), ids=CODINGS)
+@pytest.mark.parametrize("form", [bytearray, memoryview])
+def test_the_bytes_of_a_compressed_answer_may_be_of_any_kind(
+    coding: tuple[bytes, Encode], form: Callable[[bytes], Any]
+) -> None:
+    """Applications send bytearrays and memoryviews too."""
+    stream = coding[1](CHAT_SSE.data)
+    chunks = [form(chunk) for chunk in cut(stream, range(50, len(stream), 50))]
+
+    assert measure(SSE, chunks, encoding=coding[0]).usage == CHAT_SSE.usage
 
 
 def test_what_lies_between_two_codings_counts_too() -> None:
@@ -221,7 +275,7 @@ def test_a_body_that_no_vendor_answers_with_has_no_meter_in_any_coding() -> None
     assert meter_for(b"text/html", b"compress") is None
 
 
-@pytest.mark.parametrize("encoding", [b"", b"identity", b" Identity "])
+@pytest.mark.parametrize("encoding", [b"", b"identity", b" Identity ", b"none", b"UTF-8"])
 def test_a_plain_answer_needs_no_decoding(encoding: bytes) -> None:
     """Its meter is the plain one."""
     assert isinstance(meter_for(JSON, encoding), JsonMeter)

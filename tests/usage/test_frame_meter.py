@@ -49,6 +49,45 @@ def test_an_exception_is_a_failure(failure: bytes) -> None:
     assert measure(FRAMES, [WORDS + failure + WORDS]).failed is True
 
 
+def test_what_was_said_before_an_exception_is_partial() -> None:
+    """It may not be all."""
+    ledger = measure(FRAMES, [USAGE + exception("exception", ":exception-type")])
+
+    assert (ledger.usage, ledger.source) == (TokenUsage(input=3, output=4), "partial")
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (
+            happening("contentBlockDelta", {"delta": {"toolUse": {"input": ""}}}),
+            happening("contentBlockDelta", {"delta": {"toolUse": {"input": "{"}}}),
+        ),
+        (
+            invoked({"messageStart": {"role": "assistant"}}),
+            invoked({"contentBlockDelta": {"delta": {"text": "P"}, "contentBlockIndex": 0}}),
+        ),
+        (invoked({"generation": ""}), invoked({"generation": "P"})),
+        (
+            happening("assistantResponseEvent", {"content": "", "modelId": "claude"}),
+            happening("assistantResponseEvent", {"content": "P", "modelId": "claude"}),
+        ),
+    ],
+    ids=["converse", "nova", "llama", "kiro"],
+)
+def test_waiting_ends_with_the_first_words(before: bytes, words: bytes) -> None:
+    """Of Converse, of InvokeModel, and of Kiro; an empty piece is none of them."""
+    meter = FrameMeter()
+    waiting = []
+
+    for piece in (before, words):
+        meter.feed(piece)
+        waiting.append(meter.waiting)
+
+    assert waiting == [True, False]
+    assert meter.ledger.is_answer is True
+
+
 def test_a_word_that_looks_like_an_error_is_no_failure() -> None:
     """What the model writes stands inside a string, or inside the arguments of a tool."""
     words = invoked({"type": "content_block_delta", "delta": {"error": {"code": 1}}})

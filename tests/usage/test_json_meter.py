@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tokenpulse_mw.usage import TokenUsage
+from tokenpulse_mw.usage.bounds import LONGEST
 from tokenpulse_mw.usage.json_meter import JsonMeter
 
-from .bodies import JSON, account, cut, measure
+from .bodies import BODIES, JSON, Body, account, cut, measure
 
 
 def element(text: str, **counts: int) -> bytes:
@@ -59,11 +61,26 @@ def test_an_element_that_is_too_long_is_skipped() -> None:
     """It is counted, and the others are read."""
     meter = JsonMeter(longest=200)
 
-    meter.feed(b"[%s,%s,%s]" % (FIRST, element("x" * 200, promptTokenCount=99), LAST))
+    meter.feed(b"[%s,%s,%s]" % (FIRST, element("x" * 200), LAST))
     meter.finish(complete=True)
 
     assert meter.ledger.usage == TokenUsage(input=7, output=4, reasoning=4)
     assert (meter.ledger.source, meter.ledger.unreadable) == ("reported", 1)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_an_element_that_is_too_long_says_its_usage_at_its_end(size: int) -> None:
+    """Gemini draws pictures, which are longer than any text."""
+    picture = element("x" * 2000, promptTokenCount=7, candidatesTokenCount=1290)
+    body = b"[%s,%s,%s]" % (FIRST, picture, element(""))
+    meter = JsonMeter(longest=300)
+
+    for chunk in cut(body, range(size, len(body), size)):
+        meter.feed(chunk)
+    meter.finish(complete=True)
+
+    expected = (TokenUsage(input=7, output=1290), "reported", "gemini-2.5-flash", False, 0)
+    assert account(meter.ledger) == expected
 
 
 def test_the_time_of_the_first_words_of_an_array_can_be_told() -> None:
@@ -86,9 +103,118 @@ def test_an_array_that_ends_with_an_error_failed() -> None:
     assert measure(JSON, [b"[%s,%s]" % (error, WORDS)]).failed is False
 
 
-def test_an_error_that_is_the_whole_answer_is_no_failure_of_a_stream() -> None:
-    """Nothing had begun well."""
-    assert measure(JSON, [b'{"error": {"code": 400}}']).failed is False
+def test_an_error_that_is_the_whole_answer_is_a_failure() -> None:
+    """OpenRouter, and others, answer so with a status of success."""
+    assert measure(JSON, [b'{"error": {"code": 400}}']).failed is True
+    assert measure(JSON, [b'{"object": "response", "status": "failed"}']).failed is True
+
+
+def test_an_error_of_an_applications_own_is_no_failure() -> None:
+    """Where it is not an object, and nothing shows a model's answer."""
+    assert measure(JSON, [b'{"error": "no such user"}']).failed is False
+    assert measure(JSON, [b'[{"error": true}]']).failed is False
+
+
+VECTORS = {
+    "object": "list",
+    "data": [{"embedding": [-0.012345678] * 1536, "index": place} for place in range(100)],
+    "model": "text-embedding-3-small",
+    "usage": {"prompt_tokens": 800, "total_tokens": 800},
+}
+PICTURE = {
+    "candidates": [{"content": {"parts": [{"inlineData": {"data": "A" * 2_000_000}}]}}],
+    "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 1290},
+    "modelVersion": "gemini-2.5-flash-image",
+}
+
+
+@pytest.mark.parametrize("size", [1000, 65_536, 10_000_000])
+@pytest.mark.parametrize(
+    ("payload", "usage", "model"),
+    [
+        (VECTORS, TokenUsage(input=800), "text-embedding-3-small"),
+        (PICTURE, TokenUsage(input=3, output=1290), "gemini-2.5-flash-image"),
+        ({"response": PICTURE}, TokenUsage(input=3, output=1290), "gemini-2.5-flash-image"),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_document_that_is_too_long_says_its_usage_at_its_end(
+    payload: dict[str, Any], usage: TokenUsage, model: str, indent: int | None, size: int
+) -> None:
+    """Vectors of many texts, and pictures, are counted though they are not kept."""
+    data = json.dumps(payload, indent=indent).encode()
+
+    ledger = measure(JSON, cut(data, range(size, len(data), size)))
+
+    assert len(data) > LONGEST
+    assert account(ledger) == (usage, "reported", model, False, 0)
+    assert ledger.is_answer is True
+
+
+def test_a_document_that_is_too_long_and_was_cut_says_nothing() -> None:
+    """Its end may lie anywhere in it, where a usage may be what the model wrote."""
+    data = json.dumps({"text": "x" * LONGEST, "a": [{"usage": {"prompt_tokens": 9}}]}).encode()
+
+    ledger = measure(JSON, [data[:-2]], complete=False)
+
+    assert account(ledger) == (None, "missing", None, False, 1)
+    assert ledger.is_answer is None
+
+
+@pytest.mark.parametrize("form", [bytearray, memoryview])
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_the_bytes_of_an_answer_may_be_of_any_kind(
+    body: Body, form: Callable[[bytes], Any]
+) -> None:
+    """Applications send bytearrays and memoryviews too."""
+    for size in (7, len(body.data)):
+        chunks = [form(chunk) for chunk in cut(body.data, range(size, len(body.data), size))]
+        ledger = measure(body.content_type, chunks)
+        assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_a_byte_order_mark_before_an_answer_is_passed_over(size: int) -> None:
+    """However it is cut."""
+    for data in (b"\xef\xbb\xbf" + LAST, b"\xef\xbb\xbf\n[%s]" % LAST):
+        ledger = measure(JSON, cut(data, range(size, len(data), size)))
+        assert ledger.usage == TokenUsage(input=7, output=4, reasoning=4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"input_tokens": 14}',
+        b'{"totalTokens": 31, "promptTokensDetails": []}',
+        b'{"access_token": "x", "expires_in": 3600}',
+        b"[]",
+        b'[{"id": 1}]',
+        b"",
+    ],
+)
+def test_a_whole_document_of_nothing_a_model_says_is_no_models_answer(data: bytes) -> None:
+    """A count of tokens, a login, an empty answer."""
+    assert measure(JSON, [data]).is_answer is False
+
+
+@pytest.mark.parametrize("data", [b'{"id": 1', b"[", b'[{"id": 1}', b"<html>", b'{"id": oops}'])
+def test_whose_answer_it_is_cannot_be_told_of_what_cannot_be_read(data: bytes) -> None:
+    """It may be a model's."""
+    assert measure(JSON, [data]).is_answer is None
+    assert measure(JSON, [data], complete=False).is_answer is None
+
+
+def test_whose_answer_it_is_cannot_be_told_of_an_array_without_end() -> None:
+    """After 1,024 elements without words no more of them are looked at."""
+    assert measure(JSON, [b"[%s]" % b",".join([b"{}"] * 1023)]).is_answer is False
+    assert measure(JSON, [b"[%s]" % b",".join([b"{}"] * 1025)]).is_answer is None
+
+
+def test_an_answer_that_names_its_model_is_a_models() -> None:
+    """Also where it says no usage, and where it has failed."""
+    assert measure(JSON, [b'{"model": "gpt-5", "choices": []}']).is_answer is True
+    assert measure(JSON, [b'{"error": {"code": 429}}']).is_answer is True
+    assert measure(JSON, [b'{"jsonrpc": "2.0", "error": {"code": -3}}']).is_answer is False
 
 
 @pytest.mark.parametrize(

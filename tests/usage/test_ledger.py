@@ -132,6 +132,23 @@ def test_iterations_are_summed() -> None:
     assert ledger.usage == TokenUsage(input=520, output=37)
 
 
+@pytest.mark.parametrize("iterations", [{}, {"iterations": None}, {"iterations": []}])
+def test_new_counts_make_the_iterations_before_them_void(iterations: dict[str, Any]) -> None:
+    """They are what those counts were made of, and not the new ones."""
+    call = {"input_tokens": 25, "output_tokens": 1}
+    ledger = ledger_of(start(**call, iterations=[call]), delta(output_tokens=500, **iterations))
+
+    assert ledger.usage == TokenUsage(input=25, output=500)
+
+
+def test_iterations_stay_where_a_delta_counts_nothing() -> None:
+    """It may tell of searches only."""
+    call = {"input_tokens": 25, "output_tokens": 1}
+    ledger = ledger_of(start(**call, iterations=[call, call]), delta(iterations=[call, call, call]))
+
+    assert ledger.usage == TokenUsage(input=75, output=3)
+
+
 def test_the_last_whole_object_of_openai_wins() -> None:
     """Counts of earlier chunks are neither added nor kept where the last one is silent."""
     details = {"prompt_tokens_details": {"cached_tokens": 2}}
@@ -297,3 +314,94 @@ def test_the_model_of_an_answers_opening_is_known_without_a_usage() -> None:
     assert ledger.opens(b"[DONE]") is False
     assert ledger.model == "gpt-5"
     assert ledger.unreadable == 0
+
+
+FAILED: dict[str, Any] = {"error": {"message": "EngineCore died"}}
+
+
+def test_what_was_said_before_an_error_is_partial() -> None:
+    """Some, as vLLM, count as they go: the last count may not be all."""
+    ledger = streamed(CHAT)
+    ledger.fails(json.dumps(FAILED).encode())
+
+    assert (ledger.usage, ledger.source, ledger.failed) == (TokenUsage(input=3), "partial", True)
+
+
+def test_what_an_error_says_itself_is_reported() -> None:
+    """It is the vendor's last word."""
+    said = {"usage": {"prompt_tokens": 3}, **FAILED}
+    ledger = streamed(said)
+    ledger.fails(json.dumps(said).encode())
+
+    assert (ledger.source, ledger.failed) == ("reported", True)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"7", b"\xff", b'{"error": null}', b"[{}]"])
+def test_bytes_without_an_error_tell_of_none(data: bytes) -> None:
+    """What is no document, or one without an error, is no failure."""
+    ledger = Ledger()
+    ledger.fails(data)
+
+    assert ledger.failed is False
+
+
+@pytest.mark.parametrize("data", [b'{"error": "overloaded"}', b'[{}, {"error": {"code": 503}}]'])
+def test_bytes_may_tell_of_an_error(data: bytes) -> None:
+    """A document, or an array of them, that holds an error tells of it."""
+    ledger = Ledger()
+    ledger.fails(data)
+
+    assert ledger.failed is True
+
+
+def test_whose_answer_it_is_cannot_be_told_of_a_new_ledger() -> None:
+    """Nothing has been seen of it."""
+    assert Ledger().is_answer is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'{"model": "gpt-5"}', b'{"choices": [{"delta": {}}]}', b'{"generation": "P"}'],
+)
+def test_a_stream_in_which_a_model_is_seen_is_an_answer(data: bytes) -> None:
+    """By its name, by its form, or by its words."""
+    ledger = Ledger()
+    ledger.opens(data)
+
+    assert ledger.is_answer is True
+
+
+def test_what_tells_a_usage_is_an_answer() -> None:
+    """Whatever else it is."""
+    assert streamed(UNNAMED).is_answer is True
+
+
+def test_first_words_are_not_looked_for_for_ever() -> None:
+    """After 1,024 events, or 1 MiB of them, none is looked at any more."""
+    words = b'{"choices": [{"text": "P"}]}'
+    for events in ([b"{}"] * 1024, [b"{%s}" % (b" " * 2**20)]):
+        ledger = Ledger()
+        assert not any(map(ledger.opens, events[1:]))
+        assert ledger.listens is True
+        assert ledger.opens(events[0]) is False
+        assert ledger.listens is False
+        assert ledger.opens(words) is False
+
+
+def test_reading_in_vain_comes_to_an_end() -> None:
+    """After 10,000 events that tell no usage only the last of those at hand is read."""
+    asked = []
+
+    def latest_first(said: bytes) -> Iterator[bytes]:
+        for place in range(12_000):
+            asked.append(place)
+            yield said
+
+    ledger = Ledger()
+    ledger.hear(latest_first(b'{"max_tokens": 5}'))
+    assert len(asked) == 10_000
+    asked.clear()
+    ledger.hear(latest_first(b'{"type": "message_delta", "usage": {"output_tokens": 5}}'))
+    ledger.hear(latest_first(b"{"))
+    assert asked == [0, 0]
+    assert (ledger.usage, ledger.unreadable) == (TokenUsage(output=5), 1)

@@ -34,13 +34,32 @@ def test_the_total_of_a_sum_is_the_sum_of_the_totals(one: TokenUsage, other: Tok
 
 @pytest.mark.parametrize("number", [0, 1, 2**53 - 1])
 def test_whole_numbers_up_to_the_largest_are_counts(number: int) -> None:
-    """A count is a whole number from 0 to 2**53-1."""
+    """A count is a whole number from 0 to 2**53-1, also where it is written as 12.0."""
     assert count({"tokens": number}, "tokens") == number
+    assert count({"tokens": float(number)}, "tokens") == number
+    assert type(count({"tokens": float(number)}, "tokens")) is int
 
 
-@pytest.mark.parametrize("value", [None, 1.0, 2.5, -1, "7", True, False, 2**53, [7], {"n": 7}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        2.5,
+        -1,
+        -1.0,
+        "7",
+        True,
+        False,
+        2**53,
+        1e300,
+        float("inf"),
+        float("nan"),
+        [7],
+        {"n": 7},
+    ],
+)
 def test_what_is_no_count_is_none_at_all(value: Any) -> None:
-    """Null, floats, negatives, strings, booleans and numbers beyond 2**53-1 count as 0."""
+    """Null, fractions, negatives, strings, booleans and numbers beyond 2**53-1 count as 0."""
     assert count({"tokens": value}, "tokens") == 0
 
 
@@ -50,7 +69,7 @@ def test_a_usable_count_under_any_of_the_names_is_known(fields: dict[str, Any]) 
     assert counted(fields, "a", "b") is True
 
 
-@pytest.mark.parametrize("fields", [{}, {"c": 1}, {"a": None, "b": "7"}, {"a": -1}, {"b": 1.0}])
+@pytest.mark.parametrize("fields", [{}, {"c": 1}, {"a": None, "b": "7"}, {"a": -1}, {"b": 1.5}])
 def test_no_usable_count_is_known_as_such(fields: dict[str, Any]) -> None:
     """What stands under the names is no count, or nothing stands there."""
     assert counted(fields, "a", "b") is False
@@ -61,12 +80,12 @@ def test_a_count_that_is_absent_is_zero() -> None:
     assert count({}, "tokens", "other_tokens") == 0
 
 
-def test_the_first_usable_name_counts() -> None:
-    """Of several spellings of one count the first usable is taken; they are never added."""
+def test_the_first_name_with_a_count_above_0_counts() -> None:
+    """Of several spellings of one count one is taken; they are never added, and 0 is none."""
     fields = {"a": None, "b": 5, "c": 7}
 
     assert count(fields, "a", "b", "c") == 5
-    assert count({"a": 0, "b": 5}, "a", "b") == 0
+    assert count({"a": 0, "b": 5}, "a", "b") == 5
 
 
 @pytest.mark.parametrize("value", [None, 3, "text", [1], True])

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tokenpulse_mw.usage import answer
-from tokenpulse_mw.usage.words import speaks
+from tokenpulse_mw.usage.document import UNREADABLE, read_by
+from tokenpulse_mw.usage.words import EVENTS, speaks
 
 
 def spoken(payload: Any) -> bool:
-    """Whether the document that `payload` is carries words."""
-    (document,) = answer.read(json.dumps(payload).encode())
-    return speaks(document)
+    """Whether the event that `payload` is carries words."""
+    (event,) = read_by(EVENTS, json.dumps(payload).encode())
+    return speaks(event)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,28 @@ def spoken(payload: Any) -> bool:
         {"output": {"text": "P", "finish_reason": "null"}},
         {"output": {"choices": [{"message": {"content": "P"}}]}},
         {"output": {"choices": [{"message": {"reasoning_content": "Hm"}}]}},
+        {"choices": [{"delta": {"content": "", "reasoning_details": [{"data": "x"}]}}]},
+        {"choices": [{"delta": {"content": "", "images": [{"type": "image_url"}]}}]},
+        {"choices": [{"delta": {"thinking": "Hm"}}]},
+        {"choices": [{"message": {"content": "P"}}]},
+        {"type": "chunk", "choices": [{"delta": {"content": "P"}}]},
+        {"candidates": [{"content": {"parts": [{"functionCall": {"name": "add"}}]}}]},
+        {
+            "response": {"candidates": [{"content": {"parts": [{"text": "P"}]}}]},
+            "usageMetadata": {},
+        },
+        {"type": "content_block_delta", "delta": {"partial_json": "{"}},
+        {"type": "content-delta", "delta": {"message": {"content": {"text": "P"}}}},
+        {"type": "text-delta", "id": "0", "delta": "P"},
+        {"object": "thread.message.delta", "delta": {"content": [{"text": {"value": "P"}}]}},
+        {"contentBlockIndex": 0, "delta": {"text": "P"}, "p": "abc"},
+        {"contentBlockDelta": {"delta": {"text": "P"}, "contentBlockIndex": 0}},
+        {"generation": "P", "prompt_token_count": 9},
+        {"outputText": "P", "index": 0},
+        {"outputs": [{"text": "P", "stop_reason": None}]},
+        {"event_type": "text-generation", "text": "P"},
+        {"type": "completion", "completion": "P"},
+        {"content": "P", "modelId": "claude"},
     ],
 )
 def test_an_event_with_words_of_the_model_speaks(payload: dict[str, Any]) -> None:
@@ -72,8 +94,40 @@ def test_an_event_with_words_of_the_model_speaks(payload: dict[str, Any]) -> Non
         {"output": {"text": ""}},
         {"output": {"text": "", "choices": None}},
         {"output": {"choices": [None, {"message": {"content": ""}}]}},
+        {"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": ""}},
+        {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": ""}},
+        {"type": "content_block_delta"},
+        {"type": "response.output_text.delta", "delta": ""},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        {"type": "message-start", "delta": {"message": {"role": "assistant"}}},
+        {"type": 7, "delta": "P"},
+        {"contentBlockIndex": 0, "delta": {"toolUse": {"input": ""}}, "p": "abc"},
+        {"delta": {"role": "assistant", "content": []}},
+        {"candidates": [{"content": {"parts": [{"text": ""}]}}]},
+        {"generation": "", "stop_reason": "stop"},
+        {"outputs": [{"text": "", "stop_reason": "stop"}]},
+        {"event_type": "stream-start", "text": "P"},
+        {"type": "status", "content": "searching"},
+        {"content": ["P"]},
+        {"type": "response.created", "response": {"object": "response", "text": {"format": 1}}},
     ],
 )
 def test_an_event_around_the_words_does_not_speak(payload: Any) -> None:
     """Roles, empty pieces and events of the vendor's own are not the model's words."""
     assert spoken(payload) is False
+
+
+@pytest.mark.parametrize("data", [b"{}", b'{"delta": "P"}'])
+def test_an_array_of_events_is_read_too(data: bytes) -> None:
+    """Gemini streams arrays."""
+    events = read_by(EVENTS, b"[{}, %s]" % data)
+
+    assert [speaks(event) for event in events] == [False, data != b"{}"]
+
+
+def test_a_piece_that_is_no_json_is_unreadable() -> None:
+    """It raises UNREADABLE."""
+    (event,) = read_by(EVENTS, b'{"delta": {"text": "\xff"}}')
+
+    with pytest.raises(UNREADABLE):
+        speaks(event)

@@ -112,7 +112,8 @@ async def _until(happened: Callable[[], bool]) -> None:
             await anyio.sleep(0.1)
 
 
-EXPECTED_ALERTS = ("error_spike:key:unlucky", "provider_down:apikey:gemini-demo")
+EXPECTED_ALERTS = ("rate_limit:system:0", "provider_down:apikey:gemini-demo")
+EXPLAINED = "error_spike:key:unlucky"  # by the provider that is down
 
 
 def _episodes(stage: Stage, transition: str) -> set[str]:
@@ -147,4 +148,5 @@ def promises(stage: Stage) -> dict[str, bool]:
             for alert in EXPECTED_ALERTS
             for transition in ("fired", "resolved")
         ),
+        "no alert for what another one explains": told[EXPLAINED, "fired"] == 0,
     }

@@ -131,8 +131,8 @@ class Station:
         except Exception as error:  # noqa: BLE001 - as above
             self.report("usage", error)
         exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
-        if exchange.usage_source == "missing" and exchange.provider == UNKNOWN:
-            exchange.usage_source = None  # nothing says that a model answered at all
+        if exchange.usage_source == "missing" and not _is_models(exchange, meter):
+            exchange.usage_source = None
         elif meter is not None and meter.ledger.unreadable:
             self.failures.call("failed", self.observers, "usage")
 
@@ -153,6 +153,12 @@ def _take_over(exchange: Exchange, meter: UsageMeter) -> None:
     exchange.model = exchange.model or ledger.model
     if ledger.failed and exchange.outcome == "complete":
         exchange.outcome = "error"
+
+
+def _is_models(exchange: Exchange, meter: UsageMeter | None) -> bool:
+    """Whether a model gave this answer: as that shows, else as its provider does."""
+    shown = None if meter is None else meter.ledger.is_answer
+    return exchange.provider != UNKNOWN if shown is None else shown
 
 
 def _direct(observer: Observer) -> Observer:

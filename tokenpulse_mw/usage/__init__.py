@@ -1,6 +1,7 @@
 """What an answer of a language model cost: bytes in, token counts out; no ASGI, no clock."""
 
-from .ledger import Ledger, Source
+from .account import Source
+from .ledger import Ledger
 from .meter import meter_for
 from .protocol import UsageMeter
 from .tokens import TokenUsage

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 
+from .digest import HEAD, TAIL, digest
+
 # One step through JSON: a string that ends here, one that goes on in the next chunk, or a bracket.
 _STEP = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_QUOTE, _OBJECT, _OPENING = b'"'[0], b"{"[0], b"{["
+_QUOTE, _OPENING = b'"'[0], b"{["
 
 
 class ArrayBuffer:
     """Holds an array of objects back until whole objects of it can be read.
 
     Args:
-        longest: Bytes of the longest object that is kept; a longer one is skipped and counted
-            in `overlong`.
+        longest: Bytes of the longest object that is kept; of a longer one only what its end says
+            of usage is left. One that says nothing there is counted in `overlong`.
 
     Attributes:
         closed: The array has come to its end.
@@ -24,9 +26,9 @@ class ArrayBuffer:
     __slots__ = (
         "_depth",
         "_escaped",
+        "_head",
         "_held",
         "_in_string",
-        "_skipping",
         "closed",
         "longest",
         "overlong",
@@ -37,7 +39,7 @@ class ArrayBuffer:
         self.overlong = 0
         self.closed = False
         self._held = bytearray()  # what has come of the element that is open
-        self._skipping = False  # it has grown too long
+        self._head = b""  # its beginning, when it has grown too long
         self._depth = 0  # 1 in the array, 2 in an element of it
         self._in_string = False
         self._escaped = False  # the last byte was a backslash in a string
@@ -75,16 +77,20 @@ class ArrayBuffer:
         return len(chunk) if self._in_string else end + 1
 
     def _hold(self, piece: bytes) -> None:
-        self._held += piece
-        if len(self._held) > self.longest:
-            self.overlong += not self._skipping
-            self._skipping = True
-            self._held.clear()
+        held = self._held
+        held += piece
+        if self._head or len(held) > self.longest:
+            self.overlong += not self._head
+            self._head = self._head or bytes(held[: min(HEAD, self.longest)])
+            del held[: -min(TAIL, self.longest)]
 
     def _complete(self, piece: bytes) -> list[bytes]:
-        """The element that ends with `piece`, if it is an object that was kept."""
+        """The element that ends with `piece`, if it is an object, or what is left of it."""
         self._hold(piece)
-        element, skipped = bytes(self._held), self._skipping
+        element, head = bytes(self._held), self._head
         self._held.clear()
-        self._skipping = False
-        return [element] if not skipped and element[0] == _OBJECT else []
+        self._head = b""
+        if head:
+            element = digest(head, element)
+            self.overlong -= bool(element)
+        return [element] if element.startswith(b"{") else []

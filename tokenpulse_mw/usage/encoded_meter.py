@@ -54,7 +54,7 @@ class EncodedMeter:
         self._reserve -= earned
         self._left += earned
         try:
-            for piece in self._decoded(chunk, 0):
+            for piece in self._decoded(bytes(chunk), 0):  # applications send any kind of them
                 self._meter.feed(piece)
         except CorruptError:
             self._stopped = True

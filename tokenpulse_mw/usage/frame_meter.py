@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from . import answer
 from .bounds import LONGEST
+from .document import UNREADABLE
 from .eventstream import Frame, FrameBuffer
+from .failure import has_sign
 from .ledger import Ledger
+from .statement import COUNT
 
 
 class _Chunk(msgspec.Struct):
@@ -50,16 +52,16 @@ class FrameMeter:
             return
         data = self._vendors(frame.payload) if kind == b"chunk" else frame.payload
         if self.waiting:
-            self.waiting = not (kind == b"contentBlockDelta" or ledger.opens(data))
-        if answer.COUNT.search(data) is not None:
+            self.waiting = not ledger.opens(data)
+        if COUNT.search(data) is not None:
             ledger.hear([data])
-        if b'"error"' in data:
-            ledger.failed = ledger.failed or answer.tells_of_error(data)
+        if has_sign(data):
+            ledger.fails(data)
 
     def _vendors(self, payload: bytes) -> bytes:
         """The event of the model's own vendor, or nothing where it cannot be read."""
         try:
             return _chunks.decode(payload).event
-        except answer.UNREADABLE:
+        except UNREADABLE:
             self.ledger.unreadable += 1
             return b""

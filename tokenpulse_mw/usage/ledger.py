@@ -1,123 +1,127 @@
-"""What an answer has said of its cost so far, by the merge rule of whoever said it."""
+"""What the documents of an answer say of its cost so far, as they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
 
-from . import answer, words
-from .answer import Document, Statement
-from .tokens import TokenUsage
-from .vendors import READERS, Family
+from . import words
+from .account import Account
+from .bounds import EVENT_TO_WORDS, READ_IN_VAIN, TO_WORDS
+from .document import UNREADABLE, Document, is_models, model, read, read_by
+from .failure import failed, refused
+from .statement import Statement, statement
 
-Source = Literal["reported", "partial", "missing"]
 
-
-class Ledger:
-    """The running account of one answer.
+class Ledger(Account, eq=False):
+    """The account of one answer, kept from its documents.
 
     Attributes:
-        complete: The body came to its end.
-        failed: The vendor reported an error inside a stream that had begun well.
         unreadable: Pieces that were malformed or too long to be kept. What was malformed before
             a whole statement is not counted: that statement leaves nothing of it to be known.
+        searched: Every document of the answer was looked at, whatever it speaks of.
     """
 
-    __slots__ = (
-        "_family",
-        "_fields",
-        "_final",
-        "_named",
-        "_stated",
-        "complete",
-        "failed",
-        "unreadable",
-    )
-
-    def __init__(self) -> None:
-        self.failed = False
-        self.complete = False
-        self.unreadable = 0
-        self._named: str | None = None  # the model of documents that were read as they came
-        self._stated: str | None = None  # the model of whoever spoke of the usage
-        self._family: Family | None = None
-        self._fields: dict[str, Any] = {}
-        self._final = False
+    unreadable: int = 0
+    searched: bool = False
+    _spoke: bool = False  # a model, as far as can be seen
+    _patience: int = TO_WORDS
+    _read_in_vain: int = 0
 
     @property
-    def usage(self) -> TokenUsage | None:
-        """The tokens the vendor has spoken of, or None when it has not."""
-        return READERS[self._family](self._fields) if self._family else None
+    def is_answer(self) -> bool | None:
+        """Whether a model gave this answer; None where that cannot be told.
+
+        It did where one is named, where its words or its usage are seen, or where the answer has
+        the form of a vendor's. It certainly did not where every document of a whole answer was
+        looked at and none is so: a count of tokens, a login. What was cut, what cannot be read,
+        and a stream may be anything.
+        """
+        if self._spoke or self._family is not None:
+            return True
+        return False if self.searched and self.complete and not self.unreadable else None
 
     @property
-    def model(self) -> str | None:
-        """The model that says it answered, or None."""
-        return self._stated or self._named
-
-    @property
-    def source(self) -> Source:
-        """How far `usage` can be trusted."""
-        if self._family is None:
-            return "missing"
-        return "reported" if self._final and self.complete else "partial"
+    def listens(self) -> bool:
+        """The model's first words are still looked for, which is not done for ever."""
+        return self._patience > 0
 
     def read(self, data: bytes) -> None:
         """Take in one JSON document, or an array of them; what cannot be read is counted."""
         try:
-            documents = answer.read(data)
-        except answer.UNREADABLE:
+            documents = read(data)
+        except UNREADABLE:
             self.unreadable += 1
             return
         for document in documents:
-            self._named = answer.model(document) or self._named
-            if (said := answer.statement(document)) is not None:
+            if (said := statement(document)) is None:
+                self._meet(document)
+            else:
+                self._named = model(document) or self._named
                 self._take(document, said)
+            if refused(document):
+                self._fail(document)
 
     def opens(self, data: bytes) -> bool:
-        """Look at a document of a stream in which the model is still to speak: whether it does."""
-        try:
-            documents = answer.read(data)
-            for document in documents:
-                self._named = answer.model(document) or self._named
-            return any(map(words.speaks, documents))
-        except answer.UNREADABLE:
+        """Look at a document of a stream in which the model is still to speak: whether it does.
+
+        It is not looked at any more when the model has not spoken in 1 MiB, or in 1,024 events.
+        """
+        if not self.listens:
             return False
+        self._patience -= max(len(data), EVENT_TO_WORDS)
+        try:
+            events = read_by(words.EVENTS, data)
+            for event in events:
+                self._meet(event)
+            spoken = any(map(words.speaks, events))
+        except UNREADABLE:
+            return False
+        self._spoke = self._spoke or spoken
+        return spoken
 
     def hear(self, latest_first: Iterable[bytes]) -> None:
         """Take in documents of a stream that may speak of usage, the latest of them first.
 
-        No more of them are asked for after a whole statement, which makes void what came before.
+        No more of them are asked for after a whole statement, which makes void what came before;
+        and only for one at a time, when too many were asked for in vain.
         """
         heard: list[tuple[Document, Statement]] = []
         unreadable = 0
         for data in latest_first:
             try:
-                documents = answer.read(data)
-            except answer.UNREADABLE:
+                said = list(filter(None, map(_said, reversed(read(data)))))
+            except UNREADABLE:
                 unreadable += 1
-                continue
-            said = [pair for each in reversed(documents) if (pair := _said(each)) is not None]
+                said = []
             heard += said
-            if any(statement.whole for _, statement in said):
+            if any(each.whole for _, each in said):
                 self.unreadable = 0
                 break
+            self._read_in_vain += 1
+            if self._read_in_vain >= READ_IN_VAIN:
+                break
         self.unreadable += unreadable
-        for document, statement in reversed(heard):
-            self._take(document, statement)
+        for document, each in reversed(heard):
+            self._take(document, each)
 
-    def _take(self, document: Document, said: Statement) -> None:
-        if said.yields and self._final:
+    def fails(self, data: bytes, tells: Callable[[Document], bool] = failed) -> None:
+        """Take in a document that may tell of an error, as `tells` knows it by."""
+        try:
+            for document in filter(tells, read(data)):
+                self._fail(document)
+        except UNREADABLE:
             return
-        name = answer.model(document)
-        if said.merges and self._family == said.family:
-            self._fields.update({name: n for name, n in said.fields.items() if n is not None})
-        else:
-            self._fields = said.fields
-        self._stated = name if said.whole else name or self._stated
-        self._family = said.family
-        self._final = said.final
+
+    def _fail(self, document: Document) -> None:
+        self.failed = True
+        self._settled = self._settled or statement(document) is not None
+
+    def _meet(self, document: Document) -> None:
+        name = model(document)
+        self._named = name or self._named
+        self._spoke = self._spoke or name is not None or is_models(document)
 
 
 def _said(document: Document) -> tuple[Document, Statement] | None:
-    said = answer.statement(document)
+    said = statement(document)
     return None if said is None else (document, said)

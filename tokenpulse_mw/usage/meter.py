@@ -13,6 +13,8 @@ from .protocol import UsageMeter
 from .stream_meter import StreamMeter
 
 _LONGEST_VALUE = 128  # bytes of a header's value
+# Documents one after the other, whatever their names say.
+_NOT_JSON = (b"application/stream+json", b"application/jsonlines+json")
 
 MakeMeter = Callable[[], UsageMeter]
 
@@ -44,7 +46,7 @@ def _plain_meter_of(media_type: bytes) -> MakeMeter | None:
     if media_type == b"text/event-stream":
         return StreamMeter
     if media_type == b"application/json" or media_type.endswith(b"+json"):
-        return JsonMeter
+        return None if media_type in _NOT_JSON else JsonMeter
     return FrameMeter if media_type == b"application/vnd.amazon.eventstream" else None
 
 

@@ -9,8 +9,10 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# A blank line is two line ends in a row. Atomic groups keep the two halves of one "\r\n" together.
-_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+from .digest import HEAD, TAIL, digest
+
+# Blank lines are two line ends or more in a row. Atomic groups keep both halves of "\r\n" together.
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r){2,}+")
 
 
 def _last_blank(held: bytes | bytearray, start: int, end: int) -> int:
@@ -42,16 +44,18 @@ class EventBuffer:
     Append what comes to `held`, and take from `release` what is complete.
 
     Args:
-        longest: Bytes of the longest event that is kept; a longer one is skipped and counted
-            in `overlong`.
+        longest: Bytes of the longest event that is kept; of a longer one only what its end says
+            of usage is left. One that says nothing there is counted in `overlong`.
     """
 
-    __slots__ = ("_scanned", "_skipping", "held", "longest", "overlong")
+    __slots__ = ("_head", "_scanned", "_skipping", "cut", "held", "longest", "overlong")
 
     def __init__(self, *, longest: int) -> None:
         self.longest = longest
         self.overlong = 0
         self.held = bytearray()
+        self.cut = False  # the event that is held was cut
+        self._head = b""  # of the event that is skipped
         self._scanned = 0
         self._skipping = False
 
@@ -64,16 +68,17 @@ class EventBuffer:
         # Up to four bytes of what is held can be line ends around the event; see `_kept`.
         if len(held) > self.longest + 4:
             self._skip()
-        return whole if len(whole) <= self.longest else b"".join(self._kept(whole))
+        return whole
 
     def _take(self, end: int) -> bytes:
-        held = self.held
+        held, left = self.held, b""
         whole = bytes(held if end == len(held) else held[:end])
         del held[:end]
         if self._skipping:  # what comes first is the tail of the skipped event
             self._skipping = False
-            whole = _BLANK_LINE.split(whole, maxsplit=1)[1]
-        return whole
+            skipped, whole = _BLANK_LINE.split(whole, maxsplit=1)
+            left = self._left(self._head, skipped)
+        return left + (whole if len(whole) <= self.longest else b"".join(self._kept(whole)))
 
     def _kept(self, whole: bytes) -> Iterator[bytes]:
         """The events of `whole` that are not over-long, as if they had come in small pieces."""
@@ -82,13 +87,24 @@ class EventBuffer:
                 yield block + b"\n\n"
             else:
                 self.overlong += 1
+                yield self._left(block, block)
 
     def _skip(self) -> None:
         if not self._skipping:
             self._skipping = True
             self.overlong += 1
-        del self.held[:-1]  # its last byte may be half of the blank line that ends the event
+            self._head = bytes(self.held[: HEAD + 4]).lstrip(b"\r\n")
+        # Its last bytes may be half of the blank line that ends the event.
+        del self.held[: -min(TAIL, self.longest) - 4]
         self._scanned = len(self.held)
+
+    def _left(self, head: bytes, block: bytes) -> bytes:
+        """What is left of an over-long event, which is counted already."""
+        tail = block[-min(TAIL, self.longest) :]
+        line = max(tail.splitlines(), key=len, default=b"")  # that of the data
+        short = b"" if self.cut else digest(head[: min(HEAD, self.longest)], line)
+        self.overlong -= bool(short)
+        return b"data: %s\n\n" % short if short else b""
 
 
 def blocks(whole: bytes) -> Iterator[bytes]:
@@ -100,6 +116,11 @@ def blocks(whole: bytes) -> Iterator[bytes]:
         start = blank.end()
 
 
+def start_of(whole: bytes, place: int) -> int:
+    """Where the event of `whole` begins that `place` lies in."""
+    return _last_blank(whole, 0, place)
+
+
 def around(whole: bytes, place: int, start: int = 0) -> tuple[int, int]:
     """From where to where the event of `whole` goes that `place` lies in.
 
@@ -108,6 +129,14 @@ def around(whole: bytes, place: int, start: int = 0) -> tuple[int, int]:
     blank = _BLANK_LINE.search(whole, place)
     end = blank.start() if blank else len(whole)
     return _last_blank(whole, start, place) or start, end
+
+
+def blocks_with(pattern: re.Pattern[bytes], whole: bytes) -> Iterator[bytes]:
+    """The bytes of those events of `whole` in which `pattern` is found."""
+    end = 0
+    while (hit := pattern.search(whole, end)) is not None:
+        start, end = around(whole, hit.start(), end)
+        yield whole[start:end]
 
 
 def parse(block: bytes) -> Event:

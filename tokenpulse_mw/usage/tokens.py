@@ -44,22 +44,31 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
 
 def count(fields: Mapping[str, Any], name: str, *others: str) -> int:
-    """The count under `name`, or under the first of `others` that holds a usable one, else 0.
+    """The first count above 0 that stands under one of these names, else 0.
 
-    Vendors send null, floats and worse; only a whole number from 0 to 2**53-1 is a count.
+    Vendors send null, strings and worse; only a whole number from 0 to 2**53-1 is a count, also
+    where it is written as 12.0.
     """
     value = fields.get(name)
-    if type(value) is int and 0 <= value <= LARGEST:
+    if type(value) is int and 0 < value <= LARGEST:  # nearly all of them
         return value
-    return count(fields, *others) if others else 0
+    for each in (name, *others):
+        value = fields.get(each)
+        if value and _is_count(value):
+            return int(value)
+    return 0
 
 
 def counted(fields: Mapping[str, Any], name: str, *others: str) -> bool:
     """Whether a usable count, zero included, stands under one of these names."""
-    value = fields.get(name)
-    if type(value) is int and 0 <= value <= LARGEST:
+    if _is_count(fields.get(name)):
         return True
     return counted(fields, *others) if others else False
+
+
+def _is_count(value: Any) -> bool:
+    kind = type(value)
+    return (kind is int or (kind is float and value.is_integer())) and 0 <= value <= LARGEST
 
 
 def part(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -7,39 +7,75 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from .tokens import TokenUsage, count, part
+from .tokens import TokenUsage, count, counted, part
 
 Family = Literal["openai-chat", "openai-responses", "anthropic", "gemini", "bedrock-converse"]
 Fields = Mapping[str, Any]
 
 
+# What Anthropic counts of each call of a model.
+ANTHROPIC = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+)
+_FLAT_READ = (
+    "prompt_cache_hit_tokens",
+    "num_cached_tokens",
+    "cached_tokens",
+    "cache_read_input_tokens",
+)
+_WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+
+
 def openai_chat(usage: Fields) -> TokenUsage:
     """OpenAI chat completions, embeddings, and all who speak them (Qwen, DeepSeek, Groq, ...)."""
-    read, written = part(usage, "prompt_tokens_details"), part(usage, "completion_tokens_details")
+    read = part(usage, "prompt_tokens_details") or part(usage, "prompt_token_details")  # Mistral
+    prompt, output = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+    reasoning = count(part(usage, "completion_tokens_details"), "reasoning_tokens")
     return TokenUsage(
-        input=count(usage, "prompt_tokens"),
-        output=count(usage, "completion_tokens"),
-        cache_read=count(read, "cached_tokens")
-        or count(usage, "prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens"),
-        cache_write=count(read, "cache_write_tokens", "cache_creation_input_tokens"),
-        reasoning=count(written, "reasoning_tokens"),
+        input=prompt or _vectors_input(usage),
+        output=output + _hidden(usage, prompt + output, reasoning),
+        cache_read=count(read, "cached_tokens") or count(usage, *_FLAT_READ),
+        cache_write=count(read, *_WRITTEN) or count(usage, "cache_creation_input_tokens"),
+        reasoning=reasoning,
     )
+
+
+def _vectors_input(usage: Fields) -> int:
+    """Some of those who only read, to make vectors of it, tell a total and nothing else."""
+    parted = counted(usage, "prompt_tokens", "completion_tokens")
+    return 0 if parted else count(usage, "total_tokens")
+
+
+def _hidden(usage: Fields, told: int, reasoning: int) -> int:
+    """The reasoning, where it comes on top of the output: xAI's, as only its total shows."""
+    return reasoning if reasoning and count(usage, "total_tokens") == told + reasoning else 0
 
 
 def openai_responses(usage: Fields) -> TokenUsage:
     """OpenAI Responses: other names than chat, the same meaning.
 
-    DashScope's own API speaks so too, but for the details of what was read.
+    DashScope's own API speaks so too, but for some of the details of what was read.
     """
-    read = part(usage, "input_tokens_details") or part(usage, "prompt_tokens_details")
-    written = part(usage, "output_tokens_details")
+    read, written = part(usage, "input_tokens_details"), part(usage, "output_tokens_details")
+    if "prompt_tokens_details" in usage:
+        read = {**part(usage, "prompt_tokens_details"), **read}
     return TokenUsage(
         input=count(usage, "input_tokens"),
         output=count(usage, "output_tokens"),
         cache_read=count(read, "cached_tokens") or count(usage, "cached_tokens"),
-        cache_write=count(read, "cache_write_tokens", "cache_creation_input_tokens"),
+        cache_write=count(read, *_WRITTEN),
         reasoning=count(written, "reasoning_tokens"),
     )
+
+
+def billed_calls(usage: Fields) -> list[Fields]:
+    """The calls of a model that Anthropic lists with what each of them cost."""
+    calls = usage.get("iterations")
+    listed = calls if isinstance(calls, list) else []
+    return [call for call in listed if isinstance(call, dict) and counted(call, *ANTHROPIC)]
 
 
 def anthropic(usage: Fields) -> TokenUsage:
@@ -48,10 +84,10 @@ def anthropic(usage: Fields) -> TokenUsage:
     With compaction or an advisor the top level omits some model calls; `iterations`, where it is
     given, lists every one of them and is what is billed.
     """
-    calls = usage.get("iterations")
-    if not isinstance(calls, list) or not calls:
+    calls = billed_calls(usage)
+    if not calls:
         return _anthropic_call(usage)
-    billed = sum(map(_anthropic_call, (c for c in calls if isinstance(c, dict))), TokenUsage())
+    billed = sum(map(_anthropic_call, calls), TokenUsage())
     if not billed.reasoning and (thought := _thoughts(usage)) <= billed.output:
         billed = replace(billed, reasoning=thought)  # only the top level may tell of it
     return billed

@@ -6,55 +6,104 @@ from typing import Any
 
 import msgspec
 
-from .answer import NOTHING, Document
+from .document import NOTHING, Document, objects, opens_with
 from .tokens import part
 
-# Text, reasoning, a call of a tool, a refusal, speech: all of them the model has written.
+# Text, reasoning, a call of a tool, a refusal, speech, pictures: all of them the model has written.
 _SPOKEN = (
     "content",
     "reasoning_content",
     "reasoning",
+    "reasoning_details",
+    "thinking",
     "tool_calls",
     "function_call",
     "refusal",
     "audio",
+    "images",
 )
+_LABELS = ("type", "role")  # of a piece, which may be empty beside them
 
 
-def speaks(document: Document) -> bool:
-    """Whether `document` carries a piece of what the model wrote."""
-    kind = document.type
-    if isinstance(kind, str):  # Anthropic, OpenAI Responses
-        return kind == "content_block_delta" or kind.endswith(".delta")
-    if document.choices is not NOTHING:
-        return any(_choice_speaks(choice, "delta") for choice in _objects(document.choices))
-    if document.candidates is not NOTHING:
-        return any(_candidate_speaks(candidate) for candidate in _objects(document.candidates))
-    return document.output is not NOTHING and _output_speaks(document.output)
+class Event(Document):
+    """A document with the top-level fields in which vendors put what the model wrote."""
+
+    event_type: Any = None
+    text: Any = None
+    completion: Any = None
+    generation: Any = None
+    outputText: Any = None  # noqa: N815 - Titan's spelling
+    delta: msgspec.Raw = NOTHING
+    contentBlockDelta: msgspec.Raw = NOTHING  # noqa: N815 - Nova's spelling
+    outputs: msgspec.Raw = NOTHING
 
 
-def _choice_speaks(choice: dict[str, Any], place: str) -> bool:
-    piece = part(choice, place)
+EVENTS = msgspec.json.Decoder(Event | list[Event])
+
+
+def speaks(event: Event) -> bool:
+    """Whether `event` carries a piece of what the model wrote.
+
+    Raises:
+        UNREADABLE: What it carries is no JSON.
+    """
+    return (
+        any(map(_choice_speaks, objects(event.choices)))
+        or _delta_speaks(event)
+        or any(map(_candidate_speaks, objects(event.candidates)))
+        or _output_speaks(event.output)
+        or _is_said(event.contentBlockDelta)
+        or any(_is_text(output.get("text")) for output in objects(event.outputs))
+        or _plainly_speaks(event)
+    )
+
+
+def _delta_speaks(event: Event) -> bool:
+    """Anthropic, OpenAI Responses and others name their events; Converse does so elsewhere."""
+    kind = event.type
+    carries = kind is None or (
+        isinstance(kind, str) and kind.endswith("delta") and kind != "message_delta"
+    )
+    return carries and _is_said(event.delta)
+
+
+def _choice_speaks(choice: dict[str, Any]) -> bool:
+    piece = part(choice, "delta") or part(choice, "message")
     return bool(choice.get("text")) or any(piece.get(name) for name in _SPOKEN)
 
 
 def _candidate_speaks(candidate: dict[str, Any]) -> bool:
-    parts = part(candidate, "content").get("parts")
-    return isinstance(parts, list) and any(isinstance(piece, dict) for piece in parts)
+    return _says(part(candidate, "content").get("parts"))
 
 
 def _output_speaks(output: msgspec.Raw) -> bool:
     """DashScope's own events: a text, or the choices of OpenAI in another place."""
-    written = msgspec.json.decode(output)
-    if not isinstance(written, dict):
+    if not opens_with(output, b"{"):
         return False
-    choices = written.get("choices")
-    return bool(written.get("text")) or any(
-        isinstance(choice, dict) and _choice_speaks(choice, "message")
-        for choice in (choices if isinstance(choices, list) else ())
+    written = msgspec.json.decode(output, type=Event)
+    return _is_text(written.text) or any(map(_choice_speaks, objects(written.choices)))
+
+
+def _plainly_speaks(event: Event) -> bool:
+    """Models that only complete a text: Llama, Titan, Kiro's, Anthropic's and Cohere's old ones."""
+    if event.type not in (None, "completion"):
+        return False
+    old = event.text if event.event_type == "text-generation" else None
+    return any(map(_is_text, (event.completion, event.generation, event.outputText, old))) or (
+        opens_with(event.content, b'"') and _is_said(event.content)
     )
 
 
-def _objects(array: msgspec.Raw) -> list[dict[str, Any]]:
-    items = msgspec.json.decode(array)
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_said(piece: msgspec.Raw) -> bool:
+    return piece is not NOTHING and _says(msgspec.json.decode(piece))
+
+
+def _says(piece: Any) -> bool:
+    """Whether there is a text in `piece` that is not only a label of it."""
+    if isinstance(piece, dict):
+        return any(_says(value) for name, value in piece.items() if name not in _LABELS)
+    return any(map(_says, piece)) if isinstance(piece, list) else _is_text(piece)

@@ -13,6 +13,8 @@ from .deflate import Deflate, Gzip
 from .zstd import find_zstd
 
 _MOST_CODINGS = 3  # one inside the other
+# No coding at all; some servers write these for it, none of which is registered but the first.
+_PLAIN = (b"identity", b"none", b"utf-8")
 
 
 def decoders_for(encoding: bytes, load: Callable[[str], Any] = import_module) -> list[Make] | None:
@@ -25,7 +27,7 @@ def decoders_for(encoding: bytes, load: Callable[[str], Any] = import_module) ->
     names = [name for part in encoding.lower().split(b",") if (name := part.strip(b" \t"))]
     makes: list[Make] = []
     for name in reversed(names):
-        if name == b"identity":
+        if name in _PLAIN:
             continue
         make = _maker(name, load)
         if make is None or len(makes) == _MOST_CODINGS:

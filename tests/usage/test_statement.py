@@ -1,0 +1,150 @@
+"""What one JSON document says of its usage."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenpulse_mw.usage.document import Document, read
+from tokenpulse_mw.usage.statement import COUNT, Statement, last_count, statement
+
+CHAT = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+COUNTS = {"input_tokens": 3, "output_tokens": 4}
+TOTALS = {**COUNTS, "total_tokens": 7}
+ZEROS = {"input_tokens": 0, "output_tokens": 0}
+METRICS = "amazon-bedrock-invocationMetrics"
+INVOCATION = {"inputTokenCount": 3, "outputTokenCount": 4}
+
+
+def document(payload: dict[str, Any]) -> Document:
+    """The one document that `payload` is."""
+    (only,) = read(json.dumps(payload).encode())
+    return only
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        ({"usage": CHAT}, Statement("openai-chat", CHAT)),
+        ({"usage": None, "x_groq": {"usage": CHAT}}, Statement("openai-chat", CHAT)),
+        ({"usage": CHAT, "x_groq": {"usage": {"n": 1}}}, Statement("openai-chat", CHAT)),
+        ({"object": "response", "usage": TOTALS}, Statement("openai-responses", TOTALS)),
+        ({"object": "response", "usage": COUNTS}, Statement("openai-responses", COUNTS)),
+        ({"output": {}, "usage": TOTALS}, Statement("openai-responses", TOTALS)),
+        (
+            {"type": "response.completed", "response": {"object": "response", "usage": TOTALS}},
+            Statement("openai-responses", TOTALS),
+        ),
+        ({"type": "message", "usage": COUNTS}, Statement("anthropic", COUNTS)),
+        (
+            {"type": "message_start", "message": {"usage": COUNTS}},
+            Statement("anthropic", COUNTS, merges=True, final=False),
+        ),
+        (
+            {"type": "message_delta", "usage": {"output_tokens": 9}},
+            Statement("anthropic", {"output_tokens": 9}, merges=True),
+        ),
+        ({"usageMetadata": {"promptTokenCount": 1}}, Statement("gemini", {"promptTokenCount": 1})),
+        (
+            {"response": {"usageMetadata": {"promptTokenCount": 1}}, "traceId": "t"},
+            Statement("gemini", {"promptTokenCount": 1}),
+        ),
+        ({"response": {"usage": {"n": 1}}, "usage": CHAT}, Statement("openai-chat", CHAT)),
+        ({"response": "Paris", "usage": CHAT}, Statement("openai-chat", CHAT)),
+        ({"type": "message", "usage": TOTALS}, Statement("anthropic", TOTALS)),
+        ({"type": "message", "usage": CHAT}, Statement("openai-chat", CHAT)),
+        ({"usage": {**CHAT, **ZEROS}}, Statement("openai-chat", {**CHAT, **ZEROS})),
+        (
+            {"usage": {"prompt_tokens": 0, "completion_tokens": 0, **TOTALS}},
+            Statement("openai-responses", {"prompt_tokens": 0, "completion_tokens": 0, **TOTALS}),
+        ),
+        ({"usage": {"prompt_tokens": 0}}, Statement("openai-chat", {"prompt_tokens": 0})),
+        (
+            {"type": "message_delta", "usage": {"iterations": [COUNTS]}},
+            Statement("anthropic", {"iterations": [COUNTS]}, merges=True),
+        ),
+        ({METRICS: INVOCATION}, Statement("bedrock-converse", INVOCATION, yields=True)),
+        ({METRICS: INVOCATION, "usage": CHAT}, Statement("openai-chat", CHAT)),
+        ({"usage": {"inputTokens": 1}}, Statement("bedrock-converse", {"inputTokens": 1})),
+        ({"usage": {"outputTokens": 1}}, Statement("bedrock-converse", {"outputTokens": 1})),
+        ({"choices": [{"usage": CHAT}]}, Statement("openai-chat", CHAT)),
+        ({"usage": None, "choices": [{"usage": CHAT}, {}]}, Statement("openai-chat", CHAT)),
+        ({"usage": TOTALS, "choices": [{"usage": CHAT}]}, Statement("openai-responses", TOTALS)),
+        ({"usage": {"total_tokens": 7}}, Statement("openai-chat", {"total_tokens": 7})),
+        (
+            {"usage": {**COUNTS, "prompt_tokens_details": {}}},
+            Statement("openai-responses", {**COUNTS, "prompt_tokens_details": {}}),
+        ),
+        (
+            {"usage": {**COUNTS, "input_tokens_details": None}},
+            Statement("openai-responses", {**COUNTS, "input_tokens_details": None}),
+        ),
+        (
+            {"usage": {**COUNTS, "output_tokens_details": {"reasoning_tokens": 2}}},
+            Statement(
+                "openai-responses", {**COUNTS, "output_tokens_details": {"reasoning_tokens": 2}}
+            ),
+        ),
+        (
+            {"usage": {**COUNTS, "output_tokens_details": {"thinking_tokens": 2}}},
+            Statement("anthropic", {**COUNTS, "output_tokens_details": {"thinking_tokens": 2}}),
+        ),
+    ],
+)
+def test_usage_is_known_by_its_fields(payload: dict[str, Any], expected: Statement) -> None:
+    """Each family is told apart by the names it uses, wherever it puts them."""
+    assert statement(document(payload)) == expected
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"usage": None},
+        {"usage": {}},
+        {"usage": 7},
+        {"usage": [CHAT]},
+        {"usage": {"prompt_tokens": None, "completion_tokens": None}},
+        {"usage": {"prompt_tokens": "3", "input_tokens": 3.5}},
+        {"usage": {"total_tokens": 49, "total_output_tokens": 42}},
+        {"usage": {"total_tokens": None}},
+        {"usage": {"type": "duration", "seconds": 3}},
+        {"usageMetadata": None},
+        {"usageMetadata": {"trafficType": "ON_DEMAND"}},
+        {METRICS: None},
+        {METRICS: {"invocationLatency": 3}},
+        {"type": "message_start", "message": {"usage": {"input_tokens": None}}},
+        {"type": "message_start", "message": {"usage": [3]}},
+        {"type": "message", "usage": {"service_tier": "standard"}},
+        {"x_groq": {"id": "req"}},
+        {"x_groq": {"usage": None}},
+        {"x_groq": "none"},
+        {"type": "message_start"},
+        {"type": "message_start", "message": {}},
+        {"type": "message_start", "message": {"usage": None}},
+        {"type": "response.created", "response": {"object": "response", "usage": None}},
+        {"type": "response.created", "response": None},
+        {"message": {"usage": CHAT}},
+        {"choices": [{"message": {"usage": CHAT}}]},
+        {"choices": [{}, {"usage": CHAT}]},
+        {"choices": {"usage": CHAT}},
+        {"type": "message_delta", "usage": {"iterations": [{"type": "message"}]}},
+        {"type": "message_delta", "usage": {"iterations": "two"}},
+    ],
+)
+def test_usage_that_is_absent_says_nothing(payload: dict[str, Any]) -> None:
+    """Null, an empty object, anything else, or an object somewhere below is no statement."""
+    assert statement(document(payload)) is None
+
+
+@given(st.lists(st.sampled_from([b"token", b"oken", b"s", b"Count", b'"', b"x", b"_"])))
+def test_the_last_count_is_found(pieces: list[bytes]) -> None:
+    """Of both spellings, wherever it is."""
+    data = b"".join(pieces)
+    places = [found.start() for found in COUNT.finditer(data)]
+
+    assert last_count(data) == max(places, default=-1)

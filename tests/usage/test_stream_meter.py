@@ -1,0 +1,157 @@
+"""The meter of server-sent events: what is too long, what is an error, what never speaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenpulse_mw.usage import TokenUsage
+from tokenpulse_mw.usage.stream_meter import StreamMeter
+
+from .bodies import SSE, account, chunkings, cut, event, measure
+
+WORDS = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
+ERROR = event({"error": {"message": "overloaded"}})
+COUNTED = event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 1}})
+USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+DRAWN = {"object": "response", "output": [{"result": "A" * 2000}], "usage": USAGE}
+COMPLETED = {"type": "response.completed", "response": {**DRAWN, "metadata": {}}}
+
+
+def read(chunks: list[bytes], *, longest: int = 400, complete: bool = True) -> tuple[object, ...]:
+    """The account of a stream of which longer events are not kept."""
+    meter = StreamMeter(longest=longest)
+    for chunk in chunks:
+        meter.feed(chunk)
+    meter.finish(complete=complete)
+    return account(meter.ledger)
+
+
+@pytest.mark.parametrize("size", [1, 100, 10_000])
+@pytest.mark.parametrize(
+    ("payload", "usage", "model"),
+    [
+        (COMPLETED, TokenUsage(1, 2), None),
+        ({**COMPLETED, "type": "response.incomplete"}, TokenUsage(1, 2), None),
+        (
+            {"text": "x" * 2000, "model": "gpt-5", "usage": {"prompt_tokens": 3}},
+            TokenUsage(3),
+            "gpt-5",
+        ),
+        (
+            {"response": {"text": "x" * 2000, "usageMetadata": {"promptTokenCount": 7}}, "id": 1},
+            TokenUsage(7),
+            None,
+        ),
+    ],
+    ids=["completed", "incomplete", "chat", "code-assist"],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_event_that_is_too_long_says_its_usage_at_its_end(
+    payload: dict[str, Any], usage: TokenUsage, model: str | None, end: str, size: int
+) -> None:
+    """A picture is longer than any text."""
+    stream = WORDS + event(payload, payload.get("type", ""), end=end) + WORDS
+
+    chunks = cut(stream, range(size, len(stream), size))
+
+    assert read(chunks) == (usage, "reported", model, False, 0)
+
+
+def test_a_failure_that_is_too_long_is_known() -> None:
+    """It repeats all that was asked."""
+    stream = WORDS + event({**COMPLETED, "type": "response.failed"}, "response.failed")
+
+    assert read([stream]) == (TokenUsage(1, 2), "reported", None, True, 0)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"type": "response.output_item.done", "item": DRAWN},
+        {"type": "response.completed", "response": {"output": [DRAWN]}},
+        {"type": "response.completed", "response": {"a": {"b": "x" * 2000, "usage": USAGE}}},
+        {"a": {"text": "x" * 2000, "usage": {"prompt_tokens": 99}}},
+        {"text": "x" * 2000, "usage": None},
+        {"usage": {"prompt_tokens": 99}, "text": "x" * 2000},
+    ],
+)
+def test_nothing_is_guessed_of_an_event_that_is_too_long(payload: dict[str, Any]) -> None:
+    """What is not at its top, or not in its end, may be what the model wrote."""
+    assert read([WORDS + event(payload)]) == (None, "missing", None, False, 1)
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_an_event_that_is_too_long_and_was_cut_says_nothing(size: int) -> None:
+    """Its end may lie anywhere in it."""
+    inner = event({"a": "x" * 2000, "b": [{"usage": {"prompt_tokens": 9}}]})
+    stream = inner[: inner.rindex(b"]")]
+
+    chunks = cut(stream, range(size, len(stream), size))
+
+    assert read(chunks, complete=False) == (None, "missing", None, False, 1)
+
+
+long = st.sampled_from(
+    [
+        WORDS,
+        ERROR,
+        COUNTED,
+        event(COMPLETED, "response.completed"),
+        event({"text": "x" * 500, "usage": {"prompt_tokens": 3}}, end="\r\n"),
+        event({"text": "x" * 500}),
+        b"\n\n\r\n",
+    ]
+)
+
+
+@given(st.lists(long, max_size=6), st.data())
+def test_any_chunking_of_long_events_gives_the_same_account(
+    events: list[bytes], data: st.DataObject
+) -> None:
+    """Also where what is left of them is all that counts."""
+    stream = b"".join(events)
+    end = data.draw(st.integers(0, len(stream)) | st.just(len(stream)))
+    complete = data.draw(st.booleans())
+    chunks = data.draw(chunkings(stream[:end]))
+
+    expected = read([stream[:end]], complete=complete)
+    assert read(chunks, complete=complete) == expected
+
+
+def test_what_was_counted_before_an_error_is_partial() -> None:
+    """Some, as vLLM, count as they go: the last count may not be all."""
+    ledger = measure(SSE, [WORDS, COUNTED, ERROR, b"data: [DONE]\n\n"])
+
+    assert account(ledger) == (TokenUsage(5, 1), "partial", None, True, 0)
+
+
+def test_what_an_error_counts_itself_is_reported() -> None:
+    """OpenRouter tells both at once."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 1}
+    ledger = measure(SSE, [WORDS, event({"error": {"code": 502}, "usage": usage})])
+
+    assert account(ledger) == (TokenUsage(5, 1), "reported", None, True, 0)
+
+
+def test_a_stream_without_a_sign_of_a_model_may_be_anyones() -> None:
+    """Not every event of it is read."""
+    assert measure(SSE, [event({"progress": 7})]).is_answer is None
+    assert measure(SSE, [WORDS]).is_answer is True
+
+
+@pytest.mark.parametrize("size", [50, 100_000])
+def test_first_words_are_not_waited_for_for_ever(size: int) -> None:
+    """After 1,024 events they are not looked for, and there is no time to be told of them."""
+    for silent, waiting in ((1023, False), (1024, True)):
+        meter = StreamMeter()
+        stream = event({"progress": 7}) * silent + WORDS * 50 + COUNTED
+        for chunk in cut(stream, range(size, len(stream), size)):
+            meter.feed(chunk)
+        assert meter.waiting is waiting
+        meter.finish(complete=True)
+        assert meter.waiting is waiting
+        assert meter.ledger.usage == TokenUsage(5, 1)

@@ -1,0 +1,129 @@
+"""What one JSON document of a vendor says of its usage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from .document import NOTHING, Document, objects
+from .tokens import count, counted, part
+from .vendors import ANTHROPIC, Family, billed_calls
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """What a document says of its cost.
+
+    `merges` is true where later statements override field by field (Anthropic's deltas) instead
+    of as a whole; `final` is false for a count that the vendor will correct later. One that
+    `yields` counts only where the vendor itself has not had its last word: a host's own metrics.
+    """
+
+    family: Family
+    fields: dict[str, Any]
+    merges: bool = False
+    final: bool = True
+    yields: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """It says all there is to say, so that nothing said before it matters any more."""
+        return not self.merges and not self.yields
+
+
+# What makes a document worth decoding: a key that every vendor's usage has, in one of two
+# spellings. Inside a JSON string its quote would be escaped, so text that a model writes can only
+# look like it at the end of a string.
+COUNT = re.compile(rb'oken(?:s|Count)"')
+
+_ANTHROPIC_EVENTS = ("message", "message_start", "message_delta")
+_GEMINI = (
+    "promptTokenCount",
+    "candidatesTokenCount",
+    "totalTokenCount",
+    "thoughtsTokenCount",
+    "toolUsePromptTokenCount",
+    "cachedContentTokenCount",
+)
+# Only OpenAI, and those who speak as it does, add up a total or tell what the input was made of.
+_OPENAI = ("total_tokens", "input_tokens_details", "prompt_tokens_details")
+
+
+def statement(document: Document) -> Statement | None:
+    """The usage in `document`, or None where it says nothing (absent, null, or not an object)."""
+    metadata = document.usageMetadata
+    if metadata is not None and isinstance(metadata, dict) and counted(metadata, *_GEMINI):
+        return Statement("gemini", metadata)
+    if document.type == "message_start":
+        started = _inside(document.message)
+        begun = isinstance(started, dict) and _is_anthropic(started)
+        return Statement("anthropic", dict(started), merges=True, final=False) if begun else None
+    usage = document.usage
+    if isinstance(usage, dict) and (family := _family(document, usage)) is not None:
+        return Statement(family, usage, merges=document.type == "message_delta")
+    for said in _elsewhere(document):
+        if isinstance(said, dict) and (family := _family(document, said)) is not None:
+            return Statement(family, said)
+    metrics = document.metrics
+    if isinstance(metrics, dict) and counted(metrics, "inputTokenCount", "outputTokenCount"):
+        return Statement("bedrock-converse", metrics, yields=True)
+    return None
+
+
+def _elsewhere(document: Document) -> Iterator[Any]:
+    """What may be a usage in another place: in Groq's own field, or Kimi's in the choice."""
+    yield _inside(document.x_groq)
+    choices = document.choices
+    if choices is not NOTHING and b'"usage"' in bytes(choices):
+        yield from (choice.get("usage") for choice in objects(choices)[:1])
+
+
+def _inside(wrapper: Any) -> Any:
+    """The usage in what Anthropic's first event wraps, or in what Groq adds of its own."""
+    return wrapper.get("usage") if isinstance(wrapper, dict) else None
+
+
+def _is_anthropic(usage: dict[str, Any]) -> bool:
+    return counted(usage, *ANTHROPIC) or bool(billed_calls(usage))
+
+
+def _family(document: Document, usage: dict[str, Any]) -> Family | None:
+    """Whose words these are, or None for a `usage` that is not about tokens."""
+    if document.type in _ANTHROPIC_EVENTS and _is_anthropic(usage):
+        return "anthropic"
+    if counted(usage, "prompt_tokens", "completion_tokens") and (
+        # Some gateways write both spellings, of which they leave one at zero.
+        count(usage, "prompt_tokens")
+        or count(usage, "completion_tokens")
+        or not counted(usage, "input_tokens", "output_tokens")
+    ):
+        return "openai-chat"
+    if counted(usage, "input_tokens", "output_tokens"):
+        return "openai-responses" if _is_openai(document, usage) else "anthropic"
+    if counted(usage, "inputTokens", "outputTokens"):
+        return "bedrock-converse"
+    return "openai-chat" if counted(usage, "total_tokens") and not _writes(usage) else None
+
+
+def _writes(usage: dict[str, Any]) -> bool:
+    """It speaks of an output, by whatever name: its total is not all that was read."""
+    return any("output" in name or "completion" in name for name in usage)
+
+
+def _is_openai(document: Document, usage: dict[str, Any]) -> bool:
+    """OpenAI wraps every answer in an object of type "response"."""
+    return (
+        document.object == "response"
+        or any(name in usage for name in _OPENAI)
+        or "reasoning_tokens" in part(usage, "output_tokens_details")
+    )
+
+
+def last_count(data: bytes) -> int:
+    """The last place in `data` that `COUNT` is found at, or -1; the fastest way to look for it."""
+    place = data.rfind(b"oken")  # mostly there is none; to look for both spellings takes longer
+    if place < 0:
+        return place
+    return max(data.rfind(b'okens"', 0, place + 6), data.rfind(b'okenCount"', 0, place + 10))
