@@ -16,7 +16,7 @@ def test_the_demo_keeps_its_promises(capsys: pytest.CaptureFixture[str]) -> None
 
     report = capsys.readouterr().out
     assert "FAILED" not in report
-    assert report.count("[ok]") == 6
+    assert report.count("[ok]") == 7
     assert "429      50" in report
     assert "provider_down:apikey:gemini-demo fired 1x" in report
     assert "/api/credentials/status" in report
