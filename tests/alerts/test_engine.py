@@ -295,6 +295,27 @@ async def test_thresholds_can_be_changed_while_it_runs(clock: FakeClock) -> None
 
 
 @pytest.mark.anyio
+async def test_an_outage_explains_its_failures_for_as_long_as_they_are_counted(
+    clock: FakeClock,
+) -> None:
+    """When the provider is back the failures are in the window still, and no news to anyone."""
+    engine = AlertEngine(sinks=[], clock=clock)
+    for _ in range(20):
+        engine.observe(exchange(key="k1", provider="claude", status=502))
+
+    told = [*await engine.evaluate()]
+    engine.observe(exchange(key="k1", provider="claude"))
+    for _ in range(7):
+        told += await engine.evaluate()
+        clock.advance(60)
+
+    assert [(each.transition, each.fingerprint) for each in told] == [
+        ("fired", "provider_down:provider:claude"),
+        ("resolved", "provider_down:provider:claude"),
+    ]
+
+
+@pytest.mark.anyio
 async def test_what_a_rule_has_to_ask_for_is_asked_before_the_round(clock: FakeClock) -> None:
     """One that cannot, goes on with what it knew."""
     answers: list[list[Quota] | Exception] = [OSError("down"), [Quota("k1", used=95, limit=100)]]

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from ..exchange import Exchange, Failures
 from .board import Board
 from .lifecycle import Finding
-from .rules import Rule, default_rules, inhibited, rule_name
+from .rules import Rule, default_rules, inhibited, outages, rule_name
 from .sinks import AlertEvent, LogSink, Sink
 from .thresholds import Thresholds
 from .traffic import Traffic
@@ -68,6 +68,7 @@ class AlertEngine:
         self._traffic = Traffic(self._thresholds, max_subjects=max_subjects)
         self._clock = clock
         self._wall = wall
+        self._down: dict[str, tuple[str, float]] = {}
         self._failures = Failures()
         self._listeners: list[Any] = []
         self._tasks: TaskGroup | None = None
@@ -147,7 +148,8 @@ class AlertEngine:
                 found.append((number, list(rule(self._traffic, self._thresholds, now))))
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                 self._report(f"rule {rule_name(rule)}", error)
-        explained = iter(inhibited(each for _, findings in found for each in findings))
+        every = [each for _, findings in found for each in findings]
+        explained = iter(inhibited(every, down=self._lately_down(every, now)))
         return [(number, list(islice(explained, len(each)))) for number, each in found]
 
     async def run(self) -> None:
@@ -180,6 +182,14 @@ class AlertEngine:
             await tasks.__aexit__(None, None, None)
             with anyio.CancelScope(shield=True):
                 await self._close_sinks()
+
+    def _lately_down(self, findings: list[Finding], now: float) -> dict[str, str]:
+        """The upstreams whose outages have left failures in the windows of shares."""
+        self._down |= {name: (by, now) for name, by in outages(findings).items()}
+        # A window keeps its oldest step, and is looked at once in an interval.
+        longest = 1.1 * self._thresholds.error_window + self.interval
+        self._down = {name: seen for name, seen in self._down.items() if now - seen[1] <= longest}
+        return {name: by for name, (by, _) in self._down.items()}
 
     async def _deliver(self, events: list[AlertEvent], at: float) -> None:
         for sink in self._sinks:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from tests.alerts.rules.views import View, severities
 from tokenpulse_mw.alerts import Finding, Subject
-from tokenpulse_mw.alerts.rules import error_spike, high_error_rate, inhibited, provider_down
+from tokenpulse_mw.alerts.rules import (
+    error_spike,
+    high_error_rate,
+    inhibited,
+    outages,
+    provider_down,
+)
 
 
 def findings(view: View) -> list[Finding]:
@@ -17,12 +25,18 @@ def findings(view: View) -> list[Finding]:
     return found
 
 
+def explained(found: Iterable[Finding]) -> list[Finding]:
+    """`found`, by the outages among them."""
+    found = list(found)
+    return inhibited(found, down=outages(found))
+
+
 def test_errors_that_came_from_a_provider_that_is_down_are_explained() -> None:
     """The outage alone fires; what it explains says so, and an alert that fires already stays."""
     view = View()
     view.see(20, key="k1", provider="claude", status=502)
 
-    left = inhibited(findings(view))
+    left = explained(findings(view))
 
     assert severities(left) == {
         "error_spike:key:k1": None,
@@ -39,7 +53,7 @@ def test_errors_of_a_credential_that_is_down_are_explained() -> None:
     view.see(100, provider="claude", credential="c2")
     view.see(20, key="k1", provider="claude", credential="c1", status=502)
 
-    assert severities(inhibited(findings(view))) == {
+    assert severities(explained(findings(view))) == {
         "error_spike:key:k1": None,
         "high_error_rate:provider:claude": None,
         "provider_down:apikey:c1": "critical",
@@ -55,7 +69,7 @@ def test_a_key_is_not_explained_by_an_outage_that_is_not_nearly_all_of_it(
     view.see(18, key="k1", provider="claude", status=502)
     view.see(others, key="k1", provider="gemini", status=502)
 
-    assert severities(inhibited(findings(view)))["error_spike:key:k1"] == severity
+    assert severities(explained(findings(view)))["error_spike:key:k1"] == severity
 
 
 def test_two_outages_explain_together() -> None:
@@ -64,7 +78,7 @@ def test_two_outages_explain_together() -> None:
     view.see(10, key="k1", provider="claude", status=502)
     view.see(10, key="k1", provider="gemini", status=502)
 
-    (spike, *_) = inhibited(findings(view))
+    (spike, *_) = explained(findings(view))
 
     assert (spike.type, spike.severity) == ("error_spike", None)
     assert sorted(spike.metadata["inhibited_by"]) == [
@@ -82,7 +96,7 @@ def test_another_keys_errors_are_not_explained() -> None:
         view.see(provider="gemini")
         view.see(key="k3", status=500)
 
-    left = severities(inhibited(findings(view)))
+    left = severities(explained(findings(view)))
 
     assert left["error_spike:key:k2"] == "critical"
     assert left["error_spike:key:k3"] == "critical"
@@ -95,7 +109,7 @@ def test_a_provider_that_is_not_down_yet_explains_nothing() -> None:
     view.see(10, key="k1", provider="claude")
     view.see(9, key="k1", provider="claude", status=502)
 
-    assert severities(inhibited(findings(view)))["error_spike:key:k1"] == "warning"
+    assert severities(explained(findings(view)))["error_spike:key:k1"] == "warning"
 
 
 def test_the_findings_stay_as_many_and_in_their_order() -> None:
@@ -110,8 +124,8 @@ def test_the_findings_stay_as_many_and_in_their_order() -> None:
     view.see(20, key="k1", provider="claude", status=502)
     found = [other, *findings(view), bare]
 
-    left = inhibited(iter(found))
+    left = explained(iter(found))
 
     assert [each.fingerprint for each in left] == [each.fingerprint for each in found]
     assert (left[0], left[-2], left[-1]) == (other, found[-2], bare)
-    assert inhibited([]) == []
+    assert explained([]) == []

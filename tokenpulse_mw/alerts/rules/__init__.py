@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .errors import error_spike, high_error_rate
-from .inhibition import inhibited
+from .inhibition import inhibited, outages
 from .latency import high_latency
 from .limits import rate_limit, rate_limit_exceeded
 from .quota import Quota, Quotas, quota_exceeded
@@ -21,6 +21,7 @@ __all__ = [
     "high_error_rate",
     "high_latency",
     "inhibited",
+    "outages",
     "provider_down",
     "quota_exceeded",
     "rate_limit",
