@@ -501,11 +501,14 @@ async def test_a_file_has_a_first_byte(kind: str, clock: FakeClock) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200})
         clock.advance(2)
+        await send({"type": kind, "path": "/tmp/x", "more_body": True})
+        clock.advance(2)
         await send({"type": kind, "path": "/tmp/x"})
 
     await drive(ExchangeMiddleware(app, observers=[seen.append], clock=clock))
 
-    assert [(each.time_to_first_byte, each.outcome) for each in seen] == [(2, "complete")]
+    assert [(each.time_to_first_byte, each.duration) for each in seen] == [(2, 4)]
+    assert seen[0].outcome == "complete"
 
 
 def test_an_exchange_can_be_read() -> None:

@@ -120,6 +120,27 @@ async def test_a_broken_hook_harms_nobody(caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.anyio
+async def test_one_that_fails_at_being_told_of_failures_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, and no further: there would be no end to it."""
+
+    class Broken(Watcher):
+        def opened(self) -> None:
+            raise KeyError("opened")
+
+        def failed(self, component: str) -> None:
+            raise KeyError(component)
+
+    watcher = Watcher()
+
+    await drive(ExchangeMiddleware(answering(), observers=[Broken(), watcher]))
+
+    assert watcher.told == ["failed Broken", "opened", "finished"]
+    assert [record.args for record in caplog.records] == [("Broken", "KeyError")]
+
+
+@pytest.mark.anyio
 async def test_a_broken_hook_for_probes_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """The probe is answered, and the other observers are told."""
 

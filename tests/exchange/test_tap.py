@@ -149,6 +149,22 @@ async def test_a_dropped_exchange_still_has_watchers() -> None:
 
 
 @pytest.mark.anyio
+async def test_nobody_joins_a_dropped_exchange(metrics: HttpMetrics) -> None:
+    """A probe that has watchers goes on, and is still no traffic to those inside."""
+    seen: list[Exchange] = []
+    inner = ExchangeMiddleware(answering(CHAT), observers=[metrics, seen.append])
+
+    async def dropping(scope: Scope, receive: Receive, send: Send) -> None:
+        drop_exchange(scope)
+        await inner(scope, receive, send)
+
+    await ask(ExchangeMiddleware(watched(dropping, lambda each: None), observers=[metrics]))
+
+    assert seen == []
+    assert b"tokenpulse_http_requests_in_progress 0.0\n" in metrics.render()
+
+
+@pytest.mark.anyio
 async def test_nothing_is_told_of_an_exchange_that_is_over() -> None:
     """Who comes too late has nothing to wait for."""
     seen: list[Exchange] = []

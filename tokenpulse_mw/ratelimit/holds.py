@@ -77,9 +77,8 @@ def _used(exchange: Exchange | None, reserved: int, words: int) -> int:
         return reserved
     if exchange.usage is not None:
         read, written = exchange.usage.input, exchange.usage.output
-        if type(read) is type(written) is int and min(read, written) >= 0:  # else annotated amiss
-            cut = exchange.usage_source == "partial"
-            return read + (max(written, words) if cut else written)
+        cut = exchange.usage_source == "partial"
+        return read + (max(written, words) if cut else written)
     # A model may have been at work: neither to leave early nor to ask for no usage is for free.
     is_answered = 200 <= exchange.status < 300 or exchange.status == 499
     return max(reserved, words) if exchange.method == "POST" and is_answered else 0
