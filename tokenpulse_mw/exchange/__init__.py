@@ -7,10 +7,11 @@ from .observers import Failures, Observer
 from .path import path_in_app
 from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
 from .route import RouteTemplates, serves
-from .tap import Tap
+from .tap import SCOPE_KEY, Tap
 
 __all__ = [
     "PROVIDERS",
+    "SCOPE_KEY",
     "UNKNOWN",
     "Exchange",
     "ExchangeMiddleware",

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..exchange import ExchangeMiddleware, Tap, tap_of
+from ..exchange import SCOPE_KEY, ExchangeMiddleware, Tap, tap_of
 from .answers import Respond, too_many_requests
 from .denial import deny
 from .functions import KeyFunction, check_function, checked_switch
@@ -78,6 +78,7 @@ class RateLimitMiddleware:
             on_decision=on_decision,
         )
         self.policies: Sequence[Policy] = self._gate.policies
+        self._judge = None if self._gate.shared else self._gate.judge  # found once, called often
         self._respond = respond
         self._is_exempt = exempt_paths(exempt)
         self._dialect = dialect(headers, self.policies)
@@ -97,9 +98,12 @@ class RateLimitMiddleware:
             return
         if self._misuse.left:
             self._misuse.look_at(scope)
-        gate, tap = self._gate, tap_of(scope)
-        verdict = await gate.judge_shared(scope, tap) if gate.shared else gate.judge(scope, tap)
-        decisions, refusal, holds = verdict
+        tap: Tap | None = scope.get(SCOPE_KEY)
+        judge = self._judge
+        if judge is not None:
+            decisions, refusal, holds = judge(scope, tap)
+        else:
+            decisions, refusal, holds = await self._gate.judge_shared(scope, tap)
         if decisions and self._dialect is not None and (kind == "http" or refusal is not None):
             send = _telling(self._dialect, decisions, tap, send)
         if refusal is not None:
