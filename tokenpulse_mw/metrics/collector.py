@@ -33,7 +33,7 @@ class TablesCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every family as prometheus_client's own objects."""
         if not _silent.get():
-            self.tables.look_up()
+            self.tables.looked_up.look_up()
             yield from map(_metric, self.tables.series())
 
     def describe(self) -> Iterator[Metric]:

@@ -168,3 +168,6 @@ OVERFLOW = Family(
     "Observations folded into a family's __overflow__ series because it was full",
     ("family",),
 )
+
+# What others count, and is looked up when somebody reads it.
+LOOKED_UP = (LIMIT_KEYS, LIMIT_EVICTIONS, ALERTS, ACTIVE_PROVIDERS, ASYNCIO_TASKS)

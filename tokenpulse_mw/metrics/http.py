@@ -140,11 +140,11 @@ class HttpMetrics:
         Raises:
             ValueError: There is no such family.
         """
-        self._tables.sources(name).add(source)
+        self._tables.looked_up.sources(name).add(source)
 
     def look_up(self) -> None:
         """Bring up to date what is looked up; the tasks are those of the event loop we are in."""
-        self._tables.look_up()
+        self._tables.looked_up.look_up()
 
     @asynccontextmanager
     async def looking_up(self) -> AsyncIterator[None]:

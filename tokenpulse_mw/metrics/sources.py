@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 from weakref import WeakMethod
 
+from ..exchange import Failures
 from .families import Family
-from .rows import Labels
+from .rows import Labels, Rows
 
 # Gives values by label values, or None where it cannot tell just now.
 Source = Callable[[], Mapping[Labels, float] | None]
@@ -48,6 +50,41 @@ class Sources:
             asked.ask(self._family)
             total.update(asked.last)
         return total
+
+
+class LookedUp:
+    """The rows of several families, and whom to ask for their values.
+
+    Args:
+        tables: The rows of each family.
+        on_error: Called for each family whose values could not be had.
+    """
+
+    def __init__(self, tables: Iterable[Rows], *, on_error: Callable[[], object]) -> None:
+        self._families = {rows.family.name: (rows, Sources(rows.family)) for rows in tables}
+        self._on_error = on_error
+        self._failures = Failures()
+        self._lock = threading.Lock()
+
+    def sources(self, name: str) -> Sources:
+        """Who is asked for the values of the family `name`.
+
+        Raises:
+            ValueError: There is no such family, or its values are not looked up.
+        """
+        if name not in self._families:
+            raise ValueError(f"no family {name!r}: expected one of {list(self._families)}")
+        return self._families[name][1]
+
+    def look_up(self) -> None:
+        """Bring all rows up to date."""
+        with self._lock:  # two threads may read at the same time
+            for name, (rows, sources) in self._families.items():
+                try:
+                    rows.show(sources.values())
+                except Exception as error:  # noqa: BLE001 - the other families are to be read still
+                    self._failures.log(name, error)
+                    self._on_error()
 
 
 class _Asked:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-import threading
 
 from prometheus_client import CollectorRegistry
 
-from ..exchange import Failures
 from . import families
 from .families import Family
 from .rows import Labels, NewRow, Row, Rows, Series, row_in_memory
-from .sources import Sources, tasks
+from .sources import LookedUp, tasks
 
 # Where requests of one kind are counted: themselves, their durations, how they ended, and when
 # their first byte came. A plain tuple, since this is unpacked on every request.
@@ -30,6 +28,7 @@ class Tables:
     Attributes:
         kinds: Rows by the kind of a request: its method, route, status, provider and outcome,
             and whether its answer had no body. `rows_of` finds those that are not here yet.
+        looked_up: The families that are not counted here.
         in_progress: The row of requests in progress; empty until `begin` is called.
         others: Shows what else there is to a scrape; None where it is the registry's.
     """
@@ -61,30 +60,19 @@ class Tables:
         self.first_token = rows(families.FIRST_TOKEN._replace(buckets=buckets))
         self.per_token = rows(families.PER_TOKEN)
         self.decisions = rows(families.DECISIONS)
-        self.limit_keys = rows(families.LIMIT_KEYS)
-        self.limit_evictions = rows(families.LIMIT_EVICTIONS)
-        self.alerts = rows(families.ALERTS)
         self.evaluations = rows(families.EVALUATIONS)
         self.evaluation_duration = rows(families.EVALUATION_DURATION)
         self.deliveries = rows(families.DELIVERIES)
-        self.active_providers = rows(families.ACTIVE_PROVIDERS)
-        self.asyncio_tasks = rows(families.ASYNCIO_TASKS)
         self.self_errors = rows(families.SELF_ERRORS)
         # Not capped: its labels are our own names, and it could not tell of an overflow of its own.
         self.overflow = rows(families.OVERFLOW, sys.maxsize)
-        looked_up = (
-            self.limit_keys,
-            self.limit_evictions,
-            self.alerts,
-            self.active_providers,
-            self.asyncio_tasks,
+        self.looked_up = LookedUp(
+            [rows(each) for each in families.LOOKED_UP],
+            on_error=lambda: self.self_errors.add(("metrics",)),
         )
-        self._looked_up = {rows.family.name: (rows, Sources(rows.family)) for rows in looked_up}
-        self.sources(families.ASYNCIO_TASKS.name).add(tasks)
-        self._lock = threading.Lock()
+        self.looked_up.sources(families.ASYNCIO_TASKS.name).add(tasks)
         self.kinds: dict[Labels, RequestRows] = {}
         self._folded = 0
-        self._failures = Failures()
         self.in_progress: Row = []
         if serves:
             self.begin()
@@ -111,26 +99,6 @@ class Tables:
         if self._folded == folded:  # else every time is to be told
             self.kinds[kind] = found
         return found
-
-    def sources(self, name: str) -> Sources:
-        """Who is asked for the values of the family `name`.
-
-        Raises:
-            ValueError: There is no such family, or its values are not looked up.
-        """
-        if name not in self._looked_up:
-            raise ValueError(f"no family {name!r}: expected one of {list(self._looked_up)}")
-        return self._looked_up[name][1]
-
-    def look_up(self) -> None:
-        """Bring up to date what is looked up and not counted."""
-        with self._lock:  # two threads may read at the same time
-            for name, (rows, sources) in self._looked_up.items():
-                try:
-                    rows.show(sources.values())
-                except Exception as error:  # noqa: BLE001 - the other families are to be read still
-                    self._failures.log(name, error)
-                    self.self_errors.add(("metrics",))
 
     def series(self) -> list[Series]:
         """Every family with its rows."""
