@@ -11,7 +11,7 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from ..exchange import Exchange, Failures
+from ..exchange import Exchange, Failures, name_of
 from .board import Board
 from .lifecycle import Finding
 from .rules import Rule, default_rules, inhibited, outages, rule_name
@@ -130,7 +130,7 @@ class AlertEngine:
         return events
 
     async def _refresh(self) -> None:
-        """Let those rules that have to ask somebody do so; together they have one interval."""
+        """Let those rules that have to ask somebody do so, each for an interval at most."""
         for rule in self._rules:
             refresh = getattr(rule, "refresh", None)
             if refresh is not None:
@@ -201,17 +201,17 @@ class AlertEngine:
                         await resend(self._board.firing(), at)
             except Exception as error:  # noqa: BLE001 - one sink must not cost the others
                 late = isinstance(error, TimeoutError)
-                self._report(f"sink {_name(sink)}", error)
-                self._tell_listeners("delivered", _name(sink), "timeout" if late else "error")
+                self._report(f"sink {name_of(sink)}", error)
+                self._tell_listeners("delivered", name_of(sink), "timeout" if late else "error")
 
     async def _tell(self, sink: Sink, event: AlertEvent) -> None:
         result = "ok"
         try:
             await sink(event)
         except Exception as error:  # noqa: BLE001 - one event must not cost the others
-            self._report(f"sink {_name(sink)}", error)
+            self._report(f"sink {name_of(sink)}", error)
             result = "error"
-        self._tell_listeners("delivered", _name(sink), result)
+        self._tell_listeners("delivered", name_of(sink), result)
 
     async def _close_sinks(self) -> None:
         for sink in self._sinks:
@@ -219,7 +219,7 @@ class AlertEngine:
                 try:
                     await aclose()
                 except Exception as error:  # noqa: BLE001 - as above
-                    self._report(f"sink {_name(sink)}", error)
+                    self._report(f"sink {name_of(sink)}", error)
 
     def _report(self, component: str, error: Exception) -> None:
         """Log a failure once, and let it be counted; as a label value it is `alerts`."""
@@ -228,7 +228,3 @@ class AlertEngine:
 
     def _tell_listeners(self, hook: str, *arguments: Any) -> None:
         self._failures.call(hook, self._listeners, *arguments)
-
-
-def _name(thing: object) -> str:
-    return getattr(thing, "__name__", type(thing).__name__)

@@ -3,7 +3,7 @@
 from .annotate import annotate, drop_exchange, tap_of
 from .exchange import Exchange, Outcome, method_label
 from .middleware import ExchangeMiddleware
-from .observers import Failures, Observer
+from .observers import Failures, Observer, name_of
 from .path import path_in_app
 from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
 from .route import RouteTemplates, serves
@@ -25,6 +25,7 @@ __all__ = [
     "annotate",
     "drop_exchange",
     "method_label",
+    "name_of",
     "path_in_app",
     "serves",
     "tap_of",

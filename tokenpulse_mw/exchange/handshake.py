@@ -20,13 +20,6 @@ class Handshake(HttpTap):
 
     __slots__ = ()
 
-    async def receive(self) -> Message:
-        """The server's next message; a client that leaves before it is answered is noted."""
-        message = await self._receive()
-        if message["type"] == "websocket.disconnect" and not self.finished:
-            self._gone = True
-        return message
-
     async def send(self, message: Message) -> None:
         """Pass `message` on, then look at it."""
         kind = message["type"]

@@ -12,6 +12,7 @@ from .provider import HEADER as PROVIDER_HEADER
 from .server import CLIENT_CLOSED_REQUEST, SENT_BY_SERVER, tells_by_raising
 from .tap import Tap
 
+_LEFT = ("http.disconnect", "websocket.disconnect")
 _CONTENT_TYPE_SIZE = len(b"content-type")
 _ENCODING_SIZE = len(b"content-encoding")
 _PROVIDER_SIZE = len(PROVIDER_HEADER)
@@ -25,7 +26,7 @@ class HttpTap(Tap):
     async def receive(self) -> Message:
         """The server's next message; a client that leaves is noted."""
         message = await self._receive()
-        if message["type"] == "http.disconnect" and not self.finished:
+        if message["type"] in _LEFT and not self.finished:
             self._gone = True
         return message
 

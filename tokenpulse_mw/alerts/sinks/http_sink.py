@@ -26,11 +26,11 @@ class HttpSink:
         self,
         url: str,
         *,
-        timeout: float,
-        headers: Mapping[str, str] | None,
-        allow_private: bool,
-        transport: Transport | None,
-        wall: Callable[[], float],
+        timeout: float = 10,
+        headers: Mapping[str, str] | None = None,
+        allow_private: bool = True,
+        transport: Transport | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._poster = open_post(
             type(self).__name__,

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from .event import AlertEvent, rfc3339
 from .http_sink import HttpSink, to_json
 from .text import plain
-from .transport import Transport
 
 _COLOURS = {"info": "#439fe0", "warning": "#daa038", "critical": "#a30200"}
 _RESOLVED = "#2eb886"
@@ -36,25 +33,6 @@ class SlackSink(HttpSink):
     Raises:
         ValueError: One of the settings cannot be, or httpx2 is not installed.
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        timeout: float = 10,
-        headers: Mapping[str, str] | None = None,
-        allow_private: bool = True,
-        transport: Transport | None = None,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(
-            url,
-            timeout=timeout,
-            headers=headers,
-            allow_private=allow_private,
-            transport=transport,
-            wall=wall,
-        )
 
     async def __call__(self, event: AlertEvent) -> None:
         """Make one attempt.
