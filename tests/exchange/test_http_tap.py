@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -79,6 +81,27 @@ async def test_a_stream_that_stops_is_metered_to_its_last_chunk(most: int, versi
     assert seen[0].outcome == "truncated"
     assert seen[0].usage == (TokenUsage(9, 2) if most >= 3 else None)
     assert seen[0].usage_source == ("partial" if most >= 3 else "missing")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@given(buffers=st.lists(st.booleans(), min_size=len(CHAT), max_size=len(CHAT)))
+@pytest.mark.anyio
+async def test_a_stream_of_bytes_and_buffers_is_metered_in_its_order(
+    version: str, buffers: list[bool]
+) -> None:
+    """However an application mixes them, and wherever an event is cut."""
+    seen: list[Exchange] = []
+    whole = b"".join(CHAT)
+    first, rest = len(CHAT[0]), (len(whole) - len(CHAT[0])) // 3 + 1
+    cuts = [0, first, first + rest, first + 2 * rest, len(whole)]
+    pieces: list[Any] = [
+        memoryview(whole[start:end]) if as_buffer else whole[start:end]
+        for (start, end), as_buffer in zip(pairwise(cuts), buffers, strict=True)
+    ]
+
+    await drive(ExchangeMiddleware(streaming(pieces), observers=[seen.append]), asked(version))
+
+    assert (seen[0].usage, seen[0].usage_source) == (TokenUsage(9, 2), "reported")
 
 
 @pytest.mark.anyio

@@ -45,6 +45,8 @@ class HttpTap(Tap):
             return
         try:
             if kind == "http.response.body":
+                if self._passed:
+                    self._catch_up()
                 if self._flow is not None and message.get("more_body"):
                     self._flow(message.get("body", b""))
                 else:
@@ -94,8 +96,6 @@ class HttpTap(Tap):
 
     def _body(self, message: Message) -> None:
         now = self.station.clock()
-        if self._passed:
-            self._catch_up()
         more = message.get("more_body")
         if body := message.get("body"):
             if self._first_byte is None:
@@ -126,7 +126,7 @@ class HttpTap(Tap):
                 self._first_token = now - self.started
 
     def _catch_up(self) -> None:
-        """Look at what has been passed on before the answer ends."""
+        """Look at what `stream` has passed on, before anything that came later."""
         passed, self._passed = self._passed, b""
         if self._meter is not None:
             self._feed(self._meter, passed, None)
