@@ -41,6 +41,7 @@ class Family(NamedTuple):
         help: One sentence for whoever reads the scrape.
         labels: Label names, in the order of the values in a row's key.
         buckets: Upper bounds in seconds, ascending, without +Inf; histograms only.
+        merge: What the values of several workers are together: their sum, or the least of them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Family(NamedTuple):
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    merge: Literal["sum", "min"] = "sum"
 
     @property
     def width(self) -> int:
@@ -149,6 +151,23 @@ DELIVERIES = Family(
     "Notifications handed to the sinks of alerts",
     ("sink", "result"),
 )
+LAST_EVALUATION = Family(
+    "tokenpulse_alert_last_evaluation_timestamp_seconds",
+    "gauge",
+    "When all alert rules were last evaluated with success, in seconds since the epoch",
+    merge="min",  # one worker whose rounds have stopped is one too many
+)
+WAITING = Family(
+    "tokenpulse_alert_notifications_waiting",
+    "gauge",
+    "Notifications that a sink has not taken yet",
+    ("sink",),
+)
+SUBJECT_OVERFLOW = Family(
+    "tokenpulse_alert_subject_overflow_total",
+    "counter",
+    "Observations of tenants that were counted together as __overflow__, for want of room",
+)
 ACTIVE_PROVIDERS = Family(
     "tokenpulse_active_providers",
     "gauge",
@@ -170,4 +189,13 @@ OVERFLOW = Family(
 )
 
 # What others count, and is looked up when somebody reads it.
-LOOKED_UP = (LIMIT_KEYS, LIMIT_EVICTIONS, ALERTS, ACTIVE_PROVIDERS, ASYNCIO_TASKS)
+LOOKED_UP = (
+    LIMIT_KEYS,
+    LIMIT_EVICTIONS,
+    ALERTS,
+    LAST_EVALUATION,
+    WAITING,
+    SUBJECT_OVERFLOW,
+    ACTIVE_PROVIDERS,
+    ASYNCIO_TASKS,
+)

@@ -15,6 +15,7 @@ from tokenpulse_mw.metrics.workers import WorkerFiles, Workers
 
 COUNTER = Family("jobs_total", "counter", "Jobs", ("name", "status"))
 GAUGE = Family("jobs_running", "gauge", "Jobs at work", ("name",))
+LEAST = Family("begun_seconds", "gauge", "When it began", ("name",), merge="min")
 HISTOGRAM = Family("job_seconds", "histogram", "Time", ("name",), (0.5, 1, 1e6))
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

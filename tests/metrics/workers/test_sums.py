@@ -15,7 +15,7 @@ def test_rows_are_added_value_by_value() -> None:
     rows: Rows = {("a",): [1.0, 2.0]}
     doubles = memoryview(array("d", [10, 0, 20, 0, 30, 0, 40, 0]).tobytes()).cast("d")
 
-    add_rows(rows, [(("a",), slice(0, 3, 2)), (("b",), slice(4, 7, 2))], doubles)
+    add_rows(HISTOGRAM, rows, [(("a",), slice(0, 3, 2)), (("b",), slice(4, 7, 2))], doubles)
 
     assert rows == {("a",): [11, 22], ("b",): [30, 40]}
 
@@ -61,3 +61,17 @@ def test_one_name_has_one_type() -> None:
     sums: dict[Family, Rows] = {COUNTER: {("a", "ok"): [1.0]}, gauge: {("a", "ok"): [5.0]}}
 
     assert by_name(sums) == {"jobs_total": (COUNTER, {("a", "ok"): [1.0]})}
+
+
+def test_of_what_only_the_least_counts_the_least_is_kept() -> None:
+    """Also where workers of two versions have it under different labels."""
+    eldest = Family("begun_seconds", "gauge", "Begun", ("name",), merge="min")
+    rows: Rows = {("a",): [2.0]}
+    doubles = memoryview(array("d", [3, 1]).tobytes()).cast("d")
+
+    add_rows(eldest, rows, [(("a",), slice(0, 1)), (("b",), slice(1, 2))], doubles)
+    older = eldest._replace(labels=(), help="Older")
+    merged = by_name({eldest: rows, older: {(): [5.0]}, eldest._replace(help="New"): {("a",): [1]}})
+
+    assert rows == {("a",): [2], ("b",): [1]}
+    assert merged["begun_seconds"][1] == {("a",): [1], ("b",): [1], ("",): [5]}

@@ -19,7 +19,7 @@ from tokenpulse_mw.metrics.families import Family
 from tokenpulse_mw.metrics.workers import WorkerFiles, Workers
 from tokenpulse_mw.metrics.workers.entries import INTEGER
 
-from .samples import COUNTER, GAUGE, HISTOGRAM, ours, row_of, stock, value
+from .samples import COUNTER, GAUGE, HISTOGRAM, LEAST, ours, row_of, stock, value
 
 FAMILIES = [COUNTER, GAUGE, HISTOGRAM]
 ACTS = ["count", "count", "count", "die", "close", "scrape"]
@@ -128,12 +128,12 @@ def test_families_come_back_as_they_were(tmp_path: Path) -> None:
     """Name, type, help, the order of labels, and buckets."""
     files = WorkerFiles(tmp_path)
     backwards = COUNTER._replace(name="other_total", labels=("status", "name"))
-    for family in (*FAMILIES, backwards):
+    for family in (*FAMILIES, LEAST, backwards):
         row_of(files, family, *"ab"[: len(family.labels)])
 
     found = {family for family, _ in Workers(tmp_path).series().values()}
 
-    assert found == {*FAMILIES, backwards}
+    assert found == {*FAMILIES, LEAST, backwards}
 
 
 def test_gauges_of_the_dead_do_not_count(tmp_path: Path) -> None:
@@ -148,6 +148,19 @@ def test_gauges_of_the_dead_do_not_count(tmp_path: Path) -> None:
 
     assert value(tmp_path, GAUGE, "a") == [1]
     assert value(tmp_path, COUNTER, "a", "ok") == [2]
+    assert ours(tmp_path) == stock(tmp_path)
+
+
+def test_the_least_of_those_who_live_is_shown(tmp_path: Path) -> None:
+    """One worker that stands still is not hidden by those that go on."""
+    alive, late, dead = (WorkerFiles(tmp_path) for _ in range(3))
+    for files, begun in ((alive, 30), (late, 20), (dead, 10)):
+        row_of(files, LEAST, "a")[0] = begun
+    assert value(tmp_path, LEAST, "a") == [10]
+
+    del dead, files
+
+    assert value(tmp_path, LEAST, "a") == [20]
     assert ours(tmp_path) == stock(tmp_path)
 
 

@@ -20,7 +20,7 @@ from prometheus_client.utils import floatToGoString
 
 from ..families import Family
 
-Kind = Literal["counter", "gauge", "histogram"]
+Kind = Literal["counter", "gauge", "least", "histogram"]  # each has a file; least is a gauge too
 Labels = tuple[str, ...]
 
 INTEGER = Struct("i")
@@ -53,6 +53,11 @@ class _Entry(NamedTuple):
     help: str
     start: int
     size: int
+
+
+def kind_of(family: Family) -> Kind:
+    """In which of a worker's files the rows of `family` are."""
+    return "least" if family.merge == "min" else family.kind
 
 
 def as_text(labels: tuple[Any, ...]) -> Labels:
@@ -147,6 +152,8 @@ def _family(data: bytes, head: _Entry, kind: Kind) -> Family:
     """The family of the row that `head` begins, by all of its entries."""
     labels = tuple(head.labels)
     if kind != "histogram":
+        if kind == "least":
+            return Family(head.sample, "gauge", head.help, labels, merge="min")
         return Family(head.sample, kind, head.help, labels)
     name = head.sample.removesuffix("_sum")
     bounds = [-inf]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..families import Family
 from ..rows import OVERFLOW_VALUE, Labels, Row
-from .entries import Kind, as_text, width
+from .entries import Kind, as_text, kind_of, width
 from .row_file import RowFile
 from .slots import Slot, check_locks, take
 
@@ -84,7 +84,7 @@ class WorkerFiles:
             self._closed = True
             if self._slot is not None:
                 with suppress(OSError):  # then whoever scrapes next removes it
-                    self._slot.path("gauge").unlink(missing_ok=True)
+                    self._slot.end_gauges()
             self._forget()
 
     def forked(self) -> None:
@@ -99,7 +99,7 @@ class WorkerFiles:
         if self._closed:
             return [0.0] * width(family), False
         try:
-            file = self._file(family.kind)
+            file = self._file(kind_of(family))
             row = file.row(family, labels)
             rest = (OVERFLOW_VALUE,) * len(labels)
             if row is not None or labels == rest or file.rows(family.name) < self._most:

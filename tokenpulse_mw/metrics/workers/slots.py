@@ -24,10 +24,13 @@ MOST_SLOTS = 4096  # processes of one machine that count at the same time
 _PREFIXES: dict[Kind, str] = {
     "counter": "counter",
     "histogram": "histogram",
-    "gauge": "gauge_livesum",  # prometheus_client's name for the sum over those who are alive
+    # prometheus_client's names for what those who are alive have together
+    "gauge": "gauge_livesum",
+    "least": "gauge_livemin",
 }
+_GAUGES: tuple[Kind, ...] = ("gauge", "least")
 _KINDS = {prefix: kind for kind, prefix in _PREFIXES.items()}
-_FILE = re.compile(r"(counter|histogram|gauge_livesum)_([0-9]{1,4})-tokenpulse\.db")
+_FILE = re.compile(r"(counter|histogram|gauge_live(?:sum|min))_([0-9]{1,4})-tokenpulse\.db")
 
 
 class Slot:
@@ -45,6 +48,15 @@ class Slot:
     def path(self, kind: Kind) -> Path:
         """Where this worker keeps its rows of `kind`."""
         return self._folder / f"{_PREFIXES[kind]}_{self._number}-tokenpulse.db"
+
+    def end_gauges(self) -> None:
+        """Remove the gauges of whoever has, or last had, this place.
+
+        Raises:
+            OSError: They cannot be removed.
+        """
+        for kind in _GAUGES:
+            self.path(kind).unlink(missing_ok=True)
 
 
 class SlotFile(NamedTuple):
@@ -81,7 +93,7 @@ def take(folder: Path) -> Slot:
         slot = Slot(folder, number, lock)
         if _try_lock(lock, shared=False):
             # What its last worker was doing when it died goes on no more.
-            slot.path("gauge").unlink(missing_ok=True)
+            slot.end_gauges()
             return slot
         slot.close()
     raise OSError(errno.EMFILE, f"{MOST_SLOTS} workers are counting there already", str(folder))
@@ -93,7 +105,7 @@ def counts(folder: Path, file: SlotFile) -> bool:
     Raises:
         OSError: It cannot be told.
     """
-    if file.kind != "gauge":
+    if file.kind not in _GAUGES:
         return True
     try:
         with _lock_path(folder, file.slot).open("rb") as lock:

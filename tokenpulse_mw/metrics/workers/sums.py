@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from operator import add
 
@@ -13,12 +13,13 @@ Rows = dict[Labels, list[float]]
 Places = list[tuple[Labels, slice]]
 
 
-def add_rows(rows: Rows, places: Places, doubles: memoryview[float]) -> None:
-    """Add to `rows` those that a file has among its `doubles`."""
+def add_rows(family: Family, rows: Rows, places: Places, doubles: memoryview[float]) -> None:
+    """Add to `rows` of `family` those that a file has among its `doubles`."""
+    together = _together(family)
     for labels, place in places:
         row = doubles[place]
         have = rows.get(labels)
-        rows[labels] = list(row) if have is None else list(map(add, have, row))
+        rows[labels] = list(row) if have is None else list(map(together, have, row))
 
 
 def by_name(sums: Mapping[Family, Rows]) -> dict[str, tuple[Family, Rows]]:
@@ -38,6 +39,10 @@ def by_name(sums: Mapping[Family, Rows]) -> dict[str, tuple[Family, Rows]]:
     }
 
 
+def _together(family: Family) -> Callable[[float, float], float]:
+    return min if family.merge == "min" else add
+
+
 def _merged(families: Iterable[Family], sums: Mapping[Family, Rows]) -> tuple[Family, Rows]:
     first, *_ = families
     alike = [family for family in families if family.kind == first.kind]
@@ -52,7 +57,8 @@ def _merged(families: Iterable[Family], sums: Mapping[Family, Rows]) -> tuple[Fa
             key = tuple(named.get(label, "") for label in whole.labels)
             valued = dict(zip(_columns(family), row, strict=True))
             values = [valued.get(column, 0.0) for column in _columns(whole)]
-            rows[key] = list(map(add, rows.get(key, [0.0] * len(values)), values))
+            have = rows.get(key)
+            rows[key] = values if have is None else list(map(_together(whole), have, values))
     return whole, rows
 
 

@@ -60,7 +60,7 @@ class Workers:
             index = known[name] = self._index(file, used)
             doubles = memoryview(used.data).cast("d")
             for family, places in index.places.items():
-                add_rows(sums.setdefault(family, {}), places, doubles)
+                add_rows(family, sums.setdefault(family, {}), places, doubles)
         self._known = known
         return by_name(sums)
 
