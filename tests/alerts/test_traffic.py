@@ -188,6 +188,8 @@ def test_what_overflows_is_counted_in_all_windows_and_stays_counted() -> None:
         traffic.observe(exchange(key=key), now=0)
         traffic.observe(exchange(master=key, limited=True), now=0)
 
+    traffic.roll(0)
+
     # Two keys; two masters that were limited; of four masters three, in a minute and in a day.
     assert traffic.overflowed == 2 + 2 + 3 + 3
     traffic.retune(Thresholds(error_window=10))

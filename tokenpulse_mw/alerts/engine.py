@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
-from ..exchange import Exchange, Failures, name_of
-from .board import Board
+from ..exchange import Exchange, Failures
+from .controls import Controls
+from .journal import Journal
+from .judge import Judge
 from .lifecycle import Finding
-from .rules import Rule, default_rules, inhibited, outages, rule_name
+from .outbox import Desk, Outbox, names_of
+from .rules import Rule, default_rules
+from .silences import Silences
 from .sinks import AlertEvent, LogSink, Sink
+from .store import AlertStore, Kept, MemoryAlertStore
 from .thresholds import Thresholds
-from .traffic import Traffic
+
+_LAST_CHANCE = 5.0  # seconds for what is to be told yet when the engine is left
+_STORE_DEADLINE = 10.0  # seconds
+_MOST_WAITING = 10_000  # notifications for each sink
+_KEPT_FOR = 30 * 86_400.0  # seconds that what is over is kept, if not many others are
+_DAY = 86_400.0
 
 
 class AlertEngine:
     """Turns traffic into alerts that fire once, for a reason, and go away.
 
     Give `observe` to an `ExchangeMiddleware` (or use `AlertMiddleware`), and let the engine run:
-    `async with engine:` evaluates every `interval` seconds until it is left. A rule or a sink
-    that raises is logged once and stops nothing else, and so is a sink that takes longer than
-    `interval` for a round; the alerts of a rule that raises stay as they are. A sink's `resend`,
-    if it has one, is given all that fires in every round, and its `aclose` is awaited at the end.
+    `async with engine:` evaluates every `interval` seconds until it is left, and hands over what
+    is to be told meanwhile. A rule, a sink or a store that raises is logged once and stops nothing
+    else; the alerts of a rule that raises stay as they are. A sink's `resend`, if it has one, is
+    given all that fires in every round, and its `aclose` is awaited at the end.
 
     Args:
         rules: Callables of (traffic, thresholds, now) that give findings.
-        sinks: Told every event, one after the other.
-        thresholds: What the rules compare with.
-        interval: Seconds from one round to the next.
+        sinks: Told every event, each at its own pace.
+        thresholds: What the rules compare with, until `controls` sets others.
+        interval: Seconds from one round to the next, and for one attempt of a sink.
         cooldown: Seconds after which an alert that lasts is told again, as a reminder.
         max_subjects: Keys, masters and upstreams that are told apart.
+        store: Keeps what has to survive a restart; in memory, where nothing does, when None. Each
+            engine needs one of its own.
         clock: Monotonic seconds.
-        wall: Seconds since the epoch, for display.
+        wall: Seconds since the epoch, for display and for what is kept.
+
+    Attributes:
+        controls: Thresholds, silences and acknowledgements, to be changed while it runs.
+        store: What is kept.
 
     Raises:
-        ValueError: `interval`, `cooldown` or `max_subjects` is not above 0.
+        ValueError: `interval`, `cooldown` or `max_subjects` is not above 0, or a sink wants to
+            send again less often than once in an `interval`.
     """
 
     def __init__(
@@ -52,6 +69,7 @@ class AlertEngine:
         interval: float = 60,
         cooldown: float = 300,
         max_subjects: int = 5000,
+        store: AlertStore | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -59,98 +77,109 @@ class AlertEngine:
         for name, value in limits.items():
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value!r}")
-        self._thresholds = thresholds or Thresholds()
-        self.interval = interval
-        self.cooldown = cooldown
-        self._rules = tuple(default_rules() if rules is None else rules)
-        self._sinks = tuple([LogSink()] if sinks is None else sinks)
-        self._board = Board(len(self._rules), cooldown=cooldown)
-        self._traffic = Traffic(self._thresholds, max_subjects=max_subjects)
-        self._clock = clock
-        self._wall = wall
-        self._down: dict[str, tuple[str, float]] = {}
-        self._failures = Failures()
-        self._listeners: list[Any] = []
+        self.interval, self.cooldown = interval, cooldown
+        self.store = MemoryAlertStore(wall=wall) if store is None else store
+        self._clock, self._wall = clock, wall
+        self._failures, self._listeners = Failures(), list[Any]()
         self._tasks: TaskGroup | None = None
+        self._resumed, self._last_round, self._pruned_at = False, wall(), wall()
+        thresholds, silences = thresholds or Thresholds(), Silences()
+        self._judge = Judge(
+            default_rules() if rules is None else rules,
+            thresholds=thresholds,
+            interval=interval,
+            cooldown=cooldown,
+            max_subjects=max_subjects,
+            is_silenced=lambda finding, at: silences.covers(finding, at) is not None,
+            report=self._report,
+        )
+        self.controls = Controls(
+            thresholds=thresholds, judge=self._judge, silences=silences, store=self.store, wall=wall
+        )
+        self._journal = Journal(
+            self.store, deadline=min(interval, _STORE_DEADLINE), report=self._report
+        )
+        self._outbox = Outbox(
+            names_of([LogSink()] if sinks is None else sinks),
+            Desk(
+                journal=self._journal,
+                deadline=interval,
+                most=_MOST_WAITING,
+                clock=clock,
+                wall=wall,
+                jitter=random.random,
+                report=self._report,
+                delivered=lambda sink, result: self._tell_listeners("delivered", sink, result),
+            ),
+        )
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
-        self._traffic.observe(exchange, self._clock())
+        self._judge.traffic.observe(exchange, self._clock())
 
     def listen(self, listener: object) -> None:
         """Tell `listener` how the engine fares, such as an `HttpMetrics`.
 
         It may have the methods `evaluated(result, seconds)` with "ok" or "error" for each round,
-        `delivered(sink, result)` with "ok", "error" or "timeout" for each event that is handed to
-        a sink, and `failed(component)`.
+        `delivered(sink, result)` with "ok", "error", "timeout", "rejected" or "dropped" for each
+        attempt to hand something to a sink, and `failed(component)`.
         """
         if listener not in self._listeners:
             self._listeners.append(listener)
 
-    def counts(self) -> Mapping[tuple[str, str, str], int]:
-        """How many alerts there are of each type, severity and state."""
-        return self._board.counts()
-
     @property
     def firing(self) -> list[Finding]:
         """What is wrong now, as last found."""
-        return [event.finding for event in self._board.firing()]
+        return self._judge.board.findings()
 
     @property
     def thresholds(self) -> Thresholds:
-        """What the rules compare with; new ones count from the next round on.
+        """What the rules compare with; `controls.set_thresholds` sets others."""
+        return self.controls.thresholds
 
-        What was counted stays: only where a share's or a latency's own window, or what counts as
-        a failure, is another one do those begin anew.
-        """
-        return self._thresholds
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """The rules by their names."""
+        return dict(self._judge.rules)
 
-    @thresholds.setter
-    def thresholds(self, thresholds: Thresholds) -> None:
-        self._traffic.retune(thresholds)
-        self._thresholds = thresholds
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """The names of the sinks."""
+        return tuple(name for (name,) in self._outbox.waiting())
 
     async def evaluate(self) -> list[AlertEvent]:
-        """One round: ask every rule, tell the sinks what has changed, and return it."""
-        await self._refresh()
+        """One round: ask every rule, keep what has changed, and return it.
+
+        What is to be told is handed over while the engine runs; where it does not, that is done
+        before this returns, with one attempt for each sink that fails.
+        """
+        await self._resume()
+        await self._judge.rules.refresh()
         now, at = self._clock(), self._wall()
-        self._traffic.roll(now)
-        found = self._find(now)
-        events: list[AlertEvent] = []
-        whole = len(found) == len(self._rules)
-        for number, findings in found:
-            try:
-                events += self._board.advance(number, findings, now, at)
-            except Exception as error:  # noqa: BLE001 - one rule must not silence the others
-                self._report(f"rule {rule_name(self._rules[number])}", error)
-                whole = False
-        self._traffic.begin_round()
+        news, whole = self._judge.decide(self.thresholds, now, at)
+        self._last_round = at if whole else self._last_round
         self._tell_listeners("evaluated", "ok" if whole else "error", self._clock() - now)
-        await self._deliver(events, at)
-        return events
+        await self._outbox.publish(news, self._judge.board.firing(), at)
+        if self._tasks is None:
+            await self._outbox.attempt()
+        await self._prune(at)
+        return [event for each in news for event in each.events]
 
-    async def _refresh(self) -> None:
-        """Let those rules that have to ask somebody do so, each for an interval at most."""
-        for rule in self._rules:
-            refresh = getattr(rule, "refresh", None)
-            if refresh is not None:
-                try:
-                    with anyio.fail_after(self.interval):
-                        await refresh()
-                except Exception as error:  # noqa: BLE001 - what it knew before counts still
-                    self._report(f"rule {rule_name(rule)}", error)
+    def preview(self, thresholds: Thresholds | None = None) -> list[Finding]:
+        """What a round would find now, and with other thresholds; nothing comes of it.
 
-    def _find(self, now: float) -> list[tuple[int, list[Finding]]]:
-        """What each rule finds, by its number; a rule that raises is left out."""
-        found: list[tuple[int, list[Finding]]] = []
-        for number, rule in enumerate(self._rules):
-            try:
-                found.append((number, list(rule(self._traffic, self._thresholds, now))))
-            except Exception as error:  # noqa: BLE001 - one rule must not silence the others
-                self._report(f"rule {rule_name(rule)}", error)
-        every = [each for _, findings in found for each in findings]
-        explained = iter(inhibited(every, down=self._lately_down(every, now)))
-        return [(number, list(islice(explained, len(each)))) for number, each in found]
+        Where `error_window` or what counts as a failure is another one, what was counted by the
+        old ones is judged.
+        """
+        return self._judge.preview(thresholds or self.thresholds, self._clock())
+
+    async def test(self, sink: str) -> str | None:
+        """Tell one sink a test alert, at once and once, and give what went wrong, if anything.
+
+        Raises:
+            KeyError: There is no sink of that name.
+        """
+        return await self._outbox.test(sink)
 
     async def run(self) -> None:
         """Evaluate every `interval` seconds, for ever."""
@@ -164,9 +193,11 @@ class AlertEngine:
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("this AlertEngine is running already; enter it once")
+        await self._resume()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self.run)
+        self._tasks.start_soon(self._outbox.run)
         return self
 
     async def __aexit__(
@@ -181,45 +212,45 @@ class AlertEngine:
             # What the body raised is its own: a task group that knew of it would wrap it.
             await tasks.__aexit__(None, None, None)
             with anyio.CancelScope(shield=True):
-                await self._close_sinks()
+                await self._outbox.aclose(last_chance=min(self.interval, _LAST_CHANCE))
 
-    def _lately_down(self, findings: list[Finding], now: float) -> dict[str, str]:
-        """The upstreams whose outages have left failures in the windows of shares."""
-        self._down |= {name: (by, now) for name, by in outages(findings).items()}
-        # A window keeps its oldest step, and is looked at once in an interval.
-        longest = 1.1 * self._thresholds.error_window + self.interval
-        self._down = {name: seen for name, seen in self._down.items() if now - seen[1] <= longest}
-        return {name: by for name, (by, _) in self._down.items()}
+    def counts(self) -> Mapping[tuple[str, str, str], int]:
+        """How many alerts there are of each type, severity and state."""
+        return self._judge.board.counts()
 
-    async def _deliver(self, events: list[AlertEvent], at: float) -> None:
-        for sink in self._sinks:
-            try:
-                with anyio.fail_after(self.interval):
-                    for event in events:
-                        await self._tell(sink, event)
-                    if (resend := getattr(sink, "resend", None)) is not None:
-                        await resend(self._board.firing(), at)
-            except Exception as error:  # noqa: BLE001 - one sink must not cost the others
-                late = isinstance(error, TimeoutError)
-                self._report(f"sink {name_of(sink)}", error)
-                self._tell_listeners("delivered", name_of(sink), "timeout" if late else "error")
+    def waiting(self) -> Mapping[tuple[str], int]:
+        """How many notifications wait for each sink."""
+        return self._outbox.waiting()
 
-    async def _tell(self, sink: Sink, event: AlertEvent) -> None:
-        result = "ok"
+    def last_round(self) -> Mapping[tuple[()], float]:
+        """When all rules were last asked with success, or the engine was made: epoch seconds."""
+        return {(): self._last_round}
+
+    def overflowed(self) -> Mapping[tuple[()], int]:
+        """How much was counted as the subject `__overflow__`, for want of room."""
+        return {(): self._judge.traffic.overflowed}
+
+    async def _resume(self) -> None:
+        """Go on where the process before this one ended, as soon as the store says where."""
+        if self._resumed:
+            return
+        kept: Kept | None = None
+        self._resumed = True  # so that nobody else does it meanwhile
         try:
-            await sink(event)
-        except Exception as error:  # noqa: BLE001 - one event must not cost the others
-            self._report(f"sink {name_of(sink)}", error)
-            result = "error"
-        self._tell_listeners("delivered", name_of(sink), result)
+            kept = await self._journal.load()
+        finally:
+            self._resumed = kept is not None
+        if kept is not None:
+            now, at = self._clock(), self._wall()
+            self.controls.resume(kept)
+            news = self._judge.resume(kept.alerts, now, at)
+            self._outbox.resume(kept.notifications)
+            await self._outbox.publish([news], self._judge.board.firing(), at)
 
-    async def _close_sinks(self) -> None:
-        for sink in self._sinks:
-            if (aclose := getattr(sink, "aclose", None)) is not None:
-                try:
-                    await aclose()
-                except Exception as error:  # noqa: BLE001 - as above
-                    self._report(f"sink {name_of(sink)}", error)
+    async def _prune(self, at: float) -> None:
+        if at - self._pruned_at >= _DAY:
+            self._pruned_at = at
+            await self._journal.prune(at - _KEPT_FOR)
 
     def _report(self, component: str, error: Exception) -> None:
         """Log a failure once, and let it be counted; as a label value it is `alerts`."""

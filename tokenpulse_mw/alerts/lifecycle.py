@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 Severity = Literal["info", "warning", "critical"]
 Transition = Literal["fired", "escalated", "deescalated", "reminded", "resolved"]
 
-_SEVERITIES = ("info", "warning", "critical")
+RANKS: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 
 
 class Subject(NamedTuple):
@@ -49,6 +49,8 @@ class Finding:
         metadata: More of the same, for programs.
         hold_for: Seconds that it must last before it fires.
         keep_firing: Seconds that it must be gone before it is resolved.
+        window: Seconds that the rule looks back. After a restart it finds nothing until it has
+            seen traffic again, so an alert from before is not over until that time has passed.
     """
 
     type: str
@@ -61,6 +63,7 @@ class Finding:
     metadata: dict[str, Any] = field(default_factory=dict)
     hold_for: float = 0
     keep_firing: float = 0
+    window: float = 60
 
     @property
     def fingerprint(self) -> str:
@@ -71,7 +74,7 @@ class Finding:
     @property
     def rank(self) -> int:
         """How bad it is, to be compared: -1 where it has no severity."""
-        return -1 if self.severity is None else _SEVERITIES.index(self.severity)
+        return -1 if self.severity is None else RANKS[self.severity]
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,8 +112,8 @@ class Traffic:
 
     @property
     def overflowed(self) -> int:
-        """How much was counted as `__overflow__` for want of room, ever."""
-        return self.counts.overflowed
+        """How much was counted as `__overflow__` for want of room, until the last `roll`."""
+        return self._counts.overflowed  # a scrape may ask in another thread: it counts nothing
 
     def _new_kind(self, seen: tuple[Any, ...]) -> Kind:
         kind = Kind(Seen(*seen), count_client_errors=self._counts.count_client_errors)

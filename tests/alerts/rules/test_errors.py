@@ -191,6 +191,7 @@ def test_a_provider_that_fails_too_often_is_found_with_its_numbers() -> None:
                 "upstreams": {"provider:claude": 40},
             },
             hold_for=300,
+            window=300,
         )
     ]
 

@@ -28,6 +28,7 @@ def test_a_provider_that_is_too_slow_is_found_with_its_numbers() -> None:
             value=15,
             metadata={"requests": 100, "slow": 40, "threshold": 5},
             hold_for=300,
+            window=300,
         )
     ]
 

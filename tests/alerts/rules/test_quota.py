@@ -35,6 +35,7 @@ async def test_a_quota_that_is_nearly_used_up_is_found_with_its_numbers() -> Non
         message="Key 'k1' (master 'acme') has used 950 of 1000 (95.0%) of its quota",
         value=0.95,
         metadata={"used": 950, "limit": 1000, "master": "acme", "threshold": 0.9},
+        window=0,
     )
     assert found.fingerprint == "quota_exceeded:key:k1"
 
@@ -100,7 +101,8 @@ async def test_a_source_may_be_awaited() -> None:
 
     quotas = Quotas(source)
     rule = quota_exceeded(quotas)
-    assert View().ask(rule) == []
+    with pytest.raises(LookupError, match=r"^the quota source has not answered yet$"):
+        View().ask(rule)
 
     await quotas.refresh()
 

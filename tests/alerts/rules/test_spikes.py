@@ -70,6 +70,7 @@ def test_a_masters_spike_is_found_with_its_numbers(
         metric=metric,
         value=value,
         metadata={"metric": metric, "value": value, "threshold": threshold, "window": window},
+        window={"1m": 60, "24h": 86_400}[window],
     )
     assert found.fingerprint == f"traffic_spike:{metric}:master:acme"
 
@@ -91,6 +92,7 @@ def test_the_gateways_spike_is_found_with_its_numbers() -> None:
         metric="global_qps",
         value=4.5,
         metadata={"metric": "global_qps", "value": 4.5, "threshold": 4, "window": "realtime"},
+        window=10,
     )
     assert found.fingerprint == "traffic_spike:global_qps:system:0"
 

@@ -78,6 +78,7 @@ def test_a_provider_that_is_down_is_found_with_its_numbers() -> None:
         message="claude failed 12 times in a row",
         value=12,
         metadata={"failures": 12, "threshold": 10},
+        window=0,
     )
     assert found.fingerprint == "provider_down:provider:claude"
 

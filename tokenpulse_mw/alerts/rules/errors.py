@@ -43,6 +43,7 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
             value=rate,
             metadata=_numbers(requests, failures, threshold, blamed.get(("key", key))),
             keep_firing=thresholds.keep_firing,
+            window=thresholds.error_window,
         )
 
 
@@ -74,6 +75,7 @@ def high_error_rate(traffic: Traffic, thresholds: Thresholds, now: float) -> Ite
             metadata=_numbers(requests, failures, threshold, blamed.get(("provider", provider))),
             hold_for=thresholds.provider_error_hold,
             keep_firing=thresholds.keep_firing,
+            window=thresholds.error_window,
         )
 
 

@@ -47,6 +47,7 @@ def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterat
             metadata={"requests": requests, "slow": slow, "threshold": threshold},
             hold_for=thresholds.provider_latency_hold,
             keep_firing=thresholds.keep_firing,
+            window=thresholds.error_window,
         )
 
 

@@ -46,6 +46,9 @@ class Quotas:
         deadline: Seconds that a source that is awaited may take.
         max_keys: Quotas that are taken at most; a source may give only those that are near.
 
+    Attributes:
+        known: The source has answered at least once.
+
     Raises:
         ValueError: `deadline` or `max_keys` is not above 0.
     """
@@ -58,6 +61,7 @@ class Quotas:
                 raise ValueError(f"{name} must be above 0, got {value!r}")
         self._source, self._deadline, self._most = source, deadline, max_keys
         self._quotas: tuple[Quota, ...] = ()
+        self.known = False
 
     async def refresh(self) -> None:
         """Ask the source again. Where that fails, what was last known stays.
@@ -77,7 +81,7 @@ class Quotas:
                 f"the quota source gave more than {self._most} quotas; "
                 "let it give only those that are near their limit, or raise max_keys"
             )
-        self._quotas = quotas
+        self._quotas, self.known = quotas, True
 
     def __iter__(self) -> Iterator[Quota]:
         return iter(self._quotas)
@@ -94,13 +98,15 @@ class _QuotaExceeded:
 
     def __call__(
         self,
-        traffic: Traffic,  # noqa: ARG002 - every rule is called alike
+        traffic: Traffic,
         thresholds: Thresholds,
-        now: float,  # noqa: ARG002
+        now: float,
     ) -> Iterator[Finding]:
         threshold = thresholds.quota_warning
         if threshold is None:
             return
+        if not self._quotas.known:
+            raise LookupError("the quota source has not answered yet")
         for quota in self._quotas:
             # A share, not limit x threshold, whose rounding could miss what is just reached.
             share = quota.used / quota.limit if quota.limit and quota.limit > 0 else 0.0
@@ -161,4 +167,5 @@ def _finding(quota: Quota, share: float, threshold: float, keep_firing: float) -
             "threshold": threshold,
         },
         keep_firing=keep_firing,
+        window=0,  # what the source says is known at once
     )

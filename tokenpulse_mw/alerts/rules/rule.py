@@ -8,8 +8,10 @@ from ..lifecycle import Finding, Subject
 from ..thresholds import Thresholds
 from ..traffic import GATEWAY, Traffic
 
-# Asked once a round. It may have a `name`, and an async method `refresh` that the engine awaits
-# before it asks.
+# Asked once a round. It may have
+#   name                       what it is called
+#   async refresh()            awaited before each round
+#   resume(traffic, finding)   told after a restart of each alert that it had found before
 Rule = Callable[[Traffic, Thresholds, float], Iterable[Finding]]
 
 

@@ -18,13 +18,20 @@ class _Metric(NamedTuple):
     short: str
     unit: str
     window: str
+    seconds: float
 
 
-_QPS = _Metric("global_qps", "QPS", f"requests a second (over {ARRIVAL_SECONDS} s)", "realtime")
-_RPM = _Metric("master_rpm", "RPM", "requests in a minute", "1m")
-_TPM = _Metric("master_tpm", "TPM", "tokens in a minute", "1m")
-_RPD = _Metric("master_rpd", "RPD", "requests in 24 hours", "24h")
-_TPD = _Metric("master_tpd", "TPD", "tokens in 24 hours", "24h")
+_QPS = _Metric(
+    "global_qps",
+    "QPS",
+    f"requests a second (over {ARRIVAL_SECONDS} s)",
+    "realtime",
+    ARRIVAL_SECONDS,
+)
+_RPM = _Metric("master_rpm", "RPM", "requests in a minute", "1m", 60)
+_TPM = _Metric("master_tpm", "TPM", "tokens in a minute", "1m", 60)
+_RPD = _Metric("master_rpd", "RPD", "requests in 24 hours", "24h", 86_400)
+_TPD = _Metric("master_tpd", "TPD", "tokens in 24 hours", "24h", 86_400)
 
 
 def traffic_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
@@ -66,6 +73,7 @@ def _judge(metric: _Metric, master: str, value: float, thresholds: Thresholds) -
         value=value,
         metadata={"metric": metric.name, **numbers},
         keep_firing=thresholds.keep_firing,
+        window=metric.seconds,
     )
 
 

@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..labels import NAMES, labels_of
 from ..lifecycle import Finding, Severity
 from .event import AlertEvent, rfc3339
 from .text import plain
 
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_OURS = {"alertname", "severity", "subject_kind", "subject_id", "metric", "provider"}
 _LONGEST_LABEL, _LONGEST_ANNOTATION = 200, 2000  # characters
 
 Alert = dict[str, Any]
@@ -59,7 +59,7 @@ def check_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
     for name, value in (labels or {}).items():
         if not isinstance(name, str) or not _LABEL.fullmatch(name):
             raise ValueError(f"the name of a label must match {_LABEL.pattern}, got {name!r}")
-        if name in _OURS:
+        if name in NAMES:
             raise ValueError(f"the label {name!r} is set by the sink: choose another name")
         if not isinstance(value, str) or not value or value != _identity(value):
             raise ValueError(
@@ -82,25 +82,8 @@ def _alert(event: AlertEvent, severity: Severity | None, form: Form, *, ends: fl
 
 def _labels(finding: Finding, severity: Severity | None) -> dict[str, str]:
     """What tells this alert from all others; an empty value would be no label at all."""
-    subject = finding.subject
-    labels = {
-        "alertname": finding.type,
-        "severity": severity or "",
-        "subject_kind": subject.kind,
-        "subject_id": subject.id,
-        "metric": finding.metric,
-        "provider": _provider(finding),
-    }
+    labels = labels_of(finding, severity)
     return {name: text for name, value in labels.items() if (text := _identity(value))}
-
-
-def _provider(finding: Finding) -> str:
-    """The provider that the alert is about, where it is about one."""
-    subject = finding.subject
-    if subject.kind in ("provider", "apikey"):
-        return subject.id if subject.kind == "provider" else subject.name
-    provider = finding.metadata.get("provider")
-    return provider if isinstance(provider, str) else ""
 
 
 def _annotations(finding: Finding) -> dict[str, str]:

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, Self
 
 from ..lifecycle import Finding, Severity, Subject, Transition
-from .text import valid
+from ..portable import portable
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_DEEPEST = 5  # levels of metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class AlertEvent:
             "value": finding.value,
             "metadata": finding.metadata,
         }
-        return {name: _for_json(value) for name, value in event.items()}
+        return {name: portable(value) for name, value in event.items()}
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Self:
@@ -152,18 +151,3 @@ def rfc3339(seconds: float) -> str:
 
 def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
-
-
-def _for_json(value: Any, depth: int = 0) -> Any:
-    """`value`, or what comes closest to it of what JSON knows."""
-    if isinstance(value, str):
-        return valid(value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if depth < _DEEPEST and isinstance(value, Mapping):
-        return {valid(str(name)): _for_json(each, depth + 1) for name, each in value.items()}
-    if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
-        return [_for_json(each, depth + 1) for each in value]
-    return valid(str(value))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from ..portable import valid
+
 # A control character could forge a line, and one that turns the writing direction a whole text.
 _UNSEEN = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ")
 _TURNING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _UNSEEN |= dict.fromkeys(_TURNING, "")
 _ENDING = "..."
-
-
-def valid(text: str) -> str:
-    """`text` as UTF-8 can have it: a lone surrogate becomes a question mark."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def plain(text: str, longest: int) -> str:

@@ -47,6 +47,8 @@ class AlertRecord:
         resolved_at: When it was resolved; this and the state say the same.
         resolve_reason: Why it was resolved.
         ack: Who has seen it, if anyone.
+        told_as: The severity that was last told of it; None where nothing was, as while it is
+            pending or silenced.
 
     Raises:
         ValueError: A state, a severity or a time is not one.
@@ -66,10 +68,12 @@ class AlertRecord:
     resolved_at: float | None = None
     resolve_reason: str | None = None
     ack: Ack | None = None
+    told_as: Severity | None = None
 
     def __post_init__(self) -> None:
         check_choice("state", self.state, STATES)
         check_choice("severity", self.severity, SEVERITIES)
+        check_choice("told_as", self.told_as, (*SEVERITIES, None))
         for name in ("since", "told", "started_at", "fired_at", "resolved_at"):
             check_finite(name, getattr(self, name))
         if (self.state == "resolved") != (self.resolved_at is not None):

@@ -84,6 +84,14 @@ class Streaks(Generic[Subject]):
         """Note one outcome of `subject`, and how it is called if that is known."""
         self.note(subject, self.of(subject, name=name), failed=failed)
 
+    def resume(self, subject: Subject, *, name: str, failures: int) -> None:
+        """Go on from `failures` in a row, unless more is known of `subject` by now."""
+        streak = self.of(subject, name=name)
+        if not streak.seen:
+            for _ in range(min(failures, _RECENT)):
+                self.note(subject, streak, failed=True)
+            streak.failures = failures
+
     def failing(self) -> Iterator[tuple[Subject, Streak]]:
         """Every subject whose last outcome was a failure."""
         yield from self._failing.items()

@@ -40,6 +40,7 @@ alerts = Table(
     Column("resolved_at", Double),
     Column("resolve_reason", SafeText),
     Column("ack", Text),
+    Column("told_as", SafeText),
     Index("tokenpulse_alerts_newest", "started_at", "id"),
     Index("tokenpulse_alerts_resolved", "state", "resolved_at", "id"),
 )

@@ -1,0 +1,175 @@
+"""What people change while an engine runs: thresholds, silences, and who has seen what."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import EllipsisType
+from uuid import uuid4
+
+from .judge import Judge
+from .silences import Silences, check_matchers
+from .store.protocol import AlertStore, Conflict, Kept
+from .store.records import Ack, AlertRecord, Matcher, Silence, ThresholdsVersion
+from .thresholds import InvalidThresholds, Thresholds
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
+
+
+class Controls:
+    """Changes an engine while it runs; each change is kept first, and then counts.
+
+    It is `engine.controls`. Every method raises what the store raises where that fails
+    (`StoreError`), and nothing has changed then.
+
+    Args:
+        thresholds: Those that hold until somebody sets others.
+        judge: Goes by them.
+        silences: Those that are heeded.
+        store: Where it is kept.
+        wall: Seconds since the epoch.
+
+    Attributes:
+        thresholds: What the rules compare with.
+        version: The newest version of the thresholds that was set, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        thresholds: Thresholds,
+        judge: Judge,
+        silences: Silences,
+        store: AlertStore,
+        wall: Callable[[], float],
+    ) -> None:
+        self.thresholds = thresholds
+        self.version: ThresholdsVersion | None = None
+        self._judge = judge
+        self._silences = silences
+        self._store = store
+        self._wall = wall
+
+    @property
+    def silences(self) -> list[Silence]:
+        """Silences that have not ended, by their start."""
+        self._silences.expire(self._wall())
+        return sorted(self._silences, key=lambda each: (each.starts_at, each.id))
+
+    async def set_thresholds(
+        self, thresholds: Thresholds, *, by: str, expected: int | EllipsisType | None = ...
+    ) -> ThresholdsVersion:
+        """Let the rules compare with other numbers from the next round on.
+
+        What was counted stays, but for shares and latencies whose own window, or what counts as a
+        failure, is another one: these begin anew. The next round judges every alert by what it
+        finds with the new numbers.
+
+        Args:
+            thresholds: All of them; see `Thresholds.changed`.
+            by: Who sets them.
+            expected: The version that they were made from, None where there was none; left out,
+                whatever version holds.
+
+        Raises:
+            Conflict: Another version holds; it is in force here now.
+        """
+        current = None if self.version is None else self.version.version
+        wanted = current if isinstance(expected, EllipsisType) else expected
+        try:
+            made = await self._store.set_thresholds(
+                thresholds.as_dict(), expected=wanted, by=by, at=self._wall()
+            )
+        except Conflict:
+            for version in await self._store.history(1):
+                self._take(version)
+            raise
+        self._put(made, thresholds)
+        return made
+
+    async def acknowledge(self, alert_id: str, *, by: str, note: str = "") -> AlertRecord | None:
+        """Note who has seen an alert: nobody is reminded of it any more.
+
+        That it gets worse or better, and that it is over, is told all the same.
+
+        Returns:
+            The alert as it is now, or None where there is none of that id.
+        """
+        return await self._acknowledge(alert_id, Ack(by, self._wall(), note))
+
+    async def unacknowledge(self, alert_id: str) -> AlertRecord | None:
+        """Take back that somebody has seen an alert."""
+        return await self._acknowledge(alert_id, None)
+
+    async def silence(
+        self,
+        *matchers: Matcher,
+        ends_at: float,
+        by: str,
+        starts_at: float | None = None,
+        comment: str = "",
+    ) -> Silence:
+        """Tell nobody of alerts that all of `matchers` pick, for a time.
+
+        Of an alert that was told before, its end is told all the same; of one that still fires
+        when the silence ends, so is that.
+
+        Args:
+            matchers: Of the labels alertname, severity, subject_kind, subject_id, metric, provider.
+            ends_at: Seconds since the epoch.
+            by: Who does so.
+            starts_at: Seconds since the epoch; now when None.
+            comment: Why.
+
+        Raises:
+            ValueError: A matcher is none, there are too many, or it ends before it starts.
+        """
+        check_matchers(matchers)
+        now = self._wall()
+        begins = now if starts_at is None else starts_at
+        if ends_at <= now:
+            raise ValueError(f"ends_at must be in the future, got {ends_at!r} at {now!r}")
+        made = Silence(uuid4().hex, tuple(matchers), begins, ends_at, by, comment)
+        self._silences.check_room()
+        await self._store.add_silence(made)
+        self._silences.add(made)
+        return made
+
+    async def unsilence(self, silence_id: str) -> bool:
+        """End a silence, and say whether there was one."""
+        was_there = await self._store.remove_silence(silence_id)
+        self._silences.remove(silence_id)
+        return was_there
+
+    def resume(self, kept: Kept) -> None:
+        """Go on with what was set before a restart, as far as it can be read."""
+        if kept.thresholds is not None:
+            self._take(kept.thresholds)
+        for silence in kept.silences:
+            try:
+                self._silences.add(silence)
+            except ValueError as error:
+                logger.error("the silence %s cannot be heeded: %s", silence.id, error)
+
+    def _take(self, version: ThresholdsVersion) -> None:
+        """Let a version of the thresholds that was kept hold."""
+        known = {
+            name: version.values[name] for name in Thresholds.fields() if name in version.values
+        }
+        try:
+            self._put(version, self.thresholds.changed(**known))
+        except InvalidThresholds as error:
+            logger.error(
+                "version %d of the thresholds cannot be used, so others hold: %s",
+                version.version,
+                error,
+            )
+
+    def _put(self, version: ThresholdsVersion, thresholds: Thresholds) -> None:
+        self._judge.retune(thresholds)
+        self.thresholds, self.version = thresholds, version
+
+    async def _acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
+        record = await self._store.acknowledge(alert_id, ack)
+        self._judge.board.acknowledge(alert_id, ack)
+        return record

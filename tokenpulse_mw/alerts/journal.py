@@ -1,0 +1,137 @@
+"""What an engine tells its store, so that nothing is lost while the store fails."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import anyio
+
+from .board import News
+from .store.protocol import AlertStore, Changes, Kept, UnknownAlert
+from .store.records import AlertRecord, Notification, TransitionRecord
+
+_MOST = 20_000  # of each kind that wait for the store
+
+Report = Callable[[str, Exception], None]
+Write = Callable[[], Awaitable[object]]
+
+
+class Journal:
+    """Keeps what rounds and deliveries change; what the store does not take is given again.
+
+    Args:
+        store: Where it is kept.
+        deadline: Seconds that the store may take.
+        report: Told of each failure.
+
+    Attributes:
+        store: The same.
+    """
+
+    def __init__(self, store: AlertStore, *, deadline: float, report: Report) -> None:
+        self.store = store
+        self._deadline = deadline
+        self._report = report
+        self._alerts: dict[str, AlertRecord] = {}
+        self._forgotten: dict[str, None] = {}
+        self._transitions: dict[TransitionRecord, None] = {}
+        self._notifications: dict[str, Notification] = {}
+        self._settled: dict[str, Write] = {}
+        self._writing = anyio.Lock()
+
+    async def load(self) -> Kept | None:
+        """What was kept by the process before this one; None where the store fails."""
+        try:
+            with anyio.fail_after(self._deadline):
+                return await self.store.load()
+        except Exception as error:  # noqa: BLE001 - alerts go on without it
+            self._report("alert store", error)
+            return None
+
+    def note(self, news: Iterable[News], notifications: Iterable[Notification]) -> None:
+        """Have what a round has made of the alerts kept with the next `write`."""
+        for each in news:
+            self._alerts |= {record.id: record for record in each.alerts}
+            self._transitions |= dict.fromkeys(each.transitions)
+            for alert_id in each.forgotten:
+                self._alerts.pop(alert_id, None)
+                self._forgotten[alert_id] = None
+        self._notifications |= {each.id: each for each in notifications}
+
+    async def write(self) -> None:
+        """Keep all that was noted, or the next time."""
+        await self._ask(self._commit)
+
+    def owe(self, notification_id: str, write: Write) -> None:
+        """Keep, by `write`, what became of a notification, with whatever is kept next."""
+        self._settled[notification_id] = write
+
+    async def settle(self, notification_id: str, write: Write) -> None:
+        """Keep, by `write`, what became of a notification, or with whatever is kept next."""
+        self.owe(notification_id, write)
+        await self._ask(self._settle)
+
+    async def _ask(self, call: Write) -> None:
+        """Let the store do something, while it does nothing else for us."""
+        try:
+            with anyio.fail_after(self._deadline):
+                async with self._writing:
+                    await call()
+        except Exception as error:  # noqa: BLE001 - alerts go on without it
+            self._report("alert store", error)
+            self._bound()
+
+    def _bound(self) -> None:
+        """A store that fails for days must not fill the memory: the oldest go."""
+        every: tuple[dict[Any, Any], ...] = (
+            self._alerts,
+            self._transitions,
+            self._notifications,
+            self._forgotten,
+            self._settled,
+        )
+        for waiting in every:
+            for oldest in list(islice(waiting, max(0, len(waiting) - _MOST))):
+                del waiting[oldest]
+
+    async def prune(self, before: float) -> None:
+        """Forget what was over before `before`."""
+        await self._ask(partial(self.store.prune, before))
+
+    async def aclose(self) -> None:
+        """Keep what was noted, and let go of the store."""
+        await self.write()
+        await self._ask(self.store.aclose)
+
+    async def _commit(self) -> None:
+        alerts, transitions = self._alerts, self._transitions
+        notifications, forgotten = self._notifications, self._forgotten
+        self._alerts, self._transitions = {}, {}
+        self._notifications, self._forgotten = {}, {}
+        changes = Changes(
+            tuple(alerts.values()),
+            tuple(transitions),
+            tuple(notifications.values()),
+            tuple(forgotten),
+        )
+        try:
+            if changes != Changes():
+                await self.store.commit(changes)
+        except (UnknownAlert, ValueError) as error:
+            self._report("alert store", error)  # it never will be taken
+        except BaseException:
+            # What came meanwhile is newer.
+            self._alerts = {**alerts, **self._alerts}
+            self._transitions = {**transitions, **self._transitions}
+            self._notifications = {**notifications, **self._notifications}
+            self._forgotten = {**forgotten, **self._forgotten}
+            raise
+        await self._settle()
+
+    async def _settle(self) -> None:
+        for notification_id, write in list(self._settled.items()):
+            await write()
+            self._settled.pop(notification_id, None)

@@ -1,0 +1,238 @@
+"""One sink and what waits for it; no other sink waits with it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+
+from ..journal import Journal
+from ..sinks import AlertEvent, Later, Rejected, Sink
+from .backoff import backoff
+from .letters import Letter, Letters
+
+_LONGEST_TRY = 86_400.0  # seconds; who has not heard for a day of an alert has other news by now
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all lanes of an outbox have in common.
+
+    Attributes:
+        journal: Is told what became of each letter.
+        deadline: Seconds that one attempt may take.
+        most: Letters that may wait for one sink.
+        clock: Monotonic seconds.
+        wall: Seconds since the epoch.
+        jitter: A number from 0 to 1, by chance.
+        report: Told of each failure that a sink should not have.
+        delivered: Told of each attempt: the sink's name, and "ok", "error", "timeout",
+            "rejected" or "dropped".
+    """
+
+    journal: Journal
+    deadline: float
+    most: int
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    jitter: Callable[[], float]
+    report: Callable[[str, Exception], None]
+    delivered: Callable[[str, str], None]
+
+
+class Lane:
+    """Hands letters to a sink, one at a time, and those that fail again later.
+
+    After a failure the sink is left alone for a while, twice as long each time: then one letter
+    tries, and when it is taken the others follow.
+
+    Args:
+        name: Of the sink.
+        sink: Where the letters go.
+        desk: What it shares with the other lanes.
+
+    Raises:
+        ValueError: The sink lets alerts end that are not sent again in time, which is shorter
+            than a round takes.
+    """
+
+    def __init__(self, name: str, sink: Sink, desk: Desk) -> None:
+        self.name = name
+        self._sink = sink
+        self._desk = desk
+        self._letters = Letters(most=desk.most)
+        self._resend: Any = getattr(sink, "resend", None)
+        if getattr(sink, "resend_every", desk.deadline) < desk.deadline:
+            raise ValueError(
+                f"resend_every of the sink {name} must be at least the engine's interval, "
+                f"{desk.deadline:g} s, got {sink.resend_every:g}"  # type: ignore[attr-defined]
+            )
+        self._firing: tuple[Sequence[AlertEvent], float] | None = None
+        self._paused_until = -math.inf
+        self._failures = 0
+        self._news = anyio.Event()
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def has(self, fingerprint: str) -> bool:
+        """Whether something of this alert waits for the sink."""
+        return fingerprint in self._letters
+
+    def put(self, letter: Letter) -> None:
+        """Let a letter wait for the sink; what goes for want of room is a dead letter."""
+        for each in self._letters.put(letter):
+            self._desk.delivered(self.name, "dropped")
+            said = "later events took its place"
+            self._desk.journal.owe(each.notification.id, self._burial(each, said))
+        self._news.set()
+
+    def fires(self, events: Sequence[AlertEvent], at: float) -> None:
+        """All that fires now, for sinks that want to hear it again and again."""
+        if self._resend is not None:
+            self._firing = (events, at)
+            self._news.set()
+
+    async def run(self) -> None:
+        """Hand out what is due, for ever."""
+        while True:
+            self._news = anyio.Event()
+            if not await self.attempt():
+                with anyio.move_on_after(self._idle()):
+                    await self._news.wait()
+
+    async def attempt(self) -> bool:
+        """Hand out one letter, or what fires; False where nothing is due now."""
+        now = self._desk.clock()
+        if now < self._paused_until:
+            return False
+        letter = self._letters.due(now)
+        if letter is not None:
+            await self._hand_over(letter)
+            return True
+        return await self._send_again()
+
+    async def test(self, event: AlertEvent) -> str | None:
+        """Hand over an event past all that waits, once, and give what went wrong."""
+        try:
+            with anyio.fail_after(self._desk.deadline):
+                await self._sink(event)
+        except Exception as error:  # noqa: BLE001 - whoever tests wants to know
+            return _said(error)
+        return None
+
+    async def aclose(self) -> None:
+        """Let the sink close what it holds open."""
+        aclose = getattr(self._sink, "aclose", None)
+        if aclose is not None:
+            try:
+                with anyio.fail_after(self._desk.deadline):
+                    await aclose()
+            except Exception as error:  # noqa: BLE001 - the others are to be closed as well
+                self._desk.report(f"sink {self.name}", error)
+
+    def _idle(self) -> float:
+        """Seconds until there is something to do."""
+        next_at = self._letters.next_at()
+        if self._firing is None and next_at is None:
+            return math.inf
+        return max(self._paused_until, next_at or 0.0) - self._desk.clock()
+
+    async def _hand_over(self, letter: Letter) -> None:
+        letter.attempts += 1
+        error = await self._ask(partial(self._sink, letter.event))
+        age = self._desk.wall() - letter.notification.created_at
+        if error is None:
+            self._letters.done(letter)
+            store, identity = self._desk.journal.store, letter.notification.id
+            await self._settle(letter, partial(store.delivered, identity))
+        elif isinstance(error, Rejected) or age > _LONGEST_TRY:
+            await self._give_up(letter, error)
+        else:
+            await self._postpone(letter, error)
+
+    async def _send_again(self) -> bool:
+        if self._firing is None:
+            return False
+        (events, at), self._firing = self._firing, None
+        # What waits is told by its letter, or an end would be undone by what fired before it.
+        told = [event for event in events if event.fingerprint not in self._letters]
+        await self._ask(partial(self._resend, told, at), counted=False)
+        return True
+
+    async def _ask(self, call: Callable[[], Any], *, counted: bool = True) -> Exception | None:
+        """Make one attempt, and give what it failed with."""
+        try:
+            with anyio.fail_after(self._desk.deadline):
+                await call()
+        except Exception as error:  # noqa: BLE001 - one sink must not cost the others
+            self._failed(error)
+            return error
+        if counted:
+            self._desk.delivered(self.name, "ok")
+        if self._failures:
+            logger.info("sink %s takes alerts again; %d wait for it", self.name, len(self))
+        self._failures = 0
+        return None
+
+    def _failed(self, error: Exception) -> None:
+        """Leave the sink alone for a while, unless it only refused what it was given."""
+        if isinstance(error, Rejected):
+            self._desk.delivered(self.name, "rejected")
+            return
+        self._desk.delivered(self.name, "timeout" if isinstance(error, TimeoutError) else "error")
+        self._failures += 1
+        asked_for = error.after if isinstance(error, Later) else None
+        wait = backoff(self._failures, self._desk.jitter()) if asked_for is None else asked_for
+        self._paused_until = self._desk.clock() + wait
+        if not isinstance(error, Later):
+            self._desk.report(f"sink {self.name}", error)
+        elif self._failures == 1:
+            logger.warning("sink %s does not take alerts, which wait for it: %s", self.name, error)
+
+    async def _postpone(self, letter: Letter, error: Exception) -> None:
+        desk = self._desk
+        wait = max(backoff(letter.attempts, desk.jitter()), self._paused_until - desk.clock())
+        self._letters.postpone(letter, desk.clock() + wait)
+        postponed = partial(
+            desk.journal.store.postponed,
+            letter.notification.id,
+            letter.attempts,
+            desk.wall() + wait,
+            _said(error),
+        )
+        await self._settle(letter, postponed)
+
+    async def _give_up(self, letter: Letter, error: Exception) -> None:
+        self._letters.done(letter)
+        logger.error(
+            "sink %s was not told that %s %s: %s",
+            self.name,
+            letter.event.fingerprint,
+            letter.event.transition,
+            _said(error),
+        )
+        await self._settle(letter, self._burial(letter, _said(error)))
+
+    def _burial(self, letter: Letter, said: str) -> Callable[[], Any]:
+        store, identity = self._desk.journal.store, letter.notification.id
+        return partial(store.dead, identity, self._desk.wall(), said)
+
+    async def _settle(self, letter: Letter, write: Callable[[], Any]) -> None:
+        # What was handed over must be known to be, also when the engine is just being left.
+        with anyio.CancelScope(shield=True):
+            await self._desk.journal.settle(letter.notification.id, write)
+
+
+def _said(error: Exception) -> str:
+    """What may be shown of an error: only our own sinks' are sure to have no secret in them."""
+    if isinstance(error, Later | Rejected):
+        return str(error)
+    return type(error).__name__

@@ -1,0 +1,155 @@
+"""What is to be told, between the engine that decides it and the sinks that take their time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+import anyio
+
+from ...exchange import name_of
+from ..board import News
+from ..lifecycle import Finding, Subject
+from ..rulebook import distinct
+from ..sinks import AlertEvent, Sink
+from ..store.records import Notification
+from .lane import Desk, Lane
+from .letters import Letter
+
+_LONGEST_WAIT = 3600.0  # seconds; who was told to wait before a restart waits no longer after it
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
+
+
+class Outbox:
+    """Hands events to sinks, each of which has a lane of its own.
+
+    Every event reaches every sink at least once, under the same id however often it is tried, and
+    those of one alert in their order; unless a sink refuses it, fails for a day, or is so far
+    behind that there is no more room: then it is a dead letter, which the store keeps.
+
+    Args:
+        sinks: By their names; see `names_of`.
+        desk: Where the lanes get what they need.
+    """
+
+    def __init__(self, sinks: Mapping[str, Sink], desk: Desk) -> None:
+        self._desk = desk
+        self._lanes = {name: Lane(name, sink, desk) for name, sink in sinks.items()}
+
+    async def publish(self, news: Sequence[News], firing: Sequence[AlertEvent], at: float) -> None:
+        """Keep what a round has brought, and then let it wait for the sinks.
+
+        Args:
+            news: Of each rule.
+            firing: All that fires now, for sinks that want to hear it again and again.
+            at: Seconds since the epoch.
+        """
+        letters = [
+            self._letter(lane, event)
+            for each in news
+            for event in each.notices
+            for lane in self._lanes.values()
+            # Who has not heard of an alert yet need not be reminded of it.
+            if event.transition != "reminded" or not lane.has(event.fingerprint)
+        ]
+        # In this order nothing is told twice after a kill; and when the engine is just being left,
+        # what was decided is told all the same.
+        with anyio.CancelScope(shield=True):
+            self._desk.journal.note(news, (letter.notification for letter in letters))
+            await self._desk.journal.write()
+        for letter in letters:
+            self._lanes[letter.notification.sink].put(letter)
+        for lane in self._lanes.values():
+            lane.fires(firing, at)
+
+    def resume(self, notifications: Iterable[Notification]) -> None:
+        """Go on with what the process before this one did not deliver."""
+        for notification in notifications:
+            try:
+                event = AlertEvent.from_dict(notification.event)
+                lane = self._lanes[notification.sink]
+            except (KeyError, ValueError) as error:
+                self._bury(notification, f"it cannot be delivered any more: {error!r}")
+            else:
+                wait = min(max(notification.due_at - self._desk.wall(), 0.0), _LONGEST_WAIT)
+                due = self._desk.clock() + wait
+                lane.put(Letter(notification, event, due, notification.attempts))
+
+    def waiting(self) -> Mapping[tuple[str], int]:
+        """How many notifications wait for each sink."""
+        return {(name,): len(lane) for name, lane in self._lanes.items()}
+
+    async def run(self) -> None:
+        """Hand out what is due to all sinks side by side, for ever."""
+        async with anyio.create_task_group() as tasks:
+            for lane in self._lanes.values():
+                tasks.start_soon(lane.run)
+
+    async def attempt(self) -> None:
+        """Hand out what is due now, and return."""
+
+        async def empty(lane: Lane) -> None:
+            while await lane.attempt():
+                pass
+
+        async with anyio.create_task_group() as tasks:
+            for lane in self._lanes.values():
+                tasks.start_soon(empty, lane)
+
+    async def test(self, sink: str) -> str | None:
+        """Tell one sink a test alert, at once and once, and give what went wrong, if anything.
+
+        Raises:
+            KeyError: There is no sink of that name.
+        """
+        finding = Finding(
+            type="test",
+            subject=Subject("system", "0", "gateway"),
+            severity="info",
+            title="Test alert",
+            message="Somebody has asked for a test alert: nothing is wrong.",
+        )
+        return await self._lanes[sink].test(AlertEvent("fired", finding, self._desk.wall()))
+
+    async def aclose(self, *, last_chance: float) -> None:
+        """Try once more, for so many seconds, and let go of sinks and store."""
+        with anyio.move_on_after(last_chance):
+            await self.attempt()
+        for lane in self._lanes.values():
+            await lane.aclose()
+        await self._desk.journal.aclose()
+        for (name,), number in self.waiting().items():
+            if number:
+                logger.warning("%d notifications wait for the sink %s still", number, name)
+
+    def _letter(self, lane: Lane, event: AlertEvent) -> Letter:
+        notification = Notification(
+            f"{event.id}:{lane.name}",
+            lane.name,
+            event.alert_id,
+            event.fingerprint,
+            event.to_dict(),
+            created_at=self._desk.wall(),
+            due_at=self._desk.wall(),
+        )
+        return Letter(notification, event, self._desk.clock())
+
+    def _bury(self, notification: Notification, said: str) -> None:
+        logger.error("%s: %s", notification.id, said)
+        dead = self._desk.journal.store.dead
+
+        async def bury() -> None:
+            await dead(notification.id, self._desk.wall(), said)
+
+        self._desk.journal.owe(notification.id, bury)
+
+
+def names_of(sinks: Iterable[Sink]) -> dict[str, Sink]:
+    """Each sink by its name: its own, or its class, and a number where there are several."""
+    sinks = tuple(sinks)
+    return dict(zip(distinct(map(_name_of, sinks)), sinks, strict=True))
+
+
+def _name_of(sink: Sink) -> str:
+    return str(getattr(sink, "name", None) or name_of(sink))

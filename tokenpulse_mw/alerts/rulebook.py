@@ -1,0 +1,97 @@
+"""The rules of an engine: their names, and what all of them find in a round."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import anyio
+
+from .lifecycle import Finding
+from .rules import Rule, inhibited, outages, rule_name
+from .thresholds import Thresholds
+from .traffic import Traffic
+
+Report = Callable[[str, Exception], None]
+Found = dict[str, list[Finding]]
+
+
+class Rulebook:
+    """Asks rules, so that none that fails costs the others.
+
+    Args:
+        rules: In the order in which they are asked.
+        interval: Seconds between two rounds; a rule's `refresh` may take as long.
+        report: Told of each that fails.
+
+    Attributes:
+        names: Of the rules, each its own: the second "rule" is "rule-2".
+    """
+
+    def __init__(self, rules: Iterable[Rule], *, interval: float, report: Report) -> None:
+        rules = tuple(rules)
+        self.names = distinct(rule_name(rule) for rule in rules)
+        self._rules = dict(zip(self.names, rules, strict=True))
+        self._interval = interval
+        self._report = report
+        self._down: dict[str, tuple[str, float]] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, Rule]]:
+        return iter(self._rules.items())
+
+    async def refresh(self) -> None:
+        """Let those rules that have to ask somebody do so, each for an interval at most."""
+        for name, rule in self._rules.items():
+            refresh = getattr(rule, "refresh", None)
+            if refresh is not None:
+                try:
+                    with anyio.fail_after(self._interval):
+                        await refresh()
+                except Exception as error:  # noqa: BLE001 - what it knew before counts still
+                    self._report(f"rule {name}", error)
+
+    def resume(self, name: str, traffic: Traffic, finding: Finding) -> None:
+        """Let a rule take up what it had found before a restart."""
+        resume = getattr(self._rules[name], "resume", None)
+        if resume is not None:
+            try:
+                resume(traffic, finding)
+            except Exception as error:  # noqa: BLE001 - the alert goes on without
+                self._report(f"rule {name}", error)
+
+    def find(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Found:
+        """What each rule finds, by its name; a rule that raises is left out."""
+        found: Found = {}
+        for name, rule in self._rules.items():
+            try:
+                found[name] = list(rule(traffic, thresholds, now))
+            except Exception as error:  # noqa: BLE001 - one rule must not silence the others
+                self._report(f"rule {name}", error)
+        return found
+
+    def explained(self, found: Found, thresholds: Thresholds, now: float) -> Found:
+        """The same findings, those without severity that an outage of now or of late explains."""
+        every = [each for findings in found.values() for each in findings]
+        down = self._lately_down(every, 1.1 * thresholds.error_window + self._interval, now)
+        explained = iter(inhibited(every, down=down))
+        return {name: list(islice(explained, len(each))) for name, each in found.items()}
+
+    def _lately_down(self, findings: list[Finding], longest: float, now: float) -> dict[str, str]:
+        """The upstreams whose outages have left failures in the windows of shares.
+
+        A window keeps its oldest step, and is looked at once in an interval.
+        """
+        self._down |= {name: (by, now) for name, by in outages(findings).items()}
+        self._down = {name: seen for name, seen in self._down.items() if now - seen[1] <= longest}
+        return {name: by for name, (by, _) in self._down.items()}
+
+
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """The same names, of which those that were there already are numbered."""
+    seen: Counter[str] = Counter()
+    made: list[str] = []
+    for name in names:
+        seen[name] += 1
+        made.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return tuple(made)
