@@ -1,0 +1,41 @@
+"""A gateway for real servers, whose log is JSON on standard error."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tokenpulse_mw import ExchangeMiddleware, configure_logging
+from tokenpulse_mw.logs import AccessLog, RequestIdMiddleware
+
+configure_logging(
+    "INFO", "json", capture=["uvicorn", "hypercorn.error", "_granian", "granian.access"]
+)
+
+
+async def whole(request: Request) -> Response:
+    """Answers, and logs."""
+    logging.getLogger("Gateway").info("handled")
+    return PlainTextResponse("done")
+
+
+async def stream(request: Request) -> Response:
+    """Answers bit by bit."""
+    return StreamingResponse(iter(["a", "b"]))
+
+
+async def failing(request: Request) -> Response:
+    """Does not answer."""
+    raise RuntimeError("no upstream")
+
+
+app = RequestIdMiddleware(
+    ExchangeMiddleware(
+        Starlette(routes=[Route(f"/{each.__name__}", each) for each in (whole, stream, failing)]),
+        observers=[AccessLog()],
+    )
+)

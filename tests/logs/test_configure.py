@@ -1,0 +1,104 @@
+"""The logging of a whole process."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tokenpulse_mw import configure_logging
+from tokenpulse_mw.logs import TextFormatter
+
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
+
+OWN = logging.NullHandler()
+
+
+@pytest.fixture
+def server() -> Iterator[logging.Logger]:
+    """A logger below another, with a handler and a level of its own, as servers have them."""
+    parent = logging.getLogger("test_server")
+    logger = logging.getLogger("test_server.access")
+    logger.addHandler(OWN)
+    logger.setLevel(logging.CRITICAL)
+    logger.propagate = parent.propagate = False
+    yield logger
+    logger.removeHandler(OWN)
+
+
+def test_the_level_holds_for_the_whole_process() -> None:
+    """What is below it is not written."""
+    stream = io.StringIO()
+    configure_logging("ERROR", stream=stream)
+
+    logging.getLogger("anything").warning("no")
+    logging.getLogger("anything").critical("yes")
+
+    assert stream.getvalue().count("\n") == 1
+    assert "[ERROR] [anything] yes" in stream.getvalue()
+
+
+def test_configuring_again_replaces_only_our_own_handler() -> None:
+    """Nothing is written twice, and handlers of others stay, also those with our formatter."""
+    root, others = logging.getLogger(), logging.NullHandler()
+    others.setFormatter(TextFormatter())
+    root.addHandler(others)
+    first, second = io.StringIO(), io.StringIO()
+
+    configure_logging(stream=first)
+    configure_logging("WARN", "json", stream=second)
+    logging.getLogger().error("once")
+
+    assert (first.getvalue(), second.getvalue().count("\n")) == ("", 1)
+    assert others in root.handlers
+
+
+def test_standard_error_is_where_lines_go(capsys: pytest.CaptureFixture[str]) -> None:
+    """Unless a stream is given; containers collect it."""
+    configure_logging()
+    logging.getLogger("Migration").info("done")
+
+    assert capsys.readouterr().err.endswith("] [INFO] [Migration] done\n")
+
+
+def test_a_captured_logger_writes_here(server: logging.Logger) -> None:
+    """It loses its own handlers and level, and so does what is below it."""
+    stream = io.StringIO()
+    configure_logging("INFO", "json", stream=stream, capture=["test_server"])
+
+    server.info("GET / 200")
+
+    assert OWN not in server.handlers
+    assert json.loads(stream.getvalue())["module"] == "test_server.access"
+
+
+def test_other_loggers_keep_their_handlers(server: logging.Logger) -> None:
+    """Without being asked, and for a name that only begins alike, nothing is taken away."""
+    stream = io.StringIO()
+    configure_logging("INFO", stream=stream, capture=["test_serv"])
+
+    server.critical("down")
+
+    assert stream.getvalue() == ""
+    assert OWN in server.handlers
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"level": "LOUD"}, "log level 'LOUD' is none: expected one of DEBUG, INFO, WARN, ERROR"),
+        ({"format": "xml"}, "log format 'xml' is none: expected one of text, json"),
+        ({"capture": "uvicorn"}, "capture must be a list of names, got the string 'uvicorn'"),
+        ({"queue": -1}, "the queue must have room for at least 1 line, got -1"),
+    ],
+)
+def test_bad_options_are_refused_and_change_nothing(options: dict[str, str], said: str) -> None:
+    """The error says what came and what there is."""
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+
+    with pytest.raises(ValueError, match=said):
+        configure_logging(**options)  # type: ignore[arg-type]  # which is what is tested
+    assert (logging.getLogger().handlers, logging.getLogger().level) == (handlers, level)

@@ -1,0 +1,28 @@
+"""Logs: the format of a line, its level, the access log, and the ids that tie lines together."""
+
+from .access import AccessLog
+from .configure import configure_logging
+from .formats import JsonFormatter, TextFormatter
+from .levels import LEVELS, log_level, set_log_level
+from .request_id import (
+    RequestIdMiddleware,
+    add_request_id,
+    current_request_id,
+    new_request_id,
+)
+from .settings import settings_routes
+
+__all__ = [
+    "LEVELS",
+    "AccessLog",
+    "JsonFormatter",
+    "RequestIdMiddleware",
+    "TextFormatter",
+    "add_request_id",
+    "configure_logging",
+    "current_request_id",
+    "log_level",
+    "new_request_id",
+    "set_log_level",
+    "settings_routes",
+]

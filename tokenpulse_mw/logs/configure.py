@@ -1,0 +1,89 @@
+"""Sets up the logging of a whole process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+from .background import BackgroundHandler
+from .formats import JsonFormatter, TextFormatter
+from .levels import level_number
+from .request_id import add_request_id
+
+_HANDLER = "tokenpulse_mw"  # by which our own handler is found again
+
+
+def configure_logging(
+    level: str = "INFO",
+    format: str = "text",
+    *,
+    stream: TextIO | None = None,
+    capture: Iterable[str] = (),
+    request_id: bool = False,
+    queue: int = 0,
+) -> None:
+    """Send the log of the whole process to `stream`, one line for each record.
+
+    Calling it again changes all of that; handlers of others are left alone.
+
+    Args:
+        level: "DEBUG", "INFO", "WARN" or "ERROR".
+        format: "text" for `[2026-01-21T14:00:42.661Z] [INFO] [Module] message`, or "json" for
+            an object with `time`, `level`, `module`, `message`, where there is one `error`, and
+            what was given as `extra={...}`.
+        stream: Standard error by default.
+        capture: Loggers that have handlers of their own, such as "uvicorn": these are taken from
+            them, and from those below them, so that their lines come out here.
+        request_id: End lines of text with the id of their request. JSON has it anyhow. See
+            `RequestIdMiddleware`.
+        queue: Lines that may wait to be written by a thread, so that a slow stream delays no
+            request; what does not fit is dropped, and the log says how much. 0 writes at once.
+
+    Raises:
+        ValueError: There is no such level or format, `capture` is a string, or `queue` is
+            below 0.
+    """
+    number = level_number(level)
+    formatter = _formatter(format, request_id)
+    if isinstance(capture, str):
+        raise ValueError(f"capture must be a list of names, got the string {capture!r}")
+    names = tuple(capture)
+    out = sys.stderr if stream is None else stream
+    handler = BackgroundHandler(out, queue) if queue else logging.StreamHandler(out)
+    handler.set_name(_HANDLER)
+    handler.setFormatter(formatter)
+    handler.addFilter(add_request_id)
+    _put_in_place(handler)
+    for name in names:
+        _capture(name)
+    logging.getLogger().setLevel(number)
+
+
+def _formatter(format: str, request_id: bool) -> logging.Formatter:
+    if format == "text":
+        return TextFormatter(request_id=request_id)
+    if format == "json":
+        return JsonFormatter()
+    raise ValueError(f"log format {format!r} is none: expected one of text, json")
+
+
+def _put_in_place(handler: logging.Handler) -> None:
+    root = logging.getLogger()
+    for other in root.handlers[:]:
+        if other.get_name() == _HANDLER:
+            root.removeHandler(other)
+            other.close()
+    root.addHandler(handler)
+
+
+def _capture(name: str) -> None:
+    """Let `name`, and every logger below it, leave its lines to the root logger."""
+    below = [each for each in logging.root.manager.loggerDict if each.startswith(f"{name}.")]
+    for each in (name, *below):
+        logger = logging.getLogger(each)
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
