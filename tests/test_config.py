@@ -30,6 +30,9 @@ def test_every_setting_has_a_variable() -> None:
             "TOKENPULSE_CLIENT_HEADER": "x-real-ip",
             "TOKENPULSE_METRICS_TOKEN": "s3cret",
             "TOKENPULSE_ALERT_INTERVAL": "30",
+            "TOKENPULSE_ALERT_STORE": "sqlite+aiosqlite:///alerts.db",
+            "TOKENPULSE_ACCESS_LOG": "1",
+            "TOKENPULSE_ADMIN_TOKEN": "s3cr3t",
         }
     ) == Settings(
         limit="5/second",
@@ -45,6 +48,9 @@ def test_every_setting_has_a_variable() -> None:
         client_header="x-real-ip",
         metrics_token="s3cret",
         alert_interval=30,
+        alert_store="sqlite+aiosqlite:///alerts.db",
+        access_log=True,
+        admin_token="s3cr3t",
     )
 
 

@@ -23,6 +23,7 @@ from tokenpulse_mw import (
     MetricsMiddleware,
     Policy,
     RateLimitMiddleware,
+    RequestIdMiddleware,
     Settings,
     TokenPulse,
 )
@@ -62,6 +63,11 @@ def alerts(app: ASGIApp) -> ASGIApp:
     return AlertMiddleware(app, engine=AlertEngine())
 
 
+def request_ids(app: ASGIApp) -> ASGIApp:
+    """The request ids alone."""
+    return RequestIdMiddleware(app)
+
+
 def stacked(app: ASGIApp) -> ASGIApp:
     """Each as a middleware of its own, around the others."""
     return exchange(metrics(rate_limit(alerts(app))))
@@ -70,21 +76,25 @@ def stacked(app: ASGIApp) -> ASGIApp:
 def everything(app: ASGIApp) -> ASGIApp:
     """All of it, as `TokenPulse` wraps an application."""
     return TokenPulse(
-        settings=Settings(limit="1000000/day"), metrics=HttpMetrics(CollectorRegistry())
+        settings=Settings(limit="1000000/day", access_log=True),
+        metrics=HttpMetrics(CollectorRegistry()),
     ).wrap(app)
 
 
 every_middleware = pytest.mark.parametrize(
-    "wrap", [exchange, rate_limit, policies, metrics, alerts, stacked, everything]
+    "wrap", [exchange, rate_limit, policies, metrics, alerts, request_ids, stacked, everything]
 )
 POST = http_scope("/claude/v1/messages", method="POST")
 
 
+OURS = (b"ratelimit", b"x-request-id")
+
+
 def without_our_headers(message: Message) -> Message:
-    """A message as it was before the rate limit's headers came to it."""
+    """A message as it was before our headers came to it."""
     if message["type"] != "http.response.start":
         return message
-    kept = [pair for pair in message.get("headers", ()) if not pair[0].startswith(b"ratelimit")]
+    kept = [pair for pair in message.get("headers", ()) if not pair[0].startswith(OURS)]
     return {**message, "headers": kept}
 
 

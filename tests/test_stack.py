@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -20,6 +21,7 @@ from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import (
     AlertEngine,
     AlertEvent,
+    Exchange,
     HttpMetrics,
     InFlight,
     Limiter,
@@ -30,6 +32,7 @@ from tokenpulse_mw import (
     Thresholds,
     TokenPulse,
     annotate,
+    annotated,
     header,
 )
 
@@ -477,3 +480,67 @@ def test_malformed_arguments_are_refused_at_construction(
     """Not at the first request."""
     with pytest.raises(ValueError, match=said):
         TokenPulse(**{"settings": Settings(), "metrics": metrics, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_token_limits_are_quotas_that_alert(metrics: HttpMetrics) -> None:
+    """Who has used 90 % of its tokens is told of before anything is refused."""
+    limiter = Limiter("1000/day")
+    tokens = Policy(limiter, name="tokens", tokens=10, key=annotated("master"))
+    pulse = TokenPulse(settings=Settings(), metrics=metrics, policies=[tokens])
+    limiter.hit("acme", 950)
+
+    (event,) = await pulse.engine.evaluate()
+
+    assert event.fingerprint == "quota_exceeded:key:acme"
+    assert (event.finding.severity, event.finding.metadata["used"]) == ("warning", 950)
+
+
+def test_alerts_are_kept_where_the_settings_say(metrics: HttpMetrics, tmp_path: Path) -> None:
+    """A restart of the gateway goes on with them, and with the thresholds that were set."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
+
+    async def run(limited: bool) -> list[str]:
+        pulse = TokenPulse(settings=Settings(alert_store=url), metrics=metrics)
+        async with pulse.running():
+            for _ in range(10 if limited else 0):
+                pulse.engine.observe(Exchange("POST", 0.0, provider="claude", status=502))
+            await pulse.engine.evaluate()
+            return sorted(each.fingerprint for each in pulse.engine.firing)
+
+    first, second = anyio.run(run, True), anyio.run(run, False)
+
+    assert first == ["provider_down:provider:claude"] == second
+
+
+def test_how_the_engine_fares_is_a_metric(metrics: HttpMetrics) -> None:
+    """When it was last asked, what waits for a sink, and tenants there was no room for."""
+
+    async def hangs(event: AlertEvent) -> None:
+        raise OSError("down")
+
+    engine = AlertEngine(sinks=[hangs], max_subjects=1, wall=lambda: 1.7e9)
+    pulse = TokenPulse(settings=Settings(), metrics=metrics, engine=engine)
+    for master in ("acme", "umbrella"):
+        engine.observe(Exchange("POST", 0.0, provider="claude", master=master, limited=True))
+    anyio.run(pulse.engine.evaluate)
+
+    shown = metrics.render().decode()
+    assert "tokenpulse_alert_last_evaluation_timestamp_seconds 1.7e+09" in shown
+    assert 'tokenpulse_alert_notifications_waiting{sink="hangs"} 2.0' in shown
+    assert "tokenpulse_alert_subject_overflow_total 3.0" in shown
+
+
+def test_each_request_has_a_line_and_an_id_where_that_is_wanted(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer gives the id back, and the line has it too."""
+    caplog.set_level("INFO", logger="tokenpulse_mw.access")
+    app = TokenPulse(settings=Settings(access_log=True), metrics=metrics).wrap(answering())
+
+    answer = TestClient(app).get("/claude/chat", headers={"x-request-id": "r-1"})
+
+    assert answer.headers["x-request-id"] == "r-1"
+    (line,) = caplog.messages
+    assert line.startswith("GET /{path} 200 provider=claude outcome=complete")
+    assert line.endswith("request_id=r-1")

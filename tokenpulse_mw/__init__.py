@@ -6,7 +6,13 @@ from .alerts import AlertEngine, AlertEvent, AlertMiddleware, Finding, LogSink, 
 from .config import Settings
 from .exchange import Exchange, ExchangeMiddleware, Providers, annotate, drop_exchange
 from .health import HealthRouter
-from .logs import configure_logging
+from .logs import (
+    AccessLog,
+    RequestIdMiddleware,
+    configure_logging,
+    current_request_id,
+    settings_routes,
+)
 from .metrics import HttpMetrics, MetricsMiddleware, metrics_routes
 from .ratelimit import (
     Decision,
@@ -32,6 +38,7 @@ from .usage import TokenUsage
 __version__ = version("tokenpulse-mw")
 
 __all__ = [
+    "AccessLog",
     "AlertEngine",
     "AlertEvent",
     "AlertMiddleware",
@@ -48,6 +55,7 @@ __all__ = [
     "Policy",
     "Providers",
     "RateLimitMiddleware",
+    "RequestIdMiddleware",
     "Settings",
     "SharedLimiter",
     "Subject",
@@ -59,6 +67,7 @@ __all__ = [
     "anthropic_error",
     "client_address",
     "configure_logging",
+    "current_request_id",
     "drop_exchange",
     "header",
     "join",
@@ -67,5 +76,6 @@ __all__ = [
     "problem_details",
     "requests_to",
     "route",
+    "settings_routes",
     "too_many_requests",
 ]

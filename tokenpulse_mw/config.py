@@ -29,6 +29,10 @@ class Settings:
         client_header: The header in which they say so.
         metrics_token: Bearer token that `/metrics` asks for; None lets everyone read it.
         alert_interval: Seconds between two rounds of the alert engine.
+        alert_store: The database that keeps alerts over a restart, such as
+            "sqlite+aiosqlite:///alerts.db"; None keeps them in memory.
+        access_log: Log a line for each request, and give each an id.
+        admin_token: Bearer token that `/admin` asks for; None serves nothing there.
     """
 
     limit: str = "100/minute"
@@ -44,6 +48,9 @@ class Settings:
     client_header: str = "x-forwarded-for"
     metrics_token: str | None = None
     alert_interval: float = 60
+    alert_store: str | None = None
+    access_log: bool = False
+    admin_token: str | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -71,11 +78,14 @@ class Settings:
             limit_on_error=given.get("LIMIT_ON_ERROR", "local"),
             limit_headers=None if headers == "none" else headers,
             limit_answer=given.get("LIMIT_ANSWER", "text"),
-            limit_enforce=_true(given, "LIMIT_ENFORCE"),
+            limit_enforce=_true(given, "LIMIT_ENFORCE", "true"),
             client_header=given.get("CLIENT_HEADER", "x-forwarded-for"),
             trusted_proxies=tuple(proxy.strip() for proxy in proxies if proxy.strip()),
             metrics_token=given.get("METRICS_TOKEN"),
             alert_interval=_whole(given, "ALERT_INTERVAL", 60),
+            alert_store=given.get("ALERT_STORE") or None,
+            access_log=_true(given, "ACCESS_LOG", "false"),
+            admin_token=given.get("ADMIN_TOKEN"),
         )
 
 
@@ -108,8 +118,8 @@ def _whole(given: Mapping[str, str], name: str, default: int) -> int:
     return int(value)
 
 
-def _true(given: Mapping[str, str], name: str) -> bool:
-    value = given.get(name, "true").strip().lower()
+def _true(given: Mapping[str, str], name: str, default: str) -> bool:
+    value = given.get(name, default).strip().lower()
     if value not in ("true", "false", "1", "0"):
         raise ValueError(f"{PREFIX}{name} must be 'true' or 'false', got {given[name]!r}")
     return value in ("true", "1")

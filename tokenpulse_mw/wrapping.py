@@ -19,10 +19,13 @@ class Endpoints:
         self.app = app
         self._router = Router(routes, redirect_slashes=False)
         self._paths = {route.path for route in routes}
+        prefixes = {route.path.partition("{")[0] for route in routes if "{" in route.path}
+        self._prefixes = tuple(prefixes)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the request to whoever serves its path."""
-        ours = scope["type"] == "http" and path_in_app(scope) in self._paths
+        path = path_in_app(scope) if scope["type"] == "http" else ""
+        ours = path in self._paths or path.startswith(self._prefixes)
         return (self._router if ours else self.app)(scope, receive, send)
 
 

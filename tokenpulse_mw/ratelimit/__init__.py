@@ -1,6 +1,7 @@
 """Who may ask how often: client keys, a bounded table of windows, and the middleware."""
 
 from .answers import ANSWERS, anthropic_error, openai_error, problem_details, too_many_requests
+from .budgets import budgets
 from .functions import KeyFunction
 from .keys import annotated, client_address, header, join, route
 from .limiters import Decision, InFlight, Limiter
@@ -20,6 +21,7 @@ __all__ = [
     "SharedLimiter",
     "annotated",
     "anthropic_error",
+    "budgets",
     "check_policies",
     "client_address",
     "header",

@@ -1,7 +1,7 @@
-"""Where the parts are wired together: the only module that knows them all.
+"""All parts in one call.
 
-Order, outermost first: exchange (so that 429s and crashes are measured too), rate limit,
-application.
+Order, outermost first: request ids if wanted, exchange (so that 429s and crashes are measured
+too), rate limit, application.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
-from .alerts import AlertEngine
-from .config import Settings
-from .exchange import PROVIDERS, ExchangeMiddleware, Providers, serves
-from .health import CREDENTIALS_PATH, Check, Credentials, HealthRouter
-from .metrics import HttpMetrics, metrics_routes
-from .ratelimit import (
-    ANSWERS,
-    KeyFunction,
+from ..alerts import AlertEngine
+from ..config import Settings
+from ..exchange import PROVIDERS, ExchangeMiddleware, Providers, serves
+from ..health import CREDENTIALS_PATH, Check, Credentials, HealthRouter
+from ..logs import AccessLog, RequestIdMiddleware
+from ..metrics import HttpMetrics, metrics_routes
+from ..ratelimit import (
     Limiter,
     Policy,
     RateLimitMiddleware,
     SharedLimiter,
     check_policies,
-    client_address,
 )
-from .web import bearer
-from .wrapping import Endpoints, Wrapped
+from ..web import bearer
+from ..wrapping import Endpoints, Wrapped
+from . import defaults
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -82,12 +81,12 @@ class TokenPulse:
     ) -> None:
         self.settings = Settings.from_env(os.environ) if settings is None else settings
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
-        self.policies = [_per_client(self.settings)] if policies is None else list(policies)
+        self.policies = [defaults.per_client(self.settings)] if policies is None else list(policies)
         check_policies(self.policies)
         for policy in self.policies:
             if not policy.has_key:
-                policy.key = _address(self.settings)
-        self.engine = engine or AlertEngine(interval=self.settings.alert_interval)
+                policy.key = defaults.address(self.settings)
+        self.engine = engine or defaults.engine(self.settings, self.policies)
         self.metrics = metrics or HttpMetrics()
         self.health = HealthRouter(
             service=service,
@@ -149,25 +148,32 @@ class TokenPulse:
 
     def _middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
         """Our middlewares and their options, outermost first."""
-        exchange = {
-            "observers": [self.metrics, self.engine.observe],
-            "provider": self.providers,
-        }
+        observers: list[object] = [self.metrics, self.engine.observe]
+        ids: list[tuple[Any, dict[str, Any]]] = []
+        if self.settings.access_log:
+            observers.append(AccessLog())
+            ids.append((RequestIdMiddleware, {}))  # outermost, for every line to have the id
+        exchange = {"observers": observers, "provider": self.providers}
         rate_limit: dict[str, Any] = {
             "policies": self.policies,
             "headers": self.settings.limit_headers,
-            "respond": _answer(self.settings.limit_answer),
+            "respond": defaults.answer(self.settings.limit_answer),
             "enforce": self.settings.limit_enforce,
             "exempt": [each.path for each in self.routes if each.path != CREDENTIALS_PATH],
         }
         # What is malformed is to be refused here, and not when the server starts.
         RateLimitMiddleware(Router(), **rate_limit)
-        return [(ExchangeMiddleware, exchange), (RateLimitMiddleware, rate_limit)]
+        return [*ids, (ExchangeMiddleware, exchange), (RateLimitMiddleware, rate_limit)]
 
     def _let_metrics_see(self) -> None:
         """Show in the metrics what is not told by exchanges."""
         self.engine.listen(self.metrics)
         self.metrics.sample("tokenpulse_alerts", self.engine.counts)
+        self.metrics.sample(
+            "tokenpulse_alert_last_evaluation_timestamp_seconds", self.engine.last_round
+        )
+        self.metrics.sample("tokenpulse_alert_notifications_waiting", self.engine.waiting)
+        self.metrics.sample("tokenpulse_alert_subject_overflow_total", self.engine.overflowed)
         self.metrics.sample("tokenpulse_active_providers", self.health.active_providers)
         self.metrics.sample("tokenpulse_rate_limit_keys", self._limit_keys)
         self.metrics.sample("tokenpulse_rate_limit_evictions_total", self._limit_evictions)
@@ -192,34 +198,6 @@ class TokenPulse:
                 yield state
 
         return both
-
-
-def _per_client(settings: Settings) -> Policy:
-    """One limit for each client."""
-    limit, strategy = settings.limit, settings.limit_strategy
-    limiter: Limiter | SharedLimiter
-    if settings.limit_storage is None:
-        limiter = Limiter(limit, max_keys=settings.max_keys, strategy=strategy)
-    else:
-        limiter = SharedLimiter(
-            limit,
-            storage=settings.limit_storage,
-            strategy=strategy,
-            prefix=settings.limit_prefix,
-            on_error=settings.limit_on_error,
-            max_keys=settings.max_keys,
-        )
-    return Policy(limiter, key=_address(settings))
-
-
-def _address(settings: Settings) -> KeyFunction:
-    return client_address(trusted=settings.trusted_proxies, header=settings.client_header)
-
-
-def _answer(name: str) -> Callable[[Any], ASGIApp]:
-    if name not in ANSWERS:
-        raise ValueError(f"limit_answer {name!r} is not known: expected one of {list(ANSWERS)}")
-    return ANSWERS[name]
 
 
 def _not_taken(ours: Sequence[Route], theirs: Sequence[BaseRoute]) -> list[Route]:

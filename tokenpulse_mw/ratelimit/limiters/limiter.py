@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from .decision import Decision
@@ -79,6 +79,10 @@ class Limiter:
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """The keys in the table, as they are now; some may have expired."""
+        return iter(list(self._states))
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Count a request of `cost` against `key`, if there is room for it.

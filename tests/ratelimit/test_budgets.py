@@ -1,0 +1,73 @@
+"""Token limits as quotas: who has used how much of what they may."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.clock import FakeClock
+from tokenpulse_mw import Limiter, Policy, SharedLimiter, annotated
+from tokenpulse_mw.ratelimit import budgets
+
+
+@pytest.mark.anyio
+async def test_keys_that_have_used_half_of_their_tokens_are_told(clock: FakeClock) -> None:
+    """Others are nobody's business yet."""
+    limiter = Limiter("100/day", clock=clock)
+    for key, tokens in {"ada": 49, "bob": 50, "eve": 100}.items():
+        limiter.hit(key, tokens)
+    used = budgets([Policy(limiter, tokens=10, key=annotated("master"))])
+
+    assert used is not None
+    assert await used() == [("bob", 50, 100), ("eve", 100, 100)]
+
+
+@pytest.mark.anyio
+async def test_a_window_that_is_over_is_no_use_any_more(clock: FakeClock) -> None:
+    """Also while its key is in the table still."""
+    limiter = Limiter("100/minute", clock=clock)
+    limiter.hit("ada", 100)
+    used = budgets([Policy(limiter, tokens=10)])
+    clock.advance(61)
+
+    assert used is not None
+    assert await used() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (bytes([192, 0, 2, 7]), "192.0.2.7"),
+        (bytes.fromhex("20010db800000001"), "20010db800000001"),
+        (("acme", None, bytes([192, 0, 2, 7])), "acme 192.0.2.7"),
+        (7, "7"),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_key_is_told_as_people_know_it(key: object, shown: str) -> None:
+    """A hash stays one, in hexadecimal digits."""
+    limiter = Limiter("10/minute")
+    limiter.hit(key, 10)
+    used = budgets([Policy(limiter, tokens=1)])
+
+    assert used is not None
+    assert await used() == [(shown, 10, 10)]
+
+
+@pytest.mark.anyio
+async def test_many_keys_do_not_hold_up_the_others() -> None:
+    """What comes and goes meanwhile disturbs nothing."""
+    limiter = Limiter("10/minute", max_keys=3000)
+    for number in range(2500):
+        limiter.hit(number, 10 if number % 1000 == 0 else 1)
+    used = budgets([Policy(limiter, tokens=1)])
+
+    assert used is not None
+    assert await used() == [("0", 10, 10), ("1000", 10, 10), ("2000", 10, 10)]
+
+
+def test_without_token_limits_there_is_nothing_to_tell() -> None:
+    """Requests are no tokens, and what several processes share is known to their storage alone."""
+    shared = SharedLimiter("10/minute", storage="async+redis://127.0.0.1:1")
+
+    assert budgets([Policy("10/minute")]) is None
+    assert budgets([Policy(shared, name="shared", tokens=1)]) is None
