@@ -16,6 +16,7 @@ from tests.support.clock import FakeClock
 from tokenpulse_mw.alerts import (
     AlertEngine,
     AlertEvent,
+    AlertmanagerSink,
     Finding,
     Quota,
     Quotas,
@@ -406,21 +407,6 @@ async def test_a_round_in_which_a_rule_fails_is_told_as_an_error() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_delivery_that_takes_too_long_is_told_as_such() -> None:
-    """Once for all that was to be told."""
-    listener = Listening()
-
-    async def hangs(event: AlertEvent) -> None:
-        await anyio.sleep_forever()
-
-    engine = AlertEngine([Scripted([trouble()])], [hangs], interval=0.01)
-    engine.listen(listener)
-    await engine.evaluate()
-
-    assert listener.told[1:] == [("delivered", "hangs", "timeout"), ("failed", "alerts")]
-
-
-@pytest.mark.anyio
 async def test_alerts_are_counted_by_type_severity_and_state(clock: FakeClock) -> None:
     """Those that wait before they fire, too."""
     rule = Scripted([trouble("critical")], [trouble("critical", keep_firing=60)], [])
@@ -488,24 +474,33 @@ async def test_a_sink_that_raises_is_logged_once_and_does_not_stop_the_others(
 
 
 @pytest.mark.anyio
-async def test_a_sink_that_hangs_is_given_up_after_an_interval(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """It cannot stop the alerts of everyone else."""
+async def test_a_sink_that_hangs_holds_up_neither_rounds_nor_other_sinks() -> None:
+    """Each is told at its own pace while the engine runs."""
     sink = Remembering()
 
     async def hanging(event: AlertEvent) -> None:
         await anyio.sleep_forever()
 
-    engine = AlertEngine([Scripted([trouble()])], [hanging, sink], interval=0.01)
-
+    rounds = [[trouble("info")], [trouble("critical")]]
     with anyio.fail_after(5):
-        await engine.evaluate()
+        async with AlertEngine([Scripted(*rounds)], [hanging, sink], interval=0.001):
+            while len(sink.events) < 3:
+                await sink.told.wait()
+                sink.told = anyio.Event()
 
-    assert transitions(sink.events) == ["fired"]
-    assert caplog.messages == [
-        "sink hanging failed with TimeoutError: requests go on without it; this is said only once"
-    ]
+    assert transitions(sink.events) == ["fired", "escalated", "resolved"]
+
+
+def test_what_is_sent_again_too_seldom_is_refused() -> None:
+    """Alertmanager would think that it is over, between two rounds."""
+    sink = AlertmanagerSink("http://127.0.0.1:9093", resend_every=30)
+
+    with pytest.raises(
+        ValueError,
+        match=r"^resend_every of AlertmanagerSink\(.*\) must be at least the interval of the engine, "
+        r"60 s, got 30$",
+    ):
+        AlertEngine(sinks=[sink])
 
 
 @pytest.mark.anyio

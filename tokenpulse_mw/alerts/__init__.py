@@ -14,6 +14,15 @@ from .sinks import (
     SlackSink,
     WebhookSink,
 )
+from .store import (
+    AlertStore,
+    Conflict,
+    Matcher,
+    MemoryAlertStore,
+    Silence,
+    SQLAlertStore,
+    StoreError,
+)
 from .thresholds import InvalidThresholds, Thresholds
 from .traffic import Traffic
 
@@ -21,18 +30,25 @@ __all__ = [
     "AlertEngine",
     "AlertEvent",
     "AlertMiddleware",
+    "AlertStore",
     "AlertmanagerSink",
+    "Conflict",
     "Finding",
     "InvalidThresholds",
     "Later",
     "LogSink",
+    "Matcher",
+    "MemoryAlertStore",
     "Quota",
     "Quotas",
     "Rejected",
     "Rule",
+    "SQLAlertStore",
     "Severity",
+    "Silence",
     "Sink",
     "SlackSink",
+    "StoreError",
     "Subject",
     "Thresholds",
     "Traffic",

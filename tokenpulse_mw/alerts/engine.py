@@ -25,6 +25,7 @@ from .thresholds import Thresholds
 
 _LAST_CHANCE = 5.0  # seconds for what is to be told yet when the engine is left
 _STORE_DEADLINE = 10.0  # seconds
+_SINK_DEADLINE = 60.0  # seconds for one attempt; those that send by HTTP have a shorter one
 _MOST_WAITING = 10_000  # notifications for each sink
 _KEPT_FOR = 30 * 86_400.0  # seconds that what is over is kept, if not many others are
 _DAY = 86_400.0
@@ -43,7 +44,7 @@ class AlertEngine:
         rules: Callables of (traffic, thresholds, now) that give findings.
         sinks: Told every event, each at its own pace.
         thresholds: What the rules compare with, until `controls` sets others.
-        interval: Seconds from one round to the next, and for one attempt of a sink.
+        interval: Seconds from one round to the next.
         cooldown: Seconds after which an alert that lasts is told again, as a reminder.
         max_subjects: Keys, masters and upstreams that are told apart.
         store: Keeps what has to survive a restart; in memory, where nothing does, when None. Each
@@ -96,14 +97,12 @@ class AlertEngine:
         self.controls = Controls(
             thresholds=thresholds, judge=self._judge, silences=silences, store=self.store, wall=wall
         )
-        self._journal = Journal(
-            self.store, deadline=min(interval, _STORE_DEADLINE), report=self._report
-        )
+        self._journal = Journal(self.store, deadline=_STORE_DEADLINE, report=self._report)
         self._outbox = Outbox(
-            names_of([LogSink()] if sinks is None else sinks),
+            names_of([LogSink()] if sinks is None else sinks, interval=interval),
             Desk(
                 journal=self._journal,
-                deadline=interval,
+                deadline=_SINK_DEADLINE,
                 most=_MOST_WAITING,
                 clock=clock,
                 wall=wall,

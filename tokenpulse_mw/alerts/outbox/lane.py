@@ -57,10 +57,6 @@ class Lane:
         name: Of the sink.
         sink: Where the letters go.
         desk: What it shares with the other lanes.
-
-    Raises:
-        ValueError: The sink lets alerts end that are not sent again in time, which is shorter
-            than a round takes.
     """
 
     def __init__(self, name: str, sink: Sink, desk: Desk) -> None:
@@ -69,11 +65,6 @@ class Lane:
         self._desk = desk
         self._letters = Letters(most=desk.most)
         self._resend: Any = getattr(sink, "resend", None)
-        if getattr(sink, "resend_every", desk.deadline) < desk.deadline:
-            raise ValueError(
-                f"resend_every of the sink {name} must be at least the engine's interval, "
-                f"{desk.deadline:g} s, got {sink.resend_every:g}"  # type: ignore[attr-defined]
-            )
         self._firing: tuple[Sequence[AlertEvent], float] | None = None
         self._paused_until = -math.inf
         self._failures = 0

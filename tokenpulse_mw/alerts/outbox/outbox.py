@@ -145,9 +145,20 @@ class Outbox:
         self._desk.journal.owe(notification.id, bury)
 
 
-def names_of(sinks: Iterable[Sink]) -> dict[str, Sink]:
-    """Each sink by its name: its own, or its class, and a number where there are several."""
+def names_of(sinks: Iterable[Sink], *, interval: float) -> dict[str, Sink]:
+    """Each sink by its name: its own, or its class, and a number where there are several.
+
+    Raises:
+        ValueError: What a sink sends would be over before it is sent again, an interval later.
+    """
     sinks = tuple(sinks)
+    for sink in sinks:
+        every = getattr(sink, "resend_every", interval)
+        if every < interval:
+            raise ValueError(
+                f"resend_every of {sink!r} must be at least the interval of the engine, "
+                f"{interval:g} s, got {every:g}"
+            )
     return dict(zip(distinct(map(_name_of, sinks)), sinks, strict=True))
 
 

@@ -1,0 +1,93 @@
+"""What a real gateway that has seen everything shows on its /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from tests.support.apps import WORDS, event, raising_later
+from tokenpulse_mw import AlertEngine, HttpMetrics, Settings, TokenPulse
+
+USAGE = {"prompt_tokens": 40, "completion_tokens": 20, "total_tokens": 60}
+DONE = b"data: [DONE]\n\n"
+
+# Label sets by the name of a sample, as a scrape has it.
+Shown = Mapping[str, list[Mapping[str, str]]]
+
+
+async def _plain(request: Request) -> Response:
+    return JSONResponse({"object": "chat.completion", "choices": [], "usage": USAGE})
+
+
+async def _streamed(request: Request) -> Response:
+    last = event(choices=[], usage=USAGE)
+    return StreamingResponse(iter([*WORDS, last, DONE]), media_type="text/event-stream")
+
+
+async def _silent(request: Request) -> Response:
+    return JSONResponse({"object": "chat.completion", "choices": []})
+
+
+async def _down(request: Request) -> Response:
+    return PlainTextResponse("no upstream", status_code=503)
+
+
+ROUTES = [
+    Route("/codex/plain", _plain, methods=["POST"]),
+    Route("/codex/streamed", _streamed, methods=["POST"]),
+    Route("/claude/silent", _silent, methods=["POST"]),
+    Route("/claude/down", _down, methods=["POST"]),
+    Route("/claude/broken", raising_later, methods=["POST"]),
+]
+
+
+@cache
+def shown() -> Shown:
+    """All samples, after real requests, and what the other parts tell the metrics."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    metrics = HttpMetrics(registry, max_series=60)
+    engine = AlertEngine()
+    pulse = TokenPulse(
+        providers=["codex", "claude"],
+        settings=Settings(limit=f"{len(ROUTES)}/minute"),
+        credentials={"codex": True, "claude": False},
+        engine=engine,
+        metrics=metrics,
+    )
+    app = Starlette(routes=ROUTES)
+    pulse.install(app)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        for route in [*ROUTES, ROUTES[0]]:
+            client.post(route.path)
+        assert client.portal is not None
+        client.portal.call(engine.evaluate)
+        _tell(metrics)
+        return _samples(client.get("/metrics").text)
+
+
+def _tell(metrics: HttpMetrics) -> None:
+    """What takes a broken storage, a broken rule, a broken sink and a full table to happen."""
+    metrics.sample("tokenpulse_alerts", lambda: {("provider_down", "critical", "firing"): 1})
+    metrics.decided("client", "error")
+    metrics.evaluated("error", 0.1)
+    metrics.failed("metrics")
+    for number in range(61):
+        metrics.delivered(f"sink {number}", "ok" if number % 2 else "rejected")
+
+
+def _samples(text: str) -> Shown:
+    found: dict[str, list[Mapping[str, str]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample.labels)
+    return found

@@ -1,0 +1,87 @@
+"""Writes the files, with the gateway's address put in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from textwrap import indent
+
+from .address import Address
+
+_RULES = "prometheus/rules/tokenpulse.rules.yml"
+_RULES_FOR_THE_OPERATOR = "kubernetes/rules.yml"
+_HEAD_FOR_THE_OPERATOR = """\
+# For the Prometheus operator: the rules of prometheus/rules/tokenpulse.rules.yml.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: tokenpulse
+  labels: {app.kubernetes.io/name: tokenpulse}
+spec:
+"""
+
+
+def write_files(
+    directory: Path, *, gateway: str = "localhost:3000", force: bool = False
+) -> list[Path]:
+    """Write the Prometheus, Alertmanager, Grafana, Loki, Docker, Kubernetes and cron files.
+
+    Args:
+        directory: Where; it is created if there is none.
+        gateway: `HOST:PORT` of the gateway as this machine reaches it. What runs in containers
+            reaches this machine's loopback as `host.docker.internal`.
+        force: Replace files that are there already.
+
+    Returns:
+        The files written, sorted.
+
+    Raises:
+        ValueError: `gateway` is malformed.
+        FileExistsError: Some of the files are there already; nothing is written then.
+        OSError: A file cannot be written. Each that is there is whole.
+    """
+    texts = _texts(Address.parse(gateway))
+    taken = [name for name in texts if (directory / name).exists()]
+    if taken and not force:
+        raise FileExistsError(
+            f"{directory} has {', '.join(taken)} already, and nothing was written; "
+            "choose another directory, or replace them with force (--force)"
+        )
+    for name, text in texts.items():
+        _write(directory / name, text)
+    return [directory / name for name in texts]
+
+
+def _texts(gateway: Address) -> dict[str, str]:
+    """What goes into each file, by its path in the directory, sorted."""
+    values = {
+        "__TARGET__": str(gateway.from_a_container()),
+        "__GATEWAY__": str(gateway),
+        "__PORT__": str(gateway.port),
+    }
+    texts = dict(_templates(files(__package__) / "files"))
+    texts[_RULES_FOR_THE_OPERATOR] = _HEAD_FOR_THE_OPERATOR + indent(texts[_RULES], "  ")
+    for placeholder, value in values.items():
+        texts = {name: text.replace(placeholder, value) for name, text in texts.items()}
+    return dict(sorted(texts.items()))
+
+
+def _templates(folder: Traversable, place: str = "") -> Iterator[tuple[str, str]]:
+    for each in folder.iterdir():
+        if each.is_dir():
+            yield from _templates(each, f"{place}{each.name}/")
+        else:
+            yield f"{place}{each.name}", each.read_text(encoding="utf-8")
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing: a Prometheus that reloads must not see half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
