@@ -5,10 +5,17 @@ from __future__ import annotations
 import runpy
 import socket
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
+from tokenpulse_mw import HealthRouter
 from tokenpulse_mw.cli import main
+from tokenpulse_mw.demo.server import LocalServer
+
+from .support.servers import free_port
 
 
 def test_the_module_is_the_command(
@@ -61,3 +68,84 @@ def test_what_is_no_port_is_refused(port: str, capsys: pytest.CaptureFixture[str
         main(["demo", f"--port={port}"])
 
     assert f"expected a number from 0 to 65535, got '{port}'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def gateway() -> Iterator[tuple[str, HealthRouter]]:
+    """A gateway's URL, and its health."""
+    health = HealthRouter(credentials={"claude": True, "kiro": False})
+    with LocalServer(Starlette(routes=health.routes)) as server:
+        yield server.url, health
+
+
+def test_check_tells_whether_the_gateway_is_ready(
+    gateway: tuple[str, HealthRouter], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line and an exit code."""
+    url, health = gateway
+
+    codes = [main(["check", "health", url])]
+    health.draining = True
+    codes += [main(["check", "health", url]), main(["check", "health", f"{url}/health/live"])]
+
+    assert codes == [0, 1, 0]
+    assert capsys.readouterr().out.splitlines() == [
+        "OK: the status is ok",
+        "WARNING: the service answered 503, status error",
+        "OK: the status is ok",
+    ]
+
+
+def test_check_tells_which_credentials_are_inactive(
+    gateway: tuple[str, HealthRouter], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name."""
+    assert main(["check", "credentials", gateway[0], "--timeout=4.5"]) == 1
+    assert capsys.readouterr().out == "WARNING: 1 of 2 providers are inactive: kiro\n"
+
+
+def test_check_tells_that_it_cannot_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    """A gateway that is down is not called fine."""
+    assert main(["check", "credentials", f"http://127.0.0.1:{free_port()}"]) == 3
+    assert capsys.readouterr().out.startswith("UNKNOWN: no answer: ")
+
+
+def test_check_refuses_what_is_no_url(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the exit code of a wrong call."""
+    assert main(["check", "health", "localhost:8000"]) == 2
+    assert capsys.readouterr().err == (
+        "expected a URL such as http://127.0.0.1:8000, got 'localhost:8000'\n"
+    )
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_what_is_no_timeout_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error says what came and what is expected."""
+    with pytest.raises(SystemExit):
+        main(["check", "health", "http://127.0.0.1", f"--timeout={seconds}"])
+
+    assert f"expected a number of seconds above 0, got '{seconds}'" in capsys.readouterr().err
+
+
+def test_monitoring_writes_its_files_and_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second time only when it is told to."""
+    told = ["monitoring", str(tmp_path / "stack"), "--gateway", "gateway.example:8000"]
+
+    assert main(told) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert written
+    assert all(path.is_file() for path in written)
+    assert main(told) == 2
+    assert capsys.readouterr().err
+    assert main([*told, "--force"]) == 0
+
+
+def test_monitoring_refuses_what_is_no_address(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And writes nothing."""
+    assert main(["monitoring", str(tmp_path / "stack"), "--gateway", "http://gateway/"]) == 2
+    assert "http://gateway/" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

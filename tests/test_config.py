@@ -33,6 +33,7 @@ def test_every_setting_has_a_variable() -> None:
             "TOKENPULSE_ALERT_STORE": "sqlite+aiosqlite:///alerts.db",
             "TOKENPULSE_ACCESS_LOG": "1",
             "TOKENPULSE_ADMIN_TOKEN": "s3cr3t",
+            "TOKENPULSE_DRAIN_DELAY": "0",
         }
     ) == Settings(
         limit="5/second",
@@ -51,6 +52,7 @@ def test_every_setting_has_a_variable() -> None:
         alert_store="sqlite+aiosqlite:///alerts.db",
         access_log=True,
         admin_token="s3cr3t",
+        drain_delay=0,
     )
 
 

@@ -544,3 +544,21 @@ def test_each_request_has_a_line_and_an_id_where_that_is_wanted(
     (line,) = caplog.messages
     assert line.startswith("GET /{path} 200 provider=claude outcome=complete")
     assert line.endswith("request_id=r-1")
+
+
+def test_a_provider_that_is_down_is_a_warning_of_health(metrics: HttpMetrics) -> None:
+    """Readiness says so with 200, and why to those who may know: a vendor is not our health."""
+    pulse = TokenPulse(settings=Settings(admin_token="s3cret"), metrics=metrics)
+    for _ in range(10):
+        pulse.engine.observe(Exchange("POST", 0.0, provider="claude", credential="c1", status=502))
+    anyio.run(pulse.engine.evaluate)
+    client = TestClient(pulse.wrap(answering()))
+
+    plain = client.get("/health/ready")
+    told = client.get(
+        "/health/ready",
+        headers={"accept": "application/health+json", "authorization": "Bearer s3cret"},
+    )
+
+    assert (plain.status_code, plain.json()) == (200, {"status": "warn"})
+    assert told.json()["checks"]["claude:consecutiveFailures"][0]["observedValue"] == 10

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from .alerts import AlertEngine, AlertEvent, AlertMiddleware, Finding, LogSink, Subject, Thresholds
 from .config import Settings
 from .exchange import Exchange, ExchangeMiddleware, Providers, annotate, drop_exchange
-from .health import HealthRouter
+from .health import Check, CheckResult, EventLoopLag, HealthRouter, ProviderHealth, drain_on_sigterm
 from .logs import (
     AccessLog,
     RequestIdMiddleware,
@@ -42,7 +42,10 @@ __all__ = [
     "AlertEngine",
     "AlertEvent",
     "AlertMiddleware",
+    "Check",
+    "CheckResult",
     "Decision",
+    "EventLoopLag",
     "Exchange",
     "ExchangeMiddleware",
     "Finding",
@@ -53,6 +56,7 @@ __all__ = [
     "LogSink",
     "MetricsMiddleware",
     "Policy",
+    "ProviderHealth",
     "Providers",
     "RateLimitMiddleware",
     "RequestIdMiddleware",
@@ -68,6 +72,7 @@ __all__ = [
     "client_address",
     "configure_logging",
     "current_request_id",
+    "drain_on_sigterm",
     "drop_exchange",
     "header",
     "join",

@@ -32,7 +32,10 @@ class Settings:
         alert_store: The database that keeps alerts over a restart, such as
             "sqlite+aiosqlite:///alerts.db"; None keeps them in memory.
         access_log: Log a line for each request, and give each an id.
-        admin_token: Bearer token that `/admin` asks for; None serves nothing there.
+        admin_token: Bearer token that `/admin` and the details of health ask for; None serves
+            nothing there.
+        drain_delay: Seconds that are served on after SIGTERM, not ready any more, before the
+            server ends; 0 leaves SIGTERM to the server.
     """
 
     limit: str = "100/minute"
@@ -51,6 +54,7 @@ class Settings:
     alert_store: str | None = None
     access_log: bool = False
     admin_token: str | None = None
+    drain_delay: float = 3
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -86,6 +90,7 @@ class Settings:
             alert_store=given.get("ALERT_STORE") or None,
             access_log=_true(given, "ACCESS_LOG", "false"),
             admin_token=given.get("ADMIN_TOKEN"),
+            drain_delay=_whole(given, "DRAIN_DELAY", 3, least=0),
         )
 
 
@@ -111,10 +116,12 @@ def _max_keys(given: Mapping[str, str]) -> int:
     return _whole(given, "MAX_STATIONS", 5000)
 
 
-def _whole(given: Mapping[str, str], name: str, default: int) -> int:
+def _whole(given: Mapping[str, str], name: str, default: int, *, least: int = 1) -> int:
     value = given.get(name, str(default)).strip()
-    if not (value.isascii() and value.isdigit()) or int(value) < 1:
-        raise ValueError(f"{PREFIX}{name} must be a whole number of at least 1, got {value!r}")
+    if not (value.isascii() and value.isdigit()) or int(value) < least:
+        raise ValueError(
+            f"{PREFIX}{name} must be a whole number of at least {least}, got {value!r}"
+        )
     return int(value)
 
 

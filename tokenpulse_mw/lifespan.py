@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("tokenpulse_mw")
 
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 _LAST_WORDS = {
     "lifespan.startup.failed",
     "lifespan.shutdown.complete",
     "lifespan.shutdown.failed",
 }
+
+
+@asynccontextmanager
+async def beside(*work: Work) -> AsyncIterator[None]:
+    """Do `work` until the body is over."""
+    tasks = anyio.create_task_group()
+    await tasks.__aenter__()
+    for each in work:
+        tasks.start_soon(each)
+    try:
+        yield
+    finally:
+        tasks.cancel_scope.cancel()
+        # What the body raised is its own: a task group that knew of it would wrap it.
+        await tasks.__aexit__(None, None, None)
 
 
 async def run_lifespan(

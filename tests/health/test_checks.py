@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import logging
+from collections.abc import Mapping
+from typing import Any
 
 import anyio
-import anyio.to_thread
 import pytest
 
-from tokenpulse_mw.health.checks import Call, Check, Checks
+from tokenpulse_mw.health import AnyCheck, Check, CheckResult, Checks
+
+from ..support.clock import FakeClock
 
 
 async def good() -> bool:
     """Holds."""
     return True
-
-
-async def bad() -> bool:
-    """Does not hold."""
-    return False
 
 
 async def hanging() -> bool:
@@ -28,218 +25,196 @@ async def hanging() -> bool:
     return True
 
 
+def broken() -> bool:
+    """Cannot say."""
+    raise OSError("no disk at 10.0.0.7")
+
+
+async def statuses(checks: Mapping[str, AnyCheck], **options: Any) -> dict[str, str]:
+    """What each check says."""
+    observed = await Checks(checks, **{"timeout": 5.0, **options}).run()
+    return {name: each.result.status for name, each in observed.items()}
+
+
 @pytest.mark.parametrize(
-    ("check", "result"),
+    ("answer", "status"),
     [
-        pytest.param(lambda: True, True, id="true"),
-        pytest.param(lambda: False, False, id="false"),
-        pytest.param(lambda: 1, True, id="truthy"),
-        pytest.param(lambda: None, False, id="falsy"),
-        pytest.param(good, True, id="async true"),
-        pytest.param(bad, False, id="async false"),
-        pytest.param(lambda: good(), True, id="awaitable true"),
-        pytest.param(lambda: bad(), False, id="awaitable false"),
+        (True, "pass"),
+        (False, "fail"),
+        (1, "pass"),
+        (None, "fail"),
+        (CheckResult(), "pass"),
+        (CheckResult(status="warn"), "warn"),
+        (CheckResult(status="fail"), "fail"),
     ],
 )
 @pytest.mark.anyio
-async def test_a_check_may_be_async_or_not(check: Check, result: bool) -> None:
-    """It may also give an awaitable; what comes of it is taken as a bool."""
-    results = await Checks({"only": check}, timeout=5).run()
-
-    assert results == {"only": result}
-    assert type(results["only"]) is bool
+async def test_a_check_gives_a_bool_or_a_result(answer: Any, status: str) -> None:
+    """Anything else is taken for its truth."""
+    assert await statuses({"only": lambda: answer}) == {"only": status}
 
 
 @pytest.mark.anyio
 async def test_no_checks_have_no_results() -> None:
     """There is nothing to wait for."""
-    assert await Checks({}, timeout=1).run() == {}
+    assert await statuses({}) == {}
 
 
 @pytest.mark.anyio
-async def test_a_check_that_raises_has_failed_and_is_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """The log names it and says why; the other checks still count."""
-
-    def broken() -> bool:
-        raise OSError("no disk")
-
-    results = await Checks({"disk": broken, "other": good}, timeout=5).run()
-
-    assert results == {"disk": False, "other": True}
-    assert caplog.messages == ["health check 'disk' raised"]
-    assert "OSError: no disk" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "slow", [pytest.param(hanging, id="async"), pytest.param(lambda: hanging(), id="awaitable")]
-)
-@pytest.mark.anyio
-async def test_a_check_that_hangs_takes_no_more_than_its_deadline(slow: Check) -> None:
-    """It has failed then, and the checks beside it have not."""
-    with anyio.fail_after(5):
-        results = await Checks({"slow": slow, "quick": good}, timeout=0.01).run()
-
-    assert results == {"slow": False, "quick": True}
-
-
-@pytest.mark.anyio
-async def test_a_check_that_blocks_its_thread_is_abandoned_at_its_deadline() -> None:
-    """A blocking call cannot be cancelled, so it is no longer waited for."""
-    release = threading.Event()
+async def test_a_check_that_raises_or_hangs_has_failed_and_the_others_have_not() -> None:
+    """Why is told by a class's name: a text may hold what is not for everyone."""
+    checks = Checks(
+        {"disk": broken, "slow": Check(hanging, timeout=0.01), "other": good}, timeout=5
+    )
 
     with anyio.fail_after(5):
-        results = await Checks({"blocking": release.wait}, timeout=0.01).run()
-    release.set()
+        observed = await checks.run()
 
-    assert results == {"blocking": False}
-
-
-@pytest.mark.anyio
-async def test_a_check_that_goes_on_blocking_takes_one_thread_for_all_probes() -> None:
-    """It is not started again before it is done, and counts as failed until then."""
-    started: list[threading.Event] = []
-    release, ended = threading.Event(), threading.Event()
-
-    def blocking() -> bool:
-        started.append(release)
-        release.wait()
-        ended.set()
-        return True
-
-    checks = Checks({"blocking": blocking}, timeout=0.01)
-
-    assert [await checks.run() for _ in range(5)] == [{"blocking": False}] * 5
-    assert len(started) == 1
-    release.set()
-    with anyio.fail_after(5):
-        while (await Checks({"blocking": blocking}, timeout=5).run()) != {"blocking": True}:
-            pass
-    assert ended.is_set()
-
-
-@pytest.mark.anyio
-async def test_probes_at_the_same_time_share_one_run() -> None:
-    """A hundred probes do not take a hundred threads."""
-    started: list[int] = []
-    release = threading.Event()
-
-    def slow() -> bool:
-        started.append(1)
-        return release.wait(5)
-
-    checks = Checks({"slow": slow}, timeout=5)
-    results: list[dict[str, bool]] = []
-
-    async def probe() -> None:
-        results.append(await checks.run())
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(20):
-            tasks.start_soon(probe)
-        await anyio.to_thread.run_sync(release.set)
-
-    assert results == [{"slow": True}] * 20
-    assert len(started) == 1
-
-
-@pytest.mark.anyio
-async def test_a_probe_that_is_given_up_does_not_fail_the_others() -> None:
-    """Whoever waited for its run begins another."""
-    runs: list[anyio.Event] = []
-
-    async def check() -> bool:
-        runs.append(anyio.Event())
-        if len(runs) == 1:
-            await anyio.sleep_forever()
-        return True
-
-    checks = Checks({"check": check}, timeout=5)
-    results: list[dict[str, bool]] = []
-
-    async def probe() -> None:
-        results.append(await checks.run())
-
-    async with anyio.create_task_group() as tasks, anyio.create_task_group() as given_up:
-        given_up.start_soon(checks.run)
-        await anyio.wait_all_tasks_blocked()
-        tasks.start_soon(probe)
-        await anyio.wait_all_tasks_blocked()
-        given_up.cancel_scope.cancel()
-
-    assert results == [{"check": True}]
-    assert len(runs) == 2
-
-
-def test_probes_of_different_event_loops_do_not_wait_for_each_other() -> None:
-    """A loop that was closed in the middle of a run leaves nothing behind."""
-    begun: list[bool] = []
-
-    async def check() -> bool:
-        begun.append(True)
-        if len(begun) == 1:
-            await anyio.sleep_forever()
-        return True
-
-    checks = Checks({"check": check}, timeout=5)
-    abandoned = checks.run()
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(abandoned)
-    while not begun:
-        loop.run_until_complete(asyncio.sleep(0))
-
-    assert anyio.run(checks.run) == {"check": True}
-    assert anyio.run(checks.run, backend="trio") == {"check": True}
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        loop.run_until_complete(task)
-    loop.close()
-
-
-@pytest.mark.anyio
-async def test_a_check_that_found_no_thread_is_tried_again() -> None:
-    """One busy moment of the process does not make the service unready for ever."""
-    checks = Checks({"quick": lambda: True}, timeout=0.05)
-    threads = anyio.to_thread.current_default_thread_limiter()
-    total, threads.total_tokens = threads.total_tokens, 1
-    release = threading.Event()
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, lambda: release.wait(5))
-            await anyio.wait_all_tasks_blocked()
-            assert await checks.run() == {"quick": False}
-            release.set()
-        assert await checks.run() == {"quick": True}
-    finally:
-        threads.total_tokens = total
-
-
-@pytest.mark.anyio
-async def test_checks_run_side_by_side() -> None:
-    """A check can wait for what another one does."""
-    met = anyio.Event()
-
-    async def waits() -> bool:
-        await met.wait()
-        return True
-
-    async def comes() -> bool:
-        met.set()
-        return True
-
-    assert await Checks({"waits": waits, "comes": comes}, timeout=5).run() == {
-        "waits": True,
-        "comes": True,
+    assert {name: (each.result.status, each.result.output) for name, each in observed.items()} == {
+        "disk": ("fail", "OSError"),
+        "slow": ("fail", "timeout"),
+        "other": ("pass", None),
     }
 
 
 @pytest.mark.anyio
-async def test_a_function_that_is_not_async_does_not_block_the_event_loop() -> None:
-    """It runs in a worker thread, and an async one in the loop's own."""
+async def test_a_check_that_is_not_critical_only_warns() -> None:
+    """What it measured is told all the same."""
+    full = CheckResult(status="fail", observed_value=97, observed_unit="%", output="nearly full")
+    checks = Checks({"disk": Check(lambda: full, critical=False)}, timeout=5)
 
-    async def in_loop() -> int:
-        return threading.get_ident()
+    observed = (await checks.run())["disk"]
 
-    assert await Call(in_loop).result() == threading.get_ident()
-    assert await Call(threading.get_ident).result() != threading.get_ident()
+    assert observed.result == CheckResult(
+        status="warn", observed_value=97, observed_unit="%", output="nearly full"
+    )
+
+
+@pytest.mark.anyio
+async def test_a_check_may_have_its_own_deadline() -> None:
+    """It may be shorter than that of the others, or longer."""
+    checks: dict[str, AnyCheck] = {"slow": Check(hanging, timeout=0.01), "quick": good}
+
+    with anyio.fail_after(5):
+        assert await statuses(checks, timeout=60, deadline=60) == {"slow": "fail", "quick": "pass"}
+
+
+@pytest.mark.anyio
+async def test_all_checks_together_have_a_deadline() -> None:
+    """Whoever waited behind those that hang is late too, and whoever was done is not."""
+    checks: dict[str, AnyCheck] = {"first": good, **{f"slow {n}": hanging for n in range(16)}}
+
+    with anyio.fail_after(5):
+        found = await statuses({**checks, "last": good}, timeout=60, deadline=0.05)
+
+    assert found.pop("first") == "pass"
+    assert set(found.values()) == {"fail"}
+
+
+@pytest.mark.anyio
+async def test_a_few_checks_run_at_the_same_time_and_not_all() -> None:
+    """However many there are, one probe does not begin more than sixteen at once."""
+    running: list[int] = []
+    most = 0
+    release = anyio.Event()
+
+    async def check() -> bool:
+        nonlocal most
+        running.append(1)
+        most = max(most, len(running))
+        await release.wait()
+        running.pop()
+        return True
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Checks({str(n): check for n in range(40)}, timeout=5).run)
+        await anyio.wait_all_tasks_blocked()
+        assert most == 16
+        release.set()
+    assert most == 16
+
+
+@pytest.mark.anyio
+async def test_failures_are_kept_for_a_time_of_their_own(clock: FakeClock) -> None:
+    """So that a service that has recovered is back soon, or what struggles is left alone."""
+    answers = iter([True, False, True])
+    check = Check(lambda: next(answers), ttl=10, failure_ttl=2)
+    checks = Checks({"only": check}, timeout=5, clock=clock)
+    found = []
+
+    for seconds in (0.0, 9.9, 0.1, 1.9, 0.1):
+        clock.advance(seconds)
+        found.append((await checks.run())["only"].result.status)
+
+    assert found == ["pass", "pass", "fail", "fail", "pass"]
+
+
+@pytest.mark.anyio
+async def test_the_log_tells_of_a_change_and_not_of_each_probe(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log has the exception's text, which no answer has."""
+    caplog.set_level(logging.INFO)
+    answers = iter([True, False, False, OSError("no disk"), CheckResult(status="warn"), True, True])
+
+    def check() -> Any:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    checks = Checks({"disk": Check(check, ttl=0, failure_ttl=0)}, timeout=5)
+    for _ in range(7):
+        await checks.run()
+    await Checks({"disk": broken}, timeout=5).run()
+
+    assert caplog.messages == [
+        "health check 'disk' is now fail",
+        "health check 'disk' is now warn",
+        "health check 'disk' passes again",
+        "health check 'disk' is now fail: OSError",
+    ]
+    assert "no disk at 10.0.0.7" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_result_knows_when_it_was_found(clock: FakeClock) -> None:
+    """A kept one is not passed off as new."""
+    wall = FakeClock(1_769_004_042.0)
+    checks = Checks({"disk": Check(lambda: True, ttl=10)}, timeout=5, clock=clock, wall=wall)
+
+    times = [(await checks.run())["disk"].time]
+    wall.advance(3)
+    times.append((await checks.run())["disk"].time)
+
+    assert times == [1_769_004_042.0, 1_769_004_042.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout": 0}, r"^timeout must be above 0 seconds, got 0$"),
+        ({"ttl": -1}, r"^ttl must be a number of seconds, 0 or more, got -1$"),
+        ({"failure_ttl": float("nan")}, r"^failure_ttl must be a number .*, got nan$"),
+        ({"function": True}, r"^a check must be a function that gives a bool, got True$"),
+    ],
+)
+def test_a_check_that_could_not_work_is_refused(options: dict[str, Any], message: str) -> None:
+    """A mistake shows at start, not at the first probe."""
+    with pytest.raises(ValueError, match=message):
+        Check(**{"function": good, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"status": "ok"}, r"^status must be one of \['pass', 'warn', 'fail'\], got 'ok'$"),
+        ({"observed_value": float("inf")}, r"^observed_value must be a finite number .* got inf$"),
+        ({"observed_value": b"1"}, r"^observed_value must be a finite number .* got b'1'$"),
+        ({"output": OSError()}, r"^output must be a text, got OSError\(\)$"),
+    ],
+)
+def test_a_result_that_could_not_be_told_is_refused(options: dict[str, Any], message: str) -> None:
+    """A check that gives one has failed, as if it had raised anything else."""
+    with pytest.raises(ValueError, match=message):
+        CheckResult(**options)

@@ -12,9 +12,16 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HealthRouter
-from tokenpulse_mw.health import Check, Credentials
+from tokenpulse_mw.health import AnyCheck, Check, CheckResult, Credentials, ProviderHealth
 
-ENDPOINTS = ["/health", "/health/live", "/health/ready", "/api/credentials/status"]
+ENDPOINTS = [
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/health/startup",
+    "/api/credentials/status",
+]
+HEALTH_JSON = {"accept": "application/health+json"}
 
 
 def test_health_is_the_seeds_byte_for_byte() -> None:
@@ -100,10 +107,10 @@ def raising() -> bool:
     ids=["true", "async true", "awaitable", "false", "async false", "raising", "hanging"],
 )
 def test_a_service_is_ready_while_every_check_holds_and_lives_anyway(
-    check: Check, status: int, body: bytes
+    check: AnyCheck, status: int, body: bytes
 ) -> None:
     """A check that fails, raises or hangs takes it out of service, but restarts nothing."""
-    checks: dict[str, Check] = {"fine": lambda: True, "tested": check}
+    checks: dict[str, AnyCheck] = {"fine": lambda: True, "tested": check}
     client = TestClient(HealthRouter(checks=checks, timeout=5 if status == 200 else 0.01))
 
     ready, live = client.get("/health/ready"), client.get("/health/live")
@@ -126,6 +133,132 @@ def test_a_service_that_drains_is_not_ready() -> None:
     assert client.get("/health/live").status_code == 200
 
 
+def test_a_service_that_starts_is_not_ready_and_lives() -> None:
+    """A startup probe waits for it, and a liveness probe does not end it meanwhile."""
+    router = HealthRouter()
+    client = TestClient(router)
+    paths = ["/health/startup", "/health/ready", "/health/live", "/health"]
+
+    router.starting = True
+    before = [client.get(path).status_code for path in paths]
+    router.starting = False
+
+    assert before == [503, 503, 200, 200]
+    assert [client.get(path).status_code for path in paths] == [200] * 4
+
+
+def test_a_router_alone_can_run_in_a_lifespan() -> None:
+    """It has started when that has, drains when it ends, and can be started anew."""
+    router = HealthRouter()
+    router.starting = True
+    app = Starlette(routes=router.routes, lifespan=lambda app: router.running())
+    client = TestClient(app)
+    found = [client.get("/health/ready").status_code]
+
+    for _ in range(2):
+        with client:
+            found.append(client.get("/health/ready").status_code)
+        found.append(client.get("/health/ready").status_code)
+
+    assert found == [503, 200, 503, 200, 503]
+
+
+@pytest.mark.parametrize(
+    ("check", "code", "plain", "status"),
+    [
+        (lambda: True, 200, "ok", "pass"),
+        (Check(lambda: False, critical=False), 200, "warn", "warn"),
+        (lambda: False, 503, "error", "fail"),
+    ],
+)
+def test_readiness_has_three_levels(check: AnyCheck, code: int, plain: str, status: str) -> None:
+    """What is not critical warns with 200, in either form of the answer."""
+    client = TestClient(HealthRouter(checks={"disk": check}))
+
+    answers = [client.get("/health/ready"), client.get("/health/ready", headers=HEALTH_JSON)]
+
+    assert [each.status_code for each in answers] == [code, code]
+    assert [each.json() for each in answers] == [{"status": plain}, {"status": status}]
+
+
+@pytest.mark.parametrize("path", ENDPOINTS[:-1])
+def test_every_health_endpoint_speaks_health_json(path: str) -> None:
+    """To who asks for it; `/health` says then what readiness does."""
+    answer = TestClient(HealthRouter()).get(path, headers=HEALTH_JSON)
+
+    assert answer.headers["content-type"] == "application/health+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.json() == {"status": "pass"}
+
+
+def test_the_reasons_are_told_to_who_is_authorized() -> None:
+    """By class alone where a check raised, and in its own words where it has some."""
+    full = CheckResult(status="warn", observed_value=97.5, observed_unit="%", output="nearly full")
+    router = HealthRouter(
+        service="oauth2api",
+        checks={
+            "database": Check(raising, component_type="datastore"),
+            "disk:usage": lambda: full,
+        },
+        authorize=lambda request: request.headers.get("authorization") == "Bearer s3cret",
+        wall=lambda: 1_769_004_042.661,
+    )
+    client = TestClient(router)
+    allowed = {**HEALTH_JSON, "authorization": "Bearer s3cret"}
+    now = "2026-01-21T14:00:42.661Z"
+
+    assert client.get("/health/ready", headers=HEALTH_JSON).json() == {"status": "fail"}
+    assert client.get("/health", headers=allowed).json() == {
+        "status": "fail",
+        "serviceId": "oauth2api",
+        "checks": {
+            "database": [
+                {"componentType": "datastore", "status": "fail", "time": now, "output": "OSError"}
+            ],
+            "disk:usage": [
+                {
+                    "observedValue": 97.5,
+                    "observedUnit": "%",
+                    "status": "warn",
+                    "time": now,
+                    "output": "nearly full",
+                }
+            ],
+        },
+    }
+    router.draining = True
+    state = client.get("/health/ready", headers=allowed).json()["checks"]
+    assert state["service:state"][0]["observedValue"] == "draining"
+
+
+def test_an_authorize_that_fails_lets_nobody_see(caplog: pytest.LogCaptureFixture) -> None:
+    """And the probe is answered all the same."""
+
+    def authorize(request: object) -> bool:
+        raise OSError("no directory")
+
+    client = TestClient(HealthRouter(authorize=authorize))
+
+    assert client.get("/health/ready", headers=HEALTH_JSON).json() == {"status": "pass"}
+    assert caplog.messages == ["authorize failed: the details of health are kept back"]
+
+
+def test_a_provider_in_trouble_warns_and_never_makes_unready() -> None:
+    """If it did, an outage of one vendor would end the traffic to all others."""
+    watching = ProviderHealth(["claude"], failures=1)
+    router = HealthRouter(provider_health=watching, authorize=lambda request: True)
+    client = TestClient(router)
+
+    assert client.get("/health/ready").json() == {"status": "ok"}
+    watching(Exchange(method="POST", started=0.0, provider="claude", status=500))
+    answer = client.get("/health/ready", headers=HEALTH_JSON)
+
+    assert client.get("/health/ready").json() == {"status": "warn"}
+    assert (answer.status_code, answer.json()["status"]) == (200, "warn")
+    claude = answer.json()["checks"]["claude:consecutiveFailures"][0]
+    assert (claude["observedValue"], claude["status"]) == (1, "warn")
+
+
 async def given_async() -> Mapping[str, bool]:
     """Whether credentials are active, asked asynchronously."""
     return {"claude": True, "gemini": False}
@@ -135,12 +268,11 @@ async def given_async() -> Mapping[str, bool]:
     "credentials",
     [
         {"claude": True, "gemini": False},
-        {"claude": 3, "gemini": None},
         lambda: {"claude": True, "gemini": False},
         given_async,
         lambda: given_async(),
     ],
-    ids=["mapping", "mapping of any values", "function", "async function", "awaitable"],
+    ids=["mapping", "function", "async function", "awaitable"],
 )
 def test_the_status_of_credentials_is_a_bool_for_each_provider(credentials: Credentials) -> None:
     """It may be given as a mapping or by a function, and tells no more than yes or no."""
@@ -190,6 +322,29 @@ def test_a_function_is_not_called_to_tell_which_providers_are_active() -> None:
     assert (before, health.active_providers(), asked) == ({}, {("claude",): 1}, [True])
 
 
+def unreachable() -> dict[str, bool]:
+    """Cannot say."""
+    raise OSError("password s3cret refused")
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [unreachable, lambda: {"claude": "sk-1"}, lambda: ["claude"], lambda: anyio.sleep_forever()],
+    ids=["raising", "no bool", "no mapping", "hanging"],
+)
+def test_a_status_that_is_not_known_is_not_called_fine(credentials: Any) -> None:
+    """It is told when to ask again, and nothing of why."""
+    answer = TestClient(HealthRouter(credentials=credentials, timeout=0.2)).get(
+        "/api/credentials/status"
+    )
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json() == {
+        "error": "the status of credentials is not known now",
+        "available": False,
+    }
+
+
 @pytest.mark.parametrize(("credentials", "status"), [(None, 404), ({}, 200)])
 def test_without_credentials_there_is_no_status_of_them(
     credentials: Credentials | None, status: int
@@ -236,6 +391,11 @@ def test_what_is_no_endpoint_is_not_found(path: str) -> None:
         ({"providers": "claude"}, r"^providers must be a list of names, got the string 'claude'$"),
         ({"timeout": -1.5}, r"^timeout must be above 0 seconds, got -1\.5$"),
         ({"timeout": float("nan")}, r"^timeout must be above 0 seconds, got nan$"),
+        ({"deadline": 0}, r"^deadline must be above 0 seconds, got 0$"),
+        (
+            {"credentials": {"claude": "sk-1"}},
+            r"^credentials of 'claude' must be True .* got a value of type str$",
+        ),
         (
             {"checks": {"disk": True}},
             r"^check 'disk' must be a function that gives a bool, got True$",

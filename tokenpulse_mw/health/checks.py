@@ -2,120 +2,128 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
-import anyio.to_thread
-from anyio.lowlevel import current_token
+
+from .check import AnyCheck, Check, as_check, check_timeout
+from .results import CheckResult, Observed, Status, read
+from .single import Single
 
 logger = logging.getLogger("tokenpulse_mw.health")
 
-Check = Callable[[], bool | Awaitable[bool]]
+_AT_ONCE = 16  # checks that one probe waits for at the same time
 
 
 class Checks:
     """Named checks, run side by side.
 
-    Whoever asks while a check is running waits for that run, each within the deadline. A check
-    that is still blocking its thread after its deadline has failed, and is not started again
-    before it is done: checks that hang take a thread each, and no more.
+    Whoever asks while a check is running waits for that run, until its deadline. A check that
+    goes on after its deadline has failed, and is not started again before it is done.
 
     Args:
-        checks: Functions, async or not, that give a bool.
-        timeout: Seconds that each may take.
+        checks: By name, `Check`s or plain functions.
+        timeout: Seconds that each may take, unless it says so itself.
+        deadline: Seconds that all may take together.
+        clock: Gives the time in seconds.
+        wall: Gives the time in seconds since 1970.
 
     Raises:
-        ValueError: `timeout` is not above 0, or a check cannot be called.
+        ValueError: A time is not above 0, or a check cannot be called.
     """
 
-    def __init__(self, checks: Mapping[str, Check], *, timeout: float) -> None:
-        if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
-        for name, check in checks.items():
-            if not callable(check):
-                raise ValueError(
-                    f"check {name!r} must be a function that gives a bool, got {check!r}"
-                )
-        self._checks = dict(checks)
-        self._timeout = timeout
-        self._runs: dict[str, _Run] = {}
+    def __init__(
+        self,
+        checks: Mapping[str, AnyCheck],
+        *,
+        timeout: float,
+        deadline: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        check_timeout("timeout", timeout)
+        check_timeout("deadline", deadline)
+        self._deadline = deadline
+        self._checks = {
+            name: _Watched(name, as_check(name, given), timeout, clock, wall)
+            for name, given in checks.items()
+        }
 
-    async def run(self) -> dict[str, bool]:
-        """Which checks hold; one that raises, or is not done in time, does not."""
-        results = dict.fromkeys(self._checks, False)
+    async def run(self) -> dict[str, Observed]:
+        """What each check says; one that is not done in time has failed."""
+        results: dict[str, Observed] = {}
+        waiting = iter(self._checks.items())
 
-        async def run(name: str) -> None:
-            with anyio.move_on_after(self._timeout):
-                results[name] = await self._run(name)
+        async def ask() -> None:
+            for name, check in waiting:
+                results[name] = await check.answer.get()
 
-        async with anyio.create_task_group() as tasks:
-            for name in self._checks:
-                tasks.start_soon(run, name)
-        return results
-
-    async def _run(self, name: str) -> bool:
-        while (run := self._runs.get(name)) is not None and run.busy and run.is_of_this_loop:
-            await run.ended.wait()
-            if run.holds is not None or run.call.blocking:
-                return bool(run.holds)
-        run = self._runs[name] = _Run(Call(self._checks[name]))
-        try:
-            run.holds = bool(await run.call.result())
-        except Exception:
-            logger.exception("health check %r raised", name)
-            run.holds = False
-        finally:
-            run.ended.set()
-        return run.holds
+        with anyio.move_on_after(self._deadline):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(min(_AT_ONCE, len(self._checks))):
+                    tasks.start_soon(ask)
+        return {
+            name: results[name] if name in results else check.answer.late()
+            for name, check in self._checks.items()
+        }
 
 
-class _Run:
-    """One run of a check, for everyone who waits for it on the same event loop.
+class _Watched:
+    """A check, what it last said, and the log of when that changed."""
 
-    Attributes:
-        holds: What came of it; None while it runs, and where whoever ran it was cancelled.
-    """
+    def __init__(
+        self,
+        name: str,
+        check: Check,
+        timeout: float,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._name, self._check, self._wall = name, check, wall
+        self._status: Status = "pass"
+        self.answer = Single(
+            check.function,
+            read=self._read,
+            fail=self._fail,
+            keep=self._keep,
+            timeout=timeout if check.timeout is None else check.timeout,
+            clock=clock,
+        )
 
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.holds: bool | None = None
-        self.ended = anyio.Event()
-        self._loop = current_token()
+    def _read(self, answer: Any) -> Observed:
+        return self._observed(read(answer))
 
-    @property
-    def busy(self) -> bool:
-        return self.call.blocking or not self.ended.is_set()
+    def _fail(self, error: Exception | None) -> Observed:
+        # Its class and no more: the text may hold a host's name, or a password.
+        output = "timeout" if error is None else type(error).__name__
+        return self._observed(CheckResult(status="fail", output=output), error)
 
-    @property
-    def is_of_this_loop(self) -> bool:
-        return self._loop == current_token()
+    def _keep(self, observed: Observed) -> float:
+        good = observed.result.status == "pass"
+        return self._check.ttl if good else self._check.failure_ttl
 
+    def _observed(self, result: CheckResult, error: Exception | None = None) -> Observed:
+        if result.status == "fail" and not self._check.critical:
+            result = CheckResult(
+                status="warn",
+                observed_value=result.observed_value,
+                observed_unit=result.observed_unit,
+                output=result.output,
+            )
+        self._log(result, error)
+        return Observed(result, self._wall(), self._check.component_type)
 
-class Call:
-    """One call of a function that may be async or not.
-
-    Attributes:
-        blocking: A worker thread is busy with it.
-    """
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.blocking = False
-        self._function = function
-
-    async def result(self) -> Any:
-        """What the function gives; called in a worker thread unless it is async."""
-        if inspect.iscoroutinefunction(self._function):
-            return await self._function()
-        # In a tuple, since trio refuses to be given an awaitable by a worker thread.
-        (result,) = await anyio.to_thread.run_sync(self._in_thread, abandon_on_cancel=True)
-        return await result if inspect.isawaitable(result) else result
-
-    def _in_thread(self) -> tuple[Any]:
-        self.blocking = True
-        try:
-            return (self._function(),)
-        finally:
-            self.blocking = False
+    def _log(self, result: CheckResult, error: Exception | None) -> None:
+        if result.status == self._status:
+            return
+        self._status = result.status
+        if result.status == "pass":
+            logger.info("health check %r passes again", self._name)
+        else:
+            why = f": {result.output}" if result.output else ""
+            logger.warning(
+                "health check %r is now %s%s", self._name, result.status, why, exc_info=error
+            )

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.openmetrics.exposition import UNDERSCORES
 
 from ..exchange import Exchange
+from ..lifespan import beside
 from .collector import silence, tables_of
 from .exposition import Wanted, body, rest
 from .families import checked_buckets
@@ -152,15 +153,8 @@ class HttpMetrics:
         if self._tables.others is None:
             yield
             return
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        tasks.start_soon(self._keep_looking_up)
-        try:
+        async with beside(self._keep_looking_up):
             yield
-        finally:
-            tasks.cancel_scope.cancel()
-            # What the body raised is its own: a task group that knew of it would wrap it.
-            await tasks.__aexit__(None, None, None)
 
     def series(self) -> list[Series]:
         """All of our families with their rows; with several workers those of all, added up."""

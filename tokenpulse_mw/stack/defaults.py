@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from ..alerts import AlertEngine, Quotas, default_rules, quota_exceeded
 from ..alerts.store import SQLAlertStore
 from ..config import Settings
+from ..health import CheckResult, Observed
 from ..ratelimit import (
     ANSWERS,
     KeyFunction,
@@ -19,6 +22,7 @@ from ..ratelimit import (
     budgets,
     client_address,
 )
+from ..web import bearer
 
 
 def per_client(settings: Settings) -> Policy:
@@ -62,3 +66,33 @@ def engine(settings: Settings, policies: Iterable[Policy]) -> AlertEngine:
         rules.append(quota_exceeded(Quotas(used)))
     store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
     return AlertEngine(rules, interval=settings.alert_interval, store=store)
+
+
+def admin(settings: Settings) -> Callable[[Request], bool] | None:
+    """Who may see and change what is not for everyone; None where nobody may."""
+    return None if settings.admin_token is None else bearer(settings.admin_token)
+
+
+class AlertedProviders:
+    """The providers that an alert says are down: health and alerts never disagree."""
+
+    def __init__(self, engine: AlertEngine) -> None:
+        self._engine = engine
+
+    def report(self) -> dict[str, Observed]:
+        """A warning for each credential and provider that has failed too often in a row."""
+        at = time.time()
+        return {
+            f"{finding.subject.name or finding.subject.id}:consecutiveFailures": Observed(
+                CheckResult(
+                    status="warn",
+                    observed_value=finding.value,
+                    observed_unit="failures",
+                    output=finding.title,
+                ),
+                at,
+                "component",
+            )
+            for finding in self._engine.firing
+            if finding.type == "provider_down"
+        }

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from ..alerts import AlertEngine
 from ..config import Settings
 from ..exchange import PROVIDERS, ExchangeMiddleware, Providers, serves
-from ..health import CREDENTIALS_PATH, Check, Credentials, HealthRouter
+from ..health import CREDENTIALS_PATH, AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
 from ..ratelimit import (
@@ -52,7 +52,8 @@ class TokenPulse:
         settings: Limits, proxies and tokens; read from `TOKENPULSE_*` variables when None.
         credentials: Whether each provider's credentials are active, for
             `/api/credentials/status`: a mapping, or a function (async or not) that gives one.
-        checks: What must hold for `/health/ready`, by name.
+        checks: What must hold for `/health/ready`, by name: functions that give a bool, or
+            `Check`s.
         engine: Watches the traffic for alerts; one with the default rules when None.
         metrics: Filled with every exchange; on prometheus_client's default registry when None.
         policies: The limits; when None, one for each client as the settings say. Those without a
@@ -74,7 +75,7 @@ class TokenPulse:
         providers: Iterable[str] | Providers = PROVIDERS,
         settings: Settings | None = None,
         credentials: Credentials | None = None,
-        checks: Mapping[str, Check] | None = None,
+        checks: Mapping[str, AnyCheck] | None = None,
         engine: AlertEngine | None = None,
         metrics: HttpMetrics | None = None,
         policies: Iterable[Policy] | None = None,
@@ -93,6 +94,8 @@ class TokenPulse:
             providers=self.providers.names,
             checks=checks,
             credentials=credentials,
+            provider_health=defaults.AlertedProviders(self.engine),
+            authorize=defaults.admin(self.settings),
         )
         token = self.settings.metrics_token
         authorize = None if token is None else bearer(token)
@@ -136,12 +139,11 @@ class TokenPulse:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what runs in the background; `install` and `wrap` do it in the lifespan."""
-        self.health.draining = False
-        async with self.engine, self.metrics.looking_up():
+        drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
+        async with self.engine, self.metrics.looking_up(), self.health.running(), drains:
             try:
                 yield
             finally:
-                self.health.draining = True
                 for policy in self.policies:
                     if isinstance(policy.limiter, SharedLimiter):
                         await policy.limiter.aclose()

@@ -1,0 +1,108 @@
+"""The status of credentials: bools, or not known."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import anyio
+import pytest
+
+from tokenpulse_mw.health.credentials import CredentialStatus, bools
+
+from ..support.clock import FakeClock
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([("claude", True)], r"^credentials must be a mapping .*; got a value of type list$"),
+        ({"claude": "sk-1"}, r"^credentials of 'claude' must be True .* got a value of type str$"),
+        ({"claude": 1}, r"^credentials of 'claude' must be True .* got a value of type int$"),
+        ({1: True}, r"^credentials must be given by provider's name, got a value of type int$"),
+    ],
+)
+def test_what_is_no_bool_by_name_is_refused(given: Any, message: str) -> None:
+    """It is not told what came: somebody may have put the credential itself there."""
+    with pytest.raises(ValueError, match=message):
+        bools(given)
+
+
+def test_a_mapping_is_looked_at_when_it_is_given() -> None:
+    """A mistake shows at start, not at the first probe."""
+    with pytest.raises(ValueError, match="credentials of 'claude' must be True"):
+        CredentialStatus({"claude": "yes"}, timeout=5)  # type: ignore[dict-item]
+
+
+@pytest.mark.anyio
+async def test_a_mapping_that_goes_bad_is_not_known_any_more() -> None:
+    """For metrics, what it last was stands; that it is bad is logged once, and its end too."""
+    given: dict[str, Any] = {"claude": True}
+    status = CredentialStatus(given, timeout=5)
+
+    given["claude"] = "expired"
+    assert (await status.get(), status.known()) == (None, {"claude": True})
+    given["claude"] = False
+    assert (await status.get(), status.known()) == ({"claude": False}, {"claude": False})
+
+
+@pytest.mark.anyio
+async def test_a_functions_answer_is_kept_for_a_second(clock: FakeClock) -> None:
+    """Also when it fails: what struggles is not asked by every probe."""
+    asked: list[float] = []
+
+    async def source() -> dict[str, bool]:
+        asked.append(clock.now)
+        if len(asked) == 2:
+            raise OSError("no database")
+        return {"claude": len(asked) > 2}
+
+    status = CredentialStatus(source, timeout=5, clock=clock)
+    found = []
+    for seconds in (0.0, 0.9, 0.1, 0.9, 0.1):
+        clock.advance(seconds)
+        found.append(await status.get())
+
+    assert found == [{"claude": False}, {"claude": False}, None, None, {"claude": True}]
+    assert len(asked) == 3
+
+
+@pytest.mark.anyio
+async def test_the_log_tells_when_it_is_not_known_and_when_it_is_again(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not at each probe."""
+    caplog.set_level(logging.INFO)
+    answers = iter([OSError("no database"), {"claude": 1}, {"claude": True}, {"claude": True}])
+
+    def source() -> Any:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    status = CredentialStatus(source, timeout=5, clock=clock)
+    for _ in range(4):
+        await status.get()
+        clock.advance(1)
+
+    assert caplog.messages == [
+        "the status of credentials is not known: OSError",
+        "the status of credentials is known again",
+    ]
+    assert "no database" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_function_that_takes_too_long_is_not_waited_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its status is not known then."""
+
+    async def source() -> dict[str, bool]:
+        await anyio.sleep_forever()
+        return {}
+
+    with anyio.fail_after(5):
+        assert await CredentialStatus(source, timeout=0.01).get() is None
+    assert caplog.messages == ["the status of credentials is not known: timeout"]

@@ -1,0 +1,70 @@
+"""What is to be said of a check: its function, how long it may take, and how much it matters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from .results import CheckResult
+
+CheckFunction = Callable[[], bool | CheckResult | Awaitable[bool | CheckResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check, where more is to be said of it than its function.
+
+    Args:
+        function: Gives a bool or a `CheckResult`; async or not. One that is not async runs in a
+            worker thread.
+        critical: The service is not ready without it. A check that is not critical only warns.
+        timeout: Seconds that it may take; those of the router when None.
+        ttl: Seconds for which a result is kept.
+        failure_ttl: Seconds for which a failure is kept.
+        component_type: What is checked, for `application/health+json`: `component`, `datastore`
+            or `system`.
+
+    Raises:
+        ValueError: `function` cannot be called, or a time is malformed.
+    """
+
+    function: CheckFunction
+    critical: bool = True
+    timeout: float | None = None
+    ttl: float = 1.0
+    failure_ttl: float = 1.0
+    component_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise ValueError(f"a check must be a function that gives a bool, got {self.function!r}")
+        if self.timeout is not None:
+            check_timeout("timeout", self.timeout)
+        for name in ("ttl", "failure_ttl"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be a number of seconds, 0 or more, got {getattr(self, name)!r}"
+                )
+
+
+AnyCheck = Check | CheckFunction
+
+
+def check_timeout(name: str, seconds: float) -> None:
+    """Raises ValueError unless something can be done in `seconds`."""
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{name} must be above 0 seconds, got {seconds!r}")
+
+
+def as_check(name: str, given: AnyCheck) -> Check:
+    """`given` as a `Check`.
+
+    Raises:
+        ValueError: It cannot be called.
+    """
+    if isinstance(given, Check):
+        return given
+    if not callable(given):
+        raise ValueError(f"check {name!r} must be a function that gives a bool, got {given!r}")
+    return Check(given)

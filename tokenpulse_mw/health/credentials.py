@@ -1,0 +1,113 @@
+"""Whether each provider's credentials are active, as the application says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from .single import Single
+
+logger = logging.getLogger("tokenpulse_mw.health")
+
+ByProvider = Mapping[str, bool]
+Credentials = ByProvider | Callable[[], ByProvider | Awaitable[ByProvider]]
+
+_KEPT = 1.0  # seconds
+
+
+class CredentialStatus:
+    """Asks for the status of credentials; several who ask at once are one.
+
+    Args:
+        source: A mapping, read whenever it is asked for, or a function (async or not) that gives
+            one, whose answers and failures are kept for a second.
+        timeout: Seconds that a function may take.
+        clock: Gives the time in seconds.
+
+    Attributes:
+        last: What was last given.
+
+    Raises:
+        ValueError: `source` is neither a function nor a mapping of names to bools.
+    """
+
+    def __init__(
+        self,
+        source: Credentials,
+        *,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.last: dict[str, bool] = {}
+        self._source = source
+        self._fails = False
+        self._answer: Single[dict[str, bool] | None] | None = None
+        if callable(source):
+            self._answer = Single(
+                source,
+                read=self._read,
+                fail=self._fail,
+                keep=lambda _: _KEPT,
+                timeout=timeout,
+                clock=clock,
+            )
+        else:
+            self._read(source)
+
+    async def get(self) -> dict[str, bool] | None:
+        """Each provider's, or None where it cannot be known now."""
+        return self._looked_up() if self._answer is None else await self._answer.get()
+
+    def known(self) -> dict[str, bool]:
+        """What was last given; a mapping is looked at for it, but no function is called."""
+        if self._answer is None:
+            self._looked_up()
+        return self.last
+
+    def _looked_up(self) -> dict[str, bool] | None:
+        try:
+            return self._read(self._source)
+        except Exception as error:  # noqa: BLE001 - it is somebody else's mapping
+            self._fail(error)
+            return None
+
+    def _read(self, given: Any) -> dict[str, bool]:
+        self.last = bools(given)
+        if self._fails:
+            self._fails = False
+            logger.info("the status of credentials is known again")
+        return self.last
+
+    def _fail(self, error: Exception | None) -> None:
+        if not self._fails:
+            self._fails = True
+            why = "timeout" if error is None else type(error).__name__
+            logger.warning("the status of credentials is not known: %s", why, exc_info=error)
+
+
+def bools(given: Any) -> dict[str, bool]:
+    """`given` as it is, if it maps names to bools.
+
+    Raises:
+        ValueError: It does not. What it has instead is not told, as it may be a secret.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            "credentials must be a mapping such as {'claude': True}, or a function that gives "
+            f"one; got {_kind(given)}"
+        )
+    status = dict(given)
+    for name, active in status.items():
+        if not isinstance(name, str):
+            raise ValueError(f"credentials must be given by provider's name, got {_kind(name)}")
+        if not isinstance(active, bool):
+            raise ValueError(
+                f"credentials of {name!r} must be True (active) or False, got {_kind(active)}"
+            )
+    return status
+
+
+def _kind(value: object) -> str:
+    return f"a value of type {type(value).__name__}"

@@ -1,0 +1,121 @@
+"""What SIGTERM means: take no new traffic first, and end when the balancers know of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from types import FrameType
+from typing import Any, Protocol
+
+import anyio
+
+from ..lifespan import beside
+
+logger = logging.getLogger("tokenpulse_mw.health")
+
+
+class Drains(Protocol):
+    """What is told that it drains, such as a `HealthRouter`."""
+
+    draining: bool
+
+
+@asynccontextmanager
+async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterator[None]:
+    """Between SIGTERM and the server's own shutdown, serve for a while without being ready.
+
+    Servers close their sockets on SIGTERM at once, when balancers still send them requests. To be
+    entered in the lifespan, when the server has set its handler: that is called after the delay.
+    A second SIGTERM cuts the wait short; SIGINT is not delayed. Where that cannot work (on
+    Windows, outside of the main thread, without a server's handler) it does nothing, and says so
+    at DEBUG.
+
+    Args:
+        health: Its `draining` is set on SIGTERM.
+        delay: Seconds to go on serving; 0 leaves SIGTERM to the server.
+
+    Raises:
+        ValueError: `delay` is negative or not finite.
+    """
+    if not 0 <= delay < math.inf:
+        raise ValueError(f"delay must be a number of seconds, 0 or more, got {delay!r}")
+    previous = signal.getsignal(signal.SIGTERM)
+    obstacle = _obstacle(previous, delay)
+    if obstacle is not None or not callable(previous):
+        logger.debug("SIGTERM is left to the server: %s", obstacle)
+        yield
+        return
+    handler = _Handler(health, previous)
+    signal.signal(signal.SIGTERM, handler)
+    try:
+        async with beside(partial(handler.drain, delay)):
+            yield
+    finally:
+        handler.passes_on = True
+        if signal.getsignal(signal.SIGTERM) is handler:  # else somebody chained it as we did
+            signal.signal(signal.SIGTERM, previous)
+        handler.close()
+
+
+def _obstacle(previous: Any, delay: float) -> str | None:
+    """Why SIGTERM cannot be delayed, if it cannot."""
+    if delay == 0:
+        return "the delay is 0"
+    if sys.platform == "win32":
+        return "Windows has none"
+    if threading.current_thread() is not threading.main_thread():
+        return "this is not the main thread"
+    if not callable(previous):
+        return "the server has no handler for it"
+    return None
+
+
+class _Handler:
+    """Handles SIGTERM: the first one begins to drain, and the next one ends that.
+
+    Attributes:
+        passes_on: The server's handler is called at once.
+    """
+
+    def __init__(self, health: Drains, previous: Any) -> None:
+        self.passes_on = False
+        self._health, self._previous = health, previous
+        # A handler runs between any two steps of the program, so it may take no lock: it writes
+        # to a socket, which wakes every kind of event loop.
+        self._woken, self._wakes = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wakes.setblocking(False)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Called with each SIGTERM."""
+        self._health.draining = True
+        if self.passes_on:
+            self._previous(number, frame)
+        else:
+            with suppress(BlockingIOError):
+                self._wakes.send(b"\0")
+
+    async def drain(self, delay: float) -> None:
+        """Wait for SIGTERM, and let the server know of it after the delay."""
+        await self._signalled()
+        logger.info("SIGTERM: not ready any more; the server is to end in %g s", delay)
+        with anyio.move_on_after(delay):
+            await self._signalled()
+        self.passes_on = True
+        self._previous(int(signal.SIGTERM), None)
+
+    def close(self) -> None:
+        """Hold nothing open."""
+        self._woken.close()
+        self._wakes.close()
+
+    async def _signalled(self) -> None:
+        await anyio.wait_readable(self._woken)
+        self._woken.recv(1)

@@ -1,0 +1,110 @@
+"""How the providers fare, from the traffic alone: nobody is called for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from ..exchange import PROVIDERS, Exchange
+from .results import CheckResult, Observed
+
+
+class ReportsProviders(Protocol):
+    """Whoever knows how the providers fare."""
+
+    def report(self) -> dict[str, Observed]:
+        """What is known, by the provider's name and what was observed, such as `claude:status`."""
+        ...
+
+
+class ProviderHealth:
+    """An observer of exchanges that counts each provider's failures in a row.
+
+    A failure is an answer of 500 or above, none at all, or one that broke off. What is not the
+    provider's doing says nothing: clients' errors, limits, clients that left, preflights.
+
+    Args:
+        providers: Whom to watch; others are not.
+        failures: Failures in a row that make a provider troubled.
+        forget_after: Seconds after its last failure when a provider that nobody asks any more is
+            no longer called troubled.
+        clock: Gives the time in seconds.
+        wall: Gives the time in seconds since 1970.
+
+    Raises:
+        ValueError: `failures` is not at least 1, `forget_after` not above 0, or `providers` is a
+            string.
+    """
+
+    def __init__(
+        self,
+        providers: Iterable[str] = PROVIDERS,
+        *,
+        failures: int = 10,
+        forget_after: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        if isinstance(providers, str):
+            raise ValueError(f"providers must be a list of names, got the string {providers!r}")
+        if failures < 1:
+            raise ValueError(f"failures must be at least 1, got {failures!r}")
+        if not forget_after > 0:
+            raise ValueError(f"forget_after must be above 0 seconds, got {forget_after!r}")
+        self._most, self._forget_after = failures, forget_after
+        self._clock, self._wall = clock, wall
+        self._seen = {name: _Seen() for name in providers}
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Take note of a finished exchange."""
+        seen = self._seen.get(exchange.provider)
+        if seen is None or exchange.limited or exchange.method == "OPTIONS":
+            return
+        outcome, status = exchange.outcome, exchange.status
+        if outcome == "complete" and status < 300:
+            seen.failures = 0
+            seen.last_success = self._clock()
+        elif status >= 500 or outcome not in ("complete", "client_disconnect"):
+            seen.failures += 1
+            seen.last_failure = self._clock()
+
+    def troubled(self) -> list[str]:
+        """The providers that have failed too often, and not succeeded since."""
+        now = self._clock()
+        return [name for name, seen in self._seen.items() if self._is_troubled(seen, now)]
+
+    def report(self) -> dict[str, Observed]:
+        """What has been seen of each provider that has been heard of."""
+        now, today = self._clock(), self._wall()
+        return {
+            f"{name}:consecutiveFailures": Observed(self._result(seen, now), today, "component")
+            for name, seen in self._seen.items()
+            if seen.last_success is not None or seen.last_failure is not None
+        }
+
+    def _is_troubled(self, seen: _Seen, now: float) -> bool:
+        failed = seen.last_failure
+        lately = failed is not None and now - failed < self._forget_after
+        return lately and seen.failures >= self._most
+
+    def _result(self, seen: _Seen, now: float) -> CheckResult:
+        succeeded = seen.last_success
+        ago = "never" if succeeded is None else f"{now - succeeded:.0f} s ago"
+        return CheckResult(
+            status="warn" if self._is_troubled(seen, now) else "pass",
+            observed_value=seen.failures,
+            observed_unit="failures",
+            output=f"last success: {ago}",
+        )
+
+
+class _Seen:
+    """What has been seen of one provider."""
+
+    __slots__ = ("failures", "last_failure", "last_success")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.last_failure: float | None = None
+        self.last_success: float | None = None
