@@ -7,9 +7,10 @@ from collections.abc import Callable
 from types import EllipsisType
 from uuid import uuid4
 
+from .journal import Journal
 from .judge import Judge
 from .silences import Silences, check_matchers
-from .store.protocol import AlertStore, Conflict, Kept
+from .store.protocol import Conflict, Kept
 from .store.records import Ack, AlertRecord, Matcher, Silence, ThresholdsVersion
 from .thresholds import InvalidThresholds, Thresholds
 
@@ -25,8 +26,8 @@ class Controls:
     Args:
         thresholds: Those that hold until somebody sets others.
         judge: Goes by them.
+        journal: Tells the store of what has happened, before anyone has seen it.
         silences: Those that are heeded.
-        store: Where it is kept.
         wall: Seconds since the epoch.
 
     Attributes:
@@ -40,14 +41,14 @@ class Controls:
         thresholds: Thresholds,
         judge: Judge,
         silences: Silences,
-        store: AlertStore,
+        journal: Journal,
         wall: Callable[[], float],
     ) -> None:
         self.thresholds = thresholds
         self.version: ThresholdsVersion | None = None
         self._judge = judge
         self._silences = silences
-        self._store = store
+        self._journal, self._store = journal, journal.store
         self._wall = wall
 
     @property
@@ -170,6 +171,8 @@ class Controls:
         self.thresholds, self.version = thresholds, version
 
     async def _acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
+        await self._journal.write()  # or the store might not know the alert yet
         record = await self._store.acknowledge(alert_id, ack)
-        self._judge.board.acknowledge(alert_id, ack)
+        if record is not None:
+            self._judge.board.acknowledge(alert_id, ack)
         return record

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..exchange import Exchange, Failures
+from ..lifespan import beside
 from .controls import Controls
 from .journal import Journal
 from .judge import Judge
@@ -20,7 +20,7 @@ from .outbox import Desk, Outbox, names_of
 from .rules import Rule, default_rules
 from .silences import Silences
 from .sinks import AlertEvent, LogSink, Sink
-from .store import AlertStore, Kept, MemoryAlertStore
+from .store import AlertStore, MemoryAlertStore
 from .thresholds import Thresholds
 
 _LAST_CHANCE = 5.0  # seconds for what is to be told yet when the engine is left
@@ -82,8 +82,9 @@ class AlertEngine:
         self.store = MemoryAlertStore(wall=wall) if store is None else store
         self._clock, self._wall = clock, wall
         self._failures, self._listeners = Failures(), list[Any]()
-        self._tasks: TaskGroup | None = None
-        self._resumed, self._last_round, self._pruned_at = False, wall(), wall()
+        self._running: AbstractAsyncContextManager[None] | None = None
+        self._resuming, self._resumed = anyio.Lock(), False
+        self._last_round, self._pruned_at = wall(), wall()
         thresholds, silences = thresholds or Thresholds(), Silences()
         self._judge = Judge(
             default_rules() if rules is None else rules,
@@ -94,10 +95,14 @@ class AlertEngine:
             is_silenced=lambda finding, at: silences.covers(finding, at) is not None,
             report=self._report,
         )
-        self.controls = Controls(
-            thresholds=thresholds, judge=self._judge, silences=silences, store=self.store, wall=wall
-        )
         self._journal = Journal(self.store, deadline=_STORE_DEADLINE, report=self._report)
+        self.controls = Controls(
+            thresholds=thresholds,
+            judge=self._judge,
+            silences=silences,
+            journal=self._journal,
+            wall=wall,
+        )
         self._outbox = Outbox(
             names_of([LogSink()] if sinks is None else sinks, interval=interval),
             Desk(
@@ -159,7 +164,7 @@ class AlertEngine:
         self._last_round = at if whole else self._last_round
         self._tell_listeners("evaluated", "ok" if whole else "error", self._clock() - now)
         await self._outbox.publish(news, self._judge.board.firing(), at)
-        if self._tasks is None:
+        if self._running is None:
             await self._outbox.attempt()
         await self._prune(at)
         return [event for each in news for event in each.events]
@@ -190,26 +195,17 @@ class AlertEngine:
                 self._report("alerts", error)
 
     async def __aenter__(self) -> Self:
-        if self._tasks is not None:
+        if self._running is not None:
             raise RuntimeError("this AlertEngine is running already; enter it once")
         await self._resume()
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self.run)
-        self._tasks.start_soon(self._outbox.run)
+        self._running = beside(self.run, self._outbox.run)
+        await self._running.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        tasks, self._tasks = self._tasks, None
-        if tasks is not None:
-            tasks.cancel_scope.cancel()
-            # What the body raised is its own: a task group that knew of it would wrap it.
-            await tasks.__aexit__(None, None, None)
+    async def __aexit__(self, *raised: Any) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            await running.__aexit__(None, None, None)  # what the body raised is its own
             with anyio.CancelScope(shield=True):
                 await self._outbox.aclose(last_chance=min(self.interval, _LAST_CHANCE))
 
@@ -231,20 +227,15 @@ class AlertEngine:
 
     async def _resume(self) -> None:
         """Go on where the process before this one ended, as soon as the store says where."""
-        if self._resumed:
-            return
-        kept: Kept | None = None
-        self._resumed = True  # so that nobody else does it meanwhile
-        try:
-            kept = await self._journal.load()
-        finally:
-            self._resumed = kept is not None
-        if kept is not None:
-            now, at = self._clock(), self._wall()
-            self.controls.resume(kept)
-            news = self._judge.resume(kept.alerts, now, at)
-            self._outbox.resume(kept.notifications)
-            await self._outbox.publish([news], self._judge.board.firing(), at)
+        async with self._resuming:
+            kept = None if self._resumed else await self._journal.load()
+            if kept is not None:
+                self._resumed = True
+                now, at = self._clock(), self._wall()
+                self.controls.resume(kept)
+                news = self._judge.resume(kept.alerts, now, at)
+                self._outbox.resume(kept.notifications)
+                await self._outbox.publish([news], self._judge.board.firing(), at)
 
     async def _prune(self, at: float) -> None:
         if at - self._pruned_at >= _DAY:

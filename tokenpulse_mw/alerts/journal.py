@@ -41,6 +41,7 @@ class Journal:
         self._notifications: dict[str, Notification] = {}
         self._settled: dict[str, Write] = {}
         self._writing = anyio.Lock()
+        self._hangs = False
 
     async def load(self) -> Kept | None:
         """What was kept by the process before this one; None where the store fails."""
@@ -54,7 +55,9 @@ class Journal:
     def note(self, news: Iterable[News], notifications: Iterable[Notification]) -> None:
         """Have what a round has made of the alerts kept with the next `write`."""
         for each in news:
-            self._alerts |= {record.id: record for record in each.alerts}
+            for record in each.alerts:
+                self._alerts.pop(record.id, None)  # the newest last
+                self._alerts[record.id] = record
             self._transitions |= dict.fromkeys(each.transitions)
             for alert_id in each.forgotten:
                 self._alerts.pop(alert_id, None)
@@ -72,7 +75,8 @@ class Journal:
     async def settle(self, notification_id: str, write: Write) -> None:
         """Keep, by `write`, what became of a notification, or with whatever is kept next."""
         self.owe(notification_id, write)
-        await self._ask(self._settle)
+        if not self._hangs:  # else each delivery would wait for it
+            await self._ask(self._commit)
 
     async def _ask(self, call: Write) -> None:
         """Let the store do something, while it does nothing else for us."""
@@ -80,22 +84,20 @@ class Journal:
             with anyio.fail_after(self._deadline):
                 async with self._writing:
                     await call()
+            self._hangs = False
         except Exception as error:  # noqa: BLE001 - alerts go on without it
+            self._hangs = isinstance(error, TimeoutError)
             self._report("alert store", error)
             self._bound()
 
     def _bound(self) -> None:
         """A store that fails for days must not fill the memory: the oldest go."""
-        every: tuple[dict[Any, Any], ...] = (
-            self._alerts,
-            self._transitions,
-            self._notifications,
-            self._forgotten,
-            self._settled,
-        )
-        for waiting in every:
-            for oldest in list(islice(waiting, max(0, len(waiting) - _MOST))):
-                del waiting[oldest]
+        gone = _drop_oldest(self._alerts)
+        if gone:
+            kept = [each for each in self._transitions if each.alert_id not in gone]
+            self._transitions = dict.fromkeys(kept)
+        for waiting in (self._transitions, self._notifications, self._forgotten, self._settled):
+            _drop_oldest(waiting)
 
     async def prune(self, before: float) -> None:
         """Forget what was over before `before`."""
@@ -133,5 +135,16 @@ class Journal:
 
     async def _settle(self) -> None:
         for notification_id, write in list(self._settled.items()):
-            await write()
-            self._settled.pop(notification_id, None)
+            try:
+                await write()
+            except ValueError as error:
+                self._report("alert store", error)  # as above
+            if self._settled.get(notification_id) is write:  # else there is news of it
+                del self._settled[notification_id]
+
+
+def _drop_oldest(waiting: dict[Any, Any]) -> set[Any]:
+    gone = set(islice(waiting, max(0, len(waiting) - _MOST)))
+    for oldest in gone:
+        del waiting[oldest]
+    return gone

@@ -69,7 +69,9 @@ class Finding:
     def fingerprint(self) -> str:
         """What stays the same through an alert's life, in the seed's form."""
         parts = (self.type, self.metric, self.subject.kind, self.subject.id)
-        return ":".join(str(part) for part in parts if part)
+        text = ":".join(str(part) for part in parts if part)
+        # Half a surrogate pair would not come back the same from where it is kept.
+        return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
     @property
     def rank(self) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, count, islice
 
 import anyio
 
@@ -89,9 +88,8 @@ class Rulebook:
 
 def distinct(names: Iterable[str]) -> tuple[str, ...]:
     """The same names, of which those that were there already are numbered."""
-    seen: Counter[str] = Counter()
-    made: list[str] = []
+    made: dict[str, None] = {}
     for name in names:
-        seen[name] += 1
-        made.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+        others = (f"{name}-{number}" for number in count(2))
+        made[next(each for each in chain([name], others) if each not in made)] = None
     return tuple(made)

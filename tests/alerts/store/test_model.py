@@ -38,17 +38,19 @@ notification_ids = st.sampled_from(["n0", "n1", "n2", "n3"])
 times = st.integers(0, 9).map(float)
 acks = st.none() | st.builds(Ack, st.just("ada"), times)
 alerts = st.builds(
-    lambda identity, state, at, ack: alert(
+    lambda identity, state, at, ack, told_as: alert(
         identity,
         state=state,
         started_at=at,
         resolved_at=at if state == "resolved" else None,
         ack=ack,
+        told_as=told_as,
     ),
     alert_ids,
     st.sampled_from(["pending", "firing", "recovering", "resolved"]),
     times,
     acks,
+    st.sampled_from([None, "info", "warning", "critical"]),
 )
 changes = st.builds(
     Changes,

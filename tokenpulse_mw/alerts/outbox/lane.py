@@ -17,6 +17,8 @@ from .backoff import backoff
 from .letters import Letter, Letters
 
 _LONGEST_TRY = 86_400.0  # seconds; who has not heard for a day of an alert has other news by now
+_LONGEST_WAIT = 3600.0  # seconds, whatever a sink asks for
+_CLOSING = 5.0  # seconds
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
@@ -69,6 +71,7 @@ class Lane:
         self._paused_until = -math.inf
         self._failures = 0
         self._news = anyio.Event()
+        self._busy = anyio.Lock()
 
     def __len__(self) -> int:
         return len(self._letters)
@@ -95,20 +98,25 @@ class Lane:
         """Hand out what is due, for ever."""
         while True:
             self._news = anyio.Event()
-            if not await self.attempt():
-                with anyio.move_on_after(self._idle()):
-                    await self._news.wait()
+            try:
+                if await self.attempt():
+                    continue
+            except Exception as error:  # noqa: BLE001 - it must not end the other lanes
+                self._failed(error)
+            with anyio.move_on_after(self._idle()):
+                await self._news.wait()
 
     async def attempt(self) -> bool:
         """Hand out one letter, or what fires; False where nothing is due now."""
-        now = self._desk.clock()
-        if now < self._paused_until:
-            return False
-        letter = self._letters.due(now)
-        if letter is not None:
-            await self._hand_over(letter)
-            return True
-        return await self._send_again()
+        async with self._busy:
+            now = self._desk.clock()
+            if now < self._paused_until:
+                return False
+            letter = self._letters.due(now)
+            if letter is not None:
+                await self._hand_over(letter)
+                return True
+            return await self._send_again()
 
     async def test(self, event: AlertEvent) -> str | None:
         """Hand over an event past all that waits, once, and give what went wrong."""
@@ -124,7 +132,7 @@ class Lane:
         aclose = getattr(self._sink, "aclose", None)
         if aclose is not None:
             try:
-                with anyio.fail_after(self._desk.deadline):
+                with anyio.fail_after(min(_CLOSING, self._desk.deadline)):
                     await aclose()
             except Exception as error:  # noqa: BLE001 - the others are to be closed as well
                 self._desk.report(f"sink {self.name}", error)
@@ -180,8 +188,9 @@ class Lane:
             return
         self._desk.delivered(self.name, "timeout" if isinstance(error, TimeoutError) else "error")
         self._failures += 1
-        asked_for = error.after if isinstance(error, Later) else None
-        wait = backoff(self._failures, self._desk.jitter()) if asked_for is None else asked_for
+        wait = _asked_for(error)
+        if wait is None:
+            wait = backoff(self._failures, self._desk.jitter())
         self._paused_until = self._desk.clock() + wait
         if not isinstance(error, Later):
             self._desk.report(f"sink {self.name}", error)
@@ -191,7 +200,8 @@ class Lane:
     async def _postpone(self, letter: Letter, error: Exception) -> None:
         desk = self._desk
         wait = max(backoff(letter.attempts, desk.jitter()), self._paused_until - desk.clock())
-        self._letters.postpone(letter, desk.clock() + wait)
+        if not self._letters.postpone(letter, desk.clock() + wait):
+            return  # it is a dead letter by now
         postponed = partial(
             desk.journal.store.postponed,
             letter.notification.id,
@@ -220,6 +230,14 @@ class Lane:
         # What was handed over must be known to be, also when the engine is just being left.
         with anyio.CancelScope(shield=True):
             await self._desk.journal.settle(letter.notification.id, write)
+
+
+def _asked_for(error: Exception) -> float | None:
+    """Seconds that the receiver asked us to wait, if it did so in earnest."""
+    after = error.after if isinstance(error, Later) else None
+    if isinstance(after, int | float) and 0 <= after < math.inf:
+        return min(after, _LONGEST_WAIT)
+    return None
 
 
 def _said(error: Exception) -> str:

@@ -89,10 +89,17 @@ class Letters:
         else:
             del self._alerts[fingerprint]
 
-    def postpone(self, letter: Letter, due: float) -> None:
-        """A letter that was handed out waits until `due`, and those of the same alert with it."""
+    def postpone(self, letter: Letter, due: float) -> bool:
+        """A letter that was handed out waits until `due`, and those of the same alert with it.
+
+        False says that it had to go while it was under way.
+        """
+        waiting = self._alerts.get(letter.event.fingerprint)
+        if waiting is None or waiting[0] is not letter:
+            return False
         letter.due = due
         self._hand_out(letter)
+        return True
 
     def _first(self) -> Letter | None:
         while self._heads:

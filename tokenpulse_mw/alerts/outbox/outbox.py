@@ -113,11 +113,12 @@ class Outbox:
         return await self._lanes[sink].test(AlertEvent("fired", finding, self._desk.wall()))
 
     async def aclose(self, *, last_chance: float) -> None:
-        """Try once more, for so many seconds, and let go of sinks and store."""
+        """Hand out what is due, for so many seconds at most, and let go of sinks and store."""
         with anyio.move_on_after(last_chance):
             await self.attempt()
-        for lane in self._lanes.values():
-            await lane.aclose()
+        async with anyio.create_task_group() as tasks:
+            for lane in self._lanes.values():
+                tasks.start_soon(lane.aclose)
         await self._desk.journal.aclose()
         for (name,), number in self.waiting().items():
             if number:

@@ -1,0 +1,260 @@
+"""What an engine keeps: whatever the store does, nothing is lost, and nobody waits for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from tests.alerts.store.samples import alert, notification, resolved, transition
+from tokenpulse_mw.alerts.board import News
+from tokenpulse_mw.alerts.journal import Journal
+from tokenpulse_mw.alerts.store import AlertRecord, Changes, MemoryAlertStore, StoreError
+
+pytestmark = pytest.mark.anyio
+
+
+class Sick(MemoryAlertStore):
+    """A store that fails, or never answers, as long as a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(wall=lambda: 0)
+        self.trouble: Callable[[], Awaitable[None]] | None = None
+
+    async def commit(self, changes: Changes) -> None:
+        await self._suffer()
+        await super().commit(changes)
+
+    async def delivered(self, notification_id: str) -> None:
+        await self._suffer()
+        await super().delivered(notification_id)
+
+    async def prune(self, before: float) -> None:
+        await self._suffer()
+        await super().prune(before)
+
+    async def _suffer(self) -> None:
+        if self.trouble is not None:
+            await self.trouble()
+
+
+async def fails() -> None:
+    """Say so at once."""
+    raise StoreError("no disk")
+
+
+class Kept:
+    """A journal, its store, and what it reports."""
+
+    def __init__(self, *, deadline: float = 5) -> None:
+        self.store = Sick()
+        self.reported: list[str] = []
+        self.journal = Journal(self.store, deadline=deadline, report=self._report)
+
+    def _report(self, component: str, error: Exception) -> None:
+        self.reported.append(f"{component}: {error!r}")
+
+    async def keep(self, *alerts: AlertRecord, **news: list[str]) -> None:
+        """A round has made these of its alerts."""
+        self.journal.note([News(alerts=list(alerts), **news)], [])  # type: ignore[arg-type]
+        await self.journal.write()
+
+    async def delivered(self, identity: str) -> None:
+        """A sink has taken it."""
+        await self.journal.settle(identity, lambda: self.store.delivered(identity))
+
+    async def waiting(self) -> list[str]:
+        """What a process after this one would deliver."""
+        return [each.id for each in (await self.store.load()).notifications]
+
+
+async def test_what_a_store_did_not_take_it_gets_with_the_next_round() -> None:
+    """Alerts as they stand by then, everything that happened to them, and what is to be told."""
+    kept = Kept()
+    kept.store.trouble = fails
+    worse = alert(severity="critical")
+    news = [
+        News(alerts=[alert()], transitions=[transition()]),
+        News(alerts=[alert("a2", state="pending")]),
+        News(alerts=[worse], transitions=[transition(at=200, severity="critical")]),
+        News(forgotten=["a2"]),
+    ]
+    for number, each in enumerate(news):
+        kept.journal.note([each], [notification(f"n{number}")])
+        await kept.journal.write()
+    await kept.delivered("n1")
+    assert kept.reported == ["alert store: StoreError('no disk')"] * 5
+
+    kept.store.trouble = None
+    await kept.keep()
+
+    assert (await kept.store.load()).alerts == (worse,)
+    assert [each.at for each in await kept.store.transitions("a1")] == [100, 200]
+    assert await kept.waiting() == ["n0", "n2", "n3"]
+
+
+async def test_what_a_sink_took_before_the_store_knew_of_it_does_not_come_back() -> None:
+    """The store recovers between a round and its delivery; nothing is told again later."""
+    kept = Kept()
+    kept.store.trouble = fails
+    kept.journal.note([], [notification()])
+    await kept.journal.write()
+    kept.store.trouble = None
+
+    await kept.delivered("n1")
+    await kept.keep()
+
+    assert await kept.waiting() == []
+
+
+async def test_what_became_of_a_notification_is_kept_later_where_the_store_fails() -> None:
+    """With the next round, or with what becomes of another one."""
+    kept = Kept()
+    kept.journal.note([], [notification("n1"), notification("n2")])
+    await kept.journal.write()
+    kept.store.trouble = fails
+    await kept.delivered("n1")
+    assert await kept.waiting() == ["n1", "n2"]
+    kept.store.trouble = None
+
+    await kept.delivered("n2")
+
+    assert await kept.waiting() == []
+
+
+async def test_what_comes_while_the_store_writes_is_kept_too() -> None:
+    """That a letter was dropped is not lost because it was just being postponed."""
+    kept = Kept()
+    kept.journal.note([], [notification()])
+    await kept.journal.write()
+
+    async def postpone() -> None:
+        await kept.store.postponed("n1", 1, 60, "busy")
+        kept.journal.owe("n1", lambda: kept.store.dead("n1", 1, "no room"))
+
+    await kept.journal.settle("n1", postpone)
+    await kept.keep()
+
+    assert await kept.waiting() == []
+
+
+async def test_a_store_that_hangs_is_given_up_until_the_next_round() -> None:
+    """Alerts are told meanwhile, and it gets all that it missed."""
+    kept = Kept(deadline=0.01)
+    kept.store.trouble = anyio.sleep_forever
+    with anyio.fail_after(5):
+        await kept.keep(alert())
+        await kept.journal.prune(0)
+    assert kept.reported == ["alert store: TimeoutError()"] * 2
+
+    kept.store.trouble = None
+    await kept.keep(alert("a2"))
+
+    assert {each.id for each in (await kept.store.load()).alerts} == {"a1", "a2"}
+
+
+async def test_who_waits_for_a_store_that_hangs_waits_no_longer_than_for_the_store() -> None:
+    """However many ask at once."""
+    kept = Kept(deadline=0.01)
+    kept.store.trouble = anyio.sleep_forever
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(kept.delivered, f"n{number}")
+
+    assert len(kept.reported) == 20
+
+
+async def test_what_was_being_kept_when_an_engine_is_left_is_kept_again() -> None:
+    """A store may have done it or not: to give it once more does no harm."""
+    kept = Kept()
+    kept.store.trouble = anyio.sleep_forever
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(kept.keep, alert(severity="warning"), alert("a2"))
+        await anyio.wait_all_tasks_blocked()
+        kept.journal.note([News(alerts=[alert(severity="critical")])], [])
+        tasks.cancel_scope.cancel()
+
+    kept.store.trouble = None
+    await kept.journal.aclose()
+
+    severities = {each.id: each.severity for each in (await kept.store.load()).alerts}
+    assert severities == {"a1": "critical", "a2": "warning"}
+
+
+async def test_what_a_store_will_never_take_holds_up_nothing() -> None:
+    """It is told, and the next round is kept."""
+    kept = Kept()
+    kept.journal.note([News(transitions=[transition("unknown")])], [])
+    await kept.journal.write()
+    await kept.keep(alert())
+
+    assert [each.split("(")[0] for each in kept.reported] == ["alert store: UnknownAlert"]
+    assert [each.id for each in (await kept.store.load()).alerts] == ["a1"]
+
+
+async def test_a_store_that_never_takes_what_became_of_one_learns_of_the_others() -> None:
+    """One that cannot be written does not have them all told again."""
+    kept = Kept()
+    kept.journal.note([], [notification("n1"), notification("n2")])
+    await kept.journal.settle("n1", lambda: kept.store.postponed("n1", 1, float("inf"), ""))
+    await kept.delivered("n2")
+
+    await kept.keep()
+    await kept.keep()
+
+    assert await kept.waiting() == ["n1"]
+
+
+async def test_what_waits_for_a_store_is_bounded() -> None:
+    """It may fail for weeks: then the oldest is left out, and the newest is kept."""
+    kept = Kept()
+    kept.store.trouble = fails
+    for number in range(25):
+        many = [resolved(f"{number}-{each}", at=number) for each in range(1000)]
+        kept.journal.note([News(alerts=list(many))], [])
+        kept.journal.owe(str(number), fails)
+        await kept.journal.write()
+    written: list[Changes] = []
+
+    async def note(changes: Changes) -> None:
+        written.append(changes)
+
+    kept.store.commit = note  # type: ignore[method-assign]
+    await kept.journal.write()
+
+    assert [each.resolved_at for each in written[0].alerts] == [
+        number for number in range(5, 25) for _ in range(1000)
+    ]
+
+
+async def test_a_process_goes_on_with_what_is_kept_or_learns_that_the_store_fails() -> None:
+    """A store that fails is no store that has nothing."""
+    kept = Kept(deadline=0.01)
+    await kept.keep(alert())
+    found = await kept.journal.load()
+    assert found is not None
+    assert found.alerts == (alert(),)
+
+    async def load() -> None:
+        await anyio.sleep_forever()
+
+    kept.store.load = load  # type: ignore[assignment, method-assign]
+    assert await kept.journal.load() is None
+    assert kept.reported == ["alert store: TimeoutError()"]
+
+
+async def test_what_was_over_long_ago_is_forgotten_when_the_store_can() -> None:
+    """And where it cannot, that is all."""
+    kept = Kept()
+    await kept.keep(resolved("old", at=10), resolved("new", at=20))
+
+    await kept.journal.prune(15)
+    kept.store.trouble = fails
+    await kept.journal.prune(99)
+
+    assert await kept.store.alert("old") is None
+    assert await kept.store.alert("new") is not None
+    assert kept.reported == ["alert store: StoreError('no disk')"]
