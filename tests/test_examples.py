@@ -87,6 +87,31 @@ def test_limits_by_tenant() -> None:
     assert ask("nobody").headers["ratelimit"].startswith('"address";r=')
 
 
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_a_gateway_for_people_on_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What fires is there after a restart, and can be acknowledged."""
+    monkeypatch.setenv("TOKENPULSE_ADMIN_TOKEN", "s3cret")
+    monkeypatch.setenv("ALERT_STORE", f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
+    monkeypatch.setenv("WEBHOOK_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("ALERTMANAGER_URL", "http://127.0.0.1:9")
+    token = {"authorization": "Bearer s3cret"}
+    first = load("on_call.py")
+
+    with TestClient(first["app"], headers=token) as client:
+        assert [client.post("/claude/v1/messages").status_code for _ in range(12)] == [502] * 12
+        assert client.portal is not None
+        client.portal.call(first["engine"].evaluate)
+    with TestClient(load("on_call.py")["app"], headers=token) as client:
+        (alert,) = client.get("/admin/alerts?state=firing").json()["alerts"]
+        acked = client.post(f"/admin/alerts/{alert['id']}/ack", json={"by": "ada"}).json()
+
+    assert alert["fingerprint"] == "provider_down:provider:claude"
+    assert acked["ack"]["by"] == "ada"
+    assert '"route":"/claude/v1/messages"' in capsys.readouterr().err
+
+
 def test_every_example_is_tested() -> None:
     """No example is left to rot."""
     tested = Path(__file__).read_text()

@@ -18,7 +18,7 @@ ALONE = {"config", "web", "lifespan"}  # they know nothing of the others
 ALLOWED = {
     "usage": set[str](),
     "exchange": {"usage"},
-    **{feature: {"exchange", "usage", "lifespan"} for feature in FEATURES},
+    **{feature: {"exchange", "usage", "lifespan", "web"} for feature in FEATURES},
     **{module: set[str]() for module in ALONE},
     "wrapping": {"exchange", "lifespan"},
     "stack": FEATURES | ALONE | {"exchange", "wrapping"},

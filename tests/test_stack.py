@@ -562,3 +562,45 @@ def test_a_provider_that_is_down_is_a_warning_of_health(metrics: HttpMetrics) ->
 
     assert (plain.status_code, plain.json()) == (200, {"status": "warn"})
     assert told.json()["checks"]["claude:consecutiveFailures"][0]["observedValue"] == 10
+
+
+@pytest.mark.parametrize("put_in", [install, wrap])
+def test_people_on_call_have_their_endpoints(put_in: Installer, metrics: HttpMetrics) -> None:
+    """With the token that the settings have, and behind the application's limit."""
+    settings = Settings(admin_token="s3cret", limit="6/day")
+    app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
+    pulse = TokenPulse(settings=settings, metrics=metrics)
+    served: ASGIApp = app
+    if put_in is install:
+        pulse.install(app)
+    else:
+        served = pulse.wrap(app)
+    client = TestClient(served, headers={"authorization": "Bearer s3cret"})
+
+    answers = [
+        client.get("/admin/alerts").json(),
+        client.get("/admin/alerts/silences/none").json()["title"],
+        client.get("/admin/settings").json().keys(),
+        client.get("/admin/other").text,
+        client.get("/admin/alerts", headers={"authorization": "Bearer guess"}).status_code,
+        client.post("/admin/alerts/a1/ack").status_code,
+        client.get("/admin/alerts", headers={"authorization": "Bearer guess"}).status_code,
+    ]
+
+    assert answers == [
+        {"alerts": [], "next": None},
+        "Not Found",
+        {"log_level"},
+        "proxied",
+        401,
+        404,
+        429,
+    ]
+
+
+def test_without_a_token_there_is_nothing_to_administer(metrics: HttpMetrics) -> None:
+    """The application's own paths are its own."""
+    app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
+    wrapped = TokenPulse(settings=Settings(), metrics=metrics).wrap(app)
+
+    assert TestClient(wrapped).get("/admin/alerts").text == "proxied"

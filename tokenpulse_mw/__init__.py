@@ -2,7 +2,16 @@
 
 from importlib.metadata import version
 
-from .alerts import AlertEngine, AlertEvent, AlertMiddleware, Finding, LogSink, Subject, Thresholds
+from .alerts import (
+    AlertEngine,
+    AlertEvent,
+    AlertMiddleware,
+    Finding,
+    LogSink,
+    Subject,
+    Thresholds,
+    alert_routes,
+)
 from .config import Settings
 from .exchange import Exchange, ExchangeMiddleware, Providers, annotate, drop_exchange
 from .health import Check, CheckResult, EventLoopLag, HealthRouter, ProviderHealth, drain_on_sigterm
@@ -66,6 +75,7 @@ __all__ = [
     "Thresholds",
     "TokenPulse",
     "TokenUsage",
+    "alert_routes",
     "annotate",
     "annotated",
     "anthropic_error",

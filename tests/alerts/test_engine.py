@@ -497,8 +497,8 @@ def test_what_is_sent_again_too_seldom_is_refused() -> None:
 
     with pytest.raises(
         ValueError,
-        match=r"^resend_every of AlertmanagerSink\(.*\) must be at least the interval of the engine, "
-        r"60 s, got 30$",
+        match=r"^resend_every of AlertmanagerSink\(.*\) must be at least the interval of the "
+        r"engine, 60 s, got 30$",
     ):
         AlertEngine(sinks=[sink])
 

@@ -217,3 +217,15 @@ def test_a_fingerprint_is_the_seeds(parts: dict[str, Any], fingerprint: str) -> 
     found = Finding(severity="info", title="t", message="m", value=1, **parts)
 
     assert found.fingerprint == fingerprint
+
+
+def test_severities_are_ranked() -> None:
+    """From info to critical; none is below all of them."""
+    severities: tuple[Severity | None, ...] = (None, "info", "warning", "critical")
+
+    assert [finding(each).rank for each in severities] == [-1, 0, 1, 2]
+
+
+def test_a_rule_that_does_not_say_looks_back_for_a_minute() -> None:
+    """That is how long an alert of before a restart is held where nothing is found of it."""
+    assert finding().window == 60

@@ -130,27 +130,31 @@ async def test_the_guard_may_refuse_in_its_own_words() -> None:
 @pytest.mark.parametrize(
     ("body", "errors"),
     [
-        (b'{"log_level": "LOUD"}', {"#/log_level": "expected one of DEBUG, INFO, WARN, ERROR"}),
-        (b'{"log_level": "info"}', {"#/log_level": "expected one of DEBUG, INFO, WARN, ERROR"}),
-        (b'{"log_level": ["INFO"]}', {"#/log_level": "expected one of DEBUG, INFO, WARN, ERROR"}),
-        (b'{"log_level": null}', {"#/log_level": "expected one of DEBUG, INFO, WARN, ERROR"}),
-        (b"{}", {"#/log_level": "is missing"}),
-        (b'{"log_level": "DEBUG", "a/~b": 1}', {"#/a~1~0b": "there is no such setting"}),
-        (b"[]", {"#": 'expected an object such as {"log_level": "INFO"}'}),
+        (b'{"log_level": "LOUD"}', {("log_level",): "must be one of DEBUG, INFO, WARN, ERROR"}),
+        (b'{"log_level": "info"}', {("log_level",): "must be one of DEBUG, INFO, WARN, ERROR"}),
+        (b'{"log_level": ["INFO"]}', {("log_level",): "Expected `str`, got `array`"}),
+        (b'{"log_level": null}', {("log_level",): "Expected `str`, got `null`"}),
+        (b"{}", {("log_level",): "is missing"}),
+        (b'{"log_level": "DEBUG", "a/~b": 1}', {("a/~b",): "there is no such field"}),
+        (b"[" * 60_000, {(): "Expected `object`, got `array`"}),
     ],
 )
-async def test_wrong_settings_change_nothing(body: bytes, errors: dict[str, str]) -> None:
+async def test_wrong_settings_change_nothing(
+    body: bytes, errors: dict[tuple[str, ...], str]
+) -> None:
     """The answer points at each field that is wrong."""
     answer = await ask("PUT", body)
     told = json.loads(answer.body)
 
     assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
-    assert {each["pointer"]: each["detail"] for each in told["errors"]} == errors
+    assert {tuple(each["loc"]): each["msg"] for each in told["errors"]} == errors
     assert log_level() == "INFO"
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"\xff", b'"\xff"', b"[" * 60_000], ids=["none", "cut", "1", "2", "deep"]
+    "body",
+    [b"", b"{", b"\xff", b'{"log_level": "\xff"}'],
+    ids=["none", "cut", "1", "2"],
 )
 async def test_what_is_no_json_is_told_so(body: bytes) -> None:
     """Whatever it is."""

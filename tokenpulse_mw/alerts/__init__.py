@@ -1,5 +1,6 @@
 """Alerts on the gateway's own traffic: rules, a life cycle, and an engine that runs them."""
 
+from .admin import alert_routes
 from .engine import AlertEngine
 from .lifecycle import Finding, Severity, Subject
 from .middleware import AlertMiddleware
@@ -53,6 +54,7 @@ __all__ = [
     "Thresholds",
     "Traffic",
     "WebhookSink",
+    "alert_routes",
     "default_rules",
     "quota_exceeded",
 ]

@@ -78,8 +78,11 @@ class Board:
         if episodes is not None and episode.fingerprint not in episodes:
             episodes[episode.fingerprint] = episode
             return episode.alert.finding
+        if not episode.fires:
+            news.forgotten.append(episode.id)
+            return None
         news.alerts.append(record_of(episode, now=now, at=at, over=True))
-        if episodes is None and episode.fires:
+        if episodes is None:
             news.transitions.append(episode.transition("resolved", at))
             self._tell(episode, "resolved", at, news)
         return None
@@ -108,7 +111,7 @@ class Board:
         after = dict(episodes)
         for fingerprint in [*episodes, *(new for new in found if new not in episodes)]:
             before, finding = episodes.get(fingerprint), found.get(fingerprint)
-            if finding is None and before is not None and now < before.held_until:
+            if before is not None and before.holds(finding, now):
                 continue
             episode = self._step(rule, before, finding, now, at, news)
             if episode is not None:
@@ -147,7 +150,7 @@ class Board:
         if stands is None:
             return None
         episode = before or Episode(self._new_id(), rule, stands, started_at=at)
-        episode = replace(episode, alert=stands, held_until=-math.inf)
+        episode = replace(episode, alert=stands)
         if happened == "fired":
             episode = replace(episode, fired_at=at)
         if happened is not None:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from .journal import Journal
 from .judge import Judge
+from .lifecycle import Finding
 from .silences import Silences, check_matchers
 from .store.protocol import Conflict, Kept
 from .store.records import Ack, AlertRecord, Matcher, Silence, ThresholdsVersion
@@ -56,6 +57,15 @@ class Controls:
         """Silences that have not ended, by their start."""
         self._silences.expire(self._wall())
         return sorted(self._silences, key=lambda each: (each.starts_at, each.id))
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch, as the engine has them."""
+        return self._wall()
+
+    def silenced_by(self, finding: Finding) -> str | None:
+        """The id of a silence that an alert falls under now, or None."""
+        return self._silences.covers(finding, self._wall())
 
     async def set_thresholds(
         self, thresholds: Thresholds, *, by: str, expected: int | EllipsisType | None = ...
@@ -131,6 +141,7 @@ class Controls:
         if ends_at <= now:
             raise ValueError(f"ends_at must be in the future, got {ends_at!r} at {now!r}")
         made = Silence(uuid4().hex, tuple(matchers), begins, ends_at, by, comment)
+        self._silences.expire(now)
         self._silences.check_room()
         await self._store.add_silence(made)
         self._silences.add(made)
@@ -153,7 +164,9 @@ class Controls:
                 logger.error("the silence %s cannot be heeded: %s", silence.id, error)
 
     def _take(self, version: ThresholdsVersion) -> None:
-        """Let a version of the thresholds that was kept hold."""
+        """Let a version of the thresholds that was kept hold, if it is another one."""
+        if self.version is not None and self.version.version == version.version:
+            return
         known = {
             name: version.values[name] for name in Thresholds.fields() if name in version.values
         }

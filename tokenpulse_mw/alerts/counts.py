@@ -63,7 +63,7 @@ class Counts:
         self.limited = Tally(max_subjects=most)
         self._lost = 0  # overflowed in windows that are no more
         self._begin_errors(thresholds)
-        self._watch(thresholds)
+        self.watch(thresholds)
 
     @property
     def next_at(self) -> float:
@@ -85,7 +85,7 @@ class Counts:
         if not same_kind:
             self._lost += sum(ring.overflowed for ring in self._error_rings)
             self._begin_errors(thresholds)
-        self._watch(thresholds)
+        self.watch(thresholds)
 
     def expire(self, now: float) -> None:
         """Move all windows on to `now`."""
@@ -154,7 +154,8 @@ class Counts:
         self._error_rings: tuple[Ring[Any], ...] = (self.errors, self.answers, self.blame)
         self._rings = (self.arrivals, self.minute, self.day, self.refusals, *self._error_rings)
 
-    def _watch(self, thresholds: Thresholds) -> None:
+    def watch(self, thresholds: Thresholds) -> None:
+        """Let those be hot that are near one of `thresholds`; this looks at every subject once."""
         ratio = thresholds.resolve_ratio
         level = {metric: thresholds.fires_at(metric) * ratio for metric in METRICS}
         # A little less, as 1.1 x 10 is more than 11 in floats; the rule itself compares exactly.

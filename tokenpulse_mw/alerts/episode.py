@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from .lifecycle import Alert, Severity, Transition
+from .lifecycle import Alert, Finding, Severity, Transition
 from .portable import finding_from_dict, finding_to_dict
 from .sinks import AlertEvent
 from .store.records import Ack, AlertRecord, State, TransitionRecord
@@ -25,7 +25,7 @@ class Episode:
         told_as: The severity that was last told of it; None where nothing was.
         ack: Who has seen it.
         held_until: In seconds of the engine's clock, until when it proves nothing that the rule
-            does not find it: it was found by the process before this one, which knew more.
+            finds less of it, or nothing: the process before this one knew more.
     """
 
     id: str
@@ -51,6 +51,12 @@ class Episode:
     def fires(self) -> bool:
         """It has fired, and is not over."""
         return self.alert.state != "pending"
+
+    def holds(self, finding: Finding | None, now: float) -> bool:
+        """Whether it stays as it is, since what is found now need not be all there is."""
+        if now >= self.held_until:
+            return False
+        return finding is None or finding.rank < self.alert.finding.rank
 
     def event(self, transition: Transition, at: float, previous: Severity | None) -> AlertEvent:
         """What to tell of it."""

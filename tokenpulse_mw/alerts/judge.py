@@ -69,7 +69,8 @@ class Judge:
     def preview(self, thresholds: Thresholds, now: float) -> list[Finding]:
         """What a round would find now, with these thresholds; nothing comes of it."""
         self.traffic.roll(now)
-        found = self.rules.find(self.traffic, thresholds, now)
+        with self.traffic.watching(thresholds):
+            found = self.rules.find(self.traffic, thresholds, now)
         every = [each for findings in found.values() for each in findings]
         return inhibited(every, down=outages(every))
 
@@ -78,7 +79,8 @@ class Judge:
         news = News()
         for record in records:
             finding = self.board.resume(record, now=now, at=at, news=news)
-            if finding is not None:
+            # One that is recovering was not found any more, and need not be found again.
+            if finding is not None and record.state != "recovering":
                 self.rules.resume(record.rule, self.traffic, finding)
         return news
 

@@ -18,7 +18,7 @@ def labels_of(finding: Finding, severity: Severity | None) -> dict[str, str]:
         finding.metric,
         _provider(finding),
     )
-    return dict(zip(NAMES, values, strict=True))
+    return dict(zip(NAMES, map(str, values), strict=True))
 
 
 def _provider(finding: Finding) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from .lifecycle import Finding, Subject
 
+_SECONDS = ("hold_for", "keep_firing", "window")
 _DEEPEST = 5  # levels of metadata
 
 
@@ -47,11 +49,7 @@ def finding_from_dict(kept: Mapping[str, Any]) -> Finding:
         KeyError, TypeError, ValueError: `kept` is none.
     """
     values = {each.name: kept[each.name] for each in fields(Finding) if each.name in kept}
-    value = kept["value"]
-    return Finding(
-        **{
-            **values,
-            "subject": Subject(**kept["subject"]),
-            "value": float("nan") if value is None else value,
-        }
-    )
+    # JSON has no infinity, and no NaN.
+    values |= {name: math.inf for name in _SECONDS if values.get(name, 0) is None}
+    value = math.nan if kept["value"] is None else kept["value"]
+    return Finding(**{**values, "subject": Subject(**kept["subject"]), "value": value})

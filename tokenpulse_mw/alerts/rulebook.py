@@ -64,7 +64,7 @@ class Rulebook:
         found: Found = {}
         for name, rule in self._rules.items():
             try:
-                found[name] = list(rule(traffic, thresholds, now))
+                found[name] = [_checked(each) for each in rule(traffic, thresholds, now)]
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                 self._report(f"rule {name}", error)
         return found
@@ -72,8 +72,12 @@ class Rulebook:
     def explained(self, found: Found, thresholds: Thresholds, now: float) -> Found:
         """The same findings, those without severity that an outage of now or of late explains."""
         every = [each for findings in found.values() for each in findings]
-        down = self._lately_down(every, 1.1 * thresholds.error_window + self._interval, now)
-        explained = iter(inhibited(every, down=down))
+        try:
+            down = self._lately_down(every, 1.1 * thresholds.error_window + self._interval, now)
+            explained = iter(inhibited(every, down=down))
+        except Exception as error:  # noqa: BLE001 - a rule may put anything into its metadata
+            self._report("inhibition", error)
+            return found
         return {name: list(islice(explained, len(each))) for name, each in found.items()}
 
     def _lately_down(self, findings: list[Finding], longest: float, now: float) -> dict[str, str]:
@@ -84,6 +88,12 @@ class Rulebook:
         self._down |= {name: (by, now) for name, by in outages(findings).items()}
         self._down = {name: seen for name, seen in self._down.items() if now - seen[1] <= longest}
         return {name: by for name, (by, _) in self._down.items()}
+
+
+def _checked(finding: object) -> Finding:
+    if not isinstance(finding, Finding):
+        raise TypeError(f"a rule must give findings, got {finding!r}")
+    return finding
 
 
 def distinct(names: Iterable[str]) -> tuple[str, ...]:

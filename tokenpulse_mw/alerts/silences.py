@@ -8,13 +8,11 @@ from functools import partial
 
 from .labels import NAMES, labels_of
 from .lifecycle import Finding
+from .patterns import LONGEST, bounded
 from .store.records import Matcher, Silence
 
 _MOST = 1000
 _MOST_MATCHERS = 20
-_LONGEST = 500  # characters of a pattern, and of what is matched with it
-_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|.", re.DOTALL)
-_MOST_REPEATS = 2
 
 _Test = Callable[[dict[str, str]], bool]
 
@@ -68,8 +66,7 @@ class Silences:
 def check_matchers(matchers: Iterable[Matcher]) -> list[_Test]:
     """What each matcher asks of an alert's labels.
 
-    Patterns are Python's, and must match the whole value. They are matched with what tenants
-    have chosen, so those whose time could explode are refused.
+    Patterns must match the whole value, which tenants may have chosen: see `bounded`.
 
     Raises:
         ValueError: There is none, or too many, or one names no label or has no such pattern.
@@ -86,25 +83,10 @@ def _test_of(matcher: Matcher) -> _Test:
             f"the name of a matcher must be one of {', '.join(NAMES)}, got {matcher.name!r}"
         )
     if matcher.is_regex:
-        return partial(_matches, matcher, _pattern(matcher.value))
+        return partial(_matches, matcher, bounded(matcher.value))
     return lambda labels: (labels[matcher.name] == matcher.value) == matcher.is_equal
 
 
 def _matches(matcher: Matcher, pattern: re.Pattern[str], labels: dict[str, str]) -> bool:
-    found = pattern.fullmatch(labels[matcher.name][:_LONGEST]) is not None
+    found = pattern.fullmatch(labels[matcher.name][:LONGEST]) is not None
     return found == matcher.is_equal
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    tokens = _TOKEN.findall(text)
-    repeats = [n for n, each in enumerate(tokens) if each in "*+" or each[:1] + each[-1:] == "{}"]
-    nested = any(tokens[n - 1] in (")", "?", "*", "+") for n in repeats if n)
-    if len(text) > _LONGEST or len(repeats) > _MOST_REPEATS or nested:
-        raise ValueError(
-            f"a pattern must have at most {_LONGEST} characters and {_MOST_REPEATS} repeats, none "
-            f"of them of a group, got {text[:100]!r}: write one silence for each case"
-        )
-    try:
-        return re.compile(text, re.DOTALL)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"a pattern must be a regular expression, got {text!r}: {error}") from None

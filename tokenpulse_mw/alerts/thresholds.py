@@ -119,7 +119,7 @@ class Thresholds:
         """Every threshold by its name, fit for JSON."""
         return dataclasses.asdict(self)
 
-    def changed(self, **values: Any) -> Self:
+    def changed(self, /, **values: Any) -> Self:
         """A copy with some thresholds changed.
 
         Raises:

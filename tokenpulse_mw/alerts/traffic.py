@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..exchange import Exchange
@@ -34,6 +36,7 @@ class Traffic:
 
     def __init__(self, thresholds: Thresholds, *, max_subjects: int) -> None:
         self.upstreams: Streaks[Upstream] = Streaks(max_subjects=max_subjects)
+        self._thresholds = thresholds
         self._counts = Counts(thresholds, max_subjects=max_subjects)
         self._bounds = self._counts.bounds
         self._kinds: dict[tuple[Any, ...], Kind] = {}
@@ -90,8 +93,18 @@ class Traffic:
         counted by the old ones.
         """
         self._count_rows()
+        self._thresholds = thresholds
         self._counts.retune(thresholds)
         self._bounds, self._due = self._counts.bounds, float("-inf")
+
+    @contextmanager
+    def watching(self, thresholds: Thresholds) -> Iterator[None]:
+        """Let rules find in the body what other thresholds would have them find."""
+        self._counts.watch(thresholds)
+        try:
+            yield
+        finally:
+            self._counts.watch(self._thresholds)
 
     @property
     def counts(self) -> Counts:

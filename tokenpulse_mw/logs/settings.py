@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from inspect import isawaitable
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..exchange import drop_exchange
+from ..web import Authorize, Guard, RefusedError, as_response, invalid, read_body
 from .levels import LEVELS, log_level, set_log_level
-from .settings_body import RefusedError, problem, wanted_settings
 
 logger = logging.getLogger("tokenpulse_mw.settings")
 
-Authorize = Callable[[Request], bool | Awaitable[bool]]
-
 _PATH = "/admin/settings"
 _METHODS = ["GET", "HEAD", "PUT", "OPTIONS"]
+
+
+class SettingsBody(Struct, forbid_unknown_fields=True):
+    """What the settings are to be."""
+
+    log_level: str
 
 
 def settings_routes(*, authorize: Authorize) -> list[Route]:
@@ -35,31 +38,24 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
     Raises:
         ValueError: `authorize` cannot be called: these settings are not for everyone.
     """
-    if not callable(authorize):
-        raise ValueError(
-            "settings_routes needs authorize, a function of the request that says whether it is "
-            f"let in, got {authorize!r}"
-        )
+    guard = Guard(authorize, of="settings_routes")
 
     async def settings(request: Request) -> Response:
-        allowed = authorize(request)
-        if not (await allowed if isawaitable(allowed) else allowed):
-            return problem(RefusedError(401, "A token is needed.", {"www-authenticate": "Bearer"}))
-        drop_exchange(request.scope)
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers={"allow": ", ".join(_METHODS)})
-        return await _change(request) if request.method == "PUT" else _settings()
+        try:
+            await guard.let_in(request)
+            drop_exchange(request.scope)
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers={"allow": ", ".join(_METHODS)})
+            if request.method == "PUT":
+                wanted = await read_body(request, SettingsBody, optional=False)
+                if wanted.log_level not in LEVELS:
+                    raise invalid((("log_level",), f"must be one of {', '.join(LEVELS)}"))
+                _set(wanted.log_level, request)
+        except RefusedError as refused:
+            return as_response(refused)
+        return JSONResponse({"log_level": log_level()}, headers={"cache-control": "no-store"})
 
     return [Route(_PATH, settings, methods=_METHODS)]
-
-
-async def _change(request: Request) -> Response:
-    try:
-        wanted = await wanted_settings(request)
-    except RefusedError as refused:
-        return problem(refused)
-    _set(wanted["log_level"], request)
-    return _settings()
 
 
 def _set(level: str, request: Request) -> None:
@@ -77,7 +73,3 @@ def _set(level: str, request: Request) -> None:
 
 def _client(request: Request) -> str:
     return "a client without an address" if request.client is None else request.client.host
-
-
-def _settings() -> Response:
-    return JSONResponse({"log_level": log_level()}, headers={"cache-control": "no-store"})

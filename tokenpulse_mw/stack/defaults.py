@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from starlette.requests import Request
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ..alerts import AlertEngine, Quotas, default_rules, quota_exceeded
+from ..alerts import AlertEngine, Quotas, alert_routes, default_rules, quota_exceeded
 from ..alerts.store import SQLAlertStore
 from ..config import Settings
 from ..health import CheckResult, Observed
+from ..logs import settings_routes
 from ..ratelimit import (
     ANSWERS,
     KeyFunction,
@@ -71,6 +73,14 @@ def engine(settings: Settings, policies: Iterable[Policy]) -> AlertEngine:
 def admin(settings: Settings) -> Callable[[Request], bool] | None:
     """Who may see and change what is not for everyone; None where nobody may."""
     return None if settings.admin_token is None else bearer(settings.admin_token)
+
+
+def admin_routes(settings: Settings, engine: AlertEngine) -> list[Route]:
+    """What people on call read and change; nothing where no token for it is set."""
+    authorize = admin(settings)
+    if authorize is None:
+        return []
+    return [*alert_routes(engine, authorize=authorize), *settings_routes(authorize=authorize)]
 
 
 class AlertedProviders:

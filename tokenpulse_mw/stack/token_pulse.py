@@ -100,7 +100,9 @@ class TokenPulse:
         token = self.settings.metrics_token
         authorize = None if token is None else bearer(token)
         scrape = metrics_routes(self.metrics, authorize=authorize)
-        self.routes = [each for each in self.health.routes if isinstance(each, Route)] + scrape
+        health = [each for each in self.health.routes if isinstance(each, Route)]
+        self._open = [each.path for each in health + scrape if each.path != CREDENTIALS_PATH]
+        self.routes = health + scrape + defaults.admin_routes(self.settings, self.engine)
         self._layers = self._middlewares()
         self._let_metrics_see()
 
@@ -161,7 +163,7 @@ class TokenPulse:
             "headers": self.settings.limit_headers,
             "respond": defaults.answer(self.settings.limit_answer),
             "enforce": self.settings.limit_enforce,
-            "exempt": [each.path for each in self.routes if each.path != CREDENTIALS_PATH],
+            "exempt": self._open,  # guesses at a token are limited like anything else
         }
         # What is malformed is to be refused here, and not when the server starts.
         RateLimitMiddleware(Router(), **rate_limit)

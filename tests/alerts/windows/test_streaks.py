@@ -85,3 +85,53 @@ def test_those_that_had_to_go_are_counted() -> None:
         streaks.add(subject, failed=False)
 
     assert streaks.evicted == 3
+
+
+@given(before=st.integers(1, 60), outcomes=st.lists(st.booleans(), max_size=30))
+def test_failures_of_before_a_restart_are_counted_on(before: int, outcomes: list[bool]) -> None:
+    """It is as if they had been seen one by one, under the name of then."""
+    resumed, whole = Streaks[str](max_subjects=5), Streaks[str](max_subjects=5)
+    resumed.resume("c1", name="claude", failures=before)
+    for failed in [True] * before:
+        whole.add("c1", failed=failed, name="claude")
+
+    for failed in outcomes:
+        resumed.add("c1", failed=failed)
+        whole.add("c1", failed=failed)
+
+    states = [
+        [
+            (subject, each.name, each.failures, each.failed_lately, each.seen, each.clean)
+            for subject, each in streaks.failing()
+        ]
+        for streaks in (resumed, whole)
+    ]
+    assert states[0] == states[1]
+
+
+def test_what_was_seen_since_is_better_known_than_what_was_before() -> None:
+    """An outcome that came in before the store could be read counts alone."""
+    for failed, failing in ((True, [("c1", 1)]), (False, [])):
+        streaks = Streaks[str](max_subjects=5)
+        streaks.add("c1", failed=failed)
+        streaks.resume("c1", name="claude", failures=10)
+
+        assert [(subject, each.failures) for subject, each in streaks.failing()] == failing
+
+
+def test_what_is_resumed_is_bounded_too() -> None:
+    """The subject unheard of longest goes for it."""
+    streaks = Streaks[str](max_subjects=2)
+    for subject in "abc":
+        streaks.resume(subject, name="", failures=3)
+
+    assert [subject for subject, _ in streaks.failing()] == ["b", "c"]
+    assert streaks.evicted == 1
+
+
+def test_no_failures_are_no_streak() -> None:
+    """Nothing is taken up where there was nothing."""
+    streaks = Streaks[str](max_subjects=2)
+    streaks.resume("a", name="", failures=0)
+
+    assert list(streaks.failing()) == []

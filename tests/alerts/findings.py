@@ -1,0 +1,63 @@
+"""Findings that a test makes up, a rule that finds them, and a sink that keeps what it hears."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenpulse_mw.alerts import AlertEvent, Finding, Severity, Subject, Thresholds, Traffic
+
+
+def finding(
+    severity: Severity | None = "warning",
+    *,
+    type: str = "trouble",
+    subject: str = "k1",
+    window: float = 0,
+    **fields: Any,
+) -> Finding:
+    """What a rule finds of a key that is in trouble; it knows so at once."""
+    return Finding(
+        type=type,
+        subject=Subject("key", subject),
+        severity=severity,
+        title="",
+        message="",
+        window=window,
+        **fields,
+    )
+
+
+class Planned:
+    """A rule that finds what a test puts into `found`."""
+
+    def __init__(self, *found: Finding, name: str = "planned") -> None:
+        self.name = name
+        self.found = list(found)
+
+    def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
+        return self.found
+
+
+class Heard:
+    """A sink that keeps what it is told."""
+
+    name = "heard"
+
+    def __init__(self) -> None:
+        self.events: list[AlertEvent] = []
+
+    async def __call__(self, event: AlertEvent) -> None:
+        self.events.append(event)
+
+    @property
+    def transitions(self) -> list[str]:
+        """What happened, in order."""
+        return [each.transition for each in self.events]
+
+    def of(self, fingerprint: str) -> list[str]:
+        """What happened to one alert, reminders apart."""
+        return [
+            each.transition
+            for each in self.events
+            if each.fingerprint == fingerprint and each.transition != "reminded"
+        ]

@@ -1,0 +1,82 @@
+"""What a request may ask for, and what comes of it: the router and the description go by this."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from ..engine import AlertEngine
+from ..sinks.text import plain
+from .parameters import Parameter
+
+_NOBODY = "unknown"
+_LONGEST_NAME = 100  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that may be done.
+
+    Attributes:
+        engine: Whose alerts it is about.
+        request: As it came.
+        name: Who asks, as far as the authorization knows; else empty.
+        query: The value of each parameter.
+        body: What the operation takes.
+    """
+
+    engine: AlertEngine
+    request: Request
+    name: str
+    query: Mapping[str, Any]
+    body: Any
+
+    @property
+    def by(self) -> str:
+        """Who asks: whoever is known is not asked for a name."""
+        return plain(self.name or getattr(self.body, "by", ""), _LONGEST_NAME) or _NOBODY
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is given, with which status and headers; None is no body."""
+
+    value: object = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path.
+
+    Attributes:
+        method: GET is HEAD as well.
+        path: Below the prefix.
+        handle: Does it. It may raise `RefusedError` and `StoreError`.
+        summary: One line for people.
+        gives: The type of what it answers, or None.
+        status: When all is well.
+        takes: The type of its body, or None.
+        optional: The body may be left out.
+        query: What its query may have.
+        conditions: The headers that it heeds, and whether it must have them.
+        headers: Those of the answer.
+        refusals: What it answers besides, when not all is well.
+    """
+
+    method: str
+    path: str
+    handle: Callable[[Asked], Awaitable[Answer]]
+    summary: str
+    gives: Any = None
+    status: int = 200
+    takes: Any = None
+    optional: bool = False
+    query: tuple[Parameter, ...] = ()
+    conditions: Mapping[str, bool] = field(default_factory=dict)
+    headers: tuple[str, ...] = ()
+    refusals: tuple[int, ...] = ()

@@ -1,0 +1,125 @@
+"""Silences: what is told to nobody for a time, because somebody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from ...web import Error, RefusedError, invalid, not_found
+from ..silences import check_matchers
+from ..store.records import Matcher
+from . import schemas, takes
+from .operation import Answer, Asked, Operation
+from .views import silence
+
+_LONGEST_SHOWN = 100  # characters of a wrong value
+_SHORT_MESSAGE = 145  # of a message that shows such a value to its end
+
+
+async def list_silences(asked: Asked) -> Answer:
+    """Silences that have not ended."""
+    return Answer(schemas.Silences([silence(each) for each in asked.engine.controls.silences]))
+
+
+async def get_silence(asked: Asked) -> Answer:
+    """One silence that has not ended."""
+    wanted = asked.request.path_params["id"]
+    for each in asked.engine.controls.silences:
+        if each.id == wanted:
+            return Answer(silence(each))
+    raise not_found("silence")
+
+
+async def create_silence(asked: Asked) -> Answer:
+    """Tell nobody of some alerts for a time."""
+    body: takes.SilenceBody = asked.body
+    matchers = [
+        Matcher(each.name, each.value, each.is_regex, each.is_equal) for each in body.matchers
+    ]
+    now = asked.engine.controls.now
+    starts_at = now if body.starts_at is None else body.starts_at.timestamp()
+    ends_at = starts_at + (body.duration or 0)
+    if body.ends_at is not None:
+        ends_at = body.ends_at.timestamp()
+    errors = [
+        *_wrong_matchers(matchers),
+        *_wrong_times(body, starts_at, ends_at, now),
+    ]
+    if errors:
+        raise invalid(*errors)
+    try:
+        made = await asked.engine.controls.silence(
+            *matchers, starts_at=starts_at, ends_at=ends_at, by=asked.by, comment=body.comment
+        )
+    except ValueError as error:  # there are too many
+        raise RefusedError(409, f"{error}.") from None
+    place = f"{asked.request.url.path}/{made.id}"
+    return Answer(silence(made), 201, {"location": quote(place, safe="/%")})
+
+
+async def delete_silence(asked: Asked) -> Answer:
+    """End a silence."""
+    if not await asked.engine.controls.unsilence(asked.request.path_params["id"]):
+        raise not_found("silence")
+    return Answer(status=204)
+
+
+def _wrong_matchers(matchers: list[Matcher]) -> Iterator[Error]:
+    for number, matcher in enumerate(matchers):
+        try:
+            check_matchers([matcher])
+        except ValueError as error:
+            said = str(error)
+            if len(matcher.value) > _LONGEST_SHOWN:
+                said = said[:_SHORT_MESSAGE]
+            yield ("matchers", number), said
+
+
+def _wrong_times(
+    body: takes.SilenceBody, starts_at: float, ends_at: float, now: float
+) -> Iterator[Error]:
+    if (body.ends_at is None) == (body.duration is None):
+        yield ("ends_at",), "give either ends_at, or duration in seconds"
+    elif ends_at <= max(starts_at, now):
+        yield (
+            ("ends_at" if body.duration is None else "duration",),
+            "must end in the future, and after it starts",
+        )
+
+
+OPERATIONS = (
+    Operation(
+        method="GET",
+        path="/silences",
+        handle=list_silences,
+        summary="Silences that have not ended, by their start",
+        gives=schemas.Silences,
+    ),
+    Operation(
+        method="POST",
+        path="/silences",
+        handle=create_silence,
+        summary="Tell nobody of alerts that all matchers pick, for a time",
+        takes=takes.SilenceBody,
+        gives=schemas.Silence,
+        status=201,
+        headers=("Location",),
+        refusals=(409,),
+    ),
+    Operation(
+        method="GET",
+        path="/silences/{id}",
+        handle=get_silence,
+        summary="One silence that has not ended",
+        gives=schemas.Silence,
+        refusals=(404,),
+    ),
+    Operation(
+        method="DELETE",
+        path="/silences/{id}",
+        handle=delete_silence,
+        summary="End a silence",
+        status=204,
+        refusals=(404,),
+    ),
+)

@@ -1,0 +1,79 @@
+"""The body of a request: bounded, JSON, and what an operation takes."""
+
+from __future__ import annotations
+
+import re
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from .problems import Error, Loc, RefusedError, invalid
+
+LARGEST = 64 * 1024  # bytes
+
+_JSON = "application/json"
+_WHERE = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]")
+_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
+
+
+async def read_body(request: Request, takes: Any, *, optional: bool) -> Any:
+    """What the body holds, as a `takes`; where it is `optional` and empty, the default of that.
+
+    A form of another site cannot post JSON, so nothing else is taken; not even where the body is
+    of no use, as `takes` None says.
+
+    Raises:
+        RefusedError: It is too large, no JSON, or holds something else.
+    """
+    kind = request.headers.get("content-type")
+    if kind is not None and kind.partition(";")[0].strip().lower() != _JSON:
+        raise _no_json()
+    body = await _read(request)
+    if body and kind is None:
+        raise _no_json()
+    if takes is None:
+        return None
+    return takes() if optional and not body else _decoded(body, takes)
+
+
+def _decoded(body: bytes, takes: Any) -> Any:
+    try:
+        return msgspec.json.decode(body, type=takes)
+    except msgspec.ValidationError as error:
+        raise invalid(_located(str(error))) from None
+    except (ValueError, RecursionError):
+        raise RefusedError(400, "The body is not JSON.") from None
+
+
+async def _read(request: Request) -> bytes:
+    """The body, of which no more than 64 KiB are ever held."""
+    body = bytearray()
+    try:
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > LARGEST:
+                    raise RefusedError(413, f"The body may have {LARGEST} bytes.")
+    except ClientDisconnect:
+        raise RefusedError(400, "The body is not complete.") from None
+    return bytes(body)
+
+
+def _located(said: str) -> Error:
+    """Where a wrong value stands, and what is wrong with it, from what msgspec says."""
+    message, _, path = said.rpartition(" - at `$")
+    where: Loc = tuple(name or int(index) for name, index in _WHERE.findall(path))
+    field = _FIELD.match(message or said)
+    if field is None:
+        return where, message or said
+    return (*where, field[2]), "is missing" if field[1][0] == "m" else "there is no such field"
+
+
+def _no_json() -> RefusedError:
+    return RefusedError(
+        415,
+        "The body must be JSON: send content-type: application/json.",
+        headers={"accept": _JSON},
+    )

@@ -1,0 +1,57 @@
+"""Who is let in, and under which name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+
+from starlette.requests import Request
+
+from .problems import RefusedError
+
+logger = logging.getLogger("tokenpulse_mw.web")
+
+Allowed = bool | str | None
+Authorize = Callable[[Request], Allowed | Awaitable[Allowed]]
+
+
+class Guard:
+    """Lets in whom `authorize` lets in: with True, or with a name.
+
+    Args:
+        authorize: Says of a request whether it is let in; it may be async.
+        of: What is guarded, for the error.
+
+    Raises:
+        ValueError: `authorize` cannot be called.
+    """
+
+    def __init__(self, authorize: Authorize, *, of: str) -> None:
+        if not callable(authorize):
+            raise ValueError(
+                f"{of} needs authorize, a function of the request that gives True or the name of "
+                f"whoever is let in, such as bearer(token) of tokenpulse_mw.web, got {authorize!r}"
+            )
+        self._authorize = authorize
+
+    async def let_in(self, request: Request) -> str:
+        """Who asks; empty where only that they may is known.
+
+        Raises:
+            RefusedError: They may not, or that cannot be told.
+        """
+        try:
+            allowed = self._authorize(request)
+            if isawaitable(allowed):
+                allowed = await allowed
+        except Exception:
+            logger.exception("authorize failed: nobody is let in")
+            raise RefusedError(403, "It cannot be told now who may do this.") from None
+        if allowed is True:
+            return ""
+        if isinstance(allowed, str) and allowed:
+            return allowed
+        if not isinstance(allowed, bool | str | None):
+            logger.error("authorize must give True, a name or False, got %r", type(allowed))
+        raise RefusedError(401, "This is not for everyone.", headers={"www-authenticate": "Bearer"})
