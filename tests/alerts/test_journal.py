@@ -154,6 +154,22 @@ async def test_a_store_that_hangs_is_given_up_until_the_next_round() -> None:
     assert {each.id for each in (await kept.store.load()).alerts} == {"a1", "a2"}
 
 
+async def test_a_store_that_hangs_holds_up_one_delivery_and_no_more() -> None:
+    """What became of the others it hears with the next round."""
+    kept = Kept(deadline=0.01)
+    kept.store.trouble = anyio.sleep_forever
+
+    with anyio.fail_after(5):
+        for number in range(20):
+            await kept.delivered(f"n{number}")
+    assert kept.reported == ["alert store: TimeoutError()"]
+
+    kept.store.trouble = None
+    await kept.keep(alert())
+    await kept.delivered("n1")
+    assert kept.reported == ["alert store: TimeoutError()"]
+
+
 async def test_who_waits_for_a_store_that_hangs_waits_no_longer_than_for_the_store() -> None:
     """However many ask at once."""
     kept = Kept(deadline=0.01)

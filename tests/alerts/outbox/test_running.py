@@ -47,6 +47,29 @@ async def test_it_wakes_up_for_what_comes() -> None:
     assert seen(sink.taken) == ["fired k1", "resolved k1"]
 
 
+async def test_a_failure_of_ours_ends_no_lane() -> None:
+    """It is told of, and the next attempt may fare better."""
+    sink = Counted(until=1)
+    trouble = [OSError("no clock")]
+
+    def clock() -> float:
+        if trouble and office.outbox.waiting()[("sink",)]:
+            raise trouble.pop()
+        return time.monotonic() * 100  # so that no pause is long
+
+    office = Office({"sink": sink}, clock=clock)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(office.outbox.run)
+            await office.publish(told())
+            await sink.enough.wait()
+            tasks.cancel_scope.cancel()
+
+    assert office.reported == [("sink sink", "OSError")]
+    assert seen(sink.taken) == ["fired k1"]
+
+
 async def test_it_wakes_up_when_a_sink_may_be_asked_again() -> None:
     """Nothing has to come for that."""
     sink = Counted(Later("busy", after=0.01), until=1)

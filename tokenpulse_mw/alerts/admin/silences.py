@@ -12,9 +12,6 @@ from . import schemas, takes
 from .operation import Answer, Asked, Operation
 from .views import silence
 
-_LONGEST_SHOWN = 100  # characters of a wrong value
-_SHORT_MESSAGE = 145  # of a message that shows such a value to its end
-
 
 async def list_silences(asked: Asked) -> Answer:
     """Silences that have not ended."""
@@ -69,10 +66,7 @@ def _wrong_matchers(matchers: list[Matcher]) -> Iterator[Error]:
         try:
             check_matchers([matcher])
         except ValueError as error:
-            said = str(error)
-            if len(matcher.value) > _LONGEST_SHOWN:
-                said = said[:_SHORT_MESSAGE]
-            yield ("matchers", number), said
+            yield ("matchers", number), str(error)
 
 
 def _wrong_times(
