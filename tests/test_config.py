@@ -34,6 +34,8 @@ def test_every_setting_has_a_variable() -> None:
             "TOKENPULSE_ACCESS_LOG": "1",
             "TOKENPULSE_ADMIN_TOKEN": "s3cr3t",
             "TOKENPULSE_DRAIN_DELAY": "0",
+            "TOKENPULSE_LOG_LEVEL": "WARN",
+            "TOKENPULSE_LOG_FORMAT": "json",
         }
     ) == Settings(
         limit="5/second",
@@ -53,6 +55,8 @@ def test_every_setting_has_a_variable() -> None:
         access_log=True,
         admin_token="s3cr3t",
         drain_delay=0,
+        log_level="WARN",
+        log_format="json",
     )
 
 
@@ -94,3 +98,41 @@ def test_malformed_variables_are_refused(variables: dict[str, str], said: str) -
     """The error names the variable and what it holds."""
     with pytest.raises(ValueError, match=said):
         Settings.from_env({f"TOKENPULSE_{name}": v for name, v in variables.items()})
+
+
+@pytest.mark.parametrize("name", ["METRICS_TOKEN", "ADMIN_TOKEN"])
+def test_an_empty_token_is_refused_by_its_name(name: str) -> None:
+    """It would let everyone in."""
+    with pytest.raises(ValueError, match=f"^TOKENPULSE_{name} is empty"):
+        Settings.from_env({f"TOKENPULSE_{name}": ""})
+
+
+@pytest.mark.parametrize("delay", [-1, float("inf"), float("nan")])
+def test_a_delay_is_a_time(delay: float) -> None:
+    """It is refused before the server starts."""
+    with pytest.raises(ValueError, match=r"^drain_delay must be 0 seconds or more"):
+        Settings(drain_delay=delay)
+
+
+def test_a_number_of_endless_digits_is_refused_like_others() -> None:
+    """Python itself would refuse it in words that help nobody."""
+    with pytest.raises(ValueError, match=r"^TOKENPULSE_ALERT_INTERVAL must be a whole number"):
+        Settings.from_env({"TOKENPULSE_ALERT_INTERVAL": "9" * 5000})
+
+
+def test_a_variable_that_is_no_setting_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Its value may be a secret; those of a Kubernetes service of our name are no mistake."""
+    Settings.from_env(
+        {
+            "TOKENPULSE_LIMT": "s3cret",
+            "TOKENPULSE_COLOUR": "red",
+            "TOKENPULSE_PORT_3000_TCP": "tcp://10.0.0.1:3000",
+            "TOKENPULSE_SERVICE_HOST": "10.0.0.1",
+            "TOKENPULSE_MAX_STATIONS": "10",
+        }
+    )
+
+    assert caplog.messages == [
+        "TOKENPULSE_LIMT is no setting: did you mean TOKENPULSE_LIMIT?",
+        "TOKENPULSE_COLOUR is no setting",
+    ]

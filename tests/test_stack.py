@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -468,6 +470,8 @@ def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
         ({"settings": Settings(limit_headers="ietf")}, "headers 'ietf' is no known dialect"),
         ({"settings": Settings(limit_enforce="no")}, "enforce must be True or False, got 'no'"),  # type: ignore[arg-type]
         ({"settings": Settings(limit_answer="html")}, "limit_answer 'html' is not known: exp"),
+        ({"settings": Settings(log_level="LOUD")}, "log_level 'LOUD' is not known: expected one"),
+        ({"settings": Settings(log_format="xml")}, "log_format 'xml' is not known: expected one"),
         ({"settings": Settings(limit_storage="redis://x")}, "storage"),
         ({"policies": []}, "policies must not be empty"),
         ({"settings": Settings(trusted_proxies=("me",))}, "trusted network 'me' is not one"),
@@ -604,3 +608,48 @@ def test_without_a_token_there_is_nothing_to_administer(metrics: HttpMetrics) ->
     wrapped = TokenPulse(settings=Settings(), metrics=metrics).wrap(app)
 
     assert TestClient(wrapped).get("/admin/alerts").text == "proxied"
+
+
+def test_a_script_that_asks_for_credentials_is_not_limited(metrics: HttpMetrics) -> None:
+    """What it took a refusal for would be that all is fine."""
+    pulse = TokenPulse(settings=Settings(limit="1/day"), metrics=metrics, credentials={"a": False})
+    client = TestClient(pulse.wrap(answering()))
+
+    answers = [client.get("/api/credentials/status") for _ in range(3)]
+
+    assert [answer.json() for answer in answers] == [{"a": False}] * 3
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_logging_can_be_configured_by_the_settings(
+    metrics: HttpMetrics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When the application starts, as the operator says it."""
+    settings = Settings(log_level="INFO", log_format="json", access_log=True)
+    app = Starlette()
+    TokenPulse(settings=settings, metrics=metrics).install(app)
+
+    with TestClient(app) as client:
+        client.get("/nowhere")
+
+    line = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert (line["module"], line["route"], line["status"]) == (
+        "tokenpulse_mw.access",
+        "__unmatched__",
+        404,
+    )
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_an_access_log_that_nobody_would_see_is_warned_of(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A plain server leaves logging at WARNING."""
+    logging.getLogger().setLevel(logging.WARNING)
+    app = Starlette()
+    TokenPulse(settings=Settings(access_log=True), metrics=metrics).install(app)
+
+    with TestClient(app):
+        pass
+
+    assert caplog.messages[0].startswith("the access log is not written")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+
+logger = logging.getLogger("tokenpulse_mw")
 
 PREFIX = "TOKENPULSE_"
+_MOST_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +38,17 @@ class Settings:
         alert_store: The database that keeps alerts over a restart, such as
             "sqlite+aiosqlite:///alerts.db"; None keeps them in memory.
         access_log: Log a line for each request, and give each an id.
+        log_level: "DEBUG", "INFO", "WARN" or "ERROR": logging is configured when the application
+            starts, for the whole process; None leaves it to the application.
+        log_format: "text" or "json", where `log_level` is given.
         admin_token: Bearer token that `/admin` and the details of health ask for; None serves
             nothing there.
         drain_delay: Seconds that are served on after SIGTERM, not ready any more, before the
             server ends; 0 leaves SIGTERM to the server.
+
+    Raises:
+        ValueError: `drain_delay` is no time. Whatever else is malformed is refused by the part
+            that it is for, when `TokenPulse` is made.
     """
 
     limit: str = "100/minute"
@@ -53,8 +66,14 @@ class Settings:
     alert_interval: float = 60
     alert_store: str | None = None
     access_log: bool = False
+    log_level: str | None = None
+    log_format: str = "text"
     admin_token: str | None = None
     drain_delay: float = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drain_delay < math.inf:
+            raise ValueError(f"drain_delay must be 0 seconds or more, got {self.drain_delay!r}")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -71,6 +90,7 @@ class Settings:
             for name, value in environ.items()
             if name.startswith(PREFIX)
         }
+        _warn_of_unknown(given)
         proxies = given.get("TRUSTED_PROXIES", "").split(",")
         headers = given.get("LIMIT_HEADERS", "draft-11")
         return cls(
@@ -85,11 +105,13 @@ class Settings:
             limit_enforce=_true(given, "LIMIT_ENFORCE", "true"),
             client_header=given.get("CLIENT_HEADER", "x-forwarded-for"),
             trusted_proxies=tuple(proxy.strip() for proxy in proxies if proxy.strip()),
-            metrics_token=given.get("METRICS_TOKEN"),
+            metrics_token=_token(given, "METRICS_TOKEN"),
             alert_interval=_whole(given, "ALERT_INTERVAL", 60),
             alert_store=given.get("ALERT_STORE") or None,
             access_log=_true(given, "ACCESS_LOG", "false"),
-            admin_token=given.get("ADMIN_TOKEN"),
+            log_level=given.get("LOG_LEVEL") or None,
+            log_format=given.get("LOG_FORMAT") or "text",
+            admin_token=_token(given, "ADMIN_TOKEN"),
             drain_delay=_whole(given, "DRAIN_DELAY", 3, least=0),
         )
 
@@ -118,11 +140,31 @@ def _max_keys(given: Mapping[str, str]) -> int:
 
 def _whole(given: Mapping[str, str], name: str, default: int, *, least: int = 1) -> int:
     value = given.get(name, str(default)).strip()
-    if not (value.isascii() and value.isdigit()) or int(value) < least:
+    digits = value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS
+    if not digits or int(value) < least:
         raise ValueError(
-            f"{PREFIX}{name} must be a whole number of at least {least}, got {value!r}"
+            f"{PREFIX}{name} must be a whole number of at least {least}, got {value[:50]!r}"
         )
     return int(value)
+
+
+def _token(given: Mapping[str, str], name: str) -> str | None:
+    if given.get(name) == "":
+        raise ValueError(
+            f"{PREFIX}{name} is empty, and would let everyone in: give a token, or leave it out"
+        )
+    return given.get(name)
+
+
+def _warn_of_unknown(given: Mapping[str, str]) -> None:
+    """A setting that is misspelled is not in force; whoever set it believes that it is."""
+    for name in given:
+        # Those of a Kubernetes service that is called like us are nobody's mistake.
+        if name not in _NAMES and not name.startswith(("SERVICE_", "PORT")):
+            near = "".join(
+                f": did you mean {PREFIX}{each}?" for each in get_close_matches(name, _NAMES, n=1)
+            )
+            logger.warning("%s%s is no setting%s", PREFIX, name, near)
 
 
 def _true(given: Mapping[str, str], name: str, default: str) -> bool:
@@ -130,3 +172,7 @@ def _true(given: Mapping[str, str], name: str, default: str) -> bool:
     if value not in ("true", "false", "1", "0"):
         raise ValueError(f"{PREFIX}{name} must be 'true' or 'false', got {given[name]!r}")
     return value in ("true", "1")
+
+
+_SEEDS_NAMES = ("WINDOW_MS", "MAX_REQUESTS", "MAX_STATIONS")
+_NAMES = (*(each.name.upper() for each in fields(Settings)), *_SEEDS_NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,7 +15,7 @@ from ..alerts import AlertEngine, Quotas, alert_routes, default_rules, quota_exc
 from ..alerts.store import SQLAlertStore
 from ..config import Settings
 from ..health import CheckResult, Observed
-from ..logs import settings_routes
+from ..logs import ACCESS_LOGGER, LEVELS, configure_logging, settings_routes
 from ..ratelimit import (
     ANSWERS,
     KeyFunction,
@@ -81,6 +82,34 @@ def admin_routes(settings: Settings, engine: AlertEngine) -> list[Route]:
     if authorize is None:
         return []
     return [*alert_routes(engine, authorize=authorize), *settings_routes(authorize=authorize)]
+
+
+def check_logs(settings: Settings) -> None:
+    """Refuse a level or a format that there is not, before the server starts.
+
+    Raises:
+        ValueError: There is none such.
+    """
+    given = {
+        "log_level": (settings.log_level, (None, *LEVELS)),
+        "log_format": (settings.log_format, ("text", "json")),
+    }
+    for name, (value, known) in given.items():
+        if value not in known:
+            names = ", ".join(each for each in known if each is not None)
+            raise ValueError(f"{name} {value!r} is not known: expected one of {names}")
+
+
+def configure_logs(settings: Settings) -> None:
+    """Log as the settings say, and tell whoever wants an access log that nobody would see it."""
+    if settings.log_level is not None:
+        configure_logging(settings.log_level, settings.log_format, request_id=settings.access_log)
+    access = logging.getLogger(ACCESS_LOGGER)
+    if settings.access_log and not access.isEnabledFor(logging.INFO):
+        access.warning(
+            "the access log is not written, as the level of logging is above INFO: call "
+            "configure_logging(), or set TOKENPULSE_LOG_LEVEL=INFO"
+        )
 
 
 class AlertedProviders:

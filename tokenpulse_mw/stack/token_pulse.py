@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from ..alerts import AlertEngine
 from ..config import Settings
 from ..exchange import PROVIDERS, ExchangeMiddleware, Providers, serves
-from ..health import CREDENTIALS_PATH, AnyCheck, Credentials, HealthRouter, drain_on_sigterm
+from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
 from ..ratelimit import (
@@ -87,6 +87,7 @@ class TokenPulse:
         for policy in self.policies:
             if not policy.has_key:
                 policy.key = defaults.address(self.settings)
+        defaults.check_logs(self.settings)
         self.engine = engine or defaults.engine(self.settings, self.policies)
         self.metrics = metrics or HttpMetrics()
         self.health = HealthRouter(
@@ -101,7 +102,7 @@ class TokenPulse:
         authorize = None if token is None else bearer(token)
         scrape = metrics_routes(self.metrics, authorize=authorize)
         health = [each for each in self.health.routes if isinstance(each, Route)]
-        self._open = [each.path for each in health + scrape if each.path != CREDENTIALS_PATH]
+        self._open = [each.path for each in health + scrape]
         self.routes = health + scrape + defaults.admin_routes(self.settings, self.engine)
         self._layers = self._middlewares()
         self._let_metrics_see()
@@ -141,6 +142,7 @@ class TokenPulse:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what runs in the background; `install` and `wrap` do it in the lifespan."""
+        defaults.configure_logs(self.settings)
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
         async with self.engine, self.metrics.looking_up(), self.health.running(), drains:
             try:

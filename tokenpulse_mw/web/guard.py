@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from .problems import RefusedError
@@ -40,11 +41,14 @@ class Guard:
 
         Raises:
             RefusedError: They may not, or that cannot be told.
+            HTTPException: What `authorize` itself has raised.
         """
         try:
             allowed = self._authorize(request)
             if isawaitable(allowed):
                 allowed = await allowed
+        except HTTPException:
+            raise  # it refuses in its own words
         except Exception:
             logger.exception("authorize failed: nobody is let in")
             raise RefusedError(403, "It cannot be told now who may do this.") from None

@@ -72,14 +72,23 @@ def test_anything_else_lets_nobody_in(given: object, caplog: pytest.LogCaptureFi
     assert "authorize must give True, a name or False" in caplog.text
 
 
-@pytest.mark.parametrize("error", [KeyError("s3cret"), HTTPException(418, "s3cret")])
-def test_a_failing_authorization_lets_nobody_in(
-    error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_authorization_may_refuse_in_its_own_words() -> None:
+    """It may know the client, who has asked too often."""
+
+    def authorize(request: Request) -> bool:
+        raise HTTPException(429, "not so fast", headers={"retry-after": "5"})
+
+    answer = Api(authorize=authorize).ask("GET")
+
+    assert (answer.status_code, answer.text) == (429, "not so fast")
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_a_failing_authorization_lets_nobody_in(caplog: pytest.LogCaptureFixture) -> None:
     """The answer tells nothing of the failure, the log does."""
 
     def authorize(request: Request) -> bool:
-        raise error
+        raise KeyError("s3cret")
 
     answer = Api(authorize=authorize).ask("GET")
 
