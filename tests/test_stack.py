@@ -471,6 +471,14 @@ def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
         ({"settings": Settings(limit_enforce="no")}, "enforce must be True or False, got 'no'"),  # type: ignore[arg-type]
         ({"settings": Settings(limit_answer="html")}, "limit_answer 'html' is not known: exp"),
         ({"settings": Settings(log_level="LOUD")}, "log_level 'LOUD' is not known: expected one"),
+        (
+            {"settings": Settings(alert_store="sqlite+aiosqlite://"), "engine": AlertEngine()},
+            "alert_store is for the engine that TokenPulse makes",
+        ),
+        (
+            {"settings": Settings(alert_interval=5), "engine": AlertEngine()},
+            "alert_interval is for the engine that TokenPulse makes",
+        ),
         ({"settings": Settings(log_format="xml")}, "log_format 'xml' is not known: expected one"),
         ({"settings": Settings(limit_storage="redis://x")}, "storage"),
         ({"policies": []}, "policies must not be empty"),

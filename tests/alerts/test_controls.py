@@ -115,13 +115,29 @@ async def test_thresholds_made_from_another_version_are_refused(expected: int | 
 async def test_thresholds_that_somebody_else_has_set_are_in_force_after_a_conflict() -> None:
     """The one who was refused sees what they are, and can try again."""
     gateway = Gateway()
+    await gateway.controls.catch_up()
     await gateway.new_engine().controls.set_thresholds(STRICT, by="ada")
 
     with pytest.raises(Conflict):
-        await gateway.controls.set_thresholds(Thresholds(), by="bob")
+        await gateway.controls.set_thresholds(Thresholds(), by="bob", expected=None)
 
     assert gateway.controls.thresholds == STRICT
-    assert (await gateway.controls.set_thresholds(Thresholds(), by="bob")).version == 2
+    again = await gateway.controls.set_thresholds(Thresholds(), by="bob", expected=1)
+    assert again.version == 2
+
+
+@pytest.mark.anyio
+async def test_who_expects_no_version_takes_the_place_of_any() -> None:
+    """Also of one that was set elsewhere, and of one that was kept before a restart."""
+    gateway = Gateway()
+    await gateway.controls.catch_up()
+    other = gateway.new_engine()
+    await other.controls.set_thresholds(STRICT, by="ada")
+
+    second = await gateway.controls.set_thresholds(Thresholds(), by="bob")
+    third = await gateway.new_engine().controls.set_thresholds(STRICT, by="eve")
+
+    assert (second.version, third.version) == (2, 3)
 
 
 @pytest.mark.anyio

@@ -71,10 +71,10 @@ def test_times_are_kept_in_seconds_since_the_epoch() -> None:
 
 def test_an_episode_that_is_over_is_kept_as_resolved() -> None:
     """With the time at which it was."""
-    record = record_of(EPISODE, now=NOW, at=AT, over=True)
+    record = record_of(EPISODE, now=NOW, at=AT, over="gone")
 
     assert (record.state, record.since, record.resolved_at) == ("resolved", AT, AT)
-    assert record.resolve_reason == "not found any more"
+    assert record.resolve_reason == "gone"
 
 
 def test_a_wall_clock_that_was_set_back_holds_nothing_in_the_future() -> None:
@@ -88,7 +88,10 @@ def test_what_is_over_does_not_go_on() -> None:
     """Nor does what was kept with two severities."""
     record = record_of(EPISODE, now=NOW, at=AT)
 
-    for wrong in (record_of(EPISODE, now=NOW, at=AT, over=True), replace(record, severity="info")):
+    for wrong in (
+        record_of(EPISODE, now=NOW, at=AT, over="gone"),
+        replace(record, severity="info"),
+    ):
         with pytest.raises(ValueError, match=r"^an alert that goes on is not "):
             episode_of(wrong, now=NOW, at=AT)
 

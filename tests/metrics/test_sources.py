@@ -53,6 +53,17 @@ def test_what_several_sources_say_is_added_up(metrics: HttpMetrics) -> None:
     assert (shown(metrics, policy="default"), shown(metrics, policy="other")) == (7, 1)
 
 
+def test_of_what_only_the_least_counts_the_least_is_shown(metrics: HttpMetrics) -> None:
+    """Of two engines the one that has stopped is not hidden by the other."""
+    name = "tokenpulse_alert_last_evaluation_timestamp_seconds"
+    for when in (30.0, 10.0, 20.0):
+        metrics.sample(name, lambda when=when: {(): when})  # type: ignore[misc]
+
+    metrics.look_up()
+
+    assert metrics.registry.get_sample_value(name) == 10
+
+
 def test_a_source_is_forgotten_with_its_object(metrics: HttpMetrics) -> None:
     """An application that is gone leaves a 0, and is not kept alive by its metrics."""
     owner = Owner(3)

@@ -14,6 +14,7 @@ from tokenpulse_mw.web import bearer
     [
         (b"Bearer s3cret", True),
         (b"bearer s3cret", True),
+        (b"Bearer   s3cret", True),
         (b"Bearer s3cret ", False),
         (b"Bearer s3cre", False),
         (b"Bearer \xa0", False),

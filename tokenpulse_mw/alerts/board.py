@@ -81,7 +81,8 @@ class Board:
         if not episode.fires:
             news.forgotten.append(episode.id)
             return None
-        news.alerts.append(record_of(episode, now=now, at=at, over=True))
+        reason = "fired anew" if episodes is not None else "its rule is gone"
+        news.alerts.append(record_of(episode, now=now, at=at, over=reason))
         if episodes is None:
             news.transitions.append(episode.transition("resolved", at))
             self._tell(episode, "resolved", at, news)
@@ -162,7 +163,8 @@ class Board:
         if alert is None and not episode.fires:
             news.forgotten.append(episode.id)
         elif episode != before or alert is None:
-            news.alerts.append(record_of(episode, now=now, at=at, over=alert is None))
+            over = "not found any more" if alert is None else None
+            news.alerts.append(record_of(episode, now=now, at=at, over=over))
         return None if alert is None else episode
 
     def _tell(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import EllipsisType
 from uuid import uuid4
 
@@ -29,9 +29,12 @@ class Controls:
         judge: Goes by them.
         journal: Tells the store of what has happened, before anyone has seen it.
         silences: Those that are heeded.
+        catch_up: Goes on with what was kept, unless that is done.
         wall: Seconds since the epoch.
 
     Attributes:
+        catch_up: The same. Until it could be done, because the store fails, what was set before
+            a restart is not known here.
         thresholds: What the rules compare with.
         version: The newest version of the thresholds that was set, or None.
     """
@@ -43,8 +46,10 @@ class Controls:
         judge: Judge,
         silences: Silences,
         journal: Journal,
+        catch_up: Callable[[], Awaitable[None]],
         wall: Callable[[], float],
     ) -> None:
+        self.catch_up = catch_up
         self.thresholds = thresholds
         self.version: ThresholdsVersion | None = None
         self._judge = judge
@@ -85,16 +90,17 @@ class Controls:
         Raises:
             Conflict: Another version holds; it is in force here now.
         """
+        await self.catch_up()
         current = None if self.version is None else self.version.version
         wanted = current if isinstance(expected, EllipsisType) else expected
         try:
-            made = await self._store.set_thresholds(
-                thresholds.as_dict(), expected=wanted, by=by, at=self._wall()
-            )
-        except Conflict:
-            for version in await self._store.history(1):
-                self._take(version)
-            raise
+            made = await self._set(thresholds, by, wanted)
+        except Conflict as conflict:
+            if not isinstance(expected, EllipsisType):
+                for version in await self._store.history(1):
+                    self._take(version)
+                raise
+            made = await self._set(thresholds, by, conflict.current)
         self._put(made, thresholds)
         return made
 
@@ -179,11 +185,18 @@ class Controls:
                 error,
             )
 
+    async def _set(
+        self, thresholds: Thresholds, by: str, expected: int | None
+    ) -> ThresholdsVersion:
+        values = thresholds.as_dict()
+        return await self._store.set_thresholds(values, expected=expected, by=by, at=self._wall())
+
     def _put(self, version: ThresholdsVersion, thresholds: Thresholds) -> None:
         self._judge.retune(thresholds)
         self.thresholds, self.version = thresholds, version
 
     async def _acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
+        await self.catch_up()
         await self._journal.write()  # or the store might not know the alert yet
         record = await self._store.acknowledge(alert_id, ack)
         if record is not None:

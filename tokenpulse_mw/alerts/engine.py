@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ import anyio
 
 from ..exchange import Exchange, Failures
 from ..lifespan import beside
+from .calls import within
 from .controls import Controls
 from .journal import Journal
 from .judge import Judge
@@ -84,7 +86,7 @@ class AlertEngine:
         self._failures, self._listeners = Failures(), list[Any]()
         self._running: AbstractAsyncContextManager[None] | None = None
         self._resuming, self._resumed = anyio.Lock(), False
-        self._last_round, self._pruned_at = wall(), wall()
+        self._last_round, self._pruned_at = wall(), -math.inf
         thresholds, silences = thresholds or Thresholds(), Silences()
         self._judge = Judge(
             default_rules() if rules is None else rules,
@@ -101,6 +103,7 @@ class AlertEngine:
             judge=self._judge,
             silences=silences,
             journal=self._journal,
+            catch_up=self._resume,
             wall=wall,
         )
         self._outbox = Outbox(
@@ -190,7 +193,7 @@ class AlertEngine:
         while True:
             await anyio.sleep(self.interval)
             try:
-                await self.evaluate()
+                await within(math.inf, self.evaluate)
             except Exception as error:  # noqa: BLE001 - the next round may fare better
                 self._report("alerts", error)
 

@@ -89,14 +89,14 @@ class Episode:
         )
 
 
-def record_of(episode: Episode, *, now: float, at: float, over: bool = False) -> AlertRecord:
+def record_of(episode: Episode, *, now: float, at: float, over: str | None = None) -> AlertRecord:
     """An episode as it is kept.
 
     Args:
         episode: As it stands, or stood when it ended.
         now: Seconds of the engine's clock.
         at: The same moment in seconds since the epoch.
-        over: It has ended.
+        over: Why it has ended; None where it has not.
     """
     alert, shift = episode.alert, at - now
     state: State = "resolved" if over else alert.state
@@ -113,7 +113,7 @@ def record_of(episode: Episode, *, now: float, at: float, over: bool = False) ->
         started_at=episode.started_at,
         fired_at=episode.fired_at,
         resolved_at=at if over else None,
-        resolve_reason="not found any more" if over else None,
+        resolve_reason=over,
         ack=episode.ack,
         told_as=episode.told_as,
     )

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from operator import add
 from types import MethodType
 from weakref import WeakMethod
 
@@ -28,9 +29,10 @@ class Sources:
         self._family = family
         self._asked: list[_Asked] = []
         self._gone: Counter[Labels] = Counter()
+        self._together = min if family.merge == "min" else add
 
     def add(self, source: Source) -> None:
-        """Ask `source` too; values of the same labels are added up."""
+        """Ask `source` too; values of the same labels are added up, or the least of them counts."""
         self._asked.append(_Asked(source))
 
     def values(self) -> Mapping[Labels, float]:
@@ -39,16 +41,17 @@ class Sources:
         Raises:
             Exception: A source fails, or gives what is no mapping of label values to numbers.
         """
-        total = Counter(self._gone)
+        total: dict[Labels, float] = dict(self._gone)
         for asked in list(self._asked):
             if asked.is_gone:
                 self._asked.remove(asked)
-                if self._family.kind == "counter":
-                    self._gone.update(asked.last)
-                    total.update(asked.last)
-                continue
-            asked.ask(self._family)
-            total.update(asked.last)
+                if self._family.kind != "counter":
+                    continue
+                self._gone.update(asked.last)
+            else:
+                asked.ask(self._family)
+            for labels, value in asked.last.items():
+                total[labels] = self._together(total[labels], value) if labels in total else value
         return total
 
 

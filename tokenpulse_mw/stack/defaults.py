@@ -62,8 +62,25 @@ def answer(name: str) -> Callable[[Any], ASGIApp]:
     return ANSWERS[name]
 
 
-def engine(settings: Settings, policies: Iterable[Policy]) -> AlertEngine:
-    """One with the default rules, which knows the token limits and keeps what is to be kept."""
+def engine(
+    settings: Settings, policies: Iterable[Policy], given: AlertEngine | None
+) -> AlertEngine:
+    """The one that is given, else one with the default rules and what the settings say.
+
+    Raises:
+        ValueError: An engine is given, and settings that it would not heed.
+    """
+    if given is not None:
+        for name, heeded in (
+            ("alert_store", settings.alert_store is None),
+            ("alert_interval", settings.alert_interval in (60, given.interval)),
+        ):
+            if not heeded:
+                raise ValueError(
+                    f"{name} is for the engine that TokenPulse makes: leave it out, or give it to "
+                    f"the engine instead, as in AlertEngine({name.removeprefix('alert_')}=...)"
+                )
+        return given
     rules, used = default_rules(), budgets(policies)
     if used is not None:
         rules.append(quota_exceeded(Quotas(used)))

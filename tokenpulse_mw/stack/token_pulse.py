@@ -88,7 +88,7 @@ class TokenPulse:
             if not policy.has_key:
                 policy.key = defaults.address(self.settings)
         defaults.check_logs(self.settings)
-        self.engine = engine or defaults.engine(self.settings, self.policies)
+        self.engine = defaults.engine(self.settings, self.policies, engine)
         self.metrics = metrics or HttpMetrics()
         self.health = HealthRouter(
             service=service,

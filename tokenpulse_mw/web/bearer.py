@@ -26,6 +26,7 @@ def bearer(token: str) -> Callable[[Request], bool]:
 
     def authorize(request: Request) -> bool:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and compare_digest(given.encode("latin-1"), expected)
+        token = given.lstrip(" ").encode("latin-1")  # as many as RFC 9110 allows
+        return scheme.lower() == "bearer" and compare_digest(token, expected)
 
     return authorize

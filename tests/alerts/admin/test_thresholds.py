@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -183,6 +184,7 @@ def test_a_version_that_only_the_store_knows_is_not_overwritten() -> None:
     async def elsewhere() -> None:
         await api.engine.store.set_thresholds(kept, expected=None, by="eve", at=NOON)
 
+    api.ask("GET", "/thresholds")
     anyio.run(elsewhere)
 
     answers = [change(api, {"master_rpm": 5}, match) for match in ('"1"', '"0"', '"1"')]
@@ -190,6 +192,30 @@ def test_a_version_that_only_the_store_knows_is_not_overwritten() -> None:
     assert [each.status_code for each in answers] == [412, 412, 200]
     assert [each.headers["etag"] for each in answers] == ['"0"', '"1"', '"2"']
     assert api.engine.thresholds == Thresholds(error_rate=0.2, master_rpm=5)
+
+
+def test_any_version_may_be_replaced_where_that_is_said() -> None:
+    """`*` is whatever holds, also what was set elsewhere meanwhile."""
+    api = Api(store=MemoryAlertStore())
+    api.ask("GET", "/thresholds")
+
+    async def elsewhere() -> None:
+        kept = Thresholds().as_dict()
+        await api.engine.store.set_thresholds(kept, expected=None, by="eve", at=NOON)
+
+    anyio.run(elsewhere)
+
+    assert change(api, {"master_rpm": 5}, "*").headers["etag"] == '"2"'
+
+
+def test_what_was_kept_is_shown_before_the_first_round() -> None:
+    """Whoever changes it sees what it is."""
+    store = MemoryAlertStore()
+    anyio.run(partial(store.set_thresholds, {"error_rate": 0.2}, expected=None, by="eve", at=NOON))
+
+    shown = Api(store=store).ask("GET", "/thresholds").json()
+
+    assert (shown["version"], shown["thresholds"]["error_rate"]) == (1, 0.2)
 
 
 def test_a_put_may_replace_a_version_that_cannot_be_used() -> None:

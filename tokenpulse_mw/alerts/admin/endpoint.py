@@ -62,6 +62,7 @@ class Endpoint:
         query, body = read_query(request, operation.query), None
         if request.method not in ("GET", "HEAD"):
             body = await read_body(request, operation.takes, optional=operation.optional)
+        await self._engine.controls.catch_up()
         return await operation.handle(Asked(self._engine, request, name, query, body))
 
 

@@ -55,8 +55,9 @@ async def _set(asked: Asked, *, complete: bool) -> Answer:
         changed(engine.thresholds, asked.body.thresholds, complete=complete),
     )
     expected = _expected(tags, _version(engine), complete=complete)
+    wanted = ... if tags.every else expected or None
     try:
-        await engine.controls.set_thresholds(made, by=asked.by, expected=expected or None)
+        await engine.controls.set_thresholds(made, by=asked.by, expected=wanted)
     except Conflict as conflict:
         raise _stale(conflict.current or 0) from None
     return _current(engine)

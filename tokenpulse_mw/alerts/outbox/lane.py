@@ -11,12 +11,15 @@ from typing import Any
 
 import anyio
 
+from ..calls import within
 from ..journal import Journal
 from ..sinks import AlertEvent, Later, Rejected, Sink
+from ..sinks.text import LONGEST_FINGERPRINT, plain
 from .backoff import backoff
 from .letters import Letter, Letters
 
-_LONGEST_TRY = 86_400.0  # seconds; who has not heard for a day of an alert has other news by now
+_LONGEST_TRY = 86_400.0  # seconds of trying in this process; who has not heard of an alert for a
+# day has other news by now
 _LONGEST_WAIT = 3600.0  # seconds, whatever a sink asks for
 _CLOSING = 5.0  # seconds
 
@@ -121,8 +124,7 @@ class Lane:
     async def test(self, event: AlertEvent) -> str | None:
         """Hand over an event past all that waits, once, and give what went wrong."""
         try:
-            with anyio.fail_after(self._desk.deadline):
-                await self._sink(event)
+            await within(self._desk.deadline, partial(self._sink, event))
         except Exception as error:  # noqa: BLE001 - whoever tests wants to know
             return _said(error)
         return None
@@ -132,8 +134,7 @@ class Lane:
         aclose = getattr(self._sink, "aclose", None)
         if aclose is not None:
             try:
-                with anyio.fail_after(min(_CLOSING, self._desk.deadline)):
-                    await aclose()
+                await within(min(_CLOSING, self._desk.deadline), aclose)
             except Exception as error:  # noqa: BLE001 - the others are to be closed as well
                 self._desk.report(f"sink {self.name}", error)
 
@@ -147,12 +148,11 @@ class Lane:
     async def _hand_over(self, letter: Letter) -> None:
         letter.attempts += 1
         error = await self._ask(partial(self._sink, letter.event))
-        age = self._desk.wall() - letter.notification.created_at
         if error is None:
             self._letters.done(letter)
             store, identity = self._desk.journal.store, letter.notification.id
             await self._settle(letter, partial(store.delivered, identity))
-        elif isinstance(error, Rejected) or age > _LONGEST_TRY:
+        elif isinstance(error, Rejected) or self._desk.clock() - letter.since > _LONGEST_TRY:
             await self._give_up(letter, error)
         else:
             await self._postpone(letter, error)
@@ -169,8 +169,7 @@ class Lane:
     async def _ask(self, call: Callable[[], Any], *, counted: bool = True) -> Exception | None:
         """Make one attempt, and give what it failed with."""
         try:
-            with anyio.fail_after(self._desk.deadline):
-                await call()
+            await within(self._desk.deadline, call)
         except Exception as error:  # noqa: BLE001 - one sink must not cost the others
             self._failed(error)
             return error
@@ -188,9 +187,7 @@ class Lane:
             return
         self._desk.delivered(self.name, "timeout" if isinstance(error, TimeoutError) else "error")
         self._failures += 1
-        wait = _asked_for(error)
-        if wait is None:
-            wait = backoff(self._failures, self._desk.jitter())
+        wait = max(_asked_for(error), backoff(self._failures, self._desk.jitter()))
         self._paused_until = self._desk.clock() + wait
         if not isinstance(error, Later):
             self._desk.report(f"sink {self.name}", error)
@@ -216,7 +213,7 @@ class Lane:
         logger.error(
             "sink %s was not told that %s %s: %s",
             self.name,
-            letter.event.fingerprint,
+            plain(letter.event.fingerprint, LONGEST_FINGERPRINT),
             letter.event.transition,
             _said(error),
         )
@@ -232,12 +229,12 @@ class Lane:
             await self._desk.journal.settle(letter.notification.id, write)
 
 
-def _asked_for(error: Exception) -> float | None:
+def _asked_for(error: Exception) -> float:
     """Seconds that the receiver asked us to wait, if it did so in earnest."""
     after = error.after if isinstance(error, Later) else None
     if isinstance(after, int | float) and 0 <= after < math.inf:
         return min(after, _LONGEST_WAIT)
-    return None
+    return 0.0
 
 
 def _said(error: Exception) -> str:

@@ -21,13 +21,15 @@ class Letter:
         notification: As it is kept.
         event: What the sink is told.
         due: When the sink is to be asked, in seconds of the engine's clock.
-        attempts: How often it was.
+        attempts: How often the sink was asked.
+        since: When it was put here, in seconds of the engine's clock.
     """
 
     notification: Notification
     event: AlertEvent
     due: float
     attempts: int = 0
+    since: float = 0.0
 
 
 class Letters:

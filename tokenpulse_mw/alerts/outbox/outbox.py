@@ -12,6 +12,7 @@ from ..board import News
 from ..lifecycle import Finding, Subject
 from ..rulebook import distinct
 from ..sinks import AlertEvent, Sink
+from ..sinks.text import LONGEST_FINGERPRINT, plain
 from ..store.records import Notification
 from .lane import Desk, Lane
 from .letters import Letter
@@ -73,8 +74,8 @@ class Outbox:
                 self._bury(notification, f"it cannot be delivered any more: {error!r}")
             else:
                 wait = min(max(notification.due_at - self._desk.wall(), 0.0), _LONGEST_WAIT)
-                due = self._desk.clock() + wait
-                lane.put(Letter(notification, event, due, notification.attempts))
+                now = self._desk.clock()
+                lane.put(Letter(notification, event, now + wait, notification.attempts, now))
 
     def waiting(self) -> Mapping[tuple[str], int]:
         """How many notifications wait for each sink."""
@@ -134,10 +135,11 @@ class Outbox:
             created_at=self._desk.wall(),
             due_at=self._desk.wall(),
         )
-        return Letter(notification, event, self._desk.clock())
+        now = self._desk.clock()
+        return Letter(notification, event, now, since=now)
 
     def _bury(self, notification: Notification, said: str) -> None:
-        logger.error("%s: %s", notification.id, said)
+        logger.error("%s: %s", plain(notification.id, LONGEST_FINGERPRINT), said)
         dead = self._desk.journal.store.dead
 
         async def bury() -> None:

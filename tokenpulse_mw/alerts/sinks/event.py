@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, Self
@@ -125,13 +125,13 @@ class AlertEvent:
 
 
 class Sink(Protocol):
-    """Anything that can be awaited with an event.
+    """Anything that can be called with an event, and awaited; a function that is not async will do.
 
     It returns when the event was taken. It raises `Rejected` where the event will never be, and
     `Later` where it may be; whatever else it raises counts as `Later`.
     """
 
-    async def __call__(self, event: AlertEvent) -> None:
+    def __call__(self, event: AlertEvent) -> Awaitable[None] | None:
         """Tell somebody."""
         ...
 

@@ -10,6 +10,8 @@ _TURNING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A
 _UNSEEN |= dict.fromkeys(_TURNING, "")
 _ENDING = "..."
 
+LONGEST_FINGERPRINT = 300  # characters of one in a line of the log
+
 
 def plain(text: str, longest: int) -> str:
     """`text` without control characters, and of at most `longest` characters."""

@@ -1,0 +1,94 @@
+"""Other people's code: whatever it does to itself, we go on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import pytest
+
+from tests.alerts.findings import Planned, finding
+from tokenpulse_mw.alerts import AlertEngine, AlertEvent
+from tokenpulse_mw.alerts.calls import AbandonedError, within
+
+
+async def waits_for_what_was_cancelled() -> None:
+    """As a connection does whose pool was closed."""
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+@pytest.mark.anyio
+async def test_what_is_called_may_be_async_or_not() -> None:
+    """Its answer is given either way."""
+
+    async def later() -> int:
+        return 2
+
+    assert (await within(5, lambda: 1), await within(5, later)) == (1, 2)
+
+
+@pytest.mark.anyio
+async def test_what_takes_too_long_is_given_up() -> None:
+    """As anyio says it."""
+    with pytest.raises(TimeoutError):
+        await within(0.01, anyio.sleep_forever)
+
+
+@pytest.mark.anyio
+async def test_that_we_are_cancelled_is_let_through() -> None:
+    """Whoever leaves an engine does not wait for what it calls."""
+    with anyio.move_on_after(0.01) as scope:
+        await within(5, anyio.sleep_forever)
+
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_that_it_cancels_itself_is_a_failure_like_others() -> None:
+    """On trio nothing can."""
+    with pytest.raises(AbandonedError, match=r"^it was cancelled by somebody else$"):
+        await within(5, waits_for_what_was_cancelled)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_sink_that_cancels_itself_ends_no_other() -> None:
+    """Nor the engine, nor the application inside of it."""
+    told: list[str] = []
+    enough = anyio.Event()
+
+    async def other(event: AlertEvent) -> None:
+        told.append(event.transition)
+        rule.found = []
+        if len(told) == 2:
+            enough.set()
+
+    async def broken(event: AlertEvent) -> None:
+        await waits_for_what_was_cancelled()
+
+    rule = Planned(finding())
+    with anyio.fail_after(5):
+        async with AlertEngine([rule], [broken, other], interval=0.01):
+            await enough.wait()
+
+    assert told == ["fired", "resolved"]
+
+
+@pytest.mark.anyio
+async def test_a_sink_may_be_a_plain_function() -> None:
+    """It is called once for each event."""
+    told: list[str] = []
+
+    def sink(event: AlertEvent) -> None:
+        told.append(event.transition)
+
+    rule = Planned(finding())
+    engine = AlertEngine([rule], [sink])
+    await engine.evaluate()
+    rule.found = []
+    await engine.evaluate()
+
+    assert told == ["fired", "resolved"]
