@@ -132,11 +132,38 @@ def test_a_url_without_a_path_gets_the_subjects_own(url: str, asked: str) -> Non
     assert endpoint(url, HEALTH) == asked
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "http://", "", "http:/a"])
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "127.0.0.1:8000", "http://", "", "http:/a", "http://a:b", "http://[a"],
+)
 def test_what_is_no_url_of_http_is_refused(url: str) -> None:
     """No file is read for it."""
     with pytest.raises(ValueError, match="expected a URL such as http://127"):
         endpoint(url, HEALTH)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hunter2@127.0.0.1:8000",
+        "http://user:hunt/er2@127.0.0.1:8000",
+        "http://hunter2@127.0.0.1/health",
+        "http:/user:hunter2@127.0.0.1",
+        "http://[user:hunter2@127.0.0.1",
+        "ftp://user:hunter2@127.0.0.1",
+        "user:hunter2@127.0.0.1",
+    ],
+)
+def test_a_url_with_a_password_is_refused_and_not_repeated(url: str) -> None:
+    """It would stand in a log, such as that of cron."""
+    with pytest.raises(ValueError, match="got one with an @: leave out user and") as refused:
+        endpoint(url, HEALTH)
+    assert "hunt" not in str(refused.value)
+
+
+def test_an_at_in_a_path_is_none_of_a_user() -> None:
+    """It is a character like others there."""
+    assert endpoint("http://127.0.0.1:8000/@me", HEALTH) == "http://127.0.0.1:8000/@me"
 
 
 @pytest.fixture
@@ -164,6 +191,13 @@ def test_a_gateway_that_is_asked_answers(gateway: tuple[str, dict[str, bool]]) -
     assert check(CREDENTIALS, asked, timeout=5) == (0, "OK: all providers are active (2)")
     status["gemini"] = False
     assert check(CREDENTIALS, asked, timeout=5).code == 1
+
+
+def test_a_timeout_may_be_longer_than_a_socket_can_wait(
+    gateway: tuple[str, dict[str, bool]],
+) -> None:
+    """It is a day then, which nobody sits out."""
+    assert check(HEALTH, f"{gateway[0]}/health", timeout=1e300).code == 0
 
 
 def test_no_redirect_is_followed(gateway: tuple[str, dict[str, bool]]) -> None:

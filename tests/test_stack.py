@@ -159,7 +159,7 @@ async def test_alerts_are_evaluated_while_the_application_lives(metrics: HttpMet
     engine = AlertEngine(
         sinks=[sink],
         interval=0.01,
-        thresholds=Thresholds(error_window=0.2, provider_failures=None),
+        thresholds=Thresholds(error_window=1, provider_failures=None),
     )
     pulse = TokenPulse(settings=Settings(limit="1000/day"), engine=engine, metrics=metrics)
 

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector
 
 OK, WARNING, UNKNOWN = 0, 1, 3  # exit codes, as Nagios and its heirs have them
 
 _MOST_BYTES = 65536
+_LONGEST = 86400.0  # seconds; no socket can wait for longer than some weeks
 _HEALTHY = ("ok", "pass", "up", "warn")
 
 
@@ -74,11 +75,13 @@ def endpoint(url: str, subject: Subject) -> str:
     """`url`, with the subject's own path where it has none.
 
     Raises:
-        ValueError: It is no URL of HTTP.
+        ValueError: It is no URL of HTTP, or one with a user or a password; these are not repeated.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"expected a URL such as http://127.0.0.1:8000, got {url!r}")
+    parts = _parts(url)
+    if parts is None:
+        # Wherever it stands, what is before an @ may be a password.
+        got = "one with an @: leave out user and password" if "@" in url else repr(url)
+        raise ValueError(f"expected a URL such as http://127.0.0.1:8000, got {got}")
     return urlunsplit(parts._replace(path=subject.path)) if parts.path in ("", "/") else url
 
 
@@ -88,8 +91,9 @@ def check(subject: Subject, url: str, *, timeout: float) -> Verdict:
     Args:
         subject: What is found there.
         url: Is asked as it is: through no proxy, and following no redirect.
-        timeout: Seconds that all of it may take, also looking up the host's name.
+        timeout: Seconds that all of it may take, also looking up the host's name; a day at most.
     """
+    timeout = min(timeout, _LONGEST)
     answers: queue.SimpleQueue[tuple[int, bytes] | Exception] = queue.SimpleQueue()
     # A thread, as there is no deadline for a look-up, nor for a server that sends byte by byte.
     threading.Thread(target=_ask, args=(url, timeout, answers), daemon=True).start()
@@ -104,6 +108,16 @@ def check(subject: Subject, url: str, *, timeout: float) -> Verdict:
     if len(body) > _MOST_BYTES:
         return Verdict(UNKNOWN, f"UNKNOWN: the answer is longer than {_MOST_BYTES} bytes")
     return subject.judge(status, body)
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The parts of a URL that can be asked; None of any other."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # whose text repeats some of it
+        return None
+    return parts if known and "@" not in parts.netloc else None
 
 
 def _ask(

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "monitoring",
             help="write the files of a monitoring system around the gateway",
             description="Write the Prometheus, Alertmanager, Grafana, Loki and Docker Compose "
-            "files, and cron and Kubernetes snippets.",
+            "files, cron and Kubernetes snippets, and the page on what to do about each alert.",
         )
     )
     arguments = parser.parse_args(argv)
@@ -82,7 +82,7 @@ def _add_check(parser: ArgumentParser) -> None:
         "/api/credentials/status is asked",
     )
     parser.add_argument(
-        "--timeout", type=_seconds, default=5.0, help="seconds to wait (default: %(default)g)"
+        "--timeout", type=_seconds, default=6.0, help="seconds to wait (default: %(default)g)"
     )
     parser.set_defaults(run=_check)
 
@@ -107,7 +107,7 @@ def _add_monitoring(parser: ArgumentParser) -> None:
         "--gateway",
         metavar="HOST:PORT",
         default="localhost:3000",
-        help="where the gateway is found by Prometheus (default: %(default)s)",
+        help="where this machine reaches the gateway (default: %(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite files that are there")
     parser.set_defaults(run=_monitoring)

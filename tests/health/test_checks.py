@@ -197,6 +197,7 @@ async def test_a_result_knows_when_it_was_found(clock: FakeClock) -> None:
         ({"ttl": -1}, r"^ttl must be a number of seconds, 0 or more, got -1$"),
         ({"failure_ttl": float("nan")}, r"^failure_ttl must be a number .*, got nan$"),
         ({"function": True}, r"^a check must be a function that gives a bool, got True$"),
+        ({"component_type": b"system"}, r"^component_type must be a text, got b'system'$"),
     ],
 )
 def test_a_check_that_could_not_work_is_refused(options: dict[str, Any], message: str) -> None:
@@ -211,6 +212,9 @@ def test_a_check_that_could_not_work_is_refused(options: dict[str, Any], message
         ({"status": "ok"}, r"^status must be one of \['pass', 'warn', 'fail'\], got 'ok'$"),
         ({"observed_value": float("inf")}, r"^observed_value must be a finite number .* got inf$"),
         ({"observed_value": b"1"}, r"^observed_value must be a finite number .* got b'1'$"),
+        ({"observed_value": 2**64}, r"^observed_value must be below 2\*\*64, got a larger number$"),
+        ({"observed_value": -(10**5000)}, r"^observed_value must be below 2\*\*64, got a larger "),
+        ({"observed_unit": b"%"}, r"^observed_unit must be a text, got b'%'$"),
         ({"output": OSError()}, r"^output must be a text, got OSError\(\)$"),
     ],
 )

@@ -6,8 +6,10 @@ import logging
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
+from tokenpulse_mw.health import credentials
 from tokenpulse_mw.health.credentials import CredentialStatus, bools
 
 from ..support.clock import FakeClock
@@ -20,6 +22,7 @@ from ..support.clock import FakeClock
         ({"claude": "sk-1"}, r"^credentials of 'claude' must be True .* got a value of type str$"),
         ({"claude": 1}, r"^credentials of 'claude' must be True .* got a value of type int$"),
         ({1: True}, r"^credentials must be given by provider's name, got a value of type int$"),
+        ({"\ud83d": True}, r"^a provider's name must be a text that has a UTF-8, got '\\ud83d'$"),
     ],
 )
 def test_what_is_no_bool_by_name_is_refused(given: Any, message: str) -> None:
@@ -36,7 +39,7 @@ def test_a_mapping_is_looked_at_when_it_is_given() -> None:
 
 @pytest.mark.anyio
 async def test_a_mapping_that_goes_bad_is_not_known_any_more() -> None:
-    """For metrics, what it last was stands; that it is bad is logged once, and its end too."""
+    """For metrics, what it last was stands for a while."""
     given: dict[str, Any] = {"claude": True}
     status = CredentialStatus(given, timeout=5)
 
@@ -44,6 +47,52 @@ async def test_a_mapping_that_goes_bad_is_not_known_any_more() -> None:
     assert (await status.get(), status.known()) == (None, {"claude": True})
     given["claude"] = False
     assert (await status.get(), status.known()) == ({"claude": False}, {"claude": False})
+
+
+@pytest.mark.anyio
+async def test_what_was_known_long_ago_is_not_known_any_more(clock: FakeClock) -> None:
+    """A few askings may fail; then metrics show nothing, and not what may be wrong by now."""
+    given: dict[str, Any] = {"claude": True}
+    status = CredentialStatus(lambda: given, timeout=5, clock=clock)
+    assert status.known() == {}
+    await status.get()
+    given["claude"] = "expired"
+    found = []
+
+    for seconds in (300, 0.1):
+        clock.advance(seconds)
+        assert await status.get() is None
+        found.append(status.known())
+
+    assert found == [{"claude": True}, {}]
+
+
+@pytest.mark.anyio
+async def test_it_is_kept_known_by_asking_now_and_then(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it fails."""
+    monkeypatch.setattr(credentials, "_EVERY", 0.0)
+    asked: list[float] = []
+
+    async def source() -> dict[str, bool]:
+        asked.append(clock.now)
+        if len(asked) < 3:
+            raise SystemExit("no database")
+        return {"claude": True}
+
+    status = CredentialStatus(source, timeout=5, clock=clock)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(status.keep_known)
+            while not status.known():
+                clock.advance(1)
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+
+    assert len(asked) == 3
+    assert status.known() == {"claude": True}
 
 
 @pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import logging
 import os
@@ -251,6 +252,25 @@ async def test_without_a_delay_the_signal_is_the_servers(
 async def test_without_a_servers_handler_nothing_is_done(caplog: pytest.LogCaptureFixture) -> None:
     """The process ends at SIGTERM then, as it would have."""
     await _does_nothing("the server has no handler for it", caplog)
+
+
+def test_a_handler_of_the_event_loop_is_not_delayed(caplog: pytest.LogCaptureFixture) -> None:
+    """The loop is woken by the signal itself: to announce a delay would be to lie."""
+
+    async def embedded() -> None:
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, told.set)
+        try:
+            await _does_nothing("the event loop handles it", caplog)
+            health = SimpleNamespace(draining=False)
+            async with drain_on_sigterm(health, delay=3600):
+                signal.raise_signal(signal.SIGTERM)
+                await told.wait()
+            assert health.draining is False
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+
+    asyncio.run(asyncio.wait_for(embedded(), 5))
 
 
 @pytest.mark.anyio

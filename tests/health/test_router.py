@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.routing import Mount
 from starlette.testclient import TestClient
+from starlette.types import Message, Scope
 
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HealthRouter
 from tokenpulse_mw.health import AnyCheck, Check, CheckResult, Credentials, ProviderHealth
+from tokenpulse_mw.web import Authorize
 
 ENDPOINTS = [
     "/health",
@@ -148,9 +154,8 @@ def test_a_service_that_starts_is_not_ready_and_lives() -> None:
 
 
 def test_a_router_alone_can_run_in_a_lifespan() -> None:
-    """It has started when that has, drains when it ends, and can be started anew."""
+    """It drains when that ends, and can be started anew."""
     router = HealthRouter()
-    router.starting = True
     app = Starlette(routes=router.routes, lifespan=lambda app: router.running())
     client = TestClient(app)
     found = [client.get("/health/ready").status_code]
@@ -160,7 +165,22 @@ def test_a_router_alone_can_run_in_a_lifespan() -> None:
             found.append(client.get("/health/ready").status_code)
         found.append(client.get("/health/ready").status_code)
 
-    assert found == [503, 200, 503, 200, 503]
+    assert found == [200, 200, 503, 200, 503]
+
+
+def test_a_service_that_warms_up_has_not_started_with_its_lifespan() -> None:
+    """Servers are asked only when that has: what is said to be starting is so until told."""
+    router = HealthRouter()
+    router.starting = True
+    app = Starlette(routes=router.routes, lifespan=lambda app: router.running())
+    paths = ["/health/startup", "/health/ready", "/health/live"]
+
+    with TestClient(app) as client:
+        before = [client.get(path).status_code for path in paths]
+        router.starting = False
+        after = [client.get(path).status_code for path in paths]
+
+    assert (before, after) == ([503, 503, 200], [200, 200, 200])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +260,50 @@ def test_an_authorize_that_fails_lets_nobody_see(caplog: pytest.LogCaptureFixtur
     client = TestClient(HealthRouter(authorize=authorize))
 
     assert client.get("/health/ready", headers=HEALTH_JSON).json() == {"status": "pass"}
-    assert caplog.messages == ["authorize failed: the details of health are kept back"]
+    assert caplog.messages == ["authorize failed: nobody is let in"]
+
+
+async def lets_in(request: Request) -> bool:
+    """Anyone."""
+    return True
+
+
+async def keeps_out(request: Request) -> bool:
+    """Everyone."""
+    return False
+
+
+async def knows(request: Request) -> str:
+    """Who asks."""
+    return "operator"
+
+
+def refuses(request: Request) -> bool:
+    """In its own words."""
+    raise HTTPException(403, "not you")
+
+
+@pytest.mark.parametrize(
+    ("authorize", "is_told"),
+    [
+        (lets_in, True),
+        (knows, True),
+        (lambda request: True, True),
+        (keeps_out, False),
+        (refuses, False),
+        (lambda request: "", False),
+        (lambda request: 1, False),
+        (lambda request: None, False),
+    ],
+    ids=["async", "async name", "true", "async false", "refused", "no name", "a number", "none"],
+)
+def test_only_who_is_let_in_learns_the_reasons(authorize: Authorize, is_told: bool) -> None:
+    """By an authorize that may be async; an answer that is neither True nor a name lets in none."""
+    client = TestClient(HealthRouter(authorize=authorize, checks={"disk": lambda: True}))
+
+    answer = client.get("/health/ready", headers=HEALTH_JSON)
+
+    assert (answer.status_code, "checks" in answer.json()) == (200, is_told)
 
 
 def test_a_provider_in_trouble_warns_and_never_makes_unready() -> None:
@@ -322,6 +385,19 @@ def test_a_function_is_not_called_to_tell_which_providers_are_active() -> None:
     assert (before, health.active_providers(), asked) == ({}, {("claude",): 1}, [True])
 
 
+@pytest.mark.anyio
+async def test_a_router_that_runs_asks_which_providers_are_active() -> None:
+    """Soon after its start, and whether or not anybody asks for the status of credentials."""
+    health = HealthRouter(credentials=given_async)
+
+    async with health.running():
+        with anyio.fail_after(5):
+            while not health.active_providers():
+                await anyio.lowlevel.checkpoint()
+
+    assert health.active_providers() == {("claude",): 1, ("gemini",): 0}
+
+
 def unreachable() -> dict[str, bool]:
     """Cannot say."""
     raise OSError("password s3cret refused")
@@ -368,6 +444,44 @@ def test_no_request_of_a_probe_is_counted(path: str) -> None:
     assert seen == []
 
 
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_a_method_that_a_probe_does_not_have_is_not_counted_either(path: str) -> None:
+    """It is refused as anywhere, and says nothing of the service."""
+    seen: list[Exchange] = []
+    router = HealthRouter(credentials={"claude": True})
+    client = TestClient(ExchangeMiddleware(router, observers=[seen.append]))
+
+    answer = client.post(path)
+
+    assert (answer.status_code, seen) == (405, [])
+    assert {each.strip() for each in answer.headers["allow"].split(",")} == {"GET", "HEAD"}
+
+
+@pytest.mark.anyio
+async def test_a_probe_that_gives_up_is_not_counted() -> None:
+    """Whoever probes has a timeout of its own."""
+    seen: list[Exchange] = []
+    router = HealthRouter(checks={"slow": hanging}, timeout=60, deadline=60)
+    app = ExchangeMiddleware(router, observers=[seen.append])
+    scope: Scope = {"type": "http", "method": "GET", "path": "/health/ready", "headers": []}
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        """It hears nothing any more."""
+
+    async def probe() -> None:
+        await app(scope, receive, send)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(probe)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+
+    assert seen == []
+
+
 def test_the_router_can_be_mounted_and_its_routes_added() -> None:
     """Under a prefix or in the application's own table, its paths are the same."""
     router = HealthRouter()
@@ -378,7 +492,22 @@ def test_the_router_can_be_mounted_and_its_routes_added() -> None:
     assert [client.get(path).status_code for path in paths] == [200, 200, 200, 200]
 
 
-@pytest.mark.parametrize("path", ["/", "/health/", "/health/other"])
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_a_slash_at_the_end_is_answered_without_a_redirect(path: str) -> None:
+    """Also in an application that redirects: probes take that for an answer, or do not follow."""
+    router = HealthRouter(credentials={"claude": True})
+    seen: list[Exchange] = []
+
+    for app in (router, Starlette(routes=router.routes), FastAPI(routes=router.routes)):
+        client = TestClient(
+            ExchangeMiddleware(app, observers=[seen.append]), follow_redirects=False
+        )
+        assert client.get(f"{path}/").content == client.get(path).content
+        assert client.head(f"{path}/").status_code == 200
+    assert seen == []
+
+
+@pytest.mark.parametrize("path", ["/", "/health/other", "/health//"])
 def test_what_is_no_endpoint_is_not_found(path: str) -> None:
     """Nothing is redirected."""
     assert TestClient(HealthRouter()).get(path, follow_redirects=False).status_code == 404
@@ -392,6 +521,8 @@ def test_what_is_no_endpoint_is_not_found(path: str) -> None:
         ({"timeout": -1.5}, r"^timeout must be above 0 seconds, got -1\.5$"),
         ({"timeout": float("nan")}, r"^timeout must be above 0 seconds, got nan$"),
         ({"deadline": 0}, r"^deadline must be above 0 seconds, got 0$"),
+        ({"authorize": "s3cret"}, r"^HealthRouter needs authorize, a function of the request "),
+        ({"checks": {1: hanging}}, r"^a check must be given by its name, got 1$"),
         (
             {"credentials": {"claude": "sk-1"}},
             r"^credentials of 'claude' must be True .* got a value of type str$",

@@ -136,45 +136,109 @@ async def test_who_gives_up_does_not_stop_the_others() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_hangs_is_cancelled_at_its_deadline_and_asked_again() -> None:
-    """One bad moment is not for ever."""
-    calls: list[int] = []
+async def test_what_is_late_goes_on_alone_and_holds_up_nobody() -> None:
+    """It is not cancelled, and not called again before it is done; what it says late is nothing."""
+    release, calls = anyio.Event(), []
 
-    async def function() -> str:
+    async def slow() -> str:
         calls.append(1)
-        if len(calls) == 1:
-            await anyio.sleep_forever()
-        return "answer"
+        await release.wait()
+        return f"answer {len(calls)}"
 
-    asked = single(function, timeout=0.01)
+    clock, answers = FakeClock(), []
+    asked = single(slow, timeout=0.01, keep=10, clock=clock)
 
     with anyio.fail_after(5):
-        answers = [await asked.get()]
-        while (answer := await asked.get()) == "late":  # it is being cancelled
-            pass
-
-    assert (answers, answer, len(calls)) == (["late"], "answer", 2)
+        for _ in range(5):
+            answers.append(await asked.get())
+            clock.advance(10)
+        assert (answers, len(calls)) == (["late"] * 5, 1)
+        release.set()
+        await anyio.wait_all_tasks_blocked()
+        assert await asked.get() == "late"
+        clock.advance(10)
+        assert await asked.get() == "answer 2"
 
 
 @pytest.mark.anyio
-async def test_what_will_not_be_cancelled_runs_once_and_holds_up_nobody() -> None:
-    """Everyone is told that it is late, until it is done; what it says then counts no more."""
-    release, calls = anyio.Event(), []
+async def test_what_ignores_a_cancellation_is_not_cancelled_without_end() -> None:
+    """It would be woken again and again, and leave the event loop no time for requests."""
+    release, cancelled = anyio.Event(), []
 
     async def stubborn() -> str:
-        calls.append(1)
-        with anyio.CancelScope(shield=True):
-            await release.wait()
-        return f"answer {len(calls)}"
+        while not release.is_set():
+            try:
+                await release.wait()
+            except anyio.get_cancelled_exc_class():
+                cancelled.append(1)
+                if len(cancelled) > 1000:  # it has been shown
+                    raise
+        return "answer"
 
     asked = single(stubborn, timeout=0.01)
 
     with anyio.fail_after(5):
-        answers = [await asked.get() for _ in range(5)]
-        assert (answers, len(calls)) == (["late"] * 5, 1)
+        for _ in range(5):
+            assert await asked.get() == "late"
         release.set()
         await anyio.wait_all_tasks_blocked()
-        assert await asked.get() == "answer 2"
+        assert (await asked.get(), cancelled) == ("answer", [])
+
+
+def test_what_waits_for_a_thread_takes_one_thread() -> None:
+    """A thread goes on when who waits for it is cancelled, and the next call takes another."""
+    release, calls = threading.Event(), []
+
+    def blocking() -> str:
+        calls.append(1)
+        release.wait(5)
+        return "answer"
+
+    async def probes() -> list[str]:
+        asked = single(lambda: asyncio.to_thread(blocking), timeout=0.05)
+        try:
+            return [await asked.get() for _ in range(5)]
+        finally:
+            release.set()
+
+    assert (asyncio.run(probes()), calls) == (["late"] * 5, [1])
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_hangs_is_cancelled_when_its_event_loop_ends(backend: str) -> None:
+    """It can close what it has opened, and the process does not wait for it."""
+    ended: list[int] = []
+
+    async def hanging() -> str:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(1)
+        return "answer"
+
+    assert anyio.run(single(hanging, timeout=0.01).get, backend=backend) == "late"
+    assert ended == [1]
+
+
+class Ends(BaseException):
+    """What is not caught by who catches every `Exception`."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), Ends()], ids=repr)
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "not async"])
+@pytest.mark.anyio
+async def test_a_function_that_would_end_the_process_has_failed(
+    error: BaseException, is_async: bool
+) -> None:
+    """A library may call `sys.exit`: that is an answer too, and the gateway serves on."""
+
+    async def ending() -> None:
+        raise error
+
+    def ending_in_a_thread() -> None:
+        raise error
+
+    assert await single(ending if is_async else ending_in_a_thread).get() is error
 
 
 @pytest.mark.anyio

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,23 @@ child = os.fork()
 if child:
     os.waitpid(child, 0)
 logging.info("parent, after" if child else "child")
+"""
+
+
+RECONFIGURED = """
+import logging, sys, time
+from tokenpulse_mw import configure_logging
+
+class Slow:
+    def write(self, text):
+        time.sleep(0.1)
+        return sys.stderr.write(text)
+    def flush(self): pass
+
+configure_logging(stream=Slow(), queue=10)
+for number in range(3):
+    logging.info("%d", number)
+configure_logging()
 """
 
 
@@ -70,15 +88,78 @@ def say(handler: logging.Handler, message: str) -> None:
     handler.handle(logging.makeLogRecord({"msg": message}))
 
 
+def wait_for_writers() -> None:
+    """Until all threads that write a log have come to their end."""
+    for thread in threading.enumerate():
+        if thread.name == "tokenpulse-log":
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_another_configuration_does_not_wait_for_a_stream_that_is_stuck() -> None:
+    """Whoever asks for it may be the event loop; what waited is written when it can be."""
+    stream = Stuck()
+    configure_logging(stream=stream, queue=1)
+    logging.info("first")
+    assert stream.busy.wait(PATIENCE)
+    for message in ("second", "third"):
+        logging.info(message)
+
+    began = time.monotonic()
+    configure_logging()
+    took = time.monotonic() - began
+    stream.free.set()
+    wait_for_writers()
+
+    assert took < 1
+    said = [line.rpartition("] ")[2] for line in stream.getvalue().splitlines()]
+    assert said[:2] == ["first", "second"]
+    assert said[2].endswith("could be written: 1")
+
+
+def test_the_end_of_the_process_waits_for_what_was_configured_before() -> None:
+    """Its last lines are not lost only because another configuration has come since."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RECONFIGURED],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 3,
+        check=True,
+    )
+
+    assert [line.rpartition(" ")[2] for line in ended.stderr.splitlines()] == ["0", "1", "2"]
+
+
+def test_the_end_waits_for_a_stream_that_is_stuck_once() -> None:
+    """For as long as it has patience, however much waits or was dropped."""
+    stream = Stuck()
+    handler = BackgroundHandler(stream, 1, patience=0.05)
+    say(handler, "first")
+    assert stream.busy.wait(PATIENCE)
+    for message in ("second", "third"):
+        say(handler, message)
+
+    began = time.monotonic()
+    handler.close()
+    took = time.monotonic() - began
+    stream.free.set()
+    wait_for_writers()
+
+    assert 0.05 <= took < 1
+    assert len(stream.getvalue().splitlines()) == 3
+
+
 @pytest.mark.usefixtures("logging_as_it_was")
 def test_every_line_is_written_in_its_order() -> None:
-    """Once the handler is closed, as it is at the end of the process, all of it is there."""
+    """After another configuration, which does not wait for it, too."""
     stream = io.StringIO()
     configure_logging(stream=stream, queue=1000)
 
     for number in range(100):
         logging.getLogger("test").info("%d", number)
     configure_logging()
+    wait_for_writers()
 
     said = [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()]
     assert said == [str(number) for number in range(100)]

@@ -22,11 +22,13 @@ def server() -> Iterator[logging.Logger]:
     """A logger below another, with a handler and a level of its own, as servers have them."""
     parent = logging.getLogger("test_server")
     logger = logging.getLogger("test_server.access")
-    logger.addHandler(OWN)
+    for each in (parent, logger):
+        each.addHandler(OWN)
+        each.propagate = False
     logger.setLevel(logging.CRITICAL)
-    logger.propagate = parent.propagate = False
     yield logger
-    logger.removeHandler(OWN)
+    for each in (parent, logger):
+        each.removeHandler(OWN)
 
 
 def test_the_level_holds_for_the_whole_process() -> None:
@@ -73,6 +75,19 @@ def test_a_captured_logger_writes_here(server: logging.Logger) -> None:
 
     assert OWN not in server.handlers
     assert json.loads(stream.getvalue())["module"] == "test_server.access"
+
+
+@pytest.mark.parametrize("silenced", ["test_server", "test_server.access"])
+def test_a_logger_that_was_silenced_stays_silent(server: logging.Logger, silenced: str) -> None:
+    """Somebody did not want its lines, nor those of the loggers below it, to be read."""
+    logging.getLogger(silenced).handlers.clear()
+    stream = io.StringIO()
+
+    configure_logging("INFO", stream=stream, capture=["test_server"])
+    server.critical("GET /?key=secret 200")
+
+    assert stream.getvalue() == ""
+    assert logging.getLogger(silenced).propagate is False
 
 
 def test_other_loggers_keep_their_handlers(server: logging.Logger) -> None:

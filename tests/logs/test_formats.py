@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -85,6 +86,18 @@ def test_a_stack_that_was_asked_for_is_written() -> None:
 
 
 @both_formats
+@pytest.mark.parametrize("created", [1e20, -1e20, 1e15, float("nan"), float("inf"), "soon", None])
+def test_a_time_that_is_none_is_now(formatter: logging.Formatter, created: object) -> None:
+    """Whoever collects the lines may refuse one without a time."""
+    before = datetime.now(UTC).replace(microsecond=0)
+
+    line = formatter.format(record_of("done", created=created, msecs=float("nan")))
+
+    (said,) = re.findall(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line)
+    assert before <= datetime.fromisoformat(said) <= datetime.now(UTC)
+
+
+@both_formats
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -121,6 +134,14 @@ def test_an_extra_takes_no_other_fields_place() -> None:
 
     assert (found["level"], found["message"]) == ("WARN", "real")
     assert (found["level_"], found["time_"]) == ("forged", 0)
+
+
+def test_an_extra_is_no_traceback() -> None:
+    """`error` is the traceback, on lines that have none as well: a field has one meaning."""
+    found = entry("done", error={"code": 502})
+
+    assert "error" not in found
+    assert found["error_"] == {"code": 502}
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,17 @@ def test_uvicorns_own_lines_are_captured(tmp_path: Path) -> None:
     ]
 
 
+def test_an_access_log_that_was_turned_off_stays_off(tmp_path: Path) -> None:
+    """Uvicorn's has paths and queries in it; its other lines and our access log are written."""
+    log = tmp_path / "log"
+    with serving(["-m", "uvicorn", APP, "--port", "{port}", "--no-access-log"], log) as client:
+        client.get("/whole?key=AIza-secret")
+
+    assert "AIza-secret" not in log.read_text()
+    modules = {each["module"] for each in entries(log)}
+    assert modules == {"uvicorn.error", "tokenpulse_mw.access", "Gateway"}
+
+
 def test_without_a_configuration_of_its_own_uvicorn_writes_ours(tmp_path: Path) -> None:
     """`log_config=None` is the other way: then nothing has to be captured."""
     log = tmp_path / "log"

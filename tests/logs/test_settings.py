@@ -83,6 +83,19 @@ async def test_a_change_is_logged(
     assert caplog.messages == [f"log level changed from {before} to {after}, asked by 192.0.2.1"]
 
 
+async def test_a_change_is_logged_with_the_name_of_who_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where the guard knows it, for the address may be that of a proxy."""
+
+    async def authorize(request: Request) -> str:
+        return "alice"
+
+    await ask("PUT", put("DEBUG"), authorize=authorize)
+
+    assert caplog.messages == ["log level changed from INFO to DEBUG, asked by alice"]
+
+
 async def test_what_changes_nothing_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """To ask for the level that there is, is fine."""
     assert (await ask("PUT", put("INFO"))).status == 200

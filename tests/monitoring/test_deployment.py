@@ -6,6 +6,9 @@ import io
 import json
 import logging
 import re
+import subprocess
+from datetime import datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import yaml
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from tests.monitoring.files import read, rules
+from tests.monitoring.files import blocks, read, rules
 from tokenpulse_mw import HealthRouter, HttpMetrics, TokenPulse, configure_logging
 from tokenpulse_mw.cli import main
 from tokenpulse_mw.demo.server import LocalServer
@@ -86,23 +89,21 @@ def test_the_gateway_of_the_compose_file_is_checked(services: dict[str, dict[str
     assert services["gateway"]["ports"] == ["127.0.0.1:3000:3000"]
 
 
-def test_the_checks_of_compose_and_cron_run(
-    written: Path, services: dict[str, dict[str, Any]], metrics: HttpMetrics
+def test_the_check_of_compose_runs(
+    services: dict[str, dict[str, Any]], metrics: HttpMetrics
 ) -> None:
-    """As they stand, against a real gateway: all is fine, and then it is down."""
-    pulse = TokenPulse(metrics=metrics, credentials={"claude": True})
+    """As it stands, against a real gateway: all is fine, and then it is down."""
+    pulse = TokenPulse(metrics=metrics)
     app = Starlette()
     pulse.install(app)
-    line = (written / "cron/tokenpulse.crontab").read_text().splitlines()[-1]
-    (_, *check), cron = services["gateway"]["healthcheck"]["test"], line.split()[5:9]
-    commands = [check[1:], cron[1:]]
+    (_, _, *check) = services["gateway"]["healthcheck"]["test"]
 
-    def codes(url: str) -> list[int]:
-        return [main([part.replace("http://localhost:3000", url) for part in c]) for c in commands]
+    def code(url: str) -> int:
+        return main([part.replace("http://localhost:3000", url) for part in check])
 
     with LocalServer(app) as server:
-        assert codes(server.url) == [0, 0]
-    assert codes(server.url) == [3, 3]
+        assert code(server.url) == 0
+    assert code(server.url) == 3
 
 
 def test_the_probes_of_kubernetes_are_answered(kubernetes: dict[str, dict[str, Any]]) -> None:
@@ -114,6 +115,20 @@ def test_the_probes_of_kubernetes_are_answered(kubernetes: dict[str, dict[str, A
     assert {probe["path"] for probe in probes} <= served
     assert {probe["port"] for probe in probes} == {port["name"] for port in container["ports"]}
     assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
+
+
+def test_kubernetes_waits_for_the_answer_of_a_check_that_hangs(
+    kubernetes: dict[str, dict[str, Any]],
+) -> None:
+    """It comes when the deadline of all checks is over, and not before."""
+    deadline = signature(HealthRouter).parameters["deadline"].default
+    (manifest,) = kubernetes["Deployment"]["spec"]["template"]["spec"]["containers"]
+    (pod,) = (each for each in blocks("operations.md", "yaml") if "readinessProbe" in each)
+    (documented,) = yaml.safe_load(pod)["containers"]
+
+    for container in (manifest, documented):
+        for probe in ("startupProbe", "readinessProbe"):
+            assert container[probe]["timeoutSeconds"] > deadline
 
 
 def test_a_pod_has_time_to_end(kubernetes: dict[str, dict[str, Any]]) -> None:
@@ -134,6 +149,13 @@ def test_the_parts_of_kubernetes_find_each_other(kubernetes: dict[str, dict[str,
     assert monitor["selector"]["matchLabels"] == service["metadata"]["labels"]
     assert monitor["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     assert service["metadata"]["name"] == "tokenpulse"
+
+
+def test_nothing_asks_to_be_scraped_under_another_name(
+    kubernetes: dict[str, dict[str, Any]],
+) -> None:
+    """Annotations would be found by a job for all pods, whose name the rules do not look for."""
+    assert "annotations" not in kubernetes["Deployment"]["spec"]["template"]["metadata"]
 
 
 def test_the_operator_has_the_same_rules(
@@ -195,5 +217,33 @@ def test_cron_runs_the_check_of_credentials(written: Path) -> None:
     (line,) = [line for line in lines if not line.startswith("#")]
 
     assert line.split()[:5] == ["*/5", "*", "*", "*", "*"]
-    assert line.split()[5:8] == ["tokenpulse-mw", "check", "credentials"]
-    assert "%" not in line  # which means a new line to cron
+    assert " check credentials http://localhost:3000" in line
+    assert not re.search(r"(?<!\\)%", line)  # which means a new line to cron
+
+
+def test_the_line_of_cron_runs_as_cron_runs_it(
+    written: Path, tmp_path: Path, metrics: HttpMetrics
+) -> None:
+    """With few folders, from home; each line of the log has the time, whatever it says."""
+    pulse = TokenPulse(metrics=metrics, credentials={"claude": True, "kiro": False})
+    app = Starlette()
+    pulse.install(app)
+    line = (written / "cron/tokenpulse.crontab").read_text().splitlines()[-1].split(maxsplit=5)[-1]
+    log = tmp_path / "log"
+
+    def code(url: str) -> int:
+        script = line.replace(r"\%", "%").replace("/var/log/tokenpulse-creds.log", str(log))
+        command = ["sh", "-c", script.replace("http://localhost:3000", url)]
+        environment = {"HOME": str(tmp_path), "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, timeout=30).returncode
+
+    with LocalServer(app) as server:
+        assert code(server.url) == 1
+    assert code(server.url) == 3
+
+    times, said = zip(
+        *(line.split(maxsplit=1) for line in log.read_text().splitlines()), strict=True
+    )
+    assert all(datetime.fromisoformat(time).tzinfo for time in times)
+    assert said[0] == "WARNING: 1 of 2 providers are inactive: kiro"
+    assert said[1].startswith("UNKNOWN: no answer: ")

@@ -41,6 +41,21 @@ def test_prometheus_takes_the_settings_of_the_page(written: Path, tmp_path: Path
     assert "1 rule files found" in said
 
 
+def test_prometheus_takes_the_job_for_kubernetes(tmp_path: Path) -> None:
+    """It has the name that the rules look for, and keeps the port of the Service."""
+    need("promtool", "prometheus")
+    (block,) = (each for each in blocks("operations.md", "yaml") if "scrape_configs" in each)
+    settings = yaml.safe_load(block)
+    (job,) = settings["scrape_configs"]
+    assert job.pop("kubernetes_sd_configs") == [{"role": "endpoints"}]  # Debian builds without it
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(settings))
+
+    subprocess.check_call(["promtool", "check", "config", tmp_path / "prometheus.yml"], timeout=30)
+
+    assert job["job_name"] == "tokenpulse"
+    assert job["relabel_configs"][0]["regex"] == "tokenpulse;http"
+
+
 def test_alertmanager_takes_the_receivers_of_the_page(written: Path, tmp_path: Path) -> None:
     """In the place of the one that is written."""
     need("amtool", "prometheus-alertmanager")

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.monitoring.files import read
+from tests.monitoring.files import DOCS, read
+from tokenpulse_mw import monitoring
 from tokenpulse_mw.monitoring import write_files
 from tokenpulse_mw.monitoring.address import Address
+from tokenpulse_mw.monitoring.write import _command
 
 SCRAPED = "prometheus/prometheus.yml"
 
@@ -47,7 +49,7 @@ def test_it_tells_what_it_wrote(tmp_path: Path) -> None:
 def test_no_placeholder_is_left(written: Path) -> None:
     """All of them have become an address."""
     for name, content in contents(written).items():
-        assert not re.search(rb"__(TARGET|GATEWAY|PORT)__", content), name
+        assert not re.search(rb"__[A-Z_]+__", content), name
 
 
 @pytest.mark.parametrize(
@@ -71,11 +73,40 @@ def test_prometheus_scrapes_the_gateway(tmp_path: Path, gateway: str, scraped: s
     assert target(tmp_path) == scraped
 
 
-def test_cron_asks_the_gateway_from_this_machine(tmp_path: Path) -> None:
-    """It runs in no container."""
-    write_files(tmp_path, gateway="localhost:8000")
+@pytest.mark.parametrize(
+    ("gateway", "asked"),
+    [
+        ("localhost:8000", "localhost:8000"),
+        ("10.1.2.3:80", "10.1.2.3:80"),
+        ("[::1]:8000", "[::1]:8000"),
+        ("gateway:3000", "localhost:3000"),
+        ("Host.docker.internal:3000", "localhost:3000"),
+    ],
+)
+def test_cron_asks_the_gateway_from_this_machine(tmp_path: Path, gateway: str, asked: str) -> None:
+    """It runs in no container, and knows none of the names that those have."""
+    write_files(tmp_path, gateway=gateway)
 
-    assert "http://localhost:8000" in (tmp_path / "cron/tokenpulse.crontab").read_text()
+    assert f"http://{asked})" in (tmp_path / "cron/tokenpulse.crontab").read_text()
+
+
+def test_the_command_of_cron_is_written_so_that_cron_reads_it() -> None:
+    """A path may have spaces, and a `%` would end the line; without a path there is a PATH."""
+    assert _command("/opt/100% mine/bin/python") == (
+        r"'/opt/100\% mine/bin/python' -Pm tokenpulse_mw"
+    )
+    assert _command("") == "env PATH=/usr/local/bin:/usr/bin:/bin tokenpulse-mw"
+
+
+def test_the_page_of_the_alerts_lies_beside(written: Path) -> None:
+    """Whoever is on call has it; it is that of the documentation, without links to other pages."""
+    page = (DOCS / "monitoring.md").read_text()
+    packed = Path(monitoring.__file__).parent / "files" / "monitoring.md"
+
+    assert packed.read_text() == page, f"copy docs/monitoring.md to {packed}"
+    told = (written / "monitoring.md").read_text()
+    assert re.findall(r"\]\(([^)]*)\)", told) == re.findall(r"\]\((#[^)]*)\)", page)
+    assert told.splitlines()[0] == "# Monitoring"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Check:
             or `system`.
 
     Raises:
-        ValueError: `function` cannot be called, or a time is malformed.
+        ValueError: `function` cannot be called, a time is malformed, or `component_type` no text.
     """
 
     function: CheckFunction
@@ -39,6 +39,8 @@ class Check:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise ValueError(f"a check must be a function that gives a bool, got {self.function!r}")
+        if not isinstance(self.component_type, str | None):
+            raise ValueError(f"component_type must be a text, got {self.component_type!r}")
         if self.timeout is not None:
             check_timeout("timeout", self.timeout)
         for name in ("ttl", "failure_ttl"):
@@ -61,8 +63,10 @@ def as_check(name: str, given: AnyCheck) -> Check:
     """`given` as a `Check`.
 
     Raises:
-        ValueError: It cannot be called.
+        ValueError: It cannot be called, or `name` is no text.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"a check must be given by its name, got {name!r}")
     if isinstance(given, Check):
         return given
     if not callable(given):

@@ -96,7 +96,7 @@ class _Watched:
     def _read(self, answer: Any) -> Observed:
         return self._observed(read(answer))
 
-    def _fail(self, error: Exception | None) -> Observed:
+    def _fail(self, error: BaseException | None) -> Observed:
         # Its class and no more: the text may hold a host's name, or a password.
         output = "timeout" if error is None else type(error).__name__
         return self._observed(CheckResult(status="fail", output=output), error)
@@ -105,7 +105,7 @@ class _Watched:
         good = observed.result.status == "pass"
         return self._check.ttl if good else self._check.failure_ttl
 
-    def _observed(self, result: CheckResult, error: Exception | None = None) -> Observed:
+    def _observed(self, result: CheckResult, error: BaseException | None = None) -> Observed:
         if result.status == "fail" and not self._check.critical:
             result = CheckResult(
                 status="warn",
@@ -116,7 +116,7 @@ class _Watched:
         self._log(result, error)
         return Observed(result, self._wall(), self._check.component_type)
 
-    def _log(self, result: CheckResult, error: Exception | None) -> None:
+    def _log(self, result: CheckResult, error: BaseException | None) -> None:
         if result.status == self._status:
             return
         self._status = result.status

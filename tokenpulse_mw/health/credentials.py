@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import anyio
+
 from .single import Single
 
 logger = logging.getLogger("tokenpulse_mw.health")
@@ -15,6 +17,8 @@ ByProvider = Mapping[str, bool]
 Credentials = ByProvider | Callable[[], ByProvider | Awaitable[ByProvider]]
 
 _KEPT = 1.0  # seconds
+_EVERY = 60.0  # seconds, until it is asked again where nobody else does
+_STANDS = 300.0  # seconds; a few askings may fail, and what is shown is not from yesterday
 
 
 class CredentialStatus:
@@ -25,9 +29,6 @@ class CredentialStatus:
             one, whose answers and failures are kept for a second.
         timeout: Seconds that a function may take.
         clock: Gives the time in seconds.
-
-    Attributes:
-        last: What was last given.
 
     Raises:
         ValueError: `source` is neither a function nor a mapping of names to bools.
@@ -40,8 +41,8 @@ class CredentialStatus:
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.last: dict[str, bool] = {}
-        self._source = source
+        self._source, self._clock = source, clock
+        self._last: tuple[dict[str, bool], float] | None = None
         self._fails = False
         self._answer: Single[dict[str, bool] | None] | None = None
         if callable(source):
@@ -61,10 +62,21 @@ class CredentialStatus:
         return self._looked_up() if self._answer is None else await self._answer.get()
 
     def known(self) -> dict[str, bool]:
-        """What was last given; a mapping is looked at for it, but no function is called."""
+        """What was given in the last five minutes, or nothing.
+
+        A mapping is looked at for it, but no function is called.
+        """
         if self._answer is None:
             self._looked_up()
-        return self.last
+        if self._last is None or self._clock() - self._last[1] > _STANDS:
+            return {}
+        return self._last[0]
+
+    async def keep_known(self) -> None:
+        """Ask once a minute, for ever."""
+        while True:
+            await self.get()
+            await anyio.sleep(_EVERY)
 
     def _looked_up(self) -> dict[str, bool] | None:
         try:
@@ -74,13 +86,14 @@ class CredentialStatus:
             return None
 
     def _read(self, given: Any) -> dict[str, bool]:
-        self.last = bools(given)
+        status = bools(given)
+        self._last = status, self._clock()
         if self._fails:
             self._fails = False
             logger.info("the status of credentials is known again")
-        return self.last
+        return status
 
-    def _fail(self, error: Exception | None) -> None:
+    def _fail(self, error: BaseException | None) -> None:
         if not self._fails:
             self._fails = True
             why = "timeout" if error is None else type(error).__name__
@@ -102,6 +115,8 @@ def bools(given: Any) -> dict[str, bool]:
     for name, active in status.items():
         if not isinstance(name, str):
             raise ValueError(f"credentials must be given by provider's name, got {_kind(name)}")
+        if not name.isascii() and any("\ud800" <= each <= "\udfff" for each in name):
+            raise ValueError(f"a provider's name must be a text that has a UTF-8, got {name!r}")
         if not isinstance(active, bool):
             raise ValueError(
                 f"credentials of {name!r} must be True (active) or False, got {_kind(active)}"

@@ -34,8 +34,8 @@ async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterat
     Servers close their sockets on SIGTERM at once, when balancers still send them requests. To be
     entered in the lifespan, when the server has set its handler: that is called after the delay.
     A second SIGTERM cuts the wait short; SIGINT is not delayed. Where that cannot work (on
-    Windows, outside of the main thread, without a server's handler) it does nothing, and says so
-    at DEBUG.
+    Windows, outside of the main thread, without a server's handler, or with one that was set by
+    `loop.add_signal_handler`) it does nothing, and says so at DEBUG.
 
     Args:
         health: Its `draining` is set on SIGTERM.
@@ -74,7 +74,15 @@ def _obstacle(previous: Any, delay: float) -> str | None:
         return "this is not the main thread"
     if not callable(previous):
         return "the server has no handler for it"
+    if _is_of_the_loop(previous):
+        return "the event loop handles it"
     return None
+
+
+def _is_of_the_loop(handler: Any) -> bool:
+    """Whether it does nothing: the loop is woken by the signal itself, which nobody can delay."""
+    module = str(getattr(handler, "__module__", None))
+    return module.partition(".")[0] in ("asyncio", "uvloop")
 
 
 class _Handler:

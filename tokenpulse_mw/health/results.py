@@ -11,6 +11,8 @@ Status = Literal["pass", "warn", "fail"]
 
 _WORSE: tuple[Status, ...] = get_args(Status)
 
+_LARGEST = 2**64  # more than anything counts; without a bound, some could not be written down
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
@@ -18,7 +20,8 @@ class CheckResult:
 
     Args:
         status: `pass`, `warn` (works, but look at it) or `fail`.
-        observed_value: What was measured.
+        observed_value: What was measured: a text, a finite number, or a whole one of no more than
+            64 bits.
         observed_unit: The unit of that.
         output: Why it is no `pass`, in words that everyone may read whom `authorize` lets see
             details.
@@ -36,10 +39,13 @@ class CheckResult:
         if self.status not in _WORSE:
             raise ValueError(f"status must be one of {list(_WORSE)}, got {self.status!r}")
         value = self.observed_value
+        if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
+            raise ValueError("observed_value must be below 2**64, got a larger number")
         if not isinstance(value, int | float | str | None) or _is_endless(value):
             raise ValueError(f"observed_value must be a finite number or a text, got {value!r}")
-        if not isinstance(self.output, str | None):
-            raise ValueError(f"output must be a text, got {self.output!r}")
+        for name in ("observed_unit", "output"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} must be a text, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Router
 
-from ..exchange import PROVIDERS, drop_exchange
+from ..exchange import PROVIDERS
+from ..lifespan import beside
+from ..web import Authorize, Guard, RefusedError
 from .check import AnyCheck, Check
 from .checks import Checks
 from .credentials import Credentials, CredentialStatus
@@ -20,8 +22,7 @@ from .lag import EventLoopLag
 from .providers import ReportsProviders
 from .report import HEALTH_JSON, PLAIN, document, wants_health_json
 from .results import CheckResult, Observed, worst
-
-logger = logging.getLogger("tokenpulse_mw.health")
+from .routes import Endpoint, probe_routes
 
 CREDENTIALS_PATH = "/api/credentials/status"
 
@@ -34,8 +35,8 @@ _UNKNOWN = {"error": "the status of credentials is not known now", "available": 
 class HealthRouter(Router):
     """`/health`, `/health/live`, `/health/ready`, `/health/startup`, `/api/credentials/status`.
 
-    Mount it, or add its `routes` to an application. What these endpoints answer is counted
-    neither in metrics nor in alerts.
+    Mount it, or add its `routes` to an application. Each is answered with a slash at its end too,
+    and none is counted in metrics or alerts.
 
     Args:
         service: The name that `/health` gives.
@@ -47,20 +48,21 @@ class HealthRouter(Router):
             (async or not) that gives one. Without it there is no `/api/credentials/status`.
         provider_health: How the providers fare; one in trouble makes readiness warn. Such as a
             `ProviderHealth`, which is to observe the exchanges.
-        authorize: Whether a request may see the reasons, in `application/health+json`; nobody
-            may when None.
+        authorize: Whether a request may see the reasons, in `application/health+json`: gives True
+            or a name, and may be async; nobody may when None.
         timeout: Seconds that a check, or `credentials`, may take.
-        deadline: Seconds that all checks may take together.
+        deadline: Seconds that all checks may take together; a probe is to wait for longer.
         clock: Gives the time in seconds.
         wall: Gives the time in seconds since 1970.
 
     Attributes:
-        starting: Set it until the service has started; it is not ready then.
+        starting: Set it while the service warms up; it has not started then, and is not ready.
+            Nobody else sets it.
         draining: Set while the service shuts down; it is not ready then.
 
     Raises:
-        ValueError: A time is malformed, a check cannot be called, `credentials` has anything but
-            bools, or `providers` is a string.
+        ValueError: A time is malformed, a check or `authorize` cannot be called, `credentials` has
+            anything but bools, or `providers` is a string.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class HealthRouter(Router):
         checks: Mapping[str, AnyCheck] | None = None,
         credentials: Credentials | None = None,
         provider_health: ReportsProviders | None = None,
-        authorize: Callable[[Request], bool] | None = None,
+        authorize: Authorize | None = None,
         timeout: float = 2.0,
         deadline: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
@@ -86,29 +88,33 @@ class HealthRouter(Router):
         self._checks = Checks(given, timeout=timeout, deadline=deadline, clock=clock, wall=wall)
         functions = [each.function if isinstance(each, Check) else each for each in given.values()]
         self._lags = [each for each in functions if isinstance(each, EventLoopLag)]
-        self._providers, self._authorize, self._wall = provider_health, authorize, wall
-        routes = [
-            Route("/health", self._answer_health),
-            Route("/health/live", self._answer_live),
-            Route("/health/ready", self._answer_ready),
-            Route("/health/startup", self._answer_startup),
-        ]
+        self._providers, self._wall = provider_health, wall
+        self._guard = None if authorize is None else Guard(authorize, of="HealthRouter")
+        endpoints: dict[str, Endpoint] = {
+            "/health": self._answer_health,
+            "/health/live": self._answer_live,
+            "/health/ready": self._answer_ready,
+            "/health/startup": self._answer_startup,
+        }
         self._credentials: CredentialStatus | None = None
         if credentials is not None:
             self._credentials = CredentialStatus(credentials, timeout=timeout, clock=clock)
-            routes.append(Route(CREDENTIALS_PATH, self._answer_credentials))
-        super().__init__(routes, redirect_slashes=False)
+            endpoints[CREDENTIALS_PATH] = self._answer_credentials
+        super().__init__(probe_routes(endpoints), redirect_slashes=False)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Have started until the body is over, and drain then; for the application's lifespan.
+        """Drain when the body is over; for the application's lifespan.
 
-        What checks measure in the background is measured meanwhile.
+        Meanwhile, what checks measure in the background is measured, and the status of credentials
+        is asked for once a minute.
         """
         async with AsyncExitStack() as background:
             for lag in self._lags:
                 await background.enter_async_context(lag.running())
-            self.starting = self.draining = False
+            if self._credentials is not None:
+                await background.enter_async_context(beside(self._credentials.keep_known))
+            self.draining = False
             try:
                 yield
             finally:
@@ -117,7 +123,8 @@ class HealthRouter(Router):
     def active_providers(self) -> Mapping[tuple[str], int]:
         """Whether each provider's credentials are active, as far as is known: 1 or 0.
 
-        A function that tells so is not called for this; what it last gave counts.
+        A function that tells so is not called for this: what it gave counts for five minutes. It is
+        called once a minute while the router is `running()`.
         """
         known = {} if self._credentials is None else self._credentials.known()
         return {(name,): int(active) for name, active in known.items()}
@@ -125,21 +132,19 @@ class HealthRouter(Router):
     async def _answer_health(self, request: Request) -> Response:
         if _wants_health_json(request):
             return await self._answer_ready(request)
-        drop_exchange(request.scope)
         return JSONResponse(self._health, headers=_UNCACHED)
 
     async def _answer_live(self, request: Request) -> Response:
-        return self._answer(request, {})
+        return await self._answer(request, {})
 
     async def _answer_startup(self, request: Request) -> Response:
-        return self._answer(request, self._state("starting", self.starting))
+        return await self._answer(request, self._state("starting", self.starting))
 
     async def _answer_ready(self, request: Request) -> Response:
         state = self._state("starting", self.starting) or self._state("draining", self.draining)
-        return self._answer(request, state or await self._observed())
+        return await self._answer(request, state or await self._observed())
 
-    async def _answer_credentials(self, request: Request) -> Response:
-        drop_exchange(request.scope)
+    async def _answer_credentials(self, _: Request) -> Response:
         status = None if self._credentials is None else await self._credentials.get()
         if status is None:
             return JSONResponse(
@@ -157,21 +162,23 @@ class HealthRouter(Router):
         result = CheckResult(status="fail", observed_value=name)
         return {"service:state": Observed(result, self._wall(), "component")}
 
-    def _answer(self, request: Request, observed: Mapping[str, Observed]) -> Response:
-        drop_exchange(request.scope)
+    async def _answer(self, request: Request, observed: Mapping[str, Observed]) -> Response:
         status = worst(each.result.status for each in observed.values())
         code = 503 if status == "fail" else 200
         if not _wants_health_json(request):
             return JSONResponse({"status": PLAIN[status]}, code, _UNCACHED)
-        told = document(status, self._service, observed if self._may_know(request) else None)
+        may_know = await self._may_know(request)
+        told = document(status, self._service, observed if may_know else None)
         return Response(json.dumps(told), code, _UNCACHED, HEALTH_JSON)
 
-    def _may_know(self, request: Request) -> bool:
-        try:
-            return self._authorize is not None and bool(self._authorize(request))
-        except Exception:
-            logger.exception("authorize failed: the details of health are kept back")
+    async def _may_know(self, request: Request) -> bool:
+        if self._guard is None:
             return False
+        try:
+            await self._guard.let_in(request)
+        except (RefusedError, HTTPException):
+            return False
+        return True
 
 
 def _wants_health_json(request: Request) -> bool:

@@ -23,16 +23,17 @@ class Single(Generic[T]):
     """A function that is called once at a time, and whose last answer is kept for a while.
 
     The function runs on its own, so that no one who asks waits for longer than its deadline,
-    whatever it does: where it swallows its cancellation, or blocks its thread, all are told that
-    it is late until it is done, and it is not called again before.
+    whatever it does: all are told that it is late until it is done, and it is not called again
+    before. It is not cancelled for that, as what it waits for may go on, such as a thread, and the
+    next call would begin another; it is cancelled when the event loop ends.
 
     Args:
         function: What to ask, async or not; one that is not runs in a worker thread.
         read: Makes the answer of what the function gives; called in the event loop. What it
             raises counts as raised by the function.
-        fail: Makes the answer where the function raised, or (None) is late.
+        fail: Makes the answer where the function raised, be it `SystemExit`, or (None) is late.
         keep: Seconds for which an answer is kept.
-        timeout: Seconds that the function may take.
+        timeout: Seconds that the function may take; what it gives later does not count.
         clock: Gives the time in seconds.
     """
 
@@ -41,7 +42,7 @@ class Single(Generic[T]):
         function: Callable[[], Any],
         *,
         read: Callable[[Any], T],
-        fail: Callable[[Exception | None], T],
+        fail: Callable[[BaseException | None], T],
         keep: Callable[[T], float],
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
@@ -77,11 +78,12 @@ class Single(Generic[T]):
 
     async def _asked(self, run: _Run[T]) -> T:
         try:
-            with anyio.CancelScope(deadline=run.deadline) as scope:
-                answer = self._read(await run.call.result())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-            return self._fail(error)
-        return self.late() if scope.cancel_called else answer
+            given = await run.call.result()
+            return self.late() if run.is_late else self._read(given)
+        except BaseException as error:
+            if isinstance(error, run.endings):
+                raise
+            return self._fail(error)  # whatever it is, it is the answer
 
 
 class _Run(Generic[T]):
@@ -89,6 +91,7 @@ class _Run(Generic[T]):
 
     Attributes:
         deadline: When it is late, by the event loop's clock.
+        endings: What is raised in it when the event loop ends, or was closed.
         ended: Nobody is to wait for it any longer.
         answer: In a tuple; None while it runs, and where its event loop was closed before.
         task: What keeps it going.
@@ -97,6 +100,7 @@ class _Run(Generic[T]):
     def __init__(self, function: Callable[[], Any], *, timeout: float) -> None:
         self.call = Call(function)
         self.deadline = anyio.current_time() + timeout
+        self.endings = (anyio.get_cancelled_exc_class(), GeneratorExit)
         self.ended = anyio.Event()
         self.answer: tuple[T] | None = None
         self.task: object = None
@@ -106,6 +110,10 @@ class _Run(Generic[T]):
     def is_over(self) -> bool:
         """Another one may begin."""
         return self.ended.is_set() and not self.call.blocking
+
+    @property
+    def is_late(self) -> bool:
+        return anyio.current_time() >= self.deadline
 
     @property
     def is_of_this_loop(self) -> bool:

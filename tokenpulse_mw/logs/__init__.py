@@ -1,6 +1,6 @@
 """Logs: the format of a line, its level, the access log, and the ids that tie lines together."""
 
-from .access import AccessLog
+from .access import ACCESS_LOGGER, AccessLog
 from .configure import configure_logging
 from .formats import JsonFormatter, TextFormatter
 from .levels import LEVELS, log_level, set_log_level
@@ -13,6 +13,7 @@ from .request_id import (
 from .settings import settings_routes
 
 __all__ = [
+    "ACCESS_LOGGER",
     "LEVELS",
     "AccessLog",
     "JsonFormatter",

@@ -13,7 +13,7 @@ from ..exchange import Exchange
 from .levels import level_number
 from .request_id import current_request_id
 
-_LOGGER = "tokenpulse_mw.access"
+ACCESS_LOGGER = "tokenpulse_mw.access"
 _FAILED = ("error", "truncated")
 _MAY_INCLUDE = ("master", "key", "credential")
 _LONGEST = 256  # characters of one value
@@ -59,7 +59,7 @@ class AccessLog:
         for name in self._include:
             if name not in _MAY_INCLUDE:
                 raise ValueError(f"include can name {', '.join(_MAY_INCLUDE)}; got {name!r}")
-        self._logger = logging.getLogger(_LOGGER) if logger is None else logger
+        self._logger = logging.getLogger(ACCESS_LOGGER) if logger is None else logger
         self._level = level_number(level)
         self._failed_level = max(self._level, logging.WARNING)
         self._sample = sample

@@ -8,11 +8,9 @@ import queue
 import threading
 from typing import TextIO
 
-_PATIENCE = 5.0  # seconds that the end of the process waits for what is not written yet
-
 _LOGGER = "tokenpulse_mw.logs"
 
-_Lines = queue.Queue[str | None]  # None is the end
+_Lines = queue.SimpleQueue[str | None]  # None is the end
 
 
 class BackgroundHandler(logging.Handler):
@@ -23,17 +21,20 @@ class BackgroundHandler(logging.Handler):
     Args:
         stream: Where lines go.
         size: Lines that may wait.
+        patience: Seconds that the end of the process waits for what is not written yet.
 
     Raises:
         ValueError: `size` is below 1.
     """
 
-    def __init__(self, stream: TextIO, size: int) -> None:
+    def __init__(self, stream: TextIO, size: int, *, patience: float = 5.0) -> None:
         if size < 1:
             raise ValueError(f"the queue must have room for at least 1 line, got {size!r}")
         super().__init__()
         self._stream = stream
-        self._lines: _Lines = queue.Queue(size)
+        self._size = size
+        self._patience = patience
+        self._lines: _Lines = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._dropped = 0
         self._ended = False
@@ -46,42 +47,50 @@ class BackgroundHandler(logging.Handler):
             return
         if self._thread is None or not self._thread.is_alive():  # a fork leaves threads behind
             self._start()
-        try:
-            if self._dropped:
-                self._lines.put_nowait(self._dropped_line())
-                self._dropped = 0
-            self._lines.put_nowait(line)
-        except queue.Full:
+        if self._lines.qsize() >= self._size:
             self._dropped += 1
+            return
+        self._tell_dropped()
+        self._lines.put(line)
+
+    def finish(self) -> None:
+        """Take no more lines; what waits is still written, and nobody waits for that."""
+        if self._ended:
+            return
+        self.acquire()  # no line may come after the end
+        try:
+            self._ended = True
+            self._tell_dropped()
+            self._lines.put(None)
+        finally:
+            self.release()
 
     def close(self) -> None:
         """Write what waits, for a few seconds at most."""
-        self._ended = True
-        if self._thread is not None and self._thread.is_alive():
-            with contextlib.suppress(queue.Full):
-                if self._dropped:
-                    self._lines.put(self._dropped_line(), timeout=_PATIENCE)
-                self._lines.put(None, timeout=_PATIENCE)
-                self._thread.join(_PATIENCE)
+        self.finish()
+        if self._thread is not None:
+            self._thread.join(self._patience)
         super().close()
 
     def _start(self) -> None:
-        self._lines = queue.Queue(self._lines.maxsize)  # a parent tells its own lines
+        self._lines = queue.SimpleQueue()  # a parent tells its own lines
         self._dropped = 0
-        self._thread = threading.Thread(
-            target=_write_all, args=(self._lines, self._stream), name="tokenpulse-log", daemon=True
-        )
+        # The thread holds on to this handler, so that the end of the process finds and closes it.
+        self._thread = threading.Thread(target=self._write_all, name="tokenpulse-log", daemon=True)
         self._thread.start()
 
-    def _dropped_line(self) -> str:
+    def _write_all(self) -> None:
+        for line in iter(self._lines.get, None):
+            _write(self._stream, line)
+
+    def _tell_dropped(self) -> None:
+        if not self._dropped:
+            return
         told = "lines dropped, as they came faster than they could be written: %d"
         fields = {"name": _LOGGER, "levelno": logging.WARNING, "msg": told}
-        return self.format(logging.makeLogRecord({**fields, "args": (self._dropped,)}))
-
-
-def _write_all(lines: _Lines, stream: TextIO) -> None:
-    for line in iter(lines.get, None):
-        _write(stream, line)
+        record = logging.makeLogRecord({**fields, "args": (self._dropped,)})
+        self._lines.put(self.format(record))
+        self._dropped = 0
 
 
 def _write(stream: TextIO, line: str) -> None:

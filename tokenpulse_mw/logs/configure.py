@@ -35,7 +35,8 @@ def configure_logging(
             what was given as `extra={...}`.
         stream: Standard error by default.
         capture: Loggers that have handlers of their own, such as "uvicorn": these are taken from
-            them, and from those below them, so that their lines come out here.
+            them, and from those below them, so that their lines come out here. One that was
+            silenced, as uvicorn's `--no-access-log` does it, stays silent.
         request_id: End lines of text with the id of their request. JSON has it anyhow. See
             `RequestIdMiddleware`.
         queue: Lines that may wait to be written by a thread, so that a slow stream delays no
@@ -74,7 +75,10 @@ def _put_in_place(handler: logging.Handler) -> None:
     for other in root.handlers[:]:
         if other.get_name() == _HANDLER:
             root.removeHandler(other)
-            other.close()
+            if isinstance(other, BackgroundHandler):
+                other.finish()  # whoever calls does not wait for a slow stream
+            else:
+                other.close()
     root.addHandler(handler)
 
 
@@ -83,7 +87,16 @@ def _capture(name: str) -> None:
     below = [each for each in logging.root.manager.loggerDict if each.startswith(f"{name}.")]
     for each in (name, *below):
         logger = logging.getLogger(each)
+        if _is_silenced(logger):
+            continue
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
+
+
+def _is_silenced(logger: logging.Logger | None) -> bool:
+    """Whether it, or one above it, was cut off so that its lines reach nobody."""
+    while logger is not None and (logger.propagate or logger.handlers):
+        logger = logger.parent
+    return logger is not None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from .levels import LEVELS
+
+FIELDS = ("time", "level", "module", "message", "error")
 
 _NAMES = {number: name for name, number in LEVELS.items()} | {logging.CRITICAL: "ERROR"}
 # What every record has, or is given by other formatters; `color_message` is uvicorn's.
@@ -15,9 +17,8 @@ _NO_EXTRAS = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"
 
 def entry_of(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, str]:
     """`time`, `level`, `module`, `message` and, where there is one, `error`."""
-    seconds = time.gmtime(record.created)
     entry = {
-        "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', seconds)}.{int(record.msecs):03d}Z",
+        "time": _time(record),
         "level": _NAMES.get(record.levelno, record.levelname),
         "module": record.name,
         "message": _message(record),
@@ -44,6 +45,15 @@ def text_of(value: object) -> str:
     except Exception as error:  # noqa: BLE001 - a line that says so is better than none
         text = f"<{type(value).__name__}, of which str() raised {type(error).__name__}>"
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _time(record: logging.LogRecord) -> str:
+    """When it was logged; now, where that is no time, for a line without one may be refused."""
+    try:
+        time = datetime.fromtimestamp(record.created, UTC)
+    except Exception:  # noqa: BLE001 - as above
+        time = datetime.now(UTC)
+    return f"{time.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -6,7 +6,7 @@ import logging
 
 import msgspec
 
-from .entry import entry_of, extras_of, text_of
+from .entry import FIELDS, entry_of, extras_of, text_of
 
 # A control character in a message could end the line and forge the next one.
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
@@ -40,8 +40,8 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, as Loki and the ELK stack read it.
 
-    What was given as `extra={...}` is part of the object; a name that the object has already is
-    written with `_` after it.
+    What was given as `extra={...}` is part of the object; a name of a field of ours is written
+    with `_` after it, whether or not the line has that field.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -49,7 +49,7 @@ class JsonFormatter(logging.Formatter):
         entry = entry_of(self, record)
         line: dict[str, object] = {**entry}
         for name, value in extras_of(record):
-            line.setdefault(f"{name}_" if name in entry else name, _json(value))
+            line.setdefault(f"{name}_" if name in FIELDS else name, _json(value))
         return msgspec.json.encode(line).decode()
 
 

@@ -28,12 +28,14 @@ class SettingsBody(Struct, forbid_unknown_fields=True):
 def settings_routes(*, authorize: Authorize) -> list[Route]:
     """`GET` and `PUT /admin/settings`: `{"log_level": "INFO"}`.
 
-    A change holds at once, for this process, and is logged. What is refused is answered with
-    problem details (RFC 9457); whoever is not let in gets 401. What is let in is left out of
-    request metrics and alert statistics.
+    A change holds at once, for this process, and is logged, with the name that `authorize` gives
+    or else the client's address. What is refused is answered with problem details (RFC 9457);
+    whoever is not let in gets 401. What is let in is left out of request metrics and alert
+    statistics.
 
     Args:
-        authorize: Says whether a request is let in, as a bearer guard does; it may be async.
+        authorize: Says whether a request is let in, as a bearer guard does, or gives the name of
+            whoever asks; it may be async.
 
     Raises:
         ValueError: `authorize` cannot be called: these settings are not for everyone.
@@ -42,7 +44,7 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
 
     async def settings(request: Request) -> Response:
         try:
-            await guard.let_in(request)
+            who = await guard.let_in(request)
             drop_exchange(request.scope)
             if request.method == "OPTIONS":
                 return Response(status_code=204, headers={"allow": ", ".join(_METHODS)})
@@ -50,7 +52,7 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
                 wanted = await read_body(request, SettingsBody, optional=False)
                 if wanted.log_level not in LEVELS:
                     raise invalid((("log_level",), f"must be one of {', '.join(LEVELS)}"))
-                _set(wanted.log_level, request)
+                _set(wanted.log_level, who or _client(request))
         except RefusedError as refused:
             return as_response(refused)
         return JSONResponse({"log_level": log_level()}, headers={"cache-control": "no-store"})
@@ -58,10 +60,10 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
     return [Route(_PATH, settings, methods=_METHODS)]
 
 
-def _set(level: str, request: Request) -> None:
+def _set(level: str, who: str) -> None:
     """Change the level, and log it while the more talkative of the two holds."""
     before = log_level()
-    told = ("log level changed from %s to %s, asked by %s", before, level, _client(request))
+    told = ("log level changed from %s to %s, asked by %s", before, level, who)
     if LEVELS[level] > LEVELS[before]:
         logger.warning(*told)
         set_log_level(level)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
-# How a container calls the machine that it runs on.
+# How a container calls the machine that it runs on, and the gateway of the compose file, whose port
+# that machine has as well.
 _FROM_A_CONTAINER = "host.docker.internal"
+_IN_COMPOSE = "gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Address:
         """The same place as a container sees it, whose own loopback is not this machine's."""
         host = _FROM_A_CONTAINER if _is_this_machine(self.host) else self.host
         return Address(host, self.port)
+
+    def from_this_machine(self) -> Address:
+        """The same place as this machine sees it, which knows no names that containers have."""
+        there = self.host.lower() in (_FROM_A_CONTAINER, _IN_COMPOSE)
+        return Address("localhost", self.port) if there else self
 
 
 def _is_host(text: str) -> bool:

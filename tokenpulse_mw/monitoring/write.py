@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -10,6 +13,8 @@ from textwrap import indent
 
 from .address import Address
 
+_PAGE = "monitoring.md"  # as in docs/, whose other pages are not there to lead to
+_OTHER_PAGE = re.compile(r"\[([^\]]*)\]\([^)#]+\.md[^)]*\)")
 _RULES = "prometheus/rules/tokenpulse.rules.yml"
 _RULES_FOR_THE_OPERATOR = "kubernetes/rules.yml"
 _HEAD_FOR_THE_OPERATOR = """\
@@ -27,6 +32,8 @@ def write_files(
     directory: Path, *, gateway: str = "localhost:3000", force: bool = False
 ) -> list[Path]:
     """Write the Prometheus, Alertmanager, Grafana, Loki, Docker, Kubernetes and cron files.
+
+    The page on them and on what to do about each alert lies beside.
 
     Args:
         directory: Where; it is created if there is none.
@@ -58,14 +65,24 @@ def _texts(gateway: Address) -> dict[str, str]:
     """What goes into each file, by its path in the directory, sorted."""
     values = {
         "__TARGET__": str(gateway.from_a_container()),
-        "__GATEWAY__": str(gateway),
+        "__FROM_HERE__": str(gateway.from_this_machine()),
+        "__COMMAND__": _command(sys.executable),
         "__PORT__": str(gateway.port),
     }
     texts = dict(_templates(files(__package__) / "files"))
+    texts[_PAGE] = _OTHER_PAGE.sub(r"\1", texts[_PAGE])
     texts[_RULES_FOR_THE_OPERATOR] = _HEAD_FOR_THE_OPERATOR + indent(texts[_RULES], "  ")
     for placeholder, value in values.items():
         texts = {name: text.replace(placeholder, value) for name, text in texts.items()}
     return dict(sorted(texts.items()))
+
+
+def _command(python: str) -> str:
+    """`tokenpulse-mw` for cron, which looks into few folders, and takes % for a line's end."""
+    words = [python, "-Pm", "tokenpulse_mw"]
+    if not python:  # as where it is embedded
+        words = ["env", "PATH=/usr/local/bin:/usr/bin:/bin", "tokenpulse-mw"]
+    return shlex.join(words).replace("%", r"\%")
 
 
 def _templates(folder: Traversable, place: str = "") -> Iterator[tuple[str, str]]:

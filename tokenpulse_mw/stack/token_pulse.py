@@ -210,8 +210,9 @@ def _not_taken(ours: Sequence[Route], theirs: Sequence[BaseRoute]) -> list[Route
     """Those of our routes whose path the application does not serve itself."""
     kept: list[Route] = []
     for route in ours:
-        if serves(theirs, route.path):
-            logger.warning("the application serves %s itself; its own is kept", route.path)
-        else:
+        path = route.path.removesuffix("/")
+        if not serves(theirs, path) and not serves(theirs, route.path):
             kept.append(route)
+        elif path == route.path:
+            logger.warning("the application serves %s itself; its own is kept", path)
     return kept
