@@ -8,8 +8,17 @@ import anyio
 import pytest
 
 from tests.alerts.findings import Planned, finding
-from tokenpulse_mw.alerts import AlertEngine, AlertEvent
+from tokenpulse_mw.alerts import (
+    AlertEngine,
+    AlertEvent,
+    MemoryAlertStore,
+    Quota,
+    Quotas,
+    Rule,
+    quota_exceeded,
+)
 from tokenpulse_mw.alerts.calls import AbandonedError, within
+from tokenpulse_mw.alerts.store.protocol import Changes, Kept
 
 
 async def waits_for_what_was_cancelled() -> None:
@@ -75,6 +84,37 @@ async def test_a_sink_that_cancels_itself_ends_no_other() -> None:
             await enough.wait()
 
     assert told == ["fired", "resolved"]
+
+
+class Closed(MemoryAlertStore):
+    """A store whose pool was closed."""
+
+    async def load(self) -> Kept:
+        await waits_for_what_was_cancelled()
+        return Kept()
+
+    async def commit(self, changes: Changes) -> None:
+        await waits_for_what_was_cancelled()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_store_or_a_source_that_cancels_itself_ends_no_engine() -> None:
+    """Alerts are found and told without them."""
+    told = anyio.Event()
+
+    async def sink(event: AlertEvent) -> None:
+        told.set()
+
+    async def source() -> list[Quota]:
+        await waits_for_what_was_cancelled()
+        return []
+
+    rules: list[Rule] = [Planned(finding()), quota_exceeded(Quotas(source))]
+    with anyio.fail_after(5):
+        async with AlertEngine(rules, [sink], interval=0.01, store=Closed()):
+            await told.wait()
+            await anyio.sleep(0.03)
 
 
 @pytest.mark.anyio

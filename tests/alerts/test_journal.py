@@ -10,20 +10,39 @@ import pytest
 from tests.alerts.store.samples import alert, notification, resolved, transition
 from tokenpulse_mw.alerts.board import News
 from tokenpulse_mw.alerts.journal import Journal
-from tokenpulse_mw.alerts.store import AlertRecord, Changes, MemoryAlertStore, StoreError
+from tokenpulse_mw.alerts.store import (
+    AlertRecord,
+    BadRecord,
+    Changes,
+    MemoryAlertStore,
+    StoreError,
+)
 
 pytestmark = pytest.mark.anyio
 
 
 class Sick(MemoryAlertStore):
-    """A store that fails, or never answers, as long as a test says so."""
+    """A store that fails, or never answers, as long as a test says so.
+
+    Attributes:
+        trouble: What happens whenever it is asked.
+        refuses: The ids of alerts and notifications that it cannot keep.
+        asked: How often it was to commit something.
+    """
 
     def __init__(self) -> None:
         super().__init__(wall=lambda: 0)
         self.trouble: Callable[[], Awaitable[None]] | None = None
+        self.refuses: dict[str, Exception] = {}
+        self.asked = 0
 
     async def commit(self, changes: Changes) -> None:
+        self.asked += 1
         await self._suffer()
+        given = [each.id for each in changes.alerts] + [each.id for each in changes.notifications]
+        for identity in given:
+            if identity in self.refuses:
+                raise self.refuses[identity]
         await super().commit(changes)
 
     async def delivered(self, notification_id: str) -> None:
@@ -209,6 +228,70 @@ async def test_what_a_store_will_never_take_holds_up_nothing() -> None:
 
     assert [each.split("(")[0] for each in kept.reported] == ["alert store: UnknownAlert"]
     assert [each.id for each in (await kept.store.load()).alerts] == ["a1"]
+
+
+async def test_a_record_that_cannot_be_kept_costs_only_itself() -> None:
+    """All else of its round is kept, and that one is told."""
+    kept = Kept()
+    kept.store.refuses = {"a3": BadRecord("too long"), "n2": ValueError("no JSON")}
+    many = [alert(f"a{number}") for number in range(1, 8)]
+    news = News(alerts=many, transitions=[transition(each.id) for each in many], forgotten=["gone"])
+    kept.journal.note([news], [notification(f"n{number}") for number in range(1, 4)])
+
+    await kept.journal.write()
+
+    assert {each.id for each in (await kept.store.load()).alerts} == {
+        each.id for each in many if each.id != "a3"
+    }
+    assert [len(await kept.store.transitions(each.id)) for each in many] == [1, 1, 0, 1, 1, 1, 1]
+    assert await kept.waiting() == ["n1", "n3"]
+    assert [each.split("(")[0] for each in kept.reported] == [
+        "alert store: BadRecord",
+        "alert store: UnknownAlert",
+        "alert store: ValueError",
+    ]
+
+    asked = kept.store.asked
+    await kept.keep()
+    assert kept.store.asked == asked  # nothing of it is left
+
+
+async def test_a_store_that_is_down_is_asked_once_a_round() -> None:
+    """Its failure says nothing of the records."""
+    kept = Kept()
+    kept.store.trouble = fails
+
+    await kept.keep(*(alert(f"a{number}") for number in range(8)))
+
+    assert kept.store.asked == 1
+
+
+async def test_a_store_that_goes_down_meanwhile_gets_the_rest_later() -> None:
+    """And is not asked again for what it has, or for what it cannot keep."""
+    kept = Kept()
+    kept.store.refuses = {"a0": BadRecord("too long")}
+    written: list[list[str]] = []
+    commit = kept.store.commit
+
+    async def twice(changes: Changes) -> None:
+        written.append([each.id for each in changes.alerts])
+        if len(written) > 4:
+            await fails()
+        await commit(changes)
+
+    kept.store.commit = twice  # type: ignore[method-assign]
+    await kept.keep(*(alert(f"a{number}") for number in range(4)))
+    assert written == [["a0", "a1", "a2", "a3"], ["a0", "a1"], ["a0"], ["a1"], ["a2", "a3"]]
+
+    kept.store.commit = commit  # type: ignore[method-assign]
+    await kept.keep(alert("a2", severity="critical"))
+
+    found = {each.id: each.severity for each in (await kept.store.load()).alerts}
+    assert found == {"a1": "warning", "a2": "critical", "a3": "warning"}
+    assert [each.split("(")[0] for each in kept.reported] == [
+        "alert store: BadRecord",
+        "alert store: StoreError",
+    ]
 
 
 async def test_a_store_that_never_takes_what_became_of_one_learns_of_the_others() -> None:

@@ -148,3 +148,90 @@ def test_other_thresholds_let_go_of_what_was_held() -> None:
     assert decided(asked, 20) == ([[]], True)
     asked.retune(Thresholds(error_window=60))
     assert decided(asked, 30) == ([["resolved"]], True)
+
+
+@pytest.mark.parametrize("tried", [1000, 1])
+def test_a_preview_forgets_no_spike_that_has_passed(tried: int) -> None:
+    """Whether it was with higher or lower thresholds: the round finds what it would have found."""
+    asked = judge(*default_rules())
+    thresholds = Thresholds(master_rpm=50)
+    asked.retune(thresholds)
+    for _ in range(100):
+        asked.traffic.observe(exchange(master="acme"), 0)
+    for _ in range(20):
+        asked.traffic.observe(exchange(master="other"), 90)
+
+    found = asked.preview(thresholds.changed(master_rpm=tried, min_rpm_requests_1m=1), 100)
+
+    assert len(found) == (0 if tried == 1000 else 2)
+    news, _ = asked.decide(thresholds, 120, 1e9)
+    events = [event for each in news for event in each.events]
+    assert [(each.fingerprint, each.finding.value) for each in events] == [
+        ("traffic_spike:master_rpm:master:acme", 100)
+    ]
+
+
+def test_a_preview_knows_of_the_outages_of_late() -> None:
+    """What they explain does not fire in a round, and so not in a dry run."""
+    asked = judge(*default_rules())
+    for _ in range(20):
+        asked.traffic.observe(exchange(key="k1", provider="claude", status=502), 0)
+    decided(asked, 1)
+    asked.traffic.observe(exchange(key="k1", provider="claude"), 2)
+
+    found = {each.fingerprint: each.severity for each in asked.preview(Thresholds(), 3)}
+
+    assert found == {"error_spike:key:k1": None, "high_error_rate:provider:claude": None}
+
+
+def test_an_outage_that_only_a_preview_has_found_explains_nothing_later() -> None:
+    """The thresholds that it was tried with do not hold."""
+    asked = judge(*default_rules())
+    for _ in range(5):
+        asked.traffic.observe(exchange(key="k1", provider="claude", status=502), 0)
+    for _ in range(5):
+        asked.traffic.observe(exchange(key="k1"), 0)
+
+    tried = asked.preview(Thresholds(provider_failures=5), 1)
+    assert [each.severity for each in tried if each.subject.kind == "key"] == [None]
+
+    assert decided(asked, 2)[0][1] == ["fired"]
+
+
+def test_a_preview_tries_an_error_window_on_what_the_old_one_has_counted() -> None:
+    """An outage explains its failures for as long as those are remembered."""
+    asked = judge(*default_rules())
+    for _ in range(20):
+        asked.traffic.observe(exchange(key="k1", provider="claude", status=502), 0)
+    decided(asked, 1)
+    asked.traffic.observe(exchange(key="k1", provider="claude"), 2)
+
+    found = asked.preview(Thresholds(error_window=10), 250)
+
+    assert {each.fingerprint: each.severity for each in found} == {
+        "error_spike:key:k1": None,
+        "high_error_rate:provider:claude": None,
+    }
+
+
+def test_a_rule_whose_numbers_are_odd_breaks_no_preview() -> None:
+    """It is found as it is, as in a round, and reported."""
+    odd = finding(type="error_spike", metadata={"upstreams": ["a"]})
+    reported: list[str] = []
+
+    assert judge(Planned(odd), reported=reported).preview(Thresholds(), 1) == [odd]
+    assert reported == ["inhibition: AttributeError"]
+
+
+def test_a_preview_of_a_latency_finds_only_what_was_surely_longer() -> None:
+    """Durations are known by the buckets of the threshold that holds: 7.5 to 10 s is one."""
+    asked = judge(*default_rules())
+    for _ in range(20):
+        asked.traffic.observe(exchange(provider="claude", duration=8.0), 0)
+
+    found = {
+        tried: [each.severity for each in asked.preview(Thresholds(provider_latency_p95=tried), 1)]
+        for tried in (7.5, 7.6, 12.5)
+    }
+
+    assert found == {7.5: ["warning"], 7.6: [None], 12.5: []}

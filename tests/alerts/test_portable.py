@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +27,7 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
+_INTEGERS = st.integers(-(2**63), 2**63 - 1)
 _FINDINGS = st.builds(
     Finding,
     type=st.text(),
@@ -34,12 +36,19 @@ _FINDINGS = st.builds(
     title=st.text(),
     message=st.text(),
     metric=st.text(),
-    value=st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
-    metadata=st.dictionaries(st.text(), st.text() | st.integers() | st.none()),
+    value=st.floats(allow_nan=False, allow_infinity=False) | _INTEGERS,
+    metadata=st.dictionaries(st.text(), st.text() | _INTEGERS | st.none()),
     hold_for=st.floats(0, 1e9),
     keep_firing=st.floats(0, 1e9),
     window=st.floats(0, 1e9),
 )
+
+
+class Nameless:
+    """What cannot be written as text."""
+
+    def __str__(self) -> str:
+        raise LookupError("no name")
 
 
 def found(**changes: Any) -> Finding:
@@ -56,6 +65,13 @@ def found(**changes: Any) -> Finding:
         (None, None),
         (True, True),
         (7, 7),
+        (2**63 - 1, 2**63 - 1),
+        (-(2**63), -(2**63)),
+        (2**63, "9223372036854775808"),
+        (-(2**63) - 1, "-9223372036854775809"),
+        pytest.param(10**5000, "<int>", id="endless"),  # pytest cannot write it either
+        ({10**5000: [10**5000]}, {"<int>": ["<int>"]}),
+        (Nameless(), "<Nameless>"),
         (2.5, 2.5),
         (math.inf, None),
         (-math.inf, None),
@@ -92,6 +108,33 @@ def test_what_is_portable_stays_as_it_is(value: Any) -> None:
     once = portable(value)
 
     assert json.loads(json.dumps(once, allow_nan=False)) == once == portable(once)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (7, 7),
+        (2**64, 2.0**64),
+        (10**400, None),
+        pytest.param(-(10**5000), None, id="endless"),
+        (Decimal("0.5"), 0.5),
+        ("high", None),
+        (None, None),
+        (math.nan, None),
+    ],
+)
+def test_a_number_becomes_the_closest_that_json_has(value: Any, kept: float | None) -> None:
+    """What cannot be compared with a threshold is none, and a large one is rounded."""
+    told = finding_to_dict(found(value=value))["value"]
+
+    assert (told, type(told)) == (kept, type(kept))
+
+
+def test_any_number_of_seconds_is_read_back_as_one() -> None:
+    """More of them than there are numbers are endless."""
+    kept = json.loads(json.dumps(finding_to_dict(found(hold_for=10**400, window=2**70))))
+
+    assert finding_from_dict(kept) == found(hold_for=math.inf, window=2.0**70, value=0)
 
 
 @given(_TEXT)

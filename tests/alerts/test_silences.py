@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.alerts.findings import finding
 from tokenpulse_mw.alerts import Finding
+from tokenpulse_mw.alerts.patterns import bounded
 from tokenpulse_mw.alerts.silences import Silences, check_matchers
 from tokenpulse_mw.alerts.store import Matcher, Silence
 
@@ -156,6 +158,11 @@ def test_a_pattern_must_be_one(pattern: str) -> None:
         "k.{3}",
         "k[0-9]{1,4}x{,2}",
         "a" * 200,
+        "team-(?:red|green|blue)-.*",
+        "(?:" + "|".join("abcdefghij") + ").*",
+        "|".join(["k"] * 100),
+        ".*" + "x" * 198,
+        ".*.*" + "x" * 60,
     ],
 )
 def test_a_pattern_of_the_usual_kind_is_taken(pattern: str) -> None:
@@ -187,6 +194,15 @@ def test_a_set_that_python_may_read_otherwise_one_day_is_refused(pattern: str) -
         "(?:a|a)" * 60 + "b",
         "a?" * 100 + "a" * 100,
         "a??" * 100 + "a" * 100,
+        ".*.*" + "x" * 61,
+        ".*.*(?:" + "|" * 188 + ")x",
+        ".*.*(a|b)",
+        "(?:" + "|".join("abcdefghijk") + ")",
+        "(|a)",
+        "(?:|a)",
+        "(a|)",
+        "(a||b)",
+        "((a)|)b",
     ],
 )
 def test_a_pattern_whose_time_could_explode_is_refused(pattern: str) -> None:
@@ -231,6 +247,31 @@ def test_a_pattern_that_is_taken_is_matched_in_no_time(parts: list[str]) -> None
                 Matcher("subject_id", pattern, is_regex=True),
                 found=finding(subject=value),
             )
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        ".*.*" + r"\B" * 29 + "x",
+        r"\w*\w*" + r"\B" * 28 + "x",
+        "[ab]*a*" + "()" * 28 + "x",
+        ".*a*" + "(a)" * 19 + "x",
+        "a*a*" + "a" * 59 + "b",
+        ".*(?:" + "|".join([r"\B"] * 10) + ")" + r"\B" * 78 + "x",
+        ".*(?:" + "|".join("a" * 10) + ")" + "()" * 80 + "x",
+        "(?:" + "|".join("a" * 10) + ").*" + "()" * 80 + "x",
+    ],
+)
+def test_the_slowest_patterns_that_are_taken_take_a_few_milliseconds(pattern: str) -> None:
+    """Two repeats can be in 20,000 states, one and ten choices in 2,000, each times its length."""
+    compiled = bounded(pattern)
+
+    def took() -> float:
+        began = time.process_time()
+        assert compiled.fullmatch("a" * 200) is None
+        return time.process_time() - began
+
+    assert min(took() for _ in range(5)) < 0.03  # 6 ms where this was written
 
 
 def test_only_the_beginning_of_a_long_value_is_matched() -> None:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.alerts import Thresholds
+from tests.alerts.exchanges import exchange
+from tokenpulse_mw.alerts import Thresholds, default_rules
+from tokenpulse_mw.alerts.judge import Judge
+from tokenpulse_mw.alerts.ranges import Flag
 from tokenpulse_mw.alerts.thresholds import METRICS, InvalidThresholds
 
-SHARES = {"error_rate", "provider_error_rate", "quota_warning", "resolve_ratio"}
+SHARES = {"error_rate", "provider_error_rate", "quota_warning"}
+NO_NUMBERS = [0, -1, True, "1", math.nan, math.inf, 10**400, [1]]
 WHOLE = {"error_min_requests", "provider_failures", "min_rpm_requests_1m", "min_tpm_tokens_1m"} | {
     metric for metric in METRICS if metric != "global_qps"
 }
 WAITS = {"provider_error_hold", "provider_latency_hold", "provider_429_hold", "keep_firing"}
 FLAGS = {"error_evidence", "count_client_errors"}
-NUMBERS = set(Thresholds.fields()) - WAITS - FLAGS - {"critical_factor"}
+TENTHS = {"global_qps": "1e+15", "provider_429_rpm": "1e+15", "provider_latency_p95": "2592000"}
+OTHERS = {"critical_factor", "error_window", "resolve_ratio", *TENTHS}
+NUMBERS = set(Thresholds.fields()) - WAITS - FLAGS - OTHERS
 OPTIONAL = {*METRICS, "error_rate", "provider_failures", "provider_error_rate"} | {
     "provider_latency_p95",
     "provider_429_rpm",
@@ -74,7 +81,7 @@ def test_what_is_no_threshold_cannot_be_off(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NUMBERS))
-@pytest.mark.parametrize("value", [0, -1, True, "1", math.nan, math.inf, 10**400, [1]])
+@pytest.mark.parametrize("value", NO_NUMBERS)
 def test_defect_9_what_is_no_number_above_0_is_refused(name: str, value: object) -> None:
     """A threshold of 0 would always fire; the seed's is critical at once, and has no "off"."""
     kind = "whole number" if name in WHOLE else "number"
@@ -88,13 +95,85 @@ def test_defect_9_what_is_no_number_above_0_is_refused(name: str, value: object)
     ).matches(ValueError(problem))
 
 
+@pytest.mark.parametrize("name", sorted(OTHERS))
+@pytest.mark.parametrize("value", [5e-324, 1e-310, *NO_NUMBERS])
+def test_what_would_vanish_when_it_is_divided_is_refused(name: str, value: object) -> None:
+    """A window is cut into ten steps, a latency into buckets, a rate is taken over 10 s."""
+    least, most = {"critical_factor": (1, "1e+15"), "error_window": (1, "2592000")}.get(
+        name, (0.01, "1") if name == "resolve_ratio" else (0.001, TENTHS.get(name))
+    )
+    off = ", or None to switch it off" if name in OPTIONAL else ""
+
+    problem = problem_of(name, value)
+
+    assert problem.startswith(f"must be a number of at least {least} and at most {most}{off}, got ")
+
+
+@pytest.mark.parametrize("name", ["error_window", "provider_latency_p95", *sorted(WAITS)])
+def test_no_time_is_longer_than_30_days(name: str) -> None:
+    """Nobody waits as long, and nothing is remembered so long."""
+    longest: dict[str, Any] = {name: 30 * 86_400}
+
+    assert getattr(Thresholds(**longest), name) == 2_592_000
+    assert problem_of(name, 2_592_001).endswith("and at most 2592000, got 2592001") or (
+        name == "provider_latency_p95"
+    )
+
+
+def some(name: str) -> st.SearchStrategy[Any]:
+    """Values of a threshold that are allowed, those at the ends among them."""
+    allowed: Any = next(each for each in fields(Thresholds) if each.name == name)
+    allowed = allowed.metadata["allowed"]
+    if isinstance(allowed, Flag):
+        return st.booleans()
+    least = 5e-324 if allowed.least is None else allowed.least
+    values = (
+        st.integers(max(int(least), 1), int(allowed.most))
+        if allowed.whole
+        else st.one_of(st.sampled_from([least, allowed.most]), st.floats(least, allowed.most))
+    )
+    return st.one_of(st.none(), values) if allowed.optional else values
+
+
+SOME = {name: some(name) for name in Thresholds.fields()}
+
+
+@given(chosen=st.fixed_dictionaries({}, optional=SOME))
+def test_whatever_is_taken_can_be_gone_by(chosen: dict[str, Any]) -> None:
+    """Counting, judging and trying raise nothing, and without traffic every finding ends."""
+    heard: list[str] = []
+    judge = Judge(
+        default_rules(),
+        thresholds=Thresholds(),
+        interval=60,
+        cooldown=300,
+        max_subjects=5,
+        is_silenced=lambda finding, at: False,
+        report=lambda component, error: heard.append(f"{component}: {error!r}"),
+    )
+    thresholds = Thresholds(**chosen)
+    judge.retune(thresholds)
+    for number in range(12):
+        seen = exchange(master="m", key="k", provider="claude", status=(200, 429, 500)[number % 3])
+        judge.traffic.observe(seen, 1000)
+
+    judge.preview(thresholds, 1001)
+    judge.decide(thresholds, 1001, 1001)
+    judge.traffic.observe(exchange(provider="claude"), 1e8)
+    judge.decide(thresholds, 1e8, 1e8)
+    left = judge.preview(thresholds, 2e8)
+
+    assert heard == []
+    assert left == []
+
+
 @pytest.mark.parametrize("name", sorted(WAITS))
 def test_a_wait_may_be_nothing_but_not_less(name: str) -> None:
     """0 s is at once."""
     at_once: dict[str, Any] = {name: 0}
 
     assert getattr(Thresholds(**at_once), name) == 0
-    assert problem_of(name, -1) == "must be a number of at least 0 and at most 1e+15, got -1"
+    assert problem_of(name, -1) == "must be a number of at least 0 and at most 2592000, got -1"
 
 
 def test_what_is_critical_is_no_less_than_what_is_a_warning() -> None:

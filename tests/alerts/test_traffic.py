@@ -180,6 +180,20 @@ def test_each_count_is_bounded_by_max_subjects() -> None:
     assert len(list(counts.blame.items())) == 5
 
 
+def test_a_tenant_that_is_called_as_the_overflow_is_not_counted_with_it() -> None:
+    """Neither its requests, nor its failures, nor how often it was limited."""
+    traffic = Traffic(Thresholds(), max_subjects=1)
+    for name in (OVERFLOW, "b"):
+        traffic.observe(exchange(master=name, key=name, status=500), now=0)
+        traffic.observe(exchange(master=name, limited=True), now=0)
+
+    counts = traffic.counts
+    assert sorted(counts.errors.failing()) == [(OVERFLOW, 1, 1), ("__overflow___", 1, 1)]
+    assert dict(counts.limited.items()) == {OVERFLOW: 1, "__overflow___": 1}
+    assert list(counts.minute.items()) == [("__overflow___", 2, 0), (OVERFLOW, 2, 0)]
+    assert traffic.overflowed == 1 + 1 + 2 + 2
+
+
 def test_what_overflows_is_counted_in_all_windows_and_stays_counted() -> None:
     """That `max_subjects` is too small can be seen."""
     traffic = Traffic(Thresholds(), max_subjects=1)

@@ -94,6 +94,21 @@ async def whole_round(subjects: int) -> float:
     return min(took) * 1000
 
 
+def measure_failures() -> None:
+    """Print what a round costs where every key has failed, none of them often enough to fire."""
+    print(f"\na round with {OVER} of many over, where each key has failed, milliseconds: the rules")
+    for subjects in (5000, 50_000, 100_000):
+        for failures in (1, 3):
+            traffic = filled(subjects)
+            for number in range(subjects):
+                for _ in range(20 * failures):
+                    traffic.observe(exchange(number), 1000.0)
+                for _ in range(failures):
+                    traffic.observe(exchange(number, status=500), 1000.0)
+            took = microseconds(partial(evaluate, traffic), 1) / 1000
+            print(f"  {subjects:>9,} keys, {failures} of {21 * failures + 1} failed {took:8.2f}")
+
+
 def measure_round() -> None:
     """Print what a round and a subject cost, by how many subjects there are."""
     print(f"\na round with {OVER} of many over, milliseconds: the rules, and the whole engine")
@@ -147,6 +162,7 @@ def measure_alerts() -> None:
     """Everything about watching."""
     measure_observe()
     measure_round()
+    measure_failures()
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ from enum import Enum
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.apps import answering
 from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics, TokenUsage, annotate
+from tokenpulse_mw.exchange import LONGEST, shortened
 
 CHAT = b'{"usage":{"prompt_tokens":3,"completion_tokens":5}}'
 
@@ -159,3 +162,26 @@ async def test_what_cannot_be_told_is_reported_and_harms_nobody(
     name = "tokenpulse_self_errors_total"
     assert metrics.registry.get_sample_value(name, {"component": "annotate"}) == 1
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("field", ["master", "key", "credential", "model"])
+@pytest.mark.anyio
+async def test_what_is_long_is_known_by_its_beginning_and_a_hash(field: str) -> None:
+    """Names that tenants choose are remembered, and must not fill memory."""
+    longest, longer = "x" * 256, "x" * 60_000
+    recorded = [
+        getattr(await annotated(None, **{field: said}), field)
+        for said in (longest, longer, longer + "1", longer, "\ud800" * 300)
+    ]
+
+    assert recorded[0] == longest
+    assert recorded[1] == recorded[3] != recorded[2]
+    assert [each[:256] for each in recorded[1:3]] == [longest, longest]
+    assert max(map(len, recorded)) == 289
+
+
+@given(text=st.text(max_size=300))
+def test_no_short_name_is_taken_for_a_long_one(text: str) -> None:
+    """Nobody can call itself as another one is known."""
+    assert (shortened(text) == text) == (len(text) <= LONGEST)
+    assert len(shortened(text)) <= LONGEST or len(text) > LONGEST

@@ -7,6 +7,7 @@ import pytest
 from tests.support.clock import FakeClock
 from tokenpulse_mw import Limiter, Policy, SharedLimiter, annotated
 from tokenpulse_mw.ratelimit import budgets
+from tokenpulse_mw.ratelimit.keys.address import grouping, pack
 
 
 @pytest.mark.anyio
@@ -37,6 +38,8 @@ async def test_a_window_that_is_over_is_no_use_any_more(clock: FakeClock) -> Non
     ("key", "shown"),
     [
         (bytes([192, 0, 2, 7]), "192.0.2.7"),
+        (grouping(64)(pack("2001:db8::7") or b""), "2001:db8::/64"),
+        (("acme", grouping(56)(pack("2001:db8:0:1ff::7") or b"")), "acme 2001:db8:0:100::/56"),
         (bytes.fromhex("20010db800000001"), "20010db800000001"),
         (("acme", None, bytes([192, 0, 2, 7])), "acme 192.0.2.7"),
         (7, "7"),

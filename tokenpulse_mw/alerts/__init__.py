@@ -17,6 +17,7 @@ from .sinks import (
 )
 from .store import (
     AlertStore,
+    BadRecord,
     Conflict,
     Matcher,
     MemoryAlertStore,
@@ -33,6 +34,7 @@ __all__ = [
     "AlertMiddleware",
     "AlertStore",
     "AlertmanagerSink",
+    "BadRecord",
     "Conflict",
     "Finding",
     "InvalidThresholds",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from .kinds import GATEWAY, Kind, Upstream
+from .shares import fewest_failures
 from .thresholds import METRICS, Thresholds
 from .windows import OVERFLOW, ErrorRing, Ring, Tally
 
@@ -18,6 +20,7 @@ Rows = Mapping[tuple[str | None, str | None, Kind], list[int]]
 Blame = tuple[str, str, Upstream]
 
 _ERROR_SLOTS = 10
+_NO_OVERFLOW = f"{OVERFLOW}_"
 _NOBODY: Blame = ("", OVERFLOW, ("", OVERFLOW))
 
 
@@ -34,6 +37,11 @@ def latency_bounds(thresholds: Thresholds) -> tuple[float, ...]:
     return tuple(sorted(threshold * ratio for ratio in ratios))
 
 
+def _subject(name: str | None) -> str:
+    """Whom a row is counted for: nobody is called as those beyond `max_subjects` together."""
+    return _NO_OVERFLOW if name == OVERFLOW else name or GATEWAY
+
+
 def _ring(window: float, slots: int, max_subjects: int) -> Ring[str]:
     return Ring(window=window, slots=slots, max_subjects=max_subjects, overflow=OVERFLOW)
 
@@ -48,6 +56,7 @@ class Counts:
         errors: Requests and failures of each key, over the error window.
         answers: Requests and failures of each provider, by bucket of their duration.
         blame: Failures of each key and each provider, by the upstream that they came from.
+        upstreams: Failures of each upstream.
         refusals: Answers of 429 of each provider, over a minute, and how many were our own.
         limited: Limited requests of each master, since the last round.
         bounds: Upper bounds of the buckets of `answers`, in seconds.
@@ -105,13 +114,14 @@ class Counts:
             if not kind.requests:
                 kinds.append(kind)
             kind.requests += requests
+            whose = _subject(master)
             if kind.is_traffic:
-                self.minute.add(master or GATEWAY, requests, tokens)
-                self.day.add(master or GATEWAY, requests, tokens)
+                self.minute.add(whose, requests, tokens)
+                self.day.add(whose, requests, tokens)
             if kind.is_judged:
-                self._add_judged(key or GATEWAY, kind, requests)
+                self._add_judged(_subject(key), kind, requests)
             elif kind.limited:
-                self.limited.add(master or GATEWAY, requests)
+                self.limited.add(whose, requests)
         for kind in kinds:
             self._add_kind(kind, kind.requests)
             kind.requests = 0
@@ -133,6 +143,7 @@ class Counts:
             self.answers.add((kind.provider, kind.bucket), requests, failures)
         if kind.is_failure and kind.upstream:
             self.blame.add(("provider", kind.provider, kind.upstream), requests)
+            self.upstreams.add(kind.upstream, requests)
 
     def _begin_errors(self, thresholds: Thresholds) -> None:
         self._window, self.count_client_errors = (
@@ -151,7 +162,15 @@ class Counts:
         self.blame: Ring[Blame] = Ring(
             window=window, slots=slots, max_subjects=2 * most, overflow=_NOBODY
         )
-        self._error_rings: tuple[Ring[Any], ...] = (self.errors, self.answers, self.blame)
+        self.upstreams: Ring[Upstream] = Ring(
+            window=window, slots=slots, max_subjects=most, overflow=_NOBODY[2]
+        )
+        self._error_rings: tuple[Ring[Any], ...] = (
+            self.errors,
+            self.answers,
+            self.blame,
+            self.upstreams,
+        )
         self._rings = (self.arrivals, self.minute, self.day, self.refusals, *self._error_rings)
 
     def watch(self, thresholds: Thresholds) -> None:
@@ -164,3 +183,13 @@ class Counts:
         self.day.watch(count=level["master_rpd"], weight=level["master_tpd"])
         refusals = thresholds.provider_429_rpm
         self.refusals.watch(count=float("inf") if refusals is None else refusals * ratio)
+        self.errors.watch(weight=fewest_failures(thresholds))
+
+    @contextmanager
+    def watching(self, thresholds: Thresholds) -> Iterator[None]:
+        """The same in the body; afterwards those are hot that were, with the same peaks."""
+        with ExitStack() as stack:
+            for ring in self._rings:
+                stack.enter_context(ring.keeping())
+            self.watch(thresholds)
+            yield

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from .lifecycle import Alert, Finding, Severity, Transition
-from .portable import finding_from_dict, finding_to_dict
+from .portable import finding_from_dict, finding_to_dict, number
 from .sinks import AlertEvent
 from .store.records import Ack, AlertRecord, State, TransitionRecord
 
@@ -78,13 +78,12 @@ class Episode:
 
     def transition(self, transition: Transition, at: float) -> TransitionRecord:
         """What has happened to it, to be kept."""
-        value = self.alert.finding.value
         return TransitionRecord(
             self.id,
             self.fingerprint,
             transition,
             self.severity,
-            value if math.isfinite(value) else 0.0,
+            number(self.alert.finding.value) or 0.0,
             at,
         )
 

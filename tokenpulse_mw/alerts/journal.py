@@ -10,10 +10,13 @@ from typing import Any
 import anyio
 
 from .board import News
-from .store.protocol import AlertStore, Changes, Kept, UnknownAlert
+from .calls import within
+from .store.halves import halves
+from .store.protocol import AlertStore, BadRecord, Changes, Kept
 from .store.records import AlertRecord, Notification, TransitionRecord
 
 _MOST = 20_000  # of each kind that wait for the store
+_BAD = (BadRecord, ValueError)  # the store itself is well
 
 Report = Callable[[str, Exception], None]
 Write = Callable[[], Awaitable[object]]
@@ -46,8 +49,8 @@ class Journal:
     async def load(self) -> Kept | None:
         """What was kept by the process before this one; None where the store fails."""
         try:
-            with anyio.fail_after(self._deadline):
-                return await self.store.load()
+            kept: Kept = await within(self._deadline, self.store.load)
+            return kept
         except Exception as error:  # noqa: BLE001 - alerts go on without it
             self._report("alert store", error)
             return None
@@ -80,10 +83,13 @@ class Journal:
 
     async def _ask(self, call: Write) -> None:
         """Let the store do something, while it does nothing else for us."""
+
+        async def alone() -> None:
+            async with self._writing:
+                await call()
+
         try:
-            with anyio.fail_after(self._deadline):
-                async with self._writing:
-                    await call()
+            await within(self._deadline, alone)
             self._hangs = False
         except Exception as error:  # noqa: BLE001 - alerts go on without it
             self._hangs = isinstance(error, TimeoutError)
@@ -109,35 +115,56 @@ class Journal:
         await self._ask(self.store.aclose)
 
     async def _commit(self) -> None:
-        alerts, transitions = self._alerts, self._transitions
-        notifications, forgotten = self._notifications, self._forgotten
-        self._alerts, self._transitions = {}, {}
-        self._notifications, self._forgotten = {}, {}
-        changes = Changes(
-            tuple(alerts.values()),
-            tuple(transitions),
-            tuple(notifications.values()),
-            tuple(forgotten),
-        )
+        parts = [self._taken()]  # the next one last
+        try:
+            while parts:
+                parts[-1:] = await self._keep(parts[-1])
+        except BaseException:
+            for part in parts:
+                self._put_back(part)
+            raise
+        await self._settle()
+
+    async def _keep(self, changes: Changes) -> Iterable[Changes]:
+        """Have changes kept, and give what of them is to be tried by itself, the first of it last.
+
+        A store that fails is not asked again before the next round.
+        """
         try:
             if changes != Changes():
                 await self.store.commit(changes)
-        except (UnknownAlert, ValueError) as error:
-            self._report("alert store", error)  # it never will be taken
-        except BaseException:
-            # What came meanwhile is newer.
-            self._alerts = {**alerts, **self._alerts}
-            self._transitions = {**transitions, **self._transitions}
-            self._notifications = {**notifications, **self._notifications}
-            self._forgotten = {**forgotten, **self._forgotten}
-            raise
-        await self._settle()
+        except _BAD as error:
+            smaller = halves(changes)
+            if not smaller:
+                self._report("alert store", error)  # it never will be taken
+            return reversed(smaller)
+        return ()
+
+    def _taken(self) -> Changes:
+        """All that was noted, which is let go of here."""
+        changes = Changes(
+            tuple(self._alerts.values()),
+            tuple(self._transitions),
+            tuple(self._notifications.values()),
+            tuple(self._forgotten),
+        )
+        self._alerts, self._transitions = {}, {}
+        self._notifications, self._forgotten = {}, {}
+        return changes
+
+    def _put_back(self, changes: Changes) -> None:
+        """Note changes that were not kept, before what came meanwhile, which is newer."""
+        self._alerts = {each.id: each for each in changes.alerts} | self._alerts
+        self._transitions = dict.fromkeys(changes.transitions) | self._transitions
+        notifications = {each.id: each for each in changes.notifications}
+        self._notifications = notifications | self._notifications
+        self._forgotten = dict.fromkeys(changes.forgotten) | self._forgotten
 
     async def _settle(self) -> None:
         for notification_id, write in list(self._settled.items()):
             try:
                 await write()
-            except ValueError as error:
+            except _BAD as error:
                 self._report("alert store", error)  # as above
             if self._settled.get(notification_id) is write:  # else there is news of it
                 del self._settled[notification_id]

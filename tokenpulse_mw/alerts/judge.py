@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from .board import Board, News
 from .lifecycle import Finding
 from .rulebook import Report, Rulebook
-from .rules import Rule, inhibited, outages
+from .rules import Rule
 from .store.records import AlertRecord
 from .thresholds import Thresholds
 from .traffic import Traffic
@@ -71,8 +71,8 @@ class Judge:
         self.traffic.roll(now)
         with self.traffic.watching(thresholds):
             found = self.rules.find(self.traffic, thresholds, now)
-        every = [each for findings in found.values() for each in findings]
-        return inhibited(every, down=outages(every))
+        known = self.rules.explained(found, self.traffic.thresholds, now, remember=False)
+        return [each for findings in known.values() for each in findings]
 
     def resume(self, records: Iterable[AlertRecord], now: float, at: float) -> News:
         """Go on with the alerts of the process before this one, and give what has changed."""

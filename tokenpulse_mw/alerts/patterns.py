@@ -6,6 +6,8 @@ import re
 
 LONGEST = 200  # characters of a pattern, and of what is matched with it
 _MOST_REPEATS = 2
+_LONGEST_WITH_SEVERAL = 64  # characters of a pattern with more than one repeat
+_MOST_CHOICES = 10
 
 _TOKEN = re.compile(r"\\.|\(\?:|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|.", re.DOTALL)
 _REPEAT = re.compile(r"[*+?]|\{.*\}")
@@ -15,17 +17,22 @@ _NESTED_SET = re.compile(r".\[|--|&&|\|\||~~")  # what Python may read as one, s
 def bounded(text: str) -> re.Pattern[str]:
     """A pattern that must match the whole of a text of at most 200 characters.
 
-    Each repeat and each choice multiplies the ways in which a text can be matched. So there may be
-    two repeats (`*`, `+`, `?`, `{}`), none of them of a group or of another, and one group with
-    choices (`|`); outside of groups choices do not multiply. Of what begins with `(?` only `(?:`
-    is known, and nothing refers back.
+    Each repeat and each choice multiplies the ways in which a text can be matched, by 200 and by
+    the number of choices, and in each way as much is looked at as the pattern is long. So there
+    may be two repeats (`*`, `+`, `?`, `{}`) in a pattern of 64 characters, none of them of a group
+    or of another; or one repeat, and one group with at most 10 choices (`|`), none of them empty.
+    Outside of groups choices do not multiply. Of what begins with `(?` only `(?:` is known, and
+    nothing refers back. The slowest take a few milliseconds.
 
     Raises:
         ValueError: `text` is another, or no regular expression at all.
     """
     tokens = _TOKEN.findall(text)
     repeats = [number for number, token in enumerate(tokens) if _REPEAT.fullmatch(token)]
-    odd = len(text) > LONGEST or len(repeats) > _MOST_REPEATS or _choosing_groups(tokens) > 1
+    choices = _choices(tokens)
+    odd = len(text) > LONGEST or len(repeats) > _MOST_REPEATS or len(choices) > 1
+    odd |= len(repeats) > 1 and (len(text) > _LONGEST_WITH_SEVERAL or bool(choices))
+    odd |= max(choices, default=0) > _MOST_CHOICES
     for number in repeats:
         odd |= number > 0 and (tokens[number - 1] in ("(", ")") or number - 1 in repeats)
     for token in tokens:
@@ -34,9 +41,10 @@ def bounded(text: str) -> re.Pattern[str]:
         )
     if odd:
         raise ValueError(
-            f"a pattern must have at most {LONGEST} characters and {_MOST_REPEATS} repeats, none "
-            "of them of a group, and at most one group with choices, got "
-            f"{text[:100]!r}: write one silence for each case"
+            f"a pattern must have at most {LONGEST} characters and one repeat, or "
+            f"{_LONGEST_WITH_SEVERAL} and {_MOST_REPEATS}, none of them of a group; with one "
+            f"repeat at most, one group may have up to {_MOST_CHOICES} choices, none of them "
+            f"empty; got {text[:100]!r}: write one silence for each case"
         )
     try:
         return re.compile(text, re.DOTALL)
@@ -46,15 +54,16 @@ def bounded(text: str) -> re.Pattern[str]:
         ) from None
 
 
-def _choosing_groups(tokens: list[str]) -> int:
-    """How many groups have choices, also by a group inside of them."""
-    open_groups: list[bool] = []
-    found = 0
-    for token in tokens:
+def _choices(tokens: list[str]) -> list[int]:
+    """How many choices each group has that has several; empty ones are too many."""
+    open_groups: list[int] = []
+    found: list[int] = []
+    for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
         if token in ("(", "(?:"):
-            open_groups.append(False)
+            open_groups.append(1)
         elif token == ")" and open_groups:
-            found += open_groups.pop()
+            found.append(open_groups.pop())
         elif token == "|" and open_groups:
-            open_groups[-1] = True
-    return found
+            empty = before in ("(", "(?:", "|") or after in ("|", ")")
+            open_groups[-1] += _MOST_CHOICES if empty else 1
+    return [choices for choices in found if choices > 1]

@@ -11,6 +11,7 @@ from .lifecycle import Finding, Subject
 
 _SECONDS = ("hold_for", "keep_firing", "window")
 _DEEPEST = 5  # levels of metadata
+_WHOLE = 1 << 63  # beyond it many a reader of JSON has no integers
 
 
 def valid(text: str) -> str:
@@ -21,25 +22,44 @@ def valid(text: str) -> str:
 def portable(value: Any, depth: int = 0) -> Any:
     """`value`, or what comes closest to it of what JSON knows.
 
-    Text is valid UTF-8, numbers are finite or None, and what JSON does not know is text.
+    Text is valid UTF-8, numbers are finite or None, and what JSON does not know is text; so is an
+    integer of more than 64 bits.
     """
     if isinstance(value, str):
         return valid(value)
-    if value is None or isinstance(value, bool | int):
+    if value is None or (isinstance(value, int) and -_WHOLE <= value < _WHOLE):
         return value
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if depth < _DEEPEST and isinstance(value, Mapping):
-        return {valid(str(name)): portable(each, depth + 1) for name, each in value.items()}
+        return {_text(name): portable(each, depth + 1) for name, each in value.items()}
     if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
         return [portable(each, depth + 1) for each in value]
-    return valid(str(value))
+    return _text(value)
+
+
+def number(value: Any) -> float | None:
+    """A number as JSON has it: finite, and an integer of more than 64 bits rounded; else None."""
+    try:
+        whole = isinstance(value, int) and -_WHOLE <= value < _WHOLE
+        rounded = value if whole else float(value)
+        return rounded if math.isfinite(rounded) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def finding_to_dict(finding: Finding) -> dict[str, Any]:
     """A finding as JSON has it."""
     values = {each.name: portable(getattr(finding, each.name)) for each in fields(Finding)}
-    return {**values, "subject": portable(finding.subject._asdict())}
+    numbers = {name: number(getattr(finding, name)) for name in ("value", *_SECONDS)}
+    return {**values, **numbers, "subject": portable(finding.subject._asdict())}
+
+
+def _text(value: object) -> str:
+    try:
+        return valid(str(value))
+    except Exception:  # noqa: BLE001 - it is a rule's own, or an integer that is too long
+        return f"<{type(value).__name__}>"
 
 
 def finding_from_dict(kept: Mapping[str, Any]) -> Finding:

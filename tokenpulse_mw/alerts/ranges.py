@@ -37,9 +37,9 @@ class Range:
 
     def __str__(self) -> str:
         number = "a whole number" if self.whole else "a number"
-        start = "above 0" if self.least is None else f"of at least {self.least:g}"
+        start = "above 0" if self.least is None else f"of at least {self.least:.10g}"
         off = ", or None to switch it off" if self.optional else ""
-        return f"{number} {start} and at most {self.most:g}{off}"
+        return f"{number} {start} and at most {self.most:.10g}{off}"
 
 
 @dataclass(frozen=True, slots=True)

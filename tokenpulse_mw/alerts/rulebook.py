@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, count, islice
 
-import anyio
-
+from .calls import within
 from .lifecycle import Finding
 from .rules import Rule, inhibited, outages, rule_name
 from .thresholds import Thresholds
@@ -45,8 +44,7 @@ class Rulebook:
             refresh = getattr(rule, "refresh", None)
             if refresh is not None:
                 try:
-                    with anyio.fail_after(self._interval):
-                        await refresh()
+                    await within(self._interval, refresh)
                 except Exception as error:  # noqa: BLE001 - what it knew before counts still
                     self._report(f"rule {name}", error)
 
@@ -69,25 +67,36 @@ class Rulebook:
                 self._report(f"rule {name}", error)
         return found
 
-    def explained(self, found: Found, thresholds: Thresholds, now: float) -> Found:
-        """The same findings, those without severity that an outage of now or of late explains."""
+    def explained(
+        self, found: Found, thresholds: Thresholds, now: float, *, remember: bool = True
+    ) -> Found:
+        """The same findings, those without severity that an outage of now or of late explains.
+
+        Args:
+            found: What `find` gave.
+            thresholds: Those that the windows are made for.
+            now: Seconds of the engine's clock.
+            remember: Let the outages of now be those of late in the rounds to come.
+        """
         every = [each for findings in found.values() for each in findings]
         try:
-            down = self._lately_down(every, 1.1 * thresholds.error_window + self._interval, now)
-            explained = iter(inhibited(every, down=down))
+            seen = self._lately_down(every, 1.1 * thresholds.error_window + self._interval, now)
+            self._down = seen if remember else self._down
+            explained = iter(inhibited(every, down={name: by for name, (by, _) in seen.items()}))
         except Exception as error:  # noqa: BLE001 - a rule may put anything into its metadata
             self._report("inhibition", error)
             return found
         return {name: list(islice(explained, len(each))) for name, each in found.items()}
 
-    def _lately_down(self, findings: list[Finding], longest: float, now: float) -> dict[str, str]:
+    def _lately_down(
+        self, findings: list[Finding], longest: float, now: float
+    ) -> dict[str, tuple[str, float]]:
         """The upstreams whose outages have left failures in the windows of shares.
 
         A window keeps its oldest step, and is looked at once in an interval.
         """
-        self._down |= {name: (by, now) for name, by in outages(findings).items()}
-        self._down = {name: seen for name, seen in self._down.items() if now - seen[1] <= longest}
-        return {name: by for name, (by, _) in self._down.items()}
+        seen = self._down | {name: (by, now) for name, by in outages(findings).items()}
+        return {name: (by, at) for name, (by, at) in seen.items() if now - at <= longest}
 
 
 def _checked(finding: object) -> Finding:

@@ -12,13 +12,12 @@ from .ranges import Flag, Range
 # What a traffic spike can be of.
 METRICS = ("global_qps", "master_rpm", "master_tpm", "master_rpd", "master_tpd")
 
-_SHARE = Range(most=1)
 _COUNT = Range(whole=True)
-_SECONDS = Range()
+_LONGEST = 30 * 86_400  # seconds
 _OFF_COUNT = Range(whole=True, optional=True)
-_OFF_NUMBER = Range(optional=True)
+_OFF_NUMBER = Range(least=0.001, optional=True)
 _OFF_SHARE = Range(most=1, optional=True)
-_WAIT = Range(least=0)
+_WAIT = Range(least=0, most=_LONGEST)
 
 
 class InvalidThresholds(ValueError):  # noqa: N818 - named for what it is about
@@ -86,19 +85,19 @@ class Thresholds:
     min_tpm_tokens_1m: int = _value(1000, _COUNT)
     critical_factor: float = _value(2, Range(least=1))
     error_rate: float | None = _value(0.1, _OFF_SHARE)
-    error_window: float = _value(300, _SECONDS)
+    error_window: float = _value(300, Range(least=1, most=_LONGEST))
     error_min_requests: int = _value(10, _COUNT)
     error_evidence: bool = _value(True, Flag())
     count_client_errors: bool = _value(False, Flag())
     provider_failures: int | None = _value(10, _OFF_COUNT)
     provider_error_rate: float | None = _value(0.05, _OFF_SHARE)
     provider_error_hold: float = _value(300, _WAIT)
-    provider_latency_p95: float | None = _value(5, _OFF_NUMBER)
+    provider_latency_p95: float | None = _value(5, Range(least=0.001, most=_LONGEST, optional=True))
     provider_latency_hold: float = _value(300, _WAIT)
     provider_429_rpm: float | None = _value(10, _OFF_NUMBER)
     provider_429_hold: float = _value(120, _WAIT)
     quota_warning: float | None = _value(0.9, _OFF_SHARE)
-    resolve_ratio: float = _value(0.8, _SHARE)
+    resolve_ratio: float = _value(0.8, Range(least=0.01, most=1))
     keep_firing: float = _value(0, _WAIT)
 
     def __post_init__(self) -> None:

@@ -32,11 +32,12 @@ class Traffic:
 
     Attributes:
         upstreams: How each upstream has fared lately.
+        thresholds: Those that the windows are made for.
     """
 
     def __init__(self, thresholds: Thresholds, *, max_subjects: int) -> None:
         self.upstreams: Streaks[Upstream] = Streaks(max_subjects=max_subjects)
-        self._thresholds = thresholds
+        self.thresholds = thresholds
         self._counts = Counts(thresholds, max_subjects=max_subjects)
         self._bounds = self._counts.bounds
         self._kinds: dict[tuple[Any, ...], Kind] = {}
@@ -93,18 +94,15 @@ class Traffic:
         counted by the old ones.
         """
         self._count_rows()
-        self._thresholds = thresholds
+        self.thresholds = thresholds
         self._counts.retune(thresholds)
         self._bounds, self._due = self._counts.bounds, float("-inf")
 
     @contextmanager
     def watching(self, thresholds: Thresholds) -> Iterator[None]:
         """Let rules find in the body what other thresholds would have them find."""
-        self._counts.watch(thresholds)
-        try:
+        with self._counts.watching(thresholds):
             yield
-        finally:
-            self._counts.watch(self._thresholds)
 
     @property
     def counts(self) -> Counts:

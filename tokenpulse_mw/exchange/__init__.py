@@ -3,6 +3,7 @@
 from .annotate import annotate, drop_exchange, tap_of
 from .exchange import Exchange, Outcome, method_label
 from .middleware import ExchangeMiddleware
+from .names import LONGEST, shortened
 from .observers import Failures, Observer, name_of
 from .path import path_in_app
 from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
@@ -10,6 +11,7 @@ from .route import RouteTemplates, serves
 from .tap import SCOPE_KEY, Tap
 
 __all__ = [
+    "LONGEST",
     "PROVIDERS",
     "SCOPE_KEY",
     "UNKNOWN",
@@ -28,5 +30,6 @@ __all__ = [
     "name_of",
     "path_in_app",
     "serves",
+    "shortened",
     "tap_of",
 ]

@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from ..usage import TokenUsage
 from ..usage.tokens import LARGEST
+from .names import shortened
 from .tap import SCOPE_KEY, Tap
 
 
@@ -26,7 +27,8 @@ def annotate(
     """Tell what only the application knows of the exchange in progress.
 
     Call it any number of times; what is None leaves things as they are. After the answer has
-    ended, and without an `ExchangeMiddleware` around the application, it does nothing.
+    ended, and without an `ExchangeMiddleware` around the application, it does nothing. What is
+    longer than 256 characters is known by these and a hash.
 
     Args:
         request_or_scope: The request (or its ASGI scope) that is being answered.
@@ -63,7 +65,7 @@ def annotate(
 
 def _text(fact: object) -> str:
     """`fact` as text: ids are often numbers, and names members of an Enum."""
-    return str(fact.value if isinstance(fact, Enum) else fact)
+    return shortened(str(fact.value if isinstance(fact, Enum) else fact))
 
 
 def _checked(usage: TokenUsage) -> TokenUsage:

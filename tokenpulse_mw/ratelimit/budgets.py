@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 
 import anyio.lowlevel
 
+from .keys.address import written
 from .limiters import Limiter
 from .policy import Policy
 
@@ -46,9 +46,9 @@ def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]]
 
 
 def _shown(key: Hashable) -> str:
-    """A key as people know it: an address as such, a hash in hexadecimal digits."""
+    """A key as people know it: an address or network as such, a hash in hexadecimal."""
     if isinstance(key, tuple):
         return " ".join(_shown(part) for part in key if part is not None)
     if isinstance(key, bytes):
-        return str(ipaddress.ip_address(key)) if len(key) == 4 else key.hex()
+        return written(key) or key.hex()
     return str(key)

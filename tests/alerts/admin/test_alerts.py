@@ -200,7 +200,7 @@ def test_what_cannot_be_told_of_an_alert_is_left_out() -> None:
     api = Api(QPS)
     api.round()
     odd = samples.alert(finding={"subject": ["key", "k9"], "metadata": 1, "value": "high"})
-    far = samples.resolved("a2", at=1e18)
+    far = samples.resolved("a2", at=1e18, finding={"subject": ["key", "k1"], "value": 10**400})
     anyio.run(api.engine.store.commit, samples.alerts(odd, far))
     api.ask(
         "POST", "/silences", json={"matchers": [{"name": "metric", "value": ""}], "duration": 9}
@@ -212,3 +212,14 @@ def test_what_cannot_be_told_of_an_alert_is_left_out() -> None:
     assert [each["value"] for each in shown] == [None, None, None]
     assert shown[1]["resolved_at"] == "9999-12-31T23:59:59Z"
     assert (shown[2]["title"], shown[2]["metadata"], shown[2]["silenced_by"]) == ("", {}, None)
+
+
+def test_a_number_without_end_breaks_no_list() -> None:
+    """A rule that counts what no number of JSON can hold is shown with the rest."""
+    api = Api(trouble(value=10**400, metadata={"n": 10**5000}, hold_for=60), trouble("k2"))
+    api.round()
+
+    shown = {each["subject"]["id"]: each for each in api.get()["alerts"]}
+
+    assert (shown["k1"]["value"], shown["k1"]["metadata"]) == (None, {"n": "<int>"})
+    assert shown["k2"]["value"] == 0

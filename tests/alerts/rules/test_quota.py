@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import anyio
@@ -179,23 +181,116 @@ async def test_defect_10_a_source_that_raises_changes_nothing() -> None:
         ("k1", True, 10),
         ("k1", float("nan"), 10),
         ("k1", 10, float("inf")),
-        (7, 10, 10),
-        ("k1", 10, 10, 7),
+        ("k1", Decimal("sNaN"), 10),
+        ("k1", Fraction(10**400), 10),
+        ("k1", 10**5000, 10),
+        (10**5000, 10, 10),
+        (True, 10, 10),
+        (b"k1", 10, 10),
+        ("k1", 10, 10, b"acme"),
         7,
         {"key": "k1"},
     ],
 )
-async def test_what_is_no_quota_is_refused_with_all_that_came_with_it(row: Any) -> None:
-    """Half of an answer would end the alerts of the other half."""
-    rows: Given = [("k1", 10, 10)]
+async def test_what_is_no_quota_costs_no_other_one(row: Any) -> None:
+    """It is told, and all that came with it is taken; what was known of the same key stays."""
+    rows: Given = [("k1", 9, 10), ("k2", 9, 10)]
     quotas = Quotas(lambda: rows)
     await quotas.refresh()
-    rows.append(row)
+    rows[:] = [row, ("k2", 1, 10), ("k3", 1, 10)]
 
     with pytest.raises(ValueError, match=r"^a quota must be \(key, used, limit\) or .*, got "):
         await quotas.refresh()
 
-    assert list(quotas) == [Quota("k1", 10, 10)]
+    stays = [Quota("k1", 9, 10)] if isinstance(row, tuple) and row[:1] == ("k1",) else []
+    assert list(quotas) == [Quota("k2", 1, 10), Quota("k3", 1, 10), *stays]
+
+
+@pytest.mark.anyio
+async def test_a_key_that_is_given_well_as_well_is_known_by_that() -> None:
+    """The better news of it counts, and not what was known before."""
+    rows: Given = [("k1", 10, 10)]
+    quotas = Quotas(lambda: rows)
+    await quotas.refresh()
+    rows[:] = [("k1", None, 10), ("k1", 1, 10)]
+
+    with pytest.raises(ValueError, match="got "):
+        await quotas.refresh()
+
+    assert list(quotas) == [Quota("k1", 1, 10)]
+
+
+@pytest.mark.anyio
+async def test_what_is_wrong_is_told_in_a_few_words() -> None:
+    """A row may be as large as a page."""
+    rows: Given = [("k1", "x" * 100_000, 10)]
+
+    with pytest.raises(ValueError, match=r"got \('k1', 'xxx") as error:
+        await Quotas(lambda: rows).refresh()
+
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.anyio
+async def test_numbers_are_taken_as_databases_give_them() -> None:
+    """A NUMERIC column is a Decimal, and keys are often numbered."""
+    (found,) = await ask([(7, Decimal("95.5"), Decimal(100), 8)])
+
+    assert (found.subject, found.value) == (Subject("key", "7"), 0.955)
+    assert found.metadata == {"used": 95.5, "limit": 100.0, "master": "8", "threshold": 0.9}
+
+
+@pytest.mark.anyio
+async def test_a_source_that_fails_again_and_again_fails_the_rule() -> None:
+    """From the third time on no round is as if all was well; its next answer mends it."""
+    answers: list[Any] = [[("k1", 10, 10)], None, None, [("k1", "?", 10)], [("k1", 10, 10)]]
+    quotas = Quotas(lambda: answers.pop(0))
+    rule = quota_exceeded(quotas)
+    await quotas.refresh()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="must give a list of quotas"):
+            await quotas.refresh()
+        assert len(View().ask(rule)) == 1
+
+    with pytest.raises(ValueError, match="a quota must be"):  # in what there is no quota
+        await quotas.refresh()
+    with pytest.raises(LookupError, match=r"^the quota source has failed 3 times in a row: what"):
+        View().ask(rule)
+
+    await quotas.refresh()
+    assert len(View().ask(rule)) == 1
+
+
+@pytest.mark.anyio
+async def test_a_source_that_nobody_waits_for_any_longer_fails_too() -> None:
+    """An engine gives it no more than an interval, which may be shorter than its deadline."""
+    answers: list[Given] = [[("k1", 10, 10)]]
+
+    async def source() -> Given:
+        if not answers:
+            await anyio.sleep_forever()
+        return answers.pop()
+
+    quotas = Quotas(source)
+    await quotas.refresh()
+    for _ in range(3):
+        with anyio.move_on_after(0.01):
+            await quotas.refresh()
+
+    with pytest.raises(LookupError, match="has failed 3 times in a row"):
+        View().ask(quota_exceeded(quotas))
+
+
+@pytest.mark.anyio
+async def test_a_source_with_a_wrong_row_is_not_dead() -> None:
+    """One key that is odd for ever switches off no other."""
+    rows: Given = [("k1", 10, 10), ("k2", None, 10)]
+    quotas = Quotas(lambda: rows)
+    for _ in range(5):
+        with pytest.raises(ValueError, match="got "):
+            await quotas.refresh()
+
+    assert severities(View().ask(quota_exceeded(quotas))) == {"quota_exceeded:key:k1": "critical"}
 
 
 @pytest.mark.anyio

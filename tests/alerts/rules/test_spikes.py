@@ -236,3 +236,14 @@ def test_only_the_masters_near_their_threshold_are_looked_at() -> None:
 
     assert [master for master, *_ in view.traffic.counts.minute.peaks()] == ["7"]
     assert [each.subject.id for each in view.ask(traffic_spike)] == ["7"]
+
+
+def test_nobody_can_be_called_as_those_beyond_max_subjects() -> None:
+    """A tenant of that very name is one of its own, and its spike is as critical as another's."""
+    view = View(master_rpm=50)
+    view.see(500, master="__overflow__")
+
+    (found,) = view.ask(traffic_spike)
+
+    assert (found.subject.id, found.severity) == ("__overflow___", "critical")
+    assert found.title.startswith("Master '__overflow___': RPM")

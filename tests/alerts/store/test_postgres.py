@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import random
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.support.servers import Server
-from tokenpulse_mw.alerts.store import Conflict, SQLAlertStore, StoreError
+from tokenpulse_mw.alerts.board import News
+from tokenpulse_mw.alerts.journal import Journal
+from tokenpulse_mw.alerts.store import Changes, Conflict, SQLAlertStore, StoreError
 
 from .postgres import PASSWORD, new_database, postgres_server, url_of
-from .samples import alert, alerts
+from .proxy import Proxy
+from .samples import alert, alerts, notification, transition
+
+# More than an index can hold, also when it is compressed.
+LONG = base64.b64encode(random.Random(1).randbytes(6000)).decode()
 
 
 @pytest.fixture
@@ -61,6 +69,64 @@ async def test_a_lost_connection_is_made_anew(url: str) -> None:
     await engine.dispose()
 
     assert await store.alert("a1") == alert()
+    await store.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_falls_silent_costs_no_more_than_its_call(
+    postgres: Server, url: str
+) -> None:
+    """Also where whoever asked has gone before the call's deadline, as an engine does."""
+    async with Proxy(postgres.port) as proxy:
+        store = SQLAlertStore(url.replace(f":{postgres.port}/", f":{proxy.port}/"), timeout=0.5)
+        await store.commit(alerts(alert()))
+        proxy.lose()
+        for _ in range(2):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(store.commit(alerts(alert("a2"))), 0.1)
+
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await store.commit(alerts(alert("a3")))
+                    break
+                except StoreError:
+                    pass
+
+        assert {each.id for each in (await store.load()).alerts} >= {"a1", "a3"}
+        await store.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_id_of_any_length_is_kept(url: str) -> None:
+    """A client may send one as long as a header; it is not in an index."""
+    store = SQLAlertStore(url)
+    long = alert(fingerprint=LONG, rule=LONG, type=LONG, resolve_reason=LONG)
+    happened = transition(fingerprint=LONG)
+
+    for _ in range(2):
+        await store.commit(Changes((long,), (happened,), (notification(fingerprint=LONG),)))
+
+    assert (await store.load()).alerts == (long,)
+    assert await store.transitions("a1") == (happened,)
+    await store.aclose()
+
+
+@pytest.mark.anyio
+async def test_what_an_index_cannot_hold_costs_only_itself(url: str) -> None:
+    """A sink of which the name is too long has its notifications in memory alone."""
+    store, reported = SQLAlertStore(url), list[str]()
+    journal = Journal(
+        store, deadline=10, report=lambda _, error: reported.append(type(error).__name__)
+    )
+    told = [notification("n1"), notification(LONG), notification("n2")]
+
+    journal.note([News(alerts=[alert()], transitions=[transition()])], told)
+    await journal.write()
+
+    assert reported == ["BadRecord"]
+    assert await store.transitions("a1") == (transition(),)
+    assert [each.id for each in (await store.load()).notifications] == ["n1", "n2"]
     await store.aclose()
 
 

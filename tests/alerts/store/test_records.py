@@ -19,6 +19,7 @@ from .samples import alert, notification, resolved, silence, transition
         ({"severity": None}, "severity must be one of info, warning, critical, got None"),
         ({"since": float("nan")}, "since must be a finite number, got nan"),
         ({"fired_at": float("inf")}, "fired_at must be a finite number, got inf"),
+        ({"told": 10**400}, "told must be a finite number, got one that is too large"),
         ({"state": "resolved"}, "a resolved_at when, and only when, .* got 'resolved'"),
         ({"resolved_at": 5.0}, "got 'firing' with resolved_at=5.0"),
     ],

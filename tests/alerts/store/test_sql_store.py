@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from pathlib import Path
 
@@ -104,3 +105,19 @@ def test_a_closed_store_may_move_to_another_event_loop(tmp_path: Path) -> None:
         return len(kept.alerts)
 
     assert [asyncio.run(use("a1")), asyncio.run(use("a2"))] == [1, 2]
+
+
+def test_a_call_may_be_under_way_when_its_event_loop_ends() -> None:
+    """It ends too, and asyncio has nothing to say of it."""
+    pytest.importorskip("asyncpg", reason="pip install asyncpg")
+    logged: list[object] = []
+
+    async def give_up(url: str) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(SQLAlertStore(url).load(), 0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asyncio.run(give_up(f"postgresql+asyncpg://u:p@127.0.0.1:{silent.getsockname()[1]}/name"))
+
+    assert logged == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tokenpulse_mw.alerts.store import Changes, Conflict, Kept, Page, SQLAlertStore, StoreError
+from tokenpulse_mw.alerts.store import (
+    BadRecord,
+    Changes,
+    Conflict,
+    Kept,
+    Page,
+    SQLAlertStore,
+    StoreError,
+)
 
 from .samples import alert, alerts, notifications, transition
 
@@ -272,6 +281,52 @@ async def test_a_secret_of_the_url_is_never_told(tmp_path: Path) -> None:
 
         assert error.value.__cause__ is None
         assert "hunter2" not in f"{store!r} {error.value}"
+
+
+@pytest.mark.anyio
+async def test_what_can_never_be_kept_is_told_from_a_database_in_trouble(tmp_path: Path) -> None:
+    """Whoever gave it may leave it out, and give the rest again; a database is only asked later."""
+    path = tmp_path / "alerts.db"
+    await filled(path)
+    said(
+        path,
+        "CREATE TRIGGER short BEFORE INSERT ON tokenpulse_alert_notifications "
+        "WHEN length(NEW.id) > 9 BEGIN SELECT RAISE(ABORT, 'too long'); END",
+    )
+
+    async with opened(path) as store:
+        for changes in (notifications("n" * 10), alerts(alert(type=7))):
+            with pytest.raises(BadRecord, match=r"alerts.db: "):
+                await store.commit(changes)
+        await store.commit(notifications("n1"))
+        said(path, "DROP TABLE tokenpulse_alert_notifications")
+        with pytest.raises(StoreError) as error:
+            await store.commit(notifications("n2"))
+
+        assert not isinstance(error.value, BadRecord)
+
+
+@pytest.mark.anyio
+async def test_a_call_that_nobody_waits_for_ends_as_well(tmp_path: Path) -> None:
+    """An engine that gives it up sooner leaves nothing behind, and no log of asyncio either."""
+    path = tmp_path / "alerts.db"
+    await filled(path)
+    logged: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+
+    async with opened(path, timeout=0.3) as store:
+        await store.load()
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for _ in range(3):
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(store.commit(alerts(alert("b"))), 0.05)
+            await asyncio.gather(store.delivered("n"), return_exceptions=True)
+            other.execute("COMMIT")
+        await store.commit(alerts(alert("c")))
+    gc.collect()
+
+    assert logged == []
 
 
 @pytest.mark.anyio

@@ -364,6 +364,60 @@ def test_a_day_of_tokens_does_not_spill_into_the_requests(tokens: int) -> None:
     assert counts.get("a") == (10**6, 1000 * tokens)
 
 
+@pytest.mark.parametrize("level", [3, 1000])
+def test_other_levels_for_a_moment_leave_everything_as_it_was(level: int) -> None:
+    """A peak that has passed is there still, and nobody is hot who was not."""
+    counts = ring(window=10)
+    counts.watch(count=50)
+    counts.expire(0)
+    counts.add("passed", 100)
+    counts.expire(60)
+    counts.add("low", 5)
+
+    with counts.keeping():
+        counts.watch(count=level)
+        assert ("low" in [subject for subject, *_ in counts.peaks()]) == (level == 3)
+
+    assert list(counts.peaks()) == [("passed", 100, 0)]
+    counts.add("later", 49)
+    assert list(counts.peaks()) == [("passed", 100, 0)]
+    counts.add("later", 1)
+    assert list(counts.peaks()) == [("passed", 100, 0), ("later", 50, 0)]
+
+
+def test_who_has_failed_often_is_looked_at_until_nothing_of_it_is_left() -> None:
+    """While failures leave the window requests do so too, and the share may be as high as ever."""
+    errors = ErrorRing(window=100, slots=10, max_subjects=5, overflow=OVERFLOW)
+    errors.watch(weight=3)
+    errors.expire(0)
+    errors.add("often", 10, 3)
+    errors.add("seldom", 2, 2)
+    errors.expire(50)
+    errors.add("often", 5, 1)
+
+    seen = []
+    for now in (50, 110, 160):
+        errors.expire(now)
+        seen.append(errors.worst(0.2))
+        errors.begin_round()
+
+    assert seen == [[("often", 15, 4)], [("often", 5, 1)], []]
+    errors.add("often", 1, 1)
+    assert errors.worst(0.2) == []
+
+
+def test_of_those_who_fail_only_the_worst_are_given() -> None:
+    """From the share that is asked for."""
+    errors = ErrorRing(window=100, slots=10, max_subjects=5, overflow=OVERFLOW)
+    errors.watch(weight=1)
+    errors.expire(0)
+    errors.add("a", 10, 1)
+    errors.add("b", 9, 1)
+
+    assert errors.worst(0.1) == [("a", 10, 1), ("b", 9, 1)]
+    assert errors.worst(0.11) == [("b", 9, 1)]
+
+
 def test_only_subjects_that_failed_are_given() -> None:
     """Successes are counted, but whoever has nothing else needs no looking at."""
     errors = ErrorRing(window=100, slots=10, max_subjects=5, overflow=OVERFLOW)

@@ -7,10 +7,10 @@ import random
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.ratelimit.keys.address import Networks, grouping, pack, pack_with_port
+from tokenpulse_mw.ratelimit.keys.address import Networks, grouping, pack, pack_with_port, written
 
 NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -176,6 +176,29 @@ def test_ipv4_is_never_an_ipv6_group(prefix: int, client: bytes, tail: bytes) ->
 
     assert group(client) == client
     assert group((client + tail + bytes(16))[:16]) != client
+
+
+@given(prefix=st.integers(16, 128), address=st.one_of(v4, v6))
+def test_a_group_can_be_written_as_people_know_it(
+    prefix: int, address: IPv4Address | IPv6Address
+) -> None:
+    """As the network that its clients are in; an IPv4 client is its address."""
+    client = unwrapped(address)
+    network = ipaddress.ip_network((client, prefix if client.version == 6 else 32), strict=False)
+
+    shown = written(grouping(prefix)(client.packed))
+
+    assert shown == (str(client) if client.version == 4 else str(network))
+
+
+@given(key=st.binary(max_size=24).filter(lambda key: len(key) != 4))
+@example(b"")
+@example(bytes(7) + b"::/@")
+@example(bytes(2) + b"::/\x00")
+@example(bytes(32) + b"::/\xff")
+def test_what_is_no_address_is_not_written_as_one(key: bytes) -> None:
+    """A hash has no mark, or no room for its prefix."""
+    assert written(key) is None
 
 
 @pytest.mark.parametrize("prefix", [15, 129, 64.0, "64", True])

@@ -60,8 +60,8 @@ def test_a_key_is_short_however_long_a_peer_is_called() -> None:
     one, other = key(at("x" * 100_000)), key(at("x" * 100_001))
 
     assert one == key(at("x" * 100_000)) != other
-    assert isinstance(one, bytes)
-    assert len(one) == 16
+    assert isinstance(one, str)
+    assert len(one) < 300
     assert key(at("\ud800" * 1000)) not in (one, other)
 
 

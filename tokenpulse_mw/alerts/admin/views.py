@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +11,7 @@ import msgspec
 
 from .. import lifecycle
 from ..controls import Controls
-from ..portable import finding_from_dict, finding_to_dict, valid
+from ..portable import finding_from_dict, finding_to_dict, number, valid
 from ..store import records
 from . import schemas, takes
 
@@ -116,7 +115,7 @@ def _found(record: records.AlertRecord) -> dict[str, Any]:
     return {
         **{each: _text(kept.get(each)) for each in ("metric", "title", "message")},
         "subject": schemas.Subject(kind, identity, _text(name)),
-        "value": value if isinstance(value, int | float) and math.isfinite(value) else None,
+        "value": number(value) if isinstance(value, int | float) else None,
         "metadata": metadata if isinstance(metadata, dict) else {},
     }
 

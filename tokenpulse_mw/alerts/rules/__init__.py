@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ..shares import wilson_lower_bound
 from .errors import error_spike, high_error_rate
 from .inhibition import inhibited, outages
 from .latency import high_latency
 from .limits import rate_limit, rate_limit_exceeded
 from .quota import Quota, Quotas, quota_exceeded
 from .rule import Rule, rule_name
-from .shares import wilson_lower_bound
 from .spikes import traffic_spike
 from .upstreams import provider_down
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import product
 
+from ..counts import Blame
 from ..lifecycle import Finding, Severity
+from ..shares import sure_share
 from ..thresholds import Thresholds
 from ..traffic import GATEWAY, Traffic
 from .rule import called, subject_of
-from .shares import sure_share
 
 _MOST_BLAMED = 5  # upstreams that a finding names
 
-Blamed = Mapping[tuple[str, str], Counter[str]]
+Blamed = Mapping[str, Counter[str]]
 
 
 def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
@@ -26,11 +28,10 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
     threshold = thresholds.error_rate
     if threshold is None:
         return
-    blamed = _blamed(traffic)
-    for key, requests, failures in traffic.errors.failing():
+    worst = traffic.errors.worst(threshold * thresholds.resolve_ratio)
+    blamed = _blamed(traffic, "key", {key for key, *_ in worst})
+    for key, requests, failures in worst:
         rate = failures / requests
-        if rate < threshold * thresholds.resolve_ratio:
-            continue
         subject = subject_of("key", key)
         fires = sure_share(failures, requests, thresholds) >= threshold
         yield Finding(
@@ -41,7 +42,7 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
             message=f"{called(subject)} has {rate:.1%} error rate "
             f"({failures}/{requests} requests) in the last {thresholds.error_window:g} s",
             value=rate,
-            metadata=_numbers(requests, failures, threshold, blamed.get(("key", key))),
+            metadata=_numbers(requests, failures, threshold, blamed[key]),
             keep_firing=thresholds.keep_firing,
             window=thresholds.error_window,
         )
@@ -57,11 +58,10 @@ def high_error_rate(traffic: Traffic, thresholds: Thresholds, now: float) -> Ite
     threshold = thresholds.provider_error_rate
     if threshold is None:
         return
-    blamed = _blamed(traffic)
-    for provider, (requests, failures) in _by_provider(traffic).items():
+    worst = _worst_providers(traffic, threshold * thresholds.resolve_ratio)
+    blamed = _blamed(traffic, "provider", worst)
+    for provider, (requests, failures) in worst.items():
         rate = failures / requests
-        if provider == GATEWAY or not failures or rate < threshold * thresholds.resolve_ratio:
-            continue
         fires = sure_share(failures, requests, thresholds) > threshold
         subject = subject_of("provider", provider)
         yield Finding(
@@ -72,32 +72,42 @@ def high_error_rate(traffic: Traffic, thresholds: Thresholds, now: float) -> Ite
             message=f"{called(subject)} failed {failures} of {requests} requests ({rate:.1%}) "
             f"in the last {thresholds.error_window:g} s",
             value=rate,
-            metadata=_numbers(requests, failures, threshold, blamed.get(("provider", provider))),
+            metadata=_numbers(requests, failures, threshold, blamed[provider]),
             hold_for=thresholds.provider_error_hold,
             keep_firing=thresholds.keep_firing,
             window=thresholds.error_window,
         )
 
 
-def _by_provider(traffic: Traffic) -> dict[str, tuple[int, int]]:
-    """Requests and failures of each provider, over all its buckets."""
+def _worst_providers(traffic: Traffic, share: float) -> dict[str, tuple[int, int]]:
+    """Requests and failures of each provider of whose requests at least `share` have failed."""
     found: dict[str, tuple[int, int]] = {}
     for (provider, _), requests, failures in traffic.counts.answers.items():
         known = found.get(provider, (0, 0))
         found[provider] = known[0] + requests, known[1] + failures
-    return found
+    return {
+        provider: (requests, failures)
+        for provider, (requests, failures) in found.items()
+        if provider != GATEWAY and failures and failures / requests >= share
+    }
 
 
-def _blamed(traffic: Traffic) -> Blamed:
-    """Failures of each key and provider, by the upstream that they came from."""
-    found: dict[tuple[str, str], Counter[str]] = {}
-    for (kind, identity, upstream), failures, _ in traffic.counts.blame.items():
-        found.setdefault((kind, identity), Counter())[":".join(upstream)] += failures
+def _blamed(traffic: Traffic, kind: str, identities: Collection[str]) -> Blamed:
+    """Failures of these keys or providers, by the upstream that they came from."""
+    found: dict[str, Counter[str]] = {identity: Counter() for identity in identities}
+    blame, upstreams = traffic.counts.blame, list(traffic.counts.upstreams)
+    named: Iterable[Blame] = product((kind,), identities, upstreams)
+    if len(identities) * len(upstreams) > len(blame):  # what takes fewer steps
+        named = (each for each in blame if each[0] == kind and each[1] in identities)
+    for each in named:
+        failures, _ = blame.get(each)
+        if failures:
+            found[each[1]][":".join(each[2])] = failures
     return found
 
 
 def _numbers(
-    requests: int, failures: int, threshold: float, blamed: Counter[str] | None
+    requests: int, failures: int, threshold: float, blamed: Counter[str]
 ) -> dict[str, object]:
     numbers: dict[str, object] = {"requests": requests, "errors": failures, "threshold": threshold}
     if blamed:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 from ..lifecycle import Finding
+from ..shares import sure_share
 from ..thresholds import Thresholds
 from ..traffic import Traffic
 from .rule import called, subject_of
-from .shares import sure_share
 
 _SLOWEST = 0.05  # what a 95th percentile leaves out
 

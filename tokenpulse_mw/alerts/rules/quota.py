@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from decimal import Decimal
 from inspect import isawaitable
 from itertools import islice
-from typing import NamedTuple
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import anyio
 
@@ -15,6 +17,8 @@ from ..traffic import Traffic
 from .rule import Rule, subject_of
 
 _LARGEST = 1e15
+_MOST_FAILURES = 2  # in a row, which a source may have without being taken for dead
+_SHOWN = 200  # characters of a wrong row
 
 
 class Quota(NamedTuple):
@@ -33,7 +37,8 @@ class Quota(NamedTuple):
     master: str | None = None
 
 
-# Gives the quotas; plain tuples of (key, used, limit) or (key, used, limit, master) will do.
+# Gives the quotas; plain tuples of (key, used, limit) or (key, used, limit, master) will do, with
+# numbers of any kind, and keys and masters that are whole numbers.
 QuotaSource = Callable[[], "Iterable[tuple[object, ...]] | Awaitable[Iterable[tuple[object, ...]]]"]
 
 
@@ -48,6 +53,7 @@ class Quotas:
 
     Attributes:
         known: The source has answered at least once.
+        failures: How often in a row it has failed by now.
 
     Raises:
         ValueError: `deadline` or `max_keys` is not above 0.
@@ -61,27 +67,45 @@ class Quotas:
                 raise ValueError(f"{name} must be above 0, got {value!r}")
         self._source, self._deadline, self._most = source, deadline, max_keys
         self._quotas: tuple[Quota, ...] = ()
-        self.known = False
+        self.known, self.failures = False, 0
 
     async def refresh(self) -> None:
         """Ask the source again. Where that fails, what was last known stays.
 
         Raises:
             TimeoutError: The source took too long.
-            ValueError: It gave what is no quota, or too many.
+            ValueError: It gave too many, or something that is no quota. The quotas beside that
+                are taken all the same; what was known of a key whose quota is none stays.
         """
+        self.failures += 1  # until it has answered
+        rows = await self._rows()
+        good, unclear, wrong = list[Quota](), set[str](), list[ValueError]()
+        for row in rows:
+            try:
+                good.append(_quota(row))
+            except ValueError as error:
+                wrong.append(error)
+                unclear |= _key_of(row)
+        unclear -= {each.key for each in good}
+        stay = [each for each in self._quotas if each.key in unclear]
+        if good or not wrong:  # else it is no answer
+            self._quotas, self.known, self.failures = (*good, *stay), True, 0
+        if wrong:
+            raise wrong[0]
+
+    async def _rows(self) -> tuple[object, ...]:
         with anyio.fail_after(self._deadline):
             given = self._source()
             rows = await given if isawaitable(given) else given
         if not isinstance(rows, Iterable):
             raise ValueError(f"the quota source must give a list of quotas, got {rows!r}")
-        quotas = tuple(_quota(row) for row in islice(rows, self._most + 1))
-        if len(quotas) > self._most:
+        taken = tuple(islice(rows, self._most + 1))
+        if len(taken) > self._most:
             raise ValueError(
                 f"the quota source gave more than {self._most} quotas; "
                 "let it give only those that are near their limit, or raise max_keys"
             )
-        self._quotas, self.known = quotas, True
+        return taken
 
     def __iter__(self) -> Iterator[Quota]:
         return iter(self._quotas)
@@ -107,6 +131,11 @@ class _QuotaExceeded:
             return
         if not self._quotas.known:
             raise LookupError("the quota source has not answered yet")
+        if self._quotas.failures > _MOST_FAILURES:
+            raise LookupError(
+                f"the quota source has failed {self._quotas.failures} times in a row: "
+                "what it said before is too old"
+            )
         for quota in self._quotas:
             # A share, not limit x threshold, whose rounding could miss what is just reached.
             share = quota.used / quota.limit if quota.limit and quota.limit > 0 else 0.0
@@ -118,35 +147,57 @@ def quota_exceeded(quotas: Quotas) -> Rule:
     """The rule that a key has used at least 90 % of its quota; from 100 % it is critical.
 
     A key that the source no longer gives has no alert any more. While the source fails, all stay
-    as they are.
+    as they are; from its third failure in a row on the rule fails too, and so does the round.
     """
     return _QuotaExceeded(quotas)
 
 
-def _quota(row: tuple[object, ...]) -> Quota:
+def _quota(row: Any) -> Quota:
     try:
         key, used, limit, *rest = row
-        master = rest[0] if rest else None
-    except (TypeError, ValueError):
-        raise _wrong(row) from None
-    if not isinstance(key, str) or len(rest) > 1 or not isinstance(master, str | None):
-        raise _wrong(row)
-    if not _is_number(used) or not (limit is None or _is_number(limit)):
-        raise _wrong(row)
-    return Quota(key, used, limit, master)  # type: ignore[arg-type]
+        (master,) = rest or [None]
+        return Quota(
+            _identity(key),
+            _number(used),
+            None if limit is None else _number(limit),
+            None if master is None else _identity(master),
+        )
+    except (TypeError, ValueError, ArithmeticError):
+        raise ValueError(
+            "a quota must be (key, used, limit) or (key, used, limit, master), with key and "
+            "master as text or whole numbers, and used and limit as numbers, got "
+            f"{_shown(row)}"
+        ) from None
 
 
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return -_LARGEST <= value <= _LARGEST  # which is never so for nan
+def _identity(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError
+    return str(value)
 
 
-def _wrong(row: object) -> ValueError:
-    return ValueError(
-        f"a quota must be (key, used, limit) or (key, used, limit, master), with key and master "
-        f"as text and used and limit as numbers, got {row!r}"
-    )
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        raise TypeError
+    number = int(value) if isinstance(value, Integral) else float(value)
+    if not -_LARGEST <= number <= _LARGEST:  # which is never so for nan
+        raise ValueError
+    return number
+
+
+def _key_of(row: Any) -> set[str]:
+    """The key of a row that is wrong, if that at least is one."""
+    try:
+        return {_identity(row[0])}
+    except (TypeError, ValueError, LookupError):
+        return set()
+
+
+def _shown(row: object) -> str:
+    try:
+        return repr(row)[:_SHOWN]
+    except Exception:  # noqa: BLE001 - it is somebody else's, or has an integer that is too long
+        return f"a {type(row).__name__}"
 
 
 def _finding(quota: Quota, share: float, threshold: float, keep_firing: float) -> Finding:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..labels import NAMES, labels_of
 from ..lifecycle import Finding, Severity
+from ..portable import number
 from .event import AlertEvent, rfc3339
 from .text import plain
 
@@ -90,7 +91,7 @@ def _annotations(finding: Finding) -> dict[str, str]:
     annotations = {
         "summary": finding.title,
         "description": finding.message,
-        "value": f"{finding.value:g}",
+        "value": f"{number(finding.value) or 0.0:g}",
     }
     if finding.subject.name:
         annotations["subject_name"] = finding.subject.name

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, Self
 
 from ..lifecycle import Finding, Severity, Subject, Transition
-from ..portable import portable
+from ..portable import number, portable
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -80,7 +80,7 @@ class AlertEvent:
             "subject": finding.subject._asdict(),
             "title": finding.title,
             "message": finding.message,
-            "value": finding.value,
+            "value": number(finding.value),
             "metadata": finding.metadata,
         }
         return {name: portable(value) for name, value in event.items()}

@@ -1,7 +1,16 @@
 """What an alert engine knows beyond the life of its process: alerts, silences, thresholds, mail."""
 
 from .memory import MemoryAlertStore
-from .protocol import AlertStore, Changes, Conflict, Kept, Page, StoreError, UnknownAlert
+from .protocol import (
+    AlertStore,
+    BadRecord,
+    Changes,
+    Conflict,
+    Kept,
+    Page,
+    StoreError,
+    UnknownAlert,
+)
 from .records import (
     Ack,
     AlertRecord,
@@ -18,6 +27,7 @@ __all__ = [
     "Ack",
     "AlertRecord",
     "AlertStore",
+    "BadRecord",
     "Changes",
     "Conflict",
     "DeadLetter",

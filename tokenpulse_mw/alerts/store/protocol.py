@@ -29,6 +29,13 @@ class StoreError(Exception):
     """
 
 
+class BadRecord(StoreError):  # noqa: N818 - a name that others build on
+    """Something of what was given can never be kept; nothing of it is, and the rest alone may be.
+
+    Asking for the same again is in vain.
+    """
+
+
 class Conflict(Exception):  # noqa: N818 - a name that others build on
     """Thresholds were changed in the meantime; `current` is the version that holds, if any."""
 
@@ -106,6 +113,7 @@ class AlertStore(Protocol):
         Raises:
             UnknownAlert: A transition is of an alert that is neither kept nor given.
             ValueError: A finding or an event is not JSON.
+            BadRecord: Something else of it cannot be kept, such as an id that is too long.
         """
         ...
 

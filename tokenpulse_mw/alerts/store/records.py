@@ -225,6 +225,10 @@ def json_text(name: str, value: object) -> str:
 
 
 def check_finite(name: str, value: float | None) -> None:
-    """Refuse NaN and infinity, which no time is."""
-    if value is not None and not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    """Refuse NaN and infinity, which no time is, and what no database has as a number."""
+    try:
+        if value is None or math.isfinite(value):
+            return
+    except OverflowError:
+        raise ValueError(f"{name} must be a finite number, got one that is too large") from None
+    raise ValueError(f"{name} must be a finite number, got {value!r}")

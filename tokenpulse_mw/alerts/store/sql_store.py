@@ -39,8 +39,8 @@ class SQLAlertStore:
     Raises:
         ValueError: `url` is none that can be used, or `timeout` or `max_history` is too small.
         ImportError: A package is missing; the message says how to install it.
-        StoreError: By every method, when the database fails. No part of `url` that is secret is
-            in it.
+        StoreError: By every method, when the database fails; a `BadRecord` where the fault is of
+            what was to be kept. No part of `url` that is secret is in it.
         RuntimeError: By every method, where the event loop is not asyncio's.
     """
 

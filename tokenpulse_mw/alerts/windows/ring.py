@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 OVERFLOW = "__overflow__"
@@ -96,19 +97,41 @@ class Ring(Generic[Subject]):
     def watch(self, *, count: float = _NEVER, weight: float = _NEVER) -> None:
         """Let those be hot that reach `count` or `weight`; this looks at every subject once."""
         self._count_at, self._weight_at = count, weight
-        now = {subject: (count, weight) for subject, count, weight in self.items()}
-        peaks = now | {subject: (count, weight) for subject, count, weight in self.peaks()}
-        self._hot = {subject: peak for subject, peak in peaks.items() if self._is_high(*peak)}
+        peaks = {subject: (count, weight) for subject, count, weight in self.peaks()}
+        hot: dict[Subject, tuple[int, int]] = {}
+        if count < _NEVER or weight < _NEVER:
+            for subject, total in self._totals.items():
+                if (total & _FIRST) >= count or (total >> _SHIFT) >= weight:
+                    hot[subject] = total & _FIRST, total >> _SHIFT
+        self._hot = hot | {
+            subject: peak
+            for subject, peak in peaks.items()
+            if self._is_high(*peak) or self._stays_hot(subject)
+        }
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Let the body `watch` what it likes, but count nothing: then all is as it was before."""
+        before = self._count_at, self._weight_at, self._hot
+        try:
+            yield
+        finally:
+            self._count_at, self._weight_at, self._hot = before
 
     def begin_round(self) -> None:
         """Forget the peaks, and who is hot no longer."""
-        now = [subject for subject in self._hot if self._is_high(*self.get(subject))]
-        self._hot = dict.fromkeys(now, (0, 0))
+        self._hot = dict.fromkeys(filter(self._stays_hot, self._hot), (0, 0))
 
     def get(self, subject: Subject) -> tuple[int, int]:
         """Count and weight of `subject` in the window."""
         total = self._totals.get(subject, 0)
         return total & _FIRST, total >> _SHIFT
+
+    def __len__(self) -> int:
+        return len(self._totals)
+
+    def __iter__(self) -> Iterator[Subject]:
+        return iter(self._totals)
 
     def items(self) -> Iterator[Counted[Subject]]:
         """Every subject, with its count and weight in the window."""
@@ -150,7 +173,7 @@ class Ring(Generic[Subject]):
             self._hot[subject] = max(peak[0], count), max(peak[1], weight)
             return
         if len(self._hot) > 2 * self._most:  # at most half of these are hot still
-            hot = {each: top for each, top in self._hot.items() if self._is_high(*self.get(each))}
+            hot = {each: top for each, top in self._hot.items() if self._stays_hot(each)}
             self.overflowed += len(self._hot) - len(hot)
             self._hot = hot
         self._hot[subject] = count, weight
@@ -158,16 +181,40 @@ class Ring(Generic[Subject]):
     def _is_high(self, count: int, weight: int) -> bool:
         return count >= self._count_at or weight >= self._weight_at
 
+    def _stays_hot(self, subject: Subject) -> bool:
+        return self._is_high(*self.get(subject))
+
 
 class ErrorRing(Ring[Subject]):
-    """Requests of each subject, and as their weight the failures among them."""
+    """Requests of each subject, and as their weight the failures among them.
 
-    def __init__(self, *, window: float, slots: int, max_subjects: int, overflow: Subject) -> None:
-        super().__init__(window=window, slots=slots, max_subjects=max_subjects, overflow=overflow)
-        self.watch(weight=1)
+    Who is hot stays so until it has no failures: while they become fewer, its share may not.
+    """
+
+    def begin_round(self) -> None:
+        """Forget who has no failures left."""
+        totals = self._totals
+        left = [each for each in self._hot if totals.get(each, 0) > _FIRST]  # they may be many
+        self._hot = dict.fromkeys(left, (0, 0))
 
     def failing(self) -> Iterator[Counted[Subject]]:
-        """Every subject that has failed in the window: its name, requests and failures."""
-        for subject, requests, failures in self.hot():
+        """Every subject that has failed in the window: its name, requests and failures.
+
+        This looks at every subject there is.
+        """
+        for subject, requests, failures in self.items():
             if failures:
                 yield subject, requests, failures
+
+    def worst(self, share: float) -> list[Counted[Subject]]:
+        """The hot subjects of whose requests at least `share` have failed."""
+        totals = self._totals
+        return [
+            (subject, total & _FIRST, total >> _SHIFT)
+            for subject in self._hot
+            if (total := totals.get(subject, 0)) > _FIRST
+            and (total >> _SHIFT) / (total & _FIRST) >= share
+        ]
+
+    def _stays_hot(self, subject: Subject) -> bool:
+        return self._totals.get(subject, 0) > _FIRST  # it has failures

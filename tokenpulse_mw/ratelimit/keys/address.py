@@ -12,6 +12,7 @@ _WRAPPINGS = (
     b"\x00\x64\xff\x9b" + bytes(8),  # 64:ff9b::/96, NAT64 (RFC 6052)
     b"\x20\x02",  # 2002::/16, 6to4 (RFC 3056), where all that follows is one subscriber's
 )
+_MARK = b"::/"  # behind the first bytes of a network, and before its prefix
 _NO_ADDRESS = "unix"  # as a network: the peers that have no address, packed as no bytes
 
 
@@ -52,6 +53,7 @@ def grouping(ipv6_prefix: int) -> Callable[[bytes], bytes]:
         raise ValueError(f"ipv6_prefix must be a whole number from 16 to 128, got {ipv6_prefix!r}")
     whole, bits = divmod(ipv6_prefix, 8)
     mask = 0xFF00 >> bits & 0xFF
+    end = _MARK + bytes((ipv6_prefix,))
 
     def group(packed: bytes) -> bytes:
         if len(packed) == 4:
@@ -59,9 +61,19 @@ def grouping(ipv6_prefix: int) -> Callable[[bytes], bytes]:
         kept = packed[:whole]
         if bits:
             kept += bytes((packed[whole] & mask,))
-        return kept + b"::/"  # five bytes at least, so it is never an IPv4 address
+        return kept + end  # six bytes at least, so it is never an IPv4 address
 
     return group
+
+
+def written(key: bytes) -> str | None:
+    """What `grouping` has made `key` of, as people write it; None for other bytes."""
+    if len(key) == 4:
+        return str(ipaddress.IPv4Address(key))
+    kept, prefix = key[:-4], int.from_bytes(key[-1:])
+    if key[-4:-1] != _MARK or not 16 <= prefix <= 128 or len(kept) != (prefix + 7) // 8:
+        return None
+    return f"{ipaddress.IPv6Address(kept.ljust(16, bytes(1)))}/{prefix}"
 
 
 class Networks:

@@ -9,7 +9,6 @@ from starlette.types import Scope
 from ...exchange import tap_of
 from ..functions import KeyFunction, makes_functions
 from ..misuse import Once
-from .fields import shortened
 
 _ANNOTATED = ("master", "key", "credential", "provider", "model")
 
@@ -34,7 +33,7 @@ def annotated(field: str) -> KeyFunction:
     def key(scope: Scope) -> Hashable | None:
         tap = tap_of(scope)
         if tap is not None:
-            return shortened(tap.said.get(field) or "") or None
+            return tap.said.get(field) or None
         warn(
             "annotated(%r) finds no exchange, so it limits nobody: put ExchangeMiddleware or "
             "MetricsMiddleware around RateLimitMiddleware, and call annotate() in between",

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from starlette.types import Scope
 
+from ...exchange import LONGEST, shortened
 from ..functions import KeyFunction, makes_functions
 from ..misuse import Once
 from .address import Networks, grouping, pack
-from .fields import LONGEST_KEY, header_lines, header_name, shortened
+from .fields import header_lines, header_name
 from .forwarded import nearest, reader
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ def client_address(
 
 
 def _remembered(memo: dict[str, T], host: str, value: T) -> T:
-    if len(host) <= LONGEST_KEY:
+    if len(host) <= LONGEST:
         if len(memo) >= _MOST_PEERS:
             memo.clear()  # it only saves work
         memo[host] = value

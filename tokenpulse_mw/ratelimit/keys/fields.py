@@ -1,15 +1,12 @@
-"""What is read of a request's headers, and how a name is kept short."""
+"""What is read of a request's headers."""
 
 from __future__ import annotations
 
 import re
-from hashlib import blake2b
 
 from starlette.types import Scope
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-
-LONGEST_KEY = 128  # characters; for more, their hash will do
 
 
 def header_name(name: str) -> str:
@@ -34,10 +31,3 @@ def header_lines(scope: Scope, name: str) -> list[bytes]:
         for found, value in scope.get("headers", ())
         if len(found) == size and found.lower() == wanted
     ]
-
-
-def shortened(text: str) -> str | bytes:
-    """`text` if it is short, else its hash: how long a key is must not be up to a client."""
-    if len(text) <= LONGEST_KEY:
-        return text
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ..protocol import Conflict, StoreError, UnknownAlert
+from ..protocol import BadRecord, Conflict, StoreError, UnknownAlert
 from .address import EXAMPLES, checked, masked, secrets
 from .advice import advice
+from .blame import is_of_data
 from .dialects import Dialect, dialects
 from .schema import make_tables
 
@@ -52,18 +53,18 @@ class Database:
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[_Answer]]) -> _Answer:
         """What `work` finds, all of it as of one moment."""
-        return await self._whole(self._read(work))
+        return await self._whole(lambda: self._read(work))
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[_Answer]]) -> _Answer:
         """Have all that `work` does, or nothing of it; also where the caller is cancelled."""
-        return await self._whole(self._write(work))
+        return await self._whole(lambda: self._write(work))
 
     async def aclose(self) -> None:
         """Close the connections, after what is being done; they are opened again when needed."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._timeout)
         if self._opened:
-            await self._whole(self._engine.dispose())
+            await self._whole(self._engine.dispose)
             self._opened = self._made = False
             self._lock = asyncio.Lock()  # which belongs to one event loop
 
@@ -112,31 +113,46 @@ class Database:
             # Its own text and its causes may hold the password.
             raise self._failure(error) from (None if self._secrets else error)
 
-    async def _whole(self, work: Coroutine[Any, Any, _Answer]) -> _Answer:
+    async def _whole(self, work: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """What `work` gives, within the deadline; a caller that is cancelled leaves it to end."""
         try:
-            task = asyncio.get_running_loop().create_task(work)
+            loop = asyncio.get_running_loop()
         except RuntimeError:
-            work.close()
             raise RuntimeError(
                 "SQLAlertStore runs on asyncio only, as SQLAlchemy does: on trio use "
                 "MemoryAlertStore"
             ) from None
         self._opened = True
+        task = loop.create_task(self._ending(work))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+        # Who waits is answered in time, also while a connection that is lost is being closed.
         done, _ = await asyncio.wait({task}, timeout=self._timeout)
-        if not done:
-            task.cancel()
-            raise StoreError(f"{self.place} gave no answer for {self._timeout:g} seconds")
-        return task.result()
+        return task.result() if done else self._give_up()
+
+    async def _ending(self, work: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """What `work` gives; at the deadline it ends, whether anyone still waits for it or not."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await work()
+        except TimeoutError:
+            self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        raise StoreError(f"{self.place} gave no answer for {self._timeout:g} seconds")
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # or asyncio would log it where nobody waits any more
 
     def _failure(self, error: Exception) -> StoreError:
         cause = getattr(error, "orig", None) or error
         text = str(cause)
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return StoreError(f"{self.place}: {type(cause).__name__}: {text}{advice(text)}")
+        kind = BadRecord if is_of_data(error) else StoreError
+        return kind(f"{self.place}: {type(cause).__name__}: {text}{advice(text)}")
 
     def _new_engine(self, url: str) -> AsyncEngine:
         try:

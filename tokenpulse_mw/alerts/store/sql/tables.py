@@ -55,7 +55,8 @@ transitions = Table(
     Column("severity", SafeText, nullable=False),
     Column("value", Double, nullable=False),
     Column("at", Double, nullable=False),
-    UniqueConstraint("alert_id", "at", "transition", "severity", "value", "fingerprint"),
+    # An alert has one fingerprint, which is of any length: PostgreSQL's indexes hold 2,704 bytes.
+    UniqueConstraint("alert_id", "at", "transition", "severity", "value"),
     Index("tokenpulse_alert_transitions_newest", "alert_id", "seq"),
 )
 

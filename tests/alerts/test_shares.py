@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.alerts import Thresholds
 from tokenpulse_mw.alerts.rules import wilson_lower_bound
-from tokenpulse_mw.alerts.rules.shares import sure_share
+from tokenpulse_mw.alerts.shares import fewest_failures, sure_share
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,41 @@ def test_a_share_of_too_few_is_none(hits: int, tries: int, evidence: bool, share
     thresholds = Thresholds(error_evidence=evidence)
 
     assert sure_share(hits, tries, thresholds) == pytest.approx(share, abs=5e-5)
+
+
+@given(
+    share=st.floats(0.001, 1),
+    least=st.integers(1, 60),
+    evidence=st.booleans(),
+    requests=st.integers(1, 100),
+)
+def test_with_fewer_failures_no_share_is_surely_above_its_threshold(
+    share: float, least: int, evidence: bool, requests: int
+) -> None:
+    """Those who have failed less often need no looking at, however few requests they made."""
+    thresholds = Thresholds(error_rate=share, error_min_requests=least, error_evidence=evidence)
+    needed = fewest_failures(thresholds)
+
+    for failures in range(1, requests + 1):
+        if sure_share(failures, requests, thresholds) >= share:
+            assert failures >= needed
+
+
+@pytest.mark.parametrize(
+    ("chosen", "needed"),
+    [
+        ({}, 3),
+        ({"error_evidence": False}, 1),
+        ({"error_min_requests": 100}, 15),
+        ({"error_min_requests": 1, "error_rate": 0.5}, 3),
+        ({"error_rate": 0.001, "error_evidence": False}, 1),
+    ],
+)
+def test_as_many_failures_as_are_needed_are_enough(chosen: dict[str, Any], needed: int) -> None:
+    """At 10 % it takes 3 of 10, or 15 of 100."""
+    assert math.ceil(fewest_failures(Thresholds(**chosen))) == needed
+
+
+def test_a_rule_that_is_off_needs_nobody_looked_at() -> None:
+    """However often somebody fails."""
+    assert fewest_failures(Thresholds(error_rate=None)) == math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..thresholds import Thresholds
+from .thresholds import Thresholds
 
 _CERTAINTY = 1.6449  # the normal quantile for 95 % on one side
 
@@ -24,3 +24,17 @@ def wilson_lower_bound(hits: int, tries: int) -> float:
     share, square = hits / tries, _CERTAINTY**2
     spread = _CERTAINTY * math.sqrt(share * (1 - share) / tries + square / (4 * tries**2))
     return (share + square / (2 * tries) - spread) / (1 + square / tries)
+
+
+def fewest_failures(thresholds: Thresholds) -> float:
+    """The failures of a key below which `error_spike` never fires, however few its requests."""
+    share, tries = thresholds.error_rate, thresholds.error_min_requests
+    if share is None:
+        return math.inf
+    needed = share * tries
+    if thresholds.error_evidence:
+        # Wilson's bound is the threshold where the share seen is so many standard errors above.
+        needed += _CERTAINTY * math.sqrt(tries * share * (1 - share))
+        if needed > tries:  # all of the fewest requests are too few
+            needed = _CERTAINTY**2 * share / (1 - share)
+    return max(needed * (1 - 1e-9), 1)  # a little less, as floats are no exact numbers
