@@ -124,8 +124,8 @@ async def main() -> None:
     measure_scrape()
     measure_workers()
     measure_limiter()
-    measure_alerts()
     await measure_limiters()
 
 
 anyio.run(main)
+measure_alerts()  # it runs engines, in event loops of their own
