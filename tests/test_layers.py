@@ -14,14 +14,16 @@ PACKAGE = Path(tokenpulse_mw.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FEATURES = {"ratelimit", "metrics", "alerts", "health", "logs"}
-ALONE = {"config", "web", "lifespan"}  # they know nothing of the others
+ALONE = {"config", "lifespan", "problems"}  # they know nothing of the others
+GUARDS = {"web", "bodies"}  # who is let in, and with what; those who are not get problems
 ALLOWED = {
     "usage": set[str](),
     "exchange": {"usage"},
-    **{feature: {"exchange", "usage", "lifespan", "web"} for feature in FEATURES},
+    **{feature: {"exchange", "usage", *GUARDS, "lifespan", "problems"} for feature in FEATURES},
     **{module: set[str]() for module in ALONE},
+    **{module: {"problems"} for module in GUARDS},
     "wrapping": {"exchange", "lifespan"},
-    "stack": FEATURES | ALONE | {"exchange", "wrapping"},
+    "stack": FEATURES | ALONE | GUARDS | {"exchange", "wrapping"},
     "monitoring": set[str](),  # files for others' programs
     "check": set[str](),  # it asks a gateway from outside
     "demo": {"__init__"},  # it is a user of the library, and has only its public names

@@ -106,19 +106,8 @@ class AlertEngine:
             catch_up=self._resume,
             wall=wall,
         )
-        self._outbox = Outbox(
-            names_of([LogSink()] if sinks is None else sinks, interval=interval),
-            Desk(
-                journal=self._journal,
-                deadline=_SINK_DEADLINE,
-                most=_MOST_WAITING,
-                clock=clock,
-                wall=wall,
-                jitter=random.random,
-                report=self._report,
-                delivered=lambda sink, result: self._tell_listeners("delivered", sink, result),
-            ),
-        )
+        named = names_of([LogSink()] if sinks is None else sinks, interval=interval)
+        self._outbox = Outbox(named, self._desk())
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
@@ -244,6 +233,18 @@ class AlertEngine:
         if at - self._pruned_at >= _DAY:
             self._pruned_at = at
             await self._journal.prune(at - _KEPT_FOR)
+
+    def _desk(self) -> Desk:
+        return Desk(
+            journal=self._journal,
+            deadline=_SINK_DEADLINE,
+            most=_MOST_WAITING,
+            clock=self._clock,
+            wall=self._wall,
+            jitter=random.random,
+            report=self._report,
+            delivered=lambda sink, result: self._tell_listeners("delivered", sink, result),
+        )
 
     def _report(self, component: str, error: Exception) -> None:
         """Log a failure once, and let it be counted; as a label value it is `alerts`."""

@@ -14,7 +14,8 @@ from starlette.routing import Router
 
 from ..exchange import PROVIDERS
 from ..lifespan import beside
-from ..web import Authorize, Guard, RefusedError
+from ..problems import RefusedError
+from ..web import Authorize, Guard
 from .check import AnyCheck, Check
 from .checks import Checks
 from .credentials import Credentials, CredentialStatus

@@ -9,8 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ..bodies import read_body
 from ..exchange import drop_exchange
-from ..web import Authorize, Guard, RefusedError, as_response, invalid, read_body
+from ..problems import RefusedError, as_response, invalid
+from ..web import Authorize, Guard
 from .levels import LEVELS, log_level, set_log_level
 
 logger = logging.getLogger("tokenpulse_mw.settings")

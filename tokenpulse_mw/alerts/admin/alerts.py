@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...web import not_found
+from ...problems import not_found
 from ..store.records import SEVERITIES, STATES, AlertRecord
 from . import schemas, takes
 from .operation import Answer, Asked, Operation

@@ -9,8 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ...bodies import read_body
 from ...exchange import drop_exchange
-from ...web import Guard, RefusedError, as_response, read_body
+from ...problems import RefusedError, as_response
+from ...web import Guard
 from ..engine import AlertEngine
 from ..store import StoreError
 from .operation import Answer, Asked, Operation

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...web import PROBLEM_JSON
+from ...problems import PROBLEM_JSON
 from . import schemas
 from .operation import Operation
 

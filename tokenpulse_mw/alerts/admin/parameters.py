@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ...web import Error, invalid
+from ...problems import Error, invalid
 from ..store.paging import from_cursor
 from .ranges import Schema
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from ...web import Error, RefusedError, invalid, not_found
+from ...problems import Error, RefusedError, invalid, not_found
 from ..silences import check_matchers
 from ..store.records import Matcher
 from . import schemas, takes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...web import RefusedError
+from ...problems import RefusedError
 from ..engine import AlertEngine
 from ..store import Conflict
 from . import schemas, takes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspect import getdoc
 
-from ...web import RefusedError, invalid
+from ...problems import RefusedError, invalid
 from ..rules import Rule
 from ..sinks.text import plain
 from . import schemas, takes

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from ...web import Error, invalid
+from ...problems import Error, invalid
 from ..thresholds import InvalidThresholds, Thresholds
 
 _LONGEST = 100  # characters of a number

@@ -1,9 +1,10 @@
-"""Who is let in, and under which name."""
+"""Who may read and change what is not for everyone."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from hmac import compare_digest
 from inspect import isawaitable
 
 from starlette.exceptions import HTTPException
@@ -59,3 +60,27 @@ class Guard:
         if not isinstance(allowed, bool | str | None):
             logger.error("authorize must give True, a name or False, got %r", type(allowed))
         raise RefusedError(401, "This is not for everyone.", headers={"www-authenticate": "Bearer"})
+
+
+def bearer(token: str) -> Callable[[Request], bool]:
+    """A guard that lets through requests with `Authorization: Bearer <token>` (RFC 6750).
+
+    Tokens are compared in constant time.
+
+    Raises:
+        ValueError: `token` is empty or has white space or control characters in it, so that no
+            header could carry it.
+    """
+    if not token or not token.isprintable() or any(map(str.isspace, token)):
+        raise ValueError(
+            "a bearer token must be at least one character, none of them white space; "
+            f"got one of {len(token)} characters"
+        )
+    expected = token.encode()
+
+    def authorize(request: Request) -> bool:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        token = given.lstrip(" ").encode("latin-1")  # as many as RFC 9110 allows
+        return scheme.lower() == "bearer" and compare_digest(token, expected)
+
+    return authorize
