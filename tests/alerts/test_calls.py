@@ -101,12 +101,16 @@ class Closed(MemoryAlertStore):
 @pytest.mark.anyio
 async def test_a_store_or_a_source_that_cancels_itself_ends_no_engine() -> None:
     """Alerts are found and told without them."""
-    told = anyio.Event()
+    told, often = anyio.Event(), anyio.Event()
+    asked: list[None] = []
 
     async def sink(event: AlertEvent) -> None:
         told.set()
 
     async def source() -> list[Quota]:
+        asked.append(None)
+        if len(asked) == 3:
+            often.set()
         await waits_for_what_was_cancelled()
         return []
 
@@ -114,7 +118,7 @@ async def test_a_store_or_a_source_that_cancels_itself_ends_no_engine() -> None:
     with anyio.fail_after(5):
         async with AlertEngine(rules, [sink], interval=0.01, store=Closed()):
             await told.wait()
-            await anyio.sleep(0.03)
+            await often.wait()
 
 
 @pytest.mark.anyio

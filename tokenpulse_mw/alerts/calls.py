@@ -9,6 +9,9 @@ from typing import Any
 
 import anyio
 
+# Told who has failed, and with what.
+Report = Callable[[str, Exception], None]
+
 
 class AbandonedError(Exception):
     """What was called has cancelled itself, as what waits for a closed pool does."""

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from .board import News
-from .calls import within
+from .calls import Report, within
 from .store.halves import halves
 from .store.protocol import AlertStore, BadRecord, Changes, Kept
 from .store.records import AlertRecord, Notification, TransitionRecord
@@ -18,7 +18,6 @@ from .store.records import AlertRecord, Notification, TransitionRecord
 _MOST = 20_000  # of each kind that wait for the store
 _BAD = (BadRecord, ValueError)  # the store itself is well
 
-Report = Callable[[str, Exception], None]
 Write = Callable[[], Awaitable[object]]
 
 

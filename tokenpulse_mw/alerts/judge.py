@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from .board import Board, News
+from .calls import Report
 from .lifecycle import Finding
-from .rulebook import Report, Rulebook
+from .rulebook import Rulebook
 from .rules import Rule
 from .store.records import AlertRecord
 from .thresholds import Thresholds

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, count, islice
 
-from .calls import within
+from .calls import Report, within
 from .lifecycle import Finding
 from .rules import Rule, inhibited, outages, rule_name
 from .thresholds import Thresholds
 from .traffic import Traffic
 
-Report = Callable[[str, Exception], None]
 Found = dict[str, list[Finding]]
 
 

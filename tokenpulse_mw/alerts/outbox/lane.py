@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from ..calls import within
+from ..calls import Report, within
 from ..journal import Journal
 from ..sinks import AlertEvent, Later, Rejected, Sink
 from ..sinks.text import LONGEST_FINGERPRINT, plain
@@ -48,7 +48,7 @@ class Desk:
     clock: Callable[[], float]
     wall: Callable[[], float]
     jitter: Callable[[], float]
-    report: Callable[[str, Exception], None]
+    report: Report
     delivered: Callable[[str, str], None]
 
 

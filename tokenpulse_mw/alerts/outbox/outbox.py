@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import anyio
 
@@ -140,12 +141,9 @@ class Outbox:
 
     def _bury(self, notification: Notification, said: str) -> None:
         logger.error("%s: %s", plain(notification.id, LONGEST_FINGERPRINT), said)
-        dead = self._desk.journal.store.dead
-
-        async def bury() -> None:
-            await dead(notification.id, self._desk.wall(), said)
-
-        self._desk.journal.owe(notification.id, bury)
+        journal = self._desk.journal
+        bury = partial(journal.store.dead, notification.id, self._desk.wall(), said)
+        journal.owe(notification.id, bury)
 
 
 def names_of(sinks: Iterable[Sink], *, interval: float) -> dict[str, Sink]:

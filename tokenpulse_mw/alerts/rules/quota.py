@@ -120,12 +120,7 @@ class _QuotaExceeded:
         self._quotas = quotas
         self.refresh = quotas.refresh
 
-    def __call__(
-        self,
-        traffic: Traffic,
-        thresholds: Thresholds,
-        now: float,
-    ) -> Iterator[Finding]:
+    def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
         threshold = thresholds.quota_warning
         if threshold is None:
             return
