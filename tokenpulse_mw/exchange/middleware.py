@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .handshake import Handshake
 from .http_tap import HttpTap
+from .metered_tap import MeteredTap
 from .observers import Observer
 from .provider import ProviderResolver, Providers
 from .route import RouteTemplates
@@ -68,12 +69,12 @@ class ExchangeMiddleware:
         if make_tap is None or (SCOPE_KEY in scope and self.join(scope)):
             await self.app(scope, receive, send)
             return
+        if make_tap is HttpTap and scope.get("method") == "POST":
+            make_tap = MeteredTap
         tap = scope[SCOPE_KEY] = make_tap(self._station, scope, receive, send)
         self._station.opened()
         try:
-            # Answers of models are streams, in which a chunk is to cost as little as can be.
-            tapped = tap.stream if scope.get("method") == "POST" else tap.send
-            await self.app(scope, tap.receive, tapped)
+            await self.app(scope, tap.receive, tap.send)
             if not tap.finished:
                 tap.returned()
         except BaseException as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,15 +42,12 @@ class Tap:
     __slots__ = (
         "_first_byte",
         "_first_token",
-        "_flow",
         "_gone",
         "_headers",
         "_meter",
-        "_passed",
         "_receive",
         "_scope",
         "_send",
-        "_stream",
         "finished",
         "limited",
         "said",
@@ -74,9 +71,6 @@ class Tap:
         self._headers: RawHeaders = ()
         self._gone = False
         self._meter: UsageMeter | None = None
-        self._flow: Callable[[bytes], None] | None = None  # takes what is left of the body
-        self._stream: Callable[[bytes], None] | None = None  # the same, for `stream`
-        self._passed = b""  # what `stream` has passed on and not looked at
         self._first_byte: float | None = None
         self._first_token: float | None = None
 
@@ -153,6 +147,5 @@ class Tap:
             for name, fact in self.said.items():
                 setattr(exchange, name, fact)
         self.station.settle(exchange, scope, self._meter)
-        self._meter = self._flow = self._stream = None  # it may hold a body, and we may live on
         for watcher in self.watchers:
             told(watcher, exchange, self.station.report)

@@ -83,14 +83,16 @@ class HttpMetrics:
         )
         rows = tables.kinds.get(kind)
         requests, durations, responses, first_bytes = rows or tables.rows_of(kind)
-        bounds = tables.buckets
         requests[0] += 1.0
         responses[0] += 1.0
+        bucket = 1 + bisect_left(tables.buckets, seconds)
         durations[0] += seconds
-        durations[1 + bisect_left(bounds, seconds)] += 1.0
+        durations[bucket] += 1.0
         if first_byte is not None and first_bytes is not None:
+            if first_byte != seconds:  # it is the same where all came in one piece
+                bucket = 1 + bisect_left(tables.buckets, first_byte)
             first_bytes[0] += first_byte
-            first_bytes[1 + bisect_left(bounds, first_byte)] += 1.0
+            first_bytes[bucket] += 1.0
         if exchange.usage_source is not None:
             self._count_usage(exchange)
 

@@ -173,8 +173,7 @@ def _telling(dialect: Dialect, decisions: Sequence[Decision], tap: Tap | None, s
             kept = message.get("headers", ())
             if replaces:
                 kept = [pair for pair in kept if pair[0].lower() not in replaces]
-            message = dict(message)
-            message["headers"] = [*kept, *fields]
+            message = {**message, "headers": [*kept, *fields]}
         return send(message)  # not awaited here, which would cost every chunk a coroutine
 
     return send_telling

@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from ..exchange import path_in_app
 from .functions import makes_functions
+from .memo import remembered
 
 Condition = Callable[[Scope], bool]
 
@@ -37,11 +38,10 @@ def exempt_paths(patterns: Iterable[str]) -> Condition:
         raise ValueError(f"exempt must be a list of paths, such as ['/health*'], got {patterns!r}")
     exact, beginnings = _read(patterns, "exempt path")
 
-    def matches(scope: Scope) -> bool:
-        path = path_in_app(scope) if scope.get("root_path") else scope["path"]
+    def matches(path: str) -> bool:
         return path in exact or (path.startswith(beginnings) and not _AMBIGUOUS.search(path))
 
-    return matches
+    return _of_paths(matches)
 
 
 @makes_functions
@@ -67,10 +67,7 @@ def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
     beginnings += tuple(_plain(path).rstrip("/") + "/" for path in beginnings)
     wanted = None if methods is None else _methods(methods)
 
-    def matches(scope: Scope) -> bool:
-        if wanted is not None and scope.get("method", "GET") not in wanted:
-            return False
-        path = path_in_app(scope)
+    def matches(path: str) -> bool:
         if path in exact or path.startswith(beginnings):
             return True
         if not _UNUSUAL.search(path):
@@ -78,7 +75,22 @@ def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
         forms = _forms(path)
         return any(form in exact or form.startswith(beginnings) for form in forms)
 
-    return matches
+    on_path = _of_paths(matches)
+    if wanted is None:
+        return on_path
+    return lambda scope: scope.get("method", "GET") in wanted and on_path(scope)
+
+
+def _of_paths(matches: Callable[[str], bool]) -> Condition:
+    """A test for requests whose path, as the application knows it, `matches`."""
+    known: dict[str, bool] = {}
+
+    def test(scope: Scope) -> bool:
+        path = path_in_app(scope) if scope.get("root_path") else scope["path"]
+        found = known.get(path)
+        return remembered(known, path, matches(path)) if found is None else found
+
+    return test
 
 
 def _read(patterns: Iterable[str], what: str) -> tuple[frozenset[str], tuple[str, ...]]:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from ipaddress import ip_address
-from typing import TypeVar
 
 from starlette.types import Scope
 
-from ...exchange import LONGEST, shortened
+from ...exchange import shortened
 from ..functions import KeyFunction, makes_functions
+from ..memo import remembered
 from ..misuse import Once
 from .address import Networks, grouping, pack
 from .fields import header_lines, header_name
 from .forwarded import nearest, reader
 
-T = TypeVar("T")
-
 _FORWARDED_FOR = "x-forwarded-for"
 _TELLING = {_FORWARDED_FOR: "X-Forwarded-For", "forwarded": "Forwarded"}  # each as people write it
-_MOST_PEERS = 4096
 
 
 @makes_functions
@@ -79,20 +76,12 @@ def client_address(
             host = ""
         packed = pack(host) if host else b""
         if packed is not None and packed in proxies:
-            return told_by(_remembered(ours, host, packed), scope)
+            return told_by(remembered(ours, host, packed), scope)
         if not proxies and not warn.told:
             _look_for_proxies(scope, host, warn)
-        return _remembered(keys, host, group(packed) if packed else shortened(host))
+        return remembered(keys, host, group(packed) if packed else shortened(host))
 
     return from_proxy if proxies else from_peer
-
-
-def _remembered(memo: dict[str, T], host: str, value: T) -> T:
-    if len(host) <= LONGEST:
-        if len(memo) >= _MOST_PEERS:
-            memo.clear()  # it only saves work
-        memo[host] = value
-    return value
 
 
 def _look_for_proxies(scope: Scope, host: str, warn: Once) -> None:

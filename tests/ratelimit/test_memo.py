@@ -1,0 +1,49 @@
+"""What is found out once, in bounded memory."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.asgi import http_scope
+from tokenpulse_mw.exchange import LONGEST
+from tokenpulse_mw.ratelimit.memo import MOST, remembered
+from tokenpulse_mw.ratelimit.paths import exempt_paths
+
+
+def test_what_is_remembered_is_given_back() -> None:
+    """The caller goes on with the value, and finds it in the memo the next time."""
+    memo: dict[str, int] = {}
+
+    assert remembered(memo, "/v1/chat", 7) == 7
+    assert memo == {"/v1/chat": 7}
+
+
+def test_a_memo_begins_anew_when_it_is_full() -> None:
+    """Whoever makes up new texts for ever takes no more room than the most it may hold."""
+    memo: dict[str, int] = {}
+    for number in range(MOST + 1):
+        remembered(memo, f"/{number}", number)
+
+    assert memo == {f"/{MOST}": MOST}
+
+
+def test_what_is_long_is_not_remembered() -> None:
+    """Else the room that a text takes would be up to a client."""
+    memo: dict[str, int] = {}
+
+    assert remembered(memo, "x" * (LONGEST + 1), 7) == 7
+    assert not memo
+
+
+@given(
+    paths=st.lists(st.sampled_from(["/health", "/health/../v1", "/v1", "/healthy", "/a/health"]))
+)
+def test_a_path_that_is_known_is_told_as_the_first_time(paths: list[str]) -> None:
+    """Whatever was asked in between, and with whatever mount around the application."""
+    known = exempt_paths(["/health*"])
+
+    for path in paths:
+        for root in ("", "/a"):
+            scope = http_scope(path, root_path=root)
+            assert known(scope) is exempt_paths(["/health*"])(scope)
