@@ -9,7 +9,7 @@ from .server import CLIENT_CLOSED_REQUEST, SENT_BY_SERVER
 from .tap import Tap
 
 _LEFT = ("http.disconnect", "websocket.disconnect")
-_PROVIDER_SIZE = len(PROVIDER_HEADER)
+PROVIDER_SIZE = len(PROVIDER_HEADER)
 
 
 class HttpTap(Tap):
@@ -55,8 +55,11 @@ class HttpTap(Tap):
         self.status = CLIENT_CLOSED_REQUEST if self._gone else status  # what is on the wire
         for name, value in message.get("headers", ()):
             # The size rules out nearly every header without making a lower-case copy.
-            if len(name) == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
-                self.said = {"provider": value.decode("latin-1"), **self.said}
+            if len(name) == PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
+                self._name_provider(value)
+
+    def _name_provider(self, value: bytes) -> None:
+        self.said = {"provider": value.decode("latin-1"), **self.said}
 
     def _body(self, message: Message) -> None:
         more = message.get("more_body")

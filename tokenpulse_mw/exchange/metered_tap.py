@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import Message, Receive, Scope, Send
 
 from ..usage import UsageMeter, meter_for
 from .exchange import Outcome
-from .http_tap import HttpTap
-from .server import tells_by_raising
+from .http_tap import PROVIDER_SIZE, HttpTap
+from .provider import HEADER as PROVIDER_HEADER
+from .server import CLIENT_CLOSED_REQUEST, tells_by_raising
 from .station import Station
 
 _CONTENT_TYPE_SIZE = len(b"content-type")
@@ -25,7 +26,7 @@ class MeteredTap(HttpTap):
     __slots__ = ("_flow", "_passed", "_stream")
 
     def __init__(self, station: Station, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(station, scope, receive, send)
+        HttpTap.__init__(self, station, scope, receive, send)
         self._flow: Callable[[bytes], None] | None = None  # takes what is left of the body
         self._stream: Callable[[bytes], None] | None = None  # the same, where nothing is awaited
         self._passed = b""  # what was passed on so, and not looked at
@@ -49,9 +50,20 @@ class MeteredTap(HttpTap):
         return self._send(message)
 
     def _start(self, message: Message) -> None:
-        super()._start(message)
-        if self.station.usage and 200 <= message["status"] < 300:
-            self._meter = meter_for(*_content_of(message.get("headers", ())))
+        # Not by way of the other `_start`: one walk through the headers is enough.
+        status = message["status"]
+        self.status = CLIENT_CLOSED_REQUEST if self._gone else status
+        content_type = encoding = b""
+        for name, value in message.get("headers", ()):
+            size = len(name)
+            if size == _CONTENT_TYPE_SIZE and name.lower() == b"content-type":
+                content_type = value
+            elif size == _ENCODING_SIZE and name.lower() == b"content-encoding":
+                encoding = encoding + b"," + value if encoding else value
+            elif size == PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
+                self._name_provider(value)
+        if self.station.usage and 200 <= status < 300:
+            self._meter = meter_for(content_type, encoding)
 
     def _body(self, message: Message) -> None:
         if self._passed:
@@ -113,18 +125,6 @@ class MeteredTap(HttpTap):
 
     def _let_go(self) -> None:
         self._meter = self._flow = self._stream = None
-
-
-def _content_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
-    """The type of what is sent, and how it is encoded."""
-    content_type = encoding = b""
-    for name, value in headers:
-        size = len(name)
-        if size == _CONTENT_TYPE_SIZE and name.lower() == b"content-type":
-            content_type = value
-        elif size == _ENCODING_SIZE and name.lower() == b"content-encoding":
-            encoding = encoding + b"," + value if encoding else value
-    return content_type, encoding
 
 
 def _ignore(body: bytes) -> None:

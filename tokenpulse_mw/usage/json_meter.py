@@ -27,7 +27,7 @@ class JsonMeter:
         self.ledger = Ledger()
         self.waiting = True
         self._longest = longest
-        self._body = bytearray()
+        self._body: bytes | bytearray = b""  # the latter, from its second piece on
         self._head = b""  # of a document that is too long
         self._array: _ArrayReader | None = None
 
@@ -45,7 +45,12 @@ class JsonMeter:
             self._keep(chunk)
 
     def _keep(self, chunk: bytes) -> None:
-        self._body += chunk
+        if not self._body:
+            self._body = chunk  # which mostly is all of it
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += chunk
         if self._head or len(self._body) > self._longest:
             self._head = self._head or bytes(self._body[: min(HEAD, self._longest)])
             self._body = self._body[-min(TAIL, self._longest) :]
