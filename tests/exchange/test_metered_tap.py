@@ -1,4 +1,4 @@
-"""The tap on a stream: each chunk passes at the least cost, and none is forgotten."""
+"""The tap on a POST: each chunk of a stream passes at the least cost, and none is forgotten."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ async def test_a_meter_that_fails_costs_only_the_usage(
         assert meter is not None
         return Failing(meter, left)
 
-    monkeypatch.setattr("tokenpulse_mw.exchange.http_tap.meter_for", failing)
+    monkeypatch.setattr("tokenpulse_mw.exchange.metered_tap.meter_for", failing)
     seen: list[Exchange] = []
     app: ASGIApp = streaming([*CHAT, *CHAT])
 
