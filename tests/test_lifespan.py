@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.lifespan.on import LifespanOn
 
+from tests.support.apps import answering
+from tests.support.waiting import PATIENCE
+from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
 from tokenpulse_mw.lifespan import run_lifespan
 
 
@@ -56,7 +64,19 @@ async def returns(scope: Scope, receive: Receive, send: Send) -> None:
     """An application that passes over what it does not know."""
 
 
-@pytest.mark.parametrize("app", [raises, asks_and_raises, returns])
+async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers whatever comes, such as the quickstart's vendor."""
+    await answering()(scope, receive, send)
+
+
+async def reads_and_answers(scope: Scope, receive: Receive, send: Send) -> None:
+    """The same, after it has read the body."""
+    while (await receive()).get("more_body"):
+        pass
+    await answering()(scope, receive, send)
+
+
+@pytest.mark.parametrize("app", [raises, asks_and_raises, returns, answers, reads_and_answers])
 @pytest.mark.anyio
 async def test_an_application_without_a_lifespan_is_spoken_for(
     app: Callable[[Scope, Receive, Send], object],
@@ -68,6 +88,25 @@ async def test_an_application_without_a_lifespan_is_spoken_for(
         "ours ends",
         "shutdown.complete",
     ]
+
+
+@pytest.mark.parametrize("app", [answers, reads_and_answers])
+def test_an_application_that_takes_its_lifespan_for_a_request_is_served(
+    app: ASGIApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a real server, which would refuse such an answer, and with nothing said in the log."""
+    pulse = TokenPulse(settings=Settings(), metrics=HttpMetrics(CollectorRegistry()))
+    lifespan = LifespanOn(Config(pulse.wrap(app), log_config=None))
+
+    async def serve() -> None:
+        with anyio.fail_after(PATIENCE):
+            await lifespan.startup()
+            await lifespan.shutdown()
+
+    asyncio.run(serve())
+
+    assert not lifespan.should_exit
+    assert not [each for each in caplog.records if each.levelname != "INFO"]
 
 
 @pytest.mark.anyio

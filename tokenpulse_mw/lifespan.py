@@ -21,6 +21,10 @@ _LAST_WORDS = {
 }
 
 
+class _NoLifespanError(Exception):
+    """The application answers its lifespan as if that were a request: it knows of none."""
+
+
 @asynccontextmanager
 async def beside(*work: Work) -> AsyncIterator[None]:
     """Do `work` until the body is over."""
@@ -46,7 +50,8 @@ async def run_lifespan(
     """Serve an ASGI lifespan: `app`'s own inside `beside`.
 
     What the application leaves out is done for it, so that `beside` runs as long as the server
-    does: an application may raise on the scope, return at once, or give up after it has started.
+    does: an application may raise on the scope, return at once, take it for a request, or give up
+    after it has started.
 
     Raises:
         Exception: What the application raised after it had answered; where it had started, not
@@ -61,6 +66,8 @@ async def run_lifespan(
         return message
 
     async def send_noting(message: Message) -> None:
+        if not message["type"].startswith("lifespan."):
+            raise _NoLifespanError(message["type"])
         sent.append(message["type"])
         await send(message)
 
@@ -68,6 +75,8 @@ async def run_lifespan(
     async with beside():
         try:
             await app(scope, receive_noting, send_noting)
+        except _NoLifespanError:
+            pass
         except Exception as error:
             if sent:  # it knows lifespans, and this one failed
                 failure = error
