@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
 
 from tokenpulse_mw import Settings
@@ -60,9 +63,19 @@ def test_every_setting_has_a_variable() -> None:
     )
 
 
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    """Compose files leave variables empty that nobody has set."""
+    names = [each.name.upper() for each in fields(Settings) if not each.name.endswith("_token")]
+    seeds = ["WINDOW_MS", "MAX_REQUESTS", "MAX_STATIONS"]
+
+    for empty in ("", " "):
+        assert (
+            Settings.from_env({f"TOKENPULSE_{name}": empty for name in names + seeds}) == Settings()
+        )
+
+
 def test_headers_can_be_switched_off() -> None:
-    """With the word `none`; and an empty storage is none."""
-    assert Settings.from_env({"TOKENPULSE_LIMIT_STORAGE": ""}).limit_storage is None
+    """With the word `none`."""
     assert Settings.from_env({"TOKENPULSE_LIMIT_HEADERS": "none"}).limit_headers is None
 
 
@@ -107,11 +120,20 @@ def test_an_empty_token_is_refused_by_its_name(name: str) -> None:
         Settings.from_env({f"TOKENPULSE_{name}": ""})
 
 
-@pytest.mark.parametrize("delay", [-1, float("inf"), float("nan")])
-def test_a_delay_is_a_time(delay: float) -> None:
-    """It is refused before the server starts."""
-    with pytest.raises(ValueError, match=r"^drain_delay must be 0 seconds or more"):
-        Settings(drain_delay=delay)
+@pytest.mark.parametrize("name", ["alert_interval", "drain_delay"])
+@pytest.mark.parametrize("value", [-1, float("inf"), float("nan"), "3", None, True])
+def test_a_time_is_a_number_of_seconds(name: str, value: Any) -> None:
+    """Anything else is refused before the server starts."""
+    with pytest.raises(ValueError, match=f"^{name} must be 0 seconds or more, got "):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["limit_enforce", "access_log"])
+@pytest.mark.parametrize("value", ["false", 0, None])
+def test_a_switch_is_a_bool(name: str, value: Any) -> None:
+    """The word "false" would be taken for True."""
+    with pytest.raises(ValueError, match=f"^{name} must be True or False, got {value!r}$"):
+        Settings(**{name: value})
 
 
 def test_a_number_of_endless_digits_is_refused_like_others() -> None:

@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from fastapi import APIRouter, FastAPI, Request
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, WebSocketRoute
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.apps import answering
 from tests.support.asgi import drive, http_scope
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import (
     AlertEngine,
     AlertEvent,
@@ -37,6 +39,8 @@ from tokenpulse_mw import (
     annotated,
     header,
 )
+
+TOKEN = "a-token-that-nobody-guesses"
 
 Installer = Callable[[Starlette, HttpMetrics], ASGIApp]
 
@@ -169,7 +173,7 @@ async def test_alerts_are_evaluated_while_the_application_lives(metrics: HttpMet
 
     app = pulse.wrap(failing)
     async with pulse.running():
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             while not told:
                 await _post(app)
             await resolved.wait()
@@ -467,22 +471,48 @@ def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
         ({"settings": Settings(limit="often")}, "limit 'often' is not a rate"),
         ({"settings": Settings(max_keys=0)}, "max_keys must be"),
         ({"settings": Settings(limit_strategy="leaky")}, "strategy 'leaky' is not known"),
-        ({"settings": Settings(limit_headers="ietf")}, "headers 'ietf' is no known dialect"),
-        ({"settings": Settings(limit_enforce="no")}, "enforce must be True or False, got 'no'"),  # type: ignore[arg-type]
+        (
+            {"settings": Settings(limit_headers="ietf")},
+            r"headers 'ietf' is no known .* \(set by limit_headers; TOKENPULSE_LIMIT_HEADERS\)$",
+        ),
+        (
+            {"settings": Settings(metrics_token="a b")},
+            r"\(set by metrics_token; TOKENPULSE_METRICS_",
+        ),
+        ({"settings": Settings(alert_store="alerts.db")}, r"\(set by .*; .*TOKENPULSE_ALERT_STORE"),
+        ({"settings": {"limit": "5/minute"}}, r"settings must be Settings\(...\), got {'limit'"),
+        ({"metrics": CollectorRegistry()}, "metrics must be an HttpMetrics of a registry, got <"),
+        ({"engine": AlertEngine}, r"engine must be an AlertEngine, such as AlertEngine\(\), got <"),
+        ({"policies": "5/minute"}, "policies must be a list of Policy, got '5/minute'"),
+        ({"policies": Policy("5/minute")}, "policies must be a list of Policy, got <"),
+        (
+            {"policies": [Policy("5/minute")], "settings": Settings(limit="9/minute")},
+            r"^limit \(TOKENPULSE_LIMIT\) is not heeded where TokenPulse is given policies: le",
+        ),
+        (
+            {
+                "policies": [Policy("5/minute")],
+                "settings": Settings(limit_storage="async+redis://x"),
+            },
+            r"^limit_storage \(TOKENPULSE_LIMIT_STORAGE\) is not heeded",
+        ),
         ({"settings": Settings(limit_answer="html")}, "limit_answer 'html' is not known: exp"),
         ({"settings": Settings(log_level="LOUD")}, "log_level 'LOUD' is not known: expected one"),
         (
             {"settings": Settings(alert_store="sqlite+aiosqlite://"), "engine": AlertEngine()},
-            "alert_store is for the engine that TokenPulse makes",
+            r"^alert_store \(TOKENPULSE_ALERT_STORE\) is not heeded where TokenPulse is given an",
         ),
         (
             {"settings": Settings(alert_interval=5), "engine": AlertEngine()},
-            "alert_interval is for the engine that TokenPulse makes",
+            "alert_interval .* is not heeded where TokenPulse is given an engine: leave it out, or",
         ),
         ({"settings": Settings(log_format="xml")}, "log_format 'xml' is not known: expected one"),
         ({"settings": Settings(limit_storage="redis://x")}, "storage"),
         ({"policies": []}, "policies must not be empty"),
-        ({"settings": Settings(trusted_proxies=("me",))}, "trusted network 'me' is not one"),
+        (
+            {"settings": Settings(trusted_proxies=("me",))},
+            "trusted network 'me' is not one.* TOKENPULSE_TRUSTED_PROXIES",
+        ),
         ({"providers": ["Claude!"]}, "provider name 'Claude!' is not usable"),
     ],
 )
@@ -492,6 +522,83 @@ def test_malformed_arguments_are_refused_at_construction(
     """Not at the first request."""
     with pytest.raises(ValueError, match=said):
         TokenPulse(**{"settings": Settings(), "metrics": metrics, **options})  # type: ignore[arg-type]
+
+
+def test_only_applications_can_be_wrapped(metrics: HttpMetrics) -> None:
+    """The error comes when it is wrapped, and not with the first request."""
+    with pytest.raises(ValueError, match=r"^wrap\(\) needs an ASGI application, got 'app'$"):
+        TokenPulse(settings=Settings(), metrics=metrics).wrap("app")  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_what_runs_already_is_not_started_again(metrics: HttpMetrics) -> None:
+    """It was put into two applications; when it has ended, it may run once more."""
+    pulse = TokenPulse(settings=Settings(), metrics=metrics)
+
+    for _ in range(2):
+        async with pulse.running():
+            with pytest.raises(
+                RuntimeError, match=r"^this TokenPulse runs already: .* more than once"
+            ):
+                async with pulse.running():
+                    pytest.fail("it runs twice")
+
+
+def test_an_application_whose_lifespan_nobody_runs_is_told_of_once(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first scrape shows it: no alert would be evaluated, and nothing else says so."""
+    app = Starlette()
+    TokenPulse(settings=Settings(), metrics=metrics).install(app)
+
+    with TestClient(app) as client:
+        client.get("/metrics")
+    assert not caplog.messages
+    for _ in range(2):
+        TestClient(app).get("/metrics")
+
+    assert [each[:48] for each in caplog.messages] == [
+        "a scrape finds that TokenPulse does not run, so "
+    ]
+
+
+def test_a_token_that_can_be_guessed_is_warned_of(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its length is told, and it is not."""
+    TokenPulse(settings=Settings(admin_token="hunter2"), metrics=metrics)
+
+    assert caplog.messages == [
+        "admin_token has 7 characters, and guesses at it are not limited: give it at least 16"
+    ]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_tenants_are_limited_who_are_told_outside_of_it_all(
+    after: bool, metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is added after `install` stands outside, and is heard; what is within is too late."""
+
+    class Authentication:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            annotate(scope, master="acme")
+            await self.app(scope, receive, send)
+
+    app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
+    if not after:
+        app.add_middleware(Authentication)
+    policies = [Policy("1/day", key=annotated("master"))]
+    TokenPulse(settings=Settings(), policies=policies, metrics=metrics).install(app)
+    if after:
+        app.add_middleware(Authentication)
+
+    statuses = [TestClient(app).get("/chat").status_code for _ in range(3)]
+
+    assert statuses == ([200, 429, 429] if after else [200, 200, 200])
+    assert bool(caplog.messages) is not after
 
 
 @pytest.mark.anyio
@@ -560,7 +667,7 @@ def test_each_request_has_a_line_and_an_id_where_that_is_wanted(
 
 def test_a_provider_that_is_down_is_a_warning_of_health(metrics: HttpMetrics) -> None:
     """Readiness says so with 200, and why to those who may know: a vendor is not our health."""
-    pulse = TokenPulse(settings=Settings(admin_token="s3cret"), metrics=metrics)
+    pulse = TokenPulse(settings=Settings(admin_token=TOKEN), metrics=metrics)
     for _ in range(10):
         pulse.engine.observe(Exchange("POST", 0.0, provider="claude", credential="c1", status=502))
     anyio.run(pulse.engine.evaluate)
@@ -569,7 +676,7 @@ def test_a_provider_that_is_down_is_a_warning_of_health(metrics: HttpMetrics) ->
     plain = client.get("/health/ready")
     told = client.get(
         "/health/ready",
-        headers={"accept": "application/health+json", "authorization": "Bearer s3cret"},
+        headers={"accept": "application/health+json", "authorization": f"Bearer {TOKEN}"},
     )
 
     assert (plain.status_code, plain.json()) == (200, {"status": "warn"})
@@ -578,8 +685,8 @@ def test_a_provider_that_is_down_is_a_warning_of_health(metrics: HttpMetrics) ->
 
 @pytest.mark.parametrize("put_in", [install, wrap])
 def test_people_on_call_have_their_endpoints(put_in: Installer, metrics: HttpMetrics) -> None:
-    """With the token that the settings have, and behind the application's limit."""
-    settings = Settings(admin_token="s3cret", limit="6/day")
+    """With the token that the settings have, and whatever is limited."""
+    settings = Settings(admin_token=TOKEN, limit="1/day")
     app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
     pulse = TokenPulse(settings=settings, metrics=metrics)
     served: ASGIApp = app
@@ -587,7 +694,7 @@ def test_people_on_call_have_their_endpoints(put_in: Installer, metrics: HttpMet
         pulse.install(app)
     else:
         served = pulse.wrap(app)
-    client = TestClient(served, headers={"authorization": "Bearer s3cret"})
+    client = TestClient(served, headers={"authorization": f"Bearer {TOKEN}"})
 
     answers = [
         client.get("/admin/alerts").json(),
@@ -596,7 +703,7 @@ def test_people_on_call_have_their_endpoints(put_in: Installer, metrics: HttpMet
         client.get("/admin/other").text,
         client.get("/admin/alerts", headers={"authorization": "Bearer guess"}).status_code,
         client.post("/admin/alerts/a1/ack").status_code,
-        client.get("/admin/alerts", headers={"authorization": "Bearer guess"}).status_code,
+        client.get("/admin/other").status_code,
     ]
 
     assert answers == [
@@ -606,7 +713,7 @@ def test_people_on_call_have_their_endpoints(put_in: Installer, metrics: HttpMet
         "proxied",
         401,
         404,
-        429,
+        429,  # which is the application's own path, and limited
     ]
 
 
@@ -646,6 +753,21 @@ def test_logging_can_be_configured_by_the_settings(
         "__unmatched__",
         404,
     )
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_a_format_alone_configures_logging_at_info(
+    metrics: HttpMetrics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server's own lines are of the same format."""
+    app = Starlette()
+    TokenPulse(settings=Settings(log_format="json"), metrics=metrics).install(app)
+
+    with TestClient(app):
+        logging.getLogger("uvicorn.error").info("started")
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(each["module"], each["message"]) for each in lines] == [("uvicorn.error", "started")]
 
 
 @pytest.mark.usefixtures("logging_as_it_was")

@@ -43,6 +43,7 @@ from .ratelimit import (
 )
 from .stack import TokenPulse
 from .usage import TokenUsage
+from .web import bearer
 
 __version__ = version("tokenpulse-mw")
 
@@ -79,6 +80,7 @@ __all__ = [
     "annotate",
     "annotated",
     "anthropic_error",
+    "bearer",
     "client_address",
     "configure_logging",
     "current_request_id",

@@ -38,16 +38,18 @@ class Settings:
         alert_store: The database that keeps alerts over a restart, such as
             "sqlite+aiosqlite:///alerts.db"; None keeps them in memory.
         access_log: Log a line for each request, and give each an id.
-        log_level: "DEBUG", "INFO", "WARN" or "ERROR": logging is configured when the application
-            starts, for the whole process; None leaves it to the application.
-        log_format: "text" or "json", where `log_level` is given.
+        log_level: "DEBUG", "INFO", "WARN" or "ERROR". Where this or `log_format` is given, logging
+            is configured when the application starts, for the whole process, the server's own
+            lines with it; where both are None, it is left to the application.
+        log_format: "text" or "json".
         admin_token: Bearer token that `/admin` and the details of health ask for; None serves
-            nothing there.
+            nothing there. Guesses are not limited, so that people on call are not either: make it
+            long.
         drain_delay: Seconds that are served on after SIGTERM, not ready any more, before the
             server ends; 0 leaves SIGTERM to the server.
 
     Raises:
-        ValueError: `drain_delay` is no time. Whatever else is malformed is refused by the part
+        ValueError: A time or a switch is none. Whatever else is malformed is refused by the part
             that it is for, when `TokenPulse` is made.
     """
 
@@ -67,20 +69,26 @@ class Settings:
     alert_store: str | None = None
     access_log: bool = False
     log_level: str | None = None
-    log_format: str = "text"
+    log_format: str | None = None
     admin_token: str | None = None
     drain_delay: float = 3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drain_delay < math.inf:
-            raise ValueError(f"drain_delay must be 0 seconds or more, got {self.drain_delay!r}")
+        for name in ("limit_enforce", "access_log"):
+            if type(value := getattr(self, name)) is not bool:  # such as the word "false"
+                raise ValueError(f"{name} must be True or False, got {value!r}")
+        for name in ("alert_interval", "drain_delay"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be 0 seconds or more, got {value!r}")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read `TOKENPULSE_LIMIT`, `TOKENPULSE_TRUSTED_PROXIES` (separated by commas), ...
 
-        The seed's names work too: `TOKENPULSE_WINDOW_MS` and `TOKENPULSE_MAX_REQUESTS` make the
-        limit, `TOKENPULSE_MAX_STATIONS` is `max_keys`.
+        An empty variable is as good as none, but for the tokens. The seed's names work too:
+        `TOKENPULSE_WINDOW_MS` and `TOKENPULSE_MAX_REQUESTS` make the limit,
+        `TOKENPULSE_MAX_STATIONS` is `max_keys`.
 
         Raises:
             ValueError: A variable is malformed, or says the same as another.
@@ -91,13 +99,14 @@ class Settings:
             if name.startswith(PREFIX)
         }
         _warn_of_unknown(given)
+        given = {name: value for name, value in given.items() if value.strip() or name in _TOKENS}
         proxies = given.get("TRUSTED_PROXIES", "").split(",")
         headers = given.get("LIMIT_HEADERS", "draft-11")
         return cls(
             limit=_limit(given),
             max_keys=_max_keys(given),
             limit_strategy=given.get("LIMIT_STRATEGY", "fixed-window"),
-            limit_storage=given.get("LIMIT_STORAGE") or None,  # compose files leave it empty
+            limit_storage=given.get("LIMIT_STORAGE"),
             limit_prefix=given.get("LIMIT_PREFIX", "tokenpulse"),
             limit_on_error=given.get("LIMIT_ON_ERROR", "local"),
             limit_headers=None if headers == "none" else headers,
@@ -107,10 +116,10 @@ class Settings:
             trusted_proxies=tuple(proxy.strip() for proxy in proxies if proxy.strip()),
             metrics_token=_token(given, "METRICS_TOKEN"),
             alert_interval=_whole(given, "ALERT_INTERVAL", 60),
-            alert_store=given.get("ALERT_STORE") or None,
+            alert_store=given.get("ALERT_STORE"),
             access_log=_true(given, "ACCESS_LOG", "false"),
-            log_level=given.get("LOG_LEVEL") or None,
-            log_format=given.get("LOG_FORMAT") or "text",
+            log_level=given.get("LOG_LEVEL"),
+            log_format=given.get("LOG_FORMAT"),
             admin_token=_token(given, "ADMIN_TOKEN"),
             drain_delay=_whole(given, "DRAIN_DELAY", 3, least=0),
         )
@@ -149,7 +158,7 @@ def _whole(given: Mapping[str, str], name: str, default: int, *, least: int = 1)
 
 
 def _token(given: Mapping[str, str], name: str) -> str | None:
-    if given.get(name) == "":
+    if given.get(name) == "":  # whoever set it believes that it is asked for
         raise ValueError(
             f"{PREFIX}{name} is empty, and would let everyone in: give a token, or leave it out"
         )
@@ -174,5 +183,6 @@ def _true(given: Mapping[str, str], name: str, default: str) -> bool:
     return value in ("true", "1")
 
 
+_TOKENS = ("METRICS_TOKEN", "ADMIN_TOKEN")
 _SEEDS_NAMES = ("WINDOW_MS", "MAX_REQUESTS", "MAX_STATIONS")
 _NAMES = (*(each.name.upper() for each in fields(Settings)), *_SEEDS_NAMES)

@@ -10,6 +10,13 @@ from tests.support.asgi import http_scope
 from tokenpulse_mw import Providers
 
 
+@pytest.mark.parametrize("resolver", ["claude", 5])
+def test_a_resolver_is_a_function(resolver: object) -> None:
+    """The error says what came."""
+    with pytest.raises(ValueError, match=rf"^resolver must be a function .*, got {resolver!r}$"):
+        Providers(resolver=resolver)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("path", "provider"),
     [

@@ -14,7 +14,14 @@ from starlette.types import ASGIApp
 
 from tests.support.apps import answering
 from tests.support.asgi import drive, http_scope
-from tokenpulse_mw import InFlight, Limiter, Policy, RateLimitMiddleware
+from tokenpulse_mw import (
+    Exchange,
+    ExchangeMiddleware,
+    InFlight,
+    Limiter,
+    Policy,
+    RateLimitMiddleware,
+)
 from tokenpulse_mw.ratelimit.misuse import Once
 
 TWICE = (
@@ -141,3 +148,23 @@ def test_a_warning_is_given_once(told: pytest.LogCaptureFixture) -> None:
 
     assert told.messages == ["no sign of life", "no more"]
     assert (one.told, Once().told) == (True, False)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.anyio
+async def test_what_is_measured_inside_of_the_limit_is_told_once(
+    outside: bool, told: pytest.LogCaptureFixture
+) -> None:
+    """Its refusals are counted by nobody; unless somebody else measures outside of it as well."""
+    seen: list[Exchange] = []
+    inner = ExchangeMiddleware(answering(), observers=[seen.append])
+    app: ASGIApp = RateLimitMiddleware(inner, limit="1/day")
+    if outside:
+        app = ExchangeMiddleware(app)
+
+    statuses = [(await drive(app, http_scope("/chat"))).status for _ in range(3)]
+
+    assert statuses == [200, 429, 429]
+    assert len(seen) == 1
+    said = [] if outside else ["requests are measured inside of RateLimitMiddleware"]
+    assert [each.partition(",")[0] for each in told.messages] == said

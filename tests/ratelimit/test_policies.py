@@ -181,7 +181,7 @@ ONE = Limiter("5/day")
         ({"key": api_key}, "give policies, or limit, key and limiter of a single one, not both"),
         ({"limiter": ONE}, "give policies, or limit, key and limiter of a single one, not both"),
         ({"policies": []}, "policies must not be empty"),
-        ({"policies": ["5/day"]}, "policies must be of type Policy, got '5/day'"),
+        ({"policies": ["5/day"]}, "policies must be a list of Policy, got '5/day' among them"),
         ({"policies": Policy("5/day")}, "policies must be a list of Policy, got <"),
         ({"policies": "5/day"}, "policies must be a list of Policy, got '5/day'"),
         ({"enforce": "no"}, "enforce must be True or False, got 'no'"),

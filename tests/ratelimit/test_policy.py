@@ -249,8 +249,8 @@ ONE = Limiter("5/minute")
     ("policies", "said"),
     [
         ([], "policies must not be empty"),
-        (["5/minute"], "policies must be of type Policy, got '5/minute'"),
-        ([Policy("5/minute"), None], "policies must be of type Policy, got None"),
+        (["5/minute"], "policies must be a list of Policy, got '5/minute' among"),
+        ([Policy("5/minute"), None], "policies must be a list of Policy, got None among them"),
         (
             [Policy("5/minute"), Policy("5/day")],
             "every policy needs a name of its own .name=., got .'default', 'default'.",

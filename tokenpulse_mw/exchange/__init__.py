@@ -1,6 +1,6 @@
 """One observed request: measured once, told to everyone; the floor that all features stand on."""
 
-from .annotate import annotate, drop_exchange, tap_of
+from .annotate import annotate, drop_exchange, said_of, tap_of
 from .exchange import Exchange, Outcome, method_label
 from .middleware import ExchangeMiddleware
 from .names import LONGEST, shortened
@@ -29,6 +29,7 @@ __all__ = [
     "method_label",
     "name_of",
     "path_in_app",
+    "said_of",
     "serves",
     "shortened",
     "tap_of",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 from msgspec.structs import astuple
 from starlette.requests import HTTPConnection
@@ -10,6 +12,7 @@ from starlette.types import Scope
 
 from ..usage import TokenUsage
 from ..usage.tokens import LARGEST
+from .early import EARLY_KEY, Early
 from .names import shortened
 from .tap import SCOPE_KEY, Tap
 
@@ -26,9 +29,9 @@ def annotate(
 ) -> None:
     """Tell what only the application knows of the exchange in progress.
 
-    Call it any number of times; what is None leaves things as they are. After the answer has
-    ended, and without an `ExchangeMiddleware` around the application, it does nothing. What is
-    longer than 256 characters is known by these and a hash.
+    Call it any number of times; what is None leaves things as they are. It may be called before
+    the exchange begins, by a middleware that stands outside of ours. After the answer has ended it
+    does nothing. What is longer than 256 characters is known by these and a hash.
 
     Args:
         request_or_scope: The request (or its ASGI scope) that is being answered.
@@ -45,8 +48,8 @@ def annotate(
     `annotate` in `tokenpulse_self_errors_total`; the request goes on.
     """
     scope = request_or_scope
-    tap = tap_of(scope.scope if isinstance(scope, HTTPConnection) else scope)
-    if tap is None:
+    listener = _listener(scope.scope if isinstance(scope, HTTPConnection) else scope)
+    if listener is None:
         return
     facts = {
         "provider": provider,
@@ -56,11 +59,21 @@ def annotate(
         "model": model,
     }
     try:
-        tap.say(**{name: _text(fact) for name, fact in facts.items() if fact not in (None, "")})
+        listener.say(
+            **{name: _text(fact) for name, fact in facts.items() if fact not in (None, "")}
+        )
         if usage is not None:
-            tap.say(usage=_checked(usage), usage_source="reported")
+            listener.say(usage=_checked(usage), usage_source="reported")
     except Exception as error:  # noqa: BLE001 - what cannot be told must not fail the request
-        tap.station.report("annotate", error)
+        listener.misspeak(error)
+
+
+def _listener(scope: Scope) -> Tap | Early | None:
+    """Who takes down what is said: the tap, or who stands in for it as long as there is none."""
+    if SCOPE_KEY in scope:
+        return tap_of(scope)
+    early: Early = scope.setdefault(EARLY_KEY, Early())
+    return early
 
 
 def _text(fact: object) -> str:
@@ -80,6 +93,12 @@ def drop_exchange(scope: Scope) -> None:
     tap = tap_of(scope)
     if tap is not None:
         tap.drop()
+
+
+def said_of(scope: Scope) -> Mapping[str, Any] | None:
+    """What was said of the exchange that goes on, or is about to; None where nobody listens."""
+    listener: Tap | Early | None = scope.get(SCOPE_KEY) or scope.get(EARLY_KEY)
+    return None if listener is None else listener.said
 
 
 def tap_of(scope: Scope) -> Tap | None:

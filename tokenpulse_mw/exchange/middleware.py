@@ -8,6 +8,7 @@ from inspect import iscoroutinefunction
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .early import EARLY_KEY
 from .handshake import Handshake
 from .http_tap import HttpTap
 from .metered_tap import MeteredTap
@@ -72,6 +73,8 @@ class ExchangeMiddleware:
         if make_tap is HttpTap and scope.get("method") == "POST":
             make_tap = MeteredTap
         tap = scope[SCOPE_KEY] = make_tap(self._station, scope, receive, send)
+        if EARLY_KEY in scope:
+            scope[EARLY_KEY].hand_over(tap)
         self._station.opened()
         try:
             await self.app(scope, tap.receive, tap.send)

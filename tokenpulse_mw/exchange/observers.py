@@ -24,9 +24,21 @@ class Failures:
     """Calls observers and other people's code so that their failures stop here.
 
     Each kind of failure is logged once; every one is told to the observers that count them.
+
+    Args:
+        logger: Where they are logged.
+        others: What goes on without the part that has failed.
+        explained: Kinds of errors that say what to do: where they come from is for debugging.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        logger: logging.Logger = logger,
+        others: str = "requests",
+        explained: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self._logger, self._others, self._explained = logger, others, explained
         self._told: set[tuple[str, str]] = set()
 
     def call(self, hook: str, observers: Iterable[object], *arguments: Any) -> None:
@@ -52,11 +64,16 @@ class Failures:
         kind = (component, type(error).__name__)
         if kind not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(kind)
-            logger.error(
-                "%s failed with %s: requests go on without it; this is said only once",
-                *kind,
-                exc_info=error,
+            explained = isinstance(error, self._explained)
+            self._logger.error(
+                "%s failed with %s: %s go on without it; this is said only once",
+                component,
+                " ".join(f"{kind[1]}: {error}".split()) if explained else kind[1],
+                self._others,
+                exc_info=None if explained else error,
             )
+            if explained:
+                self._logger.debug("%s failed here", component, exc_info=error)
 
 
 def name_of(observer: object) -> str:

@@ -44,7 +44,8 @@ class Providers:
         request_header: Believe `x-tokenpulse-provider` on requests too. Any client can send it.
 
     Raises:
-        ValueError: A name is malformed, reserved or given twice, or there is none.
+        ValueError: A name is malformed, reserved or given twice, or there is none; or `resolver`
+            cannot be called.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Providers:
         request_header: bool = False,
     ) -> None:
         self.names = _checked(names)
+        if resolver is not None and not callable(resolver):
+            raise ValueError(f"resolver must be a function of the scope, got {resolver!r}")
         self.resolver = resolver
         self.request_header = request_header
         self._known = {name: name for name in self.names}

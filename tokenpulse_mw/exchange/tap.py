@@ -79,6 +79,10 @@ class Tap:
         if not self.finished:
             self.said = {**self.said, **facts}
 
+    def misspeak(self, failure: Exception) -> None:
+        """Report that something the application knows could not be told."""
+        self.station.report("annotate", failure)
+
     def add_headers(self, headers: RawHeaders) -> None:
         """Send `headers` with the answer, beside its own."""
         self._headers = [*self._headers, *headers] if self._headers else headers

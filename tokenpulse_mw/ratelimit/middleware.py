@@ -15,7 +15,7 @@ from .gate import Gate, OnDecision
 from .headers import Dialect, dialect
 from .holds import Holds
 from .limiters import Decision
-from .misuse import DoubleCount
+from .misuse import Misuse
 from .paths import exempt_paths
 from .policy import AnyLimiter, Policy
 
@@ -82,7 +82,7 @@ class RateLimitMiddleware:
         self._respond = respond
         self._is_exempt = exempt_paths(exempt)
         self._dialect = dialect(headers, self.policies)
-        self._misuse = DoubleCount(policy.limiter for policy in self.policies)
+        self._misuse = Misuse(app, (policy.limiter for policy in self.policies))
         # Tokens, and the end of an answer, are known to an exchange.
         ends = any(policy.unit != "requests" for policy in self.policies)
         self._exchange = ExchangeMiddleware(self) if ends else None

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 
 from starlette.types import Scope
 
+from ..exchange import SCOPE_KEY, ExchangeMiddleware
+
 logger = logging.getLogger("tokenpulse_mw.ratelimit")
 
 _SCOPE_KEY = "tokenpulse_mw.limiters"
 _LONGEST_PATH = 100  # characters, in the log
+_MOST_LAYERS = 50
 _MOST_LOOKED_AT = 1000  # requests; what is mounted wrongly shows in the first few
 
 
@@ -27,21 +30,24 @@ class Once:
             logger.warning(message, *arguments)
 
 
-class DoubleCount:
-    """Notices a limiter that counts the same request twice.
+class Misuse:
+    """Notices, in the first requests, that a middleware is not where it should be.
 
-    That halves the limit without a word. It happens when a middleware is added to an application
-    and again to one mounted in it, or when `wrap` is used on top of `install`.
+    A limiter that counts the same request twice halves the limit without a word: it happens when a
+    middleware is added to an application and again to one mounted in it, or when `wrap` is used on
+    top of `install`. And what is measured inside of a limit knows of no refusal.
 
     Args:
-        limiters: Those of one middleware.
+        app: What the middleware wraps.
+        limiters: Those of the middleware.
 
     Attributes:
         left: Requests that are still looked at.
     """
 
-    def __init__(self, limiters: Iterable[object]) -> None:
+    def __init__(self, app: object, limiters: Iterable[object]) -> None:
         self._limiters = list(limiters)
+        self._measured_inside = _is_measured(app)
         self.left = _MOST_LOOKED_AT
 
     def look_at(self, scope: Scope) -> None:
@@ -49,7 +55,7 @@ class DoubleCount:
         if scope["type"] != "http":  # what else there is, passes untouched
             return
         self.left -= 1
-        seen: tuple[DoubleCount, ...] = scope.get(_SCOPE_KEY, ())
+        seen: tuple[Misuse, ...] = scope.get(_SCOPE_KEY, ())
         others = [limiter for each in seen if each is not self for limiter in each._limiters]
         if any(each is other for each in self._limiters for other in others):
             self.left = 0
@@ -58,4 +64,20 @@ class DoubleCount:
                 "its limit: add RateLimitMiddleware once, or give each one its own limiter",
                 ascii(scope["path"][:_LONGEST_PATH]),
             )
+        if self._measured_inside and SCOPE_KEY not in scope:
+            self._measured_inside = False
+            logger.warning(
+                "requests are measured inside of RateLimitMiddleware, so nobody counts those that "
+                "it refuses: put MetricsMiddleware, or what else measures, outside of it (what is "
+                "added to an application later stands outside)"
+            )
         scope[_SCOPE_KEY] = (*seen, self)
+
+
+def _is_measured(app: object) -> bool:
+    """Whether an exchange middleware is among what is wrapped, as far as that can be seen."""
+    for _ in range(_MOST_LAYERS):
+        if isinstance(app, ExchangeMiddleware):
+            return True
+        app = getattr(app, "app", None)
+    return False

@@ -128,7 +128,7 @@ def check_policies(policies: Sequence[Policy]) -> None:
         raise ValueError("policies must not be empty")
     for policy in policies:
         if not isinstance(policy, Policy):
-            raise ValueError(f"policies must be of type Policy, got {policy!r}")
+            raise ValueError(f"policies must be a list of Policy, got {policy!r} among them")
     names = [policy.name for policy in policies]
     if len(set(names)) < len(names):
         raise ValueError(f"every policy needs a name of its own (name=), got {names}")

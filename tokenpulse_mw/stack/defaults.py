@@ -15,21 +15,53 @@ from ..alerts import AlertEngine, Quotas, alert_routes, default_rules, quota_exc
 from ..alerts.store import SQLAlertStore
 from ..config import Settings
 from ..health import CheckResult, Observed
-from ..logs import ACCESS_LOGGER, LEVELS, configure_logging, settings_routes
+from ..logs import settings_routes
 from ..ratelimit import (
     ANSWERS,
-    KeyFunction,
     Limiter,
     Policy,
     SharedLimiter,
     budgets,
+    check_policies,
     client_address,
 )
 from ..web import bearer
+from .heed import check_heeded, set_by
+
+logger = logging.getLogger("tokenpulse_mw")
+
+_OF_LIMIT = ("limit", "max_keys", "limit_strategy", "limit_storage", "limit_prefix")
+_OF_ENGINE = ("alert_interval", "alert_store")
+_SHORT = 16  # characters of a token; one that is shorter can be guessed
 
 
-def per_client(settings: Settings) -> Policy:
-    """One limit for each client."""
+def policies(settings: Settings, given: Iterable[Policy] | None) -> list[Policy]:
+    """The limits that are given, else one for each client as the settings say.
+
+    Those without a key are by the client's address.
+
+    Raises:
+        ValueError: They are malformed, or some are given, and settings that they would not heed.
+    """
+    if given is None:
+        with set_by(*_OF_LIMIT):
+            found = [_per_client(settings)]
+    else:
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ValueError(f"policies must be a list of Policy, got {given!r}")
+        found = list(given)
+        names = (*_OF_LIMIT, "limit_on_error")
+        check_heeded(settings, names, "policies", "give it to a Policy or its limiter")
+    check_policies(found)
+    with set_by("trusted_proxies", "client_header"):
+        address = client_address(trusted=settings.trusted_proxies, header=settings.client_header)
+    for policy in found:
+        if not policy.has_key:
+            policy.key = address
+    return found
+
+
+def _per_client(settings: Settings) -> Policy:
     limit, strategy = settings.limit, settings.limit_strategy
     limiter: Limiter | SharedLimiter
     if settings.limit_storage is None:
@@ -43,12 +75,7 @@ def per_client(settings: Settings) -> Policy:
             on_error=settings.limit_on_error,
             max_keys=settings.max_keys,
         )
-    return Policy(limiter, key=address(settings))
-
-
-def address(settings: Settings) -> KeyFunction:
-    """Who is asking, by the address that the proxies of the settings tell."""
-    return client_address(trusted=settings.trusted_proxies, header=settings.client_header)
+    return Policy(limiter)
 
 
 def answer(name: str) -> Callable[[Any], ASGIApp]:
@@ -71,62 +98,45 @@ def engine(
         ValueError: An engine is given, and settings that it would not heed.
     """
     if given is not None:
-        for name, heeded in (
-            ("alert_store", settings.alert_store is None),
-            ("alert_interval", settings.alert_interval in (60, given.interval)),
-        ):
-            if not heeded:
-                raise ValueError(
-                    f"{name} is for the engine that TokenPulse makes: leave it out, or give it to "
-                    f"the engine instead, as in AlertEngine({name.removeprefix('alert_')}=...)"
-                )
+        if not isinstance(given, AlertEngine):
+            raise ValueError(f"engine must be an AlertEngine, such as AlertEngine(), got {given!r}")
+        check_heeded(settings, _OF_ENGINE, "an engine", "give it to the engine")
         return given
     rules, used = default_rules(), budgets(policies)
     if used is not None:
         rules.append(quota_exceeded(Quotas(used)))
-    store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
-    return AlertEngine(rules, interval=settings.alert_interval, store=store)
+    with set_by(*_OF_ENGINE):
+        store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
+        return AlertEngine(rules, interval=settings.alert_interval, store=store)
 
 
 def admin(settings: Settings) -> Callable[[Request], bool] | None:
     """Who may see and change what is not for everyone; None where nobody may."""
-    return None if settings.admin_token is None else bearer(settings.admin_token)
+    token = settings.admin_token
+    if token is None:
+        return None
+    with set_by("admin_token"):
+        authorize = bearer(token)
+    if len(token) < _SHORT:
+        logger.warning(
+            "admin_token has %d characters, and guesses at it are not limited: give it at least %d",
+            len(token),
+            _SHORT,
+        )
+    return authorize
 
 
-def admin_routes(settings: Settings, engine: AlertEngine) -> list[Route]:
+def scraper(settings: Settings) -> Callable[[Request], bool] | None:
+    """Who may read the metrics; None where everyone may."""
+    with set_by("metrics_token"):
+        return None if settings.metrics_token is None else bearer(settings.metrics_token)
+
+
+def admin_routes(engine: AlertEngine, authorize: Callable[[Request], bool] | None) -> list[Route]:
     """What people on call read and change; nothing where no token for it is set."""
-    authorize = admin(settings)
     if authorize is None:
         return []
     return [*alert_routes(engine, authorize=authorize), *settings_routes(authorize=authorize)]
-
-
-def check_logs(settings: Settings) -> None:
-    """Refuse a level or a format that there is not, before the server starts.
-
-    Raises:
-        ValueError: There is none such.
-    """
-    given = {
-        "log_level": (settings.log_level, (None, *LEVELS)),
-        "log_format": (settings.log_format, ("text", "json")),
-    }
-    for name, (value, known) in given.items():
-        if value not in known:
-            names = ", ".join(each for each in known if each is not None)
-            raise ValueError(f"{name} {value!r} is not known: expected one of {names}")
-
-
-def configure_logs(settings: Settings) -> None:
-    """Log as the settings say, and tell whoever wants an access log that nobody would see it."""
-    if settings.log_level is not None:
-        configure_logging(settings.log_level, settings.log_format, request_id=settings.access_log)
-    access = logging.getLogger(ACCESS_LOGGER)
-    if settings.access_log and not access.isEnabledFor(logging.INFO):
-        access.warning(
-            "the access log is not written, as the level of logging is above INFO: call "
-            "configure_logging(), or set TOKENPULSE_LOG_LEVEL=INFO"
-        )
 
 
 class AlertedProviders:

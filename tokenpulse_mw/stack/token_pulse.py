@@ -12,7 +12,6 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -30,15 +29,15 @@ from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
 from ..ratelimit import (
-    Limiter,
     Policy,
     RateLimitMiddleware,
     SharedLimiter,
-    check_policies,
 )
-from ..web import bearer
 from ..wrapping import Endpoints, Wrapped
 from . import defaults
+from .heed import set_by
+from .logs import check_logs, configure_logs
+from .lookups import Lookups
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -81,31 +80,32 @@ class TokenPulse:
         policies: Iterable[Policy] | None = None,
     ) -> None:
         self.settings = Settings.from_env(os.environ) if settings is None else settings
+        if not isinstance(self.settings, Settings):
+            raise ValueError(f"settings must be Settings(...), got {settings!r}")
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
-        self.policies = [defaults.per_client(self.settings)] if policies is None else list(policies)
-        check_policies(self.policies)
-        for policy in self.policies:
-            if not policy.has_key:
-                policy.key = defaults.address(self.settings)
-        defaults.check_logs(self.settings)
+        self.policies = defaults.policies(self.settings, policies)
+        check_logs(self.settings)
         self.engine = defaults.engine(self.settings, self.policies, engine)
-        self.metrics = metrics or HttpMetrics()
+        self.metrics = HttpMetrics() if metrics is None else metrics
+        if not isinstance(self.metrics, HttpMetrics):
+            raise ValueError(f"metrics must be an HttpMetrics of a registry, got {metrics!r}")
+        admin = defaults.admin(self.settings)
         self.health = HealthRouter(
             service=service,
             providers=self.providers.names,
             checks=checks,
             credentials=credentials,
             provider_health=defaults.AlertedProviders(self.engine),
-            authorize=defaults.admin(self.settings),
+            authorize=admin,
         )
-        token = self.settings.metrics_token
-        authorize = None if token is None else bearer(token)
-        scrape = metrics_routes(self.metrics, authorize=authorize)
+        scrape = metrics_routes(self.metrics, authorize=defaults.scraper(self.settings))
         health = [each for each in self.health.routes if isinstance(each, Route)]
-        self._open = [each.path for each in health + scrape]
-        self.routes = health + scrape + defaults.admin_routes(self.settings, self.engine)
+        self.routes = health + scrape + defaults.admin_routes(self.engine, admin)
+        self._running = False
         self._layers = self._middlewares()
-        self._let_metrics_see()
+        self.engine.listen(self.metrics)
+        self._lookups = Lookups(self.engine, self.policies, self.health, lambda: self._running)
+        self._lookups.show_in(self.metrics)
 
     def install(self, app: Starlette) -> None:
         """Put everything into a Starlette or FastAPI application that has not started yet.
@@ -133,7 +133,12 @@ class TokenPulse:
         """Any ASGI application with everything around it, as a new ASGI application.
 
         Our endpoints go before the application's; its lifespan, if it has one, runs inside ours.
+
+        Raises:
+            ValueError: `app` cannot be called.
         """
+        if not callable(app):
+            raise ValueError(f"wrap() needs an ASGI application, got {app!r}")
         inner: ASGIApp = Endpoints(app, routes=self.routes)
         for middleware, options in reversed(self._layers):
             inner = middleware(inner, **options)
@@ -141,16 +146,31 @@ class TokenPulse:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run what runs in the background; `install` and `wrap` do it in the lifespan."""
-        defaults.configure_logs(self.settings)
+        """Run what runs in the background; `install` and `wrap` do it in the lifespan.
+
+        Where the application is mounted in another, nobody runs its lifespan: do it in the other's.
+
+        Raises:
+            RuntimeError: It runs already.
+        """
+        if self._running:
+            raise RuntimeError(
+                "this TokenPulse runs already: it was installed or wrapped more than once, or "
+                "entered by hand besides; make one for each application that a server starts"
+            )
+        self._running = True
+        configure_logs(self.settings)
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
-        async with self.engine, self.metrics.looking_up(), self.health.running(), drains:
-            try:
-                yield
-            finally:
-                for policy in self.policies:
-                    if isinstance(policy.limiter, SharedLimiter):
-                        await policy.limiter.aclose()
+        try:
+            async with self.engine, self.metrics.looking_up(), self.health.running(), drains:
+                try:
+                    yield
+                finally:
+                    for policy in self.policies:
+                        if isinstance(policy.limiter, SharedLimiter):
+                            await policy.limiter.aclose()
+        finally:
+            self._running = False
 
     def _middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
         """Our middlewares and their options, outermost first."""
@@ -160,42 +180,20 @@ class TokenPulse:
             observers.append(AccessLog())
             ids.append((RequestIdMiddleware, {}))  # outermost, for every line to have the id
         exchange = {"observers": observers, "provider": self.providers}
+        with set_by("limit_answer"):
+            respond = defaults.answer(self.settings.limit_answer)
         rate_limit: dict[str, Any] = {
             "policies": self.policies,
             "headers": self.settings.limit_headers,
-            "respond": defaults.answer(self.settings.limit_answer),
+            "respond": respond,
             "enforce": self.settings.limit_enforce,
-            "exempt": self._open,  # guesses at a token are limited like anything else
+            # A probe, a scrape or somebody on call must get through when nobody else does.
+            "exempt": [_pattern(route.path) for route in self.routes],
         }
         # What is malformed is to be refused here, and not when the server starts.
-        RateLimitMiddleware(Router(), **rate_limit)
+        with set_by("limit_headers"):
+            RateLimitMiddleware(Router(), **rate_limit)
         return [*ids, (ExchangeMiddleware, exchange), (RateLimitMiddleware, rate_limit)]
-
-    def _let_metrics_see(self) -> None:
-        """Show in the metrics what is not told by exchanges."""
-        self.engine.listen(self.metrics)
-        self.metrics.sample("tokenpulse_alerts", self.engine.counts)
-        self.metrics.sample(
-            "tokenpulse_alert_last_evaluation_timestamp_seconds", self.engine.last_round
-        )
-        self.metrics.sample("tokenpulse_alert_notifications_waiting", self.engine.waiting)
-        self.metrics.sample("tokenpulse_alert_subject_overflow_total", self.engine.overflowed)
-        self.metrics.sample("tokenpulse_active_providers", self.health.active_providers)
-        self.metrics.sample("tokenpulse_rate_limit_keys", self._limit_keys)
-        self.metrics.sample("tokenpulse_rate_limit_evictions_total", self._limit_evictions)
-
-    def _limit_keys(self) -> Mapping[tuple[str], int]:
-        tables = self._tables_of_limits()
-        return {(name,): len(table) for name, table in tables}
-
-    def _limit_evictions(self) -> Mapping[tuple[str], int]:
-        tables = self._tables_of_limits()
-        return {(name,): table.evictions for name, table in tables}
-
-    def _tables_of_limits(self) -> Iterator[tuple[str, Limiter]]:
-        for policy in self.policies:
-            if isinstance(policy.limiter, Limiter):
-                yield policy.name, policy.limiter
 
     def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
@@ -204,6 +202,12 @@ class TokenPulse:
                 yield state
 
         return both
+
+
+def _pattern(path: str) -> str:
+    """The path of a route as an exempt path: what has parameters, with all that lies below."""
+    beginning, brace, _ = path.partition("{")
+    return beginning + "*" if brace else path
 
 
 def _not_taken(ours: Sequence[Route], theirs: Sequence[BaseRoute]) -> list[Route]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from tests.support.apps import Asks, answering
 from tests.support.asgi import drive, http_scope
-from tokenpulse_mw import ExchangeMiddleware, annotate
+from tokenpulse_mw import Exchange, ExchangeMiddleware, RateLimitMiddleware, annotate
 from tokenpulse_mw.ratelimit.keys import annotated
 
 
@@ -41,7 +43,80 @@ def test_a_limit_by_annotation_that_no_exchange_surrounds_is_told_of_once(
     assert [key(http_scope()), key(http_scope())] == [None, None]
     (record,) = caplog.records
     assert record.name == "tokenpulse_mw.ratelimit"
-    assert record.message.startswith("annotated('master') finds no exchange, so it limits nobody: ")
+    assert record.message == (
+        "annotated('master') finds no exchange and nothing annotated, so it limits nobody: call "
+        "annotate() in a middleware that stands outside of the rate limit"
+    )
+
+
+@pytest.mark.anyio
+async def test_whoever_annotates_may_stand_outside_of_the_exchange() -> None:
+    """Such as a middleware that authenticates, and was added to the application last."""
+    seen: list[object] = []
+    exchanges: list[Exchange] = []
+    asks = Asks(answering(), key=annotated("master"), seen=seen)
+    observed = ExchangeMiddleware(asks, observers=[exchanges.append])
+
+    async def authenticating(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, master="acme")
+        await observed(scope, receive, send)
+
+    await drive(authenticating)
+
+    assert seen == ["acme"]
+    assert [each.master for each in exchanges] == ["acme"]
+
+
+@pytest.mark.anyio
+async def test_no_exchange_is_needed_where_it_is_annotated_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A rate limit alone knows the tenant too, and a stranger is no mistake."""
+    seen: list[object] = []
+    asks = Asks(answering(), key=annotated("master"), seen=seen)
+
+    for tenant in ("acme", None):
+        scope = http_scope()
+        annotate(scope, master=tenant)
+        await drive(asks, scope)
+
+    assert seen == ["acme", None]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("field", ["master", "key", "credential"])
+@pytest.mark.anyio
+async def test_a_key_that_is_told_too_late_is_warned_of_once(
+    field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An endpoint is inside of the limit: what it annotates comes when the limit was asked."""
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        facts: dict[str, Any] = {field: "acme"}
+        annotate(scope, **facts)
+        await answering()(scope, receive, send)
+
+    app = ExchangeMiddleware(RateLimitMiddleware(endpoint, limit="1/day", key=annotated(field)))
+    answers = [await drive(app) for _ in range(3)]
+
+    assert [each.status for each in answers] == [200, 200, 200]
+    assert caplog.messages == [
+        f"annotated('{field}') was asked before the application had told it, so it limits nobody: "
+        "call annotate() in a middleware that stands outside of the rate limit"
+    ]
+
+
+@pytest.mark.parametrize("field", ["master", "provider"])
+@pytest.mark.anyio
+async def test_who_is_never_told_is_no_mistake(
+    field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strangers have no tenant; and the provider is told by the path as well, where it is not."""
+    app = ExchangeMiddleware(RateLimitMiddleware(answering(), key=annotated(field)))
+
+    for _ in range(150):
+        assert (await drive(app, http_scope("/claude/chat"))).status == 200
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("field", ["tenant", "", "usage", None])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 from starlette.types import Scope
 
-from ...exchange import tap_of
+from ...exchange import Exchange, said_of, tap_of
 from ..functions import KeyFunction, makes_functions
 from ..misuse import Once
 
 _ANNOTATED = ("master", "key", "credential", "provider", "model")
+_ONLY_ANNOTATED = ("master", "key", "credential")  # the others are told by the answer as well
+_MOST_LOOKED_AT = 100  # requests; who annotates too late does so from the first
 
 
 @makes_functions
@@ -18,7 +21,7 @@ def annotated(field: str) -> KeyFunction:
     """Key by what the application has annotated on the exchange; None where it has not.
 
     It must be known before the limit is asked: call `annotate()` in a middleware of yours that
-    stands between an `ExchangeMiddleware` (or `MetricsMiddleware`) and the rate limit.
+    stands outside of the rate limit, and not in an endpoint.
 
     Args:
         field: "master", "key", "credential", "provider" or "model".
@@ -28,17 +31,54 @@ def annotated(field: str) -> KeyFunction:
     """
     if field not in _ANNOTATED:
         raise ValueError(f"field must be one of {', '.join(_ANNOTATED)}, got {field!r}")
-    warn = Once()
+    late = _Late(field)
 
     def key(scope: Scope) -> Hashable | None:
-        tap = tap_of(scope)
-        if tap is not None:
-            return tap.said.get(field) or None
-        warn(
-            "annotated(%r) finds no exchange, so it limits nobody: put ExchangeMiddleware or "
-            "MetricsMiddleware around RateLimitMiddleware, and call annotate() in between",
-            field,
-        )
-        return None
+        said = said_of(scope)
+        value = said.get(field) if said else None
+        if not value and late.left:
+            late.look_at(scope, said)
+        return value or None
 
     return key
+
+
+class _Late:
+    """Notices a limit that limits nobody, because nobody tells the key in time.
+
+    Args:
+        field: What has to be annotated.
+
+    Attributes:
+        left: Requests without a key that are still looked at.
+    """
+
+    def __init__(self, field: str) -> None:
+        self.left = _MOST_LOOKED_AT
+        self._field = field
+        self._warn = Once()
+
+    def look_at(self, scope: Scope, said: Mapping[str, Any] | None) -> None:
+        """See whether the key of this request can be told at all, and is by its end."""
+        self.left -= 1
+        tap = tap_of(scope)
+        if said is None:
+            self._tell("finds no exchange and nothing annotated")
+        elif tap is not None and self._field in _ONLY_ANNOTATED:
+            tap.watch(self)
+
+    def finished(self, exchange: Exchange) -> None:
+        """Tell if it was annotated after all."""
+        if getattr(exchange, self._field) is not None:
+            self._tell("was asked before the application had told it")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def _tell(self, what: str) -> None:
+        self._warn(
+            "annotated(%r) %s, so it limits nobody: call annotate() in a middleware that stands "
+            "outside of the rate limit",
+            self._field,
+            what,
+        )

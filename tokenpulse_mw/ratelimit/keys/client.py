@@ -95,7 +95,8 @@ def _look_for_proxies(scope: Scope, host: str, warn: Once) -> None:
             return
         warn(
             "%s came from %s, but no proxy is trusted: all clients behind that proxy share one "
-            "limit. If it is yours, name its network: client_address(trusted=[%s]%s)",
+            "limit. If it is yours, name its network: client_address(trusted=[%s]%s), or "
+            "TOKENPULSE_TRUSTED_PROXIES",
             written,
             ip_address(peer) if peer else ascii(shortened(host)) if host else "a unix socket",
             "..." if host else "'unix'",

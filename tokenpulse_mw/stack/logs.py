@@ -1,0 +1,41 @@
+"""The logging of a gateway, as the settings say."""
+
+from __future__ import annotations
+
+import logging
+
+from ..config import Settings
+from ..logs import ACCESS_LOGGER, LEVELS, configure_logging
+
+
+def check_logs(settings: Settings) -> None:
+    """Refuse a level or a format that there is not, before the server starts.
+
+    Raises:
+        ValueError: There is none such.
+    """
+    given = {
+        "log_level": (settings.log_level, (None, *LEVELS)),
+        "log_format": (settings.log_format, (None, "text", "json")),
+    }
+    for name, (value, known) in given.items():
+        if value not in known:
+            names = ", ".join(each for each in known if each is not None)
+            raise ValueError(f"{name} {value!r} is not known: expected one of {names}")
+
+
+def configure_logs(settings: Settings) -> None:
+    """Log as the settings say, and tell whoever wants an access log that nobody would see it."""
+    if settings.log_level is not None or settings.log_format is not None:
+        configure_logging(
+            settings.log_level or "INFO",
+            settings.log_format or "text",
+            capture=["uvicorn"],  # a log is of one format, the server's lines with it
+            request_id=settings.access_log,
+        )
+    access = logging.getLogger(ACCESS_LOGGER)
+    if settings.access_log and not access.isEnabledFor(logging.INFO):
+        access.warning(
+            "the access log is not written, as the level of logging is above INFO: call "
+            "configure_logging(), or set TOKENPULSE_LOG_LEVEL=INFO"
+        )
