@@ -57,39 +57,54 @@ async def run_lifespan(
         Exception: What the application raised after it had answered; where it had started, not
             before the server shuts down.
     """
-    received: list[str] = []
-    sent: list[str] = []
-
-    async def receive_noting() -> Message:
-        message = await receive()
-        received.append(message["type"])
-        return message
-
-    async def send_noting(message: Message) -> None:
-        if not message["type"].startswith("lifespan."):
-            raise _NoLifespanError(message["type"])
-        sent.append(message["type"])
-        await send(message)
-
+    talk = _Talk(receive, send)
     failure: Exception | None = None
     async with beside():
         try:
-            await app(scope, receive_noting, send_noting)
+            await app(scope, talk.receive, talk.send)
         except _NoLifespanError:
             pass
         except Exception as error:
-            if sent:  # it knows lifespans, and this one failed
+            if talk.sent:  # it knows lifespans, and this one failed
                 failure = error
-            elif received:  # as ASGI has it, the server goes on without; it may be a failed start
+            elif talk.received:  # as ASGI has it, the server goes on; it may be a failed start
                 logger.warning("the application raised in its lifespan", exc_info=True)
-        if "lifespan.startup.failed" not in sent:
-            if "lifespan.startup" not in received:
-                await receive()
-            if not sent:
-                await send({"type": "lifespan.startup.complete"})
-            if "lifespan.shutdown" not in received:
-                await receive()
+        await talk.fill_in()
     if failure is not None:
         raise failure
-    if _LAST_WORDS.isdisjoint(sent):
+    if _LAST_WORDS.isdisjoint(talk.sent):
         await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Talk:
+    """What the application and the server have said to each other, and what is left to be said."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.received: list[str] = []
+        self.sent: list[str] = []
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Message:
+        """The server's next message."""
+        message = await self._receive()
+        self.received.append(message["type"])
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass on what the application answers."""
+        if not message["type"].startswith("lifespan."):
+            raise _NoLifespanError(message["type"])
+        self.sent.append(message["type"])
+        await self._send(message)
+
+    async def fill_in(self) -> None:
+        """Start in the place of an application that has not, and wait for the server to end."""
+        if "lifespan.startup.failed" in self.sent:
+            return
+        if "lifespan.startup" not in self.received:
+            await self._receive()
+        if not self.sent:
+            await self._send({"type": "lifespan.startup.complete"})
+        if "lifespan.shutdown" not in self.received:
+            await self._receive()
