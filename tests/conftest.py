@@ -6,11 +6,21 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from prometheus_client import CollectorRegistry
 
 from tokenpulse_mw import HttpMetrics
+from tokenpulse_mw.health import Checks, HealthRouter
 
 from .support.clock import FakeClock
+from .support.defaults import set_default
+from .support.waiting import PATIENCE
+
+# What is tested is not wrong because the machine is slow.
+settings.register_profile(
+    "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -29,6 +39,14 @@ def clock() -> FakeClock:
 def metrics() -> HttpMetrics:
     """Metrics on a registry of their own."""
     return HttpMetrics(CollectorRegistry())
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test does not say how long checks of health may take, they may take long."""
+    set_default(monkeypatch, Checks.__init__, "deadline", PATIENCE)
+    for name in ("timeout", "deadline"):
+        set_default(monkeypatch, HealthRouter.__init__, name, PATIENCE)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def load(name: str) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES / name))
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_fastapi_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     """It passes a stream on, and meters and counts it."""
     written = tokens("codex", "output")

@@ -7,6 +7,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from tests.support.apps import answering
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.demo.server import LocalServer
 
 
@@ -24,7 +25,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 def test_it_serves_while_it_is_entered() -> None:
     """On a free port of this machine, and no longer afterwards."""
     with LocalServer(app) as server:
-        assert httpx2.get(server.url).text == "here"
+        assert httpx2.get(server.url, timeout=PATIENCE).text == "here"
 
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(server.url)

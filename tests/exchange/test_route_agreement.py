@@ -56,7 +56,7 @@ paths = st.lists(st.sampled_from(["a", "b", "1", "a-b", "", "%", "x"]), max_size
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     routes=st.lists(trees, max_size=5),
     path=paths,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import socket
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,18 +23,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.apps import WORDS, event, raising, raising_later, silent, streaming
+from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics
 
 IMPLEMENTATIONS = [name for name in ("h11", "httptools") if importlib.util.find_spec(name)]
-DEADLINE = 10.0  # seconds
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for what the server does in its own thread."""
-    deadline = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 class Served:
@@ -75,19 +66,19 @@ class Served:
     def stop(self) -> None:
         """Stop as an operator does, and wait until it has."""
         self._server.should_exit = True
-        self._thread.join(DEADLINE)
+        self._thread.join(PATIENCE)
         self._socket.close()
 
     def connect(self) -> socket.socket:
         """A connection that will not wait for ever."""
-        return socket.create_connection(self._socket.getsockname(), timeout=DEADLINE)
+        return socket.create_connection(self._socket.getsockname(), timeout=PATIENCE)
 
     def ask(self, *requests: str, method: str = "POST") -> bytes:
         """Send `requests` for these paths at once, and read until the server closes."""
+        *others, last = requests
+        asked = [request(path, method=method) for path in others]
         with self.connect() as client:
-            for number, path in enumerate(requests, start=1):
-                closing = "close" if number == len(requests) else "keep-alive"
-                client.sendall(request(path, method=method, connection=closing))
+            client.sendall(b"".join([*asked, request(last, method=method, connection="close")]))
             return b"".join(iter(lambda: client.recv(65536), b""))
 
     def told(self, count: int = 1) -> list[tuple[str, str, int, str]]:
@@ -131,7 +122,7 @@ class Gate:
     async def wait(self) -> None:
         """Wait, and let the server go on meanwhile."""
         self.reached.set()
-        await anyio.to_thread.run_sync(self.open.wait, DEADLINE)
+        await anyio.to_thread.run_sync(self.open.wait, PATIENCE)
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
@@ -298,7 +289,7 @@ def test_a_client_that_leaves_before_an_answer_in_one_piece(http: str) -> None:
     with Served([Route("/case/{id}", endpoint, methods=["POST"])], http=http) as server:
         with server.connect() as client:
             client.sendall(request("/case/1"))
-            gate.reached.wait(DEADLINE)
+            gate.reached.wait(PATIENCE)
         gate.open.set()
 
         assert server.told() == [("POST", "/case/{id}", 200, "complete")]
@@ -363,7 +354,7 @@ def test_a_client_that_leaves_after_the_answer(http: str) -> None:
             read = b""
             while not read.endswith(b"whole"):
                 read += client.recv(65536)
-            gate.reached.wait(DEADLINE)
+            gate.reached.wait(PATIENCE)
 
         assert server.told() == [("POST", "/case/{id}", 200, "complete")]
         gate.open.set()
@@ -383,7 +374,7 @@ def test_an_exchange_is_over_before_its_background_task_runs(http: str, stream: 
     with Served([Route("/case/{id}", endpoint, methods=["POST"])], http=http) as server:
         with server.connect() as client:
             client.sendall(request("/case/1"))
-            gate.reached.wait(DEADLINE)
+            gate.reached.wait(PATIENCE)
             told = server.told()
             duration = server.seen[0].duration
             gate.open.set()

@@ -220,6 +220,10 @@ MESSAGE: dict[str, Any] = {
 }
 
 
+# A server may be closing a connection that was idle for long, where the machine is slow.
+ONE_EACH = {"connection": "close"}
+
+
 @contextmanager
 def gateway_over_its_limit(respond: Respond, *, cost: int = 1) -> Iterator[Gateway]:
     """One that has room again when a client has been told how long to wait, and no earlier."""
@@ -256,7 +260,9 @@ def gateway_over_its_limit(respond: Respond, *, cost: int = 1) -> Iterator[Gatew
 
 def ask_openai(url: str, max_retries: int) -> str | None:
     """What the SDK of OpenAI is answered."""
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=max_retries) as client:
+    with openai.OpenAI(
+        base_url=f"{url}/v1", api_key="k", max_retries=max_retries, default_headers=ONE_EACH
+    ) as client:
         answer = client.chat.completions.create(
             model="gpt-demo", messages=[{"role": "user", "content": "Is it?"}]
         )
@@ -265,7 +271,9 @@ def ask_openai(url: str, max_retries: int) -> str | None:
 
 def ask_anthropic(url: str, max_retries: int) -> str | None:
     """What the SDK of Anthropic is answered."""
-    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=max_retries) as client:
+    with anthropic.Anthropic(
+        base_url=url, api_key="k", max_retries=max_retries, default_headers=ONE_EACH
+    ) as client:
         answer = client.messages.create(
             model="claude-demo", max_tokens=1, messages=[{"role": "user", "content": "Is it?"}]
         )

@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket
 from tests.support.apps import answering
 from tests.support.asgi import drive, http_scope
 from tests.support.clock import FakeClock
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import (
     Decision,
     ExchangeMiddleware,
@@ -286,7 +287,7 @@ def test_a_handshake_that_is_turned_down_is_429_on_the_wire() -> None:
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while not server.started:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.01)
                 port = server.servers[0].sockets[0].getsockname()[1]

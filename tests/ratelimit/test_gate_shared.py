@@ -13,6 +13,7 @@ from tests.support.asgi import drive, http_scope
 from tests.support.gates import client, gate_of
 from tests.support.metrics import decided
 from tests.support.servers import Server, redis_server
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import (
     ExchangeMiddleware,
     HttpMetrics,
@@ -24,15 +25,13 @@ from tokenpulse_mw import (
 )
 from tokenpulse_mw.ratelimit.gate import Gate
 
-PATIENT = 10.0  # seconds that a storage which answers may take
-
 Local = Limiter | InFlight
 
 
 def on(server: Server, limit: str, strategy: str = "fixed-window", **more: Any) -> SharedLimiter:
     """A limiter on a Redis."""
     storage = f"async+redis://{server.place}"
-    return SharedLimiter(limit, storage=storage, strategy=strategy, **{"timeout": PATIENT, **more})
+    return SharedLimiter(limit, storage=storage, strategy=strategy, **{"timeout": PATIENCE, **more})
 
 
 async def left(limiter: Local | SharedLimiter) -> int:
@@ -134,7 +133,7 @@ async def test_a_storage_that_is_away_is_counted_as_an_error(
 
 async def until(limiter: Local | SharedLimiter, *, remaining: int) -> None:
     """Wait until the client may use just so much."""
-    async with asyncio.timeout(PATIENT):
+    async with asyncio.timeout(PATIENCE):
         while await left(limiter) != remaining:  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0)
 
@@ -227,7 +226,7 @@ def test_policies_that_cannot_be_asked_together_make_no_gate() -> None:
 async def test_no_more_remains_than_the_limit(redis: Server, anyio_backend: str) -> None:
     """What was allowed without asking the storage took nothing, and gives nothing back."""
     away = SharedLimiter("5/day", storage="async+redis://127.0.0.1:1", on_error="allow")
-    here = SharedLimiter("1/day", storage=f"async+redis://{redis.place}", timeout=10)
+    here = SharedLimiter("1/day", storage=f"async+redis://{redis.place}", timeout=PATIENCE)
     policies = [
         Policy(away, name="away", key=lambda scope: "me"),
         Policy(here, name="here", key=lambda scope: "me"),

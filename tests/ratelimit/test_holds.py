@@ -28,6 +28,7 @@ from tests.support.apps import (
 from tests.support.asgi import Answer, drive, http_scope
 from tests.support.clock import FakeClock
 from tests.support.servers import Server
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import (
     Exchange,
     ExchangeMiddleware,
@@ -461,7 +462,9 @@ def exchange_that_used(tokens: int) -> Exchange:
 @pytest.mark.anyio
 async def test_tokens_are_settled_with_a_storage_too(redis: Server, anyio_backend: str) -> None:
     """Answers give back or are charged what they say, and what is cut keeps the reserve."""
-    limiter = SharedLimiter(f"{LIMIT}/day", storage=f"async+redis://{redis.place}", timeout=10)
+    limiter = SharedLimiter(
+        f"{LIMIT}/day", storage=f"async+redis://{redis.place}", timeout=PATIENCE
+    )
     policy = Policy(limiter, key=client, tokens=20)
     costs = iter([5, 0, 20, 35])
 
@@ -483,7 +486,9 @@ async def test_tokens_are_settled_with_a_storage_although_the_request_is_cancell
     redis: Server, anyio_backend: str
 ) -> None:
     """The server ends the request of a client that has left; its storage is told all the same."""
-    limiter = SharedLimiter(f"{LIMIT}/day", storage=f"async+redis://{redis.place}", timeout=10)
+    limiter = SharedLimiter(
+        f"{LIMIT}/day", storage=f"async+redis://{redis.place}", timeout=PATIENCE
+    )
     started = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

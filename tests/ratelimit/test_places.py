@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -30,6 +29,7 @@ from tests.support.apps import (
     streaming,
 )
 from tests.support.asgi import Answer, drive, http_scope
+from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw import (
     ExchangeMiddleware,
     InFlight,
@@ -190,7 +190,7 @@ async def test_a_place_is_refused_while_it_is_taken() -> None:
     assert answers[0].headers["ratelimit-policy"] == '"default";q=1;qu="concurrent-requests"'
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     endings=st.lists(st.sampled_from(sorted(ENDINGS)), max_size=12),
     cost=st.integers(1, 3),
@@ -298,12 +298,4 @@ def test_a_client_that_leaves_a_real_server_leaves_its_place(path: str) -> None:
 def connected(url: str) -> socket.socket:
     """A connection that will not wait for ever."""
     host, _, port = url.removeprefix("http://").partition(":")
-    return socket.create_connection((host, int(port)), timeout=10)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for what a server does in its own thread."""
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    return socket.create_connection((host, int(port)), timeout=PATIENCE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +12,7 @@ from io import BufferedIOBase
 from types import TracebackType
 from typing import Any, Self
 
-_DEADLINE = 15.0  # seconds
+from .waiting import PATIENCE
 
 # Writes a whole answer, and gives whether the connection lives on after it. The event is set when
 # the receiver is about to end.
@@ -59,7 +58,7 @@ def saying(text: bytes) -> Answer:
 
 def silent(out: BufferedIOBase, ending: threading.Event) -> bool:
     """Answer nothing until the end."""
-    ending.wait(_DEADLINE)
+    ending.wait(PATIENCE)
     return False
 
 
@@ -110,7 +109,7 @@ class Receiver:
     ) -> None:
         self._ending.set()
         self._server.shutdown()
-        self._thread.join(_DEADLINE)
+        self._thread.join(PATIENCE)
         self._server.server_close()
 
     def take(self, request: Received, out: BufferedIOBase) -> bool:
@@ -142,11 +141,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """Ask again and again, but not for ever."""
-    deadline = time.monotonic() + _DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)

@@ -8,13 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-_DEADLINE = 10.0  # seconds
+from .waiting import PATIENCE, wait_until
 
 
 class Server:
@@ -42,7 +41,7 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
+        """Start it, and wait until it listens; one that never does is not left behind."""
         self._process = subprocess.Popen(
             self._command,
             cwd=self._folder,
@@ -50,11 +49,11 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + _DEADLINE
-        while not self._listens():
-            assert self._process.poll() is None, f"{self._command} has ended"
-            assert time.monotonic() < deadline, f"{self._command} does not listen"
-            time.sleep(0.01)
+        try:
+            wait_until(self._listens, f"{self._command} does not listen")
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """End it at once."""
@@ -76,8 +75,10 @@ class Server:
         self._process.send_signal(number)
 
     def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"{self._command} has ended"
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE).close()
         except OSError:
             return False
         return True

@@ -7,10 +7,8 @@ many clients takes no time.
 from __future__ import annotations
 
 import random
-import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from mmap import mmap
 from types import SimpleNamespace
@@ -19,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.calls import calls
 from tests.support.clock import FakeClock
 from tokenpulse_mw import Limiter
 from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES
@@ -163,10 +162,10 @@ def test_p4_no_request_does_more_work_in_a_larger_table(
         for client in clients:
             limiter.hit(client, 3)
             clock.advance(1e-6)
-        calls = [calls_in(partial(limiter.hit, client, 3)) for client in clients[:50]]
+        counts = [calls(partial(limiter.hit, client, 3)) for client in clients[:50]]
         clock.advance(120)
-        calls += [calls_in(partial(limiter.hit, -client, 3)) for client in clients[:50]]
-        assert 0 < max(calls) <= 60
+        counts += [calls(partial(limiter.hit, -client, 3)) for client in clients[:50]]
+        assert 0 < max(counts) <= 60
 
 
 def test_p4_what_has_expired_leaves_two_at_a_time(clock: FakeClock) -> None:
@@ -290,20 +289,3 @@ def flood(limiter: Limiter, clients: int, chance: random.Random) -> None:
         limiter.hit(client, limiter.limit)
         limiter.hit(client)
         clock.advance(limiter.window / 3 / clients)
-
-
-def calls_in(function: Callable[[], object]) -> int:
-    """How many functions, of Python or C, are called while `function` runs."""
-    calls = 0
-
-    def count(frame: object, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    former = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(former)
-    return calls

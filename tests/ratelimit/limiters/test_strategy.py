@@ -57,7 +57,6 @@ def agree(ours: Limiter, theirs: RateLimiter, traffic: list[tuple[str, int, floa
         asyncio.run(compare())
 
 
-@settings(deadline=None)
 @given(
     limit=st.integers(1, 8),
     start=starts,
@@ -72,7 +71,6 @@ def test_fixed_windows_are_those_of_limits(
     agree(ours, FixedWindowRateLimiter(MemoryStorage()), traffic)
 
 
-@settings(deadline=None)
 @given(
     limit=st.integers(1, 8),
     start=starts,
@@ -240,7 +238,6 @@ def test_debt_is_to_be_waited_for(strategy: str, clock: FakeClock) -> None:
 
 
 @every_strategy
-@settings(deadline=None)
 @given(
     requests=st.lists(
         st.tuples(pauses, st.integers(1, 8), st.integers(0, 8), st.integers(0, 4)), max_size=40

@@ -83,6 +83,7 @@ def open_storage(url: str) -> SharedStorage:
     options: dict[str, Any] = {}
     if opened_as == "async+memcached":
         options["max_inflight_requests_per_connection"] = _MOST_WAITING
+        options["connect_timeout"] = None  # whoever asks has a timeout, which may be longer
     elif opened_as in _ONE_SERVER:
         from coredis.retry import NoRetryPolicy
 
