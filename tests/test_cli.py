@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import runpy
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,27 @@ def test_the_module_is_the_command(
 
     assert ended.value.code == 0
     assert "usage: tokenpulse-mw" in capsys.readouterr().out
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which is that of the package, for whoever reports something."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"{version('tokenpulse-mw')}\n"
+
+
+def test_a_part_is_imported_only_for_its_command() -> None:
+    """`check` is run every few seconds by container runtimes."""
+    code = (
+        "import sys; from tokenpulse_mw.cli import main; main(['check', 'health', 'nowhere']); "
+        "print([each for each in sys.modules if each.startswith("
+        "('tokenpulse_mw.demo', 'tokenpulse_mw.monitoring', 'uvicorn'))])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "[]\n"
 
 
 def test_without_a_command_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,3 +172,16 @@ def test_monitoring_refuses_what_is_no_address(
     assert main(["monitoring", str(tmp_path / "stack"), "--gateway", "http://gateway/"]) == 2
     assert "http://gateway/" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", ["file", "file/below"])
+def test_monitoring_says_what_to_do_where_it_cannot_write(
+    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, with the exit code of a wrong call."""
+    (tmp_path / "file").write_text("")
+
+    assert main(["monitoring", str(tmp_path / given)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"cannot write into {tmp_path / given}: Not a directory (")
+    assert line.endswith("; give a folder that is there, or can be made, and that you may write to")

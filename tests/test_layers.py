@@ -29,7 +29,7 @@ ALLOWED = {
     "demo": {"__init__"},  # it is a user of the library, and has only its public names
     "cli": {"check", "demo", "monitoring"},
     "__main__": {"cli"},
-    "__init__": FEATURES | ALONE | {"exchange", "usage", "stack"},
+    "__init__": FEATURES | ALONE | {"exchange", "usage", "stack", "web"},
 }
 
 

@@ -95,7 +95,8 @@ def test_an_application_that_takes_its_lifespan_for_a_request_is_served(
     app: ASGIApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By a real server, which would refuse such an answer, and with nothing said in the log."""
-    pulse = TokenPulse(settings=Settings(), metrics=HttpMetrics(CollectorRegistry()))
+    settings = Settings(drain_delay=0)  # there is no server that would take a SIGTERM
+    pulse = TokenPulse(settings=settings, metrics=HttpMetrics(CollectorRegistry()))
     lifespan = LifespanOn(Config(pulse.wrap(app), log_config=None))
 
     async def serve() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from starlette.requests import Request
 
 from tests.support.asgi import http_scope
-from tokenpulse_mw.web import bearer
+from tokenpulse_mw.web import Guard, bearer
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,18 @@ def test_tokens_that_no_header_could_carry_are_refused(token: str) -> None:
     with pytest.raises(ValueError, match="bearer token must be at least one character") as refused:
         bearer(token)
     assert not token or repr(token) not in str(refused.value)
+
+
+@pytest.mark.parametrize(("token", "kind"), [(None, "NoneType"), (80841, "int"), (b"7", "bytes")])
+def test_a_token_is_a_text(token: Any, kind: str) -> None:
+    """A variable that is not set gives none; the error has its type, and not what may be secret."""
+    with pytest.raises(ValueError, match=f"must be a text, got a value of type {kind}; ") as told:
+        bearer(token)
+    assert f"{token}" not in str(told.value).replace("NoneType", "")
+
+
+def test_a_token_for_a_guard_is_told_what_to_do_and_not_repeated() -> None:
+    """Whoever gives the token itself wanted `bearer`."""
+    with pytest.raises(ValueError, match=r"^Endpoint needs authorize, .* bearer\(token\)") as told:
+        Guard("s3cret", of="Endpoint")  # type: ignore[arg-type]  # which is what is tested
+    assert "s3cret" not in str(told.value)

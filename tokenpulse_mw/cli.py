@@ -7,7 +7,6 @@ import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 _MISSING = "the demo needs more packages; install them with: pip install 'tokenpulse-mw[demo]'"
 
@@ -19,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the command's name; those of the process when None.
     """
     parser = ArgumentParser(prog="tokenpulse-mw", description=__doc__)
+    parser.add_argument("--version", action=_Version, nargs=0, help="tell the version, and end")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_demo(
         commands.add_parser(
@@ -46,6 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: that takes longer than most of a check."""
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(version("tokenpulse-mw"))
+        parser.exit()
 
 
 def _add_demo(parser: ArgumentParser) -> None:
@@ -102,7 +112,7 @@ def _check(arguments: Namespace) -> int:
 
 
 def _add_monitoring(parser: ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, help="where to; made if it is not there")
+    parser.add_argument("directory", help="where to; made if it is not there")
     parser.add_argument(
         "--gateway",
         metavar="HOST:PORT",
@@ -114,16 +124,29 @@ def _add_monitoring(parser: ArgumentParser) -> None:
 
 
 def _monitoring(arguments: Namespace) -> int:
+    from pathlib import Path
+
     from .monitoring import write_files
 
+    folder = Path(arguments.directory)
     try:
-        written = write_files(arguments.directory, gateway=arguments.gateway, force=arguments.force)
+        written = write_files(folder, gateway=arguments.gateway, force=arguments.force)
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(_why_not_written(error, folder), file=sys.stderr)
         return 2
     for path in written:
         print(path)
     return 0
+
+
+def _why_not_written(error: OSError | ValueError, folder: object) -> str:
+    """In one line, with what to do; errors that are not the system's say that themselves."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    return (
+        f"cannot write into {folder}: {error.strerror} ({error.filename}); give a folder that is "
+        "there, or can be made, and that you may write to"
+    )
 
 
 def _port(text: str) -> int:

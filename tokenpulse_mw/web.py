@@ -33,7 +33,8 @@ class Guard:
         if not callable(authorize):
             raise ValueError(
                 f"{of} needs authorize, a function of the request that gives True or the name of "
-                f"whoever is let in, such as bearer(token) of tokenpulse_mw.web, got {authorize!r}"
+                "whoever is let in, such as bearer(token) of tokenpulse_mw.web, "
+                f"got {_kind(authorize)}"
             )
         self._authorize = authorize
 
@@ -68,9 +69,14 @@ def bearer(token: str) -> Callable[[Request], bool]:
     Tokens are compared in constant time.
 
     Raises:
-        ValueError: `token` is empty or has white space or control characters in it, so that no
-            header could carry it.
+        ValueError: `token` is no text, is empty, or has white space or control characters in it,
+            so that no header could carry it.
     """
+    if not isinstance(token, str):
+        raise ValueError(
+            f"a bearer token must be a text, got {_kind(token)}; if it comes from a variable of "
+            "the environment, see that this is set"
+        )
     if not token or not token.isprintable() or any(map(str.isspace, token)):
         raise ValueError(
             "a bearer token must be at least one character, none of them white space; "
@@ -84,3 +90,8 @@ def bearer(token: str) -> Callable[[Request], bool]:
         return scheme.lower() == "bearer" and compare_digest(token, expected)
 
     return authorize
+
+
+def _kind(value: object) -> str:
+    """What came instead, without its value: that may be a secret."""
+    return f"a value of type {type(value).__name__}"

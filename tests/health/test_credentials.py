@@ -13,6 +13,7 @@ from tokenpulse_mw.health import credentials
 from tokenpulse_mw.health.credentials import CredentialStatus, bools
 
 from ..support.clock import FakeClock
+from ..support.waiting import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -34,14 +35,14 @@ def test_what_is_no_bool_by_name_is_refused(given: Any, message: str) -> None:
 def test_a_mapping_is_looked_at_when_it_is_given() -> None:
     """A mistake shows at start, not at the first probe."""
     with pytest.raises(ValueError, match="credentials of 'claude' must be True"):
-        CredentialStatus({"claude": "yes"}, timeout=5)  # type: ignore[dict-item]
+        CredentialStatus({"claude": "yes"}, timeout=PATIENCE)  # type: ignore[dict-item]
 
 
 @pytest.mark.anyio
 async def test_a_mapping_that_goes_bad_is_not_known_any_more() -> None:
     """For metrics, what it last was stands for a while."""
     given: dict[str, Any] = {"claude": True}
-    status = CredentialStatus(given, timeout=5)
+    status = CredentialStatus(given, timeout=PATIENCE)
 
     given["claude"] = "expired"
     assert (await status.get(), status.known()) == (None, {"claude": True})
@@ -53,7 +54,7 @@ async def test_a_mapping_that_goes_bad_is_not_known_any_more() -> None:
 async def test_what_was_known_long_ago_is_not_known_any_more(clock: FakeClock) -> None:
     """A few askings may fail; then metrics show nothing, and not what may be wrong by now."""
     given: dict[str, Any] = {"claude": True}
-    status = CredentialStatus(lambda: given, timeout=5, clock=clock)
+    status = CredentialStatus(lambda: given, timeout=PATIENCE, clock=clock)
     assert status.known() == {}
     await status.get()
     given["claude"] = "expired"
@@ -81,9 +82,9 @@ async def test_it_is_kept_known_by_asking_now_and_then(
             raise SystemExit("no database")
         return {"claude": True}
 
-    status = CredentialStatus(source, timeout=5, clock=clock)
+    status = CredentialStatus(source, timeout=PATIENCE, clock=clock)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(status.keep_known)
             while not status.known():
@@ -106,7 +107,7 @@ async def test_a_functions_answer_is_kept_for_a_second(clock: FakeClock) -> None
             raise OSError("no database")
         return {"claude": len(asked) > 2}
 
-    status = CredentialStatus(source, timeout=5, clock=clock)
+    status = CredentialStatus(source, timeout=PATIENCE, clock=clock)
     found = []
     for seconds in (0.0, 0.9, 0.1, 0.9, 0.1):
         clock.advance(seconds)
@@ -130,7 +131,7 @@ async def test_the_log_tells_when_it_is_not_known_and_when_it_is_again(
             raise answer
         return answer
 
-    status = CredentialStatus(source, timeout=5, clock=clock)
+    status = CredentialStatus(source, timeout=PATIENCE, clock=clock)
     for _ in range(4):
         await status.get()
         clock.advance(1)
@@ -152,6 +153,6 @@ async def test_a_function_that_takes_too_long_is_not_waited_for(
         await anyio.sleep_forever()
         return {}
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         assert await CredentialStatus(source, timeout=0.01).get() is None
     assert caplog.messages == ["the status of credentials is not known: timeout"]

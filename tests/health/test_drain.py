@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,10 +22,19 @@ import pytest
 from tokenpulse_mw.health import drain, drain_on_sigterm
 
 from ..support.servers import free_port
+from ..support.waiting import PATIENCE, wait_until
 
-_DEADLINE = 20.0  # seconds
 APP = "tests.health.draining_app:app"
 UVICORN = ["uvicorn", APP, "--port={port}", "--log-level=warning"]
+# A worker that is only slow is not to be killed by its supervisor.
+PATIENT = f"--timeout-worker-healthcheck={PATIENCE:.0f}"
+WORKERS = pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        pytest.param([], -signal.SIGTERM, id="one process"),
+        pytest.param(["--workers=2", PATIENT], 0, id="two workers"),
+    ],
+)
 
 
 class Gateway:
@@ -45,7 +53,7 @@ class Gateway:
         )
 
     def status(self, path: str) -> int:
-        """What `path` answers on a connection of its own; 0 where none is to be had."""
+        """What `path` answers on a connection of its own; 0 where there is none in a second."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
         try:
             connection.request("GET", path)
@@ -59,7 +67,7 @@ class Gateway:
     @contextmanager
     def streaming(self) -> Iterator[http.client.HTTPResponse]:
         """A stream that has begun, and goes on until `finish` is there."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_DEADLINE)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         with closing(connection):
             connection.request("GET", "/stream")
             with connection.getresponse() as answer:
@@ -68,7 +76,7 @@ class Gateway:
 
     def wait(self) -> int:
         """The exit code, when it has ended."""
-        return self.process.wait(_DEADLINE)
+        return self.process.wait(PATIENCE)
 
 
 @contextmanager
@@ -84,46 +92,38 @@ def serving(command: list[str], folder: Path, *, delay: float) -> Iterator[Gatew
         gateway.process.wait()
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + _DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.mark.parametrize(
-    ("more", "code"),
-    [
-        pytest.param([], -signal.SIGTERM, id="one process"),
-        pytest.param(["--workers=2"], 0, id="two workers"),
-    ],
-)
+@WORKERS
 def test_uvicorn_serves_on_without_being_ready_and_ends_as_ever(
     more: list[str], code: int, tmp_path: Path
 ) -> None:
     """The balancer sees 503 while it can still ask; the stream that runs is finished whole."""
-    with serving([*UVICORN, *more], tmp_path, delay=2) as gateway, gateway.streaming() as stream:
+    with serving([*UVICORN, *more], tmp_path, delay=3600) as gateway, gateway.streaming() as stream:
         gateway.process.send_signal(signal.SIGTERM)
 
         wait_until(lambda: gateway.status("/health/ready") == 503)
-        assert gateway.status("/health/live") == 200
+        wait_until(lambda: gateway.status("/health/live") == 200)
         assert gateway.process.poll() is None
         gateway.finish.touch()
 
         assert stream.read() == b"end"
+        # The delay may be over at last, for every process.
+        os.killpg(gateway.process.pid, signal.SIGTERM)
         assert gateway.wait() == code
 
 
-def test_a_stream_that_is_longer_than_the_delay_is_finished_too(tmp_path: Path) -> None:
+@WORKERS
+def test_a_stream_that_is_longer_than_the_delay_is_finished_too(
+    more: list[str], code: int, tmp_path: Path
+) -> None:
     """The delay is for the balancer; for what runs, the server waits as it always does."""
-    with serving(UVICORN, tmp_path, delay=0.2) as gateway, gateway.streaming() as stream:
+    command = [*UVICORN, *more]
+    with serving(command, tmp_path, delay=0.2) as gateway, gateway.streaming() as stream:
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: gateway.status("/health/live") == 0)
         gateway.finish.touch()
 
         assert stream.read() == b"end"
-        assert gateway.wait() == -signal.SIGTERM
+        assert gateway.wait() == code
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,8 @@ def test_sigint_is_not_delayed(tmp_path: Path) -> None:
     [
         pytest.param(["granian", "--interface=asgi", "--port={port}", APP], id="granian"),
         pytest.param(
-            ["hypercorn", APP, "--bind=127.0.0.1:{port}", "--graceful-timeout=20"], id="hypercorn"
+            ["hypercorn", APP, "--bind=127.0.0.1:{port}", f"--graceful-timeout={PATIENCE:.0f}"],
+            id="hypercorn",
         ),
     ],
 )
@@ -188,7 +189,7 @@ async def test_the_servers_handler_is_called_after_the_delay(server_handler: lis
     async with drain_on_sigterm(health, delay=0.05):
         signal.raise_signal(signal.SIGTERM)
         assert (health.draining, server_handler) == (True, [])
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             while not server_handler:
                 await anyio.lowlevel.checkpoint()
         signal.raise_signal(signal.SIGTERM)
@@ -202,7 +203,7 @@ async def test_signals_without_end_are_borne(server_handler: list[int]) -> None:
     async with drain_on_sigterm(SimpleNamespace(draining=False), delay=3600):
         for _ in range(5000):
             signal.raise_signal(signal.SIGTERM)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             while not server_handler:
                 await anyio.lowlevel.checkpoint()
 
@@ -240,6 +241,15 @@ async def _does_nothing(why: str, caplog: pytest.LogCaptureFixture, *, delay: fl
     assert caplog.messages == [f"SIGTERM is left to the server: {why}"]
 
 
+async def _warns(why: str, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = signal.getsignal(signal.SIGTERM)
+    async with drain_on_sigterm(SimpleNamespace(draining=False), delay=1.5):
+        assert signal.getsignal(signal.SIGTERM) is theirs
+    assert [each.levelname for each in caplog.records] == ["WARNING"]
+    assert caplog.messages[0].startswith("SIGTERM cannot be delayed by 1.5 s, ")
+    assert f": {why}; let something wait before SIGTERM, " in caplog.messages[0]
+
+
 @pytest.mark.anyio
 async def test_without_a_delay_the_signal_is_the_servers(
     server_handler: list[int], caplog: pytest.LogCaptureFixture
@@ -250,18 +260,21 @@ async def test_without_a_delay_the_signal_is_the_servers(
 
 @pytest.mark.anyio
 async def test_without_a_servers_handler_nothing_is_done(caplog: pytest.LogCaptureFixture) -> None:
-    """The process ends at SIGTERM then, as it would have."""
-    await _does_nothing("the server has no handler for it", caplog)
+    """The process ends at SIGTERM then, as it would have; whoever counts on a delay is warned."""
+    await _warns("the server has no handler for it", caplog)
 
 
 def test_a_handler_of_the_event_loop_is_not_delayed(caplog: pytest.LogCaptureFixture) -> None:
-    """The loop is woken by the signal itself: to announce a delay would be to lie."""
+    """The loop is woken by the signal itself: to announce a delay would be to lie.
+
+    So it is with gunicorn's own worker, `-k asgi`, and with granian.
+    """
 
     async def embedded() -> None:
         loop, told = asyncio.get_running_loop(), asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, told.set)
         try:
-            await _does_nothing("the event loop handles it", caplog)
+            await _warns("the event loop handles it", caplog)
             health = SimpleNamespace(draining=False)
             async with drain_on_sigterm(health, delay=3600):
                 signal.raise_signal(signal.SIGTERM)
@@ -270,21 +283,21 @@ def test_a_handler_of_the_event_loop_is_not_delayed(caplog: pytest.LogCaptureFix
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
 
-    asyncio.run(asyncio.wait_for(embedded(), 5))
+    asyncio.run(asyncio.wait_for(embedded(), PATIENCE))
 
 
 @pytest.mark.anyio
 async def test_on_windows_nothing_is_done(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no such signal."""
+    """There is no such signal, and nobody expects one: that is no reason to warn."""
     monkeypatch.setattr(drain, "sys", SimpleNamespace(platform="win32"))
 
     await _does_nothing("Windows has none", caplog)
 
 
 def test_outside_of_the_main_thread_nothing_is_done(caplog: pytest.LogCaptureFixture) -> None:
-    """No signal could be handled there."""
+    """No signal could be handled there; test clients run lifespans so, and are not warned."""
     why = "this is not the main thread"
     thread = threading.Thread(target=lambda: anyio.run(lambda: _does_nothing(why, caplog)))
     thread.start()

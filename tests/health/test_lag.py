@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.health import Check, EventLoopLag, HealthRouter
 from tokenpulse_mw.health.lag import judge
 
@@ -33,7 +34,7 @@ async def test_what_blocks_the_event_loop_is_seen() -> None:
         assert (await lag()).status == "pass"
         await anyio.wait_all_tasks_blocked()
         time.sleep(0.35)  # noqa: ASYNC251 - this is what is to be seen
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             while (result := await lag()).status == "pass":
                 await anyio.lowlevel.checkpoint()
 
@@ -58,7 +59,7 @@ async def test_a_lag_that_is_not_measured_is_not_called_fine() -> None:
 @pytest.mark.anyio
 async def test_it_measures_while_the_router_runs() -> None:
     """Given plainly or as a `Check`."""
-    plain, said_more = EventLoopLag(), EventLoopLag()
+    plain, said_more = EventLoopLag(warn=PATIENCE), EventLoopLag(warn=PATIENCE)
     health = HealthRouter(checks={"a": plain, "b": Check(said_more), "c": lambda: True})
 
     async with health.running():
@@ -77,8 +78,9 @@ async def test_what_is_raised_beside_it_stays_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warn": 0}, r"^warn must be above 0 seconds, got 0$"),
-        ({"warn": float("nan")}, r"^warn must be above 0 seconds, got nan$"),
+        ({"warn": 0}, r"^warn must be a number of seconds above 0, got 0$"),
+        ({"warn": float("nan")}, r"^warn must be a number of seconds above 0, got nan$"),
+        ({"fail": "2"}, r"^fail must be a number of seconds above 0, got '2'$"),
         ({"warn": 0.5, "fail": 0.5}, r"^fail must be above warn \(0\.5 seconds\), got 0\.5$"),
     ],
 )

@@ -135,8 +135,10 @@ def test_the_report_tells_of_each_provider_that_was_heard_of(clock: FakeClock) -
     ("options", "message"),
     [
         ({"providers": "claude"}, r"^providers must be a list of names, got the string 'claude'$"),
-        ({"failures": 0}, r"^failures must be at least 1, got 0$"),
-        ({"forget_after": 0}, r"^forget_after must be above 0 seconds, got 0$"),
+        ({"failures": 0}, r"^failures must be a whole number, 1 or more, got 0$"),
+        ({"failures": "3"}, r"^failures must be a whole number, 1 or more, got '3'$"),
+        ({"forget_after": 0}, r"^forget_after must be a number of seconds above 0, got 0$"),
+        ({"forget_after": "9"}, r"^forget_after must be a number of seconds above 0, got '9'$"),
     ],
 )
 def test_malformed_arguments_are_refused(options: dict[str, Any], message: str) -> None:

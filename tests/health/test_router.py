@@ -16,9 +16,12 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HealthRouter
 from tokenpulse_mw.health import AnyCheck, Check, CheckResult, Credentials, ProviderHealth
 from tokenpulse_mw.web import Authorize
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 ENDPOINTS = [
     "/health",
@@ -117,7 +120,7 @@ def test_a_service_is_ready_while_every_check_holds_and_lives_anyway(
 ) -> None:
     """A check that fails, raises or hangs takes it out of service, but restarts nothing."""
     checks: dict[str, AnyCheck] = {"fine": lambda: True, "tested": check}
-    client = TestClient(HealthRouter(checks=checks, timeout=5 if status == 200 else 0.01))
+    client = TestClient(HealthRouter(checks=checks, timeout=PATIENCE if status == 200 else 0.01))
 
     ready, live = client.get("/health/ready"), client.get("/health/live")
 
@@ -391,7 +394,7 @@ async def test_a_router_that_runs_asks_which_providers_are_active() -> None:
     health = HealthRouter(credentials=given_async)
 
     async with health.running():
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             while not health.active_providers():
                 await anyio.lowlevel.checkpoint()
 
@@ -461,7 +464,7 @@ def test_a_method_that_a_probe_does_not_have_is_not_counted_either(path: str) ->
 async def test_a_probe_that_gives_up_is_not_counted() -> None:
     """Whoever probes has a timeout of its own."""
     seen: list[Exchange] = []
-    router = HealthRouter(checks={"slow": hanging}, timeout=60, deadline=60)
+    router = HealthRouter(checks={"slow": hanging}, timeout=PATIENCE, deadline=PATIENCE)
     app = ExchangeMiddleware(router, observers=[seen.append])
     scope: Scope = {"type": "http", "method": "GET", "path": "/health/ready", "headers": []}
 
@@ -516,13 +519,16 @@ def test_what_is_no_endpoint_is_not_found(path: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"timeout": 0}, r"^timeout must be above 0 seconds, got 0$"),
+        ({"timeout": 0}, r"^timeout must be a number of seconds above 0, got 0$"),
+        ({"timeout": "2"}, r"^timeout must be a number of seconds above 0, got '2'$"),
+        ({"service": None}, r"^service must be a text, the name of the service, got None$"),
         ({"providers": "claude"}, r"^providers must be a list of names, got the string 'claude'$"),
-        ({"timeout": -1.5}, r"^timeout must be above 0 seconds, got -1\.5$"),
-        ({"timeout": float("nan")}, r"^timeout must be above 0 seconds, got nan$"),
-        ({"deadline": 0}, r"^deadline must be above 0 seconds, got 0$"),
+        ({"timeout": -1.5}, r"^timeout must be a number of seconds above 0, got -1\.5$"),
+        ({"timeout": float("nan")}, r"^timeout must be a number of seconds above 0, got nan$"),
+        ({"deadline": 0}, r"^deadline must be a number of seconds above 0, got 0$"),
         ({"authorize": "s3cret"}, r"^HealthRouter needs authorize, a function of the request "),
         ({"checks": {1: hanging}}, r"^a check must be given by its name, got 1$"),
+        ({"checks": []}, r"^checks must be given by name, such as {'database': is_up}, got \[\]$"),
         (
             {"credentials": {"claude": "sk-1"}},
             r"^credentials of 'claude' must be True .* got a value of type str$",

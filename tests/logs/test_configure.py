@@ -25,8 +25,9 @@ def server() -> Iterator[logging.Logger]:
     for each in (parent, logger):
         each.addHandler(OWN)
         each.propagate = False
-    logger.setLevel(logging.CRITICAL)
+    logger.setLevel(logging.INFO)
     yield logger
+    logger.setLevel(logging.NOTSET)
     for each in (parent, logger):
         each.removeHandler(OWN)
 
@@ -41,6 +42,18 @@ def test_the_level_holds_for_the_whole_process() -> None:
 
     assert stream.getvalue().count("\n") == 1
     assert "[ERROR] [anything] yes" in stream.getvalue()
+
+
+def test_the_level_may_be_in_any_case() -> None:
+    """As in the settings of most programs."""
+    stream = io.StringIO()
+    configure_logging("warning", stream=stream)
+
+    logging.getLogger("anything").info("no")
+    logging.getLogger("anything").warning("yes")
+
+    assert stream.getvalue().endswith("[WARN] [anything] yes\n")
+    assert stream.getvalue().count("\n") == 1
 
 
 def test_configuring_again_replaces_only_our_own_handler() -> None:
@@ -69,12 +82,25 @@ def test_standard_error_is_where_lines_go(capsys: pytest.CaptureFixture[str]) ->
 def test_a_captured_logger_writes_here(server: logging.Logger) -> None:
     """It loses its own handlers and level, and so does what is below it."""
     stream = io.StringIO()
-    configure_logging("INFO", "json", stream=stream, capture=["test_server"])
+    configure_logging("DEBUG", "json", stream=stream, capture=["test_server"])
 
-    server.info("GET / 200")
+    server.debug("GET / 200")
 
     assert OWN not in server.handlers
     assert json.loads(stream.getvalue())["module"] == "test_server.access"
+
+
+def test_a_captured_logger_that_was_made_quieter_stays_so(server: logging.Logger) -> None:
+    """Its lines have paths and queries in them, and somebody did not want those."""
+    server.setLevel(logging.WARNING)
+    stream = io.StringIO()
+    configure_logging("INFO", stream=stream, capture=["test_server"])
+
+    server.info("GET /?key=secret 200")
+    server.warning("slow")
+
+    assert stream.getvalue().endswith("[WARN] [test_server.access] slow\n")
+    assert stream.getvalue().count("\n") == 1
 
 
 @pytest.mark.parametrize("silenced", ["test_server", "test_server.access"])

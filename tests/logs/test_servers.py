@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,9 @@ import httpx2
 import pytest
 
 from tests.support.servers import free_port
+from tests.support.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0  # seconds
 APP = "tests.logs.gateway:app"
 LINE = re.compile(
     r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] \[(DEBUG|INFO|WARN|ERROR)\] \[.+?\] .*"
@@ -35,7 +34,9 @@ def serving(command: list[str], log: Path) -> Iterator[httpx2.Client]:
             [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors
         )
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        # On connections of their own: a server may be closing one that was idle for long.
+        headers, url = {"connection": "close"}, f"http://127.0.0.1:{port}"
+        with httpx2.Client(base_url=url, headers=headers, timeout=PATIENCE) as client:
             wait_for(client, server)
             yield client
     finally:
@@ -45,16 +46,16 @@ def serving(command: list[str], log: Path) -> Iterator[httpx2.Client]:
 
 def wait_for(client: httpx2.Client, server: subprocess.Popen[bytes]) -> None:
     """Wait until it answers."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
+
+    def answers() -> bool:
+        assert server.poll() is None, "the server has ended"
         try:
             client.get("/stream")
         except httpx2.TransportError:
-            assert server.poll() is None, "the server has ended"
-            assert time.monotonic() < deadline, "the server does not listen"
-            time.sleep(0.05)
-        else:
-            return
+            return False
+        return True
+
+    wait_until(answers, "the server does not listen")
 
 
 def entries(log: Path) -> list[dict[str, Any]]:

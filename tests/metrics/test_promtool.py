@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from tests.support.servers import need
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import HttpMetrics, metrics_routes
 from tokenpulse_mw.metrics.render import pieces
 from tokenpulse_mw.metrics.rows import Series
@@ -24,7 +25,7 @@ def check(text: bytes) -> tuple[int, bytes]:
     """Its exit code, and everything that it has to say."""
     command = ["promtool", "check", "metrics"]
     done = subprocess.run(
-        command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30
+        command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE
     )
     return done.returncode, done.stdout
 

@@ -138,7 +138,7 @@ def test_the_requests_families_hold_the_same_samples(
     assert samples(openmetrics(strict)) == theirs  # type: ignore[no-untyped-call]
 
 
-@settings(max_examples=30, deadline=None)  # each reads two whole scrapes
+@settings(max_examples=30)  # each reads two whole scrapes
 @given(
     exchanges=st.lists(
         st.tuples(st.text(max_size=8), st.integers(100, 599), st.floats(0, 1000)), max_size=10

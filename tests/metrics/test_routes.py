@@ -12,15 +12,17 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from fastapi import FastAPI
-from prometheus_client import Counter, generate_latest
+from prometheus_client import REGISTRY, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.routing import Router
 from starlette.testclient import TestClient
 
 from tests.support.asgi import Answer, drive, http_scope
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import Exchange, HttpMetrics, MetricsMiddleware, metrics_routes
 from tokenpulse_mw.metrics.render import ROWS_A_PIECE
 
@@ -29,7 +31,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 def client_of(metrics: HttpMetrics) -> TestClient:
     """A client of an application that has only the scrape, and asks for nothing by itself."""
-    client = TestClient(Starlette(routes=metrics_routes(metrics)))
+    client = TestClient(Starlette(routes=metrics_routes(metrics, timeout=PATIENCE)))
     del client.headers["accept-encoding"]
     return client
 
@@ -71,7 +73,7 @@ class Hanging:
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
         self.reached.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(PATIENCE)
         self.waiting -= 1
         yield GaugeMetricFamily("late", "Comes late", value=1)
 
@@ -236,7 +238,7 @@ async def test_somebody_elses_collector_that_hangs_holds_up_scrapes_only(
     """Other requests go on meanwhile, and it is not asked by two scrapes at once."""
     hanging = Hanging()
     metrics.registry.register(hanging)
-    app = Starlette(routes=metrics_routes(metrics))
+    app = Starlette(routes=metrics_routes(metrics, timeout=PATIENCE))
     answers: list[Answer] = []
 
     async def scrape() -> None:
@@ -302,10 +304,45 @@ def test_a_scrape_that_is_refused_is_traffic(metrics: HttpMetrics) -> None:
     assert b'route="/metrics",status="404"' in metrics.render()
 
 
-def test_a_timeout_must_be_above_0(metrics: HttpMetrics) -> None:
-    """Else nothing else could be had."""
-    with pytest.raises(ValueError, match="timeout must be above 0 seconds, got 0"):
-        metrics_routes(metrics, timeout=0)
+@pytest.mark.parametrize(("seen", "status"), [(True, 200), ("alice", 200), (False, 404)])
+def test_the_guard_may_be_asynchronous(metrics: HttpMetrics, seen: Any, status: int) -> None:
+    """What it gives counts, not that it gives something to be awaited."""
+
+    async def authorize(request: Request) -> Any:
+        return seen
+
+    client = TestClient(Starlette(routes=metrics_routes(metrics, authorize=authorize)))
+
+    assert client.get("/metrics").status_code == status
+
+
+def test_a_guard_that_fails_lets_nobody_in(metrics: HttpMetrics) -> None:
+    """To whoever asks there is nothing; the log has why."""
+
+    def authorize(request: Request) -> bool:
+        raise OSError("no database")
+
+    client = TestClient(Starlette(routes=metrics_routes(metrics, authorize=authorize)))
+
+    assert client.get("/metrics").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"timeout": 0}, "^timeout must be a number of seconds above 0, got 0$"),
+        ({"timeout": "5"}, "^timeout must be a number of seconds above 0, got '5'$"),
+        ({"timeout": float("inf")}, "^timeout must be a number of seconds above 0, got inf$"),
+        ({"authorize": "tok"}, r"^metrics_routes needs authorize, .* bearer\(token\) .* type str$"),
+        ({"metrics": REGISTRY}, r"^metrics_routes needs HttpMetrics, such as HttpMetrics\(regis"),
+    ],
+)
+def test_what_could_not_be_scraped_is_refused(
+    options: dict[str, Any], said: str, metrics: HttpMetrics
+) -> None:
+    """At construction, and not at every scrape."""
+    with pytest.raises(ValueError, match=said):
+        metrics_routes(**{"metrics": metrics, **options})
 
 
 @pytest.mark.anyio

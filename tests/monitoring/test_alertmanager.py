@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.receiver import wait_until
 from tests.support.servers import Server, need, started
+from tests.support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def told_of(server: Server, *alerts: dict[str, dict[str, str]]) -> set[str]:
     alertmanager = f"http://{server.place}/api/v2/alerts"
 
     def are_routed() -> bool:
-        found = httpx2.get(alertmanager, timeout=10).json()
+        found = httpx2.get(alertmanager, timeout=PATIENCE).json()
         states = [each["status"]["state"] for each in found]
         return len(states) == len(alerts) and "unprocessed" not in states
 
-    httpx2.post(alertmanager, json=alerts, timeout=10).raise_for_status()
+    httpx2.post(alertmanager, json=alerts, timeout=PATIENCE).raise_for_status()
     wait_until(are_routed, "they do not arrive")
-    told = httpx2.get(alertmanager, params={"inhibited": "false"}, timeout=10).json()
+    told = httpx2.get(alertmanager, params={"inhibited": "false"}, timeout=PATIENCE).json()
     return {" ".join(each["labels"].get(k, "") for k in ("alertname", "provider")) for each in told}
 
 
@@ -52,7 +52,7 @@ def test_amtool_has_no_complaint(written: Path) -> None:
     need("amtool", "prometheus-alertmanager")
     file = written / "alertmanager" / "alertmanager.yml"
 
-    said = subprocess.check_output(["amtool", "check-config", file], text=True, timeout=30)
+    said = subprocess.check_output(["amtool", "check-config", file], text=True, timeout=PATIENCE)
 
     assert "2 inhibit rules" in said
 

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from tests.monitoring.files import blocks, read, rules
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import HealthRouter, HttpMetrics, TokenPulse, configure_logging
 from tokenpulse_mw.cli import main
 from tokenpulse_mw.demo.server import LocalServer
@@ -233,9 +234,10 @@ def test_the_line_of_cron_runs_as_cron_runs_it(
 
     def code(url: str) -> int:
         script = line.replace(r"\%", "%").replace("/var/log/tokenpulse-creds.log", str(log))
-        command = ["sh", "-c", script.replace("http://localhost:3000", url)]
+        patient = f"{url} --timeout {PATIENCE}"
+        command = ["sh", "-c", script.replace("http://localhost:3000", patient)]
         environment = {"HOME": str(tmp_path), "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
-        return subprocess.run(command, cwd=tmp_path, env=environment, timeout=30).returncode
+        return subprocess.run(command, cwd=tmp_path, env=environment, timeout=PATIENCE).returncode
 
     with LocalServer(app) as server:
         assert code(server.url) == 1

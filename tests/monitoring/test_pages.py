@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from tests.monitoring.files import DOCS, blocks, panels, read
 from tests.support.servers import need
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import HealthRouter, HttpMetrics, Settings
 
 PAGES = ["monitoring.md", "operations.md"]
@@ -35,7 +36,7 @@ def test_prometheus_takes_the_settings_of_the_page(written: Path, tmp_path: Path
     (tmp_path / "secrets" / "metrics_token").write_text("token")
 
     said = subprocess.check_output(
-        ["promtool", "check", "config", tmp_path / "prometheus.yml"], text=True, timeout=30
+        ["promtool", "check", "config", tmp_path / "prometheus.yml"], text=True, timeout=PATIENCE
     )
 
     assert "1 rule files found" in said
@@ -50,7 +51,9 @@ def test_prometheus_takes_the_job_for_kubernetes(tmp_path: Path) -> None:
     assert job.pop("kubernetes_sd_configs") == [{"role": "endpoints"}]  # Debian builds without it
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(settings))
 
-    subprocess.check_call(["promtool", "check", "config", tmp_path / "prometheus.yml"], timeout=30)
+    subprocess.check_call(
+        ["promtool", "check", "config", tmp_path / "prometheus.yml"], timeout=PATIENCE
+    )
 
     assert job["job_name"] == "tokenpulse"
     assert job["relabel_configs"][0]["regex"] == "tokenpulse;http"
@@ -64,7 +67,7 @@ def test_alertmanager_takes_the_receivers_of_the_page(written: Path, tmp_path: P
     (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(settings))
 
     said = subprocess.check_output(
-        ["amtool", "check-config", tmp_path / "alertmanager.yml"], text=True, timeout=30
+        ["amtool", "check-config", tmp_path / "alertmanager.yml"], text=True, timeout=PATIENCE
     )
 
     assert "SUCCESS" in said

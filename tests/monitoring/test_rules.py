@@ -31,7 +31,6 @@ def promtool(folder: Path, *arguments: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout

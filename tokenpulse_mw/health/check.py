@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from .results import CheckResult
+from .seconds import check_seconds
 
 CheckFunction = Callable[[], bool | CheckResult | Awaitable[bool | CheckResult]]
 
@@ -22,8 +22,8 @@ class Check:
         timeout: Seconds that it may take; those of the router when None.
         ttl: Seconds for which a result is kept.
         failure_ttl: Seconds for which a failure is kept.
-        component_type: What is checked, for `application/health+json`: `component`, `datastore`
-            or `system`.
+        component_type: What is checked, for `application/health+json`: `component`, `datastore`,
+            `system`, or a name of another list.
 
     Raises:
         ValueError: `function` cannot be called, a time is malformed, or `component_type` no text.
@@ -42,21 +42,12 @@ class Check:
         if not isinstance(self.component_type, str | None):
             raise ValueError(f"component_type must be a text, got {self.component_type!r}")
         if self.timeout is not None:
-            check_timeout("timeout", self.timeout)
+            check_seconds("timeout", self.timeout)
         for name in ("ttl", "failure_ttl"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be a number of seconds, 0 or more, got {getattr(self, name)!r}"
-                )
+            check_seconds(name, getattr(self, name), zero=True)
 
 
 AnyCheck = Check | CheckFunction
-
-
-def check_timeout(name: str, seconds: float) -> None:
-    """Raises ValueError unless something can be done in `seconds`."""
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"{name} must be above 0 seconds, got {seconds!r}")
 
 
 def as_check(name: str, given: AnyCheck) -> Check:

@@ -9,8 +9,9 @@ from typing import Any
 
 import anyio
 
-from .check import AnyCheck, Check, as_check, check_timeout
+from .check import AnyCheck, Check, as_check
 from .results import CheckResult, Observed, Status, read
+from .seconds import check_seconds
 from .single import Single
 
 logger = logging.getLogger("tokenpulse_mw.health")
@@ -32,7 +33,7 @@ class Checks:
         wall: Gives the time in seconds since 1970.
 
     Raises:
-        ValueError: A time is not above 0, or a check cannot be called.
+        ValueError: A time is not above 0, `checks` are not given by name, or one cannot be called.
     """
 
     def __init__(
@@ -44,8 +45,12 @@ class Checks:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        check_timeout("timeout", timeout)
-        check_timeout("deadline", deadline)
+        if not isinstance(checks, Mapping):
+            raise ValueError(
+                f"checks must be given by name, such as {{'database': is_up}}, got {checks!r}"
+            )
+        check_seconds("timeout", timeout)
+        check_seconds("deadline", deadline)
         self._deadline = deadline
         self._checks = {
             name: _Watched(name, as_check(name, given), timeout, clock, wall)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import anyio
 
 from ..lifespan import beside
+from .seconds import check_seconds
 
 logger = logging.getLogger("tokenpulse_mw.health")
 
@@ -33,23 +33,21 @@ async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterat
 
     Servers close their sockets on SIGTERM at once, when balancers still send them requests. To be
     entered in the lifespan, when the server has set its handler: that is called after the delay.
-    A second SIGTERM cuts the wait short; SIGINT is not delayed. Where that cannot work (on
-    Windows, outside of the main thread, without a server's handler, or with one that was set by
-    `loop.add_signal_handler`) it does nothing, and says so at DEBUG.
+    A second SIGTERM cuts the wait short; SIGINT is not delayed. Where that cannot work (without a
+    server's handler, or with one that was set by `loop.add_signal_handler`) it does nothing, and
+    warns. On Windows, and outside of the main thread, where test clients run lifespans, it does
+    nothing either, and says so at DEBUG.
 
     Args:
         health: Its `draining` is set on SIGTERM.
         delay: Seconds to go on serving; 0 leaves SIGTERM to the server.
 
     Raises:
-        ValueError: `delay` is negative or not finite.
+        ValueError: `delay` is no number, negative or not finite.
     """
-    if not 0 <= delay < math.inf:
-        raise ValueError(f"delay must be a number of seconds, 0 or more, got {delay!r}")
+    check_seconds("delay", delay, zero=True)
     previous = signal.getsignal(signal.SIGTERM)
-    obstacle = _obstacle(previous, delay)
-    if obstacle is not None or not callable(previous):
-        logger.debug("SIGTERM is left to the server: %s", obstacle)
+    if _is_left_to_the_server(previous, delay):
         yield
         return
     handler = _Handler(health, previous)
@@ -64,14 +62,36 @@ async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterat
         handler.close()
 
 
-def _obstacle(previous: Any, delay: float) -> str | None:
-    """Why SIGTERM cannot be delayed, if it cannot."""
+def _is_left_to_the_server(previous: Any, delay: float) -> bool:
+    """Whether SIGTERM is not delayed; that is said, and loudly where somebody counts on it."""
+    needless = _needless(delay)
+    if needless is not None:
+        logger.debug("SIGTERM is left to the server: %s", needless)
+        return True
+    obstacle = _obstacle(previous)
+    if obstacle is not None:
+        logger.warning(
+            "SIGTERM cannot be delayed by %g s, and readiness will not tell of it: %s; let "
+            "something wait before SIGTERM, such as preStop, and set the delay to 0",
+            delay,
+            obstacle,
+        )
+    return obstacle is not None
+
+
+def _needless(delay: float) -> str | None:
+    """Why nobody expects it to be delayed here, if nobody does."""
     if delay == 0:
         return "the delay is 0"
     if sys.platform == "win32":
         return "Windows has none"
     if threading.current_thread() is not threading.main_thread():
         return "this is not the main thread"
+    return None
+
+
+def _obstacle(previous: Any) -> str | None:
+    """Why it cannot be delayed, if it cannot."""
     if not callable(previous):
         return "the server has no handler for it"
     if _is_of_the_loop(previous):

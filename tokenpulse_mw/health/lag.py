@@ -11,6 +11,7 @@ import anyio
 
 from ..lifespan import beside
 from .results import CheckResult, Status
+from .seconds import check_seconds
 
 _EVERY = 0.25  # seconds
 _LOOKS = 40  # ten seconds
@@ -30,11 +31,12 @@ class EventLoopLag:
     """
 
     def __init__(self, *, warn: float = 0.5, fail: float | None = None) -> None:
-        if not 0 < warn < math.inf:
-            raise ValueError(f"warn must be above 0 seconds, got {warn!r}")
-        if fail is not None and not warn < fail < math.inf:
-            raise ValueError(f"fail must be above warn ({warn!r} seconds), got {fail!r}")
+        check_seconds("warn", warn)
+        if fail is not None:
+            check_seconds("fail", fail)
         self._warn, self._fail = warn, math.inf if fail is None else fail
+        if self._fail <= warn:
+            raise ValueError(f"fail must be above warn ({warn!r} seconds), got {fail!r}")
         self._lags: deque[float] = deque(maxlen=_LOOKS)
 
     async def __call__(self) -> CheckResult:

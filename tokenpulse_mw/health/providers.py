@@ -48,10 +48,12 @@ class ProviderHealth:
     ) -> None:
         if isinstance(providers, str):
             raise ValueError(f"providers must be a list of names, got the string {providers!r}")
-        if failures < 1:
-            raise ValueError(f"failures must be at least 1, got {failures!r}")
-        if not forget_after > 0:
-            raise ValueError(f"forget_after must be above 0 seconds, got {forget_after!r}")
+        if not isinstance(failures, int) or failures < 1:
+            raise ValueError(f"failures must be a whole number, 1 or more, got {failures!r}")
+        if not isinstance(forget_after, int | float) or not forget_after > 0:
+            raise ValueError(
+                f"forget_after must be a number of seconds above 0, got {forget_after!r}"
+            )
         self._most, self._forget_after = failures, forget_after
         self._clock, self._wall = clock, wall
         self._seen = {name: _Seen() for name in providers}

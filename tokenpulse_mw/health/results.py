@@ -55,7 +55,7 @@ class Observed:
     Attributes:
         result: What was found.
         time: When, in seconds since 1970.
-        component_type: `component`, `datastore`, `system`, another name, or None.
+        component_type: `component`, `datastore`, `system`, a name of another list, or None.
     """
 
     result: CheckResult
@@ -68,10 +68,19 @@ def _is_endless(value: object) -> bool:
 
 
 def read(answer: Any) -> CheckResult:
-    """What a check answered: a `CheckResult`, or anything else for its truth."""
+    """What a check answered; anything but a bool or a `CheckResult` is a failure that says so.
+
+    Python takes every text for true, "down" too, and a forgotten `return` gives None.
+    """
     if isinstance(answer, CheckResult):
         return answer
-    return CheckResult(status="pass" if answer else "fail")
+    if isinstance(answer, bool):
+        return CheckResult(status="pass" if answer else "fail")
+    return CheckResult(
+        status="fail",
+        output="the check must return True, False or a CheckResult, and returned a value of type "
+        f"{type(answer).__name__}",
+    )
 
 
 def worst(statuses: Iterable[Status]) -> Status:

@@ -62,8 +62,9 @@ class HealthRouter(Router):
         draining: Set while the service shuts down; it is not ready then.
 
     Raises:
-        ValueError: A time is malformed, a check or `authorize` cannot be called, `credentials` has
-            anything but bools, or `providers` is a string.
+        ValueError: A time is malformed, `service` is no text, a check or `authorize` cannot be
+            called, `checks` are not given by name, `credentials` has anything but bools, or
+            `providers` is a string.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class HealthRouter(Router):
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        if not isinstance(service, str):
+            raise ValueError(f"service must be a text, the name of the service, got {service!r}")
         if isinstance(providers, str):
             raise ValueError(f"providers must be a list of names, got the string {providers!r}")
         self.starting = self.draining = False
         self._service = service
         self._health = {"status": "ok", "service": service, "providers": list(providers)}
-        given = checks or {}
+        given = {} if checks is None else checks
         self._checks = Checks(given, timeout=timeout, deadline=deadline, clock=clock, wall=wall)
         functions = [each.function if isinstance(each, Check) else each for each in given.values()]
         self._lags = [each for each in functions if isinstance(each, EventLoopLag)]

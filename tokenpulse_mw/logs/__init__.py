@@ -1,9 +1,9 @@
 """Logs: the format of a line, its level, the access log, and the ids that tie lines together."""
 
 from .access import ACCESS_LOGGER, AccessLog
-from .configure import configure_logging
+from .configure import configure_logging, formatter_for
 from .formats import JsonFormatter, TextFormatter
-from .levels import LEVELS, log_level, set_log_level
+from .levels import LEVELS, checked_level, log_level, set_log_level
 from .request_id import (
     RequestIdMiddleware,
     add_request_id,
@@ -20,8 +20,10 @@ __all__ = [
     "RequestIdMiddleware",
     "TextFormatter",
     "add_request_id",
+    "checked_level",
     "configure_logging",
     "current_request_id",
+    "formatter_for",
     "log_level",
     "new_request_id",
     "set_log_level",

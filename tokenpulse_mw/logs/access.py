@@ -32,7 +32,7 @@ class AccessLog:
 
     Args:
         logger: `tokenpulse_mw.access` when None.
-        level: Of the lines of what did not fail: "DEBUG", "INFO", "WARN" or "ERROR".
+        level: Of the lines of what did not fail: "DEBUG", "INFO", "WARN" or "ERROR", in any case.
         sample: Share of the lines of what did not fail that are written, from 0 to 1.
         include: Which of "master", "key" and "credential" are written too.
         chance: Gives numbers from 0 to below 1, by which is sampled.

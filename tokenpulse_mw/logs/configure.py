@@ -9,7 +9,7 @@ from typing import TextIO
 
 from .background import BackgroundHandler
 from .formats import JsonFormatter, TextFormatter
-from .levels import level_number
+from .levels import checked_level, set_log_level
 from .request_id import add_request_id
 
 _HANDLER = "tokenpulse_mw"  # by which our own handler is found again
@@ -29,14 +29,15 @@ def configure_logging(
     Calling it again changes all of that; handlers of others are left alone.
 
     Args:
-        level: "DEBUG", "INFO", "WARN" or "ERROR".
+        level: "DEBUG", "INFO", "WARN" or "ERROR", in any case.
         format: "text" for `[2026-01-21T14:00:42.661Z] [INFO] [Module] message`, or "json" for
             an object with `time`, `level`, `module`, `message`, where there is one `error`, and
             what was given as `extra={...}`.
         stream: Standard error by default.
         capture: Loggers that have handlers of their own, such as "uvicorn": these are taken from
             them, and from those below them, so that their lines come out here. One that was
-            silenced, as uvicorn's `--no-access-log` does it, stays silent.
+            silenced, as uvicorn's `--no-access-log` does it, stays silent, and one with a level
+            above INFO (`--log-level warning`) keeps that.
         request_id: End lines of text with the id of their request. JSON has it anyhow. See
             `RequestIdMiddleware`.
         queue: Lines that may wait to be written by a thread, so that a slow stream delays no
@@ -46,8 +47,8 @@ def configure_logging(
         ValueError: There is no such level or format, `capture` is a string, or `queue` is
             below 0.
     """
-    number = level_number(level)
-    formatter = _formatter(format, request_id)
+    level = checked_level(level)
+    formatter = formatter_for(format, request_id=request_id)
     if isinstance(capture, str):
         raise ValueError(f"capture must be a list of names, got the string {capture!r}")
     names = tuple(capture)
@@ -59,10 +60,15 @@ def configure_logging(
     _put_in_place(handler)
     for name in names:
         _capture(name)
-    logging.getLogger().setLevel(number)
+    set_log_level(level)
 
 
-def _formatter(format: str, request_id: bool) -> logging.Formatter:
+def formatter_for(format: str, *, request_id: bool = False) -> logging.Formatter:
+    """What writes lines of `format`, as `configure_logging` has it.
+
+    Raises:
+        ValueError: There is no such format.
+    """
     if format == "text":
         return TextFormatter(request_id=request_id)
     if format == "json":
@@ -92,7 +98,8 @@ def _capture(name: str) -> None:
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
         logger.propagate = True
-        logger.setLevel(logging.NOTSET)
+        if logger.level <= logging.INFO:  # as servers have it when nobody asked for less
+            logger.setLevel(logging.NOTSET)
 
 
 def _is_silenced(logger: logging.Logger | None) -> bool:

@@ -12,16 +12,32 @@ LEVELS: Mapping[str, int] = {
     "ERROR": logging.ERROR,
 }
 
+# At DEBUG they tell each step with a database or a connection, parameters and all.
+_TALKATIVE = ("aiosqlite", "httpcore", "httpcore2", "httpx", "httpx2")
+_HUSHED = logging.DEBUG + 1  # nobody else sets this one, so that ours is told from theirs
 
-def level_number(level: str) -> int:
+
+def checked_level(level: object) -> str:
+    """The name of ours for `level`, which may be in any case; WARNING is WARN.
+
+    Raises:
+        ValueError: There is no such level.
+    """
+    name = level.upper() if isinstance(level, str) else ""
+    if name == "WARNING":
+        return "WARN"
+    if name not in LEVELS:
+        raise ValueError(f"log level {level!r} is none: expected one of {', '.join(LEVELS)}")
+    return name
+
+
+def level_number(level: object) -> int:
     """The number that `logging` has for `level`.
 
     Raises:
         ValueError: There is no such level.
     """
-    if level not in LEVELS:
-        raise ValueError(f"log level {level!r} is none: expected one of {', '.join(LEVELS)}")
-    return LEVELS[level]
+    return LEVELS[checked_level(level)]
 
 
 def log_level() -> str:
@@ -33,9 +49,18 @@ def log_level() -> str:
 def set_log_level(level: str) -> None:
     """Set the level of the root logger, from the next line on.
 
-    It holds for this process, and for every logger that was not given a level of its own.
+    It holds for this process, and for every logger that was not given a level of its own; those of
+    a few libraries that tell each step of theirs have no lines at DEBUG.
+
+    Args:
+        level: "DEBUG", "INFO", "WARN" or "ERROR", in any case; "WARNING" is "WARN".
 
     Raises:
         ValueError: There is no such level.
     """
-    logging.getLogger().setLevel(level_number(level))
+    number = level_number(level)
+    logging.getLogger().setLevel(number)
+    for name in _TALKATIVE:
+        logger = logging.getLogger(name)
+        if logger.level in (logging.NOTSET, _HUSHED):
+            logger.setLevel(_HUSHED if number < _HUSHED else logging.NOTSET)

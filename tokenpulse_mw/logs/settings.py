@@ -13,7 +13,7 @@ from ..bodies import read_body
 from ..exchange import drop_exchange
 from ..problems import RefusedError, as_response, invalid
 from ..web import Authorize, Guard
-from .levels import LEVELS, log_level, set_log_level
+from .levels import LEVELS, checked_level, log_level, set_log_level
 
 logger = logging.getLogger("tokenpulse_mw.settings")
 
@@ -52,14 +52,19 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
                 return Response(status_code=204, headers={"allow": ", ".join(_METHODS)})
             if request.method == "PUT":
                 wanted = await read_body(request, SettingsBody, optional=False)
-                if wanted.log_level not in LEVELS:
-                    raise invalid((("log_level",), f"must be one of {', '.join(LEVELS)}"))
-                _set(wanted.log_level, who or _client(request))
+                _set(_level(wanted.log_level), who or _client(request))
         except RefusedError as refused:
             return as_response(refused)
         return JSONResponse({"log_level": log_level()}, headers={"cache-control": "no-store"})
 
     return [Route(_PATH, settings, methods=_METHODS)]
+
+
+def _level(level: str) -> str:
+    try:
+        return checked_level(level)
+    except ValueError:
+        raise invalid((("log_level",), f"must be one of {', '.join(LEVELS)}")) from None
 
 
 def _set(level: str, who: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from math import inf
 
 from anyio import CapacityLimiter, fail_after, to_thread
 from anyio.lowlevel import checkpoint
@@ -13,6 +13,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..exchange import Failures, drop_exchange
+from ..problems import RefusedError
+from ..web import Authorize, Guard
 from .exposition import Wanted, body, wanted
 from .http import HttpMetrics
 
@@ -22,7 +24,7 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
 def metrics_routes(
     metrics: HttpMetrics,
     *,
-    authorize: Callable[[Request], bool] | None = None,
+    authorize: Authorize | None = None,
     timeout: float = 5.0,
 ) -> list[Route]:
     """`GET /metrics`: everything on the registry of `metrics`.
@@ -35,18 +37,24 @@ def metrics_routes(
 
     Args:
         metrics: Whose registry to expose.
-        authorize: Says whether a request may read it; one that may not gets 404. None lets
-            everyone.
+        authorize: Says whether a request may read it, as a bearer guard does; it may be async. One
+            that may not gets 404. None lets everyone.
         timeout: Seconds that the other collectors of the registry may take together.
 
     Raises:
-        ValueError: `timeout` is not above 0.
+        ValueError: `metrics` are no `HttpMetrics`, `authorize` cannot be called, or `timeout` is
+            not above 0.
     """
-    if not timeout > 0:
-        raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
-    scraped = _Scraped(metrics, authorize, timeout)
+    if not isinstance(metrics, HttpMetrics):
+        raise ValueError(
+            f"metrics_routes needs HttpMetrics, such as HttpMetrics(registry), got {metrics!r}"
+        )
+    if not isinstance(timeout, int | float) or not 0 < timeout < inf:
+        raise ValueError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+    guard = None if authorize is None else Guard(authorize, of="metrics_routes")
+    scraped = _Scraped(metrics, guard, timeout)
     # Who may not read it is to learn nothing of it by any method.
-    methods = ["GET"] if authorize is None else _METHODS
+    methods = ["GET"] if guard is None else _METHODS
     return [Route("/metrics", scraped.scrape, methods=methods)]
 
 
@@ -56,18 +64,21 @@ class _Scraped:
     def __init__(
         self,
         metrics: HttpMetrics,
-        authorize: Callable[[Request], bool] | None,
+        guard: Guard | None,
         timeout: float,
     ) -> None:
         self._metrics = metrics
-        self._authorize = authorize
+        self._guard = guard
         self._timeout = timeout
         self._failures = Failures()
         self._one_at_a_time = threading.Lock()
 
     async def scrape(self, request: Request) -> Response:
         """Answer one request."""
-        if self._authorize is not None and not self._authorize(request):
+        try:
+            if self._guard is not None:
+                await self._guard.let_in(request)
+        except RefusedError:
             return _not_found(request)
         drop_exchange(request.scope)
         if request.method not in ("GET", "HEAD"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from ..config import Settings
-from ..logs import ACCESS_LOGGER, LEVELS, configure_logging
+from ..logs import ACCESS_LOGGER, checked_level, configure_logging, formatter_for
+from .heed import set_by
 
 
 def check_logs(settings: Settings) -> None:
@@ -14,14 +15,12 @@ def check_logs(settings: Settings) -> None:
     Raises:
         ValueError: There is none such.
     """
-    given = {
-        "log_level": (settings.log_level, (None, *LEVELS)),
-        "log_format": (settings.log_format, (None, "text", "json")),
-    }
-    for name, (value, known) in given.items():
-        if value not in known:
-            names = ", ".join(each for each in known if each is not None)
-            raise ValueError(f"{name} {value!r} is not known: expected one of {names}")
+    if settings.log_level is not None:
+        with set_by("log_level"):
+            checked_level(settings.log_level)
+    if settings.log_format is not None:
+        with set_by("log_format"):
+            formatter_for(settings.log_format)
 
 
 def configure_logs(settings: Settings) -> None:

@@ -13,6 +13,7 @@ from threading import Event, Thread
 
 import pytest
 
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.metrics.families import Family
 from tokenpulse_mw.metrics.workers import WorkerFiles
 from tokenpulse_mw.metrics.workers.files import in_child
@@ -27,7 +28,7 @@ def forks(folder: Path, *, parent_counts: str, child_counts: str) -> tuple[list[
     """Whether a forked child was told to forget, and the counter files at last."""
     command = [sys.executable, "-m", "tests.support.worker_fork", str(folder)]
     command += [parent_counts, child_counts]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=30)
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
     forgotten, names = json.loads(done.stdout)
     return forgotten, [name for name in names if name.startswith("counter")]
 
@@ -284,14 +285,14 @@ def test_a_child_does_not_wait_for_a_thread_of_its_parent(tmp_path: Path) -> Non
     class Slow:
         def __str__(self) -> str:
             busy.set()
-            go_on.wait(5)
+            go_on.wait(PATIENCE)
             finished.append(True)
             return "slow"
 
     files = WorkerFiles(tmp_path)
     thread = Thread(target=row_of, args=(files, COUNTER, Slow(), "ok"))
     thread.start()
-    assert busy.wait(10)
+    assert busy.wait(PATIENCE)
 
     in_child(weakref.ref(files))
     row_of(files, COUNTER, "a", "ok")[0] += 1

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw import Exchange, HttpMetrics, Limiter, Policy, Settings, TokenPulse
 from tokenpulse_mw.metrics import families
 from tokenpulse_mw.metrics.workers import WorkerFiles, Workers
@@ -138,7 +139,7 @@ async def test_what_a_worker_looks_up_is_seen_by_the_others(folder: Path) -> Non
     keys = families.LIMIT_KEYS
 
     async with pulse.running():
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             while keys.name not in Workers(folder).series():  # noqa: ASYNC110 - as a scraper would
                 await anyio.sleep(0.001)
 

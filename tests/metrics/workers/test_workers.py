@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import mmap_dict
 
@@ -84,7 +84,6 @@ class Company:
 
 
 @given(STEPS)
-@settings(deadline=None)
 def test_the_whole_is_the_sum_however_it_is_split(steps: list[Any]) -> None:
     """Over any workers, of which any die at any time: nothing is lost, nothing counted twice."""
     with TemporaryDirectory() as name:
