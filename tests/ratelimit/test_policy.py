@@ -129,7 +129,7 @@ def test_there_is_no_reserve_of_nothing() -> None:
     assert claim is not None
 
     assert priced(claim, http_scope()).cost == 1
-    with pytest.raises(ValueError, match=r"tokens must be reserved .* expected 1 at least, got 0"):
+    with pytest.raises(ValueError, match="tokens must be .* a whole number from 1 to the limit .*, got 0"):
         Policy("5/minute", tokens=0)
 
 
@@ -226,7 +226,7 @@ def test_time_is_that_of_the_limiter() -> None:
         ({"cost": "1"}, "cost must be a function, or a whole number .* got '1'"),
         ({"cost": True}, "cost must be a function, or a whole number .* got True"),
         ({"cost": async_function}, "cost must be a function, and not async, got <function"),
-        ({"tokens": 6}, "tokens must be a function, or a whole number from 0 to the limit 5"),
+        ({"tokens": 6}, "tokens must be a function, or a whole number from 1 to the limit 5"),
         ({"tokens": AsyncObject()}, "tokens must be a function, and not async, got <"),
         ({"tokens": 2, "cost": 3}, "give cost or tokens, not both: got 3 and 2"),
         ({"tokens": 2, "limit": InFlight(5)}, "tokens need a limit of tokens in a time, got one"),

@@ -72,7 +72,8 @@ class Policy:
         for what, function in {"key": self.key, "when": when}.items():
             if function is not None:
                 check_function(what, function)
-        _check_cost("cost" if tokens is None else "tokens", self.cost, self.limiter.limit)
+        what, least = ("cost", 0) if tokens is None else ("tokens", 1)
+        _check_cost(what, self.cost, least, self.limiter.limit)
 
     def now(self) -> float:
         """Seconds of the limiter's clock."""
@@ -85,8 +86,6 @@ class Policy:
     def _count_tokens(self, tokens: Cost) -> None:
         if self.cost != 1:
             raise ValueError(f"give cost or tokens, not both: got {self.cost!r} and {tokens!r}")
-        if tokens == 0:
-            raise ValueError("tokens must be reserved before a request: expected 1 at least, got 0")
         if isinstance(self.limiter, InFlight):
             raise ValueError("tokens need a limit of tokens in a time, got one of requests at once")
         if isinstance(self.limiter, SharedLimiter) and not self.limiter.chargeable:
@@ -108,12 +107,12 @@ def _limiter(limit: str | AnyLimiter) -> AnyLimiter:
     return Limiter(limit)
 
 
-def _check_cost(what: str, cost: Cost, limit: int) -> None:
+def _check_cost(what: str, cost: Cost, least: int, limit: int) -> None:
     if callable(cost):
         check_function(what, cost)
-    elif type(cost) is not int or not 0 <= cost <= limit:
+    elif type(cost) is not int or not least <= cost <= limit:
         raise ValueError(
-            f"{what} must be a function, or a whole number from 0 to the limit {limit}, "
+            f"{what} must be a function, or a whole number from {least} to the limit {limit}, "
             f"got {cost!r}"
         )
 
