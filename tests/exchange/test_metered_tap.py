@@ -118,14 +118,26 @@ async def test_what_was_read_of_an_answer_is_let_go_with_its_end() -> None:
     assert True not in held
 
 
+@pytest.mark.parametrize(
+    ("content_type", "chunks"),
+    [
+        (b"text/event-stream", CHAT),
+        (b"text/plain", CHAT),
+        (b"application/octet-stream", [b"PK", b"\x03", b"\x04", b""]),
+        (b"image/png", [b"\x89", b"PNG", b"\r", b""]),
+    ],
+)
 @pytest.mark.anyio
-async def test_a_chunk_of_a_stream_costs_no_coroutine() -> None:
+async def test_a_chunk_of_a_stream_costs_no_coroutine(
+    content_type: bytes, chunks: list[bytes]
+) -> None:
     """What the server's `send` gives is given on, once no time is left to be noted."""
+    head = {**HEAD, "headers": [(b"content-type", content_type)]}
     given_on: list[Awaitable[None]] = []
     same: list[bool] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        for message in (HEAD, *map(body, CHAT[:3]), body(CHAT[3], more=False)):
+        for message in (head, *map(body, chunks[:3]), body(chunks[3], more=False)):
             waiting = send(message)
             same.append(waiting in given_on)
             await waiting

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage.digest import HEAD, digest
+from tokenpulse_mw.usage.digest import HEAD, digest, digest_of_opening
 from tokenpulse_mw.usage.document import UNREADABLE, read
 from tokenpulse_mw.usage.statement import statement
 
@@ -32,6 +32,26 @@ def test_only_the_usage_at_the_top_is_said(payload: dict[str, object], data: st.
 
     whole = statement(read(body)[0])
     assert short == b"" or [statement(each) for each in read(short)] == [whole]
+
+
+@given(st.dictionaries(texts, values), st.data())
+def test_only_the_usage_at_the_top_is_said_first(
+    payload: dict[str, object], data: st.DataObject
+) -> None:
+    """Wherever a document is cut, what its beginning says is its own usage."""
+    body = json.dumps(payload).encode()
+    head = body[: data.draw(st.integers(0, len(body)))]
+
+    short = digest_of_opening(head)
+
+    whole = statement(read(body)[0])
+    assert short == b"" or [statement(each) for each in read(short)] == [whole]
+
+
+@pytest.mark.parametrize("head", [b"", b"<html>", b"{", b'{"usage": {"prompt_tokens": 3}', b"}}}"])
+def test_a_beginning_that_says_no_usage_says_nothing(head: bytes) -> None:
+    """What may still go on is not told; it never raises."""
+    assert digest_of_opening(head) == b""
 
 
 @pytest.mark.parametrize("tail", [b"", b'"usage"', b'"usage": {', b'x", "usage": {}}', b"\xff"])

@@ -1,4 +1,4 @@
-"""What one JSON document says of the answer: its model, and whether it is a model's at all."""
+"""How a JSON document is read, also one that is not quite JSON."""
 
 from __future__ import annotations
 
@@ -9,24 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage.document import (
-    UNREADABLE,
-    Document,
-    is_models,
-    model,
-    objects,
-    read,
-    read_by,
-)
+from tokenpulse_mw.usage.document import UNREADABLE, Document, objects, read, read_by
 from tokenpulse_mw.usage.failure import failed, refused
 from tokenpulse_mw.usage.statement import statement
+from tokenpulse_mw.usage.whose import is_kept, is_models, model
 from tokenpulse_mw.usage.words import EVENTS, Event, speaks
-
-
-def document(payload: dict[str, Any]) -> Document:
-    """The one document that `payload` is."""
-    (only,) = read(json.dumps(payload).encode())
-    return only
 
 
 def test_a_document_is_an_object_or_an_array_of_them() -> None:
@@ -46,70 +33,35 @@ def test_anything_else_is_unreadable(data: bytes) -> None:
         read(data)
 
 
-@pytest.mark.parametrize(
-    ("payload", "expected"),
-    [
-        ({"model": "gpt-5"}, "gpt-5"),
-        ({"modelVersion": "gemini-2.5-pro"}, "gemini-2.5-pro"),
-        ({"type": "message_start", "message": {"model": "claude-opus-4"}}, "claude-opus-4"),
-        ({"type": "response.created", "response": {"model": "gpt-5"}}, "gpt-5"),
-        ({}, None),
-        ({"response": {"modelVersion": "gemini-2.5-pro"}}, "gemini-2.5-pro"),
-        ({"model": ""}, None),
-        ({"model": None}, None),
-        ({"model": 5}, None),
-        ({"model": {"name": "gpt-5"}}, None),
-        ({"message": {}}, None),
-        ({"message": "hello"}, None),
-    ],
-)
-def test_the_model_is_who_says_it_answered(payload: dict[str, Any], expected: str | None) -> None:
-    """The model's name stands in a field of its own, which the vendors put in different places."""
-    assert model(document(payload)) == expected
+SOUND = b'{"choices": [{"text": %s}], "usage": {"prompt_tokens": 3}}'
 
 
 @pytest.mark.parametrize(
-    "payload",
-    [
-        {"model": "gpt-5"},
-        {"type": "message_start", "message": {"model": "claude-opus-4"}},
-        {"choices": []},
-        {"candidates": [{}]},
-        {"output": [{"type": "message"}]},
-        {"output": {"text": "Paris."}},
-        {"type": "message", "content": []},
-        {"usageMetadata": {}},
-        {"response": {"candidates": []}},
-        {"error": {"code": 429}},
-    ],
+    "text",
+    [rb'"hi \ud83d"', rb'"\uDE00 hi"', b"NaN", b"[Infinity, -Infinity]", b'"a\tb\nc\0"', b'"\x1f"'],
 )
-def test_a_models_answer_is_known_by_its_form(payload: dict[str, Any]) -> None:
-    """Whatever it says of its usage."""
-    assert is_models(document(payload)) is True
+def test_what_is_nearly_json_is_read(text: bytes) -> None:
+    """Vendors cut texts between two halves of a character, and Python writes what is no number."""
+    (only,) = read(SOUND % text)
+
+    assert only.usage == {"prompt_tokens": 3}
+    assert len(objects(only.choices)) == 1
+
+
+def test_each_line_may_be_a_document() -> None:
+    """Also one that is nearly JSON, or an array; not what ends a stream, nor an empty one."""
+    data = b'{"model": "a"}\r\n[DONE]\n\n[{"model": "b"}, {"model": "\t"}]\n[DONE]'
+
+    assert [model(each) for each in read(data)] == ["a", "b", " "]
 
 
 @pytest.mark.parametrize(
-    "payload",
-    [
-        {},
-        {"input_tokens": 5},
-        {"totalTokens": 5},
-        {"access_token": "x", "expires_in": 3600},
-        {"choices": None},
-        {"candidates": 3},
-        {"output": "done"},
-        {"content": [{"title": "a page"}]},
-        {"type": "message", "content": "a letter"},
-        {"error": "invalid_grant"},
-        {"error": True},
-        {"error": None},
-        {"jsonrpc": "2.0", "id": 1, "error": {"code": -32601}},
-        {"usage": {"disk": 5}},
-    ],
+    "data", [b'{"a": 1}\n{', b'{"a": 1}\n7', b"[DONE]\n[DONE]", b"\n", b"{}\n" * 10_000]
 )
-def test_any_other_document_may_be_an_applications_own(payload: dict[str, Any]) -> None:
-    """Counts of tokens, logins, pages and calls of procedures are no answers of models."""
-    assert is_models(document(payload)) is False
+def test_lines_that_are_not_all_documents_are_unreadable(data: bytes) -> None:
+    """Or too many."""
+    with pytest.raises(UNREADABLE):
+        read(data)
 
 
 @pytest.mark.parametrize("field", ["usage", "response", "choices"])
@@ -141,7 +93,7 @@ def test_any_object_can_be_asked(payload: dict[str, Any]) -> None:
         said = statement(each)
         assert said is None or type(said.fields) is dict
         assert type(model(each)) in (str, type(None))
-        assert {type(ask(each)) for ask in (failed, refused, is_models)} == {bool}
+        assert {type(ask(each)) for ask in (failed, refused, is_models, is_kept)} == {bool}
     for event in read_by(EVENTS, data):
         assert type(speaks(event)) is bool
 

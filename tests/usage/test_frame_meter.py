@@ -132,6 +132,24 @@ def test_the_metrics_of_an_invocation_yield_to_the_vendors_last_word() -> None:
     assert account(ledger) == (TokenUsage(input=7, output=8), "reported", "claude", False, 0)
 
 
+def test_the_metrics_of_an_invocation_tell_the_input_that_claude_leaves_out() -> None:
+    """Some hosts' first event has no usage, and the last of the model's own only the output."""
+    start = invoked({"type": "message_start", "message": {"type": "message", "model": "claude"}})
+    delta = invoked({"type": "message_delta", "usage": {"output_tokens": 50}})
+    counts = {
+        "inputTokenCount": 100,
+        "outputTokenCount": 50,
+        "cacheReadInputTokenCount": 80,
+        "cacheWriteInputTokenCount": 20,
+    }
+    stop = invoked({"type": "message_stop", METRICS: counts})
+
+    ledger = measure(FRAMES, [start, delta, stop])
+
+    expected = TokenUsage(input=200, output=50, cache_read=80, cache_write=20)
+    assert (ledger.usage, ledger.source, ledger.unreadable) == (expected, "reported", 0)
+
+
 @pytest.mark.parametrize("payload", [b"{", b'{"bytes": 7}', b'{"bytes": "?"}', b"[]"])
 def test_a_chunk_that_cannot_be_read_is_counted(payload: bytes) -> None:
     """The rest of the stream counts."""

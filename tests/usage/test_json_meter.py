@@ -151,6 +151,60 @@ def test_a_document_that_is_too_long_says_its_usage_at_its_end(
     assert ledger.is_answer is True
 
 
+USAGE_FIRST = {"prompt_tokens": 7, "total_tokens": 7}
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("size", [1000, 10_000_000])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_document_that_is_too_long_may_say_its_usage_first(
+    indent: int | None, size: int, complete: bool
+) -> None:
+    """llama.cpp tells it before the vectors, Mistral before the choices; also where it is cut."""
+    payload = {
+        "model": "m",
+        "object": "list",
+        "usage": USAGE_FIRST,
+        "data": [{"embedding": [0.123456789] * 100_000}],
+    }
+    data = json.dumps(payload, indent=indent).encode()
+
+    ledger = measure(JSON, cut(data, range(size, len(data), size)), complete=complete)
+
+    source = "reported" if complete else "partial"
+    assert len(data) > LONGEST
+    assert account(ledger) == (TokenUsage(input=7), source, "m", False, 0)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"a": {"usage": USAGE_FIRST, "b": 1}, "text": "x" * LONGEST},
+        {"a": [{"usage": USAGE_FIRST}, 1], "text": "x" * LONGEST},
+        {"a": '"usage": {"prompt_tokens": 7}, ', "text": "x" * LONGEST},
+        {"a": "x" * 2000, "usage": USAGE_FIRST, "text": "x" * LONGEST},
+    ],
+)
+def test_a_usage_inside_of_a_document_that_is_too_long_is_only_text(
+    payload: dict[str, Any],
+) -> None:
+    """Only what stands at its top, and in its first KiB or at its end, is its own."""
+    ledger = measure(JSON, [json.dumps(payload).encode()])
+
+    assert account(ledger) == (None, "missing", None, False, 1)
+
+
+@pytest.mark.parametrize("size", [1, 30, 10_000])
+def test_documents_one_after_the_other_are_read_line_by_line(size: int) -> None:
+    """Some call such a stream JSON, too; the last usage counts."""
+    data = FIRST + b"\n" + WORDS + b"\r\n\n" + LAST + b"\n"
+
+    ledger = measure(JSON, cut(data, range(size, len(data), size)))
+
+    expected = TokenUsage(input=7, output=4, reasoning=4)
+    assert account(ledger) == (expected, "reported", "gemini-2.5-flash", False, 0)
+
+
 def test_a_document_that_is_too_long_and_was_cut_says_nothing() -> None:
     """Its end may lie anywhere in it, where a usage may be what the model wrote."""
     data = json.dumps({"text": "x" * LONGEST, "a": [{"usage": {"prompt_tokens": 9}}]}).encode()

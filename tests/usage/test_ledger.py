@@ -264,7 +264,8 @@ BROKEN = b'{"usage": {"prompt_tokens": oops'
         ([CHAT, start(input_tokens=5), CHAT], TokenUsage(input=3), "gpt-5", 0),
         ([CHAT, start(input_tokens=5)], TokenUsage(input=5), "claude-opus-4", 0),
         ([start(input_tokens=5), METRICS], TokenUsage(7, 8), "claude-opus-4", 0),
-        ([delta(output_tokens=5), METRICS], TokenUsage(output=5), None, 0),
+        ([delta(output_tokens=5), METRICS], TokenUsage(7, 5), None, 0),
+        ([delta(output_tokens=5), METRICS, delta(output_tokens=6)], TokenUsage(7, 6), None, 0),
         ([METRICS, CHAT], TokenUsage(input=3), "gpt-5", 0),
         ([METRICS], TokenUsage(7, 8), None, 0),
     ],
@@ -289,6 +290,45 @@ def test_any_batches_of_a_stream_give_one_account(said: list[Any], batch: int) -
     one_by_one, batched = streamed(*said), streamed(*said, batch=batch)
 
     assert account(batched) == account(one_by_one)
+
+
+ALL_METRICS = {
+    "inputTokenCount": 100,
+    "outputTokenCount": 50,
+    "cacheReadInputTokenCount": 80,
+    "cacheWriteInputTokenCount": 20,
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "usage"),
+    [
+        ({"output_tokens": 40}, TokenUsage(200, 40, 80, 20)),
+        ({"output_tokens": 40, "input_tokens": None}, TokenUsage(200, 40, 80, 20)),
+        ({"output_tokens": 40, "cache_read_input_tokens": 0}, TokenUsage(120, 40, 0, 20)),
+        ({"input_tokens": 100}, TokenUsage(200, 50, 80, 20)),
+        ({"input_tokens": 200}, TokenUsage(200, 50)),
+        ({"input_tokens": 0, "output_tokens": 40}, TokenUsage(0, 40)),
+        ({"iterations": [{"input_tokens": 7, "output_tokens": 9}]}, TokenUsage(7, 9)),
+    ],
+)
+def test_bedrocks_metrics_tell_what_claudes_events_leave_out(
+    told: dict[str, Any], usage: TokenUsage
+) -> None:
+    """Field by field, so that nothing is added twice.
+
+    Where the two do not agree on the input, one of them has the cache in it: nothing is mended.
+    """
+    metrics = {"type": "message_stop", "amazon-bedrock-invocationMetrics": ALL_METRICS}
+
+    ledger = streamed(delta(**told), metrics)
+
+    assert (ledger.usage, ledger.source) == (usage, "reported")
+
+
+def test_bedrocks_metrics_mend_no_other_vendors_count() -> None:
+    """What OpenAI and others leave out is zero."""
+    assert streamed(CHAT, METRICS).usage == TokenUsage(input=3)
 
 
 def test_no_more_is_read_than_what_counts() -> None:
@@ -368,6 +408,16 @@ def test_a_stream_in_which_a_model_is_seen_is_an_answer(data: bytes) -> None:
     ledger = Ledger()
     ledger.opens(data)
 
+    assert ledger.is_answer is True
+
+
+def test_what_is_only_guessed_to_be_a_models_is_no_answer_unless_it_shows() -> None:
+    """It may be any page, also where it was cut or cannot be read."""
+    ledger = Ledger(guessed=True)
+    assert ledger.is_answer is False
+    ledger.read(b"{")
+    assert ledger.is_answer is False
+    ledger.read(json.dumps(CHAT).encode())
     assert ledger.is_answer is True
 
 

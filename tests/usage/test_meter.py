@@ -13,6 +13,7 @@ from tokenpulse_mw.usage import TokenUsage, meter_for
 from tokenpulse_mw.usage.bounds import LONGEST
 from tokenpulse_mw.usage.frame_meter import FrameMeter
 from tokenpulse_mw.usage.json_meter import JsonMeter
+from tokenpulse_mw.usage.sniff import MaybeJsonMeter, SniffMeter
 from tokenpulse_mw.usage.stream_meter import StreamMeter
 
 from .bodies import (
@@ -199,7 +200,7 @@ def test_a_malformed_stream_is_missing() -> None:
 @pytest.mark.parametrize("size", [1, 10, 1000])
 def test_a_json_body_that_is_too_long_is_let_go(size: int) -> None:
     """A body of more than `longest` bytes is unreadable, in whatever chunks it comes."""
-    data = b'{"usage": {"prompt_tokens": 3}, "text": "%s"}' % (b"x" * 60)
+    data = b'{"a": {"usage": {"prompt_tokens": 3}, "text": "%s"}}' % (b"x" * 53)
     meter = JsonMeter(longest=100)
 
     for chunk in cut(data, range(size, len(data), size)):
@@ -249,7 +250,7 @@ def test_an_event_that_is_too_long_is_skipped() -> None:
 
 def test_a_body_is_kept_up_to_one_mebibyte_by_default() -> None:
     """A meter made for a media type has the usual bound."""
-    head = b'{"usage": {"prompt_tokens": 3}, "text": "'
+    head = b'{"a": "%s", "usage": {"prompt_tokens": 3}, "text": "' % (b"x" * 2000)
     fits = head + b"x" * (LONGEST - len(head) - 2) + b'"}'
 
     assert measure(JSON, [fits]).usage == TokenUsage(input=3)
@@ -434,29 +435,46 @@ def test_nesting_without_end_does_not_raise(content_type: bytes) -> None:
     assert account(ledger) == (None, "missing", None, False, 1)
 
 
+@pytest.mark.parametrize("field", ["usage", "choices", "response", "error", "x"])
+@pytest.mark.parametrize("content_type", [JSON, SSE, b"text/plain"])
+def test_a_document_that_is_nested_too_deeply_is_unreadable(
+    content_type: bytes, field: str
+) -> None:
+    """It has come to its end, and is mended in vain."""
+    data = b'{"%s": %s, "usage": {"prompt_tokens": 3}}' % (
+        field.encode(),
+        b"[" * 5000 + b"]" * 5000,
+    )
+    data = b"data: %s\n\n" % data if content_type == SSE else data
+
+    ledger = measure(content_type, [data])
+
+    assert account(ledger) == (None, "missing", None, False, 1)
+
+
 @pytest.mark.parametrize(
     ("content_type", "kind"),
     [
-        (b"application/json", JsonMeter),
-        (b"application/json; charset=UTF-8", JsonMeter),
-        (b"Application/JSON", JsonMeter),
-        (b" application/json ;charset=utf-8", JsonMeter),
+        (b"application/json", MaybeJsonMeter),
+        (b"application/json; charset=UTF-8", MaybeJsonMeter),
+        (b"Application/JSON", MaybeJsonMeter),
+        (b" application/json ;charset=utf-8", MaybeJsonMeter),
         (b"application/problem+json", JsonMeter),
         (b"application/vnd.api+JSON; profile=x", JsonMeter),
-        (b"application/json; note=" + b"x" * 500, JsonMeter),
+        (b"application/json; note=" + b"x" * 500, MaybeJsonMeter),
         (b"text/event-stream", StreamMeter),
         (b"text/event-stream; charset=utf-8", StreamMeter),
         (b"Text/Event-Stream;charset=utf-8", StreamMeter),
         (b"application/vnd.amazon.eventstream", FrameMeter),
-        (b"", type(None)),
+        (b"", SniffMeter),
+        (b"text/plain; a=application/json", SniffMeter),
+        (b"application/octet-stream", SniffMeter),
         (b"text/html", type(None)),
-        (b"text/plain; a=application/json", type(None)),
         (b"application/json-seq", type(None)),
         (b"application/jsonp", type(None)),
         (b"application/stream+json", type(None)),
         (b"application/jsonlines+json", type(None)),
         (b"application/x-ndjson", type(None)),
-        (b"application/octet-stream", type(None)),
         (b"\xff\xfe", type(None)),
         (b"x" * 500 + b"+json", type(None)),
     ],

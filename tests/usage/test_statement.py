@@ -74,6 +74,19 @@ def document(payload: dict[str, Any]) -> Document:
         ({"choices": [{"usage": CHAT}]}, Statement("openai-chat", CHAT)),
         ({"usage": None, "choices": [{"usage": CHAT}, {}]}, Statement("openai-chat", CHAT)),
         ({"usage": TOTALS, "choices": [{"usage": CHAT}]}, Statement("openai-responses", TOTALS)),
+        (  # Kimi may tell of its cache in the choice only
+            {"usage": CHAT, "choices": [{"usage": {"cached_tokens": 2}}]},
+            Statement("openai-chat", {**CHAT, "cached_tokens": 2}),
+        ),
+        (
+            {"usage": {**CHAT, "cached_tokens": 1}, "choices": [{"usage": {"cached_tokens": 2}}]},
+            Statement("openai-chat", {**CHAT, "cached_tokens": 1}),
+        ),
+        (
+            {"usage": CHAT, "choices": [{"usage": {"prompt_tokens": 9}}]},
+            Statement("openai-chat", CHAT),
+        ),
+        ({"usage": CHAT, "choices": [{"usage": None}]}, Statement("openai-chat", CHAT)),
         ({"usage": {"total_tokens": 7}}, Statement("openai-chat", {"total_tokens": 7})),
         (
             {"usage": {**COUNTS, "prompt_tokens_details": {}}},
@@ -115,6 +128,7 @@ def test_usage_is_known_by_its_fields(payload: dict[str, Any], expected: Stateme
         {"usage": {"type": "duration", "seconds": 3}},
         {"usageMetadata": None},
         {"usageMetadata": {"trafficType": "ON_DEMAND"}},
+        {"usageMetadata": {"totalTokenCount": 43130}},
         {METRICS: None},
         {METRICS: {"invocationLatency": 3}},
         {"type": "message_start", "message": {"usage": {"input_tokens": None}}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -120,6 +121,60 @@ def test_any_chunking_of_long_events_gives_the_same_account(
 
     expected = read([stream[:end]], complete=complete)
     assert read(chunks, complete=complete) == expected
+
+
+CALL = {"choices": [{"delta": {"tool_calls": [{"id": "c"}]}}]}
+COUNT = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+
+
+def lines(*payloads: Any, end: str) -> bytes:
+    """Events as GLM and Kimi part them where a tool is called, by one line end."""
+    return "".join(f"data: {json.dumps(each)}{end}" for each in payloads).encode()
+
+
+@pytest.mark.parametrize("size", [1, 50, 10_000])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("rest", [b"", b"data: [DONE]\n\n", b"data: [DONE]"])
+def test_events_that_one_line_end_parts_are_read_line_by_line(
+    rest: bytes, end: str, size: int
+) -> None:
+    """GLM-4.7 and Kimi-K2.5 part them so; by the rules they are one event of several lines."""
+    stream = WORDS + lines(CALL, COUNT, end=end) + rest
+
+    ledger = measure(SSE, cut(stream, range(size, len(stream), size)))
+
+    assert account(ledger) == (TokenUsage(5, 1), "reported", None, False, 0)
+
+
+def test_first_words_may_stand_in_such_events() -> None:
+    """Then they are all at once."""
+    meter = StreamMeter()
+
+    meter.feed(lines({"choices": []}, CALL, end="\n"))
+    assert meter.waiting is True
+    meter.feed(b"\n")
+    assert meter.waiting is False
+
+
+def test_such_an_event_may_tell_of_an_error() -> None:
+    """And it is a failure then."""
+    assert measure(SSE, [WORDS + lines(CALL, {"error": {"code": 1}}, end="\n")]).failed is True
+
+
+def test_a_document_of_several_lines_is_one() -> None:
+    """As the rules say."""
+    stream = b'data: {"usage":\ndata: {"prompt_tokens": 5},\ndata: "a": [1]}\n\n'
+
+    assert account(measure(SSE, [stream])) == (TokenUsage(5), "reported", None, False, 0)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("rest", [b"", b"\n", b"\n\n"])
+def test_json_that_is_called_a_stream_counts(indent: int | None, rest: bytes) -> None:
+    """Some gateways call every answer so where the client has asked for a stream."""
+    data = json.dumps({"model": "m", **COUNT}, indent=indent).encode() + rest
+
+    assert account(measure(SSE, [data])) == (TokenUsage(5, 1), "reported", "m", False, 0)
 
 
 def test_what_was_counted_before_an_error_is_partial() -> None:

@@ -21,6 +21,7 @@ FIELDS: dict[Family, tuple[str, ...]] = {
         "prompt_tokens_details.cache_write_tokens",
         "prompt_tokens_details.cache_creation_input_tokens",
         "prompt_tokens_details.cache_creation_tokens",
+        "prompt_tokens_details.cached_creation_tokens",
         "prompt_token_details.cached_tokens",
         "cache_read_input_tokens",
         "cache_creation_input_tokens",
@@ -36,6 +37,7 @@ FIELDS: dict[Family, tuple[str, ...]] = {
         "input_tokens_details.cached_tokens",
         "input_tokens_details.cache_write_tokens",
         "input_tokens_details.cache_creation_input_tokens",
+        "input_tokens_details.cached_creation_tokens",
         "prompt_tokens_details.cached_tokens",
         "prompt_tokens_details.cache_creation_input_tokens",
         "cached_tokens",
@@ -135,6 +137,87 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         },
         TokenUsage(input=32, output=103, reasoning=94),
     ),
+    (  # SGLang has no details, and the reasoning is part of the completion
+        "openai-chat",
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 204,
+            "total_tokens": 214,
+            "prompt_tokens_details": None,
+            "reasoning_tokens": 150,
+        },
+        TokenUsage(input=10, output=204, reasoning=150),
+    ),
+    (  # Copilot's Gemini leaves it out
+        "openai-chat",
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 51,
+            "total_tokens": 400,
+            "reasoning_tokens": 249,
+        },
+        TokenUsage(input=100, output=300, reasoning=249),
+    ),
+    (  # Perplexity's deep research bills it apart
+        "openai-chat",
+        {
+            "prompt_tokens": 33,
+            "completion_tokens": 7163,
+            "total_tokens": 7196,
+            "reasoning_tokens": 95305,
+        },
+        TokenUsage(input=33, output=7163),
+    ),
+    (  # who says it twice, says it once
+        "openai-chat",
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 18,
+            "completion_tokens_details": {"reasoning_tokens": 3},
+            "reasoning_tokens": 3,
+        },
+        TokenUsage(input=10, output=8, reasoning=3),
+    ),
+    (  # CLIProxyAPI
+        "openai-chat",
+        {
+            "prompt_tokens": 12,
+            "completion_tokens": 4,
+            "prompt_tokens_details": {"cached_tokens": 5, "cached_creation_tokens": 3},
+        },
+        TokenUsage(input=12, output=4, cache_read=5, cache_write=3),
+    ),
+    (  # CLIProxyAPI says OpenAI's own name, too
+        "openai-responses",
+        {
+            "input_tokens": 3619,
+            "output_tokens": 36,
+            "input_tokens_details": {"cache_write_tokens": 3616, "cached_creation_tokens": 120},
+        },
+        TokenUsage(input=3619, output=36, cache_write=3616),
+    ),
+    (  # Mistral's conversations: what the connectors read is only in the total
+        "openai-chat",
+        {
+            "prompt_tokens": 95,
+            "completion_tokens": 209,
+            "total_tokens": 399,
+            "connector_tokens": 95,
+        },
+        TokenUsage(input=190, output=209),
+    ),
+    (  # Mistral's connectors, where the prompt has it
+        "openai-chat",
+        {
+            "prompt_tokens": 190,
+            "completion_tokens": 209,
+            "total_tokens": 399,
+            "connector_tokens": 95,
+        },
+        TokenUsage(input=190, output=209),
+    ),
+    ("openai-chat", {"prompt_tokens": 3, "connector_tokens": None}, TokenUsage(input=3)),
     (  # LiteLLM says Anthropic's counts once more
         "openai-chat",
         {

@@ -103,7 +103,7 @@ class MeteredTap(HttpTap):
     def _let_flow(self) -> None:
         """Once no time is left to be noted of the body, the rest of it is only bytes."""
         meter = self._meter
-        if meter is None or not meter.waiting:
+        if meter is None or not (meter.waiting and meter.ledger.listens):
             self._flow = _ignore if meter is None else meter.feed
             if not tells_by_raising(self._scope):
                 self._stream = self._flow

@@ -6,10 +6,19 @@ from typing import Any, Literal
 
 import msgspec
 
-from .document import Document, model
+from .document import Document
 from .statement import Statement
-from .tokens import TokenUsage, counted
+from .tokens import TokenUsage, count, counted
 from .vendors import ANTHROPIC, READERS, Family
+from .whose import model
+
+# What Bedrock's metrics of an invocation call the counts of Anthropic.
+_READ = {
+    "input_tokens": "inputTokenCount",
+    "cache_read_input_tokens": "cacheReadInputTokenCount",
+    "cache_creation_input_tokens": "cacheWriteInputTokenCount",
+}
+_WRITTEN = {"output_tokens": "outputTokenCount"}
 
 Source = Literal["reported", "partial", "missing"]
 
@@ -51,6 +60,8 @@ class Account(msgspec.Struct, eq=False):
 
     def _take(self, document: Document, said: Statement) -> None:
         if said.yields and self._final:
+            if self._family == "anthropic":
+                self._complete(said.fields)
             return
         name = model(document)
         if said.merges and self._family == said.family:
@@ -60,6 +71,17 @@ class Account(msgspec.Struct, eq=False):
         self._stated = name if said.whole else name or self._stated
         self._family = said.family
         self._final = said.final
+
+    def _complete(self, metrics: dict[str, Any]) -> None:
+        """Take from Bedrock's metrics what Claude's own events leave out, and nothing else.
+
+        Both leave the cache out of the input; where they do not agree on it, it is not mended.
+        """
+        fields, read = self._fields, count(metrics, "inputTokenCount")
+        agree = not counted(fields, "input_tokens") or count(fields, "input_tokens") == read
+        for name, told in (_READ | _WRITTEN if agree else _WRITTEN).items():
+            if not counted(fields, name):
+                fields[name] = metrics.get(told)
 
     def _merge(self, fields: dict[str, Any]) -> None:
         """Anthropic lists the calls that its counts are made of; new counts make the list void."""

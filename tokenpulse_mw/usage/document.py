@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from .repair import documents_in, mend
+
 NOTHING = msgspec.Raw(b"null")
 
 
@@ -52,12 +54,32 @@ def read(data: bytes) -> list[Document]:
 
 def read_by(decoder: msgspec.json.Decoder[D | list[D]], data: bytes) -> list[D]:
     """As `read`, of a kind of documents that tells more."""
-    decoded = decoder.decode(data)
+    try:
+        decoded = decoder.decode(data)
+    except UNREADABLE:
+        if not data:  # as of a comment in a stream
+            raise
+        decoded = _read_mended(decoder, data)
     documents = decoded if isinstance(decoded, list) else [decoded]
     for place, document in enumerate(documents):
         if document.response is not NOTHING:
             documents[place] = _unwrap(document)
     return documents
+
+
+def _read_mended(decoder: msgspec.json.Decoder[D | list[D]], data: bytes) -> D | list[D]:
+    """What can be read of a document once it is mended, or line by line, if all of it can."""
+    try:
+        return decoder.decode(mend(data))
+    except UNREADABLE:
+        lines = documents_in(data)
+        if not lines:
+            raise
+        documents: list[D] = []
+        for line in lines:
+            decoded = decoder.decode(mend(line))
+            documents += decoded if isinstance(decoded, list) else [decoded]
+        return documents
 
 
 def _unwrap(document: D) -> D:
@@ -86,28 +108,3 @@ def objects(raw: msgspec.Raw) -> list[dict[str, Any]]:
     except UNREADABLE:  # what stands between its brackets is only seen now
         return []
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-
-
-def model(document: Document) -> str | None:
-    """The model that says it answered."""
-    name = document.model or document.modelVersion
-    if name is None and isinstance(document.message, dict):
-        name = document.message.get("model")
-    return name if name and isinstance(name, str) else None
-
-
-def is_models(document: Document) -> bool:
-    """Whether it is seen from `document`, whatever it costs, that a model gave the answer.
-
-    An error counts where it is an object, as the vendors' are; not that of a JSON-RPC, though.
-    """
-    choices, candidates, output = document.choices, document.candidates, document.output
-    return (  # mostly there is none of them, which is faster to see so
-        (choices is not NOTHING and opens_with(choices, b"["))
-        or (candidates is not NOTHING and opens_with(candidates, b"["))
-        or (output is not NOTHING and opens_with(output, b"[{"))
-        or (document.type == "message" and opens_with(document.content, b"["))
-        or isinstance(document.usageMetadata, dict)
-        or (isinstance(document.error, dict) and document.jsonrpc is None)
-        or model(document) is not None
-    )

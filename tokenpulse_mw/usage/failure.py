@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .document import NOTHING, Document, is_models, objects
+from .document import NOTHING, Document, objects
+from .whose import is_models
 
 # One of these is in every event that tells of an error.
 SIGNS = (b'"error"', b'failed"')

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from . import words
 from .account import Account
 from .bounds import EVENT_TO_WORDS, READ_IN_VAIN, TO_WORDS
-from .document import UNREADABLE, Document, is_models, model, read, read_by
+from .document import UNREADABLE, Document, read, read_by
 from .failure import failed, refused
 from .statement import Statement, statement
+from .whose import is_kept, is_models, model
 
 
 class Ledger(Account, eq=False):
@@ -19,10 +20,12 @@ class Ledger(Account, eq=False):
         unreadable: Pieces that were malformed or too long to be kept. What was malformed before
             a whole statement is not counted: that statement leaves nothing of it to be known.
         searched: Every document of the answer was looked at, whatever it speaks of.
+        guessed: Nothing but its first bytes has told how to read it, so that it may be any page.
     """
 
     unreadable: int = 0
     searched: bool = False
+    guessed: bool = False
     _spoke: bool = False  # a model, as far as can be seen
     _patience: int = TO_WORDS
     _read_in_vain: int = 0
@@ -34,16 +37,21 @@ class Ledger(Account, eq=False):
         It did where one is named, where its words or its usage are seen, or where the answer has
         the form of a vendor's. It certainly did not where every document of a whole answer was
         looked at and none is so: a count of tokens, a login. What was cut, what cannot be read,
-        and a stream may be anything.
+        and a stream may be anything, but for one that was only guessed to be a model's.
         """
         if self._spoke or self._family is not None:
             return True
-        return False if self.searched and self.complete and not self.unreadable else None
+        known = self.searched and self.complete and not self.unreadable
+        return False if known or self.guessed else None
 
     @property
     def listens(self) -> bool:
         """The model's first words are still looked for, which is not done for ever."""
         return self._patience > 0
+
+    def stop_listening(self) -> None:
+        """Look for no words of a model any more: this is no answer of one."""
+        self._patience = 0
 
     def read(self, data: bytes) -> None:
         """Take in one JSON document, or an array of them; what cannot be read is counted."""
@@ -53,6 +61,8 @@ class Ledger(Account, eq=False):
             self.unreadable += 1
             return
         for document in documents:
+            if document.object is not None and is_kept(document):
+                continue
             if (said := statement(document)) is None:
                 self._meet(document)
             else:
@@ -117,11 +127,10 @@ class Ledger(Account, eq=False):
         self._settled = self._settled or statement(document) is not None
 
     def _meet(self, document: Document) -> None:
-        name = model(document)
-        self._named = name or self._named
-        self._spoke = self._spoke or name is not None or is_models(document)
+        self._named = model(document) or self._named
+        self._spoke = self._spoke or is_models(document)
 
 
 def _said(document: Document) -> tuple[Document, Statement] | None:
-    said = statement(document)
+    said = None if is_kept(document) else statement(document)
     return None if said is None else (document, said)

@@ -12,14 +12,19 @@ class UsageMeter(Protocol):
 
     Attributes:
         ledger: What the answer has said of its cost.
-        waiting: The first piece of the model's own words, whose time is of interest, is still to
-            come. It stays so where an answer comes all at once.
     """
 
     ledger: Ledger
-    waiting: bool
 
-    def feed(self, chunk: bytes) -> None:
+    @property
+    def waiting(self) -> bool:
+        """Whether the model's first words, whose time is of interest, are still to come.
+
+        It stays so where an answer comes all at once.
+        """
+        ...
+
+    def feed(self, chunk: bytes, /) -> None:
         """Look at the next bytes of the body, in any chunking."""
         ...
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from .document import NOTHING, Document, objects
+from .openai import FLAT_READ
 from .tokens import count, counted, part
 from .vendors import ANTHROPIC, Family, billed_calls
 
@@ -42,7 +43,6 @@ _ANTHROPIC_EVENTS = ("message", "message_start", "message_delta")
 _GEMINI = (
     "promptTokenCount",
     "candidatesTokenCount",
-    "totalTokenCount",
     "thoughtsTokenCount",
     "toolUsePromptTokenCount",
     "cachedContentTokenCount",
@@ -62,6 +62,8 @@ def statement(document: Document) -> Statement | None:
         return Statement("anthropic", dict(started), merges=True, final=False) if begun else None
     usage = document.usage
     if isinstance(usage, dict) and (family := _family(document, usage)) is not None:
+        if family == "openai-chat" and "prompt_tokens_details" not in usage:
+            usage = _with_cache_of_choice(document, usage)
         return Statement(family, usage, merges=document.type == "message_delta")
     for said in _elsewhere(document):
         if isinstance(said, dict) and (family := _family(document, said)) is not None:
@@ -75,9 +77,23 @@ def statement(document: Document) -> Statement | None:
 def _elsewhere(document: Document) -> Iterator[Any]:
     """What may be a usage in another place: in Groq's own field, or Kimi's in the choice."""
     yield _inside(document.x_groq)
+    yield _usage_of_choice(document)
+
+
+def _usage_of_choice(document: Document) -> Any:
     choices = document.choices
-    if choices is not NOTHING and b'"usage"' in bytes(choices):
-        yield from (choice.get("usage") for choice in objects(choices)[:1])
+    if choices is NOTHING or b'"usage"' not in bytes(choices):
+        return None
+    return next((choice.get("usage") for choice in objects(choices)), None)
+
+
+def _with_cache_of_choice(document: Document, usage: dict[str, Any]) -> dict[str, Any]:
+    """What was read from the cache Kimi tells only there, at times."""
+    if counted(usage, *FLAT_READ):
+        return usage
+    said = _usage_of_choice(document)
+    cached = said.get("cached_tokens") if isinstance(said, dict) else None
+    return usage if cached is None else {**usage, "cached_tokens": cached}
 
 
 def _inside(wrapper: Any) -> Any:

@@ -23,8 +23,8 @@ class StreamMeter:
 
     __slots__ = ("_batch", "_buffer", "_held", "_tail", "ledger", "waiting")
 
-    def __init__(self, *, longest: int = LONGEST) -> None:
-        self.ledger = Ledger()
+    def __init__(self, *, longest: int = LONGEST, ledger: Ledger | None = None) -> None:
+        self.ledger = Ledger() if ledger is None else ledger
         self.waiting = True
         self._batch = 0  # look through what is held when it is more than this
         self._buffer = EventBuffer(longest=longest)
@@ -76,11 +76,13 @@ def _counts(whole: bytes) -> Iterator[bytes]:
     """The data of those events that may speak of usage, the latest first.
 
     The latest is mostly all that is asked for, and is found without looking through the others.
+    What has no data is the JSON of a gateway that calls it a stream, or nothing that can be read.
     """
     place = last_count(whole)
     if place < 0:
         return
     start, end = around(whole, place)
-    yield parse(whole[start:end]).data
+    block = whole[start:end]
+    yield parse(block).data or block
     for block in reversed(list(blocks_with(COUNT, whole[:start]))):
-        yield parse(block).data
+        yield parse(block).data or block

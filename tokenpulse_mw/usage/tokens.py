@@ -10,6 +10,8 @@ import msgspec
 # A count above this is garbage, not a bill: the largest integer every JSON reader agrees on.
 LARGEST = 2**53 - 1
 
+Fields = Mapping[str, Any]
+
 
 class TokenUsage(msgspec.Struct, frozen=True):
     """The tokens of one answer, so counted that vendors can be compared and added up.
@@ -43,7 +45,7 @@ class TokenUsage(msgspec.Struct, frozen=True):
         )
 
 
-def count(fields: Mapping[str, Any], name: str, *others: str) -> int:
+def count(fields: Fields, name: str, *others: str) -> int:
     """The first count above 0 that stands under one of these names, else 0.
 
     Vendors send null, strings and worse; only a whole number from 0 to 2**53-1 is a count, also
@@ -59,7 +61,7 @@ def count(fields: Mapping[str, Any], name: str, *others: str) -> int:
     return 0
 
 
-def counted(fields: Mapping[str, Any], name: str, *others: str) -> bool:
+def counted(fields: Fields, name: str, *others: str) -> bool:
     """Whether a usable count, zero included, stands under one of these names."""
     if _is_count(fields.get(name)):
         return True
@@ -71,7 +73,7 @@ def _is_count(value: Any) -> bool:
     return (kind is int or (kind is float and value.is_integer())) and 0 <= value <= LARGEST
 
 
-def part(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def part(fields: Fields, name: str) -> Fields:
     """The object under `name`, or an empty one when something else stands there."""
     value = fields.get(name)
     return value if isinstance(value, dict) else {}

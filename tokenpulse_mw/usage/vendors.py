@@ -1,17 +1,16 @@
-"""How each vendor writes its token counts, and what of it we count."""
+"""How each vendor but OpenAI writes its token counts, and what of it we count."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec.structs import replace
 
-from .tokens import TokenUsage, count, counted, part
+from .openai import openai_chat, openai_responses
+from .tokens import Fields, TokenUsage, count, counted, part
 
 Family = Literal["openai-chat", "openai-responses", "anthropic", "gemini", "bedrock-converse"]
-Fields = Mapping[str, Any]
-
 
 # What Anthropic counts of each call of a model.
 ANTHROPIC = (
@@ -20,55 +19,6 @@ ANTHROPIC = (
     "cache_read_input_tokens",
     "cache_creation_input_tokens",
 )
-_FLAT_READ = (
-    "prompt_cache_hit_tokens",
-    "num_cached_tokens",
-    "cached_tokens",
-    "cache_read_input_tokens",
-)
-_WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
-
-
-def openai_chat(usage: Fields) -> TokenUsage:
-    """OpenAI chat completions, embeddings, and all who speak them (Qwen, DeepSeek, Groq, ...)."""
-    read = part(usage, "prompt_tokens_details") or part(usage, "prompt_token_details")  # Mistral
-    prompt, output = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
-    reasoning = count(part(usage, "completion_tokens_details"), "reasoning_tokens")
-    return TokenUsage(
-        input=prompt or _vectors_input(usage),
-        output=output + _hidden(usage, prompt + output, reasoning),
-        cache_read=count(read, "cached_tokens") or count(usage, *_FLAT_READ),
-        cache_write=count(read, *_WRITTEN) or count(usage, "cache_creation_input_tokens"),
-        reasoning=reasoning,
-    )
-
-
-def _vectors_input(usage: Fields) -> int:
-    """Some of those who only read, to make vectors of it, tell a total and nothing else."""
-    parted = counted(usage, "prompt_tokens", "completion_tokens")
-    return 0 if parted else count(usage, "total_tokens")
-
-
-def _hidden(usage: Fields, told: int, reasoning: int) -> int:
-    """The reasoning, where it comes on top of the output: xAI's, as only its total shows."""
-    return reasoning if reasoning and count(usage, "total_tokens") == told + reasoning else 0
-
-
-def openai_responses(usage: Fields) -> TokenUsage:
-    """OpenAI Responses: other names than chat, the same meaning.
-
-    DashScope's own API speaks so too, but for some of the details of what was read.
-    """
-    read, written = part(usage, "input_tokens_details"), part(usage, "output_tokens_details")
-    if "prompt_tokens_details" in usage:
-        read = {**part(usage, "prompt_tokens_details"), **read}
-    return TokenUsage(
-        input=count(usage, "input_tokens"),
-        output=count(usage, "output_tokens"),
-        cache_read=count(read, "cached_tokens") or count(usage, "cached_tokens"),
-        cache_write=count(read, *_WRITTEN),
-        reasoning=count(written, "reasoning_tokens"),
-    )
 
 
 def billed_calls(usage: Fields) -> list[Fields]:
