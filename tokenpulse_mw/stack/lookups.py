@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..alerts import AlertEngine
 from ..health import HealthRouter
@@ -22,20 +22,18 @@ class Lookups:
         engine: Watches for alerts.
         policies: The limits.
         health: Knows the providers.
-        runs: Whether what runs in the background does.
+
+    Attributes:
+        running: What runs in the background does.
     """
 
     def __init__(
-        self,
-        engine: AlertEngine,
-        policies: Sequence[Policy],
-        health: HealthRouter,
-        runs: Callable[[], bool],
+        self, engine: AlertEngine, policies: Sequence[Policy], health: HealthRouter
     ) -> None:
+        self.running = False
         self._engine = engine
         self._policies = policies
         self._health = health
-        self._runs = runs
         self._warned = False
 
     def show_in(self, metrics: HttpMetrics) -> None:
@@ -49,7 +47,7 @@ class Lookups:
         metrics.sample("tokenpulse_rate_limit_evictions_total", self._evictions)
 
     def _last_round(self) -> Mapping[tuple[()], float]:
-        if not self._runs() and not self._warned:
+        if not self.running and not self._warned:
             self._warned = True
             logger.warning(
                 "a scrape finds that TokenPulse does not run, so no alert is evaluated and SIGTERM "

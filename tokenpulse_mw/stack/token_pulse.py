@@ -101,10 +101,9 @@ class TokenPulse:
         scrape = metrics_routes(self.metrics, authorize=defaults.scraper(self.settings))
         health = [each for each in self.health.routes if isinstance(each, Route)]
         self.routes = health + scrape + defaults.admin_routes(self.engine, admin)
-        self._running = False
         self._layers = self._middlewares()
         self.engine.listen(self.metrics)
-        self._lookups = Lookups(self.engine, self.policies, self.health, lambda: self._running)
+        self._lookups = Lookups(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
 
     def install(self, app: Starlette) -> None:
@@ -153,12 +152,12 @@ class TokenPulse:
         Raises:
             RuntimeError: It runs already.
         """
-        if self._running:
+        if self._lookups.running:
             raise RuntimeError(
                 "this TokenPulse runs already: it was installed or wrapped more than once, or "
                 "entered by hand besides; make one for each application that a server starts"
             )
-        self._running = True
+        self._lookups.running = True
         configure_logs(self.settings)
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
         try:
@@ -170,7 +169,7 @@ class TokenPulse:
                         if isinstance(policy.limiter, SharedLimiter):
                             await policy.limiter.aclose()
         finally:
-            self._running = False
+            self._lookups.running = False
 
     def _middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
         """Our middlewares and their options, outermost first."""
