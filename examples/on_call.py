@@ -7,7 +7,8 @@ Run it:
     curl -H 'Authorization: Bearer s3cret' http://127.0.0.1:8000/admin/alerts
     curl -H 'Authorization: Bearer s3cret' http://127.0.0.1:8000/admin/alerts/thresholds
 
-It keeps its alerts in ALERT_STORE, and tells WEBHOOK_URL and ALERTMANAGER_URL, where these are set.
+It keeps its alerts in ALERT_STORE, and tells WEBHOOK_URL, SLACK_URL and ALERTMANAGER_URL, where
+these are set. Whoever has nearly used up its tokens of the day is told of as well.
 Needs `pip install "tokenpulse-mw[sql,notify]"`.
 """
 
@@ -20,8 +21,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from tokenpulse_mw import AlertEngine, LogSink, Settings, Thresholds, TokenPulse, configure_logging
-from tokenpulse_mw.alerts import AlertmanagerSink, Sink, SQLAlertStore, WebhookSink
+from tokenpulse_mw import (
+    AlertEngine,
+    LogSink,
+    Policy,
+    Settings,
+    Thresholds,
+    TokenPulse,
+    configure_logging,
+    header,
+)
+from tokenpulse_mw.alerts import (
+    AlertmanagerSink,
+    Quotas,
+    Sink,
+    SlackSink,
+    SQLAlertStore,
+    WebhookSink,
+    default_rules,
+    quota_exceeded,
+)
+from tokenpulse_mw.ratelimit import budgets
 
 configure_logging("INFO", "json", request_id=True)
 
@@ -32,13 +52,22 @@ def sinks() -> list[Sink]:
     if webhook := os.environ.get("WEBHOOK_URL"):
         # Signed, so that the receiver knows that it was us; a list of secrets lets it change over.
         told.append(WebhookSink(webhook, secret=os.environ.get("WEBHOOK_SECRET")))
+    if slack := os.environ.get("SLACK_URL"):
+        told.append(SlackSink(slack))
     if alertmanager := os.environ.get("ALERTMANAGER_URL"):
         told.append(AlertmanagerSink(alertmanager.split(",")))
     return told
 
 
+policies = [
+    Policy("100/minute"),  # for each address
+    Policy("1000000/day", name="tokens", key=header("x-api-key"), tokens=4000),
+]
+
 engine = AlertEngine(
-    sinks=sinks(),
+    # An engine that TokenPulse is given needs to be told of quotas; one that it makes is.
+    [*default_rules(), quota_exceeded(Quotas(budgets(policies)))],
+    sinks(),
     # Where people start from; what they change over HTTP is kept, and holds over this.
     thresholds=Thresholds(error_rate=0.05, provider_failures=5, keep_firing=120),
     store=SQLAlertStore(os.environ.get("ALERT_STORE", "sqlite+aiosqlite:///alerts.db")),
@@ -55,5 +84,6 @@ TokenPulse(
     service="on-call",
     providers=["claude"],
     settings=Settings(admin_token=os.environ["TOKENPULSE_ADMIN_TOKEN"], access_log=True),
+    policies=policies,
     engine=engine,
 ).install(app)

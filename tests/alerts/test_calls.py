@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from tests.alerts.findings import Planned, finding
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts import (
     AlertEngine,
     AlertEvent,
@@ -35,7 +36,7 @@ async def test_what_is_called_may_be_async_or_not() -> None:
     async def later() -> int:
         return 2
 
-    assert (await within(5, lambda: 1), await within(5, later)) == (1, 2)
+    assert (await within(PATIENCE, lambda: 1), await within(PATIENCE, later)) == (1, 2)
 
 
 @pytest.mark.anyio
@@ -49,7 +50,7 @@ async def test_what_takes_too_long_is_given_up() -> None:
 async def test_that_we_are_cancelled_is_let_through() -> None:
     """Whoever leaves an engine does not wait for what it calls."""
     with anyio.move_on_after(0.01) as scope:
-        await within(5, anyio.sleep_forever)
+        await within(PATIENCE, anyio.sleep_forever)
 
     assert scope.cancelled_caught
 
@@ -59,7 +60,7 @@ async def test_that_we_are_cancelled_is_let_through() -> None:
 async def test_that_it_cancels_itself_is_a_failure_like_others() -> None:
     """On trio nothing can."""
     with pytest.raises(AbandonedError, match=r"^it was cancelled by somebody else$"):
-        await within(5, waits_for_what_was_cancelled)
+        await within(PATIENCE, waits_for_what_was_cancelled)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -79,7 +80,7 @@ async def test_a_sink_that_cancels_itself_ends_no_other() -> None:
         await waits_for_what_was_cancelled()
 
     rule = Planned(finding())
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with AlertEngine([rule], [broken, other], interval=0.01):
             await enough.wait()
 
@@ -115,7 +116,7 @@ async def test_a_store_or_a_source_that_cancels_itself_ends_no_engine() -> None:
         return []
 
     rules: list[Rule] = [Planned(finding()), quota_exceeded(Quotas(source))]
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with AlertEngine(rules, [sink], interval=0.01, store=Closed()):
             await told.wait()
             await often.wait()

@@ -12,6 +12,7 @@ import pytest
 from tests.alerts.exchanges import exchange
 from tests.alerts.findings import Heard, Planned, finding
 from tests.support.clock import FakeClock
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts import (
     AlertEngine,
     AlertEvent,
@@ -273,7 +274,7 @@ async def test_defect_18_who_is_slow_delays_neither_the_other_rules_nor_the_next
             enough.set()
         return [finding()]
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with AlertEngine([Hanging(), rule], [hanging], interval=0.01):
             await enough.wait()
 

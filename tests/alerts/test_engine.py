@@ -13,6 +13,7 @@ import pytest
 
 from tests.alerts.exchanges import exchange
 from tests.support.clock import FakeClock
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts import (
     AlertEngine,
     AlertEvent,
@@ -26,6 +27,7 @@ from tokenpulse_mw.alerts import (
     Traffic,
     quota_exceeded,
 )
+from tokenpulse_mw.alerts.store import Kept, MemoryAlertStore, StoreError
 
 
 def trouble(severity: Severity | None = "warning", **fields: Any) -> Finding:
@@ -117,6 +119,24 @@ async def test_a_severity_that_changes_is_told_at_once(clock: FakeClock) -> None
 
 
 @pytest.mark.anyio
+async def test_an_error_rate_that_swings_around_a_step_is_told_once(clock: FakeClock) -> None:
+    """An hour of 23 to 27 % is a warning, and nobody is told each minute that it is none."""
+    engine = AlertEngine(
+        sinks=[], thresholds=Thresholds(error_window=60), cooldown=86_400, clock=clock
+    )
+    told: list[str] = []
+
+    for minute in range(60):
+        for number in range(100):
+            failed = number < (27 if minute % 2 else 23)
+            engine.observe(exchange(key="k1", status=500 if failed else 200))
+        told += transitions(await engine.evaluate())
+        clock.advance(90)
+
+    assert told == ["fired", "escalated"]
+
+
+@pytest.mark.anyio
 async def test_an_alert_that_lasts_is_reminded_of_after_the_cooldown(clock: FakeClock) -> None:
     """A reminder counts as telling: the next one is a cooldown later."""
     engine = AlertEngine([Scripted(*[[trouble()]] * 7)], [], cooldown=120, clock=clock)
@@ -203,7 +223,7 @@ async def test_a_rule_that_raises_is_logged_once_and_keeps_its_alerts(
     assert told == [["fired"], [], []]
     assert engine.firing == [trouble()]
     assert caplog.messages == [
-        "rule Scripted failed with KeyError: requests go on without it; this is said only once"
+        "rule Scripted failed with KeyError: alerts go on without it; this is said only once"
     ]
     assert transitions(await engine.evaluate()) == ["resolved"]
 
@@ -437,8 +457,7 @@ async def test_a_rule_that_raises_does_not_stop_the_others(
 
     assert [(each.transition, each.finding) for each in events] == [("fired", trouble())]
     assert caplog.messages == [
-        "rule broken failed with ZeroDivisionError: requests go on without it; "
-        "this is said only once"
+        "rule broken failed with ZeroDivisionError: alerts go on without it; this is said only once"
     ]
 
 
@@ -469,7 +488,7 @@ async def test_a_sink_that_raises_is_logged_once_and_does_not_stop_the_others(
 
     assert transitions(sink.events) == ["fired", "resolved"]
     assert caplog.messages == [
-        "sink broken failed with ConnectionError: requests go on without it; this is said only once"
+        "sink broken failed with ConnectionError: alerts go on without it; this is said only once"
     ]
 
 
@@ -482,7 +501,7 @@ async def test_a_sink_that_hangs_holds_up_neither_rounds_nor_other_sinks() -> No
         await anyio.sleep_forever()
 
     rounds = [[trouble("info")], [trouble("critical")]]
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with AlertEngine([Scripted(*rounds)], [hanging, sink], interval=0.001):
             while len(sink.events) < 3:
                 await sink.told.wait()
@@ -533,7 +552,7 @@ async def test_a_running_engine_evaluates_every_interval() -> None:
     """Once entered it needs no one to call it."""
     sink = Remembering()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with AlertEngine([Scripted([], [], [trouble()])], [sink], interval=0.001):
             await sink.told.wait()
 
@@ -562,7 +581,7 @@ async def test_leaving_stops_the_engine_even_in_the_middle_of_a_sink() -> None:
         finally:
             ended.set()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with AlertEngine([Scripted([trouble()])], [hanging], interval=0.001):
             await begun.wait()
 
@@ -587,7 +606,7 @@ async def test_an_engine_that_was_left_can_be_entered_again() -> None:
     sink = Remembering()
     engine = AlertEngine([Scripted([trouble()])], [sink], interval=0.001)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with engine:
             pass
         async with engine as entered:
@@ -621,15 +640,37 @@ async def test_a_round_that_fails_does_not_end_the_loop(caplog: pytest.LogCaptur
 
     engine = AlertEngine([Scripted([trouble()])], [sink], interval=0.001, wall=wall)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with engine:
             outages += [OSError("no clock"), OSError("no clock")]
             await sink.told.wait()
 
     assert (sink.events[0].transition, sink.events[0].at) == ("fired", 1.7e9)
     assert caplog.messages == [
-        "alerts failed with OSError: requests go on without it; this is said only once"
+        "a round failed with OSError: alerts go on without it; this is said only once"
     ]
+
+
+@pytest.mark.anyio
+async def test_a_store_that_cannot_be_asked_is_one_line_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It says what to do; where it comes from is for those who debug."""
+
+    class Down(MemoryAlertStore):
+        async def load(self) -> Kept:
+            raise StoreError("alerts.db cannot be opened\n(its folder must exist)")
+
+    caplog.set_level(logging.DEBUG, logger="tokenpulse_mw.alerts")
+    await AlertEngine([], [], store=Down()).evaluate()
+
+    (line, trace) = caplog.records
+    assert (line.name, line.levelname, line.exc_info) == ("tokenpulse_mw.alerts", "ERROR", None)
+    assert line.getMessage() == (
+        "alert store failed with StoreError: alerts.db cannot be opened (its folder must exist): "
+        "alerts go on without it; this is said only once"
+    )
+    assert (trace.levelname, trace.exc_info is not None) == ("DEBUG", True)
 
 
 @pytest.mark.parametrize("name", ["interval", "cooldown", "max_subjects"])
@@ -638,7 +679,7 @@ def test_a_number_that_is_not_above_0_is_refused(name: str, value: float) -> Non
     """An engine that could not work is not built."""
     chosen: dict[str, Any] = {name: value}
 
-    with pytest.raises(ValueError, match=f"^{name} must be above 0, got {value!r}$"):
+    with pytest.raises(ValueError, match=f"^{name} must be a number above 0, got {value!r}$"):
         AlertEngine(**chosen)
 
 

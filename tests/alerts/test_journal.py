@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from tests.alerts.store.samples import alert, notification, resolved, transition
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts.board import News
 from tokenpulse_mw.alerts.journal import Journal
 from tokenpulse_mw.alerts.store import (
@@ -36,14 +37,14 @@ class Sick(MemoryAlertStore):
         self.refuses: dict[str, Exception] = {}
         self.asked = 0
 
-    async def commit(self, changes: Changes) -> None:
+    async def commit(self, changes: Changes) -> str | None:
         self.asked += 1
         await self._suffer()
         given = [each.id for each in changes.alerts] + [each.id for each in changes.notifications]
         for identity in given:
             if identity in self.refuses:
                 raise self.refuses[identity]
-        await super().commit(changes)
+        return await super().commit(changes)
 
     async def delivered(self, notification_id: str) -> None:
         await self._suffer()
@@ -66,7 +67,7 @@ async def fails() -> None:
 class Kept:
     """A journal, its store, and what it reports."""
 
-    def __init__(self, *, deadline: float = 5) -> None:
+    def __init__(self, *, deadline: float = PATIENCE) -> None:
         self.store = Sick()
         self.reported: list[str] = []
         self.journal = Journal(self.store, deadline=deadline, report=self._report)
@@ -162,7 +163,7 @@ async def test_a_store_that_hangs_is_given_up_until_the_next_round() -> None:
     """Alerts are told meanwhile, and it gets all that it missed."""
     kept = Kept(deadline=0.01)
     kept.store.trouble = anyio.sleep_forever
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         await kept.keep(alert())
         await kept.journal.prune(0)
     assert kept.reported == ["alert store: TimeoutError()"] * 2
@@ -178,7 +179,7 @@ async def test_a_store_that_hangs_holds_up_one_delivery_and_no_more() -> None:
     kept = Kept(deadline=0.01)
     kept.store.trouble = anyio.sleep_forever
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         for number in range(20):
             await kept.delivered(f"n{number}")
     assert kept.reported == ["alert store: TimeoutError()"]
@@ -194,7 +195,7 @@ async def test_who_waits_for_a_store_that_hangs_waits_no_longer_than_for_the_sto
     kept = Kept(deadline=0.01)
     kept.store.trouble = anyio.sleep_forever
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             for number in range(20):
                 tasks.start_soon(kept.delivered, f"n{number}")
@@ -252,7 +253,7 @@ async def test_a_record_that_cannot_be_kept_costs_only_itself() -> None:
     ]
 
     asked = kept.store.asked
-    await kept.keep()
+    await kept.journal.write()
     assert kept.store.asked == asked  # nothing of it is left
 
 

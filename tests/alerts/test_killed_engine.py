@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from io import BufferedIOBase
 from itertools import groupby
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from tests.support.receiver import Received, Receiver, answering
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
 
 ROOT = Path(__file__).parents[2]
@@ -51,13 +53,20 @@ class Sometimes(Receiver):
 
 
 class Gateway:
-    """A process with an engine; `said` is all that it printed."""
+    """A process with an engine, which is not left behind; `said` is all that it printed."""
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "tests.alerts.killed_engine", *arguments]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
         self.said: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._process.poll() is None:
+            self.kill()
 
     def work(self, lines: int) -> None:
         """Let it do so much."""
@@ -75,7 +84,8 @@ class Gateway:
         assert self._process.returncode == 0
 
     def _end(self) -> None:
-        rest, _ = self._process.communicate(timeout=20)
+        # What could not be told waits for up to a minute.
+        rest, _ = self._process.communicate(timeout=60 + PATIENCE)
         self.said += [line for line in rest.splitlines(keepends=True) if line.endswith("\n")]
 
 
@@ -96,11 +106,11 @@ async def test_a_kill_costs_nobody_an_alert(tmp_path: Path) -> None:
     with Sometimes() as receiver:
         for number in range(4):
             receiver.up = number != 1
-            gateway = Gateway(database, receiver.url, f"gateway-{number}")
-            gateway.work(chance.randint(20, 60))
-            receiver.up = True
-            gateway.work(chance.randint(1, 40))
-            gateway.end() if number == 3 else gateway.kill()
+            with Gateway(database, receiver.url, f"gateway-{number}") as gateway:
+                gateway.work(chance.randint(20, 60))
+                receiver.up = True
+                gateway.work(chance.randint(1, 40))
+                gateway.end() if number == 3 else gateway.kill()
             lines += gateway.said
 
         told = receiver.told()

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.lifecycle import Alert, Transition, step
+from tokenpulse_mw.alerts.rules.rule import Steps, reached
 
 RANK = {"info": 0, "warning": 1, "critical": 2}
+
+STEPS: Steps = ((0.5, "critical"), (0.25, "warning"), (0, "info"))
+RATIO = 0.8  # of a step, to which an alert keeps its severity
 
 Seen = Literal["nothing", "band", "info", "warning", "critical"]  # band: severity None
 
@@ -122,6 +126,53 @@ def test_a_change_of_severity_is_told_at_once(life: Life) -> None:
         else:
             assert each.told not in ("escalated", "deescalated", "reminded")
         severity = each.seen if each.bad else severity
+
+
+def shares(alert: Alert | None, values: list[float]) -> list[tuple[Alert, Transition | None]]:
+    """An alert of an error rate that takes these values, round by round, and what is told of it."""
+    rounds = []
+    for value in values:
+        found = finding(reached(value, STEPS), keeps=reached(value, STEPS, RATIO), value=value)
+        alert, told = step(alert, found, now=0, cooldown=60)
+        assert alert is not None
+        rounds.append((alert, told))
+    return rounds
+
+
+@given(st.sampled_from([0.25, 0.5]), st.lists(st.floats(0, 0.99)))
+def test_a_share_that_swings_around_a_step_is_told_once(least: float, swings: list[float]) -> None:
+    """Between 80 % of the step that it has reached, and the next one."""
+    values = [least * (RATIO + each * (2 - RATIO)) for each in swings]
+
+    (_, fired), (_, escalated), *others = shares(None, [0.1, least, *values])
+
+    assert (fired, escalated) == ("fired", "escalated")
+    assert {told for _, told in others} <= {None}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1))
+def test_an_alert_gets_worse_at_once_and_better_only_well_below(values: list[float]) -> None:
+    """It is never less bad than what was found, and leaves no step that it is still near."""
+    before: Alert | None = None
+    for value in values:
+        ((alert, told),) = shares(before, [value])
+        stands = alert.finding
+        assert stands.rank >= finding(reached(value, STEPS)).rank
+        if told == "deescalated":
+            assert before is not None
+            left = {severity: least for least, severity in STEPS}
+            assert stands.severity is not None
+            assert before.finding.severity is not None
+            assert value < left[before.finding.severity] * RATIO
+            assert value >= left[stands.severity] * RATIO
+        before = alert
+
+
+def test_where_a_rule_says_nothing_of_it_an_alert_gets_better_at_once() -> None:
+    """Only who has steps can tell how far below one it is."""
+    alert = Alert(finding("critical"), "firing", 0, 0)
+
+    assert step(alert, finding("info"), now=0, cooldown=60)[1] == "deescalated"
 
 
 @given(lives())

@@ -41,6 +41,7 @@ _FINDINGS = st.builds(
     hold_for=st.floats(0, 1e9),
     keep_firing=st.floats(0, 1e9),
     window=st.floats(0, 1e9),
+    keeps=st.sampled_from([None, "info", "warning", "critical"]),
 )
 
 

@@ -12,15 +12,16 @@ import anyio
 import httpx2
 import pytest
 
-from tests.support.receiver import Receiver, wait_until
+from tests.support.receiver import Receiver
 from tests.support.servers import Server, alertmanager_server, started
+from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw.alerts import AlertEngine, Finding, Subject, Thresholds, Traffic
 from tokenpulse_mw.alerts.sinks import AlertmanagerSink
 
 pytestmark = pytest.mark.anyio
 
 _ROUND = 0.3  # seconds
-_LIFETIME = 4 * _ROUND  # of an alert that is not sent again
+_AGAIN = 2.5  # seconds; an alert that is not sent again lasts four times as long
 
 
 class Troubles:
@@ -50,7 +51,7 @@ def server(told: Receiver, tmp_path: Path) -> Iterator[Server]:
 
 def engine_of(rule: Troubles, server: Server) -> AlertEngine:
     """An engine that keeps the Alertmanager told."""
-    sink = AlertmanagerSink(f"http://{server.place}", resend_every=_ROUND)
+    sink = AlertmanagerSink(f"http://{server.place}", resend_every=_AGAIN)
     return AlertEngine([rule], [sink], interval=_ROUND)
 
 
@@ -62,7 +63,7 @@ async def until(holds: Callable[[], bool], what: str) -> None:
 def held(server: Server) -> list[dict[str, Any]]:
     """The alerts that the Alertmanager holds to be firing; none where it is down."""
     try:
-        answer = httpx2.get(f"http://{server.place}/api/v2/alerts", timeout=10)
+        answer = httpx2.get(f"http://{server.place}/api/v2/alerts", timeout=PATIENCE)
     except httpx2.TransportError:
         return []
     found: list[dict[str, Any]] = answer.json() if answer.status_code == 200 else []
@@ -90,7 +91,7 @@ async def test_an_alert_lasts_in_alertmanager_as_long_as_in_the_engine(
         first = held(server)[0]
 
         # Each time that it is sent again moves its end on.
-        await until(lambda: lasted(server, first) > _LIFETIME, "it is not sent again")
+        await until(lambda: lasted(server, first) > 1.5 * _AGAIN, "it is not sent again")
         assert keys(server) == ["k1"]
         assert notified(told) == ["firing"]
 

@@ -212,7 +212,7 @@ async def test_a_body_that_cannot_be_read_costs_only_its_usage() -> None:
 async def test_a_body_too_long_to_be_read_is_counted() -> None:
     """Over-long and malformed answers of a provider change nothing but a counter."""
     watcher, seen = Watcher(), list[Exchange]()
-    long = answering(b'{"usage":{"prompt_tokens":1},"text":"' + b"x" * 1024 * 1024 + b'"}')
+    long = answering(b'{"a":{"usage":{"prompt_tokens":1}},"text":"' + b"x" * 1024 * 1024 + b'"}')
     app = ExchangeMiddleware(long, observers=[watcher, seen.append])
 
     await drive(app, http_scope("/claude/v1/messages", method="POST"))
@@ -233,6 +233,28 @@ async def test_a_dropped_exchange_is_not_measured() -> None:
     await drive(ExchangeMiddleware(probe, observers=[watcher]))
 
     assert watcher.told == ["opened", "dropped"]
+
+
+def test_failures_are_logged_where_and_as_their_part_says(caplog: pytest.LogCaptureFixture) -> None:
+    """What explains itself is a line without a traceback, which is there for debugging."""
+    failures = Failures(
+        logger=logging.getLogger("a.part"), others="answers", explained=(LookupError,)
+    )
+
+    with caplog.at_level(logging.DEBUG):
+        failures.log("disk", OSError("full"))
+        failures.log("book", KeyError("no\n  page"))
+
+    assert {each.name for each in caplog.records} == {"a.part"}
+    assert [(each.getMessage(), bool(each.exc_info)) for each in caplog.records] == [
+        ("disk failed with OSError: answers go on without it; this is said only once", True),
+        (
+            r"book failed with KeyError: 'no\n page': answers go on without it; "
+            "this is said only once",
+            False,
+        ),
+        ("book failed here", True),
+    ]
 
 
 def test_kinds_of_failure_that_are_logged_are_bounded(caplog: pytest.LogCaptureFixture) -> None:

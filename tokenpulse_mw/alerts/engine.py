@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -13,16 +14,17 @@ import anyio
 
 from ..exchange import Exchange, Failures
 from ..lifespan import beside
+from . import arguments
 from .calls import within
 from .controls import Controls
 from .journal import Journal
 from .judge import Judge
 from .lifecycle import Finding
 from .outbox import Desk, Outbox, names_of
-from .rules import Rule, default_rules
+from .rules import Rule
 from .silences import Silences
-from .sinks import AlertEvent, LogSink, Sink
-from .store import AlertStore, MemoryAlertStore
+from .sinks import AlertEvent, Sink
+from .store import AlertStore, StoreError
 from .thresholds import Thresholds
 
 _LAST_CHANCE = 5.0  # seconds for what is to be told yet when the engine is left
@@ -31,6 +33,8 @@ _SINK_DEADLINE = 60.0  # seconds for one attempt; those that send by HTTP have a
 _MOST_WAITING = 10_000  # notifications for each sink
 _KEPT_FOR = 30 * 86_400.0  # seconds that what is over is kept, if not many others are
 _DAY = 86_400.0
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
 class AlertEngine:
@@ -59,8 +63,8 @@ class AlertEngine:
         store: What is kept.
 
     Raises:
-        ValueError: `interval`, `cooldown` or `max_subjects` is not above 0, or a sink wants to
-            send again less often than once in an `interval`.
+        ValueError: An argument is not what it should be, or a sink wants to send again less often
+            than once in an `interval`.
     """
 
     def __init__(
@@ -76,20 +80,18 @@ class AlertEngine:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        limits = {"interval": interval, "cooldown": cooldown, "max_subjects": max_subjects}
-        for name, value in limits.items():
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value!r}")
+        arguments.check_numbers(interval=interval, cooldown=cooldown, max_subjects=max_subjects)
+        thresholds, silences = arguments.checked_thresholds(thresholds), Silences()
         self.interval, self.cooldown = interval, cooldown
-        self.store = MemoryAlertStore(wall=wall) if store is None else store
+        self.store = arguments.checked_store(store, wall)
         self._clock, self._wall = clock, wall
-        self._failures, self._listeners = Failures(), list[Any]()
+        self._failures = Failures(logger=logger, others="alerts", explained=(StoreError,))
+        self._listeners = list[Any]()
         self._running: AbstractAsyncContextManager[None] | None = None
         self._resuming, self._resumed = anyio.Lock(), False
         self._last_round, self._pruned_at = wall(), -math.inf
-        thresholds, silences = thresholds or Thresholds(), Silences()
         self._judge = Judge(
-            default_rules() if rules is None else rules,
+            arguments.checked_rules(rules),
             thresholds=thresholds,
             interval=interval,
             cooldown=cooldown,
@@ -106,7 +108,7 @@ class AlertEngine:
             catch_up=self._resume,
             wall=wall,
         )
-        named = names_of([LogSink()] if sinks is None else sinks, interval=interval)
+        named = names_of(arguments.checked_sinks(sinks), interval=interval)
         self._outbox = Outbox(named, self._desk())
 
     def observe(self, exchange: Exchange) -> None:
@@ -184,7 +186,7 @@ class AlertEngine:
             try:
                 await within(math.inf, self.evaluate)
             except Exception as error:  # noqa: BLE001 - the next round may fare better
-                self._report("alerts", error)
+                self._report("a round", error)
 
     async def __aenter__(self) -> Self:
         if self._running is not None:

@@ -11,6 +11,7 @@ import anyio
 
 from .board import News
 from .calls import Report, within
+from .owner import Owner
 from .store.halves import halves
 from .store.protocol import AlertStore, BadRecord, Changes, Kept
 from .store.records import AlertRecord, Notification, TransitionRecord
@@ -42,6 +43,8 @@ class Journal:
         self._transitions: dict[TransitionRecord, None] = {}
         self._notifications: dict[str, Notification] = {}
         self._settled: dict[str, Write] = {}
+        self._owner = Owner(store)
+        self._round = False
         self._writing = anyio.Lock()
         self._hangs = False
 
@@ -65,6 +68,7 @@ class Journal:
                 self._alerts.pop(alert_id, None)
                 self._forgotten[alert_id] = None
         self._notifications |= {each.id: each for each in notifications}
+        self._round = True
 
     async def write(self) -> None:
         """Keep all that was noted, or the next time."""
@@ -131,7 +135,7 @@ class Journal:
         """
         try:
             if changes != Changes():
-                await self.store.commit(changes)
+                self._owner.kept(changes.engine, await self.store.commit(changes))
         except _BAD as error:
             smaller = halves(changes)
             if not smaller:
@@ -146,7 +150,9 @@ class Journal:
             tuple(self._transitions),
             tuple(self._notifications.values()),
             tuple(self._forgotten),
+            self._owner.name if self._round else "",
         )
+        self._round = False
         self._alerts, self._transitions = {}, {}
         self._notifications, self._forgotten = {}, {}
         return changes

@@ -5,7 +5,8 @@
 
 It is a pure function of what was, what a rule finds, and when: no clock, no I/O. An episode is
 told as fired once and as resolved once; in between a change of severity is told at once, and the
-same alert again only as a reminder.
+same alert again only as a reminder. It gets worse at once; it gets better when what was found is
+so far below the step it stood on that it does not swing around it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Finding:
         subject: Whom it is about.
         severity: How bad it is. None: not bad enough to fire, but too bad to end an alert that
             fires; this is the room between the fire threshold and the resolve threshold.
+        keeps: How bad an alert may stay that was worse: what is between `severity` and this is
+            the same room below each step. None: it is `severity` at once.
         title: One line for people.
         message: One sentence for people.
         metric: Tells findings of one type about one subject apart.
@@ -64,6 +67,7 @@ class Finding:
     hold_for: float = 0
     keep_firing: float = 0
     window: float = 60
+    keeps: Severity | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -76,7 +80,17 @@ class Finding:
     @property
     def rank(self) -> int:
         """How bad it is, to be compared: -1 where it has no severity."""
-        return -1 if self.severity is None else RANKS[self.severity]
+        return rank_of(self.severity)
+
+    def after(self, before: Finding) -> Finding:
+        """The same, as bad as an alert is of which `before` was found last."""
+        stays = min(before.severity, self.keeps, key=rank_of)
+        return self if rank_of(stays) <= self.rank else replace(self, severity=stays)
+
+
+def rank_of(severity: Severity | None) -> int:
+    """How bad `severity` is, to be compared."""
+    return -1 if severity is None else RANKS[severity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +144,7 @@ def _approach(alert: Alert | None, finding: Finding, now: float) -> Step:
 
 def _continue(alert: Alert, finding: Finding, now: float, cooldown: float) -> Step:
     told: Transition | None = None
+    finding = finding.after(alert.finding)
     change = finding.rank - alert.finding.rank
     if change:
         told = "escalated" if change > 0 else "deescalated"

@@ -15,7 +15,15 @@ class AlertMiddleware(ExchangeMiddleware):
 
     Args:
         engine: Watches the traffic.
+
+    Raises:
+        ValueError: `engine` is none.
     """
 
     def __init__(self, app: ASGIApp, *, engine: AlertEngine) -> None:
+        if not isinstance(engine, AlertEngine):
+            raise ValueError(
+                "engine must be an AlertEngine, as in add_middleware(AlertMiddleware, "
+                f"engine=AlertEngine()), got {engine!r}"
+            )
         super().__init__(app, observers=[engine.observe])

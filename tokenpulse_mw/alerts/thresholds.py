@@ -69,7 +69,8 @@ class Thresholds:
             or by our own limit, but not more.
         provider_429_hold: Seconds that it must be more before it fires.
         quota_warning: Share of a key's quota that is worth a warning.
-        resolve_ratio: An alert ends below this part of the threshold that fired it.
+        resolve_ratio: An alert ends below this part of the threshold that fired it, and gets
+            better below this part of the one that made it as bad as it is.
         keep_firing: Seconds that an alert's cause must be gone before it ends.
 
     Raises:

@@ -38,7 +38,8 @@ class Failures:
         others: str = "requests",
         explained: tuple[type[Exception], ...] = (),
     ) -> None:
-        self._logger, self._others, self._explained = logger, others, explained
+        self._line = f"%s failed with %s: {others} go on without it; this is said only once"
+        self._logger, self._explained = logger, explained
         self._told: set[tuple[str, str]] = set()
 
     def call(self, hook: str, observers: Iterable[object], *arguments: Any) -> None:
@@ -66,10 +67,9 @@ class Failures:
             self._told.add(kind)
             explained = isinstance(error, self._explained)
             self._logger.error(
-                "%s failed with %s: %s go on without it; this is said only once",
+                self._line,
                 component,
                 " ".join(f"{kind[1]}: {error}".split()) if explained else kind[1],
-                self._others,
                 exc_info=None if explained else error,
             )
             if explained:

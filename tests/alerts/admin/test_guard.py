@@ -6,9 +6,12 @@ import logging
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import AlertEngine, Exchange, ExchangeMiddleware
@@ -128,6 +131,29 @@ async def test_only_refused_requests_are_measured(token: str, counted: int) -> N
     await drive(app, http_scope(PREFIX, headers=headers))
 
     assert [each.route for each in seen] == [PREFIX] * counted
+
+
+@pytest.mark.parametrize("path", ["/", "/thresholds/", "/foo/bar", "/foo/bar/", "/a1/ack/b", "//"])
+@pytest.mark.parametrize(("token", "status"), [(TOKEN, 404), ("other", 401)])
+def test_no_token_comes_to_a_catch_all_of_the_application(
+    path: str, token: str, status: int
+) -> None:
+    """Below the prefix there is nobody but us, and only who is let in learns what there is not."""
+    seen: list[str] = []
+
+    def proxy(request: Request) -> Response:
+        seen.append(request.headers["authorization"])
+        return Response()
+
+    app = Starlette(routes=[*ROUTES, Route("/{path:path}", proxy, methods=["GET", "POST"])])
+    client = TestClient(app, headers={"authorization": f"Bearer {token}"})
+
+    answers = [client.request(method, PREFIX + path) for method in ("GET", "POST", "BREW")]
+
+    assert [each.status_code for each in answers] == [status] * 3
+    assert {each.headers["content-type"] for each in answers} == {"application/problem+json"}
+    assert client.get(f"{PREFIX}s").status_code == 200
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("prefix", ["", "admin", "/admin/", "/{tenant}/alerts"])

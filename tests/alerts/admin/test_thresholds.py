@@ -100,6 +100,45 @@ def test_every_wrong_threshold_is_named_and_none_is_changed() -> None:
     assert api.engine.thresholds == Thresholds()
 
 
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_all_that_is_wrong_is_named_wherever_it_stands(method: str) -> None:
+    """Whoever has mended one thing does not learn of the next one only then."""
+    values = Thresholds().as_dict() | {"error_rate": 20, "master_rpm": 0, "colour": "red"}
+    body = {"thresholds": values, "by": 7, "colour": "red"}
+
+    answer = Api().refused(method, "/thresholds", headers={"if-match": "*"}, json=body)
+
+    assert answer == (
+        422,
+        [
+            ["colour"],
+            ["by"],
+            ["thresholds", "colour"],
+            ["thresholds", "master_rpm"],
+            ["thresholds", "error_rate"],
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "loc"),
+    [
+        ("PUT", "/thresholds", b"{}", ["thresholds"]),
+        ("PATCH", "/thresholds", b'{"by": "ada"}', ["thresholds"]),
+        ("PATCH", "/thresholds", b'{"thresholds": {}, "by": "\xff"}', ["by"]),
+        ("PATCH", "/thresholds", b'{"thresholds": {"\xff": 1}}', ["thresholds"]),
+        ("POST", "/evaluate", b'{"by": "ada"}', ["by"]),
+    ],
+)
+def test_a_body_that_is_not_as_described_is_refused(
+    method: str, path: str, body: bytes, loc: list[str]
+) -> None:
+    """What is missing, what is too much, and what is no text."""
+    headers = {"if-match": "*", "content-type": "application/json"}
+
+    assert Api().refused(method, path, headers=headers, content=body) == (422, [loc])
+
+
 @pytest.mark.parametrize(
     "value",
     ["1e999", "-1e999", "9" * 5000, "1" + "0" * 60, "true", '"1"', "[1]", '{"a": 1}', "-1", "0.5"],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import anyio
 
 from tests.support.clock import FakeClock
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts import AlertEvent, Finding, Severity, Sink, Subject
 from tokenpulse_mw.alerts.board import News
 from tokenpulse_mw.alerts.journal import Journal
@@ -37,7 +38,7 @@ class Office:
         sinks: Mapping[str, Sink],
         *,
         most: int = 100,
-        deadline: float = 5,
+        deadline: float = PATIENCE,
         store: AlertStore | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -46,7 +47,7 @@ class Office:
         self.tallied: list[tuple[str, str]] = []
         self.reported: list[tuple[str, str]] = []
         desk = Desk(
-            journal=Journal(self.store, deadline=deadline, report=self.report),
+            journal=Journal(self.store, deadline=PATIENCE, report=self.report),
             deadline=deadline,
             most=most,
             clock=clock or self.clock,

@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from tests.alerts.outbox.office import Office, Taking, seen, told
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts import AlertEvent
 from tokenpulse_mw.alerts.sinks import Later
 from tokenpulse_mw.alerts.store import MemoryAlertStore
@@ -34,7 +35,7 @@ async def test_what_is_due_is_told_before_the_sinks_are_closed() -> None:
     office = Office({"sink": sink})
     await office.publish(told(), told("resolved"))
 
-    await office.outbox.aclose(last_chance=5)
+    await office.outbox.aclose(last_chance=PATIENCE)
 
     assert seen(sink.taken) == ["fired k1", "resolved k1"]
     assert sink.closed
@@ -48,7 +49,7 @@ async def test_what_cannot_be_told_any_more_is_said_and_kept(
     office = Office({"sink": sink})
     await office.tell(told(), told("resolved"))
 
-    await office.outbox.aclose(last_chance=5)
+    await office.outbox.aclose(last_chance=PATIENCE)
 
     assert caplog.messages[-1] == "2 notifications wait for the sink sink still"
     assert len((await office.kept()).notifications) == 2
@@ -63,7 +64,7 @@ async def test_the_last_chance_ends() -> None:
     office = Office({"hangs": hangs})
     await office.publish(told())
 
-    with anyio.fail_after(4):
+    with anyio.fail_after(PATIENCE):
         await office.outbox.aclose(last_chance=0.01)
 
     assert len((await office.kept()).notifications) == 1
@@ -74,7 +75,7 @@ async def test_a_sink_that_fails_to_close_keeps_no_other_open() -> None:
     sinks = {"first": Closing(OSError()), "plain": Taking(), "last": Closing()}
     office = Office(sinks)
 
-    await office.outbox.aclose(last_chance=5)
+    await office.outbox.aclose(last_chance=PATIENCE)
 
     assert [each.closed for each in sinks.values() if isinstance(each, Closing)] == [True, True]
     assert office.reported == [("sink first", "OSError")]
@@ -89,8 +90,8 @@ async def test_a_sink_that_never_closes_is_left_behind() -> None:
 
     office = Office({"hangs": Hanging()}, deadline=0.01)
 
-    with anyio.fail_after(4):
-        await office.outbox.aclose(last_chance=5)
+    with anyio.fail_after(PATIENCE):
+        await office.outbox.aclose(last_chance=PATIENCE)
 
     assert office.reported == [("sink hangs", "TimeoutError")]
 
@@ -109,6 +110,6 @@ async def test_the_store_is_let_go_of_last() -> None:
     office = Office({"sink": Taking()}, store=Store())
     await office.publish(told())
 
-    await office.outbox.aclose(last_chance=5)
+    await office.outbox.aclose(last_chance=PATIENCE)
 
     assert said == ["delivered", "closed"]

@@ -9,6 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.alerts.outbox.office import Office, Sending, Taking, seen, told
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts import AlertEvent
 from tokenpulse_mw.alerts.sinks import Later
 
@@ -34,7 +35,7 @@ async def test_it_wakes_up_for_what_comes() -> None:
     sink = Counted(until=2)
     office = Office({"sink": sink})
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
             await anyio.wait_all_tasks_blocked()
@@ -59,7 +60,7 @@ async def test_a_failure_of_ours_ends_no_lane() -> None:
 
     office = Office({"sink": sink}, clock=clock)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
             await office.publish(told())
@@ -75,7 +76,7 @@ async def test_it_wakes_up_when_a_sink_may_be_asked_again() -> None:
     sink = Counted(Later("busy", after=0.01), until=1)
     office = Office({"sink": sink}, clock=lambda: time.monotonic() * 100)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
             await office.publish(told(), told(key="k2"))
@@ -90,7 +91,7 @@ async def test_what_fires_is_sent_again_when_a_pause_is_over() -> None:
     sink = Sending(Later("busy", after=0.01))
     office = Office({"sink": sink}, clock=time.monotonic)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
             await office.publish(firing=[told()])
@@ -107,7 +108,7 @@ async def test_a_sink_that_breaks_the_rules_of_python_stops_no_other() -> None:
     sink, other = Taking(Later("busy", after="soon")), Counted(until=2)  # type: ignore[arg-type]
     office = Office({"sink": sink, "other": other})
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
             await office.publish(told())

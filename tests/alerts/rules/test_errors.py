@@ -35,6 +35,7 @@ def test_a_key_that_fails_too_often_is_found_with_its_numbers() -> None:
         message="Key 'k1' has 50.0% error rate (20/40 requests) in the last 60 s",
         value=0.5,
         metadata={"requests": 40, "errors": 20, "threshold": 0.1},
+        keeps="critical",
     )
     assert found.fingerprint == "error_spike:key:k1"
 
@@ -67,6 +68,19 @@ def test_the_severity_follows_the_share_of_failures(failures: int, severity: Sev
     (found,) = errors_of(failures, 1000, Thresholds(error_evidence=False))
 
     assert found.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("failures", "keeps"),
+    [(199, "info"), (200, "warning"), (399, "warning"), (400, "critical"), (1000, "critical")],
+)
+def test_an_alert_keeps_its_severity_down_to_80_percent_of_the_step(
+    failures: int, keeps: Severity
+) -> None:
+    """Or it would change with each request that fails around one."""
+    (found,) = errors_of(failures, 1000, Thresholds())
+
+    assert found.keeps == keeps
 
 
 @pytest.mark.parametrize(

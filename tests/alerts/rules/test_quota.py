@@ -11,8 +11,10 @@ import anyio
 import pytest
 
 from tests.alerts.rules.views import View, severities
+from tokenpulse_mw import Limiter, Policy, annotated
 from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import Quota, Quotas, quota_exceeded, rule_name
+from tokenpulse_mw.ratelimit import budgets
 
 Given = list[tuple[Any, ...]]
 
@@ -38,6 +40,7 @@ async def test_a_quota_that_is_nearly_used_up_is_found_with_its_numbers() -> Non
         value=0.95,
         metadata={"used": 950, "limit": 1000, "master": "acme", "threshold": 0.9},
         window=0,
+        keeps="critical",
     )
     assert found.fingerprint == "quota_exceeded:key:k1"
 
@@ -65,6 +68,15 @@ async def test_from_90_percent_it_is_a_warning_and_from_100_critical(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(("used", "keeps"), [(79, "warning"), (80, "critical")])
+async def test_what_was_exceeded_is_critical_down_to_80_percent(used: int, keeps: Severity) -> None:
+    """A quota that is given back bit by bit, and used up again, is told of once."""
+    (found,) = await ask([("k1", used, 100)])
+
+    assert found.keeps == keeps
+
+
+@pytest.mark.anyio
 async def test_defect_17_a_share_that_is_just_reached_is_reached() -> None:
     """Rounding misses none: each whole quota is used to exactly its threshold."""
     for limit in range(10, 5000, 10):
@@ -85,6 +97,21 @@ async def test_what_is_exceeded_is_critical_whatever_is_worth_a_warning() -> Non
 async def test_a_key_without_a_quota_cannot_exceed_it(limit: int | None) -> None:
     """The seed means no quota by 0."""
     assert await ask([("k1", 10, limit)]) == []
+
+
+@pytest.mark.anyio
+async def test_the_token_limits_of_a_gateway_are_quotas() -> None:
+    """An engine that somebody makes has them too; where nothing limits tokens there are none."""
+    limiter = Limiter("1000/day")
+    requests = Policy("100/minute")
+    tokens = Policy(limiter, name="tokens", tokens=10, key=annotated("master"))
+    limiter.hit("acme", 950)
+
+    for policies, expected in ([requests, tokens], ["quota_exceeded:key:acme"]), ([requests], []):
+        quotas = Quotas(budgets(policies))
+        await quotas.refresh()
+        found = View().ask(quota_exceeded(quotas))
+        assert [each.fingerprint for each in found] == expected
 
 
 @pytest.mark.anyio

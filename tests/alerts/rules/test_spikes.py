@@ -71,6 +71,7 @@ def test_a_masters_spike_is_found_with_its_numbers(
         value=value,
         metadata={"metric": metric, "value": value, "threshold": threshold, "window": window},
         window={"1m": 60, "24h": 86_400}[window],
+        keeps="warning",
     )
     assert found.fingerprint == f"traffic_spike:{metric}:master:acme"
 
@@ -93,6 +94,7 @@ def test_the_gateways_spike_is_found_with_its_numbers() -> None:
         value=4.5,
         metadata={"metric": "global_qps", "value": 4.5, "threshold": 4, "window": "realtime"},
         window=10,
+        keeps="warning",
     )
     assert found.fingerprint == "traffic_spike:global_qps:system:0"
 
@@ -117,6 +119,19 @@ def test_at_the_threshold_it_is_a_warning_and_at_twice_that_critical(
     view.see(requests, master="acme")
 
     assert [each.severity for each in view.ask(traffic_spike)] == found
+
+
+@pytest.mark.parametrize(
+    ("requests", "keeps"), [(80, "warning"), (159, "warning"), (160, "critical"), (200, "critical")]
+)
+def test_what_was_critical_stays_so_down_to_80_percent_of_that(
+    requests: int, keeps: Severity
+) -> None:
+    """Traffic that swings around twice the threshold is told of once."""
+    view = View(master_rpm=100)
+    view.see(requests, master="acme")
+
+    assert [each.keeps for each in view.ask(traffic_spike)] == [keeps]
 
 
 def test_from_where_on_it_is_critical_can_be_chosen() -> None:

@@ -98,7 +98,7 @@ def test_without_httpx2_a_sink_says_what_to_install(monkeypatch: pytest.MonkeyPa
     """When it is built, and not at the first alert."""
     monkeypatch.setattr(http_sink, "find_spec", lambda name: None)
 
-    with pytest.raises(ValueError, match=r"WebhookSink needs .* install tokenpulse-mw\[notify\]"):
+    with pytest.raises(ValueError, match=r"WebhookSink needs .* 'tokenpulse-mw\[notify\]'"):
         WebhookSink(URL)
     with pytest.raises(ValueError, match="AlertmanagerSink needs"):
         sinks.AlertmanagerSink(URL)

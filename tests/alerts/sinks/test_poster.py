@@ -26,6 +26,7 @@ from tests.support.receiver import (
     silent,
 )
 from tests.support.servers import free_port
+from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts import sinks
 from tokenpulse_mw.alerts.sinks import Later, Rejected, SlackSink, WebhookSink
 from tokenpulse_mw.alerts.sinks.poster import Poster
@@ -106,8 +107,11 @@ async def test_attempts_share_a_connection_until_the_sink_is_closed() -> None:
 async def test_a_bad_answer_is_an_error_of_ours(answer: Answer, kind: type[Exception]) -> None:
     """Within the time that an attempt may take, and with no more in it than who it was."""
     with Receiver(answer) as receiver:
-        sink = WebhookSink(receiver.url + SECRET_PATH, timeout=0.3, headers={"x-key": "hunter2"})
-        with anyio.fail_after(5):
+        timeout = 0.3 if answer in (silent, dripping) else PATIENCE
+        sink = WebhookSink(
+            receiver.url + SECRET_PATH, timeout=timeout, headers={"x-key": "hunter2"}
+        )
+        with anyio.fail_after(PATIENCE):
             error = await outcome(lambda: sink(event()))
         await sink.aclose()
 
@@ -120,10 +124,10 @@ async def test_a_bad_answer_is_an_error_of_ours(answer: Answer, kind: type[Excep
 async def test_an_answer_that_does_not_end_is_not_read_to_its_end() -> None:
     """Its status is what counts; the rest costs neither memory nor time."""
     with Receiver(endless) as receiver:
-        sink = WebhookSink(receiver.url, timeout=10)
+        sink = WebhookSink(receiver.url, timeout=PATIENCE)
         await sink(event())  # whatever is set up once
         tracemalloc.start()
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             await sink(event())
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -142,7 +146,7 @@ async def test_who_is_not_there_may_be_later(monkeypatch: pytest.MonkeyPatch) ->
     for url in (f"http://127.0.0.1:{free_port()}", "http://[::1]:9", "http://nobody.invalid"):
         if url.endswith("invalid"):
             monkeypatch.setattr(socket, "getaddrinfo", look_up)
-        sink = WebhookSink(url + SECRET_PATH, timeout=5)
+        sink = WebhookSink(url + SECRET_PATH, timeout=PATIENCE)
         error = await outcome(lambda sink=sink: sink(event()))  # type: ignore[misc]
         await sink.aclose()
 
@@ -226,7 +230,7 @@ async def test_logs_never_show_the_url(caplog: pytest.LogCaptureFixture) -> None
 async def test_what_others_cancel_stays_cancelled() -> None:
     """Only the sink's own deadline is the receiver's fault."""
     with Receiver(silent) as receiver:
-        sink = WebhookSink(receiver.url, timeout=60)
+        sink = WebhookSink(receiver.url, timeout=PATIENCE)
         with anyio.move_on_after(0.2) as scope:
             await sink(event())
         await sink.aclose()
@@ -240,7 +244,7 @@ async def test_the_connection_goes_to_the_address_that_was_checked() -> None:
     find, asked = always("127.0.0.1")
     with Receiver() as receiver:
         url = f"http://hooks.invalid:{receiver.port}/x"
-        poster = Poster(url, timeout=5, headers={}, find=find)
+        poster = Poster(url, timeout=PATIENCE, headers={}, find=find)
         await poster.post(b"{}")
         await poster.aclose()
 
@@ -254,11 +258,11 @@ async def test_addresses_are_tried_in_turn() -> None:
     with Receiver() as receiver:
         url = f"http://hooks.invalid:{receiver.port}/x"
         find, _ = always("::1", "127.0.0.2", "127.0.0.1")
-        poster = Poster(url, timeout=5, headers={}, find=find)
+        poster = Poster(url, timeout=PATIENCE, headers={}, find=find)
         await poster.post(b"{}")
         await poster.aclose()
         find, _ = always("::1", "127.0.0.2")
-        poster = Poster(url, timeout=5, headers={}, find=find)
+        poster = Poster(url, timeout=PATIENCE, headers={}, find=find)
         error = await outcome(lambda: poster.post(b"{}"))
         await poster.aclose()
 
@@ -282,7 +286,7 @@ async def test_a_certificate_is_checked_for_the_name_and_not_the_address(
     with Receiver(tls=theirs) as receiver:
         transport = httpx2.AsyncHTTPTransport(verify=ours, trust_env=False)
         url = f"https://{name}:{receiver.port}/x"
-        poster = Poster(url, timeout=5, headers={}, find=find, transport=transport)
+        poster = Poster(url, timeout=PATIENCE, headers={}, find=find, transport=transport)
         with suppress(Later):
             await poster.post(b"{}")
         await transport.aclose()

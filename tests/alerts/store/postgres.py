@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.support.servers import Server
+from tests.support.waiting import PATIENCE
 
 PASSWORD = "hunter@2/?#"
 _IN_URL = "hunter%402%2F%3F%23"
@@ -61,14 +62,16 @@ def new_database(server: Server, name: str) -> str:
 
     async def make() -> None:
         engine = create_async_engine(url_of(server, "postgres"), isolation_level="AUTOCOMMIT")
-        for _ in range(200):
-            try:
-                async with engine.connect() as connection:
-                    await connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-                    await connection.execute(text(f"CREATE DATABASE {name}"))
-                break
-            except Exception:  # noqa: BLE001 - whatever a server says that is not ready yet
-                await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    async with engine.connect() as connection:
+                        drop = f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"
+                        await connection.execute(text(drop))
+                        await connection.execute(text(f"CREATE DATABASE {name}"))
+                    break
+                except Exception:  # noqa: BLE001 - whatever a server says that is not ready yet
+                    await asyncio.sleep(0.05)
         await engine.dispose()
 
     asyncio.run(make())

@@ -210,4 +210,4 @@ async def all_alerts(store: AlertStore) -> list[AlertRecord]:
 
 
 TestStores = Stores.TestCase
-TestStores.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
+TestStores.settings = settings(max_examples=15, stateful_step_count=15)

@@ -69,9 +69,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
 
-    with pytest.raises(
-        ImportError, match=r"package sqlalchemy: pip install 'tokenpulse-mw\[sql\]'"
-    ):
+    with pytest.raises(ValueError, match=r"package sqlalchemy: pip install 'tokenpulse-mw\[sql\]'"):
         SQLAlertStore()
 
 
@@ -79,7 +77,7 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever names a database is told what its driver is called."""
     monkeypatch.setitem(sys.modules, "asyncpg", None)
 
-    with pytest.raises(ImportError, match="needs the package asyncpg: pip install asyncpg") as e:
+    with pytest.raises(ValueError, match="needs the package asyncpg: pip install asyncpg") as e:
         SQLAlertStore("postgresql+asyncpg://u:hunter2@host/name")
 
     assert "hunter2" not in str(e.value)

@@ -26,7 +26,8 @@ class Endpoint:
     """An ASGI application that does what some operations of one path say.
 
     Whoever asks is let in first, or not; before that nothing of the request is looked at. What is
-    let in is left out of request metrics and alerts.
+    let in is left out of request metrics and alerts. Where there are no operations, there is
+    nothing of that path.
     """
 
     def __init__(
@@ -57,13 +58,18 @@ class Endpoint:
         await response(scope, receive, send)
 
     async def _do(self, request: Request, name: str) -> Answer:
+        if not self._operations:
+            raise RefusedError(
+                404, "There is nothing of this path; openapi.json says what there is."
+            )
         operation = self._operations.get(request.method)
         if operation is None:
             allow = {"allow": ", ".join(self._operations)}
             raise RefusedError(405, f"There is {allow['allow']}.", headers=allow)
         query, body = read_query(request, operation.query), None
         if request.method not in ("GET", "HEAD"):
-            body = await read_body(request, operation.takes, optional=operation.optional)
+            takes = operation.reads or operation.takes
+            body = await read_body(request, takes, optional=operation.optional)
         await self._engine.controls.catch_up()
         return await operation.handle(Asked(self._engine, request, name, query, body))
 

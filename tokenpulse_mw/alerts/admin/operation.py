@@ -37,7 +37,11 @@ class Asked:
     @property
     def by(self) -> str:
         """Who asks: whoever is known is not asked for a name."""
-        return plain(self.name or getattr(self.body, "by", ""), _LONGEST_NAME) or _NOBODY
+        return self.called(getattr(self.body, "by", ""))
+
+    def called(self, by: str) -> str:
+        """The same, where the body says `by`."""
+        return plain(self.name or by, _LONGEST_NAME) or _NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Operation:
         gives: The type of what it answers, or None.
         status: When all is well.
         takes: The type of its body, or None.
+        reads: The type that its body is read as, where `handle` checks it against `takes`.
         optional: The body may be left out.
         query: What its query may have.
         conditions: The headers that it heeds, and whether it must have them.
@@ -75,6 +80,7 @@ class Operation:
     gives: Any = None
     status: int = 200
     takes: Any = None
+    reads: Any = None
     optional: bool = False
     query: tuple[Parameter, ...] = ()
     conditions: Mapping[str, bool] = field(default_factory=dict)

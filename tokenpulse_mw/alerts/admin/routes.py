@@ -29,7 +29,8 @@ def alert_routes(
     """Alerts, acknowledgements, thresholds and silences, to be read and changed over HTTP.
 
     `GET {prefix}/openapi.json` describes them all. What is let in is left out of request metrics
-    and alerts.
+    and alerts. Every path below `prefix` is answered, so that no token comes to a catch-all route
+    of the application, and from there to whomever it asks.
 
     Args:
         engine: Whose they are.
@@ -48,7 +49,7 @@ def alert_routes(
     paths: dict[str, list[Operation]] = {}
     for each in (_description(prefix), *OPERATIONS):
         paths.setdefault(each.path, []).append(each)
-    return [
+    known = [
         Route(
             prefix + path,
             Endpoint(operations, engine=engine, guard=guard),
@@ -56,6 +57,8 @@ def alert_routes(
         )
         for path, operations in paths.items()
     ]
+    others = Endpoint((), engine=engine, guard=guard)
+    return [*known, Route(prefix + "/{path:path}", others, name="nothing")]
 
 
 def _description(prefix: str) -> Operation:

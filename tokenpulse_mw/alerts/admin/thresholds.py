@@ -12,7 +12,7 @@ from . import schemas, takes
 from .etags import Tags, quoted, tags_of
 from .operation import Answer, Asked, Operation
 from .parameters import whole
-from .values import changed
+from .values import Body, changed
 from .views import when
 
 _VERSION = re.compile(r"[0-9]{1,15}")
@@ -50,14 +50,13 @@ async def get_thresholds_history(asked: Asked) -> Answer:
 
 async def _set(asked: Asked, *, complete: bool) -> Answer:
     engine = asked.engine
-    tags, made = (
-        _if_match(asked),
-        changed(engine.thresholds, asked.body.thresholds, complete=complete),
-    )
+    tags = _if_match(asked)
+    body = takes.AllThresholdsBody if complete else takes.SomeThresholdsBody
+    made, by = changed(engine.thresholds, asked.body, body, complete=complete)
     expected = _expected(tags, _version(engine), complete=complete)
     wanted = ... if tags.every else expected or None
     try:
-        await engine.controls.set_thresholds(made, by=asked.by, expected=wanted)
+        await engine.controls.set_thresholds(made, by=asked.called(by), expected=wanted)
     except Conflict as conflict:
         raise _stale(conflict.current or 0) from None
     return _current(engine)
@@ -110,6 +109,7 @@ def _current(engine: AlertEngine) -> Answer:
 
 _CHANGE: dict[str, Any] = {
     "path": "/thresholds",
+    "reads": Body,
     "gives": schemas.CurrentThresholds,
     "conditions": {"If-Match": True},
     "headers": ("ETag",),

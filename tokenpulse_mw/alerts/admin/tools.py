@@ -10,7 +10,7 @@ from ..sinks.text import plain
 from . import schemas, takes
 from .operation import Answer, Asked, Operation
 from .parameters import whole
-from .values import changed
+from .values import Body, changed
 from .views import finding, when
 
 _LONGEST = 500  # characters of what a sink says
@@ -18,8 +18,8 @@ _LONGEST = 500  # characters of what a sink says
 
 async def evaluate(asked: Asked) -> Answer:
     """What a round would find now; nothing comes of it."""
-    thresholds = changed(asked.engine.thresholds, asked.body.thresholds)
-    findings = [finding(each) for each in asked.engine.preview(thresholds)]
+    tried = changed(asked.engine.thresholds, asked.body, takes.EvaluationBody)
+    findings = [finding(each) for each in asked.engine.preview(tried.thresholds)]
     return Answer(schemas.Evaluation(findings))
 
 
@@ -81,6 +81,7 @@ OPERATIONS = (
         handle=evaluate,
         summary="What a round would find now, and with other thresholds; nothing changes",
         takes=takes.EvaluationBody,
+        reads=Body,
         optional=True,
         gives=schemas.Evaluation,
     ),

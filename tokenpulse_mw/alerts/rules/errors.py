@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import product
 
 from ..counts import Blame
-from ..lifecycle import Finding, Severity
+from ..lifecycle import Finding
 from ..shares import sure_share
 from ..thresholds import Thresholds
 from ..traffic import GATEWAY, Traffic
-from .rule import called, subject_of
+from .rule import Steps, called, reached, subject_of
 
 _MOST_BLAMED = 5  # upstreams that a finding names
+_STEPS: Steps = ((0.5, "critical"), (0.25, "warning"), (0, "info"))
 
 Blamed = Mapping[str, Counter[str]]
 
@@ -37,7 +38,8 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
         yield Finding(
             type="error_spike",
             subject=subject,
-            severity=_error_severity(rate) if fires else None,
+            severity=reached(rate, _STEPS) if fires else None,
+            keeps=reached(rate, _STEPS, thresholds.resolve_ratio),
             title=f"High error rate detected ({rate:.1%})",
             message=f"{called(subject)} has {rate:.1%} error rate "
             f"({failures}/{requests} requests) in the last {thresholds.error_window:g} s",
@@ -113,9 +115,3 @@ def _numbers(
     if blamed:
         numbers["upstreams"] = dict(blamed.most_common(_MOST_BLAMED))
     return numbers
-
-
-def _error_severity(rate: float) -> Severity:
-    if rate >= 0.5:
-        return "critical"
-    return "warning" if rate >= 0.25 else "info"

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from ..lifecycle import Finding, Severity
+from ..lifecycle import Finding
 from ..thresholds import Thresholds
 from ..traffic import Traffic
-from .rule import Rule, subject_of
+from .rule import Rule, Steps, reached, subject_of
 
 _LARGEST = 1e15
 _MOST_FAILURES = 2  # in a row, which a source may have without being taken for dead
@@ -47,7 +47,7 @@ class Quotas:
 
     Args:
         source: Called by `refresh` without arguments; it gives quotas, or can be awaited for
-            them. One that is not awaited must not block.
+            them. One that is not awaited must not block. None: there are no quotas.
         deadline: Seconds that a source that is awaited may take.
         max_keys: Quotas that are taken at most; a source may give only those that are near.
 
@@ -60,12 +60,13 @@ class Quotas:
     """
 
     def __init__(
-        self, source: QuotaSource, *, deadline: float = 5, max_keys: int = 100_000
+        self, source: QuotaSource | None, *, deadline: float = 5, max_keys: int = 100_000
     ) -> None:
         for name, value in (("deadline", deadline), ("max_keys", max_keys)):
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value!r}")
-        self._source, self._deadline, self._most = source, deadline, max_keys
+        self._source: QuotaSource = source or (lambda: ())
+        self._deadline, self._most = deadline, max_keys
         self._quotas: tuple[Quota, ...] = ()
         self.known, self.failures = False, 0
 
@@ -135,7 +136,7 @@ class _QuotaExceeded:
             # A share, not limit x threshold, whose rounding could miss what is just reached.
             share = quota.used / quota.limit if quota.limit and quota.limit > 0 else 0.0
             if share >= threshold * thresholds.resolve_ratio:
-                yield _finding(quota, share, threshold, thresholds.keep_firing)
+                yield _finding(quota, share, threshold, thresholds)
 
 
 def quota_exceeded(quotas: Quotas) -> Rule:
@@ -195,14 +196,15 @@ def _shown(row: object) -> str:
         return f"a {type(row).__name__}"
 
 
-def _finding(quota: Quota, share: float, threshold: float, keep_firing: float) -> Finding:
-    exceeded, owner = share >= 1, f" (master {quota.master!r})" if quota.master else ""
-    fires: Severity = "critical" if exceeded else "warning"
+def _finding(quota: Quota, share: float, threshold: float, thresholds: Thresholds) -> Finding:
+    owner = f" (master {quota.master!r})" if quota.master else ""
+    steps: Steps = ((1, "critical"), (threshold, "warning"))
     return Finding(
         type="quota_exceeded",
         subject=subject_of("key", quota.key),
-        severity=fires if exceeded or share >= threshold else None,
-        title="Quota exceeded" if exceeded else f"Quota at {share:.0%}",
+        severity=reached(share, steps),
+        keeps=reached(share, steps, thresholds.resolve_ratio),
+        title="Quota exceeded" if share >= 1 else f"Quota at {share:.0%}",
         message=f"Key {quota.key!r}{owner} has used {quota.used} of {quota.limit} "
         f"({share:.1%}) of its quota",
         value=share,
@@ -212,6 +214,6 @@ def _finding(quota: Quota, share: float, threshold: float, keep_firing: float) -
             "master": quota.master,
             "threshold": threshold,
         },
-        keep_firing=keep_firing,
+        keep_firing=thresholds.keep_firing,
         window=0,  # what the source says is known at once
     )

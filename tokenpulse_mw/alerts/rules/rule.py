@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from ..lifecycle import Finding, Subject
+from ..lifecycle import Finding, Severity, Subject
 from ..thresholds import Thresholds
 from ..traffic import GATEWAY, Traffic
 
@@ -14,11 +14,19 @@ from ..traffic import GATEWAY, Traffic
 #   resume(traffic, finding)   told after a restart of each alert that it had found before
 Rule = Callable[[Traffic, Thresholds, float], Iterable[Finding]]
 
+# From where on it is how bad, the worst first.
+Steps = Sequence[tuple[float, Severity]]
+
 
 def rule_name(rule: Rule) -> str:
     """What `rule` is called: by its own word, else as a function, else as an object."""
     name = getattr(rule, "name", None) or getattr(rule, "__name__", None)
     return str(name or type(rule).__name__)
+
+
+def reached(value: float, steps: Steps, part: float = 1) -> Severity | None:
+    """The worst of `steps` of which `value` is at least so large a part."""
+    return next((severity for least, severity in steps if value >= least * part), None)
 
 
 def subject_of(kind: str, identity: str) -> Subject:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..counts import ARRIVAL_SECONDS
-from ..lifecycle import Finding, Severity
+from ..lifecycle import Finding
 from ..thresholds import Thresholds
 from ..traffic import GATEWAY, Traffic
 from ..windows import OVERFLOW
-from .rule import called, subject_of
+from .rule import Steps, called, reached, subject_of
 
 
 class _Metric(NamedTuple):
@@ -57,16 +57,18 @@ def traffic_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Itera
 
 
 def _judge(metric: _Metric, master: str, value: float, thresholds: Thresholds) -> Iterator[Finding]:
-    if value < thresholds.fires_at(metric.name) * thresholds.resolve_ratio:
+    fires_at, ratio = thresholds.fires_at(metric.name), thresholds.resolve_ratio
+    if value < fires_at * ratio:
         return
     threshold = getattr(thresholds, metric.name)
     numbers = {"value": value, "threshold": threshold, "window": metric.window}
-    subject = subject_of("master", master)
+    steps, subject = _steps(metric.name, master, thresholds), subject_of("master", master)
     who = "Masters beyond max_subjects together" if master == OVERFLOW else called(subject)
     yield Finding(
         type="traffic_spike",
         subject=subject,
-        severity=_severity(metric.name, master, value, thresholds),
+        severity=reached(value, steps) if value >= fires_at else None,
+        keeps=reached(value, steps, ratio),
         title=f"{who}: {metric.short} threshold exceeded ({value} >= {threshold})",
         message=f"{who} had {value} {metric.unit}, threshold is {threshold}",
         metric=metric.name,
@@ -77,8 +79,7 @@ def _judge(metric: _Metric, master: str, value: float, thresholds: Thresholds) -
     )
 
 
-def _severity(metric: str, master: str, value: float, thresholds: Thresholds) -> Severity | None:
-    if value < thresholds.fires_at(metric):
-        return None
-    critical_at: float = getattr(thresholds, metric) * thresholds.critical_factor
-    return "critical" if value >= critical_at and master != OVERFLOW else "warning"
+def _steps(metric: str, master: str, thresholds: Thresholds) -> Steps:
+    warning: Steps = ((thresholds.fires_at(metric), "warning"),)
+    critical_at = getattr(thresholds, metric) * thresholds.critical_factor
+    return warning if master == OVERFLOW else ((critical_at, "critical"), *warning)

@@ -131,7 +131,7 @@ class Sink(Protocol):
     `Later` where it may be; whatever else it raises counts as `Later`.
     """
 
-    def __call__(self, event: AlertEvent) -> Awaitable[None] | None:
+    def __call__(self, event: AlertEvent, /) -> Awaitable[object] | None:
         """Tell somebody."""
         ...
 

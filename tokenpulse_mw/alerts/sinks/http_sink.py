@@ -98,7 +98,7 @@ def need_httpx2(name: str) -> None:
         ValueError: httpx2 is not installed.
     """
     if find_spec("httpx2") is None:
-        raise ValueError(f"{name} needs the package httpx2: install tokenpulse-mw[notify]")
+        raise ValueError(f"{name} needs the package httpx2: pip install 'tokenpulse-mw[notify]'")
 
 
 def to_json(make: Callable[[], Any]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 class Transport(Protocol):
     """A transport of httpx2, such as `httpx2.AsyncHTTPTransport(verify=..., proxy=...)`."""
 
-    async def handle_async_request(self, request: Any) -> Any:
+    async def handle_async_request(self, request: Any, /) -> Any:
         """Send one request, and give the answer."""
         ...
 

@@ -56,6 +56,7 @@ class MemoryAlertStore:
         self._notifications: dict[str, Notification | DeadLetter] = {}
         self._silences: dict[str, Silence] = {}
         self._thresholds: deque[ThresholdsVersion] = deque(maxlen=max_history)
+        self._engine: str | None = None
 
     async def load(self) -> Kept:
         """What an engine goes on with."""
@@ -68,8 +69,8 @@ class MemoryAlertStore:
             tuple(map(_own_event, waiting)),
         )
 
-    async def commit(self, changes: Changes) -> None:
-        """Keep what has changed, all of it or nothing."""
+    async def commit(self, changes: Changes) -> str | None:
+        """Keep what has changed, all of it or nothing, and give the engine of the round before."""
         alerts = [_own(each) for each in changes.alerts]
         notifications = [_own_event(each) for each in changes.notifications]
         known = self._alerts.keys() | {each.id for each in alerts}
@@ -85,6 +86,8 @@ class MemoryAlertStore:
             self._notifications.setdefault(notification.id, notification)
         self._forget(changes.forgotten)
         self._forget(each.id for each in self._resolved()[self._most :])
+        last, self._engine = self._engine, changes.engine or self._engine
+        return last
 
     async def delivered(self, notification_id: str) -> None:
         """Forget a notification that was taken."""

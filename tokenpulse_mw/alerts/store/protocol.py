@@ -75,12 +75,14 @@ class Changes:
         transitions: Added to those of their alerts. One that is there already is not added again.
         notifications: Added to those that wait. One whose id is there is left as it is.
         forgotten: The ids of alerts that go without a trace, such as those that never fired.
+        engine: Whose round it is; empty where it is not a whole one.
     """
 
     alerts: tuple[AlertRecord, ...] = ()
     transitions: tuple[TransitionRecord, ...] = ()
     notifications: tuple[Notification, ...] = ()
     forgotten: tuple[str, ...] = ()
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,11 @@ class AlertStore(Protocol):
         """What an engine goes on with."""
         ...
 
-    async def commit(self, changes: Changes) -> None:
+    async def commit(self, changes: Changes, /) -> str | None:
         """Keep what has changed.
+
+        Returns:
+            The engine whose round was kept before; None where there was none, or who knows.
 
         Raises:
             UnknownAlert: A transition is of an alert that is neither kept nor given.
@@ -117,7 +122,7 @@ class AlertStore(Protocol):
         """
         ...
 
-    async def delivered(self, notification_id: str) -> None:
+    async def delivered(self, notification_id: str, /) -> None:
         """Forget a notification that was taken, dead or not; an unknown one is forgotten already.
 
         So it is with `postponed` and `dead`: nothing happens to what does not wait.
@@ -125,20 +130,20 @@ class AlertStore(Protocol):
         ...
 
     async def postponed(
-        self, notification_id: str, attempts: int, due_at: float, error: str
+        self, notification_id: str, attempts: int, due_at: float, error: str, /
     ) -> None:
         """Note that a sink did not take a notification, and when it is asked again."""
         ...
 
-    async def dead(self, notification_id: str, at: float, error: str) -> None:
+    async def dead(self, notification_id: str, at: float, error: str, /) -> None:
         """Give a notification up; it is a dead letter from now on."""
         ...
 
-    async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
+    async def dead_letters(self, limit: int, /) -> tuple[DeadLetter, ...]:
         """What was given up, the newest first; `limit` is from 1 to 1000."""
         ...
 
-    async def acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
+    async def acknowledge(self, alert_id: str, ack: Ack | None, /) -> AlertRecord | None:
         """Note who has seen an alert, or with None that nobody has.
 
         Returns:
@@ -147,7 +152,7 @@ class AlertStore(Protocol):
         ...
 
     async def set_thresholds(
-        self, values: Json, *, expected: int | None, by: str, at: float
+        self, values: Json, /, *, expected: int | None, by: str, at: float
     ) -> ThresholdsVersion:
         """Make a new version of the thresholds.
 
@@ -163,19 +168,19 @@ class AlertStore(Protocol):
         """
         ...
 
-    async def history(self, limit: int) -> tuple[ThresholdsVersion, ...]:
+    async def history(self, limit: int, /) -> tuple[ThresholdsVersion, ...]:
         """The thresholds that were set, the newest first; `limit` is from 1 to 1000."""
         ...
 
-    async def add_silence(self, silence: Silence) -> None:
+    async def add_silence(self, silence: Silence, /) -> None:
         """Keep a silence, in place of one of the same id."""
         ...
 
-    async def remove_silence(self, silence_id: str) -> bool:
+    async def remove_silence(self, silence_id: str, /) -> bool:
         """Forget a silence, and say whether there was one."""
         ...
 
-    async def silences(self, now: float) -> tuple[Silence, ...]:
+    async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Silences that end after `now`, by their start."""
         ...
 
@@ -206,15 +211,15 @@ class AlertStore(Protocol):
         """
         ...
 
-    async def alert(self, alert_id: str) -> AlertRecord | None:
+    async def alert(self, alert_id: str, /) -> AlertRecord | None:
         """One alert, or None."""
         ...
 
-    async def transitions(self, alert_id: str) -> tuple[TransitionRecord, ...]:
+    async def transitions(self, alert_id: str, /) -> tuple[TransitionRecord, ...]:
         """What has happened to an alert, the oldest first."""
         ...
 
-    async def prune(self, before: float) -> None:
+    async def prune(self, before: float, /) -> None:
         """Forget what was over before `before`.
 
         These are resolved alerts with their transitions, dead letters, and silences.

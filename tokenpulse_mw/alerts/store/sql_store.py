@@ -37,8 +37,8 @@ class SQLAlertStore:
         wall: Seconds since the epoch, for which silences have ended when it is loaded.
 
     Raises:
-        ValueError: `url` is none that can be used, or `timeout` or `max_history` is too small.
-        ImportError: A package is missing; the message says how to install it.
+        ValueError: `url` is none that can be used, `timeout` or `max_history` is too small, or a
+            package is missing; the message says how to install it.
         StoreError: By every method, when the database fails; a `BadRecord` where the fault is of
             what was to be kept. No part of `url` that is secret is in it.
         RuntimeError: By every method, where the event loop is not asyncio's.
@@ -57,7 +57,7 @@ class SQLAlertStore:
             from .sql.database import Database
             from .sql.work import Work
         except ModuleNotFoundError as error:
-            raise ImportError(
+            raise ValueError(
                 f"SQLAlertStore needs the package {error.name}: pip install 'tokenpulse-mw[sql]'"
             ) from error
         self._database = Database(url, timeout=timeout)
@@ -72,11 +72,11 @@ class SQLAlertStore:
         now = self._wall()
         return await self._database.read(lambda connection: self._work.load(connection, now))
 
-    async def commit(self, changes: Changes) -> None:
-        """Keep what has changed, all of it or nothing."""
+    async def commit(self, changes: Changes) -> str | None:
+        """Keep what has changed, all of it or nothing, and give the engine of the round before."""
         rows = self._work.rows(changes)
-        await self._database.write(
-            lambda connection: self._work.commit(connection, rows, changes.forgotten)
+        return await self._database.write(
+            lambda connection: self._work.commit(connection, rows, changes)
         )
 
     async def delivered(self, notification_id: str) -> None:

@@ -31,8 +31,8 @@ class Database:
         timeout: Seconds that a transaction may take.
 
     Raises:
-        ValueError: `url` is not one that can be used, or `timeout` is not above 0.
-        ImportError: A package that it needs is missing.
+        ValueError: `url` is not one that can be used, `timeout` is not above 0, or a package that
+            it needs is missing.
     """
 
     def __init__(self, url: str, *, timeout: float) -> None:
@@ -170,7 +170,7 @@ class Database:
                 f"url must name an asynchronous driver, as in {EXAMPLES}, got {self.place!r}"
             ) from None
         except ModuleNotFoundError as error:
-            raise ImportError(
+            raise ValueError(
                 f"{self.place!r} needs the package {error.name}: pip install {error.name}"
             ) from error
         for sentence in self.dialect.on_connect:

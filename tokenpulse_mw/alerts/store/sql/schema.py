@@ -6,7 +6,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..protocol import StoreError
-from .tables import VERSION, metadata, schema
+from .tables import VERSION, engines, metadata, schema
 
 
 async def make_tables(connection: AsyncConnection) -> None:
@@ -25,3 +25,5 @@ async def make_tables(connection: AsyncConnection) -> None:
             f"the tables of the alert store are of version {found}, and this tokenpulse-mw knows "
             f"version {VERSION}: install the one that made them, or name another database"
         )
+    else:
+        await connection.run_sync(engines.create, checkfirst=True)  # it came later

@@ -1,4 +1,4 @@
-"""The statements on what people set: silences and thresholds."""
+"""The statements on what people set, silences and thresholds, and on whose engine it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..protocol import Conflict
 from ..records import Silence, ThresholdsVersion
+from .dialects import Dialect
 from .rows import Values, silence_of, thresholds_of, thresholds_values
-from .tables import silences, thresholds
+from .tables import engines, silences, thresholds
 
 
 async def put_silence(connection: AsyncConnection, row: Values) -> None:
@@ -57,3 +58,13 @@ async def newest_thresholds(
     """The thresholds that were set, the newest first."""
     query = select(thresholds).order_by(thresholds.c.version.desc()).limit(limit)
     return tuple(map(thresholds_of, await connection.execute(query)))
+
+
+async def put_engine(connection: AsyncConnection, dialect: Dialect, engine: str) -> str | None:
+    """Note whose round it is, unless that is known, and give whose the one before was."""
+    before: str | None = await connection.scalar(select(engines.c.engine))
+    if engine not in ("", before):
+        new = dialect.insert(engines).values(id=1, engine=engine)
+        changed = {"engine": new.excluded.engine}
+        await connection.execute(new.on_conflict_do_update(index_elements=["id"], set_=changed))
+    return before

@@ -16,7 +16,8 @@ from sqlalchemy import (
 
 from .columns import RowNumber, SafeText
 
-VERSION = 1  # of all that follows: whoever changes it writes the step from the one before
+VERSION = 1  # of all that follows: whoever changes it writes the step from the one before, but
+# where there is only a table more, which an older tokenpulse-mw does not look at
 
 metadata = MetaData()
 
@@ -95,4 +96,12 @@ thresholds = Table(
     Column("values", Text, nullable=False),
     Column("at", Double, nullable=False),
     Column("by", SafeText, nullable=False),
+)
+
+# Whose round was kept last: there is one row.
+engines = Table(
+    "tokenpulse_alert_engines",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("engine", SafeText, nullable=False),
 )

@@ -64,17 +64,16 @@ class Work:
             await notifications.waiting(connection),
         )
 
-    async def commit(
-        self, connection: AsyncConnection, rows: Rows, forgotten: tuple[str, ...]
-    ) -> None:
-        """Keep what has changed."""
+    async def commit(self, connection: AsyncConnection, rows: Rows, changes: Changes) -> str | None:
+        """Keep what has changed, and give the engine of the round before."""
         put, happened, told = rows
         await alerts.put_alerts(connection, self._dialect, put)
         await alerts.add_transitions(connection, self._dialect, happened)
         await notifications.add_notifications(connection, self._dialect, told)
-        await alerts.forget_alerts(connection, forgotten)
+        await alerts.forget_alerts(connection, changes.forgotten)
         if any(row["state"] == "resolved" for row in put):
             await alerts.trim_alerts(connection, self._most)
+        return await settings.put_engine(connection, self._dialect, changes.engine)
 
     async def dead(
         self, connection: AsyncConnection, notification_id: str, at: float, error: str
