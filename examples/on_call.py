@@ -2,10 +2,10 @@
 
 Run it:
 
-    TOKENPULSE_ADMIN_TOKEN=s3cret uvicorn on_call:app
+    TOKENPULSE_ADMIN_TOKEN=change-me-to-a-long-one uvicorn on_call:app
 
-    curl -H 'Authorization: Bearer s3cret' http://127.0.0.1:8000/admin/alerts
-    curl -H 'Authorization: Bearer s3cret' http://127.0.0.1:8000/admin/alerts/thresholds
+    curl -H 'Authorization: Bearer change-me-to-a-long-one' http://127.0.0.1:8000/admin/alerts
+    curl -H 'Authorization: Bearer change-me-to-a-long-one' http://127.0.0.1:8000/admin/alerts/thresholds
 
 It keeps its alerts in ALERT_STORE, and tells WEBHOOK_URL, SLACK_URL and ALERTMANAGER_URL, where
 these are set. Whoever has nearly used up its tokens of the day is told of as well.

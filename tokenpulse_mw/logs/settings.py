@@ -57,7 +57,8 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
             return as_response(refused)
         return JSONResponse({"log_level": log_level()}, headers={"cache-control": "no-store"})
 
-    return [Route(_PATH, settings, methods=_METHODS)]
+    # With a slash too, so that no token comes to a catch-all route, and from there to a vendor.
+    return [Route(path, settings, methods=_METHODS) for path in (_PATH, f"{_PATH}/")]
 
 
 def _level(level: str) -> str:

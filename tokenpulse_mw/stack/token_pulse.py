@@ -110,8 +110,8 @@ class TokenPulse:
         """Put everything into a Starlette or FastAPI application that has not started yet.
 
         The endpoints go before the application's own routes, so that a catch-all does not
-        swallow them; a path that the application serves itself is left to it. Its own lifespan
-        runs inside ours.
+        swallow them; a path that the application serves itself is left to it, but for what lies
+        below `/admin/alerts` where a token is set. Its own lifespan runs inside ours.
 
         Raises:
             ValueError: `app` is no Starlette application, or has this installed already.

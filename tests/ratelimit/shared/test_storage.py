@@ -56,7 +56,7 @@ def test_a_missing_driver_is_told_with_what_to_install(
     """At construction, not with the first request."""
     monkeypatch.setitem(sys.modules, driver, None)
 
-    with pytest.raises(ValueError, match=f"needs the package {driver}: install {extra}") as caught:
+    with pytest.raises(ValueError, match=f"{driver}: pip install '{extra}'$") as caught:
         SharedLimiter("1/minute", storage=storage)
     assert "hunter2" not in str(caught.value)
 

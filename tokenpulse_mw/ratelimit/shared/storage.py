@@ -49,7 +49,8 @@ def check_storage(url: str) -> None:
     driver, extra = ("memcachio", "memcached") if "memcached" in scheme else ("coredis", "redis")
     if find_spec(driver) is None:
         raise ValueError(
-            f"storage {masked(url)!r} needs the package {driver}: install tokenpulse-mw[{extra}]"
+            f"storage {masked(url)!r} needs the package {driver}: "
+            f"pip install 'tokenpulse-mw[{extra}]'"
         )
     try:
         if not place.rpartition("@")[2]:
