@@ -48,6 +48,20 @@ def test_around_the_end_of_a_window_twice_the_limit_is_allowed(clock: FakeClock)
     assert [limiter.hit("a").allowed for _ in range(4)] == [True, True, True, False]
 
 
+def test_whoever_waits_as_long_as_told_is_let_in_whatever_floats_lose() -> None:
+    """1.382 + 60 - 28.493 seconds after 28.493 it is, as floats have it, a hair before the end."""
+    clock = FakeClock(1.382)
+    limiter = Limiter("1/minute", clock=clock)
+    limiter.hit("a")
+    clock.now = 28.493
+    refused = limiter.hit("a")
+
+    clock.now += refused.retry_after
+
+    assert not refused.allowed
+    assert limiter.hit("a").allowed
+
+
 def test_a_refused_request_costs_nothing(clock: FakeClock) -> None:
     """After a refusal of much, little is still allowed."""
     limiter = Limiter("10/minute", clock=clock)
