@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+
+from .seconds import check_seconds
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -77,10 +78,8 @@ class Settings:
         for name in ("limit_enforce", "access_log"):
             if type(value := getattr(self, name)) is not bool:  # such as the word "false"
                 raise ValueError(f"{name} must be True or False, got {value!r}")
-        for name in ("alert_interval", "drain_delay"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be 0 seconds or more, got {value!r}")
+        check_seconds("alert_interval", self.alert_interval)
+        check_seconds("drain_delay", self.drain_delay, zero=True)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from ..seconds import check_seconds
 from .results import CheckResult
-from .seconds import check_seconds
 
 CheckFunction = Callable[[], bool | CheckResult | Awaitable[bool | CheckResult]]
 

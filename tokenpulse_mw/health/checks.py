@@ -9,9 +9,9 @@ from typing import Any
 
 import anyio
 
+from ..seconds import check_seconds
 from .check import AnyCheck, Check, as_check
 from .results import CheckResult, Observed, Status, read
-from .seconds import check_seconds
 from .single import Single
 
 logger = logging.getLogger("tokenpulse_mw.health")

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import anyio
 
 from ..lifespan import beside
-from .seconds import check_seconds
+from ..seconds import check_seconds
 
 logger = logging.getLogger("tokenpulse_mw.health")
 

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import anyio
 
 from ..lifespan import beside
+from ..seconds import check_seconds
 from .results import CheckResult, Status
-from .seconds import check_seconds
 
 _EVERY = 0.25  # seconds
 _LOOKS = 40  # ten seconds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from math import inf
 
 from anyio import CapacityLimiter, fail_after, to_thread
 from anyio.lowlevel import checkpoint
@@ -14,6 +13,7 @@ from starlette.routing import Route
 
 from ..exchange import Failures, drop_exchange
 from ..problems import RefusedError
+from ..seconds import check_seconds
 from ..web import Authorize, Guard
 from .exposition import Wanted, body, wanted
 from .http import HttpMetrics
@@ -49,8 +49,7 @@ def metrics_routes(
         raise ValueError(
             f"metrics_routes needs HttpMetrics, such as HttpMetrics(registry), got {metrics!r}"
         )
-    if not isinstance(timeout, int | float) or not 0 < timeout < inf:
-        raise ValueError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+    check_seconds("timeout", timeout)
     guard = None if authorize is None else Guard(authorize, of="metrics_routes")
     scraped = _Scraped(metrics, guard, timeout)
     # Who may not read it is to learn nothing of it by any method.

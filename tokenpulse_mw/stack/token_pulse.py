@@ -158,9 +158,9 @@ class TokenPulse:
                 "entered by hand besides; make one for each application that a server starts"
             )
         self._lookups.running = True
-        configure_logs(self.settings)
-        drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
         try:
+            configure_logs(self.settings)
+            drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
             async with self.engine, self.metrics.looking_up(), self.health.running(), drains:
                 try:
                     yield

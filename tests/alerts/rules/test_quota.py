@@ -338,10 +338,13 @@ async def test_a_source_that_never_stops_giving_is_stopped() -> None:
         await Quotas(lambda: rows, max_keys=3).refresh()
 
 
-@pytest.mark.parametrize("name", ["deadline", "max_keys"])
-def test_bounds_that_allow_nothing_are_refused(name: str) -> None:
+@pytest.mark.parametrize("value", [0, "5", None])
+@pytest.mark.parametrize(
+    ("name", "number"), [("deadline", "number of seconds"), ("max_keys", "whole number")]
+)
+def test_bounds_that_allow_nothing_are_refused(name: str, number: str, value: object) -> None:
     """A deadline of 0 would never let a source answer."""
-    chosen: dict[str, Any] = {name: 0}
+    chosen: dict[str, Any] = {name: value}
 
-    with pytest.raises(ValueError, match=f"^{name} must be above 0, got 0$"):
+    with pytest.raises(ValueError, match=f"^{name} must be a {number} above 0, got {value!r}$"):
         Quotas(list, **chosen)

@@ -141,8 +141,11 @@ def test_labels_that_would_be_refused_are_refused_at_once(labels: Any, message: 
         ({"urls": "alertmanager:9093"}, "^url must be"),
         ({"urls": [URL, None]}, "^url must be"),
         ({"generator_url": "/alerts"}, "^generator_url must be"),
-        ({"resend_every": 0}, "^resend_every must be above 0"),
-        ({"timeout": -1}, "^timeout must be above 0"),
+        (
+            {"resend_every": 0},
+            "^resend_every must be .* above 0 and at most 86400, got 0$",
+        ),
+        ({"timeout": -1}, "^timeout must be a number of seconds above 0 and at most 600, got -1$"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -48,10 +49,10 @@ def test_a_url_that_cannot_be_used_is_refused(url: str, message: str) -> None:
     assert "hunter2" not in str(error.value)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-def test_a_timeout_is_above_0(timeout: float) -> None:
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), "5", None])
+def test_a_timeout_is_above_0(timeout: Any) -> None:
     """No call ends before it begins."""
-    with pytest.raises(ValueError, match="timeout must be above 0 seconds"):
+    with pytest.raises(ValueError, match=r"^timeout must be a number of seconds above 0, got "):
         SQLAlertStore(timeout=timeout)
 
 

@@ -378,9 +378,9 @@ async def test_what_is_no_key_is_refused() -> None:
         ({"strategy": "gcra"}, "strategy 'gcra' is not known: expected one of .'fixed-window', 's"),
         ({"on_error": "panic"}, "on_error 'panic' is not known: expected one of .'local', 'allow'"),
         ({"prefix": "my app"}, "prefix 'my app' must be 1 to 64 letters, digits, "),
-        ({"timeout": 0}, "timeout must be seconds, and more than 0, got 0"),
-        ({"timeout": math.inf}, "timeout must be seconds, and more than 0, got inf"),
-        ({"timeout": "1"}, "timeout must be seconds, and more than 0, got '1'"),
+        ({"timeout": 0}, "timeout must be a number of seconds above 0, got 0"),
+        ({"timeout": math.inf}, "timeout must be a number of seconds above 0, got inf"),
+        ({"timeout": "1"}, "timeout must be a number of seconds above 0, got '1'"),
     ],
 )
 async def test_malformed_settings_are_refused(arguments: dict[str, str], message: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from ...seconds import check_seconds
 from ..lifecycle import Finding
 from ..thresholds import Thresholds
 from ..traffic import Traffic
@@ -56,15 +57,15 @@ class Quotas:
         failures: How often in a row it has failed by now.
 
     Raises:
-        ValueError: `deadline` or `max_keys` is not above 0.
+        ValueError: `deadline` or `max_keys` is no number above 0.
     """
 
     def __init__(
         self, source: QuotaSource | None, *, deadline: float = 5, max_keys: int = 100_000
     ) -> None:
-        for name, value in (("deadline", deadline), ("max_keys", max_keys)):
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value!r}")
+        check_seconds("deadline", deadline)
+        if type(max_keys) is not int or max_keys < 1:
+            raise ValueError(f"max_keys must be a whole number above 0, got {max_keys!r}")
         self._source: QuotaSource = source or (lambda: ())
         self._deadline, self._most = deadline, max_keys
         self._quotas: tuple[Quota, ...] = ()

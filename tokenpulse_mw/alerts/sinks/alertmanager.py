@@ -8,12 +8,12 @@ from contextlib import suppress
 
 import anyio
 
+from ...seconds import check_seconds
 from .am_alert import Alert, Form, alerts_of, check_labels, firing
 from .am_peer import Peer
 from .errors import Rejected
 from .event import AlertEvent
 from .http_sink import need_httpx2, open_post
-from .options import check_seconds
 from .transport import Transport
 
 _PATH = "/api/v2/alerts"
@@ -56,7 +56,8 @@ class AlertmanagerSink:
         transport: Transport | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.resend_every = check_seconds("resend_every", resend_every, longest=86_400)
+        check_seconds("resend_every", resend_every, longest=86_400)
+        self.resend_every = resend_every
         self._form = Form(check_labels(labels), _checked(generator_url), _LIFETIMES * resend_every)
         self._wall = wall
         self._peers = [

@@ -9,10 +9,13 @@ from typing import Any
 
 import msgspec
 
+from ...seconds import check_seconds
 from .errors import Rejected
-from .options import check_headers, check_seconds
+from .options import check_headers
 from .public import check_public, find_public
 from .transport import Post, Transport
+
+_LONGEST_TIMEOUT = 600.0  # seconds
 
 
 class HttpSink:
@@ -67,7 +70,7 @@ def open_post(
     Raises:
         ValueError: One of the settings cannot be, or httpx2 is not installed.
     """
-    check_seconds("timeout", timeout)
+    check_seconds("timeout", timeout, longest=_LONGEST_TIMEOUT)
     checked = check_headers(headers)
     if transport is not None and not allow_private:
         raise ValueError(

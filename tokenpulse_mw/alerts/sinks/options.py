@@ -8,20 +8,6 @@ from collections.abc import Mapping
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 _OURS = {"connection", "content-length", "content-type", "host", "transfer-encoding"}
-_LONGEST_TIMEOUT = 600.0
-
-
-def check_seconds(name: str, seconds: float, *, longest: float = _LONGEST_TIMEOUT) -> float:
-    """`seconds`, if they are a time that one can wait.
-
-    Raises:
-        ValueError: They are not above 0, or too many.
-    """
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise ValueError(f"{name} must be a number of seconds, got {seconds!r}")
-    if not 0 < seconds <= longest:
-        raise ValueError(f"{name} must be above 0 and at most {longest:g} seconds, got {seconds!r}")
-    return seconds
 
 
 def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:

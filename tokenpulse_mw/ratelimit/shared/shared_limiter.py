@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from typing import TypeVar, cast
 
+from ...seconds import check_seconds
 from ..functions import checked_name
 from ..limiters import Decision, Limiter, checked_amount, checked_cost, parse_rate
 from .outage import Outage
@@ -76,8 +76,7 @@ class SharedLimiter:
         self.limit, self.window = parse_rate(limit)
         _check_choice("strategy", strategy, STRATEGIES)
         _check_choice("on_error", on_error, tuple(_MEANWHILE))
-        if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
-            raise ValueError(f"timeout must be seconds, and more than 0, got {timeout!r}")
+        check_seconds("timeout", timeout)
         checked_name("prefix", prefix)
         check_storage(storage)
         check_window(storage, self.window, strategy)

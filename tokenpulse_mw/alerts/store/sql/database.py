@@ -11,6 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from ....seconds import check_seconds
 from ..protocol import BadRecord, Conflict, StoreError, UnknownAlert
 from .address import EXAMPLES, checked, masked, secrets
 from .advice import advice
@@ -36,8 +37,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, timeout: float) -> None:
-        if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
+        check_seconds("timeout", timeout)
         # SQLite is to say that another process writes before the deadline says less.
         kinds = dialects(timeout / 2)
         parsed = checked(url, kinds)
