@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.support.memory import held_after
 from tokenpulse_mw.usage import TokenUsage
 from tokenpulse_mw.usage.bounds import LONGEST
 from tokenpulse_mw.usage.json_meter import JsonMeter
@@ -301,13 +301,7 @@ def test_white_space_before_an_answer_is_passed_over(size: int) -> None:
 def test_white_space_without_end_is_not_held() -> None:
     """It may be all that a server sends to keep a connection open."""
     meter = JsonMeter(longest=1000)
-    tracemalloc.start()
-    try:
-        for _ in range(100):
-            meter.feed(b" " * 10_000)
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    held = held_after(100, lambda: meter.feed(b" " * 10_000))
     meter.feed(LAST)
     meter.finish(complete=True)
 

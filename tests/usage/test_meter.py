@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.memory import held_after
 from tokenpulse_mw.usage import TokenUsage, meter_for
 from tokenpulse_mw.usage.bounds import LONGEST
 from tokenpulse_mw.usage.frame_meter import FrameMeter
@@ -214,13 +214,7 @@ def test_a_json_body_that_is_too_long_is_let_go(size: int) -> None:
 def test_a_json_body_that_is_too_long_is_held_no_longer() -> None:
     """What can no longer be read is let go at once, not when the answer ends."""
     meter = JsonMeter(longest=100_000)
-    tracemalloc.start()
-    try:
-        for _ in range(20):
-            meter.feed(bytes(20_000))
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    held = held_after(20, lambda: meter.feed(bytes(20_000)))
 
     assert held < 20_000
 
@@ -387,13 +381,7 @@ def test_a_malformed_event_of_a_cut_stream_is_counted() -> None:
 def test_a_stream_that_never_speaks_is_held_in_bounded_memory() -> None:
     """An event without an end, in chunks of one byte, leaves nothing behind for each of them."""
     meter = StreamMeter(longest=100)
-    tracemalloc.start()
-    try:
-        for _ in range(50_000):
-            meter.feed(b"x")
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    held = held_after(50_000, lambda: meter.feed(b"x"))
 
     assert held < 50_000
 

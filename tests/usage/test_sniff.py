@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.memory import held_after
 from tokenpulse_mw.usage import TokenUsage, meter_for
 
 from .bodies import (
@@ -179,13 +179,7 @@ def test_white_space_without_end_is_not_held(content_type: bytes) -> None:
     """It may be all that a server sends to keep a connection open."""
     meter = meter_for(content_type)
     assert meter is not None
-    tracemalloc.start()
-    try:
-        for _ in range(100):
-            meter.feed(b" " * 10_000)
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    held = held_after(100, lambda: meter.feed(b" " * 10_000))
     meter.feed(CHAT_JSON.data)
     meter.finish(complete=True)
 
@@ -198,13 +192,7 @@ def test_a_page_is_not_held(content_type: bytes) -> None:
     """However long it is."""
     meter = meter_for(content_type)
     assert meter is not None
-    tracemalloc.start()
-    try:
-        for _ in range(100):
-            meter.feed(bytes(10_000))
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    held = held_after(100, lambda: meter.feed(bytes(10_000)))
 
     assert held < 5_000
 

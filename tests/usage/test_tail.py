@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.memory import held_after
 from tokenpulse_mw.usage.tail import Tail, names_error
 
 from .bodies import event
@@ -53,13 +52,7 @@ def test_events_are_looked_at_until_32_kib_are_passed(
 def test_of_a_long_piece_only_the_end_is_kept() -> None:
     """Servers may send all of an answer at once."""
     tail = Tail()
-    tracemalloc.start()
-    try:
-        for _ in range(3):
-            tail.add(ERROR * 100_000)
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    held = held_after(3, lambda: tail.add(ERROR * 100_000))
 
     assert held < 4 * LEAST
 
