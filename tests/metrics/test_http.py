@@ -100,6 +100,20 @@ def test_responses_by_how_they_ended(metrics: HttpMetrics) -> None:
     assert value(metrics, name, route="/chat", provider="claude") == 0.5
 
 
+@pytest.mark.parametrize("first_byte", [0.5, 2.0])
+def test_the_first_byte_falls_into_a_bucket_of_its_own(first_byte: float) -> None:
+    """That of the whole duration only where all came at once."""
+    metrics = HttpMetrics(CollectorRegistry(), buckets=[1, 2.5])
+
+    metrics(finished(duration=2.0, time_to_first_byte=first_byte))
+
+    labels = {"route": "/chat", "provider": "claude", "le": "1.0"}
+    name = "tokenpulse_http_time_to_first_byte_seconds_bucket"
+    assert value(metrics, name, **labels) == (first_byte <= 1)
+    whole = {**labels, "method": "POST", "status": "200"}
+    assert value(metrics, "tokenpulse_http_request_duration_seconds_bucket", **whole) == 0
+
+
 def test_decisions_and_failures(metrics: HttpMetrics) -> None:
     """Other parts have what they do counted."""
     metrics.decided("default", "limited")
