@@ -65,7 +65,8 @@ app = Starlette(
         Middleware(ExchangeMiddleware, observers=[print_exchange]),
         Middleware(MetricsMiddleware, metrics=metrics),
         Middleware(AlertMiddleware, engine=engine),
-        Middleware(RateLimitMiddleware, limit="5/minute"),
+        # The health endpoints and the scrape answer these paths, and nothing else does.
+        Middleware(RateLimitMiddleware, limit="5/minute", exempt=["/health*", "/metrics"]),
     ],
     lifespan=lifespan,
 )

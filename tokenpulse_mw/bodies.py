@@ -19,13 +19,14 @@ _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", 
 
 
 async def read_body(request: Request, takes: Any, *, optional: bool) -> Any:
-    """What the body holds, as a `takes`; where it is `optional` and empty, the default of that.
+    """Return the body decoded as `takes`, or the default of `takes` if it is `optional` and empty.
 
-    A form of another site cannot post JSON, so nothing else is taken; not even where the body is
-    of no use, as `takes` None says.
+    Only `application/json` is accepted, also if the operation does not use the body (`takes` is
+    None): a form of another site cannot send it. The guard refuses cross-site requests without a
+    body.
 
     Raises:
-        RefusedError: It is too large, no JSON, or holds something else.
+        RefusedError: The body is too large, is not JSON, or does not match `takes`.
     """
     kind = request.headers.get("content-type")
     if kind is not None and kind.partition(";")[0].strip().lower() != _JSON:

@@ -1,4 +1,4 @@
-"""Who may read and change what is not for everyone."""
+"""Guards of endpoints: authorization, and refusal of cross-site changes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from inspect import isawaitable
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -18,15 +19,24 @@ Allowed = bool | str | None
 Authorize = Callable[[Request], Allowed | Awaitable[Allowed]]
 
 
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_OWN_SITE = {"same-origin", "none"}  # "none": typed by the user, or opened from a bookmark
+
+
 class Guard:
-    """Lets in whom `authorize` lets in: with True, or with a name.
+    """Admit requests that `authorize` accepts and that no other web site has sent.
+
+    A browser adds cookies and the credentials of a proxy to requests that another site makes it
+    send. So a request that may change something is refused if its `Sec-Fetch-Site` or `Origin`
+    header names another origin. Requests without these headers do not come from a browser and
+    pass.
 
     Args:
-        authorize: Says of a request whether it is let in; it may be async.
-        of: What is guarded, for the error.
+        authorize: Returns True or a name for a request that is admitted; it may be async.
+        of: The guarded part, for the error message.
 
     Raises:
-        ValueError: `authorize` cannot be called.
+        ValueError: `authorize` is not callable.
     """
 
     def __init__(self, authorize: Authorize, *, of: str) -> None:
@@ -39,12 +49,18 @@ class Guard:
         self._authorize = authorize
 
     async def let_in(self, request: Request) -> str:
-        """Who asks; empty where only that they may is known.
+        """Return the name of the caller; empty if `authorize` returned True.
 
         Raises:
-            RefusedError: They may not, or that cannot be told.
-            HTTPException: What `authorize` itself has raised.
+            RefusedError: The request is cross-site, is not authorized, or `authorize` failed.
+            HTTPException: Raised by `authorize`.
         """
+        if request.method not in _SAFE_METHODS and _is_cross_site(request.headers):
+            raise RefusedError(
+                403,
+                "Cross-site request refused: send it from a page of this origin, or from a "
+                "program that sends neither Sec-Fetch-Site nor Origin.",
+            )
         try:
             allowed = self._authorize(request)
             if isawaitable(allowed):
@@ -61,6 +77,23 @@ class Guard:
         if not isinstance(allowed, bool | str | None):
             logger.error("authorize must give True, a name or False, got %r", type(allowed))
         raise RefusedError(401, "This is not for everyone.", headers={"www-authenticate": "Bearer"})
+
+
+def _is_cross_site(headers: Headers) -> bool:
+    """Return True if a browser sent the request for a page of another origin.
+
+    `Sec-Fetch-Site` decides if it is present. Browsers omit it over plain HTTP, so then the host
+    and port of `Origin` must be those of `Host`. The scheme is not compared, because a proxy may
+    terminate TLS.
+    """
+    sites = headers.getlist("sec-fetch-site")
+    if sites:
+        return not _OWN_SITE.issuperset(sites)
+    host = headers.get("host", "").lower()
+    return any(
+        origin.lower().partition("://")[2] != host or not host
+        for origin in headers.getlist("origin")
+    )
 
 
 def bearer(token: str) -> Callable[[Request], bool]:

@@ -220,17 +220,27 @@ async def test_an_application_may_turn_down_a_handshake_itself() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"enforce": False}, {"exempt": ["/live"]}, {"policies": [Policy("1/day", enforce=False)]}],
+    [{"enforce": False}, {"policies": [Policy("1/day", enforce=False)]}],
     ids=str,
 )
 @pytest.mark.anyio
 async def test_what_is_not_to_be_limited_is_not(options: dict[str, Any]) -> None:
-    """Shadow mode lets every handshake through, and so do exempt paths."""
+    """Shadow mode lets every handshake through."""
     if "policies" not in options:
         options = {"limit": "1/day", **options}
     app = RateLimitMiddleware(accepting, **options)
 
     assert [kinds(await opened(app, handshake())) for _ in range(3)] == [[ACCEPT]] * 3
+
+
+@pytest.mark.anyio
+async def test_handshake_on_exempt_path_is_limited() -> None:
+    """An exempt path is exempt for HTTP only."""
+    app = RateLimitMiddleware(accepting, limit="1/day", exempt=["/live"])
+
+    first, second = [kinds(await opened(app, handshake())) for _ in range(2)]
+
+    assert first == [ACCEPT] != second
 
 
 @pytest.mark.anyio

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.support.asgi import http_scope
 from tokenpulse_mw.exchange import LONGEST
 from tokenpulse_mw.ratelimit.memo import MOST, remembered
-from tokenpulse_mw.ratelimit.paths import exempt_paths
+from tokenpulse_mw.ratelimit.paths import requests_to
 
 
 def test_what_is_remembered_is_given_back() -> None:
@@ -41,9 +41,9 @@ def test_what_is_long_is_not_remembered() -> None:
 )
 def test_a_path_that_is_known_is_told_as_the_first_time(paths: list[str]) -> None:
     """Whatever was asked in between, and with whatever mount around the application."""
-    known = exempt_paths(["/health*"])
+    known = requests_to("/health*")
 
     for path in paths:
         for root in ("", "/a"):
             scope = http_scope(path, root_path=root)
-            assert known(scope) is exempt_paths(["/health*"])(scope)
+            assert known(scope) is requests_to("/health*")(scope)

@@ -76,17 +76,37 @@ async def test_headers_can_be_left_out() -> None:
     assert list((await drive(app)).headers) == ["content-type"]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.anyio
-async def test_exempt_paths_are_not_counted() -> None:
-    """Probes and the scrape are never limited, and say nothing of limits."""
+async def test_read_of_exempt_path_is_not_counted(method: str) -> None:
+    """The response has no rate limit headers."""
     limiter = Limiter("1/day")
-    app = RateLimitMiddleware(answering(), limiter=limiter)
+    app = RateLimitMiddleware(answering(), limiter=limiter, exempt=["/health*"])
 
-    answers = [await drive(app, http_scope("/health/live")) for _ in range(3)]
+    answers = [await drive(app, http_scope("/health/live", method=method)) for _ in range(3)]
 
     assert [answer.status for answer in answers] == [200] * 3
     assert "ratelimit" not in answers[0].headers
     assert len(limiter) == 0
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready", "/metrics"])
+@pytest.mark.anyio
+async def test_without_exempt_every_path_is_limited(path: str) -> None:
+    """The middleware cannot know what answers a path, so it exempts none by default."""
+    app = RateLimitMiddleware(answering(), limit="1/day")
+
+    assert [(await drive(app, http_scope(path))).status for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
+@pytest.mark.anyio
+async def test_other_method_on_exempt_path_is_limited(method: str) -> None:
+    """An exempt path is exempt for GET and HEAD only."""
+    app = RateLimitMiddleware(answering(), limit="1/day", exempt=["/health*"])
+    scope = http_scope("/health/x", method=method)
+
+    assert [(await drive(app, dict(scope))).status for _ in range(2)] == [200, 429]
 
 
 @pytest.mark.anyio
@@ -325,7 +345,8 @@ async def test_exempt_paths_hold_nothing(path: str) -> None:
 
     places = InFlight(1)
     places.hit("client")
-    limited = RateLimitMiddleware(app, policies=[Policy(places, key=lambda scope: "client")])
+    policies = [Policy(places, key=lambda scope: "client")]
+    limited = RateLimitMiddleware(app, policies=policies, exempt=["/health*", "/metrics"])
 
     assert (await drive(limited, http_scope(path))).status == 200
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 
 from tests.support.asgi import http_scope
-from tokenpulse_mw.ratelimit.paths import exempt_paths, requests_to
+from tokenpulse_mw.ratelimit.paths import Condition, exempt_paths, requests_to
+
+
+def exempt(*patterns: str) -> Condition:
+    """The test for requests that `patterns` exempt."""
+    condition = exempt_paths(patterns)
+    assert condition is not None
+    return condition
 
 
 @pytest.mark.parametrize(
-    ("path", "exempt"),
+    ("path", "matched"),
     [
         ("/health", True),
         ("/health/ready", True),
@@ -30,16 +37,33 @@ from tokenpulse_mw.ratelimit.paths import exempt_paths, requests_to
         ("/", False),
     ],
 )
-def test_paths_match_whole_or_by_their_beginning(path: str, exempt: bool) -> None:
+def test_paths_match_whole_or_by_their_beginning(path: str, matched: bool) -> None:
     """No trick with the path makes an ordinary request exempt."""
-    matches = exempt_paths(["/health*", "/metrics", "/probes/*", "/docs/"])
+    matches = exempt("/health*", "/metrics", "/probes/*", "/docs/")
 
-    assert matches(http_scope(path)) is exempt
+    assert matches(http_scope(path)) is matched
+
+
+@pytest.mark.parametrize(
+    ("method", "matched"),
+    [("GET", True), ("HEAD", True), ("POST", False), ("OPTIONS", False), ("get", False)],
+)
+def test_exempt_path_matches_reads_only(method: str, matched: bool) -> None:
+    """Other methods, and WebSockets, are limited."""
+    scope = http_scope("/metrics", method=method)
+
+    assert exempt("/metrics")(scope) is matched
+    assert not exempt("/metrics")({**scope, "type": "websocket"})
+
+
+def test_no_patterns_make_no_condition() -> None:
+    """A middleware that exempts nothing does no work for it."""
+    assert exempt_paths([]) is None
 
 
 def test_a_root_path_is_taken_off_first() -> None:
     """Patterns are the application's own paths, not those of a proxy or a mount around it."""
-    matches = exempt_paths(["/metrics"])
+    matches = exempt("/metrics")
 
     assert matches(http_scope("/api/metrics", root_path="/api"))
     assert matches(http_scope("/api/metrics", root_path="/api", app_root_path=""))

@@ -8,6 +8,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ..bodies import read_body
 from ..exchange import drop_exchange
@@ -42,23 +43,38 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
     Raises:
         ValueError: `authorize` cannot be called: these settings are not for everyone.
     """
-    guard = Guard(authorize, of="settings_routes")
-
-    async def settings(request: Request) -> Response:
-        try:
-            who = await guard.let_in(request)
-            drop_exchange(request.scope)
-            if request.method == "OPTIONS":
-                return Response(status_code=204, headers={"allow": ", ".join(_METHODS)})
-            if request.method == "PUT":
-                wanted = await read_body(request, SettingsBody, optional=False)
-                _set(_level(wanted.log_level), who or _client(request))
-        except RefusedError as refused:
-            return as_response(refused)
-        return JSONResponse({"log_level": log_level()}, headers={"cache-control": "no-store"})
-
+    settings = _Settings(Guard(authorize, of="settings_routes"))
     # With a slash too, so that no token comes to a catch-all route, and from there to a vendor.
-    return [Route(path, settings, methods=_METHODS) for path in (_PATH, f"{_PATH}/")]
+    return [Route(path, settings) for path in (_PATH, f"{_PATH}/")]
+
+
+class _Settings:
+    """An ASGI application that answers every method, so that no token reaches a catch-all route."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            response = await self._answer(Request(scope, receive))
+        except RefusedError as refused:
+            response = as_response(refused)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        name = await self._guard.let_in(request)
+        drop_exchange(request.scope)
+        allow = {"allow": ", ".join(_METHODS)}
+        if request.method not in _METHODS:
+            detail = f"Method not allowed. Allowed methods: {allow['allow']}."
+            raise RefusedError(405, detail, headers=allow)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        if request.method == "PUT":
+            body = await read_body(request, SettingsBody, optional=False)
+            _set(_level(body.log_level), name or _client(request))
+        return JSONResponse({"log_level": log_level()}, headers={"cache-control": "no-store"})
 
 
 def _level(level: str) -> str:

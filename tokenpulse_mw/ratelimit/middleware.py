@@ -42,7 +42,9 @@ class RateLimitMiddleware:
             the policies that are enforced: "draft-11" (draft-ietf-httpapi-ratelimit-headers-11),
             "openai" (`x-ratelimit-*-requests` and `-tokens`), "legacy" (`X-RateLimit-*`), or None
             for none.
-        exempt: Paths that are not limited; a `*` may stand at the end of each.
+        exempt: Paths that GET and HEAD requests may read without a limit; each may end with `*`.
+            Other methods and WebSockets are limited. The middleware cannot know what answers
+            these paths: name only those that something cheap answers.
         respond: The answer to a request over the limit, as a function of the decision.
         enforce: False only counts and tells (shadow mode): every request passes.
         on_decision: Told the scope and the decision of every policy on every request.
@@ -63,7 +65,7 @@ class RateLimitMiddleware:
         limiter: AnyLimiter | None = None,
         policies: Iterable[Policy] | None = None,
         headers: str | None = "draft-11",
-        exempt: Iterable[str] = ("/health*", "/metrics"),
+        exempt: Iterable[str] = (),
         respond: Respond = too_many_requests,
         enforce: bool = True,
         on_decision: OnDecision | None = None,
@@ -90,7 +92,9 @@ class RateLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request over the limit; pass all else on, with headers that tell the limit."""
         kind = scope["type"]
-        if (kind != "http" and kind != "websocket") or self._is_exempt(scope):
+        if (kind != "http" and kind != "websocket") or (
+            self._is_exempt is not None and self._is_exempt(scope)
+        ):
             await self.app(scope, receive, send)
             return
         if kind == "http" and self._exchange is not None and not self._exchange.join(scope):

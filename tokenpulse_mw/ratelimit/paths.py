@@ -24,12 +24,13 @@ _MOST_DECODINGS = 4
 _AMBIGUOUS = re.compile(r"\.\.|[%;\\]|//")
 
 
-def exempt_paths(patterns: Iterable[str]) -> Condition:
-    """A test for requests whose path matches one of `patterns`, and surely means just that path.
+def exempt_paths(patterns: Iterable[str]) -> Condition | None:
+    """Return a test for GET and HEAD requests whose path matches one of `patterns`.
 
-    A pattern is a path, or one followed by `*` for the path and all that lies below it: `/health*`
-    is `/health` and `/health/live`, but not `/healthy`. Below it, a path with anything in it that
-    could be resolved to elsewhere matches none.
+    A pattern is a path, or a path followed by `*` for the path and everything below it: `/health*`
+    matches `/health` and `/health/live`, but not `/healthy`. Below it, a path that a server could
+    resolve to another one does not match. Other methods and WebSockets never match: they can cost
+    more than a read. Without patterns the test is None.
 
     Raises:
         ValueError: A pattern is not of this form.
@@ -37,11 +38,16 @@ def exempt_paths(patterns: Iterable[str]) -> Condition:
     if isinstance(patterns, str) or not isinstance(patterns, Iterable):
         raise ValueError(f"exempt must be a list of paths, such as ['/health*'], got {patterns!r}")
     exact, beginnings = _read(patterns, "exempt path")
+    if not exact and not beginnings:
+        return None
 
     def matches(path: str) -> bool:
         return path in exact or (path.startswith(beginnings) and not _AMBIGUOUS.search(path))
 
-    return _of_paths(matches)
+    on_path = _of_paths(matches)
+    return lambda scope: (
+        scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and on_path(scope)
+    )
 
 
 @makes_functions

@@ -119,7 +119,7 @@ def admin(settings: Settings) -> Callable[[Request], bool] | None:
         authorize = bearer(token)
     if len(token) < _SHORT:
         logger.warning(
-            "admin_token has %d characters, and guesses at it are not limited: give it at least %d",
+            "admin_token has %d characters and can be guessed: use at least %d",
             len(token),
             _SHORT,
         )

@@ -1,7 +1,7 @@
 """All parts in one call.
 
-Order, outermost first: request ids if wanted, exchange (so that 429s and crashes are measured
-too), rate limit, application.
+Order, outermost first: request ids if enabled, exchange (so that 429s and crashes are measured
+too), unlimited endpoints, rate limit, application.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ from . import defaults
 from .heed import set_by
 from .logs import check_logs, configure_logs
 from .lookups import Lookups
+from .unlimited import OwnEndpoint, UnlimitedEndpoints
 
 logger = logging.getLogger("tokenpulse_mw")
+
+Layer = tuple[Any, dict[str, Any]]  # a middleware and its options
 
 
 class TokenPulse:
@@ -89,7 +92,7 @@ class TokenPulse:
         self.metrics = HttpMetrics() if metrics is None else metrics
         if not isinstance(self.metrics, HttpMetrics):
             raise ValueError(f"metrics must be an HttpMetrics of a registry, got {metrics!r}")
-        admin = defaults.admin(self.settings)
+        admin, scraper = defaults.admin(self.settings), defaults.scraper(self.settings)
         self.health = HealthRouter(
             service=service,
             providers=self.providers.names,
@@ -98,10 +101,16 @@ class TokenPulse:
             provider_health=defaults.AlertedProviders(self.engine),
             authorize=admin,
         )
-        scrape = metrics_routes(self.metrics, authorize=defaults.scraper(self.settings))
-        health = [each for each in self.health.routes if isinstance(each, Route)]
-        self.routes = health + scrape + defaults.admin_routes(self.engine, admin)
-        self._layers = self._middlewares()
+        health = [route for route in self.health.routes if isinstance(route, Route)]
+        scrape = metrics_routes(self.metrics, authorize=scraper)
+        operate = defaults.admin_routes(self.engine, admin)
+        self._endpoints = [
+            *(OwnEndpoint(route, admin, is_public=True) for route in health),
+            *(OwnEndpoint(route, scraper, is_public=False) for route in scrape),
+            *(OwnEndpoint(route, admin, is_public=False) for route in operate),
+        ]
+        self.routes = [endpoint.route for endpoint in self._endpoints]
+        self._outer, self._inner = self._middlewares()
         self.engine.listen(self.metrics)
         self._lookups = Lookups(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
@@ -109,9 +118,12 @@ class TokenPulse:
     def install(self, app: Starlette) -> None:
         """Put everything into a Starlette or FastAPI application that has not started yet.
 
-        The endpoints go before the application's own routes, so that a catch-all does not
-        swallow them; a path that the application serves itself is left to it, but for what lies
-        below `/admin/alerts` where a token is set. Its own lifespan runs inside ours.
+        The endpoints precede the application's own routes, so that a catch-all does not swallow
+        them. A path that the application serves itself is left to it and limited, except below
+        `/admin/alerts` if a token is set. Unlimited requests to the endpoints are answered
+        before any middleware that was added earlier; middleware that must see them, such as one
+        that authenticates every request, is added after `install`. The application's lifespan
+        runs inside ours.
 
         Raises:
             ValueError: `app` is no Starlette application, or has this installed already.
@@ -123,9 +135,10 @@ class TokenPulse:
             )
         if any(each.kwargs.get("policies") is self.policies for each in app.user_middleware):
             raise ValueError("this TokenPulse is installed in the application already")
-        for middleware, options in reversed(self._layers):
+        endpoints = _not_taken(self._endpoints, app.router.routes)
+        for middleware, options in reversed(self._layers(endpoints)):
             app.add_middleware(middleware, **options)
-        app.router.routes[:0] = _not_taken(self.routes, app.router.routes)
+        app.router.routes[:0] = [endpoint.route for endpoint in endpoints]
         app.router.lifespan_context = self._around(app.router.lifespan_context)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
@@ -139,7 +152,7 @@ class TokenPulse:
         if not callable(app):
             raise ValueError(f"wrap() needs an ASGI application, got {app!r}")
         inner: ASGIApp = Endpoints(app, routes=self.routes)
-        for middleware, options in reversed(self._layers):
+        for middleware, options in reversed(self._layers(self._endpoints)):
             inner = middleware(inner, **options)
         return Wrapped(inner, beside=self.running)
 
@@ -171,13 +184,13 @@ class TokenPulse:
         finally:
             self._lookups.running = False
 
-    def _middlewares(self) -> list[tuple[Any, dict[str, Any]]]:
-        """Our middlewares and their options, outermost first."""
+    def _middlewares(self) -> tuple[list[Layer], Layer]:
+        """Return the middlewares around the unlimited endpoints, outermost first, and the limit."""
         observers: list[object] = [self.metrics, self.engine.observe]
-        ids: list[tuple[Any, dict[str, Any]]] = []
+        ids: list[Layer] = []
         if self.settings.access_log:
             observers.append(AccessLog())
-            ids.append((RequestIdMiddleware, {}))  # outermost, for every line to have the id
+            ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
         exchange = {"observers": observers, "provider": self.providers}
         with set_by("limit_answer"):
             respond = defaults.answer(self.settings.limit_answer)
@@ -186,13 +199,15 @@ class TokenPulse:
             "headers": self.settings.limit_headers,
             "respond": respond,
             "enforce": self.settings.limit_enforce,
-            # A probe, a scrape or somebody on call must get through when nobody else does.
-            "exempt": [_pattern(route.path) for route in self.routes],
         }
-        # What is malformed is to be refused here, and not when the server starts.
+        # Malformed options are refused here, not when the server starts.
         with set_by("limit_headers"):
             RateLimitMiddleware(Router(), **rate_limit)
-        return [*ids, (ExchangeMiddleware, exchange), (RateLimitMiddleware, rate_limit)]
+        return [*ids, (ExchangeMiddleware, exchange)], (RateLimitMiddleware, rate_limit)
+
+    def _layers(self, endpoints: Sequence[OwnEndpoint]) -> list[Layer]:
+        """Return all middlewares and their options, outermost first."""
+        return [*self._outer, (UnlimitedEndpoints, {"endpoints": endpoints}), self._inner]
 
     def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
@@ -203,19 +218,13 @@ class TokenPulse:
         return both
 
 
-def _pattern(path: str) -> str:
-    """The path of a route as an exempt path: what has parameters, with all that lies below."""
-    beginning, brace, _ = path.partition("{")
-    return beginning + "*" if brace else path
-
-
-def _not_taken(ours: Sequence[Route], theirs: Sequence[BaseRoute]) -> list[Route]:
-    """Those of our routes whose path the application does not serve itself."""
-    kept: list[Route] = []
-    for route in ours:
-        path = route.path.removesuffix("/")
-        if not serves(theirs, path) and not serves(theirs, route.path):
-            kept.append(route)
-        elif path == route.path:
-            logger.warning("the application serves %s itself; its own is kept", path)
+def _not_taken(ours: Sequence[OwnEndpoint], theirs: Sequence[BaseRoute]) -> list[OwnEndpoint]:
+    """Return our endpoints whose path the application does not serve itself."""
+    kept: list[OwnEndpoint] = []
+    for endpoint in ours:
+        path = endpoint.route.path.removesuffix("/")
+        if not serves(theirs, path) and not serves(theirs, endpoint.route.path):
+            kept.append(endpoint)
+        elif path == endpoint.route.path:
+            logger.warning("the application serves %s itself; its own is kept, and limited", path)
     return kept

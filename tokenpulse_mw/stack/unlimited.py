@@ -1,0 +1,69 @@
+"""Middleware that answers probes, scrapes and operators ahead of the rate limit."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..exchange import path_in_app
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEndpoint:
+    """A route of this library, and the requests to it that are not limited.
+
+    Attributes:
+        route: The route.
+        authorize: Checks the `Authorization` header; None if the route does not read it.
+        is_public: Whether the route also answers requests without an `Authorization` header.
+    """
+
+    route: Route
+    authorize: Callable[[Request], bool] | None
+    is_public: bool
+
+    def is_unlimited(self, scope: Scope) -> bool:
+        """Return True unless credentials are required, or are wrong: guesses are limited."""
+        if self.authorize is None:
+            return True
+        request = Request(scope)
+        if "authorization" not in request.headers:
+            return self.is_public
+        return self.authorize(request)
+
+
+class UnlimitedEndpoints:
+    """Answer the unlimited requests to our endpoints; pass every other request to the rate limit.
+
+    Unlimited requests are answered here instead of being excluded from the limit, so that no
+    unlimited request reaches the application.
+    """
+
+    def __init__(self, app: ASGIApp, *, endpoints: Iterable[OwnEndpoint]) -> None:
+        self.app = app
+        self._endpoints = list(endpoints)
+        paths = [endpoint.route.path for endpoint in self._endpoints]
+        self._paths = frozenset(paths)
+        self._prefixes = tuple({path.partition("{")[0] for path in paths if "{" in path})
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer the request or pass it on."""
+        if scope["type"] == "http":
+            path: str = path_in_app(scope) if scope.get("root_path") else scope["path"]
+            if path in self._paths or path.startswith(self._prefixes):
+                return self._answer(scope, receive, send)
+        return self.app(scope, receive, send)
+
+    def _answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        for endpoint in self._endpoints:
+            match, child_scope = endpoint.route.matches(scope)
+            if match is Match.FULL:
+                if not endpoint.is_unlimited(scope):
+                    break
+                scope.update(child_scope)
+                return endpoint.route.handle(scope, receive, send)
+        return self.app(scope, receive, send)
