@@ -1,4 +1,4 @@
-"""The bearer guard."""
+"""The guards of endpoints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from starlette.requests import Request
 
 from tests.support.asgi import http_scope
+from tokenpulse_mw.problems import RefusedError
 from tokenpulse_mw.web import Guard, bearer
 
 
@@ -58,3 +59,95 @@ def test_a_token_for_a_guard_is_told_what_to_do_and_not_repeated() -> None:
     with pytest.raises(ValueError, match=r"^Endpoint needs authorize, .* bearer\(token\)") as told:
         Guard("s3cret", of="Endpoint")  # type: ignore[arg-type]  # which is what is tested
     assert "s3cret" not in str(told.value)
+
+
+Headers = list[tuple[bytes, bytes]]
+
+OWN_SITE: list[Headers] = [
+    [],
+    [(b"sec-fetch-site", b"same-origin")],
+    [(b"sec-fetch-site", b"none")],
+    [(b"sec-fetch-site", b"same-origin"), (b"origin", b"https://behind-a-proxy.example")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example")],
+    [(b"host", b"gw.example"), (b"origin", b"http://gw.example")],
+    [(b"host", b"GW.example:8000"), (b"origin", b"http://gw.example:8000")],
+    [(b"host", b"[::1]:8000"), (b"origin", b"http://[::1]:8000")],
+]
+OTHER_SITE: list[Headers] = [
+    [(b"sec-fetch-site", b"cross-site")],
+    [(b"sec-fetch-site", b"same-site")],
+    [(b"sec-fetch-site", b"")],
+    [(b"sec-fetch-site", b"Same-Origin ")],
+    [(b"sec-fetch-site", b"same-origin"), (b"sec-fetch-site", b"cross-site")],
+    [
+        (b"sec-fetch-site", b"cross-site"),
+        (b"host", b"gw.example"),
+        (b"origin", b"https://gw.example"),
+    ],
+    [(b"host", b"gw.example"), (b"origin", b"https://evil.example")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example:8000")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example.evil.example")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example/")],
+    [(b"host", b"gw.example"), (b"origin", b"gw.example")],
+    [(b"host", b"gw.example"), (b"origin", b"null")],
+    [(b"host", b"gw.example"), (b"origin", b"")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example"), (b"origin", b"null")],
+    [(b"origin", b"https://gw.example")],
+    [(b"origin", b"null")],
+]
+CHANGING = ["POST", "PUT", "PATCH", "DELETE", "QUERY", "BREW", "post"]
+
+
+async def admitted(method: str, headers: Headers) -> bool:
+    """Whether a guard that authorizes everything admits the request."""
+    guard = Guard(lambda request: True, of="Endpoint")
+    try:
+        await guard.let_in(Request(http_scope(method=method, headers=headers)))
+    except RefusedError as refused:
+        return refused.status != 403
+    return True
+
+
+@pytest.mark.parametrize("method", CHANGING)
+@pytest.mark.parametrize("headers", OWN_SITE, ids=str)
+@pytest.mark.anyio
+async def test_change_from_own_origin_or_a_program_is_admitted(
+    headers: Headers, method: str
+) -> None:
+    """Programs send neither header, and a browser names our own origin."""
+    assert await admitted(method, headers)
+
+
+@pytest.mark.parametrize("method", CHANGING)
+@pytest.mark.parametrize("headers", OTHER_SITE, ids=str)
+@pytest.mark.anyio
+async def test_change_from_another_origin_is_refused(headers: Headers, method: str) -> None:
+    """Another site must not use the credentials that a browser adds."""
+    assert not await admitted(method, headers)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize("headers", OTHER_SITE, ids=str)
+@pytest.mark.anyio
+async def test_safe_method_from_another_origin_is_admitted(headers: Headers, method: str) -> None:
+    """It changes nothing, and its response is protected by the browser."""
+    assert await admitted(method, headers)
+
+
+@pytest.mark.anyio
+async def test_cross_site_request_is_refused_before_authorize_is_called() -> None:
+    """Another site cannot make the gateway look up a session."""
+    calls: list[Request] = []
+
+    def authorize(request: Request) -> bool:
+        calls.append(request)
+        return True
+
+    guard = Guard(authorize, of="Endpoint")
+    await guard.let_in(Request(http_scope(method="POST")))
+    headers = [(b"sec-fetch-site", b"cross-site")]
+
+    with pytest.raises(RefusedError, match="Cross-site request refused"):
+        await guard.let_in(Request(http_scope(method="POST", headers=headers)))
+
+    assert len(calls) == 1

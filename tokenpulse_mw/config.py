@@ -44,8 +44,7 @@ class Settings:
             lines with it; where both are None, it is left to the application.
         log_format: "text" or "json".
         admin_token: Bearer token that `/admin` and the details of health ask for; None serves
-            nothing there. Guesses are not limited, so that people on call are not either: make it
-            long.
+            nothing there. Requests with it are not limited, requests with a wrong one are.
         drain_delay: Seconds that are served on after SIGTERM, not ready any more, before the
             server ends; 0 leaves SIGTERM to the server.
 

@@ -23,10 +23,12 @@ class Endpoints:
         self._prefixes = tuple(prefixes)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass the request to whoever serves its path."""
-        path = path_in_app(scope) if scope["type"] == "http" else ""
-        ours = path in self._paths or path.startswith(self._prefixes)
-        return (self._router if ours else self.app)(scope, receive, send)
+        """Pass the request to our routes or to the application."""
+        if scope["type"] == "http":
+            path: str = path_in_app(scope) if scope.get("root_path") else scope["path"]
+            if path in self._paths or path.startswith(self._prefixes):
+                return self._router(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 class Wrapped:

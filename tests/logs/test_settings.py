@@ -271,3 +271,26 @@ async def test_every_logger_follows_at_once(caplog: pytest.LogCaptureFixture) ->
     logger.debug("after")
 
     assert caplog.messages[1:] == ["after"]
+
+
+@pytest.mark.parametrize("headers", [(b"sec-fetch-site", b"cross-site"), (b"origin", b"null")])
+@pytest.mark.parametrize("kind", [JSON, (b"content-type", b"text/plain"), None])
+async def test_cross_site_change_of_the_level_is_refused(
+    headers: tuple[bytes, bytes], kind: tuple[bytes, bytes] | None
+) -> None:
+    """Nothing is changed, and the response is a problem detail."""
+    sent = (TOKEN, headers) if kind is None else (TOKEN, headers, kind)
+
+    answer = await ask("PUT", put("DEBUG"), headers=sent)
+
+    assert answer.status == 403
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert log_level() == "INFO"
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "TRACE", "BREW"])
+async def test_other_method_is_refused_with_the_allowed_ones(method: str) -> None:
+    """No token reaches a catch-all route of the application by another method."""
+    answer = await ask(method)
+
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, PUT, OPTIONS")

@@ -46,19 +46,24 @@ class UnlimitedEndpoints:
     def __init__(self, app: ASGIApp, *, endpoints: Iterable[OwnEndpoint]) -> None:
         self.app = app
         self._endpoints = list(endpoints)
-        paths = [endpoint.route.path for endpoint in self._endpoints]
-        self._paths = frozenset(paths)
-        self._prefixes = tuple({path.partition("{")[0] for path in paths if "{" in path})
+        paths = {endpoint.route.path.partition("{")[0] for endpoint in self._endpoints}
+        # Few and short, because every request is compared with them: /health covers /health/live.
+        self._prefixes = tuple(
+            path
+            for path in paths
+            if not any(path != each and path.startswith(each) for each in paths)
+        )
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer the request or pass it on."""
-        if scope["type"] == "http":
-            path: str = path_in_app(scope) if scope.get("root_path") else scope["path"]
-            if path in self._paths or path.startswith(self._prefixes):
-                return self._answer(scope, receive, send)
+        # Kept short: every request passes here.
+        if scope.get("path", "").startswith(self._prefixes) or scope.get("root_path"):
+            return self._answer(scope, receive, send)
         return self.app(scope, receive, send)
 
     def _answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http" or not path_in_app(scope).startswith(self._prefixes):
+            return self.app(scope, receive, send)
         for endpoint in self._endpoints:
             match, child_scope = endpoint.route.matches(scope)
             if match is Match.FULL:

@@ -75,12 +75,16 @@ def _responses(operation: Operation, known: dict[Any, Json]) -> Json:
         fine["headers"] = {name: {"schema": {"type": "string"}} for name in operation.headers}
     if operation.gives is not None:
         fine["content"] = {"application/json": {"schema": known[operation.gives]}}
-    refusals = {*_ALWAYS, *operation.refusals, *(_WITH_BODY if operation.method != "GET" else ())}
+    changes = operation.method != "GET"
+    refusals = {*_ALWAYS, *operation.refusals, *(_WITH_BODY if changes else ())}
     problem = {PROBLEM_JSON: {"schema": known[schemas.Problem]}}
-    return {
+    responses = {
         str(operation.status): fine,
         **{str(status): _refusal(status, problem) for status in sorted(refusals)},
     }
+    if changes:
+        responses["403"]["description"] = _CROSS_SITE
+    return responses
 
 
 def _refusal(status: int, problem: Json) -> Json:
@@ -88,6 +92,7 @@ def _refusal(status: int, problem: Json) -> Json:
     return described if status == 304 else {**described, "content": problem}
 
 
+_CROSS_SITE = "Forbidden: a cross-site request, or the authorization cannot be verified"
 _ABOUT = (
     "Times are RFC 3339 in UTC, and names are in snake_case. Whatever is refused is answered with "
     "problem details (RFC 9457)."
