@@ -1,7 +1,5 @@
 """ASGI middleware for LLM gateways: rate limits, metrics, token metering, health, alerts."""
 
-from importlib.metadata import version
-
 from .alerts import (
     AlertEngine,
     AlertEvent,
@@ -45,7 +43,7 @@ from .stack import TokenPulse
 from .usage import TokenUsage
 from .web import bearer
 
-__version__ = version("tokenpulse-mw")
+__version__ = "0.1.0"
 
 __all__ = [
     "AccessLog",
