@@ -39,6 +39,7 @@ from .ratelimit import (
     route,
     too_many_requests,
 )
+from .secret import Secret
 from .stack import TokenPulse
 from .usage import TokenUsage
 from .web import bearer
@@ -68,6 +69,7 @@ __all__ = [
     "Providers",
     "RateLimitMiddleware",
     "RequestIdMiddleware",
+    "Secret",
     "Settings",
     "SharedLimiter",
     "Subject",

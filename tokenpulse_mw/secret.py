@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Generic, NoReturn, TypeVar
+from collections.abc import Callable
+from functools import wraps
+from typing import Generic, NoReturn, ParamSpec, TypeVar
 from urllib.parse import unquote, unquote_plus
 
 MASK = "**********"
 
 _Value = TypeVar("_Value")
+_Arguments = ParamSpec("_Arguments")
 _SECRET_OPTION = re.compile("pass|secret|token", re.IGNORECASE)
 
 
@@ -64,15 +67,42 @@ def hide_url(url: str | Secret[str]) -> Secret[str]:
     return Secret(url, masked_url(url) if isinstance(url, str) else MASK)
 
 
+def hide_arguments(function: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]:
+    """Return `function`, whose errors have no traceback of what it did with its arguments.
+
+    Tools that report tracebacks with locals would show the arguments of each frame.
+    """
+
+    @wraps(function)
+    def hiding(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Value:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            del args, kwargs
+            _drop_tracebacks(error)
+            raise
+
+    return hiding
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """Remove the traceback of `error`, and of the errors that it came from."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def masked_url(url: str) -> str:
-    """Return `url` without the user information and the options, which may be secret."""
+    """Return `url` without its password and its options, which may be secret."""
     scheme, found, rest = url.partition("://")
     if not found:
-        return "***" if "@" in url else url
+        return "***"
     login, place = _split(rest)
     if "?" in login:  # perhaps not a login, but options with a secret among them
         return f"{scheme}://***"
-    return f"{scheme}://{'***@' if login else ''}{place.partition('?')[0]}"
+    user, colon, _ = login.partition(":")
+    shown = f"{user}:***@" if colon else "***@" if login else ""
+    return f"{scheme}://{shown}{place.partition('?')[0]}"
 
 
 def redact(text: str, url: Secret[str]) -> str:
