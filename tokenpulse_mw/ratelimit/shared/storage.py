@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_origin
 
 from limits.aio.storage import MemcachedStorage, RedisStorage
 from limits.storage import storage_from_string
@@ -92,7 +92,30 @@ def open_storage(url: Secret[str]) -> SharedStorage:
         options = {"retry_policy": NoRetryPolicy(), "decode_components": True}
     storage = storage_from_string(url.reveal().replace(scheme, opened_as, 1), **options)
     assert isinstance(storage, SharedStorage)
+    if isinstance(storage, RedisStorage):
+        _check_before_writing(storage)
     return storage
+
+
+def _check_before_writing(storage: RedisStorage) -> None:
+    """Let the driver of Redis write only to connections that are not lost.
+
+    The driver writes to lost ones too, until it is told. On CPython 3.12, and 3.13 before 3.13.8,
+    the event loop then waits to write to a file descriptor that it closes. The next connection with
+    this number, which may be a client's, hangs or fails: python/cpython#136234.
+    """
+    from coredis.exceptions import ConnectionError as LostError
+
+    bridge: Any = storage.bridge
+    for pool in {bridge.get_connection(readonly).connection_pool for readonly in (False, True)}:
+        kind = get_origin(pool.connection_class) or pool.connection_class
+
+        async def send(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> None:
+            if self._transport.is_closing():
+                raise LostError("connection lost")
+            await kind._send_packed_command(self, *args, **kwargs)
+
+        pool.connection_class = type(kind.__name__, (kind,), {"_send_packed_command": send})
 
 
 async def close_storage(storage: SharedStorage) -> None:
