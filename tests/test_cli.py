@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from shutil import copytree, make_archive
 from sysconfig import get_path
@@ -36,13 +35,13 @@ def test_the_module_is_the_command(
     assert "usage: tokenpulse-mw" in capsys.readouterr().out
 
 
-def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
-    """The version printed is the version that the distribution is installed as."""
+def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version printed is that of the package."""
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
 
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"{version('tokenpulse-mw')}\n"
+    assert capsys.readouterr().out == f"{tokenpulse_mw.__version__}\n"
 
 
 @pytest.mark.parametrize("archive", [False, True], ids=["source", "zip"])
@@ -50,9 +49,9 @@ def test_package_without_distribution_metadata_runs(archive: bool, tmp_path: Pat
     """A vendored source tree or an archive needs no metadata of an installed distribution."""
     packages, source = tmp_path / "packages", tmp_path / "source"
     packages.mkdir()
-    for path in Path(get_path("purelib")).iterdir():
-        if "tokenpulse" not in path.name:
-            (packages / path.name).symlink_to(path)
+    for entry in Path(get_path("purelib")).iterdir():
+        if "tokenpulse" not in entry.name:
+            (packages / entry.name).symlink_to(entry)
     copytree(Path(tokenpulse_mw.__file__).parent, source / "tokenpulse_mw")
     path = make_archive(str(tmp_path / "archive"), "zip", source) if archive else str(source)
 

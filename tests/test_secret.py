@@ -158,6 +158,7 @@ def test_copied_settings_are_equal_and_hide_the_secrets(
     replaced = dataclasses.replace(copied(settings), limit="1/minute")
 
     assert copied(settings) == settings
+    assert copy.copy(hide(SECRET)) == hide(SECRET)
     assert SECRET not in repr(replaced)
     assert (replaced.admin_token, replaced.limit_storage) == (hide(SECRET), hide_url(STORAGE))
 
