@@ -191,6 +191,18 @@ def test_wrong_argument_raises_an_error_that_hides_the_others(
     assert SECRET not in _with_locals(caught.value)
 
 
+def test_wrong_argument_keeps_the_traceback_of_what_the_caller_handles() -> None:
+    """Only tracebacks inside of the constructor are dropped."""
+    try:
+        raise KeyError("name")
+    except KeyError as error:
+        with pytest.raises(ValueError, match="alert_interval must be") as caught:
+            Settings(alert_interval=-1)
+
+        assert caught.value.__context__ is error
+        assert error.__traceback__ is not None
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", ["webhook", "slack", "alertmanager"])
 async def test_sink_that_fails_hides_the_secret(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Generic, NoReturn, ParamSpec, TypeVar
@@ -75,19 +76,20 @@ def hide_arguments(function: Callable[_Arguments, _Value]) -> Callable[_Argument
 
     @wraps(function)
     def hiding(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Value:
+        handled = sys.exception()  # by the caller, whose traceback is kept
         try:
             return function(*args, **kwargs)
         except Exception as error:
             del args, kwargs
-            _drop_tracebacks(error)
+            _drop_tracebacks(error, until=handled)
             raise
 
     return hiding
 
 
-def _drop_tracebacks(error: BaseException | None) -> None:
-    """Remove the traceback of `error`, and of the errors that it came from."""
-    while error is not None:
+def _drop_tracebacks(error: BaseException | None, *, until: BaseException | None) -> None:
+    """Remove the traceback of `error`, and of the errors that it came from, up to `until`."""
+    while error is not None and error is not until:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
