@@ -193,14 +193,15 @@ def test_wrong_argument_raises_an_error_that_hides_the_others(
 
 def test_wrong_argument_keeps_the_traceback_of_what_the_caller_handles() -> None:
     """Only tracebacks inside of the constructor are dropped."""
-    try:
-        raise KeyError("name")
-    except KeyError as error:
-        with pytest.raises(ValueError, match="alert_interval must be") as caught:
+    handled = KeyError("name")
+    with pytest.raises(ValueError, match="alert_interval must be") as caught:
+        try:
+            raise handled
+        except KeyError:
             Settings(alert_interval=-1)
 
-        assert caught.value.__context__ is error
-        assert error.__traceback__ is not None
+    assert caught.value.__context__ is handled
+    assert handled.__traceback__ is not None
 
 
 @pytest.mark.anyio
