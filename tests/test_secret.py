@@ -194,11 +194,15 @@ def test_wrong_argument_raises_an_error_that_hides_the_others(
 def test_wrong_argument_keeps_the_traceback_of_what_the_caller_handles() -> None:
     """Only tracebacks inside of the constructor are dropped."""
     handled = KeyError("name")
-    with pytest.raises(ValueError, match="alert_interval must be") as caught:
+
+    def make() -> None:
         try:
             raise handled
         except KeyError:
             Settings(alert_interval=-1)
+
+    with pytest.raises(ValueError, match="alert_interval must be") as caught:
+        make()
 
     assert caught.value.__context__ is handled
     assert handled.__traceback__ is not None
