@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
+from shutil import copytree, make_archive
+from sysconfig import get_path
 
 import pytest
 from starlette.applications import Starlette
 
+import tokenpulse_mw
 from tokenpulse_mw import HealthRouter
 from tokenpulse_mw.cli import main
 from tokenpulse_mw.demo.server import LocalServer
@@ -33,13 +35,36 @@ def test_the_module_is_the_command(
     assert "usage: tokenpulse-mw" in capsys.readouterr().out
 
 
-def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """Which is that of the package, for whoever reports something."""
+def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version printed is that of the package."""
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
 
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"{version('tokenpulse-mw')}\n"
+    assert capsys.readouterr().out == f"{tokenpulse_mw.__version__}\n"
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["source", "zip"])
+def test_package_without_distribution_metadata_runs(archive: bool, tmp_path: Path) -> None:
+    """A vendored source tree or an archive needs no metadata of an installed distribution."""
+    packages, source = tmp_path / "packages", tmp_path / "source"
+    packages.mkdir()
+    for entry in Path(get_path("purelib")).iterdir():
+        if "tokenpulse" not in entry.name:
+            (packages / entry.name).symlink_to(entry)
+    copytree(Path(tokenpulse_mw.__file__).parent, source / "tokenpulse_mw")
+    path = make_archive(str(tmp_path / "archive"), "zip", source) if archive else str(source)
+
+    ran = subprocess.run(
+        [sys.executable, "-S", "-m", "tokenpulse_mw", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{path}:{packages}"},
+    )
+
+    assert (ran.stderr, ran.stdout) == ("", f"{tokenpulse_mw.__version__}\n")
 
 
 def test_a_part_is_imported_only_for_its_command() -> None:

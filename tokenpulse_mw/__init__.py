@@ -1,7 +1,5 @@
 """ASGI middleware for LLM gateways: rate limits, metrics, token metering, health, alerts."""
 
-from importlib.metadata import version
-
 from .alerts import (
     AlertEngine,
     AlertEvent,
@@ -41,11 +39,12 @@ from .ratelimit import (
     route,
     too_many_requests,
 )
+from .secret import Secret
 from .stack import TokenPulse
 from .usage import TokenUsage
 from .web import bearer
 
-__version__ = version("tokenpulse-mw")
+__version__ = "0.1.0"
 
 __all__ = [
     "AccessLog",
@@ -70,6 +69,7 @@ __all__ = [
     "Providers",
     "RateLimitMiddleware",
     "RequestIdMiddleware",
+    "Secret",
     "Settings",
     "SharedLimiter",
     "Subject",

@@ -8,6 +8,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
+from . import __version__
+
 _MISSING = "the demo needs more packages; install them with: pip install 'tokenpulse-mw[demo]'"
 
 
@@ -18,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the command's name; those of the process when None.
     """
     parser = ArgumentParser(prog="tokenpulse-mw", description=__doc__)
-    parser.add_argument("--version", action=_Version, nargs=0, help="tell the version, and end")
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_demo(
         commands.add_parser(
@@ -46,16 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for: that takes longer than most of a check."""
-
-    def __call__(self, parser: ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
-
-        print(version("tokenpulse-mw"))
-        parser.exit()
 
 
 def _add_demo(parser: ArgumentParser) -> None:

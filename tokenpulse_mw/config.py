@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
 from .seconds import check_seconds
+from .secret import Secret, hide, hide_arguments, hide_url
 
 logger = logging.getLogger("tokenpulse_mw")
 
 PREFIX = "TOKENPULSE_"
 _MOST_DIGITS = 15
+_HIDDEN: dict[str, Callable[[str], Secret[str]]] = {
+    "limit_storage": hide_url,
+    "metrics_token": hide,
+    "alert_store": hide_url,
+    "admin_token": hide,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What `TokenPulse` is built from.
+
+    `limit_storage`, `metrics_token`, `alert_store` and `admin_token` are given as strings and kept
+    as `Secret`: neither `repr`, `str` nor `dataclasses.asdict` shows them, and settings that have
+    one cannot be pickled. Call `reveal()` to read the string.
 
     Attributes:
         limit: Requests that each client may make, such as "100/minute".
@@ -56,7 +67,7 @@ class Settings:
     limit: str = "100/minute"
     max_keys: int = 5000
     limit_strategy: str = "fixed-window"
-    limit_storage: str | None = None
+    limit_storage: str | Secret[str] | None = None
     limit_prefix: str = "tokenpulse"
     limit_on_error: str = "local"
     limit_headers: str | None = "draft-11"
@@ -64,16 +75,19 @@ class Settings:
     limit_enforce: bool = True
     trusted_proxies: tuple[str, ...] = ()
     client_header: str = "x-forwarded-for"
-    metrics_token: str | None = None
+    metrics_token: str | Secret[str] | None = None
     alert_interval: float = 60
-    alert_store: str | None = None
+    alert_store: str | Secret[str] | None = None
     access_log: bool = False
     log_level: str | None = None
     log_format: str | None = None
-    admin_token: str | None = None
+    admin_token: str | Secret[str] | None = None
     drain_delay: float = 3
 
     def __post_init__(self) -> None:
+        for name, hidden in _HIDDEN.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, hidden(value))
         for name in ("limit_enforce", "access_log"):
             if type(value := getattr(self, name)) is not bool:  # such as the word "false"
                 raise ValueError(f"{name} must be True or False, got {value!r}")
@@ -81,6 +95,7 @@ class Settings:
         check_seconds("drain_delay", self.drain_delay, zero=True)
 
     @classmethod
+    @hide_arguments
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read `TOKENPULSE_LIMIT`, `TOKENPULSE_TRUSTED_PROXIES` (separated by commas), ...
 
@@ -121,6 +136,9 @@ class Settings:
             admin_token=_token(given, "ADMIN_TOKEN"),
             drain_delay=_whole(given, "DRAIN_DELAY", 3, least=0),
         )
+
+
+Settings.__init__ = hide_arguments(Settings.__init__)  # type: ignore[method-assign]
 
 
 def _limit(given: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from .problems import RefusedError
+from .secret import Secret, hide, hide_arguments
 
 logger = logging.getLogger("tokenpulse_mw.web")
 
@@ -96,8 +97,9 @@ def _is_cross_site(headers: Headers) -> bool:
     )
 
 
-def bearer(token: str) -> Callable[[Request], bool]:
-    """A guard that lets through requests with `Authorization: Bearer <token>` (RFC 6750).
+@hide_arguments
+def bearer(token: str | Secret[str]) -> Callable[[Request], bool]:
+    """Return a guard that accepts requests with `Authorization: Bearer <token>` (RFC 6750).
 
     Tokens are compared in constant time.
 
@@ -105,6 +107,7 @@ def bearer(token: str) -> Callable[[Request], bool]:
         ValueError: `token` is no text, is empty, or has white space or control characters in it,
             so that no header could carry it.
     """
+    token = hide(token).reveal()
     if not isinstance(token, str):
         raise ValueError(
             f"a bearer token must be a text, got {_kind(token)}; if it comes from a variable of "
@@ -115,12 +118,12 @@ def bearer(token: str) -> Callable[[Request], bool]:
             "a bearer token must be at least one character, none of them white space; "
             f"got one of {len(token)} characters"
         )
-    expected = token.encode()
+    expected = Secret(token.encode())
 
     def authorize(request: Request) -> bool:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         token = given.lstrip(" ").encode("latin-1")  # as many as RFC 9110 allows
-        return scheme.lower() == "bearer" and compare_digest(token, expected)
+        return scheme.lower() == "bearer" and compare_digest(token, expected.reveal())
 
     return authorize
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -9,5 +10,6 @@ import pytest
 
 def set_default(monkeypatch: pytest.MonkeyPatch, function: Any, name: str, value: object) -> None:
     """Let `function` take `value` for its argument `name`, which has another default."""
-    assert name in function.__kwdefaults__
-    monkeypatch.setitem(function.__kwdefaults__, name, value)
+    defaults = unwrap(function).__kwdefaults__
+    assert name in defaults
+    monkeypatch.setitem(defaults, name, value)

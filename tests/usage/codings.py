@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 _PIECE = 300  # bytes after which a server sends what it has compressed
 
 Encode = Callable[[bytes], bytes]
@@ -58,8 +60,8 @@ def brotlied(data: bytes) -> bytes:
 
 
 def zstded(data: bytes) -> bytes:
-    """zstd, by the package backports.zstd."""
-    zstd = pytest.importorskip("backports.zstd", reason="install the package backports.zstd")
+    """Compress by zstd, of the standard library of Python 3.14 or of the package backports.zstd."""
+    zstd = pytest.importorskip(ZSTD, reason="install the package backports.zstd")
     return bytes(zstd.compress(data))
 
 

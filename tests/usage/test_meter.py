@@ -431,7 +431,7 @@ def test_a_document_that_is_nested_too_deeply_is_unreadable(
     """It has come to its end, and is mended in vain."""
     data = b'{"%s": %s, "usage": {"prompt_tokens": 3}}' % (
         field.encode(),
-        b"[" * 5000 + b"]" * 5000,
+        b"[" * 100_000 + b"]" * 100_000,
     )
     data = b"data: %s\n\n" % data if content_type == SSE else data
 

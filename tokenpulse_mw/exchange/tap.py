@@ -122,10 +122,12 @@ class Tap:
         self._stop("truncated" if self.status else "error")
 
     def raised(self, error: BaseException) -> None:
-        """The application raised; a cancellation is the server's way to end a request."""
+        """Finish the exchange of an application that raised, or was cancelled by the server."""
         if not self.finished:
             self._gone = self._gone or not isinstance(error, Exception)
             self._stop("error")
+        if isinstance(error, GeneratorExit):
+            self.watchers = ()  # destroyed after the event loop: nothing can be awaited any more
 
     def _stop(self, outcome: Outcome) -> None:
         if not self.status:

@@ -142,9 +142,18 @@ class RateLimitMiddleware:
             return
         try:
             await self.app(scope, receive, send)
-        finally:
-            with CancelScope(shield=True):  # a storage has its own, short timeout
-                await holds.close()
+        except GeneratorExit:  # destroyed after the event loop: nothing can be awaited any more
+            holds.finished(None)
+            raise
+        except BaseException:
+            await _close(holds)
+            raise
+        await _close(holds)
+
+
+async def _close(holds: Holds) -> None:
+    with CancelScope(shield=True):  # a storage has its own, short timeout
+        await holds.close()
 
 
 def _policies(

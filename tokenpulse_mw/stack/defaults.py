@@ -25,6 +25,7 @@ from ..ratelimit import (
     check_policies,
     client_address,
 )
+from ..secret import hide
 from ..web import bearer
 from .heed import check_heeded, set_by
 
@@ -99,7 +100,10 @@ def engine(
     """
     if given is not None:
         if not isinstance(given, AlertEngine):
-            raise ValueError(f"engine must be an AlertEngine, such as AlertEngine(), got {given!r}")
+            raise ValueError(
+                "engine must be an AlertEngine, such as AlertEngine(), "
+                f"got one of type {type(given).__name__}"
+            )
         check_heeded(settings, _OF_ENGINE, "an engine", "give it to the engine")
         return given
     rules, used = default_rules(), budgets(policies)
@@ -112,15 +116,15 @@ def engine(
 
 def admin(settings: Settings) -> Callable[[Request], bool] | None:
     """Who may see and change what is not for everyone; None where nobody may."""
-    token = settings.admin_token
-    if token is None:
+    if settings.admin_token is None:
         return None
     with set_by("admin_token"):
-        authorize = bearer(token)
-    if len(token) < _SHORT:
+        authorize = bearer(settings.admin_token)
+    length = len(hide(settings.admin_token).reveal())
+    if length < _SHORT:
         logger.warning(
             "admin_token has %d characters and can be guessed: use at least %d",
-            len(token),
+            length,
             _SHORT,
         )
     return authorize

@@ -84,7 +84,9 @@ class TokenPulse:
     ) -> None:
         self.settings = Settings.from_env(os.environ) if settings is None else settings
         if not isinstance(self.settings, Settings):
-            raise ValueError(f"settings must be Settings(...), got {settings!r}")
+            raise ValueError(
+                f"settings must be Settings(...), got one of type {type(settings).__name__}"
+            )
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
         self.policies = defaults.policies(self.settings, policies)
         check_logs(self.settings)

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from coredis.exceptions import ConnectionError as LostError
 
 from tests.support.clock import FakeClock
 from tests.support.servers import Server, free_port
@@ -15,6 +17,8 @@ from tests.support.waiting import PATIENCE
 from tokenpulse_mw import Decision
 from tokenpulse_mw.ratelimit.shared.outage import RETRY_EVERY, Outage
 from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
+from tokenpulse_mw.ratelimit.shared.storage import close_storage, open_storage
+from tokenpulse_mw.secret import hide_url
 
 pytestmark = pytest.mark.anyio
 
@@ -104,6 +108,25 @@ async def test_a_storage_that_dies_in_the_middle_of_traffic(
     clock.advance(RETRY_EVERY)
     assert [(await limiter.hit("b")).degraded for _ in range(3)] == [False] * 3
     assert levels(told) == ["WARNING", "INFO"]
+
+
+async def test_connection_that_is_lost_is_not_written_to(redis: Server) -> None:
+    """The event loop is not left waiting for a file descriptor that it has closed."""
+    storage: Any = open_storage(hide_url(url(redis)))
+    client = storage.bridge.get_connection()
+    await storage.get_expiry("tokenpulse")
+    connection = await client.connection_pool.get_connection()
+    await connection.connect()
+    transport = connection._transport
+    number = transport.get_extra_info("socket").fileno()
+    transport.abort()
+
+    with pytest.raises(LostError, match="connection lost"):
+        await connection._send_packed_command([b"PING"])
+
+    await close_storage(storage)
+    await asyncio.sleep(0)
+    assert not asyncio.get_running_loop().remove_writer(number)
 
 
 async def test_a_storage_that_hangs_is_waited_for_once(

@@ -9,6 +9,7 @@ from contextlib import suppress
 import anyio
 
 from ...seconds import check_seconds
+from ...secret import hide_arguments
 from .am_alert import Alert, Form, alerts_of, check_labels, firing
 from .am_peer import Peer
 from .errors import Rejected
@@ -44,6 +45,7 @@ class AlertmanagerSink:
         ValueError: One of the settings cannot be, or httpx2 is not installed.
     """
 
+    @hide_arguments
     def __init__(
         self,
         urls: str | Sequence[str],
@@ -160,4 +162,4 @@ def _checked(generator_url: str | None) -> str:
     need_httpx2("AlertmanagerSink")
     from .destination import parse
 
-    return str(parse(generator_url, "generator_url").url)
+    return str(parse(generator_url, "generator_url").url.reveal())

@@ -1,4 +1,4 @@
-"""Where to send to: a URL that was checked, and its secrets apart from what may be shown."""
+"""Destination of a sink: a checked URL of HTTP."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from typing import NamedTuple
 
 import httpx2
+
+from ...secret import Secret
 
 _LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*{_LABEL}\.?")
@@ -17,29 +19,35 @@ class Destination(NamedTuple):
     """A place to send to.
 
     Attributes:
-        url: Without the user's name and password.
-        place: Scheme, host and port: what logs and errors may show of it.
-        authorization: Of the user's name and password, empty where there are none.
+        url: The URL without user information; it is shown as its scheme, host and port.
+        authorization: Basic authentication by the user information, empty if there is none.
     """
 
-    url: httpx2.URL
-    place: str
-    authorization: str
+    url: Secret[httpx2.URL]
+    authorization: Secret[str]
 
     def below(self, path: str) -> Destination:
-        """The same place with `path` behind its own, unless it ends so already."""
-        start = self.url.raw_path.decode("ascii").partition("?")[0].rstrip("/").removesuffix(path)
-        return self._replace(url=self.url.copy_with(raw_path=f"{start}{path}".encode("ascii")))
+        """Return the destination with `path` appended, unless its path ends with it."""
+        url = self.url.reveal()
+        start = url.raw_path.decode("ascii").partition("?")[0].rstrip("/").removesuffix(path)
+        below = url.copy_with(raw_path=f"{start}{path}".encode("ascii"))
+        return self._replace(url=Secret(below, shown=str(self.url)))
+
+    @property
+    def place(self) -> str:
+        """Scheme, host and port, which logs and errors may show."""
+        return str(self.url)
 
     @property
     def host(self) -> str:
         """As DNS has it, or an address without brackets."""
-        return self.url.raw_host.decode("ascii")
+        return self.url.reveal().raw_host.decode("ascii")
 
     @property
     def port(self) -> int:
         """The port, whether it was named or not."""
-        return self.url.port or (443 if self.url.scheme == "https" else 80)
+        url = self.url.reveal()
+        return url.port or (443 if url.scheme == "https" else 80)
 
 
 def parse(url: str, name: str = "url") -> Destination:
@@ -60,7 +68,8 @@ def parse(url: str, name: str = "url") -> Destination:
     if wrong:
         raise ValueError(f"{name} {_EXPECTED}, got one {wrong}")
     bare = parsed.copy_with(userinfo=None, fragment=None)
-    return Destination(bare, f"{bare.scheme}://{bare.netloc.decode('ascii')}", _basic(parsed))
+    place = f"{bare.scheme}://{bare.netloc.decode('ascii')}"
+    return Destination(Secret(bare, shown=place), Secret(_basic(parsed)))
 
 
 def _wrong(url: httpx2.URL) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ...seconds import check_seconds
+from ...secret import hide_arguments
 from .errors import Rejected
 from .options import check_headers
 from .public import check_public, find_public
@@ -25,6 +26,7 @@ class HttpSink:
         ValueError: One of the settings cannot be, or httpx2 is not installed.
     """
 
+    @hide_arguments
     def __init__(
         self,
         url: str,

@@ -19,7 +19,10 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     checked: dict[str, str] = {}
     for name, value in (headers or {}).items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"the name of a header must be a word such as 'X-Team', got {name!r}")
+            # What is not a name may be a whole line, with the value in it.
+            raise ValueError(
+                "the name of a header must be a word such as 'X-Team', without its value"
+            )
         if name.lower() in _OURS or name.lower().startswith("webhook-"):
             raise ValueError(f"the header {name!r} is set by the sink: leave it out of headers")
         if not isinstance(value, str) or not _VALUE.fullmatch(value):

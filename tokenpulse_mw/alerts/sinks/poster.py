@@ -9,9 +9,10 @@ from contextlib import suppress
 import anyio
 import httpx2
 
+from ...secret import Secret
 from .answers import judge
 from .destination import parse
-from .errors import Later
+from .errors import Later, Rejected
 from .public import Find
 from .transport import Transport
 
@@ -56,10 +57,10 @@ class Poster:
         self._to = parse(url).below(path) if path else parse(url)
         self.place, self.host = self._to.place, self._to.host
         self._timeout = timeout
-        self._headers = {"user-agent": "tokenpulse-mw", "content-type": "application/json"}
-        if self._to.authorization:
-            self._headers["authorization"] = self._to.authorization
-        self._headers |= headers
+        sent = {"user-agent": "tokenpulse-mw", "content-type": "application/json"}
+        if authorization := self._to.authorization.reveal():
+            sent["authorization"] = authorization
+        self._headers = Secret(sent | dict(headers))
         self._find = find
         self._lent = transport
         self._own: httpx2.AsyncHTTPTransport | None = None
@@ -75,11 +76,15 @@ class Poster:
         """
         try:
             with anyio.fail_after(self._timeout):
-                status, answered = await self._attempt(body, self._headers | dict(headers or {}))
+                status, answered = await self._attempt(
+                    body, Secret(self._headers.reveal() | dict(headers or {}))
+                )
         except TimeoutError:
             raise Later(f"{self.place} did not answer within {self._timeout:g} s") from None
-        except (httpx2.TransportError, OSError) as error:
-            # The text of others' errors is left out: it may quote what is secret.
+        except Rejected:
+            raise  # by the look-up of the host, in our own words
+        except Exception as error:  # noqa: BLE001 - a transport of the user may raise anything
+            # The error itself is left out: its text and its traceback may show the URL or headers.
             raise Later(f"{self.place} cannot be asked ({type(error).__name__})") from None
         judge(self.place, status, answered, self._wall())
 
@@ -89,12 +94,14 @@ class Poster:
         if own is not None:
             await own.aclose()
 
-    async def _attempt(self, body: bytes, headers: dict[str, str]) -> tuple[int, httpx2.Headers]:
+    async def _attempt(
+        self, body: bytes, headers: Secret[dict[str, str]]
+    ) -> tuple[int, httpx2.Headers]:
         """Send, by each address in turn until one can be connected to."""
         if self._find is None:
-            return await self._send(self._to.url, body, headers)
+            return await self._send(self._to.url.reveal(), body, headers)
         addresses = await self._find(self._to.host, self._to.port)
-        *others, last = [self._to.url.copy_with(host=address) for address in addresses]
+        *others, last = [self._to.url.reveal().copy_with(host=address) for address in addresses]
         share = 1 / len(addresses)
         for url in others:
             with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
@@ -102,14 +109,14 @@ class Poster:
         return await self._send(last, body, headers, share=share)
 
     async def _send(
-        self, url: httpx2.URL, body: bytes, headers: dict[str, str], *, share: float = 1
+        self, url: httpx2.URL, body: bytes, headers: Secret[dict[str, str]], *, share: float = 1
     ) -> tuple[int, httpx2.Headers]:
         """Send to `url`; whatever its host is, that of the destination is who must answer."""
         timeout = httpx2.Timeout(self._timeout, connect=self._timeout * share)
         request = httpx2.Request(
             "POST",
             url,
-            headers={"host": self._to.url.netloc.decode("ascii")} | headers,
+            headers={"host": self._to.url.reveal().netloc.decode("ascii")} | headers.reveal(),
             content=body,
             extensions={"timeout": timeout.as_dict(), "sni_hostname": self._to.host},
         )

@@ -10,6 +10,8 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
+from ...secret import Secret
+
 _PREFIX = "whsec_"
 _EXPECTED = (
     "secret must be 'whsec_' and the base64 of 24 to 64 random bytes, "
@@ -17,25 +19,25 @@ _EXPECTED = (
 )
 
 
-def parse_secrets(secret: str | Sequence[str] | None) -> tuple[bytes, ...]:
-    """The keys to sign with. Errors do not quote a secret.
+def parse_secrets(secret: str | Sequence[str] | None) -> Secret[tuple[bytes, ...]]:
+    """Return the keys to sign with. Errors do not quote a secret.
 
     Raises:
         ValueError: One is not of the form that Standard Webhooks has.
     """
     if secret is None:
-        return ()
+        return Secret(())
     secrets = [secret] if isinstance(secret, str) else list(secret)
     if not secrets:
         raise ValueError(f"{_EXPECTED}, got an empty list: to send unsigned, leave secret out")
-    return tuple(_key(each) for each in secrets)
+    return Secret(tuple(_key(each) for each in secrets))
 
 
-def signed(keys: Sequence[bytes], id: str, seconds: int, body: bytes) -> dict[str, str]:
+def signed(keys: Secret[tuple[bytes, ...]], id: str, seconds: int, body: bytes) -> dict[str, str]:
     """The headers of a webhook: what it is, when it is sent, and one signature for each key."""
     headers = {"webhook-id": id, "webhook-timestamp": str(seconds)}
     content = f"{id}.{seconds}.".encode() + body
-    digests = [hmac.digest(key, content, hashlib.sha256) for key in keys]
+    digests = [hmac.digest(key, content, hashlib.sha256) for key in keys.reveal()]
     signatures = [f"v1,{base64.b64encode(digest).decode('ascii')}" for digest in digests]
     return headers | ({"webhook-signature": " ".join(signatures)} if signatures else {})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from ...secret import hide_arguments
 from .event import AlertEvent, rfc3339
 from .http_sink import HttpSink, to_json
 from .signature import parse_secrets, signed
@@ -34,6 +35,7 @@ class WebhookSink(HttpSink):
         ValueError: One of the settings cannot be, or httpx2 is not installed.
     """
 
+    @hide_arguments
     def __init__(
         self,
         url: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from ...secret import Secret, hide_arguments, hide_url
 from .paging import check_filters, from_cursor, page
 from .protocol import Changes, Kept, Page, check_history, check_limit
 from .records import (
@@ -44,14 +45,16 @@ class SQLAlertStore:
         RuntimeError: By every method, where the event loop is not asyncio's.
     """
 
+    @hide_arguments
     def __init__(
         self,
-        url: str = "sqlite+aiosqlite:///alerts.db",
+        url: str | Secret[str] = "sqlite+aiosqlite:///alerts.db",
         *,
         timeout: float = 10,
         max_history: int = 10_000,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        url = hide_url(url)
         check_history(max_history)
         try:
             from .sql.database import Database

@@ -9,11 +9,12 @@ from contextlib import suppress
 from typing import TypeVar, cast
 
 from ...seconds import check_seconds
+from ...secret import Secret, hide_arguments, hide_url, redact
 from ..functions import checked_name
 from ..limiters import Decision, Limiter, checked_amount, checked_cost, parse_rate
 from .outage import Outage
 from .shared_key import stable_text
-from .storage import check_storage, check_window, masked, without_secrets
+from .storage import check_storage, check_window
 from .stored import STRATEGIES, StoredWindows, Windows
 from .stored_decision import MOST
 from .stored_memcached import FixedOnMemcached
@@ -61,11 +62,12 @@ class SharedLimiter:
         ValueError: An argument is malformed, or the driver of the storage is not installed.
     """
 
+    @hide_arguments
     def __init__(
         self,
         limit: str,
         *,
-        storage: str,
+        storage: str | Secret[str],
         on_error: str = "local",
         strategy: str = "fixed-window",
         prefix: str = "tokenpulse",
@@ -73,6 +75,7 @@ class SharedLimiter:
         timeout: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        storage = hide_url(storage)
         self.limit, self.window = parse_rate(limit)
         _check_choice("strategy", strategy, STRATEGIES)
         _check_choice("on_error", on_error, tuple(_MEANWHILE))
@@ -93,7 +96,7 @@ class SharedLimiter:
             storage, strategy=strategy, limit=self.limit, window=self.window
         )
         self._outage = Outage(
-            masked(storage), meanwhile=_MEANWHILE[on_error], patience=timeout, clock=clock
+            str(storage), meanwhile=_MEANWHILE[on_error], patience=timeout, clock=clock
         )
         self._asking: set[asyncio.Task[object]] = set()
 
@@ -223,7 +226,7 @@ class SharedLimiter:
 
     def _reason(self, error: Exception) -> str:
         text = str(error) or f"no answer in {self._timeout} s"
-        return without_secrets(f"{type(error).__name__}: {text}", self._url)[:300]
+        return redact(f"{type(error).__name__}: {text}", self._url)[:300]
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any
-from urllib.parse import parse_qsl, unquote
+from typing import Any, get_origin
 
 from limits.aio.storage import MemcachedStorage, RedisStorage
 from limits.storage import storage_from_string
+
+from ...secret import Secret
 
 SharedStorage = RedisStorage | MemcachedStorage
 
@@ -32,25 +33,24 @@ _LONGEST_ON_MEMCACHED = 30 * 86_400  # seconds
 _MOST_WAITING = 10_000  # requests on one connection; they are sent one behind the other
 
 
-def check_storage(url: str) -> None:
-    """Refuse a storage that cannot be opened; nothing is connected to yet.
+def check_storage(url: Secret[str]) -> None:
+    """Raise an error if a storage cannot be opened; it is not connected to.
 
     Raises:
         ValueError: `url` is malformed, of no known scheme, or its driver is not installed.
     """
-    if not isinstance(url, str):
+    if not isinstance(url.reveal(), str):
         raise ValueError(
             f"storage must be a URL such as 'async+redis://host:6379', got one of type "
-            f"{type(url).__name__}"
+            f"{type(url.reveal()).__name__}"
         )
-    scheme, _, place = url.partition("://")
+    scheme, _, place = str(url).partition("://")
     if scheme not in SCHEMES:
-        raise ValueError(f"storage {masked(url)!r} is not known: {_advice(scheme)}")
+        raise ValueError(f"storage {url!r} is not known: {_advice(scheme)}")
     driver, extra = ("memcachio", "memcached") if "memcached" in scheme else ("coredis", "redis")
     if find_spec(driver) is None:
         raise ValueError(
-            f"storage {masked(url)!r} needs the package {driver}: "
-            f"pip install 'tokenpulse-mw[{extra}]'"
+            f"storage {url!r} needs the package {driver}: pip install 'tokenpulse-mw[{extra}]'"
         )
     try:
         if not place.rpartition("@")[2]:
@@ -58,28 +58,28 @@ def check_storage(url: str) -> None:
         open_storage(url)
     except Exception:  # noqa: BLE001 - its text may quote the URL, and a secret with it
         raise ValueError(
-            f"storage {masked(url)!r} cannot be opened: expected '{scheme}://host:port', and as "
+            f"storage {url!r} cannot be opened: expected '{scheme}://host:port', and as "
             "options only what its driver knows"
         ) from None
 
 
-def check_window(url: str, window: int, strategy: str) -> None:
-    """Refuse windows that a storage would take for something else.
+def check_window(url: Secret[str], window: int, strategy: str) -> None:
+    """Raise an error if a storage would take a window for something else.
 
     Raises:
         ValueError: `window` is too long for Memcached, which takes it for a date then.
     """
     lives = 2 * window if strategy == "sliding-window-counter" else window
-    if "memcached" in url.partition("://")[0] and lives > _LONGEST_ON_MEMCACHED:
+    if "memcached" in str(url).partition("://")[0] and lives > _LONGEST_ON_MEMCACHED:
         raise ValueError(
             f"Memcached keeps counters for 30 days at most, and a {strategy} of {window} seconds "
             f"has to be kept for {lives}: use Redis, or a shorter window"
         )
 
 
-def open_storage(url: str) -> SharedStorage:
-    """The storage at `url`; it connects when it is first asked."""
-    scheme, _, place = url.partition("://")
+def open_storage(url: Secret[str]) -> SharedStorage:
+    """Return the storage at `url`; it connects when it is first used."""
+    scheme = str(url).partition("://")[0]
     opened_as = SCHEMES[scheme]
     options: dict[str, Any] = {}
     if opened_as == "async+memcached":
@@ -90,9 +90,32 @@ def open_storage(url: str) -> SharedStorage:
 
         # A command that may have been carried out is not sent twice, for it would count twice.
         options = {"retry_policy": NoRetryPolicy(), "decode_components": True}
-    storage = storage_from_string(f"{opened_as}://{place}", **options)
+    storage = storage_from_string(url.reveal().replace(scheme, opened_as, 1), **options)
     assert isinstance(storage, SharedStorage)
+    if isinstance(storage, RedisStorage):
+        _check_before_writing(storage)
     return storage
+
+
+def _check_before_writing(storage: RedisStorage) -> None:
+    """Let the driver of Redis write only to connections that are not lost.
+
+    The driver writes to lost ones too, until it is told. On CPython 3.12, and 3.13 before 3.13.8,
+    the event loop then waits to write to a file descriptor that it closes. The next connection with
+    this number, which may be a client's, hangs or fails: python/cpython#136234.
+    """
+    from coredis.exceptions import ConnectionError as LostError
+
+    bridge: Any = storage.bridge
+    for pool in {bridge.get_connection(readonly).connection_pool for readonly in (False, True)}:
+        kind = get_origin(pool.connection_class) or pool.connection_class
+
+        async def send(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> None:
+            if self._transport.is_closing():
+                raise LostError("connection lost")
+            await kind._send_packed_command(self, *args, **kwargs)
+
+        pool.connection_class = type(kind.__name__, (kind,), {"_send_packed_command": send})
 
 
 async def close_storage(storage: SharedStorage) -> None:
@@ -107,28 +130,6 @@ async def close_storage(storage: SharedStorage) -> None:
         pool = client.connection_pool
         with suppress(Exception):  # it is given up in any case
             (pool.close if isinstance(storage, MemcachedStorage) else pool.disconnect)()
-
-
-def masked(url: str) -> str:
-    """`url` with nothing in it that is secret, for logs and errors."""
-    scheme, found, rest = url.partition("://")
-    if not found:
-        return "***" if "@" in url else url
-    login, at, place = rest.rpartition("@")
-    if "?" in login:  # perhaps not a login at all, but options with a secret among them
-        return f"{scheme}://***"
-    return f"{scheme}://{'***' if at else ''}{at}{place.partition('?')[0]}"
-
-
-def without_secrets(text: str, url: str) -> str:
-    """`text`, such as a driver's error, with nothing in it that is secret in `url`."""
-    rest = url.partition("://")[2]
-    login, _, place = rest.rpartition("@")
-    secrets = [login, *login.split(":", 1)]
-    secrets += [value for name, value in parse_qsl(place.partition("?")[2]) if "pass" in name]
-    for secret in sorted({*secrets, *map(unquote, secrets)} - {""}, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
 
 
 def _advice(scheme: str) -> str:

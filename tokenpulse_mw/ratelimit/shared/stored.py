@@ -9,6 +9,7 @@ from typing import Protocol
 
 from limits.aio.storage import MemcachedStorage
 
+from ...secret import Secret
 from ..limiters import Decision
 from .storage import SharedStorage, close_storage, open_storage
 from .stored_memcached import FixedOnMemcached, SlidingOnMemcached
@@ -96,7 +97,7 @@ class StoredWindows:
         window: Seconds.
     """
 
-    def __init__(self, url: str, *, strategy: str, limit: int, window: int) -> None:
+    def __init__(self, url: Secret[str], *, strategy: str, limit: int, window: int) -> None:
         self._url = url
         self._sliding = strategy == "sliding-window-counter"
         self._limit = limit
@@ -140,7 +141,7 @@ class StoredWindows:
         return on_redis(storage, self._limit, self._window)
 
 
-async def _kept_open(url: str) -> AsyncGenerator[SharedStorage]:
+async def _kept_open(url: Secret[str]) -> AsyncGenerator[SharedStorage]:
     """A storage that is closed when this ends.
 
     An event loop that is shut down ends all generators that were begun in it, so connections

@@ -1,51 +1,41 @@
-"""The URL of a database: what it may be, and how to speak of it without its secrets."""
+"""The URL of a database."""
 
 from __future__ import annotations
 
-from urllib.parse import unquote
+from collections.abc import Container
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from ....secret import Secret
+
 EXAMPLES = "'sqlite+aiosqlite:///alerts.db' or 'postgresql+asyncpg://user:password@host/name'"
 
 
-def checked(url: str, kinds: object) -> URL:
-    """`url` in its parts.
+def backend(url: Secret[str], kinds: Container[str]) -> str:
+    """Return the kind of the database at `url`.
 
     Args:
         url: As it is given.
         kinds: The kinds of databases that can be used, by name.
 
     Raises:
-        ValueError: It is not the URL of a database that can be used. The text of it is not told,
-            for nobody knows which part of it is a password.
+        ValueError: It is not the URL of a database that can be used. What cannot be parsed is not
+            quoted, because any part of it may be a password.
     """
     try:
-        parsed = make_url(url)
+        parsed = make_url(url.reveal())
     except (ArgumentError, ValueError, TypeError, AttributeError):
         raise ValueError(f"url must be that of a database, such as {EXAMPLES}") from None
     kind = parsed.get_backend_name()
-    if kind not in list(kinds):  # type: ignore[call-overload]
+    if kind not in kinds:
         raise ValueError(f"url must be like {EXAMPLES}, got one of {kind!r}")
     if kind == "sqlite" and _in_memory(parsed):
         raise ValueError(
-            f"url must name a file, as in {EXAMPLES}, got {masked(parsed)!r}: "
+            f"url must name a file, as in {EXAMPLES}, got {url!r}: "
             "for a store in memory use MemoryAlertStore"
         )
-    return parsed
-
-
-def masked(url: URL) -> str:
-    """`url` with nothing in it that may be secret."""
-    return url.set(query={}).render_as_string(hide_password=True)
-
-
-def secrets(url: URL) -> set[str]:
-    """What must not be told of `url`, longest first where it is replaced."""
-    values = [value for name, value in url.normalized_query.items() if "pass" in name]
-    told = {url.password or "", *(each for value in values for each in value)}
-    return {each for secret in told for each in (secret, unquote(secret)) if each}
+    return kind
 
 
 def _in_memory(url: URL) -> bool:

@@ -12,8 +12,9 @@ from sqlalchemy.exc import InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ....seconds import check_seconds
+from ....secret import Secret, has_password, redact
 from ..protocol import BadRecord, Conflict, StoreError, UnknownAlert
-from .address import EXAMPLES, checked, masked, secrets
+from .address import EXAMPLES, backend
 from .advice import advice
 from .blame import is_of_data
 from .dialects import Dialect, dialects
@@ -36,16 +37,15 @@ class Database:
             it needs is missing.
     """
 
-    def __init__(self, url: str, *, timeout: float) -> None:
+    def __init__(self, url: Secret[str], *, timeout: float) -> None:
         check_seconds("timeout", timeout)
         # SQLite is to say that another process writes before the deadline says less.
         kinds = dialects(timeout / 2)
-        parsed = checked(url, kinds)
-        self.place = masked(parsed)
-        self.dialect: Dialect = kinds[parsed.get_backend_name()]
-        self._secrets = sorted(secrets(parsed), key=len, reverse=True)
+        self.dialect: Dialect = kinds[backend(url, kinds)]
+        self.place = str(url)
+        self._url = url
         self._timeout = timeout
-        self._engine = self._new_engine(url)
+        self._engine = self._new_engine()
         self._lock = asyncio.Lock()
         self._opened = False
         self._made = False
@@ -111,7 +111,7 @@ class Database:
             raise
         except Exception as error:  # noqa: BLE001 - whichever driver's it is
             # Its own text and its causes may hold the password.
-            raise self._failure(error) from (None if self._secrets else error)
+            raise self._failure(error) from (None if has_password(self._url) else error)
 
     async def _whole(self, work: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """What `work` gives, within the deadline; a caller that is cancelled leaves it to end."""
@@ -148,16 +148,14 @@ class Database:
 
     def _failure(self, error: Exception) -> StoreError:
         cause = getattr(error, "orig", None) or error
-        text = str(cause)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
+        text = redact(str(cause), self._url)
         kind = BadRecord if is_of_data(error) else StoreError
         return kind(f"{self.place}: {type(cause).__name__}: {text}{advice(text)}")
 
-    def _new_engine(self, url: str) -> AsyncEngine:
+    def _new_engine(self) -> AsyncEngine:
         try:
             engine = create_async_engine(
-                url,
+                self._url.reveal(),
                 connect_args=self.dialect.connect_arguments,
                 hide_parameters=True,  # an error's text is to hold no alerts
                 pool_size=_CONNECTIONS,
