@@ -11,15 +11,15 @@ import msgspec
 from .document import NOTHING, Document, objects
 from .openai import FLAT_READ
 from .tokens import count, counted, part
-from .vendors import ANTHROPIC, Family, billed_calls
+from .vendors import ANTHROPIC, READERS, Family, billed_calls
 
 
 class Statement(msgspec.Struct, frozen=True):
-    """What a document says of its cost.
+    """The usage that one document reports.
 
-    `merges` is true where later statements override field by field (Anthropic's deltas) instead
-    of as a whole; `final` is false for a count that the vendor will correct later. One that
-    `yields` counts only where the vendor itself has not had its last word: a host's own metrics.
+    `merges` is true if later statements override field by field (Anthropic's deltas) instead of
+    as a whole; `final` is false for a count that the vendor corrects later. One that `yields`
+    counts only if the vendor itself has not reported a final usage: a host's own metrics.
     """
 
     family: Family
@@ -30,8 +30,8 @@ class Statement(msgspec.Struct, frozen=True):
 
     @property
     def whole(self) -> bool:
-        """It says all there is to say, so that nothing said before it matters any more."""
-        return not self.merges and not self.yields
+        """Return True if it replaces all earlier statements; an implausible one replaces none."""
+        return not (self.merges or self.yields) and READERS[self.family](self.fields).is_plausible
 
 
 # What makes a document worth decoding: a key that every vendor's usage has, in one of two
