@@ -45,7 +45,8 @@ class Exchange(msgspec.Struct, eq=False):
             answered and no usage was found), or None where no model answered.
         usage_doubtful: The usage may be wrong, and so must not lower a charge: the media type does
             not say that a model responds, or the last count was implausible.
-        events: Events of a stream that were decoded, whatever its coding; 0 for one document.
+        events: Events of a stream that were decoded, whatever its coding; 0 for one document. They
+            are counted for token limits, and may be 0 without one.
         model: The model that says it answered, or None.
         master: The tenant, where the application annotated one.
         key: The tenant's API key (its id, not the secret), where annotated.

@@ -154,7 +154,8 @@ def _take_over(exchange: Exchange, meter: UsageMeter) -> None:
     if exchange.usage is None:
         exchange.usage = ledger.usage
         exchange.usage_source = ledger.source
-        exchange.usage_doubtful = ledger.doubtful
+        if exchange.usage_source != "reported":
+            exchange.usage_doubtful = ledger.doubtful
     exchange.model = exchange.model or ledger.model
     if ledger.failed and not ledger.guessed and exchange.outcome == "complete":
         exchange.outcome = "error"

@@ -61,8 +61,8 @@ class Account(msgspec.Struct, eq=False):
         """
         if self.usage is None:
             return "missing"
-        final = self._final and self.complete and (self._settled or not self.failed)
-        return "reported" if final and not self.doubtful else "partial"
+        whole = self._final and self.complete and (self._settled or not self.failed)
+        return "partial" if not whole or self.guessed or self.implausible else "reported"
 
     @property
     def doubtful(self) -> bool:
@@ -79,11 +79,12 @@ class Account(msgspec.Struct, eq=False):
             if self._family != "anthropic":
                 return True
             family, fields = self._family, _supplemented(self._fields, statement.fields)
+            usage = READERS[family](fields)
         elif statement.merges and self._family == family:
             fields = _merged(self._fields, statement.fields)
+            usage = READERS[family](fields)
         else:
-            fields = statement.fields
-        usage = READERS[family](fields)
+            fields, usage = statement.fields, statement.usage
         if not usage.is_plausible:
             self.implausible = True
             return False

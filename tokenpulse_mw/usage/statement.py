@@ -10,11 +10,11 @@ import msgspec
 
 from .document import NOTHING, Document, objects
 from .openai import FLAT_READ
-from .tokens import count, counted, part
+from .tokens import TokenUsage, count, counted, part
 from .vendors import ANTHROPIC, READERS, Family, billed_calls
 
 
-class Statement(msgspec.Struct, frozen=True):
+class Statement(msgspec.Struct):
     """The usage that one document reports.
 
     `merges` is true if later statements override field by field (Anthropic's deltas) instead of
@@ -27,11 +27,19 @@ class Statement(msgspec.Struct, frozen=True):
     merges: bool = False
     final: bool = True
     yields: bool = False
+    _usage: TokenUsage | None = None
+
+    @property
+    def usage(self) -> TokenUsage:
+        """The tokens that it reports by itself; they are counted once."""
+        if self._usage is None:
+            self._usage = READERS[self.family](self.fields)
+        return self._usage
 
     @property
     def whole(self) -> bool:
         """Return True if it replaces all earlier statements; an implausible one replaces none."""
-        return not (self.merges or self.yields) and READERS[self.family](self.fields).is_plausible
+        return not (self.merges or self.yields) and self.usage.is_plausible
 
 
 # What makes a document worth decoding: a key that every vendor's usage has, in one of two

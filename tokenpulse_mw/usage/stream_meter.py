@@ -60,7 +60,8 @@ class StreamMeter:
             return
         if not self._batch:
             self._listen(whole)
-        self.ledger.events += count_events(whole)
+        if self.ledger.counts_events:
+            self.ledger.events += count_events(whole)
         self.ledger.hear(_counts(whole))
         self._tail.add(whole)
 

@@ -37,7 +37,12 @@ class TokenUsage(msgspec.Struct, frozen=True):
     @property
     def is_plausible(self) -> bool:
         """Return True if one response can have used so much: no count or sum exceeds `MOST`."""
-        return self.total <= MOST and max(self.cache_read, self.cache_write, self.reasoning) <= MOST
+        return (
+            self.input + self.output <= MOST
+            and self.cache_read <= MOST
+            and self.cache_write <= MOST
+            and self.reasoning <= MOST
+        )
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
         return TokenUsage(
