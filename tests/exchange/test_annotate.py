@@ -144,11 +144,12 @@ class Unspeakable:
     [
         {"usage": TokenUsage(input=-5)},
         {"usage": TokenUsage(output=2**60)},
+        {"usage": TokenUsage(input=10**9, output=1)},
         {"usage": TokenUsage(input=float("nan"))},  # type: ignore[arg-type]
         {"usage": {"input": 5}},
         {"master": Unspeakable()},
     ],
-    ids=["below 0", "beyond counting", "no number", "no usage", "no text"],
+    ids=["below 0", "beyond counting", "a sum beyond counting", "no number", "no usage", "no text"],
 )
 @pytest.mark.anyio
 async def test_what_cannot_be_told_is_reported_and_harms_nobody(

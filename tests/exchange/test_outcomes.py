@@ -370,3 +370,19 @@ async def test_files(metrics: HttpMetrics, method: str, extensions: dict[str, ob
     exchange = await told(metrics, app, method=method)
 
     assert (exchange.status, exchange.outcome) == (200, "complete")
+
+
+@pytest.mark.parametrize("content_type", [b"", b"text/plain", b"application/octet-stream"])
+@pytest.mark.parametrize(
+    "body",
+    [b'{"error": {"message": "overloaded"}}', event(error={"message": "overloaded"})],
+    ids=["a document", "a stream"],
+)
+@pytest.mark.anyio
+async def test_error_in_sniffed_body_is_not_believed(
+    body: bytes, content_type: bytes, metrics: HttpMetrics
+) -> None:
+    """A client could have the model write it, and raise an alert about the provider."""
+    exchange = await told(metrics, answering(body, content_type=content_type))
+
+    assert exchange.outcome == "complete"

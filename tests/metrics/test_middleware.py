@@ -48,3 +48,16 @@ def test_without_metrics_it_fills_the_default_registry() -> None:
     first, second = MetricsMiddleware(answering()), MetricsMiddleware(answering())
 
     assert first.metrics.registry is second.metrics.registry
+
+
+@pytest.mark.anyio
+async def test_implausible_usage_does_not_stop_the_counter_of_tokens(metrics: HttpMetrics) -> None:
+    """A counter is a float: after two counts of 2**53-1 it would not move by 1 any more."""
+    for count in (2**53 - 1, 2**53 - 1, 1, 1, 1):
+        body = b'{"model": "m", "usage": {"prompt_tokens": %d}}' % count
+        await drive(MetricsMiddleware(answering(body), metrics=metrics), http_scope(method="POST"))
+
+    labels = {"provider": "unknown", "kind": "input"}
+    assert metrics.registry.get_sample_value("tokenpulse_llm_tokens_total", labels) == 3
+    missing = {"provider": "unknown", "source": "missing"}
+    assert metrics.registry.get_sample_value("tokenpulse_llm_usage_total", missing) == 2

@@ -29,6 +29,8 @@ from tests.support.asgi import Answer, drive, http_scope
 from tests.support.clock import FakeClock
 from tests.support.servers import Server
 from tests.support.waiting import PATIENCE
+from tests.usage.bodies import FRAMES, JSON, SSE, chunkings, cut, happening, invoked
+from tests.usage.codings import CODINGS, Encode
 from tokenpulse_mw import (
     Exchange,
     ExchangeMiddleware,
@@ -114,6 +116,16 @@ async def annotating(scope: Scope, receive: Receive, send: Send) -> None:
     """Knows better than its answer what it has cost."""
     annotate(scope, usage=TokenUsage(input=30, output=3))
     await answering(told(prompt_tokens=1, completion_tokens=1))(scope, receive, send)
+
+
+def annotating_with(usage: TokenUsage) -> ASGIApp:
+    """Return an application that annotates `usage`."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, usage=usage)
+        await answering()(scope, receive, send)
+
+    return app
 
 
 async def dropping(scope: Scope, receive: Receive, send: Send) -> None:
@@ -279,6 +291,181 @@ async def test_to_leave_just_before_the_end_is_not_for_nothing(around: Around, p
     await budget.ask()
 
     assert budget.used == 9 + 1 + 35 - 10
+
+
+# The beginning of a stream of each form, a word of it, and the tokens that the beginning reports.
+# What OpenAI and Converse report comes at the end.
+_START = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
+_WORD = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "data: token"}}
+_PART = {"candidates": [{"content": {"parts": [{"text": "token"}]}}]}
+_COUNTS = {"usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 1}}
+STREAMED: dict[str, tuple[bytes, bytes, bytes, int]] = {
+    "anthropic": (SSE, event(**_START), event(**_WORD), 9),
+    "anthropic in lines of old": (
+        SSE,
+        event(**_START).replace(b"\n", b"\r"),
+        event(**_WORD).replace(b"\n", b"\r"),
+        9,
+    ),
+    "openai": (SSE, event(choices=[]), WORDS[0], 0),
+    "gemini": (SSE, event(**_PART, **_COUNTS), event(**_PART), 9),
+    "an array of gemini": (
+        JSON,
+        b"[" + json.dumps({**_PART, **_COUNTS}).encode(),
+        b"," + json.dumps(_PART).encode(),
+        9,
+    ),
+    "invoke": (FRAMES, invoked(_START), invoked(_WORD), 9),
+    "converse": (
+        FRAMES,
+        happening("messageStart", {"role": "assistant"}),
+        happening("contentBlockDelta", {"delta": {"text": "token"}}),
+        0,
+    ),
+}
+PLAIN: dict[str, tuple[bytes, Encode]] = {"plain": (b"", lambda data: data)}
+
+
+@pytest.mark.parametrize("coding", (PLAIN | CODINGS).values(), ids=PLAIN | CODINGS)
+@pytest.mark.parametrize("stream", STREAMED.values(), ids=STREAMED)
+@given(data=st.data(), words=st.integers(0, 60))
+def test_cut_stream_of_same_events_is_charged_the_same(
+    stream: tuple[bytes, bytes, bytes, int],
+    coding: tuple[bytes, Encode],
+    words: int,
+    data: st.DataObject,
+) -> None:
+    """Each event after the tenth is a token, whatever the coding and the chunks on the wire."""
+    content_type, start, word, read = stream
+    encoding, encode = coding
+    chunks = data.draw(chunkings(encode(start + word * words)))
+    headers = [(b"content-encoding", encoding)] if encoding else []
+    app = streaming(chunks, content_type=content_type, headers=headers, ends=False)
+    budget = Budget(app, tokens=1)
+
+    anyio.run(budget.ask)
+
+    assert budget.used == read + max(1, 1 + words - 10)
+
+
+@pytest.mark.parametrize("coding", (PLAIN | CODINGS).values(), ids=PLAIN | CODINGS)
+@pytest.mark.anyio
+async def test_leaving_a_long_compressed_stream_is_not_free(coding: tuple[bytes, Encode]) -> None:
+    """A client that leaves after 1,000 words is charged them, and not the reserve."""
+    encoding, encode = coding
+    body = encode(event(**_START) + event(**_WORD) * 1000)
+    chunks = cut(body, range(0, len(body), 997))
+    app = streaming(chunks, headers=[(b"content-encoding", encoding)], ends=False)
+    limiter = Limiter("100000/minute", clock=FakeClock())
+    policy = Policy(limiter, key=client, tokens=4000)
+
+    await drive(RateLimitMiddleware(app, policies=[policy]), http_scope(method="POST"))
+
+    assert limiter.limit - limiter.peek("client", 0).remaining == 9 + 1001 - 10
+
+
+IMPLAUSIBLE: dict[str, tuple[ASGIApp, int]] = {
+    "json": (answering(told(prompt_tokens=2**53 - 1, completion_tokens=3)), RESERVE),
+    "a count that is no integer of C": (
+        answering(told(prompt_tokens=10**30, completion_tokens=3)),
+        RESERVE,
+    ),
+    "a sum of input": (
+        answering(told(input_tokens=6 * 10**8, cache_read_input_tokens=6 * 10**8)),
+        RESERVE,
+    ),
+    "a sum of all": (
+        answering(told(prompt_tokens=6 * 10**8, completion_tokens=6 * 10**8)),
+        RESERVE,
+    ),
+    "the end of a stream": (
+        streaming([*CLAUDE[:2], event(type="message_delta", usage={"output_tokens": 10**12})]),
+        RESERVE,
+    ),
+    "the end of a stream with much input": (
+        streaming(
+            [
+                event(type="message_start", message={"usage": {"input_tokens": 70}}),
+                event(type="message_delta", usage={"output_tokens": 10**12}),
+            ]
+        ),
+        70,
+    ),
+    "the beginning of a stream": (
+        streaming(
+            [
+                event(type="message_start", message={"usage": {"input_tokens": 10**12}}),
+                event(type="message_delta", usage={"output_tokens": 3}),
+            ]
+        ),
+        RESERVE,
+    ),
+    "a later count of gemini": (
+        streaming([event(usageMetadata={"promptTokenCount": count}) for count in (9, 10**10)]),
+        RESERVE,
+    ),
+    "a count that is corrected later": (
+        streaming([event(usageMetadata={"promptTokenCount": count}) for count in (10**10, 9)]),
+        9,
+    ),
+    "what the application says": (
+        annotating_with(TokenUsage(input=10**9, output=1)),
+        RESERVE,
+    ),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("app", "used"), IMPLAUSIBLE.values(), ids=IMPLAUSIBLE)
+@pytest.mark.anyio
+async def test_implausible_usage_is_charged_at_least_the_reserve(
+    app: ASGIApp, used: int, strategy: str
+) -> None:
+    """A number that no response can have neither fills the counter nor lowers the charge."""
+    budget = Budget(app, strategy=strategy)
+
+    await budget.ask()
+
+    assert budget.used == used
+
+
+FREE = {"prompt_tokens": 0, "completion_tokens": 0}
+WRITTEN: dict[str, bytes] = {
+    "a document": json.dumps({"usage": FREE}).encode(),
+    "a response of OpenAI": json.dumps(
+        {"object": "chat.completion", "choices": [], "usage": FREE}
+    ).encode(),
+    "an event": event(usage=FREE),
+    "a stream that is cut": event(usage=FREE) + event(choices=[]),
+    "lines": b'{"id": 1}\n' + json.dumps({"usage": FREE}).encode(),
+    "an array": b"[" + json.dumps({"usage": FREE}).encode() + b"]",
+}
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("content_type", [b"", b"text/plain", b"application/octet-stream"])
+@pytest.mark.parametrize("body", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.anyio
+async def test_usage_in_sniffed_body_does_not_lower_the_charge(
+    body: bytes, content_type: bytes, ends: bool
+) -> None:
+    """A client can have the model write a usage; it is charged the reserve at least."""
+    budget = Budget(streaming([body], content_type=content_type, ends=ends))
+
+    await budget.ask()
+
+    assert budget.used == RESERVE
+
+
+@pytest.mark.anyio
+async def test_usage_in_sniffed_body_raises_the_charge() -> None:
+    """Streams without a media type are metered: what they used beyond the reserve is charged."""
+    body = told(prompt_tokens=50, completion_tokens=20)
+    budget = Budget(answering(body, content_type=b""))
+
+    await budget.ask()
+
+    assert budget.used == 70
 
 
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.memory import held_after
 from tokenpulse_mw.usage import TokenUsage
 from tokenpulse_mw.usage.bounds import LONGEST
 from tokenpulse_mw.usage.json_meter import JsonMeter
 
-from .bodies import BODIES, JSON, Body, account, cut, measure
+from .bodies import BODIES, JSON, Body, account, chunkings, cut, measure
 
 
 def element(text: str, **counts: int) -> bytes:
@@ -307,3 +309,15 @@ def test_white_space_without_end_is_not_held() -> None:
 
     assert held < 20_000
     assert meter.ledger.usage == TokenUsage(input=7, output=4, reasoning=4)
+
+
+@given(sizes=st.lists(st.integers(1, 120), max_size=12), data=st.data())
+def test_elements_are_counted_in_any_chunking(sizes: list[int], data: st.DataObject) -> None:
+    """Those that are too long to be kept are counted too."""
+    stream = json.dumps([{"text": "x" * size} for size in sizes]).encode()
+    meter = JsonMeter(longest=64)
+    for chunk in data.draw(chunkings(stream)):
+        meter.feed(chunk)
+    meter.finish(complete=True)
+
+    assert meter.ledger.events == len(sizes)

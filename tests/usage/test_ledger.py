@@ -421,6 +421,74 @@ def test_what_is_only_guessed_to_be_a_models_is_no_answer_unless_it_shows() -> N
     assert ledger.is_answer is True
 
 
+TOO_MUCH = 10**9 + 1
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": TOO_MUCH, "completion_tokens": 3},
+        {"prompt_tokens": 2**70, "completion_tokens": 3},
+        {"prompt_tokens": 1e300, "completion_tokens": 3},
+        {"prompt_tokens": 10**9, "completion_tokens": 1},
+        {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": TOO_MUCH}},
+        {"input_tokens": 10**9, "cache_read_input_tokens": 1},
+        {"iterations": [{"input_tokens": 6 * 10**8}] * 2, "input_tokens": 5},
+    ],
+)
+def test_implausible_usage_of_document_is_missing_and_unreadable(usage: dict[str, Any]) -> None:
+    """What no response can have used is not taken in part, since that would be too little."""
+    ledger = ledger_of({"type": "message", "model": "m", "usage": usage})
+
+    assert account(ledger) == (None, "missing", "m", False, 1)
+    assert (ledger.is_answer, ledger.doubtful) == (True, True)
+
+
+def test_implausible_usage_shows_a_model_response() -> None:
+    """Its counts are wrong, but it has counts."""
+    ledger = ledger_of({"usage": {"prompt_tokens": TOO_MUCH}})
+    ledger.searched = True
+
+    assert (ledger.source, ledger.is_answer) == ("missing", True)
+
+
+def test_implausible_delta_leaves_usage_partial() -> None:
+    """What was reported before it still counts."""
+    ledger = streamed(start(input_tokens=9, output_tokens=1), delta(output_tokens=TOO_MUCH))
+
+    assert account(ledger) == (TokenUsage(9, 1), "partial", "claude-opus-4", False, 1)
+    assert ledger.doubtful is True
+
+
+def test_deltas_that_add_up_to_implausible_usage_are_not_merged() -> None:
+    """Each is plausible alone, but one response cannot have used both."""
+    ledger = streamed(start(input_tokens=10**9), delta(output_tokens=1))
+
+    assert (ledger.usage, ledger.source, ledger.doubtful) == (TokenUsage(10**9), "partial", True)
+
+
+_COUNTS = st.sampled_from([1, 10**9, TOO_MUCH])
+_STATEMENTS = st.one_of(
+    st.builds(lambda count: start(input_tokens=count), _COUNTS),
+    st.builds(lambda count: delta(output_tokens=count), _COUNTS),
+    st.builds(lambda count: {"usage": {"prompt_tokens": count}}, _COUNTS),
+    st.builds(
+        lambda count: {"amazon-bedrock-invocationMetrics": {"inputTokenCount": count}}, _COUNTS
+    ),
+)
+
+
+@given(st.lists(_STATEMENTS, max_size=8), st.integers(2, 8))
+def test_implausible_statements_count_the_same_in_any_batches(
+    statements: list[dict[str, Any]], batch: int
+) -> None:
+    """It does not matter how many events are read at once."""
+    one, several = streamed(*statements), streamed(*statements, batch=batch)
+
+    assert account(one) == account(several)
+    assert one.doubtful == several.doubtful
+
+
 def test_what_tells_a_usage_is_an_answer() -> None:
     """Whatever else it is."""
     assert streamed(UNNAMED).is_answer is True

@@ -37,6 +37,21 @@ untold = pytest.mark.parametrize("content_type", UNTOLD)
 untold_or_json = pytest.mark.parametrize("content_type", [*UNTOLD, JSON])
 
 
+def source(content_type: bytes) -> str:
+    """Return how a complete usage is reported in a body of `content_type`."""
+    return "reported" if content_type == JSON else "partial"
+
+
+@untold
+@pytest.mark.parametrize("body", [CHAT_JSON, CHAT_SSE], ids=["json", "a stream"])
+def test_usage_in_sniffed_body_is_partial_and_doubtful(content_type: bytes, body: Body) -> None:
+    """If the media type does not name a model response, the model may have written its text."""
+    ledger = measure(content_type, [body.data])
+
+    assert (ledger.usage, ledger.source, ledger.doubtful) == (body.usage, "partial", True)
+    assert measure(body.content_type, [body.data]).doubtful is False
+
+
 @every_body
 @untold_or_json
 def test_an_answer_is_known_by_its_first_bytes(content_type: bytes, body: Body) -> None:
@@ -44,7 +59,7 @@ def test_an_answer_is_known_by_its_first_bytes(content_type: bytes, body: Body) 
     for before in (b"", b"\xef\xbb\xbf", b" \r\n\n"):
         ledger = measure(content_type, [before + body.data])
 
-        assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+        assert account(ledger) == (body.usage, source(content_type), body.model, False, 0)
         assert ledger.is_answer is True
 
 
@@ -77,7 +92,7 @@ def test_a_stream_may_begin_with_any_of_its_lines(content_type: bytes, line: byt
 
     ledger = measure(content_type, cut(stream, range(1, len(stream))))
 
-    assert account(ledger) == (TokenUsage(input=5), "reported", None, False, 0)
+    assert account(ledger) == (TokenUsage(input=5), source(content_type), None, False, 0)
 
 
 @pytest.mark.parametrize("body", READ.values(), ids=READ)
@@ -164,7 +179,7 @@ def test_a_compressed_answer_is_known_by_what_it_says(content_type: bytes) -> No
         stream = gzip.compress(body.data)
         ledger = measure(content_type, cut(stream, range(len(stream))), encoding=b"gzip")
 
-        assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+        assert account(ledger) == (body.usage, source(content_type), body.model, False, 0)
 
 
 @untold

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage import TokenUsage
+from tokenpulse_mw.usage import Ledger, TokenUsage
 from tokenpulse_mw.usage.stream_meter import StreamMeter
 
 from .bodies import SSE, account, chunkings, cut, event, measure
@@ -210,3 +210,24 @@ def test_first_words_are_not_waited_for_for_ever(size: int) -> None:
         meter.finish(complete=True)
         assert meter.waiting is waiting
         assert meter.ledger.usage == TokenUsage(5, 1)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 120), max_size=12),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    complete=st.booleans(),
+    data=st.data(),
+)
+def test_events_are_counted_in_any_chunking(
+    sizes: list[int], end: str, complete: bool, data: st.DataObject
+) -> None:
+    """Those that are too long to be kept are counted, comments are not."""
+    stream = b"".join(
+        event({"text": "x" * size}, end=end) + b": ping" + end.encode() * 2 for size in sizes
+    )
+    meter = StreamMeter(longest=64, ledger=Ledger(counts_events=True))
+    for chunk in data.draw(chunkings(stream)):
+        meter.feed(chunk)
+    meter.finish(complete=complete)
+
+    assert meter.ledger.events == len(sizes)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.tokens import LARGEST, count, counted, part
+from tokenpulse_mw.usage.tokens import MOST, count, counted, part
 
-usages = st.builds(TokenUsage, *[st.integers(0, LARGEST)] * 5)
+usages = st.builds(TokenUsage, *[st.integers(0, MOST)] * 5)
 
 
 def test_total_is_what_was_read_and_written() -> None:
@@ -26,15 +26,37 @@ def test_two_usages_add_up_field_by_field() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        TokenUsage(input=MOST + 1),
+        TokenUsage(output=MOST + 1),
+        TokenUsage(input=MOST, output=1),
+        TokenUsage(cache_read=MOST + 1),
+        TokenUsage(cache_write=MOST + 1),
+        TokenUsage(reasoning=MOST + 1),
+        TokenUsage(input=10**300),
+    ],
+)
+def test_usage_above_a_billion_is_implausible(usage: TokenUsage) -> None:
+    """No count of one response and no sum of its counts is above 10**9."""
+    assert usage.is_plausible is False
+
+
+def test_usage_of_a_billion_is_plausible() -> None:
+    """The bound itself can still be reached."""
+    assert TokenUsage(MOST - 1, 1, MOST, MOST, MOST).is_plausible is True
+
+
 @given(usages, usages)
 def test_the_total_of_a_sum_is_the_sum_of_the_totals(one: TokenUsage, other: TokenUsage) -> None:
     """Adding up answers first or totals first is the same."""
     assert (one + other).total == one.total + other.total
 
 
-@pytest.mark.parametrize("number", [0, 1, 2**53 - 1])
-def test_whole_numbers_up_to_the_largest_are_counts(number: int) -> None:
-    """A count is a whole number from 0 to 2**53-1, also where it is written as 12.0."""
+@pytest.mark.parametrize("number", [0, 1, 2**53 - 1, 2**53, int(1e300)])
+def test_whole_numbers_are_counts(number: int) -> None:
+    """A count is a whole number from 0 on, also if it is written as 12.0, and however large."""
     assert count({"tokens": number}, "tokens") == number
     assert count({"tokens": float(number)}, "tokens") == number
     assert type(count({"tokens": float(number)}, "tokens")) is int
@@ -50,8 +72,6 @@ def test_whole_numbers_up_to_the_largest_are_counts(number: int) -> None:
         "7",
         True,
         False,
-        2**53,
-        1e300,
         float("inf"),
         float("nan"),
         [7],
@@ -59,7 +79,7 @@ def test_whole_numbers_up_to_the_largest_are_counts(number: int) -> None:
     ],
 )
 def test_what_is_no_count_is_none_at_all(value: Any) -> None:
-    """Null, fractions, negatives, strings, booleans and numbers beyond 2**53-1 count as 0."""
+    """Null, fractions, negatives, strings, booleans and infinities count as 0."""
     assert count({"tokens": value}, "tokens") == 0
 
 

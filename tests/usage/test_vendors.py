@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.tokens import LARGEST
 from tokenpulse_mw.usage.vendors import READERS, Family
 
 # Every field that is counted, by family; "a.b" stands for b inside the object a.
@@ -432,10 +431,10 @@ def test_an_iteration_that_is_no_object_costs_nothing() -> None:
     assert READERS["anthropic"](usage) == TokenUsage(input=3)
 
 
-@pytest.mark.parametrize("value", [None, 1.5, -1, "12", True, 2**53, [1], {"n": 1}])
+@pytest.mark.parametrize("value", [None, 1.5, -1, "12", True, float("inf"), [1], {"n": 1}])
 @pytest.mark.parametrize("family", FIELDS)
 def test_garbage_counts_as_nothing(family: Family, value: Any) -> None:
-    """What is no whole number from 0 to 2**53-1 is no count in any field of any vendor."""
+    """What is not a whole number from 0 on is not a count in any field of any vendor."""
     usage = usage_object(family, dict.fromkeys(FIELDS[family], value))
 
     assert READERS[family](usage) == TokenUsage()
@@ -456,4 +455,4 @@ def test_any_usage_object_gives_usable_counts(family: Family, data: st.DataObjec
     usage = READERS[family](usage_object(family, fields))
 
     counts = (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning)
-    assert all(type(number) is int and 0 <= number <= 3 * LARGEST for number in counts)
+    assert all(type(number) is int and number >= 0 for number in counts)

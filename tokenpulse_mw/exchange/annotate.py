@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from ..usage import TokenUsage
-from ..usage.tokens import LARGEST
+from ..usage.tokens import MOST
 from .early import EARLY_KEY, Early
 from .names import shortened
 from .tap import SCOPE_KEY, Tap
@@ -83,8 +83,12 @@ def _text(fact: object) -> str:
 
 def _checked(usage: TokenUsage) -> TokenUsage:
     counts = astuple(usage) if isinstance(usage, TokenUsage) else ("none",)
-    if any(type(count) is not int or not 0 <= count <= LARGEST for count in counts):
+    if any(type(count) is not int or count < 0 for count in counts):
         raise ValueError(f"usage must be a TokenUsage of whole numbers from 0 on, got {usage!r}")
+    if not usage.is_plausible:
+        raise ValueError(
+            f"usage must be that of one response, at most {MOST} tokens in total, got {usage!r}"
+        )
     return usage
 
 

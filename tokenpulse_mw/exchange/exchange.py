@@ -41,8 +41,12 @@ class Exchange(msgspec.Struct, eq=False):
         time_to_first_byte: Seconds until the first byte of the body; None where there is none.
         time_to_first_token: Seconds until the model's first words in a stream, or None.
         usage: Token usage of the answer, or None.
-        usage_source: `reported`, `partial` (cut short, or not final), `missing` (a model
+        usage_source: `reported`, `partial` (cut short, not final, or doubtful), `missing` (a model
             answered and no usage was found), or None where no model answered.
+        usage_doubtful: The usage may be wrong, and so must not lower a charge: the media type does
+            not say that a model responds, or the last count was implausible.
+        events: Events of a stream that were decoded, whatever its coding; 0 for one document. They
+            are counted for token limits, and may be 0 without one.
         model: The model that says it answered, or None.
         master: The tenant, where the application annotated one.
         key: The tenant's API key (its id, not the secret), where annotated.
@@ -61,6 +65,8 @@ class Exchange(msgspec.Struct, eq=False):
     time_to_first_token: float | None = None
     usage: TokenUsage | None = None
     usage_source: Source | None = None
+    usage_doubtful: bool = False
+    events: int = 0
     model: str | None = None
     master: str | None = None
     key: str | None = None

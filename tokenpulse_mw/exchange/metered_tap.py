@@ -63,7 +63,9 @@ class MeteredTap(HttpTap):
             elif size == PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
                 self._name_provider(value)
         if self.station.usage and 200 <= status < 300:
-            self._meter = meter_for(content_type, encoding)
+            meter = self._meter = meter_for(content_type, encoding)
+            if meter is not None and self.watchers:  # such as a token limit
+                meter.ledger.counts_events = True
 
     def _body(self, message: Message) -> None:
         if self._passed:

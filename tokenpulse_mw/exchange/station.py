@@ -144,14 +144,20 @@ class Station:
 
 
 def _take_over(exchange: Exchange, meter: UsageMeter) -> None:
-    """Write into `exchange` what the answer said of itself; what the application said stays."""
+    """Copy what the response reports into `exchange`; what the application reported stays.
+
+    An error in a guessed body is not believed: the client may have had the model write it.
+    """
     meter.finish(complete=exchange.outcome == "complete")
     ledger = meter.ledger
+    exchange.events = ledger.events
     if exchange.usage is None:
         exchange.usage = ledger.usage
         exchange.usage_source = ledger.source
+        if exchange.usage_source != "reported":
+            exchange.usage_doubtful = ledger.doubtful
     exchange.model = exchange.model or ledger.model
-    if ledger.failed and exchange.outcome == "complete":
+    if ledger.failed and not ledger.guessed and exchange.outcome == "complete":
         exchange.outcome = "error"
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-
-from starlette.types import Message, Send
+from collections.abc import Sequence
 
 from ..exchange import Exchange
 from .claim import Ruling
 from .limiters import InFlight
 
-_WORDLESS = 10  # events of a stream that may be its head, pings and the like
+_HEAD = 10  # events of a stream that may carry no token: its head, pings and the like
 
 
 class Holds:
@@ -20,25 +18,11 @@ class Holds:
         rulings: Claims that were granted.
     """
 
-    __slots__ = ("_due", "_events", "_rulings")
+    __slots__ = ("_due", "_rulings")
 
     def __init__(self, rulings: Sequence[Ruling]) -> None:
         self._rulings = rulings
-        self._events = 0
         self._due: list[tuple[Ruling, int]] = []
-
-    def counting(self, send: Send) -> Send:
-        """A `send` that counts the events of a stream, if somebody wants to know."""
-        if all(ruling.claim.policy.unit != "tokens" for ruling in self._rulings):
-            return send
-
-        def send_counting(message: Message) -> Awaitable[None]:
-            body = message.get("body")
-            if isinstance(body, bytes):
-                self._events += body.count(b"data:")
-            return send(message)
-
-        return send_counting
 
     def finished(self, exchange: Exchange | None) -> None:
         """Give back places, and charge what `exchange` has used in place of what was reserved.
@@ -52,7 +36,7 @@ class Holds:
             if isinstance(claim.policy.local, InFlight):
                 claim.policy.local.release(claim.key, claim.cost)
                 continue
-            amount = _used(exchange, claim.cost, self._events - _WORDLESS) - claim.cost
+            amount = _used(exchange, claim.cost) - claim.cost
             if claim.policy.shared:
                 self._due.append((ruling, amount))
             else:
@@ -68,17 +52,19 @@ class Holds:
                 await charge(claim.key, amount, since=at, degraded=decision.degraded)
 
 
-def _used(exchange: Exchange | None, reserved: int, words: int) -> int:
-    """The tokens that `exchange` has used, as far as anybody knows.
+def _used(exchange: Exchange | None, reserved: int) -> int:
+    """Return the tokens that `exchange` has used, as far as they are known.
 
-    Each event of a stream is a token at least, so one that was cut has written `words` or more.
+    Each event of a stream carries a token at least, so one that was cut has written as many. The
+    meter counts them as it decodes them, so neither coding nor chunking changes the charge.
     """
-    if exchange is None:  # a WebSocket, or kept out of all measurement
+    if exchange is None:  # a WebSocket
         return reserved
-    if exchange.usage is not None:
-        read, written = exchange.usage.input, exchange.usage.output
+    usage, written = exchange.usage, exchange.events - _HEAD
+    if usage is not None:
         cut = exchange.usage_source == "partial"
-        return read + (max(written, words) if cut else written)
-    # A model may have been at work: neither to leave early nor to ask for no usage is for free.
+        used = usage.input + (max(usage.output, written) if cut else usage.output)
+        return max(used, reserved) if exchange.usage_doubtful else used
+    # A model may have been at work: leaving early, or not asking for the usage, is not free.
     is_answered = 200 <= exchange.status < 300 or exchange.status == 499
-    return max(reserved, words) if exchange.method == "POST" and is_answered else 0
+    return max(reserved, written) if exchange.method == "POST" and is_answered else 0

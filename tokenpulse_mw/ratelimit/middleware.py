@@ -135,7 +135,7 @@ class RateLimitMiddleware:
 
     async def _hold(self, holds: Holds, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and settle what it holds, however it ends."""
-        tap, send = tap_of(scope), holds.counting(send)
+        tap = tap_of(scope)
         if tap is not None and not tap.finished and scope["type"] == "http":
             tap.watch(holds)  # it knows what was used, and when the last byte is out
             await self.app(scope, receive, send)

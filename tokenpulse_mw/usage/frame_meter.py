@@ -50,6 +50,7 @@ class FrameMeter:
         if frame.headers.get(b":message-type", b"event") != b"event":  # "exception" or "error"
             ledger.failed = True
             return
+        ledger.events += 1
         data = self._vendors(frame.payload) if kind == b"chunk" else frame.payload
         if self.waiting:
             self.waiting = not ledger.opens(data)

@@ -100,6 +100,7 @@ class _ArrayReader:
         elements = self._buffer.feed(bytes(chunk))
         if not elements:
             return
+        self.ledger.events += len(elements)
         self.waiting = self.waiting and not any(map(self.ledger.opens, elements))
         self.ledger.hear(each for each in reversed(elements) if COUNT.search(each))
         self._last = elements[-1]
@@ -108,5 +109,6 @@ class _ArrayReader:
         ledger, buffer = self.ledger, self._buffer
         ledger.complete = complete and buffer.closed
         ledger.unreadable += buffer.overlong + (complete and not buffer.closed)
+        ledger.events += buffer.overlong
         ledger.searched = ledger.listens  # else elements were not looked at any more
         ledger.fails(self._last, refused)

@@ -150,3 +150,12 @@ def parse(block: bytes) -> Event:
         elif field == b"event":
             name = value.removeprefix(b" ")
     return Event(name, b"\n".join(data))
+
+
+def count_events(whole: bytes) -> int:
+    """Return the number of data lines in `whole`, which mostly is one for each event.
+
+    A line end inside of a JSON string is escaped, so the text of a model cannot add lines.
+    """
+    count = whole.count(b"\ndata:") + whole.startswith(b"data:")
+    return count + whole.count(b"\rdata:") if b"\r" in whole else count

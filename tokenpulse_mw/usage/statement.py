@@ -10,16 +10,16 @@ import msgspec
 
 from .document import NOTHING, Document, objects
 from .openai import FLAT_READ
-from .tokens import count, counted, part
-from .vendors import ANTHROPIC, Family, billed_calls
+from .tokens import TokenUsage, count, counted, part
+from .vendors import ANTHROPIC, READERS, Family, billed_calls
 
 
-class Statement(msgspec.Struct, frozen=True):
-    """What a document says of its cost.
+class Statement(msgspec.Struct):
+    """The usage that one document reports.
 
-    `merges` is true where later statements override field by field (Anthropic's deltas) instead
-    of as a whole; `final` is false for a count that the vendor will correct later. One that
-    `yields` counts only where the vendor itself has not had its last word: a host's own metrics.
+    `merges` is true if later statements override field by field (Anthropic's deltas) instead of
+    as a whole; `final` is false for a count that the vendor corrects later. One that `yields`
+    counts only if the vendor itself has not reported a final usage: a host's own metrics.
     """
 
     family: Family
@@ -27,11 +27,19 @@ class Statement(msgspec.Struct, frozen=True):
     merges: bool = False
     final: bool = True
     yields: bool = False
+    _usage: TokenUsage | None = None
+
+    @property
+    def usage(self) -> TokenUsage:
+        """The tokens that it reports by itself; they are counted once."""
+        if self._usage is None:
+            self._usage = READERS[self.family](self.fields)
+        return self._usage
 
     @property
     def whole(self) -> bool:
-        """It says all there is to say, so that nothing said before it matters any more."""
-        return not self.merges and not self.yields
+        """Return True if it replaces all earlier statements; an implausible one replaces none."""
+        return not (self.merges or self.yields) and self.usage.is_plausible
 
 
 # What makes a document worth decoding: a key that every vendor's usage has, in one of two

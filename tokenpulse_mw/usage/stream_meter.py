@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .bounds import LONGEST
 from .ledger import Ledger
-from .sse import EventBuffer, around, blocks, blocks_with, parse
+from .sse import EventBuffer, around, blocks, blocks_with, count_events, parse
 from .statement import COUNT, last_count
 from .tail import Tail, names_error
 
@@ -50,6 +50,7 @@ class StreamMeter:
         if not complete:  # an event that was cut in two is nobody's fault
             ledger.unreadable = min(unreadable, ledger.unreadable)
         ledger.unreadable += buffer.overlong
+        ledger.events += buffer.overlong
         for block in self._tail.suspects():
             ledger.fails(parse(block).data)
             ledger.failed = ledger.failed or names_error(block)
@@ -59,6 +60,8 @@ class StreamMeter:
             return
         if not self._batch:
             self._listen(whole)
+        if self.ledger.counts_events:
+            self.ledger.events += count_events(whole)
         self.ledger.hear(_counts(whole))
         self._tail.add(whole)
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-# A count above this is garbage, not a bill: the largest integer every JSON reader agrees on.
-LARGEST = 2**53 - 1
+MOST = 10**9  # tokens of one response; the largest context windows have some 10**7
 
 Fields = Mapping[str, Any]
 
@@ -35,6 +34,16 @@ class TokenUsage(msgspec.Struct, frozen=True):
         """Tokens read and written."""
         return self.input + self.output
 
+    @property
+    def is_plausible(self) -> bool:
+        """Return True if one response can have used so much: no count or sum exceeds `MOST`."""
+        return (
+            self.input + self.output <= MOST
+            and self.cache_read <= MOST
+            and self.cache_write <= MOST
+            and self.reasoning <= MOST
+        )
+
     def __add__(self, other: TokenUsage) -> TokenUsage:
         return TokenUsage(
             self.input + other.input,
@@ -46,13 +55,13 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
 
 def count(fields: Fields, name: str, *others: str) -> int:
-    """The first count above 0 that stands under one of these names, else 0.
+    """Return the first count above 0 under one of these names, else 0.
 
-    Vendors send null, strings and worse; only a whole number from 0 to 2**53-1 is a count, also
-    where it is written as 12.0.
+    Vendors send null, strings and worse; only a whole number from 0 on is a count, also if it is
+    written as 12.0. An implausibly large one is a count too: read as 0, it would lower the charge.
     """
     value = fields.get(name)
-    if type(value) is int and 0 < value <= LARGEST:  # nearly all of them
+    if type(value) is int and value > 0:  # nearly all of them
         return value
     for each in (name, *others):
         value = fields.get(each)
@@ -70,7 +79,7 @@ def counted(fields: Fields, name: str, *others: str) -> bool:
 
 def _is_count(value: Any) -> bool:
     kind = type(value)
-    return (kind is int or (kind is float and value.is_integer())) and 0 <= value <= LARGEST
+    return (kind is int or (kind is float and value.is_integer())) and value >= 0
 
 
 def part(fields: Fields, name: str) -> Fields:

@@ -278,3 +278,22 @@ def test_a_strategy_is_told_its_limit_and_window(strategy: str) -> None:
 
     assert type(made) is STRATEGIES[strategy]
     assert (made.limit, made.window) == (3, 60)
+
+
+@every_strategy
+@pytest.mark.parametrize("amount", [10**9, 10**12, 10**400], ids=["10**9", "10**12", "10**400"])
+def test_charge_of_any_amount_ends_within_ten_windows(
+    strategy: str, amount: int, clock: FakeClock
+) -> None:
+    """No number limits a client for years, raises, or makes the counter forget other charges."""
+    limiter = Limiter("100/minute", strategy=strategy, clock=clock)
+
+    for _ in range(3):
+        limiter.charge("a", amount)
+    refused = limiter.hit("a")
+
+    assert (refused.allowed, refused.remaining) == (False, 0)
+    assert 0 < refused.retry_after < 10 * 60
+    assert 0 < refused.reset_after <= 10 * 60
+    clock.advance(refused.retry_after)
+    assert limiter.hit("a").allowed

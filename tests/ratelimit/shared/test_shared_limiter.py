@@ -248,6 +248,18 @@ async def test_a_charge_may_exceed_the_limit(storage: str) -> None:
     assert await limiter.peek("a") == (False, 10, 0, *[pytest.approx(3600, abs=60)] * 2, *_REST)
 
 
+async def test_charges_of_memcached_do_not_wrap_around(memcached: Server) -> None:
+    """Its counters begin again at 0 after 2**64; what a key has used must not."""
+    limiter = SharedLimiter(
+        "10/hour", storage=f"async+memcached://{memcached.place}", timeout=PATIENCE
+    )
+
+    for _ in range(2**11):
+        await limiter.charge("a", 2**53)
+
+    assert not (await limiter.peek("a")).allowed
+
+
 _REST = ("default", (), False, None)
 
 

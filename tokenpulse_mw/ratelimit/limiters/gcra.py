@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from .decision import Decision
 from .sketch import WindowSketch
 
+_MOST_WINDOWS = 10  # in which any debt has drained: one wrong number must not limit for years
 _A_HAIR = 1e-6  # of a request, and of a second: more than what floats lose
 
 
@@ -56,12 +57,16 @@ class Gcra:
         return Decision(wait == 0.0, limit, room, level / self._rate, wait, more_after=more_after)
 
     def charge(self, state: Bucket, now: float, amount: int, since: float) -> None:
-        """Count `amount`; of what was taken, what has drained since cannot be given back."""
+        """Count `amount`, up to ten windows of debt.
+
+        Of what was taken, what has drained since cannot be given back.
+        """
         if amount < 0:
             drained = (now - since) * self._rate
             self._fill(state, now, max(self._level(state, now) + min(amount + drained, 0.0), 0.0))
         else:
-            self._fill(state, now, self._level(state, now) + amount)
+            level = self._level(state, now) + amount
+            self._fill(state, now, min(level, _MOST_WINDOWS * self.limit))
 
     def remember(self, sketch: WindowSketch, key: Hashable, state: Bucket, now: float) -> None:
         """Keep when the bucket is empty, which tells how full it is."""

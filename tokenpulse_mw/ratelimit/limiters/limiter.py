@@ -118,7 +118,8 @@ class Limiter:
     def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
         """Count `amount` against `key` with no regard to the limit.
 
-        A negative amount gives back what a hit has taken, as far as that still counts.
+        A negative amount gives back what a hit has taken, as far as that still counts. No amount
+        limits a key for long: windows end, and a bucket is empty after ten windows.
 
         Args:
             key: Who is charged.
@@ -128,7 +129,7 @@ class Limiter:
         Raises:
             ValueError: `amount` is no whole number.
         """
-        checked_amount(amount)
+        amount = checked_amount(amount)
         now = self.clock()
         state = self._states.get(key)
         if state is None or state.ends <= now:

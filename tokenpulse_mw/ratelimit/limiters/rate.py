@@ -8,6 +8,7 @@ from typing import NamedTuple
 import limits
 
 _LONGEST = 100 * 366 * 86_400  # seconds
+_MOST_AMOUNT = 2**53  # floats, and the numbers of the storages, are exact up to here
 _LARGEST = 2**48 - 1  # what the sketch of a full table has room for; floats are exact so far
 
 
@@ -54,11 +55,11 @@ def checked_cost(cost: int) -> int:
 
 
 def checked_amount(amount: int) -> int:
-    """`amount`, if it is one.
+    """Return `amount`, cut to what can be counted exactly.
 
     Raises:
-        ValueError: `amount` is no whole number.
+        ValueError: `amount` is not a whole number.
     """
     if type(amount) is not int:
         raise ValueError(f"amount must be a whole number, got {amount!r}")
-    return amount
+    return max(-_MOST_AMOUNT, min(amount, _MOST_AMOUNT))

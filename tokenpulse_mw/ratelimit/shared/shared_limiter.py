@@ -16,7 +16,6 @@ from .outage import Outage
 from .shared_key import stable_text
 from .storage import check_storage, check_window
 from .stored import STRATEGIES, StoredWindows, Windows
-from .stored_decision import MOST
 from .stored_memcached import FixedOnMemcached
 from .stored_redis import FixedOnRedis
 
@@ -161,9 +160,8 @@ class SharedLimiter:
             raise ValueError(
                 f"the strategy {self.strategy!r} cannot be charged in a storage: use 'fixed-window'"
             )
-        checked_amount(amount)
+        amount = checked_amount(amount)
         name = self._name(key)
-        amount = max(-MOST, min(amount, MOST))
         age = 0.0 if since is None else self.clock() - since
 
         async def charged(windows: Windows) -> None:

@@ -8,7 +8,7 @@ import time
 from limits.aio.storage import MemcachedStorage
 
 from ..limiters import Decision
-from .stored_decision import TICK, fixed_decision, sliding_decision
+from .stored_decision import MOST, TICK, fixed_decision, sliding_decision
 
 
 class FixedOnMemcached:
@@ -42,7 +42,9 @@ class FixedOnMemcached:
     async def charge(self, key: str, amount: int, age: float) -> None:
         """Count `amount`, or give it back if what was taken `age` seconds ago still counts."""
         if amount > 0:
-            await self._storage.incr(key, self._window, amount)
+            used = await self._storage.incr(key, self._window, amount)
+            if used > MOST:  # its counters begin again at 0 after 2**64
+                await self._storage.bridge.decr(key, used - MOST)
             return
         left = await self._left(key)
         if left and age - TICK <= self._window - left:
