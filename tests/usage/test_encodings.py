@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenpulse_mw.usage.bounds import MAX_COMPRESSED_FRAMES
 from tokenpulse_mw.usage.encodings import CorruptError, Decoder, decoders_for
 
 from .bodies import chunkings
@@ -85,7 +86,6 @@ def test_any_chunking_gives_the_same_bytes(
         (b"br", brotlied, "brotli=brotlicffi"),
         (b"zstd", zstded, "backports.zstd"),
         (b"zstd", zstded, "backports.zstd=compression.zstd"),
-        (b"zstd", zstded, "zstandard"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 50, 100_000])
@@ -109,7 +109,6 @@ def test_each_package_decodes(coding: bytes, encode: Encode, package: str, size:
         (b"deflate", ""),
         (b"br", "brotli"),
         (b"zstd", "backports.zstd"),
-        (b"zstd", "zstandard"),
     ],
 )
 def test_what_a_few_bytes_say_comes_in_pieces(coding: bytes, package: str) -> None:
@@ -138,7 +137,6 @@ def test_what_a_few_bytes_say_comes_in_pieces(coding: bytes, package: str) -> No
         (b"deflate", ""),
         (b"br", "brotli"),
         (b"zstd", "backports.zstd"),
-        (b"zstd", "zstandard"),
     ],
 )
 def test_garbage_is_corrupt(coding: bytes, package: str) -> None:
@@ -207,9 +205,9 @@ def test_an_answer_of_very_many_frames_is_corrupt(coding: bytes, encode: Encode)
     """Empty ones say nothing at all, and still each of them costs time."""
     frame = encode(b"")
 
-    assert list(decoder_of(coding).feed(frame * 16_000)) == []
+    assert list(decoder_of(coding).feed(frame * MAX_COMPRESSED_FRAMES)) == []
     with pytest.raises(CorruptError):
-        list(decoder_of(coding).feed(frame * 17_000))
+        list(decoder_of(coding).feed(frame * (MAX_COMPRESSED_FRAMES + 2)))
 
 
 def test_a_coding_that_has_not_ended_is_known() -> None:
