@@ -45,7 +45,7 @@ class FrameMeter:
                 return
             unreadable = self._frames.unreadable
             frames = self._frames.feed(piece)
-            budget.spend(FRAME_WORK_NS * (self._frames.unreadable - unreadable))
+            budget.spend(2 * FRAME_WORK_NS * (self._frames.unreadable - unreadable))
             for frame in frames:
                 if budget.spend(FRAME_WORK_NS):
                     self._take(frame)
