@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage.document import UNREADABLE, Document, objects, read, read_by
+from tokenpulse_mw.usage.document import UNREADABLE, Document, objects, read
 from tokenpulse_mw.usage.failure import failed, refused
 from tokenpulse_mw.usage.statement import statement
 from tokenpulse_mw.usage.whose import is_kept, is_models, model
-from tokenpulse_mw.usage.words import EVENTS, Event, speaks
+from tokenpulse_mw.usage.words import Event, read_events, speaks
 
 
 def test_a_document_is_an_object_or_an_array_of_them() -> None:
@@ -94,7 +94,7 @@ def test_any_object_can_be_asked(payload: dict[str, Any]) -> None:
         assert said is None or type(said.fields) is dict
         assert type(model(each)) in (str, type(None))
         assert {type(ask(each)) for ask in (failed, refused, is_models, is_kept)} == {bool}
-    for event in read_by(EVENTS, data):
+    for event in read_events(data):
         assert type(speaks(event)) is bool
 
 

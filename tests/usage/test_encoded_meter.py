@@ -248,9 +248,9 @@ def test_the_bytes_of_a_compressed_answer_may_be_of_any_kind(
 
 def test_what_lies_between_two_codings_counts_too() -> None:
     """A bomb in a bomb may say nothing at all in the end."""
-    bomb = gzip.compress(gzip.compress(gzip.compress(b"", mtime=0) * 200_000))
+    bomb = gzip.compress(gzip.compress(b"", mtime=0) * 200_000)
 
-    ledger = measure(JSON, [bomb], encoding=b"gzip, gzip, gzip")
+    ledger = measure(JSON, [bomb], encoding=b"gzip, gzip")
 
     assert account(ledger) == (None, "missing", None, False, 1)
 

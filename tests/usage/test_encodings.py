@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenpulse_mw.usage.bounds import MAX_COMPRESSED_FRAMES
 from tokenpulse_mw.usage.encodings import CorruptError, Decoder, decoders_for
 
 from .bodies import chunkings
@@ -80,7 +81,6 @@ def test_any_chunking_gives_the_same_bytes(
         (b"br", brotlied, "brotli=brotlicffi"),
         (b"zstd", zstded, f"{ZSTD}=backports.zstd"),
         (b"zstd", zstded, f"{ZSTD}=compression.zstd"),
-        (b"zstd", zstded, "zstandard"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 50, 100_000])
@@ -104,7 +104,6 @@ def test_each_package_decodes(coding: bytes, encode: Encode, package: str, size:
         (b"deflate", ""),
         (b"br", "brotli"),
         (b"zstd", ZSTD),
-        (b"zstd", "zstandard"),
     ],
 )
 def test_what_a_few_bytes_say_comes_in_pieces(coding: bytes, package: str) -> None:
@@ -133,7 +132,6 @@ def test_what_a_few_bytes_say_comes_in_pieces(coding: bytes, package: str) -> No
         (b"deflate", ""),
         (b"br", "brotli"),
         (b"zstd", ZSTD),
-        (b"zstd", "zstandard"),
     ],
 )
 def test_garbage_is_corrupt(coding: bytes, package: str) -> None:
@@ -202,9 +200,9 @@ def test_an_answer_of_very_many_frames_is_corrupt(coding: bytes, encode: Encode)
     """Empty ones say nothing at all, and still each of them costs time."""
     frame = encode(b"")
 
-    assert list(decoder_of(coding).feed(frame * 16_000)) == []
+    assert list(decoder_of(coding).feed(frame * MAX_COMPRESSED_FRAMES)) == []
     with pytest.raises(CorruptError):
-        list(decoder_of(coding).feed(frame * 17_000))
+        list(decoder_of(coding).feed(frame * (MAX_COMPRESSED_FRAMES + 2)))
 
 
 def test_a_coding_that_has_not_ended_is_known() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.memory import held_after
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.bounds import LONGEST
+from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_BYTES
 from tokenpulse_mw.usage.json_meter import JsonMeter
 
 from .bodies import BODIES, JSON, Body, account, chunkings, cut, measure
@@ -148,7 +148,7 @@ def test_a_document_that_is_too_long_says_its_usage_at_its_end(
 
     ledger = measure(JSON, cut(data, range(size, len(data), size)))
 
-    assert len(data) > LONGEST
+    assert len(data) > MAX_DOCUMENT_BYTES
     assert account(ledger) == (usage, "reported", model, False, 0)
     assert ledger.is_answer is True
 
@@ -174,17 +174,17 @@ def test_a_document_that_is_too_long_may_say_its_usage_first(
     ledger = measure(JSON, cut(data, range(size, len(data), size)), complete=complete)
 
     source = "reported" if complete else "partial"
-    assert len(data) > LONGEST
+    assert len(data) > MAX_DOCUMENT_BYTES
     assert account(ledger) == (TokenUsage(input=7), source, "m", False, 0)
 
 
 @pytest.mark.parametrize(
     "payload",
     [
-        {"a": {"usage": USAGE_FIRST, "b": 1}, "text": "x" * LONGEST},
-        {"a": [{"usage": USAGE_FIRST}, 1], "text": "x" * LONGEST},
-        {"a": '"usage": {"prompt_tokens": 7}, ', "text": "x" * LONGEST},
-        {"a": "x" * 2000, "usage": USAGE_FIRST, "text": "x" * LONGEST},
+        {"a": {"usage": USAGE_FIRST, "b": 1}, "text": "x" * MAX_DOCUMENT_BYTES},
+        {"a": [{"usage": USAGE_FIRST}, 1], "text": "x" * MAX_DOCUMENT_BYTES},
+        {"a": '"usage": {"prompt_tokens": 7}, ', "text": "x" * MAX_DOCUMENT_BYTES},
+        {"a": "x" * 2000, "usage": USAGE_FIRST, "text": "x" * MAX_DOCUMENT_BYTES},
     ],
 )
 def test_a_usage_inside_of_a_document_that_is_too_long_is_only_text(
@@ -209,7 +209,9 @@ def test_documents_one_after_the_other_are_read_line_by_line(size: int) -> None:
 
 def test_a_document_that_is_too_long_and_was_cut_says_nothing() -> None:
     """Its end may lie anywhere in it, where a usage may be what the model wrote."""
-    data = json.dumps({"text": "x" * LONGEST, "a": [{"usage": {"prompt_tokens": 9}}]}).encode()
+    data = json.dumps(
+        {"text": "x" * MAX_DOCUMENT_BYTES, "a": [{"usage": {"prompt_tokens": 9}}]}
+    ).encode()
 
     ledger = measure(JSON, [data[:-2]], complete=False)
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import Ledger, TokenUsage
+from tokenpulse_mw.usage.bounds import MAX_READ_IN_VAIN_EVENTS
 
 from .bodies import account
 
@@ -507,7 +508,7 @@ def test_first_words_are_not_looked_for_for_ever() -> None:
 
 
 def test_reading_in_vain_comes_to_an_end() -> None:
-    """After 10,000 events that tell no usage only the last of those at hand is read."""
+    """After too many events that tell no usage only the last of those at hand is read."""
     asked = []
 
     def latest_first(said: bytes) -> Iterator[bytes]:
@@ -517,7 +518,7 @@ def test_reading_in_vain_comes_to_an_end() -> None:
 
     ledger = Ledger()
     ledger.hear(latest_first(b'{"max_tokens": 5}'))
-    assert len(asked) == 10_000
+    assert len(asked) == MAX_READ_IN_VAIN_EVENTS
     asked.clear()
     ledger.hear(latest_first(b'{"type": "message_delta", "usage": {"output_tokens": 5}}'))
     ledger.hear(latest_first(b"{"))

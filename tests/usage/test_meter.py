@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.memory import held_after
 from tokenpulse_mw.usage import TokenUsage, meter_for
-from tokenpulse_mw.usage.bounds import LONGEST
+from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_BYTES
 from tokenpulse_mw.usage.frame_meter import FrameMeter
 from tokenpulse_mw.usage.json_meter import JsonMeter
 from tokenpulse_mw.usage.sniff import MaybeJsonMeter, SniffMeter
@@ -245,7 +245,7 @@ def test_an_event_that_is_too_long_is_skipped() -> None:
 def test_a_body_is_kept_up_to_one_mebibyte_by_default() -> None:
     """A meter made for a media type has the usual bound."""
     head = b'{"a": "%s", "usage": {"prompt_tokens": 3}, "text": "' % (b"x" * 2000)
-    fits = head + b"x" * (LONGEST - len(head) - 2) + b'"}'
+    fits = head + b"x" * (MAX_DOCUMENT_BYTES - len(head) - 2) + b'"}'
 
     assert measure(JSON, [fits]).usage == TokenUsage(input=3)
     assert measure(JSON, [fits, b" "]).unreadable == 1

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage.bounds import LINES
+from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_LINES
 from tokenpulse_mw.usage.repair import documents_in, mend
 
 from .bodies import JSON, SSE, account, event, measure
@@ -68,8 +68,8 @@ def shape(value: Any) -> Any:
 def test_lines_that_may_be_documents() -> None:
     """Neither empty ones nor the mark of a stream's end is one; too many are none."""
     assert documents_in(b"{}\n\n [DONE]\r\n[]") == [b"{}", b"[]"]
-    assert len(documents_in(b"{}\n" * (LINES - 1))) == LINES - 1
-    assert documents_in(b"{}\n" * LINES) == []
+    assert len(documents_in(b"{}\n" * (MAX_DOCUMENT_LINES - 1))) == MAX_DOCUMENT_LINES - 1
+    assert documents_in(b"{}\n" * MAX_DOCUMENT_LINES) == []
 
 
 @pytest.mark.parametrize("text", ["hi \ud83d", "\ude00", "\ud83d\ud83d"])

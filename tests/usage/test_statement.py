@@ -161,4 +161,4 @@ def test_the_last_count_is_found(pieces: list[bytes]) -> None:
     data = b"".join(pieces)
     places = [found.start() for found in COUNT.finditer(data)]
 
-    assert last_count(data) == max(places, default=-1)
+    assert last_count(data, len(data)) == max(places, default=-1)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tokenpulse_mw.usage.document import UNREADABLE, read_by
-from tokenpulse_mw.usage.words import EVENTS, speaks
+from tokenpulse_mw.usage.document import UNREADABLE
+from tokenpulse_mw.usage.words import read_events, speaks
 
 
 def spoken(payload: Any) -> bool:
     """Whether the event that `payload` is carries words."""
-    (event,) = read_by(EVENTS, json.dumps(payload).encode())
+    (event,) = read_events(json.dumps(payload).encode())
     return speaks(event)
 
 
@@ -120,14 +120,14 @@ def test_an_event_around_the_words_does_not_speak(payload: Any) -> None:
 @pytest.mark.parametrize("data", [b"{}", b'{"delta": "P"}'])
 def test_an_array_of_events_is_read_too(data: bytes) -> None:
     """Gemini streams arrays."""
-    events = read_by(EVENTS, b"[{}, %s]" % data)
+    events = read_events(b"[{}, %s]" % data)
 
     assert [speaks(event) for event in events] == [False, data != b"{}"]
 
 
 def test_a_piece_that_is_no_json_is_unreadable() -> None:
     """It raises UNREADABLE."""
-    (event,) = read_by(EVENTS, b'{"delta": {"text": "\xff"}}')
+    (event,) = read_events(b'{"delta": {"text": "\xff"}}')
 
     with pytest.raises(UNREADABLE):
         speaks(event)

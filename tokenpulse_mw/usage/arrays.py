@@ -6,8 +6,10 @@ import re
 
 from .digest import HEAD, TAIL, digest
 
-# One step through JSON: a string that ends here, one that goes on in the next chunk, or a bracket.
-_STEP = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
+# One step through JSON: past whole strings and all else, to a bracket, to the quote of a string
+# that goes on in the next chunk, or to the end. It matches at every place, so that the search
+# never begins a second time at what it has passed.
+_STEP = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(?:(["{}\[\]])|\Z)', re.DOTALL)
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _QUOTE, _OPENING = b'"'[0], b"{["
 
@@ -21,6 +23,7 @@ class ArrayBuffer:
 
     Attributes:
         closed: The array has come to its end.
+        in_string: What has come ends inside a string.
     """
 
     __slots__ = (
@@ -28,8 +31,8 @@ class ArrayBuffer:
         "_escaped",
         "_head",
         "_held",
-        "_in_string",
         "closed",
+        "in_string",
         "longest",
         "overlong",
     )
@@ -41,7 +44,7 @@ class ArrayBuffer:
         self._held = bytearray()  # what has come of the element that is open
         self._head = b""  # its beginning, when it has grown too long
         self._depth = 0  # 1 in the array, 2 in an element of it
-        self._in_string = False
+        self.in_string = False
         self._escaped = False  # the last byte was a backslash in a string
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -49,13 +52,14 @@ class ArrayBuffer:
         elements: list[bytes] = []
         start = 0  # where the open element begins, or goes on, in this chunk
         for step in _STEP.finditer(chunk, self._after_string(chunk, 0)):
-            place = step.start()
-            if chunk[place] == _QUOTE:
-                if step.end() == place + 1:  # it does not end in this chunk
-                    self._in_string = True
-                    self._after_string(chunk, place + 1)
-                    break
-            elif chunk[place] in _OPENING:
+            place = step.start(1)
+            if place < 0:
+                continue
+            if chunk[place] == _QUOTE:  # of a string that does not end in this chunk
+                self.in_string = True
+                self._after_string(chunk, place + 1)
+                break
+            if chunk[place] in _OPENING:
                 self._depth += 1
                 start = place if self._depth == 2 else start
             elif not self.closed:
@@ -69,12 +73,14 @@ class ArrayBuffer:
 
     def _after_string(self, chunk: bytes, position: int) -> int:
         """Where the string that is open is over; the chunk's end when it goes on."""
-        if not self._in_string or not chunk:
+        if not self.in_string or not chunk:
             return position
+        if not self._escaped and chunk.find(b'"', position) < 0 and b"\\" not in chunk:
+            return len(chunk)  # the middle of a long string
         end = _STRING.match(chunk, position + self._escaped).end()  # type: ignore[union-attr]
-        self._in_string = end >= len(chunk) or chunk[end] != _QUOTE
-        self._escaped = self._in_string and end < len(chunk)
-        return len(chunk) if self._in_string else end + 1
+        self.in_string = end >= len(chunk) or chunk[end] != _QUOTE
+        self._escaped = self.in_string and end < len(chunk)
+        return len(chunk) if self.in_string else end + 1
 
     def _hold(self, piece: bytes) -> None:
         held = self._held

@@ -1,12 +1,51 @@
-"""How much of an answer is looked at, whatever its form."""
+"""Bounds of what is held and done for one response. Work is counted in nominal nanoseconds."""
 
 from __future__ import annotations
 
-LONGEST = 1024 * 1024  # bytes of one event, of one frame, or of one JSON document
-DECODED = 64 * 1024 * 1024  # bytes that are decoded of a compressed answer, in all
-DECODED_AT_FIRST = 2 * 1024 * 1024  # of them, those that the first bytes may say
-DECODED_A_BYTE = 256  # and those that each byte may add: brotli makes a 150th of some streams
-TO_WORDS = 1024 * 1024  # bytes of a stream in which the model's first words are looked for
-EVENT_TO_WORDS = 1024  # and what the shortest of its events counts as
-LINES = 10_000  # of what is read line by line
-READ_IN_VAIN = 10_000  # events that may tell the usage and do not tell all of it
+# Memory.
+MAX_DOCUMENT_BYTES = 1024 * 1024  # one event, one frame, or one JSON document
+MAX_SLICE_BYTES = 64 * 1024  # of a chunk, scanned in one step
+MAX_FEED_MEMORY_BYTES = 8 * 1024 * 1024  # while a chunk is read, beside twice the chunk
+MAX_WINDOW_LOG_BROTLI = 22  # 4 MiB: the default of brotli's encoders
+MAX_WINDOW_LOG_ZSTD = 23  # 8 MiB: the limit of RFC 9659, and the default of Go's encoder
+MAX_CODINGS = 2  # applied one after the other
+MAX_BUILT_VALUES = 1_000  # JSON values that Python objects are created for, in one field
+MAX_EVENT_LINES = 10_000  # of one event
+
+# Bytes decoded of a compressed response.
+MAX_DECODED_BYTES = 64 * 1024 * 1024  # in all
+MAX_DECODED_AT_FIRST_BYTES = 2 * 1024 * 1024  # before any compressed byte adds to them
+MAX_DECODED_PER_BYTE_BYTES = 256  # added by each compressed byte: brotli reaches 150 on events
+MAX_COMPRESSED_FRAMES = 1_024  # gzip members or zstd frames: an empty one costs time, too
+
+# Reading.
+MAX_SILENT_BYTES = 1024 * 1024  # of a stream in which the model's first output is looked for
+MIN_SILENT_EVENT_BYTES = 1024  # counted for a shorter event
+MAX_DOCUMENT_LINES = 1_000  # of a document that is read line by line
+REPAIRED = (b"\\ud", b"\\uD", b"NaN", b"Infinity")  # what a place that may need repair has
+MAX_REPAIRS = 20_000  # of each kind, in one document
+MAX_READ_IN_VAIN_EVENTS = 5_000  # events that look like usage and do not state all of it
+MAX_FRAME_HEADERS = 32
+MAX_CHOICES = 16  # of one event, examined for output
+MAX_OUTPUT_VALUES = 64  # JSON values of one event, examined for output
+MAX_ITERATIONS = 256  # model calls that Anthropic lists in one usage
+
+# Work.
+MAX_FEED_WORK_NS = 30_000_000  # of one call of `feed`
+MAX_BODY_WORK_NS = 100_000_000  # of one body, and on top of it
+MAX_BODY_WORK_PER_BYTE_NS = 100  # for each byte that the server received
+DOCUMENT_WORK_NS = 4_000  # decoding a document
+DOCUMENT_BYTE_WORK_NS = 8  # each byte of it
+OBJECT_WORK_NS = 300  # each opening bracket of it
+DOCUMENT_PART_WORK_NS = 3_000  # each of several documents in one
+REPAIR_WORK_NS = 6_000  # repairing a document that cannot be decoded
+REPAIR_BYTE_WORK_NS = 5  # each byte of it
+REPAIR_EACH_WORK_NS = 150  # each place that may need it
+OPENING_WORK_NS = 16_000  # looking for output in a document
+EVENT_LINE_WORK_NS = 150  # splitting an event into lines
+FRAME_WORK_NS = 4_000  # a frame of an AWS event stream
+ARRAY_BYTE_WORK_NS = 4  # a byte of a streamed array
+BRACKET_WORK_NS = 250  # a bracket of a streamed array
+QUOTE_WORK_NS = 25  # a quote or a backslash of a streamed array
+COMPRESSED_BYTE_WORK_NS = 45  # a byte before decompression: an empty deflate block costs 500
+DECODED_BYTE_WORK_NS = 3  # a byte after decompression

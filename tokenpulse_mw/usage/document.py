@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from .repair import documents_in, mend
+from .bounds import MAX_BUILT_VALUES, MAX_SLICE_BYTES
+from .budget import Budget
+from .repair import documents_in, repaired, without_controls
 
 NOTHING = msgspec.Raw(b"null")
 
@@ -40,58 +42,100 @@ D = TypeVar("D", bound=Document)
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
-_documents = msgspec.json.Decoder(Document | list[Document])
 
+class Reader(Generic[D]):
+    """Decoder of one kind of documents, or of arrays of them."""
 
-def read(data: bytes) -> list[Document]:
-    """Decode a document, or an array of them.
+    def __init__(self, kind: type[D]) -> None:
+        self._kind = kind
+        self._documents = msgspec.json.Decoder(kind | list[kind])  # type: ignore[valid-type]
+        fields = msgspec.structs.fields(kind)
+        self._raw = {field.name for field in fields if field.type is msgspec.Raw}
+        outline = msgspec.defstruct(
+            "Outline",
+            [(field.name, msgspec.Raw, NOTHING) for field in fields],
+            rename={field.name: field.encode_name for field in fields},
+        )
+        self._outlines = msgspec.json.Decoder(outline)
 
-    Raises:
-        UNREADABLE: `data` is not JSON, or neither an object nor an array of objects.
-    """
-    return read_by(_documents, data)
+    def read(self, data: bytes, budget: Budget | None = None) -> list[D]:
+        """Decode a document, or an array of them, and repair it if `budget` has room for that.
 
-
-def read_by(decoder: msgspec.json.Decoder[D | list[D]], data: bytes) -> list[D]:
-    """As `read`, of a kind of documents that tells more."""
-    try:
-        decoded = decoder.decode(data)
-    except UNREADABLE:
-        if not data:  # as of a comment in a stream
-            raise
-        decoded = _read_mended(decoder, data)
-    documents = decoded if isinstance(decoded, list) else [decoded]
-    for place, document in enumerate(documents):
-        if document.response is not NOTHING:
-            documents[place] = _unwrap(document)
-    return documents
-
-
-def _read_mended(decoder: msgspec.json.Decoder[D | list[D]], data: bytes) -> D | list[D]:
-    """What can be read of a document once it is mended, or line by line, if all of it can."""
-    try:
-        return decoder.decode(mend(data))
-    except UNREADABLE:
-        lines = documents_in(data)
-        if not lines:
-            raise
-        documents: list[D] = []
-        for line in lines:
-            decoded = decoder.decode(mend(line))
-            documents += decoded if isinstance(decoded, list) else [decoded]
+        Raises:
+            UNREADABLE: `data` is not JSON, or neither an object nor an array of objects, or an
+                array of too many values.
+        """
+        try:
+            if len(data) <= MAX_BUILT_VALUES:
+                decoded = self._documents.decode(data)
+                documents = decoded if isinstance(decoded, list) else [decoded]
+            else:
+                documents = self._decode(data)
+        except UNREADABLE:
+            # There is no data in a comment of a stream.
+            if not data or not (budget is None or budget.spend_repair(data)):
+                raise
+            documents = self._read_repaired(repaired(data))
+        for place, document in enumerate(documents):
+            if document.response is not NOTHING:
+                documents[place] = self._unwrap(document)
         return documents
 
+    def _decode(self, data: bytes) -> list[D]:
+        if len(data) <= MAX_BUILT_VALUES or is_small(data):
+            decoded = self._documents.decode(data)
+            return decoded if isinstance(decoded, list) else [decoded]
+        # Objects are only created for the fields that matter, and only for small ones.
+        outline = self._outlines.decode(data)
+        document = self._kind()
+        for name in outline.__struct_fields__:
+            raw = getattr(outline, name)
+            if name in self._raw:
+                setattr(document, name, raw)
+            elif raw is not NOTHING and is_small(raw):
+                setattr(document, name, msgspec.json.decode(raw))
+        return [document]
 
-def _unwrap(document: D) -> D:
-    """The response inside an event of OpenAI Responses or Gemini's Code Assist."""
-    if not opens_with(document.response, b"{"):
-        return document
-    inner = msgspec.json.decode(document.response, type=type(document))
-    inner.type = document.type
-    inner.error = inner.error or document.error
-    inner.usage = document.usage or inner.usage
-    inner.usageMetadata = document.usageMetadata or inner.usageMetadata
-    return inner
+    def _read_repaired(self, data: bytes) -> list[D]:
+        """Decode a repaired document, or line by line if each line is one."""
+        try:
+            return self._decode(without_controls(data))
+        except UNREADABLE:
+            lines = documents_in(data)
+            if not lines or not all(map(_may_be_documents, lines)):
+                raise
+            return [document for line in lines for document in self._decode(without_controls(line))]
+
+    def _unwrap(self, document: D) -> D:
+        """Return the response inside an event of OpenAI Responses or Gemini's Code Assist."""
+        if not opens_with(document.response, b"{"):
+            return document
+        (inner,) = self._decode(bytes(document.response))
+        inner.type = document.type
+        inner.error = inner.error or document.error
+        inner.usage = document.usage or inner.usage
+        inner.usageMetadata = document.usageMetadata or inner.usageMetadata
+        return inner
+
+
+def _may_be_documents(line: bytes) -> bool:
+    return line.startswith(b"[") or line.lstrip().startswith(b"{")
+
+
+_reader = Reader(Document)
+read = _reader.read
+
+
+def is_small(data: bytes | msgspec.Raw) -> bool:
+    """Return True if `data` has so few JSON values that objects may be created for all of them."""
+    view = memoryview(data)
+    left = MAX_BUILT_VALUES
+    for start in range(0, len(view) if len(view) > left else 0, MAX_SLICE_BYTES):
+        piece = bytes(view[start : start + MAX_SLICE_BYTES])
+        left -= len(piece) - len(piece.translate(None, b"{[,"))
+        if left < 0:
+            return False
+    return True
 
 
 def opens_with(raw: msgspec.Raw, brackets: bytes) -> bool:
@@ -100,8 +144,8 @@ def opens_with(raw: msgspec.Raw, brackets: bytes) -> bool:
 
 
 def objects(raw: msgspec.Raw) -> list[dict[str, Any]]:
-    """The objects of an array; none where something else stands there, or cannot be read."""
-    if raw is NOTHING:
+    """Return the objects of an array; none if it is not an array, is large or cannot be read."""
+    if raw is NOTHING or not is_small(raw):
         return []
     try:
         items = msgspec.json.decode(raw)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .bounds import DECODED, DECODED_A_BYTE, DECODED_AT_FIRST
+from .bounds import (
+    COMPRESSED_BYTE_WORK_NS,
+    DECODED_BYTE_WORK_NS,
+    MAX_DECODED_AT_FIRST_BYTES,
+    MAX_DECODED_BYTES,
+    MAX_DECODED_PER_BYTE_BYTES,
+    MAX_SLICE_BYTES,
+)
+from .budget import slices
 from .encodings import CorruptError, Decoder
 from .ledger import Ledger
 from .protocol import UsageMeter
@@ -24,59 +32,75 @@ class EncodedMeter:
 
     __slots__ = (
         "_begun",
+        "_budget",
+        "_corrupt",
         "_decoders",
         "_left",
         "_meter",
         "_reserve",
-        "_stopped",
         "ledger",
         "waiting",
     )
 
     def __init__(
-        self, meter: UsageMeter, decoders: Sequence[Decoder], *, most: int = DECODED
+        self, meter: UsageMeter, decoders: Sequence[Decoder], *, most: int = MAX_DECODED_BYTES
     ) -> None:
         self.ledger: Ledger = meter.ledger
         self.waiting = meter.waiting
         self._meter = meter
         self._decoders = decoders
-        self._left = min(most, DECODED_AT_FIRST)  # bytes that may be decoded now
+        self._left = min(most, MAX_DECODED_AT_FIRST_BYTES)  # bytes that may be decoded now
         self._reserve = most - self._left  # and those that what comes may add to them
         self._begun = False
-        self._stopped = False
+        self._corrupt = False
+        self._budget = meter.ledger.budget
+        self._budget.encoded = True
 
     def feed(self, chunk: bytes) -> None:
-        """Look at what `chunk` says."""
-        if self._stopped or not chunk:
+        """Decode `chunk` and examine the result."""
+        if not chunk or not self._decoders:
             return
         self._begun = True
-        earned = min(DECODED_A_BYTE * len(chunk), self._reserve)
+        earned = min(MAX_DECODED_PER_BYTE_BYTES * len(chunk), self._reserve)
         self._reserve -= earned
         self._left += earned
+        self._budget.start(len(chunk), encoded=True)
         try:
-            for piece in self._decoded(bytes(chunk), 0):  # applications send any kind of them
-                self._meter.feed(piece)
+            data = bytes(chunk)  # applications send any kind of them
+            for piece in (data,) if len(data) <= MAX_SLICE_BYTES else slices(data):
+                for decoded in self._decoded(piece, 0):
+                    self._meter.feed(decoded)
         except CorruptError:
-            self._stopped = True
+            self._corrupt = True
+            self._decoders = ()
+        if self._budget.exhausted:
+            self._decoders = ()
         self.waiting = self._meter.waiting
 
     def _decoded(self, data: bytes, step: int) -> Iterator[bytes]:
         if step == len(self._decoders):
             yield data
             return
+        if not self._budget.spend(COMPRESSED_BYTE_WORK_NS * len(data)):
+            return
         for piece in self._decoders[step].feed(data):
             self._left -= len(piece)
             if self._left < 0:
                 raise CorruptError("it says more than will be decoded")
+            if not self._budget.spend(DECODED_BYTE_WORK_NS * len(piece)):
+                return
             yield from self._decoded(piece, step + 1)
 
     def finish(self, *, complete: bool) -> None:
-        """Look at what is left; what ends inside a coding has not come to its end."""
-        ended = not self._stopped and all(decoder.ended for decoder in self._decoders)
+        """Examine what is left; a body that ends inside a coding is not complete."""
+        decoders = self._decoders
+        ended = bool(decoders) and all(decoder.ended for decoder in decoders)
+        self._decoders = ()
+        self._budget.start(0, encoded=True)
         self._meter.finish(complete=complete and ended)
         self.waiting = self._meter.waiting
-        if self._stopped or (complete and self._begun and not ended):
-            self.ledger.unreadable += 1
+        cut = complete and self._begun and not ended and not self._budget.exhausted
+        self.ledger.unreadable += self._corrupt or cut
 
 
 class UnreadMeter:

@@ -10,6 +10,8 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
+from .bounds import MAX_FRAME_HEADERS
+
 _PRELUDE = struct.Struct(">III")
 _CHECKSUM = struct.Struct(">I")
 _SHORTEST = _PRELUDE.size + _CHECKSUM.size
@@ -62,6 +64,11 @@ class FrameBuffer:
         self._held += chunk[skipped:] if skipped else chunk
         return self._frames() if len(self._held) >= self._needed else []
 
+    def stop(self) -> None:
+        """Read no more frames, and release what is held."""
+        self.broken = True
+        self._held.clear()
+
     def _frames(self) -> list[Frame]:
         held, frames, start = self._held, [], 0
         while len(held) - start >= _PRELUDE.size and (total := self._length(start)):
@@ -108,11 +115,14 @@ def _headers(data: bytes) -> list[tuple[bytes, bytes]]:
     """The headers that are strings.
 
     Raises:
-        IndexError: The headers end too early.
+        IndexError: The headers end too early, or are too many.
         KeyError: A header's type is not known.
     """
-    found, place = [], 0
+    found, place, count = [], 0, 0
     while place < len(data):
+        count += 1
+        if count > MAX_FRAME_HEADERS:
+            raise IndexError(count)
         name = data[place + 1 : place + 1 + data[place]]
         place += 1 + data[place]
         kind = data[place]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from .bounds import LONGEST
+from .bounds import FRAME_WORK_NS, MAX_DOCUMENT_BYTES
+from .budget import slices
 from .document import UNREADABLE
 from .eventstream import Frame, FrameBuffer
 from .failure import has_sign
@@ -29,21 +30,32 @@ class FrameMeter:
 
     __slots__ = ("_frames", "ledger", "waiting")
 
-    def __init__(self, *, longest: int = LONGEST) -> None:
+    def __init__(self, *, longest: int = MAX_DOCUMENT_BYTES) -> None:
         self.ledger = Ledger()
         self.waiting = True
         self._frames = FrameBuffer(longest=longest)
 
     def feed(self, chunk: bytes) -> None:
-        """Look at the frames that `chunk` completes."""
-        for frame in self._frames.feed(chunk):
-            self._take(frame)
+        """Examine the frames that `chunk` completes."""
+        budget = self.ledger.budget
+        budget.start(len(chunk))
+        for piece in slices(bytes(chunk)):
+            if budget.exhausted:
+                self._frames.stop()
+                return
+            unreadable = self._frames.unreadable
+            frames = self._frames.feed(piece)
+            budget.spend(2 * FRAME_WORK_NS * (self._frames.unreadable - unreadable))
+            for frame in frames:
+                if budget.spend(FRAME_WORK_NS):
+                    self._take(frame)
 
     def finish(self, *, complete: bool) -> None:
         """Count what could not be read; what ends inside a frame has not come to its end."""
         ledger, frames = self.ledger, self._frames
-        ledger.complete = complete and not frames.inside and not frames.broken
-        ledger.unreadable += frames.unreadable + (complete and frames.inside)
+        stopped = ledger.budget.exhausted
+        ledger.complete = complete and not (frames.inside or frames.broken or stopped)
+        ledger.unreadable += frames.unreadable + (stopped or (complete and frames.inside))
 
     def _take(self, frame: Frame) -> None:
         ledger, kind = self.ledger, frame.headers.get(b":event-type")

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from .arrays import ArrayBuffer
-from .bounds import LONGEST
+from .bounds import (
+    ARRAY_BYTE_WORK_NS,
+    BRACKET_WORK_NS,
+    MAX_DOCUMENT_BYTES,
+    QUOTE_WORK_NS,
+)
+from .budget import slices
 from .digest import HEAD, OPENING, TAIL, digest, digest_of_opening
 from .failure import refused
 from .ledger import Ledger
@@ -22,12 +28,13 @@ class JsonMeter:
     come.
     """
 
-    __slots__ = ("_body", "_head", "_longest", "_reader", "ledger", "waiting")
+    __slots__ = ("_body", "_head", "_longest", "_reader", "_tail", "ledger", "waiting")
 
-    def __init__(self, *, longest: int = LONGEST, ledger: Ledger | None = None) -> None:
+    def __init__(self, *, longest: int = MAX_DOCUMENT_BYTES, ledger: Ledger | None = None) -> None:
         self.ledger = Ledger() if ledger is None else ledger
         self.waiting = True
         self._longest = longest
+        self._tail = min(TAIL, longest)
         self._body: bytes | bytearray = b""  # the latter, from its second piece on
         self._head = b""  # of a document that is too long
         self._reader: UsageMeter | None = None  # of what is no document
@@ -52,14 +59,14 @@ class JsonMeter:
 
     def _keep(self, chunk: bytes) -> None:
         if not self._body:
-            self._body = chunk  # which mostly is all of it
+            self._body = chunk  # mostly all of it
         else:
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += chunk
-        if self._head or len(self._body) > self._longest:
+        if len(self._body) > (2 * self._tail if self._head else self._longest):
             self._head = self._head or bytes(self._body[: min(OPENING, self._longest)])
-            self._body = self._body[-min(TAIL, self._longest) :]
+            self._body = self._body[-self._tail :]
 
     def finish(self, *, complete: bool) -> None:
         """Read the document, if all of it was kept, or what its end says of usage."""
@@ -69,7 +76,9 @@ class JsonMeter:
         ledger = self.ledger
         ledger.complete = complete
         ledger.searched = True
-        if self._head:
+        if ledger.budget.exhausted:  # by decompression
+            ledger.unreadable += 1
+        elif self._head:
             self._read_ends(complete)
         elif self._body:
             ledger.read(bytes(self._body))
@@ -78,7 +87,7 @@ class JsonMeter:
 
     def _read_ends(self, complete: bool) -> None:
         """Where it was cut, its end may lie anywhere in it."""
-        short = digest(self._head[:HEAD], bytes(self._body)) if complete else b""
+        short = digest(self._head[:HEAD], bytes(self._body[-self._tail :])) if complete else b""
         if short := short or digest_of_opening(self._head):
             self.ledger.read(short)
         else:
@@ -97,18 +106,37 @@ class _ArrayReader:
         self._last = b""
 
     def feed(self, chunk: bytes) -> None:
-        elements = self._buffer.feed(bytes(chunk))
-        if not elements:
-            return
-        self.ledger.events += len(elements)
-        self.waiting = self.waiting and not any(map(self.ledger.opens, elements))
-        self.ledger.hear(each for each in reversed(elements) if COUNT.search(each))
-        self._last = elements[-1]
+        budget = self.ledger.budget
+        budget.start(len(chunk))
+        for piece in slices(bytes(chunk)):
+            work = 0
+            quotes = _count(piece, b'"\\')
+            if quotes or not self._buffer.in_string:  # else it is the middle of a long string
+                brackets = _count(piece, b"{}[]")
+                work = BRACKET_WORK_NS * brackets + QUOTE_WORK_NS * quotes
+                work += ARRAY_BYTE_WORK_NS * len(piece)
+            if not budget.spend(work):
+                return
+            self._take(self._buffer.feed(piece))
+
+    def _take(self, elements: list[bytes]) -> None:
+        if elements:
+            self.ledger.events += len(elements)
+            self.waiting = self.waiting and not any(map(self.ledger.opens, elements))
+            self.ledger.hear(each for each in reversed(elements) if COUNT.search(each))
+            self._last = elements[-1]
 
     def finish(self, *, complete: bool) -> None:
         ledger, buffer = self.ledger, self._buffer
-        ledger.complete = complete and buffer.closed
-        ledger.unreadable += buffer.overlong + (complete and not buffer.closed)
+        ledger.budget.start(0)
+        stopped = ledger.budget.exhausted
+        ledger.complete = complete and buffer.closed and not stopped
+        ledger.unreadable += buffer.overlong + (stopped or (complete and not buffer.closed))
         ledger.events += buffer.overlong
         ledger.searched = ledger.listens  # else elements were not looked at any more
         ledger.fails(self._last, refused)
+
+
+def _count(data: bytes, marks: bytes) -> int:
+    """Return how many bytes of `data` are one of `marks`."""
+    return len(data) - len(data.translate(None, marks))

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from . import words
 from .account import Account
-from .bounds import EVENT_TO_WORDS, READ_IN_VAIN, TO_WORDS
-from .document import UNREADABLE, Document, read, read_by
+from .bounds import (
+    MAX_READ_IN_VAIN_EVENTS,
+    MAX_SILENT_BYTES,
+    MIN_SILENT_EVENT_BYTES,
+    OPENING_WORK_NS,
+)
+from .budget import Budget
+from .document import UNREADABLE, Document, read
 from .failure import failed, refused
 from .statement import Statement, statement
 from .whose import is_kept, is_models, model
@@ -22,6 +30,7 @@ class Ledger(Account, eq=False):
         searched: Every document of the response was read, whatever its contents.
         events: Events, frames or array elements of a stream that were decoded; 0 for one document.
         counts_events: Count server-sent events too, which takes a tenth of the time of a stream.
+        budget: Limits the work of reading the documents; beyond it no document is read.
     """
 
     unreadable: int = 0
@@ -29,8 +38,9 @@ class Ledger(Account, eq=False):
     events: int = 0
     counts_events: bool = False
     _spoke: bool = False  # a model, as far as can be seen
-    _patience: int = TO_WORDS
+    _patience: int = MAX_SILENT_BYTES
     _read_in_vain: int = 0
+    budget: Budget = msgspec.field(default_factory=Budget)
 
     @property
     def is_answer(self) -> bool | None:
@@ -58,7 +68,7 @@ class Ledger(Account, eq=False):
     def read(self, data: bytes) -> None:
         """Take in one JSON document, or an array of them; what cannot be read is counted."""
         try:
-            documents = read(data)
+            documents = read(data)  # a body has only one: its length bounds the work
         except UNREADABLE:
             self.unreadable += 1
             return
@@ -79,11 +89,11 @@ class Ledger(Account, eq=False):
 
         It is not looked at any more when the model has not spoken in 1 MiB, or in 1,024 events.
         """
-        if not self.listens:
+        if not self.listens or not self.budget.spend_document(data, OPENING_WORK_NS):
             return False
-        self._patience -= max(len(data), EVENT_TO_WORDS)
+        self._patience -= max(len(data), MIN_SILENT_EVENT_BYTES)
         try:
-            events = read_by(words.EVENTS, data)
+            events = words.read_events(data, self.budget)
             for event in events:
                 self._meet(event)
             spoken = any(map(words.speaks, events))
@@ -101,8 +111,10 @@ class Ledger(Account, eq=False):
         heard: list[tuple[Document, Statement]] = []
         unreadable = 0
         for data in latest_first:
+            if not self.budget.spend_document(data):
+                break
             try:
-                said = list(filter(None, map(_said, reversed(read(data)))))
+                said = list(filter(None, map(_said, reversed(read(data, self.budget)))))
             except UNREADABLE:
                 unreadable += 1
                 said = []
@@ -111,7 +123,7 @@ class Ledger(Account, eq=False):
                 self.unreadable = 0
                 break
             self._read_in_vain += 1
-            if self._read_in_vain >= READ_IN_VAIN:
+            if self._read_in_vain >= MAX_READ_IN_VAIN_EVENTS:
                 break
         self.unreadable += unreadable
         for document, each in reversed(heard):
@@ -119,8 +131,10 @@ class Ledger(Account, eq=False):
 
     def fails(self, data: bytes, tells: Callable[[Document], bool] = failed) -> None:
         """Take in a document that may tell of an error, as `tells` knows it by."""
+        if not self.budget.spend_document(data):
+            return
         try:
-            for document in filter(tells, read(data)):
+            for document in filter(tells, read(data, self.budget)):
                 self._fail(document)
         except UNREADABLE:
             return

@@ -9,26 +9,36 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from .bounds import MAX_EVENT_LINES
 from .digest import HEAD, TAIL, digest
+from .scan import find_any, rfind_any
 
-# Blank lines are two line ends or more in a row. Atomic groups keep both halves of "\r\n" together.
-_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r){2,}+")
+_LINE_ENDS = re.compile(rb"[\r\n]*+")
+# A blank line as two bytes: "\r\n" itself is none; a "\n" left over begins the next event with an
+# empty line, which has no meaning there.
+_NEAR = 4096  # bytes in which the most frequent kind is looked for first
+_BLANK_LINES = (b"\n\n", b"\n\r", b"\r\r")
 
 
 def _last_blank(held: bytes | bytearray, start: int, end: int) -> int:
-    r"""Where the last blank line before `end` is over, or 0 where there is none.
-
-    As pairs of bytes: "\r\n" itself is none of them; a "\n" left over starts the next event
-    with an empty line, which means nothing there.
-    """
-    last = -1
-    if held.find(b"\r", start, end) >= 0:
-        # Where there is one of these, another kind of blank line can only come after it.
-        last = held.rfind(b"\n\r", start, end)
-        start = max(start, last)
-        last = max(last, held.rfind(b"\r\r", start, end))
-    last = max(last, held.rfind(b"\n\n", start, end))
+    """Return where the last blank line before `end` is over, or 0 if there is none."""
+    last = held.rfind(b"\n\n", max(start, end - _NEAR), end)
+    if last < 0 or held.find(b"\r", last, end) >= 0:
+        last = rfind_any(held, _BLANK_LINES, start, end)
     return last + 2 if last >= 0 else 0
+
+
+def _first_blank(whole: bytes, start: int) -> tuple[int, int]:
+    """Return where the first blank line after `start` begins, and where it is over."""
+    begin = whole.find(b"\n\n", start, start + _NEAR)
+    if begin < 0 or whole.find(b"\r", start, begin) >= 0:
+        begin = find_any(whole, _BLANK_LINES, start)
+        if begin < 0:
+            return len(whole), len(whole)
+        if whole[begin - 1 : begin + 1] == b"\r\n" and begin > start:
+            begin -= 1
+    end: int = _LINE_ENDS.match(whole, begin).end()  # type: ignore[union-attr]
+    return begin, end
 
 
 class Event(NamedTuple):
@@ -76,18 +86,24 @@ class EventBuffer:
         del held[:end]
         if self._skipping:  # what comes first is the tail of the skipped event
             self._skipping = False
-            skipped, whole = _BLANK_LINE.split(whole, maxsplit=1)
-            left = self._left(self._head, skipped)
+            begin, start = _first_blank(whole, 0)
+            left = self._left(self._head, whole[:begin])
+            whole = whole[start:]
         return left + (whole if len(whole) <= self.longest else b"".join(self._kept(whole)))
 
     def _kept(self, whole: bytes) -> Iterator[bytes]:
-        """The events of `whole` that are not over-long, as if they had come in small pieces."""
-        for block in blocks(whole):
+        """Yield the events that are not over-long, as if they had come in small pieces."""
+        start = 0
+        while len(whole) - start > self.longest:
+            begin, end = _first_blank(whole, start)
+            block = whole[start:begin].strip(b"\r\n")
             if len(block) <= self.longest:
                 yield block + b"\n\n"
             else:
                 self.overlong += 1
                 yield self._left(block, block)
+            start = end
+        yield whole[start:]
 
     def _skip(self) -> None:
         if not self._skipping:
@@ -108,41 +124,47 @@ class EventBuffer:
 
 
 def blocks(whole: bytes) -> Iterator[bytes]:
-    """The bytes of each event in what was released, without the blank lines that end them."""
+    """Yield each event of what was released, without the blank lines around it."""
     start = 0
-    for blank in _BLANK_LINE.finditer(whole):
-        if block := whole[start : blank.start()].strip(b"\r\n"):
+    while start < len(whole):
+        begin, end = _first_blank(whole, start)
+        if block := whole[start:begin].strip(b"\r\n"):
             yield block
-        start = blank.end()
+        start = end
 
 
 def start_of(whole: bytes, place: int) -> int:
-    """Where the event of `whole` begins that `place` lies in."""
+    """Return where the event of `whole` begins that contains `place`."""
     return _last_blank(whole, 0, place)
 
 
 def around(whole: bytes, place: int, start: int = 0) -> tuple[int, int]:
-    """From where to where the event of `whole` goes that `place` lies in.
+    """Return where the event of `whole` that contains `place` begins and ends.
 
-    Nothing before `start`, which no event straddles, is looked at.
+    Nothing before `start`, which is between two events, is examined.
     """
-    blank = _BLANK_LINE.search(whole, place)
-    end = blank.start() if blank else len(whole)
+    end, _ = _first_blank(whole, place)
     return _last_blank(whole, start, place) or start, end
 
 
 def blocks_with(pattern: re.Pattern[bytes], whole: bytes) -> Iterator[bytes]:
-    """The bytes of those events of `whole` in which `pattern` is found."""
+    """Yield those events of `whole` in which `pattern` is found."""
     end = 0
     while (hit := pattern.search(whole, end)) is not None:
         start, end = around(whole, hit.start(), end)
         yield whole[start:end]
 
 
+def _line_ends(block: bytes) -> int:
+    return block.count(b"\n") + block.count(b"\r")
+
+
 def parse(block: bytes) -> Event:
-    """Read one event; comments and fields that carry no payload are passed over."""
+    """Parse one event; other fields and comments are ignored, and events of too many lines."""
     name = b""
     data: list[bytes] = []
+    if len(block) > MAX_EVENT_LINES and _line_ends(block) > MAX_EVENT_LINES:
+        return Event(b"", b"")
     for line in block.removeprefix(b"\xef\xbb\xbf").splitlines():
         field, _, value = line.partition(b":")
         if field == b"data":

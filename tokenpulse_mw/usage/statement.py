@@ -10,6 +10,7 @@ import msgspec
 
 from .document import NOTHING, Document, objects
 from .openai import FLAT_READ
+from .scan import rfind_any
 from .tokens import TokenUsage, count, counted, part
 from .vendors import ANTHROPIC, READERS, Family, billed_calls
 
@@ -46,6 +47,8 @@ class Statement(msgspec.Struct):
 # spellings. Inside a JSON string its quote would be escaped, so text that a model writes can only
 # look like it at the end of a string.
 COUNT = re.compile(rb'oken(?:s|Count)"')
+_COUNTS = (b'okens"', b'okenCount"')
+_LONGEST_COUNT = max(map(len, _COUNTS))
 
 _ANTHROPIC_EVENTS = ("message", "message_start", "message_delta")
 _GEMINI = (
@@ -145,9 +148,7 @@ def _is_openai(document: Document, usage: dict[str, Any]) -> bool:
     )
 
 
-def last_count(data: bytes) -> int:
-    """The last place in `data` that `COUNT` is found at, or -1; the fastest way to look for it."""
-    place = data.rfind(b"oken")  # mostly there is none; to look for both spellings takes longer
-    if place < 0:
-        return place
-    return max(data.rfind(b'okens"', 0, place + 6), data.rfind(b'okenCount"', 0, place + 10))
+def last_count(data: bytes, end: int) -> int:
+    """Return the last place before `end` at which `COUNT` is found, or -1; the fastest search."""
+    place = data.rfind(b"oken", 0, end)  # mostly there is none; both spellings take longer
+    return place if place < 0 else rfind_any(data, _COUNTS, 0, min(place + _LONGEST_COUNT, end))

@@ -12,7 +12,8 @@ from .sse import blocks_with, parse, start_of
 _LEAST = 32 * 1024  # bytes at the end of a stream in which an error is looked for
 _SIGNS = (*map(re.compile, SIGNS), re.compile(rb"event: ?error"))
 # Google ends a stream with an error that is no event at all, but JSON on lines of its own.
-_BARE_ERROR = re.compile(rb'^\s*(?:\{\s*)?"error"\s*:', re.MULTILINE)
+# No repeat passes the end of a line, at which the pattern begins: the search is linear.
+_BARE_ERROR = re.compile(rb'^[ \t\r]*+(?:\{[ \t\r]*+)?+"error"[ \t\r]*+:', re.MULTILINE)
 
 
 class Tail:
@@ -46,6 +47,6 @@ def _end_of(whole: bytes) -> bytes:
 
 
 def names_error(block: bytes) -> bool:
-    """Whether an event is an error by its name, or is none and tells of one all the same."""
+    """Return True if an event is an error by its name, or is not an event but states an error."""
     event = parse(block)
     return event.name == b"error" or (not event.data and _BARE_ERROR.search(block) is not None)

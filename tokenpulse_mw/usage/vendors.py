@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from .bounds import MAX_ITERATIONS
 from .openai import openai_chat, openai_responses
 from .tokens import Fields, TokenUsage, count, counted, part
 
@@ -21,11 +22,15 @@ ANTHROPIC = (
 )
 
 
+_NAMES = frozenset(ANTHROPIC)
+
+
 def billed_calls(usage: Fields) -> list[Fields]:
     """The calls of a model that Anthropic lists with what each of them cost."""
     calls = usage.get("iterations")
-    listed = calls if isinstance(calls, list) else []
-    return [call for call in listed if isinstance(call, dict) and counted(call, *ANTHROPIC)]
+    listed = calls if isinstance(calls, list) and len(calls) <= MAX_ITERATIONS else []
+    calls = [call for call in listed if isinstance(call, dict) and not _NAMES.isdisjoint(call)]
+    return [call for call in calls if counted(call, *ANTHROPIC)]
 
 
 def anthropic(usage: Fields) -> TokenUsage:

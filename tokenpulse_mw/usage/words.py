@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from .document import NOTHING, Document, objects, opens_with
+from .bounds import MAX_CHOICES, MAX_OUTPUT_VALUES
+from .document import NOTHING, Document, Reader, is_small, objects, opens_with
 from .tokens import part
 
 # Text, reasoning, a call of a tool, a refusal, speech, pictures: all of them the model has written.
@@ -38,7 +40,7 @@ class Event(Document):
     outputs: msgspec.Raw = NOTHING
 
 
-EVENTS = msgspec.json.Decoder(Event | list[Event])
+read_events = Reader(Event).read
 
 
 def speaks(event: Event) -> bool:
@@ -48,14 +50,25 @@ def speaks(event: Event) -> bool:
         UNREADABLE: What it carries is no JSON.
     """
     return (
-        any(map(_choice_speaks, objects(event.choices)))
+        _any_speaks(event.choices, _choice_speaks)
         or _delta_speaks(event)
-        or any(map(_candidate_speaks, objects(event.candidates)))
+        or _any_speaks(event.candidates, _candidate_speaks)
         or _output_speaks(event.output)
         or _is_said(event.contentBlockDelta)
-        or any(_is_text(output.get("text")) for output in objects(event.outputs))
+        or _any_speaks(event.outputs, _has_text)
         or _plainly_speaks(event)
     )
+
+
+def _any_speaks(raw: msgspec.Raw, speaks: Callable[[dict[str, Any]], bool]) -> bool:
+    """Return True if one of the first objects of an array does; a large array is output, too."""
+    if raw is NOTHING:
+        return False
+    return not is_small(raw) or any(map(speaks, objects(raw)[:MAX_CHOICES]))
+
+
+def _has_text(output: dict[str, Any]) -> bool:
+    return _is_text(output.get("text"))
 
 
 def _delta_speaks(event: Event) -> bool:
@@ -80,8 +93,10 @@ def _output_speaks(output: msgspec.Raw) -> bool:
     """DashScope's own events: a text, or the choices of OpenAI in another place."""
     if not opens_with(output, b"{"):
         return False
+    if not is_small(output):
+        return True
     written = msgspec.json.decode(output, type=Event)
-    return _is_text(written.text) or any(map(_choice_speaks, objects(written.choices)))
+    return _is_text(written.text) or _any_speaks(written.choices, _choice_speaks)
 
 
 def _plainly_speaks(event: Event) -> bool:
@@ -99,11 +114,22 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_said(piece: msgspec.Raw) -> bool:
-    return piece is not NOTHING and _says(msgspec.json.decode(piece))
+    if piece is NOTHING:
+        return False
+    return not is_small(piece) or _says(msgspec.json.decode(piece))
 
 
 def _says(piece: Any) -> bool:
-    """Whether there is a text in `piece` that is not only a label of it."""
-    if isinstance(piece, dict):
-        return any(_says(value) for name, value in piece.items() if name not in _LABELS)
-    return any(map(_says, piece)) if isinstance(piece, list) else _is_text(piece)
+    """Return True if there is a text in `piece` that is not only a label of it."""
+    pieces = [piece]
+    for _ in range(MAX_OUTPUT_VALUES):
+        if not pieces:
+            return False
+        piece = pieces.pop()
+        if isinstance(piece, dict):
+            pieces += [value for name, value in piece.items() if name not in _LABELS]
+        elif isinstance(piece, list):
+            pieces += piece
+        elif _is_text(piece):
+            return True
+    return False

@@ -7,12 +7,12 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from ..bounds import MAX_CODINGS
 from .brotli import find_brotli
 from .decoder import Make
 from .deflate import Deflate, Gzip
 from .zstd import find_zstd
 
-_MOST_CODINGS = 3  # one inside the other
 # No coding at all; some servers write these for it, none of which is registered but the first.
 _PLAIN = (b"identity", b"none", b"utf-8")
 
@@ -30,7 +30,7 @@ def decoders_for(encoding: bytes, load: Callable[[str], Any] = import_module) ->
         if name in _PLAIN:
             continue
         make = _maker(name, load)
-        if make is None or len(makes) == _MOST_CODINGS:
+        if make is None or len(makes) == MAX_CODINGS:
             return None
         makes.append(make)
     return makes

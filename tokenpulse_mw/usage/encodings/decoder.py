@@ -7,7 +7,6 @@ from typing import Protocol
 
 PIECE = 64 * 1024  # bytes that are handed on at once
 SIP = 4 * 1024  # bytes that are taken in at once: what is left of them is copied at each step
-MOST_FRAMES = 16 * 1024  # of one answer: even an empty one costs time
 
 
 class CorruptError(Exception):
@@ -32,11 +31,6 @@ class Decoder(Protocol):
 
 
 Make = Callable[[], Decoder]
-
-
-def sips(data: bytes, size: int) -> Iterator[bytes]:
-    """`data`, so many bytes at a time."""
-    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def one_less(left: int) -> int:

@@ -6,7 +6,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from .decoder import MOST_FRAMES, PIECE, SIP, CorruptError, one_less, sips
+from ..bounds import MAX_COMPRESSED_FRAMES
+from ..budget import slices
+from .decoder import PIECE, SIP, CorruptError, one_less
 
 _GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15  # by zlib's numbers
 _PADDING = b"\0"  # may stand behind each member of a gzip
@@ -16,7 +18,7 @@ class Gzip:
     """gzip, of one member or of several."""
 
     def __init__(self) -> None:
-        self._left = MOST_FRAMES
+        self._left = MAX_COMPRESSED_FRAMES
         self._inflate = zlib.decompressobj(_GZIP)
 
     @property
@@ -26,7 +28,7 @@ class Gzip:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What `data` says, piece by piece."""
-        for sip in sips(data, SIP):
+        for sip in slices(data, SIP):
             if self._inflate.eof:
                 sip = sip.lstrip(_PADDING)
             while sip:
@@ -57,7 +59,7 @@ class Deflate:
                 return
             wrapped = data[0] & 15 == 8 and not int.from_bytes(data[:2]) % 31
             self._inflate = zlib.decompressobj(_ZLIB if wrapped else _RAW_DEFLATE)
-        for sip in sips(data, SIP):
+        for sip in slices(data, SIP):
             if not self._inflate.eof:
                 yield from _inflated(self._inflate, sip)
 

@@ -1,4 +1,4 @@
-"""zstd, by the standard library of Python 3.14 or by a package."""
+"""zstd, by the standard library of Python 3.14 or by the package backports.zstd."""
 
 from __future__ import annotations
 
@@ -6,37 +6,30 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from .decoder import MOST_FRAMES, PIECE, SIP, CorruptError, Make, one_less, sips
-
-_TINY_SIP = 64  # where the output cannot be bounded: zstd says at most 128 KiB in four bytes
-_WINDOW_LOG = 23  # it may look back 8 MiB, as RFC 9659 has it
+from ..bounds import MAX_COMPRESSED_FRAMES, MAX_WINDOW_LOG_ZSTD
+from ..budget import slices
+from .decoder import PIECE, SIP, CorruptError, Make, one_less
 
 
 def find_zstd(load: Callable[[str], Any]) -> Make | None:
-    """The decoder of zstd, or None where no package has one."""
+    """Return the decoder of zstd, or None if no module has one."""
     for name in ("compression.zstd", "backports.zstd"):
         try:
-            module = load(name)
+            return partial(_Zstd, load(name))
         except ImportError:
             continue
-        options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
-        return partial(
-            _Zstd, partial(module.ZstdDecompressor, options=options), module.ZstdError, SIP
-        )
-    try:
-        module = load("zstandard")
-    except ImportError:
-        return None
-    return partial(_Zstd, partial(_Zstandard, module), module.ZstdError, _TINY_SIP)
+    return None
 
 
 class _Zstd:
-    """zstd, of one frame or of several, by the standard library's interface."""
+    """Decoder of one zstd frame or of several."""
 
-    def __init__(self, make: Callable[[], Any], error: type[Exception], sip: int) -> None:
-        self._make, self._error, self._sip = make, error, sip
-        self._left = MOST_FRAMES
-        self._frame = make()
+    def __init__(self, module: Any) -> None:
+        options = {module.DecompressionParameter.window_log_max: MAX_WINDOW_LOG_ZSTD}
+        self._make = partial(module.ZstdDecompressor, options=options)
+        self._error = module.ZstdError
+        self._left = MAX_COMPRESSED_FRAMES
+        self._frame = self._make()
 
     @property
     def ended(self) -> bool:
@@ -44,7 +37,7 @@ class _Zstd:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         try:
-            for sip in sips(data, self._sip):
+            for sip in slices(data, SIP):
                 while sip:
                     if self._frame.eof:
                         self._left = one_less(self._left)
@@ -61,26 +54,3 @@ class _Zstd:
                 yield piece
             sip = b""
             more = not (self._frame.eof or self._frame.needs_input)
-
-
-class _Zstandard:
-    """A frame of the package zstandard, under the standard library's interface.
-
-    It cannot bound what comes out, so that it must be fed in sips.
-    """
-
-    needs_input = True
-
-    def __init__(self, module: Any) -> None:
-        self._frame = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG).decompressobj()
-
-    @property
-    def eof(self) -> bool:
-        return bool(self._frame.eof)
-
-    @property
-    def unused_data(self) -> bytes:
-        return bytes(self._frame.unused_data)
-
-    def decompress(self, data: bytes, _longest: int) -> bytes:
-        return bytes(self._frame.decompress(data))

@@ -1,0 +1,222 @@
+"""Work budget: what exceeds it is unreadable, what was read before it counts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+
+import pytest
+
+from tokenpulse_mw.usage import TokenUsage, meter_for
+from tokenpulse_mw.usage.bounds import (
+    MAX_BODY_WORK_NS,
+    MAX_BODY_WORK_PER_BYTE_NS,
+    MAX_BUILT_VALUES,
+    MAX_FEED_WORK_NS,
+)
+from tokenpulse_mw.usage.budget import Budget, slices
+from tokenpulse_mw.usage.document import objects, read
+from tokenpulse_mw.usage.words import read_events, speaks
+
+from .bodies import JSON, SSE, account, event, measure
+from .hostile import AWS, frame
+
+ANSWER = {"model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+USAGE = TokenUsage(input=3, output=4)
+# More than a feed may read: events that look like usage and are not.
+NO_USAGE = event({"a_tokens": 1}) * 20_000
+
+
+def test_a_feed_may_spend_its_work_and_no_more() -> None:
+    """The bound itself is within the budget."""
+    budget = Budget()
+
+    assert budget.spend(MAX_FEED_WORK_NS) is True
+    assert budget.spend(1) is False
+    assert budget.exhausted is True
+
+
+def test_a_budget_that_is_exhausted_stays_so() -> None:
+    """No later chunk is read."""
+    budget = Budget()
+    budget.spend(MAX_FEED_WORK_NS + 1)
+
+    budget.start(1000)
+
+    assert budget.spend(1) is False
+
+
+def test_a_body_may_spend_a_constant_and_so_much_for_each_byte() -> None:
+    """However many chunks it comes in."""
+    budget, spent = Budget(), 0
+
+    while budget.spend(1_000_000):
+        spent += 1_000_000
+        budget.start(100)
+
+    most = MAX_BODY_WORK_NS + MAX_BODY_WORK_PER_BYTE_NS * 100 * (spent // 1_000_000)
+    assert most - 1_000_000 <= spent <= most
+
+
+def test_only_the_compressed_bytes_of_a_body_start_a_feed() -> None:
+    """What a few bytes decode to does not earn them more work."""
+    budget = Budget(encoded=True)
+    budget.spend(MAX_FEED_WORK_NS)
+    budget.start(1000)
+    assert budget.spend(1) is False
+
+    budget = Budget(encoded=True)
+    budget.spend(MAX_FEED_WORK_NS)
+    budget.start(1000, encoded=True)
+    assert budget.spend(1) is True
+
+
+def test_slices_put_together_are_the_whole() -> None:
+    """The last one may be shorter."""
+    assert list(slices(b"abcdefg", 3)) == [b"abc", b"def", b"g"]
+    assert list(slices(b"", 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "encoding", "first", "hostile", "model"),
+    [
+        (SSE, b"", event(ANSWER), NO_USAGE * 5, "m"),
+        (SSE, b"gzip", gzip.compress(event(ANSWER)), gzip.compress(NO_USAGE * 5), "m"),
+        (
+            JSON,
+            b"",
+            b'[{"modelVersion":"m","usageMetadata":{"promptTokenCount":3,'
+            b'"candidatesTokenCount":4}}',
+            b",{}" * 1_000_000,
+            "m",
+        ),
+        (
+            AWS,
+            b"",
+            frame(b'{"usage":{"inputTokens":3,"outputTokens":4}}'),
+            frame(b"") * 100_000,
+            None,
+        ),
+    ],
+    ids=["events", "compressed", "array", "frames"],
+)
+def test_what_was_read_before_the_budget_was_exhausted_counts(
+    content_type: bytes, encoding: bytes, first: bytes, hostile: bytes, model: str | None
+) -> None:
+    """The body is unreadable once, and its usage partial."""
+    chunks = [first, hostile, hostile[:1000], event(ANSWER)]
+    if content_type == SSE and not encoding:
+        chunks = [first, hostile, *[event(ANSWER)] * 1000]
+
+    ledger = measure(content_type, chunks, encoding=encoding)
+
+    assert ledger.unreadable == 1
+    assert ledger.complete is False
+    assert (ledger.usage, ledger.source, ledger.model) == (USAGE, "partial", model)
+
+
+def test_a_compressed_document_that_exhausts_its_budget_is_unreadable_once() -> None:
+    """It came in one chunk, which is decoded only so far."""
+    body = (
+        b'{"a":"%s","usage":{"prompt_tokens":3}}'
+        % random.Random(1).randbytes(2 << 20).hex().encode()
+    )
+
+    ledger = measure(JSON, [gzip.compress(body, 1)], encoding=b"gzip")
+
+    assert (ledger.source, ledger.complete, ledger.unreadable) == ("missing", False, 1)
+
+
+@pytest.mark.parametrize("field", ["choices", "output", "delta", "candidates", "outputs"])
+def test_output_of_very_many_values_is_output(field: str) -> None:
+    """No objects are created for it."""
+    values = [0] * (MAX_BUILT_VALUES + 1)
+    piece = {"values": values} if field in ("output", "delta") else values
+
+    (document,) = read_events(json.dumps({field: piece}).encode())
+
+    assert speaks(document) is True
+    assert objects(getattr(document, field)) == []
+
+
+def test_a_large_document_is_read_for_its_small_fields() -> None:
+    """Its usage is small, whatever else it has."""
+    (document,) = read(
+        json.dumps({"x": [0] * 5000, "error": [0] * 5000, "choices": [0] * 5000, **ANSWER}).encode()
+    )
+
+    assert (document.usage, document.model, document.error) == (*reversed(ANSWER.values()), None)
+    assert len(bytes(document.choices)) > 5000
+
+
+def test_no_usage_after_the_budget_was_exhausted_counts() -> None:
+    """No more of the body is read."""
+    ledger = measure(SSE, [NO_USAGE * 5, event(ANSWER)])
+
+    assert account(ledger)[:2] == (None, "missing")
+    assert ledger.unreadable == 1
+
+
+def test_a_stream_that_exhausted_its_budget_is_not_held() -> None:
+    """Not even what could be one more event."""
+    meter = meter_for(SSE)
+    assert meter is not None
+    meter.feed(NO_USAGE * 5)
+
+    for _ in range(100):
+        meter.feed(b"x" * 50_000)
+
+    assert len(meter._held) <= 50_000  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [16 * 1024, 1024 * 1024, 20 * 1024 * 1024])
+def test_an_image_in_one_chunk_is_within_the_budget(size: int) -> None:
+    """Vendors send pictures of many megabytes as JSON, with the usage at its end."""
+    usage = b'"usage":{"input_tokens":3,"output_tokens":4,"total_tokens":7}'
+    body = b'{"created":1,"data":[{"b64_json":"%s"}],%s}' % (b"A" * size, usage)
+
+    assert account(measure(JSON, [body]))[:2] == (USAGE, "reported")
+    assert measure(JSON, [body]).unreadable == 0
+
+
+def test_compressed_vectors_of_64_mib_are_within_the_budget() -> None:
+    """They come in chunks of 64 KiB at most from any HTTP client."""
+    chance = random.Random(1)
+    numbers = b"".join(b"%.9f," % chance.uniform(-1, 1) for _ in range(20_000))
+    end = b'0],"model":"m","usage":{"prompt_tokens":3,"total_tokens":3}}'
+    vectors = b'{"object":"list","data":[' + numbers * ((64 << 20) // len(numbers) - 1)
+    body = gzip.compress(vectors + end, 1)
+
+    ledger = measure(JSON, list(slices(body, 64 << 10)), encoding=b"gzip")
+
+    assert (ledger.usage, ledger.source) == (TokenUsage(input=3), "reported")
+
+
+@pytest.mark.parametrize("chunk", [100, 16 << 10, 1 << 20])
+def test_a_long_stream_that_states_its_usage_in_each_event_is_within_the_budget(
+    chunk: int,
+) -> None:
+    """Both vLLM and Gemini do so."""
+    body = b"".join(
+        event({"choices": [{"delta": {"content": f"word {n}"}}], **ANSWER}) for n in range(8_000)
+    )
+
+    ledger = measure(SSE, list(slices(body, chunk)))
+
+    assert account(ledger) == (USAGE, "reported", "m", False, 0)
+
+
+@pytest.mark.parametrize("chunk", [100, 16 << 10, 1 << 20])
+def test_a_long_array_is_within_the_budget(chunk: int) -> None:
+    """Gemini streams one where it is not asked for server-sent events."""
+    element = (
+        b'{"candidates":[{"content":{"parts":[{"text":"some words"}],"role":"model"},"index":0}],'
+        b'"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":4,"totalTokenCount":7,'
+        b'"promptTokensDetails":[{"modality":"TEXT","tokenCount":3}]},"modelVersion":"m"}'
+    )
+    body = b"[" + b",\r\n".join([element] * 3_000) + b"]"
+
+    ledger = measure(JSON, list(slices(body, chunk)))
+
+    assert account(ledger) == (USAGE, "reported", "m", False, 0)
