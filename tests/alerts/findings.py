@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenpulse_mw.alerts import AlertEvent, Finding, Severity, Subject, Thresholds, Traffic
+from tokenpulse_mw.alerts.steps import Steps
 
 
 def finding(
@@ -25,6 +26,12 @@ def finding(
         window=window,
         **fields,
     )
+
+
+def never(finding: Finding, at: float) -> Steps[bool]:
+    """No silence matches."""
+    yield from ()
+    return False
 
 
 class Planned:

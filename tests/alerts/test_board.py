@@ -11,6 +11,7 @@ import pytest
 from tests.alerts.findings import finding
 from tokenpulse_mw.alerts import AlertEvent, Finding, Severity
 from tokenpulse_mw.alerts.board import Board, News
+from tokenpulse_mw.alerts.steps import Steps, finish
 from tokenpulse_mw.alerts.store import Ack, AlertRecord
 
 
@@ -27,13 +28,21 @@ class Rounds:
         return Board(
             rules or ("rule", "other"),
             cooldown=100,
-            is_silenced=lambda finding, at: self.silenced,
+            is_silenced=self.is_silenced,
             new_id=lambda: next(self.ids),
         )
 
     def go(self, now: float, *found: Finding, rule: str = "rule") -> News:
         """One round of a rule."""
-        return self.board.advance(rule, found, now, now + 1000)
+        staged = finish(self.board.advance(rule, found, now, now + 1000))
+        self.board.commit(staged)
+        (news,) = staged.news
+        return news
+
+    def is_silenced(self, finding: Finding, at: float) -> Steps[bool]:
+        """Whether a silence matches."""
+        yield from ()
+        return self.silenced
 
     def restart(self, records: Iterable[AlertRecord], now: float, *rules: str) -> News:
         """Go on with a new board, of these rules if not the same ones."""
@@ -154,7 +163,7 @@ def test_a_silenced_alert_is_told_when_the_silence_ends() -> None:
     rounds.silenced = True
     silenced = rounds.go(10, finding())
     assert (happened(silenced.events), silenced.notices) == ([("fired", "warning")], [])
-    assert (silenced.alerts[0].told_as, rounds.board.firing()) == (None, [])
+    assert (silenced.alerts[0].told_as, finish(rounds.board.firing())) == (None, [])
     assert rounds.go(20, finding("critical")).notices == []
 
     rounds.silenced = False
@@ -230,7 +239,7 @@ def test_what_fires_is_known_as_told_and_as_found() -> None:
     rounds.silenced = True
     rounds.go(20, finding("critical"), finding(subject="k2", hold_for=60), finding(subject="k3"))
 
-    assert happened(rounds.board.firing()) == [("fired", "warning")]
+    assert happened(finish(rounds.board.firing())) == [("fired", "warning")]
     assert [(each.subject.id, each.severity) for each in rounds.board.findings()] == [
         ("k1", "critical"),
         ("k3", "warning"),
@@ -307,7 +316,7 @@ def test_what_is_held_can_be_let_go() -> None:
     """Then the next round judges it."""
     rounds = Rounds()
     rounds.restart(rounds.go(10, finding(window=3600)).alerts, 100)
-    rounds.board.let_go()
+    finish(rounds.board.let_go())
 
     assert happened(rounds.go(110).events) == [("resolved", "warning")]
 
@@ -345,7 +354,7 @@ def test_an_alert_that_has_fired_anew_meanwhile_takes_the_place_of_the_old_one()
 
     assert [(each.id, each.state) for each in news.alerts] == [("a1", "resolved")]
     assert (news.notices, news.transitions) == ([], [])
-    assert [each.alert_id for each in rounds.board.firing()] == ["a2"]
+    assert [each.alert_id for each in finish(rounds.board.firing())] == ["a2"]
 
 
 def test_an_alert_that_cannot_be_read_is_over(caplog: pytest.LogCaptureFixture) -> None:

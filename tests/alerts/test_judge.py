@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from tests.alerts.exchanges import exchange
-from tests.alerts.findings import Planned, finding
+from tests.alerts.findings import Planned, finding, never
 from tokenpulse_mw.alerts import Finding, Rule, Thresholds, Traffic, default_rules
 from tokenpulse_mw.alerts.episode import Episode, record_of
 from tokenpulse_mw.alerts.judge import Judge
 from tokenpulse_mw.alerts.lifecycle import Alert
+from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.store import AlertRecord
 
 
@@ -24,14 +25,14 @@ def judge(*rules: Rule, reported: list[str] | None = None) -> Judge:
         interval=60,
         cooldown=300,
         max_subjects=5,
-        is_silenced=lambda finding, at: False,
+        is_silenced=never,
         report=lambda component, error: heard.append(f"{component}: {type(error).__name__}"),
     )
 
 
 def decided(judge: Judge, now: float, thresholds: Thresholds | None = None) -> tuple[Any, bool]:
     """What happened in a round, by rule, and whether it was a whole one."""
-    news, whole = judge.decide(thresholds or Thresholds(), now, now + 1e9)
+    news, whole = finish(judge.decide(thresholds or Thresholds(), now, now + 1e9))
     return [[event.transition for event in each.events] for each in news], whole
 
 
@@ -79,8 +80,10 @@ def test_a_preview_changes_nothing() -> None:
     for _ in range(20):
         asked.traffic.observe(exchange(key="k1", status=500), 0)
 
-    assert [each.fingerprint for each in asked.preview(Thresholds(), 1)] == ["error_spike:key:k1"]
-    assert asked.preview(Thresholds(error_rate=None), 1) == []
+    assert [each.fingerprint for each in finish(asked.preview(Thresholds(), 1))] == [
+        "error_spike:key:k1"
+    ]
+    assert finish(asked.preview(Thresholds(error_rate=None), 1)) == []
     assert asked.board.findings() == []
     assert decided(asked, 1)[0][1] == ["fired"]
 
@@ -102,9 +105,9 @@ def test_a_preview_shows_what_lower_thresholds_would_find(
     for number in range(20):
         status = 429 if number % 2 else 200
         asked.traffic.observe(exchange(master="acme", provider="claude", status=status), 0)
-    assert asked.preview(Thresholds(provider_429_rpm=None), 1) == []
+    assert finish(asked.preview(Thresholds(provider_429_rpm=None), 1)) == []
 
-    found = asked.preview(Thresholds(**({"provider_429_rpm": None} | chosen)), 1)
+    found = finish(asked.preview(Thresholds(**({"provider_429_rpm": None} | chosen)), 1))
 
     assert [each.fingerprint for each in found] == [fingerprint]
 
@@ -115,7 +118,7 @@ def test_a_preview_shows_what_an_outage_explains() -> None:
     for _ in range(20):
         asked.traffic.observe(exchange(key="k1", provider="claude", status=502), 0)
 
-    found = {each.fingerprint: each.severity for each in asked.preview(Thresholds(), 1)}
+    found = {each.fingerprint: each.severity for each in finish(asked.preview(Thresholds(), 1))}
 
     assert found == {
         "error_spike:key:k1": None,
@@ -134,7 +137,7 @@ def test_a_rule_takes_up_the_alerts_that_go_on_and_no_others() -> None:
     rule = Resuming()
     unreadable = kept(finding(subject="k2"))
     unreadable.finding.clear()
-    news = judge(rule).resume([kept(finding()), unreadable], 10, 10)
+    (news,) = finish(judge(rule).resume([kept(finding()), unreadable], 10, 10))
 
     assert rule.found == [finding()]
     assert [each.resolve_reason for each in news.alerts] == ["unreadable"]
@@ -143,10 +146,10 @@ def test_a_rule_takes_up_the_alerts_that_go_on_and_no_others() -> None:
 def test_other_thresholds_let_go_of_what_was_held() -> None:
     """An alert of before a restart is judged by what is known, as soon as somebody changes them."""
     asked = judge(Planned())
-    asked.resume([kept(finding(window=3600))], 10, 10)
+    finish(asked.resume([kept(finding(window=3600))], 10, 10))
 
     assert decided(asked, 20) == ([[]], True)
-    asked.retune(Thresholds(error_window=60))
+    finish(asked.retune(Thresholds(error_window=60)))
     assert decided(asked, 30) == ([["resolved"]], True)
 
 
@@ -155,16 +158,16 @@ def test_a_preview_forgets_no_spike_that_has_passed(tried: int) -> None:
     """Whether it was with higher or lower thresholds: the round finds what it would have found."""
     asked = judge(*default_rules())
     thresholds = Thresholds(master_rpm=50)
-    asked.retune(thresholds)
+    finish(asked.retune(thresholds))
     for _ in range(100):
         asked.traffic.observe(exchange(master="acme"), 0)
     for _ in range(20):
         asked.traffic.observe(exchange(master="other"), 90)
 
-    found = asked.preview(thresholds.changed(master_rpm=tried, min_rpm_requests_1m=1), 100)
+    found = finish(asked.preview(thresholds.changed(master_rpm=tried, min_rpm_requests_1m=1), 100))
 
     assert len(found) == (0 if tried == 1000 else 2)
-    news, _ = asked.decide(thresholds, 120, 1e9)
+    news, _ = finish(asked.decide(thresholds, 120, 1e9))
     events = [event for each in news for event in each.events]
     assert [(each.fingerprint, each.finding.value) for each in events] == [
         ("traffic_spike:master_rpm:master:acme", 100)
@@ -179,7 +182,7 @@ def test_a_preview_knows_of_the_outages_of_late() -> None:
     decided(asked, 1)
     asked.traffic.observe(exchange(key="k1", provider="claude"), 2)
 
-    found = {each.fingerprint: each.severity for each in asked.preview(Thresholds(), 3)}
+    found = {each.fingerprint: each.severity for each in finish(asked.preview(Thresholds(), 3))}
 
     assert found == {"error_spike:key:k1": None, "high_error_rate:provider:claude": None}
 
@@ -192,7 +195,7 @@ def test_an_outage_that_only_a_preview_has_found_explains_nothing_later() -> Non
     for _ in range(5):
         asked.traffic.observe(exchange(key="k1"), 0)
 
-    tried = asked.preview(Thresholds(provider_failures=5), 1)
+    tried = finish(asked.preview(Thresholds(provider_failures=5), 1))
     assert [each.severity for each in tried if each.subject.kind == "key"] == [None]
 
     assert decided(asked, 2)[0][1] == ["fired"]
@@ -206,7 +209,7 @@ def test_a_preview_tries_an_error_window_on_what_the_old_one_has_counted() -> No
     decided(asked, 1)
     asked.traffic.observe(exchange(key="k1", provider="claude"), 2)
 
-    found = asked.preview(Thresholds(error_window=10), 250)
+    found = finish(asked.preview(Thresholds(error_window=10), 250))
 
     assert {each.fingerprint: each.severity for each in found} == {
         "error_spike:key:k1": None,
@@ -219,7 +222,7 @@ def test_a_rule_whose_numbers_are_odd_breaks_no_preview() -> None:
     odd = finding(type="error_spike", metadata={"upstreams": ["a"]})
     reported: list[str] = []
 
-    assert judge(Planned(odd), reported=reported).preview(Thresholds(), 1) == [odd]
+    assert finish(judge(Planned(odd), reported=reported).preview(Thresholds(), 1)) == [odd]
     assert reported == ["inhibition: AttributeError"]
 
 
@@ -230,7 +233,10 @@ def test_a_preview_of_a_latency_finds_only_what_was_surely_longer() -> None:
         asked.traffic.observe(exchange(provider="claude", duration=8.0), 0)
 
     found = {
-        tried: [each.severity for each in asked.preview(Thresholds(provider_latency_p95=tried), 1)]
+        tried: [
+            each.severity
+            for each in finish(asked.preview(Thresholds(provider_latency_p95=tried), 1))
+        ]
         for tried in (7.5, 7.6, 12.5)
     }
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.alerts.findings import Planned, finding
 from tokenpulse_mw.alerts import Finding, Rule, Subject, Thresholds, Traffic
 from tokenpulse_mw.alerts.rulebook import Rulebook, distinct
+from tokenpulse_mw.alerts.steps import finish
 
 THRESHOLDS = Thresholds()
 TRAFFIC = Traffic(THRESHOLDS, max_subjects=5)
@@ -30,11 +31,13 @@ class Book:
 
     def find(self) -> dict[str, list[Finding]]:
         """What all rules find."""
-        return self.rules.find(TRAFFIC, THRESHOLDS, 0)
+        return finish(self.rules.find(TRAFFIC, THRESHOLDS, 0))
 
     def explained(self, now: float, **found: list[Finding]) -> dict[str, list[Finding]]:
         """Those findings, by the outages of late."""
-        return self.rules.explained(found, THRESHOLDS, now)
+        explained, down = finish(self.rules.explained(found, THRESHOLDS, now))
+        self.rules.remember(down)
+        return explained
 
 
 def broken(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
@@ -107,15 +110,13 @@ def test_a_rule_that_raises_is_left_out_and_reported() -> None:
     assert book.reported == [("rule broken", "ZeroDivisionError")]
 
 
-@pytest.mark.parametrize("found", [None, "alert", ("error_spike", "k1")])
+@pytest.mark.parametrize("found", [0, "alert", ("error_spike", "k1")])
 def test_a_rule_that_gives_no_findings_is_left_out_and_reported(found: object) -> None:
     """Something else in the list is a failure of that rule, and of no other."""
     odd: Any = [finding(), found]
     book = Book(Planned(*odd, name="odd"), Planned(finding()))
 
-    found_by_rule = book.rules.explained(book.find(), THRESHOLDS, 0)
-
-    assert found_by_rule == {"planned": [finding()]}
+    assert book.explained(0, **book.find()) == {"planned": [finding()]}
     assert [component for component, _ in book.reported] == ["rule odd"]
 
 

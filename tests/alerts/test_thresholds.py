@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.alerts.exchanges import exchange
+from tests.alerts.findings import never
 from tokenpulse_mw.alerts import Thresholds, default_rules
 from tokenpulse_mw.alerts.judge import Judge
 from tokenpulse_mw.alerts.ranges import Flag
+from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.thresholds import METRICS, InvalidThresholds
 
 SHARES = {"error_rate", "provider_error_rate", "quota_warning"}
@@ -148,20 +150,20 @@ def test_whatever_is_taken_can_be_gone_by(chosen: dict[str, Any]) -> None:
         interval=60,
         cooldown=300,
         max_subjects=5,
-        is_silenced=lambda finding, at: False,
+        is_silenced=never,
         report=lambda component, error: heard.append(f"{component}: {error!r}"),
     )
     thresholds = Thresholds(**chosen)
-    judge.retune(thresholds)
+    finish(judge.retune(thresholds))
     for number in range(12):
         seen = exchange(master="m", key="k", provider="claude", status=(200, 429, 500)[number % 3])
         judge.traffic.observe(seen, 1000)
 
-    judge.preview(thresholds, 1001)
-    judge.decide(thresholds, 1001, 1001)
+    finish(judge.preview(thresholds, 1001))
+    finish(judge.decide(thresholds, 1001, 1001))
     judge.traffic.observe(exchange(provider="claude"), 1e8)
-    judge.decide(thresholds, 1e8, 1e8)
-    left = judge.preview(thresholds, 2e8)
+    finish(judge.decide(thresholds, 1e8, 1e8))
+    left = finish(judge.preview(thresholds, 2e8))
 
     assert heard == []
     assert left == []

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.alerts.exchanges import exchange
 from tokenpulse_mw import TokenUsage
 from tokenpulse_mw.alerts import Thresholds, Traffic
+from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.windows import OVERFLOW
 
 
@@ -206,7 +207,8 @@ def test_what_overflows_is_counted_in_all_windows_and_stays_counted() -> None:
 
     # Two keys; two masters that were limited; of four masters three, in a minute and in a day.
     assert traffic.overflowed == 2 + 2 + 3 + 3
-    traffic.retune(Thresholds(error_window=10))
+    with traffic.frozen():
+        finish(traffic.retune(Thresholds(error_window=10)))
     assert traffic.overflowed == 2 + 2 + 3 + 3
 
 
@@ -337,7 +339,8 @@ def test_other_thresholds_apply_to_the_traffic_there_has_been() -> None:
     for _ in range(20):
         traffic.observe(exchange(master="acme", key="k1", status=500), now=0)
 
-    traffic.retune(Thresholds(master_rpd=20))
+    with traffic.frozen():
+        finish(traffic.retune(Thresholds(master_rpd=20)))
 
     assert list(traffic.counts.day.peaks()) == [("acme", 20, 0)]
     assert list(traffic.errors.failing()) == [("k1", 20, 20)]
@@ -352,7 +355,8 @@ def test_shares_begin_anew_where_they_were_counted_by_other_rules(other: dict[st
     traffic = Traffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(key="k1", master="acme", status=500), now=0)
 
-    traffic.retune(Thresholds(**other))
+    with traffic.frozen():
+        finish(traffic.retune(Thresholds(**other)))
     assert list(traffic.errors.failing()) == []
     assert list(traffic.counts.answers.items()) == []
     assert traffic.counts.day.get("acme") == (1, 0)

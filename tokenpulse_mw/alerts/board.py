@@ -7,15 +7,21 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 from uuid import uuid4
 
 from .episode import Episode, episode_of, record_of
-from .lifecycle import Finding, Transition, step
+from .lifecycle import RANKS, Alert, Finding, Transition, step
 from .notices import notice
 from .sinks import AlertEvent
+from .steps import STEP, Steps, batches
 from .store.records import Ack, AlertRecord, TransitionRecord
 
+MOST_OPEN = 10_000  # alerts of one rule
+
 logger = logging.getLogger("tokenpulse_mw.alerts")
+
+Counts = Counter[tuple[str, str, str]]
 
 
 @dataclass(slots=True)
@@ -36,15 +42,57 @@ class News:
     transitions: list[TransitionRecord] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
 
+    @property
+    def changes(self) -> int:
+        """Return how many alerts changed in any way."""
+        return max(len(self.alerts) + len(self.forgotten), len(self.notices))
+
+
+@dataclass(slots=True)
+class Staged:
+    """The outcome of one evaluation of one rule, before `Board.commit` puts it in force.
+
+    Attributes:
+        rule: Its name.
+        episodes: Its alerts afterwards, by fingerprint.
+        news: What changed, in pieces of at most 50 alerts; at least one.
+        counts: How the number of alerts of each kind changes.
+        left_out: Findings that became no alert, because the rule has too many.
+    """
+
+    rule: str
+    episodes: dict[str, Episode]
+    news: list[News]
+    counts: Counts = field(default_factory=Counter)
+    left_out: int = 0
+
+    def put(self, fingerprint: str, before: Episode | None, after: Episode | None) -> None:
+        """Put an alert in place of what it was; None: there is none."""
+        if after is before:
+            return
+        if before is not None:
+            self.counts[_kind(before)] -= 1
+        if after is None:
+            self.episodes.pop(fingerprint, None)
+        else:
+            self.counts[_kind(after)] += 1
+            self.episodes[fingerprint] = after
+
 
 class Board:
-    """The alerts of each rule; the life cycle says how they go on.
+    """The open alerts of each rule.
+
+    Evaluations work on copies: what the other methods return changes in `commit` alone.
 
     Args:
         rules: The names of the rules; each has alerts of its own.
-        cooldown: Seconds after which an alert that lasts is told again.
-        is_silenced: Whether nobody is to be told of a finding at some time of the day.
-        new_id: Gives a new episode its id.
+        cooldown: Seconds between two reminders of an alert.
+        is_silenced: Returns, in bounded steps, True if a silence matches a finding at a time.
+        new_id: Returns the id of a new episode.
+        most: Open alerts of one rule; further findings become no alert, the least severe first.
+
+    Attributes:
+        overflowed: Findings that became no alert, because their rule had too many.
     """
 
     def __init__(
@@ -52,13 +100,18 @@ class Board:
         rules: Sequence[str],
         *,
         cooldown: float,
-        is_silenced: Callable[[Finding, float], bool],
+        is_silenced: Callable[[Finding, float], Steps[bool]],
         new_id: Callable[[], str] = lambda: uuid4().hex,
+        most: int = MOST_OPEN,
     ) -> None:
+        self.overflowed = 0
         self._episodes: dict[str, dict[str, Episode]] = {rule: {} for rule in rules}
         self._cooldown = cooldown
         self._is_silenced = is_silenced
         self._new_id = new_id
+        self._most = most
+        self._full = set[str]()
+        self._counts: Counts = Counter()
 
     def resume(self, record: AlertRecord, *, now: float, at: float, news: News) -> Finding | None:
         """Go on with an alert that was kept, and give what was found of it.
@@ -77,6 +130,7 @@ class Board:
         episodes = self._episodes.get(record.rule)
         if episodes is not None and episode.fingerprint not in episodes:
             episodes[episode.fingerprint] = episode
+            self._counts = self._counts + Counter([_kind(episode)])
             return episode.alert.finding
         if not episode.fires:
             news.forgotten.append(episode.id)
@@ -85,13 +139,19 @@ class Board:
         news.alerts.append(record_of(episode, now=now, at=at, over=reason))
         if episodes is None:
             news.transitions.append(episode.transition("resolved", at))
-            self._tell(episode, "resolved", at, news)
+            if episode.told_as is not None:
+                news.notices.append(_resolved(episode, at))
         return None
 
-    def let_go(self) -> None:
-        """Hold no alert of before any longer: it is judged by what is known now."""
-        for episode in self._every():
-            self._put(replace(episode, held_until=-math.inf))
+    def let_go(self) -> Steps[None]:
+        """Stop holding alerts restored from the store; evaluate them from current data."""
+        for episodes in self._episodes.values():
+            for batch in batches(list(episodes.items())):
+                for fingerprint, episode in batch:
+                    if episode.held_until > -math.inf:
+                        episodes[fingerprint] = replace(episode, held_until=-math.inf)
+                if len(batch) == STEP:
+                    yield
 
     def acknowledge(self, alert_id: str, ack: Ack | None) -> None:
         """Note who has seen an alert; whoever has is not reminded of it."""
@@ -99,8 +159,10 @@ class Board:
             if episode.id == alert_id:
                 self._put(replace(episode, ack=ack))
 
-    def advance(self, rule: str, findings: Iterable[Finding], now: float, at: float) -> News:
-        """Take the alerts of one rule one round on.
+    def advance(
+        self, rule: str, findings: Iterable[Finding], now: float, at: float
+    ) -> Steps[Staged]:
+        """Return what one evaluation makes of the alerts of one rule, for `commit`.
 
         Args:
             rule: Its name.
@@ -108,32 +170,58 @@ class Board:
             now: Seconds of the engine's clock.
             at: Seconds since the epoch.
         """
-        episodes, found, news = self._episodes[rule], _worst(findings), News()
-        after = dict(episodes)
-        for fingerprint in [*episodes, *(new for new in found if new not in episodes)]:
+        episodes, findings = self._episodes[rule], list(findings)
+        if not episodes and not findings:
+            return Staged(rule, episodes, [News()])
+        found = yield from _worst(findings)
+        new = yield from _by_severity(found, episodes)
+        room = max(self._most - len(episodes), 0)
+        opened = new[:room]
+        staged = Staged(rule, dict(episodes), [News()], left_out=len(new) - len(opened))
+        for number, fingerprint in enumerate([*episodes, *opened], 1):
             before, finding = episodes.get(fingerprint), found.get(fingerprint)
-            if before is not None and before.holds(finding, now):
-                continue
-            episode = self._step(rule, before, finding, now, at, news)
-            if episode is not None:
-                after[fingerprint] = episode
-            else:
-                after.pop(fingerprint, None)
-        self._episodes[rule] = after
-        return news
+            if before is None or not before.holds(finding, now):
+                news = staged.news[-1]
+                episode = yield from self._step(rule, before, finding, now, at, news)
+                staged.put(fingerprint, before, episode)
+            if not number % STEP:
+                staged.news.append(News())
+                yield
+        return staged
 
-    def firing(self) -> list[AlertEvent]:
-        """All that fires and was told, as it would be told anew with what is found now."""
-        return [each.as_told() for each in self._every() if each.told_as is not None]
+    def commit(self, staged: Staged) -> None:
+        """Put the outcome of an evaluation in force."""
+        self._episodes[staged.rule] = staged.episodes
+        if staged.counts:
+            counts = Counter(self._counts)
+            counts.update(staged.counts)
+            self._counts = +counts  # without zeros
+        self.overflowed += staged.left_out
+        if staged.left_out and staged.rule not in self._full:
+            logger.warning(
+                "too many open alerts: rule=%s open=%d left_out=%d (logged once until all fit)",
+                staged.rule,
+                len(staged.episodes),
+                staged.left_out,
+            )
+        (self._full.add if staged.left_out else self._full.discard)(staged.rule)
+
+    def firing(self) -> Steps[list[AlertEvent]]:
+        """Return a "fired" event for every firing alert that was reported, with current values."""
+        events = list[AlertEvent]()
+        for batch in batches(self._every()):
+            events += [each.as_told() for each in batch if each.told_as is not None]
+            if len(batch) == STEP:
+                yield
+        return events
 
     def findings(self) -> list[Finding]:
         """What was last found of all that fires, told or not."""
         return [each.alert.finding for each in self._every() if each.fires]
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
-        """How many alerts there are of each type, severity and state."""
-        alerts = [(each.alert, each.severity) for each in self._every()]
-        return Counter((alert.finding.type, severity, alert.state) for alert, severity in alerts)
+        """Return the number of alerts by type, severity and state."""
+        return self._counts  # replaced as a whole: a scrape may run in another thread
 
     def _step(
         self,
@@ -143,13 +231,13 @@ class Board:
         now: float,
         at: float,
         news: News,
-    ) -> Episode | None:
-        """Take one alert one round on, note what comes of it, and give where it stands then."""
+    ) -> Steps[Episode | None]:
+        """Return one alert after an evaluation, or None if it is over, and add to `news`."""
         stood = None if before is None else before.alert
         alert, happened = step(stood, finding, now=now, cooldown=self._cooldown)
-        stands = alert or stood
-        if stands is None:
-            return None
+        stands = cast(Alert, alert or stood)  # a new alert has a finding that fires
+        if before is not None and alert is stood and not before.is_untold(happened):
+            return before
         episode = before or Episode(self._new_id(), rule, stands, started_at=at)
         episode = replace(episode, alert=stands)
         if happened == "fired":
@@ -159,7 +247,7 @@ class Board:
             news.events.append(episode.event(happened, at, previous))
             if happened != "reminded":
                 news.transitions.append(episode.transition(happened, at))
-        episode = self._tell(episode, happened, at, news)
+        episode = yield from self._tell(episode, happened, at, news)
         if alert is None and not episode.fires:
             news.forgotten.append(episode.id)
         elif episode != before or alert is None:
@@ -169,15 +257,15 @@ class Board:
 
     def _tell(
         self, episode: Episode, happened: Transition | None, at: float, news: News
-    ) -> Episode:
-        """Note what is to be told of an alert, and that it was."""
+    ) -> Steps[Episode]:
+        """Add to `news` what is to be reported of an alert, and return the alert afterwards."""
         told = notice(episode.told_as, episode.severity, happened) if episode.fires else None
         if told is None or (told == "reminded" and episode.ack is not None):
             return episode
         if told == "resolved":
-            news.notices.append(replace(episode.as_told(), transition="resolved", at=at, id=""))
+            news.notices.append(_resolved(episode, at))
             return episode
-        if self._is_silenced(episode.alert.finding, at):
+        if (yield from self._is_silenced(episode.alert.finding, at)):
             return episode
         news.notices.append(episode.event(told, at, episode.told_as))
         return replace(episode, told_as=episode.severity)
@@ -191,11 +279,35 @@ class Board:
         self._episodes[episode.rule][episode.fingerprint] = episode
 
 
-def _worst(findings: Iterable[Finding]) -> dict[str, Finding]:
-    """By fingerprint the worst of what a rule finds, the first among equals."""
+def _kind(episode: Episode) -> tuple[str, str, str]:
+    return episode.alert.finding.type, episode.severity, episode.alert.state
+
+
+def _resolved(episode: Episode, at: float) -> AlertEvent:
+    return replace(episode.as_told(), transition="resolved", at=at, id="")
+
+
+def _by_severity(found: Mapping[str, Finding], known: Mapping[str, object]) -> Steps[list[str]]:
+    """Return the fingerprints of new findings that fire, the most severe first."""
+    ranks: dict[int, list[str]] = {rank: [] for rank in sorted(RANKS.values(), reverse=True)}
+    for batch in batches(found.items(), 10 * STEP):
+        for fingerprint, finding in batch:
+            if fingerprint not in known and finding.severity is not None:
+                ranks[finding.rank].append(fingerprint)
+        if len(batch) == 10 * STEP:
+            yield
+    return [fingerprint for rank in ranks.values() for fingerprint in rank]
+
+
+def _worst(findings: Iterable[Finding]) -> Steps[dict[str, Finding]]:
+    """Return the most severe finding of each fingerprint, the first among equals."""
     found: dict[str, Finding] = {}
-    for finding in findings:
-        known = found.get(finding.fingerprint)
-        if known is None or finding.rank > known.rank:
-            found[finding.fingerprint] = finding
+    for batch in batches(findings):
+        for finding in batch:
+            fingerprint = finding.fingerprint
+            known = found.get(fingerprint)
+            if known is None or finding.rank > known.rank:
+                found[fingerprint] = finding
+        if len(batch) == STEP:
+            yield
     return found

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import EllipsisType
 from uuid import uuid4
+
+import anyio
 
 from .journal import Journal
 from .judge import Judge
 from .lifecycle import Finding
 from .silences import Silences, check_matchers
+from .steps import Steps, in_steps
 from .store.protocol import Conflict, Kept
 from .store.records import Ack, AlertRecord, Matcher, Silence, ThresholdsVersion
 from .thresholds import InvalidThresholds, Thresholds
@@ -30,6 +34,7 @@ class Controls:
         journal: Tells the store of what has happened, before anyone has seen it.
         silences: Those that are heeded.
         catch_up: Goes on with what was kept, unless that is done.
+        deciding: Held by an evaluation while it decides; changes wait for it.
         wall: Seconds since the epoch.
 
     Attributes:
@@ -47,6 +52,7 @@ class Controls:
         silences: Silences,
         journal: Journal,
         catch_up: Callable[[], Awaitable[None]],
+        deciding: anyio.Lock,
         wall: Callable[[], float],
     ) -> None:
         self.catch_up = catch_up
@@ -55,6 +61,7 @@ class Controls:
         self._judge = judge
         self._silences = silences
         self._journal, self._store = journal, journal.store
+        self._deciding = deciding
         self._wall = wall
 
     @property
@@ -98,10 +105,10 @@ class Controls:
         except Conflict as conflict:
             if not isinstance(expected, EllipsisType):
                 for version in await self._store.history(1):
-                    self._take(version)
+                    await self._between_decisions(partial(self._take, version))
                 raise
             made = await self._set(thresholds, by, conflict.current)
-        self._put(made, thresholds)
+        await self._between_decisions(partial(self._put, made, thresholds))
         return made
 
     async def acknowledge(self, alert_id: str, *, by: str, note: str = "") -> AlertRecord | None:
@@ -159,17 +166,23 @@ class Controls:
         self._silences.remove(silence_id)
         return was_there
 
-    def resume(self, kept: Kept) -> None:
-        """Go on with what was set before a restart, as far as it can be read."""
+    async def resume(self, kept: Kept) -> None:
+        """Continue with what was set before a restart; call it while nothing is decided."""
         if kept.thresholds is not None:
-            self._take(kept.thresholds)
+            await in_steps(self._take(kept.thresholds))
         for silence in kept.silences:
             try:
                 self._silences.add(silence)
             except ValueError as error:
                 logger.error("the silence %s cannot be heeded: %s", silence.id, error)
 
-    def _take(self, version: ThresholdsVersion) -> None:
+    async def _between_decisions(self, change: Callable[[], Steps[None]]) -> None:
+        """Make a change that the store has kept already, so it is made even if cancelled."""
+        with anyio.CancelScope(shield=True):
+            async with self._deciding:
+                await in_steps(change())
+
+    def _take(self, version: ThresholdsVersion) -> Steps[None]:
         """Let a version of the thresholds that was kept hold, if it is another one."""
         if self.version is not None and self.version.version == version.version:
             return
@@ -177,13 +190,15 @@ class Controls:
             name: version.values[name] for name in Thresholds.fields() if name in version.values
         }
         try:
-            self._put(version, self.thresholds.changed(**known))
+            changed = self.thresholds.changed(**known)
         except InvalidThresholds as error:
             logger.error(
                 "version %d of the thresholds cannot be used, so others hold: %s",
                 version.version,
                 error,
             )
+        else:
+            yield from self._put(version, changed)
 
     async def _set(
         self, thresholds: Thresholds, by: str, expected: int | None
@@ -191,14 +206,18 @@ class Controls:
         values = thresholds.as_dict()
         return await self._store.set_thresholds(values, expected=expected, by=by, at=self._wall())
 
-    def _put(self, version: ThresholdsVersion, thresholds: Thresholds) -> None:
-        self._judge.retune(thresholds)
+    def _put(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
+        yield from self._judge.retune(thresholds)
         self.thresholds, self.version = thresholds, version
+
+    def _note(self, alert_id: str, ack: Ack | None) -> Steps[None]:
+        self._judge.board.acknowledge(alert_id, ack)
+        yield from ()
 
     async def _acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
         await self.catch_up()
         await self._journal.write()  # or the store might not know the alert yet
         record = await self._store.acknowledge(alert_id, ack)
         if record is not None:
-            self._judge.board.acknowledge(alert_id, ack)
+            await self._between_decisions(partial(self._note, alert_id, ack))
         return record

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from .kinds import GATEWAY, Kind, Upstream
 from .shares import fewest_failures
+from .steps import Steps, finish
 from .thresholds import METRICS, Thresholds
-from .windows import OVERFLOW, ErrorRing, Ring, Tally
+from .windows import OVERFLOW, ErrorRing, Hot, Ring, Tally
 
 ARRIVAL_SECONDS = 10  # a moment long enough that one page that loads is no spike
 
@@ -72,7 +73,7 @@ class Counts:
         self.limited = Tally(max_subjects=most)
         self._lost = 0  # overflowed in windows that are no more
         self._begin_errors(thresholds)
-        self.watch(thresholds)
+        finish(self.watch(thresholds))
 
     @property
     def next_at(self) -> float:
@@ -84,8 +85,8 @@ class Counts:
         """How much was counted as `__overflow__`, in all windows, ever."""
         return self._lost + self.limited.overflowed + sum(ring.overflowed for ring in self._rings)
 
-    def retune(self, thresholds: Thresholds) -> None:
-        """Go by other thresholds; the windows of shares begin anew if they do not fit."""
+    def fit(self, thresholds: Thresholds) -> None:
+        """Start the windows of shares again if they do not fit these thresholds."""
         same_kind = (
             thresholds.error_window == self._window
             and thresholds.count_client_errors == self.count_client_errors
@@ -94,18 +95,27 @@ class Counts:
         if not same_kind:
             self._lost += sum(ring.overflowed for ring in self._error_rings)
             self._begin_errors(thresholds)
-        self.watch(thresholds)
 
     def expire(self, now: float) -> None:
         """Move all windows on to `now`."""
         for ring in self._rings:
             ring.expire(now)
 
-    def begin_round(self) -> None:
-        """Forget what was only to be known until this round."""
-        self.limited.clear()
+    def next_round(self) -> Steps[Callable[[], None]]:
+        """Return a call that forgets what was to be known until this round only.
+
+        Nothing may be counted before it is called.
+        """
+        hot: dict[Ring[Any], Hot[Any]] = {}
         for ring in self._rings:
-            ring.begin_round()
+            hot[ring] = yield from ring.next_hot()
+
+        def begin() -> None:
+            self.limited.clear()
+            for ring, each in hot.items():
+                ring.begin_round(each)
+
+        return begin
 
     def add(self, rows: Rows) -> None:
         """Count `rows` now, and go on with forgetting what is too old."""
@@ -173,23 +183,24 @@ class Counts:
         )
         self._rings = (self.arrivals, self.minute, self.day, self.refusals, *self._error_rings)
 
-    def watch(self, thresholds: Thresholds) -> None:
-        """Let those be hot that are near one of `thresholds`; this looks at every subject once."""
+    def watch(self, thresholds: Thresholds) -> Steps[None]:
+        """Let those subjects be hot that are near one of `thresholds`, one window in a step."""
         ratio = thresholds.resolve_ratio
         level = {metric: thresholds.fires_at(metric) * ratio for metric in METRICS}
         # A little less, as 1.1 x 10 is more than 11 in floats; the rule itself compares exactly.
         self.arrivals.watch(count=level["global_qps"] * ARRIVAL_SECONDS * 0.999)
-        self.minute.watch(count=level["master_rpm"], weight=level["master_tpm"])
-        self.day.watch(count=level["master_rpd"], weight=level["master_tpd"])
         refusals = thresholds.provider_429_rpm
         self.refusals.watch(count=float("inf") if refusals is None else refusals * ratio)
+        self.minute.watch(count=level["master_rpm"], weight=level["master_tpm"])
+        yield
+        self.day.watch(count=level["master_rpd"], weight=level["master_tpd"])
+        yield
         self.errors.watch(weight=fewest_failures(thresholds))
 
     @contextmanager
-    def watching(self, thresholds: Thresholds) -> Iterator[None]:
-        """The same in the body; afterwards those are hot that were, with the same peaks."""
+    def keeping(self) -> Iterator[None]:
+        """Restore in the end what `watch` changes in the body, in which nothing is counted."""
         with ExitStack() as stack:
             for ring in self._rings:
                 stack.enter_context(ring.keeping())
-            self.watch(thresholds)
             yield

@@ -24,7 +24,8 @@ from .outbox import Desk, Outbox, names_of
 from .rules import Rule
 from .silences import Silences
 from .sinks import AlertEvent, Sink
-from .store import AlertStore, StoreError
+from .steps import in_steps
+from .store import AlertStore, Kept, StoreError
 from .thresholds import Thresholds
 
 _LAST_CHANCE = 5.0  # seconds for what is to be told yet when the engine is left
@@ -88,7 +89,10 @@ class AlertEngine:
         self._failures = Failures(logger=logger, others="alerts", explained=(StoreError,))
         self._listeners = list[Any]()
         self._running: AbstractAsyncContextManager[None] | None = None
-        self._resuming, self._resumed = anyio.Lock(), False
+        self._resuming, self._resumed = anyio.Lock(fast_acquire=True), False
+        self._deciding = anyio.Lock(
+            fast_acquire=True
+        )  # one decision at a time, as it takes many steps
         self._last_round, self._pruned_at = wall(), -math.inf
         self._judge = Judge(
             arguments.checked_rules(rules),
@@ -96,7 +100,7 @@ class AlertEngine:
             interval=interval,
             cooldown=cooldown,
             max_subjects=max_subjects,
-            is_silenced=lambda finding, at: silences.covers(finding, at) is not None,
+            is_silenced=silences.covered,
             report=self._report,
         )
         self._journal = Journal(self.store, deadline=_STORE_DEADLINE, report=self._report)
@@ -106,6 +110,7 @@ class AlertEngine:
             silences=silences,
             journal=self._journal,
             catch_up=self._resume,
+            deciding=self._deciding,
             wall=wall,
         )
         named = names_of(arguments.checked_sinks(sinks), interval=interval)
@@ -153,23 +158,31 @@ class AlertEngine:
         """
         await self._resume()
         await self._judge.rules.refresh()
-        now, at = self._clock(), self._wall()
-        news, whole = self._judge.decide(self.thresholds, now, at)
-        self._last_round = at if whole else self._last_round
-        self._tell_listeners("evaluated", "ok" if whole else "error", self._clock() - now)
+        async with self._deciding:
+            now, at = self._clock(), self._wall()
+            traffic = self._judge.traffic
+            decision = self._judge.decide(self.thresholds, now, at)
+            news, whole = await in_steps(decision, may_pause=lambda: not traffic.is_crowded)
+            self._last_round = at if whole else self._last_round
+            self._tell_listeners("evaluated", "ok" if whole else "error", self._clock() - now)
         await self._outbox.publish(news, self._judge.board.firing(), at)
+        await in_steps(traffic.settle())
         if self._running is None:
             await self._outbox.attempt()
         await self._prune(at)
         return [event for each in news for event in each.events]
 
-    def preview(self, thresholds: Thresholds | None = None) -> list[Finding]:
-        """What a round would find now, and with other thresholds; nothing comes of it.
+    async def preview(self, thresholds: Thresholds | None = None) -> list[Finding]:
+        """Return what an evaluation would find now with `thresholds`, without changing anything.
 
         Where `error_window` or what counts as a failure is another one, what was counted by the
         old ones is judged.
         """
-        return self._judge.preview(thresholds or self.thresholds, self._clock())
+        async with self._deciding:
+            tried = thresholds or self.thresholds
+            traffic = self._judge.traffic
+            preview = self._judge.preview(tried, self._clock())
+            return await in_steps(preview, may_pause=lambda: not traffic.is_crowded)
 
     async def test(self, sink: str) -> str | None:
         """Tell one sink a test alert, at once and once, and give what went wrong, if anything.
@@ -216,20 +229,25 @@ class AlertEngine:
         return {(): self._last_round}
 
     def overflowed(self) -> Mapping[tuple[()], int]:
-        """How much was counted as the subject `__overflow__`, for want of room."""
-        return {(): self._judge.traffic.overflowed}
+        """Return how much was counted as `__overflow__`, and how many findings became no alert."""
+        return {(): self._judge.traffic.overflowed + self._judge.board.overflowed}
 
     async def _resume(self) -> None:
         """Go on where the process before this one ended, as soon as the store says where."""
         async with self._resuming:
             kept = None if self._resumed else await self._journal.load()
             if kept is not None:
-                self._resumed = True
-                now, at = self._clock(), self._wall()
-                self.controls.resume(kept)
-                news = self._judge.resume(kept.alerts, now, at)
-                self._outbox.resume(kept.notifications)
-                await self._outbox.publish([news], self._judge.board.firing(), at)
+                with anyio.CancelScope(shield=True):  # or half of it would be lost
+                    await self._take_up(kept)
+
+    async def _take_up(self, kept: Kept) -> None:
+        async with self._deciding:
+            self._resumed = True
+            now, at = self._clock(), self._wall()
+            await self.controls.resume(kept)
+            news = await in_steps(self._judge.resume(kept.alerts, now, at))
+        await in_steps(self._outbox.resume(kept.notifications))
+        await self._outbox.publish(news, self._judge.board.firing(), at)
 
     async def _prune(self, at: float) -> None:
         if at - self._pruned_at >= _DAY:

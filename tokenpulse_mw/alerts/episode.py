@@ -52,6 +52,10 @@ class Episode:
         """It has fired, and is not over."""
         return self.alert.state != "pending"
 
+    def is_untold(self, happened: Transition | None) -> bool:
+        """Return True if a sink may be due an event, whatever was found."""
+        return happened is not None or (self.fires and self.told_as != self.severity)
+
     def holds(self, finding: Finding | None, now: float) -> bool:
         """Whether it stays as it is, since what is found now need not be all there is."""
         if now >= self.held_until:

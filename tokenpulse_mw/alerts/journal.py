@@ -8,10 +8,12 @@ from itertools import islice
 from typing import Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from .board import News
 from .calls import Report, within
 from .owner import Owner
+from .steps import STEP, batches
 from .store.halves import halves
 from .store.protocol import AlertStore, BadRecord, Changes, Kept
 from .store.records import AlertRecord, Notification, TransitionRecord
@@ -58,7 +60,7 @@ class Journal:
             return None
 
     def note(self, news: Iterable[News], notifications: Iterable[Notification]) -> None:
-        """Have what a round has made of the alerts kept with the next `write`."""
+        """Have what an evaluation has made of some alerts kept with the next `write`."""
         for each in news:
             for record in each.alerts:
                 self._alerts.pop(record.id, None)  # the newest last
@@ -166,13 +168,16 @@ class Journal:
         self._forgotten = dict.fromkeys(changes.forgotten) | self._forgotten
 
     async def _settle(self) -> None:
-        for notification_id, write in list(self._settled.items()):
-            try:
-                await write()
-            except _BAD as error:
-                self._report("alert store", error)  # as above
-            if self._settled.get(notification_id) is write:  # else there is news of it
-                del self._settled[notification_id]
+        for batch in batches(list(self._settled.items())):
+            for notification_id, write in batch:
+                try:
+                    await write()
+                except _BAD as error:
+                    self._report("alert store", error)  # it never will be taken
+                if self._settled.get(notification_id) is write:  # else there is news of it
+                    del self._settled[notification_id]
+            if len(batch) == STEP:
+                await checkpoint()  # a store in memory does not pause
 
 
 def _drop_oldest(waiting: dict[Any, Any]) -> set[Any]:

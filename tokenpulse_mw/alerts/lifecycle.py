@@ -150,6 +150,8 @@ def _continue(alert: Alert, finding: Finding, now: float, cooldown: float) -> St
         told = "escalated" if change > 0 else "deescalated"
     elif now - alert.told >= cooldown:
         told = "reminded"
+    elif finding == alert.finding:
+        return alert, None
     return replace(alert, finding=finding, told=now if told else alert.told), told
 
 

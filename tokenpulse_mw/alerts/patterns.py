@@ -54,6 +54,30 @@ def bounded(text: str) -> re.Pattern[str]:
         ) from None
 
 
+class Bounded:
+    """A pattern as `bounded` returns it, and how much work a match is.
+
+    Raises:
+        ValueError: See `bounded`.
+    """
+
+    __slots__ = ("_fullmatch", "_repeats", "_weight")
+
+    def __init__(self, text: str) -> None:
+        self._fullmatch = bounded(text).fullmatch
+        tokens = _TOKEN.findall(text)
+        self._repeats = sum(_REPEAT.fullmatch(token) is not None for token in tokens)
+        self._weight = max(len(text), 1) * max(_choices(tokens), default=1)
+
+    def matches(self, text: str) -> bool:
+        """Return True if the pattern matches the whole of the first 200 characters."""
+        return self._fullmatch(text[:LONGEST]) is not None
+
+    def work(self, length: int) -> int:
+        """Return the most steps that a match of a text of this length takes."""
+        return int((min(length, LONGEST) + 1) ** self._repeats * self._weight)
+
+
 def _choices(tokens: list[str]) -> list[int]:
     """How many choices each group has that has several; empty ones are too many."""
     open_groups: list[int] = []

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, count, islice
+from itertools import chain, count
 
 from .calls import Report, within
 from .lifecycle import Finding
 from .rules import Rule, inhibited, outages, rule_name
+from .steps import STEP, Steps, batches
 from .thresholds import Thresholds
 from .traffic import Traffic
 
 Found = dict[str, list[Finding]]
+# Upstreams that are or were down: the alert that reports it, and when it was last found.
+Down = dict[str, tuple[str, float]]
 
 
 class Rulebook:
@@ -32,7 +35,7 @@ class Rulebook:
         self._rules = dict(zip(self.names, rules, strict=True))
         self._interval = interval
         self._report = report
-        self._down: dict[str, tuple[str, float]] = {}
+        self._down: Down = {}
 
     def __iter__(self) -> Iterator[tuple[str, Rule]]:
         return iter(self._rules.items())
@@ -56,46 +59,70 @@ class Rulebook:
             except Exception as error:  # noqa: BLE001 - the alert goes on without
                 self._report(f"rule {name}", error)
 
-    def find(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Found:
-        """What each rule finds, by its name; a rule that raises is left out."""
+    def find(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Steps[Found]:
+        """Return what each rule finds, by its name; a rule that raises is left out."""
         found: Found = {}
         for name, rule in self._rules.items():
             try:
-                found[name] = [_checked(each) for each in rule(traffic, thresholds, now)]
+                found[name] = yield from _collect(rule(traffic, thresholds, now))
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                 self._report(f"rule {name}", error)
         return found
 
     def explained(
-        self, found: Found, thresholds: Thresholds, now: float, *, remember: bool = True
-    ) -> Found:
-        """The same findings, those without severity that an outage of now or of late explains.
+        self, found: Found, thresholds: Thresholds, now: float
+    ) -> Steps[tuple[Found, Down]]:
+        """Return the findings, inhibited by current and recent outages, and these outages.
 
         Args:
-            found: What `find` gave.
+            found: What `find` returned.
             thresholds: Those that the windows are made for.
             now: Seconds of the engine's clock.
-            remember: Let the outages of now be those of late in the rounds to come.
         """
-        every = [each for findings in found.values() for each in findings]
+        seen = self._down
+        if not seen and not any(found.values()):
+            return found, seen
         try:
-            seen = self._lately_down(every, 1.1 * thresholds.error_window + self._interval, now)
-            self._down = seen if remember else self._down
-            explained = iter(inhibited(every, down={name: by for name, (by, _) in seen.items()}))
+            longest = 1.1 * thresholds.error_window + self._interval
+            seen = yield from self._lately_down(found, longest, now)
+            causes = {name: by for name, (by, _) in seen.items()}
+            explained: Found = {}
+            for name, findings in found.items():
+                explained[name] = []
+                for batch in batches(findings):
+                    explained[name] += inhibited(batch, down=causes)
+                    if len(batch) == STEP:
+                        yield
         except Exception as error:  # noqa: BLE001 - a rule may put anything into its metadata
             self._report("inhibition", error)
-            return found
-        return {name: list(islice(explained, len(each))) for name, each in found.items()}
+            return found, seen
+        return explained, seen
 
-    def _lately_down(
-        self, findings: list[Finding], longest: float, now: float
-    ) -> dict[str, tuple[str, float]]:
-        """The upstreams whose outages have left failures in the windows of shares.
+    def remember(self, down: Down) -> None:
+        """Count the outages that `explained` returned as recent ones from now on."""
+        self._down = down
 
-        A window keeps its oldest step, and is looked at once in an interval.
+    def _lately_down(self, found: Found, longest: float, now: float) -> Steps[Down]:
+        """Return the upstreams whose outages have left failures in the windows of shares.
+
+        A window keeps its oldest step, and is evaluated once in an interval.
         """
-        seen = self._down | {name: (by, now) for name, by in outages(findings).items()}
+        seen = dict(self._down)
+        for findings in found.values():
+            for batch in batches(findings, 10 * STEP):
+                seen |= {name: (by, now) for name, by in outages(batch).items()}
+                if len(batch) == 10 * STEP:
+                    yield
         return {name: (by, at) for name, (by, at) in seen.items() if now - at <= longest}
+
+
+def _collect(findings: Iterable[Finding | None]) -> Steps[list[Finding]]:
+    found = list[Finding]()
+    for batch in batches(findings):
+        found += [_checked(each) for each in batch if each is not None]
+        if len(batch) == STEP:
+            yield
+    return found
 
 
 def _checked(finding: object) -> Finding:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from ..exchange import Exchange
 from .counts import Counts
 from .kinds import GATEWAY, Kind, Seen, Upstream
+from .steps import Steps, finish
 from .thresholds import Thresholds
 from .windows import ErrorRing, Streaks, Tally
 
 __all__ = ["GATEWAY", "Traffic", "Upstream"]
 
 _MOST_ROWS = 256  # counting so many takes less than a millisecond
+_MOST_FROZEN_ROWS = 20_000  # about 6 MB
+
+_Whose = tuple[str | None, str | None, Kind]
 
 
 class Traffic:
@@ -41,7 +46,9 @@ class Traffic:
         self._counts = Counts(thresholds, max_subjects=max_subjects)
         self._bounds = self._counts.bounds
         self._kinds: dict[tuple[Any, ...], Kind] = {}
-        self._rows: dict[tuple[str | None, str | None, Kind], list[int]] = {}
+        self._rows: dict[_Whose, list[int]] = {}
+        self._backlog: dict[_Whose, list[int]] = {}  # of an evaluation, not counted yet
+        self._most_rows: float = _MOST_ROWS
         self._due = float("-inf")
 
     def observe(self, exchange: Exchange, now: float) -> None:
@@ -61,7 +68,7 @@ class Traffic:
         whose = (exchange.master, exchange.key, kind)
         row = self._rows.get(whose)
         if row is None:
-            if len(self._rows) >= _MOST_ROWS:
+            if len(self._rows) >= self._most_rows:
                 self._count_rows()
             row = self._rows[whose] = [0, 0]
         row[0] += 1
@@ -79,35 +86,72 @@ class Traffic:
         self._due = self._counts.next_at
 
     def begin_round(self) -> None:
-        """Forget what happened since the last round; call it when all rules have looked.
+        """Forget what happened since the last evaluation; call it when all rules are evaluated."""
+        finish(self.next_round())()
 
-        Do not wait for anything between the rules and this: what is counted meanwhile would be
-        forgotten unseen.
+    def next_round(self) -> Steps[Callable[[], None]]:
+        """Prepare `begin_round` in bounded steps while frozen, and return a call that does it."""
+        return self._counts.next_round()
+
+    @contextmanager
+    def frozen(self, now: float | None = None) -> Iterator[None]:
+        """Keep the windows as they are in the body, so that it can look at them in many steps.
+
+        What is observed meanwhile is gathered, and counted afterwards. Call `settle` before.
+
+        Args:
+            now: Time to move the windows on to first; None leaves them where they are.
         """
-        self._counts.begin_round()
+        if now is None:
+            self._count_rows()
+        else:
+            self.roll(now)
+        self._due, self._most_rows = float("inf"), float("inf")
+        try:
+            yield
+        finally:
+            self._due, self._most_rows = float("-inf"), _MOST_ROWS
+            if len(self._rows) > _MOST_ROWS:
+                self._backlog, self._rows, self._kinds = self._rows, {}, {}
 
-    def retune(self, thresholds: Thresholds) -> None:
-        """Go by other thresholds from now on.
+    @property
+    def is_crowded(self) -> bool:
+        """True while frozen with so much gathered that the body must not pause any more."""
+        return len(self._rows) >= _MOST_FROZEN_ROWS
 
-        What is known of masters stays. What is known of shares and latencies is forgotten where
+    def settle(self) -> Steps[None]:
+        """Count what was gathered while frozen, in bounded steps."""
+        while self._backlog:
+            self._count_backlog()
+            if self._backlog:
+                yield
+
+    def retune(self, thresholds: Thresholds) -> Steps[None]:
+        """Use other thresholds from now on; call it while frozen.
+
+        What is known of tenants stays. What is known of shares and latencies is forgotten where
         `error_window`, `count_client_errors` or the latency's threshold changes, as it was
         counted by the old ones.
         """
-        self._count_rows()
         self.thresholds = thresholds
-        self._counts.retune(thresholds)
-        self._bounds, self._due = self._counts.bounds, float("-inf")
+        self._counts.fit(thresholds)
+        self._bounds, self._kinds = self._counts.bounds, {}
+        yield from self._counts.watch(thresholds)
 
     @contextmanager
-    def watching(self, thresholds: Thresholds) -> Iterator[None]:
-        """Let rules find in the body what other thresholds would have them find."""
-        with self._counts.watching(thresholds):
+    def keeping(self) -> Iterator[None]:
+        """Restore in the end what `watch` changes in the body; use it while frozen."""
+        with self._counts.keeping():
             yield
+
+    def watch(self, thresholds: Thresholds) -> Steps[None]:
+        """Let rules find what other thresholds would have them find."""
+        return self._counts.watch(thresholds)
 
     @property
     def counts(self) -> Counts:
         """All windows, with everything observed so far."""
-        if self._rows:
+        if self._rows and self._most_rows == _MOST_ROWS:
             self._count_rows()
         return self._counts
 
@@ -132,7 +176,7 @@ class Traffic:
             evicted = self.upstreams.evicted
             kind.streak = self.upstreams.of(kind.upstream, name=kind.provider)
             if self.upstreams.evicted != evicted:
-                self._count_rows()  # another kind may hold the streak that had to go
+                self._kinds = {}  # another kind may hold the streak that was evicted
         self._kinds[seen] = kind
         return kind
 
@@ -141,3 +185,10 @@ class Traffic:
         # anew too, by which the upstreams that are still heard of are known.
         rows, self._rows, self._kinds = self._rows, {}, {}
         self._counts.add(rows)
+        self._count_backlog()
+
+    def _count_backlog(self) -> None:
+        """Count at most 256 rows of the backlog."""
+        whose = list(islice(self._backlog, _MOST_ROWS))
+        if whose:
+            self._counts.add({each: self._backlog.pop(each) for each in whose})

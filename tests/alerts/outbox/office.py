@@ -13,6 +13,7 @@ from tokenpulse_mw.alerts.board import News
 from tokenpulse_mw.alerts.journal import Journal
 from tokenpulse_mw.alerts.lifecycle import Transition
 from tokenpulse_mw.alerts.outbox import Desk, Outbox
+from tokenpulse_mw.alerts.steps import mapped
 from tokenpulse_mw.alerts.store import AlertStore, Kept, MemoryAlertStore
 
 
@@ -69,7 +70,9 @@ class Office:
 
     async def publish(self, *events: AlertEvent, firing: Sequence[AlertEvent] = ()) -> None:
         """A round has brought these events, and left these alerts firing."""
-        await self.outbox.publish([News(notices=list(events))], firing, self.wall())
+        await self.outbox.publish(
+            [News(notices=list(events))], mapped(lambda event: event, firing), self.wall()
+        )
 
     async def tell(self, *events: AlertEvent, firing: Sequence[AlertEvent] = ()) -> None:
         """The same, and what is due is handed out."""

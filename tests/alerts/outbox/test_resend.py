@@ -6,6 +6,7 @@ import pytest
 
 from tests.alerts.outbox.office import Office, Sending, Taking, seen, told
 from tokenpulse_mw.alerts.sinks import Later, Rejected
+from tokenpulse_mw.alerts.steps import finish
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +32,7 @@ async def test_what_waits_is_told_by_its_letter_alone() -> None:
     await before.tell(told())
     sink = Sending()
     office = Office({"sink": sink})
-    office.outbox.resume((await before.kept()).notifications)
+    finish(office.outbox.resume((await before.kept()).notifications))
     firing = [told(), told(key="k2")]
 
     await office.tell(firing=firing)

@@ -10,6 +10,7 @@ import pytest
 from tests.alerts.outbox.office import Office, Taking, seen, told
 from tests.alerts.store.samples import notification
 from tokenpulse_mw.alerts.sinks import Later
+from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.store import Changes, Notification
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +29,7 @@ async def restarted(before: Office, **sinks: Taking) -> Office:
     """A process after the one of `before`, on the same store, at the same time of the day."""
     after = Office(sinks, store=before.store)
     after.wall.now = before.wall.now
-    after.outbox.resume((await before.kept()).notifications)
+    finish(after.outbox.resume((await before.kept()).notifications))
     return after
 
 
@@ -81,7 +82,7 @@ async def test_attempts_from_before_a_restart_count() -> None:
     left = kept(attempts=6)
     office = Office({"sink": sink})
     await office.store.commit(Changes(notifications=(left,)))
-    office.outbox.resume([left])
+    finish(office.outbox.resume([left]))
 
     await office.after(0)
 
@@ -102,7 +103,7 @@ async def test_what_cannot_be_told_any_more_is_a_dead_letter(
     office = Office({"sink": sink})
     await office.store.commit(Changes(notifications=(bad, good)))
 
-    office.outbox.resume([bad, good])
+    finish(office.outbox.resume([bad, good]))
     await office.after(0)
 
     assert seen(sink.taken) == ["fired k1"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.alerts.exchanges import exchange
-from tests.alerts.rules.views import View, severities
+from tests.alerts.rules.views import View, found_by, severities
 from tokenpulse_mw.alerts import Finding, Severity, Subject, Thresholds, Traffic
 from tokenpulse_mw.alerts.rules import error_spike, high_error_rate
 from tokenpulse_mw.alerts.shares import sure_share
@@ -20,7 +20,7 @@ def errors_of(failures: int, requests: int, thresholds: Thresholds) -> list[Find
     traffic = Traffic(thresholds, max_subjects=5)
     for number in range(requests):
         traffic.observe(exchange(key="k1", status=500 if number < failures else 200), now=0)
-    return list(error_spike(traffic, thresholds, 0))
+    return found_by(error_spike, traffic, thresholds)
 
 
 def test_a_key_that_fails_too_often_is_found_with_its_numbers() -> None:
@@ -46,7 +46,7 @@ def test_without_keys_it_is_the_gateway_that_fails() -> None:
     for _ in range(10):
         traffic.observe(exchange(status=500), now=0)
 
-    (found,) = error_spike(traffic, Thresholds(), 0)
+    (found,) = found_by(error_spike, traffic, Thresholds(), 0)
 
     assert found.fingerprint == "error_spike:system:0"
     assert found.message == "The gateway has 100.0% error rate (10/10 requests) in the last 300 s"
@@ -133,7 +133,7 @@ def test_each_key_is_judged_by_its_own_share() -> None:
         traffic.observe(exchange(key="bad", status=500), now=0)
         traffic.observe(exchange(key="good"), now=0)
 
-    (found,) = error_spike(traffic, Thresholds(), 0)
+    (found,) = found_by(error_spike, traffic, Thresholds(), 0)
 
     assert (found.subject.id, found.value) == ("bad", 1.0)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.alerts.rules.views import View, severities
+from tests.alerts.rules.views import View, found_by, severities
 from tokenpulse_mw.alerts import Finding, Subject
 from tokenpulse_mw.alerts.rules import (
     error_spike,
@@ -21,7 +21,7 @@ def findings(view: View) -> list[Finding]:
     """What the three rules that look at failures find in one round."""
     found: list[Finding] = []
     for rule in (error_spike, high_error_rate, provider_down):
-        found += rule(view.traffic, view.thresholds, 0)
+        found += found_by(rule, view.traffic, view.thresholds)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.alerts.rules.views import View
+from tests.alerts.rules.views import View, found_by
 from tokenpulse_mw.alerts import Finding, Thresholds, Traffic, default_rules
 from tokenpulse_mw.alerts.rules import Quotas, quota_exceeded, rule_name
 
@@ -61,7 +61,7 @@ async def test_every_alert_outlasts_its_cause_for_as_long_as_is_asked_for() -> N
 
     found: list[Finding] = []
     for rule in (*default_rules(), quota_exceeded(quotas)):
-        found += rule(view.traffic, view.thresholds, 0)
+        found += found_by(rule, view.traffic, view.thresholds)
 
     assert len({each.type for each in found}) == 8
     assert {each.keep_firing for each in found} == {45}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.alerts.exchanges import exchange
-from tests.alerts.rules.views import View
+from tests.alerts.rules.views import View, found_by
 from tokenpulse_mw.alerts import Finding, Severity, Subject, Thresholds, Traffic
 from tokenpulse_mw.alerts.rules import provider_down
 
@@ -15,7 +15,7 @@ def outcomes_of(outcomes: str, thresholds: Thresholds) -> list[Finding]:
     traffic = Traffic(thresholds, max_subjects=5)
     for outcome in outcomes:
         traffic.observe(exchange(provider="claude", status=502 if outcome == "x" else 200), now=0)
-    return list(provider_down(traffic, thresholds, 0))
+    return found_by(provider_down, traffic, thresholds)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,9 @@ def test_a_provider_without_traffic_stays_down() -> None:
         traffic.observe(exchange(provider="claude", status=502), now=0)
 
     traffic.roll(1e6)
-    assert [each.severity for each in provider_down(traffic, Thresholds(), 1e6)] == ["critical"]
+    assert [each.severity for each in found_by(provider_down, traffic, Thresholds(), 1e6)] == [
+        "critical"
+    ]
     traffic.observe(exchange(provider="claude"), now=1e6)
     assert list(provider_down(traffic, Thresholds(), 1e6)) == []
 
@@ -90,7 +92,7 @@ def test_a_credential_that_is_down_is_found_by_its_id() -> None:
         traffic.observe(exchange(provider="claude", credential="c1", status=502), now=0)
         traffic.observe(exchange(provider="claude", credential="c2"), now=0)
 
-    (found,) = provider_down(traffic, Thresholds(), 0)
+    (found,) = found_by(provider_down, traffic, Thresholds(), 0)
 
     assert found.fingerprint == "provider_down:apikey:c1"
     assert found.subject == Subject("apikey", "c1", "claude")

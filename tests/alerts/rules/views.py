@@ -29,9 +29,14 @@ class View:
     def ask(self, rule: Rule, now: float = 0) -> list[Finding]:
         """What `rule` finds in a round."""
         self.traffic.roll(now)
-        found = list(rule(self.traffic, self.thresholds, now))
+        found = found_by(rule, self.traffic, self.thresholds, now)
         self.traffic.begin_round()
         return found
+
+
+def found_by(rule: Rule, traffic: Traffic, thresholds: Thresholds, now: float = 0) -> list[Finding]:
+    """What `rule` finds, without the subjects that it finds nothing of."""
+    return [each for each in rule(traffic, thresholds, now) if each is not None]
 
 
 def severities(findings: Iterable[Finding]) -> dict[str, str | None]:

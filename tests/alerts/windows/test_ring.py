@@ -398,24 +398,12 @@ def test_who_has_failed_often_is_looked_at_until_nothing_of_it_is_left() -> None
     seen = []
     for now in (50, 110, 160):
         errors.expire(now)
-        seen.append(errors.worst(0.2))
+        seen.append(list(errors.hot()))
         errors.begin_round()
 
-    assert seen == [[("often", 15, 4)], [("often", 5, 1)], []]
+    assert seen == [[("often", 15, 4)], [("often", 5, 1)], [("often", 0, 0)]]
     errors.add("often", 1, 1)
-    assert errors.worst(0.2) == []
-
-
-def test_of_those_who_fail_only_the_worst_are_given() -> None:
-    """From the share that is asked for."""
-    errors = ErrorRing(window=100, slots=10, max_subjects=5, overflow=OVERFLOW)
-    errors.watch(weight=1)
-    errors.expire(0)
-    errors.add("a", 10, 1)
-    errors.add("b", 9, 1)
-
-    assert errors.worst(0.1) == [("a", 10, 1), ("b", 9, 1)]
-    assert errors.worst(0.11) == [("b", 9, 1)]
+    assert list(errors.hot()) == []
 
 
 def test_only_subjects_that_failed_are_given() -> None:

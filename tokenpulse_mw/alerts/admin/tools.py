@@ -19,7 +19,7 @@ _LONGEST = 500  # characters of what a sink says
 async def evaluate(asked: Asked) -> Answer:
     """What a round would find now; nothing comes of it."""
     tried = changed(asked.engine.thresholds, asked.body, takes.EvaluationBody)
-    findings = [finding(each) for each in asked.engine.preview(tried.thresholds)]
+    findings = [finding(each) for each in await asked.engine.preview(tried.thresholds)]
     return Answer(schemas.Evaluation(findings))
 
 

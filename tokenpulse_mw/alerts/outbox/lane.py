@@ -15,6 +15,7 @@ from ..calls import Report, within
 from ..journal import Journal
 from ..sinks import AlertEvent, Later, Rejected, Sink
 from ..sinks.text import LONGEST_FINGERPRINT, plain
+from ..steps import STEP, Steps, batches, in_steps
 from .backoff import backoff
 from .letters import Letter, Letters
 
@@ -91,11 +92,15 @@ class Lane:
             self._desk.journal.owe(each.notification.id, self._burial(each, said))
         self._news.set()
 
+    @property
+    def resends(self) -> bool:
+        """True if the sink sends all that fires again and again."""
+        return self._resend is not None
+
     def fires(self, events: Sequence[AlertEvent], at: float) -> None:
-        """All that fires now, for sinks that want to hear it again and again."""
-        if self._resend is not None:
-            self._firing = (events, at)
-            self._news.set()
+        """Send all that fires now again, to a sink that `resends`."""
+        self._firing = (events, at)
+        self._news.set()
 
     async def run(self) -> None:
         """Hand out what is due, for ever."""
@@ -162,9 +167,17 @@ class Lane:
             return False
         (events, at), self._firing = self._firing, None
         # What waits is told by its letter, or an end would be undone by what fired before it.
-        told = [event for event in events if event.fingerprint not in self._letters]
+        told = await in_steps(self._not_waiting(events))
         await self._ask(partial(self._resend, told, at), counted=False)
         return True
+
+    def _not_waiting(self, events: Sequence[AlertEvent]) -> Steps[list[AlertEvent]]:
+        told = list[AlertEvent]()
+        for batch in batches(events):
+            told += [event for event in batch if event.fingerprint not in self._letters]
+            if len(batch) == STEP:
+                yield
+        return told
 
     async def _ask(self, call: Callable[[], Any], *, counted: bool = True) -> Exception | None:
         """Make one attempt, and give what it failed with."""

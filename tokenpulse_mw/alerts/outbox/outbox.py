@@ -14,6 +14,7 @@ from ..lifecycle import Finding, Subject
 from ..rulebook import distinct
 from ..sinks import AlertEvent, Sink
 from ..sinks.text import LONGEST_FINGERPRINT, plain
+from ..steps import STEP, Steps, batches, in_steps
 from ..store.records import Notification
 from .lane import Desk, Lane
 from .letters import Letter
@@ -38,45 +39,81 @@ class Outbox:
     def __init__(self, sinks: Mapping[str, Sink], desk: Desk) -> None:
         self._desk = desk
         self._lanes = {name: Lane(name, sink, desk) for name, sink in sinks.items()}
+        self._publishing = anyio.Lock(
+            fast_acquire=True
+        )  # so that events wait in the order of the evaluations
 
-    async def publish(self, news: Sequence[News], firing: Sequence[AlertEvent], at: float) -> None:
-        """Keep what a round has brought, and then let it wait for the sinks.
+    async def publish(
+        self, news: Sequence[News], firing: Steps[list[AlertEvent]], at: float
+    ) -> None:
+        """Keep what an evaluation has changed, and then queue it for the sinks.
 
         Args:
-            news: Of each rule.
-            firing: All that fires now, for sinks that want to hear it again and again.
+            news: What changed, in pieces.
+            firing: Returns all that fires now; run only if a sink sends it again and again.
             at: Seconds since the epoch.
         """
-        letters = [
-            self._letter(lane, event)
-            for each in news
-            for event in each.notices
-            for lane in self._lanes.values()
-            # Who has not heard of an alert yet need not be reminded of it.
-            if event.transition != "reminded" or not lane.has(event.fingerprint)
-        ]
         # In this order nothing is told twice after a kill; and when the engine is just being left,
         # what was decided is told all the same.
         with anyio.CancelScope(shield=True):
-            self._desk.journal.note(news, (letter.notification for letter in letters))
-            await self._desk.journal.write()
-        for letter in letters:
-            self._lanes[letter.notification.sink].put(letter)
-        for lane in self._lanes.values():
-            lane.fires(firing, at)
+            async with self._publishing:
+                letters = await in_steps(self._note(news))
+                await self._desk.journal.write()
+                await in_steps(self._queue(letters))
+                resending = [lane for lane in self._lanes.values() if lane.resends]
+                if resending:
+                    events = await in_steps(firing)
+                    for lane in resending:
+                        lane.fires(events, at)
 
-    def resume(self, notifications: Iterable[Notification]) -> None:
-        """Go on with what the process before this one did not deliver."""
-        for notification in notifications:
-            try:
-                event = AlertEvent.from_dict(notification.event)
-                lane = self._lanes[notification.sink]
-            except (KeyError, ValueError) as error:
-                self._bury(notification, f"it cannot be delivered any more: {error!r}")
-            else:
-                wait = min(max(notification.due_at - self._desk.wall(), 0.0), _LONGEST_WAIT)
-                now = self._desk.clock()
-                lane.put(Letter(notification, event, now + wait, notification.attempts, now))
+    def _note(self, news: Iterable[News]) -> Steps[list[Letter]]:
+        """Hand `news` to the journal, and return a letter for each event and sink."""
+        self._desk.journal.note([], [])  # it was an evaluation, also if nothing changed
+        letters, changes = list[Letter](), 0
+        for piece in news:
+            if not piece.changes:
+                continue
+            made = [
+                self._letter(lane, event)
+                for event in piece.notices
+                for lane in self._lanes.values()
+                # A sink that has not received an alert yet needs no reminder of it.
+                if event.transition != "reminded" or not lane.has(event.fingerprint)
+            ]
+            # An alert and its notifications are in one piece, which is written as a whole.
+            self._desk.journal.note([piece], [letter.notification for letter in made])
+            letters += made
+            changes += piece.changes
+            if changes >= STEP:
+                changes = 0
+                yield
+        return letters
+
+    def _queue(self, letters: Iterable[Letter]) -> Steps[None]:
+        for batch in batches(letters):
+            for letter in batch:
+                self._lanes[letter.notification.sink].put(letter)
+            if len(batch) == STEP:
+                yield
+
+    def resume(self, notifications: Iterable[Notification]) -> Steps[None]:
+        """Queue what the previous process did not deliver."""
+        for batch in batches(notifications):
+            for notification in batch:
+                self._resume(notification)
+            if len(batch) == STEP:
+                yield
+
+    def _resume(self, notification: Notification) -> None:
+        try:
+            event = AlertEvent.from_dict(notification.event)
+            lane = self._lanes[notification.sink]
+        except (KeyError, ValueError) as error:
+            self._bury(notification, f"it cannot be delivered any more: {error!r}")
+        else:
+            wait = min(max(notification.due_at - self._desk.wall(), 0.0), _LONGEST_WAIT)
+            now = self._desk.clock()
+            lane.put(Letter(notification, event, now + wait, notification.attempts, now))
 
     def waiting(self) -> Mapping[tuple[str], int]:
         """How many notifications wait for each sink."""

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import product
+from collections.abc import Iterator
 
-from ..counts import Blame
 from ..lifecycle import Finding
 from ..shares import sure_share
 from ..thresholds import Thresholds
-from ..traffic import GATEWAY, Traffic
+from ..traffic import GATEWAY, Traffic, Upstream
 from .rule import Steps, called, reached, subject_of
 
 _MOST_BLAMED = 5  # upstreams that a finding names
 _STEPS: Steps = ((0.5, "critical"), (0.25, "warning"), (0, "info"))
 
-Blamed = Mapping[str, Counter[str]]
 
-
-def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding | None]:
     """Too large a share of a key's requests failed.
 
     From 10 % (the threshold) it is info, from 25 % warning, from 50 % critical. A key without
@@ -29,10 +25,14 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
     threshold = thresholds.error_rate
     if threshold is None:
         return
-    worst = traffic.errors.worst(threshold * thresholds.resolve_ratio)
-    blamed = _blamed(traffic, "key", {key for key, *_ in worst})
-    for key, requests, failures in worst:
-        rate = failures / requests
+    least = threshold * thresholds.resolve_ratio
+    blame = _Blame(traffic, "key", len(traffic.errors))
+    yield from blame.prepare()
+    for key, requests, failures in traffic.errors.hot():
+        rate = failures / requests if failures else 0.0
+        if rate < least:
+            yield None
+            continue
         subject = subject_of("key", key)
         fires = sure_share(failures, requests, thresholds) >= threshold
         yield Finding(
@@ -44,13 +44,15 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
             message=f"{called(subject)} has {rate:.1%} error rate "
             f"({failures}/{requests} requests) in the last {thresholds.error_window:g} s",
             value=rate,
-            metadata=_numbers(requests, failures, threshold, blamed[key]),
+            metadata=_numbers(requests, failures, threshold, blame.of(key)),
             keep_firing=thresholds.keep_firing,
             window=thresholds.error_window,
         )
 
 
-def high_error_rate(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+def high_error_rate(
+    traffic: Traffic, thresholds: Thresholds, now: float
+) -> Iterator[Finding | None]:
     """Too large a share of a provider's requests failed, for five minutes.
 
     Clients' own errors are never among them. What no known provider answered is left to
@@ -61,7 +63,8 @@ def high_error_rate(traffic: Traffic, thresholds: Thresholds, now: float) -> Ite
     if threshold is None:
         return
     worst = _worst_providers(traffic, threshold * thresholds.resolve_ratio)
-    blamed = _blamed(traffic, "provider", worst)
+    blame = _Blame(traffic, "provider", len(worst))
+    yield from blame.prepare()
     for provider, (requests, failures) in worst.items():
         rate = failures / requests
         fires = sure_share(failures, requests, thresholds) > threshold
@@ -74,7 +77,7 @@ def high_error_rate(traffic: Traffic, thresholds: Thresholds, now: float) -> Ite
             message=f"{called(subject)} failed {failures} of {requests} requests ({rate:.1%}) "
             f"in the last {thresholds.error_window:g} s",
             value=rate,
-            metadata=_numbers(requests, failures, threshold, blamed[provider]),
+            metadata=_numbers(requests, failures, threshold, blame.of(provider)),
             hold_for=thresholds.provider_error_hold,
             keep_firing=thresholds.keep_firing,
             window=thresholds.error_window,
@@ -94,18 +97,41 @@ def _worst_providers(traffic: Traffic, share: float) -> dict[str, tuple[int, int
     }
 
 
-def _blamed(traffic: Traffic, kind: str, identities: Collection[str]) -> Blamed:
-    """Failures of these keys or providers, by the upstream that they came from."""
-    found: dict[str, Counter[str]] = {identity: Counter() for identity in identities}
-    blame, upstreams = traffic.counts.blame, list(traffic.counts.upstreams)
-    named: Iterable[Blame] = product((kind,), identities, upstreams)
-    if len(identities) * len(upstreams) > len(blame):  # what takes fewer steps
-        named = (each for each in blame if each[0] == kind and each[1] in identities)
-    for each in named:
-        failures, _ = blame.get(each)
-        if failures:
-            found[each[1]][":".join(each[2])] = failures
-    return found
+class _Blame:
+    """Failures of keys or providers by the upstream that they came from, in the order of blame.
+
+    Either each key is looked up with each upstream, or all blame is grouped by key before: what
+    takes fewer steps.
+
+    Args:
+        traffic: Where they are counted.
+        kind: "key" or "provider".
+        identities: How many keys or providers there are at most.
+    """
+
+    def __init__(self, traffic: Traffic, kind: str, identities: int) -> None:
+        self._kind = kind
+        self._blame = traffic.counts.blame
+        self._upstreams = list(traffic.counts.upstreams)
+        self._is_grouped = identities * len(self._upstreams) > len(self._blame)
+        self._groups: dict[str, list[Upstream]] = {}
+
+    def prepare(self) -> Iterator[None]:
+        """Group the blame, with a pause after each entry."""
+        for kind, identity, upstream in self._blame if self._is_grouped else ():
+            if kind == self._kind:
+                self._groups.setdefault(identity, []).append(upstream)
+            yield None
+
+    def of(self, identity: str) -> Counter[str]:
+        """Return the failures of one key or provider by upstream."""
+        upstreams = self._groups.get(identity, []) if self._is_grouped else self._upstreams
+        blamed: Counter[str] = Counter()
+        for upstream in upstreams:
+            failures, _ = self._blame.get((self._kind, identity, upstream))
+            if failures:
+                blamed[":".join(upstream)] = failures
+        return blamed
 
 
 def _numbers(

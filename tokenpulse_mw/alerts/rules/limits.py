@@ -29,7 +29,9 @@ def rate_limit(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator
         )
 
 
-def rate_limit_exceeded(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+def rate_limit_exceeded(
+    traffic: Traffic, thresholds: Thresholds, now: float
+) -> Iterator[Finding | None]:
     """Too many requests to a provider were answered with 429 in a minute, for two minutes.
 
     By the provider or by our own limit; where the provider is not known it is the gateway's. What
@@ -40,6 +42,7 @@ def rate_limit_exceeded(traffic: Traffic, thresholds: Thresholds, now: float) ->
         return
     for provider, refused, ours in traffic.counts.refusals.peaks():
         if refused < threshold * thresholds.resolve_ratio:
+            yield None
             continue
         subject = subject_of("provider", provider)
         yield Finding(

@@ -122,7 +122,9 @@ class _QuotaExceeded:
         self._quotas = quotas
         self.refresh = quotas.refresh
 
-    def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+    def __call__(
+        self, traffic: Traffic, thresholds: Thresholds, now: float
+    ) -> Iterator[Finding | None]:
         threshold = thresholds.quota_warning
         if threshold is None:
             return
@@ -138,6 +140,8 @@ class _QuotaExceeded:
             share = quota.used / quota.limit if quota.limit and quota.limit > 0 else 0.0
             if share >= threshold * thresholds.resolve_ratio:
                 yield _finding(quota, share, threshold, thresholds)
+            else:
+                yield None
 
 
 def quota_exceeded(quotas: Quotas) -> Rule:

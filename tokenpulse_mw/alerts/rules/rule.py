@@ -8,11 +8,12 @@ from ..lifecycle import Finding, Severity, Subject
 from ..thresholds import Thresholds
 from ..traffic import GATEWAY, Traffic
 
-# Asked once a round. It may have
+# Called once in each evaluation. It may return None for each subject without a finding: other tasks
+# run after each 50 items. The traffic does not change before the last of them. It may have
 #   name                       what it is called
 #   async refresh()            awaited before each round
 #   resume(traffic, finding)   told after a restart of each alert that it had found before
-Rule = Callable[[Traffic, Thresholds, float], Iterable[Finding]]
+Rule = Callable[[Traffic, Thresholds, float], Iterable[Finding | None]]
 
 # From where on it is how bad, the worst first.
 Steps = Sequence[tuple[float, Severity]]

@@ -34,7 +34,7 @@ _RPD = _Metric("master_rpd", "RPD", "requests in 24 hours", "24h", 86_400)
 _TPD = _Metric("master_tpd", "TPD", "tokens in 24 hours", "24h", 86_400)
 
 
-def traffic_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+def traffic_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding | None]:
     """Traffic reached its threshold: warning, and critical from `critical_factor` times it.
 
     `global_qps` is taken over 10 s: long enough that one page that loads is no spike, short
@@ -56,9 +56,12 @@ def traffic_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Itera
         yield from _judge(_TPD, master, tokens, thresholds)
 
 
-def _judge(metric: _Metric, master: str, value: float, thresholds: Thresholds) -> Iterator[Finding]:
+def _judge(
+    metric: _Metric, master: str, value: float, thresholds: Thresholds
+) -> Iterator[Finding | None]:
     fires_at, ratio = thresholds.fires_at(metric.name), thresholds.resolve_ratio
     if value < fires_at * ratio:
+        yield None
         return
     threshold = getattr(thresholds, metric.name)
     numbers = {"value": value, "threshold": threshold, "window": metric.window}

@@ -18,11 +18,16 @@ class _ProviderDown:
 
     name = "provider_down"
 
-    def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
+    def __call__(
+        self, traffic: Traffic, thresholds: Thresholds, now: float
+    ) -> Iterator[Finding | None]:
         threshold = thresholds.provider_failures
         if threshold is None:
             return
-        for (kind, identity), streak in traffic.upstreams.failing():
+        for (kind, identity), streak in list(traffic.upstreams.failing()):
+            if not streak.failures:  # it has succeeded since the evaluation began
+                yield None
+                continue
             provider = streak.name or "of unknown name"
             fires = streak.failures >= threshold and streak.failed_lately * 2 >= streak.seen
             called = f"API key {identity!r} of {provider}" if kind == "apikey" else provider

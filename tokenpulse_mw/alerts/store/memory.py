@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from heapq import nlargest
+from itertools import count
 
-from .paging import check_filters, from_cursor, page, place
+from ..steps import STEP, Steps, batches, in_steps, mapped
+from .paging import Place, check_filters, from_cursor, page, place
 from .protocol import (
     MOST_TRANSITIONS,
     Changes,
@@ -52,8 +55,11 @@ class MemoryAlertStore:
         self._alerts: dict[str, AlertRecord] = {}
         # Of each alert, as an ordered set.
         self._transitions: dict[str, dict[TransitionRecord, None]] = {}
-        # Those that wait and those that are dead together, in the order of their coming.
-        self._notifications: dict[str, Notification | DeadLetter] = {}
+        self._over: dict[str, float] = {}  # resolved alerts, and when they were
+        self._waiting: dict[str, tuple[int, Notification]] = {}
+        # With the time and the number that they are ordered by.
+        self._dead: dict[str, tuple[float, int, DeadLetter]] = {}
+        self._arrivals = count()  # numbers of the notifications
         self._silences: dict[str, Silence] = {}
         self._thresholds: deque[ThresholdsVersion] = deque(maxlen=max_history)
         self._engine: str | None = None
@@ -61,65 +67,68 @@ class MemoryAlertStore:
     async def load(self) -> Kept:
         """What an engine goes on with."""
         opened = [each for each in self._alerts.values() if each.state != "resolved"]
-        waiting = [each for each in self._notifications.values() if isinstance(each, Notification)]
+        waiting = [each for _, each in self._waiting.values()]
+        opened.sort(key=place)
         return Kept(
-            tuple(map(_own, sorted(opened, key=place))),
+            tuple(await in_steps(mapped(_own, opened))),
             await self.silences(self._wall()),
             next(iter(await self.history(1)), None),
-            tuple(map(_own_event, waiting)),
+            tuple(await in_steps(mapped(_own_event, waiting))),
         )
 
     async def commit(self, changes: Changes) -> str | None:
         """Keep what has changed, all of it or nothing, and give the engine of the round before."""
-        alerts = [_own(each) for each in changes.alerts]
-        notifications = [_own_event(each) for each in changes.notifications]
-        known = self._alerts.keys() | {each.id for each in alerts}
-        for transition in changes.transitions:
-            if transition.alert_id not in known:
-                raise UnknownAlert(f"no alert {transition.alert_id!r} is kept: commit it as well")
-        for alert in alerts:
-            before = self._alerts.get(alert.id, alert)
-            self._alerts[alert.id] = replace(alert, ack=before.ack)
-        for transition in changes.transitions:
-            self._add_transition(transition)
+        # All that takes long is done before anything changes; then all of it changes in one step.
+        alerts = await in_steps(mapped(_own, changes.alerts))
+        notifications = await in_steps(mapped(_own_event, changes.notifications))
+        happened = await in_steps(_by_alert(changes.transitions))
+        new = {each.id for each in alerts}
+        for alert_id in happened:
+            if alert_id not in new and alert_id not in self._alerts:
+                raise UnknownAlert(f"no alert {alert_id!r} is kept: commit it as well")
+        self._put(alerts)
+        self._add_transitions(happened)
         for notification in notifications:
-            self._notifications.setdefault(notification.id, notification)
+            if notification.id not in self._waiting and notification.id not in self._dead:
+                self._waiting[notification.id] = next(self._arrivals), notification
         self._forget(changes.forgotten)
-        self._forget(each.id for each in self._resolved()[self._most :])
+        if len(self._over) > self._most:
+            self._forget(self._resolved()[self._most :])
         last, self._engine = self._engine, changes.engine or self._engine
         return last
 
     async def delivered(self, notification_id: str) -> None:
         """Forget a notification that was taken."""
-        self._notifications.pop(notification_id, None)
+        self._waiting.pop(notification_id, None)
+        self._dead.pop(notification_id, None)
 
     async def postponed(
         self, notification_id: str, attempts: int, due_at: float, error: str
     ) -> None:
         """Note that a sink did not take a notification, and when it is asked again."""
         check_finite("due_at", due_at)
-        waiting = self._notifications.get(notification_id)
-        if isinstance(waiting, Notification):
-            self._notifications[notification_id] = replace(
-                waiting, attempts=attempts, due_at=due_at, last_error=error
-            )
+        number, waiting = self._waiting.get(notification_id, (0, None))
+        if waiting is not None:
+            changed = replace(waiting, attempts=attempts, due_at=due_at, last_error=error)
+            self._waiting[notification_id] = number, changed
 
     async def dead(self, notification_id: str, at: float, error: str) -> None:
         """Give a notification up."""
         check_finite("at", at)
-        waiting = self._notifications.get(notification_id)
-        if isinstance(waiting, Notification):
+        number, waiting = self._waiting.pop(notification_id, (0, None))
+        if waiting is not None:
             letter = DeadLetter(replace(waiting, last_error=error), at, error)
-            self._notifications[notification_id] = letter
-            for each in self._dead()[self._most :]:
-                del self._notifications[each.notification.id]
+            self._dead[notification_id] = at, number, letter
+            if len(self._dead) > self._most:
+                *_, oldest = min(self._dead.values())
+                del self._dead[oldest.notification.id]
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
         """What was given up, the newest first."""
         check_limit(limit)
         return tuple(
             replace(each, notification=_own_event(each.notification))
-            for each in self._dead()[:limit]
+            for each in self._newest_dead()[:limit]
         )
 
     async def acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
@@ -175,14 +184,9 @@ class MemoryAlertStore:
         after = None if cursor is None else from_cursor(cursor)
         wanted = {"state": state, "severity": severity, "type": type, "subject": subject}
         filters = [(name, value) for name, value in wanted.items() if value is not None]
-        found = [
-            each
-            for each in self._alerts.values()
-            if (after is None or place(each) < after)
-            and all(getattr(each, name) == value for name, value in filters)
-        ]
-        found.sort(key=place, reverse=True)
-        return page([_own(each) for each in found[: limit + 1]], limit)
+        found = await in_steps(_matching(list(self._alerts.values()), filters, after))
+        newest = nlargest(limit + 1, found, key=place)
+        return page(await in_steps(mapped(_own, newest)), limit)
 
     async def alert(self, alert_id: str) -> AlertRecord | None:
         """One alert, or None."""
@@ -195,10 +199,10 @@ class MemoryAlertStore:
 
     async def prune(self, before: float) -> None:
         """Forget what was over before `before`."""
-        self._forget(each.id for each in self._resolved() if (each.resolved_at or 0) < before)
-        for letter in self._dead():
+        self._forget([each for each, at in self._over.items() if at < before])
+        for letter in self._newest_dead():
             if letter.at < before:
-                del self._notifications[letter.notification.id]
+                del self._dead[letter.notification.id]
         for silence in list(self._silences.values()):
             if silence.ends_at < before:
                 del self._silences[silence.id]
@@ -206,27 +210,66 @@ class MemoryAlertStore:
     async def aclose(self) -> None:
         """Nothing is held open."""
 
-    def _add_transition(self, transition: TransitionRecord) -> None:
-        known = self._transitions.setdefault(transition.alert_id, {})
-        known.setdefault(transition)
-        if len(known) > MOST_TRANSITIONS:
-            del known[next(iter(known))]
+    def _put(self, alerts: Iterable[AlertRecord]) -> None:
+        for alert in alerts:
+            before = self._alerts.get(alert.id)
+            if before is not None and before.ack is not alert.ack:
+                alert = replace(alert, ack=before.ack)
+            self._alerts[alert.id] = alert
+            if alert.resolved_at is None:
+                self._over.pop(alert.id, None)
+            else:
+                self._over[alert.id] = alert.resolved_at
 
-    def _resolved(self) -> list[AlertRecord]:
-        """Alerts that are over, the newest first."""
-        resolved = [each for each in self._alerts.values() if each.state == "resolved"]
-        return sorted(resolved, key=lambda each: (each.resolved_at, each.id), reverse=True)
+    def _add_transitions(self, happened: Mapping[str, dict[TransitionRecord, None]]) -> None:
+        for alert_id, transitions in happened.items():
+            known = self._transitions.setdefault(alert_id, {})
+            known |= transitions
+            for oldest in list(known)[: max(len(known) - MOST_TRANSITIONS, 0)]:
+                del known[oldest]
 
-    def _dead(self) -> list[DeadLetter]:
-        """Dead letters, the newest first."""
-        newest = reversed(self._notifications.values())
-        dead = [each for each in newest if isinstance(each, DeadLetter)]
-        return sorted(dead, key=lambda each: each.at, reverse=True)
+    def _resolved(self) -> list[str]:
+        """Return the ids of the resolved alerts, the newest first."""
+        newest = sorted(zip(self._over.values(), self._over, strict=True), reverse=True)
+        return [alert_id for _, alert_id in newest]
+
+    def _newest_dead(self) -> list[DeadLetter]:
+        """Return the dead letters, the newest first."""
+        return [letter for *_, letter in sorted(self._dead.values(), reverse=True)]
 
     def _forget(self, alert_ids: Iterable[str]) -> None:
         for alert_id in list(alert_ids):
             self._alerts.pop(alert_id, None)
+            self._over.pop(alert_id, None)
             self._transitions.pop(alert_id, None)
+
+
+def _matching(
+    alerts: list[AlertRecord], filters: list[tuple[str, str]], after: Place | None
+) -> Steps[list[AlertRecord]]:
+    found = list[AlertRecord]()
+    for batch in batches(alerts, 10 * STEP):
+        found += [
+            each
+            for each in batch
+            if (after is None or place(each) < after)
+            and all(getattr(each, name) == value for name, value in filters)
+        ]
+        if len(batch) == 10 * STEP:
+            yield
+    return found
+
+
+def _by_alert(
+    transitions: Iterable[TransitionRecord],
+) -> Steps[dict[str, dict[TransitionRecord, None]]]:
+    happened: dict[str, dict[TransitionRecord, None]] = {}
+    for batch in batches(transitions):
+        for transition in batch:
+            happened.setdefault(transition.alert_id, {}).setdefault(transition)
+        if len(batch) == STEP:
+            yield
+    return happened
 
 
 def _own(alert: AlertRecord) -> AlertRecord:

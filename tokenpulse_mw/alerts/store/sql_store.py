@@ -77,7 +77,7 @@ class SQLAlertStore:
 
     async def commit(self, changes: Changes) -> str | None:
         """Keep what has changed, all of it or nothing, and give the engine of the round before."""
-        rows = self._work.rows(changes)
+        rows = await self._work.rows(changes)
         return await self._database.write(
             lambda connection: self._work.commit(connection, rows, changes)
         )

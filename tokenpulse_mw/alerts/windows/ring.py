@@ -7,6 +7,8 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from ..steps import Steps, batches, finish
+
 OVERFLOW = "__overflow__"
 
 Subject = TypeVar("Subject", bound=Hashable)
@@ -20,6 +22,9 @@ _FIRST = (1 << _SHIFT) - 1
 
 _STRIDE = 1000  # subjects of an old slot that are subtracted at a time: about 0.2 ms
 _NEVER = float("inf")
+
+# With the highest count and weight since the last evaluation.
+Hot = dict[Subject, tuple[int, int]]
 
 
 class Ring(Generic[Subject]):
@@ -53,7 +58,7 @@ class Ring(Generic[Subject]):
         self._number = float("-inf")  # of the slot that is being filled
         self._filling: dict[Subject, int] = {}
         self._totals: dict[Subject, int] = {}  # of all slots
-        self._hot: dict[Subject, tuple[int, int]] = {}  # with its peaks since the round began
+        self._hot: Hot[Subject] = {}
         self._count_at = self._weight_at = _NEVER
 
     def add(self, subject: Subject, count: int, weight: int = 0) -> None:
@@ -118,9 +123,24 @@ class Ring(Generic[Subject]):
         finally:
             self._count_at, self._weight_at, self._hot = before
 
-    def begin_round(self) -> None:
-        """Forget the peaks, and who is hot no longer."""
-        self._hot = dict.fromkeys(filter(self._stays_hot, self._hot), (0, 0))
+    def begin_round(self, hot: Hot[Subject] | None = None) -> None:
+        """Forget the peaks, and who is hot no longer.
+
+        Args:
+            hot: What `next_hot` returned, if nothing was counted since; None looks now.
+        """
+        self._hot = finish(self.next_hot()) if hot is None else hot
+
+    def next_hot(self) -> Steps[Hot[Subject]]:
+        """Return the subjects that stay hot, in bounded steps."""
+        hot: Hot[Subject] = {}
+        if not self._hot:
+            return hot
+        for batch in batches(self._hot, _STRIDE):
+            hot |= dict.fromkeys(filter(self._stays_hot, batch), (0, 0))
+            if len(batch) == _STRIDE:
+                yield
+        return hot
 
     def get(self, subject: Subject) -> tuple[int, int]:
         """Count and weight of `subject` in the window."""
@@ -191,12 +211,6 @@ class ErrorRing(Ring[Subject]):
     Who is hot stays so until it has no failures: while they become fewer, its share may not.
     """
 
-    def begin_round(self) -> None:
-        """Forget who has no failures left."""
-        totals = self._totals
-        left = [each for each in self._hot if totals.get(each, 0) > _FIRST]  # they may be many
-        self._hot = dict.fromkeys(left, (0, 0))
-
     def failing(self) -> Iterator[Counted[Subject]]:
         """Every subject that has failed in the window: its name, requests and failures.
 
@@ -205,16 +219,6 @@ class ErrorRing(Ring[Subject]):
         for subject, requests, failures in self.items():
             if failures:
                 yield subject, requests, failures
-
-    def worst(self, share: float) -> list[Counted[Subject]]:
-        """The hot subjects of whose requests at least `share` have failed."""
-        totals = self._totals
-        return [
-            (subject, total & _FIRST, total >> _SHIFT)
-            for subject in self._hot
-            if (total := totals.get(subject, 0)) > _FIRST
-            and (total >> _SHIFT) / (total & _FIRST) >= share
-        ]
 
     def _stays_hot(self, subject: Subject) -> bool:
         return self._totals.get(subject, 0) > _FIRST  # it has failures

@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, delete, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ...steps import batches, in_steps, mapped
 from ..paging import Place
 from ..protocol import MOST_TRANSITIONS, UnknownAlert
 from ..records import AlertRecord, TransitionRecord
@@ -34,9 +35,9 @@ async def put_alerts(connection: AsyncConnection, dialect: Dialect, rows: list[V
     if rows:
         new = dialect.insert(alerts)
         changed = {name: new.excluded[name] for name in _ROUND_CHANGES}
-        await connection.execute(
-            new.on_conflict_do_update(index_elements=["id"], set_=changed), rows
-        )
+        put = new.on_conflict_do_update(index_elements=["id"], set_=changed)
+        for batch in batches(rows):
+            await connection.execute(put, batch)
 
 
 async def add_transitions(
@@ -46,19 +47,23 @@ async def add_transitions(
     if not rows:
         return
     try:
-        await connection.execute(dialect.insert(transitions).on_conflict_do_nothing(), rows)
+        add = dialect.insert(transitions).on_conflict_do_nothing()
+        for batch in batches(rows):
+            await connection.execute(add, batch)
     except IntegrityError:  # they have one other rule: their alert must be there
         of = sorted({row["alert_id"] for row in rows})
         raise UnknownAlert(f"not all alerts of {of} are kept: commit them as well") from None
     of = sorted({row["alert_id"] for row in rows})
-    await connection.execute(_TRIM_TRANSITIONS, [{"of": each} for each in of])
+    for ids in batches(of):
+        await connection.execute(_TRIM_TRANSITIONS, [{"of": each} for each in ids])
 
 
 async def forget_alerts(connection: AsyncConnection, alert_ids: Sequence[str]) -> None:
     """Remove alerts; their transitions go with them."""
     if alert_ids:
         gone = delete(alerts).where(alerts.c.id == bindparam("of"))
-        await connection.execute(gone, [{"of": each} for each in alert_ids])
+        for ids in batches(alert_ids):
+            await connection.execute(gone, [{"of": each} for each in ids])
 
 
 async def trim_alerts(connection: AsyncConnection, most: int) -> None:
@@ -93,7 +98,7 @@ async def open_alerts(connection: AsyncConnection) -> tuple[AlertRecord, ...]:
     """Alerts that are not over, the oldest first."""
     query = select(alerts).where(alerts.c.state != "resolved")
     rows = await connection.execute(query.order_by(alerts.c.started_at, alerts.c.id))
-    return tuple(map(alert_of, rows))
+    return tuple(await in_steps(mapped(alert_of, rows)))
 
 
 async def newest_alerts(
@@ -107,7 +112,7 @@ async def newest_alerts(
     if after is not None:
         query = query.where(tuple_(alerts.c.started_at, alerts.c.id) < tuple(after))
     query = query.order_by(alerts.c.started_at.desc(), alerts.c.id.desc()).limit(limit)
-    return [alert_of(row) for row in await connection.execute(query)]
+    return await in_steps(mapped(alert_of, await connection.execute(query)))
 
 
 async def transitions_of(

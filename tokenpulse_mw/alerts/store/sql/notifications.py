@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ...steps import batches, in_steps, mapped
 from ..records import DeadLetter, Notification
 from .dialects import Dialect
 from .rows import Values, dead_letter_of, notification_of
@@ -18,8 +19,9 @@ async def add_notifications(
     connection: AsyncConnection, dialect: Dialect, rows: list[Values]
 ) -> None:
     """Add those of which the id is not there yet."""
-    if rows:
-        await connection.execute(dialect.insert(notifications).on_conflict_do_nothing(), rows)
+    add = dialect.insert(notifications).on_conflict_do_nothing()
+    for batch in batches(rows):
+        await connection.execute(add, batch)
 
 
 async def remove_notification(connection: AsyncConnection, notification_id: str) -> None:
@@ -48,10 +50,10 @@ async def prune_dead(connection: AsyncConnection, before: float) -> None:
 async def waiting(connection: AsyncConnection) -> tuple[Notification, ...]:
     """Those that no sink took yet, in the order of their coming."""
     query = select(notifications).where(_DEAD.is_(None)).order_by(notifications.c.seq)
-    return tuple(map(notification_of, await connection.execute(query)))
+    return tuple(await in_steps(mapped(notification_of, await connection.execute(query))))
 
 
 async def newest_dead(connection: AsyncConnection, limit: int) -> tuple[DeadLetter, ...]:
     """Those that were given up, the newest first."""
     query = select(notifications).where(_DEAD.is_not(None)).order_by(*_NEWEST).limit(limit)
-    return tuple(map(dead_letter_of, await connection.execute(query)))
+    return tuple(await in_steps(mapped(dead_letter_of, await connection.execute(query))))

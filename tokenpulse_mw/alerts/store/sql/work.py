@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ...steps import in_steps, mapped
 from ..protocol import Changes, Kept
 from ..records import Ack, AlertRecord, Silence, ThresholdsVersion
 from . import alerts, notifications, settings
@@ -43,16 +44,16 @@ class Work:
     transitions = staticmethod(alerts.transitions_of)
 
     @staticmethod
-    def rows(changes: Changes) -> Rows:
-        """The alerts, transitions and notifications of `changes` as rows.
+    async def rows(changes: Changes) -> Rows:
+        """Return the alerts, transitions and notifications of `changes` as rows.
 
         Raises:
             ValueError: A finding or an event is not JSON.
         """
         return (
-            list(map(alert_values, changes.alerts)),
-            list(map(transition_values, changes.transitions)),
-            list(map(notification_values, changes.notifications)),
+            await in_steps(mapped(alert_values, changes.alerts)),
+            await in_steps(mapped(transition_values, changes.transitions)),
+            await in_steps(mapped(notification_values, changes.notifications)),
         )
 
     async def load(self, connection: AsyncConnection, now: float) -> Kept:
