@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +27,11 @@ settings.load_profile("patient")
 
 # The fixtures that start a server of the system.
 SERVERS = {"redis", "locked_redis", "memcached", "storage", "server", "postgres", "prometheus"}
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are cores, because many tests wait for a server."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -73,16 +73,19 @@ class Server:
             self._process = None
 
     def stop(self) -> None:
-        """Let it stand still: it is connected to, and does not answer."""
-        self._signal(signal.SIGSTOP)
+        """Stop it, and wait until all its threads stand still: it accepts, and does not answer."""
+        _, status = os.waitpid(self._signal(signal.SIGSTOP), os.WUNTRACED)
+        assert os.WIFSTOPPED(status), f"{self._command} has ended"
 
     def go_on(self) -> None:
         """Let it go on where it was stopped."""
         self._signal(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> int:
+        """Send a signal to the process, and return the process id."""
         assert self._process is not None, f"{self._command} is not running"
         self._process.send_signal(number)
+        return self._process.pid
 
     def _listens(self) -> bool:
         assert self._process is not None
