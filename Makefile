@@ -1,20 +1,23 @@
-# The same five verbs on every machine; each sets up what it needs in .venv first.
+# The same targets on every machine; each sets up what it needs in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 SECONDS_TO_RUN := $(if $(seconds),--seconds $(seconds))
+PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 # Without these the tests of shared limits are skipped, and what only they reach cannot be covered.
 MISSING := $(strip $(foreach server,redis-server memcached,\
 	$(if $(shell command -v $(server)),,$(server))))
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-fast check bench clean
 
 demo: .venv/ready  ## run a vendor, a gateway and clients here (make demo seconds=20 ends by itself)
 	$(BIN)/tokenpulse-mw demo $(SECONDS_TO_RUN)
 
 test: check  ## everything that must hold before a change lands
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage report $(if $(MISSING),--fail-under=0)
+	$(PYTEST) --cov $(if $(MISSING),--cov-fail-under=0)
 	$(if $(MISSING),@echo "not installed: $(MISSING). What needs them was skipped and is not covered.")
+
+test-fast: .venv/ready  ## all tests that need no server and no patience, with few examples
+	$(PYTEST) -m "not server and not slow" --hypothesis-profile fast
 
 check: .venv/ready  ## style and types only
 	$(BIN)/ruff check .
@@ -25,7 +28,7 @@ bench: .venv/bench-ready  ## cost of each part beside the bare application and t
 	$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,8 +1,10 @@
-"""What every test may ask for."""
+"""Fixtures, markers and Hypothesis profiles of all tests."""
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,11 +18,32 @@ from .support.clock import FakeClock
 from .support.defaults import set_default
 from .support.waiting import PATIENCE
 
-# What is tested is not wrong because the machine is slow.
+# No test fails because the machine is slow.
 settings.register_profile(
     "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("fast", settings.get_profile("patient"), max_examples=5)
 settings.load_profile("patient")
+
+# The fixtures that start a server of the system.
+SERVERS = {"redis", "locked_redis", "memcached", "storage", "server", "postgres", "prometheus"}
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are cores, because many tests wait for a server."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that uses a server of the system."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not SERVERS.isdisjoint(item.fixturenames):
+            item.add_marker("server")
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the collected tests, which live to the end, from every later garbage collection."""
+    gc.freeze()
 
 
 @pytest.fixture(params=["asyncio", "trio"])

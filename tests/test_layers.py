@@ -73,6 +73,7 @@ def test_no_import_hides_from_these_walls(module: Path) -> None:
     assert "TYPE_CHECKING" not in module.read_text()
 
 
+@pytest.mark.slow
 def test_no_import_circle() -> None:
     """Every module can be understood from those below it."""
     names = {place(module): module for module in MODULES}

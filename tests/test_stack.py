@@ -150,6 +150,7 @@ def test_an_opaque_application_is_wrapped(metrics: HttpMetrics) -> None:
     assert requests(metrics, status="429", **labels) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_alerts_are_evaluated_while_the_application_lives(metrics: HttpMetrics) -> None:
     """An error spike fires once while failures last, and is resolved once after."""

@@ -690,6 +690,7 @@ def test_a_round_is_held_each_minute_and_a_reminder_each_five() -> None:
     assert (engine.interval, engine.cooldown) == (60, 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "most"), [({"max_subjects": 2}, 2), ({}, 5000)])
 @pytest.mark.anyio
 async def test_max_subjects_bounds_the_alerts_too(chosen: dict[str, Any], most: int) -> None:

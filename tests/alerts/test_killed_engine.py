@@ -22,6 +22,8 @@ from tests.support.receiver import Received, Receiver, answering
 from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 Told = tuple[str, str, str]  # the transition, the alert's id, and the webhook's
 

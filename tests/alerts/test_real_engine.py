@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.support.receiver import Receiver
-from tests.support.servers import Server, alertmanager_server, started
+from tests.support.servers import Server
 from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw.alerts import AlertEngine, Finding, Subject, Thresholds, Traffic
 from tokenpulse_mw.alerts.sinks import AlertmanagerSink
@@ -34,19 +33,6 @@ class Troubles:
         for key in self.keys:
             subject = Subject("key", key)
             yield Finding(type="trouble", subject=subject, severity="warning", title="", message="")
-
-
-@pytest.fixture
-def told() -> Iterator[Receiver]:
-    """Whom the Alertmanager notifies."""
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def server(told: Receiver, tmp_path: Path) -> Iterator[Server]:
-    """An Alertmanager that notifies at once."""
-    yield from started(alertmanager_server(tmp_path, told.url), "prometheus-alertmanager")
 
 
 def engine_of(rule: Troubles, server: Server) -> AlertEngine:

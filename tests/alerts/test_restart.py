@@ -265,6 +265,7 @@ def in_memory() -> OpenStore:
     return open_store
 
 
+@pytest.mark.slow
 @given(rounds)
 def test_a_restart_changes_nothing(rounds: list[Round]) -> None:
     """Whatever rules find and people do: what is told, heard, kept and in force is the same."""
@@ -273,6 +274,7 @@ def test_a_restart_changes_nothing(rounds: list[Round]) -> None:
     assert restarted == anyio.run(lived, without_restarts(rounds), in_memory())
 
 
+@pytest.mark.slow
 @given(rounds)
 @settings(max_examples=10)
 def test_a_restart_changes_nothing_with_a_database(rounds: list[Round]) -> None:
@@ -284,6 +286,7 @@ def test_a_restart_changes_nothing_with_a_database(rounds: list[Round]) -> None:
     assert restarted == anyio.run(lived, without_restarts(rounds), in_memory())
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.builds(

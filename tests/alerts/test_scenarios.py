@@ -7,6 +7,7 @@ up to twelve an hour for each alert, twenty when somebody acknowledged them, and
 from __future__ import annotations
 
 import anyio
+import pytest
 
 from tests.alerts.exchanges import exchange
 from tests.alerts.findings import Heard
@@ -29,6 +30,8 @@ EVERY_ALERT = {
     "traffic_spike:master_rpm:master:acme",
     BY_THE_DAY,
 }
+
+pytestmark = pytest.mark.slow
 
 
 class Gateway:

@@ -9,6 +9,8 @@ from tokenpulse_mw.demo import main as demo
 from tokenpulse_mw.demo import run_demo
 from tokenpulse_mw.demo.scenario import Stage
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_demo_keeps_its_promises(capsys: pytest.CaptureFixture[str]) -> None:
     """With a time to end, it runs through, reports, and exits with 0."""

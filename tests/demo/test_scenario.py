@@ -6,6 +6,7 @@ import math
 import time
 
 import anyio
+import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.support.waiting import PATIENCE
@@ -13,6 +14,8 @@ from tokenpulse_mw import HttpMetrics
 from tokenpulse_mw.demo.scenario import Stage, keep_on
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.demo.vendor import Vendor
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_little_traffic_goes_on_until_the_end() -> None:

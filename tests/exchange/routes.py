@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
@@ -48,3 +52,14 @@ class CopiesScope:
 async def passes(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
     """A function middleware that changes nothing."""
     return await call(request)
+
+
+every_middleware = pytest.mark.parametrize(
+    "between",
+    [
+        Middleware(CopiesScope),
+        Middleware(GZipMiddleware),
+        Middleware(BaseHTTPMiddleware, dispatch=passes),
+    ],
+    ids=["copies the scope", "gzip", "base http"],
+)

@@ -9,9 +9,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router, WebSocketRoute
@@ -19,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from tests.exchange.routes import CopiesScope, labels, other, page, passes
+from tests.exchange.routes import CopiesScope, every_middleware, labels, other, page
 from tests.support.apps import answering
 from tests.support.asgi import http_scope
 from tokenpulse_mw import Exchange, ExchangeMiddleware, Policy, RateLimitMiddleware
@@ -256,15 +254,7 @@ def test_applications_mounted_in_fastapi() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "between",
-    [
-        Middleware(CopiesScope),
-        Middleware(GZipMiddleware),
-        Middleware(BaseHTTPMiddleware, dispatch=passes),
-    ],
-    ids=["copies the scope", "gzip", "base http"],
-)
+@every_middleware
 def test_middlewares_in_between(between: Middleware) -> None:
     """What stands between us and the router does not hide the route."""
     app = Starlette(routes=[Route("/users/{id}", page)], middleware=[between])

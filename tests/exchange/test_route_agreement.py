@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -56,6 +57,7 @@ paths = st.lists(st.sampled_from(["a", "b", "1", "a-b", "", "%", "x"]), max_size
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(
     routes=st.lists(trees, max_size=5),

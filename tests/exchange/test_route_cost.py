@@ -128,6 +128,7 @@ def test_what_is_long_is_not_remembered() -> None:
     assert kept < 1_000_000  # bytes; they would be twelve million
 
 
+@pytest.mark.slow
 def test_endpoints_that_no_route_has_do_not_have_the_routes_read_for_ever() -> None:
     """An application that makes an endpoint for each request costs a bounded number of readings."""
     app = starlette(300)

@@ -13,7 +13,6 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Host, Mount, Route, Router
@@ -21,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.exchange.routes import CopiesScope, labels, page, passes
+from tests.exchange.routes import every_middleware, labels, page
 from tests.support.apps import answering
 from tokenpulse_mw import Exchange, ExchangeMiddleware, Policy, RateLimitMiddleware
 
@@ -173,15 +172,7 @@ def test_files_and_sub_applications(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "between",
-    [
-        Middleware(CopiesScope),
-        Middleware(GZipMiddleware),
-        Middleware(BaseHTTPMiddleware, dispatch=passes),
-    ],
-    ids=["copies the scope", "gzip", "base http"],
-)
+@every_middleware
 def test_middlewares_in_between(between: Middleware) -> None:
     """What stands between us and the router hides neither an included route nor a mounted one."""
     app = gateway(middleware=[between])
@@ -358,7 +349,7 @@ def garbage() -> list[object]:
     return [None, 7, "text", [], Odd(), {}, *[{"effective_route_context": c} for c in contexts]]
 
 
-@pytest.mark.parametrize("told", garbage(), ids=repr)
+@pytest.mark.parametrize("told", garbage(), ids=lambda told: repr(told).partition(" at 0x")[0])
 def test_a_scope_whose_private_part_is_garbage(
     told: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

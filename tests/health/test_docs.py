@@ -20,6 +20,8 @@ from tokenpulse_mw import HealthRouter
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.health import drain_on_sigterm
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "health.md").read_text()
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 

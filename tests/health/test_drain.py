@@ -92,6 +92,7 @@ def serving(command: list[str], folder: Path, *, delay: float) -> Iterator[Gatew
         gateway.process.wait()
 
 
+@pytest.mark.slow
 @WORKERS
 def test_uvicorn_serves_on_without_being_ready_and_ends_as_ever(
     more: list[str], code: int, tmp_path: Path
@@ -111,6 +112,7 @@ def test_uvicorn_serves_on_without_being_ready_and_ends_as_ever(
         assert gateway.wait() == code
 
 
+@pytest.mark.slow
 @WORKERS
 def test_a_stream_that_is_longer_than_the_delay_is_finished_too(
     more: list[str], code: int, tmp_path: Path
@@ -126,6 +128,7 @@ def test_a_stream_that_is_longer_than_the_delay_is_finished_too(
         assert gateway.wait() == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)]
 )
@@ -141,6 +144,7 @@ def test_a_second_signal_cuts_the_wait_short(
         assert gateway.wait() == code
 
 
+@pytest.mark.slow
 def test_sigint_is_not_delayed(tmp_path: Path) -> None:
     """Ctrl-C ends what runs in a terminal as ever."""
     with serving(UVICORN, tmp_path, delay=3600) as gateway:
@@ -149,6 +153,7 @@ def test_sigint_is_not_delayed(tmp_path: Path) -> None:
         assert gateway.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

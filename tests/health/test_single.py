@@ -285,6 +285,7 @@ async def test_a_busy_application_takes_no_threads_away() -> None:
         threads.total_tokens = total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_what_blocks_for_ever_does_not_keep_the_process(backend: str) -> None:
     """It ends when the application does, and says nothing of it."""

@@ -106,6 +106,18 @@ def say(handler: logging.Handler, message: str) -> None:
     handler.handle(logging.makeLogRecord({"msg": message}))
 
 
+def logged_by(program: str) -> list[str]:
+    """Return the lines that a process logs."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PATIENT + program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    return ended.stderr.splitlines()
+
+
 def wait_for_writers() -> None:
     """Until all threads that write a log have come to their end."""
     for thread in threading.enumerate():
@@ -137,17 +149,12 @@ def test_another_configuration_does_not_wait_for_a_stream_that_is_stuck(
     assert said[2].endswith("could be written: 1")
 
 
+@pytest.mark.slow
 def test_the_end_of_the_process_waits_for_what_was_configured_before() -> None:
     """Its last lines are not lost only because another configuration has come since."""
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PATIENT + RECONFIGURED],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=True,
-    )
+    lines = logged_by(RECONFIGURED)
 
-    assert [line.rpartition(" ")[2] for line in ended.stderr.splitlines()] == ["0", "1", "2"]
+    assert [line.rpartition(" ")[2] for line in lines] == ["0", "1", "2"]
 
 
 def test_the_end_waits_for_a_stream_that_is_stuck_once(waits: list[float | None]) -> None:
@@ -237,15 +244,13 @@ def test_after_the_end_lines_are_written_at_once() -> None:
     assert stream.getvalue() == "late\n"
 
 
+@pytest.mark.slow
 def test_a_forked_process_writes_its_own_lines() -> None:
     """A server that forks its workers loses no line, and none is written twice."""
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PATIENT + FORKING],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=True,
-    )
+    lines = logged_by(FORKING)
 
-    said = [line.partition("[root] ")[2] for line in ended.stderr.splitlines()]
-    assert sorted(said) == ["child", "parent, after", "parent, before"]
+    assert sorted(line.partition("[root] ")[2] for line in lines) == [
+        "child",
+        "parent, after",
+        "parent, before",
+    ]

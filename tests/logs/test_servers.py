@@ -17,6 +17,8 @@ import pytest
 from tests.support.servers import free_port
 from tests.support.waiting import PATIENCE, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 APP = "tests.logs.gateway:app"
 LINE = re.compile(

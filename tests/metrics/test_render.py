@@ -117,6 +117,7 @@ def test_names_restrict_it_as_prometheus_client_does(series: list[Series], names
     assert ours(series, names=names) == generate_latest(registry.restricted_registry(names))
 
 
+@pytest.mark.slow
 @given(
     routes=st.dictionaries(
         st.tuples(st.sampled_from(["GET", "POST"]), st.text(max_size=8), st.integers(100, 599)),
@@ -138,6 +139,7 @@ def test_the_requests_families_hold_the_same_samples(
     assert samples(openmetrics(strict)) == theirs  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)  # each reads two whole scrapes
 @given(
     exchanges=st.lists(

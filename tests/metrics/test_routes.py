@@ -345,6 +345,7 @@ def test_what_could_not_be_scraped_is_refused(
         metrics_routes(**{"metrics": metrics, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_while_a_large_scrape_is_made_others_go_on(metrics: HttpMetrics) -> None:
     """After every few rows others have a turn; what they count meanwhile harms nothing."""

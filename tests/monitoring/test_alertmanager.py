@@ -47,6 +47,7 @@ def told_of(server: Server, *alerts: dict[str, dict[str, str]]) -> set[str]:
     return {" ".join(each["labels"].get(k, "") for k in ("alertname", "provider")) for each in told}
 
 
+@pytest.mark.slow
 def test_amtool_has_no_complaint(written: Path) -> None:
     """It reads routes, receivers and inhibitions."""
     need("amtool", "prometheus-alertmanager")

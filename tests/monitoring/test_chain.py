@@ -126,6 +126,7 @@ def told_of(receiver: Receiver) -> set[Told]:
     }
 
 
+@pytest.mark.server
 def test_an_outage_is_told_and_its_end_too(
     tmp_path: Path, metrics: HttpMetrics, told: Receiver
 ) -> None:

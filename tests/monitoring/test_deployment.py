@@ -222,6 +222,7 @@ def test_cron_runs_the_check_of_credentials(written: Path) -> None:
     assert not re.search(r"(?<!\\)%", line)  # which means a new line to cron
 
 
+@pytest.mark.slow
 def test_the_line_of_cron_runs_as_cron_runs_it(
     written: Path, tmp_path: Path, metrics: HttpMetrics
 ) -> None:

@@ -26,6 +26,7 @@ def test_every_yaml_block_is_yaml(page: str) -> None:
         assert isinstance(yaml.safe_load(block), dict)
 
 
+@pytest.mark.slow
 def test_prometheus_takes_the_settings_of_the_page(written: Path, tmp_path: Path) -> None:
     """With the rules beside them, and the token in its file."""
     need("promtool", "prometheus")
@@ -42,6 +43,7 @@ def test_prometheus_takes_the_settings_of_the_page(written: Path, tmp_path: Path
     assert "1 rule files found" in said
 
 
+@pytest.mark.slow
 def test_prometheus_takes_the_job_for_kubernetes(tmp_path: Path) -> None:
     """It has the name that the rules look for, and keeps the port of the Service."""
     need("promtool", "prometheus")
@@ -59,6 +61,7 @@ def test_prometheus_takes_the_job_for_kubernetes(tmp_path: Path) -> None:
     assert job["relabel_configs"][0]["regex"] == "tokenpulse;http"
 
 
+@pytest.mark.slow
 def test_alertmanager_takes_the_receivers_of_the_page(written: Path, tmp_path: Path) -> None:
     """In the place of the one that is written."""
     need("amtool", "prometheus-alertmanager")

@@ -13,6 +13,8 @@ import yaml
 from tests.monitoring.files import alerts, read
 from tests.support.servers import need
 
+pytestmark = pytest.mark.slow
+
 TESTS = "tokenpulse.tests.yml"
 
 
@@ -36,11 +38,9 @@ def promtool(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def cases(folder: Path, alert: str) -> list[dict[str, Any]]:
-    """What the tests expect of an alert, in the order of time."""
-    tests = read(folder / TESTS)["tests"]
-    found = [case for test in tests for case in test["alert_rule_test"]]
-    return [case for case in found if case["alertname"] == alert]
+def cases(tested: list[dict[str, Any]], alert: str) -> list[dict[str, Any]]:
+    """Return what the tests of the rules expect of an alert, in the order of time."""
+    return [case for case in tested if case["alertname"] == alert]
 
 
 def test_prometheus_takes_its_settings(written: Path) -> None:
@@ -77,8 +77,10 @@ def test_the_tests_would_fail(written: Path, tmp_path: Path, folder: Path, alway
 
 def test_every_alert_is_tested(written: Path, folder: Path) -> None:
     """That it does not fire yet or for others, then that it fires, and then that it has ended."""
+    tested = [case for test in read(folder / TESTS)["tests"] for case in test["alert_rule_test"]]
+
     for rule in alerts(written):
-        fires = [bool(case["exp_alerts"]) for case in cases(folder, rule["alert"])]
+        fires = [bool(case["exp_alerts"]) for case in cases(tested, rule["alert"])]
         assert fires[:3] == [False, True, False], rule["alert"]
 
 

@@ -221,7 +221,7 @@ async def test_an_application_may_turn_down_a_handshake_itself() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"enforce": False}, {"policies": [Policy("1/day", enforce=False)]}],
-    ids=str,
+    ids=["shadow mode", "shadow policy"],
 )
 @pytest.mark.anyio
 async def test_what_is_not_to_be_limited_is_not(options: dict[str, Any]) -> None:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from .waiting import PATIENCE, wait_until
+
+# Ports below those that systems assign to clients (on Linux from 32768): no connection takes one
+# before its server listens, or while its server is down. Each worker of a run has its own.
+_RUN = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))  # alike in all workers of a run
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PORTS = iter(_RUN.sample(range(10_000, 32_000), k=22_000)[_WORKER::_WORKERS])
 
 
 class Server:
@@ -63,16 +73,19 @@ class Server:
             self._process = None
 
     def stop(self) -> None:
-        """Let it stand still: it is connected to, and does not answer."""
-        self._signal(signal.SIGSTOP)
+        """Stop it, and wait until all its threads stand still: it accepts, and does not answer."""
+        _, status = os.waitpid(self._signal(signal.SIGSTOP), os.WUNTRACED)
+        assert os.WIFSTOPPED(status), f"{self._command} has ended"
 
     def go_on(self) -> None:
         """Let it go on where it was stopped."""
         self._signal(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> int:
+        """Send a signal to the process, and return the process id."""
         assert self._process is not None, f"{self._command} is not running"
         self._process.send_signal(number)
+        return self._process.pid
 
     def _listens(self) -> bool:
         assert self._process is not None
@@ -135,16 +148,23 @@ def started(server: Server, package: str) -> Iterator[Server]:
 
 
 def need(program: str, package: str) -> None:
-    """Skip the test where `program`, of the system's `package`, is not installed; in CI fail it."""
+    """Skip the test if `program`, part of the system's `package`, is missing; in CI fail it."""
     if shutil.which(program) is None:
-        missing = f"install the package {package}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+        lack(package)
+
+
+def lack(package: str) -> NoReturn:
+    """Skip a test that needs the system's `package`; in CI fail it."""
+    reason = f"install the package {package}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port of loopback that nothing listens on, and that is returned only once."""
+    for port in _PORTS:
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port is left for the tests of this process")

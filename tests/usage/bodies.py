@@ -197,22 +197,23 @@ ANTHROPIC_JSON = _document(
     TokenUsage(input=3210, output=40, cache_read=3000, cache_write=200, reasoning=25),
     "claude-sonnet-4-5",
 )
+_MESSAGE_START = {
+    "type": "message_start",
+    "message": {
+        "type": "message",
+        "model": "claude-sonnet-4-5",
+        "usage": {
+            "input_tokens": 10,
+            "cache_creation_input_tokens": 200,
+            "cache_read_input_tokens": 3000,
+            "output_tokens": 1,
+        },
+    },
+}
 ANTHROPIC_SSE = Body(
     SSE,
     _typed(
-        {
-            "type": "message_start",
-            "message": {
-                "type": "message",
-                "model": "claude-sonnet-4-5",
-                "usage": {
-                    "input_tokens": 10,
-                    "cache_creation_input_tokens": 200,
-                    "cache_read_input_tokens": 3000,
-                    "output_tokens": 1,
-                },
-            },
-        },
+        _MESSAGE_START,
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "ping"},
     ),
@@ -350,21 +351,7 @@ BEDROCK_STREAM = Body(
 _INVOCATION = {"inputTokenCount": 10, "outputTokenCount": 40, "cacheReadInputTokenCount": 3000}
 INVOKE_STREAM = Body(
     FRAMES,
-    invoked(
-        {
-            "type": "message_start",
-            "message": {
-                "type": "message",
-                "model": "claude-sonnet-4-5",
-                "usage": {
-                    "input_tokens": 10,
-                    "cache_creation_input_tokens": 200,
-                    "cache_read_input_tokens": 3000,
-                    "output_tokens": 1,
-                },
-            },
-        }
-    ),
+    invoked(_MESSAGE_START),
     invoked({"type": "content_block_delta", "index": 0, "delta": {"text": "Paris."}}),
     invoked({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 40}})
     + invoked({"type": "message_stop", "amazon-bedrock-invocationMetrics": _INVOCATION}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.memory import held_after
@@ -65,6 +65,7 @@ def test_an_answer_is_known_by_its_first_bytes(content_type: bytes, body: Body) 
 
 @every_body
 @untold_or_json
+@settings(max_examples=30)  # for each pair of a body and a media type
 @given(st.data())
 def test_any_chunking_gives_the_same_account(
     content_type: bytes, body: Body, data: st.DataObject

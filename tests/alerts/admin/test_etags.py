@@ -47,6 +47,7 @@ def test_a_star_matches_whatever_there_is(tag: str) -> None:
     assert tags_of(" * ").match(tag)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=20))
 @example("\n")
 @example('"3"\n')

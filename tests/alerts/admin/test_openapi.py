@@ -129,6 +129,7 @@ def asked(operation: Any, mode: GenerationMode, known: list[str]) -> set[int]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "sql"])
 def test_the_api_is_as_described(kind: str, tmp_path: Path) -> None:
     """Whatever is asked, right or wrong, is answered as the description says, and never by 500."""

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
-
-from tests.alerts.exchanges import exchange
 from tests.alerts.rules.views import View, severities
-from tokenpulse_mw.alerts import Finding, Severity, Subject, Thresholds, Traffic
+from tokenpulse_mw.alerts import Finding, Subject
 from tokenpulse_mw.alerts.rules import rate_limit, rate_limit_exceeded
 
 
 def test_a_limited_master_is_found_with_how_often() -> None:
     """Being limited once is worth a warning, and the finding says how often it was."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
-    for _ in range(3):
-        traffic.observe(exchange(master="acme", limited=True), now=0)
+    view = View()
+    view.see(3, master="acme", limited=True)
 
-    (found,) = rate_limit(traffic, Thresholds(), 0)
+    (found,) = view.ask(rate_limit)
 
     assert found == Finding(
         type="rate_limit",
@@ -30,18 +24,6 @@ def test_a_limited_master_is_found_with_how_often() -> None:
         metadata={"limited": 3},
     )
     assert found.fingerprint == "rate_limit:master:acme"
-
-
-def test_without_masters_it_is_the_gateway_that_is_limited() -> None:
-    """A gateway that tells no tenants apart has one alert."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
-    traffic.observe(exchange(limited=True), now=0)
-
-    (found,) = rate_limit(traffic, Thresholds(), 0)
-
-    assert found.fingerprint == "rate_limit:system:0"
-    assert found.subject == Subject("system", "0", "gateway")
-    assert found.title == "The gateway is rate limited"
 
 
 def test_defect_13_a_limit_hit_between_two_rounds_is_found_in_the_next_and_ends_after_it() -> None:
@@ -72,42 +54,3 @@ def test_a_provider_that_answers_with_429_too_often_is_found_with_its_numbers() 
             hold_for=120,
         )
     ]
-
-
-@pytest.mark.parametrize(
-    ("times", "found"), [(7, []), (8, [None]), (10, [None]), (11, ["warning"])]
-)
-def test_ten_answers_of_429_in_a_minute_are_allowed(
-    times: int, found: list[Severity | None]
-) -> None:
-    """More than that fires, and it ends below 80 % of it."""
-    view = View()
-    view.see(times, provider="claude", status=429)
-
-    assert [each.severity for each in view.ask(rate_limit_exceeded)] == found
-
-
-def test_429s_of_nobody_known_are_the_gateways() -> None:
-    """Where a limit refuses before the provider is known it is the gateway's."""
-    view = View()
-    view.see(11, limited=True, status=429)
-
-    assert severities(view.ask(rate_limit_exceeded)) == {"rate_limit_exceeded:system:0": "warning"}
-
-
-def test_no_requests_are_no_429s() -> None:
-    """Silence ends it: nobody is refused."""
-    view = View()
-    view.see(11, provider="claude", status=429)
-    assert len(view.ask(rate_limit_exceeded)) == 1
-
-    assert view.ask(rate_limit_exceeded, now=66) == []
-
-
-@pytest.mark.parametrize("chosen", [{"provider_429_rpm": None}, {"provider_429_rpm": 1000}])
-def test_429s_are_compared_with_the_threshold_if_there_is_one(chosen: dict[str, Any]) -> None:
-    """None switches the rule off."""
-    view = View(**chosen)
-    view.see(11, provider="claude", status=429)
-
-    assert view.ask(rate_limit_exceeded) == []

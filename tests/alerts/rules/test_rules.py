@@ -8,8 +8,18 @@ from typing import Any
 import pytest
 
 from tests.alerts.rules.views import View, found_by
-from tokenpulse_mw.alerts import Finding, Thresholds, Traffic, default_rules
-from tokenpulse_mw.alerts.rules import Quotas, quota_exceeded, rule_name
+from tokenpulse_mw.alerts import Finding, Rule, Severity, Thresholds, Traffic, default_rules
+from tokenpulse_mw.alerts.rules import (
+    Quotas,
+    error_spike,
+    high_error_rate,
+    high_latency,
+    provider_down,
+    quota_exceeded,
+    rate_limit,
+    rate_limit_exceeded,
+    rule_name,
+)
 
 
 def test_an_engine_that_is_given_no_rules_has_these() -> None:
@@ -59,9 +69,127 @@ async def test_every_alert_outlasts_its_cause_for_as_long_as_is_asked_for() -> N
     quotas = Quotas(lambda: [("k1", 10, 10)])
     await quotas.refresh()
 
-    found: list[Finding] = []
-    for rule in (*default_rules(), quota_exceeded(quotas)):
-        found += found_by(rule, view.traffic, view.thresholds)
+    rules = [*default_rules(), quota_exceeded(quotas)]
 
-    assert len({each.type for each in found}) == 8
-    assert {each.keep_firing for each in found} == {45}
+    found = [finding for rule in rules for finding in found_by(rule, view.traffic, view.thresholds)]
+
+    assert {finding.type for finding in found} == {rule_name(rule) for rule in rules}
+    assert {finding.keep_firing for finding in found} == {45}
+
+
+@pytest.mark.parametrize(
+    ("rule", "threshold"),
+    [
+        (error_spike, "error_rate"),
+        (provider_down, "provider_failures"),
+        (high_error_rate, "provider_error_rate"),
+        (high_latency, "provider_latency_p95"),
+        (rate_limit_exceeded, "provider_429_rpm"),
+    ],
+)
+def test_rule_without_threshold_finds_nothing(rule: Rule, threshold: str) -> None:
+    """A threshold of None switches its rule off."""
+    cases: list[tuple[dict[str, Any], bool]] = [({}, True), ({threshold: None}, False)]
+    for thresholds, fires in cases:
+        view = View(**thresholds)
+        view.see(20, provider="claude", status=429, limited=True)
+        view.see(100, key="k1", provider="claude", status=500, duration=1000.0)
+
+        assert bool(view.ask(rule)) is fires
+
+
+REFUSED: dict[str, Any] = {"provider": "claude", "status": 429}
+HALF: dict[str, Any] = {"error_rate": 0.5, "resolve_ratio": 0.5, "error_evidence": False}
+LUCK: dict[str, Any] = {"error_evidence": False}
+
+
+def slow(duration: float) -> list[tuple[int, dict[str, Any]]]:
+    """Return 20 exchanges of one provider that took `duration` seconds."""
+    return [(20, {"provider": "claude", "duration": duration})]
+
+
+def failed(failures: int, requests: int) -> list[tuple[int, dict[str, Any]]]:
+    """Return exchanges of one key and provider, of which so many failed."""
+    upstream = {"key": "k1", "provider": "claude"}
+    return [(failures, {**upstream, "status": 500}), (requests - failures, upstream)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "thresholds", "exchanges", "found"),
+    [
+        (error_spike, HALF, failed(50, 100), ["critical"]),
+        (error_spike, HALF, failed(49, 100), [None]),
+        (error_spike, HALF, failed(25, 100), [None]),
+        (error_spike, HALF, failed(24, 100), []),
+        (error_spike, HALF, failed(0, 100), []),
+        (high_error_rate, LUCK, failed(51, 1000), ["critical"]),
+        (high_error_rate, LUCK, failed(50, 1000), [None]),
+        (high_error_rate, LUCK, failed(41, 1000), [None]),
+        (high_error_rate, LUCK, failed(39, 1000), []),
+        (high_latency, {}, slow(5.1), ["warning"]),
+        (high_latency, {}, slow(5.0), [None]),
+        (high_latency, {}, slow(4.1), [None]),
+        (high_latency, {}, slow(4.0), []),
+        (rate_limit_exceeded, {}, [(11, REFUSED)], ["warning"]),
+        (rate_limit_exceeded, {}, [(10, REFUSED)], [None]),
+        (rate_limit_exceeded, {}, [(8, REFUSED)], [None]),
+        (rate_limit_exceeded, {}, [(7, REFUSED)], []),
+        (rate_limit_exceeded, {"provider_429_rpm": 1000}, [(11, REFUSED)], []),
+    ],
+)
+def test_value_between_resolve_and_fire_threshold_has_no_severity(
+    rule: Rule,
+    thresholds: dict[str, Any],
+    exchanges: list[tuple[int, dict[str, Any]]],
+    found: list[Severity | None],
+) -> None:
+    """An alert fires at its threshold and resolves below `resolve_ratio` (80 %) of it."""
+    view = View(**thresholds)
+    for times, fields in exchanges:
+        view.see(times, **fields)
+
+    assert [finding.severity for finding in view.ask(rule)] == found
+
+
+@pytest.mark.parametrize(
+    ("rule", "fields", "found", "text"),
+    [
+        (rate_limit, {"limited": True}, "warning", "The gateway was rate limited 20 times"),
+        (error_spike, {"status": 500}, "critical", "The gateway has 100.0% error rate (20/20 req"),
+        (high_latency, {"duration": 20.0}, "warning", "The gateway took longer than 5 s for 20"),
+        (rate_limit_exceeded, {"status": 429}, "warning", "The gateway had 20 answers of 429"),
+    ],
+)
+def test_exchanges_without_subject_count_for_the_gateway(
+    rule: Rule, fields: dict[str, Any], found: Severity, text: str
+) -> None:
+    """A gateway that annotates neither tenants, keys nor providers is watched as a whole."""
+    view = View()
+    view.see(20, **fields)
+
+    (finding,) = view.ask(rule)
+
+    assert (finding.subject.kind, finding.subject.id) == ("system", "0")
+    assert (finding.subject.name, finding.severity) == ("gateway", found)
+    assert finding.fingerprint == f"{rule_name(rule)}:system:0"
+    assert finding.message.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fields", "last", "over"),
+    [
+        (error_spike, {"key": "k1", "status": 500}, 300, 330),
+        (high_latency, {"provider": "claude", "duration": 20.0}, 300, 330),
+        (rate_limit_exceeded, {"provider": "claude", "status": 429}, 59, 66),
+    ],
+)
+def test_finding_of_a_silent_subject_ends_after_its_window(
+    rule: Rule, fields: dict[str, Any], last: float, over: float
+) -> None:
+    """Silence is no recovery, but a subject without requests does not fire for ever."""
+    view = View()
+    view.see(20, **fields)
+
+    assert [finding.severity for finding in view.ask(rule)] != []
+    assert [finding.severity for finding in view.ask(rule, now=last)] != []
+    assert view.ask(rule, now=over) == []

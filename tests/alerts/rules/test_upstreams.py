@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.alerts.exchanges import exchange
-from tests.alerts.rules.views import View, found_by
-from tokenpulse_mw.alerts import Finding, Severity, Subject, Thresholds, Traffic
+from tests.alerts.rules.views import View
+from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import provider_down
 
 
-def outcomes_of(outcomes: str, thresholds: Thresholds) -> list[Finding]:
-    """What `provider_down` finds after `outcomes` of claude: `x` is a failure, `.` a success."""
-    traffic = Traffic(thresholds, max_subjects=5)
+def outages(outcomes: str, **thresholds: Any) -> list[Finding]:
+    """Return the findings of `provider_down` after `outcomes`: `x` is a failure, `.` a success."""
+    view = View(**thresholds)
     for outcome in outcomes:
-        traffic.observe(exchange(provider="claude", status=502 if outcome == "x" else 200), now=0)
-    return found_by(provider_down, traffic, thresholds)
+        view.see(provider="claude", status=502 if outcome == "x" else 200)
+    return view.ask(provider_down)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_a_provider_is_down_after_ten_failures_with_no_success_between(
     outcomes: str, severities: list[Severity | None]
 ) -> None:
     """One success begins the count anew, and ends the finding."""
-    found = outcomes_of(outcomes, Thresholds())
+    found = outages(outcomes)
 
     assert [each.severity for each in found] == severities
 
@@ -49,28 +50,24 @@ def test_at_least_half_of_the_last_twenty_must_have_failed_too(
     outcomes: str, severity: Severity | None
 ) -> None:
     """With a low threshold a short bad patch of a provider that mostly works is no outage."""
-    (found,) = outcomes_of(outcomes, Thresholds(provider_failures=3))
+    (found,) = outages(outcomes, provider_failures=3)
 
     assert found.severity == severity
 
 
 def test_a_provider_without_traffic_stays_down() -> None:
     """That nobody asks it any longer is no sign of health; only a success is."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
-    for _ in range(10):
-        traffic.observe(exchange(provider="claude", status=502), now=0)
+    view = View()
+    view.see(10, provider="claude", status=502)
 
-    traffic.roll(1e6)
-    assert [each.severity for each in found_by(provider_down, traffic, Thresholds(), 1e6)] == [
-        "critical"
-    ]
-    traffic.observe(exchange(provider="claude"), now=1e6)
-    assert list(provider_down(traffic, Thresholds(), 1e6)) == []
+    assert [each.severity for each in view.ask(provider_down, now=1e6)] == ["critical"]
+    view.see(provider="claude", now=1e6)
+    assert view.ask(provider_down, now=1e6) == []
 
 
 def test_a_provider_that_is_down_is_found_with_its_numbers() -> None:
     """Where no credential is annotated the alert is about the provider."""
-    (found,) = outcomes_of("x" * 12, Thresholds())
+    (found,) = outages("x" * 12)
 
     assert found == Finding(
         type="provider_down",
@@ -87,12 +84,11 @@ def test_a_provider_that_is_down_is_found_with_its_numbers() -> None:
 
 def test_a_credential_that_is_down_is_found_by_its_id() -> None:
     """One spent API key is told apart from a provider that fails everyone."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
-    for _ in range(10):
-        traffic.observe(exchange(provider="claude", credential="c1", status=502), now=0)
-        traffic.observe(exchange(provider="claude", credential="c2"), now=0)
+    view = View()
+    view.see(10, provider="claude", credential="c1", status=502)
+    view.see(10, provider="claude", credential="c2")
 
-    (found,) = found_by(provider_down, traffic, Thresholds(), 0)
+    (found,) = view.ask(provider_down)
 
     assert found.fingerprint == "provider_down:apikey:c1"
     assert found.subject == Subject("apikey", "c1", "claude")
@@ -117,8 +113,3 @@ def test_defect_6_a_stream_that_breaks_after_200_is_a_failure_of_its_provider() 
     view.see(10, provider="claude", status=200, outcome="error")
 
     assert [each.severity for each in view.ask(provider_down)] == ["critical"]
-
-
-def test_without_a_threshold_nothing_is_down() -> None:
-    """None switches the rule off."""
-    assert outcomes_of("x" * 100, Thresholds(provider_failures=None)) == []

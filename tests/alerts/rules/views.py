@@ -27,7 +27,7 @@ class View:
             self.traffic.observe(exchange(**fields), now)
 
     def ask(self, rule: Rule, now: float = 0) -> list[Finding]:
-        """What `rule` finds in a round."""
+        """Return what `rule` finds in an evaluation."""
         self.traffic.roll(now)
         found = found_by(rule, self.traffic, self.thresholds, now)
         self.traffic.begin_round()

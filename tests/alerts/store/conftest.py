@@ -24,7 +24,14 @@ def postgres() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(params=["memory-asyncio", "memory-trio", "sqlite-asyncio", "postgresql-asyncio"])
+@pytest.fixture(
+    params=[
+        "memory-asyncio",
+        "memory-trio",
+        "sqlite-asyncio",
+        pytest.param("postgresql-asyncio", marks=pytest.mark.server),
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """A store, and the event loop that it runs on."""
     return str(request.param)

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.support.servers import Server
+from tests.support.servers import Server, lack
 from tests.support.waiting import PATIENCE
 
 PASSWORD = "hunter@2/?#"
@@ -27,10 +26,9 @@ _AS_ITSELF = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups
 @contextmanager
 def postgres_server() -> Iterator[Server]:
     """A PostgreSQL with one user, `gateway`, who has a password."""
-    pytest.importorskip("asyncpg", reason="pip install asyncpg")
     programs = _programs()
     if programs is None:
-        pytest.skip("install the package postgresql")
+        lack("postgresql")
     prefix = _AS_ITSELF if os.geteuid() == 0 else []
     folder = Path(tempfile.mkdtemp())
     try:

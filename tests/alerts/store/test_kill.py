@@ -13,6 +13,8 @@ import pytest
 
 from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 Said = dict[str, set[str]]
 

@@ -29,6 +29,8 @@ from tokenpulse_mw.alerts.store import (
 from .model import Model
 from .samples import alert, notification, silence, transition
 
+pytestmark = pytest.mark.slow
+
 _Answer = TypeVar("_Answer")
 _MOST = 2
 _NOW = 5.0

@@ -144,6 +144,7 @@ async def test_two_processes_may_use_one_database(url: str) -> None:
         await store.aclose()
 
 
+@pytest.mark.server
 def test_a_server_that_hangs_is_given_up() -> None:
     """No call waits for it longer than it may."""
 

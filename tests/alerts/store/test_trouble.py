@@ -246,6 +246,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     """What did not fit is an error, all before it is kept, and it goes on when there is room."""
     url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
@@ -317,6 +318,7 @@ async def test_what_can_never_be_kept_is_told_from_a_database_in_trouble(tmp_pat
         assert not isinstance(error.value, BadRecord)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_call_that_nobody_waits_for_ends_as_well(tmp_path: Path) -> None:
     """An engine that gives it up sooner leaves nothing behind, and no log of asyncio either."""

@@ -12,6 +12,8 @@ from tokenpulse_mw.metrics.workers import Workers
 
 from .samples import ours, stock
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 WORKERS, DEATHS = 4, 40
 

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import anyio
 import httpx2
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.servers import free_port
 from tests.support.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
 WORKERS, CLIENTS = 4, 8

@@ -76,6 +76,7 @@ def test_a_peer_has_the_same_key_however_many_came_between(trusted: list[str]) -
     assert len(set(first)) == len(set(many))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trusted", [[], PROXIES, ["0.0.0.0/0"]])
 def test_no_number_of_peers_fills_memory(trusted: list[str]) -> None:
     """Some thousands of them are remembered, and no more."""

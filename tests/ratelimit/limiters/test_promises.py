@@ -101,6 +101,7 @@ def test_p2_a_limited_client_is_allowed_again_when_it_was_said_to_be(
     assert limiter.hit("attacker").allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "seconds"),
     [
@@ -185,6 +186,7 @@ def test_p4_what_has_expired_leaves_two_at_a_time(clock: FakeClock) -> None:
     assert limiter.evictions == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "clients"),
     [("fixed-window", 1_000_000), ("sliding-window-counter", 50_000), ("gcra", 50_000)],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from coredis.exceptions import ConnectionError as LostError
 
+from tests.ratelimit.shared.conftest import url
 from tests.support.clock import FakeClock
 from tests.support.servers import Server, free_port
 from tests.support.waiting import PATIENCE
@@ -29,35 +30,10 @@ DENIED = Decision(False, 100, 0, 1.0, 1.0, degraded=True)
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """The drivers know asyncio only."""
-    return "asyncio"
-
-
-@pytest.fixture(params=["redis", "memcached"])
-def server(request: pytest.FixtureRequest) -> Server:
-    """Each kind of storage."""
-    found: Server = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture(params=["fixed-window", "sliding-window-counter"])
-def strategy(request: pytest.FixtureRequest) -> str:
-    """Each strategy that can be shared."""
-    return str(request.param)
-
-
-@pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """What the limiter writes to the log."""
     with caplog.at_level(logging.INFO, logger="tokenpulse_mw.ratelimit"):
         yield caplog
-
-
-def url(server: Server) -> str:
-    """The URL of a server, by the program that it is."""
-    scheme = "memcached" if server.program == "memcached" else "redis"
-    return f"async+{scheme}://{server.place}"
 
 
 async def connected(limiter: SharedLimiter, clock: FakeClock) -> None:
@@ -219,6 +195,27 @@ async def test_a_request_that_breaks_off_is_no_outage(
         assert [1000 - decision.remaining for decision in asked] == list(range(1, 20))
         assert not any(decision.degraded for decision in asked)
     assert levels(told) == []
+
+
+async def test_connection_that_answered_slowly_is_closed_with_its_requests(
+    memcached: Server,
+) -> None:
+    """A slow Memcached leaves neither a connection nor an error behind when the limiter closes."""
+    limiter = SharedLimiter("100/hour", storage=url(memcached), timeout=PATIENCE)
+    await limiter.hit("a")
+    memcached.stop()
+    slow = asyncio.create_task(limiter.hit("a"))
+    await asyncio.wait([slow], timeout=0.5)
+    memcached.go_on()
+    assert not (await slow).degraded
+
+    memcached.stop()
+    hits = [asyncio.create_task(limiter.hit("a")) for _ in range(3)]
+    await asyncio.wait(hits, timeout=0.02)
+    await limiter.aclose()
+    memcached.go_on()
+
+    assert all(decision.degraded for decision in await asyncio.gather(*hits))
 
 
 async def test_peek_reset_and_charge_do_without_the_storage(clock: FakeClock) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import coredis
 import pytest
 
+from tests.ratelimit.shared.conftest import url
 from tests.support.clock import FakeClock
 from tests.support.servers import Server
 from tests.support.waiting import PATIENCE
@@ -39,29 +40,9 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The drivers know asyncio only."""
-    return "asyncio"
-
-
-@pytest.fixture(params=["redis", "memcached"])
-def storage(request: pytest.FixtureRequest) -> str:
-    """The URL of each kind of storage."""
-    server: Server = request.getfixturevalue(request.param)
-    return f"async+{request.param}://{server.place}"
-
-
-@pytest.fixture(params=["fixed-window", "sliding-window-counter"])
-def strategy(request: pytest.FixtureRequest) -> str:
-    """Each strategy that can be shared."""
-    return str(request.param)
-
-
 def on(server: Server, limit: str, strategy: str = "fixed-window") -> SharedLimiter:
     """A limiter on a Redis."""
-    storage = f"async+redis://{server.place}"
-    return SharedLimiter(limit, storage=storage, strategy=strategy, timeout=PATIENCE)
+    return SharedLimiter(limit, storage=url(server), strategy=strategy, timeout=PATIENCE)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, get_origin
@@ -84,6 +85,9 @@ def open_storage(url: Secret[str]) -> SharedStorage:
     options: dict[str, Any] = {}
     if opened_as == "async+memcached":
         options["max_inflight_requests_per_connection"] = _MOST_WAITING
+        # A connection that answered slowly would be taken out of the pool for each request, and
+        # the pool closes only what is in it.
+        options["max_average_response_time_for_connection_reuse"] = math.inf
         options["connect_timeout"] = None  # whoever asks has a timeout, which may be longer
     elif opened_as in _ONE_SERVER:
         from coredis.retry import NoRetryPolicy

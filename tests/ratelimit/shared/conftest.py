@@ -1,0 +1,38 @@
+"""Storages and strategies of shared limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.servers import Server
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Return the only event loop that the drivers support."""
+    return "asyncio"
+
+
+@pytest.fixture(params=["redis", "memcached"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """Return a server of each kind of storage."""
+    server: Server = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+def storage(server: Server) -> str:
+    """Return the URL of each kind of storage."""
+    return url(server)
+
+
+@pytest.fixture(params=["fixed-window", "sliding-window-counter"])
+def strategy(request: pytest.FixtureRequest) -> str:
+    """Return each strategy that can be shared."""
+    return str(request.param)
+
+
+def url(server: Server) -> str:
+    """Return the URL of a server, according to its program."""
+    scheme = "memcached" if server.program == "memcached" else "redis"
+    return f"async+{scheme}://{server.place}"
