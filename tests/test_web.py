@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
 from tests.support.asgi import http_scope
+from tokenpulse_mw.problems import RefusedError
 from tokenpulse_mw.web import Guard, bearer
 
 
@@ -58,3 +60,30 @@ def test_a_token_for_a_guard_is_told_what_to_do_and_not_repeated() -> None:
     with pytest.raises(ValueError, match=r"^Endpoint needs authorize, .* bearer\(token\)") as told:
         Guard("s3cret", of="Endpoint")  # type: ignore[arg-type]  # which is what is tested
     assert "s3cret" not in str(told.value)
+
+
+@pytest.mark.anyio
+async def test_an_authorize_that_fails_is_logged_as_an_outage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Requests that anyone can send do not fill the log with tracebacks."""
+    caplog.set_level(logging.INFO)
+    replies: list[Any] = [True, 7, OSError("no directory"), OSError("no directory")]
+
+    def authorize(request: Request) -> Any:
+        reply = replies.pop()
+        if isinstance(reply, OSError):
+            raise reply
+        return reply
+
+    guard = Guard(authorize, of="Endpoint")
+    for status in (403, 403, 401):
+        with pytest.raises(RefusedError) as refused:
+            await guard.let_in(Request(http_scope()))
+        assert refused.value.status == status
+    assert await guard.let_in(Request(http_scope())) == ""
+
+    assert caplog.messages == [
+        "authorize failed: nobody is let in",
+        "authorize works again (seconds=0 failures=3)",
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from .board import Board, News
-from .calls import Report
+from .calls import Recovered, Report, ignored
 from .lifecycle import Finding
 from .rulebook import Rulebook
 from .rules import Rule
@@ -25,6 +25,7 @@ class Judge:
         max_subjects: Keys, masters and upstreams that are told apart.
         is_silenced: Whether nobody is to be told of a finding at some time of the day.
         report: Told of each rule that fails.
+        recovered: Called with the same name for each rule that does not fail.
 
     Attributes:
         traffic: What is remembered.
@@ -42,11 +43,13 @@ class Judge:
         max_subjects: int,
         is_silenced: Callable[[Finding, float], bool],
         report: Report,
+        recovered: Recovered = ignored,
     ) -> None:
         self.traffic = Traffic(thresholds, max_subjects=max_subjects)
-        self.rules = Rulebook(rules, interval=interval, report=report)
+        self.rules = Rulebook(rules, interval=interval, report=report, recovered=recovered)
         self.board = Board(self.rules.names, cooldown=cooldown, is_silenced=is_silenced)
         self._report = report
+        self._recovered = recovered
 
     def decide(self, thresholds: Thresholds, now: float, at: float) -> tuple[list[News], bool]:
         """Take every alert one round on: what comes of it, and whether no rule has failed.
@@ -64,6 +67,8 @@ class Judge:
                 news.append(self.board.advance(name, findings, now, at))
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                 self._report(f"rule {name}", error)
+            else:
+                self._recovered(f"rule {name}")
         self.traffic.begin_round()
         return news, len(news) == len(self.rules.names)
 
