@@ -233,7 +233,7 @@ async def test_a_rule_that_raises_is_logged_once_and_keeps_its_alerts(
 async def test_a_store_outage_is_logged_when_it_begins_ends_and_returns(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The end has its duration and its failures; a store that comes and goes has a line a minute."""
+    """The end has its duration and failures; a store that comes and goes has a line a minute."""
 
     class Flapping(MemoryAlertStore):
         is_down = False
