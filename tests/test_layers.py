@@ -14,18 +14,22 @@ PACKAGE = Path(tokenpulse_mw.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FEATURES = {"ratelimit", "metrics", "alerts", "health", "logs"}
-ALONE = {"config", "lifespan", "problems", "seconds", "secret"}  # they know nothing of the others
+ALONE = {"config", "lifespan", "outages", "problems", "seconds", "secret"}  # they import no feature
 GUARDS = {"web", "bodies"}  # who is let in, and with what; those who are not get problems
 ALLOWED = {
     "usage": set[str](),
-    "exchange": {"usage"},
+    "exchange": {"usage", "outages"},
     **{
-        feature: {"exchange", "usage", *GUARDS, "lifespan", "problems", "seconds", "secret"}
+        feature: {
+            *("exchange", "usage", "lifespan", "outages", "problems", "seconds", "secret"),
+            *GUARDS,
+        }
         for feature in FEATURES
     },
     **{module: set[str]() for module in ALONE},
     "config": {"seconds", "secret"},
     **{module: {"problems", "secret"} for module in GUARDS},
+    "web": {"outages", "problems", "secret"},
     "wrapping": {"exchange", "lifespan"},
     "stack": FEATURES | ALONE | GUARDS | {"exchange", "wrapping"},
     "monitoring": set[str](),  # files for others' programs

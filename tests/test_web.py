@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -151,3 +152,30 @@ async def test_cross_site_request_is_refused_before_authorize_is_called() -> Non
         await guard.let_in(Request(http_scope(method="POST", headers=headers)))
 
     assert len(calls) == 1
+
+
+@pytest.mark.anyio
+async def test_an_authorize_that_fails_is_logged_as_an_outage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Requests that anyone can send do not fill the log with tracebacks."""
+    caplog.set_level(logging.INFO)
+    replies: list[Any] = [True, 7, OSError("no directory"), OSError("no directory")]
+
+    def authorize(request: Request) -> Any:
+        reply = replies.pop()
+        if isinstance(reply, OSError):
+            raise reply
+        return reply
+
+    guard = Guard(authorize, of="Endpoint")
+    for status in (403, 403, 401):
+        with pytest.raises(RefusedError) as refused:
+            await guard.let_in(Request(http_scope()))
+        assert refused.value.status == status
+    assert await guard.let_in(Request(http_scope())) == ""
+
+    assert caplog.messages == [
+        "authorize failed: nobody is let in",
+        "authorize works again (seconds=0 failures=3)",
+    ]

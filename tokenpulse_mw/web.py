@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from .outages import Outage
 from .problems import RefusedError
 from .secret import Secret, hide, hide_arguments
 
@@ -48,6 +49,7 @@ class Guard:
                 f"got {_kind(authorize)}"
             )
         self._authorize = authorize
+        self._outage = Outage(logger, level=logging.ERROR)
 
     async def let_in(self, request: Request) -> str:
         """Return the name of the caller; empty if `authorize` returned True.
@@ -68,15 +70,18 @@ class Guard:
                 allowed = await allowed
         except HTTPException:
             raise  # it refuses in its own words
-        except Exception:
-            logger.exception("authorize failed: nobody is let in")
+        except Exception as error:  # noqa: BLE001 - the request must get an answer
+            # Any client can cause a call, so not each failure gets a traceback in the log.
+            self._outage.failed("authorize failed: nobody is let in", error=error)
             raise RefusedError(403, "It cannot be told now who may do this.") from None
+        if isinstance(allowed, bool | str | None):
+            self._outage.recovered("authorize works again")
+        else:
+            self._outage.failed("authorize must give True, a name or False, got %r", type(allowed))
         if allowed is True:
             return ""
         if isinstance(allowed, str) and allowed:
             return allowed
-        if not isinstance(allowed, bool | str | None):
-            logger.error("authorize must give True, a name or False, got %r", type(allowed))
         raise RefusedError(401, "This is not for everyone.", headers={"www-authenticate": "Bearer"})
 
 

@@ -27,7 +27,7 @@ from tokenpulse_mw.alerts import (
     Traffic,
     quota_exceeded,
 )
-from tokenpulse_mw.alerts.store import Kept, MemoryAlertStore, StoreError
+from tokenpulse_mw.alerts.store import Changes, Kept, MemoryAlertStore, StoreError
 
 
 def trouble(severity: Severity | None = "warning", **fields: Any) -> Finding:
@@ -222,10 +222,44 @@ async def test_a_rule_that_raises_is_logged_once_and_keeps_its_alerts(
 
     assert told == [["fired"], [], []]
     assert engine.firing == [trouble()]
-    assert caplog.messages == [
-        "rule Scripted failed with KeyError: alerts go on without it; this is said only once"
-    ]
+    assert caplog.messages == ["rule Scripted failed with KeyError: alerts go on without it"]
+    caplog.set_level(logging.INFO)
+    clock.advance(60)
     assert transitions(await engine.evaluate()) == ["resolved"]
+    assert caplog.messages[1:] == ["rule Scripted recovered from KeyError (seconds=60 failures=2)"]
+
+
+@pytest.mark.anyio
+async def test_a_store_outage_is_logged_when_it_begins_ends_and_returns(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end has its duration and failures; a store that comes and goes has a line a minute."""
+
+    class Flapping(MemoryAlertStore):
+        is_down = False
+
+        async def commit(self, changes: Changes) -> str | None:
+            if self.is_down:
+                raise StoreError("no disk")
+            return await super().commit(changes)
+
+    caplog.set_level(logging.INFO, logger="tokenpulse_mw.alerts")
+    store = Flapping()
+    engine = AlertEngine([], [], store=store, clock=clock)
+
+    back_and_forth = [(True, 5), (False, 1), (True, 5), (False, 1)]
+    for store.is_down, seconds in [(True, 60), (True, 60), (False, 5), *back_and_forth]:
+        await engine.evaluate()
+        clock.advance(seconds)
+
+    failed = "alert store failed with StoreError: no disk: alerts go on without it"
+    recovered = "alert store recovered from StoreError"
+    assert caplog.messages == [
+        failed,
+        f"{recovered} (seconds=120 failures=3)",
+        failed,
+        f"{recovered} (seconds=5 failures=1)",
+    ]
 
 
 @pytest.mark.anyio
@@ -456,9 +490,7 @@ async def test_a_rule_that_raises_does_not_stop_the_others(
     events = await engine.evaluate()
 
     assert [(each.transition, each.finding) for each in events] == [("fired", trouble())]
-    assert caplog.messages == [
-        "rule broken failed with ZeroDivisionError: alerts go on without it; this is said only once"
-    ]
+    assert caplog.messages == ["rule broken failed with ZeroDivisionError: alerts go on without it"]
 
 
 @pytest.mark.anyio
@@ -487,9 +519,7 @@ async def test_a_sink_that_raises_is_logged_once_and_does_not_stop_the_others(
     await engine.evaluate()
 
     assert transitions(sink.events) == ["fired", "resolved"]
-    assert caplog.messages == [
-        "sink broken failed with ConnectionError: alerts go on without it; this is said only once"
-    ]
+    assert caplog.messages == ["sink broken failed with ConnectionError: alerts go on without it"]
 
 
 @pytest.mark.anyio
@@ -646,9 +676,7 @@ async def test_a_round_that_fails_does_not_end_the_loop(caplog: pytest.LogCaptur
             await sink.told.wait()
 
     assert (sink.events[0].transition, sink.events[0].at) == ("fired", 1.7e9)
-    assert caplog.messages == [
-        "a round failed with OSError: alerts go on without it; this is said only once"
-    ]
+    assert caplog.messages == ["a round failed with OSError: alerts go on without it"]
 
 
 @pytest.mark.anyio
@@ -667,8 +695,9 @@ async def test_a_store_that_cannot_be_asked_is_one_line_of_the_log(
     (line, trace) = caplog.records
     assert (line.name, line.levelname, line.exc_info) == ("tokenpulse_mw.alerts", "ERROR", None)
     assert line.getMessage() == (
-        "alert store failed with StoreError: alerts.db cannot be opened (its folder must exist): "
-        "alerts go on without it; this is said only once"
+        "loading the alert store failed with StoreError: alerts.db cannot be opened "
+        "(its folder must exist): "
+        "alerts go on without it"
     )
     assert (trace.levelname, trace.exc_info is not None) == ("DEBUG", True)
 

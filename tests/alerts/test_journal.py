@@ -227,7 +227,7 @@ async def test_what_a_store_will_never_take_holds_up_nothing() -> None:
     await kept.journal.write()
     await kept.keep(alert())
 
-    assert [each.split("(")[0] for each in kept.reported] == ["alert store: UnknownAlert"]
+    assert [each.split("(")[0] for each in kept.reported] == ["alert record: UnknownAlert"]
     assert [each.id for each in (await kept.store.load()).alerts] == ["a1"]
 
 
@@ -247,9 +247,9 @@ async def test_a_record_that_cannot_be_kept_costs_only_itself() -> None:
     assert [len(await kept.store.transitions(each.id)) for each in many] == [1, 1, 0, 1, 1, 1, 1]
     assert await kept.waiting() == ["n1", "n3"]
     assert [each.split("(")[0] for each in kept.reported] == [
-        "alert store: BadRecord",
-        "alert store: UnknownAlert",
-        "alert store: ValueError",
+        "alert record: BadRecord",
+        "alert record: UnknownAlert",
+        "alert record: ValueError",
     ]
 
     asked = kept.store.asked
@@ -290,7 +290,7 @@ async def test_a_store_that_goes_down_meanwhile_gets_the_rest_later() -> None:
     found = {each.id: each.severity for each in (await kept.store.load()).alerts}
     assert found == {"a1": "warning", "a2": "critical", "a3": "warning"}
     assert [each.split("(")[0] for each in kept.reported] == [
-        "alert store: BadRecord",
+        "alert record: BadRecord",
         "alert store: StoreError",
     ]
 
@@ -343,7 +343,7 @@ async def test_a_process_goes_on_with_what_is_kept_or_learns_that_the_store_fail
 
     kept.store.load = load  # type: ignore[assignment, method-assign]
     assert await kept.journal.load() is None
-    assert kept.reported == ["alert store: TimeoutError()"]
+    assert kept.reported == ["loading the alert store: TimeoutError()"]
 
 
 async def test_what_was_over_long_ago_is_forgotten_when_the_store_can() -> None:

@@ -165,7 +165,10 @@ async def test_rules_that_want_it_are_refreshed() -> None:
     await book.rules.refresh()
 
     assert asked == ["well"]
-    assert book.reported == [("rule bad", "OSError"), ("rule slow", "TimeoutError")]
+    assert book.reported == [
+        ("refresh of rule bad", "OSError"),
+        ("refresh of rule slow", "TimeoutError"),
+    ]
 
 
 def test_a_rule_that_wants_it_takes_up_what_it_had_found() -> None:

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.support.apps import answering
 from tests.support.asgi import drive, http_scope
+from tests.support.clock import FakeClock
 from tokenpulse_mw import Exchange, ExchangeMiddleware
 from tokenpulse_mw.exchange import Failures, drop_exchange
 
@@ -94,7 +95,7 @@ async def test_a_broken_observer_harms_nobody(caplog: pytest.LogCaptureFixture) 
     assert [answer.body for answer in answers] == [b"whole"] * 3
     assert watcher.told == ["opened", "failed broken", "finished"] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        "broken failed with RuntimeError: requests go on without it; this is said only once"
+        "broken failed with RuntimeError: requests go on without it"
     ]
 
 
@@ -247,10 +248,9 @@ def test_failures_are_logged_where_and_as_their_part_says(caplog: pytest.LogCapt
 
     assert {each.name for each in caplog.records} == {"a.part"}
     assert [(each.getMessage(), bool(each.exc_info)) for each in caplog.records] == [
-        ("disk failed with OSError: answers go on without it; this is said only once", True),
+        ("disk failed with OSError: answers go on without it", True),
         (
-            r"book failed with KeyError: 'no\n page': answers go on without it; "
-            "this is said only once",
+            r"book failed with KeyError: 'no\n page': answers go on without it",
             False,
         ),
         ("book failed here", True),
@@ -258,11 +258,54 @@ def test_failures_are_logged_where_and_as_their_part_says(caplog: pytest.LogCapt
 
 
 def test_kinds_of_failure_that_are_logged_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """However many components fail, the log gets a hundred lines."""
+    """A hundred components have a line each; the others share one."""
     failures = Failures()
 
     with caplog.at_level(logging.ERROR):
         for number in range(150):
             failures.tell(f"part-{number}", RuntimeError())
 
-    assert len(caplog.records) == 100
+    assert len(caplog.records) == 101
+
+
+def test_failures_that_end_are_logged_when_they_begin_end_and_return(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A component that recovers is logged with what it had failed with; others still fail."""
+    caplog.set_level(logging.INFO)
+    failures = Failures(clock=clock)
+
+    failures.recovered("disk")
+    failures.log("disk", OSError("full"))
+    failures.log("disk", TimeoutError())
+    failures.log("disk", OSError("full"))
+    failures.log("net", OSError("down"))
+    clock.advance(90)
+    failures.recovered("disk")
+    failures.recovered("disk")
+    failures.log("disk", OSError("full"))
+
+    assert caplog.messages == [
+        "disk failed with OSError: requests go on without it",
+        "disk failed with TimeoutError: requests go on without it",
+        "net failed with OSError: requests go on without it",
+        "disk recovered from OSError (seconds=90 failures=2)",
+        "disk recovered from TimeoutError (seconds=90 failures=1)",
+        "disk failed with OSError: requests go on without it",
+    ]
+
+
+def test_an_observer_that_fails_for_long_is_logged_again(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line every ten minutes states how often it has failed since the last one."""
+    failures = Failures(clock=clock)
+
+    for _ in range(601):
+        failures.tell("Broken", KeyError())
+        clock.advance(1)
+
+    assert caplog.messages == [
+        "Broken failed with KeyError: requests go on without it",
+        "Broken failed with KeyError: requests go on without it (failures=600)",
+    ]

@@ -191,8 +191,9 @@ async def test_the_log_tells_of_a_change_and_not_of_each_probe(
 
     assert caplog.messages == [
         "health check 'disk' is now fail",
+        "health check 'disk' is not fail any more (seconds=0 failures=3)",
         "health check 'disk' is now warn",
-        "health check 'disk' passes again",
+        "health check 'disk' passes again (seconds=0 failures=1)",
         "health check 'disk' is now fail: OSError",
     ]
     assert "no disk at 10.0.0.7" in caplog.text

@@ -138,7 +138,7 @@ async def test_the_log_tells_when_it_is_not_known_and_when_it_is_again(
 
     assert caplog.messages == [
         "the status of credentials is not known: OSError",
-        "the status of credentials is known again",
+        "the status of credentials is known again (seconds=2 failures=2)",
     ]
     assert "no database" in caplog.text
 

@@ -222,7 +222,7 @@ def test_lines_that_were_dropped_last_are_told_at_the_end(
 
 
 def test_what_a_stream_refuses_is_lost_alone() -> None:
-    """The lines after it are written."""
+    """The lines after it are written, and before them how many it has refused."""
     stream = Failing()
     handler = BackgroundHandler(stream, 10, patience=PATIENCE)
 
@@ -230,7 +230,8 @@ def test_what_a_stream_refuses_is_lost_alone() -> None:
     say(handler, "kept")
     handler.close()
 
-    assert stream.getvalue() == "kept\n"
+    told = "lines lost or late, as the stream failed when they were written: 1"
+    assert stream.getvalue() == f"{told}\nkept\n"
 
 
 def test_after_the_end_lines_are_written_at_once() -> None:

@@ -215,20 +215,24 @@ async def test_a_guarded_scrape_needs_no_application_around_it(metrics: HttpMetr
 def test_somebody_elses_collector_that_fails_does_not_blind_us(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture, accept: str
 ) -> None:
-    """Our own families are served, the failure is counted among them, and it is logged once."""
-    metrics.registry.register(Broken())
+    """Our own families are served, each failure is counted among them, the outage is logged."""
+    broken = Broken()
+    metrics.registry.register(broken)
     client = client_of(metrics)
 
-    with caplog.at_level(logging.ERROR, logger="tokenpulse_mw"):
+    with caplog.at_level(logging.INFO, logger="tokenpulse_mw"):
         answers = [client.get("/metrics", headers={"accept": accept}) for _ in range(2)]
+        metrics.registry.unregister(broken)
+        client.get("/metrics", headers={"accept": accept})
 
     assert [answer.status_code for answer in answers] == [200, 200]
     errors = 'tokenpulse_self_errors_total{component="metrics"}'
     assert f"{errors} 1.0\n" in answers[0].text
     assert f"{errors} 2.0\n" in answers[1].text
     assert answers[0].text.endswith("# EOF\n") is (accept == OPENMETRICS)
-    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert [record.exc_info is not None for record in caplog.records] == [True, False]
     assert "no database" in caplog.text
+    assert "metrics recovered from" in caplog.messages[1]
 
 
 @pytest.mark.anyio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,8 +80,9 @@ def test_a_source_is_forgotten_with_its_object(metrics: HttpMetrics) -> None:
 def test_a_source_that_fails_costs_nothing_but_its_family(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It keeps what it showed last; the failure is counted each time and logged once."""
+    """It keeps what it showed last; each failure is counted, and the outage is logged."""
     answers: list[Mapping[tuple[str], int]] = [{("default",): 3}]
+    caplog.set_level(logging.INFO)
     metrics.sample(KEYS, lambda: answers.pop())
 
     first = shown(metrics, policy="default")
@@ -88,7 +90,12 @@ def test_a_source_that_fails_costs_nothing_but_its_family(
 
     assert (first, second, third) == (3, 3, 3)
     assert shown(metrics, "tokenpulse_self_errors_total", component="metrics") == 3
-    assert len(caplog.records) == 1
+    answers.append({("default",): 4})
+    assert shown(metrics, policy="default") == 4
+    assert caplog.messages == [
+        f"{KEYS} failed with IndexError: requests go on without it",
+        f"{KEYS} recovered from IndexError (seconds=0 failures=3)",
+    ]
 
 
 def test_a_family_that_is_counted_has_no_source(metrics: HttpMetrics) -> None:

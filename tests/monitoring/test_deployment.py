@@ -33,9 +33,10 @@ def services(written: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def kubernetes(written: Path) -> dict[str, dict[str, Any]]:
-    """The objects of Kubernetes, by kind."""
+    """The objects of Kubernetes, by kind, without those of Redis."""
     found = {}
-    for file in sorted((written / "kubernetes").iterdir()):
+    for name in ("gateway", "monitors", "rules"):
+        file = written / "kubernetes" / f"{name}.yml"
         for each in yaml.safe_load_all(file.read_text()):
             found[each["kind"]] = each
     return found
@@ -80,6 +81,22 @@ def test_nothing_is_open_to_the_network(services: dict[str, dict[str, Any]]) -> 
     for name, service in services.items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert name == "gateway" or re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", service["image"])
+
+
+def test_each_redis_evicts_what_the_documentation_advises(
+    written: Path, services: dict[str, dict[str, Any]]
+) -> None:
+    """The compose file, the one of Kubernetes and the example of the documentation are alike."""
+    deployment, service = yaml.safe_load_all((written / "kubernetes/redis.yml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (example,) = (each for each in blocks("operations.md", "yaml") if "redis-server" in each)
+
+    command = yaml.safe_load(example)["services"]["redis"]["command"]
+    assert command[-2:] == ["--maxmemory-policy", "volatile-lfu"]
+    assert services["redis"]["command"] == ["redis-server", *container["args"]] == command
+    assert services["redis"]["image"] == container["image"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
 
 
 def test_the_gateway_of_the_compose_file_is_checked(services: dict[str, dict[str, Any]]) -> None:

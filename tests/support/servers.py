@@ -103,10 +103,11 @@ def redis_server(folder: Path, *options: str) -> Server:
     return Server([*command, "--save", "", "--appendonly", "no", *options], folder)
 
 
-def memcached_server(folder: Path) -> Server:
+def memcached_server(folder: Path, *options: str) -> Server:
     """A Memcached."""
     # It does not start as root without being told a user.
-    return Server(["memcached", "-p", "{port}", "-l", "127.0.0.1", "-U", "0", "-u", "root"], folder)
+    command = ["memcached", "-p", "{port}", "-l", "127.0.0.1", "-U", "0", "-u", "root"]
+    return Server([*command, *options], folder)
 
 
 def prometheus_server(folder: Path, target: str, *, interval: str = "500ms") -> Server:

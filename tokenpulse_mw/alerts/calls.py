@@ -11,6 +11,12 @@ import anyio
 
 # Told who has failed, and with what.
 Report = Callable[[str, Exception], None]
+# Called with the same name when it has not failed.
+Recovered = Callable[[str], None]
+
+
+def ignored(_: str) -> None:
+    """Do nothing about a part that has not failed."""
 
 
 class AbandonedError(Exception):

@@ -43,7 +43,7 @@ class AlertEngine:
 
     Give `observe` to an `ExchangeMiddleware` (or use `AlertMiddleware`), and let the engine run:
     `async with engine:` evaluates every `interval` seconds until it is left, and hands over what
-    is to be told meanwhile. A rule, a sink or a store that raises is logged once and stops nothing
+    is to be told meanwhile. A rule, a sink or a store that raises is logged and stops nothing
     else; the alerts of a rule that raises stay as they are. A sink's `resend`, if it has one, is
     given all that fires in every round, and its `aclose` is awaited at the end.
 
@@ -86,7 +86,9 @@ class AlertEngine:
         self.interval, self.cooldown = interval, cooldown
         self.store = arguments.checked_store(store, wall)
         self._clock, self._wall = clock, wall
-        self._failures = Failures(logger=logger, others="alerts", explained=(StoreError,))
+        self._failures = Failures(
+            logger=logger, others="alerts", explained=(StoreError,), clock=clock
+        )
         self._listeners = list[Any]()
         self._running: AbstractAsyncContextManager[None] | None = None
         self._resuming, self._resumed = anyio.Lock(fast_acquire=True), False
@@ -102,8 +104,14 @@ class AlertEngine:
             max_subjects=max_subjects,
             is_silenced=silences.covered,
             report=self._report,
+            recovered=self._failures.recovered,
         )
-        self._journal = Journal(self.store, deadline=_STORE_DEADLINE, report=self._report)
+        self._journal = Journal(
+            self.store,
+            deadline=_STORE_DEADLINE,
+            report=self._report,
+            recovered=self._failures.recovered,
+        )
         self.controls = Controls(
             thresholds=thresholds,
             judge=self._judge,
@@ -200,6 +208,8 @@ class AlertEngine:
                 await within(math.inf, self.evaluate)
             except Exception as error:  # noqa: BLE001 - the next round may fare better
                 self._report("a round", error)
+            else:
+                self._failures.recovered("a round")
 
     async def __aenter__(self) -> Self:
         if self._running is not None:
@@ -263,11 +273,12 @@ class AlertEngine:
             wall=self._wall,
             jitter=random.random,
             report=self._report,
+            recovered=self._failures.recovered,
             delivered=lambda sink, result: self._tell_listeners("delivered", sink, result),
         )
 
     def _report(self, component: str, error: Exception) -> None:
-        """Log a failure once, and let it be counted; as a label value it is `alerts`."""
+        """Log a failure if a line is due, and count it as the component `alerts`."""
         self._failures.log(component, error)
         self._tell_listeners("failed", "alerts")
 

@@ -11,7 +11,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from .board import News
-from .calls import Report, within
+from .calls import Recovered, Report, ignored, within
 from .owner import Owner
 from .steps import STEP, batches
 from .store.halves import halves
@@ -31,15 +31,24 @@ class Journal:
         store: Where it is kept.
         deadline: Seconds that the store may take.
         report: Told of each failure.
+        recovered: Called with the same name when something was loaded or kept.
 
     Attributes:
         store: The same.
     """
 
-    def __init__(self, store: AlertStore, *, deadline: float, report: Report) -> None:
+    def __init__(
+        self,
+        store: AlertStore,
+        *,
+        deadline: float,
+        report: Report,
+        recovered: Recovered = ignored,
+    ) -> None:
         self.store = store
         self._deadline = deadline
         self._report = report
+        self._recovered = recovered
         self._alerts: dict[str, AlertRecord] = {}
         self._forgotten: dict[str, None] = {}
         self._transitions: dict[TransitionRecord, None] = {}
@@ -54,10 +63,11 @@ class Journal:
         """What was kept by the process before this one; None where the store fails."""
         try:
             kept: Kept = await within(self._deadline, self.store.load)
-            return kept
         except Exception as error:  # noqa: BLE001 - alerts go on without it
-            self._report("alert store", error)
+            self._report("loading the alert store", error)
             return None
+        self._recovered("loading the alert store")
+        return kept
 
     def note(self, news: Iterable[News], notifications: Iterable[Notification]) -> None:
         """Have what an evaluation has made of some alerts kept with the next `write`."""
@@ -138,10 +148,11 @@ class Journal:
         try:
             if changes != Changes():
                 self._owner.kept(changes.engine, await self.store.commit(changes))
+                self._recovered("alert store")
         except _BAD as error:
             smaller = halves(changes)
             if not smaller:
-                self._report("alert store", error)  # it never will be taken
+                self._report("alert record", error)  # it never will be taken
             return reversed(smaller)
         return ()
 
@@ -172,8 +183,9 @@ class Journal:
             for notification_id, write in batch:
                 try:
                     await write()
+                    self._recovered("alert store")
                 except _BAD as error:
-                    self._report("alert store", error)  # it never will be taken
+                    self._report("alert record", error)  # it never will be taken
                 if self._settled.get(notification_id) is write:  # else there is news of it
                     del self._settled[notification_id]
             if len(batch) == STEP:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from .board import Board, News, Staged
-from .calls import Report
+from .calls import Recovered, Report, ignored
 from .lifecycle import Finding
 from .rulebook import Rulebook
 from .rules import Rule
@@ -26,6 +26,7 @@ class Judge:
         max_subjects: Keys, masters and upstreams that are told apart.
         is_silenced: Whether nobody is to be told of a finding at some time of the day.
         report: Told of each rule that fails.
+        recovered: Called with the same name for each rule that does not fail.
 
     Attributes:
         traffic: What is remembered.
@@ -43,11 +44,13 @@ class Judge:
         max_subjects: int,
         is_silenced: Callable[[Finding, float], Steps[bool]],
         report: Report,
+        recovered: Recovered = ignored,
     ) -> None:
         self.traffic = Traffic(thresholds, max_subjects=max_subjects)
-        self.rules = Rulebook(rules, interval=interval, report=report)
+        self.rules = Rulebook(rules, interval=interval, report=report, recovered=recovered)
         self.board = Board(self.rules.names, cooldown=cooldown, is_silenced=is_silenced)
         self._report = report
+        self._recovered = recovered
 
     def decide(
         self, thresholds: Thresholds, now: float, at: float
@@ -71,6 +74,8 @@ class Judge:
                     staged.append((yield from self.board.advance(name, findings, now, at)))
                 except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                     self._report(f"rule {name}", error)
+                else:
+                    self._recovered(f"rule {name}")
             next_round = yield from self.traffic.next_round()
             self.rules.remember(down)
             for each in staged:

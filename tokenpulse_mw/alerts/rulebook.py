@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain, count
 
-from .calls import Report, within
+from .calls import Recovered, Report, ignored, within
 from .lifecycle import Finding
 from .rules import Rule, inhibited, outages, rule_name
 from .steps import STEP, Steps, batches
@@ -24,17 +24,26 @@ class Rulebook:
         rules: In the order in which they are asked.
         interval: Seconds between two rounds; a rule's `refresh` may take as long.
         report: Told of each that fails.
+        recovered: Called with the same name for each refresh that does not fail.
 
     Attributes:
         names: Of the rules, each its own: the second "rule" is "rule-2".
     """
 
-    def __init__(self, rules: Iterable[Rule], *, interval: float, report: Report) -> None:
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        *,
+        interval: float,
+        report: Report,
+        recovered: Recovered = ignored,
+    ) -> None:
         rules = tuple(rules)
         self.names = distinct(rule_name(rule) for rule in rules)
         self._rules = dict(zip(self.names, rules, strict=True))
         self._interval = interval
         self._report = report
+        self._recovered = recovered
         self._down: Down = {}
 
     def __iter__(self) -> Iterator[tuple[str, Rule]]:
@@ -48,7 +57,9 @@ class Rulebook:
                 try:
                     await within(self._interval, refresh)
                 except Exception as error:  # noqa: BLE001 - what it knew before counts still
-                    self._report(f"rule {name}", error)
+                    self._report(f"refresh of rule {name}", error)
+                else:
+                    self._recovered(f"refresh of rule {name}")
 
     def resume(self, name: str, traffic: Traffic, finding: Finding) -> None:
         """Let a rule take up what it had found before a restart."""

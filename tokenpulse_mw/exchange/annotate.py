@@ -44,7 +44,7 @@ def annotate(
         model: The model that answers.
         usage: The tokens used, where the answer itself does not tell; it overrides the meter.
 
-    What cannot be told, such as tokens below 0, is logged once and counted as the component
+    What cannot be told, such as tokens below 0, is logged and counted as the component
     `annotate` in `tokenpulse_self_errors_total`; the request goes on.
     """
     scope = request_or_scope

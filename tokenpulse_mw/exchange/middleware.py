@@ -28,7 +28,7 @@ class ExchangeMiddleware:
 
     However many of these are stacked, a request is tapped once: an inner one adds its observers,
     and its wish for usage, to the tap that is open and wraps nothing. Responses pass unchanged
-    and undelayed; what goes wrong in an observer is logged once and never reaches the request.
+    and undelayed; what goes wrong in an observer is logged and never reaches the request.
 
     Args:
         observers: Callables of a finished `Exchange`. They run on the event loop, so they must

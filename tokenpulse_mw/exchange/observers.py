@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..outages import Outages
 from .exchange import Exchange
 
 logger = logging.getLogger("tokenpulse_mw.exchange")
@@ -17,18 +19,18 @@ logger = logging.getLogger("tokenpulse_mw.exchange")
 #   decided(policy, decision)   a rate limit was asked: "allowed", "limited", "shadow" or "error"
 Observer = Callable[[Exchange], object]
 
-_MOST_TOLD = 100  # kinds of failure
-
 
 class Failures:
     """Calls observers and other people's code so that their failures stop here.
 
-    Each kind of failure is logged once; every one is told to the observers that count them.
+    Each kind of failure of a component is an outage, logged as such (`outages.py`): every failure
+    is counted, few are logged.
 
     Args:
-        logger: Where they are logged.
-        others: What goes on without the part that has failed.
-        explained: Kinds of errors that say what to do: where they come from is for debugging.
+        logger: Receives the log lines.
+        others: What continues without the component that failed.
+        explained: Kinds of errors that say what to do; their tracebacks are logged as DEBUG.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -37,10 +39,11 @@ class Failures:
         logger: logging.Logger = logger,
         others: str = "requests",
         explained: tuple[type[Exception], ...] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._line = f"%s failed with %s: {others} go on without it; this is said only once"
+        self._line = f"%s failed with %s: {others} go on without it"
         self._logger, self._explained = logger, explained
-        self._told: set[tuple[str, str]] = set()
+        self._outages = Outages(logger, clock=clock, level=logging.ERROR)
 
     def call(self, hook: str, observers: Iterable[object], *arguments: Any) -> None:
         """Call the optional method `hook` of those observers that have it."""
@@ -61,19 +64,24 @@ class Failures:
         self.call("failed", observers, component)
 
     def log(self, component: str, error: Exception) -> None:
-        """Log that `component` failed with `error`, if that is the first time."""
-        kind = (component, type(error).__name__)
-        if kind not in self._told and len(self._told) < _MOST_TOLD:
-            self._told.add(kind)
-            explained = isinstance(error, self._explained)
-            self._logger.error(
-                self._line,
-                component,
-                " ".join(f"{kind[1]}: {error}".split()) if explained else kind[1],
-                exc_info=None if explained else error,
-            )
-            if explained:
-                self._logger.debug("%s failed here", component, exc_info=error)
+        """Count that `component` failed with `error`, and log it if a line is due."""
+        kind = type(error).__name__
+        explained = isinstance(error, self._explained)
+        logged = self._outages.failed(
+            (component, kind),
+            self._line,
+            component,
+            " ".join(f"{kind}: {error}".split()) if explained else kind,
+            error=None if explained else error,
+        )
+        if logged and explained:
+            self._logger.debug("%s failed here", component, exc_info=error)
+
+    def recovered(self, component: str) -> None:
+        """End what `component` failed with; cheap if nothing fails."""
+        for cause in self._outages.lasting():
+            if isinstance(cause, tuple) and cause[0] == component:
+                self._outages.recovered(cause, "%s recovered from %s", *cause)
 
 
 def name_of(observer: object) -> str:

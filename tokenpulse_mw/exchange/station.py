@@ -92,7 +92,7 @@ class Station:
         return joint
 
     def report(self, component: str, error: Exception) -> None:
-        """Log a failure of ours once, and let it be counted."""
+        """Log a failure of ours if a line is due, and count it."""
         self.failures.tell(component, error, self.observers)
 
     def dropped(self) -> None:

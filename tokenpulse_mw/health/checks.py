@@ -9,9 +9,10 @@ from typing import Any
 
 import anyio
 
+from ..outages import Outages
 from ..seconds import check_seconds
 from .check import AnyCheck, Check, as_check
-from .results import CheckResult, Observed, Status, read
+from .results import CheckResult, Observed, read
 from .single import Single
 
 logger = logging.getLogger("tokenpulse_mw.health")
@@ -88,7 +89,7 @@ class _Watched:
         wall: Callable[[], float],
     ) -> None:
         self._name, self._check, self._wall = name, check, wall
-        self._status: Status = "pass"
+        self._outages = Outages(logger, clock=clock)  # by status
         self.answer = Single(
             check.function,
             read=self._read,
@@ -122,13 +123,13 @@ class _Watched:
         return Observed(result, self._wall(), self._check.component_type)
 
     def _log(self, result: CheckResult, error: BaseException | None) -> None:
-        if result.status == self._status:
-            return
-        self._status = result.status
-        if result.status == "pass":
-            logger.info("health check %r passes again", self._name)
-        else:
+        status = result.status
+        for ended in self._outages.lasting():
+            if ended != status:
+                now = "passes again" if status == "pass" else f"is not {ended} any more"
+                self._outages.recovered(ended, "health check %r %s", self._name, now)
+        if status != "pass":
             why = f": {result.output}" if result.output else ""
-            logger.warning(
-                "health check %r is now %s%s", self._name, result.status, why, exc_info=error
+            self._outages.failed(
+                status, "health check %r is now %s%s", self._name, status, why, error=error
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from ..outages import Outage
 from .single import Single
 
 logger = logging.getLogger("tokenpulse_mw.health")
@@ -43,7 +44,7 @@ class CredentialStatus:
     ) -> None:
         self._source, self._clock = source, clock
         self._last: tuple[dict[str, bool], float] | None = None
-        self._fails = False
+        self._outage = Outage(logger, clock=clock)
         self._answer: Single[dict[str, bool] | None] | None = None
         if callable(source):
             self._answer = Single(
@@ -88,16 +89,12 @@ class CredentialStatus:
     def _read(self, given: Any) -> dict[str, bool]:
         status = bools(given)
         self._last = status, self._clock()
-        if self._fails:
-            self._fails = False
-            logger.info("the status of credentials is known again")
+        self._outage.recovered("the status of credentials is known again")
         return status
 
     def _fail(self, error: BaseException | None) -> None:
-        if not self._fails:
-            self._fails = True
-            why = "timeout" if error is None else type(error).__name__
-            logger.warning("the status of credentials is not known: %s", why, exc_info=error)
+        why = "timeout" if error is None else type(error).__name__
+        self._outage.failed("the status of credentials is not known: %s", why, error=error)
 
 
 def bools(given: Any) -> dict[str, bool]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
 from typing import TextIO
 
 _LOGGER = "tokenpulse_mw.logs"
+_DROPPED = "lines dropped, as they came faster than they could be written: %d"
+_FAILED = "lines lost or late, as the stream failed when they were written: %d"
 
 _Lines = queue.SimpleQueue[str | None]  # None is the end
 
@@ -16,7 +17,8 @@ _Lines = queue.SimpleQueue[str | None]  # None is the end
 class BackgroundHandler(logging.Handler):
     """Lines are made where they are logged, and written by a thread.
 
-    What does not fit into the queue is dropped and counted; a later line says how much it was.
+    What does not fit into the queue is dropped and counted; a later line says how much it was. So
+    are lines that cannot be written, as on a full disk.
 
     Args:
         stream: Where lines go.
@@ -80,20 +82,29 @@ class BackgroundHandler(logging.Handler):
         self._thread.start()
 
     def _write_all(self) -> None:
+        failed = 0
         for line in iter(self._lines.get, None):
-            _write(self._stream, line)
+            if failed and _write(self._stream, self._count(_FAILED, failed)):
+                failed = 0
+            failed += not _write(self._stream, line)
 
     def _tell_dropped(self) -> None:
         if not self._dropped:
             return
-        told = "lines dropped, as they came faster than they could be written: %d"
-        fields = {"name": _LOGGER, "levelno": logging.WARNING, "msg": told}
-        record = logging.makeLogRecord({**fields, "args": (self._dropped,)})
-        self._lines.put(self.format(record))
+        self._lines.put(self._count(_DROPPED, self._dropped))
         self._dropped = 0
 
+    def _count(self, message: str, lines: int) -> str:
+        """Return the line that says how many lines are missing."""
+        fields = {"name": _LOGGER, "levelno": logging.WARNING, "msg": message, "args": (lines,)}
+        return self.format(logging.makeLogRecord(fields))
 
-def _write(stream: TextIO, line: str) -> None:
-    with contextlib.suppress(Exception):  # there is nowhere left to say it
+
+def _write(stream: TextIO, line: str) -> bool:
+    """Return True if `line` was written."""
+    try:
         stream.write(f"{line}\n")
         stream.flush()
+    except Exception:  # noqa: BLE001 - there is no other place to log it
+        return False
+    return True

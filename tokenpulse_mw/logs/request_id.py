@@ -48,7 +48,7 @@ class RequestIdMiddleware:
     Args:
         header: The header that brings an id, and takes it back. An answer that has this header
             already, such as a vendor's, keeps its own.
-        generate: Makes new ids. What fails or is not of the form below is logged once, and
+        generate: Makes new ids. What fails or is not of the form below is logged, and
             `new_request_id` takes its place.
         trust: Take the id that a request brings, if it comes in one line and has 1 to 128 of
             the characters `A-Z a-z 0-9 . _ : / + = @ -`. False always makes a new one.

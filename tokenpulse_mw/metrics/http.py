@@ -146,7 +146,11 @@ class HttpMetrics:
         self._tables.looked_up.sources(name).add(source)
 
     def look_up(self) -> None:
-        """Bring up to date what is looked up; the tasks are those of the event loop we are in."""
+        """Bring up to date what is looked up; the tasks are those of the event loop we are in.
+
+        With several workers, also write what is only in memory because the disk was full.
+        """
+        self._tables.recover()
         self._tables.looked_up.look_up()
 
     @asynccontextmanager

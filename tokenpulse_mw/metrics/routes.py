@@ -100,12 +100,14 @@ class _Scraped:
         """
         try:
             with fail_after(self._timeout):
-                return await to_thread.run_sync(
+                others = await to_thread.run_sync(
                     self._collect, asked, abandon_on_cancel=True, limiter=CapacityLimiter(1)
                 )
         except Exception as error:  # noqa: BLE001 - whoever is on call needs what there is
             self._failures.tell("metrics", error, [self._metrics])
             return b""
+        self._failures.recovered("metrics")
+        return others
 
     def _collect(self, asked: Wanted) -> bytes:
         if not self._one_at_a_time.acquire(timeout=self._timeout):

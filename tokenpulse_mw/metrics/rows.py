@@ -112,6 +112,11 @@ class Rows:
         """All rows; those that are there now, with what they will have counted when read."""
         return self.family, dict(self._rows)
 
+    def renew(self) -> None:
+        """Ask again for each row; rows that were handed out before must not be used any more."""
+        for labels in list(self._rows):
+            self._rows[labels] = self._new_row(self.family, labels)
+
     def clear(self) -> None:
         """Begin anew; rows that were handed out before count for nothing here any more."""
         self._rows.clear()

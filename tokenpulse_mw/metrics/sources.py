@@ -88,6 +88,8 @@ class LookedUp:
                 except Exception as error:  # noqa: BLE001 - the other families are to be read still
                     self._failures.log(name, error)
                     self._on_error()
+                else:
+                    self._failures.recovered(name)
 
 
 class _Asked:

@@ -104,6 +104,9 @@ class Tables:
         """Every family with its rows."""
         return [rows.series() for rows in self.all]
 
+    def recover(self) -> None:
+        """Move rows that could not be made where they belong; in memory there are none."""
+
     def begin_anew(self) -> None:
         """Let go of every row: they are another process's from now on."""
         for rows in self.all:

@@ -200,7 +200,7 @@ class Gate:
         self.report(scope, error, what=f"rate limit policy {policy.name}")
 
     def report(self, scope: Scope, error: Exception, *, what: str = "ratelimit") -> None:
-        """Log a failure of ours once, and let it be counted."""
+        """Log a failure of ours if a line is due, and count it."""
         tap = tap_of(scope)
         self._failures.log(what, error)
         if tap is not None:

@@ -28,7 +28,7 @@ class RateLimitMiddleware:
     """Limit how often each client may ask.
 
     HTTP requests and WebSocket handshakes are limited; a connection that is accepted passes
-    untouched. A failure in a key, a limiter or `on_decision` is logged once and lets the request
+    untouched. A failure in a key, a limiter or `on_decision` is logged and lets the request
     pass; a cost that fails counts as 1.
 
     Args:

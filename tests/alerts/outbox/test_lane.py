@@ -158,7 +158,7 @@ async def test_a_sink_that_is_busy_is_logged_when_it_begins_and_when_it_ends(
 
     assert caplog.messages == [
         "sink sink does not take alerts, which wait for it: busy",
-        "sink sink takes alerts again; 2 wait for it",
+        "sink sink takes alerts again; 2 wait for it (seconds=3 failures=2)",
     ]
     assert office.reported == []
 

@@ -182,7 +182,7 @@ async def test_one_that_is_down_gets_what_fires_when_it_is_back(
     assert len(down.received) == 3
     assert [record.getMessage() for record in caplog.records] == [
         f"Alertmanager {down.url} cannot be told of all alerts: {down.url} answered 503",
-        f"Alertmanager {down.url} is told of all alerts again",
+        f"Alertmanager {down.url} is told of all alerts again (seconds=0 failures=2)",
     ]
 
 

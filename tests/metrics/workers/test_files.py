@@ -13,13 +13,13 @@ from threading import Event, Thread
 
 import pytest
 
+from tests.support.full_disk import largest_file
 from tests.support.waiting import PATIENCE
 from tokenpulse_mw.metrics.families import Family
 from tokenpulse_mw.metrics.workers import WorkerFiles
 from tokenpulse_mw.metrics.workers.files import in_child
 
 from .samples import COUNTER, GAUGE, HISTOGRAM, row_of, value
-from .test_row_file import largest_file
 
 ROOT = Path(__file__).parents[3]
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.full_disk import largest_file
 from tokenpulse_mw.metrics.workers import row_file
 from tokenpulse_mw.metrics.workers.contents import HEAD, contents, read_used
 from tokenpulse_mw.metrics.workers.entries import INTEGER
@@ -22,17 +20,6 @@ NAME = "histogram_0-tokenpulse.db"
 def labels_in(path: Path) -> list[str]:
     """The labels of the rows in a file."""
     return [row.labels[0] for row in contents(read_used(path), "histogram").rows]
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file can grow beyond `size` bytes, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_row_is_in_the_file_at_once(tmp_path: Path) -> None:

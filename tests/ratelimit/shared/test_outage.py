@@ -374,8 +374,8 @@ async def test_the_end_of_an_outage_is_told_once(
     outage = Outage("storage", meanwhile="wait", patience=5.0, clock=clock)
     outage.failed("it broke")
 
-    outage.over()
-    outage.over()
+    outage.answered(wrote=False)
+    outage.answered(wrote=False)
 
     assert levels(told) == ["WARNING", "INFO"]
     assert not outage.down

@@ -11,7 +11,8 @@ from typing import Any
 
 import anyio
 
-from ..calls import Report, within
+from ...outages import Outage
+from ..calls import Recovered, Report, ignored, within
 from ..journal import Journal
 from ..sinks import AlertEvent, Later, Rejected, Sink
 from ..sinks.text import LONGEST_FINGERPRINT, plain
@@ -41,6 +42,7 @@ class Desk:
         report: Told of each failure that a sink should not have.
         delivered: Told of each attempt: the sink's name, and "ok", "error", "timeout",
             "rejected" or "dropped".
+        recovered: Called with the name that `report` is called with, for each success.
     """
 
     journal: Journal
@@ -51,6 +53,7 @@ class Desk:
     jitter: Callable[[], float]
     report: Report
     delivered: Callable[[str, str], None]
+    recovered: Recovered = ignored
 
 
 class Lane:
@@ -74,6 +77,7 @@ class Lane:
         self._firing: tuple[Sequence[AlertEvent], float] | None = None
         self._paused_until = -math.inf
         self._failures = 0
+        self._outage = Outage(logger, clock=desk.clock)
         self._news = anyio.Event()
         self._busy = anyio.Lock()
 
@@ -188,9 +192,9 @@ class Lane:
             return error
         if counted:
             self._desk.delivered(self.name, "ok")
-        if self._failures:
-            logger.info("sink %s takes alerts again; %d wait for it", self.name, len(self))
         self._failures = 0
+        self._outage.recovered("sink %s takes alerts again; %d wait for it", self.name, len(self))
+        self._desk.recovered(f"sink {self.name}")
         return None
 
     def _failed(self, error: Exception) -> None:
@@ -204,8 +208,10 @@ class Lane:
         self._paused_until = self._desk.clock() + wait
         if not isinstance(error, Later):
             self._desk.report(f"sink {self.name}", error)
-        elif self._failures == 1:
-            logger.warning("sink %s does not take alerts, which wait for it: %s", self.name, error)
+        else:
+            self._outage.failed(
+                "sink %s does not take alerts, which wait for it: %s", self.name, error
+            )
 
     async def _postpone(self, letter: Letter, error: Exception) -> None:
         desk = self._desk

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from ...outages import Outage
 from ..lifecycle import Severity
 from .am_alert import Alert
 from .errors import Rejected
@@ -24,16 +26,17 @@ class Peer:
 
     Args:
         post: Sends to it.
+        clock: Monotonic seconds.
 
     Attributes:
         place: Scheme, host and port, with no secret in it.
     """
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: Post, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.place = post.place
         self._post = post
         self._told: dict[tuple[str, Severity | None], float] = {}
-        self._failing = False
+        self._outage = Outage(_log, clock=clock)
 
     async def send(self, alerts: Sequence[Alert]) -> None:
         """Send alerts, all that can be taken.
@@ -64,16 +67,12 @@ class Peer:
         return [event for key, event in firing.items() if self._told.get(key, before) <= before]
 
     def failed(self, error: Exception) -> None:
-        """Log that it could not be told, if that is news."""
-        if not self._failing:
-            self._failing = True
-            _log.warning("Alertmanager %s cannot be told of all alerts: %s", self.place, error)
+        """Count that it could not be reached, and log it if a line is due."""
+        self._outage.failed("Alertmanager %s cannot be told of all alerts: %s", self.place, error)
 
     def answered(self) -> None:
-        """Log that it was told, if that is news."""
-        if self._failing:
-            self._failing = False
-            _log.info("Alertmanager %s is told of all alerts again", self.place)
+        """Log that it is reached again, if it was not."""
+        self._outage.recovered("Alertmanager %s is told of all alerts again", self.place)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -8,7 +8,7 @@ import os
 import weakref
 from collections import Counter
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ..families import Family
 from .contents import HEAD, contents, read_used
@@ -16,8 +16,6 @@ from .entries import INTEGER, Kind, Labels, packed, place, width
 
 SMALLEST = 1 << 16  # bytes, prometheus_client's own
 LARGEST = 1 << 30  # bytes; what is used must fit a 4-byte integer
-
-_Identity = tuple[Any, ...]
 
 
 class RowFile:
@@ -42,8 +40,11 @@ class RowFile:
             _create(path)
         used = read_used(path)
         found, self._used, self.damage = contents(used, kind)
-        self._places = {_identity(row.family, row.labels): row.place for row in found}
+        self._places: dict[tuple[Family, Labels], slice] = {
+            (row.family, row.labels): row.place for row in found
+        }
         self._rows = Counter(row.family.name for row in found)
+        self._path = path
         self._file = path.open("r+b", buffering=0)
         self.close = weakref.finalize(self, self._file.close)
         size = os.fstat(self._file.fileno()).st_size
@@ -54,7 +55,7 @@ class RowFile:
 
     def row(self, family: Family, labels: Labels) -> memoryview[float] | None:
         """The row of `labels`, or None where there is none yet."""
-        place = self._places.get(_identity(family, labels))
+        place = self._places.get((family, labels))
         return None if place is None else self._doubles[place]
 
     def rows(self, family: str) -> int:
@@ -80,12 +81,28 @@ class RowFile:
         self._set_used(end)
         count = width(family)
         where = place(start, len(entries) // count, count)
-        self._places[_identity(family, labels)] = where
+        self._places[(family, labels)] = where
         self._rows[family.name] += 1
         return self._doubles[where]
 
+    def all(self) -> list[tuple[Family, Labels, memoryview[float]]]:
+        """Return every row with its family and labels."""
+        return [
+            (family, labels, self._doubles[place])
+            for (family, labels), place in self._places.items()
+        ]
+
+    def is_gone(self) -> bool:
+        """Return True if the file was deleted, or replaced by another."""
+        try:
+            return not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return True
+        except OSError:  # it may be there all the same
+            return False
+
     def _map(self, size: int) -> None:
-        _fill(self._file, size)
+        _allocate(self._file, size)
         self._memory = mmap.mmap(self._file.fileno(), size)
         self._doubles = memoryview(self._memory).cast("d")
 
@@ -94,27 +111,44 @@ class RowFile:
         self._memory[: INTEGER.size] = INTEGER.pack(end)
 
 
-def _identity(family: Family, labels: Labels) -> _Identity:
-    return family.name, family.labels, family.buckets, family.help, labels
-
-
 def _create(path: Path) -> None:
     """Make an empty file of rows; it comes under its name only when it can be read."""
     new = path.with_suffix(".new")
-    with new.open("wb", buffering=0) as file:
-        file.write(INTEGER.pack(HEAD) + _new_stamp())
-        _fill(file, SMALLEST)
-    new.replace(path)
+    try:
+        with new.open("wb", buffering=0) as file:
+            file.write(INTEGER.pack(HEAD) + _new_stamp())
+            _allocate(file, SMALLEST)
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
-def _fill(file: IO[bytes], size: int) -> None:
-    """Grow `file` to `size` bytes by writing zeros.
+def _allocate(file: IO[bytes], size: int) -> None:
+    """Grow `file` to `size` bytes, and reserve disk space for all of them.
 
-    A hole would do, if the disk were never full: then writing to the memory mapped to it kills the
-    process. This raises OSError instead.
+    On a full disk, writing to memory that is mapped to a hole kills the process (SIGBUS). This
+    raises OSError instead, and leaves the file as long as it was.
     """
-    while (missing := size - file.seek(0, os.SEEK_END)) > 0:
-        file.write(bytes(min(missing, SMALLEST)))
+    before = os.fstat(file.fileno()).st_size
+    try:
+        while (missing := size - file.seek(0, os.SEEK_END)) > 0:
+            file.write(bytes(min(missing, SMALLEST)))
+        _fill_holes(file, size)
+    except OSError:
+        file.truncate(before)
+        raise
+
+
+def _fill_holes(file: IO[bytes], size: int) -> None:
+    """Reserve disk space for holes, which a file has that was copied as sparse."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
+            raise
 
 
 def _new_stamp() -> bytes:

@@ -25,9 +25,17 @@ class WorkerTables(Tables):
         files = WorkerFiles(
             folder, most=most, on_overflow=self._overflowed, on_fork=self.begin_anew
         )
-        self._workers = Workers(folder)
+        self._files, self._workers = files, Workers(folder)
         super().__init__(most=most, buckets=buckets, new_row=files.new_row, serves=False)
         self.others = stock_registry(folder)
+
+    def recover(self) -> None:
+        """Move rows that are only in memory, or in deleted files, to the worker's files."""
+        if self._files.recover():
+            for rows in self.all:
+                rows.renew()
+            self.kinds.clear()
+            self.in_progress = []
 
     def series(self) -> list[Series]:
         """Every family with the rows of all workers added up."""

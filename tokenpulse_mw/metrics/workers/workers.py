@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from ...outages import Outages
 from ..families import Family
 from .contents import HEAD, Used, contents, read_used
 from .slots import SlotFile, check_locks, counts, slot_files
@@ -39,12 +40,12 @@ class Workers:
         check_locks()
         self._folder = Path(folder)
         self._known: dict[str, _Index] = {}  # replaced whole, so that threads may ask together
-        self._told: set[str] = set()
+        self._outages = Outages(_log)
 
     def series(self) -> dict[str, tuple[Family, Rows]]:
         """Every family that a worker has counted in, by its name, with its rows.
 
-        What cannot be read is left out, and the log says so once.
+        What cannot be read is left out and logged.
         """
         sums: dict[Family, Rows] = {}
         known: dict[str, _Index] = {}
@@ -55,21 +56,25 @@ class Workers:
             except FileNotFoundError:  # a gauge's, whose worker has just ended
                 continue
             except OSError as error:
-                self._tell(name, str(error))
+                self._failed(name, str(error))
                 continue
             index = known[name] = self._index(file, used)
             doubles = memoryview(used.data).cast("d")
             for family, places in index.places.items():
                 add_rows(family, sums.setdefault(family, {}), places, doubles)
+            if used.damage is None and index.end == len(used.data):
+                self._outages.recovered(name, "%s can be read again", file.path)
         self._known = known
         return by_name(sums)
 
     def _files(self) -> list[SlotFile]:
         """The files whose rows count, in an order that does not change."""
         try:
-            return [file for file in sorted(slot_files(self._folder)) if counts(self._folder, file)]
+            files = [f for f in sorted(slot_files(self._folder)) if counts(self._folder, f)]
+            self._outages.recovered("", "%s can be read again", self._folder)
+            return files
         except OSError as error:
-            self._tell("", str(error))
+            self._failed("", str(error))
             return []
 
     def _index(self, file: SlotFile, used: Used) -> _Index:
@@ -81,18 +86,16 @@ class Workers:
             return known
         found, end, damage = contents(used, file.kind, known.end)
         if damage is not None:
-            self._tell(name, damage)
+            self._failed(name, damage)
         places = {family: list(rows) for family, rows in known.places.items()}
         for row in found:
             places.setdefault(row.family, []).append((row.labels, row.place))
         return _Index(used.stamp, end, places)
 
-    def _tell(self, name: str, problem: str) -> None:
-        if name not in self._told:
-            self._told.add(name)
-            _log.warning(
-                "the metrics of some workers are missing, %s cannot be read: %s; "
-                "this is said only once",
-                self._folder / name,
-                problem,
-            )
+    def _failed(self, name: str, problem: str) -> None:
+        self._outages.failed(
+            name,
+            "the metrics of some workers are missing, %s cannot be read: %s",
+            self._folder / name,
+            problem,
+        )

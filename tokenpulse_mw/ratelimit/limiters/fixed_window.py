@@ -63,6 +63,14 @@ class FixedWindow:
         if amount > 0 or since >= state.ends - self.window - _A_HAIR:
             state.used = max(state.used + amount, 0)
 
+    def adopt(self, state: Window, now: float, decision: Decision) -> None:
+        """Count at least what `decision` has counted, until the window ends that it is of."""
+        used, ends = decision.limit - decision.remaining, now + decision.reset_after
+        if not state.used or ends - state.ends > self.window / 2:  # a newer window
+            state.used, state.ends = used, ends
+        else:
+            state.used, state.ends = max(state.used, used), max(state.ends, ends)
+
     def remember(self, sketch: WindowSketch, key: Hashable, state: Window, now: float) -> None:
         """Keep the window as it is."""
         sketch.remember(key, state.used, state.ends, now)

@@ -68,6 +68,11 @@ class Gcra:
             level = self._level(state, now) + amount
             self._fill(state, now, min(level, _MOST_WINDOWS * self.limit))
 
+    def adopt(self, state: Bucket, now: float, decision: Decision) -> None:
+        """Fill the bucket at least as far as `decision` has it."""
+        used = decision.limit - decision.remaining
+        self._fill(state, now, max(self._level(state, now), used))
+
     def remember(self, sketch: WindowSketch, key: Hashable, state: Bucket, now: float) -> None:
         """Keep when the bucket is empty, which tells how full it is."""
         sketch.remember(key, 1, state.ends, now)

@@ -138,6 +138,21 @@ class Limiter:
             state = self._open(key, now)
         self._strategy.charge(state, now, amount, now if since is None else since)
 
+    def adopt(self, key: Hashable, decision: Decision) -> None:
+        """Count at least what `decision`, made just now by another limiter, has counted.
+
+        Args:
+            key: Key that was decided about.
+            decision: Decision of a limiter with the same limit and strategy.
+        """
+        now = self.clock()
+        state = self._get(key)
+        if state is None or state.ends <= now:
+            state = self._open(key, now)
+        elif self._moves:
+            self._states.move_to_end(key)
+        self._strategy.adopt(state, now, decision)
+
     def reset(self, key: Hashable) -> None:
         """Forget what `key` has used.
 

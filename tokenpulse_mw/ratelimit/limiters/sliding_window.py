@@ -69,6 +69,27 @@ class SlidingWindowCounter:
         elif taken == state.index - 1:
             state.previous = max(state.previous + amount, 0)
 
+    def adopt(self, state: Windows, now: float, decision: Decision) -> None:
+        """Count at least what `decision` has counted, by windows that may begin at other times.
+
+        If nothing remains, nothing does until the time that `decision` gives.
+        """
+        self._roll(state, now)
+        window, left = self.window, state.ends - self.window - now
+        used, full_for = decision.limit - decision.remaining, 0.0
+        if not decision.remaining:
+            full_for = decision.more_after or 0.0
+            fades_now = full_for < left
+        elif self.weigh(state, now, 0).remaining <= decision.remaining:
+            return
+        else:
+            fades_now = decision.reset_after <= left
+        if fades_now:
+            state.previous, state.current = math.ceil(used * window / (left - full_for)), 0
+        else:
+            fading = min(max(left + window - full_for, _A_HAIR), window)
+            state.previous, state.current = 0, math.ceil(used * window / fading)
+
     def remember(self, sketch: WindowSketch, key: Hashable, state: Windows, now: float) -> None:
         """Keep each of the two windows under its number."""
         sketch.remember((key, state.index), state.current, state.ends, now)

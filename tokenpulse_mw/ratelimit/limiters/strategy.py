@@ -43,6 +43,10 @@ class Strategy(Protocol):
         """Count `amount` with no regard to the limit; a negative one gives back since `since`."""
         ...
 
+    def adopt(self, state: Any, now: float, decision: Decision) -> None:
+        """Raise `state` to what `decision`, made just now by another limiter, has counted."""
+        ...
+
     def remember(self, sketch: WindowSketch, key: Hashable, state: Any, now: float) -> None:
         """Write into `sketch` what has to be known of `key` when its state is let go."""
         ...

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from ...outages import Outage as LoggedOutage
+
 RETRY_EVERY = 1.0  # seconds
 
 _log = logging.getLogger("tokenpulse_mw.ratelimit")
@@ -27,11 +29,13 @@ class Outage:
         self, storage: str, *, meanwhile: str, patience: float, clock: Callable[[], float]
     ) -> None:
         self.down = False
+        self._of_writes = False
         self._storage = storage
         self._meanwhile = meanwhile
         self._patience = patience
         self._clock = clock
         self._next_try = 0.0
+        self._log = LoggedOutage(_log, clock=clock)
 
     def may_ask(self) -> bool:
         """Whether a request may ask the storage; others then decide without it at once."""
@@ -44,21 +48,33 @@ class Outage:
         self._next_try = now + RETRY_EVERY + self._patience
         return True
 
-    def failed(self, reason: str) -> None:
-        """The storage did not answer."""
-        now = self._clock()
-        self._next_try = now + RETRY_EVERY
-        if not self.down:
-            self.down = True
-            _log.warning(
-                "rate limit storage %s cannot be asked (%s); until it can, %s",
-                self._storage,
-                reason,
-                self._meanwhile,
-            )
+    def failed(self, reason: str, *, of_writes: bool = False) -> None:
+        """Begin or continue an outage.
 
-    def over(self) -> None:
-        """The storage has answered the request that was let through to try."""
-        if self.down:
+        Args:
+            reason: The error, for the log.
+            of_writes: The storage answers, and counts nothing: it is full, or read-only.
+        """
+        self._next_try = self._clock() + RETRY_EVERY
+        self.down, self._of_writes = True, of_writes
+        self._log.failed(
+            "rate limit storage %s %s (%s); until it can, %s",
+            self._storage,
+            "cannot count" if of_writes else "cannot be asked",
+            reason,
+            self._meanwhile,
+        )
+
+    def answered(self, *, wrote: bool) -> None:
+        """End the outage: the storage has answered the request that was let through to try.
+
+        Args:
+            wrote: The request was counted. An outage of writes ends with nothing less.
+        """
+        if not self.down:
+            return
+        if self._of_writes and not wrote:
+            self._next_try = self._clock() + RETRY_EVERY
+        else:
             self.down = False
-            _log.info("rate limit storage %s answers again", self._storage)
+            self._log.recovered("rate limit storage %s answers again", self._storage)

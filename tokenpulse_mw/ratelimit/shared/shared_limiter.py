@@ -14,7 +14,7 @@ from ..functions import checked_name
 from ..limiters import Decision, Limiter, checked_amount, checked_cost, parse_rate
 from .outage import Outage
 from .shared_key import stable_text
-from .storage import check_storage, check_window
+from .storage import check_storage, check_window, refuses_writes
 from .stored import STRATEGIES, StoredWindows, Windows
 from .stored_memcached import FixedOnMemcached
 from .stored_redis import FixedOnRedis
@@ -43,7 +43,9 @@ class SharedLimiter:
         storage: Where to count, such as "async+redis://host:6379" (`tokenpulse-mw[redis]`) or
             "async+memcached://host:11211" (`tokenpulse-mw[memcached]`).
         on_error: Without the storage, decide by an in-memory `Limiter` of this process ("local"),
-            let every request pass ("allow"), or none ("deny").
+            let every request pass ("allow"), or none ("deny"). The `Limiter` follows the
+            storage for clients that have used a quarter of their limit, so that one over its limit
+            stays limited.
         strategy: "fixed-window" or "sliding-window-counter".
         prefix: What the names of the counters begin with: letters, digits, `_`, `.`, `:` and `-`.
             Limiters that are not to count together need different ones.
@@ -90,6 +92,8 @@ class SharedLimiter:
         self._timeout = timeout
         self._prefix = f"{prefix}/{self.limit}/{self.window}/"
         self.counters = (storage, strategy, self._prefix)
+        # A flood of keys that come once must not pay for a table that only outages need.
+        self._near = self.limit * 3 // 4
         self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
         self._stored = StoredWindows(
             storage, strategy=strategy, limit=self.limit, window=self.window
@@ -109,8 +113,15 @@ class SharedLimiter:
         """
         checked_cost(cost)
         name = self._name(key)
-        answer = await self._ask(lambda windows: windows.hit(name, cost))
-        return answer[0] if answer else self._without(self._local.hit, key, cost)
+        answer = await self._ask(
+            lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
+        )
+        if not answer:
+            return self._without(self._local.hit, key, cost)
+        (decision,) = answer
+        if decision.remaining <= self._near and self._on_error == "local":
+            self._local.adopt(key, decision)
+        return decision
 
     async def peek(self, key: Hashable, cost: int = 1) -> Decision:
         """Whether a request of `cost` would be allowed now, and what remains; counts nothing.
@@ -167,7 +178,8 @@ class SharedLimiter:
         async def charged(windows: Windows) -> None:
             await cast(FixedOnRedis | FixedOnMemcached, windows).charge(name, amount, age)
 
-        if degraded or not await self._ask(charged):
+        asked = None if degraded else await self._ask(charged)
+        if not asked or self._on_error == "local":
             self._local.charge(key, amount, since=since)
 
     async def aclose(self) -> None:
@@ -189,9 +201,16 @@ class SharedLimiter:
         return local(key, cost)._replace(degraded=True)
 
     async def _ask(
-        self, question: Callable[[Windows], Awaitable[_Answer]]
+        self,
+        question: Callable[[Windows], Awaitable[_Answer]],
+        wrote: Callable[[_Answer], bool] = lambda _: False,
     ) -> tuple[_Answer] | None:
-        """The storage's answer; None if it cannot be asked."""
+        """Return the storage's answer, or None if it cannot be asked.
+
+        Args:
+            question: Asks the storage.
+            wrote: Returns True if the storage has counted something for this answer.
+        """
         if not self._outage.may_ask():
             return None
         try:
@@ -200,13 +219,13 @@ class SharedLimiter:
             self._outage.failed("there is no driver for trio, only for asyncio")
             return None
         # In a task of its own, for a driver that is broken off loses track of whose answer comes.
-        asking = loop.create_task(self._asked(question))
+        asking = loop.create_task(self._asked(question, wrote))
         self._asking.add(asking)
         asking.add_done_callback(self._asking.discard)
         return await asyncio.shield(asking)
 
     async def _asked(
-        self, question: Callable[[Windows], Awaitable[_Answer]]
+        self, question: Callable[[Windows], Awaitable[_Answer]], wrote: Callable[[_Answer], bool]
     ) -> tuple[_Answer] | None:
         is_trial, storage = self._outage.down, None
         try:
@@ -214,12 +233,14 @@ class SharedLimiter:
                 storage = await self._stored.of_this_loop()
                 answer = await question(await storage.connected())
         except Exception as error:  # noqa: BLE001 - whatever it is, the request goes on
+            if refuses_writes(error):  # and the connection is good
+                self._outage.failed(self._reason(error), of_writes=True)
             # Others that waited on the same connections fail with it, and have nothing to add.
-            if storage is None or await self._stored.drop(storage):
+            elif storage is None or await self._stored.drop(storage):
                 self._outage.failed(self._reason(error))
             return None
         if is_trial:
-            self._outage.over()
+            self._outage.answered(wrote=wrote(answer))
         return (answer,)
 
     def _reason(self, error: Exception) -> str:

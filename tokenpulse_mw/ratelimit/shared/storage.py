@@ -30,6 +30,8 @@ SCHEMES = {
     "async+memcached": "async+memcached",
 }
 _ONE_SERVER = ("async+redis", "async+rediss", "async+redis+unix")
+# What the errors of such a Redis begin with; the driver takes READONLY off.
+_REFUSES_WRITES = ("OOM ", "MISCONF ", "NOREPLICAS ", "You can't write against a read only")
 _LONGEST_ON_MEMCACHED = 30 * 86_400  # seconds
 _MOST_WAITING = 10_000  # requests on one connection; they are sent one behind the other
 
@@ -134,6 +136,11 @@ async def close_storage(storage: SharedStorage) -> None:
         pool = client.connection_pool
         with suppress(Exception):  # it is given up in any case
             (pool.close if isinstance(storage, MemcachedStorage) else pool.disconnect)()
+
+
+def refuses_writes(error: Exception) -> bool:
+    """Return True if a Redis answers, but counts nothing: it is full, or read-only."""
+    return str(error).startswith(_REFUSES_WRITES)
 
 
 def _advice(scheme: str) -> str:
