@@ -41,7 +41,7 @@ async def chat(request: Request) -> StreamingResponse:
     """Pass the request on, and the answer back as it comes."""
     authorization = request.headers.get("authorization", "")
     # The key's hash tells tenants apart, and nothing else of the secret.
-    annotate(request, key=sha256(authorization.encode()).hexdigest()[:12], credential="main")
+    annotate(request, api_key=sha256(authorization.encode()).hexdigest()[:12], credential="main")
     vendor: httpx2.AsyncClient = request.app.state.vendor
     asked = vendor.build_request(
         "POST",

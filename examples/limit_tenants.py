@@ -29,8 +29,7 @@ from tokenpulse_mw import (
     RateLimitMiddleware,
     SharedLimiter,
     annotate,
-    annotated,
-    client_address,
+    keys,
     openai_error,
     requests_to,
 )
@@ -48,14 +47,14 @@ def per_minute(limit: int, name: str) -> Limiter | SharedLimiter:
 
 policies = [
     # Strangers too: by address, and behind a proxy on this machine by what it says.
-    Policy("600/minute", name="address", key=client_address(trusted=["127.0.0.1", "::1"])),
-    Policy(per_minute(60, "requests"), name="requests", key=annotated("master")),
+    Policy("600/minute", name="address", key=keys.client_address(trusted=["127.0.0.1", "::1"])),
+    Policy(per_minute(60, "requests"), name="requests", key=keys.annotation("tenant")),
     # A request may use 4,000 tokens at most; what it has used is charged when it is over.
-    Policy(per_minute(20_000, "tokens"), name="tokens", key=annotated("master"), tokens=4000),
+    Policy(per_minute(20_000, "tokens"), name="tokens", key=keys.annotation("tenant"), tokens=4000),
     Policy(
         InFlight(4),
         name="at-once",
-        key=annotated("master"),
+        key=keys.annotation("tenant"),
         when=requests_to("/v1/chat/*", methods=["POST"]),
     ),
 ]
@@ -71,7 +70,7 @@ class Tenants:
         """Annotate the tenant."""
         if scope["type"] == "http":
             tenant = TENANTS.get(dict(scope["headers"]).get(b"authorization", b""))
-            annotate(scope, master=tenant)
+            annotate(scope, tenant=tenant)
         await self.app(scope, receive, send)
 
 

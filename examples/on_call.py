@@ -29,7 +29,7 @@ from tokenpulse_mw import (
     Thresholds,
     TokenPulse,
     configure_logging,
-    header,
+    keys,
 )
 from tokenpulse_mw.alerts import (
     AlertmanagerSink,
@@ -61,7 +61,7 @@ def sinks() -> list[Sink]:
 
 policies = [
     Policy("100/minute"),  # for each address
-    Policy("1000000/day", name="tokens", key=header("x-api-key"), tokens=4000),
+    Policy("1000000/day", name="tokens", key=keys.header("x-api-key"), tokens=4000),
 ]
 
 engine = AlertEngine(

@@ -12,7 +12,6 @@ import pytest
 import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.support.asgi import http_scope
 from tokenpulse_mw import (
     ExchangeMiddleware,
     HttpMetrics,
@@ -23,6 +22,8 @@ from tokenpulse_mw import (
     Settings,
     TokenPulse,
 )
+
+from .support.asgi import http_scope
 
 HTTP = http_scope("/chat", method="POST")
 WEBSOCKET = {**HTTP, "type": "websocket"}

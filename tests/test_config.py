@@ -48,7 +48,7 @@ def test_every_setting_has_a_variable() -> None:
         limit_prefix="oauth2api",
         limit_on_error="deny",
         limit_headers="openai",
-        limit_answer="problem",
+        limit_response="problem",
         limit_enforce=False,
         trusted_proxies=("10.0.0.0/8", "192.0.2.1"),
         client_header="x-real-ip",

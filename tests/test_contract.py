@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.support.apps import streaming
-from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import (
     AlertEngine,
     AlertMiddleware,
@@ -27,6 +25,9 @@ from tokenpulse_mw import (
     Settings,
     TokenPulse,
 )
+
+from .support.apps import streaming
+from .support.asgi import drive, http_scope
 
 Wrap = Callable[[ASGIApp], ASGIApp]
 

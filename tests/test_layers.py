@@ -14,26 +14,20 @@ PACKAGE = Path(tokenpulse_mw.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FEATURES = {"ratelimit", "metrics", "alerts", "health", "logs"}
-ALONE = {"config", "lifespan", "outages", "problems", "seconds", "secret"}  # they import no feature
-GUARDS = {"web", "bodies"}  # who is let in, and with what; those who are not get problems
+ALONE = {"config", "lifespan", "outages", "secret", "validation"}  # they import no feature
 ALLOWED = {
     "usage": set[str](),
     "exchange": {"usage", "outages"},
     **{
-        feature: {
-            *("exchange", "usage", "lifespan", "outages", "problems", "seconds", "secret"),
-            *GUARDS,
-        }
+        feature: {"exchange", "usage", "web", "lifespan", "outages", "secret", "validation"}
         for feature in FEATURES
     },
     **{module: set[str]() for module in ALONE},
-    "config": {"seconds", "secret"},
-    **{module: {"problems", "secret"} for module in GUARDS},
-    "web": {"outages", "problems", "secret"},
-    "wrapping": {"exchange", "lifespan"},
-    "stack": FEATURES | ALONE | GUARDS | {"exchange", "wrapping"},
-    "monitoring": set[str](),  # files for others' programs
-    "check": set[str](),  # it asks a gateway from outside
+    "config": {"secret", "validation"},
+    "web": {"outages", "secret"},
+    "stack": FEATURES | ALONE | {"exchange", "web"},
+    "monitoring": set[str](),  # files for other programs
+    "check": set[str](),  # it sends requests to a gateway
     "demo": {"__init__"},  # it is a user of the library, and has only its public names
     "cli": {"__init__", "check", "demo", "monitoring"},
     "__main__": {"cli"},

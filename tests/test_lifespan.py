@@ -14,10 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.lifespan.on import LifespanOn
 
-from tests.support.apps import answering
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
 from tokenpulse_mw.lifespan import run_lifespan
+
+from .support.apps import answering
+from .support.waiting import PATIENCE
 
 
 async def live(app: ASGIApp, story: list[str] | None = None) -> list[str]:

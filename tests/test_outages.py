@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
-from tests.support.clock import FakeClock
 from tokenpulse_mw.outages import MOST_CAUSES, REMIND_EVERY, RETURN_EVERY, Outage, Outages
+
+from .support.clock import FakeClock
 
 logger = logging.getLogger("tokenpulse_mw.test")
 

@@ -19,14 +19,15 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 import tokenpulse_mw
-from tests.alerts.sinks.events import event
-from tests.support.servers import free_port
 from tokenpulse_mw import HttpMetrics, Settings, SharedLimiter, TokenPulse, bearer
-from tokenpulse_mw.alerts.sinks import AlertmanagerSink, Later, SlackSink, WebhookSink
-from tokenpulse_mw.alerts.sinks.destination import parse
+from tokenpulse_mw.alerts.sinks import AlertmanagerSink, RetryLater, SlackSink, WebhookSink
+from tokenpulse_mw.alerts.sinks.http_client import parse
 from tokenpulse_mw.alerts.store import SQLAlertStore, StoreError
 from tokenpulse_mw.secret import MASK, Secret, hide, hide_url, masked_url, redact
-from tokenpulse_mw.web import Guard
+from tokenpulse_mw.web.auth import Guard
+
+from .alerts.sinks.events import event
+from .support.servers import free_port
 
 PACKAGE = str(Path(tokenpulse_mw.__file__).parent)
 SECRET = "aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg"  # it can be a token, a password and a key
@@ -217,7 +218,7 @@ async def test_sink_that_fails_hides_the_secret(
     caplog.set_level(logging.DEBUG)
     sink: Any = OBJECTS[name](metrics)
 
-    with pytest.raises(Later) as caught:
+    with pytest.raises(RetryLater) as caught:
         await sink(event())
     await sink.aclose()
 
@@ -240,7 +241,9 @@ async def test_transport_that_quotes_the_request_is_not_quoted() -> None:
     """The error of a transport is named by its class alone."""
     sink = WebhookSink(WEBHOOK, headers=HEADERS, transport=_Quoting())
 
-    with pytest.raises(Later, match=r"^http://127.0.0.1:1 cannot be asked \(RuntimeError\)$") as e:
+    with pytest.raises(
+        RetryLater, match=r"^http://127.0.0.1:1 cannot be asked \(RuntimeError\)$"
+    ) as e:
         await sink(event())
 
     assert SECRET not in _with_locals(e.value)

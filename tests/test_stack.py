@@ -19,9 +19,6 @@ from starlette.routing import Host, Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.support.apps import answering
-from tests.support.asgi import drive, http_scope
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import (
     AlertEngine,
     AlertEvent,
@@ -36,10 +33,13 @@ from tokenpulse_mw import (
     Thresholds,
     TokenPulse,
     annotate,
-    annotated,
-    header,
+    keys,
 )
 from tokenpulse_mw.secret import hide_url
+
+from .support.apps import answering
+from .support.asgi import drive, http_scope
+from .support.waiting import PATIENCE
 
 TOKEN = "a-token-that-nobody-guesses"
 
@@ -170,7 +170,7 @@ async def test_alerts_are_evaluated_while_the_application_lives(metrics: HttpMet
     pulse = TokenPulse(settings=Settings(limit="1000/day"), engine=engine, metrics=metrics)
 
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
-        annotate(scope, key="k1")
+        annotate(scope, api_key="k1")
         await answering(status=503)(scope, receive, send)
 
     app = pulse.wrap(failing)
@@ -380,7 +380,10 @@ def test_settings_come_from_the_environment(
 def test_limits_can_be_several(metrics: HttpMetrics) -> None:
     """Policies take the place of the one limit that the settings make, and are told apart."""
     app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
-    policies = [Policy("1/day", name="key", key=header("x-api-key")), Policy("9/day", name="ip")]
+    policies = [
+        Policy("1/day", name="key", key=keys.header("x-api-key")),
+        Policy("9/day", name="ip"),
+    ]
     pulse = TokenPulse(policies=policies, settings=Settings(), metrics=metrics)
     pulse.install(app)
 
@@ -401,7 +404,7 @@ def test_an_operator_can_choose_how_a_limit_shows(metrics: HttpMetrics) -> None:
         limit="1/day",
         limit_strategy="gcra",
         limit_headers="openai",
-        limit_answer="openai",
+        limit_response="openai",
         trusted_proxies=("10.0.0.0/8",),
         client_header="x-real-ip",
     )
@@ -501,7 +504,7 @@ def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
             },
             r"^limit_storage \(TOKENPULSE_LIMIT_STORAGE\) is not heeded",
         ),
-        ({"settings": Settings(limit_answer="html")}, "limit_answer 'html' is not known: exp"),
+        ({"settings": Settings(limit_response="html")}, "limit_answer 'html' is not known: exp"),
         (
             {"settings": Settings(log_level="LOUD")},
             "log level 'LOUD' is none: .*TOKENPULSE_LOG_",
@@ -593,13 +596,13 @@ def test_tenants_are_limited_who_are_told_outside_of_it_all(
             self.app = app
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            annotate(scope, master="acme")
+            annotate(scope, tenant="acme")
             await self.app(scope, receive, send)
 
     app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
     if not after:
         app.add_middleware(Authentication)
-    policies = [Policy("1/day", key=annotated("master"))]
+    policies = [Policy("1/day", key=keys.annotation("tenant"))]
     TokenPulse(settings=Settings(), policies=policies, metrics=metrics).install(app)
     if after:
         app.add_middleware(Authentication)
@@ -614,7 +617,7 @@ def test_tenants_are_limited_who_are_told_outside_of_it_all(
 async def test_token_limits_are_quotas_that_alert(metrics: HttpMetrics) -> None:
     """Who has used 90 % of its tokens is told of before anything is refused."""
     limiter = Limiter("1000/day")
-    tokens = Policy(limiter, name="tokens", tokens=10, key=annotated("master"))
+    tokens = Policy(limiter, name="tokens", tokens=10, key=keys.annotation("tenant"))
     pulse = TokenPulse(settings=Settings(), metrics=metrics, policies=[tokens])
     limiter.hit("acme", 950)
 
@@ -650,7 +653,7 @@ def test_how_the_engine_fares_is_a_metric(metrics: HttpMetrics) -> None:
     engine = AlertEngine(sinks=[hangs], max_subjects=1, wall=lambda: 1.7e9)
     pulse = TokenPulse(settings=Settings(), metrics=metrics, engine=engine)
     for master in ("acme", "umbrella"):
-        engine.observe(Exchange("POST", 0.0, provider="claude", master=master, limited=True))
+        engine.observe(Exchange("POST", 0.0, provider="claude", tenant=master, limited=True))
     anyio.run(pulse.engine.evaluate)
 
     shown = metrics.render().decode()

@@ -16,9 +16,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.support.apps import answering
-from tests.support.asgi import Answer, drive, http_scope
 from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
+
+from .support.apps import answering
+from .support.asgi import Answer, drive, http_scope
 
 ADMIN = "an-admin-token-that-is-long"
 SCRAPER = "a-scrape-token-that-is-long"

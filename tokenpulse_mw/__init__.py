@@ -28,21 +28,17 @@ from .ratelimit import (
     Policy,
     RateLimitMiddleware,
     SharedLimiter,
-    annotated,
     anthropic_error,
-    client_address,
-    header,
-    join,
+    keys,
     openai_error,
     problem_details,
     requests_to,
-    route,
     too_many_requests,
 )
 from .secret import Secret
 from .stack import TokenPulse
 from .usage import TokenUsage
-from .web import bearer
+from .web.auth import bearer
 
 __version__ = "0.1.0"
 
@@ -78,21 +74,17 @@ __all__ = [
     "TokenUsage",
     "alert_routes",
     "annotate",
-    "annotated",
     "anthropic_error",
     "bearer",
-    "client_address",
     "configure_logging",
     "current_request_id",
     "drain_on_sigterm",
     "drop_exchange",
-    "header",
-    "join",
+    "keys",
     "metrics_routes",
     "openai_error",
     "problem_details",
     "requests_to",
-    "route",
     "settings_routes",
     "too_many_requests",
 ]

@@ -18,51 +18,51 @@ _LONGEST = 86400.0  # seconds; no socket can wait for longer than some weeks
 _HEALTHY = ("ok", "pass", "up", "warn")
 
 
-class Verdict(NamedTuple):
+class Status(NamedTuple):
     """An exit code, and one line that says why."""
 
     code: int
     line: str
 
 
-def judge_health(status: int, body: bytes) -> Verdict:
+def judge_health(status: int, body: bytes) -> Status:
     """What an answer of `/health` or one of those below it says."""
     try:
         told = _object(body)["status"]
     except (ValueError, KeyError) as error:
         if status == 503:
-            return Verdict(WARNING, "WARNING: the service answered 503")
+            return Status(WARNING, "WARNING: the service answered 503")
         why = "has no status" if isinstance(error, KeyError) else error
-        return Verdict(UNKNOWN, f"UNKNOWN: the answer ({status}) {why}")
+        return Status(UNKNOWN, f"UNKNOWN: the answer ({status}) {why}")
     if status == 200 and told in _HEALTHY:
-        return Verdict(OK, f"OK: the status is {told}")
+        return Status(OK, f"OK: the status is {told}")
     if status in (200, 503):
-        return Verdict(WARNING, f"WARNING: the service answered {status}, status {_shown(told)}")
-    return Verdict(UNKNOWN, f"UNKNOWN: the service answered {status}")
+        return Status(WARNING, f"WARNING: the service answered {status}, status {_shown(told)}")
+    return Status(UNKNOWN, f"UNKNOWN: the service answered {status}")
 
 
-def judge_credentials(status: int, body: bytes) -> Verdict:
+def judge_credentials(status: int, body: bytes) -> Status:
     """What an answer of `/api/credentials/status` says."""
     if status != 200:
-        return Verdict(UNKNOWN, f"UNKNOWN: the service answered {status}")
+        return Status(UNKNOWN, f"UNKNOWN: the service answered {status}")
     try:
         told = _object(body)
     except ValueError as error:
-        return Verdict(UNKNOWN, f"UNKNOWN: the answer {error}")
+        return Status(UNKNOWN, f"UNKNOWN: the answer {error}")
     if not told or not all(isinstance(active, bool) for active in told.values()):
-        return Verdict(UNKNOWN, "UNKNOWN: the answer does not say of each provider true or false")
+        return Status(UNKNOWN, "UNKNOWN: the answer does not say of each provider true or false")
     inactive = [_shown(name) for name, active in told.items() if not active]
     if not inactive:
-        return Verdict(OK, f"OK: all providers are active ({len(told)})")
+        return Status(OK, f"OK: all providers are active ({len(told)})")
     count = f"{len(inactive)} of {len(told)} provider{'s are' if len(told) > 1 else ' is'} inactive"
-    return Verdict(WARNING, f"WARNING: {count}: {', '.join(inactive)}")
+    return Status(WARNING, f"WARNING: {count}: {', '.join(inactive)}")
 
 
 class Subject(NamedTuple):
     """What can be checked: where it is found below a service's URL, and how it is judged."""
 
     path: str
-    judge: Callable[[int, bytes], Verdict]
+    judge: Callable[[int, bytes], Status]
 
 
 SUBJECTS = {
@@ -85,7 +85,7 @@ def endpoint(url: str, subject: Subject) -> str:
     return urlunsplit(parts._replace(path=subject.path)) if parts.path in ("", "/") else url
 
 
-def check(subject: Subject, url: str, *, timeout: float) -> Verdict:
+def check(subject: Subject, url: str, *, timeout: float) -> Status:
     """Ask `url`, an endpoint, and judge its answer.
 
     Args:
@@ -100,13 +100,13 @@ def check(subject: Subject, url: str, *, timeout: float) -> Verdict:
     try:
         answer = answers.get(timeout=timeout)
     except queue.Empty:
-        return Verdict(UNKNOWN, f"UNKNOWN: no answer within {timeout:g} s")
+        return Status(UNKNOWN, f"UNKNOWN: no answer within {timeout:g} s")
     if isinstance(answer, Exception):
         why = getattr(answer, "reason", None) or answer
-        return Verdict(UNKNOWN, f"UNKNOWN: no answer: {_shown(str(why))}")
+        return Status(UNKNOWN, f"UNKNOWN: no answer: {_shown(str(why))}")
     status, body = answer
     if len(body) > _MOST_BYTES:
-        return Verdict(UNKNOWN, f"UNKNOWN: the answer is longer than {_MOST_BYTES} bytes")
+        return Status(UNKNOWN, f"UNKNOWN: the answer is longer than {_MOST_BYTES} bytes")
     return subject.judge(status, body)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
-from .seconds import check_seconds
 from .secret import Secret, hide, hide_arguments, hide_url
+from .validation import check_seconds
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -40,7 +40,7 @@ class Settings:
             and are not to count together need different ones.
         limit_on_error: What decides while that storage cannot be asked: "local", "allow" or "deny".
         limit_headers: The dialect of the headers: "draft-11", "openai", "legacy" or None.
-        limit_answer: What a limited request is answered: "text", "problem", "openai" or
+        limit_response: What a limited request is answered: "text", "problem", "openai" or
             "anthropic".
         limit_enforce: False only counts and tells (shadow mode).
         trusted_proxies: Networks of proxies that may say who the client is.
@@ -71,7 +71,7 @@ class Settings:
     limit_prefix: str = "tokenpulse"
     limit_on_error: str = "local"
     limit_headers: str | None = "draft-11"
-    limit_answer: str = "text"
+    limit_response: str = "text"
     limit_enforce: bool = True
     trusted_proxies: tuple[str, ...] = ()
     client_header: str = "x-forwarded-for"
@@ -123,7 +123,7 @@ class Settings:
             limit_prefix=given.get("LIMIT_PREFIX", "tokenpulse"),
             limit_on_error=given.get("LIMIT_ON_ERROR", "local"),
             limit_headers=None if headers == "none" else headers,
-            limit_answer=given.get("LIMIT_ANSWER", "text"),
+            limit_response=given.get("LIMIT_ANSWER", "text"),
             limit_enforce=_true(given, "LIMIT_ENFORCE", "true"),
             client_header=given.get("CLIENT_HEADER", "x-forwarded-for"),
             trusted_proxies=tuple(proxy.strip() for proxy in proxies if proxy.strip()),

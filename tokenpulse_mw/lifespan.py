@@ -14,7 +14,7 @@ logger = logging.getLogger("tokenpulse_mw")
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
-_LAST_WORDS = {
+_FINAL_MESSAGES = {
     "lifespan.startup.failed",
     "lifespan.shutdown.complete",
     "lifespan.shutdown.failed",
@@ -26,7 +26,7 @@ class _NoLifespanError(Exception):
 
 
 @asynccontextmanager
-async def beside(*work: Work) -> AsyncIterator[None]:
+async def background_tasks(*work: Work) -> AsyncIterator[None]:
     """Do `work` until the body is over."""
     tasks = anyio.create_task_group()
     await tasks.__aenter__()
@@ -42,14 +42,14 @@ async def beside(*work: Work) -> AsyncIterator[None]:
 
 async def run_lifespan(
     app: ASGIApp,
-    beside: Callable[[], AbstractAsyncContextManager[object]],
+    context: Callable[[], AbstractAsyncContextManager[object]],
     scope: Scope,
     receive: Receive,
     send: Send,
 ) -> None:
-    """Serve an ASGI lifespan: `app`'s own inside `beside`.
+    """Serve an ASGI lifespan: `app`'s own inside `context`.
 
-    What the application leaves out is done for it, so that `beside` runs as long as the server
+    What the application leaves out is done for it, so that `context` runs as long as the server
     does: an application may raise on the scope, return at once, take it for a request, or give up
     after it has started.
 
@@ -57,9 +57,9 @@ async def run_lifespan(
         Exception: What the application raised after it had answered; where it had started, not
             before the server shuts down.
     """
-    talk = _Talk(receive, send)
+    talk = _LifespanState(receive, send)
     failure: Exception | None = None
-    async with beside():
+    async with context():
         try:
             await app(scope, talk.receive, talk.send)
         except _NoLifespanError:
@@ -69,14 +69,14 @@ async def run_lifespan(
                 failure = error
             elif talk.received:  # as ASGI has it, the server goes on; it may be a failed start
                 logger.warning("the application raised in its lifespan", exc_info=True)
-        await talk.fill_in()
+        await talk.complete()
     if failure is not None:
         raise failure
-    if _LAST_WORDS.isdisjoint(talk.sent):
+    if _FINAL_MESSAGES.isdisjoint(talk.sent):
         await send({"type": "lifespan.shutdown.complete"})
 
 
-class _Talk:
+class _LifespanState:
     """What the application and the server have said to each other, and what is left to be said."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -98,7 +98,7 @@ class _Talk:
         self.sent.append(message["type"])
         await self._send(message)
 
-    async def fill_in(self) -> None:
+    async def complete(self) -> None:
         """Start in the place of an application that has not, and wait for the server to end."""
         if "lifespan.startup.failed" in self.sent:
             return

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.receiver import Receiver
-from tests.support.servers import Server, alertmanager_server, started
+from ..support.receiver import Receiver
+from ..support.servers import Server, alertmanager_server, started
 
 
 @pytest.fixture

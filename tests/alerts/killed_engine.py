@@ -84,7 +84,7 @@ async def main(database: str, webhook: str, by: str) -> None:
             tasks.cancel_scope.cancel()
         troubles.over = True
         await engine.evaluate()
-        while sum(engine.waiting().values()):  # noqa: ASYNC110 - there is no event for that
+        while sum(engine.queue_length().values()):  # noqa: ASYNC110 - there is no event for that
             await anyio.sleep(0.01)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.alerts.findings import Heard, Planned, finding
-from tests.support.clock import FakeClock
 from tokenpulse_mw.alerts import AlertEngine, Finding, Severity, Thresholds
 from tokenpulse_mw.alerts.controls import Controls
 from tokenpulse_mw.alerts.store import Ack, Conflict, Matcher, MemoryAlertStore, StoreError
+
+from ..support.clock import FakeClock
+from .findings import Heard, Planned, finding
 
 K1 = Matcher("subject_id", "k1")
 STRICT = Thresholds(error_rate=0.01)

@@ -9,10 +9,6 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests.alerts.exchanges import exchange
-from tests.alerts.findings import Heard, Planned, finding
-from tests.support.clock import FakeClock
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts import (
     AlertEngine,
     AlertEvent,
@@ -22,7 +18,18 @@ from tokenpulse_mw.alerts import (
     Traffic,
     default_rules,
 )
-from tokenpulse_mw.alerts.store import AlertRecord, Changes, Kept, MemoryAlertStore, StoreError
+from tokenpulse_mw.alerts.store import (
+    AlertRecord,
+    Changes,
+    EngineState,
+    MemoryAlertStore,
+    StoreError,
+)
+
+from ..support.clock import FakeClock
+from ..support.waiting import PATIENCE
+from .exchanges import exchange
+from .findings import Heard, Planned, finding
 
 
 class Trying(MemoryAlertStore):
@@ -32,7 +39,7 @@ class Trying(MemoryAlertStore):
         super().__init__(wall=wall)
         self.down = False
 
-    async def load(self) -> Kept:
+    async def load(self) -> EngineState:
         await anyio.lowlevel.checkpoint()
         self._try()
         return await super().load()
@@ -228,7 +235,7 @@ async def test_defect_13_a_throttling_of_seconds_is_told_and_one_spike_need_not_
     gateway = Gateway()
     gateway.clock.advance(20)
     for _ in range(50):
-        gateway.engine.observe(exchange(master="acme", provider="claude", limited=True, status=429))
+        gateway.engine.observe(exchange(tenant="acme", provider="claude", limited=True, status=429))
     gateway.clock.advance(20)
 
     await gateway.rounds(4)
@@ -246,7 +253,7 @@ async def test_defect_14_a_wall_clock_that_is_changed_moves_no_window() -> None:
 
     for jump in (-7200, 7200, 86_400, -86_400):
         for _ in range(20):
-            engine.observe(exchange(key="k1", status=500, duration=180.0))
+            engine.observe(exchange(api_key="k1", status=500, duration=180.0))
         clock.advance(60)
         wall.advance(jump)
         told.append([each.transition for each in await engine.evaluate()])
@@ -286,7 +293,7 @@ async def test_defect_18_an_engine_that_is_late_or_dead_can_be_seen() -> None:
     class Listening:
         told: tuple[tuple[str, float], ...] = ()
 
-        def evaluated(self, result: str, seconds: float) -> None:
+        def on_evaluation(self, result: str, seconds: float) -> None:
             self.told += ((result, seconds),)
 
     def rule(traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
@@ -297,13 +304,13 @@ async def test_defect_18_an_engine_that_is_late_or_dead_can_be_seen() -> None:
 
     clock, listening = FakeClock(), Listening()
     engine = AlertEngine([rule], [], clock=clock, wall=clock)
-    engine.listen(listening)
-    seen = [engine.last_round()]
+    engine.add_listener(listening)
+    seen = [engine.last_evaluation()]
 
     for _ in range(3):
         clock.advance(43)
         await engine.evaluate()
-        seen.append(engine.last_round())
+        seen.append(engine.last_evaluation())
 
     assert listening.told == (("ok", 7), ("ok", 7), ("error", 7))
     assert [each[()] for each in seen] == [1000, 1043, 1093, 1093]

@@ -11,23 +11,30 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.alerts.exchanges import exchange
-from tests.support.clock import FakeClock
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts import (
     AlertEngine,
     AlertEvent,
     AlertmanagerSink,
+    AlertMiddleware,
     Finding,
+    LogSink,
     Quota,
     Quotas,
     Severity,
+    Sink,
     Subject,
     Thresholds,
     Traffic,
+    WebhookSink,
+    default_rules,
     quota_exceeded,
 )
-from tokenpulse_mw.alerts.store import Changes, Kept, MemoryAlertStore, StoreError
+from tokenpulse_mw.alerts.store import Changes, EngineState, MemoryAlertStore, StoreError
+
+from ..support.apps import answering
+from ..support.clock import FakeClock
+from ..support.waiting import PATIENCE
+from .exchanges import exchange
 
 
 def trouble(severity: Severity | None = "warning", **fields: Any) -> Finding:
@@ -82,7 +89,7 @@ async def test_an_alert_fires_once_while_failures_last_and_resolves_once_after(
 
     for failing in [True, True, True, False, False, False, False, False, False, False]:
         for _ in range(10 if failing else 0):
-            engine.observe(exchange(key="k1", status=500))
+            engine.observe(exchange(api_key="k1", status=500))
         told += transitions(await engine.evaluate()) or ["-"]
         clock.advance(60)
 
@@ -98,7 +105,7 @@ async def test_an_hour_of_failures_is_one_episode(clock: FakeClock) -> None:
     for second in range(7200):
         clock.advance(1)
         if second < 3600:
-            engine.observe(exchange(key="k1", status=500))
+            engine.observe(exchange(api_key="k1", status=500))
         if second % 60 == 59:
             await engine.evaluate()
 
@@ -129,7 +136,7 @@ async def test_an_error_rate_that_swings_around_a_step_is_told_once(clock: FakeC
     for minute in range(60):
         for number in range(100):
             failed = number < (27 if minute % 2 else 23)
-            engine.observe(exchange(key="k1", status=500 if failed else 200))
+            engine.observe(exchange(api_key="k1", status=500 if failed else 200))
         told += transitions(await engine.evaluate())
         clock.advance(90)
 
@@ -153,7 +160,7 @@ async def test_an_alert_that_lasts_is_reminded_of_after_the_cooldown(clock: Fake
 async def test_limits_are_counted_from_round_to_round(clock: FakeClock) -> None:
     """A master that was limited is told, and one that was limited no more is resolved."""
     engine = AlertEngine(sinks=[], clock=clock)
-    engine.observe(exchange(master="acme", limited=True))
+    engine.observe(exchange(tenant="acme", limited=True))
 
     assert [
         [(each.transition, each.fingerprint) for each in await engine.evaluate()] for _ in range(3)
@@ -187,7 +194,7 @@ async def test_a_rule_is_asked_with_the_traffic_the_thresholds_and_the_time(
         return []
 
     engine = AlertEngine([rule], [], thresholds=thresholds, clock=clock)
-    engine.observe(exchange(key="k1", status=500))
+    engine.observe(exchange(api_key="k1", status=500))
     await engine.evaluate()
     clock.advance(60)
     await engine.evaluate()
@@ -328,7 +335,7 @@ async def test_a_sink_whose_resending_fails_is_told_of() -> None:
             raise OSError("no network")
 
     engine = AlertEngine([], [Failing()])
-    engine.listen(listener)
+    engine.add_listener(listener)
     await engine.evaluate()
 
     assert listener.told[1:] == [("delivered", "Failing", "error"), ("failed", "alerts")]
@@ -339,7 +346,7 @@ async def test_thresholds_can_be_changed_while_it_runs(clock: FakeClock) -> None
     """The next round compares what was counted with the new ones."""
     engine = AlertEngine(sinks=[], thresholds=Thresholds(error_rate=None), clock=clock)
     for _ in range(20):
-        engine.observe(exchange(key="k1", status=500))
+        engine.observe(exchange(api_key="k1", status=500))
 
     before = await engine.evaluate()
     await engine.controls.set_thresholds(Thresholds(error_rate=0.5), by="ada")
@@ -356,10 +363,10 @@ async def test_an_outage_explains_its_failures_for_as_long_as_they_are_counted(
     """When the provider is back the failures are in the window still, and no news to anyone."""
     engine = AlertEngine(sinks=[], clock=clock)
     for _ in range(20):
-        engine.observe(exchange(key="k1", provider="claude", status=502))
+        engine.observe(exchange(api_key="k1", provider="claude", status=502))
 
     told = [*await engine.evaluate()]
-    engine.observe(exchange(key="k1", provider="claude"))
+    engine.observe(exchange(api_key="k1", provider="claude"))
     for _ in range(7):
         told += await engine.evaluate()
         clock.advance(60)
@@ -397,7 +404,7 @@ async def test_a_rule_that_finds_what_cannot_be_is_left_behind(clock: FakeClock)
     broken = trouble(hold_for=None)
     rule = Scripted([trouble()], [broken, trouble()])
     engine = AlertEngine([Scripted([replace(broken, type="odd")]), rule], [], clock=clock)
-    engine.listen(listener)
+    engine.add_listener(listener)
 
     events = await engine.evaluate()
 
@@ -411,15 +418,15 @@ class Listening:
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
 
-    def evaluated(self, result: str, seconds: float) -> None:
+    def on_evaluation(self, result: str, seconds: float) -> None:
         """A round is over."""
         self.told.append(("evaluated", result, seconds))
 
-    def delivered(self, sink: str, result: str) -> None:
+    def on_delivery(self, sink: str, result: str) -> None:
         """A sink was told."""
         self.told.append(("delivered", sink, result))
 
-    def failed(self, component: str) -> None:
+    def on_error(self, component: str) -> None:
         """Something of the engine has failed."""
         self.told.append(("failed", component))
 
@@ -437,8 +444,8 @@ async def test_a_listener_is_told_how_the_engine_fares(clock: FakeClock) -> None
         return [trouble()]
 
     engine = AlertEngine([slow], [broken], clock=clock)
-    engine.listen(listener)
-    engine.listen(listener)
+    engine.add_listener(listener)
+    engine.add_listener(listener)
     await engine.evaluate()
 
     assert listener.told == [
@@ -453,7 +460,7 @@ async def test_a_round_in_which_a_rule_fails_is_told_as_an_error() -> None:
     """However well the others went."""
     listener = Listening()
     engine = AlertEngine([Scripted(RuntimeError("oops")), Scripted([])], [])
-    engine.listen(listener)
+    engine.add_listener(listener)
 
     await engine.evaluate()
 
@@ -686,7 +693,7 @@ async def test_a_store_that_cannot_be_asked_is_one_line_of_the_log(
     """It says what to do; where it comes from is for those who debug."""
 
     class Down(MemoryAlertStore):
-        async def load(self) -> Kept:
+        async def load(self) -> EngineState:
             raise StoreError("alerts.db cannot be opened\n(its folder must exist)")
 
     caplog.set_level(logging.DEBUG, logger="tokenpulse_mw.alerts")
@@ -726,9 +733,81 @@ async def test_max_subjects_bounds_the_alerts_too(chosen: dict[str, Any], most: 
     """A flood of tenants gives no more alerts than subjects that are told apart, and one."""
     engine = AlertEngine(sinks=[], **chosen)
     for number in range(most + 7):
-        engine.observe(exchange(master=f"m{number}", limited=True))
+        engine.observe(exchange(tenant=f"m{number}", limited=True))
 
     events = await engine.evaluate()
 
     times = {each.finding.subject.id: each.finding.value for each in events}
     assert times == {**{f"m{number}": 1 for number in range(most)}, "__overflow__": 7}
+
+
+URL = "sqlite+aiosqlite:///hunter2.db"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected", "got"),
+    [
+        ({"store": URL}, r"SQLAlertStore\(url\) or", "a str"),
+        ({"store": MemoryAlertStore}, "AlertStore", r"the class MemoryAlertStore \(not called\)"),
+        ({"store": object()}, "AlertStore", "a object"),
+        ({"sinks": [LogSink]}, r"\[LogSink\(\)\] or", r"the class LogSink \(not called\) among"),
+        ({"sinks": [WebhookSink]}, r"\[WebhookSink\(url\)\]", "the class WebhookSink"),
+        ({"sinks": ["http://hunter2"]}, r"\[WebhookSink\(url\)\]", "a str among them"),
+        ({"sinks": [None]}, r"\[LogSink\(\)\]", "None among them"),
+        ({"sinks": [lambda: None]}, "functions of an AlertEvent", "the function <lambda>"),
+        ({"sinks": LogSink()}, r"a list of functions .* \[LogSink\(\)\]", "a LogSink and no list"),
+        ({"sinks": "http://hunter2"}, "a list of functions", "a str and no list"),
+        ({"rules": [default_rules]}, r"default_rules\(\)", "the function default_rules among them"),
+        ({"rules": default_rules}, r"default_rules\(\)", "the function default_rules and no list"),
+        ({"rules": [quota_exceeded]}, "functions of", "the function quota_exceeded among them"),
+        ({"rules": [Thresholds()]}, "functions of", "a Thresholds among them"),
+        ({"thresholds": {"error_rate": 1}}, r"Thresholds\(\*\*values\) of a dict", "a dict"),
+        ({"thresholds": {}}, r"Thresholds\(\*\*values\) of a dict", "a dict"),
+        ({"interval": "60"}, "interval must be a number above 0", "'60'"),
+    ],
+)
+def test_what_would_fail_later_is_refused(chosen: Any, expected: str, got: str) -> None:
+    """The error says what came, and what to write; a URL, which may be secret, it does not say."""
+    with pytest.raises(ValueError, match=f"{expected}.*, got {got}") as error:
+        AlertEngine(**chosen)
+
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("engine", [None, AlertEngine, "engine"])
+def test_a_middleware_without_an_engine_is_refused(engine: Any) -> None:
+    """When it is made, and not with each request."""
+    with pytest.raises(ValueError, match=r"engine=AlertEngine\(\)\), got "):
+        AlertMiddleware(answering(), engine=engine)
+
+
+def test_rules_and_sinks_may_be_anything_that_can_be_called() -> None:
+    """Methods, functions that are not written in Python, and those that take more than they get."""
+    heard: list[AlertEvent] = []
+
+    def anything(*given: object, **options: object) -> None:
+        """Take whatever it is told."""
+
+    sinks: list[Sink] = [heard.append, anything, LogSink()]
+    rules: list[Any] = [lambda traffic, thresholds, now: [], max]
+
+    engine = AlertEngine(iter(rules), iter(sinks))
+
+    assert engine.sinks == ("list", "anything", "LogSink")
+    assert list(engine.rules) == ["<lambda>", "max"]
+
+
+def test_a_sink_may_call_its_event_as_it_likes() -> None:
+    """What it is told has no name, nor does what it gives matter: mypy has read this."""
+
+    def plain(alert: AlertEvent) -> None:
+        """Take it."""
+
+    async def later(what: AlertEvent) -> int:
+        return 1
+
+    class Mine:
+        async def __call__(self, told: AlertEvent, *, twice: bool = False) -> None:
+            """Take it."""
+
+    assert AlertEngine(sinks=[plain, later, Mine()]).sinks == ("plain", "later", "Mine")

@@ -18,9 +18,10 @@ from typing import Self
 
 import pytest
 
-from tests.support.receiver import Received, Receiver, answering
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
+
+from ..support.receiver import Received, Receiver, answering
+from ..support.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 

@@ -9,14 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.alerts.findings import finding as found
 from tokenpulse_mw.alerts import Finding, Severity, Subject
-from tokenpulse_mw.alerts.lifecycle import Alert, Transition, step
-from tokenpulse_mw.alerts.rules.rule import Steps, reached
+from tokenpulse_mw.alerts.lifecycle import NAMES, Alert, Transition, labels_of, step
+from tokenpulse_mw.alerts.rules.rule import Steps, severity_for
 
 RANK = {"info": 0, "warning": 1, "critical": 2}
 
+
 STEPS: Steps = ((0.5, "critical"), (0.25, "warning"), (0, "info"))
+
+
 RATIO = 0.8  # of a step, to which an alert keeps its severity
+
 
 Seen = Literal["nothing", "band", "info", "warning", "critical"]  # band: severity None
 
@@ -132,7 +137,9 @@ def shares(alert: Alert | None, values: list[float]) -> list[tuple[Alert, Transi
     """An alert of an error rate that takes these values, round by round, and what is told of it."""
     rounds = []
     for value in values:
-        found = finding(reached(value, STEPS), keeps=reached(value, STEPS, RATIO), value=value)
+        found = finding(
+            severity_for(value, STEPS), keeps=severity_for(value, STEPS, RATIO), value=value
+        )
         alert, told = step(alert, found, now=0, cooldown=60)
         assert alert is not None
         rounds.append((alert, told))
@@ -157,7 +164,7 @@ def test_an_alert_gets_worse_at_once_and_better_only_well_below(values: list[flo
     for value in values:
         ((alert, told),) = shares(before, [value])
         stands = alert.finding
-        assert stands.rank >= finding(reached(value, STEPS)).rank
+        assert stands.rank >= finding(severity_for(value, STEPS)).rank
         if told == "deescalated":
             assert before is not None
             left = {severity: least for least, severity in STEPS}
@@ -280,3 +287,50 @@ def test_severities_are_ranked() -> None:
 def test_a_rule_that_does_not_say_looks_back_for_a_minute() -> None:
     """That is how long an alert of before a restart is held where nothing is found of it."""
     assert finding().window == 60
+
+
+def test_every_alert_has_every_label() -> None:
+    """Those that it has not are empty, so that a matcher can ask for that."""
+    labels = labels_of(found("critical"), "warning")
+
+    assert tuple(labels) == NAMES
+    assert labels == {
+        "alertname": "trouble",
+        "severity": "warning",
+        "subject_kind": "key",
+        "subject_id": "k1",
+        "metric": "",
+        "provider": "",
+    }
+
+
+def test_an_alert_without_severity_has_an_empty_one() -> None:
+    """None is no text."""
+    assert labels_of(found(None), None)["severity"] == ""
+
+
+@pytest.mark.parametrize(
+    ("subject", "metadata", "provider"),
+    [
+        (Subject("provider", "claude", "Claude"), {}, "claude"),
+        (Subject("apikey", "c1", "claude"), {}, "claude"),
+        (Subject("key", "k1", "claude"), {}, ""),
+        (Subject("key", "k1"), {"provider": "gemini"}, "gemini"),
+        (Subject("key", "k1"), {"provider": 5}, ""),
+        (Subject("provider", "claude"), {"provider": "gemini"}, "claude"),
+    ],
+)
+def test_the_provider_is_whom_it_is_about_or_what_the_rule_says(
+    subject: Subject, metadata: dict[str, Any], provider: str
+) -> None:
+    """A credential is named for its provider; of others only the rule can know."""
+    found = Finding(
+        type="t", subject=subject, severity="info", title="", message="", metadata=metadata
+    )
+
+    assert labels_of(found, "info")["provider"] == provider
+
+
+def test_a_metric_is_a_label() -> None:
+    """Spikes of one master are told apart by it."""
+    assert labels_of(finding(metric="master_rpm"), "info")["metric"] == "master_rpm"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.support.apps import answering
-from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import AlertEngine, AlertMiddleware, annotate
 from tokenpulse_mw.alerts import Finding
+
+from ..support.apps import answering
+from ..support.asgi import drive, http_scope
 
 
 @pytest.mark.anyio
@@ -36,11 +37,11 @@ async def test_alerts_are_about_whom_the_application_annotates() -> None:
     engine = AlertEngine(sinks=[])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        annotate(scope, key="k1", credential="c1", provider="claude")
+        annotate(scope, api_key="k1", credential="c1", provider="claude")
         await answering(status=502)(scope, receive, send)
 
     async def no_upstream(scope: Scope, receive: Receive, send: Send) -> None:
-        annotate(scope, key="k2")
+        annotate(scope, api_key="k2")
         await answering(status=500)(scope, receive, send)
 
     for _ in range(10):

@@ -11,11 +11,12 @@ import anyio
 import httpx2
 import pytest
 
-from tests.support.receiver import Receiver
-from tests.support.servers import Server
-from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw.alerts import AlertEngine, Finding, Subject, Thresholds, Traffic
 from tokenpulse_mw.alerts.sinks import AlertmanagerSink
+
+from ..support.receiver import Receiver
+from ..support.servers import Server
+from ..support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -97,11 +98,11 @@ async def test_an_alertmanager_that_was_down_has_what_fires_when_it_is_back(
 
         server.kill()
         rule.keys = ["new", "old"]
-        await until(lambda: engine.waiting() == {("AlertmanagerSink",): 2}, "nothing waits")
+        await until(lambda: engine.queue_length() == {("AlertmanagerSink",): 2}, "nothing waits")
         await anyio.to_thread.run_sync(server.start)
 
         await until(lambda: keys(server) == ["new", "old"], "they do not come back")
-        await until(lambda: engine.waiting() == {("AlertmanagerSink",): 0}, "something waits")
+        await until(lambda: engine.queue_length() == {("AlertmanagerSink",): 0}, "something waits")
         assert keys(server) == ["new", "old"]
 
         rule.keys = []

@@ -13,9 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.alerts.exchanges import exchange
-from tests.alerts.findings import Heard, Planned, finding
-from tests.support.clock import FakeClock
 from tokenpulse_mw.alerts import AlertEngine, AlertEvent, Finding, Severity, Thresholds, Traffic
 from tokenpulse_mw.alerts.store import (
     AlertRecord,
@@ -24,6 +21,10 @@ from tokenpulse_mw.alerts.store import (
     MemoryAlertStore,
     SQLAlertStore,
 )
+
+from ..support.clock import FakeClock
+from .exchanges import exchange
+from .findings import Heard, Planned, finding
 
 COOLDOWN = 100
 # What is no better than a warning keeps an alert critical, so what it was matters.
@@ -399,7 +400,7 @@ async def test_a_provider_that_has_answered_is_not_down_again_after_a_restart() 
 async def test_that_nothing_is_known_yet_ends_no_alert() -> None:
     """An alert that looks back for five minutes is held for as long, and then it is over."""
     gateway = Gateway()
-    await gateway.minute(20, 20, key="k1")
+    await gateway.minute(20, 20, api_key="k1")
 
     gateway.restart()
     told = [[each.transition for each in await gateway.minute()] for _ in range(8)]
@@ -427,11 +428,11 @@ async def test_that_little_is_counted_yet_is_not_told_as_better() -> None:
     """A day's count that begins anew does not take a critical alert back to a warning."""
     gateway = Gateway(master_rpd=100)
     for _ in range(4):
-        await gateway.minute(60, master="acme")
+        await gateway.minute(60, tenant="acme")
 
     gateway.restart()
     for _ in range(4):
-        await gateway.minute(60, master="acme")
+        await gateway.minute(60, tenant="acme")
 
     assert gateway.heard.of("traffic_spike:master_rpd:master:acme") == ["fired", "escalated"]
 
@@ -440,7 +441,7 @@ async def test_that_little_is_counted_yet_is_not_told_as_better() -> None:
 async def test_what_people_have_set_is_there_after_a_restart() -> None:
     """Thresholds with their version, who has seen an alert, and what is silenced until when."""
     gateway = Gateway()
-    await gateway.minute(20, 20, key="k1")
+    await gateway.minute(20, 20, api_key="k1")
     (alert,) = (await gateway.engine.store.alerts()).items
     before = gateway.engine.controls
     version = await before.set_thresholds(Thresholds(error_rate=0.2), by="ada")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from tests.alerts.exchanges import exchange
-from tests.alerts.findings import Heard
-from tests.support.clock import FakeClock
 from tokenpulse_mw.alerts import AlertEngine, Thresholds
 from tokenpulse_mw.alerts.store import AlertRecord, MemoryAlertStore
+
+from ..support.clock import FakeClock
+from .exchanges import exchange
+from .findings import Heard
 
 HOUR = 60  # minutes
 DAY = 24 * HOUR
@@ -69,7 +70,7 @@ class Gateway:
         for minute in range(minutes):
             self.wall.advance(60)
             if minute % 10 == 0:
-                self.engine.observe(exchange(master="umbrella", key="k2", provider="gemini"))
+                self.engine.observe(exchange(tenant="umbrella", api_key="k2", provider="gemini"))
             await self.engine.evaluate()
 
     async def alerts(self) -> list[AlertRecord]:
@@ -77,7 +78,7 @@ class Gateway:
         return list((await self._store.alerts(limit=1000)).items)
 
     def _request(self, **fields: object) -> None:
-        self.engine.observe(exchange(master="acme", key="k1", provider="claude", **fields))
+        self.engine.observe(exchange(tenant="acme", api_key="k1", provider="claude", **fields))
 
     def told(self) -> dict[str, list[str]]:
         """What was told of each alert, reminders apart."""

@@ -12,11 +12,6 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from tests.alerts.exchanges import exchange
-from tests.alerts.findings import Heard, finding, never
-from tests.alerts.outbox.office import Office, told
-from tests.support.clock import FakeClock
-from tests.support.steps import steps_of
 from tokenpulse_mw.alerts import (
     AlertEngine,
     AlertEvent,
@@ -28,11 +23,17 @@ from tokenpulse_mw.alerts import (
     Traffic,
     default_rules,
 )
-from tokenpulse_mw.alerts.board import Board
 from tokenpulse_mw.alerts.rules import provider_down
 from tokenpulse_mw.alerts.silences import Silences
 from tokenpulse_mw.alerts.steps import STEP, Steps, batches, finish, in_steps, mapped
 from tokenpulse_mw.alerts.store import AlertStore, Silence
+from tokenpulse_mw.alerts.tracker import AlertTracker
+
+from ..support.clock import FakeClock
+from ..support.steps import steps_of
+from .delivery.office import Office, told
+from .exchanges import exchange
+from .findings import Heard, finding, never
 
 MOST_CALLS = 20_000  # in one step; on trio another task may wait for two
 
@@ -117,7 +118,7 @@ async def test_preview_and_start_with_many_alerts_have_bounded_steps() -> None:
     await engine.evaluate()
     other = Engine(2000, store=engine.store)
 
-    for work in (engine.preview, partial(engine.store.alerts, limit=1000), other.evaluate):
+    for work in (engine.dry_run, partial(engine.store.alerts, limit=1000), other.evaluate):
         steps = await steps_of(work)
         assert steps.longest < MOST_CALLS
         assert 4 * steps.longest < steps.total
@@ -174,7 +175,7 @@ async def test_many_failing_keys_have_bounded_steps() -> None:
     engine = AlertEngine(default_rules(), [], max_subjects=5000, clock=FakeClock())
     for number in range(5000):
         for status in (500, 500, 500, 200):
-            engine.observe(exchange(key=f"k{number}", master=f"m{number}", status=status))
+            engine.observe(exchange(api_key=f"k{number}", tenant=f"m{number}", status=status))
 
     steps = await steps_of(engine.evaluate)
 
@@ -206,7 +207,7 @@ async def test_flood_of_dead_letters_has_bounded_steps() -> None:
 
     steps = await steps_of(office.publish)
 
-    assert len(office.outbox.waiting()) == 1
+    assert len(office.outbox.queue_length()) == 1
     assert 4 * steps.longest < steps.total
     assert len(await office.dead()) == 1000
 
@@ -295,7 +296,7 @@ def test_slow_patterns_pause_between_comparisons() -> None:
 def test_findings_beyond_the_bound_become_no_alert(caplog: pytest.LogCaptureFixture) -> None:
     """The most severe fit; what does not is counted, and logged once until all fit again."""
     caplog.set_level(logging.WARNING)
-    board = Board(["rule"], cooldown=100, is_silenced=never, most=2)
+    board = AlertTracker(["rule"], cooldown=100, is_silenced=never, most=2)
 
     def go(now: float, *found: Finding) -> list[str]:
         staged = finish(board.advance("rule", found, now, now))
@@ -348,14 +349,14 @@ def test_nothing_of_an_evaluation_is_seen_before_its_end(pause: int) -> None:
         assert engine.firing == []
         assert dict(engine.counts()) == {}
 
-    cut = judge.decide(Thresholds(), 0, 0)
+    cut = judge.evaluate(Thresholds(), 0, 0)
     for _ in range(pause + 1):
         next(cut)
         look()
     cut.close()
     look()
 
-    news, whole = Pausing(judge.decide(Thresholds(), 1, 1)).at(pause, look)
+    news, whole = Pausing(judge.evaluate(Thresholds(), 1, 1)).at(pause, look)
     assert whole
     assert sum(len(piece.events) for piece in news) == len(engine.firing) == 300
     assert dict(engine.counts()) == {("trouble", "warning", "firing"): 300}
@@ -370,20 +371,22 @@ def test_traffic_during_an_evaluation_counts_in_the_next_one(pause: int) -> None
     judge = engine._judge
     for number in range(400):
         for _ in range(10):
-            judge.traffic.observe(exchange(master=f"m{number}", key=f"k{number}", status=500), 0)
+            judge.traffic.observe(
+                exchange(tenant=f"m{number}", api_key=f"k{number}", status=500), 0
+            )
 
     def meanwhile() -> None:
         for number in range(300):
             judge.traffic.observe(
-                exchange(master=f"n{number}", provider="claude", limited=True, status=429), 1
+                exchange(tenant=f"n{number}", provider="claude", limited=True, status=429), 1
             )
 
     thresholds = engine.thresholds
-    Pausing(judge.decide(thresholds, 1, 1)).at(pause, meanwhile)
+    Pausing(judge.evaluate(thresholds, 1, 1)).at(pause, meanwhile)
     finish(judge.traffic.settle())
     if pause < 40:
         assert len(judge.traffic.counts.errors) == 400
-    finish(judge.decide(thresholds, 2, 2))
+    finish(judge.evaluate(thresholds, 2, 2))
 
     limited = [each for each in engine.firing if each.type == "rate_limit"]
     reached = pause < 40  # later pauses may not exist
@@ -397,7 +400,7 @@ def test_traffic_that_is_cut_off_in_a_backlog_is_counted_later() -> None:
     traffic = Traffic(Thresholds(), max_subjects=5000)
     with traffic.frozen(0):
         for number in range(600):
-            traffic.observe(exchange(key=f"k{number}"), 1)
+            traffic.observe(exchange(api_key=f"k{number}"), 1)
         assert len(traffic.errors) == 0
 
     assert len(traffic.errors) == 0
@@ -412,7 +415,7 @@ def test_too_much_traffic_during_an_evaluation_ends_its_pauses() -> None:
     with traffic.frozen(0):
         for number in range(20_000):
             assert not traffic.is_crowded
-            traffic.observe(exchange(key=f"k{number}"), 1)
+            traffic.observe(exchange(api_key=f"k{number}"), 1)
         assert traffic.is_crowded
     assert not traffic.is_crowded
     finish(traffic.settle())
@@ -443,7 +446,7 @@ async def test_changes_during_an_evaluation_take_effect_as_a_whole(pauses: int) 
         await engine.controls.silence(Matcher("subject_id", "k7"), ends_at=9999, by="ada")
 
     async def look() -> None:
-        found = await engine.preview()
+        found = await engine.dry_run()
         assert len(found) == 501
         assert len(engine.firing) in (500, 501)
         assert sum(engine.counts().values()) == len(engine.firing)

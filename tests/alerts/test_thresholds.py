@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.alerts.exchanges import exchange
-from tests.alerts.findings import never
 from tokenpulse_mw.alerts import Thresholds, default_rules
-from tokenpulse_mw.alerts.judge import Judge
-from tokenpulse_mw.alerts.ranges import Flag
+from tokenpulse_mw.alerts.evaluator import Evaluator
 from tokenpulse_mw.alerts.steps import finish
-from tokenpulse_mw.alerts.thresholds import METRICS, InvalidThresholds
+from tokenpulse_mw.alerts.thresholds import METRICS, Flag, InvalidThresholds
+
+from .exchanges import exchange
+from .findings import never
 
 SHARES = {"error_rate", "provider_error_rate", "quota_warning"}
 NO_NUMBERS = [0, -1, True, "1", math.nan, math.inf, 10**400, [1]]
@@ -144,7 +144,7 @@ SOME = {name: some(name) for name in Thresholds.fields()}
 def test_whatever_is_taken_can_be_gone_by(chosen: dict[str, Any]) -> None:
     """Counting, judging and trying raise nothing, and without traffic every finding ends."""
     heard: list[str] = []
-    judge = Judge(
+    judge = Evaluator(
         default_rules(),
         thresholds=Thresholds(),
         interval=60,
@@ -154,16 +154,18 @@ def test_whatever_is_taken_can_be_gone_by(chosen: dict[str, Any]) -> None:
         report=lambda component, error: heard.append(f"{component}: {error!r}"),
     )
     thresholds = Thresholds(**chosen)
-    finish(judge.retune(thresholds))
+    finish(judge.set_thresholds(thresholds))
     for number in range(12):
-        seen = exchange(master="m", key="k", provider="claude", status=(200, 429, 500)[number % 3])
+        seen = exchange(
+            tenant="m", api_key="k", provider="claude", status=(200, 429, 500)[number % 3]
+        )
         judge.traffic.observe(seen, 1000)
 
-    finish(judge.preview(thresholds, 1001))
-    finish(judge.decide(thresholds, 1001, 1001))
+    finish(judge.dry_run(thresholds, 1001))
+    finish(judge.evaluate(thresholds, 1001, 1001))
     judge.traffic.observe(exchange(provider="claude"), 1e8)
-    finish(judge.decide(thresholds, 1e8, 1e8))
-    left = finish(judge.preview(thresholds, 2e8))
+    finish(judge.evaluate(thresholds, 1e8, 1e8))
+    left = finish(judge.dry_run(thresholds, 2e8))
 
     assert heard == []
     assert left == []

@@ -14,10 +14,10 @@ import anyio
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from tests.support.apps import answering
-from tests.support.asgi import http_scope
 from tokenpulse_mw import ExchangeMiddleware, Limiter, MetricsMiddleware
 
+from ..support.apps import answering
+from ..support.asgi import http_scope
 from .alerts import measure_alerts
 from .apps import around, metrics, peers, stack, stream
 from .limiters import measure_limiters

@@ -24,7 +24,7 @@ USAGE = TokenUsage(input=1000, output=100)
 def exchange(number: int, *, status: int = 200) -> Exchange:
     """One of tenant `number`."""
     made = Exchange("POST", 0.0, "/chat", status, "claude", duration=1.0)
-    made.master, made.key, made.usage = f"master-{number}", f"key-{number}", USAGE
+    made.tenant, made.api_key, made.usage = f"master-{number}", f"key-{number}", USAGE
     return made
 
 
@@ -72,7 +72,7 @@ def evaluate(traffic: Traffic) -> None:
     traffic.roll(1001.0)
     for rule in default_rules():
         list(rule(traffic, THRESHOLDS, 1001.0))
-    traffic.begin_round()
+    traffic.begin_evaluation()
 
 
 async def whole_round(subjects: int) -> float:

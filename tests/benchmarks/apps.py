@@ -11,7 +11,6 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.support.apps import streaming
 from tokenpulse_mw import (
     AlertEngine,
     AlertMiddleware,
@@ -22,6 +21,8 @@ from tokenpulse_mw import (
     Settings,
     TokenPulse,
 )
+
+from ..support.apps import streaming
 
 LIMIT = "1000000000/day"
 LABELS = ("method", "route", "status", "provider")

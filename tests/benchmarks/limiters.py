@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.support.asgi import http_scope
 from tokenpulse_mw import Limiter, Policy, RateLimitMiddleware
 
+from ..support.asgi import http_scope
 from .measure import receive, send
 
 PER_DAY = 1_000_000_000

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from tokenpulse_mw import Exchange, HttpMetrics
 from tokenpulse_mw.metrics.families import DURATION, REQUESTS
-from tokenpulse_mw.metrics.workers import WorkerFiles, Workers
+from tokenpulse_mw.metrics.multiprocess import WorkerFiles, Workers
 
 SETS = (100, 1000, 5000)  # of labels
 DEAD = 100  # workers

@@ -7,8 +7,9 @@ from functools import partial
 import httpx2
 import pytest
 
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw.demo import scenario
+
+from ..support.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)

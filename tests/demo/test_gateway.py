@@ -13,11 +13,12 @@ from anthropic.types import MessageParam
 from openai.types.chat import ChatCompletionMessageParam
 from prometheus_client import CollectorRegistry
 
-from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
 from tokenpulse_mw.demo.gateway import build_gateway
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.demo.vendor import Vendor
+
+from ..support.waiting import PATIENCE, wait_until
 
 LIMIT = 3
 # A server may be closing a connection that was idle for long, where the machine is slow.

@@ -9,11 +9,12 @@ import anyio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import HttpMetrics
 from tokenpulse_mw.demo.scenario import Stage, keep_on
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.demo.vendor import Vendor
+
+from ..support.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 

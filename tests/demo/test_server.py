@@ -6,9 +6,10 @@ import httpx2
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.support.apps import answering
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw.demo.server import LocalServer
+
+from ..support.apps import answering
+from ..support.waiting import PATIENCE
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

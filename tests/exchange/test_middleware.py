@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from tests.support.apps import answering, streaming
-from tests.support.asgi import drive, http_scope
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Exchange, ExchangeMiddleware, Providers, TokenUsage
+
+from ..support.apps import answering, streaming
+from ..support.asgi import drive, http_scope
+from ..support.clock import FakeClock
 
 CHAT = b'{"model":"gpt-demo","usage":{"prompt_tokens":3,"completion_tokens":5}}'
 

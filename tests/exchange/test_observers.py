@@ -7,11 +7,12 @@ import logging
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.support.apps import answering
-from tests.support.asgi import drive, http_scope
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Exchange, ExchangeMiddleware
-from tokenpulse_mw.exchange import Failures, drop_exchange
+from tokenpulse_mw.exchange import ErrorReporter, drop_exchange
+
+from ..support.apps import answering
+from ..support.asgi import drive, http_scope
+from ..support.clock import FakeClock
 
 
 class Watcher:
@@ -23,13 +24,13 @@ class Watcher:
     def __call__(self, exchange: Exchange) -> None:
         self.told.append("finished")
 
-    def opened(self) -> None:
+    def on_open(self) -> None:
         self.told.append("opened")
 
-    def dropped(self) -> None:
+    def on_drop(self) -> None:
         self.told.append("dropped")
 
-    def failed(self, component: str) -> None:
+    def on_error(self, component: str) -> None:
         self.told.append(f"failed {component}")
 
 
@@ -104,7 +105,7 @@ async def test_a_broken_hook_harms_nobody(caplog: pytest.LogCaptureFixture) -> N
     """A hook that raises is logged once by its observer's class."""
 
     class Broken(Watcher):
-        def opened(self) -> None:
+        def on_open(self) -> None:
             raise KeyError("opened")
 
     watcher = Broken()
@@ -127,10 +128,10 @@ async def test_one_that_fails_at_being_told_of_failures_is_logged(
     """Once, and no further: there would be no end to it."""
 
     class Broken(Watcher):
-        def opened(self) -> None:
+        def on_open(self) -> None:
             raise KeyError("opened")
 
-        def failed(self, component: str) -> None:
+        def on_error(self, component: str) -> None:
             raise KeyError(component)
 
     watcher = Watcher()
@@ -146,7 +147,7 @@ async def test_a_broken_hook_for_probes_harms_nobody(caplog: pytest.LogCaptureFi
     """The probe is answered, and the other observers are told."""
 
     class Broken(Watcher):
-        def dropped(self) -> None:
+        def on_drop(self) -> None:
             raise KeyError("dropped")
 
     watcher = Watcher()
@@ -238,8 +239,8 @@ async def test_a_dropped_exchange_is_not_measured() -> None:
 
 def test_failures_are_logged_where_and_as_their_part_says(caplog: pytest.LogCaptureFixture) -> None:
     """What explains itself is a line without a traceback, which is there for debugging."""
-    failures = Failures(
-        logger=logging.getLogger("a.part"), others="answers", explained=(LookupError,)
+    failures = ErrorReporter(
+        logger=logging.getLogger("a.part"), continuing="answers", self_explanatory=(LookupError,)
     )
 
     with caplog.at_level(logging.DEBUG):
@@ -259,11 +260,11 @@ def test_failures_are_logged_where_and_as_their_part_says(caplog: pytest.LogCapt
 
 def test_kinds_of_failure_that_are_logged_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """A hundred components have a line each; the others share one."""
-    failures = Failures()
+    failures = ErrorReporter()
 
     with caplog.at_level(logging.ERROR):
         for number in range(150):
-            failures.tell(f"part-{number}", RuntimeError())
+            failures.report(f"part-{number}", RuntimeError())
 
     assert len(caplog.records) == 101
 
@@ -273,7 +274,7 @@ def test_failures_that_end_are_logged_when_they_begin_end_and_return(
 ) -> None:
     """A component that recovers is logged with what it had failed with; others still fail."""
     caplog.set_level(logging.INFO)
-    failures = Failures(clock=clock)
+    failures = ErrorReporter(clock=clock)
 
     failures.recovered("disk")
     failures.log("disk", OSError("full"))
@@ -299,10 +300,10 @@ def test_an_observer_that_fails_for_long_is_logged_again(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A line every ten minutes states how often it has failed since the last one."""
-    failures = Failures(clock=clock)
+    failures = ErrorReporter(clock=clock)
 
     for _ in range(601):
-        failures.tell("Broken", KeyError())
+        failures.report("Broken", KeyError())
         clock.advance(1)
 
     assert caplog.messages == [

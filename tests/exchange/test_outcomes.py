@@ -15,7 +15,9 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.support.apps import (
+from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics
+
+from ..support.apps import (
     WORDS,
     answering,
     event,
@@ -26,9 +28,8 @@ from tests.support.apps import (
     silent,
     streaming,
 )
-from tests.support.asgi import Answer, drive, http_scope
-from tests.support.clock import FakeClock
-from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics
+from ..support.asgi import Answer, drive, http_scope
+from ..support.clock import FakeClock
 
 # A server whose `send` tells that the client has left, so that nobody listens for it meanwhile.
 PATIENT: dict[str, Any] = {"asgi": {"version": "3.0", "spec_version": "2.4"}}

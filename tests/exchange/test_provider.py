@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.asgi import http_scope
 from tokenpulse_mw import Providers
+
+from ..support.asgi import http_scope
 
 
 @pytest.mark.parametrize("resolver", ["claude", 5])

@@ -10,9 +10,10 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from tests.support.apps import answering
-from tests.support.asgi import drive, http_scope
 from tokenpulse_mw.exchange import RouteTemplates
+
+from ..support.apps import answering
+from ..support.asgi import drive, http_scope
 
 
 class Endpoint:

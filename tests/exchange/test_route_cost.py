@@ -14,11 +14,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Scope
 
-from tests.exchange.routes import page
-from tests.support.asgi import http_scope
-from tests.support.calls import calls
-from tests.support.waiting import at_most
 from tokenpulse_mw.exchange import RouteTemplates
+
+from ..support.asgi import http_scope
+from ..support.calls import calls
+from ..support.waiting import at_most
+from .routes import page
 
 
 def plain(number: int) -> BaseRoute:

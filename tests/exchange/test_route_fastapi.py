@@ -20,9 +20,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.exchange.routes import every_middleware, labels, page
-from tests.support.apps import answering
 from tokenpulse_mw import Exchange, ExchangeMiddleware, Policy, RateLimitMiddleware
+
+from ..support.apps import answering
+from .routes import every_middleware, labels, page
 
 REFUSES = [Policy("1/day", cost=lambda scope: 2)]
 

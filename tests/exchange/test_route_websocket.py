@@ -15,10 +15,11 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tests.exchange.routes import CopiesScope, page
-from tests.support.apps import answering
-from tests.support.asgi import http_scope
 from tokenpulse_mw.exchange import RouteTemplates
+
+from ..support.apps import answering
+from ..support.asgi import http_scope
+from .routes import CopiesScope, page
 
 
 async def live(websocket: WebSocket) -> None:

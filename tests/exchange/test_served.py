@@ -22,9 +22,10 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.support.apps import WORDS, event, raising, raising_later, silent, streaming
-from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics
+
+from ..support.apps import WORDS, event, raising, raising_later, silent, streaming
+from ..support.waiting import PATIENCE, wait_until
 
 IMPLEMENTATIONS = [name for name in ("h11", "httptools") if importlib.util.find_spec(name)]
 

@@ -51,10 +51,10 @@ def test_failures_in_a_row_are_trouble(failure: dict[str, Any], clock: FakeClock
     """One fewer is not, and one success ends it."""
     health = watching(clock)
 
-    found = [health.troubled()]
+    found = [health.unhealthy()]
     for fields in (failure, failure, failure, GOOD):
         health(exchange(**fields))
-        found.append(health.troubled())
+        found.append(health.unhealthy())
 
     assert found == [[], [], [], ["claude"], []]
 
@@ -68,10 +68,10 @@ def test_what_is_not_the_providers_doing_says_nothing(
 
     for fields in (FAILURES[0], neutral, FAILURES[1], neutral):
         health(exchange(**fields))
-    assert health.troubled() == []
+    assert health.unhealthy() == []
     health(exchange(**FAILURES[2]))
     health(exchange(**neutral))
-    assert health.troubled() == ["claude"]
+    assert health.unhealthy() == ["claude"]
 
 
 @given(st.lists(st.sampled_from([GOOD, FAILURES[0], NEUTRAL[0]])))
@@ -83,7 +83,7 @@ def test_only_the_failures_since_the_last_success_count(seen: list[dict[str, Any
         health(exchange(**fields))
         row = 0 if fields is GOOD else row + (fields is FAILURES[0])
 
-    assert health.troubled() == (["claude"] if row >= 3 else [])
+    assert health.unhealthy() == (["claude"] if row >= 3 else [])
 
 
 def test_a_provider_that_nobody_asks_any_more_is_forgotten(clock: FakeClock) -> None:
@@ -93,9 +93,9 @@ def test_a_provider_that_nobody_asks_any_more_is_forgotten(clock: FakeClock) -> 
         health(exchange(status=500))
 
     clock.advance(59.9)
-    assert health.troubled() == ["claude"]
+    assert health.unhealthy() == ["claude"]
     clock.advance(0.1)
-    assert health.troubled() == []
+    assert health.unhealthy() == []
 
 
 def test_who_was_not_declared_takes_no_memory(clock: FakeClock) -> None:
@@ -105,7 +105,7 @@ def test_who_was_not_declared_takes_no_memory(clock: FakeClock) -> None:
     for number in range(100):
         health(exchange(status=500, provider=f"name {number}"))
 
-    assert (health.troubled(), health.report()) == ([], {})
+    assert (health.unhealthy(), health.report()) == ([], {})
 
 
 def test_the_report_tells_of_each_provider_that_was_heard_of(clock: FakeClock) -> None:

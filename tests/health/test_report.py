@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokenpulse_mw.health.report import document, wants_health_json
-from tokenpulse_mw.health.results import CheckResult, Observed, Status, worst
+from tokenpulse_mw.health.results import CheckResult, Observation, Status, worst
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_who_may_know_is_told_of_each_check() -> None:
     disk = CheckResult(status="warn", observed_value=97, observed_unit="%", output="nearly full")
     loop = CheckResult(observed_value=0.01, observed_unit="s", output="something blocks it")
     observed = {
-        "disk:usage": Observed(disk, 1_769_004_042.661, "system"),
-        "loop": Observed(loop, 0.0),
+        "disk:usage": Observation(disk, 1_769_004_042.661, "system"),
+        "loop": Observation(loop, 0.0),
     }
 
     assert document("warn", "oauth2api", observed) == {

@@ -16,10 +16,11 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HealthRouter
 from tokenpulse_mw.health import AnyCheck, Check, CheckResult, Credentials, ProviderHealth
-from tokenpulse_mw.web import Authorize
+from tokenpulse_mw.web.auth import Authorize
+
+from ..support.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("patient")
 

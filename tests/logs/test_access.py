@@ -20,17 +20,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.logs.records import Kept, logger_into
-from tests.support.apps import listening, raising, raising_later, silent
-from tests.support.asgi import drive, http_scope
-from tokenpulse_mw import (
-    Exchange,
-    ExchangeMiddleware,
-    TokenUsage,
-    annotate,
-    drop_exchange,
-)
+from tokenpulse_mw import Exchange, ExchangeMiddleware, TokenUsage, annotate, drop_exchange
 from tokenpulse_mw.logs import AccessLog, JsonFormatter, RequestIdMiddleware
+
+from ..support.apps import listening, raising, raising_later, silent
+from ..support.asgi import drive, http_scope
+from .records import Kept, logger_into
 
 WHOLE = Exchange(
     "POST",
@@ -42,8 +37,8 @@ WHOLE = Exchange(
     time_to_first_byte=0.21,
     usage=TokenUsage(input=12, output=345),
     model="claude-sonnet",
-    master="acme",
-    key="k1",
+    tenant="acme",
+    api_key="k1",
     credential="c1",
 )
 
@@ -103,9 +98,9 @@ def test_json_has_the_same_as_fields() -> None:
 def test_who_asked_is_written_only_when_asked_for() -> None:
     """Master, key and credential, each by itself."""
     assert "acme" not in line(WHOLE)
-    assert line(WHOLE, include=["master"]).endswith(" master=acme")
-    assert line(WHOLE, include=("key", "credential")).endswith(" key=k1 credential=c1")
-    assert "master" not in line(exchange(), include=["master"])
+    assert line(WHOLE, include=["tenant"]).endswith(" tenant=acme")
+    assert line(WHOLE, include=("api_key", "credential")).endswith(" api_key=k1 credential=c1")
+    assert "tenant" not in line(exchange(), include=["tenant"])
 
 
 def test_a_limited_request_says_so() -> None:
@@ -191,8 +186,8 @@ def test_failures_are_all_written() -> None:
         ({"level": "LOUD"}, "log level 'LOUD' is none"),
         ({"sample": 10}, "sample must be a share from 0 to 1, got 10"),
         ({"sample": float("nan")}, "sample must be a share"),
-        ({"include": ["path"]}, "include can name master, key, credential; got 'path'"),
-        ({"include": "master"}, "include must be a list of names, got the string 'master'"),
+        ({"include": ["path"]}, "include can name tenant, api_key, credential; got 'path'"),
+        ({"include": "tenant"}, "include must be a list of names, got the string 'tenant'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], said: str) -> None:
@@ -223,7 +218,7 @@ class PassingOn(BaseHTTPMiddleware):
 
 async def whole(request: Request) -> Response:
     """Answers at once, and has something left to do."""
-    annotate(request, master="acme")
+    annotate(request, tenant="acme")
     return PlainTextResponse("secret body", background=BackgroundTask(anyio.sleep, 0))
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.logs.records import Kept, logger_into, record_of
 from tokenpulse_mw import Exchange
 from tokenpulse_mw.logs import AccessLog, JsonFormatter, TextFormatter
+
+from .records import Kept, logger_into, record_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "logs.md").read_text()
 
@@ -134,5 +135,5 @@ def test_fields_that_are_listed_are_those_that_are_written() -> None:
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
     optional = {"time_to_first_byte", "input_tokens", "output_tokens", "limited"}
-    annotated = {"master", "key", "credential"}
+    annotated = {"tenant", "api_key", "credential"}
     assert listed == ENTRY.keys() - {"time", "level", "module", "message"} | optional | annotated

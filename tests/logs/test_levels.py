@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tokenpulse_mw.logs import LEVELS, checked_level, log_level, set_log_level
+from tokenpulse_mw.logs import LEVELS, check_level, log_level, set_log_level
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
@@ -56,7 +56,7 @@ def test_an_unknown_level_is_refused(level: object) -> None:
 )
 def test_a_level_may_be_written_as_other_programs_have_it(level: str, name: str) -> None:
     """In any case, and with Python's own name for WARN."""
-    assert checked_level(level) == name
+    assert check_level(level) == name
     set_log_level(level)
     assert log_level() == name
 

@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from tests.logs.records import Kept, logger_into
-from tests.support.apps import answering, streaming
-from tests.support.asgi import Answer, drive, http_scope
 from tokenpulse_mw.logs import (
     RequestIdMiddleware,
     add_request_id,
     current_request_id,
     new_request_id,
 )
+
+from ..support.apps import answering, streaming
+from ..support.asgi import Answer, drive, http_scope
+from .records import Kept, logger_into
 
 pytestmark = pytest.mark.anyio
 NEW = re.compile(r"[0-9a-f]{32}")

@@ -14,8 +14,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.support.servers import free_port
-from tests.support.waiting import PATIENCE, wait_until
+from ..support.servers import free_port
+from ..support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
 

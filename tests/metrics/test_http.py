@@ -28,7 +28,7 @@ def value(metrics: HttpMetrics, name: str, **labels: str) -> float | None:
 
 def test_the_seeds_two_families(metrics: HttpMetrics) -> None:
     """Their names, labels, help and first buckets are exact."""
-    metrics.opened()
+    metrics.on_open()
     metrics(finished())
 
     text = metrics.render().decode()
@@ -45,11 +45,11 @@ def test_the_seeds_two_families(metrics: HttpMetrics) -> None:
 def test_requests_in_progress(metrics: HttpMetrics) -> None:
     """They are counted up when they begin, down when they end or turn out to be probes."""
     gauge = "tokenpulse_http_requests_in_progress"
-    metrics.opened()
-    metrics.opened()
+    metrics.on_open()
+    metrics.on_open()
     assert value(metrics, gauge) == 2
     metrics(finished())
-    metrics.dropped()
+    metrics.on_drop()
     assert value(metrics, gauge) == 0
 
 
@@ -116,8 +116,8 @@ def test_the_first_byte_falls_into_a_bucket_of_its_own(first_byte: float) -> Non
 
 def test_decisions_and_failures(metrics: HttpMetrics) -> None:
     """Other parts have what they do counted."""
-    metrics.decided("default", "limited")
-    metrics.failed("provider")
+    metrics.on_limit("default", "limited")
+    metrics.on_error("provider")
 
     name = "tokenpulse_rate_limit_decisions_total"
     assert value(metrics, name, policy="default", decision="limited") == 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.apps import answering
-from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import HttpMetrics, MetricsMiddleware
+
+from ..support.apps import answering
+from ..support.asgi import drive, http_scope
 
 
 @pytest.mark.anyio

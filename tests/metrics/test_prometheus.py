@@ -13,12 +13,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from tests.support.clock import FakeClock
-from tests.support.defaults import set_default
-from tests.support.servers import Server, need, prometheus_server, started
-from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw import ExchangeMiddleware, HttpMetrics, Settings, TokenPulse
 from tokenpulse_mw.demo.server import LocalServer
+
+from ..support.clock import FakeClock
+from ..support.defaults import set_default
+from ..support.servers import Server, need, prometheus_server, started
+from ..support.waiting import PATIENCE, wait_until
 
 # As the seed has them for Grafana.
 RATE = "sum(rate(tokenpulse_http_requests_total[1m])) by (method, route)"

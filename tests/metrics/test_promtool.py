@@ -8,11 +8,12 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from tests.support.servers import need
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import HttpMetrics, metrics_routes
-from tokenpulse_mw.metrics.render import pieces
 from tokenpulse_mw.metrics.rows import Series
+from tokenpulse_mw.metrics.text_format import render_chunks
+
+from ..support.servers import need
+from ..support.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ def test_it_has_no_complaint_about_any_family(metrics: HttpMetrics) -> None:
     families = [with_samples(series) for series in metrics.series()]
 
     assert families
-    assert check(b"".join(pieces(families))) == (0, b"")
+    assert check(b"".join(render_chunks(families))) == (0, b"")
 
 
 def test_it_has_no_complaint_about_the_answer(metrics: HttpMetrics) -> None:

@@ -21,10 +21,11 @@ from starlette.requests import Request
 from starlette.routing import Router
 from starlette.testclient import TestClient
 
-from tests.support.asgi import Answer, drive, http_scope
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import Exchange, HttpMetrics, MetricsMiddleware, metrics_routes
-from tokenpulse_mw.metrics.render import ROWS_A_PIECE
+from tokenpulse_mw.metrics.text_format import ROWS_PER_CHUNK
+
+from ..support.asgi import Answer, drive, http_scope
+from ..support.waiting import PATIENCE
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -41,7 +42,7 @@ def fill(metrics: HttpMetrics, *, series: int) -> None:
     for number in range(series):
         exchange = Exchange("GET", 0.0)
         exchange.route, exchange.status, exchange.provider = f"/{number}", 200, "qwen"
-        metrics.opened()
+        metrics.on_open()
         metrics(exchange)
 
 
@@ -126,7 +127,7 @@ def test_names_can_be_asked_for(metrics: HttpMetrics) -> None:
 
 def test_it_is_compressed_for_those_who_take_gzip(metrics: HttpMetrics) -> None:
     """The length is that of what is sent."""
-    metrics.failed("x" * 1000)
+    metrics.on_error("x" * 1000)
     client = client_of(metrics)
     plain = client.get("/metrics")
 
@@ -353,7 +354,7 @@ def test_what_could_not_be_scraped_is_refused(
 @pytest.mark.anyio
 async def test_while_a_large_scrape_is_made_others_go_on(metrics: HttpMetrics) -> None:
     """After every few rows others have a turn; what they count meanwhile harms nothing."""
-    fill(metrics, series=10 * ROWS_A_PIECE)
+    fill(metrics, series=10 * ROWS_PER_CHUNK)
     app = Starlette(routes=metrics_routes(metrics))
     turns = 0
 

@@ -30,12 +30,12 @@ def test_what_is_at_hand_is_bounded_and_never_folded(asked: list[Labels], most: 
     tables = Tables(most=most)
 
     for kind in asked:
-        rows = tables.kinds.get(kind) or tables.rows_of(kind)
+        rows = tables.row_cache.get(kind) or tables.rows_of(kind)
         rows[0][0] += 1
 
-    assert len(tables.kinds) <= most * 8
+    assert len(tables.row_cache) <= most * 8
     counted = counts(tables, "tokenpulse_http_requests_total")
-    assert {kind[:4] for kind in tables.kinds} <= counted.keys()
+    assert {kind[:4] for kind in tables.row_cache} <= counted.keys()
     assert sum(counted.values()) == len(asked)
 
 
@@ -70,9 +70,9 @@ def test_tables_can_begin_anew() -> None:
     tables.rows_of(kind)[0][0] += 1
     tables.in_progress[0] += 1
 
-    tables.begin_anew()
+    tables.reset_after_fork()
 
     assert counts(tables, "tokenpulse_http_requests_total") == {}
-    assert tables.begin() is tables.in_progress
+    assert tables.open_in_progress() is tables.in_progress
     assert counts(tables, "tokenpulse_http_requests_in_progress") == {(): 0}
-    assert kind not in tables.kinds
+    assert kind not in tables.row_cache

@@ -13,8 +13,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tests.support.apps import WORDS, event, raising_later
 from tokenpulse_mw import AlertEngine, HttpMetrics, Settings, TokenPulse
+
+from ..support.apps import WORDS, event, raising_later
 
 USAGE = {"prompt_tokens": 40, "completion_tokens": 20, "total_tokens": 60}
 DONE = b"data: [DONE]\n\n"
@@ -77,12 +78,12 @@ def shown() -> Shown:
 
 def _tell(metrics: HttpMetrics) -> None:
     """What takes a broken storage, a broken rule, a broken sink and a full table to happen."""
-    metrics.sample("tokenpulse_alerts", lambda: {("provider_down", "critical", "firing"): 1})
-    metrics.decided("client", "error")
-    metrics.evaluated("error", 0.1)
-    metrics.failed("metrics")
+    metrics.add_callback("tokenpulse_alerts", lambda: {("provider_down", "critical", "firing"): 1})
+    metrics.on_limit("client", "error")
+    metrics.on_evaluation("error", 0.1)
+    metrics.on_error("metrics")
     for number in range(61):
-        metrics.delivered(f"sink {number}", "ok" if number % 2 else "rejected")
+        metrics.on_delivery(f"sink {number}", "ok" if number % 2 else "rejected")
 
 
 def _samples(text: str) -> Shown:

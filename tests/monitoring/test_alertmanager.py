@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.servers import Server, need, started
-from tests.support.waiting import PATIENCE, wait_until
+from ..support.servers import Server, need, started
+from ..support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture

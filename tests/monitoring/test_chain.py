@@ -14,12 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.support.receiver import Receiver
-from tests.support.servers import Server, started
-from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw import AlertEngine, HttpMetrics, Settings, TokenPulse
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.monitoring import write_files
+
+from ..support.receiver import Receiver
+from ..support.servers import Server, started
+from ..support.waiting import PATIENCE, wait_until
 
 Told = tuple[str, str, str]  # status, name, provider
 

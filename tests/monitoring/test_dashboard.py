@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from tests.monitoring.files import panels, read
+from .files import panels, read
 
 DASHBOARD = "grafana/dashboards/tokenpulse.json"
 

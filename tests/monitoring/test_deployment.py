@@ -17,11 +17,12 @@ import yaml
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from tests.monitoring.files import blocks, read, rules
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import HealthRouter, HttpMetrics, TokenPulse, configure_logging
 from tokenpulse_mw.cli import main
 from tokenpulse_mw.demo.server import LocalServer
+
+from ..support.waiting import PATIENCE
+from .files import blocks, read, rules
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from starlette.routing import Route
 
-from tests.monitoring.files import DOCS, blocks, panels, read
-from tests.support.servers import need
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import HealthRouter, HttpMetrics, Settings
+
+from ..support.servers import need
+from ..support.waiting import PATIENCE
+from .files import DOCS, blocks, panels, read
 
 PAGES = ["monitoring.md", "operations.md"]
 

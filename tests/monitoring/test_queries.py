@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.monitoring.files import blocks, panels, rules
-from tests.monitoring.live import shown
-from tests.monitoring.promql import groupings, matches, parsed, selectors
+from .files import blocks, panels, rules
+from .live import shown
+from .promql import groupings, matches, parsed, selectors
 
 # What Prometheus itself adds to every sample, and shows of itself.
 OF_THE_TARGET = {"job", "instance"}

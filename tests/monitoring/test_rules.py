@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.monitoring.files import alerts, read
-from tests.support.servers import need
+from ..support.servers import need
+from .files import alerts, read
 
 pytestmark = pytest.mark.slow
 

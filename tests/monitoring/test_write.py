@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.monitoring.files import DOCS, read
 from tokenpulse_mw import monitoring
 from tokenpulse_mw.monitoring import write_files
-from tokenpulse_mw.monitoring.address import Address
-from tokenpulse_mw.monitoring.write import _command
+from tokenpulse_mw.monitoring.write import Address, _command
+
+from .files import DOCS, read
 
 SCRAPED = "prometheus/prometheus.yml"
 

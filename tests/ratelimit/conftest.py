@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import Server, memcached_server, redis_server, started
+from ..support.servers import Server, memcached_server, redis_server, started
 
 
 @pytest.fixture

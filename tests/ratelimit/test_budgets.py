@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.clock import FakeClock
-from tokenpulse_mw import Limiter, Policy, SharedLimiter, annotated
+from tokenpulse_mw import Limiter, Policy, SharedLimiter, keys
 from tokenpulse_mw.ratelimit import budgets
-from tokenpulse_mw.ratelimit.keys.address import grouping, pack
+from tokenpulse_mw.ratelimit.keys.address import network_grouper, pack
+
+from ..support.clock import FakeClock
 
 
 @pytest.mark.anyio
@@ -16,7 +17,7 @@ async def test_keys_that_have_used_half_of_their_tokens_are_told(clock: FakeCloc
     limiter = Limiter("100/day", clock=clock)
     for key, tokens in {"ada": 49, "bob": 50, "eve": 100}.items():
         limiter.hit(key, tokens)
-    used = budgets([Policy(limiter, tokens=10, key=annotated("master"))])
+    used = budgets([Policy(limiter, tokens=10, key=keys.annotation("tenant"))])
 
     assert used is not None
     assert await used() == [("bob", 50, 100), ("eve", 100, 100)]
@@ -38,8 +39,11 @@ async def test_a_window_that_is_over_is_no_use_any_more(clock: FakeClock) -> Non
     ("key", "shown"),
     [
         (bytes([192, 0, 2, 7]), "192.0.2.7"),
-        (grouping(64)(pack("2001:db8::7") or b""), "2001:db8::/64"),
-        (("acme", grouping(56)(pack("2001:db8:0:1ff::7") or b"")), "acme 2001:db8:0:100::/56"),
+        (network_grouper(64)(pack("2001:db8::7") or b""), "2001:db8::/64"),
+        (
+            ("acme", network_grouper(56)(pack("2001:db8:0:1ff::7") or b"")),
+            "acme 2001:db8:0:100::/56",
+        ),
         (bytes.fromhex("20010db800000001"), "20010db800000001"),
         (("acme", None, bytes([192, 0, 2, 7])), "acme 192.0.2.7"),
         (7, "7"),

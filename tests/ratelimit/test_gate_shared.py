@@ -8,12 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.apps import answering
-from tests.support.asgi import drive, http_scope
-from tests.support.gates import client, gate_of
-from tests.support.metrics import decided
-from tests.support.servers import Server, redis_server
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import (
     ExchangeMiddleware,
     HttpMetrics,
@@ -23,7 +17,14 @@ from tokenpulse_mw import (
     RateLimitMiddleware,
     SharedLimiter,
 )
-from tokenpulse_mw.ratelimit.gate import Gate
+from tokenpulse_mw.ratelimit.policy_set import PolicySet
+
+from ..support.apps import answering
+from ..support.asgi import drive, http_scope
+from ..support.gates import client, gate_of
+from ..support.metrics import decided
+from ..support.servers import Server, redis_server
+from ..support.waiting import PATIENCE
 
 Local = Limiter | InFlight
 
@@ -59,9 +60,9 @@ async def test_here_or_there_a_refusal_consumes_nothing_elsewhere(
     }
     gate = gate_of(*(Policy(each, name=name, key=client) for name, each in several.items()))
 
-    _, allowed, holds = await gate.judge_shared(http_scope(), None)
+    _, allowed, holds = await gate.evaluate_shared(http_scope(), None)
     before = {name: await left(each) for name, each in several.items()}
-    decisions, refusal, _ = await gate.judge_shared(http_scope(), None)
+    decisions, refusal, _ = await gate.evaluate_shared(http_scope(), None)
 
     assert (gate.shared, allowed) == (True, None)
     assert holds is not None
@@ -84,7 +85,7 @@ async def test_a_shared_policy_in_shadow_keeps_nobody_out(
         Policy(real, name="real", key=client),
     )
 
-    refusals = [(await gate.judge_shared(http_scope(), None))[1] for _ in range(3)]
+    refusals = [(await gate.evaluate_shared(http_scope(), None))[1] for _ in range(3)]
 
     assert [each and each.policy for each in refusals] == [None, None, "real"]
     assert await left(real) == 0
@@ -150,12 +151,12 @@ async def test_a_client_that_leaves_while_a_storage_stands_still_leaves_nothing_
         Policy(requests, name="here", key=client),
         Policy(places, name="places", key=client),
     )
-    await gate.judge_shared(
+    await gate.evaluate_shared(
         http_scope(), None
     )  # connects, and takes a place that is not given back
     redis.stop()
 
-    task = asyncio.create_task(gate.judge_shared(http_scope(), None))
+    task = asyncio.create_task(gate.evaluate_shared(http_scope(), None))
     await until(places, remaining=3)
     assert await left(requests) == 3
     task.cancel()
@@ -181,9 +182,9 @@ async def test_a_client_that_leaves_while_its_refusal_is_undone_gives_back_once(
             Policy(granting, name="granting", key=client),
             Policy(refusing, name="refusing", key=client),
         )
-        await gate.judge_shared(http_scope(), None)
+        await gate.evaluate_shared(http_scope(), None)
         second.stop()
-        task = asyncio.create_task(gate.judge_shared(http_scope(), None))
+        task = asyncio.create_task(gate.evaluate_shared(http_scope(), None))
         await until(granting, remaining=3)
         redis.stop()
         second.go_on()
@@ -231,10 +232,10 @@ async def test_no_more_remains_than_the_limit(redis: Server, anyio_backend: str)
         Policy(away, name="away", key=lambda scope: "me"),
         Policy(here, name="here", key=lambda scope: "me"),
     ]
-    gate = Gate(policies, enforce=True, on_decision=None)
-    await gate.judge_shared(http_scope(), None)
+    gate = PolicySet(policies, enforce=True, on_decision=None)
+    await gate.evaluate_shared(http_scope(), None)
 
-    decisions, refusal, _ = await gate.judge_shared(http_scope(), None)
+    decisions, refusal, _ = await gate.evaluate_shared(http_scope(), None)
 
     assert refusal is not None
     assert [each.remaining for each in decisions] == [5, 0]

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Decision, InFlight, Limiter, Policy
 from tokenpulse_mw.ratelimit.headers import RawHeaders, dialect
+
+from ..support.clock import FakeClock
 
 PER_MINUTE = Policy("100/minute", name="minute")
 PER_DAY = Policy("1000/day", name="day")

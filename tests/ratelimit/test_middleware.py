@@ -10,9 +10,6 @@ import pytest
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.support.apps import answering
-from tests.support.asgi import drive, http_scope
-from tests.support.clock import FakeClock
 from tokenpulse_mw import (
     Decision,
     Exchange,
@@ -21,8 +18,12 @@ from tokenpulse_mw import (
     Limiter,
     Policy,
     RateLimitMiddleware,
-    header,
+    keys,
 )
+
+from ..support.apps import answering
+from ..support.asgi import drive, http_scope
+from ..support.clock import FakeClock
 
 
 @pytest.mark.anyio
@@ -112,7 +113,7 @@ async def test_other_method_on_exempt_path_is_limited(method: str) -> None:
 @pytest.mark.anyio
 async def test_a_request_without_a_key_is_not_limited() -> None:
     """A key of None says that this limit is not meant for it."""
-    app = RateLimitMiddleware(answering(), limit="1/day", key=header("x-api-key"))
+    app = RateLimitMiddleware(answering(), limit="1/day", key=keys.header("x-api-key"))
 
     assert [(await drive(app)).status for _ in range(3)] == [200] * 3
 

@@ -12,8 +12,6 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from tests.support.apps import answering
-from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import (
     Exchange,
     ExchangeMiddleware,
@@ -22,7 +20,10 @@ from tokenpulse_mw import (
     Policy,
     RateLimitMiddleware,
 )
-from tokenpulse_mw.ratelimit.misuse import Once
+from tokenpulse_mw.ratelimit.misuse import WarnOnce
+
+from ..support.apps import answering
+from ..support.asgi import drive, http_scope
 
 TWICE = (
     "a limiter counts the same request twice (seen on {!r}), so each client gets half its limit: "
@@ -140,14 +141,14 @@ async def test_only_the_first_requests_are_looked_at(told: pytest.LogCaptureFixt
 
 def test_a_warning_is_given_once(told: pytest.LogCaptureFixture) -> None:
     """By whoever gives it; another one has a first time of its own."""
-    one, other = Once(), Once()
+    one, other = WarnOnce(), WarnOnce()
 
     one("no %s of %s", "sign", "life")
     one("no %s of %s", "end", "it")
     other("no more")
 
     assert told.messages == ["no sign of life", "no more"]
-    assert (one.told, Once().told) == (True, False)
+    assert (one.told, WarnOnce().told) == (True, False)
 
 
 @pytest.mark.parametrize("outside", [False, True])

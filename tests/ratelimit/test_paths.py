@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.asgi import http_scope
 from tokenpulse_mw.ratelimit.paths import Condition, exempt_paths, requests_to
+
+from ..support.asgi import http_scope
 
 
 def exempt(*patterns: str) -> Condition:

@@ -17,7 +17,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.support.apps import (
+from tokenpulse_mw import ExchangeMiddleware, InFlight, Policy, RateLimitMiddleware
+from tokenpulse_mw.demo.server import LocalServer
+from tokenpulse_mw.exchange import drop_exchange
+
+from ..support.apps import (
     WORDS,
     answering,
     gone,
@@ -28,16 +32,8 @@ from tests.support.apps import (
     silent,
     streaming,
 )
-from tests.support.asgi import Answer, drive, http_scope
-from tests.support.waiting import PATIENCE, wait_until
-from tokenpulse_mw import (
-    ExchangeMiddleware,
-    InFlight,
-    Policy,
-    RateLimitMiddleware,
-)
-from tokenpulse_mw.demo.server import LocalServer
-from tokenpulse_mw.exchange import drop_exchange
+from ..support.asgi import Answer, drive, http_scope
+from ..support.waiting import PATIENCE, wait_until
 
 Around = Callable[[ASGIApp], ASGIApp]
 AROUND: dict[str, Around] = {

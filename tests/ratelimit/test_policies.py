@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 from starlette.types import Scope
 
-from tests.support.apps import answering
-from tests.support.asgi import Answer, drive, http_scope
-from tests.support.clock import FakeClock
 from tokenpulse_mw import (
     ExchangeMiddleware,
     HttpMetrics,
@@ -20,6 +17,10 @@ from tokenpulse_mw import (
     problem_details,
     requests_to,
 )
+
+from ..support.apps import answering
+from ..support.asgi import Answer, drive, http_scope
+from ..support.clock import FakeClock
 
 
 class Gateway:

@@ -8,23 +8,11 @@ from typing import Any
 import pytest
 from starlette.types import Scope
 
-from tests.support.asgi import http_scope
-from tests.support.clock import FakeClock
-from tokenpulse_mw import (
-    Decision,
-    InFlight,
-    Limiter,
-    Policy,
-    SharedLimiter,
-    annotated,
-    client_address,
-    header,
-    join,
-    requests_to,
-    route,
-)
-from tokenpulse_mw.ratelimit.claim import claim_of, priced
-from tokenpulse_mw.ratelimit.policy import check_policies
+from tokenpulse_mw import Decision, InFlight, Limiter, Policy, SharedLimiter, keys, requests_to
+from tokenpulse_mw.ratelimit.policy import charge_for, check_policies, with_cost
+
+from ..support.asgi import http_scope
+from ..support.clock import FakeClock
 
 STORAGE = "async+redis://127.0.0.1:1"  # nothing listens there, and nothing is asked
 
@@ -50,7 +38,7 @@ def test_a_rate_makes_a_limiter_for_each_address() -> None:
     """The shortest policy counts one for every request of a client."""
     policy = Policy("5/minute")
 
-    claim = claim_of(policy, http_scope(client=("192.0.2.7", 1)))
+    claim = charge_for(policy, http_scope(client=("192.0.2.7", 1)))
 
     assert isinstance(policy.limiter, Limiter)
     assert (policy.limiter.limit, policy.limiter.window) == (5, 60)
@@ -86,7 +74,7 @@ def test_a_limit_may_be_one_of_tokens(limiter: Any) -> None:
     """In this process, or in a storage that can give back what was not used."""
     policy = Policy(limiter, tokens=20)
 
-    claim = claim_of(policy, http_scope())
+    claim = charge_for(policy, http_scope())
 
     assert policy.unit == "tokens"
     assert claim is not None
@@ -95,45 +83,47 @@ def test_a_limit_may_be_one_of_tokens(limiter: Any) -> None:
 
 def test_a_request_that_a_policy_is_not_for_claims_nothing() -> None:
     """It is not for other paths than those of `when`, nor for requests without a key."""
-    policy = Policy("5/minute", key=header("x-api-key"), when=requests_to("/v1/*"))
+    policy = Policy("5/minute", key=keys.header("x-api-key"), when=requests_to("/v1/*"))
     key = (b"x-api-key", b"secret")
 
-    assert claim_of(policy, http_scope("/docs", headers=[key])) is None
-    assert claim_of(policy, http_scope("/v1/chat")) is None
-    assert claim_of(policy, http_scope("/v1/chat", headers=[key])) is not None
+    assert charge_for(policy, http_scope("/docs", headers=[key])) is None
+    assert charge_for(policy, http_scope("/v1/chat")) is None
+    assert charge_for(policy, http_scope("/v1/chat", headers=[key])) is not None
 
 
 def test_a_cost_can_depend_on_the_request() -> None:
     """A function of the scope gives it for each request."""
     policy = Policy("100/minute", cost=lambda scope: len(scope["path"]))
 
-    claim = claim_of(policy, http_scope("/four"))
+    claim = charge_for(policy, http_scope("/four"))
 
     assert claim is not None
-    assert priced(claim, http_scope("/four")).cost == 5
+    assert with_cost(claim, http_scope("/four")).cost == 5
 
 
 @pytest.mark.parametrize("cost", [-1, 1.5, "3", None, True])
 def test_a_function_may_not_give_what_is_no_cost(cost: Any) -> None:
     """A negative cost would win back what was used, and only whole numbers are counted."""
-    claim = claim_of(Policy("5/minute", cost=lambda scope: cost), http_scope())
+    claim = charge_for(Policy("5/minute", cost=lambda scope: cost), http_scope())
     assert claim is not None
 
     with pytest.raises(ValueError, match="cost must be a whole number and not negative, got"):
-        priced(claim, http_scope())
+        with_cost(claim, http_scope())
 
 
 def test_there_is_no_reserve_of_nothing() -> None:
     """It would let in whoever has used up the budget."""
-    claim = claim_of(Policy("5/minute", tokens=lambda scope: 0), http_scope())
+    claim = charge_for(Policy("5/minute", tokens=lambda scope: 0), http_scope())
     assert claim is not None
 
-    assert priced(claim, http_scope()).cost == 1
+    assert with_cost(claim, http_scope()).cost == 1
     with pytest.raises(ValueError, match=r"tokens must be .* number from 1 to the limit 5, got 0"):
         Policy("5/minute", tokens=0)
 
 
-@pytest.mark.parametrize("maker", [client_address, header, annotated, join, route])
+@pytest.mark.parametrize(
+    "maker", [keys.client_address, keys.header, keys.annotation, keys.combine, keys.route]
+)
 def test_to_forget_a_call_is_told(maker: Any) -> None:
     """A function that makes keys is no key: it would limit nobody, or all as one."""
     with pytest.raises(ValueError, match=f"key must be what {maker.__name__}.. gives: call it"):
@@ -168,18 +158,18 @@ def test_a_key_must_be_hashable() -> None:
     keys: list[Hashable] = []
 
     with pytest.raises(TypeError, match="unhashable type: 'list'"):
-        claim_of(Policy("5/minute", key=lambda scope: keys), http_scope())  # type: ignore[arg-type, return-value]
+        charge_for(Policy("5/minute", key=lambda scope: keys), http_scope())  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize("limiter", [Limiter("5/minute", clock=FakeClock()), InFlight(5)])
 def test_what_was_taken_can_be_given_back(limiter: Limiter | InFlight) -> None:
     """A claim looks, takes, and undoes; its decisions have the name of their policy."""
-    claim = claim_of(Policy(limiter, name="five", cost=2), http_scope())
+    claim = charge_for(Policy(limiter, name="five", cost=2), http_scope())
     assert claim is not None
 
     assert (claim.peek().policy, claim.peek().remaining) == ("five", 5)
-    assert (claim.take().policy, claim.peek().remaining) == ("five", 3)
-    claim.give_back(since=claim.policy.now())
+    assert (claim.apply().policy, claim.peek().remaining) == ("five", 3)
+    claim.refund(since=claim.policy.now())
     assert claim.peek().remaining == 5
 
 

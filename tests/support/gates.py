@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import Scope
 
 from tokenpulse_mw import Policy
-from tokenpulse_mw.ratelimit.gate import Gate
+from tokenpulse_mw.ratelimit.policy_set import PolicySet
 
 
 def client(scope: Scope) -> str:
@@ -13,6 +13,6 @@ def client(scope: Scope) -> str:
     return "client"
 
 
-def gate_of(*policies: Policy, enforce: bool = True) -> Gate:
+def gate_of(*policies: Policy, enforce: bool = True) -> PolicySet:
     """A gate that tells nobody."""
-    return Gate(policies, enforce=enforce, on_decision=None)
+    return PolicySet(policies, enforce=enforce, on_decision=None)

@@ -11,8 +11,9 @@ import json
 import sys
 import tracemalloc
 
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Limiter
+
+from .clock import FakeClock
 
 
 def main(strategy: str, clients: int) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from tests.support.apps import answering
-from tokenpulse_mw import RateLimitMiddleware, SharedLimiter, header
+from tokenpulse_mw import RateLimitMiddleware, SharedLimiter, keys
+
+from .apps import answering
 
 limiter = SharedLimiter(
     os.environ["LIMIT"],
@@ -14,4 +15,4 @@ limiter = SharedLimiter(
     strategy=os.environ["STRATEGY"],
     timeout=float(os.environ["TIMEOUT"]),
 )
-app = RateLimitMiddleware(answering(), limiter=limiter, key=header("x-api-key"))
+app = RateLimitMiddleware(answering(), limiter=limiter, key=keys.header("x-api-key"))

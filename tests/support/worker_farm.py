@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from tokenpulse_mw.metrics.families import Family
-from tokenpulse_mw.metrics.workers import WorkerFiles
+from tokenpulse_mw.metrics.multiprocess import WorkerFiles
 
 JOBS = Family("jobs_total", "counter", "Jobs done", ("name",))
 SECONDS = Family("job_seconds", "histogram", "Time of jobs", ("name",), (0.5, 1.0, 2.0))

@@ -13,8 +13,9 @@ import os
 import sys
 from pathlib import Path
 
-from tests.metrics.workers.samples import COUNTER, row_of
-from tokenpulse_mw.metrics.workers import WorkerFiles
+from tokenpulse_mw.metrics.multiprocess import WorkerFiles
+
+from ..metrics.multiprocess.samples import COUNTER, row_of
 
 
 def main(folder: str, parent_counts: bool, child_counts: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage import Ledger, TokenUsage, meter_for
+from tokenpulse_mw.usage import TokenUsage, UsageAccount, meter_for
 
 JSON = b"application/json"
 SSE = b"text/event-stream"
@@ -82,17 +82,17 @@ def _document(payload: Any, usage: TokenUsage, model: str | None) -> Body:
 
 def measure(
     content_type: bytes, chunks: Iterable[bytes], *, complete: bool = True, encoding: bytes = b""
-) -> Ledger:
+) -> UsageAccount:
     """The ledger of an answer that came in these chunks."""
     meter = meter_for(content_type, encoding)
     assert meter is not None
     for chunk in chunks:
         meter.feed(chunk)
     meter.finish(complete=complete)
-    return meter.ledger
+    return meter.account
 
 
-def account(ledger: Ledger) -> tuple[object, ...]:
+def account(ledger: UsageAccount) -> tuple[object, ...]:
     """All that a ledger says, to be compared."""
     return ledger.usage, ledger.source, ledger.model, ledger.failed, ledger.unreadable
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.bounds import MAX_COMPRESSED_FRAMES
-from tokenpulse_mw.usage.encodings import CorruptError, Decoder, decoders_for
+from tokenpulse_mw.usage.decompress import CorruptError, Decoder, decoders_for
 
 from .bodies import chunkings
 from .codings import CODINGS, ZSTD, Encode, brotlied, deflated, gzipped, zstded

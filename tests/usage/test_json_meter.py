@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.memory import held_after
 from tokenpulse_mw.usage import TokenUsage
 from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_BYTES
 from tokenpulse_mw.usage.json_meter import JsonMeter
 
+from ..support.memory import held_after
 from .bodies import BODIES, JSON, Body, account, chunkings, cut, measure
 
 
@@ -55,8 +55,8 @@ def test_an_array_may_be_longer_than_any_document() -> None:
         meter.feed(chunk)
     meter.finish(complete=True)
 
-    assert meter.ledger.usage == TokenUsage(input=7, output=4, reasoning=4)
-    assert (meter.ledger.source, meter.ledger.unreadable) == ("reported", 0)
+    assert meter.account.usage == TokenUsage(input=7, output=4, reasoning=4)
+    assert (meter.account.source, meter.account.unreadable) == ("reported", 0)
 
 
 def test_an_element_that_is_too_long_is_skipped() -> None:
@@ -66,8 +66,8 @@ def test_an_element_that_is_too_long_is_skipped() -> None:
     meter.feed(b"[%s,%s,%s]" % (FIRST, element("x" * 200), LAST))
     meter.finish(complete=True)
 
-    assert meter.ledger.usage == TokenUsage(input=7, output=4, reasoning=4)
-    assert (meter.ledger.source, meter.ledger.unreadable) == ("reported", 1)
+    assert meter.account.usage == TokenUsage(input=7, output=4, reasoning=4)
+    assert (meter.account.source, meter.account.unreadable) == ("reported", 1)
 
 
 @pytest.mark.parametrize("size", [1, 7, 100_000])
@@ -82,7 +82,7 @@ def test_an_element_that_is_too_long_says_its_usage_at_its_end(size: int) -> Non
     meter.finish(complete=True)
 
     expected = (TokenUsage(input=7, output=1290), "reported", "gemini-2.5-flash", False, 0)
-    assert account(meter.ledger) == expected
+    assert account(meter.account) == expected
 
 
 def test_the_time_of_the_first_words_of_an_array_can_be_told() -> None:
@@ -92,7 +92,7 @@ def test_the_time_of_the_first_words_of_an_array_can_be_told() -> None:
 
     for chunk in (b" \n[", FIRST, b",", WORDS[:-1], WORDS[-1:], b",", LAST, b"]"):
         meter.feed(chunk)
-        waiting.append(meter.waiting)
+        waiting.append(meter.awaits_output)
 
     assert waiting == [True] * 4 + [False] * 4
 
@@ -150,7 +150,7 @@ def test_a_document_that_is_too_long_says_its_usage_at_its_end(
 
     assert len(data) > MAX_DOCUMENT_BYTES
     assert account(ledger) == (usage, "reported", model, False, 0)
-    assert ledger.is_answer is True
+    assert ledger.is_response is True
 
 
 USAGE_FIRST = {"prompt_tokens": 7, "total_tokens": 7}
@@ -216,7 +216,7 @@ def test_a_document_that_is_too_long_and_was_cut_says_nothing() -> None:
     ledger = measure(JSON, [data[:-2]], complete=False)
 
     assert account(ledger) == (None, "missing", None, False, 1)
-    assert ledger.is_answer is None
+    assert ledger.is_response is None
 
 
 @pytest.mark.parametrize("form", [bytearray, memoryview])
@@ -252,27 +252,27 @@ def test_a_byte_order_mark_before_an_answer_is_passed_over(size: int) -> None:
 )
 def test_a_whole_document_of_nothing_a_model_says_is_no_models_answer(data: bytes) -> None:
     """A count of tokens, a login, an empty answer."""
-    assert measure(JSON, [data]).is_answer is False
+    assert measure(JSON, [data]).is_response is False
 
 
 @pytest.mark.parametrize("data", [b'{"id": 1', b"[", b'[{"id": 1}', b"<html>", b'{"id": oops}'])
 def test_whose_answer_it_is_cannot_be_told_of_what_cannot_be_read(data: bytes) -> None:
     """It may be a model's."""
-    assert measure(JSON, [data]).is_answer is None
-    assert measure(JSON, [data], complete=False).is_answer is None
+    assert measure(JSON, [data]).is_response is None
+    assert measure(JSON, [data], complete=False).is_response is None
 
 
 def test_whose_answer_it_is_cannot_be_told_of_an_array_without_end() -> None:
     """After 1,024 elements without words no more of them are looked at."""
-    assert measure(JSON, [b"[%s]" % b",".join([b"{}"] * 1023)]).is_answer is False
-    assert measure(JSON, [b"[%s]" % b",".join([b"{}"] * 1025)]).is_answer is None
+    assert measure(JSON, [b"[%s]" % b",".join([b"{}"] * 1023)]).is_response is False
+    assert measure(JSON, [b"[%s]" % b",".join([b"{}"] * 1025)]).is_response is None
 
 
 def test_an_answer_that_names_its_model_is_a_models() -> None:
     """Also where it says no usage, and where it has failed."""
-    assert measure(JSON, [b'{"model": "gpt-5", "choices": []}']).is_answer is True
-    assert measure(JSON, [b'{"error": {"code": 429}}']).is_answer is True
-    assert measure(JSON, [b'{"jsonrpc": "2.0", "error": {"code": -3}}']).is_answer is False
+    assert measure(JSON, [b'{"model": "gpt-5", "choices": []}']).is_response is True
+    assert measure(JSON, [b'{"error": {"code": 429}}']).is_response is True
+    assert measure(JSON, [b'{"jsonrpc": "2.0", "error": {"code": -3}}']).is_response is False
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_white_space_without_end_is_not_held() -> None:
     meter.finish(complete=True)
 
     assert held < 20_000
-    assert meter.ledger.usage == TokenUsage(input=7, output=4, reasoning=4)
+    assert meter.account.usage == TokenUsage(input=7, output=4, reasoning=4)
 
 
 @given(sizes=st.lists(st.integers(1, 120), max_size=12), data=st.data())
@@ -322,4 +322,4 @@ def test_elements_are_counted_in_any_chunking(sizes: list[int], data: st.DataObj
         meter.feed(chunk)
     meter.finish(complete=True)
 
-    assert meter.ledger.events == len(sizes)
+    assert meter.account.events == len(sizes)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tokenpulse_mw.usage.bounds import MAX_WINDOW_LOG_BROTLI, MAX_WINDOW_LOG_ZSTD
-from tokenpulse_mw.usage.encodings import CorruptError, decoders_for
-from tokenpulse_mw.usage.encodings.brotli import window_log
+from tokenpulse_mw.usage.decompress import CorruptError, decoders_for, window_log
 
 from .bodies import SSE, account, event, measure
 from .codings import deflated, gzipped
@@ -60,7 +59,7 @@ for _ in range(8):
         meter.feed(chunk)
     meters.append(meter)
 held = (resident() - before) // len(meters)
-print(held, sum(meter.ledger.budget.exhausted for meter in meters))
+print(held, sum(meter.account.budget.exhausted for meter in meters))
 """ % (MAX_WINDOW_LOG_BROTLI, MAX_WINDOW_LOG_ZSTD)  # noqa: UP031
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.memory import held_after
 from tokenpulse_mw.usage import TokenUsage, meter_for
 from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_BYTES
-from tokenpulse_mw.usage.frame_meter import FrameMeter
+from tokenpulse_mw.usage.eventstream_meter import EventStreamMeter
 from tokenpulse_mw.usage.json_meter import JsonMeter
-from tokenpulse_mw.usage.sniff import MaybeJsonMeter, SniffMeter
-from tokenpulse_mw.usage.stream_meter import StreamMeter
+from tokenpulse_mw.usage.meter import MaybeJsonMeter, SniffMeter
+from tokenpulse_mw.usage.sse_meter import SSEMeter
 
+from ..support.memory import held_after
 from .bodies import (
     BODIES,
     CHAT_JSON,
+    CHAT_SSE,
+    FRAMES,
     JSON,
     SPOKEN,
     SSE,
@@ -32,12 +35,23 @@ from .bodies import (
 )
 
 WORDS = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
+
+
 USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
+
+
 ERROR = event({"error": {"message": "overloaded"}})
+
+
 LOOKALIKES = ['"error": {"a": 1}', '"usage": {"prompt_tokens": 99}', '\n\nevent: error\n\n"error"']
 
+
 every_body = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+
+
 every_spoken = pytest.mark.parametrize("body", SPOKEN.values(), ids=SPOKEN)
+
+
 every_stream = pytest.mark.parametrize("body", STREAMS.values(), ids=STREAMS)
 
 
@@ -131,7 +145,7 @@ def test_waiting_ends_with_the_byte_that_completes_the_first_words(body: Body) -
 
     for place in range(len(body.data)):
         meter.feed(body.data[place : place + 1])
-        waiting.append(meter.waiting)
+        waiting.append(meter.awaits_output)
 
     assert waiting == [True] * (end - 1) + [False] * (len(body.data) - end + 1)
 
@@ -143,20 +157,20 @@ def test_waiting_goes_on_before_the_first_words(body: Body) -> None:
     assert meter is not None
 
     meter.feed(body.before)
-    assert meter.waiting is True
+    assert meter.awaits_output is True
     meter.feed(body.first + body.after)
-    assert meter.waiting is False
+    assert meter.awaits_output is False
 
 
 def test_a_stream_without_words_is_waited_for_until_its_end() -> None:
     """An answer in which the model says nothing has no first words."""
-    meter = StreamMeter()
+    meter = SSEMeter()
 
     meter.feed(USAGE + b"data: [DONE]\n\n")
     meter.finish(complete=True)
 
-    assert meter.waiting is True
-    assert meter.ledger.usage == TokenUsage(input=3, output=4)
+    assert meter.awaits_output is True
+    assert meter.account.usage == TokenUsage(input=3, output=4)
 
 
 def test_a_json_answer_has_no_first_words() -> None:
@@ -165,10 +179,10 @@ def test_a_json_answer_has_no_first_words() -> None:
 
     for chunk in cut(CHAT_JSON.data, range(50, len(CHAT_JSON.data), 50)):
         meter.feed(chunk)
-        assert meter.waiting is True
+        assert meter.awaits_output is True
     meter.finish(complete=True)
 
-    assert meter.waiting is True
+    assert meter.awaits_output is True
 
 
 def test_an_empty_body_says_nothing() -> None:
@@ -208,7 +222,7 @@ def test_a_json_body_that_is_too_long_is_let_go(size: int) -> None:
     meter.finish(complete=True)
 
     assert len(data) == 103
-    assert account(meter.ledger) == (None, "missing", None, False, 1)
+    assert account(meter.account) == (None, "missing", None, False, 1)
 
 
 def test_a_json_body_that_is_too_long_is_held_no_longer() -> None:
@@ -227,19 +241,19 @@ def test_a_json_body_of_the_limit_is_read() -> None:
     meter.feed(data)
     meter.finish(complete=True)
 
-    assert account(meter.ledger) == (TokenUsage(input=3), "reported", None, False, 0)
+    assert account(meter.account) == (TokenUsage(input=3), "reported", None, False, 0)
 
 
 def test_an_event_that_is_too_long_is_skipped() -> None:
     """An over-long event of a stream is unreadable; the others count."""
-    meter = StreamMeter(longest=100)
+    meter = SSEMeter(longest=100)
 
     for chunk in (WORDS, event({"choices": [{"delta": {"content": "x" * 100}}]}), USAGE):
         meter.feed(chunk)
     meter.finish(complete=True)
 
     expected = (TokenUsage(input=3, output=4), "reported", None, False, 1)
-    assert account(meter.ledger) == expected
+    assert account(meter.account) == expected
 
 
 def test_a_body_is_kept_up_to_one_mebibyte_by_default() -> None:
@@ -254,15 +268,15 @@ def test_a_body_is_kept_up_to_one_mebibyte_by_default() -> None:
 def test_a_long_stream_is_read_to_its_end() -> None:
     """After the first words a stream is looked through in batches, and none is left out."""
     early = event({"choices": [], "usage": {"prompt_tokens": 1}})
-    meter = StreamMeter()
+    meter = SSEMeter()
 
     for chunk in (WORDS, early, *[WORDS] * 2000):
         meter.feed(chunk)
-    assert meter.ledger.usage == TokenUsage(input=1)
+    assert meter.account.usage == TokenUsage(input=1)
     meter.feed(USAGE)
     meter.finish(complete=True)
 
-    assert meter.ledger.usage == TokenUsage(input=3, output=4)
+    assert meter.account.usage == TokenUsage(input=3, output=4)
 
 
 @pytest.mark.parametrize(
@@ -361,13 +375,13 @@ def test_an_error_is_looked_for_at_the_end_of_a_stream() -> None:
 
 def test_an_error_after_a_chunk_longer_than_the_limit_is_a_failure() -> None:
     """Events that came in one large chunk do not run into the next."""
-    meter = StreamMeter(longest=200)
+    meter = SSEMeter(longest=200)
 
     meter.feed(WORDS * 5)
     meter.feed(ERROR)
     meter.finish(complete=True)
 
-    assert meter.ledger.failed is True
+    assert meter.account.failed is True
 
 
 def test_a_malformed_event_of_a_cut_stream_is_counted() -> None:
@@ -380,7 +394,7 @@ def test_a_malformed_event_of_a_cut_stream_is_counted() -> None:
 
 def test_a_stream_that_never_speaks_is_held_in_bounded_memory() -> None:
     """An event without an end, in chunks of one byte, leaves nothing behind for each of them."""
-    meter = StreamMeter(longest=100)
+    meter = SSEMeter(longest=100)
     held = held_after(50_000, lambda: meter.feed(b"x"))
 
     assert held < 50_000
@@ -396,7 +410,11 @@ def test_random_bytes_never_raise(content_type: bytes, chunks: list[bytes], comp
 
 
 fields = [b'"usage":', b'"usageMetadata": ', b'"error"', b'"type":', b'"response.failed"']
+
+
 marks = [b"data: ", b"event: error", b"\n\n", b"\r\n\r", b"\xff", b"null", b"7"]
+
+
 scraps = st.sampled_from([*fields, *marks, *cut(b'{}[]":,', range(7)), WORDS, USAGE, ERROR])
 
 
@@ -450,10 +468,10 @@ def test_a_document_that_is_nested_too_deeply_is_unreadable(
         (b"application/problem+json", JsonMeter),
         (b"application/vnd.api+JSON; profile=x", JsonMeter),
         (b"application/json; note=" + b"x" * 500, MaybeJsonMeter),
-        (b"text/event-stream", StreamMeter),
-        (b"text/event-stream; charset=utf-8", StreamMeter),
-        (b"Text/Event-Stream;charset=utf-8", StreamMeter),
-        (b"application/vnd.amazon.eventstream", FrameMeter),
+        (b"text/event-stream", SSEMeter),
+        (b"text/event-stream; charset=utf-8", SSEMeter),
+        (b"Text/Event-Stream;charset=utf-8", SSEMeter),
+        (b"application/vnd.amazon.eventstream", EventStreamMeter),
         (b"", SniffMeter),
         (b"text/plain; a=application/json", SniffMeter),
         (b"application/octet-stream", SniffMeter),
@@ -475,3 +493,211 @@ def test_a_meter_is_chosen_by_the_media_type(content_type: bytes, kind: type) ->
 def test_each_answer_has_a_meter_of_its_own() -> None:
     """Two answers of one media type do not share their account."""
     assert meter_for(JSON) is not meter_for(JSON)
+
+
+UNTOLD = [b"", b"text/plain", b"text/plain; charset=utf-8", b"application/octet-stream"]
+
+
+TOLD = {name: body for name, body in BODIES.items() if body.content_type != FRAMES}
+
+
+READ = {name: body for name, body in SPOKEN.items() if body.content_type != FRAMES}
+
+
+PAGES = [b"hello", b"<html>", b"date: today", b"even", b"data", b"i", b"7", b"\xff{", b"DATA: 1"]
+
+
+sniffed_bodies = pytest.mark.parametrize("body", TOLD.values(), ids=TOLD)
+
+
+untold = pytest.mark.parametrize("content_type", UNTOLD)
+
+
+untold_or_json = pytest.mark.parametrize("content_type", [*UNTOLD, JSON])
+
+
+def source(content_type: bytes) -> str:
+    """Return how a complete usage is reported in a body of `content_type`."""
+    return "reported" if content_type == JSON else "partial"
+
+
+@untold
+@pytest.mark.parametrize("body", [CHAT_JSON, CHAT_SSE], ids=["json", "a stream"])
+def test_usage_in_sniffed_body_is_partial_and_doubtful(content_type: bytes, body: Body) -> None:
+    """If the media type does not name a model response, the model may have written its text."""
+    ledger = measure(content_type, [body.data])
+
+    assert (ledger.usage, ledger.source, ledger.doubtful) == (body.usage, "partial", True)
+    assert measure(body.content_type, [body.data]).doubtful is False
+
+
+@sniffed_bodies
+@untold_or_json
+def test_an_answer_is_known_by_its_first_bytes(content_type: bytes, body: Body) -> None:
+    """Codex's streams have no media type, and gateways call them and JSON what they like."""
+    for before in (b"", b"\xef\xbb\xbf", b" \r\n\n"):
+        ledger = measure(content_type, [before + body.data])
+
+        assert account(ledger) == (body.usage, source(content_type), body.model, False, 0)
+        assert ledger.is_response is True
+
+
+@sniffed_bodies
+@untold_or_json
+@settings(max_examples=30)  # for each pair of a body and a media type
+@given(st.data())
+def test_any_chunking_of_a_sniffed_body_gives_the_same_account(
+    content_type: bytes, body: Body, data: st.DataObject
+) -> None:
+    """Also where the first bytes are cut, or all of it is."""
+    end = data.draw(st.integers(0, len(body.data)) | st.just(len(body.data)))
+    complete = data.draw(st.booleans())
+    chunks = data.draw(chunkings(body.data[:end]))
+
+    ledger = measure(content_type, chunks, complete=complete)
+
+    whole = measure(content_type, [body.data[:end]], complete=complete)
+    assert account(ledger) == account(whole)
+    assert ledger.is_response == whole.is_response
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"data:", b"data: ", b"event: a\ndata:", b"id:1\ndata:", b"retry: 3\ndata:", b":\ndata:"],
+)
+@untold_or_json
+def test_a_stream_may_begin_with_any_of_its_lines(content_type: bytes, line: bytes) -> None:
+    """A comment, or a field of an event; one byte at a time."""
+    stream = line + b'{"choices": [], "usage": {"prompt_tokens": 5}}\n\n'
+
+    ledger = measure(content_type, cut(stream, range(1, len(stream))))
+
+    assert account(ledger) == (TokenUsage(input=5), source(content_type), None, False, 0)
+
+
+@pytest.mark.parametrize("body", READ.values(), ids=READ)
+@untold_or_json
+def test_the_time_of_the_first_words_can_be_told(content_type: bytes, body: Body) -> None:
+    """As if the answer were called by its name."""
+    meters = [meter_for(each) for each in (content_type, body.content_type)]
+
+    for place in range(len(body.data)):
+        waiting = set()
+        for meter in meters:
+            assert meter is not None
+            meter.feed(body.data[place : place + 1])
+            waiting.add(meter.awaits_output)
+        assert len(waiting) == 1
+
+
+@untold
+def test_a_stream_costs_no_more_once_it_is_known(content_type: bytes) -> None:
+    """What feeds it is the stream's own meter."""
+    sniffing, known = meter_for(content_type), meter_for(SSE)
+    assert sniffing is not None
+    assert known is not None
+
+    sniffing.feed(CHAT_SSE.before)
+
+    assert sniffing.feed.__func__ is known.feed.__func__  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("complete", [True, False])
+@untold
+def test_any_other_page_is_no_answer(content_type: bytes, complete: bool, page: bytes) -> None:
+    """Nothing is looked at, nothing is missing, and nobody waits for a model's words."""
+    for data in (page, page + b" and more of it" * 100):
+        meter = meter_for(content_type)
+        assert meter is not None
+        for chunk in cut(data, range(len(data))):
+            meter.feed(chunk)
+            assert meter.awaits_output is True
+        meter.finish(complete=complete)
+
+        assert account(meter.account) == (None, "missing", None, False, 0)
+        assert meter.account.is_response is False
+        assert meter.account.complete is complete
+
+
+@pytest.mark.parametrize(
+    "page",
+    [b"{name} is here", b"[info] up\n[info] down", b"id: 5\nname: x\n", b": a list", b"", b"\n"],
+)
+@pytest.mark.parametrize("complete", [True, False])
+@untold
+def test_a_page_that_begins_like_an_answer_is_none(
+    content_type: bytes, complete: bool, page: bytes
+) -> None:
+    """Unless it shows a model, also where it cannot be read."""
+    ledger = measure(content_type, cut(page, range(len(page))), complete=complete)
+
+    assert (ledger.usage, ledger.source, ledger.is_response) == (None, "missing", False)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_json_that_is_none_is_unreadable(page: bytes) -> None:
+    """What is called JSON should be; but nobody is to blame for what was cut."""
+    for data in (page, page + b" and more of it" * 100):
+        chunks = cut(data, range(len(data)))
+        assert account(measure(JSON, chunks)) == (None, "missing", None, False, 1)
+        assert account(measure(JSON, chunks, complete=False)) == (None, "missing", None, False, 0)
+
+
+@untold
+def test_a_stream_that_only_shows_a_model_misses_its_usage(content_type: bytes) -> None:
+    """It was not asked for, as ever."""
+    ledger = measure(content_type, [event({"choices": [{"delta": {"content": "P"}}]})])
+
+    assert (ledger.source, ledger.is_response) == ("missing", True)
+
+
+@untold_or_json
+def test_a_compressed_answer_is_known_by_what_it_says(content_type: bytes) -> None:
+    """And not by the first bytes on the wire."""
+    for body in (CHAT_SSE, CHAT_JSON):
+        stream = gzip.compress(body.data)
+        ledger = measure(content_type, cut(stream, range(len(stream))), encoding=b"gzip")
+
+        assert account(ledger) == (body.usage, source(content_type), body.model, False, 0)
+
+
+@untold
+def test_a_page_in_a_coding_that_nobody_reads_has_no_meter(content_type: bytes) -> None:
+    """Nothing says that it is a model's."""
+    assert meter_for(content_type, b"compress") is None
+    assert meter_for(JSON, b"compress") is not None
+
+
+@untold_or_json
+def test_white_space_without_end_is_not_held(content_type: bytes) -> None:
+    """It may be all that a server sends to keep a connection open."""
+    meter = meter_for(content_type)
+    assert meter is not None
+    held = held_after(100, lambda: meter.feed(b" " * 10_000))
+    meter.feed(CHAT_JSON.data)
+    meter.finish(complete=True)
+
+    assert held < 20_000
+    assert meter.account.usage == CHAT_JSON.usage
+
+
+@untold
+def test_a_page_is_not_held(content_type: bytes) -> None:
+    """However long it is."""
+    meter = meter_for(content_type)
+    assert meter is not None
+    held = held_after(100, lambda: meter.feed(bytes(10_000)))
+
+    assert held < 5_000
+
+
+@untold_or_json
+@given(st.lists(st.binary(max_size=40)), st.booleans())
+def test_random_bytes_of_a_sniffed_body_never_raise(
+    content_type: bytes, chunks: list[bytes], complete: bool
+) -> None:
+    """Whatever it is, no usage is made up."""
+    ledger = measure(content_type, chunks, complete=complete)
+
+    assert (ledger.usage, ledger.source) == (None, "missing")

@@ -127,4 +127,4 @@ def test_a_recorded_stream_has_first_words(entry: dict[str, Any]) -> None:
     meter.finish(complete=True)
 
     streamed = not entry["file"].endswith(".json") and entry["usage"] is not None
-    assert meter.waiting is not (streamed and entry["usage"]["output"] > 0)
+    assert meter.awaits_output is not (streamed and entry["usage"]["output"] > 0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage.sse import Event, EventBuffer, around, blocks, parse
+from tokenpulse_mw.usage.sse import Event, EventBuffer, event_bounds, parse, split_events
 
 from .bodies import chunkings
 
@@ -23,7 +23,7 @@ def read(chunks: Iterable[bytes], *, longest: int = 10_000) -> tuple[list[Event]
     events = []
     for chunk in chunks:
         buffer.held += chunk
-        events += [parse(block) for block in blocks(buffer.release())]
+        events += [parse(block) for block in split_events(buffer.take_complete())]
     return events, buffer.overlong
 
 
@@ -167,9 +167,9 @@ def test_an_event_waits_for_its_blank_line() -> None:
     buffer = EventBuffer(longest=100)
 
     buffer.held += b"data: 1\n"
-    assert buffer.release() == b""
+    assert buffer.take_complete() == b""
     buffer.held += b"\ndata: 2"
-    assert buffer.release() == b"data: 1\n\n"
+    assert buffer.take_complete() == b"data: 1\n\n"
 
 
 @given(cut_streams)
@@ -220,7 +220,7 @@ def test_no_more_is_held_than_the_longest_event_and_a_chunk(
     for chunk in case[1]:
         buffer.held += chunk
         assert len(buffer.held) <= longest + 4 + len(chunk)
-        buffer.release()
+        buffer.take_complete()
         assert len(buffer.held) <= longest + 4
 
 
@@ -230,7 +230,7 @@ def test_a_stream_without_blank_lines_is_one_overlong_event() -> None:
 
     for _ in range(100):
         buffer.held += b"data: 12345\n"
-        assert buffer.release() == b""
+        assert buffer.take_complete() == b""
 
     assert buffer.overlong == 1
     assert len(buffer.held) <= 14
@@ -265,10 +265,10 @@ def test_what_is_released_ends_with_a_blank_line(case: tuple[bytes, list[bytes]]
 
     for chunk in chunks:
         buffer.held += chunk
-        released += buffer.release()
+        released += buffer.take_complete()
 
     kept = [block for block in whole_events(stream) if len(block) <= 8]
-    assert dispatched(map(parse, blocks(released))) == dispatched(map(parse, kept))
+    assert dispatched(map(parse, split_events(released))) == dispatched(map(parse, kept))
 
 
 @pytest.mark.parametrize("place", range(9, 16))
@@ -276,13 +276,13 @@ def test_around_gives_the_event_of_a_place(place: int) -> None:
     """From any place in an event it is found where the event begins and ends."""
     whole = b"data: 1\n\ndata: 2\n\ndata: 3\n\n"
 
-    assert around(whole, place) == (9, 16)
+    assert event_bounds(whole, place) == (9, 16)
 
 
 def test_around_takes_the_ends_of_the_bytes_for_ends_of_events() -> None:
     """The first event needs no blank line before it, and the last none after it."""
-    assert around(b"data: 1\n\ndata: 2", 3) == (0, 7)
-    assert around(b"data: 1\n\ndata: 2", 12) == (9, 16)
+    assert event_bounds(b"data: 1\n\ndata: 2", 3) == (0, 7)
+    assert event_bounds(b"data: 1\n\ndata: 2", 12) == (9, 16)
 
 
 @given(st.lists(st.tuples(line_ends, line_ends, line_ends), min_size=1, max_size=6))
@@ -300,9 +300,9 @@ def test_around_finds_every_event_between_any_line_ends(
 
     for event in reference(whole):
         place = whole.index(event.data, position)
-        begin, end = around(whole, place)
+        begin, end = event_bounds(whole, place)
         assert parse(whole[begin:end]) == event
-        begin, position = around(whole, place, position)
+        begin, position = event_bounds(whole, place, position)
         assert parse(whole[begin:position]) == event
 
     assert not whole[position:].strip(b"\r\n")

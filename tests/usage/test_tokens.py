@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.tokens import MOST, count, counted, part
+from tokenpulse_mw.usage.tokens import MOST, count, get_object, has_count
 
 usages = st.builds(TokenUsage, *[st.integers(0, MOST)] * 5)
 
@@ -86,13 +86,13 @@ def test_what_is_no_count_is_none_at_all(value: Any) -> None:
 @pytest.mark.parametrize("fields", [{"a": 0}, {"b": 7}, {"a": None, "b": 0}])
 def test_a_usable_count_under_any_of_the_names_is_known(fields: dict[str, Any]) -> None:
     """Zero is a count too, and one of the names is enough."""
-    assert counted(fields, "a", "b") is True
+    assert has_count(fields, "a", "b") is True
 
 
 @pytest.mark.parametrize("fields", [{}, {"c": 1}, {"a": None, "b": "7"}, {"a": -1}, {"b": 1.5}])
 def test_no_usable_count_is_known_as_such(fields: dict[str, Any]) -> None:
     """What stands under the names is no count, or nothing stands there."""
-    assert counted(fields, "a", "b") is False
+    assert has_count(fields, "a", "b") is False
 
 
 def test_a_count_that_is_absent_is_zero() -> None:
@@ -111,10 +111,10 @@ def test_the_first_name_with_a_count_above_0_counts() -> None:
 @pytest.mark.parametrize("value", [None, 3, "text", [1], True])
 def test_a_part_that_is_no_object_is_empty(value: Any) -> None:
     """Where an object is expected, anything else is an empty one."""
-    assert part({"details": value}, "details") == {}
+    assert get_object({"details": value}, "details") == {}
 
 
 def test_a_part_is_the_object_under_its_name() -> None:
     """Details stand in an object of their own."""
-    assert part({"details": {"cached": 3}}, "details") == {"cached": 3}
-    assert part({}, "details") == {}
+    assert get_object({"details": {"cached": 3}}, "details") == {"cached": 3}
+    assert get_object({}, "details") == {}

@@ -107,7 +107,7 @@ def test_what_openai_keeps_for_its_client_is_no_answer(kind: str) -> None:
     for told in (payload, {**payload, "usage": None}):
         ledger = measure(JSON, [json.dumps(told).encode()])
         assert account(ledger) == (None, "missing", None, False, 0)
-        assert ledger.is_answer is False
+        assert ledger.is_response is False
 
 
 @pytest.mark.parametrize("kind", ["list", "chat.completion", "response", "response.compaction", 7])
@@ -124,7 +124,7 @@ def test_a_list_of_batches_is_no_answer() -> None:
     batches = [{"object": "batch", "model": "gpt-5", "usage": SPENT}]
     ledger = measure(JSON, [json.dumps({"object": "list", "data": batches}).encode()])
 
-    assert (ledger.source, ledger.is_answer) == ("missing", False)
+    assert (ledger.source, ledger.is_response) == ("missing", False)
     assert measure(JSON, [json.dumps(batches).encode()]).usage is None
 
 
@@ -138,4 +138,4 @@ def test_a_cached_content_of_gemini_is_no_answer() -> None:
 
     ledger = measure(JSON, [json.dumps(payload).encode()])
 
-    assert (ledger.usage, ledger.source, ledger.is_answer) == (None, "missing", False)
+    assert (ledger.usage, ledger.source, ledger.is_response) == (None, "missing", False)

@@ -8,9 +8,9 @@ from .rules import Quota, Quotas, Rule, default_rules, quota_exceeded
 from .sinks import (
     AlertEvent,
     AlertmanagerSink,
-    Later,
     LogSink,
     Rejected,
+    RetryLater,
     Sink,
     SlackSink,
     WebhookSink,
@@ -26,7 +26,7 @@ from .store import (
     StoreError,
 )
 from .thresholds import InvalidThresholds, Thresholds
-from .traffic import Traffic
+from .traffic.traffic import Traffic
 
 __all__ = [
     "AlertEngine",
@@ -38,13 +38,13 @@ __all__ = [
     "Conflict",
     "Finding",
     "InvalidThresholds",
-    "Later",
     "LogSink",
     "Matcher",
     "MemoryAlertStore",
     "Quota",
     "Quotas",
     "Rejected",
+    "RetryLater",
     "Rule",
     "SQLAlertStore",
     "Severity",

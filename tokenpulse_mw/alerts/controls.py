@@ -10,13 +10,13 @@ from uuid import uuid4
 
 import anyio
 
-from .journal import Journal
-from .judge import Judge
+from .evaluator import Evaluator
 from .lifecycle import Finding
 from .silences import Silences, check_matchers
 from .steps import Steps, in_steps
-from .store.protocol import Conflict, Kept
+from .store.protocol import Conflict, EngineState
 from .store.records import Ack, AlertRecord, Matcher, Silence, ThresholdsVersion
+from .store_writer import StoreWriter
 from .thresholds import InvalidThresholds, Thresholds
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
@@ -48,9 +48,9 @@ class Controls:
         self,
         *,
         thresholds: Thresholds,
-        judge: Judge,
+        judge: Evaluator,
         silences: Silences,
-        journal: Journal,
+        journal: StoreWriter,
         catch_up: Callable[[], Awaitable[None]],
         deciding: anyio.Lock,
         wall: Callable[[], float],
@@ -166,7 +166,7 @@ class Controls:
         self._silences.remove(silence_id)
         return was_there
 
-    async def resume(self, kept: Kept) -> None:
+    async def resume(self, kept: EngineState) -> None:
         """Continue with what was set before a restart; call it while nothing is decided."""
         if kept.thresholds is not None:
             await in_steps(self._take(kept.thresholds))
@@ -207,7 +207,7 @@ class Controls:
         return await self._store.set_thresholds(values, expected=expected, by=by, at=self._wall())
 
     def _put(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
-        yield from self._judge.retune(thresholds)
+        yield from self._judge.set_thresholds(thresholds)
         self.thresholds, self.version = thresholds, version
 
     def _note(self, alert_id: str, ack: Ack | None) -> Steps[None]:

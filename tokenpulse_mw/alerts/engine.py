@@ -8,32 +8,44 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from inspect import isclass
 from typing import Any, Self
 
 import anyio
 
-from ..exchange import Exchange, Failures
-from ..lifespan import beside
-from . import arguments
-from .calls import within
+from ..exchange import ErrorReporter, Exchange
+from ..lifespan import background_tasks
+from ..validation import check_functions, check_numbers, describe
 from .controls import Controls
-from .journal import Journal
-from .judge import Judge
+from .delivery import DeliveryContext, Outbox, names_of
+from .evaluator import Evaluator
 from .lifecycle import Finding
-from .outbox import Desk, Outbox, names_of
-from .rules import Rule
+from .rules import Rule, default_rules
 from .silences import Silences
-from .sinks import AlertEvent, Sink
+from .sinks import AlertEvent, LogSink, Sink
 from .steps import in_steps
-from .store import AlertStore, Kept, StoreError
+from .store import AlertStore, EngineState, MemoryAlertStore, StoreError
+from .store_writer import StoreWriter
 from .thresholds import Thresholds
+from .timeouts import call_with_timeout
 
-_LAST_CHANCE = 5.0  # seconds for what is to be told yet when the engine is left
-_STORE_DEADLINE = 10.0  # seconds
-_SINK_DEADLINE = 60.0  # seconds for one attempt; those that send by HTTP have a shorter one
-_MOST_WAITING = 10_000  # notifications for each sink
-_KEPT_FOR = 30 * 86_400.0  # seconds that what is over is kept, if not many others are
+_CLOSE_SECONDS = 5.0  # seconds for what is to be told yet when the engine is left
+
+
+_STORE_SECONDS = 10.0  # seconds
+
+
+_SINK_SECONDS = 60.0  # seconds for one attempt; those that send by HTTP have a shorter one
+
+
+_MAX_QUEUED = 10_000  # notifications for each sink
+
+
+_RETENTION_DAYS = 30 * 86_400.0  # seconds that what is over is kept, if not many others are
+
+
 _DAY = 86_400.0
+
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
@@ -81,13 +93,13 @@ class AlertEngine:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        arguments.check_numbers(interval=interval, cooldown=cooldown, max_subjects=max_subjects)
-        thresholds, silences = arguments.checked_thresholds(thresholds), Silences()
+        check_numbers(interval=interval, cooldown=cooldown, max_subjects=max_subjects)
+        thresholds, silences = check_thresholds(thresholds), Silences()
         self.interval, self.cooldown = interval, cooldown
-        self.store = arguments.checked_store(store, wall)
+        self.store = check_store(store, wall)
         self._clock, self._wall = clock, wall
-        self._failures = Failures(
-            logger=logger, others="alerts", explained=(StoreError,), clock=clock
+        self._failures = ErrorReporter(
+            logger=logger, continuing="alerts", self_explanatory=(StoreError,), clock=clock
         )
         self._listeners = list[Any]()
         self._running: AbstractAsyncContextManager[None] | None = None
@@ -96,8 +108,8 @@ class AlertEngine:
             fast_acquire=True
         )  # one decision at a time, as it takes many steps
         self._last_round, self._pruned_at = wall(), -math.inf
-        self._judge = Judge(
-            arguments.checked_rules(rules),
+        self._judge = Evaluator(
+            check_rules(rules),
             thresholds=thresholds,
             interval=interval,
             cooldown=cooldown,
@@ -106,9 +118,9 @@ class AlertEngine:
             report=self._report,
             recovered=self._failures.recovered,
         )
-        self._journal = Journal(
+        self._journal = StoreWriter(
             self.store,
-            deadline=_STORE_DEADLINE,
+            deadline=_STORE_SECONDS,
             report=self._report,
             recovered=self._failures.recovered,
         )
@@ -121,14 +133,14 @@ class AlertEngine:
             deciding=self._deciding,
             wall=wall,
         )
-        named = names_of(arguments.checked_sinks(sinks), interval=interval)
-        self._outbox = Outbox(named, self._desk())
+        named = names_of(check_sinks(sinks), interval=interval)
+        self._outbox = Outbox(named, self._delivery())
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
         self._judge.traffic.observe(exchange, self._clock())
 
-    def listen(self, listener: object) -> None:
+    def add_listener(self, listener: object) -> None:
         """Tell `listener` how the engine fares, such as an `HttpMetrics`.
 
         It may have the methods `evaluated(result, seconds)` with "ok" or "error" for each round,
@@ -156,7 +168,7 @@ class AlertEngine:
     @property
     def sinks(self) -> tuple[str, ...]:
         """The names of the sinks."""
-        return tuple(name for (name,) in self._outbox.waiting())
+        return tuple(name for (name,) in self._outbox.queue_length())
 
     async def evaluate(self) -> list[AlertEvent]:
         """One round: ask every rule, keep what has changed, and return it.
@@ -169,10 +181,10 @@ class AlertEngine:
         async with self._deciding:
             now, at = self._clock(), self._wall()
             traffic = self._judge.traffic
-            decision = self._judge.decide(self.thresholds, now, at)
+            decision = self._judge.evaluate(self.thresholds, now, at)
             news, whole = await in_steps(decision, may_pause=lambda: not traffic.is_crowded)
             self._last_round = at if whole else self._last_round
-            self._tell_listeners("evaluated", "ok" if whole else "error", self._clock() - now)
+            self._notify_listeners("on_evaluation", "ok" if whole else "error", self._clock() - now)
         await self._outbox.publish(news, self._judge.board.firing(), at)
         await in_steps(traffic.settle())
         if self._running is None:
@@ -180,7 +192,7 @@ class AlertEngine:
         await self._prune(at)
         return [event for each in news for event in each.events]
 
-    async def preview(self, thresholds: Thresholds | None = None) -> list[Finding]:
+    async def dry_run(self, thresholds: Thresholds | None = None) -> list[Finding]:
         """Return what an evaluation would find now with `thresholds`, without changing anything.
 
         Where `error_window` or what counts as a failure is another one, what was counted by the
@@ -189,7 +201,7 @@ class AlertEngine:
         async with self._deciding:
             tried = thresholds or self.thresholds
             traffic = self._judge.traffic
-            preview = self._judge.preview(tried, self._clock())
+            preview = self._judge.dry_run(tried, self._clock())
             return await in_steps(preview, may_pause=lambda: not traffic.is_crowded)
 
     async def test(self, sink: str) -> str | None:
@@ -205,7 +217,7 @@ class AlertEngine:
         while True:
             await anyio.sleep(self.interval)
             try:
-                await within(math.inf, self.evaluate)
+                await call_with_timeout(math.inf, self.evaluate)
             except Exception as error:  # noqa: BLE001 - the next round may fare better
                 self._report("a round", error)
             else:
@@ -215,7 +227,7 @@ class AlertEngine:
         if self._running is not None:
             raise RuntimeError("this AlertEngine is running already; enter it once")
         await self._resume()
-        self._running = beside(self.run, self._outbox.run)
+        self._running = background_tasks(self.run, self._outbox.run)
         await self._running.__aenter__()
         return self
 
@@ -224,21 +236,21 @@ class AlertEngine:
         if running is not None:
             await running.__aexit__(None, None, None)  # what the body raised is its own
             with anyio.CancelScope(shield=True):
-                await self._outbox.aclose(last_chance=min(self.interval, _LAST_CHANCE))
+                await self._outbox.aclose(last_chance=min(self.interval, _CLOSE_SECONDS))
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
         """How many alerts there are of each type, severity and state."""
         return self._judge.board.counts()
 
-    def waiting(self) -> Mapping[tuple[str], int]:
+    def queue_length(self) -> Mapping[tuple[str], int]:
         """How many notifications wait for each sink."""
-        return self._outbox.waiting()
+        return self._outbox.queue_length()
 
-    def last_round(self) -> Mapping[tuple[()], float]:
+    def last_evaluation(self) -> Mapping[tuple[()], float]:
         """When all rules were last asked with success, or the engine was made: epoch seconds."""
         return {(): self._last_round}
 
-    def overflowed(self) -> Mapping[tuple[()], int]:
+    def overflow(self) -> Mapping[tuple[()], int]:
         """Return how much was counted as `__overflow__`, and how many findings became no alert."""
         return {(): self._judge.traffic.overflowed + self._judge.board.overflowed}
 
@@ -250,7 +262,7 @@ class AlertEngine:
                 with anyio.CancelScope(shield=True):  # or half of it would be lost
                     await self._take_up(kept)
 
-    async def _take_up(self, kept: Kept) -> None:
+    async def _take_up(self, kept: EngineState) -> None:
         async with self._deciding:
             self._resumed = True
             now, at = self._clock(), self._wall()
@@ -262,25 +274,86 @@ class AlertEngine:
     async def _prune(self, at: float) -> None:
         if at - self._pruned_at >= _DAY:
             self._pruned_at = at
-            await self._journal.prune(at - _KEPT_FOR)
+            await self._journal.prune(at - _RETENTION_DAYS)
 
-    def _desk(self) -> Desk:
-        return Desk(
+    def _delivery(self) -> DeliveryContext:
+        return DeliveryContext(
             journal=self._journal,
-            deadline=_SINK_DEADLINE,
-            most=_MOST_WAITING,
+            deadline=_SINK_SECONDS,
+            most=_MAX_QUEUED,
             clock=self._clock,
             wall=self._wall,
             jitter=random.random,
             report=self._report,
             recovered=self._failures.recovered,
-            delivered=lambda sink, result: self._tell_listeners("delivered", sink, result),
+            delivered=lambda sink, result: self._notify_listeners("on_delivery", sink, result),
         )
 
     def _report(self, component: str, error: Exception) -> None:
         """Log a failure if a line is due, and count it as the component `alerts`."""
         self._failures.log(component, error)
-        self._tell_listeners("failed", "alerts")
+        self._notify_listeners("on_error", "alerts")
 
-    def _tell_listeners(self, hook: str, *arguments: Any) -> None:
-        self._failures.call(hook, self._listeners, *arguments)
+    def _notify_listeners(self, hook: str, *arguments: Any) -> None:
+        self._failures.notify(hook, self._listeners, *arguments)
+
+
+_RULES = (
+    "rules must be a list of functions of (traffic, thresholds, now), such as default_rules() or "
+    "[*default_rules(), my_rule]"
+)
+
+
+_SINKS = (
+    "sinks must be a list of functions of an AlertEvent, such as [LogSink()] or [WebhookSink(url)]"
+)
+
+
+def check_rules(rules: Iterable[Rule] | None) -> tuple[Rule, ...]:
+    """Those that are to be asked.
+
+    Raises:
+        ValueError: One cannot be, or they are no list.
+    """
+    return check_functions(default_rules() if rules is None else rules, 3, _RULES)
+
+
+def check_sinks(sinks: Iterable[Sink] | None) -> tuple[Sink, ...]:
+    """Those that are to be told.
+
+    Raises:
+        ValueError: One cannot be, or they are no list.
+    """
+    return check_functions([LogSink()] if sinks is None else sinks, 1, _SINKS)
+
+
+def check_store(store: AlertStore | None, wall: Callable[[], float]) -> AlertStore:
+    """The one that is to keep what happens; in memory, where there is none.
+
+    Raises:
+        ValueError: It keeps nothing, such as the URL of a database.
+    """
+    if store is None:
+        return MemoryAlertStore(wall=wall)
+    if isclass(store) or not callable(getattr(store, "commit", None)):
+        raise ValueError(
+            "store must be an AlertStore, such as SQLAlertStore(url) or MemoryAlertStore(), got "
+            f"{describe(store)}"
+        )
+    return store
+
+
+def check_thresholds(thresholds: Thresholds | None) -> Thresholds:
+    """Those that hold.
+
+    Raises:
+        ValueError: They are something else, such as a mapping.
+    """
+    if thresholds is None:
+        return Thresholds()
+    if not isinstance(thresholds, Thresholds):
+        raise ValueError(
+            "thresholds must be Thresholds, such as Thresholds(error_rate=0.2), or "
+            f"Thresholds(**values) of a dict, got {describe(thresholds)}"
+        )
+    return thresholds

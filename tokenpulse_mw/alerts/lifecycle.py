@@ -15,7 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 Severity = Literal["info", "warning", "critical"]
+
+
 Transition = Literal["fired", "escalated", "deescalated", "reminded", "resolved"]
+
 
 RANKS: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 
@@ -101,13 +104,13 @@ class Alert:
         finding: What was last found bad enough to fire; its severity is the alert's.
         state: "pending", "firing", or "recovering" (firing still, but not found any more).
         since: When it entered this state, in seconds of the engine's clock.
-        told: When it was last told to anyone.
+        notified_at: When it was last told to anyone.
     """
 
     finding: Finding
     state: Literal["pending", "firing", "recovering"]
     since: float
-    told: float
+    notified_at: float
 
 
 Step = tuple[Alert | None, Transition | None]
@@ -148,11 +151,11 @@ def _continue(alert: Alert, finding: Finding, now: float, cooldown: float) -> St
     change = finding.rank - alert.finding.rank
     if change:
         told = "escalated" if change > 0 else "deescalated"
-    elif now - alert.told >= cooldown:
+    elif now - alert.notified_at >= cooldown:
         told = "reminded"
     elif finding == alert.finding:
         return alert, None
-    return replace(alert, finding=finding, told=now if told else alert.told), told
+    return replace(alert, finding=finding, notified_at=now if told else alert.notified_at), told
 
 
 def _recover(alert: Alert, now: float) -> Step:
@@ -162,3 +165,29 @@ def _recover(alert: Alert, now: float) -> Step:
     if now - recovering.since >= alert.finding.keep_firing:
         return None, "resolved"
     return recovering, None
+
+
+NAMES = ("alertname", "severity", "subject_kind", "subject_id", "metric", "provider")
+
+
+def labels_of(finding: Finding, severity: Severity | None) -> dict[str, str]:
+    """All labels of an alert that has, or had, this severity; those it has not are empty."""
+    subject = finding.subject
+    values = (
+        finding.type,
+        severity or "",
+        subject.kind,
+        subject.id,
+        finding.metric,
+        _provider(finding),
+    )
+    return dict(zip(NAMES, map(str, values), strict=True))
+
+
+def _provider(finding: Finding) -> str:
+    """The provider that the alert is about, where it is about one."""
+    subject = finding.subject
+    if subject.kind in ("provider", "apikey"):
+        return subject.id if subject.kind == "provider" else subject.name
+    provider = finding.metadata.get("provider")
+    return provider if isinstance(provider, str) else ""

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from .labels import NAMES, labels_of
-from .lifecycle import Finding
-from .patterns import Bounded
+from .lifecycle import NAMES, Finding, labels_of
 from .steps import Steps, finish
 from .store.records import Matcher, Silence
 
-_MOST = 1000
-_MOST_MATCHERS = 20
-_MOST_NUMBERS = 2 * _MOST  # after as many changes all silences are numbered again
+_MAX_SILENCES = 1000
+
+
+_MAX_MATCHERS = 20
+
+
+_MOST_NUMBERS = 2 * _MAX_SILENCES  # after as many changes all silences are numbered again
+
+
 _MOST_VERDICTS = 50_000  # label sets
+
+
 _BUDGET = 100_000  # steps of matching between two yields: see `Bounded.work`
+
+
 _TEXT_WORK = 100  # of a comparison without a pattern, with all that surrounds it
+
 
 _Labels = tuple[str, ...]
 
@@ -184,8 +194,10 @@ class Silences:
         Raises:
             ValueError: There are as many.
         """
-        if len(self._numbers) >= _MOST:
-            raise ValueError(f"there are {_MOST} silences: remove one, or silence more by each")
+        if len(self._numbers) >= _MAX_SILENCES:
+            raise ValueError(
+                f"there are {_MAX_SILENCES} silences: remove one, or silence more by each"
+            )
 
     def remove(self, silence_id: str) -> None:
         """Remove a silence, if it exists."""
@@ -253,8 +265,8 @@ def check_matchers(matchers: Iterable[Matcher]) -> tuple[_Test, ...]:
         ValueError: There are none or too many, or one has an unknown name or an invalid pattern.
     """
     tests = tuple(map(_test_of, matchers))
-    if not 1 <= len(tests) <= _MOST_MATCHERS:
-        raise ValueError(f"a silence must have 1 to {_MOST_MATCHERS} matchers, got {len(tests)}")
+    if not 1 <= len(tests) <= _MAX_MATCHERS:
+        raise ValueError(f"a silence must have 1 to {_MAX_MATCHERS} matchers, got {len(tests)}")
     return tests
 
 
@@ -267,3 +279,103 @@ def _test_of(matcher: Matcher) -> _Test:
     if matcher.is_regex:
         return _Test(place, None, Bounded(matcher.value), matcher.is_equal)
     return _Test(place, matcher.value, None, matcher.is_equal)
+
+
+MAX_PATTERN_CHARS = 200  # characters of a pattern, and of what is matched with it
+
+
+_MAX_REPEATS = 2
+
+
+_LONGEST_WITH_SEVERAL = 64  # characters of a pattern with more than one repeat
+
+
+_MAX_ALTERNATIVES = 10
+
+
+_TOKEN = re.compile(r"\\.|\(\?:|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|.", re.DOTALL)
+
+
+_REPEAT = re.compile(r"[*+?]|\{.*\}")
+
+
+_NESTED_SET = re.compile(r".\[|--|&&|\|\||~~")  # what Python may read as one, some day
+
+
+def compile_pattern(text: str) -> re.Pattern[str]:
+    """A pattern that must match the whole of a text of at most 200 characters.
+
+    Each repeat and each choice multiplies the ways in which a text can be matched, by 200 and by
+    the number of choices, and in each way as much is looked at as the pattern is long. So there
+    may be two repeats (`*`, `+`, `?`, `{}`) in a pattern of 64 characters, none of them of a group
+    or of another; or one repeat, and one group with at most 10 choices (`|`), none of them empty.
+    Outside of groups choices do not multiply. Of what begins with `(?` only `(?:` is known, and
+    nothing refers back. The slowest take a few milliseconds.
+
+    Raises:
+        ValueError: `text` is another, or no regular expression at all.
+    """
+    tokens = _TOKEN.findall(text)
+    repeats = [number for number, token in enumerate(tokens) if _REPEAT.fullmatch(token)]
+    choices = _choices(tokens)
+    odd = len(text) > MAX_PATTERN_CHARS or len(repeats) > _MAX_REPEATS or len(choices) > 1
+    odd |= len(repeats) > 1 and (len(text) > _LONGEST_WITH_SEVERAL or bool(choices))
+    odd |= max(choices, default=0) > _MAX_ALTERNATIVES
+    for number in repeats:
+        odd |= number > 0 and (tokens[number - 1] in ("(", ")") or number - 1 in repeats)
+    for token in tokens:
+        odd |= (token[0] == "\\" and token[1:].isdigit()) or (
+            token[0] == "[" and _NESTED_SET.search(token) is not None
+        )
+    if odd:
+        raise ValueError(
+            f"a pattern must have at most {MAX_PATTERN_CHARS} characters and one repeat, or "
+            f"{_LONGEST_WITH_SEVERAL} and {_MAX_REPEATS}, none of them of a group; with one "
+            f"repeat at most, one group may have up to {_MAX_ALTERNATIVES} choices, none of them "
+            f"empty; got {text[:100]!r}: write one silence for each case"
+        )
+    try:
+        return re.compile(text, re.DOTALL)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"a pattern must be a regular expression, got {text[:100]!r}: {error}"
+        ) from None
+
+
+class Bounded:
+    """A pattern as `bounded` returns it, and how much work a match is.
+
+    Raises:
+        ValueError: See `bounded`.
+    """
+
+    __slots__ = ("_fullmatch", "_repeats", "_weight")
+
+    def __init__(self, text: str) -> None:
+        self._fullmatch = compile_pattern(text).fullmatch
+        tokens = _TOKEN.findall(text)
+        self._repeats = sum(_REPEAT.fullmatch(token) is not None for token in tokens)
+        self._weight = max(len(text), 1) * max(_choices(tokens), default=1)
+
+    def matches(self, text: str) -> bool:
+        """Return True if the pattern matches the whole of the first 200 characters."""
+        return self._fullmatch(text[:MAX_PATTERN_CHARS]) is not None
+
+    def work(self, length: int) -> int:
+        """Return the most steps that a match of a text of this length takes."""
+        return int((min(length, MAX_PATTERN_CHARS) + 1) ** self._repeats * self._weight)
+
+
+def _choices(tokens: list[str]) -> list[int]:
+    """How many choices each group has that has several; empty ones are too many."""
+    open_groups: list[int] = []
+    found: list[int] = []
+    for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
+        if token in ("(", "(?:"):
+            open_groups.append(1)
+        elif token == ")" and open_groups:
+            found.append(open_groups.pop())
+        elif token == "|" and open_groups:
+            empty = before in ("(", "(?:", "|") or after in ("|", ")")
+            open_groups[-1] += _MAX_ALTERNATIVES if empty else 1
+    return [choices for choices in found if choices > 1]

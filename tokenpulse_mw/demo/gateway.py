@@ -47,7 +47,7 @@ def build_gateway(vendor_url: str) -> FastAPI:
 
 async def _pass_on(request: Request, provider: str, path: str) -> StreamingResponse:
     tenant = _tenant(request)
-    annotate(request, master=tenant, key=tenant, credential=f"{provider}-demo")
+    annotate(request, tenant=tenant, api_key=tenant, credential=f"{provider}-demo")
     client: httpx2.AsyncClient = request.app.state.client
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     asked = client.build_request("POST", path, content=await request.body(), headers=headers)

@@ -1,36 +1,35 @@
 """One observed request: measured once, told to everyone; the floor that all features stand on."""
 
-from .annotate import annotate, drop_exchange, said_of, tap_of
+from .annotate import annotate, annotations_of, drop_exchange, recorder_of
 from .exchange import Exchange, Outcome, method_label
 from .middleware import ExchangeMiddleware
-from .names import LONGEST, shortened
-from .observers import Failures, Observer, name_of
-from .path import path_in_app
+from .observers import ErrorReporter, Observer, component_name
 from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
-from .route import RouteTemplates, serves
-from .tap import SCOPE_KEY, Tap
+from .recorder import SCOPE_KEY, Recorder
+from .route import RouteTemplates, has_route
+from .scope import MAX_TEXT_CHARS, app_path, truncate_with_hash
 
 __all__ = [
-    "LONGEST",
+    "MAX_TEXT_CHARS",
     "PROVIDERS",
     "SCOPE_KEY",
     "UNKNOWN",
+    "ErrorReporter",
     "Exchange",
     "ExchangeMiddleware",
-    "Failures",
     "Observer",
     "Outcome",
     "ProviderResolver",
     "Providers",
+    "Recorder",
     "RouteTemplates",
-    "Tap",
     "annotate",
+    "annotations_of",
+    "app_path",
+    "component_name",
     "drop_exchange",
+    "has_route",
     "method_label",
-    "name_of",
-    "path_in_app",
-    "said_of",
-    "serves",
-    "shortened",
-    "tap_of",
+    "recorder_of",
+    "truncate_with_hash",
 ]

@@ -48,8 +48,8 @@ class Exchange(msgspec.Struct, eq=False):
         events: Events of a stream that were decoded, whatever its coding; 0 for one document. They
             are counted for token limits, and may be 0 without one.
         model: The model that says it answered, or None.
-        master: The tenant, where the application annotated one.
-        key: The tenant's API key (its id, not the secret), where annotated.
+        tenant: The tenant, where the application annotated one.
+        api_key: The tenant's API key (its id, not the secret), where annotated.
         credential: The upstream API key used (its id), where annotated.
     """
 
@@ -68,6 +68,6 @@ class Exchange(msgspec.Struct, eq=False):
     usage_doubtful: bool = False
     events: int = 0
     model: str | None = None
-    master: str | None = None
-    key: str | None = None
+    tenant: str | None = None
+    api_key: str | None = None
     credential: str | None = None

@@ -8,17 +8,17 @@ from inspect import iscoroutinefunction
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .early import EARLY_KEY
-from .handshake import Handshake
-from .http_tap import HttpTap
-from .metered_tap import MeteredTap
+from .annotate import PENDING_KEY
+from .dispatcher import Dispatcher
 from .observers import Observer
 from .provider import ProviderResolver, Providers
+from .recorder import SCOPE_KEY, HttpRecorder, MeteredRecorder, Recorder, WebSocketRecorder
 from .route import RouteTemplates
-from .station import Station
-from .tap import SCOPE_KEY, Tap
 
-_TAPS: Mapping[str, type[HttpTap]] = {"http": HttpTap, "websocket": Handshake}
+_RECORDERS: Mapping[str, type[HttpRecorder]] = {
+    "http": HttpRecorder,
+    "websocket": WebSocketRecorder,
+}
 
 
 class ExchangeMiddleware:
@@ -56,7 +56,7 @@ class ExchangeMiddleware:
             raise ValueError(f"clock must be a function such as time.perf_counter, got {clock!r}")
         if provider is not None and not isinstance(provider, Providers):
             provider = Providers(resolver=_resolver(provider))
-        self._station = Station(
+        self._dispatcher = Dispatcher(
             observers=_callables(observers),
             providers=provider,
             routes=RouteTemplates(app),
@@ -66,16 +66,16 @@ class ExchangeMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tap a request that no one has tapped yet; pass everything else through."""
-        make_tap = _TAPS.get(scope["type"])
+        make_tap = _RECORDERS.get(scope["type"])
         if make_tap is None or (SCOPE_KEY in scope and self.join(scope)):
             await self.app(scope, receive, send)
             return
-        if make_tap is HttpTap and scope.get("method") == "POST":
-            make_tap = MeteredTap
-        tap = scope[SCOPE_KEY] = make_tap(self._station, scope, receive, send)
-        if EARLY_KEY in scope:
-            scope[EARLY_KEY].hand_over(tap)
-        self._station.opened()
+        if make_tap is HttpRecorder and scope.get("method") == "POST":
+            make_tap = MeteredRecorder
+        tap = scope[SCOPE_KEY] = make_tap(self._dispatcher, scope, receive, send)
+        if PENDING_KEY in scope:
+            scope[PENDING_KEY].transfer_to(tap)
+        self._dispatcher.on_open()
         try:
             await self.app(scope, tap.receive, tap.send)
             if not tap.finished:
@@ -84,7 +84,7 @@ class ExchangeMiddleware:
             tap.raised(error)
             raise
         finally:
-            if tap.watchers:
+            if tap.callbacks:
                 await tap.close()
             # The server's `send`, which the tap holds, may hold the scope: no garbage collector
             # is needed for the two if the scope lets go of the tap.
@@ -92,9 +92,9 @@ class ExchangeMiddleware:
 
     def join(self, scope: Scope) -> bool:
         """Add our observers and wishes to the exchange that is open; False where none is."""
-        tap: Tap | None = scope.get(SCOPE_KEY)
+        tap: Recorder | None = scope.get(SCOPE_KEY)
         if tap is not None:
-            tap.join(self._station)
+            tap.join(self._dispatcher)
         return tap is not None
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from ..outages import Outages
 from .exchange import Exchange
 
 logger = logging.getLogger("tokenpulse_mw.exchange")
+
 
 # An observer is any callable of a finished Exchange. It may also have the methods
 #   opened()            an exchange has begun
@@ -20,7 +21,7 @@ logger = logging.getLogger("tokenpulse_mw.exchange")
 Observer = Callable[[Exchange], object]
 
 
-class Failures:
+class ErrorReporter:
     """Calls observers and other people's code so that their failures stop here.
 
     Each kind of failure of a component is an outage, logged as such (`outages.py`): every failure
@@ -28,8 +29,8 @@ class Failures:
 
     Args:
         logger: Receives the log lines.
-        others: What continues without the component that failed.
-        explained: Kinds of errors that say what to do; their tracebacks are logged as DEBUG.
+        continuing: What continues without the component that failed.
+        self_explanatory: Kinds of errors that say what to do; their tracebacks are logged as DEBUG.
         clock: Monotonic seconds.
     """
 
@@ -37,15 +38,15 @@ class Failures:
         self,
         *,
         logger: logging.Logger = logger,
-        others: str = "requests",
-        explained: tuple[type[Exception], ...] = (),
+        continuing: str = "requests",
+        self_explanatory: tuple[type[Exception], ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._line = f"%s failed with %s: {others} go on without it"
-        self._logger, self._explained = logger, explained
+        self._line = f"%s failed with %s: {continuing} go on without it"
+        self._logger, self._self_explanatory = logger, self_explanatory
         self._outages = Outages(logger, clock=clock, level=logging.ERROR)
 
-    def call(self, hook: str, observers: Iterable[object], *arguments: Any) -> None:
+    def notify(self, hook: str, observers: Iterable[object], *arguments: Any) -> None:
         """Call the optional method `hook` of those observers that have it."""
         for observer in observers:
             method = getattr(observer, hook, None)
@@ -53,20 +54,20 @@ class Failures:
                 try:
                     method(*arguments)
                 except Exception as error:  # noqa: BLE001 - a failure of theirs ends here
-                    if hook == "failed":  # else there would be no end to it
-                        self.log(name_of(observer), error)
+                    if hook == "on_error":  # else there would be no end to it
+                        self.log(component_name(observer), error)
                     else:
-                        self.tell(name_of(observer), error, observers)
+                        self.report(component_name(observer), error, observers)
 
-    def tell(self, component: str, error: Exception, observers: Iterable[object] = ()) -> None:
+    def report(self, component: str, error: Exception, observers: Iterable[object] = ()) -> None:
         """Log that `component` failed with `error`, and let `observers` count it."""
         self.log(component, error)
-        self.call("failed", observers, component)
+        self.notify("on_error", observers, component)
 
     def log(self, component: str, error: Exception) -> None:
         """Count that `component` failed with `error`, and log it if a line is due."""
         kind = type(error).__name__
-        explained = isinstance(error, self._explained)
+        explained = isinstance(error, self._self_explanatory)
         logged = self._outages.failed(
             (component, kind),
             self._line,
@@ -84,7 +85,38 @@ class Failures:
                 self._outages.recovered(cause, "%s recovered from %s", *cause)
 
 
-def name_of(observer: object) -> str:
+def component_name(observer: object) -> str:
     """The class or function at fault: a label value, so never anything of the request."""
     owner = getattr(observer, "__self__", observer)
     return getattr(owner, "__name__", type(owner).__name__)
+
+
+Report = Callable[[str, Exception], object]
+
+
+class ExchangeCallback(Protocol):
+    """Waits for the end of one exchange."""
+
+    def finished(self, exchange: Exchange) -> None:
+        """It is over: at its last byte, or when the application is gone without one."""
+        ...
+
+    async def close(self) -> None:
+        """The application is gone; what has to be waited for can be now, if it takes not long."""
+        ...
+
+
+def notify_finished(watcher: ExchangeCallback, exchange: Exchange, report: Report) -> None:
+    """Tell `watcher` that `exchange` is over; what goes wrong in it is reported."""
+    try:
+        watcher.finished(exchange)
+    except Exception as error:  # noqa: BLE001 - it is not the request's failure
+        report(component_name(watcher), error)
+
+
+async def notify_closed(watcher: ExchangeCallback, report: Report) -> None:
+    """Let `watcher` do what takes time; what goes wrong in it is reported."""
+    try:
+        await watcher.close()
+    except Exception as error:  # noqa: BLE001 - as above
+        report(component_name(watcher), error)

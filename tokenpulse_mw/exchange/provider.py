@@ -27,7 +27,7 @@ HEADER = b"x-tokenpulse-provider"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _MODEL_SEGMENTS = ("models", "model", "deployments")
-LONGEST_PATH = 256  # characters of a path that are looked at, which bounds the cache with it
+MAX_PATH_CHARS = 256  # characters of a path that are looked at, which bounds the cache with it
 
 ProviderResolver = Callable[[Scope], str | None]
 
@@ -67,7 +67,7 @@ class Providers:
 
     def __call__(self, scope: Scope) -> str | None:
         """The declared provider that the path names, or None."""
-        label = self._labels(scope["path"][:LONGEST_PATH])
+        label = self._labels(scope["path"][:MAX_PATH_CHARS])
         return None if label == UNKNOWN else label
 
     def resolve(self, scope: Scope, declared: str | None, model: str | None) -> str:
@@ -85,9 +85,9 @@ class Providers:
             name = (self.resolver or self)(scope)
         if not name and model:
             name = self._by_prefix(model.lower())
-        return self.bounded(name)
+        return self.to_label(name)
 
-    def bounded(self, name: str | None) -> str:
+    def to_label(self, name: str | None) -> str:
         """`name` as a label: itself where declared, `unknown` where empty, else `other`."""
         if not name:
             return UNKNOWN

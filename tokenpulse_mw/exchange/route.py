@@ -12,13 +12,13 @@ from typing import Any
 
 from starlette.types import Scope
 
-from .path import without_root
-from .route_index import RouteIndex
-from .tree import OPAQUE, Place, find_router, read
+from .route_tree import OPAQUE, RouteNode, RouteQuery, find_router, match, read_routes, walk
+from .scope import without_root
 
 UNMATCHED = "__unmatched__"
 
-_MOST_ROUTERS = 256  # behind one middleware
+
+_MAX_ROUTERS = 256  # behind one middleware
 
 
 class RouteTemplates:
@@ -61,11 +61,11 @@ class RouteTemplates:
         return (index and index.template(scope, self._path(scope))) or UNMATCHED
 
     def _index(self, router: Any) -> RouteIndex | None:
-        if len(self._indexes) >= _MOST_ROUTERS:
+        if len(self._indexes) >= _MAX_ROUTERS:
             if self._is_full:
                 return None
             self._is_full = True
-            raise RuntimeError(f"there are more than {_MOST_ROUTERS} routers: no more are read")
+            raise RuntimeError(f"there are more than {_MAX_ROUTERS} routers: no more are read")
         index = self._indexes[id(router)] = RouteIndex(router)
         if self._usual is None:
             self._usual, self._by_endpoint = router, index.by_endpoint
@@ -83,19 +83,122 @@ class RouteTemplates:
         return without_root(path, root) if root else path
 
 
-def serves(routes: Iterable[Any], path: str) -> bool:
+def has_route(routes: Iterable[Any], path: str) -> bool:
     """Whether one of `routes` is there for GET on just this path, or is mounted on or above it.
 
     A catch-all is there for no path in particular, nor is what serves one host alone.
     """
-    return any(_serves(place, path) for place in read(routes, []))
+    return any(_has_route(place, path) for place in read_routes(routes, []))
 
 
-def _serves(place: Place, path: str) -> bool:
-    if place.is_host or "http" not in place.kinds:
+def _has_route(place: RouteNode, path: str) -> bool:
+    if place.is_host or "http" not in place.scope_types:
         return False
-    if place.inner is None:
+    if place.children is None:
         return place.template == path and (not place.methods or "GET" in place.methods)
     prefix = place.template.removesuffix(OPAQUE)
-    above = prefix and not place.inner and path.startswith(prefix + "/")
-    return prefix == path or above or any(_serves(each, path) for each in place.inner)
+    above = prefix and not place.children and path.startswith(prefix + "/")
+    return prefix == path or above or any(_has_route(each, path) for each in place.children)
+
+
+_CACHED_MATCHES = 1024
+
+
+_MAX_CACHED_CHARS = 512  # characters; what is longer is matched without being remembered
+
+
+_MAX_UNKNOWN_ENDPOINTS = 64  # endpoints that no route has; bounds what endless new ones cost
+
+
+class RouteIndex:
+    """Templates of one router's routes, by endpoint and by path.
+
+    Args:
+        router: Anything with `routes`: a Starlette or FastAPI application, or a router.
+
+    Attributes:
+        by_endpoint: The template for the id of each endpoint that alone tells it.
+        problems: Why some of the routes could not be read.
+    """
+
+    def __init__(self, router: Any) -> None:
+        self.router = router
+        self.by_endpoint: dict[int, str] = {}
+        self.problems: list[Exception] = []
+        # Endpoints are kept, since an id is good while they live. Where one has several routes,
+        # or is an application with routes of its own, the path must tell.
+        self._endpoints: dict[int, RouteNode] = {}
+        self._unknown: dict[int, Any] = {}
+        self._matches: dict[tuple[str, str, str | None, str], str] = {}
+        self._read()
+
+    def template(self, scope: Scope, path: str) -> str:
+        """The template for a request that the router may have seen; empty where none matches."""
+        endpoint = scope.get("endpoint")
+        if endpoint is None:
+            # The router leaves itself in the scope: having seen the request, it found no route.
+            return "" if "router" in scope else self._match(scope, path)
+        if not self._knows(endpoint):
+            return _fastapi_template(scope) or self._match(scope, path)
+        return self.by_endpoint.get(id(endpoint)) or self._match(scope, path)
+
+    def _knows(self, endpoint: Any) -> bool:
+        key, unknown = id(endpoint), self._unknown
+        if (
+            key not in self._endpoints
+            and key not in unknown
+            and len(unknown) < _MAX_UNKNOWN_ENDPOINTS
+        ):
+            self._read()  # routes may have been added
+            if key not in self._endpoints:
+                unknown[key] = endpoint
+        return key in self._endpoints
+
+    def _read(self) -> None:
+        self._nodes: tuple[RouteNode, ...] = ()
+        self.problems.clear()
+        try:
+            self._nodes = read_routes(self.router.routes, self.problems)
+        except Exception as error:  # noqa: BLE001 - a router can be of anyone's making
+            self.problems.append(error)
+        for known in (self._endpoints, self.by_endpoint, self._matches):
+            known.clear()
+        for place in walk(self._nodes):
+            key = id(place.endpoint)
+            first = self._endpoints.setdefault(key, place)
+            if first is place and not place.children:
+                self.by_endpoint[key] = place.template
+            elif first.template != place.template:
+                self.by_endpoint.pop(key, None)
+        self._has_hosts = any(place.is_host for place in walk(self._nodes))
+
+    def _match(self, scope: Scope, path: str) -> str:
+        host = _host(scope) if self._has_hosts else ""
+        key = (scope.get("type", "http"), scope.get("method", "GET"), host, path)
+        found = self._matches.get(key)
+        if found is None:
+            found = match(self._nodes, RouteQuery(*key[:3]), path) or ""
+            if sum(len(each or "") for each in key) <= _MAX_CACHED_CHARS:
+                if len(self._matches) >= _CACHED_MATCHES:
+                    self._matches.clear()  # each that is still in use costs one match more
+                self._matches[key] = found
+        return found
+
+
+def _host(scope: Scope) -> str | None:
+    """The name of the host that is asked, without its port."""
+    if "headers" not in scope:
+        return None
+    named = (value for name, value in scope["headers"] if name == b"host")
+    host: str = next(named, b"").decode("latin-1").lower()
+    return host if host.endswith("]") else host.partition(":")[0]
+
+
+def _fastapi_template(scope: Scope) -> str | None:
+    """What FastAPI notes of an included route, in places that are private and may change."""
+    told = scope.get("fastapi")
+    context = told.get("effective_route_context") if isinstance(told, dict) else None
+    template = getattr(context, "path_format", None)
+    if not template or not isinstance(template, str) or "app_root_path" in scope:
+        return None  # below a mount its prefix would be missing
+    return template if getattr(context, "original_route", None) is scope.get("route") else None

@@ -1,12 +1,11 @@
 """Whether the service lives, is ready, drains, and has working credentials."""
 
-from .check import AnyCheck, Check, CheckFunction
-from .checks import Checks
+from .checks import AnyCheck, Check, CheckFunction, Checks
 from .credentials import Credentials
 from .drain import drain_on_sigterm
-from .lag import EventLoopLag
+from .event_loop_lag import EventLoopLag
 from .providers import ProviderHealth, ReportsProviders
-from .results import CheckResult, Observed
+from .results import CheckResult, Observation
 from .router import CREDENTIALS_PATH, HealthRouter
 
 __all__ = [
@@ -19,7 +18,7 @@ __all__ = [
     "Credentials",
     "EventLoopLag",
     "HealthRouter",
-    "Observed",
+    "Observation",
     "ProviderHealth",
     "ReportsProviders",
     "drain_on_sigterm",

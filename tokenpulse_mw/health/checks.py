@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
 from ..outages import Outages
-from ..seconds import check_seconds
-from .check import AnyCheck, Check, as_check
-from .results import CheckResult, Observed, read
-from .single import Single
+from ..validation import check_seconds
+from .results import CheckResult, Observation, to_result
+from .single_flight import SingleFlight
 
 logger = logging.getLogger("tokenpulse_mw.health")
+
 
 _AT_ONCE = 16  # checks that one probe waits for at the same time
 
@@ -58,9 +59,9 @@ class Checks:
             for name, given in checks.items()
         }
 
-    async def run(self) -> dict[str, Observed]:
+    async def run(self) -> dict[str, Observation]:
         """What each check says; one that is not done in time has failed."""
-        results: dict[str, Observed] = {}
+        results: dict[str, Observation] = {}
         waiting = iter(self._checks.items())
 
         async def ask() -> None:
@@ -90,7 +91,7 @@ class _Watched:
     ) -> None:
         self._name, self._check, self._wall = name, check, wall
         self._outages = Outages(logger, clock=clock)  # by status
-        self.answer = Single(
+        self.answer = SingleFlight(
             check.function,
             read=self._read,
             fail=self._fail,
@@ -99,19 +100,19 @@ class _Watched:
             clock=clock,
         )
 
-    def _read(self, answer: Any) -> Observed:
-        return self._observed(read(answer))
+    def _read(self, answer: Any) -> Observation:
+        return self._observed(to_result(answer))
 
-    def _fail(self, error: BaseException | None) -> Observed:
+    def _fail(self, error: BaseException | None) -> Observation:
         # Its class and no more: the text may hold a host's name, or a password.
         output = "timeout" if error is None else type(error).__name__
         return self._observed(CheckResult(status="fail", output=output), error)
 
-    def _keep(self, observed: Observed) -> float:
+    def _keep(self, observed: Observation) -> float:
         good = observed.result.status == "pass"
         return self._check.ttl if good else self._check.failure_ttl
 
-    def _observed(self, result: CheckResult, error: BaseException | None = None) -> Observed:
+    def _observed(self, result: CheckResult, error: BaseException | None = None) -> Observation:
         if result.status == "fail" and not self._check.critical:
             result = CheckResult(
                 status="warn",
@@ -120,7 +121,7 @@ class _Watched:
                 output=result.output,
             )
         self._log(result, error)
-        return Observed(result, self._wall(), self._check.component_type)
+        return Observation(result, self._wall(), self._check.component_type)
 
     def _log(self, result: CheckResult, error: BaseException | None) -> None:
         status = result.status
@@ -133,3 +134,60 @@ class _Watched:
             self._outages.failed(
                 status, "health check %r is now %s%s", self._name, status, why, error=error
             )
+
+
+CheckFunction = Callable[[], bool | CheckResult | Awaitable[bool | CheckResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check, where more is to be said of it than its function.
+
+    Args:
+        function: Gives a bool or a `CheckResult`; async or not. One that is not async runs in a
+            worker thread.
+        critical: The service is not ready without it. A check that is not critical only warns.
+        timeout: Seconds that it may take; those of the router when None.
+        ttl: Seconds for which a result is kept.
+        failure_ttl: Seconds for which a failure is kept.
+        component_type: What is checked, for `application/health+json`: `component`, `datastore`,
+            `system`, or a name of another list.
+
+    Raises:
+        ValueError: `function` cannot be called, a time is malformed, or `component_type` no text.
+    """
+
+    function: CheckFunction
+    critical: bool = True
+    timeout: float | None = None
+    ttl: float = 1.0
+    failure_ttl: float = 1.0
+    component_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise ValueError(f"a check must be a function that gives a bool, got {self.function!r}")
+        if not isinstance(self.component_type, str | None):
+            raise ValueError(f"component_type must be a text, got {self.component_type!r}")
+        if self.timeout is not None:
+            check_seconds("timeout", self.timeout)
+        for name in ("ttl", "failure_ttl"):
+            check_seconds(name, getattr(self, name), zero=True)
+
+
+AnyCheck = Check | CheckFunction
+
+
+def as_check(name: str, given: AnyCheck) -> Check:
+    """`given` as a `Check`.
+
+    Raises:
+        ValueError: It cannot be called, or `name` is no text.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"a check must be given by its name, got {name!r}")
+    if isinstance(given, Check):
+        return given
+    if not callable(given):
+        raise ValueError(f"check {name!r} must be a function that gives a bool, got {given!r}")
+    return Check(given)

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from ..outages import Outage
-from .single import Single
+from .single_flight import SingleFlight
 
 logger = logging.getLogger("tokenpulse_mw.health")
 
@@ -45,9 +45,9 @@ class CredentialStatus:
         self._source, self._clock = source, clock
         self._last: tuple[dict[str, bool], float] | None = None
         self._outage = Outage(logger, clock=clock)
-        self._answer: Single[dict[str, bool] | None] | None = None
+        self._answer: SingleFlight[dict[str, bool] | None] | None = None
         if callable(source):
-            self._answer = Single(
+            self._answer = SingleFlight(
                 source,
                 read=self._read,
                 fail=self._fail,

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import anyio
 
-from ..lifespan import beside
-from ..seconds import check_seconds
+from ..lifespan import background_tasks
+from ..validation import check_seconds
 
 logger = logging.getLogger("tokenpulse_mw.health")
 
@@ -53,7 +53,7 @@ async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterat
     handler = _Handler(health, previous)
     signal.signal(signal.SIGTERM, handler)
     try:
-        async with beside(partial(handler.drain, delay)):
+        async with background_tasks(partial(handler.drain, delay)):
             yield
     finally:
         handler.passes_on = True

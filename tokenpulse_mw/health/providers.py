@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..exchange import PROVIDERS, Exchange
-from .results import CheckResult, Observed
+from .results import CheckResult, Observation
 
 
 class ReportsProviders(Protocol):
     """Whoever knows how the providers fare."""
 
-    def report(self) -> dict[str, Observed]:
+    def report(self) -> dict[str, Observation]:
         """What is known, by the provider's name and what was observed, such as `claude:status`."""
         ...
 
@@ -56,7 +56,7 @@ class ProviderHealth:
             )
         self._most, self._forget_after = failures, forget_after
         self._clock, self._wall = clock, wall
-        self._seen = {name: _Seen() for name in providers}
+        self._seen = {name: _Record() for name in providers}
 
     def __call__(self, exchange: Exchange) -> None:
         """Take note of a finished exchange."""
@@ -71,26 +71,26 @@ class ProviderHealth:
             seen.failures += 1
             seen.last_failure = self._clock()
 
-    def troubled(self) -> list[str]:
+    def unhealthy(self) -> list[str]:
         """The providers that have failed too often, and not succeeded since."""
         now = self._clock()
         return [name for name, seen in self._seen.items() if self._is_troubled(seen, now)]
 
-    def report(self) -> dict[str, Observed]:
+    def report(self) -> dict[str, Observation]:
         """What has been seen of each provider that has been heard of."""
         now, today = self._clock(), self._wall()
         return {
-            f"{name}:consecutiveFailures": Observed(self._result(seen, now), today, "component")
+            f"{name}:consecutiveFailures": Observation(self._result(seen, now), today, "component")
             for name, seen in self._seen.items()
             if seen.last_success is not None or seen.last_failure is not None
         }
 
-    def _is_troubled(self, seen: _Seen, now: float) -> bool:
+    def _is_troubled(self, seen: _Record, now: float) -> bool:
         failed = seen.last_failure
         lately = failed is not None and now - failed < self._forget_after
         return lately and seen.failures >= self._most
 
-    def _result(self, seen: _Seen, now: float) -> CheckResult:
+    def _result(self, seen: _Record, now: float) -> CheckResult:
         succeeded = seen.last_success
         ago = "never" if succeeded is None else f"{now - succeeded:.0f} s ago"
         return CheckResult(
@@ -101,7 +101,7 @@ class ProviderHealth:
         )
 
 
-class _Seen:
+class _Record:
     """What has been seen of one provider."""
 
     __slots__ = ("failures", "last_failure", "last_success")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from .results import Observed, Status
+from .results import Observation, Status
 
 HEALTH_JSON = "application/health+json"
 
@@ -24,7 +24,7 @@ def wants_health_json(accept: str) -> bool:
 
 
 def document(
-    status: Status, service: str, observed: Mapping[str, Observed] | None
+    status: Status, service: str, observed: Mapping[str, Observation] | None
 ) -> dict[str, Any]:
     """The answer as `application/health+json` (draft-inadarei-api-health-check-06).
 
@@ -39,7 +39,7 @@ def document(
     return {"status": status, "serviceId": service, "checks": checks}
 
 
-def _check(observed: Observed) -> dict[str, Any]:
+def _check(observed: Observation) -> dict[str, Any]:
     result = observed.result
     told = {
         "componentType": observed.component_type,

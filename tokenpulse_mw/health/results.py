@@ -49,7 +49,7 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class Observation:
     """A result, when it was found, and what it was found of.
 
     Attributes:
@@ -67,7 +67,7 @@ def _is_endless(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def read(answer: Any) -> CheckResult:
+def to_result(answer: Any) -> CheckResult:
     """What a check answered; anything but a bool or a `CheckResult` is a failure that says so.
 
     Python takes every text for true, "down" too, and a forgotten `return` gives None.

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Router
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
-from ..exchange import PROVIDERS
-from ..lifespan import beside
-from ..problems import RefusedError
-from ..web import Authorize, Guard
-from .check import AnyCheck, Check
-from .checks import Checks
+from ..exchange import PROVIDERS, drop_exchange
+from ..lifespan import background_tasks
+from ..web.auth import Authorize, Guard
+from ..web.problems import ProblemError
+from .checks import AnyCheck, Check, Checks
 from .credentials import Credentials, CredentialStatus
-from .lag import EventLoopLag
+from .event_loop_lag import EventLoopLag
 from .providers import ReportsProviders
 from .report import HEALTH_JSON, PLAIN, document, wants_health_json
-from .results import CheckResult, Observed, worst
-from .routes import Endpoint, probe_routes
+from .results import CheckResult, Observation, worst
 
 CREDENTIALS_PATH = "/api/credentials/status"
 
+
 _UNCACHED = {"cache-control": "no-store"}
+
 
 # Nothing in it is true, as a script that only looks for what is false must find something.
 _UNKNOWN = {"error": "the status of credentials is not known now", "available": False}
@@ -117,7 +118,7 @@ class HealthRouter(Router):
             for lag in self._lags:
                 await background.enter_async_context(lag.running())
             if self._credentials is not None:
-                await background.enter_async_context(beside(self._credentials.keep_known))
+                await background.enter_async_context(background_tasks(self._credentials.keep_known))
             self.draining = False
             try:
                 yield
@@ -156,17 +157,17 @@ class HealthRouter(Router):
             )
         return JSONResponse(status, headers=_UNCACHED)
 
-    async def _observed(self) -> dict[str, Observed]:
+    async def _observed(self) -> dict[str, Observation]:
         of_providers = {} if self._providers is None else self._providers.report()
         return {**await self._checks.run(), **of_providers}
 
-    def _state(self, name: str, holds: bool) -> dict[str, Observed]:
+    def _state(self, name: str, holds: bool) -> dict[str, Observation]:
         if not holds:
             return {}
         result = CheckResult(status="fail", observed_value=name)
-        return {"service:state": Observed(result, self._wall(), "component")}
+        return {"service:state": Observation(result, self._wall(), "component")}
 
-    async def _answer(self, request: Request, observed: Mapping[str, Observed]) -> Response:
+    async def _answer(self, request: Request, observed: Mapping[str, Observation]) -> Response:
         status = worst(each.result.status for each in observed.values())
         code = 503 if status == "fail" else 200
         if not _wants_health_json(request):
@@ -179,11 +180,38 @@ class HealthRouter(Router):
         if self._guard is None:
             return False
         try:
-            await self._guard.let_in(request)
-        except (RefusedError, HTTPException):
+            await self._guard.authorize(request)
+        except (ProblemError, HTTPException):
             return False
         return True
 
 
 def _wants_health_json(request: Request) -> bool:
     return wants_health_json(",".join(request.headers.getlist("accept")))
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class ProbeRoute(Route):
+    """A route of GET and HEAD, kept out of metrics and alerts whatever becomes of the request.
+
+    That it is asked by another method, or given up by who asked, is no news of the service either.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        drop_exchange(scope)
+        await super().handle(scope, receive, send)
+
+
+def probe_routes(endpoints: Mapping[str, Endpoint]) -> list[ProbeRoute]:
+    """Routes to `endpoints` by path, with and without a slash at the end.
+
+    Applications redirect from one to the other, which probes take for an answer or do not follow.
+    """
+    return [
+        ProbeRoute(path + slash, endpoint)
+        for path, endpoint in endpoints.items()
+        for slash in ("", "/")
+    ]

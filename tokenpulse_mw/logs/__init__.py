@@ -2,15 +2,10 @@
 
 from .access import ACCESS_LOGGER, AccessLog
 from .configure import configure_logging, formatter_for
-from .formats import JsonFormatter, TextFormatter
-from .levels import LEVELS, checked_level, log_level, set_log_level
-from .request_id import (
-    RequestIdMiddleware,
-    add_request_id,
-    current_request_id,
-    new_request_id,
-)
-from .settings import settings_routes
+from .formatters import JsonFormatter, TextFormatter
+from .levels import LEVELS, check_level, log_level, set_log_level
+from .request_id import RequestIdMiddleware, add_request_id, current_request_id, new_request_id
+from .routes import settings_routes
 
 __all__ = [
     "ACCESS_LOGGER",
@@ -20,7 +15,7 @@ __all__ = [
     "RequestIdMiddleware",
     "TextFormatter",
     "add_request_id",
-    "checked_level",
+    "check_level",
     "configure_logging",
     "current_request_id",
     "formatter_for",

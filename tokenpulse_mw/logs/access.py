@@ -15,7 +15,7 @@ from .request_id import current_request_id
 
 ACCESS_LOGGER = "tokenpulse_mw.access"
 _FAILED = ("error", "truncated")
-_MAY_INCLUDE = ("master", "key", "credential")
+_MAY_INCLUDE = ("tenant", "api_key", "credential")
 _LONGEST = 256  # characters of one value
 _PLAIN = re.compile(r"[!#-<>-~]+")  # needs no quotes: printable, without `"`, `=` and space
 
@@ -34,7 +34,7 @@ class AccessLog:
         logger: `tokenpulse_mw.access` when None.
         level: Of the lines of what did not fail: "DEBUG", "INFO", "WARN" or "ERROR", in any case.
         sample: Share of the lines of what did not fail that are written, from 0 to 1.
-        include: Which of "master", "key" and "credential" are written too.
+        include: Which of "tenant", "api_key" and "credential" are written too.
         chance: Gives numbers from 0 to below 1, by which is sampled.
 
     Raises:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
-from .background import BackgroundHandler
-from .formats import JsonFormatter, TextFormatter
-from .levels import checked_level, set_log_level
+from .formatters import JsonFormatter, TextFormatter
+from .levels import check_level, set_log_level
+from .queue_handler import BackgroundHandler
 from .request_id import add_request_id
 
 _HANDLER = "tokenpulse_mw"  # by which our own handler is found again
@@ -47,7 +47,7 @@ def configure_logging(
         ValueError: There is no such level or format, `capture` is a string, or `queue` is
             below 0.
     """
-    level = checked_level(level)
+    level = check_level(level)
     formatter = formatter_for(format, request_id=request_id)
     if isinstance(capture, str):
         raise ValueError(f"capture must be a list of names, got the string {capture!r}")

@@ -13,11 +13,11 @@ LEVELS: Mapping[str, int] = {
 }
 
 # At DEBUG they tell each step with a database or a connection, parameters and all.
-_TALKATIVE = ("aiosqlite", "httpcore", "httpcore2", "httpx", "httpx2")
-_HUSHED = logging.DEBUG + 1  # nobody else sets this one, so that ours is told from theirs
+_NOISY_LOGGERS = ("aiosqlite", "httpcore", "httpcore2", "httpx", "httpx2")
+_QUIET_LEVEL = logging.DEBUG + 1  # nobody else sets this one, so that ours is told from theirs
 
 
-def checked_level(level: object) -> str:
+def check_level(level: object) -> str:
     """The name of ours for `level`, which may be in any case; WARNING is WARN.
 
     Raises:
@@ -37,7 +37,7 @@ def level_number(level: object) -> int:
     Raises:
         ValueError: There is no such level.
     """
-    return LEVELS[checked_level(level)]
+    return LEVELS[check_level(level)]
 
 
 def log_level() -> str:
@@ -60,7 +60,7 @@ def set_log_level(level: str) -> None:
     """
     number = level_number(level)
     logging.getLogger().setLevel(number)
-    for name in _TALKATIVE:
+    for name in _NOISY_LOGGERS:
         logger = logging.getLogger(name)
-        if logger.level in (logging.NOTSET, _HUSHED):
-            logger.setLevel(_HUSHED if number < _HUSHED else logging.NOTSET)
+        if logger.level in (logging.NOTSET, _QUIET_LEVEL):
+            logger.setLevel(_QUIET_LEVEL if number < _QUIET_LEVEL else logging.NOTSET)

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..exchange import Failures
+from ..exchange import ErrorReporter
 
 SCOPE_KEY = "tokenpulse_mw.request_id"
 
@@ -73,7 +73,7 @@ class RequestIdMiddleware:
         self._header = header.lower().encode()
         self._generate = generate
         self._trust = trust
-        self._failures = Failures()
+        self._failures = ErrorReporter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request under its id."""

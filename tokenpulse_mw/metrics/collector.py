@@ -16,12 +16,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from . import families
-from .render import number
+from .multiprocess import WorkerTables
 from .rows import Series
 from .tables import Tables
-from .workers import WorkerTables
+from .text_format import number
 
-_silent: ContextVar[bool] = ContextVar("tokenpulse_mw_silent", default=False)
+_hidden: ContextVar[bool] = ContextVar("tokenpulse_mw_silent", default=False)
 
 
 class TablesCollector(Collector):
@@ -32,8 +32,8 @@ class TablesCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every family as prometheus_client's own objects."""
-        if not _silent.get():
-            self.tables.looked_up.look_up()
+        if not _hidden.get():
+            self.tables.looked_up.refresh()
             yield from map(_metric, self.tables.series())
 
     def describe(self) -> Iterator[Metric]:
@@ -43,17 +43,17 @@ class TablesCollector(Collector):
 
 
 @contextmanager
-def silence() -> Iterator[None]:
+def hidden() -> Iterator[None]:
     """Let our collectors show nothing in this context, though in no other thread's."""
-    token = _silent.set(True)
+    token = _hidden.set(True)
     try:
         yield
     finally:
-        _silent.reset(token)
+        _hidden.reset(token)
 
 
 # Workers' files know nothing of registries: all of a process show the same.
-_OF_WORKERS: WeakValueDictionary[str, WorkerTables] = WeakValueDictionary()
+_MULTIPROCESS: WeakValueDictionary[str, WorkerTables] = WeakValueDictionary()
 _COLLECTORS: WeakKeyDictionary[CollectorRegistry, TablesCollector] = WeakKeyDictionary()
 
 
@@ -89,12 +89,12 @@ def tables_of(
 
 def _tables(folder: str | None, *, most: int, buckets: tuple[float, ...] | None) -> Tables:
     if not folder:
-        return Tables(most=most, buckets=buckets or families.SECONDS)
+        return Tables(most=most, buckets=buckets or families.DURATION_BUCKETS)
     folder = os.path.realpath(folder)
-    tables = _OF_WORKERS.get(folder)
+    tables = _MULTIPROCESS.get(folder)
     if tables is None:
-        tables = WorkerTables(folder, most=most, buckets=buckets or families.SECONDS)
-        _OF_WORKERS[folder] = tables
+        tables = WorkerTables(folder, most=most, buckets=buckets or families.DURATION_BUCKETS)
+        _MULTIPROCESS[folder] = tables
     return _checked(tables, buckets)
 
 

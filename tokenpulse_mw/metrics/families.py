@@ -8,14 +8,14 @@ from math import inf
 from typing import Literal, NamedTuple
 
 # The seed's buckets (prom-client's default), and above them what answers of models need.
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 # A round of the alert rules takes milliseconds, or something is wrong.
-ROUND_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+EVALUATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # The upper bounds that OpenTelemetry advises for gen_ai.server.time_per_output_token.
-TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
 
 
-def checked_buckets(buckets: Sequence[float]) -> tuple[float, ...]:
+def check_buckets(buckets: Sequence[float]) -> tuple[float, ...]:
     """`buckets` as upper bounds of a histogram.
 
     Raises:
@@ -67,7 +67,7 @@ DURATION = Family(
     "histogram",
     "Duration of HTTP requests in seconds",
     _REQUEST,
-    SECONDS,
+    DURATION_BUCKETS,
 )
 IN_PROGRESS = Family(
     "tokenpulse_http_requests_in_progress", "gauge", "HTTP requests being answered now"
@@ -77,7 +77,7 @@ FIRST_BYTE = Family(
     "histogram",
     "Time until the first byte of the response body in seconds",
     ("route", "provider"),
-    SECONDS,
+    DURATION_BUCKETS,
 )
 RESPONSES = Family(
     "tokenpulse_http_responses_total",
@@ -102,14 +102,14 @@ FIRST_TOKEN = Family(
     "histogram",
     "Time until the model's first words in a stream in seconds",
     ("provider",),
-    SECONDS,
+    DURATION_BUCKETS,
 )
 PER_TOKEN = Family(
     "tokenpulse_llm_time_per_output_token_seconds",
     "histogram",
     "Mean time between output tokens of a stream in seconds",
     ("provider",),
-    TOKEN_SECONDS,
+    TOKEN_BUCKETS,
 )
 DECISIONS = Family(
     "tokenpulse_rate_limit_decisions_total",
@@ -143,7 +143,7 @@ EVALUATION_DURATION = Family(
     "histogram",
     "Duration of a round of the alert rules in seconds, deliveries not included",
     ("result",),
-    ROUND_SECONDS,
+    EVALUATION_BUCKETS,
 )
 DELIVERIES = Family(
     "tokenpulse_alert_deliveries_total",
@@ -157,7 +157,7 @@ LAST_EVALUATION = Family(
     "When all alert rules were last evaluated with success, in seconds since the epoch",
     merge="min",  # one worker whose rounds have stopped is one too many
 )
-WAITING = Family(
+QUEUE_LENGTH = Family(
     "tokenpulse_alert_notifications_waiting",
     "gauge",
     "Notifications that a sink has not taken yet",
@@ -175,7 +175,7 @@ ACTIVE_PROVIDERS = Family(
     ("provider",),
 )
 ASYNCIO_TASKS = Family("tokenpulse_asyncio_tasks", "gauge", "Tasks of the event loop")
-SELF_ERRORS = Family(
+INTERNAL_ERRORS = Family(
     "tokenpulse_self_errors_total",
     "counter",
     "Failures of the monitoring itself, which no request noticed",
@@ -189,12 +189,12 @@ OVERFLOW = Family(
 )
 
 # What others count, and is looked up when somebody reads it.
-LOOKED_UP = (
+CALLBACK_FAMILIES = (
     LIMIT_KEYS,
     LIMIT_EVICTIONS,
     ALERTS,
     LAST_EVALUATION,
-    WAITING,
+    QUEUE_LENGTH,
     SUBJECT_OVERFLOW,
     ACTIVE_PROVIDERS,
     ASYNCIO_TASKS,

@@ -12,17 +12,17 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.openmetrics.exposition import UNDERSCORES
 
 from ..exchange import Exchange
-from ..lifespan import beside
-from .collector import silence, tables_of
-from .exposition import Wanted, body, rest
-from .families import checked_buckets
+from ..lifespan import background_tasks
+from .callbacks import Callback
+from .collector import hidden, tables_of
+from .families import check_buckets
+from .negotiation import ScrapeRequest, render_body, render_others
 from .rows import Series
-from .sources import Source
 
-DEFAULT_MOST_SERIES = 2000
+DEFAULT_MAX_SERIES = 2000
 
-_LOOKS_UP_EVERY = 1.0  # seconds
-_KINDS_OF_TOKENS = ("input", "output", "cache_read", "cache_write", "reasoning")
+_REFRESH_SECONDS = 1.0  # seconds
+_TOKEN_KINDS = ("input", "output", "cache_read", "cache_write", "reasoning")
 
 
 class HttpMetrics:
@@ -51,14 +51,14 @@ class HttpMetrics:
         registry: CollectorRegistry | None = None,
         *,
         buckets: Sequence[float] | None = None,
-        max_series: int = DEFAULT_MOST_SERIES,
+        max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         if type(max_series) is not int or max_series < 1:
             raise ValueError(f"max_series must be a whole number of at least 1, got {max_series!r}")
         self.registry = REGISTRY if registry is None else registry
         if not isinstance(self.registry, CollectorRegistry):
             raise ValueError(f"registry must be a CollectorRegistry, got {registry!r}")
-        bounds = None if buckets is None else checked_buckets(buckets)
+        bounds = None if buckets is None else check_buckets(buckets)
         self._tables = tables_of(
             self.registry,
             most=max_series,
@@ -69,7 +69,7 @@ class HttpMetrics:
     def __call__(self, exchange: Exchange) -> None:
         """Count a finished exchange."""
         tables = self._tables
-        in_progress = tables.in_progress or tables.begin()
+        in_progress = tables.in_progress or tables.open_in_progress()
         in_progress[0] -= 1.0
         seconds = exchange.duration
         first_byte = exchange.time_to_first_byte
@@ -81,7 +81,7 @@ class HttpMetrics:
             exchange.outcome,
             first_byte is None,
         )
-        rows = tables.kinds.get(kind)
+        rows = tables.row_cache.get(kind)
         requests, durations, responses, first_bytes = rows or tables.rows_of(kind)
         requests[0] += 1.0
         responses[0] += 1.0
@@ -103,34 +103,34 @@ class HttpMetrics:
     def __hash__(self) -> int:
         return hash(id(self._tables))
 
-    def opened(self) -> None:
+    def on_open(self) -> None:
         """An exchange has begun."""
-        in_progress = self._tables.in_progress or self._tables.begin()
+        in_progress = self._tables.in_progress or self._tables.open_in_progress()
         in_progress[0] += 1.0
 
-    def dropped(self) -> None:
+    def on_drop(self) -> None:
         """An exchange that had begun turned out to be a probe or a scrape."""
-        in_progress = self._tables.in_progress or self._tables.begin()
+        in_progress = self._tables.in_progress or self._tables.open_in_progress()
         in_progress[0] -= 1.0
 
-    def failed(self, component: str) -> None:
+    def on_error(self, component: str) -> None:
         """A part of this library failed, and the request went on without it."""
         self._tables.self_errors.add((component,))
 
-    def decided(self, policy: str, decision: str) -> None:
+    def on_limit(self, policy: str, decision: str) -> None:
         """A rate limit policy decided: `allowed`, `limited`, `shadow` or `error`."""
         self._tables.decisions.add((policy, decision))
 
-    def evaluated(self, result: str, seconds: float) -> None:
+    def on_evaluation(self, result: str, seconds: float) -> None:
         """A round of the alert rules took `seconds`: `ok` or `error`."""
         self._tables.evaluations.add((result,))
         self._tables.evaluation_duration.observe((result,), seconds)
 
-    def delivered(self, sink: str, result: str) -> None:
+    def on_delivery(self, sink: str, result: str) -> None:
         """A notification was handed to a sink of alerts: `ok`, `error` or `timeout`."""
         self._tables.deliveries.add((sink, result))
 
-    def sample(self, name: str, source: Source) -> None:
+    def add_callback(self, name: str, source: Callback) -> None:
         """Look the values of a family up whenever it is read.
 
         Args:
@@ -143,30 +143,30 @@ class HttpMetrics:
         Raises:
             ValueError: There is no such family.
         """
-        self._tables.looked_up.sources(name).add(source)
+        self._tables.looked_up.callbacks(name).add(source)
 
-    def look_up(self) -> None:
+    def refresh(self) -> None:
         """Bring up to date what is looked up; the tasks are those of the event loop we are in.
 
         With several workers, also write what is only in memory because the disk was full.
         """
         self._tables.recover()
-        self._tables.looked_up.look_up()
+        self._tables.looked_up.refresh()
 
     @asynccontextmanager
-    async def looking_up(self) -> AsyncIterator[None]:
+    async def refreshing(self) -> AsyncIterator[None]:
         """Look up every second, where a scrape may come to another worker; else do nothing."""
         if self._tables.others is None:
             yield
             return
-        async with beside(self._keep_looking_up):
+        async with background_tasks(self._keep_refreshing):
             yield
 
     def series(self) -> list[Series]:
         """All of our families with their rows; with several workers those of all, added up."""
         return self._tables.series()
 
-    def rest(
+    def render_others(
         self, names: Sequence[str] = (), *, openmetrics: bool = False, escaping: str = UNDERSCORES
     ) -> bytes:
         """What else the registry holds, rendered by prometheus_client.
@@ -179,25 +179,25 @@ class HttpMetrics:
         Raises:
             Exception: Whatever a collector of the registry fails with.
         """
-        with silence():
+        with hidden():
             registry = self._tables.others or self.registry
-            return rest(registry, names, openmetrics=openmetrics, escaping=escaping)
+            return render_others(registry, names, openmetrics=openmetrics, escaping=escaping)
 
     def render(self) -> bytes:
         """The whole registry in the Prometheus text format, version 0.0.4."""
-        self.look_up()
-        return b"".join(body(self.series(), self.rest(), Wanted()))
+        self.refresh()
+        return b"".join(render_body(self.series(), self.render_others(), ScrapeRequest()))
 
-    async def _keep_looking_up(self) -> None:
+    async def _keep_refreshing(self) -> None:
         while True:
-            self.look_up()
-            await anyio.sleep(_LOOKS_UP_EVERY)
+            self.refresh()
+            await anyio.sleep(_REFRESH_SECONDS)
 
     def _count_usage(self, exchange: Exchange) -> None:
         tables, provider, usage = self._tables, exchange.provider, exchange.usage
         tables.usage.add((provider, exchange.usage_source))
         if usage is not None:
-            for kind in _KINDS_OF_TOKENS:
+            for kind in _TOKEN_KINDS:
                 tables.tokens.add((provider, kind), getattr(usage, kind))
         first = exchange.time_to_first_token
         if first is not None:

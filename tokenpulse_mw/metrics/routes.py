@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..exchange import Failures, drop_exchange
-from ..problems import RefusedError
-from ..seconds import check_seconds
-from ..web import Authorize, Guard
-from .exposition import Wanted, body, wanted
+from ..exchange import ErrorReporter, drop_exchange
+from ..validation import check_seconds
+from ..web.auth import Authorize, Guard
+from ..web.problems import ProblemError
 from .http import HttpMetrics
+from .negotiation import ScrapeRequest, negotiate, render_body
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"]
 
@@ -51,13 +51,13 @@ def metrics_routes(
         )
     check_seconds("timeout", timeout)
     guard = None if authorize is None else Guard(authorize, of="metrics_routes")
-    scraped = _Scraped(metrics, guard, timeout)
+    scraped = _Scraper(metrics, guard, timeout)
     # Who may not read it is to learn nothing of it by any method.
     methods = ["GET"] if guard is None else _METHODS
     return [Route("/metrics", scraped.scrape, methods=methods)]
 
 
-class _Scraped:
+class _Scraper:
     """What is scraped, and by whom."""
 
     def __init__(
@@ -69,30 +69,30 @@ class _Scraped:
         self._metrics = metrics
         self._guard = guard
         self._timeout = timeout
-        self._failures = Failures()
+        self._failures = ErrorReporter()
         self._one_at_a_time = threading.Lock()
 
     async def scrape(self, request: Request) -> Response:
         """Answer one request."""
         try:
             if self._guard is not None:
-                await self._guard.let_in(request)
-        except RefusedError:
+                await self._guard.authorize(request)
+        except ProblemError:
             return _not_found(request)
         drop_exchange(request.scope)
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("Method Not Allowed", 405, headers={"allow": "GET, HEAD"})
         asked = _wanted(request)
-        self._metrics.look_up()  # here, and not in the thread: it tells of this event loop
+        self._metrics.refresh()  # here, and not in the thread: it tells of this event loop
         others = await self._others(asked)
         series = await to_thread.run_sync(self._metrics.series)
         pieces: list[bytes] = []
-        for piece in body(series, others, asked):
+        for piece in render_body(series, others, asked):
             pieces.append(piece)
             await checkpoint()  # streams go on between two pieces
         return _answer(request, asked, b"".join(pieces))
 
-    async def _others(self, asked: Wanted) -> bytes:
+    async def _others(self, asked: ScrapeRequest) -> bytes:
         """What else the registry holds, as far as that can be had in time.
 
         It is collected in a thread, and not one of the application's: if a collector hangs,
@@ -104,31 +104,31 @@ class _Scraped:
                     self._collect, asked, abandon_on_cancel=True, limiter=CapacityLimiter(1)
                 )
         except Exception as error:  # noqa: BLE001 - whoever is on call needs what there is
-            self._failures.tell("metrics", error, [self._metrics])
+            self._failures.report("metrics", error, [self._metrics])
             return b""
         self._failures.recovered("metrics")
         return others
 
-    def _collect(self, asked: Wanted) -> bytes:
+    def _collect(self, asked: ScrapeRequest) -> bytes:
         if not self._one_at_a_time.acquire(timeout=self._timeout):
             raise TimeoutError("the collectors of the registry are still busy with another scrape")
         try:
-            return self._metrics.rest(
+            return self._metrics.render_others(
                 asked.names, openmetrics=asked.openmetrics, escaping=asked.escaping
             )
         finally:
             self._one_at_a_time.release()
 
 
-def _wanted(request: Request) -> Wanted:
+def _wanted(request: Request) -> ScrapeRequest:
     accept, accept_encoding = (
         ",".join(request.headers.getlist(name)) for name in ("accept", "accept-encoding")
     )
     query = request.scope.get("query_string", b"").decode(errors="replace")
-    return wanted(accept, accept_encoding, query)
+    return negotiate(accept, accept_encoding, query)
 
 
-def _answer(request: Request, asked: Wanted, content: bytes) -> Response:
+def _answer(request: Request, asked: ScrapeRequest, content: bytes) -> Response:
     headers = {
         "content-type": asked.content_type,
         "content-length": str(len(content)),

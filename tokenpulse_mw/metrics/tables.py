@@ -7,9 +7,9 @@ import sys
 from prometheus_client import CollectorRegistry
 
 from . import families
+from .callbacks import RefreshedCallbacks, tasks
 from .families import Family
 from .rows import Labels, NewRow, Row, Rows, Series, row_in_memory
-from .sources import LookedUp, tasks
 
 # Where requests of one kind are counted: themselves, their durations, how they ended, and when
 # their first byte came. A plain tuple, since this is unpacked on every request.
@@ -26,10 +26,10 @@ class Tables:
         serves: Whether this process is known to serve, so that it may have rows at once.
 
     Attributes:
-        kinds: Rows by the kind of a request: its method, route, status, provider and outcome,
+        row_cache: Rows by the kind of a request: its method, route, status, provider and outcome,
             and whether its answer had no body. `rows_of` finds those that are not here yet.
         looked_up: The families that are not counted here.
-        in_progress: The row of requests in progress; empty until `begin` is called.
+        in_progress: The row of requests in progress; empty until `open_in_progress` is called.
         others: Shows what else there is to a scrape; None where it is the registry's.
     """
 
@@ -37,7 +37,7 @@ class Tables:
         self,
         *,
         most: int,
-        buckets: tuple[float, ...] = families.SECONDS,
+        buckets: tuple[float, ...] = families.DURATION_BUCKETS,
         new_row: NewRow = row_in_memory,
         serves: bool = True,
     ) -> None:
@@ -63,21 +63,21 @@ class Tables:
         self.evaluations = rows(families.EVALUATIONS)
         self.evaluation_duration = rows(families.EVALUATION_DURATION)
         self.deliveries = rows(families.DELIVERIES)
-        self.self_errors = rows(families.SELF_ERRORS)
+        self.self_errors = rows(families.INTERNAL_ERRORS)
         # Not capped: its labels are our own names, and it could not tell of an overflow of its own.
         self.overflow = rows(families.OVERFLOW, sys.maxsize)
-        self.looked_up = LookedUp(
-            [rows(each) for each in families.LOOKED_UP],
+        self.looked_up = RefreshedCallbacks(
+            [rows(each) for each in families.CALLBACK_FAMILIES],
             on_error=lambda: self.self_errors.add(("metrics",)),
         )
-        self.looked_up.sources(families.ASYNCIO_TASKS.name).add(tasks)
-        self.kinds: dict[Labels, RequestRows] = {}
+        self.looked_up.callbacks(families.ASYNCIO_TASKS.name).add(tasks)
+        self.row_cache: dict[Labels, RequestRows] = {}
         self._folded = 0
         self.in_progress: Row = []
         if serves:
-            self.begin()
+            self.open_in_progress()
 
-    def begin(self) -> Row:
+    def open_in_progress(self) -> Row:
         """The row of requests in progress, asked for when the first one comes.
 
         A process that never serves, such as the parent of the workers, needs none.
@@ -97,7 +97,7 @@ class Tables:
             None if bodiless else self.first_byte.row((route, provider)),
         )
         if self._folded == folded:  # else every time is to be told
-            self.kinds[kind] = found
+            self.row_cache[kind] = found
         return found
 
     def series(self) -> list[Series]:
@@ -107,11 +107,11 @@ class Tables:
     def recover(self) -> None:
         """Move rows that could not be made where they belong; in memory there are none."""
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Let go of every row: they are another process's from now on."""
         for rows in self.all:
             rows.clear()
-        self.kinds.clear()
+        self.row_cache.clear()
         self.in_progress = []
 
     def _overflowed(self, family: Family) -> None:

@@ -1,17 +1,17 @@
 """Who may ask how often: client keys, a bounded table of windows, and the middleware."""
 
-from .answers import ANSWERS, anthropic_error, openai_error, problem_details, too_many_requests
+from . import keys
 from .budgets import budgets
-from .functions import KeyFunction
-from .keys import annotated, client_address, header, join, route
+from .callables import KeyFunction
 from .limiters import Decision, InFlight, Limiter
 from .middleware import RateLimitMiddleware
 from .paths import requests_to
 from .policy import Policy, check_policies
+from .responses import RESPONSES, anthropic_error, openai_error, problem_details, too_many_requests
 from .shared import SharedLimiter
 
 __all__ = [
-    "ANSWERS",
+    "RESPONSES",
     "Decision",
     "InFlight",
     "KeyFunction",
@@ -19,16 +19,12 @@ __all__ = [
     "Policy",
     "RateLimitMiddleware",
     "SharedLimiter",
-    "annotated",
     "anthropic_error",
     "budgets",
     "check_policies",
-    "client_address",
-    "header",
-    "join",
+    "keys",
     "openai_error",
     "problem_details",
     "requests_to",
-    "route",
     "too_many_requests",
 ]

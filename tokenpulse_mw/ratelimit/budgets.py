@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 
 import anyio.lowlevel
 
-from .keys.address import written
+from .keys.address import format_key
 from .limiters import Limiter
 from .policy import Policy
 
@@ -50,5 +50,5 @@ def _shown(key: Hashable) -> str:
     if isinstance(key, tuple):
         return " ".join(_shown(part) for part in key if part is not None)
     if isinstance(key, bytes):
-        return written(key) or key.hex()
+        return format_key(key) or key.hex()
     return str(key)

@@ -7,17 +7,16 @@ from collections.abc import Awaitable, Iterable, Sequence
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..exchange import SCOPE_KEY, ExchangeMiddleware, Tap, tap_of
-from .answers import Respond, too_many_requests
-from .denial import deny
-from .functions import KeyFunction, check_function, checked_switch
-from .gate import Gate, OnDecision
+from ..exchange import SCOPE_KEY, ExchangeMiddleware, Recorder, recorder_of
+from .callables import KeyFunction, check_bool, check_function
 from .headers import Dialect, dialect
-from .holds import Holds
 from .limiters import Decision
-from .misuse import Misuse
+from .misuse import MisuseDetector
 from .paths import exempt_paths
 from .policy import AnyLimiter, Policy
+from .policy_set import OnDecision, PolicySet
+from .reservations import Reservations
+from .responses import Respond, reject_websocket, too_many_requests
 
 DEFAULT_LIMIT = "100/minute"
 
@@ -74,17 +73,17 @@ class RateLimitMiddleware:
         if on_decision is not None:
             check_function("on_decision", on_decision)
         self.app = app
-        self._gate = Gate(
+        self._gate = PolicySet(
             _policies(limit, key, limiter, policies),
-            enforce=checked_switch("enforce", enforce),
+            enforce=check_bool("enforce", enforce),
             on_decision=on_decision,
         )
         self.policies: Sequence[Policy] = self._gate.policies
-        self._judge = None if self._gate.shared else self._gate.judge  # found once, called often
+        self._judge = None if self._gate.shared else self._gate.evaluate  # found once, called often
         self._respond = respond
         self._is_exempt = exempt_paths(exempt)
         self._dialect = dialect(headers, self.policies)
-        self._misuse = Misuse(app, (policy.limiter for policy in self.policies))
+        self._misuse = MisuseDetector(app, (policy.limiter for policy in self.policies))
         # Tokens, and the end of an answer, are known to an exchange.
         ends = any(policy.unit != "requests" for policy in self.policies)
         self._exchange = ExchangeMiddleware(self) if ends else None
@@ -101,15 +100,15 @@ class RateLimitMiddleware:
             await self._exchange(scope, receive, send)  # and it calls us again
             return
         if self._misuse.left:
-            self._misuse.look_at(scope)
-        tap: Tap | None = scope.get(SCOPE_KEY)
+            self._misuse.inspect(scope)
+        tap: Recorder | None = scope.get(SCOPE_KEY)
         judge = self._judge
         if judge is not None:
             decisions, refusal, holds = judge(scope, tap)
         else:
-            decisions, refusal, holds = await self._gate.judge_shared(scope, tap)
+            decisions, refusal, holds = await self._gate.evaluate_shared(scope, tap)
         if decisions and self._dialect is not None and (kind == "http" or refusal is not None):
-            send = _telling(self._dialect, decisions, tap, send)
+            send = _adding_headers(self._dialect, decisions, tap, send)
         if refusal is not None:
             await self._refuse(refusal, scope, receive, send)
         elif holds is not None:
@@ -125,19 +124,19 @@ class RateLimitMiddleware:
         except Exception as error:  # noqa: BLE001 - our failure must not be the request's
             self._gate.report(scope, error)
             answer = too_many_requests(decision)
-        tap = tap_of(scope)
+        tap = recorder_of(scope)
         if tap is not None:
             tap.limited = True
         if scope["type"] == "websocket":
-            await deny(answer, scope, receive, send)
+            await reject_websocket(answer, scope, receive, send)
         else:
             await answer(scope, receive, send)
 
-    async def _hold(self, holds: Holds, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _hold(self, holds: Reservations, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and settle what it holds, however it ends."""
-        tap = tap_of(scope)
+        tap = recorder_of(scope)
         if tap is not None and not tap.finished and scope["type"] == "http":
-            tap.watch(holds)  # it knows what was used, and when the last byte is out
+            tap.add_callback(holds)  # it knows what was used, and when the last byte is out
             await self.app(scope, receive, send)
             return
         try:
@@ -151,7 +150,7 @@ class RateLimitMiddleware:
         await _close(holds)
 
 
-async def _close(holds: Holds) -> None:
+async def _close(holds: Reservations) -> None:
     with CancelScope(shield=True):  # a storage has its own, short timeout
         await holds.close()
 
@@ -173,7 +172,9 @@ def _policies(
     return list(policies)
 
 
-def _telling(dialect: Dialect, decisions: Sequence[Decision], tap: Tap | None, send: Send) -> Send:
+def _adding_headers(
+    dialect: Dialect, decisions: Sequence[Decision], tap: Recorder | None, send: Send
+) -> Send:
     """A `send` that adds what `dialect` says of `decisions` to the answer's head."""
     fields, replaces = dialect.write(decisions), dialect.replaces
     if tap is not None and not replaces:  # it looks at every message anyway

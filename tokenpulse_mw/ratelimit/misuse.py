@@ -12,12 +12,12 @@ from ..exchange import SCOPE_KEY, ExchangeMiddleware
 logger = logging.getLogger("tokenpulse_mw.ratelimit")
 
 _SCOPE_KEY = "tokenpulse_mw.limiters"
-_LONGEST_PATH = 100  # characters, in the log
-_MOST_LAYERS = 50
-_MOST_LOOKED_AT = 1000  # requests; what is mounted wrongly shows in the first few
+_MAX_PATH_CHARS = 100  # characters, in the log
+_MAX_LAYERS = 50
+_MAX_INSPECTED = 1000  # requests; what is mounted wrongly shows in the first few
 
 
-class Once:
+class WarnOnce:
     """Logs a warning the first time, and no other."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Once:
             logger.warning(message, *arguments)
 
 
-class Misuse:
+class MisuseDetector:
     """Notices, in the first requests, that a middleware is not where it should be.
 
     A limiter that counts the same request twice halves the limit without a word: it happens when a
@@ -48,21 +48,21 @@ class Misuse:
     def __init__(self, app: object, limiters: Iterable[object]) -> None:
         self._limiters = list(limiters)
         self._measured_inside = _is_measured(app)
-        self.left = _MOST_LOOKED_AT
+        self.left = _MAX_INSPECTED
 
-    def look_at(self, scope: Scope) -> None:
+    def inspect(self, scope: Scope) -> None:
         """Note that the limiters count this request; tell if one has done so before."""
         if scope["type"] != "http":  # what else there is, passes untouched
             return
         self.left -= 1
-        seen: tuple[Misuse, ...] = scope.get(_SCOPE_KEY, ())
+        seen: tuple[MisuseDetector, ...] = scope.get(_SCOPE_KEY, ())
         others = [limiter for each in seen if each is not self for limiter in each._limiters]
         if any(each is other for each in self._limiters for other in others):
             self.left = 0
             logger.warning(
                 "a limiter counts the same request twice (seen on %s), so each client gets half "
                 "its limit: add RateLimitMiddleware once, or give each one its own limiter",
-                ascii(scope["path"][:_LONGEST_PATH]),
+                ascii(scope["path"][:_MAX_PATH_CHARS]),
             )
         if self._measured_inside and SCOPE_KEY not in scope:
             self._measured_inside = False
@@ -76,7 +76,7 @@ class Misuse:
 
 def _is_measured(app: object) -> bool:
     """Whether an exchange middleware is among what is wrapped, as far as that can be seen."""
-    for _ in range(_MOST_LAYERS):
+    for _ in range(_MAX_LAYERS):
         if isinstance(app, ExchangeMiddleware):
             return True
         app = getattr(app, "app", None)

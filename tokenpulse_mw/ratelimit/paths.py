@@ -9,9 +9,8 @@ from urllib.parse import unquote
 
 from starlette.types import Scope
 
-from ..exchange import path_in_app
-from .functions import makes_functions
-from .memo import remembered
+from ..exchange import app_path
+from .callables import cached, factory
 
 Condition = Callable[[Scope], bool]
 
@@ -50,7 +49,7 @@ def exempt_paths(patterns: Iterable[str]) -> Condition | None:
     )
 
 
-@makes_functions
+@factory
 def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
     """A test for requests to one of `paths`, for the `when` of a `Policy`.
 
@@ -92,9 +91,9 @@ def _of_paths(matches: Callable[[str], bool]) -> Condition:
     known: dict[str, bool] = {}
 
     def test(scope: Scope) -> bool:
-        path = path_in_app(scope) if scope.get("root_path") else scope["path"]
+        path = app_path(scope) if scope.get("root_path") else scope["path"]
         found = known.get(path)
-        return remembered(known, path, matches(path)) if found is None else found
+        return cached(known, path, matches(path)) if found is None else found
 
     return test
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, cast
 
 from starlette.types import Scope
 
-from .functions import KeyFunction, check_function, checked_name, checked_switch
+from .callables import KeyFunction, check_bool, check_function, check_name
 from .keys import client_address
-from .limiters import Decision, InFlight, Limiter
+from .limiters import Decision, InFlight, Limiter, check_cost
 from .shared import SharedLimiter
 
 AnyLimiter = Limiter | SharedLimiter | InFlight
+
+
 Cost = int | Callable[[Scope], int]
+
 
 DEFAULT_NAME = "default"  # that of a decision which no policy has put its name to
 
@@ -55,11 +58,11 @@ class Policy:
         enforce: bool = True,
     ) -> None:
         self.limiter = _limiter(limit)
-        self.name = checked_name("policy name", name)
+        self.name = check_name("policy name", name)
         self.has_key = key is not None
         self.key = client_address() if key is None else key
         self.when = when
-        self.enforce = checked_switch("enforce", enforce)
+        self.enforce = check_bool("enforce", enforce)
         self.shared = isinstance(self.limiter, SharedLimiter)
         self.local = cast(Limiter | InFlight, self.limiter)  # unless `shared`
         self.remote = cast(SharedLimiter, self.limiter)  # if `shared`
@@ -88,7 +91,7 @@ class Policy:
             raise ValueError(f"give cost or tokens, not both: got {self.cost!r} and {tokens!r}")
         if isinstance(self.limiter, InFlight):
             raise ValueError("tokens need a limit of tokens in a time, got one of requests at once")
-        if isinstance(self.limiter, SharedLimiter) and not self.limiter.chargeable:
+        if isinstance(self.limiter, SharedLimiter) and not self.limiter.supports_refund:
             raise ValueError(
                 "tokens need a shared limit that can give back what was not used, and "
                 f"{self.limiter.strategy!r} cannot: use strategy='fixed-window'"
@@ -136,7 +139,7 @@ def check_policies(policies: Sequence[Policy]) -> None:
             f"every policy needs a limiter of its own, got one twice in {names}; shared limiters "
             "of the same rate in the same storage are one, unless each has a prefix of its own"
         )
-    if sum(policy.shared and not policy.remote.chargeable for policy in policies) > 1:
+    if sum(policy.shared and not policy.remote.supports_refund for policy in policies) > 1:
         raise ValueError(
             "only one policy can have a shared sliding window, since it cannot give back what "
             f"another refuses, got several in {names}: use strategy='fixed-window'"
@@ -146,3 +149,89 @@ def check_policies(policies: Sequence[Policy]) -> None:
 def _counters(policy: Policy) -> object:
     """What tells the counters of a policy from all others."""
     return policy.remote.counters if policy.shared else id(policy.limiter)
+
+
+class Charge(NamedTuple):
+    """So much of a policy's limit, for one key."""
+
+    policy: Policy
+    key: Hashable
+    cost: int
+
+    def peek(self) -> Decision:
+        """Whether it would be granted, by a limiter of this process."""
+        policy = self.policy
+        return policy.named(policy.local.peek(self.key, self.cost))
+
+    def apply(self) -> Decision:
+        """Take it of a limiter of this process, if it is granted."""
+        policy = self.policy
+        return policy.named(policy.local.hit(self.key, self.cost))
+
+    async def apply_shared(self) -> Decision:
+        """Take it of a shared limiter, if it is granted."""
+        policy = self.policy
+        return policy.named(await policy.remote.hit(self.key, self.cost))
+
+    def refund(self, *, since: float) -> None:
+        """Undo a `apply` of `since`."""
+        limiter = self.policy.local
+        if isinstance(limiter, InFlight):
+            limiter.release(self.key, self.cost)
+        else:
+            limiter.charge(self.key, -self.cost, since=since)
+
+    async def refund_shared(self, *, since: float, degraded: bool) -> None:
+        """Undo a `apply_shared` of `since`."""
+        await self.policy.remote.charge(self.key, -self.cost, since=since, degraded=degraded)
+
+
+class ChargeResult(NamedTuple):
+    """What was decided of a claim, and when by its limiter's clock."""
+
+    charge: Charge
+    decision: Decision
+    at: float
+
+    def rolled_back(self) -> ChargeResult:
+        """Give back what was taken in this process; the decision tells of what is left again."""
+        claim, decision, at = self
+        if not decision.allowed:
+            return self
+        if not claim.policy.shared:
+            claim.refund(since=at)
+        remaining = min(decision.remaining + claim.cost, decision.limit)
+        return ChargeResult(claim, decision._replace(remaining=remaining), at)
+
+    async def roll_back_shared(self) -> None:
+        """Give back what was taken of a shared limiter."""
+        if self.decision.allowed and self.charge.policy.shared:
+            await self.charge.refund_shared(since=self.at, degraded=self.decision.degraded)
+
+
+def charge_for(policy: Policy, scope: Scope) -> Charge | None:
+    """What the request claims under `policy`; None where that is not for it.
+
+    Raises:
+        Exception: The policy's own functions fail, or give what cannot be used.
+    """
+    if policy.when is not None and not policy.when(scope):
+        return None
+    key = policy.key(scope)
+    if key is None:
+        return None
+    hash(key)  # raises here, where it concerns this policy alone
+    return Charge(policy, key, policy.price)
+
+
+def with_cost(claim: Charge, scope: Scope) -> Charge:
+    """`charge` with what its policy's function says that the request costs.
+
+    Raises:
+        Exception: The function fails, or gives what is no cost.
+    """
+    cost = claim.policy.cost
+    if isinstance(cost, int):
+        return claim
+    least = 1 if claim.policy.unit == "tokens" else 0  # to reserve nothing would limit nothing
+    return claim._replace(cost=max(check_cost(cost(scope)), least))

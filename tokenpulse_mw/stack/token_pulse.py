@@ -24,21 +24,16 @@ from starlette.types import ASGIApp
 
 from ..alerts import AlertEngine
 from ..config import Settings
-from ..exchange import PROVIDERS, ExchangeMiddleware, Providers, serves
+from ..exchange import PROVIDERS, ExchangeMiddleware, Providers, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
-from ..ratelimit import (
-    Policy,
-    RateLimitMiddleware,
-    SharedLimiter,
-)
-from ..wrapping import Endpoints, Wrapped
+from ..ratelimit import Policy, RateLimitMiddleware, SharedLimiter
 from . import defaults
-from .heed import set_by
-from .logs import check_logs, configure_logs
-from .lookups import Lookups
+from .defaults import blame_settings, check_logs, configure_logs
+from .gauges import Gauges
 from .unlimited import OwnEndpoint, UnlimitedEndpoints
+from .wrap import RoutesBefore, WithLifespan
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -94,7 +89,7 @@ class TokenPulse:
         self.metrics = HttpMetrics() if metrics is None else metrics
         if not isinstance(self.metrics, HttpMetrics):
             raise ValueError(f"metrics must be an HttpMetrics of a registry, got {metrics!r}")
-        admin, scraper = defaults.admin(self.settings), defaults.scraper(self.settings)
+        admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
         self.health = HealthRouter(
             service=service,
             providers=self.providers.names,
@@ -113,8 +108,8 @@ class TokenPulse:
         ]
         self.routes = [endpoint.route for endpoint in self._endpoints]
         self._outer, self._inner = self._middlewares()
-        self.engine.listen(self.metrics)
-        self._lookups = Lookups(self.engine, self.policies, self.health)
+        self.engine.add_listener(self.metrics)
+        self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
 
     def install(self, app: Starlette) -> None:
@@ -153,10 +148,10 @@ class TokenPulse:
         """
         if not callable(app):
             raise ValueError(f"wrap() needs an ASGI application, got {app!r}")
-        inner: ASGIApp = Endpoints(app, routes=self.routes)
+        inner: ASGIApp = RoutesBefore(app, routes=self.routes)
         for middleware, options in reversed(self._layers(self._endpoints)):
             inner = middleware(inner, **options)
-        return Wrapped(inner, beside=self.running)
+        return WithLifespan(inner, beside=self.running)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -176,7 +171,7 @@ class TokenPulse:
         try:
             configure_logs(self.settings)
             drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
-            async with self.engine, self.metrics.looking_up(), self.health.running(), drains:
+            async with self.engine, self.metrics.refreshing(), self.health.running(), drains:
                 try:
                     yield
                 finally:
@@ -194,8 +189,8 @@ class TokenPulse:
             observers.append(AccessLog())
             ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
         exchange = {"observers": observers, "provider": self.providers}
-        with set_by("limit_answer"):
-            respond = defaults.answer(self.settings.limit_answer)
+        with blame_settings("limit_answer"):
+            respond = defaults.response_for(self.settings.limit_response)
         rate_limit: dict[str, Any] = {
             "policies": self.policies,
             "headers": self.settings.limit_headers,
@@ -203,7 +198,7 @@ class TokenPulse:
             "enforce": self.settings.limit_enforce,
         }
         # Malformed options are refused here, not when the server starts.
-        with set_by("limit_headers"):
+        with blame_settings("limit_headers"):
             RateLimitMiddleware(Router(), **rate_limit)
         return [*ids, (ExchangeMiddleware, exchange)], (RateLimitMiddleware, rate_limit)
 
@@ -225,7 +220,7 @@ def _not_taken(ours: Sequence[OwnEndpoint], theirs: Sequence[BaseRoute]) -> list
     kept: list[OwnEndpoint] = []
     for endpoint in ours:
         path = endpoint.route.path.removesuffix("/")
-        if not serves(theirs, path) and not serves(theirs, endpoint.route.path):
+        if not has_route(theirs, path) and not has_route(theirs, endpoint.route.path):
             kept.append(endpoint)
         elif path == endpoint.route.path:
             logger.warning("the application serves %s itself; its own is kept, and limited", path)

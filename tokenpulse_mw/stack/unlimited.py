@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..exchange import path_in_app
+from ..exchange import app_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class UnlimitedEndpoints:
         return self.app(scope, receive, send)
 
     def _answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http" or not path_in_app(scope).startswith(self._prefixes):
+        if scope["type"] != "http" or not app_path(scope).startswith(self._prefixes):
             return self.app(scope, receive, send)
         for endpoint in self._endpoints:
             match, child_scope = endpoint.route.matches(scope)

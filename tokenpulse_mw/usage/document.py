@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from .bounds import MAX_BUILT_VALUES, MAX_SLICE_BYTES
+from .bounds import MAX_BUILT_VALUES, MAX_DOCUMENT_LINES, MAX_REPAIRS, MAX_SLICE_BYTES
 from .budget import Budget
-from .repair import documents_in, repaired, without_controls
 
 NOTHING = msgspec.Raw(b"null")
 
@@ -39,6 +39,7 @@ class Document(msgspec.Struct):
 
 
 D = TypeVar("D", bound=Document)
+
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -101,7 +102,7 @@ class Reader(Generic[D]):
         try:
             return self._decode(without_controls(data))
         except UNREADABLE:
-            lines = documents_in(data)
+            lines = split_lines(data)
             if not lines or not all(map(_may_be_documents, lines)):
                 raise
             return [document for line in lines for document in self._decode(without_controls(line))]
@@ -123,6 +124,8 @@ def _may_be_documents(line: bytes) -> bool:
 
 
 _reader = Reader(Document)
+
+
 read = _reader.read
 
 
@@ -152,3 +155,55 @@ def objects(raw: msgspec.Raw) -> list[dict[str, Any]]:
     except UNREADABLE:  # what stands between its brackets is only seen now
         return []
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+# Each pattern begins with fixed bytes, which are searched for at the speed of memory.
+# Half of a character outside the basic plane: a text that was cut between the two.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+_NO_NUMBERS = (
+    re.compile(rb"NaN(?<=[\s:,\[]NaN)(?=[\s,\]}])"),
+    re.compile(rb"Infinity(?<=[\s:,\[]Infinity)(?=[\s,\]}])"),
+    re.compile(rb"-Infinity(?<=[\s:,\[]-Infinity)(?=[\s,\]}])"),
+)
+
+
+_CONTROLS = bytes.maketrans(bytes(range(32)), b" " * 32)
+
+
+_NOTHING = (b"", b"[DONE]")  # what a line may be that is no document
+
+
+def fix_json(data: bytes) -> bytes:
+    """Return `data` as JSON where RFC 8259 forbids what Python's encoder writes.
+
+    Halves of surrogate pairs (8.2), NaN and Infinity (6), and control characters in strings (7).
+    The model's text may change, which is not of interest here; its ends and all else stay where
+    they are. At most 20,000 of each are replaced.
+    """
+    return without_controls(repaired(data))
+
+
+def repaired(data: bytes) -> bytes:
+    """Return `data` without halves of surrogate pairs, NaN and Infinity."""
+    data = _SURROGATE.sub(rb"\\ufffd", data, count=MAX_REPAIRS)
+    for pattern in _NO_NUMBERS:
+        data = pattern.sub(b"null", data, count=MAX_REPAIRS)
+    return data
+
+
+def without_controls(data: bytes) -> bytes:
+    """Return `data` with a space for each control character."""
+    return data.translate(_CONTROLS)
+
+
+def split_lines(data: bytes) -> list[bytes]:
+    """Return the lines of `data` that may be documents; none if there are too many lines.
+
+    GLM and Kimi end some events of a stream with one line end, which is not their end by the rules:
+    the data of several is one then, and what ends the stream may be among them.
+    """
+    if data.count(b"\n") >= MAX_DOCUMENT_LINES:
+        return []
+    return [line for line in data.split(b"\n") if line.strip() not in _NOTHING]

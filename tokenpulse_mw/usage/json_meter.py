@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from .arrays import ArrayBuffer
-from .bounds import (
-    ARRAY_BYTE_WORK_NS,
-    BRACKET_WORK_NS,
-    MAX_DOCUMENT_BYTES,
-    QUOTE_WORK_NS,
-)
+from .account import UsageAccount, UsageMeter
+from .bounds import ARRAY_BYTE_WORK_NS, BRACKET_WORK_NS, MAX_DOCUMENT_BYTES, QUOTE_WORK_NS
 from .budget import slices
-from .digest import HEAD, OPENING, TAIL, digest, digest_of_opening
 from .failure import refused
-from .ledger import Ledger
-from .protocol import UsageMeter
+from .json_array import JsonArraySplitter
+from .oversized import HEAD, OPENING, TAIL, usage_from_head, usage_from_tail
 from .statement import COUNT
 
 BEFORE = b"\xef\xbb\xbf \t\r\n"  # what may stand before a document: a mark, and white space
@@ -23,16 +17,18 @@ class JsonMeter:
     """Reads an answer that is one JSON document, or an array of them.
 
     A document is kept and read when it has ended: its words come all at once, so that none of them
-    are the first, and `waiting` never ends. Of one that is too long only both ends are kept. Gemini
+    are the first, and `awaits_output` never ends. Of one that is too long only both ends are kept. Gemini
     streams an array where it is not asked for server-sent events: its elements are read as they
     come.
     """
 
-    __slots__ = ("_body", "_head", "_longest", "_reader", "_tail", "ledger", "waiting")
+    __slots__ = ("_body", "_head", "_longest", "_reader", "_tail", "account", "awaits_output")
 
-    def __init__(self, *, longest: int = MAX_DOCUMENT_BYTES, ledger: Ledger | None = None) -> None:
-        self.ledger = Ledger() if ledger is None else ledger
-        self.waiting = True
+    def __init__(
+        self, *, longest: int = MAX_DOCUMENT_BYTES, ledger: UsageAccount | None = None
+    ) -> None:
+        self.account = UsageAccount() if ledger is None else ledger
+        self.awaits_output = True
         self._longest = longest
         self._tail = min(TAIL, longest)
         self._body: bytes | bytearray = b""  # the latter, from its second piece on
@@ -51,11 +47,11 @@ class JsonMeter:
             self._keep(chunk)
         else:
             self._reader.feed(chunk)
-            self.waiting = self.waiting and self._reader.waiting
+            self.awaits_output = self.awaits_output and self._reader.awaits_output
 
     def _reader_of(self, start: bytes) -> UsageMeter | None:
         """What reads a body that does not begin as a document does."""
-        return _ArrayReader(self.ledger, self._longest) if start.startswith(b"[") else None
+        return _ArrayReader(self.account, self._longest) if start.startswith(b"[") else None
 
     def _keep(self, chunk: bytes) -> None:
         if not self._body:
@@ -73,9 +69,9 @@ class JsonMeter:
         if self._reader is not None:
             self._reader.finish(complete=complete)
             return
-        ledger = self.ledger
+        ledger = self.account
         ledger.complete = complete
-        ledger.searched = True
+        ledger.complete_scan = True
         if ledger.budget.exhausted:  # by decompression
             ledger.unreadable += 1
         elif self._head:
@@ -87,26 +83,30 @@ class JsonMeter:
 
     def _read_ends(self, complete: bool) -> None:
         """Where it was cut, its end may lie anywhere in it."""
-        short = digest(self._head[:HEAD], bytes(self._body[-self._tail :])) if complete else b""
-        if short := short or digest_of_opening(self._head):
-            self.ledger.read(short)
+        short = (
+            usage_from_tail(self._head[:HEAD], bytes(self._body[-self._tail :]))
+            if complete
+            else b""
+        )
+        if short := short or usage_from_head(self._head):
+            self.account.read(short)
         else:
-            self.ledger.unreadable += 1
+            self.account.unreadable += 1
 
 
 class _ArrayReader:
     """Reads the elements of an array as they come."""
 
-    __slots__ = ("_buffer", "_last", "ledger", "waiting")
+    __slots__ = ("_buffer", "_last", "account", "awaits_output")
 
-    def __init__(self, ledger: Ledger, longest: int) -> None:
-        self.waiting = True
-        self.ledger = ledger
-        self._buffer = ArrayBuffer(longest=longest)
+    def __init__(self, ledger: UsageAccount, longest: int) -> None:
+        self.awaits_output = True
+        self.account = ledger
+        self._buffer = JsonArraySplitter(longest=longest)
         self._last = b""
 
     def feed(self, chunk: bytes) -> None:
-        budget = self.ledger.budget
+        budget = self.account.budget
         budget.start(len(chunk))
         for piece in slices(bytes(chunk)):
             work = 0
@@ -121,20 +121,24 @@ class _ArrayReader:
 
     def _take(self, elements: list[bytes]) -> None:
         if elements:
-            self.ledger.events += len(elements)
-            self.waiting = self.waiting and not any(map(self.ledger.opens, elements))
-            self.ledger.hear(each for each in reversed(elements) if COUNT.search(each))
+            self.account.events += len(elements)
+            self.awaits_output = self.awaits_output and not any(
+                map(self.account.check_first_token, elements)
+            )
+            self.account.add_usage_events(each for each in reversed(elements) if COUNT.search(each))
             self._last = elements[-1]
 
     def finish(self, *, complete: bool) -> None:
-        ledger, buffer = self.ledger, self._buffer
+        ledger, buffer = self.account, self._buffer
         ledger.budget.start(0)
         stopped = ledger.budget.exhausted
         ledger.complete = complete and buffer.closed and not stopped
         ledger.unreadable += buffer.overlong + (stopped or (complete and not buffer.closed))
         ledger.events += buffer.overlong
-        ledger.searched = ledger.listens  # else elements were not looked at any more
-        ledger.fails(self._last, refused)
+        ledger.complete_scan = (
+            ledger.awaits_first_token
+        )  # else elements were not looked at any more
+        ledger.check_error(self._last, refused)
 
 
 def _count(data: bytes, marks: bytes) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .tokens import Fields, TokenUsage, count, counted, part
+from .tokens import Fields, TokenUsage, count, get_object, has_count
 
 # What was read from the cache, where it is not among the details.
 FLAT_READ = (
@@ -21,9 +21,11 @@ _WRITTEN = (
 
 def openai_chat(usage: Fields) -> TokenUsage:
     """OpenAI chat completions, embeddings, and all who speak them (Qwen, DeepSeek, Groq, ...)."""
-    read = part(usage, "prompt_tokens_details") or part(usage, "prompt_token_details")  # Mistral
+    read = get_object(usage, "prompt_tokens_details") or get_object(
+        usage, "prompt_token_details"
+    )  # Mistral
     prompt, output = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
-    reasoning = count(part(usage, "completion_tokens_details"), "reasoning_tokens")
+    reasoning = count(get_object(usage, "completion_tokens_details"), "reasoning_tokens")
     if "connector_tokens" in usage:  # what Mistral's connectors have read
         prompt += _beside(usage, prompt + output, count(usage, "connector_tokens"))
     if not reasoning and "reasoning_tokens" in usage:
@@ -39,7 +41,7 @@ def openai_chat(usage: Fields) -> TokenUsage:
 
 def _vectors_input(usage: Fields) -> int:
     """Some of those who only read, to make vectors of it, tell a total and nothing else."""
-    parted = counted(usage, "prompt_tokens", "completion_tokens")
+    parted = has_count(usage, "prompt_tokens", "completion_tokens")
     return 0 if parted else count(usage, "total_tokens")
 
 
@@ -62,9 +64,12 @@ def openai_responses(usage: Fields) -> TokenUsage:
 
     DashScope's own API speaks so too, but for some of the details of what was read.
     """
-    read, written = part(usage, "input_tokens_details"), part(usage, "output_tokens_details")
+    read, written = (
+        get_object(usage, "input_tokens_details"),
+        get_object(usage, "output_tokens_details"),
+    )
     if "prompt_tokens_details" in usage:
-        read = {**part(usage, "prompt_tokens_details"), **read}
+        read = {**get_object(usage, "prompt_tokens_details"), **read}
     return TokenUsage(
         input=count(usage, "input_tokens"),
         output=count(usage, "output_tokens"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .bounds import MAX_EVENT_LINES
-from .digest import HEAD, TAIL, digest
+from .oversized import HEAD, TAIL, usage_from_tail
 from .scan import find_any, rfind_any
 
 _LINE_ENDS = re.compile(rb"[\r\n]*+")
@@ -51,7 +51,7 @@ class Event(NamedTuple):
 class EventBuffer:
     """Holds a stream back until whole events of it can be read.
 
-    Append what comes to `held`, and take from `release` what is complete.
+    Append what comes to `held`, and take from `take_complete` what is complete.
 
     Args:
         longest: Bytes of the longest event that is kept; of a longer one only what its end says
@@ -69,7 +69,7 @@ class EventBuffer:
         self._scanned = 0
         self._skipping = False
 
-    def release(self) -> bytes:
+    def take_complete(self) -> bytes:
         """All events that are complete, or b"" while there are none."""
         held = self.held
         end = _last_blank(held, max(self._scanned - 1, 0), len(held))
@@ -118,12 +118,12 @@ class EventBuffer:
         """What is left of an over-long event, which is counted already."""
         tail = block[-min(TAIL, self.longest) :]
         line = max(tail.splitlines(), key=len, default=b"")  # that of the data
-        short = b"" if self.cut else digest(head[: min(HEAD, self.longest)], line)
+        short = b"" if self.cut else usage_from_tail(head[: min(HEAD, self.longest)], line)
         self.overlong -= bool(short)
         return b"data: %s\n\n" % short if short else b""
 
 
-def blocks(whole: bytes) -> Iterator[bytes]:
+def split_events(whole: bytes) -> Iterator[bytes]:
     """Yield each event of what was released, without the blank lines around it."""
     start = 0
     while start < len(whole):
@@ -138,7 +138,7 @@ def start_of(whole: bytes, place: int) -> int:
     return _last_blank(whole, 0, place)
 
 
-def around(whole: bytes, place: int, start: int = 0) -> tuple[int, int]:
+def event_bounds(whole: bytes, place: int, start: int = 0) -> tuple[int, int]:
     """Return where the event of `whole` that contains `place` begins and ends.
 
     Nothing before `start`, which is between two events, is examined.
@@ -147,11 +147,11 @@ def around(whole: bytes, place: int, start: int = 0) -> tuple[int, int]:
     return _last_blank(whole, start, place) or start, end
 
 
-def blocks_with(pattern: re.Pattern[bytes], whole: bytes) -> Iterator[bytes]:
+def events_matching(pattern: re.Pattern[bytes], whole: bytes) -> Iterator[bytes]:
     """Yield those events of `whole` in which `pattern` is found."""
     end = 0
     while (hit := pattern.search(whole, end)) is not None:
-        start, end = around(whole, hit.start(), end)
+        start, end = event_bounds(whole, hit.start(), end)
         yield whole[start:end]
 
 

@@ -11,7 +11,7 @@ import msgspec
 from .document import NOTHING, Document, objects
 from .openai import FLAT_READ
 from .scan import rfind_any
-from .tokens import TokenUsage, count, counted, part
+from .tokens import TokenUsage, count, get_object, has_count
 from .vendors import ANTHROPIC, READERS, Family, billed_calls
 
 
@@ -65,7 +65,7 @@ _OPENAI = ("total_tokens", "input_tokens_details", "prompt_tokens_details")
 def statement(document: Document) -> Statement | None:
     """The usage in `document`, or None where it says nothing (absent, null, or not an object)."""
     metadata = document.usageMetadata
-    if metadata is not None and isinstance(metadata, dict) and counted(metadata, *_GEMINI):
+    if metadata is not None and isinstance(metadata, dict) and has_count(metadata, *_GEMINI):
         return Statement("gemini", metadata)
     if document.type == "message_start":
         started = _inside(document.message)
@@ -80,7 +80,7 @@ def statement(document: Document) -> Statement | None:
         if isinstance(said, dict) and (family := _family(document, said)) is not None:
             return Statement(family, said)
     metrics = document.metrics
-    if isinstance(metrics, dict) and counted(metrics, "inputTokenCount", "outputTokenCount"):
+    if isinstance(metrics, dict) and has_count(metrics, "inputTokenCount", "outputTokenCount"):
         return Statement("bedrock-converse", metrics, yields=True)
     return None
 
@@ -100,7 +100,7 @@ def _usage_of_choice(document: Document) -> Any:
 
 def _with_cache_of_choice(document: Document, usage: dict[str, Any]) -> dict[str, Any]:
     """What was read from the cache Kimi tells only there, at times."""
-    if counted(usage, *FLAT_READ):
+    if has_count(usage, *FLAT_READ):
         return usage
     said = _usage_of_choice(document)
     cached = said.get("cached_tokens") if isinstance(said, dict) else None
@@ -113,25 +113,25 @@ def _inside(wrapper: Any) -> Any:
 
 
 def _is_anthropic(usage: dict[str, Any]) -> bool:
-    return counted(usage, *ANTHROPIC) or bool(billed_calls(usage))
+    return has_count(usage, *ANTHROPIC) or bool(billed_calls(usage))
 
 
 def _family(document: Document, usage: dict[str, Any]) -> Family | None:
     """Whose words these are, or None for a `usage` that is not about tokens."""
     if document.type in _ANTHROPIC_EVENTS and _is_anthropic(usage):
         return "anthropic"
-    if counted(usage, "prompt_tokens", "completion_tokens") and (
+    if has_count(usage, "prompt_tokens", "completion_tokens") and (
         # Some gateways write both spellings, of which they leave one at zero.
         count(usage, "prompt_tokens")
         or count(usage, "completion_tokens")
-        or not counted(usage, "input_tokens", "output_tokens")
+        or not has_count(usage, "input_tokens", "output_tokens")
     ):
         return "openai-chat"
-    if counted(usage, "input_tokens", "output_tokens"):
+    if has_count(usage, "input_tokens", "output_tokens"):
         return "openai-responses" if _is_openai(document, usage) else "anthropic"
-    if counted(usage, "inputTokens", "outputTokens"):
+    if has_count(usage, "inputTokens", "outputTokens"):
         return "bedrock-converse"
-    return "openai-chat" if counted(usage, "total_tokens") and not _writes(usage) else None
+    return "openai-chat" if has_count(usage, "total_tokens") and not _writes(usage) else None
 
 
 def _writes(usage: dict[str, Any]) -> bool:
@@ -144,7 +144,7 @@ def _is_openai(document: Document, usage: dict[str, Any]) -> bool:
     return (
         document.object == "response"
         or any(name in usage for name in _OPENAI)
-        or "reasoning_tokens" in part(usage, "output_tokens_details")
+        or "reasoning_tokens" in get_object(usage, "output_tokens_details")
     )
 
 

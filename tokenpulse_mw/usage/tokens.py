@@ -70,11 +70,11 @@ def count(fields: Fields, name: str, *others: str) -> int:
     return 0
 
 
-def counted(fields: Fields, name: str, *others: str) -> bool:
+def has_count(fields: Fields, name: str, *others: str) -> bool:
     """Whether a usable count, zero included, stands under one of these names."""
     if _is_count(fields.get(name)):
         return True
-    return counted(fields, *others) if others else False
+    return has_count(fields, *others) if others else False
 
 
 def _is_count(value: Any) -> bool:
@@ -82,7 +82,7 @@ def _is_count(value: Any) -> bool:
     return (kind is int or (kind is float and value.is_integer())) and value >= 0
 
 
-def part(fields: Fields, name: str) -> Fields:
+def get_object(fields: Fields, name: str) -> Fields:
     """The object under `name`, or an empty one when something else stands there."""
     value = fields.get(name)
     return value if isinstance(value, dict) else {}

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from .bounds import MAX_ITERATIONS
 from .openai import openai_chat, openai_responses
-from .tokens import Fields, TokenUsage, count, counted, part
+from .tokens import Fields, TokenUsage, count, get_object, has_count
 
 Family = Literal["openai-chat", "openai-responses", "anthropic", "gemini", "bedrock-converse"]
 
@@ -30,7 +30,7 @@ def billed_calls(usage: Fields) -> list[Fields]:
     calls = usage.get("iterations")
     listed = calls if isinstance(calls, list) and len(calls) <= MAX_ITERATIONS else []
     calls = [call for call in listed if isinstance(call, dict) and not _NAMES.isdisjoint(call)]
-    return [call for call in calls if counted(call, *ANTHROPIC)]
+    return [call for call in calls if has_count(call, *ANTHROPIC)]
 
 
 def anthropic(usage: Fields) -> TokenUsage:
@@ -49,7 +49,7 @@ def anthropic(usage: Fields) -> TokenUsage:
 
 
 def _thoughts(usage: Fields) -> int:
-    return count(part(usage, "output_tokens_details"), "thinking_tokens")
+    return count(get_object(usage, "output_tokens_details"), "thinking_tokens")
 
 
 def _anthropic_call(usage: Fields) -> TokenUsage:

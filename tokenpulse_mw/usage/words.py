@@ -9,7 +9,7 @@ import msgspec
 
 from .bounds import MAX_CHOICES, MAX_OUTPUT_VALUES
 from .document import NOTHING, Document, Reader, is_small, objects, opens_with
-from .tokens import part
+from .tokens import get_object
 
 # Text, reasoning, a call of a tool, a refusal, speech, pictures: all of them the model has written.
 _SPOKEN = (
@@ -81,12 +81,12 @@ def _delta_speaks(event: Event) -> bool:
 
 
 def _choice_speaks(choice: dict[str, Any]) -> bool:
-    piece = part(choice, "delta") or part(choice, "message")
+    piece = get_object(choice, "delta") or get_object(choice, "message")
     return bool(choice.get("text")) or any(piece.get(name) for name in _SPOKEN)
 
 
 def _candidate_speaks(candidate: dict[str, Any]) -> bool:
-    return _says(part(candidate, "content").get("parts"))
+    return _says(get_object(candidate, "content").get("parts"))
 
 
 def _output_speaks(output: msgspec.Raw) -> bool:

@@ -10,7 +10,6 @@ from httpx2 import Response
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from tests.support.clock import FakeClock
 from tokenpulse_mw.alerts import (
     AlertEngine,
     AlertEvent,
@@ -22,7 +21,9 @@ from tokenpulse_mw.alerts import (
 )
 from tokenpulse_mw.alerts.admin import alert_routes
 from tokenpulse_mw.alerts.store import AlertStore, MemoryAlertStore
-from tokenpulse_mw.web import bearer
+from tokenpulse_mw.web.auth import bearer
+
+from ...support.clock import FakeClock
 
 TOKEN = "s3cret"
 GUARD = bearer(TOKEN)

@@ -7,9 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.alerts.store import samples
 from tokenpulse_mw.alerts import Finding, Subject
 
+from ..store import samples
 from .gateway import Api, trouble
 
 QPS = Finding(

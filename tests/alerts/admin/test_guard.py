@@ -13,10 +13,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tests.support.asgi import drive, http_scope
 from tokenpulse_mw import AlertEngine, Exchange, ExchangeMiddleware
 from tokenpulse_mw.alerts.admin import alert_routes
 
+from ...support.asgi import drive, http_scope
 from .gateway import GUARD, PREFIX, TOKEN, Api, trouble
 
 ROUTES = alert_routes(AlertEngine(), authorize=GUARD)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from tests.support.asgi import Answer, drive, http_scope
 from tokenpulse_mw.alerts.store import AlertRecord, MemoryAlertStore, StoreError
 
+from ...support.asgi import Answer, drive, http_scope
 from .gateway import PREFIX, TOKEN, Api, trouble
 
 HEADERS = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"content-type", b"application/json")]

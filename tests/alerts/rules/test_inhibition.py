@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.alerts.rules.views import View, found_by, severities
 from tokenpulse_mw.alerts import Finding, Subject
 from tokenpulse_mw.alerts.rules import (
     error_spike,
@@ -15,6 +14,8 @@ from tokenpulse_mw.alerts.rules import (
     outages,
     provider_down,
 )
+
+from .views import View, found_by, severities
 
 
 def findings(view: View) -> list[Finding]:
@@ -34,7 +35,7 @@ def explained(found: Iterable[Finding]) -> list[Finding]:
 def test_errors_that_came_from_a_provider_that_is_down_are_explained() -> None:
     """The outage alone fires; what it explains says so, and an alert that fires already stays."""
     view = View()
-    view.see(20, key="k1", provider="claude", status=502)
+    view.see(20, api_key="k1", provider="claude", status=502)
 
     left = explained(findings(view))
 
@@ -51,7 +52,7 @@ def test_errors_of_a_credential_that_is_down_are_explained() -> None:
     """Where credentials are known the outage is one's, whoever else answers for the provider."""
     view = View()
     view.see(100, provider="claude", credential="c2")
-    view.see(20, key="k1", provider="claude", credential="c1", status=502)
+    view.see(20, api_key="k1", provider="claude", credential="c1", status=502)
 
     assert severities(explained(findings(view))) == {
         "error_spike:key:k1": None,
@@ -66,8 +67,8 @@ def test_a_key_is_not_explained_by_an_outage_that_is_not_nearly_all_of_it(
 ) -> None:
     """A tenth of the failures may have come from elsewhere; more is trouble of its own."""
     view = View()
-    view.see(18, key="k1", provider="claude", status=502)
-    view.see(others, key="k1", provider="gemini", status=502)
+    view.see(18, api_key="k1", provider="claude", status=502)
+    view.see(others, api_key="k1", provider="gemini", status=502)
 
     assert severities(explained(findings(view)))["error_spike:key:k1"] == severity
 
@@ -75,8 +76,8 @@ def test_a_key_is_not_explained_by_an_outage_that_is_not_nearly_all_of_it(
 def test_two_outages_explain_together() -> None:
     """A key that asks two providers, both of which are down, has no trouble of its own."""
     view = View()
-    view.see(10, key="k1", provider="claude", status=502)
-    view.see(10, key="k1", provider="gemini", status=502)
+    view.see(10, api_key="k1", provider="claude", status=502)
+    view.see(10, api_key="k1", provider="gemini", status=502)
 
     (spike, *_) = explained(findings(view))
 
@@ -90,11 +91,11 @@ def test_two_outages_explain_together() -> None:
 def test_another_keys_errors_are_not_explained() -> None:
     """An outage of one provider says nothing of failures of another, or of our own."""
     view = View()
-    view.see(20, key="k1", provider="claude", status=502)
+    view.see(20, api_key="k1", provider="claude", status=502)
     for _ in range(10):
-        view.see(key="k2", provider="gemini", status=502)
+        view.see(api_key="k2", provider="gemini", status=502)
         view.see(provider="gemini")
-        view.see(key="k3", status=500)
+        view.see(api_key="k3", status=500)
 
     left = severities(explained(findings(view)))
 
@@ -106,8 +107,8 @@ def test_another_keys_errors_are_not_explained() -> None:
 def test_a_provider_that_is_not_down_yet_explains_nothing() -> None:
     """Nine failures in a row are no outage."""
     view = View()
-    view.see(10, key="k1", provider="claude")
-    view.see(9, key="k1", provider="claude", status=502)
+    view.see(10, api_key="k1", provider="claude")
+    view.see(9, api_key="k1", provider="claude", status=502)
 
     assert severities(explained(findings(view)))["error_spike:key:k1"] == "warning"
 
@@ -121,7 +122,7 @@ def test_the_findings_stay_as_many_and_in_their_order() -> None:
         type="error_spike", subject=Subject("key", "k2"), severity="info", title="", message=""
     )
     view = View()
-    view.see(20, key="k1", provider="claude", status=502)
+    view.see(20, api_key="k1", provider="claude", status=502)
     found = [other, *findings(view), bare]
 
     left = explained(iter(found))

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.alerts.rules.views import View, severities
 from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import high_latency
+
+from .views import View, severities
 
 
 def test_a_provider_that_is_too_slow_is_found_with_its_numbers() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.alerts.rules.views import View, severities
-from tokenpulse_mw import Limiter, Policy, annotated
+from tokenpulse_mw import Limiter, Policy, keys
 from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import Quota, Quotas, quota_exceeded, rule_name
 from tokenpulse_mw.ratelimit import budgets
+
+from .views import View, severities
 
 Given = list[tuple[Any, ...]]
 
@@ -104,7 +105,7 @@ async def test_the_token_limits_of_a_gateway_are_quotas() -> None:
     """An engine that somebody makes has them too; where nothing limits tokens there are none."""
     limiter = Limiter("1000/day")
     requests = Policy("100/minute")
-    tokens = Policy(limiter, name="tokens", tokens=10, key=annotated("master"))
+    tokens = Policy(limiter, name="tokens", tokens=10, key=keys.annotation("tenant"))
     limiter.hit("acme", 950)
 
     for policies, expected in ([requests, tokens], ["quota_exceeded:key:acme"]), ([requests], []):

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.alerts.rules.views import View, found_by
 from tokenpulse_mw.alerts import Finding, Rule, Severity, Thresholds, Traffic, default_rules
 from tokenpulse_mw.alerts.rules import (
     Quotas,
@@ -20,6 +19,8 @@ from tokenpulse_mw.alerts.rules import (
     rate_limit_exceeded,
     rule_name,
 )
+
+from .views import View, found_by
 
 
 def test_an_engine_that_is_given_no_rules_has_these() -> None:
@@ -64,8 +65,8 @@ def test_traffic_that_never_was_gives_no_findings() -> None:
 async def test_every_alert_outlasts_its_cause_for_as_long_as_is_asked_for() -> None:
     """`keep_firing` is one for all rules."""
     view = View(keep_firing=45, master_rpm=10, error_rate=0.1)
-    view.see(20, master="acme", key="k1", provider="claude", status=502, duration=50.0)
-    view.see(20, master="acme", provider="claude", status=429, limited=True)
+    view.see(20, tenant="acme", api_key="k1", provider="claude", status=502, duration=50.0)
+    view.see(20, tenant="acme", provider="claude", status=429, limited=True)
     quotas = Quotas(lambda: [("k1", 10, 10)])
     await quotas.refresh()
 
@@ -93,7 +94,7 @@ def test_rule_without_threshold_finds_nothing(rule: Rule, threshold: str) -> Non
     for thresholds, fires in cases:
         view = View(**thresholds)
         view.see(20, provider="claude", status=429, limited=True)
-        view.see(100, key="k1", provider="claude", status=500, duration=1000.0)
+        view.see(100, api_key="k1", provider="claude", status=500, duration=1000.0)
 
         assert bool(view.ask(rule)) is fires
 
@@ -110,7 +111,7 @@ def slow(duration: float) -> list[tuple[int, dict[str, Any]]]:
 
 def failed(failures: int, requests: int) -> list[tuple[int, dict[str, Any]]]:
     """Return exchanges of one key and provider, of which so many failed."""
-    upstream = {"key": "k1", "provider": "claude"}
+    upstream = {"api_key": "k1", "provider": "claude"}
     return [(failures, {**upstream, "status": 500}), (requests - failures, upstream)]
 
 
@@ -178,7 +179,7 @@ def test_exchanges_without_subject_count_for_the_gateway(
 @pytest.mark.parametrize(
     ("rule", "fields", "last", "over"),
     [
-        (error_spike, {"key": "k1", "status": 500}, 300, 330),
+        (error_spike, {"api_key": "k1", "status": 500}, 300, 330),
         (high_latency, {"provider": "claude", "duration": 20.0}, 300, 330),
         (rate_limit_exceeded, {"provider": "claude", "status": 429}, 59, 66),
     ],

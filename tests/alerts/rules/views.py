@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tests.alerts.exchanges import exchange
 from tokenpulse_mw.alerts import Finding, Rule, Thresholds, Traffic
+
+from ..exchanges import exchange
 
 
 class View:
@@ -30,7 +31,7 @@ class View:
         """Return what `rule` finds in an evaluation."""
         self.traffic.roll(now)
         found = found_by(rule, self.traffic, self.thresholds, now)
-        self.traffic.begin_round()
+        self.traffic.begin_evaluation()
         return found
 
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.alerts.sinks.events import AT, event
 from tokenpulse_mw.alerts import AlertEvent, Subject
 from tokenpulse_mw.alerts.sinks.event import rfc3339
+
+from .events import AT, event
 
 
 def test_an_event_can_be_written_as_json() -> None:

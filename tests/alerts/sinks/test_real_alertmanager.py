@@ -10,12 +10,13 @@ import anyio
 import httpx2
 import pytest
 
-from tests.alerts.sinks.events import event
-from tests.support.receiver import Receiver
-from tests.support.servers import Server, need
-from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw.alerts import Severity, Subject
-from tokenpulse_mw.alerts.sinks import AlertmanagerSink, Later
+from tokenpulse_mw.alerts.sinks import AlertmanagerSink, RetryLater
+
+from ...support.receiver import Receiver
+from ...support.servers import Server, need
+from ...support.waiting import PATIENCE, wait_until
+from .events import event
 
 
 def now_firing(*severities: Severity, **fields: Any) -> list[Any]:
@@ -134,9 +135,9 @@ async def test_an_alertmanager_that_was_down_has_what_fires_again(
     sink = AlertmanagerSink(f"http://{server.place}", resend_every=0.001)
     firing = now_firing("warning", "critical")
     server.kill()
-    with pytest.raises(Later):
+    with pytest.raises(RetryLater):
         await sink(firing[0])
-    with pytest.raises(Later):
+    with pytest.raises(RetryLater):
         await sink.resend(firing, time.time())
 
     server.start()

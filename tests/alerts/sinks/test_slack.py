@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.alerts.sinks.events import AT, event
-from tests.support.receiver import Receiver
 from tokenpulse_mw.alerts import Severity, Subject
 from tokenpulse_mw.alerts.lifecycle import Transition
 from tokenpulse_mw.alerts.sinks import SlackSink
 from tokenpulse_mw.alerts.sinks.slack import message
+
+from ...support.receiver import Receiver
+from .events import AT, event
 
 
 @pytest.mark.anyio

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.alerts.sinks.text import plain
+from tokenpulse_mw.alerts.sinks.text import single_line
 
 
 @given(st.text(), st.integers(3, 20))
 def test_text_is_short_and_without_control_characters(text: str, longest: int) -> None:
     """Whatever it was, it can be shown and sent."""
-    shown = plain(text + "\ud800\x1b", longest)
+    shown = single_line(text + "\ud800\x1b", longest)
 
     assert len(shown) <= longest
     assert not [each for each in shown if unicodedata.category(each) in ("Cc", "Cs")]
@@ -33,4 +33,4 @@ def test_text_is_short_and_without_control_characters(text: str, longest: int) -
 )
 def test_what_is_ordinary_stays(text: str, shown: str) -> None:
     """Control characters become spaces, and what turns the writing direction is left out."""
-    assert plain(text, 10) == shown
+    assert single_line(text, 10) == shown

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.servers import Server
 from tokenpulse_mw.alerts.store import AlertStore, MemoryAlertStore, SQLAlertStore
 
+from ...support.servers import Server
 from .postgres import new_database, postgres_server
 
 Open = Callable[..., AbstractAsyncContextManager[AlertStore]]

@@ -10,7 +10,7 @@ from tokenpulse_mw.alerts.store import (
     AlertRecord,
     Changes,
     DeadLetter,
-    Kept,
+    EngineState,
     Notification,
     Silence,
     ThresholdsVersion,
@@ -31,10 +31,10 @@ class Model:
     versions: list[ThresholdsVersion] = field(default_factory=list)
     arrivals: int = 0
 
-    def kept(self, now: float) -> Kept:
+    def kept(self, now: float) -> EngineState:
         """What an engine goes on with."""
         opened = [each for each in self.alerts if each.state != "resolved"]
-        return Kept(
+        return EngineState(
             tuple(sorted(opened, key=lambda each: (each.started_at, each.id))),
             self.lasting(now),
             self.versions[-1] if self.versions else None,

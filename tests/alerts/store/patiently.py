@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts.store import StoreError
+
+from ...support.waiting import PATIENCE
 
 _Answer = TypeVar("_Answer")
 

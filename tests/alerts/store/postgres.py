@@ -14,8 +14,8 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.support.servers import Server, lack
-from tests.support.waiting import PATIENCE
+from ...support.servers import Server, lack
+from ...support.waiting import PATIENCE
 
 PASSWORD = "hunter@2/?#"
 _IN_URL = "hunter%402%2F%3F%23"

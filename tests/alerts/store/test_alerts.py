@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tokenpulse_mw.alerts.store import Ack, Changes, Kept, UnknownAlert
+from tokenpulse_mw.alerts.store import Ack, Changes, EngineState, UnknownAlert
 
 from .conftest import Open
 from .samples import ODD, alert, alerts, notification, resolved, transition
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_new_store_keeps_nothing(opened: Open) -> None:
     """An engine that starts for the first time starts with nothing."""
     async with opened() as store:
-        assert await store.load() == Kept()
+        assert await store.load() == EngineState()
         assert await store.alert("a1") is None
         assert await store.transitions("a1") == ()
 
@@ -134,7 +134,7 @@ async def test_a_commit_is_all_or_nothing(opened: Open) -> None:
         with pytest.raises(UnknownAlert, match="a2"):
             await store.commit(stray)
 
-        assert await store.load() == Kept()
+        assert await store.load() == EngineState()
         assert await store.transitions("a1") == ()
 
 
@@ -147,7 +147,7 @@ async def test_only_json_is_kept(opened: Open, value: object) -> None:
         with pytest.raises(ValueError, match=r"event of 'trouble:key:a1' must be plain JSON"):
             await store.commit(Changes((alert(),), (), (notification(event={"value": value}),)))
 
-        assert await store.load() == Kept()
+        assert await store.load() == EngineState()
 
 
 async def test_a_commit_can_be_repeated(opened: Open) -> None:
@@ -158,7 +158,7 @@ async def test_a_commit_can_be_repeated(opened: Open) -> None:
         await store.commit(changes)
         await store.commit(changes)
 
-        assert await store.load() == Kept(alerts=(alert(),), notifications=(notification(),))
+        assert await store.load() == EngineState(alerts=(alert(),), notifications=(notification(),))
         assert await store.transitions("a1") == (transition(),)
 
 
@@ -167,7 +167,7 @@ async def test_a_commit_of_nothing_changes_nothing(opened: Open) -> None:
     async with opened() as store:
         await store.commit(Changes())
 
-        assert await store.load() == Kept()
+        assert await store.load() == EngineState()
 
 
 async def test_what_never_fired_can_be_forgotten(opened: Open) -> None:

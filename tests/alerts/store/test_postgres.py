@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.support.servers import Server
-from tests.support.waiting import PATIENCE
-from tokenpulse_mw.alerts.board import News
-from tokenpulse_mw.alerts.journal import Journal
 from tokenpulse_mw.alerts.store import Changes, Conflict, SQLAlertStore, StoreError
+from tokenpulse_mw.alerts.store_writer import StoreWriter
+from tokenpulse_mw.alerts.tracker import AlertChanges
 
+from ...support.servers import Server
+from ...support.waiting import PATIENCE
 from .patiently import patiently
 from .postgres import PASSWORD, new_database, postgres_server, url_of
 from .proxy import Proxy
@@ -114,12 +114,12 @@ async def test_an_id_of_any_length_is_kept(url: str) -> None:
 async def test_what_an_index_cannot_hold_costs_only_itself(url: str) -> None:
     """A sink of which the name is too long has its notifications in memory alone."""
     store, reported = SQLAlertStore(url, timeout=PATIENCE), list[str]()
-    journal = Journal(
+    journal = StoreWriter(
         store, deadline=PATIENCE, report=lambda _, error: reported.append(type(error).__name__)
     )
     told = [notification("n1"), notification(LONG), notification("n2")]
 
-    journal.note([News(alerts=[alert()], transitions=[transition()])], told)
+    journal.add([AlertChanges(alerts=[alert()], transitions=[transition()])], told)
     await journal.write()
 
     assert reported == ["BadRecord"]

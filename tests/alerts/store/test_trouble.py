@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw.alerts.store import (
     BadRecord,
     Changes,
     Conflict,
-    Kept,
+    EngineState,
     Page,
     SQLAlertStore,
     StoreError,
 )
 
+from ...support.waiting import PATIENCE
 from .patiently import patiently
 from .samples import alert, alerts, notifications, transition
 
@@ -217,7 +217,7 @@ async def test_a_new_file_that_somebody_holds_is_waited_for(tmp_path: Path) -> N
                 await store.load()
             other.execute("COMMIT")
 
-        assert await patiently(store.load) == Kept()
+        assert await patiently(store.load) == EngineState()
 
 
 _FILLS_THE_DISK = """
@@ -393,7 +393,7 @@ async def test_a_store_begins_once_whoever_asks_first(tmp_path: Path) -> None:
         calls: list[Callable[[], Awaitable[object]]] = [store.load, store.alerts] * 3
         answers = await asyncio.gather(*(call() for call in calls))
 
-        assert answers == [Kept(), Page((), None)] * 3
+        assert answers == [EngineState(), Page((), None)] * 3
 
 
 @pytest.mark.anyio

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.ratelimit.keys.address import Networks, grouping, pack, pack_with_port, written
+from tokenpulse_mw.ratelimit.keys.address import (
+    Networks,
+    format_key,
+    network_grouper,
+    pack,
+    pack_with_port,
+)
 
 NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -149,7 +155,7 @@ def test_no_text_raises(text: str) -> None:
 )
 def test_ipv6_is_grouped_by_network(prefix: int, one: str, other: str, same: bool) -> None:
     """Addresses of one subscriber's network are one client; IPv4 is left whole."""
-    group = grouping(prefix)
+    group = network_grouper(prefix)
     first, second = pack(one), pack(other)
 
     assert first is not None
@@ -162,7 +168,7 @@ def test_two_ipv6_clients_are_one_just_if_their_prefixes_agree(
     prefix: int, one: bytes, data: st.DataObject
 ) -> None:
     """The first `ipv6_prefix` bits decide, and no other bit does."""
-    group, number = grouping(prefix), int.from_bytes(one)
+    group, number = network_grouper(prefix), int.from_bytes(one)
     flipped = data.draw(st.integers(0, 127), label="bit that differs, from the left")
     other = (number ^ 1 << 127 - flipped).to_bytes(16)
 
@@ -172,7 +178,7 @@ def test_two_ipv6_clients_are_one_just_if_their_prefixes_agree(
 @given(prefix=st.integers(16, 128), client=st.binary(min_size=4, max_size=4), tail=st.binary())
 def test_ipv4_is_never_an_ipv6_group(prefix: int, client: bytes, tail: bytes) -> None:
     """However short the prefix, and whatever the bytes that both begin with."""
-    group = grouping(prefix)
+    group = network_grouper(prefix)
 
     assert group(client) == client
     assert group((client + tail + bytes(16))[:16]) != client
@@ -186,7 +192,7 @@ def test_a_group_can_be_written_as_people_know_it(
     client = unwrapped(address)
     network = ipaddress.ip_network((client, prefix if client.version == 6 else 32), strict=False)
 
-    shown = written(grouping(prefix)(client.packed))
+    shown = format_key(network_grouper(prefix)(client.packed))
 
     assert shown == (str(client) if client.version == 4 else str(network))
 
@@ -198,14 +204,14 @@ def test_a_group_can_be_written_as_people_know_it(
 @example(bytes(32) + b"::/\xff")
 def test_what_is_no_address_is_not_written_as_one(key: bytes) -> None:
     """A hash has no mark, or no room for its prefix."""
-    assert written(key) is None
+    assert format_key(key) is None
 
 
 @pytest.mark.parametrize("prefix", [15, 129, 64.0, "64", True])
 def test_prefixes_out_of_range_are_refused(prefix: int) -> None:
     """The error says what came and what is expected."""
     with pytest.raises(ValueError, match="ipv6_prefix must be a whole number from 16 to 128, got"):
-        grouping(prefix)
+        network_grouper(prefix)
 
 
 def holds(networks: Networks, text: str) -> bool:

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.ratelimit.keys.address import Networks, pack
-from tokenpulse_mw.ratelimit.keys.forwarded import forwarded, listed, nearest, reader
+from tokenpulse_mw.ratelimit.keys.forwarded import (
+    client_behind,
+    parse_address_list,
+    parse_forwarded,
+    parser_for,
+)
 
 # What a header can be made of that might mislead who reads it.
 shards = st.sampled_from(
@@ -49,7 +54,7 @@ def packed(*addresses: str) -> list[bytes | None]:
 )
 def test_a_list_is_read_from_right_to_left(lines: list[str], hops: list[str]) -> None:
     """Lines are one list, empty elements are nothing, and garbage is told as such."""
-    assert told(listed([line.encode() for line in lines])) == packed(*hops)
+    assert told(parse_address_list([line.encode() for line in lines])) == packed(*hops)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +99,7 @@ def test_a_list_is_read_from_right_to_left(lines: list[str], hops: list[str]) ->
 )
 def test_an_element_of_forwarded_tells_one_address(element: str, hop: str) -> None:
     """In every form of RFC 7239, and some that are about; what is not clear tells nothing."""
-    assert told(forwarded([element.encode()])) == packed(hop)
+    assert told(parse_forwarded([element.encode()])) == packed(hop)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_an_element_of_forwarded_tells_one_address(element: str, hop: str) -> No
 )
 def test_forwarded_is_read_from_right_to_left(lines: list[str], hops: list[str]) -> None:
     """A comma in quotes parts nothing; a quote left open spoils only what is left of it."""
-    assert told(forwarded([line.encode() for line in lines])) == packed(*hops)
+    assert told(parse_forwarded([line.encode() for line in lines])) == packed(*hops)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,7 @@ def test_forwarded_is_read_from_right_to_left(lines: list[str], hops: list[str])
 )
 def test_work_is_bounded(header: str, element: bytes) -> None:
     """No more than 16 hops and 4,096 characters are looked at, however much there is."""
-    read = reader(header)
+    read = parser_for(header)
 
     assert told(read([element] * 100)) == packed(*["10.0.0.2"] * 16)
     assert told(read([element + b"," + b" " * 5000])) == packed("-")
@@ -135,14 +140,14 @@ def test_an_address_that_is_cut_is_no_other_address(header: str, element: bytes,
     """The end of "210.0.0.2" is not "10.0.0.2": an element that is not whole tells nothing."""
     line = element + b"," + element.rjust(4096 + cut - len(element) - 1)
 
-    assert told(reader(header)([line])) == packed("10.0.0.2", "-")
+    assert told(parser_for(header)([line])) == packed("10.0.0.2", "-")
 
 
 @pytest.mark.parametrize("shard", [";", '"', '";', ",", "\\", '\\"', '"",', "for=1;", "=", '="'])
 @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
 def test_what_is_all_of_one_kind_is_read_too(header: str, shard: str) -> None:
     """The worst that can be sent is garbage like any other."""
-    hops = told(reader(header)([shard.encode() * 5000]))
+    hops = told(parser_for(header)([shard.encode() * 5000]))
 
     assert set(hops) <= {None}
 
@@ -151,7 +156,7 @@ def test_what_is_all_of_one_kind_is_read_too(header: str, shard: str) -> None:
 @given(lines=st.lists(evil, max_size=4))
 def test_nothing_raises(header: str, lines: list[bytes]) -> None:
     """Whatever the bytes, each hop is an address or None, and there are 16 at most."""
-    hops = told(reader(header)(lines))
+    hops = told(parser_for(header)(lines))
 
     assert len(hops) <= 16
     assert {0 if hop is None else len(hop) for hop in hops} <= {0, 4, 16}
@@ -166,8 +171,8 @@ def test_what_stands_left_of_an_element_does_not_change_it(
     escaped = host.replace("\\", "\\\\").replace('"', '\\"')
     element = f'for={address};host="{escaped}";proto=https'.encode("utf-8", "surrogatepass")
 
-    assert next(forwarded([left + b", " + element])) == pack(str(client))
-    assert next(forwarded([left, element])) == pack(str(client))
+    assert next(parse_forwarded([left + b", " + element])) == pack(str(client))
+    assert next(parse_forwarded([left, element])) == pack(str(client))
 
 
 @pytest.mark.parametrize(
@@ -184,14 +189,14 @@ def test_the_client_is_the_nearest_that_is_no_proxy(hops: list[str], found: str)
     """Where a proxy says nothing of use, it is the last that is known."""
     proxies, peer = Networks(["10.0.0.0/8"]), bytes([10, 0, 0, 1])
 
-    assert nearest(peer, packed(*hops), proxies) == pack(found)
+    assert client_behind(peer, packed(*hops), proxies) == pack(found)
 
 
 @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
 def test_nothing_is_read_beyond_the_client(header: str) -> None:
     """Hops are read one by one, as far as they are asked for."""
     said = {"x-forwarded-for": b"6.6.6.6, 192.0.2.1", "forwarded": b"for=6.6.6.6, for=192.0.2.1"}
-    hops = reader(header)([said[header]])
+    hops = parser_for(header)([said[header]])
 
-    assert nearest(bytes([10, 0, 0, 1]), hops, Networks(["10.0.0.0/8"])) == pack("192.0.2.1")
+    assert client_behind(bytes([10, 0, 0, 1]), hops, Networks(["10.0.0.0/8"])) == pack("192.0.2.1")
     assert told(hops) == packed("6.6.6.6")

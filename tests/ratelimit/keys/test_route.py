@@ -15,12 +15,10 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from tests.support.apps import Asks, answering
-from tests.support.asgi import drive, http_scope
-from tokenpulse_mw import ExchangeMiddleware
-from tokenpulse_mw.ratelimit.keys import join
-from tokenpulse_mw.ratelimit.keys.client import client_address
-from tokenpulse_mw.ratelimit.keys.route import route
+from tokenpulse_mw import ExchangeMiddleware, keys
+
+from ...support.apps import Asks, answering
+from ...support.asgi import drive, http_scope
 
 
 def item(request: Request) -> PlainTextResponse:
@@ -33,7 +31,7 @@ ITEMS = [Route("/items/{id}", item, methods=["GET", "POST"])]
 
 def asking(seen: list[object], *routes: Any) -> Starlette:
     """An application with `routes` that asks for each request's route."""
-    return Starlette(routes=routes, middleware=[Middleware(Asks, key=route(), seen=seen)])
+    return Starlette(routes=routes, middleware=[Middleware(Asks, key=keys.route(), seen=seen)])
 
 
 @pytest.mark.parametrize(
@@ -54,10 +52,10 @@ async def test_paths_of_one_route_are_one_key(method: str, path: str, key: str) 
     seen: list[object] = []
     routes = [*ITEMS, Mount("/sub", routes=ITEMS), Mount("/opaque", answering())]
     app = asking(seen, *routes)
-    outside = Asks(Starlette(routes=routes), key=route(), seen=seen)
+    outside = Asks(Starlette(routes=routes), key=keys.route(), seen=seen)
     inside = Starlette(
         routes=routes,
-        middleware=[Middleware(ExchangeMiddleware), Middleware(Asks, key=route(), seen=seen)],
+        middleware=[Middleware(ExchangeMiddleware), Middleware(Asks, key=keys.route(), seen=seen)],
     )
 
     for each in (app, ExchangeMiddleware(app), ExchangeMiddleware(outside), inside):
@@ -71,10 +69,10 @@ async def test_paths_of_one_route_are_one_key(method: str, path: str, key: str) 
 async def test_a_mounted_application_tells_its_routes_in_full() -> None:
     """The prefix that it is mounted at is part of the key, with an exchange around or inside."""
     seen: list[object] = []
-    asks = Middleware(Asks, key=route(), seen=seen)
+    asks = Middleware(Asks, key=keys.route(), seen=seen)
     one = Starlette(routes=ITEMS, middleware=[asks])
     two = Starlette(routes=ITEMS, middleware=[Middleware(ExchangeMiddleware), asks])
-    opaque = Asks(answering(), key=route(), seen=seen)
+    opaque = Asks(answering(), key=keys.route(), seen=seen)
     app = Starlette(routes=[Mount("/one", one), Mount("/two/{tenant}", two), Mount("/llm", opaque)])
 
     for path in ("/one/items/1", "/two/acme/items/1", "/llm/items/1"):
@@ -101,10 +99,13 @@ async def test_an_exchange_that_sees_no_routes_leaves_it_to_the_application() ->
 
 def test_without_routes_all_paths_are_one_key() -> None:
     """Where nobody around tells of routes, and where there are none."""
-    key = route()
+    key = keys.route()
 
     assert key(http_scope("/items/1")) == key(http_scope("/x", app=answering())) == "GET /{path}"
-    assert join(client_address(), key)(http_scope()) == (bytes([192, 0, 2, 1]), "GET /{path}")
+    assert keys.combine(keys.client_address(), key)(http_scope()) == (
+        bytes([192, 0, 2, 1]),
+        "GET /{path}",
+    )
 
 
 @pytest.mark.anyio
@@ -140,7 +141,7 @@ async def test_a_websocket_has_the_template_of_its_own_route() -> None:
 )
 def test_no_scope_makes_route_raise(scope: Scope, caplog: pytest.LogCaptureFixture) -> None:
     """What cannot be told shares one key, and the log says so once."""
-    key = route()
+    key = keys.route()
 
     for _ in range(3):
         assert str(key(scope)).split()[1] in ("/{path}", "__unmatched__")
@@ -149,13 +150,13 @@ def test_no_scope_makes_route_raise(scope: Scope, caplog: pytest.LogCaptureFixtu
 
 def test_routes_of_many_applications_are_told() -> None:
     """Those of a few are remembered; the others are read again, and none is kept for ever."""
-    key = route()
+    key = keys.route()
     apps = [Starlette(routes=[Route(f"/{number}/{{id}}", item)]) for number in range(20)]
     first = weakref.ref(apps[0])
 
     for _ in range(2):
-        keys = [key(http_scope(f"/{number}/x", app=app)) for number, app in enumerate(apps)]
-        assert keys == [f"GET /{number}/{{id}}" for number in range(20)]
+        values = [key(http_scope(f"/{number}/x", app=app)) for number, app in enumerate(apps)]
+        assert values == [f"GET /{number}/{{id}}" for number in range(20)]
     apps[:3] = []
     for app in apps:
         key(http_scope(app=app))
@@ -166,4 +167,4 @@ def test_routes_of_many_applications_are_told() -> None:
 
 def test_a_head_shares_the_key_of_the_route_that_answers_it() -> None:
     """Else each route could be asked twice as often."""
-    assert route()(http_scope("/a", method="HEAD")) == route()(http_scope("/b"))
+    assert keys.route()(http_scope("/a", method="HEAD")) == keys.route()(http_scope("/b"))

@@ -11,8 +11,9 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Decision, Limiter
+
+from ...support.clock import FakeClock
 
 
 def test_a_client_may_use_its_limit_and_no_more(clock: FakeClock) -> None:

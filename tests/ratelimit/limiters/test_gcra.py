@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Limiter
+
+from ...support.clock import FakeClock
 
 
 @pytest.fixture

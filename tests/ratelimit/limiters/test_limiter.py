@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Limiter
 from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES
+
+from ...support.clock import FakeClock
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 

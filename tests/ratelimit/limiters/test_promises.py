@@ -20,10 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.calls import calls
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Limiter
 from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES
+
+from ...support.calls import calls
+from ...support.clock import FakeClock
 
 ROOT = Path(__file__).parents[3]
 SIZE = 50

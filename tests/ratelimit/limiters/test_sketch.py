@@ -26,10 +26,10 @@ def test_no_window_is_remembered_as_less_than_it_was(
     """However many keys share its cells, what a key used and when its window ends are kept."""
     sketch = WindowSketch(width=8)
     for key, (used, ends) in windows.items():
-        sketch.remember(key, used, ends, 0.0)
+        sketch.save(key, used, ends, 0.0)
 
     for key, (used, ends) in windows.items():
-        recalled, until = sketch.recall(key, now)
+        recalled, until = sketch.load(key, now)
         if ends > now:
             assert recalled >= used
             assert until >= ends
@@ -39,50 +39,50 @@ def test_a_window_alone_is_remembered_exactly() -> None:
     """Without others in its cells, a key is recalled as it was, until its window is over."""
     sketch = WindowSketch(width=1024)
 
-    sketch.remember("a", 7, 60.0, 0.0)
+    sketch.save("a", 7, 60.0, 0.0)
 
-    assert sketch.recall("a", 59.0) == (7, 60.0)
-    assert sketch.recall("a", 60.0) == (0, 60.0)
-    assert sketch.recall("b", 0.0) == (0, 0.0)
+    assert sketch.load("a", 59.0) == (7, 60.0)
+    assert sketch.load("a", 60.0) == (0, 60.0)
+    assert sketch.load("b", 0.0) == (0, 0.0)
 
 
 def test_the_same_window_is_not_added_up() -> None:
     """A key that leaves the table again brings its whole count, which replaces the former."""
     sketch = WindowSketch(width=1024)
 
-    sketch.remember("a", 7, 60.0, 0.0)
-    sketch.remember("a", 9, 60.0, 1.0)
+    sketch.save("a", 7, 60.0, 0.0)
+    sketch.save("a", 9, 60.0, 1.0)
 
-    assert sketch.recall("a", 2.0) == (9, 60.0)
+    assert sketch.load("a", 2.0) == (9, 60.0)
 
 
 def test_a_window_that_is_over_leaves_no_trace() -> None:
     """Its cells are used anew, so old counts do not pile up."""
     sketch = WindowSketch(width=1024)
 
-    sketch.remember("a", 7, 60.0, 0.0)
-    sketch.remember("a", 1, 120.0, 60.0)
+    sketch.save("a", 7, 60.0, 0.0)
+    sketch.save("a", 1, 120.0, 60.0)
 
-    assert sketch.recall("a", 61.0) == (1, 120.0)
+    assert sketch.load("a", 61.0) == (1, 120.0)
 
 
 def test_a_window_that_is_over_does_not_count_as_anothers() -> None:
     """Where only one window is left in a cell, it is known whose that is."""
     sketch = crowded()
-    sketch.remember("old", 7, 60.0, 0.0)
+    sketch.save("old", 7, 60.0, 0.0)
 
-    sketch.remember("new", 1, 120.0, 60.0)
+    sketch.save("new", 1, 120.0, 60.0)
 
-    assert sketch.recall("new", 61.0) == (1, 120.0)
-    assert sketch.recall("old", 61.0) == (0, 61.0)
+    assert sketch.load("new", 61.0) == (1, 120.0)
+    assert sketch.load("old", 61.0) == (0, 61.0)
 
 
 def test_a_stranger_is_known_as_one_where_another_is_alone() -> None:
     """Its cells are all taken, but by a single other key, which has left its mark there."""
     sketch = crowded()
-    sketch.remember("a", 7, 60.0, 0.0)
+    sketch.save("a", 7, 60.0, 0.0)
 
-    strangers = [sketch.recall(number, 1.0) == (0, 1.0) for number in range(100)]
+    strangers = [sketch.load(number, 1.0) == (0, 1.0) for number in range(100)]
 
     assert strangers.count(True) > 95  # one mark in 65,536 is the same by chance
 
@@ -91,10 +91,10 @@ def test_a_stranger_is_mistaken_where_there_are_several() -> None:
     """Then it is taken to have used as much, and as lately, as whoever has used most."""
     sketch = crowded()
     for number in range(1, 8):
-        sketch.remember(number, number, 100.0 - number, 0.0)
+        sketch.save(number, number, 100.0 - number, 0.0)
 
-    assert sketch.recall("stranger", 1.0) == (7, 99.0)
-    assert sketch.recall(1, 1.0) == (7, 99.0)
+    assert sketch.load("stranger", 1.0) == (7, 99.0)
+    assert sketch.load(1, 1.0) == (7, 99.0)
 
 
 def test_nobody_can_tell_which_keys_are_mistaken_for_others() -> None:
@@ -103,8 +103,8 @@ def test_nobody_can_tell_which_keys_are_mistaken_for_others() -> None:
     def mistaken() -> set[str]:
         sketch = WindowSketch(width=64)
         for number in range(100):
-            sketch.remember(number, 7, 60.0, 0.0)
-        return {key for key in map(str, range(1000)) if sketch.recall(key, 1.0)[0]}
+            sketch.save(number, 7, 60.0, 0.0)
+        return {key for key in map(str, range(1000)) if sketch.load(key, 1.0)[0]}
 
     assert mistaken() != mistaken()
 
@@ -120,22 +120,22 @@ def test_the_most_a_key_can_be_taken_for_is_the_most_that_any_has_used(
     """Nothing is added up: many clients that used little are no one that used much."""
     sketch = crowded()
     for key, used, ends in requests:
-        sketch.remember(key, used, float(ends), 0.0)
+        sketch.save(key, used, float(ends), 0.0)
 
     for key in range(31):
-        assert sketch.recall(key, 0.0)[0] <= max((used for _, used, _ in requests), default=0)
+        assert sketch.load(key, 0.0)[0] <= max((used for _, used, _ in requests), default=0)
 
 
 def test_nothing_used_leaves_no_trace() -> None:
     """Neither of the key, nor in what others have left in its cells."""
     sketch = crowded()
-    sketch.remember("a", 3, 60.0, 0.0)
+    sketch.save("a", 3, 60.0, 0.0)
 
     for number in range(10):
-        sketch.remember(number, 0, 90.0, 1.0)
+        sketch.save(number, 0, 90.0, 1.0)
 
-    assert sketch.recall("a", 2.0) == (3, 60.0)
-    assert [sketch.recall(number, 2.0)[0] for number in range(10)].count(0) > 8
+    assert sketch.load("a", 2.0) == (3, 60.0)
+    assert [sketch.load(number, 2.0)[0] for number in range(10)].count(0) > 8
 
 
 @pytest.mark.parametrize("used", [2**64 - 1, 2**64, 10**30])
@@ -143,21 +143,21 @@ def test_there_is_an_end_to_counting(used: int) -> None:
     """What no cell can hold is remembered as the most that one can."""
     sketch = WindowSketch(width=1024)
 
-    sketch.remember("a", used, 60.0, 0.0)
-    sketch.remember("b", 2 * used, 60.0, 0.0)
+    sketch.save("a", used, 60.0, 0.0)
+    sketch.save("b", 2 * used, 60.0, 0.0)
 
-    assert sketch.recall("a", 1.0) == sketch.recall("b", 1.0)
-    assert sketch.recall("a", 1.0)[0] >= 2**48 - 1
+    assert sketch.load("a", 1.0) == sketch.load("b", 1.0)
+    assert sketch.load("a", 1.0)[0] >= 2**48 - 1
 
 
 def test_a_key_can_be_forgotten() -> None:
     """A forgotten key starts anew."""
     sketch = WindowSketch(width=1024)
 
-    sketch.remember("a", 7, 60.0, 0.0)
-    sketch.forget("a")
+    sketch.save("a", 7, 60.0, 0.0)
+    sketch.clear("a")
 
-    assert sketch.recall("a", 1.0) == (0, 1.0)
+    assert sketch.load("a", 1.0) == (0, 1.0)
 
 
 def test_to_forget_a_key_costs_no_other_anything_if_one_cell_is_its_own() -> None:
@@ -166,10 +166,10 @@ def test_to_forget_a_key_costs_no_other_anything_if_one_cell_is_its_own() -> Non
     for _ in range(200):
         sketch = WindowSketch(width=64)
         for key in range(12):
-            sketch.remember((key, "one of many"), 7, 60.0, 0.0)
-        sketch.forget((0, "one of many"))
-        assert sketch.recall((0, "one of many"), 1.0) == (0, 1.0)
-        others = [sketch.recall((key, "one of many"), 1.0) for key in range(1, 12)]
+            sketch.save((key, "one of many"), 7, 60.0, 0.0)
+        sketch.clear((0, "one of many"))
+        assert sketch.load((0, "one of many"), 1.0) == (0, 1.0)
+        others = [sketch.load((key, "one of many"), 1.0) for key in range(1, 12)]
         damaged += others != [(7, 60.0)] * 11
 
     assert damaged <= 8  # one in 1,500 has no cell of its own
@@ -179,8 +179,8 @@ def test_a_key_with_no_cell_of_its_own_is_forgotten_all_the_same() -> None:
     """Others lose something by it, as the reset of a key must work."""
     sketch = crowded()
     for number in range(8):
-        sketch.remember(number, 7, 60.0, 0.0)
+        sketch.save(number, 7, 60.0, 0.0)
 
-    sketch.forget(0)
+    sketch.clear(0)
 
-    assert sketch.recall(0, 1.0) == (0, 1.0)
+    assert sketch.load(0, 1.0) == (0, 1.0)

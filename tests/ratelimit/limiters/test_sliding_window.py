@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Limiter
+
+from ...support.clock import FakeClock
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from limits.aio.strategies import (
     SlidingWindowCounterRateLimiter,
 )
 
-from tests.support.clock import FakeClock
 from tokenpulse_mw import Decision, Limiter
 from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES, strategy_named
+
+from ...support.clock import FakeClock
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 

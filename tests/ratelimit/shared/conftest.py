@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.servers import Server
+from ...support.servers import Server
 
 
 @pytest.fixture

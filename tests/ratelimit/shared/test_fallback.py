@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from tests.support.clock import FakeClock
-from tests.support.servers import Server
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
+
+from ...support.clock import FakeClock
+from ...support.servers import Server
+from ...support.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 

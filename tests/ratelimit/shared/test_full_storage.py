@@ -13,13 +13,14 @@ import coredis
 import pytest
 import yaml
 
-from tests.monitoring.files import blocks
-from tests.support.clock import FakeClock
-from tests.support.servers import Server, memcached_server, redis_server, started
-from tests.support.waiting import PATIENCE
-from tokenpulse_mw.ratelimit.shared.outage import RETRY_EVERY, Outage
+from tokenpulse_mw.ratelimit.shared.circuit_breaker import RETRY_SECONDS, CircuitBreaker
 from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
 from tokenpulse_mw.ratelimit.shared.storage import refuses_writes
+
+from ...monitoring.files import blocks
+from ...support.clock import FakeClock
+from ...support.servers import Server, memcached_server, redis_server, started
+from ...support.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -116,7 +117,7 @@ async def test_a_redis_that_is_full_is_an_outage_of_writes(
         assert (first.allowed, second.allowed) == (True, False)
         assert (first.degraded, second.degraded) == (True, True)
         for _ in range(3):
-            clock.advance(RETRY_EVERY)
+            clock.advance(RETRY_SECONDS)
             assert not (await limiter.hit("over")).degraded  # the one that tries
             over = await limiter.hit("over")
             assert (over.allowed, over.degraded) == (False, True)
@@ -125,7 +126,7 @@ async def test_a_redis_that_is_full_is_an_outage_of_writes(
         assert (await client.info("stats"))["total_connections_received"] == connections
 
         await client.config_set({"maxmemory": 0})
-        clock.advance(RETRY_EVERY)
+        clock.advance(RETRY_SECONDS)
         assert not (await limiter.hit("newer")).degraded
         assert not (await limiter.hit("new")).degraded
         assert caplog.messages[1:] == [
@@ -139,10 +140,10 @@ async def test_a_storage_that_comes_and_goes_is_logged_once_a_minute(
 ) -> None:
     """The second outage has a line too, and so has its end."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.ratelimit")
-    outage = Outage("storage", meanwhile="wait", patience=1.0, clock=clock)
+    outage = CircuitBreaker("storage", meanwhile="wait", patience=1.0, clock=clock)
 
     for seconds in (5, 70, 5, 5):
-        outage.failed("it broke")
+        outage.record_failure("it broke")
         clock.advance(seconds)
         outage.answered(wrote=False)
 

@@ -18,11 +18,12 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from tests.support.apps import answering
-from tests.support.defaults import set_default
-from tests.support.servers import Server
-from tests.support.waiting import PATIENCE, wait_until
 from tokenpulse_mw import HttpMetrics, Settings, SharedLimiter, TokenPulse
+
+from ...support.apps import answering
+from ...support.defaults import set_default
+from ...support.servers import Server
+from ...support.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[3]
 LIMIT = 50

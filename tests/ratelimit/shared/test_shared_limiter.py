@@ -12,15 +12,19 @@ from pathlib import Path
 
 import coredis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.ratelimit.shared.conftest import url
-from tests.support.clock import FakeClock
-from tests.support.servers import Server
-from tests.support.waiting import PATIENCE
 from tokenpulse_mw import Decision
-from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
+from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter, hash_key
+
+from ...support.clock import FakeClock
+from ...support.servers import Server
+from ...support.waiting import PATIENCE
+from .conftest import url
 
 pytestmark = pytest.mark.anyio
+
 
 # Hits one key often and at once, when it is told to; prints how often it was allowed.
 WORKER = """
@@ -263,7 +267,7 @@ async def test_a_sliding_window_cannot_be_charged() -> None:
         "1/minute", storage="async+redis://127.0.0.1:1", strategy="sliding-window-counter"
     )
 
-    assert not limiter.chargeable
+    assert not limiter.supports_refund
     with pytest.raises(ValueError, match="cannot be charged in a storage: use 'fixed-win"):
         await limiter.charge("a", 1)
 
@@ -319,7 +323,7 @@ async def test_every_counter_ends(redis: Server, strategy: str) -> None:
     await limiter.hit("a")
     await limiter.hit("b", cost=0)
     await limiter.peek("c")
-    if limiter.chargeable:
+    if limiter.supports_refund:
         await limiter.charge("d", 5)
         await limiter.charge("e", -5)
 
@@ -327,7 +331,7 @@ async def test_every_counter_ends(redis: Server, strategy: str) -> None:
         names = await client.keys("*")
         ends = [await client.pttl(name) for name in names]
 
-    assert len(names) == (3 if limiter.chargeable else 1)
+    assert len(names) == (3 if limiter.supports_refund else 1)
     assert all(0 < end <= 120_000 for end in ends)
 
 
@@ -412,3 +416,42 @@ async def test_connections_can_be_closed(redis: Server, strategy: str) -> None:
     await limiter.aclose()
 
     assert (await limiter.hit("a")).remaining == 8
+
+
+parts = st.none() | st.integers() | st.text() | st.binary()
+
+
+keys = st.recursive(parts, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=5)
+
+
+def test_every_process_writes_a_key_alike() -> None:
+    """The text depends on the key alone, in this version and in those to come."""
+    assert hash_key((b"\xc0\x00\x02\x01", "tenant", 7, None)) == "87dd0d1cb9e8c95cabe5807ae48a49fd"
+
+
+@given(first=keys, second=keys)
+def test_keys_share_a_text_only_if_they_are_equal(first: object, second: object) -> None:
+    """Whatever they are made of, and however they are nested."""
+    assert (hash_key(first) == hash_key(second)) == (first == second)
+
+
+def test_nothing_is_ambiguous() -> None:
+    """Kinds, borders and nesting all count; any text can be written."""
+    alike = [b"a", "a", ("a",), ("a", "b/c"), ("a/b", "c"), ("ab", ""), (("a", "b"), "c"), "\ud800"]
+
+    assert len({hash_key(key) for key in alike}) == len(alike)
+
+
+def test_a_text_is_short_and_gives_nothing_away() -> None:
+    """However long the key is, and whatever secret is in it."""
+    text = hash_key("sk-secret" * 10_000)
+
+    assert len(text) == 32
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("key", [1.5, frozenset({"a"}), object(), ("a", 1.5)])
+def test_what_others_would_not_write_alike_is_refused(key: object) -> None:
+    """The error says which kinds of keys can be shared."""
+    with pytest.raises(ValueError, match="must be bytes, str, int, None or a tuple of these, got"):
+        hash_key(key)

@@ -10,9 +10,9 @@ import weakref
 
 import pytest
 
+from tokenpulse_mw.ratelimit.shared.connections import StoragePool
 from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
 from tokenpulse_mw.ratelimit.shared.storage import SCHEMES
-from tokenpulse_mw.ratelimit.shared.stored import StoredWindows
 from tokenpulse_mw.secret import hide_url
 
 
@@ -95,11 +95,11 @@ def test_the_drivers_are_not_loaded_with_the_package() -> None:
 
 def test_an_event_loop_that_is_gone_is_not_kept() -> None:
     """Also one that was closed with no chance to clean up."""
-    stored = StoredWindows(
+    stored = StoragePool(
         hide_url("async+redis://127.0.0.1:1"), strategy="fixed-window", limit=1, window=60
     )
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(stored.of_this_loop())
+    loop.run_until_complete(stored.for_running_loop())
     loop.close()
     gone = weakref.ref(loop)
     del loop
@@ -110,8 +110,8 @@ def test_an_event_loop_that_is_gone_is_not_kept() -> None:
     assert gone() is None
 
 
-async def _opened(stored: StoredWindows) -> None:
-    assert await stored.of_this_loop() is await stored.of_this_loop()
+async def _opened(stored: StoragePool) -> None:
+    assert await stored.for_running_loop() is await stored.for_running_loop()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...problems import PROBLEM_JSON
+from ...web.problems import PROBLEM_JSON
 from . import schemas
 from .operation import Operation
 
@@ -22,7 +22,9 @@ _WITH_BODY = (400, 413, 415)
 
 def describe(operations: Sequence[Operation], prefix: str) -> Json:
     """All there is to know to use the API."""
-    types = {each for op in operations for each in (op.gives, op.takes) if each is not None}
+    types = {
+        each for op in operations for each in (op.response_type, op.body_type) if each is not None
+    }
     ordered = sorted(types | {schemas.Problem}, key=lambda each: str(each.__name__))
     refs, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     known = dict(zip(ordered, refs, strict=True))
@@ -48,8 +50,8 @@ def _operation(operation: Operation, known: dict[Any, Json]) -> Json:
         "parameters": list(_parameters(operation)),
         "responses": _responses(operation, known),
     }
-    if operation.takes is not None:
-        content = {"application/json": {"schema": known[operation.takes]}}
+    if operation.body_type is not None:
+        content = {"application/json": {"schema": known[operation.body_type]}}
         described["requestBody"] = {"required": not operation.optional, "content": content}
     return described
 
@@ -73,10 +75,10 @@ def _responses(operation: Operation, known: dict[Any, Json]) -> Json:
     fine: Json = {"description": HTTPStatus(operation.status).phrase}
     if operation.headers:
         fine["headers"] = {name: {"schema": {"type": "string"}} for name in operation.headers}
-    if operation.gives is not None:
-        fine["content"] = {"application/json": {"schema": known[operation.gives]}}
+    if operation.response_type is not None:
+        fine["content"] = {"application/json": {"schema": known[operation.response_type]}}
     changes = operation.method != "GET"
-    refusals = {*_ALWAYS, *operation.refusals, *(_WITH_BODY if changes else ())}
+    refusals = {*_ALWAYS, *operation.error_statuses, *(_WITH_BODY if changes else ())}
     problem = {PROBLEM_JSON: {"schema": known[schemas.Problem]}}
     responses = {
         str(operation.status): fine,

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 
 from ..engine import AlertEngine
-from ..sinks.text import plain
+from ..sinks.text import single_line
 from .parameters import Parameter
 
 _NOBODY = "unknown"
@@ -17,7 +17,7 @@ _LONGEST_NAME = 100  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AdminRequest:
     """A request that may be done.
 
     Attributes:
@@ -41,11 +41,11 @@ class Asked:
 
     def called(self, by: str) -> str:
         """The same, where the body says `by`."""
-        return plain(self.name or by, _LONGEST_NAME) or _NOBODY
+        return single_line(self.name or by, _LONGEST_NAME) or _NOBODY
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AdminResponse:
     """What is given, with which status and headers; None is no body."""
 
     value: object = None
@@ -62,27 +62,27 @@ class Operation:
         path: Below the prefix.
         handle: Does it. It may raise `RefusedError` and `StoreError`.
         summary: One line for people.
-        gives: The type of what it answers, or None.
+        response_type: The type of what it answers, or None.
         status: When all is well.
-        takes: The type of its body, or None.
-        reads: The type that its body is read as, where `handle` checks it against `takes`.
+        body_type: The type of its body, or None.
+        raw_type: The type that its body is read as, where `handle` checks it against `body_type`.
         optional: The body may be left out.
         query: What its query may have.
         conditions: The headers that it heeds, and whether it must have them.
         headers: Those of the answer.
-        refusals: What it answers besides, when not all is well.
+        error_statuses: What it answers besides, when not all is well.
     """
 
     method: str
     path: str
-    handle: Callable[[Asked], Awaitable[Answer]]
+    handle: Callable[[AdminRequest], Awaitable[AdminResponse]]
     summary: str
-    gives: Any = None
+    response_type: Any = None
     status: int = 200
-    takes: Any = None
-    reads: Any = None
+    body_type: Any = None
+    raw_type: Any = None
     optional: bool = False
     query: tuple[Parameter, ...] = ()
     conditions: Mapping[str, bool] = field(default_factory=dict)
     headers: tuple[str, ...] = ()
-    refusals: tuple[int, ...] = ()
+    error_statuses: tuple[int, ...] = ()

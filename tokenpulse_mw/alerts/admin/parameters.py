@@ -8,9 +8,9 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ...problems import Error, invalid
+from ...web.problems import Error, invalid
 from ..store.paging import from_cursor
-from .ranges import Schema
+from .schemas import Schema
 
 _LONGEST_SHOWN = 100  # characters of a wrong value
 
@@ -45,7 +45,7 @@ def choice(name: str, about: str, choices: Sequence[str]) -> Parameter:
     return Parameter(name, about, {"type": "string", "enum": list(choices)}, read)
 
 
-def whole(name: str, about: str, *, most: int, default: int) -> Parameter:
+def integer(name: str, about: str, *, most: int, default: int) -> Parameter:
     """A number from 1 on."""
 
     def read(text: str) -> int:

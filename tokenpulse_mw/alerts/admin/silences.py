@@ -5,31 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from ...problems import Error, RefusedError, invalid, not_found
+from ...web.problems import Error, ProblemError, invalid, not_found
 from ..silences import check_matchers
 from ..store.records import Matcher
-from . import schemas, takes
-from .operation import Answer, Asked, Operation
-from .views import silence
+from . import schemas
+from .operation import AdminRequest, AdminResponse, Operation
+from .serializers import silence
 
 
-async def list_silences(asked: Asked) -> Answer:
+async def list_silences(asked: AdminRequest) -> AdminResponse:
     """Silences that have not ended."""
-    return Answer(schemas.Silences([silence(each) for each in asked.engine.controls.silences]))
+    return AdminResponse(
+        schemas.Silences([silence(each) for each in asked.engine.controls.silences])
+    )
 
 
-async def get_silence(asked: Asked) -> Answer:
+async def get_silence(asked: AdminRequest) -> AdminResponse:
     """One silence that has not ended."""
     wanted = asked.request.path_params["id"]
     for each in asked.engine.controls.silences:
         if each.id == wanted:
-            return Answer(silence(each))
+            return AdminResponse(silence(each))
     raise not_found("silence")
 
 
-async def create_silence(asked: Asked) -> Answer:
+async def create_silence(asked: AdminRequest) -> AdminResponse:
     """Tell nobody of some alerts for a time."""
-    body: takes.SilenceBody = asked.body
+    body: schemas.SilenceBody = asked.body
     matchers = [
         Matcher(each.name, each.value, each.is_regex, each.is_equal) for each in body.matchers
     ]
@@ -49,16 +51,16 @@ async def create_silence(asked: Asked) -> Answer:
             *matchers, starts_at=starts_at, ends_at=ends_at, by=asked.by, comment=body.comment
         )
     except ValueError as error:  # there are too many
-        raise RefusedError(409, f"{error}.") from None
+        raise ProblemError(409, f"{error}.") from None
     place = f"{asked.request.url.path}/{made.id}"
-    return Answer(silence(made), 201, {"location": quote(place, safe="/%")})
+    return AdminResponse(silence(made), 201, {"location": quote(place, safe="/%")})
 
 
-async def delete_silence(asked: Asked) -> Answer:
+async def delete_silence(asked: AdminRequest) -> AdminResponse:
     """End a silence."""
     if not await asked.engine.controls.unsilence(asked.request.path_params["id"]):
         raise not_found("silence")
-    return Answer(status=204)
+    return AdminResponse(status=204)
 
 
 def _wrong_matchers(matchers: list[Matcher]) -> Iterator[Error]:
@@ -70,7 +72,7 @@ def _wrong_matchers(matchers: list[Matcher]) -> Iterator[Error]:
 
 
 def _wrong_times(
-    body: takes.SilenceBody, starts_at: float, ends_at: float, now: float
+    body: schemas.SilenceBody, starts_at: float, ends_at: float, now: float
 ) -> Iterator[Error]:
     if (body.ends_at is None) == (body.duration is None):
         yield ("ends_at",), "give either ends_at, or duration in seconds"
@@ -87,26 +89,26 @@ OPERATIONS = (
         path="/silences",
         handle=list_silences,
         summary="Silences that have not ended, by their start",
-        gives=schemas.Silences,
+        response_type=schemas.Silences,
     ),
     Operation(
         method="POST",
         path="/silences",
         handle=create_silence,
         summary="Tell nobody of alerts that all matchers pick, for a time",
-        takes=takes.SilenceBody,
-        gives=schemas.Silence,
+        body_type=schemas.SilenceBody,
+        response_type=schemas.Silence,
         status=201,
         headers=("Location",),
-        refusals=(409,),
+        error_statuses=(409,),
     ),
     Operation(
         method="GET",
         path="/silences/{id}",
         handle=get_silence,
         summary="One silence that has not ended",
-        gives=schemas.Silence,
-        refusals=(404,),
+        response_type=schemas.Silence,
+        error_statuses=(404,),
     ),
     Operation(
         method="DELETE",
@@ -114,6 +116,6 @@ OPERATIONS = (
         handle=delete_silence,
         summary="End a silence",
         status=204,
-        refusals=(404,),
+        error_statuses=(404,),
     ),
 )

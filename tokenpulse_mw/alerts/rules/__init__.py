@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..shares import wilson_lower_bound
-from .errors import error_spike, high_error_rate
+from ..traffic.statistics import wilson_lower_bound
+from .error_rates import error_spike, high_error_rate
 from .inhibition import inhibited, outages
 from .latency import high_latency
-from .limits import rate_limit, rate_limit_exceeded
+from .provider_down import provider_down
 from .quota import Quota, Quotas, quota_exceeded
+from .rate_limits import rate_limit, rate_limit_exceeded
 from .rule import Rule, rule_name
-from .spikes import traffic_spike
-from .upstreams import provider_down
+from .traffic_spike import traffic_spike
 
 __all__ = [
     "Quota",

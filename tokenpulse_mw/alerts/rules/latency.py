@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 from ..lifecycle import Finding
-from ..shares import sure_share
 from ..thresholds import Thresholds
-from ..traffic import Traffic
-from .rule import called, subject_of
+from ..traffic.statistics import confident_share
+from ..traffic.traffic import Traffic
+from .rule import display_name, subject_of
 
 _SLOWEST = 0.05  # what a 95th percentile leaves out
 
@@ -33,15 +33,16 @@ def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterat
         requests = sum(buckets)
         if nearly / requests <= _SLOWEST:
             continue
-        fires = sure_share(slow, requests, thresholds) > _SLOWEST
+        fires = confident_share(slow, requests, thresholds) > _SLOWEST
         p95 = _least_p95(buckets, bounds)
         subject = subject_of("provider", provider)
         yield Finding(
             type="high_latency",
             subject=subject,
             severity="warning" if fires else None,
-            title=f"{called(subject)} answers slowly (p95 over {p95:g} s)",
-            message=f"{called(subject)} took longer than {threshold:g} s for {slow} of {requests} "
+            title=f"{display_name(subject)} answers slowly (p95 over {p95:g} s)",
+            message=f"{display_name(subject)} "
+            f"took longer than {threshold:g} s for {slow} of {requests} "
             f"answers in the last {thresholds.error_window:g} s; p95 is over {p95:g} s",
             value=p95,
             metadata={"requests": requests, "slow": slow, "threshold": threshold},
@@ -53,7 +54,7 @@ def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterat
 
 def _histograms(traffic: Traffic, buckets: int) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    for (provider, bucket), requests, _ in traffic.counts.answers.items():
+    for (provider, bucket), requests, _ in traffic.counts.latencies.items():
         found.setdefault(provider, [0] * buckets)[bucket] += requests
     return found
 

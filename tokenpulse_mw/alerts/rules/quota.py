@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from ...seconds import check_seconds
+from ...validation import check_seconds
 from ..lifecycle import Finding
 from ..thresholds import Thresholds
-from ..traffic import Traffic
-from .rule import Rule, Steps, reached, subject_of
+from ..traffic.traffic import Traffic
+from .rule import Rule, Steps, severity_for, subject_of
 
 _LARGEST = 1e15
 _MOST_FAILURES = 2  # in a row, which a source may have without being taken for dead
@@ -29,13 +29,13 @@ class Quota(NamedTuple):
         key: The key's id.
         used: What it has used, in the quota's unit.
         limit: What it may use; None, or not above 0, where it has no quota.
-        master: The tenant whose key it is, where known.
+        tenant: The tenant whose key it is, where known.
     """
 
     key: str
     used: float
     limit: float | None
-    master: str | None = None
+    tenant: str | None = None
 
 
 # Gives the quotas; plain tuples of (key, used, limit) or (key, used, limit, master) will do, with
@@ -202,13 +202,13 @@ def _shown(row: object) -> str:
 
 
 def _finding(quota: Quota, share: float, threshold: float, thresholds: Thresholds) -> Finding:
-    owner = f" (master {quota.master!r})" if quota.master else ""
+    owner = f" (master {quota.tenant!r})" if quota.tenant else ""
     steps: Steps = ((1, "critical"), (threshold, "warning"))
     return Finding(
         type="quota_exceeded",
         subject=subject_of("key", quota.key),
-        severity=reached(share, steps),
-        keeps=reached(share, steps, thresholds.resolve_ratio),
+        severity=severity_for(share, steps),
+        keeps=severity_for(share, steps, thresholds.resolve_ratio),
         title="Quota exceeded" if share >= 1 else f"Quota at {share:.0%}",
         message=f"Key {quota.key!r}{owner} has used {quota.used} of {quota.limit} "
         f"({share:.1%}) of its quota",
@@ -216,7 +216,7 @@ def _finding(quota: Quota, share: float, threshold: float, thresholds: Threshold
         metadata={
             "used": quota.used,
             "limit": quota.limit,
-            "master": quota.master,
+            "master": quota.tenant,
             "threshold": threshold,
         },
         keep_firing=thresholds.keep_firing,

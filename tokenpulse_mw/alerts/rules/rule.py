@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..lifecycle import Finding, Severity, Subject
 from ..thresholds import Thresholds
-from ..traffic import GATEWAY, Traffic
+from ..traffic.traffic import GATEWAY, Traffic
 
 # Called once in each evaluation. It may return None for each subject without a finding: other tasks
 # run after each 50 items. The traffic does not change before the last of them. It may have
@@ -25,7 +25,7 @@ def rule_name(rule: Rule) -> str:
     return str(name or type(rule).__name__)
 
 
-def reached(value: float, steps: Steps, part: float = 1) -> Severity | None:
+def severity_for(value: float, steps: Steps, part: float = 1) -> Severity | None:
     """The worst of `steps` of which `value` is at least so large a part."""
     return next((severity for least, severity in steps if value >= least * part), None)
 
@@ -37,7 +37,7 @@ def subject_of(kind: str, identity: str) -> Subject:
     return Subject(kind, identity, identity if kind == "provider" else "")
 
 
-def called(subject: Subject) -> str:
+def display_name(subject: Subject) -> str:
     """`subject` for people; an id is quoted, as it may hold anything that a client sent."""
     if subject.kind == "system":
         return "The gateway"

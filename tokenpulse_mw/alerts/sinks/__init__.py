@@ -1,7 +1,7 @@
 """Where alerts are told: the log, webhooks, Slack and its like, Alertmanager."""
 
 from .alertmanager import AlertmanagerSink
-from .errors import Later, Rejected
+from .base import Rejected, RetryLater
 from .event import AlertEvent, Sink
 from .log import LogSink
 from .slack import SlackSink
@@ -10,9 +10,9 @@ from .webhook import WebhookSink
 __all__ = [
     "AlertEvent",
     "AlertmanagerSink",
-    "Later",
     "LogSink",
     "Rejected",
+    "RetryLater",
     "Sink",
     "SlackSink",
     "WebhookSink",

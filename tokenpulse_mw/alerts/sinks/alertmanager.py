@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, NamedTuple
 
 import anyio
+import msgspec
 
-from ...seconds import check_seconds
+from ...outages import Outage
 from ...secret import hide_arguments
-from .am_alert import Alert, Form, alerts_of, check_labels, firing
-from .am_peer import Peer
-from .errors import Rejected
-from .event import AlertEvent
-from .http_sink import need_httpx2, open_post
-from .transport import Transport
+from ...validation import check_seconds
+from ..lifecycle import NAMES, Finding, Severity, labels_of
+from ..serialization import number
+from .base import Post, Rejected, Transport
+from .event import AlertEvent, rfc3339
+from .http import need_httpx2, open_post
+from .text import single_line
 
 _PATH = "/api/v2/alerts"
+
+
 _LIFETIMES = 4  # as Prometheus has it: three re-sends may get lost before an alert is over
 
 
@@ -58,9 +66,11 @@ class AlertmanagerSink:
         transport: Transport | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        check_seconds("resend_every", resend_every, longest=86_400)
+        check_seconds("resend_every", resend_every, maximum=86_400)
         self.resend_every = resend_every
-        self._form = Form(check_labels(labels), _checked(generator_url), _LIFETIMES * resend_every)
+        self._form = AlertOptions(
+            check_labels(labels), _checked(generator_url), _LIFETIMES * resend_every
+        )
         self._wall = wall
         self._peers = [
             Peer(
@@ -148,7 +158,7 @@ class AlertmanagerSink:
             raise min(failures, key=lambda error: isinstance(error, Rejected))
 
 
-def _still(event: AlertEvent, form: Form, now: float) -> list[Alert]:
+def _still(event: AlertEvent, form: AlertOptions, now: float) -> list[Alert]:
     """The alert, if it can be written at all; what cannot was rejected when it was told."""
     with suppress(Exception):
         return [firing(event, form, now)]
@@ -160,6 +170,192 @@ def _checked(generator_url: str | None) -> str:
     if generator_url is None:
         return ""
     need_httpx2("AlertmanagerSink")
-    from .destination import parse
+    from .http_client import parse
 
     return str(parse(generator_url, "generator_url").url.reveal())
+
+
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+_LONGEST_LABEL, _LONGEST_ANNOTATION = 200, 2000  # characters
+
+
+Alert = dict[str, Any]
+
+
+class AlertOptions(NamedTuple):
+    """What all alerts of a sink have in common.
+
+    Attributes:
+        labels: Added to every alert.
+        generator_url: Where its reader may look closer, empty for nowhere.
+        lifetime: Seconds after which an alert that is not sent again is over.
+    """
+
+    labels: Mapping[str, str]
+    generator_url: str
+    lifetime: float
+
+
+def alerts_of(event: AlertEvent, form: AlertOptions, now: float) -> list[Alert]:
+    """What to send of an event; of a change of severity the end of the old alert comes first.
+
+    Severity is a label, so to Alertmanager each severity is an alert of its own.
+    """
+    if event.transition == "resolved":
+        return [_alert(event, event.finding.severity, form, ends=event.at)]
+    alerts = [firing(event, form, now)]
+    if event.previous not in (None, event.finding.severity):
+        alerts.insert(0, _alert(event, event.previous, form, ends=event.at))
+    return alerts
+
+
+def firing(event: AlertEvent, form: AlertOptions, now: float) -> Alert:
+    """An alert that ends by itself if it is not sent again."""
+    return _alert(event, event.finding.severity, form, ends=now + form.lifetime)
+
+
+def check_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """The labels that a user adds.
+
+    Raises:
+        ValueError: One has a name or value that Alertmanager would not take, or the name of ours.
+    """
+    for name, value in (labels or {}).items():
+        if not isinstance(name, str) or not _LABEL.fullmatch(name):
+            raise ValueError(f"the name of a label must match {_LABEL.pattern}, got {name!r}")
+        if name in NAMES:
+            raise ValueError(f"the label {name!r} is set by the sink: choose another name")
+        if not isinstance(value, str) or not value or value != _identity(value):
+            raise ValueError(
+                f"the value of the label {name!r} must be text of 1 to {_LONGEST_LABEL} "
+                f"printable characters, got {value!r}"
+            )
+    return dict(labels or {})
+
+
+def _alert(
+    event: AlertEvent, severity: Severity | None, form: AlertOptions, *, ends: float
+) -> Alert:
+    alert = {
+        "labels": dict(form.labels) | _labels(event.finding, severity),
+        "annotations": _annotations(event.finding),
+        # One that begins after its end is refused.
+        "startsAt": rfc3339(min(event.began, ends)),
+        "endsAt": rfc3339(ends),
+    }
+    return alert | ({"generatorURL": form.generator_url} if form.generator_url else {})
+
+
+def _labels(finding: Finding, severity: Severity | None) -> dict[str, str]:
+    """What tells this alert from all others; an empty value would be no label at all."""
+    labels = labels_of(finding, severity)
+    return {name: text for name, value in labels.items() if (text := _identity(value))}
+
+
+def _annotations(finding: Finding) -> dict[str, str]:
+    annotations = {
+        "summary": finding.title,
+        "description": finding.message,
+        "value": f"{number(finding.value) or 0.0:g}",
+    }
+    if finding.subject.name:
+        annotations["subject_name"] = finding.subject.name
+    return {name: single_line(text, _LONGEST_ANNOTATION) for name, text in annotations.items()}
+
+
+def _identity(value: str) -> str:
+    """A label's value; what had to be changed is told apart by a digest of what it was."""
+    value = str(value)
+    text = single_line(value, _LONGEST_LABEL)
+    if text == value:
+        return text
+    digest = hashlib.sha256(value.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    return f"{text[: _LONGEST_LABEL - len(digest) - 1]}-{digest}"
+
+
+_MOST_AT_ONCE = 250  # alerts in one request
+
+
+_NOT_ALL = {400, 413, 422}  # what is answered although, or because, only some are refused
+
+
+_log = logging.getLogger("tokenpulse_mw.alerts")
+
+
+class Peer:
+    """Sends alerts to one Alertmanager, and remembers when it was last told of what fires.
+
+    Args:
+        post: Sends to it.
+        clock: Monotonic seconds.
+
+    Attributes:
+        place: Scheme, host and port, with no secret in it.
+    """
+
+    def __init__(self, post: Post, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.place = post.place
+        self._post = post
+        self._told: dict[tuple[str, Severity | None], float] = {}
+        self._outage = Outage(_log, clock=clock)
+
+    async def send(self, alerts: Sequence[Alert]) -> None:
+        """Send alerts, all that can be taken.
+
+        Raises:
+            Rejected: It refuses some, or all of them.
+            Later: It could not be told.
+        """
+        refused: list[Rejected] = []
+        for start in range(0, len(alerts), _MOST_AT_ONCE):
+            await self._send(alerts[start : start + _MOST_AT_ONCE], refused)
+        if refused:
+            raise refused[0]
+
+    def has(self, event: AlertEvent, now: float) -> None:
+        """Remember that it was told of this event."""
+        if event.previous is not None:
+            self._told.pop((event.fingerprint, event.previous), None)
+        if event.transition == "resolved":
+            self._told.pop(_key(event), None)
+        else:
+            self._told[_key(event)] = now
+
+    def due(self, events: Iterable[AlertEvent], before: float) -> list[AlertEvent]:
+        """Those of `events`, which are all that fires, that it was told by `before` or never."""
+        firing = {_key(event): event for event in events}
+        self._told = {key: at for key, at in self._told.items() if key in firing}
+        return [event for key, event in firing.items() if self._told.get(key, before) <= before]
+
+    def failed(self, error: Exception) -> None:
+        """Count that it could not be reached, and log it if a line is due."""
+        self._outage.failed("Alertmanager %s cannot be told of all alerts: %s", self.place, error)
+
+    def answered(self) -> None:
+        """Log that it is reached again, if it was not."""
+        self._outage.recovered("Alertmanager %s is told of all alerts again", self.place)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._post.aclose()
+
+    async def _send(self, alerts: Sequence[Alert], refused: list[Rejected]) -> None:
+        """Send alerts in one request, or where it refuses that, each half by itself."""
+        try:
+            await self._post.post(msgspec.json.encode(alerts))
+        except Rejected as error:
+            if error.status not in _NOT_ALL:
+                raise
+            if len(alerts) == 1:
+                name = alerts[0]["labels"]["alertname"]
+                refused.append(Rejected(f"{error} to an alert {name!r}", status=error.status))
+                return
+            half = len(alerts) // 2
+            await self._send(alerts[:half], refused)
+            await self._send(alerts[half:], refused)
+
+
+def _key(event: AlertEvent) -> tuple[str, Severity | None]:
+    return event.fingerprint, event.finding.severity

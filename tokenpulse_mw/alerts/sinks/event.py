@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, Self
 
 from ..lifecycle import Finding, Severity, Subject, Transition
-from ..portable import number, portable
+from ..serialization import json_safe, number
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -83,7 +83,7 @@ class AlertEvent:
             "value": number(finding.value),
             "metadata": finding.metadata,
         }
-        return {name: portable(value) for name, value in event.items()}
+        return {name: json_safe(value) for name, value in event.items()}
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Self:

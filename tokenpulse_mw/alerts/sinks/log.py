@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from .event import AlertEvent
-from .text import LONGEST_FINGERPRINT, plain
+from .text import LONGEST_FINGERPRINT, single_line
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
@@ -23,7 +23,7 @@ class LogSink:
             logging.INFO if resolved else _LEVELS[finding.severity or "info"],
             "%s %s [%s]: %s",
             event.transition,
-            plain(event.fingerprint, LONGEST_FINGERPRINT),
+            single_line(event.fingerprint, LONGEST_FINGERPRINT),
             finding.severity,
             finding.title if resolved else finding.message,
         )

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from .event import AlertEvent, rfc3339
-from .http_sink import HttpSink, to_json
-from .text import plain
+from .http import HttpSink, to_json
+from .text import single_line
 
 _COLOURS = {"info": "#439fe0", "warning": "#daa038", "critical": "#a30200"}
 _RESOLVED = "#2eb886"
@@ -74,6 +74,6 @@ def message(event: AlertEvent) -> dict[str, Any]:
 def _harmless(text: str, kind: str) -> str:
     """`text` as what it is: no markup, no link, no mention, and no longer than its kind may be."""
     longest = _LONGEST[kind]
-    text = _CALLS.sub("@\u200b", plain(text, longest))
+    text = _CALLS.sub("@\u200b", single_line(text, longest))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"&[a-z]*\Z", "", text[:longest])  # half an entity would not be one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..portable import valid
+from ..serialization import replace_surrogates
 
 # A control character could forge a line, and one that turns the writing direction a whole text.
 _UNSEEN = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ")
@@ -13,7 +13,7 @@ _ENDING = "..."
 LONGEST_FINGERPRINT = 300  # characters of one in a line of the log
 
 
-def plain(text: str, longest: int) -> str:
+def single_line(text: str, longest: int) -> str:
     """`text` without control characters, and of at most `longest` characters."""
-    text = valid(text[: 2 * longest]).translate(_UNSEEN).strip()
+    text = replace_surrogates(text[: 2 * longest]).translate(_UNSEEN).strip()
     return text if len(text) <= longest else text[: longest - len(_ENDING)] + _ENDING

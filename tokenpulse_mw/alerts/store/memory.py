@@ -10,12 +10,12 @@ from heapq import nlargest
 from itertools import count
 
 from ..steps import STEP, Steps, batches, in_steps, mapped
-from .paging import Place, check_filters, from_cursor, page, place
+from .paging import Position, check_filters, from_cursor, page, place
 from .protocol import (
-    MOST_TRANSITIONS,
+    MAX_TRANSITIONS,
     Changes,
     Conflict,
-    Kept,
+    EngineState,
     Page,
     UnknownAlert,
     check_history,
@@ -64,12 +64,12 @@ class MemoryAlertStore:
         self._thresholds: deque[ThresholdsVersion] = deque(maxlen=max_history)
         self._engine: str | None = None
 
-    async def load(self) -> Kept:
+    async def load(self) -> EngineState:
         """What an engine goes on with."""
         opened = [each for each in self._alerts.values() if each.state != "resolved"]
         waiting = [each for _, each in self._waiting.values()]
         opened.sort(key=place)
-        return Kept(
+        return EngineState(
             tuple(await in_steps(mapped(_own, opened))),
             await self.silences(self._wall()),
             next(iter(await self.history(1)), None),
@@ -225,7 +225,7 @@ class MemoryAlertStore:
         for alert_id, transitions in happened.items():
             known = self._transitions.setdefault(alert_id, {})
             known |= transitions
-            for oldest in list(known)[: max(len(known) - MOST_TRANSITIONS, 0)]:
+            for oldest in list(known)[: max(len(known) - MAX_TRANSITIONS, 0)]:
                 del known[oldest]
 
     def _resolved(self) -> list[str]:
@@ -245,7 +245,7 @@ class MemoryAlertStore:
 
 
 def _matching(
-    alerts: list[AlertRecord], filters: list[tuple[str, str]], after: Place | None
+    alerts: list[AlertRecord], filters: list[tuple[str, str]], after: Position | None
 ) -> Steps[list[AlertRecord]]:
     found = list[AlertRecord]()
     for batch in batches(alerts, 10 * STEP):

@@ -11,19 +11,19 @@ from .protocol import Page, check_limit
 from .records import SEVERITIES, STATES, AlertRecord, check_choice
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where an alert stands in the list; unlike a number, it stays right when others come in."""
 
     started_at: float
     id: str
 
 
-def place(alert: AlertRecord) -> Place:
+def place(alert: AlertRecord) -> Position:
     """Where `alert` stands."""
-    return Place(alert.started_at, alert.id)
+    return Position(alert.started_at, alert.id)
 
 
-def as_cursor(place: Place) -> str:
+def as_cursor(place: Position) -> str:
     """`place` as text, fit for a URL."""
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
@@ -41,7 +41,7 @@ def check_filters(state: str | None, severity: str | None, limit: int) -> None:
     check_limit(limit)
 
 
-def from_cursor(cursor: str) -> Place:
+def from_cursor(cursor: str) -> Position:
     """The place that `cursor` is the text of.
 
     Raises:
@@ -51,7 +51,7 @@ def from_cursor(cursor: str) -> Place:
         text = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         started_at, identity = json.loads(base64.b64decode(text, b"-_", validate=True))
         if isinstance(identity, str) and math.isfinite(started_at):
-            return Place(float(started_at), identity)
+            return Position(float(started_at), identity)
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         pass
     raise ValueError(

@@ -18,8 +18,8 @@ from .records import (
     TransitionRecord,
 )
 
-MOST_TRANSITIONS = 100  # of each alert, the newest
-MOST_ITEMS = 1000  # of each page
+MAX_TRANSITIONS = 100  # of each alert, the newest
+MAX_ITEMS = 1000  # of each page
 
 
 class StoreError(Exception):
@@ -49,7 +49,7 @@ class UnknownAlert(ValueError):  # noqa: N818 - a name that others build on
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class EngineState:
     """What an engine goes on with when it starts.
 
     Attributes:
@@ -105,7 +105,7 @@ class AlertStore(Protocol):
     are kept. What is not over (open alerts, notifications that wait, silences) is never dropped.
     """
 
-    async def load(self) -> Kept:
+    async def load(self) -> EngineState:
         """What an engine goes on with."""
         ...
 
@@ -233,8 +233,8 @@ class AlertStore(Protocol):
 
 def check_limit(limit: int) -> None:
     """Refuse a limit that is not from 1 to 1000."""
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_ITEMS:
-        raise ValueError(f"limit must be from 1 to {MOST_ITEMS}, got {limit!r}")
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_ITEMS:
+        raise ValueError(f"limit must be from 1 to {MAX_ITEMS}, got {limit!r}")
 
 
 def check_history(max_history: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ...secret import Secret, hide_arguments, hide_url
 from .paging import check_filters, from_cursor, page
-from .protocol import Changes, Kept, Page, check_history, check_limit
+from .protocol import Changes, EngineState, Page, check_history, check_limit
 from .records import (
     Ack,
     AlertRecord,
@@ -58,19 +58,19 @@ class SQLAlertStore:
         check_history(max_history)
         try:
             from .sql.database import Database
-            from .sql.work import Work
+            from .sql.queries import Queries
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"SQLAlertStore needs the package {error.name}: pip install 'tokenpulse-mw[sql]'"
             ) from error
         self._database = Database(url, timeout=timeout)
-        self._work = Work(self._database.dialect, max_history)
+        self._work = Queries(self._database.dialect, max_history)
         self._wall = wall
 
     def __repr__(self) -> str:
         return f"SQLAlertStore({self._database.place!r})"
 
-    async def load(self) -> Kept:
+    async def load(self) -> EngineState:
         """What an engine goes on with."""
         now = self._wall()
         return await self._database.read(lambda connection: self._work.load(connection, now))

@@ -1,9 +1,9 @@
 """Who is asking: functions from a request to what its limit is counted under."""
 
-from .annotated import annotated
-from .client import client_address
+from .annotation import annotation
+from .client_address import client_address
+from .combine import combine
 from .header import header
-from .join import join
 from .route import route
 
-__all__ = ["annotated", "client_address", "header", "join", "route"]
+__all__ = ["annotation", "client_address", "combine", "header", "route"]

@@ -43,7 +43,7 @@ def pack_with_port(text: str) -> bytes | None:
     return pack(text)
 
 
-def grouping(ipv6_prefix: int) -> Callable[[bytes], bytes]:
+def network_grouper(ipv6_prefix: int) -> Callable[[bytes], bytes]:
     """A function that cuts IPv6 addresses to the network that one subscriber is given.
 
     Raises:
@@ -66,7 +66,7 @@ def grouping(ipv6_prefix: int) -> Callable[[bytes], bytes]:
     return group
 
 
-def written(key: bytes) -> str | None:
+def format_key(key: bytes) -> str | None:
     """What `grouping` has made `key` of, as people write it; None for other bytes."""
     if len(key) == 4:
         return str(ipaddress.IPv4Address(key))

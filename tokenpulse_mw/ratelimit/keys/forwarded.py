@@ -15,38 +15,38 @@ from .address import Networks, pack_with_port
 
 Hops = Iterator[bytes | None]
 
-_MOST_HOPS = 16  # proxies in a row that are followed
-_LONGEST = 4096  # characters, from the right
+_MAX_HOPS = 16  # proxies in a row that are followed
+_MAX_HEADER_BYTES = 4096  # characters, from the right
 _MOST_MARKS = 256  # separators and quoted strings
 _CUT = "?"  # stands for an element of which only the end is known; it is no address
 
 
-def listed(lines: Sequence[bytes]) -> Hops:
+def parse_address_list(lines: Sequence[bytes]) -> Hops:
     """The hops in the lines of a header that lists addresses, such as `X-Forwarded-For`.
 
     A header that has just one address is such a list as well.
     """
-    elements = _end_of(lines).rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
+    elements = _end_of(lines).rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]
     for element in reversed(elements):
         if element.strip():  # an empty one means nothing (RFC 9110, 5.6.1)
             yield pack_with_port(element)
 
 
-def forwarded(lines: Sequence[bytes]) -> Hops:
+def parse_forwarded(lines: Sequence[bytes]) -> Hops:
     """The hops in the lines of a `Forwarded` header (RFC 7239): the `for` of each element."""
-    for element in islice(_split(_end_of(lines), ","), _MOST_HOPS):
+    for element in islice(_split(_end_of(lines), ","), _MAX_HOPS):
         if element is None:
             yield None
         elif element.strip():
             yield _for(element)
 
 
-def reader(header: str) -> Callable[[Sequence[bytes]], Hops]:
+def parser_for(header: str) -> Callable[[Sequence[bytes]], Hops]:
     """The function that reads the hops in the lines of `header`, named in lower case."""
-    return forwarded if header == "forwarded" else listed
+    return parse_forwarded if header == "forwarded" else parse_address_list
 
 
-def nearest(peer: bytes, hops: Iterable[bytes | None], proxies: Networks) -> bytes:
+def client_behind(peer: bytes, hops: Iterable[bytes | None], proxies: Networks) -> bytes:
     """The address nearest to us that is none of our `proxies`, seen from `peer`, which is one.
 
     Where a proxy says nothing of use, or all are ours, it is the last one that is known.
@@ -63,8 +63,8 @@ def nearest(peer: bytes, hops: Iterable[bytes | None], proxies: Networks) -> byt
 def _end_of(lines: Sequence[bytes]) -> str:
     """The right end of `lines`, joined as one list."""
     joined = b",".join(lines)
-    text = joined[-_LONGEST:].decode("latin-1")
-    return text if len(joined) <= _LONGEST else _CUT + "".join(text.partition(",")[1:])
+    text = joined[-_MAX_HEADER_BYTES:].decode("latin-1")
+    return text if len(joined) <= _MAX_HEADER_BYTES else _CUT + "".join(text.partition(",")[1:])
 
 
 def _split(text: str, separator: str) -> Iterator[str | None]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from hashlib import blake2b
 
 from starlette.types import Scope
 
-from ..functions import KeyFunction, makes_functions
-from .fields import header_lines, header_name
+from ..callables import KeyFunction, factory
 
 _WITH_SCHEME = ("authorization", "proxy-authorization")  # whose case is free: RFC 9110, 11.1
+
+
 _SEVERAL = "several"
 
 
-@makes_functions
+@factory
 def header(name: str) -> KeyFunction:
     """Key by a request header, such as an API key; requests without it are not limited.
 
@@ -31,7 +33,7 @@ def header(name: str) -> KeyFunction:
     has_scheme = wanted in _WITH_SCHEME
 
     def key(scope: Scope) -> Hashable | None:
-        lines = header_lines(scope, wanted)
+        lines = header_values(scope, wanted)
         if len(lines) != 1:  # of several, nobody can tell which the application will take
             return _SEVERAL if lines else None
         value = b" ".join(lines[0].split())
@@ -41,3 +43,30 @@ def header(name: str) -> KeyFunction:
         return blake2b(value, digest_size=16, key=salt).digest()
 
     return key
+
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+
+
+def header_name(name: str) -> str:
+    """`name` in lower case.
+
+    Raises:
+        ValueError: `name` cannot be a header's.
+    """
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise ValueError(
+            f"header name must be letters, digits and dashes such as 'x-api-key' "
+            f"(a token, RFC 9110, 5.6.2), got {name!r}"
+        )
+    return name.lower()
+
+
+def header_values(scope: Scope, name: str) -> list[bytes]:
+    """The values of every line of the header `name`, which is in lower case."""
+    wanted, size = name.encode(), len(name)
+    return [
+        value
+        for found, value in scope.get("headers", ())
+        if len(found) == size and found.lower() == wanted
+    ]

@@ -7,15 +7,15 @@ from typing import Any
 
 from starlette.types import Scope
 
-from ...exchange import RouteTemplates, method_label, tap_of
-from ..functions import KeyFunction, makes_functions
-from ..misuse import Once
+from ...exchange import RouteTemplates, method_label, recorder_of
+from ..callables import KeyFunction, factory
+from ..misuse import WarnOnce
 
 _OPAQUE = "/{path}"  # the template of an application without routes
-_MOST_ROUTERS = 16
+_MAX_ROUTERS = 16
 
 
-@makes_functions
+@factory
 def route() -> KeyFunction:
     """Key by method and template of the route that a request is for, as in "GET /items/{id}".
 
@@ -24,7 +24,7 @@ def route() -> KeyFunction:
     "/{path}". A WebSocket's method is "WEBSOCKET". What fits no route shares one key.
     """
     known: dict[int, tuple[Any, RouteTemplates]] = {}
-    warn = Once()
+    warn = WarnOnce()
 
     def key(scope: Scope) -> Hashable:
         is_websocket = scope.get("type") == "websocket"
@@ -55,13 +55,13 @@ def _template(scope: Scope, method: str, known: dict[int, tuple[Any, RouteTempla
 def _all_templates(
     scope: Scope, known: dict[int, tuple[Any, RouteTemplates]]
 ) -> Iterator[RouteTemplates]:
-    tap = tap_of(scope)
+    tap = recorder_of(scope)
     if tap is not None and "router" not in scope:  # else the tap may know of a part only
-        yield tap.station.routes
+        yield tap.dispatcher.routes
     top = scope.get("router", scope.get("app"))
     if top is not None:
         if id(top) not in known:
-            if len(known) >= _MOST_ROUTERS:
+            if len(known) >= _MAX_ROUTERS:
                 known.clear()
             known[id(top)] = top, RouteTemplates(top)  # kept, since an id is good while it lives
         yield known[id(top)][1]

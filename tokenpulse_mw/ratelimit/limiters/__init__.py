@@ -3,13 +3,13 @@
 from .decision import Decision
 from .in_flight import InFlight
 from .limiter import Limiter
-from .rate import checked_amount, checked_cost, parse_rate
+from .rate import check_amount, check_cost, parse_rate
 
 __all__ = [
     "Decision",
     "InFlight",
     "Limiter",
-    "checked_amount",
-    "checked_cost",
+    "check_amount",
+    "check_cost",
     "parse_rate",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from .decision import Decision
 from .sketch import WindowSketch
 
-_A_HAIR = 1e-6  # seconds; more than what floats lose of a time
+_EPSILON = 1e-6  # seconds; more than what floats lose of a time
 _new = tuple.__new__  # what most requests get is made in half the time
 
 
@@ -28,27 +28,27 @@ class FixedWindow:
     Around the end of a window a client can use twice the limit in a short time.
     """
 
-    moves = False
+    extends_expiry = False
 
     def __init__(self, limit: int, window: int) -> None:
         self.limit = limit
         self.window = window
 
-    def open(self, now: float) -> Window:
+    def new_state(self, now: float) -> Window:
         """A window that begins now."""
         return Window(now + self.window, 0)
 
-    def take(self, state: Window, now: float, cost: int) -> Decision:
+    def consume(self, state: Window, now: float, cost: int) -> Decision:
         """Count `cost` if the window has room for it."""
         limit = self.limit
         used = state.used + cost
         if used > limit:
-            return self.weigh(state, now, cost)
+            return self.check(state, now, cost)
         state.used = used
         fields = (True, limit, limit - used, state.ends - now, 0.0, "default", (), False, None)
         return _new(Decision, fields)
 
-    def weigh(self, state: Window, now: float, cost: int) -> Decision:
+    def check(self, state: Window, now: float, cost: int) -> Decision:
         """Whether the window has room for `cost`."""
         limit, left = self.limit, state.ends - now
         while now + left < state.ends:  # floats may lose a hair, and whoever waits must be let in
@@ -60,7 +60,7 @@ class FixedWindow:
 
     def charge(self, state: Window, now: float, amount: int, since: float) -> None:
         """Count `amount`; what was taken before this window began cannot be given back in it."""
-        if amount > 0 or since >= state.ends - self.window - _A_HAIR:
+        if amount > 0 or since >= state.ends - self.window - _EPSILON:
             state.used = max(state.used + amount, 0)
 
     def adopt(self, state: Window, now: float, decision: Decision) -> None:
@@ -71,15 +71,15 @@ class FixedWindow:
         else:
             state.used, state.ends = max(state.used, used), max(state.ends, ends)
 
-    def remember(self, sketch: WindowSketch, key: Hashable, state: Window, now: float) -> None:
+    def save(self, sketch: WindowSketch, key: Hashable, state: Window, now: float) -> None:
         """Keep the window as it is."""
-        sketch.remember(key, state.used, state.ends, now)
+        sketch.save(key, state.used, state.ends, now)
 
-    def recall(self, sketch: WindowSketch, key: Hashable, now: float) -> Window | None:
+    def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Window | None:
         """The window that `key` had."""
-        used, ends = sketch.recall(key, now)
+        used, ends = sketch.load(key, now)
         return Window(ends, used) if ends > now else None
 
-    def forget(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
+    def clear(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
         """Forget the window."""
-        sketch.forget(key)
+        sketch.clear(key)

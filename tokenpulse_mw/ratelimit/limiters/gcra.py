@@ -9,7 +9,7 @@ from .decision import Decision
 from .sketch import WindowSketch
 
 _MOST_WINDOWS = 10  # in which any debt has drained: one wrong number must not limit for years
-_A_HAIR = 1e-6  # of a request, and of a second: more than what floats lose
+_EPSILON = 1e-6  # of a request, and of a second: more than what floats lose
 
 
 class Bucket:
@@ -29,29 +29,29 @@ class Gcra:
     Also known as token bucket. This is the continuous-state leaky bucket of ITU-T I.371.
     """
 
-    moves = True
+    extends_expiry = True
 
     def __init__(self, limit: int, window: int) -> None:
         self.limit = limit
         self.window = window
         self._rate = limit / window
 
-    def open(self, now: float) -> Bucket:
+    def new_state(self, now: float) -> Bucket:
         """An empty bucket."""
         return Bucket(now, 0.0, now)
 
-    def take(self, state: Bucket, now: float, cost: int) -> Decision:
+    def consume(self, state: Bucket, now: float, cost: int) -> Decision:
         """Put `cost` into the bucket if it does not run over."""
-        decision = self.weigh(state, now, cost)
+        decision = self.check(state, now, cost)
         if not decision.allowed or not cost:
             return decision
         self._fill(state, now, self._level(state, now) + cost)
-        return self.weigh(state, now, 0)
+        return self.check(state, now, 0)
 
-    def weigh(self, state: Bucket, now: float, cost: int) -> Decision:
+    def check(self, state: Bucket, now: float, cost: int) -> Decision:
         """Whether `cost` fits into the bucket."""
         level, limit = self._level(state, now), self.limit
-        room = max(int(limit - level + _A_HAIR), 0)
+        room = max(int(limit - level + _EPSILON), 0)
         wait = self._wait(level, cost) if cost else 0.0
         more_after = self._wait(level, room + 1) if room < limit else 0.0
         return Decision(wait == 0.0, limit, room, level / self._rate, wait, more_after=more_after)
@@ -73,18 +73,18 @@ class Gcra:
         used = decision.limit - decision.remaining
         self._fill(state, now, max(self._level(state, now), used))
 
-    def remember(self, sketch: WindowSketch, key: Hashable, state: Bucket, now: float) -> None:
+    def save(self, sketch: WindowSketch, key: Hashable, state: Bucket, now: float) -> None:
         """Keep when the bucket is empty, which tells how full it is."""
-        sketch.remember(key, 1, state.ends, now)
+        sketch.save(key, 1, state.ends, now)
 
-    def recall(self, sketch: WindowSketch, key: Hashable, now: float) -> Bucket | None:
+    def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Bucket | None:
         """The bucket that `key` had."""
-        _, ends = sketch.recall(key, now)
+        _, ends = sketch.load(key, now)
         return Bucket(now, (ends - now) * self._rate, ends) if ends > now else None
 
-    def forget(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
+    def clear(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
         """Forget the bucket."""
-        sketch.forget(key)
+        sketch.clear(key)
 
     def _level(self, state: Bucket, now: float) -> float:
         return max(state.level - (now - state.at) * self._rate, 0.0)
@@ -97,4 +97,4 @@ class Gcra:
         if cost > self.limit:
             return math.inf
         too_much = level + cost - self.limit
-        return too_much / self._rate + _A_HAIR if too_much > _A_HAIR else 0.0
+        return too_much / self._rate + _EPSILON if too_much > _EPSILON else 0.0

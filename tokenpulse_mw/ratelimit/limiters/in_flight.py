@@ -6,10 +6,10 @@ import math
 from collections.abc import Hashable
 
 from .decision import Decision
-from .rate import checked_cost
+from .rate import check_cost
 
-_MOST = 1_000_000
-_ASK_AGAIN = 1.0  # seconds; nobody can tell when a place becomes free
+_MAX_LIMIT = 1_000_000
+_RETRY_AFTER_SECONDS = 1.0  # seconds; nobody can tell when a place becomes free
 
 
 class InFlight:
@@ -29,8 +29,8 @@ class InFlight:
     window = None
 
     def __init__(self, limit: int) -> None:
-        if type(limit) is not int or not 1 <= limit <= _MOST:
-            raise ValueError(f"limit must be a whole number from 1 to {_MOST}, got {limit!r}")
+        if type(limit) is not int or not 1 <= limit <= _MAX_LIMIT:
+            raise ValueError(f"limit must be a whole number from 1 to {_MAX_LIMIT}, got {limit!r}")
         self.limit = limit
         self._taken: dict[Hashable, int] = {}
 
@@ -55,10 +55,10 @@ class InFlight:
             ValueError: `cost` is negative, or no whole number.
         """
         free = self.limit - self._taken.get(key, 0)
-        if checked_cost(cost) <= free:
+        if check_cost(cost) <= free:
             return Decision(True, self.limit, free, 0.0, 0.0)
         return Decision(
-            False, self.limit, free, 0.0, _ASK_AGAIN if cost <= self.limit else math.inf
+            False, self.limit, free, 0.0, _RETRY_AFTER_SECONDS if cost <= self.limit else math.inf
         )
 
     def release(self, key: Hashable, cost: int = 1) -> None:
@@ -67,7 +67,7 @@ class InFlight:
         Raises:
             ValueError: `cost` is negative, or no whole number.
         """
-        left = self._taken.get(key, 0) - checked_cost(cost)
+        left = self._taken.get(key, 0) - check_cost(cost)
         if left > 0:
             self._taken[key] = left
         else:

@@ -17,13 +17,13 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from .decision import Decision
-from .rate import checked_amount, checked_cost, parse_rate
+from .rate import check_amount, check_cost, parse_rate
 from .sketch import WindowSketch
 from .strategy import strategy_named
 
-_MOST_KEYS = 10_000_000
+_MAX_KEYS = 10_000_000
 _CELLS_PER_KEY = 24
-_EXPIRED_AT_ONCE = 2  # one more than a request can add, so the table does get empty
+_MAX_EXPIRED_PER_HIT = 2  # one more than a request can add, so the table does get empty
 
 
 class Limiter:
@@ -61,9 +61,9 @@ class Limiter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit, self.window = parse_rate(limit)
-        if type(max_keys) is not int or not 1 <= max_keys <= _MOST_KEYS:
+        if type(max_keys) is not int or not 1 <= max_keys <= _MAX_KEYS:
             raise ValueError(
-                f"max_keys must be a whole number from 1 to {_MOST_KEYS}, got {max_keys!r}"
+                f"max_keys must be a whole number from 1 to {_MAX_KEYS}, got {max_keys!r}"
             )
         if not callable(clock):
             raise ValueError(f"clock must be a function such as time.monotonic, got {clock!r}")
@@ -71,8 +71,8 @@ class Limiter:
         self.clock = clock
         self.evictions = 0
         self._strategy = strategy_named(strategy, limit=self.limit, window=self.window)
-        self._take = self._strategy.take
-        self._moves = self._strategy.moves
+        self._take = self._strategy.consume
+        self._moves = self._strategy.extends_expiry
         self._states: OrderedDict[Hashable, Any] = OrderedDict()
         self._get = self._states.get
         self._sketch: WindowSketch | None = None
@@ -93,7 +93,7 @@ class Limiter:
             ValueError: `cost` is negative, or no whole number.
         """
         if type(cost) is not int or cost < 0:
-            checked_cost(cost)
+            check_cost(cost)
         now = self.clock()
         state = self._get(key)
         if state is None or state.ends <= now:
@@ -108,12 +108,12 @@ class Limiter:
         Raises:
             ValueError: `cost` is negative, or no whole number.
         """
-        checked_cost(cost)
+        check_cost(cost)
         now = self.clock()
         state = self._states.get(key)
         if state is None or state.ends <= now:
-            state = self._recall(key, now) or self._strategy.open(now)
-        return self._strategy.weigh(state, now, cost)
+            state = self._recall(key, now) or self._strategy.new_state(now)
+        return self._strategy.check(state, now, cost)
 
     def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
         """Count `amount` against `key` with no regard to the limit.
@@ -129,7 +129,7 @@ class Limiter:
         Raises:
             ValueError: `amount` is no whole number.
         """
-        amount = checked_amount(amount)
+        amount = check_amount(amount)
         now = self.clock()
         state = self._states.get(key)
         if state is None or state.ends <= now:
@@ -161,7 +161,7 @@ class Limiter:
         """
         self._states.pop(key, None)
         if self._sketch is not None:
-            self._strategy.forget(self._sketch, key, self.clock())
+            self._strategy.clear(self._sketch, key, self.clock())
 
     def _open(self, key: Hashable, now: float) -> Any:
         """Begin a state for `key`, or take up again the one that a full table let go."""
@@ -171,17 +171,17 @@ class Limiter:
         recalled = self._recall(key, now)
         if len(states) >= self.max_keys:
             self._evict(now)
-        state = states[key] = recalled or self._strategy.open(now)
+        state = states[key] = recalled or self._strategy.new_state(now)
         if recalled and not self._moves and state.ends < states[next(iter(states))].ends:
             states.move_to_end(key, last=False)  # else it would hide behind some that end later
         return state
 
     def _recall(self, key: Hashable, now: float) -> Any:
-        return self._strategy.recall(self._sketch, key, now) if self._sketch is not None else None
+        return self._strategy.load(self._sketch, key, now) if self._sketch is not None else None
 
     def _expire(self, now: float) -> None:
         states = self._states
-        for _ in range(_EXPIRED_AT_ONCE):
+        for _ in range(_MAX_EXPIRED_PER_HIT):
             if not states:
                 return
             oldest = next(iter(states))
@@ -194,5 +194,5 @@ class Limiter:
             cells = _CELLS_PER_KEY * self.max_keys
             self._sketch = WindowSketch(width=1 << (cells - 1).bit_length())
         key, state = self._states.popitem(last=False)
-        self._strategy.remember(self._sketch, key, state, now)
+        self._strategy.save(self._sketch, key, state, now)
         self.evictions += 1

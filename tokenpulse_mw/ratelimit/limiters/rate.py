@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import limits
 
-_LONGEST = 100 * 366 * 86_400  # seconds
+_MAX_WINDOW_SECONDS = 100 * 366 * 86_400  # seconds
 _MOST_AMOUNT = 2**53  # floats, and the numbers of the storages, are exact up to here
-_LARGEST = 2**48 - 1  # what the sketch of a full table has room for; floats are exact so far
+_MAX_AMOUNT = 2**48 - 1  # what the sketch of a full table has room for; floats are exact so far
 
 
 class Rate(NamedTuple):
@@ -36,14 +36,14 @@ def parse_rate(limit: str) -> Rate:
         )
     if any(int(number) == 0 for number in re.findall(r"[0-9]+", limit)):
         raise ValueError(f"limit {limit!r} allows nothing: expected no number in it to be 0")
-    if items[0].amount > _LARGEST:
-        raise ValueError(f"limit {limit!r} is beyond counting: expected at most {_LARGEST}")
-    if items[0].get_expiry() > _LONGEST:
+    if items[0].amount > _MAX_AMOUNT:
+        raise ValueError(f"limit {limit!r} is beyond counting: expected at most {_MAX_AMOUNT}")
+    if items[0].get_expiry() > _MAX_WINDOW_SECONDS:
         raise ValueError(f"limit {limit!r} is for too long: expected a window of at most 100 years")
     return Rate(items[0].amount, items[0].get_expiry())
 
 
-def checked_cost(cost: int) -> int:
+def check_cost(cost: int) -> int:
     """`cost`, if it is one.
 
     Raises:
@@ -54,7 +54,7 @@ def checked_cost(cost: int) -> int:
     return cost
 
 
-def checked_amount(amount: int) -> int:
+def check_amount(amount: int) -> int:
     """Return `amount`, cut to what can be counted exactly.
 
     Raises:

@@ -38,7 +38,7 @@ class WindowSketch:
         self._ends = memoryview(_pages(8 * width * _ROWS)).cast("d")
         self._words = memoryview(_pages(8 * width * _ROWS)).cast("Q")  # used, and the mark below
 
-    def remember(self, key: Hashable, used: int, ends: float, now: float) -> None:
+    def save(self, key: Hashable, used: int, ends: float, now: float) -> None:
         """Keep that `key` has used `used` in a window that ends at `ends`."""
         if not used:
             return
@@ -57,7 +57,7 @@ class WindowSketch:
             if ends > until:
                 ends_of[cell] = ends
 
-    def recall(self, key: Hashable, now: float) -> tuple[int, float]:
+    def load(self, key: Hashable, now: float) -> tuple[int, float]:
         """At most this much was used by `key`, in a window that ends no later than this.
 
         It may be what others used that share its cells. Gives (0, `now`) for a key that was
@@ -75,7 +75,7 @@ class WindowSketch:
                 until = ends
         return used, until
 
-    def forget(self, key: Hashable) -> None:
+    def clear(self, key: Hashable) -> None:
         """Remember nothing of `key`; one cell is enough for that, at best one of its own."""
         mark, cells = self._place(key)
         least = min(cells, key=lambda cell: (self._words[cell] & _MARKS != mark, self._words[cell]))

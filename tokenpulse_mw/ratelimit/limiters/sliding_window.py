@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from .decision import Decision
 from .sketch import WindowSketch
 
-_A_HAIR = 1e-6  # seconds; more than what floats lose of a time
+_EPSILON = 1e-6  # seconds; more than what floats lose of a time
 
 
 class Windows:
@@ -30,26 +30,26 @@ class SlidingWindowCounter:
     as if its requests had been spread evenly. There is no burst around the end of a window.
     """
 
-    moves = True
+    extends_expiry = True
 
     def __init__(self, limit: int, window: int) -> None:
         self.limit = limit
         self.window = window
 
-    def open(self, now: float) -> Windows:
+    def new_state(self, now: float) -> Windows:
         """Nothing used in the window that it is now."""
         return self._windows(int(now // self.window), 0, 0)
 
-    def take(self, state: Windows, now: float, cost: int) -> Decision:
+    def consume(self, state: Windows, now: float, cost: int) -> Decision:
         """Count `cost` if both windows together leave room for it."""
         self._roll(state, now)
-        decision = self.weigh(state, now, cost)
+        decision = self.check(state, now, cost)
         if not decision.allowed or not cost:
             return decision
         state.current += cost
-        return self.weigh(state, now, 0)
+        return self.check(state, now, 0)
 
-    def weigh(self, state: Windows, now: float, cost: int) -> Decision:
+    def check(self, state: Windows, now: float, cost: int) -> Decision:
         """Whether both windows together leave room for `cost`."""
         current, previous, ends = self._seen_from(state, now)
         limit, window = self.limit, self.window
@@ -80,33 +80,33 @@ class SlidingWindowCounter:
         if not decision.remaining:
             full_for = decision.more_after or 0.0
             fades_now = full_for < left
-        elif self.weigh(state, now, 0).remaining <= decision.remaining:
+        elif self.check(state, now, 0).remaining <= decision.remaining:
             return
         else:
             fades_now = decision.reset_after <= left
         if fades_now:
             state.previous, state.current = math.ceil(used * window / (left - full_for)), 0
         else:
-            fading = min(max(left + window - full_for, _A_HAIR), window)
+            fading = min(max(left + window - full_for, _EPSILON), window)
             state.previous, state.current = 0, math.ceil(used * window / fading)
 
-    def remember(self, sketch: WindowSketch, key: Hashable, state: Windows, now: float) -> None:
+    def save(self, sketch: WindowSketch, key: Hashable, state: Windows, now: float) -> None:
         """Keep each of the two windows under its number."""
-        sketch.remember((key, state.index), state.current, state.ends, now)
-        sketch.remember((key, state.index - 1), state.previous, state.ends - self.window, now)
+        sketch.save((key, state.index), state.current, state.ends, now)
+        sketch.save((key, state.index - 1), state.previous, state.ends - self.window, now)
 
-    def recall(self, sketch: WindowSketch, key: Hashable, now: float) -> Windows | None:
+    def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Windows | None:
         """The windows that `key` had."""
         index = int(now // self.window)
-        current, _ = sketch.recall((key, index), now)
-        previous, _ = sketch.recall((key, index - 1), now)
+        current, _ = sketch.load((key, index), now)
+        previous, _ = sketch.load((key, index - 1), now)
         return self._windows(index, current, previous) if current or previous else None
 
-    def forget(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
+    def clear(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
         """Forget both windows."""
         index = int(now // self.window)
-        sketch.forget((key, index))
-        sketch.forget((key, index - 1))
+        sketch.clear((key, index))
+        sketch.clear((key, index - 1))
 
     def _windows(self, index: int, current: int, previous: int) -> Windows:
         return Windows(index, current, previous, float((index + 2) * self.window))
@@ -136,4 +136,4 @@ class SlidingWindowCounter:
             faded = ends - (room - current) * self.window / previous
         else:  # the current one has to become the previous one, and fade
             faded = ends + self.window - room * self.window / current
-        return faded - now + _A_HAIR
+        return faded - now + _EPSILON

@@ -20,23 +20,23 @@ class Strategy(Protocol):
     Attributes:
         limit: What a window has room for.
         window: Seconds.
-        moves: Each hit may put off the end of its key's state.
+        extends_expiry: Each hit may put off the end of its key's state.
     """
 
     limit: int
     window: int
-    moves: bool
+    extends_expiry: bool
 
-    def open(self, now: float) -> Any:
+    def new_state(self, now: float) -> Any:
         """The state of a key that has used nothing."""
         ...
 
-    def take(self, state: Any, now: float, cost: int) -> Decision:
+    def consume(self, state: Any, now: float, cost: int) -> Decision:
         """Count `cost` in `state` if there is room for it."""
         ...
 
-    def weigh(self, state: Any, now: float, cost: int) -> Decision:
-        """What `take` would decide, without counting."""
+    def check(self, state: Any, now: float, cost: int) -> Decision:
+        """What `consume` would decide, without counting."""
         ...
 
     def charge(self, state: Any, now: float, amount: int, since: float) -> None:
@@ -47,15 +47,15 @@ class Strategy(Protocol):
         """Raise `state` to what `decision`, made just now by another limiter, has counted."""
         ...
 
-    def remember(self, sketch: WindowSketch, key: Hashable, state: Any, now: float) -> None:
+    def save(self, sketch: WindowSketch, key: Hashable, state: Any, now: float) -> None:
         """Write into `sketch` what has to be known of `key` when its state is let go."""
         ...
 
-    def recall(self, sketch: WindowSketch, key: Hashable, now: float) -> Any:
+    def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Any:
         """A state from what `sketch` remembers of `key`, which is never too little; or None."""
         ...
 
-    def forget(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
+    def clear(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
         """Let `sketch` remember nothing of `key`."""
         ...
 

@@ -6,20 +6,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
+from hashlib import blake2b
 from typing import TypeVar, cast
 
-from ...seconds import check_seconds
 from ...secret import Secret, hide_arguments, hide_url, redact
-from ..functions import checked_name
-from ..limiters import Decision, Limiter, checked_amount, checked_cost, parse_rate
-from .outage import Outage
-from .shared_key import stable_text
+from ...validation import check_seconds
+from ..callables import check_name
+from ..limiters import Decision, Limiter, check_amount, check_cost, parse_rate
+from .circuit_breaker import CircuitBreaker
+from .connections import STRATEGIES, StoragePool, Windows
+from .memcached import FixedOnMemcached
+from .redis import FixedOnRedis
 from .storage import check_storage, check_window, refuses_writes
-from .stored import STRATEGIES, StoredWindows, Windows
-from .stored_memcached import FixedOnMemcached
-from .stored_redis import FixedOnRedis
 
 _Answer = TypeVar("_Answer")
+
 
 _MEANWHILE = {
     "local": "each process decides by what it has seen itself",
@@ -56,7 +57,7 @@ class SharedLimiter:
     Attributes:
         limit: What a window has room for.
         window: Seconds.
-        chargeable: `charge` can be used.
+        supports_refund: `charge` can be used.
         counters: What tells its counters from others: limiters for which it is equal are one.
 
     Raises:
@@ -81,11 +82,11 @@ class SharedLimiter:
         _check_choice("strategy", strategy, STRATEGIES)
         _check_choice("on_error", on_error, tuple(_MEANWHILE))
         check_seconds("timeout", timeout)
-        checked_name("prefix", prefix)
+        check_name("prefix", prefix)
         check_storage(storage)
         check_window(storage, self.window, strategy)
         self.strategy = strategy
-        self.chargeable = strategy == "fixed-window"
+        self.supports_refund = strategy == "fixed-window"
         self.clock = clock
         self._url = storage
         self._on_error = on_error
@@ -95,10 +96,8 @@ class SharedLimiter:
         # A flood of keys that come once must not pay for a table that only outages need.
         self._near = self.limit * 3 // 4
         self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
-        self._stored = StoredWindows(
-            storage, strategy=strategy, limit=self.limit, window=self.window
-        )
-        self._outage = Outage(
+        self._stored = StoragePool(storage, strategy=strategy, limit=self.limit, window=self.window)
+        self._outage = CircuitBreaker(
             str(storage), meanwhile=_MEANWHILE[on_error], patience=timeout, clock=clock
         )
         self._asking: set[asyncio.Task[object]] = set()
@@ -111,9 +110,9 @@ class SharedLimiter:
         Raises:
             ValueError: `cost` is negative or no whole number, or `key` cannot be shared.
         """
-        checked_cost(cost)
+        check_cost(cost)
         name = self._name(key)
-        answer = await self._ask(
+        answer = await self._call(
             lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
         )
         if not answer:
@@ -129,9 +128,9 @@ class SharedLimiter:
         Raises:
             ValueError: `cost` is negative or no whole number, or `key` cannot be shared.
         """
-        checked_cost(cost)
+        check_cost(cost)
         name = self._name(key)
-        answer = await self._ask(lambda windows: windows.peek(name, cost))
+        answer = await self._call(lambda windows: windows.peek(name, cost))
         return answer[0] if answer else self._without(self._local.peek, key, cost)
 
     async def reset(self, key: Hashable) -> None:
@@ -142,7 +141,7 @@ class SharedLimiter:
         """
         name = self._name(key)
         self._local.reset(key)
-        await self._ask(lambda windows: windows.reset(name))
+        await self._call(lambda windows: windows.reset(name))
 
     async def charge(
         self,
@@ -167,18 +166,18 @@ class SharedLimiter:
             ValueError: The strategy is not "fixed-window", `amount` is no whole number, or `key`
                 cannot be shared.
         """
-        if not self.chargeable:
+        if not self.supports_refund:
             raise ValueError(
                 f"the strategy {self.strategy!r} cannot be charged in a storage: use 'fixed-window'"
             )
-        amount = checked_amount(amount)
+        amount = check_amount(amount)
         name = self._name(key)
         age = 0.0 if since is None else self.clock() - since
 
         async def charged(windows: Windows) -> None:
             await cast(FixedOnRedis | FixedOnMemcached, windows).charge(name, amount, age)
 
-        asked = None if degraded else await self._ask(charged)
+        asked = None if degraded else await self._call(charged)
         if not asked or self._on_error == "local":
             self._local.charge(key, amount, since=since)
 
@@ -188,7 +187,7 @@ class SharedLimiter:
             await self._stored.drop()
 
     def _name(self, key: Hashable) -> str:
-        return self._prefix + stable_text(key)
+        return self._prefix + hash_key(key)
 
     def _without(
         self, local: Callable[[Hashable, int], Decision], key: Hashable, cost: int
@@ -200,7 +199,7 @@ class SharedLimiter:
             return Decision(False, self.limit, 0, 1.0, 1.0, degraded=True)
         return local(key, cost)._replace(degraded=True)
 
-    async def _ask(
+    async def _call(
         self,
         question: Callable[[Windows], Awaitable[_Answer]],
         wrote: Callable[[_Answer], bool] = lambda _: False,
@@ -211,12 +210,12 @@ class SharedLimiter:
             question: Asks the storage.
             wrote: Returns True if the storage has counted something for this answer.
         """
-        if not self._outage.may_ask():
+        if not self._outage.allows():
             return None
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._outage.failed("there is no driver for trio, only for asyncio")
+            self._outage.record_failure("there is no driver for trio, only for asyncio")
             return None
         # In a task of its own, for a driver that is broken off loses track of whose answer comes.
         asking = loop.create_task(self._asked(question, wrote))
@@ -230,14 +229,14 @@ class SharedLimiter:
         is_trial, storage = self._outage.down, None
         try:
             async with asyncio.timeout(self._timeout):
-                storage = await self._stored.of_this_loop()
+                storage = await self._stored.for_running_loop()
                 answer = await question(await storage.connected())
         except Exception as error:  # noqa: BLE001 - whatever it is, the request goes on
             if refuses_writes(error):  # and the connection is good
-                self._outage.failed(self._reason(error), of_writes=True)
+                self._outage.record_failure(self._reason(error), of_writes=True)
             # Others that waited on the same connections fail with it, and have nothing to add.
             elif storage is None or await self._stored.drop(storage):
-                self._outage.failed(self._reason(error))
+                self._outage.record_failure(self._reason(error))
             return None
         if is_trial:
             self._outage.answered(wrote=wrote(answer))
@@ -251,3 +250,33 @@ class SharedLimiter:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} {value!r} is not known: expected one of {list(choices)}")
+
+
+def hash_key(key: Hashable) -> str:
+    """32 hexadecimal digits that only `key` has.
+
+    What it is made of cannot be read from it.
+
+    Raises:
+        ValueError: `key` is, or contains, something that other processes would not write alike.
+    """
+    return blake2b(_encoded(key), digest_size=16).hexdigest()
+
+
+def _encoded(key: object) -> bytes:
+    """`key` with the kind and the length of every part before it, so that no two are alike."""
+    if key is None:
+        return b"n"
+    if isinstance(key, bytes):
+        return b"b%d:%b" % (len(key), key)
+    if isinstance(key, str):
+        text = str.encode(key, "utf-8", "surrogatepass")
+        return b"s%d:%b" % (len(text), text)
+    if isinstance(key, int):
+        return b"i%d;" % key
+    if isinstance(key, tuple):
+        return b"t%d:%b" % (len(key), b"".join(map(_encoded, key)))
+    raise ValueError(
+        f"a key that processes share must be bytes, str, int, None or a tuple of these, "
+        f"got one of type {type(key).__name__}"
+    )

@@ -33,7 +33,7 @@ _ONE_SERVER = ("async+redis", "async+rediss", "async+redis+unix")
 # What the errors of such a Redis begin with; the driver takes READONLY off.
 _REFUSES_WRITES = ("OOM ", "MISCONF ", "NOREPLICAS ", "You can't write against a read only")
 _LONGEST_ON_MEMCACHED = 30 * 86_400  # seconds
-_MOST_WAITING = 10_000  # requests on one connection; they are sent one behind the other
+_MAX_WAITING = 10_000  # requests on one connection; they are sent one behind the other
 
 
 def check_storage(url: Secret[str]) -> None:
@@ -86,7 +86,7 @@ def open_storage(url: Secret[str]) -> SharedStorage:
     opened_as = SCHEMES[scheme]
     options: dict[str, Any] = {}
     if opened_as == "async+memcached":
-        options["max_inflight_requests_per_connection"] = _MOST_WAITING
+        options["max_inflight_requests_per_connection"] = _MAX_WAITING
         # A connection that answered slowly would be taken out of the pool for each request, and
         # the pool closes only what is in it.
         options["max_average_response_time_for_connection_reuse"] = math.inf

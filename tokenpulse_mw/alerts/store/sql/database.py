@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from sqlalchemy import event
-from sqlalchemy.exc import InvalidRequestError, NoSuchModuleError
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    IntegrityError,
+    InvalidRequestError,
+    NoSuchModuleError,
+    StatementError,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ....seconds import check_seconds
 from ....secret import Secret, has_password, redact
+from ....validation import check_seconds
 from ..protocol import BadRecord, Conflict, StoreError, UnknownAlert
-from .address import EXAMPLES, backend
-from .advice import advice
-from .blame import is_of_data
-from .dialects import Dialect, dialects
-from .schema import make_tables
+from .schema import DatabaseDialect, dialects, make_tables
 
 _Answer = TypeVar("_Answer")
+
+
 _CONNECTIONS = 3  # in SQLite each is a thread
+
+
 _PAUSE = 0.05  # seconds
 
 
@@ -41,7 +48,7 @@ class Database:
         check_seconds("timeout", timeout)
         # SQLite is to say that another process writes before the deadline says less.
         kinds = dialects(timeout / 2)
-        self.dialect: Dialect = kinds[backend(url, kinds)]
+        self.dialect: DatabaseDialect = kinds[backend(url, kinds)]
         self.place = str(url)
         self._url = url
         self._timeout = timeout
@@ -149,8 +156,8 @@ class Database:
     def _failure(self, error: Exception) -> StoreError:
         cause = getattr(error, "orig", None) or error
         text = redact(str(cause), self._url)
-        kind = BadRecord if is_of_data(error) else StoreError
-        return kind(f"{self.place}: {type(cause).__name__}: {text}{advice(text)}")
+        kind = BadRecord if is_data_error(error) else StoreError
+        return kind(f"{self.place}: {type(cause).__name__}: {text}{hint(text)}")
 
     def _new_engine(self) -> AsyncEngine:
         try:
@@ -172,13 +179,83 @@ class Database:
                 f"{self.place!r} needs the package {error.name}: pip install {error.name}"
             ) from error
         for sentence in self.dialect.on_connect:
-            event.listen(engine.sync_engine, "connect", partial(_say, sentence))
+            event.listen(engine.sync_engine, "connect", partial(_execute, sentence))
         return engine
 
 
-def _say(sentence: str, connection: Any, _record: object) -> None:
+def _execute(sentence: str, connection: Any, _record: object) -> None:
     connection.cursor().execute(sentence)
 
 
 async def _nothing(_: AsyncConnection) -> None:
     """A transaction of which the beginning is all."""
+
+
+EXAMPLES = "'sqlite+aiosqlite:///alerts.db' or 'postgresql+asyncpg://user:password@host/name'"
+
+
+def backend(url: Secret[str], kinds: Container[str]) -> str:
+    """Return the kind of the database at `url`.
+
+    Args:
+        url: As it is given.
+        kinds: The kinds of databases that can be used, by name.
+
+    Raises:
+        ValueError: It is not the URL of a database that can be used. What cannot be parsed is not
+            quoted, because any part of it may be a password.
+    """
+    try:
+        parsed = make_url(url.reveal())
+    except (ArgumentError, ValueError, TypeError, AttributeError):
+        raise ValueError(f"url must be that of a database, such as {EXAMPLES}") from None
+    kind = parsed.get_backend_name()
+    if kind not in kinds:
+        raise ValueError(f"url must be like {EXAMPLES}, got one of {kind!r}")
+    if kind == "sqlite" and _in_memory(parsed):
+        raise ValueError(
+            f"url must name a file, as in {EXAMPLES}, got {url!r}: "
+            "for a store in memory use MemoryAlertStore"
+        )
+    return kind
+
+
+def _in_memory(url: URL) -> bool:
+    name = url.database or ":memory:"
+    return ":memory:" in name or url.query.get("mode") == "memory"
+
+
+_HINTS = {
+    "unable to open database file": "its folder must exist, and this process must be able to "
+    "write to it",
+    "readonly database": "this process must be able to write to the file and to its folder",
+    "not a database": "the file is damaged or something else: restore it, or move it away and "
+    "begin with a new one",
+    "malformed": "the file is damaged: restore it, or move it away and begin with a new one",
+    "database is locked": "another process holds it: wait, or let each process have its own",
+    "disk is full": "make room on the disk",
+    "disk i/o error": "look whether the disk is full, or broken",
+}
+
+
+def hint(message: str) -> str:
+    """What to do about an error of which `message` is the text, as the end of a sentence."""
+    for part, cure in _HINTS.items():
+        if part in message.lower():
+            return f" ({cure})"
+    return ""
+
+
+# Classes of SQLSTATE: values that are none, constraints, and what is too large for the database.
+_OF_DATA = ("22", "23", "54")
+
+
+def is_data_error(error: Exception) -> bool:
+    """Whether it is of what was to be written: then it comes again however often it is tried."""
+    if not isinstance(error, StatementError):
+        return False
+    if isinstance(error, DataError | IntegrityError):
+        return True
+    # PostgreSQL says more than a class of errors; a value of the wrong type no driver is told of.
+    state = str(getattr(error.orig, "sqlstate", None))
+    return state.startswith(_OF_DATA) or isinstance(error.orig, TypeError | ValueError)

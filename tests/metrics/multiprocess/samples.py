@@ -1,0 +1,71 @@
+"""What prometheus_client's own collector makes of a folder, and what we make of it, alike."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from math import inf
+from pathlib import Path
+
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.utils import floatToGoString
+
+from tokenpulse_mw.metrics.families import Family
+from tokenpulse_mw.metrics.multiprocess import WorkerFiles, Workers
+from tokenpulse_mw.metrics.rows import Row
+
+COUNTER = Family("jobs_total", "counter", "Jobs", ("name", "status"))
+
+
+GAUGE = Family("jobs_running", "gauge", "Jobs at work", ("name",))
+
+
+LEAST = Family("begun_seconds", "gauge", "When it began", ("name",), merge="min")
+
+
+HISTOGRAM = Family("job_seconds", "histogram", "Time", ("name",), (0.5, 1, 1e6))
+
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def stock(folder: Path) -> Samples:
+    """The samples of prometheus_client."""
+    metrics = MultiProcessCollector(None, str(folder)).collect()  # type: ignore[no-untyped-call]
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for metric in metrics
+        for sample in metric.samples
+    }
+
+
+def ours(folder: Path) -> Samples:
+    """Our samples, named and made cumulative as an exposition has them."""
+    samples: Samples = {}
+    for name, (family, rows) in Workers(folder).series().items():
+        for labels, row in rows.items():
+            pairs = frozenset(zip(family.labels, labels, strict=True))
+            if family.kind != "histogram":
+                samples[name, pairs] = row[0]
+                continue
+            bounds = (*family.buckets, inf)
+            for bound, total in zip(bounds, accumulate(row[1:]), strict=True):
+                samples[f"{name}_bucket", pairs | {("le", text(bound))}] = total
+            samples[f"{name}_count", pairs] = sum(row[1:])
+            samples[f"{name}_sum", pairs] = row[0]
+    return samples
+
+
+def text(bound: float) -> str:
+    """A bucket's bound as it is exposed."""
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
+
+
+def row_of(files: WorkerFiles, family: Family, *labels: object) -> Row:
+    """The row of `labels`."""
+    return files.new_row(family, labels)
+
+
+def value(folder: Path, family: Family, *labels: str) -> list[float] | None:
+    """What all workers have counted under `labels`, or None."""
+    _, rows = Workers(folder).series().get(family.name, (family, {}))
+    return rows.get(labels)

@@ -1,0 +1,321 @@
+"""Workers whose disk is full, or whose files are deleted: nothing stays lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tokenpulse_mw import Exchange, HttpMetrics
+from tokenpulse_mw.metrics.multiprocess import WorkerFiles
+from tokenpulse_mw.metrics.multiprocess.entries import INTEGER
+from tokenpulse_mw.metrics.multiprocess.writer import MIN_FILE_BYTES, RowFile
+
+from ...support.full_disk import SmallDisk, largest_file, mounted_disk
+from ...support.waiting import PATIENCE
+from .samples import COUNTER, GAUGE, HISTOGRAM, LEAST, row_of, value
+
+ROOT = Path(__file__).parents[3]
+
+
+# Opens a file of rows, and adds some. A process that writes to a hole is killed by SIGBUS.
+ADD_ROWS = """
+import sys
+from pathlib import Path
+from tests.metrics.multiprocess.samples import HISTOGRAM
+from tokenpulse_mw.metrics.multiprocess.writer import RowFile
+try:
+    file = RowFile(Path(sys.argv[1]), "histogram")
+    for number in range(50):  # more than a page
+        file.new_row(HISTOGRAM, (str(number),))
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+Full = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A file system of its own."""
+    with mounted_disk(tmp_path / "disk", size="512k") as made:
+        yield made
+
+
+@pytest.fixture(params=["a file system", "a limit"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Full]:
+    """A folder, and how to fill its disk for a while."""
+    if request.param == "a limit":
+        return tmp_path, lambda: largest_file(0)
+    small: SmallDisk = request.getfixturevalue("disk")
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        small.fill()
+        yield
+        small.make_room()
+
+    return small.folder, full
+
+
+def test_rows_of_a_full_disk_are_written_when_there_is_room(place: tuple[Path, Full]) -> None:
+    """Each count is in the scrape once, whatever the kind of the row."""
+    folder, full = place
+    files = WorkerFiles(folder)
+    with full():
+        for number in range(3):
+            for family in (GAUGE, LEAST, HISTOGRAM):
+                row_of(files, family, number)[0] += 1 + number
+            row_of(files, COUNTER, number, "ok")[0] += 10
+            row_of(files, COUNTER, number, "ok")[0] += 1
+        assert not files.recover()
+        assert value(folder, HISTOGRAM, "0") is None
+
+    assert files.recover()
+    assert not files.recover()
+    for number in range(3):
+        for family in (GAUGE, LEAST):
+            assert value(folder, family, str(number)) == [1 + number]
+        assert value(folder, COUNTER, str(number), "ok") == [11]
+        row = row_of(files, HISTOGRAM, number)
+        row[0] += 1
+        assert value(folder, HISTOGRAM, str(number)) == [2 + number, 0, 0, 0, 0]
+
+
+def test_rows_that_were_kept_are_added_to_those_of_the_dead(tmp_path: Path) -> None:
+    """The files of the place that the worker gets in the end may have them already."""
+    row_of(WorkerFiles(tmp_path), COUNTER, "a", "ok")[0] += 5
+    files = WorkerFiles(tmp_path)
+    lock = tmp_path / "worker_0-tokenpulse.lock"
+    lock.unlink()
+    lock.mkdir()  # which cannot be opened as a file
+    row_of(files, COUNTER, "a", "ok")[0] += 2
+    lock.rmdir()
+
+    assert files.recover()
+
+    assert value(tmp_path, COUNTER, "a", "ok") == [7]
+
+
+def test_the_outage_of_a_disk_is_logged_when_it_begins_and_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not with each row that cannot be written."""
+    caplog.set_level(logging.INFO)
+    files = WorkerFiles(tmp_path)
+    with largest_file(0):
+        for number in range(3):
+            row_of(files, COUNTER, number, "ok")
+        files.recover()
+    files.recover()
+    files.recover()
+
+    began, ended = caplog.messages
+    assert began.startswith("a part of what this process counts is in no scrape: [Errno 27]")
+    assert ended == "all that this process counts is in the scrapes again (seconds=0 failures=4)"
+
+
+def test_a_disk_that_fills_while_rows_are_written_keeps_the_rest(tmp_path: Path) -> None:
+    """What is written is not written again."""
+    files = WorkerFiles(tmp_path)
+    with largest_file(0):
+        for number in range(2000):
+            row_of(files, HISTOGRAM, number)[1] += 1
+
+    with largest_file(MIN_FILE_BYTES):
+        assert files.recover()
+        written = sum(value(tmp_path, HISTOGRAM, str(number)) is not None for number in range(2000))
+        assert 0 < written < 2000
+    assert files.recover()
+
+    assert all(
+        value(tmp_path, HISTOGRAM, str(number)) == [0, 1, 0, 0, 0] for number in (0, 999, 1999)
+    )
+
+
+def test_a_worker_that_ends_writes_what_it_kept(tmp_path: Path) -> None:
+    """There may be room by then."""
+    files = WorkerFiles(tmp_path)
+    with largest_file(0):
+        row_of(files, COUNTER, "a", "ok")[0] += 3
+
+    files.close()
+
+    assert value(tmp_path, COUNTER, "a", "ok") == [3]
+
+
+def test_a_full_disk_is_left_as_it_was(tmp_path: Path) -> None:
+    """Bytes that make no whole file are given back to those who need them."""
+    path = tmp_path / "histogram_0-tokenpulse.db"
+    with largest_file(MIN_FILE_BYTES - 1), pytest.raises(OSError, match="File too large"):
+        RowFile(path, "histogram")
+    assert not list(tmp_path.iterdir())
+
+    file = RowFile(path, "histogram")
+    rows = (file.new_row(HISTOGRAM, (str(number),)) for number in range(1000))
+    with largest_file(MIN_FILE_BYTES + 100), pytest.raises(OSError, match="File too large"):
+        list(rows)
+    assert path.stat().st_size == MIN_FILE_BYTES
+
+
+def test_every_byte_of_a_mapped_file_is_on_the_disk(tmp_path: Path) -> None:
+    """Also of a file with holes, as some programs copy them."""
+    path = tmp_path / "histogram_0-tokenpulse.db"
+    path.write_bytes(INTEGER.pack(8) + bytes(4))
+    os.truncate(path, MIN_FILE_BYTES)
+    assert path.stat().st_blocks * 512 < MIN_FILE_BYTES
+
+    RowFile(path, "histogram")
+
+    assert path.stat().st_blocks * 512 >= MIN_FILE_BYTES
+
+
+@pytest.mark.parametrize("supported", [True, False], ids=["elsewhere", "macOS"])
+def test_a_file_system_that_cannot_reserve_space_is_used_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
+) -> None:
+    """The zeros that were written are what there is."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if supported:
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+    else:
+        monkeypatch.delattr(os, "posix_fallocate")
+
+    RowFile(tmp_path / "rows.db", "histogram").new_row(HISTOGRAM, ("a",))
+
+    assert (tmp_path / "rows.db").stat().st_size == MIN_FILE_BYTES
+
+
+def test_a_file_whose_holes_cannot_be_filled_is_not_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no disk can be mounted, the system's error stands for a full one."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+
+    with pytest.raises(OSError, match="No space left"):
+        RowFile(tmp_path / "rows.db", "histogram")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hole_on_a_full_disk_kills_no_process(disk: SmallDisk) -> None:
+    """The file cannot be used before there is room, and says so."""
+    path = disk.folder / "histogram_0-tokenpulse.db"
+    path.write_bytes(INTEGER.pack(8) + bytes(4))
+    os.truncate(path, MIN_FILE_BYTES)
+    disk.fill()
+
+    command = [sys.executable, "-c", ADD_ROWS, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+
+    assert (done.returncode, done.stdout) == (0, "No space left on device\n")
+
+
+def test_metrics_first_seen_on_a_full_disk_are_in_later_scrapes(
+    place: tuple[Path, Full], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that was counted meanwhile, and what comes after, once each."""
+    folder, full = place
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    metrics = HttpMetrics(CollectorRegistry())
+
+    def one_request() -> None:
+        metrics.on_open()
+        metrics(Exchange("POST", 0.0, "/chat", 200, "claude", duration=0.2))
+
+    with full():
+        metrics.on_open()
+        one_request()
+        metrics.refresh()
+        one_request()
+    metrics.refresh()
+    one_request()
+
+    lines = metrics.render().decode().splitlines()
+    labels = 'method="POST",route="/chat",status="200",provider="claude"'
+    assert f"tokenpulse_http_requests_total{{{labels}}} 3.0" in lines
+    assert f"tokenpulse_http_request_duration_seconds_count{{{labels}}} 3.0" in lines
+    assert "tokenpulse_http_requests_in_progress 1.0" in lines
+
+
+def test_metrics_whose_folder_was_deleted_are_in_later_scrapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder is made again, and all that this process has counted is in it."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    metrics = HttpMetrics(CollectorRegistry())
+    exchange = Exchange("POST", 0.0, "/chat", 200, "claude", duration=0.2)
+    metrics(exchange)
+    shutil.rmtree(folder)
+    metrics(exchange)
+
+    metrics.refresh()
+    metrics(exchange)
+
+    labels = 'method="POST",route="/chat",status="200",provider="claude"'
+    line = f"tokenpulse_http_requests_total{{{labels}}} 3.0"
+    assert line in metrics.render().decode().splitlines()
+    assert "deleted while in use" in caplog.text
+
+
+def test_a_deleted_file_that_comes_back_counts_once(tmp_path: Path) -> None:
+    """What it held was moved to another file."""
+    files = WorkerFiles(tmp_path)
+    row_of(files, COUNTER, "a", "ok")[0] += 4
+    row_of(files, HISTOGRAM, "a")[0] += 1
+    path = tmp_path / "counter_0-tokenpulse.db"
+    path.rename(tmp_path / "moved")
+
+    assert files.recover()
+    row_of(files, COUNTER, "a", "ok")[0] += 1
+    (tmp_path / "moved").rename(tmp_path / "counter_1-tokenpulse.db")
+
+    assert value(tmp_path, COUNTER, "a", "ok") == [5]
+    assert value(tmp_path, HISTOGRAM, "a") == [1, 0, 0, 0, 0]
+
+
+def test_a_folder_that_cannot_be_looked_at_is_not_taken_for_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files may be there all the same."""
+    files = WorkerFiles(tmp_path)
+    row = row_of(files, COUNTER, "a", "ok")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("not for you")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", refuse)
+        assert not files.recover()
+    row[0] += 1
+
+    assert value(tmp_path, COUNTER, "a", "ok") == [1]
+
+
+def test_a_forked_child_does_not_write_what_its_parent_kept(tmp_path: Path) -> None:
+    """The parent does."""
+    files = WorkerFiles(tmp_path)
+    with largest_file(0):
+        row_of(files, COUNTER, "a", "ok")[0] += 3
+
+    files.forked()
+
+    assert not files.recover()
+    assert value(tmp_path, COUNTER, "a", "ok") is None

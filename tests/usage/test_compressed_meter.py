@@ -1,0 +1,301 @@
+"""Compressed answers: read through their codings, and in bounded memory."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenpulse_mw.usage import TokenUsage, meter_for
+from tokenpulse_mw.usage.compressed_meter import CompressedMeter, UnsupportedEncodingMeter
+from tokenpulse_mw.usage.decompress import decoders_for
+from tokenpulse_mw.usage.json_meter import JsonMeter
+from tokenpulse_mw.usage.sse_meter import SSEMeter
+
+from .bodies import (
+    ANTHROPIC_SSE,
+    BODIES,
+    CHAT_JSON,
+    CHAT_SSE,
+    JSON,
+    SSE,
+    Body,
+    account,
+    chunkings,
+    cut,
+    event,
+    measure,
+)
+from .codings import CODINGS, WHOLE, Encode, gzipped
+
+USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
+
+
+every_body = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+
+
+every_coding = pytest.mark.parametrize(("coding", "encode"), CODINGS.values(), ids=CODINGS)
+
+
+def encoded(meter: JsonMeter | SSEMeter, *, most: int) -> CompressedMeter:
+    """A meter that reads through gzip, and decodes so many bytes."""
+    makes = decoders_for(b"gzip")
+    assert makes is not None
+    return CompressedMeter(meter, [make() for make in makes], most=most)
+
+
+@every_body
+@every_coding
+def test_a_compressed_answer_is_read_like_a_plain_one(
+    body: Body, coding: bytes, encode: Encode
+) -> None:
+    """The account is the same in every coding."""
+    ledger = measure(body.content_type, [encode(body.data)], encoding=coding)
+
+    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+
+
+@every_coding
+@given(st.sampled_from(list(BODIES.values())), st.data())
+def test_any_chunking_of_a_compressed_answer_gives_the_same_account(
+    coding: bytes, encode: Encode, body: Body, data: st.DataObject
+) -> None:
+    """Wherever it is cut up, and wherever it ends."""
+    stream = encode(body.data)
+    stream = stream[: data.draw(st.integers(0, len(stream)) | st.just(len(stream)))]
+    complete = data.draw(st.booleans())
+    chunks = data.draw(chunkings(stream))
+
+    ledger = measure(body.content_type, chunks, complete=complete, encoding=coding)
+
+    whole = measure(body.content_type, [stream], complete=complete, encoding=coding)
+    assert account(ledger) == account(whole)
+
+
+@pytest.mark.parametrize(("coding", "encode"), WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_compressed_answer_is_partial_or_missing_wherever_it_is_cut(
+    coding: bytes, encode: Encode, complete: bool
+) -> None:
+    """What ends inside a coding has not come to its end, whatever the server says."""
+    stream = encode(ANTHROPIC_SSE.data)
+    for end in range(1, len(stream) - 10, 3):
+        ledger = measure(SSE, [stream[:end]], complete=complete, encoding=coding)
+
+        usage = ledger.usage or TokenUsage()
+        assert ledger.source == ("missing" if ledger.usage is None else "partial")
+        assert usage.input <= ANTHROPIC_SSE.usage.input
+        assert usage.output <= ANTHROPIC_SSE.usage.output
+        assert ledger.unreadable == complete
+
+
+def test_what_was_said_before_an_answer_was_cut_counts() -> None:
+    """Here all but the end of the coding."""
+    ledger = measure(SSE, [gzipped(CHAT_SSE.data)[:-8]], complete=False, encoding=b"gzip")
+
+    assert account(ledger) == (CHAT_SSE.usage, "partial", CHAT_SSE.model, False, 0)
+
+
+@every_coding
+@given(st.integers(0, 2**32), st.data())
+def test_a_corrupt_answer_never_raises(
+    coding: bytes, encode: Encode, seed: int, data: st.DataObject
+) -> None:
+    """What was said before counts, and what the vendor has not said does not."""
+    stream = bytearray(encode(CHAT_SSE.data))
+    chance = random.Random(seed)
+    for _ in range(chance.randrange(1, 4)):
+        stream[chance.randrange(len(stream))] ^= 1 << chance.randrange(8)
+
+    ledger = measure(SSE, data.draw(chunkings(bytes(stream))), encoding=coding)
+
+    assert ledger.source in ("reported", "partial", "missing")
+
+
+def test_a_corrupt_answer_is_counted_once() -> None:
+    """However much of it follows."""
+    chunks = [gzipped(USAGE)[:-8], b"\xff" * 100, b"\xff" * 100, gzipped(USAGE)]
+
+    ledger = measure(SSE, chunks, encoding=b"gzip")
+
+    assert account(ledger) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
+
+
+def test_waiting_ends_with_the_first_words() -> None:
+    """Their time can be told through a coding that is flushed."""
+    compressor = zlib.compressobj(wbits=31)
+    meter = meter_for(SSE, b"gzip")
+    assert meter is not None
+    waiting = []
+
+    for part in (CHAT_SSE.before, CHAT_SSE.first, CHAT_SSE.after):
+        waiting.append(meter.awaits_output)
+        meter.feed(compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH))
+    meter.feed(compressor.flush())
+    meter.finish(complete=True)
+
+    assert waiting == [True, True, False]
+    assert meter.account.usage == CHAT_SSE.usage
+
+
+def test_an_empty_body_says_nothing() -> None:
+    """It is not cut, for it has not begun."""
+    assert account(measure(JSON, [], encoding=b"gzip")) == (None, "missing", None, False, 0)
+    assert account(measure(JSON, [b""], encoding=b"gzip")) == (None, "missing", None, False, 0)
+
+
+def test_no_more_is_decoded_than_the_limit() -> None:
+    """What an answer says beyond that is counted once; what it said before counts."""
+    words = b": ping\n\n" * 5000
+    meter = encoded(SSEMeter(), most=len(words))
+
+    for chunk in cut(gzipped(USAGE + words * 3), range(50, 300, 50)):
+        meter.feed(chunk)
+    meter.finish(complete=True)
+
+    assert account(meter.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
+
+
+def test_an_answer_of_the_limit_is_read() -> None:
+    """`most` itself is not too much."""
+    for most, source in ((len(USAGE), "reported"), (len(USAGE) - 1, "missing")):
+        meter = encoded(SSEMeter(), most=most)
+
+        meter.feed(gzip.compress(USAGE))
+        meter.finish(complete=True)
+
+        assert meter.account.source == source
+
+
+def test_an_answer_that_says_much_more_than_its_size_is_not_decoded_to_its_end() -> None:
+    """A few bytes cost no more time than an answer of their size could."""
+    bomb = gzip.compress(b": ping\n\n" * 1_000_000)
+    meter = SSEMeter()
+    read = encoded(meter, most=64 * 1024 * 1024)
+
+    read.feed(gzip.compress(USAGE) + bomb)
+    read.finish(complete=True)
+
+    assert account(read.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
+
+
+def test_a_long_answer_earns_what_it_says() -> None:
+    """The more of it has come, the more of it is decoded."""
+    chance = random.Random(7)
+    words = b"".join(b": ping %d\n\n" % chance.randrange(10**9) for _ in range(120_000))
+    stream = gzipped(words + USAGE)
+
+    ledger = measure(SSE, cut(stream, range(5000, len(stream), 5000)), encoding=b"gzip")
+
+    assert len(words) > 2 * 1024 * 1024
+    assert account(ledger) == (TokenUsage(input=3, output=4), "reported", None, False, 0)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+def test_an_honest_stream_may_be_compressed_much(coding: str) -> None:
+    """Azure repeats itself in every event, and brotli makes a hundredth of it."""
+    compress, flush, end = _compressor(coding)
+    safe = {"filtered": False, "severity": "safe"}
+    filters = dict.fromkeys(("hate", "self_harm", "sexual", "violence"), safe)
+    chance = random.Random(3)
+    chunks = []
+    for _ in range(5000):
+        choices = [
+            {
+                "content_filter_offsets": {"check_offset": 0, "start_offset": 0},
+                "content_filter_results": filters,
+                "delta": {"content": f" {chance.choice(_VOCABULARY)}"},
+                "finish_reason": None,
+                "index": 0,
+                "logprobs": None,
+            }
+        ]
+        said = event({"choices": choices, "model": "gpt-4o-2024-11-20", "usage": None})
+        chunks.append(compress(said * 4) + flush())
+
+    ledger = measure(SSE, [*chunks, compress(USAGE), end()], encoding=coding.encode())
+
+    expected = (TokenUsage(input=3, output=4), "reported", "gpt-4o-2024-11-20", False, 0)
+    assert account(ledger) == expected
+
+
+_VOCABULARY = ["pulse", "token", "meter", "alert", "limit", "route"]
+
+
+def _compressor(coding: str) -> tuple[Any, Any, Any]:
+    """What compresses, what hands on all that was compressed, and what ends it."""
+    if coding == "gzip":
+        stream = zlib.compressobj(wbits=31)
+        return stream.compress, lambda: stream.flush(zlib.Z_SYNC_FLUSH), stream.flush
+    brotli = pytest.importorskip("brotli", reason="install the package brotli").Compressor()
+    return brotli.process, brotli.flush, brotli.finish
+
+
+@pytest.mark.parametrize("coding", CODINGS.values(), ids=CODINGS)
+@pytest.mark.parametrize("form", [bytearray, memoryview])
+def test_the_bytes_of_a_compressed_answer_may_be_of_any_kind(
+    coding: tuple[bytes, Encode], form: Callable[[bytes], Any]
+) -> None:
+    """Applications send bytearrays and memoryviews too."""
+    stream = coding[1](CHAT_SSE.data)
+    chunks = [form(chunk) for chunk in cut(stream, range(50, len(stream), 50))]
+
+    assert measure(SSE, chunks, encoding=coding[0]).usage == CHAT_SSE.usage
+
+
+def test_what_lies_between_two_codings_counts_too() -> None:
+    """A bomb in a bomb may say nothing at all in the end."""
+    bomb = gzip.compress(gzip.compress(b"", mtime=0) * 200_000)
+
+    ledger = measure(JSON, [bomb], encoding=b"gzip, gzip")
+
+    assert account(ledger) == (None, "missing", None, False, 1)
+
+
+@pytest.mark.parametrize("encoding", [b"compress", b"gzip, aws-chunked", b"x" * 500])
+def test_an_answer_in_an_unknown_coding_is_missing(encoding: bytes) -> None:
+    """It is nobody's fault, and not counted as unreadable."""
+    for content_type in (JSON, SSE):
+        meter = meter_for(content_type, encoding)
+        assert isinstance(meter, UnsupportedEncodingMeter)
+        meter.feed(b"anything")
+        meter.finish(complete=True)
+
+        assert meter.awaits_output is False
+        assert account(meter.account) == (None, "missing", None, False, 0)
+        assert meter.account.complete is True
+
+
+def test_a_body_that_no_vendor_answers_with_has_no_meter_in_any_coding() -> None:
+    """A page is no answer of a model, however it is compressed."""
+    assert meter_for(b"text/html", b"gzip") is None
+    assert meter_for(b"text/html", b"compress") is None
+
+
+@pytest.mark.parametrize("encoding", [b"", b"identity", b" Identity ", b"none", b"UTF-8"])
+def test_a_plain_answer_needs_no_decoding(encoding: bytes) -> None:
+    """Its meter is the plain one."""
+    assert isinstance(meter_for(JSON, encoding), JsonMeter)
+    assert measure(JSON, [CHAT_JSON.data], encoding=encoding).usage == CHAT_JSON.usage
+
+
+def test_each_compressed_answer_has_a_decoder_of_its_own() -> None:
+    """Two answers at once do not mix."""
+    one, other = meter_for(JSON, b"gzip"), meter_for(JSON, b"gzip")
+    assert one is not None
+    assert other is not None
+    data = gzipped(CHAT_JSON.data)
+
+    for chunk in cut(data, range(20, len(data), 20)):
+        one.feed(chunk)
+        other.feed(chunk)
+    one.finish(complete=True)
+    other.finish(complete=True)
+
+    assert (one.account.usage, other.account.usage) == (CHAT_JSON.usage, CHAT_JSON.usage)

@@ -1,0 +1,187 @@
+"""The guards of endpoints."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from tokenpulse_mw.web.auth import Guard, bearer
+from tokenpulse_mw.web.problems import ProblemError
+
+from ..support.asgi import http_scope
+
+
+@pytest.mark.parametrize(
+    ("authorization", "allowed"),
+    [
+        (b"Bearer s3cret", True),
+        (b"bearer s3cret", True),
+        (b"Bearer   s3cret", True),
+        (b"Bearer s3cret ", False),
+        (b"Bearer s3cre", False),
+        (b"Bearer \xa0", False),
+        (b"Basic s3cret", False),
+        (b"s3cret", False),
+        (b"", False),
+    ],
+)
+def test_only_the_token_itself_is_let_through(authorization: bytes, allowed: bool) -> None:
+    """The scheme is needed, in any case; the token is compared to the letter."""
+    request = Request(http_scope(headers=[(b"authorization", authorization)]))
+
+    assert bearer("s3cret")(request) is allowed
+
+
+def test_without_a_header_nobody_is_let_through() -> None:
+    """A request that brings no token has none."""
+    assert not bearer("s3cret")(Request(http_scope()))
+
+
+@pytest.mark.parametrize("token", ["", " ", "two words", "line\nend", "\xa0"])
+def test_tokens_that_no_header_could_carry_are_refused(token: str) -> None:
+    """An empty token would let everyone in; the error does not repeat the token."""
+    with pytest.raises(ValueError, match="bearer token must be at least one character") as refused:
+        bearer(token)
+    assert not token or repr(token) not in str(refused.value)
+
+
+@pytest.mark.parametrize(("token", "kind"), [(None, "NoneType"), (80841, "int"), (b"7", "bytes")])
+def test_a_token_is_a_text(token: Any, kind: str) -> None:
+    """A variable that is not set gives none; the error has its type, and not what may be secret."""
+    with pytest.raises(ValueError, match=f"must be a text, got a value of type {kind}; ") as told:
+        bearer(token)
+    assert f"{token}" not in str(told.value).replace("NoneType", "")
+
+
+def test_a_token_for_a_guard_is_told_what_to_do_and_not_repeated() -> None:
+    """Whoever gives the token itself wanted `bearer`."""
+    with pytest.raises(ValueError, match=r"^Endpoint needs authorize, .* bearer\(token\)") as told:
+        Guard("s3cret", of="Endpoint")  # type: ignore[arg-type]  # which is what is tested
+    assert "s3cret" not in str(told.value)
+
+
+Headers = list[tuple[bytes, bytes]]
+
+
+OWN_SITE: list[Headers] = [
+    [],
+    [(b"sec-fetch-site", b"same-origin")],
+    [(b"sec-fetch-site", b"none")],
+    [(b"sec-fetch-site", b"same-origin"), (b"origin", b"https://behind-a-proxy.example")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example")],
+    [(b"host", b"gw.example"), (b"origin", b"http://gw.example")],
+    [(b"host", b"GW.example:8000"), (b"origin", b"http://gw.example:8000")],
+    [(b"host", b"[::1]:8000"), (b"origin", b"http://[::1]:8000")],
+]
+
+
+OTHER_SITE: list[Headers] = [
+    [(b"sec-fetch-site", b"cross-site")],
+    [(b"sec-fetch-site", b"same-site")],
+    [(b"sec-fetch-site", b"")],
+    [(b"sec-fetch-site", b"Same-Origin ")],
+    [(b"sec-fetch-site", b"same-origin"), (b"sec-fetch-site", b"cross-site")],
+    [
+        (b"sec-fetch-site", b"cross-site"),
+        (b"host", b"gw.example"),
+        (b"origin", b"https://gw.example"),
+    ],
+    [(b"host", b"gw.example"), (b"origin", b"https://evil.example")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example:8000")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example.evil.example")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example/")],
+    [(b"host", b"gw.example"), (b"origin", b"gw.example")],
+    [(b"host", b"gw.example"), (b"origin", b"null")],
+    [(b"host", b"gw.example"), (b"origin", b"")],
+    [(b"host", b"gw.example"), (b"origin", b"https://gw.example"), (b"origin", b"null")],
+    [(b"origin", b"https://gw.example")],
+    [(b"origin", b"null")],
+]
+
+
+CHANGING = ["POST", "PUT", "PATCH", "DELETE", "QUERY", "BREW", "post"]
+
+
+async def admitted(method: str, headers: Headers) -> bool:
+    """Whether a guard that authorizes everything admits the request."""
+    guard = Guard(lambda request: True, of="Endpoint")
+    try:
+        await guard.authorize(Request(http_scope(method=method, headers=headers)))
+    except ProblemError as refused:
+        return refused.status != 403
+    return True
+
+
+@pytest.mark.parametrize("method", CHANGING)
+@pytest.mark.parametrize("headers", OWN_SITE, ids=str)
+@pytest.mark.anyio
+async def test_change_from_own_origin_or_a_program_is_admitted(
+    headers: Headers, method: str
+) -> None:
+    """Programs send neither header, and a browser names our own origin."""
+    assert await admitted(method, headers)
+
+
+@pytest.mark.parametrize("method", CHANGING)
+@pytest.mark.parametrize("headers", OTHER_SITE, ids=str)
+@pytest.mark.anyio
+async def test_change_from_another_origin_is_refused(headers: Headers, method: str) -> None:
+    """Another site must not use the credentials that a browser adds."""
+    assert not await admitted(method, headers)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize("headers", OTHER_SITE, ids=str)
+@pytest.mark.anyio
+async def test_safe_method_from_another_origin_is_admitted(headers: Headers, method: str) -> None:
+    """It changes nothing, and its response is protected by the browser."""
+    assert await admitted(method, headers)
+
+
+@pytest.mark.anyio
+async def test_cross_site_request_is_refused_before_authorize_is_called() -> None:
+    """Another site cannot make the gateway look up a session."""
+    calls: list[Request] = []
+
+    def authorize(request: Request) -> bool:
+        calls.append(request)
+        return True
+
+    guard = Guard(authorize, of="Endpoint")
+    await guard.authorize(Request(http_scope(method="POST")))
+    headers = [(b"sec-fetch-site", b"cross-site")]
+
+    with pytest.raises(ProblemError, match="Cross-site request refused"):
+        await guard.authorize(Request(http_scope(method="POST", headers=headers)))
+
+    assert len(calls) == 1
+
+
+@pytest.mark.anyio
+async def test_an_authorize_that_fails_is_logged_as_an_outage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Requests that anyone can send do not fill the log with tracebacks."""
+    caplog.set_level(logging.INFO)
+    replies: list[Any] = [True, 7, OSError("no directory"), OSError("no directory")]
+
+    def authorize(request: Request) -> Any:
+        reply = replies.pop()
+        if isinstance(reply, OSError):
+            raise reply
+        return reply
+
+    guard = Guard(authorize, of="Endpoint")
+    for status in (403, 403, 401):
+        with pytest.raises(ProblemError) as refused:
+            await guard.authorize(Request(http_scope()))
+        assert refused.value.status == status
+    assert await guard.authorize(Request(http_scope())) == ""
+
+    assert caplog.messages == [
+        "authorize failed: nobody is let in",
+        "authorize works again (seconds=0 failures=3)",
+    ]

@@ -1,0 +1,146 @@
+"""Shares of requests that failed: of a key's, and of a provider's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from ..lifecycle import Finding
+from ..thresholds import Thresholds
+from ..traffic.statistics import confident_share
+from ..traffic.traffic import GATEWAY, Traffic, Upstream
+from .rule import Steps, display_name, severity_for, subject_of
+
+_MAX_UPSTREAMS_SHOWN = 5  # upstreams that a finding names
+
+
+_STEPS: Steps = ((0.5, "critical"), (0.25, "warning"), (0, "info"))
+
+
+def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding | None]:
+    """Too large a share of a key's requests failed.
+
+    From 10 % (the threshold) it is info, from 25 % warning, from 50 % critical. A key without
+    requests keeps its share until they have left the window, then nothing is known of it and
+    the alert ends: a tenant that gave up would keep it for ever.
+    """
+    threshold = thresholds.error_rate
+    if threshold is None:
+        return
+    least = threshold * thresholds.resolve_ratio
+    blame = _Blame(traffic, "key", len(traffic.errors))
+    yield from blame.prepare()
+    for key, requests, failures in traffic.errors.candidates():
+        rate = failures / requests if failures else 0.0
+        if rate < least:
+            yield None
+            continue
+        subject = subject_of("key", key)
+        fires = confident_share(failures, requests, thresholds) >= threshold
+        yield Finding(
+            type="error_spike",
+            subject=subject,
+            severity=severity_for(rate, _STEPS) if fires else None,
+            keeps=severity_for(rate, _STEPS, thresholds.resolve_ratio),
+            title=f"High error rate detected ({rate:.1%})",
+            message=f"{display_name(subject)} has {rate:.1%} error rate "
+            f"({failures}/{requests} requests) in the last {thresholds.error_window:g} s",
+            value=rate,
+            metadata=_numbers(requests, failures, threshold, blame.of(key)),
+            keep_firing=thresholds.keep_firing,
+            window=thresholds.error_window,
+        )
+
+
+def high_error_rate(
+    traffic: Traffic, thresholds: Thresholds, now: float
+) -> Iterator[Finding | None]:
+    """Too large a share of a provider's requests failed, for five minutes.
+
+    Clients' own errors are never among them. What no known provider answered is left to
+    `error_spike`. A provider without requests keeps its share until they have left the window,
+    then the alert ends; one that is down and therefore no longer asked is `provider_down`'s.
+    """
+    threshold = thresholds.provider_error_rate
+    if threshold is None:
+        return
+    worst = _worst_providers(traffic, threshold * thresholds.resolve_ratio)
+    blame = _Blame(traffic, "provider", len(worst))
+    yield from blame.prepare()
+    for provider, (requests, failures) in worst.items():
+        rate = failures / requests
+        fires = confident_share(failures, requests, thresholds) > threshold
+        subject = subject_of("provider", provider)
+        yield Finding(
+            type="high_error_rate",
+            subject=subject,
+            severity="critical" if fires else None,
+            title=f"{display_name(subject)} has a high error rate ({rate:.1%})",
+            message=f"{display_name(subject)} "
+            f"failed {failures} of {requests} requests ({rate:.1%}) "
+            f"in the last {thresholds.error_window:g} s",
+            value=rate,
+            metadata=_numbers(requests, failures, threshold, blame.of(provider)),
+            hold_for=thresholds.provider_error_hold,
+            keep_firing=thresholds.keep_firing,
+            window=thresholds.error_window,
+        )
+
+
+def _worst_providers(traffic: Traffic, share: float) -> dict[str, tuple[int, int]]:
+    """Requests and failures of each provider of whose requests at least `share` have failed."""
+    found: dict[str, tuple[int, int]] = {}
+    for (provider, _), requests, failures in traffic.counts.latencies.items():
+        known = found.get(provider, (0, 0))
+        found[provider] = known[0] + requests, known[1] + failures
+    return {
+        provider: (requests, failures)
+        for provider, (requests, failures) in found.items()
+        if provider != GATEWAY and failures and failures / requests >= share
+    }
+
+
+class _Blame:
+    """Failures of keys or providers by the upstream that they came from, in the order of blame.
+
+    Either each key is looked up with each upstream, or all blame is grouped by key before: what
+    takes fewer steps.
+
+    Args:
+        traffic: Where they are counted.
+        kind: "key" or "provider".
+        identities: How many keys or providers there are at most.
+    """
+
+    def __init__(self, traffic: Traffic, kind: str, identities: int) -> None:
+        self._kind = kind
+        self._blame = traffic.counts.failures_by_upstream
+        self._upstreams = list(traffic.counts.upstreams)
+        self._is_grouped = identities * len(self._upstreams) > len(self._blame)
+        self._groups: dict[str, list[Upstream]] = {}
+
+    def prepare(self) -> Iterator[None]:
+        """Group the blame, with a pause after each entry."""
+        for kind, identity, upstream in self._blame if self._is_grouped else ():
+            if kind == self._kind:
+                self._groups.setdefault(identity, []).append(upstream)
+            yield None
+
+    def of(self, identity: str) -> Counter[str]:
+        """Return the failures of one key or provider by upstream."""
+        upstreams = self._groups.get(identity, []) if self._is_grouped else self._upstreams
+        blamed: Counter[str] = Counter()
+        for upstream in upstreams:
+            failures, _ = self._blame.get((self._kind, identity, upstream))
+            if failures:
+                blamed[":".join(upstream)] = failures
+        return blamed
+
+
+def _numbers(
+    requests: int, failures: int, threshold: float, blamed: Counter[str]
+) -> dict[str, object]:
+    numbers: dict[str, object] = {"requests": requests, "errors": failures, "threshold": threshold}
+    if blamed:
+        numbers["upstreams"] = dict(blamed.most_common(_MAX_UPSTREAMS_SHOWN))
+    return numbers

@@ -1,0 +1,476 @@
+"""The alerts as they stand, and what each round makes of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+from uuid import uuid4
+
+from .lifecycle import RANKS, Alert, Finding, Severity, Transition, step
+from .serialization import finding_from_dict, finding_to_dict, number
+from .sinks import AlertEvent
+from .steps import STEP, Steps, batches
+from .store.records import Ack, AlertRecord, State, TransitionRecord
+
+MOST_OPEN = 10_000  # alerts of one rule
+
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
+
+
+Counts = Counter[tuple[str, str, str]]
+
+
+@dataclass(slots=True)
+class AlertChanges:
+    """What a round has made of the alerts.
+
+    Attributes:
+        events: What happened to them.
+        notifications: What is to be told of them: less in a silence, and more when it is over.
+        alerts: Those that have changed, as they are to be kept.
+        transitions: What happened to them, as it is to be kept; reminders are no news.
+        forgotten: The ids of those that never fired, and are not found any more.
+    """
+
+    events: list[AlertEvent] = field(default_factory=list)
+    notifications: list[AlertEvent] = field(default_factory=list)
+    alerts: list[AlertRecord] = field(default_factory=list)
+    transitions: list[TransitionRecord] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+
+    @property
+    def changes(self) -> int:
+        """Return how many alerts changed in any way."""
+        return max(len(self.alerts) + len(self.forgotten), len(self.notifications))
+
+
+@dataclass(slots=True)
+class Staged:
+    """The outcome of one evaluation of one rule, before `Board.commit` puts it in force.
+
+    Attributes:
+        rule: Its name.
+        episodes: Its alerts afterwards, by fingerprint.
+        news: What changed, in pieces of at most 50 alerts; at least one.
+        counts: How the number of alerts of each kind changes.
+        left_out: Findings that became no alert, because the rule has too many.
+    """
+
+    rule: str
+    episodes: dict[str, Episode]
+    news: list[AlertChanges]
+    counts: Counts = field(default_factory=Counter)
+    left_out: int = 0
+
+    def put(self, fingerprint: str, before: Episode | None, after: Episode | None) -> None:
+        """Put an alert in place of what it was; None: there is none."""
+        if after is before:
+            return
+        if before is not None:
+            self.counts[_kind(before)] -= 1
+        if after is None:
+            self.episodes.pop(fingerprint, None)
+        else:
+            self.counts[_kind(after)] += 1
+            self.episodes[fingerprint] = after
+
+
+class AlertTracker:
+    """The open alerts of each rule.
+
+    Evaluations work on copies: what the other methods return changes in `commit` alone.
+
+    Args:
+        rules: The names of the rules; each has alerts of its own.
+        cooldown: Seconds between two reminders of an alert.
+        is_silenced: Returns, in bounded steps, True if a silence matches a finding at a time.
+        new_id: Returns the id of a new episode.
+        most: Open alerts of one rule; further findings become no alert, the least severe first.
+
+    Attributes:
+        overflowed: Findings that became no alert, because their rule had too many.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[str],
+        *,
+        cooldown: float,
+        is_silenced: Callable[[Finding, float], Steps[bool]],
+        new_id: Callable[[], str] = lambda: uuid4().hex,
+        most: int = MOST_OPEN,
+    ) -> None:
+        self.overflowed = 0
+        self._episodes: dict[str, dict[str, Episode]] = {rule: {} for rule in rules}
+        self._cooldown = cooldown
+        self._is_silenced = is_silenced
+        self._new_id = new_id
+        self._most = most
+        self._full = set[str]()
+        self._counts: Counts = Counter()
+
+    def resume(
+        self, record: AlertRecord, *, now: float, at: float, news: AlertChanges
+    ) -> Finding | None:
+        """Go on with an alert that was kept, and give what was found of it.
+
+        None means that it does not go on: it cannot be read, its rule is gone, or it has fired
+        anew while the store could not be read. It is over then, as `news` says.
+        """
+        try:
+            episode = episode_of(record, now=now, at=at)
+        except (KeyError, TypeError, ValueError) as error:
+            logger.error("the alert %s that was kept cannot be read: %r", record.id, error)
+            news.alerts.append(
+                replace(record, state="resolved", resolved_at=at, resolve_reason="unreadable")
+            )
+            return None
+        episodes = self._episodes.get(record.rule)
+        if episodes is not None and episode.fingerprint not in episodes:
+            episodes[episode.fingerprint] = episode
+            self._counts = self._counts + Counter([_kind(episode)])
+            return episode.alert.finding
+        if not episode.fires:
+            news.forgotten.append(episode.id)
+            return None
+        reason = "fired anew" if episodes is not None else "its rule is gone"
+        news.alerts.append(record_of(episode, now=now, at=at, over=reason))
+        if episodes is None:
+            news.transitions.append(episode.transition("resolved", at))
+            if episode.notified_severity is not None:
+                news.notifications.append(_resolved(episode, at))
+        return None
+
+    def release_held(self) -> Steps[None]:
+        """Stop holding alerts restored from the store; evaluate them from current data."""
+        for episodes in self._episodes.values():
+            for batch in batches(list(episodes.items())):
+                for fingerprint, episode in batch:
+                    if episode.held_until > -math.inf:
+                        episodes[fingerprint] = replace(episode, held_until=-math.inf)
+                if len(batch) == STEP:
+                    yield
+
+    def acknowledge(self, alert_id: str, ack: Ack | None) -> None:
+        """Note who has seen an alert; whoever has is not reminded of it."""
+        for episode in self._every():
+            if episode.id == alert_id:
+                self._put(replace(episode, ack=ack))
+
+    def advance(
+        self, rule: str, findings: Iterable[Finding], now: float, at: float
+    ) -> Steps[Staged]:
+        """Return what one evaluation makes of the alerts of one rule, for `commit`.
+
+        Args:
+            rule: Its name.
+            findings: What it finds now.
+            now: Seconds of the engine's clock.
+            at: Seconds since the epoch.
+        """
+        episodes, findings = self._episodes[rule], list(findings)
+        if not episodes and not findings:
+            return Staged(rule, episodes, [AlertChanges()])
+        found = yield from _worst(findings)
+        new = yield from _by_severity(found, episodes)
+        room = max(self._most - len(episodes), 0)
+        opened = new[:room]
+        staged = Staged(rule, dict(episodes), [AlertChanges()], left_out=len(new) - len(opened))
+        for position, fingerprint in enumerate([*episodes, *opened], 1):
+            before, finding = episodes.get(fingerprint), found.get(fingerprint)
+            if before is None or not before.is_held(finding, now):
+                news = staged.news[-1]
+                episode = yield from self._step(rule, before, finding, now, at, news)
+                staged.put(fingerprint, before, episode)
+            if not position % STEP:
+                staged.news.append(AlertChanges())
+                yield
+        return staged
+
+    def commit(self, staged: Staged) -> None:
+        """Put the outcome of an evaluation in force."""
+        self._episodes[staged.rule] = staged.episodes
+        if staged.counts:
+            counts = Counter(self._counts)
+            counts.update(staged.counts)
+            self._counts = +counts  # without zeros
+        self.overflowed += staged.left_out
+        if staged.left_out and staged.rule not in self._full:
+            logger.warning(
+                "too many open alerts: rule=%s open=%d left_out=%d (logged once until all fit)",
+                staged.rule,
+                len(staged.episodes),
+                staged.left_out,
+            )
+        (self._full.add if staged.left_out else self._full.discard)(staged.rule)
+
+    def firing(self) -> Steps[list[AlertEvent]]:
+        """Return a "fired" event for every firing alert that was reported, with current values."""
+        events = list[AlertEvent]()
+        for batch in batches(self._every()):
+            events += [each.as_notified() for each in batch if each.notified_severity is not None]
+            if len(batch) == STEP:
+                yield
+        return events
+
+    def findings(self) -> list[Finding]:
+        """What was last found of all that fires, told or not."""
+        return [each.alert.finding for each in self._every() if each.fires]
+
+    def counts(self) -> Mapping[tuple[str, str, str], int]:
+        """Return the number of alerts by type, severity and state."""
+        return self._counts  # replaced as a whole: a scrape may run in another thread
+
+    def _step(
+        self,
+        rule: str,
+        before: Episode | None,
+        finding: Finding | None,
+        now: float,
+        at: float,
+        news: AlertChanges,
+    ) -> Steps[Episode | None]:
+        """Return one alert after an evaluation, or None if it is over, and add to `news`."""
+        stood = None if before is None else before.alert
+        alert, happened = step(stood, finding, now=now, cooldown=self._cooldown)
+        stands = cast(Alert, alert or stood)  # a new alert has a finding that fires
+        if before is not None and alert is stood and not before.is_untold(happened):
+            return before
+        episode = before or Episode(self._new_id(), rule, stands, started_at=at)
+        episode = replace(episode, alert=stands)
+        if happened == "fired":
+            episode = replace(episode, fired_at=at)
+        if happened is not None:
+            previous = None if stood is None else stood.finding.severity
+            news.events.append(episode.event(happened, at, previous))
+            if happened != "reminded":
+                news.transitions.append(episode.transition(happened, at))
+        episode = yield from self._notify(episode, happened, at, news)
+        if alert is None and not episode.fires:
+            news.forgotten.append(episode.id)
+        elif episode != before or alert is None:
+            over = "not found any more" if alert is None else None
+            news.alerts.append(record_of(episode, now=now, at=at, over=over))
+        return None if alert is None else episode
+
+    def _notify(
+        self, episode: Episode, happened: Transition | None, at: float, news: AlertChanges
+    ) -> Steps[Episode]:
+        """Add to `news` what is to be reported of an alert, and return the alert afterwards."""
+        told = (
+            notification_for(episode.notified_severity, episode.severity, happened)
+            if episode.fires
+            else None
+        )
+        if told is None or (told == "reminded" and episode.ack is not None):
+            return episode
+        if told == "resolved":
+            news.notifications.append(_resolved(episode, at))
+            return episode
+        if (yield from self._is_silenced(episode.alert.finding, at)):
+            return episode
+        news.notifications.append(episode.event(told, at, episode.notified_severity))
+        return replace(episode, notified_severity=episode.severity)
+
+    def _every(self) -> Iterator[Episode]:
+        # A scrape may run in another thread.
+        for episodes in list(self._episodes.values()):
+            yield from list(episodes.values())
+
+    def _put(self, episode: Episode) -> None:
+        self._episodes[episode.rule][episode.fingerprint] = episode
+
+
+def _kind(episode: Episode) -> tuple[str, str, str]:
+    return episode.alert.finding.type, episode.severity, episode.alert.state
+
+
+def _resolved(episode: Episode, at: float) -> AlertEvent:
+    return replace(episode.as_notified(), transition="resolved", at=at, id="")
+
+
+def _by_severity(found: Mapping[str, Finding], known: Mapping[str, object]) -> Steps[list[str]]:
+    """Return the fingerprints of new findings that fire, the most severe first."""
+    ranks: dict[int, list[str]] = {rank: [] for rank in sorted(RANKS.values(), reverse=True)}
+    for batch in batches(found.items(), 10 * STEP):
+        for fingerprint, finding in batch:
+            if fingerprint not in known and finding.severity is not None:
+                ranks[finding.rank].append(fingerprint)
+        if len(batch) == 10 * STEP:
+            yield
+    return [fingerprint for rank in ranks.values() for fingerprint in rank]
+
+
+def _worst(findings: Iterable[Finding]) -> Steps[dict[str, Finding]]:
+    """Return the most severe finding of each fingerprint, the first among equals."""
+    found: dict[str, Finding] = {}
+    for batch in batches(findings):
+        for finding in batch:
+            fingerprint = finding.fingerprint
+            known = found.get(fingerprint)
+            if known is None or finding.rank > known.rank:
+                found[fingerprint] = finding
+        if len(batch) == STEP:
+            yield
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """An alert, and what of it is not for its life cycle to know.
+
+    Attributes:
+        id: Its own.
+        rule: The name of the rule that found it.
+        alert: Where it stands.
+        started_at: When it was first found, in seconds since the epoch.
+        fired_at: When it fired, in seconds since the epoch.
+        notified_severity: The severity that was last told of it; None where nothing was.
+        ack: Who has seen it.
+        held_until: In seconds of the engine's clock, until when it proves nothing that the rule
+            finds less of it, or nothing: the process before this one knew more.
+    """
+
+    id: str
+    rule: str
+    alert: Alert
+    started_at: float
+    fired_at: float | None = None
+    notified_severity: Severity | None = None
+    ack: Ack | None = None
+    held_until: float = field(default=-math.inf, compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """What stays the same from one episode to the next."""
+        return self.alert.finding.fingerprint
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is: what was found bad enough to fire has one."""
+        return cast(Severity, self.alert.finding.severity)
+
+    @property
+    def fires(self) -> bool:
+        """It has fired, and is not over."""
+        return self.alert.state != "pending"
+
+    def is_untold(self, happened: Transition | None) -> bool:
+        """Return True if a sink may be due an event, whatever was found."""
+        return happened is not None or (self.fires and self.notified_severity != self.severity)
+
+    def is_held(self, finding: Finding | None, now: float) -> bool:
+        """Whether it stays as it is, since what is found now need not be all there is."""
+        if now >= self.held_until:
+            return False
+        return finding is None or finding.rank < self.alert.finding.rank
+
+    def event(self, transition: Transition, at: float, previous: Severity | None) -> AlertEvent:
+        """What to tell of it."""
+        changed = transition in ("escalated", "deescalated")
+        return AlertEvent(
+            transition,
+            self.alert.finding,
+            at,
+            alert_id=self.id,
+            previous=previous if changed else None,
+            fired_at=self.fired_at,
+        )
+
+    def as_notified(self) -> AlertEvent:
+        """That it has fired, as it would be told anew: as severe as is known, found as it is."""
+        finding = replace(self.alert.finding, severity=self.notified_severity)
+        at = self.started_at if self.fired_at is None else self.fired_at
+        return replace(self.event("fired", at, None), finding=finding)
+
+    def transition(self, transition: Transition, at: float) -> TransitionRecord:
+        """What has happened to it, to be kept."""
+        return TransitionRecord(
+            self.id,
+            self.fingerprint,
+            transition,
+            self.severity,
+            number(self.alert.finding.value) or 0.0,
+            at,
+        )
+
+
+def record_of(episode: Episode, *, now: float, at: float, over: str | None = None) -> AlertRecord:
+    """An episode as it is kept.
+
+    Args:
+        episode: As it stands, or stood when it ended.
+        now: Seconds of the engine's clock.
+        at: The same moment in seconds since the epoch.
+        over: Why it has ended; None where it has not.
+    """
+    alert, shift = episode.alert, at - now
+    state: State = "resolved" if over else alert.state
+    return AlertRecord(
+        episode.id,
+        episode.fingerprint,
+        episode.rule,
+        alert.finding.type,
+        episode.severity,
+        state,
+        finding_to_dict(alert.finding),
+        since=at if over else alert.since + shift,
+        told=alert.notified_at + shift,
+        started_at=episode.started_at,
+        fired_at=episode.fired_at,
+        resolved_at=at if over else None,
+        resolve_reason=over,
+        ack=episode.ack,
+        told_as=episode.notified_severity,
+    )
+
+
+def episode_of(record: AlertRecord, *, now: float, at: float) -> Episode:
+    """The episode that was kept as `record`, to go on with.
+
+    The time in between has passed for it too: what was pending has lasted that much longer.
+
+    Raises:
+        KeyError, TypeError, ValueError: Its finding is none.
+    """
+    shift, finding = now - at, finding_from_dict(record.finding)
+    if record.state == "resolved" or finding.severity != record.severity:
+        raise ValueError(f"an alert that goes on is not {record.state}, {finding.severity}")
+    return Episode(
+        record.id,
+        record.rule,
+        # A wall clock that was set back must not hold it in the future.
+        Alert(finding, record.state, min(record.since + shift, now), min(record.told + shift, now)),
+        record.started_at,
+        record.fired_at,
+        record.told_as,
+        record.ack,
+        held_until=now + finding.window,
+    )
+
+
+def notification_for(
+    notified_severity: Severity | None, severity: Severity, happened: Transition | None
+) -> Transition | None:
+    """What is news of an alert that has fired, to those who heard of it as `notified_severity`.
+
+    It makes no difference when they were kept from hearing of it: whoever heard of an alert
+    hears of its end, whoever did not does not, and a silence that ends tells what fires still.
+
+    Args:
+        notified_severity: The severity that was last told, or None where nothing was.
+        severity: How bad it is.
+        happened: What its life cycle says, if anything.
+    """
+    if happened == "resolved":
+        return None if told_as is None else "resolved"
+    if told_as is None:
+        return "fired"
+    if severity != told_as:
+        return "escalated" if RANKS[severity] > RANKS[told_as] else "deescalated"
+    return "reminded" if happened == "reminded" else None

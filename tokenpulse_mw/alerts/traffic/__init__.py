@@ -1,0 +1,14 @@
+"""What is remembered of the recent past for each subject, in bounded memory and bounded time."""
+
+from .rolling_window import OVERFLOW, ErrorWindow, EvaluationCounter, Hot, RollingWindow
+from .streaks import Streak, Streaks
+
+__all__ = [
+    "OVERFLOW",
+    "ErrorWindow",
+    "EvaluationCounter",
+    "Hot",
+    "RollingWindow",
+    "Streak",
+    "Streaks",
+]

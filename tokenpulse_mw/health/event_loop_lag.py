@@ -1,0 +1,75 @@
+"""How late the event loop is: what blocks it holds up every request."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from ..lifespan import background_tasks
+from ..validation import check_seconds
+from .results import CheckResult, Status
+
+_EVERY = 0.25  # seconds
+
+
+_LOOKS = 40  # ten seconds
+
+
+class EventLoopLag:
+    """A check of how late the event loop has run lately, in the worst of the last ten seconds.
+
+    It measures while it is `running()`, which `HealthRouter.running()` sees to.
+
+    Args:
+        warn: Seconds from which the check warns.
+        fail: Seconds from which it fails, so that the service is not ready; None never does.
+
+    Raises:
+        ValueError: `warn` is not above 0, or `fail` not above `warn`.
+    """
+
+    def __init__(self, *, warn: float = 0.5, fail: float | None = None) -> None:
+        check_seconds("warn", warn)
+        if fail is not None:
+            check_seconds("fail", fail)
+        self._warn, self._fail = warn, math.inf if fail is None else fail
+        if self._fail <= warn:
+            raise ValueError(f"fail must be above warn ({warn!r} seconds), got {fail!r}")
+        self._lags: deque[float] = deque(maxlen=_LOOKS)
+
+    async def __call__(self) -> CheckResult:
+        """What has been measured lately."""
+        if not self._lags:
+            return CheckResult(status="warn", output="not measured, as it is not running")
+        return to_result(max(self._lags), warn=self._warn, fail=self._fail)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Measure until the body is over."""
+        self._lags.append(0.0)
+        async with background_tasks(self._measure):
+            try:
+                yield
+            finally:
+                self._lags.clear()
+
+    async def _measure(self) -> None:
+        while True:
+            due = anyio.current_time() + _EVERY
+            await anyio.sleep_until(due)
+            self._lags.append(max(0.0, anyio.current_time() - due))
+
+
+def to_result(lag: float, *, warn: float, fail: float) -> CheckResult:
+    """What to say of a lag in seconds."""
+    status: Status = "fail" if lag >= fail else "warn" if lag >= warn else "pass"
+    return CheckResult(
+        status=status,
+        observed_value=round(lag, 3),
+        observed_unit="s",
+        output="something blocks the event loop",
+    )

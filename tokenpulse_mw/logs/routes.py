@@ -1,0 +1,104 @@
+"""The settings that can be changed while the process runs: the log level."""
+
+from __future__ import annotations
+
+import logging
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ..exchange import drop_exchange
+from ..web.auth import Authorize, Guard
+from ..web.body import read_body
+from ..web.problems import ProblemError, invalid, problem_response
+from .levels import LEVELS, check_level, log_level, set_log_level
+
+logger = logging.getLogger("tokenpulse_mw.settings")
+
+
+_PATH = "/admin/settings"
+
+
+_METHODS = ["GET", "HEAD", "PUT", "OPTIONS"]
+
+
+class SettingsBody(Struct, forbid_unknown_fields=True):
+    """What the settings are to be."""
+
+    log_level: str
+
+
+def settings_routes(*, authorize: Authorize) -> list[Route]:
+    """`GET` and `PUT /admin/settings`: `{"log_level": "INFO"}`.
+
+    A change holds at once, for this process, and is logged, with the name that `authorize` gives
+    or else the client's address. What is refused is answered with problem details (RFC 9457);
+    whoever is not let in gets 401. What is let in is left out of request metrics and alert
+    statistics.
+
+    Args:
+        authorize: Says whether a request is let in, as a bearer guard does, or gives the name of
+            whoever asks; it may be async.
+
+    Raises:
+        ValueError: `authorize` cannot be called: these settings are not for everyone.
+    """
+    settings = _Settings(Guard(authorize, of="settings_routes"))
+    # With a slash too, so that no token comes to a catch-all route, and from there to a vendor.
+    return [Route(path, settings) for path in (_PATH, f"{_PATH}/")]
+
+
+class _Settings:
+    """An ASGI application that answers every method, so that no token reaches a catch-all route."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            response = await self._answer(Request(scope, receive))
+        except ProblemError as refused:
+            response = problem_response(refused)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        name = await self._guard.authorize(request)
+        drop_exchange(request.scope)
+        allow = {"allow": ", ".join(_METHODS)}
+        if request.method not in _METHODS:
+            detail = f"Method not allowed. Allowed methods: {allow['allow']}."
+            raise ProblemError(405, detail, headers=allow)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        if request.method == "PUT":
+            body = await read_body(request, SettingsBody, optional=False)
+            _set(_level(body.log_level), name or _client(request))
+        return JSONResponse({"log_level": log_level()}, headers={"cache-control": "no-store"})
+
+
+def _level(level: str) -> str:
+    try:
+        return check_level(level)
+    except ValueError:
+        raise invalid((("log_level",), f"must be one of {', '.join(LEVELS)}")) from None
+
+
+def _set(level: str, who: str) -> None:
+    """Change the level, and log it while the more talkative of the two holds."""
+    before = log_level()
+    told = ("log level changed from %s to %s, asked by %s", before, level, who)
+    if LEVELS[level] > LEVELS[before]:
+        logger.warning(*told)
+        set_log_level(level)
+    else:
+        set_log_level(level)
+        if level != before:
+            logger.warning(*told)
+
+
+def _client(request: Request) -> str:
+    return "a client without an address" if request.client is None else request.client.host

@@ -1,0 +1,119 @@
+"""The meter of compressed answers: decodes them, and lets the meter of what they say read that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .account import UsageAccount, UsageMeter
+from .bounds import (
+    COMPRESSED_BYTE_WORK_NS,
+    DECODED_BYTE_WORK_NS,
+    MAX_DECODED_AT_FIRST_BYTES,
+    MAX_DECODED_BYTES,
+    MAX_DECODED_PER_BYTE_BYTES,
+    MAX_SLICE_BYTES,
+)
+from .budget import slices
+from .decompress import CorruptError, Decoder
+
+
+class CompressedMeter:
+    """Reads an answer through the content codings that were applied to it.
+
+    What is corrupt, or says much more than its size or more than `most` bytes in all, is counted as
+    unreadable once, and no more of it is decoded; what it has said before counts.
+
+    Args:
+        meter: Reads what the answer says.
+        decoders: Undo the codings, in this order.
+        most: Bytes that are decoded at the most, those between two codings included.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_budget",
+        "_corrupt",
+        "_decoders",
+        "_left",
+        "_meter",
+        "_reserve",
+        "account",
+        "awaits_output",
+    )
+
+    def __init__(
+        self, meter: UsageMeter, decoders: Sequence[Decoder], *, most: int = MAX_DECODED_BYTES
+    ) -> None:
+        self.account: UsageAccount = meter.account
+        self.awaits_output = meter.awaits_output
+        self._meter = meter
+        self._decoders = decoders
+        self._left = min(most, MAX_DECODED_AT_FIRST_BYTES)  # bytes that may be decoded now
+        self._reserve = most - self._left  # and those that what comes may add to them
+        self._begun = False
+        self._corrupt = False
+        self._budget = meter.account.budget
+        self._budget.encoded = True
+
+    def feed(self, chunk: bytes) -> None:
+        """Decode `chunk` and examine the result."""
+        if not chunk or not self._decoders:
+            return
+        self._begun = True
+        earned = min(MAX_DECODED_PER_BYTE_BYTES * len(chunk), self._reserve)
+        self._reserve -= earned
+        self._left += earned
+        self._budget.start(len(chunk), encoded=True)
+        try:
+            data = bytes(chunk)  # applications send any kind of them
+            for piece in (data,) if len(data) <= MAX_SLICE_BYTES else slices(data):
+                for decoded in self._decoded(piece, 0):
+                    self._meter.feed(decoded)
+        except CorruptError:
+            self._corrupt = True
+            self._decoders = ()
+        if self._budget.exhausted:
+            self._decoders = ()
+        self.awaits_output = self._meter.awaits_output
+
+    def _decoded(self, data: bytes, step: int) -> Iterator[bytes]:
+        if step == len(self._decoders):
+            yield data
+            return
+        if not self._budget.spend(COMPRESSED_BYTE_WORK_NS * len(data)):
+            return
+        for piece in self._decoders[step].feed(data):
+            self._left -= len(piece)
+            if self._left < 0:
+                raise CorruptError("it says more than will be decoded")
+            if not self._budget.spend(DECODED_BYTE_WORK_NS * len(piece)):
+                return
+            yield from self._decoded(piece, step + 1)
+
+    def finish(self, *, complete: bool) -> None:
+        """Examine what is left; a body that ends inside a coding is not complete."""
+        decoders = self._decoders
+        ended = bool(decoders) and all(decoder.ended for decoder in decoders)
+        self._decoders = ()
+        self._budget.start(0, encoded=True)
+        self._meter.finish(complete=complete and ended)
+        self.awaits_output = self._meter.awaits_output
+        cut = complete and self._begun and not ended and not self._budget.exhausted
+        self.account.unreadable += self._corrupt or cut
+
+
+class UnsupportedEncodingMeter:
+    """Stands for an answer in a coding that cannot be undone here: its usage is missing."""
+
+    __slots__ = ("account", "awaits_output")
+
+    def __init__(self) -> None:
+        self.account = UsageAccount()
+        self.awaits_output = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Look at nothing."""
+
+    def finish(self, *, complete: bool) -> None:
+        """Tell whether the body came to its end, which is all that is known of it."""
+        self.account.complete = complete

@@ -1,0 +1,261 @@
+"""Which decoders undo the codings of an answer."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from importlib import import_module
+from typing import Any, Protocol
+
+from .bounds import MAX_CODINGS, MAX_COMPRESSED_FRAMES, MAX_WINDOW_LOG_BROTLI, MAX_WINDOW_LOG_ZSTD
+from .budget import slices
+
+# No coding at all; some servers write these for it, none of which is registered but the first.
+_PLAIN = (b"identity", b"none", b"utf-8")
+
+
+def decoders_for(
+    encoding: bytes, load: Callable[[str], Any] = import_module
+) -> list[DecoderFactory] | None:
+    """What undoes this Content-Encoding, in the order of undoing it, or None where nothing can.
+
+    Args:
+        encoding: The header's value, in which the coding applied last is named last.
+        load: Finds an installed package by its name, or raises ImportError.
+    """
+    names = [name for part in encoding.lower().split(b",") if (name := part.strip(b" \t"))]
+    makes: list[DecoderFactory] = []
+    for name in reversed(names):
+        if name in _PLAIN:
+            continue
+        make = _maker(name, load)
+        if make is None or len(makes) == MAX_CODINGS:
+            return None
+        makes.append(make)
+    return makes
+
+
+@lru_cache(maxsize=64)
+def _maker(name: bytes, load: Callable[[str], Any]) -> DecoderFactory | None:
+    if name in (b"gzip", b"x-gzip"):
+        return Gzip
+    if name == b"deflate":
+        return Deflate
+    if name == b"br":
+        return find_brotli(load)
+    return find_zstd(load) if name == b"zstd" else None
+
+
+def find_brotli(load: Callable[[str], Any]) -> DecoderFactory | None:
+    """The decoder of brotli, or None where no package has one that can be bounded."""
+    for name in ("brotli", "brotlicffi"):
+        try:
+            module = load(name)
+            module.Decompressor().process(b"", output_buffer_limit=PIECE)
+        except (ImportError, TypeError):  # older ones put no bound to what comes out
+            continue
+        return partial(_Brotli, module)
+    return None
+
+
+class _Brotli:
+    """Decoder of brotli; a stream whose window is larger than 4 MiB is rejected before it is read.
+
+    The decoder allocates the window, whose size the first byte of the stream states.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._error = module.error
+        self._stream = module.Decompressor()
+        self._begun = False
+
+    @property
+    def ended(self) -> bool:
+        return bool(self._stream.is_finished())
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if data and not self._begun:
+            self._begun = True
+            if window_log(data[0]) > MAX_WINDOW_LOG_BROTLI:
+                raise CorruptError("its window is larger than 4 MiB")
+        try:
+            for sip in slices(data, SIP):
+                # The decoder takes in all of it, and outputs the rest when it is called again.
+                while not self._stream.is_finished():
+                    if not (piece := self._stream.process(sip, output_buffer_limit=PIECE)):
+                        break
+                    yield piece
+                    sip = b""
+        except self._error as error:
+            raise CorruptError(str(error)) from error
+
+
+def window_log(first: int) -> int:
+    """Return the binary logarithm of the window that the first byte of a stream states.
+
+    RFC 7932, section 9.1. The prefix of "large window" brotli, which the RFC does not have, and
+    which may state up to 1 GiB, is read as 63.
+    """
+    if not first & 1:
+        return 16
+    if high := first >> 1 & 7:
+        return 17 + high
+    low = first >> 4 & 7
+    if low == 1:
+        return 63
+    return 8 + low if low else 17
+
+
+PIECE = 64 * 1024  # bytes that are handed on at once
+
+
+SIP = 4 * 1024  # bytes that are taken in at once: what is left of them is copied at each step
+
+
+class CorruptError(Exception):
+    """Bytes that are not what their coding says."""
+
+
+class Decoder(Protocol):
+    """Undoes one content coding."""
+
+    @property
+    def ended(self) -> bool:
+        """What has come may end here."""
+        ...
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What `data` says, piece by piece.
+
+        Raises:
+            CorruptError: It says nothing in this coding; the pieces handed on before are good.
+        """
+        ...
+
+
+DecoderFactory = Callable[[], Decoder]
+
+
+def _count_frame(left: int) -> int:
+    """What is left of the frames that will be decoded, when one more has begun.
+
+    Raises:
+        CorruptError: None is left.
+    """
+    if not left:
+        raise CorruptError("it has more frames than will be decoded")
+    return left - 1
+
+
+_GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15  # by zlib's numbers
+
+
+_PADDING = b"\0"  # may stand behind each member of a gzip
+
+
+class Gzip:
+    """gzip, of one member or of several."""
+
+    def __init__(self) -> None:
+        self._left = MAX_COMPRESSED_FRAMES
+        self._inflate = zlib.decompressobj(_GZIP)
+
+    @property
+    def ended(self) -> bool:
+        """What has come may end here."""
+        return self._inflate.eof
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What `data` says, piece by piece."""
+        for sip in slices(data, SIP):
+            if self._inflate.eof:
+                sip = sip.lstrip(_PADDING)
+            while sip:
+                if self._inflate.eof:
+                    self._left = _count_frame(self._left)
+                    self._inflate = zlib.decompressobj(_GZIP)
+                yield from _inflated(self._inflate, sip)
+                sip = self._inflate.unused_data.lstrip(_PADDING)
+
+
+class Deflate:
+    """deflate in zlib's wrapping, as it should be, or without it, as some servers send it."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._inflate: zlib._Decompress | None = None
+
+    @property
+    def ended(self) -> bool:
+        """What has come may end here."""
+        return self._inflate is not None and self._inflate.eof
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What `data` says, piece by piece."""
+        if self._inflate is None:
+            data = self._head = self._head + data
+            if len(data) < 2:
+                return
+            wrapped = data[0] & 15 == 8 and not int.from_bytes(data[:2]) % 31
+            self._inflate = zlib.decompressobj(_ZLIB if wrapped else _RAW_DEFLATE)
+        for sip in slices(data, SIP):
+            if not self._inflate.eof:
+                yield from _inflated(self._inflate, sip)
+
+
+def _inflated(inflate: Any, sip: bytes) -> Iterator[bytes]:
+    """What `sip` says; all of it has been taken in then, but for what follows the end."""
+    try:
+        full = True
+        while sip or full:  # a full piece may have left something behind inside
+            if piece := inflate.decompress(sip, PIECE):
+                yield piece
+            sip, full = inflate.unconsumed_tail, len(piece) == PIECE
+    except zlib.error as error:
+        raise CorruptError(str(error)) from error
+
+
+def find_zstd(load: Callable[[str], Any]) -> DecoderFactory | None:
+    """Return the decoder of zstd, or None if no module has one."""
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            return partial(_Zstd, load(name))
+        except ImportError:
+            continue
+    return None
+
+
+class _Zstd:
+    """Decoder of one zstd frame or of several."""
+
+    def __init__(self, module: Any) -> None:
+        options = {module.DecompressionParameter.window_log_max: MAX_WINDOW_LOG_ZSTD}
+        self._make = partial(module.ZstdDecompressor, options=options)
+        self._error = module.ZstdError
+        self._left = MAX_COMPRESSED_FRAMES
+        self._frame = self._make()
+
+    @property
+    def ended(self) -> bool:
+        return bool(self._frame.eof)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        try:
+            for sip in slices(data, SIP):
+                while sip:
+                    if self._frame.eof:
+                        self._left = _count_frame(self._left)
+                        self._frame = self._make()
+                    yield from self._frame_says(sip)
+                    sip = self._frame.unused_data
+        except self._error as error:
+            raise CorruptError(str(error)) from error
+
+    def _frame_says(self, sip: bytes) -> Iterator[bytes]:
+        more = True
+        while more:
+            if piece := self._frame.decompress(sip, PIECE):
+                yield piece
+            sip = b""
+            more = not (self._frame.eof or self._frame.needs_input)

@@ -1,0 +1,80 @@
+"""The meter of AWS eventstream answers, which Amazon Bedrock streams."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .account import UsageAccount
+from .bounds import FRAME_WORK_NS, MAX_DOCUMENT_BYTES
+from .budget import slices
+from .document import UNREADABLE
+from .eventstream import Frame, FrameBuffer
+from .failure import has_sign
+from .statement import COUNT
+
+
+class _Chunk(msgspec.Struct):
+    """What InvokeModel streams: the events of a model's own vendor, in base64."""
+
+    event: bytes = msgspec.field(default=b"", name="bytes")
+
+
+_chunks = msgspec.json.Decoder(_Chunk)
+
+
+class EventStreamMeter:
+    """Reads an answer that is a stream of eventstream frames.
+
+    Converse names its events in a header of the frame; InvokeModel wraps those of the vendor.
+    """
+
+    __slots__ = ("_frames", "account", "awaits_output")
+
+    def __init__(self, *, longest: int = MAX_DOCUMENT_BYTES) -> None:
+        self.account = UsageAccount()
+        self.awaits_output = True
+        self._frames = FrameBuffer(longest=longest)
+
+    def feed(self, chunk: bytes) -> None:
+        """Examine the frames that `chunk` completes."""
+        budget = self.account.budget
+        budget.start(len(chunk))
+        for piece in slices(bytes(chunk)):
+            if budget.exhausted:
+                self._frames.stop()
+                return
+            unreadable = self._frames.unreadable
+            frames = self._frames.feed(piece)
+            budget.spend(2 * FRAME_WORK_NS * (self._frames.unreadable - unreadable))
+            for frame in frames:
+                if budget.spend(FRAME_WORK_NS):
+                    self._take(frame)
+
+    def finish(self, *, complete: bool) -> None:
+        """Count what could not be read; what ends inside a frame has not come to its end."""
+        ledger, frames = self.account, self._frames
+        stopped = ledger.budget.exhausted
+        ledger.complete = complete and not (frames.inside or frames.broken or stopped)
+        ledger.unreadable += frames.unreadable + (stopped or (complete and frames.inside))
+
+    def _take(self, frame: Frame) -> None:
+        ledger, kind = self.account, frame.headers.get(b":event-type")
+        if frame.headers.get(b":message-type", b"event") != b"event":  # "exception" or "error"
+            ledger.failed = True
+            return
+        ledger.events += 1
+        data = self._vendors(frame.payload) if kind == b"chunk" else frame.payload
+        if self.awaits_output:
+            self.awaits_output = not ledger.check_first_token(data)
+        if COUNT.search(data) is not None:
+            ledger.add_usage_events([data])
+        if has_sign(data):
+            ledger.check_error(data)
+
+    def _vendors(self, payload: bytes) -> bytes:
+        """The event of the model's own vendor, or nothing where it cannot be read."""
+        try:
+            return _chunks.decode(payload).event
+        except UNREADABLE:
+            self.account.unreadable += 1
+            return b""

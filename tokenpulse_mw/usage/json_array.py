@@ -1,0 +1,106 @@
+"""JSON arrays that are streamed: any chunking in, the same whole objects out, in bounded memory."""
+
+from __future__ import annotations
+
+import re
+
+from .oversized import HEAD, TAIL, usage_from_tail
+
+# One step through JSON: past whole strings and all else, to a bracket, to the quote of a string
+# that goes on in the next chunk, or to the end. It matches at every place, so that the search
+# never begins a second time at what it has passed.
+_STEP = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(?:(["{}\[\]])|\Z)', re.DOTALL)
+
+
+_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+
+
+_QUOTE, _OPENING = b'"'[0], b"{["
+
+
+class JsonArraySplitter:
+    """Holds an array of objects back until whole objects of it can be read.
+
+    Args:
+        longest: Bytes of the longest object that is kept; of a longer one only what its end says
+            of usage is left. One that says nothing there is counted in `overlong`.
+
+    Attributes:
+        closed: The array has come to its end.
+        in_string: What has come ends inside a string.
+    """
+
+    __slots__ = (
+        "_depth",
+        "_escaped",
+        "_head",
+        "_held",
+        "closed",
+        "in_string",
+        "longest",
+        "overlong",
+    )
+
+    def __init__(self, *, longest: int) -> None:
+        self.longest = longest
+        self.overlong = 0
+        self.closed = False
+        self._held = bytearray()  # what has come of the element that is open
+        self._head = b""  # its beginning, when it has grown too long
+        self._depth = 0  # 1 in the array, 2 in an element of it
+        self.in_string = False
+        self._escaped = False  # the last byte was a backslash in a string
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The objects that `chunk` completes."""
+        elements: list[bytes] = []
+        start = 0  # where the open element begins, or goes on, in this chunk
+        for step in _STEP.finditer(chunk, self._after_string(chunk, 0)):
+            place = step.start(1)
+            if place < 0:
+                continue
+            if chunk[place] == _QUOTE:  # of a string that does not end in this chunk
+                self.in_string = True
+                self._after_string(chunk, place + 1)
+                break
+            if chunk[place] in _OPENING:
+                self._depth += 1
+                start = place if self._depth == 2 else start
+            elif not self.closed:
+                self._depth -= 1
+                self.closed = self._depth <= 0
+                if self._depth == 1:
+                    elements += self._complete(chunk[start : place + 1])
+        if self._depth >= 2:
+            self._hold(chunk[start:])
+        return elements
+
+    def _after_string(self, chunk: bytes, position: int) -> int:
+        """Where the string that is open is over; the chunk's end when it goes on."""
+        if not self.in_string or not chunk:
+            return position
+        if not self._escaped and chunk.find(b'"', position) < 0 and b"\\" not in chunk:
+            return len(chunk)  # the middle of a long string
+        end = _STRING.match(chunk, position + self._escaped).end()  # type: ignore[union-attr]
+        self.in_string = end >= len(chunk) or chunk[end] != _QUOTE
+        self._escaped = self.in_string and end < len(chunk)
+        return len(chunk) if self.in_string else end + 1
+
+    def _hold(self, piece: bytes) -> None:
+        held = self._held
+        held += piece
+        if self._head or len(held) > self.longest:
+            self.overlong += not self._head
+            self._head = self._head or bytes(held[: min(HEAD, self.longest)])
+            del held[: -min(TAIL, self.longest)]
+
+    def _complete(self, piece: bytes) -> list[bytes]:
+        """The element that ends with `piece`, if it is an object, or what is left of it."""
+        self._hold(piece)
+        element, head = bytes(self._held), self._head
+        self._held.clear()
+        self._head = b""
+        if head:
+            element = usage_from_tail(head, element)
+            self.overlong -= bool(element)
+        return [element] if element.startswith(b"{") else []

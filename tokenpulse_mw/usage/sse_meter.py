@@ -1,0 +1,181 @@
+"""The meter of server-sent events, which most answers of models are."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+
+from .account import UsageAccount
+from .bounds import MAX_DOCUMENT_BYTES, MAX_SLICE_BYTES
+from .budget import slices
+from .failure import SIGNS
+from .sse import (
+    EventBuffer,
+    count_events,
+    event_bounds,
+    events_matching,
+    parse,
+    split_events,
+    start_of,
+)
+from .statement import last_count
+
+_BATCH = 16 * 1024  # bytes of a stream that are looked through at once
+
+
+class SSEMeter:
+    """Reads an answer that is a stream of server-sent events.
+
+    Until the model's first words every event is looked at as it comes, so that their time can be
+    told; from then on the stream is looked through in batches, and only events that speak of
+    usage are decoded. Errors are looked for in the last events: vendors end a stream with them.
+    """
+
+    __slots__ = ("_batch", "_budget", "_buffer", "_held", "_tail", "account", "awaits_output")
+
+    def __init__(
+        self, *, longest: int = MAX_DOCUMENT_BYTES, ledger: UsageAccount | None = None
+    ) -> None:
+        self.account = UsageAccount() if ledger is None else ledger
+        self.awaits_output = True
+        self._batch = 0  # look through what is held when it is more than this
+        self._buffer = EventBuffer(longest=longest)
+        self._budget = self.account.budget
+        self._held = self._buffer.held
+        self._tail = RecentEvents()
+
+    def feed(self, chunk: bytes) -> None:
+        """Examine the events that `chunk` completes."""
+        held = self._held
+        held += chunk
+        if len(held) > self._batch:
+            self._advance(chunk)
+
+    def _advance(self, chunk: bytes) -> None:
+        held, budget = self._held, self._budget
+        if budget.exhausted:
+            held.clear()
+        elif len(chunk) <= MAX_SLICE_BYTES:
+            whole = self._buffer.take_complete()
+            budget.start(len(whole))
+            self._scan(whole)
+        else:
+            budget.start(len(chunk))
+            del held[-len(chunk) :]
+            self._advance_in_slices(bytes(chunk))
+
+    def _advance_in_slices(self, chunk: bytes) -> None:
+        for piece in slices(chunk):
+            if self._budget.exhausted:
+                return
+            self._held += piece
+            if len(self._held) > self._batch:
+                self._scan(self._buffer.take_complete())
+
+    def finish(self, *, complete: bool) -> None:
+        """Examine what is held, including an event that no blank line has ended."""
+        ledger, buffer = self.account, self._buffer
+        self._budget.start(0)
+        if not self._budget.exhausted:
+            self._finish(complete)
+        ledger.complete = complete and not self._budget.exhausted
+        ledger.unreadable += buffer.overlong + self._budget.exhausted
+
+    def _finish(self, complete: bool) -> None:
+        ledger, buffer = self.account, self._buffer
+        self._scan(buffer.take_complete())
+        unreadable = ledger.unreadable
+        buffer.cut = not complete
+        self._held += b"\n\n"  # ends an event that the vendor has left open
+        self._scan(buffer.take_complete())
+        if not complete:  # an event that was cut in two is nobody's fault
+            ledger.unreadable = min(unreadable, ledger.unreadable)
+        ledger.events += buffer.overlong
+        for block in self._tail.candidates():
+            if not self._budget.spend_event(block):
+                return
+            ledger.check_error(parse(block).data)
+            ledger.failed = ledger.failed or names_error(block)
+
+    def _scan(self, whole: bytes) -> None:
+        if not whole:
+            return
+        if not self._batch:
+            self._scan_for_output(whole)
+        if self.account.counts_events:
+            self.account.events += count_events(whole)
+        self.account.add_usage_events(self._counts(whole))
+        self._tail.add(whole)
+
+    def _scan_for_output(self, whole: bytes) -> None:
+        """Look for the model's first output, as long as it may still come."""
+        ledger = self.account
+        for block in split_events(whole):
+            if not self._budget.spend_event(block):
+                return
+            self.awaits_output = not ledger.check_first_token(parse(block).data)
+            if not (self.awaits_output and ledger.awaits_first_token):
+                self._batch = _BATCH
+                break
+
+    def _counts(self, whole: bytes) -> Iterator[bytes]:
+        """Yield the data of those events that may state a usage, the latest first.
+
+        The latest is mostly sufficient, and is found without a search through the others. A block
+        without data is the JSON of a gateway that calls it a stream, or cannot be read.
+        """
+        start = len(whole)
+        while (place := last_count(whole, start)) >= 0:
+            start, end = event_bounds(whole, place)
+            block = whole[start:end]
+            if not self._budget.spend_event(block):
+                return
+            yield parse(block).data or block
+
+
+_LEAST = 32 * 1024  # bytes at the end of a stream in which an error is looked for
+
+
+_SIGNS = (*map(re.compile, SIGNS), re.compile(rb"event: ?error"))
+
+
+# Google ends a stream with an error that is no event at all, but JSON on lines of its own.
+# No repeat passes the end of a line, at which the pattern begins: the search is linear.
+_BARE_ERROR = re.compile(rb'^[ \t\r]*+(?:\{[ \t\r]*+)?+"error"[ \t\r]*+:', re.MULTILINE)
+
+
+class RecentEvents:
+    """Keeps so many whole events of a stream's end as together pass 32 KiB, the last one always."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, whole: bytes) -> None:
+        """Take in the next events."""
+        pieces = self._pieces
+        piece = _end_of(whole)
+        pieces.append(piece)
+        self._size += len(piece)
+        while self._size - len(pieces[0]) >= _LEAST:
+            self._size -= len(pieces.popleft())
+
+    def candidates(self) -> Iterator[bytes]:
+        """Those events that may tell of an error."""
+        tail = _end_of(b"".join(self._pieces))
+        for sign in _SIGNS:
+            yield from events_matching(sign, tail)
+
+
+def _end_of(whole: bytes) -> bytes:
+    """Its end from the beginning of an event on, so that 32 KiB are passed."""
+    return whole[start_of(whole, len(whole) - _LEAST) :] if len(whole) > _LEAST else whole
+
+
+def names_error(block: bytes) -> bool:
+    """Return True if an event is an error by its name, or is not an event but states an error."""
+    event = parse(block)
+    return event.name == b"error" or (not event.data and _BARE_ERROR.search(block) is not None)

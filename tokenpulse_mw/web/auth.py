@@ -1,0 +1,143 @@
+"""Guards of endpoints: authorization, and refusal of cross-site changes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from hmac import compare_digest
+from inspect import isawaitable
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from ..outages import Outage
+from ..secret import Secret, hide, hide_arguments
+from .problems import ProblemError
+
+logger = logging.getLogger("tokenpulse_mw.web")
+
+
+Allowed = bool | str | None
+
+
+Authorize = Callable[[Request], Allowed | Awaitable[Allowed]]
+
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+_OWN_SITE = {"same-origin", "none"}  # "none": typed by the user, or opened from a bookmark
+
+
+class Guard:
+    """Admit requests that `authorize` accepts and that no other web site has sent.
+
+    A browser adds cookies and the credentials of a proxy to requests that another site makes it
+    send. So a request that may change something is refused if its `Sec-Fetch-Site` or `Origin`
+    header names another origin. Requests without these headers do not come from a browser and
+    pass.
+
+    Args:
+        authorize: Returns True or a name for a request that is admitted; it may be async.
+        of: The guarded part, for the error message.
+
+    Raises:
+        ValueError: `authorize` is not callable.
+    """
+
+    def __init__(self, authorize: Authorize, *, of: str) -> None:
+        if not callable(authorize):
+            raise ValueError(
+                f"{of} needs authorize, a function of the request that gives True or the name of "
+                "whoever is let in, such as bearer(token) of tokenpulse_mw.web, "
+                f"got {_kind(authorize)}"
+            )
+        self._authorize = authorize
+        self._outage = Outage(logger, level=logging.ERROR)
+
+    async def authorize(self, request: Request) -> str:
+        """Return the name of the caller; empty if `authorize` returned True.
+
+        Raises:
+            RefusedError: The request is cross-site, is not authorized, or `authorize` failed.
+            HTTPException: Raised by `authorize`.
+        """
+        if request.method not in _SAFE_METHODS and _is_cross_site(request.headers):
+            raise ProblemError(
+                403,
+                "Cross-site request refused: send it from a page of this origin, or from a "
+                "program that sends neither Sec-Fetch-Site nor Origin.",
+            )
+        try:
+            allowed = self._authorize(request)
+            if isawaitable(allowed):
+                allowed = await allowed
+        except HTTPException:
+            raise  # it refuses in its own words
+        except Exception as error:  # noqa: BLE001 - the request must get an answer
+            # Any client can cause a call, so not each failure gets a traceback in the log.
+            self._outage.failed("authorize failed: nobody is let in", error=error)
+            raise ProblemError(403, "It cannot be told now who may do this.") from None
+        if isinstance(allowed, bool | str | None):
+            self._outage.recovered("authorize works again")
+        else:
+            self._outage.failed("authorize must give True, a name or False, got %r", type(allowed))
+        if allowed is True:
+            return ""
+        if isinstance(allowed, str) and allowed:
+            return allowed
+        raise ProblemError(401, "This is not for everyone.", headers={"www-authenticate": "Bearer"})
+
+
+def _is_cross_site(headers: Headers) -> bool:
+    """Return True if a browser sent the request for a page of another origin.
+
+    `Sec-Fetch-Site` decides if it is present. Browsers omit it over plain HTTP, so then the host
+    and port of `Origin` must be those of `Host`. The scheme is not compared, because a proxy may
+    terminate TLS.
+    """
+    sites = headers.getlist("sec-fetch-site")
+    if sites:
+        return not _OWN_SITE.issuperset(sites)
+    host = headers.get("host", "").lower()
+    return any(
+        origin.lower().partition("://")[2] != host or not host
+        for origin in headers.getlist("origin")
+    )
+
+
+@hide_arguments
+def bearer(token: str | Secret[str]) -> Callable[[Request], bool]:
+    """Return a guard that accepts requests with `Authorization: Bearer <token>` (RFC 6750).
+
+    Tokens are compared in constant time.
+
+    Raises:
+        ValueError: `token` is no text, is empty, or has white space or control characters in it,
+            so that no header could carry it.
+    """
+    token = hide(token).reveal()
+    if not isinstance(token, str):
+        raise ValueError(
+            f"a bearer token must be a text, got {_kind(token)}; if it comes from a variable of "
+            "the environment, see that this is set"
+        )
+    if not token or not token.isprintable() or any(map(str.isspace, token)):
+        raise ValueError(
+            "a bearer token must be at least one character, none of them white space; "
+            f"got one of {len(token)} characters"
+        )
+    expected = Secret(token.encode())
+
+    def authorize(request: Request) -> bool:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        token = given.lstrip(" ").encode("latin-1")  # as many as RFC 9110 allows
+        return scheme.lower() == "bearer" and compare_digest(token, expected.reveal())
+
+    return authorize
+
+
+def _kind(value: object) -> str:
+    """What came instead, without its value: that may be a secret."""
+    return f"a value of type {type(value).__name__}"
