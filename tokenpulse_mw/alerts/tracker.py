@@ -468,9 +468,9 @@ def notification_for(
         happened: What its life cycle says, if anything.
     """
     if happened == "resolved":
-        return None if told_as is None else "resolved"
-    if told_as is None:
+        return None if notified_severity is None else "resolved"
+    if notified_severity is None:
         return "fired"
-    if severity != told_as:
-        return "escalated" if RANKS[severity] > RANKS[told_as] else "deescalated"
+    if severity != notified_severity:
+        return "escalated" if RANKS[severity] > RANKS[notified_severity] else "deescalated"
     return "reminded" if happened == "reminded" else None

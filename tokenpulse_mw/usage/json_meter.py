@@ -17,7 +17,7 @@ class JsonMeter:
     """Reads an answer that is one JSON document, or an array of them.
 
     A document is kept and read when it has ended: its words come all at once, so that none of them
-    are the first, and `awaits_output` never ends. Of one that is too long only both ends are kept. Gemini
+    are the first, and `awaits_output` never ends. Of a longer one only both ends are kept. Gemini
     streams an array where it is not asked for server-sent events: its elements are read as they
     come.
     """

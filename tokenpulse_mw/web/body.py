@@ -24,7 +24,7 @@ _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", 
 
 
 async def read_body(request: Request, body_type: Any, *, optional: bool) -> Any:
-    """Return the body decoded as `body_type`, or the default of `body_type` if it is `optional` and empty.
+    """Return the body decoded as `body_type`, or its default if `optional` and empty.
 
     Only `application/json` is accepted, also if the operation does not use the body (`body_type` is
     None): a form of another site cannot send it. The guard refuses cross-site requests without a

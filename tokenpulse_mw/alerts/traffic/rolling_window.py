@@ -45,7 +45,8 @@ class RollingWindow(Generic[Subject]):
     window is subtracted at most 1,000 subjects at a time, at each `expire` and `drain`; until
     that is done its rest is counted still.
 
-    A subject whose count or weight reaches the level given to `set_levels` is hot until `begin_evaluation`
+    A subject whose count or weight reaches the level given to `set_levels` is hot until
+    `begin_evaluation`
     finds it below: those alone need looking at, however many there are.
 
     Args:
@@ -113,7 +114,7 @@ class RollingWindow(Generic[Subject]):
         """Let those be hot that reach `count` or `weight`; this looks at every subject once."""
         self._count_at, self._weight_at = count, weight
         peaks = {subject: (count, weight) for subject, count, weight in self.maxima()}
-        candidates: dict[Subject, tuple[int, int]] = {}
+        hot: dict[Subject, tuple[int, int]] = {}
         if count < _NEVER or weight < _NEVER:
             for subject, total in self._totals.items():
                 if (total & _FIRST) >= count or (total >> _SHIFT) >= weight:
@@ -126,7 +127,7 @@ class RollingWindow(Generic[Subject]):
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Let the body `set_levels` what it likes, but count nothing: then all is as it was before."""
+        """Restore the levels after the body, which may set others but must not count."""
         before = self._count_at, self._weight_at, self._hot
         try:
             yield
@@ -137,13 +138,13 @@ class RollingWindow(Generic[Subject]):
         """Forget the peaks, and who is hot no longer.
 
         Args:
-            candidates: What `next_hot` returned, if nothing was counted since; None looks now.
+            hot: What `next_hot` returned, if nothing was counted since; None looks now.
         """
         self._hot = finish(self.next_hot()) if hot is None else hot
 
     def next_hot(self) -> Steps[Hot[Subject]]:
         """Return the subjects that stay hot, in bounded steps."""
-        candidates: Hot[Subject] = {}
+        hot: Hot[Subject] = {}
         if not self._hot:
             return hot
         for batch in batches(self._hot, _STRIDE):

@@ -94,7 +94,7 @@ class Traffic:
         finish(self.next_round())()
 
     def next_round(self) -> Steps[Callable[[], None]]:
-        """Prepare `begin_evaluation` in bounded steps while frozen, and return a call that does it."""
+        """Prepare `begin_evaluation` in bounded steps; return the call that completes it."""
         return self._counts.next_round()
 
     @contextmanager

@@ -63,7 +63,7 @@ class TrafficWindows:
         day: Requests and tokens of each master, over 24 hours.
         errors: Requests and failures of each key, over the error window.
         latencies: Requests and failures of each provider, by bucket of their duration.
-        failures_by_upstream: Failures of each key and each provider, by the upstream that they came from.
+        failures_by_upstream: Failures of each key and provider, by upstream.
         upstreams: Failures of each upstream.
         rate_limited: Answers of 429 of each provider, over a minute, and how many were our own.
         limited: Limited requests of each master, since the last round.

@@ -81,7 +81,8 @@ class _LateAnnotation:
 
     def _tell(self, what: str) -> None:
         self._warn(
-            "keys.annotation(%r) %s, so it limits nobody: call annotate() in a middleware that stands "
+            "keys.annotation(%r) %s, so it limits nobody: call annotate() in a middleware "
+            "that stands "
             "outside of the rate limit",
             self._field,
             what,
