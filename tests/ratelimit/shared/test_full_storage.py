@@ -110,7 +110,8 @@ async def test_a_redis_that_is_full_is_an_outage_of_writes(
         limiter = SharedLimiter("1/hour", storage=storage, timeout=PATIENCE, clock=clock)
         assert (await limiter.hit("over")).allowed
         await fill(client)
-        connections = (await client.info("stats"))["total_connections_received"]
+        before: dict[str, Any] = await client.info("stats")
+        connections = before["total_connections_received"]
 
         assert not (await limiter.hit("over")).degraded
         first, second = await limiter.hit("new"), await limiter.hit("new")
@@ -123,7 +124,9 @@ async def test_a_redis_that_is_full_is_an_outage_of_writes(
             assert (over.allowed, over.degraded) == (False, True)
         assert len(caplog.messages) == 1
         assert f"storage {storage} cannot count (ResponseError: OOM command" in caplog.messages[0]
-        assert (await client.info("stats"))["total_connections_received"] == connections
+        stats: dict[str, Any] = await client.info("stats")
+        opened = stats["total_connections_received"] - connections
+        assert opened <= 1  # for all of these requests: the connections are kept
 
         await client.config_set({"maxmemory": 0})
         clock.advance(RETRY_SECONDS)
