@@ -27,7 +27,7 @@ def test_every_setting_has_a_variable() -> None:
             "TOKENPULSE_LIMIT_PREFIX": "oauth2api",
             "TOKENPULSE_LIMIT_ON_ERROR": "deny",
             "TOKENPULSE_LIMIT_HEADERS": "openai",
-            "TOKENPULSE_LIMIT_ANSWER": "problem",
+            "TOKENPULSE_LIMIT_RESPONSE": "problem",
             "TOKENPULSE_LIMIT_ENFORCE": "False",
             "TOKENPULSE_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.1,",
             "TOKENPULSE_CLIENT_HEADER": "x-real-ip",
@@ -116,7 +116,7 @@ def test_malformed_variables_are_refused(variables: dict[str, str], said: str) -
 @pytest.mark.parametrize("name", ["METRICS_TOKEN", "ADMIN_TOKEN"])
 def test_an_empty_token_is_refused_by_its_name(name: str) -> None:
     """It would let everyone in."""
-    with pytest.raises(ValueError, match=f"^TOKENPULSE_{name} is empty"):
+    with pytest.raises(ValueError, match=f"^TOKENPULSE_{name} must not be empty"):
         Settings.from_env({f"TOKENPULSE_{name}": ""})
 
 
@@ -155,6 +155,6 @@ def test_a_variable_that_is_no_setting_is_warned_of(caplog: pytest.LogCaptureFix
     )
 
     assert caplog.messages == [
-        "TOKENPULSE_LIMT is no setting: did you mean TOKENPULSE_LIMIT?",
-        "TOKENPULSE_COLOUR is no setting",
+        "unknown setting: name=TOKENPULSE_LIMT; did you mean TOKENPULSE_LIMIT?",
+        "unknown setting: name=TOKENPULSE_COLOUR",
     ]

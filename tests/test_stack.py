@@ -174,7 +174,7 @@ async def test_alerts_are_evaluated_while_the_application_lives(metrics: HttpMet
         await answering(status=503)(scope, receive, send)
 
     app = pulse.wrap(failing)
-    async with pulse.running():
+    async with pulse.lifespan():
         with anyio.fail_after(PATIENCE):
             while not told:
                 await _post(app)
@@ -495,27 +495,27 @@ def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
         ({"policies": Policy("5/minute")}, "policies must be a list of Policy, got <"),
         (
             {"policies": [Policy("5/minute")], "settings": Settings(limit="9/minute")},
-            r"^limit \(TOKENPULSE_LIMIT\) is not heeded where TokenPulse is given policies: le",
+            r"^limit \(TOKENPULSE_LIMIT\) has no effect if TokenPulse is given policies: le",
         ),
         (
             {
                 "policies": [Policy("5/minute")],
                 "settings": Settings(limit_storage="async+redis://x"),
             },
-            r"^limit_storage \(TOKENPULSE_LIMIT_STORAGE\) is not heeded",
+            r"^limit_storage \(TOKENPULSE_LIMIT_STORAGE\) has no effect",
         ),
-        ({"settings": Settings(limit_response="html")}, "limit_answer 'html' is not known: exp"),
+        ({"settings": Settings(limit_response="html")}, "limit_response must be one of"),
         (
             {"settings": Settings(log_level="LOUD")},
             "log level 'LOUD' is none: .*TOKENPULSE_LOG_",
         ),
         (
             {"settings": Settings(alert_store="sqlite+aiosqlite://"), "engine": AlertEngine()},
-            r"^alert_store \(TOKENPULSE_ALERT_STORE\) is not heeded where TokenPulse is given an",
+            r"^alert_store \(TOKENPULSE_ALERT_STORE\) has no effect if TokenPulse is given an",
         ),
         (
             {"settings": Settings(alert_interval=5), "engine": AlertEngine()},
-            "alert_interval .* is not heeded where TokenPulse is given an engine: leave it out, or",
+            "alert_interval .* has no effect if TokenPulse is given an engine: leave it out, or",
         ),
         (
             {"settings": Settings(log_format="xml")},
@@ -550,11 +550,11 @@ async def test_what_runs_already_is_not_started_again(metrics: HttpMetrics) -> N
     pulse = TokenPulse(settings=Settings(), metrics=metrics)
 
     for _ in range(2):
-        async with pulse.running():
+        async with pulse.lifespan():
             with pytest.raises(
                 RuntimeError, match=r"^this TokenPulse runs already: .* more than once"
             ):
-                async with pulse.running():
+                async with pulse.lifespan():
                     pytest.fail("it runs twice")
 
 
@@ -572,7 +572,7 @@ def test_an_application_whose_lifespan_nobody_runs_is_told_of_once(
         TestClient(app).get("/metrics")
 
     assert [each[:48] for each in caplog.messages] == [
-        "a scrape finds that TokenPulse does not run, so "
+        "TokenPulse does not run, so alerts are not evalu"
     ]
 
 
@@ -633,7 +633,7 @@ def test_alerts_are_kept_where_the_settings_say(metrics: HttpMetrics, tmp_path: 
 
     async def run(limited: bool) -> list[str]:
         pulse = TokenPulse(settings=Settings(alert_store=url), metrics=metrics)
-        async with pulse.running():
+        async with pulse.lifespan():
             for _ in range(10 if limited else 0):
                 pulse.engine.observe(Exchange("POST", 0.0, provider="claude", status=502))
             await pulse.engine.evaluate()
@@ -800,4 +800,4 @@ def test_an_access_log_that_nobody_would_see_is_warned_of(
     with TestClient(app):
         pass
 
-    assert caplog.messages[0].startswith("the access log is not written")
+    assert caplog.messages[0].startswith("access log not written")

@@ -24,44 +24,43 @@ _HIDDEN: dict[str, Callable[[str], Secret[str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `TokenPulse` is built from.
+    """Settings of `TokenPulse`.
 
     `limit_storage`, `metrics_token`, `alert_store` and `admin_token` are given as strings and kept
     as `Secret`: neither `repr`, `str` nor `dataclasses.asdict` shows them, and settings that have
     one cannot be pickled. Call `reveal()` to read the string.
 
     Attributes:
-        limit: Requests that each client may make, such as "100/minute".
-        max_keys: Clients that the limiter keeps one by one.
+        limit: Limit of each client, such as "100/minute".
+        max_keys: Clients that the limiter tracks individually.
         limit_strategy: "fixed-window", "sliding-window-counter" or "gcra".
-        limit_storage: Where several processes count together, such as
+        limit_storage: Storage in which several processes count together, such as
             "async+redis://localhost:6379"; None counts in each process alone.
-        limit_prefix: What the counters' names begin with there; applications that share a storage
-            and are not to count together need different ones.
-        limit_on_error: What decides while that storage cannot be asked: "local", "allow" or "deny".
-        limit_headers: The dialect of the headers: "draft-11", "openai", "legacy" or None.
-        limit_response: What a limited request is answered: "text", "problem", "openai" or
-            "anthropic".
-        limit_enforce: False only counts and tells (shadow mode).
-        trusted_proxies: Networks of proxies that may say who the client is.
-        client_header: The header in which they say so.
-        metrics_token: Bearer token that `/metrics` asks for; None lets everyone read it.
-        alert_interval: Seconds between two rounds of the alert engine.
-        alert_store: The database that keeps alerts over a restart, such as
-            "sqlite+aiosqlite:///alerts.db"; None keeps them in memory.
-        access_log: Log a line for each request, and give each an id.
-        log_level: "DEBUG", "INFO", "WARN" or "ERROR". Where this or `log_format` is given, logging
-            is configured when the application starts, for the whole process, the server's own
-            lines with it; where both are None, it is left to the application.
+        limit_prefix: Prefix of the counters there; applications that share a storage and do not
+            share limits need different ones.
+        limit_on_error: Decides while the storage is unavailable: "local", "allow" or "deny".
+        limit_headers: Dialect of the headers: "draft-11", "openai", "legacy" or None.
+        limit_response: Format of 429 responses: "text", "problem", "openai" or "anthropic".
+        limit_enforce: False counts and reports without rejecting (shadow mode).
+        trusted_proxies: Networks of proxies whose `client_header` is trusted.
+        client_header: Header in which the proxies name the client.
+        metrics_token: Bearer token of `/metrics`; None makes it public.
+        alert_interval: Seconds between two evaluations of the alert engine.
+        alert_store: Database of the alerts, such as "sqlite+aiosqlite:///alerts.db"; None keeps
+            them in memory.
+        access_log: Log a line with an id for each request.
+        log_level: "DEBUG", "INFO", "WARN" or "ERROR". If this or `log_format` is set, logging is
+            configured for the whole process when the application starts, including the server's
+            lines. If both are None, the application configures logging.
         log_format: "text" or "json".
-        admin_token: Bearer token that `/admin` and the details of health ask for; None serves
-            nothing there. Requests with it are not limited, requests with a wrong one are.
-        drain_delay: Seconds that are served on after SIGTERM, not ready any more, before the
-            server ends; 0 leaves SIGTERM to the server.
+        admin_token: Bearer token of `/admin` and of the health details; None serves nothing
+            there. Requests with it are not limited; requests with a wrong token are.
+        drain_delay: Seconds between SIGTERM and the server's shutdown, in which the service is not
+            ready and still serves; 0 leaves SIGTERM to the server.
 
     Raises:
-        ValueError: A time or a switch is none. Whatever else is malformed is refused by the part
-            that it is for, when `TokenPulse` is made.
+        ValueError: A time or a bool is invalid. Other values are checked by the part that uses
+            them when `TokenPulse` is constructed.
     """
 
     limit: str = "100/minute"
@@ -89,7 +88,7 @@ class Settings:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, hidden(value))
         for name in ("limit_enforce", "access_log"):
-            if type(value := getattr(self, name)) is not bool:  # such as the word "false"
+            if type(value := getattr(self, name)) is not bool:  # "false" would be true
                 raise ValueError(f"{name} must be True or False, got {value!r}")
         check_seconds("alert_interval", self.alert_interval)
         check_seconds("drain_delay", self.drain_delay, zero=True)
@@ -99,12 +98,12 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read `TOKENPULSE_LIMIT`, `TOKENPULSE_TRUSTED_PROXIES` (separated by commas), ...
 
-        An empty variable is as good as none, but for the tokens. The seed's names work too:
-        `TOKENPULSE_WINDOW_MS` and `TOKENPULSE_MAX_REQUESTS` make the limit,
+        Empty variables are ignored, except tokens, which are rejected. The names of the monitoring
+        guide also work: `TOKENPULSE_WINDOW_MS` and `TOKENPULSE_MAX_REQUESTS` set the limit,
         `TOKENPULSE_MAX_STATIONS` is `max_keys`.
 
         Raises:
-            ValueError: A variable is malformed, or says the same as another.
+            ValueError: A variable is invalid, or two variables set the same setting.
         """
         given = {
             name.removeprefix(PREFIX): value
@@ -123,7 +122,7 @@ class Settings:
             limit_prefix=given.get("LIMIT_PREFIX", "tokenpulse"),
             limit_on_error=given.get("LIMIT_ON_ERROR", "local"),
             limit_headers=None if headers == "none" else headers,
-            limit_response=given.get("LIMIT_ANSWER", "text"),
+            limit_response=given.get("LIMIT_RESPONSE", "text"),
             limit_enforce=_true(given, "LIMIT_ENFORCE", "true"),
             client_header=given.get("CLIENT_HEADER", "x-forwarded-for"),
             trusted_proxies=tuple(proxy.strip() for proxy in proxies if proxy.strip()),
@@ -174,22 +173,20 @@ def _whole(given: Mapping[str, str], name: str, default: int, *, least: int = 1)
 
 
 def _token(given: Mapping[str, str], name: str) -> str | None:
-    if given.get(name) == "":  # whoever set it believes that it is asked for
-        raise ValueError(
-            f"{PREFIX}{name} is empty, and would let everyone in: give a token, or leave it out"
-        )
+    if given.get(name) == "":  # the operator expects it to be required
+        raise ValueError(f"{PREFIX}{name} must not be empty: set a token, or remove the variable")
     return given.get(name)
 
 
 def _warn_of_unknown(given: Mapping[str, str]) -> None:
-    """A setting that is misspelled is not in force; whoever set it believes that it is."""
+    """Log a warning for each unknown variable, with the nearest name."""
     for name in given:
-        # Those of a Kubernetes service that is called like us are nobody's mistake.
+        # Kubernetes sets such variables for a service named tokenpulse.
         if name not in _NAMES and not name.startswith(("SERVICE_", "PORT")):
             near = "".join(
-                f": did you mean {PREFIX}{each}?" for each in get_close_matches(name, _NAMES, n=1)
+                f"; did you mean {PREFIX}{close}?" for close in get_close_matches(name, _NAMES, n=1)
             )
-            logger.warning("%s%s is no setting%s", PREFIX, name, near)
+            logger.warning("unknown setting: name=%s%s%s", PREFIX, name, near)
 
 
 def _true(given: Mapping[str, str], name: str, default: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where the parts are wired together: the only room that knows them all."""
+"""Wiring of all features: the only folder that imports all of them."""
 
 from .token_pulse import TokenPulse
 

@@ -1,4 +1,4 @@
-"""The parts that settings call for, where the application brings none of its own."""
+"""Default parts, built from settings."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _OF_LIMIT = ("limit", "max_keys", "limit_strategy", "limit_storage", "limit_pref
 _OF_ENGINE = ("alert_interval", "alert_store")
 
 
-_SHORT = 16  # characters of a token; one that is shorter can be guessed
+_SHORT = 16  # characters; a shorter token can be guessed
 
 
 def policies(settings: Settings, given: Iterable[Policy] | None) -> list[Policy]:
-    """The limits that are given, else one for each client as the settings say.
+    """Return the given policies, or one limit for each client from the settings.
 
-    Those without a key are by the client's address.
+    Policies without a key count by the client's address.
 
     Raises:
-        ValueError: They are malformed, or some are given, and settings that they would not heed.
+        ValueError: The policies are invalid, or settings of the limit would have no effect.
     """
     if given is None:
         with blame_settings(*_OF_LIMIT):
@@ -87,23 +87,23 @@ def _per_client(settings: Settings) -> Policy:
 
 
 def response_for(name: str) -> Callable[[Any], ASGIApp]:
-    """What limited requests are answered.
+    """Return the factory of 429 responses with this name.
 
     Raises:
-        ValueError: There is no answer of that name.
+        ValueError: The name is unknown.
     """
     if name not in RESPONSES:
-        raise ValueError(f"limit_answer {name!r} is not known: expected one of {list(RESPONSES)}")
+        raise ValueError(f"limit_response must be one of {list(RESPONSES)}, got {name!r}")
     return RESPONSES[name]
 
 
 def engine(
     settings: Settings, policies: Iterable[Policy], given: AlertEngine | None
 ) -> AlertEngine:
-    """The one that is given, else one with the default rules and what the settings say.
+    """Return the given engine, or one with the default rules and the settings.
 
     Raises:
-        ValueError: An engine is given, and settings that it would not heed.
+        ValueError: `given` is not an engine, or settings of alerts would have no effect.
     """
     if given is not None:
         if not isinstance(given, AlertEngine):
@@ -122,7 +122,7 @@ def engine(
 
 
 def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
-    """Who may see and change what is not for everyone; None where nobody may."""
+    """Return the check of the admin token, or None if no token is set."""
     if settings.admin_token is None:
         return None
     with blame_settings("admin_token"):
@@ -138,26 +138,26 @@ def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
 
 
 def metrics_guard(settings: Settings) -> Callable[[Request], bool] | None:
-    """Who may read the metrics; None where everyone may."""
+    """Return the check of the metrics token, or None if the metrics are public."""
     with blame_settings("metrics_token"):
         return None if settings.metrics_token is None else bearer(settings.metrics_token)
 
 
 def admin_routes(engine: AlertEngine, authorize: Callable[[Request], bool] | None) -> list[Route]:
-    """What people on call read and change; nothing where no token for it is set."""
+    """Return the routes of the admin API; none if no admin token is set."""
     if authorize is None:
         return []
     return [*alert_routes(engine, authorize=authorize), *settings_routes(authorize=authorize)]
 
 
 class AlertedProviders:
-    """The providers that an alert says are down: health and alerts never disagree."""
+    """Health of the providers from the firing alerts, so that health and alerts agree."""
 
     def __init__(self, engine: AlertEngine) -> None:
         self._engine = engine
 
     def report(self) -> dict[str, Observation]:
-        """A warning for each credential and provider that has failed too often in a row."""
+        """Return a warning for each credential and provider that is down."""
         at = time.time()
         return {
             f"{finding.subject.name or finding.subject.id}:consecutiveFailures": Observation(
@@ -180,7 +180,7 @@ _DEFAULTS = Settings()
 
 @contextmanager
 def blame_settings(*names: str) -> Iterator[None]:
-    """Where a part refuses what it is made of, say by which settings that came."""
+    """Add the names of these settings to a `ValueError` of the body."""
     try:
         yield
     except ValueError as error:
@@ -189,30 +189,30 @@ def blame_settings(*names: str) -> Iterator[None]:
 
 
 def check_unused(settings: Settings, names: Sequence[str], by: str, instead: str) -> None:
-    """Refuse settings that have no effect: whoever has set them believes that they have.
+    """Reject settings that have no effect.
 
     Args:
-        settings: What the operator has set.
-        names: Settings that must be the defaults.
-        by: What was given in their place.
-        instead: What to do with them.
+        settings: Settings of the operator.
+        names: Names of settings that must have their defaults.
+        by: The argument that replaces them.
+        instead: How to set them instead.
 
     Raises:
-        ValueError: One of them is not the default.
+        ValueError: One of them differs from its default.
     """
     for name in names:
         if getattr(settings, name) != getattr(_DEFAULTS, name):
             raise ValueError(
-                f"{name} ({PREFIX}{name.upper()}) is not heeded where TokenPulse is given {by}: "
+                f"{name} ({PREFIX}{name.upper()}) has no effect if TokenPulse is given {by}: "
                 f"leave it out, or {instead}"
             )
 
 
 def check_logs(settings: Settings) -> None:
-    """Refuse a level or a format that there is not, before the server starts.
+    """Check the log level and format before the server starts.
 
     Raises:
-        ValueError: There is none such.
+        ValueError: One of them is unknown.
     """
     if settings.log_level is not None:
         with blame_settings("log_level"):
@@ -223,17 +223,17 @@ def check_logs(settings: Settings) -> None:
 
 
 def configure_logs(settings: Settings) -> None:
-    """Log as the settings say, and tell whoever wants an access log that nobody would see it."""
+    """Configure logging from the settings; warn if the access log would not be written."""
     if settings.log_level is not None or settings.log_format is not None:
         configure_logging(
             settings.log_level or "INFO",
             settings.log_format or "text",
-            capture=["uvicorn"],  # a log is of one format, the server's lines with it
+            capture=["uvicorn"],  # the lines of the server get the same format
             request_id=settings.access_log,
         )
     access = logging.getLogger(ACCESS_LOGGER)
     if settings.access_log and not access.isEnabledFor(logging.INFO):
         access.warning(
-            "the access log is not written, as the level of logging is above INFO: call "
+            "access log not written, because the log level is above INFO: call "
             "configure_logging(), or set TOKENPULSE_LOG_LEVEL=INFO"
         )

@@ -1,4 +1,4 @@
-"""What the metrics show that is not told by exchanges, and is looked up when they are read."""
+"""Gauges of limits, alerts and providers, read at each scrape."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ logger = logging.getLogger("tokenpulse_mw")
 
 
 class Gauges:
-    """Gives the values of the limits, the alerts and the providers.
+    """Values of the limits, the alerts and the providers.
 
-    Metrics ask a method for as long as its object lives, so this has to be held.
+    Metrics hold the methods weakly, so keep a reference to this object.
 
     Args:
-        engine: Watches for alerts.
+        engine: The alert engine.
         policies: The limits.
-        health: Knows the providers.
+        health: Health of the providers.
 
     Attributes:
-        running: What runs in the background does.
+        running: Whether the background tasks run.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Gauges:
         self._warned = False
 
     def show_in(self, metrics: HttpMetrics) -> None:
-        """Let `metrics` look them up."""
+        """Add the callbacks to `metrics`."""
         metrics.add_callback("tokenpulse_alerts", self._engine.counts)
         metrics.add_callback("tokenpulse_alert_last_evaluation_timestamp_seconds", self._last_round)
         metrics.add_callback("tokenpulse_alert_notifications_waiting", self._engine.queue_length)
@@ -50,9 +50,9 @@ class Gauges:
         if not self.running and not self._warned:
             self._warned = True
             logger.warning(
-                "a scrape finds that TokenPulse does not run, so no alert is evaluated and SIGTERM "
-                "is not waited for: let the server run the application's lifespan, or, where the "
-                "application is mounted, enter running() in the lifespan of the outermost one"
+                "TokenPulse does not run, so alerts are not evaluated and SIGTERM does not drain "
+                "(logged once): enable the lifespan protocol of the server, or, if the "
+                "application is mounted, use `lifespan=pulse.lifespan` in the outermost one"
             )
         return self._engine.last_evaluation()
 

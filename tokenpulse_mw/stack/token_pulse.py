@@ -44,25 +44,24 @@ class TokenPulse:
     """All parts for one gateway: `install` it into an application, or `wrap` one in it.
 
     Args:
-        service: The name that `/health` gives.
-        providers: The providers' names, or `Providers` to say how they are told apart.
-        settings: Limits, proxies and tokens; read from `TOKENPULSE_*` variables when None.
-        credentials: Whether each provider's credentials are active, for
-            `/api/credentials/status`: a mapping, or a function (async or not) that gives one.
-        checks: What must hold for `/health/ready`, by name: functions that give a bool, or
-            `Check`s.
-        engine: Watches the traffic for alerts; one with the default rules when None.
-        metrics: Filled with every exchange; on prometheus_client's default registry when None.
-        policies: The limits; when None, one for each client as the settings say. Those without a
-            key are by the client's address, behind the proxies that the settings name.
+        service: Name of the service in `/health`.
+        providers: Names of the providers, or `Providers` to configure how they are recognised.
+        settings: Limits, proxies and tokens; read from `TOKENPULSE_*` variables if None.
+        credentials: State of each provider's credentials for `/api/credentials/status`: a mapping
+            of provider to bool, or a function (async or not) that returns one.
+        checks: Conditions of `/health/ready` by name: functions that return a bool, or `Check`s.
+        engine: The alert engine; one with the default rules if None.
+        metrics: Receives every exchange; uses prometheus_client's default registry if None.
+        policies: The limits; if None, one for each client from the settings. Policies without a
+            key count by the client's address, behind the proxies of the settings.
 
     Attributes:
-        policies: The limits; look at the keys of their limiters, or reset them.
+        policies: The limits, whose limiters can be inspected and reset.
         health: The health endpoints, and whether the service is draining.
         routes: The endpoints that `install` and `wrap` add.
 
     Raises:
-        ValueError: An argument or a setting is malformed; the message says which.
+        ValueError: An argument or a setting is invalid; the message names it.
     """
 
     def __init__(
@@ -113,24 +112,24 @@ class TokenPulse:
         self._lookups.show_in(self.metrics)
 
     def install(self, app: Starlette) -> None:
-        """Put everything into a Starlette or FastAPI application that has not started yet.
+        """Install all parts into a Starlette or FastAPI application that has not started.
 
         The endpoints precede the application's own routes, so that a catch-all does not swallow
-        them. A path that the application serves itself is left to it and limited, except below
+        them. A path that the application serves itself stays with it and is limited, except below
         `/admin/alerts` if a token is set. Unlimited requests to the endpoints are answered
         before any middleware that was added earlier; middleware that must see them, such as one
         that authenticates every request, is added after `install`. The application's lifespan
         runs inside ours.
 
         Raises:
-            ValueError: `app` is no Starlette application, or has this installed already.
+            ValueError: `app` is not a Starlette application, or has this installed already.
         """
         if not isinstance(app, Starlette):
             raise ValueError(
                 f"install() needs a Starlette or FastAPI application, got {app!r}; "
                 "use wrap() for any other ASGI application"
             )
-        if any(each.kwargs.get("policies") is self.policies for each in app.user_middleware):
+        if any(entry.kwargs.get("policies") is self.policies for entry in app.user_middleware):
             raise ValueError("this TokenPulse is installed in the application already")
         endpoints = _not_taken(self._endpoints, app.router.routes)
         for middleware, options in reversed(self._layers(endpoints)):
@@ -139,9 +138,9 @@ class TokenPulse:
         app.router.lifespan_context = self._around(app.router.lifespan_context)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """Any ASGI application with everything around it, as a new ASGI application.
+        """Return an ASGI application with all parts around `app`.
 
-        Our endpoints go before the application's; its lifespan, if it has one, runs inside ours.
+        The endpoints precede those of `app`. Its lifespan, if it has one, runs inside ours.
 
         Raises:
             ValueError: `app` cannot be called.
@@ -151,21 +150,26 @@ class TokenPulse:
         inner: ASGIApp = RoutesBefore(app, routes=self.routes)
         for middleware, options in reversed(self._layers(self._endpoints)):
             inner = middleware(inner, **options)
-        return WithLifespan(inner, beside=self.running)
+        return WithLifespan(inner, beside=self.lifespan)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Run what runs in the background; `install` and `wrap` do it in the lifespan.
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002
+        """Run the background tasks: alert evaluations, drain on SIGTERM, credential checks.
 
-        Where the application is mounted in another, nobody runs its lifespan: do it in the other's.
+        `install` and `wrap` run it in the application's lifespan. Servers run only the lifespan of
+        the outermost application, so if the gateway is mounted in another application, use it
+        there: `Starlette(lifespan=pulse.lifespan)`.
+
+        Args:
+            app: The application, as Starlette passes it; not used.
 
         Raises:
             RuntimeError: It runs already.
         """
         if self._lookups.running:
             raise RuntimeError(
-                "this TokenPulse runs already: it was installed or wrapped more than once, or "
-                "entered by hand besides; make one for each application that a server starts"
+                "this TokenPulse runs already: it was installed or wrapped more than once, or its "
+                "lifespan was entered in addition; create one for each application of a server"
             )
         self._lookups.running = True
         try:
@@ -189,7 +193,7 @@ class TokenPulse:
             observers.append(AccessLog())
             ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
         exchange = {"observers": observers, "provider": self.providers}
-        with blame_settings("limit_answer"):
+        with blame_settings("limit_response"):
             respond = defaults.response_for(self.settings.limit_response)
         rate_limit: dict[str, Any] = {
             "policies": self.policies,
@@ -197,7 +201,7 @@ class TokenPulse:
             "respond": respond,
             "enforce": self.settings.limit_enforce,
         }
-        # Malformed options are refused here, not when the server starts.
+        # Invalid options are rejected here, not when the server starts.
         with blame_settings("limit_headers"):
             RateLimitMiddleware(Router(), **rate_limit)
         return [*ids, (ExchangeMiddleware, exchange)], (RateLimitMiddleware, rate_limit)
@@ -209,7 +213,7 @@ class TokenPulse:
     def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
         async def both(app: Any) -> AsyncIterator[Any]:
-            async with self.running(), lifespan(app) as state:
+            async with self.lifespan(app), lifespan(app) as state:
                 yield state
 
         return both

@@ -141,7 +141,7 @@ async def test_what_a_worker_looks_up_is_seen_by_the_others(folder: Path) -> Non
     pulse = TokenPulse(settings=Settings(), metrics=worker(), policies=[Policy(limiter)])
     keys = families.LIMIT_KEYS
 
-    async with pulse.running():
+    async with pulse.lifespan():
         with anyio.fail_after(PATIENCE):
             while keys.name not in Workers(folder).series():  # noqa: ASYNC110 - as a scraper would
                 await anyio.sleep(0.001)
@@ -153,7 +153,7 @@ async def test_what_a_worker_looks_up_is_seen_by_the_others(folder: Path) -> Non
 async def test_what_ends_an_application_comes_out_as_it_is() -> None:
     """Not wrapped by what looks up beside it."""
     with pytest.raises(RuntimeError, match="no database"):
-        async with TokenPulse(settings=Settings(), metrics=worker()).running():
+        async with TokenPulse(settings=Settings(), metrics=worker()).lifespan():
             raise RuntimeError("no database")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw import Limiter
+from tokenpulse_mw import Decision, Limiter
 
 from ...support.clock import FakeClock
 
@@ -135,3 +135,15 @@ def test_debt_drains_like_all_that_was_used(clock: FakeClock, limiter: Limiter) 
     assert limiter.hit("a").retry_after == pytest.approx(36.0)
     clock.advance(36)
     assert limiter.hit("a")[:5] == (True, 10, 0, 60.0, 0.0)
+
+
+def test_adopted_decision_raises_the_level_and_never_lowers_it(clock: FakeClock) -> None:
+    """A bucket counts at least what a decision of another limiter has counted."""
+    limiter = Limiter("10/minute", strategy="gcra", clock=clock)
+    limiter.hit("a", cost=4)
+
+    limiter.adopt("a", Decision(True, 10, 3, 0.0, 0.0))
+    assert limiter.peek("a").remaining == 3
+
+    limiter.adopt("a", Decision(True, 10, 9, 0.0, 0.0))
+    assert limiter.peek("a").remaining == 3
