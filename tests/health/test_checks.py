@@ -191,7 +191,7 @@ async def test_the_log_tells_of_a_change_and_not_of_each_probe(
 
     assert caplog.messages == [
         "health check 'disk' is now fail",
-        "health check 'disk' is not fail any more (seconds=0 failures=3)",
+        "health check 'disk' is no longer fail (seconds=0 failures=3)",
         "health check 'disk' is now warn",
         "health check 'disk' passes again (seconds=0 failures=1)",
         "health check 'disk' is now fail: OSError",
@@ -219,8 +219,8 @@ async def test_a_result_knows_when_it_was_found(clock: FakeClock) -> None:
         ({"timeout": "2"}, r"^timeout must be a number of seconds above 0, got '2'$"),
         ({"ttl": -1}, r"^ttl must be a number of seconds, 0 or more, got -1$"),
         ({"failure_ttl": float("nan")}, r"^failure_ttl must be a number .*, got nan$"),
-        ({"function": True}, r"^a check must be a function that gives a bool, got True$"),
-        ({"component_type": b"system"}, r"^component_type must be a text, got b'system'$"),
+        ({"function": True}, r"^a check must be a function that returns a bool, got True$"),
+        ({"component_type": b"system"}, r"^component_type must be a string, got b'system'$"),
     ],
 )
 def test_a_check_that_could_not_work_is_refused(options: dict[str, Any], message: str) -> None:
@@ -237,8 +237,8 @@ def test_a_check_that_could_not_work_is_refused(options: dict[str, Any], message
         ({"observed_value": b"1"}, r"^observed_value must be a finite number .* got b'1'$"),
         ({"observed_value": 2**64}, r"^observed_value must be below 2\*\*64, got a larger number$"),
         ({"observed_value": -(10**5000)}, r"^observed_value must be below 2\*\*64, got a larger "),
-        ({"observed_unit": b"%"}, r"^observed_unit must be a text, got b'%'$"),
-        ({"output": OSError()}, r"^output must be a text, got OSError\(\)$"),
+        ({"observed_unit": b"%"}, r"^observed_unit must be a string, got b'%'$"),
+        ({"output": OSError()}, r"^output must be a string, got OSError\(\)$"),
     ],
 )
 def test_a_result_that_could_not_be_told_is_refused(options: dict[str, Any], message: str) -> None:

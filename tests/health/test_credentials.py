@@ -23,7 +23,7 @@ from ..support.waiting import PATIENCE
         ({"claude": "sk-1"}, r"^credentials of 'claude' must be True .* got a value of type str$"),
         ({"claude": 1}, r"^credentials of 'claude' must be True .* got a value of type int$"),
         ({1: True}, r"^credentials must be given by provider's name, got a value of type int$"),
-        ({"\ud83d": True}, r"^a provider's name must be a text that has a UTF-8, got '\\ud83d'$"),
+        ({"\ud83d": True}, r"^provider name must be valid UTF-8, got '\\ud83d'$"),
     ],
 )
 def test_what_is_no_bool_by_name_is_refused(given: Any, message: str) -> None:

@@ -252,7 +252,7 @@ async def _warns(why: str, caplog: pytest.LogCaptureFixture) -> None:
         assert signal.getsignal(signal.SIGTERM) is theirs
     assert [each.levelname for each in caplog.records] == ["WARNING"]
     assert caplog.messages[0].startswith("SIGTERM cannot be delayed by 1.5 s, ")
-    assert f": {why}; let something wait before SIGTERM, " in caplog.messages[0]
+    assert f": {why}; wait before SIGTERM, " in caplog.messages[0]
 
 
 @pytest.mark.anyio

@@ -54,7 +54,7 @@ async def test_a_lag_that_is_not_measured_is_not_called_fine() -> None:
         pass
 
     assert before == await lag()
-    assert (before.status, before.output) == ("warn", "not measured, as it is not running")
+    assert (before.status, before.output) == ("warn", "not measured, because it is not running")
 
 
 @pytest.mark.anyio

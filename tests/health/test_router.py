@@ -420,7 +420,7 @@ def test_a_status_that_is_not_known_is_not_called_fine(credentials: Any) -> None
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json() == {
-        "error": "the status of credentials is not known now",
+        "error": "the status of the credentials is unknown",
         "available": False,
     }
 
@@ -522,21 +522,21 @@ def test_what_is_no_endpoint_is_not_found(path: str) -> None:
     [
         ({"timeout": 0}, r"^timeout must be a number of seconds above 0, got 0$"),
         ({"timeout": "2"}, r"^timeout must be a number of seconds above 0, got '2'$"),
-        ({"service": None}, r"^service must be a text, the name of the service, got None$"),
+        ({"service": None}, r"^service must be a string, the name of the service, got None$"),
         ({"providers": "claude"}, r"^providers must be a list of names, got the string 'claude'$"),
         ({"timeout": -1.5}, r"^timeout must be a number of seconds above 0, got -1\.5$"),
         ({"timeout": float("nan")}, r"^timeout must be a number of seconds above 0, got nan$"),
         ({"deadline": 0}, r"^deadline must be a number of seconds above 0, got 0$"),
         ({"authorize": "s3cret"}, r"^HealthRouter needs authorize, a function of the request "),
-        ({"checks": {1: hanging}}, r"^a check must be given by its name, got 1$"),
-        ({"checks": []}, r"^checks must be given by name, such as {'database': is_up}, got \[\]$"),
+        ({"checks": {1: hanging}}, r"^the name of a check must be a string, got 1$"),
+        ({"checks": []}, r"^checks must be a mapping, such as {'database': is_up}, got \[\]$"),
         (
             {"credentials": {"claude": "sk-1"}},
             r"^credentials of 'claude' must be True .* got a value of type str$",
         ),
         (
             {"checks": {"disk": True}},
-            r"^check 'disk' must be a function that gives a bool, got True$",
+            r"^check 'disk' must be a function that returns a bool, got True$",
         ),
     ],
 )

@@ -130,8 +130,8 @@ def test_other_loggers_keep_their_handlers(server: logging.Logger) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"level": "LOUD"}, "log level 'LOUD' is none: expected one of DEBUG, INFO, WARN, ERROR"),
-        ({"format": "xml"}, "log format 'xml' is none: expected one of text, json"),
+        ({"level": "LOUD"}, "log level must be one of DEBUG, INFO, WARN, ERROR, got 'LOUD'"),
+        ({"format": "xml"}, "log format must be one of text, json, got 'xml'"),
         ({"capture": "uvicorn"}, "capture must be a list of names, got the string 'uvicorn'"),
         ({"queue": -1}, "the queue must have room for at least 1 line, got -1"),
     ],

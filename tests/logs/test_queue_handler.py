@@ -148,7 +148,7 @@ def test_another_configuration_does_not_wait_for_a_stream_that_is_stuck(
 
     said = [line.rpartition("] ")[2] for line in stream.getvalue().splitlines()]
     assert said[:2] == ["first", "second"]
-    assert said[2].endswith("could be written: 1")
+    assert said[2].endswith("was full: count=1")
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_a_stream_that_is_stuck_delays_nobody(stuck: tuple[BackgroundHandler, St
     say(handler, "fifth")
     handler.close()
 
-    told = "lines dropped, as they came faster than they could be written: 2"
+    told = "lines dropped because the queue was full: count=2"
     assert stream.getvalue().splitlines()[:3] == ["first", "second", told]
 
 
@@ -220,7 +220,7 @@ def test_lines_that_were_dropped_last_are_told_at_the_end(
     stream.free.set()
     handler.close()
 
-    assert stream.getvalue().splitlines()[2].endswith("could be written: 1")
+    assert stream.getvalue().splitlines()[2].endswith("was full: count=1")
 
 
 def test_what_a_stream_refuses_is_lost_alone() -> None:
@@ -232,7 +232,7 @@ def test_what_a_stream_refuses_is_lost_alone() -> None:
     say(handler, "kept")
     handler.close()
 
-    told = "lines lost or late, as the stream failed when they were written: 1"
+    told = "lines lost because the stream failed: count=1"
     assert stream.getvalue() == f"{told}\nkept\n"
 
 

@@ -1,4 +1,4 @@
-"""Checks that readiness depends on, each within its deadline and none in the way of another."""
+"""Checks of readiness, run concurrently, each with a deadline."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _AT_ONCE = 16  # checks that one probe waits for at the same time
 
 
 class Checks:
-    """Named checks, run side by side.
+    """Named checks, run concurrently.
 
-    Whoever asks while a check is running waits for that run, until its deadline. A check that
-    goes on after its deadline has failed, and is not started again before it is done.
+    A request that arrives while a check runs waits for that run, until its deadline. A check that
+    exceeds its deadline has failed, and is not started again until it returns.
 
     Args:
-        checks: By name, `Check`s or plain functions.
-        timeout: Seconds that each may take, unless it says so itself.
-        deadline: Seconds that all may take together.
-        clock: Gives the time in seconds.
-        wall: Gives the time in seconds since 1970.
+        checks: `Check`s or plain functions by name.
+        timeout: Seconds for each check without a timeout of its own.
+        deadline: Seconds for all checks together.
+        clock: Monotonic seconds.
+        wall: Seconds since the epoch.
 
     Raises:
-        ValueError: A time is not above 0, `checks` are not given by name, or one cannot be called.
+        ValueError: A time is not above 0, `checks` is not a mapping, or a check is not callable.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Checks:
     ) -> None:
         if not isinstance(checks, Mapping):
             raise ValueError(
-                f"checks must be given by name, such as {{'database': is_up}}, got {checks!r}"
+                f"checks must be a mapping, such as {{'database': is_up}}, got {checks!r}"
             )
         check_seconds("timeout", timeout)
         check_seconds("deadline", deadline)
@@ -60,7 +60,7 @@ class Checks:
         }
 
     async def run(self) -> dict[str, Observation]:
-        """What each check says; one that is not done in time has failed."""
+        """Return the result of each check; a check that is not done in time has failed."""
         results: dict[str, Observation] = {}
         waiting = iter(self._checks.items())
 
@@ -79,7 +79,7 @@ class Checks:
 
 
 class _Watched:
-    """A check, what it last said, and the log of when that changed."""
+    """A check that logs changes of its status."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class _Watched:
         return self._observed(to_result(answer))
 
     def _fail(self, error: BaseException | None) -> Observation:
-        # Its class and no more: the text may hold a host's name, or a password.
+        # Only the class: the text may contain a host name or a password.
         output = "timeout" if error is None else type(error).__name__
         return self._observed(CheckResult(status="fail", output=output), error)
 
@@ -127,7 +127,7 @@ class _Watched:
         status = result.status
         for ended in self._outages.lasting():
             if ended != status:
-                now = "passes again" if status == "pass" else f"is not {ended} any more"
+                now = "passes again" if status == "pass" else f"is no longer {ended}"
                 self._outages.recovered(ended, "health check %r %s", self._name, now)
         if status != "pass":
             why = f": {result.output}" if result.output else ""
@@ -141,20 +141,21 @@ CheckFunction = Callable[[], bool | CheckResult | Awaitable[bool | CheckResult]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check, where more is to be said of it than its function.
+    """A check with options.
 
     Args:
-        function: Gives a bool or a `CheckResult`; async or not. One that is not async runs in a
-            worker thread.
-        critical: The service is not ready without it. A check that is not critical only warns.
-        timeout: Seconds that it may take; those of the router when None.
-        ttl: Seconds for which a result is kept.
-        failure_ttl: Seconds for which a failure is kept.
-        component_type: What is checked, for `application/health+json`: `component`, `datastore`,
-            `system`, or a name of another list.
+        function: Returns a bool or a `CheckResult`, async or not. A function that is not async
+            runs in a worker thread.
+        critical: The service is not ready if it fails. A check that is not critical only warns.
+        timeout: Seconds that it may take; that of the router if None.
+        ttl: Seconds for which a result is cached.
+        failure_ttl: Seconds for which a failure is cached.
+        component_type: Type of the component in `application/health+json`: `component`,
+            `datastore`, `system`, or a URI.
 
     Raises:
-        ValueError: `function` cannot be called, a time is malformed, or `component_type` no text.
+        ValueError: `function` is not callable, a time is invalid, or `component_type` is not a
+            string.
     """
 
     function: CheckFunction
@@ -166,9 +167,11 @@ class Check:
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise ValueError(f"a check must be a function that gives a bool, got {self.function!r}")
+            raise ValueError(
+                f"a check must be a function that returns a bool, got {self.function!r}"
+            )
         if not isinstance(self.component_type, str | None):
-            raise ValueError(f"component_type must be a text, got {self.component_type!r}")
+            raise ValueError(f"component_type must be a string, got {self.component_type!r}")
         if self.timeout is not None:
             check_seconds("timeout", self.timeout)
         for name in ("ttl", "failure_ttl"):
@@ -179,15 +182,15 @@ AnyCheck = Check | CheckFunction
 
 
 def as_check(name: str, given: AnyCheck) -> Check:
-    """`given` as a `Check`.
+    """Return a function as a `Check`, and a `Check` as it is.
 
     Raises:
-        ValueError: It cannot be called, or `name` is no text.
+        ValueError: It is not callable, or `name` is not a string.
     """
     if not isinstance(name, str):
-        raise ValueError(f"a check must be given by its name, got {name!r}")
+        raise ValueError(f"the name of a check must be a string, got {name!r}")
     if isinstance(given, Check):
         return given
     if not callable(given):
-        raise ValueError(f"check {name!r} must be a function that gives a bool, got {given!r}")
+        raise ValueError(f"check {name!r} must be a function that returns a bool, got {given!r}")
     return Check(given)

@@ -1,4 +1,4 @@
-"""Whether each provider's credentials are active, as the application says."""
+"""Status of each provider's credentials, as the application reports it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ ByProvider = Mapping[str, bool]
 Credentials = ByProvider | Callable[[], ByProvider | Awaitable[ByProvider]]
 
 _KEPT = 1.0  # seconds
-_EVERY = 60.0  # seconds, until it is asked again where nobody else does
-_STANDS = 300.0  # seconds; a few askings may fail, and what is shown is not from yesterday
+_EVERY = 60.0  # seconds between two calls if no request asks
+_STANDS = 300.0  # seconds for which a result is shown if later calls fail
 
 
 class CredentialStatus:
-    """Asks for the status of credentials; several who ask at once are one.
+    """Status of credentials; concurrent requests share one call.
 
     Args:
-        source: A mapping, read whenever it is asked for, or a function (async or not) that gives
-            one, whose answers and failures are kept for a second.
+        source: A mapping, read each time, or a function (async or not) that returns one; its
+            results and failures are cached for a second.
         timeout: Seconds that a function may take.
-        clock: Gives the time in seconds.
+        clock: Monotonic seconds.
 
     Raises:
         ValueError: `source` is neither a function nor a mapping of names to bools.
@@ -59,13 +59,13 @@ class CredentialStatus:
             self._read(source)
 
     async def get(self) -> dict[str, bool] | None:
-        """Each provider's, or None where it cannot be known now."""
+        """Return the status of each provider, or None if it is unknown."""
         return self._looked_up() if self._answer is None else await self._answer.get()
 
     def known(self) -> dict[str, bool]:
-        """What was given in the last five minutes, or nothing.
+        """Return the status of the last five minutes, or an empty mapping.
 
-        A mapping is looked at for it, but no function is called.
+        A mapping is read for it; no function is called.
         """
         if self._answer is None:
             self._looked_up()
@@ -74,7 +74,7 @@ class CredentialStatus:
         return self._last[0]
 
     async def keep_known(self) -> None:
-        """Ask once a minute, for ever."""
+        """Refresh the status once a minute, without end."""
         while True:
             await self.get()
             await anyio.sleep(_EVERY)
@@ -82,7 +82,7 @@ class CredentialStatus:
     def _looked_up(self) -> dict[str, bool] | None:
         try:
             return self._read(self._source)
-        except Exception as error:  # noqa: BLE001 - it is somebody else's mapping
+        except Exception as error:  # noqa: BLE001 - the mapping is the application's
             self._fail(error)
             return None
 
@@ -101,7 +101,7 @@ def bools(given: Any) -> dict[str, bool]:
     """`given` as it is, if it maps names to bools.
 
     Raises:
-        ValueError: It does not. What it has instead is not told, as it may be a secret.
+        ValueError: It does not. The value is not shown, because it may be a secret.
     """
     if not isinstance(given, Mapping):
         raise ValueError(
@@ -113,7 +113,7 @@ def bools(given: Any) -> dict[str, bool]:
         if not isinstance(name, str):
             raise ValueError(f"credentials must be given by provider's name, got {_kind(name)}")
         if not name.isascii() and any("\ud800" <= each <= "\udfff" for each in name):
-            raise ValueError(f"a provider's name must be a text that has a UTF-8, got {name!r}")
+            raise ValueError(f"provider name must be valid UTF-8, got {name!r}")
         if not isinstance(active, bool):
             raise ValueError(
                 f"credentials of {name!r} must be True (active) or False, got {_kind(active)}"

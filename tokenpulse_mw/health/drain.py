@@ -1,4 +1,4 @@
-"""What SIGTERM means: take no new traffic first, and end when the balancers know of it."""
+"""Draining on SIGTERM: readiness fails first, and the server closes after a delay."""
 
 from __future__ import annotations
 
@@ -22,28 +22,27 @@ logger = logging.getLogger("tokenpulse_mw.health")
 
 
 class Drains(Protocol):
-    """What is told that it drains, such as a `HealthRouter`."""
+    """An object with a `draining` flag, such as a `HealthRouter`."""
 
     draining: bool
 
 
 @asynccontextmanager
 async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterator[None]:
-    """Between SIGTERM and the server's own shutdown, serve for a while without being ready.
+    """Serve without being ready for a while between SIGTERM and the server's shutdown.
 
-    Servers close their sockets on SIGTERM at once, when balancers still send them requests. To be
-    entered in the lifespan, when the server has set its handler: that is called after the delay.
-    A second SIGTERM cuts the wait short; SIGINT is not delayed. Where that cannot work (without a
-    server's handler, or with one that was set by `loop.add_signal_handler`) it does nothing, and
-    warns. On Windows, and outside of the main thread, where test clients run lifespans, it does
-    nothing either, and says so at DEBUG.
+    Servers close their sockets at once on SIGTERM, while balancers still send requests. Enter this
+    in the lifespan, after the server has set its handler, which is called after the delay. A second
+    SIGTERM ends the delay; SIGINT is not delayed. If the server has no handler, or set it with
+    `loop.add_signal_handler`, nothing is delayed and a warning is logged. On Windows and outside
+    of the main thread, as in test clients, nothing is delayed and a DEBUG line is logged.
 
     Args:
         health: Its `draining` is set on SIGTERM.
-        delay: Seconds to go on serving; 0 leaves SIGTERM to the server.
+        delay: Seconds to continue serving; 0 leaves SIGTERM to the server.
 
     Raises:
-        ValueError: `delay` is no number, negative or not finite.
+        ValueError: `delay` is not a finite number of at least 0.
     """
     check_seconds("delay", delay, zero=True)
     previous = signal.getsignal(signal.SIGTERM)
@@ -57,13 +56,13 @@ async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterat
             yield
     finally:
         handler.passes_on = True
-        if signal.getsignal(signal.SIGTERM) is handler:  # else somebody chained it as we did
+        if signal.getsignal(signal.SIGTERM) is handler:  # else another handler wraps it
             signal.signal(signal.SIGTERM, previous)
         handler.close()
 
 
 def _is_left_to_the_server(previous: Any, delay: float) -> bool:
-    """Whether SIGTERM is not delayed; that is said, and loudly where somebody counts on it."""
+    """Return True if SIGTERM is not delayed, and log why; as a warning if it was to be."""
     needless = _needless(delay)
     if needless is not None:
         logger.debug("SIGTERM is left to the server: %s", needless)
@@ -71,8 +70,8 @@ def _is_left_to_the_server(previous: Any, delay: float) -> bool:
     obstacle = _obstacle(previous)
     if obstacle is not None:
         logger.warning(
-            "SIGTERM cannot be delayed by %g s, and readiness will not tell of it: %s; let "
-            "something wait before SIGTERM, such as preStop, and set the delay to 0",
+            "SIGTERM cannot be delayed by %g s, and readiness does not fail before: %s; wait "
+            "before SIGTERM, such as in preStop, and set the delay to 0",
             delay,
             obstacle,
         )
@@ -80,7 +79,7 @@ def _is_left_to_the_server(previous: Any, delay: float) -> bool:
 
 
 def _needless(delay: float) -> str | None:
-    """Why nobody expects it to be delayed here, if nobody does."""
+    """Return why no delay is expected here, or None."""
     if delay == 0:
         return "the delay is 0"
     if sys.platform == "win32":
@@ -91,7 +90,7 @@ def _needless(delay: float) -> str | None:
 
 
 def _obstacle(previous: Any) -> str | None:
-    """Why it cannot be delayed, if it cannot."""
+    """Return why a delay is not possible, or None."""
     if not callable(previous):
         return "the server has no handler for it"
     if _is_of_the_loop(previous):
@@ -100,16 +99,16 @@ def _obstacle(previous: Any) -> str | None:
 
 
 def _is_of_the_loop(handler: Any) -> bool:
-    """Whether it does nothing: the loop is woken by the signal itself, which nobody can delay."""
+    """Return True if the event loop handles the signal itself, which cannot be delayed."""
     module = str(getattr(handler, "__module__", None))
     return module.partition(".")[0] in ("asyncio", "uvloop")
 
 
 class _Handler:
-    """Handles SIGTERM: the first one begins to drain, and the next one ends that.
+    """Handler of SIGTERM: the first one starts the drain, and the second ends it.
 
     Attributes:
-        passes_on: The server's handler is called at once.
+        passes_on: Call the server's handler at once.
     """
 
     def __init__(self, health: Drains, previous: Any) -> None:
@@ -122,7 +121,7 @@ class _Handler:
         self._wakes.setblocking(False)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Called with each SIGTERM."""
+        """Start or end the drain."""
         self._health.draining = True
         if self.passes_on:
             self._previous(number, frame)
@@ -131,16 +130,16 @@ class _Handler:
                 self._wakes.send(b"\0")
 
     async def drain(self, delay: float) -> None:
-        """Wait for SIGTERM, and let the server know of it after the delay."""
+        """Wait for SIGTERM, and call the server's handler after the delay."""
         await self._signalled()
-        logger.info("SIGTERM: not ready any more; the server is to end in %g s", delay)
+        logger.info("SIGTERM: no longer ready; the server shuts down in %g s", delay)
         with anyio.move_on_after(delay):
             await self._signalled()
         self.passes_on = True
         self._previous(int(signal.SIGTERM), None)
 
     def close(self) -> None:
-        """Hold nothing open."""
+        """Close the sockets."""
         self._woken.close()
         self._wakes.close()
 

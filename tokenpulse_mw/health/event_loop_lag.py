@@ -1,4 +1,4 @@
-"""How late the event loop is: what blocks it holds up every request."""
+"""Check of the event loop's lag, which delays every request."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LOOKS = 40  # ten seconds
 
 
 class EventLoopLag:
-    """A check of how late the event loop has run lately, in the worst of the last ten seconds.
+    """A check of the largest lag of the event loop in the last ten seconds.
 
-    It measures while it is `running()`, which `HealthRouter.running()` sees to.
+    It measures inside of `running()`, which `HealthRouter.running()` enters.
 
     Args:
         warn: Seconds from which the check warns.
-        fail: Seconds from which it fails, so that the service is not ready; None never does.
+        fail: Seconds from which it fails, so that the service is not ready; None never fails.
 
     Raises:
         ValueError: `warn` is not above 0, or `fail` not above `warn`.
@@ -42,14 +42,14 @@ class EventLoopLag:
         self._lags: deque[float] = deque(maxlen=_LOOKS)
 
     async def __call__(self) -> CheckResult:
-        """What has been measured lately."""
+        """Return the result of the last ten seconds."""
         if not self._lags:
-            return CheckResult(status="warn", output="not measured, as it is not running")
+            return CheckResult(status="warn", output="not measured, because it is not running")
         return to_result(max(self._lags), warn=self._warn, fail=self._fail)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Measure until the body is over."""
+        """Measure during the body."""
         self._lags.append(0.0)
         async with background_tasks(self._measure):
             try:
@@ -65,11 +65,11 @@ class EventLoopLag:
 
 
 def to_result(lag: float, *, warn: float, fail: float) -> CheckResult:
-    """What to say of a lag in seconds."""
+    """Return the result for a lag in seconds."""
     status: Status = "fail" if lag >= fail else "warn" if lag >= warn else "pass"
     return CheckResult(
         status=status,
         observed_value=round(lag, 3),
         observed_unit="s",
-        output="something blocks the event loop",
+        output="the event loop is blocked",
     )

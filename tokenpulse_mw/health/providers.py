@@ -1,4 +1,4 @@
-"""How the providers fare, from the traffic alone: nobody is called for it."""
+"""Passive health of the providers, from the traffic alone."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .results import CheckResult, Observation
 
 
 class ReportsProviders(Protocol):
-    """Whoever knows how the providers fare."""
+    """A source of provider health."""
 
     def report(self) -> dict[str, Observation]:
-        """What is known, by the provider's name and what was observed, such as `claude:status`."""
+        """Return observations by provider and name, such as `claude:status`."""
         ...
 
 
 class ProviderHealth:
-    """An observer of exchanges that counts each provider's failures in a row.
+    """An observer of exchanges that counts each provider's consecutive failures.
 
-    A failure is an answer of 500 or above, none at all, or one that broke off. What is not the
-    provider's doing says nothing: clients' errors, limits, clients that left, preflights.
+    A failure is a response of 500 or above, a missing one, or one that broke off. Errors of
+    clients, limits, clients that left and preflights do not count.
 
     Args:
-        providers: Whom to watch; others are not.
-        failures: Failures in a row that make a provider troubled.
-        forget_after: Seconds after its last failure when a provider that nobody asks any more is
-            no longer called troubled.
-        clock: Gives the time in seconds.
-        wall: Gives the time in seconds since 1970.
+        providers: Providers to watch.
+        failures: Consecutive failures from which a provider is unhealthy.
+        forget_after: Seconds after its last failure from which a provider without traffic is
+            healthy again.
+        clock: Monotonic seconds.
+        wall: Seconds since the epoch.
 
     Raises:
         ValueError: `failures` is not at least 1, `forget_after` not above 0, or `providers` is a
@@ -59,7 +59,7 @@ class ProviderHealth:
         self._seen = {name: _Record() for name in providers}
 
     def __call__(self, exchange: Exchange) -> None:
-        """Take note of a finished exchange."""
+        """Count a finished exchange."""
         seen = self._seen.get(exchange.provider)
         if seen is None or exchange.limited or exchange.method == "OPTIONS":
             return
@@ -72,12 +72,12 @@ class ProviderHealth:
             seen.last_failure = self._clock()
 
     def unhealthy(self) -> list[str]:
-        """The providers that have failed too often, and not succeeded since."""
+        """Return the providers that failed too often and have not succeeded since."""
         now = self._clock()
-        return [name for name, seen in self._seen.items() if self._is_troubled(seen, now)]
+        return [name for name, seen in self._seen.items() if self._is_unhealthy(seen, now)]
 
     def report(self) -> dict[str, Observation]:
-        """What has been seen of each provider that has been heard of."""
+        """Return an observation of each provider with traffic."""
         now, today = self._clock(), self._wall()
         return {
             f"{name}:consecutiveFailures": Observation(self._result(seen, now), today, "component")
@@ -85,7 +85,7 @@ class ProviderHealth:
             if seen.last_success is not None or seen.last_failure is not None
         }
 
-    def _is_troubled(self, seen: _Record, now: float) -> bool:
+    def _is_unhealthy(self, seen: _Record, now: float) -> bool:
         failed = seen.last_failure
         lately = failed is not None and now - failed < self._forget_after
         return lately and seen.failures >= self._most
@@ -94,7 +94,7 @@ class ProviderHealth:
         succeeded = seen.last_success
         ago = "never" if succeeded is None else f"{now - succeeded:.0f} s ago"
         return CheckResult(
-            status="warn" if self._is_troubled(seen, now) else "pass",
+            status="warn" if self._is_unhealthy(seen, now) else "pass",
             observed_value=seen.failures,
             observed_unit="failures",
             output=f"last success: {ago}",
@@ -102,7 +102,7 @@ class ProviderHealth:
 
 
 class _Record:
-    """What has been seen of one provider."""
+    """Failures and successes of one provider."""
 
     __slots__ = ("failures", "last_failure", "last_success")
 

@@ -1,4 +1,4 @@
-"""What a health endpoint answers: a status, and for those who may know, the reasons."""
+"""Bodies of the health endpoints: a status, and the reasons for authorized requests."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from .results import Observation, Status
 
 HEALTH_JSON = "application/health+json"
 
-# What draft-inadarei-api-health-check has as aliases, and the seed's /health says.
+# Aliases of draft-inadarei-api-health-check.
 PLAIN: Mapping[Status, str] = {"pass": "ok", "warn": "warn", "fail": "error"}
 
 
 def wants_health_json(accept: str) -> bool:
-    """Whether an Accept header names `application/health+json` itself."""
+    """Return True if an Accept header names `application/health+json`."""
     for part in accept.split(","):
-        name, *parameters = (each.strip().lower() for each in part.split(";"))
+        name, *parameters = (field.strip().lower() for field in part.split(";"))
         if name == HEALTH_JSON:
-            return not any(each.rstrip("0.") == "q=" for each in parameters)
+            return not any(parameter.rstrip("0.") == "q=" for parameter in parameters)
     return False
 
 
 def document(
     status: Status, service: str, observed: Mapping[str, Observation] | None
 ) -> dict[str, Any]:
-    """The answer as `application/health+json` (draft-inadarei-api-health-check-06).
+    """Return the body of `application/health+json` (draft-inadarei-api-health-check-06).
 
     Args:
-        status: Of the whole.
-        service: What is asked.
-        observed: The reasons by name; None for those who may not know them.
+        status: Status of the service.
+        service: Name of the service.
+        observed: The reasons by name; None if the request may not see them.
     """
     if observed is None:
         return {"status": status}
-    checks = {name: [_check(each)] for name, each in observed.items()}
+    checks = {name: [_check(observation)] for name, observation in observed.items()}
     return {"status": status, "serviceId": service, "checks": checks}
 
 
 def _check(observed: Observation) -> dict[str, Any]:
     result = observed.result
-    told = {
+    fields = {
         "componentType": observed.component_type,
         "observedValue": result.observed_value,
         "observedUnit": result.observed_unit,
@@ -49,7 +49,7 @@ def _check(observed: Observation) -> dict[str, Any]:
         "time": _date(observed.time),
         "output": None if result.status == "pass" else result.output,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _date(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a check may say, and how what several say adds up."""
+"""Results of checks, and their combined status."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ Status = Literal["pass", "warn", "fail"]
 
 _WORSE: tuple[Status, ...] = get_args(Status)
 
-_LARGEST = 2**64  # more than anything counts; without a bound, some could not be written down
+_LARGEST = 2**64  # larger integers may not be representable in JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """What a check found, where that is more than yes or no.
+    """The result of a check, with details.
 
     Args:
-        status: `pass`, `warn` (works, but look at it) or `fail`.
-        observed_value: What was measured: a text, a finite number, or a whole one of no more than
-            64 bits.
-        observed_unit: The unit of that.
-        output: Why it is no `pass`, in words that everyone may read whom `authorize` lets see
-            details.
+        status: `pass`, `warn` (works, but needs attention) or `fail`.
+        observed_value: The measured value: a string, a finite number, or an integer of at most 64
+            bits.
+        observed_unit: The unit of the value.
+        output: The reason of a `warn` or `fail`, shown to requests that `authorize` accepts.
 
     Raises:
-        ValueError: `status` is none of the three, or something could not be told in JSON.
+        ValueError: `status` is invalid, or a value cannot be represented in JSON.
     """
 
     status: Status = "pass"
@@ -42,20 +41,20 @@ class CheckResult:
         if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
             raise ValueError("observed_value must be below 2**64, got a larger number")
         if not isinstance(value, int | float | str | None) or _is_endless(value):
-            raise ValueError(f"observed_value must be a finite number or a text, got {value!r}")
+            raise ValueError(f"observed_value must be a finite number or a string, got {value!r}")
         for name in ("observed_unit", "output"):
             if not isinstance(getattr(self, name), str | None):
-                raise ValueError(f"{name} must be a text, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be a string, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A result, when it was found, and what it was found of.
+    """A result with its time and component.
 
     Attributes:
-        result: What was found.
-        time: When, in seconds since 1970.
-        component_type: `component`, `datastore`, `system`, a name of another list, or None.
+        result: The result.
+        time: Seconds since the epoch.
+        component_type: `component`, `datastore`, `system`, a URI, or None.
     """
 
     result: CheckResult
@@ -68,9 +67,10 @@ def _is_endless(value: object) -> bool:
 
 
 def to_result(answer: Any) -> CheckResult:
-    """What a check answered; anything but a bool or a `CheckResult` is a failure that says so.
+    """Return the result for the return value of a check.
 
-    Python takes every text for true, "down" too, and a forgotten `return` gives None.
+    Values other than a bool or a `CheckResult` are a failure: every non-empty string is true, also
+    "down", and a function without `return` returns None.
     """
     if isinstance(answer, CheckResult):
         return answer
@@ -84,5 +84,5 @@ def to_result(answer: Any) -> CheckResult:
 
 
 def worst(statuses: Iterable[Status]) -> Status:
-    """The status of the whole; `pass` where there is nothing."""
+    """Return the worst status; `pass` if there is none."""
     return max(statuses, key=_WORSE.index, default="pass")

@@ -1,4 +1,4 @@
-"""The endpoints that probes, scripts and people ask about the service."""
+"""Health endpoints for probes, scripts and people."""
 
 from __future__ import annotations
 
@@ -30,41 +30,42 @@ CREDENTIALS_PATH = "/api/credentials/status"
 _UNCACHED = {"cache-control": "no-store"}
 
 
-# Nothing in it is true, as a script that only looks for what is false must find something.
-_UNKNOWN = {"error": "the status of credentials is not known now", "available": False}
+# No value is true, so that a script that looks for false values finds one.
+_UNKNOWN = {"error": "the status of the credentials is unknown", "available": False}
 
 
 class HealthRouter(Router):
     """`/health`, `/health/live`, `/health/ready`, `/health/startup`, `/api/credentials/status`.
 
-    Mount it, or add its `routes` to an application. Each is answered with a slash at its end too,
-    and none is counted in metrics or alerts.
+    Mount it, or add its `routes` to an application. Each path is also served with a trailing slash.
+    The endpoints are not counted in metrics or alerts.
 
     Args:
-        service: The name that `/health` gives.
-        providers: The providers that `/health` lists.
-        checks: What must hold for the service to be ready, by name: functions that give a
-            bool, async or not, or `Check`s. Check only what is this process's own: a vendor in
-            trouble must not take every replica out of service at once.
-        credentials: Whether each provider's credentials are active: a mapping, or a function
-            (async or not) that gives one. Without it there is no `/api/credentials/status`.
-        provider_health: How the providers fare; one in trouble makes readiness warn. Such as a
-            `ProviderHealth`, which is to observe the exchanges.
-        authorize: Whether a request may see the reasons, in `application/health+json`: gives True
-            or a name, and may be async; nobody may when None.
-        timeout: Seconds that a check, or `credentials`, may take.
-        deadline: Seconds that all checks may take together; a probe is to wait for longer.
-        clock: Gives the time in seconds.
-        wall: Gives the time in seconds since 1970.
+        service: Name of the service in `/health`.
+        providers: Providers listed by `/health`.
+        checks: Conditions of readiness by name: functions that return a bool, async or not, or
+            `Check`s. Check only this process: a vendor that is down must not take all replicas out
+            of service.
+        credentials: State of each provider's credentials: a mapping of provider to bool, or a
+            function (async or not) that returns one. Without it, `/api/credentials/status` does
+            not exist.
+        provider_health: Source of provider health, such as a `ProviderHealth` that observes the
+            exchanges. An unhealthy provider makes readiness warn.
+        authorize: Returns True or a name if a request may see the reasons, in
+            `application/health+json`; may be async. If None, no request may.
+        timeout: Seconds that a check or `credentials` may take.
+        deadline: Seconds that all checks may take together; the timeout of probes must be longer.
+        clock: Monotonic seconds.
+        wall: Seconds since the epoch.
 
     Attributes:
-        starting: Set it while the service warms up; it has not started then, and is not ready.
-            Nobody else sets it.
-        draining: Set while the service shuts down; it is not ready then.
+        starting: True while the service warms up: it has not started and is not ready. Set by the
+            application.
+        draining: True while the service shuts down: it is not ready.
 
     Raises:
-        ValueError: A time is malformed, `service` is no text, a check or `authorize` cannot be
-            called, `checks` are not given by name, `credentials` has anything but bools, or
+        ValueError: A time is invalid, `service` is not a string, a check or `authorize` is not
+            callable, `checks` is not a mapping, `credentials` has values other than bools, or
             `providers` is a string.
     """
 
@@ -83,7 +84,7 @@ class HealthRouter(Router):
         wall: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(service, str):
-            raise ValueError(f"service must be a text, the name of the service, got {service!r}")
+            raise ValueError(f"service must be a string, the name of the service, got {service!r}")
         if isinstance(providers, str):
             raise ValueError(f"providers must be a list of names, got the string {providers!r}")
         self.starting = self.draining = False
@@ -91,8 +92,10 @@ class HealthRouter(Router):
         self._health = {"status": "ok", "service": service, "providers": list(providers)}
         given = {} if checks is None else checks
         self._checks = Checks(given, timeout=timeout, deadline=deadline, clock=clock, wall=wall)
-        functions = [each.function if isinstance(each, Check) else each for each in given.values()]
-        self._lags = [each for each in functions if isinstance(each, EventLoopLag)]
+        functions = [
+            check.function if isinstance(check, Check) else check for check in given.values()
+        ]
+        self._lags = [function for function in functions if isinstance(function, EventLoopLag)]
         self._providers, self._wall = provider_health, wall
         self._guard = None if authorize is None else Guard(authorize, of="HealthRouter")
         endpoints: dict[str, Endpoint] = {
@@ -109,10 +112,10 @@ class HealthRouter(Router):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Drain when the body is over; for the application's lifespan.
+        """Run the background tasks of checks during the body, and drain at its end.
 
-        Meanwhile, what checks measure in the background is measured, and the status of credentials
-        is asked for once a minute.
+        Enter it in the application's lifespan. The status of the credentials is refreshed once a
+        minute.
         """
         async with AsyncExitStack() as background:
             for lag in self._lags:
@@ -126,10 +129,10 @@ class HealthRouter(Router):
                 self.draining = True
 
     def active_providers(self) -> Mapping[tuple[str], int]:
-        """Whether each provider's credentials are active, as far as is known: 1 or 0.
+        """Return 1 for each provider with active credentials and 0 for the others.
 
-        A function that tells so is not called for this: what it gave counts for five minutes. It is
-        called once a minute while the router is `running()`.
+        A function given as `credentials` is not called: its last result of the last five minutes
+        counts. It is called once a minute inside of `running()`.
         """
         known = {} if self._credentials is None else self._credentials.known()
         return {(name,): int(active) for name, active in known.items()}
@@ -168,13 +171,13 @@ class HealthRouter(Router):
         return {"service:state": Observation(result, self._wall(), "component")}
 
     async def _answer(self, request: Request, observed: Mapping[str, Observation]) -> Response:
-        status = worst(each.result.status for each in observed.values())
+        status = worst(observation.result.status for observation in observed.values())
         code = 503 if status == "fail" else 200
         if not _wants_health_json(request):
             return JSONResponse({"status": PLAIN[status]}, code, _UNCACHED)
         may_know = await self._may_know(request)
-        told = document(status, self._service, observed if may_know else None)
-        return Response(json.dumps(told), code, _UNCACHED, HEALTH_JSON)
+        body = document(status, self._service, observed if may_know else None)
+        return Response(json.dumps(body), code, _UNCACHED, HEALTH_JSON)
 
     async def _may_know(self, request: Request) -> bool:
         if self._guard is None:
@@ -194,21 +197,21 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class ProbeRoute(Route):
-    """A route of GET and HEAD, kept out of metrics and alerts whatever becomes of the request.
+    """A route of GET and HEAD that is excluded from metrics and alerts.
 
-    That it is asked by another method, or given up by who asked, is no news of the service either.
+    Requests with another method, and requests that the client gives up, are excluded too.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         drop_exchange(scope)
         await super().handle(scope, receive, send)
 
 
 def probe_routes(endpoints: Mapping[str, Endpoint]) -> list[ProbeRoute]:
-    """Routes to `endpoints` by path, with and without a slash at the end.
+    """Return routes to `endpoints` by path, with and without a trailing slash.
 
-    Applications redirect from one to the other, which probes take for an answer or do not follow.
+    Probes do not follow the redirect that applications send otherwise.
     """
     return [
         ProbeRoute(path + slash, endpoint)

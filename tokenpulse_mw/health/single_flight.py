@@ -1,4 +1,4 @@
-"""One answer for all who ask at about the same time."""
+"""Single-flight calls: concurrent callers share one run and its cached result."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """A function that is called once at a time, and whose last answer is kept for a while.
+    """A function that runs once at a time, with a cached result.
 
-    The function runs on its own, so that no one who asks waits for longer than its deadline,
-    whatever it does: all are told that it is late until it is done, and it is not called again
-    before. It is not cancelled for that, as what it waits for may go on, such as a thread, and the
-    next call would begin another; it is cancelled when the event loop ends.
+    The function runs in a task of its own, so that no caller waits longer than its deadline. Until
+    a late run ends, all callers get the late result, and the function is not called again. A late
+    run is not cancelled, because a thread that it waits for would continue and the next call would
+    start another. It is cancelled when the event loop ends.
 
     Args:
-        function: What to ask, async or not; one that is not runs in a worker thread.
-        read: Makes the answer of what the function gives; called in the event loop. What it
-            raises counts as raised by the function.
-        fail: Makes the answer where the function raised, be it `SystemExit`, or (None) is late.
-        keep: Seconds for which an answer is kept.
-        timeout: Seconds that the function may take; what it gives later does not count.
-        clock: Gives the time in seconds.
+        function: The function, async or not; a function that is not async runs in a thread.
+        read: Converts what the function returns; called in the event loop. An error counts as one
+            of the function.
+        fail: Returns the result if the function raises, including `SystemExit`, or is late (None).
+        keep: Returns the seconds for which a result is cached.
+        timeout: Seconds that the function may take.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SingleFlight(Generic[T]):
         self._kept: tuple[T, float] | None = None
 
     async def get(self) -> T:
-        """The answer, kept or new; within the deadline of the run that gives it."""
+        """Return the cached or a new result, within the deadline of its run."""
         if self._kept is not None and self._clock() < self._kept[1]:
             return self._kept[0]
         run = self._run
@@ -65,7 +65,7 @@ class SingleFlight(Generic[T]):
         return self.late() if run.answer is None else run.answer[0]
 
     def late(self) -> T:
-        """The answer where there is none in time."""
+        """Return the result of a late run."""
         return self._fail(None)
 
     async def _go(self, run: _Run[T]) -> None:
@@ -83,18 +83,18 @@ class SingleFlight(Generic[T]):
         except BaseException as error:
             if isinstance(error, run.endings):
                 raise
-            return self._fail(error)  # whatever it is, it is the answer
+            return self._fail(error)  # any other error is a result
 
 
 class _Run(Generic[T]):
-    """One call of the function, for everyone who waits for it on the same event loop.
+    """One run of the function, shared by all callers on the same event loop.
 
     Attributes:
-        deadline: When it is late, by the event loop's clock.
-        endings: What is raised in it when the event loop ends, or was closed.
-        ended: Nobody is to wait for it any longer.
-        answer: In a tuple; None while it runs, and where its event loop was closed before.
-        task: What keeps it going.
+        deadline: Time from which it is late, by the event loop's clock.
+        endings: Exceptions raised in it when the event loop ends or was closed.
+        ended: Set when the run has ended.
+        answer: The result in a tuple; None while it runs, or if its event loop was closed.
+        task: The task, referenced so that it is not collected.
     """
 
     def __init__(self, function: Callable[[], Any], *, timeout: float) -> None:
@@ -108,7 +108,7 @@ class _Run(Generic[T]):
 
     @property
     def is_over(self) -> bool:
-        """Another one may begin."""
+        """Return True if another run may start."""
         return self.ended.is_set() and not self.call.blocking
 
     @property
@@ -121,10 +121,10 @@ class _Run(Generic[T]):
 
 
 class Call:
-    """One call of a function that may be async or not; that is not, runs in a thread of its own.
+    """One call of a function; a function that is not async runs in a thread of its own.
 
-    The threads that an application shares may be busy with its requests, and are waited for when
-    the process ends; a check that hangs for ever is not worth either.
+    The shared worker threads may be busy with requests, and the process waits for them at its end,
+    which a check that hangs must not delay.
     """
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -134,11 +134,11 @@ class Call:
 
     @property
     def blocking(self) -> bool:
-        """A thread is busy with it."""
+        """Return True if a thread still runs it."""
         return self._thread is not None and not self._outcome.done()
 
     async def result(self) -> Any:
-        """What the function gives."""
+        """Return what the function returns."""
         if _is_async(self._function):
             return await self._function()
         done = anyio.Event()
@@ -154,18 +154,18 @@ class Call:
     def _in_thread(self, done: anyio.Event, loop: EventLoopToken) -> None:
         try:
             self._outcome.set_result(self._function())
-        except BaseException as error:  # noqa: BLE001 - it is told in the event loop
+        except BaseException as error:  # noqa: BLE001 - raised again in the event loop
             self._outcome.set_exception(error)
-        with suppress(anyio.RunFinishedError):  # nobody is there any more
+        with suppress(anyio.RunFinishedError):  # the event loop has ended
             anyio.from_thread.run_sync(done.set, token=loop)
 
 
 def _begin(work: Callable[[], Coroutine[Any, Any, None]]) -> object:
-    """Begin `work`, which ends whenever it likes; keep what is given until it has."""
+    """Start `work` in the background; keep a reference to the returned task."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        import trio  # whoever runs on trio has it
+        import trio  # installed if it runs
 
         return trio.lowlevel.spawn_system_task(work)
     return loop.create_task(work())

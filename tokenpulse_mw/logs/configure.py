@@ -1,4 +1,4 @@
-"""Sets up the logging of a whole process."""
+"""Logging configuration of the process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .levels import check_level, set_log_level
 from .queue_handler import BackgroundHandler
 from .request_id import add_request_id
 
-_HANDLER = "tokenpulse_mw"  # by which our own handler is found again
+_HANDLER = "tokenpulse_mw"  # name of the handler that a later call replaces
 
 
 def configure_logging(
@@ -24,28 +24,26 @@ def configure_logging(
     request_id: bool = False,
     queue: int = 0,
 ) -> None:
-    """Send the log of the whole process to `stream`, one line for each record.
+    """Write the log of the process to `stream`, one line for each record.
 
-    Calling it again changes all of that; handlers of others are left alone.
+    A later call replaces this configuration; other handlers are kept.
 
     Args:
-        level: "DEBUG", "INFO", "WARN" or "ERROR", in any case.
+        level: "DEBUG", "INFO", "WARN" or "ERROR", case-insensitive.
         format: "text" for `[2026-01-21T14:00:42.661Z] [INFO] [Module] message`, or "json" for
-            an object with `time`, `level`, `module`, `message`, where there is one `error`, and
-            what was given as `extra={...}`.
+            an object with `time`, `level`, `module`, `message`, `error` if there is one, and the
+            fields of `extra={...}`.
         stream: Standard error by default.
-        capture: Loggers that have handlers of their own, such as "uvicorn": these are taken from
-            them, and from those below them, so that their lines come out here. One that was
-            silenced, as uvicorn's `--no-access-log` does it, stays silent, and one with a level
-            above INFO (`--log-level warning`) keeps that.
-        request_id: End lines of text with the id of their request. JSON has it anyhow. See
+        capture: Loggers whose own handlers are removed, such as "uvicorn", and those of their
+            child loggers, so that their lines are written here. A silenced logger, as by uvicorn's
+            `--no-access-log`, stays silent, and a level above INFO (`--log-level warning`) is kept.
+        request_id: Add the request id to text lines; JSON lines always have it. See
             `RequestIdMiddleware`.
-        queue: Lines that may wait to be written by a thread, so that a slow stream delays no
-            request; what does not fit is dropped, and the log says how much. 0 writes at once.
+        queue: Lines that may wait for a writer thread, so that a slow stream delays no request.
+            Further lines are dropped and counted in the log. 0 writes at once.
 
     Raises:
-        ValueError: There is no such level or format, `capture` is a string, or `queue` is
-            below 0.
+        ValueError: The level or format is unknown, `capture` is a string, or `queue` is below 0.
     """
     level = check_level(level)
     formatter = formatter_for(format, request_id=request_id)
@@ -64,16 +62,16 @@ def configure_logging(
 
 
 def formatter_for(format: str, *, request_id: bool = False) -> logging.Formatter:
-    """What writes lines of `format`, as `configure_logging` has it.
+    """Return the formatter of a format of `configure_logging`.
 
     Raises:
-        ValueError: There is no such format.
+        ValueError: The format is unknown.
     """
     if format == "text":
         return TextFormatter(request_id=request_id)
     if format == "json":
         return JsonFormatter()
-    raise ValueError(f"log format {format!r} is none: expected one of text, json")
+    raise ValueError(f"log format must be one of text, json, got {format!r}")
 
 
 def _put_in_place(handler: logging.Handler) -> None:
@@ -82,28 +80,29 @@ def _put_in_place(handler: logging.Handler) -> None:
         if other.get_name() == _HANDLER:
             root.removeHandler(other)
             if isinstance(other, BackgroundHandler):
-                other.finish()  # whoever calls does not wait for a slow stream
+                other.finish()  # without waiting for a slow stream
             else:
                 other.close()
     root.addHandler(handler)
 
 
 def _capture(name: str) -> None:
-    """Let `name`, and every logger below it, leave its lines to the root logger."""
-    below = [each for each in logging.root.manager.loggerDict if each.startswith(f"{name}.")]
-    for each in (name, *below):
-        logger = logging.getLogger(each)
+    """Let the logger `name` and its child loggers propagate to the root logger."""
+    known = logging.root.manager.loggerDict
+    children = [logger_name for logger_name in known if logger_name.startswith(f"{name}.")]
+    for logger_name in (name, *children):
+        logger = logging.getLogger(logger_name)
         if _is_silenced(logger):
             continue
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
         logger.propagate = True
-        if logger.level <= logging.INFO:  # as servers have it when nobody asked for less
+        if logger.level <= logging.INFO:  # the default of servers
             logger.setLevel(logging.NOTSET)
 
 
 def _is_silenced(logger: logging.Logger | None) -> bool:
-    """Whether it, or one above it, was cut off so that its lines reach nobody."""
+    """Return True if the logger or a parent neither propagates nor has handlers."""
     while logger is not None and (logger.propagate or logger.handlers):
         logger = logger.parent
     return logger is not None

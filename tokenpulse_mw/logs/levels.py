@@ -1,4 +1,4 @@
-"""The seed's four log levels, and which of them the process has."""
+"""The four log levels, and the level of the process."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ LEVELS: Mapping[str, int] = {
     "ERROR": logging.ERROR,
 }
 
-# At DEBUG they tell each step with a database or a connection, parameters and all.
+# At DEBUG they log each step of a database or connection, with its parameters.
 _NOISY_LOGGERS = ("aiosqlite", "httpcore", "httpcore2", "httpx", "httpx2")
-_QUIET_LEVEL = logging.DEBUG + 1  # nobody else sets this one, so that ours is told from theirs
+_QUIET_LEVEL = logging.DEBUG + 1  # not a standard level, so that it is recognised
 
 
 def check_level(level: object) -> str:
-    """The name of ours for `level`, which may be in any case; WARNING is WARN.
+    """Return the name of a level in upper case; WARNING is WARN.
 
     Raises:
-        ValueError: There is no such level.
+        ValueError: The level is unknown.
     """
     name = level.upper() if isinstance(level, str) else ""
     if name == "WARNING":
         return "WARN"
     if name not in LEVELS:
-        raise ValueError(f"log level {level!r} is none: expected one of {', '.join(LEVELS)}")
+        raise ValueError(f"log level must be one of {', '.join(LEVELS)}, got {level!r}")
     return name
 
 
 def level_number(level: object) -> int:
-    """The number that `logging` has for `level`.
+    """Return the number of a level in `logging`.
 
     Raises:
-        ValueError: There is no such level.
+        ValueError: The level is unknown.
     """
     return LEVELS[check_level(level)]
 
 
 def log_level() -> str:
-    """The level of the root logger: the lowest of ours that is written."""
+    """Return the level of the root logger: the lowest level that is written."""
     number = logging.getLogger().getEffectiveLevel()
     return next((name for name, least in LEVELS.items() if least >= number), "ERROR")
 
 
 def set_log_level(level: str) -> None:
-    """Set the level of the root logger, from the next line on.
+    """Set the level of the root logger.
 
-    It holds for this process, and for every logger that was not given a level of its own; those of
-    a few libraries that tell each step of theirs have no lines at DEBUG.
+    It applies to this process, and to every logger without a level of its own. A few libraries that
+    log each step write no DEBUG lines.
 
     Args:
-        level: "DEBUG", "INFO", "WARN" or "ERROR", in any case; "WARNING" is "WARN".
+        level: "DEBUG", "INFO", "WARN" or "ERROR", case-insensitive; "WARNING" is "WARN".
 
     Raises:
-        ValueError: There is no such level.
+        ValueError: The level is unknown.
     """
     number = level_number(level)
     logging.getLogger().setLevel(number)

@@ -1,4 +1,4 @@
-"""Writes the log in a thread of its own, so that a slow disk or pipe delays no request."""
+"""Logging handler with a writer thread, so that a slow disk or pipe delays no request."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import TextIO
 _LOGGER = "tokenpulse_mw.logs"
 
 
-_DROPPED = "lines dropped, as they came faster than they could be written: %d"
+_DROPPED = "lines dropped because the queue was full: count=%d"
 
 
-_FAILED = "lines lost or late, as the stream failed when they were written: %d"
+_FAILED = "lines lost because the stream failed: count=%d"
 
 
 _Lines = queue.SimpleQueue[str | None]  # None is the end
 
 
 class BackgroundHandler(logging.Handler):
-    """Lines are made where they are logged, and written by a thread.
+    """Handler that formats lines in the calling thread and writes them in another.
 
-    What does not fit into the queue is dropped and counted; a later line says how much it was. So
-    are lines that cannot be written, as on a full disk.
+    Lines that do not fit into the queue or cannot be written, as on a full disk, are dropped. A
+    later line has their number.
 
     Args:
-        stream: Where lines go.
+        stream: Receives the lines.
         size: Lines that may wait.
-        patience: Seconds that the end of the process waits for what is not written yet.
+        patience: Seconds that the end of the process waits for unwritten lines.
 
     Raises:
         ValueError: `size` is below 1.
@@ -47,42 +47,42 @@ class BackgroundHandler(logging.Handler):
         self._ended = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Let one line be written; `logging` calls this by one thread at a time."""
+        """Queue one line; `logging` calls this from one thread at a time."""
         line = self.format(record)
-        if self._ended:  # the process ends, or somebody's `dictConfig` has closed all handlers
+        if self._ended:  # the process ends, or `dictConfig` has closed all handlers
             _write(self._stream, line)
             return
-        if self._thread is None or not self._thread.is_alive():  # a fork leaves threads behind
+        if self._thread is None or not self._thread.is_alive():  # a forked process has no threads
             self._start()
         if self._lines.qsize() >= self._size:
             self._dropped += 1
             return
-        self._tell_dropped()
+        self._report_dropped()
         self._lines.put(line)
 
     def finish(self) -> None:
-        """Take no more lines; what waits is still written, and nobody waits for that."""
+        """Accept no more lines; queued lines are still written, without waiting."""
         if self._ended:
             return
         self.acquire()  # no line may come after the end
         try:
             self._ended = True
-            self._tell_dropped()
+            self._report_dropped()
             self._lines.put(None)
         finally:
             self.release()
 
     def close(self) -> None:
-        """Write what waits, for a few seconds at most."""
+        """Write the queued lines, for at most `patience` seconds."""
         self.finish()
         if self._thread is not None:
             self._thread.join(self._patience)
         super().close()
 
     def _start(self) -> None:
-        self._lines = queue.SimpleQueue()  # a parent tells its own lines
+        self._lines = queue.SimpleQueue()  # the parent process writes its own lines
         self._dropped = 0
-        # The thread holds on to this handler, so that the end of the process finds and closes it.
+        # The thread references this handler, so that the end of the process closes it.
         self._thread = threading.Thread(target=self._write_all, name="tokenpulse-log", daemon=True)
         self._thread.start()
 
@@ -93,7 +93,7 @@ class BackgroundHandler(logging.Handler):
                 failed = 0
             failed += not _write(self._stream, line)
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         if not self._dropped:
             return
         self._lines.put(self._count(_DROPPED, self._dropped))

@@ -1,4 +1,4 @@
-"""The settings that can be changed while the process runs: the log level."""
+"""Endpoint of the settings that can be changed at run time: the log level."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ _METHODS = ["GET", "HEAD", "PUT", "OPTIONS"]
 
 
 class SettingsBody(Struct, forbid_unknown_fields=True):
-    """What the settings are to be."""
+    """New settings."""
 
     log_level: str
 
 
 def settings_routes(*, authorize: Authorize) -> list[Route]:
-    """`GET` and `PUT /admin/settings`: `{"log_level": "INFO"}`.
+    """Return the routes of `GET` and `PUT /admin/settings`: `{"log_level": "INFO"}`.
 
-    A change holds at once, for this process, and is logged, with the name that `authorize` gives
-    or else the client's address. What is refused is answered with problem details (RFC 9457);
-    whoever is not let in gets 401. What is let in is left out of request metrics and alert
-    statistics.
+    A change applies to this process at once. It is logged with the name that `authorize` returns,
+    or the client's address. Rejected requests get problem details (RFC 9457); unauthorized ones get
+    401.
+    Authorized requests are excluded from metrics and alert statistics.
 
     Args:
-        authorize: Says whether a request is let in, as a bearer guard does, or gives the name of
-            whoever asks; it may be async.
+        authorize: Returns True or the name of the client if the request is authorized, as `bearer`
+            does; may be async.
 
     Raises:
-        ValueError: `authorize` cannot be called: these settings are not for everyone.
+        ValueError: `authorize` is not callable.
     """
     settings = _Settings(Guard(authorize, of="settings_routes"))
-    # With a slash too, so that no token comes to a catch-all route, and from there to a vendor.
+    # With a slash too, so that no token reaches a catch-all route and a vendor.
     return [Route(path, settings) for path in (_PATH, f"{_PATH}/")]
 
 
@@ -58,11 +58,11 @@ class _Settings:
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         try:
             response = await self._answer(Request(scope, receive))
-        except ProblemError as refused:
-            response = problem_response(refused)
+        except ProblemError as problem:
+            response = problem_response(problem)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -88,16 +88,16 @@ def _level(level: str) -> str:
 
 
 def _set(level: str, who: str) -> None:
-    """Change the level, and log it while the more talkative of the two holds."""
+    """Change the level, and log the change at the lower of both levels."""
     before = log_level()
-    told = ("log level changed from %s to %s, asked by %s", before, level, who)
+    line = ("log level changed: from=%s to=%s by=%s", before, level, who)
     if LEVELS[level] > LEVELS[before]:
-        logger.warning(*told)
+        logger.warning(*line)
         set_log_level(level)
     else:
         set_log_level(level)
         if level != before:
-            logger.warning(*told)
+            logger.warning(*line)
 
 
 def _client(request: Request) -> str:
