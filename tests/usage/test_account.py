@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage, UsageAccount
-from tokenpulse_mw.usage.bounds import MAX_READ_IN_VAIN_EVENTS
+from tokenpulse_mw.usage.bounds import MAX_USELESS_READS
 
 from .bodies import account
 
@@ -420,7 +420,7 @@ def test_a_stream_in_which_a_model_is_seen_is_an_answer(data: bytes) -> None:
 
 def test_what_is_only_guessed_to_be_a_models_is_no_answer_unless_it_shows() -> None:
     """It may be any page, also where it was cut or cannot be read."""
-    ledger = UsageAccount(guessed=True)
+    ledger = UsageAccount(sniffed=True)
     assert ledger.is_response is False
     ledger.read(b"{")
     assert ledger.is_response is False
@@ -526,7 +526,7 @@ def test_reading_in_vain_comes_to_an_end() -> None:
 
     ledger = UsageAccount()
     ledger.add_usage_events(latest_first(b'{"max_tokens": 5}'))
-    assert len(asked) == MAX_READ_IN_VAIN_EVENTS
+    assert len(asked) == MAX_USELESS_READS
     asked.clear()
     ledger.add_usage_events(
         latest_first(b'{"type": "message_delta", "usage": {"output_tokens": 5}}')

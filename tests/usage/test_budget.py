@@ -16,8 +16,8 @@ from tokenpulse_mw.usage.bounds import (
     MAX_FEED_WORK_NS,
 )
 from tokenpulse_mw.usage.budget import Budget, slices
-from tokenpulse_mw.usage.document import objects, read
-from tokenpulse_mw.usage.words import read_events, speaks
+from tokenpulse_mw.usage.document import objects, read, read_events
+from tokenpulse_mw.usage.formats import has_output
 
 from .bodies import JSON, SSE, account, event, measure
 from .hostile import AWS, frame
@@ -136,7 +136,7 @@ def test_output_of_very_many_values_is_output(field: str) -> None:
 
     (document,) = read_events(json.dumps({field: piece}).encode())
 
-    assert speaks(document) is True
+    assert has_output(document) is True
     assert objects(getattr(document, field)) == []
 
 

@@ -38,6 +38,19 @@ class Document(msgspec.Struct):
     content: msgspec.Raw = NOTHING
 
 
+class Event(Document):
+    """A document with the top-level fields in which vendors put what the model wrote."""
+
+    event_type: Any = None
+    text: Any = None
+    completion: Any = None
+    generation: Any = None
+    outputText: Any = None  # noqa: N815 - Titan's spelling
+    contentBlockDelta: msgspec.Raw = NOTHING  # noqa: N815 - Nova's spelling
+    outputs: msgspec.Raw = NOTHING
+    delta: msgspec.Raw = NOTHING
+
+
 D = TypeVar("D", bound=Document)
 
 
@@ -123,10 +136,8 @@ def _may_be_documents(line: bytes) -> bool:
     return line.startswith(b"[") or line.lstrip().startswith(b"{")
 
 
-_reader = Reader(Document)
-
-
-read = _reader.read
+read = Reader(Document).read
+read_events = Reader(Event).read
 
 
 def is_small(data: bytes | msgspec.Raw) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from .account import UsageAccount, UsageMeter
 from .bounds import ARRAY_BYTE_WORK_NS, BRACKET_WORK_NS, MAX_DOCUMENT_BYTES, QUOTE_WORK_NS
 from .budget import slices
-from .failure import refused
+from .formats import is_error_response
+from .formats.markers import COUNT
 from .json_array import JsonArraySplitter
 from .oversized import HEAD, OPENING, TAIL, usage_from_head, usage_from_tail
-from .statement import COUNT
 
 BEFORE = b"\xef\xbb\xbf \t\r\n"  # what may stand before a document: a mark, and white space
 
@@ -25,9 +25,9 @@ class JsonMeter:
     __slots__ = ("_body", "_head", "_longest", "_reader", "_tail", "account", "awaits_output")
 
     def __init__(
-        self, *, longest: int = MAX_DOCUMENT_BYTES, ledger: UsageAccount | None = None
+        self, *, longest: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
     ) -> None:
-        self.account = UsageAccount() if ledger is None else ledger
+        self.account = UsageAccount() if account is None else account
         self.awaits_output = True
         self._longest = longest
         self._tail = min(TAIL, longest)
@@ -69,17 +69,17 @@ class JsonMeter:
         if self._reader is not None:
             self._reader.finish(complete=complete)
             return
-        ledger = self.account
-        ledger.complete = complete
-        ledger.complete_scan = True
-        if ledger.budget.exhausted:  # by decompression
-            ledger.unreadable += 1
+        account = self.account
+        account.complete = complete
+        account.complete_scan = True
+        if account.budget.exhausted:  # by decompression
+            account.unreadable += 1
         elif self._head:
             self._read_ends(complete)
         elif self._body:
-            ledger.read(bytes(self._body))
+            account.read(bytes(self._body))
             if not complete:  # a document that was cut in two is nobody's fault
-                ledger.unreadable = 0
+                account.unreadable = 0
 
     def _read_ends(self, complete: bool) -> None:
         """Where it was cut, its end may lie anywhere in it."""
@@ -99,9 +99,9 @@ class _ArrayReader:
 
     __slots__ = ("_buffer", "_last", "account", "awaits_output")
 
-    def __init__(self, ledger: UsageAccount, longest: int) -> None:
+    def __init__(self, account: UsageAccount, longest: int) -> None:
         self.awaits_output = True
-        self.account = ledger
+        self.account = account
         self._buffer = JsonArraySplitter(longest=longest)
         self._last = b""
 
@@ -129,16 +129,16 @@ class _ArrayReader:
             self._last = elements[-1]
 
     def finish(self, *, complete: bool) -> None:
-        ledger, buffer = self.account, self._buffer
-        ledger.budget.start(0)
-        stopped = ledger.budget.exhausted
-        ledger.complete = complete and buffer.closed and not stopped
-        ledger.unreadable += buffer.overlong + (stopped or (complete and not buffer.closed))
-        ledger.events += buffer.overlong
-        ledger.complete_scan = (
-            ledger.awaits_first_token
+        account, buffer = self.account, self._buffer
+        account.budget.start(0)
+        stopped = account.budget.exhausted
+        account.complete = complete and buffer.closed and not stopped
+        account.unreadable += buffer.overlong + (stopped or (complete and not buffer.closed))
+        account.events += buffer.overlong
+        account.complete_scan = (
+            account.awaits_first_token
         )  # else elements were not looked at any more
-        ledger.check_error(self._last, refused)
+        account.check_error(self._last, is_error_response)
 
 
 def _count(data: bytes, marks: bytes) -> int:

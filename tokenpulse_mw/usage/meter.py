@@ -63,7 +63,7 @@ def _plain_meter_of(media_type: bytes) -> MakeMeter | None:
 
 
 def _guessing() -> UsageMeter:
-    return SniffMeter(UsageAccount(guessed=True))
+    return SniffMeter(UsageAccount(sniffed=True))
 
 
 def _encoded(plain: MakeMeter, decoders: list[DecoderFactory]) -> UsageMeter:
@@ -91,8 +91,8 @@ class SniffMeter:
 
     __slots__ = ("_held", "_meter", "account", "feed")
 
-    def __init__(self, ledger: UsageAccount) -> None:
-        self.account = ledger
+    def __init__(self, account: UsageAccount) -> None:
+        self.account = account
         self.feed: Callable[[bytes], None] = self._sniff
         self._meter: UsageMeter | None = None
         self._held = b""
@@ -115,14 +115,14 @@ class SniffMeter:
         """Take in the first bytes, until they tell what it is."""
         held = self._held = (self._held + bytes(chunk)).lstrip(BEFORE)
         if held.startswith(_BRACKETS):
-            self._read_by(JsonMeter(ledger=self.account))
+            self._read_by(JsonMeter(account=self.account))
         elif held.startswith(_FIELDS):
-            self._read_by(SSEMeter(ledger=self.account))
+            self._read_by(SSEMeter(account=self.account))
         elif not any(field.startswith(held) for field in _FIELDS):
             self._read_by(self._other())
 
     def _other(self) -> UsageMeter | None:
-        return None if self.account.guessed else JsonMeter(ledger=self.account)
+        return None if self.account.sniffed else JsonMeter(account=self.account)
 
     def _read_by(self, meter: UsageMeter | None) -> None:
         held, self._held = self._held, b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .document import UNREADABLE, read
-from .statement import statement
+from .formats import find_usage
 
 HEAD = 128  # bytes of its beginning, which tell what it is
 
@@ -78,6 +78,6 @@ def _end_of_members(head: bytes) -> int:
 
 def _says_usage(data: bytes) -> bool:
     try:
-        return any(statement(document) is not None for document in read(data))
+        return any(find_usage(document) is not None for document in read(data))
     except UNREADABLE:
         return False

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from .account import UsageAccount
 from .bounds import MAX_DOCUMENT_BYTES, MAX_SLICE_BYTES
 from .budget import slices
-from .failure import SIGNS
+from .formats.markers import ERROR_SIGNS, last_count
 from .sse import (
     EventBuffer,
     count_events,
@@ -19,7 +19,6 @@ from .sse import (
     split_events,
     start_of,
 )
-from .statement import last_count
 
 _BATCH = 16 * 1024  # bytes of a stream that are looked through at once
 
@@ -35,9 +34,9 @@ class SSEMeter:
     __slots__ = ("_batch", "_budget", "_buffer", "_held", "_tail", "account", "awaits_output")
 
     def __init__(
-        self, *, longest: int = MAX_DOCUMENT_BYTES, ledger: UsageAccount | None = None
+        self, *, longest: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
     ) -> None:
-        self.account = UsageAccount() if ledger is None else ledger
+        self.account = UsageAccount() if account is None else account
         self.awaits_output = True
         self._batch = 0  # look through what is held when it is more than this
         self._buffer = EventBuffer(longest=longest)
@@ -75,28 +74,28 @@ class SSEMeter:
 
     def finish(self, *, complete: bool) -> None:
         """Examine what is held, including an event that no blank line has ended."""
-        ledger, buffer = self.account, self._buffer
+        account, buffer = self.account, self._buffer
         self._budget.start(0)
         if not self._budget.exhausted:
             self._finish(complete)
-        ledger.complete = complete and not self._budget.exhausted
-        ledger.unreadable += buffer.overlong + self._budget.exhausted
+        account.complete = complete and not self._budget.exhausted
+        account.unreadable += buffer.overlong + self._budget.exhausted
 
     def _finish(self, complete: bool) -> None:
-        ledger, buffer = self.account, self._buffer
+        account, buffer = self.account, self._buffer
         self._scan(buffer.take_complete())
-        unreadable = ledger.unreadable
+        unreadable = account.unreadable
         buffer.cut = not complete
         self._held += b"\n\n"  # ends an event that the vendor has left open
         self._scan(buffer.take_complete())
         if not complete:  # an event that was cut in two is nobody's fault
-            ledger.unreadable = min(unreadable, ledger.unreadable)
-        ledger.events += buffer.overlong
+            account.unreadable = min(unreadable, account.unreadable)
+        account.events += buffer.overlong
         for block in self._tail.candidates():
             if not self._budget.spend_event(block):
                 return
-            ledger.check_error(parse(block).data)
-            ledger.failed = ledger.failed or names_error(block)
+            account.check_error(parse(block).data)
+            account.failed = account.failed or names_error(block)
 
     def _scan(self, whole: bytes) -> None:
         if not whole:
@@ -110,12 +109,12 @@ class SSEMeter:
 
     def _scan_for_output(self, whole: bytes) -> None:
         """Look for the model's first output, as long as it may still come."""
-        ledger = self.account
+        account = self.account
         for block in split_events(whole):
             if not self._budget.spend_event(block):
                 return
-            self.awaits_output = not ledger.check_first_token(parse(block).data)
-            if not (self.awaits_output and ledger.awaits_first_token):
+            self.awaits_output = not account.check_first_token(parse(block).data)
+            if not (self.awaits_output and account.awaits_first_token):
                 self._batch = _BATCH
                 break
 
@@ -137,7 +136,7 @@ class SSEMeter:
 _LEAST = 32 * 1024  # bytes at the end of a stream in which an error is looked for
 
 
-_SIGNS = (*map(re.compile, SIGNS), re.compile(rb"event: ?error"))
+_SIGNS = (*map(re.compile, ERROR_SIGNS), re.compile(rb"event: ?error"))
 
 
 # Google ends a stream with an error that is no event at all, but JSON on lines of its own.

@@ -9,9 +9,9 @@ import pytest
 
 from tokenpulse_mw.usage import TokenUsage
 from tokenpulse_mw.usage.document import Document, read
-from tokenpulse_mw.usage.whose import is_kept, is_models, model
+from tokenpulse_mw.usage.formats import is_response, is_stored_object, model_of
 
-from .bodies import JSON, account, measure
+from ..bodies import JSON, account, measure
 
 
 def document(payload: dict[str, Any]) -> Document:
@@ -39,7 +39,7 @@ def document(payload: dict[str, Any]) -> Document:
 )
 def test_the_model_is_who_says_it_answered(payload: dict[str, Any], expected: str | None) -> None:
     """The model's name stands in a field of its own, which the vendors put in different places."""
-    assert model(document(payload)) == expected
+    assert model_of(document(payload)) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_model_is_who_says_it_answered(payload: dict[str, Any], expected: st
 )
 def test_a_models_answer_is_known_by_its_form(payload: dict[str, Any]) -> None:
     """Whatever it says of its usage."""
-    assert is_models(document(payload)) is True
+    assert is_response(document(payload)) is True
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_models_answer_is_known_by_its_form(payload: dict[str, Any]) -> None:
 )
 def test_any_other_document_may_be_an_applications_own(payload: dict[str, Any]) -> None:
     """Counts of tokens, logins, pages and calls of procedures are no answers of models."""
-    assert is_models(document(payload)) is False
+    assert is_response(document(payload)) is False
 
 
 KEPT = ["batch", "file", "fine_tuning.job", "vector_store", "assistant", "realtime.session"]
@@ -113,8 +113,8 @@ def test_what_openai_keeps_for_its_client_is_no_answer(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["list", "chat.completion", "response", "response.compaction", 7])
 def test_any_other_object_of_openai_is_an_answer(kind: Any) -> None:
     """A "list" is one of vectors; what has choices is an answer by whatever name."""
-    assert is_kept(document({"object": kind})) is False
-    assert is_kept(document({"object": "batch", "choices": []})) is False
+    assert is_stored_object(document({"object": kind})) is False
+    assert is_stored_object(document({"object": "batch", "choices": []})) is False
     ledger = measure(JSON, [json.dumps({"object": kind, "usage": SPENT}).encode()])
     assert ledger.usage == TokenUsage(1500, 500)
 

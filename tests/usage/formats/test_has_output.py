@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tokenpulse_mw.usage.document import UNREADABLE
-from tokenpulse_mw.usage.words import read_events, speaks
+from tokenpulse_mw.usage.document import UNREADABLE, read_events
+from tokenpulse_mw.usage.formats import has_output
 
 
 def spoken(payload: Any) -> bool:
     """Whether the event that `payload` is carries words."""
     (event,) = read_events(json.dumps(payload).encode())
-    return speaks(event)
+    return has_output(event)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def spoken(payload: Any) -> bool:
         {"content": "P", "modelId": "claude"},
     ],
 )
-def test_an_event_with_words_of_the_model_speaks(payload: dict[str, Any]) -> None:
+def test_an_event_with_words_of_the_model_has_output(payload: dict[str, Any]) -> None:
     """Text, reasoning, a tool call and a refusal are all written by the model."""
     assert spoken(payload) is True
 
@@ -122,7 +122,7 @@ def test_an_array_of_events_is_read_too(data: bytes) -> None:
     """Gemini streams arrays."""
     events = read_events(b"[{}, %s]" % data)
 
-    assert [speaks(event) for event in events] == [False, data != b"{}"]
+    assert [has_output(event) for event in events] == [False, data != b"{}"]
 
 
 def test_a_piece_that_is_no_json_is_unreadable() -> None:
@@ -130,4 +130,4 @@ def test_a_piece_that_is_no_json_is_unreadable() -> None:
     (event,) = read_events(b'{"delta": {"text": "\xff"}}')
 
     with pytest.raises(UNREADABLE):
-        speaks(event)
+        has_output(event)

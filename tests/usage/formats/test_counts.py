@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.vendors import READERS, Family
+from tokenpulse_mw.usage.formats import FORMATS
 
-# Every field that is counted, by family; "a.b" stands for b inside the object a.
-FIELDS: dict[Family, tuple[str, ...]] = {
+COUNT = {form.name: form.count for form in FORMATS}
+
+# Every field that is counted, by name; "a.b" stands for b inside the object a.
+FIELDS: dict[str, tuple[str, ...]] = {
     "openai-chat": (
         "prompt_tokens",
         "completion_tokens",
@@ -75,8 +77,8 @@ json_values = st.recursive(
 )
 
 
-def usage_object(family: Family, values: dict[str, Any]) -> dict[str, Any]:
-    """A usage object of `family` that holds `values` by the names of FIELDS."""
+def usage_object(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A usage object of `name` that holds `values` by the names of FIELDS."""
     usage: dict[str, Any] = {}
     for path, value in values.items():
         outer, _, inner = path.rpartition(".")
@@ -84,7 +86,7 @@ def usage_object(family: Family, values: dict[str, Any]) -> dict[str, Any]:
     return usage
 
 
-CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
+CASES: list[tuple[str, dict[str, Any], TokenUsage]] = [
     ("openai-chat", {"prompt_tokens": 14, "total_tokens": 14}, TokenUsage(input=14)),
     (
         "openai-chat",
@@ -344,29 +346,29 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "usage", "expected"), CASES)
+@pytest.mark.parametrize(("name", "usage", "expected"), CASES)
 def test_each_vendor_is_counted_in_one_vocabulary(
-    family: Family, usage: dict[str, Any], expected: TokenUsage
+    name: str, usage: dict[str, Any], expected: TokenUsage
 ) -> None:
     """Cached tokens are part of the input and reasoning is part of the output, whoever counts."""
-    assert READERS[family](usage) == expected
+    assert COUNT[name](usage) == expected
 
 
 @pytest.mark.parametrize("field", ["cacheReadInputTokens", "cacheReadInputTokenCount"])
 def test_bedrock_spells_its_cache_reads_in_two_ways(field: str) -> None:
     """Either spelling of Bedrock's cache reads is read."""
-    assert READERS["bedrock-converse"]({field: 9}).cache_read == 9
+    assert COUNT["bedrock-converse"]({field: 9}).cache_read == 9
 
 
 @pytest.mark.parametrize("field", ["cacheWriteInputTokens", "cacheWriteInputTokenCount"])
 def test_bedrock_spells_its_cache_writes_in_two_ways(field: str) -> None:
     """Either spelling of Bedrock's cache writes is read."""
-    assert READERS["bedrock-converse"]({field: 9}).cache_write == 9
+    assert COUNT["bedrock-converse"]({field: 9}).cache_write == 9
 
 
 def test_bedrock_counts_given_twice_are_counted_once() -> None:
     """Bedrock sends both spellings at once, which are the same tokens."""
-    usage = READERS["bedrock-converse"](
+    usage = COUNT["bedrock-converse"](
         {
             "cacheReadInputTokens": 9,
             "cacheReadInputTokenCount": 9,
@@ -389,7 +391,7 @@ def test_the_iterations_of_an_anthropic_answer_are_summed() -> None:
         ],
     }
 
-    assert READERS["anthropic"](usage) == TokenUsage(input=527, output=30, cache_read=7)
+    assert COUNT["anthropic"](usage) == TokenUsage(input=527, output=30, cache_read=7)
 
 
 @pytest.mark.parametrize(("told", "expected"), [(25, 25), (30, 30), (31, 0), (None, 0)])
@@ -403,7 +405,7 @@ def test_the_reasoning_of_an_anthropic_answer_may_stand_at_the_top_only(
         "iterations": [{"input_tokens": 5, "output_tokens": 30}],
     }
 
-    assert READERS["anthropic"](usage) == TokenUsage(input=5, output=30, reasoning=expected)
+    assert COUNT["anthropic"](usage) == TokenUsage(input=5, output=30, reasoning=expected)
 
 
 def test_the_reasoning_of_iterations_is_summed() -> None:
@@ -411,7 +413,7 @@ def test_the_reasoning_of_iterations_is_summed() -> None:
     call = {"output_tokens": 30, "output_tokens_details": {"thinking_tokens": 20}}
     usage = {**call, "iterations": [call, call]}
 
-    assert READERS["anthropic"](usage) == TokenUsage(output=60, reasoning=40)
+    assert COUNT["anthropic"](usage) == TokenUsage(output=60, reasoning=40)
 
 
 @pytest.mark.parametrize(
@@ -421,38 +423,38 @@ def test_no_iterations_leave_the_top_level_standing(iterations: Any) -> None:
     """An answer of a single call may have an empty list, or iterations without any count."""
     usage = {"input_tokens": 3, "output_tokens": 4, "iterations": iterations}
 
-    assert READERS["anthropic"](usage) == TokenUsage(input=3, output=4)
+    assert COUNT["anthropic"](usage) == TokenUsage(input=3, output=4)
 
 
 def test_an_iteration_that_is_no_object_costs_nothing() -> None:
     """Garbage among the iterations is passed over."""
     usage = {"iterations": [None, 7, {"input_tokens": 3}]}
 
-    assert READERS["anthropic"](usage) == TokenUsage(input=3)
+    assert COUNT["anthropic"](usage) == TokenUsage(input=3)
 
 
 @pytest.mark.parametrize("value", [None, 1.5, -1, "12", True, float("inf"), [1], {"n": 1}])
-@pytest.mark.parametrize("family", FIELDS)
-def test_garbage_counts_as_nothing(family: Family, value: Any) -> None:
+@pytest.mark.parametrize("name", FIELDS)
+def test_garbage_counts_as_nothing(name: str, value: Any) -> None:
     """What is not a whole number from 0 on is not a count in any field of any vendor."""
-    usage = usage_object(family, dict.fromkeys(FIELDS[family], value))
+    usage = usage_object(name, dict.fromkeys(FIELDS[name], value))
 
-    assert READERS[family](usage) == TokenUsage()
+    assert COUNT[name](usage) == TokenUsage()
 
 
-@pytest.mark.parametrize(("family", "path"), [(f, path) for f in FIELDS for path in FIELDS[f]])
-def test_every_field_is_read(family: Family, path: str) -> None:
+@pytest.mark.parametrize(("name", "path"), [(f, path) for f in FIELDS for path in FIELDS[f]])
+def test_every_field_is_read(name: str, path: str) -> None:
     """Each field known of a vendor counts, also when it comes alone."""
-    assert READERS[family](usage_object(family, {path: 5})) != TokenUsage()
+    assert COUNT[name](usage_object(name, {path: 5})) != TokenUsage()
 
 
 @given(st.data())
-@pytest.mark.parametrize("family", FIELDS)
-def test_any_usage_object_gives_usable_counts(family: Family, data: st.DataObject) -> None:
+@pytest.mark.parametrize("name", FIELDS)
+def test_any_usage_object_gives_usable_counts(name: str, data: st.DataObject) -> None:
     """Whatever JSON a vendor sends, counts are whole numbers, never negative."""
-    fields = data.draw(st.dictionaries(st.sampled_from(FIELDS[family]), json_values))
+    fields = data.draw(st.dictionaries(st.sampled_from(FIELDS[name]), json_values))
 
-    usage = READERS[family](usage_object(family, fields))
+    usage = COUNT[name](usage_object(name, fields))
 
     counts = (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning)
     assert all(type(number) is int and number >= 0 for number in counts)

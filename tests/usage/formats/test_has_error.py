@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.document import Document, read
-from tokenpulse_mw.usage.failure import failed, has_sign, refused
+from tokenpulse_mw.usage.formats import has_error, is_error_response
+from tokenpulse_mw.usage.formats.markers import may_have_error
 
 
 def document(payload: dict[str, Any]) -> Document:
@@ -38,7 +39,7 @@ def document(payload: dict[str, Any]) -> Document:
 )
 def test_an_error_is_told_in_the_document(payload: dict[str, Any]) -> None:
     """Vendors report an error under `error`, or by the type of the event."""
-    assert failed(document(payload)) is True
+    assert has_error(document(payload)) is True
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_an_error_is_told_in_the_document(payload: dict[str, Any]) -> None:
 )
 def test_no_error_is_no_failure(payload: dict[str, Any]) -> None:
     """An `error` of null, or one inside of what the model wrote, is none."""
-    assert failed(document(payload)) is False
+    assert has_error(document(payload)) is False
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_no_error_is_no_failure(payload: dict[str, Any]) -> None:
 )
 def test_a_whole_answer_may_be_an_error(payload: dict[str, Any]) -> None:
     """Some vendors answer so with a status of success."""
-    assert refused(document(payload)) is True
+    assert is_error_response(document(payload)) is True
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_a_whole_answer_may_be_an_error(payload: dict[str, Any]) -> None:
 )
 def test_an_applications_own_answer_may_speak_of_errors(payload: dict[str, Any]) -> None:
     """A word, or a yes, in a document that is not a model's tells of no failed answer."""
-    assert refused(document(payload)) is False
+    assert is_error_response(document(payload)) is False
 
 
 names = st.sampled_from(["error", "type", "object", "status", "failed", "model", "response.failed"])
@@ -104,5 +105,5 @@ def test_what_tells_of_an_error_has_a_sign_of_it(
     """Documents without one need not be asked."""
     data = json.dumps({**payload, "choices": choices}).encode()
 
-    if any(map(failed, read(data))):
-        assert has_sign(data)
+    if any(map(has_error, read(data))):
+        assert may_have_error(data)
