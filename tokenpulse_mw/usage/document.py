@@ -36,6 +36,7 @@ class Document(msgspec.Struct):
     candidates: msgspec.Raw = NOTHING
     output: msgspec.Raw = NOTHING
     content: msgspec.Raw = NOTHING
+    delta: msgspec.Raw = NOTHING
 
 
 class Event(Document):
@@ -48,7 +49,6 @@ class Event(Document):
     outputText: Any = None  # noqa: N815 - Titan's spelling
     contentBlockDelta: msgspec.Raw = NOTHING  # noqa: N815 - Nova's spelling
     outputs: msgspec.Raw = NOTHING
-    delta: msgspec.Raw = NOTHING
 
 
 D = TypeVar("D", bound=Document)

@@ -7,7 +7,7 @@ list it in `FORMATS`.
 from __future__ import annotations
 
 from ..document import NOTHING, Document, Event
-from . import anthropic, bedrock, completions, gemini, openai_chat, openai_responses
+from . import anthropic, bedrock, cohere, completions, gemini, openai_chat, openai_responses
 from .base import Format, UsageReport, is_error
 
 __all__ = [
@@ -30,6 +30,7 @@ FORMATS: tuple[Format, ...] = (
     openai_chat.FORMAT,
     openai_responses.FORMAT,
     bedrock.FORMAT,
+    cohere.FORMAT,
     completions.FORMAT,
 )
 
