@@ -225,7 +225,8 @@ class UsageAccount(Account, eq=False):
 
     def _identify(self, document: Document) -> None:
         self._named_model = model_of(document) or self._named_model
-        self._has_output = self._has_output or is_response(document)
+        if not self._has_output:
+            self._has_output = is_response(document)
 
 
 def _usage_reports(documents: list[Document]) -> list[tuple[Document, UsageReport]]:

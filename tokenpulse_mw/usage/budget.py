@@ -48,9 +48,9 @@ class Budget(msgspec.Struct, eq=False):
 
     def spend(self, work: int) -> bool:
         """Return True if `work` is within the budget, and deduct it."""
-        self._feed -= work
-        self._body -= work
-        if self._feed < 0 or self._body < 0:
+        self._feed = feed = self._feed - work
+        self._body = body = self._body - work
+        if feed < 0 or body < 0:
             self.exhausted = True
         return not self.exhausted
 
@@ -76,7 +76,8 @@ class Budget(msgspec.Struct, eq=False):
 
     def spend_event(self, block: bytes) -> bool:
         """Deduct the work of splitting an event into its lines."""
-        return self.spend(EVENT_LINE_WORK_NS * (block.count(b"\n") + block.count(b"\r")))
+        lines = block.count(b"\n") + block.count(b"\r")
+        return self.spend(EVENT_LINE_WORK_NS * lines) if lines else not self.exhausted
 
 
 def slices(data: bytes, size: int = MAX_SLICE_BYTES) -> Iterator[bytes]:

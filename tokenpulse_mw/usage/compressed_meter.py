@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from .account import UsageAccount, UsageMeter
 from .bounds import (
@@ -67,8 +67,7 @@ class CompressedMeter:
         try:
             data = bytes(chunk)  # applications send any kind of them
             for piece in (data,) if len(data) <= MAX_SLICE_BYTES else slices(data):
-                for decoded in self._decoded(piece, 0):
-                    self._meter.feed(decoded)
+                self._decode(piece, 0)
         except CorruptError:
             self._corrupt = True
             self._decoders = ()
@@ -76,19 +75,22 @@ class CompressedMeter:
             self._decoders = ()
         self.awaits_output = self._meter.awaits_output
 
-    def _decoded(self, data: bytes, step: int) -> Iterator[bytes]:
-        if step == len(self._decoders):
-            yield data
-            return
-        if not self._budget.spend(COMPRESSED_BYTE_WORK_NS * len(data)):
+    def _decode(self, data: bytes, step: int) -> None:
+        """Undo the coding number `step` of `data`, and all that follow."""
+        spend = self._budget.spend
+        if not spend(COMPRESSED_BYTE_WORK_NS * len(data)):
             return
         for piece in self._decoders[step].feed(data):
-            self._left -= len(piece)
+            size = len(piece)
+            self._left -= size
             if self._left < 0:
-                raise CorruptError("it says more than will be decoded")
-            if not self._budget.spend(DECODED_BYTE_WORK_NS * len(piece)):
+                raise CorruptError("more decoded bytes than the limit")
+            if not spend(DECODED_BYTE_WORK_NS * size):
                 return
-            yield from self._decoded(piece, step + 1)
+            if step + 1 < len(self._decoders):
+                self._decode(piece, step + 1)
+            else:
+                self._meter.feed(piece)
 
     def finish(self, *, complete: bool) -> None:
         """Examine what is left; a body that ends inside a coding is not complete."""

@@ -80,7 +80,7 @@ class _Brotli:
             if window_log(data[0]) > MAX_WINDOW_LOG_BROTLI:
                 raise CorruptError("its window is larger than 4 MiB")
         try:
-            for sip in slices(data, SIP):
+            for sip in (data,) if len(data) <= SIP else slices(data, SIP):
                 # The decoder takes in all of it, and outputs the rest when it is called again.
                 while not self._stream.is_finished():
                     if not (piece := self._stream.process(sip, output_buffer_limit=PIECE)):
@@ -168,7 +168,7 @@ class Gzip:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What `data` says, piece by piece."""
-        for sip in slices(data, SIP):
+        for sip in (data,) if len(data) <= SIP else slices(data, SIP):
             if self._inflate.eof:
                 sip = sip.lstrip(_PADDING)
             while sip:
@@ -199,7 +199,7 @@ class Deflate:
                 return
             wrapped = data[0] & 15 == 8 and not int.from_bytes(data[:2]) % 31
             self._inflate = zlib.decompressobj(_ZLIB if wrapped else _RAW_DEFLATE)
-        for sip in slices(data, SIP):
+        for sip in (data,) if len(data) <= SIP else slices(data, SIP):
             if not self._inflate.eof:
                 yield from _inflated(self._inflate, sip)
 
@@ -242,7 +242,7 @@ class _Zstd:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         try:
-            for sip in slices(data, SIP):
+            for sip in (data,) if len(data) <= SIP else slices(data, SIP):
                 while sip:
                     if self._frame.eof:
                         self._left = _count_frame(self._left)

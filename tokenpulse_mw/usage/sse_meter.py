@@ -137,6 +137,8 @@ _LEAST = 32 * 1024  # bytes at the end of a stream in which an error is looked f
 
 
 _SIGNS = (*map(re.compile, ERROR_SIGNS), re.compile(rb"event: ?error"))
+_FAILED = _SIGNS[1]
+_ERROR = re.compile(rb"error")  # part of all other signs
 
 
 # Google ends a stream with an error that is no event at all, but JSON on lines of its own.
@@ -165,7 +167,8 @@ class RecentEvents:
     def candidates(self) -> Iterator[bytes]:
         """Those events that may tell of an error."""
         tail = _end_of(b"".join(self._pieces))
-        for sign in _SIGNS:
+        signs = _SIGNS if _ERROR.search(tail) is not None else (_FAILED,)
+        for sign in signs:
             yield from events_matching(sign, tail)
 
 

@@ -84,7 +84,10 @@ def has_output(event: Event) -> bool:
     Raises:
         UNREADABLE: The output is not JSON.
     """
-    return any(has(event) for has in _HAS_OUTPUT)
+    for has in _HAS_OUTPUT:  # faster than a generator, as in `is_response`
+        if has(event):
+            return True
+    return False
 
 
 def model_of(document: Document) -> str | None:
@@ -100,8 +103,9 @@ def is_response(document: Document) -> bool:
 
     An error object counts, unless it is a JSON-RPC error.
     """
-    if any(has_shape(document) for has_shape in _IS_RESPONSE):
-        return True
+    for has_shape in _IS_RESPONSE:
+        if has_shape(document):
+            return True
     if isinstance(document.error, dict) and document.jsonrpc is None:
         return True
     # Cached contents of Gemini name a model and report their length.
