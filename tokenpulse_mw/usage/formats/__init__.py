@@ -84,7 +84,7 @@ def has_output(event: Event) -> bool:
     Raises:
         UNREADABLE: The output is not JSON.
     """
-    for has in _HAS_OUTPUT:  # faster than a generator, as in `is_response`
+    for has in _HAS_OUTPUT:  # noqa: SIM110 - faster than a generator
         if has(event):
             return True
     return False
