@@ -7,7 +7,8 @@ import re
 from .oversized import HEAD, TAIL, usage_from_tail
 
 # One step through JSON: to the next bracket outside strings, to the quote of a string that
-# continues in the next chunk, or to the end. It matches at every place, so that no byte is searched twice.
+# continues in the next chunk, or to the end. It matches at every place, so that no byte is searched
+# twice.
 _STEP = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(?:(["{}\[\]])|\Z)', re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""What one JSON document says of its usage."""
+"""Usage reports of single documents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def report(name: str, fields: dict[str, Any], **flags: Any) -> UsageReport:
 
 
 def document(payload: dict[str, Any]) -> Document:
-    """The one document that `payload` is."""
+    """Return the document of `payload`."""
     (only,) = read(json.dumps(payload).encode())
     return only
 
@@ -81,7 +81,7 @@ def document(payload: dict[str, Any]) -> Document:
         ({"choices": [{"usage": CHAT}]}, report("openai-chat", CHAT)),
         ({"usage": None, "choices": [{"usage": CHAT}, {}]}, report("openai-chat", CHAT)),
         ({"usage": TOTALS, "choices": [{"usage": CHAT}]}, report("openai-responses", TOTALS)),
-        (  # Kimi may tell of its cache in the choice only
+        (  # Kimi may report cache reads in the choice only
             {"usage": CHAT, "choices": [{"usage": {"cached_tokens": 2}}]},
             report("openai-chat", {**CHAT, "cached_tokens": 2}),
         ),
@@ -115,8 +115,8 @@ def document(payload: dict[str, Any]) -> Document:
         ),
     ],
 )
-def test_usage_is_known_by_its_fields(payload: dict[str, Any], expected: UsageReport) -> None:
-    """Each family is told apart by the names it uses, wherever it puts them."""
+def test_format_is_recognized_by_its_fields(payload: dict[str, Any], expected: UsageReport) -> None:
+    """Each format has its own field names and places."""
     assert find_usage(document(payload)) == expected
 
 
@@ -157,14 +157,14 @@ def test_usage_is_known_by_its_fields(payload: dict[str, Any], expected: UsageRe
         {"type": "message_delta", "usage": {"iterations": "two"}},
     ],
 )
-def test_usage_that_is_absent_says_nothing(payload: dict[str, Any]) -> None:
-    """Null, an empty object, anything else, or an object somewhere below is no statement."""
+def test_document_without_usage_has_no_report(payload: dict[str, Any]) -> None:
+    """Null, empty objects, other values, and nested objects are not usage."""
     assert find_usage(document(payload)) is None
 
 
 @given(st.lists(st.sampled_from([b"token", b"oken", b"s", b"Count", b'"', b"x", b"_"])))
-def test_the_last_count_is_found(pieces: list[bytes]) -> None:
-    """Of both spellings, wherever it is."""
+def test_last_count_finds_both_spellings(pieces: list[bytes]) -> None:
+    """The result is that of the regular expression."""
     data = b"".join(pieces)
     places = [found.start() for found in COUNT.finditer(data)]
 

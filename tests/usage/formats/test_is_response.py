@@ -1,4 +1,4 @@
-"""Whose document it is: a model's, something that a vendor keeps, or an application's own."""
+"""Recognition of model responses, stored vendor objects and other JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..bodies import JSON, account, measure
 
 
 def document(payload: dict[str, Any]) -> Document:
-    """The one document that `payload` is."""
+    """Return the document of `payload`."""
     (only,) = read(json.dumps(payload).encode())
     return only
 
@@ -37,8 +37,8 @@ def document(payload: dict[str, Any]) -> Document:
         ({"message": "hello"}, None),
     ],
 )
-def test_the_model_is_who_says_it_answered(payload: dict[str, Any], expected: str | None) -> None:
-    """The model's name stands in a field of its own, which the vendors put in different places."""
+def test_model_is_read_from_any_field(payload: dict[str, Any], expected: str | None) -> None:
+    """Vendors name the model in different fields."""
     assert model_of(document(payload)) == expected
 
 
@@ -57,8 +57,8 @@ def test_the_model_is_who_says_it_answered(payload: dict[str, Any], expected: st
         {"error": {"code": 429}},
     ],
 )
-def test_a_models_answer_is_known_by_its_form(payload: dict[str, Any]) -> None:
-    """Whatever it says of its usage."""
+def test_model_response_is_recognized_by_its_shape(payload: dict[str, Any]) -> None:
+    """Usage is not required."""
     assert is_response(document(payload)) is True
 
 
@@ -81,61 +81,58 @@ def test_a_models_answer_is_known_by_its_form(payload: dict[str, Any]) -> None:
         {"usage": {"disk": 5}},
     ],
 )
-def test_any_other_document_may_be_an_applications_own(payload: dict[str, Any]) -> None:
-    """Counts of tokens, logins, pages and calls of procedures are no answers of models."""
+def test_other_document_is_not_a_response(payload: dict[str, Any]) -> None:
+    """Token counts, logins, pages and JSON-RPC errors are not model responses."""
     assert is_response(document(payload)) is False
 
 
-KEPT = ["batch", "file", "fine_tuning.job", "vector_store", "assistant", "realtime.session"]
-SPENT = {"input_tokens": 1500, "output_tokens": 500, "total_tokens": 2000}
+STORED = ["batch", "file", "fine_tuning.job", "vector_store", "assistant", "realtime.session"]
+TOTALS = {"input_tokens": 1500, "output_tokens": 500, "total_tokens": 2000}
 
 
-@pytest.mark.parametrize("kind", KEPT)
-def test_what_openai_keeps_for_its_client_is_no_answer(kind: str) -> None:
-    """A batch that is made, cancelled or asked for by POST: its answers were counted, or will be.
-
-    Nothing of it is missing, either, though it names a model.
-    """
+@pytest.mark.parametrize("kind", STORED)
+def test_object_stored_by_openai_is_not_a_response(kind: str) -> None:
+    """Its usage is neither counted nor missing, though it names a model."""
     payload = {
         "object": kind,
         "model": "gpt-5",
         "status": "failed",
-        "usage": SPENT,
+        "usage": TOTALS,
         "error": {"code": "expired"},
     }
 
-    for told in (payload, {**payload, "usage": None}):
-        ledger = measure(JSON, [json.dumps(told).encode()])
-        assert account(ledger) == (None, "missing", None, False, 0)
-        assert ledger.is_response is False
+    for body in (payload, {**payload, "usage": None}):
+        result = measure(JSON, [json.dumps(body).encode()])
+        assert account(result) == (None, "missing", None, False, 0)
+        assert result.is_response is False
 
 
 @pytest.mark.parametrize("kind", ["list", "chat.completion", "response", "response.compaction", 7])
-def test_any_other_object_of_openai_is_an_answer(kind: Any) -> None:
-    """A "list" is one of vectors; what has choices is an answer by whatever name."""
+def test_other_object_of_openai_is_a_response(kind: Any) -> None:
+    """A "list" has embeddings; a document with choices is a response of any kind."""
     assert is_stored_object(document({"object": kind})) is False
     assert is_stored_object(document({"object": "batch", "choices": []})) is False
-    ledger = measure(JSON, [json.dumps({"object": kind, "usage": SPENT}).encode()])
-    assert ledger.usage == TokenUsage(1500, 500)
+    result = measure(JSON, [json.dumps({"object": kind, "usage": TOTALS}).encode()])
+    assert result.usage == TokenUsage(1500, 500)
 
 
-def test_a_list_of_batches_is_no_answer() -> None:
-    """What the batches of it have cost stands below; nor does it count in an array of its own."""
-    batches = [{"object": "batch", "model": "gpt-5", "usage": SPENT}]
-    ledger = measure(JSON, [json.dumps({"object": "list", "data": batches}).encode()])
+def test_list_of_batches_is_not_a_response() -> None:
+    """Usage of batches is ignored in a list and in a plain array."""
+    batches = [{"object": "batch", "model": "gpt-5", "usage": TOTALS}]
+    result = measure(JSON, [json.dumps({"object": "list", "data": batches}).encode()])
 
-    assert (ledger.source, ledger.is_response) == ("missing", False)
+    assert (result.source, result.is_response) == ("missing", False)
     assert measure(JSON, [json.dumps(batches).encode()]).usage is None
 
 
-def test_a_cached_content_of_gemini_is_no_answer() -> None:
-    """What is kept for later names the model it is for, and its length is no usage."""
+def test_cached_content_of_gemini_is_not_a_response() -> None:
+    """It names a model, and its length is not usage."""
     payload = {
         "name": "cachedContents/1",
         "model": "models/gemini-2.5-flash",
         "usageMetadata": {"totalTokenCount": 43130},
     }
 
-    ledger = measure(JSON, [json.dumps(payload).encode()])
+    result = measure(JSON, [json.dumps(payload).encode()])
 
-    assert (ledger.usage, ledger.source, ledger.is_response) == (None, "missing", False)
+    assert (result.usage, result.source, result.is_response) == (None, "missing", False)
