@@ -359,6 +359,43 @@ INVOKE_STREAM = Body(
     "claude-sonnet-4-5",
 )
 
+_COHERE_USAGE = {
+    "billed_units": {"input_tokens": 4, "output_tokens": 40},
+    "tokens": {"input_tokens": 70, "output_tokens": 43},
+    "cached_tokens": 64,
+}
+COHERE_JSON = _document(
+    {
+        "id": "c-1",
+        "finish_reason": "COMPLETE",
+        "message": {"role": "assistant", "content": [{"type": "text", "text": "Paris."}]},
+        "usage": _COHERE_USAGE,
+    },
+    TokenUsage(input=70, output=43, cache_read=64),
+    None,
+)
+COHERE_SSE = Body(
+    SSE,
+    _typed(
+        {"type": "message-start", "id": "c-1", "delta": {"message": {"role": "assistant"}}},
+        {
+            "type": "content-start",
+            "index": 0,
+            "delta": {"message": {"content": {"type": "text", "text": ""}}},
+        },
+    ),
+    _typed(
+        {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "Paris."}}}}
+    ),
+    _typed(
+        {"type": "content-end", "index": 0},
+        {"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": _COHERE_USAGE}},
+    )
+    + b"data: [DONE]\n\n",
+    TokenUsage(input=70, output=43, cache_read=64),
+    None,
+)
+
 BODIES: dict[str, Body] = {
     "chat-json": CHAT_JSON,
     "chat-sse": CHAT_SSE,
@@ -372,6 +409,8 @@ BODIES: dict[str, Body] = {
     "code-assist-sse": CODE_ASSIST_SSE,
     "dashscope-sse": DASHSCOPE_SSE,
     "groq-sse": GROQ_SSE,
+    "cohere-json": COHERE_JSON,
+    "cohere-sse": COHERE_SSE,
     "bedrock-json": BEDROCK_JSON,
     "bedrock-stream": BEDROCK_STREAM,
     "invoke-stream": INVOKE_STREAM,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage, UsageAccount
-from tokenpulse_mw.usage.bounds import MAX_READ_IN_VAIN_EVENTS
+from tokenpulse_mw.usage.bounds import MAX_USELESS_READS
 
 from .bodies import account
 
@@ -45,31 +45,31 @@ def delta(**usage: Any) -> dict[str, Any]:
     return {"type": "message_delta", "delta": {}, "usage": usage}
 
 
-def test_a_new_ledger_has_heard_nothing() -> None:
-    """Before the vendor speaks there is no usage."""
+def test_new_account_has_no_usage() -> None:
+    """Usage is missing until the vendor reports it."""
     ledger = UsageAccount()
 
     assert (ledger.usage, ledger.source, ledger.model) == (None, "missing", None)
     assert (ledger.failed, ledger.complete, ledger.unreadable) == (False, False, 0)
 
 
-def test_usage_of_an_answer_that_ended_is_reported() -> None:
-    """The vendor's own count of a complete answer is the best there is."""
+def test_usage_of_complete_response_is_reported() -> None:
+    """The vendor's own count of a complete response is exact."""
     ledger = ledger_of({"model": "gpt-5", "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
 
     assert (ledger.usage, ledger.source) == (TokenUsage(input=3, output=4), "reported")
     assert ledger.model == "gpt-5"
 
 
-def test_usage_of_an_answer_that_did_not_end_is_partial() -> None:
-    """More may have been to come."""
+def test_usage_of_incomplete_response_is_partial() -> None:
+    """The vendor may have reported more."""
     ledger = ledger_of({"usage": {"prompt_tokens": 3}})
     ledger.complete = False
 
     assert (ledger.usage, ledger.source) == (TokenUsage(input=3), "partial")
 
 
-def test_a_count_that_would_be_corrected_is_partial() -> None:
+def test_usage_of_message_start_is_partial() -> None:
     """Anthropic's message_start counts the output before it is written."""
     ledger = ledger_of(start(input_tokens=10, output_tokens=1))
 
@@ -78,7 +78,7 @@ def test_a_count_that_would_be_corrected_is_partial() -> None:
 
 
 def test_message_delta_overrides_message_start_field_by_field() -> None:
-    """What the delta says again is replaced, never added; what it leaves out stays."""
+    """Fields of the delta are replaced, never added; absent fields stay."""
     ledger = ledger_of(
         start(input_tokens=2479, cache_read_input_tokens=50, output_tokens=1),
         delta(input_tokens=404_500, output_tokens=40),
@@ -88,8 +88,8 @@ def test_message_delta_overrides_message_start_field_by_field() -> None:
     assert ledger.source == "reported"
 
 
-def test_a_null_in_message_delta_does_not_override() -> None:
-    """Null is no count."""
+def test_null_in_message_delta_does_not_override() -> None:
+    """Null is not a count."""
     ledger = ledger_of(
         start(input_tokens=10, cache_read_input_tokens=50, output_tokens=1),
         delta(input_tokens=None, cache_read_input_tokens=None, output_tokens=40),
@@ -98,7 +98,7 @@ def test_a_null_in_message_delta_does_not_override() -> None:
     assert ledger.usage == TokenUsage(input=60, output=40, cache_read=50)
 
 
-def test_a_zero_in_message_delta_overrides() -> None:
+def test_zero_in_message_delta_overrides() -> None:
     """Zero is a count."""
     ledger = ledger_of(
         start(input_tokens=10, cache_read_input_tokens=50),
@@ -108,22 +108,22 @@ def test_a_zero_in_message_delta_overrides() -> None:
     assert ledger.usage == TokenUsage(input=10, output=4)
 
 
-def test_a_second_message_start_does_not_add_up() -> None:
+def test_second_message_start_is_not_added() -> None:
     """Some gateways send message_start twice."""
     first = start(input_tokens=10, output_tokens=1)
 
     assert ledger_of(first, first, delta(output_tokens=4)).usage == TokenUsage(input=10, output=4)
 
 
-def test_a_message_delta_alone_counts() -> None:
-    """A stream that was joined late has only its last count."""
+def test_message_delta_alone_counts() -> None:
+    """A stream without its start has only the last count."""
     ledger = ledger_of(delta(output_tokens=4), delta(input_tokens=3))
 
     assert (ledger.usage, ledger.source) == (TokenUsage(input=3, output=4), "reported")
 
 
 def test_iterations_are_summed() -> None:
-    """With compaction, the iterations of the delta are what is billed."""
+    """With compaction, the iterations of the delta are billed."""
     calls = [{"input_tokens": 500, "output_tokens": 30}, {"input_tokens": 20, "output_tokens": 7}]
     ledger = ledger_of(
         start(input_tokens=500, output_tokens=1),
@@ -134,24 +134,24 @@ def test_iterations_are_summed() -> None:
 
 
 @pytest.mark.parametrize("iterations", [{}, {"iterations": None}, {"iterations": []}])
-def test_new_counts_make_the_iterations_before_them_void(iterations: dict[str, Any]) -> None:
-    """They are what those counts were made of, and not the new ones."""
+def test_new_counts_discard_earlier_iterations(iterations: dict[str, Any]) -> None:
+    """The iterations belong to the counts that they came with."""
     call = {"input_tokens": 25, "output_tokens": 1}
     ledger = ledger_of(start(**call, iterations=[call]), delta(output_tokens=500, **iterations))
 
     assert ledger.usage == TokenUsage(input=25, output=500)
 
 
-def test_iterations_stay_where_a_delta_counts_nothing() -> None:
-    """It may tell of searches only."""
+def test_delta_without_counts_keeps_iterations() -> None:
+    """A delta may only report searches."""
     call = {"input_tokens": 25, "output_tokens": 1}
     ledger = ledger_of(start(**call, iterations=[call, call]), delta(iterations=[call, call, call]))
 
     assert ledger.usage == TokenUsage(input=75, output=3)
 
 
-def test_the_last_whole_object_of_openai_wins() -> None:
-    """Counts of earlier chunks are neither added nor kept where the last one is silent."""
+def test_last_usage_object_of_openai_replaces_earlier_ones() -> None:
+    """Counts of earlier chunks are neither added nor kept."""
     details = {"prompt_tokens_details": {"cached_tokens": 2}}
     ledger = ledger_of(
         {"usage": {"prompt_tokens": 3, "completion_tokens": 1, **details}},
@@ -161,8 +161,8 @@ def test_the_last_whole_object_of_openai_wins() -> None:
     assert ledger.usage == TokenUsage(input=3, output=4)
 
 
-def test_the_last_whole_object_of_gemini_wins() -> None:
-    """Gemini's counts may fall, and fields may vanish."""
+def test_last_usage_object_of_gemini_replaces_earlier_ones() -> None:
+    """Gemini's counts may decrease, and fields may disappear."""
     ledger = ledger_of(
         {"usageMetadata": {"promptTokenCount": 87, "candidatesTokenCount": 90}},
         {"usageMetadata": {"promptTokenCount": 87, "thoughtsTokenCount": 78}},
@@ -171,8 +171,8 @@ def test_the_last_whole_object_of_gemini_wins() -> None:
     assert ledger.usage == TokenUsage(input=87, output=78, reasoning=78)
 
 
-def test_the_documents_of_an_array_count_as_one_after_the_other() -> None:
-    """Gemini streams an array when it is not asked for server-sent events."""
+def test_documents_of_an_array_are_added_in_order() -> None:
+    """Gemini streams an array if server-sent events are not requested."""
     ledger = ledger_of(
         [
             {"usageMetadata": {"promptTokenCount": 7}, "modelVersion": "gemini-2.5-flash"},
@@ -184,16 +184,16 @@ def test_the_documents_of_an_array_count_as_one_after_the_other() -> None:
     assert ledger.model == "gemini-2.5-flash"
 
 
-def test_a_usage_of_null_says_nothing() -> None:
-    """OpenAI puts `"usage": null` on every chunk, also after the one that counts."""
+def test_null_usage_is_ignored() -> None:
+    """OpenAI sends `"usage": null` in every chunk, also after the one with usage."""
     ledger = ledger_of({"usage": None}, {"usage": {"prompt_tokens": 3}}, {"usage": None})
 
     assert (ledger.usage, ledger.source) == (TokenUsage(input=3), "reported")
     assert ledger_of({"usage": None}).source == "missing"
 
 
-def test_usage_of_groq_is_not_added_to_its_own_repetition() -> None:
-    """Groq says it under `x_groq`, under `usage`, or both."""
+def test_repeated_usage_of_groq_is_counted_once() -> None:
+    """Groq reports it in `x_groq`, in `usage`, or in both."""
     usage = {"prompt_tokens": 3, "completion_tokens": 4}
 
     assert ledger_of({"x_groq": {"usage": usage}}).usage == TokenUsage(input=3, output=4)
@@ -202,8 +202,8 @@ def test_usage_of_groq_is_not_added_to_its_own_repetition() -> None:
     )
 
 
-def test_response_completed_says_what_the_response_cost() -> None:
-    """OpenAI Responses wraps the answer in its last event."""
+def test_usage_of_response_completed_is_reported() -> None:
+    """OpenAI Responses wraps the response in its last event."""
     usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
     response = {"object": "response", "model": "gpt-5"}
     ledger = ledger_of(
@@ -215,21 +215,21 @@ def test_response_completed_says_what_the_response_cost() -> None:
     assert ledger.model == "gpt-5"
 
 
-def test_the_last_model_named_is_who_answered() -> None:
-    """A document without a model does not take the name away."""
+def test_last_named_model_is_the_model() -> None:
+    """A document without a model keeps the name."""
     ledger = ledger_of({"model": "router"}, {"model": "gpt-5"}, {"model": None}, {})
 
     assert ledger.model == "gpt-5"
 
 
-def test_another_family_takes_the_account_over() -> None:
-    """Fields of two families are never merged, also where they have one name."""
+def test_usage_in_another_format_replaces_earlier_usage() -> None:
+    """Fields of two formats are never merged, even under the same name."""
     usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
 
     assert ledger_of({"usage": usage}, delta(output_tokens=9)).usage == TokenUsage(output=9)
 
 
-def test_what_cannot_be_read_is_counted() -> None:
+def test_unreadable_document_is_counted() -> None:
     """Malformed documents change nothing else."""
     ledger = ledger_of({"usage": {"prompt_tokens": 3}})
     ledger.read(b'{"usage": {"prompt_tokens": 9')
@@ -277,10 +277,10 @@ BROKEN = b'{"usage": {"prompt_tokens": oops'
         ([METRICS], TokenUsage(7, 8), None, 0),
     ],
 )
-def test_a_stream_is_heard_alike_in_any_batches(
+def test_usage_events_give_the_same_account_in_any_batches(
     said: list[Any], usage: TokenUsage | None, model: str | None, unreadable: int, batch: int
 ) -> None:
-    """What a whole statement makes void need not be read: the account is the same."""
+    """Events before a complete report need not be read."""
     ledger = streamed(*said, batch=batch)
 
     assert (ledger.usage, ledger.model, ledger.unreadable) == (usage, model, unreadable)
@@ -292,8 +292,8 @@ events = st.sampled_from(
 
 
 @given(st.lists(events, max_size=8), st.integers(2, 8))
-def test_any_batches_of_a_stream_give_one_account(said: list[Any], batch: int) -> None:
-    """Usage, source, model and unreadable documents do not depend on what came together."""
+def test_any_events_give_the_same_account_in_any_batches(said: list[Any], batch: int) -> None:
+    """Usage, source, model and unreadable documents do not depend on the batches."""
     one_by_one, batched = streamed(*said), streamed(*said, batch=batch)
 
     assert account(batched) == account(one_by_one)
@@ -319,7 +319,7 @@ ALL_METRICS = {
         ({"iterations": [{"input_tokens": 7, "output_tokens": 9}]}, TokenUsage(7, 9)),
     ],
 )
-def test_bedrocks_metrics_tell_what_claudes_events_leave_out(
+def test_bedrock_metrics_supplement_anthropic_counts(
     told: dict[str, Any], usage: TokenUsage
 ) -> None:
     """Field by field, so that nothing is added twice.
@@ -333,13 +333,13 @@ def test_bedrocks_metrics_tell_what_claudes_events_leave_out(
     assert (ledger.usage, ledger.source) == (usage, "reported")
 
 
-def test_bedrocks_metrics_mend_no_other_vendors_count() -> None:
-    """What OpenAI and others leave out is zero."""
+def test_bedrock_metrics_do_not_supplement_other_formats() -> None:
+    """Counts that OpenAI and others omit are zero."""
     assert streamed(CHAT, METRICS).usage == TokenUsage(input=3)
 
 
-def test_no_more_is_read_than_what_counts() -> None:
-    """Before the last whole statement nothing is asked for."""
+def test_documents_before_a_complete_report_are_not_read() -> None:
+    """The iteration ends with the last complete report."""
     asked = []
 
     def latest_first() -> Iterator[bytes]:
@@ -352,8 +352,8 @@ def test_no_more_is_read_than_what_counts() -> None:
     assert asked == [delta(output_tokens=6), CHAT]
 
 
-def test_the_model_of_an_answers_opening_is_known_without_a_usage() -> None:
-    """Most streams name it in every event, and tell their usage only when asked to."""
+def test_model_of_first_event_is_known_without_usage() -> None:
+    """Most streams name it in every event, and report usage only on request."""
     ledger = UsageAccount()
 
     assert ledger.check_first_token(b'{"model": "gpt-5", "choices": []}') is False
@@ -366,16 +366,16 @@ def test_the_model_of_an_answers_opening_is_known_without_a_usage() -> None:
 FAILED: dict[str, Any] = {"error": {"message": "EngineCore died"}}
 
 
-def test_what_was_said_before_an_error_is_partial() -> None:
-    """Some, as vLLM, count as they go: the last count may not be all."""
+def test_usage_before_an_error_is_partial() -> None:
+    """Some vendors (vLLM) report running counts: the last one may not be all."""
     ledger = streamed(CHAT)
     ledger.check_error(json.dumps(FAILED).encode())
 
     assert (ledger.usage, ledger.source, ledger.failed) == (TokenUsage(input=3), "partial", True)
 
 
-def test_what_an_error_says_itself_is_reported() -> None:
-    """It is the vendor's last word."""
+def test_usage_in_the_error_document_is_reported() -> None:
+    """Nothing follows the error."""
     said = {"usage": {"prompt_tokens": 3}, **FAILED}
     ledger = streamed(said)
     ledger.check_error(json.dumps(said).encode())
@@ -384,8 +384,8 @@ def test_what_an_error_says_itself_is_reported() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"7", b"\xff", b'{"error": null}', b"[{}]"])
-def test_bytes_without_an_error_tell_of_none(data: bytes) -> None:
-    """What is no document, or one without an error, is no failure."""
+def test_check_error_without_an_error_does_not_fail(data: bytes) -> None:
+    """Data that is not a document, or has no error, is ignored."""
     ledger = UsageAccount()
     ledger.check_error(data)
 
@@ -393,16 +393,16 @@ def test_bytes_without_an_error_tell_of_none(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b'{"error": "overloaded"}', b'[{}, {"error": {"code": 503}}]'])
-def test_bytes_may_tell_of_an_error(data: bytes) -> None:
-    """A document, or an array of them, that holds an error tells of it."""
+def test_check_error_with_an_error_fails(data: bytes) -> None:
+    """The error may be in a document or in an array of them."""
     ledger = UsageAccount()
     ledger.check_error(data)
 
     assert ledger.failed is True
 
 
-def test_whose_answer_it_is_cannot_be_told_of_a_new_ledger() -> None:
-    """Nothing has been seen of it."""
+def test_is_response_of_new_account_is_none() -> None:
+    """Nothing has been read."""
     assert UsageAccount().is_response is None
 
 
@@ -410,17 +410,17 @@ def test_whose_answer_it_is_cannot_be_told_of_a_new_ledger() -> None:
     "data",
     [b'{"model": "gpt-5"}', b'{"choices": [{"delta": {}}]}', b'{"generation": "P"}'],
 )
-def test_a_stream_in_which_a_model_is_seen_is_an_answer(data: bytes) -> None:
-    """By its name, by its form, or by its words."""
+def test_is_response_of_stream_with_a_sign_of_a_model_is_true(data: bytes) -> None:
+    """A model name, the shape of the response, or output is a sign."""
     ledger = UsageAccount()
     ledger.check_first_token(data)
 
     assert ledger.is_response is True
 
 
-def test_what_is_only_guessed_to_be_a_models_is_no_answer_unless_it_shows() -> None:
-    """It may be any page, also where it was cut or cannot be read."""
-    ledger = UsageAccount(guessed=True)
+def test_is_response_of_sniffed_body_without_a_sign_is_false() -> None:
+    """It may be any page, even if it was cut or cannot be read."""
+    ledger = UsageAccount(sniffed=True)
     assert ledger.is_response is False
     ledger.read(b"{")
     assert ledger.is_response is False
@@ -444,7 +444,7 @@ TOO_MUCH = 10**9 + 1
     ],
 )
 def test_implausible_usage_of_document_is_missing_and_unreadable(usage: dict[str, Any]) -> None:
-    """What no response can have used is not taken in part, since that would be too little."""
+    """Counts that no response can have are not used in part, as that would be too little."""
     ledger = ledger_of({"type": "message", "model": "m", "usage": usage})
 
     assert account(ledger) == (None, "missing", "m", False, 1)
@@ -452,7 +452,7 @@ def test_implausible_usage_of_document_is_missing_and_unreadable(usage: dict[str
 
 
 def test_implausible_usage_shows_a_model_response() -> None:
-    """Its counts are wrong, but it has counts."""
+    """Implausible counts are counts."""
     ledger = ledger_of({"usage": {"prompt_tokens": TOO_MUCH}})
     ledger.complete_scan = True
 
@@ -460,7 +460,7 @@ def test_implausible_usage_shows_a_model_response() -> None:
 
 
 def test_implausible_delta_leaves_usage_partial() -> None:
-    """What was reported before it still counts."""
+    """Usage reported before it still counts."""
     ledger = streamed(start(input_tokens=9, output_tokens=1), delta(output_tokens=TOO_MUCH))
 
     assert account(ledger) == (TokenUsage(9, 1), "partial", "claude-opus-4", False, 1)
@@ -498,13 +498,13 @@ def test_implausible_statements_count_the_same_in_any_batches(
     assert one.doubtful == several.doubtful
 
 
-def test_what_tells_a_usage_is_an_answer() -> None:
-    """Whatever else it is."""
+def test_is_response_with_usage_is_true() -> None:
+    """Usage is always a sign of a model."""
     assert streamed(UNNAMED).is_response is True
 
 
-def test_first_words_are_not_looked_for_for_ever() -> None:
-    """After 1,024 events, or 1 MiB of them, none is looked at any more."""
+def test_search_for_first_output_is_bounded() -> None:
+    """It ends after 1,024 events, or 1 MiB of them."""
     words = b'{"choices": [{"text": "P"}]}'
     for events in ([b"{}"] * 1024, [b"{%s}" % (b" " * 2**20)]):
         ledger = UsageAccount()
@@ -515,8 +515,8 @@ def test_first_words_are_not_looked_for_for_ever() -> None:
         assert ledger.check_first_token(words) is False
 
 
-def test_reading_in_vain_comes_to_an_end() -> None:
-    """After too many events that tell no usage only the last of those at hand is read."""
+def test_useless_reads_are_bounded() -> None:
+    """After too many events without a complete report only the last one of a batch is read."""
     asked = []
 
     def latest_first(said: bytes) -> Iterator[bytes]:
@@ -526,7 +526,7 @@ def test_reading_in_vain_comes_to_an_end() -> None:
 
     ledger = UsageAccount()
     ledger.add_usage_events(latest_first(b'{"max_tokens": 5}'))
-    assert len(asked) == MAX_READ_IN_VAIN_EVENTS
+    assert len(asked) == MAX_USELESS_READS
     asked.clear()
     ledger.add_usage_events(
         latest_first(b'{"type": "message_delta", "usage": {"output_tokens": 5}}')

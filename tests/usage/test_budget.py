@@ -16,8 +16,8 @@ from tokenpulse_mw.usage.bounds import (
     MAX_FEED_WORK_NS,
 )
 from tokenpulse_mw.usage.budget import Budget, slices
-from tokenpulse_mw.usage.document import objects, read
-from tokenpulse_mw.usage.words import read_events, speaks
+from tokenpulse_mw.usage.document import objects, read, read_events
+from tokenpulse_mw.usage.formats import has_output
 
 from .bodies import JSON, SSE, account, event, measure
 from .hostile import AWS, frame
@@ -28,7 +28,7 @@ USAGE = TokenUsage(input=3, output=4)
 NO_USAGE = event({"a_tokens": 1}) * 20_000
 
 
-def test_a_feed_may_spend_its_work_and_no_more() -> None:
+def test_feed_work_is_bounded() -> None:
     """The bound itself is within the budget."""
     budget = Budget()
 
@@ -37,7 +37,7 @@ def test_a_feed_may_spend_its_work_and_no_more() -> None:
     assert budget.exhausted is True
 
 
-def test_a_budget_that_is_exhausted_stays_so() -> None:
+def test_exhausted_budget_stays_exhausted() -> None:
     """No later chunk is read."""
     budget = Budget()
     budget.spend(MAX_FEED_WORK_NS + 1)
@@ -47,8 +47,8 @@ def test_a_budget_that_is_exhausted_stays_so() -> None:
     assert budget.spend(1) is False
 
 
-def test_a_body_may_spend_a_constant_and_so_much_for_each_byte() -> None:
-    """However many chunks it comes in."""
+def test_body_work_is_bounded_by_a_constant_and_its_bytes() -> None:
+    """The number of chunks does not matter."""
     budget, spent = Budget(), 0
 
     while budget.spend(1_000_000):
@@ -59,8 +59,8 @@ def test_a_body_may_spend_a_constant_and_so_much_for_each_byte() -> None:
     assert most - 1_000_000 <= spent <= most
 
 
-def test_only_the_compressed_bytes_of_a_body_start_a_feed() -> None:
-    """What a few bytes decode to does not earn them more work."""
+def test_only_compressed_bytes_of_a_body_start_a_feed() -> None:
+    """Decoded bytes do not add to the budget."""
     budget = Budget(encoded=True)
     budget.spend(MAX_FEED_WORK_NS)
     budget.start(1000)
@@ -72,7 +72,7 @@ def test_only_the_compressed_bytes_of_a_body_start_a_feed() -> None:
     assert budget.spend(1) is True
 
 
-def test_slices_put_together_are_the_whole() -> None:
+def test_joined_slices_are_the_whole() -> None:
     """The last one may be shorter."""
     assert list(slices(b"abcdefg", 3)) == [b"abc", b"def", b"g"]
     assert list(slices(b"", 3)) == []
@@ -101,10 +101,10 @@ def test_slices_put_together_are_the_whole() -> None:
     ],
     ids=["events", "compressed", "array", "frames"],
 )
-def test_what_was_read_before_the_budget_was_exhausted_counts(
+def test_usage_before_exhausted_budget_counts(
     content_type: bytes, encoding: bytes, first: bytes, hostile: bytes, model: str | None
 ) -> None:
-    """The body is unreadable once, and its usage partial."""
+    """The body is counted as unreadable once, and its usage is partial."""
     chunks = [first, hostile, hostile[:1000], event(ANSWER)]
     if content_type == SSE and not encoding:
         chunks = [first, hostile, *[event(ANSWER)] * 1000]
@@ -116,8 +116,8 @@ def test_what_was_read_before_the_budget_was_exhausted_counts(
     assert (ledger.usage, ledger.source, ledger.model) == (USAGE, "partial", model)
 
 
-def test_a_compressed_document_that_exhausts_its_budget_is_unreadable_once() -> None:
-    """It came in one chunk, which is decoded only so far."""
+def test_compressed_document_that_exhausts_its_budget_is_unreadable_once() -> None:
+    """A single chunk is decoded only up to the budget."""
     body = (
         b'{"a":"%s","usage":{"prompt_tokens":3}}'
         % random.Random(1).randbytes(2 << 20).hex().encode()
@@ -136,12 +136,12 @@ def test_output_of_very_many_values_is_output(field: str) -> None:
 
     (document,) = read_events(json.dumps({field: piece}).encode())
 
-    assert speaks(document) is True
+    assert has_output(document) is True
     assert objects(getattr(document, field)) == []
 
 
-def test_a_large_document_is_read_for_its_small_fields() -> None:
-    """Its usage is small, whatever else it has."""
+def test_small_fields_of_a_large_document_are_read() -> None:
+    """Usage is small in a document of any size."""
     (document,) = read(
         json.dumps({"x": [0] * 5000, "error": [0] * 5000, "choices": [0] * 5000, **ANSWER}).encode()
     )
@@ -150,7 +150,7 @@ def test_a_large_document_is_read_for_its_small_fields() -> None:
     assert len(bytes(document.choices)) > 5000
 
 
-def test_no_usage_after_the_budget_was_exhausted_counts() -> None:
+def test_usage_after_exhausted_budget_is_ignored() -> None:
     """No more of the body is read."""
     ledger = measure(SSE, [NO_USAGE * 5, event(ANSWER)])
 
@@ -158,8 +158,8 @@ def test_no_usage_after_the_budget_was_exhausted_counts() -> None:
     assert ledger.unreadable == 1
 
 
-def test_a_stream_that_exhausted_its_budget_is_not_held() -> None:
-    """Not even what could be one more event."""
+def test_stream_that_exhausted_its_budget_is_not_held() -> None:
+    """Later chunks are discarded."""
     meter = meter_for(SSE)
     assert meter is not None
     meter.feed(NO_USAGE * 5)
@@ -171,8 +171,8 @@ def test_a_stream_that_exhausted_its_budget_is_not_held() -> None:
 
 
 @pytest.mark.parametrize("size", [16 * 1024, 1024 * 1024, 20 * 1024 * 1024])
-def test_an_image_in_one_chunk_is_within_the_budget(size: int) -> None:
-    """Vendors send pictures of many megabytes as JSON, with the usage at its end."""
+def test_image_in_one_chunk_is_within_the_budget(size: int) -> None:
+    """Vendors send images of many megabytes as JSON, with the usage at its end."""
     usage = b'"usage":{"input_tokens":3,"output_tokens":4,"total_tokens":7}'
     body = b'{"created":1,"data":[{"b64_json":"%s"}],%s}' % (b"A" * size, usage)
 
@@ -180,8 +180,8 @@ def test_an_image_in_one_chunk_is_within_the_budget(size: int) -> None:
     assert measure(JSON, [body]).unreadable == 0
 
 
-def test_compressed_vectors_of_64_mib_are_within_the_budget() -> None:
-    """They come in chunks of 64 KiB at most from any HTTP client."""
+def test_compressed_embeddings_of_64_mib_are_within_the_budget() -> None:
+    """HTTP clients receive chunks of at most 64 KiB."""
     chance = random.Random(1)
     numbers = b"".join(b"%.9f," % chance.uniform(-1, 1) for _ in range(20_000))
     end = b'0],"model":"m","usage":{"prompt_tokens":3,"total_tokens":3}}'
@@ -194,10 +194,10 @@ def test_compressed_vectors_of_64_mib_are_within_the_budget() -> None:
 
 
 @pytest.mark.parametrize("chunk", [100, 16 << 10, 1 << 20])
-def test_a_long_stream_that_states_its_usage_in_each_event_is_within_the_budget(
+def test_long_stream_with_usage_in_each_event_is_within_the_budget(
     chunk: int,
 ) -> None:
-    """Both vLLM and Gemini do so."""
+    """VLLM and Gemini send such streams."""
     body = b"".join(
         event({"choices": [{"delta": {"content": f"word {n}"}}], **ANSWER}) for n in range(8_000)
     )
@@ -208,8 +208,8 @@ def test_a_long_stream_that_states_its_usage_in_each_event_is_within_the_budget(
 
 
 @pytest.mark.parametrize("chunk", [100, 16 << 10, 1 << 20])
-def test_a_long_array_is_within_the_budget(chunk: int) -> None:
-    """Gemini streams one where it is not asked for server-sent events."""
+def test_long_array_is_within_the_budget(chunk: int) -> None:
+    """Gemini streams one if server-sent events are not requested."""
     element = (
         b'{"candidates":[{"content":{"parts":[{"text":"some words"}],"role":"model"},"index":0}],'
         b'"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":4,"totalTokenCount":7,'

@@ -52,7 +52,7 @@ def encoded(meter: JsonMeter | SSEMeter, *, most: int) -> CompressedMeter:
 
 @every_body
 @every_coding
-def test_a_compressed_answer_is_read_like_a_plain_one(
+def test_compressed_response_is_read_like_a_plain_one(
     body: Body, coding: bytes, encode: Encode
 ) -> None:
     """The account is the same in every coding."""
@@ -63,10 +63,10 @@ def test_a_compressed_answer_is_read_like_a_plain_one(
 
 @every_coding
 @given(st.sampled_from(list(BODIES.values())), st.data())
-def test_any_chunking_of_a_compressed_answer_gives_the_same_account(
+def test_any_chunking_of_compressed_response_gives_the_same_account(
     coding: bytes, encode: Encode, body: Body, data: st.DataObject
 ) -> None:
-    """Wherever it is cut up, and wherever it ends."""
+    """The position of the cuts and of the end does not matter."""
     stream = encode(body.data)
     stream = stream[: data.draw(st.integers(0, len(stream)) | st.just(len(stream)))]
     complete = data.draw(st.booleans())
@@ -80,10 +80,10 @@ def test_any_chunking_of_a_compressed_answer_gives_the_same_account(
 
 @pytest.mark.parametrize(("coding", "encode"), WHOLE.values(), ids=WHOLE)
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_compressed_answer_is_partial_or_missing_wherever_it_is_cut(
+def test_cut_compressed_response_is_partial_or_missing(
     coding: bytes, encode: Encode, complete: bool
 ) -> None:
-    """What ends inside a coding has not come to its end, whatever the server says."""
+    """A body that ends inside a coding is not complete, even if the server ends it."""
     stream = encode(ANTHROPIC_SSE.data)
     for end in range(1, len(stream) - 10, 3):
         ledger = measure(SSE, [stream[:end]], complete=complete, encoding=coding)
@@ -95,8 +95,8 @@ def test_a_compressed_answer_is_partial_or_missing_wherever_it_is_cut(
         assert ledger.unreadable == complete
 
 
-def test_what_was_said_before_an_answer_was_cut_counts() -> None:
-    """Here all but the end of the coding."""
+def test_usage_before_the_cut_counts() -> None:
+    """Only the end of the coding is missing."""
     ledger = measure(SSE, [gzipped(CHAT_SSE.data)[:-8]], complete=False, encoding=b"gzip")
 
     assert account(ledger) == (CHAT_SSE.usage, "partial", CHAT_SSE.model, False, 0)
@@ -104,10 +104,10 @@ def test_what_was_said_before_an_answer_was_cut_counts() -> None:
 
 @every_coding
 @given(st.integers(0, 2**32), st.data())
-def test_a_corrupt_answer_never_raises(
+def test_corrupt_response_never_raises(
     coding: bytes, encode: Encode, seed: int, data: st.DataObject
 ) -> None:
-    """What was said before counts, and what the vendor has not said does not."""
+    """Usage before the corruption counts."""
     stream = bytearray(encode(CHAT_SSE.data))
     chance = random.Random(seed)
     for _ in range(chance.randrange(1, 4)):
@@ -118,8 +118,8 @@ def test_a_corrupt_answer_never_raises(
     assert ledger.source in ("reported", "partial", "missing")
 
 
-def test_a_corrupt_answer_is_counted_once() -> None:
-    """However much of it follows."""
+def test_corrupt_response_is_unreadable_once() -> None:
+    """Later chunks are ignored."""
     chunks = [gzipped(USAGE)[:-8], b"\xff" * 100, b"\xff" * 100, gzipped(USAGE)]
 
     ledger = measure(SSE, chunks, encoding=b"gzip")
@@ -127,8 +127,8 @@ def test_a_corrupt_answer_is_counted_once() -> None:
     assert account(ledger) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
 
 
-def test_waiting_ends_with_the_first_words() -> None:
-    """Their time can be told through a coding that is flushed."""
+def test_awaits_output_ends_with_the_first_output() -> None:
+    """The first output is seen through a coding that is flushed."""
     compressor = zlib.compressobj(wbits=31)
     meter = meter_for(SSE, b"gzip")
     assert meter is not None
@@ -144,14 +144,14 @@ def test_waiting_ends_with_the_first_words() -> None:
     assert meter.account.usage == CHAT_SSE.usage
 
 
-def test_an_empty_body_says_nothing() -> None:
-    """It is not cut, for it has not begun."""
+def test_empty_body_is_not_unreadable() -> None:
+    """It is not cut, because it has not begun."""
     assert account(measure(JSON, [], encoding=b"gzip")) == (None, "missing", None, False, 0)
     assert account(measure(JSON, [b""], encoding=b"gzip")) == (None, "missing", None, False, 0)
 
 
-def test_no_more_is_decoded_than_the_limit() -> None:
-    """What an answer says beyond that is counted once; what it said before counts."""
+def test_decoded_bytes_are_bounded() -> None:
+    """Excess bytes are unreadable once; usage before them counts."""
     words = b": ping\n\n" * 5000
     meter = encoded(SSEMeter(), most=len(words))
 
@@ -162,8 +162,8 @@ def test_no_more_is_decoded_than_the_limit() -> None:
     assert account(meter.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
 
 
-def test_an_answer_of_the_limit_is_read() -> None:
-    """`most` itself is not too much."""
+def test_response_of_the_limit_is_read() -> None:
+    """`most` is inclusive."""
     for most, source in ((len(USAGE), "reported"), (len(USAGE) - 1, "missing")):
         meter = encoded(SSEMeter(), most=most)
 

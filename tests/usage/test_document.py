@@ -10,18 +10,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_LINES
-from tokenpulse_mw.usage.document import UNREADABLE, Document, fix_json, objects, read, split_lines
-from tokenpulse_mw.usage.failure import failed, refused
-from tokenpulse_mw.usage.statement import statement
-from tokenpulse_mw.usage.whose import is_kept, is_models, model
-from tokenpulse_mw.usage.words import Event, read_events, speaks
+from tokenpulse_mw.usage.document import (
+    UNREADABLE,
+    Document,
+    Event,
+    fix_json,
+    objects,
+    read,
+    read_events,
+    split_lines,
+)
+from tokenpulse_mw.usage.formats import (
+    find_usage,
+    has_error,
+    has_output,
+    is_error_response,
+    is_response,
+    is_stored_object,
+    model_of,
+)
 
 from .bodies import JSON, SSE, account, event, measure
 
 
 def test_a_document_is_an_object_or_an_array_of_them() -> None:
     """Gemini streams an array of documents."""
-    models = [model(each) for each in read(b'[{"model": "a"}, {"model": "b"}]')]
+    models = [model_of(each) for each in read(b'[{"model": "a"}, {"model": "b"}]')]
 
     assert models == ["a", "b"]
     assert read(b"[]") == []
@@ -55,7 +69,7 @@ def test_each_line_may_be_a_document() -> None:
     """Also one that is nearly JSON, or an array; not what ends a stream, nor an empty one."""
     data = b'{"model": "a"}\r\n[DONE]\n\n[{"model": "b"}, {"model": "\t"}]\n[DONE]'
 
-    assert [model(each) for each in read(data)] == ["a", "b", " "]
+    assert [model_of(each) for each in read(data)] == ["a", "b", " "]
 
 
 @pytest.mark.parametrize(
@@ -97,12 +111,14 @@ def test_any_object_can_be_asked(payload: dict[str, Any]) -> None:
     data = json.dumps(payload).encode()
 
     for each in read(data):
-        said = statement(each)
+        said = find_usage(each)
         assert said is None or type(said.fields) is dict
-        assert type(model(each)) in (str, type(None))
-        assert {type(ask(each)) for ask in (failed, refused, is_models, is_kept)} == {bool}
+        assert type(model_of(each)) in (str, type(None))
+        assert {
+            type(ask(each)) for ask in (has_error, is_error_response, is_response, is_stored_object)
+        } == {bool}
     for decoded in read_events(data):
-        assert type(speaks(decoded)) is bool
+        assert type(has_output(decoded)) is bool
 
 
 def test_an_array_that_cannot_be_read_has_no_objects() -> None:

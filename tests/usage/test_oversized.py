@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.document import UNREADABLE, read
+from tokenpulse_mw.usage.formats import find_usage
 from tokenpulse_mw.usage.oversized import HEAD, usage_from_head, usage_from_tail
-from tokenpulse_mw.usage.statement import statement
 
 USAGE = {"prompt_tokens": 3}
 
@@ -33,8 +33,8 @@ def test_only_the_usage_at_the_top_is_said(payload: dict[str, object], data: st.
 
     short = usage_from_tail(body[:HEAD], tail)
 
-    whole = statement(read(body)[0])
-    assert short == b"" or [statement(each) for each in read(short)] == [whole]
+    whole = find_usage(read(body)[0])
+    assert short == b"" or [find_usage(each) for each in read(short)] == [whole]
 
 
 @given(st.dictionaries(texts, values), st.data())
@@ -47,8 +47,8 @@ def test_only_the_usage_at_the_top_is_said_first(
 
     short = usage_from_head(head)
 
-    whole = statement(read(body)[0])
-    assert short == b"" or [statement(each) for each in read(short)] == [whole]
+    whole = find_usage(read(body)[0])
+    assert short == b"" or [find_usage(each) for each in read(short)] == [whole]
 
 
 @pytest.mark.parametrize("head", [b"", b"<html>", b"{", b'{"usage": {"prompt_tokens": 3}', b"}}}"])
@@ -69,6 +69,6 @@ def test_the_head_tells_what_is_wrapped() -> None:
 
     assert usage_from_tail(b'data: {"item": {"text": "', tail) == b""
     for head in (b'{"response": {"text": "', b'{"type":"response.completed","response":{"a":"'):
-        assert statement(read(usage_from_tail(head, tail))[0]) is not None
+        assert find_usage(read(usage_from_tail(head, tail))[0]) is not None
     with pytest.raises(UNREADABLE):
         read(b"{" + tail)

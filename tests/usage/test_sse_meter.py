@@ -238,7 +238,7 @@ def test_events_are_counted_in_any_chunking(
     stream = b"".join(
         event({"text": "x" * size}, end=end) + b": ping" + end.encode() * 2 for size in sizes
     )
-    meter = SSEMeter(longest=64, ledger=UsageAccount(counts_events=True))
+    meter = SSEMeter(longest=64, account=UsageAccount(counts_events=True))
     for chunk in data.draw(chunkings(stream)):
         meter.feed(chunk)
     meter.finish(complete=complete)

@@ -157,7 +157,7 @@ def _copy_usage(exchange: Exchange, meter: UsageMeter) -> None:
         if exchange.usage_source != "reported":
             exchange.usage_doubtful = ledger.doubtful
     exchange.model = exchange.model or ledger.model
-    if ledger.failed and not ledger.guessed and exchange.outcome == "complete":
+    if ledger.failed and not ledger.sniffed and exchange.outcome == "complete":
         exchange.outcome = "error"
 
 

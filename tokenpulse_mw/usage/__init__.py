@@ -1,4 +1,4 @@
-"""What an answer of a language model cost: bytes in, token counts out; no ASGI, no clock."""
+"""Token usage of model responses: bytes in, token counts out; no ASGI, no clock."""
 
 from .account import Source, UsageAccount, UsageMeter
 from .meter import meter_for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import msgspec
 
@@ -28,10 +28,10 @@ from .bounds import (
 class Budget(msgspec.Struct, eq=False):
     """Limits the work of one `feed`, and of all of them.
 
-    Scanning for a few bytes is not counted: it is linear and takes about a nanosecond per byte.
+    Searching for bytes is not counted: it is linear and takes about a nanosecond per byte.
 
     Attributes:
-        exhausted: The work was more than the budget; no more of the body is read.
+        exhausted: The budget was exceeded; no more of the body is read.
         encoded: The body is compressed: only the meter of the compressed bytes starts a feed.
     """
 
@@ -48,9 +48,9 @@ class Budget(msgspec.Struct, eq=False):
 
     def spend(self, work: int) -> bool:
         """Return True if `work` is within the budget, and deduct it."""
-        self._feed -= work
-        self._body -= work
-        if self._feed < 0 or self._body < 0:
+        self._feed = feed = self._feed - work
+        self._body = body = self._body - work
+        if feed < 0 or body < 0:
             self.exhausted = True
         return not self.exhausted
 
@@ -58,7 +58,7 @@ class Budget(msgspec.Struct, eq=False):
         """Deduct the work of decoding `data`, which may be several documents."""
         work = DOCUMENT_WORK_NS + DOCUMENT_BYTE_WORK_NS * len(data) + extra
         part = OBJECT_WORK_NS if data.startswith(b"{") else DOCUMENT_PART_WORK_NS
-        # Of a long document, no more values become objects.
+        # Upper bound of the values of a long document that become objects.
         objects = MAX_BUILT_VALUES
         if len(data) <= MAX_SLICE_BYTES:
             objects = data.count(b"{") + data.count(b"[")
@@ -76,9 +76,12 @@ class Budget(msgspec.Struct, eq=False):
 
     def spend_event(self, block: bytes) -> bool:
         """Deduct the work of splitting an event into its lines."""
-        return self.spend(EVENT_LINE_WORK_NS * (block.count(b"\n") + block.count(b"\r")))
+        lines = block.count(b"\n") + block.count(b"\r")
+        return self.spend(EVENT_LINE_WORK_NS * lines) if lines else not self.exhausted
 
 
-def slices(data: bytes, size: int = MAX_SLICE_BYTES) -> Iterator[bytes]:
-    """Yield `data` in slices of at most `size` bytes."""
+def slices(data: bytes, size: int = MAX_SLICE_BYTES) -> Iterable[bytes]:
+    """Return `data` in slices of at most `size` bytes."""
+    if len(data) <= size:  # the common case, without a generator
+        return (data,) if data else ()
     return (data[start : start + size] for start in range(0, len(data), size))

@@ -1,8 +1,8 @@
-"""The meter of compressed answers: decodes them, and lets the meter of what they say read that."""
+"""Meter of compressed responses: decodes them for the meter of their media type."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from .account import UsageAccount, UsageMeter
 from .bounds import (
@@ -11,22 +11,21 @@ from .bounds import (
     MAX_DECODED_AT_FIRST_BYTES,
     MAX_DECODED_BYTES,
     MAX_DECODED_PER_BYTE_BYTES,
-    MAX_SLICE_BYTES,
 )
 from .budget import slices
 from .decompress import CorruptError, Decoder
 
 
 class CompressedMeter:
-    """Reads an answer through the content codings that were applied to it.
+    """Reads a response through the content codings that were applied to it.
 
-    What is corrupt, or says much more than its size or more than `most` bytes in all, is counted as
-    unreadable once, and no more of it is decoded; what it has said before counts.
+    Corrupt data, or data that decodes to too many bytes, is counted as unreadable once, and
+    decoding stops; usage reported before counts.
 
     Args:
-        meter: Reads what the answer says.
+        meter: Reads the decoded response.
         decoders: Undo the codings, in this order.
-        most: Bytes that are decoded at the most, those between two codings included.
+        most: Maximum of decoded bytes, those between two codings included.
     """
 
     __slots__ = (
@@ -49,7 +48,7 @@ class CompressedMeter:
         self._meter = meter
         self._decoders = decoders
         self._left = min(most, MAX_DECODED_AT_FIRST_BYTES)  # bytes that may be decoded now
-        self._reserve = most - self._left  # and those that what comes may add to them
+        self._reserve = most - self._left  # bytes that further input may add to them
         self._begun = False
         self._corrupt = False
         self._budget = meter.account.budget
@@ -65,10 +64,9 @@ class CompressedMeter:
         self._left += earned
         self._budget.start(len(chunk), encoded=True)
         try:
-            data = bytes(chunk)  # applications send any kind of them
-            for piece in (data,) if len(data) <= MAX_SLICE_BYTES else slices(data):
-                for decoded in self._decoded(piece, 0):
-                    self._meter.feed(decoded)
+            data = bytes(chunk)  # applications may send any bytes-like object
+            for piece in slices(data):
+                self._decode(piece, 0)
         except CorruptError:
             self._corrupt = True
             self._decoders = ()
@@ -76,19 +74,22 @@ class CompressedMeter:
             self._decoders = ()
         self.awaits_output = self._meter.awaits_output
 
-    def _decoded(self, data: bytes, step: int) -> Iterator[bytes]:
-        if step == len(self._decoders):
-            yield data
-            return
-        if not self._budget.spend(COMPRESSED_BYTE_WORK_NS * len(data)):
+    def _decode(self, data: bytes, step: int) -> None:
+        """Undo the coding number `step` of `data`, and all that follow."""
+        spend = self._budget.spend
+        if not spend(COMPRESSED_BYTE_WORK_NS * len(data)):
             return
         for piece in self._decoders[step].feed(data):
-            self._left -= len(piece)
+            size = len(piece)
+            self._left -= size
             if self._left < 0:
-                raise CorruptError("it says more than will be decoded")
-            if not self._budget.spend(DECODED_BYTE_WORK_NS * len(piece)):
+                raise CorruptError("more decoded bytes than the limit")
+            if not spend(DECODED_BYTE_WORK_NS * size):
                 return
-            yield from self._decoded(piece, step + 1)
+            if step + 1 < len(self._decoders):
+                self._decode(piece, step + 1)
+            else:
+                self._meter.feed(piece)
 
     def finish(self, *, complete: bool) -> None:
         """Examine what is left; a body that ends inside a coding is not complete."""
@@ -103,7 +104,7 @@ class CompressedMeter:
 
 
 class UnsupportedEncodingMeter:
-    """Stands for an answer in a coding that cannot be undone here: its usage is missing."""
+    """Placeholder for a response in an unsupported coding: its usage is missing."""
 
     __slots__ = ("account", "awaits_output")
 
@@ -112,8 +113,8 @@ class UnsupportedEncodingMeter:
         self.awaits_output = False
 
     def feed(self, chunk: bytes) -> None:
-        """Look at nothing."""
+        """Ignore the chunk."""
 
     def finish(self, *, complete: bool) -> None:
-        """Tell whether the body came to its end, which is all that is known of it."""
+        """Record whether the body is complete."""
         self.account.complete = complete

@@ -1,4 +1,4 @@
-"""Which decoders undo the codings of an answer."""
+"""Decoders of content codings."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, Protocol
 from .bounds import MAX_CODINGS, MAX_COMPRESSED_FRAMES, MAX_WINDOW_LOG_BROTLI, MAX_WINDOW_LOG_ZSTD
 from .budget import slices
 
-# No coding at all; some servers write these for it, none of which is registered but the first.
+# Not a coding; only the first is registered, the others are written by some servers.
 _PLAIN = (b"identity", b"none", b"utf-8")
 
 
 def decoders_for(
     encoding: bytes, load: Callable[[str], Any] = import_module
 ) -> list[DecoderFactory] | None:
-    """What undoes this Content-Encoding, in the order of undoing it, or None where nothing can.
+    """Return the decoders of a Content-Encoding in the order of use; None if one is unsupported.
 
     Args:
-        encoding: The header's value, in which the coding applied last is named last.
-        load: Finds an installed package by its name, or raises ImportError.
+        encoding: The header's value, which names the coding applied last at its end.
+        load: Imports a package by its name, or raises ImportError.
     """
     names = [name for part in encoding.lower().split(b",") if (name := part.strip(b" \t"))]
     makes: list[DecoderFactory] = []
@@ -48,12 +48,12 @@ def _maker(name: bytes, load: Callable[[str], Any]) -> DecoderFactory | None:
 
 
 def find_brotli(load: Callable[[str], Any]) -> DecoderFactory | None:
-    """The decoder of brotli, or None where no package has one that can be bounded."""
+    """Return the decoder of brotli, or None if no package has one with bounded output."""
     for name in ("brotli", "brotlicffi"):
         try:
             module = load(name)
             module.Decompressor().process(b"", output_buffer_limit=PIECE)
-        except (ImportError, TypeError):  # older ones put no bound to what comes out
+        except (ImportError, TypeError):  # older versions cannot limit the output
             continue
         return partial(_Brotli, module)
     return None
@@ -78,15 +78,15 @@ class _Brotli:
         if data and not self._begun:
             self._begun = True
             if window_log(data[0]) > MAX_WINDOW_LOG_BROTLI:
-                raise CorruptError("its window is larger than 4 MiB")
+                raise CorruptError("brotli window is larger than 4 MiB")
         try:
-            for sip in slices(data, SIP):
-                # The decoder takes in all of it, and outputs the rest when it is called again.
+            for chunk in slices(data, MAX_INPUT_BYTES):
+                # The decoder consumes all input; further calls return the rest of the output.
                 while not self._stream.is_finished():
-                    if not (piece := self._stream.process(sip, output_buffer_limit=PIECE)):
+                    if not (piece := self._stream.process(chunk, output_buffer_limit=PIECE)):
                         break
                     yield piece
-                    sip = b""
+                    chunk = b""
         except self._error as error:
             raise CorruptError(str(error)) from error
 
@@ -107,14 +107,14 @@ def window_log(first: int) -> int:
     return 8 + low if low else 17
 
 
-PIECE = 64 * 1024  # bytes that are handed on at once
+PIECE = 64 * 1024  # bytes returned at once
 
 
-SIP = 4 * 1024  # bytes that are taken in at once: what is left of them is copied at each step
+MAX_INPUT_BYTES = 4 * 1024  # consumed at once: the rest is copied at each step
 
 
 class CorruptError(Exception):
-    """Bytes that are not what their coding says."""
+    """Bytes that are invalid in their coding, or exceed a bound."""
 
 
 class Decoder(Protocol):
@@ -122,14 +122,14 @@ class Decoder(Protocol):
 
     @property
     def ended(self) -> bool:
-        """What has come may end here."""
+        """Return True if the input may end here."""
         ...
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` says, piece by piece.
+        """Yield the decoded `data` in pieces.
 
         Raises:
-            CorruptError: It says nothing in this coding; the pieces handed on before are good.
+            CorruptError: `data` is invalid; the pieces yielded before are valid.
         """
         ...
 
@@ -138,20 +138,20 @@ DecoderFactory = Callable[[], Decoder]
 
 
 def _count_frame(left: int) -> int:
-    """What is left of the frames that will be decoded, when one more has begun.
+    """Return how many more frames may be decoded after the next one.
 
     Raises:
-        CorruptError: None is left.
+        CorruptError: The limit is reached.
     """
     if not left:
-        raise CorruptError("it has more frames than will be decoded")
+        raise CorruptError(f"more than {MAX_COMPRESSED_FRAMES} frames")
     return left - 1
 
 
 _GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15  # by zlib's numbers
 
 
-_PADDING = b"\0"  # may stand behind each member of a gzip
+_PADDING = b"\0"  # may follow each member of a gzip
 
 
 class Gzip:
@@ -163,24 +163,24 @@ class Gzip:
 
     @property
     def ended(self) -> bool:
-        """What has come may end here."""
+        """Return True if the input may end here."""
         return self._inflate.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` says, piece by piece."""
-        for sip in slices(data, SIP):
+        """Yield the decoded `data` in pieces."""
+        for chunk in slices(data, MAX_INPUT_BYTES):
             if self._inflate.eof:
-                sip = sip.lstrip(_PADDING)
-            while sip:
+                chunk = chunk.lstrip(_PADDING)
+            while chunk:
                 if self._inflate.eof:
                     self._left = _count_frame(self._left)
                     self._inflate = zlib.decompressobj(_GZIP)
-                yield from _inflated(self._inflate, sip)
-                sip = self._inflate.unused_data.lstrip(_PADDING)
+                yield from _inflated(self._inflate, chunk)
+                chunk = self._inflate.unused_data.lstrip(_PADDING)
 
 
 class Deflate:
-    """deflate in zlib's wrapping, as it should be, or without it, as some servers send it."""
+    """deflate with the zlib header that RFC 9110 requires, or without it, as some servers send."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -188,30 +188,30 @@ class Deflate:
 
     @property
     def ended(self) -> bool:
-        """What has come may end here."""
+        """Return True if the input may end here."""
         return self._inflate is not None and self._inflate.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` says, piece by piece."""
+        """Yield the decoded `data` in pieces."""
         if self._inflate is None:
             data = self._head = self._head + data
             if len(data) < 2:
                 return
             wrapped = data[0] & 15 == 8 and not int.from_bytes(data[:2]) % 31
             self._inflate = zlib.decompressobj(_ZLIB if wrapped else _RAW_DEFLATE)
-        for sip in slices(data, SIP):
+        for chunk in slices(data, MAX_INPUT_BYTES):
             if not self._inflate.eof:
-                yield from _inflated(self._inflate, sip)
+                yield from _inflated(self._inflate, chunk)
 
 
-def _inflated(inflate: Any, sip: bytes) -> Iterator[bytes]:
-    """What `sip` says; all of it has been taken in then, but for what follows the end."""
+def _inflated(inflate: Any, chunk: bytes) -> Iterator[bytes]:
+    """Yield the decoded `chunk`, which is consumed up to the end of the stream."""
     try:
         full = True
-        while sip or full:  # a full piece may have left something behind inside
-            if piece := inflate.decompress(sip, PIECE):
+        while chunk or full:  # after a full piece the decoder may hold more output
+            if piece := inflate.decompress(chunk, PIECE):
                 yield piece
-            sip, full = inflate.unconsumed_tail, len(piece) == PIECE
+            chunk, full = inflate.unconsumed_tail, len(piece) == PIECE
     except zlib.error as error:
         raise CorruptError(str(error)) from error
 
@@ -242,20 +242,20 @@ class _Zstd:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         try:
-            for sip in slices(data, SIP):
-                while sip:
+            for chunk in slices(data, MAX_INPUT_BYTES):
+                while chunk:
                     if self._frame.eof:
                         self._left = _count_frame(self._left)
                         self._frame = self._make()
-                    yield from self._frame_says(sip)
-                    sip = self._frame.unused_data
+                    yield from self._decode_frame(chunk)
+                    chunk = self._frame.unused_data
         except self._error as error:
             raise CorruptError(str(error)) from error
 
-    def _frame_says(self, sip: bytes) -> Iterator[bytes]:
+    def _decode_frame(self, chunk: bytes) -> Iterator[bytes]:
         more = True
         while more:
-            if piece := self._frame.decompress(sip, PIECE):
+            if piece := self._frame.decompress(chunk, PIECE):
                 yield piece
-            sip = b""
+            chunk = b""
             more = not (self._frame.eof or self._frame.needs_input)

@@ -1,4 +1,4 @@
-"""One JSON document of a vendor, as far as it tells of the answer and not of its words."""
+"""Top-level fields of one JSON document of a vendor, without the model's output."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NOTHING = msgspec.Raw(b"null")
 
 
 class Document(msgspec.Struct):
-    """The top-level fields that matter; msgspec passes over all others without building them.
+    """The top-level fields in use; msgspec skips all others without creating objects.
 
-    What the model wrote stays as it came.
+    Fields with output of the model stay undecoded.
     """
 
     type: Any = None
@@ -36,6 +36,19 @@ class Document(msgspec.Struct):
     candidates: msgspec.Raw = NOTHING
     output: msgspec.Raw = NOTHING
     content: msgspec.Raw = NOTHING
+    delta: msgspec.Raw = NOTHING
+
+
+class Event(Document):
+    """A document with the top-level fields in which vendors put what the model wrote."""
+
+    event_type: Any = None
+    text: Any = None
+    completion: Any = None
+    generation: Any = None
+    outputText: Any = None  # noqa: N815 - Titan's spelling
+    contentBlockDelta: msgspec.Raw = NOTHING  # noqa: N815 - Nova's spelling
+    outputs: msgspec.Raw = NOTHING
 
 
 D = TypeVar("D", bound=Document)
@@ -73,7 +86,7 @@ class Reader(Generic[D]):
             else:
                 documents = self._decode(data)
         except UNREADABLE:
-            # There is no data in a comment of a stream.
+            # A comment of a stream has no data.
             if not data or not (budget is None or budget.spend_repair(data)):
                 raise
             documents = self._read_repaired(repaired(data))
@@ -86,7 +99,7 @@ class Reader(Generic[D]):
         if len(data) <= MAX_BUILT_VALUES or is_small(data):
             decoded = self._documents.decode(data)
             return decoded if isinstance(decoded, list) else [decoded]
-        # Objects are only created for the fields that matter, and only for small ones.
+        # Objects are only created for the fields in use, and only for small ones.
         outline = self._outlines.decode(data)
         document = self._kind()
         for name in outline.__struct_fields__:
@@ -123,10 +136,8 @@ def _may_be_documents(line: bytes) -> bool:
     return line.startswith(b"[") or line.lstrip().startswith(b"{")
 
 
-_reader = Reader(Document)
-
-
-read = _reader.read
+read = Reader(Document).read
+read_events = Reader(Event).read
 
 
 def is_small(data: bytes | msgspec.Raw) -> bool:
@@ -142,7 +153,7 @@ def is_small(data: bytes | msgspec.Raw) -> bool:
 
 
 def opens_with(raw: msgspec.Raw, brackets: bytes) -> bool:
-    """Whether what stands there is an object, or an array, as its first bracket tells."""
+    """Return True if the value starts with one of these brackets."""
     return raw is not NOTHING and memoryview(raw)[0] in brackets
 
 
@@ -152,13 +163,13 @@ def objects(raw: msgspec.Raw) -> list[dict[str, Any]]:
         return []
     try:
         items = msgspec.json.decode(raw)
-    except UNREADABLE:  # what stands between its brackets is only seen now
+    except UNREADABLE:  # raw fields are only validated here
         return []
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
-# Each pattern begins with fixed bytes, which are searched for at the speed of memory.
-# Half of a character outside the basic plane: a text that was cut between the two.
+# Each pattern begins with fixed bytes, for which `re` has a fast search.
+# Half of a surrogate pair: a text that was cut between the two.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
@@ -172,15 +183,14 @@ _NO_NUMBERS = (
 _CONTROLS = bytes.maketrans(bytes(range(32)), b" " * 32)
 
 
-_NOTHING = (b"", b"[DONE]")  # what a line may be that is no document
+_NOT_DOCUMENTS = (b"", b"[DONE]")
 
 
 def fix_json(data: bytes) -> bytes:
-    """Return `data` as JSON where RFC 8259 forbids what Python's encoder writes.
+    """Return `data` with output of Python's encoder that RFC 8259 forbids replaced.
 
-    Halves of surrogate pairs (8.2), NaN and Infinity (6), and control characters in strings (7).
-    The model's text may change, which is not of interest here; its ends and all else stay where
-    they are. At most 20,000 of each are replaced.
+    These are halves of surrogate pairs (8.2), NaN and Infinity (6), and control characters in
+    strings (7). Only the text of the model changes. At most 20,000 of each are replaced.
     """
     return without_controls(repaired(data))
 
@@ -201,9 +211,9 @@ def without_controls(data: bytes) -> bytes:
 def split_lines(data: bytes) -> list[bytes]:
     """Return the lines of `data` that may be documents; none if there are too many lines.
 
-    GLM and Kimi end some events of a stream with one line end, which is not their end by the rules:
-    the data of several is one then, and what ends the stream may be among them.
+    GLM and Kimi separate some events by one line end instead of two, so that the data of several
+    events is read as one; the `[DONE]` of the stream may be among them.
     """
     if data.count(b"\n") >= MAX_DOCUMENT_LINES:
         return []
-    return [line for line in data.split(b"\n") if line.strip() not in _NOTHING]
+    return [line for line in data.split(b"\n") if line.strip() not in _NOT_DOCUMENTS]

@@ -1,4 +1,4 @@
-"""AWS eventstream frames: any chunking of a stream in, the same whole frames out, bounded.
+"""Parser of AWS eventstream frames; bounded, and independent of the chunking.
 
 The format is https://smithy.io/2.0/aws/amazon-eventstream.html: a prelude (the length of the frame,
 that of its headers, a checksum of both), headers, payload, and a checksum of all before it.
@@ -15,29 +15,28 @@ from .bounds import MAX_FRAME_HEADERS
 _PRELUDE = struct.Struct(">III")
 _CHECKSUM = struct.Struct(">I")
 _SHORTEST = _PRELUDE.size + _CHECKSUM.size
-# Bytes of a header's value by the number of its type. Byte arrays (6) and strings (7) tell their
-# length themselves; the booleans (0 and 1) have no value but their type.
+# Bytes of a header's value by the number of its type. Byte arrays (6) and strings (7) are
+# preceded by their length; the booleans (0 and 1) have no value but their type.
 _SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _BYTES, _STRING = 6, 7
 
 
 class Frame(NamedTuple):
-    """One frame: those of its headers that are strings, and its payload."""
+    """The string headers and the payload of one frame."""
 
     headers: dict[bytes, bytes]
     payload: bytes
 
 
 class FrameBuffer:
-    """Holds a stream back until whole frames of it can be read.
+    """Buffers a stream until its frames are complete.
 
     Args:
-        longest: Bytes of the longest frame that is kept; a longer one is skipped.
+        longest: Maximum bytes of a frame; a longer one is skipped.
 
     Attributes:
         unreadable: Frames that were too long, or did not match their checksum.
-        broken: The stream has lost its frames; nothing more is read, for there is no telling where
-            the next one begins.
+        broken: A prelude was invalid; nothing more is read, as the next frame cannot be found.
     """
 
     __slots__ = ("_held", "_needed", "_to_skip", "broken", "longest", "unreadable")
@@ -47,16 +46,16 @@ class FrameBuffer:
         self.unreadable = 0
         self.broken = False
         self._held = bytearray()
-        self._needed = _PRELUDE.size  # bytes that must be held before there is anything to do
-        self._to_skip = 0  # bytes of an over-long frame that are still to come
+        self._needed = _PRELUDE.size  # bytes to hold before the next frame can be read
+        self._to_skip = 0  # remaining bytes of an over-long frame
 
     @property
     def inside(self) -> bool:
-        """A frame has begun and not ended."""
+        """Return True if a frame is incomplete."""
         return bool(self._held or self._to_skip)
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """The frames that `chunk` completes."""
+        """Return the frames that `chunk` completes."""
         if self.broken:
             return []
         skipped = min(self._to_skip, len(chunk))
@@ -87,7 +86,7 @@ class FrameBuffer:
         return frames
 
     def _length(self, start: int) -> int:
-        """Bytes of the frame that begins at `start`, or 0 where none can begin there."""
+        """Return the size of the frame that begins at `start`, or 0 if its prelude is invalid."""
         total, headers, checksum = _PRELUDE.unpack_from(self._held, start)
         sound = crc32(self._held[start : start + 8]) == checksum
         if sound and total >= _SHORTEST + headers:
@@ -98,7 +97,7 @@ class FrameBuffer:
 
 
 def _read(message: bytes) -> Frame | None:
-    """The frame in `message`, whose prelude is sound, or None where the rest is not."""
+    """Return the frame in `message`, whose prelude is valid, or None if the rest is invalid."""
     (checksum,) = _CHECKSUM.unpack_from(message, len(message) - _CHECKSUM.size)
     if crc32(message[: -_CHECKSUM.size]) != checksum:
         return None
@@ -112,13 +111,13 @@ def _read(message: bytes) -> Frame | None:
 
 
 def _headers(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers that are strings.
+    """Return the headers that are strings.
 
     Raises:
         IndexError: The headers end too early, or are too many.
-        KeyError: A header's type is not known.
+        KeyError: The type of a header is unknown.
     """
-    found, place, count = [], 0, 0
+    headers, place, count = [], 0, 0
     while place < len(data):
         count += 1
         if count > MAX_FRAME_HEADERS:
@@ -131,10 +130,10 @@ def _headers(data: bytes) -> list[tuple[bytes, bytes]]:
             size = data[place] << 8 | data[place + 1]
             place += 2
             if kind == _STRING:
-                found.append((name, data[place : place + size]))
+                headers.append((name, data[place : place + size]))
         else:
             size = _SIZES[kind]
         place += size
     if place > len(data):
         raise IndexError(place)
-    return found
+    return headers

@@ -1,4 +1,4 @@
-"""The meter of AWS eventstream answers, which Amazon Bedrock streams."""
+"""Meter of AWS eventstream responses, which Amazon Bedrock streams."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from .bounds import FRAME_WORK_NS, MAX_DOCUMENT_BYTES
 from .budget import slices
 from .document import UNREADABLE
 from .eventstream import Frame, FrameBuffer
-from .failure import has_sign
-from .statement import COUNT
+from .formats.markers import COUNT, may_have_error
 
 
 class _Chunk(msgspec.Struct):
-    """What InvokeModel streams: the events of a model's own vendor, in base64."""
+    """An event of InvokeModel, which wraps an event of the model's own vendor in base64."""
 
     event: bytes = msgspec.field(default=b"", name="bytes")
 
@@ -23,7 +22,7 @@ _chunks = msgspec.json.Decoder(_Chunk)
 
 
 class EventStreamMeter:
-    """Reads an answer that is a stream of eventstream frames.
+    """Reads a response that is a stream of eventstream frames.
 
     Converse names its events in a header of the frame; InvokeModel wraps those of the vendor.
     """
@@ -51,28 +50,28 @@ class EventStreamMeter:
                     self._take(frame)
 
     def finish(self, *, complete: bool) -> None:
-        """Count what could not be read; what ends inside a frame has not come to its end."""
-        ledger, frames = self.account, self._frames
-        stopped = ledger.budget.exhausted
-        ledger.complete = complete and not (frames.inside or frames.broken or stopped)
-        ledger.unreadable += frames.unreadable + (stopped or (complete and frames.inside))
+        """Count unreadable frames; a body that ends inside a frame is not complete."""
+        account, frames = self.account, self._frames
+        stopped = account.budget.exhausted
+        account.complete = complete and not (frames.inside or frames.broken or stopped)
+        account.unreadable += frames.unreadable + (stopped or (complete and frames.inside))
 
     def _take(self, frame: Frame) -> None:
-        ledger, kind = self.account, frame.headers.get(b":event-type")
+        account, kind = self.account, frame.headers.get(b":event-type")
         if frame.headers.get(b":message-type", b"event") != b"event":  # "exception" or "error"
-            ledger.failed = True
+            account.failed = True
             return
-        ledger.events += 1
-        data = self._vendors(frame.payload) if kind == b"chunk" else frame.payload
+        account.events += 1
+        data = self._unwrap(frame.payload) if kind == b"chunk" else frame.payload
         if self.awaits_output:
-            self.awaits_output = not ledger.check_first_token(data)
+            self.awaits_output = not account.check_first_token(data)
         if COUNT.search(data) is not None:
-            ledger.add_usage_events([data])
-        if has_sign(data):
-            ledger.check_error(data)
+            account.add_usage_events([data])
+        if may_have_error(data):
+            account.check_error(data)
 
-    def _vendors(self, payload: bytes) -> bytes:
-        """The event of the model's own vendor, or nothing where it cannot be read."""
+    def _unwrap(self, payload: bytes) -> bytes:
+        """Return the event of the model's own vendor, or b"" if it cannot be read."""
         try:
             return _chunks.decode(payload).event
         except UNREADABLE:

@@ -1,4 +1,4 @@
-"""JSON arrays that are streamed: any chunking in, the same whole objects out, in bounded memory."""
+"""Splitter of streamed JSON arrays; bounded, and independent of the chunking."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 from .oversized import HEAD, TAIL, usage_from_tail
 
-# One step through JSON: past whole strings and all else, to a bracket, to the quote of a string
-# that goes on in the next chunk, or to the end. It matches at every place, so that the search
-# never begins a second time at what it has passed.
+# One step through JSON: to the next bracket outside strings, to the quote of a string that
+# continues in the next chunk, or to the end. It matches at every place, so that no byte is searched
+# twice.
 _STEP = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(?:(["{}\[\]])|\Z)', re.DOTALL)
 
 
@@ -19,15 +19,15 @@ _QUOTE, _OPENING = b'"'[0], b"{["
 
 
 class JsonArraySplitter:
-    """Holds an array of objects back until whole objects of it can be read.
+    """Buffers a streamed array until its objects are complete.
 
     Args:
-        longest: Bytes of the longest object that is kept; of a longer one only what its end says
-            of usage is left. One that says nothing there is counted in `overlong`.
+        longest: Maximum bytes of an object; of a longer one only usage at its end is kept.
 
     Attributes:
-        closed: The array has come to its end.
-        in_string: What has come ends inside a string.
+        overlong: Objects that were too long and have no usage at their end.
+        closed: The array is complete.
+        in_string: The input so far ends inside a string.
     """
 
     __slots__ = (
@@ -45,21 +45,21 @@ class JsonArraySplitter:
         self.longest = longest
         self.overlong = 0
         self.closed = False
-        self._held = bytearray()  # what has come of the element that is open
-        self._head = b""  # its beginning, when it has grown too long
+        self._held = bytearray()  # the start of an incomplete element
+        self._head = b""  # its beginning, if it is too long
         self._depth = 0  # 1 in the array, 2 in an element of it
         self.in_string = False
         self._escaped = False  # the last byte was a backslash in a string
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The objects that `chunk` completes."""
+        """Return the objects that `chunk` completes."""
         elements: list[bytes] = []
-        start = 0  # where the open element begins, or goes on, in this chunk
+        start = 0  # of the open element in this chunk
         for step in _STEP.finditer(chunk, self._after_string(chunk, 0)):
             place = step.start(1)
             if place < 0:
                 continue
-            if chunk[place] == _QUOTE:  # of a string that does not end in this chunk
+            if chunk[place] == _QUOTE:  # of a string that continues in the next chunk
                 self.in_string = True
                 self._after_string(chunk, place + 1)
                 break
@@ -76,7 +76,7 @@ class JsonArraySplitter:
         return elements
 
     def _after_string(self, chunk: bytes, position: int) -> int:
-        """Where the string that is open is over; the chunk's end when it goes on."""
+        """Return the end of the open string, or of the chunk if the string continues."""
         if not self.in_string or not chunk:
             return position
         if not self._escaped and chunk.find(b'"', position) < 0 and b"\\" not in chunk:
@@ -95,7 +95,7 @@ class JsonArraySplitter:
             del held[: -min(TAIL, self.longest)]
 
     def _complete(self, piece: bytes) -> list[bytes]:
-        """The element that ends with `piece`, if it is an object, or what is left of it."""
+        """Return the element that ends with `piece`, or its usage if it is too long."""
         self._hold(piece)
         element, head = bytes(self._held), self._head
         self._held.clear()

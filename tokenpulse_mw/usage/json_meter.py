@@ -1,44 +1,43 @@
-"""The meter of JSON answers: one document, or a streamed array of them."""
+"""Meter of JSON responses: one document, or a streamed array of them."""
 
 from __future__ import annotations
 
 from .account import UsageAccount, UsageMeter
 from .bounds import ARRAY_BYTE_WORK_NS, BRACKET_WORK_NS, MAX_DOCUMENT_BYTES, QUOTE_WORK_NS
 from .budget import slices
-from .failure import refused
+from .formats import is_error_response
+from .formats.markers import COUNT
 from .json_array import JsonArraySplitter
 from .oversized import HEAD, OPENING, TAIL, usage_from_head, usage_from_tail
-from .statement import COUNT
 
-BEFORE = b"\xef\xbb\xbf \t\r\n"  # what may stand before a document: a mark, and white space
+BEFORE = b"\xef\xbb\xbf \t\r\n"  # byte order mark and white space before a document
 
 
 class JsonMeter:
-    """Reads an answer that is one JSON document, or an array of them.
+    """Reads a response that is one JSON document, or an array of them.
 
-    A document is kept and read when it has ended: its words come all at once, so that none of them
-    are the first, and `awaits_output` never ends. Of a longer one only both ends are kept. Gemini
-    streams an array where it is not asked for server-sent events: its elements are read as they
-    come.
+    A document is buffered and read at its end, so that `awaits_output` stays True. Of a document
+    that is too long only both ends are kept. Gemini streams an array if server-sent events are not
+    requested: its elements are read as they arrive.
     """
 
     __slots__ = ("_body", "_head", "_longest", "_reader", "_tail", "account", "awaits_output")
 
     def __init__(
-        self, *, longest: int = MAX_DOCUMENT_BYTES, ledger: UsageAccount | None = None
+        self, *, longest: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
     ) -> None:
-        self.account = UsageAccount() if ledger is None else ledger
+        self.account = UsageAccount() if account is None else account
         self.awaits_output = True
         self._longest = longest
         self._tail = min(TAIL, longest)
-        self._body: bytes | bytearray = b""  # the latter, from its second piece on
-        self._head = b""  # of a document that is too long
-        self._reader: UsageMeter | None = None  # of what is no document
+        self._body: bytes | bytearray = b""  # a bytearray from the second chunk on
+        self._head = b""  # the start of a document that is too long
+        self._reader: UsageMeter | None = None  # of a body that is not a document
 
     def feed(self, chunk: bytes) -> None:
-        """Keep the bytes of a document, or look at the elements that `chunk` completes."""
+        """Buffer the bytes of a document, or read the elements that `chunk` completes."""
         if self._reader is None:
-            chunk = bytes(chunk)  # applications send any kind of them
+            chunk = bytes(chunk)  # applications may send any bytes-like object
             if not self._body:
                 chunk = chunk.lstrip(BEFORE)
                 if not chunk.startswith(b"{"):
@@ -50,12 +49,12 @@ class JsonMeter:
             self.awaits_output = self.awaits_output and self._reader.awaits_output
 
     def _reader_of(self, start: bytes) -> UsageMeter | None:
-        """What reads a body that does not begin as a document does."""
+        """Return the meter of a body that does not start like a document, or None."""
         return _ArrayReader(self.account, self._longest) if start.startswith(b"[") else None
 
     def _keep(self, chunk: bytes) -> None:
         if not self._body:
-            self._body = chunk  # mostly all of it
+            self._body = chunk  # usually all of it
         else:
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
@@ -65,43 +64,43 @@ class JsonMeter:
             self._body = self._body[-self._tail :]
 
     def finish(self, *, complete: bool) -> None:
-        """Read the document, if all of it was kept, or what its end says of usage."""
+        """Read the document, or the usage at its ends if it is too long."""
         if self._reader is not None:
             self._reader.finish(complete=complete)
             return
-        ledger = self.account
-        ledger.complete = complete
-        ledger.complete_scan = True
-        if ledger.budget.exhausted:  # by decompression
-            ledger.unreadable += 1
+        account = self.account
+        account.complete = complete
+        account.complete_scan = True
+        if account.budget.exhausted:  # by decompression
+            account.unreadable += 1
         elif self._head:
             self._read_ends(complete)
         elif self._body:
-            ledger.read(bytes(self._body))
-            if not complete:  # a document that was cut in two is nobody's fault
-                ledger.unreadable = 0
+            account.read(bytes(self._body))
+            if not complete:  # a cut document is not an error of the vendor
+                account.unreadable = 0
 
     def _read_ends(self, complete: bool) -> None:
-        """Where it was cut, its end may lie anywhere in it."""
-        short = (
+        """Read the usage at the end, unless the document was cut, or at the start."""
+        usage = (
             usage_from_tail(self._head[:HEAD], bytes(self._body[-self._tail :]))
             if complete
             else b""
         )
-        if short := short or usage_from_head(self._head):
-            self.account.read(short)
+        if usage := usage or usage_from_head(self._head):
+            self.account.read(usage)
         else:
             self.account.unreadable += 1
 
 
 class _ArrayReader:
-    """Reads the elements of an array as they come."""
+    """Reads the elements of an array as they arrive."""
 
     __slots__ = ("_buffer", "_last", "account", "awaits_output")
 
-    def __init__(self, ledger: UsageAccount, longest: int) -> None:
+    def __init__(self, account: UsageAccount, longest: int) -> None:
         self.awaits_output = True
-        self.account = ledger
+        self.account = account
         self._buffer = JsonArraySplitter(longest=longest)
         self._last = b""
 
@@ -111,7 +110,7 @@ class _ArrayReader:
         for piece in slices(bytes(chunk)):
             work = 0
             quotes = _count(piece, b'"\\')
-            if quotes or not self._buffer.in_string:  # else it is the middle of a long string
+            if quotes or not self._buffer.in_string:  # not the middle of a long string
                 brackets = _count(piece, b"{}[]")
                 work = BRACKET_WORK_NS * brackets + QUOTE_WORK_NS * quotes
                 work += ARRAY_BYTE_WORK_NS * len(piece)
@@ -129,18 +128,18 @@ class _ArrayReader:
             self._last = elements[-1]
 
     def finish(self, *, complete: bool) -> None:
-        ledger, buffer = self.account, self._buffer
-        ledger.budget.start(0)
-        stopped = ledger.budget.exhausted
-        ledger.complete = complete and buffer.closed and not stopped
-        ledger.unreadable += buffer.overlong + (stopped or (complete and not buffer.closed))
-        ledger.events += buffer.overlong
-        ledger.complete_scan = (
-            ledger.awaits_first_token
+        account, buffer = self.account, self._buffer
+        account.budget.start(0)
+        stopped = account.budget.exhausted
+        account.complete = complete and buffer.closed and not stopped
+        account.unreadable += buffer.overlong + (stopped or (complete and not buffer.closed))
+        account.events += buffer.overlong
+        account.complete_scan = (
+            account.awaits_first_token
         )  # else elements were not looked at any more
-        ledger.check_error(self._last, refused)
+        account.check_error(self._last, is_error_response)
 
 
 def _count(data: bytes, marks: bytes) -> int:
-    """Return how many bytes of `data` are one of `marks`."""
+    """Return how many bytes of `data` are among `marks`."""
     return len(data) - len(data.translate(None, marks))

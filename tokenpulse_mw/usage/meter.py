@@ -1,4 +1,4 @@
-"""Which meter reads an answer, by what its headers say of it."""
+"""Selection of the meter of a response by its headers, or by its first bytes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from .eventstream_meter import EventStreamMeter
 from .json_meter import BEFORE, JsonMeter
 from .sse_meter import SSEMeter
 
-_LONGEST_VALUE = 128  # bytes of a header's value
+_MAX_VALUE_BYTES = 128  # of a header
 
 
-# Documents one after the other, whatever their names say.
+# Sequences of documents, in spite of their names.
 _NOT_JSON = (b"application/stream+json", b"application/jsonlines+json")
 
 
-# What a gateway says that does not know; no type at all, as that of OpenAI's Codex, is one of them.
-_UNTOLD = (b"", b"text/plain", b"application/octet-stream")
+# Media types without meaning; OpenAI's Codex sends none at all.
+_UNSPECIFIC = (b"", b"text/plain", b"application/octet-stream")
 
 
 MakeMeter = Callable[[], UsageMeter]
 
 
 def meter_for(content_type: bytes, encoding: bytes = b"") -> UsageMeter | None:
-    """A meter for a body of this media type, or None for one that no vendor answers with.
+    """Return a meter for a body of this media type, or None if no vendor responds with it.
 
     Args:
         content_type: The value of Content-Type.
-        encoding: The value of Content-Encoding: gzip, deflate, br or zstd, the last two where a
-            package that reads them is installed. In another coding the usage is missing.
+        encoding: The value of Content-Encoding: gzip, deflate, br or zstd, the last two if
+            their package is installed. In another coding the usage is missing.
     """
-    make = _meter_of(content_type[:_LONGEST_VALUE], encoding[:_LONGEST_VALUE])
+    make = _meter_of(content_type[:_MAX_VALUE_BYTES], encoding[:_MAX_VALUE_BYTES])
     return make() if make is not None else None
 
 
@@ -46,7 +46,7 @@ def _meter_of(content_type: bytes, encoding: bytes) -> MakeMeter | None:
         return plain
     decoders = decoders_for(encoding)
     if decoders is None:
-        return None if media_type in _UNTOLD else UnsupportedEncodingMeter
+        return None if media_type in _UNSPECIFIC else UnsupportedEncodingMeter
     return partial(_encoded, plain, decoders) if decoders else plain
 
 
@@ -57,13 +57,13 @@ def _plain_meter_of(media_type: bytes) -> MakeMeter | None:
         return MaybeJsonMeter
     if media_type.endswith(b"+json"):
         return None if media_type in _NOT_JSON else JsonMeter
-    if media_type in _UNTOLD:
-        return _guessing
+    if media_type in _UNSPECIFIC:
+        return _sniffing
     return EventStreamMeter if media_type == b"application/vnd.amazon.eventstream" else None
 
 
-def _guessing() -> UsageMeter:
-    return SniffMeter(UsageAccount(guessed=True))
+def _sniffing() -> UsageMeter:
+    return SniffMeter(UsageAccount(sniffed=True))
 
 
 def _encoded(plain: MakeMeter, decoders: list[DecoderFactory]) -> UsageMeter:
@@ -73,37 +73,37 @@ def _encoded(plain: MakeMeter, decoders: list[DecoderFactory]) -> UsageMeter:
 _BRACKETS = (b"{", b"[")
 
 
-# What a line of server-sent events begins with; a colon alone begins a comment.
+# The start of a line of server-sent events; a colon starts a comment.
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 class SniffMeter:
-    """Reads an answer as server-sent events or as JSON, whichever it begins like.
+    """Reads a response as server-sent events or as JSON, depending on its first bytes.
 
     Some vendors send a stream of events without a media type (Codex), and some gateways as
-    `application/json` or `text/plain`. Once it is clear what it is, `feed` is that of the meter
-    which reads it. Until then at most five bytes are kept.
+    `application/json` or `text/plain`. Once the format is known, `feed` is that of its meter. Until
+    then at most five bytes are kept.
 
     Args:
-        account: Takes the account. What begins like neither is read as JSON, but not looked at
-            where the media type only let it be `guessed` to be a model's.
+        account: Receives the usage. A body that starts like neither format is read as JSON, or
+            ignored if the account is `sniffed`.
     """
 
     __slots__ = ("_held", "_meter", "account", "feed")
 
-    def __init__(self, ledger: UsageAccount) -> None:
-        self.account = ledger
+    def __init__(self, account: UsageAccount) -> None:
+        self.account = account
         self.feed: Callable[[bytes], None] = self._sniff
         self._meter: UsageMeter | None = None
         self._held = b""
 
     @property
     def awaits_output(self) -> bool:
-        """The model's first words are still to come; in what is not looked at they never do."""
+        """Return True while the first output has not been seen; always if the body is ignored."""
         return self._meter is None or self._meter.awaits_output
 
     def finish(self, *, complete: bool) -> None:
-        """Look at what is left, which may be too little to tell what it is."""
+        """Examine the rest, which may be too short to show its format."""
         if self.feed == self._sniff:
             self._read_by(self._other())
         if self._meter is None:
@@ -112,17 +112,17 @@ class SniffMeter:
             self._meter.finish(complete=complete)
 
     def _sniff(self, chunk: bytes) -> None:
-        """Take in the first bytes, until they tell what it is."""
+        """Buffer the first bytes until they show the format."""
         held = self._held = (self._held + bytes(chunk)).lstrip(BEFORE)
         if held.startswith(_BRACKETS):
-            self._read_by(JsonMeter(ledger=self.account))
+            self._read_by(JsonMeter(account=self.account))
         elif held.startswith(_FIELDS):
-            self._read_by(SSEMeter(ledger=self.account))
+            self._read_by(SSEMeter(account=self.account))
         elif not any(field.startswith(held) for field in _FIELDS):
             self._read_by(self._other())
 
     def _other(self) -> UsageMeter | None:
-        return None if self.account.guessed else JsonMeter(ledger=self.account)
+        return None if self.account.sniffed else JsonMeter(account=self.account)
 
     def _read_by(self, meter: UsageMeter | None) -> None:
         held, self._held = self._held, b""
@@ -136,7 +136,7 @@ class SniffMeter:
 
 
 class MaybeJsonMeter(JsonMeter):
-    """Reads an answer that is called JSON, as some streams are, too."""
+    """Reads a response that is declared as JSON, as some event streams are, too."""
 
     __slots__ = ()
 
@@ -145,4 +145,4 @@ class MaybeJsonMeter(JsonMeter):
 
 
 def _ignore(chunk: bytes) -> None:
-    """Look at nothing: it is no model's answer."""
+    """Ignore a chunk of a body that is not a model's response."""

@@ -1,19 +1,19 @@
-"""What a document says of usage that is too long to be kept: an image, many vectors."""
+"""Usage at the ends of a document that is too long to be kept: an image, many embeddings."""
 
 from __future__ import annotations
 
 import re
 
 from .document import UNREADABLE, read
-from .statement import statement
+from .formats import find_usage
 
-HEAD = 128  # bytes of its beginning, which tell what it is
-
-
-TAIL = 16 * 1024  # and of its end, which mostly tells the usage
+HEAD = 128  # bytes of the start that show the kind of the document
 
 
-OPENING = 1024  # bytes of its beginning that may tell it, too
+TAIL = 16 * 1024  # bytes of the end, which usually has the usage
+
+
+OPENING = 1024  # bytes of the start that may have the usage
 
 
 _KEYS = (b'"model"', b'"usage"', b'"usageMetadata"')
@@ -22,7 +22,7 @@ _KEYS = (b'"model"', b'"usage"', b'"usageMetadata"')
 _EVENT = re.compile(rb'"type": ?"(response\.(?:completed|incomplete|failed))"')
 
 
-# One step through JSON: a whole string, one that goes on, a bracket, or the end of a member.
+# One step through JSON: a whole string, an unfinished one, a bracket, or the end of a member.
 _STEP = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)
 
 
@@ -30,14 +30,14 @@ _WRAPPER = re.compile(rb'\{\s*"response"\s*:')
 
 
 def usage_from_tail(head: bytes, tail: bytes) -> bytes:
-    """A document that says of usage what a longer one says at its end, or b"" where it does not.
+    """Return a document with the usage at the end of a longer one, or b"" if it has none.
 
-    Nothing is guessed: from a key on, only what stands at the top of the document, or of the
-    response that is known to be wrapped by it, is JSON with nothing left over.
+    The result is exact: the rest of the document from a key on is only valid JSON if the key is at
+    the top level of the document, or of the response that it wraps.
 
     Args:
-        head: The beginning of the longer document.
-        tail: Its end; it must be known to have ended here.
+        head: The start of the longer document.
+        tail: Its end; the document must be complete.
     """
     opening = b"{"
     if (event := _EVENT.search(head)) is not None:
@@ -46,19 +46,19 @@ def usage_from_tail(head: bytes, tail: bytes) -> bytes:
         opening = b'{"response":{'
     for key in _KEYS:
         place = tail.rfind(key)
-        if place >= 0 and _says_usage(short := opening + tail[place:]):
+        if place >= 0 and _has_usage(short := opening + tail[place:]):
             return short
     return b""
 
 
 def usage_from_head(head: bytes) -> bytes:
-    """As `digest`, of what the beginning says: llama.cpp and Mistral tell the usage first.
+    """Return a document with the usage at the start of a longer one, or b"" if it has none.
 
-    It is cut after the last member of the document that is whole, so that what was inside of
-    another, or of a text, is not taken for its own.
+    llama.cpp and Mistral report the usage first. The result ends with the last complete member at
+    the top level, so that nested objects and text are not mistaken for it.
     """
     short = head[: _end_of_members(head)] + b"}"
-    return short if _says_usage(short) else b""
+    return short if _has_usage(short) else b""
 
 
 def _end_of_members(head: bytes) -> int:
@@ -76,8 +76,8 @@ def _end_of_members(head: bytes) -> int:
     return end
 
 
-def _says_usage(data: bytes) -> bool:
+def _has_usage(data: bytes) -> bool:
     try:
-        return any(statement(document) is not None for document in read(data))
+        return any(find_usage(document) is not None for document in read(data))
     except UNREADABLE:
         return False

@@ -8,9 +8,9 @@ _WINDOW = 256  # bytes searched first; then four times as many, and so on
 
 
 def find_any(data: bytes, needles: Sequence[bytes], start: int) -> int:
-    """Return the first place from `start` on at which one of `needles` is, or -1.
+    """Return the first place from `start` on that has one of `needles`, or -1.
 
-    A search for each needle alone would pass over the whole of `data` each time if one is absent.
+    A search for each needle alone would read all of `data` each time if one of them is absent.
     """
     overlap, size = max(map(len, needles)) - 1, _WINDOW
     while start < len(data):
@@ -23,7 +23,7 @@ def find_any(data: bytes, needles: Sequence[bytes], start: int) -> int:
 
 
 def rfind_any(data: bytes | bytearray, needles: Sequence[bytes], start: int, end: int) -> int:
-    """Return the last place between `start` and `end` at which one of `needles` is, or -1."""
+    """Return the last place between `start` and `end` that has one of `needles`, or -1."""
     overlap, size = max(map(len, needles)) - 1, _WINDOW
     while end > start:
         low = max(start, end - size)

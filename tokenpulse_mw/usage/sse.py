@@ -1,4 +1,4 @@
-"""Server-sent events: any chunking of a stream in, the same whole events out, in bounded memory.
+"""Parser of server-sent events; bounded, and independent of the chunking.
 
 The format is https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 """
@@ -14,14 +14,14 @@ from .oversized import HEAD, TAIL, usage_from_tail
 from .scan import find_any, rfind_any
 
 _LINE_ENDS = re.compile(rb"[\r\n]*+")
-# A blank line as two bytes: "\r\n" itself is none; a "\n" left over begins the next event with an
-# empty line, which has no meaning there.
-_NEAR = 4096  # bytes in which the most frequent kind is looked for first
+# A blank line as two bytes: "\r\n" itself is not one; the "\n" of "\r\n\r\n" starts the next event
+# with an empty line, which has no meaning there.
+_NEAR = 4096  # bytes searched for the most frequent kind first
 _BLANK_LINES = (b"\n\n", b"\n\r", b"\r\r")
 
 
 def _last_blank(held: bytes | bytearray, start: int, end: int) -> int:
-    """Return where the last blank line before `end` is over, or 0 if there is none."""
+    """Return the end of the last blank line before `end`, or 0 if there is none."""
     last = held.rfind(b"\n\n", max(start, end - _NEAR), end)
     if last < 0 or held.find(b"\r", last, end) >= 0:
         last = rfind_any(held, _BLANK_LINES, start, end)
@@ -29,7 +29,7 @@ def _last_blank(held: bytes | bytearray, start: int, end: int) -> int:
 
 
 def _first_blank(whole: bytes, start: int) -> tuple[int, int]:
-    """Return where the first blank line after `start` begins, and where it is over."""
+    """Return the bounds of the first blank line after `start`."""
     begin = whole.find(b"\n\n", start, start + _NEAR)
     if begin < 0 or whole.find(b"\r", start, begin) >= 0:
         begin = find_any(whole, _BLANK_LINES, start)
@@ -42,20 +42,20 @@ def _first_blank(whole: bytes, start: int) -> tuple[int, int]:
 
 
 class Event(NamedTuple):
-    """One server-sent event: its name ("" when it has none) and its data, lines joined by LF."""
+    """One server-sent event: its name (may be empty) and its data, lines joined by LF."""
 
     name: bytes
     data: bytes
 
 
 class EventBuffer:
-    """Holds a stream back until whole events of it can be read.
+    """Buffers a stream until its events are complete.
 
-    Append what comes to `held`, and take from `take_complete` what is complete.
+    Append chunks to `held`, and call `take_complete`.
 
     Args:
-        longest: Bytes of the longest event that is kept; of a longer one only what its end says
-            of usage is left. One that says nothing there is counted in `overlong`.
+        longest: Maximum bytes of an event; of a longer one only usage at its end is kept. If it
+            has none, it is counted in `overlong`.
     """
 
     __slots__ = ("_head", "_scanned", "_skipping", "cut", "held", "longest", "overlong")
@@ -70,7 +70,7 @@ class EventBuffer:
         self._skipping = False
 
     def take_complete(self) -> bytes:
-        """All events that are complete, or b"" while there are none."""
+        """Return and remove all complete events; b"" if there are none."""
         held = self.held
         end = _last_blank(held, max(self._scanned - 1, 0), len(held))
         whole = self._take(end) if end else b""
@@ -84,15 +84,15 @@ class EventBuffer:
         held, left = self.held, b""
         whole = bytes(held if end == len(held) else held[:end])
         del held[:end]
-        if self._skipping:  # what comes first is the tail of the skipped event
+        if self._skipping:  # starts with the tail of the skipped event
             self._skipping = False
             begin, start = _first_blank(whole, 0)
-            left = self._left(self._head, whole[:begin])
+            left = self._usage_of(self._head, whole[:begin])
             whole = whole[start:]
         return left + (whole if len(whole) <= self.longest else b"".join(self._kept(whole)))
 
     def _kept(self, whole: bytes) -> Iterator[bytes]:
-        """Yield the events that are not over-long, as if they had come in small pieces."""
+        """Yield the events, with those that are too long reduced to their usage."""
         start = 0
         while len(whole) - start > self.longest:
             begin, end = _first_blank(whole, start)
@@ -101,7 +101,7 @@ class EventBuffer:
                 yield block + b"\n\n"
             else:
                 self.overlong += 1
-                yield self._left(block, block)
+                yield self._usage_of(block, block)
             start = end
         yield whole[start:]
 
@@ -114,17 +114,17 @@ class EventBuffer:
         del self.held[: -min(TAIL, self.longest) - 4]
         self._scanned = len(self.held)
 
-    def _left(self, head: bytes, block: bytes) -> bytes:
-        """What is left of an over-long event, which is counted already."""
+    def _usage_of(self, head: bytes, block: bytes) -> bytes:
+        """Return an event with the usage of an over-long one, which is counted already."""
         tail = block[-min(TAIL, self.longest) :]
-        line = max(tail.splitlines(), key=len, default=b"")  # that of the data
-        short = b"" if self.cut else usage_from_tail(head[: min(HEAD, self.longest)], line)
-        self.overlong -= bool(short)
-        return b"data: %s\n\n" % short if short else b""
+        line = max(tail.splitlines(), key=len, default=b"")  # the data
+        usage = b"" if self.cut else usage_from_tail(head[: min(HEAD, self.longest)], line)
+        self.overlong -= bool(usage)
+        return b"data: %s\n\n" % usage if usage else b""
 
 
 def split_events(whole: bytes) -> Iterator[bytes]:
-    """Yield each event of what was released, without the blank lines around it."""
+    """Yield each event of `whole`, without the blank lines around it."""
     start = 0
     while start < len(whole):
         begin, end = _first_blank(whole, start)
@@ -134,21 +134,21 @@ def split_events(whole: bytes) -> Iterator[bytes]:
 
 
 def start_of(whole: bytes, place: int) -> int:
-    """Return where the event of `whole` begins that contains `place`."""
+    """Return the start of the event of `whole` that contains `place`."""
     return _last_blank(whole, 0, place)
 
 
 def event_bounds(whole: bytes, place: int, start: int = 0) -> tuple[int, int]:
-    """Return where the event of `whole` that contains `place` begins and ends.
+    """Return the bounds of the event of `whole` that contains `place`.
 
-    Nothing before `start`, which is between two events, is examined.
+    The search stops at `start`, which must be between two events.
     """
     end, _ = _first_blank(whole, place)
     return _last_blank(whole, start, place) or start, end
 
 
 def events_matching(pattern: re.Pattern[bytes], whole: bytes) -> Iterator[bytes]:
-    """Yield those events of `whole` in which `pattern` is found."""
+    """Yield the events of `whole` that match `pattern`."""
     end = 0
     while (hit := pattern.search(whole, end)) is not None:
         start, end = event_bounds(whole, hit.start(), end)
@@ -175,9 +175,9 @@ def parse(block: bytes) -> Event:
 
 
 def count_events(whole: bytes) -> int:
-    """Return the number of data lines in `whole`, which mostly is one for each event.
+    """Return the number of data lines in `whole`, usually one per event.
 
-    A line end inside of a JSON string is escaped, so the text of a model cannot add lines.
+    Line ends in JSON strings are escaped, so the text of a model cannot add lines.
     """
     count = whole.count(b"\ndata:") + whole.startswith(b"data:")
     return count + whole.count(b"\rdata:") if b"\r" in whole else count

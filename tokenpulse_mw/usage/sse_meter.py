@@ -1,4 +1,4 @@
-"""The meter of server-sent events, which most answers of models are."""
+"""Meter of server-sent events, the format of most streamed responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from .account import UsageAccount
 from .bounds import MAX_DOCUMENT_BYTES, MAX_SLICE_BYTES
 from .budget import slices
-from .failure import SIGNS
+from .formats.markers import ERROR_SIGNS, last_count
 from .sse import (
     EventBuffer,
     count_events,
@@ -19,27 +19,26 @@ from .sse import (
     split_events,
     start_of,
 )
-from .statement import last_count
 
-_BATCH = 16 * 1024  # bytes of a stream that are looked through at once
+_BATCH = 16 * 1024  # bytes of a stream that are scanned at once
 
 
 class SSEMeter:
-    """Reads an answer that is a stream of server-sent events.
+    """Reads a response that is a stream of server-sent events.
 
-    Until the model's first words every event is looked at as it comes, so that their time can be
-    told; from then on the stream is looked through in batches, and only events that speak of
-    usage are decoded. Errors are looked for in the last events: vendors end a stream with them.
+    Every event is decoded as it arrives until the first output, whose time is measured. Then the
+    stream is scanned in batches, and only events that may report usage are decoded. Errors are
+    searched for in the last events, because vendors end a stream with them.
     """
 
     __slots__ = ("_batch", "_budget", "_buffer", "_held", "_tail", "account", "awaits_output")
 
     def __init__(
-        self, *, longest: int = MAX_DOCUMENT_BYTES, ledger: UsageAccount | None = None
+        self, *, longest: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
     ) -> None:
-        self.account = UsageAccount() if ledger is None else ledger
+        self.account = UsageAccount() if account is None else account
         self.awaits_output = True
-        self._batch = 0  # look through what is held when it is more than this
+        self._batch = 0  # scan when more bytes than this are held
         self._buffer = EventBuffer(longest=longest)
         self._budget = self.account.budget
         self._held = self._buffer.held
@@ -74,29 +73,29 @@ class SSEMeter:
                 self._scan(self._buffer.take_complete())
 
     def finish(self, *, complete: bool) -> None:
-        """Examine what is held, including an event that no blank line has ended."""
-        ledger, buffer = self.account, self._buffer
+        """Examine the rest, including an event without a blank line after it."""
+        account, buffer = self.account, self._buffer
         self._budget.start(0)
         if not self._budget.exhausted:
             self._finish(complete)
-        ledger.complete = complete and not self._budget.exhausted
-        ledger.unreadable += buffer.overlong + self._budget.exhausted
+        account.complete = complete and not self._budget.exhausted
+        account.unreadable += buffer.overlong + self._budget.exhausted
 
     def _finish(self, complete: bool) -> None:
-        ledger, buffer = self.account, self._buffer
+        account, buffer = self.account, self._buffer
         self._scan(buffer.take_complete())
-        unreadable = ledger.unreadable
+        unreadable = account.unreadable
         buffer.cut = not complete
-        self._held += b"\n\n"  # ends an event that the vendor has left open
+        self._held += b"\n\n"  # ends the last event
         self._scan(buffer.take_complete())
-        if not complete:  # an event that was cut in two is nobody's fault
-            ledger.unreadable = min(unreadable, ledger.unreadable)
-        ledger.events += buffer.overlong
+        if not complete:  # a cut event is not an error of the vendor
+            account.unreadable = min(unreadable, account.unreadable)
+        account.events += buffer.overlong
         for block in self._tail.candidates():
             if not self._budget.spend_event(block):
                 return
-            ledger.check_error(parse(block).data)
-            ledger.failed = ledger.failed or names_error(block)
+            account.check_error(parse(block).data)
+            account.failed = account.failed or names_error(block)
 
     def _scan(self, whole: bytes) -> None:
         if not whole:
@@ -109,21 +108,21 @@ class SSEMeter:
         self._tail.add(whole)
 
     def _scan_for_output(self, whole: bytes) -> None:
-        """Look for the model's first output, as long as it may still come."""
-        ledger = self.account
+        """Search for the first output, within the bound of the search."""
+        account = self.account
         for block in split_events(whole):
             if not self._budget.spend_event(block):
                 return
-            self.awaits_output = not ledger.check_first_token(parse(block).data)
-            if not (self.awaits_output and ledger.awaits_first_token):
+            self.awaits_output = not account.check_first_token(parse(block).data)
+            if not (self.awaits_output and account.awaits_first_token):
                 self._batch = _BATCH
                 break
 
     def _counts(self, whole: bytes) -> Iterator[bytes]:
-        """Yield the data of those events that may state a usage, the latest first.
+        """Yield the data of the events that may report usage, the latest first.
 
-        The latest is mostly sufficient, and is found without a search through the others. A block
-        without data is the JSON of a gateway that calls it a stream, or cannot be read.
+        The latest is usually sufficient, and is found without a search through the others. A block
+        without data may be JSON that a gateway declares as a stream.
         """
         start = len(whole)
         while (place := last_count(whole, start)) >= 0:
@@ -134,19 +133,21 @@ class SSEMeter:
             yield parse(block).data or block
 
 
-_LEAST = 32 * 1024  # bytes at the end of a stream in which an error is looked for
+_MIN_TAIL_BYTES = 32 * 1024  # of a stream, searched for errors
 
 
-_SIGNS = (*map(re.compile, SIGNS), re.compile(rb"event: ?error"))
+_SIGNS = (*map(re.compile, ERROR_SIGNS), re.compile(rb"event: ?error"))
+_FAILED = _SIGNS[1]
+_ERROR = re.compile(rb"error")  # part of all other signs
 
 
-# Google ends a stream with an error that is no event at all, but JSON on lines of its own.
-# No repeat passes the end of a line, at which the pattern begins: the search is linear.
+# Google ends a stream with an error that is not an event, but JSON on lines of its own.
+# No repetition crosses a line end, at which the pattern starts: the search is linear.
 _BARE_ERROR = re.compile(rb'^[ \t\r]*+(?:\{[ \t\r]*+)?+"error"[ \t\r]*+:', re.MULTILINE)
 
 
 class RecentEvents:
-    """Keeps so many whole events of a stream's end as together pass 32 KiB, the last one always."""
+    """Keeps the last events of a stream: at least 32 KiB, and always the last one."""
 
     __slots__ = ("_pieces", "_size")
 
@@ -155,27 +156,32 @@ class RecentEvents:
         self._size = 0
 
     def add(self, whole: bytes) -> None:
-        """Take in the next events."""
+        """Add the next events."""
         pieces = self._pieces
         piece = _end_of(whole)
         pieces.append(piece)
         self._size += len(piece)
-        while self._size - len(pieces[0]) >= _LEAST:
+        while self._size - len(pieces[0]) >= _MIN_TAIL_BYTES:
             self._size -= len(pieces.popleft())
 
     def candidates(self) -> Iterator[bytes]:
-        """Those events that may tell of an error."""
+        """Yield the events that may report an error."""
         tail = _end_of(b"".join(self._pieces))
-        for sign in _SIGNS:
+        signs = _SIGNS if _ERROR.search(tail) is not None else (_FAILED,)
+        for sign in signs:
             yield from events_matching(sign, tail)
 
 
 def _end_of(whole: bytes) -> bytes:
-    """Its end from the beginning of an event on, so that 32 KiB are passed."""
-    return whole[start_of(whole, len(whole) - _LEAST) :] if len(whole) > _LEAST else whole
+    """Return the last whole events of `whole` that have at least 32 KiB."""
+    return (
+        whole[start_of(whole, len(whole) - _MIN_TAIL_BYTES) :]
+        if len(whole) > _MIN_TAIL_BYTES
+        else whole
+    )
 
 
 def names_error(block: bytes) -> bool:
-    """Return True if an event is an error by its name, or is not an event but states an error."""
+    """Return True if an event is named `error`, or is a bare JSON error."""
     event = parse(block)
     return event.name == b"error" or (not event.data and _BARE_ERROR.search(block) is not None)

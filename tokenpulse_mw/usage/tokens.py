@@ -1,4 +1,4 @@
-"""One vocabulary for the token counts that every vendor spells differently."""
+"""Token counts with one meaning for all vendors."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 import msgspec
 
-MOST = 10**9  # tokens of one response; the largest context windows have some 10**7
+MOST = 10**9  # tokens of one response; the largest context windows have about 10**7
 
 Fields = Mapping[str, Any]
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
-    """The tokens of one answer, so counted that vendors can be compared and added up.
+    """The tokens of one response, comparable between vendors.
 
     Attributes:
-        input: All tokens read, those served from or written to a cache included.
-        output: All tokens written, hidden reasoning included.
+        input: All tokens read, including those served from or written to a cache.
+        output: All tokens written, including hidden reasoning.
         cache_read: The part of `input` served from the vendor's prompt cache.
         cache_write: The part of `input` written to the vendor's prompt cache.
-        reasoning: The part of `output` that was reasoning and not shown.
+        reasoning: The part of `output` that was hidden reasoning.
     """
 
     input: int = 0
@@ -31,12 +31,12 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """Tokens read and written."""
+        """Return the tokens read and written."""
         return self.input + self.output
 
     @property
     def is_plausible(self) -> bool:
-        """Return True if one response can have used so much: no count or sum exceeds `MOST`."""
+        """Return True if no count, and no sum of input and output, exceeds `MOST`."""
         return (
             self.input + self.output <= MOST
             and self.cache_read <= MOST
@@ -55,13 +55,13 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
 
 def count(fields: Fields, name: str, *others: str) -> int:
-    """Return the first count above 0 under one of these names, else 0.
+    """Return the first positive count under one of these names, or 0.
 
-    Vendors send null, strings and worse; only a whole number from 0 on is a count, also if it is
-    written as 12.0. An implausibly large one is a count too: read as 0, it would lower the charge.
+    A count is a whole number, which may be written as 12.0; null, strings and other values are
+    ignored. An implausibly large number is a count, too: read as 0, it would lower the charge.
     """
     value = fields.get(name)
-    if type(value) is int and value > 0:  # nearly all of them
+    if type(value) is int and value > 0:  # the common case
         return value
     for each in (name, *others):
         value = fields.get(each)
@@ -71,7 +71,7 @@ def count(fields: Fields, name: str, *others: str) -> int:
 
 
 def has_count(fields: Fields, name: str, *others: str) -> bool:
-    """Whether a usable count, zero included, stands under one of these names."""
+    """Return True if there is a count, zero included, under one of these names."""
     if _is_count(fields.get(name)):
         return True
     return has_count(fields, *others) if others else False
@@ -83,6 +83,6 @@ def _is_count(value: Any) -> bool:
 
 
 def get_object(fields: Fields, name: str) -> Fields:
-    """The object under `name`, or an empty one when something else stands there."""
+    """Return the object under `name`, or an empty one if it is not an object."""
     value = fields.get(name)
     return value if isinstance(value, dict) else {}

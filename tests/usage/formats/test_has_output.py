@@ -1,4 +1,4 @@
-"""Whether an event of a stream carries words of the model."""
+"""Recognition of model output in stream events."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tokenpulse_mw.usage.document import UNREADABLE
-from tokenpulse_mw.usage.words import read_events, speaks
+from tokenpulse_mw.usage.document import UNREADABLE, read_events
+from tokenpulse_mw.usage.formats import has_output
 
 
-def spoken(payload: Any) -> bool:
-    """Whether the event that `payload` is carries words."""
+def payload_has_output(payload: Any) -> bool:
+    """Return True if the event of `payload` has output."""
     (event,) = read_events(json.dumps(payload).encode())
-    return speaks(event)
+    return has_output(event)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def spoken(payload: Any) -> bool:
         {"content": "P", "modelId": "claude"},
     ],
 )
-def test_an_event_with_words_of_the_model_speaks(payload: dict[str, Any]) -> None:
-    """Text, reasoning, a tool call and a refusal are all written by the model."""
-    assert spoken(payload) is True
+def test_event_with_model_output_has_output(payload: dict[str, Any]) -> None:
+    """Text, reasoning, tool calls and refusals are output."""
+    assert payload_has_output(payload) is True
 
 
 @pytest.mark.parametrize(
@@ -112,22 +112,22 @@ def test_an_event_with_words_of_the_model_speaks(payload: dict[str, Any]) -> Non
         {"type": "response.created", "response": {"object": "response", "text": {"format": 1}}},
     ],
 )
-def test_an_event_around_the_words_does_not_speak(payload: Any) -> None:
-    """Roles, empty pieces and events of the vendor's own are not the model's words."""
-    assert spoken(payload) is False
+def test_event_without_model_output_has_none(payload: Any) -> None:
+    """Roles, empty pieces and the vendor's own events are not output."""
+    assert payload_has_output(payload) is False
 
 
 @pytest.mark.parametrize("data", [b"{}", b'{"delta": "P"}'])
-def test_an_array_of_events_is_read_too(data: bytes) -> None:
+def test_array_of_events_is_decoded(data: bytes) -> None:
     """Gemini streams arrays."""
     events = read_events(b"[{}, %s]" % data)
 
-    assert [speaks(event) for event in events] == [False, data != b"{}"]
+    assert [has_output(event) for event in events] == [False, data != b"{}"]
 
 
-def test_a_piece_that_is_no_json_is_unreadable() -> None:
-    """It raises UNREADABLE."""
+def test_output_that_is_not_json_raises() -> None:
+    """Raw fields are only validated when they are decoded."""
     (event,) = read_events(b'{"delta": {"text": "\xff"}}')
 
     with pytest.raises(UNREADABLE):
-        speaks(event)
+        has_output(event)

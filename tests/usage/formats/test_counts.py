@@ -1,4 +1,4 @@
-"""How each vendor's usage object is counted."""
+"""Counts of the usage objects of each format."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.vendors import READERS, Family
+from tokenpulse_mw.usage.formats import FORMATS
 
-# Every field that is counted, by family; "a.b" stands for b inside the object a.
-FIELDS: dict[Family, tuple[str, ...]] = {
+COUNT = {form.name: form.count for form in FORMATS}
+
+# Every counted field by format; "a.b" is b inside the object a.
+FIELDS: dict[str, tuple[str, ...]] = {
     "openai-chat": (
         "prompt_tokens",
         "completion_tokens",
@@ -75,8 +77,8 @@ json_values = st.recursive(
 )
 
 
-def usage_object(family: Family, values: dict[str, Any]) -> dict[str, Any]:
-    """A usage object of `family` that holds `values` by the names of FIELDS."""
+def usage_object(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a usage object with `values` under the names of FIELDS."""
     usage: dict[str, Any] = {}
     for path, value in values.items():
         outer, _, inner = path.rpartition(".")
@@ -84,7 +86,7 @@ def usage_object(family: Family, values: dict[str, Any]) -> dict[str, Any]:
     return usage
 
 
-CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
+CASES: list[tuple[str, dict[str, Any], TokenUsage]] = [
     ("openai-chat", {"prompt_tokens": 14, "total_tokens": 14}, TokenUsage(input=14)),
     (
         "openai-chat",
@@ -107,7 +109,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         },
         TokenUsage(input=20, output=5, cache_read=16),
     ),
-    (  # DeepSeek says it twice
+    (  # DeepSeek, with both fields
         "openai-chat",
         {
             "prompt_tokens": 20,
@@ -126,7 +128,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         {"prompt_tokens": 20, "prompt_token_details": {"cached_tokens": 8}},
         TokenUsage(input=20, cache_read=8),
     ),
-    (  # xAI leaves the reasoning out of the completion
+    (  # xAI excludes reasoning from the completion
         "openai-chat",
         {
             "prompt_tokens": 32,
@@ -147,7 +149,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         },
         TokenUsage(input=10, output=204, reasoning=150),
     ),
-    (  # Copilot's Gemini leaves it out
+    (  # Copilot's Gemini excludes it
         "openai-chat",
         {
             "prompt_tokens": 100,
@@ -157,7 +159,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         },
         TokenUsage(input=100, output=300, reasoning=249),
     ),
-    (  # Perplexity's deep research bills it apart
+    (  # Perplexity's deep research bills it separately
         "openai-chat",
         {
             "prompt_tokens": 33,
@@ -167,7 +169,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         },
         TokenUsage(input=33, output=7163),
     ),
-    (  # who says it twice, says it once
+    (  # reasoning in both fields
         "openai-chat",
         {
             "prompt_tokens": 10,
@@ -187,7 +189,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         },
         TokenUsage(input=12, output=4, cache_read=5, cache_write=3),
     ),
-    (  # CLIProxyAPI says OpenAI's own name, too
+    (  # CLIProxyAPI, with OpenAI's own field, too
         "openai-responses",
         {
             "input_tokens": 3619,
@@ -196,7 +198,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         },
         TokenUsage(input=3619, output=36, cache_write=3616),
     ),
-    (  # Mistral's conversations: what the connectors read is only in the total
+    (  # Mistral's conversations: connector tokens are only in the total
         "openai-chat",
         {
             "prompt_tokens": 95,
@@ -206,7 +208,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         },
         TokenUsage(input=190, output=209),
     ),
-    (  # Mistral's connectors, where the prompt has it
+    (  # Mistral's connectors, if the prompt includes them
         "openai-chat",
         {
             "prompt_tokens": 190,
@@ -217,7 +219,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         TokenUsage(input=190, output=209),
     ),
     ("openai-chat", {"prompt_tokens": 3, "connector_tokens": None}, TokenUsage(input=3)),
-    (  # LiteLLM says Anthropic's counts once more
+    (  # LiteLLM repeats Anthropic's counts
         "openai-chat",
         {
             "prompt_tokens": 1000,
@@ -243,12 +245,12 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         {"prompt_tokens": 20, "prompt_cache_hit_tokens": 0, "cached_tokens": 7},
         TokenUsage(input=20, cache_read=7),
     ),
-    (  # Voyage, and DashScope's vectors
+    (  # embeddings of Voyage and DashScope
         "openai-chat",
         {"total_tokens": 23},
         TokenUsage(input=23),
     ),
-    (  # DashScope has some details here, and some there
+    (  # DashScope has details in two places
         "openai-responses",
         {
             "input_tokens": 1271,
@@ -330,7 +332,7 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
         {"inputTokens": 757, "outputTokens": 6, "totalTokens": 763},
         TokenUsage(input=757, output=6),
     ),
-    (  # Bedrock leaves the cache out of its input, as Anthropic does
+    (  # Bedrock excludes the cache from its input, as Anthropic does
         "bedrock-converse",
         {
             "inputTokens": 10,
@@ -344,29 +346,29 @@ CASES: list[tuple[Family, dict[str, Any], TokenUsage]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "usage", "expected"), CASES)
-def test_each_vendor_is_counted_in_one_vocabulary(
-    family: Family, usage: dict[str, Any], expected: TokenUsage
+@pytest.mark.parametrize(("name", "usage", "expected"), CASES)
+def test_usage_of_each_vendor_is_normalized(
+    name: str, usage: dict[str, Any], expected: TokenUsage
 ) -> None:
-    """Cached tokens are part of the input and reasoning is part of the output, whoever counts."""
-    assert READERS[family](usage) == expected
+    """Cached tokens are part of the input, and reasoning is part of the output."""
+    assert COUNT[name](usage) == expected
 
 
 @pytest.mark.parametrize("field", ["cacheReadInputTokens", "cacheReadInputTokenCount"])
-def test_bedrock_spells_its_cache_reads_in_two_ways(field: str) -> None:
+def test_bedrock_cache_reads_are_counted_in_both_spellings(field: str) -> None:
     """Either spelling of Bedrock's cache reads is read."""
-    assert READERS["bedrock-converse"]({field: 9}).cache_read == 9
+    assert COUNT["bedrock-converse"]({field: 9}).cache_read == 9
 
 
 @pytest.mark.parametrize("field", ["cacheWriteInputTokens", "cacheWriteInputTokenCount"])
-def test_bedrock_spells_its_cache_writes_in_two_ways(field: str) -> None:
+def test_bedrock_cache_writes_are_counted_in_both_spellings(field: str) -> None:
     """Either spelling of Bedrock's cache writes is read."""
-    assert READERS["bedrock-converse"]({field: 9}).cache_write == 9
+    assert COUNT["bedrock-converse"]({field: 9}).cache_write == 9
 
 
-def test_bedrock_counts_given_twice_are_counted_once() -> None:
-    """Bedrock sends both spellings at once, which are the same tokens."""
-    usage = READERS["bedrock-converse"](
+def test_bedrock_counts_in_both_spellings_are_counted_once() -> None:
+    """Bedrock sends the same tokens in both spellings."""
+    usage = COUNT["bedrock-converse"](
         {
             "cacheReadInputTokens": 9,
             "cacheReadInputTokenCount": 9,
@@ -378,8 +380,8 @@ def test_bedrock_counts_given_twice_are_counted_once() -> None:
     assert (usage.cache_read, usage.cache_write) == (9, 5)
 
 
-def test_the_iterations_of_an_anthropic_answer_are_summed() -> None:
-    """With compaction the top level leaves model calls out; the iterations are what is billed."""
+def test_anthropic_iterations_are_summed() -> None:
+    """With compaction the top level omits model calls; the iterations are billed."""
     usage = {
         "input_tokens": 1,
         "output_tokens": 1,
@@ -389,70 +391,70 @@ def test_the_iterations_of_an_anthropic_answer_are_summed() -> None:
         ],
     }
 
-    assert READERS["anthropic"](usage) == TokenUsage(input=527, output=30, cache_read=7)
+    assert COUNT["anthropic"](usage) == TokenUsage(input=527, output=30, cache_read=7)
 
 
-@pytest.mark.parametrize(("told", "expected"), [(25, 25), (30, 30), (31, 0), (None, 0)])
-def test_the_reasoning_of_an_anthropic_answer_may_stand_at_the_top_only(
-    told: Any, expected: int
+@pytest.mark.parametrize(("thinking", "expected"), [(25, 25), (30, 30), (31, 0), (None, 0)])
+def test_anthropic_top_level_reasoning_counts_if_iterations_have_none(
+    thinking: Any, expected: int
 ) -> None:
-    """Where no iteration tells of it, and as long as it can be a part of what they wrote."""
+    """It must not exceed the output of the iterations."""
     usage = {
         "output_tokens": 30,
-        "output_tokens_details": {"thinking_tokens": told},
+        "output_tokens_details": {"thinking_tokens": thinking},
         "iterations": [{"input_tokens": 5, "output_tokens": 30}],
     }
 
-    assert READERS["anthropic"](usage) == TokenUsage(input=5, output=30, reasoning=expected)
+    assert COUNT["anthropic"](usage) == TokenUsage(input=5, output=30, reasoning=expected)
 
 
-def test_the_reasoning_of_iterations_is_summed() -> None:
-    """What stands at the top may leave some of them out."""
+def test_anthropic_reasoning_of_iterations_is_summed() -> None:
+    """The top level may omit some of them."""
     call = {"output_tokens": 30, "output_tokens_details": {"thinking_tokens": 20}}
     usage = {**call, "iterations": [call, call]}
 
-    assert READERS["anthropic"](usage) == TokenUsage(output=60, reasoning=40)
+    assert COUNT["anthropic"](usage) == TokenUsage(output=60, reasoning=40)
 
 
 @pytest.mark.parametrize(
     "iterations", [[], None, {}, "two", 2, [None], [{"type": "message"}], [{"input_tokens": None}]]
 )
-def test_no_iterations_leave_the_top_level_standing(iterations: Any) -> None:
-    """An answer of a single call may have an empty list, or iterations without any count."""
+def test_anthropic_without_iteration_counts_uses_the_top_level(iterations: Any) -> None:
+    """A response of a single call may have no list, or iterations without counts."""
     usage = {"input_tokens": 3, "output_tokens": 4, "iterations": iterations}
 
-    assert READERS["anthropic"](usage) == TokenUsage(input=3, output=4)
+    assert COUNT["anthropic"](usage) == TokenUsage(input=3, output=4)
 
 
-def test_an_iteration_that_is_no_object_costs_nothing() -> None:
-    """Garbage among the iterations is passed over."""
+def test_anthropic_iteration_that_is_not_an_object_is_ignored() -> None:
+    """Only objects with counts are summed."""
     usage = {"iterations": [None, 7, {"input_tokens": 3}]}
 
-    assert READERS["anthropic"](usage) == TokenUsage(input=3)
+    assert COUNT["anthropic"](usage) == TokenUsage(input=3)
 
 
 @pytest.mark.parametrize("value", [None, 1.5, -1, "12", True, float("inf"), [1], {"n": 1}])
-@pytest.mark.parametrize("family", FIELDS)
-def test_garbage_counts_as_nothing(family: Family, value: Any) -> None:
-    """What is not a whole number from 0 on is not a count in any field of any vendor."""
-    usage = usage_object(family, dict.fromkeys(FIELDS[family], value))
+@pytest.mark.parametrize("name", FIELDS)
+def test_value_that_is_not_a_count_is_ignored(name: str, value: Any) -> None:
+    """Only a whole number from 0 on is a count, in any field of any vendor."""
+    usage = usage_object(dict.fromkeys(FIELDS[name], value))
 
-    assert READERS[family](usage) == TokenUsage()
+    assert COUNT[name](usage) == TokenUsage()
 
 
-@pytest.mark.parametrize(("family", "path"), [(f, path) for f in FIELDS for path in FIELDS[f]])
-def test_every_field_is_read(family: Family, path: str) -> None:
-    """Each field known of a vendor counts, also when it comes alone."""
-    assert READERS[family](usage_object(family, {path: 5})) != TokenUsage()
+@pytest.mark.parametrize(("name", "path"), [(f, path) for f in FIELDS for path in FIELDS[f]])
+def test_each_field_alone_is_counted(name: str, path: str) -> None:
+    """No field depends on another one."""
+    assert COUNT[name](usage_object({path: 5})) != TokenUsage()
 
 
 @given(st.data())
-@pytest.mark.parametrize("family", FIELDS)
-def test_any_usage_object_gives_usable_counts(family: Family, data: st.DataObject) -> None:
-    """Whatever JSON a vendor sends, counts are whole numbers, never negative."""
-    fields = data.draw(st.dictionaries(st.sampled_from(FIELDS[family]), json_values))
+@pytest.mark.parametrize("name", FIELDS)
+def test_any_usage_object_gives_non_negative_integers(name: str, data: st.DataObject) -> None:
+    """Counts are valid for any JSON."""
+    fields = data.draw(st.dictionaries(st.sampled_from(FIELDS[name]), json_values))
 
-    usage = READERS[family](usage_object(family, fields))
+    usage = COUNT[name](usage_object(fields))
 
     counts = (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning)
     assert all(type(number) is int and number >= 0 for number in counts)

@@ -1,4 +1,4 @@
-"""What one JSON document says of its usage."""
+"""Usage reports of single documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.document import Document, read
-from tokenpulse_mw.usage.statement import COUNT, Statement, last_count, statement
+from tokenpulse_mw.usage.formats import FORMATS, UsageReport, find_usage
+from tokenpulse_mw.usage.formats.markers import COUNT, last_count
 
 CHAT = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 COUNTS = {"input_tokens": 3, "output_tokens": 4}
@@ -20,8 +21,14 @@ METRICS = "amazon-bedrock-invocationMetrics"
 INVOCATION = {"inputTokenCount": 3, "outputTokenCount": 4}
 
 
+def report(name: str, fields: dict[str, Any], **flags: Any) -> UsageReport:
+    """Return a report in the format of this name."""
+    (form,) = [form for form in FORMATS if form.name == name]
+    return UsageReport(form, fields, **flags)
+
+
 def document(payload: dict[str, Any]) -> Document:
-    """The one document that `payload` is."""
+    """Return the document of `payload`."""
     (only,) = read(json.dumps(payload).encode())
     return only
 
@@ -29,88 +36,88 @@ def document(payload: dict[str, Any]) -> Document:
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
-        ({"usage": CHAT}, Statement("openai-chat", CHAT)),
-        ({"usage": None, "x_groq": {"usage": CHAT}}, Statement("openai-chat", CHAT)),
-        ({"usage": CHAT, "x_groq": {"usage": {"n": 1}}}, Statement("openai-chat", CHAT)),
-        ({"object": "response", "usage": TOTALS}, Statement("openai-responses", TOTALS)),
-        ({"object": "response", "usage": COUNTS}, Statement("openai-responses", COUNTS)),
-        ({"output": {}, "usage": TOTALS}, Statement("openai-responses", TOTALS)),
+        ({"usage": CHAT}, report("openai-chat", CHAT)),
+        ({"usage": None, "x_groq": {"usage": CHAT}}, report("openai-chat", CHAT)),
+        ({"usage": CHAT, "x_groq": {"usage": {"n": 1}}}, report("openai-chat", CHAT)),
+        ({"object": "response", "usage": TOTALS}, report("openai-responses", TOTALS)),
+        ({"object": "response", "usage": COUNTS}, report("openai-responses", COUNTS)),
+        ({"output": {}, "usage": TOTALS}, report("openai-responses", TOTALS)),
         (
             {"type": "response.completed", "response": {"object": "response", "usage": TOTALS}},
-            Statement("openai-responses", TOTALS),
+            report("openai-responses", TOTALS),
         ),
-        ({"type": "message", "usage": COUNTS}, Statement("anthropic", COUNTS)),
+        ({"type": "message", "usage": COUNTS}, report("anthropic", COUNTS)),
         (
             {"type": "message_start", "message": {"usage": COUNTS}},
-            Statement("anthropic", COUNTS, merges=True, final=False),
+            report("anthropic", COUNTS, is_delta=True, is_final=False),
         ),
         (
             {"type": "message_delta", "usage": {"output_tokens": 9}},
-            Statement("anthropic", {"output_tokens": 9}, merges=True),
+            report("anthropic", {"output_tokens": 9}, is_delta=True),
         ),
-        ({"usageMetadata": {"promptTokenCount": 1}}, Statement("gemini", {"promptTokenCount": 1})),
+        ({"usageMetadata": {"promptTokenCount": 1}}, report("gemini", {"promptTokenCount": 1})),
         (
             {"response": {"usageMetadata": {"promptTokenCount": 1}}, "traceId": "t"},
-            Statement("gemini", {"promptTokenCount": 1}),
+            report("gemini", {"promptTokenCount": 1}),
         ),
-        ({"response": {"usage": {"n": 1}}, "usage": CHAT}, Statement("openai-chat", CHAT)),
-        ({"response": "Paris", "usage": CHAT}, Statement("openai-chat", CHAT)),
-        ({"type": "message", "usage": TOTALS}, Statement("anthropic", TOTALS)),
-        ({"type": "message", "usage": CHAT}, Statement("openai-chat", CHAT)),
-        ({"usage": {**CHAT, **ZEROS}}, Statement("openai-chat", {**CHAT, **ZEROS})),
+        ({"response": {"usage": {"n": 1}}, "usage": CHAT}, report("openai-chat", CHAT)),
+        ({"response": "Paris", "usage": CHAT}, report("openai-chat", CHAT)),
+        ({"type": "message", "usage": TOTALS}, report("anthropic", TOTALS)),
+        ({"type": "message", "usage": CHAT}, report("openai-chat", CHAT)),
+        ({"usage": {**CHAT, **ZEROS}}, report("openai-chat", {**CHAT, **ZEROS})),
         (
             {"usage": {"prompt_tokens": 0, "completion_tokens": 0, **TOTALS}},
-            Statement("openai-responses", {"prompt_tokens": 0, "completion_tokens": 0, **TOTALS}),
+            report("openai-responses", {"prompt_tokens": 0, "completion_tokens": 0, **TOTALS}),
         ),
-        ({"usage": {"prompt_tokens": 0}}, Statement("openai-chat", {"prompt_tokens": 0})),
+        ({"usage": {"prompt_tokens": 0}}, report("openai-chat", {"prompt_tokens": 0})),
         (
             {"type": "message_delta", "usage": {"iterations": [COUNTS]}},
-            Statement("anthropic", {"iterations": [COUNTS]}, merges=True),
+            report("anthropic", {"iterations": [COUNTS]}, is_delta=True),
         ),
-        ({METRICS: INVOCATION}, Statement("bedrock-converse", INVOCATION, yields=True)),
-        ({METRICS: INVOCATION, "usage": CHAT}, Statement("openai-chat", CHAT)),
-        ({"usage": {"inputTokens": 1}}, Statement("bedrock-converse", {"inputTokens": 1})),
-        ({"usage": {"outputTokens": 1}}, Statement("bedrock-converse", {"outputTokens": 1})),
-        ({"choices": [{"usage": CHAT}]}, Statement("openai-chat", CHAT)),
-        ({"usage": None, "choices": [{"usage": CHAT}, {}]}, Statement("openai-chat", CHAT)),
-        ({"usage": TOTALS, "choices": [{"usage": CHAT}]}, Statement("openai-responses", TOTALS)),
-        (  # Kimi may tell of its cache in the choice only
+        ({METRICS: INVOCATION}, report("bedrock-converse", INVOCATION, is_fallback=True)),
+        ({METRICS: INVOCATION, "usage": CHAT}, report("openai-chat", CHAT)),
+        ({"usage": {"inputTokens": 1}}, report("bedrock-converse", {"inputTokens": 1})),
+        ({"usage": {"outputTokens": 1}}, report("bedrock-converse", {"outputTokens": 1})),
+        ({"choices": [{"usage": CHAT}]}, report("openai-chat", CHAT)),
+        ({"usage": None, "choices": [{"usage": CHAT}, {}]}, report("openai-chat", CHAT)),
+        ({"usage": TOTALS, "choices": [{"usage": CHAT}]}, report("openai-responses", TOTALS)),
+        (  # Kimi may report cache reads in the choice only
             {"usage": CHAT, "choices": [{"usage": {"cached_tokens": 2}}]},
-            Statement("openai-chat", {**CHAT, "cached_tokens": 2}),
+            report("openai-chat", {**CHAT, "cached_tokens": 2}),
         ),
         (
             {"usage": {**CHAT, "cached_tokens": 1}, "choices": [{"usage": {"cached_tokens": 2}}]},
-            Statement("openai-chat", {**CHAT, "cached_tokens": 1}),
+            report("openai-chat", {**CHAT, "cached_tokens": 1}),
         ),
         (
             {"usage": CHAT, "choices": [{"usage": {"prompt_tokens": 9}}]},
-            Statement("openai-chat", CHAT),
+            report("openai-chat", CHAT),
         ),
-        ({"usage": CHAT, "choices": [{"usage": None}]}, Statement("openai-chat", CHAT)),
-        ({"usage": {"total_tokens": 7}}, Statement("openai-chat", {"total_tokens": 7})),
+        ({"usage": CHAT, "choices": [{"usage": None}]}, report("openai-chat", CHAT)),
+        ({"usage": {"total_tokens": 7}}, report("openai-chat", {"total_tokens": 7})),
         (
             {"usage": {**COUNTS, "prompt_tokens_details": {}}},
-            Statement("openai-responses", {**COUNTS, "prompt_tokens_details": {}}),
+            report("openai-responses", {**COUNTS, "prompt_tokens_details": {}}),
         ),
         (
             {"usage": {**COUNTS, "input_tokens_details": None}},
-            Statement("openai-responses", {**COUNTS, "input_tokens_details": None}),
+            report("openai-responses", {**COUNTS, "input_tokens_details": None}),
         ),
         (
             {"usage": {**COUNTS, "output_tokens_details": {"reasoning_tokens": 2}}},
-            Statement(
+            report(
                 "openai-responses", {**COUNTS, "output_tokens_details": {"reasoning_tokens": 2}}
             ),
         ),
         (
             {"usage": {**COUNTS, "output_tokens_details": {"thinking_tokens": 2}}},
-            Statement("anthropic", {**COUNTS, "output_tokens_details": {"thinking_tokens": 2}}),
+            report("anthropic", {**COUNTS, "output_tokens_details": {"thinking_tokens": 2}}),
         ),
     ],
 )
-def test_usage_is_known_by_its_fields(payload: dict[str, Any], expected: Statement) -> None:
-    """Each family is told apart by the names it uses, wherever it puts them."""
-    assert statement(document(payload)) == expected
+def test_format_is_recognized_by_its_fields(payload: dict[str, Any], expected: UsageReport) -> None:
+    """Each format has its own field names and places."""
+    assert find_usage(document(payload)) == expected
 
 
 @pytest.mark.parametrize(
@@ -150,14 +157,14 @@ def test_usage_is_known_by_its_fields(payload: dict[str, Any], expected: Stateme
         {"type": "message_delta", "usage": {"iterations": "two"}},
     ],
 )
-def test_usage_that_is_absent_says_nothing(payload: dict[str, Any]) -> None:
-    """Null, an empty object, anything else, or an object somewhere below is no statement."""
-    assert statement(document(payload)) is None
+def test_document_without_usage_has_no_report(payload: dict[str, Any]) -> None:
+    """Null, empty objects, other values, and nested objects are not usage."""
+    assert find_usage(document(payload)) is None
 
 
 @given(st.lists(st.sampled_from([b"token", b"oken", b"s", b"Count", b'"', b"x", b"_"])))
-def test_the_last_count_is_found(pieces: list[bytes]) -> None:
-    """Of both spellings, wherever it is."""
+def test_last_count_finds_both_spellings(pieces: list[bytes]) -> None:
+    """The result is that of the regular expression."""
     data = b"".join(pieces)
     places = [found.start() for found in COUNT.finditer(data)]
 

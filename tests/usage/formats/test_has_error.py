@@ -1,4 +1,4 @@
-"""Whether a document tells of an error."""
+"""Recognition of errors in responses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.document import Document, read
-from tokenpulse_mw.usage.failure import failed, has_sign, refused
+from tokenpulse_mw.usage.formats import has_error, is_error_response
+from tokenpulse_mw.usage.formats.markers import may_have_error
 
 
 def document(payload: dict[str, Any]) -> Document:
-    """The one document that `payload` is."""
+    """Return the document of `payload`."""
     (only,) = read(json.dumps(payload).encode())
     return only
 
@@ -36,9 +37,9 @@ def document(payload: dict[str, Any]) -> Document:
         {"response": {"candidates": []}, "error": {"code": 500}},
     ],
 )
-def test_an_error_is_told_in_the_document(payload: dict[str, Any]) -> None:
+def test_has_error_of_a_document_with_an_error_is_true(payload: dict[str, Any]) -> None:
     """Vendors report an error under `error`, or by the type of the event."""
-    assert failed(document(payload)) is True
+    assert has_error(document(payload)) is True
 
 
 @pytest.mark.parametrize(
@@ -58,9 +59,9 @@ def test_an_error_is_told_in_the_document(payload: dict[str, Any]) -> None:
         {"object": "batch", "status": "failed"},
     ],
 )
-def test_no_error_is_no_failure(payload: dict[str, Any]) -> None:
-    """An `error` of null, or one inside of what the model wrote, is none."""
-    assert failed(document(payload)) is False
+def test_has_error_of_a_document_without_an_error_is_false(payload: dict[str, Any]) -> None:
+    """A null `error`, an empty one, or one inside the model's output is not an error."""
+    assert has_error(document(payload)) is False
 
 
 @pytest.mark.parametrize(
@@ -73,9 +74,9 @@ def test_no_error_is_no_failure(payload: dict[str, Any]) -> None:
         {"model": "llama", "error": "out of memory"},
     ],
 )
-def test_a_whole_answer_may_be_an_error(payload: dict[str, Any]) -> None:
-    """Some vendors answer so with a status of success."""
-    assert refused(document(payload)) is True
+def test_is_error_response_of_an_error_body_is_true(payload: dict[str, Any]) -> None:
+    """Some vendors send an error body with a status of success."""
+    assert is_error_response(document(payload)) is True
 
 
 @pytest.mark.parametrize(
@@ -88,9 +89,9 @@ def test_a_whole_answer_may_be_an_error(payload: dict[str, Any]) -> None:
         {"model": "gpt-5", "error": None},
     ],
 )
-def test_an_applications_own_answer_may_speak_of_errors(payload: dict[str, Any]) -> None:
-    """A word, or a yes, in a document that is not a model's tells of no failed answer."""
-    assert refused(document(payload)) is False
+def test_is_error_response_of_an_applications_own_body_is_false(payload: dict[str, Any]) -> None:
+    """Only an error object counts in a document that is not a model's."""
+    assert is_error_response(document(payload)) is False
 
 
 names = st.sampled_from(["error", "type", "object", "status", "failed", "model", "response.failed"])
@@ -98,11 +99,11 @@ errors = st.dictionaries(names, names | st.none() | st.just({"code": 1}))
 
 
 @given(errors, st.lists(errors, max_size=2))
-def test_what_tells_of_an_error_has_a_sign_of_it(
+def test_document_with_an_error_contains_an_error_sign(
     payload: dict[str, Any], choices: list[dict[str, Any]]
 ) -> None:
-    """Documents without one need not be asked."""
+    """Documents without a sign need not be decoded."""
     data = json.dumps({**payload, "choices": choices}).encode()
 
-    if any(map(failed, read(data))):
-        assert has_sign(data)
+    if any(map(has_error, read(data))):
+        assert may_have_error(data)

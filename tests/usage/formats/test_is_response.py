@@ -1,0 +1,138 @@
+"""Recognition of model responses, stored vendor objects and other JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tokenpulse_mw.usage import TokenUsage
+from tokenpulse_mw.usage.document import Document, read
+from tokenpulse_mw.usage.formats import is_response, is_stored_object, model_of
+
+from ..bodies import JSON, account, measure
+
+
+def document(payload: dict[str, Any]) -> Document:
+    """Return the document of `payload`."""
+    (only,) = read(json.dumps(payload).encode())
+    return only
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        ({"model": "gpt-5"}, "gpt-5"),
+        ({"modelVersion": "gemini-2.5-pro"}, "gemini-2.5-pro"),
+        ({"type": "message_start", "message": {"model": "claude-opus-4"}}, "claude-opus-4"),
+        ({"type": "response.created", "response": {"model": "gpt-5"}}, "gpt-5"),
+        ({}, None),
+        ({"response": {"modelVersion": "gemini-2.5-pro"}}, "gemini-2.5-pro"),
+        ({"model": ""}, None),
+        ({"model": None}, None),
+        ({"model": 5}, None),
+        ({"model": {"name": "gpt-5"}}, None),
+        ({"message": {}}, None),
+        ({"message": "hello"}, None),
+    ],
+)
+def test_model_is_read_from_any_field(payload: dict[str, Any], expected: str | None) -> None:
+    """Vendors name the model in different fields."""
+    assert model_of(document(payload)) == expected
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"model": "gpt-5"},
+        {"type": "message_start", "message": {"model": "claude-opus-4"}},
+        {"choices": []},
+        {"candidates": [{}]},
+        {"output": [{"type": "message"}]},
+        {"output": {"text": "Paris."}},
+        {"type": "message", "content": []},
+        {"usageMetadata": {}},
+        {"response": {"candidates": []}},
+        {"error": {"code": 429}},
+    ],
+)
+def test_model_response_is_recognized_by_its_shape(payload: dict[str, Any]) -> None:
+    """Usage is not required."""
+    assert is_response(document(payload)) is True
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"input_tokens": 5},
+        {"totalTokens": 5},
+        {"access_token": "x", "expires_in": 3600},
+        {"choices": None},
+        {"candidates": 3},
+        {"output": "done"},
+        {"content": [{"title": "a page"}]},
+        {"type": "message", "content": "a letter"},
+        {"error": "invalid_grant"},
+        {"error": True},
+        {"error": None},
+        {"jsonrpc": "2.0", "id": 1, "error": {"code": -32601}},
+        {"usage": {"disk": 5}},
+    ],
+)
+def test_other_document_is_not_a_response(payload: dict[str, Any]) -> None:
+    """Token counts, logins, pages and JSON-RPC errors are not model responses."""
+    assert is_response(document(payload)) is False
+
+
+STORED = ["batch", "file", "fine_tuning.job", "vector_store", "assistant", "realtime.session"]
+TOTALS = {"input_tokens": 1500, "output_tokens": 500, "total_tokens": 2000}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_object_stored_by_openai_is_not_a_response(kind: str) -> None:
+    """Its usage is neither counted nor missing, though it names a model."""
+    payload = {
+        "object": kind,
+        "model": "gpt-5",
+        "status": "failed",
+        "usage": TOTALS,
+        "error": {"code": "expired"},
+    }
+
+    for body in (payload, {**payload, "usage": None}):
+        result = measure(JSON, [json.dumps(body).encode()])
+        assert account(result) == (None, "missing", None, False, 0)
+        assert result.is_response is False
+
+
+@pytest.mark.parametrize("kind", ["list", "chat.completion", "response", "response.compaction", 7])
+def test_other_object_of_openai_is_a_response(kind: Any) -> None:
+    """A "list" has embeddings; a document with choices is a response of any kind."""
+    assert is_stored_object(document({"object": kind})) is False
+    assert is_stored_object(document({"object": "batch", "choices": []})) is False
+    result = measure(JSON, [json.dumps({"object": kind, "usage": TOTALS}).encode()])
+    assert result.usage == TokenUsage(1500, 500)
+
+
+def test_list_of_batches_is_not_a_response() -> None:
+    """Usage of batches is ignored in a list and in a plain array."""
+    batches = [{"object": "batch", "model": "gpt-5", "usage": TOTALS}]
+    result = measure(JSON, [json.dumps({"object": "list", "data": batches}).encode()])
+
+    assert (result.source, result.is_response) == ("missing", False)
+    assert measure(JSON, [json.dumps(batches).encode()]).usage is None
+
+
+def test_cached_content_of_gemini_is_not_a_response() -> None:
+    """It names a model, and its length is not usage."""
+    payload = {
+        "name": "cachedContents/1",
+        "model": "models/gemini-2.5-flash",
+        "usageMetadata": {"totalTokenCount": 43130},
+    }
+
+    result = measure(JSON, [json.dumps(payload).encode()])
+
+    assert (result.usage, result.source, result.is_response) == (None, "missing", False)

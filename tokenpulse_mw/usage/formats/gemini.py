@@ -1,0 +1,55 @@
+"""Gemini generateContent, also on Vertex AI and in Code Assist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..document import Document, Event, opens_with
+from ..tokens import Fields, TokenUsage, count, get_object, has_count
+from .base import Format, UsageReport, any_object, has_text
+
+_COUNTS = (
+    "promptTokenCount",
+    "candidatesTokenCount",
+    "thoughtsTokenCount",
+    "toolUsePromptTokenCount",
+    "cachedContentTokenCount",
+)
+
+
+def _find_usage(document: Document) -> UsageReport | None:
+    metadata = document.usageMetadata
+    if metadata is None or not isinstance(metadata, dict) or not has_count(metadata, *_COUNTS):
+        return None
+    return UsageReport(FORMAT, metadata)
+
+
+def _count(usage: Fields) -> TokenUsage:
+    """Count a usage; `candidatesTokenCount` excludes thoughts."""
+    thoughts = count(usage, "thoughtsTokenCount")
+    return TokenUsage(
+        input=count(usage, "promptTokenCount") + count(usage, "toolUsePromptTokenCount"),
+        output=count(usage, "candidatesTokenCount") + thoughts,
+        cache_read=count(usage, "cachedContentTokenCount"),
+        reasoning=thoughts,
+    )
+
+
+def _has_output(event: Event) -> bool:
+    return any_object(event.candidates, _candidate_has_output)
+
+
+def _candidate_has_output(candidate: dict[str, Any]) -> bool:
+    return has_text(get_object(candidate, "content").get("parts"))
+
+
+def _is_response(document: Document) -> bool:
+    """Return True for candidates, or usage without a `model`, which cached contents name."""
+    return opens_with(document.candidates, b"[") or (
+        isinstance(document.usageMetadata, dict) and document.model is None
+    )
+
+
+FORMAT = Format(
+    "gemini", _find_usage, count=_count, has_output=_has_output, is_response=_is_response
+)

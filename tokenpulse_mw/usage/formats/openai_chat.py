@@ -1,0 +1,160 @@
+"""OpenAI chat completions and embeddings, and the many APIs compatible with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..document import NOTHING, Document, Event, objects, opens_with
+from ..tokens import Fields, TokenUsage, count, get_object, has_count
+from .base import Format, UsageReport, any_object, is_error
+
+# Cache reads of vendors that do not report them among the details.
+_FLAT_CACHE_READ = (
+    "prompt_cache_hit_tokens",
+    "num_cached_tokens",
+    "cached_tokens",
+    "cache_read_input_tokens",
+)
+CACHE_WRITE = (
+    "cache_write_tokens",
+    "cache_creation_tokens",
+    "cached_creation_tokens",  # CLIProxyAPI, new-api
+    "cache_creation_input_tokens",
+)
+_OUTPUT = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "reasoning_details",
+    "thinking",
+    "tool_calls",
+    "function_call",
+    "refusal",
+    "audio",
+    "images",
+)
+
+
+def _find_usage(document: Document) -> UsageReport | None:
+    usage = document.usage
+    if not isinstance(usage, dict) or not _has_counts(usage):
+        return None
+    if "prompt_tokens_details" not in usage:
+        usage = _with_cached_tokens_of_choice(document, usage)
+    return UsageReport(FORMAT, usage, is_delta=document.type == "message_delta")
+
+
+def _find_nested_usage(document: Document) -> UsageReport | None:
+    """Return the usage in Groq's own field, or inside Kimi's choice."""
+    groq = document.x_groq
+    for usage in (groq.get("usage") if isinstance(groq, dict) else None, _choice_usage(document)):
+        if isinstance(usage, dict) and _has_counts(usage):
+            return UsageReport(FORMAT, usage)
+    return None
+
+
+def _has_counts(usage: dict[str, Any]) -> bool:
+    if has_count(usage, "prompt_tokens", "completion_tokens"):
+        # Some gateways write both spellings and leave one of them at zero.
+        return bool(
+            count(usage, "prompt_tokens")
+            or count(usage, "completion_tokens")
+            or not has_count(usage, "input_tokens", "output_tokens")
+        )
+    # Embeddings: only a total. If output is reported by any name, the total is not all input.
+    return (
+        has_count(usage, "total_tokens")
+        and not has_count(usage, "input_tokens", "inputTokens")
+        and not any("output" in name or "completion" in name for name in usage)
+    )
+
+
+def _choice_usage(document: Document) -> Any:
+    choices = document.choices
+    if choices is NOTHING or b'"usage"' not in bytes(choices):
+        return None
+    return next((choice.get("usage") for choice in objects(choices)), None)
+
+
+def _with_cached_tokens_of_choice(document: Document, usage: dict[str, Any]) -> dict[str, Any]:
+    """Add the cache reads that Kimi may report inside the choice only."""
+    if has_count(usage, *_FLAT_CACHE_READ):
+        return usage
+    inner = _choice_usage(document)
+    cached = inner.get("cached_tokens") if isinstance(inner, dict) else None
+    return usage if cached is None else {**usage, "cached_tokens": cached}
+
+
+def _count(usage: Fields) -> TokenUsage:
+    read = get_object(usage, "prompt_tokens_details")
+    read = read or get_object(usage, "prompt_token_details")  # Mistral
+    prompt, output = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+    reasoning = count(get_object(usage, "completion_tokens_details"), "reasoning_tokens")
+    if "connector_tokens" in usage:  # read by Mistral's connectors
+        prompt += _if_on_top(usage, prompt + output, count(usage, "connector_tokens"))
+    if not reasoning and "reasoning_tokens" in usage:
+        reasoning = _flat_reasoning(usage, prompt, output)
+    return TokenUsage(
+        input=prompt or _embedding_input(usage),
+        output=output + _if_on_top(usage, prompt + output, reasoning),
+        cache_read=count(read, "cached_tokens") or count(usage, *_FLAT_CACHE_READ),
+        cache_write=count(read, *CACHE_WRITE) or count(usage, "cache_creation_input_tokens"),
+        reasoning=reasoning,
+    )
+
+
+def _embedding_input(usage: Fields) -> int:
+    """Return the total, which is all that some embedding APIs report."""
+    parted = has_count(usage, "prompt_tokens", "completion_tokens")
+    return 0 if parted else count(usage, "total_tokens")
+
+
+def _flat_reasoning(usage: Fields, prompt: int, output: int) -> int:
+    """Return the reasoning that SGLang and Copilot report without details.
+
+    Perplexity's searches report more reasoning than output; it is not part of the output.
+    """
+    flat = count(usage, "reasoning_tokens")
+    return flat if flat <= output or _if_on_top(usage, prompt + output, flat) else 0
+
+
+def _if_on_top(usage: Fields, reported: int, extra: int) -> int:
+    """Return `extra` if the total shows that `reported` does not include it (xAI, Mistral)."""
+    return extra if extra and count(usage, "total_tokens") == reported + extra else 0
+
+
+def choice_has_output(choice: dict[str, Any]) -> bool:
+    """Return True if a choice carries text, reasoning, tool calls, audio or images."""
+    piece = get_object(choice, "delta") or get_object(choice, "message")
+    return bool(choice.get("text")) or any(piece.get(name) for name in _OUTPUT)
+
+
+def _has_output(event: Event) -> bool:
+    return any_object(event.choices, choice_has_output)
+
+
+def _is_response(document: Document) -> bool:
+    return opens_with(document.choices, b"[")
+
+
+def _has_error(document: Document) -> bool:
+    """Return True for an error in Groq's own field, or in the choice that failed (OpenRouter)."""
+    groq, choices = document.x_groq, document.choices
+    if isinstance(groq, dict) and is_error(groq.get("error")):
+        return True
+    return (
+        choices is not NOTHING
+        and b'"error"' in bytes(choices)
+        and any(is_error(choice.get("error")) for choice in objects(choices))
+    )
+
+
+FORMAT = Format(
+    "openai-chat",
+    find_usage=_find_usage,
+    find_unclaimed_usage=_find_nested_usage,
+    count=_count,
+    has_output=_has_output,
+    is_response=_is_response,
+    has_error=_has_error,
+)

@@ -1,0 +1,69 @@
+"""OpenAI Responses, and DashScope's own API, which uses the same counts."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..document import Document, Event, is_small, opens_with
+from ..tokens import Fields, TokenUsage, count, get_object, has_count
+from .base import Format, UsageReport, any_object, is_text
+from .openai_chat import CACHE_WRITE, choice_has_output
+
+# Only OpenAI and compatible APIs report a total or details of the input.
+_DETAILS = ("total_tokens", "input_tokens_details", "prompt_tokens_details")
+
+
+def _find_usage(document: Document) -> UsageReport | None:
+    usage = document.usage
+    if not isinstance(usage, dict) or not has_count(usage, "input_tokens", "output_tokens"):
+        return None
+    if (
+        document.object == "response"
+        or any(name in usage for name in _DETAILS)
+        or "reasoning_tokens" in get_object(usage, "output_tokens_details")
+    ):
+        return UsageReport(FORMAT, usage)
+    return None
+
+
+def _count(usage: Fields) -> TokenUsage:
+    read = get_object(usage, "input_tokens_details")
+    if "prompt_tokens_details" in usage:  # DashScope
+        read = {**get_object(usage, "prompt_tokens_details"), **read}
+    return TokenUsage(
+        input=count(usage, "input_tokens"),
+        output=count(usage, "output_tokens"),
+        cache_read=count(read, "cached_tokens") or count(usage, "cached_tokens"),
+        cache_write=count(read, *CACHE_WRITE),
+        reasoning=count(get_object(usage, "output_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def _has_output(event: Event) -> bool:
+    """Return True for DashScope: a text, or chat choices, inside `output`."""
+    if not opens_with(event.output, b"{"):
+        return False
+    if not is_small(event.output):
+        return True
+    output = msgspec.json.decode(event.output, type=Event)
+    return is_text(output.text) or any_object(output.choices, choice_has_output)
+
+
+def _is_response(document: Document) -> bool:
+    return opens_with(document.output, b"[{")
+
+
+def _has_error(document: Document) -> bool:
+    if document.type == "response.failed":
+        return True
+    return bool(document.object == "response" and document.status == "failed")
+
+
+FORMAT = Format(
+    "openai-responses",
+    find_usage=_find_usage,
+    count=_count,
+    has_output=_has_output,
+    is_response=_is_response,
+    has_error=_has_error,
+)
