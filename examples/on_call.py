@@ -33,7 +33,6 @@ from tokenpulse_mw import (
 )
 from tokenpulse_mw.alerts import (
     AlertmanagerSink,
-    Quotas,
     Sink,
     SlackSink,
     SQLAlertStore,
@@ -66,7 +65,7 @@ policies = [
 
 engine = AlertEngine(
     # An engine that TokenPulse is given needs to be told of quotas; one that it makes is.
-    [*default_rules(), quota_exceeded(Quotas(budgets(policies)))],
+    [*default_rules(), quota_exceeded(budgets(policies))],
     sinks(),
     # Where people start from; what they change over HTTP is kept, and holds over this.
     thresholds=Thresholds(error_rate=0.05, provider_failures=5, keep_firing=120),

@@ -19,7 +19,6 @@ from tokenpulse_mw.alerts import (
     Finding,
     LogSink,
     Quota,
-    Quotas,
     Severity,
     Sink,
     Subject,
@@ -388,7 +387,7 @@ async def test_what_a_rule_has_to_ask_for_is_asked_before_the_round(clock: FakeC
             raise answer
         return answer
 
-    engine = AlertEngine([quota_exceeded(Quotas(source))], [], clock=clock)
+    engine = AlertEngine([quota_exceeded(source)], [], clock=clock)
 
     first, second = await engine.evaluate(), await engine.evaluate()
 

@@ -12,7 +12,6 @@ from tokenpulse_mw.alerts import (
     AlertEvent,
     MemoryAlertStore,
     Quota,
-    Quotas,
     Rule,
     quota_exceeded,
 )
@@ -119,7 +118,7 @@ async def test_a_store_or_a_source_that_cancels_itself_ends_no_engine() -> None:
         await waits_for_what_was_cancelled()
         return []
 
-    rules: list[Rule] = [Planned(finding()), quota_exceeded(Quotas(source))]
+    rules: list[Rule] = [Planned(finding()), quota_exceeded(source)]
     with anyio.fail_after(PATIENCE):
         async with AlertEngine(rules, [sink], interval=0.01, store=Closed()):
             await told.wait()

@@ -4,7 +4,7 @@ from .admin import alert_routes
 from .engine import AlertEngine
 from .lifecycle import Finding, Severity, Subject
 from .middleware import AlertMiddleware
-from .rules import Quota, Quotas, Rule, default_rules, quota_exceeded
+from .rules import Quota, Rule, default_rules, quota_exceeded
 from .sinks import (
     AlertEvent,
     AlertmanagerSink,
@@ -42,7 +42,6 @@ __all__ = [
     "Matcher",
     "MemoryAlertStore",
     "Quota",
-    "Quotas",
     "Rejected",
     "RetryLater",
     "Rule",

@@ -71,14 +71,14 @@ class Finding:
     keep_firing: float = 0
     window: float = 60
     keeps: Severity | None = None
+    fingerprint: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def fingerprint(self) -> str:
-        """What stays the same through an alert's life, in the seed's form."""
+    def __post_init__(self) -> None:
         parts = (self.type, self.metric, self.subject.kind, self.subject.id)
         text = ":".join(str(part) for part in parts if part)
-        # Half a surrogate pair would not come back the same from where it is kept.
-        return text if text.isascii() else text.encode("utf-8", "replace").decode()
+        if not text.isascii():  # a lone surrogate would not come back unchanged from a store
+            text = text.encode("utf-8", "replace").decode()
+        object.__setattr__(self, "fingerprint", text)
 
     @property
     def rank(self) -> int:

@@ -9,6 +9,9 @@ from typing import Any
 
 from .lifecycle import Finding, Subject
 
+_FIELDS = tuple(field.name for field in fields(Finding) if field.init)
+
+
 _SECONDS = ("hold_for", "keep_firing", "window")
 
 
@@ -54,7 +57,7 @@ def number(value: Any) -> float | None:
 
 def finding_to_dict(finding: Finding) -> dict[str, Any]:
     """A finding as JSON has it."""
-    values = {each.name: json_safe(getattr(finding, each.name)) for each in fields(Finding)}
+    values = {name: json_safe(getattr(finding, name)) for name in _FIELDS}
     numbers = {name: number(getattr(finding, name)) for name in ("value", *_SECONDS)}
     return {**values, **numbers, "subject": json_safe(finding.subject._asdict())}
 
@@ -72,7 +75,7 @@ def finding_from_dict(kept: Mapping[str, Any]) -> Finding:
     Raises:
         KeyError, TypeError, ValueError: `kept` is none.
     """
-    values = {each.name: kept[each.name] for each in fields(Finding) if each.name in kept}
+    values = {name: kept[name] for name in _FIELDS if name in kept}
     # JSON has no infinity, and no NaN.
     values |= {name: math.inf for name in _SECONDS if values.get(name, 0) is None}
     value = math.nan if kept["value"] is None else kept["value"]

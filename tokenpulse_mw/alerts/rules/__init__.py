@@ -7,14 +7,13 @@ from .error_rates import error_spike, high_error_rate
 from .inhibition import inhibited, outages
 from .latency import high_latency
 from .provider_down import provider_down
-from .quota import Quota, Quotas, quota_exceeded
+from .quota import Quota, quota_exceeded
 from .rate_limits import rate_limit, rate_limit_exceeded
 from .rule import Rule, rule_name
 from .traffic_spike import traffic_spike
 
 __all__ = [
     "Quota",
-    "Quotas",
     "Rule",
     "default_rules",
     "error_spike",
