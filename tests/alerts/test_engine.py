@@ -600,7 +600,7 @@ async def test_an_engine_that_runs_cannot_be_entered_again() -> None:
     """Two loops would tell everything twice."""
     async with AlertEngine([], []) as engine:
         with pytest.raises(
-            RuntimeError, match=r"^this AlertEngine is running already; enter it once$"
+            RuntimeError, match=r"^this AlertEngine is already running; enter it once$"
         ):
             await engine.__aenter__()
 
@@ -682,7 +682,7 @@ async def test_a_round_that_fails_does_not_end_the_loop(caplog: pytest.LogCaptur
             await sink.told.wait()
 
     assert (sink.events[0].transition, sink.events[0].at) == ("fired", 1.7e9)
-    assert caplog.messages == ["a round failed with OSError: alerts go on without it"]
+    assert caplog.messages == ["evaluation failed with OSError: alerts go on without it"]
 
 
 @pytest.mark.anyio

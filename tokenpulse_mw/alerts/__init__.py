@@ -1,4 +1,4 @@
-"""Alerts on the gateway's own traffic: rules, a life cycle, and an engine that runs them."""
+"""Alerts on the traffic of the gateway: engine, rules, sinks and stores."""
 
 from .admin import alert_routes
 from .engine import AlertEngine

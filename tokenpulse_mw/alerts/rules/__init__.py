@@ -1,4 +1,4 @@
-"""What is worth an alert: each rule looks at the traffic and gives its findings."""
+"""Alert rules: functions that return findings from the traffic."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def default_rules() -> list[Rule]:
-    """The rules of an engine that is given none; `quota_exceeded` needs to be told of quotas."""
+    """Return all rules except `quota_exceeded`, which needs a source."""
     return [
         rate_limit,
         error_spike,
