@@ -1,4 +1,4 @@
-"""A gateway whose alerts survive a restart, reach people, and can be handled over HTTP.
+"""A gateway with stored alerts, notifications, and an HTTP API for alerts.
 
 Run it:
 
@@ -7,8 +7,8 @@ Run it:
     curl -H 'Authorization: Bearer change-me-to-a-long-one' http://127.0.0.1:8000/admin/alerts
     curl -H 'Authorization: Bearer change-me-to-a-long-one' http://127.0.0.1:8000/admin/alerts/thresholds
 
-It keeps its alerts in ALERT_STORE, and tells WEBHOOK_URL, SLACK_URL and ALERTMANAGER_URL, where
-these are set. Whoever has nearly used up its tokens of the day is told of as well.
+ALERT_STORE is the database of the alerts. WEBHOOK_URL, SLACK_URL and ALERTMANAGER_URL add sinks.
+Clients that have nearly used up their daily tokens have an alert too.
 Needs `pip install "tokenpulse-mw[sql,notify]"`.
 """
 
@@ -33,7 +33,6 @@ from tokenpulse_mw import (
 )
 from tokenpulse_mw.alerts import (
     AlertmanagerSink,
-    Quotas,
     Sink,
     SlackSink,
     SQLAlertStore,
@@ -47,16 +46,16 @@ configure_logging("INFO", "json", request_id=True)
 
 
 def sinks() -> list[Sink]:
-    """The log, and whoever else is to be told."""
-    told: list[Sink] = [LogSink()]
+    """Return a log sink, and the sinks that the environment configures."""
+    sinks: list[Sink] = [LogSink()]
     if webhook := os.environ.get("WEBHOOK_URL"):
-        # Signed, so that the receiver knows that it was us; a list of secrets lets it change over.
-        told.append(WebhookSink(webhook, secret=os.environ.get("WEBHOOK_SECRET")))
+        # Signed with the secret; a list of secrets allows rotation.
+        sinks.append(WebhookSink(webhook, secret=os.environ.get("WEBHOOK_SECRET")))
     if slack := os.environ.get("SLACK_URL"):
-        told.append(SlackSink(slack))
+        sinks.append(SlackSink(slack))
     if alertmanager := os.environ.get("ALERTMANAGER_URL"):
-        told.append(AlertmanagerSink(alertmanager.split(",")))
-    return told
+        sinks.append(AlertmanagerSink(alertmanager.split(",")))
+    return sinks
 
 
 policies = [
@@ -65,17 +64,17 @@ policies = [
 ]
 
 engine = AlertEngine(
-    # An engine that TokenPulse is given needs to be told of quotas; one that it makes is.
-    [*default_rules(), quota_exceeded(Quotas(budgets(policies)))],
+    # TokenPulse adds quotas only to an engine that it creates itself.
+    [*default_rules(), quota_exceeded(budgets(policies))],
     sinks(),
-    # Where people start from; what they change over HTTP is kept, and holds over this.
+    # Initial values; thresholds set over HTTP are stored and take precedence.
     thresholds=Thresholds(error_rate=0.05, provider_failures=5, keep_firing=120),
     store=SQLAlertStore(os.environ.get("ALERT_STORE", "sqlite+aiosqlite:///alerts.db")),
 )
 
 
 async def chat(request: Request) -> JSONResponse:
-    """Where your proxy goes; this one always fails."""
+    """Fail always; replace this with your proxy."""
     return JSONResponse({"error": {"message": "the vendor is down"}}, status_code=502)
 
 

@@ -19,7 +19,6 @@ from tokenpulse_mw.alerts import (
     Finding,
     LogSink,
     Quota,
-    Quotas,
     Severity,
     Sink,
     Subject,
@@ -388,7 +387,7 @@ async def test_what_a_rule_has_to_ask_for_is_asked_before_the_round(clock: FakeC
             raise answer
         return answer
 
-    engine = AlertEngine([quota_exceeded(Quotas(source))], [], clock=clock)
+    engine = AlertEngine([quota_exceeded(source)], [], clock=clock)
 
     first, second = await engine.evaluate(), await engine.evaluate()
 
@@ -601,7 +600,7 @@ async def test_an_engine_that_runs_cannot_be_entered_again() -> None:
     """Two loops would tell everything twice."""
     async with AlertEngine([], []) as engine:
         with pytest.raises(
-            RuntimeError, match=r"^this AlertEngine is running already; enter it once$"
+            RuntimeError, match=r"^this AlertEngine is already running; enter it once$"
         ):
             await engine.__aenter__()
 
@@ -683,7 +682,7 @@ async def test_a_round_that_fails_does_not_end_the_loop(caplog: pytest.LogCaptur
             await sink.told.wait()
 
     assert (sink.events[0].transition, sink.events[0].at) == ("fired", 1.7e9)
-    assert caplog.messages == ["a round failed with OSError: alerts go on without it"]
+    assert caplog.messages == ["evaluation failed with OSError: alerts go on without it"]
 
 
 @pytest.mark.anyio

@@ -89,7 +89,7 @@ def test_a_preview_changes_nothing() -> None:
         "error_spike:key:k1"
     ]
     assert finish(asked.dry_run(Thresholds(error_rate=None), 1)) == []
-    assert asked.board.findings() == []
+    assert asked.tracker.findings() == []
     assert decided(asked, 1)[0][1] == ["fired"]
 
 

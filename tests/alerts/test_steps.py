@@ -343,7 +343,7 @@ class Pausing:
 def test_nothing_of_an_evaluation_is_seen_before_its_end(pause: int) -> None:
     """At no pause there are alerts; if it is closed there, the next one finds all the same."""
     engine = Engine(300)
-    judge = engine._judge
+    judge = engine._evaluator
 
     def look() -> None:
         assert engine.firing == []
@@ -368,7 +368,7 @@ def test_traffic_during_an_evaluation_counts_in_the_next_one(pause: int) -> None
     engine = AlertEngine(
         default_rules(), [], thresholds=Thresholds(master_rpm=10), clock=FakeClock()
     )
-    judge = engine._judge
+    judge = engine._evaluator
     for number in range(400):
         for _ in range(10):
             judge.traffic.observe(

@@ -257,13 +257,13 @@ def test_a_change_tells_of_unknown_names_and_of_wrong_values_together() -> None:
     with pytest.raises(InvalidThresholds) as caught:
         Thresholds().changed(master_rpn=5, error_rate=7, master_rpm=5)
     assert caught.value.problems == [
-        ("master_rpn", "is no threshold"),
+        ("master_rpn", "is not a threshold"),
         ("error_rate", "must be a number above 0 and at most 1, or None to switch it off, got 7"),
     ]
 
     with pytest.raises(InvalidThresholds) as caught:
         Thresholds().changed(nonsense=None)
-    assert caught.value.problems == [("nonsense", "is no threshold")]
+    assert caught.value.problems == [("nonsense", "is not a threshold")]
 
 
 @pytest.mark.parametrize(

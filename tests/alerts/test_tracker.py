@@ -383,7 +383,9 @@ def test_an_alert_that_cannot_be_read_is_over(caplog: pytest.LogCaptureFixture) 
             replace(unreadable, state="resolved", resolved_at=1100, resolve_reason="unreadable")
         ]
     )
-    assert caplog.messages == ["the alert a1 that was kept cannot be read: KeyError('value')"]
+    assert caplog.messages == [
+        "stored alert is invalid, ending it: alert=a1 error=KeyError('value')"
+    ]
 
 
 NOW, AT = 500.0, 1_000_500.0  # the same moment on both clocks
@@ -468,7 +470,7 @@ def test_what_is_over_does_not_go_on() -> None:
         record_of(EPISODE, now=NOW, at=AT, over="gone"),
         replace(record, severity="info"),
     ):
-        with pytest.raises(ValueError, match=r"^an alert that goes on is not "):
+        with pytest.raises(ValueError, match=r"^record must be of an open alert, got "):
             episode_of(wrong, now=NOW, at=AT)
 
 

@@ -1,10 +1,10 @@
-"""Alerts on the gateway's own traffic: rules, a life cycle, and an engine that runs them."""
+"""Alerts on the traffic of the gateway: engine, rules, sinks and stores."""
 
 from .admin import alert_routes
 from .engine import AlertEngine
 from .lifecycle import Finding, Severity, Subject
 from .middleware import AlertMiddleware
-from .rules import Quota, Quotas, Rule, default_rules, quota_exceeded
+from .rules import Quota, Rule, default_rules, quota_exceeded
 from .sinks import (
     AlertEvent,
     AlertmanagerSink,
@@ -42,7 +42,6 @@ __all__ = [
     "Matcher",
     "MemoryAlertStore",
     "Quota",
-    "Quotas",
     "Rejected",
     "RetryLater",
     "Rule",

@@ -1,4 +1,4 @@
-"""What people change while an engine runs: thresholds, silences, and who has seen what."""
+"""Changes at run time: thresholds, silences and acknowledgements."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
 class Controls:
-    """Changes an engine while it runs; each change is kept first, and then counts.
+    """Changes an engine at run time, as `engine.controls`.
 
-    It is `engine.controls`. Every method raises what the store raises where that fails
-    (`StoreError`), and nothing has changed then.
+    Each change is stored first and then takes effect. If the store fails, every method raises its
+    `StoreError` and changes nothing.
 
     Args:
-        thresholds: Those that hold until somebody sets others.
-        judge: Goes by them.
-        journal: Tells the store of what has happened, before anyone has seen it.
-        silences: Those that are heeded.
-        catch_up: Goes on with what was kept, unless that is done.
-        deciding: Held by an evaluation while it decides; changes wait for it.
-        wall: Seconds since the epoch.
+        thresholds: Initial thresholds.
+        evaluator: Uses the thresholds.
+        store_writer: Writes open changes before an alert is acknowledged.
+        silences: The silences in force.
+        catch_up: Restores the stored state, unless that is done.
+        deciding: Lock that an evaluation holds; changes wait for it.
+        wall: Returns seconds since the epoch.
 
     Attributes:
-        catch_up: The same. Until it could be done, because the store fails, what was set before
-            a restart is not known here.
-        thresholds: What the rules compare with.
+        catch_up: Restores the stored state. Until it succeeds, thresholds and silences set before
+            a restart are unknown.
+        thresholds: The thresholds in force.
         version: The newest version of the thresholds that was set, or None.
     """
 
@@ -48,9 +48,9 @@ class Controls:
         self,
         *,
         thresholds: Thresholds,
-        judge: Evaluator,
+        evaluator: Evaluator,
         silences: Silences,
-        journal: StoreWriter,
+        store_writer: StoreWriter,
         catch_up: Callable[[], Awaitable[None]],
         deciding: anyio.Lock,
         wall: Callable[[], float],
@@ -58,71 +58,70 @@ class Controls:
         self.catch_up = catch_up
         self.thresholds = thresholds
         self.version: ThresholdsVersion | None = None
-        self._judge = judge
+        self._evaluator = evaluator
         self._silences = silences
-        self._journal, self._store = journal, journal.store
+        self._store_writer, self._store = store_writer, store_writer.store
         self._deciding = deciding
         self._wall = wall
 
     @property
     def silences(self) -> list[Silence]:
-        """Silences that have not ended, by their start."""
+        """Pending and active silences, by start time."""
         self._silences.expire(self._wall())
-        return sorted(self._silences, key=lambda each: (each.starts_at, each.id))
+        return sorted(self._silences, key=lambda silence: (silence.starts_at, silence.id))
 
     @property
     def now(self) -> float:
-        """Seconds since the epoch, as the engine has them."""
+        """The time of the engine in seconds since the epoch."""
         return self._wall()
 
     def silenced_by(self, finding: Finding) -> str | None:
-        """The id of a silence that an alert falls under now, or None."""
+        """Return the id of an active silence that matches an alert, or None."""
         return self._silences.covers(finding, self._wall())
 
     async def set_thresholds(
         self, thresholds: Thresholds, *, by: str, expected: int | EllipsisType | None = ...
     ) -> ThresholdsVersion:
-        """Let the rules compare with other numbers from the next round on.
+        """Use other thresholds from the next evaluation on.
 
-        What was counted stays, but for shares and latencies whose own window, or what counts as a
-        failure, is another one: these begin anew. The next round judges every alert by what it
-        finds with the new numbers.
+        The next evaluation applies them to open alerts too. Counts are kept, except that error
+        rates and latencies are reset if `error_window`, `count_client_errors` or
+        `provider_latency_p95` changes.
 
         Args:
-            thresholds: All of them; see `Thresholds.changed`.
-            by: Who sets them.
-            expected: The version that they were made from, None where there was none; left out,
-                whatever version holds.
+            thresholds: The new thresholds; see `Thresholds.changed`.
+            by: Author of the change.
+            expected: The version that they replace, None for the first; by default any version.
 
         Raises:
-            Conflict: Another version holds; it is in force here now.
+            Conflict: The store has another version, which is now in force here.
         """
         await self.catch_up()
         current = None if self.version is None else self.version.version
-        wanted = current if isinstance(expected, EllipsisType) else expected
+        base = current if isinstance(expected, EllipsisType) else expected
         try:
-            made = await self._set(thresholds, by, wanted)
+            version = await self._set(thresholds, by, base)
         except Conflict as conflict:
             if not isinstance(expected, EllipsisType):
-                for version in await self._store.history(1):
-                    await self._between_decisions(partial(self._take, version))
+                for newest in await self._store.history(1):
+                    await self._between_decisions(partial(self._take, newest))
                 raise
-            made = await self._set(thresholds, by, conflict.current)
-        await self._between_decisions(partial(self._put, made, thresholds))
-        return made
+            version = await self._set(thresholds, by, conflict.current)
+        await self._between_decisions(partial(self._put, version, thresholds))
+        return version
 
     async def acknowledge(self, alert_id: str, *, by: str, note: str = "") -> AlertRecord | None:
-        """Note who has seen an alert: nobody is reminded of it any more.
+        """Acknowledge an alert and stop its reminders.
 
-        That it gets worse or better, and that it is over, is told all the same.
+        Changes of its severity and its resolution are still reported.
 
         Returns:
-            The alert as it is now, or None where there is none of that id.
+            The acknowledged alert, or None if the id is unknown.
         """
         return await self._acknowledge(alert_id, Ack(by, self._wall(), note))
 
     async def unacknowledge(self, alert_id: str) -> AlertRecord | None:
-        """Take back that somebody has seen an alert."""
+        """Remove the acknowledgement of an alert."""
         return await self._acknowledge(alert_id, None)
 
     async def silence(
@@ -133,57 +132,59 @@ class Controls:
         starts_at: float | None = None,
         comment: str = "",
     ) -> Silence:
-        """Tell nobody of alerts that all of `matchers` pick, for a time.
+        """Create a silence: do not report alerts that match all matchers until it ends.
 
-        Of an alert that was told before, its end is told all the same; of one that still fires
-        when the silence ends, so is that.
+        The resolution of an alert that was reported before is still reported. An alert that still
+        fires when the silence ends is reported then.
 
         Args:
-            matchers: Of the labels alertname, severity, subject_kind, subject_id, metric, provider.
+            matchers: Match the labels alertname, severity, subject_kind, subject_id, metric and
+                provider.
             ends_at: Seconds since the epoch.
-            by: Who does so.
-            starts_at: Seconds since the epoch; now when None.
-            comment: Why.
+            by: Author of the silence.
+            starts_at: Seconds since the epoch; now if None.
+            comment: Reason for the silence.
 
         Raises:
-            ValueError: A matcher is none, there are too many, or it ends before it starts.
+            ValueError: A matcher is invalid, there are too many matchers or silences, or `ends_at`
+                is not in the future.
         """
         check_matchers(matchers)
         now = self._wall()
-        begins = now if starts_at is None else starts_at
+        start = now if starts_at is None else starts_at
         if ends_at <= now:
-            raise ValueError(f"ends_at must be in the future, got {ends_at!r} at {now!r}")
-        made = Silence(uuid4().hex, tuple(matchers), begins, ends_at, by, comment)
+            raise ValueError(f"ends_at must be after the current time {now!r}, got {ends_at!r}")
+        silence = Silence(uuid4().hex, tuple(matchers), start, ends_at, by, comment)
         self._silences.expire(now)
         self._silences.check_room()
-        await self._store.add_silence(made)
-        self._silences.add(made)
-        return made
+        await self._store.add_silence(silence)
+        self._silences.add(silence)
+        return silence
 
     async def unsilence(self, silence_id: str) -> bool:
-        """End a silence, and say whether there was one."""
-        was_there = await self._store.remove_silence(silence_id)
+        """Remove a silence and return True if it existed."""
+        existed = await self._store.remove_silence(silence_id)
         self._silences.remove(silence_id)
-        return was_there
+        return existed
 
-    async def resume(self, kept: EngineState) -> None:
-        """Continue with what was set before a restart; call it while nothing is decided."""
-        if kept.thresholds is not None:
-            await in_steps(self._take(kept.thresholds))
-        for silence in kept.silences:
+    async def resume(self, state: EngineState) -> None:
+        """Restore the stored thresholds and silences; call it between evaluations."""
+        if state.thresholds is not None:
+            await in_steps(self._take(state.thresholds))
+        for silence in state.silences:
             try:
                 self._silences.add(silence)
             except ValueError as error:
-                logger.error("the silence %s cannot be heeded: %s", silence.id, error)
+                logger.error("stored silence is invalid: silence=%s error=%s", silence.id, error)
 
     async def _between_decisions(self, change: Callable[[], Steps[None]]) -> None:
-        """Make a change that the store has kept already, so it is made even if cancelled."""
+        """Apply a change that is already stored, even if the caller is cancelled."""
         with anyio.CancelScope(shield=True):
             async with self._deciding:
                 await in_steps(change())
 
     def _take(self, version: ThresholdsVersion) -> Steps[None]:
-        """Let a version of the thresholds that was kept hold, if it is another one."""
+        """Put a stored version of the thresholds in force, unless it is already."""
         if self.version is not None and self.version.version == version.version:
             return
         known = {
@@ -193,7 +194,7 @@ class Controls:
             changed = self.thresholds.changed(**known)
         except InvalidThresholds as error:
             logger.error(
-                "version %d of the thresholds cannot be used, so others hold: %s",
+                "stored thresholds are invalid, keeping the current ones: version=%d error=%s",
                 version.version,
                 error,
             )
@@ -207,17 +208,17 @@ class Controls:
         return await self._store.set_thresholds(values, expected=expected, by=by, at=self._wall())
 
     def _put(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
-        yield from self._judge.set_thresholds(thresholds)
+        yield from self._evaluator.set_thresholds(thresholds)
         self.thresholds, self.version = thresholds, version
 
-    def _note(self, alert_id: str, ack: Ack | None) -> Steps[None]:
-        self._judge.board.acknowledge(alert_id, ack)
+    def _set_ack(self, alert_id: str, ack: Ack | None) -> Steps[None]:
+        self._evaluator.tracker.acknowledge(alert_id, ack)
         yield from ()
 
     async def _acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
         await self.catch_up()
-        await self._journal.write()  # or the store might not know the alert yet
+        await self._store_writer.write()  # the store may not have the alert yet
         record = await self._store.acknowledge(alert_id, ack)
         if record is not None:
-            await self._between_decisions(partial(self._note, alert_id, ack))
+            await self._between_decisions(partial(self._set_ack, alert_id, ack))
         return record

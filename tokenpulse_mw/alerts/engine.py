@@ -1,4 +1,4 @@
-"""The engine: watches the traffic, and in each round decides which alerts begin and end."""
+"""Alert engine: evaluates rules over the observed traffic and notifies sinks."""
 
 from __future__ import annotations
 
@@ -29,55 +29,45 @@ from .store_writer import StoreWriter
 from .thresholds import Thresholds
 from .timeouts import call_with_timeout
 
-_CLOSE_SECONDS = 5.0  # seconds for what is to be told yet when the engine is left
-
-
-_STORE_SECONDS = 10.0  # seconds
-
-
-_SINK_SECONDS = 60.0  # seconds for one attempt; those that send by HTTP have a shorter one
-
-
+_CLOSE_SECONDS = 5.0  # for the last deliveries when the engine stops
+_STORE_SECONDS = 10.0  # for one call of the store
+_SINK_SECONDS = 60.0  # for one attempt; HTTP sinks have a shorter timeout of their own
 _MAX_QUEUED = 10_000  # notifications for each sink
-
-
-_RETENTION_DAYS = 30 * 86_400.0  # seconds that what is over is kept, if not many others are
-
-
 _DAY = 86_400.0
+_RETENTION_SECONDS = 30 * _DAY  # of resolved alerts and dead letters
 
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
 class AlertEngine:
-    """Turns traffic into alerts that fire once, for a reason, and go away.
+    """Evaluates rules over the traffic, and fires and resolves alerts.
 
-    Give `observe` to an `ExchangeMiddleware` (or use `AlertMiddleware`), and let the engine run:
-    `async with engine:` evaluates every `interval` seconds until it is left, and hands over what
-    is to be told meanwhile. A rule, a sink or a store that raises is logged and stops nothing
-    else; the alerts of a rule that raises stay as they are. A sink's `resend`, if it has one, is
-    given all that fires in every round, and its `aclose` is awaited at the end.
+    Pass `observe` to an `ExchangeMiddleware`, or use `AlertMiddleware`. `async with engine:`
+    evaluates every `interval` seconds and delivers notifications. An error of a rule, a sink or
+    the store is logged and affects nothing else; the alerts of a failed rule stay as they are. If
+    a sink has `resend`, it receives all firing alerts in every evaluation. If it has `aclose`, the
+    engine awaits it at the end.
 
     Args:
-        rules: Callables of (traffic, thresholds, now) that give findings.
-        sinks: Told every event, each at its own pace.
-        thresholds: What the rules compare with, until `controls` sets others.
-        interval: Seconds from one round to the next.
-        cooldown: Seconds after which an alert that lasts is told again, as a reminder.
-        max_subjects: Keys, masters and upstreams that are told apart.
-        store: Keeps what has to survive a restart; in memory, where nothing does, when None. Each
-            engine needs one of its own.
-        clock: Monotonic seconds.
-        wall: Seconds since the epoch, for display and for what is kept.
+        rules: Callables of (traffic, thresholds, now) that return findings; `default_rules()` if
+            None.
+        sinks: Callables of an `AlertEvent`, each with a queue of its own; a `LogSink` if None.
+        thresholds: Initial thresholds; `controls` changes them.
+        interval: Seconds between two evaluations.
+        cooldown: Seconds between two reminders of a firing alert.
+        max_subjects: Maximum number of keys, of tenants and of upstreams counted separately.
+        store: Stores the state over restarts; in memory if None. Each engine needs its own.
+        clock: Returns monotonic seconds.
+        wall: Returns seconds since the epoch, for display and storage.
 
     Attributes:
-        controls: Thresholds, silences and acknowledgements, to be changed while it runs.
-        store: What is kept.
+        controls: Changes thresholds, silences and acknowledgements at run time.
+        store: The store.
 
     Raises:
-        ValueError: An argument is not what it should be, or a sink wants to send again less often
-            than once in an `interval`.
+        ValueError: An argument is invalid, or the resend interval of a sink is shorter than
+            `interval`.
     """
 
     def __init__(
@@ -104,11 +94,9 @@ class AlertEngine:
         self._listeners = list[Any]()
         self._running: AbstractAsyncContextManager[None] | None = None
         self._resuming, self._resumed = anyio.Lock(fast_acquire=True), False
-        self._deciding = anyio.Lock(
-            fast_acquire=True
-        )  # one decision at a time, as it takes many steps
-        self._last_round, self._pruned_at = wall(), -math.inf
-        self._judge = Evaluator(
+        self._deciding = anyio.Lock(fast_acquire=True)  # an evaluation takes many steps
+        self._last_evaluation, self._pruned_at = wall(), -math.inf
+        self._evaluator = Evaluator(
             check_rules(rules),
             thresholds=thresholds,
             interval=interval,
@@ -118,7 +106,7 @@ class AlertEngine:
             report=self._report,
             recovered=self._failures.recovered,
         )
-        self._journal = StoreWriter(
+        self._store_writer = StoreWriter(
             self.store,
             deadline=_STORE_SECONDS,
             report=self._report,
@@ -126,9 +114,9 @@ class AlertEngine:
         )
         self.controls = Controls(
             thresholds=thresholds,
-            judge=self._judge,
+            evaluator=self._evaluator,
             silences=silences,
-            journal=self._journal,
+            store_writer=self._store_writer,
             catch_up=self._resume,
             deciding=self._deciding,
             wall=wall,
@@ -138,32 +126,32 @@ class AlertEngine:
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
-        self._judge.traffic.observe(exchange, self._clock())
+        self._evaluator.traffic.observe(exchange, self._clock())
 
     def add_listener(self, listener: object) -> None:
-        """Tell `listener` how the engine fares, such as an `HttpMetrics`.
+        """Notify `listener`, such as an `HttpMetrics`, of evaluations, deliveries and errors.
 
-        It may have the methods `evaluated(result, seconds)` with "ok" or "error" for each round,
-        `delivered(sink, result)` with "ok", "error", "timeout", "rejected" or "dropped" for each
-        attempt to hand something to a sink, and `failed(component)`.
+        All methods are optional: `on_evaluation(result, seconds)` with the result "ok" or "error";
+        `on_delivery(sink, result)` for each attempt, with the result "ok", "error", "timeout",
+        "rejected" or "dropped"; `on_error(component)`.
         """
         if listener not in self._listeners:
             self._listeners.append(listener)
 
     @property
     def firing(self) -> list[Finding]:
-        """What is wrong now, as last found."""
-        return self._judge.board.findings()
+        """The last finding of each firing alert."""
+        return self._evaluator.tracker.findings()
 
     @property
     def thresholds(self) -> Thresholds:
-        """What the rules compare with; `controls.set_thresholds` sets others."""
+        """The thresholds in force; `controls.set_thresholds` changes them."""
         return self.controls.thresholds
 
     @property
     def rules(self) -> Mapping[str, Rule]:
-        """The rules by their names."""
-        return dict(self._judge.rules)
+        """The rules by name."""
+        return dict(self._evaluator.rules)
 
     @property
     def sinks(self) -> tuple[str, ...]:
@@ -171,61 +159,62 @@ class AlertEngine:
         return tuple(name for (name,) in self._outbox.queue_length())
 
     async def evaluate(self) -> list[AlertEvent]:
-        """One round: ask every rule, keep what has changed, and return it.
+        """Evaluate every rule once, and store and return what changed.
 
-        What is to be told is handed over while the engine runs; where it does not, that is done
+        A running engine delivers the notifications in the background. Otherwise they are delivered
         before this returns, with one attempt for each sink that fails.
         """
         await self._resume()
-        await self._judge.rules.refresh()
+        await self._evaluator.rules.refresh()
         async with self._deciding:
             now, at = self._clock(), self._wall()
-            traffic = self._judge.traffic
-            decision = self._judge.evaluate(self.thresholds, now, at)
-            news, whole = await in_steps(decision, may_pause=lambda: not traffic.is_crowded)
-            self._last_round = at if whole else self._last_round
-            self._notify_listeners("on_evaluation", "ok" if whole else "error", self._clock() - now)
-        await self._outbox.publish(news, self._judge.board.firing(), at)
+            traffic = self._evaluator.traffic
+            decision = self._evaluator.evaluate(self.thresholds, now, at)
+            changes, succeeded = await in_steps(decision, may_pause=lambda: not traffic.is_crowded)
+            self._last_evaluation = at if succeeded else self._last_evaluation
+            self._notify_listeners(
+                "on_evaluation", "ok" if succeeded else "error", self._clock() - now
+            )
+        await self._outbox.publish(changes, self._evaluator.tracker.firing(), at)
         await in_steps(traffic.settle())
         if self._running is None:
             await self._outbox.attempt()
         await self._prune(at)
-        return [event for each in news for event in each.events]
+        return [event for change in changes for event in change.events]
 
     async def dry_run(self, thresholds: Thresholds | None = None) -> list[Finding]:
         """Return what an evaluation would find now with `thresholds`, without changing anything.
 
-        Where `error_window` or what counts as a failure is another one, what was counted by the
-        old ones is judged.
+        Other values of `error_window` and `count_client_errors` have no effect: the counts are
+        those of the thresholds in force.
         """
         async with self._deciding:
-            tried = thresholds or self.thresholds
-            traffic = self._judge.traffic
-            preview = self._judge.dry_run(tried, self._clock())
+            traffic = self._evaluator.traffic
+            preview = self._evaluator.dry_run(thresholds or self.thresholds, self._clock())
             return await in_steps(preview, may_pause=lambda: not traffic.is_crowded)
 
     async def test(self, sink: str) -> str | None:
-        """Tell one sink a test alert, at once and once, and give what went wrong, if anything.
+        """Send a test alert to one sink, once, and return the error message, if any.
 
         Raises:
-            KeyError: There is no sink of that name.
+            KeyError: The name is not a sink's.
         """
         return await self._outbox.test(sink)
 
     async def run(self) -> None:
-        """Evaluate every `interval` seconds, for ever."""
+        """Evaluate every `interval` seconds until cancelled."""
         while True:
             await anyio.sleep(self.interval)
             try:
                 await call_with_timeout(math.inf, self.evaluate)
-            except Exception as error:  # noqa: BLE001 - the next round may fare better
-                self._report("a round", error)
+            except Exception as error:  # noqa: BLE001 - the next evaluation may succeed
+                self._report("evaluation", error)
             else:
-                self._failures.recovered("a round")
+                self._failures.recovered("evaluation")
 
     async def __aenter__(self) -> Self:
         if self._running is not None:
-            raise RuntimeError("this AlertEngine is running already; enter it once")
+            raise RuntimeError("this AlertEngine is already running; enter it once")
         await self._resume()
         self._running = background_tasks(self.run, self._outbox.run)
         await self._running.__aenter__()
@@ -234,51 +223,56 @@ class AlertEngine:
     async def __aexit__(self, *raised: Any) -> None:
         running, self._running = self._running, None
         if running is not None:
-            await running.__aexit__(None, None, None)  # what the body raised is its own
+            await running.__aexit__(
+                None, None, None
+            )  # the error of the body is not an error of the tasks
             with anyio.CancelScope(shield=True):
                 await self._outbox.aclose(last_chance=min(self.interval, _CLOSE_SECONDS))
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
-        """How many alerts there are of each type, severity and state."""
-        return self._judge.board.counts()
+        """Return the number of alerts by type, severity and state."""
+        return self._evaluator.tracker.counts()
 
     def queue_length(self) -> Mapping[tuple[str], int]:
-        """How many notifications wait for each sink."""
+        """Return the number of queued notifications by sink."""
         return self._outbox.queue_length()
 
     def last_evaluation(self) -> Mapping[tuple[()], float]:
-        """When all rules were last asked with success, or the engine was made: epoch seconds."""
-        return {(): self._last_round}
+        """Return the time of the last evaluation without errors, in epoch seconds.
+
+        Before the first one, it is the time of construction.
+        """
+        return {(): self._last_evaluation}
 
     def overflow(self) -> Mapping[tuple[()], int]:
-        """Return how much was counted as `__overflow__`, and how many findings became no alert."""
-        return {(): self._judge.traffic.overflowed + self._judge.board.overflowed}
+        """Return the count of `__overflow__` events and of findings above the alert limit."""
+        return {(): self._evaluator.traffic.overflowed + self._evaluator.tracker.overflowed}
 
     async def _resume(self) -> None:
-        """Go on where the process before this one ended, as soon as the store says where."""
+        """Restore the stored state, once; if the store fails, the next call retries."""
         async with self._resuming:
-            kept = None if self._resumed else await self._journal.load()
-            if kept is not None:
-                with anyio.CancelScope(shield=True):  # or half of it would be lost
-                    await self._take_up(kept)
+            state = None if self._resumed else await self._store_writer.load()
+            if state is not None:
+                with anyio.CancelScope(shield=True):  # a partial restore would lose the rest
+                    await self._restore(state)
 
-    async def _take_up(self, kept: EngineState) -> None:
+    async def _restore(self, state: EngineState) -> None:
         async with self._deciding:
             self._resumed = True
             now, at = self._clock(), self._wall()
-            await self.controls.resume(kept)
-            news = await in_steps(self._judge.resume(kept.alerts, now, at))
-        await in_steps(self._outbox.resume(kept.notifications))
-        await self._outbox.publish(news, self._judge.board.firing(), at)
+            await self.controls.resume(state)
+            changes = await in_steps(self._evaluator.resume(state.alerts, now, at))
+        await in_steps(self._outbox.resume(state.notifications))
+        await self._outbox.publish(changes, self._evaluator.tracker.firing(), at)
 
     async def _prune(self, at: float) -> None:
         if at - self._pruned_at >= _DAY:
             self._pruned_at = at
-            await self._journal.prune(at - _RETENTION_DAYS)
+            await self._store_writer.prune(at - _RETENTION_SECONDS)
 
     def _delivery(self) -> DeliveryContext:
         return DeliveryContext(
-            journal=self._journal,
+            journal=self._store_writer,
             deadline=_SINK_SECONDS,
             most=_MAX_QUEUED,
             clock=self._clock,
@@ -290,7 +284,7 @@ class AlertEngine:
         )
 
     def _report(self, component: str, error: Exception) -> None:
-        """Log a failure if a line is due, and count it as the component `alerts`."""
+        """Log a failure, rate-limited, and count it for the component `alerts`."""
         self._failures.log(component, error)
         self._notify_listeners("on_error", "alerts")
 
@@ -310,28 +304,28 @@ _SINKS = (
 
 
 def check_rules(rules: Iterable[Rule] | None) -> tuple[Rule, ...]:
-    """Those that are to be asked.
+    """Return the rules, or the default ones.
 
     Raises:
-        ValueError: One cannot be, or they are no list.
+        ValueError: They are not a list of functions of three arguments.
     """
     return check_functions(default_rules() if rules is None else rules, 3, _RULES)
 
 
 def check_sinks(sinks: Iterable[Sink] | None) -> tuple[Sink, ...]:
-    """Those that are to be told.
+    """Return the sinks, or the default one.
 
     Raises:
-        ValueError: One cannot be, or they are no list.
+        ValueError: They are not a list of functions of one argument.
     """
     return check_functions([LogSink()] if sinks is None else sinks, 1, _SINKS)
 
 
 def check_store(store: AlertStore | None, wall: Callable[[], float]) -> AlertStore:
-    """The one that is to keep what happens; in memory, where there is none.
+    """Return the store, or one in memory.
 
     Raises:
-        ValueError: It keeps nothing, such as the URL of a database.
+        ValueError: `store` is not an `AlertStore`.
     """
     if store is None:
         return MemoryAlertStore(wall=wall)
@@ -344,10 +338,10 @@ def check_store(store: AlertStore | None, wall: Callable[[], float]) -> AlertSto
 
 
 def check_thresholds(thresholds: Thresholds | None) -> Thresholds:
-    """Those that hold.
+    """Return the thresholds, or the default ones.
 
     Raises:
-        ValueError: They are something else, such as a mapping.
+        ValueError: `thresholds` is not a `Thresholds`.
     """
     if thresholds is None:
         return Thresholds()

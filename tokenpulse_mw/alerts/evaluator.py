@@ -1,4 +1,4 @@
-"""What a round decides: what the rules find in the traffic, and what becomes of the alerts."""
+"""Evaluation of all rules, and of the alerts that result."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from .traffic.traffic import Traffic
 
 
 class Evaluator:
-    """Decides in bounded steps, without I/O and without a clock. One decision at a time.
+    """Evaluates rules in bounded steps, without I/O and without a clock.
+
+    Run one evaluation at a time.
 
     Args:
-        rules: What is looked for.
-        thresholds: Those that the windows are made for.
-        interval: Seconds from one round to the next.
-        cooldown: Seconds after which an alert that lasts is told again.
-        max_subjects: Keys, masters and upstreams that are told apart.
-        is_silenced: Whether nobody is to be told of a finding at some time of the day.
-        report: Told of each rule that fails.
-        recovered: Called with the same name for each rule that does not fail.
+        rules: The rules.
+        thresholds: Initial thresholds of the traffic windows.
+        interval: Seconds between two evaluations.
+        cooldown: Seconds between two reminders of an alert.
+        max_subjects: Maximum number of keys, of tenants and of upstreams counted separately.
+        is_silenced: Returns True if a silence matches a finding at a time.
+        report: Called with the name of each rule that fails, and the error.
+        recovered: Called with the name of each rule that succeeds.
 
     Attributes:
-        traffic: What is remembered.
-        rules: Those that are asked.
-        board: The alerts as they stand.
+        traffic: Counts of the recent traffic.
+        rules: The rules.
+        tracker: The open alerts.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Evaluator:
     ) -> None:
         self.traffic = Traffic(thresholds, max_subjects=max_subjects)
         self.rules = RuleSet(rules, interval=interval, report=report, recovered=recovered)
-        self.board = AlertTracker(self.rules.names, cooldown=cooldown, is_silenced=is_silenced)
+        self.tracker = AlertTracker(self.rules.names, cooldown=cooldown, is_silenced=is_silenced)
         self._report = report
         self._recovered = recovered
 
@@ -60,7 +62,7 @@ class Evaluator:
         All of it takes effect in the last step. If it is closed before, nothing has changed.
 
         Args:
-            thresholds: What the rules compare with.
+            thresholds: The thresholds of the rules.
             now: Seconds of the engine's clock.
             at: The same moment in seconds since the epoch.
         """
@@ -71,19 +73,19 @@ class Evaluator:
             explained, down = yield from self.rules.apply_inhibition(found, thresholds, now)
             for name, findings in explained.items():
                 try:
-                    staged.append((yield from self.board.advance(name, findings, now, at)))
+                    staged.append((yield from self.tracker.advance(name, findings, now, at)))
                 except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                     self._report(f"rule {name}", error)
                 else:
                     self._recovered(f"rule {name}")
-            next_round = yield from self.traffic.next_round()
+            begin_next = yield from self.traffic.next_round()
             self.rules.remember(down)
-            for each in staged:
-                self.board.commit(each)
-            next_round()
-        # No step between the commit and the return: if it were cancelled, the news would be lost.
-        news = [piece for each in staged for piece in each.news]
-        return news, len(staged) == len(self.rules.names)
+            for outcome in staged:
+                self.tracker.commit(outcome)
+            begin_next()
+        # No step between the commit and the return: a cancellation there would lose the changes.
+        changes = [piece for outcome in staged for piece in outcome.news]
+        return changes, len(staged) == len(self.rules.names)
 
     def dry_run(self, thresholds: Thresholds, now: float) -> Steps[list[Finding]]:
         """Return what an evaluation would find with these thresholds, without changing anything."""
@@ -92,7 +94,7 @@ class Evaluator:
             yield from self.traffic.watch(thresholds)
             found = yield from self.rules.evaluate(self.traffic, thresholds, now)
             known, _ = yield from self.rules.apply_inhibition(found, self.traffic.thresholds, now)
-        return [each for findings in known.values() for each in findings]
+        return [finding for findings in known.values() for finding in findings]
 
     def resume(
         self, records: Iterable[AlertRecord], now: float, at: float
@@ -100,8 +102,8 @@ class Evaluator:
         """Continue with the alerts of the previous process, and return what has changed."""
         pieces = [AlertChanges()]
         for number, record in enumerate(records, 1):
-            finding = self.board.resume(record, now=now, at=at, news=pieces[-1])
-            # An alert that is recovering was not found any more, and need not be found again.
+            finding = self.tracker.resume(record, now=now, at=at, news=pieces[-1])
+            # The rule no longer finds a recovering alert.
             if finding is not None and record.state != "recovering":
                 self.rules.resume(record.rule, self.traffic, finding)
             if not number % STEP:
@@ -110,31 +112,31 @@ class Evaluator:
         return pieces
 
     def set_thresholds(self, thresholds: Thresholds) -> Steps[None]:
-        """Use other thresholds: the next evaluation judges every alert by current data."""
+        """Use other thresholds; the next evaluation applies them to every alert."""
         yield from self.traffic.settle()
         with self.traffic.frozen(None):
             yield from self.traffic.set_thresholds(thresholds)
-        yield from self.board.release_held()
+        yield from self.tracker.release_held()
 
 
 Found = dict[str, list[Finding]]
 
 
-# Upstreams that are or were down: the alert that reports it, and when it was last found.
+# Upstreams that are or were down: fingerprint of the alert, and time of its last finding.
 Down = dict[str, tuple[str, float]]
 
 
 class RuleSet:
-    """Asks rules, so that none that fails costs the others.
+    """Rules that fail independently of each other.
 
     Args:
-        rules: In the order in which they are asked.
-        interval: Seconds between two rounds; a rule's `refresh` may take as long.
-        report: Told of each that fails.
-        recovered: Called with the same name for each refresh that does not fail.
+        rules: The rules in order of evaluation.
+        interval: Seconds between two evaluations, and the timeout of a rule's `refresh`.
+        report: Called with the name of each rule that fails, and the error.
+        recovered: Called with the name of each refresh that succeeds.
 
     Attributes:
-        names: Of the rules, each its own: the second "rule" is "rule-2".
+        names: Unique names of the rules: the second "rule" is "rule-2".
     """
 
     def __init__(
@@ -157,24 +159,24 @@ class RuleSet:
         return iter(self._rules.items())
 
     async def refresh(self) -> None:
-        """Let those rules that have to ask somebody do so, each for an interval at most."""
+        """Await the `refresh` of each rule that has one, for at most an interval each."""
         for name, rule in self._rules.items():
             refresh = getattr(rule, "refresh", None)
             if refresh is not None:
                 try:
                     await call_with_timeout(self._interval, refresh)
-                except Exception as error:  # noqa: BLE001 - what it knew before counts still
+                except Exception as error:  # noqa: BLE001 - the rule keeps its last data
                     self._report(f"refresh of rule {name}", error)
                 else:
                     self._recovered(f"refresh of rule {name}")
 
     def resume(self, name: str, traffic: Traffic, finding: Finding) -> None:
-        """Let a rule take up what it had found before a restart."""
+        """Pass a finding from before a restart to the `resume` of its rule."""
         resume = getattr(self._rules[name], "resume", None)
         if resume is not None:
             try:
                 resume(traffic, finding)
-            except Exception as error:  # noqa: BLE001 - the alert goes on without
+            except Exception as error:  # noqa: BLE001 - the alert continues without it
                 self._report(f"rule {name}", error)
 
     def evaluate(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Steps[Found]:
@@ -194,7 +196,7 @@ class RuleSet:
 
         Args:
             found: What `evaluate` returned.
-            thresholds: Those that the windows are made for.
+            thresholds: The thresholds of the traffic windows.
             now: Seconds of the engine's clock.
         """
         seen = self._down
@@ -221,9 +223,9 @@ class RuleSet:
         self._down = down
 
     def _lately_down(self, found: Found, longest: float, now: float) -> Steps[Down]:
-        """Return the upstreams whose outages have left failures in the windows of shares.
+        """Return the upstreams whose outages have left failures in the error windows.
 
-        A window keeps its oldest step, and is evaluated once in an interval.
+        The error windows cover up to a tenth more, and are evaluated once in an interval.
         """
         seen = dict(self._down)
         for findings in found.values():
@@ -245,14 +247,14 @@ def _collect(findings: Iterable[Finding | None]) -> Steps[list[Finding]]:
 
 def _checked(finding: object) -> Finding:
     if not isinstance(finding, Finding):
-        raise TypeError(f"a rule must give findings, got {finding!r}")
+        raise TypeError(f"a rule must return Finding objects or None, got {finding!r}")
     return finding
 
 
 def check_distinct(names: Iterable[str]) -> tuple[str, ...]:
-    """The same names, of which those that were there already are numbered."""
-    made: dict[str, None] = {}
+    """Return the names, with a number appended to each duplicate."""
+    unique: dict[str, None] = {}
     for name in names:
-        others = (f"{name}-{number}" for number in count(2))
-        made[next(each for each in chain([name], others) if each not in made)] = None
-    return tuple(made)
+        numbered = (f"{name}-{number}" for number in count(2))
+        unique[next(new for new in chain([name], numbered) if new not in unique)] = None
+    return tuple(unique)

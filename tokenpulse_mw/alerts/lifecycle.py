@@ -1,12 +1,11 @@
-"""The life cycle of an alert: every state and every transition is here, and nothing else is.
+"""Life cycle of an alert: its states and transitions, without clock or I/O.
 
-    (none) --finding--> pending --still there after `hold_for`--> firing
-    firing --no finding for `keep_firing`--> (none), told as resolved
+    (none) --finding--> pending --found for `hold_for`--> firing
+    firing --not found--> recovering --not found for `keep_firing`--> (none), resolved
 
-It is a pure function of what was, what a rule finds, and when: no clock, no I/O. An episode is
-told as fired once and as resolved once; in between a change of severity is told at once, and the
-same alert again only as a reminder. It gets worse at once; it gets better when what was found is
-so far below the step it stood on that it does not swing around it.
+An episode fires once and is resolved once. In between, a change of severity is reported at once,
+and an unchanged alert only as a reminder. A higher severity takes effect at once; a lower one only
+when the value is clearly below the step of the current severity (hysteresis).
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ RANKS: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 
 
 class Subject(NamedTuple):
-    """Whom an alert is about.
+    """The subject of an alert.
 
     Attributes:
         kind: "master", "key", "apikey", "provider" or "system".
-        id: Identifies it among its kind.
-        name: For people.
+        id: Unique among its kind.
+        name: Display name.
     """
 
     kind: str
@@ -39,24 +38,25 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a rule sees of one subject in one round.
+    """A problem of one subject, found by a rule in one evaluation.
 
     Attributes:
-        type: The rule's name for it, such as "error_spike".
-        subject: Whom it is about.
-        severity: How bad it is. None: not bad enough to fire, but too bad to end an alert that
-            fires; this is the room between the fire threshold and the resolve threshold.
-        keeps: How bad an alert may stay that was worse: what is between `severity` and this is
-            the same room below each step. None: it is `severity` at once.
+        type: Type of the alert, such as "error_spike".
+        subject: The affected subject.
+        severity: The severity. None: between the fire and the resolve threshold; this does not
+            fire, but keeps a firing alert from being resolved.
         title: One line for people.
         message: One sentence for people.
-        metric: Tells findings of one type about one subject apart.
+        metric: Distinguishes findings of one type and subject.
         value: The number that was compared with a threshold.
-        metadata: More of the same, for programs.
-        hold_for: Seconds that it must last before it fires.
-        keep_firing: Seconds that it must be gone before it is resolved.
-        window: Seconds that the rule looks back. After a restart it finds nothing until it has
-            seen traffic again, so an alert from before is not over until that time has passed.
+        metadata: Further values for programs.
+        hold_for: Seconds that the finding must last before it fires.
+        keep_firing: Seconds that the finding must be absent before the alert is resolved.
+        window: Seconds of traffic that the rule looks at. After a restart the rule has no traffic,
+            so a restored alert is not resolved before this time has passed.
+        keeps: The highest severity that an alert may keep if it was worse before (hysteresis).
+            None: the alert takes `severity` at once.
+        fingerprint: Identifies the alert over its life, in the format of the seed.
     """
 
     type: str
@@ -71,40 +71,40 @@ class Finding:
     keep_firing: float = 0
     window: float = 60
     keeps: Severity | None = None
+    fingerprint: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def fingerprint(self) -> str:
-        """What stays the same through an alert's life, in the seed's form."""
+    def __post_init__(self) -> None:
         parts = (self.type, self.metric, self.subject.kind, self.subject.id)
         text = ":".join(str(part) for part in parts if part)
-        # Half a surrogate pair would not come back the same from where it is kept.
-        return text if text.isascii() else text.encode("utf-8", "replace").decode()
+        if not text.isascii():  # a lone surrogate would not come back unchanged from a store
+            text = text.encode("utf-8", "replace").decode()
+        object.__setattr__(self, "fingerprint", text)
 
     @property
     def rank(self) -> int:
-        """How bad it is, to be compared: -1 where it has no severity."""
+        """The rank of the severity; -1 without a severity."""
         return rank_of(self.severity)
 
     def after(self, before: Finding) -> Finding:
-        """The same, as bad as an alert is of which `before` was found last."""
-        stays = min(before.severity, self.keeps, key=rank_of)
-        return self if rank_of(stays) <= self.rank else replace(self, severity=stays)
+        """Return the finding with the severity of an alert whose last finding was `before`."""
+        severity = min(before.severity, self.keeps, key=rank_of)
+        return self if rank_of(severity) <= self.rank else replace(self, severity=severity)
 
 
 def rank_of(severity: Severity | None) -> int:
-    """How bad `severity` is, to be compared."""
+    """Return a number that orders severities; -1 for None."""
     return -1 if severity is None else RANKS[severity]
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert as it stands.
+    """The state of an alert.
 
     Attributes:
-        finding: What was last found bad enough to fire; its severity is the alert's.
-        state: "pending", "firing", or "recovering" (firing still, but not found any more).
-        since: When it entered this state, in seconds of the engine's clock.
-        notified_at: When it was last told to anyone.
+        finding: The last finding with a severity, which is the alert's.
+        state: "pending", "firing", or "recovering" (still firing, but not found any more).
+        since: Start of this state, in seconds of the engine's clock.
+        notified_at: Time of the last transition, in seconds of the engine's clock.
     """
 
     finding: Finding
@@ -117,20 +117,20 @@ Step = tuple[Alert | None, Transition | None]
 
 
 def step(alert: Alert | None, finding: Finding | None, *, now: float, cooldown: float) -> Step:
-    """One round of one alert.
+    """Evaluate one alert.
 
     Args:
-        alert: The alert as it stood, or None where there was none.
-        finding: What the rule finds now, or None where it finds nothing.
-        now: Seconds, of the same clock as in `alert`.
-        cooldown: Seconds after which an alert that lasts is told again.
+        alert: The alert before, or None.
+        finding: The current finding, or None.
+        now: Seconds of the engine's clock.
+        cooldown: Seconds between two reminders.
 
     Returns:
-        The alert as it stands now, and what to tell of it, if anything.
+        The alert afterwards and the transition, each None if there is none.
     """
     bad = finding is not None and finding.severity is not None
     if alert is None or alert.state == "pending":
-        # Only what lasts gets to fire; a pending alert that goes away is nobody's business.
+        # A pending alert that is not found any more is dropped without a transition.
         return _approach(alert, finding, now) if finding is not None and bad else (None, None)
     if finding is None:
         return _recover(alert, now)
@@ -146,16 +146,17 @@ def _approach(alert: Alert | None, finding: Finding, now: float) -> Step:
 
 
 def _continue(alert: Alert, finding: Finding, now: float, cooldown: float) -> Step:
-    told: Transition | None = None
+    transition: Transition | None = None
     finding = finding.after(alert.finding)
     change = finding.rank - alert.finding.rank
     if change:
-        told = "escalated" if change > 0 else "deescalated"
+        transition = "escalated" if change > 0 else "deescalated"
     elif now - alert.notified_at >= cooldown:
-        told = "reminded"
+        transition = "reminded"
     elif finding == alert.finding:
         return alert, None
-    return replace(alert, finding=finding, notified_at=now if told else alert.notified_at), told
+    notified_at = now if transition else alert.notified_at
+    return replace(alert, finding=finding, notified_at=notified_at), transition
 
 
 def _recover(alert: Alert, now: float) -> Step:
@@ -171,7 +172,7 @@ NAMES = ("alertname", "severity", "subject_kind", "subject_id", "metric", "provi
 
 
 def labels_of(finding: Finding, severity: Severity | None) -> dict[str, str]:
-    """All labels of an alert that has, or had, this severity; those it has not are empty."""
+    """Return all labels of an alert with this severity; a label without a value is empty."""
     subject = finding.subject
     values = (
         finding.type,
@@ -185,7 +186,7 @@ def labels_of(finding: Finding, severity: Severity | None) -> dict[str, str]:
 
 
 def _provider(finding: Finding) -> str:
-    """The provider that the alert is about, where it is about one."""
+    """Return the provider that an alert is about, or an empty string."""
     subject = finding.subject
     if subject.kind in ("provider", "apikey"):
         return subject.id if subject.kind == "provider" else subject.name

@@ -1,4 +1,4 @@
-"""The middleware that lets an alert engine watch every request."""
+"""ASGI middleware that passes every exchange to an alert engine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class AlertMiddleware(ExchangeMiddleware):
     The engine evaluates only while it runs: enter it in the application's lifespan.
 
     Args:
-        engine: Watches the traffic.
+        engine: Observes the exchanges.
 
     Raises:
-        ValueError: `engine` is none.
+        ValueError: `engine` is not an `AlertEngine`.
     """
 
     def __init__(self, app: ASGIApp, *, engine: AlertEngine) -> None:

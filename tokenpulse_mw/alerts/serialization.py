@@ -1,13 +1,16 @@
-"""Values as JSON can have them, and findings that are read back from it."""
+"""Conversion of findings and their metadata to and from JSON."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from .lifecycle import Finding, Subject
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Finding) if field.init)
+
 
 _SECONDS = ("hold_for", "keep_firing", "window")
 
@@ -15,23 +18,23 @@ _SECONDS = ("hold_for", "keep_firing", "window")
 _MAX_DEPTH = 5  # levels of metadata
 
 
-_WHOLE = 1 << 63  # beyond it many a reader of JSON has no integers
+_MAX_INTEGER = 1 << 63  # many JSON parsers have no larger integers
 
 
 def replace_surrogates(text: str) -> str:
-    """`text` as UTF-8 can have it: a lone surrogate becomes a question mark."""
+    """Return `text` as valid UTF-8: each lone surrogate becomes a question mark."""
     return text.encode("utf-8", "replace").decode()
 
 
 def json_safe(value: Any, depth: int = 0) -> Any:
-    """`value`, or what comes closest to it of what JSON knows.
+    """Return the nearest JSON value.
 
-    Text is valid UTF-8, numbers are finite or None, and what JSON does not know is text; so is an
-    integer of more than 64 bits.
+    Text is valid UTF-8 and numbers are finite or None. Other types, and integers of more than 64
+    bits, become text.
     """
     if isinstance(value, str):
         return replace_surrogates(value)
-    if value is None or (isinstance(value, int) and -_WHOLE <= value < _WHOLE):
+    if value is None or (isinstance(value, int) and -_MAX_INTEGER <= value < _MAX_INTEGER):
         return value
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
@@ -43,18 +46,18 @@ def json_safe(value: Any, depth: int = 0) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """A number as JSON has it: finite, and an integer of more than 64 bits rounded; else None."""
+    """Return a finite JSON number, or None; an integer of more than 64 bits becomes a float."""
     try:
-        whole = isinstance(value, int) and -_WHOLE <= value < _WHOLE
-        rounded = value if whole else float(value)
+        fits = isinstance(value, int) and -_MAX_INTEGER <= value < _MAX_INTEGER
+        rounded = value if fits else float(value)
         return rounded if math.isfinite(rounded) else None
     except (TypeError, ValueError, OverflowError):
         return None
 
 
 def finding_to_dict(finding: Finding) -> dict[str, Any]:
-    """A finding as JSON has it."""
-    values = {each.name: json_safe(getattr(finding, each.name)) for each in fields(Finding)}
+    """Return a finding as JSON values."""
+    values = {name: json_safe(getattr(finding, name)) for name in _FIELDS}
     numbers = {name: number(getattr(finding, name)) for name in ("value", *_SECONDS)}
     return {**values, **numbers, "subject": json_safe(finding.subject._asdict())}
 
@@ -62,18 +65,18 @@ def finding_to_dict(finding: Finding) -> dict[str, Any]:
 def _text(value: object) -> str:
     try:
         return replace_surrogates(str(value))
-    except Exception:  # noqa: BLE001 - it is a rule's own, or an integer that is too long
+    except Exception:  # noqa: BLE001 - str of foreign objects, or of huge integers, may raise
         return f"<{type(value).__name__}>"
 
 
-def finding_from_dict(kept: Mapping[str, Any]) -> Finding:
-    """The finding that `finding_to_dict` gave this of.
+def finding_from_dict(values: Mapping[str, Any]) -> Finding:
+    """Return the finding that `finding_to_dict` has converted.
 
     Raises:
-        KeyError, TypeError, ValueError: `kept` is none.
+        KeyError, TypeError, ValueError: The values are not a finding's.
     """
-    values = {each.name: kept[each.name] for each in fields(Finding) if each.name in kept}
+    fields = {name: values[name] for name in _FIELDS if name in values}
     # JSON has no infinity, and no NaN.
-    values |= {name: math.inf for name in _SECONDS if values.get(name, 0) is None}
-    value = math.nan if kept["value"] is None else kept["value"]
-    return Finding(**{**values, "subject": Subject(**kept["subject"]), "value": value})
+    fields |= {name: math.inf for name in _SECONDS if fields.get(name, 0) is None}
+    value = math.nan if values["value"] is None else values["value"]
+    return Finding(**{**fields, "subject": Subject(**values["subject"]), "value": value})

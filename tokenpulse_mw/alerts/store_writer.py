@@ -1,4 +1,4 @@
-"""What an engine tells its store, so that nothing is lost while the store fails."""
+"""Write-behind buffer of an engine's store, with retries."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from .store.records import AlertRecord, Notification, TransitionRecord
 from .timeouts import Recovered, Report, call_with_timeout, ignored
 from .tracker import AlertChanges
 
-_MAX_PENDING = 20_000  # of each kind that wait for the store
+_MAX_PENDING = 20_000  # records of each kind
 
 
-_BAD = (BadRecord, ValueError)  # the store itself is well
+_BAD = (BadRecord, ValueError)  # errors of a record, not of the store
 
 
 Write = Callable[[], Awaitable[object]]
 
 
 class StoreWriter:
-    """Keeps what rounds and deliveries change; what the store does not take is given again.
+    """Writes the changes of evaluations and deliveries to a store, and retries failed writes.
 
     Args:
-        store: Where it is kept.
-        deadline: Seconds that the store may take.
-        report: Told of each failure.
-        recovered: Called with the same name when something was loaded or kept.
+        store: The store.
+        deadline: Timeout of a call of the store in seconds.
+        report: Called with a component name and the error of each failure.
+        recovered: Called with the same name after a success.
 
     Attributes:
-        store: The same.
+        store: The store.
     """
 
     def __init__(
@@ -65,44 +65,44 @@ class StoreWriter:
         self._hangs = False
 
     async def load(self) -> EngineState | None:
-        """What was kept by the process before this one; None where the store fails."""
+        """Return the state stored by the previous process; None if the store fails."""
         try:
-            kept: EngineState = await call_with_timeout(self._deadline, self.store.load)
-        except Exception as error:  # noqa: BLE001 - alerts go on without it
+            state: EngineState = await call_with_timeout(self._deadline, self.store.load)
+        except Exception as error:  # noqa: BLE001 - alerts continue without the store
             self._report("loading the alert store", error)
             return None
         self._recovered("loading the alert store")
-        return kept
+        return state
 
-    def add(self, news: Iterable[AlertChanges], notifications: Iterable[Notification]) -> None:
-        """Have what an evaluation has made of some alerts kept with the next `write`."""
-        for each in news:
-            for record in each.alerts:
+    def add(self, changes: Iterable[AlertChanges], notifications: Iterable[Notification]) -> None:
+        """Add the changes of an evaluation to the next `write`."""
+        for change in changes:
+            for record in change.alerts:
                 self._alerts.pop(record.id, None)  # the newest last
                 self._alerts[record.id] = record
-            self._transitions |= dict.fromkeys(each.transitions)
-            for alert_id in each.forgotten:
+            self._transitions |= dict.fromkeys(change.transitions)
+            for alert_id in change.forgotten:
                 self._alerts.pop(alert_id, None)
                 self._forgotten[alert_id] = None
         self._notifications |= {each.id: each for each in notifications}
         self._round = True
 
     async def write(self) -> None:
-        """Keep all that was noted, or the next time."""
+        """Write all buffered changes; what fails stays buffered."""
         await self._ask(self._commit)
 
     def defer(self, notification_id: str, write: Write) -> None:
-        """Keep, by `write`, what became of a notification, with whatever is kept next."""
+        """Call `write` with the next write, to store the outcome of a notification."""
         self._settled[notification_id] = write
 
     async def record_outcome(self, notification_id: str, write: Write) -> None:
-        """Keep, by `write`, what became of a notification, or with whatever is kept next."""
+        """Call `write` to store the outcome of a notification; if it fails, retry it later."""
         self.defer(notification_id, write)
-        if not self._hangs:  # else each delivery would wait for it
+        if not self._hangs:  # each delivery would wait for the timeout
             await self._ask(self._commit)
 
     async def _ask(self, call: Write) -> None:
-        """Let the store do something, while it does nothing else for us."""
+        """Call the store, one call at a time."""
 
         async def alone() -> None:
             async with self._writing:
@@ -111,26 +111,26 @@ class StoreWriter:
         try:
             await call_with_timeout(self._deadline, alone)
             self._hangs = False
-        except Exception as error:  # noqa: BLE001 - alerts go on without it
+        except Exception as error:  # noqa: BLE001 - alerts continue without the store
             self._hangs = isinstance(error, TimeoutError)
             self._report("alert store", error)
             self._bound()
 
     def _bound(self) -> None:
-        """A store that fails for days must not fill the memory: the oldest go."""
+        """Drop the oldest changes, so that a store that fails for days does not fill the memory."""
         gone = _drop_oldest(self._alerts)
         if gone:
-            kept = [each for each in self._transitions if each.alert_id not in gone]
-            self._transitions = dict.fromkeys(kept)
+            transitions = [each for each in self._transitions if each.alert_id not in gone]
+            self._transitions = dict.fromkeys(transitions)
         for waiting in (self._transitions, self._notifications, self._forgotten, self._settled):
             _drop_oldest(waiting)
 
     async def prune(self, before: float) -> None:
-        """Forget what was over before `before`."""
+        """Remove what ended before `before`, in seconds since the epoch, from the store."""
         await self._ask(partial(self.store.prune, before))
 
     async def aclose(self) -> None:
-        """Keep what was noted, and let go of the store."""
+        """Write all buffered changes and close the store."""
         await self.write()
         await self._ask(self.store.aclose)
 
@@ -146,9 +146,9 @@ class StoreWriter:
         await self._settle()
 
     async def _keep(self, changes: Changes) -> Iterable[Changes]:
-        """Have changes kept, and give what of them is to be tried by itself, the first of it last.
+        """Write changes; if a record is invalid, return the halves to retry, the first one last.
 
-        A store that fails is not asked again before the next round.
+        An error of the store itself is raised: it is retried in the next evaluation.
         """
         try:
             if changes != Changes():
@@ -157,12 +157,12 @@ class StoreWriter:
         except _BAD as error:
             smaller = split(changes)
             if not smaller:
-                self._report("alert record", error)  # it never will be taken
+                self._report("alert record", error)  # a retry cannot succeed
             return reversed(smaller)
         return ()
 
     def _taken(self) -> Changes:
-        """All that was noted, which is let go of here."""
+        """Return all buffered changes and clear the buffer."""
         changes = Changes(
             tuple(self._alerts.values()),
             tuple(self._transitions),
@@ -176,7 +176,7 @@ class StoreWriter:
         return changes
 
     def _put_back(self, changes: Changes) -> None:
-        """Note changes that were not kept, before what came meanwhile, which is newer."""
+        """Buffer unwritten changes again; changes made meanwhile are newer and take precedence."""
         self._alerts = {each.id: each for each in changes.alerts} | self._alerts
         self._transitions = dict.fromkeys(changes.transitions) | self._transitions
         notifications = {each.id: each for each in changes.notifications}
@@ -190,11 +190,13 @@ class StoreWriter:
                     await write()
                     self._recovered("alert store")
                 except _BAD as error:
-                    self._report("alert record", error)  # it never will be taken
-                if self._settled.get(notification_id) is write:  # else there is news of it
+                    self._report("alert record", error)  # a retry cannot succeed
+                if (
+                    self._settled.get(notification_id) is write
+                ):  # otherwise a newer outcome replaced it
                     del self._settled[notification_id]
             if len(batch) == STEP:
-                await checkpoint()  # a store in memory does not pause
+                await checkpoint()  # a store in memory has no checkpoint
 
 
 def _drop_oldest(waiting: dict[Any, Any]) -> set[Any]:
@@ -208,47 +210,52 @@ logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
 class EngineIdentity:
-    """An engine, as it is known to its store; says once that another one writes to it too.
+    """The name of an engine in its store; detects a second engine that writes to the store.
 
-    Whoever has written before our first round may be gone, as after a restart; whoever does so
-    between two of ours is not.
+    An engine that wrote before our first write may have been stopped, as by a restart. An engine
+    that writes between two of our writes is running.
 
     Args:
-        store: The engine's.
+        store: The engine's store.
     """
 
     def __init__(self, store: AlertStore) -> None:
         self._store = store
-        self._has_kept = self._has_told = False
+        self._has_written = self._has_logged = False
 
     @cached_property
     def name(self) -> str:
-        """Its own; made when it is needed, as processes that are forked have one each."""
+        """Unique name; created on first use, so that each forked process has its own."""
         return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
 
     def kept(self, engine: str, before: str | None) -> None:
-        """The store has kept changes of `engine`, empty where no round, after one of `before`."""
+        """Check the engine that wrote before us.
+
+        Args:
+            engine: Our name; empty if no evaluation was written.
+            before: Name of the engine that wrote before, if any.
+        """
         if not engine:
             return
         other = isinstance(before, str) and before != engine
-        if other and self._has_kept and not self._has_told:
-            self._has_told = True
+        if other and self._has_written and not self._has_logged:
+            self._has_logged = True
             logger.error(
-                "another engine, %s, writes to %r as well, so each ends the other's alerts: give "
-                "each engine a store of its own",
+                "another engine writes to the alert store, so each ends the other's alerts; give "
+                "each engine its own store (logged once): engine=%s store=%r",
                 before,
                 self._store,
             )
-        self._has_kept = True
+        self._has_written = True
 
 
 _Kind = TypeVar("_Kind")
 
 
 def split(changes: Changes) -> tuple[Changes, ...]:
-    """`changes` in two parts, to be kept one after the other; none where it is one record only.
+    """Return two halves of `changes`, to be written in order; nothing if it is a single record.
 
-    An alert is never in a later part than what happened to it.
+    An alert is never in a later half than its transitions.
     """
     records: list[object] = [
         *changes.alerts,

@@ -1,4 +1,4 @@
-"""The numbers that rules compare with, checked once."""
+"""Validated thresholds of the alert rules."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any, Self
 
-# What a traffic spike can be of.
+# The metrics of `traffic_spike`.
 METRICS = ("global_qps", "master_rpm", "master_tpm", "master_rpd", "master_tpd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Numbers that a setting may be.
+    """Range of valid numbers.
 
     Attributes:
-        whole: No fractions.
-        least: The smallest, if it may be that itself; else it must be above 0.
-        most: The largest.
-        optional: None is allowed too, and switches something off.
+        whole: Only integers.
+        least: Minimum; None: above 0.
+        most: Maximum.
+        optional: None is valid and switches the rule off.
     """
 
     whole: bool = False
@@ -29,7 +29,7 @@ class Range:
     optional: bool = False
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with `value`, or None."""
+        """Return an error message for `value`, or None if it is valid."""
         if (value is None and self.optional) or self._has(value):
             return None
         return f"must be {self}, got {reprlib.repr(value)}"
@@ -66,10 +66,10 @@ _WAIT = Range(least=0, most=_LONGEST)
 
 
 class InvalidThresholds(ValueError):  # noqa: N818 - named for what it is about
-    """Some thresholds are wrong, or there is no such threshold.
+    """Thresholds have invalid values or unknown names.
 
     Attributes:
-        problems: For each that is wrong its name, and what is wrong with it.
+        problems: Name and error message of each invalid threshold.
     """
 
     def __init__(self, problems: list[tuple[str, str]]) -> None:
@@ -83,10 +83,10 @@ def _value(default: Any, allowed: Range | Flag) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """Yes or no."""
+    """Boolean setting."""
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with `value`, or None."""
+        """Return an error message for `value`, or None if it is valid."""
         return (
             None if isinstance(value, bool) else f"must be true or false, got {reprlib.repr(value)}"
         )
@@ -94,43 +94,44 @@ class Flag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """When rules fire. A threshold of None switches its rule off; 0 is no threshold.
+    """Thresholds of all rules. None switches a rule off; 0 is invalid.
 
-    The first five are the seed's; a library cannot know how large a gateway is, so they are off
-    until they are set. All other defaults are ours.
+    The first five depend on the size of the gateway, so they are off by default. A tenant is
+    called `master`, as in the seed.
 
     Attributes:
         global_qps: Requests a second of the whole gateway.
-        master_rpm: Requests of a master in a minute.
-        master_tpm: Tokens of a master in a minute, read and written.
-        master_rpd: Requests of a master in 24 hours.
-        master_tpd: Tokens of a master in 24 hours.
-        min_rpm_requests_1m: Requests in a minute below which `master_rpm` never fires. Where it
-            is above `master_rpm` it decides, and how bad it is still follows `master_rpm`.
-        min_tpm_tokens_1m: The same of tokens, for `master_tpm`.
-        critical_factor: How many times its threshold makes a traffic spike critical.
-        error_rate: Share of failed requests of a key, above 0 and at most 1, that is a spike.
-        error_window: Seconds over which shares and latencies are taken; at least the engine's
-            interval, or what happens between two rounds may be missed.
-        error_min_requests: Requests below which a share means nothing.
+        master_rpm: Requests of a tenant in a minute.
+        master_tpm: Input and output tokens of a tenant in a minute.
+        master_rpd: Requests of a tenant in 24 hours.
+        master_tpd: Input and output tokens of a tenant in 24 hours.
+        min_rpm_requests_1m: Requests in a minute below which `master_rpm` never fires. It
+            does not affect the severity.
+        min_tpm_tokens_1m: Tokens in a minute below which `master_tpm` never fires.
+        critical_factor: Multiple of the threshold from which a traffic spike is critical.
+        error_rate: Share of failed requests of a key, above 0 and at most 1.
+        error_window: Window of error rates and latencies in seconds. Use at least the engine's
+            interval, so that nothing between two evaluations is missed.
+        error_min_requests: Minimum number of requests for an error rate or a latency.
         error_evidence: Fire only when the true share is above its threshold with 95 % certainty
-            (the lower bound of Wilson's interval), not when a few requests had bad luck.
-        count_client_errors: Count every status from 400 up as a key's failure, as the seed does.
-        provider_failures: Failures in a row that make a provider, or one of its credentials, down.
-        provider_error_rate: Share of a provider's requests that may fail, but not more.
-        provider_error_hold: Seconds that it must be more before it fires.
-        provider_latency_p95: Seconds within which 95 % of a provider's answers must be over.
-        provider_latency_hold: Seconds that they must not be before it fires.
-        provider_429_rpm: Requests to a provider in a minute that may be answered with 429, by it
-            or by our own limit, but not more.
-        provider_429_hold: Seconds that it must be more before it fires.
-        quota_warning: Share of a key's quota that is worth a warning.
-        resolve_ratio: An alert ends below this part of the threshold that fired it, and gets
-            better below this part of the one that made it as bad as it is.
-        keep_firing: Seconds that an alert's cause must be gone before it ends.
+            (the lower bound of Wilson's interval).
+        count_client_errors: Count every status from 400 up as a failure of the key.
+        provider_failures: Failures in a row from which a provider or a credential is down.
+        provider_error_rate: Share of failed requests of a provider that must be exceeded.
+        provider_error_hold: Seconds that it must be exceeded before the alert fires.
+        provider_latency_p95: 95th percentile of a provider's durations that must be exceeded, in
+            seconds.
+        provider_latency_hold: Seconds that it must be exceeded before the alert fires.
+        provider_429_rpm: Responses with 429 in a minute, from a provider or from the gateway's own
+            limit, that must be exceeded.
+        provider_429_hold: Seconds that it must be exceeded before the alert fires.
+        quota_warning: Used share of a key's quota from which the alert is a warning.
+        resolve_ratio: Part of the threshold of a severity below which an alert loses that
+            severity or is resolved (hysteresis).
+        keep_firing: Seconds that a finding must be absent before the alert is resolved.
 
     Raises:
-        InvalidThresholds: Values are out of range; a `ValueError` that tells of each.
+        InvalidThresholds: Values are invalid; it is a `ValueError` that lists each of them.
     """
 
     global_qps: float | None = _value(None, _OFF_NUMBER)
@@ -168,21 +169,21 @@ class Thresholds:
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
-        """The name of every threshold."""
+        """Return the names of all thresholds."""
         return tuple(each.name for each in dataclasses.fields(cls))
 
     def as_dict(self) -> dict[str, Any]:
-        """Every threshold by its name, fit for JSON."""
+        """Return all thresholds by name, as JSON values."""
         return dataclasses.asdict(self)
 
     def changed(self, /, **values: Any) -> Self:
-        """A copy with some thresholds changed.
+        """Return a copy with some thresholds changed.
 
         Raises:
-            InvalidThresholds: Tells of every name that is none, and of every wrong value.
+            InvalidThresholds: Names are unknown or values invalid.
         """
         known = {name: value for name, value in values.items() if name in self.fields()}
-        problems = [(name, "is no threshold") for name in values if name not in known]
+        problems = [(name, "is not a threshold") for name in values if name not in known]
         try:
             copy = dataclasses.replace(self, **known)
         except InvalidThresholds as error:
@@ -192,7 +193,7 @@ class Thresholds:
         return copy
 
     def fires_at(self, metric: str) -> float:
-        """From where on a traffic spike of `metric` fires; infinity where it is off."""
+        """Return the value from which a traffic spike of `metric` fires; infinity if it is off."""
         threshold: float | None = getattr(self, metric)
         if threshold is None:
             return math.inf

@@ -1,4 +1,4 @@
-"""Calls of other people's code, whose failures end there."""
+"""Calls of user code with a timeout."""
 
 from __future__ import annotations
 
@@ -9,43 +9,42 @@ from typing import Any
 
 import anyio
 
-# Told who has failed, and with what.
+# Called with the name of a component and its error.
 Report = Callable[[str, Exception], None]
 
-
-# Called with the same name when it has not failed.
+# Called with the name of a component that has succeeded.
 Recovered = Callable[[str], None]
 
 
 def ignored(_: str) -> None:
-    """Do nothing about a part that has not failed."""
+    """Ignore that a component has succeeded."""
 
 
 class CancelledByCalleeError(Exception):
-    """What was called has cancelled itself, as what waits for a closed pool does."""
+    """The called function raised a cancellation of its own, such as one of a closed pool."""
 
 
 async def call_with_timeout(seconds: float, call: Callable[[], Any]) -> Any:
-    """What `call` gives, which may be async or not.
+    """Return the result of `call`, which may be async or not.
 
     Raises:
-        TimeoutError: It takes longer than `seconds`.
-        AbandonedError: It raises the exception of a cancellation, though nobody has cancelled us:
-            let through, it would end whatever is being done beside.
-        Exception: Whatever else it raises.
+        TimeoutError: The call takes longer than `seconds`.
+        CancelledByCalleeError: The call raises a cancellation, but this task is not cancelled. A
+            cancellation would end the tasks of the caller.
+        Exception: Any other error of `call`.
     """
     try:
         with anyio.fail_after(seconds):
-            given = call()
-            return await given if isawaitable(given) else given
+            result = call()
+            return await result if isawaitable(result) else result
     except anyio.get_cancelled_exc_class():
-        if _are_cancelled():
+        if _is_cancelled():
             raise
-        raise CancelledByCalleeError("it was cancelled by somebody else") from None
+        raise CancelledByCalleeError("the call was cancelled, but not by its caller") from None
 
 
-def _are_cancelled() -> bool:
-    """Whether it is this task that has been cancelled; on trio nothing else can be."""
+def _is_cancelled() -> bool:
+    """Return True if this task is cancelled; on trio there is no other cancellation."""
     try:
         task = asyncio.current_task()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The alerts as they stand, and what each round makes of them."""
+"""Open alerts, and their changes in each evaluation."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Counts = Counter[tuple[str, str, str]]
 
 @dataclass(slots=True)
 class AlertChanges:
-    """What a round has made of the alerts.
+    """Changes of alerts in one evaluation.
 
     Attributes:
-        events: What happened to them.
-        notifications: What is to be told of them: less in a silence, and more when it is over.
-        alerts: Those that have changed, as they are to be kept.
-        transitions: What happened to them, as it is to be kept; reminders are no news.
-        forgotten: The ids of those that never fired, and are not found any more.
+        events: The transitions of the alerts.
+        notifications: Events for the sinks: fewer during a silence, more after its end.
+        alerts: Records of the changed alerts for the store.
+        transitions: Records of the transitions for the store, without reminders.
+        forgotten: Ids of pending alerts that ended without firing.
     """
 
     events: list[AlertEvent] = field(default_factory=list)
@@ -51,13 +51,13 @@ class AlertChanges:
 
 @dataclass(slots=True)
 class Staged:
-    """The outcome of one evaluation of one rule, before `Board.commit` puts it in force.
+    """The outcome of one evaluation of one rule, before `AlertTracker.commit` puts it in force.
 
     Attributes:
-        rule: Its name.
-        episodes: Its alerts afterwards, by fingerprint.
-        news: What changed, in pieces of at most 50 alerts; at least one.
-        counts: How the number of alerts of each kind changes.
+        rule: Name of the rule.
+        episodes: The alerts of the rule afterwards, by fingerprint.
+        news: Changes, in pieces of at most 50 alerts; at least one.
+        counts: Changes of the number of alerts of each kind.
         left_out: Findings that became no alert, because the rule has too many.
     """
 
@@ -68,7 +68,7 @@ class Staged:
     left_out: int = 0
 
     def put(self, fingerprint: str, before: Episode | None, after: Episode | None) -> None:
-        """Put an alert in place of what it was; None: there is none."""
+        """Replace an alert; None stands for no alert."""
         if after is before:
             return
         if before is not None:
@@ -117,15 +117,15 @@ class AlertTracker:
     def resume(
         self, record: AlertRecord, *, now: float, at: float, news: AlertChanges
     ) -> Finding | None:
-        """Go on with an alert that was kept, and give what was found of it.
+        """Restore a stored alert and return its finding.
 
-        None means that it does not go on: it cannot be read, its rule is gone, or it has fired
-        anew while the store could not be read. It is over then, as `news` says.
+        None means that it is not restored: it cannot be read, its rule is gone, or it has fired
+        again while the store failed. `news` then gets its end.
         """
         try:
             episode = episode_of(record, now=now, at=at)
         except (KeyError, TypeError, ValueError) as error:
-            logger.error("the alert %s that was kept cannot be read: %r", record.id, error)
+            logger.error("stored alert is invalid, ending it: alert=%s error=%r", record.id, error)
             news.alerts.append(
                 replace(record, state="resolved", resolved_at=at, resolve_reason="unreadable")
             )
@@ -138,7 +138,7 @@ class AlertTracker:
         if not episode.fires:
             news.forgotten.append(episode.id)
             return None
-        reason = "fired anew" if episodes is not None else "its rule is gone"
+        reason = "fired again" if episodes is not None else "its rule is gone"
         news.alerts.append(record_of(episode, now=now, at=at, over=reason))
         if episodes is None:
             news.transitions.append(episode.transition("resolved", at))
@@ -157,7 +157,7 @@ class AlertTracker:
                     yield
 
     def acknowledge(self, alert_id: str, ack: Ack | None) -> None:
-        """Note who has seen an alert; whoever has is not reminded of it."""
+        """Set or remove the acknowledgement of an alert."""
         for episode in self._every():
             if episode.id == alert_id:
                 self._put(replace(episode, ack=ack))
@@ -165,11 +165,11 @@ class AlertTracker:
     def advance(
         self, rule: str, findings: Iterable[Finding], now: float, at: float
     ) -> Steps[Staged]:
-        """Return what one evaluation makes of the alerts of one rule, for `commit`.
+        """Evaluate the alerts of one rule and return the outcome for `commit`.
 
         Args:
-            rule: Its name.
-            findings: What it finds now.
+            rule: Name of the rule.
+            findings: Current findings of the rule.
             now: Seconds of the engine's clock.
             at: Seconds since the epoch.
         """
@@ -219,7 +219,7 @@ class AlertTracker:
         return events
 
     def findings(self) -> list[Finding]:
-        """What was last found of all that fires, told or not."""
+        """Return the last findings of all firing alerts, reported or not."""
         return [each.alert.finding for each in self._every() if each.fires]
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
@@ -322,18 +322,18 @@ def _worst(findings: Iterable[Finding]) -> Steps[dict[str, Finding]]:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """An alert, and what of it is not for its life cycle to know.
+    """An alert from its first finding to its resolution.
 
     Attributes:
-        id: Its own.
-        rule: The name of the rule that found it.
-        alert: Where it stands.
-        started_at: When it was first found, in seconds since the epoch.
-        fired_at: When it fired, in seconds since the epoch.
-        notified_severity: The severity that was last told of it; None where nothing was.
-        ack: Who has seen it.
-        held_until: In seconds of the engine's clock, until when it proves nothing that the rule
-            finds less of it, or nothing: the process before this one knew more.
+        id: Unique id.
+        rule: Name of the rule.
+        alert: State in the life cycle.
+        started_at: Time of the first finding, in seconds since the epoch.
+        fired_at: Time of firing, in seconds since the epoch.
+        notified_severity: The severity last reported to the sinks; None if unreported.
+        ack: Acknowledgement, if any.
+        held_until: Until this time, in seconds of the engine's clock, a restored alert is neither
+            resolved nor lowered: the windows do not yet cover the traffic before the restart.
     """
 
     id: str
@@ -347,17 +347,17 @@ class Episode:
 
     @property
     def fingerprint(self) -> str:
-        """What stays the same from one episode to the next."""
+        """Fingerprint of the alert, the same in all its episodes."""
         return self.alert.finding.fingerprint
 
     @property
     def severity(self) -> Severity:
-        """How bad it is: what was found bad enough to fire has one."""
+        """Severity of the alert; its finding always has one."""
         return cast(Severity, self.alert.finding.severity)
 
     @property
     def fires(self) -> bool:
-        """It has fired, and is not over."""
+        """True if the alert has fired and is not resolved."""
         return self.alert.state != "pending"
 
     def is_untold(self, happened: Transition | None) -> bool:
@@ -365,13 +365,13 @@ class Episode:
         return happened is not None or (self.fires and self.notified_severity != self.severity)
 
     def is_held(self, finding: Finding | None, now: float) -> bool:
-        """Whether it stays as it is, since what is found now need not be all there is."""
+        """Return True if a restored alert must not be lowered or resolved yet."""
         if now >= self.held_until:
             return False
         return finding is None or finding.rank < self.alert.finding.rank
 
     def event(self, transition: Transition, at: float, previous: Severity | None) -> AlertEvent:
-        """What to tell of it."""
+        """Return the event of a transition."""
         changed = transition in ("escalated", "deescalated")
         return AlertEvent(
             transition,
@@ -383,13 +383,13 @@ class Episode:
         )
 
     def as_notified(self) -> AlertEvent:
-        """That it has fired, as it would be told anew: as severe as is known, found as it is."""
+        """Return a "fired" event with the reported severity and the current finding."""
         finding = replace(self.alert.finding, severity=self.notified_severity)
         at = self.started_at if self.fired_at is None else self.fired_at
         return replace(self.event("fired", at, None), finding=finding)
 
     def transition(self, transition: Transition, at: float) -> TransitionRecord:
-        """What has happened to it, to be kept."""
+        """Return the record of a transition."""
         return TransitionRecord(
             self.id,
             self.fingerprint,
@@ -401,13 +401,13 @@ class Episode:
 
 
 def record_of(episode: Episode, *, now: float, at: float, over: str | None = None) -> AlertRecord:
-    """An episode as it is kept.
+    """Return the record of an episode.
 
     Args:
-        episode: As it stands, or stood when it ended.
+        episode: The current episode, or its last state.
         now: Seconds of the engine's clock.
         at: The same moment in seconds since the epoch.
-        over: Why it has ended; None where it has not.
+        over: Reason for its end; None if it has not ended.
     """
     alert, shift = episode.alert, at - now
     state: State = "resolved" if over else alert.state
@@ -431,20 +431,22 @@ def record_of(episode: Episode, *, now: float, at: float, over: str | None = Non
 
 
 def episode_of(record: AlertRecord, *, now: float, at: float) -> Episode:
-    """The episode that was kept as `record`, to go on with.
+    """Return the episode of a record.
 
-    The time in between has passed for it too: what was pending has lasted that much longer.
+    The time since it was stored counts, for example as pending time.
 
     Raises:
-        KeyError, TypeError, ValueError: Its finding is none.
+        KeyError, TypeError, ValueError: The record is invalid.
     """
     shift, finding = now - at, finding_from_dict(record.finding)
     if record.state == "resolved" or finding.severity != record.severity:
-        raise ValueError(f"an alert that goes on is not {record.state}, {finding.severity}")
+        raise ValueError(
+            f"record must be of an open alert, got state={record.state} severity={finding.severity}"
+        )
     return Episode(
         record.id,
         record.rule,
-        # A wall clock that was set back must not hold it in the future.
+        # After the wall clock was set back, the times would be in the future.
         Alert(finding, record.state, min(record.since + shift, now), min(record.told + shift, now)),
         record.started_at,
         record.fired_at,
@@ -457,15 +459,15 @@ def episode_of(record: AlertRecord, *, now: float, at: float) -> Episode:
 def notification_for(
     notified_severity: Severity | None, severity: Severity, happened: Transition | None
 ) -> Transition | None:
-    """What is news of an alert that has fired, to those who heard of it as `notified_severity`.
+    """Return the transition to report to the sinks, if any.
 
-    It makes no difference when they were kept from hearing of it: whoever heard of an alert
-    hears of its end, whoever did not does not, and a silence that ends tells what fires still.
+    It depends on the severity reported last: a resolution is reported only if the alert was
+    reported, and an alert that still fires after a silence is reported then.
 
     Args:
-        notified_severity: The severity that was last told, or None where nothing was.
-        severity: How bad it is.
-        happened: What its life cycle says, if anything.
+        notified_severity: The severity reported last; None if unreported.
+        severity: The current severity.
+        happened: The transition in the life cycle, if any.
     """
     if happened == "resolved":
         return None if notified_severity is None else "resolved"

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ..alerts import AlertEngine, Quotas, alert_routes, default_rules, quota_exceeded
+from ..alerts import AlertEngine, alert_routes, default_rules, quota_exceeded
 from ..alerts.store import SQLAlertStore
 from ..config import PREFIX, Settings
 from ..health import CheckResult, Observation
@@ -115,7 +115,7 @@ def engine(
         return given
     rules, used = default_rules(), budgets(policies)
     if used is not None:
-        rules.append(quota_exceeded(Quotas(used)))
+        rules.append(quota_exceeded(used))
     with blame_settings(*_OF_ENGINE):
         store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
         return AlertEngine(rules, interval=settings.alert_interval, store=store)

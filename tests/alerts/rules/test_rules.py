@@ -9,7 +9,6 @@ import pytest
 
 from tokenpulse_mw.alerts import Finding, Rule, Severity, Thresholds, Traffic, default_rules
 from tokenpulse_mw.alerts.rules import (
-    Quotas,
     error_spike,
     high_error_rate,
     high_latency,
@@ -67,10 +66,10 @@ async def test_every_alert_outlasts_its_cause_for_as_long_as_is_asked_for() -> N
     view = View(keep_firing=45, master_rpm=10, error_rate=0.1)
     view.see(20, tenant="acme", api_key="k1", provider="claude", status=502, duration=50.0)
     view.see(20, tenant="acme", provider="claude", status=429, limited=True)
-    quotas = Quotas(lambda: [("k1", 10, 10)])
-    await quotas.refresh()
+    quota_rule = quota_exceeded(lambda: [("k1", 10, 10)])
+    await quota_rule.refresh()
 
-    rules = [*default_rules(), quota_exceeded(quotas)]
+    rules: list[Rule] = [*default_rules(), quota_rule]
 
     found = [finding for rule in rules for finding in found_by(rule, view.traffic, view.thresholds)]
 

@@ -1,4 +1,4 @@
-"""What is worth an alert: each rule looks at the traffic and gives its findings."""
+"""Alert rules: functions that return findings from the traffic."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from .error_rates import error_spike, high_error_rate
 from .inhibition import inhibited, outages
 from .latency import high_latency
 from .provider_down import provider_down
-from .quota import Quota, Quotas, quota_exceeded
+from .quota import Quota, quota_exceeded
 from .rate_limits import rate_limit, rate_limit_exceeded
 from .rule import Rule, rule_name
 from .traffic_spike import traffic_spike
 
 __all__ = [
     "Quota",
-    "Quotas",
     "Rule",
     "default_rules",
     "error_spike",
@@ -33,7 +32,7 @@ __all__ = [
 
 
 def default_rules() -> list[Rule]:
-    """The rules of an engine that is given none; `quota_exceeded` needs to be told of quotas."""
+    """Return all rules except `quota_exceeded`, which needs a source."""
     return [
         rate_limit,
         error_spike,

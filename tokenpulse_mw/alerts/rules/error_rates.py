@@ -1,4 +1,4 @@
-"""Shares of requests that failed: of a key's, and of a provider's."""
+"""Rules for the error rates of keys and providers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ _STEPS: Steps = ((0.5, "critical"), (0.25, "warning"), (0, "info"))
 
 
 def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding | None]:
-    """Too large a share of a key's requests failed.
+    """Find keys with a high error rate.
 
-    From 10 % (the threshold) it is info, from 25 % warning, from 50 % critical. A key without
-    requests keeps its share until they have left the window, then nothing is known of it and
-    the alert ends: a tenant that gave up would keep it for ever.
+    The severity is info from the threshold (10 %), warning from 25 % and critical from 50 %. A
+    key without requests keeps its error rate until the window is empty; then the alert ends.
     """
     threshold = thresholds.error_rate
     if threshold is None:
@@ -55,11 +54,10 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
 def high_error_rate(
     traffic: Traffic, thresholds: Thresholds, now: float
 ) -> Iterator[Finding | None]:
-    """Too large a share of a provider's requests failed, for five minutes.
+    """Find providers with a high error rate, for five minutes.
 
-    Clients' own errors are never among them. What no known provider answered is left to
-    `error_spike`. A provider without requests keeps its share until they have left the window,
-    then the alert ends; one that is down and therefore no longer asked is `provider_down`'s.
+    Client errors never count. Requests without a known provider are left to `error_spike`. A
+    provider without requests keeps its error rate until the window is empty; then the alert ends.
     """
     threshold = thresholds.provider_error_rate
     if threshold is None:
@@ -88,7 +86,7 @@ def high_error_rate(
 
 
 def _worst_providers(traffic: Traffic, share: float) -> dict[str, tuple[int, int]]:
-    """Requests and failures of each provider of whose requests at least `share` have failed."""
+    """Return requests and failures of each provider with an error rate of at least `share`."""
     found: dict[str, tuple[int, int]] = {}
     for (provider, _), requests, failures in traffic.counts.latencies.items():
         known = found.get(provider, (0, 0))
@@ -101,15 +99,15 @@ def _worst_providers(traffic: Traffic, share: float) -> dict[str, tuple[int, int
 
 
 class _Blame:
-    """Failures of keys or providers by the upstream that they came from, in the order of blame.
+    """Failures of keys or providers by upstream.
 
-    Either each key is looked up with each upstream, or all blame is grouped by key before: what
-    takes fewer steps.
+    Either each key is looked up with each upstream, or all failures are first grouped by key,
+    whichever takes fewer steps.
 
     Args:
-        traffic: Where they are counted.
+        traffic: The counts.
         kind: "key" or "provider".
-        identities: How many keys or providers there are at most.
+        identities: Maximum number of keys or providers to look up.
     """
 
     def __init__(self, traffic: Traffic, kind: str, identities: int) -> None:
@@ -120,7 +118,7 @@ class _Blame:
         self._groups: dict[str, list[Upstream]] = {}
 
     def prepare(self) -> Iterator[None]:
-        """Group the blame, with a pause after each entry."""
+        """Group the failures, with a pause after each entry."""
         for kind, identity, upstream in self._blame if self._is_grouped else ():
             if kind == self._kind:
                 self._groups.setdefault(identity, []).append(upstream)

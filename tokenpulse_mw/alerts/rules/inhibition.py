@@ -1,4 +1,4 @@
-"""Findings that say no more than another one that names their cause."""
+"""Inhibition of findings that an outage explains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NEARLY_ALL = 0.9  # of the failures; the rest is what fails on any day
 
 
 def outages(findings: Iterable[Finding]) -> dict[str, str]:
-    """The upstreams that are down, as `kind:id`, and the fingerprint of the alert that says so."""
+    """Return the fingerprint of the outage alert of each upstream, by `kind:id`."""
     return {
         f"{each.subject.kind}:{each.subject.id}": each.fingerprint
         for each in findings
@@ -21,16 +21,15 @@ def outages(findings: Iterable[Finding]) -> dict[str, str]:
 
 
 def inhibited(findings: Iterable[Finding], *, down: Mapping[str, str]) -> list[Finding]:
-    """The same findings of a round, those without severity that an outage explains.
+    """Return the findings, without severity if an outage explains them.
 
-    A key's or a provider's error rate is explained where at least 90 % of its failures came from
-    upstreams that are down, or were so while the failures were counted. It does not fire then,
-    and an alert that fires already does not end. Its metadata says what explains it, as
-    `inhibited_by`.
+    An outage explains an error rate if at least 90 % of the failures came from upstreams that are
+    down, or were down while the failures were counted. An inhibited finding does not fire, and
+    does not resolve a firing alert. Its metadata lists the causes as `inhibited_by`.
 
     Args:
-        findings: Of all rules together.
-        down: Those upstreams, as `outages` gives them.
+        findings: Findings of any rules.
+        down: Upstreams that are down, from `outages`.
     """
     return [_inhibit(each, down) if each.type in _INHIBITED else each for each in findings]
 

@@ -1,4 +1,4 @@
-"""Answers that take too long."""
+"""Rule for the latency of providers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..traffic.statistics import confident_share
 from ..traffic.traffic import Traffic
 from .rule import display_name, subject_of
 
-_SLOWEST = 0.05  # what a 95th percentile leaves out
+_SLOWEST = 0.05  # share above the 95th percentile
 
 
 def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
-    """The 95th percentile of a provider's durations is above the threshold, for five minutes.
+    """Find providers whose 95th percentile of durations is above the threshold, for five minutes.
 
-    That is so where more than 5 % of its answers took longer, failed ones among them; it is known
-    exactly, as the threshold is a bound of a bucket. What no known provider answered is the
-    gateway's own. A provider without requests keeps its durations until they have left the
-    window, then the alert ends.
+    More than 5 % of the responses, failed ones included, then took longer. The comparison is
+    exact, because the threshold is a bucket bound. Requests without a known provider count for
+    the gateway. A provider without requests keeps its durations until the window is empty; then
+    the alert ends.
     """
     threshold = thresholds.provider_latency_p95
     if threshold is None:
@@ -60,7 +60,7 @@ def _histograms(traffic: Traffic, buckets: int) -> dict[str, list[int]]:
 
 
 def _least_p95(buckets: list[int], bounds: tuple[float, ...]) -> float:
-    """What the 95th percentile is above: the lower bound of its bucket."""
+    """Return the lower bound of the bucket of the 95th percentile."""
     rank = sum(buckets) * (1 - _SLOWEST)
     place = next(n for n, below in enumerate(accumulate(buckets)) if below >= rank)
     return bounds[place - 1] if place else 0.0

@@ -1,4 +1,4 @@
-"""Upstreams that fail every time."""
+"""Rule for upstreams that fail several times in a row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..traffic.traffic import Traffic
 
 
 class _ProviderDown:
-    """A credential (or a provider) failed many times in a row, and at least half of late.
+    """Finds credentials or providers that failed many times in a row.
 
-    It ends with the first success. A provider that gets no more traffic stays down: that nobody
-    asks it any longer is no sign of health.
+    At least half of the last 20 outcomes must be failures too. The first success ends the alert;
+    without further traffic the upstream stays down.
     """
 
     name = "provider_down"
@@ -40,11 +40,11 @@ class _ProviderDown:
                 value=streak.failures,
                 metadata={"failures": streak.failures, "threshold": threshold},
                 keep_firing=thresholds.keep_firing,
-                window=0,  # the failures in a row are taken up again by `resume`
+                window=0,  # `resume` restores the failures in a row
             )
 
     def resume(self, traffic: Traffic, finding: Finding) -> None:
-        """Go on counting failures in a row where the process before this one ended."""
+        """Restore the failures in a row of the previous process."""
         kind, identity, name = finding.subject
         traffic.upstreams.resume((kind, identity), name=name, failures=int(finding.value))
 

@@ -1,4 +1,4 @@
-"""Quotas that are nearly used up, as somebody else counts them."""
+"""The rule for quotas of keys, whose use an external source counts."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from ...validation import check_seconds
+from ...validation import check_seconds, describe
 from ..lifecycle import Finding
 from ..thresholds import Thresholds
 from ..traffic.traffic import Traffic
-from .rule import Rule, Steps, severity_for, subject_of
+from .rule import Steps, severity_for, subject_of
 
-_LARGEST = 1e15
-_MOST_FAILURES = 2  # in a row, which a source may have without being taken for dead
-_SHOWN = 200  # characters of a wrong row
+_MAX_NUMBER = 1e15
+_MAX_FAILURES = 2  # refreshes in a row that may fail before the last quotas are too old
+_MAX_ROW_CHARS = 200  # characters of an invalid row in an error
 
 
 class Quota(NamedTuple):
-    """How far a key has used its quota.
+    """The use of one key's quota.
 
     Attributes:
         key: The key's id.
-        used: What it has used, in the quota's unit.
-        limit: What it may use; None, or not above 0, where it has no quota.
-        tenant: The tenant whose key it is, where known.
+        used: The use so far, in the unit of the quota.
+        limit: The quota; None or a number not above 0 if the key has no quota.
+        tenant: The key's tenant, if known.
     """
 
     key: str
@@ -38,105 +38,80 @@ class Quota(NamedTuple):
     tenant: str | None = None
 
 
-# Gives the quotas; plain tuples of (key, used, limit) or (key, used, limit, master) will do, with
-# numbers of any kind, and keys and masters that are whole numbers.
+# Returns the quotas. Plain tuples (key, used, limit) or (key, used, limit, tenant) are accepted,
+# with numbers of any kind, and keys and tenants that are integers.
 QuotaSource = Callable[[], "Iterable[tuple[object, ...]] | Awaitable[Iterable[tuple[object, ...]]]"]
 
 
-class Quotas:
-    """The quotas as they were last told by `source`.
-
-    Args:
-        source: Called by `refresh` without arguments; it gives quotas, or can be awaited for
-            them. One that is not awaited must not block. None: there are no quotas.
-        deadline: Seconds that a source that is awaited may take.
-        max_keys: Quotas that are taken at most; a source may give only those that are near.
+class QuotaExceeded:
+    """The rule that `quota_exceeded` returns.
 
     Attributes:
-        known: The source has answered at least once.
-        failures: How often in a row it has failed by now.
-
-    Raises:
-        ValueError: `deadline` or `max_keys` is no number above 0.
+        name: The rule's name.
+        quotas: The quotas of the last successful refresh.
     """
-
-    def __init__(
-        self, source: QuotaSource | None, *, deadline: float = 5, max_keys: int = 100_000
-    ) -> None:
-        check_seconds("deadline", deadline)
-        if type(max_keys) is not int or max_keys < 1:
-            raise ValueError(f"max_keys must be a whole number above 0, got {max_keys!r}")
-        self._source: QuotaSource = source or (lambda: ())
-        self._deadline, self._most = deadline, max_keys
-        self._quotas: tuple[Quota, ...] = ()
-        self.known, self.failures = False, 0
-
-    async def refresh(self) -> None:
-        """Ask the source again. Where that fails, what was last known stays.
-
-        Raises:
-            TimeoutError: The source took too long.
-            ValueError: It gave too many, or something that is no quota. The quotas beside that
-                are taken all the same; what was known of a key whose quota is none stays.
-        """
-        self.failures += 1  # until it has answered
-        rows = await self._rows()
-        good, unclear, wrong = list[Quota](), set[str](), list[ValueError]()
-        for row in rows:
-            try:
-                good.append(_quota(row))
-            except ValueError as error:
-                wrong.append(error)
-                unclear |= _key_of(row)
-        unclear -= {each.key for each in good}
-        stay = [each for each in self._quotas if each.key in unclear]
-        if good or not wrong:  # else it is no answer
-            self._quotas, self.known, self.failures = (*good, *stay), True, 0
-        if wrong:
-            raise wrong[0]
-
-    async def _rows(self) -> tuple[object, ...]:
-        with anyio.fail_after(self._deadline):
-            given = self._source()
-            rows = await given if isawaitable(given) else given
-        if not isinstance(rows, Iterable):
-            raise ValueError(f"the quota source must give a list of quotas, got {rows!r}")
-        taken = tuple(islice(rows, self._most + 1))
-        if len(taken) > self._most:
-            raise ValueError(
-                f"the quota source gave more than {self._most} quotas; "
-                "let it give only those that are near their limit, or raise max_keys"
-            )
-        return taken
-
-    def __iter__(self) -> Iterator[Quota]:
-        return iter(self._quotas)
-
-
-class _QuotaExceeded:
-    """The rule of some quotas, which the engine refreshes before each round."""
 
     name = "quota_exceeded"
 
-    def __init__(self, quotas: Quotas) -> None:
-        self._quotas = quotas
-        self.refresh = quotas.refresh
+    def __init__(self, source: QuotaSource, *, timeout: float, max_keys: int) -> None:
+        self.quotas: tuple[Quota, ...] = ()
+        self._source, self._timeout, self._max_keys = source, timeout, max_keys
+        self._has_quotas, self._failures = False, 0
+
+    async def refresh(self) -> None:
+        """Call the source; if it fails, keep the last quotas.
+
+        Raises:
+            TimeoutError: The source took too long.
+            ValueError: The source returned too many quotas, or an invalid one. Valid quotas beside
+                it are used; a key with an invalid quota keeps its last one.
+        """
+        self._failures += 1  # reset on success; a cancelled refresh counts as a failure
+        valid, invalid_keys, errors = list[Quota](), set[str](), list[ValueError]()
+        for row in await self._rows():
+            try:
+                valid.append(_quota(row))
+            except ValueError as error:
+                errors.append(error)
+                invalid_keys |= _key_of(row)
+        invalid_keys -= {quota.key for quota in valid}
+        if valid or not errors:
+            unchanged = [quota for quota in self.quotas if quota.key in invalid_keys]
+            self.quotas = (*valid, *unchanged)
+            self._has_quotas, self._failures = True, 0
+        if errors:
+            raise errors[0]
+
+    async def _rows(self) -> tuple[object, ...]:
+        with anyio.fail_after(self._timeout):
+            result = self._source()
+            rows = await result if isawaitable(result) else result
+        if not isinstance(rows, Iterable):
+            raise ValueError(f"the quota source must return a list of quotas, got {rows!r}")
+        first = tuple(islice(rows, self._max_keys + 1))
+        if len(first) > self._max_keys:
+            raise ValueError(
+                f"the quota source must return at most {self._max_keys} quotas, got more: return "
+                "only those near their limit, or raise max_keys"
+            )
+        return first
 
     def __call__(
         self, traffic: Traffic, thresholds: Thresholds, now: float
     ) -> Iterator[Finding | None]:
+        """Return a finding for each key near or above its quota."""
         threshold = thresholds.quota_warning
         if threshold is None:
             return
-        if not self._quotas.known:
-            raise LookupError("the quota source has not answered yet")
-        if self._quotas.failures > _MOST_FAILURES:
+        if not self._has_quotas:
+            raise LookupError("the quota source has not returned any quotas yet")
+        if self._failures > _MAX_FAILURES:
             raise LookupError(
-                f"the quota source has failed {self._quotas.failures} times in a row: "
-                "what it said before is too old"
+                f"the quota source has failed {self._failures} times in a row: its last quotas "
+                "are too old"
             )
-        for quota in self._quotas:
-            # A share, not limit x threshold, whose rounding could miss what is just reached.
+        for quota in self.quotas:
+            # Compare the share: the rounding of limit x threshold could miss the exact threshold.
             share = quota.used / quota.limit if quota.limit and quota.limit > 0 else 0.0
             if share >= threshold * thresholds.resolve_ratio:
                 yield _finding(quota, share, threshold, thresholds)
@@ -144,29 +119,49 @@ class _QuotaExceeded:
                 yield None
 
 
-def quota_exceeded(quotas: Quotas) -> Rule:
-    """The rule that a key has used at least 90 % of its quota; from 100 % it is critical.
+def quota_exceeded(
+    source: QuotaSource | None, *, timeout: float = 5, max_keys: int = 100_000
+) -> QuotaExceeded:
+    """Return a rule that fires when a key has used 90 % of its quota; critical from 100 %.
 
-    A key that the source no longer gives has no alert any more. While the source fails, all stay
-    as they are; from its third failure in a row on the rule fails too, and so does the round.
+    The engine calls the source before each evaluation. A key that the source no longer returns
+    has no alert any more. While the source fails, all alerts stay as they are; from its third
+    failure in a row on, the rule and so the evaluation fail too.
+
+    Args:
+        source: A function without arguments, async or not, that returns the quotas. One that is
+            not async must not block. None: there are no quotas.
+        timeout: Seconds that an async source may take.
+        max_keys: Maximum number of quotas; a source may return only those near their limit.
+
+    Raises:
+        ValueError: `source` is not callable, or `timeout` or `max_keys` is not a number above 0.
     """
-    return _QuotaExceeded(quotas)
+    check_seconds("timeout", timeout)
+    if type(max_keys) is not int or max_keys < 1:
+        raise ValueError(f"max_keys must be a whole number above 0, got {max_keys!r}")
+    if source is not None and not callable(source):
+        raise ValueError(
+            "source must be a function that returns quotas, such as lambda: "
+            f"[Quota('k1', used=95, limit=100)], got {describe(source)}"
+        )
+    return QuotaExceeded(source or (lambda: ()), timeout=timeout, max_keys=max_keys)
 
 
 def _quota(row: Any) -> Quota:
     try:
         key, used, limit, *rest = row
-        (master,) = rest or [None]
+        (tenant,) = rest or [None]
         return Quota(
             _identity(key),
             _number(used),
             None if limit is None else _number(limit),
-            None if master is None else _identity(master),
+            None if tenant is None else _identity(tenant),
         )
     except (TypeError, ValueError, ArithmeticError):
         raise ValueError(
-            "a quota must be (key, used, limit) or (key, used, limit, master), with key and "
-            "master as text or whole numbers, and used and limit as numbers, got "
+            "a quota must be (key, used, limit) or (key, used, limit, tenant), with key and "
+            "tenant as text or whole numbers, and used and limit as numbers, got "
             f"{_shown(row)}"
         ) from None
 
@@ -181,13 +176,13 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise TypeError
     number = int(value) if isinstance(value, Integral) else float(value)
-    if not -_LARGEST <= number <= _LARGEST:  # which is never so for nan
+    if not -_MAX_NUMBER <= number <= _MAX_NUMBER:  # false for NaN
         raise ValueError
     return number
 
 
 def _key_of(row: Any) -> set[str]:
-    """The key of a row that is wrong, if that at least is one."""
+    """Return the key of an invalid row, if the key itself is valid."""
     try:
         return {_identity(row[0])}
     except (TypeError, ValueError, LookupError):
@@ -196,8 +191,8 @@ def _key_of(row: Any) -> set[str]:
 
 def _shown(row: object) -> str:
     try:
-        return repr(row)[:_SHOWN]
-    except Exception:  # noqa: BLE001 - it is somebody else's, or has an integer that is too long
+        return repr(row)[:_MAX_ROW_CHARS]
+    except Exception:  # noqa: BLE001 - repr of foreign objects, or of huge integers, may raise
         return f"a {type(row).__name__}"
 
 
@@ -220,5 +215,5 @@ def _finding(quota: Quota, share: float, threshold: float, thresholds: Threshold
             "threshold": threshold,
         },
         keep_firing=thresholds.keep_firing,
-        window=0,  # what the source says is known at once
+        window=0,  # the source is complete at once after a restart
     )

@@ -1,4 +1,4 @@
-"""Limits that were hit: a master's, and a provider's."""
+"""Rules for rate-limited tenants, and for responses with 429 by provider."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .rule import display_name, subject_of
 
 
 def rate_limit(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
-    """A master (without masters: the gateway) was limited since the last round.
+    """Find tenants, or the gateway if there are none, that were limited since the last evaluation.
 
-    However short it was, it is found; a round in which nobody was limited ends it.
+    An evaluation without limited requests ends the alert.
     """
     for master, times in traffic.limited.items():
         subject = subject_of("master", master)
@@ -32,10 +32,11 @@ def rate_limit(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator
 def rate_limit_exceeded(
     traffic: Traffic, thresholds: Thresholds, now: float
 ) -> Iterator[Finding | None]:
-    """Too many requests to a provider were answered with 429 in a minute, for two minutes.
+    """Find providers with too many 429 responses in a minute, for two minutes.
 
-    By the provider or by our own limit; where the provider is not known it is the gateway's. What
-    is compared is the worst minute since the last round. No requests are no 429s: that ends it.
+    Responses of the provider and of the gateway's own limit count; without a known provider they
+    count for the gateway. The rule compares the highest value since the last evaluation. Without
+    requests the alert ends.
     """
     threshold = thresholds.provider_429_rpm
     if threshold is None:

@@ -1,4 +1,4 @@
-"""What a rule is, and how the subjects of findings are called."""
+"""The `Rule` type, and helpers that rules share."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from ..lifecycle import Finding, Severity, Subject
 from ..thresholds import Thresholds
 from ..traffic.traffic import GATEWAY, Traffic
 
-# Called once in each evaluation. It may return None for each subject without a finding: other tasks
-# run after each 50 items. The traffic does not change before the last of them. It may have
-#   name                       what it is called
-#   async refresh()            awaited before each round
-#   resume(traffic, finding)   told after a restart of each alert that it had found before
+# Called once in each evaluation. It may yield None for a subject without a finding; other tasks
+# run after each 50 items. The traffic does not change meanwhile. Optional attributes:
+#   name                       name of the rule
+#   async refresh()            awaited before each evaluation
+#   resume(traffic, finding)   called after a restart with the finding of each restored alert
 Rule = Callable[[Traffic, Thresholds, float], Iterable[Finding | None]]
 
-# From where on it is how bad, the worst first.
+# Lower bounds of severities, the worst severity first.
 Steps = Sequence[tuple[float, Severity]]
 
 
 def rule_name(rule: Rule) -> str:
-    """What `rule` is called: by its own word, else as a function, else as an object."""
+    """Return the `name` of a rule, or the name of its function or class."""
     name = getattr(rule, "name", None) or getattr(rule, "__name__", None)
     return str(name or type(rule).__name__)
 
 
 def severity_for(value: float, steps: Steps, part: float = 1) -> Severity | None:
-    """The worst of `steps` of which `value` is at least so large a part."""
+    """Return the worst severity whose bound, times `part`, `value` reaches."""
     return next((severity for least, severity in steps if value >= least * part), None)
 
 
 def subject_of(kind: str, identity: str) -> Subject:
-    """Whom an alert is about; the gateway itself where nobody was named."""
+    """Return the subject of an alert; the gateway if `identity` is empty."""
     if identity == GATEWAY:
         return Subject("system", "0", "gateway")
     return Subject(kind, identity, identity if kind == "provider" else "")
 
 
 def display_name(subject: Subject) -> str:
-    """`subject` for people; an id is quoted, as it may hold anything that a client sent."""
+    """Return the display name; ids are quoted, because clients may have chosen them."""
     if subject.kind == "system":
         return "The gateway"
     return f"{subject.kind.title()} {subject.id!r}"

@@ -1,4 +1,4 @@
-"""Traffic above what was expected: of the gateway, and of a master."""
+"""Rule for the traffic of the gateway and of tenants."""
 
 from __future__ import annotations
 
@@ -43,15 +43,13 @@ _TPD = _Metric("master_tpd", "TPD", "tokens in 24 hours", "24h", 86_400)
 
 
 def traffic_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding | None]:
-    """Traffic reached its threshold: warning, and critical from `critical_factor` times it.
+    """Find traffic above its threshold; critical from `critical_factor` times the threshold.
 
-    `global_qps` is taken over 10 s: long enough that one page that loads is no spike, short
-    enough to be felt. What is compared is the highest value since the last round, so a spike
-    between two rounds is found too. Requests that our limit refused are traffic; preflights are
-    not. Without requests a value falls to 0, which ends the alert.
+    `global_qps` is averaged over 10 s, so that a single page load is not a spike. The rule
+    compares the highest value since the last evaluation. Requests rejected by the gateway's limit
+    count, preflights do not. Without requests the alert ends.
 
-    The masters beyond `max_subjects` are judged together, as no one knows who they are; that is
-    never worse than a warning.
+    Tenants beyond `max_subjects` are counted together, and are at most a warning.
     """
     counts = traffic.counts
     for _, requests, _ in counts.request_rate.maxima():

@@ -1,4 +1,4 @@
-"""What is remembered of the recent past for each subject, in bounded memory and bounded time."""
+"""Counts of recent traffic by subject, in bounded memory and bounded time."""
 
 from .rolling_window import OVERFLOW, ErrorWindow, EvaluationCounter, Hot, RollingWindow
 from .streaks import Streak, Streaks

@@ -1,4 +1,4 @@
-"""What an exchange says of how its key, its provider and its upstream fare."""
+"""Classification of exchanges: failures, and the upstream that they came from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import NamedTuple
 from ...exchange import UNKNOWN
 from . import Streak
 
-# Who answered for the gateway: "apikey" and the credential's id where the application annotated
-# one, else "provider" and its name.
+# "apikey" and the id of the annotated credential, otherwise "provider" and its name.
 Upstream = tuple[str, str]
 
 
@@ -16,7 +15,7 @@ GATEWAY = ""  # the subject of exchanges that have no key, master or provider
 
 
 class TrafficKey(NamedTuple):
-    """What matters of an exchange, but for whose it was."""
+    """The classified fields of an exchange; its tenant and key are not among them."""
 
     provider: str
     credential: str | None
@@ -24,27 +23,26 @@ class TrafficKey(NamedTuple):
     outcome: str
     limited: bool
     method: str
-    bucket: int  # of its duration, among the bounds that the windows were made with
+    bucket: int  # of its duration, by the bounds of the windows
 
 
 class TrafficClass:
-    """Exchanges that were seen to be alike; they are few, however many tenants there are.
+    """Exchanges with the same `TrafficKey`; their number does not depend on the tenants.
 
     Attributes:
-        provider: Who answered; the gateway, where that is not known.
-        bucket: Of their durations.
-        requests: How many there are that are not counted yet.
-        limited: Our own limit refused them.
-        refused: They were answered with 429.
-        is_traffic: They are requests of someone; a preflight is the browser's own doing.
-        is_judged: They tell how requests fare. Our own 429 never reached the application: it is
-            no error of anyone's, and must not make the errors of those who were served look rare.
-            A client that left tells nothing either.
-        is_failure: The server failed, and no client; also where an answer that began with 200
-            broke.
-        fails_key: They count as failures of a key.
-        upstream: Whose answers they were, where that is known and they tell how it fares.
-        streak: That upstream's.
+        provider: The provider; the gateway if unknown.
+        bucket: Bucket of the duration.
+        requests: Number of requests not yet counted by class.
+        limited: Rejected by the gateway's own limit.
+        refused: Responded with 429.
+        is_traffic: Counts as traffic; preflights do not.
+        is_judged: Counts for error rates. Requests rejected by the gateway's limit do not: they
+            never reached the application and would dilute the error rate. Client disconnects do
+            not either.
+        is_failure: The server failed, also in a stream that began with 200.
+        fails_key: Counts as a failure of the key.
+        upstream: The upstream whose health the outcome shows, if any.
+        streak: Streak of the upstream.
     """
 
     __slots__ = (
@@ -77,8 +75,8 @@ class TrafficClass:
 
     def _upstream(self, seen: TrafficKey) -> Upstream | None:
         if not self.is_judged or (seen.status >= 300 and not self.is_failure):
-            return None  # redirects and clients' errors are not the upstream's doing
-        # A failure often does not tell whose it was: a credential is the same whoever answers.
+            return None  # redirects and client errors do not show the health of the upstream
+        # The provider of a failure is often unknown; a credential identifies the upstream anyway.
         if seen.credential:
             return "apikey", seen.credential
         return ("provider", self.provider) if self.provider != GATEWAY else None

@@ -1,4 +1,4 @@
-"""Shares of requests: whether one is surely above a threshold, or only by chance."""
+"""Statistical confidence of error rates."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _CERTAINTY = 1.6449  # the normal quantile for 95 % on one side
 
 
 def confident_share(hits: int, tries: int, thresholds: Thresholds) -> float:
-    """The share to compare with a threshold: with too few requests it is none, which is -1."""
+    """Return the share to compare with a threshold; -1 with too few requests."""
     if tries < thresholds.error_min_requests:
         return -1
     return wilson_lower_bound(hits, tries) if thresholds.error_evidence else hits / tries
 
 
 def wilson_lower_bound(hits: int, tries: int) -> float:
-    """The least share that would give `hits` of `tries` with any likelihood (95 %, one-sided).
+    """Return the lower bound of the true share (95 %, one-sided).
 
     Wilson's score interval, https://en.wikipedia.org/wiki/Binomial_proportion_confidence_interval
     """
@@ -27,14 +27,14 @@ def wilson_lower_bound(hits: int, tries: int) -> float:
 
 
 def min_failures(thresholds: Thresholds) -> float:
-    """The failures of a key below which `error_spike` never fires, however few its requests."""
+    """Return the number of failures below which `error_spike` never fires."""
     share, tries = thresholds.error_rate, thresholds.error_min_requests
     if share is None:
         return math.inf
     needed = share * tries
     if thresholds.error_evidence:
-        # Wilson's bound is the threshold where the share seen is so many standard errors above.
+        # Wilson's bound equals the threshold if the share is this many standard errors above it.
         needed += _CERTAINTY * math.sqrt(tries * share * (1 - share))
-        if needed > tries:  # all of the fewest requests are too few
+        if needed > tries:  # even if all of the minimum requests fail, it is too few
             needed = _CERTAINTY**2 * share / (1 - share)
-    return max(needed * (1 - 1e-9), 1)  # a little less, as floats are no exact numbers
+    return max(needed * (1 - 1e-9), 1)  # slightly less, because of float rounding

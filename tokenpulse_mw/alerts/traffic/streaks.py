@@ -1,4 +1,4 @@
-"""How each of many subjects has fared lately, and how often in a row it failed."""
+"""Recent outcomes and failures in a row by subject."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
-_RECENT = 20  # outcomes of a subject that are remembered one by one
+_RECENT = 20  # outcomes kept for each subject
 
 
 _ALL_RECENT = (1 << _RECENT) - 1
@@ -16,13 +16,13 @@ Subject = TypeVar("Subject", bound=Hashable)
 
 
 class Streak:
-    """How a subject has fared lately.
+    """Recent outcomes of a subject.
 
     Attributes:
-        name: What it was last called.
+        name: The last known name.
         failures: Failures since the last success.
-        seen: Outcomes known, at most 20.
-        clean: 20 outcomes are known and all were successes, so that one more changes nothing.
+        seen: Number of known outcomes, at most 20.
+        clean: The last 20 outcomes are successes, so that another one changes nothing.
     """
 
     __slots__ = ("_recent", "clean", "failures", "name", "seen")
@@ -36,11 +36,11 @@ class Streak:
 
     @property
     def failed_lately(self) -> int:
-        """How many of the last `seen` outcomes were failures."""
+        """Number of failures among the last `seen` outcomes."""
         return self._recent.bit_count()
 
     def add(self, *, failed: bool) -> None:
-        """Note one outcome."""
+        """Add an outcome."""
         self.failures = self.failures + 1 if failed else 0
         if self.seen < _RECENT:
             self.seen += 1
@@ -49,10 +49,10 @@ class Streak:
 
 
 class Streaks(Generic[Subject]):
-    """The streaks of many subjects; beyond `max_subjects` the one unheard of longest goes.
+    """Streaks by subject; beyond `max_subjects` the least recently used one is evicted.
 
     Attributes:
-        evicted: How many have gone for want of room.
+        evicted: Number of evicted subjects.
     """
 
     def __init__(self, *, max_subjects: int) -> None:
@@ -62,7 +62,7 @@ class Streaks(Generic[Subject]):
         self._failing: dict[Subject, Streak] = {}
 
     def of(self, subject: Subject, *, name: str = "") -> Streak:
-        """The streak of `subject`, which is thereby heard of, and how it is called if known."""
+        """Return the streak of `subject`, mark it as used, and set its name if not empty."""
         streak = self._streaks.get(subject)
         if streak is None:
             if len(self._streaks) >= self._most:
@@ -76,7 +76,7 @@ class Streaks(Generic[Subject]):
         return streak
 
     def note(self, subject: Subject, streak: Streak, *, failed: bool) -> None:
-        """Note one outcome of `subject`, whose streak is at hand."""
+        """Add an outcome of `subject` to its streak."""
         if failed:
             self._failing[subject] = streak
         elif streak.failures:
@@ -84,11 +84,11 @@ class Streaks(Generic[Subject]):
         streak.add(failed=failed)
 
     def add(self, subject: Subject, *, failed: bool, name: str = "") -> None:
-        """Note one outcome of `subject`, and how it is called if that is known."""
+        """Add an outcome of `subject`, and set its name if not empty."""
         self.note(subject, self.of(subject, name=name), failed=failed)
 
     def resume(self, subject: Subject, *, name: str, failures: int) -> None:
-        """Go on from `failures` in a row, unless more is known of `subject` by now."""
+        """Restore `failures` in a row, unless the subject has outcomes already."""
         streak = self.of(subject, name=name)
         if not streak.seen:
             for _ in range(min(failures, _RECENT)):
@@ -96,5 +96,5 @@ class Streaks(Generic[Subject]):
             streak.failures = failures
 
     def failing(self) -> Iterator[tuple[Subject, Streak]]:
-        """Every subject whose last outcome was a failure."""
+        """Yield each subject whose last outcome is a failure."""
         yield from self._failing.items()

@@ -1,4 +1,4 @@
-"""What the engine remembers of the traffic: the view that rules are given."""
+"""Counts of the recent traffic, as rules see it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .windows import TrafficWindows
 __all__ = ["GATEWAY", "Traffic", "Upstream"]
 
 
-_MOST_ROWS = 256  # counting so many takes less than a millisecond
+_MOST_ROWS = 256  # flushing them takes less than a millisecond
 
 
 _MOST_FROZEN_ROWS = 20_000  # about 6 MB
@@ -30,18 +30,18 @@ _Whose = tuple[str | None, str | None, TrafficClass]
 class Traffic:
     """Counts of exchanges by subject.
 
-    Exchanges that are alike are first gathered in a row, and rows are counted in the windows when
-    a step of a window begins (every second), when there are 256, and when a rule looks: a request
-    costs one look-up, however many windows there are. An exchange counts when it ends, as its
-    tokens are not known before.
+    Exchanges of the same tenant, key and class are buffered in one row. The rows are flushed to the
+    windows every second, when there are 256, and once at the start of an evaluation. So a request
+    costs one look-up, however many windows there are. An exchange counts when it ends, when its
+    tokens are known.
 
     Args:
-        thresholds: What the rules compare with.
-        max_subjects: Keys, masters and upstreams that are told apart.
+        thresholds: Thresholds that the windows are configured for.
+        max_subjects: Maximum number of keys, of tenants and of upstreams counted separately.
 
     Attributes:
-        upstreams: How each upstream has fared lately.
-        thresholds: Those that the windows are made for.
+        upstreams: Recent outcomes of each upstream.
+        thresholds: Thresholds that the windows are configured for.
     """
 
     def __init__(self, thresholds: Thresholds, *, max_subjects: int) -> None:
@@ -84,7 +84,7 @@ class Traffic:
             self.upstreams.note(upstream, streak, failed=kind.is_failure)
 
     def roll(self, now: float) -> None:
-        """Move all windows on to `now`; call it before the rules look."""
+        """Flush the rows and move all windows on to `now`; call it before rules are evaluated."""
         self._count_rows()
         self._counts.expire(now)
         self._due = self._counts.next_at
@@ -99,9 +99,9 @@ class Traffic:
 
     @contextmanager
     def frozen(self, now: float | None = None) -> Iterator[None]:
-        """Keep the windows as they are in the body, so that it can look at them in many steps.
+        """Keep the windows constant in the body, so that it can read them in many steps.
 
-        What is observed meanwhile is gathered, and counted afterwards. Call `settle` before.
+        Exchanges observed meanwhile are buffered and counted afterwards. Call `settle` before.
 
         Args:
             now: Time to move the windows on to first; None leaves them where they are.
@@ -120,11 +120,11 @@ class Traffic:
 
     @property
     def is_crowded(self) -> bool:
-        """True while frozen with so much gathered that the body must not pause any more."""
+        """True while frozen if the buffer is so large that the body must not pause any more."""
         return len(self._rows) >= _MOST_FROZEN_ROWS
 
     def settle(self) -> Steps[None]:
-        """Count what was gathered while frozen, in bounded steps."""
+        """Count the exchanges buffered while frozen, in bounded steps."""
         while self._backlog:
             self._count_backlog()
             if self._backlog:
@@ -133,9 +133,8 @@ class Traffic:
     def set_thresholds(self, thresholds: Thresholds) -> Steps[None]:
         """Use other thresholds from now on; call it while frozen.
 
-        What is known of tenants stays. What is known of shares and latencies is forgotten where
-        `error_window`, `count_client_errors` or the latency's threshold changes, as it was
-        counted by the old ones.
+        Counts of tenants are kept. Error rates and latencies are reset if `error_window`,
+        `count_client_errors` or `provider_latency_p95` changes.
         """
         self.thresholds = thresholds
         self._counts.fit(thresholds)
@@ -144,17 +143,17 @@ class Traffic:
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Restore in the end what `watch` changes in the body; use it while frozen."""
+        """Restore what `watch` changes in the body; use it while frozen."""
         with self._counts.keeping():
             yield
 
     def watch(self, thresholds: Thresholds) -> Steps[None]:
-        """Let rules find what other thresholds would have them find."""
+        """Select the subjects near other thresholds, so that rules find them."""
         return self._counts.watch(thresholds)
 
     @property
     def counts(self) -> TrafficWindows:
-        """All windows, with everything observed so far."""
+        """All windows, with everything observed before the evaluation or until now."""
         if self._rows and self._most_rows == _MOST_ROWS:
             self._count_rows()
         return self._counts
@@ -166,13 +165,13 @@ class Traffic:
 
     @property
     def limited(self) -> EvaluationCounter:
-        """Limited requests of each master, since the last round."""
+        """Limited requests of each tenant since the last evaluation."""
         return self.counts.limited
 
     @property
     def overflowed(self) -> int:
-        """How much was counted as `__overflow__` for want of room, until the last `roll`."""
-        return self._counts.overflowed  # a scrape may ask in another thread: it counts nothing
+        """Events counted as `__overflow__`, until the last `roll`."""
+        return self._counts.overflowed  # no flush: a scrape may run in another thread
 
     def _new_kind(self, seen: tuple[Any, ...]) -> TrafficClass:
         kind = TrafficClass(TrafficKey(*seen), count_client_errors=self._counts.count_client_errors)
@@ -185,8 +184,8 @@ class Traffic:
         return kind
 
     def _count_rows(self) -> None:
-        # Taken away first: if they cannot be counted, the next ones still can. The kinds are made
-        # anew too, by which the upstreams that are still heard of are known.
+        # Reset first: if these rows cannot be counted, the next ones still can. The classes are
+        # reset too, so that active upstreams are marked as used.
         rows, self._rows, self._kinds = self._rows, {}, {}
         self._counts.add(rows)
         self._count_backlog()
