@@ -11,7 +11,7 @@ from .alerts import (
     alert_routes,
 )
 from .config import Settings
-from .exchange import Exchange, ExchangeMiddleware, Providers, annotate, drop_exchange
+from .exchange import Exchange, ExchangeMiddleware, Observer, Providers, annotate, drop_exchange
 from .health import Check, CheckResult, EventLoopLag, HealthRouter, ProviderHealth, drain_on_sigterm
 from .logs import (
     AccessLog,
@@ -60,6 +60,7 @@ __all__ = [
     "Limiter",
     "LogSink",
     "MetricsMiddleware",
+    "Observer",
     "Policy",
     "ProviderHealth",
     "Providers",

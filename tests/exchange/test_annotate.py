@@ -42,14 +42,15 @@ async def test_what_the_application_says_is_in_the_exchange() -> None:
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        annotate(Request(scope), tenant="acme", api_key=7)  # type: ignore[arg-type]
+        annotate(Request(scope), tenant="acme", tenant_name="Acme", api_key=7)  # type: ignore[arg-type]
         annotate(scope, credential="c1", model="opus", usage=TokenUsage(1, 2))
         await answering()(scope, receive, send)
 
     await drive(ExchangeMiddleware(app, observers=[seen.append]))
 
     (exchange,) = seen
-    assert (exchange.tenant, exchange.api_key, exchange.credential) == ("acme", "7", "c1")
+    assert (exchange.tenant, exchange.tenant_name) == ("acme", "Acme")
+    assert (exchange.api_key, exchange.credential) == ("7", "c1")
     assert (exchange.model, exchange.usage) == ("opus", TokenUsage(1, 2))
     assert exchange.usage_source == "reported"
 
@@ -167,7 +168,7 @@ async def test_what_cannot_be_told_is_reported_and_harms_nobody(
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("field", ["tenant", "api_key", "credential", "model"])
+@pytest.mark.parametrize("field", ["tenant", "tenant_name", "api_key", "credential", "model"])
 @pytest.mark.anyio
 async def test_what_is_long_is_known_by_its_beginning_and_a_hash(field: str) -> None:
     """Names that tenants choose are remembered, and must not fill memory."""

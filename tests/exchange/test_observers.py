@@ -7,7 +7,7 @@ import logging
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tokenpulse_mw import Exchange, ExchangeMiddleware
+from tokenpulse_mw import Exchange, ExchangeMiddleware, Observer
 from tokenpulse_mw.exchange import ErrorReporter, drop_exchange
 
 from ..support.apps import answering
@@ -310,3 +310,73 @@ def test_an_observer_that_fails_for_long_is_logged_again(
         "Broken failed with KeyError: requests go on without it",
         "Broken failed with KeyError: requests go on without it (failures=600)",
     ]
+
+
+class Recording(Observer):
+    """An observer that overrides the hooks of the life of an exchange."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def on_open(self) -> None:
+        self.calls.append("open")
+
+    def on_close(self, exchange: Exchange) -> None:
+        self.calls.append(f"close {exchange.status}")
+
+    def on_drop(self) -> None:
+        self.calls.append("drop")
+
+
+@pytest.mark.anyio
+async def test_observer_subclass_receives_overridden_hooks() -> None:
+    """An instance of Observer is notified of the start and the end of an exchange."""
+    observer = Recording()
+
+    await drive(ExchangeMiddleware(answering(), observers=[observer]))
+
+    assert observer.calls == ["open", "close 200"]
+
+
+@pytest.mark.anyio
+async def test_observer_without_overrides_ignores_everything() -> None:
+    """The hooks of the base class do nothing, also if they are called directly."""
+    observer, seen = Observer(), list[Exchange]()
+
+    await drive(ExchangeMiddleware(answering(), observers=[observer, seen.append]))
+    observer.on_open()
+    observer.on_close(seen[0])
+    observer.on_drop()
+    observer.on_limit("requests", "allowed")
+    observer.on_error("usage")
+
+    assert seen[0].status == 200
+
+
+@pytest.mark.anyio
+async def test_observer_subclass_that_raises_on_close_is_reported() -> None:
+    """An error in on_close is reported by class name, and the response is unchanged."""
+
+    class Broken(Observer):
+        def on_close(self, exchange: Exchange) -> None:
+            raise RuntimeError("no disk")
+
+    watcher = Watcher()
+    response = await drive(ExchangeMiddleware(answering(b"whole"), observers=[Broken(), watcher]))
+
+    assert response.body == b"whole"
+    assert watcher.told == ["opened", "failed Broken", "finished"]
+
+
+class Asynchronous(Observer):
+    """An observer whose hook is a coroutine function by mistake."""
+
+    async def on_close(self, exchange: Exchange) -> None:  # type: ignore[override]
+        """Handle a finished exchange."""
+
+
+@pytest.mark.parametrize("observer", [Observer, Asynchronous(), object()])
+def test_invalid_observer_is_rejected(observer: object) -> None:
+    """A class, a coroutine hook, and an object that is not callable raise at construction."""
+    with pytest.raises(ValueError, match="observers must be instances of Observer or callables"):
+        ExchangeMiddleware(answering(), observers=[observer])  # type: ignore[list-item]

@@ -264,7 +264,7 @@ def test_an_authorize_that_fails_lets_nobody_see(caplog: pytest.LogCaptureFixtur
     client = TestClient(HealthRouter(authorize=authorize))
 
     assert client.get("/health/ready", headers=HEALTH_JSON).json() == {"status": "pass"}
-    assert caplog.messages == ["authorize failed: nobody is let in"]
+    assert caplog.messages == ["authorize failed: requests are refused"]
 
 
 async def lets_in(request: Request) -> bool:
@@ -527,7 +527,7 @@ def test_what_is_no_endpoint_is_not_found(path: str) -> None:
         ({"timeout": -1.5}, r"^timeout must be a number of seconds above 0, got -1\.5$"),
         ({"timeout": float("nan")}, r"^timeout must be a number of seconds above 0, got nan$"),
         ({"deadline": 0}, r"^deadline must be a number of seconds above 0, got 0$"),
-        ({"authorize": "s3cret"}, r"^HealthRouter needs authorize, a function of the request "),
+        ({"authorize": "s3cret"}, r"^authorize of HealthRouter must be a function of the request "),
         ({"checks": {1: hanging}}, r"^the name of a check must be a string, got 1$"),
         ({"checks": []}, r"^checks must be a mapping, such as {'database': is_up}, got \[\]$"),
         (

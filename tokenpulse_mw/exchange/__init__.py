@@ -1,9 +1,9 @@
-"""One observed request: measured once, told to everyone; the floor that all features stand on."""
+"""Exchanges: each request is measured once and delivered to every observer."""
 
 from .annotate import annotate, annotations_of, drop_exchange, recorder_of
 from .exchange import Exchange, Outcome, method_label
 from .middleware import ExchangeMiddleware
-from .observers import ErrorReporter, Observer, component_name
+from .observers import ErrorReporter, Observer, ObserverLike, component_name
 from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
 from .recorder import SCOPE_KEY, Recorder
 from .route import RouteTemplates, has_route
@@ -18,6 +18,7 @@ __all__ = [
     "Exchange",
     "ExchangeMiddleware",
     "Observer",
+    "ObserverLike",
     "Outcome",
     "ProviderResolver",
     "Providers",

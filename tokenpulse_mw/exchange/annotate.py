@@ -1,4 +1,4 @@
-"""What only the application knows of an exchange, and what other parts say of it."""
+"""Annotations: facts about an exchange that only the application knows."""
 
 from __future__ import annotations
 
@@ -21,54 +21,57 @@ def annotate(
     *,
     provider: str | None = None,
     tenant: str | None = None,
+    tenant_name: str | None = None,
     api_key: str | None = None,
     credential: str | None = None,
     model: str | None = None,
     usage: TokenUsage | None = None,
 ) -> None:
-    """Tell what only the application knows of the exchange in progress.
+    """Add facts to the exchange in progress.
 
-    Call it any number of times; what is None leaves things as they are. It may be called before
-    the exchange begins, by a middleware that stands outside of ours. After the answer has ended it
-    does nothing. What is longer than 256 characters is known by these and a hash.
+    It can be called repeatedly; None leaves a fact unchanged. An outer middleware may call it
+    before the exchange begins. After the end of the response it does nothing. Texts longer than
+    256 characters are truncated and get a hash.
+
+    Invalid facts, such as negative tokens, are logged and counted as the component `annotate` in
+    `tokenpulse_self_errors_total`; the request continues.
 
     Args:
-        request_or_scope: The request (or its ASGI scope) that is being answered.
-        provider: Whose model answers. It goes before every other sign; a provider that is not
-            declared is counted as `other`.
-        tenant: The tenant.
-        api_key: Which of the tenant's API keys was used: its id or a hash, never the secret.
-        credential: Which upstream API key was used: its id or a hash, never the secret. No
-            credential of another provider may have the same.
-        model: The model that answers.
-        usage: The tokens used, where the answer itself does not tell; it overrides the meter.
-
-    What cannot be told, such as tokens below 0, is logged and counted as the component
-    `annotate` in `tokenpulse_self_errors_total`; the request goes on.
+        request_or_scope: The request or its ASGI scope.
+        provider: The provider of the model. It overrides every other source; an undeclared
+            provider is counted as `other`.
+        tenant: Id of the tenant.
+        tenant_name: Readable name of the tenant.
+        api_key: Id or hash of the tenant's API key, never the secret.
+        credential: Id or hash of the upstream API key, never the secret. It must be unique over
+            all providers.
+        model: The model that responds.
+        usage: The tokens used; it overrides the metered usage.
     """
     scope = request_or_scope
-    listener = _target(scope.scope if isinstance(scope, HTTPConnection) else scope)
-    if listener is None:
+    target = _target(scope.scope if isinstance(scope, HTTPConnection) else scope)
+    if target is None:
         return
     facts = {
         "provider": provider,
         "tenant": tenant,
+        "tenant_name": tenant_name,
         "api_key": api_key,
         "credential": credential,
         "model": model,
     }
     try:
-        listener.annotate(
+        target.annotate(
             **{name: _text(fact) for name, fact in facts.items() if fact not in (None, "")}
         )
         if usage is not None:
-            listener.annotate(usage=_check_usage(usage), usage_source="reported")
-    except Exception as error:  # noqa: BLE001 - what cannot be told must not fail the request
-        listener.report_error(error)
+            target.annotate(usage=_check_usage(usage), usage_source="reported")
+    except Exception as error:  # noqa: BLE001 - an invalid fact must not fail the request
+        target.report_error(error)
 
 
 def _target(scope: Scope) -> Recorder | PendingAnnotations | None:
-    """Who takes down what is said: the tap, or who stands in for it as long as there is none."""
+    """Return the recorder, or pending annotations until there is one."""
     if SCOPE_KEY in scope:
         return recorder_of(scope)
     early: PendingAnnotations = scope.setdefault(PENDING_KEY, PendingAnnotations())
@@ -76,7 +79,7 @@ def _target(scope: Scope) -> Recorder | PendingAnnotations | None:
 
 
 def _text(fact: object) -> str:
-    """`fact` as text: ids are often numbers, and names members of an Enum."""
+    """Return `fact` as text: ids are often numbers, and names are Enum members."""
     return truncate_with_hash(str(fact.value if isinstance(fact, Enum) else fact))
 
 
@@ -92,33 +95,29 @@ def _check_usage(usage: TokenUsage) -> TokenUsage:
 
 
 def drop_exchange(scope: Scope) -> None:
-    """Keep this request out of metrics, alert statistics and logs: it is a probe or a scrape."""
-    tap = recorder_of(scope)
-    if tap is not None:
-        tap.drop()
+    """Keep this request, such as a probe, out of metrics, alert statistics and logs."""
+    recorder = recorder_of(scope)
+    if recorder is not None:
+        recorder.drop()
 
 
 def annotations_of(scope: Scope) -> Mapping[str, Any] | None:
-    """What was said of the exchange that goes on, or is about to; None where nobody listens."""
-    listener: Recorder | PendingAnnotations | None = scope.get(SCOPE_KEY) or scope.get(PENDING_KEY)
-    return None if listener is None else listener.annotations
+    """Return the annotations of the current or coming exchange, or None."""
+    target: Recorder | PendingAnnotations | None = scope.get(SCOPE_KEY) or scope.get(PENDING_KEY)
+    return None if target is None else target.annotations
 
 
 def recorder_of(scope: Scope) -> Recorder | None:
-    """The tap on this request, where there is one."""
-    tap: Recorder | None = scope.get(SCOPE_KEY)
-    return tap
+    """Return the recorder of this request, or None."""
+    recorder: Recorder | None = scope.get(SCOPE_KEY)
+    return recorder
 
 
 PENDING_KEY = "tokenpulse_mw.said_early"
 
 
 class PendingAnnotations:
-    """Keeps facts in the place of a tap, until there is one.
-
-    A middleware that authenticates may be the outermost of all; what it has found out is known
-    to limits and to the exchange all the same.
-    """
+    """Annotations made before the recorder exists, such as by an outer authentication."""
 
     __slots__ = ("_failure", "annotations")
 
@@ -127,15 +126,15 @@ class PendingAnnotations:
         self._failure: Exception | None = None
 
     def annotate(self, **facts: Any) -> None:
-        """Note what is known; later words override earlier ones."""
+        """Add facts; later ones override earlier ones."""
         self.annotations = {**self.annotations, **facts}
 
     def report_error(self, failure: Exception) -> None:
-        """Note that something could not be told."""
+        """Store the error of an invalid fact."""
         self._failure = failure
 
-    def transfer_to(self, tap: Recorder) -> None:
-        """Tell `tap` all of it."""
-        tap.annotations = self.annotations
+    def transfer_to(self, recorder: Recorder) -> None:
+        """Copy annotations and error to `recorder`."""
+        recorder.annotations = self.annotations
         if self._failure is not None:
-            tap.report_error(self._failure)
+            recorder.report_error(self._failure)

@@ -1,4 +1,4 @@
-"""What all exchanges of one middleware share, and how a finished one is settled."""
+"""Finalizes exchanges and delivers them to the observers of one middleware."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from ..usage import UsageMeter
 from .exchange import Exchange
-from .observers import ErrorReporter, Observer, component_name
+from .observers import ErrorReporter, Observer, ObserverLike, component_name, find_hook
 from .provider import MAX_PATH_CHARS, UNKNOWN, Providers
 from .route import UNMATCHED, RouteTemplates
 
@@ -20,21 +20,21 @@ _MAX_MERGED = 64  # ways in which the middlewares of one application are stacked
 
 @dataclass(slots=True, kw_only=True)
 class Dispatcher:
-    """The observers of a middleware, and what it takes to tell them all there is to know.
+    """The observers of a middleware, and what fills in their exchanges.
 
     Attributes:
-        observers: Told of every finished exchange.
-        providers: Tells the provider; None where the middleware was not given any.
-        routes: Tells the route's template.
-        usage: Whether answers of models are metered.
+        observers: Receive every finished exchange.
+        providers: Resolves the provider; None if the middleware has none of its own.
+        routes: Resolves the template of the route.
+        usage: True if responses of models are metered.
         clock: Monotonic seconds.
-        errors: Keeps what goes wrong here out of the request.
-        silent: Nobody is to be told, and nobody can join.
-        open_hooks: The hooks `on_open` of those observers that have one.
-        limit_hooks: The hooks `on_limit`, likewise.
+        errors: Isolates and logs errors of observers and of this library.
+        silent: True if no observer is notified and none can join.
+        open_hooks: The hooks `on_open` of the observers.
+        limit_hooks: The hooks `on_limit` of the observers.
     """
 
-    observers: tuple[Observer, ...]
+    observers: tuple[ObserverLike, ...]
     providers: Providers | None
     routes: RouteTemplates
     usage: bool
@@ -46,7 +46,7 @@ class Dispatcher:
     _resolver: Providers = field(init=False)
     _label_of_path: Callable[[str], str] | None = field(init=False)
     _template: Callable[[Scope], str] = field(init=False)
-    _deliveries: list[tuple[Observer, Observer]] = field(init=False)
+    _deliveries: list[tuple[Callable[[Exchange], object], ObserverLike]] = field(init=False)
     _merged: dict[int, tuple[Dispatcher, Dispatcher]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,27 +54,31 @@ class Dispatcher:
         self.limit_hooks = tuple(self._hooks("on_limit"))
         self._resolver = self.providers or Providers()
         self._label_of_path = self._resolver.label_of_path
-        self._template = self.routes.__call__  # bound once, here and below: calls are faster so
-        self._deliveries = [(_bound_call(each), each) for each in self.observers]
+        self._template = self.routes.__call__  # binding once makes calls faster
+        self._deliveries = [
+            (deliver, observer)
+            for observer in self.observers
+            if (deliver := _bound_call(observer)) is not None
+        ]
 
     def on_open(self) -> None:
-        """Tell those observers who want to know that an exchange has begun."""
+        """Notify observers of the start of an exchange."""
         for hook in self.open_hooks:
             try:
                 hook()
-            except Exception as error:  # noqa: BLE001 - an observer's failure is not the request's
+            except Exception as error:  # noqa: BLE001 - isolates the observer
                 self.report(component_name(hook), error)
 
     def on_limit(self, policy: str, decision: str) -> None:
-        """Tell those observers who want to know what a rate limit has decided."""
+        """Notify observers of the decision of a rate limit."""
         for hook in self.limit_hooks:
             try:
                 hook(policy, decision)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - isolates the observer
                 self.report(component_name(hook), error)
 
     def merge(self, inner: Dispatcher) -> Dispatcher:
-        """This station with the observers and wishes of `inner`, each observer only once."""
+        """Return this dispatcher with the observers and options of `inner` added."""
         if self.silent:
             return self
         known = self._merged.get(id(inner))
@@ -88,25 +92,25 @@ class Dispatcher:
             usage=self.usage or inner.usage,
         )
         if len(self._merged) < _MAX_MERGED:
-            self._merged[id(inner)] = (inner, joint)  # kept, since an id is good while it lives
+            self._merged[id(inner)] = (inner, joint)  # keeps the object of the id alive
         return joint
 
     def report(self, component: str, error: Exception) -> None:
-        """Log a failure of ours if a line is due, and count it."""
+        """Log a failure of this library if a line is due, and count it."""
         self.errors.report(component, error, self.observers)
 
     def on_drop(self) -> None:
-        """Tell those observers who want to know that an exchange is not to be measured."""
+        """Notify observers that an open exchange is not measured."""
         self.errors.notify("on_drop", self.observers)
 
     def finalize(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
-        """Fill in what is known only at the end, and give `exchange` to the observers.
+        """Fill in the fields known only at the end, and deliver `exchange` to the observers.
 
-        Nothing is raised: what cannot be told is left out, and reported.
+        Errors are reported, not raised; the field at fault keeps its default.
         """
         try:
             exchange.route = self._template(scope)
-        except Exception as error:  # noqa: BLE001 - it must not become the request's failure
+        except Exception as error:  # noqa: BLE001 - isolates the request
             exchange.route = UNMATCHED
             self.report("route", error)
         try:
@@ -114,21 +118,21 @@ class Dispatcher:
                 exchange.provider = self._label_of_path(scope["path"][:MAX_PATH_CHARS])
             else:
                 self._add_usage(exchange, scope, meter)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - isolates the request
             exchange.provider = UNKNOWN
             self.report("provider", error)
-        for tell, observer in self._deliveries:
+        for deliver, observer in self._deliveries:
             try:
-                tell(exchange)
-            except Exception as error:  # noqa: BLE001 - as above
+                deliver(exchange)
+            except Exception as error:  # noqa: BLE001 - isolates the observer
                 self.errors.report(component_name(observer), error, self.observers)
 
     def _add_usage(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
-        """Tell the usage, the model, and by that too the provider."""
+        """Set the usage, the model and the provider."""
         try:
             if meter is not None:
                 _copy_usage(exchange, meter)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - isolates the request
             self.report("usage", error)
         exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
         if exchange.usage_source == "missing" and not _is_model_response(exchange, meter):
@@ -138,7 +142,7 @@ class Dispatcher:
 
     def _hooks(self, name: str) -> Iterator[Callable[..., object]]:
         for observer in self.observers:
-            hook = getattr(observer, name, None)
+            hook = find_hook(observer, name)
             if hook is not None:
                 yield hook
 
@@ -146,28 +150,31 @@ class Dispatcher:
 def _copy_usage(exchange: Exchange, meter: UsageMeter) -> None:
     """Copy what the response reports into `exchange`; what the application reported stays.
 
-    An error in a guessed body is not believed: the client may have had the model write it.
+    An error in a body of another media type is ignored: the client may have had the model write
+    it.
     """
     meter.finish(complete=exchange.outcome == "complete")
-    ledger = meter.account
-    exchange.events = ledger.events
+    account = meter.account
+    exchange.events = account.events
     if exchange.usage is None:
-        exchange.usage = ledger.usage
-        exchange.usage_source = ledger.source
+        exchange.usage = account.usage
+        exchange.usage_source = account.source
         if exchange.usage_source != "reported":
-            exchange.usage_doubtful = ledger.doubtful
-    exchange.model = exchange.model or ledger.model
-    if ledger.failed and not ledger.sniffed and exchange.outcome == "complete":
+            exchange.usage_doubtful = account.doubtful
+    exchange.model = exchange.model or account.model
+    if account.failed and not account.sniffed and exchange.outcome == "complete":
         exchange.outcome = "error"
 
 
 def _is_model_response(exchange: Exchange, meter: UsageMeter | None) -> bool:
-    """Whether a model gave this answer: as that shows, else as its provider does."""
+    """Return True if a model responded, judged by the response, else by the provider."""
     shown = None if meter is None else meter.account.is_response
     return exchange.provider != UNKNOWN if shown is None else shown
 
 
-def _bound_call(observer: Observer) -> Observer:
-    """How `observer` is called with the least ado: a method bound once is faster than an object."""
+def _bound_call(observer: ObserverLike) -> Callable[[Exchange], object] | None:
+    """Return the fastest callable for a finished exchange; None if `observer` ignores it."""
+    if isinstance(observer, Observer):
+        return find_hook(observer, "on_close")
     method = getattr_static(type(observer), "__call__")
     return MethodType(method, observer) if isinstance(method, FunctionType) else observer

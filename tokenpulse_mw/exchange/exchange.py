@@ -1,4 +1,4 @@
-"""The record of one observed request: what was asked, who answered, how it went, what it cost."""
+"""The record of one request and its response."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ OTHER_METHOD = "_OTHER"
 
 
 def method_label(method: str) -> str:
-    """`method` if it is one of the known ones, else `_OTHER`."""
+    """Return `method` if it is known, else `_OTHER`."""
     return method if method in METHODS else OTHER_METHOD
 
 
 class Exchange(msgspec.Struct, eq=False):
-    """One request and its answer, as observers are given it when it is over.
+    """One finished request and its response.
 
     Attributes:
         method: An HTTP method of RFC 9110, PATCH or QUERY; `_OTHER` for anything else.
-        route: Template of the route that answered, mount and include prefixes with it;
-            `__unmatched__` where none did.
-        status: Status code that the application sent; 499 when the client left before there was
-            one, 500 when the application failed before there was one.
+        route: Template of the matched route with the prefixes of mounts and includes;
+            `__unmatched__` if no route matched.
+        status: Status code of the response; 499 if the client left before the headers, 500 if the
+            application failed before them.
         provider: A declared provider, `other`, or `unknown`.
         outcome: `complete`; `client_disconnect`; `error` (an exception, or an error event in a
-            stream that began with 200); `truncated` (the application stopped half-way).
-        limited: A rate limit answered instead of the application.
-        started: When the request came in, in seconds of the middleware's clock.
-        duration: Seconds until the last byte of the body, background tasks not included.
-        time_to_first_byte: Seconds until the first byte of the body; None where there is none.
-        time_to_first_token: Seconds until the model's first words in a stream, or None.
-        usage: Token usage of the answer, or None.
+            stream that began with 200); `truncated` (the application returned early).
+        limited: True if a rate limit rejected the request.
+        started: Arrival of the request, in seconds of the middleware's clock.
+        duration: Seconds until the last byte of the body, without background tasks.
+        time_to_first_byte: Seconds until the first byte of the body; None without a body.
+        time_to_first_token: Seconds until the first output of the model in a stream, or None.
+        usage: Token usage of the response, or None.
         usage_source: `reported`, `partial` (cut short, not final, or doubtful), `missing` (a model
-            answered and no usage was found), or None where no model answered.
-        usage_doubtful: The usage may be wrong, and so must not lower a charge: the media type does
-            not say that a model responds, or the last count was implausible.
-        events: Events of a stream that were decoded, whatever its coding; 0 for one document. They
-            are counted for token limits, and may be 0 without one.
-        model: The model that says it answered, or None.
-        tenant: The tenant, where the application annotated one.
-        api_key: The tenant's API key (its id, not the secret), where annotated.
-        credential: The upstream API key used (its id), where annotated.
+            responded without usage), or None if no model responded.
+        usage_doubtful: True if the usage may be wrong and must not lower a charge: the media type
+            is not that of a model, or the last count was implausible.
+        events: Decoded events of a stream; 0 for a single document. Counted for token limits, and
+            may be 0 without one.
+        model: Name of the model in the response, or None.
+        tenant: Id of the tenant, if annotated.
+        tenant_name: Readable name of the tenant, if annotated.
+        api_key: Id of the tenant's API key, if annotated; never the secret.
+        credential: Id of the upstream API key, if annotated; never the secret.
     """
 
     method: str
@@ -69,5 +70,6 @@ class Exchange(msgspec.Struct, eq=False):
     events: int = 0
     model: str | None = None
     tenant: str | None = None
+    tenant_name: str | None = None
     api_key: str | None = None
     credential: str | None = None

@@ -1,16 +1,16 @@
-"""The middleware that observes each request once, for everyone who wants to know."""
+"""Middleware that measures each request once and notifies observers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from inspect import iscoroutinefunction
+from inspect import isclass, iscoroutinefunction
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .annotate import PENDING_KEY
 from .dispatcher import Dispatcher
-from .observers import Observer
+from .observers import HOOKS, Observer, ObserverLike
 from .provider import ProviderResolver, Providers
 from .recorder import SCOPE_KEY, HttpRecorder, MeteredRecorder, Recorder, WebSocketRecorder
 from .route import RouteTemplates
@@ -22,31 +22,30 @@ _RECORDERS: Mapping[str, type[HttpRecorder]] = {
 
 
 class ExchangeMiddleware:
-    """Measure every request, and hand its `Exchange` to the observers when it is over.
+    """Measure HTTP requests and WebSocket handshakes, and notify observers at their end.
 
-    That is HTTP requests, and the handshakes of WebSockets.
-
-    However many of these are stacked, a request is tapped once: an inner one adds its observers,
-    and its wish for usage, to the tap that is open and wraps nothing. Responses pass unchanged
-    and undelayed; what goes wrong in an observer is logged and never reaches the request.
+    Stacked middlewares share one recorder: an inner one adds its observers and options to it.
+    Responses pass unchanged and undelayed. Errors of observers are logged and never reach the
+    request.
 
     Args:
-        observers: Callables of a finished `Exchange`. They run on the event loop, so they must
-            be quick. See `Observer` for the hooks they may also have.
-        provider: `Providers`, or a callable of the scope that gives a provider's name or None.
-        usage: Read token usage from the answers of models.
+        app: The ASGI application.
+        observers: Instances of `Observer`, or callables of a finished `Exchange`. They run on
+            the event loop, so they must be quick.
+        provider: `Providers`, or a callable of the scope that returns a provider name or None.
+        usage: Read token usage from the responses of models.
         clock: Monotonic seconds.
 
     Raises:
-        ValueError: `observers` holds something that cannot be called, or has to be awaited; or
-            `provider` or `clock` cannot be called.
+        ValueError: An observer is not callable or is a coroutine function; or `provider` or
+            `clock` is not callable.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        observers: Iterable[Observer] = (),
+        observers: Iterable[ObserverLike] = (),
         provider: Providers | ProviderResolver | None = None,
         usage: bool = True,
         clock: Callable[[], float] = time.perf_counter,
@@ -57,7 +56,7 @@ class ExchangeMiddleware:
         if provider is not None and not isinstance(provider, Providers):
             provider = Providers(resolver=_resolver(provider))
         self._dispatcher = Dispatcher(
-            observers=_callables(observers),
+            observers=_check_observers(observers),
             providers=provider,
             routes=RouteTemplates(app),
             usage=usage,
@@ -65,37 +64,37 @@ class ExchangeMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Tap a request that no one has tapped yet; pass everything else through."""
-        make_tap = _RECORDERS.get(scope["type"])
-        if make_tap is None or (SCOPE_KEY in scope and self.join(scope)):
+        """Record a request that has no recorder yet; pass everything else through."""
+        make_recorder = _RECORDERS.get(scope["type"])
+        if make_recorder is None or (SCOPE_KEY in scope and self.join(scope)):
             await self.app(scope, receive, send)
             return
-        if make_tap is HttpRecorder and scope.get("method") == "POST":
-            make_tap = MeteredRecorder
-        tap = scope[SCOPE_KEY] = make_tap(self._dispatcher, scope, receive, send)
+        if make_recorder is HttpRecorder and scope.get("method") == "POST":
+            make_recorder = MeteredRecorder
+        recorder = scope[SCOPE_KEY] = make_recorder(self._dispatcher, scope, receive, send)
         if PENDING_KEY in scope:
-            scope[PENDING_KEY].transfer_to(tap)
+            scope[PENDING_KEY].transfer_to(recorder)
         self._dispatcher.on_open()
         try:
-            await self.app(scope, tap.receive, tap.send)
-            if not tap.finished:
-                tap.returned()
+            await self.app(scope, recorder.receive, recorder.send)
+            if not recorder.finished:
+                recorder.returned()
         except BaseException as error:
-            tap.raised(error)
+            recorder.raised(error)
             raise
         finally:
-            if tap.callbacks:
-                await tap.close()
-            # The server's `send`, which the tap holds, may hold the scope: no garbage collector
-            # is needed for the two if the scope lets go of the tap.
+            if recorder.callbacks:
+                await recorder.close()
+            # Break the cycle of scope, recorder and the server's `send`, so that reference
+            # counting frees all three.
             scope[SCOPE_KEY] = None
 
     def join(self, scope: Scope) -> bool:
-        """Add our observers and wishes to the exchange that is open; False where none is."""
-        tap: Recorder | None = scope.get(SCOPE_KEY)
-        if tap is not None:
-            tap.join(self._dispatcher)
-        return tap is not None
+        """Add the observers to the open exchange; return False if there is not one."""
+        recorder: Recorder | None = scope.get(SCOPE_KEY)
+        if recorder is not None:
+            recorder.join(self._dispatcher)
+        return recorder is not None
 
 
 def _resolver(provider: ProviderResolver) -> ProviderResolver:
@@ -106,14 +105,23 @@ def _resolver(provider: ProviderResolver) -> ProviderResolver:
     return provider
 
 
-def _callables(observers: Iterable[Observer]) -> tuple[Observer, ...]:
-    checked: list[Observer] = []
+def _check_observers(observers: Iterable[ObserverLike]) -> tuple[ObserverLike, ...]:
+    checked: list[ObserverLike] = []
     for observer in observers:
-        if not callable(observer) or iscoroutinefunction(observer):
+        if not _is_observer(observer):
             raise ValueError(
-                "observers must be callables that take an Exchange, and not coroutine functions, "
-                f"got {observer!r}"
+                "observers must be instances of Observer or callables that take an Exchange, "
+                f"and not coroutine functions, got {observer!r}"
             )
         if observer not in checked:
             checked.append(observer)
     return tuple(checked)
+
+
+def _is_observer(observer: object) -> bool:
+    if isclass(observer) and issubclass(observer, Observer):
+        return False  # not instantiated
+    functions = [observer, *(getattr(observer, hook, None) for hook in HOOKS)]
+    if any(map(iscoroutinefunction, functions)):
+        return False
+    return isinstance(observer, Observer) or callable(observer)

@@ -1,4 +1,4 @@
-"""Those who are told of exchanges, and the wall that keeps their failures out of the request."""
+"""Observers of exchanges, and the isolation of their errors from the request."""
 
 from __future__ import annotations
 
@@ -13,24 +13,55 @@ from .exchange import Exchange
 logger = logging.getLogger("tokenpulse_mw.exchange")
 
 
-# An observer is any callable of a finished Exchange. It may also have the methods
-#   opened()            an exchange has begun
-#   dropped()           an exchange that had begun is not to be measured (a probe, a scrape)
-#   failed(component)   a part of this library failed and the request went on without it
-#   decided(policy, decision)   a rate limit was asked: "allowed", "limited", "shadow" or "error"
-Observer = Callable[[Exchange], object]
+class Observer:
+    """Base class of observers: every hook does nothing until a subclass overrides it.
+
+    Hooks run on the event loop, so they must be quick. They are plain functions, not coroutines.
+    """
+
+    def on_open(self) -> None:
+        """Handle the start of an exchange."""
+
+    def on_close(self, exchange: Exchange) -> None:
+        """Handle a finished exchange."""
+
+    def on_drop(self) -> None:
+        """Handle an open exchange that is not measured after all: a probe or a scrape."""
+
+    def on_limit(self, policy: str, decision: str) -> None:
+        """Handle the decision of a rate limit.
+
+        Args:
+            policy: Name of the policy.
+            decision: `allowed`, `limited`, `shadow` or `error`.
+        """
+
+    def on_error(self, component: str) -> None:
+        """Handle a failure of `component`, a part of this library or an observer."""
+
+
+# A callable receives finished exchanges. The other hooks are optional for it.
+ObserverLike = Observer | Callable[[Exchange], object]
+
+HOOKS = ("on_open", "on_close", "on_drop", "on_limit", "on_error")
+
+
+def find_hook(observer: object, name: str) -> Callable[..., object] | None:
+    """Return the hook `name` of `observer`; None if it is missing or the no-op of `Observer`."""
+    hook: Callable[..., object] | None = getattr(observer, name, None)
+    return None if getattr(hook, "__func__", None) is getattr(Observer, name) else hook
 
 
 class ErrorReporter:
-    """Calls observers and other people's code so that their failures stop here.
+    """Isolates and logs the errors of observers and user code.
 
-    Each kind of failure of a component is an outage, logged as such (`outages.py`): every failure
-    is counted, few are logged.
+    Each kind of failure of a component is one outage (`outages.py`): every failure is counted,
+    few are logged.
 
     Args:
         logger: Receives the log lines.
-        continuing: What continues without the component that failed.
-        self_explanatory: Kinds of errors that say what to do; their tracebacks are logged as DEBUG.
+        continuing: Noun of what continues without the failed component.
+        self_explanatory: Error types whose message suffices; tracebacks are logged as DEBUG.
         clock: Monotonic seconds.
     """
 
@@ -47,20 +78,20 @@ class ErrorReporter:
         self._outages = Outages(logger, clock=clock, level=logging.ERROR)
 
     def notify(self, hook: str, observers: Iterable[object], *arguments: Any) -> None:
-        """Call the optional method `hook` of those observers that have it."""
+        """Call the optional method `hook` of each observer."""
         for observer in observers:
-            method = getattr(observer, hook, None)
+            method = find_hook(observer, hook)
             if method is not None:
                 try:
                     method(*arguments)
-                except Exception as error:  # noqa: BLE001 - a failure of theirs ends here
-                    if hook == "on_error":  # else there would be no end to it
+                except Exception as error:  # noqa: BLE001 - isolates the observer
+                    if hook == "on_error":  # reporting it would recurse
                         self.log(component_name(observer), error)
                     else:
                         self.report(component_name(observer), error, observers)
 
     def report(self, component: str, error: Exception, observers: Iterable[object] = ()) -> None:
-        """Log that `component` failed with `error`, and let `observers` count it."""
+        """Log that `component` failed with `error`, and call `on_error` of `observers`."""
         self.log(component, error)
         self.notify("on_error", observers, component)
 
@@ -79,14 +110,14 @@ class ErrorReporter:
             self._logger.debug("%s failed here", component, exc_info=error)
 
     def recovered(self, component: str) -> None:
-        """End what `component` failed with; cheap if nothing fails."""
+        """End the outages of `component`; cheap if there are none."""
         for cause in self._outages.lasting():
             if isinstance(cause, tuple) and cause[0] == component:
                 self._outages.recovered(cause, "%s recovered from %s", *cause)
 
 
 def component_name(observer: object) -> str:
-    """The class or function at fault: a label value, so never anything of the request."""
+    """Return the name of the class or function, a safe label value."""
     owner = getattr(observer, "__self__", observer)
     return getattr(owner, "__name__", type(owner).__name__)
 
@@ -95,28 +126,28 @@ Report = Callable[[str, Exception], object]
 
 
 class ExchangeCallback(Protocol):
-    """Waits for the end of one exchange."""
+    """A callback for the end of one exchange."""
 
     def finished(self, exchange: Exchange) -> None:
-        """It is over: at its last byte, or when the application is gone without one."""
+        """Handle the end: the last byte, or the return of the application without one."""
         ...
 
     async def close(self) -> None:
-        """The application is gone; what has to be waited for can be now, if it takes not long."""
+        """Do short asynchronous work after the application has returned."""
         ...
 
 
-def notify_finished(watcher: ExchangeCallback, exchange: Exchange, report: Report) -> None:
-    """Tell `watcher` that `exchange` is over; what goes wrong in it is reported."""
+def notify_finished(callback: ExchangeCallback, exchange: Exchange, report: Report) -> None:
+    """Call `callback.finished` and report its errors."""
     try:
-        watcher.finished(exchange)
-    except Exception as error:  # noqa: BLE001 - it is not the request's failure
-        report(component_name(watcher), error)
+        callback.finished(exchange)
+    except Exception as error:  # noqa: BLE001 - isolates the callback
+        report(component_name(callback), error)
 
 
-async def notify_closed(watcher: ExchangeCallback, report: Report) -> None:
-    """Let `watcher` do what takes time; what goes wrong in it is reported."""
+async def notify_closed(callback: ExchangeCallback, report: Report) -> None:
+    """Await `callback.close` and report its errors."""
     try:
-        await watcher.close()
-    except Exception as error:  # noqa: BLE001 - as above
-        report(component_name(watcher), error)
+        await callback.close()
+    except Exception as error:  # noqa: BLE001 - isolates the callback
+        report(component_name(callback), error)

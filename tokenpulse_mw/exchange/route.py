@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from cachetools import LRUCache
 from starlette.types import Scope
 
 from .route_tree import OPAQUE, RouteNode, RouteQuery, find_router, match, read_routes, walk
@@ -129,7 +130,7 @@ class RouteIndex:
         # or is an application with routes of its own, the path must tell.
         self._endpoints: dict[int, RouteNode] = {}
         self._unknown: dict[int, Any] = {}
-        self._matches: dict[tuple[str, str, str | None, str], str] = {}
+        self._matches: LRUCache[tuple[str, str, str | None, str], str] = LRUCache(_CACHED_MATCHES)
         self._read()
 
     def template(self, scope: Scope, path: str) -> str:
@@ -179,8 +180,6 @@ class RouteIndex:
         if found is None:
             found = match(self._nodes, RouteQuery(*key[:3]), path) or ""
             if sum(len(each or "") for each in key) <= _MAX_CACHED_CHARS:
-                if len(self._matches) >= _CACHED_MATCHES:
-                    self._matches.clear()  # each that is still in use costs one match more
                 self._matches[key] = found
         return found
 

@@ -49,9 +49,8 @@ class Guard:
     def __init__(self, authorize: Authorize, *, of: str) -> None:
         if not callable(authorize):
             raise ValueError(
-                f"{of} needs authorize, a function of the request that gives True or the name of "
-                "whoever is let in, such as bearer(token) of tokenpulse_mw.web, "
-                f"got {_kind(authorize)}"
+                f"authorize of {of} must be a function of the request that returns True or the "
+                f"name of the caller, got {_kind(authorize)}; use bearer(token) of tokenpulse_mw"
             )
         self._authorize = authorize
         self._outage = Outage(logger, level=logging.ERROR)
@@ -60,7 +59,7 @@ class Guard:
         """Return the name of the caller; empty if `authorize` returned True.
 
         Raises:
-            RefusedError: The request is cross-site, is not authorized, or `authorize` failed.
+            ProblemError: The request is cross-site, is not authorized, or `authorize` failed.
             HTTPException: Raised by `authorize`.
         """
         if request.method not in _SAFE_METHODS and _is_cross_site(request.headers):
@@ -74,20 +73,26 @@ class Guard:
             if isawaitable(allowed):
                 allowed = await allowed
         except HTTPException:
-            raise  # it refuses in its own words
-        except Exception as error:  # noqa: BLE001 - the request must get an answer
-            # Any client can cause a call, so not each failure gets a traceback in the log.
-            self._outage.failed("authorize failed: nobody is let in", error=error)
-            raise ProblemError(403, "It cannot be told now who may do this.") from None
+            raise  # it has its own response
+        except Exception as error:  # noqa: BLE001 - the request needs a response
+            # Any client can cause this, so an outage limits the tracebacks in the log.
+            self._outage.failed("authorize failed: requests are refused", error=error)
+            raise ProblemError(403, "Authorization failed: try again later.") from None
         if isinstance(allowed, bool | str | None):
             self._outage.recovered("authorize works again")
         else:
-            self._outage.failed("authorize must give True, a name or False, got %r", type(allowed))
+            self._outage.failed(
+                "authorize must return True, a name or False, got %r", type(allowed)
+            )
         if allowed is True:
             return ""
         if isinstance(allowed, str) and allowed:
             return allowed
-        raise ProblemError(401, "This is not for everyone.", headers={"www-authenticate": "Bearer"})
+        raise ProblemError(
+            401,
+            "Authentication required: send a valid bearer token.",
+            headers={"www-authenticate": "Bearer"},
+        )
 
 
 def _is_cross_site(headers: Headers) -> bool:
@@ -114,19 +119,19 @@ def bearer(token: str | Secret[str]) -> Callable[[Request], bool]:
     Tokens are compared in constant time.
 
     Raises:
-        ValueError: `token` is no text, is empty, or has white space or control characters in it,
-            so that no header could carry it.
+        ValueError: `token` is not a string, is empty, or contains white space or control
+            characters, which a header cannot carry.
     """
     token = hide(token).reveal()
     if not isinstance(token, str):
         raise ValueError(
-            f"a bearer token must be a text, got {_kind(token)}; if it comes from a variable of "
-            "the environment, see that this is set"
+            f"token must be a string, got {_kind(token)}; if it comes from an environment "
+            "variable, set that variable"
         )
     if not token or not token.isprintable() or any(map(str.isspace, token)):
         raise ValueError(
-            "a bearer token must be at least one character, none of them white space; "
-            f"got one of {len(token)} characters"
+            "token must be one or more printable characters without white space, "
+            f"got {len(token)} characters"
         )
     expected = Secret(token.encode())
 
@@ -139,5 +144,5 @@ def bearer(token: str | Secret[str]) -> Callable[[Request], bool]:
 
 
 def _kind(value: object) -> str:
-    """What came instead, without its value: that may be a secret."""
+    """Return the type of `value` without the value, which may be secret."""
     return f"a value of type {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""The body of a request: bounded, JSON, and what an operation takes."""
+"""Bounded, validated JSON bodies of requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_BODY_BYTES = 64 * 1024  # bytes
 _JSON = "application/json"
 
 
-_WHERE = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]")
+_LOCATION = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]")
 
 
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
@@ -31,7 +31,7 @@ async def read_body(request: Request, body_type: Any, *, optional: bool) -> Any:
     body.
 
     Raises:
-        RefusedError: The body is too large, is not JSON, or does not match `body_type`.
+        ProblemError: The body is too large, is not JSON, or does not match `body_type`.
     """
     kind = request.headers.get("content-type")
     if kind is not None and kind.partition(";")[0].strip().lower() != _JSON:
@@ -50,36 +50,36 @@ def _decoded(body: bytes, takes: Any) -> Any:
     except msgspec.ValidationError as error:
         raise invalid(_locate(str(error))) from None
     except (ValueError, RecursionError):
-        raise ProblemError(400, "The body is not JSON.") from None
+        raise ProblemError(400, "Invalid JSON: send one JSON document as the body.") from None
 
 
 async def _read(request: Request) -> bytes:
-    """The body, of which no more than 64 KiB are ever held."""
+    """Return the body; at most 64 KiB are buffered."""
     body = bytearray()
     try:
         async with aclosing(request.stream()) as chunks:
             async for chunk in chunks:
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    raise ProblemError(413, f"The body may have {MAX_BODY_BYTES} bytes.")
+                    raise ProblemError(413, f"Body too large: send at most {MAX_BODY_BYTES} bytes.")
     except ClientDisconnect:
-        raise ProblemError(400, "The body is not complete.") from None
+        raise ProblemError(400, "Body incomplete: the client disconnected.") from None
     return bytes(body)
 
 
-def _locate(said: str) -> Error:
-    """Where a wrong value stands, and what is wrong with it, from what msgspec says."""
-    message, _, path = said.rpartition(" - at `$")
-    where: Loc = tuple(name or int(index) for name, index in _WHERE.findall(path))
-    field = _FIELD.match(message or said)
+def _locate(error: str) -> Error:
+    """Return the location and message of a validation error of msgspec."""
+    message, _, path = error.rpartition(" - at `$")
+    location: Loc = tuple(name or int(index) for name, index in _LOCATION.findall(path))
+    field = _FIELD.match(message or error)
     if field is None:
-        return where, message or said
-    return (*where, field[2]), "is missing" if field[1][0] == "m" else "there is no such field"
+        return location, message or error
+    return (*location, field[2]), "is missing" if field[1][0] == "m" else "is not a known field"
 
 
 def _not_json() -> ProblemError:
     return ProblemError(
         415,
-        "The body must be JSON: send content-type: application/json.",
+        "Unsupported media type: send JSON with content-type: application/json.",
         headers={"accept": _JSON},
     )

@@ -1,4 +1,4 @@
-"""What a request is told that is not done, as problem details (RFC 9457)."""
+"""Problem details (RFC 9457) of rejected requests."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ PROBLEM_JSON = "application/problem+json"
 _MAX_ERRORS = 100
 
 
-_MAX_NAME_CHARS = 100  # characters, of what a client has made up
+_MAX_NAME_CHARS = 100  # of text from the client
 
 
 _MAX_MESSAGE_CHARS = 250
 
 
 class ProblemError(Exception):
-    """A request is not done.
+    """A rejected request.
 
     Args:
-        status: Of the answer.
-        detail: One sentence for people.
-        headers: Of the answer.
-        errors: For each wrong value where it stands, and what is wrong with it.
-        more: Members that the answer has besides.
+        status: Status code of the response.
+        detail: One sentence for users.
+        headers: Headers of the response.
+        errors: Location and message of each invalid value.
+        more: Additional members of the response.
     """
 
     def __init__(
@@ -55,17 +55,17 @@ class ProblemError(Exception):
 
 
 def invalid(*errors: Error) -> ProblemError:
-    """422: what was asked can be read, and is wrong."""
-    return ProblemError(422, "Nothing was done: see errors.", errors=errors)
+    """Return a 422 for a request that is well-formed but invalid."""
+    return ProblemError(422, "Validation failed; nothing was changed. See `errors`.", errors=errors)
 
 
 def not_found(what: str) -> ProblemError:
-    """404: there is no such thing."""
-    return ProblemError(404, f"There is no {what} of this id.")
+    """Return a 404 for an unknown id."""
+    return ProblemError(404, f"Not found: no {what} has this id.")
 
 
 def problem_response(refused: ProblemError) -> Response:
-    """The answer; of what the request holds it repeats little."""
+    """Return the response; values of the request are truncated."""
     body = {
         "type": "about:blank",
         "title": HTTPStatus(refused.status).phrase,
@@ -88,4 +88,4 @@ def _part(part: str | int) -> str | int:
 
 def _truncate(text: str, longest: int) -> str:
     short = text if len(text) <= longest else f"{text[: longest - 3]}..."
-    return short.encode("utf-8", "replace").decode()  # which half a surrogate pair is not
+    return short.encode("utf-8", "replace").decode()  # replaces lone surrogates

@@ -32,7 +32,7 @@ def test_a_refusal_says_what_happened_as_problem_details() -> None:
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "There is no alert of this id.",
+        "detail": "Not found: no alert has this id.",
     }
 
 
