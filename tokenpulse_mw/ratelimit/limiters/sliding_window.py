@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
-from .decision import Decision
+from .decision import EPSILON, Decision
 from .sketch import WindowSketch
-
-_EPSILON = 1e-6  # seconds; more than what floats lose of a time
 
 
 class Windows:
@@ -86,10 +84,10 @@ class SlidingWindowCounter:
             fades_now = decision.reset_after <= left
         if fades_now:
             # Fractions, for the client is limited exactly so long.
-            fading = max(left - full_for - _EPSILON, _EPSILON)
+            fading = max(left - full_for - EPSILON, EPSILON)
             state.previous, state.current = used * window / fading, 0
         else:
-            fading = min(max(left + window - full_for - _EPSILON, _EPSILON), window)
+            fading = min(max(left + window - full_for - EPSILON, EPSILON), window)
             state.previous, state.current = 0, used * window / fading
 
     def save(self, sketch: WindowSketch, key: Hashable, state: Windows, now: float) -> None:
@@ -140,4 +138,4 @@ class SlidingWindowCounter:
             faded = ends - (room - current) * self.window / previous
         else:  # the current one has to become the previous one, and fade
             faded = ends + self.window - room * self.window / current
-        return faded - now + _EPSILON
+        return faded - now + EPSILON
