@@ -19,6 +19,8 @@ from tokenpulse_mw import (
     Limiter,
     Policy,
     RateLimitMiddleware,
+    Settings,
+    TokenPulse,
 )
 from tokenpulse_mw.ratelimit.policy_set import Evaluation, PolicySet
 
@@ -305,3 +307,37 @@ async def test_a_limiter_that_fails_is_passed_over() -> None:
 
     assert [(await drive(alone)).status for _ in range(2)] == [200, 200]
     assert [(await drive(both)).status for _ in range(2)] == [200, 429]
+
+
+def test_default_key_applies_only_to_policies_without_a_key() -> None:
+    """A policy with a key of its own keeps it."""
+    keyless, keyed = Limiter("5/minute"), Limiter("5/minute")
+    policies = [Policy(keyless, name="a"), Policy(keyed, name="b", key=lambda scope: "own")]
+    gate = PolicySet(policies, enforce=True, on_decision=None, default_key=lambda scope: "default")
+
+    gate.evaluate(http_scope(), None)
+
+    assert (list(keyless), list(keyed)) == (["default"], ["own"])
+
+
+def test_default_key_applies_to_a_single_policy() -> None:
+    """The fast path for one plain policy uses the same key."""
+    limiter = Limiter("5/minute")
+    gate = PolicySet(
+        [Policy(limiter)], enforce=True, on_decision=None, default_key=lambda scope: "default"
+    )
+
+    gate.evaluate(http_scope(), None)
+
+    assert list(limiter) == ["default"]
+
+
+def test_token_pulse_does_not_change_the_policies_of_the_caller() -> None:
+    """Two applications with different proxies can share a policy."""
+    policy = Policy("5/minute")
+    before = dict(vars(policy))
+
+    for proxies in ("10.0.0.0/8", "192.168.0.0/16"):
+        TokenPulse(settings=Settings(trusted_proxies=(proxies,)), policies=[policy])
+
+    assert vars(policy) == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 
-from .limiters import Decision
+from .limiters import EPSILON, Decision
 from .policy import Policy
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -14,7 +14,6 @@ Write = Callable[[Sequence[Decision]], RawHeaders]
 _MOST_READY = 4096  # answers' headers that are kept
 _BITS_OF_TIME = 50  # more than the largest number of seconds has
 _LARGEST = 999_999_999_999_999  # RFC 9651, 3.3.1
-_EPSILON = 1e-6  # seconds; what floats may add to a window in rounding
 
 
 class Dialect:
@@ -64,7 +63,7 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
         """The same for one policy, of which most answers are like others."""
         decision = decisions[0]
         left = decision.more_after
-        left = ceil(decision.reset_after - _EPSILON) if left is None else _whole(left)
+        left = ceil(decision.reset_after - EPSILON) if left is None else _whole(left)
         shown = decision.remaining << _BITS_OF_TIME | left
         fields = ready.get(shown)
         if fields is None:
@@ -151,7 +150,7 @@ def _until_more(decision: Decision) -> int:
 
 def _whole(seconds: float) -> int:
     """Rounded up, but for what floats add to a window; a structured field has 15 digits."""
-    return min(ceil(seconds - _EPSILON), _LARGEST)
+    return min(ceil(seconds - EPSILON), _LARGEST)
 
 
 _DIALECTS: Mapping[str, Callable[[Sequence[Policy]], Dialect]] = {

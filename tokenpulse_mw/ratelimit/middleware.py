@@ -37,6 +37,7 @@ class RateLimitMiddleware:
         limiter: Decides, in place of `limit`. Share it to look at keys, or to reset them.
         policies: Several limits, in place of `limit`, `key` and `limiter`. A request is counted
             under all of them, or, where one refuses it, under none.
+        default_key: Key of `policies` without one; the client's address when None.
         headers: The dialect of the headers on the answers to all limited requests, which tell of
             the policies that are enforced: "draft-11" (draft-ietf-httpapi-ratelimit-headers-11),
             "openai" (`x-ratelimit-*-requests` and `-tokens`), "legacy" (`X-RateLimit-*`), or None
@@ -63,6 +64,7 @@ class RateLimitMiddleware:
         key: KeyFunction | None = None,
         limiter: AnyLimiter | None = None,
         policies: Iterable[Policy] | None = None,
+        default_key: KeyFunction | None = None,
         headers: str | None = "draft-11",
         exempt: Iterable[str] = (),
         respond: Respond = too_many_requests,
@@ -70,13 +72,15 @@ class RateLimitMiddleware:
         on_decision: OnDecision | None = None,
     ) -> None:
         check_function("respond", respond)
-        if on_decision is not None:
-            check_function("on_decision", on_decision)
+        for name, function in {"default_key": default_key, "on_decision": on_decision}.items():
+            if function is not None:
+                check_function(name, function)
         self.app = app
         self._gate = PolicySet(
             _policies(limit, key, limiter, policies),
             enforce=check_bool("enforce", enforce),
             on_decision=on_decision,
+            default_key=default_key,
         )
         self.policies: Sequence[Policy] = self._gate.policies
         self._judge = None if self._gate.shared else self._gate.evaluate  # found once, called often

@@ -78,6 +78,10 @@ class Policy:
         what, least = ("cost", 0) if tokens is None else ("tokens", 1)
         _check_cost(what, self.cost, least, self.limiter.limit)
 
+    def key_or(self, default: KeyFunction | None) -> KeyFunction:
+        """Return the key of this policy, or `default` if it was made without one."""
+        return self.key if self.has_key or default is None else default
+
     def now(self) -> float:
         """Seconds of the limiter's clock."""
         return 0.0 if isinstance(self.limiter, InFlight) else self.limiter.clock()
@@ -209,15 +213,22 @@ class ChargeResult(NamedTuple):
             await self.charge.refund_shared(since=self.at, degraded=self.decision.degraded)
 
 
-def charge_for(policy: Policy, scope: Scope) -> Charge | None:
-    """What the request claims under `policy`; None where that is not for it.
+def charge_for(
+    policy: Policy, scope: Scope, *, default_key: KeyFunction | None = None
+) -> Charge | None:
+    """Return the charge of a request under `policy`, or None if the policy does not apply.
+
+    Args:
+        policy: Policy to charge.
+        scope: Request.
+        default_key: Key of a policy without one.
 
     Raises:
-        Exception: The policy's own functions fail, or give what cannot be used.
+        Exception: A function of the policy fails or returns an unusable value.
     """
     if policy.when is not None and not policy.when(scope):
         return None
-    key = policy.key(scope)
+    key = policy.key_or(default_key)(scope)
     if key is None:
         return None
     hash(key)  # raises here, where it concerns this policy alone

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from starlette.types import Scope
 
 from ..exchange import ErrorReporter, Recorder, recorder_of
+from .callables import KeyFunction
 from .limiters import Decision
 from .policy import (
     DEFAULT_NAME,
@@ -39,7 +40,8 @@ class PolicySet:
     Args:
         policies: At least one, each with a name and a limiter of its own.
         enforce: False only counts and tells, whatever the policies say of themselves.
-        on_decision: Told of every decision.
+        on_decision: Called with every decision.
+        default_key: Key of policies without one; the client's address when None.
 
     Attributes:
         policies: In the order in which they are asked.
@@ -51,13 +53,19 @@ class PolicySet:
     """
 
     def __init__(
-        self, policies: Sequence[Policy], *, enforce: bool, on_decision: OnDecision | None
+        self,
+        policies: Sequence[Policy],
+        *,
+        enforce: bool,
+        on_decision: OnDecision | None,
+        default_key: KeyFunction | None = None,
     ) -> None:
         check_policies(policies)
         self.policies = sorted(policies, key=_hard_to_undo)
         self.shared = any(policy.shared for policy in policies)
         self._enforced = {policy.name for policy in policies if policy.enforce and enforce}
         self._on_decision = on_decision
+        self._default_key = default_key
         self._failures = ErrorReporter()
         alone = len(policies) == 1 and policies[0].is_plain
         self.evaluate: Evaluate = self._evaluate_one(policies[0]) if alone else self._evaluate_all
@@ -67,7 +75,8 @@ class PolicySet:
 
     def _evaluate_one(self, policy: Policy) -> Evaluate:
         """The same for one plain policy, which is what most gateways have, with less ado."""
-        key_of, when, hit, cost = policy.key, policy.when, policy.local.hit, policy.price
+        key_of = policy.key_or(self._default_key)
+        when, hit, cost = policy.when, policy.local.hit, policy.price
         is_named, is_enforced = policy.name != DEFAULT_NAME, policy.name in self._enforced
         refused = "limited" if is_enforced else "shadow"
 
@@ -114,7 +123,7 @@ class PolicySet:
         claims = []
         for policy in self.policies:
             try:
-                claim = charge_for(policy, scope)
+                claim = charge_for(policy, scope, default_key=self._default_key)
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed(scope, policy, error)
                 continue

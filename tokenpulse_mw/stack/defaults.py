@@ -19,6 +19,7 @@ from ..health import CheckResult, Observation
 from ..logs import ACCESS_LOGGER, check_level, configure_logging, formatter_for, settings_routes
 from ..ratelimit import (
     RESPONSES,
+    KeyFunction,
     Limiter,
     Policy,
     SharedLimiter,
@@ -44,8 +45,6 @@ _SHORT = 16  # characters; a shorter token can be guessed
 def policies(settings: Settings, given: Iterable[Policy] | None) -> list[Policy]:
     """Return the given policies, or one limit for each client from the settings.
 
-    Policies without a key count by the client's address.
-
     Raises:
         ValueError: The policies are invalid, or settings of the limit would have no effect.
     """
@@ -59,14 +58,17 @@ def policies(settings: Settings, given: Iterable[Policy] | None) -> list[Policy]
         names = (*_OF_LIMIT, "limit_on_error")
         check_unused(settings, names, "policies", "give it to a Policy or its limiter")
     check_policies(found)
-    with blame_settings("trusted_proxies", "client_header"):
-        address = keys.client_address(
-            trusted=settings.trusted_proxies, header=settings.client_header
-        )
-    for policy in found:
-        if not policy.has_key:
-            policy.key = address
     return found
+
+
+def client_key(settings: Settings) -> KeyFunction:
+    """Return the key of policies without one: the client's address, as the settings define it.
+
+    Raises:
+        ValueError: The trusted proxies or the client header are malformed.
+    """
+    with blame_settings("trusted_proxies", "client_header"):
+        return keys.client_address(trusted=settings.trusted_proxies, header=settings.client_header)
 
 
 def _per_client(settings: Settings) -> Policy:

@@ -83,6 +83,7 @@ class TokenPulse:
             )
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
         self.policies = defaults.policies(self.settings, policies)
+        self._client_key = defaults.client_key(self.settings)
         check_logs(self.settings)
         self.engine = defaults.engine(self.settings, self.policies, engine)
         self.metrics = HttpMetrics() if metrics is None else metrics
@@ -197,6 +198,7 @@ class TokenPulse:
             respond = defaults.response_for(self.settings.limit_response)
         rate_limit: dict[str, Any] = {
             "policies": self.policies,
+            "default_key": self._client_key,
             "headers": self.settings.limit_headers,
             "respond": respond,
             "enforce": self.settings.limit_enforce,

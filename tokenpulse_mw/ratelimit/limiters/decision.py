@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+EPSILON = 1e-6  # seconds, or requests; more than the rounding error of floats
+
 
 class Decision(NamedTuple):
     """A limiter's answer, and where it leaves the client.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
-from .decision import Decision
+from .decision import EPSILON, Decision
 from .sketch import WindowSketch
 
-_EPSILON = 1e-6  # seconds; more than what floats lose of a time
 _new = tuple.__new__  # what most requests get is made in half the time
 
 
@@ -60,7 +59,7 @@ class FixedWindow:
 
     def charge(self, state: Window, now: float, amount: int, since: float) -> None:
         """Count `amount`; what was taken before this window began cannot be given back in it."""
-        if amount > 0 or since >= state.ends - self.window - _EPSILON:
+        if amount > 0 or since >= state.ends - self.window - EPSILON:
             state.used = max(state.used + amount, 0)
 
     def adopt(self, state: Window, now: float, decision: Decision) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
-from .decision import Decision
+from .decision import EPSILON, Decision
 from .sketch import WindowSketch
 
 _MOST_WINDOWS = 10  # in which any debt has drained: one wrong number must not limit for years
-_EPSILON = 1e-6  # of a request, and of a second: more than what floats lose
 
 
 class Bucket:
@@ -51,7 +50,7 @@ class Gcra:
     def check(self, state: Bucket, now: float, cost: int) -> Decision:
         """Whether `cost` fits into the bucket."""
         level, limit = self._level(state, now), self.limit
-        room = max(int(limit - level + _EPSILON), 0)
+        room = max(int(limit - level + EPSILON), 0)
         wait = self._wait(level, cost) if cost else 0.0
         more_after = self._wait(level, room + 1) if room < limit else 0.0
         return Decision(wait == 0.0, limit, room, level / self._rate, wait, more_after=more_after)
@@ -97,4 +96,4 @@ class Gcra:
         if cost > self.limit:
             return math.inf
         too_much = level + cost - self.limit
-        return too_much / self._rate + _EPSILON if too_much > _EPSILON else 0.0
+        return too_much / self._rate + EPSILON if too_much > EPSILON else 0.0

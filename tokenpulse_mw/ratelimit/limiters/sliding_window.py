@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
-from .decision import Decision
+from .decision import EPSILON, Decision
 from .sketch import WindowSketch
-
-_EPSILON = 1e-6  # seconds; more than what floats lose of a time
 
 
 class Windows:
@@ -16,7 +14,7 @@ class Windows:
 
     __slots__ = ("current", "ends", "index", "previous")
 
-    def __init__(self, index: int, current: int, previous: int, ends: float) -> None:
+    def __init__(self, index: int, current: float, previous: float, ends: float) -> None:
         self.index = index
         self.current = current
         self.previous = previous
@@ -55,7 +53,7 @@ class SlidingWindowCounter:
         limit, window = self.limit, self.window
         used = int(previous * (ends - now) / window) + current
         free_after = ends + window - now if current else ends - now if previous else 0.0
-        remaining = max(limit - used, 0)
+        remaining = int(limit - used) if used < limit else 0
         wait = 0.0 if cost <= remaining else self._wait(state, now, cost)
         more_after = self._wait(state, now, remaining + 1) if remaining < limit else 0.0
         return Decision(not wait, limit, remaining, free_after, wait, more_after=more_after)
@@ -85,15 +83,19 @@ class SlidingWindowCounter:
         else:
             fades_now = decision.reset_after <= left
         if fades_now:
-            state.previous, state.current = math.ceil(used * window / (left - full_for)), 0
+            # Fractions, for the client is limited exactly so long.
+            fading = max(left - full_for - EPSILON, EPSILON)
+            state.previous, state.current = used * window / fading, 0
         else:
-            fading = min(max(left + window - full_for, _EPSILON), window)
-            state.previous, state.current = 0, math.ceil(used * window / fading)
+            fading = min(max(left + window - full_for - EPSILON, EPSILON), window)
+            state.previous, state.current = 0, used * window / fading
 
     def save(self, sketch: WindowSketch, key: Hashable, state: Windows, now: float) -> None:
         """Keep each of the two windows under its number."""
-        sketch.save((key, state.index), state.current, state.ends, now)
-        sketch.save((key, state.index - 1), state.previous, state.ends - self.window, now)
+        sketch.save((key, state.index), math.ceil(state.current), state.ends, now)
+        sketch.save(
+            (key, state.index - 1), math.ceil(state.previous), state.ends - self.window, now
+        )
 
     def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Windows | None:
         """The windows that `key` had."""
@@ -108,10 +110,10 @@ class SlidingWindowCounter:
         sketch.clear((key, index))
         sketch.clear((key, index - 1))
 
-    def _windows(self, index: int, current: int, previous: int) -> Windows:
+    def _windows(self, index: int, current: float, previous: float) -> Windows:
         return Windows(index, current, previous, float((index + 2) * self.window))
 
-    def _seen_from(self, state: Windows, now: float) -> tuple[int, int, float]:
+    def _seen_from(self, state: Windows, now: float) -> tuple[float, float, float]:
         """The counts of the current and the previous window, and when the current one ends."""
         index = int(now // self.window)
         ends = float((index + 1) * self.window)
@@ -136,4 +138,4 @@ class SlidingWindowCounter:
             faded = ends - (room - current) * self.window / previous
         else:  # the current one has to become the previous one, and fade
             faded = ends + self.window - room * self.window / current
-        return faded - now + _EPSILON
+        return faded - now + EPSILON

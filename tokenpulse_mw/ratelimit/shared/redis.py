@@ -1,7 +1,8 @@
-"""Windows in Redis: each question is one script, which nothing can come between.
+"""Windows in Redis, each operation an atomic script.
 
-The scripts are sent whole. To name them by their hash would fail once in every new server, and
-the driver answers such a failure by breaking the connection, whoever else waits on it.
+The driver closes its connection on every error reply, and fails all requests that wait on it. So
+the scripts are sent whole, because `EVALSHA` fails once on each new server, and they return a
+refused write as a value.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from limits.aio.storage import RedisStorage
 from ..limiters import Decision
 from .decisions import MAX_COUNT, TICK, fixed_decision, sliding_decision
 
-# What the scripts begin with. A counter without an end is none: who began it broke off.
+# Common functions of the scripts. A counter without an expiry was left by an interrupted write,
+# and is ignored.
 _LOOK = """
 local window = tonumber(ARGV[1])
 local function look(key)
@@ -25,12 +27,14 @@ local function look(key)
 end
 local function add(key, amount, left, ends)
     local text = string.format('%.0f', amount)
+    local reply
     if left == 0 then
-        redis.call('set', key, text, 'px', ends)
-        return ends
+        reply = redis.pcall('set', key, text, 'px', ends)
+        left = ends
+    else
+        reply = redis.pcall('incrby', key, text)
     end
-    redis.call('incrby', key, text)
-    return left
+    return left, type(reply) == 'table' and reply.err
 end
 """
 
@@ -40,7 +44,9 @@ local used, left = look(KEYS[1])
 local cost = tonumber(ARGV[3])
 local allowed = used + cost <= tonumber(ARGV[2])
 if allowed and ARGV[4] == '1' then
-    left = add(KEYS[1], cost, left, window)
+    local refused
+    left, refused = add(KEYS[1], cost, left, window)
+    if refused then return {{-1, refused}} end
     used = used + cost
 end
 return {{allowed and 1 or 0, used, left}}
@@ -50,9 +56,10 @@ return {{allowed and 1 or 0, used, left}}
 _CHARGE = f"""{_LOOK}
 local used, left = look(KEYS[1])
 local amount, age = tonumber(ARGV[2]), tonumber(ARGV[3])
-if amount < 0 and (left == 0 or age > window - left) then return 0 end
-add(KEYS[1], math.max(math.min(amount, {MAX_COUNT} - used), -used), left, window)
-return 1
+if amount < 0 and (left == 0 or age > window - left) then return {{0}} end
+amount = math.max(math.min(amount, {MAX_COUNT} - used), -used)
+local _, refused = add(KEYS[1], amount, left, window)
+return {{refused and -1 or 1, refused or nil}}
 """
 
 
@@ -67,11 +74,17 @@ local used = math.floor(previous * fades / window) + current
 local allowed = used + cost <= tonumber(ARGV[2])
 if allowed and cost > 0 and ARGV[4] == '1' then
     if rolled then redis.call('rename', KEYS[1], KEYS[2]) end
-    ends = add(KEYS[1], cost, ends, window + (fades > 0 and fades or window))
+    local refused
+    ends, refused = add(KEYS[1], cost, ends, window + (fades > 0 and fades or window))
+    if refused then return {{-1, refused}} end
     current = current + cost
 end
 return {{allowed and 1 or 0, previous, fades, current, ends}}
 """
+
+
+class WriteRefusedError(Exception):
+    """A Redis that responds, but does not write: it is full, or read-only."""
 
 
 class _OnRedis:
@@ -89,8 +102,19 @@ class _OnRedis:
         name = self._prefixed(f"{{{key}}}")
         return [f"{name}/{each}" for each in self.counters]
 
+    async def _eval(self, script: str, key: str, arguments: list[int]) -> list[Any]:
+        """Run `script` for `key`.
+
+        Raises:
+            WriteRefusedError: Redis refused to write.
+        """
+        reply: list[Any] = await self._client.eval(script, self._names(key), arguments)
+        if reply[0] < 0:
+            raise WriteRefusedError(reply[1].decode().removeprefix("-"))
+        return reply
+
     async def reset(self, key: str) -> None:
-        """Forget what was counted."""
+        """Delete the counters of `key`."""
         await self._client.delete(self._names(key))
 
 
@@ -111,12 +135,11 @@ class FixedOnRedis(_OnRedis):
         """Count `amount`, or give it back if what was taken `age` seconds ago still counts."""
         milliseconds = math.floor((age - TICK) * 1000)
         arguments = [self._window * 1000, amount, milliseconds]
-        await self._client.eval(_CHARGE, self._names(key), arguments)
+        await self._eval(_CHARGE, key, arguments)
 
     async def _ask(self, key: str, cost: int, *, count: bool) -> Decision:
         arguments = [self._window * 1000, self._limit, cost, int(count)]
-        answer = await self._client.eval(_FIXED, self._names(key), arguments)
-        allowed, used, left = answer
+        allowed, used, left = await self._eval(_FIXED, key, arguments)
         return fixed_decision(bool(allowed), self._limit, used, cost, left / 1000 or self._window)
 
 
@@ -135,7 +158,6 @@ class SlidingOnRedis(_OnRedis):
 
     async def _ask(self, key: str, cost: int, *, count: bool) -> Decision:
         arguments = [self._window * 1000, self._limit, cost, int(count)]
-        answer = await self._client.eval(_SLIDING, self._names(key), arguments)
-        allowed, previous, fades, current, ends = answer
+        allowed, previous, fades, current, ends = await self._eval(_SLIDING, key, arguments)
         windows = (previous, fades / 1000, current, ends / 1000)
         return sliding_decision(bool(allowed), self._limit, self._window, windows, cost)

@@ -11,6 +11,7 @@ from limits.aio.storage import MemcachedStorage, RedisStorage
 from limits.storage import storage_from_string
 
 from ...secret import Secret
+from .redis import WriteRefusedError
 
 SharedStorage = RedisStorage | MemcachedStorage
 
@@ -140,7 +141,7 @@ async def close_storage(storage: SharedStorage) -> None:
 
 def refuses_writes(error: Exception) -> bool:
     """Return True if a Redis answers, but counts nothing: it is full, or read-only."""
-    return str(error).startswith(_REFUSES_WRITES)
+    return isinstance(error, WriteRefusedError) or str(error).startswith(_REFUSES_WRITES)
 
 
 def _advice(scheme: str) -> str:
