@@ -49,7 +49,9 @@ HOOKS = ("on_open", "on_close", "on_drop", "on_limit", "on_error")
 def find_hook(observer: object, name: str) -> Callable[..., object] | None:
     """Return the hook `name` of `observer`; None if it is missing or the no-op of `Observer`."""
     hook: Callable[..., object] | None = getattr(observer, name, None)
-    return None if getattr(hook, "__func__", None) is getattr(Observer, name) else hook
+    # A listener of the alert engine has hooks of its own.
+    unused = vars(Observer).get(name, observer)
+    return None if getattr(hook, "__func__", None) is unused else hook
 
 
 class ErrorReporter:
