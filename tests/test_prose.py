@@ -22,6 +22,9 @@ PAGES = [
     *sorted((ROOT / "tokenpulse_mw/monitoring").rglob("*.md")),
 ]
 
+# Files that are not rewritten yet. A file that has no fault left is removed from the list.
+BACKLOG = set((Path(__file__).parent / "prose_backlog.txt").read_text().split())
+
 # What never occurs, and what to write instead.
 WORDS = {
     r"whoever|whomever|whosoever": "name the agent",
@@ -76,24 +79,30 @@ def ids(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def faults(path: Path) -> list[str]:
+    """Return all faults of a file."""
+    text = path.read_text()
+    if path in PAGES:
+        return list(faults_of_words(text))
+    tree = ast.parse(text)
+    loops = faults_of_loops(tree) if path in PACKAGE else ()
+    return [*faults_of_words(text), *faults_of_docstrings(tree), *loops]
+
+
 @pytest.mark.parametrize(
     "path", [path for path in [*CODE, *PAGES] if path != Path(__file__)], ids=ids
 )
-def test_file_has_no_word_to_decode(path: Path) -> None:
-    """Words that need decoding occur in no file."""
-    assert list(faults_of_words(path.read_text())) == []
+def test_file_needs_no_decoding(path: Path) -> None:
+    """A file has plain words, docstrings that begin with a verb, and nouns as loop variables."""
+    found = faults(path)
+
+    assert found == [] or ids(path) in BACKLOG, found
 
 
-@pytest.mark.parametrize("path", CODE, ids=ids)
-def test_docstring_begins_with_no_question_word(path: Path) -> None:
-    """A docstring begins with a verb, or with the noun that names the thing."""
-    assert list(faults_of_docstrings(ast.parse(path.read_text()))) == []
-
-
-@pytest.mark.parametrize("path", PACKAGE, ids=ids)
-def test_loop_variable_is_a_noun(path: Path) -> None:
-    """A loop variable names what it holds."""
-    assert list(faults_of_loops(ast.parse(path.read_text()))) == []
+@pytest.mark.parametrize("name", sorted(BACKLOG))
+def test_backlog_has_only_files_with_faults(name: str) -> None:
+    """The list of files that are not rewritten only becomes shorter."""
+    assert faults(ROOT / name), f"{name} has no fault left: remove it from prose_backlog.txt"
 
 
 def test_every_kind_of_fault_is_found() -> None:

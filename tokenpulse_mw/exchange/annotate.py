@@ -34,7 +34,7 @@ def annotate(
     256 characters are truncated and get a hash.
 
     Invalid facts, such as negative tokens, are logged and counted as the component `annotate` in
-    `tokenpulse_self_errors_total`; the request continues.
+    `tokenpulse_internal_errors_total`; the request continues.
 
     Args:
         request_or_scope: The request or its ASGI scope.
