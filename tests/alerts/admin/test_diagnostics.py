@@ -91,7 +91,7 @@ def test_the_rules_say_what_they_look_for() -> None:
     api = Api(rules=[error_spike, high, high, lambda traffic, thresholds, now: []])
 
     assert api.get("/rules")["rules"] == [
-        {"name": "error_spike", "description": "Too large a share of a key's requests failed."},
+        {"name": "error_spike", "description": "Find keys with a high error rate."},
         {"name": "high", "description": "Somebody sends much."},
         {"name": "high-2", "description": "Somebody sends much."},
         {"name": "<lambda>", "description": ""},

@@ -40,7 +40,7 @@ def test_no_route_answers_without_authorization(route: Route, method: str) -> No
 @pytest.mark.parametrize("authorize", [None, "s3cret", True])
 def test_the_routes_are_not_made_without_authorization(authorize: Any) -> None:
     """Nobody forgets it: the error says what to give."""
-    with pytest.raises(ValueError, match=r"bearer\(token\) of tokenpulse_mw.web"):
+    with pytest.raises(ValueError, match=r"bearer\(token\) of tokenpulse_mw"):
         alert_routes(AlertEngine(), authorize=authorize)
 
 
@@ -72,7 +72,7 @@ def test_anything_else_lets_nobody_in(given: object, caplog: pytest.LogCaptureFi
     api = Api(authorize=lambda request: given)
 
     assert api.ask("GET").status_code == 401
-    assert "authorize must give True, a name or False" in caplog.text
+    assert "authorize must return True, a name or False" in caplog.text
 
 
 def test_an_authorization_may_refuse_in_its_own_words() -> None:
