@@ -54,32 +54,31 @@ class TokenUsage(msgspec.Struct, frozen=True):
         )
 
 
-def count(fields: Fields, name: str, *others: str) -> int:
+def count(fields: Fields, *names: str) -> int:
     """Return the first positive count under one of these names, or 0.
 
     A count is a whole number, which may be written as 12.0; null, strings and other values are
     ignored. An implausibly large number is a count, too: read as 0, it would lower the charge.
     """
-    value = fields.get(name)
-    if type(value) is int and value > 0:  # the common case
-        return value
-    for each in (name, *others):
-        value = fields.get(each)
+    for name in names:
+        value = fields.get(name)
         if value and _is_count(value):
             return int(value)
     return 0
 
 
-def has_count(fields: Fields, name: str, *others: str) -> bool:
+def has_count(fields: Fields, *names: str) -> bool:
     """Return True if there is a count, zero included, under one of these names."""
-    if _is_count(fields.get(name)):
-        return True
-    return has_count(fields, *others) if others else False
+    for name in names:
+        value = fields.get(name)
+        if value is not None and _is_count(value):
+            return True
+    return False
 
 
 def _is_count(value: Any) -> bool:
     kind = type(value)
-    return (kind is int or (kind is float and value.is_integer())) and value >= 0
+    return value >= 0 if kind is int else kind is float and value >= 0 and value.is_integer()
 
 
 def get_object(fields: Fields, name: str) -> Fields:

@@ -78,11 +78,11 @@ def _choice_usage(document: Document) -> Any:
 
 def _with_cached_tokens_of_choice(document: Document, usage: dict[str, Any]) -> dict[str, Any]:
     """Add the cache reads that Kimi may report inside the choice only."""
-    if has_count(usage, *_FLAT_CACHE_READ):
-        return usage
     inner = _choice_usage(document)
     cached = inner.get("cached_tokens") if isinstance(inner, dict) else None
-    return usage if cached is None else {**usage, "cached_tokens": cached}
+    if cached is None or has_count(usage, *_FLAT_CACHE_READ):
+        return usage
+    return {**usage, "cached_tokens": cached}
 
 
 def _count(usage: Fields) -> TokenUsage:
