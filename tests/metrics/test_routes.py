@@ -286,7 +286,7 @@ def test_one_application_can_be_scraped_in_several_event_loops(metrics: HttpMetr
     answers = [TestClient(app, backend=backend).get("/metrics") for backend in backends]
 
     assert [answer.status_code for answer in answers] == [200] * 3
-    assert b"self_errors_total{" not in answers[2].content
+    assert b"tokenpulse_internal_errors_total{" not in answers[2].content
 
 
 def test_a_guarded_scrape_is_nothing_for_any_method(metrics: HttpMetrics) -> None:
