@@ -658,7 +658,7 @@ def test_how_the_engine_fares_is_a_metric(metrics: HttpMetrics) -> None:
 
     shown = metrics.render().decode()
     assert "tokenpulse_alert_last_evaluation_timestamp_seconds 1.7e+09" in shown
-    assert 'tokenpulse_alert_notifications_waiting{sink="hangs"} 2.0' in shown
+    assert 'tokenpulse_alert_notification_queue_length{sink="hangs"} 2.0' in shown
     assert "tokenpulse_alert_subject_overflow_total 3.0" in shown
 
 

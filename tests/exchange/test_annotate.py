@@ -162,7 +162,7 @@ async def test_what_cannot_be_told_is_reported_and_harms_nobody(
 
     assert exchange.usage == TokenUsage(3, 5)
     assert exchange.tenant is None
-    name = "tokenpulse_self_errors_total"
+    name = "tokenpulse_internal_errors_total"
     assert metrics.registry.get_sample_value(name, {"component": "annotate"}) == 1
     assert len(caplog.records) == 1
 

@@ -250,7 +250,7 @@ async def test_a_watcher_that_fails_harms_nobody(
     assert len(seen) == 2
     assert [record.args for record in caplog.records] == [("Watching", "RuntimeError")]
     failed = {"component": "Watching"}
-    assert metrics.registry.get_sample_value("tokenpulse_self_errors_total", failed) == 4
+    assert metrics.registry.get_sample_value("tokenpulse_internal_errors_total", failed) == 4
 
 
 ACCEPT: Message = {"type": "websocket.accept"}

@@ -91,7 +91,7 @@ def test_a_source_that_fails_costs_nothing_but_its_family(
     second, third = shown(metrics, policy="default"), shown(metrics, policy="default")
 
     assert (first, second, third) == (3, 3, 3)
-    assert shown(metrics, "tokenpulse_self_errors_total", component="metrics") == 3
+    assert shown(metrics, "tokenpulse_internal_errors_total", component="metrics") == 3
     answers.append({("default",): 4})
     assert shown(metrics, policy="default") == 4
     assert caplog.messages == [
@@ -120,7 +120,7 @@ def test_a_source_that_gives_something_else_costs_nothing_but_its_family(
     text = metrics.render()
 
     assert b"tokenpulse_rate_limit_keys{" not in text
-    assert b'tokenpulse_self_errors_total{component="metrics"} 1.0\n' in text
+    assert b'tokenpulse_internal_errors_total{component="metrics"} 1.0\n' in text
 
 
 def test_label_values_are_text(metrics: HttpMetrics) -> None:

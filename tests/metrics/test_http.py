@@ -62,8 +62,8 @@ def test_tokens_by_kind(metrics: HttpMetrics) -> None:
     for kind, tokens in kinds.items():
         assert value(metrics, "tokenpulse_llm_tokens_total", provider="claude", kind=kind) == tokens
     for source in ("partial", "missing"):
-        labels = {"provider": "claude", "source": source}
-        assert value(metrics, "tokenpulse_llm_usage_total", **labels) == 1
+        labels = {"provider": "claude", "usage": source}
+        assert value(metrics, "tokenpulse_llm_requests_total", **labels) == 1
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_decisions_and_failures(metrics: HttpMetrics) -> None:
 
     name = "tokenpulse_rate_limit_decisions_total"
     assert value(metrics, name, policy="default", decision="limited") == 1
-    assert value(metrics, "tokenpulse_self_errors_total", component="provider") == 1
+    assert value(metrics, "tokenpulse_internal_errors_total", component="provider") == 1
 
 
 def test_series_are_capped() -> None:

@@ -60,5 +60,5 @@ async def test_implausible_usage_does_not_stop_the_counter_of_tokens(metrics: Ht
 
     labels = {"provider": "unknown", "kind": "input"}
     assert metrics.registry.get_sample_value("tokenpulse_llm_tokens_total", labels) == 3
-    missing = {"provider": "unknown", "source": "missing"}
-    assert metrics.registry.get_sample_value("tokenpulse_llm_usage_total", missing) == 2
+    missing = {"provider": "unknown", "usage": "missing"}
+    assert metrics.registry.get_sample_value("tokenpulse_llm_requests_total", missing) == 2

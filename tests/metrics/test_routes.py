@@ -227,7 +227,7 @@ def test_somebody_elses_collector_that_fails_does_not_blind_us(
         client.get("/metrics", headers={"accept": accept})
 
     assert [answer.status_code for answer in answers] == [200, 200]
-    errors = 'tokenpulse_self_errors_total{component="metrics"}'
+    errors = 'tokenpulse_internal_errors_total{component="metrics"}'
     assert f"{errors} 1.0\n" in answers[0].text
     assert f"{errors} 2.0\n" in answers[1].text
     assert answers[0].text.endswith("# EOF\n") is (accept == OPENMETRICS)
@@ -274,7 +274,7 @@ async def test_a_collector_that_hangs_for_too_long_is_left_behind(metrics: HttpM
     hanging.go_on.set()
 
     assert [answer.status for answer in answers] == [200] * 3
-    assert b'tokenpulse_self_errors_total{component="metrics"} 3.0\n' in answers[2].body
+    assert b'tokenpulse_internal_errors_total{component="metrics"} 3.0\n' in answers[2].body
     assert hanging.most_waiting == 1
 
 
@@ -286,7 +286,7 @@ def test_one_application_can_be_scraped_in_several_event_loops(metrics: HttpMetr
     answers = [TestClient(app, backend=backend).get("/metrics") for backend in backends]
 
     assert [answer.status_code for answer in answers] == [200] * 3
-    assert b"self_errors_total{" not in answers[2].content
+    assert b"internal_errors_total{" not in answers[2].content
 
 
 def test_a_guarded_scrape_is_nothing_for_any_method(metrics: HttpMetrics) -> None:

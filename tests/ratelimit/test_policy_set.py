@@ -191,7 +191,7 @@ async def failing(
     told = [record.args[0] for record in caplog.records if record.args]  # type: ignore[index]
     assert told == ["rate limit policy broken"]
     failures = metrics.registry.get_sample_value(
-        "tokenpulse_self_errors_total", {"component": "ratelimit"}
+        "tokenpulse_internal_errors_total", {"component": "ratelimit"}
     )
     assert failures == 3
     return [answer.status for answer in answers]

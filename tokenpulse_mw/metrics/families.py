@@ -92,10 +92,10 @@ TOKENS = Family(
     ("provider", "kind"),
 )
 USAGE = Family(
-    "tokenpulse_llm_usage_total",
+    "tokenpulse_llm_requests_total",
     "counter",
-    "Answers of models by whether their token usage could be read",
-    ("provider", "source"),
+    "Requests to language models, by whether the usage of the response was reported.",
+    ("provider", "usage"),
 )
 FIRST_TOKEN = Family(
     "tokenpulse_llm_time_to_first_token_seconds",
@@ -158,7 +158,7 @@ LAST_EVALUATION = Family(
     merge="min",  # one worker whose rounds have stopped is one too many
 )
 QUEUE_LENGTH = Family(
-    "tokenpulse_alert_notifications_waiting",
+    "tokenpulse_alert_notification_queue_length",
     "gauge",
     "Notifications that a sink has not taken yet",
     ("sink",),
@@ -176,7 +176,7 @@ ACTIVE_PROVIDERS = Family(
 )
 ASYNCIO_TASKS = Family("tokenpulse_asyncio_tasks", "gauge", "Tasks of the event loop")
 INTERNAL_ERRORS = Family(
-    "tokenpulse_self_errors_total",
+    "tokenpulse_internal_errors_total",
     "counter",
     "Failures of the monitoring itself, which no request noticed",
     ("component",),

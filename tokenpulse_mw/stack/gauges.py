@@ -40,7 +40,9 @@ class Gauges:
         """Let `metrics` look them up."""
         metrics.add_callback("tokenpulse_alerts", self._engine.counts)
         metrics.add_callback("tokenpulse_alert_last_evaluation_timestamp_seconds", self._last_round)
-        metrics.add_callback("tokenpulse_alert_notifications_waiting", self._engine.queue_length)
+        metrics.add_callback(
+            "tokenpulse_alert_notification_queue_length", self._engine.queue_length
+        )
         metrics.add_callback("tokenpulse_alert_subject_overflow_total", self._engine.overflow)
         metrics.add_callback("tokenpulse_active_providers", self._health.active_providers)
         metrics.add_callback("tokenpulse_rate_limit_keys", self._keys)
