@@ -64,9 +64,7 @@ class CallbackFamilies:
     """
 
     def __init__(self, tables: Iterable[Rows], *, on_error: Callable[[], object]) -> None:
-        self._families = {
-            rows.family.name: (rows, FamilyCallbacks(rows.family)) for rows in tables
-        }
+        self._families = {rows.family.name: (rows, FamilyCallbacks(rows.family)) for rows in tables}
         self._on_error = on_error
         self._errors = ErrorReporter()
         self._lock = threading.Lock()

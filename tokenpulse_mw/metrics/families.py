@@ -54,7 +54,7 @@ class Family(NamedTuple):
     @property
     def width(self) -> int:
         """Length of a row: 1, or for a histogram the sum and the counts of all buckets."""
-        return len(self.buckets) + 2 if self.buckets else 1
+        return len(self.buckets) + 2 if self.kind == "histogram" else 1
 
 
 _REQUEST = ("method", "route", "status", "provider")
@@ -69,9 +69,7 @@ DURATION = Family(
     _REQUEST,
     DURATION_BUCKETS,
 )
-IN_PROGRESS = Family(
-    "tokenpulse_http_requests_in_progress", "gauge", "HTTP requests in progress."
-)
+IN_PROGRESS = Family("tokenpulse_http_requests_in_progress", "gauge", "HTTP requests in progress.")
 FIRST_BYTE = Family(
     "tokenpulse_http_time_to_first_byte_seconds",
     "histogram",
@@ -174,7 +172,9 @@ ACTIVE_PROVIDERS = Family(
     "Whether the credentials of the provider are active (1) or not (0).",
     ("provider",),
 )
-ASYNCIO_TASKS = Family("tokenpulse_asyncio_tasks", "gauge", "Unfinished tasks of the asyncio event loop.")
+ASYNCIO_TASKS = Family(
+    "tokenpulse_asyncio_tasks", "gauge", "Unfinished tasks of the asyncio event loop."
+)
 INTERNAL_ERRORS = Family(
     "tokenpulse_internal_errors_total",
     "counter",

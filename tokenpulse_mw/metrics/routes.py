@@ -51,7 +51,7 @@ def metrics_routes(
         )
     check_seconds("timeout", timeout)
     guard = None if authorize is None else Guard(authorize, of="metrics_routes")
-    # With a guard, every method must give 404, or a 405 would disclose that the route exists.
+    # With a guard, every method gives 404: a 405 would disclose that the route exists.
     methods = ["GET"] if guard is None else _METHODS
     return [Route("/metrics", _Scraper(metrics, guard, timeout).scrape, methods=methods)]
 
