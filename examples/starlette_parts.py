@@ -1,4 +1,4 @@
-"""A Starlette application with each part on its own, and nothing that was not asked for.
+"""Starlette application that uses each part of the library separately.
 
 Run it:
 
@@ -42,18 +42,18 @@ health = HealthRouter(service="hello", providers=["claude"], checks={"disk": lam
 
 
 def print_exchange(exchange: Exchange) -> None:
-    """An observer of one's own."""
+    """Print a finished exchange."""
     print(exchange.method, exchange.route, exchange.status, f"{exchange.duration:.3f}s")
 
 
 async def hello(request: Request) -> JSONResponse:
-    """Say hello."""
+    """Return a greeting."""
     return JSONResponse({"hello": "world"})
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Evaluate alerts for as long as the application lives."""
+    """Evaluate alerts while the application runs."""
     async with engine:
         yield
 
@@ -61,11 +61,11 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 app = Starlette(
     routes=[Route("/hello", hello), *health.routes, *metrics_routes(metrics)],
     middleware=[
-        # Outermost first: what observes goes around the limit, so that 429s are seen too.
+        # Outermost first: observers wrap the rate limit, so 429 responses are observed.
         Middleware(ExchangeMiddleware, observers=[print_exchange]),
         Middleware(MetricsMiddleware, metrics=metrics),
         Middleware(AlertMiddleware, engine=engine),
-        # The health endpoints and the scrape answer these paths, and nothing else does.
+        # Only the health endpoints and the scrape are served at these paths.
         Middleware(RateLimitMiddleware, limit="5/minute", exempt=["/health*", "/metrics"]),
     ],
     lifespan=lifespan,

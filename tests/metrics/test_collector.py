@@ -1,4 +1,4 @@
-"""The collector: one set of families for a registry, beside everything else on it."""
+"""Collector of the families of a registry."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tokenpulse_mw.metrics.collector import tables_of
 
 
 def finished(route: str = "/x") -> Exchange:
-    """An exchange that went well."""
+    """Return a successful exchange."""
     exchange = Exchange("GET", 0.0)
     exchange.route, exchange.status, exchange.provider = route, 200, "claude"
     return exchange
 
 
-def test_two_metrics_on_one_registry_fill_the_same_families() -> None:
-    """Registering twice is no clash, and nothing is counted apart."""
+def test_two_instances_on_one_registry_share_their_families() -> None:
+    """The second instance does not register the names again."""
     registry = CollectorRegistry()
     first, second = HttpMetrics(registry), HttpMetrics(registry)
 
@@ -30,8 +30,8 @@ def test_two_metrics_on_one_registry_fill_the_same_families() -> None:
     assert b'provider="claude"} 2.0' in first.render()
 
 
-def test_registries_do_not_share() -> None:
-    """Two applications with a registry each are counted apart."""
+def test_registries_have_separate_families() -> None:
+    """Two applications with a registry each are counted separately."""
     first, second = HttpMetrics(CollectorRegistry()), HttpMetrics(CollectorRegistry())
 
     first(finished())
@@ -39,18 +39,18 @@ def test_registries_do_not_share() -> None:
     assert b"claude" not in second.render()
 
 
-def test_the_users_own_metrics_are_in_the_scrape() -> None:
-    """What else the registry holds is rendered by prometheus_client, each family once."""
+def test_other_metrics_of_the_registry_are_rendered() -> None:
+    """Each family is rendered once."""
     registry = CollectorRegistry()
-    Counter("mine", "My own", registry=registry).inc(3)
+    Counter("custom", "Custom counter", registry=registry).inc(3)
     text = HttpMetrics(registry).render().decode()
 
-    assert "mine_total 3.0" in text
+    assert "custom_total 3.0" in text
     assert text.count("# TYPE tokenpulse_http_requests_total counter") == 1
 
 
-def test_our_metrics_are_in_the_users_scrape() -> None:
-    """An exposition of prometheus_client's own shows our families too."""
+def test_families_are_in_the_exposition_of_prometheus_client() -> None:
+    """`generate_latest` of the registry includes the families of this package."""
     registry = CollectorRegistry()
     HttpMetrics(registry)(finished())
 
@@ -59,42 +59,44 @@ def test_our_metrics_are_in_the_users_scrape() -> None:
     assert 'tokenpulse_http_requests_total{method="GET",provider="claude",route="/x"' in text
 
 
-def test_rendering_here_silences_nothing_elsewhere() -> None:
-    """While one thread renders, another's collection is whole."""
+def test_rendering_does_not_hide_families_in_other_threads() -> None:
+    """A concurrent collection in another thread is complete."""
     registry = CollectorRegistry()
-    elsewhere: list[bytes] = []
+    concurrent: list[bytes] = []
 
-    class Asks:
-        """A collector during whose collection another thread collects."""
+    class ConcurrentScrape:
+        """Collector that runs a scrape in another thread."""
 
         def collect(self) -> list[object]:
-            if not elsewhere:
-                elsewhere.append(b"")
+            if not concurrent:
+                concurrent.append(b"")
                 thread = threading.Thread(
-                    target=lambda: elsewhere.append(generate_latest(registry))
+                    target=lambda: concurrent.append(generate_latest(registry))
                 )
                 thread.start()
                 thread.join()
             return []
 
     metrics = HttpMetrics(registry)
-    registry.register(Asks())  # type: ignore[arg-type]
+    registry.register(ConcurrentScrape())  # type: ignore[arg-type]
     metrics.render()
 
-    assert b"tokenpulse_http_requests_in_progress 0.0" in elsewhere[1]
+    assert b"tokenpulse_http_requests_in_progress 0.0" in concurrent[1]
 
 
-def test_a_name_that_somebody_else_has_is_refused() -> None:
-    """The error names it, instead of exporting two families of one name."""
+def test_duplicate_name_is_rejected() -> None:
+    """Two families with one name are never exported."""
     registry = CollectorRegistry()
-    Counter("tokenpulse_http_requests", "Not ours", registry=registry)
+    Counter("tokenpulse_http_requests", "Custom counter", registry=registry)
 
-    with pytest.raises(ValueError, match="another collector of this registry has our names"):
-        tables_of(registry, most=1)
+    with pytest.raises(
+        ValueError, match="registry must not have another collector of tokenpulse metrics"
+    ):
+        tables_of(registry, max_series=1)
 
 
-def test_families_can_be_registered_anew() -> None:
-    """A registry that they were taken off gets fresh ones."""
+def test_unregistered_families_can_be_registered_again() -> None:
+    """The new families start without series."""
     registry = CollectorRegistry()
     HttpMetrics(registry)(finished())
     for collector in list(registry._collector_to_names):

@@ -1,4 +1,4 @@
-"""HttpMetrics: what each exchange adds."""
+"""Observer that counts exchanges."""
 
 from __future__ import annotations
 
@@ -7,27 +7,39 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from tokenpulse_mw import Exchange, HttpMetrics, TokenUsage
 
-# prom-client's default, which the seed exports, and then what answers of models need.
-SEEDS = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0")
-OURS = ("30.0", "60.0", "120.0", "300.0", "600.0", "+Inf")
+# The default buckets of prom-client, then those for the duration of model responses.
+DEFAULT_BOUNDS = (
+    "0.005",
+    "0.01",
+    "0.025",
+    "0.05",
+    "0.1",
+    "0.25",
+    "0.5",
+    "1.0",
+    "2.5",
+    "5.0",
+    "10.0",
+)
+MODEL_BOUNDS = ("30.0", "60.0", "120.0", "300.0", "600.0", "+Inf")
 
 
 def finished(**fields: object) -> Exchange:
-    """An exchange that ended well, but for `fields`."""
+    """Return a successful exchange with other values for `fields`."""
     exchange = Exchange("POST", 0.0)
-    usual = {"route": "/chat", "status": 200, "provider": "claude", "duration": 2.0}
-    for name, value in {**usual, **fields}.items():
+    defaults = {"route": "/chat", "status": 200, "provider": "claude", "duration": 2.0}
+    for name, value in {**defaults, **fields}.items():
         setattr(exchange, name, value)
     return exchange
 
 
 def value(metrics: HttpMetrics, name: str, **labels: str) -> float | None:
-    """The value of a series, or None where there is no such series."""
+    """Return the value of a series, or None if it does not exist."""
     return metrics.registry.get_sample_value(name, labels)
 
 
-def test_the_seeds_two_families(metrics: HttpMetrics) -> None:
-    """Their names, labels, help and first buckets are exact."""
+def test_requests_and_durations_have_exact_names_and_labels(metrics: HttpMetrics) -> None:
+    """Name, help, label order and the first buckets are a fixed interface."""
     metrics.on_open()
     metrics(finished())
 
@@ -39,11 +51,14 @@ def test_the_seeds_two_families(metrics: HttpMetrics) -> None:
     assert f"# HELP {name} Duration of HTTP requests in seconds\n" in text
     assert f"{name}_sum{{{labels}}} 2.0\n" in text
     buckets = [line for line in text.splitlines() if line.startswith(f"{name}_bucket")]
-    assert [line.split('le="')[1].split('"')[0] for line in buckets] == [*SEEDS, *OURS]
+    assert [line.split('le="')[1].split('"')[0] for line in buckets] == [
+        *DEFAULT_BOUNDS,
+        *MODEL_BOUNDS,
+    ]
 
 
-def test_requests_in_progress(metrics: HttpMetrics) -> None:
-    """They are counted up when they begin, down when they end or turn out to be probes."""
+def test_in_progress_is_decremented_at_the_end_of_a_request(metrics: HttpMetrics) -> None:
+    """Discarded probes are decremented as well."""
     gauge = "tokenpulse_http_requests_in_progress"
     metrics.on_open()
     metrics.on_open()
@@ -53,16 +68,16 @@ def test_requests_in_progress(metrics: HttpMetrics) -> None:
     assert value(metrics, gauge) == 0
 
 
-def test_tokens_by_kind(metrics: HttpMetrics) -> None:
-    """Each kind is a series of the provider; where the numbers come from is counted too."""
+def test_tokens_are_counted_by_kind(metrics: HttpMetrics) -> None:
+    """Responses are counted by the completeness of their usage."""
     metrics(finished(usage=TokenUsage(10, 5, 4, 3, 2), usage_source="partial"))
     metrics(finished(usage_source="missing"))
 
     kinds = {"input": 10, "output": 5, "cache_read": 4, "cache_write": 3, "reasoning": 2}
     for kind, tokens in kinds.items():
         assert value(metrics, "tokenpulse_llm_tokens_total", provider="claude", kind=kind) == tokens
-    for source in ("partial", "missing"):
-        labels = {"provider": "claude", "usage": source}
+    for usage in ("partial", "missing"):
+        labels = {"provider": "claude", "usage": usage}
         assert value(metrics, "tokenpulse_llm_requests_total", **labels) == 1
 
 
@@ -70,10 +85,10 @@ def test_tokens_by_kind(metrics: HttpMetrics) -> None:
     ("output", "outcome", "counted"),
     [(5, "complete", 1), (1, "complete", None), (5, "client_disconnect", None)],
 )
-def test_time_per_output_token(
+def test_time_per_output_token_needs_a_complete_stream(
     metrics: HttpMetrics, output: int, outcome: str, counted: int | None
 ) -> None:
-    """It is the time of writing through the gaps between tokens, for whole streams of several."""
+    """The generation time is divided by the number of intervals between tokens."""
     metrics(
         finished(
             usage=TokenUsage(1, output),
@@ -90,8 +105,8 @@ def test_time_per_output_token(
     assert value(metrics, first, provider="claude") == 1
 
 
-def test_responses_by_how_they_ended(metrics: HttpMetrics) -> None:
-    """A stream that failed behind its 200 is seen here."""
+def test_responses_are_counted_by_outcome(metrics: HttpMetrics) -> None:
+    """A stream that fails after its status 200 is counted as an error."""
     metrics(finished(outcome="error", time_to_first_byte=0.5))
 
     labels = {"provider": "claude", "outcome": "error"}
@@ -101,8 +116,8 @@ def test_responses_by_how_they_ended(metrics: HttpMetrics) -> None:
 
 
 @pytest.mark.parametrize("first_byte", [0.5, 2.0])
-def test_the_first_byte_falls_into_a_bucket_of_its_own(first_byte: float) -> None:
-    """That of the whole duration only where all came at once."""
+def test_first_byte_has_its_own_bucket(first_byte: float) -> None:
+    """The bucket of the duration is reused only if both times are equal."""
     metrics = HttpMetrics(CollectorRegistry(), buckets=[1, 2.5])
 
     metrics(finished(duration=2.0, time_to_first_byte=first_byte))
@@ -114,8 +129,8 @@ def test_the_first_byte_falls_into_a_bucket_of_its_own(first_byte: float) -> Non
     assert value(metrics, "tokenpulse_http_request_duration_seconds_bucket", **whole) == 0
 
 
-def test_decisions_and_failures(metrics: HttpMetrics) -> None:
-    """Other parts have what they do counted."""
+def test_decisions_and_errors_are_counted(metrics: HttpMetrics) -> None:
+    """Rate limits and other components report to the metrics."""
     metrics.on_limit("default", "limited")
     metrics.on_error("provider")
 
@@ -124,20 +139,20 @@ def test_decisions_and_failures(metrics: HttpMetrics) -> None:
     assert value(metrics, "tokenpulse_internal_errors_total", component="provider") == 1
 
 
-def test_series_are_capped() -> None:
-    """Beyond the cap a family has one more series, and the overflow is counted."""
+def test_full_family_counts_in_an_overflow_series() -> None:
+    """Each overflow is counted."""
     metrics = HttpMetrics(CollectorRegistry(), max_series=2)
     for number in range(5):
         metrics(finished(route=f"/{number}"))
 
-    rest = dict.fromkeys(("method", "route", "status", "provider"), "__overflow__")
-    assert value(metrics, "tokenpulse_http_requests_total", **rest) == 3
+    overflow = dict.fromkeys(("method", "route", "status", "provider"), "__overflow__")
+    assert value(metrics, "tokenpulse_http_requests_total", **overflow) == 3
     family = "tokenpulse_http_request_duration_seconds"
     assert value(metrics, "tokenpulse_series_overflow_total", family=family) == 3
 
 
-def test_the_overflow_of_many_families_is_told_for_each() -> None:
-    """The family that tells of overflow is not capped itself."""
+def test_overflow_is_counted_for_each_family() -> None:
+    """The overflow counter itself is not limited."""
     metrics = HttpMetrics(CollectorRegistry(), max_series=1)
     for number in range(3):
         metrics(finished(route=f"/{number}", provider=str(number), time_to_first_byte=1.0))
@@ -147,13 +162,13 @@ def test_the_overflow_of_many_families_is_told_for_each() -> None:
         assert value(metrics, name, family=f"tokenpulse_{family}") == 2
 
 
-def test_the_default_is_prometheus_clients_registry() -> None:
-    """What the process exposes already, exposes us without another word."""
+def test_default_registry_is_that_of_prometheus_client() -> None:
+    """Existing expositions of the process include the families."""
     assert HttpMetrics().registry is REGISTRY
 
 
-def test_buckets_can_be_others() -> None:
-    """They are those of every histogram of durations; the one for tokens keeps its own."""
+def test_buckets_apply_to_all_duration_histograms() -> None:
+    """Custom buckets replace the default ones."""
     metrics = HttpMetrics(CollectorRegistry(), buckets=[1, 2.5])
 
     metrics(finished(duration=2.0, time_to_first_byte=0.5))
@@ -163,13 +178,13 @@ def test_buckets_can_be_others() -> None:
     assert [line.split('le="')[1] for line in buckets] == ['1.0"} 0.0', '2.5"} 1.0', '+Inf"} 1.0']
 
 
-def test_the_buckets_of_a_registry_cannot_change() -> None:
-    """Two on one registry share their families, so the second may leave them out or repeat."""
+def test_other_buckets_on_one_registry_are_rejected() -> None:
+    """A second instance may omit or repeat the buckets."""
     metrics = HttpMetrics(CollectorRegistry(), buckets=[1, 2])
 
     assert HttpMetrics(metrics.registry) == HttpMetrics(metrics.registry, buckets=[1, 2]) == metrics
     with pytest.raises(
-        ValueError, match=r"our families are there already with buckets \(1, 2\), got \(1, 3\)"
+        ValueError, match=r"buckets must be \(1, 2\), as already registered, got \(1, 3\)"
     ):
         HttpMetrics(metrics.registry, buckets=[1, 3])
 
@@ -178,20 +193,23 @@ def test_the_buckets_of_a_registry_cannot_change() -> None:
     "buckets",
     [[], [0, 1], [-1], [2, 1], [1, 1], [1, float("inf")], [float("nan")], ["1"], [True], 5],
 )
-def test_malformed_buckets_are_refused(buckets: list[float]) -> None:
-    """The error says what came and what is expected."""
-    with pytest.raises(ValueError, match="buckets must be finite numbers of seconds above 0"):
+def test_invalid_buckets_are_rejected(buckets: list[float]) -> None:
+    """The error states the expected and the actual value."""
+    with pytest.raises(
+        ValueError,
+        match="buckets must be a non-empty, strictly ascending sequence of finite numbers",
+    ):
         HttpMetrics(CollectorRegistry(), buckets=buckets)
 
 
-@pytest.mark.parametrize("most", [0, -1, 1.5, "many", True])
-def test_a_cap_must_be_a_number(most: int) -> None:
-    """The error says what came."""
-    with pytest.raises(ValueError, match="max_series must be a whole number of at least 1, got"):
-        HttpMetrics(CollectorRegistry(), max_series=most)
+@pytest.mark.parametrize("max_series", [0, -1, 1.5, "many", True])
+def test_invalid_max_series_is_rejected(max_series: int) -> None:
+    """The error states the actual value."""
+    with pytest.raises(ValueError, match="max_series must be an integer of at least 1, got"):
+        HttpMetrics(CollectorRegistry(), max_series=max_series)
 
 
-def test_metrics_need_a_registry() -> None:
-    """What else is given is refused at construction."""
+def test_invalid_registry_is_rejected() -> None:
+    """The type is checked at construction."""
     with pytest.raises(ValueError, match="registry must be a CollectorRegistry, got 'x'"):
         HttpMetrics("x")  # type: ignore[arg-type]

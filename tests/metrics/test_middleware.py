@@ -1,4 +1,4 @@
-"""MetricsMiddleware: one line to count every request."""
+"""Middleware that counts every request."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..support.asgi import drive, http_scope
 
 
 @pytest.mark.anyio
-async def test_every_request_is_counted(metrics: HttpMetrics) -> None:
-    """With method, route, status and provider."""
+async def test_request_is_counted_with_its_labels(metrics: HttpMetrics) -> None:
+    """The labels are method, route, status and provider."""
     app = MetricsMiddleware(answering(status=201), metrics=metrics, provider=lambda scope: "qwen")
 
     await drive(app, http_scope(method="POST"))
@@ -22,8 +22,8 @@ async def test_every_request_is_counted(metrics: HttpMetrics) -> None:
 
 
 @pytest.mark.anyio
-async def test_installed_twice_it_counts_once(metrics: HttpMetrics) -> None:
-    """The inner one finds the exchange open, with its own observer in it."""
+async def test_stacked_middlewares_count_once(metrics: HttpMetrics) -> None:
+    """The inner middleware finds an open exchange with the same observer."""
     app = MetricsMiddleware(MetricsMiddleware(answering(), metrics=metrics), metrics=metrics)
 
     await drive(app)
@@ -33,8 +33,8 @@ async def test_installed_twice_it_counts_once(metrics: HttpMetrics) -> None:
 
 
 @pytest.mark.anyio
-async def test_two_on_one_registry_count_once(metrics: HttpMetrics) -> None:
-    """A sub-application and its parent may each bring their own, on the same registry."""
+async def test_two_instances_on_one_registry_count_once(metrics: HttpMetrics) -> None:
+    """A sub-application and its parent may use the same registry."""
     inner = MetricsMiddleware(answering(), metrics=HttpMetrics(metrics.registry))
     app = MetricsMiddleware(inner, metrics=metrics)
 
@@ -44,8 +44,8 @@ async def test_two_on_one_registry_count_once(metrics: HttpMetrics) -> None:
     assert len({metrics, HttpMetrics(metrics.registry)}) == 1
 
 
-def test_without_metrics_it_fills_the_default_registry() -> None:
-    """Two of them share its families."""
+def test_default_metrics_share_the_default_registry() -> None:
+    """Two middlewares without metrics fill the same families."""
     first, second = MetricsMiddleware(answering()), MetricsMiddleware(answering())
 
     assert first.metrics.registry is second.metrics.registry
@@ -53,7 +53,7 @@ def test_without_metrics_it_fills_the_default_registry() -> None:
 
 @pytest.mark.anyio
 async def test_implausible_usage_does_not_stop_the_counter_of_tokens(metrics: HttpMetrics) -> None:
-    """A counter is a float: after two counts of 2**53-1 it would not move by 1 any more."""
+    """A counter is a float: after two counts of 2**53-1 it would no longer grow by 1."""
     for count in (2**53 - 1, 2**53 - 1, 1, 1, 1):
         body = b'{"model": "m", "usage": {"prompt_tokens": %d}}' % count
         await drive(MetricsMiddleware(answering(body), metrics=metrics), http_scope(method="POST"))

@@ -1,4 +1,4 @@
-"""The exposition: which format a scraper gets, which samples, and how they are packed."""
+"""Content negotiation of a scrape, and the response body."""
 
 from __future__ import annotations
 
@@ -18,41 +18,33 @@ from tokenpulse_mw.metrics.negotiation import ScrapeRequest, negotiate, render_b
 from tokenpulse_mw.metrics.rows import Series
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
-
-
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
-
-
 PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,"
     "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
-
-
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8"
 
+OURS: list[Series] = [(Family("hits_total", "counter", "Hits", ("page",)), {("home",): [2]})]
 
-OURS: list[Series] = [(Family("hits_total", "counter", "Hits", ("who",)), {("me",): [2]})]
 
-
-class Ours:
-    """Our series for prometheus_client."""
+class OursCollector:
+    """Collector of prometheus_client with the series of `OURS`."""
 
     def describe(self) -> Iterator[Metric]:
-        """The family without its samples."""
-        yield CounterMetricFamily("hits", "Hits", labels=["who"])
+        """Yield the family without samples."""
+        yield CounterMetricFamily("hits", "Hits", labels=["page"])
 
     def collect(self) -> Iterator[Metric]:
-        """The family with its sample."""
-        metric = CounterMetricFamily("hits", "Hits", labels=["who"])
-        metric.add_metric(["me"], 2)
+        """Yield the family with its sample."""
+        metric = CounterMetricFamily("hits", "Hits", labels=["page"])
+        metric.add_metric(["home"], 2)
         yield metric
 
 
@@ -71,7 +63,7 @@ class Ours:
         ("text/plain, application/openmetrics-text", OPENMETRICS),
         (PROMETHEUS_2, OPENMETRICS),
         (PROMETHEUS_3, OPENMETRICS + "; escaping=allow-utf-8"),
-        # How much each is liked:
+        # Preferences:
         ("application/openmetrics-text;q=0.4, text/plain;q=0.5", TEXT),
         ("application/openmetrics-text;q=0.4, */*;q=0.5", TEXT),
         ("application/openmetrics-text;q=0.4, text/*;q=0.3", OPENMETRICS),
@@ -82,11 +74,11 @@ class Ours:
         ("application/openmetrics-text;q=-1", TEXT),
         ("application/openmetrics-text;q=nan", TEXT),
         ("application/openmetrics-text;q=high", TEXT),
-        # Versions that we do not write:
+        # Unsupported versions:
         ("application/openmetrics-text;version=0.0.1", TEXT),
         ("application/openmetrics-text;version=2.0.0", TEXT),
         ("text/plain;version=3.0", TEXT),
-        # How names that are not ours may be written:
+        # Escaping schemes:
         (
             "text/plain;version=1.0.0;escaping=dots",
             "text/plain; version=1.0.0; charset=utf-8; escaping=dots",
@@ -99,24 +91,26 @@ class Ours:
         ),
     ],
 )
-def test_the_format_is_the_one_that_the_scraper_likes_best(accept: str, content_type: str) -> None:
-    """Of those that we write; where it names none of them, it gets what everyone reads."""
-    found = negotiate(accept)
+def test_supported_format_with_the_highest_preference_is_chosen(
+    accept: str, content_type: str
+) -> None:
+    """Without a supported format the response is Prometheus text 0.0.4."""
+    scrape = negotiate(accept)
 
-    assert found.content_type == content_type
-    assert found.openmetrics is content_type.startswith("application/")
+    assert scrape.content_type == content_type
+    assert scrape.openmetrics is content_type.startswith("application/")
 
 
 @pytest.mark.parametrize("accept", [PROMETHEUS_2, PROMETHEUS_3])
-def test_prometheus_gets_what_prometheus_client_would_give_it(accept: str) -> None:
-    """The same content type; the default way of escaping goes without saying."""
+def test_content_type_for_prometheus_equals_prometheus_client(accept: str) -> None:
+    """The default escaping scheme is omitted."""
     _, content_type = choose_encoder(accept)
 
     assert negotiate(accept).content_type == content_type.removesuffix("; escaping=underscores")
 
 
 @pytest.mark.parametrize(
-    ("accept_encoding", "packed"),
+    ("accept_encoding", "gzip"),
     [
         ("", False),
         ("gzip", True),
@@ -135,9 +129,9 @@ def test_prometheus_gets_what_prometheus_client_would_give_it(accept: str) -> No
         ("gzip;q=much", False),
     ],
 )
-def test_it_is_compressed_for_those_who_like_it(accept_encoding: str, packed: bool) -> None:
-    """As the header says by name, or else by `*`."""
-    assert negotiate(accept_encoding=accept_encoding).gzip is packed
+def test_gzip_is_used_only_if_preferred(accept_encoding: str, gzip: bool) -> None:
+    """A coding that is named takes precedence over `*`."""
+    assert negotiate(accept_encoding=accept_encoding).gzip is gzip
 
 
 @pytest.mark.parametrize(
@@ -151,19 +145,19 @@ def test_it_is_compressed_for_those_who_like_it(accept_encoding: str, packed: bo
         ("name[]=%ff", ("�",)),
     ],
 )
-def test_names_can_be_repeated(query: str, names: tuple[str, ...]) -> None:
-    """They are read as prometheus_client reads them; empty ones are none."""
+def test_names_are_parsed_as_by_prometheus_client(query: str, names: tuple[str, ...]) -> None:
+    """Duplicate and empty names are ignored."""
     assert negotiate(query=query).names == names
 
 
 @given(accept=st.text(), accept_encoding=st.text(), query=st.text())
-def test_nothing_that_a_client_sends_is_an_error(
+def test_any_header_gives_a_known_content_type(
     accept: str, accept_encoding: str, query: str
 ) -> None:
-    """It gets one of the formats, and its own words are never in the answer's header."""
-    found = negotiate(accept, accept_encoding, query)
+    """Client input never appears in the content type."""
+    scrape = negotiate(accept, accept_encoding, query)
 
-    assert found.content_type.partition("; escaping=")[0] in {
+    assert scrape.content_type.partition("; escaping=")[0] in {
         TEXT,
         OPENMETRICS,
         "text/plain; version=1.0.0; charset=utf-8",
@@ -172,31 +166,35 @@ def test_nothing_that_a_client_sends_is_an_error(
 
 @pytest.mark.parametrize("openmetrics", [False, True])
 @pytest.mark.parametrize(
-    "names", [(), ("hits_total",), ("mine_total", "hits_total"), ("depth",), ("hits",), ("no",)]
+    "names", [(), ("hits_total",), ("custom_total", "hits_total"), ("depth",), ("hits",), ("no",)]
 )
-def test_names_select_as_prometheus_client_does(names: tuple[str, ...], openmetrics: bool) -> None:
-    """Ours and all others make one answer; names that nobody has make an empty one."""
+def test_names_select_the_same_samples_as_prometheus_client(
+    names: tuple[str, ...], openmetrics: bool
+) -> None:
+    """An unknown name gives an empty response."""
     registry, others = CollectorRegistry(), CollectorRegistry()
-    registry.register(Ours())
-    for each in (registry, others):
-        Counter("mine", "My own", registry=each).inc()
-        Gauge("depth", "Of water", registry=each).set(7)
-    asked = negotiate(OPENMETRICS if openmetrics else "")._replace(names=names)
+    registry.register(OursCollector())
+    for target in (registry, others):
+        Counter("custom", "Custom counter", registry=target).inc()
+        Gauge("depth", "Water depth", registry=target).set(7)
+    scrape = negotiate(OPENMETRICS if openmetrics else "")._replace(names=names)
 
-    text = b"".join(render_body(OURS, render_others(others, names, openmetrics=openmetrics), asked))
+    text = b"".join(
+        render_body(OURS, render_others(others, names, openmetrics=openmetrics), scrape)
+    )
 
-    encoder, _ = choose_encoder(asked.content_type)
-    theirs = encoder(registry.restricted_registry(names) if names else registry)
+    encoder, _ = choose_encoder(scrape.content_type)
+    expected = encoder(registry.restricted_registry(names) if names else registry)
     without_created = [line for line in text.splitlines() if b"_created" not in line]
     assert sorted(without_created) == sorted(
-        line for line in theirs.splitlines() if b"_created" not in line
+        line for line in expected.splitlines() if b"_created" not in line
     )
 
 
-def test_openmetrics_ends_once() -> None:
-    """After the last of all families."""
+def test_openmetrics_has_one_end_marker() -> None:
+    """The marker follows the last family."""
     registry = CollectorRegistry()
-    Gauge("depth", "Of water", registry=registry)
+    Gauge("depth", "Water depth", registry=registry)
 
     text = b"".join(
         render_body(
@@ -208,32 +206,34 @@ def test_openmetrics_ends_once() -> None:
     assert text.endswith(b"depth 0.0\n# EOF\n")
 
 
-def test_a_scraper_can_have_names_of_any_letters() -> None:
-    """Where it says so; else they are written with underscores, as prometheus_client does."""
+def test_escaping_scheme_is_applied_to_utf8_names() -> None:
+    """The default scheme writes underscores."""
     registry = CollectorRegistry()
-    Gauge("water.depth", "Of water", registry=registry)
+    Gauge("water.depth", "Water depth", registry=registry)
 
     assert render_others(registry) == generate_latest(registry)
     assert b"water_depth 0.0" in render_others(registry)
     for openmetrics in (False, True):
-        found = render_others(registry, openmetrics=openmetrics, escaping="allow-utf-8")
-        assert b'{"water.depth"} 0.0' in found
+        text = render_others(registry, openmetrics=openmetrics, escaping="allow-utf-8")
+        assert b'{"water.depth"} 0.0' in text
 
 
 @given(others=st.binary(max_size=1000), times=st.integers(1, 1000))
-def test_compressed_it_is_the_same(others: bytes, times: int) -> None:
-    """And the same scrape gives the same bytes at any time."""
+def test_gzip_is_lossless_and_deterministic(others: bytes, times: int) -> None:
+    """The header has no timestamp."""
     series: list[Series] = [(REQUESTS, {("GET", "/", 200, "qwen"): [1]})]
 
-    packed = b"".join(render_body(series, others * times, ScrapeRequest(gzip=True)))
+    compressed = b"".join(render_body(series, others * times, ScrapeRequest(gzip=True)))
 
-    assert gzip.decompress(packed) == b"".join(render_body(series, others * times, ScrapeRequest()))
-    assert packed[4:8] == b"\0\0\0\0"  # the time
+    assert gzip.decompress(compressed) == b"".join(
+        render_body(series, others * times, ScrapeRequest())
+    )
+    assert compressed[4:8] == b"\0\0\0\0"  # the timestamp
 
 
-def test_large_expositions_come_in_pieces() -> None:
-    """Those of prometheus_client too, so that compressing them takes no long time at once."""
-    pieces = list(render_body([], b"x" * 1_000_000, ScrapeRequest()))
+def test_large_exposition_is_split_into_chunks() -> None:
+    """Each chunk is compressed in a short time."""
+    chunks = list(render_body([], b"x" * 1_000_000, ScrapeRequest()))
 
-    assert len(pieces) == 4
-    assert b"".join(pieces) == b"x" * 1_000_000
+    assert len(chunks) == 4
+    assert b"".join(chunks) == b"x" * 1_000_000

@@ -1,4 +1,4 @@
-"""The scrape before Prometheus's own inspector."""
+"""Scrape checked by promtool."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def promtool() -> None:
-    """It comes with Prometheus."""
+    """Skip the tests if Prometheus is not installed."""
     need("promtool", "prometheus")
 
 
 def check(text: bytes) -> tuple[int, bytes]:
-    """Its exit code, and everything that it has to say."""
+    """Return the exit code and the output of promtool."""
     command = ["promtool", "check", "metrics"]
-    done = subprocess.run(
+    result = subprocess.run(
         command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE
     )
-    return done.returncode, done.stdout
+    return result.returncode, result.stdout
 
 
 def with_samples(series: Series) -> Series:
-    """A family with a sample, be it an invented one."""
+    """Return a family with at least one sample."""
     family, rows = series
     row = [1.0] * (len(family.buckets) + 2) if family.kind == "histogram" else [1.0]
     return family, rows or {tuple(f'a "{label}"' for label in family.labels): row}
 
 
-def test_it_has_no_complaint_about_any_family(metrics: HttpMetrics) -> None:
-    """Neither of the format nor of names, types, units and help."""
+def test_promtool_accepts_every_family(metrics: HttpMetrics) -> None:
+    """Format, names, types, units and help texts pass the linter."""
     families = [with_samples(series) for series in metrics.series()]
 
     assert families
     assert check(b"".join(render_chunks(families))) == (0, b"")
 
 
-def test_it_has_no_complaint_about_the_answer(metrics: HttpMetrics) -> None:
-    """As it is served, families that have no samples yet among it."""
+def test_promtool_accepts_the_scrape(metrics: HttpMetrics) -> None:
+    """The scrape includes families without samples."""
     client = TestClient(Starlette(routes=metrics_routes(metrics)))
 
     assert check(client.get("/metrics").content) == (0, b"")
 
 
-def test_it_would_complain(metrics: HttpMetrics) -> None:
-    """Its silence means something."""
-    code, said = check(b"# HELP requests Requests\n# TYPE requests counter\nrequests 1\n")
+def test_promtool_rejects_a_counter_without_total(metrics: HttpMetrics) -> None:
+    """The linter of the other tests is effective."""
+    code, output = check(b"# HELP requests Requests\n# TYPE requests counter\nrequests 1\n")
 
     assert code != 0
-    assert b"_total" in said
+    assert b"_total" in output

@@ -1,4 +1,4 @@
-"""Rows: numbers under label values, never more series than allowed."""
+"""Rows of numbers by label values, bounded per family."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from hypothesis import strategies as st
 from tokenpulse_mw.metrics.families import Family
 from tokenpulse_mw.metrics.rows import Labels, Rows
 
-COUNTER = Family("hits_total", "counter", "Hits", ("who",))
-GAUGE = Family("busy", "gauge", "Busy", ("who",))
-HISTOGRAM = Family("seconds", "histogram", "Seconds", ("who",), (1.0, 5.0))
+COUNTER = Family("hits_total", "counter", "Hits", ("page",))
+GAUGE = Family("busy", "gauge", "Busy", ("page",))
+HISTOGRAM = Family("seconds", "histogram", "Seconds", ("page",), (1.0, 5.0))
 
 
-def nobody(family: Family) -> None:
-    """Nobody is told of overflow."""
+def ignore(family: Family) -> None:
+    """Ignore overflows."""
 
 
 def read(rows: Rows) -> dict[Labels, list[float]]:
-    """What is in each row now."""
+    """Return the current values of each row."""
     return {labels: list(row) for labels, row in rows.series()[1].items()}
 
 
-def test_a_counter_adds_up() -> None:
-    """Each set of label values has its own sum."""
-    counter = Rows(COUNTER, most=10, on_overflow=nobody)
+def test_counter_adds_amounts_by_labels() -> None:
+    """Each set of label values has its own value."""
+    counter = Rows(COUNTER, max_series=10, on_overflow=ignore)
 
     counter.add(("a",))
     counter.add(("a",), 2)
@@ -33,9 +33,9 @@ def test_a_counter_adds_up() -> None:
     assert read(counter) == {("a",): [3], ("b",): [0]}
 
 
-def test_a_histogram_counts_into_buckets() -> None:
-    """A value on a bound is in its bucket, as Prometheus has it (`le`)."""
-    histogram = Rows(HISTOGRAM, most=10, on_overflow=nobody)
+def test_histogram_counts_a_bound_in_its_bucket() -> None:
+    """A bucket includes its upper bound (`le`)."""
+    histogram = Rows(HISTOGRAM, max_series=10, on_overflow=ignore)
 
     for value in (0.5, 1.0, 1.1, 9.0):
         histogram.observe(("a",), value)
@@ -43,30 +43,30 @@ def test_a_histogram_counts_into_buckets() -> None:
     assert read(histogram) == {("a",): [11.6, 2, 1, 1]}
 
 
-def test_a_gauge_shows_what_there_is() -> None:
-    """What is gone is 0: a graph that just ends would look like a scrape that fails."""
-    gauge = Rows(GAUGE, most=10, on_overflow=nobody)
+def test_update_sets_missing_gauge_rows_to_zero() -> None:
+    """A series that ends would look like a failed scrape."""
+    gauge = Rows(GAUGE, max_series=10, on_overflow=ignore)
 
-    gauge.show({("a",): 1, ("b",): 2})
-    gauge.show({("b",): 3})
+    gauge.update({("a",): 1, ("b",): 2})
+    gauge.update({("b",): 3})
 
     assert read(gauge) == {("a",): [0], ("b",): [3]}
 
 
-def test_a_counter_takes_over_what_somebody_else_counts() -> None:
-    """By how much that grows: it may count here already, and never goes back."""
-    counter = Rows(COUNTER, most=10, on_overflow=nobody)
+def test_update_adds_the_increase_to_a_counter() -> None:
+    """The counter keeps earlier counts and never decreases."""
+    counter = Rows(COUNTER, max_series=10, on_overflow=ignore)
     counter.add(("a",), 100)
 
     for values in ({("a",): 2.0}, {("a",): 5.0}, {}, {("a",): 1.0}):
-        counter.show(values)
+        counter.update(values)
 
     assert read(counter) == {("a",): [106]}
 
 
-def test_rows_can_begin_anew() -> None:
-    """What was handed out before counts for nothing any more."""
-    counter = Rows(COUNTER, most=10, on_overflow=nobody)
+def test_clear_detaches_rows_returned_before() -> None:
+    """Their counts are no longer exposed."""
+    counter = Rows(COUNTER, max_series=10, on_overflow=ignore)
     before = counter.row(("a",))
 
     counter.clear()
@@ -76,19 +76,19 @@ def test_rows_can_begin_anew() -> None:
     assert read(counter) == {("a",): [5]}
 
 
-@given(who=st.lists(st.integers(), max_size=50), most=st.integers(1, 5))
-def test_series_are_bounded_and_nothing_is_lost(who: list[int], most: int) -> None:
-    """What exceeds the bound is folded into one series, and each time told."""
-    folded: list[Family] = []
-    counter = Rows(COUNTER, most=most, on_overflow=folded.append)
-    histogram = Rows(HISTOGRAM, most=most, on_overflow=nobody)
+@given(pages=st.lists(st.integers(), max_size=50), max_series=st.integers(1, 5))
+def test_overflow_row_counts_what_exceeds_max_series(pages: list[int], max_series: int) -> None:
+    """No count is lost, and each overflow is reported."""
+    overflows: list[Family] = []
+    counter = Rows(COUNTER, max_series=max_series, on_overflow=overflows.append)
+    histogram = Rows(HISTOGRAM, max_series=max_series, on_overflow=ignore)
 
-    for each in who:
-        counter.add((each,))
-        histogram.observe((each,), 1.0)
+    for page in pages:
+        counter.add((page,))
+        histogram.observe((page,), 1.0)
 
     counts = {labels: row[0] for labels, row in read(counter).items()}
-    assert len(counter) == len(counts) <= most + 1
-    assert sum(counts.values()) == len(who)
+    assert len(counter) == len(counts) <= max_series + 1
+    assert sum(counts.values()) == len(pages)
     assert {labels: sum(row[1:]) for labels, row in read(histogram).items()} == counts
-    assert counts.get(("__overflow__",), 0) == len(folded)
+    assert counts.get(("__overflow__",), 0) == len(overflows)

@@ -1,4 +1,4 @@
-"""Tables: where each kind of request is counted."""
+"""Rows of all families, with the cache of request rows."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ kinds = st.tuples(
 
 
 def counts(tables: Tables, name: str) -> dict[Labels, float]:
-    """The values of a counter's rows."""
+    """Return the values of a counter by label values."""
     (rows,) = (rows for family, rows in tables.series() if family.name == name)
     return {labels: row[0] for labels, row in rows.items()}
 
 
-@given(asked=st.lists(kinds, max_size=30), most=st.integers(1, 30))
-def test_what_is_at_hand_is_bounded_and_never_folded(asked: list[Labels], most: int) -> None:
-    """A kind of request finds its rows at once, unless they are those of overflow."""
-    tables = Tables(most=most)
+@given(requests=st.lists(kinds, max_size=30), max_series=st.integers(1, 30))
+def test_row_cache_is_bounded_and_has_no_overflow_rows(
+    requests: list[Labels], max_series: int
+) -> None:
+    """Requests that overflow are looked up each time."""
+    tables = Tables(max_series=max_series)
 
-    for kind in asked:
-        rows = tables.row_cache.get(kind) or tables.rows_of(kind)
+    for kind in requests:
+        rows = tables.row_cache.get(kind) or tables.request_rows(kind)
         rows[0][0] += 1
 
-    assert len(tables.row_cache) <= most * 8
+    assert len(tables.row_cache) <= max_series * 8
     counted = counts(tables, "tokenpulse_http_requests_total")
     assert {kind[:4] for kind in tables.row_cache} <= counted.keys()
-    assert sum(counted.values()) == len(asked)
+    assert sum(counted.values()) == len(requests)
 
 
-def test_what_is_folded_is_told_every_time() -> None:
-    """In each family that has no room for it."""
-    tables = Tables(most=1)
+def test_overflow_is_counted_for_each_full_family() -> None:
+    """Each request is counted."""
+    tables = Tables(max_series=1)
 
     for route in ("/a", "/b", "/b"):
-        tables.rows_of(("GET", route, 200, "claude", "complete", False))
+        tables.request_rows(("GET", route, 200, "claude", "complete", False))
 
     assert counts(tables, "tokenpulse_series_overflow_total") == {
         ("tokenpulse_http_requests_total",): 2,
@@ -53,21 +55,21 @@ def test_what_is_folded_is_told_every_time() -> None:
     }
 
 
-def test_an_answer_without_a_body_has_no_first_byte() -> None:
-    """Its route gets no series of a histogram that nothing was observed in."""
-    tables = Tables(most=10)
+def test_response_without_a_body_has_no_first_byte() -> None:
+    """Its route gets no series without observations."""
+    tables = Tables(max_series=10)
 
-    *_, first_byte = tables.rows_of(("GET", "/a", 204, "claude", "complete", True))
+    *_, first_byte = tables.request_rows(("GET", "/a", 204, "claude", "complete", True))
 
     assert first_byte is None
     assert counts(tables, "tokenpulse_http_time_to_first_byte_seconds") == {}
 
 
-def test_tables_can_begin_anew() -> None:
-    """As they must in a process that was forked: what was counted is the other's."""
-    tables = Tables(most=10)
+def test_reset_after_fork_removes_all_rows() -> None:
+    """The counts belong to the parent process."""
+    tables = Tables(max_series=10)
     kind = ("GET", "/a", 200, "claude", "complete", False)
-    tables.rows_of(kind)[0][0] += 1
+    tables.request_rows(kind)[0][0] += 1
     tables.in_progress[0] += 1
 
     tables.reset_after_fork()

@@ -1,4 +1,4 @@
-"""Rendering: what we write is what prometheus_client would have written."""
+"""Text formats, compared with those of prometheus_client."""
 
 from __future__ import annotations
 
@@ -24,36 +24,25 @@ from tokenpulse_mw.metrics.families import DURATION, IN_PROGRESS, REQUESTS, Fami
 from tokenpulse_mw.metrics.rows import Labels, Row, Series
 from tokenpulse_mw.metrics.text_format import ROWS_PER_CHUNK, render_chunks
 
-# prometheus_client sorts labels by name, with `le` among them; here our order is the same.
+# prometheus_client sorts labels by name, including `le`; these names are in the same order.
 LABELS = ("alpha", "beta")
-
-
 BUCKETS = (0.005, 1, 600, 2_500_000)
-
-
-NAMES = ["hits_total", "depth", "lag", "lag_bucket", "lag_count", "lag_sum", "hits", "nobody"]
-
+NAMES = ["hits_total", "depth", "lag", "lag_bucket", "lag_count", "lag_sum", "hits", "unknown"]
 
 helps = st.text(max_size=12)
-
-
 labels = st.tuples(st.text(max_size=8), st.text(max_size=8) | st.integers() | st.none())
-
-
 values = st.floats() | st.integers(-(10**9), 10**9)
-
-
 counts = st.integers(0, 10**9) | st.integers(0, 10**9).map(float)
 
 
-def rows_of(size: int, each: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[Labels, list[Any]]]:
-    """A few rows of so many numbers."""
-    return st.dictionaries(labels, st.lists(each, min_size=size, max_size=size), max_size=4)
+def rows_of(size: int, value: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[Labels, list[Any]]]:
+    """Draw a few rows of `size` numbers."""
+    return st.dictionaries(labels, st.lists(value, min_size=size, max_size=size), max_size=4)
 
 
 @st.composite
 def all_series(draw: st.DrawFn) -> list[Series]:
-    """One family of each type, and one without labels."""
+    """Draw a family of each type, with and without labels."""
     histogram = {
         key: [draw(values), *row] for key, row in draw(rows_of(len(BUCKETS) + 1, counts)).items()
     }
@@ -66,21 +55,21 @@ def all_series(draw: st.DrawFn) -> list[Series]:
     ]
 
 
-class Peer:
-    """A collector that gives the same series as prometheus_client's own objects."""
+class Reference:
+    """Collector that yields the same series as objects of prometheus_client."""
 
     def __init__(self, series: Iterable[Series]) -> None:
         self.series = list(series)
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, with all its samples."""
+        """Yield every family with its samples."""
         for family, rows in self.series:
             metric: Any = {
                 "counter": CounterMetricFamily,
                 "gauge": GaugeMetricFamily,
                 "histogram": HistogramMetricFamily,
             }[family.kind](family.name, family.help, labels=family.labels)
-            bounds = [floatToGoString(each) for each in (*family.buckets, inf)]  # type: ignore[no-untyped-call]
+            bounds = [floatToGoString(bound) for bound in (*family.buckets, inf)]  # type: ignore[no-untyped-call]
             for key, row in rows.items():
                 names = [str(value) for value in key]
                 if family.kind == "histogram":
@@ -92,38 +81,45 @@ class Peer:
 
 
 def ours(series: Iterable[Series], **options: Any) -> bytes:
-    """What we write."""
+    """Return the text of this package."""
     return b"".join(render_chunks(series, **options))
 
 
 def samples(families: Iterable[Metric]) -> dict[tuple[Any, ...], float]:
-    """All samples of a scrape, each with what is said of its family."""
+    """Return all samples of a scrape with the type and help of their family."""
     return {
-        (each.name, family.type, family.documentation, *sorted(each.labels.items())): each.value
+        (
+            sample.name,
+            family.type,
+            family.documentation,
+            *sorted(sample.labels.items()),
+        ): sample.value
         for family in families
-        for each in family.samples
+        for sample in family.samples
     }
 
 
 @given(series=all_series())
-def test_it_equals_prometheus_clients_text(series: list[Series]) -> None:
-    """Byte for byte, whatever the numbers, the label values and the help."""
-    assert ours(series) == generate_latest(Peer(series))
+def test_text_equals_prometheus_client(series: list[Series]) -> None:
+    """Byte for byte, for any numbers, label values and help texts."""
+    assert ours(series) == generate_latest(Reference(series))
 
 
 @given(series=all_series())
-def test_it_equals_prometheus_clients_openmetrics(series: list[Series]) -> None:
-    """Byte for byte, but for the end that comes after the last of all families."""
-    theirs: bytes = generate_openmetrics(Peer(series))  # type: ignore[no-untyped-call]
+def test_openmetrics_equals_prometheus_client(series: list[Series]) -> None:
+    """Byte for byte, except for the end marker."""
+    expected: bytes = generate_openmetrics(Reference(series))  # type: ignore[no-untyped-call]
 
-    assert ours(series, openmetrics=True) + b"# EOF\n" == theirs
+    assert ours(series, openmetrics=True) + b"# EOF\n" == expected
 
 
 @given(series=all_series(), names=st.sets(st.sampled_from(NAMES), min_size=1))
-def test_names_restrict_it_as_prometheus_client_does(series: list[Series], names: set[str]) -> None:
-    """To samples of exactly these names; a family that has none of them is left out."""
+def test_names_restrict_samples_as_in_prometheus_client(
+    series: list[Series], names: set[str]
+) -> None:
+    """Families without a selected sample are omitted."""
     registry = CollectorRegistry(support_collectors_without_names=True)
-    registry.register(Peer(series))
+    registry.register(Reference(series))
 
     assert ours(series, names=names) == generate_latest(registry.restricted_registry(names))
 
@@ -136,31 +132,31 @@ def test_names_restrict_it_as_prometheus_client_does(series: list[Series], names
         max_size=5,
     )
 )
-def test_the_requests_families_hold_the_same_samples(
+def test_request_families_parse_to_the_same_samples(
     routes: dict[tuple[str, str, int], list[int]],
 ) -> None:
-    """Labels stand in the seed's order; parsed, nothing differs from prometheus_client's."""
+    """The label order differs, the parsed samples do not."""
     rows = {(*key, "claude"): [0.25 * sum(counts), *counts] for key, counts in routes.items()}
     totals = {key: [sum(row[1:])] for key, row in rows.items()}
     series: list[Series] = [(REQUESTS, totals), (DURATION, rows), (IN_PROGRESS, {(): [3]})]
 
     text, strict = ours(series).decode(), ours(series, openmetrics=True).decode() + "# EOF\n"
-    theirs = samples(prometheus_text(generate_latest(Peer(series)).decode()))
-    assert samples(prometheus_text(text)) == theirs
-    assert samples(openmetrics(strict)) == theirs  # type: ignore[no-untyped-call]
+    expected = samples(prometheus_text(generate_latest(Reference(series)).decode()))
+    assert samples(prometheus_text(text)) == expected
+    assert samples(openmetrics(strict)) == expected  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.slow
-@settings(max_examples=30)  # each reads two whole scrapes
+@settings(max_examples=30)  # each parses two scrapes
 @given(
     exchanges=st.lists(
         st.tuples(st.text(max_size=8), st.integers(100, 599), st.floats(0, 1000)), max_size=10
     )
 )
-def test_both_ways_of_exposing_a_registry_show_the_same(
+def test_render_and_collector_give_the_same_samples(
     exchanges: list[tuple[str, int, float]],
 ) -> None:
-    """Our rendering, and the one of prometheus_client over our collector."""
+    """Both expositions of a registry are equivalent."""
     metrics = HttpMetrics(CollectorRegistry())
     for route, status, seconds in exchanges:
         exchange = Exchange("GET", 0.0)
@@ -171,32 +167,32 @@ def test_both_ways_of_exposing_a_registry_show_the_same(
         metrics(exchange)
         metrics.on_error(route)
 
-    theirs = generate_latest(metrics.registry).decode()
-    assert samples(prometheus_text(metrics.render().decode())) == samples(prometheus_text(theirs))
+    expected = generate_latest(metrics.registry).decode()
+    assert samples(prometheus_text(metrics.render().decode())) == samples(prometheus_text(expected))
 
 
 @pytest.mark.parametrize(
     "value",
     [0, -0.0, 1, 0.1, 5e-324, 999_999.5, 1_000_000, 123_456_789, -1e6, 1e22, 2**80, inf, -inf, nan],
 )
-def test_numbers_are_written_as_go_writes_them(value: float) -> None:
-    """From a million on with an exponent."""
-    series: list[Series] = [(Family("depth", "gauge", "Of water"), {(): [value]})]
+def test_numbers_are_formatted_as_in_go(value: float) -> None:
+    """Values from a million on have an exponent."""
+    series: list[Series] = [(Family("depth", "gauge", "Water depth"), {(): [value]})]
 
-    assert ours(series) == generate_latest(Peer(series))
+    assert ours(series) == generate_latest(Reference(series))
 
 
 @pytest.mark.parametrize("count", [0, 999_999, 999_999.0, 1_000_000, 1e6, 2**80, inf, -inf, nan])
-def test_counts_of_a_histogram_are_such_numbers_too(count: float) -> None:
-    """However many there are, and whatever memory that others write may hold."""
-    family = Family("lag", "histogram", "Of time", (), (1.0,))
+def test_histogram_counts_are_formatted_as_in_go(count: float) -> None:
+    """Shared memory may contain any double."""
+    family = Family("lag", "histogram", "Lag", (), (1.0,))
     series: list[Series] = [(family, {(): [0.5, count, 0]})]
 
-    assert ours(series) == generate_latest(Peer(series))
+    assert ours(series) == generate_latest(Reference(series))
 
 
-def test_a_family_without_samples_shows_that_it_exists() -> None:
-    """Its help and type are there, unless names are asked for."""
+def test_family_without_samples_has_help_and_type() -> None:
+    """It is omitted if names are selected."""
     series: list[Series] = [(REQUESTS, {})]
 
     assert ours(series) == (
@@ -207,45 +203,45 @@ def test_a_family_without_samples_shows_that_it_exists() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, ROWS_PER_CHUNK, ROWS_PER_CHUNK + 1, 10 * ROWS_PER_CHUNK])
-def test_it_comes_in_small_pieces_of_whole_rows(rows: int) -> None:
-    """So whoever sends them can let others work between; no row is seen half changed."""
+def test_chunks_have_complete_rows(rows: int) -> None:
+    """Other requests run between two chunks; no row is split."""
     row = [1.0, 1] + [0] * (len(DURATION.buckets))
     series: list[Series] = [
         (DURATION, {("GET", f"/{number}", 200, "qwen"): row for number in range(rows)})
     ]
 
-    found = list(render_chunks(series))
+    chunks = list(render_chunks(series))
 
-    sums = [piece.count(b"_sum{") for piece in found]
+    sums = [chunk.count(b"_sum{") for chunk in chunks]
     assert sums == [ROWS_PER_CHUNK] * (rows // ROWS_PER_CHUNK) + [rows % ROWS_PER_CHUNK] * (
         rows % ROWS_PER_CHUNK > 0
     )
-    assert all(piece.split(b"\n")[-2].partition(b"{")[0].endswith(b"_sum") for piece in found)
+    assert all(chunk.split(b"\n")[-2].partition(b"{")[0].endswith(b"_sum") for chunk in chunks)
 
 
-def test_series_that_come_between_two_pieces_do_no_harm() -> None:
-    """They are in the next scrape; those counted meanwhile are whole."""
-    family = Family("hits_total", "counter", "Hits", ("who",))
+def test_series_added_between_chunks_are_not_rendered() -> None:
+    """They are in the next scrape."""
+    family = Family("hits_total", "counter", "Hits", ("page",))
     rows: dict[Labels, Row] = {(number,): [0] for number in range(2 * ROWS_PER_CHUNK)}
 
     text = b""
-    for number, piece in enumerate(render_chunks([(family, rows)])):
-        text += piece
+    for number, chunk in enumerate(render_chunks([(family, rows)])):
+        text += chunk
         rows["new", number] = [1]
 
     assert text.count(b"hits_total{") == 2 * ROWS_PER_CHUNK
 
 
-def test_rows_may_lie_in_any_memory() -> None:
-    """A strided view of doubles, as several workers share it, is rendered like a list."""
-    family = Family("lag", "histogram", "Lag", ("who",), (1.0, 5.0))
+def test_strided_memory_is_rendered_like_a_list() -> None:
+    """Several workers share such a view of doubles."""
+    family = Family("lag", "histogram", "Lag", ("page",), (1.0, 5.0))
     shared = memoryview(array("d", [2.5, 9, 1, 9, 0, 9, 3, 9])).cast("B").cast("d")[::2]
 
     assert ours([(family, {("a",): shared})]) == ours([(family, {("a",): [2.5, 1, 0, 3]})])
 
 
-def test_what_utf8_cannot_hold_is_replaced() -> None:
-    """A lone surrogate in a label costs that label its character, and not the scrape."""
-    family = Family("hits_total", "counter", "Hits", ("who",))
+def test_lone_surrogate_is_replaced() -> None:
+    """An invalid character in a label does not fail the scrape."""
+    family = Family("hits_total", "counter", "Hits", ("page",))
 
-    assert b'hits_total{who="a?"} 1.0\n' in ours([(family, {("a\udc80",): [1]})])
+    assert b'hits_total{page="a?"} 1.0\n' in ours([(family, {("a\udc80",): [1]})])

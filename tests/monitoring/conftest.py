@@ -1,4 +1,4 @@
-"""What the tests of the files share."""
+"""Fixtures of the monitoring tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenpulse_mw.monitoring import write_files
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with all files, for a gateway on this machine; to be read only."""
+    """Return a read-only directory with all files for a gateway on this machine."""
     directory = tmp_path_factory.mktemp("monitoring")
     write_files(directory)
     return directory

@@ -1,4 +1,4 @@
-"""Reads the files, and the pages about them."""
+"""Reads the written files and the documentation pages."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def read(path: Path) -> Any:
-    """What a YAML or JSON file says."""
+    """Return the content of a YAML or JSON file."""
     text = path.read_text()
     return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
 
 
 def rules(directory: Path) -> list[dict[str, Any]]:
-    """All recording and alerting rules."""
+    """Return all recording and alerting rules."""
     groups = read(directory / "prometheus/rules/tokenpulse.rules.yml")["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
 def alerts(directory: Path) -> list[dict[str, Any]]:
-    """The alerting rules."""
+    """Return the alerting rules."""
     return [rule for rule in rules(directory) if "alert" in rule]
 
 
 def panels(directory: Path) -> list[dict[str, Any]]:
-    """The dashboard's panels, without the titles of its rows."""
+    """Return the panels of the dashboard, without its rows."""
     dashboard = read(directory / "grafana/dashboards/tokenpulse.json")
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The blocks of one language on a page of the documentation."""
+    """Return the code blocks of a language on a documentation page."""
     pattern = rf"^```{language}\n(.*?)^```$"
     return re.findall(pattern, (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)

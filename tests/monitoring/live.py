@@ -1,4 +1,4 @@
-"""What a real gateway that has seen everything shows on its /metrics."""
+"""Scrape of a real gateway with a sample of every metric."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..support.apps import WORDS, event, raising_later
 USAGE = {"prompt_tokens": 40, "completion_tokens": 20, "total_tokens": 60}
 DONE = b"data: [DONE]\n\n"
 
-# Label sets by the name of a sample, as a scrape has it.
-Shown = Mapping[str, list[Mapping[str, str]]]
+# Label sets by sample name.
+Samples = Mapping[str, list[Mapping[str, str]]]
 
 
 async def _plain(request: Request) -> Response:
@@ -51,8 +51,8 @@ ROUTES = [
 
 
 @cache
-def shown() -> Shown:
-    """All samples, after real requests, and what the other parts tell the metrics."""
+def live_samples() -> Samples:
+    """Return all samples after real requests and simulated errors."""
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -72,12 +72,12 @@ def shown() -> Shown:
             client.post(route.path)
         assert client.portal is not None
         client.portal.call(engine.evaluate)
-        _tell(metrics)
+        _add_rare_samples(metrics)
         return _samples(client.get("/metrics").text)
 
 
-def _tell(metrics: HttpMetrics) -> None:
-    """What takes a broken storage, a broken rule, a broken sink and a full table to happen."""
+def _add_rare_samples(metrics: HttpMetrics) -> None:
+    """Count errors of a storage, a rule and a sink, and overflow a family."""
     metrics.add_callback("tokenpulse_alerts", lambda: {("provider_down", "critical", "firing"): 1})
     metrics.on_limit("client", "error")
     metrics.on_evaluation("error", 0.1)
@@ -86,9 +86,9 @@ def _tell(metrics: HttpMetrics) -> None:
         metrics.on_delivery(f"sink {number}", "ok" if number % 2 else "rejected")
 
 
-def _samples(text: str) -> Shown:
-    found: dict[str, list[Mapping[str, str]]] = {}
+def _samples(text: str) -> Samples:
+    label_sets: dict[str, list[Mapping[str, str]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample.labels)
-    return found
+            label_sets.setdefault(sample.name, []).append(sample.labels)
+    return label_sets

@@ -1,4 +1,4 @@
-"""Takes queries apart."""
+"""Parses PromQL queries."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from promql_parser import AggregateExpr, BinaryExpr, Matcher, MatchOp, VectorSel
 _VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$provider": ".*"}
 
 
-def parsed(query: str) -> Any:
-    """The tree of a query, in which Grafana's variables may be."""
+def parse(query: str) -> Any:
+    """Parse a query that may contain variables of Grafana."""
     for name, value in _VARIABLES.items():
         query = query.replace(name, value)
     return promql_parser.parse(query)
 
 
 def nodes(tree: Any) -> Iterator[Any]:
-    """Every node of a tree, from the top."""
+    """Yield every node of a syntax tree, from the root."""
     yield tree
     for name in ("lhs", "rhs", "expr", "vector_selector"):
         if hasattr(tree, name):
@@ -30,12 +30,12 @@ def nodes(tree: Any) -> Iterator[Any]:
 
 
 def selectors(tree: Any) -> list[VectorSelector]:
-    """What a query asks for."""
+    """Return the vector selectors of a query."""
     return [node for node in nodes(tree) if isinstance(node, VectorSelector)]
 
 
 def groupings(tree: Any) -> Iterator[tuple[set[str], set[str]]]:
-    """The labels of each `by` and `on`, and the names of the metrics that they are for."""
+    """Yield the labels of each `by` and `on` with the names of their metrics."""
     for node in nodes(tree):
         labels: set[str] = set()
         if isinstance(node, AggregateExpr) and node.modifier:
@@ -43,16 +43,18 @@ def groupings(tree: Any) -> Iterator[tuple[set[str], set[str]]]:
         elif isinstance(node, BinaryExpr) and node.modifier and node.modifier.matching:
             labels = set(node.modifier.matching.labels)
         if labels:
-            yield labels, {str(each.name) for each in selectors(node)}
+            yield labels, {str(selector.name) for selector in selectors(node)}
 
 
 def matches(selector: VectorSelector, label: str, value: str) -> bool:
-    """Whether a label's value is what `selector` asks for."""
-    return all(_fits(each, value) for each in selector.matchers.matchers if each.name == label)
+    """Return True if `selector` matches the value of a label."""
+    return all(
+        _fits(matcher, value) for matcher in selector.matchers.matchers if matcher.name == label
+    )
 
 
 def _fits(matcher: Matcher, value: str) -> bool:
     exact = matcher.op in (MatchOp.Equal, MatchOp.NotEqual)
-    wanted = re.escape(matcher.value) if exact else matcher.value
-    found = re.fullmatch(wanted, value) is not None
-    return found if matcher.op in (MatchOp.Equal, MatchOp.Re) else not found
+    pattern = re.escape(matcher.value) if exact else matcher.value
+    is_match = re.fullmatch(pattern, value) is not None
+    return is_match if matcher.op in (MatchOp.Equal, MatchOp.Re) else not is_match

@@ -1,4 +1,4 @@
-"""The Alertmanager's settings, in a real one."""
+"""Configuration of Alertmanager, in a real Alertmanager."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..support.waiting import PATIENCE, wait_until
 
 @pytest.fixture
 def server(written: Path, tmp_path: Path) -> Iterator[Server]:
-    """An Alertmanager with these settings, alone."""
+    """Run a single Alertmanager with the configuration."""
     options = [
         f"--config.file={written / 'alertmanager' / 'alertmanager.yml'}",
         "--storage.path=data",
@@ -27,42 +27,45 @@ def server(written: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 def alert(name: str, severity: str, provider: str | None = None) -> dict[str, dict[str, str]]:
-    """An alert as the rules make them."""
+    """Return an alert as created by the rules."""
     labels = {"alertname": name, "service": "tokenpulse", "severity": severity}
     return {"labels": labels if provider is None else {**labels, "provider": provider}}
 
 
-def told_of(server: Server, *alerts: dict[str, dict[str, str]]) -> set[str]:
-    """Of which alerts people are told when all of these fire."""
-    alertmanager = f"http://{server.place}/api/v2/alerts"
+def notified_alerts(server: Server, *alerts: dict[str, dict[str, str]]) -> set[str]:
+    """Return the alerts that are not inhibited if all of `alerts` fire."""
+    url = f"http://{server.place}/api/v2/alerts"
 
     def are_routed() -> bool:
-        found = httpx2.get(alertmanager, timeout=PATIENCE).json()
-        states = [each["status"]["state"] for each in found]
+        current = httpx2.get(url, timeout=PATIENCE).json()
+        states = [alert["status"]["state"] for alert in current]
         return len(states) == len(alerts) and "unprocessed" not in states
 
-    httpx2.post(alertmanager, json=alerts, timeout=PATIENCE).raise_for_status()
-    wait_until(are_routed, "they do not arrive")
-    told = httpx2.get(alertmanager, params={"inhibited": "false"}, timeout=PATIENCE).json()
-    return {" ".join(each["labels"].get(k, "") for k in ("alertname", "provider")) for each in told}
+    httpx2.post(url, json=alerts, timeout=PATIENCE).raise_for_status()
+    wait_until(are_routed, "the alerts are not routed")
+    active = httpx2.get(url, params={"inhibited": "false"}, timeout=PATIENCE).json()
+    return {
+        " ".join(alert["labels"].get(name, "") for name in ("alertname", "provider"))
+        for alert in active
+    }
 
 
 @pytest.mark.slow
-def test_amtool_has_no_complaint(written: Path) -> None:
-    """It reads routes, receivers and inhibitions."""
+def test_amtool_accepts_the_configuration(written: Path) -> None:
+    """Routes, receivers and inhibition rules are valid."""
     need("amtool", "prometheus-alertmanager")
     file = written / "alertmanager" / "alertmanager.yml"
 
-    said = subprocess.check_output(["amtool", "check-config", file], text=True, timeout=PATIENCE)
+    output = subprocess.check_output(["amtool", "check-config", file], text=True, timeout=PATIENCE)
 
-    assert "2 inhibit rules" in said
+    assert "2 inhibit rules" in output
 
 
-def test_a_gateway_that_is_down_says_it_all(server: Server) -> None:
-    """Its other alerts are silent; those of another service are not."""
+def test_gateway_down_inhibits_other_alerts(server: Server) -> None:
+    """Alerts of other services are not inhibited."""
     other = {"labels": {"alertname": "DiskFull", "service": "database", "severity": "critical"}}
 
-    told = told_of(
+    notified = notified_alerts(
         server,
         alert("TokenPulseDown", "critical"),
         alert("TokenPulseInstanceDown", "warning"),
@@ -70,25 +73,25 @@ def test_a_gateway_that_is_down_says_it_all(server: Server) -> None:
         other,
     )
 
-    assert told == {"TokenPulseDown ", "DiskFull "}
+    assert notified == {"TokenPulseDown ", "DiskFull "}
 
 
-def test_a_critical_alert_silences_warnings_of_its_provider(server: Server) -> None:
-    """Not those of other providers, nor those of none, nor the one that may be the cause."""
-    told = told_of(
+def test_critical_alert_inhibits_warnings_of_its_provider(server: Server) -> None:
+    """Other providers, alerts without a provider and a possible cause are not inhibited."""
+    notified = notified_alerts(
         server,
         alert("HighErrorRate", "critical", "claude"),
         alert("HighLatency", "warning", "claude"),
         alert("CredentialsInactive", "warning", "claude"),
         alert("HighLatency", "warning", "codex"),
         alert("EvaluationsStopped", "critical"),
-        alert("SelfErrors", "warning"),
+        alert("InternalErrors", "warning"),
     )
 
-    assert told == {
+    assert notified == {
         "HighErrorRate claude",
         "CredentialsInactive claude",
         "HighLatency codex",
         "EvaluationsStopped ",
-        "SelfErrors ",
+        "InternalErrors ",
     }

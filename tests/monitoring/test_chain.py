@@ -1,4 +1,4 @@
-"""The whole chain for real: gateway, Prometheus with the files, Alertmanager, and who is told."""
+"""Real gateway, Prometheus and Alertmanager with the files, and a webhook receiver."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ..support.receiver import Receiver
 from ..support.servers import Server, started
 from ..support.waiting import PATIENCE, wait_until
 
-Told = tuple[str, str, str]  # status, name, provider
+Notification = tuple[str, str, str]  # status, name, provider
 
 
 class Gateway:
-    """Two providers, one of which may be down."""
+    """Gateway with two providers, one of which may be down."""
 
     def __init__(self, metrics: HttpMetrics) -> None:
         self.down = False
@@ -52,7 +52,7 @@ class Gateway:
 
 
 def faster(text: str) -> str:
-    """The same settings, in which a minute takes a second, and a scrape one as well."""
+    """Return the configuration with seconds instead of minutes, and intervals of a second."""
     text = re.sub(r"(_interval|_wait): \d+s", r"\1: 1s", text)
     text = re.sub(r"group_interval: \d+m", "group_interval: 1s", text)
     text = re.sub(r"for: (\d+)m", r"for: \1s", text)
@@ -60,23 +60,23 @@ def faster(text: str) -> str:
 
 
 def change(file: Path, *changes: Callable[[str], str]) -> None:
-    """Edit a file as a user would."""
+    """Edit a file."""
     text = file.read_text()
-    for each in changes:
-        text = each(text)
+    for edit in changes:
+        text = edit(text)
     file.write_text(text)
 
 
 @pytest.fixture
-def told() -> Iterator[Receiver]:
-    """Who is on call."""
+def receiver() -> Iterator[Receiver]:
+    """Run a webhook receiver."""
     with Receiver() as receiver:
         yield receiver
 
 
 @contextmanager
-def watched(directory: Path, gateway: str, webhook: str) -> Iterator[None]:
-    """A real Prometheus and a real Alertmanager that run on the files."""
+def monitoring(directory: Path, gateway: str, webhook: str) -> Iterator[None]:
+    """Run Prometheus and Alertmanager with the files."""
     write_files(directory, gateway=gateway)
     alertmanager = Server(
         [
@@ -97,11 +97,11 @@ def watched(directory: Path, gateway: str, webhook: str) -> Iterator[None]:
         ],
         directory,
     )
-    receiver = "http://host.docker.internal:5001/alerts"
+    placeholder = "http://host.docker.internal:5001/alerts"
     change(
         directory / "alertmanager/alertmanager.yml",
         faster,
-        lambda text: text.replace(receiver, webhook),
+        lambda text: text.replace(placeholder, webhook),
     )
     change(
         directory / "prometheus/prometheus.yml",
@@ -117,8 +117,8 @@ def watched(directory: Path, gateway: str, webhook: str) -> Iterator[None]:
         yield
 
 
-def told_of(receiver: Receiver) -> set[Told]:
-    """What has arrived about providers."""
+def notifications(receiver: Receiver) -> set[Notification]:
+    """Return the received notifications with a provider."""
     alerts = [alert for request in receiver.received for alert in request.json["alerts"]]
     return {
         (alert["status"], alert["labels"]["alertname"], alert["labels"]["provider"])
@@ -128,36 +128,36 @@ def told_of(receiver: Receiver) -> set[Told]:
 
 
 @pytest.mark.server
-def test_an_outage_is_told_and_its_end_too(
-    tmp_path: Path, metrics: HttpMetrics, told: Receiver
+def test_outage_sends_one_alert_and_its_resolution(
+    tmp_path: Path, metrics: HttpMetrics, receiver: Receiver
 ) -> None:
-    """A provider fails under load: people are told so, of nobody else, and when it is over."""
+    """Only the failing provider causes notifications."""
     gateway = Gateway(metrics)
 
     with (
         LocalServer(gateway.app) as server,
-        watched(tmp_path, server.url.removeprefix("http://"), told.url),
-        # On connections of their own: a server may be closing one that was idle for long.
+        monitoring(tmp_path, server.url.removeprefix("http://"), receiver.url),
+        # New connections: the server may close a connection that was idle.
         httpx2.Client(
             base_url=server.url, headers={"connection": "close"}, timeout=PATIENCE
         ) as client,
     ):
 
-        def load_until(alert: Told) -> None:
+        def load_until(notification: Notification) -> None:
             def arrives() -> bool:
                 for provider in ("claude", "codex"):
                     client.post(f"/{provider}/chat")
-                return alert in told_of(told)
+                return notification in notifications(receiver)
 
-            wait_until(arrives, f"{alert} does not arrive")
+            wait_until(arrives, f"{notification} does not arrive")
 
         gateway.down = True
         load_until(("firing", "HighErrorRate", "claude"))
         gateway.down = False
         load_until(("resolved", "HighErrorRate", "claude"))
 
-    alerts = [each for request in told.received for each in request.json["alerts"]]
-    errors = [each for each in alerts if each["labels"]["alertname"] == "HighErrorRate"]
-    assert len({each["startsAt"] for each in errors}) == 1
-    assert all(each["labels"]["severity"] == "critical" for each in errors)
-    assert {provider for _, _, provider in told_of(told)} == {"claude"}
+    alerts = [alert for request in receiver.received for alert in request.json["alerts"]]
+    errors = [alert for alert in alerts if alert["labels"]["alertname"] == "HighErrorRate"]
+    assert len({alert["startsAt"] for alert in errors}) == 1
+    assert all(alert["labels"]["severity"] == "critical" for alert in errors)
+    assert {provider for _, _, provider in notifications(receiver)} == {"claude"}

@@ -1,4 +1,4 @@
-"""The dashboard: what Grafana needs to show it anywhere."""
+"""Grafana dashboard."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from .files import panels, read
 DASHBOARD = "grafana/dashboards/tokenpulse.json"
 
 
-def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
-    """Whether two panels want the same place."""
+def overlap(first: dict[str, int], second: dict[str, int]) -> bool:
+    """Return True if two grid positions overlap."""
     return (
-        one["x"] < other["x"] + other["w"]
-        and other["x"] < one["x"] + one["w"]
-        and one["y"] < other["y"] + other["h"]
-        and other["y"] < one["y"] + one["h"]
+        first["x"] < second["x"] + second["w"]
+        and second["x"] < first["x"] + first["w"]
+        and first["y"] < second["y"] + second["h"]
+        and second["y"] < first["y"] + first["h"]
     )
 
 
-def test_panels_have_ids_and_places_of_their_own(written: Path) -> None:
-    """None covers another, or hangs over the edge."""
+def test_panels_have_unique_ids_and_do_not_overlap(written: Path) -> None:
+    """All panels are within the grid."""
     dashboard = read(written / DASHBOARD)["panels"]
-    places: list[dict[str, int]] = [panel["gridPos"] for panel in dashboard]
+    positions: list[dict[str, int]] = [panel["gridPos"] for panel in dashboard]
 
     assert len({panel["id"] for panel in dashboard}) == len(dashboard)
-    assert not [pair for pair in combinations(places, 2) if overlap(*pair)]
-    assert all(place["x"] + place["w"] <= 24 for place in places)
+    assert not [pair for pair in combinations(positions, 2) if overlap(*pair)]
+    assert all(position["x"] + position["w"] <= 24 for position in positions)
 
 
-def test_it_is_bound_to_no_data_source(written: Path) -> None:
-    """Whoever imports it chooses one."""
+def test_dashboard_has_a_data_source_variable(written: Path) -> None:
+    """The user selects the data source at the import."""
     text = (written / DASHBOARD).read_text()
 
     assert set(re.findall(r'"uid": "([^"]+)"', text)) == {"tokenpulse", "${datasource}"}
-    names = [each["name"] for each in read(written / DASHBOARD)["templating"]["list"]]
+    names = [variable["name"] for variable in read(written / DASHBOARD)["templating"]["list"]]
     assert names == ["datasource", "provider"]
 
 
-def test_rates_fit_the_resolution(written: Path) -> None:
-    """A fixed window would miss samples when zoomed out, and show nothing when zoomed in."""
+def test_rates_use_the_rate_interval(written: Path) -> None:
+    """A fixed window misses samples or is empty at other zoom levels."""
     for panel in panels(written):
         for target in panel["targets"]:
             windows = set(re.findall(r"\[([^\]]+)\]", target["expr"]))
             assert windows <= {"$__rate_interval"}, panel["title"]
 
 
-def test_every_query_can_be_told_apart(written: Path) -> None:
-    """By its letter, and its lines by their labels."""
+def test_queries_have_unique_ids_and_legends(written: Path) -> None:
+    """Each query has a reference id and a legend format."""
     for panel in panels(written):
         targets: list[dict[str, Any]] = panel["targets"]
         assert len({target["refId"] for target in targets}) == len(targets)
         assert all(target["legendFormat"] for target in targets), panel["title"]
 
 
-def test_a_line_is_named_by_labels_that_it_has(written: Path) -> None:
-    """What is not grouped by has no name, unless nothing is added up."""
+def test_legends_use_existing_labels(written: Path) -> None:
+    """A legend may only use labels that the query groups by."""
     for panel in panels(written):
         for target in panel["targets"]:
             grouped = re.search(r"by \(([^)]*)\)", target["expr"])
@@ -66,8 +66,8 @@ def test_a_line_is_named_by_labels_that_it_has(written: Path) -> None:
             assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels, panel["title"]
 
 
-def test_grafana_finds_it(written: Path) -> None:
-    """It loads the folder that the compose file mounts, and asks the services that it starts."""
+def test_grafana_loads_the_mounted_dashboard_folder(written: Path) -> None:
+    """The provisioning path is the mount point of the Compose file."""
     grafana = read(written / "docker-compose.yml")["services"]["grafana"]
     provider = read(written / "grafana/provisioning/dashboards/tokenpulse.yml")["providers"][0]
 
@@ -75,8 +75,8 @@ def test_grafana_finds_it(written: Path) -> None:
     assert mounted in grafana["volumes"]
 
 
-def test_zooming_in_never_asks_for_less_than_a_scrape(written: Path) -> None:
-    """Grafana must know how often Prometheus scrapes."""
+def test_time_interval_equals_the_scrape_interval(written: Path) -> None:
+    """Grafana derives `$__rate_interval` from it."""
     sources = read(written / "grafana/provisioning/datasources/tokenpulse.yml")["datasources"]
     scrape = read(written / "prometheus/prometheus.yml")["global"]["scrape_interval"]
 

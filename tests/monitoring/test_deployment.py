@@ -1,4 +1,4 @@
-"""Compose, Kubernetes, Loki and cron: every name in them leads to what it names."""
+"""Compose, Kubernetes, Loki, Alloy and cron files."""
 
 from __future__ import annotations
 
@@ -27,70 +27,72 @@ from .files import blocks, read, rules
 
 @pytest.fixture
 def services(written: Path) -> dict[str, dict[str, Any]]:
-    """What the compose file runs."""
+    """Return the services of the Compose file."""
     compose: dict[str, dict[str, Any]] = read(written / "docker-compose.yml")
     return compose["services"]
 
 
 @pytest.fixture
 def kubernetes(written: Path) -> dict[str, dict[str, Any]]:
-    """The objects of Kubernetes, by kind, without those of Redis."""
-    found = {}
+    """Return the Kubernetes objects by kind, without those of Redis."""
+    objects = {}
     for name in ("gateway", "monitors", "rules"):
         file = written / "kubernetes" / f"{name}.yml"
-        for each in yaml.safe_load_all(file.read_text()):
-            found[each["kind"]] = each
-    return found
+        for item in yaml.safe_load_all(file.read_text()):
+            objects[item["kind"]] = item
+    return objects
 
 
-def test_every_mounted_file_is_written(written: Path, services: dict[str, dict[str, Any]]) -> None:
-    """And every volume is declared."""
+def test_mounted_files_and_volumes_exist(
+    written: Path, services: dict[str, dict[str, Any]]
+) -> None:
+    """Each volume is declared."""
     declared = set(read(written / "docker-compose.yml")["volumes"])
     mounts = [
-        mount.split(":")[0] for each in services.values() for mount in each.get("volumes", [])
+        mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])
     ]
 
     assert {mount for mount in mounts if mount[0] not in "./"} == declared
     assert all((written / mount).exists() for mount in mounts if mount[0] == ".")
 
 
-def test_every_settings_file_named_is_in_its_container(
+def test_configuration_paths_are_below_a_mount(
     written: Path, services: dict[str, dict[str, Any]]
 ) -> None:
-    """The path that a program is given lies below a folder that is mounted."""
+    """Each program finds its configuration file in the container."""
     for name in ("prometheus", "alertmanager", "loki", "alloy"):
-        place = next(part for part in services[name]["command"] if "/etc/" in part).split("=")[-1]
+        path = next(part for part in services[name]["command"] if "/etc/" in part).split("=")[-1]
         folder, mounted, _ = services[name]["volumes"][0].split(":")
-        assert (written / folder / Path(place).relative_to(mounted)).is_file()
+        assert (written / folder / Path(path).relative_to(mounted)).is_file()
 
 
-def test_every_service_that_is_asked_runs(
+def test_addresses_are_services_of_the_compose_file(
     written: Path, services: dict[str, dict[str, Any]]
 ) -> None:
-    """The addresses in the settings are names of the compose file, and its containers' hosts."""
+    """Localhost and the Docker host are the only other names."""
     texts = [path.read_text() for path in written.rglob("*") if path.suffix in (".yml", ".alloy")]
-    places = {place for text in texts for place in re.findall(r"https?://([\w.-]+):\d+", text)}
+    hosts = {host for text in texts for host in re.findall(r"https?://([\w.-]+):\d+", text)}
     targets = set(re.findall(r'targets: \["([\w.-]+):\d+"\]', "".join(texts)))
 
-    assert places | targets <= {*services, "localhost", "host.docker.internal"}
-    for name in ("prometheus", "alertmanager"):  # they call this machine
+    assert hosts | targets <= {*services, "localhost", "host.docker.internal"}
+    for name in ("prometheus", "alertmanager"):  # they connect to this machine
         assert services[name]["extra_hosts"] == ["host.docker.internal:host-gateway"]
 
 
-def test_nothing_is_open_to_the_network(services: dict[str, dict[str, Any]]) -> None:
-    """Ports are published on loopback; no image changes by itself."""
+def test_ports_are_published_on_loopback_only(services: dict[str, dict[str, Any]]) -> None:
+    """Image versions are pinned."""
     for name, service in services.items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert name == "gateway" or re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", service["image"])
 
 
-def test_each_redis_evicts_what_the_documentation_advises(
+def test_redis_options_equal_those_of_the_documentation(
     written: Path, services: dict[str, dict[str, Any]]
 ) -> None:
-    """The compose file, the one of Kubernetes and the example of the documentation are alike."""
+    """The Compose file, the Kubernetes file and the example have the same command."""
     deployment, service = yaml.safe_load_all((written / "kubernetes/redis.yml").read_text())
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    (example,) = (each for each in blocks("operations.md", "yaml") if "redis-server" in each)
+    (example,) = (block for block in blocks("operations.md", "yaml") if "redis-server" in block)
 
     command = yaml.safe_load(example)["services"]["redis"]["command"]
     assert command[-2:] == ["--maxmemory-policy", "volatile-lfu"]
@@ -100,18 +102,18 @@ def test_each_redis_evicts_what_the_documentation_advises(
     assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
 
 
-def test_the_gateway_of_the_compose_file_is_checked(services: dict[str, dict[str, Any]]) -> None:
-    """By this library's command, for slim images have no curl."""
+def test_compose_gateway_has_a_health_check(services: dict[str, dict[str, Any]]) -> None:
+    """Slim images have no curl, so the check is the command of this library."""
     check = services["gateway"]["healthcheck"]["test"]
 
     assert check[:4] == ["CMD", "tokenpulse-mw", "check", "health"]
     assert services["gateway"]["ports"] == ["127.0.0.1:3000:3000"]
 
 
-def test_the_check_of_compose_runs(
+def test_compose_health_check_runs(
     services: dict[str, dict[str, Any]], metrics: HttpMetrics
 ) -> None:
-    """As it stands, against a real gateway: all is fine, and then it is down."""
+    """The exit code is 0 for a running gateway and 3 for a stopped one."""
     pulse = TokenPulse(metrics=metrics)
     app = Starlette()
     pulse.install(app)
@@ -125,24 +127,24 @@ def test_the_check_of_compose_runs(
     assert code(server.url) == 3
 
 
-def test_the_probes_of_kubernetes_are_answered(kubernetes: dict[str, dict[str, Any]]) -> None:
-    """Each asks for a path that HealthRouter has, on a port that is there."""
+def test_kubernetes_probes_are_routes(kubernetes: dict[str, dict[str, Any]]) -> None:
+    """`HealthRouter` serves the paths, and the port is declared."""
     (container,) = kubernetes["Deployment"]["spec"]["template"]["spec"]["containers"]
     probes = [container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")]
 
-    served = {route.path for route in HealthRouter().routes if isinstance(route, Route)}
-    assert {probe["path"] for probe in probes} <= served
+    paths = {route.path for route in HealthRouter().routes if isinstance(route, Route)}
+    assert {probe["path"] for probe in probes} <= paths
     assert {probe["port"] for probe in probes} == {port["name"] for port in container["ports"]}
     assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
 
 
-def test_kubernetes_waits_for_the_answer_of_a_check_that_hangs(
+def test_probe_timeout_is_longer_than_the_check_deadline(
     kubernetes: dict[str, dict[str, Any]],
 ) -> None:
-    """It comes when the deadline of all checks is over, and not before."""
+    """A hanging check is reported by the gateway before the probe fails."""
     deadline = signature(HealthRouter).parameters["deadline"].default
     (manifest,) = kubernetes["Deployment"]["spec"]["template"]["spec"]["containers"]
-    (pod,) = (each for each in blocks("operations.md", "yaml") if "readinessProbe" in each)
+    (pod,) = (block for block in blocks("operations.md", "yaml") if "readinessProbe" in block)
     (documented,) = yaml.safe_load(pod)["containers"]
 
     for container in (manifest, documented):
@@ -150,16 +152,16 @@ def test_kubernetes_waits_for_the_answer_of_a_check_that_hangs(
             assert container[probe]["timeoutSeconds"] > deadline
 
 
-def test_a_pod_has_time_to_end(kubernetes: dict[str, dict[str, Any]]) -> None:
-    """Its answers may go on for longer than it waits before it closes."""
+def test_pod_has_time_to_complete_responses(kubernetes: dict[str, dict[str, Any]]) -> None:
+    """The grace period includes the pause of preStop."""
     pod = kubernetes["Deployment"]["spec"]["template"]["spec"]
     pause = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])
 
     assert pod["terminationGracePeriodSeconds"] >= pause + 60
 
 
-def test_the_parts_of_kubernetes_find_each_other(kubernetes: dict[str, dict[str, Any]]) -> None:
-    """By labels and by the names of ports; the service's name is the job of the rules."""
+def test_kubernetes_selectors_match(kubernetes: dict[str, dict[str, Any]]) -> None:
+    """The name of the Service is the job name of the rules."""
     deployment, service = kubernetes["Deployment"]["spec"], kubernetes["Service"]
     labels = deployment["template"]["metadata"]["labels"]
     monitor = kubernetes["ServiceMonitor"]["spec"]
@@ -170,32 +172,32 @@ def test_the_parts_of_kubernetes_find_each_other(kubernetes: dict[str, dict[str,
     assert service["metadata"]["name"] == "tokenpulse"
 
 
-def test_nothing_asks_to_be_scraped_under_another_name(
+def test_pod_has_no_scrape_annotations(
     kubernetes: dict[str, dict[str, Any]],
 ) -> None:
-    """Annotations would be found by a job for all pods, whose name the rules do not look for."""
+    """A job for all pods would have a name that the rules do not select."""
     assert "annotations" not in kubernetes["Deployment"]["spec"]["template"]["metadata"]
 
 
-def test_the_operator_has_the_same_rules(
+def test_operator_rules_equal_the_prometheus_rules(
     written: Path, kubernetes: dict[str, dict[str, Any]]
 ) -> None:
-    """Not a copy that grows old."""
+    """The file is generated from the rules."""
     groups = kubernetes["PrometheusRule"]["spec"]["groups"]
 
     assert [rule for group in groups for rule in group["rules"]] == rules(written)
 
 
-def test_prometheus_scrapes_what_the_rules_look_for(written: Path, metrics: HttpMetrics) -> None:
-    """The job has the name that they know, and the path is served."""
+def test_scrape_job_matches_the_rules_and_the_route(written: Path, metrics: HttpMetrics) -> None:
+    """The job name and the path are correct."""
     (job,) = read(written / "prometheus/prometheus.yml")["scrape_configs"]
 
     assert job["job_name"] == "tokenpulse"
     assert job["metrics_path"] in {route.path for route in TokenPulse(metrics=metrics).routes}
 
 
-def test_loki_keeps_logs_for_a_week(written: Path) -> None:
-    """And deletes them after that, which takes a compactor."""
+def test_loki_retention_is_a_week(written: Path) -> None:
+    """Only the compactor deletes old logs."""
     settings = read(written / "loki/loki.yml")
 
     assert settings["limits_config"]["retention_period"] == "168h"
@@ -203,8 +205,8 @@ def test_loki_keeps_logs_for_a_week(written: Path) -> None:
 
 
 @pytest.mark.usefixtures("logging_as_it_was")
-def test_alloy_reads_what_the_gateway_logs(written: Path) -> None:
-    """The fields it takes are in a line of the JSON log, the time in the format it expects."""
+def test_alloy_parses_the_json_log(written: Path) -> None:
+    """The fields and the format of the time match."""
     stream = io.StringIO()
     configure_logging("INFO", "json", stream=stream)
     logging.getLogger("Migration").info("done")
@@ -216,35 +218,35 @@ def test_alloy_reads_what_the_gateway_logs(written: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
 
 
-def test_the_parts_of_alloy_are_connected(
-    written: Path, services: dict[str, dict[str, Any]]
-) -> None:
-    """Each part that another names is there, and the label that is looked for is the gateway's."""
+def test_alloy_components_are_connected(written: Path, services: dict[str, dict[str, Any]]) -> None:
+    """Referenced components exist, and the gateway has the label."""
     config = (written / "alloy/config.alloy").read_text()
-    parts = {f"{kind}.{name}" for kind, name in re.findall(r'^([\w.]+) "(\w+)" {$', config, re.M)}
-    named = set(re.findall(r"[=\[ ]((?:loki|discovery)\.\w+\.\w+)\.\w+", config))
+    components = {
+        f"{kind}.{name}" for kind, name in re.findall(r'^([\w.]+) "(\w+)" {$', config, re.M)
+    }
+    referenced = set(re.findall(r"[=\[ ]((?:loki|discovery)\.\w+\.\w+)\.\w+", config))
     (label,) = re.findall(r'values = \["([\w.]+)=true"\]', config)
 
-    assert named < parts
+    assert referenced < components
     assert config.count("{") == config.count("}")
     assert services["gateway"]["labels"] == {label: "true"}
 
 
-def test_cron_runs_the_check_of_credentials(written: Path) -> None:
-    """Every five minutes; crontab has no other lines than comments."""
+def test_crontab_checks_credentials_every_five_minutes(written: Path) -> None:
+    """All other lines are comments."""
     lines = (written / "cron/tokenpulse.crontab").read_text().splitlines()
     (line,) = [line for line in lines if not line.startswith("#")]
 
     assert line.split()[:5] == ["*/5", "*", "*", "*", "*"]
     assert " check credentials http://localhost:3000" in line
-    assert not re.search(r"(?<!\\)%", line)  # which means a new line to cron
+    assert not re.search(r"(?<!\\)%", line)  # cron interprets it as a newline
 
 
 @pytest.mark.slow
-def test_the_line_of_cron_runs_as_cron_runs_it(
+def test_crontab_command_runs_in_the_environment_of_cron(
     written: Path, tmp_path: Path, metrics: HttpMetrics
 ) -> None:
-    """With few folders, from home; each line of the log has the time, whatever it says."""
+    """Each line of the log has a timestamp."""
     pulse = TokenPulse(metrics=metrics, credentials={"claude": True, "kiro": False})
     app = Starlette()
     pulse.install(app)
@@ -253,8 +255,8 @@ def test_the_line_of_cron_runs_as_cron_runs_it(
 
     def code(url: str) -> int:
         script = line.replace(r"\%", "%").replace("/var/log/tokenpulse-creds.log", str(log))
-        patient = f"{url} --timeout {PATIENCE}"
-        command = ["sh", "-c", script.replace("http://localhost:3000", patient)]
+        arguments = f"{url} --timeout {PATIENCE}"
+        command = ["sh", "-c", script.replace("http://localhost:3000", arguments)]
         environment = {"HOME": str(tmp_path), "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
         return subprocess.run(command, cwd=tmp_path, env=environment, timeout=PATIENCE).returncode
 
@@ -262,9 +264,9 @@ def test_the_line_of_cron_runs_as_cron_runs_it(
         assert code(server.url) == 1
     assert code(server.url) == 3
 
-    times, said = zip(
+    times, messages = zip(
         *(line.split(maxsplit=1) for line in log.read_text().splitlines()), strict=True
     )
     assert all(datetime.fromisoformat(time).tzinfo for time in times)
-    assert said[0] == "WARNING: 1 of 2 providers are inactive: kiro"
-    assert said[1].startswith("UNKNOWN: no answer: ")
+    assert messages[0] == "WARNING: 1 of 2 providers are inactive: kiro"
+    assert messages[1].startswith("UNKNOWN: no answer: ")

@@ -1,4 +1,4 @@
-"""Every query asks for what exists: each metric, each label and each value is in a live scrape."""
+"""Queries of rules, dashboard and documentation, compared with a live scrape."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from .files import blocks, panels, rules
-from .live import shown
-from .promql import groupings, matches, parsed, selectors
+from .live import live_samples
+from .promql import groupings, matches, parse, selectors
 
-# What Prometheus itself adds to every sample, and shows of itself.
-OF_THE_TARGET = {"job", "instance"}
-OF_PROMETHEUS = {
+# Labels and series that Prometheus adds.
+TARGET_LABELS = {"job", "instance"}
+PROMETHEUS_SERIES = {
     "up": [dict[str, str]()],
     "ALERTS": [
         {"alertname": "A", "alertstate": "firing", "service": "tokenpulse", "severity": "warning"}
@@ -23,7 +23,7 @@ OF_PROMETHEUS = {
 
 
 def queries(directory: Path) -> Iterator[tuple[str, str]]:
-    """Every query of the files and of the documentation, and where it is from."""
+    """Yield the source and the text of every query in the files and the documentation."""
     for rule in rules(directory):
         yield rule.get("alert") or rule["record"], rule["expr"]
     for panel in panels(directory):
@@ -35,54 +35,65 @@ def queries(directory: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def known(written: Path) -> dict[str, list[dict[str, str]]]:
-    """Label sets by metric: those of a gateway, of Prometheus, and of the recording rules."""
+    """Return label sets by metric: of a gateway, of Prometheus, and of the recording rules."""
     recorded = {
         rule["record"]: [{"provider": "claude"}] for rule in rules(written) if "record" in rule
     }
-    live = {name: [dict(each) for each in sets] for name, sets in shown().items()}
-    return OF_PROMETHEUS | recorded | live
+    live = {
+        name: [dict(labels) for labels in label_sets] for name, label_sets in live_samples().items()
+    }
+    return PROMETHEUS_SERIES | recorded | live
 
 
-def test_every_metric_exists(written: Path, known: dict[str, list[dict[str, str]]]) -> None:
-    """No query asks for a metric that no gateway shows."""
-    asked = {
-        (where, str(selector.name))
-        for where, query in queries(written)
-        for selector in selectors(parsed(query))
+def test_queries_use_existing_metrics(
+    written: Path, known: dict[str, list[dict[str, str]]]
+) -> None:
+    """Each metric is in a live scrape or a recording rule."""
+    used = {
+        (source, str(selector.name))
+        for source, query in queries(written)
+        for selector in selectors(parse(query))
     }
 
-    assert len(asked) > 60
-    assert {each for each in asked if each[1] not in known} == set()
+    assert len(used) > 60
+    assert {(source, name) for source, name in used if name not in known} == set()
 
 
-def test_every_label_exists(written: Path, known: dict[str, list[dict[str, str]]]) -> None:
-    """No query groups by a label that its metrics do not have: that would be one empty group."""
-    for where, query in queries(written):
-        for labels, metrics in groupings(parsed(query)):
-            existing = {label for name in metrics for each in known[name] for label in each}
-            assert labels <= existing | OF_THE_TARGET, where
+def test_groupings_use_existing_labels(
+    written: Path, known: dict[str, list[dict[str, str]]]
+) -> None:
+    """Grouping by an unknown label would give a single empty group."""
+    for source, query in queries(written):
+        for labels, metrics in groupings(parse(query)):
+            existing = {
+                label for name in metrics for label_set in known[name] for label in label_set
+            }
+            assert labels <= existing | TARGET_LABELS, source
 
 
-def test_every_value_exists(written: Path, known: dict[str, list[dict[str, str]]]) -> None:
-    """Each selector finds something; a wrong status, outcome or bucket would find nothing."""
-    for where, query in queries(written):
-        for selector in selectors(parsed(query)):
-            labels = {each.name for each in selector.matchers.matchers} - OF_THE_TARGET
-            found = [
-                each
-                for each in known[str(selector.name)]
-                if all(label in each and matches(selector, label, each[label]) for label in labels)
-            ]
-            assert found, (where, str(selector))
+def test_selectors_match_existing_values(
+    written: Path, known: dict[str, list[dict[str, str]]]
+) -> None:
+    """An unknown status, outcome or bucket would match nothing."""
+    for source, query in queries(written):
+        for selector in selectors(parse(query)):
+            labels = {matcher.name for matcher in selector.matchers.matchers} - TARGET_LABELS
+            assert any(
+                all(
+                    label in label_set and matches(selector, label, label_set[label])
+                    for label in labels
+                )
+                for label_set in known[str(selector.name)]
+            ), (source, str(selector))
 
 
-def test_every_family_is_asked_for(written: Path) -> None:
-    """Nothing is exported that neither the rules nor the dashboard look at."""
-    asked = {
-        str(selector.name) for _, query in queries(written) for selector in selectors(parsed(query))
+def test_every_family_is_used_by_a_query(written: Path) -> None:
+    """The rules or the dashboard use each exported family."""
+    used = {
+        str(selector.name) for _, query in queries(written) for selector in selectors(parse(query))
     }
-    ours = {name for name in shown() if name.startswith("tokenpulse_")}
-    families = {name.removesuffix("_bucket") for name in ours if name.endswith("_bucket")}
-    families |= {name for name in ours if not name.endswith(("_bucket", "_sum", "_count"))}
+    exported = {name for name in live_samples() if name.startswith("tokenpulse_")}
+    families = {name.removesuffix("_bucket") for name in exported if name.endswith("_bucket")}
+    families |= {name for name in exported if not name.endswith(("_bucket", "_sum", "_count"))}
 
-    assert {name for name in families if not {name, f"{name}_bucket"} & asked} == set()
+    assert {name for name in families if not {name, f"{name}_bucket"} & used} == set()

@@ -1,4 +1,4 @@
-"""The rules before Prometheus's own inspector, and what every alert has."""
+"""Prometheus rules, checked by promtool."""
 
 from __future__ import annotations
 
@@ -20,63 +20,65 @@ TESTS = "tokenpulse.tests.yml"
 
 @pytest.fixture
 def folder(written: Path) -> Path:
-    """Where the rules and their tests are."""
+    """Return the folder of the rules and their tests."""
     return written / "prometheus" / "rules"
 
 
 def promtool(folder: Path, *arguments: str) -> str:
-    """What it has to say; it must not complain."""
+    """Return the output of promtool, which must succeed."""
     need("promtool", "prometheus")
-    done = subprocess.run(
+    result = subprocess.run(
         ["promtool", *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    assert result.returncode == 0, result.stdout
+    return result.stdout
 
 
 def cases(tested: list[dict[str, Any]], alert: str) -> list[dict[str, Any]]:
-    """Return what the tests of the rules expect of an alert, in the order of time."""
+    """Return the cases of an alert, in the order of their time."""
     return [case for case in tested if case["alertname"] == alert]
 
 
-def test_prometheus_takes_its_settings(written: Path) -> None:
-    """And finds the rules that they name."""
-    said = promtool(written / "prometheus", "check", "config", "prometheus.yml")
+def test_promtool_accepts_the_configuration(written: Path) -> None:
+    """The rule file of the configuration is found."""
+    output = promtool(written / "prometheus", "check", "config", "prometheus.yml")
 
-    assert "1 rule files found" in said
+    assert "1 rule files found" in output
 
 
-def test_prometheus_takes_the_rules(folder: Path) -> None:
-    """Without a warning."""
+def test_promtool_accepts_the_rules(folder: Path) -> None:
+    """The check gives no warning."""
     assert "SUCCESS" in promtool(folder, "check", "rules", "tokenpulse.rules.yml")
 
 
-def test_the_rules_do_what_their_tests_say(folder: Path) -> None:
-    """Each alert fires when it should, stays quiet when it should, and ends."""
+def test_promtool_cases_of_the_rules_pass(folder: Path) -> None:
+    """Each alert fires, stays inactive and ends as expected."""
     assert "SUCCESS" in promtool(folder, "test", "rules", TESTS)
 
 
-@pytest.mark.parametrize("always", ["vector(1) > 2", "vector(1)"], ids=["never", "always"])
-def test_the_tests_would_fail(written: Path, tmp_path: Path, folder: Path, always: str) -> None:
-    """Their success means something: they find every alert that never fires, or for everyone."""
-    spoilt = [rule | {"expr": always, "for": "0m"} for rule in alerts(written)]
-    groups = [{"name": "tokenpulse-requests", "rules": spoilt}]
+@pytest.mark.parametrize("expression", ["vector(1) > 2", "vector(1)"], ids=["never", "always"])
+def test_promtool_cases_detect_broken_rules(
+    written: Path, tmp_path: Path, folder: Path, expression: str
+) -> None:
+    """The cases fail for alerts that never fire or always fire."""
+    broken = [rule | {"expr": expression, "for": "0m"} for rule in alerts(written)]
+    groups = [{"name": "tokenpulse-requests", "rules": broken}]
     (tmp_path / "tokenpulse.rules.yml").write_text(yaml.safe_dump({"groups": groups}))
     (tmp_path / TESTS).write_text((folder / TESTS).read_text())
 
-    with pytest.raises(AssertionError) as failed:
+    with pytest.raises(AssertionError) as error:
         promtool(tmp_path, "test", "rules", TESTS)
 
-    found = set(re.findall(r"alertname: (\w+)", str(failed.value)))
-    assert found == {rule["alert"] for rule in spoilt}
+    failed = set(re.findall(r"alertname: (\w+)", str(error.value)))
+    assert failed == {rule["alert"] for rule in broken}
 
 
-def test_every_alert_is_tested(written: Path, folder: Path) -> None:
-    """That it does not fire yet or for others, then that it fires, and then that it has ended."""
+def test_every_alert_has_promtool_cases(written: Path, folder: Path) -> None:
+    """The cases cover inactive, firing and resolved."""
     tested = [case for test in read(folder / TESTS)["tests"] for case in test["alert_rule_test"]]
 
     for rule in alerts(written):
@@ -84,8 +86,8 @@ def test_every_alert_is_tested(written: Path, folder: Path) -> None:
         assert fires[:3] == [False, True, False], rule["alert"]
 
 
-def test_every_alert_is_complete(written: Path) -> None:
-    """How long it must last, how long it goes on, how bad it is, and what to do."""
+def test_every_alert_has_durations_labels_and_annotations(written: Path) -> None:
+    """Severity, summary, description and runbook are required."""
     for rule in alerts(written):
         assert set(rule) == {"alert", "expr", "for", "keep_firing_for", "labels", "annotations"}
         assert set(rule["labels"]) == {"service", "severity"}, rule["alert"]
@@ -93,8 +95,8 @@ def test_every_alert_is_complete(written: Path) -> None:
         assert set(rule["annotations"]) == {"summary", "description", "runbook"}, rule["alert"]
 
 
-def test_every_alert_leads_to_its_place_in_the_documentation(written: Path) -> None:
-    """The page beside the files has a heading and a row for each, and for no other."""
+def test_every_alert_has_a_runbook_section(written: Path) -> None:
+    """The page has a heading and a table row for each alert, and no others."""
     page = (written / "monitoring.md").read_text()
     headings = {line[4:] for line in page.splitlines() if line.startswith("### ")}
     rows = {line.split("`")[1] for line in page.splitlines() if line.startswith("| [`")}

@@ -1,4 +1,4 @@
-"""write_files: what it writes, and when it refuses to."""
+"""Writes the configuration files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tokenpulse_mw.monitoring.write import Address, _command
 
 from .files import DOCS, read
 
-SCRAPED = "prometheus/prometheus.yml"
+CONFIG = "prometheus/prometheus.yml"
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """What lies in a directory, by path."""
+    """Return the content of each file of a directory by its path."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in directory.rglob("*")
@@ -28,15 +28,15 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def target(directory: Path) -> str:
-    """What Prometheus would scrape."""
-    (job,) = read(directory / SCRAPED)["scrape_configs"]
+    """Return the scrape target of Prometheus."""
+    (job,) = read(directory / CONFIG)["scrape_configs"]
     (config,) = job["static_configs"]
-    (place,) = config["targets"]
-    return str(place)
+    (address,) = config["targets"]
+    return str(address)
 
 
-def test_it_tells_what_it_wrote(tmp_path: Path) -> None:
-    """Every file, in order, and nothing else is there."""
+def test_returned_paths_are_the_written_files(tmp_path: Path) -> None:
+    """The paths are sorted, and the directory has no other files."""
     written = write_files(tmp_path / "new" / "folder")
 
     assert written == sorted(written)
@@ -46,14 +46,14 @@ def test_it_tells_what_it_wrote(tmp_path: Path) -> None:
     assert {path.suffix for path in written} >= {".yml", ".json", ".alloy", ".crontab"}
 
 
-def test_no_placeholder_is_left(written: Path) -> None:
-    """All of them have become an address."""
+def test_placeholders_are_replaced(written: Path) -> None:
+    """No written file contains a placeholder."""
     for name, content in contents(written).items():
         assert not re.search(rb"__[A-Z_]+__", content), name
 
 
 @pytest.mark.parametrize(
-    ("gateway", "scraped"),
+    ("gateway", "expected"),
     [
         ("localhost:3000", "host.docker.internal:3000"),
         ("LOCALHOST:3000", "host.docker.internal:3000"),
@@ -66,15 +66,17 @@ def test_no_placeholder_is_left(written: Path) -> None:
         ("llm_gw.eu-1.example.com:65535", "llm_gw.eu-1.example.com:65535"),
     ],
 )
-def test_prometheus_scrapes_the_gateway(tmp_path: Path, gateway: str, scraped: str) -> None:
-    """From its container, where localhost is the container itself."""
+def test_scrape_target_is_the_gateway_as_seen_from_a_container(
+    tmp_path: Path, gateway: str, expected: str
+) -> None:
+    """In a container, localhost is the container itself."""
     write_files(tmp_path, gateway=gateway)
 
-    assert target(tmp_path) == scraped
+    assert target(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
-    ("gateway", "asked"),
+    ("gateway", "expected"),
     [
         ("localhost:8000", "localhost:8000"),
         ("10.1.2.3:80", "10.1.2.3:80"),
@@ -83,30 +85,32 @@ def test_prometheus_scrapes_the_gateway(tmp_path: Path, gateway: str, scraped: s
         ("Host.docker.internal:3000", "localhost:3000"),
     ],
 )
-def test_cron_asks_the_gateway_from_this_machine(tmp_path: Path, gateway: str, asked: str) -> None:
-    """It runs in no container, and knows none of the names that those have."""
+def test_crontab_has_the_gateway_as_seen_from_the_host(
+    tmp_path: Path, gateway: str, expected: str
+) -> None:
+    """The host cannot resolve names of containers."""
     write_files(tmp_path, gateway=gateway)
 
-    assert f"http://{asked})" in (tmp_path / "cron/tokenpulse.crontab").read_text()
+    assert f"http://{expected})" in (tmp_path / "cron/tokenpulse.crontab").read_text()
 
 
-def test_the_command_of_cron_is_written_so_that_cron_reads_it() -> None:
-    """A path may have spaces, and a `%` would end the line; without a path there is a PATH."""
+def test_cron_command_is_quoted_and_escaped() -> None:
+    """A path may have spaces; a `%` would end the line; without an interpreter PATH is set."""
     assert _command("/opt/100% mine/bin/python") == (
         r"'/opt/100\% mine/bin/python' -Pm tokenpulse_mw"
     )
     assert _command("") == "env PATH=/usr/local/bin:/usr/bin:/bin tokenpulse-mw"
 
 
-def test_the_page_of_the_alerts_lies_beside(written: Path) -> None:
-    """Whoever is on call has it; it is that of the documentation, without links to other pages."""
+def test_runbook_is_a_copy_of_the_documentation(written: Path) -> None:
+    """Links to pages that are not written become text."""
     page = (DOCS / "monitoring.md").read_text()
     packed = Path(monitoring.__file__).parent / "files" / "monitoring.md"
 
     assert packed.read_text() == page, f"copy docs/monitoring.md to {packed}"
-    told = (written / "monitoring.md").read_text()
-    assert re.findall(r"\]\(([^)]*)\)", told) == re.findall(r"\]\((#[^)]*)\)", page)
-    assert told.splitlines()[0] == "# Monitoring"
+    runbook = (written / "monitoring.md").read_text()
+    assert re.findall(r"\]\(([^)]*)\)", runbook) == re.findall(r"\]\((#[^)]*)\)", page)
+    assert runbook.splitlines()[0] == "# Monitoring"
 
 
 @pytest.mark.parametrize(
@@ -130,8 +134,8 @@ def test_the_page_of_the_alerts_lies_beside(written: Path) -> None:
         "-a:3000",
     ],
 )
-def test_a_malformed_address_is_refused(tmp_path: Path, gateway: str) -> None:
-    """It says what an address looks like, and writes nothing."""
+def test_invalid_gateway_is_rejected(tmp_path: Path, gateway: str) -> None:
+    """The error states the format, and nothing is written."""
     with pytest.raises(ValueError, match=r"HOST:PORT, such as localhost:3000"):
         write_files(tmp_path, gateway=gateway)
 
@@ -139,8 +143,8 @@ def test_a_malformed_address_is_refused(tmp_path: Path, gateway: str) -> None:
 
 
 @given(st.text())
-def test_an_address_is_read_or_refused(text: str) -> None:
-    """Nothing else happens; what is read is written the same, and cannot end a string of YAML."""
+def test_parsed_address_is_safe_in_yaml(text: str) -> None:
+    """Any other text is rejected."""
     try:
         address = Address.parse(text)
     except ValueError:
@@ -149,39 +153,39 @@ def test_an_address_is_read_or_refused(text: str) -> None:
     assert not set(address.host) & set("\"'\n\\ #")
 
 
-def test_files_that_are_there_are_left_alone(tmp_path: Path) -> None:
-    """It names them, and writes none of the others either."""
+def test_existing_file_is_not_replaced(tmp_path: Path) -> None:
+    """The error names the file, and no other file is written."""
     (tmp_path / "prometheus").mkdir()
-    (tmp_path / SCRAPED).write_text("mine")
+    (tmp_path / CONFIG).write_text("custom")
 
-    with pytest.raises(FileExistsError, match=SCRAPED):
+    with pytest.raises(FileExistsError, match=CONFIG):
         write_files(tmp_path)
 
-    assert contents(tmp_path) == {SCRAPED: b"mine"}
+    assert contents(tmp_path) == {CONFIG: b"custom"}
 
 
-def test_force_replaces_them(tmp_path: Path) -> None:
-    """Ours only; nothing half-written is left beside them."""
+def test_force_replaces_existing_files(tmp_path: Path) -> None:
+    """Other files are not touched, and no temporary file is left."""
     write_files(tmp_path, gateway="old:1")
-    (tmp_path / "prometheus" / "mine.yml").write_text("mine")
+    (tmp_path / "prometheus" / "custom.yml").write_text("custom")
 
-    again = write_files(tmp_path, gateway="new:2", force=True)
+    paths = write_files(tmp_path, gateway="new:2", force=True)
 
     assert target(tmp_path) == "new:2"
-    assert len(contents(tmp_path)) == len(again) + 1
+    assert len(contents(tmp_path)) == len(paths) + 1
 
 
-def test_a_directory_that_is_none_is_an_error(tmp_path: Path) -> None:
-    """As the operating system tells it."""
+def test_file_instead_of_a_directory_is_an_error(tmp_path: Path) -> None:
+    """The error of the operating system is raised."""
     (tmp_path / "file").write_text("")
 
     with pytest.raises(OSError, match="file"):
         write_files(tmp_path / "file")
 
 
-def test_a_file_that_cannot_be_replaced_leaves_nothing_half_written(tmp_path: Path) -> None:
-    """What was written before it stays, and is whole."""
-    (tmp_path / SCRAPED).mkdir(parents=True)
+def test_failed_replacement_leaves_no_incomplete_file(tmp_path: Path) -> None:
+    """Files that were written before are complete."""
+    (tmp_path / CONFIG).mkdir(parents=True)
 
     with pytest.raises(OSError, match=r"prometheus\.yml"):
         write_files(tmp_path, force=True)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of every exchange, on plain rows."""
+"""Prometheus metrics of HTTP requests and language model usage."""
 
 from .http import HttpMetrics
 from .middleware import MetricsMiddleware

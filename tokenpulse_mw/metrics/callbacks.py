@@ -1,4 +1,4 @@
-"""Families whose values are not counted but looked up, whenever somebody reads them."""
+"""Metric families whose values are read by callbacks at each scrape."""
 
 from __future__ import annotations
 
@@ -14,120 +14,120 @@ from ..exchange import ErrorReporter
 from .families import Family
 from .rows import Labels, Rows
 
-# Gives values by label values, or None where it cannot tell just now.
+# Returns values by label values, or None if they are unknown at the moment.
 Callback = Callable[[], Mapping[Labels, float] | None]
 
 
-class CallbackFamilies:
-    """Whom to ask for the values of one family.
+class FamilyCallbacks:
+    """Callbacks of one family.
 
-    A source that is a method is forgotten together with its object, so that an application which
-    is gone leaves nothing behind on a registry that stays. What it has counted stays counted.
+    A bound method is held weakly, so that a registry does not keep a discarded application alive.
+    The last values of a discarded counter still count.
     """
 
     def __init__(self, family: Family) -> None:
         self._family = family
-        self._asked: list[_Callback] = []
-        self._gone: Counter[Labels] = Counter()
-        self._together = min if family.merge == "min" else add
+        self._callbacks: list[_Callback] = []
+        self._discarded: Counter[Labels] = Counter()
+        self._merge = min if family.merge == "min" else add
 
-    def add(self, source: Callback) -> None:
-        """Ask `source` too; values of the same labels are added up, or the least of them counts."""
-        self._asked.append(_Callback(source))
+    def add(self, callback: Callback) -> None:
+        """Add a callback; values with the same labels are merged."""
+        self._callbacks.append(_Callback(callback))
 
     def values(self) -> Mapping[Labels, float]:
-        """What is to be shown now.
+        """Call all callbacks and return their merged values.
 
         Raises:
-            Exception: A source fails, or gives what is no mapping of label values to numbers.
+            Exception: A callback raised, or returned an invalid mapping.
         """
-        total: dict[Labels, float] = dict(self._gone)
-        for asked in list(self._asked):
-            if asked.is_gone:
-                self._asked.remove(asked)
+        total: dict[Labels, float] = dict(self._discarded)
+        for callback in list(self._callbacks):
+            if callback.is_discarded:
+                self._callbacks.remove(callback)
                 if self._family.kind != "counter":
                     continue
-                self._gone.update(asked.last)
+                self._discarded.update(callback.last)
             else:
-                asked.call(self._family)
-            for labels, value in asked.last.items():
-                total[labels] = self._together(total[labels], value) if labels in total else value
+                callback.refresh(self._family)
+            for labels, value in callback.last.items():
+                total[labels] = self._merge(total[labels], value) if labels in total else value
         return total
 
 
-class RefreshedCallbacks:
-    """The rows of several families, and whom to ask for their values.
+class CallbackFamilies:
+    """Rows of several families, filled by callbacks.
 
     Args:
-        tables: The rows of each family.
-        on_error: Called for each family whose values could not be had.
+        tables: Rows of each family.
+        on_error: Called once for each family that cannot be refreshed.
     """
 
     def __init__(self, tables: Iterable[Rows], *, on_error: Callable[[], object]) -> None:
-        self._families = {
-            rows.family.name: (rows, CallbackFamilies(rows.family)) for rows in tables
-        }
+        self._families = {rows.family.name: (rows, FamilyCallbacks(rows.family)) for rows in tables}
         self._on_error = on_error
-        self._failures = ErrorReporter()
+        self._errors = ErrorReporter()
         self._lock = threading.Lock()
 
-    def callbacks(self, name: str) -> CallbackFamilies:
-        """Who is asked for the values of the family `name`.
+    def callbacks_of(self, name: str) -> FamilyCallbacks:
+        """Return the callbacks of the family `name`.
 
         Raises:
-            ValueError: There is no such family, or its values are not looked up.
+            ValueError: No family with callbacks has this name.
         """
         if name not in self._families:
-            raise ValueError(f"no family {name!r}: expected one of {list(self._families)}")
+            raise ValueError(f"name must be one of {list(self._families)}, got {name!r}")
         return self._families[name][1]
 
     def refresh(self) -> None:
-        """Bring all rows up to date."""
-        with self._lock:  # two threads may read at the same time
-            for name, (rows, sources) in self._families.items():
+        """Update the rows of all families; a family that fails keeps its last values."""
+        with self._lock:  # scrapes may run in several threads
+            for name, (rows, callbacks) in self._families.items():
                 try:
-                    rows.show(sources.values())
-                except Exception as error:  # noqa: BLE001 - the other families are to be read still
-                    self._failures.log(name, error)
+                    rows.update(callbacks.values())
+                except Exception as error:  # noqa: BLE001 - the other families are still refreshed
+                    self._errors.log(name, error)
                     self._on_error()
                 else:
-                    self._failures.recovered(name)
+                    self._errors.recovered(name)
 
 
 class _Callback:
-    """A source, and what it has last told."""
+    """Callback with its last values."""
 
-    def __init__(self, source: Callback) -> None:
+    def __init__(self, callback: Callback) -> None:
         try:
-            self._source = WeakMethod(source) if isinstance(source, MethodType) else lambda: source
-        except TypeError:  # an object without room for weak references
-            self._source = lambda: source
+            self._get = (
+                WeakMethod(callback) if isinstance(callback, MethodType) else lambda: callback
+            )
+        except TypeError:  # the object does not support weak references
+            self._get = lambda: callback
         self.last: Mapping[Labels, float] = {}
 
     @property
-    def is_gone(self) -> bool:
-        return self._source() is None
+    def is_discarded(self) -> bool:
+        return self._get() is None
 
-    def call(self, family: Family) -> None:
-        source = self._source()
-        told = source() if source is not None else None
-        if told is not None:
-            now = {_labels(family, labels): float(value) for labels, value in told.items()}
-            # A counter of theirs that begins anew, or leaves somebody out, goes on where it was.
+    def refresh(self, family: Family) -> None:
+        callback = self._get()
+        values = callback() if callback is not None else None
+        if values is not None:
+            now = {_labels(family, labels): float(value) for labels, value in values.items()}
+            # A label set that is missing from a counter keeps its last value.
             self.last = {**self.last, **now} if family.kind == "counter" else now
 
 
 def _labels(family: Family, labels: Labels) -> Labels:
     if not isinstance(labels, tuple) or len(labels) != len(family.labels):
         raise ValueError(
-            f"{family.name} has the labels {family.labels}, so a source gives values by tuples of "
-            f"{len(family.labels)}, got {labels!r}"
+            f"labels of {family.name} must be a tuple of {len(family.labels)} values for "
+            f"{family.labels}, got {labels!r}"
         )
     return tuple(map(str, labels))
 
 
-def tasks() -> Mapping[Labels, float] | None:
-    """How many tasks the event loop has, where it is asyncio's and we are in it."""
+def count_tasks() -> Mapping[Labels, float] | None:
+    """Return the number of tasks of the running asyncio event loop, or None without one."""
     try:
         return {(): len(asyncio.all_tasks())}
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Our families as a collector that prometheus_client knows; one for each registry."""
+"""Collector of prometheus_client for the tables of this package, one per registry."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from .rows import Series
 from .tables import Tables
 from .text_format import number
 
-_hidden: ContextVar[bool] = ContextVar("tokenpulse_mw_silent", default=False)
+_hidden: ContextVar[bool] = ContextVar("tokenpulse_mw_hidden", default=False)
 
 
 class TablesCollector(Collector):
-    """Shows tables to a registry, for whatever else exposes it."""
+    """Collector that exposes tables through any exposition of prometheus_client."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
 
     def collect(self) -> Iterator[Metric]:
-        """Every family as prometheus_client's own objects."""
+        """Yield every family as a metric of prometheus_client."""
         if not _hidden.get():
-            self.tables.looked_up.refresh()
+            self.tables.callbacks.refresh()
             yield from map(_metric, self.tables.series())
 
     def describe(self) -> Iterator[Metric]:
-        """The families without their series, by which a registry finds clashes of names."""
+        """Yield the families without series; a registry detects duplicate names by them."""
         for rows in self.tables.all:
             yield _metric((rows.family, {}))
 
 
 @contextmanager
 def hidden() -> Iterator[None]:
-    """Let our collectors show nothing in this context, though in no other thread's."""
+    """Exclude `TablesCollector` from scrapes in this context; other threads are not affected."""
     token = _hidden.set(True)
     try:
         yield
@@ -52,7 +52,7 @@ def hidden() -> Iterator[None]:
         _hidden.reset(token)
 
 
-# Workers' files know nothing of registries: all of a process show the same.
+# The files of a worker are independent of registries, so a process has one table per folder.
 _MULTIPROCESS: WeakValueDictionary[str, WorkerTables] = WeakValueDictionary()
 _COLLECTORS: WeakKeyDictionary[CollectorRegistry, TablesCollector] = WeakKeyDictionary()
 
@@ -60,49 +60,51 @@ _COLLECTORS: WeakKeyDictionary[CollectorRegistry, TablesCollector] = WeakKeyDict
 def tables_of(
     registry: CollectorRegistry,
     *,
-    most: int,
+    max_series: int,
     buckets: tuple[float, ...] | None = None,
     folder: str | None = None,
 ) -> Tables:
-    """The tables registered on `registry`, made at the first call.
+    """Return the tables registered on `registry`; register them on the first call.
 
     Args:
-        registry: Where they are shown.
-        most: Series that each family keeps.
-        buckets: Upper bounds of the histograms of durations, in seconds; the default when None.
-        folder: Where several workers count together; None for one process.
+        registry: Registry that exposes the tables.
+        max_series: Maximum number of series per family.
+        buckets: Upper bounds of the duration histograms in seconds; the default if None.
+        folder: Folder shared by several worker processes; None for a single process.
 
     Raises:
-        ValueError: Somebody else has registered one of our names there, or we have with other
-            buckets; or `folder` cannot be used.
+        ValueError: Another collector has registered one of the names, or the tables have other
+            buckets, or `folder` is not usable.
     """
-    made = TablesCollector(_tables(folder, most=most, buckets=buckets))
+    collector = TablesCollector(_tables(folder, max_series=max_series, buckets=buckets))
     try:
-        registry.register(made)
-    except ValueError as clash:
+        registry.register(collector)
+    except ValueError as error:
         if registry not in _COLLECTORS:
-            raise ValueError(f"another collector of this registry has our names: {clash}") from None
-        return _checked(_COLLECTORS[registry].tables, buckets)
-    _COLLECTORS[registry] = made
-    return made.tables
+            raise ValueError(
+                f"registry must not have another collector of tokenpulse metrics: {error}"
+            ) from None
+        return _check_buckets(_COLLECTORS[registry].tables, buckets)
+    _COLLECTORS[registry] = collector
+    return collector.tables
 
 
-def _tables(folder: str | None, *, most: int, buckets: tuple[float, ...] | None) -> Tables:
+def _tables(folder: str | None, *, max_series: int, buckets: tuple[float, ...] | None) -> Tables:
+    bounds = buckets or families.DURATION_BUCKETS
     if not folder:
-        return Tables(most=most, buckets=buckets or families.DURATION_BUCKETS)
+        return Tables(max_series=max_series, buckets=bounds)
     folder = os.path.realpath(folder)
     tables = _MULTIPROCESS.get(folder)
     if tables is None:
-        tables = WorkerTables(folder, most=most, buckets=buckets or families.DURATION_BUCKETS)
+        tables = WorkerTables(folder, max_series=max_series, buckets=bounds)
         _MULTIPROCESS[folder] = tables
-    return _checked(tables, buckets)
+    return _check_buckets(tables, buckets)
 
 
-def _checked(tables: Tables, buckets: tuple[float, ...] | None) -> Tables:
-    """`tables`, if they have these buckets, or no others are asked for."""
+def _check_buckets(tables: Tables, buckets: tuple[float, ...] | None) -> Tables:
     if buckets not in (None, tables.buckets):
         raise ValueError(
-            f"our families are there already with buckets {tables.buckets!r}, got {buckets!r}"
+            f"buckets must be {tables.buckets!r}, as already registered, got {buckets!r}"
         )
     return tables
 

@@ -1,4 +1,4 @@
-"""What is counted of each exchange."""
+"""Observer that counts exchanges."""
 
 from __future__ import annotations
 
@@ -21,29 +21,26 @@ from .rows import Series
 
 DEFAULT_MAX_SERIES = 2000
 
-_REFRESH_SECONDS = 1.0  # seconds
+_REFRESH_SECONDS = 1.0
 _TOKEN_KINDS = ("input", "output", "cache_read", "cache_write", "reasoning")
 
 
 class HttpMetrics:
-    """An observer of exchanges that fills the metric families of a registry.
+    """Observer of exchanges that fills the metric families of a registry.
 
-    Two of these on one registry fill the same families, so it may be made as often as wanted.
-    Where PROMETHEUS_MULTIPROC_DIR is set, as prometheus_client has it, all workers count in that
-    folder, and a scrape of any of them shows what they have counted together.
+    Several instances on one registry fill the same families. If PROMETHEUS_MULTIPROC_DIR is set,
+    all worker processes count in that folder, and a scrape of any worker returns their totals.
 
     Args:
-        registry: Where the families are registered; prometheus_client's default when None, which
-            is also what its own `/metrics` applications expose.
-        buckets: Upper bounds of the histograms of durations, in seconds and ascending; 5 ms to
-            600 s when None. The time per output token keeps its own.
-        max_series: Series that each family keeps; what exceeds them is folded into one series of
-            `__overflow__` labels and counted. The first on a registry decides.
+        registry: Registry of the families; the default registry of prometheus_client if None.
+        buckets: Ascending upper bounds of the duration histograms in seconds; 5 ms to 600 s if
+            None. The time per output token has buckets of its own.
+        max_series: Maximum number of series per family. Further label sets are counted in one
+            `__overflow__` series. The first instance on a registry decides.
 
     Raises:
-        ValueError: An argument is malformed, or the registry has other buckets
-            already, or another collector with our names; or the folder of several workers cannot
-            be used.
+        ValueError: An argument is invalid, or the registry already has other buckets or another
+            collector with the same names, or the folder of the workers is not usable.
     """
 
     def __init__(
@@ -54,14 +51,14 @@ class HttpMetrics:
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         if type(max_series) is not int or max_series < 1:
-            raise ValueError(f"max_series must be a whole number of at least 1, got {max_series!r}")
+            raise ValueError(f"max_series must be an integer of at least 1, got {max_series!r}")
         self.registry = REGISTRY if registry is None else registry
         if not isinstance(self.registry, CollectorRegistry):
             raise ValueError(f"registry must be a CollectorRegistry, got {registry!r}")
         bounds = None if buckets is None else check_buckets(buckets)
         self._tables = tables_of(
             self.registry,
-            most=max_series,
+            max_series=max_series,
             buckets=bounds,
             folder=os.environ.get("PROMETHEUS_MULTIPROC_DIR"),
         )
@@ -82,14 +79,14 @@ class HttpMetrics:
             first_byte is None,
         )
         rows = tables.row_cache.get(kind)
-        requests, durations, responses, first_bytes = rows or tables.rows_of(kind)
+        requests, durations, responses, first_bytes = rows or tables.request_rows(kind)
         requests[0] += 1.0
         responses[0] += 1.0
         bucket = 1 + bisect_left(tables.buckets, seconds)
         durations[0] += seconds
         durations[bucket] += 1.0
         if first_byte is not None and first_bytes is not None:
-            if first_byte != seconds:  # it is the same where all came in one piece
+            if first_byte != seconds:  # equal if the response was sent in one piece
                 bucket = 1 + bisect_left(tables.buckets, first_byte)
             first_bytes[0] += first_byte
             first_bytes[bucket] += 1.0
@@ -97,94 +94,94 @@ class HttpMetrics:
             self._count_usage(exchange)
 
     def __eq__(self, other: object) -> bool:
-        # Two that fill the same rows are one observer, so that stacking them counts once.
+        # Stacked middlewares that fill the same tables count a request once.
         return isinstance(other, HttpMetrics) and other._tables is self._tables
 
     def __hash__(self) -> int:
         return hash(id(self._tables))
 
     def on_open(self) -> None:
-        """An exchange has begun."""
+        """Count an exchange as in progress."""
         in_progress = self._tables.in_progress or self._tables.open_in_progress()
         in_progress[0] += 1.0
 
     def on_drop(self) -> None:
-        """An exchange that had begun turned out to be a probe or a scrape."""
+        """Discard an exchange in progress, such as a probe or a scrape."""
         in_progress = self._tables.in_progress or self._tables.open_in_progress()
         in_progress[0] -= 1.0
 
     def on_error(self, component: str) -> None:
-        """A part of this library failed, and the request went on without it."""
-        self._tables.self_errors.add((component,))
+        """Count an error of `component` that did not affect the request."""
+        self._tables.internal_errors.add((component,))
 
     def on_limit(self, policy: str, decision: str) -> None:
-        """A rate limit policy decided: `allowed`, `limited`, `shadow` or `error`."""
+        """Count a rate limit decision: `allowed`, `limited`, `shadow` or `error`."""
         self._tables.decisions.add((policy, decision))
 
     def on_evaluation(self, result: str, seconds: float) -> None:
-        """A round of the alert rules took `seconds`: `ok` or `error`."""
+        """Count an evaluation of the alert rules with its result, `ok` or `error`."""
         self._tables.evaluations.add((result,))
         self._tables.evaluation_duration.observe((result,), seconds)
 
     def on_delivery(self, sink: str, result: str) -> None:
-        """A notification was handed to a sink of alerts: `ok`, `error` or `timeout`."""
+        """Count a delivery: `ok`, `error`, `timeout`, `rejected` or `dropped`."""
         self._tables.deliveries.add((sink, result))
 
-    def add_callback(self, name: str, source: Callback) -> None:
-        """Look the values of a family up whenever it is read.
+    def add_callback(self, name: str, callback: Callback) -> None:
+        """Read the values of a family from `callback` at each scrape.
 
         Args:
-            name: `tokenpulse_rate_limit_keys` (labels: policy), `tokenpulse_alerts` (type,
-                severity, state), `tokenpulse_active_providers` (provider), or another family that
-                is neither counted nor observed.
-            source: Gives values by label values. If it is a method, it is asked for as long as
-                its object lives. Values that several sources give for the same labels are added.
+            name: One of the families in `families.CALLBACK_FAMILIES`, such as
+                `tokenpulse_rate_limit_keys`.
+            callback: Returns values by tuples of label values, or None if they are unknown. A
+                bound method is held weakly. Values of several callbacks with the same labels are
+                added.
 
         Raises:
-            ValueError: There is no such family.
+            ValueError: `name` is not a family with callbacks.
         """
-        self._tables.looked_up.callbacks(name).add(source)
+        self._tables.callbacks.callbacks_of(name).add(callback)
 
     def refresh(self) -> None:
-        """Bring up to date what is looked up; the tasks are those of the event loop we are in.
+        """Read the callbacks; call it in the event loop whose tasks are counted.
 
-        With several workers, also write what is only in memory because the disk was full.
+        With several workers, also write rows that are only in memory because the disk was full.
         """
         self._tables.recover()
-        self._tables.looked_up.refresh()
+        self._tables.callbacks.refresh()
 
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
-        """Look up every second, where a scrape may come to another worker; else do nothing."""
-        if self._tables.others is None:
+        """Refresh every second if other workers may be scraped; otherwise do nothing."""
+        if self._tables.other_metrics is None:
             yield
             return
         async with background_tasks(self._keep_refreshing):
             yield
 
     def series(self) -> list[Series]:
-        """All of our families with their rows; with several workers those of all, added up."""
+        """Return the families of this package with their rows, merged over all workers."""
         return self._tables.series()
 
     def render_others(
         self, names: Sequence[str] = (), *, openmetrics: bool = False, escaping: str = UNDERSCORES
     ) -> bytes:
-        """What else the registry holds, rendered by prometheus_client.
+        """Render the other collectors of the registry with prometheus_client.
 
         Args:
-            names: Only samples of these names; all when empty.
-            openmetrics: As OpenMetrics 1.0.0, without its `# EOF`, and not as text.
-            escaping: How names with other characters than letters, digits, `_` and `:` are written.
+            names: Names of the samples to render; all if empty.
+            openmetrics: Render OpenMetrics 1.0.0 without `# EOF` instead of Prometheus text.
+            escaping: Escaping scheme for names with UTF-8 characters.
 
         Raises:
-            Exception: Whatever a collector of the registry fails with.
+            Exception: A collector of the registry raised it.
         """
         with hidden():
-            registry = self._tables.others or self.registry
+            registry = self._tables.other_metrics or self.registry
             return render_others(registry, names, openmetrics=openmetrics, escaping=escaping)
 
     def render(self) -> bytes:
-        """The whole registry in the Prometheus text format, version 0.0.4."""
+        """Return the whole registry in the Prometheus text format 0.0.4."""
         self.refresh()
         return b"".join(render_body(self.series(), self.render_others(), ScrapeRequest()))
 
@@ -203,5 +200,5 @@ class HttpMetrics:
         if first is not None:
             tables.first_token.observe((provider,), first)
             if usage is not None and usage.output > 1 and exchange.outcome == "complete":
-                writing = exchange.duration - first
-                tables.per_token.observe((provider,), writing / (usage.output - 1))
+                generation = exchange.duration - first
+                tables.per_token.observe((provider,), generation / (usage.output - 1))

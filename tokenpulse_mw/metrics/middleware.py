@@ -1,4 +1,4 @@
-"""The middleware that counts every request."""
+"""Middleware that counts every request."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .http import HttpMetrics
 
 
 class MetricsMiddleware(ExchangeMiddleware):
-    """An `ExchangeMiddleware` whose observer is an `HttpMetrics`.
+    """`ExchangeMiddleware` with an `HttpMetrics` as its observer.
 
     Args:
-        metrics: What to fill; the families on prometheus_client's default registry when None.
-        provider: `Providers`, or a callable of the scope that gives a provider's name or None.
+        metrics: Metrics to fill; those of prometheus_client's default registry if None.
+        provider: `Providers`, or a function of the scope that returns a provider name or None.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The scrape."""
+"""Route of the scrape, `/metrics`."""
 
 from __future__ import annotations
 
@@ -27,38 +27,37 @@ def metrics_routes(
     authorize: Authorize | None = None,
     timeout: float = 5.0,
 ) -> list[Route]:
-    """`GET /metrics`: everything on the registry of `metrics`.
+    """Return the route `GET /metrics`, which serves the registry of `metrics`.
 
-    It is Prometheus text, or OpenMetrics for a scraper that prefers it, compressed for one that
-    takes gzip; `?name[]=` asks for the samples of one name, and may be repeated. The scrape itself
-    is not counted among the requests, and while a large one is made other requests go on. When
-    another collector of the registry fails, or takes too long, that is logged and counted as the
-    component `metrics`, and our own families are served alone.
+    The response is Prometheus text, or OpenMetrics if the scraper prefers it, compressed with gzip
+    if accepted. `?name[]=` selects samples by name and may be repeated. Scrapes are not counted as
+    requests, and do not block other requests. If another collector of the registry fails or exceeds
+    the timeout, the error is logged and counted as the component `metrics`, and only the families
+    of this package are served.
 
     Args:
-        metrics: Whose registry to expose.
-        authorize: Says whether a request may read it, as a bearer guard does; it may be async. One
-            that may not gets 404. None lets everyone.
+        metrics: Metrics whose registry is served.
+        authorize: Function of the request, sync or async, that returns True or a name if access
+            is granted, such as `bearer(token)`. Other requests get 404. None grants access to all.
         timeout: Seconds that the other collectors of the registry may take together.
 
     Raises:
-        ValueError: `metrics` are no `HttpMetrics`, `authorize` cannot be called, or `timeout` is
+        ValueError: `metrics` is not an `HttpMetrics`, `authorize` is not callable, or `timeout` is
             not above 0.
     """
     if not isinstance(metrics, HttpMetrics):
         raise ValueError(
-            f"metrics_routes needs HttpMetrics, such as HttpMetrics(registry), got {metrics!r}"
+            f"metrics must be an HttpMetrics, got {metrics!r}; use HttpMetrics(registry)"
         )
     check_seconds("timeout", timeout)
     guard = None if authorize is None else Guard(authorize, of="metrics_routes")
-    scraped = _Scraper(metrics, guard, timeout)
-    # Who may not read it is to learn nothing of it by any method.
+    # With a guard, every method gives 404: a 405 would disclose that the route exists.
     methods = ["GET"] if guard is None else _METHODS
-    return [Route("/metrics", scraped.scrape, methods=methods)]
+    return [Route("/metrics", _Scraper(metrics, guard, timeout).scrape, methods=methods)]
 
 
 class _Scraper:
-    """What is scraped, and by whom."""
+    """Endpoint of the scrape."""
 
     def __init__(
         self,
@@ -69,11 +68,11 @@ class _Scraper:
         self._metrics = metrics
         self._guard = guard
         self._timeout = timeout
-        self._failures = ErrorReporter()
-        self._one_at_a_time = threading.Lock()
+        self._errors = ErrorReporter()
+        self._collecting = threading.Lock()
 
     async def scrape(self, request: Request) -> Response:
-        """Answer one request."""
+        """Return the response to a scrape."""
         try:
             if self._guard is not None:
                 await self._guard.authorize(request)
@@ -82,45 +81,45 @@ class _Scraper:
         drop_exchange(request.scope)
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("Method Not Allowed", 405, headers={"allow": "GET, HEAD"})
-        asked = _wanted(request)
-        self._metrics.refresh()  # here, and not in the thread: it tells of this event loop
-        others = await self._others(asked)
+        scrape = _negotiate(request)
+        self._metrics.refresh()  # not in the thread: it counts the tasks of this event loop
+        others = await self._render_others(scrape)
         series = await to_thread.run_sync(self._metrics.series)
-        pieces: list[bytes] = []
-        for piece in render_body(series, others, asked):
-            pieces.append(piece)
-            await checkpoint()  # streams go on between two pieces
-        return _answer(request, asked, b"".join(pieces))
+        chunks: list[bytes] = []
+        for chunk in render_body(series, others, scrape):
+            chunks.append(chunk)
+            await checkpoint()  # other requests run between two chunks
+        return _response(request, scrape, b"".join(chunks))
 
-    async def _others(self, asked: ScrapeRequest) -> bytes:
-        """What else the registry holds, as far as that can be had in time.
+    async def _render_others(self, scrape: ScrapeRequest) -> bytes:
+        """Return the other metrics of the registry, or nothing on an error or a timeout.
 
-        It is collected in a thread, and not one of the application's: if a collector hangs,
-        neither its threads nor its streams wait for it, and no more than that one thread hangs.
+        They are collected in a thread outside of the application's thread limit: a collector that
+        hangs blocks this thread only.
         """
         try:
             with fail_after(self._timeout):
                 others = await to_thread.run_sync(
-                    self._collect, asked, abandon_on_cancel=True, limiter=CapacityLimiter(1)
+                    self._collect, scrape, abandon_on_cancel=True, limiter=CapacityLimiter(1)
                 )
-        except Exception as error:  # noqa: BLE001 - whoever is on call needs what there is
-            self._failures.report("metrics", error, [self._metrics])
+        except Exception as error:  # noqa: BLE001 - the families of this package are still served
+            self._errors.report("metrics", error, [self._metrics])
             return b""
-        self._failures.recovered("metrics")
+        self._errors.recovered("metrics")
         return others
 
-    def _collect(self, asked: ScrapeRequest) -> bytes:
-        if not self._one_at_a_time.acquire(timeout=self._timeout):
-            raise TimeoutError("the collectors of the registry are still busy with another scrape")
+    def _collect(self, scrape: ScrapeRequest) -> bytes:
+        if not self._collecting.acquire(timeout=self._timeout):
+            raise TimeoutError("the collectors of the registry are busy with another scrape")
         try:
             return self._metrics.render_others(
-                asked.names, openmetrics=asked.openmetrics, escaping=asked.escaping
+                scrape.names, openmetrics=scrape.openmetrics, escaping=scrape.escaping
             )
         finally:
-            self._one_at_a_time.release()
+            self._collecting.release()
 
 
-def _wanted(request: Request) -> ScrapeRequest:
+def _negotiate(request: Request) -> ScrapeRequest:
     accept, accept_encoding = (
         ",".join(request.headers.getlist(name)) for name in ("accept", "accept-encoding")
     )
@@ -128,20 +127,20 @@ def _wanted(request: Request) -> ScrapeRequest:
     return negotiate(accept, accept_encoding, query)
 
 
-def _answer(request: Request, asked: ScrapeRequest, content: bytes) -> Response:
+def _response(request: Request, scrape: ScrapeRequest, content: bytes) -> Response:
     headers = {
-        "content-type": asked.content_type,
+        "content-type": scrape.content_type,
         "content-length": str(len(content)),
         "vary": "Accept, Accept-Encoding",
         "cache-control": "no-store",
     }
-    if asked.gzip:
+    if scrape.gzip:
         headers["content-encoding"] = "gzip"
     return Response(b"" if request.method == "HEAD" else content, headers=headers)
 
 
 def _not_found(request: Request) -> Response:
-    """What Starlette answers where there is nothing, by which nobody learns that we are here."""
+    """Return the 404 that Starlette sends for a path without a route."""
     if "app" in request.scope:
         raise HTTPException(404)
     return PlainTextResponse("Not Found", status_code=404)

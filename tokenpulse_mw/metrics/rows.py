@@ -1,4 +1,4 @@
-"""Metric values as plain rows of numbers, by label values."""
+"""Rows of numbers by label values, bounded per family."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Labels = tuple[Any, ...]
 
 
 class Row(Protocol):
-    """Numbers that are counted up: a list, or memory that other processes can read.
+    """Values of one series: a list, or memory shared with other processes.
 
-    The row of a counter or gauge is its value. That of a histogram is the sum of what was
-    observed, and then how much of it fell into each bucket, +Inf last.
+    The row of a counter or gauge is its value. The row of a histogram is the sum of all
+    observations, then the count of each bucket (not cumulative), +Inf last.
     """
 
     @overload
@@ -30,94 +30,95 @@ class Row(Protocol):
 
 
 NewRow = Callable[[Family, Labels], Row]
-Series = tuple[Family, Mapping[Labels, Row]]  # all there is to say of one family
+Series = tuple[Family, Mapping[Labels, Row]]
 
 
 def row_in_memory(family: Family, _labels: Labels) -> Row:
-    """A row that only this process sees."""
+    """Return a new row in the memory of this process."""
     return [0.0] * family.width
 
 
 class Rows:
-    """The series of one family.
+    """Rows of one family.
 
     Args:
-        most: Series that are kept; what exceeds them is folded into one.
-        on_overflow: Told the family for each row that is asked for and folded.
-        new_row: Makes a row: of zeros, or of what was counted there before.
+        family: The family.
+        max_series: Maximum number of rows; further label sets share one `__overflow__` row.
+        on_overflow: Called with the family for each request of a row that is not available.
+        new_row: Creates a row, or opens one that was counted in before.
     """
 
-    __slots__ = ("_most", "_new_row", "_on_overflow", "_rows", "_seen", "family")
+    __slots__ = ("_last_values", "_max_series", "_new_row", "_on_overflow", "_rows", "family")
 
     def __init__(
         self,
         family: Family,
         *,
-        most: int,
+        max_series: int,
         on_overflow: Callable[[Family], object],
         new_row: NewRow = row_in_memory,
     ) -> None:
         self.family = family
         self._rows: dict[Labels, Row] = {}
-        self._most = most
+        self._max_series = max_series
         self._on_overflow = on_overflow
         self._new_row = new_row
-        self._seen: Mapping[Labels, float] = {}
+        self._last_values: Mapping[Labels, float] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def row(self, labels: Labels) -> Row:
-        """The row of `labels`, or the one that takes what there is no room for."""
+        """Return the row of `labels`, or the `__overflow__` row if the table is full."""
         row = self._rows.get(labels)
-        return self._admit(labels) if row is None else row
+        return self._create(labels) if row is None else row
 
     def add(self, labels: Labels, amount: float = 1.0) -> None:
-        """Count `amount` under `labels`."""
+        """Add `amount` to the value of `labels`."""
         row = self._rows.get(labels)
         if row is None:
-            row = self._admit(labels)
+            row = self._create(labels)
         row[0] += amount
 
     def observe(self, labels: Labels, value: float) -> None:
-        """Count `value` into a histogram under `labels`."""
+        """Add an observation to the histogram of `labels`."""
         row = self.row(labels)
         row[0] += value
         row[1 + bisect_left(self.family.buckets, value)] += 1
 
-    def _admit(self, labels: Labels) -> Row:
+    def _create(self, labels: Labels) -> Row:
         rows = self._rows
-        if len(rows) >= self._most:
+        if len(rows) >= self._max_series:
             self._on_overflow(self.family)
             labels = (OVERFLOW_VALUE,) * len(self.family.labels)
         row = rows.get(labels)
-        # Another thread may have been faster.
+        # Another thread may have created the row in the meantime.
         return rows.setdefault(labels, self._new_row(self.family, labels)) if row is None else row
 
-    def show(self, values: Mapping[Labels, float]) -> None:
-        """Take over what somebody else counts.
+    def update(self, values: Mapping[Labels, float]) -> None:
+        """Apply values that are counted elsewhere.
 
-        A gauge's rows have these values, and those that are not among them any more have 0. A
-        counter's grow by what the values have grown since the last time.
+        The rows of a gauge are set to `values`; rows that are missing from `values` are set to 0.
+        The rows of a counter grow by the increase since the last update.
         """
-        gone = dict.fromkeys(self._seen.keys() - values.keys(), 0.0)
-        for labels, value in {**gone, **values}.items():
+        missing = dict.fromkeys(self._last_values.keys() - values.keys(), 0.0)
+        for labels, value in {**missing, **values}.items():
             if self.family.kind == "gauge":
                 self.row(labels)[0] = value
             else:
-                self.row(labels)[0] += max(value - self._seen.get(labels, 0.0), 0.0)
-        self._seen = values
+                self.row(labels)[0] += max(value - self._last_values.get(labels, 0.0), 0.0)
+        self._last_values = values
 
     def series(self) -> Series:
-        """All rows; those that are there now, with what they will have counted when read."""
+        """Return the family with its current rows; their values stay live."""
         return self.family, dict(self._rows)
 
-    def renew(self) -> None:
-        """Ask again for each row; rows that were handed out before must not be used any more."""
+    def reopen(self) -> None:
+        """Replace every row by a new one; rows returned before must not be used any more."""
         for labels in list(self._rows):
             self._rows[labels] = self._new_row(self.family, labels)
 
     def clear(self) -> None:
-        """Begin anew; rows that were handed out before count for nothing here any more."""
+        """Remove all rows; rows returned before are no longer exposed."""
         self._rows.clear()
-        self._seen = {}
+        self._last_values = {}

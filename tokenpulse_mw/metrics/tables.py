@@ -1,4 +1,4 @@
-"""The rows of every family, and where each kind of request is counted."""
+"""Rows of all families, with a cache of the rows that a request is counted in."""
 
 from __future__ import annotations
 
@@ -7,47 +7,51 @@ import sys
 from prometheus_client import CollectorRegistry
 
 from . import families
-from .callbacks import RefreshedCallbacks, tasks
+from .callbacks import CallbackFamilies, count_tasks
 from .families import Family
 from .rows import Labels, NewRow, Row, Rows, Series, row_in_memory
 
-# Where requests of one kind are counted: themselves, their durations, how they ended, and when
-# their first byte came. A plain tuple, since this is unpacked on every request.
+# Rows of requests, durations, responses and times to the first byte. A plain tuple, since it is
+# unpacked on every request.
 RequestRows = tuple[Row, Row, Row, Row | None]
 
 
 class Tables:
-    """The rows of every family; one for each registry, however often it is asked for.
+    """Rows of all families.
 
     Args:
-        most: Series that each family keeps.
-        buckets: Upper bounds of the histograms of durations, in seconds.
-        new_row: Makes the rows.
-        serves: Whether this process is known to serve, so that it may have rows at once.
+        max_series: Maximum number of series per family.
+        buckets: Upper bounds of the duration histograms in seconds.
+        new_row: Creates rows.
+        serves: Open the row of requests in progress at once. False for a process that may never
+            serve requests, such as the parent of the workers.
 
     Attributes:
-        row_cache: Rows by the kind of a request: its method, route, status, provider and outcome,
-            and whether its answer had no body. `rows_of` finds those that are not here yet.
-        looked_up: The families that are not counted here.
-        in_progress: The row of requests in progress; empty until `open_in_progress` is called.
-        others: Shows what else there is to a scrape; None where it is the registry's.
+        row_cache: Rows by method, route, status, provider, outcome and whether the response had
+            no body. `request_rows` adds missing entries.
+        callbacks: Families whose values are read by callbacks.
+        in_progress: Row of requests in progress; empty until `open_in_progress` is called.
+        other_metrics: Registry of the other metrics in a scrape; None for the registry of these
+            tables.
     """
 
     def __init__(
         self,
         *,
-        most: int,
+        max_series: int,
         buckets: tuple[float, ...] = families.DURATION_BUCKETS,
         new_row: NewRow = row_in_memory,
         serves: bool = True,
     ) -> None:
         self.all: list[Rows] = []
-        self.others: CollectorRegistry | None = None
+        self.other_metrics: CollectorRegistry | None = None
 
-        def rows(family: Family, most: int = most) -> Rows:
-            made = Rows(family, most=most, on_overflow=self._overflowed, new_row=new_row)
-            self.all.append(made)
-            return made
+        def rows(family: Family, max_series: int = max_series) -> Rows:
+            table = Rows(
+                family, max_series=max_series, on_overflow=self._count_overflow, new_row=new_row
+            )
+            self.all.append(table)
+            return table
 
         self.buckets = buckets
         self.requests = rows(families.REQUESTS)
@@ -63,57 +67,54 @@ class Tables:
         self.evaluations = rows(families.EVALUATIONS)
         self.evaluation_duration = rows(families.EVALUATION_DURATION)
         self.deliveries = rows(families.DELIVERIES)
-        self.self_errors = rows(families.INTERNAL_ERRORS)
-        # Not capped: its labels are our own names, and it could not tell of an overflow of its own.
+        self.internal_errors = rows(families.INTERNAL_ERRORS)
+        # Unlimited: its labels are the names of the families, so it cannot overflow.
         self.overflow = rows(families.OVERFLOW, sys.maxsize)
-        self.looked_up = RefreshedCallbacks(
-            [rows(each) for each in families.CALLBACK_FAMILIES],
-            on_error=lambda: self.self_errors.add(("metrics",)),
+        self.callbacks = CallbackFamilies(
+            [rows(family) for family in families.CALLBACK_FAMILIES],
+            on_error=lambda: self.internal_errors.add(("metrics",)),
         )
-        self.looked_up.callbacks(families.ASYNCIO_TASKS.name).add(tasks)
+        self.callbacks.callbacks_of(families.ASYNCIO_TASKS.name).add(count_tasks)
         self.row_cache: dict[Labels, RequestRows] = {}
-        self._folded = 0
+        self._overflows = 0
         self.in_progress: Row = []
         if serves:
             self.open_in_progress()
 
     def open_in_progress(self) -> Row:
-        """The row of requests in progress, asked for when the first one comes.
-
-        A process that never serves, such as the parent of the workers, needs none.
-        """
+        """Open the row of requests in progress and return it."""
         self.in_progress = self._in_progress.row(())
         return self.in_progress
 
-    def rows_of(self, kind: Labels) -> RequestRows:
-        """Where requests of this kind are counted."""
+    def request_rows(self, kind: Labels) -> RequestRows:
+        """Return the rows of a kind of request, and cache them."""
         method, route, status, provider, outcome, bodiless = kind
         labels = (method, route, status, provider)
-        folded = self._folded
-        found = (
+        overflows = self._overflows
+        rows = (
             self.requests.row(labels),
             self.duration.row(labels),
             self.responses.row((provider, outcome)),
             None if bodiless else self.first_byte.row((route, provider)),
         )
-        if self._folded == folded:  # else every time is to be told
-            self.row_cache[kind] = found
-        return found
+        if self._overflows == overflows:  # overflow rows are not cached: each request is counted
+            self.row_cache[kind] = rows
+        return rows
 
     def series(self) -> list[Series]:
-        """Every family with its rows."""
+        """Return every family with its rows."""
         return [rows.series() for rows in self.all]
 
     def recover(self) -> None:
-        """Move rows that could not be made where they belong; in memory there are none."""
+        """Retry to create rows that could not be created; a no-op for rows in memory."""
 
     def reset_after_fork(self) -> None:
-        """Let go of every row: they are another process's from now on."""
+        """Remove all rows in a forked child; they belong to the parent process."""
         for rows in self.all:
             rows.clear()
         self.row_cache.clear()
         self.in_progress = []
 
-    def _overflowed(self, family: Family) -> None:
-        self._folded += 1
+    def _count_overflow(self, family: Family) -> None:
+        self._overflows += 1
         self.overflow.add((family.name,))

@@ -1,6 +1,6 @@
-"""Rows as Prometheus text, straight from the rows: many times faster than by sample objects.
+"""Prometheus text and OpenMetrics, rendered from rows without sample objects.
 
-The formats are https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
+Specifications: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
 and https://prometheus.io/docs/specs/om/open_metrics_spec/
 """
 
@@ -17,28 +17,23 @@ from .rows import Labels, Row, Series
 
 RenderRow = Callable[[Labels, Row], bytes]
 
-
-# As histograms of 16 buckets they take a quarter of a millisecond, and less than the 128 KiB above
-# which each piece of memory comes from the system and goes back to it: half as much time again.
+# 32 histograms of 16 buckets take 0.25 ms. Their text stays below 128 KiB: malloc maps and unmaps
+# larger blocks, which takes half as much time again.
 ROWS_PER_CHUNK = 32
-
-
-_EXPONENT_FROM = 1_000_000  # from here on Go writes whole numbers with an exponent
-
-
+_MIN_EXPONENT_VALUE = 1_000_000  # Go writes larger integers with an exponent
 _SAMPLES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
 
 
 def render_chunks(
     series: Iterable[Series], *, openmetrics: bool = False, names: Collection[str] = ()
 ) -> Iterator[bytes]:
-    """The text of `series`, in pieces of at most `ROWS_A_PIECE` rows, each row in one piece.
+    """Yield the text of `series` in chunks of at most `ROWS_PER_CHUNK` whole rows.
 
     Args:
         series: Families with their rows.
-        openmetrics: Whether it is OpenMetrics 1.0.0 (without its `# EOF`), not text 0.0.4.
-        names: Only samples of these names are rendered, `_bucket` and the like being part of a
-            name; all when empty. A family without samples is left out then.
+        openmetrics: Render OpenMetrics 1.0.0 without `# EOF` instead of text 0.0.4.
+        names: Names of the samples to render, with suffixes such as `_bucket`; all if empty.
+            Otherwise families without samples are omitted.
     """
     only = {name.encode() for name in names}
     for family, rows in series:
@@ -54,17 +49,17 @@ def render_chunks(
 
 
 def number(value: float) -> str:
-    """A sample's value as Go, and so Prometheus, writes it."""
-    if -inf < value < _EXPONENT_FROM:
+    """Return a sample value as Go, and therefore Prometheus, formats it."""
+    if -inf < value < _MIN_EXPONENT_VALUE:
         return repr(float(value))
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 def _head(family: Family, openmetrics: bool) -> bytes:
-    name, told = family.name, family.help.replace("\\", r"\\").replace("\n", r"\n")
+    name, text = family.name, family.help.replace("\\", r"\\").replace("\n", r"\n")
     if openmetrics:
-        name, told = name.removesuffix("_total"), told.replace('"', r"\"")
-    return f"# HELP {name} {told}\n# TYPE {name} {family.kind}\n".encode()
+        name, text = name.removesuffix("_total"), text.replace('"', r"\"")
+    return f"# HELP {name} {text}\n# TYPE {name} {family.kind}\n".encode()
 
 
 def _row_of(family: Family) -> RenderRow:
@@ -82,25 +77,25 @@ def _simple_row(family: Family) -> RenderRow:
 
 
 def _histogram_row(family: Family) -> RenderRow:
-    """Renders cumulative buckets, count and sum: all at once takes half the time of each apart."""
+    """Return a function that renders a histogram with one template, in half the time of a join."""
     pairs_of, template = _pairs_of(family), _histogram_template(family)
-    short = template.replace(b"%b", b"%d.0", len(family.buckets) + 2)  # all but the sum
+    integers = template.replace(b"%b", b"%d.0", len(family.buckets) + 2)  # all but the sum
 
     def render_row(labels: Labels, row: Row) -> bytes:
         totals = list(accumulate(row[1:]))
         total, count = number(row[0]).encode(), totals[-1]
-        if 0 <= count < _EXPONENT_FROM:
-            text = short % (*totals, count, total)
+        if 0 <= count < _MIN_EXPONENT_VALUE:
+            text = integers % (*totals, count, total)
         else:
-            text = template % (*(number(each).encode() for each in (*totals, count)), total)
-        # They come last, so that nothing in a label's value is taken for a place to fill.
+            text = template % (*(number(value).encode() for value in (*totals, count)), total)
+        # Labels are inserted last, since a label value may contain a placeholder.
         return text.replace(b"\0", pairs_of(labels))
 
     return render_row
 
 
 def _histogram_template(family: Family) -> bytes:
-    """The text of one row, with `%b` for each number and a zero byte for the labels."""
+    """Return the text of a row with `%b` for each number and a zero byte for the labels."""
     name = family.name
     comma, pairs = ("\0,", "{\0}") if family.labels else ("", "")
     bounds = [number(bound) for bound in (*family.buckets, inf)]
@@ -109,12 +104,12 @@ def _histogram_template(family: Family) -> bytes:
 
 
 def _pairs_of(family: Family) -> Callable[[Labels], bytes]:
-    """Gives a row's label names and values, as they stand between the braces."""
+    """Return a function that renders the label pairs of a row, without braces."""
     template = ",".join(f'{name}="%s"' for name in family.labels)
 
     def pairs_of(labels: Labels) -> bytes:
         text = template % labels
-        # One look at the whole: values in need of escaping are rare.
+        # Values that need escaping are rare, so check the whole text once.
         if "\\" in text or "\n" in text or text.count('"') != 2 * len(labels):
             text = template % tuple(_escaped(str(value)) for value in labels)
         return text.encode(errors="replace")
@@ -127,6 +122,6 @@ def _escaped(value: str) -> str:
 
 
 def _restricted(text: bytes, only: Collection[bytes]) -> bytes:
-    """The lines of those samples that are asked for."""
+    """Return only the lines of the samples in `only`."""
     named = ((line.partition(b"{")[0].partition(b" ")[0], line) for line in text.split(b"\n"))
     return b"".join(line + b"\n" for name, line in named if name in only)

@@ -1,4 +1,4 @@
-"""The files of a monitoring stack around a gateway, and how they are written."""
+"""Configuration files of a monitoring stack for a gateway."""
 
 from __future__ import annotations
 

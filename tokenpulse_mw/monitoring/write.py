@@ -1,4 +1,4 @@
-"""Writes the files, with the gateway's address put in."""
+"""Writes the configuration files for the address of a gateway."""
 
 from __future__ import annotations
 
@@ -13,20 +13,13 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from textwrap import indent
 
-_PAGE = "monitoring.md"  # as in docs/, whose other pages are not there to lead to
-
-
-_OTHER_PAGE = re.compile(r"\[([^\]]*)\]\([^)#]+\.md[^)]*\)")
-
+_RUNBOOK = "monitoring.md"  # a copy of docs/monitoring.md
+_LINK_TO_PAGE = re.compile(r"\[([^\]]*)\]\([^)#]+\.md[^)]*\)")  # the other pages are not written
 
 _RULES = "prometheus/rules/tokenpulse.rules.yml"
-
-
-_RULES_FOR_THE_OPERATOR = "kubernetes/rules.yml"
-
-
-_HEAD_FOR_THE_OPERATOR = """\
-# For the Prometheus operator: the rules of prometheus/rules/tokenpulse.rules.yml.
+_OPERATOR_RULES = "kubernetes/rules.yml"
+_OPERATOR_HEAD = """\
+# Rules of prometheus/rules/tokenpulse.rules.yml for the Prometheus operator.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
@@ -41,28 +34,28 @@ def write_files(
 ) -> list[Path]:
     """Write the Prometheus, Alertmanager, Grafana, Loki, Docker, Kubernetes and cron files.
 
-    The page on them and on what to do about each alert lies beside.
+    The runbook of the alerts, `monitoring.md`, is written as well.
 
     Args:
-        directory: Where; it is created if there is none.
-        gateway: `HOST:PORT` of the gateway as this machine reaches it. What runs in containers
-            reaches this machine's loopback as `host.docker.internal`.
-        force: Replace files that are there already.
+        directory: Target directory; created if missing.
+        gateway: `HOST:PORT` of the gateway as seen from this machine. Containers reach the loopback
+            interface of this machine as `host.docker.internal`.
+        force: Replace existing files.
 
     Returns:
-        The files written, sorted.
+        The paths of the written files, sorted.
 
     Raises:
-        ValueError: `gateway` is malformed.
-        FileExistsError: Some of the files are there already; nothing is written then.
-        OSError: A file cannot be written. Each that is there is whole.
+        ValueError: `gateway` is invalid.
+        FileExistsError: Some of the files exist; nothing was written.
+        OSError: A file cannot be written. No file is incomplete.
     """
     texts = _texts(Address.parse(gateway))
-    taken = [name for name in texts if (directory / name).exists()]
-    if taken and not force:
+    existing = [name for name in texts if (directory / name).exists()]
+    if existing and not force:
         raise FileExistsError(
-            f"{directory} has {', '.join(taken)} already, and nothing was written; "
-            "choose another directory, or replace them with force (--force)"
+            f"directory must not contain {', '.join(existing)}, got {directory}; nothing was "
+            "written: use another directory, or replace the files with force (--force)"
         )
     for name, text in texts.items():
         _write(directory / name, text)
@@ -70,66 +63,60 @@ def write_files(
 
 
 def _texts(gateway: Address) -> dict[str, str]:
-    """What goes into each file, by its path in the directory, sorted."""
+    """Return the text of each file by its path in the directory, sorted."""
     values = {
-        "__TARGET__": str(gateway.from_a_container()),
-        "__FROM_HERE__": str(gateway.from_this_machine()),
+        "__TARGET__": str(gateway.from_container()),
+        "__FROM_HERE__": str(gateway.from_host()),
         "__COMMAND__": _command(sys.executable),
         "__PORT__": str(gateway.port),
     }
     texts = dict(_templates(files(__package__) / "files"))
-    texts[_PAGE] = _OTHER_PAGE.sub(r"\1", texts[_PAGE])
-    texts[_RULES_FOR_THE_OPERATOR] = _HEAD_FOR_THE_OPERATOR + indent(texts[_RULES], "  ")
+    texts[_RUNBOOK] = _LINK_TO_PAGE.sub(r"\1", texts[_RUNBOOK])
+    texts[_OPERATOR_RULES] = _OPERATOR_HEAD + indent(texts[_RULES], "  ")
     for placeholder, value in values.items():
         texts = {name: text.replace(placeholder, value) for name, text in texts.items()}
     return dict(sorted(texts.items()))
 
 
 def _command(python: str) -> str:
-    """`tokenpulse-mw` for cron, which looks into few folders, and takes % for a line's end."""
+    """Return the command for cron, which has a short PATH and interprets % as a newline."""
     words = [python, "-Pm", "tokenpulse_mw"]
-    if not python:  # as where it is embedded
+    if not python:  # an embedded interpreter
         words = ["env", "PATH=/usr/local/bin:/usr/bin:/bin", "tokenpulse-mw"]
     return shlex.join(words).replace("%", r"\%")
 
 
-def _templates(folder: Traversable, place: str = "") -> Iterator[tuple[str, str]]:
-    for each in folder.iterdir():
-        if each.is_dir():
-            yield from _templates(each, f"{place}{each.name}/")
+def _templates(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _templates(entry, f"{prefix}{entry.name}/")
         else:
-            yield f"{place}{each.name}", each.read_text(encoding="utf-8")
+            yield f"{prefix}{entry.name}", entry.read_text(encoding="utf-8")
 
 
 def _write(path: Path, text: str) -> None:
-    """All of it or nothing: a Prometheus that reloads must not see half a file."""
+    """Write a file atomically: Prometheus must not reload an incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
-
-
-# How a container calls the machine that it runs on, and the gateway of the compose file, whose port
-# that machine has as well.
-_FROM_A_CONTAINER = "host.docker.internal"
-
-
-_IN_COMPOSE = "gateway"
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
+_DOCKER_HOST = "host.docker.internal"  # this machine, as seen from a container
+_COMPOSE_SERVICE = "gateway"  # its port is published on this machine
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host and a port.
+    """Host and port.
 
     Attributes:
-        host: A name or an IP address, that of IPv6 in brackets.
-        port: 1 to 65535.
+        host: Host name or IP address; an IPv6 address is in brackets.
+        port: Port, 1 to 65535.
     """
 
     host: str
@@ -137,16 +124,16 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read `HOST:PORT`.
+        """Parse `HOST:PORT`.
 
         Raises:
-            ValueError: It is none.
+            ValueError: `text` is not a valid address.
         """
         host, _, port = text.rpartition(":")
         number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
         if not _is_host(host) or not 0 < number < 65536:
             raise ValueError(
-                "the gateway's address must be HOST:PORT, such as localhost:3000 or [::1]:3000, "
+                "gateway must be HOST:PORT, such as localhost:3000 or [::1]:3000, "
                 f"without a scheme or a path, got {text!r}"
             )
         return cls(host, number)
@@ -154,15 +141,14 @@ class Address:
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
-    def from_a_container(self) -> Address:
-        """The same place as a container sees it, whose own loopback is not this machine's."""
-        host = _FROM_A_CONTAINER if _is_this_machine(self.host) else self.host
-        return Address(host, self.port)
+    def from_container(self) -> Address:
+        """Return the address as seen from a container, which has its own loopback interface."""
+        return Address(_DOCKER_HOST, self.port) if _is_local(self.host) else self
 
-    def from_this_machine(self) -> Address:
-        """The same place as this machine sees it, which knows no names that containers have."""
-        there = self.host.lower() in (_FROM_A_CONTAINER, _IN_COMPOSE)
-        return Address("localhost", self.port) if there else self
+    def from_host(self) -> Address:
+        """Return the address as seen from this machine, which cannot resolve container names."""
+        is_container_name = self.host.lower() in (_DOCKER_HOST, _COMPOSE_SERVICE)
+        return Address("localhost", self.port) if is_container_name else self
 
 
 def _is_host(text: str) -> bool:
@@ -171,10 +157,10 @@ def _is_host(text: str) -> bool:
             return not IPv6Address(text[1:-1]).scope_id
         except ValueError:
             return False
-    return _NAME.fullmatch(text) is not None
+    return _HOST_NAME.fullmatch(text) is not None
 
 
-def _is_this_machine(host: str) -> bool:
+def _is_local(host: str) -> bool:
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What prometheus_client's own collector makes of a folder, and what we make of it, alike."""
+"""Test families, and the samples of a folder as read by this package and prometheus_client."""
 
 from __future__ import annotations
 
@@ -14,22 +14,15 @@ from tokenpulse_mw.metrics.multiprocess import WorkerFiles, Workers
 from tokenpulse_mw.metrics.rows import Row
 
 COUNTER = Family("jobs_total", "counter", "Jobs", ("name", "status"))
-
-
-GAUGE = Family("jobs_running", "gauge", "Jobs at work", ("name",))
-
-
-LEAST = Family("begun_seconds", "gauge", "When it began", ("name",), merge="min")
-
-
+GAUGE = Family("jobs_running", "gauge", "Running jobs", ("name",))
+MIN_GAUGE = Family("begun_seconds", "gauge", "Start time", ("name",), merge="min")
 HISTOGRAM = Family("job_seconds", "histogram", "Time", ("name",), (0.5, 1, 1e6))
-
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def stock(folder: Path) -> Samples:
-    """The samples of prometheus_client."""
+def client_samples(folder: Path) -> Samples:
+    """Return the samples as read by prometheus_client."""
     metrics = MultiProcessCollector(None, str(folder)).collect()  # type: ignore[no-untyped-call]
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -38,8 +31,8 @@ def stock(folder: Path) -> Samples:
     }
 
 
-def ours(folder: Path) -> Samples:
-    """Our samples, named and made cumulative as an exposition has them."""
+def merged_samples(folder: Path) -> Samples:
+    """Return the samples as read by this package, with cumulative buckets."""
     samples: Samples = {}
     for name, (family, rows) in Workers(folder).series().items():
         for labels, row in rows.items():
@@ -56,16 +49,16 @@ def ours(folder: Path) -> Samples:
 
 
 def text(bound: float) -> str:
-    """A bucket's bound as it is exposed."""
+    """Return a bucket bound as it is exposed."""
     return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
 
 
 def row_of(files: WorkerFiles, family: Family, *labels: object) -> Row:
-    """The row of `labels`."""
+    """Return the row of `labels`."""
     return files.new_row(family, labels)
 
 
 def value(folder: Path, family: Family, *labels: str) -> list[float] | None:
-    """What all workers have counted under `labels`, or None."""
+    """Return the merged row of `labels`, or None if it does not exist."""
     _, rows = Workers(folder).series().get(family.name, (family, {}))
     return rows.get(labels)

@@ -1,4 +1,4 @@
-"""A worker that is killed between any two lines of ours."""
+"""Worker that crashes between any two lines of code."""
 
 from __future__ import annotations
 
@@ -11,40 +11,37 @@ from typing import Any
 from tokenpulse_mw.metrics import multiprocess
 from tokenpulse_mw.metrics.multiprocess import WorkerFiles
 
-from .samples import COUNTER, GAUGE, HISTOGRAM, ours, row_of, stock, value
+from .samples import COUNTER, GAUGE, HISTOGRAM, client_samples, merged_samples, row_of, value
 
-OURS = str(Path(multiprocess.__file__).parent)
-
-
-LONG = "x" * 3000  # so that a few rows fill a file
-
+PACKAGE = str(Path(multiprocess.__file__).parent)
+LONG = "x" * 3000  # a few rows fill a file
 
 Folder = dict[str, bytes]
 
 
-def folders_while(act: Callable[[], object], folder: Path) -> list[Folder]:
-    """What is in `folder` before each line of the workers' code that `act` runs."""
-    seen: list[Folder] = []
+def folders_during(action: Callable[[], object], folder: Path) -> list[Folder]:
+    """Return the content of `folder` before each line of the package that `action` runs."""
+    folders: list[Folder] = []
 
-    def look(frame: FrameType, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(OURS):
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        there = {path.name: path.read_bytes() for path in folder.iterdir()}
-        if there not in seen[-1:]:
-            seen.append(there)
-        return look
+        content = {path.name: path.read_bytes() for path in folder.iterdir()}
+        if content not in folders[-1:]:
+            folders.append(content)
+        return trace
 
     before = sys.gettrace()
-    sys.settrace(look)
+    sys.settrace(trace)
     try:
-        act()
+        action()
     finally:
         sys.settrace(before)
-    return seen
+    return folders
 
 
 def count(folder: Path) -> None:
-    """What a worker does; each row is counted in as soon as it is there."""
+    """Run a worker that counts in each row as soon as it exists."""
     files = WorkerFiles(folder)
     for family, *labels in ((COUNTER, "b", "ok"), (HISTOGRAM, "b"), (GAUGE, "b")):
         row_of(files, family, *labels)[0] += 1
@@ -53,34 +50,34 @@ def count(folder: Path) -> None:
     files.close()
 
 
-def test_any_crash_leaves_what_was_counted(tmp_path: Path) -> None:
-    """At each step both collectors find whole rows, and the next worker goes on with them.
+def test_crash_at_any_line_keeps_all_counts(tmp_path: Path) -> None:
+    """Both collectors read complete rows, and the next worker continues to count in them.
 
-    The steps are those of a worker that takes over from a dead one, makes the files that are
-    missing, lets one grow, and ends.
+    The steps are those of a worker that takes over the slot of a crashed worker, creates missing
+    files, extends a file, and ends.
     """
     folder = tmp_path / "folder"
     folder.mkdir()
     row_of(WorkerFiles(folder), COUNTER, "a", "ok")[0] += 5
 
-    crashes = folders_while(lambda: count(folder), folder)
+    crashes = folders_during(lambda: count(folder), folder)
 
-    sizes = {len(there.get("histogram_0-tokenpulse.db", b"")) for there in crashes}
-    assert len(sizes) == 3, "there is none, there is one, and it has grown"
+    sizes = {len(content.get("histogram_0-tokenpulse.db", b"")) for content in crashes}
+    assert len(sizes) == 3, "missing, created, extended"
     before: set[object] = set()
-    for number, there in enumerate(crashes):
+    for number, content in enumerate(crashes):
         copy = tmp_path / str(number)
         copy.mkdir()
-        for name, content in there.items():
-            (copy / name).write_bytes(content)
-        stock(copy)
-        found = ours(copy)
-        assert found == stock(copy)
-        assert before <= found.keys()
+        for name, data in content.items():
+            (copy / name).write_bytes(data)
+        client_samples(copy)
+        samples = merged_samples(copy)
+        assert samples == client_samples(copy)
+        assert before <= samples.keys()
         assert value(copy, COUNTER, "a", "ok") == [5]
-        before = set(found)
+        before = set(samples)
         row_of(WorkerFiles(copy), COUNTER, "a", "ok")[0] += 1
         row_of(WorkerFiles(copy), HISTOGRAM, "new")[0] += 1
         assert value(copy, COUNTER, "a", "ok") == [6]
         assert value(copy, HISTOGRAM, "new") == [1, 0, 0, 0, 0]
-        assert ours(copy) == stock(copy)
+        assert merged_samples(copy) == client_samples(copy)

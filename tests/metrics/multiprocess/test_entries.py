@@ -1,4 +1,4 @@
-"""Entries: rows as prometheus_client's files hold them."""
+"""File format of the rows."""
 
 from __future__ import annotations
 
@@ -16,29 +16,27 @@ from tokenpulse_mw.metrics.multiprocess.entries import (
     Kind,
     StoredRow,
     as_text,
-    kind_of,
-    packed,
-    place,
-    unpacked,
+    file_kind,
+    pack_row,
+    unpack_rows,
+    value_slice,
 )
 
 from .samples import COUNTER, GAUGE, HISTOGRAM
 
 WORDS = st.text('aé\U0001f600"\\\n\0 ,:{}[]', max_size=10)
-
-
-KINDS: list[Kind] = ["counter", "gauge", "least", "histogram"]
+KINDS: list[Kind] = ["counter", "gauge", "min", "histogram"]
 
 
 @st.composite
 def families(draw: st.DrawFn) -> tuple[Family, tuple[str, ...]]:
-    """A family of any shape, and label values for it."""
+    """Draw a family with label values."""
     kind = draw(st.sampled_from(KINDS))
     labels = draw(st.sampled_from([(), ("a",), ("status", "route"), ("c", "b", "a")]))
     bounds = st.lists(st.floats(-1e9, 1e9), unique=True, max_size=5)
     buckets = tuple(sorted(draw(bounds))) if kind == "histogram" else ()
     family = Family("some_total", "counter", draw(WORDS), labels, buckets)
-    if kind == "least":
+    if kind == "min":
         family = family._replace(kind="gauge", merge="min")
     else:
         family = family._replace(kind=kind)
@@ -46,31 +44,31 @@ def families(draw: st.DrawFn) -> tuple[Family, tuple[str, ...]]:
 
 
 def keys(entries: bytes) -> list[tuple[str, str, dict[str, str], str]]:
-    """The keys in `entries`, read as prometheus_client reads them."""
-    found, start = [], 0
+    """Return the keys in `entries`, parsed as in prometheus_client."""
+    result, start = [], 0
     while start < len(entries):
         (length,) = INTEGER.unpack_from(entries, start)
-        found.append(tuple(json.loads(entries[start + 4 : start + 4 + length])))
+        result.append(tuple(json.loads(entries[start + 4 : start + 4 + length])))
         start += 4 + length + 8 - (4 + length) % 8 + 16
-    return found
+    return result
 
 
 @given(st.lists(families(), max_size=4))
-def test_what_is_packed_is_unpacked(rows: list[tuple[Family, tuple[str, ...]]]) -> None:
-    """Families, labels and places come back, whatever text is in them."""
+def test_pack_and_unpack_round_trip(rows: list[tuple[Family, tuple[str, ...]]]) -> None:
+    """Families, label values and offsets are preserved for any text."""
     for kind in KINDS:
-        mine = [row for row in rows if kind_of(row[0]) == kind]
-        data = b"".join(packed(*row) for row in mine)
-        found = list(unpacked(data, kind, 0))
-        assert [each[:2] for each in found] == mine
-        assert [each.end for each in found][-1:] == [len(data)][: len(mine)]
+        written = [row for row in rows if file_kind(row[0]) == kind]
+        data = b"".join(pack_row(*row) for row in written)
+        read = list(unpack_rows(data, kind, 0))
+        assert [row[:2] for row in read] == written
+        assert [row.end for row in read][-1:] == [len(data)][: len(written)]
 
 
-def test_a_histogram_is_a_sum_and_buckets() -> None:
-    """As prometheus_client writes them, with the same keys and bounds."""
+def test_histogram_is_a_sum_and_its_buckets() -> None:
+    """Keys and bounds are those of prometheus_client."""
     labels = {"name": "a"}
 
-    assert keys(packed(HISTOGRAM, ("a",))) == [
+    assert keys(pack_row(HISTOGRAM, ("a",))) == [
         ("job_seconds", "job_seconds_sum", labels, "Time"),
         *[
             ("job_seconds", "job_seconds_bucket", {**labels, "le": le}, "Time")
@@ -79,92 +77,92 @@ def test_a_histogram_is_a_sum_and_buckets() -> None:
     ]
 
 
-def test_a_counters_metric_has_no_total() -> None:
-    """The sample has it."""
-    (key,) = keys(packed(COUNTER, ("a", "ok")))
+def test_counter_key_has_total_only_in_the_sample() -> None:
+    """The metric name has no suffix."""
+    (key,) = keys(pack_row(COUNTER, ("a", "ok")))
 
     assert key == ("jobs", "jobs_total", {"name": "a", "status": "ok"}, "Jobs")
 
 
-def test_the_values_of_a_row_are_one_slice() -> None:
-    """They lie at equal distances, the sum first."""
-    data = bytearray(packed(HISTOGRAM, ("a name",)))
+def test_values_of_a_row_are_one_slice() -> None:
+    """They have a constant stride, the sum is first."""
+    data = bytearray(pack_row(HISTOGRAM, ("a name",)))
     doubles = memoryview(data).cast("d")
-    row = doubles[place(0, len(data) // 5, 5)]
+    row = doubles[value_slice(0, len(data) // 5, 5)]
 
     row[0], row[4] = 2.5, 3.0
 
     assert list(row) == [2.5, 0, 0, 0, 3]
-    ((_, _, where, _),) = unpacked(bytes(data), "histogram", 0)
-    assert list(doubles[where]) == [2.5, 0, 0, 0, 3]
+    ((_, _, values, _),) = unpack_rows(bytes(data), "histogram", 0)
+    assert list(doubles[values]) == [2.5, 0, 0, 0, 3]
 
 
-def test_any_value_is_a_label() -> None:
-    """It is written as text; what UTF-8 cannot hold, is replaced."""
+def test_label_values_become_valid_utf8() -> None:
+    """Invalid characters are replaced."""
     assert as_text((200, None, "\udc80!", "é")) == ("200", "None", "?!", "é")
 
 
-def test_labels_are_as_many_as_the_family_has() -> None:
-    """One too few is an error of the caller's."""
+def test_missing_label_value_is_an_error() -> None:
+    """The number of values must match the family."""
     with pytest.raises(ValueError, match="shorter"):
-        packed(COUNTER, ("a",))
+        pack_row(COUNTER, ("a",))
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda row: row[:-8],
     "cut by a bucket": lambda row: row[: len(row) * 4 // 5],
     "negative length": lambda row: INTEGER.pack(-1) + row[4:],
-    "great length": lambda row: INTEGER.pack(1 << 30) + row[4:],
-    "no JSON": lambda row: row.replace(b"[", b"{", 1),
+    "large length": lambda row: INTEGER.pack(1 << 30) + row[4:],
+    "not JSON": lambda row: row.replace(b"[", b"{", 1),
     "not UTF-8": lambda row: row.replace(b"job", b"\xffob", 1),
     "a lower bound": lambda row: row.replace(b'"1.0"', b'"0.1"'),
-    "no bound": lambda row: row.replace(b'"1.0"', b'"NaN"'),
-    "no number": lambda row: row.replace(b'"1.0"', b'"a.b"'),
+    "NaN bound": lambda row: row.replace(b'"1.0"', b'"NaN"'),
+    "not a number": lambda row: row.replace(b'"1.0"', b'"a.b"'),
     "another label": lambda row: row.replace(b'"a","le":"0.5"', b'"b","le":"0.5"'),
     "another name": lambda row: row.replace(b"_bucket", b"_basket", 2),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_no_row_is_told(damage: str) -> None:
-    """Rows before it are found, and then it is an error."""
-    row = packed(HISTOGRAM, ("a",))
-    found: list[StoredRow] = []
+def test_damaged_row_raises_after_the_rows_before_it(damage: str) -> None:
+    """Rows before the damage are returned."""
+    row = pack_row(HISTOGRAM, ("a",))
+    rows: list[StoredRow] = []
 
     with pytest.raises(ValueError, match=r"\S"):
-        found.extend(unpacked(row + DAMAGES[damage](row), "histogram", 0))
+        rows.extend(unpack_rows(row + DAMAGES[damage](row), "histogram", 0))
 
-    assert [each.labels for each in found] == [("a",)]
+    assert [row.labels for row in rows] == [("a",)]
 
 
-def test_a_gauge_is_a_row_of_one() -> None:
-    """With the same name in both places."""
-    assert keys(packed(GAUGE, ("a",))) == [
-        ("jobs_running", "jobs_running", {"name": "a"}, "Jobs at work")
+def test_gauge_is_one_entry() -> None:
+    """Metric and sample have the same name."""
+    assert keys(pack_row(GAUGE, ("a",))) == [
+        ("jobs_running", "jobs_running", {"name": "a"}, "Running jobs")
     ]
 
 
-def test_a_row_that_another_hand_wrote_is_read_as_well() -> None:
-    """It need not be byte for byte as we would write it."""
-    ((family, labels, _, _),) = unpacked(by_hand(), "histogram", 0)
+def test_differently_formatted_row_is_read() -> None:
+    """Spaces and timestamps may differ."""
+    ((family, labels, _, _),) = unpack_rows(hand_written(), "histogram", 0)
 
     assert (family, labels) == (HISTOGRAM._replace(buckets=(2.0,)), ("a",))
 
 
-def test_rows_of_different_shape_follow_each_other() -> None:
-    """Each is read by its own entries, not by those of the one before."""
+def test_rows_of_different_families_may_follow_each_other() -> None:
+    """Each row is parsed by its own entries."""
     other = HISTOGRAM._replace(buckets=(7.0, 8.0, 9.0))
     labelled = HISTOGRAM._replace(labels=("name", "status"))
     shapes = [(HISTOGRAM, ("a",)), (other, ("a",)), (labelled, ("a", "b")), (HISTOGRAM, ("b",))]
 
-    data = b"".join(packed(*shape) for shape in shapes) + by_hand()
+    data = b"".join(pack_row(*shape) for shape in shapes) + hand_written()
 
-    found = [each[:2] for each in unpacked(data, "histogram", 0)]
-    assert found == [*shapes, (HISTOGRAM._replace(buckets=(2.0,)), ("a",))]
+    rows = [row[:2] for row in unpack_rows(data, "histogram", 0)]
+    assert rows == [*shapes, (HISTOGRAM._replace(buckets=(2.0,)), ("a",))]
 
 
-def by_hand() -> bytes:
-    """A row with spaces in its keys and a timestamp."""
+def hand_written() -> bytes:
+    """Return a row with spaces in its keys and a timestamp."""
     samples = [("sum", {}), ("bucket", {"le": "2.0"}), ("bucket", {"le": "+Inf"})]
     entries = b""
     for sample, le in samples:

@@ -1,4 +1,4 @@
-"""Workers whose disk is full, or whose files are deleted: nothing stays lost."""
+"""Workers on a full disk or with deleted files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from tokenpulse_mw.metrics.multiprocess.writer import MIN_FILE_BYTES, RowFile
 
 from ...support.full_disk import SmallDisk, largest_file, mounted_disk
 from ...support.waiting import PATIENCE
-from .samples import COUNTER, GAUGE, HISTOGRAM, LEAST, row_of, value
+from .samples import COUNTER, GAUGE, HISTOGRAM, MIN_GAUGE, row_of, value
 
 ROOT = Path(__file__).parents[3]
 
-
-# Opens a file of rows, and adds some. A process that writes to a hole is killed by SIGBUS.
+# Adds rows to a file. A process that writes to a mapped hole of a full disk is killed by SIGBUS.
 ADD_ROWS = """
 import sys
 from pathlib import Path
@@ -40,20 +39,19 @@ except OSError as error:
     print(error.strerror)
 """
 
-
 Full = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """A file system of its own."""
-    with mounted_disk(tmp_path / "disk", size="512k") as made:
-        yield made
+    """Mount a small file system."""
+    with mounted_disk(tmp_path / "disk", size="512k") as small:
+        yield small
 
 
 @pytest.fixture(params=["a file system", "a limit"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Full]:
-    """A folder, and how to fill its disk for a while."""
+    """Return a folder and a context manager that fills its disk."""
     if request.param == "a limit":
         return tmp_path, lambda: largest_file(0)
     small: SmallDisk = request.getfixturevalue("disk")
@@ -67,13 +65,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Full]:
     return small.folder, full
 
 
-def test_rows_of_a_full_disk_are_written_when_there_is_room(place: tuple[Path, Full]) -> None:
-    """Each count is in the scrape once, whatever the kind of the row."""
+def test_rows_are_written_when_the_disk_has_space_again(place: tuple[Path, Full]) -> None:
+    """Each count is in the scrape once, for any kind of row."""
     folder, full = place
     files = WorkerFiles(folder)
     with full():
         for number in range(3):
-            for family in (GAUGE, LEAST, HISTOGRAM):
+            for family in (GAUGE, MIN_GAUGE, HISTOGRAM):
                 row_of(files, family, number)[0] += 1 + number
             row_of(files, COUNTER, number, "ok")[0] += 10
             row_of(files, COUNTER, number, "ok")[0] += 1
@@ -83,7 +81,7 @@ def test_rows_of_a_full_disk_are_written_when_there_is_room(place: tuple[Path, F
     assert files.recover()
     assert not files.recover()
     for number in range(3):
-        for family in (GAUGE, LEAST):
+        for family in (GAUGE, MIN_GAUGE):
             assert value(folder, family, str(number)) == [1 + number]
         assert value(folder, COUNTER, str(number), "ok") == [11]
         row = row_of(files, HISTOGRAM, number)
@@ -91,13 +89,13 @@ def test_rows_of_a_full_disk_are_written_when_there_is_room(place: tuple[Path, F
         assert value(folder, HISTOGRAM, str(number)) == [2 + number, 0, 0, 0, 0]
 
 
-def test_rows_that_were_kept_are_added_to_those_of_the_dead(tmp_path: Path) -> None:
-    """The files of the place that the worker gets in the end may have them already."""
+def test_unwritten_rows_are_added_to_existing_rows(tmp_path: Path) -> None:
+    """The slot that the worker gets later may already have the rows."""
     row_of(WorkerFiles(tmp_path), COUNTER, "a", "ok")[0] += 5
     files = WorkerFiles(tmp_path)
     lock = tmp_path / "worker_0-tokenpulse.lock"
     lock.unlink()
-    lock.mkdir()  # which cannot be opened as a file
+    lock.mkdir()  # cannot be opened as a file
     row_of(files, COUNTER, "a", "ok")[0] += 2
     lock.rmdir()
 
@@ -106,10 +104,8 @@ def test_rows_that_were_kept_are_added_to_those_of_the_dead(tmp_path: Path) -> N
     assert value(tmp_path, COUNTER, "a", "ok") == [7]
 
 
-def test_the_outage_of_a_disk_is_logged_when_it_begins_and_ends(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Not with each row that cannot be written."""
+def test_outage_of_a_disk_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rows that cannot be written are not logged one by one."""
     caplog.set_level(logging.INFO)
     files = WorkerFiles(tmp_path)
     with largest_file(0):
@@ -119,13 +115,15 @@ def test_the_outage_of_a_disk_is_logged_when_it_begins_and_ends(
     files.recover()
     files.recover()
 
-    began, ended = caplog.messages
-    assert began.startswith("a part of what this process counts is in no scrape: [Errno 27]")
-    assert ended == "all that this process counts is in the scrapes again (seconds=0 failures=4)"
+    failure, recovery = caplog.messages
+    assert failure.startswith("metrics of this process are incomplete in scrapes: error=[Errno 27]")
+    assert recovery == (
+        "metrics of this process are complete in scrapes again (seconds=0 failures=4)"
+    )
 
 
-def test_a_disk_that_fills_while_rows_are_written_keeps_the_rest(tmp_path: Path) -> None:
-    """What is written is not written again."""
+def test_disk_that_fills_during_recovery_keeps_the_remaining_rows(tmp_path: Path) -> None:
+    """Rows that were written are not written twice."""
     files = WorkerFiles(tmp_path)
     with largest_file(0):
         for number in range(2000):
@@ -142,8 +140,8 @@ def test_a_disk_that_fills_while_rows_are_written_keeps_the_rest(tmp_path: Path)
     )
 
 
-def test_a_worker_that_ends_writes_what_it_kept(tmp_path: Path) -> None:
-    """There may be room by then."""
+def test_close_writes_unwritten_rows(tmp_path: Path) -> None:
+    """The disk may have space by then."""
     files = WorkerFiles(tmp_path)
     with largest_file(0):
         row_of(files, COUNTER, "a", "ok")[0] += 3
@@ -153,8 +151,8 @@ def test_a_worker_that_ends_writes_what_it_kept(tmp_path: Path) -> None:
     assert value(tmp_path, COUNTER, "a", "ok") == [3]
 
 
-def test_a_full_disk_is_left_as_it_was(tmp_path: Path) -> None:
-    """Bytes that make no whole file are given back to those who need them."""
+def test_full_disk_gets_no_partial_file(tmp_path: Path) -> None:
+    """Incomplete allocations are released."""
     path = tmp_path / "histogram_0-tokenpulse.db"
     with largest_file(MIN_FILE_BYTES - 1), pytest.raises(OSError, match="File too large"):
         RowFile(path, "histogram")
@@ -167,8 +165,8 @@ def test_a_full_disk_is_left_as_it_was(tmp_path: Path) -> None:
     assert path.stat().st_size == MIN_FILE_BYTES
 
 
-def test_every_byte_of_a_mapped_file_is_on_the_disk(tmp_path: Path) -> None:
-    """Also of a file with holes, as some programs copy them."""
+def test_mapped_file_has_no_holes(tmp_path: Path) -> None:
+    """Sparse copies of a file are filled."""
     path = tmp_path / "histogram_0-tokenpulse.db"
     path.write_bytes(INTEGER.pack(8) + bytes(4))
     os.truncate(path, MIN_FILE_BYTES)
@@ -180,10 +178,10 @@ def test_every_byte_of_a_mapped_file_is_on_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("supported", [True, False], ids=["elsewhere", "macOS"])
-def test_a_file_system_that_cannot_reserve_space_is_used_without(
+def test_file_system_without_fallocate_is_supported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
 ) -> None:
-    """The zeros that were written are what there is."""
+    """The file is filled with zeros only."""
 
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
@@ -198,10 +196,10 @@ def test_a_file_system_that_cannot_reserve_space_is_used_without(
     assert (tmp_path / "rows.db").stat().st_size == MIN_FILE_BYTES
 
 
-def test_a_file_whose_holes_cannot_be_filled_is_not_mapped(
+def test_file_with_holes_is_not_mapped_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no disk can be mounted, the system's error stands for a full one."""
+    """The patched error stands for a full disk if no disk can be mounted."""
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -213,23 +211,23 @@ def test_a_file_whose_holes_cannot_be_filled_is_not_mapped(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_hole_on_a_full_disk_kills_no_process(disk: SmallDisk) -> None:
-    """The file cannot be used before there is room, and says so."""
+def test_hole_on_a_full_disk_does_not_kill_the_process(disk: SmallDisk) -> None:
+    """The file raises an error until there is space."""
     path = disk.folder / "histogram_0-tokenpulse.db"
     path.write_bytes(INTEGER.pack(8) + bytes(4))
     os.truncate(path, MIN_FILE_BYTES)
     disk.fill()
 
     command = [sys.executable, "-c", ADD_ROWS, str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
 
-    assert (done.returncode, done.stdout) == (0, "No space left on device\n")
+    assert (result.returncode, result.stdout) == (0, "No space left on device\n")
 
 
-def test_metrics_first_seen_on_a_full_disk_are_in_later_scrapes(
+def test_metrics_counted_on_a_full_disk_are_in_later_scrapes(
     place: tuple[Path, Full], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that was counted meanwhile, and what comes after, once each."""
+    """Each request is counted once."""
     folder, full = place
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
     metrics = HttpMetrics(CollectorRegistry())
@@ -253,10 +251,10 @@ def test_metrics_first_seen_on_a_full_disk_are_in_later_scrapes(
     assert "tokenpulse_http_requests_in_progress 1.0" in lines
 
 
-def test_metrics_whose_folder_was_deleted_are_in_later_scrapes(
+def test_metrics_of_a_deleted_folder_are_in_later_scrapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The folder is made again, and all that this process has counted is in it."""
+    """The folder is created again with all counts of the process."""
     folder = tmp_path / "metrics"
     folder.mkdir()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
@@ -275,8 +273,8 @@ def test_metrics_whose_folder_was_deleted_are_in_later_scrapes(
     assert "deleted while in use" in caplog.text
 
 
-def test_a_deleted_file_that_comes_back_counts_once(tmp_path: Path) -> None:
-    """What it held was moved to another file."""
+def test_restored_file_is_not_counted_twice(tmp_path: Path) -> None:
+    """Its rows were moved to another file."""
     files = WorkerFiles(tmp_path)
     row_of(files, COUNTER, "a", "ok")[0] += 4
     row_of(files, HISTOGRAM, "a")[0] += 1
@@ -291,15 +289,15 @@ def test_a_deleted_file_that_comes_back_counts_once(tmp_path: Path) -> None:
     assert value(tmp_path, HISTOGRAM, "a") == [1, 0, 0, 0, 0]
 
 
-def test_a_folder_that_cannot_be_looked_at_is_not_taken_for_deleted(
+def test_unreadable_folder_is_not_treated_as_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files may be there all the same."""
+    """The files may still exist."""
     files = WorkerFiles(tmp_path)
     row = row_of(files, COUNTER, "a", "ok")
 
     def refuse(*_: object, **__: object) -> None:
-        raise PermissionError("not for you")
+        raise PermissionError("permission denied")
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "stat", refuse)
@@ -309,13 +307,13 @@ def test_a_folder_that_cannot_be_looked_at_is_not_taken_for_deleted(
     assert value(tmp_path, COUNTER, "a", "ok") == [1]
 
 
-def test_a_forked_child_does_not_write_what_its_parent_kept(tmp_path: Path) -> None:
-    """The parent does."""
+def test_forked_child_does_not_write_rows_of_its_parent(tmp_path: Path) -> None:
+    """The parent writes them."""
     files = WorkerFiles(tmp_path)
     with largest_file(0):
         row_of(files, COUNTER, "a", "ok")[0] += 3
 
-    files.forked()
+    files.reset_after_fork()
 
     assert not files.recover()
     assert value(tmp_path, COUNTER, "a", "ok") is None

@@ -1,4 +1,4 @@
-"""WorkerTables: HttpMetrics in several workers, two of which are in this process."""
+"""Tables of one worker whose scrape merges all workers."""
 
 from __future__ import annotations
 
@@ -17,30 +17,28 @@ from tokenpulse_mw.metrics.multiprocess import WorkerFiles, Workers
 from ...support.waiting import PATIENCE
 
 REQUESTS = "tokenpulse_http_requests_total"
-
-
 IN_PROGRESS = "tokenpulse_http_requests_in_progress"
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of all workers."""
+    """Return the folder of all workers."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     return tmp_path
 
 
 def worker() -> HttpMetrics:
-    """The metrics of one worker."""
+    """Return the metrics of a worker."""
     return HttpMetrics(CollectorRegistry())
 
 
 def finished(provider: str = "claude", seconds: float = 0.2) -> Exchange:
-    """An exchange that went well."""
+    """Return a successful exchange."""
     return Exchange("POST", 0.0, "/chat", 200, provider, duration=seconds)
 
 
-def test_a_scrape_shows_what_all_workers_have_counted(folder: Path) -> None:
-    """In this one, and in any exposition of its registry."""
+def test_scrape_merges_all_workers(folder: Path) -> None:
+    """It applies to `render` and to any exposition of the registry."""
     metrics, other = worker(), WorkerFiles(folder)
     for _ in range(2):
         metrics.on_open()
@@ -53,19 +51,19 @@ def test_a_scrape_shows_what_all_workers_have_counted(folder: Path) -> None:
     assert f"{IN_PROGRESS} 1.0\n".encode() in generate_latest(metrics.registry)
 
 
-def test_all_metrics_of_a_process_count_in_the_same_families() -> None:
-    """The files know nothing of registries; nothing is counted twice for having two."""
+def test_instances_of_a_process_share_their_families() -> None:
+    """The files are independent of registries; no request is counted twice."""
     first, second = worker(), worker()
     first(finished())
 
     assert first == second
     assert first.render() == second.render()
-    with pytest.raises(ValueError, match="our families are there already with buckets"):
+    with pytest.raises(ValueError, match=r"buckets must be .*, as already registered"):
         HttpMetrics(CollectorRegistry(), buckets=[1, 2])
 
 
-def test_a_forked_child_counts_for_itself() -> None:
-    """What its parent has counted is not counted again, nor is what it counts lost."""
+def test_forked_child_counts_separately() -> None:
+    """Counts of the parent are not duplicated, and counts of the child are not lost."""
     metrics = worker()
     metrics.on_open()
     metrics(finished())
@@ -82,10 +80,10 @@ def test_a_forked_child_counts_for_itself() -> None:
     assert f"{IN_PROGRESS} 0.0\n".encode() in metrics.render()
 
 
-def test_the_folder_may_be_named_from_where_the_process_was(
+def test_relative_folder_survives_a_change_of_directory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that goes elsewhere still finds it."""
+    """The path is resolved at construction."""
     monkeypatch.chdir(folder.parent)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", folder.name)
     metrics = worker()
@@ -96,15 +94,15 @@ def test_the_folder_may_be_named_from_where_the_process_was(
     assert f"{REQUESTS}{{".encode() in metrics.render()
 
 
-def test_a_worker_that_does_not_serve_takes_no_place(folder: Path) -> None:
-    """Such as a parent that only makes the application, and is scraped perhaps."""
+def test_process_without_requests_uses_no_slot(folder: Path) -> None:
+    """A parent of the workers may create the application and render it."""
     worker().render()
 
     assert list(folder.iterdir()) == []
 
 
-def test_what_exceeds_the_cap_is_folded_and_told() -> None:
-    """As in one process."""
+def test_full_family_counts_in_an_overflow_series() -> None:
+    """The overflow is counted as in a single process."""
     metrics = HttpMetrics(CollectorRegistry(), max_series=1)
 
     for provider in ("claude", "codex"):
@@ -115,51 +113,53 @@ def test_what_exceeds_the_cap_is_folded_and_told() -> None:
     assert f'tokenpulse_series_overflow_total{{family="{REQUESTS}"}}' in text
 
 
-def test_others_metrics_are_in_the_scrape(folder: Path) -> None:
-    """Those of prometheus_client, as it adds them up; by name too, and ours not twice."""
+def test_metrics_of_prometheus_client_are_in_the_scrape(folder: Path) -> None:
+    """They are merged by prometheus_client and can be selected by name."""
     for process in (1, 2):
-        stock = MmapedDict(str(folder / f"counter_{process}.db"))  # type: ignore[no-untyped-call]
-        key = mmap_key("mine", "mine_total", [], [], "My own")
-        stock.write_value(key, process, 0.0)  # type: ignore[no-untyped-call]
-        stock.close()  # type: ignore[no-untyped-call]
+        client_file = MmapedDict(str(folder / f"counter_{process}.db"))  # type: ignore[no-untyped-call]
+        key = mmap_key("custom", "custom_total", [], [], "Custom counter")
+        client_file.write_value(key, process, 0.0)  # type: ignore[no-untyped-call]
+        client_file.close()  # type: ignore[no-untyped-call]
     metrics = worker()
     metrics(finished())
 
     text = metrics.render().decode()
 
-    assert "\nmine_total 3.0\n" in text
+    assert "\ncustom_total 3.0\n" in text
     assert text.count(f"# TYPE {REQUESTS} counter") == 1
-    assert metrics.render_others(["mine_total"]).endswith(b"\nmine_total 3.0\n")
-    assert metrics.render_others(["nobodys"]) == b""
+    assert metrics.render_others(["custom_total"]).endswith(b"\ncustom_total 3.0\n")
+    assert metrics.render_others(["unknown"]) == b""
 
 
 @pytest.mark.anyio
-async def test_what_a_worker_looks_up_is_seen_by_the_others(folder: Path) -> None:
-    """Every second, while its application lives."""
+async def test_callbacks_are_refreshed_for_scrapes_of_other_workers(folder: Path) -> None:
+    """Every second while the application runs."""
     limiter = Limiter("10/minute")
-    limiter.hit("somebody")
+    limiter.hit("client")
     pulse = TokenPulse(settings=Settings(), metrics=worker(), policies=[Policy(limiter)])
     keys = families.LIMIT_KEYS
 
     async with pulse.lifespan():
         with anyio.fail_after(PATIENCE):
-            while keys.name not in Workers(folder).series():  # noqa: ASYNC110 - as a scraper would
+            while keys.name not in Workers(folder).series():  # noqa: ASYNC110 - a scraper polls
                 await anyio.sleep(0.001)
 
     assert Workers(folder).series()[keys.name] == (keys, {("default",): [1]})
 
 
 @pytest.mark.anyio
-async def test_what_ends_an_application_comes_out_as_it_is() -> None:
-    """Not wrapped by what looks up beside it."""
+async def test_error_of_the_application_is_not_wrapped() -> None:
+    """The background refresh does not create an exception group."""
     with pytest.raises(RuntimeError, match="no database"):
         async with TokenPulse(settings=Settings(), metrics=worker()).lifespan():
             raise RuntimeError("no database")
 
 
-def test_a_folder_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At construction, and the error says what to do."""
+def test_missing_folder_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The constructor raises an error that states the fix."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere/at/all")
 
-    with pytest.raises(ValueError, match=r"'/nowhere/at/all'.*make it before the workers start"):
+    with pytest.raises(
+        ValueError, match=r"got '/nowhere/at/all'.*create it before the workers start"
+    ):
         worker()

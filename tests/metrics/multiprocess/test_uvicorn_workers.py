@@ -1,4 +1,4 @@
-"""Four workers under uvicorn's supervisor, one of which is killed under load."""
+"""Four uvicorn workers, one of which is killed under load."""
 
 from __future__ import annotations
 
@@ -22,25 +22,20 @@ from ...support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
 
-
 ROOT = Path(__file__).parents[3]
-
-
 WORKERS, CLIENTS = 4, 8
-
-
-ENOUGH = 200  # answers before the kill, and after
+MIN_RESPONSES = 200  # before the kill and after it
 
 
 @contextmanager
 def gateway(folder: Path) -> Iterator[str]:
-    """The gateway in four workers that count in `folder`; gives its URL."""
+    """Run the gateway in four workers that count in `folder`; yield its URL."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "tests.support.worker_gateway:app"]
     command += ["--port", str(port), "--workers", str(WORKERS), "--log-level", "critical"]
-    # A worker that is only slow is not to be killed by the supervisor.
+    # The supervisor must not kill a slow worker.
     command += ["--timeout-worker-healthcheck", str(round(PATIENCE))]
-    # In a session of its own, so that its workers can be ended also if it does not do so itself.
+    # A new session, so that the workers can be killed if the supervisor fails to do so.
     supervisor = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -58,22 +53,22 @@ def gateway(folder: Path) -> Iterator[str]:
 
 
 class Load:
-    """Clients that ask, each for one answer at a time and on a new connection.
+    """Clients that send one request at a time, each on a new connection.
 
     Attributes:
-        answers: How many each worker has given, by its process id.
-        lost: Requests that got none.
+        responses: Number of responses by the process id of the worker.
+        lost: Number of requests without a response.
     """
 
     def __init__(self, url: str) -> None:
-        self.answers: Counter[int] = Counter()
+        self.responses: Counter[int] = Counter()
         self.lost = 0
         self._url = url
         self._killed: int | None = None
         self._deadline = time.monotonic() + PATIENCE
 
     async def run(self) -> None:
-        """Ask until all workers and the one that replaces the killed one have answered."""
+        """Send requests until all workers and the replacement of the killed one have responded."""
         async with anyio.create_task_group() as clients:
             for _ in range(CLIENTS):
                 clients.start_soon(self._client)
@@ -82,49 +77,51 @@ class Load:
         headers = {"connection": "close"}
         async with httpx2.AsyncClient(timeout=PATIENCE, headers=headers) as client:
             while not self._done():
-                assert time.monotonic() < self._deadline, (self.answers, self.lost)
+                assert time.monotonic() < self._deadline, (self.responses, self.lost)
                 try:
-                    answer = await client.get(f"{self._url}/work")
-                except httpx2.ConnectError:  # it has not reached any worker
+                    response = await client.get(f"{self._url}/work")
+                except httpx2.ConnectError:  # no worker was reached
                     await anyio.sleep(0.01)
                 except httpx2.TransportError:
                     self.lost += 1
                 else:
-                    self.answers[int(answer.text)] += 1
+                    self.responses[int(response.text)] += 1
 
     def _done(self) -> bool:
-        enough = self.answers.total() >= ENOUGH
-        if self._killed is None and enough and len(self.answers) == WORKERS:
-            self._killed = next(iter(self.answers))
+        enough = self.responses.total() >= MIN_RESPONSES
+        if self._killed is None and enough and len(self.responses) == WORKERS:
+            self._killed = next(iter(self.responses))
             self._deadline = time.monotonic() + PATIENCE
             os.kill(self._killed, signal.SIGKILL)
-        return len(self.answers) > WORKERS and self.answers.total() >= 2 * ENOUGH
+        return len(self.responses) > WORKERS and self.responses.total() >= 2 * MIN_RESPONSES
 
 
 def scrape(url: str) -> tuple[float, float]:
-    """How many requests were counted, and how many are in progress."""
+    """Return the number of counted requests and of requests in progress."""
     text = httpx2.get(f"{url}/metrics", headers={"connection": "close"}, timeout=PATIENCE).text
     samples = [
         sample for family in text_string_to_metric_families(text) for sample in family.samples
     ]
-    counted = [each for each in samples if each.name == "tokenpulse_http_requests_total"]
-    assert {each.labels["route"] for each in counted} <= {"/work"}
-    (running,) = (each for each in samples if each.name == "tokenpulse_http_requests_in_progress")
-    return sum(each.value for each in counted), running.value
+    requests = [sample for sample in samples if sample.name == "tokenpulse_http_requests_total"]
+    assert {sample.labels["route"] for sample in requests} <= {"/work"}
+    (running,) = (
+        sample for sample in samples if sample.name == "tokenpulse_http_requests_in_progress"
+    )
+    return sum(sample.value for sample in requests), running.value
 
 
-def test_a_killed_worker_takes_no_counts_with_it(tmp_path: Path) -> None:
-    """Every scrape, on whichever worker it lands, has all that the workers have answered.
+def test_killed_worker_loses_no_counts(tmp_path: Path) -> None:
+    """Every scrape returns the requests of all workers, whichever worker it reaches.
 
-    A request that the killed worker had in hand is one of two: lost by its client, and perhaps
-    counted before; or answered, and perhaps not counted any more, since the answer is sent first.
-    Of both there are no more than clients.
+    Requests in progress on the killed worker may be lost by their client although they were
+    counted, or answered without being counted, since the response is sent first. There are at most
+    as many of both as clients.
     """
     with gateway(tmp_path) as url:
         load = Load(url)
         anyio.run(load.run)
-        answered = load.answers.total()
-        # What is sent is soon counted.
+        answered = load.responses.total()
+        # A request is counted after its response.
         wait_until(lambda: scrape(url)[1] == 0, "requests are in progress")
         scrapes = {scrape(url) for _ in range(4 * WORKERS)}
 

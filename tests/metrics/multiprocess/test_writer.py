@@ -1,10 +1,11 @@
-"""WorkerFiles: rows that other processes see."""
+"""Rows of one worker process in files."""
 
 from __future__ import annotations
 
 import gc
 import json
 import logging
+import re
 import subprocess
 import sys
 import weakref
@@ -15,8 +16,8 @@ import pytest
 
 from tokenpulse_mw.metrics.families import Family
 from tokenpulse_mw.metrics.multiprocess import WorkerFiles, writer
-from tokenpulse_mw.metrics.multiprocess.entries import HEAD, INTEGER, contents, read_used
-from tokenpulse_mw.metrics.multiprocess.writer import MIN_FILE_BYTES, RowFile, in_child
+from tokenpulse_mw.metrics.multiprocess.entries import HEAD_BYTES, INTEGER, parse_rows, read_used
+from tokenpulse_mw.metrics.multiprocess.writer import MIN_FILE_BYTES, RowFile, after_fork_in_child
 
 from ...support.full_disk import largest_file
 from ...support.waiting import PATIENCE
@@ -26,23 +27,23 @@ ROOT = Path(__file__).parents[3]
 
 
 def forks(folder: Path, *, parent_counts: str, child_counts: str) -> tuple[list[bool], list[str]]:
-    """Whether a forked child was told to forget, and the counter files at last."""
+    """Return the resets of a forked child and the names of the counter files at the end."""
     command = [sys.executable, "-m", "tests.support.worker_fork", str(folder)]
     command += [parent_counts, child_counts]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
-    forgotten, names = json.loads(done.stdout)
-    return forgotten, [name for name in names if name.startswith("counter")]
+    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
+    resets, names = json.loads(result.stdout)
+    return resets, [name for name in names if name.startswith("counter")]
 
 
-def test_nothing_is_written_before_it_is_needed(tmp_path: Path) -> None:
-    """A process that only starts the workers leaves no trace."""
+def test_no_file_is_created_before_the_first_row(tmp_path: Path) -> None:
+    """A process that only starts the workers writes nothing."""
     WorkerFiles(tmp_path).close()
 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_row_is_the_same_when_it_is_asked_for_again(tmp_path: Path) -> None:
-    """Whatever type its labels are of."""
+def test_same_labels_return_the_same_row(tmp_path: Path) -> None:
+    """Labels are compared as text."""
     files = WorkerFiles(tmp_path)
     row_of(files, COUNTER, "a", 200)[0] += 1
     row_of(files, COUNTER, "a", "200")[0] += 1
@@ -50,8 +51,8 @@ def test_a_row_is_the_same_when_it_is_asked_for_again(tmp_path: Path) -> None:
     assert value(tmp_path, COUNTER, "a", "200") == [2]
 
 
-def test_a_row_begins_at_zero_and_counts_as_a_list_would(tmp_path: Path) -> None:
-    """A histogram's is its sum, then each bucket's count, +Inf last."""
+def test_new_row_is_zero_and_supports_list_operations(tmp_path: Path) -> None:
+    """A histogram row is its sum, then the count of each bucket, +Inf last."""
     files = WorkerFiles(tmp_path)
     row = row_of(files, HISTOGRAM, "a")
     assert list(row) == [0.0] * 5
@@ -62,8 +63,8 @@ def test_a_row_begins_at_zero_and_counts_as_a_list_would(tmp_path: Path) -> None
     assert value(tmp_path, HISTOGRAM, "a") == [7.5, 0, 0, 0, 1]
 
 
-def test_who_starts_later_goes_on_where_the_dead_left_off(tmp_path: Path) -> None:
-    """What was counted once stays counted, and is counted once."""
+def test_next_worker_continues_the_counts_of_its_slot(tmp_path: Path) -> None:
+    """Each count is kept and counted once."""
     for number in range(10):
         files = WorkerFiles(tmp_path)
         row_of(files, COUNTER, "a", "ok")[0] += number
@@ -74,8 +75,8 @@ def test_who_starts_later_goes_on_where_the_dead_left_off(tmp_path: Path) -> Non
     assert len(list(tmp_path.glob("*.db"))) == 1
 
 
-def test_gauges_end_with_their_worker(tmp_path: Path) -> None:
-    """Also for prometheus_client's own collector, when the worker says good-bye."""
+def test_close_removes_gauges(tmp_path: Path) -> None:
+    """prometheus_client does not read them either."""
     files = WorkerFiles(tmp_path)
     row_of(files, GAUGE, "a")[0] = 5
 
@@ -85,51 +86,53 @@ def test_gauges_end_with_their_worker(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("gauge*"))
 
 
-REST = ("__overflow__", "__overflow__")
+OVERFLOW = ("__overflow__", "__overflow__")
 
 
-def test_a_family_has_so_many_rows(tmp_path: Path) -> None:
-    """What exceeds them is folded into one more, and told each time that it is asked for."""
-    told: list[str] = []
-    files = WorkerFiles(tmp_path, most=2, on_overflow=lambda family: told.append(family.name))
+def test_full_family_counts_in_an_overflow_row(tmp_path: Path) -> None:
+    """Each request of a row that is not available is reported."""
+    overflows: list[str] = []
+    files = WorkerFiles(
+        tmp_path, max_series=2, on_overflow=lambda family: overflows.append(family.name)
+    )
     for name in "abcdca":
         row_of(files, COUNTER, name, "ok")[0] += 1
-    row_of(files, COUNTER, *REST)[0] += 10
+    row_of(files, COUNTER, *OVERFLOW)[0] += 10
     row_of(files, HISTOGRAM, "c")[1] += 1
 
-    assert told == ["jobs_total"] * 3
+    assert overflows == ["jobs_total"] * 3
     assert value(tmp_path, COUNTER, "a", "ok") == [2]
-    assert value(tmp_path, COUNTER, *REST) == [13]
+    assert value(tmp_path, COUNTER, *OVERFLOW) == [13]
     assert value(tmp_path, HISTOGRAM, "c") == [0, 1, 0, 0, 0]
 
 
-def test_the_rows_of_the_dead_are_among_the_most(tmp_path: Path) -> None:
-    """So files do not grow with every worker that comes."""
+def test_rows_of_earlier_workers_count_towards_max_series(tmp_path: Path) -> None:
+    """Files do not grow with each new worker."""
     for name in "abcdc":
-        row_of(WorkerFiles(tmp_path, most=2), COUNTER, name, "ok")[0] += 1
+        row_of(WorkerFiles(tmp_path, max_series=2), COUNTER, name, "ok")[0] += 1
 
     assert value(tmp_path, COUNTER, "a", "ok") == value(tmp_path, COUNTER, "b", "ok") == [1]
-    assert value(tmp_path, COUNTER, *REST) == [3]
+    assert value(tmp_path, COUNTER, *OVERFLOW) == [3]
 
 
-def test_the_row_that_takes_the_rest_is_no_overflow(tmp_path: Path) -> None:
-    """Who folds already is not told so again."""
-    told: list[Family] = []
-    row_of(WorkerFiles(tmp_path, most=1), COUNTER, "a", "ok")
+def test_explicit_overflow_row_is_not_reported(tmp_path: Path) -> None:
+    """The caller has reported the overflow already."""
+    overflows: list[Family] = []
+    row_of(WorkerFiles(tmp_path, max_series=1), COUNTER, "a", "ok")
 
-    row_of(WorkerFiles(tmp_path, most=1, on_overflow=told.append), COUNTER, *REST)
+    row_of(WorkerFiles(tmp_path, max_series=1, on_overflow=overflows.append), COUNTER, *OVERFLOW)
 
-    assert not told
+    assert not overflows
 
 
-def test_overflow_may_be_counted_in_a_row_of_its_own(tmp_path: Path) -> None:
-    """Also where that is folded itself: then nobody is told of that."""
+def test_overflow_callback_may_request_rows(tmp_path: Path) -> None:
+    """An overflow within the callback is not reported."""
     overflow = COUNTER._replace(name="overflow_total", labels=("family",))
 
     def count(family: Family) -> None:
         row_of(files, overflow, family.name)[0] += 1
 
-    files = WorkerFiles(tmp_path, most=1, on_overflow=count)
+    files = WorkerFiles(tmp_path, max_series=1, on_overflow=count)
     for family in (COUNTER, COUNTER._replace(name="other_total")):
         for name in "abc":
             row_of(files, family, name, "ok")[0] += 1
@@ -138,30 +141,30 @@ def test_overflow_may_be_counted_in_a_row_of_its_own(tmp_path: Path) -> None:
     assert value(tmp_path, overflow, "__overflow__") == [2]
 
 
-@pytest.mark.parametrize("make", [Path.touch, Path.exists], ids=["a file", "nothing"])
-def test_the_folder_must_be_one(tmp_path: Path, make: object) -> None:
-    """The error says what came and what to do, when the process starts."""
+@pytest.mark.parametrize("make", [Path.touch, Path.exists], ids=["file", "missing"])
+def test_missing_folder_is_rejected(tmp_path: Path, make: object) -> None:
+    """The constructor raises an error that states the fix."""
     assert callable(make)
     make(tmp_path / "metrics")
 
-    with pytest.raises(ValueError, match=r"got '.*metrics' \(.*make it before the workers start"):
+    with pytest.raises(ValueError, match=r"got '.*metrics' \(.*create it before the workers start"):
         WorkerFiles(tmp_path / "metrics")
 
 
-def test_files_must_be_lockable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where they are not, as on Windows, the error says so when the process starts."""
+def test_system_without_fcntl_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows, for example, the constructor raises an error."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
 
     with pytest.raises(
-        ValueError, match="this system has no fcntl: unset PROMETHEUS_MULTIPROC_DIR"
+        ValueError, match="PROMETHEUS_MULTIPROC_DIR must not be set on a system without fcntl"
     ):
         WorkerFiles(tmp_path)
 
 
-def test_a_full_disk_costs_counts_and_nothing_else(
+def test_full_disk_keeps_new_rows_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rows are lists then, and the log says it once; what was counted is still in the scrape."""
+    """The outage is logged once; earlier counts are still in the scrape."""
     files = WorkerFiles(tmp_path)
     row_of(files, COUNTER, "a", "ok")[0] += 1
 
@@ -173,12 +176,12 @@ def test_a_full_disk_costs_counts_and_nothing_else(
 
     assert value(tmp_path, COUNTER, "a", "ok") == [1]
     assert value(tmp_path, HISTOGRAM, "0") is None
-    (told,) = caplog.messages
-    assert "a part of what this process counts is in no scrape" in told
+    (message,) = caplog.messages
+    assert "metrics of this process are incomplete in scrapes" in message
 
 
-def test_a_folder_that_goes_away_costs_no_request(tmp_path: Path) -> None:
-    """Whether rows are there already or not."""
+def test_deleted_folder_does_not_raise(tmp_path: Path) -> None:
+    """Existing and new rows can still be used."""
     folder = tmp_path / "metrics"
     folder.mkdir()
     files = WorkerFiles(folder)
@@ -193,22 +196,22 @@ def test_a_folder_that_goes_away_costs_no_request(tmp_path: Path) -> None:
     files.close()
 
 
-def test_a_damaged_file_is_taken_over_and_told(
+def test_damaged_file_is_reused_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The worker counts in it as in any other."""
-    (tmp_path / "counter_0-tokenpulse.db").write_bytes(b"no file of ours, long enough for a head")
+    """The worker counts in it as usual."""
+    (tmp_path / "counter_0-tokenpulse.db").write_bytes(b"another format, long enough for a head")
 
     with caplog.at_level(logging.WARNING):
         row_of(WorkerFiles(tmp_path), COUNTER, "a", "ok")[0] += 1
 
     assert value(tmp_path, COUNTER, "a", "ok") == [1]
-    (told,) = caplog.messages
-    assert "counter_0-tokenpulse.db is damaged and dropped" in told
+    (message,) = caplog.messages
+    assert re.search(r"dropped damaged rows: file=.*counter_0-tokenpulse\.db error=", message)
 
 
-def test_a_closed_one_counts_nowhere(tmp_path: Path) -> None:
-    """A row asked for too late is a list; closing twice is nothing."""
+def test_closed_files_return_rows_in_memory(tmp_path: Path) -> None:
+    """A second call of `close` has no effect."""
     files = WorkerFiles(tmp_path)
     row_of(files, COUNTER, "a", "ok")[0] += 1
     files.close()
@@ -218,15 +221,15 @@ def test_a_closed_one_counts_nowhere(tmp_path: Path) -> None:
     assert value(tmp_path, COUNTER, "a", "ok") == [1]
 
 
-def test_threads_get_the_same_rows(tmp_path: Path) -> None:
-    """However they come upon a row at the same time, it is written once."""
+def test_concurrent_threads_get_the_same_rows(tmp_path: Path) -> None:
+    """Each row is written once."""
     files = WorkerFiles(tmp_path)
 
-    def ask() -> None:
+    def request_rows() -> None:
         for number in range(200):
             row_of(files, COUNTER, number, "ok")
 
-    threads = [Thread(target=ask) for _ in range(4)]
+    threads = [Thread(target=request_rows) for _ in range(4)]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -241,52 +244,52 @@ def test_threads_get_the_same_rows(tmp_path: Path) -> None:
     assert (tmp_path / "counter_0-tokenpulse.db").read_bytes().count(b"jobs_total") == 201
 
 
-def test_a_forked_child_counts_apart(tmp_path: Path) -> None:
-    """It is told to forget its rows, and writes to files of its own."""
-    forgotten, names = forks(tmp_path, parent_counts="yes", child_counts="yes")
+def test_forked_child_writes_to_its_own_files(tmp_path: Path) -> None:
+    """Its inherited rows are dropped."""
+    resets, names = forks(tmp_path, parent_counts="yes", child_counts="yes")
 
-    assert forgotten == [True]
+    assert resets == [True]
     assert names == ["counter_0-tokenpulse.db", "counter_1-tokenpulse.db"]
     assert value(tmp_path, COUNTER, "a", "ok") == [111]
 
 
-def test_a_forked_child_does_not_keep_its_parents_place(tmp_path: Path) -> None:
-    """Who comes after the parent takes it over, while the child still lives."""
+def test_forked_child_does_not_hold_the_slot_of_its_parent(tmp_path: Path) -> None:
+    """The next worker can acquire it while the child is alive."""
     _, names = forks(tmp_path, parent_counts="yes", child_counts="no")
 
     assert names == ["counter_0-tokenpulse.db"]
 
 
-def test_workers_of_a_process_that_never_counted(tmp_path: Path) -> None:
-    """An application loaded before the workers are forked, as by gunicorn's preload, is fine."""
-    forgotten, _ = forks(tmp_path, parent_counts="no", child_counts="yes")
+def test_fork_before_the_first_row_is_supported(tmp_path: Path) -> None:
+    """Gunicorn with preload, for example, forks a loaded application."""
+    resets, _ = forks(tmp_path, parent_counts="no", child_counts="yes")
 
-    assert forgotten == [True]
+    assert resets == [True]
     assert value(tmp_path, COUNTER, "a", "ok") == [10]
 
 
-def test_a_child_lets_go(tmp_path: Path) -> None:
-    """What is done in it: the place is free for others, and rows are to be asked for anew."""
-    told: list[str] = []
-    files = WorkerFiles(tmp_path, on_fork=lambda: told.append("forget"))
+def test_after_fork_releases_the_slot(tmp_path: Path) -> None:
+    """Rows must be requested again."""
+    resets: list[str] = []
+    files = WorkerFiles(tmp_path, on_fork=lambda: resets.append("reset"))
     row_of(files, COUNTER, "a", "ok")
 
-    in_child(weakref.ref(files))
+    after_fork_in_child(weakref.ref(files))
     row_of(WorkerFiles(tmp_path), COUNTER, "a", "ok")[0] += 1
 
-    assert told == ["forget"]
+    assert resets == ["reset"]
     assert value(tmp_path, COUNTER, "a", "ok") == [1]
 
 
-def test_a_child_does_not_wait_for_a_thread_of_its_parent(tmp_path: Path) -> None:
-    """One that was busy with the files at the fork is not there to finish."""
-    busy, go_on = Event(), Event()
+def test_after_fork_does_not_wait_for_a_lock_of_the_parent(tmp_path: Path) -> None:
+    """The thread that held the lock does not exist in the child."""
+    busy, resume = Event(), Event()
     finished: list[bool] = []
 
     class Slow:
         def __str__(self) -> str:
             busy.set()
-            go_on.wait(PATIENCE)
+            resume.wait(PATIENCE)
             finished.append(True)
             return "slow"
 
@@ -295,49 +298,49 @@ def test_a_child_does_not_wait_for_a_thread_of_its_parent(tmp_path: Path) -> Non
     thread.start()
     assert busy.wait(PATIENCE)
 
-    in_child(weakref.ref(files))
+    after_fork_in_child(weakref.ref(files))
     row_of(files, COUNTER, "a", "ok")[0] += 1
 
     assert value(tmp_path, COUNTER, "a", "ok") == [1]
     assert not finished
-    go_on.set()
+    resume.set()
     thread.join()
 
 
-def test_a_child_has_nothing_to_do_for_what_is_gone(tmp_path: Path) -> None:
-    """Files that nobody uses any more are not kept for children to come."""
+def test_after_fork_ignores_discarded_files(tmp_path: Path) -> None:
+    """The fork hook does not keep them alive."""
     files = WorkerFiles(tmp_path)
-    gone = weakref.ref(files)
+    reference = weakref.ref(files)
 
     del files
     gc.collect()
 
-    assert gone() is None
-    in_child(gone)
+    assert reference() is None
+    after_fork_in_child(reference)
 
 
 NAME = "histogram_0-tokenpulse.db"
 
 
 def labels_in(path: Path) -> list[str]:
-    """The labels of the rows in a file."""
-    return [row.labels[0] for row in contents(read_used(path), "histogram").rows]
+    """Return the labels of the rows in a file."""
+    return [row.labels[0] for row in parse_rows(read_used(path), "histogram").rows]
 
 
-def test_a_row_is_in_the_file_at_once(tmp_path: Path) -> None:
-    """Who reads it sees what was added just now."""
+def test_change_of_a_row_is_visible_to_readers_at_once(tmp_path: Path) -> None:
+    """Rows are mapped memory of the file."""
     file = RowFile(tmp_path / NAME, "histogram")
     row = file.new_row(HISTOGRAM, ("a",))
 
     row[0] += 1.5
 
     used = read_used(tmp_path / NAME)
-    (found,) = contents(used, "histogram").rows
-    assert list(memoryview(used.data).cast("d")[found.place]) == [1.5, 0, 0, 0, 0]
+    (stored,) = parse_rows(used, "histogram").rows
+    assert list(memoryview(used.data).cast("d")[stored.values]) == [1.5, 0, 0, 0, 0]
 
 
-def test_rows_stay_while_the_file_grows(tmp_path: Path) -> None:
-    """A row handed out before goes on counting into the same file."""
+def test_rows_stay_valid_when_the_file_grows(tmp_path: Path) -> None:
+    """A row returned before still counts in the file."""
     file = RowFile(tmp_path / NAME, "histogram")
     first = file.new_row(HISTOGRAM, ("first",))
 
@@ -349,11 +352,11 @@ def test_rows_stay_while_the_file_grows(tmp_path: Path) -> None:
     same = file.row(HISTOGRAM, ("first",))
     assert same is not None
     assert same[0] == 7
-    assert len(labels_in(tmp_path / NAME)) == file.rows("job_seconds") == 1001
+    assert len(labels_in(tmp_path / NAME)) == file.count("job_seconds") == 1001
 
 
-def test_who_comes_after_goes_on_with_the_rows(tmp_path: Path) -> None:
-    """They are found again, and not written a second time."""
+def test_existing_rows_are_reused(tmp_path: Path) -> None:
+    """They are not written a second time."""
     RowFile(tmp_path / NAME, "histogram").new_row(HISTOGRAM, ("a",))[0] = 3
 
     file = RowFile(tmp_path / NAME, "histogram")
@@ -366,25 +369,25 @@ def test_who_comes_after_goes_on_with_the_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [0, 3, 8, 100, 600])
-def test_a_file_that_was_cut_is_mended(tmp_path: Path, left: int) -> None:
-    """Its whole rows go on counting, and it can be written and read as any other."""
+def test_truncated_file_is_repaired(tmp_path: Path, left: int) -> None:
+    """Complete rows are kept, and the file can be used as usual."""
     path = tmp_path / NAME
     file = RowFile(path, "histogram")
     for name in ("a", "b"):
         file.new_row(HISTOGRAM, (name,))
-    whole = ["a"] if left == 600 else []
+    complete = ["a"] if left == 600 else []
     path.write_bytes(path.read_bytes()[:left])
 
-    mended = RowFile(path, "histogram")
-    mended.new_row(HISTOGRAM, ("c",))
+    repaired = RowFile(path, "histogram")
+    repaired.new_row(HISTOGRAM, ("c",))
 
-    assert mended.damage is not None
-    assert labels_in(path) == [*whole, "c"]
+    assert repaired.damage is not None
+    assert labels_in(path) == [*complete, "c"]
     assert RowFile(path, "histogram").damage is None
 
 
-def test_a_mended_file_has_another_stamp(tmp_path: Path) -> None:
-    """So whoever has read it before knows that rows may lie elsewhere now."""
+def test_repaired_file_has_a_new_stamp(tmp_path: Path) -> None:
+    """Readers detect that rows may have moved."""
     path = tmp_path / NAME
     RowFile(path, "histogram").new_row(HISTOGRAM, ("a",))
     before = read_used(path).stamp
@@ -396,8 +399,8 @@ def test_a_mended_file_has_another_stamp(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [-8, 0, 7, 1 << 30])
-def test_a_length_that_cannot_be_is_damage(tmp_path: Path, length: int) -> None:
-    """It is told, and what rows there are is found if it can be."""
+def test_invalid_length_is_damage(tmp_path: Path, length: int) -> None:
+    """Rows are still read if possible."""
     path = tmp_path / NAME
     RowFile(path, "histogram").new_row(HISTOGRAM, ("a",))
     path.write_bytes(INTEGER.pack(length) + path.read_bytes()[4:])
@@ -405,16 +408,18 @@ def test_a_length_that_cannot_be_is_damage(tmp_path: Path, length: int) -> None:
     used = read_used(path)
 
     assert used.damage is not None
-    assert [row.labels for row in contents(used, "histogram").rows] == [("a",)] * (length > HEAD)
+    assert [row.labels for row in parse_rows(used, "histogram").rows] == [("a",)] * (
+        length > HEAD_BYTES
+    )
 
 
-def test_what_was_not_yet_counted_as_used_is_written_over(tmp_path: Path) -> None:
-    """A worker that is killed between writing a row and telling of it leaves no trace."""
+def test_row_behind_the_used_part_is_overwritten(tmp_path: Path) -> None:
+    """A worker killed between writing a row and the length leaves no trace."""
     path = tmp_path / NAME
     file = RowFile(path, "histogram")
     file.new_row(HISTOGRAM, ("a",))
     end = len(read_used(path).data)
-    file.new_row(HISTOGRAM, ("killed here",))[0] = 5
+    file.new_row(HISTOGRAM, ("killed",))[0] = 5
     with path.open("r+b") as head:
         head.write(INTEGER.pack(end))
 
@@ -424,8 +429,8 @@ def test_what_was_not_yet_counted_as_used_is_written_over(tmp_path: Path) -> Non
     assert list(row) == [0] * 5
 
 
-def test_a_file_that_was_never_finished_is_no_obstacle(tmp_path: Path) -> None:
-    """A worker that is killed while it makes its file leaves one that is made anew."""
+def test_unfinished_new_file_is_replaced(tmp_path: Path) -> None:
+    """A worker may be killed while it creates its file."""
     (tmp_path / NAME).with_suffix(".new").write_bytes(b"half")
 
     RowFile(tmp_path / NAME, "histogram").new_row(HISTOGRAM, ("a",))
@@ -434,14 +439,14 @@ def test_a_file_that_was_never_finished_is_no_obstacle(tmp_path: Path) -> None:
     assert labels_in(tmp_path / NAME) == ["a"]
 
 
-def test_a_full_disk_is_an_error_and_no_signal(tmp_path: Path) -> None:
-    """The rows that fit go on counting; when there is room again, new ones come."""
+def test_full_disk_raises_instead_of_a_signal(tmp_path: Path) -> None:
+    """Existing rows still count; new rows are added when there is space."""
     file = RowFile(tmp_path / NAME, "histogram")
     row = file.new_row(HISTOGRAM, ("a",))
     added = 1
 
     with largest_file(MIN_FILE_BYTES + 100):
-        with pytest.raises(OSError, match="File too large"):  # noqa: PT012 - whichever is one too many
+        with pytest.raises(OSError, match="File too large"):  # noqa: PT012 - the number is unknown
             while added < 1000:
                 file.new_row(HISTOGRAM, (str(added),))
                 added += 1
@@ -452,13 +457,11 @@ def test_a_full_disk_is_an_error_and_no_signal(tmp_path: Path) -> None:
     assert len(labels_in(tmp_path / NAME)) == added + 1
 
 
-def test_a_file_is_never_larger_than_its_head_can_tell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before that it is full."""
+def test_file_has_a_maximum_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head cannot state a larger size."""
     monkeypatch.setattr(writer, "MAX_FILE_BYTES", 700)
     file = RowFile(tmp_path / NAME, "histogram")
     file.new_row(HISTOGRAM, ("a",))
 
-    with pytest.raises(OSError, match="a file of rows is full"):
+    with pytest.raises(OSError, match="metrics file has reached its maximum size"):
         file.new_row(HISTOGRAM, ("b",))

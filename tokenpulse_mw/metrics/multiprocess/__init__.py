@@ -1,4 +1,4 @@
-"""Several worker processes count into one folder, and a scrape of any of them adds all up."""
+"""Multiprocess mode: workers count in files of one folder, and a scrape merges all of them."""
 
 from .reader import Workers
 from .tables import WorkerTables

@@ -1,10 +1,10 @@
-"""Rows as the entries of prometheus_client's `.db` files, and entries as rows.
+"""File format of the rows: the `.db` files of prometheus_client.
 
-An entry is a length, a key of that length (JSON: family, sample, labels, help), blanks up to a
-multiple of 8 bytes, then a value and a timestamp as doubles. A histogram's row is several entries:
-its sum, then each bucket's count, not cumulative. Their keys are padded with blanks, which JSON
-ignores, to one length: so the values of a row lie at equal distances and are one strided slice of
-the file's doubles.
+An entry is a length, a key of that length (JSON: family, sample, labels, help), spaces up to a
+multiple of 8 bytes, then a value and a timestamp as doubles. The row of a histogram is several
+entries: its sum, then the count of each bucket, not cumulative. Their keys are padded with spaces,
+which JSON ignores, to the same length. So the values of a row are one strided slice of the doubles
+of the file.
 """
 
 from __future__ import annotations
@@ -22,40 +22,30 @@ from prometheus_client.utils import floatToGoString
 
 from ..families import Family
 
-Kind = Literal["counter", "gauge", "least", "histogram"]  # each has a file; least is a gauge too
-
-
-LabelPairs = tuple[str, ...]
-
+Kind = Literal["counter", "gauge", "min", "histogram"]  # one file each; min: gauges merged by min
+LabelValues = tuple[str, ...]
 
 INTEGER = Struct("i")
-
-
-_VALUE = bytes(16)  # a value of 0 and no timestamp
-
-
+_VALUE = bytes(16)  # value 0 and timestamp 0
 _LE = b'"le":""'
 
-
 _encode = msgspec.json.encode
-
-
 _decode = msgspec.json.Decoder(tuple[str, str, dict[str, str], str]).decode
 
 
 class StoredRow(NamedTuple):
-    """A row that a file holds.
+    """Row in a file.
 
     Attributes:
-        family: As its keys tell it.
-        labels: Its label values.
-        place: Where its values are among the doubles of the file.
-        end: The first byte behind it.
+        family: Family, as described by the keys of the entries.
+        labels: Label values.
+        values: Slice of its values in the doubles of the file.
+        end: Offset of the first byte after it.
     """
 
     family: Family
-    labels: LabelPairs
-    place: slice
+    labels: LabelValues
+    values: slice
     end: int
 
 
@@ -67,67 +57,63 @@ class _Entry(NamedTuple):
     size: int
 
 
-def kind_of(family: Family) -> Kind:
-    """In which of a worker's files the rows of `family` are."""
-    return "least" if family.merge == "min" else family.kind
+def file_kind(family: Family) -> Kind:
+    """Return the kind of file that holds the rows of `family`."""
+    return "min" if family.merge == "min" else family.kind
 
 
-def as_text(labels: tuple[Any, ...]) -> LabelPairs:
-    """Label values as they are written: each is text that UTF-8 can hold."""
+def as_text(labels: tuple[Any, ...]) -> LabelValues:
+    """Return label values as valid UTF-8 text."""
     return tuple(str(value).encode(errors="replace").decode() for value in labels)
 
 
-def packed(family: Family, labels: LabelPairs) -> bytes:
-    """The entries of a new row, all values 0."""
+def pack_row(family: Family, labels: LabelValues) -> bytes:
+    """Return the entries of a new row; all values are 0."""
     keys = _keys(family, labels)
-    longest = max(map(len, keys))
-    blanks = b" " * (_size(longest) - INTEGER.size - longest - len(_VALUE))
-    head = INTEGER.pack(longest)
-    return b"".join(head + key.ljust(longest) + blanks + _VALUE for key in keys)
+    length = max(map(len, keys))
+    padding = b" " * (_size(length) - INTEGER.size - length - len(_VALUE))
+    head = INTEGER.pack(length)
+    return b"".join(head + key.ljust(length) + padding + _VALUE for key in keys)
 
 
-def width(family: Family) -> int:
-    """How many values a row of `family` has."""
-    return 1 if family.kind != "histogram" else 1 + len(family.buckets) + 1
-
-
-def place(start: int, size: int, entries: int) -> slice:
-    """Where the values of so many entries of `size` bytes are, among the doubles of a file."""
+def value_slice(start: int, size: int, entries: int) -> slice:
+    """Return the slice of the values of entries of `size` bytes, in the doubles of a file."""
     first = (start + size - len(_VALUE)) // 8
     return slice(first, first + (entries - 1) * size // 8 + 1, size // 8)
 
 
-def unpacked(data: bytes, kind: Kind, start: int) -> Iterator[StoredRow]:
-    """The rows in `data` from byte `start` on.
+def unpack_rows(data: bytes, kind: Kind, start: int) -> Iterator[StoredRow]:
+    """Yield the rows in `data` from the offset `start` on.
 
     Raises:
-        ValueError: There is something that is no row of ours, or not a whole one.
+        ValueError: An entry is incomplete, or does not belong to a row of this format.
     """
-    seen: dict[str, Family] = {}
+    known: dict[str, Family] = {}
     while start < len(data):
         head = _entry(data, start)
-        family = seen.get(head.sample)
+        family = known.get(head.sample)
         if family is None or not _is_row_of(family, data, head):
-            family = seen[head.sample] = _family(data, head, kind)
-        values = width(family)
-        end = start + values * head.size
-        yield StoredRow(family, tuple(head.labels.values()), place(start, head.size, values), end)
+            family = known[head.sample] = _family(data, head, kind)
+        width = family.width
+        values = value_slice(start, head.size, width)
+        end = start + width * head.size
+        yield StoredRow(family, tuple(head.labels.values()), values, end)
         start = end
 
 
 def _size(length: int) -> int:
-    # There is always at least one blank, so that what follows is aligned.
+    # prometheus_client always adds at least one space.
     return INTEGER.size + length + 8 - (INTEGER.size + length) % 8 + len(_VALUE)
 
 
-def _keys(family: Family, labels: LabelPairs) -> list[bytes]:
+def _keys(family: Family, labels: LabelValues) -> list[bytes]:
     named = dict(zip(family.labels, labels, strict=True))
     name, kind, text = family.name, family.kind, family.help
     if kind != "histogram":
         metric = name.removesuffix("_total") if kind == "counter" else name
         return [_encode((metric, name, named, text))]
     bucket = _encode((name, f"{name}_bucket", {**named, "le": ""}, text))
-    before, _, after = bucket.partition(_LE)  # elsewhere a quote has a backslash before it
+    before, _, after = bucket.partition(_LE)  # JSON escapes quotes, so no label contains this
     buckets = [b'%b"le":"%b"%b' % (before, _le(bound), after) for bound in (*family.buckets, inf)]
     return [_encode((name, f"{name}_sum", named, text)), *buckets]
 
@@ -141,30 +127,31 @@ def _entry(data: bytes, start: int) -> _Entry:
     length = INTEGER.unpack_from(data, start)[0] if start < len(data) else -1
     size = _size(length)
     if length < 0 or start + size > len(data):
-        raise ValueError(f"the entry at byte {start} is not whole")
+        raise ValueError(f"incomplete entry at byte {start}")
     key = start + INTEGER.size
     _, sample, labels, text = _decode(data[key : key + length])
     return _Entry(sample, labels, text, start, size)
 
 
 def _is_row_of(family: Family, data: bytes, head: _Entry) -> bool:
-    """Whether the row that `head` begins is as we would write it.
+    """Return True if the row at `head` is exactly as `pack_row` writes a row of `family`.
 
-    That is cheaper to find out than what each of its entries says.
+    This is faster than to parse each entry of the row.
     """
-    values = width(family)
-    row = bytearray(data[head.start : head.start + values * head.size])
-    if tuple(head.labels) != family.labels or len(row) != values * head.size:
+    width = family.width
+    row = bytearray(data[head.start : head.start + width * head.size])
+    if tuple(head.labels) != family.labels or len(row) != width * head.size:
         return False
-    memoryview(row).cast("d")[place(0, head.size, values)] = memoryview(bytes(8 * values)).cast("d")
-    return row == packed(family, tuple(head.labels.values()))
+    zeros = memoryview(bytes(8 * width)).cast("d")
+    memoryview(row).cast("d")[value_slice(0, head.size, width)] = zeros
+    return row == pack_row(family, tuple(head.labels.values()))
 
 
 def _family(data: bytes, head: _Entry, kind: Kind) -> Family:
-    """The family of the row that `head` begins, by all of its entries."""
+    """Return the family of the row at `head`, parsed from all of its entries."""
     labels = tuple(head.labels)
     if kind != "histogram":
-        if kind == "least":
+        if kind == "min":
             return Family(head.sample, "gauge", head.help, labels, merge="min")
         return Family(head.sample, kind, head.help, labels)
     name = head.sample.removesuffix("_sum")
@@ -172,25 +159,25 @@ def _family(data: bytes, head: _Entry, kind: Kind) -> Family:
     while bounds[-1] != inf:
         bucket = _entry(data, head.start + len(bounds) * head.size)
         bound = float(bucket.labels.pop("le", "nan"))
-        ours = (f"{name}_bucket", head.labels, head.size)
-        if (bucket.sample, bucket.labels, bucket.size) != ours or not bounds[-1] < bound:
-            raise ValueError(f"the row at byte {head.start} is not one of ours")
+        expected = (f"{name}_bucket", head.labels, head.size)
+        if (bucket.sample, bucket.labels, bucket.size) != expected or not bounds[-1] < bound:
+            raise ValueError(f"invalid histogram at byte {head.start}")
         bounds.append(bound)
     return Family(name, kind, head.help, labels, tuple(bounds[1:-1]))
 
 
-# How many bytes are used, as an integer; then four bytes that prometheus_client leaves unused, in
-# which we keep a stamp: what was read of a file is known to be still there by its stamp.
-HEAD = 8
+# The number of used bytes, then a random stamp in four bytes that prometheus_client ignores:
+# as long as it is the same, rows that were read before are still at their offsets.
+HEAD_BYTES = 8
 
 
-class Used(NamedTuple):
-    """The used part of a file.
+class UsedPart(NamedTuple):
+    """Used part of a file.
 
     Attributes:
-        data: Its bytes, head and all; a multiple of 8.
-        stamp: The stamp of its head.
-        damage: Why the file cannot be whole, or None.
+        data: Its bytes, including the head; a multiple of 8.
+        stamp: Stamp in the head.
+        damage: Reason why the file is incomplete, or None.
     """
 
     data: bytes
@@ -199,12 +186,12 @@ class Used(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What was found in the used part of a file.
+    """Rows of a file.
 
     Attributes:
-        rows: Whole rows, as they lie in the file.
-        end: The first byte behind them.
-        damage: Why no more could be read, or None.
+        rows: Complete rows, in the order of the file.
+        end: Offset of the first byte after them.
+        damage: Reason why further rows cannot be read, or None.
     """
 
     rows: list[StoredRow]
@@ -212,31 +199,31 @@ class Contents(NamedTuple):
     damage: str | None
 
 
-def read_used(path: Path) -> Used:
-    """The used part of the file at `path`, while others may be writing to it.
+def read_used(path: Path) -> UsedPart:
+    """Read the used part of a file that may be written to at the same time.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        # The length comes first: what it covers is written before the length is.
-        head = os.pread(file.fileno(), HEAD, 0)
-        length = INTEGER.unpack_from(head)[0] if len(head) == HEAD else 0
-        there = max(0, min(length, os.fstat(file.fileno()).st_size)) // 8 * 8
-        data = os.pread(file.fileno(), there, 0)
+        # Read the length before the rows: a writer writes rows before the length.
+        head = os.pread(file.fileno(), HEAD_BYTES, 0)
+        length = INTEGER.unpack_from(head)[0] if len(head) == HEAD_BYTES else 0
+        available = max(0, min(length, os.fstat(file.fileno()).st_size)) // 8 * 8
+        data = os.pread(file.fileno(), available, 0)
     damage = None
-    if length < HEAD or len(data) != length:
-        damage = f"{length} bytes of it are said to be used, of which {len(data)} are there"
-    return Used(data, head[INTEGER.size :], damage)
+    if length < HEAD_BYTES or len(data) != length:
+        damage = f"the head states {length} used bytes, but {len(data)} can be read"
+    return UsedPart(data, head[INTEGER.size :], damage)
 
 
-def contents(used: Used, kind: Kind, start: int = HEAD) -> Contents:
-    """The rows in the used part of a file, from byte `start` on."""
+def parse_rows(used: UsedPart, kind: Kind, start: int = HEAD_BYTES) -> Contents:
+    """Parse the rows of a file from the offset `start` on, up to the first damage."""
     rows: list[StoredRow] = []
     damage = used.damage
     try:
-        for found in unpacked(used.data, kind, start):
-            rows.append(found)  # noqa: PERF402 - those before the damage are kept
+        for row in unpack_rows(used.data, kind, start):
+            rows.append(row)  # noqa: PERF402 - rows before the damage are kept
     except ValueError as error:
         damage = damage or str(error)
     return Contents(rows, rows[-1].end if rows else start, damage)

@@ -1,4 +1,4 @@
-"""What all workers of a folder have counted together."""
+"""Merges the rows of all workers of a folder."""
 
 from __future__ import annotations
 
@@ -16,173 +16,175 @@ from prometheus_client.registry import Collector
 
 from ...outages import Outages
 from ..families import Family
-from .entries import HEAD, LabelPairs, Used, contents, read_used
-from .slots import SlotFile, check_locks, counts, slot_files
+from .entries import HEAD_BYTES, LabelValues, UsedPart, parse_rows, read_used
+from .slots import SlotFile, check_locks, is_live, slot_files
 
 _log = logging.getLogger("tokenpulse_mw.metrics")
 
+Rows = dict[LabelValues, list[float]]
+Slices = list[tuple[LabelValues, slice]]
+
 
 class _Index(NamedTuple):
-    """Where the rows of a file are. Rows do not move, so this is only ever added to."""
+    """Slices of the rows of a file. Rows do not move, so an index only grows."""
 
     stamp: bytes
     end: int
-    places: dict[Family, Places]
+    slices: dict[Family, Slices]
 
 
 class Workers:
-    """Adds up the rows of all worker processes, the living and the dead.
+    """Reader that merges the rows of all worker processes, including those that have ended.
 
-    Counters and histograms count for ever, gauges while their worker lives. Any process may ask,
-    and any number of them at the same time.
+    Counters and histograms always count, gauges only while their worker is alive. Several
+    processes and threads may read at the same time.
 
     Args:
-        folder: That of all workers together.
+        folder: Folder shared by all workers.
 
     Raises:
-        ValueError: Files cannot be locked here.
+        ValueError: The system does not support `flock`.
     """
 
     def __init__(self, folder: str | Path) -> None:
         check_locks()
         self._folder = Path(folder)
-        self._known: dict[str, _Index] = {}  # replaced whole, so that threads may ask together
+        self._indexes: dict[str, _Index] = {}  # replaced as a whole: threads may read it
         self._outages = Outages(_log)
 
     def series(self) -> dict[str, tuple[Family, Rows]]:
-        """Every family that a worker has counted in, by its name, with its rows.
+        """Return the merged rows of each family by its name.
 
-        What cannot be read is left out and logged.
+        Files that cannot be read are logged and left out.
         """
-        sums: dict[Family, Rows] = {}
-        known: dict[str, _Index] = {}
+        merged: dict[Family, Rows] = {}
+        indexes: dict[str, _Index] = {}
         for file in self._files():
             name = file.path.name
             try:
                 used = read_used(file.path)
-            except FileNotFoundError:  # a gauge's, whose worker has just ended
+            except FileNotFoundError:  # gauges of a worker that has just ended
                 continue
             except OSError as error:
                 self._failed(name, str(error))
                 continue
-            index = known[name] = self._index(file, used)
+            index = indexes[name] = self._index(file, used)
             doubles = memoryview(used.data).cast("d")
-            for family, places in index.places.items():
-                add_rows(family, sums.setdefault(family, {}), places, doubles)
+            for family, slices in index.slices.items():
+                add_rows(family, merged.setdefault(family, {}), slices, doubles)
             if used.damage is None and index.end == len(used.data):
-                self._outages.recovered(name, "%s can be read again", file.path)
-        self._known = known
-        return by_name(sums)
+                self._recovered(name)
+        self._indexes = indexes
+        return merge_by_name(merged)
 
     def _files(self) -> list[SlotFile]:
-        """The files whose rows count, in an order that does not change."""
+        """Return the files whose rows count, in a stable order."""
         try:
-            files = [f for f in sorted(slot_files(self._folder)) if counts(self._folder, f)]
-            self._outages.recovered("", "%s can be read again", self._folder)
-            return files
+            files = [f for f in sorted(slot_files(self._folder)) if is_live(self._folder, f)]
         except OSError as error:
             self._failed("", str(error))
             return []
+        self._recovered("")
+        return files
 
-    def _index(self, file: SlotFile, used: Used) -> _Index:
+    def _index(self, file: SlotFile, used: UsedPart) -> _Index:
         name = file.path.name
-        known = self._known.get(name)
-        if known is None or known.stamp != used.stamp or known.end > len(used.data):
-            known = _Index(used.stamp, HEAD, {})
-        if known.end == len(used.data) and used.damage is None:
-            return known
-        found, end, damage = contents(used, file.kind, known.end)
+        index = self._indexes.get(name)
+        if index is None or index.stamp != used.stamp or index.end > len(used.data):
+            index = _Index(used.stamp, HEAD_BYTES, {})
+        if index.end == len(used.data) and used.damage is None:
+            return index
+        rows, end, damage = parse_rows(used, file.kind, index.end)
         if damage is not None:
             self._failed(name, damage)
-        places = {family: list(rows) for family, rows in known.places.items()}
-        for row in found:
-            places.setdefault(row.family, []).append((row.labels, row.place))
-        return _Index(used.stamp, end, places)
+        slices = {family: list(known) for family, known in index.slices.items()}
+        for row in rows:
+            slices.setdefault(row.family, []).append((row.labels, row.values))
+        return _Index(used.stamp, end, slices)
 
     def _failed(self, name: str, problem: str) -> None:
         self._outages.failed(
             name,
-            "the metrics of some workers are missing, %s cannot be read: %s",
+            "metrics of workers are missing from the scrape: cannot read path=%s error=%s",
             self._folder / name,
             problem,
         )
 
+    def _recovered(self, name: str) -> None:
+        self._outages.recovered(
+            name, "metrics of workers are in the scrape again: path=%s", self._folder / name
+        )
 
-_OURS = "-tokenpulse.db"
 
+class _ClientCollector(Collector):
+    """Collector of the metrics that prometheus_client itself writes to the folder."""
 
-class _Stock(Collector):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        files = [str(path) for path in self._folder.glob("*.db") if not path.name.endswith(_OURS)]
+        paths = (path for path in self._folder.glob("*.db") if not path.match("*-tokenpulse.db"))
+        files = list(map(str, paths))
         metrics: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
         return metrics
 
 
-def stock_registry(folder: str | Path) -> CollectorRegistry:
-    """A registry that shows the metrics of prometheus_client's files in `folder`, ours left out."""
+def client_registry(folder: str | Path) -> CollectorRegistry:
+    """Return a registry of the metrics that prometheus_client itself writes to `folder`."""
     registry = CollectorRegistry(support_collectors_without_names=True)
-    registry.register(_Stock(Path(folder)))
+    registry.register(_ClientCollector(Path(folder)))
     return registry
 
 
-Rows = dict[LabelPairs, list[float]]
+def add_rows(family: Family, rows: Rows, slices: Slices, doubles: memoryview[float]) -> None:
+    """Merge the rows of a file, given by its `doubles`, into `rows` of `family`."""
+    merge = _merge_function(family)
+    for labels, values in slices:
+        row = doubles[values]
+        total = rows.get(labels)
+        rows[labels] = list(row) if total is None else list(map(merge, total, row))
 
 
-Places = list[tuple[LabelPairs, slice]]
+def merge_by_name(tables: Mapping[Family, Rows]) -> dict[str, tuple[Family, Rows]]:
+    """Merge families of the same name, which workers of different versions may have.
 
-
-def add_rows(family: Family, rows: Rows, places: Places, doubles: memoryview[float]) -> None:
-    """Add to `rows` of `family` those that a file has among its `doubles`."""
-    together = _together(family)
-    for labels, place in places:
-        row = doubles[place]
-        have = rows.get(labels)
-        rows[labels] = list(row) if have is None else list(map(together, have, row))
-
-
-def by_name(sums: Mapping[Family, Rows]) -> dict[str, tuple[Family, Rows]]:
-    """One family for each name.
-
-    Where workers have a family in different shapes, the result has the labels of all (one that a
-    worker does not know is empty, which Prometheus takes for absent) and the buckets of all (each
-    count stays under the bound that it was counted for). Of one name in two types the first is
-    taken.
+    The result has the labels of all of them (Prometheus treats an empty label as absent) and the
+    buckets of all of them (a count stays at its bound). If the types differ, the first one counts.
     """
-    shapes: dict[str, list[Family]] = {}
-    for family in sums:
-        shapes.setdefault(family.name, []).append(family)
+    families: dict[str, list[Family]] = {}
+    for family in tables:
+        families.setdefault(family.name, []).append(family)
     return {
-        name: (families[0], sums[families[0]]) if len(families) == 1 else _merged(families, sums)
-        for name, families in shapes.items()
+        name: (same[0], tables[same[0]]) if len(same) == 1 else _merge(same, tables)
+        for name, same in families.items()
     }
 
 
-def _together(family: Family) -> Callable[[float, float], float]:
+def _merge_function(family: Family) -> Callable[[float, float], float]:
     return min if family.merge == "min" else add
 
 
-def _merged(families: Iterable[Family], sums: Mapping[Family, Rows]) -> tuple[Family, Rows]:
+def _merge(families: Iterable[Family], tables: Mapping[Family, Rows]) -> tuple[Family, Rows]:
     first, *_ = families
-    alike = [family for family in families if family.kind == first.kind]
-    whole = first._replace(
-        labels=tuple(dict.fromkeys(label for family in alike for label in family.labels)),
-        buckets=tuple(sorted({bound for family in alike for bound in family.buckets})),
+    same_kind = [family for family in families if family.kind == first.kind]
+    union = first._replace(
+        labels=tuple(dict.fromkeys(label for family in same_kind for label in family.labels)),
+        buckets=tuple(sorted({bound for family in same_kind for bound in family.buckets})),
     )
     rows: Rows = {}
-    for family in alike:
-        for labels, row in sums[family].items():
-            named = dict(zip(family.labels, labels, strict=True))
-            key = tuple(named.get(label, "") for label in whole.labels)
-            valued = dict(zip(_columns(family), row, strict=True))
-            values = [valued.get(column, 0.0) for column in _columns(whole)]
-            have = rows.get(key)
-            rows[key] = values if have is None else list(map(_together(whole), have, values))
-    return whole, rows
+    for family in same_kind:
+        for labels, row in tables[family].items():
+            pairs = dict(zip(family.labels, labels, strict=True))
+            key = tuple(pairs.get(label, "") for label in union.labels)
+            cells = dict(zip(_columns(family), row, strict=True))
+            values = [cells.get(column, 0.0) for column in _columns(union)]
+            total = rows.get(key)
+            rows[key] = (
+                values if total is None else list(map(_merge_function(union), total, values))
+            )
+    return union, rows
 
 
 def _columns(family: Family) -> tuple[float | None, ...]:
-    """What each value of a row is: None for the sum or the value, else a bucket's bound."""
+    """Return the columns of a row: None for the sum or the value, then the bucket bounds."""
     return (None, *family.buckets, inf) if family.kind == "histogram" else (None,)

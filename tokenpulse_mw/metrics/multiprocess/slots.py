@@ -1,11 +1,11 @@
-"""The places of workers in a folder: whoever holds a place's lock is alive, and owns its files.
+"""Slots of worker processes in a folder; a slot is locked while its worker is alive.
 
-A place outlives its worker. The next worker that starts takes the lowest that is free, and goes on
-counting in the files that it finds there. So nothing that was counted is ever moved or copied,
-which a crash could lose or double; and there are never more files than workers at one time.
+A slot outlives its worker. The next worker acquires the lowest free slot and continues to count in
+its files. So counts are never moved or copied, which a crash could lose or duplicate, and there are
+never more files than concurrent workers.
 
-The lock is the kernel's: it goes with its process however that ends, and knows nothing of process
-ids, which other processes and other containers have too.
+The kernel releases the lock when the process ends. Process ids are not used, since they are reused
+and not unique across containers.
 """
 
 from __future__ import annotations
@@ -19,32 +19,25 @@ from typing import IO, NamedTuple
 
 from .entries import Kind
 
-MAX_SLOTS = 4096  # processes of one machine that count at the same time
-
+MAX_SLOTS = 4096
 
 _PREFIXES: dict[Kind, str] = {
     "counter": "counter",
     "histogram": "histogram",
-    # prometheus_client's names for what those who are alive have together
+    # The modes of prometheus_client for gauges of live processes.
     "gauge": "gauge_livesum",
-    "least": "gauge_livemin",
+    "min": "gauge_livemin",
 }
-
-
-_GAUGES: tuple[Kind, ...] = ("gauge", "least")
-
-
+_GAUGES: tuple[Kind, ...] = ("gauge", "min")
 _KINDS = {prefix: kind for kind, prefix in _PREFIXES.items()}
-
-
 _FILE = re.compile(r"(counter|histogram|gauge_live(?:sum|min))_([0-9]{1,4})-tokenpulse\.db")
 
 
 class Slot:
-    """A worker's place, which is its own until it is closed or the process ends.
+    """Slot of a worker, locked until it is closed or the process ends.
 
     Attributes:
-        close: Gives the place up; in a forked child, only forgets it.
+        close: Releases the slot; in a forked child, only closes its copy of the lock.
     """
 
     def __init__(self, folder: Path, number: int, lock: IO[bytes]) -> None:
@@ -53,21 +46,21 @@ class Slot:
         self.close = weakref.finalize(self, lock.close)
 
     def path(self, kind: Kind) -> Path:
-        """Where this worker keeps its rows of `kind`."""
+        """Return the path of the file for rows of `kind`."""
         return self._folder / f"{_PREFIXES[kind]}_{self._number}-tokenpulse.db"
 
     def end_gauges(self) -> None:
-        """Remove the gauges of whoever has, or last had, this place.
+        """Remove the gauge files of this slot.
 
         Raises:
-            OSError: They cannot be removed.
+            OSError: A file cannot be removed.
         """
         for kind in _GAUGES:
             self.path(kind).unlink(missing_ok=True)
 
 
 class SlotFile(NamedTuple):
-    """A file of a place, whoever's it is."""
+    """File of any slot."""
 
     slot: int
     kind: Kind
@@ -75,51 +68,51 @@ class SlotFile(NamedTuple):
 
 
 def check_locks() -> None:
-    """See that this system can lock files as we need it.
+    """Check that the system supports `flock`.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: The system does not support it.
     """
     try:
         import fcntl  # noqa: F401 - not on Windows
     except ImportError:
         raise ValueError(
-            "several workers can be counted together only where files can be locked with flock, "
-            "and this system has no fcntl: unset PROMETHEUS_MULTIPROC_DIR and run one worker"
+            "PROMETHEUS_MULTIPROC_DIR must not be set on a system without fcntl: multiprocess mode "
+            "needs flock; unset it and run one worker"
         ) from None
 
 
-def take(folder: Path) -> Slot:
-    """The lowest place in `folder` that nobody holds, with whatever rows it has.
+def acquire_slot(folder: Path) -> Slot:
+    """Lock the lowest free slot of `folder` and return it.
 
     Raises:
-        OSError: The folder cannot be written, or there are too many workers.
+        OSError: The folder is not writable, or all slots are locked.
     """
     for number in range(MAX_SLOTS):
         lock = _lock_path(folder, number).open("ab")
         slot = Slot(folder, number, lock)
         if _try_lock(lock, shared=False):
-            # What its last worker was doing when it died goes on no more.
+            # Gauges of the previous worker ended with it.
             slot.end_gauges()
             return slot
         slot.close()
-    raise OSError(errno.EMFILE, f"{MAX_SLOTS} workers are counting there already", str(folder))
+    raise OSError(errno.EMFILE, f"all {MAX_SLOTS} worker slots are in use", str(folder))
 
 
-def counts(folder: Path, file: SlotFile) -> bool:
-    """Whether the rows of `file` still count; the gauges of the dead do not, and are removed.
+def is_live(folder: Path, file: SlotFile) -> bool:
+    """Return True if the rows of `file` count; remove the gauges of a worker that has ended.
 
     Raises:
-        OSError: It cannot be told.
+        OSError: The lock cannot be read, or the file cannot be removed.
     """
     if file.kind not in _GAUGES:
         return True
     try:
         with _lock_path(folder, file.slot).open("rb") as lock:
-            # Shared, so that two who ask at the same time do not take each other for the worker.
+            # A shared lock: concurrent scrapes must not take each other for the worker.
             if not _try_lock(lock, shared=True):
                 return True
-            # Still locked, so that this is not the file of a worker that starts just now.
+            # The lock is held, so no new worker can own this file.
             file.path.unlink(missing_ok=True)
     except FileNotFoundError:
         pass
@@ -127,7 +120,7 @@ def counts(folder: Path, file: SlotFile) -> bool:
 
 
 def slot_files(folder: Path) -> Iterator[SlotFile]:
-    """Our files in `folder`, those of prometheus_client's own metrics left out.
+    """Yield the files of all slots, without the other files of prometheus_client.
 
     Raises:
         OSError: The folder cannot be listed.

@@ -1,42 +1,47 @@
-"""Tables that all workers of a folder fill together."""
+"""Tables of one worker whose scrape merges all workers."""
 
 from __future__ import annotations
 
 from ..rows import Series
 from ..tables import Tables
-from .reader import Workers, stock_registry
+from .reader import Workers, client_registry
 from .writer import WorkerFiles
 
 
 class WorkerTables(Tables):
-    """This worker's rows, and what a scrape of any worker shows: those of all.
+    """Rows of this worker; `series` merges the rows of all workers.
 
     Args:
-        folder: That of all workers together, as an absolute path.
-        most: Series that each family keeps for one worker.
-        buckets: Upper bounds of the histograms of durations, in seconds.
+        folder: Absolute path of the folder shared by all workers.
+        max_series: Maximum number of series per family and worker.
+        buckets: Upper bounds of the duration histograms in seconds.
 
     Raises:
-        ValueError: The folder is missing or cannot be written to, or files cannot be locked here.
+        ValueError: The folder is missing or not writable, or the system does not support `flock`.
     """
 
-    def __init__(self, folder: str, *, most: int, buckets: tuple[float, ...]) -> None:
+    def __init__(self, folder: str, *, max_series: int, buckets: tuple[float, ...]) -> None:
         files = WorkerFiles(
-            folder, most=most, on_overflow=self._overflowed, on_fork=self.reset_after_fork
+            folder,
+            max_series=max_series,
+            on_overflow=self._count_overflow,
+            on_fork=self.reset_after_fork,
         )
         self._files, self._workers = files, Workers(folder)
-        super().__init__(most=most, buckets=buckets, new_row=files.new_row, serves=False)
-        self.others = stock_registry(folder)
+        super().__init__(
+            max_series=max_series, buckets=buckets, new_row=files.new_row, serves=False
+        )
+        self.other_metrics = client_registry(folder)
 
     def recover(self) -> None:
-        """Move rows that are only in memory, or in deleted files, to the worker's files."""
+        """Write rows that are only in memory or in deleted files to the files of this worker."""
         if self._files.recover():
             for rows in self.all:
-                rows.renew()
+                rows.reopen()
             self.row_cache.clear()
             self.in_progress = []
 
     def series(self) -> list[Series]:
-        """Every family with the rows of all workers added up."""
-        found = self._workers.series()
-        return [found.get(rows.family.name) or (rows.family, {}) for rows in self.all]
+        """Return every family with the merged rows of all workers."""
+        merged = self._workers.series()
+        return [merged.get(rows.family.name) or (rows.family, {}) for rows in self.all]

@@ -1,4 +1,4 @@
-"""What one worker process counts, in files that all workers of the folder can read."""
+"""Rows of one worker process in files that all workers can read."""
 
 from __future__ import annotations
 
@@ -20,188 +20,193 @@ from ...outages import Outage
 from ..families import Family
 from ..rows import OVERFLOW_VALUE, Labels, Row
 from .entries import (
-    HEAD,
+    HEAD_BYTES,
     INTEGER,
     Kind,
-    LabelPairs,
+    LabelValues,
     as_text,
-    contents,
-    kind_of,
-    packed,
-    place,
+    file_kind,
+    pack_row,
+    parse_rows,
     read_used,
-    width,
+    value_slice,
 )
-from .slots import Slot, check_locks, take
+from .slots import Slot, acquire_slot, check_locks
 
 _log = logging.getLogger("tokenpulse_mw.metrics")
 
+MIN_FILE_BYTES = 1 << 16  # as in prometheus_client
+MAX_FILE_BYTES = 1 << 30  # the head states the used bytes as a 4-byte integer
+
 
 class WorkerFiles:
-    """Hands out rows that other processes see, one set of files for each process.
+    """Files of this worker process, which hold its rows.
 
-    Nothing is written before the first row is asked for. What a row holds then may have been
-    counted by a worker that is dead.
+    Nothing is written before the first row is requested. A row may contain the counts of an earlier
+    worker with the same slot.
 
-    If the disk is full, new rows are lists of this process, which no scrape shows. `recover`
-    writes them to the files when there is room. It also replaces files that were deleted.
+    If the disk is full, new rows are kept in memory and are missing from scrapes. `recover` writes
+    them to the files when there is space, and replaces deleted files.
 
-    A forked child has files of its own. The rows that it inherited are its parent's, and must be
-    asked for again.
+    A forked child uses files of its own. Rows that it inherited belong to its parent and must be
+    requested again.
 
     Args:
-        folder: That of all workers together, PROMETHEUS_MULTIPROC_DIR.
-        most: Rows that a family has in one worker's files; what exceeds them is folded into one.
-        on_overflow: Told the family for each row that is asked for and folded. It may ask for rows.
-        on_fork: Called in each forked child, to forget all rows there.
+        folder: Folder shared by all workers, PROMETHEUS_MULTIPROC_DIR.
+        max_series: Maximum number of rows per family; further label sets share one row.
+        on_overflow: Called with the family for each request of a row that is not available. It may
+            request rows itself.
+        on_fork: Called in each forked child to remove the inherited rows.
 
     Raises:
-        ValueError: The folder is missing or cannot be written to, or files cannot be locked here.
+        ValueError: The folder is missing or not writable, or the system does not support `flock`.
     """
 
     def __init__(
         self,
         folder: str | Path,
         *,
-        most: int = 2000,
+        max_series: int = 2000,
         on_overflow: Callable[[Family], object] = lambda _: None,
         on_fork: Callable[[], object] = lambda: None,
     ) -> None:
         check_locks()
-        self._folder = _checked(Path(folder))
-        self._most = most
+        self._folder = _check_folder(Path(folder))
+        self._max_series = max_series
         self._on_overflow = on_overflow
         self._on_fork = on_fork
         self._outage = Outage(_log)
         self._unwritten: dict[tuple[Family, Labels], Row] = {}
         self._closed = False
-        self._telling = False
+        self._reports_overflow = False
         self._lock = threading.Lock()
         self._slot: Slot | None = None
         self._files: dict[Kind, RowFile] = {}
-        # A hook cannot be taken back, so it must not keep this object alive.
-        os.register_at_fork(after_in_child=partial(in_child, weakref.ref(self)))
+        # A hook cannot be unregistered, so it must not keep this object alive.
+        os.register_at_fork(after_in_child=partial(after_fork_in_child, weakref.ref(self)))
 
     def new_row(self, family: Family, labels: Labels) -> Row:
-        """The row of `labels` in this worker's files, made of zeros when it is not there."""
+        """Return the row of `labels`; create it with zeros if it does not exist."""
         with self._lock:
-            row, folded = self._row(family, as_text(labels))
-        if folded and not self._telling:  # what tells of it, counts it in a row that may be folded
-            self._telling = True
+            row, is_overflow = self._row(family, as_text(labels))
+        # The callback requests the row of the overflow counter, which may overflow as well.
+        if is_overflow and not self._reports_overflow:
+            self._reports_overflow = True
             try:
                 self._on_overflow(family)
             finally:
-                self._telling = False
+                self._reports_overflow = False
         return row
 
     def recover(self) -> bool:
-        """Write the rows that are only in memory, and replace files that were deleted.
+        """Write the rows that are only in memory, and replace deleted files.
 
-        Call it where rows are counted, so that no count comes between.
+        Call it in the thread that counts, so that no count is lost in between.
 
         Returns:
-            True if rows have moved: those handed out before must be asked for again.
+            True if rows have moved: rows returned before must be requested again.
         """
         with self._lock:
-            lost = self._keep_deleted()
+            rescued = self._rescue_deleted()
             written = self._write()
-        return lost or written
+        return rescued or written
 
     def close(self) -> None:
-        """Give the files up, to be taken over by a worker that starts later.
+        """Close the files and release the slot to the next worker.
 
-        What was counted stays in them; gauges end. Rows handed out must not be used any more.
+        Counters and histograms stay in the files, gauges are removed. Rows returned before must not
+        be used any more.
         """
         with self._lock:
             self._write()
             self._closed = True
             if self._slot is not None:
-                with suppress(OSError):  # then whoever scrapes next removes it
+                with suppress(OSError):  # the next scrape removes them
                     self._slot.end_gauges()
-            self._forget()
+            self._drop_files()
 
-    def forked(self) -> None:
-        """Let go of the parent's files, in a child that was forked just now."""
-        # Another thread of the parent may have held the lock, and is not here to give it back.
+    def reset_after_fork(self) -> None:
+        """Drop the files of the parent in a forked child."""
+        # A thread of the parent, which does not exist here, may have held the lock.
         self._lock = threading.Lock()
-        self._forget()
+        self._drop_files()
         self._on_fork()
 
     def _row(self, family: Family, labels: Labels) -> tuple[Row, bool]:
-        """The row of `labels`, or the one that takes what there is no room for, and which it is."""
+        """Return the row of `labels` or the overflow row, and True if it is the overflow row."""
         unwritten = self._unwritten.get((family, labels))
         if unwritten is not None:
             return unwritten, False
         if self._closed:
-            return [0.0] * width(family), False
+            return [0.0] * family.width, False
         try:
-            return self._written(family, labels)
+            return self._row_in_file(family, labels)
         except OSError as error:
             self._failed(error)
-            row = self._unwritten[family, labels] = [0.0] * width(family)
+            row = self._unwritten[family, labels] = [0.0] * family.width
             return row, False
 
-    def _written(self, family: Family, labels: Labels) -> tuple[Row, bool]:
-        """Return the row of a file, and True if it is the one that takes the rest.
+    def _row_in_file(self, family: Family, labels: Labels) -> tuple[Row, bool]:
+        """Return the row of a file, and True if it is the overflow row.
 
         Raises:
-            OSError: The disk is full, or something else is wrong with it.
+            OSError: The file cannot be written, for example because the disk is full.
         """
-        file = self._file(kind_of(family))
+        file = self._file(file_kind(family))
         row = file.row(family, labels)
-        rest = (OVERFLOW_VALUE,) * len(labels)
-        if row is not None or labels == rest or file.rows(family.name) < self._most:
+        overflow = (OVERFLOW_VALUE,) * len(labels)
+        if row is not None or labels == overflow or file.count(family.name) < self._max_series:
             return row or file.new_row(family, labels), False
-        return file.row(family, rest) or file.new_row(family, rest), True
+        return file.row(family, overflow) or file.new_row(family, overflow), True
 
     def _write(self) -> bool:
-        """Add the rows that are only in memory to those of the files, as far as there is room."""
+        """Add the rows that are only in memory to the files until the disk is full."""
         moved = False
-        for (family, labels), counted in list(self._unwritten.items()):
+        for (family, labels), amounts in list(self._unwritten.items()):
             try:
-                row, _ = self._written(family, labels)
+                row, _ = self._row_in_file(family, labels)
             except OSError as error:
                 self._failed(error)
                 return moved
-            for index, amount in enumerate(counted):
+            for index, amount in enumerate(amounts):
                 row[index] += amount
             del self._unwritten[family, labels]
             moved = True
-        self._outage.recovered("all that this process counts is in the scrapes again")
+        self._outage.recovered("metrics of this process are complete in scrapes again")
         return moved
 
-    def _keep_deleted(self) -> bool:
-        """Take what deleted files held back into memory."""
-        gone = [kind for kind, file in self._files.items() if file.is_gone()]
-        for kind in gone:
+    def _rescue_deleted(self) -> bool:
+        """Copy the rows of deleted files, which are still mapped, to memory."""
+        deleted = [kind for kind, file in self._files.items() if file.is_deleted()]
+        for kind in deleted:
             file = self._files.pop(kind)
-            self._unwritten |= {(family, labels): list(row) for family, labels, row in file.all()}
-            for _, _, row in file.all():  # a file that comes back must not count them again
+            self._unwritten |= {(family, labels): list(row) for family, labels, row in file.rows()}
+            for _, _, row in file.rows():  # a file that is restored must not count them twice
                 row[:] = memoryview(bytes(8 * len(row))).cast("d")
             file.close()
-        if gone and not self._files and self._slot is not None:
+        if deleted and not self._files and self._slot is not None:
             self._slot.close()
             self._slot = None
-        if gone:
+        if deleted:
             self._failed(FileNotFoundError(errno.ENOENT, "deleted while in use", str(self._folder)))
-        return bool(gone)
+        return bool(deleted)
 
     def _file(self, kind: Kind) -> RowFile:
         file = self._files.get(kind)
         if file is None:
             if self._slot is None:
                 self._folder.mkdir(exist_ok=True)
-                self._slot = take(self._folder)
+                self._slot = acquire_slot(self._folder)
             path = self._slot.path(kind)
             file = self._files[kind] = RowFile(path, kind)
             if file.damage is not None:
-                _log.warning("the end of %s is damaged and dropped: %s", path, file.damage)
+                _log.warning("dropped damaged rows: file=%s error=%s", path, file.damage)
         return file
 
     def _failed(self, error: OSError) -> None:
-        self._outage.failed("a part of what this process counts is in no scrape: %s", error)
+        self._outage.failed("metrics of this process are incomplete in scrapes: error=%s", error)
 
-    def _forget(self) -> None:
+    def _drop_files(self) -> None:
         for file in self._files.values():
             file.close()
         self._files, self._unwritten = {}, {}
@@ -210,57 +215,49 @@ class WorkerFiles:
         self._slot = None
 
 
-def in_child(files: weakref.ref[WorkerFiles]) -> None:
-    """What each forked child does with the files it inherited, if they are still in use."""
-    mine = files()
-    if mine is not None:
-        mine.forked()
+def after_fork_in_child(reference: weakref.ref[WorkerFiles]) -> None:
+    """Drop the inherited files, if they are still in use."""
+    files = reference()
+    if files is not None:
+        files.reset_after_fork()
 
 
-def _checked(folder: Path) -> Path:
+def _check_folder(folder: Path) -> Path:
     try:
         with tempfile.TemporaryFile(dir=folder):
             return folder.absolute()
     except OSError as error:
         raise ValueError(
-            f"the metrics folder of several workers must be a folder that exists and can be "
-            f"written to, got {str(folder)!r} ({error}): make it before the workers start, and "
-            "name it in PROMETHEUS_MULTIPROC_DIR"
+            f"PROMETHEUS_MULTIPROC_DIR must be a writable folder, got {str(folder)!r} ({error}); "
+            "create it before the workers start"
         ) from None
 
 
-MIN_FILE_BYTES = 1 << 16  # bytes, prometheus_client's own
-
-
-MAX_FILE_BYTES = 1 << 30  # bytes; what is used must fit a 4-byte integer
-
-
 class RowFile:
-    """The rows of one kind of one worker; nobody else writes there.
+    """File with the rows of one kind of one worker, its only writer.
 
-    Rows that the file has already are kept, and handed out again when they are asked for. What is
-    damaged in it is dropped, the whole rows before the damage are not.
+    Existing rows are kept up to the first damage; the rest is dropped.
 
     Args:
-        path: Made when it is not there.
-        kind: Of the families.
+        path: Path of the file; created if missing.
+        kind: Kind of the families.
 
     Attributes:
-        damage: What was wrong with the file that was found, or None.
+        damage: Damage of the existing file, or None.
 
     Raises:
-        OSError: It cannot be opened, made or mapped.
+        OSError: The file cannot be opened, created or mapped.
     """
 
     def __init__(self, path: Path, kind: Kind) -> None:
         if not path.exists():
             _create(path)
         used = read_used(path)
-        found, self._used, self.damage = contents(used, kind)
-        self._places: dict[tuple[Family, LabelPairs], slice] = {
-            (row.family, row.labels): row.place for row in found
+        rows, self._used, self.damage = parse_rows(used, kind)
+        self._slices: dict[tuple[Family, LabelValues], slice] = {
+            (row.family, row.labels): row.values for row in rows
         }
-        self._rows = Counter(row.family.name for row in found)
+        self._counts = Counter(row.family.name for row in rows)
         self._path = path
         self._file = path.open("r+b", buffering=0)
         self.close = weakref.finalize(self, self._file.close)
@@ -268,54 +265,51 @@ class RowFile:
         self._map(max(MIN_FILE_BYTES, -(-size // MIN_FILE_BYTES) * MIN_FILE_BYTES))
         if self.damage is not None:
             self._set_used(self._used)
-            self._memory[INTEGER.size : HEAD] = _new_stamp()
+            self._memory[INTEGER.size : HEAD_BYTES] = _new_stamp()
 
-    def row(self, family: Family, labels: LabelPairs) -> memoryview[float] | None:
-        """The row of `labels`, or None where there is none yet."""
-        place = self._places.get((family, labels))
-        return None if place is None else self._doubles[place]
+    def row(self, family: Family, labels: LabelValues) -> memoryview[float] | None:
+        """Return the row of `labels`, or None if it does not exist."""
+        values = self._slices.get((family, labels))
+        return None if values is None else self._doubles[values]
 
-    def rows(self, family: str) -> int:
-        """How many rows there are of the family of this name."""
-        return self._rows[family]
+    def count(self, family: str) -> int:
+        """Return the number of rows of the family with this name."""
+        return self._counts[family]
 
-    def new_row(self, family: Family, labels: LabelPairs) -> memoryview[float]:
-        """Add a row of zeros.
-
-        Rows that were handed out before stay what they are also when the file has to grow.
+    def new_row(self, family: Family, labels: LabelValues) -> memoryview[float]:
+        """Add a row of zeros; rows returned before stay valid if the file grows.
 
         Raises:
-            OSError: The disk is full, or the file as large as it may be.
+            OSError: The disk is full, or the file has reached its maximum size.
         """
-        entries = packed(family, labels)
+        entries = pack_row(family, labels)
         start, end = self._used, self._used + len(entries)
         if end > MAX_FILE_BYTES:
-            raise OSError(errno.EFBIG, "a file of rows is full", self._file.name)
+            raise OSError(errno.EFBIG, "metrics file has reached its maximum size", self._file.name)
         if end > len(self._memory):
             self._map(-(-max(end, 2 * len(self._memory)) // MIN_FILE_BYTES) * MIN_FILE_BYTES)
         self._memory[start:end] = entries
-        # Last: whoever reads the file, or finds it after a crash, sees whole rows only.
+        # Written last: a reader, also after a crash, finds only complete rows.
         self._set_used(end)
-        count = width(family)
-        where = place(start, len(entries) // count, count)
-        self._places[(family, labels)] = where
-        self._rows[family.name] += 1
-        return self._doubles[where]
+        values = value_slice(start, len(entries) // family.width, family.width)
+        self._slices[family, labels] = values
+        self._counts[family.name] += 1
+        return self._doubles[values]
 
-    def all(self) -> list[tuple[Family, LabelPairs, memoryview[float]]]:
+    def rows(self) -> list[tuple[Family, LabelValues, memoryview[float]]]:
         """Return every row with its family and labels."""
         return [
-            (family, labels, self._doubles[place])
-            for (family, labels), place in self._places.items()
+            (family, labels, self._doubles[values])
+            for (family, labels), values in self._slices.items()
         ]
 
-    def is_gone(self) -> bool:
-        """Return True if the file was deleted, or replaced by another."""
+    def is_deleted(self) -> bool:
+        """Return True if the file was deleted or replaced by another."""
         try:
             return not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
         except FileNotFoundError:
             return True
-        except OSError:  # it may be there all the same
+        except OSError:  # unknown, so continue to use it
             return False
 
     def _map(self, size: int) -> None:
@@ -329,11 +323,11 @@ class RowFile:
 
 
 def _create(path: Path) -> None:
-    """Make an empty file of rows; it comes under its name only when it can be read."""
+    """Create an empty file; rename it to `path` only when it is complete."""
     new = path.with_suffix(".new")
     try:
         with new.open("wb", buffering=0) as file:
-            file.write(INTEGER.pack(HEAD) + _new_stamp())
+            file.write(INTEGER.pack(HEAD_BYTES) + _new_stamp())
             _allocate(file, MIN_FILE_BYTES)
         new.replace(path)
     except OSError:
@@ -344,8 +338,10 @@ def _create(path: Path) -> None:
 def _allocate(file: IO[bytes], size: int) -> None:
     """Grow `file` to `size` bytes, and reserve disk space for all of them.
 
-    On a full disk, writing to memory that is mapped to a hole kills the process (SIGBUS). This
-    raises OSError instead, and leaves the file as long as it was.
+    On a full disk, a write to a mapped hole kills the process with SIGBUS.
+
+    Raises:
+        OSError: The disk is full; the file keeps its previous size.
     """
     before = os.fstat(file.fileno()).st_size
     try:
@@ -358,15 +354,15 @@ def _allocate(file: IO[bytes], size: int) -> None:
 
 
 def _fill_holes(file: IO[bytes], size: int) -> None:
-    """Reserve disk space for holes, which a file has that was copied as sparse."""
+    """Reserve disk space for the holes of a sparse file."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # unsupported by the file system
             raise
 
 
 def _new_stamp() -> bytes:
-    return os.urandom(HEAD - INTEGER.size)
+    return os.urandom(HEAD_BYTES - INTEGER.size)
