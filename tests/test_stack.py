@@ -478,7 +478,7 @@ def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
         ({"settings": Settings(limit_strategy="leaky")}, "strategy 'leaky' is not known"),
         (
             {"settings": Settings(limit_headers="ietf")},
-            r"headers 'ietf' is no known .* \(set by limit_headers; TOKENPULSE_LIMIT_HEADERS\)$",
+            r"headers 'ietf' is not a known .* \(set by limit_headers; TOKENPULSE_LIMIT_HEADERS\)$",
         ),
         (
             {"settings": Settings(metrics_token="a b")},
@@ -525,7 +525,7 @@ def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
         ({"policies": []}, "policies must not be empty"),
         (
             {"settings": Settings(trusted_proxies=("me",))},
-            "trusted network 'me' is not one.* TOKENPULSE_TRUSTED_PROXIES",
+            "trusted network 'me' is invalid.* TOKENPULSE_TRUSTED_PROXIES",
         ),
         ({"providers": ["Claude!"]}, "provider name 'Claude!' is not usable"),
     ],

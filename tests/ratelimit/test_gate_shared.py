@@ -218,7 +218,7 @@ def test_policies_that_cannot_be_asked_together_make_no_gate() -> None:
     """None at all, or two of one name."""
     with pytest.raises(ValueError, match="policies must not be empty"):
         gate_of()
-    with pytest.raises(ValueError, match="every policy needs a name of its own"):
+    with pytest.raises(ValueError, match="every policy must have a unique name"):
         gate_of(Policy("1/day"), Policy("2/day"))
 
 

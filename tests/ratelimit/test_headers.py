@@ -188,5 +188,5 @@ def test_no_dialect_writes_nothing() -> None:
 
 def test_an_unknown_dialect_is_refused() -> None:
     """The error says what came and which there are."""
-    with pytest.raises(ValueError, match=r"headers 'draft-3' is no known dialect: .*'draft-11'"):
+    with pytest.raises(ValueError, match=r"headers 'draft-3' is not a known dialect: .*'draft-11'"):
         dialect("draft-3", [PER_MINUTE])

@@ -168,7 +168,7 @@ async def test_an_exchange_knows_that_it_was_limited() -> None:
 async def test_a_failure_of_ours_lets_the_request_pass(
     around: type[ExchangeMiddleware], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A key function that raises limits nobody, and is logged once."""
+    """A key function that raises limits no request, and is logged once."""
 
     def key(scope: Scope) -> str:
         raise KeyError("user")
@@ -220,7 +220,7 @@ class AsyncKey:
 )
 def test_what_is_no_function_is_refused(options: dict[str, Any]) -> None:
     """A limit that could tell nobody apart would let everyone through."""
-    with pytest.raises(ValueError, match="must be a function, and not async, got"):
+    with pytest.raises(ValueError, match="must be a function that is not async, got"):
         RateLimitMiddleware(answering(), **options)
 
 

@@ -167,5 +167,5 @@ async def test_what_is_measured_inside_of_the_limit_is_told_once(
 
     assert statuses == [200, 429, 429]
     assert len(seen) == 1
-    said = [] if outside else ["requests are measured inside of RateLimitMiddleware"]
+    said = [] if outside else ["requests are measured inside RateLimitMiddleware"]
     assert [each.partition(",")[0] for each in told.messages] == said

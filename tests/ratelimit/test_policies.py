@@ -178,18 +178,18 @@ ONE = Limiter("5/day")
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"limit": "5/minute"}, "give policies, or limit, key and limiter of a single one, not"),
-        ({"key": api_key}, "give policies, or limit, key and limiter of a single one, not both"),
-        ({"limiter": ONE}, "give policies, or limit, key and limiter of a single one, not both"),
+        ({"limit": "5/minute"}, "give either policies, or limit, key and limiter, not"),
+        ({"key": api_key}, "give either policies, or limit, key and limiter, not both"),
+        ({"limiter": ONE}, "give either policies, or limit, key and limiter, not both"),
         ({"policies": []}, "policies must not be empty"),
         ({"policies": ["5/day"]}, "policies must be a list of Policy, got '5/day' among them"),
         ({"policies": Policy("5/day")}, "policies must be a list of Policy, got <"),
         ({"policies": "5/day"}, "policies must be a list of Policy, got '5/day'"),
         ({"enforce": "no"}, "enforce must be True or False, got 'no'"),
-        ({"policies": [Policy("5/day"), Policy("6/day")]}, "every policy needs a name of its own"),
+        ({"policies": [Policy("5/day"), Policy("6/day")]}, "every policy must have a unique name"),
         (
             {"policies": [Policy(ONE, name="a"), Policy(ONE, name="b")]},
-            "every policy needs a limiter of its own, got one twice in .'a', 'b'.",
+            "every policy must have its own limiter, got a repeated one in .'a', 'b'.",
         ),
     ],
 )

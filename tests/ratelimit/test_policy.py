@@ -107,7 +107,7 @@ def test_a_function_may_not_give_what_is_no_cost(cost: Any) -> None:
     claim = charge_for(Policy("5/minute", cost=lambda scope: cost), http_scope())
     assert claim is not None
 
-    with pytest.raises(ValueError, match="cost must be a whole number and not negative, got"):
+    with pytest.raises(ValueError, match="cost must be a whole number of at least 0, got"):
         with_cost(claim, http_scope())
 
 
@@ -149,7 +149,7 @@ def test_shared_limiters_that_are_one_are_refused() -> None:
         return [Policy(limiter(one), name="one"), Policy(limiter(other), name="other")]
 
     check_policies(policies("chat", "images"))
-    with pytest.raises(ValueError, match=r"a limiter of its own, .* unless each has a prefix"):
+    with pytest.raises(ValueError, match=r"its own limiter, .* unless each has a prefix"):
         check_policies(policies("chat", "chat"))
 
 
@@ -176,7 +176,7 @@ def test_what_was_taken_can_be_given_back(limiter: Limiter | InFlight) -> None:
 @pytest.mark.parametrize("key", ["", 0, ()])
 def test_an_empty_key_is_no_function(key: Any) -> None:
     """A setting that was left empty does not silently mean the address."""
-    with pytest.raises(ValueError, match="key must be a function, and not async, got"):
+    with pytest.raises(ValueError, match="key must be a function that is not async, got"):
         Policy("5/minute", key=key)
 
 
@@ -206,20 +206,20 @@ def test_time_is_that_of_the_limiter() -> None:
         ({"name": "a\n"}, r"policy name 'a\\n' must be"),
         ({"name": "a" * 65}, "policy name 'a+' must be 1 to 64"),
         ({"name": 7}, "policy name 7 must be"),
-        ({"key": "x-api-key"}, "key must be a function, and not async, got 'x-api-key'"),
-        ({"key": async_function}, "key must be a function, and not async, got <function"),
-        ({"when": "/v1/*"}, r"when must be a function, and not async, got '/v1/\*'"),
-        ({"when": AsyncObject()}, "when must be a function, and not async, got <"),
+        ({"key": "x-api-key"}, "key must be a function that is not async, got 'x-api-key'"),
+        ({"key": async_function}, "key must be a function that is not async, got <function"),
+        ({"when": "/v1/*"}, r"when must be a function that is not async, got '/v1/\*'"),
+        ({"when": AsyncObject()}, "when must be a function that is not async, got <"),
         ({"cost": -1}, "cost must be a function, or a whole number from 0 to the limit 5, got -1"),
         ({"cost": 6}, "a whole number from 0 to the limit 5, got 6"),
         ({"cost": 0.5}, "cost must be a function, or a whole number .* got 0.5"),
         ({"cost": "1"}, "cost must be a function, or a whole number .* got '1'"),
         ({"cost": True}, "cost must be a function, or a whole number .* got True"),
-        ({"cost": async_function}, "cost must be a function, and not async, got <function"),
+        ({"cost": async_function}, "cost must be a function that is not async, got <function"),
         ({"tokens": 6}, "tokens must be a function, or a whole number from 1 to the limit 5"),
-        ({"tokens": AsyncObject()}, "tokens must be a function, and not async, got <"),
+        ({"tokens": AsyncObject()}, "tokens must be a function that is not async, got <"),
         ({"tokens": 2, "cost": 3}, "give cost or tokens, not both: got 3 and 2"),
-        ({"tokens": 2, "limit": InFlight(5)}, "tokens need a limit of tokens in a time, got one"),
+        ({"tokens": 2, "limit": InFlight(5)}, "tokens need a rate limit, got an InFlight"),
         (
             {"tokens": 2, "limit": shared("sliding-window-counter")},
             "'sliding-window-counter' cannot: use strategy='fixed-window'",
@@ -243,11 +243,11 @@ ONE = Limiter("5/minute")
         ([Policy("5/minute"), None], "policies must be a list of Policy, got None among them"),
         (
             [Policy("5/minute"), Policy("5/day")],
-            "every policy needs a name of its own .name=., got .'default', 'default'.",
+            "every policy must have a unique name .name=., got .'default', 'default'.",
         ),
         (
             [Policy(ONE, name="a"), Policy("1/day", name="b"), Policy(ONE, name="c")],
-            "every policy needs a limiter of its own, got one twice in .'a', 'b', 'c'.",
+            "every policy must have its own limiter, got a repeated one in .'a', 'b', 'c'.",
         ),
         (
             [Policy(shared("sliding-window-counter", f"{n}/day"), name=f"p{n}") for n in (1, 2)],

@@ -172,7 +172,7 @@ async def test_a_complete_answer_is_charged_what_it_says(
 
 GIVEN_BACK: dict[str, tuple[ASGIApp, str]] = {
     "an upstream that fails": (answering(b'{"error":{}}', status=500), "POST"),
-    "a request that is refused": (answering(b'{"error":{}}', status=400), "POST"),
+    "a request that is rejected": (answering(b'{"error":{}}', status=400), "POST"),
     "an upstream over its own limit": (answering(b'{"error":{}}', status=429), "POST"),
     "an exception": (raising, "POST"),
     "no answer": (silent, "POST"),

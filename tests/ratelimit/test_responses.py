@@ -64,7 +64,7 @@ NEVER = Decision(False, 100, 7, 60.0, math.inf, "minute")
 WAIT = "Rate limit 'minute' of 100 is exceeded. Retry in 42 s."
 
 
-TOO_MUCH = "This request is more than the limit 'minute' of 100 ever has room for."
+TOO_MUCH = "This request costs more than the limit 'minute' of 100 can ever allow."
 
 
 async def answered(respond: Respond, decision: Decision) -> Answer:
@@ -347,7 +347,7 @@ def test_an_sdk_does_not_try_again_what_never_fits(
     """However often it may."""
     with (
         gateway_over_its_limit(respond, cost=6) as gateway,
-        pytest.raises(error, match="more than the limit 'burst' of 5 ever has room for"),
+        pytest.raises(error, match="more than the limit 'burst' of 5 can ever allow"),
     ):
         ask(gateway.url, 5)
 

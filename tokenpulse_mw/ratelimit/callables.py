@@ -37,7 +37,7 @@ def check_function(name: str, function: object) -> None:
         getattr(function, "__call__", None)  # noqa: B004 - of an object that acts as a function
     )
     if is_async or not callable(function):
-        raise ValueError(f"{name} must be a function, and not async, got {function!r}")
+        raise ValueError(f"{name} must be a function that is not async, got {function!r}")
     if getattr(function, "makes_functions", False):
         made = getattr(function, "__name__", "it")
         raise ValueError(f"{name} must be what {made}() gives: call it, as in {name}={made}(...)")

@@ -42,7 +42,7 @@ def dialect(name: str | None, policies: Sequence[Policy]) -> Dialect | None:
         return None
     if not isinstance(name, str) or name not in _DIALECTS:
         raise ValueError(
-            f"headers {name!r} is no known dialect: expected one of {list(_DIALECTS)}, or None "
+            f"headers {name!r} is not a known dialect: expected one of {list(_DIALECTS)}, or None "
             "for no headers"
         )
     return _DIALECTS[name](policies)

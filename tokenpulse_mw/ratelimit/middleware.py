@@ -1,4 +1,4 @@
-"""The middleware that answers 429 to whoever asks too often, and tells all where they stand."""
+"""ASGI middleware that rejects requests over a limit with 429 and sends rate limit headers."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ _HEADS = ("http.response.start", "websocket.http.response.start")
 
 
 class RateLimitMiddleware:
-    """Limit how often each client may ask.
+    """Middleware that limits the requests of each client.
 
-    HTTP requests and WebSocket handshakes are limited; a connection that is accepted passes
-    untouched. A failure in a key, a limiter or `on_decision` is logged and lets the request
-    pass; a cost that fails counts as 1.
+    HTTP requests and WebSocket handshakes are limited; accepted connections pass unchanged. An
+    error in a key, a limiter or `on_decision` is logged, and the request passes; a failing cost
+    counts as 1.
 
     Args:
         limit: A rate such as "100/minute".
-        key: Who is asking, as a function of the scope; the client's address when None. A request
-            whose key is None is not limited.
-        limiter: Decides, in place of `limit`. Share it to look at keys, or to reset them.
-        policies: Several limits, in place of `limit`, `key` and `limiter`. A request is counted
-            under all of them, or, where one refuses it, under none.
+        key: Function of the scope that returns the client's key; the client's address when
+            None. A request with the key None is not limited.
+        limiter: Limiter to use instead of `limit`. Share it to inspect or reset keys.
+        policies: Several limits, instead of `limit`, `key` and `limiter`. A request is counted
+            under all policies, or under none if one rejects it.
         default_key: Key of `policies` without one; the client's address when None.
-        headers: The dialect of the headers on the answers to all limited requests, which tell of
-            the policies that are enforced: "draft-11" (draft-ietf-httpapi-ratelimit-headers-11),
+        headers: Dialect of the headers on responses to limited requests, for the enforced
+            policies: "draft-11" (draft-ietf-httpapi-ratelimit-headers-11),
             "openai" (`x-ratelimit-*-requests` and `-tokens`), "legacy" (`X-RateLimit-*`), or None
             for none.
         exempt: Paths that GET and HEAD requests may read without a limit; each may end with `*`.
             Other methods and WebSockets are limited. The middleware cannot know what answers
             these paths: name only those that something cheap answers.
-        respond: The answer to a request over the limit, as a function of the decision.
-        enforce: False only counts and tells (shadow mode): every request passes.
-        on_decision: Told the scope and the decision of every policy on every request.
+        respond: Function of the decision that returns the response to a request over the limit.
+        enforce: False counts and reports without rejecting (shadow mode).
+        on_decision: Called with the scope and the decision of each policy on every request.
 
     Attributes:
-        policies: All that is limited, in the order in which it is asked.
+        policies: Policies in the order of evaluation.
 
     Raises:
-        ValueError: An argument is malformed, or one excludes the other.
+        ValueError: An argument is malformed, or two exclude each other.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class RateLimitMiddleware:
         self._exchange = ExchangeMiddleware(self) if ends else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request over the limit; pass all else on, with headers that tell the limit."""
+        """Reject a request over the limit; pass all others on and add rate limit headers."""
         kind = scope["type"]
         if (kind != "http" and kind != "websocket") or (
             self._is_exempt is not None and self._is_exempt(scope)
@@ -124,7 +124,7 @@ class RateLimitMiddleware:
         try:
             answer = self._respond(decision)
             if not callable(answer):
-                raise TypeError(f"respond must give an ASGI application, got {answer!r}")
+                raise TypeError(f"respond must return an ASGI application, got {answer!r}")
         except Exception as error:  # noqa: BLE001 - our failure must not be the request's
             self._gate.report(scope, error)
             answer = too_many_requests(decision)
@@ -137,10 +137,10 @@ class RateLimitMiddleware:
             await answer(scope, receive, send)
 
     async def _hold(self, holds: Reservations, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and settle what it holds, however it ends."""
+        """Pass the request on, and settle its reservations when it ends."""
         tap = recorder_of(scope)
         if tap is not None and not tap.finished and scope["type"] == "http":
-            tap.add_callback(holds)  # it knows what was used, and when the last byte is out
+            tap.add_callback(holds)  # runs after the last byte, with the usage
             await self.app(scope, receive, send)
             return
         try:
@@ -170,7 +170,7 @@ def _policies(
     if policies is None:
         return [Policy(limit if limiter is None else limiter, key=key)]
     if key is not None or limiter is not None or limit != DEFAULT_LIMIT:
-        raise ValueError("give policies, or limit, key and limiter of a single one, not both")
+        raise ValueError("give either policies, or limit, key and limiter, not both")
     if isinstance(policies, str) or not isinstance(policies, Iterable):
         raise ValueError(f"policies must be a list of Policy, got {policies!r}")
     return list(policies)
@@ -179,9 +179,9 @@ def _policies(
 def _adding_headers(
     dialect: Dialect, decisions: Sequence[Decision], tap: Recorder | None, send: Send
 ) -> Send:
-    """A `send` that adds what `dialect` says of `decisions` to the answer's head."""
+    """Return a `send` that adds the headers for `decisions` to the response."""
     fields, replaces = dialect.write(decisions), dialect.replaces
-    if tap is not None and not replaces:  # it looks at every message anyway
+    if tap is not None and not replaces:  # the recorder inspects every message anyway
         tap.add_headers(fields)
         return send
 

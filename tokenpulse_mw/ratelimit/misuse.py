@@ -1,4 +1,4 @@
-"""Tells once of what is likely a mistake, with what to do."""
+"""Warnings about likely misconfiguration, each logged once with its fix."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ _MAX_INSPECTED = 1000  # requests; what is mounted wrongly shows in the first fe
 
 
 class WarnOnce:
-    """Logs a warning the first time, and no other."""
+    """Logger of a single warning."""
 
     def __init__(self) -> None:
         self.told = False
 
     def __call__(self, message: str, *arguments: object) -> None:
-        """Log `message`, unless this has told before."""
+        """Log `message`, unless a message was logged before."""
         if not self.told:
             self.told = True
             logger.warning(message, *arguments)
 
 
 class MisuseDetector:
-    """Notices, in the first requests, that a middleware is not where it should be.
+    """Detector of misplaced middleware, active for the first requests.
 
-    A limiter that counts the same request twice halves the limit without a word: it happens when a
-    middleware is added to an application and again to one mounted in it, or when `wrap` is used on
-    top of `install`. And what is measured inside of a limit knows of no refusal.
+    A limiter that counts a request twice silently halves the limit. This happens if a middleware
+    is added to an application and again to a mounted one, or if `wrap` follows `install`. Metrics
+    inside a limit do not see rejected requests.
 
     Args:
         app: What the middleware wraps.
-        limiters: Those of the middleware.
+        limiters: Limiters of the middleware.
 
     Attributes:
-        left: Requests that are still looked at.
+        left: Number of requests still to inspect.
     """
 
     def __init__(self, app: object, limiters: Iterable[object]) -> None:
@@ -51,7 +51,7 @@ class MisuseDetector:
         self.left = _MAX_INSPECTED
 
     def inspect(self, scope: Scope) -> None:
-        """Note that the limiters count this request; tell if one has done so before."""
+        """Record that the limiters count this request, and warn if one already has."""
         if scope["type"] != "http":  # what else there is, passes untouched
             return
         self.left -= 1
@@ -67,15 +67,15 @@ class MisuseDetector:
         if self._measured_inside and SCOPE_KEY not in scope:
             self._measured_inside = False
             logger.warning(
-                "requests are measured inside of RateLimitMiddleware, so nobody counts those that "
-                "it refuses: put MetricsMiddleware, or what else measures, outside of it (what is "
-                "added to an application later stands outside)"
+                "requests are measured inside RateLimitMiddleware, so rejected requests are not "
+                "counted: put MetricsMiddleware or ExchangeMiddleware outside it (the middleware "
+                "that is added last is outermost)"
             )
         scope[_SCOPE_KEY] = (*seen, self)
 
 
 def _is_measured(app: object) -> bool:
-    """Whether an exchange middleware is among what is wrapped, as far as that can be seen."""
+    """Return True if a wrapped application is a recognizable exchange middleware."""
     for _ in range(_MAX_LAYERS):
         if isinstance(app, ExchangeMiddleware):
             return True

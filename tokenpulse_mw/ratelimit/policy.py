@@ -1,4 +1,4 @@
-"""One rule of who may use how much."""
+"""A policy, and the charge of one request under it."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ AnyLimiter = Limiter | SharedLimiter | InFlight
 Cost = int | Callable[[Scope], int]
 
 
-DEFAULT_NAME = "default"  # that of a decision which no policy has put its name to
+DEFAULT_NAME = "default"  # name of a decision that no policy has renamed
 
 
 class Policy:
-    """Who is limited to what, for which requests.
+    """A limit with a key, a cost and the requests it applies to.
 
     Args:
         limit: A rate such as "100/minute", or a `Limiter`, `SharedLimiter` or `InFlight`.
-        name: How headers, metrics and errors call it: letters, digits, `_`, `.`, `:` and `-`.
-        key: Who is asking, as a function of the scope; the client's address when None. A request
-            whose key is None is not limited.
-        cost: What a request counts: a whole number, or a function of the scope that gives one.
-        tokens: Makes the limit one of tokens: so many are reserved before a request, as a whole
-            number or a function of the scope, and when the answer has ended the tokens that it
-            says it has used are charged instead. Reserve as much as a request can use, and
-            requests at the same time cannot exceed the limit together.
-        when: Which requests it is for, such as `requests_to("/v1/*")`; all when None.
-        enforce: False only counts and tells (shadow mode).
+        name: Name in headers, metrics and errors: letters, digits, `_`, `.`, `:` and `-`.
+        key: Function of the scope that returns the client's key; the client's address when
+            None. A request with the key None is not limited.
+        cost: Cost of a request: a whole number, or a function of the scope that returns one.
+        tokens: Limit tokens instead of requests. This number (or function of the scope) is
+            reserved before a request and replaced by the reported usage when the response
+            ends. If it covers the largest request, concurrent requests cannot exceed the limit.
+        when: Condition on the scope, such as `requests_to("/v1/*")`; all when None.
+        enforce: False counts and reports without rejecting (shadow mode).
 
     Attributes:
-        limiter: What counts; made of `limit` if that is a rate.
-        shared: The limiter is a `SharedLimiter`, which has to be waited for.
-        unit: What the limit is one of: "requests", "tokens" or "concurrent-requests".
+        limiter: Limiter, made from `limit` if that is a rate.
+        shared: True if the limiter is a `SharedLimiter`, which is awaited.
+        unit: Unit of the limit: "requests", "tokens" or "concurrent-requests".
 
     Raises:
-        ValueError: An argument is malformed, or one excludes the other.
+        ValueError: An argument is malformed, or two exclude each other.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Policy:
         self.cost = cost
         if tokens is not None:
             self._count_tokens(tokens)
-        self.price = self.cost if isinstance(self.cost, int) else 1  # until a function tells
+        self.price = self.cost if isinstance(self.cost, int) else 1  # the default of a function
         self.is_plain = not self.shared and self.unit == "requests" and isinstance(self.cost, int)
         for what, function in {"key": self.key, "when": when}.items():
             if function is not None:
@@ -94,10 +93,10 @@ class Policy:
         if self.cost != 1:
             raise ValueError(f"give cost or tokens, not both: got {self.cost!r} and {tokens!r}")
         if isinstance(self.limiter, InFlight):
-            raise ValueError("tokens need a limit of tokens in a time, got one of requests at once")
+            raise ValueError("tokens need a rate limit, got an InFlight limiter")
         if isinstance(self.limiter, SharedLimiter) and not self.limiter.supports_refund:
             raise ValueError(
-                "tokens need a shared limit that can give back what was not used, and "
+                "tokens need a shared limiter that supports refunds, and "
                 f"{self.limiter.strategy!r} cannot: use strategy='fixed-window'"
             )
         self.unit, self.cost = "tokens", tokens
@@ -125,10 +124,10 @@ def _check_cost(what: str, cost: Cost, least: int, limit: int) -> None:
 
 
 def check_policies(policies: Sequence[Policy]) -> None:
-    """Refuse policies that cannot be asked together.
+    """Validate that policies can be evaluated together.
 
     Raises:
-        ValueError: There are none, two share a name or a limiter, or not all could be undone.
+        ValueError: The list is empty, a name or limiter repeats, or charges cannot be undone.
     """
     if not policies:
         raise ValueError("policies must not be empty")
@@ -137,48 +136,49 @@ def check_policies(policies: Sequence[Policy]) -> None:
             raise ValueError(f"policies must be a list of Policy, got {policy!r} among them")
     names = [policy.name for policy in policies]
     if len(set(names)) < len(names):
-        raise ValueError(f"every policy needs a name of its own (name=), got {names}")
+        raise ValueError(f"every policy must have a unique name (name=), got {names}")
     if len({_counters(policy) for policy in policies}) < len(policies):
         raise ValueError(
-            f"every policy needs a limiter of its own, got one twice in {names}; shared limiters "
-            "of the same rate in the same storage are one, unless each has a prefix of its own"
+            f"every policy must have its own limiter, got a repeated one in {names}; shared "
+            "limiters of the same rate in the same storage are one, unless each has a prefix of "
+            "its own"
         )
     if sum(policy.shared and not policy.remote.supports_refund for policy in policies) > 1:
         raise ValueError(
-            "only one policy can have a shared sliding window, since it cannot give back what "
-            f"another refuses, got several in {names}: use strategy='fixed-window'"
+            "only one policy can have a shared sliding window, since it cannot refund what "
+            f"another policy rejects, got several in {names}: use strategy='fixed-window'"
         )
 
 
 def _counters(policy: Policy) -> object:
-    """What tells the counters of a policy from all others."""
+    """Return the identity of the counters of a policy."""
     return policy.remote.counters if policy.shared else id(policy.limiter)
 
 
 class Charge(NamedTuple):
-    """So much of a policy's limit, for one key."""
+    """Cost of one request for one key of a policy."""
 
     policy: Policy
     key: Hashable
     cost: int
 
     def peek(self) -> Decision:
-        """Whether it would be granted, by a limiter of this process."""
+        """Return what `apply` would decide, without counting."""
         policy = self.policy
         return policy.named(policy.local.peek(self.key, self.cost))
 
     def apply(self) -> Decision:
-        """Take it of a limiter of this process, if it is granted."""
+        """Count the cost in a limiter of this process if it is allowed."""
         policy = self.policy
         return policy.named(policy.local.hit(self.key, self.cost))
 
     async def apply_shared(self) -> Decision:
-        """Take it of a shared limiter, if it is granted."""
+        """Count the cost in a shared limiter if it is allowed."""
         policy = self.policy
         return policy.named(await policy.remote.hit(self.key, self.cost))
 
     def refund(self, *, since: float) -> None:
-        """Undo a `apply` of `since`."""
+        """Undo an `apply` made at `since`."""
         limiter = self.policy.local
         if isinstance(limiter, InFlight):
             limiter.release(self.key, self.cost)
@@ -186,29 +186,29 @@ class Charge(NamedTuple):
             limiter.charge(self.key, -self.cost, since=since)
 
     async def refund_shared(self, *, since: float, degraded: bool) -> None:
-        """Undo a `apply_shared` of `since`."""
+        """Undo an `apply_shared` made at `since`."""
         await self.policy.remote.charge(self.key, -self.cost, since=since, degraded=degraded)
 
 
 class ChargeResult(NamedTuple):
-    """What was decided of a claim, and when by its limiter's clock."""
+    """Decision on a charge, and its time on the limiter's clock."""
 
     charge: Charge
     decision: Decision
     at: float
 
     def rolled_back(self) -> ChargeResult:
-        """Give back what was taken in this process; the decision tells of what is left again."""
-        claim, decision, at = self
+        """Refund the charge in this process and return the result without it."""
+        charge, decision, at = self
         if not decision.allowed:
             return self
-        if not claim.policy.shared:
-            claim.refund(since=at)
-        remaining = min(decision.remaining + claim.cost, decision.limit)
-        return ChargeResult(claim, decision._replace(remaining=remaining), at)
+        if not charge.policy.shared:
+            charge.refund(since=at)
+        remaining = min(decision.remaining + charge.cost, decision.limit)
+        return ChargeResult(charge, decision._replace(remaining=remaining), at)
 
     async def roll_back_shared(self) -> None:
-        """Give back what was taken of a shared limiter."""
+        """Refund the charge in a shared limiter."""
         if self.decision.allowed and self.charge.policy.shared:
             await self.charge.refund_shared(since=self.at, degraded=self.decision.degraded)
 
@@ -231,18 +231,18 @@ def charge_for(
     key = policy.key_or(default_key)(scope)
     if key is None:
         return None
-    hash(key)  # raises here, where it concerns this policy alone
+    hash(key)  # an unhashable key disables only this policy
     return Charge(policy, key, policy.price)
 
 
-def with_cost(claim: Charge, scope: Scope) -> Charge:
-    """`charge` with what its policy's function says that the request costs.
+def with_cost(charge: Charge, scope: Scope) -> Charge:
+    """Return the charge with the cost that the policy's function computes.
 
     Raises:
-        Exception: The function fails, or gives what is no cost.
+        Exception: The function fails or returns an invalid cost.
     """
-    cost = claim.policy.cost
+    cost = charge.policy.cost
     if isinstance(cost, int):
-        return claim
-    least = 1 if claim.policy.unit == "tokens" else 0  # to reserve nothing would limit nothing
-    return claim._replace(cost=max(check_cost(cost(scope)), least))
+        return charge
+    least = 1 if charge.policy.unit == "tokens" else 0  # to reserve nothing would limit nothing
+    return charge._replace(cost=max(check_cost(cost(scope)), least))

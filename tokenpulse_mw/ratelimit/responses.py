@@ -100,8 +100,8 @@ def _sdk_headers(decision: Decision) -> dict[str, str]:
 def _message(decision: Decision) -> str:
     if math.isinf(decision.retry_after):
         return (
-            f"This request is more than the limit {decision.policy!r} of {decision.limit} "
-            "ever has room for."
+            f"This request costs more than the limit {decision.policy!r} of {decision.limit} "
+            "can ever allow."
         )
     seconds = max(math.ceil(decision.retry_after), 1)
     if decision.degraded:

@@ -308,9 +308,9 @@ def test_unix_holds_the_peers_without_an_address() -> None:
 @pytest.mark.parametrize(
     ("cidrs", "said"),
     [
-        (["10.0.0.1/8"], "trusted network '10.0.0.1/8' is not one: expected .* host bits set"),
-        (["proxy"], "trusted network 'proxy' is not one"),
-        ([10], "trusted network 10 is not one"),
+        (["10.0.0.1/8"], "trusted network '10.0.0.1/8' is invalid: expected .* host bits set"),
+        (["proxy"], "trusted network 'proxy' is invalid"),
+        ([10], "trusted network 10 is invalid"),
         ("10.0.0.0/8", "trusted must be a list of networks, got the single string '10.0.0.0/8'"),
         ("unix", "trusted must be a list of networks, got the single string 'unix'"),
     ],

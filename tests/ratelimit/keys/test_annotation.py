@@ -37,15 +37,15 @@ async def test_what_the_application_annotated_can_be_the_key(field: str) -> None
 def test_a_limit_by_annotation_that_no_exchange_surrounds_is_told_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It limits nobody, and the log says what to do."""
+    """It limits no request, and the log says what to do."""
     key = keys.annotation("tenant")
 
     assert [key(http_scope()), key(http_scope())] == [None, None]
     (record,) = caplog.records
     assert record.name == "tokenpulse_mw.ratelimit"
     assert record.message == (
-        "keys.annotation('tenant') finds no exchange and nothing annotated, so it limits "
-        "nobody: call "
+        "keys.annotation('tenant') found no exchange and no annotation, so it limits "
+        "no request: call "
         "annotate() in a middleware that stands outside of the rate limit"
     )
 
@@ -104,9 +104,9 @@ async def test_a_key_that_is_told_too_late_is_warned_of_once(
 
     assert [each.status for each in answers] == [200, 200, 200]
     assert caplog.messages == [
-        f"keys.annotation('{field}') was asked before the application had told it, so it limits "
-        "nobody: "
-        "call annotate() in a middleware that stands outside of the rate limit"
+        f"keys.annotation('{field}') was evaluated before the application annotated it, so "
+        "it limits no request: call annotate() in a middleware that stands outside of the rate "
+        "limit"
     ]
 
 

@@ -217,7 +217,7 @@ def test_a_proxy_on_a_unix_socket_can_be_trusted() -> None:
         ),
         ({"header": "", "trusted": PROXIES}, "header name must be .*, got ''"),
         ({"trusted": "10.0.0.0/8"}, "trusted must be a list of networks"),
-        ({"trusted": ["10.0.0.1/8"]}, "trusted network '10.0.0.1/8' is not one"),
+        ({"trusted": ["10.0.0.1/8"]}, "trusted network '10.0.0.1/8' is invalid"),
         ({"ipv6_prefix": 0}, "ipv6_prefix must be a whole number"),
     ],
 )

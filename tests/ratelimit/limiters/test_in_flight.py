@@ -106,5 +106,5 @@ def test_a_number_of_places_that_makes_no_sense_is_refused(limit: int) -> None:
 @pytest.mark.parametrize("cost", [-1, 0.5, "1", True])
 def test_what_is_no_cost_is_refused(cost: int) -> None:
     """Nobody can win places, and only whole ones are counted."""
-    with pytest.raises(ValueError, match=f"whole number and not negative, got {cost!r}"):
+    with pytest.raises(ValueError, match=f"whole number of at least 0, got {cost!r}"):
         InFlight(1).hit("a", cost)

@@ -43,7 +43,7 @@ def test_what_is_no_cost_is_refused(cost: int) -> None:
     limiter = Limiter("1/minute")
 
     for ask in (limiter.hit, limiter.peek):
-        with pytest.raises(ValueError, match="cost must be a whole number and not negative, got"):
+        with pytest.raises(ValueError, match="cost must be a whole number of at least 0, got"):
             ask("a", cost=cost)
 
 

@@ -288,7 +288,7 @@ async def test_without_asyncio_every_decision_is_one_of_an_outage(
     assert (await limiter.peek("a")).degraded
     await limiter.aclose()
     assert levels(told) == ["WARNING"]
-    assert "there is no driver for trio, only for asyncio" in told.text
+    assert "the drivers support asyncio only, not trio" in told.text
 
 
 async def test_the_log_says_what_is_done_meanwhile(told: pytest.LogCaptureFixture) -> None:
@@ -299,8 +299,8 @@ async def test_the_log_says_what_is_done_meanwhile(told: pytest.LogCaptureFixtur
     await limiter.hit("a")
 
     (record,) = told.records
-    assert f"rate limit storage async+redis://{place} cannot be asked (" in record.message
-    assert "until it can, every request is refused" in record.message
+    assert f"rate limit storage async+redis://{place} is unavailable (" in record.message
+    assert "until it recovers, every request is rejected" in record.message
 
 
 async def test_the_log_repeats_nothing(clock: FakeClock, told: pytest.LogCaptureFixture) -> None:

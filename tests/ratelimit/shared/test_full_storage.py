@@ -136,7 +136,7 @@ async def test_a_redis_that_is_full_is_an_outage_of_writes(
         assert not (await limiter.hit("newer")).degraded
         assert not (await limiter.hit("new")).degraded
         assert caplog.messages[1:] == [
-            f"rate limit storage {storage} answers again (seconds=7 failures=4)"
+            f"rate limit storage {storage} is available again (seconds=7 failures=4)"
         ]
         await limiter.aclose()
 
@@ -154,12 +154,12 @@ async def test_a_storage_that_comes_and_goes_is_logged_once_a_minute(
         outage.answered(wrote=False)
 
     line = "rate limit storage storage"
-    failed = f"{line} cannot be asked (it broke); until it can, wait"
+    failed = f"{line} is unavailable (it broke); until it recovers, wait"
     assert caplog.messages == [
         failed,
-        f"{line} answers again (seconds=5 failures=1)",
+        f"{line} is available again (seconds=5 failures=1)",
         f"{failed} (failures=2)",
-        f"{line} answers again (seconds=5 failures=1)",
+        f"{line} is available again (seconds=5 failures=1)",
     ]
 
 

@@ -268,7 +268,9 @@ async def test_a_sliding_window_cannot_be_charged() -> None:
     )
 
     assert not limiter.supports_refund
-    with pytest.raises(ValueError, match="cannot be charged in a storage: use 'fixed-win"):
+    with pytest.raises(
+        ValueError, match=r"does not support charge\(\) in a storage: use 'fixed-win"
+    ):
         await limiter.charge("a", 1)
 
 
@@ -353,7 +355,7 @@ async def test_what_is_no_cost_is_refused(cost: int) -> None:
     limiter = SharedLimiter("1/minute", storage="async+redis://127.0.0.1:1")
 
     for ask in (limiter.hit, limiter.peek):
-        with pytest.raises(ValueError, match="cost must be a whole number and not negative, got"):
+        with pytest.raises(ValueError, match="cost must be a whole number of at least 0, got"):
             await ask("a", cost=cost)
     with pytest.raises(ValueError, match="amount must be a whole number, got"):
         await limiter.charge("a", "1")  # type: ignore[arg-type]
@@ -363,7 +365,7 @@ async def test_what_is_no_key_is_refused() -> None:
     """Also where the storage is not asked."""
     limiter = SharedLimiter("1/minute", storage="async+redis://127.0.0.1:1")
 
-    with pytest.raises(ValueError, match="a key that processes share must be"):
+    with pytest.raises(ValueError, match="a shared key must be"):
         await limiter.hit(object())
 
 
@@ -371,7 +373,7 @@ async def test_what_is_no_key_is_refused() -> None:
     ("arguments", "message"),
     [
         ({"limit": "often"}, "is not a rate"),
-        ({"limit": f"{2**53 + 1}/day"}, "is beyond counting: expected at most 281474976710655"),
+        ({"limit": f"{2**53 + 1}/day"}, "is too large: expected at most 281474976710655"),
         ({"strategy": "gcra"}, "strategy 'gcra' is not known: expected one of .'fixed-window', 's"),
         ({"on_error": "panic"}, "on_error 'panic' is not known: expected one of .'local', 'allow'"),
         ({"prefix": "my app"}, "prefix 'my app' must be 1 to 64 letters, digits, "),

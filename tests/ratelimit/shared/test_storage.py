@@ -27,8 +27,8 @@ def test_every_scheme_can_be_opened(scheme: str) -> None:
     [
         ("redis://127.0.0.1:6379", "is not known: use 'async.redis://', which does not block"),
         ("memcached://127.0.0.1", "is not known: use 'async.memcached://'"),
-        ("async+memory://", "to count in the memory of one process, use Limiter"),
-        ("memory://", "to count in the memory of one process, use Limiter"),
+        ("async+memory://", "to count within one process, use Limiter"),
+        ("memory://", "to count within one process, use Limiter"),
         ("async+mongodb://127.0.0.1:1", "expected a URL that begins with one of .'async.redis',"),
         ("127.0.0.1:6379", "expected a URL that begins with one of"),
         ("async+redis://", "cannot be opened: expected 'async.redis://host:port'"),

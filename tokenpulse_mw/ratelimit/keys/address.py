@@ -121,7 +121,7 @@ def _network(cidr: str) -> tuple[int, int, int]:
         network = ipaddress.ip_network(str(cidr))  # else a number would be an address too
     except ValueError as error:
         raise ValueError(
-            f"trusted network {cidr!r} is not one: expected an address or a network "
+            f"trusted network {cidr!r} is invalid: expected an address or a network "
             f"such as '10.0.0.0/8' or '2001:db8::/32', or 'unix' ({error})"
         ) from None
     packed, prefix = network.network_address.packed, network.prefixlen

@@ -67,21 +67,21 @@ class _LateAnnotation:
         self.left -= 1
         tap = recorder_of(scope)
         if said is None:
-            self._tell("finds no exchange and nothing annotated")
+            self._tell("found no exchange and no annotation")
         elif tap is not None and self._field in _ONLY_ANNOTATED:
             tap.add_callback(self)
 
     def finished(self, exchange: Exchange) -> None:
         """Tell if it was annotated after all."""
         if getattr(exchange, self._field) is not None:
-            self._tell("was asked before the application had told it")
+            self._tell("was evaluated before the application annotated it")
 
     async def close(self) -> None:
         """Nothing is held."""
 
     def _tell(self, what: str) -> None:
         self._warn(
-            "keys.annotation(%r) %s, so it limits nobody: call annotate() in a middleware "
+            "keys.annotation(%r) %s, so it limits no request: call annotate() in a middleware "
             "that stands "
             "outside of the rate limit",
             self._field,

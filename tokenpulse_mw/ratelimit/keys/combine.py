@@ -20,7 +20,7 @@ def combine(*keys: KeyFunction) -> KeyFunction:
         ValueError: There are fewer than two `keys`, or one is no function or is async.
     """
     if len(keys) < 2:
-        raise ValueError(f"combine needs two keys or more, got {len(keys)}")
+        raise ValueError(f"combine() needs at least two keys, got {len(keys)}")
     for key in keys:
         check_function("key", key)
 

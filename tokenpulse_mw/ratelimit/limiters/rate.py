@@ -35,11 +35,11 @@ def parse_rate(limit: str) -> Rate:
             "'1000 per day' or '5 per 10 seconds' (for several, give several policies)"
         )
     if any(int(number) == 0 for number in re.findall(r"[0-9]+", limit)):
-        raise ValueError(f"limit {limit!r} allows nothing: expected no number in it to be 0")
+        raise ValueError(f"limit {limit!r} must be above 0: every number in it must be at least 1")
     if items[0].amount > _MAX_AMOUNT:
-        raise ValueError(f"limit {limit!r} is beyond counting: expected at most {_MAX_AMOUNT}")
+        raise ValueError(f"limit {limit!r} is too large: expected at most {_MAX_AMOUNT}")
     if items[0].get_expiry() > _MAX_WINDOW_SECONDS:
-        raise ValueError(f"limit {limit!r} is for too long: expected a window of at most 100 years")
+        raise ValueError(f"limit {limit!r} has too long a window: expected at most 100 years")
     return Rate(items[0].amount, items[0].get_expiry())
 
 
@@ -50,7 +50,7 @@ def check_cost(cost: int) -> int:
         ValueError: `cost` is negative, or no whole number.
     """
     if type(cost) is not int or cost < 0:
-        raise ValueError(f"cost must be a whole number and not negative, got {cost!r}")
+        raise ValueError(f"cost must be a whole number of at least 0, got {cost!r}")
     return cost
 
 

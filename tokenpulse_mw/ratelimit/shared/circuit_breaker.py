@@ -59,9 +59,9 @@ class CircuitBreaker:
         self._next_try = self._clock() + RETRY_SECONDS
         self.down, self._of_writes = True, of_writes
         self._log.failed(
-            "rate limit storage %s %s (%s); until it can, %s",
+            "rate limit storage %s %s (%s); until it recovers, %s",
             self._storage,
-            "cannot count" if of_writes else "cannot be asked",
+            "cannot count" if of_writes else "is unavailable",
             reason,
             self._meanwhile,
         )
@@ -78,4 +78,4 @@ class CircuitBreaker:
             self._next_try = self._clock() + RETRY_SECONDS
         else:
             self.down = False
-            self._log.recovered("rate limit storage %s answers again", self._storage)
+            self._log.recovered("rate limit storage %s is available again", self._storage)

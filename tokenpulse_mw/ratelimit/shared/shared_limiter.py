@@ -23,9 +23,9 @@ _Answer = TypeVar("_Answer")
 
 
 _MEANWHILE = {
-    "local": "each process decides by what it has seen itself",
+    "local": "each process decides from its own table",
     "allow": "every request is allowed",
-    "deny": "every request is refused",
+    "deny": "every request is rejected",
 }
 
 
@@ -168,7 +168,8 @@ class SharedLimiter:
         """
         if not self.supports_refund:
             raise ValueError(
-                f"the strategy {self.strategy!r} cannot be charged in a storage: use 'fixed-window'"
+                f"the strategy {self.strategy!r} does not support charge() in a storage: "
+                "use 'fixed-window'"
             )
         amount = check_amount(amount)
         name = self._name(key)
@@ -215,7 +216,7 @@ class SharedLimiter:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._outage.record_failure("there is no driver for trio, only for asyncio")
+            self._outage.record_failure("the drivers support asyncio only, not trio")
             return None
         # In a task of its own, for a driver that is broken off loses track of whose answer comes.
         asking = loop.create_task(self._asked(question, wrote))
@@ -243,7 +244,7 @@ class SharedLimiter:
         return (answer,)
 
     def _reason(self, error: Exception) -> str:
-        text = str(error) or f"no answer in {self._timeout} s"
+        text = str(error) or f"no response within {self._timeout} s"
         return redact(f"{type(error).__name__}: {text}", self._url)[:300]
 
 
@@ -277,6 +278,6 @@ def _encoded(key: object) -> bytes:
     if isinstance(key, tuple):
         return b"t%d:%b" % (len(key), b"".join(map(_encoded, key)))
     raise ValueError(
-        f"a key that processes share must be bytes, str, int, None or a tuple of these, "
+        f"a shared key must be bytes, str, int, None or a tuple of these, "
         f"got one of type {type(key).__name__}"
     )

@@ -77,7 +77,7 @@ def check_window(url: Secret[str], window: int, strategy: str) -> None:
     if "memcached" in str(url).partition("://")[0] and lives > _LONGEST_ON_MEMCACHED:
         raise ValueError(
             f"Memcached keeps counters for 30 days at most, and a {strategy} of {window} seconds "
-            f"has to be kept for {lives}: use Redis, or a shorter window"
+            f"must be kept for {lives}: use Redis, or a shorter window"
         )
 
 
@@ -147,7 +147,7 @@ def refuses_writes(error: Exception) -> bool:
 def _advice(scheme: str) -> str:
     """What to write in place of an unknown scheme."""
     if scheme in ("memory", "async+memory"):
-        return "to count in the memory of one process, use Limiter"
+        return "to count within one process, use Limiter"
     if f"async+{scheme}" in SCHEMES:
         return f"use 'async+{scheme}://', which does not block the event loop"
     return f"expected a URL that begins with one of {list(SCHEMES)} and '://'"
