@@ -338,7 +338,10 @@ def test_failing_guard_rejects_the_scrape(metrics: HttpMetrics) -> None:
         ({"timeout": 0}, "^timeout must be a number of seconds above 0, got 0$"),
         ({"timeout": "5"}, "^timeout must be a number of seconds above 0, got '5'$"),
         ({"timeout": float("inf")}, "^timeout must be a number of seconds above 0, got inf$"),
-        ({"authorize": "tok"}, r"^metrics_routes needs authorize, .* bearer\(token\) .* type str$"),
+        (
+            {"authorize": "tok"},
+            r"^authorize of metrics_routes must be .* type str; use bearer\(token\)",
+        ),
         ({"metrics": REGISTRY}, r"^metrics must be an HttpMetrics, got .*; use HttpMetrics\(regis"),
     ],
 )
