@@ -1,28 +1,27 @@
-"""Times as they are given: numbers of seconds."""
+"""Checks of arguments and settings: each returns the valid value or raises ValueError."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from inspect import isclass, signature
 from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def check_seconds(
     name: str, seconds: Any, *, zero: bool = False, maximum: float | None = None
 ) -> None:
-    """Refuse what nobody could wait for.
+    """Raise ValueError unless `seconds` is a finite number above 0.
 
     Args:
-        name: What it is called where it was given.
-        seconds: What was given.
-        zero: 0 is a time too.
-        maximum: The longest that there may be; without one, any that ends.
-
-    Raises:
-        ValueError: `seconds` is no number above 0, or more than `maximum`.
+        name: Name of the parameter, for the error.
+        seconds: Value to check; a bool is refused.
+        zero: Accept 0.
+        maximum: Largest number that is accepted; without one, any finite number is.
     """
-    if type(seconds) in (int, float):  # a bool is no time
+    if type(seconds) in (int, float):
         above = seconds >= 0 if zero else seconds > 0
         if above and (seconds < math.inf if maximum is None else seconds <= maximum):
             return
@@ -31,54 +30,86 @@ def check_seconds(
     raise ValueError(f"{name} must be a number of seconds{least}{most}, got {seconds!r}")
 
 
-_Kind = TypeVar("_Kind")
-
-
-def check_numbers(**numbers: float) -> None:
-    """Refuse numbers that are not above 0.
-
-    Raises:
-        ValueError: One is not.
-    """
+def check_positive(**numbers: float) -> None:
+    """Raise ValueError unless all `numbers`, given by parameter name, are above 0."""
     for name, value in numbers.items():
         if not (isinstance(value, int | float) and value > 0):
             raise ValueError(f"{name} must be a number above 0, got {value!r}")
 
 
-def check_functions(given: Iterable[_Kind], takes: int, expected: str) -> tuple[_Kind, ...]:
-    """Return the functions of an iterable, each of which takes so many arguments.
+def check_integer(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None) -> int:
+    """Return `value` if it is an integer from `minimum` to `maximum`; a bool is refused."""
+    if type(value) is int and value >= minimum and (maximum is None or value <= maximum):
+        return value
+    span = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+    raise ValueError(f"{name} must be an integer {span}, got {value!r}")
 
-    Raises:
-        ValueError: It is not an iterable of such functions.
+
+def check_bool(name: str, value: Any) -> bool:
+    """Return `value` if it is True or False; a string such as "false" is refused."""
+    if type(value) is not bool:
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_choice(name: str, value: T, choices: Collection[T]) -> T:
+    """Return `value` if it is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    return value
+
+
+def check_strings(name: str, values: Iterable[str], example: str) -> tuple[str, ...]:
+    """Return the strings of an iterable; a single string is refused.
+
+    Args:
+        name: Name of the parameter, for the error.
+        values: Value to check.
+        example: A valid value, such as `["openai", "anthropic"]`, for the error.
     """
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ValueError(f"{expected}, got {describe(given)} and no list")
-    functions = tuple(given)
-    for each in functions:
-        if isclass(each) or not (callable(each) and _accepts(each, takes)):
-            raise ValueError(f"{expected}, got {describe(each)} among them")
-    return functions
+    if not isinstance(values, str | bytes) and isinstance(values, Iterable):
+        strings = tuple(values)
+        if all(isinstance(string, str) for string in strings):
+            return strings
+    raise ValueError(f"{name} must be a list of strings, such as {example}, got {values!r}")
+
+
+def check_functions(functions: Iterable[T], takes: int, expected: str) -> tuple[T, ...]:
+    """Return the functions of an iterable, each callable with `takes` arguments.
+
+    Args:
+        functions: Value to check.
+        takes: Number of positional arguments.
+        expected: Beginning of the error, such as "sinks must be a list of functions".
+    """
+    if isinstance(functions, str) or not isinstance(functions, Iterable):
+        raise ValueError(f"{expected}, got {describe(functions)} instead of a list")
+    checked = tuple(functions)
+    for function in checked:
+        if isclass(function) or not (callable(function) and _accepts(function, takes)):
+            raise ValueError(f"{expected}, got {describe(function)} among them")
+    return checked
 
 
 def _accepts(function: Callable[..., object], number: int) -> bool:
-    """Whether `function` can be called with so many arguments, as far as it says."""
+    """Return True if `function` accepts `number` positional arguments, as far as is known."""
     try:
-        expected = signature(function)
-    except ValueError:  # it is not written in Python
+        parameters = signature(function)
+    except ValueError:  # a builtin has no signature
         return True
     try:
-        expected.bind(*range(number))
+        parameters.bind(*range(number))
     except TypeError:
         return False
     return True
 
 
-def describe(given: Any) -> str:
-    """What was given, without its text: that of a URL may be secret."""
-    if given is None:
+def describe(value: Any) -> str:
+    """Return the kind of `value` for an error, without its text: a URL may hold a password."""
+    if value is None:
         return "None"
-    if isclass(given):
-        return f"the class {given.__name__} (not called)"
-    if hasattr(given, "__name__"):
-        return f"the function {given.__name__}"
-    return f"a {type(given).__name__}"
+    if isclass(value):
+        return f"the class {value.__name__} (not called)"
+    if hasattr(value, "__name__"):
+        return f"the function {value.__name__}"
+    return f"a {type(value).__name__}"

@@ -15,7 +15,7 @@ import anyio
 
 from ..exchange import ErrorReporter, Exchange
 from ..lifespan import background_tasks
-from ..validation import check_functions, check_numbers, describe
+from ..validation import check_functions, check_positive, describe
 from .controls import Controls
 from .delivery import DeliveryContext, Outbox, names_of
 from .evaluator import Evaluator
@@ -83,7 +83,7 @@ class AlertEngine:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        check_numbers(interval=interval, cooldown=cooldown, max_subjects=max_subjects)
+        check_positive(interval=interval, cooldown=cooldown, max_subjects=max_subjects)
         thresholds, silences = check_thresholds(thresholds), Silences()
         self.interval, self.cooldown = interval, cooldown
         self.store = check_store(store, wall)

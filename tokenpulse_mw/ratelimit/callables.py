@@ -54,17 +54,6 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
-def check_bool(what: str, value: bool) -> bool:
-    """`value`, if it is True or False.
-
-    Raises:
-        ValueError: It is something else, such as the word "false".
-    """
-    if type(value) is not bool:
-        raise ValueError(f"{what} must be True or False, got {value!r}")
-    return value
-
-
 T = TypeVar("T")
 
 

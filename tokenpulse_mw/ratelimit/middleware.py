@@ -8,7 +8,8 @@ from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..exchange import SCOPE_KEY, ExchangeMiddleware, Recorder, recorder_of
-from .callables import KeyFunction, check_bool, check_function
+from ..validation import check_bool
+from .callables import KeyFunction, check_function
 from .headers import Dialect, dialect
 from .limiters import Decision
 from .misuse import MisuseDetector

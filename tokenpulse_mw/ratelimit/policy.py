@@ -7,7 +7,8 @@ from typing import NamedTuple, cast
 
 from starlette.types import Scope
 
-from .callables import KeyFunction, check_bool, check_function, check_name
+from ..validation import check_bool
+from .callables import KeyFunction, check_function, check_name
 from .keys import client_address
 from .limiters import Decision, InFlight, Limiter, check_cost
 from .shared import SharedLimiter
