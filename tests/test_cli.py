@@ -67,16 +67,46 @@ def test_package_without_distribution_metadata_runs(archive: bool, tmp_path: Pat
     assert (ran.stderr, ran.stdout) == ("", f"{tokenpulse_mw.__version__}\n")
 
 
-def test_a_part_is_imported_only_for_its_command() -> None:
-    """`check` is run every few seconds by container runtimes."""
+def test_check_imports_only_its_own_module() -> None:
+    """Container runtimes run `check health` every few seconds."""
     code = (
         "import sys; from tokenpulse_mw.cli import main; main(['check', 'health', 'nowhere']); "
-        "print([each for each in sys.modules if each.startswith("
-        "('tokenpulse_mw.demo', 'tokenpulse_mw.monitoring', 'uvicorn'))])"
+        "print(sorted(m for m in sys.modules if m.startswith('tokenpulse_mw.')), "
+        "'pydantic' in sys.modules, 'starlette' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert ran.stdout == "[]\n"
+    assert ran.stdout == "['tokenpulse_mw.check', 'tokenpulse_mw.cli'] False False\n"
+
+
+def test_check_config_prints_each_setting_and_its_origin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Secrets are masked; every other setting has its default."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("TOKENPULSE_LIMIT=5/second\n")
+    monkeypatch.setenv("TOKENPULSE_ADMIN_TOKEN", "hunter2hunter2hunter2")
+    monkeypatch.setenv("TOKENPULSE_TRUSTED_PROXIES", "10.0.0.0/8,192.0.2.1")
+
+    assert main(["check", "config"]) == 0
+
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    printed = {name: " ".join(rest.split()) for name, rest in lines}
+    assert printed["limit"] == "5/second TOKENPULSE_LIMIT (.env)"
+    assert printed["max_keys"] == "5000 default"
+    assert printed["admin_token"] == "********** TOKENPULSE_ADMIN_TOKEN"
+    assert printed["trusted_proxies"] == "10.0.0.0/8, 192.0.2.1 TOKENPULSE_TRUSTED_PROXIES"
+
+
+@pytest.mark.parametrize(("name", "value"), [("LIMIT", "100"), ("MAX_KEYS", "many")])
+def test_check_config_reports_an_invalid_setting(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names the variable, and the exit code is 1."""
+    monkeypatch.setenv(f"TOKENPULSE_{name}", value)
+
+    assert main(["check", "config"]) == 1
+    assert f"TOKENPULSE_{name}" in capsys.readouterr().err
 
 
 def test_without_a_command_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,5 +238,5 @@ def test_monitoring_says_what_to_do_where_it_cannot_write(
 
     assert main(["monitoring", str(tmp_path / given)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"cannot write into {tmp_path / given}: Not a directory (")
-    assert line.endswith("; give a folder that is there, or can be made, and that you may write to")
+    assert line.startswith(f"cannot write to {tmp_path / given}: Not a directory (")
+    assert line.endswith("; give a directory that exists, or can be created, and is writable")

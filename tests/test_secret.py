@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import pickle
 import traceback
@@ -53,10 +52,18 @@ def _settings(**others: Any) -> Settings:
     )
 
 
+def _settings_of(variables: dict[str, str]) -> Settings:
+    """Return the settings of these environment variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        return Settings()
+
+
 OBJECTS: dict[str, Callable[[HttpMetrics], object]] = {
     "secret": lambda metrics: Secret(SECRET),
     "settings": lambda metrics: _settings(),
-    "settings of variables": lambda metrics: Settings.from_env(VARIABLES),
+    "settings of variables": lambda metrics: _settings_of(VARIABLES),
     "TokenPulse": lambda metrics: TokenPulse(settings=_settings(), metrics=metrics),
     "bearer": lambda metrics: bearer(SECRET),
     "guard": lambda metrics: Guard(bearer(SECRET), of="it"),
@@ -72,7 +79,7 @@ OBJECTS: dict[str, Callable[[HttpMetrics], object]] = {
 WRONG: dict[str, Callable[[HttpMetrics], object]] = {
     "settings": lambda metrics: _settings(alert_interval=-1),
     "an unknown setting": lambda metrics: _settings(limt="1/minute"),
-    "variables": lambda metrics: Settings.from_env(
+    "variables": lambda metrics: _settings_of(
         {**VARIABLES, "TOKENPULSE_TOKEN": SECRET, "TOKENPULSE_MAX_KEYS": "many"}
     ),
     "a limit of TokenPulse": lambda metrics: TokenPulse(
@@ -140,7 +147,7 @@ def test_object_with_secret_does_not_show_it(name: str, metrics: HttpMetrics) ->
         assert SECRET not in repr(value)
         assert SECRET not in str(value)
         if isinstance(value, Settings):
-            assert SECRET not in repr(dataclasses.asdict(value))
+            assert SECRET not in repr(value.model_dump())
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -156,7 +163,7 @@ def test_copied_settings_are_equal_and_hide_the_secrets(
 ) -> None:
     """A copy has the same secrets, which are shown as little."""
     settings = _settings()
-    replaced = dataclasses.replace(copied(settings), limit="1/minute")
+    replaced = copied(settings).model_copy(update={"limit": "1/minute"})
 
     assert copied(settings) == settings
     assert copy.copy(hide(SECRET)) == hide(SECRET)

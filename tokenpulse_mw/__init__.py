@@ -1,91 +1,79 @@
 """ASGI middleware for LLM gateways: rate limits, metrics, token metering, health, alerts."""
 
-from .alerts import (
-    AlertEngine,
-    AlertEvent,
-    AlertMiddleware,
-    Finding,
-    LogSink,
-    Subject,
-    Thresholds,
-    alert_routes,
-)
-from .config import Settings
-from .exchange import Exchange, ExchangeMiddleware, Observer, Providers, annotate, drop_exchange
-from .health import Check, CheckResult, EventLoopLag, HealthRouter, ProviderHealth, drain_on_sigterm
-from .logs import (
-    AccessLog,
-    RequestIdMiddleware,
-    configure_logging,
-    current_request_id,
-    settings_routes,
-)
-from .metrics import HttpMetrics, MetricsMiddleware, metrics_routes
-from .ratelimit import (
-    Decision,
-    InFlight,
-    Limiter,
-    Policy,
-    RateLimitMiddleware,
-    SharedLimiter,
-    anthropic_error,
-    keys,
-    openai_error,
-    problem_details,
-    requests_to,
-    too_many_requests,
-)
-from .secret import Secret
-from .stack import TokenPulse
-from .usage import TokenUsage
-from .web.auth import bearer
+from importlib import import_module
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AccessLog",
-    "AlertEngine",
-    "AlertEvent",
-    "AlertMiddleware",
-    "Check",
-    "CheckResult",
-    "Decision",
-    "EventLoopLag",
-    "Exchange",
-    "ExchangeMiddleware",
-    "Finding",
-    "HealthRouter",
-    "HttpMetrics",
-    "InFlight",
-    "Limiter",
-    "LogSink",
-    "MetricsMiddleware",
-    "Observer",
-    "Policy",
-    "ProviderHealth",
-    "Providers",
-    "RateLimitMiddleware",
-    "RequestIdMiddleware",
-    "Secret",
-    "Settings",
-    "SharedLimiter",
-    "Subject",
-    "Thresholds",
-    "TokenPulse",
-    "TokenUsage",
-    "alert_routes",
-    "annotate",
-    "anthropic_error",
-    "bearer",
-    "configure_logging",
-    "current_request_id",
-    "drain_on_sigterm",
-    "drop_exchange",
-    "keys",
-    "metrics_routes",
-    "openai_error",
-    "problem_details",
-    "requests_to",
-    "settings_routes",
-    "too_many_requests",
-]
+# Each name is imported when it is first used: importing all takes ten times as long as the command
+# `tokenpulse-mw check`, which container runtimes run every few seconds. Types are in __init__.pyi.
+_NAMES = {
+    "alerts": [
+        "AlertEngine",
+        "AlertEvent",
+        "AlertMiddleware",
+        "Finding",
+        "LogSink",
+        "Subject",
+        "Thresholds",
+        "alert_routes",
+    ],
+    "config": ["Settings"],
+    "exchange": [
+        "Exchange",
+        "ExchangeMiddleware",
+        "Observer",
+        "Providers",
+        "annotate",
+        "drop_exchange",
+    ],
+    "health": [
+        "Check",
+        "CheckResult",
+        "EventLoopLag",
+        "HealthRouter",
+        "ProviderHealth",
+        "drain_on_sigterm",
+    ],
+    "logs": [
+        "AccessLog",
+        "RequestIdMiddleware",
+        "configure_logging",
+        "current_request_id",
+        "settings_routes",
+    ],
+    "metrics": ["HttpMetrics", "MetricsMiddleware", "metrics_routes"],
+    "ratelimit": [
+        "Decision",
+        "InFlight",
+        "Limiter",
+        "Policy",
+        "RateLimitMiddleware",
+        "SharedLimiter",
+        "anthropic_error",
+        "keys",
+        "openai_error",
+        "problem_details",
+        "requests_to",
+        "too_many_requests",
+    ],
+    "secret": ["Secret"],
+    "stack": ["TokenPulse"],
+    "usage": ["TokenUsage"],
+    "web.auth": ["bearer"],
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the names of the module, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -14,10 +14,10 @@ _MISSING = "the demo needs more packages; install them with: pip install 'tokenp
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit code.
+    """Run the command and return its exit code.
 
     Args:
-        argv: The arguments after the command's name; those of the process when None.
+        argv: Arguments after the name of the command; those of the process if None.
     """
     parser = ArgumentParser(prog="tokenpulse-mw", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
@@ -33,17 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_check(
         commands.add_parser(
             "check",
-            help="ask a running gateway whether it is ready, or its credentials active",
-            description="Ask a running gateway, and say so in one line. Exit 0: all is fine; 1: it "
-            "is not ready, or a provider is inactive; 3: that cannot be told.",
+            help="check a running gateway, or the configuration of one",
+            description="Check a running gateway, or the configuration of one.",
         )
     )
     _add_monitoring(
         commands.add_parser(
             "monitoring",
-            help="write the files of a monitoring system around the gateway",
+            help="write the files of a monitoring system for the gateway",
             description="Write the Prometheus, Alertmanager, Grafana, Loki and Docker Compose "
-            "files, cron and Kubernetes snippets, and the page on what to do about each alert.",
+            "files, cron and Kubernetes snippets, and the runbook of the alerts.",
         )
     )
     arguments = parser.parse_args(argv)
@@ -54,11 +53,11 @@ def _add_demo(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         type=float,
-        help="end by itself once this time is over and the demo has run through; exit 0 only if "
-        "all it promised has happened (default: go on until Ctrl-C)",
+        help="end after this time, with exit code 0 if every step of the demo succeeded "
+        "(default: run until Ctrl-C)",
     )
     parser.add_argument(
-        "--port", type=_port, default=0, help="of the gateway (default: a free one)"
+        "--port", type=_port, default=0, help="port of the gateway (default: a free port)"
     )
     parser.set_defaults(run=_demo)
 
@@ -77,16 +76,25 @@ def _demo(arguments: Namespace) -> int:
 
 
 def _add_check(parser: ArgumentParser) -> None:
-    parser.add_argument("subject", choices=["health", "credentials"])
-    parser.add_argument(
-        "url",
-        help="where: the whole URL, or one without a path, where /health/ready or "
-        "/api/credentials/status is asked",
-    )
-    parser.add_argument(
-        "--timeout", type=_seconds, default=6.0, help="seconds to wait (default: %(default)g)"
-    )
-    parser.set_defaults(run=_check)
+    subjects = parser.add_subparsers(dest="subject", required=True)
+    for name, what in {"health": "ready", "credentials": "able to use all providers"}.items():
+        subject = subjects.add_parser(
+            name,
+            help=f"check that a running gateway is {what}",
+            description=f"Check that a running gateway is {what}. Exit code 0: it is; 1: it is "
+            "not; 2: the arguments are invalid; 3: it cannot be determined.",
+        )
+        subject.add_argument("url", help="URL of the gateway, or of the endpoint to request")
+        subject.add_argument(
+            "--timeout", type=_seconds, default=6.0, help="seconds to wait (default: %(default)g)"
+        )
+        subject.set_defaults(run=_check)
+    subjects.add_parser(
+        "config",
+        help="print the settings in force, and where each comes from",
+        description="Print the settings in force and where each comes from, with secrets masked. "
+        "Exit code 0: they are valid; 1: they are not.",
+    ).set_defaults(run=_check_config)
 
 
 def _check(arguments: Namespace) -> int:
@@ -98,20 +106,35 @@ def _check(arguments: Namespace) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    verdict = check(subject, url, timeout=arguments.timeout)
-    print(verdict.line)
-    return verdict.code
+    status = check(subject, url, timeout=arguments.timeout)
+    print(status.line)
+    return status.code
+
+
+def _check_config(_: Namespace) -> int:
+    from . import Settings, TokenPulse
+
+    try:
+        settings = Settings()
+        for name, value in settings.model_dump().items():
+            text = ", ".join(value) if isinstance(value, tuple) else str(value)
+            print(f"{name:24} {text:40} {settings.origins.get(name, 'default')}")
+        TokenPulse(settings=settings)  # checks rates, URLs and networks
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _add_monitoring(parser: ArgumentParser) -> None:
-    parser.add_argument("directory", help="where to; made if it is not there")
+    parser.add_argument("directory", help="directory to write to; created if missing")
     parser.add_argument(
         "--gateway",
         metavar="HOST:PORT",
         default="localhost:3000",
-        help="where this machine reaches the gateway (default: %(default)s)",
+        help="address of the gateway, as seen from this machine (default: %(default)s)",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite files that are there")
+    parser.add_argument("--force", action="store_true", help="overwrite existing files")
     parser.set_defaults(run=_monitoring)
 
 
@@ -124,20 +147,20 @@ def _monitoring(arguments: Namespace) -> int:
     try:
         written = write_files(folder, gateway=arguments.gateway, force=arguments.force)
     except (OSError, ValueError) as error:
-        print(_why_not_written(error, folder), file=sys.stderr)
+        print(_write_error(error, folder), file=sys.stderr)
         return 2
     for path in written:
         print(path)
     return 0
 
 
-def _why_not_written(error: OSError | ValueError, folder: object) -> str:
-    """In one line, with what to do; errors that are not the system's say that themselves."""
+def _write_error(error: OSError | ValueError, folder: object) -> str:
+    """Return the error in one line, with what to do."""
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     return (
-        f"cannot write into {folder}: {error.strerror} ({error.filename}); give a folder that is "
-        "there, or can be made, and that you may write to"
+        f"cannot write to {folder}: {error.strerror} ({error.filename}); give a directory that "
+        "exists, or can be created, and is writable"
     )
 
 

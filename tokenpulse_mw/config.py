@@ -1,53 +1,125 @@
-"""Settings: what an operator may change without touching code."""
+"""Settings from arguments, environment variables, `.env`, a TOML file and secret files."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from tomllib import TOMLDecodeError
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from .secret import Secret, hide, hide_arguments, hide_url
-from .validation import check_seconds
+from .validation import describe
 
 logger = logging.getLogger("tokenpulse_mw")
 
 PREFIX = "TOKENPULSE_"
-_MOST_DIGITS = 15
-_HIDDEN: dict[str, Callable[[str], Secret[str]]] = {
-    "limit_storage": hide_url,
-    "metrics_token": hide,
-    "alert_store": hide_url,
-    "admin_token": hide,
-}
+_MAX_DIGITS = 15
+_MAX_SHOWN_CHARS = 50
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+_OFF = ("off", "none")
+# Settings of the monitoring guide, beside ours that say the same.
+_EXCLUSIVE = (("limit", "window_ms"), ("limit", "max_requests"), ("max_keys", "max_stations"))
+_TOKENS = ("metrics_token", "admin_token", "alert_webhook_secret")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """Description of the valid values of a setting, for its error."""
+
+    text: str
+
+
+def _hidden(hider: Callable[[str | Secret[str]], Secret[str]]) -> PlainValidator:
+    """Return a validator that accepts a string or a secret, and returns a secret."""
+
+    def validate(value: Any) -> Secret[str] | None:
+        if not isinstance(value, str | Secret | None):
+            raise ValueError
+        return None if value is None else hider(value)
+
+    return PlainValidator(validate)
+
+
+def _strings(value: Any) -> Any:
+    """Return an iterable of strings as a tuple; a single string is refused by the type."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+
+_Count = Annotated[int, Field(ge=1), _Expected("an integer of at least 1")]
+_OptionalCount = Annotated[int | None, Field(ge=1), _Expected("an integer of at least 1")]
+_Positive = Annotated[
+    float, Field(gt=0, allow_inf_nan=False), _Expected("a number of seconds above 0")
+]
+_Seconds = Annotated[
+    float, Field(ge=0, allow_inf_nan=False), _Expected("a number of seconds, 0 or more")
+]
+_Strings = Annotated[tuple[str, ...], BeforeValidator(_strings), _Expected("a list of strings")]
+_Token = Annotated[str | Secret[str] | None, _hidden(hide)]
+_Url = Annotated[str | Secret[str] | None, _hidden(hide_url)]
+
+
+class Settings(BaseSettings):
     """Settings of `TokenPulse`.
 
-    `limit_storage`, `metrics_token`, `alert_store` and `admin_token` are given as strings and kept
-    as `Secret`: neither `repr`, `str` nor `dataclasses.asdict` shows them, and settings that have
-    one cannot be pickled. Call `reveal()` to read the string.
+    A value is taken from the first of these that has it: the argument, the environment variable
+    `TOKENPULSE_<NAME>`, the same variable in `.env`, the key `<name>` of the TOML file that
+    `TOKENPULSE_CONFIG` names, the file `tokenpulse_<name>` in `/run/secrets`, the default.
+
+    Variables separate the items of a list by commas, and use `off` or `none` for None. Empty
+    variables are ignored, except tokens, which are rejected. Unknown variables log a warning.
+
+    Tokens and URLs are given as strings and stored as `Secret`: neither `repr`, `str` nor
+    `model_dump` shows them, and settings that have one cannot be pickled. Call `reveal()` to read
+    the string.
 
     Attributes:
-        limit: Limit of each client, such as "100/minute".
-        max_keys: Clients that the limiter tracks individually.
+        limit: Limit of each client, such as "100/minute"; None sets no limit.
+        window_ms: Window of the limit in milliseconds, with `max_requests` instead of `limit`.
+        max_requests: Requests in this window.
+        max_keys: Number of clients that the limiter tracks individually.
+        max_stations: The same, in the words of TokenPulse's monitoring guide.
         limit_strategy: "fixed-window", "sliding-window-counter" or "gcra".
         limit_storage: Storage in which several processes count together, such as
             "async+redis://localhost:6379"; None counts in each process alone.
         limit_prefix: Prefix of the counters there; applications that share a storage and do not
             share limits need different ones.
-        limit_on_error: Decides while the storage is unavailable: "local", "allow" or "deny".
+        limit_on_error: Decision while the storage is unavailable: "local", "allow" or "deny".
         limit_headers: Dialect of the headers: "draft-11", "openai", "legacy" or None.
         limit_response: Format of 429 responses: "text", "problem", "openai" or "anthropic".
         limit_enforce: False counts and reports without rejecting (shadow mode).
         trusted_proxies: Networks of proxies whose `client_header` is trusted.
         client_header: Header in which the proxies name the client.
         metrics_token: Bearer token of `/metrics`; None makes it public.
+        alerts: False evaluates no alerts; `/admin/alerts` is not served then.
         alert_interval: Seconds between two evaluations of the alert engine.
+        alert_cooldown: Seconds between two reminders of a firing alert.
         alert_store: Database of the alerts, such as "sqlite+aiosqlite:///alerts.db"; None keeps
             them in memory.
+        alert_slack_url: Incoming webhook of Slack that is notified.
+        alert_webhook_url: URL that is notified in the format of Standard Webhooks.
+        alert_webhook_secret: Secret that signs these notifications, such as "whsec_...".
+        alert_alertmanager_url: Base URL of the Alertmanager that is notified; those of a cluster
+            are separated by commas.
         access_log: Log a line with an id for each request.
         log_level: "DEBUG", "INFO", "WARN" or "ERROR". If this or `log_format` is set, logging is
             configured for the whole process when the application starts, including the server's
@@ -57,145 +129,300 @@ class Settings:
             there. Requests with it are not limited; requests with a wrong token are.
         drain_delay: Seconds between SIGTERM and the server's shutdown, in which the service is not
             ready and still serves; 0 leaves SIGTERM to the server.
+        origins: Source of each value that is not a default, such as `TOKENPULSE_LIMIT`.
 
     Raises:
-        ValueError: A time or a bool is invalid. Other values are checked by the part that uses
-            them when `TokenPulse` is constructed.
+        ValueError: A value has the wrong type or is out of range, or two values exclude each
+            other. Rates, URLs and networks are checked when `TokenPulse` is constructed.
+        TypeError: An argument is unknown.
     """
 
-    limit: str = "100/minute"
-    max_keys: int = 5000
-    limit_strategy: str = "fixed-window"
-    limit_storage: str | Secret[str] | None = None
+    limit: str | None = "100/minute"
+    window_ms: _OptionalCount = None
+    max_requests: _OptionalCount = None
+    max_keys: _Count = 5000
+    max_stations: _OptionalCount = None
+    limit_strategy: Literal["fixed-window", "sliding-window-counter", "gcra"] = "fixed-window"
+    limit_storage: _Url = None
     limit_prefix: str = "tokenpulse"
-    limit_on_error: str = "local"
-    limit_headers: str | None = "draft-11"
-    limit_response: str = "text"
+    limit_on_error: Literal["local", "allow", "deny"] = "local"
+    limit_headers: Literal["draft-11", "openai", "legacy"] | None = "draft-11"
+    limit_response: Literal["text", "problem", "openai", "anthropic"] = "text"
     limit_enforce: bool = True
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: _Strings = ()
     client_header: str = "x-forwarded-for"
-    metrics_token: str | Secret[str] | None = None
-    alert_interval: float = 60
-    alert_store: str | Secret[str] | None = None
+    metrics_token: _Token = None
+    alerts: bool = True
+    alert_interval: _Positive = 60
+    alert_cooldown: _Positive = 300
+    alert_store: _Url = None
+    alert_slack_url: _Token = None  # the path of these URLs is a secret
+    alert_webhook_url: _Token = None
+    alert_webhook_secret: _Token = None
+    alert_alertmanager_url: _Url = None
     access_log: bool = False
-    log_level: str | None = None
-    log_format: str | None = None
-    admin_token: str | Secret[str] | None = None
-    drain_delay: float = 3
+    log_level: Literal["DEBUG", "INFO", "WARN", "WARNING", "ERROR"] | None = None
+    log_format: Literal["text", "json"] | None = None
+    admin_token: _Token = None
+    drain_delay: _Seconds = 3
+    origins: Mapping[str, str] = Field(default={}, init=False, repr=False, exclude=True)
 
-    def __post_init__(self) -> None:
-        for name, hidden in _HIDDEN.items():
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, hidden(value))
-        for name in ("limit_enforce", "access_log"):
-            if type(value := getattr(self, name)) is not bool:  # "false" would be true
-                raise ValueError(f"{name} must be True or False, got {value!r}")
-        check_seconds("alert_interval", self.alert_interval)
-        check_seconds("drain_delay", self.drain_delay, zero=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        secrets_dir="/run/secrets",
+        enable_decoding=False,
+        frozen=True,
+        strict=True,
+    )
 
     @classmethod
-    @hide_arguments
-    def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Read `TOKENPULSE_LIMIT`, `TOKENPULSE_TRUSTED_PROXIES` (separated by commas), ...
-
-        Empty variables are ignored, except tokens, which are rejected. The names of the monitoring
-        guide also work: `TOKENPULSE_WINDOW_MS` and `TOKENPULSE_MAX_REQUESTS` set the limit,
-        `TOKENPULSE_MAX_STATIONS` is `max_keys`.
-
-        Raises:
-            ValueError: A variable is invalid, or two variables set the same setting.
-        """
-        given = {
-            name.removeprefix(PREFIX): value
-            for name, value in environ.items()
-            if name.startswith(PREFIX)
-        }
-        _warn_of_unknown(given)
-        given = {name: value for name, value in given.items() if value.strip() or name in _TOKENS}
-        proxies = given.get("TRUSTED_PROXIES", "").split(",")
-        headers = given.get("LIMIT_HEADERS", "draft-11")
-        return cls(
-            limit=_limit(given),
-            max_keys=_max_keys(given),
-            limit_strategy=given.get("LIMIT_STRATEGY", "fixed-window"),
-            limit_storage=given.get("LIMIT_STORAGE"),
-            limit_prefix=given.get("LIMIT_PREFIX", "tokenpulse"),
-            limit_on_error=given.get("LIMIT_ON_ERROR", "local"),
-            limit_headers=None if headers == "none" else headers,
-            limit_response=given.get("LIMIT_RESPONSE", "text"),
-            limit_enforce=_true(given, "LIMIT_ENFORCE", "true"),
-            client_header=given.get("CLIENT_HEADER", "x-forwarded-for"),
-            trusted_proxies=tuple(proxy.strip() for proxy in proxies if proxy.strip()),
-            metrics_token=_token(given, "METRICS_TOKEN"),
-            alert_interval=_whole(given, "ALERT_INTERVAL", 60),
-            alert_store=given.get("ALERT_STORE"),
-            access_log=_true(given, "ACCESS_LOG", "false"),
-            log_level=given.get("LOG_LEVEL"),
-            log_format=given.get("LOG_FORMAT"),
-            admin_token=_token(given, "ADMIN_TOKEN"),
-            drain_delay=_whole(given, "DRAIN_DELAY", 3, least=0),
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources, the first of which wins."""
+        environ, dotenv = _variables(env_settings), _variables(dotenv_settings)
+        path = environ.pop("config", "") or dotenv.pop("config", "")
+        origins: dict[str, str] = {}
+        sources = (
+            (environ, PREFIX + "{NAME}"),
+            (dotenv, PREFIX + "{NAME} (.env)"),
+            (_toml(settings_cls, path), f"{{name}} ({path})"),
+            (_secrets(file_secret_settings), "secret file tokenpulse_{name}"),
+        )
+        return (
+            _Arguments(settings_cls, init_settings(), "{name}", origins),
+            *(_Texts(settings_cls, values, label, origins) for values, label in sources),
+            _Derived(settings_cls, {}, "{name}", origins),
         )
 
 
 Settings.__init__ = hide_arguments(Settings.__init__)  # type: ignore[method-assign]
 
 
-def _limit(given: Mapping[str, str]) -> str:
-    seeds = [name for name in ("WINDOW_MS", "MAX_REQUESTS") if name in given]
-    if not seeds:
-        return given.get("LIMIT", "100/minute")
-    if "LIMIT" in given:
-        raise ValueError(f"give {PREFIX}LIMIT or {PREFIX}{seeds[0]}, not both")
-    seconds, rest = divmod(_whole(given, "WINDOW_MS", 60_000), 1000)
-    if rest:
-        raise ValueError(
-            f"{PREFIX}WINDOW_MS must be whole seconds, such as 60000, got {given['WINDOW_MS']!r}"
-        )
-    return f"{_whole(given, 'MAX_REQUESTS', 100)} per {seconds} seconds"
+class _Arguments(PydanticBaseSettingsSource):
+    """Settings of one source, each checked here so that an error names it as it was written.
+
+    Args:
+        settings_cls: Class of the settings.
+        values: Values by the name of the setting.
+        label: Format of the name that the operator wrote, with `name` or `NAME`.
+        origins: Receives the label of each setting that is used.
+    """
+
+    words: ClassVar = {True: "True", False: "False", None: "None"}
+
+    def __init__(
+        self,
+        settings_cls: type[BaseSettings],
+        values: Mapping[str, Any],
+        label: str,
+        origins: dict[str, str],
+    ) -> None:
+        super().__init__(settings_cls)
+        self.fields = {k: v for k, v in settings_cls.model_fields.items() if k != "origins"}
+        self.values = values
+        self.origins = origins
+        self._label = label
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values of the settings that no source before this one has.
+
+        Raises:
+            ValueError: A value is invalid, or two settings exclude each other.
+            TypeError: An argument is unknown.
+        """
+        for name in self.values.keys() - self.fields.keys():
+            self.refuse(name, self._nearest(name))
+        for name, other in _EXCLUSIVE:
+            if name in self.values and other in self.values:
+                raise ValueError(f"give {self.label(name)} or {self.label(other)}, not both")
+        taken = self.current_state.keys() | {
+            other
+            for names in _EXCLUSIVE
+            for name, other in (names, names[::-1])
+            if name in self.current_state
+        }
+        valid = {}
+        for name in self.fields:
+            if name in self.values and name not in taken:
+                valid[name] = self._validated(name)
+                self.origins[name] = self.label(name)
+        return valid
+
+    def label(self, name: str) -> str:
+        """Return the name of a setting as the operator wrote it."""
+        return self._label.format(name=name, NAME=name.upper())
+
+    def refuse(self, name: str, hint: str) -> None:
+        """Raise TypeError: the argument `name` is unknown."""
+        raise TypeError(f"Settings() got an unexpected keyword argument {name!r}{hint}")
+
+    def get_field_value(
+        self,
+        field: FieldInfo,  # noqa: ARG002
+        field_name: str,
+    ) -> tuple[Any, str, bool]:
+        """Return the value of a setting in the type of its field."""
+        return self.values[field_name], field_name, False
+
+    def _nearest(self, name: str) -> str:
+        near = get_close_matches(name, self.fields, n=1)
+        return f"; did you mean {self.label(near[0])}?" if near else ""
+
+    def _validated(self, name: str) -> Any:
+        field = self.fields[name]
+        value = self.get_field_value(field, name)[0]
+        try:
+            return _adapter(self.settings_cls, name).validate_python(value)
+        except ValidationError:
+            value = self.values[name]
+        shown = describe(value) if _is_secret(field) else repr(value)[:_MAX_SHOWN_CHARS]
+        raise ValueError(f"{self.label(name)} must be {self._expected(field)}, got {shown}")
+
+    def _expected(self, field: FieldInfo) -> str:
+        """Return a description of the valid values of a setting, in the words of this source."""
+        for entry in field.metadata:
+            if isinstance(entry, _Expected):
+                return entry.text
+        if field.annotation is bool:
+            return f"{self.words[True]} or {self.words[False]}"
+        if choices := _choices(field):
+            last = [self.words[None]] if type(None) in get_args(field.annotation) else []
+            return f"one of {', '.join([*choices, *last])}"
+        return "a string"
 
 
-def _max_keys(given: Mapping[str, str]) -> int:
-    if "MAX_STATIONS" not in given:
-        return _whole(given, "MAX_KEYS", 5000)
-    if "MAX_KEYS" in given:
-        raise ValueError(f"give {PREFIX}MAX_KEYS or {PREFIX}MAX_STATIONS, not both")
-    return _whole(given, "MAX_STATIONS", 5000)
+class _Texts(_Arguments):
+    """Settings in texts, as variables and files have them; TOML may also have other types."""
 
+    words: ClassVar = {True: "true", False: "false", None: "none"}
 
-def _whole(given: Mapping[str, str], name: str, default: int, *, least: int = 1) -> int:
-    value = given.get(name, str(default)).strip()
-    digits = value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS
-    if not digits or int(value) < least:
-        raise ValueError(
-            f"{PREFIX}{name} must be a whole number of at least {least}, got {value[:50]!r}"
-        )
-    return int(value)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for name in _TOKENS:
+            if self.values.get(name) == "":  # the operator expects that a token is required
+                raise ValueError(
+                    f"{self.label(name)} must not be empty: set a token, or remove the setting"
+                )
+        self.values = {k: v for k, v in self.values.items() if not _is_blank(v)}
 
-
-def _token(given: Mapping[str, str], name: str) -> str | None:
-    if given.get(name) == "":  # the operator expects it to be required
-        raise ValueError(f"{PREFIX}{name} must not be empty: set a token, or remove the variable")
-    return given.get(name)
-
-
-def _warn_of_unknown(given: Mapping[str, str]) -> None:
-    """Log a warning for each unknown variable, with the nearest name."""
-    for name in given:
+    def refuse(self, name: str, hint: str) -> None:
+        """Log a warning: the setting is unknown."""
         # Kubernetes sets such variables for a service named tokenpulse.
-        if name not in _NAMES and not name.startswith(("SERVICE_", "PORT")):
-            near = "".join(
-                f"; did you mean {PREFIX}{close}?" for close in get_close_matches(name, _NAMES, n=1)
-            )
-            logger.warning("unknown setting: name=%s%s%s", PREFIX, name, near)
+        if not name.startswith(("service_", "port")):
+            logger.warning("unknown setting: name=%s%s", self.label(name), hint)
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the value of a setting, converted from text if it is one."""
+        value = self.values[field_name]
+        if isinstance(value, str) and not _is_secret(field):
+            value = _from_text(value.strip(), field)
+        return value, field_name, False
 
 
-def _true(given: Mapping[str, str], name: str, default: str) -> bool:
-    value = given.get(name, default).strip().lower()
-    if value not in ("true", "false", "1", "0"):
-        raise ValueError(f"{PREFIX}{name} must be 'true' or 'false', got {given[name]!r}")
-    return value in ("true", "1")
+class _Derived(_Arguments):
+    """Last source: the settings that follow from others, and the origin of each."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the limits in the words of the monitoring guide by our names, and the origins.
+
+        Raises:
+            ValueError: The window is not in whole seconds.
+        """
+        state, origins = self.current_state, self.origins
+        values: dict[str, Any] = {"origins": origins}
+        for name, seed in _EXCLUSIVE:
+            if seed in state:
+                origins[name] = origins[seed]
+        if "window_ms" in state or "max_requests" in state:
+            seconds, rest = divmod(state.get("window_ms", 60_000), 1000)
+            if rest:
+                raise ValueError(
+                    f"{origins['window_ms']} must be whole seconds, such as 60000, "
+                    f"got {state['window_ms']}"
+                )
+            values["limit"] = f"{state.get('max_requests', 100)} per {seconds} seconds"
+        if "max_stations" in state:
+            values["max_keys"] = state["max_stations"]
+        return values
 
 
-_TOKENS = ("METRICS_TOKEN", "ADMIN_TOKEN")
-_SEEDS_NAMES = ("WINDOW_MS", "MAX_REQUESTS", "MAX_STATIONS")
-_NAMES = (*(each.name.upper() for each in fields(Settings)), *_SEEDS_NAMES)
+@cache
+def _adapter(settings_cls: type[BaseSettings], name: str) -> TypeAdapter[Any]:
+    """Return the validator of one setting."""
+    field = settings_cls.model_fields[name]
+    kind: Any = Annotated[(field.annotation, *field.metadata, name)]
+    return TypeAdapter(kind, config=ConfigDict(strict=True))
+
+
+def _choices(field: FieldInfo) -> list[str]:
+    """Return the strings that a setting may have; none if it is free."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return any(isinstance(entry, PlainValidator) for entry in field.metadata)
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def _from_text(text: str, field: FieldInfo) -> Any:
+    """Return `text` in the type of a setting, or unchanged if it cannot be converted."""
+    kinds = get_args(field.annotation) or (field.annotation,)
+    if isinstance(field.default, tuple):
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    if bool in kinds:
+        return _BOOLS.get(text.lower(), text)
+    if int in kinds:
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else text
+    if float in kinds:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    if type(None) in kinds and field.default is not None and text.lower() in _OFF:
+        return None
+    return next((choice for choice in _choices(field) if choice.lower() == text.lower()), text)
+
+
+def _variables(source: PydanticBaseSettingsSource) -> dict[str, Any]:
+    """Return the variables with our prefix, by the name of the setting."""
+    variables: Mapping[str, Any] = getattr(source, "env_vars", {})
+    prefix = PREFIX.lower()
+    return {
+        name.removeprefix(prefix): value
+        for name, value in variables.items()
+        if name.startswith(prefix)
+    }
+
+
+def _secrets(source: PydanticBaseSettingsSource) -> dict[str, Any]:
+    """Return the texts of the secret files, by the name of the setting."""
+    folder = getattr(source, "secrets_dir", None)
+    return source() if folder is not None and Path(folder).is_dir() else {}
+
+
+def _toml(settings_cls: type[BaseSettings], path: str) -> dict[str, Any]:
+    """Return the keys of the TOML file at `path`; none without a path.
+
+    Raises:
+        ValueError: The file cannot be read, or is not TOML.
+    """
+    if not path.strip():
+        return {}
+    label = f"{PREFIX}CONFIG must be the path of a TOML file, got {path!r}"
+    if not Path(path).is_file():
+        raise ValueError(f"{label}, which is not a file")
+    try:
+        return TomlConfigSettingsSource(settings_cls, toml_file=path).toml_data
+    except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
+        raise ValueError(f"{label}: {error}") from None

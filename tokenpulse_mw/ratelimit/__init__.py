@@ -7,7 +7,15 @@ from .limiters import Decision, InFlight, Limiter
 from .middleware import RateLimitMiddleware
 from .paths import requests_to
 from .policy import Policy, check_policies
-from .responses import RESPONSES, anthropic_error, openai_error, problem_details, too_many_requests
+from .policy_set import OnDecision
+from .responses import (
+    RESPONSES,
+    Respond,
+    anthropic_error,
+    openai_error,
+    problem_details,
+    too_many_requests,
+)
 from .shared import SharedLimiter
 
 __all__ = [
@@ -16,8 +24,10 @@ __all__ = [
     "InFlight",
     "KeyFunction",
     "Limiter",
+    "OnDecision",
     "Policy",
     "RateLimitMiddleware",
+    "Respond",
     "SharedLimiter",
     "anthropic_error",
     "budgets",

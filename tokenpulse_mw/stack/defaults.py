@@ -10,15 +10,25 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
-from ..alerts import AlertEngine, alert_routes, default_rules, quota_exceeded
+from ..alerts import (
+    AlertEngine,
+    AlertmanagerSink,
+    LogSink,
+    Sink,
+    SlackSink,
+    Thresholds,
+    WebhookSink,
+    alert_routes,
+    default_rules,
+    quota_exceeded,
+)
+from ..alerts.engine import check_sinks
 from ..alerts.store import SQLAlertStore
-from ..config import PREFIX, Settings
+from ..config import Settings
 from ..health import CheckResult, Observation
-from ..logs import ACCESS_LOGGER, check_level, configure_logging, formatter_for, settings_routes
+from ..logs import ACCESS_LOGGER, configure_logging, settings_routes
 from ..ratelimit import (
-    RESPONSES,
     KeyFunction,
     Limiter,
     Policy,
@@ -33,31 +43,43 @@ from ..web.auth import bearer
 logger = logging.getLogger("tokenpulse_mw")
 
 
+FROM_SETTINGS: Any = "from settings"  # default of arguments for which None has a meaning
+
 _OF_LIMIT = ("limit", "max_keys", "limit_strategy", "limit_storage", "limit_prefix")
+_OF_ENGINE = ("alert_interval", "alert_cooldown", "alert_store")
+_OF_SINKS = (
+    "alert_slack_url",
+    "alert_webhook_url",
+    "alert_webhook_secret",
+    "alert_alertmanager_url",
+)
+_MIN_TOKEN_CHARS = 16  # a shorter token can be guessed
 
 
-_OF_ENGINE = ("alert_interval", "alert_store")
+def policies(settings: Settings, given: Iterable[Policy] | None, limit: str | None) -> list[Policy]:
+    """Return the given policies, or one limit for each client; none if there is no limit.
 
-
-_SHORT = 16  # characters; a shorter token can be guessed
-
-
-def policies(settings: Settings, given: Iterable[Policy] | None) -> list[Policy]:
-    """Return the given policies, or one limit for each client from the settings.
+    Args:
+        settings: Settings of the limiter.
+        given: The argument `policies`.
+        limit: The argument `limit`; `FROM_SETTINGS` uses that of the settings.
 
     Raises:
         ValueError: The policies are invalid, or settings of the limit would have no effect.
     """
     if given is None:
-        with blame_settings(*_OF_LIMIT):
-            found = [_per_client(settings)]
-    else:
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            raise ValueError(f"policies must be a list of Policy, got {given!r}")
-        found = list(given)
-        names = (*_OF_LIMIT, "limit_on_error")
-        check_unused(settings, names, "policies", "give it to a Policy or its limiter")
-    check_policies(found)
+        if limit is not FROM_SETTINGS:
+            settings = settings.model_copy(update={"limit": limit, "origins": {}})
+        return [] if settings.limit is None else [_per_client(settings, settings.limit)]
+    if limit is not FROM_SETTINGS:
+        raise ValueError(f"give limit or policies, not both: got limit={limit!r}")
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"policies must be a list of Policy, got {given!r}")
+    found = list(given)
+    names = (*_OF_LIMIT, "limit_on_error")
+    check_unused(settings, names, "policies", "give it to a Policy or its limiter")
+    if found:
+        check_policies(found)
     return found
 
 
@@ -67,45 +89,42 @@ def client_key(settings: Settings) -> KeyFunction:
     Raises:
         ValueError: The trusted proxies or the client header are malformed.
     """
-    with blame_settings("trusted_proxies", "client_header"):
+    with blame_settings(settings, "trusted_proxies", "client_header"):
         return keys.client_address(trusted=settings.trusted_proxies, header=settings.client_header)
 
 
-def _per_client(settings: Settings) -> Policy:
-    limit, strategy = settings.limit, settings.limit_strategy
-    limiter: Limiter | SharedLimiter
+def _per_client(settings: Settings, limit: str) -> Policy:
+    with blame_settings(settings, "limit"):
+        limiter = Limiter(limit, max_keys=settings.max_keys, strategy=settings.limit_strategy)
     if settings.limit_storage is None:
-        limiter = Limiter(limit, max_keys=settings.max_keys, strategy=strategy)
-    else:
-        limiter = SharedLimiter(
-            limit,
-            storage=settings.limit_storage,
-            strategy=strategy,
-            prefix=settings.limit_prefix,
-            on_error=settings.limit_on_error,
-            max_keys=settings.max_keys,
+        warn_unused(settings, ["limit_prefix", "limit_on_error"], "limit_storage is not set")
+        return Policy(limiter)
+    with blame_settings(settings, "limit_storage", "limit_prefix"):
+        return Policy(
+            SharedLimiter(
+                limit,
+                storage=settings.limit_storage,
+                strategy=settings.limit_strategy,
+                prefix=settings.limit_prefix,
+                on_error=settings.limit_on_error,
+                max_keys=settings.max_keys,
+            )
         )
-    return Policy(limiter)
-
-
-def response_for(name: str) -> Callable[[Any], ASGIApp]:
-    """Return the factory of 429 responses with this name.
-
-    Raises:
-        ValueError: The name is unknown.
-    """
-    if name not in RESPONSES:
-        raise ValueError(f"limit_response must be one of {list(RESPONSES)}, got {name!r}")
-    return RESPONSES[name]
 
 
 def engine(
-    settings: Settings, policies: Iterable[Policy], given: AlertEngine | None
+    settings: Settings,
+    policies: Iterable[Policy],
+    given: AlertEngine | None,
+    *,
+    thresholds: Thresholds | None,
+    sinks: Iterable[Sink] | None,
 ) -> AlertEngine:
     """Return the given engine, or one with the default rules and the settings.
 
     Raises:
-        ValueError: `given` is not an engine, or settings of alerts would have no effect.
+        ValueError: `given` is not an engine, or arguments or settings of alerts would have no
+            effect.
     """
     if given is not None:
         if not isinstance(given, AlertEngine):
@@ -113,43 +132,83 @@ def engine(
                 "engine must be an AlertEngine, such as AlertEngine(), "
                 f"got one of type {type(given).__name__}"
             )
-        check_unused(settings, _OF_ENGINE, "an engine", "give it to the engine")
+        for name, argument in {"thresholds": thresholds, "sinks": sinks}.items():
+            if argument is not None:
+                raise ValueError(f"give {name} to the AlertEngine, or leave engine out")
+        check_unused(settings, (*_OF_ENGINE, *_OF_SINKS), "an engine", "give it to the engine")
         return given
     rules, used = default_rules(), budgets(policies)
     if used is not None:
         rules.append(quota_exceeded(used))
-    with blame_settings(*_OF_ENGINE):
+    with blame_settings(settings, "alert_store"):
         store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
-        return AlertEngine(rules, interval=settings.alert_interval, store=store)
+    return AlertEngine(
+        rules,
+        [*_sinks(sinks), *_sinks_of(settings)],
+        thresholds=thresholds,
+        interval=settings.alert_interval,
+        cooldown=settings.alert_cooldown,
+        store=store,
+    )
+
+
+def _sinks(given: Iterable[Sink] | None) -> list[Sink]:
+    """Return the given sinks, after the log if it is not among them."""
+    sinks = check_sinks(given)
+    logs = [] if any(isinstance(sink, LogSink) for sink in sinks) else [LogSink()]
+    return [*logs, *sinks]
+
+
+def _sinks_of(settings: Settings) -> Iterator[Sink]:
+    """Yield the sinks of the settings."""
+    if settings.alert_slack_url is not None:
+        with blame_settings(settings, "alert_slack_url"):
+            yield SlackSink(hide(settings.alert_slack_url).reveal())
+    if settings.alert_webhook_url is not None:
+        secret = settings.alert_webhook_secret
+        with blame_settings(settings, "alert_webhook_url", "alert_webhook_secret"):
+            yield WebhookSink(
+                hide(settings.alert_webhook_url).reveal(),
+                secret=None if secret is None else hide(secret).reveal(),
+            )
+    else:
+        warn_unused(settings, ["alert_webhook_secret"], "alert_webhook_url is not set")
+    if settings.alert_alertmanager_url is not None:
+        urls = hide(settings.alert_alertmanager_url).reveal().split(",")
+        with blame_settings(settings, "alert_alertmanager_url"):
+            yield AlertmanagerSink([url.strip() for url in urls])
 
 
 def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
     """Return the check of the admin token, or None if no token is set."""
     if settings.admin_token is None:
         return None
-    with blame_settings("admin_token"):
+    with blame_settings(settings, "admin_token"):
         authorize = bearer(settings.admin_token)
     length = len(hide(settings.admin_token).reveal())
-    if length < _SHORT:
+    if length < _MIN_TOKEN_CHARS:
         logger.warning(
             "admin_token has %d characters and can be guessed: use at least %d",
             length,
-            _SHORT,
+            _MIN_TOKEN_CHARS,
         )
     return authorize
 
 
 def metrics_guard(settings: Settings) -> Callable[[Request], bool] | None:
     """Return the check of the metrics token, or None if the metrics are public."""
-    with blame_settings("metrics_token"):
+    with blame_settings(settings, "metrics_token"):
         return None if settings.metrics_token is None else bearer(settings.metrics_token)
 
 
-def admin_routes(engine: AlertEngine, authorize: Callable[[Request], bool] | None) -> list[Route]:
+def admin_routes(
+    settings: Settings, engine: AlertEngine, authorize: Callable[[Request], bool] | None
+) -> list[Route]:
     """Return the routes of the admin API; none if no admin token is set."""
     if authorize is None:
         return []
-    return [*alert_routes(engine, authorize=authorize), *settings_routes(authorize=authorize)]
+    alerts = alert_routes(engine, authorize=authorize) if settings.alerts else []
+    return [*alerts, *settings_routes(authorize=authorize)]
 
 
 class AlertedProviders:
@@ -177,17 +236,16 @@ class AlertedProviders:
         }
 
 
-_DEFAULTS = Settings()
-
-
 @contextmanager
-def blame_settings(*names: str) -> Iterator[None]:
-    """Add the names of these settings to a `ValueError` of the body."""
+def blame_settings(settings: Settings, *names: str) -> Iterator[None]:
+    """Add the variables and files that set these settings to a `ValueError` of the body."""
     try:
         yield
     except ValueError as error:
-        variables = ", ".join(f"{PREFIX}{name.upper()}" for name in names)
-        raise ValueError(f"{error} (set by {', '.join(names)}; {variables})") from error
+        origins = [settings.origins[name] for name in names if name in settings.origins]
+        if not origins or origins == list(names):  # the error names the argument itself
+            raise
+        raise ValueError(f"{error} (set by {', '.join(origins)})") from error
 
 
 def check_unused(settings: Settings, names: Sequence[str], by: str, instead: str) -> None:
@@ -195,33 +253,26 @@ def check_unused(settings: Settings, names: Sequence[str], by: str, instead: str
 
     Args:
         settings: Settings of the operator.
-        names: Names of settings that must have their defaults.
+        names: Names of settings that must not be set.
         by: The argument that replaces them.
         instead: How to set them instead.
 
     Raises:
-        ValueError: One of them differs from its default.
+        ValueError: One of them is set.
     """
     for name in names:
-        if getattr(settings, name) != getattr(_DEFAULTS, name):
+        if name in settings.origins:
             raise ValueError(
-                f"{name} ({PREFIX}{name.upper()}) has no effect if TokenPulse is given {by}: "
+                f"{settings.origins[name]} has no effect if TokenPulse is given {by}: "
                 f"leave it out, or {instead}"
             )
 
 
-def check_logs(settings: Settings) -> None:
-    """Check the log level and format before the server starts.
-
-    Raises:
-        ValueError: One of them is unknown.
-    """
-    if settings.log_level is not None:
-        with blame_settings("log_level"):
-            check_level(settings.log_level)
-    if settings.log_format is not None:
-        with blame_settings("log_format"):
-            formatter_for(settings.log_format)
+def warn_unused(settings: Settings, names: Iterable[str], reason: str) -> None:
+    """Log a warning for each of these settings that is set: it has no effect."""
+    for name in names:
+        if name in settings.origins:
+            logger.warning("setting has no effect: name=%s; %s", settings.origins[name], reason)
 
 
 def configure_logs(settings: Settings) -> None:

@@ -7,30 +7,30 @@ too), unlimited endpoints, rate limit, application.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
-from ..alerts import AlertEngine
+from ..alerts import AlertEngine, Sink, Thresholds
 from ..config import Settings
-from ..exchange import PROVIDERS, ExchangeMiddleware, Providers, has_route
+from ..exchange import PROVIDERS, ExchangeMiddleware, ObserverLike, Providers, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
-from ..ratelimit import Policy, RateLimitMiddleware, SharedLimiter
+from ..ratelimit import (
+    RESPONSES,
+    OnDecision,
+    Policy,
+    RateLimitMiddleware,
+    Respond,
+    SharedLimiter,
+)
 from . import defaults
-from .defaults import blame_settings, check_logs, configure_logs
+from .defaults import FROM_SETTINGS, configure_logs
 from .gauges import Gauges
 from .unlimited import OwnEndpoint, UnlimitedEndpoints
 from .wrap import RoutesBefore, WithLifespan
@@ -46,14 +46,24 @@ class TokenPulse:
     Args:
         service: Name of the service in `/health`.
         providers: Names of the providers, or `Providers` to configure how they are recognised.
-        settings: Limits, proxies and tokens; read from `TOKENPULSE_*` variables if None.
+        settings: Settings of the operator; `Settings()` if None, which reads the environment.
+        limit: Limit of each client, such as "20/minute", instead of that of the settings; None
+            sets no limit.
+        policies: The limits, instead of one for each client. Policies without a key count by the
+            client's address, behind the proxies of the settings. An empty list sets no limit.
+        exempt: Paths whose GET and HEAD requests are not limited, such as "/docs*".
+        respond: Returns the response to a request over its limit, instead of that of the
+            settings; `problem_details` or a function of the `Decision`.
+        on_decision: Called with the scope and the `Decision` of each request that is limited.
+        observers: Instances of `Observer`, or callables of a finished `Exchange`, in addition to
+            the metrics and the alerts.
         credentials: State of each provider's credentials for `/api/credentials/status`: a mapping
             of provider to bool, or a function (async or not) that returns one.
         checks: Conditions of `/health/ready` by name: functions that return a bool, or `Check`s.
-        engine: The alert engine; one with the default rules if None.
+        thresholds: Thresholds of the alerts at the start; the admin API changes them.
+        sinks: Notified of alerts, in addition to the log and the sinks of the settings.
+        engine: An alert engine with rules of your own, instead of the default one.
         metrics: Receives every exchange; uses prometheus_client's default registry if None.
-        policies: The limits; if None, one for each client from the settings. Policies without a
-            key count by the client's address, behind the proxies of the settings.
 
     Attributes:
         policies: The limits, whose limiters can be inspected and reset.
@@ -70,22 +80,29 @@ class TokenPulse:
         service: str = "tokenpulse",
         providers: Iterable[str] | Providers = PROVIDERS,
         settings: Settings | None = None,
+        limit: str | None = FROM_SETTINGS,
+        policies: Iterable[Policy] | None = None,
+        exempt: Iterable[str] = (),
+        respond: Respond | None = None,
+        on_decision: OnDecision | None = None,
+        observers: Iterable[ObserverLike] = (),
         credentials: Credentials | None = None,
         checks: Mapping[str, AnyCheck] | None = None,
+        thresholds: Thresholds | None = None,
+        sinks: Iterable[Sink] | None = None,
         engine: AlertEngine | None = None,
         metrics: HttpMetrics | None = None,
-        policies: Iterable[Policy] | None = None,
     ) -> None:
-        self.settings = Settings.from_env(os.environ) if settings is None else settings
+        self.settings = Settings() if settings is None else settings
         if not isinstance(self.settings, Settings):
             raise ValueError(
                 f"settings must be Settings(...), got one of type {type(settings).__name__}"
             )
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
-        self.policies = defaults.policies(self.settings, policies)
-        self._client_key = defaults.client_key(self.settings)
-        check_logs(self.settings)
-        self.engine = defaults.engine(self.settings, self.policies, engine)
+        self.policies = defaults.policies(self.settings, policies, limit)
+        self.engine = defaults.engine(
+            self.settings, self.policies, engine, thresholds=thresholds, sinks=sinks
+        )
         self.metrics = HttpMetrics() if metrics is None else metrics
         if not isinstance(self.metrics, HttpMetrics):
             raise ValueError(f"metrics must be an HttpMetrics of a registry, got {metrics!r}")
@@ -100,14 +117,15 @@ class TokenPulse:
         )
         health = [route for route in self.health.routes if isinstance(route, Route)]
         scrape = metrics_routes(self.metrics, authorize=scraper)
-        operate = defaults.admin_routes(self.engine, admin)
+        operate = defaults.admin_routes(self.settings, self.engine, admin)
         self._endpoints = [
             *(OwnEndpoint(route, admin, is_public=True) for route in health),
             *(OwnEndpoint(route, scraper, is_public=False) for route in scrape),
             *(OwnEndpoint(route, admin, is_public=False) for route in operate),
         ]
         self.routes = [endpoint.route for endpoint in self._endpoints]
-        self._outer, self._inner = self._middlewares()
+        self._outer = self._measuring(observers)
+        self._inner = self._limiting(exempt, respond, on_decision)
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
@@ -176,7 +194,8 @@ class TokenPulse:
         try:
             configure_logs(self.settings)
             drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
-            async with self.engine, self.metrics.refreshing(), self.health.running(), drains:
+            alerts = self.engine if self.settings.alerts else nullcontext()
+            async with alerts, self.metrics.refreshing(), self.health.running(), drains:
                 try:
                     yield
                 finally:
@@ -186,31 +205,42 @@ class TokenPulse:
         finally:
             self._lookups.running = False
 
-    def _middlewares(self) -> tuple[list[Layer], Layer]:
-        """Return the middlewares around the unlimited endpoints, outermost first, and the limit."""
-        observers: list[object] = [self.metrics, self.engine.observe]
-        ids: list[Layer] = []
-        if self.settings.access_log:
-            observers.append(AccessLog())
-            ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
-        exchange = {"observers": observers, "provider": self.providers}
-        with blame_settings("limit_response"):
-            respond = defaults.response_for(self.settings.limit_response)
-        rate_limit: dict[str, Any] = {
-            "policies": self.policies,
-            "default_key": self._client_key,
-            "headers": self.settings.limit_headers,
-            "respond": respond,
-            "enforce": self.settings.limit_enforce,
-        }
-        # Invalid options are rejected here, not when the server starts.
-        with blame_settings("limit_headers"):
-            RateLimitMiddleware(Router(), **rate_limit)
-        return [*ids, (ExchangeMiddleware, exchange)], (RateLimitMiddleware, rate_limit)
-
     def _layers(self, endpoints: Sequence[OwnEndpoint]) -> list[Layer]:
         """Return all middlewares and their options, outermost first."""
-        return [*self._outer, (UnlimitedEndpoints, {"endpoints": endpoints}), self._inner]
+        return [*self._outer, (UnlimitedEndpoints, {"endpoints": endpoints}), *self._inner]
+
+    def _measuring(self, observers: Iterable[ObserverLike]) -> list[Layer]:
+        """Return the middlewares that observe every request, outermost first."""
+        ours: list[ObserverLike] = [self.metrics]
+        ids: list[Layer] = []
+        if self.settings.alerts:
+            ours.append(self.engine.observe)
+        if self.settings.access_log:
+            ours.append(AccessLog())
+            ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
+        options: dict[str, Any] = {"observers": [*ours, *observers], "provider": self.providers}
+        ExchangeMiddleware(Router(), **options)  # invalid options are rejected here
+        return [*ids, (ExchangeMiddleware, options)]
+
+    def _limiting(
+        self, exempt: Iterable[str], respond: Respond | None, on_decision: OnDecision | None
+    ) -> list[Layer]:
+        """Return the middleware of the limits; none without limits."""
+        if respond is not None:
+            defaults.warn_unused(self.settings, ["limit_response"], "respond is given")
+        options: dict[str, Any] = {
+            "policies": self.policies,
+            "default_key": defaults.client_key(self.settings),
+            "headers": self.settings.limit_headers,
+            "respond": RESPONSES[self.settings.limit_response] if respond is None else respond,
+            "exempt": exempt,
+            "enforce": self.settings.limit_enforce,
+            "on_decision": on_decision,
+        }
+        if not self.policies:
+            return []
+        RateLimitMiddleware(Router(), **options)  # invalid options are rejected here
+        return [(RateLimitMiddleware, options)]
 
     def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager

@@ -1,0 +1,72 @@
+"""Types of the public names, which `__init__.py` imports when they are first used."""
+
+from .alerts import (
+    AlertEngine as AlertEngine,
+    AlertEvent as AlertEvent,
+    AlertMiddleware as AlertMiddleware,
+    Finding as Finding,
+    LogSink as LogSink,
+    Subject as Subject,
+    Thresholds as Thresholds,
+    alert_routes as alert_routes,
+)
+from .config import (
+    Settings as Settings,
+)
+from .exchange import (
+    Exchange as Exchange,
+    ExchangeMiddleware as ExchangeMiddleware,
+    Observer as Observer,
+    Providers as Providers,
+    annotate as annotate,
+    drop_exchange as drop_exchange,
+)
+from .health import (
+    Check as Check,
+    CheckResult as CheckResult,
+    EventLoopLag as EventLoopLag,
+    HealthRouter as HealthRouter,
+    ProviderHealth as ProviderHealth,
+    drain_on_sigterm as drain_on_sigterm,
+)
+from .logs import (
+    AccessLog as AccessLog,
+    RequestIdMiddleware as RequestIdMiddleware,
+    configure_logging as configure_logging,
+    current_request_id as current_request_id,
+    settings_routes as settings_routes,
+)
+from .metrics import (
+    HttpMetrics as HttpMetrics,
+    MetricsMiddleware as MetricsMiddleware,
+    metrics_routes as metrics_routes,
+)
+from .ratelimit import (
+    Decision as Decision,
+    InFlight as InFlight,
+    Limiter as Limiter,
+    Policy as Policy,
+    RateLimitMiddleware as RateLimitMiddleware,
+    SharedLimiter as SharedLimiter,
+    anthropic_error as anthropic_error,
+    keys as keys,
+    openai_error as openai_error,
+    problem_details as problem_details,
+    requests_to as requests_to,
+    too_many_requests as too_many_requests,
+)
+from .secret import (
+    Secret as Secret,
+)
+from .stack import (
+    TokenPulse as TokenPulse,
+)
+from .usage import (
+    TokenUsage as TokenUsage,
+)
+from .web.auth import (
+    bearer as bearer,
+)
+
+__version__: str
+__all__: list[str]
