@@ -169,7 +169,7 @@ def test_check_tells_whether_the_gateway_is_ready(
     assert codes == [0, 1, 0]
     assert capsys.readouterr().out.splitlines() == [
         "OK: the status is ok",
-        "WARNING: the service answered 503, status error",
+        "WARNING: the service responded with 503, status error",
         "OK: the status is ok",
     ]
 
@@ -185,7 +185,7 @@ def test_check_tells_which_credentials_are_inactive(
 def test_check_tells_that_it_cannot_tell(capsys: pytest.CaptureFixture[str]) -> None:
     """A gateway that is down is not called fine."""
     assert main(["check", "credentials", f"http://127.0.0.1:{free_port()}"]) == 3
-    assert capsys.readouterr().out.startswith("UNKNOWN: no answer: ")
+    assert capsys.readouterr().out.startswith("UNKNOWN: no response: ")
 
 
 def test_check_refuses_what_is_no_url(capsys: pytest.CaptureFixture[str]) -> None:

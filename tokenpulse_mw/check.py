@@ -25,34 +25,34 @@ class Status(NamedTuple):
     line: str
 
 
-def judge_health(status: int, body: bytes) -> Status:
+def health_status(status: int, body: bytes) -> Status:
     """Return the status for a response of `/health` or a path below."""
     try:
         status_text = _object(body)["status"]
     except (ValueError, KeyError) as error:
         if status == 503:
-            return Status(WARNING, "WARNING: the service answered 503")
+            return Status(WARNING, "WARNING: the service responded with 503")
         why = "has no status" if isinstance(error, KeyError) else error
-        return Status(UNKNOWN, f"UNKNOWN: the answer ({status}) {why}")
+        return Status(UNKNOWN, f"UNKNOWN: the response ({status}) {why}")
     if status == 200 and status_text in _HEALTHY:
         return Status(OK, f"OK: the status is {status_text}")
     if status in (200, 503):
         return Status(
-            WARNING, f"WARNING: the service answered {status}, status {_shown(status_text)}"
+            WARNING, f"WARNING: the service responded with {status}, status {_shown(status_text)}"
         )
-    return Status(UNKNOWN, f"UNKNOWN: the service answered {status}")
+    return Status(UNKNOWN, f"UNKNOWN: the service responded with {status}")
 
 
-def judge_credentials(status: int, body: bytes) -> Status:
+def credentials_status(status: int, body: bytes) -> Status:
     """Return the status for a response of `/api/credentials/status`."""
     if status != 200:
-        return Status(UNKNOWN, f"UNKNOWN: the service answered {status}")
+        return Status(UNKNOWN, f"UNKNOWN: the service responded with {status}")
     try:
         providers = _object(body)
     except ValueError as error:
-        return Status(UNKNOWN, f"UNKNOWN: the answer {error}")
+        return Status(UNKNOWN, f"UNKNOWN: the response {error}")
     if not providers or not all(isinstance(active, bool) for active in providers.values()):
-        return Status(UNKNOWN, "UNKNOWN: the answer does not say of each provider true or false")
+        return Status(UNKNOWN, "UNKNOWN: the response does not map each provider to true or false")
     inactive = [_shown(name) for name, active in providers.items() if not active]
     if not inactive:
         return Status(OK, f"OK: all providers are active ({len(providers)})")
@@ -65,12 +65,12 @@ class Subject(NamedTuple):
     """An endpoint that can be checked: its path, and the function that returns its status."""
 
     path: str
-    judge: Callable[[int, bytes], Status]
+    status_of: Callable[[int, bytes], Status]
 
 
 SUBJECTS = {
-    "health": Subject("/health/ready", judge_health),
-    "credentials": Subject("/api/credentials/status", judge_credentials),
+    "health": Subject("/health/ready", health_status),
+    "credentials": Subject("/api/credentials/status", credentials_status),
 }
 
 
@@ -97,20 +97,20 @@ def check(subject: Subject, url: str, *, timeout: float) -> Status:
         timeout: Seconds for the whole request, including name resolution; a day at most.
     """
     timeout = min(timeout, _MAX_TIMEOUT)
-    answers: queue.SimpleQueue[tuple[int, bytes] | Exception] = queue.SimpleQueue()
+    responses: queue.SimpleQueue[tuple[int, bytes] | Exception] = queue.SimpleQueue()
     # A thread, because name resolution and slow servers have no deadline of their own.
-    threading.Thread(target=_ask, args=(url, timeout, answers), daemon=True).start()
+    threading.Thread(target=_request, args=(url, timeout, responses), daemon=True).start()
     try:
-        answer = answers.get(timeout=timeout)
+        response = responses.get(timeout=timeout)
     except queue.Empty:
-        return Status(UNKNOWN, f"UNKNOWN: no answer within {timeout:g} s")
-    if isinstance(answer, Exception):
-        why = getattr(answer, "reason", None) or answer
-        return Status(UNKNOWN, f"UNKNOWN: no answer: {_shown(str(why))}")
-    status, body = answer
+        return Status(UNKNOWN, f"UNKNOWN: no response within {timeout:g} s")
+    if isinstance(response, Exception):
+        why = getattr(response, "reason", None) or response
+        return Status(UNKNOWN, f"UNKNOWN: no response: {_shown(str(why))}")
+    status, body = response
     if len(body) > _MAX_BYTES:
-        return Status(UNKNOWN, f"UNKNOWN: the answer is longer than {_MAX_BYTES} bytes")
-    return subject.judge(status, body)
+        return Status(UNKNOWN, f"UNKNOWN: the response is longer than {_MAX_BYTES} bytes")
+    return subject.status_of(status, body)
 
 
 def _parts(url: str) -> SplitResult | None:
@@ -123,17 +123,17 @@ def _parts(url: str) -> SplitResult | None:
     return parts if known and "@" not in parts.netloc else None
 
 
-def _ask(
-    url: str, timeout: float, answers: queue.SimpleQueue[tuple[int, bytes] | Exception]
+def _request(
+    url: str, timeout: float, responses: queue.SimpleQueue[tuple[int, bytes] | Exception]
 ) -> None:
     opener = OpenerDirector()  # without redirects and proxies
     for handler in (HTTPHandler(), HTTPSHandler()):
         opener.add_handler(handler)
     try:
-        with opener.open(url, timeout=timeout) as answer:
-            answers.put((answer.status, answer.read(_MAX_BYTES + 1)))
+        with opener.open(url, timeout=timeout) as response:
+            responses.put((response.status, response.read(_MAX_BYTES + 1)))
     except (OSError, HTTPException, ValueError) as error:
-        answers.put(error)
+        responses.put(error)
 
 
 def _object(body: bytes) -> dict[str, Any]:
