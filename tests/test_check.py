@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from tokenpulse_mw import HealthRouter
-from tokenpulse_mw.check import SUBJECTS, check, endpoint, credentials_status, health_status
+from tokenpulse_mw.check import SUBJECTS, check, credentials_status, endpoint, health_status
 from tokenpulse_mw.demo.server import LocalServer
 
 from .support.servers import free_port, need
@@ -88,7 +88,12 @@ def test_status_of_health(status: int, body: bytes, code: int, line: str) -> Non
         (200, {"claude": True, "counts": {"claude": 2}}, 3, "UNKNOWN: the response does not map "),
         (200, ["claude"], 3, "UNKNOWN: the response is not a JSON object"),
         (200, None, 3, "UNKNOWN: the response is not a JSON object"),
-        (503, {"error": "not known", "available": False}, 3, "UNKNOWN: the service responded with 503"),
+        (
+            503,
+            {"error": "not known", "available": False},
+            3,
+            "UNKNOWN: the service responded with 503",
+        ),
         (404, {"claude": True}, 3, "UNKNOWN: the service responded with 404"),
     ],
 )
@@ -188,7 +193,10 @@ def test_a_running_gateway_is_checked(gateway: tuple[str, dict[str, bool]]) -> N
 
     assert check(HEALTH, f"{url}/health", timeout=PATIENCE) == (0, "OK: the status is ok")
     credentials = f"{url}/api/credentials/status"
-    assert check(CREDENTIALS, credentials, timeout=PATIENCE) == (0, "OK: all providers are active (2)")
+    assert check(CREDENTIALS, credentials, timeout=PATIENCE) == (
+        0,
+        "OK: all providers are active (2)",
+    )
     status["gemini"] = False
     assert check(CREDENTIALS, credentials, timeout=PATIENCE).code == 1
 

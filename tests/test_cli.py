@@ -1,4 +1,4 @@
-"""The command."""
+"""The command `tokenpulse-mw`."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .support.servers import free_port
 def test_the_module_is_the_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`python -m tokenpulse_mw` says what it can do."""
+    """`python -m tokenpulse_mw --help` prints the usage of the command."""
     monkeypatch.setattr(sys, "argv", ["tokenpulse_mw", "--help"])
 
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as caught:
         runpy.run_module("tokenpulse_mw", run_name="__main__")
 
-    assert ended.value.code == 0
+    assert caught.value.code == 0
     assert "usage: tokenpulse-mw" in capsys.readouterr().out
 
 
 def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     """The version printed is that of the package."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as caught:
         main(["--version"])
 
-    assert ended.value.code == 0
+    assert caught.value.code == 0
     assert capsys.readouterr().out == f"{tokenpulse_mw.__version__}\n"
 
 
@@ -82,7 +82,7 @@ def test_check_imports_only_its_own_module() -> None:
 def test_check_config_prints_each_setting_and_its_origin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Secrets are masked; every other setting has its default."""
+    """Secrets are masked; every other setting shows its default."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("TOKENPULSE_LIMIT=5/second\n")
     monkeypatch.setenv("TOKENPULSE_ADMIN_TOKEN", "hunter2hunter2hunter2")
@@ -109,19 +109,19 @@ def test_check_config_reports_an_invalid_setting(
     assert f"TOKENPULSE_{name}" in capsys.readouterr().err
 
 
-def test_without_a_command_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    """It says what is missing, with the exit code of a wrong call."""
-    with pytest.raises(SystemExit) as ended:
+def test_a_missing_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names what is missing, and the exit code is 2."""
+    with pytest.raises(SystemExit) as caught:
         main([])
 
-    assert ended.value.code == 2
+    assert caught.value.code == 2
     assert "command" in capsys.readouterr().err
 
 
-def test_the_demo_needs_its_extra(
+def test_the_demo_without_its_extra_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it, the error says what to install."""
+    """The error names the extra to install."""
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in [name for name in sys.modules if name.startswith("tokenpulse_mw.demo")]:
         monkeypatch.delitem(sys.modules, name)
@@ -130,8 +130,8 @@ def test_the_demo_needs_its_extra(
     assert "pip install 'tokenpulse-mw[demo]'" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """The error names it, with no traceback."""
+def test_a_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the port, without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["demo", "--port", str(port)]) == 2
@@ -140,8 +140,8 @@ def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "http"])
-def test_what_is_no_port_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The error says what came and what is expected."""
+def test_an_invalid_port_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the expected value and the value it got."""
     with pytest.raises(SystemExit):
         main(["demo", f"--port={port}"])
 
@@ -150,16 +150,16 @@ def test_what_is_no_port_is_refused(port: str, capsys: pytest.CaptureFixture[str
 
 @pytest.fixture
 def gateway() -> Iterator[tuple[str, HealthRouter]]:
-    """A gateway's URL, and its health."""
+    """Yield the URL of a gateway, and its health router."""
     health = HealthRouter(credentials={"claude": True, "kiro": False})
     with LocalServer(Starlette(routes=health.routes)) as server:
         yield server.url, health
 
 
-def test_check_tells_whether_the_gateway_is_ready(
+def test_check_health_reports_readiness(
     gateway: tuple[str, HealthRouter], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In one line and an exit code."""
+    """The command prints one line, and its exit code is the status."""
     url, health = gateway
 
     codes = [main(["check", "health", url])]
@@ -174,22 +174,22 @@ def test_check_tells_whether_the_gateway_is_ready(
     ]
 
 
-def test_check_tells_which_credentials_are_inactive(
+def test_check_credentials_names_inactive_providers(
     gateway: tuple[str, HealthRouter], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By name."""
+    """The line has the number and the names of the inactive providers."""
     assert main(["check", "credentials", gateway[0], "--timeout=4.5"]) == 1
     assert capsys.readouterr().out == "WARNING: 1 of 2 providers are inactive: kiro\n"
 
 
-def test_check_tells_that_it_cannot_tell(capsys: pytest.CaptureFixture[str]) -> None:
-    """A gateway that is down is not called fine."""
+def test_check_of_a_gateway_that_is_down_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 3, not 0."""
     assert main(["check", "credentials", f"http://127.0.0.1:{free_port()}"]) == 3
     assert capsys.readouterr().out.startswith("UNKNOWN: no response: ")
 
 
-def test_check_refuses_what_is_no_url(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the exit code of a wrong call."""
+def test_check_refuses_an_invalid_url(capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 2."""
     assert main(["check", "health", "localhost:8000"]) == 2
     assert capsys.readouterr().err == (
         "expected a URL such as http://127.0.0.1:8000, got 'localhost:8000'\n"
@@ -197,46 +197,46 @@ def test_check_refuses_what_is_no_url(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
-def test_what_is_no_timeout_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The error says what came and what is expected."""
+def test_an_invalid_timeout_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the expected value and the value it got."""
     with pytest.raises(SystemExit):
         main(["check", "health", "http://127.0.0.1", f"--timeout={seconds}"])
 
     assert f"expected a number of seconds above 0, got '{seconds}'" in capsys.readouterr().err
 
 
-def test_monitoring_writes_its_files_and_says_which(
+def test_monitoring_writes_files_and_prints_their_paths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second time only when it is told to."""
-    told = ["monitoring", str(tmp_path / "stack"), "--gateway", "gateway.example:8000"]
+    """Existing files are overwritten only with `--force`."""
+    arguments = ["monitoring", str(tmp_path / "stack"), "--gateway", "gateway.example:8000"]
 
-    assert main(told) == 0
+    assert main(arguments) == 0
     written = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert written
     assert all(path.is_file() for path in written)
-    assert main(told) == 2
+    assert main(arguments) == 2
     assert capsys.readouterr().err
-    assert main([*told, "--force"]) == 0
+    assert main([*arguments, "--force"]) == 0
 
 
-def test_monitoring_refuses_what_is_no_address(
+def test_monitoring_refuses_an_invalid_address(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And writes nothing."""
+    """No file is written."""
     assert main(["monitoring", str(tmp_path / "stack"), "--gateway", "http://gateway/"]) == 2
     assert "http://gateway/" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("given", ["file", "file/below"])
-def test_monitoring_says_what_to_do_where_it_cannot_write(
-    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_monitoring_reports_a_directory_that_is_not_writable(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In one line, with the exit code of a wrong call."""
+    """The error is one line with what to do, and the exit code is 2."""
     (tmp_path / "file").write_text("")
 
-    assert main(["monitoring", str(tmp_path / given)]) == 2
+    assert main(["monitoring", str(tmp_path / name)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"cannot write to {tmp_path / given}: Not a directory (")
+    assert line.startswith(f"cannot write to {tmp_path / name}: Not a directory (")
     assert line.endswith("; give a directory that exists, or can be created, and is writable")

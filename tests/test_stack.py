@@ -1,4 +1,4 @@
-"""TokenPulse: everything in one call."""
+"""TokenPulse, with all its parts in one application."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ from .support.apps import answering
 from .support.asgi import drive, http_scope
 from .support.waiting import PATIENCE
 
-TOKEN = "a-token-that-nobody-guesses"
+TOKEN = "a-token-of-enough-characters"
 
 Installer = Callable[[Starlette, HttpMetrics], ASGIApp]
 
 
 def requests(metrics: HttpMetrics, **labels: str) -> float | None:
-    """How many requests with these labels were counted."""
+    """Return the number of requests with these labels."""
     return metrics.registry.get_sample_value("tokenpulse_http_requests_total", labels)
 
 
 def decisions(metrics: HttpMetrics, **labels: str) -> float | None:
-    """How many decisions with these labels were counted."""
+    """Return the number of rate limit decisions with these labels."""
     return metrics.registry.get_sample_value("tokenpulse_rate_limit_decisions_total", labels)
 
 
-def test_installed_in_fastapi(metrics: HttpMetrics) -> None:
-    """150 requests of one client: 100 answered, 50 refused, all 150 under route and provider."""
+def test_requests_of_fastapi_are_limited_and_counted(metrics: HttpMetrics) -> None:
+    """Of 150 requests of one client, 100 pass and 50 get 429; all are counted by route."""
     app = FastAPI()
 
     @app.post("/{vendor}/v1/chat/completions")
@@ -69,13 +69,13 @@ def test_installed_in_fastapi(metrics: HttpMetrics) -> None:
 
     TokenPulse(providers=["codex"], settings=Settings(), metrics=metrics).install(app)
     with TestClient(app) as client:
-        answers = [client.post("/codex/v1/chat/completions") for _ in range(150)]
+        responses = [client.post("/codex/v1/chat/completions") for _ in range(150)]
         other = TestClient(app, client=("192.0.2.2", 1)).post("/codex/v1/chat/completions")
 
-    assert [answer.status_code for answer in answers] == [200] * 100 + [429] * 50
-    assert answers[-1].text == "Too Many Requests"
-    assert answers[-1].headers["content-type"].startswith("text/plain")
-    assert int(answers[-1].headers["retry-after"]) >= 1
+    assert [response.status_code for response in responses] == [200] * 100 + [429] * 50
+    assert responses[-1].text == "Too Many Requests"
+    assert responses[-1].headers["content-type"].startswith("text/plain")
+    assert int(responses[-1].headers["retry-after"]) >= 1
     assert other.status_code == 200
     labels = {
         "method": "POST",
@@ -88,23 +88,23 @@ def test_installed_in_fastapi(metrics: HttpMetrics) -> None:
 
 
 def install(app: Starlette, metrics: HttpMetrics) -> ASGIApp:
-    """Everything installed into `app`."""
+    """Install a gateway into `app`, and return the application."""
     TokenPulse(service="oauth2api", settings=Settings(limit="2/day"), metrics=metrics).install(app)
     return app
 
 
 def wrap(app: Starlette, metrics: HttpMetrics) -> ASGIApp:
-    """Everything wrapped around `app`."""
+    """Return `app` wrapped in a gateway."""
     settings = Settings(limit="2/day")
     return TokenPulse(service="oauth2api", settings=settings, metrics=metrics).wrap(app)
 
 
-@pytest.mark.parametrize("put_in", [install, wrap])
-def test_the_endpoints_answer_before_a_catch_all(put_in: Installer, metrics: HttpMetrics) -> None:
-    """A proxy's route for everything does not swallow them; they are not limited or counted."""
+@pytest.mark.parametrize("deploy", [install, wrap])
+def test_endpoints_precede_a_catch_all_route(deploy: Installer, metrics: HttpMetrics) -> None:
+    """A route for every path does not receive probes and scrapes, which are not counted."""
     app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
 
-    with TestClient(put_in(app, metrics)) as client:
+    with TestClient(deploy(app, metrics)) as client:
         for _ in range(3):
             assert client.get("/health").json()["service"] == "oauth2api"
             assert client.get("/health/ready").json() == {"status": "ok"}
@@ -115,29 +115,29 @@ def test_the_endpoints_answer_before_a_catch_all(put_in: Installer, metrics: Htt
         assert requests(metrics, method="GET", route="/health", status="200") is None
 
 
-@pytest.mark.parametrize("put_in", [install, wrap])
-def test_the_applications_lifespan_is_kept(put_in: Installer, metrics: HttpMetrics) -> None:
-    """It runs, and its state reaches the requests."""
-    story: list[str] = []
+@pytest.mark.parametrize("deploy", [install, wrap])
+def test_lifespan_of_the_application_runs(deploy: Installer, metrics: HttpMetrics) -> None:
+    """The state that the lifespan yields reaches the requests."""
+    events: list[str] = []
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, str]]:
-        story.append("begin")
-        yield {"name": "kept"}
-        story.append("end")
+        events.append("begin")
+        yield {"name": "state"}
+        events.append("end")
 
     async def name(request: Request) -> PlainTextResponse:
         return PlainTextResponse(request.state.name)
 
     app = Starlette(routes=[Route("/name", name)], lifespan=lifespan)
 
-    with TestClient(put_in(app, metrics)) as client:
-        assert client.get("/name").text == "kept"
-    assert story == ["begin", "end"]
+    with TestClient(deploy(app, metrics)) as client:
+        assert client.get("/name").text == "state"
+    assert events == ["begin", "end"]
 
 
-def test_an_opaque_application_is_wrapped(metrics: HttpMetrics) -> None:
-    """A vendor's ASGI callable without routes or lifespan gets everything as well."""
+def test_an_application_without_routes_is_wrapped(metrics: HttpMetrics) -> None:
+    """An ASGI callable without routes or lifespan is limited and measured."""
     pulse = TokenPulse(settings=Settings(limit="2/day"), metrics=metrics)
 
     async def vendor(scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,13 +155,13 @@ def test_an_opaque_application_is_wrapped(metrics: HttpMetrics) -> None:
 
 @pytest.mark.slow
 @pytest.mark.anyio
-async def test_alerts_are_evaluated_while_the_application_lives(metrics: HttpMetrics) -> None:
-    """An error spike fires once while failures last, and is resolved once after."""
-    told: list[AlertEvent] = []
+async def test_alerts_are_evaluated_while_the_application_runs(metrics: HttpMetrics) -> None:
+    """An error spike fires once while requests fail, and resolves once afterwards."""
+    events: list[AlertEvent] = []
     resolved = anyio.Event()
 
     async def sink(event: AlertEvent) -> None:
-        told.append(event)
+        events.append(event)
         if event.transition == "resolved":
             resolved.set()
 
@@ -179,11 +179,11 @@ async def test_alerts_are_evaluated_while_the_application_lives(metrics: HttpMet
     app = pulse.wrap(failing)
     async with pulse.lifespan():
         with anyio.fail_after(PATIENCE):
-            while not told:
+            while not events:
                 await _post(app)
             await resolved.wait()
 
-    assert [(event.transition, event.fingerprint) for event in told] == [
+    assert [(event.transition, event.fingerprint) for event in events] == [
         ("fired", "error_spike:key:k1"),
         ("resolved", "error_spike:key:k1"),
     ]
@@ -194,8 +194,8 @@ async def _post(app: ASGIApp) -> None:
     await anyio.lowlevel.checkpoint()
 
 
-def test_a_service_that_shuts_down_is_not_ready(metrics: HttpMetrics) -> None:
-    """It lives on until the server ends, but wants no more requests."""
+def test_a_service_that_has_shut_down_is_not_ready(metrics: HttpMetrics) -> None:
+    """After the lifespan has ended, the service is live and not ready."""
     app = Starlette()
     pulse = TokenPulse(settings=Settings(), metrics=metrics)
     pulse.install(app)
@@ -207,8 +207,8 @@ def test_a_service_that_shuts_down_is_not_ready(metrics: HttpMetrics) -> None:
     assert client.get("/health/live").status_code == 200
 
 
-def test_credentials_and_checks_are_passed_on(metrics: HttpMetrics) -> None:
-    """The endpoints are told what only the gateway knows."""
+def test_credentials_and_checks_reach_the_health_endpoints(metrics: HttpMetrics) -> None:
+    """The state of credentials is served, and a failed check makes the service not ready."""
     app = Starlette()
     TokenPulse(
         settings=Settings(),
@@ -224,10 +224,10 @@ def test_credentials_and_checks_are_passed_on(metrics: HttpMetrics) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_metrics_show_the_limits_the_alerts_and_the_providers(
+async def test_metrics_include_limits_alerts_and_providers(
     metrics: HttpMetrics,
 ) -> None:
-    """What no single exchange tells is looked up by the scrape."""
+    """Gauges that no exchange sets are read when the metrics are scraped."""
     engine = AlertEngine()
     limits = [Policy(Limiter("1/minute", max_keys=2)), Policy(InFlight(9), name="at-once")]
     pulse = TokenPulse(
@@ -253,8 +253,8 @@ async def test_the_metrics_show_the_limits_the_alerts_and_the_providers(
     assert 'tokenpulse_active_providers{provider="claude"} 1.0' in lines
 
 
-def test_the_scrape_asks_for_the_token(metrics: HttpMetrics) -> None:
-    """Without it there is nothing to see."""
+def test_scrape_requires_the_metrics_token(metrics: HttpMetrics) -> None:
+    """Without the token, the response is 404."""
     app = Starlette()
     TokenPulse(settings=Settings(metrics_token="s3cret"), metrics=metrics).install(app)
     client = TestClient(app)
@@ -265,53 +265,53 @@ def test_the_scrape_asks_for_the_token(metrics: HttpMetrics) -> None:
 
 
 def test_an_empty_token_is_refused(metrics: HttpMetrics) -> None:
-    """A variable that is set to nothing must not open the door."""
+    """An empty token would make the metrics public."""
     with pytest.raises(ValueError, match="token must be"):
         TokenPulse(settings=Settings(metrics_token=""), metrics=metrics)
 
 
-def test_a_path_that_the_application_serves_is_left_to_it(
+def test_a_path_of_the_application_stays_with_it(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its own /health answers, and the log says so."""
-    app = Starlette(routes=[Route("/health", lambda request: PlainTextResponse("mine"))])
+    """An application that serves /health itself keeps it, and a warning is logged."""
+    app = Starlette(routes=[Route("/health", lambda request: PlainTextResponse("own"))])
     TokenPulse(settings=Settings(), metrics=metrics).install(app)
     client = TestClient(app)
 
-    assert client.get("/health").text == "mine"
+    assert client.get("/health").text == "own"
     assert client.get("/health/live").json() == {"status": "ok"}
     assert [record.getMessage() for record in caplog.records] == [
         "the application serves /health itself; its own is kept, and limited"
     ]
 
 
-def test_an_included_routers_path_is_left_to_it(metrics: HttpMetrics) -> None:
-    """Also where the path is put together from prefixes, or is a mount."""
+def test_a_path_of_an_included_router_stays_with_it(metrics: HttpMetrics) -> None:
+    """The paths of routers with a prefix and of mounts count as the application's."""
     router = APIRouter(prefix="/health")
 
     @router.get("/live")
     async def live() -> str:
-        return "mine"
+        return "own"
 
     app = FastAPI()
     app.include_router(router)
-    app.mount("/metrics", answering(b"mine"))
+    app.mount("/metrics", answering(b"own"))
 
     @app.post("/health")
     async def post() -> str:
-        return "mine"
+        return "own"
 
     TokenPulse(settings=Settings(), metrics=metrics).install(app)
     client = TestClient(app)
 
-    assert client.get("/health/live").json() == "mine"
-    assert client.get("/metrics/").text == "mine"
+    assert client.get("/health/live").json() == "own"
+    assert client.get("/metrics/").text == "own"
     assert client.get("/health").json()["status"] == "ok"
-    assert client.post("/health").json() == "mine"
+    assert client.post("/health").json() == "own"
 
 
-def test_what_only_looks_like_our_path_is_not_the_applications(metrics: HttpMetrics) -> None:
-    """A WebSocket, another host's page or a catch-all does not keep our endpoints out."""
+def test_other_routes_of_the_same_path_do_not_hide_the_endpoints(metrics: HttpMetrics) -> None:
+    """A WebSocket, a route of another host and a catch-all do not serve the path."""
     app = Starlette(
         routes=[
             WebSocketRoute("/health", answering()),
@@ -324,16 +324,16 @@ def test_what_only_looks_like_our_path_is_not_the_applications(metrics: HttpMetr
     assert TestClient(app).get("/health").json()["status"] == "ok"
 
 
-def test_below_an_opaque_mount_everything_is_left_to_it(metrics: HttpMetrics) -> None:
-    """What is mounted on `/health` may serve any path there."""
-    app = Starlette(routes=[Mount("/health", answering(b"mine"))])
+def test_paths_below_a_mount_stay_with_it(metrics: HttpMetrics) -> None:
+    """An application mounted at `/health` may serve any path below."""
+    app = Starlette(routes=[Mount("/health", answering(b"own"))])
     TokenPulse(settings=Settings(), metrics=metrics).install(app)
 
-    assert TestClient(app).get("/health/live").text == "mine"
+    assert TestClient(app).get("/health/live").text == "own"
 
 
-def test_below_a_mount_the_endpoints_are_not_limited(metrics: HttpMetrics) -> None:
-    """Where the whole gateway hangs below a prefix, its probes do too."""
+def test_endpoints_of_a_mounted_gateway_are_not_limited(metrics: HttpMetrics) -> None:
+    """Probes of a gateway below a prefix have the prefix too."""
     settings = Settings(limit="1/day")
     app = Starlette()
     app.mount("/llm", TokenPulse(settings=settings, metrics=metrics).wrap(answering()))
@@ -345,7 +345,7 @@ def test_below_a_mount_the_endpoints_are_not_limited(metrics: HttpMetrics) -> No
 
 
 def test_installing_twice_is_refused(metrics: HttpMetrics) -> None:
-    """Every request would count twice against its limit."""
+    """A second installation would count each request twice."""
     app = Starlette()
     pulse = TokenPulse(settings=Settings(), metrics=metrics)
     pulse.install(app)
@@ -355,33 +355,33 @@ def test_installing_twice_is_refused(metrics: HttpMetrics) -> None:
 
 
 def test_only_starlette_applications_can_be_installed_into(metrics: HttpMetrics) -> None:
-    """Any other is told of wrap()."""
+    """The error for any other application names `wrap()`."""
     with pytest.raises(ValueError, match=r"got <function .*; use wrap\(\)"):
         TokenPulse(settings=Settings(), metrics=metrics).install(answering())  # type: ignore[arg-type]
 
 
-def test_providers_can_say_how_they_are_told_apart(metrics: HttpMetrics) -> None:
-    """A `Providers` of one's own takes the place of the list."""
+def test_providers_may_have_a_resolver(metrics: HttpMetrics) -> None:
+    """A `Providers` object is used instead of a list of names."""
     app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
-    providers = Providers(["mine"], resolver=lambda scope: "mine")
+    providers = Providers(["own"], resolver=lambda scope: "own")
     TokenPulse(providers=providers, settings=Settings(), metrics=metrics).install(app)
 
     TestClient(app).get("/chat")
 
-    assert requests(metrics, method="GET", route="/chat", status="200", provider="mine") == 1
+    assert requests(metrics, method="GET", route="/chat", status="200", provider="own") == 1
 
 
-def test_settings_come_from_the_environment(
+def test_settings_are_read_from_the_environment(
     metrics: HttpMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is on call can change a limit without touching code."""
+    """An operator changes the limit by a variable."""
     monkeypatch.setenv("TOKENPULSE_LIMIT", "7/day")
 
     assert TokenPulse(metrics=metrics).policies[0].limiter.limit == 7
 
 
-def test_limits_can_be_several(metrics: HttpMetrics) -> None:
-    """Policies take the place of the one limit that the settings make, and are told apart."""
+def test_policies_replace_the_limit_of_the_settings(metrics: HttpMetrics) -> None:
+    """Several policies are counted together, and distinguished by name in headers and metrics."""
     app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
     policies = [
         Policy("1/day", name="key", key=keys.header("x-api-key")),
@@ -391,17 +391,17 @@ def test_limits_can_be_several(metrics: HttpMetrics) -> None:
     pulse.install(app)
 
     client = TestClient(app)
-    answers = [client.get("/chat", headers={"x-api-key": "sk-1"}) for _ in range(2)]
+    responses = [client.get("/chat", headers={"x-api-key": "sk-1"}) for _ in range(2)]
 
-    assert [each.status_code for each in answers] == [200, 429]
-    assert answers[1].headers["ratelimit-policy"] == '"key";q=1;w=86400,"ip";q=9;w=86400'
+    assert [response.status_code for response in responses] == [200, 429]
+    assert responses[1].headers["ratelimit-policy"] == '"key";q=1;w=86400,"ip";q=9;w=86400'
     assert pulse.policies[1].limiter.limit == 9
     assert decisions(metrics, policy="key", decision="limited") == 1
     assert decisions(metrics, policy="ip", decision="allowed") == 2
 
 
-def test_an_operator_can_choose_how_a_limit_shows(metrics: HttpMetrics) -> None:
-    """Headers, body, strategy and where the client's address comes from are settings."""
+def test_settings_choose_headers_body_and_client_address(metrics: HttpMetrics) -> None:
+    """The dialect, the format of 429, the strategy and the client header are settings."""
     app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
     settings = Settings(
         limit="1/day",
@@ -424,8 +424,8 @@ def test_an_operator_can_choose_how_a_limit_shows(metrics: HttpMetrics) -> None:
     assert other.status_code == 200
 
 
-def test_policies_without_a_key_know_the_proxies_too(metrics: HttpMetrics) -> None:
-    """Else all clients behind a proxy that the settings name would share one limit."""
+def test_policies_without_a_key_use_the_trusted_proxies(metrics: HttpMetrics) -> None:
+    """Clients behind a trusted proxy do not share one limit."""
     app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
     settings = Settings(trusted_proxies=("10.0.0.0/8",))
     policies = [Policy("1/day", name="client"), Policy("9/day", name="all", key=lambda scope: 0)]
@@ -441,8 +441,8 @@ def test_policies_without_a_key_know_the_proxies_too(metrics: HttpMetrics) -> No
     assert policies[1].limiter.peek(0).remaining == 7  # type: ignore[union-attr]
 
 
-def test_a_shared_limit_is_made_as_the_settings_say(metrics: HttpMetrics) -> None:
-    """Its storage, its prefix, and what is done without the storage."""
+def test_a_shared_limit_is_built_from_the_settings(metrics: HttpMetrics) -> None:
+    """Storage, prefix and the decision without the storage are settings."""
     settings = Settings(
         limit="5/minute",
         max_keys=7,
@@ -463,8 +463,8 @@ def test_a_shared_limit_is_made_as_the_settings_say(metrics: HttpMetrics) -> Non
     assert anyio.run(drive, app).status == 429  # nothing listens there
 
 
-def test_an_operator_can_try_a_limit(metrics: HttpMetrics) -> None:
-    """In shadow mode nobody is refused, and the metric says who would have been."""
+def test_shadow_mode_does_not_reject(metrics: HttpMetrics) -> None:
+    """Requests over the limit pass, and a metric counts them."""
     app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
     settings = Settings(limit="1/day", limit_enforce=False)
     TokenPulse(settings=settings, metrics=metrics).install(app)
@@ -532,14 +532,14 @@ def test_malformed_arguments_are_refused_at_construction(
 
 
 def test_only_applications_can_be_wrapped(metrics: HttpMetrics) -> None:
-    """The error comes when it is wrapped, and not with the first request."""
+    """The error is raised by `wrap`, not by the first request."""
     with pytest.raises(ValueError, match=r"^wrap\(\) needs an ASGI application, got 'app'$"):
         TokenPulse(settings=Settings(), metrics=metrics).wrap("app")  # type: ignore[arg-type]
 
 
 @pytest.mark.anyio
-async def test_what_runs_already_is_not_started_again(metrics: HttpMetrics) -> None:
-    """It was put into two applications; when it has ended, it may run once more."""
+async def test_lifespan_cannot_be_entered_twice(metrics: HttpMetrics) -> None:
+    """One TokenPulse serves one application; after it has ended, it may run again."""
     pulse = TokenPulse(settings=Settings(), metrics=metrics)
 
     for _ in range(2):
@@ -551,10 +551,10 @@ async def test_what_runs_already_is_not_started_again(metrics: HttpMetrics) -> N
                     pytest.fail("it runs twice")
 
 
-def test_an_application_whose_lifespan_nobody_runs_is_told_of_once(
+def test_a_lifespan_that_does_not_run_logs_a_warning(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first scrape shows it: no alert would be evaluated, and nothing else says so."""
+    """The first scrape reports that alerts are not evaluated."""
     app = Starlette()
     TokenPulse(settings=Settings(), metrics=metrics).install(app)
 
@@ -564,25 +564,25 @@ def test_an_application_whose_lifespan_nobody_runs_is_told_of_once(
     for _ in range(2):
         TestClient(app).get("/metrics")
 
-    assert [each[:48] for each in caplog.messages] == [
+    assert [message[:48] for message in caplog.messages] == [
         "TokenPulse does not run, so alerts are not evalu"
     ]
 
 
-def test_a_token_that_can_be_guessed_is_warned_of(
+def test_a_short_token_logs_a_warning(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its length is told, and it is not."""
+    """The warning has the length of the token, not the token."""
     TokenPulse(settings=Settings(admin_token="hunter2"), metrics=metrics)
 
     assert caplog.messages == ["admin_token has 7 characters and can be guessed: use at least 16"]
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_tenants_are_limited_who_are_told_outside_of_it_all(
+def test_tenants_annotated_by_an_outer_middleware_are_limited(
     after: bool, metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is added after `install` stands outside, and is heard; what is within is too late."""
+    """A middleware added after `install` runs before the limit; one added before is too late."""
 
     class Authentication:
         def __init__(self, app: ASGIApp) -> None:
@@ -607,8 +607,8 @@ def test_tenants_are_limited_who_are_told_outside_of_it_all(
 
 
 @pytest.mark.anyio
-async def test_token_limits_are_quotas_that_alert(metrics: HttpMetrics) -> None:
-    """Who has used 90 % of its tokens is told of before anything is refused."""
+async def test_token_budgets_alert_before_they_are_exhausted(metrics: HttpMetrics) -> None:
+    """A client that has used 90 % of its tokens fires `quota_exceeded`."""
     limiter = Limiter("1000/day")
     tokens = Policy(limiter, name="tokens", tokens=10, key=keys.annotation("tenant"))
     pulse = TokenPulse(settings=Settings(), metrics=metrics, policies=[tokens])
@@ -620,8 +620,10 @@ async def test_token_limits_are_quotas_that_alert(metrics: HttpMetrics) -> None:
     assert (event.finding.severity, event.finding.metadata["used"]) == ("warning", 950)
 
 
-def test_alerts_are_kept_where_the_settings_say(metrics: HttpMetrics, tmp_path: Path) -> None:
-    """A restart of the gateway goes on with them, and with the thresholds that were set."""
+def test_alerts_are_stored_in_the_database_of_the_settings(
+    metrics: HttpMetrics, tmp_path: Path
+) -> None:
+    """After a restart, the alerts still fire and the edited thresholds apply."""
     url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
 
     async def run(limited: bool) -> list[str]:
@@ -630,15 +632,15 @@ def test_alerts_are_kept_where_the_settings_say(metrics: HttpMetrics, tmp_path: 
             for _ in range(10 if limited else 0):
                 pulse.engine.observe(Exchange("POST", 0.0, provider="claude", status=502))
             await pulse.engine.evaluate()
-            return sorted(each.fingerprint for each in pulse.engine.firing)
+            return sorted(finding.fingerprint for finding in pulse.engine.firing)
 
     first, second = anyio.run(run, True), anyio.run(run, False)
 
     assert first == ["provider_down:provider:claude"] == second
 
 
-def test_how_the_engine_fares_is_a_metric(metrics: HttpMetrics) -> None:
-    """When it was last asked, what waits for a sink, and tenants there was no room for."""
+def test_metrics_include_the_state_of_the_engine(metrics: HttpMetrics) -> None:
+    """The last evaluation, the queue of each sink, and the overflow of subjects are metrics."""
 
     async def hangs(event: AlertEvent) -> None:
         raise OSError("down")
@@ -655,23 +657,23 @@ def test_how_the_engine_fares_is_a_metric(metrics: HttpMetrics) -> None:
     assert "tokenpulse_alert_subject_overflow_total 3.0" in shown
 
 
-def test_each_request_has_a_line_and_an_id_where_that_is_wanted(
+def test_access_log_has_the_request_id(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer gives the id back, and the line has it too."""
+    """With `access_log`, the id is in the response and in the line of the request."""
     caplog.set_level("INFO", logger="tokenpulse_mw.access")
     app = TokenPulse(settings=Settings(access_log=True), metrics=metrics).wrap(answering())
 
-    answer = TestClient(app).get("/claude/chat", headers={"x-request-id": "r-1"})
+    response = TestClient(app).get("/claude/chat", headers={"x-request-id": "r-1"})
 
-    assert answer.headers["x-request-id"] == "r-1"
+    assert response.headers["x-request-id"] == "r-1"
     (line,) = caplog.messages
     assert line.startswith("GET /{path} 200 provider=claude outcome=complete")
     assert line.endswith("request_id=r-1")
 
 
-def test_a_provider_that_is_down_is_a_warning_of_health(metrics: HttpMetrics) -> None:
-    """Readiness says so with 200, and why to those who may know: a vendor is not our health."""
+def test_a_provider_that_is_down_is_a_warning_of_readiness(metrics: HttpMetrics) -> None:
+    """The service stays ready, and authorized requests see the provider."""
     pulse = TokenPulse(settings=Settings(admin_token=TOKEN), metrics=metrics)
     for _ in range(10):
         pulse.engine.observe(Exchange("POST", 0.0, provider="claude", credential="c1", status=502))
@@ -679,29 +681,29 @@ def test_a_provider_that_is_down_is_a_warning_of_health(metrics: HttpMetrics) ->
     client = TestClient(pulse.wrap(answering()))
 
     plain = client.get("/health/ready")
-    told = client.get(
+    events = client.get(
         "/health/ready",
         headers={"accept": "application/health+json", "authorization": f"Bearer {TOKEN}"},
     )
 
     assert (plain.status_code, plain.json()) == (200, {"status": "warn"})
-    assert told.json()["checks"]["claude:consecutiveFailures"][0]["observedValue"] == 10
+    assert events.json()["checks"]["claude:consecutiveFailures"][0]["observedValue"] == 10
 
 
-@pytest.mark.parametrize("put_in", [install, wrap])
-def test_people_on_call_have_their_endpoints(put_in: Installer, metrics: HttpMetrics) -> None:
-    """With the token that the settings have, and whatever is limited."""
+@pytest.mark.parametrize("deploy", [install, wrap])
+def test_operators_have_the_admin_endpoints(deploy: Installer, metrics: HttpMetrics) -> None:
+    """The admin token of the settings opens them, also when the client is limited."""
     settings = Settings(admin_token=TOKEN, limit="1/day")
     app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
     pulse = TokenPulse(settings=settings, metrics=metrics)
     served: ASGIApp = app
-    if put_in is install:
+    if deploy is install:
         pulse.install(app)
     else:
         served = pulse.wrap(app)
     client = TestClient(served, headers={"authorization": f"Bearer {TOKEN}"})
 
-    answers = [
+    responses = [
         client.get("/admin/alerts").json(),
         client.get("/admin/alerts/silences/none").json()["title"],
         client.get("/admin/settings").json().keys(),
@@ -714,7 +716,7 @@ def test_people_on_call_have_their_endpoints(put_in: Installer, metrics: HttpMet
         client.get("/admin/alerts").status_code,
     ]
 
-    assert answers == [
+    assert responses == [
         {"alerts": [], "next": None},
         "Not Found",
         {"log_level"},
@@ -728,22 +730,22 @@ def test_people_on_call_have_their_endpoints(put_in: Installer, metrics: HttpMet
     ]
 
 
-def test_without_a_token_there_is_nothing_to_administer(metrics: HttpMetrics) -> None:
-    """The application's own paths are its own."""
+def test_without_an_admin_token_no_admin_endpoint_is_served(metrics: HttpMetrics) -> None:
+    """Requests below /admin reach the application."""
     app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
     wrapped = TokenPulse(settings=Settings(), metrics=metrics).wrap(app)
 
     assert TestClient(wrapped).get("/admin/alerts").text == "proxied"
 
 
-def test_a_script_that_asks_for_credentials_is_not_limited(metrics: HttpMetrics) -> None:
-    """What it took a refusal for would be that all is fine."""
+def test_the_state_of_credentials_is_not_limited(metrics: HttpMetrics) -> None:
+    """The script of the monitoring guide would take a 429 for success."""
     pulse = TokenPulse(settings=Settings(limit="1/day"), metrics=metrics, credentials={"a": False})
     client = TestClient(pulse.wrap(answering()))
 
-    answers = [client.get("/api/credentials/status") for _ in range(3)]
+    responses = [client.get("/api/credentials/status") for _ in range(3)]
 
-    assert [answer.json() for answer in answers] == [{"a": False}] * 3
+    assert [response.json() for response in responses] == [{"a": False}] * 3
 
 
 @pytest.mark.parametrize(
@@ -778,7 +780,7 @@ def test_an_invalid_variable_is_refused_at_construction(
 @pytest.mark.parametrize(
     ("settings", "options", "name"),
     [
-        (Settings(limit_prefix="mine"), {}, "limit_prefix"),
+        (Settings(limit_prefix="own"), {}, "limit_prefix"),
         (Settings(limit_on_error="deny"), {}, "limit_on_error"),
         (Settings(alert_webhook_secret="whsec_c2VjcmV0"), {}, "alert_webhook_secret"),
         (Settings(limit_response="openai"), {"respond": problem_details}, "limit_response"),
@@ -903,10 +905,10 @@ async def test_alerts_can_be_switched_off(metrics: HttpMetrics) -> None:
 
 
 @pytest.mark.usefixtures("logging_as_it_was")
-def test_logging_can_be_configured_by_the_settings(
+def test_logging_is_configured_from_the_settings(
     metrics: HttpMetrics, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """When the application starts, as the operator says it."""
+    """Logging is configured when the application starts."""
     settings = Settings(log_level="INFO", log_format="json", access_log=True)
     app = Starlette()
     TokenPulse(settings=settings, metrics=metrics).install(app)
@@ -926,7 +928,7 @@ def test_logging_can_be_configured_by_the_settings(
 def test_a_format_alone_configures_logging_at_info(
     metrics: HttpMetrics, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The server's own lines are of the same format."""
+    """The lines of the server have the same format."""
     app = Starlette()
     TokenPulse(settings=Settings(log_format="json"), metrics=metrics).install(app)
 
@@ -934,14 +936,14 @@ def test_a_format_alone_configures_logging_at_info(
         logging.getLogger("uvicorn.error").info("started")
 
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [(each["module"], each["message"]) for each in lines] == [("uvicorn.error", "started")]
+    assert [(line["module"], line["message"]) for line in lines] == [("uvicorn.error", "started")]
 
 
 @pytest.mark.usefixtures("logging_as_it_was")
-def test_an_access_log_that_nobody_would_see_is_warned_of(
+def test_an_access_log_below_the_log_level_logs_a_warning(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A plain server leaves logging at WARNING."""
+    """Without configuration, the log level is WARNING."""
     logging.getLogger().setLevel(logging.WARNING)
     app = Starlette()
     TokenPulse(settings=Settings(access_log=True), metrics=metrics).install(app)

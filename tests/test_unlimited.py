@@ -1,4 +1,4 @@
-"""Requests that are not limited, and that none of them reaches the application."""
+"""Requests that are not limited, none of which reaches the application."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ LIMIT = 5
 
 
 class Vendor:
-    """An application that answers every path and counts the requests that reach it."""
+    """An application that responds on every path and counts the requests that reach it."""
 
     def __init__(self) -> None:
         self.requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or close a WebSocket."""
+        """Respond to a request, or close a WebSocket."""
         self.requests += 1
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})
@@ -71,25 +71,25 @@ class Vendor:
             await answering(b"vendor")(scope, receive, send)
 
 
-def gateway(vendor: ASGIApp, place: str, **options: Any) -> ASGIApp:
-    """A gateway before `vendor` that allows `LIMIT` requests a day, put together as in `place`."""
+def gateway(vendor: ASGIApp, setup: str, **options: Any) -> ASGIApp:
+    """Return a gateway in front of `vendor` that allows `LIMIT` requests a day."""
     pulse = TokenPulse(
         settings=Settings(limit=f"{LIMIT}/day", **options),
         metrics=HttpMetrics(CollectorRegistry()),
         credentials={"claude": True},
     )
-    if place == "wrap":
+    if setup == "wrap":
         return pulse.wrap(vendor)
     app = Starlette(routes=[Mount("/", vendor)])
     pulse.install(app)
-    return Starlette(routes=[Mount("/llm", app)]) if place == "mount" else app
+    return Starlette(routes=[Mount("/llm", app)]) if setup == "mount" else app
 
 
-every_place = pytest.mark.parametrize("place", ["install", "wrap", "mount"])
+every_setup = pytest.mark.parametrize("setup", ["install", "wrap", "mount"])
 
 
 def requested(app: ASGIApp, *requests: Scope) -> list[Answer]:
-    """The responses to `requests`, sent one after another."""
+    """Return the responses to `requests`, sent one after another."""
 
     async def send_all() -> list[Answer]:
         return [await drive(app, dict(request)) for request in requests]
@@ -97,78 +97,76 @@ def requested(app: ASGIApp, *requests: Scope) -> list[Answer]:
     return anyio.run(send_all)
 
 
-def scope_of(place: str, path: str, **options: Any) -> Scope:
-    """A request for `path` of the gateway, from one and the same client."""
-    return http_scope(f"/llm{path}" if place == "mount" else path, **options)
+def scope_of(setup: str, path: str, **options: Any) -> Scope:
+    """Return a request for `path` of the gateway; all have the same client."""
+    return http_scope(f"/llm{path}" if setup == "mount" else path, **options)
 
 
 def bearing(token: str, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Headers with a bearer token."""
+    """Return headers with a bearer token."""
     return [(b"authorization", b"Bearer " + token.encode()), *more]
 
 
-@every_place
+@every_setup
 @pytest.mark.parametrize("path", OURS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_read_of_own_endpoint_is_answered_by_us_without_limit(
-    method: str, path: str, place: str
-) -> None:
-    """A probe gets its answer however often it asks, and the application is not asked."""
+def test_get_of_own_endpoint_is_served_without_limit(method: str, path: str, setup: str) -> None:
+    """Any number of probes is served, and none reaches the application."""
     vendor = Vendor()
-    app = gateway(vendor, place)
+    app = gateway(vendor, setup)
 
-    answers = requested(app, *[scope_of(place, path, method=method)] * (LIMIT + 3))
+    responses = requested(app, *[scope_of(setup, path, method=method)] * (LIMIT + 3))
 
-    assert {answer.status for answer in answers} == {200}
-    assert "ratelimit" not in answers[0].headers
+    assert {response.status for response in responses} == {200}
+    assert "ratelimit" not in responses[0].headers
     assert vendor.requests == 0
 
 
-@every_place
+@every_setup
 @pytest.mark.parametrize("path", OURS)
 @pytest.mark.parametrize("method", METHODS[2:])
-def test_other_method_on_own_path_is_limited(method: str, path: str, place: str) -> None:
-    """Only a read is unlimited: a method that the application answers counts."""
+def test_other_method_on_own_path_is_limited(method: str, path: str, setup: str) -> None:
+    """Only GET and HEAD are unlimited; a method that the application serves counts."""
     vendor = Vendor()
 
-    answers = requested(
-        gateway(vendor, place), *[scope_of(place, path, method=method)] * (LIMIT + 3)
+    responses = requested(
+        gateway(vendor, setup), *[scope_of(setup, path, method=method)] * (LIMIT + 3)
     )
 
-    assert [answer.status for answer in answers[LIMIT:]] == [429] * 3
+    assert [response.status for response in responses[LIMIT:]] == [429] * 3
     assert vendor.requests in (0, LIMIT)
 
 
-@every_place
+@every_setup
 @pytest.mark.parametrize("path", NEARLY_OURS)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_path_that_is_only_similar_to_ours_is_limited(method: str, path: str, place: str) -> None:
+def test_path_that_is_only_similar_to_ours_is_limited(method: str, path: str, setup: str) -> None:
     """No spelling of a path reaches the application without being counted."""
     vendor = Vendor()
 
-    answers = requested(
-        gateway(vendor, place, admin_token=ADMIN),
-        *[scope_of(place, path, method=method, headers=bearing(ADMIN))] * (LIMIT + 3),
+    responses = requested(
+        gateway(vendor, setup, admin_token=ADMIN),
+        *[scope_of(setup, path, method=method, headers=bearing(ADMIN))] * (LIMIT + 3),
     )
 
-    assert [answer.status for answer in answers[LIMIT:]] == [429] * 3
+    assert [response.status for response in responses[LIMIT:]] == [429] * 3
     assert vendor.requests <= LIMIT
 
 
-@every_place
+@every_setup
 @pytest.mark.parametrize("path", [*OURS, *NEARLY_OURS])
-def test_websocket_on_own_path_is_limited(path: str, place: str) -> None:
-    """Our endpoints serve HTTP only, so the application answers every WebSocket."""
+def test_websocket_on_own_path_is_limited(path: str, setup: str) -> None:
+    """Our endpoints serve HTTP only, so every WebSocket reaches the application."""
     vendor = Vendor()
-    scope = {**scope_of(place, path), "type": "websocket"}
+    scope = {**scope_of(setup, path), "type": "websocket"}
     del scope["method"]
 
-    requested(gateway(vendor, place), *[scope] * (LIMIT + 3))
+    requested(gateway(vendor, setup), *[scope] * (LIMIT + 3))
 
     assert vendor.requests <= LIMIT
 
 
-@every_place
+@every_setup
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     requests=st.lists(
@@ -183,14 +181,14 @@ def test_websocket_on_own_path_is_limited(path: str, place: str) -> None:
     )
 )
 def test_no_mix_of_requests_reaches_the_application_past_the_limit(
-    place: str, requests: list[tuple[str, str, str | None, bool]]
+    setup: str, requests: list[tuple[str, str, str | None, bool]]
 ) -> None:
-    """Whatever one client sends, with and without tokens, the application gets its limit."""
+    """The application gets at most the limit, for any requests of one client."""
     vendor = Vendor()
-    app = gateway(vendor, place, admin_token=ADMIN, metrics_token=SCRAPER)
+    app = gateway(vendor, setup, admin_token=ADMIN, metrics_token=SCRAPER)
     scopes = [
         {
-            **scope_of(place, path, method=method, headers=bearing(token) if token else []),
+            **scope_of(setup, path, method=method, headers=bearing(token) if token else []),
             "type": "websocket" if is_websocket else "http",
         }
         for method, path, token, is_websocket in requests
@@ -201,7 +199,7 @@ def test_no_mix_of_requests_reaches_the_application_past_the_limit(
     assert vendor.requests <= LIMIT
 
 
-@every_place
+@every_setup
 @pytest.mark.parametrize(
     ("method", "path", "token", "status"),
     [
@@ -220,21 +218,23 @@ def test_no_mix_of_requests_reaches_the_application_past_the_limit(
     ],
 )
 def test_wrong_or_missing_token_is_limited(
-    method: str, path: str, token: str | None, status: int, place: str
+    method: str, path: str, token: str | None, status: int, setup: str
 ) -> None:
-    """No endpoint tests guesses at a token faster than the limit allows."""
+    """Tokens cannot be guessed faster than the limit allows."""
     vendor = Vendor()
-    app = gateway(vendor, place, admin_token=ADMIN, metrics_token=SCRAPER)
+    app = gateway(vendor, setup, admin_token=ADMIN, metrics_token=SCRAPER)
     accept = (b"accept", b"application/health+json")
     headers = [accept] if token is None else bearing(token, accept)
 
-    answers = requested(app, *[scope_of(place, path, method=method, headers=headers)] * (LIMIT + 3))
+    responses = requested(
+        app, *[scope_of(setup, path, method=method, headers=headers)] * (LIMIT + 3)
+    )
 
-    assert [answer.status for answer in answers] == [status] * LIMIT + [429] * 3
+    assert [response.status for response in responses] == [status] * LIMIT + [429] * 3
     assert vendor.requests == 0
 
 
-@every_place
+@every_setup
 @pytest.mark.parametrize(
     ("method", "path", "token", "status"),
     [
@@ -250,22 +250,22 @@ def test_wrong_or_missing_token_is_limited(
     ],
 )
 def test_right_token_is_not_limited(
-    method: str, path: str, token: str | None, status: int, place: str
+    method: str, path: str, token: str | None, status: int, setup: str
 ) -> None:
-    """People on call get in although their own address is over its limit."""
+    """An operator is served also when the address is over its limit."""
     vendor = Vendor()
-    app = gateway(vendor, place, admin_token=ADMIN, metrics_token=SCRAPER)
-    requested(app, *[scope_of(place, "/chat")] * (LIMIT + 1))
+    app = gateway(vendor, setup, admin_token=ADMIN, metrics_token=SCRAPER)
+    requested(app, *[scope_of(setup, "/chat")] * (LIMIT + 1))
     headers = [] if token is None else bearing(token)
 
-    answers = requested(app, *[scope_of(place, path, method=method, headers=headers)] * 3)
+    responses = requested(app, *[scope_of(setup, path, method=method, headers=headers)] * 3)
 
-    assert [answer.status for answer in answers] == [status] * 3
+    assert [response.status for response in responses] == [status] * 3
     assert vendor.requests == LIMIT
 
 
 def installed(prepare: Callable[[Starlette], None], **options: Any) -> Starlette:
-    """An application that `prepare` has filled before the gateway is installed."""
+    """Return an application that `prepare` has changed before the gateway is installed."""
     app = Starlette()
     prepare(app)
     TokenPulse(
@@ -276,30 +276,30 @@ def installed(prepare: Callable[[Starlette], None], **options: Any) -> Starlette
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/metrics"])
-def test_middleware_added_before_install_does_not_answer_for_us(path: str) -> None:
+def test_middleware_added_before_install_does_not_serve_our_endpoints(path: str) -> None:
     """A proxy middleware inside the limit gets no unlimited request."""
     vendor = Vendor()
     app = installed(lambda app: app.add_middleware(lambda inner: vendor))
 
-    answers = requested(app, *[http_scope(path)] * (LIMIT + 3))
+    responses = requested(app, *[http_scope(path)] * (LIMIT + 3))
 
-    assert {answer.status for answer in answers} == {200}
+    assert {response.status for response in responses} == {200}
     assert vendor.requests == 0
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 def test_own_path_of_the_application_is_limited(method: str) -> None:
-    """A health check of the application costs what the application makes it cost."""
+    """A health check of the application may be expensive, so it is limited."""
     own = Route("/health", lambda request: PlainTextResponse("own"), methods=["GET", "POST"])
     app = installed(lambda app: app.router.routes.append(own))
 
-    answers = requested(app, *[http_scope("/health", method=method)] * (LIMIT + 3))
+    responses = requested(app, *[http_scope("/health", method=method)] * (LIMIT + 3))
 
-    assert [answer.status for answer in answers] == [200] * LIMIT + [429] * 3
+    assert [response.status for response in responses] == [200] * LIMIT + [429] * 3
 
 
-def test_route_inserted_before_ours_is_limited_where_it_answers() -> None:
-    """A catch-all that a later line of the application puts first gets only what is counted."""
+def test_route_inserted_before_ours_is_limited() -> None:
+    """A catch-all route that is inserted later gets only requests that are counted."""
     vendor = Vendor()
     app = installed(lambda app: None)
     app.router.routes.insert(0, Mount("/", vendor))
@@ -307,25 +307,25 @@ def test_route_inserted_before_ours_is_limited_where_it_answers() -> None:
     reads = requested(app, *[http_scope("/health")] * (LIMIT + 3))
     writes = requested(app, *[http_scope("/health", method="POST")] * (LIMIT + 3))
 
-    assert all(b'"status":"ok"' in answer.body for answer in reads)
-    assert [answer.status for answer in writes] == [200] * LIMIT + [429] * 3
+    assert all(b'"status":"ok"' in response.body for response in reads)
+    assert [response.status for response in writes] == [200] * LIMIT + [429] * 3
     assert vendor.requests == LIMIT
 
 
 def test_cors_preflight_inside_the_limit_is_limited() -> None:
-    """A preflight for one of our paths is a request that CORSMiddleware answers."""
+    """CORSMiddleware responds to a preflight for one of our paths, so it is limited."""
     app = installed(lambda app: app.add_middleware(CORSMiddleware, allow_origins=["*"]))
     headers = [(b"origin", b"https://x.example"), (b"access-control-request-method", b"GET")]
     preflight = http_scope("/health", method="OPTIONS", headers=headers)
 
-    answers = requested(app, *[preflight] * (LIMIT + 3))
+    responses = requested(app, *[preflight] * (LIMIT + 3))
 
-    assert [answer.status for answer in answers] == [200] * LIMIT + [429] * 3
+    assert [response.status for response in responses] == [200] * LIMIT + [429] * 3
 
 
-def test_other_method_on_own_path_is_answered_as_before() -> None:
-    """Where nothing of the application answers, the response is 405 with Allow."""
-    (answer,) = requested(installed(lambda app: None), http_scope("/health", method="POST"))
+def test_other_method_on_own_path_is_not_allowed() -> None:
+    """If the application does not serve the path, the response is 405 with Allow."""
+    (response,) = requested(installed(lambda app: None), http_scope("/health", method="POST"))
 
-    assert answer.status == 405
-    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
+    assert response.status == 405
+    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}

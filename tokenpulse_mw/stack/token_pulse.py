@@ -169,7 +169,7 @@ class TokenPulse:
         inner: ASGIApp = RoutesBefore(app, routes=self.routes)
         for middleware, options in reversed(self._layers(self._endpoints)):
             inner = middleware(inner, **options)
-        return WithLifespan(inner, beside=self.lifespan)
+        return WithLifespan(inner, lifespan=self.lifespan)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002

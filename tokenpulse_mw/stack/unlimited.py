@@ -1,4 +1,4 @@
-"""Middleware that answers probes, scrapes and operators ahead of the rate limit."""
+"""Middleware that serves probes, scrapes and operators ahead of the rate limit."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class OwnEndpoint:
 
 
 class UnlimitedEndpoints:
-    """Answer the unlimited requests to our endpoints; pass every other request to the rate limit.
+    """Middleware that serves the unlimited requests to our endpoints, and passes on all others.
 
-    Unlimited requests are answered here instead of being excluded from the limit, so that no
+    Unlimited requests are served here instead of being excluded from the limit, so that no
     unlimited request reaches the application.
     """
 
@@ -51,17 +51,17 @@ class UnlimitedEndpoints:
         self._prefixes = tuple(
             path
             for path in paths
-            if not any(path != each and path.startswith(each) for each in paths)
+            if not any(path != other and path.startswith(other) for other in paths)
         )
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answer the request or pass it on."""
+        """Serve the request or pass it on."""
         # Kept short: every request passes here.
         if scope.get("path", "").startswith(self._prefixes) or scope.get("root_path"):
-            return self._answer(scope, receive, send)
+            return self._serve(scope, receive, send)
         return self.app(scope, receive, send)
 
-    def _answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or not app_path(scope).startswith(self._prefixes):
             return self.app(scope, receive, send)
         for endpoint in self._endpoints:

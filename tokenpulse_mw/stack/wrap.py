@@ -1,4 +1,4 @@
-"""What goes around an application that is no Starlette one: our endpoints, and our background."""
+"""Middlewares around an application without routes: our endpoints, and our lifespan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..lifespan import run_lifespan
 
 
 class RoutesBefore:
-    """Serves our own paths, and leaves every other to the application."""
+    """Middleware that serves our endpoints and passes every other path to the application."""
 
     def __init__(self, app: ASGIApp, *, routes: list[Route]) -> None:
         self.app = app
@@ -32,17 +32,17 @@ class RoutesBefore:
 
 
 class WithLifespan:
-    """Runs the background beside the application's lifespan, and passes all else on."""
+    """Middleware that runs our lifespan around that of the application."""
 
     def __init__(
-        self, app: ASGIApp, *, beside: Callable[[], AbstractAsyncContextManager[None]]
+        self, app: ASGIApp, *, lifespan: Callable[[], AbstractAsyncContextManager[None]]
     ) -> None:
         self.app = app
-        self._beside = beside
+        self._lifespan = lifespan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or live as long as the application does."""
+        """Run both lifespans, or pass the request on."""
         if scope["type"] == "lifespan":
-            await run_lifespan(self.app, self._beside, scope, receive, send)
+            await run_lifespan(self.app, self._lifespan, scope, receive, send)
         else:
             await self.app(scope, receive, send)
