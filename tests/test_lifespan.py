@@ -140,7 +140,7 @@ async def test_an_application_that_raises_after_it_was_asked_is_told_in_the_log(
     """It may be one without lifespans, or a start that failed: whoever reads the log can tell."""
     await live(asks_and_raises)
 
-    assert caplog.messages == ["the application raised in its lifespan"]
+    assert caplog.messages == ["application raised in its lifespan"]
     assert "KeyError: 'lifespan.startup'" in caplog.text
 
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tokenpulse_mw.outages import MOST_CAUSES, REMIND_EVERY, RETURN_EVERY, Outage, Outages
+from tokenpulse_mw.outages import MAX_CAUSES, REMINDER_SECONDS, RECURRENCE_SECONDS, Outage, Outages
 
 from .support.clock import FakeClock
 
@@ -46,7 +46,7 @@ def test_an_outage_that_lasts_is_logged_again(
 
     for _ in range(3):
         outage.failed("no answer")
-        clock.advance(REMIND_EVERY / 2)
+        clock.advance(REMINDER_SECONDS / 2)
 
     assert caplog.messages == ["no answer", "no answer (failures=2)"]
 
@@ -57,7 +57,7 @@ def test_an_outage_that_returns_is_logged_once_a_minute(
     """Those without a line end without one, and the next line counts their failures."""
     outage = Outage(logger, clock=clock)
 
-    for seconds in (1.0, 1.0, RETURN_EVERY, 1.0):
+    for seconds in (1.0, 1.0, RECURRENCE_SECONDS, 1.0):
         outage.failed("no answer")
         outage.recovered("it answers")
         clock.advance(seconds)
@@ -79,7 +79,7 @@ def test_an_outage_that_returns_and_lasts_is_logged_after_a_minute(
     outage.recovered("it answers")
 
     outage.failed("no answer")
-    clock.advance(RETURN_EVERY)
+    clock.advance(RECURRENCE_SECONDS)
     outage.failed("no answer")
 
     assert caplog.messages[2:] == ["no answer (failures=2)"]
@@ -122,7 +122,7 @@ def test_causes_are_bounded(clock: FakeClock, caplog: pytest.LogCaptureFixture) 
     """Those beyond share one outage, which is logged as any other."""
     outages = Outages(logger, clock=clock)
 
-    for number in range(MOST_CAUSES + 50):
+    for number in range(MAX_CAUSES + 50):
         outages.failed(number, "no %d", number)
 
-    assert len(caplog.messages) == len(outages.lasting()) == MOST_CAUSES + 1
+    assert len(caplog.messages) == len(outages.lasting()) == MAX_CAUSES + 1

@@ -22,7 +22,7 @@ from tokenpulse_mw.exchange import RouteTemplates, has_route
 
 from ..support.apps import answering
 from ..support.asgi import http_scope
-from .routes import CopiesScope, every_middleware, labels, other, page
+from .routes import CopyScope, every_middleware, labels_of, other, page
 
 
 class Page(HTTPEndpoint):
@@ -48,7 +48,7 @@ def test_plain_routes() -> None:
         ]
     )
 
-    assert labels(
+    assert labels_of(
         app,
         "GET /users/7",
         "GET /files/a/b.txt",
@@ -79,7 +79,7 @@ def test_mounts() -> None:
         ]
     )
 
-    assert labels(
+    assert labels_of(
         app,
         "GET /v1/chat/opus",
         "GET /v1/",
@@ -112,9 +112,12 @@ def test_hosts() -> None:
         )
 
     requests = ["GET /chat/1", "GET /nowhere"]
-    assert labels(app(), *requests, base_url="http://acme.example.org") == ["/chat/{id}", "/{path}"]
-    assert labels(app(), *requests, base_url="http://raw.example.com:80") == ["/{path}"] * 2
-    assert labels(app(), *requests) == ["/{rest}"] * 2
+    assert labels_of(app(), *requests, base_url="http://acme.example.org") == [
+        "/chat/{id}",
+        "/{path}",
+    ]
+    assert labels_of(app(), *requests, base_url="http://raw.example.com:80") == ["/{path}"] * 2
+    assert labels_of(app(), *requests) == ["/{rest}"] * 2
 
 
 @pytest.mark.parametrize(
@@ -159,12 +162,12 @@ def test_mounted_applications_with_a_middleware_around_them() -> None:
     app = Starlette(
         routes=[
             Mount("/v1", CORSMiddleware(inner, allow_origins=["*"])),
-            Mount("/v2", CopiesScope(inner)),
+            Mount("/v2", CopyScope(inner)),
             Mount("/v3", RateLimitMiddleware(inner, policies=[Policy("1/day", cost=lambda s: 2)])),
         ]
     )
 
-    assert labels(
+    assert labels_of(
         app, "GET /v1/chat/a", "GET /v1/no", "GET /v2/chat/a", "GET /v3/chat/a", "GET /v3/no"
     ) == [
         "/v1/chat/{model}",
@@ -181,7 +184,7 @@ def test_files(tmp_path: Path) -> None:
     app = Starlette(routes=[Mount("/static", StaticFiles(directory=tmp_path))])
 
     assert (
-        labels(app, "GET /static/a.txt", "GET /static/no", "POST /static/a.txt")
+        labels_of(app, "GET /static/a.txt", "GET /static/no", "POST /static/a.txt")
         == ["/static/{path}"] * 3
     )
 
@@ -190,7 +193,7 @@ def test_redirects_of_a_slash() -> None:
     """The router answers them itself: no route has."""
     app = Starlette(routes=[Route("/a/{id}", page), Mount("/m", routes=[Route("/b/", page)])])
 
-    assert labels(app, "GET /a/1/", "GET /m", "GET /m/b") == [
+    assert labels_of(app, "GET /a/1/", "GET /m", "GET /m/b") == [
         "__unmatched__",
         "__unmatched__",
         "/m/{path}",
@@ -202,7 +205,7 @@ def test_a_router_that_is_mounted_in_itself() -> None:
     app = Starlette(routes=[Route("/a/{id}", page)])
     app.mount("/again", app)
 
-    assert labels(app, "GET /a/1", "GET /again/no", "GET /again/again/no") == [
+    assert labels_of(app, "GET /a/1", "GET /again/no", "GET /again/again/no") == [
         "/a/{id}",
         "/again/{path}",
         "/again/{path}",
@@ -219,7 +222,7 @@ def test_one_endpoint_under_several_paths() -> None:
         ]
     )
 
-    assert labels(app, "GET /a/1", "POST /a/1", "GET /b/2/3", "PUT /a/1") == [
+    assert labels_of(app, "GET /a/1", "POST /a/1", "GET /b/2/3", "PUT /a/1") == [
         "/a/{name}",
         "/a/{id}",
         "/b/{x}/{id}",
@@ -240,7 +243,7 @@ def test_applications_mounted_in_fastapi() -> None:
     app.mount("/star", Starlette(routes=[Route("/x/{y}", page)]))
     app.mount("/llm", answering())
 
-    assert labels(
+    assert labels_of(
         app,
         "GET /proxy/sub/acme/items/1",
         "GET /proxy/star/x/1",
@@ -256,11 +259,11 @@ def test_applications_mounted_in_fastapi() -> None:
 
 
 @every_middleware
-def test_middlewares_in_between(between: Middleware) -> None:
+def test_middlewares_in_between(middleware: Middleware) -> None:
     """What stands between us and the router does not hide the route."""
-    app = Starlette(routes=[Route("/users/{id}", page)], middleware=[between])
+    app = Starlette(routes=[Route("/users/{id}", page)], middleware=[middleware])
 
-    assert labels(app, "GET /users/1") == ["/users/{id}"]
+    assert labels_of(app, "GET /users/1") == ["/users/{id}"]
 
 
 def test_requests_answered_before_the_router() -> None:
@@ -274,7 +277,7 @@ def test_requests_answered_before_the_router() -> None:
     )
     app.add_middleware(RateLimitMiddleware, limit="1/day", headers=None)
 
-    assert labels(
+    assert labels_of(
         app,
         "GET /api/users/1",
         "GET /api/users/2",
@@ -329,7 +332,7 @@ def test_convertors_with_groups_of_their_own() -> None:
     app = Starlette(routes=[Route("/a/{x:float}", page), Route("/b", page), Route("/c", page)])
     app.add_middleware(RateLimitMiddleware, limit="1/day", headers=None)
 
-    assert labels(app, "GET /a/1.5", "GET /a/1.5", "GET /b", "GET /c") == [
+    assert labels_of(app, "GET /a/1.5", "GET /a/1.5", "GET /b", "GET /c") == [
         "/a/{x}",
         "/a/{x}",
         "/b",
@@ -378,7 +381,7 @@ def test_an_endpoint_that_no_route_has() -> None:
         async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
             await answering()(scope, receive, send)
 
-    assert labels(Starlette(routes=[Own()]), *["GET /x"] * 70) == ["__unmatched__"] * 70
+    assert labels_of(Starlette(routes=[Own()]), *["GET /x"] * 70) == ["__unmatched__"] * 70
 
 
 def test_routes_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
@@ -391,7 +394,7 @@ def test_routes_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
 
     app = Starlette(routes=[Odd(), Route("/even", other)])
 
-    assert labels(app, "GET /odd", "GET /odd", "GET /even") == ["__unmatched__"] * 2 + ["/even"]
+    assert labels_of(app, "GET /odd", "GET /odd", "GET /even") == ["__unmatched__"] * 2 + ["/even"]
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "route failed with AttributeError"
     ]
@@ -449,7 +452,7 @@ async def test_other_servers_root_paths() -> None:
         (Mount("/health", routes=[Route("/", page)]), True),
         (Mount("/", answering()), False),
         (Mount("/", routes=[Route("/health", page)]), True),
-        (Mount("/", CopiesScope(Starlette(routes=[Route("/health", page)]))), True),
+        (Mount("/", CopyScope(Starlette(routes=[Route("/health", page)]))), True),
         (Mount("/", routes=[Host("a.example.org", answering())]), False),
         (Host("a.example.org", Router([Route("/health", page)])), False),
     ],

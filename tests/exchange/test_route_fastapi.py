@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tokenpulse_mw import Exchange, ExchangeMiddleware, Policy, RateLimitMiddleware
 
 from ..support.apps import answering
-from .routes import every_middleware, labels, page
+from .routes import every_middleware, labels_of, page
 
 REFUSES = [Policy("1/day", cost=lambda scope: 2)]
 
@@ -51,7 +51,7 @@ def gateway(**options: Any) -> FastAPI:
 
 def test_routes_of_the_application() -> None:
     """Whatever the answer: 200, 405, 422 or an exception."""
-    assert labels(
+    assert labels_of(
         gateway(),
         "GET /items/1",
         "POST /items/1",
@@ -63,7 +63,7 @@ def test_routes_of_the_application() -> None:
 def test_requests_that_no_route_takes() -> None:
     """404, and the redirect of a slash too many; the target of the redirect has its route."""
     assert (
-        labels(gateway(), "GET /nowhere", "GET /items/1/", "GET /v1/models/a/")
+        labels_of(gateway(), "GET /nowhere", "GET /items/1/", "GET /v1/models/a/")
         == ["__unmatched__"] * 3
     )
 
@@ -73,7 +73,7 @@ def test_pages_of_the_documentation_and_routes_of_starlette() -> None:
     app = gateway()
     app.add_route("/plain/{id:int}", page)
 
-    assert labels(
+    assert labels_of(
         app, "GET /docs", "GET /redoc", "GET /openapi.json", "GET /plain/1", "POST /plain/1"
     ) == ["/docs", "/redoc", "/openapi.json", "/plain/{id}", "/plain/{id}"]
 
@@ -88,7 +88,7 @@ def test_what_an_included_router_holds() -> None:
     app.include_router(router, prefix="/one")
     app.include_router(router, prefix="/two/{tenant}")
 
-    assert labels(
+    assert labels_of(
         app,
         "GET /one/plain/1",
         "GET /two/acme/plain/1",
@@ -116,7 +116,7 @@ def test_hosts_of_an_included_router() -> None:
     app.include_router(router, prefix="/one")
 
     requests = ["GET /one/hosted/1", "GET /one/nowhere", "GET /items/1"]
-    assert labels(app, *requests, base_url="http://a.example.org") == [
+    assert labels_of(app, *requests, base_url="http://a.example.org") == [
         "/one/hosted/{id}",
         "/one/{path}",
         "/items/{id}",
@@ -138,7 +138,7 @@ def test_routers_within_routers() -> None:
     app.include_router(middle)
 
     paths = ["/x/a/inner", "/x/b/inner", "/a/inner", "/b/inner"]
-    assert labels(app, *[f"POST {path}/1" for path in paths]) == [
+    assert labels_of(app, *[f"POST {path}/1" for path in paths]) == [
         f"{path}/{{id}}" for path in paths
     ]
 
@@ -151,7 +151,7 @@ def test_files_and_sub_applications(tmp_path: Path) -> None:
     app.mount("/t/{tenant}", gateway())
     app.mount("/deep/{a}", Starlette(routes=[Mount("/{b}", app=gateway())]))
 
-    assert labels(
+    assert labels_of(
         app,
         "GET /static/a.txt",
         "GET /static/none.txt",
@@ -174,12 +174,12 @@ def test_files_and_sub_applications(tmp_path: Path) -> None:
 
 
 @every_middleware
-def test_middlewares_in_between(between: Middleware) -> None:
+def test_middlewares_in_between(middleware: Middleware) -> None:
     """What stands between us and the router hides neither an included route nor a mounted one."""
-    app = gateway(middleware=[between])
-    app.mount("/t/{tenant}", gateway(middleware=[between]))
+    app = gateway(middleware=[middleware])
+    app.mount("/t/{tenant}", gateway(middleware=[middleware]))
 
-    assert labels(app, "GET /v1/models/a", "POST /items/1", "GET /t/acme/v1/models/a") == [
+    assert labels_of(app, "GET /v1/models/a", "POST /items/1", "GET /t/acme/v1/models/a") == [
         "/v1/models/{name}",
         "/items/{id}",
         "/t/{tenant}/v1/models/{name}",
@@ -207,7 +207,7 @@ def test_requests_answered_before_the_router(first: Middleware, root: str) -> No
     app.mount("/t/{tenant}", gateway())
 
     requests = ["GET {}/v1/models/a", "POST {}/items/1", "GET {}/t/a/v1/models/b", "GET {}/no"]
-    assert labels(app, *[each.format(root) for each in requests], root_path=root) == [
+    assert labels_of(app, *[each.format(root) for each in requests], root_path=root) == [
         "/v1/models/{name}",
         "/items/{id}",
         "/t/{tenant}/v1/models/{name}",
@@ -234,7 +234,7 @@ def test_a_sub_application_that_answers_before_its_router() -> None:
     app = FastAPI()
     app.mount("/t/{tenant}", gateway(middleware=[answers(429)]))
 
-    assert labels(app, "GET /t/acme/v1/models/a", "GET /t/acme/nowhere") == [
+    assert labels_of(app, "GET /t/acme/v1/models/a", "GET /t/acme/nowhere") == [
         "/t/{tenant}/v1/models/{name}",
         "/t/{tenant}/{path}",
     ]
@@ -282,7 +282,7 @@ def test_an_application_from_before_routers_were_kept(monkeypatch: pytest.Monkey
     async def model(name: str) -> str:
         return name
 
-    assert labels(app, "GET /v1/models/a", "GET /docs") == ["/v1/models/{name}", "/docs"]
+    assert labels_of(app, "GET /v1/models/a", "GET /docs") == ["/v1/models/{name}", "/docs"]
 
 
 class Odd:
@@ -312,7 +312,7 @@ NOT_AS_IT_WAS = {
 def test_a_fastapi_whose_included_routers_cannot_be_read(
     function: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Requests are answered; after the first, labels are right; at most one failure is told."""
+    """Requests are answered; after the first, labels_of are right; at most one failure is told."""
     if function is None:
         monkeypatch.delattr(fastapi.routing, "iter_route_contexts")
     else:
@@ -389,4 +389,4 @@ def test_a_mounted_application_is_not_mistaken_for_its_parent(
         monkeypatch.delattr(fastapi.routing, "iter_route_contexts")
 
     expected = "/t/{tenant}/v1/models/{name}" if has_function else "/t/{tenant}/{path}"
-    assert labels(app, "GET /t/acme/v1/models/a") == [expected]
+    assert labels_of(app, "GET /t/acme/v1/models/a") == [expected]

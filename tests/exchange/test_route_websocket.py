@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -19,7 +18,7 @@ from tokenpulse_mw.exchange import RouteTemplates
 
 from ..support.apps import answering
 from ..support.asgi import http_scope
-from .routes import CopiesScope, page
+from .routes import CopyScope, page, websocket_scope
 
 
 async def live(websocket: WebSocket) -> None:
@@ -109,7 +108,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize(
-    "between", [[], [Middleware(CopiesScope)], [Middleware(Answers)]], ids=["none", "copy", "403"]
+    "between", [[], [Middleware(CopyScope)], [Middleware(Answers)]], ids=["none", "copy", "403"]
 )
 def test_handshakes(between: list[Middleware]) -> None:
     """The template of the WebSocket's route that answered, or would have."""
@@ -217,10 +216,3 @@ def test_a_route_of_somebodys_making_may_take_either() -> None:
 
     assert templates(http_scope("/own/1")) == "/own/{id}"
     assert templates(websocket_scope("/own/1")) == "/own/{id}"
-
-
-def websocket_scope(path: str) -> Scope:
-    """A handshake as a server makes it: it has no method."""
-    scope: dict[str, Any] = {**http_scope(path), "type": "websocket"}
-    del scope["method"]
-    return scope

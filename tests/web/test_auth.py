@@ -187,5 +187,5 @@ async def test_an_authorize_that_fails_is_logged_as_an_outage(
 
     assert caplog.messages == [
         "authorize failed: requests are refused",
-        "authorize works again (seconds=0 failures=3)",
+        "authorize recovered (seconds=0 failures=3)",
     ]

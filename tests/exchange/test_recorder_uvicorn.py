@@ -24,8 +24,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics
 
-from ..support.apps import WORDS, event, raising, raising_later, silent, streaming
+from ..support.apps import (
+    WORDS,
+    event,
+    listening,
+    raising,
+    raising_later,
+    silent,
+    streaming,
+)
 from ..support.waiting import PATIENCE, wait_until
+from .routes import AppEndpoint
 
 IMPLEMENTATIONS = [name for name in ("h11", "httptools") if importlib.util.find_spec(name)]
 
@@ -103,16 +112,6 @@ def request(path: str, *, method: str = "POST", connection: str = "keep-alive") 
     return (head + "Content-Length: 0\r\n\r\n").encode()
 
 
-class Raw:
-    """An endpoint that answers as `app` does."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
-
-
 class Gate:
     """A place where the application waits until the test lets it go on."""
 
@@ -155,12 +154,6 @@ def hanging(*pieces: bytes) -> ASGIApp:
     return app
 
 
-async def listens(scope: Scope, receive: Receive, send: Send) -> None:
-    """Gives up when its client leaves, before it has said anything."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 async def gives_up(scope: Scope, receive: Receive, send: Send) -> None:
     """Waits for an upstream no longer than it wants to, and fails."""
     with anyio.fail_after(0.01):
@@ -194,7 +187,7 @@ ENDS: list[tuple[str, ASGIApp, int, str]] = [
 )
 def test_how_an_application_ends(http: str, app: ASGIApp, status: int, outcome: str) -> None:
     """What is told is what the client reads in the first line of the answer."""
-    with Served([Route("/case/{id}", Raw(app))], http=http) as server:
+    with Served([Route("/case/{id}", AppEndpoint(app))], http=http) as server:
         answer = server.ask("/case/1")
 
         assert server.told() == [("POST", "/case/{id}", status, outcome)]
@@ -259,7 +252,7 @@ def test_requests_that_come_at_once_on_one_connection(http: str) -> None:
 @pytest.mark.parametrize("path", ["/api/t/acme/1", "/t/acme/1"])
 def test_a_root_path_of_the_server(http: str, path: str) -> None:
     """It is no part of the template, whether the proxy before it has taken it off or not."""
-    routes = [Mount("/t/{tenant}", routes=[Route("/{id}", Raw(streaming([b"a"])))])]
+    routes = [Mount("/t/{tenant}", routes=[Route("/{id}", AppEndpoint(streaming([b"a"])))])]
     prefix = path.removesuffix("/t/acme/1")
 
     # uvicorn puts its root path before every path; a proxy that takes nothing off has none there.
@@ -271,7 +264,7 @@ def test_a_root_path_of_the_server(http: str, path: str) -> None:
 
 def test_a_client_that_leaves_before_the_head(http: str) -> None:
     """An application that listens for it gives up: 499, which nobody reads."""
-    with Served([Route("/case/{id}", Raw(listens))], http=http) as server:
+    with Served([Route("/case/{id}", AppEndpoint(listening))], http=http) as server:
         with server.connect() as client:
             client.sendall(request("/case/1"))
             wait_until(lambda: server.in_progress() == 1)
@@ -333,7 +326,7 @@ def test_a_client_that_leaves_a_stream_nobody_listens_beside(http: str) -> None:
         await gate.wait()
         await send({"type": "http.response.body", "body": b"b"})
 
-    with Served([Route("/case/{id}", Raw(app))], http=http) as server:
+    with Served([Route("/case/{id}", AppEndpoint(app))], http=http) as server:
         with server.connect() as client:
             client.sendall(request("/case/1"))
             assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
@@ -392,7 +385,7 @@ def test_an_exchange_is_over_before_its_background_task_runs(http: str, stream: 
 )
 def test_a_server_that_stops(http: str, app: ASGIApp, status: int) -> None:
     """It cancels what is not done when its patience ends; no request is left in progress."""
-    routes = [Route("/case/{id}", Raw(app))]
+    routes = [Route("/case/{id}", AppEndpoint(app))]
     with Served(routes, http=http, timeout_graceful_shutdown=0) as server:
         with server.connect() as client:
             client.sendall(request("/case/1"))
@@ -406,8 +399,11 @@ def test_a_server_that_stops(http: str, app: ASGIApp, status: int) -> None:
 
 def test_many_requests_that_end_in_every_way_at_once(http: str) -> None:
     """Each is told once, whatever happens to the others; in the end none is in progress."""
-    routes = [Route(f"/{number}", Raw(app)) for number, (_, app, *_) in enumerate(ENDS)]
-    routes += [Route("/endless", stream_for_ever, methods=["POST"]), Route("/gone", Raw(listens))]
+    routes = [Route(f"/{number}", AppEndpoint(app)) for number, (_, app, *_) in enumerate(ENDS)]
+    routes += [
+        Route("/endless", stream_for_ever, methods=["POST"]),
+        Route("/gone", AppEndpoint(listening)),
+    ]
     with Served(routes, http=http) as server:
         clients = []
         for path in ["/endless", "/gone"] * 3 + [f"/{number}" for number in range(len(ENDS))] * 3:
