@@ -212,7 +212,7 @@ async def cancelling(app: ASGIApp, scope: Scope) -> None:
 
 
 def waiting(*chunks: bytes, ends: bool = False) -> ASGIApp:
-    """Return an application that sends `pieces` and then waits for ever."""
+    """Return an application that sends `chunks` and then waits for ever."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if chunks:
