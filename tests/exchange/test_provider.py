@@ -90,11 +90,11 @@ def test_label_is_always_declared_other_or_unknown(
         (["Claude"], "provider name must be 1 to 64 lower-case .*, got 'Claude'"),
         ([""], "provider name must be .*, got ''"),
         (["a" * 65], "provider name must be 1 to 64 lower-case"),
-        ([7], r"providers must be a list of strings, .*, got \[7\]"),
+        ([7], "provider name must be .*, got 7"),
         (["other"], "provider name must not be 'other', which is reserved"),
         (["claude", "claude"], "provider names must be unique, got 'claude' twice"),
         ([], "providers must have at least one name, got an empty list"),
-        ("claude", "providers must be a list of strings, .*, got 'claude'"),
+        ("claude", "providers must be a list of strings, .*, got the string 'claude'"),
     ],
 )
 def test_invalid_names_raise(names: list[str], message: str) -> None:

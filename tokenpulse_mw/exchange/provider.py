@@ -9,8 +9,6 @@ from itertools import pairwise
 
 from starlette.types import Scope
 
-from ..validation import check_strings
-
 PROVIDERS = (
     "claude",
     "gemini",
@@ -115,9 +113,14 @@ class Providers:
 
 
 def _check_names(names: Iterable[str]) -> tuple[str, ...]:
-    checked = check_strings("providers", names, '["claude", "gemini"]')
-    for position, name in enumerate(checked):
-        if not _NAME.fullmatch(name):
+    if isinstance(names, str):
+        raise ValueError(
+            'providers must be a list of strings, such as ["claude", "gemini"], '
+            f"got the string {names!r}"
+        )
+    checked: list[str] = []
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(
                 "provider name must be 1 to 64 lower-case letters, digits, '_', '.' or '-', "
                 f"beginning with a letter or digit, got {name!r}"
@@ -126,13 +129,14 @@ def _check_names(names: Iterable[str]) -> tuple[str, ...]:
             raise ValueError(
                 f"provider name must not be {name!r}, which is reserved for undeclared providers"
             )
-        if name in checked[:position]:
+        if name in checked:
             raise ValueError(f"provider names must be unique, got {name!r} twice")
+        checked.append(name)
     if not checked:
         raise ValueError(
             "providers must have at least one name, got an empty list; omit it for the default"
         )
-    return checked
+    return tuple(checked)
 
 
 def _request_header(scope: Scope) -> str | None:
