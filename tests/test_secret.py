@@ -43,13 +43,13 @@ VARIABLES = {
 }
 
 
-def _settings(**others: Any) -> Settings:
+def _settings(**options: Any) -> Settings:
     return Settings(
         limit_storage=STORAGE,
         alert_store=DATABASE,
         admin_token=SECRET,
         metrics_token=SECRET,
-        **others,
+        **options,
     )
 
 

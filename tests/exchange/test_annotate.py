@@ -123,7 +123,7 @@ class Vendor(str, Enum):  # noqa: UP042 - the form that many applications use
 
 @pytest.mark.anyio
 async def test_annotated_enum_member_is_recorded_as_its_value() -> None:
-    """A member of an Enum is recorded by its value, whatever its `str` is."""
+    """A member of an Enum is recorded by its value, not by its `str`."""
     exchange = await exchange_annotated_with(provider=Vendor.CLAUDE, tenant=Vendor.CLAUDE)
 
     assert (type(exchange.provider), exchange.provider) == (str, "claude")

@@ -57,7 +57,7 @@ def routed(app: Starlette) -> Scope:
 def test_routed_request_costs_one_lookup(
     make: Callable[[int], Starlette],
 ) -> None:
-    """A request with a known endpoint is not matched, whatever the number of routes."""
+    """A request with a known endpoint is not matched, for any number of routes."""
 
     def cost(routes: int) -> int:
         app = make(routes)

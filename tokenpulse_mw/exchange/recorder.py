@@ -107,8 +107,10 @@ class Recorder:
         """Add the observers and options of another middleware."""
         if self.finished:
             return
-        merged, observers = self.dispatcher.merge(dispatcher), self.dispatcher.observers
-        new = tuple(observer for observer in merged.observers if observer not in observers)
+        merged = self.dispatcher.merge(dispatcher)
+        new = tuple(
+            observer for observer in merged.observers if observer not in self.dispatcher.observers
+        )
         self.dispatcher = merged
         merged.errors.notify("on_open", new)
 
