@@ -1,4 +1,4 @@
-"""Requests that are in flight when their event loop is closed."""
+"""Requests in flight at the close of their event loop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Abandon = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 
 class _Endless:
-    """Awaited for ever, by any event loop."""
+    """An awaitable that no event loop completes."""
 
     def __await__(self) -> Generator[None]:
         while True:
@@ -40,7 +40,7 @@ class _Endless:
 
 
 async def endless(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that does not end."""
+    """Await for ever."""
     await _Endless()
 
 
@@ -52,59 +52,59 @@ async def _send(message: Message) -> None:
     raise AssertionError("nothing is sent")
 
 
-def on_asyncio(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Close the loop, and let the garbage collector find the task."""
+def on_asyncio(request: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Close the loop with a pending task, and collect the task as garbage."""
     loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda loop, context: None)  # asyncio says that it was pending
-    task = loop.create_task(work())
+    loop.set_exception_handler(lambda loop, context: None)  # asyncio reports a pending task
+    task = loop.create_task(request())
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     del task, loop
     gc.collect()
 
 
-def on_trio(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Begin the request inside of a run, and drop it after."""
+def on_trio(request: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start the request in a run, and close its coroutine after the run."""
 
     async def begin() -> Coroutine[Any, Any, None]:
-        request = work()
-        request.send(None)
-        return request
+        coroutine = request()
+        coroutine.send(None)
+        return coroutine
 
     trio.run(begin).close()
 
 
-def place(metrics: HttpMetrics) -> Policy:
-    """A limit of one request at once."""
+def in_flight(metrics: HttpMetrics) -> Policy:
+    """Return a limit of one concurrent request."""
     return Policy(InFlight(1), key=lambda scope: "key")
 
 
 def tokens(metrics: HttpMetrics) -> Policy:
-    """A limit of tokens."""
+    """Return a limit of tokens."""
     return Policy(Limiter("9/day"), key=lambda scope: "key", tokens=5)
 
 
 def limited(policy: Policy, metrics: HttpMetrics) -> ASGIApp:
-    """A rate limit alone."""
+    """Return an application with a rate limit."""
     return RateLimitMiddleware(endless, policies=[policy])
 
 
 def observed(policy: Policy, metrics: HttpMetrics) -> ASGIApp:
-    """A rate limit inside of an exchange."""
+    """Return an application with a rate limit inside an exchange."""
     return ExchangeMiddleware(limited(policy, metrics), observers=[metrics])
 
 
 def complete(policy: Policy, metrics: HttpMetrics) -> ASGIApp:
-    """Everything."""
+    """Return an application with every middleware."""
     settings = Settings(access_log=True)
     return TokenPulse(settings=settings, metrics=metrics, policies=[policy]).wrap(endless)
 
 
 @pytest.mark.parametrize("scope", [HTTP, WEBSOCKET], ids=["http", "websocket"])
 @pytest.mark.parametrize("build", [limited, observed, complete])
-@pytest.mark.parametrize("limit", [place, tokens])
+@pytest.mark.parametrize("limit", [in_flight, tokens])
 @pytest.mark.parametrize("abandon", [on_asyncio, on_trio])
-def test_request_of_a_closed_loop_ends_without_a_word_and_gives_back_its_place(
+def test_request_of_a_closed_loop_is_released_without_an_error(
     abandon: Abandon,
     limit: Callable[[HttpMetrics], Policy],
     build: Callable[[Policy, HttpMetrics], ASGIApp],
@@ -112,20 +112,22 @@ def test_request_of_a_closed_loop_ends_without_a_word_and_gives_back_its_place(
     metrics: HttpMetrics,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing is printed, and no place stays taken, though nothing can be awaited any more."""
-    said: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda told: said.append(repr(told.exc_value)))
+    """The slot in flight is released, and no error is printed, although nothing can be awaited."""
+    errors: list[object] = []
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda unraisable: errors.append(repr(unraisable.exc_value))
+    )
     policy = limit(metrics)
     app = build(policy, metrics)
-    begun: list[Scope] = []
+    scopes: list[Scope] = []
 
     async def request() -> None:
-        begun.append(dict(scope))
-        await app(begun[0], _receive, _send)
+        scopes.append(dict(scope))
+        await app(scopes[0], _receive, _send)
 
     abandon(request)
 
-    assert begun
-    assert said == []
+    assert scopes
+    assert errors == []
     if isinstance(policy.limiter, InFlight):
         assert policy.limiter.peek("key").remaining == 1

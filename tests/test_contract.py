@@ -1,4 +1,4 @@
-"""What every middleware of this library, alone or with the others, promises an application."""
+"""Guarantees of every middleware of this library, alone and combined."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ Wrap = Callable[[ASGIApp], ASGIApp]
 
 
 def exchange(app: ASGIApp) -> ASGIApp:
-    """The exchange alone."""
+    """Wrap `app` in the exchange middleware alone."""
     return ExchangeMiddleware(app, observers=[lambda exchange: None])
 
 
 def rate_limit(app: ASGIApp) -> ASGIApp:
-    """The rate limit alone."""
+    """Wrap `app` in a rate limit alone."""
     return RateLimitMiddleware(app, limit="1000000/day")
 
 
 def policies(app: ASGIApp) -> ASGIApp:
-    """Several limits, some of which hold something until the request is over."""
+    """Wrap `app` in several limits, some of which hold a reservation during the request."""
     return RateLimitMiddleware(
         app,
         policies=[
@@ -55,27 +55,27 @@ def policies(app: ASGIApp) -> ASGIApp:
 
 
 def metrics(app: ASGIApp) -> ASGIApp:
-    """The metrics alone."""
+    """Wrap `app` in the metrics alone."""
     return MetricsMiddleware(app, metrics=HttpMetrics(CollectorRegistry()))
 
 
 def alerts(app: ASGIApp) -> ASGIApp:
-    """The alerts alone."""
+    """Wrap `app` in the alerts alone."""
     return AlertMiddleware(app, engine=AlertEngine())
 
 
 def request_ids(app: ASGIApp) -> ASGIApp:
-    """The request ids alone."""
+    """Wrap `app` in the request ids alone."""
     return RequestIdMiddleware(app)
 
 
 def stacked(app: ASGIApp) -> ASGIApp:
-    """Each as a middleware of its own, around the others."""
+    """Wrap `app` in several separate middlewares."""
     return exchange(metrics(rate_limit(alerts(app))))
 
 
 def everything(app: ASGIApp) -> ASGIApp:
-    """All of it, as `TokenPulse` wraps an application."""
+    """Wrap `app` in all middlewares, as `TokenPulse` does."""
     return TokenPulse(
         settings=Settings(limit="1000000/day", access_log=True),
         metrics=HttpMetrics(CollectorRegistry()),
@@ -86,53 +86,49 @@ every_middleware = pytest.mark.parametrize(
     "wrap", [exchange, rate_limit, policies, metrics, alerts, request_ids, stacked, everything]
 )
 POST = http_scope("/claude/v1/messages", method="POST")
+ADDED_HEADERS = (b"ratelimit", b"x-request-id")
 
 
-OURS = (b"ratelimit", b"x-request-id")
-
-
-def without_our_headers(message: Message) -> Message:
-    """A message as it was before our headers came to it."""
+def without_added_headers(message: Message) -> Message:
+    """Return `message` without the headers that this library adds."""
     if message["type"] != "http.response.start":
         return message
-    kept = [pair for pair in message.get("headers", ()) if not pair[0].startswith(OURS)]
-    return {**message, "headers": kept}
+    headers = [pair for pair in message.get("headers", ()) if not pair[0].startswith(ADDED_HEADERS)]
+    return {**message, "headers": headers}
 
 
 @every_middleware
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(chunks=st.lists(st.binary(max_size=200), min_size=1, max_size=20))
-def test_streams_pass_byte_for_byte_and_boundary_for_boundary(
-    wrap: Wrap, chunks: list[bytes], anyio_backend: str
-) -> None:
-    """The server is given the very messages that the application sent, in their order."""
+def test_stream_is_sent_unchanged(wrap: Wrap, chunks: list[bytes], anyio_backend: str) -> None:
+    """The server receives the messages that the application sent, in their order."""
     app = streaming(chunks)
 
-    async def both() -> None:
+    async def compare() -> None:
         bare, wrapped = await drive(app, dict(POST)), await drive(wrap(app), dict(POST))
         assert wrapped.chunks == bare.chunks == chunks
-        assert [without_our_headers(each) for each in wrapped.messages] == bare.messages
+        assert [without_added_headers(message) for message in wrapped.messages] == bare.messages
 
-    anyio.run(both, backend=anyio_backend)
+    anyio.run(compare, backend=anyio_backend)
 
 
 @every_middleware
 @pytest.mark.anyio
-async def test_every_message_is_sent_before_the_next_is_made(wrap: Wrap) -> None:
-    """Nothing is held back: a chunk is with the server when the application's send returns."""
+async def test_message_is_sent_before_send_returns(wrap: Wrap) -> None:
+    """The server has a chunk when the application's `send` returns."""
     sent: list[str] = []
-    waiting: list[list[str]] = []
+    sent_before: list[list[str]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        waiting.append(sent.copy())
+        sent_before.append(sent.copy())
         await send({"type": "http.response.body", "body": b"1", "more_body": True})
-        waiting.append(sent.copy())
+        sent_before.append(sent.copy())
         await send({"type": "http.response.body", "body": b"2"})
 
     await drive(wrap(app), dict(POST), on_send=lambda message: sent.append(message["type"]))
 
-    assert waiting == [
+    assert sent_before == [
         ["http.response.start"],
         ["http.response.start", "http.response.body"],
     ]
@@ -141,21 +137,21 @@ async def test_every_message_is_sent_before_the_next_is_made(wrap: Wrap) -> None
 @every_middleware
 @pytest.mark.parametrize("kind", ["lifespan", "websocket", "something.new"])
 @pytest.mark.anyio
-async def test_other_scopes_pass_untouched(wrap: Wrap, kind: str) -> None:
-    """Lifespan, WebSocket and what ASGI may yet bring reach the application as they came."""
+async def test_scope_of_another_type_is_passed_unchanged(wrap: Wrap, kind: str) -> None:
+    """Lifespan, WebSocket and unknown scopes reach the application unchanged."""
     seen: list[Scope] = []
-    ours = "tokenpulse_mw."
-    coming: list[Message] = [{"type": f"{kind}.startup"}, {"type": f"{kind}.shutdown"}]
+    prefix = "tokenpulse_mw."
+    received: list[Message] = [{"type": f"{kind}.startup"}, {"type": f"{kind}.shutdown"}]
     sent: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append({name: value for name, value in scope.items() if not name.startswith(ours)})
-        while coming:
+        seen.append({name: value for name, value in scope.items() if not name.startswith(prefix)})
+        while received:
             message = await receive()
             await send({"type": f"{message['type']}.complete"})
 
     async def receive() -> Message:
-        return coming.pop(0)
+        return received.pop(0)
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -163,59 +159,59 @@ async def test_other_scopes_pass_untouched(wrap: Wrap, kind: str) -> None:
     await wrap(app)({"type": kind, "path": "/ws", "headers": []}, receive, send)
 
     assert seen == [{"type": kind, "path": "/ws", "headers": []}]
-    assert sent == [{"type": f"{kind}.{each}.complete"} for each in ("startup", "shutdown")]
+    assert sent == [{"type": f"{kind}.{event}.complete"} for event in ("startup", "shutdown")]
 
 
 @every_middleware
 @pytest.mark.anyio
-async def test_an_exception_before_the_head_is_the_servers(wrap: Wrap) -> None:
-    """What the application raises is raised, the very same, and nothing is sent in its name."""
+async def test_exception_before_the_headers_reaches_the_server(wrap: Wrap) -> None:
+    """The exception of the application is raised unchanged, and nothing is sent."""
     error = RuntimeError("before")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise error
 
-    answer = await drive(wrap(app), dict(POST))
+    response = await drive(wrap(app), dict(POST))
 
-    assert answer.error is error
-    assert answer.messages == []
+    assert response.error is error
+    assert response.messages == []
 
 
 @every_middleware
 @pytest.mark.anyio
-async def test_an_exception_after_the_head_is_the_servers(wrap: Wrap) -> None:
-    """What was sent stays sent, and the exception goes on its way."""
+async def test_exception_after_the_headers_reaches_the_server(wrap: Wrap) -> None:
+    """The exception is raised unchanged after the messages that were sent."""
     error = RuntimeError("after")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await streaming([b"data: 1\n\n"], ends=False)(scope, receive, send)
         raise error
 
-    answer = await drive(wrap(app), dict(POST))
+    response = await drive(wrap(app), dict(POST))
 
-    assert answer.error is error
-    assert answer.chunks == [b"data: 1\n\n"]
+    assert response.error is error
+    assert response.chunks == [b"data: 1\n\n"]
 
 
 @every_middleware
 @pytest.mark.anyio
-async def test_a_head_without_headers_is_legal(wrap: Wrap) -> None:
-    """ASGI lets `headers` be missing in `http.response.start`."""
+async def test_response_start_without_headers_is_sent(wrap: Wrap) -> None:
+    """ASGI allows `http.response.start` without `headers`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 204})
         await send({"type": "http.response.body"})
 
-    answer = await drive(wrap(app), dict(POST))
+    response = await drive(wrap(app), dict(POST))
 
-    assert answer.error is None
-    assert (answer.status, answer.body) == (204, b"")
+    assert response.error is None
+    assert (response.status, response.body) == (204, b"")
 
 
 @every_middleware
 @pytest.mark.anyio
-async def test_messages_of_extensions_pass(wrap: Wrap) -> None:
-    """Early hints, trailers and messages that nobody knows reach the server unchanged."""
+async def test_messages_of_extensions_are_sent_unchanged(wrap: Wrap) -> None:
+    """Early hints, trailers and unknown messages reach the server unchanged."""
     messages: list[Message] = [
         {"type": "http.response.early_hint", "links": [b"</style.css>"]},
         {"type": "http.response.start", "status": 200, "headers": [], "trailers": True},
@@ -229,79 +225,79 @@ async def test_messages_of_extensions_pass(wrap: Wrap) -> None:
         for message in messages:
             await send(message)
 
-    answer = await drive(wrap(app), dict(POST))
+    response = await drive(wrap(app), dict(POST))
 
-    assert answer.error is None
-    assert [without_our_headers(each) for each in answer.messages] == messages
+    assert response.error is None
+    assert [without_added_headers(message) for message in response.messages] == messages
 
 
 @every_middleware
 @pytest.mark.anyio
-async def test_the_request_reaches_the_application_whole(wrap: Wrap) -> None:
-    """Body messages come as the server gave them, and then that the client has left."""
-    coming: list[Message] = [
+async def test_request_body_is_received_unchanged(wrap: Wrap) -> None:
+    """The application receives the body messages of the server, and then the disconnect."""
+    messages: list[Message] = [
         {"type": "http.request", "body": b"a", "more_body": True},
         {"type": "http.request", "body": b"b", "more_body": False},
     ]
-    got: list[Message] = []
+    received: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         while (message := await receive())["type"] == "http.request":
-            got.append(message)
+            received.append(message)
 
-    await drive(wrap(app), dict(POST), received=coming)
+    await drive(wrap(app), dict(POST), received=messages)
 
-    assert got == coming
+    assert received == messages
 
 
 @every_middleware
 @pytest.mark.anyio
 async def test_cancellation_reaches_the_application(wrap: Wrap) -> None:
-    """A server that gives a request up cancels it, and the application can clean up."""
-    cleaned: list[bool] = []
-    begun = anyio.Event()
+    """A server that cancels a request cancels the application, which can clean up."""
+    cleanups: list[bool] = []
+    started = anyio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        begun.set()
+        started.set()
         try:
             await anyio.sleep_forever()
         finally:
-            cleaned.append(True)
+            cleanups.append(True)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(drive, wrap(app), dict(POST))
-        await begun.wait()
+        await started.wait()
         tasks.cancel_scope.cancel()
 
-    assert cleaned == [True]
+    assert cleanups == [True]
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_request_is_a_client_that_has_left() -> None:
-    """It is recorded once: 499 without a head, the status on the wire with one."""
+async def test_cancelled_request_is_a_client_disconnect() -> None:
+    """A cancelled request is recorded once: as 499, or with the status that was sent."""
     seen: list[Exchange] = []
 
     for chunks in ([], [b"data: 1\n\n"]):
-        begun = anyio.Event()
+        started = anyio.Event()
 
         async def app(
             scope: Scope,
             receive: Receive,
             send: Send,
             chunks: list[bytes] = chunks,
-            begun: anyio.Event = begun,
+            started: anyio.Event = started,
         ) -> None:
             if chunks:
                 await streaming(chunks, ends=False)(scope, receive, send)
-            begun.set()
+            started.set()
             await anyio.sleep_forever()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(drive, ExchangeMiddleware(app, observers=[seen.append]), http_scope())
-            await begun.wait()
+            await started.wait()
             tasks.cancel_scope.cancel()
 
-    assert [(each.status, each.outcome) for each in seen] == [
+    assert [(exchange.status, exchange.outcome) for exchange in seen] == [
         (499, "client_disconnect"),
         (200, "client_disconnect"),
     ]
@@ -309,16 +305,16 @@ async def test_a_cancelled_request_is_a_client_that_has_left() -> None:
 
 @every_middleware
 @pytest.mark.anyio
-async def test_a_message_that_the_application_uses_again_is_not_changed(wrap: Wrap) -> None:
-    """Headers are added to a copy, so that an application may keep its messages."""
-    head: Message = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
+async def test_message_of_the_application_is_not_modified(wrap: Wrap) -> None:
+    """Headers are added to a copy, so that an application can reuse its messages."""
+    start: Message = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send(head)
+        await send(start)
         await send({"type": "http.response.body"})
 
     wrapped = wrap(app)
     first, second = await drive(wrapped, dict(POST)), await drive(wrapped, dict(POST))
 
-    assert head == {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
+    assert start == {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
     assert len(first.messages[0]["headers"]) == len(second.messages[0]["headers"])

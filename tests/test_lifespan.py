@@ -1,4 +1,4 @@
-"""Something of ours, for as long as an application lives."""
+"""Lifespan of an application inside a context of this library."""
 
 from __future__ import annotations
 
@@ -21,82 +21,89 @@ from .support.apps import answering
 from .support.waiting import PATIENCE
 
 
-async def live(app: ASGIApp, story: list[str] | None = None) -> list[str]:
-    """Start and stop `app` as a server does; what happened, in order."""
-    story = [] if story is None else story
-    coming = ["lifespan.startup", "lifespan.shutdown"]
+async def run(app: ASGIApp, events: list[str] | None = None) -> list[str]:
+    """Start and stop `app` as a server does; return the events in order."""
+    events = [] if events is None else events
+    messages = ["lifespan.startup", "lifespan.shutdown"]
 
     @asynccontextmanager
-    async def beside() -> AsyncIterator[None]:
-        story.append("ours begins")
+    async def context() -> AsyncIterator[None]:
+        events.append("context begins")
         yield
-        story.append("ours ends")
+        events.append("context ends")
 
     async def receive() -> Message:
-        return {"type": coming.pop(0)}
+        return {"type": messages.pop(0)}
 
     async def send(message: Message) -> None:
-        story.append(message["type"].removeprefix("lifespan."))
+        events.append(message["type"].removeprefix("lifespan."))
 
-    await run_lifespan(app, beside, {"type": "lifespan", "state": {}}, receive, send)
-    return story
+    await run_lifespan(app, context, {"type": "lifespan", "state": {}}, receive, send)
+    return events
 
 
 @pytest.mark.anyio
-async def test_the_applications_own_runs_inside_ours() -> None:
-    """It is kept, and ours begins before it and ends after it."""
+async def test_lifespan_of_the_application_runs_inside_the_context() -> None:
+    """The context begins before the lifespan of the application and ends after it."""
     app = Starlette()
 
-    assert await live(app) == ["ours begins", "startup.complete", "shutdown.complete", "ours ends"]
+    assert await run(app) == [
+        "context begins",
+        "startup.complete",
+        "shutdown.complete",
+        "context ends",
+    ]
 
 
 async def raises(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that knows only HTTP."""
+    """Raise on a scope other than HTTP."""
     raise AssertionError(scope["type"])
 
 
-async def asks_and_raises(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that takes every message for a request."""
+async def receives_and_raises(scope: Scope, receive: Receive, send: Send) -> None:
+    """Receive a message, and raise on its type."""
     message = await receive()
     raise KeyError(message["type"])
 
 
 async def returns(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that passes over what it does not know."""
+    """Ignore an unknown scope."""
 
 
-async def answers(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that answers whatever comes, such as the quickstart's vendor."""
+async def responds(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an HTTP response to every scope."""
     await answering()(scope, receive, send)
 
 
-async def reads_and_answers(scope: Scope, receive: Receive, send: Send) -> None:
-    """The same, after it has read the body."""
+async def receives_and_responds(scope: Scope, receive: Receive, send: Send) -> None:
+    """Receive a body, and send an HTTP response to every scope."""
     while (await receive()).get("more_body"):
         pass
     await answering()(scope, receive, send)
 
 
-@pytest.mark.parametrize("app", [raises, asks_and_raises, returns, answers, reads_and_answers])
+@pytest.mark.parametrize(
+    "app", [raises, receives_and_raises, returns, responds, receives_and_responds]
+)
 @pytest.mark.anyio
-async def test_an_application_without_a_lifespan_is_spoken_for(
+async def test_application_without_a_lifespan_is_completed(
     app: Callable[[Scope, Receive, Send], object],
 ) -> None:
-    """Ours runs for as long as the server does, although the application has none."""
-    assert await live(app) == [  # type: ignore[arg-type]
-        "ours begins",
+    """The context stays open until the server shuts down, although the application returned."""
+    assert await run(app) == [  # type: ignore[arg-type]
+        "context begins",
         "startup.complete",
-        "ours ends",
+        "context ends",
         "shutdown.complete",
     ]
 
 
-@pytest.mark.parametrize("app", [answers, reads_and_answers])
-def test_an_application_that_takes_its_lifespan_for_a_request_is_served(
+@pytest.mark.parametrize("app", [responds, receives_and_responds])
+def test_application_that_responds_to_its_lifespan_starts_on_uvicorn(
     app: ASGIApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By a real server, which would refuse such an answer, and with nothing said in the log."""
-    settings = Settings(drain_delay=0)  # there is no server that would take a SIGTERM
+    """Uvicorn starts it without warnings, although it rejects HTTP messages in a lifespan."""
+    settings = Settings(drain_delay=0)  # without a server, no SIGTERM arrives
     pulse = TokenPulse(settings=settings, metrics=HttpMetrics(CollectorRegistry()))
     lifespan = LifespanOn(Config(pulse.wrap(app), log_config=None))
 
@@ -108,46 +115,51 @@ def test_an_application_that_takes_its_lifespan_for_a_request_is_served(
     asyncio.run(serve())
 
     assert not lifespan.should_exit
-    assert not [each for each in caplog.records if each.levelname != "INFO"]
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
 
 
 @pytest.mark.anyio
-async def test_an_application_that_returns_once_it_has_started_is_spoken_for() -> None:
-    """Ours goes on until the server shuts down, and answers in the application's place."""
+async def test_application_that_returns_after_startup_is_completed() -> None:
+    """The context stays open until the shutdown, which is completed for the application."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "lifespan.startup.complete"})
 
-    assert await live(app) == ["ours begins", "startup.complete", "ours ends", "shutdown.complete"]
+    assert await run(app) == [
+        "context begins",
+        "startup.complete",
+        "context ends",
+        "shutdown.complete",
+    ]
 
 
 @pytest.mark.anyio
-async def test_a_start_that_was_refused_ends_ours_too() -> None:
-    """An application that says that it failed has the last word."""
+async def test_failed_startup_ends_the_context() -> None:
+    """No message follows the `lifespan.startup.failed` of the application."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no database"})
 
-    assert await live(app) == ["ours begins", "startup.failed", "ours ends"]
+    assert await run(app) == ["context begins", "startup.failed", "context ends"]
 
 
 @pytest.mark.anyio
-async def test_an_application_that_raises_after_it_was_asked_is_told_in_the_log(
+async def test_application_that_raises_on_startup_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It may be one without lifespans, or a start that failed: whoever reads the log can tell."""
-    await live(asks_and_raises)
+    """The log has the traceback, because the application may have failed to start."""
+    await run(receives_and_raises)
 
-    assert caplog.messages == ["the application raised in its lifespan"]
+    assert caplog.messages == ["application raised in its lifespan"]
     assert "KeyError: 'lifespan.startup'" in caplog.text
 
 
 @pytest.mark.anyio
-async def test_a_lifespan_that_breaks_off_is_heard_of_when_the_server_ends() -> None:
-    """The server serves on, so ours goes on as well; then the error is raised as it was."""
-    story: list[str] = []
+async def test_error_after_startup_is_raised_at_shutdown() -> None:
+    """The context stays open until the shutdown, and then the error is raised."""
+    events: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -155,13 +167,13 @@ async def test_a_lifespan_that_breaks_off_is_heard_of_when_the_server_ends() -> 
         raise RuntimeError("lost the database")
 
     with pytest.raises(RuntimeError, match="lost the database"):
-        await live(app, story)
-    assert story == ["ours begins", "startup.complete", "ours ends"]
+        await run(app, events)
+    assert events == ["context begins", "startup.complete", "context ends"]
 
 
 @pytest.mark.anyio
-async def test_a_lifespan_that_fails_is_the_servers_to_hear_of() -> None:
-    """An application that said that it failed is not spoken for."""
+async def test_error_after_a_failed_startup_is_raised() -> None:
+    """An error after `lifespan.startup.failed` is raised at once."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -169,4 +181,4 @@ async def test_a_lifespan_that_fails_is_the_servers_to_hear_of() -> None:
         raise RuntimeError("no database")
 
     with pytest.raises(RuntimeError, match="no database"):
-        await live(app)
+        await run(app)

@@ -1,4 +1,4 @@
-"""Outage and Outages: which failures are logged."""
+"""Log lines of Outage and Outages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tokenpulse_mw.outages import MOST_CAUSES, REMIND_EVERY, RETURN_EVERY, Outage, Outages
+from tokenpulse_mw.outages import MAX_CAUSES, RECURRENCE_SECONDS, REMINDER_SECONDS, Outage, Outages
 
 from .support.clock import FakeClock
 
@@ -15,114 +15,110 @@ logger = logging.getLogger("tokenpulse_mw.test")
 
 @pytest.fixture(autouse=True)
 def _every_level(caplog: pytest.LogCaptureFixture) -> None:
-    """Capture recoveries, too."""
+    """Capture recoveries, which are logged as INFO."""
     caplog.set_level(logging.INFO, logger=logger.name)
 
 
-def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
+def test_outage_is_logged_at_its_start_and_end(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The recovery has the duration and the number of failures."""
+    """The line of the recovery has the duration and the number of failures."""
     outage = Outage(logger, clock=clock)
 
-    assert outage.failed("no answer from %s", "db")
+    assert outage.failed("no response from %s", "db")
     clock.advance(30)
-    assert not outage.failed("no answer from %s", "db")
+    assert not outage.failed("no response from %s", "db")
     clock.advance(12)
-    outage.recovered("%s answers", "db")
+    outage.recovered("%s responds", "db")
 
-    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
-        ("WARNING", "no answer from db"),
-        ("INFO", "db answers (seconds=42 failures=2)"),
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "no response from db"),
+        ("INFO", "db responds (seconds=42 failures=2)"),
     ]
     assert outage.failures == 0
 
 
-def test_an_outage_that_lasts_is_logged_again(
-    clock: FakeClock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_lasting_outage_is_logged_again(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     """The reminder has the number of failures since the last line."""
     outage = Outage(logger, clock=clock)
 
     for _ in range(3):
-        outage.failed("no answer")
-        clock.advance(REMIND_EVERY / 2)
+        outage.failed("no response")
+        clock.advance(REMINDER_SECONDS / 2)
 
-    assert caplog.messages == ["no answer", "no answer (failures=2)"]
+    assert caplog.messages == ["no response", "no response (failures=2)"]
 
 
-def test_an_outage_that_returns_is_logged_once_a_minute(
+def test_recurring_outage_is_logged_once_a_minute(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Those without a line end without one, and the next line counts their failures."""
+    """Recoveries of unlogged outages are not logged, and the next line has their failures."""
     outage = Outage(logger, clock=clock)
 
-    for seconds in (1.0, 1.0, RETURN_EVERY, 1.0):
-        outage.failed("no answer")
-        outage.recovered("it answers")
+    for seconds in (1.0, 1.0, RECURRENCE_SECONDS, 1.0):
+        outage.failed("no response")
+        outage.recovered("recovered")
         clock.advance(seconds)
 
     assert caplog.messages == [
-        "no answer",
-        "it answers (seconds=0 failures=1)",
-        "no answer (failures=3)",
-        "it answers (seconds=0 failures=1)",
+        "no response",
+        "recovered (seconds=0 failures=1)",
+        "no response (failures=3)",
+        "recovered (seconds=0 failures=1)",
     ]
 
 
-def test_an_outage_that_returns_and_lasts_is_logged_after_a_minute(
+def test_recurring_outage_that_lasts_is_logged_after_a_minute(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A return within a minute of the last line is delayed, and not lost."""
+    """A recurrence within a minute of the last line is logged later."""
     outage = Outage(logger, clock=clock)
-    outage.failed("no answer")
-    outage.recovered("it answers")
+    outage.failed("no response")
+    outage.recovered("recovered")
 
-    outage.failed("no answer")
-    clock.advance(RETURN_EVERY)
-    outage.failed("no answer")
+    outage.failed("no response")
+    clock.advance(RECURRENCE_SECONDS)
+    outage.failed("no response")
 
-    assert caplog.messages[2:] == ["no answer (failures=2)"]
+    assert caplog.messages[2:] == ["no response (failures=2)"]
 
 
-def test_a_recovery_without_an_outage_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Success is no event."""
-    Outage(logger).recovered("it answers")
-    Outages(logger).recovered("db", "it answers")
+def test_recovery_without_an_outage_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A success without a failure before is not logged."""
+    Outage(logger).recovered("recovered")
+    Outages(logger).recovered("db", "recovered")
 
     assert not caplog.messages
 
 
-def test_outages_have_the_level_and_traceback_that_are_asked_for(
+def test_outages_log_with_level_and_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Both are the caller's."""
-    Outages(logger, level=logging.ERROR).failed("db", "no answer", error=OSError("refused"))
+    """The level and the traceback are those that the caller passes."""
+    Outages(logger, level=logging.ERROR).failed("db", "no response", error=OSError("refused"))
 
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert "OSError: refused" in caplog.text
 
 
-def test_causes_have_outages_of_their_own(
-    clock: FakeClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The end of one is not the end of another."""
+def test_causes_recover_independently(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """The recovery of one cause does not end the outage of another."""
     outages = Outages(logger, clock=clock)
     outages.failed("db", "no db")
     outages.failed("disk", "no disk")
 
-    outages.recovered("db", "db is back")
+    outages.recovered("db", "db recovered")
 
     assert outages.lasting() == ["disk"]
-    assert caplog.messages == ["no db", "no disk", "db is back (seconds=0 failures=1)"]
+    assert caplog.messages == ["no db", "no disk", "db recovered (seconds=0 failures=1)"]
 
 
-def test_causes_are_bounded(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
-    """Those beyond share one outage, which is logged as any other."""
+def test_number_of_causes_is_bounded(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """Causes beyond the limit share one outage, which is logged too."""
     outages = Outages(logger, clock=clock)
 
-    for number in range(MOST_CAUSES + 50):
+    for number in range(MAX_CAUSES + 50):
         outages.failed(number, "no %d", number)
 
-    assert len(caplog.messages) == len(outages.lasting()) == MOST_CAUSES + 1
+    assert len(caplog.messages) == len(outages.lasting()) == MAX_CAUSES + 1

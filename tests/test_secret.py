@@ -1,4 +1,4 @@
-"""Secrets: no object of ours shows one, in whichever way it is looked at."""
+"""Secrets, which no object of this library shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .alerts.sinks.events import event
 from .support.servers import free_port
 
 PACKAGE = str(Path(tokenpulse_mw.__file__).parent)
-SECRET = "aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg"  # it can be a token, a password and a key
+SECRET = "aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg"  # valid as a token, a password and a key
 STORAGE = f"async+redis://user:{SECRET}@127.0.0.1:1/2?password={SECRET}"
 DATABASE = f"postgresql+asyncpg://user:{SECRET}@127.0.0.1:1/name?password={SECRET}"
 WEBHOOK = f"http://user:{SECRET}@127.0.0.1:1/services/{SECRET}?key={SECRET}"
@@ -42,13 +42,13 @@ VARIABLES = {
 }
 
 
-def _settings(**others: Any) -> Settings:
+def _settings(**options: Any) -> Settings:
     return Settings(
         limit_storage=STORAGE,
         alert_store=DATABASE,
         admin_token=SECRET,
         metrics_token=SECRET,
-        **others,
+        **options,
     )
 
 
@@ -63,10 +63,10 @@ def _settings_of(variables: dict[str, str]) -> Settings:
 OBJECTS: dict[str, Callable[[HttpMetrics], object]] = {
     "secret": lambda metrics: Secret(SECRET),
     "settings": lambda metrics: _settings(),
-    "settings of variables": lambda metrics: _settings_of(VARIABLES),
+    "settings from variables": lambda metrics: _settings_of(VARIABLES),
     "TokenPulse": lambda metrics: TokenPulse(settings=_settings(), metrics=metrics),
     "bearer": lambda metrics: bearer(SECRET),
-    "guard": lambda metrics: Guard(bearer(SECRET), of="it"),
+    "guard": lambda metrics: Guard(bearer(SECRET), of="Endpoint"),
     "webhook": lambda metrics: WebhookSink(WEBHOOK, secret=f"whsec_{SECRET}", headers=HEADERS),
     "slack": lambda metrics: SlackSink(WEBHOOK, headers=HEADERS),
     "alertmanager": lambda metrics: AlertmanagerSink([WEBHOOK], headers=HEADERS),
@@ -75,75 +75,75 @@ OBJECTS: dict[str, Callable[[HttpMetrics], object]] = {
     "shared limiter": lambda metrics: SharedLimiter("1/minute", storage=STORAGE),
 }
 
-# Each is wrong in one argument, and has a secret in another one.
-WRONG: dict[str, Callable[[HttpMetrics], object]] = {
+# Calls with one invalid argument, and a secret in another one.
+INVALID: dict[str, Callable[[HttpMetrics], object]] = {
     "settings": lambda metrics: _settings(alert_interval=-1),
-    "an unknown setting": lambda metrics: _settings(limt="1/minute"),
+    "unknown setting": lambda metrics: _settings(limt="1/minute"),
     "variables": lambda metrics: _settings_of(
         {**VARIABLES, "TOKENPULSE_TOKEN": SECRET, "TOKENPULSE_MAX_KEYS": "many"}
     ),
-    "a limit of TokenPulse": lambda metrics: TokenPulse(
+    "limit of TokenPulse": lambda metrics: TokenPulse(
         settings=_settings(limit="many"), metrics=metrics
     ),
-    "a bearer": lambda metrics: bearer(f"{SECRET} "),
-    "a signing key": lambda metrics: WebhookSink(WEBHOOK, secret=SECRET, headers=HEADERS),
-    "a timeout": lambda metrics: WebhookSink(WEBHOOK, secret=f"whsec_{SECRET}", timeout=-1),
-    "a header's name": lambda metrics: SlackSink(
+    "bearer": lambda metrics: bearer(f"{SECRET} "),
+    "signing key": lambda metrics: WebhookSink(WEBHOOK, secret=SECRET, headers=HEADERS),
+    "timeout": lambda metrics: WebhookSink(WEBHOOK, secret=f"whsec_{SECRET}", timeout=-1),
+    "header name": lambda metrics: SlackSink(
         WEBHOOK, headers={f"Authorization: Bearer {SECRET}": ""}
     ),
-    "a header's value": lambda metrics: SlackSink(WEBHOOK, headers={"X-Team": f"{SECRET}\n"}),
-    "a URL of HTTP": lambda metrics: SlackSink(WEBHOOK.replace("http:", "ftp:")),
-    "a port of HTTP": lambda metrics: AlertmanagerSink(WEBHOOK.replace(":1/", ":port/")),
+    "header value": lambda metrics: SlackSink(WEBHOOK, headers={"X-Team": f"{SECRET}\n"}),
+    "HTTP URL": lambda metrics: SlackSink(WEBHOOK.replace("http:", "ftp:")),
+    "HTTP port": lambda metrics: AlertmanagerSink(WEBHOOK.replace(":1/", ":port/")),
     "labels": lambda metrics: AlertmanagerSink(WEBHOOK, headers=HEADERS, labels={"": ""}),
-    "a database": lambda metrics: SQLAlertStore(DATABASE.replace("postgresql", "nonsense")),
-    "a driver": lambda metrics: SQLAlertStore(DATABASE.replace("asyncpg", "psycopg9")),
-    "a port of a database": lambda metrics: SQLAlertStore(DATABASE.replace(":1/", ":port/")),
-    "a history": lambda metrics: SQLAlertStore(DATABASE, max_history=0),
-    "a storage": lambda metrics: SharedLimiter("1/minute", storage=STORAGE.replace("redis", "x")),
-    "no URL of a storage": lambda metrics: SharedLimiter("1/minute", storage=SECRET),
-    "a port of a storage": lambda metrics: SharedLimiter(
+    "database": lambda metrics: SQLAlertStore(DATABASE.replace("postgresql", "nonsense")),
+    "driver": lambda metrics: SQLAlertStore(DATABASE.replace("asyncpg", "psycopg9")),
+    "database port": lambda metrics: SQLAlertStore(DATABASE.replace(":1/", ":port/")),
+    "history": lambda metrics: SQLAlertStore(DATABASE, max_history=0),
+    "storage": lambda metrics: SharedLimiter("1/minute", storage=STORAGE.replace("redis", "x")),
+    "storage without a URL": lambda metrics: SharedLimiter("1/minute", storage=SECRET),
+    "storage port": lambda metrics: SharedLimiter(
         "1/minute", storage=STORAGE.replace(":1/", ":port/")
     ),
-    "a rate": lambda metrics: SharedLimiter("many", storage=STORAGE),
+    "rate": lambda metrics: SharedLimiter("many", storage=STORAGE),
 }
 
 
-def _reached(start: object) -> Iterator[object]:
-    """Yield `start`, and every object of ours or container that its attributes lead to."""
-    waiting, seen = [start], set[int]()
-    while waiting:
-        value = waiting.pop()
+def _reachable(start: object) -> Iterator[object]:
+    """Yield `start`, and all values in its attributes and containers."""
+    pending, seen = [start], set[int]()
+    while pending:
+        value = pending.pop()
         if id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, dict):
-            waiting += [*value, *value.values()]
+            pending += [*value, *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
-            waiting += value
+            pending += value
         elif type(value).__module__.startswith("tokenpulse_mw") and not isinstance(value, Secret):
             names = [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]
-            waiting += [getattr(value, name) for name in names if hasattr(value, name)]
+            pending += [getattr(value, name) for name in names if hasattr(value, name)]
         yield value
 
 
-def _with_locals(error: BaseException) -> str:
-    """Return what a tool shows that prints tracebacks with the locals of each frame of ours."""
-    shown = [str(error), repr(error)]
+def _traceback_with_locals(error: BaseException) -> str:
+    """Return the text of a traceback with the locals of each frame of this library."""
+    texts = [str(error), repr(error)]
     while True:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if frame.f_code.co_filename.startswith(PACKAGE) or frame.f_code.co_filename[0] == "<":
-                shown += [repr(value) for value in frame.f_locals.values()]
-        following = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if following is None:
-            return "\n".join(shown)
-        error = following
-        shown += [str(error), repr(error)]
+                texts += [repr(value) for value in frame.f_locals.values()]
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None:
+            return "\n".join(texts)
+        error = cause
+        texts += [str(error), repr(error)]
 
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_object_with_secret_does_not_show_it(name: str, metrics: HttpMetrics) -> None:
-    """No `repr` or `str` of an object, or of what it is made of, has its secret in it."""
-    for value in _reached(OBJECTS[name](metrics)):
+    """The `repr` and `str` of an object, and of all values in it, do not contain the secret."""
+    for value in _reachable(OBJECTS[name](metrics)):
         assert SECRET not in repr(value)
         assert SECRET not in str(value)
         if isinstance(value, Settings):
@@ -152,35 +152,35 @@ def test_object_with_secret_does_not_show_it(name: str, metrics: HttpMetrics) ->
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_object_with_secret_is_not_pickled(name: str, metrics: HttpMetrics) -> None:
-    """A pickle is a file or a message that others read, so that none is made."""
+    """Pickling raises, because a pickle is a file or message that others read."""
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
         pickle.dumps(OBJECTS[name](metrics))
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("copy_function", [copy.copy, copy.deepcopy])
 def test_copied_settings_are_equal_and_hide_the_secrets(
-    copied: Callable[[Settings], Settings],
+    copy_function: Callable[[Settings], Settings],
 ) -> None:
-    """A copy has the same secrets, which are shown as little."""
+    """A copy has the same secrets, and does not show them."""
     settings = _settings()
-    replaced = copied(settings).model_copy(update={"limit": "1/minute"})
+    replaced = copy_function(settings).model_copy(update={"limit": "1/minute"})
 
-    assert copied(settings) == settings
+    assert copy_function(settings) == settings
     assert copy.copy(hide(SECRET)) == hide(SECRET)
     assert SECRET not in repr(replaced)
     assert (replaced.admin_token, replaced.limit_storage) == (hide(SECRET), hide_url(STORAGE))
 
 
 def test_secret_of_other_value_is_not_equal() -> None:
-    """Secrets are compared by their values, whatever they show."""
+    """Secrets are compared by their values, not by the text that they show."""
     assert Secret("a") != Secret("b")
     assert Secret("a") == Secret("a", shown="b")
     assert Secret("a") != "a"
     assert len({Secret("a"), Secret("a"), Secret("b")}) == 2
 
 
-def test_settings_show_where_a_storage_is() -> None:
-    """Only what is secret in a URL is hidden, so that settings can still be compared by eye."""
+def test_settings_show_urls_without_passwords() -> None:
+    """Only the secret parts of a URL are hidden."""
     shown = repr(_settings())
 
     assert f"admin_token={MASK!r}, " in shown
@@ -188,29 +188,29 @@ def test_settings_show_where_a_storage_is() -> None:
     assert "alert_store='postgresql+asyncpg://user:***@127.0.0.1:1/name', " in shown
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_argument_raises_an_error_that_hides_the_others(
+@pytest.mark.parametrize("name", INVALID)
+def test_error_of_an_invalid_argument_hides_the_other_arguments(
     name: str, metrics: HttpMetrics
 ) -> None:
-    """Neither the error's text nor the locals of a frame of ours have the secret in them."""
+    """The text of the error and the locals of frames of this library do not contain the secret."""
     with pytest.raises((ValueError, TypeError)) as caught:
-        WRONG[name](metrics)
+        INVALID[name](metrics)
 
-    assert SECRET not in _with_locals(caught.value)
+    assert SECRET not in _traceback_with_locals(caught.value)
 
 
-def test_wrong_argument_keeps_the_traceback_of_what_the_caller_handles() -> None:
-    """Only tracebacks inside of the constructor are dropped."""
+def test_error_of_an_invalid_argument_keeps_the_traceback_of_a_handled_error() -> None:
+    """Only tracebacks of frames inside the constructor are removed."""
     handled = KeyError("name")
 
-    def make() -> None:
+    def construct() -> None:
         try:
             raise handled
         except KeyError:
             Settings(alert_interval=-1)
 
     with pytest.raises(ValueError, match="alert_interval must be") as caught:
-        make()
+        construct()
 
     assert caught.value.__context__ is handled
     assert handled.__traceback__ is not None
@@ -221,7 +221,7 @@ def test_wrong_argument_keeps_the_traceback_of_what_the_caller_handles() -> None
 async def test_sink_that_fails_hides_the_secret(
     name: str, metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither its error nor any line of the log has the secret in it."""
+    """The error and the log do not contain the secret."""
     caplog.set_level(logging.DEBUG)
     sink: Any = OBJECTS[name](metrics)
 
@@ -229,35 +229,35 @@ async def test_sink_that_fails_hides_the_secret(
         await sink(event())
     await sink.aclose()
 
-    assert SECRET not in _with_locals(caught.value)
+    assert SECRET not in _traceback_with_locals(caught.value)
     assert SECRET not in caplog.text
 
 
-class _Quoting:
+class _QuotingTransport:
     """A transport whose error quotes the whole request."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         raise RuntimeError(f"{request.url} {request.headers}")
 
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 @pytest.mark.anyio
-async def test_transport_that_quotes_the_request_is_not_quoted() -> None:
-    """The error of a transport is named by its class alone."""
-    sink = WebhookSink(WEBHOOK, headers=HEADERS, transport=_Quoting())
+async def test_error_of_a_transport_is_reported_by_its_class_only() -> None:
+    """The error of the sink does not contain the text of the transport's error."""
+    sink = WebhookSink(WEBHOOK, headers=HEADERS, transport=_QuotingTransport())
 
     with pytest.raises(
         RetryLater, match=r"^http://127.0.0.1:1 cannot be asked \(RuntimeError\)$"
-    ) as e:
+    ) as caught:
         await sink(event())
 
-    assert SECRET not in _with_locals(e.value)
+    assert SECRET not in _traceback_with_locals(caught.value)
 
 
 def test_store_that_fails_hides_the_password(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither its error nor any line of the log has the password in it."""
+    """The error and the log do not contain the password."""
     caplog.set_level(logging.DEBUG)
     store = SQLAlertStore(DATABASE.replace(":1/", f":{free_port()}/"))
 
@@ -270,12 +270,12 @@ def test_store_that_fails_hides_the_password(caplog: pytest.LogCaptureFixture) -
     with pytest.raises(StoreError) as caught:
         anyio.run(load)
 
-    assert SECRET not in _with_locals(caught.value)
+    assert SECRET not in _traceback_with_locals(caught.value)
     assert SECRET not in caplog.text
 
 
 def test_storage_that_fails_hides_the_password(caplog: pytest.LogCaptureFixture) -> None:
-    """The line on the outage names the storage without its password."""
+    """The log line of the outage names the storage without its password."""
     caplog.set_level(logging.DEBUG)
     storage = STORAGE.replace(":1/", f":{free_port()}/").replace("?password", "?username")
     limiter = SharedLimiter("1/minute", storage=storage.partition("?")[0])
@@ -291,8 +291,8 @@ def test_storage_that_fails_hides_the_password(caplog: pytest.LogCaptureFixture)
     assert SECRET not in caplog.text
 
 
-def test_endpoints_do_not_show_the_settings_secrets(metrics: HttpMetrics) -> None:
-    """No answer of ours, to whoever has the token, has a secret in it."""
+def test_endpoints_do_not_show_the_secrets_of_the_settings(metrics: HttpMetrics) -> None:
+    """No response of an endpoint contains a secret, not even for an authorized client."""
     app = Starlette()
     TokenPulse(settings=Settings(admin_token=SECRET), metrics=metrics).install(app)
 
@@ -304,9 +304,9 @@ def test_endpoints_do_not_show_the_settings_secrets(metrics: HttpMetrics) -> Non
             "/health",
             "/metrics",
         ):
-            answer = client.get(path)
-            assert answer.status_code == 200, path
-            assert SECRET not in f"{answer.text} {answer.headers}"
+            response = client.get(path)
+            assert response.status_code == 200, path
+            assert SECRET not in f"{response.text} {response.headers}"
 
 
 @pytest.mark.parametrize(
@@ -322,8 +322,8 @@ def test_endpoints_do_not_show_the_settings_secrets(metrics: HttpMetrics) -> Non
         ("pw", "***"),
     ],
 )
-def test_masked_url_shows_only_the_place(url: str, shown: str) -> None:
-    """The scheme, a user with a password, the host, the port and the path are shown."""
+def test_masked_url_hides_password_and_options(url: str, shown: str) -> None:
+    """The scheme, the user of a password, the host, the port and the path are shown."""
     assert masked_url(url) == shown
 
 
@@ -339,5 +339,5 @@ def test_masked_url_shows_only_the_place(url: str, shown: str) -> None:
     ],
 )
 def test_redacted_text_has_no_password(url: str, text: str, redacted: str) -> None:
-    """A password is replaced as it is written in the URL, and decoded."""
+    """A password is replaced both as written in the URL and decoded."""
     assert redact(text, hide_url(url)) == redacted

@@ -520,7 +520,7 @@ def test_shadow_mode_does_not_reject(metrics: HttpMetrics) -> None:
             {"settings": Settings(trusted_proxies=("me",))},
             "trusted network 'me' is invalid",
         ),
-        ({"providers": ["Claude!"]}, "provider name 'Claude!' is not usable"),
+        ({"providers": ["Claude!"]}, "provider name must be 1 to 64"),
     ],
 )
 def test_malformed_arguments_are_refused_at_construction(

@@ -1,4 +1,4 @@
-"""Runs something of ours for as long as an application lives, beside what it runs itself."""
+"""ASGI lifespan of an application, run inside a context of this library."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _FINAL_MESSAGES = {
 
 
 class _NoLifespanError(Exception):
-    """The application answers its lifespan as if that were a request: it knows of none."""
+    """The application handles its lifespan as a request, so it does not support lifespans."""
 
 
 @asynccontextmanager
-async def background_tasks(*work: Work) -> AsyncIterator[None]:
-    """Do `work` until the body is over."""
+async def background_tasks(*functions: Work) -> AsyncIterator[None]:
+    """Run `functions` as tasks, and cancel them at the end of the body."""
     tasks = anyio.create_task_group()
     await tasks.__aenter__()
-    for each in work:
-        tasks.start_soon(each)
+    for function in functions:
+        tasks.start_soon(function)
     try:
         yield
     finally:
         tasks.cancel_scope.cancel()
-        # What the body raised is its own: a task group that knew of it would wrap it.
+        # The task group is not passed an error of the body, because it would wrap it.
         await tasks.__aexit__(None, None, None)
 
 
@@ -47,37 +47,37 @@ async def run_lifespan(
     receive: Receive,
     send: Send,
 ) -> None:
-    """Serve an ASGI lifespan: `app`'s own inside `context`.
+    """Run the ASGI lifespan of `app` inside `context`.
 
-    What the application leaves out is done for it, so that `context` runs as long as the server
-    does: an application may raise on the scope, return at once, take it for a request, or give up
-    after it has started.
+    Messages that the application does not send or receive are handled in its place, so that
+    `context` stays open until the server shuts down. An application may raise on the scope,
+    return at once, handle it as a request, or raise after its start.
 
     Raises:
-        Exception: What the application raised after it had answered; where it had started, not
-            before the server shuts down.
+        Exception: Error of the application after it sent a lifespan message. If it had started,
+            the error is raised only when the server shuts down.
     """
-    talk = _LifespanState(receive, send)
+    lifespan = _Lifespan(receive, send)
     failure: Exception | None = None
     async with context():
         try:
-            await app(scope, talk.receive, talk.send)
+            await app(scope, lifespan.receive, lifespan.send)
         except _NoLifespanError:
             pass
         except Exception as error:
-            if talk.sent:  # it knows lifespans, and this one failed
+            if lifespan.sent:  # the application supports lifespans, and this one failed
                 failure = error
-            elif talk.received:  # as ASGI has it, the server goes on; it may be a failed start
-                logger.warning("the application raised in its lifespan", exc_info=True)
-        await talk.complete()
+            elif lifespan.received:  # as in ASGI, the server continues; startup may have failed
+                logger.warning("application raised in its lifespan", exc_info=True)
+        await lifespan.complete()
     if failure is not None:
         raise failure
-    if _FINAL_MESSAGES.isdisjoint(talk.sent):
+    if _FINAL_MESSAGES.isdisjoint(lifespan.sent):
         await send({"type": "lifespan.shutdown.complete"})
 
 
-class _LifespanState:
-    """What the application and the server have said to each other, and what is left to be said."""
+class _Lifespan:
+    """Messages between the server and the application, and completion of the missing ones."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self.received: list[str] = []
@@ -86,20 +86,20 @@ class _LifespanState:
         self._send = send
 
     async def receive(self) -> Message:
-        """The server's next message."""
+        """Return the next message of the server."""
         message = await self._receive()
         self.received.append(message["type"])
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass on what the application answers."""
+        """Send a message of the application to the server."""
         if not message["type"].startswith("lifespan."):
             raise _NoLifespanError(message["type"])
         self.sent.append(message["type"])
         await self._send(message)
 
     async def complete(self) -> None:
-        """Start in the place of an application that has not, and wait for the server to end."""
+        """Complete the startup if the application has not, and wait for the shutdown."""
         if "lifespan.startup.failed" in self.sent:
             return
         if "lifespan.startup" not in self.received:

@@ -1,4 +1,4 @@
-"""Log lines of failures that end: their beginning, their recovery and their return."""
+"""Log lines for outages: start, reminder, recovery and recurrence of a failure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import math
 import time
 from collections.abc import Callable, Hashable
 
-RETURN_EVERY = 60.0  # seconds between two lines of a cause that comes and goes
-REMIND_EVERY = 600.0  # seconds between two lines of a cause that lasts
-MOST_CAUSES = 100
+RECURRENCE_SECONDS = 60.0  # between two lines of a cause that recovers and fails again
+REMINDER_SECONDS = 600.0  # between two lines of a cause that lasts
+MAX_CAUSES = 100
 
 
 class Outage:
     """Logs the failures of one cause.
 
     The first failure is logged, then a reminder every ten minutes while it lasts, then the
-    recovery. A cause that comes and goes is logged at most once a minute; the next line states
-    how many failures it stands for. An outage without a line recovers without a line.
+    recovery. A cause that recovers and fails repeatedly is logged at most once a minute; the next
+    line has the number of failures since the last. The recovery of an outage that was not logged
+    is not logged either.
 
     Args:
         logger: Receives the lines.
@@ -25,7 +26,7 @@ class Outage:
         level: Level of the failures; a recovery is logged as INFO.
 
     Attributes:
-        failures: Failures since the beginning; 0 if there is no outage.
+        failures: Failures since the start of the outage; 0 without an outage.
     """
 
     __slots__ = (
@@ -71,7 +72,7 @@ class Outage:
             self._began = now
         self.failures += 1
         self._unlogged += 1
-        if now - self._logged_at < (REMIND_EVERY if self._is_logged else RETURN_EVERY):
+        if now - self._logged_at < (REMINDER_SECONDS if self._is_logged else RECURRENCE_SECONDS):
             return False
         if self._unlogged > 1:
             message, arguments = f"{message} (failures=%d)", (*arguments, self._unlogged)
@@ -80,7 +81,7 @@ class Outage:
         return True
 
     def recovered(self, message: str, *arguments: object) -> None:
-        """End the outage, if there is one; log `message` with its duration if it was logged."""
+        """End an outage; if it was logged, log `message` with its duration."""
         if not self.failures:
             return
         if self._is_logged:
@@ -95,7 +96,7 @@ class Outage:
 
 
 class Outages:
-    """Outages by their cause. Causes beyond the hundredth share one outage, without an end.
+    """Outages by cause. Causes beyond `MAX_CAUSES` share one outage, which never recovers.
 
     Args:
         logger: Receives the lines.
@@ -121,7 +122,7 @@ class Outages:
         """Count a failure of `cause`, as `Outage.failed` does."""
         outage = self._outages.get(cause)
         if outage is None:
-            if len(self._outages) >= MOST_CAUSES:
+            if len(self._outages) >= MAX_CAUSES:
                 cause = None
             outage = self._outages.setdefault(
                 cause, Outage(self._logger, clock=self._clock, level=self._level)
@@ -129,7 +130,7 @@ class Outages:
         return outage.failed(message, *arguments, error=error)
 
     def recovered(self, cause: Hashable, message: str, *arguments: object) -> None:
-        """End the outage of `cause`, if there is one."""
+        """End the outage of `cause`, as `Outage.recovered` does."""
         outage = self._outages.get(cause)
         if outage is not None:
             outage.recovered(message, *arguments)

@@ -69,14 +69,14 @@ def hide_url(url: str | Secret[str]) -> Secret[str]:
 
 
 def hide_arguments(function: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]:
-    """Return `function`, whose errors have no traceback of what it did with its arguments.
+    """Return `function` with the tracebacks removed from the errors that it raises.
 
     Tools that report tracebacks with locals would show the arguments of each frame.
     """
 
     @wraps(function)
     def hiding(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Value:
-        handled = sys.exception()  # by the caller, whose traceback is kept
+        handled = sys.exception()  # an error that the caller handles keeps its traceback
         try:
             return function(*args, **kwargs)
         except Exception as error:
@@ -88,7 +88,7 @@ def hide_arguments(function: Callable[_Arguments, _Value]) -> Callable[_Argument
 
 
 def _drop_tracebacks(error: BaseException | None, *, until: BaseException | None) -> None:
-    """Remove the traceback of `error`, and of the errors that it came from, up to `until`."""
+    """Remove the tracebacks of `error` and of its causes, up to `until`."""
     while error is not None and error is not until:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
@@ -96,15 +96,15 @@ def _drop_tracebacks(error: BaseException | None, *, until: BaseException | None
 
 def masked_url(url: str) -> str:
     """Return `url` without its password and its options, which may be secret."""
-    scheme, found, rest = url.partition("://")
-    if not found:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
         return "***"
-    login, place = _split(rest)
-    if "?" in login:  # perhaps not a login, but options with a secret among them
+    login, location = _split(rest)
+    if "?" in login:  # may be options that contain a secret
         return f"{scheme}://***"
     user, colon, _ = login.partition(":")
     shown = f"{user}:***@" if colon else "***@" if login else ""
-    return f"{scheme}://{shown}{place.partition('?')[0]}"
+    return f"{scheme}://{shown}{location.partition('?')[0]}"
 
 
 def redact(text: str, url: Secret[str]) -> str:
@@ -120,9 +120,9 @@ def has_password(url: Secret[str]) -> bool:
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """Return the user information, and what follows it; `rest` is what follows `://`."""
-    login, at, place = rest.rpartition("@")
-    return (login, place) if at and not login.startswith("/") else ("", rest)
+    """Split the part of a URL after `://` into the user information and the rest."""
+    login, at, location = rest.rpartition("@")
+    return (login, location) if at and not login.startswith("/") else ("", rest)
 
 
 def _passwords(url: str) -> list[str]:

@@ -228,7 +228,7 @@ async def test_a_rule_that_raises_is_logged_once_and_keeps_its_alerts(
 
     assert told == [["fired"], [], []]
     assert engine.firing == [trouble()]
-    assert caplog.messages == ["rule Scripted failed with KeyError: alerts go on without it"]
+    assert caplog.messages == ["rule Scripted failed with KeyError: alerts continue without it"]
     caplog.set_level(logging.INFO)
     clock.advance(60)
     assert transitions(await engine.evaluate()) == ["resolved"]
@@ -258,7 +258,7 @@ async def test_a_store_outage_is_logged_when_it_begins_ends_and_returns(
         await engine.evaluate()
         clock.advance(seconds)
 
-    failed = "alert store failed with StoreError: no disk: alerts go on without it"
+    failed = "alert store failed with StoreError: no disk: alerts continue without it"
     recovered = "alert store recovered from StoreError"
     assert caplog.messages == [
         failed,
@@ -496,7 +496,9 @@ async def test_a_rule_that_raises_does_not_stop_the_others(
     events = await engine.evaluate()
 
     assert [(each.transition, each.finding) for each in events] == [("fired", trouble())]
-    assert caplog.messages == ["rule broken failed with ZeroDivisionError: alerts go on without it"]
+    assert caplog.messages == [
+        "rule broken failed with ZeroDivisionError: alerts continue without it"
+    ]
 
 
 @pytest.mark.anyio
@@ -525,7 +527,9 @@ async def test_a_sink_that_raises_is_logged_once_and_does_not_stop_the_others(
     await engine.evaluate()
 
     assert transitions(sink.events) == ["fired", "resolved"]
-    assert caplog.messages == ["sink broken failed with ConnectionError: alerts go on without it"]
+    assert caplog.messages == [
+        "sink broken failed with ConnectionError: alerts continue without it"
+    ]
 
 
 @pytest.mark.anyio
@@ -682,7 +686,7 @@ async def test_a_round_that_fails_does_not_end_the_loop(caplog: pytest.LogCaptur
             await sink.told.wait()
 
     assert (sink.events[0].transition, sink.events[0].at) == ("fired", 1.7e9)
-    assert caplog.messages == ["evaluation failed with OSError: alerts go on without it"]
+    assert caplog.messages == ["evaluation failed with OSError: alerts continue without it"]
 
 
 @pytest.mark.anyio
@@ -703,7 +707,7 @@ async def test_a_store_that_cannot_be_asked_is_one_line_of_the_log(
     assert line.getMessage() == (
         "loading the alert store failed with StoreError: alerts.db cannot be opened "
         "(its folder must exist): "
-        "alerts go on without it"
+        "alerts continue without it"
     )
     assert (trace.levelname, trace.exc_info is not None) == ("DEBUG", True)
 

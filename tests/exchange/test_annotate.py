@@ -1,4 +1,4 @@
-"""annotate(): what only the application knows."""
+"""Annotations of exchanges by the application."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from tokenpulse_mw.exchange import MAX_TEXT_CHARS, truncate_with_hash
 
 from ..support.apps import answering
 from ..support.asgi import drive, http_scope
+from .routes import websocket_scope
 
 CHAT = b'{"usage":{"prompt_tokens":3,"completion_tokens":5}}'
 
 
-async def annotated(app: ASGIApp | None = None, *observers: HttpMetrics, **said: Any) -> Exchange:
-    """The exchange of which the application has said this."""
+async def exchange_annotated_with(
+    app: ASGIApp | None = None, *observers: HttpMetrics, **facts: Any
+) -> Exchange:
+    """Return the exchange of a request whose application annotates `facts`."""
     inner, seen = app or answering(), list[Exchange]()
 
-    async def saying(scope: Scope, receive: Receive, send: Send) -> None:
-        annotate(scope, **said)
+    async def annotating(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, **facts)
         await inner(scope, receive, send)
 
     await drive(
-        ExchangeMiddleware(saying, observers=[seen.append, *observers]),
+        ExchangeMiddleware(annotating, observers=[seen.append, *observers]),
         http_scope("/x", method="POST"),
     )
     return seen[0]
 
 
 @pytest.mark.anyio
-async def test_what_the_application_says_is_in_the_exchange() -> None:
+async def test_annotated_facts_are_in_the_exchange() -> None:
     """Tenant, key, credential, model and usage are recorded as annotated."""
     seen: list[Exchange] = []
 
@@ -56,8 +59,8 @@ async def test_what_the_application_says_is_in_the_exchange() -> None:
 
 
 @pytest.mark.anyio
-async def test_annotated_usage_and_model_go_before_what_is_metered() -> None:
-    """The application knows better than the bytes it sends on."""
+async def test_annotated_usage_and_model_override_the_metered_ones() -> None:
+    """Usage and model of the response do not replace annotated ones."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,15 +74,17 @@ async def test_annotated_usage_and_model_go_before_what_is_metered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "recorded"), [("gemini", "gemini"), ("Gemini ", "gemini"), ("homegrown", "other")]
+    ("provider", "recorded"), [("gemini", "gemini"), ("Gemini ", "gemini"), ("homegrown", "other")]
 )
 @pytest.mark.anyio
-async def test_an_annotated_provider_goes_before_every_other_sign(said: str, recorded: str) -> None:
-    """It beats the answer's header and the path, and is held to the declared ones."""
+async def test_annotated_provider_overrides_every_other_source(
+    provider: str, recorded: str
+) -> None:
+    """An annotated provider overrides the response header and the path, and must be declared."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        annotate(scope, provider=said)
+        annotate(scope, provider=provider)
         await answering(headers=[(b"x-tokenpulse-provider", b"codex")])(scope, receive, send)
 
     await drive(ExchangeMiddleware(app, observers=[seen.append]), http_scope("/claude/v1"))
@@ -88,8 +93,8 @@ async def test_an_annotated_provider_goes_before_every_other_sign(said: str, rec
 
 
 @pytest.mark.anyio
-async def test_annotating_after_the_end_does_nothing() -> None:
-    """What the application says once its answer is out can change no record."""
+async def test_annotation_after_the_end_is_ignored() -> None:
+    """An annotation after the end of the response does not change the exchange."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,8 +106,8 @@ async def test_annotating_after_the_end_does_nothing() -> None:
     assert seen[0].tenant is None
 
 
-def test_annotating_without_a_middleware_changes_nothing_that_others_see() -> None:
-    """An application runs the same with and without us around it."""
+def test_annotation_without_a_middleware_leaves_the_scope_unchanged() -> None:
+    """Without a middleware, an annotation changes no key that a server sets."""
     scope = http_scope()
 
     annotate(scope, provider="claude")
@@ -110,56 +115,56 @@ def test_annotating_without_a_middleware_changes_nothing_that_others_see() -> No
     assert {name: scope[name] for name in http_scope()} == http_scope()
 
 
-class Vendor(str, Enum):  # noqa: UP042 - as many write it, and written otherwise
-    """Providers, as path parameters of FastAPI are often declared."""
+class Vendor(str, Enum):  # noqa: UP042 - the form that many applications use
+    """Providers as an Enum, as path parameters of FastAPI often are."""
 
     CLAUDE = "claude"
 
 
 @pytest.mark.anyio
-async def test_members_of_an_enum_are_their_values() -> None:
-    """However they would be written, which is up to the Enum."""
-    exchange = await annotated(provider=Vendor.CLAUDE, tenant=Vendor.CLAUDE)
+async def test_annotated_enum_member_is_recorded_as_its_value() -> None:
+    """A member of an Enum is recorded by its value, not by its `str`."""
+    exchange = await exchange_annotated_with(provider=Vendor.CLAUDE, tenant=Vendor.CLAUDE)
 
     assert (type(exchange.provider), exchange.provider) == (str, "claude")
     assert (type(exchange.tenant), exchange.tenant) == (str, "claude")
 
 
 @pytest.mark.anyio
-async def test_nothing_said_is_nothing_heard() -> None:
-    """An empty name does not hide what the answer says."""
-    exchange = await annotated(
+async def test_annotated_empty_string_is_ignored() -> None:
+    """An empty name does not hide the provider that the response header names."""
+    exchange = await exchange_annotated_with(
         answering(headers=[(b"x-tokenpulse-provider", b"codex")]), provider="", model=""
     )
 
     assert (exchange.provider, exchange.model) == ("codex", None)
 
 
-class Unspeakable:
-    """What has no text."""
+class Unprintable:
+    """An object whose `str` raises."""
 
     def __str__(self) -> str:
         raise ValueError("no words")
 
 
 @pytest.mark.parametrize(
-    "said",
+    "facts",
     [
         {"usage": TokenUsage(input=-5)},
         {"usage": TokenUsage(output=2**60)},
         {"usage": TokenUsage(input=10**9, output=1)},
         {"usage": TokenUsage(input=float("nan"))},  # type: ignore[arg-type]
         {"usage": {"input": 5}},
-        {"tenant": Unspeakable()},
+        {"tenant": Unprintable()},
     ],
-    ids=["below 0", "beyond counting", "a sum beyond counting", "no number", "no usage", "no text"],
+    ids=["negative", "implausible", "implausible sum", "NaN", "dict", "not printable"],
 )
 @pytest.mark.anyio
-async def test_what_cannot_be_told_is_reported_and_harms_nobody(
-    said: dict[str, Any], metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+async def test_invalid_annotation_is_reported_and_the_request_continues(
+    facts: dict[str, Any], metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The request goes on, and what its answer says of its usage counts."""
-    exchange = await annotated(answering(CHAT), metrics, **said)
+    """An invalid annotation is logged and counted, and the metered usage is recorded."""
+    exchange = await exchange_annotated_with(answering(CHAT), metrics, **facts)
 
     assert exchange.usage == TokenUsage(3, 5)
     assert exchange.tenant is None
@@ -170,52 +175,52 @@ async def test_what_cannot_be_told_is_reported_and_harms_nobody(
 
 @pytest.mark.parametrize("field", ["tenant", "tenant_name", "api_key", "credential", "model"])
 @pytest.mark.anyio
-async def test_what_is_long_is_known_by_its_beginning_and_a_hash(field: str) -> None:
-    """Names that tenants choose are remembered, and must not fill memory."""
-    longest, longer = "x" * 256, "x" * 60_000
+async def test_long_annotation_is_truncated_with_a_hash(field: str) -> None:
+    """A text longer than 256 characters is recorded as its beginning and a hash of it."""
+    accepted, truncated = "x" * 256, "x" * 60_000
     recorded = [
-        getattr(await annotated(None, **{field: said}), field)
-        for said in (longest, longer, longer + "1", longer, "\ud800" * 300)
+        getattr(await exchange_annotated_with(None, **{field: text}), field)
+        for text in (accepted, truncated, truncated + "1", truncated, "\ud800" * 300)
     ]
 
-    assert recorded[0] == longest
+    assert recorded[0] == accepted
     assert recorded[1] == recorded[3] != recorded[2]
-    assert [each[:256] for each in recorded[1:3]] == [longest, longest]
+    assert [text[:256] for text in recorded[1:3]] == [accepted, accepted]
     assert max(map(len, recorded)) == 289
 
 
 @given(text=st.text(max_size=300))
-def test_no_short_name_is_taken_for_a_long_one(text: str) -> None:
-    """Nobody can call itself as another one is known."""
+def test_truncated_text_never_equals_a_short_text(text: str) -> None:
+    """A truncated text is longer than every text that is not truncated."""
     assert (truncate_with_hash(text) == text) == (len(text) <= MAX_TEXT_CHARS)
     assert len(truncate_with_hash(text)) <= MAX_TEXT_CHARS or len(text) > MAX_TEXT_CHARS
 
 
-def around(app: ASGIApp, say: Callable[[Scope], None]) -> ASGIApp:
-    """An application that says something before it calls `app`, and again afterwards."""
+def annotated_around(app: ASGIApp, add_facts: Callable[[Scope], None]) -> ASGIApp:
+    """Return an application that annotates before it calls `app`, and again afterwards."""
 
     async def outer(scope: Scope, receive: Receive, send: Send) -> None:
-        say(scope)
+        add_facts(scope)
         await app(scope, receive, send)
-        say(scope)
+        add_facts(scope)
 
     return outer
 
 
 @pytest.mark.anyio
-async def test_what_is_said_before_an_exchange_is_in_it() -> None:
-    """Whoever authenticates may be the outermost; what is said within overrides it."""
+async def test_annotation_before_the_exchange_is_recorded() -> None:
+    """Facts of an outer middleware are recorded, and inner ones override them."""
     seen: list[Exchange] = []
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         annotate(scope, api_key="k2")
         await answering()(scope, receive, send)
 
-    def say(scope: Scope) -> None:
+    def add_facts(scope: Scope) -> None:
         annotate(scope, tenant="acme", provider="claude")
         annotate(scope, api_key="k1", usage=TokenUsage(input=3))
 
-    await drive(around(ExchangeMiddleware(endpoint, observers=[seen.append]), say))
+    await drive(annotated_around(ExchangeMiddleware(endpoint, observers=[seen.append]), add_facts))
 
     (exchange,) = seen
     assert (exchange.tenant, exchange.api_key, exchange.provider) == ("acme", "k2", "claude")
@@ -223,54 +228,54 @@ async def test_what_is_said_before_an_exchange_is_in_it() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_said_of_one_request_is_not_said_of_the_next() -> None:
-    """It lives in the scope."""
+async def test_annotation_of_one_request_is_not_in_the_next() -> None:
+    """Annotations before an exchange are kept in the scope of its request only."""
     seen: list[Exchange] = []
     app = ExchangeMiddleware(answering(), observers=[seen.append])
 
-    await drive(around(app, lambda scope: annotate(scope, tenant="acme")))
+    await drive(annotated_around(app, lambda scope: annotate(scope, tenant="acme")))
     await drive(app)
 
-    assert [each.tenant for each in seen] == ["acme", None]
+    assert [exchange.tenant for exchange in seen] == ["acme", None]
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_told_is_reported_when_the_exchange_begins(
+async def test_invalid_annotation_before_the_exchange_is_reported_at_its_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As if it had been said within; the request, and the rest of what was said, go on."""
-    failed: list[str] = []
+    """An invalid fact is reported at the start of the exchange, and valid ones are recorded."""
+    components: list[str] = []
 
-    class Counts:
+    class ErrorRecorder:
         def __call__(self, exchange: Exchange) -> None:
             assert exchange.tenant == "acme"
 
         def on_error(self, component: str) -> None:
-            failed.append(component)
+            components.append(component)
 
-    def say(scope: Scope) -> None:
+    def add_facts(scope: Scope) -> None:
         annotate(scope, tenant="acme")
         annotate(scope, usage=TokenUsage(input=-1))
 
-    answer = await drive(around(ExchangeMiddleware(answering(), observers=[Counts()]), say))
+    response = await drive(
+        annotated_around(ExchangeMiddleware(answering(), observers=[ErrorRecorder()]), add_facts)
+    )
 
-    assert answer.status == 200
-    assert failed == ["annotate"]
-    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert response.status == 200
+    assert components == ["annotate"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 @pytest.mark.anyio
-async def test_a_websocket_is_annotated_before_its_handshake_as_well() -> None:
-    """A handshake is an exchange like others."""
+async def test_annotation_before_a_websocket_handshake_is_recorded() -> None:
+    """Facts of an outer middleware are recorded for WebSocket handshakes too."""
     seen: list[Exchange] = []
 
     async def accepting(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
 
     app = ExchangeMiddleware(accepting, observers=[seen.append])
-    scope = {**http_scope("/ws"), "type": "websocket"}
-    del scope["method"]
+    annotated = annotated_around(app, lambda scope: annotate(scope, tenant="acme"))
+    await drive(annotated, websocket_scope("/ws"))
 
-    await drive(around(app, lambda scope: annotate(scope, tenant="acme")), scope)
-
-    assert [(each.status, each.tenant) for each in seen] == [(101, "acme")]
+    assert [(exchange.status, exchange.tenant) for exchange in seen] == [(101, "acme")]

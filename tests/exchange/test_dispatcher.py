@@ -1,4 +1,4 @@
-"""What the exchanges of one middleware share, and how another one joins in."""
+"""Observers and options that stacked middlewares share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CHAT = b'{"model":"gpt-demo","usage":{"prompt_tokens":3,"completion_tokens":5}}'
 
 
 class Counter:
-    """An observer that wants to know what rate limits decide."""
+    """An observer that records exchanges and the decisions of rate limits."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.decisions: list[tuple[str, str]] = []
         self.exchanges: list[Exchange] = []
         self.opened_count = 0
 
@@ -31,34 +31,34 @@ class Counter:
         self.opened_count += 1
 
     def on_limit(self, policy: str, decision: str) -> None:
-        self.told.append((policy, decision))
+        self.decisions.append((policy, decision))
 
 
 async def deciding(scope: Scope, receive: Receive, send: Send) -> None:
-    """Decides, as a rate limit does, and answers."""
-    tap = recorder_of(scope)
-    assert tap is not None
-    tap.dispatcher.on_limit("minute", "allowed")
-    tap.dispatcher.on_limit("day", "shadow")
+    """Report two decisions as a rate limit does, and respond."""
+    recorder = recorder_of(scope)
+    assert recorder is not None
+    recorder.dispatcher.on_limit("minute", "allowed")
+    recorder.dispatcher.on_limit("day", "shadow")
     await answering(CHAT)(scope, receive, send)
 
 
 @pytest.mark.anyio
-async def test_observers_that_want_to_know_are_told_of_decisions() -> None:
-    """Those without the hook are not asked to have it."""
+async def test_decision_notifies_observers_with_the_hook() -> None:
+    """Only observers with `on_limit` are notified of the decisions of rate limits."""
     counter, seen = Counter(), list[Exchange]()
 
     await drive(ExchangeMiddleware(deciding, observers=[counter, seen.append]))
 
-    assert counter.told == [("minute", "allowed"), ("day", "shadow")]
+    assert counter.decisions == [("minute", "allowed"), ("day", "shadow")]
     assert len(seen) == 1
 
 
 @pytest.mark.anyio
-async def test_a_decision_that_cannot_be_told_changes_nothing(
+async def test_on_limit_that_raises_is_logged_once(
     caplog: pytest.LogCaptureFixture, metrics: HttpMetrics
 ) -> None:
-    """A hook that raises is logged once; the other observers are told, and the answer is whole."""
+    """An error in `on_limit` changes neither the response nor the notification of others."""
 
     class Broken(Counter):
         def on_limit(self, policy: str, decision: str) -> None:
@@ -66,36 +66,36 @@ async def test_a_decision_that_cannot_be_told_changes_nothing(
 
     app = ExchangeMiddleware(deciding, observers=[Broken(), metrics])
     with caplog.at_level(logging.ERROR):
-        answers = [await drive(app) for _ in range(2)]
+        responses = [await drive(app) for _ in range(2)]
 
-    assert [answer.body for answer in answers] == [CHAT] * 2
+    assert [response.body for response in responses] == [CHAT] * 2
     assert [record.args for record in caplog.records] == [("Broken", "KeyError")]
-    counted = metrics.registry.get_sample_value(
+    decisions = metrics.registry.get_sample_value(
         "tokenpulse_rate_limit_decisions_total", {"policy": "day", "decision": "shadow"}
     )
-    assert counted == 2
+    assert decisions == 2
 
 
 @pytest.mark.anyio
-async def test_an_observer_that_joined_is_told_of_decisions_too() -> None:
-    """Of those that are made from then on."""
+async def test_decision_notifies_observers_of_inner_middlewares() -> None:
+    """Observers of an inner middleware are notified of later decisions."""
     outer, inner = Counter(), Counter()
 
     await drive(
         ExchangeMiddleware(ExchangeMiddleware(deciding, observers=[inner]), observers=[outer])
     )
 
-    assert outer.told == inner.told == [("minute", "allowed"), ("day", "shadow")]
+    assert outer.decisions == inner.decisions == [("minute", "allowed"), ("day", "shadow")]
 
 
 @pytest.mark.anyio
-async def test_joining_adds_observers_to_the_exchange_that_is_open() -> None:
-    """For each request anew: its observers are told of the beginning and of the end, once."""
+async def test_join_adds_the_observers_to_each_open_exchange() -> None:
+    """Joined observers are notified of the start and the end once for each request."""
     counter, joined = Counter(), list[bool]()
-    guest = ExchangeMiddleware(answering(), observers=[counter])
+    inner = ExchangeMiddleware(answering(), observers=[counter])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        joined.extend([guest.join(scope), guest.join(scope)])
+        joined.extend([inner.join(scope), inner.join(scope)])
         await answering()(scope, receive, send)
 
     outer = ExchangeMiddleware(app)
@@ -107,13 +107,13 @@ async def test_joining_adds_observers_to_the_exchange_that_is_open() -> None:
 
 
 @pytest.mark.anyio
-async def test_there_is_nothing_to_join_without_an_exchange() -> None:
-    """Whoever asks is told so, nobody else is, and the scope stays as it is."""
+async def test_join_without_an_exchange_returns_false() -> None:
+    """Without an open exchange, join() notifies no observer and leaves the scope unchanged."""
     counter, joined = Counter(), list[bool]()
-    guest = ExchangeMiddleware(answering(), observers=[counter])
+    inner = ExchangeMiddleware(answering(), observers=[counter])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        joined.append(guest.join(scope))
+        joined.append(inner.join(scope))
         await answering()(scope, receive, send)
 
     await drive(app, scope := http_scope())
@@ -123,13 +123,13 @@ async def test_there_is_nothing_to_join_without_an_exchange() -> None:
 
 
 @pytest.mark.anyio
-async def test_whoever_joins_may_wish_for_usage() -> None:
-    """An exchange that was opened without is metered from then on, for all its observers."""
+async def test_join_with_usage_meters_the_exchange() -> None:
+    """An exchange that was opened with `usage=False` is metered if a joined one meters."""
     seen: list[Exchange] = []
-    guest = ExchangeMiddleware(answering())
+    inner = ExchangeMiddleware(answering())
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        guest.join(scope)
+        inner.join(scope)
         await answering(CHAT)(scope, receive, send)
 
     outer = ExchangeMiddleware(app, observers=[seen.append], usage=False)
@@ -150,10 +150,10 @@ async def test_whoever_joins_may_wish_for_usage() -> None:
     ],
 )
 @pytest.mark.anyio
-async def test_usage_is_missing_where_a_model_answered(
+async def test_usage_is_missing_only_if_a_model_responded(
     path: str, body: bytes, source: str | None
 ) -> None:
-    """As the answer shows; where it cannot be read, its provider decides."""
+    """The response shows if a model responded; if it is unreadable, the provider decides."""
     seen: list[Exchange] = []
 
     app = ExchangeMiddleware(answering(body), observers=[seen.append])

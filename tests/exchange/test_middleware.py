@@ -1,4 +1,4 @@
-"""ExchangeMiddleware: every request is measured once, and never changed."""
+"""ExchangeMiddleware: one measurement for each request, and unchanged responses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CHAT = b'{"model":"gpt-demo","usage":{"prompt_tokens":3,"completion_tokens":5}}'
 
 
 @pytest.mark.anyio
-async def test_an_exchange_tells_what_was_asked_and_answered() -> None:
-    """Method, status, outcome and provider are those of the request and its answer."""
+async def test_exchange_has_the_fields_of_request_and_response() -> None:
+    """Method, status, outcome and provider are those of the request and its response."""
     seen: list[Exchange] = []
     app = ExchangeMiddleware(answering(status=201), observers=[seen.append])
 
@@ -36,8 +36,8 @@ async def test_an_exchange_tells_what_was_asked_and_answered() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_method_that_no_standard_knows_is_other() -> None:
-    """A client cannot make up label values by making up methods (CVE-2023-45142)."""
+async def test_unknown_method_is_recorded_as_other() -> None:
+    """A client cannot create label values with invented methods (CVE-2023-45142)."""
     seen: list[Exchange] = []
 
     await drive(ExchangeMiddleware(answering(), observers=[seen.append]), http_scope(method="BREW"))
@@ -46,8 +46,8 @@ async def test_a_method_that_no_standard_knows_is_other() -> None:
 
 
 @pytest.mark.anyio
-async def test_durations_end_with_the_last_byte_of_the_body(clock: FakeClock) -> None:
-    """What the application does after its answer, such as background tasks, is not included."""
+async def test_duration_ends_with_the_last_byte_of_the_body(clock: FakeClock) -> None:
+    """The duration excludes work after the response, such as background tasks."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,8 +64,8 @@ async def test_durations_end_with_the_last_byte_of_the_body(clock: FakeClock) ->
 
 
 @pytest.mark.anyio
-async def test_an_answer_without_a_body_has_no_first_byte() -> None:
-    """An empty body has no first byte, whose time could be told."""
+async def test_response_without_a_body_has_no_first_byte() -> None:
+    """The time to the first byte of an empty body is None."""
     seen: list[Exchange] = []
 
     await drive(ExchangeMiddleware(answering(b"", status=204), observers=[seen.append]))
@@ -74,8 +74,8 @@ async def test_an_answer_without_a_body_has_no_first_byte() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_usage_of_an_answer_is_metered() -> None:
-    """A model's answer to a POST gives its token usage and the model's name."""
+async def test_response_to_a_post_is_metered() -> None:
+    """The token usage and the model are read from the response to a POST."""
     seen: list[Exchange] = []
 
     await drive(
@@ -90,10 +90,10 @@ async def test_the_usage_of_an_answer_is_metered() -> None:
     ("method", "status", "usage"), [("GET", 200, True), ("POST", 500, True), ("POST", 200, False)]
 )
 @pytest.mark.anyio
-async def test_only_successful_posts_are_metered_and_only_if_wanted(
+async def test_response_is_not_metered_without_usage_success_and_post(
     method: str, status: int, usage: bool
 ) -> None:
-    """Reading a stored answer back, an error, and `usage=False` give no usage."""
+    """Responses to GET, errors, and responses with `usage=False` have no usage."""
     seen: list[Exchange] = []
     app = ExchangeMiddleware(answering(CHAT, status=status), observers=[seen.append], usage=usage)
 
@@ -104,8 +104,8 @@ async def test_only_successful_posts_are_metered_and_only_if_wanted(
 
 @pytest.mark.parametrize("body", [b'{"choices":[]}', b"not json", b"[" * 10_000])
 @pytest.mark.anyio
-async def test_an_answer_of_a_provider_without_usage_is_missing(body: bytes) -> None:
-    """A provider whose answer cannot be read, or says nothing of tokens, is counted as missing."""
+async def test_provider_response_without_usage_is_missing(body: bytes) -> None:
+    """The usage is missing if the response of a provider is unreadable or has no tokens."""
     seen: list[Exchange] = []
 
     await drive(
@@ -117,8 +117,8 @@ async def test_an_answer_of_a_provider_without_usage_is_missing(body: bytes) -> 
 
 
 @pytest.mark.anyio
-async def test_an_answer_of_nobody_in_particular_has_no_usage_to_miss() -> None:
-    """The gateway's own JSON is not held to be a model's answer."""
+async def test_json_response_of_the_gateway_has_no_missing_usage() -> None:
+    """JSON of the gateway itself is not taken for the response of a model."""
     seen: list[Exchange] = []
 
     await drive(
@@ -130,10 +130,10 @@ async def test_an_answer_of_nobody_in_particular_has_no_usage_to_miss() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_time_to_the_first_token_is_that_of_the_models_first_words(
+async def test_time_to_first_token_is_that_of_the_first_content(
     clock: FakeClock,
 ) -> None:
-    """Events that come before any content do not count as the first token."""
+    """Events before the first content do not count as the first token."""
     seen: list[Exchange] = []
     role = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
     word = b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
@@ -143,15 +143,15 @@ async def test_the_time_to_the_first_token_is_that_of_the_models_first_words(
 
     await drive(app, http_scope(method="POST"), on_send=lambda message: clock.advance(1))
 
-    # One second for the head, one for each chunk: the role comes at 2, the first word at 3.
+    # Each message takes a second: the headers until 1, the role until 2, the first word until 3.
     assert seen[0].time_to_first_byte == 2
     assert seen[0].time_to_first_token == 3
     assert seen[0].duration == 5
 
 
 @pytest.mark.anyio
-async def test_an_error_inside_a_stream_is_an_error() -> None:
-    """A stream that began with 200 and ends in an error event has not gone well."""
+async def test_error_event_in_a_stream_is_an_error() -> None:
+    """The outcome of a stream that began with 200 and ends in an error event is an error."""
     seen: list[Exchange] = []
     chunks = [b'data: {"choices":[]}\n\n', b'data: {"error":{"message":"overloaded"}}\n\n']
 
@@ -163,13 +163,13 @@ async def test_an_error_inside_a_stream_is_an_error() -> None:
 
 
 @pytest.mark.anyio
-async def test_stacked_middlewares_tap_a_request_once() -> None:
-    """An inner middleware adds its observers to the open tap; one given twice is told once."""
+async def test_stacked_middlewares_record_a_request_once() -> None:
+    """An inner middleware adds its observers to the recorder; duplicates are notified once."""
     inner: list[Exchange] = []
     outer: list[Exchange] = []
-    note_inner, note_outer = inner.append, outer.append
-    app = ExchangeMiddleware(answering(), observers=[note_inner, note_outer])
-    app = ExchangeMiddleware(app, observers=[note_outer])
+    append_inner, append_outer = inner.append, outer.append
+    app = ExchangeMiddleware(answering(), observers=[append_inner, append_outer])
+    app = ExchangeMiddleware(app, observers=[append_outer])
 
     await drive(app)
     await drive(app)
@@ -179,12 +179,12 @@ async def test_stacked_middlewares_tap_a_request_once() -> None:
 
 
 @pytest.mark.anyio
-async def test_middlewares_that_come_and_go_are_told_too() -> None:
-    """An application that makes a middleware for each request gets all of them told."""
+async def test_middleware_created_for_each_request_is_notified() -> None:
+    """The observers of a middleware that exists for one request are notified."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        inner = ExchangeMiddleware(answering(), observers=[lambda each: seen.append(each)])
+        inner = ExchangeMiddleware(answering(), observers=[lambda exchange: seen.append(exchange)])
         await inner(scope, receive, send)
 
     outer = ExchangeMiddleware(app)
@@ -195,8 +195,8 @@ async def test_middlewares_that_come_and_go_are_told_too() -> None:
 
 
 @pytest.mark.anyio
-async def test_an_inner_middleware_brings_its_wishes_along() -> None:
-    """Its providers and its wish for usage hold although it wraps nothing."""
+async def test_inner_middleware_adds_its_provider_and_usage() -> None:
+    """The providers and the usage option of an inner middleware apply to the exchange."""
     seen: list[Exchange] = []
     inner = ExchangeMiddleware(answering(CHAT), provider=Providers(["mine"]))
     app = ExchangeMiddleware(inner, observers=[seen.append], usage=False)
@@ -207,8 +207,8 @@ async def test_an_inner_middleware_brings_its_wishes_along() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_provider_can_be_told_by_a_function() -> None:
-    """A callable of the scope is held to the declared providers like everything else."""
+async def test_provider_function_is_limited_to_declared_names() -> None:
+    """An undeclared name from a function of the scope is recorded as `other`."""
     seen: list[Exchange] = []
     app = ExchangeMiddleware(
         answering(), observers=[seen.append], provider=lambda scope: scope["path"][1:]
@@ -217,12 +217,12 @@ async def test_a_provider_can_be_told_by_a_function() -> None:
     for path in ("/claude", "/evil-1", "/"):
         await drive(app, http_scope(path))
 
-    assert [each.provider for each in seen] == ["claude", "other", "unknown"]
+    assert [exchange.provider for exchange in seen] == ["claude", "other", "unknown"]
 
 
 @pytest.mark.anyio
-async def test_the_provider_named_by_the_answer_goes_before_the_path() -> None:
-    """A gateway that falls back to another provider says so in `x-tokenpulse-provider`."""
+async def test_provider_in_the_response_header_overrides_the_path() -> None:
+    """A gateway that fails over to another provider names it in `x-tokenpulse-provider`."""
     seen: list[Exchange] = []
     app = answering(headers=[(b"X-TokenPulse-Provider", b"gemini")])
 
@@ -232,8 +232,8 @@ async def test_the_provider_named_by_the_answer_goes_before_the_path() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_client_that_leaves_before_the_head_is_499() -> None:
-    """An application that gives up because its client has left has not failed."""
+async def test_client_that_leaves_before_the_headers_is_499() -> None:
+    """An application that stops because its client has left has not failed."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -246,28 +246,28 @@ async def test_a_client_that_leaves_before_the_head_is_499() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_client_that_leaves_in_mid_stream_is_told_from_a_truncated_answer() -> None:
-    """An answer without an end is truncated, unless its client was seen leaving."""
+async def test_client_that_leaves_mid_stream_is_not_a_truncated_response() -> None:
+    """A response without an end is truncated, unless a disconnect was received."""
     seen: list[Exchange] = []
-    watch = ExchangeMiddleware(streaming([b"a", b"b"], ends=False), observers=[seen.append])
+    truncated = ExchangeMiddleware(streaming([b"a", b"b"], ends=False), observers=[seen.append])
 
     async def listening(scope: Scope, receive: Receive, send: Send) -> None:
         await streaming([b"a"], ends=False)(scope, receive, send)
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    await drive(watch)
+    await drive(truncated)
     await drive(ExchangeMiddleware(listening, observers=[seen.append]))
 
-    assert [(each.status, each.outcome) for each in seen] == [
+    assert [(exchange.status, exchange.outcome) for exchange in seen] == [
         (200, "truncated"),
         (200, "client_disconnect"),
     ]
 
 
 @pytest.mark.anyio
-async def test_an_application_that_ends_its_stream_for_a_client_gone_has_not_completed_it() -> None:
-    """Ending the body in good order does not bring the client back."""
+async def test_stream_completed_after_a_disconnect_is_a_client_disconnect() -> None:
+    """A body that the application ends after a disconnect is not complete."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -282,23 +282,25 @@ async def test_an_application_that_ends_its_stream_for_a_client_gone_has_not_com
 
 
 @pytest.mark.anyio
-async def test_a_server_that_refuses_to_send_means_that_the_client_has_left() -> None:
-    """ASGI 2.4 servers raise OSError from send once the client is gone."""
+async def test_send_that_raises_oserror_is_a_client_disconnect() -> None:
+    """ASGI 2.4 servers raise OSError from `send` if the client has left."""
     seen: list[Exchange] = []
 
-    def gone(message: Message) -> None:
+    def raise_on_body(message: Message) -> None:
         if message["type"] == "http.response.body":
             raise OSError("the client has left")
 
-    answer = await drive(ExchangeMiddleware(answering(), observers=[seen.append]), on_send=gone)
+    response = await drive(
+        ExchangeMiddleware(answering(), observers=[seen.append]), on_send=raise_on_body
+    )
 
-    assert isinstance(answer.error, OSError)
+    assert isinstance(response.error, OSError)
     assert (seen[0].status, seen[0].outcome) == (200, "client_disconnect")
 
 
 @pytest.mark.anyio
-async def test_an_application_that_returns_without_answering_has_failed() -> None:
-    """The server sends 500 in its place, so that is what is recorded."""
+async def test_application_that_returns_without_a_response_is_a_500() -> None:
+    """The server responds with 500 in its place, so 500 is recorded."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -310,8 +312,8 @@ async def test_an_application_that_returns_without_answering_has_failed() -> Non
 
 
 @pytest.mark.anyio
-async def test_leaving_after_the_answer_changes_nothing() -> None:
-    """A disconnect that comes once all is sent is how every connection ends."""
+async def test_disconnect_after_the_response_is_ignored() -> None:
+    """A disconnect after the last byte leaves the outcome complete."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -321,39 +323,39 @@ async def test_leaving_after_the_answer_changes_nothing() -> None:
 
     await drive(ExchangeMiddleware(app, observers=[seen.append]))
 
-    assert [each.outcome for each in seen] == ["complete"]
+    assert [exchange.outcome for exchange in seen] == ["complete"]
 
 
 @pytest.mark.anyio
-async def test_an_exception_after_the_answer_changes_nothing() -> None:
-    """A background task that fails has nothing to do with how the answer went."""
+async def test_exception_after_the_response_is_ignored() -> None:
+    """A background task that raises leaves the outcome complete."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answering()(scope, receive, send)
         raise RuntimeError("in the background")
 
-    answer = await drive(ExchangeMiddleware(app, observers=[seen.append]))
+    response = await drive(ExchangeMiddleware(app, observers=[seen.append]))
 
-    assert isinstance(answer.error, RuntimeError)
-    assert [(each.status, each.outcome) for each in seen] == [(200, "complete")]
+    assert isinstance(response.error, RuntimeError)
+    assert [(exchange.status, exchange.outcome) for exchange in seen] == [(200, "complete")]
 
 
 @pytest.mark.parametrize(
-    ("coding", "body", "source"),
+    ("encoding", "body", "source"),
     [
         (b"gzip", gzip.compress(CHAT, mtime=0), "reported"),
         (b"gzip", CHAT, "missing"),
-        (b"unheard-of", CHAT, "missing"),
+        (b"unknown", CHAT, "missing"),
         (b"Identity", CHAT, "reported"),
         (b"identity", CHAT, "reported"),
     ],
 )
 @pytest.mark.anyio
-async def test_a_compressed_answer_is_read(coding: bytes, body: bytes, source: str) -> None:
-    """Where its coding is known, and true; else its usage is missing."""
+async def test_compressed_response_is_metered(encoding: bytes, body: bytes, source: str) -> None:
+    """The usage is missing if the coding is unknown or the body is not in that coding."""
     seen: list[Exchange] = []
-    app = answering(body, headers=[(b"content-encoding", coding)])
+    app = answering(body, headers=[(b"content-encoding", encoding)])
 
     await drive(
         ExchangeMiddleware(app, observers=[seen.append]),
@@ -364,8 +366,8 @@ async def test_a_compressed_answer_is_read(coding: bytes, body: bytes, source: s
 
 
 @pytest.mark.anyio
-async def test_a_compressed_page_has_no_usage_to_miss() -> None:
-    """What no model answers with is none of the meter's business, compressed or not."""
+async def test_compressed_html_page_has_no_missing_usage() -> None:
+    """A media type that no model responds with is not metered, compressed or not."""
     seen: list[Exchange] = []
     app = answering(content_type=b"text/html", headers=[(b"content-encoding", b"br")])
 
@@ -378,8 +380,8 @@ async def test_a_compressed_page_has_no_usage_to_miss() -> None:
 
 @pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.zerocopysend"])
 @pytest.mark.anyio
-async def test_a_file_that_the_server_sends_is_a_whole_body(kind: str) -> None:
-    """The message ends the answer: the server does the rest."""
+async def test_file_sent_by_the_server_completes_the_response(kind: str) -> None:
+    """A message that makes the server send a file is the last one of the response."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -391,38 +393,38 @@ async def test_a_file_that_the_server_sends_is_a_whole_body(kind: str) -> None:
     assert seen[0].outcome == "complete"
 
 
-def test_observers_must_be_callable() -> None:
-    """What cannot be called is refused at construction, not at the first request."""
+def test_observer_that_is_not_callable_raises() -> None:
+    """An observer that is not callable raises ValueError at construction."""
     with pytest.raises(ValueError, match=r"callables that take an Exchange, .*got 3"):
         ExchangeMiddleware(answering(), observers=[3])  # type: ignore[list-item]
 
 
-def test_an_observer_that_has_to_be_awaited_is_refused() -> None:
-    """Nobody would await it."""
+def test_observer_that_is_a_coroutine_function_raises() -> None:
+    """A coroutine function as observer raises ValueError at construction."""
 
     async def observe(exchange: Exchange) -> None:
-        """Never called."""
+        """Do nothing."""
 
     with pytest.raises(ValueError, match="and not coroutine functions"):
         ExchangeMiddleware(answering(), observers=[observe])
 
 
 @pytest.mark.parametrize("provider", ["claude", ["claude", "codex"]])
-def test_names_are_no_provider_of_an_exchange(provider: Any) -> None:
-    """The error says how to give them."""
+def test_provider_that_is_not_a_function_raises(provider: Any) -> None:
+    """The error for names explains how to pass them."""
     with pytest.raises(ValueError, match=r"provider must be Providers\(\[...\]\) or a function"):
         ExchangeMiddleware(answering(), provider=provider)
 
 
-def test_a_clock_must_be_a_function() -> None:
-    """Else every request would fail."""
+def test_clock_that_is_not_a_function_raises() -> None:
+    """A clock that is not callable raises ValueError at construction."""
     with pytest.raises(ValueError, match=r"clock must be a function such as time\.perf_counter"):
         ExchangeMiddleware(answering(), clock=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.anyio
-async def test_an_observer_may_be_any_kind_of_callable() -> None:
-    """Also one whose `__call__` is no method."""
+async def test_observer_may_be_any_callable() -> None:
+    """A static `__call__` and a partial function are valid observers."""
     seen: list[Exchange] = []
 
     class Static:
@@ -436,48 +438,48 @@ async def test_an_observer_may_be_any_kind_of_callable() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
-    """Also where the server's `send` holds the scope, as uvicorn's does."""
+async def test_request_is_freed_by_reference_counting() -> None:
+    """A request leaves no cycle, even if the server's `send` holds the scope as in uvicorn."""
 
-    class Cycle:
+    class Server:
         def __init__(self) -> None:
             self.scope = http_scope()
 
         async def send(self, message: Message) -> None:
-            """Take it."""
+            """Ignore the message."""
 
         async def receive(self) -> Message:
             return {"type": "http.request"}
 
-    cycle = Cycle()
-    gone = weakref.ref(cycle)
+    server = Server()
+    reference = weakref.ref(server)
     gc.disable()
     try:
-        await ExchangeMiddleware(answering())(cycle.scope, cycle.receive, cycle.send)
-        del cycle
-        assert gone() is None
+        await ExchangeMiddleware(answering())(server.scope, server.receive, server.send)
+        del server
+        assert reference() is None
     finally:
         gc.enable()
 
 
 @pytest.mark.anyio
-async def test_an_application_that_empties_its_scope_is_still_told() -> None:
-    """What cannot be told of it is left out, and the request goes on."""
+async def test_application_that_empties_its_scope_is_recorded() -> None:
+    """Fields from an emptied scope keep their defaults, and the request continues."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope.clear()
         await answering()(scope, receive, send)
 
-    answer = await drive(ExchangeMiddleware(app, observers=[seen.append]))
+    response = await drive(ExchangeMiddleware(app, observers=[seen.append]))
 
-    assert (answer.error, answer.status) == (None, 200)
-    assert [(each.provider, each.status) for each in seen] == [("unknown", 200)]
+    assert (response.error, response.status) == (None, 200)
+    assert [(exchange.provider, exchange.status) for exchange in seen] == [("unknown", 200)]
 
 
 @pytest.mark.anyio
-async def test_a_client_that_left_does_not_hide_what_a_model_has_used() -> None:
-    """The vendor was asked and has answered; nobody gets that for free by hanging up."""
+async def test_response_after_a_disconnect_is_metered() -> None:
+    """A client cannot avoid the charge for a response by disconnecting."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -495,8 +497,8 @@ async def test_a_client_that_left_does_not_hide_what_a_model_has_used() -> None:
 
 @pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.zerocopysend"])
 @pytest.mark.anyio
-async def test_a_file_has_a_first_byte(kind: str, clock: FakeClock) -> None:
-    """Its time is that at which the server has taken it."""
+async def test_file_sent_by_the_server_has_a_first_byte(kind: str, clock: FakeClock) -> None:
+    """The first byte of a file is recorded when the server has accepted the message."""
     seen: list[Exchange] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -508,10 +510,10 @@ async def test_a_file_has_a_first_byte(kind: str, clock: FakeClock) -> None:
 
     await drive(ExchangeMiddleware(app, observers=[seen.append], clock=clock))
 
-    assert [(each.time_to_first_byte, each.duration) for each in seen] == [(2, 4)]
+    assert [(exchange.time_to_first_byte, exchange.duration) for exchange in seen] == [(2, 4)]
     assert seen[0].outcome == "complete"
 
 
-def test_an_exchange_can_be_read() -> None:
-    """Its repr names every field, for logs and for debugging."""
+def test_exchange_repr_names_every_field() -> None:
+    """The repr of an exchange names its fields and their values."""
     assert repr(Exchange("GET", 1.0)).startswith("Exchange(method='GET', started=1.0, route=''")

@@ -1,4 +1,4 @@
-"""Observers: whatever goes wrong in one stays there."""
+"""Observers of exchanges, and isolation of their errors."""
 
 from __future__ import annotations
 
@@ -15,304 +15,306 @@ from ..support.asgi import drive, http_scope
 from ..support.clock import FakeClock
 
 
-class Watcher:
-    """An observer with every hook."""
+class RecordingObserver:
+    """An observer with every hook, which records the calls."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def __call__(self, exchange: Exchange) -> None:
-        self.told.append("finished")
+        self.calls.append("finished")
 
     def on_open(self) -> None:
-        self.told.append("opened")
+        self.calls.append("opened")
 
     def on_drop(self) -> None:
-        self.told.append("dropped")
+        self.calls.append("dropped")
 
     def on_error(self, component: str) -> None:
-        self.told.append(f"failed {component}")
+        self.calls.append(f"failed {component}")
 
 
 def broken(exchange: Exchange) -> None:
-    """An observer that always raises."""
-    raise RuntimeError("no disk")
+    """Raise, as an observer with a bug does."""
+    raise RuntimeError("disk full")
 
 
 @pytest.mark.anyio
-async def test_hooks_are_called_for_each_exchange() -> None:
-    """An observer with the hooks is told when an exchange begins and when it ends."""
-    watcher = Watcher()
+async def test_hooks_are_called_at_start_and_end() -> None:
+    """Hooks of a callable observer are called at the start and the end of an exchange."""
+    observer = RecordingObserver()
 
-    await drive(ExchangeMiddleware(answering(), observers=[watcher]))
+    await drive(ExchangeMiddleware(answering(), observers=[observer]))
 
-    assert watcher.told == ["opened", "finished"]
+    assert observer.calls == ["opened", "finished"]
 
 
 @pytest.mark.anyio
-async def test_an_observer_that_joins_is_told_that_an_exchange_has_begun() -> None:
+async def test_joined_observer_is_notified_of_the_start() -> None:
     """The hooks of an inner middleware's observer are called as if it were alone."""
-    watcher = Watcher()
-    inner = ExchangeMiddleware(answering(), observers=[watcher])
+    observer = RecordingObserver()
+    inner = ExchangeMiddleware(answering(), observers=[observer])
 
     await drive(ExchangeMiddleware(inner))
 
-    assert watcher.told == ["opened", "finished"]
+    assert observer.calls == ["opened", "finished"]
 
 
 @pytest.mark.anyio
-async def test_an_observer_given_twice_is_told_once() -> None:
-    """Two that are equal are one."""
-    watcher = Watcher()
+async def test_duplicate_observer_is_notified_once() -> None:
+    """Equal observers are notified once."""
+    observer = RecordingObserver()
 
-    await drive(ExchangeMiddleware(answering(), observers=[watcher, watcher]))
+    await drive(ExchangeMiddleware(answering(), observers=[observer, observer]))
 
-    assert watcher.told == ["opened", "finished"]
+    assert observer.calls == ["opened", "finished"]
 
 
 @pytest.mark.anyio
-async def test_an_observer_that_comes_too_late_is_not_told() -> None:
-    """An exchange that is over, or dropped, is neither opened nor finished for it."""
-    watcher = Watcher()
+async def test_observer_that_joins_a_dropped_exchange_is_not_notified() -> None:
+    """A dropped exchange has neither a start nor an end for an observer that joins later."""
+    observer = RecordingObserver()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         drop_exchange(scope)
-        await ExchangeMiddleware(answering(), observers=[watcher])(scope, receive, send)
+        await ExchangeMiddleware(answering(), observers=[observer])(scope, receive, send)
 
     await drive(ExchangeMiddleware(app))
 
-    assert watcher.told == []
+    assert observer.calls == []
 
 
 @pytest.mark.anyio
-async def test_a_broken_observer_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """The answer is whole, other observers are told, and the log has it once, not each time."""
-    watcher = Watcher()
-    app = ExchangeMiddleware(answering(b"whole"), observers=[broken, watcher])
+async def test_observer_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The response is complete, other observers are notified, and one line is logged."""
+    observer = RecordingObserver()
+    app = ExchangeMiddleware(answering(b"whole"), observers=[broken, observer])
 
     with caplog.at_level(logging.ERROR):
-        answers = [await drive(app) for _ in range(3)]
+        responses = [await drive(app) for _ in range(3)]
 
-    assert [answer.body for answer in answers] == [b"whole"] * 3
-    assert watcher.told == ["opened", "failed broken", "finished"] * 3
+    assert [response.body for response in responses] == [b"whole"] * 3
+    assert observer.calls == ["opened", "failed broken", "finished"] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        "broken failed with RuntimeError: requests go on without it"
+        "broken failed with RuntimeError: requests continue without it"
     ]
 
 
 @pytest.mark.anyio
-async def test_a_broken_hook_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """A hook that raises is logged once by its observer's class."""
+async def test_on_open_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that raises is logged with the name of the observer's class."""
 
-    class Broken(Watcher):
+    class Broken(RecordingObserver):
         def on_open(self) -> None:
             raise KeyError("opened")
 
-    watcher = Broken()
-    app = ExchangeMiddleware(answering(), observers=[watcher])
+    observer = Broken()
+    app = ExchangeMiddleware(answering(), observers=[observer])
 
     with caplog.at_level(logging.ERROR):
         await drive(app)
         await drive(app)
 
-    assert watcher.told == ["failed Broken", "finished"] * 2
+    assert observer.calls == ["failed Broken", "finished"] * 2
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "Broken failed with KeyError"
     ]
 
 
 @pytest.mark.anyio
-async def test_one_that_fails_at_being_told_of_failures_is_logged(
+async def test_on_error_that_raises_is_logged_without_recursion(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Once, and no further: there would be no end to it."""
+    """An error in `on_error` is logged, but not reported to observers again."""
 
-    class Broken(Watcher):
+    class Broken(RecordingObserver):
         def on_open(self) -> None:
             raise KeyError("opened")
 
         def on_error(self, component: str) -> None:
             raise KeyError(component)
 
-    watcher = Watcher()
+    observer = RecordingObserver()
 
-    await drive(ExchangeMiddleware(answering(), observers=[Broken(), watcher]))
+    await drive(ExchangeMiddleware(answering(), observers=[Broken(), observer]))
 
-    assert watcher.told == ["failed Broken", "opened", "finished"]
+    assert observer.calls == ["failed Broken", "opened", "finished"]
     assert [record.args for record in caplog.records] == [("Broken", "KeyError")]
 
 
 @pytest.mark.anyio
-async def test_a_broken_hook_for_probes_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """The probe is answered, and the other observers are told."""
+async def test_on_drop_that_raises_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """The response is complete, and the other observers are notified."""
 
-    class Broken(Watcher):
+    class Broken(RecordingObserver):
         def on_drop(self) -> None:
             raise KeyError("dropped")
 
-    watcher = Watcher()
+    observer = RecordingObserver()
 
     async def probe(scope: Scope, receive: Receive, send: Send) -> None:
         drop_exchange(scope)
         await answering(b"alive")(scope, receive, send)
 
-    answer = await drive(ExchangeMiddleware(probe, observers=[Broken(), watcher]))
+    response = await drive(ExchangeMiddleware(probe, observers=[Broken(), observer]))
 
-    assert answer.body == b"alive"
-    assert watcher.told == ["opened", "failed Broken", "dropped"]
+    assert response.body == b"alive"
+    assert observer.calls == ["opened", "failed Broken", "dropped"]
     assert [record.args for record in caplog.records] == [("Broken", "KeyError")]
 
 
 @pytest.mark.anyio
-async def test_a_broken_resolver_costs_only_the_label() -> None:
-    """A provider function that raises leaves the exchange's provider unknown."""
-    watcher, seen = Watcher(), list[Exchange]()
+async def test_provider_function_that_raises_leaves_the_provider_unknown() -> None:
+    """The provider is `unknown` if its function raises, and the request continues."""
+    observer, seen = RecordingObserver(), list[Exchange]()
 
     def resolver(scope: Scope) -> str:
         raise LookupError(scope["path"])
 
-    app = ExchangeMiddleware(answering(), observers=[watcher, seen.append], provider=resolver)
+    app = ExchangeMiddleware(answering(), observers=[observer, seen.append], provider=resolver)
 
-    answer = await drive(app)
+    response = await drive(app)
 
-    assert (answer.status, seen[0].provider) == (200, "unknown")
-    assert "failed provider" in watcher.told
+    assert (response.status, seen[0].provider) == (200, "unknown")
+    assert "failed provider" in observer.calls
 
 
 @pytest.mark.anyio
-async def test_a_head_that_cannot_be_read_costs_only_the_measurement() -> None:
-    """A message that is not quite as ASGI has it goes through as it is."""
-    watcher = Watcher()
+async def test_headers_that_cannot_be_read_are_sent_unchanged() -> None:
+    """An invalid response start is sent unchanged, and its error is reported."""
+    observer = RecordingObserver()
     app = ExchangeMiddleware(
         answering(headers=[(None, b"x")]),  # type: ignore[list-item]
-        observers=[watcher],
+        observers=[observer],
     )
 
-    answer = await drive(app)
+    response = await drive(app)
 
-    assert answer.body == b"{}"
-    assert watcher.told == ["opened", "failed exchange", "finished"]
+    assert response.body == b"{}"
+    assert observer.calls == ["opened", "failed exchange", "finished"]
 
 
 @pytest.mark.anyio
-async def test_a_body_that_cannot_be_read_costs_only_its_usage() -> None:
-    """What is no bytes at all goes to the server as it is, and the exchange still ends."""
-    watcher, seen = Watcher(), list[Exchange]()
+async def test_body_that_is_not_bytes_is_sent_unchanged() -> None:
+    """An invalid body is sent unchanged, and the exchange ends without usage."""
+    observer, seen = RecordingObserver(), list[Exchange]()
     app = ExchangeMiddleware(
         answering("text"),  # type: ignore[arg-type]
-        observers=[watcher, seen.append],
+        observers=[observer, seen.append],
     )
 
-    answer = await drive(app, http_scope(method="POST"))
+    response = await drive(app, http_scope(method="POST"))
 
-    assert answer.messages[1]["body"] == "text"
+    assert response.messages[1]["body"] == "text"
     assert (seen[0].outcome, seen[0].usage) == ("complete", None)
-    assert watcher.told == ["opened", "failed usage", "finished"]
+    assert observer.calls == ["opened", "failed usage", "finished"]
 
 
 @pytest.mark.anyio
-async def test_a_body_too_long_to_be_read_is_counted() -> None:
-    """Over-long and malformed answers of a provider change nothing but a counter."""
-    watcher, seen = Watcher(), list[Exchange]()
+async def test_body_too_long_to_be_metered_is_reported() -> None:
+    """The usage of an over-long response is missing, and counted as an error."""
+    observer, seen = RecordingObserver(), list[Exchange]()
     long = answering(b'{"a":{"usage":{"prompt_tokens":1}},"text":"' + b"x" * 1024 * 1024 + b'"}')
-    app = ExchangeMiddleware(long, observers=[watcher, seen.append])
+    app = ExchangeMiddleware(long, observers=[observer, seen.append])
 
     await drive(app, http_scope("/claude/v1/messages", method="POST"))
 
     assert seen[0].usage_source == "missing"
-    assert "failed usage" in watcher.told
+    assert "failed usage" in observer.calls
 
 
 @pytest.mark.anyio
-async def test_a_dropped_exchange_is_not_measured() -> None:
-    """A probe is told to the hook `dropped`, and to nobody as an exchange."""
-    watcher = Watcher()
+async def test_dropped_exchange_notifies_on_drop_once() -> None:
+    """A dropped exchange calls `on_drop` once and no other hook at its end."""
+    observer = RecordingObserver()
 
     async def probe(scope: Scope, receive: Receive, send: Send) -> None:
         drop_exchange(scope)
         drop_exchange(scope)
 
-    await drive(ExchangeMiddleware(probe, observers=[watcher]))
+    await drive(ExchangeMiddleware(probe, observers=[observer]))
 
-    assert watcher.told == ["opened", "dropped"]
+    assert observer.calls == ["opened", "dropped"]
 
 
-def test_failures_are_logged_where_and_as_their_part_says(caplog: pytest.LogCaptureFixture) -> None:
-    """What explains itself is a line without a traceback, which is there for debugging."""
-    failures = ErrorReporter(
-        logger=logging.getLogger("a.part"), continuing="answers", self_explanatory=(LookupError,)
+def test_error_reporter_logs_with_its_logger_and_tracebacks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Self-explanatory errors are logged without a traceback, which is logged as DEBUG."""
+    reporter = ErrorReporter(
+        logger=logging.getLogger("a.part"), continuing="responses", self_explanatory=(LookupError,)
     )
 
     with caplog.at_level(logging.DEBUG):
-        failures.log("disk", OSError("full"))
-        failures.log("book", KeyError("no\n  page"))
+        reporter.log("disk", OSError("full"))
+        reporter.log("book", KeyError("no\n  page"))
 
-    assert {each.name for each in caplog.records} == {"a.part"}
-    assert [(each.getMessage(), bool(each.exc_info)) for each in caplog.records] == [
-        ("disk failed with OSError: answers go on without it", True),
+    assert {record.name for record in caplog.records} == {"a.part"}
+    assert [(record.getMessage(), bool(record.exc_info)) for record in caplog.records] == [
+        ("disk failed with OSError: responses continue without it", True),
         (
-            r"book failed with KeyError: 'no\n page': answers go on without it",
+            r"book failed with KeyError: 'no\n page': responses continue without it",
             False,
         ),
-        ("book failed here", True),
+        ("traceback of book", True),
     ]
 
 
-def test_kinds_of_failure_that_are_logged_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """A hundred components have a line each; the others share one."""
-    failures = ErrorReporter()
+def test_error_reporter_bounds_the_number_of_outages(caplog: pytest.LogCaptureFixture) -> None:
+    """A hundred components have a log line each; the others share one."""
+    reporter = ErrorReporter()
 
     with caplog.at_level(logging.ERROR):
         for number in range(150):
-            failures.report(f"part-{number}", RuntimeError())
+            reporter.report(f"part-{number}", RuntimeError())
 
     assert len(caplog.records) == 101
 
 
-def test_failures_that_end_are_logged_when_they_begin_end_and_return(
+def test_error_reporter_logs_recovery_and_recurrence(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A component that recovers is logged with what it had failed with; others still fail."""
+    """A recovery is logged for each error type of the component, and a recurrence again."""
     caplog.set_level(logging.INFO)
-    failures = ErrorReporter(clock=clock)
+    reporter = ErrorReporter(clock=clock)
 
-    failures.recovered("disk")
-    failures.log("disk", OSError("full"))
-    failures.log("disk", TimeoutError())
-    failures.log("disk", OSError("full"))
-    failures.log("net", OSError("down"))
+    reporter.recovered("disk")
+    reporter.log("disk", OSError("full"))
+    reporter.log("disk", TimeoutError())
+    reporter.log("disk", OSError("full"))
+    reporter.log("net", OSError("down"))
     clock.advance(90)
-    failures.recovered("disk")
-    failures.recovered("disk")
-    failures.log("disk", OSError("full"))
+    reporter.recovered("disk")
+    reporter.recovered("disk")
+    reporter.log("disk", OSError("full"))
 
     assert caplog.messages == [
-        "disk failed with OSError: requests go on without it",
-        "disk failed with TimeoutError: requests go on without it",
-        "net failed with OSError: requests go on without it",
+        "disk failed with OSError: requests continue without it",
+        "disk failed with TimeoutError: requests continue without it",
+        "net failed with OSError: requests continue without it",
         "disk recovered from OSError (seconds=90 failures=2)",
         "disk recovered from TimeoutError (seconds=90 failures=1)",
-        "disk failed with OSError: requests go on without it",
+        "disk failed with OSError: requests continue without it",
     ]
 
 
-def test_an_observer_that_fails_for_long_is_logged_again(
+def test_observer_that_keeps_failing_is_logged_every_ten_minutes(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A line every ten minutes states how often it has failed since the last one."""
-    failures = ErrorReporter(clock=clock)
+    """A reminder has the number of failures since the last line."""
+    reporter = ErrorReporter(clock=clock)
 
     for _ in range(601):
-        failures.report("Broken", KeyError())
+        reporter.report("Broken", KeyError())
         clock.advance(1)
 
     assert caplog.messages == [
-        "Broken failed with KeyError: requests go on without it",
-        "Broken failed with KeyError: requests go on without it (failures=600)",
+        "Broken failed with KeyError: requests continue without it",
+        "Broken failed with KeyError: requests continue without it (failures=600)",
     ]
 
 
-class Recording(Observer):
+class LifecycleObserver(Observer):
     """An observer that overrides the hooks of the life of an exchange."""
 
     def __init__(self) -> None:
@@ -331,7 +333,7 @@ class Recording(Observer):
 @pytest.mark.anyio
 async def test_observer_subclass_receives_overridden_hooks() -> None:
     """An instance of Observer is notified of the start and the end of an exchange."""
-    observer = Recording()
+    observer = LifecycleObserver()
 
     await drive(ExchangeMiddleware(answering(), observers=[observer]))
 
@@ -359,13 +361,13 @@ async def test_observer_subclass_that_raises_on_close_is_reported() -> None:
 
     class Broken(Observer):
         def on_close(self, exchange: Exchange) -> None:
-            raise RuntimeError("no disk")
+            raise RuntimeError("disk full")
 
-    watcher = Watcher()
-    response = await drive(ExchangeMiddleware(answering(b"whole"), observers=[Broken(), watcher]))
+    observer = RecordingObserver()
+    response = await drive(ExchangeMiddleware(answering(b"whole"), observers=[Broken(), observer]))
 
     assert response.body == b"whole"
-    assert watcher.told == ["opened", "failed Broken", "finished"]
+    assert observer.calls == ["opened", "failed Broken", "finished"]
 
 
 class Asynchronous(Observer):

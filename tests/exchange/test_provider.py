@@ -1,4 +1,4 @@
-"""Providers: whose model answers, as a label that nobody can make up."""
+"""Providers, and their resolution to a bounded set of labels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..support.asgi import http_scope
 
 
 @pytest.mark.parametrize("resolver", ["claude", 5])
-def test_a_resolver_is_a_function(resolver: object) -> None:
-    """The error says what came."""
+def test_resolver_that_is_not_a_function_raises(resolver: object) -> None:
+    """The error names the parameter and the value it got."""
     with pytest.raises(ValueError, match=rf"^resolver must be a function .*, got {resolver!r}$"):
         Providers(resolver=resolver)  # type: ignore[arg-type]
 
@@ -31,7 +31,7 @@ def test_a_resolver_is_a_function(resolver: object) -> None:
         ("/" + "x" * 300 + "/claude", "unknown"),
     ],
 )
-def test_the_path_names_the_provider(path: str, provider: str) -> None:
+def test_path_names_the_provider(path: str, provider: str) -> None:
     """A segment names it, or the model after `models` or `deployments` begins with it."""
     assert Providers().resolve(http_scope(path), None, None) == provider
 
@@ -41,42 +41,42 @@ def test_the_path_names_the_provider(path: str, provider: str) -> None:
     [
         ("gemini", "qwen-max", "gemini"),
         (None, "qwen-max", "claude"),
-        ("nobody", None, "other"),
+        ("undeclared", None, "other"),
         (" GEMINI", None, "gemini"),
     ],
 )
-def test_what_the_application_declares_goes_first(
+def test_declared_provider_overrides_path_and_model(
     declared: str | None, model: str | None, resolved: str
 ) -> None:
-    """Then comes the path, and the model's name only where nothing else tells."""
+    """A declared provider overrides the path, which overrides the model of the response."""
     scope = http_scope("/claude/v1/messages")
 
     assert Providers().resolve(scope, declared, model) == resolved
 
 
-def test_the_model_that_answered_tells_where_nothing_else_does() -> None:
-    """A gateway with one path for all is told apart by its models."""
+def test_model_decides_without_another_source() -> None:
+    """The prefix of the model is the provider if no other source names one."""
     providers = Providers()
 
     assert providers.resolve(http_scope("/chat"), None, "claude-opus") == "claude"
     assert providers.resolve(http_scope("/chat"), None, "gpt-5") == "unknown"
 
 
-def test_a_request_header_counts_only_if_the_gateway_opts_in() -> None:
-    """Any client can send it, so by default nobody reads it."""
+def test_request_header_is_ignored_by_default() -> None:
+    """The request header is read only with `request_header=True`, as any client can send it."""
     scope = http_scope(headers=[(b"host", b"x"), (b"x-tokenpulse-provider", b"qwen")])
-    trusting = Providers(request_header=True)
+    with_header = Providers(request_header=True)
 
     assert Providers().resolve(scope, None, None) == "unknown"
-    assert trusting.resolve(scope, None, None) == "qwen"
-    assert trusting.resolve(http_scope(), None, None) == "unknown"
+    assert with_header.resolve(scope, None, None) == "qwen"
+    assert with_header.resolve(http_scope(), None, None) == "unknown"
 
 
 @given(path=st.text(), declared=st.none() | st.text(), model=st.none() | st.text())
-def test_the_label_is_always_one_of_a_closed_set(
+def test_label_is_always_declared_other_or_unknown(
     path: str, declared: str | None, model: str | None
 ) -> None:
-    """Whatever path, header and model come, the label is declared, `other` or `unknown`."""
+    """No path, declared name or model leads to another label."""
     providers = Providers(["claude", "gemini"])
 
     label = providers.resolve(http_scope(path), declared, model)
@@ -85,19 +85,19 @@ def test_the_label_is_always_one_of_a_closed_set(
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
-        (["Claude"], "provider name 'Claude' is not usable"),
-        ([""], "provider name '' is not usable"),
-        (["a" * 65], "is not usable as a label"),
-        ([7], "provider name 7 is not usable"),
-        (["other"], "'other' is reserved"),
-        (["claude", "claude"], "'claude' is given twice"),
-        ([], "declare at least one"),
-        ("claude", "must be a list of names, got the single string 'claude'"),
+        (["Claude"], "provider name must be 1 to 64 lower-case .*, got 'Claude'"),
+        ([""], "provider name must be .*, got ''"),
+        (["a" * 65], "provider name must be 1 to 64 lower-case"),
+        ([7], "provider name must be .*, got 7"),
+        (["other"], "provider name must not be 'other', which is reserved"),
+        (["claude", "claude"], "provider names must be unique, got 'claude' twice"),
+        ([], "providers must have at least one name, got an empty list"),
+        ("claude", "providers must be a list of strings, .*, got the string 'claude'"),
     ],
 )
-def test_malformed_names_are_refused(names: list[str], said: str) -> None:
-    """The error says which name came, and what is expected."""
-    with pytest.raises(ValueError, match=said):
+def test_invalid_names_raise(names: list[str], message: str) -> None:
+    """The error names the expected names and the name it got."""
+    with pytest.raises(ValueError, match=f"^{message}"):
         Providers(names)

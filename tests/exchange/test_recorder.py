@@ -1,4 +1,4 @@
-"""The tap: who may look at one exchange, and when they are told that it is over."""
+"""Recorders: callbacks, WebSocket handshakes, and metering of streams."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from ..support.asgi import Answer, drive, http_scope
 CHAT = b'{"model":"gpt-demo","usage":{"prompt_tokens":3,"completion_tokens":5}}'
 
 
-class Watching:
-    """A watcher that passes on what it is told."""
+class Callback:
+    """A callback that calls two functions."""
 
     def __init__(
         self,
@@ -50,46 +50,46 @@ class Watching:
         self._close = close
 
     def finished(self, exchange: Exchange) -> None:
-        """The exchange is over."""
+        """Call the first function."""
         self._finished(exchange)
 
     async def close(self) -> None:
-        """The application is gone."""
+        """Call the second function."""
         await anyio.lowlevel.checkpoint()
         self._close()
 
 
-def watched(app: ASGIApp, *watchers: Callable[[Exchange], object]) -> ASGIApp:
-    """`app`, with `watchers` of the end of each of its exchanges."""
+def with_callbacks(app: ASGIApp, *functions: Callable[[Exchange], object]) -> ASGIApp:
+    """Return `app` with a callback for each of `functions`, added to every exchange."""
 
-    async def watching(scope: Scope, receive: Receive, send: Send) -> None:
-        tap = recorder_of(scope)
-        assert tap is not None
-        for watcher in watchers:
-            tap.add_callback(Watching(watcher))
+    async def adding_callbacks(scope: Scope, receive: Receive, send: Send) -> None:
+        recorder = recorder_of(scope)
+        assert recorder is not None
+        for function in functions:
+            recorder.add_callback(Callback(function))
         await app(scope, receive, send)
 
-    return watching
+    return adding_callbacks
 
 
-async def ask(app: ASGIApp, **more: Any) -> Answer:
-    """Ask something that a model may answer."""
+async def post(app: ASGIApp, **more: Any) -> Answer:
+    """Send a POST request, whose response is metered."""
     return await drive(app, http_scope(method="POST"), **more)
 
 
 @pytest.mark.anyio
-async def test_a_watcher_is_given_the_exchange_of_its_request() -> None:
-    """It is settled: usage and all. The next request has watchers of its own."""
+async def test_callback_receives_the_exchange_of_its_request() -> None:
+    """A callback receives the same complete exchange as the observers, for one request only."""
     seen: list[Exchange] = []
     observed: list[Exchange] = []
-    inner: list[ASGIApp] = [watched(answering(CHAT), seen.append), answering(CHAT)]
+    apps: list[ASGIApp] = [with_callbacks(answering(CHAT), seen.append), answering(CHAT)]
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await inner.pop(0)(scope, receive, send)
+        await apps.pop(0)(scope, receive, send)
 
-    outer = ExchangeMiddleware(app, observers=[observed.append])
-    await ask(outer)
-    await ask(outer)
+    wrapped = ExchangeMiddleware(app, observers=[observed.append])
+    await post(wrapped)
+    await post(wrapped)
 
     assert [len(seen), len(observed)] == [1, 2]
     assert seen[0] is observed[0]
@@ -98,18 +98,22 @@ async def test_a_watcher_is_given_the_exchange_of_its_request() -> None:
 
 
 @pytest.mark.anyio
-async def test_watchers_are_told_in_their_order_and_after_the_observers() -> None:
-    """At the last byte, and not when the application is done with its background tasks."""
-    told: list[str] = []
+async def test_callbacks_run_in_order_after_the_observers() -> None:
+    """Callbacks run at the last byte, before background tasks."""
+    order: list[str] = []
 
-    async def works_on(scope: Scope, receive: Receive, send: Send) -> None:
+    async def with_background_work(scope: Scope, receive: Receive, send: Send) -> None:
         await answering()(scope, receive, send)
-        told.append("in the background")
+        order.append("in the background")
 
-    app = watched(works_on, lambda each: told.append("first"), lambda each: told.append("second"))
-    await ask(ExchangeMiddleware(app, observers=[lambda each: told.append("observer")]))
+    app = with_callbacks(
+        with_background_work,
+        lambda exchange: order.append("first"),
+        lambda exchange: order.append("second"),
+    )
+    await post(ExchangeMiddleware(app, observers=[lambda exchange: order.append("observer")]))
 
-    assert told == ["observer", "first", "second", "in the background"]
+    assert order == ["observer", "first", "second", "in the background"]
 
 
 @pytest.mark.parametrize(
@@ -123,36 +127,38 @@ async def test_watchers_are_told_in_their_order_and_after_the_observers() -> Non
     ids=["raising", "silent", "truncated", "complete"],
 )
 @pytest.mark.anyio
-async def test_a_watcher_is_told_once_however_it_ends(
+async def test_callback_runs_once_for_every_outcome(
     app: ASGIApp, outcome: str, status: int
 ) -> None:
-    """Complete or not, with an answer or without."""
+    """A callback runs once for complete, failed, truncated and missing responses."""
     seen: list[Exchange] = []
 
-    await ask(ExchangeMiddleware(watched(app, seen.append)))
+    await post(ExchangeMiddleware(with_callbacks(app, seen.append)))
 
-    assert [(each.outcome, each.status) for each in seen] == [(outcome, status)]
+    assert [(exchange.outcome, exchange.status) for exchange in seen] == [(outcome, status)]
 
 
 @pytest.mark.anyio
-async def test_a_watcher_is_told_of_a_cancelled_request() -> None:
-    """Which is how a server ends the request of a client that has left."""
+async def test_callback_runs_for_a_cancelled_request() -> None:
+    """A server cancels the request of a client that has left, and callbacks still run."""
     seen: list[Exchange] = []
 
-    with anyio.CancelScope() as whole:
+    with anyio.CancelScope() as cancel_scope:
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            whole.cancel()
+            cancel_scope.cancel()
             await anyio.sleep_forever()
 
-        await ask(ExchangeMiddleware(watched(app, seen.append)))
+        await post(ExchangeMiddleware(with_callbacks(app, seen.append)))
 
-    assert [(each.outcome, each.status) for each in seen] == [("client_disconnect", 499)]
+    assert [(exchange.outcome, exchange.status) for exchange in seen] == [
+        ("client_disconnect", 499)
+    ]
 
 
 @pytest.mark.anyio
-async def test_a_dropped_exchange_still_has_watchers() -> None:
-    """What they hold has to be given back; observers are told that it was dropped, and no more."""
+async def test_callback_runs_for_a_dropped_exchange() -> None:
+    """Callbacks release what they hold, while observers are not notified of the end."""
     seen: list[Exchange] = []
     observed: list[Exchange] = []
 
@@ -160,16 +166,18 @@ async def test_a_dropped_exchange_still_has_watchers() -> None:
         drop_exchange(scope)
         await answering(CHAT)(scope, receive, send)
 
-    await ask(ExchangeMiddleware(watched(dropping, seen.append), observers=[observed.append]))
+    await post(
+        ExchangeMiddleware(with_callbacks(dropping, seen.append), observers=[observed.append])
+    )
 
-    assert [(each.status, each.outcome) for each in seen] == [(200, "complete")]
+    assert [(exchange.status, exchange.outcome) for exchange in seen] == [(200, "complete")]
     assert seen[0].usage is not None
     assert observed == []
 
 
 @pytest.mark.anyio
-async def test_nobody_joins_a_dropped_exchange(metrics: HttpMetrics) -> None:
-    """A probe that has watchers goes on, and is still no traffic to those inside."""
+async def test_observer_cannot_join_a_dropped_exchange_with_callbacks(metrics: HttpMetrics) -> None:
+    """A dropped exchange with callbacks is not measured by inner middlewares."""
     seen: list[Exchange] = []
     inner = ExchangeMiddleware(answering(CHAT), observers=[metrics, seen.append])
 
@@ -177,22 +185,24 @@ async def test_nobody_joins_a_dropped_exchange(metrics: HttpMetrics) -> None:
         drop_exchange(scope)
         await inner(scope, receive, send)
 
-    await ask(ExchangeMiddleware(watched(dropping, lambda each: None), observers=[metrics]))
+    await post(
+        ExchangeMiddleware(with_callbacks(dropping, lambda exchange: None), observers=[metrics])
+    )
 
     assert seen == []
     assert b"tokenpulse_http_requests_in_progress 0.0\n" in metrics.render()
 
 
 @pytest.mark.anyio
-async def test_nothing_is_told_of_an_exchange_that_is_over() -> None:
-    """Who comes too late has nothing to wait for."""
+async def test_callback_added_after_the_end_does_not_run() -> None:
+    """A callback that is added after the end of the exchange does not run."""
     seen: list[Exchange] = []
 
     async def too_late(scope: Scope, receive: Receive, send: Send) -> None:
         await answering()(scope, receive, send)
-        await watched(silent, seen.append)(scope, receive, send)
+        await with_callbacks(silent, seen.append)(scope, receive, send)
 
-    await ask(ExchangeMiddleware(too_late))
+    await post(ExchangeMiddleware(too_late))
 
     assert seen == []
 
@@ -201,67 +211,61 @@ async def test_nothing_is_told_of_an_exchange_that_is_over() -> None:
     "app", [answering(b"whole"), raising, silent], ids=["whole", "raising", "silent"]
 )
 @pytest.mark.anyio
-async def test_a_watcher_may_take_time_when_the_application_is_gone(app: ASGIApp) -> None:
-    """It is closed last, also where the request was cancelled meanwhile."""
-    told: list[str] = []
+async def test_callback_closes_last_despite_cancellation(app: ASGIApp) -> None:
+    """`close` is awaited after the application has ended, and is shielded from cancellation."""
+    order: list[str] = []
 
-    with anyio.CancelScope() as whole:
+    with anyio.CancelScope() as cancel_scope:
 
-        async def watching(scope: Scope, receive: Receive, send: Send) -> None:
-            tap = recorder_of(scope)
-            assert tap is not None
-            tap.add_callback(
-                Watching(lambda exchange: told.append("over"), lambda: told.append("closed"))
+        async def adding_callback(scope: Scope, receive: Receive, send: Send) -> None:
+            recorder = recorder_of(scope)
+            assert recorder is not None
+            recorder.add_callback(
+                Callback(lambda exchange: order.append("finished"), lambda: order.append("closed"))
             )
             try:
                 await app(scope, receive, send)
             finally:
-                whole.cancel()
-                told.append("gone")
+                cancel_scope.cancel()
+                order.append("returned")
 
-        await ask(ExchangeMiddleware(watching))
+        await post(ExchangeMiddleware(adding_callback))
 
-    assert sorted(told) == ["closed", "gone", "over"]
-    assert told[-1] == "closed"
+    assert sorted(order) == ["closed", "finished", "returned"]
+    assert order[-1] == "closed"
 
 
 @pytest.mark.anyio
-async def test_a_watcher_that_fails_harms_nobody(
+async def test_callback_that_raises_is_isolated(
     caplog: pytest.LogCaptureFixture, metrics: HttpMetrics
 ) -> None:
-    """The answer is whole, the next watcher is told, the log has it once, and it is counted."""
+    """The response is complete, the next callback runs, and the error is logged and counted."""
     seen: list[Exchange] = []
 
     def fails(*exchange: Exchange) -> None:
-        raise RuntimeError("no disk")
+        raise RuntimeError("disk full")
 
-    async def watching(scope: Scope, receive: Receive, send: Send) -> None:
-        tap = recorder_of(scope)
-        assert tap is not None
-        for watcher in (Watching(fails, fails), Watching(seen.append)):
-            tap.add_callback(watcher)
+    async def adding_callbacks(scope: Scope, receive: Receive, send: Send) -> None:
+        recorder = recorder_of(scope)
+        assert recorder is not None
+        for callback in (Callback(fails, fails), Callback(seen.append)):
+            recorder.add_callback(callback)
         await answering(b"whole")(scope, receive, send)
 
-    app = ExchangeMiddleware(watching, observers=[metrics])
+    app = ExchangeMiddleware(adding_callbacks, observers=[metrics])
     with caplog.at_level(logging.ERROR):
-        answers = [await ask(app) for _ in range(2)]
+        responses = [await post(app) for _ in range(2)]
 
-    assert [(answer.body, answer.error) for answer in answers] == [(b"whole", None)] * 2
+    assert [(response.body, response.error) for response in responses] == [(b"whole", None)] * 2
     assert len(seen) == 2
-    assert [record.args for record in caplog.records] == [("Watching", "RuntimeError")]
-    failed = {"component": "Watching"}
-    assert metrics.registry.get_sample_value("tokenpulse_internal_errors_total", failed) == 4
+    assert [record.args for record in caplog.records] == [("Callback", "RuntimeError")]
+    labels = {"component": "Callback"}
+    assert metrics.registry.get_sample_value("tokenpulse_internal_errors_total", labels) == 4
 
 
 ACCEPT: Message = {"type": "websocket.accept"}
-
-
 CLOSE: Message = {"type": "websocket.close", "code": 1000}
-
-
 TEXT: Message = {"type": "websocket.send", "text": "hi"}
-
-
 DENIAL: list[Message] = [
     {"type": "websocket.http.response.start", "status": 401},
     {"type": "websocket.http.response.body", "body": b"who", "more_body": True},
@@ -269,8 +273,8 @@ DENIAL: list[Message] = [
 ]
 
 
-def saying(*messages: Message) -> ASGIApp:
-    """An application that sends just these."""
+def sending(*messages: Message) -> ASGIApp:
+    """Return an application that sends `messages`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -283,15 +287,15 @@ def saying(*messages: Message) -> ASGIApp:
 async def connect(
     app: ASGIApp,
     *,
-    coming: Iterable[Message] = ({"type": "websocket.connect"},),
+    received: Iterable[Message] = ({"type": "websocket.connect"},),
     on_send: Callable[[Message], object] = lambda message: None,
 ) -> list[Message]:
-    """Open one WebSocket; gives what the server was sent."""
+    """Open a WebSocket, and return the messages that the server was sent."""
     sent: list[Message] = []
-    left = iter(coming)
+    messages = iter(received)
 
     async def receive() -> Message:
-        return next(left, {"type": "websocket.disconnect", "code": 1006})
+        return next(messages, {"type": "websocket.disconnect", "code": 1006})
 
     async def send(message: Message) -> None:
         on_send(message)
@@ -307,14 +311,14 @@ async def connect(
     ids=["accepted", "closed", "denied"],
 )
 @pytest.mark.anyio
-async def test_a_handshake_is_one_exchange(messages: list[Message], status: int) -> None:
-    """However it is answered; and every message reaches the server as it was sent."""
+async def test_handshake_is_one_exchange(messages: list[Message], status: int) -> None:
+    """An accepted, closed or denied handshake is one exchange, and its messages are unchanged."""
     seen: list[Exchange] = []
 
-    sent = await connect(ExchangeMiddleware(saying(*messages), observers=[seen.append]))
+    sent = await connect(ExchangeMiddleware(sending(*messages), observers=[seen.append]))
 
     assert sent == messages
-    assert [(each.method, each.status, each.outcome) for each in seen] == [
+    assert [(exchange.method, exchange.status, exchange.outcome) for exchange in seen] == [
         ("GET", status, "complete")
     ]
     assert seen[0].provider == "claude"
@@ -322,13 +326,13 @@ async def test_a_handshake_is_one_exchange(messages: list[Message], status: int)
 
 
 @pytest.mark.anyio
-async def test_a_handshake_ends_where_it_is_accepted() -> None:
-    """How long people stay is not how long they waited."""
+async def test_exchange_of_a_websocket_ends_when_it_is_accepted() -> None:
+    """The duration of the connection is not measured."""
     seen: list[Exchange] = []
     ended: list[int] = []
 
     await connect(
-        ExchangeMiddleware(saying(ACCEPT, TEXT, CLOSE), observers=[seen.append]),
+        ExchangeMiddleware(sending(ACCEPT, TEXT, CLOSE), observers=[seen.append]),
         on_send=lambda message: ended.append(len(seen)),
     )
 
@@ -336,8 +340,8 @@ async def test_a_handshake_ends_where_it_is_accepted() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_client_that_leaves_before_it_is_answered() -> None:
-    """Is one that left before there was a status."""
+async def test_websocket_disconnect_before_the_handshake_is_499() -> None:
+    """A client that leaves before its handshake is accepted or closed is recorded as 499."""
     seen: list[Exchange] = []
 
     async def waits(scope: Scope, receive: Receive, send: Send) -> None:
@@ -346,26 +350,32 @@ async def test_a_client_that_leaves_before_it_is_answered() -> None:
 
     await connect(ExchangeMiddleware(waits, observers=[seen.append]))
 
-    assert [(each.status, each.outcome) for each in seen] == [(499, "client_disconnect")]
+    assert [(exchange.status, exchange.outcome) for exchange in seen] == [
+        (499, "client_disconnect")
+    ]
 
 
 @pytest.mark.anyio
-async def test_a_client_that_is_gone_when_it_is_answered() -> None:
-    """The server says so by an OSError, which stays the application's."""
+async def test_websocket_send_that_raises_oserror_is_499() -> None:
+    """An OSError of the server is a client disconnect, and reaches the application."""
     seen: list[Exchange] = []
 
-    def gone(message: Message) -> None:
+    def raise_oserror(message: Message) -> None:
         raise OSError("the client has left")
 
     with pytest.raises(OSError, match="has left"):
-        await connect(ExchangeMiddleware(saying(ACCEPT), observers=[seen.append]), on_send=gone)
+        await connect(
+            ExchangeMiddleware(sending(ACCEPT), observers=[seen.append]), on_send=raise_oserror
+        )
 
-    assert [(each.status, each.outcome) for each in seen] == [(499, "client_disconnect")]
+    assert [(exchange.status, exchange.outcome) for exchange in seen] == [
+        (499, "client_disconnect")
+    ]
 
 
 @pytest.mark.anyio
-async def test_an_application_that_fails_before_it_answers() -> None:
-    """Is an error of ours, as for HTTP."""
+async def test_websocket_application_that_raises_is_500() -> None:
+    """An exception before the handshake ends is recorded as 500."""
     seen: list[Exchange] = []
 
     async def fails(scope: Scope, receive: Receive, send: Send) -> None:
@@ -374,32 +384,32 @@ async def test_an_application_that_fails_before_it_answers() -> None:
     with pytest.raises(RuntimeError, match="no upstream"):
         await connect(ExchangeMiddleware(fails, observers=[seen.append]))
 
-    assert [(each.status, each.outcome) for each in seen] == [(500, "error")]
+    assert [(exchange.status, exchange.outcome) for exchange in seen] == [(500, "error")]
 
 
 @pytest.mark.anyio
-async def test_a_message_without_what_it_needs_passes() -> None:
-    """It is the server's to complain of; ours is only to be counted."""
-    failed: list[str] = []
+async def test_invalid_websocket_message_is_sent_unchanged() -> None:
+    """An invalid message is sent to the server, and its error is reported."""
+    components: list[str] = []
 
-    class Watcher:
+    class ErrorRecorder:
         def __call__(self, exchange: Exchange) -> None:
-            """Nothing."""
+            """Ignore the exchange."""
 
         def on_error(self, component: str) -> None:
-            """Note it."""
-            failed.append(component)
+            """Record the component."""
+            components.append(component)
 
-    broken: Message = {"type": "websocket.http.response.start"}
+    invalid: Message = {"type": "websocket.http.response.start"}
 
-    sent = await connect(ExchangeMiddleware(saying(broken, CLOSE), observers=[Watcher()]))
+    sent = await connect(ExchangeMiddleware(sending(invalid, CLOSE), observers=[ErrorRecorder()]))
 
-    assert sent == [broken, CLOSE]
-    assert failed == ["exchange"]
+    assert sent == [invalid, CLOSE]
+    assert components == ["exchange"]
 
 
-def test_a_handshake_is_counted_by_its_route(metrics: HttpMetrics) -> None:
-    """In the same families as requests."""
+def test_handshake_is_counted_by_route(metrics: HttpMetrics) -> None:
+    """A handshake is counted in the same metric as HTTP requests."""
 
     async def chat(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -417,8 +427,8 @@ def test_a_handshake_is_counted_by_its_route(metrics: HttpMetrics) -> None:
     assert metrics.registry.get_sample_value("tokenpulse_http_requests_in_progress") == 0
 
 
-def test_a_handshake_can_be_limited_by_what_was_annotated(metrics: HttpMetrics) -> None:
-    """The denial has the rate limit's headers, and both are counted."""
+def test_handshake_is_limited_by_an_annotation(metrics: HttpMetrics) -> None:
+    """A denied handshake has the headers of the rate limit, and is counted as 429."""
 
     class Tenants:
         def __init__(self, app: ASGIApp) -> None:
@@ -448,19 +458,21 @@ def test_a_handshake_can_be_limited_by_what_was_annotated(metrics: HttpMetrics) 
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_handshake_is_told() -> None:
-    """Which is how a server ends what it cannot wait for."""
+async def test_cancelled_handshake_is_a_client_disconnect() -> None:
+    """A handshake that the server cancels is recorded as 499."""
     seen: list[Exchange] = []
 
-    with anyio.CancelScope() as whole:
+    with anyio.CancelScope() as cancel_scope:
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            whole.cancel()
+            cancel_scope.cancel()
             await anyio.sleep_forever()
 
         await connect(ExchangeMiddleware(app, observers=[seen.append]))
 
-    assert [(each.status, each.outcome) for each in seen] == [(499, "client_disconnect")]
+    assert [(exchange.status, exchange.outcome) for exchange in seen] == [
+        (499, "client_disconnect")
+    ]
 
 
 HEAD: Message = {
@@ -468,105 +480,99 @@ HEAD: Message = {
     "status": 200,
     "headers": [(b"content-type", b"text/event-stream")],
 }
-
-
 CHAT_STREAM = [
     event(choices=[{"delta": {"content": "to"}}], usage=None),
     event(choices=[{"delta": {"content": "ken"}}], usage=None),
     event(choices=[], usage={"prompt_tokens": 9, "completion_tokens": 2}),
     b"data: [DONE]\n\n",
 ]
+VERSIONS = ("2.3", "2.4")  # `send` of 2.4 may raise, so its streams need a coroutine
 
 
-VERSIONS = ("2.3", "2.4")  # the second may raise, so its streams are sent by a coroutine of ours
-
-
-def asked(version: str = "2.3") -> Scope:
-    """A request to a model, as a server of this ASGI version makes it."""
+def post_scope(version: str = "2.3") -> Scope:
+    """Return the scope of a POST from a server of this ASGI version."""
     asgi = {"version": "3.0", "spec_version": version}
     return {**http_scope("/codex/chat", method="POST"), "asgi": asgi}
 
 
-def body(piece: bytes, *, more: bool = True) -> Message:
-    """One message of a stream."""
-    return {"type": "http.response.body", "body": piece, "more_body": more}
+def chunk(body: bytes, *, more: bool = True) -> Message:
+    """Return one body message of a stream."""
+    return {"type": "http.response.body", "body": body, "more_body": more}
 
 
-async def nothing() -> Message:
-    """A request without a body."""
+async def receive_empty() -> Message:
+    """Return a request without a body."""
     return {"type": "http.request"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
-    "pieces", [CHAT_STREAM, [CHAT_STREAM[0], b"".join(CHAT_STREAM[1:])], [b"".join(CHAT_STREAM)]]
+    "chunks", [CHAT_STREAM, [CHAT_STREAM[0], b"".join(CHAT_STREAM[1:])], [b"".join(CHAT_STREAM)]]
 )
 @pytest.mark.anyio
-async def test_a_stream_is_metered_whole(version: str, pieces: list[bytes]) -> None:
-    """Whichever way it passes, and however it is cut.
-
-    In an answer of one piece the first words are no sooner than all others, so they have no time.
-    """
+async def test_stream_is_metered_in_any_chunking(version: str, chunks: list[bytes]) -> None:
+    """The usage does not depend on the chunks; a single chunk has no time of a first token."""
     seen: list[Exchange] = []
 
-    answer = await drive(
-        ExchangeMiddleware(streaming(pieces), observers=[seen.append]), asked(version)
+    response = await drive(
+        ExchangeMiddleware(streaming(chunks), observers=[seen.append]), post_scope(version)
     )
 
-    assert answer.chunks == pieces
+    assert response.chunks == chunks
     assert (seen[0].usage, seen[0].usage_source) == (TokenUsage(9, 2), "reported")
-    assert (seen[0].time_to_first_token is not None) is (len(pieces) > 1)
+    assert (seen[0].time_to_first_token is not None) is (len(chunks) > 1)
 
 
-@given(most=st.integers(0, len(CHAT_STREAM)), version=st.sampled_from(VERSIONS))
+@given(count=st.integers(0, len(CHAT_STREAM)), version=st.sampled_from(VERSIONS))
 @pytest.mark.anyio
-async def test_a_stream_that_stops_is_metered_to_its_last_chunk(most: int, version: str) -> None:
-    """What was passed on last is not forgotten, however the application ends."""
+async def test_truncated_stream_is_metered_up_to_its_last_chunk(count: int, version: str) -> None:
+    """The last chunk before the application returns is metered too."""
     seen: list[Exchange] = []
 
     await drive(
-        ExchangeMiddleware(streaming(CHAT_STREAM[:most], ends=False), observers=[seen.append]),
-        asked(version),
+        ExchangeMiddleware(streaming(CHAT_STREAM[:count], ends=False), observers=[seen.append]),
+        post_scope(version),
     )
 
     assert seen[0].outcome == "truncated"
-    assert seen[0].usage == (TokenUsage(9, 2) if most >= 3 else None)
-    assert seen[0].usage_source == ("partial" if most >= 3 else "missing")
+    assert seen[0].usage == (TokenUsage(9, 2) if count >= 3 else None)
+    assert seen[0].usage_source == ("partial" if count >= 3 else "missing")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@given(buffers=st.lists(st.booleans(), min_size=len(CHAT_STREAM), max_size=len(CHAT_STREAM)))
+@given(as_views=st.lists(st.booleans(), min_size=len(CHAT_STREAM), max_size=len(CHAT_STREAM)))
 @pytest.mark.anyio
-async def test_a_stream_of_bytes_and_buffers_is_metered_in_its_order(
-    version: str, buffers: list[bool]
+async def test_stream_of_bytes_and_memoryviews_is_metered_in_order(
+    version: str, as_views: list[bool]
 ) -> None:
-    """However an application mixes them, and wherever an event is cut."""
+    """The usage does not depend on the types of the chunks."""
     seen: list[Exchange] = []
     whole = b"".join(CHAT_STREAM)
     first, rest = len(CHAT_STREAM[0]), (len(whole) - len(CHAT_STREAM[0])) // 3 + 1
     cuts = [0, first, first + rest, first + 2 * rest, len(whole)]
-    pieces: list[Any] = [
-        memoryview(whole[start:end]) if as_buffer else whole[start:end]
-        for (start, end), as_buffer in zip(pairwise(cuts), buffers, strict=True)
+    chunks: list[Any] = [
+        memoryview(whole[start:end]) if as_view else whole[start:end]
+        for (start, end), as_view in zip(pairwise(cuts), as_views, strict=True)
     ]
 
-    await drive(ExchangeMiddleware(streaming(pieces), observers=[seen.append]), asked(version))
+    await drive(ExchangeMiddleware(streaming(chunks), observers=[seen.append]), post_scope(version))
 
     assert (seen[0].usage, seen[0].usage_source) == (TokenUsage(9, 2), "reported")
 
 
 @pytest.mark.anyio
-async def test_what_was_read_of_an_answer_is_let_go_with_its_end() -> None:
-    """The application may live on for long, in background tasks."""
-    held: list[bool] = []
+async def test_recorder_releases_the_meter_at_the_end() -> None:
+    """A finished recorder holds no meter, because background tasks may keep it alive."""
+    is_meter: list[bool] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await streaming(CHAT_STREAM)(scope, receive, send)
-        held.extend(hasattr(each, "ledger") for each in gc.get_referents(recorder_of(scope)))
+        referents = gc.get_referents(recorder_of(scope))
+        is_meter.extend(hasattr(referent, "account") for referent in referents)
 
-    await drive(ExchangeMiddleware(app), asked())
+    await drive(ExchangeMiddleware(app), post_scope())
 
-    assert True not in held
+    assert True not in is_meter
 
 
 @pytest.mark.parametrize(
@@ -579,34 +585,34 @@ async def test_what_was_read_of_an_answer_is_let_go_with_its_end() -> None:
     ],
 )
 @pytest.mark.anyio
-async def test_a_chunk_of_a_stream_costs_no_coroutine(
+async def test_chunk_of_a_stream_needs_no_coroutine(
     content_type: bytes, chunks: list[bytes]
 ) -> None:
-    """What the server's `send` gives is given on, once no time is left to be noted."""
-    head = {**HEAD, "headers": [(b"content-type", content_type)]}
-    given_on: list[Awaitable[None]] = []
-    same: list[bool] = []
+    """Once no more times are recorded, the awaitable of the server's `send` is returned."""
+    start = {**HEAD, "headers": [(b"content-type", content_type)]}
+    awaitables: list[Awaitable[None]] = []
+    are_same: list[bool] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        for message in (head, *map(body, chunks[:3]), body(chunks[3], more=False)):
-            waiting = send(message)
-            same.append(waiting in given_on)
-            await waiting
+        for message in (start, *map(chunk, chunks[:3]), chunk(chunks[3], more=False)):
+            awaitable = send(message)
+            are_same.append(awaitable in awaitables)
+            await awaitable
 
     async def sent() -> None:
-        """Nothing more."""
+        """Do nothing."""
 
     def send(message: Message) -> Awaitable[None]:
-        given_on.append(sent())
-        return given_on[-1]
+        awaitables.append(sent())
+        return awaitables[-1]
 
-    await ExchangeMiddleware(app)(asked(), nothing, send)
+    await ExchangeMiddleware(app)(post_scope(), receive_empty, send)
 
-    assert same == [False, False, True, True, False]
+    assert are_same == [False, False, True, True, False]
 
 
-class Failing:
-    """A meter that fails after so many chunks, or at the end."""
+class FailingMeter:
+    """A meter that raises after `left` chunks, or at the end."""
 
     awaits_output = False
 
@@ -615,35 +621,35 @@ class Failing:
         self.left = left
 
     def feed(self, chunk: bytes) -> None:
-        """Fail, sooner or later."""
+        """Raise after `left` chunks."""
         self.left -= 1
         if self.left < 0:
-            raise RuntimeError("no such vendor")
+            raise RuntimeError("invalid chunk")
 
     def finish(self, *, complete: bool) -> None:
-        """Fail at last."""
-        raise RuntimeError("no such end")
+        """Raise."""
+        raise RuntimeError("invalid end")
 
 
 @pytest.mark.parametrize("left", [0, 2, 100])
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.anyio
-async def test_a_meter_that_fails_costs_only_the_usage(
+async def test_meter_that_raises_leaves_the_response_unchanged(
     version: str, left: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The stream goes on, the exchange is told, and the failure is logged once."""
+    """The stream is complete, the exchange has no usage, and the error is logged once."""
 
-    def failing(content_type: bytes, encoding: bytes) -> UsageMeter:
+    def make_failing(content_type: bytes, encoding: bytes) -> UsageMeter:
         meter = meter_for(content_type, encoding)
         assert meter is not None
-        return Failing(meter, left)
+        return FailingMeter(meter, left)
 
-    monkeypatch.setattr("tokenpulse_mw.exchange.recorder.meter_for", failing)
+    monkeypatch.setattr("tokenpulse_mw.exchange.recorder.meter_for", make_failing)
     seen: list[Exchange] = []
     app: ASGIApp = streaming([*CHAT_STREAM, *CHAT_STREAM])
 
-    answer = await drive(ExchangeMiddleware(app, observers=[seen.append]), asked(version))
+    response = await drive(ExchangeMiddleware(app, observers=[seen.append]), post_scope(version))
 
-    assert answer.chunks == [*CHAT_STREAM, *CHAT_STREAM]
-    assert [(each.outcome, each.usage) for each in seen] == [("complete", None)]
+    assert response.chunks == [*CHAT_STREAM, *CHAT_STREAM]
+    assert [(exchange.outcome, exchange.usage) for exchange in seen] == [("complete", None)]
     assert len(caplog.records) == 1

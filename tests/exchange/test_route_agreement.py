@@ -1,4 +1,4 @@
-"""Routes matched by us and by the router: the same template, whatever the routes and the path."""
+"""Agreement of RouteTemplates with the router, for generated routes and paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..support.asgi import drive, http_scope
 
 
 class Endpoint:
-    """Answers everything; each is one of its own."""
+    """An endpoint that handles every request; each instance has its own id."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await answering()(scope, receive, send)
@@ -28,11 +28,11 @@ METHODS = st.sampled_from(["GET", "POST", "HEAD", "BREW"])
 
 
 @st.composite
-def templates(draw: st.DrawFn, most: int = 3) -> str:
-    """The path of a route; its parameters have names of their own."""
-    segments = draw(st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=most))
+def templates(draw: st.DrawFn, max_size: int = 3) -> str:
+    """Generate the path of a route with unique parameter names."""
+    segments = draw(st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=max_size))
     names = iter("xyz")
-    named = [each % next(names) if "%" in each else each for each in segments]
+    named = [segment % next(names) if "%" in segment else segment for segment in segments]
     return "/" + "/".join(named) + draw(st.sampled_from(["", "/"]))
 
 
@@ -67,10 +67,10 @@ paths = st.lists(st.sampled_from(["a", "b", "1", "a-b", "", "%", "x"]), max_size
     host=st.sampled_from([b"a.example", b"B.Example:80", b"other"]),
     root=st.sampled_from(["", "/root"]),
 )
-def test_a_request_is_told_the_same_before_a_router_and_after_it(
+def test_template_is_the_same_before_and_after_the_router(
     routes: list[BaseRoute], path: str, method: str, host: bytes, root: str
 ) -> None:
-    """A request that is refused before the router is counted where it would have gone."""
+    """A request that is rejected before the router has the label it would have had after it."""
     app = Starlette(routes=routes)
     scope = http_scope(root + path, method=method, headers=[(b"host", host)], root_path=root)
     before = RouteTemplates(app)(scope)

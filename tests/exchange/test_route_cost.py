@@ -1,4 +1,4 @@
-"""What telling a route costs: the same with 3 routes and 300, and bounded whatever is asked."""
+"""Cost of route templates: independent of the number of routes, and bounded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .routes import page
 
 
 def plain(number: int) -> BaseRoute:
-    """A route with an endpoint of its own."""
+    """Return a route with its own endpoint."""
 
     async def endpoint(request: Request) -> Response:
         return PlainTextResponse(str(number))
@@ -32,32 +32,32 @@ def plain(number: int) -> BaseRoute:
 
 
 def starlette(routes: int) -> Starlette:
-    """An application; the last of its routes is `page`."""
+    """Return an application whose last route has the endpoint `page`."""
     return Starlette(routes=[*map(plain, range(routes - 1)), Route("/last/{id}", page)])
 
 
 def fastapi(routes: int) -> FastAPI:
-    """The same on FastAPI."""
+    """Return a FastAPI application with the routes of `starlette`."""
     app = FastAPI(openapi_url=None)
     app.router.routes.extend(starlette(routes).routes)
     return app
 
 
 def mounted(routes: int) -> Starlette:
-    """The same, below a mount with a parameter."""
+    """Return the application of `starlette` below a mount with a parameter."""
     return Starlette(routes=[Mount("/{tenant}", app=starlette(routes))])
 
 
 def routed(app: Starlette) -> Scope:
-    """The scope of a request that `app`'s router gave to `page`."""
+    """Return the scope of a request that the router of `app` passed to `page`."""
     return {**http_scope("/last/1"), "router": app.router, "endpoint": page}
 
 
 @pytest.mark.parametrize("make", [starlette, fastapi, mounted])
-def test_a_request_that_a_route_answered_costs_the_same_with_any_number_of_routes(
+def test_routed_request_costs_one_lookup(
     make: Callable[[int], Starlette],
 ) -> None:
-    """Nothing is matched: it takes one look-up."""
+    """A request with a known endpoint is not matched, for any number of routes."""
 
     def cost(routes: int) -> int:
         app = make(routes)
@@ -71,10 +71,10 @@ def test_a_request_that_a_route_answered_costs_the_same_with_any_number_of_route
 
 @pytest.mark.parametrize("make", [starlette, fastapi, mounted])
 @pytest.mark.parametrize("path", ["/last/1", "/t/last/1", "/nowhere"])
-def test_a_request_answered_before_the_router_is_matched_once(
+def test_request_before_the_router_is_matched_once(
     make: Callable[[int], Starlette], path: str
 ) -> None:
-    """From the second on it costs the same with any number of routes."""
+    """Later requests cost the same for any number of routes."""
 
     def costs(routes: int) -> list[int]:
         templates = RouteTemplates(make(routes))
@@ -85,8 +85,8 @@ def test_a_request_answered_before_the_router_is_matched_once(
     assert few[1] == few[2]
 
 
-def test_a_request_that_the_router_found_no_route_for_is_not_matched_again() -> None:
-    """Whoever probes paths costs the same with any number of routes."""
+def test_unmatched_request_is_not_matched_again() -> None:
+    """A request for which the router found no route costs the same for any number of routes."""
 
     def cost(routes: int) -> int:
         app = starlette(routes)
@@ -98,11 +98,11 @@ def test_a_request_that_the_router_found_no_route_for_is_not_matched_again() -> 
     assert cost(3) == cost(300)
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    """Endless new paths and methods, long ones and short ones, take no more memory than some."""
+def test_cache_of_matches_is_bounded() -> None:
+    """New paths and methods do not use more memory without end."""
     templates = RouteTemplates(starlette(3))
 
-    def ask(first: int, last: int) -> int:
+    def allocated_blocks(first: int, last: int) -> int:
         before = sys.getallocatedblocks()
         for number in range(first, last):
             templates(http_scope(f"/probe/{number}"))
@@ -110,43 +110,43 @@ def test_what_is_remembered_is_bounded() -> None:
             templates(http_scope("/", method=f"M{number}"))
         return sys.getallocatedblocks() - before
 
-    ask(0, 2000)
-    assert ask(2000, 6000) < 8000  # 12,000 requests, of at least two blocks each
+    allocated_blocks(0, 2000)
+    assert allocated_blocks(2000, 6000) < 8000  # 12,000 requests, of at least two blocks each
 
 
-def test_what_is_long_is_not_remembered() -> None:
-    """A path as long as servers let it grow is gone with its request, as is such a method."""
+def test_long_path_or_method_is_not_cached() -> None:
+    """Requests with a long path or method use no memory after their end."""
     templates = RouteTemplates(starlette(3))
     tracemalloc.start()
     try:
         for number in range(100):
             templates(http_scope(f"/{number}" + "x" * 60_000))
             templates(http_scope("/", method=f"{number}" + "x" * 60_000))
-        kept, _ = tracemalloc.get_traced_memory()
+        allocated, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
 
-    assert kept < 1_000_000  # bytes; they would be twelve million
+    assert allocated < 1_000_000  # bytes; they would be twelve million
 
 
 @pytest.mark.slow
-def test_endpoints_that_no_route_has_do_not_have_the_routes_read_for_ever() -> None:
-    """An application that makes an endpoint for each request costs a bounded number of readings."""
+def test_unknown_endpoints_rebuild_the_index_a_bounded_number_of_times() -> None:
+    """An application with a new endpoint for each request causes a bounded number of rebuilds."""
     app = starlette(300)
     templates = RouteTemplates(app)
 
-    def ask() -> int:
+    def cost() -> int:
         scope = {**routed(app), "endpoint": lambda request: None}
         return calls(lambda: templates(scope))
 
-    costs = [ask() for _ in range(100)]
+    costs = [cost() for _ in range(100)]
 
     assert costs[10] > 1000
     assert max(costs[-30:]) < 50
 
 
-def test_an_endpoint_that_no_route_has_is_looked_for_once() -> None:
-    """The routes are read again for the first request that it answers, and no other."""
+def test_unknown_endpoint_rebuilds_the_index_once() -> None:
+    """The routes are read again for the first request of an unknown endpoint only."""
     app = starlette(300)
     templates = RouteTemplates(app)
     templates(routed(app))
@@ -173,8 +173,8 @@ HARD: dict[str, list[BaseRoute]] = {
 @pytest.mark.parametrize("text", ["/", "-", "1", "a/-1"])
 @pytest.mark.parametrize("end", ["", "\n", "\n/y!", "/z"])
 @pytest.mark.parametrize("routes", HARD.values(), ids=HARD)
-def test_no_path_takes_more_than_its_length(routes: list[BaseRoute], text: str, end: str) -> None:
-    """A megabyte is told in no time: where the work grew with its square, it would take hours."""
+def test_matching_time_is_linear_in_the_path(routes: list[BaseRoute], text: str, end: str) -> None:
+    """Megabytes of path match quickly, although quadratic matching would take hours."""
     templates = RouteTemplates(Starlette(routes=routes))
 
     with at_most(20):
@@ -183,8 +183,8 @@ def test_no_path_takes_more_than_its_length(routes: list[BaseRoute], text: str, 
 
 
 @pytest.mark.parametrize("method", ["", "x" * 65536, "GET /", "G\nE\nT", ".*", "|", "\0"])
-def test_no_method_is_taken_for_another(method: str) -> None:
-    """It is compared, and never made a part of a pattern."""
+def test_method_is_compared_literally(method: str) -> None:
+    """Special characters in a method have no meaning for the match."""
     templates = RouteTemplates(
         Starlette(routes=[Route("/a/{x}", page), Route("/a/{y}", page, methods=["POST"])])
     )
@@ -193,8 +193,8 @@ def test_no_method_is_taken_for_another(method: str) -> None:
     assert templates(http_scope("/b/1", method=method)) == "__unmatched__"
 
 
-def test_a_long_path_of_a_usual_route_is_told() -> None:
-    """Its length matters only where parameters could share it out in too many ways."""
+def test_long_path_of_an_unambiguous_route_is_matched() -> None:
+    """Only routes with several ambiguous parameters do not match long paths."""
     templates = RouteTemplates(
         Starlette(
             routes=[
@@ -212,8 +212,8 @@ def test_a_long_path_of_a_usual_route_is_told() -> None:
     assert templates(http_scope("/from/x/to/" + long)) == "__unmatched__"
 
 
-def test_telling_a_matched_route_is_a_small_part_of_matching_it() -> None:
-    """Our look-up calls less than half as much as one route's own match."""
+def test_lookup_is_cheaper_than_half_a_match_of_the_router() -> None:
+    """A look-up makes less than half of the calls of one match of a route."""
     app = starlette(3)
     templates = RouteTemplates(app)
     scope, route = routed(app), app.routes[-1]

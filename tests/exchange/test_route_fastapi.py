@@ -1,4 +1,4 @@
-"""Route templates on FastAPI, also where its inner workings are not what they were."""
+"""Route templates of FastAPI applications, also if its private values change."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tokenpulse_mw import Exchange, ExchangeMiddleware, Policy, RateLimitMiddleware
 
 from ..support.apps import answering
-from .routes import every_middleware, labels, page
+from .routes import every_middleware, labels_of, page
 
-REFUSES = [Policy("1/day", cost=lambda scope: 2)]
+REJECTING = [Policy("1/day", cost=lambda scope: 2)]
 
 
 def gateway(**options: Any) -> FastAPI:
-    """An application with a route of its own, an included one, and one that fails."""
+    """Return an application with a direct route, an included one, and one that raises."""
     app = FastAPI(**options)
     models = APIRouter(prefix="/models")
 
@@ -49,9 +49,9 @@ def gateway(**options: Any) -> FastAPI:
     return app
 
 
-def test_routes_of_the_application() -> None:
-    """Whatever the answer: 200, 405, 422 or an exception."""
-    assert labels(
+def test_route_label_is_the_template_for_every_status() -> None:
+    """The label is the template for 200, 405, 422 and an exception."""
+    assert labels_of(
         gateway(),
         "GET /items/1",
         "POST /items/1",
@@ -60,26 +60,26 @@ def test_routes_of_the_application() -> None:
     ) == ["/items/{id}", "/items/{id}", "/items/{id}", "/crash/{id}"]
 
 
-def test_requests_that_no_route_takes() -> None:
-    """404, and the redirect of a slash too many; the target of the redirect has its route."""
+def test_request_without_a_route_is_unmatched() -> None:
+    """A 404 and the redirect to another slash are unmatched."""
     assert (
-        labels(gateway(), "GET /nowhere", "GET /items/1/", "GET /v1/models/a/")
+        labels_of(gateway(), "GET /nowhere", "GET /items/1/", "GET /v1/models/a/")
         == ["__unmatched__"] * 3
     )
 
 
-def test_pages_of_the_documentation_and_routes_of_starlette() -> None:
-    """FastAPI tells of them nothing but the endpoint."""
+def test_documentation_and_starlette_routes_have_their_template() -> None:
+    """Routes that only store their endpoint in the scope have their template."""
     app = gateway()
     app.add_route("/plain/{id:int}", page)
 
-    assert labels(
+    assert labels_of(
         app, "GET /docs", "GET /redoc", "GET /openapi.json", "GET /plain/1", "POST /plain/1"
     ) == ["/docs", "/redoc", "/openapi.json", "/plain/{id}", "/plain/{id}"]
 
 
-def test_what_an_included_router_holds() -> None:
-    """Plain routes and mounts have the prefix too, also where they are included twice."""
+def test_included_routes_and_mounts_have_the_prefix() -> None:
+    """Starlette routes and mounts of an included router have the prefix of each inclusion."""
     router = APIRouter()
     router.add_route("/plain/{id}", page)
     router.mount("/llm", answering())
@@ -88,7 +88,7 @@ def test_what_an_included_router_holds() -> None:
     app.include_router(router, prefix="/one")
     app.include_router(router, prefix="/two/{tenant}")
 
-    assert labels(
+    assert labels_of(
         app,
         "GET /one/plain/1",
         "GET /two/acme/plain/1",
@@ -108,23 +108,23 @@ def test_what_an_included_router_holds() -> None:
     ]
 
 
-def test_hosts_of_an_included_router() -> None:
-    """A host takes every path, so only its own are there; the prefix belongs to them."""
+def test_host_of_an_included_router_has_the_prefix() -> None:
+    """A host of an included router matches below the prefix only."""
     router = APIRouter()
     router.routes.append(Host("{x}.example.org", Router([Route("/hosted/{id}", page)])))
     app = gateway()
     app.include_router(router, prefix="/one")
 
     requests = ["GET /one/hosted/1", "GET /one/nowhere", "GET /items/1"]
-    assert labels(app, *requests, base_url="http://a.example.org") == [
+    assert labels_of(app, *requests, base_url="http://a.example.org") == [
         "/one/hosted/{id}",
         "/one/{path}",
         "/items/{id}",
     ]
 
 
-def test_routers_within_routers() -> None:
-    """Prefixes add up, however deep, and each inclusion has its own."""
+def test_nested_routers_have_all_prefixes() -> None:
+    """Prefixes of nested routers add up, for each inclusion."""
     inner, middle = APIRouter(prefix="/inner"), APIRouter()
 
     @inner.post("/{id}")
@@ -138,20 +138,20 @@ def test_routers_within_routers() -> None:
     app.include_router(middle)
 
     paths = ["/x/a/inner", "/x/b/inner", "/a/inner", "/b/inner"]
-    assert labels(app, *[f"POST {path}/1" for path in paths]) == [
+    assert labels_of(app, *[f"POST {path}/1" for path in paths]) == [
         f"{path}/{{id}}" for path in paths
     ]
 
 
-def test_files_and_sub_applications(tmp_path: Path) -> None:
-    """A directory is one route; a sub-application tells its own, below its prefix."""
+def test_mounted_files_and_applications_have_full_templates(tmp_path: Path) -> None:
+    """Static files have one label; a mounted application has its templates below the prefix."""
     (tmp_path / "a.txt").write_text("here")
     app = FastAPI()
     app.mount("/static", StaticFiles(directory=tmp_path))
     app.mount("/t/{tenant}", gateway())
     app.mount("/deep/{a}", Starlette(routes=[Mount("/{b}", app=gateway())]))
 
-    assert labels(
+    assert labels_of(
         app,
         "GET /static/a.txt",
         "GET /static/none.txt",
@@ -174,20 +174,20 @@ def test_files_and_sub_applications(tmp_path: Path) -> None:
 
 
 @every_middleware
-def test_middlewares_in_between(between: Middleware) -> None:
-    """What stands between us and the router hides neither an included route nor a mounted one."""
-    app = gateway(middleware=[between])
-    app.mount("/t/{tenant}", gateway(middleware=[between]))
+def test_routes_are_found_behind_middlewares(middleware: Middleware) -> None:
+    """A middleware before the router hides neither included nor mounted routes."""
+    app = gateway(middleware=[middleware])
+    app.mount("/t/{tenant}", gateway(middleware=[middleware]))
 
-    assert labels(app, "GET /v1/models/a", "POST /items/1", "GET /t/acme/v1/models/a") == [
+    assert labels_of(app, "GET /v1/models/a", "POST /items/1", "GET /t/acme/v1/models/a") == [
         "/v1/models/{name}",
         "/items/{id}",
         "/t/{tenant}/v1/models/{name}",
     ]
 
 
-def answers(status: int) -> Middleware:
-    """A middleware that answers everything itself."""
+def responding(status: int) -> Middleware:
+    """Return a middleware that responds to every request itself."""
 
     async def dispatch(request: Request, call: object) -> Response:
         return PlainTextResponse("no", status_code=status)
@@ -197,17 +197,19 @@ def answers(status: int) -> Middleware:
 
 @pytest.mark.parametrize("root", ["", "/proxy"])
 @pytest.mark.parametrize(
-    "first",
-    [answers(401), Middleware(RateLimitMiddleware, policies=REFUSES)],
+    "middleware",
+    [responding(401), Middleware(RateLimitMiddleware, policies=REJECTING)],
     ids=["401", "429"],
 )
-def test_requests_answered_before_the_router(first: Middleware, root: str) -> None:
-    """They have the template of the route that would have answered."""
-    app = gateway(middleware=[first])
+def test_rejected_request_has_the_template_it_would_have_reached(
+    middleware: Middleware, root: str
+) -> None:
+    """A request rejected by a middleware has the template of the route it would have reached."""
+    app = gateway(middleware=[middleware])
     app.mount("/t/{tenant}", gateway())
 
     requests = ["GET {}/v1/models/a", "POST {}/items/1", "GET {}/t/a/v1/models/b", "GET {}/no"]
-    assert labels(app, *[each.format(root) for each in requests], root_path=root) == [
+    assert labels_of(app, *[request.format(root) for request in requests], root_path=root) == [
         "/v1/models/{name}",
         "/items/{id}",
         "/t/{tenant}/v1/models/{name}",
@@ -215,26 +217,26 @@ def test_requests_answered_before_the_router(first: Middleware, root: str) -> No
     ]
 
 
-def test_preflights() -> None:
-    """What CORS answers is for the route that the browser is about to ask."""
+def test_cors_preflight_has_the_template_of_its_route() -> None:
+    """A preflight has the template of the route that the browser will request."""
     app = gateway(middleware=[Middleware(CORSMiddleware, allow_origins=["*"])])
     seen: list[Exchange] = []
     app.add_middleware(ExchangeMiddleware, observers=[seen.append])
 
-    asks = {"origin": "http://a", "access-control-request-method": "GET"}
-    TestClient(app).options("/v1/models/a", headers=asks)
+    headers = {"origin": "http://a", "access-control-request-method": "GET"}
+    TestClient(app).options("/v1/models/a", headers=headers)
 
-    assert [(each.method, each.status, each.route) for each in seen] == [
+    assert [(exchange.method, exchange.status, exchange.route) for exchange in seen] == [
         ("OPTIONS", 200, "/v1/models/{name}")
     ]
 
 
-def test_a_sub_application_that_answers_before_its_router() -> None:
-    """A limit inside of a mounted application is told by that application's routes."""
+def test_request_rejected_in_a_mounted_application_has_its_template() -> None:
+    """A request rejected by a middleware of a mounted application has that one's template."""
     app = FastAPI()
-    app.mount("/t/{tenant}", gateway(middleware=[answers(429)]))
+    app.mount("/t/{tenant}", gateway(middleware=[responding(429)]))
 
-    assert labels(app, "GET /t/acme/v1/models/a", "GET /t/acme/nowhere") == [
+    assert labels_of(app, "GET /t/acme/v1/models/a", "GET /t/acme/nowhere") == [
         "/t/{tenant}/v1/models/{name}",
         "/t/{tenant}/{path}",
     ]
@@ -242,9 +244,11 @@ def test_a_sub_application_that_answers_before_its_router() -> None:
 
 @pytest.mark.filterwarnings("ignore:The `root_path` parameter")
 @pytest.mark.parametrize("path", ["/proxy/v1/models/a", "/v1/models/a"])
-@pytest.mark.parametrize("policies", [[Policy("9/day")], REFUSES], ids=["allowed", "refused"])
-def test_an_application_with_a_root_path_of_its_own(path: str, policies: list[Policy]) -> None:
-    """It is no part of the template, be it in the path or not, and whoever answers."""
+@pytest.mark.parametrize("policies", [[Policy("9/day")], REJECTING], ids=["allowed", "rejected"])
+def test_root_path_of_the_application_is_not_part_of_the_template(
+    path: str, policies: list[Policy]
+) -> None:
+    """The `root_path` of FastAPI is removed, for accepted and rejected requests."""
     app = gateway(root_path="/proxy")
     seen: list[Exchange] = []
     limited = RateLimitMiddleware(app, policies=policies)
@@ -252,11 +256,11 @@ def test_an_application_with_a_root_path_of_its_own(path: str, policies: list[Po
 
     client.get(path)
 
-    assert [each.route for each in seen] == ["/v1/models/{name}"]
+    assert [exchange.route for exchange in seen] == ["/v1/models/{name}"]
 
 
-def test_routes_that_are_added_later() -> None:
-    """By a request that comes after them, also to a router that was included before."""
+def test_route_added_to_an_included_router_is_found() -> None:
+    """A route that is added to an included router after the first request is found."""
     late = APIRouter(prefix="/late")
     app = gateway()
     app.include_router(late, prefix="/v2")
@@ -270,11 +274,11 @@ def test_routes_that_are_added_later() -> None:
         return id
 
     client.get("/v2/late/1")
-    assert [each.route for each in seen] == ["/items/{id}", "/v2/late/{id}"]
+    assert [exchange.route for exchange in seen] == ["/items/{id}", "/v2/late/{id}"]
 
 
-def test_an_application_from_before_routers_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where including copied the routes, they are found as they are."""
+def test_fastapi_that_copies_included_routes_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old versions of FastAPI copy included routes, and those have their template."""
     monkeypatch.delattr(fastapi.routing, "iter_route_contexts")
     app = FastAPI()
 
@@ -282,37 +286,37 @@ def test_an_application_from_before_routers_were_kept(monkeypatch: pytest.Monkey
     async def model(name: str) -> str:
         return name
 
-    assert labels(app, "GET /v1/models/a", "GET /docs") == ["/v1/models/{name}", "/docs"]
+    assert labels_of(app, "GET /v1/models/a", "GET /docs") == ["/v1/models/{name}", "/docs"]
 
 
-class Odd:
-    """What nobody expects: it has every attribute, and none can be had."""
+class Unreadable:
+    """An object whose every attribute raises."""
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError(f"{name} is private")
 
 
 def fails(routes: object) -> Iterator[object]:
-    """A function of another version."""
-    raise TypeError("other arguments, please")
+    """Raise, as a function with other arguments does."""
+    raise TypeError("unexpected arguments")
 
 
-NOT_AS_IT_WAS = {
+CHANGED_FUNCTIONS = {
     "missing": None,
     "raising": fails,
     "nothing": lambda routes: None,
     "numbers": lambda routes: [1, 2, 3],
     "strings": lambda routes: "abc",
-    "odd objects": lambda routes: [Odd()],
-    "no function": 7,
+    "unreadable objects": lambda routes: [Unreadable()],
+    "not callable": 7,
 }
 
 
-@pytest.mark.parametrize("function", NOT_AS_IT_WAS.values(), ids=NOT_AS_IT_WAS)
-def test_a_fastapi_whose_included_routers_cannot_be_read(
+@pytest.mark.parametrize("function", CHANGED_FUNCTIONS.values(), ids=CHANGED_FUNCTIONS)
+def test_private_function_of_fastapi_that_fails_is_logged_at_most_once(
     function: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Requests are answered; after the first, labels are right; at most one failure is told."""
+    """Responses are unchanged, later labels are right, and at most one line is logged."""
     if function is None:
         monkeypatch.delattr(fastapi.routing, "iter_route_contexts")
     else:
@@ -323,10 +327,10 @@ def test_a_fastapi_whose_included_routers_cannot_be_read(
     client = TestClient(app)
 
     paths = ["/items/1", "/items/1", "/v1/models/a", "/v1/models/b", "/docs", "/no"]
-    answers = [client.get(path).status_code for path in paths]
+    statuses = [client.get(path).status_code for path in paths]
 
-    assert answers == [200, 200, 200, 200, 200, 404]
-    assert [each.route for each in seen[1:]] == [
+    assert statuses == [200, 200, 200, 200, 200, 404]
+    assert [exchange.route for exchange in seen[1:]] == [
         "/items/{id}",
         "/v1/models/{name}",
         "/v1/models/{name}",
@@ -336,8 +340,8 @@ def test_a_fastapi_whose_included_routers_cannot_be_read(
     assert len(caplog.records) <= 1
 
 
-def garbage() -> list[object]:
-    """What `scope["fastapi"]` may hold one day."""
+def invalid_values() -> list[object]:
+    """Return values that a later FastAPI may store as `scope["fastapi"]`."""
 
     class Route:
         path_format = "/forged"
@@ -346,47 +350,57 @@ def garbage() -> list[object]:
     class Number:
         path_format = 7
 
-    contexts: list[object] = [None, 7, "text", Odd(), Route(), Number()]
-    return [None, 7, "text", [], Odd(), {}, *[{"effective_route_context": c} for c in contexts]]
+    contexts: list[object] = [None, 7, "text", Unreadable(), Route(), Number()]
+    return [
+        None,
+        7,
+        "text",
+        [],
+        Unreadable(),
+        {},
+        *[{"effective_route_context": c} for c in contexts],
+    ]
 
 
-@pytest.mark.parametrize("told", garbage(), ids=lambda told: repr(told).partition(" at 0x")[0])
-def test_a_scope_whose_private_part_is_garbage(
-    told: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "value", invalid_values(), ids=lambda value: repr(value).partition(" at 0x")[0]
+)
+def test_invalid_private_value_of_fastapi_is_ignored(
+    value: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer is whole, the label is the path's, and at most one failure is told."""
+    """The response is unchanged, the label is found by the path, and at most one line is logged."""
 
-    class Leaves:
+    class StoringMiddleware:
         def __init__(self, app: ASGIApp) -> None:
             self.app = app
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             async def send_after(message: Any) -> None:
-                scope["fastapi"], scope["endpoint"] = told, page  # nobody knows this endpoint
+                scope["fastapi"], scope["endpoint"] = value, page  # of another route
                 await send(message)
 
             await self.app(scope, receive, send_after)
 
-    app = gateway(middleware=[Middleware(Leaves)])
+    app = gateway(middleware=[Middleware(StoringMiddleware)])
     seen: list[Exchange] = []
     app.add_middleware(ExchangeMiddleware, observers=[seen.append])
 
-    answers = [TestClient(app).get("/items/1") for _ in range(2)]
+    responses = [TestClient(app).get("/items/1") for _ in range(2)]
 
-    assert [answer.text for answer in answers] == ["1", "1"]
-    assert {each.route for each in seen} <= {"/items/{id}", "__unmatched__"}
+    assert [response.text for response in responses] == ["1", "1"]
+    assert {exchange.route for exchange in seen} <= {"/items/{id}", "__unmatched__"}
     assert len(caplog.records) <= 1
 
 
 @pytest.mark.parametrize("has_function", [True, False])
-def test_a_mounted_application_is_not_mistaken_for_its_parent(
+def test_private_template_of_a_mounted_application_is_ignored(
     has_function: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where FastAPI's own note lacks the prefix of a mount, it is not believed."""
+    """The private template of FastAPI lacks the prefix of a mount, so it is not used."""
     app = FastAPI()
     app.mount("/t/{tenant}", gateway())
     if not has_function:
         monkeypatch.delattr(fastapi.routing, "iter_route_contexts")
 
     expected = "/t/{tenant}/v1/models/{name}" if has_function else "/t/{tenant}/{path}"
-    assert labels(app, "GET /t/acme/v1/models/a") == [expected]
+    assert labels_of(app, "GET /t/acme/v1/models/a") == [expected]

@@ -1,9 +1,8 @@
-"""Route templates of WebSocket handshakes: never those of pages, nor the other way round."""
+"""Route templates of WebSocket handshakes, which never match HTTP routes."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -19,31 +18,31 @@ from tokenpulse_mw.exchange import RouteTemplates
 
 from ..support.apps import answering
 from ..support.asgi import http_scope
-from .routes import CopiesScope, page
+from .routes import CopyScope, page, websocket_scope
 
 
 async def live(websocket: WebSocket) -> None:
-    """Accepts, and closes at once."""
+    """Accept, and close at once."""
     await websocket.accept()
     await websocket.close()
 
 
 async def refuses(websocket: WebSocket) -> None:
-    """Turns the handshake down."""
+    """Close without accepting."""
     await websocket.close()
 
 
 async def fails(websocket: WebSocket) -> None:
-    """Fails before it has accepted."""
+    """Raise before accepting."""
     raise RuntimeError("no upstream")
 
 
 class Live(WebSocketEndpoint):
-    """An endpoint that is a class."""
+    """An endpoint class."""
 
 
-class Answers:
-    """A middleware that turns every handshake down before the router sees it."""
+class ClosingMiddleware:
+    """A middleware that closes every handshake before the router."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -52,8 +51,8 @@ class Answers:
         await send({"type": "websocket.close"})
 
 
-class Told:
-    """Notes what the templates tell when the application is done with a request."""
+class TemplateRecorder:
+    """A middleware that records the template of each request at its end."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app, self.templates = app, RouteTemplates(app)
@@ -66,21 +65,21 @@ class Told:
             self.seen.append(self.templates(scope))
 
 
-def told(app: ASGIApp, *paths: str, host: str = "testserver") -> list[str]:
-    """The template of a handshake for each of `paths`."""
-    around = Told(app)
-    client = TestClient(around)
+def templates_of(app: ASGIApp, *paths: str, host: str = "testserver") -> list[str]:
+    """Return the template of a handshake for each of `paths`."""
+    recorder = TemplateRecorder(app)
+    client = TestClient(recorder)
     for path in paths:
         with (
             suppress(WebSocketDisconnect, RuntimeError),
             client.websocket_connect(path, headers={"host": host}),
         ):
             pass
-    return around.seen
+    return recorder.seen
 
 
 def routes() -> list[BaseRoute]:
-    """Pages and WebSockets, on the same paths and on others."""
+    """Return HTTP and WebSocket routes, some of which have the same path."""
     return [
         Route("/page/{id}", page),
         WebSocketRoute("/live/{room}", live),
@@ -109,36 +108,38 @@ PATHS = {
 
 
 @pytest.mark.parametrize(
-    "between", [[], [Middleware(CopiesScope)], [Middleware(Answers)]], ids=["none", "copy", "403"]
+    "middleware",
+    [[], [Middleware(CopyScope)], [Middleware(ClosingMiddleware)]],
+    ids=["none", "copy", "403"],
 )
-def test_handshakes(between: list[Middleware]) -> None:
-    """The template of the WebSocket's route that answered, or would have."""
-    app = Starlette(routes=routes(), middleware=between)
+def test_handshake_has_the_template_of_its_websocket_route(middleware: list[Middleware]) -> None:
+    """A handshake has the template of the WebSocket route that handled it, or would have."""
+    app = Starlette(routes=routes(), middleware=middleware)
 
-    assert told(app, *PATHS) == list(PATHS.values())
+    assert templates_of(app, *PATHS) == list(PATHS.values())
 
 
-def test_handshakes_of_a_host() -> None:
-    """Found by the host's name; the page beside it is none of theirs."""
+def test_handshake_is_matched_by_host() -> None:
+    """A handshake to a host matches the WebSocket routes of that host only."""
     paths = ["/hosted/1", "/both/1"]
 
-    assert told(Starlette(routes=routes()), *paths, host="a.example.org") == [
+    assert templates_of(Starlette(routes=routes()), *paths, host="a.example.org") == [
         "/hosted/{room}",
         "/{path}",
     ]
 
 
-def test_an_opaque_application_answers_handshakes_too() -> None:
-    """What is mounted may speak either."""
+def test_handshake_to_an_opaque_application_has_its_mount() -> None:
+    """An application without routes may handle HTTP and WebSocket."""
     templates = RouteTemplates(Starlette(routes=routes()))
 
     assert templates(websocket_scope("/llm/realtime")) == "/llm/{path}"
     assert RouteTemplates(answering())(websocket_scope("/x")) == "/{path}"
 
 
-@pytest.mark.parametrize("between", [[], [Middleware(Answers)]], ids=["none", "403"])
-def test_handshakes_of_fastapi(between: list[Middleware]) -> None:
-    """Also of included routers, with all of their prefixes."""
+@pytest.mark.parametrize("middleware", [[], [Middleware(ClosingMiddleware)]], ids=["none", "403"])
+def test_handshake_of_an_included_router_has_all_prefixes(middleware: list[Middleware]) -> None:
+    """WebSocket routes of nested FastAPI routers have all of their prefixes."""
     inner, outer = APIRouter(prefix="/inner"), APIRouter(prefix="/outer")
 
     @inner.websocket("/live/{room}")
@@ -151,12 +152,12 @@ def test_handshakes_of_fastapi(between: list[Middleware]) -> None:
 
     inner.routes.append(WebSocketRoute("/plain/{room}", live))
     outer.include_router(inner)
-    app = FastAPI(middleware=between)
+    app = FastAPI(middleware=middleware)
     app.websocket("/direct/{room}")(live)
     app.include_router(outer, prefix="/v1")
     app.include_router(inner)
 
-    assert told(
+    assert templates_of(
         app,
         "/direct/1",
         "/v1/outer/inner/live/1",
@@ -172,20 +173,20 @@ def test_handshakes_of_fastapi(between: list[Middleware]) -> None:
     ]
 
 
-def test_a_page_never_has_the_template_of_a_websocket() -> None:
-    """Whether a router answers the request or another before it."""
+def test_http_request_never_matches_a_websocket_route() -> None:
+    """An HTTP request matches the HTTP route, with and without a router."""
     app = Starlette(routes=[WebSocketRoute("/{socket}", live), Route("/{page}", page)])
-    around = Told(app)
-    TestClient(around).get("/x")
+    recorder = TemplateRecorder(app)
+    TestClient(recorder).get("/x")
 
-    assert around.seen == ["/{page}"]
+    assert recorder.seen == ["/{page}"]
     assert RouteTemplates(app)(http_scope("/x")) == "/{page}"
     only = RouteTemplates(Starlette(routes=[WebSocketRoute("/{socket}", live)]))
     assert only(http_scope("/x")) == "__unmatched__"
 
 
-def test_an_endpoint_that_pages_and_websockets_share() -> None:
-    """An ASGI application that answers both is told by the kind of the request."""
+def test_endpoint_shared_by_http_and_websocket_is_matched_by_scope_type() -> None:
+    """The type of the scope decides between the routes of a shared endpoint."""
 
     class Both:
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,31 +197,24 @@ def test_an_endpoint_that_pages_and_websockets_share() -> None:
 
     both = Both()
     app = Starlette(routes=[Route("/a/{page}", both), WebSocketRoute("/a/{socket}", both)])
-    around = Told(app)
-    client = TestClient(around)
+    recorder = TemplateRecorder(app)
+    client = TestClient(recorder)
 
     client.get("/a/1")
     with suppress(WebSocketDisconnect), client.websocket_connect("/a/1"):
         pass
     client.get("/a/1")
 
-    assert around.seen == ["/a/{page}", "/a/{socket}", "/a/{page}"]
+    assert recorder.seen == ["/a/{page}", "/a/{socket}", "/a/{page}"]
 
 
-def test_a_route_of_somebodys_making_may_take_either() -> None:
-    """What is neither a page's route nor a WebSocket's is found by its path for both."""
+def test_custom_route_matches_http_and_websocket() -> None:
+    """A route that is neither a Route nor a WebSocketRoute is matched by its path alone."""
 
-    class Own(BaseRoute):
+    class CustomRoute(BaseRoute):
         path, endpoint = "/own/{id}", staticmethod(live)
 
-    templates = RouteTemplates(Starlette(routes=[Own()]))
+    templates = RouteTemplates(Starlette(routes=[CustomRoute()]))
 
     assert templates(http_scope("/own/1")) == "/own/{id}"
     assert templates(websocket_scope("/own/1")) == "/own/{id}"
-
-
-def websocket_scope(path: str) -> Scope:
-    """A handshake as a server makes it: it has no method."""
-    scope: dict[str, Any] = {**http_scope(path), "type": "websocket"}
-    del scope["method"]
-    return scope

@@ -1,4 +1,4 @@
-"""Servers: which of them raise when the client has left."""
+"""ASGI scopes: servers that raise after a disconnect."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tokenpulse_mw.exchange.scope import send_may_raise
         ({"spec_version": "next"}, True),
     ],
 )
-def test_servers_may_raise_from_asgi_2_4_on(asgi: dict[str, str], raises: bool) -> None:
-    """One that names no version has the oldest, and one that nobody knows is listened to."""
+def test_send_may_raise_since_asgi_2_4(asgi: dict[str, str], raises: bool) -> None:
+    """A scope without a version has the oldest, and an unknown version may raise."""
     assert send_may_raise({"type": "http", "asgi": asgi}) is raises
 
 
-def test_a_scope_without_a_version_is_of_the_oldest() -> None:
-    """As ASGI has it."""
+def test_send_does_not_raise_without_an_asgi_version() -> None:
+    """A scope without `asgi` is from a server of the oldest version."""
     assert not send_may_raise({"type": "http"})

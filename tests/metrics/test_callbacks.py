@@ -93,7 +93,7 @@ def test_failing_callback_keeps_the_last_values(
     results.append({("default",): 4})
     assert sample(metrics, policy="default") == 4
     assert caplog.messages == [
-        f"{KEYS} failed with IndexError: requests go on without it",
+        f"{KEYS} failed with IndexError: requests continue without it",
         f"{KEYS} recovered from IndexError (seconds=0 failures=3)",
     ]
 

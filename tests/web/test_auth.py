@@ -1,4 +1,4 @@
-"""The guards of endpoints."""
+"""Guards of endpoints: bearer tokens, cross-site requests and errors of authorize."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from ..support.asgi import http_scope
         (b"", False),
     ],
 )
-def test_only_the_token_itself_is_let_through(authorization: bytes, allowed: bool) -> None:
-    """The scheme is needed, in any case; the token is compared to the letter."""
+def test_bearer_accepts_only_the_exact_token(authorization: bytes, allowed: bool) -> None:
+    """The scheme is required in any case; the token must be equal."""
     request = Request(http_scope(headers=[(b"authorization", authorization)]))
 
     assert bearer("s3cret")(request) is allowed
 
 
-def test_without_a_header_nobody_is_let_through() -> None:
-    """A request that brings no token has none."""
+def test_bearer_rejects_a_request_without_a_header() -> None:
+    """A request without the Authorization header is rejected."""
     assert not bearer("s3cret")(Request(http_scope()))
 
 
 @pytest.mark.parametrize("token", ["", " ", "two words", "line\nend", "\xa0"])
 def test_bearer_token_with_white_space_raises(token: str) -> None:
-    """An empty token would let everyone in; the error does not repeat the token."""
-    with pytest.raises(ValueError, match="token must be one or more printable") as refused:
+    """An empty token and one with white space raise; the error does not contain the token."""
+    with pytest.raises(ValueError, match="token must be one or more printable") as caught:
         bearer(token)
-    assert not token or repr(token) not in str(refused.value)
+    assert not token or repr(token) not in str(caught.value)
 
 
 @pytest.mark.parametrize(("token", "kind"), [(None, "NoneType"), (80841, "int"), (b"7", "bytes")])
@@ -53,22 +53,21 @@ def test_bearer_token_of_other_type_raises(token: Any, kind: str) -> None:
     """The error contains the type of an invalid token, but not its value."""
     with pytest.raises(
         ValueError, match=f"token must be a string, got a value of type {kind}; "
-    ) as error:
+    ) as caught:
         bearer(token)
-    assert f"{token}" not in str(error.value).replace("NoneType", "")
+    assert f"{token}" not in str(caught.value).replace("NoneType", "")
 
 
 def test_guard_with_plain_token_raises_without_token() -> None:
     """The error for a plain token names `bearer` and does not contain the token."""
     with pytest.raises(
         ValueError, match=r"^authorize of Endpoint must be .* bearer\(token\)"
-    ) as error:
-        Guard("s3cret", of="Endpoint")  # type: ignore[arg-type]  # which is what is tested
-    assert "s3cret" not in str(error.value)
+    ) as caught:
+        Guard("s3cret", of="Endpoint")  # type: ignore[arg-type]
+    assert "s3cret" not in str(caught.value)
 
 
 Headers = list[tuple[bytes, bytes]]
-
 
 OWN_SITE: list[Headers] = [
     [],
@@ -80,7 +79,6 @@ OWN_SITE: list[Headers] = [
     [(b"host", b"GW.example:8000"), (b"origin", b"http://gw.example:8000")],
     [(b"host", b"[::1]:8000"), (b"origin", b"http://[::1]:8000")],
 ]
-
 
 OTHER_SITE: list[Headers] = [
     [(b"sec-fetch-site", b"cross-site")],
@@ -105,49 +103,48 @@ OTHER_SITE: list[Headers] = [
     [(b"origin", b"null")],
 ]
 
-
 CHANGING = ["POST", "PUT", "PATCH", "DELETE", "QUERY", "BREW", "post"]
 
 
-async def admitted(method: str, headers: Headers) -> bool:
-    """Whether a guard that authorizes everything admits the request."""
+async def is_accepted(method: str, headers: Headers) -> bool:
+    """Return True if a guard that authorizes every request accepts this one."""
     guard = Guard(lambda request: True, of="Endpoint")
     try:
         await guard.authorize(Request(http_scope(method=method, headers=headers)))
-    except ProblemError as refused:
-        return refused.status != 403
+    except ProblemError as error:
+        return error.status != 403
     return True
 
 
 @pytest.mark.parametrize("method", CHANGING)
 @pytest.mark.parametrize("headers", OWN_SITE, ids=str)
 @pytest.mark.anyio
-async def test_change_from_own_origin_or_a_program_is_admitted(
+async def test_change_from_own_origin_or_a_program_is_accepted(
     headers: Headers, method: str
 ) -> None:
-    """Programs send neither header, and a browser names our own origin."""
-    assert await admitted(method, headers)
+    """Programs send neither header, and a browser names the own origin."""
+    assert await is_accepted(method, headers)
 
 
 @pytest.mark.parametrize("method", CHANGING)
 @pytest.mark.parametrize("headers", OTHER_SITE, ids=str)
 @pytest.mark.anyio
-async def test_change_from_another_origin_is_refused(headers: Headers, method: str) -> None:
+async def test_change_from_another_origin_is_rejected(headers: Headers, method: str) -> None:
     """Another site must not use the credentials that a browser adds."""
-    assert not await admitted(method, headers)
+    assert not await is_accepted(method, headers)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 @pytest.mark.parametrize("headers", OTHER_SITE, ids=str)
 @pytest.mark.anyio
-async def test_safe_method_from_another_origin_is_admitted(headers: Headers, method: str) -> None:
-    """It changes nothing, and its response is protected by the browser."""
-    assert await admitted(method, headers)
+async def test_safe_method_from_another_origin_is_accepted(headers: Headers, method: str) -> None:
+    """A safe method changes nothing, and the browser hides its response from the other site."""
+    assert await is_accepted(method, headers)
 
 
 @pytest.mark.anyio
-async def test_cross_site_request_is_refused_before_authorize_is_called() -> None:
-    """Another site cannot make the gateway look up a session."""
+async def test_cross_site_request_is_rejected_before_authorize_is_called() -> None:
+    """Another site cannot cause the cost of an authorization."""
     calls: list[Request] = []
 
     def authorize(request: Request) -> bool:
@@ -165,27 +162,27 @@ async def test_cross_site_request_is_refused_before_authorize_is_called() -> Non
 
 
 @pytest.mark.anyio
-async def test_an_authorize_that_fails_is_logged_as_an_outage(
+async def test_authorize_that_raises_is_logged_as_an_outage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Requests that anyone can send do not fill the log with tracebacks."""
+    """Requests of any client cannot fill the log with tracebacks."""
     caplog.set_level(logging.INFO)
-    replies: list[Any] = [True, 7, OSError("no directory"), OSError("no directory")]
+    results: list[Any] = [True, 7, OSError("no directory"), OSError("no directory")]
 
     def authorize(request: Request) -> Any:
-        reply = replies.pop()
-        if isinstance(reply, OSError):
-            raise reply
-        return reply
+        result = results.pop()
+        if isinstance(result, OSError):
+            raise result
+        return result
 
     guard = Guard(authorize, of="Endpoint")
     for status in (403, 403, 401):
-        with pytest.raises(ProblemError) as refused:
+        with pytest.raises(ProblemError) as caught:
             await guard.authorize(Request(http_scope()))
-        assert refused.value.status == status
+        assert caught.value.status == status
     assert await guard.authorize(Request(http_scope())) == ""
 
     assert caplog.messages == [
         "authorize failed: requests are refused",
-        "authorize works again (seconds=0 failures=3)",
+        "authorize recovered (seconds=0 failures=3)",
     ]

@@ -1,4 +1,4 @@
-"""Annotations: facts about an exchange that only the application knows."""
+"""Annotations: facts that the application adds to an exchange."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def annotate(
 ) -> None:
     """Add facts to the exchange in progress.
 
-    It can be called repeatedly; None leaves a fact unchanged. An outer middleware may call it
-    before the exchange begins. After the end of the response it does nothing. Texts longer than
-    256 characters are truncated and get a hash.
+    Can be called repeatedly; None leaves a fact unchanged. An outer middleware may call it before
+    the exchange begins. After the end of the response, calls are ignored. Texts longer than 256
+    characters are truncated and get a hash.
 
     Invalid facts, such as negative tokens, are logged and counted as the component `annotate` in
     `tokenpulse_internal_errors_total`; the request continues.
@@ -74,8 +74,8 @@ def _target(scope: Scope) -> Recorder | PendingAnnotations | None:
     """Return the recorder, or pending annotations until there is one."""
     if SCOPE_KEY in scope:
         return recorder_of(scope)
-    early: PendingAnnotations = scope.setdefault(PENDING_KEY, PendingAnnotations())
-    return early
+    pending: PendingAnnotations = scope.setdefault(PENDING_KEY, PendingAnnotations())
+    return pending
 
 
 def _text(fact: object) -> str:
@@ -86,10 +86,10 @@ def _text(fact: object) -> str:
 def _check_usage(usage: TokenUsage) -> TokenUsage:
     counts = astuple(usage) if isinstance(usage, TokenUsage) else ("none",)
     if any(type(count) is not int or count < 0 for count in counts):
-        raise ValueError(f"usage must be a TokenUsage of whole numbers from 0 on, got {usage!r}")
+        raise ValueError(f"usage must be a TokenUsage of integers of at least 0, got {usage!r}")
     if not usage.is_plausible:
         raise ValueError(
-            f"usage must be that of one response, at most {MOST} tokens in total, got {usage!r}"
+            f"usage must be of one response, at most {MOST} tokens in total, got {usage!r}"
         )
     return usage
 
@@ -113,28 +113,28 @@ def recorder_of(scope: Scope) -> Recorder | None:
     return recorder
 
 
-PENDING_KEY = "tokenpulse_mw.said_early"
+PENDING_KEY = "tokenpulse_mw.pending_annotations"
 
 
 class PendingAnnotations:
-    """Annotations made before the recorder exists, such as by an outer authentication."""
+    """Annotations added before the recorder exists, such as by an outer authentication."""
 
-    __slots__ = ("_failure", "annotations")
+    __slots__ = ("_error", "annotations")
 
     def __init__(self) -> None:
         self.annotations: Mapping[str, Any] = {}
-        self._failure: Exception | None = None
+        self._error: Exception | None = None
 
     def annotate(self, **facts: Any) -> None:
         """Add facts; later ones override earlier ones."""
         self.annotations = {**self.annotations, **facts}
 
-    def report_error(self, failure: Exception) -> None:
+    def report_error(self, error: Exception) -> None:
         """Store the error of an invalid fact."""
-        self._failure = failure
+        self._error = error
 
     def transfer_to(self, recorder: Recorder) -> None:
         """Copy annotations and error to `recorder`."""
         recorder.annotations = self.annotations
-        if self._failure is not None:
-            recorder.report_error(self._failure)
+        if self._error is not None:
+            recorder.report_error(self._error)

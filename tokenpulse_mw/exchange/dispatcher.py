@@ -15,16 +15,16 @@ from .observers import ErrorReporter, Observer, ObserverLike, component_name, fi
 from .provider import MAX_PATH_CHARS, UNKNOWN, Providers
 from .route import UNMATCHED, RouteTemplates
 
-_MAX_MERGED = 64  # ways in which the middlewares of one application are stacked
+_MAX_MERGED = 64  # inner middlewares whose merged dispatcher is cached
 
 
 @dataclass(slots=True, kw_only=True)
 class Dispatcher:
-    """The observers of a middleware, and what fills in their exchanges.
+    """Completes the exchanges of a middleware, and delivers them to its observers.
 
     Attributes:
         observers: Receive every finished exchange.
-        providers: Resolves the provider; None if the middleware has none of its own.
+        providers: Resolves the provider; None if the middleware was created without one.
         routes: Resolves the template of the route.
         usage: True if responses of models are metered.
         clock: Monotonic seconds.
@@ -84,16 +84,16 @@ class Dispatcher:
         known = self._merged.get(id(inner))
         if known is not None:
             return known[1]
-        new = tuple(each for each in inner.observers if each not in self.observers)
-        joint = replace(
+        new = tuple(observer for observer in inner.observers if observer not in self.observers)
+        merged = replace(
             self,
             observers=self.observers + new,
             providers=inner.providers or self.providers,
             usage=self.usage or inner.usage,
         )
         if len(self._merged) < _MAX_MERGED:
-            self._merged[id(inner)] = (inner, joint)  # keeps the object of the id alive
-        return joint
+            self._merged[id(inner)] = (inner, merged)  # keeps the object of the id alive
+        return merged
 
     def report(self, component: str, error: Exception) -> None:
         """Log a failure of this library if a line is due, and count it."""
@@ -148,10 +148,9 @@ class Dispatcher:
 
 
 def _copy_usage(exchange: Exchange, meter: UsageMeter) -> None:
-    """Copy what the response reports into `exchange`; what the application reported stays.
+    """Copy usage, model and outcome of the response, without overriding annotations.
 
-    An error in a body of another media type is ignored: the client may have had the model write
-    it.
+    An error in a sniffed body is ignored, because a client can have the model write one.
     """
     meter.finish(complete=exchange.outcome == "complete")
     account = meter.account
@@ -168,8 +167,8 @@ def _copy_usage(exchange: Exchange, meter: UsageMeter) -> None:
 
 def _is_model_response(exchange: Exchange, meter: UsageMeter | None) -> bool:
     """Return True if a model responded, judged by the response, else by the provider."""
-    shown = None if meter is None else meter.account.is_response
-    return exchange.provider != UNKNOWN if shown is None else shown
+    is_response = None if meter is None else meter.account.is_response
+    return exchange.provider != UNKNOWN if is_response is None else is_response
 
 
 def _bound_call(observer: ObserverLike) -> Callable[[Exchange], object] | None:

@@ -10,8 +10,8 @@ from ..usage import Source, TokenUsage
 
 Outcome = Literal["complete", "client_disconnect", "error", "truncated"]
 
-# RFC 9110, section 9, with PATCH (RFC 5789) and QUERY. A method is whatever the client wrote, and
-# as a label value anything else would let it create series at will (CVE-2023-45142).
+# RFC 9110, section 9, with PATCH (RFC 5789) and QUERY. Other methods are not used as label
+# values, because a client could create any number of time series (CVE-2023-45142).
 METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
 )

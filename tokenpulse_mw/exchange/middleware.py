@@ -1,4 +1,4 @@
-"""Middleware that measures each request once and notifies observers."""
+"""ASGI middleware that measures each request once and notifies observers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ExchangeMiddleware:
     """Measure HTTP requests and WebSocket handshakes, and notify observers at their end.
 
     Stacked middlewares share one recorder: an inner one adds its observers and options to it.
-    Responses pass unchanged and undelayed. Errors of observers are logged and never reach the
-    request.
+    Responses are sent unchanged and without delay. Errors of observers are logged and never reach
+    the request.
 
     Args:
         app: The ASGI application.
-        observers: Instances of `Observer`, or callables of a finished `Exchange`. They run on
+        observers: Instances of `Observer`, or functions of a finished `Exchange`. They run on
             the event loop, so they must be quick.
-        provider: `Providers`, or a callable of the scope that returns a provider name or None.
+        provider: `Providers`, or a function of the scope that returns a provider name or None.
         usage: Read token usage from the responses of models.
         clock: Monotonic seconds.
 
@@ -64,7 +64,7 @@ class ExchangeMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Record a request that has no recorder yet; pass everything else through."""
+        """Record a request that has no recorder; pass every other scope to the application."""
         make_recorder = _RECORDERS.get(scope["type"])
         if make_recorder is None or (SCOPE_KEY in scope and self.join(scope)):
             await self.app(scope, receive, send)
@@ -90,7 +90,7 @@ class ExchangeMiddleware:
             scope[SCOPE_KEY] = None
 
     def join(self, scope: Scope) -> bool:
-        """Add the observers to the open exchange; return False if there is not one."""
+        """Add the observers to the open exchange; return False without one."""
         recorder: Recorder | None = scope.get(SCOPE_KEY)
         if recorder is not None:
             recorder.join(self._dispatcher)

@@ -1,4 +1,4 @@
-"""Observers of exchanges, and the isolation of their errors from the request."""
+"""Observers of exchanges; their errors never reach the request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Observer:
         """Handle a finished exchange."""
 
     def on_drop(self) -> None:
-        """Handle an open exchange that is not measured after all: a probe or a scrape."""
+        """Handle an open exchange that is excluded from measurement: a probe or a scrape."""
 
     def on_limit(self, policy: str, decision: str) -> None:
         """Handle the decision of a rate limit.
@@ -49,20 +49,20 @@ HOOKS = ("on_open", "on_close", "on_drop", "on_limit", "on_error")
 def find_hook(observer: object, name: str) -> Callable[..., object] | None:
     """Return the hook `name` of `observer`; None if it is missing or the no-op of `Observer`."""
     hook: Callable[..., object] | None = getattr(observer, name, None)
-    # A listener of the alert engine has hooks of its own.
-    unused = vars(Observer).get(name, observer)
-    return None if getattr(hook, "__func__", None) is unused else hook
+    # `Observer` lacks hooks such as those for listeners of the alert engine.
+    no_op = vars(Observer).get(name, observer)
+    return None if getattr(hook, "__func__", None) is no_op else hook
 
 
 class ErrorReporter:
     """Isolates and logs the errors of observers and user code.
 
-    Each kind of failure of a component is one outage (`outages.py`): every failure is counted,
+    Each error type of a component is one outage (`outages.py`): every failure is counted, and
     few are logged.
 
     Args:
         logger: Receives the log lines.
-        continuing: Noun of what continues without the failed component.
+        continuing: Plural noun of what continues without the failed component, for the log.
         self_explanatory: Error types whose message suffices; tracebacks are logged as DEBUG.
         clock: Monotonic seconds.
     """
@@ -75,7 +75,7 @@ class ErrorReporter:
         self_explanatory: tuple[type[Exception], ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._line = f"%s failed with %s: {continuing} go on without it"
+        self._line = f"%s failed with %s: {continuing} continue without it"
         self._logger, self._self_explanatory = logger, self_explanatory
         self._outages = Outages(logger, clock=clock, level=logging.ERROR)
 
@@ -100,16 +100,16 @@ class ErrorReporter:
     def log(self, component: str, error: Exception) -> None:
         """Count that `component` failed with `error`, and log it if a line is due."""
         kind = type(error).__name__
-        explained = isinstance(error, self._self_explanatory)
-        logged = self._outages.failed(
+        has_message = isinstance(error, self._self_explanatory)
+        is_logged = self._outages.failed(
             (component, kind),
             self._line,
             component,
-            " ".join(f"{kind}: {error}".split()) if explained else kind,
-            error=None if explained else error,
+            " ".join(f"{kind}: {error}".split()) if has_message else kind,
+            error=None if has_message else error,
         )
-        if logged and explained:
-            self._logger.debug("%s failed here", component, exc_info=error)
+        if is_logged and has_message:
+            self._logger.debug("traceback of %s", component, exc_info=error)
 
     def recovered(self, component: str) -> None:
         """End the outages of `component`; cheap if there are none."""
@@ -131,7 +131,7 @@ class ExchangeCallback(Protocol):
     """A callback for the end of one exchange."""
 
     def finished(self, exchange: Exchange) -> None:
-        """Handle the end: the last byte, or the return of the application without one."""
+        """Handle the end of the exchange: its last byte, or the return of the application."""
         ...
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which of the declared providers an exchange belongs to; never a value the client made up."""
+"""Declared providers, and resolution of the provider of an exchange to one of them."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ PROVIDERS = (
 OTHER = "other"
 UNKNOWN = "unknown"
 HEADER = b"x-tokenpulse-provider"
+MAX_PATH_CHARS = 256  # of a path that are read; also bounds the size of the cache
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _MODEL_SEGMENTS = ("models", "model", "deployments")
-MAX_PATH_CHARS = 256  # characters of a path that are looked at, which bounds the cache with it
 
 ProviderResolver = Callable[[Scope], str | None]
 
 
 class Providers:
-    """The declared providers, and how a request is matched to one.
+    """Declared providers, and how a request is matched to one of them.
 
-    Calling it with a scope gives the provider that the path names: as a segment
-    (`/claude/v1/messages`) or as a model's prefix (`/v1beta/models/gemini-2.0-flash`).
+    An instance is also a resolver. It reads the provider from the path: from a segment
+    (`/claude/v1/messages`) or from the prefix of a model (`/v1beta/models/gemini-2.0-flash`).
 
     Args:
         names: The declared providers: lower-case letters, digits, `_`, `.` and `-`.
-        resolver: Asked instead of the path; what it gives is still held to `names`.
-        request_header: Believe `x-tokenpulse-provider` on requests too. Any client can send it.
+        resolver: Returns the provider of a scope, instead of the path. An undeclared name is
+            counted as `other`.
+        request_header: Also accept `x-tokenpulse-provider` in requests. Any client can send it.
 
     Raises:
-        ValueError: A name is malformed, reserved or given twice, or there is none; or `resolver`
-            cannot be called.
+        ValueError: `names` is empty, or has an invalid, reserved or repeated name; or `resolver`
+            is not callable.
     """
 
     def __init__(
@@ -55,28 +56,28 @@ class Providers:
         resolver: ProviderResolver | None = None,
         request_header: bool = False,
     ) -> None:
-        self.names = _checked(names)
+        self.names = _check_names(names)
         if resolver is not None and not callable(resolver):
             raise ValueError(f"resolver must be a function of the scope, got {resolver!r}")
         self.resolver = resolver
         self.request_header = request_header
         self._known = {name: name for name in self.names}
         self._labels = lru_cache(maxsize=4096)(self._label_of_path)
-        # What most requests are told by: the label for a path's beginning, or None if not so.
+        # The label of the first characters of a path, if nothing but the path decides; else None.
         self.label_of_path = self._labels if resolver is None and not request_header else None
 
     def __call__(self, scope: Scope) -> str | None:
-        """The declared provider that the path names, or None."""
+        """Return the declared provider that the path names, or None."""
         label = self._labels(scope["path"][:MAX_PATH_CHARS])
         return None if label == UNKNOWN else label
 
     def resolve(self, scope: Scope, declared: str | None, model: str | None) -> str:
-        """The provider's label.
+        """Return the label of the provider.
 
         Args:
             scope: The request.
-            declared: What the application said, by `annotate()` or its response header.
-            model: The model that answered, for when nothing else tells.
+            declared: Provider from `annotate()` or from the response header, if any.
+            model: Model named in the response; used only if every other source is empty.
         """
         name = declared
         if not name and self.request_header:
@@ -88,10 +89,10 @@ class Providers:
         return self.to_label(name)
 
     def to_label(self, name: str | None) -> str:
-        """`name` as a label: itself where declared, `unknown` where empty, else `other`."""
+        """Return `name` if it is declared, `unknown` if it is empty, else `other`."""
         if not name:
             return UNKNOWN
-        # What is given may only compare like a name, as a member of an Enum does.
+        # Return the declared string: `name` may be an Enum member that only compares equal.
         return self._known.get(name) or self._known.get(name.strip().lower(), OTHER)
 
     def _label_of_path(self, path: str) -> str:
@@ -111,26 +112,29 @@ class Providers:
         return None
 
 
-def _checked(names: Iterable[str]) -> tuple[str, ...]:
+def _check_names(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
-        raise ValueError(f"providers must be a list of names, got the single string {names!r}")
+        raise ValueError(
+            'providers must be a list of strings, such as ["claude", "gemini"], '
+            f"got the string {names!r}"
+        )
     checked: list[str] = []
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(
-                f"provider name {name!r} is not usable as a label: expected 1 to 64 lower-case "
-                "letters, digits, '_', '.' or '-', beginning with a letter or digit"
+                "provider name must be 1 to 64 lower-case letters, digits, '_', '.' or '-', "
+                f"beginning with a letter or digit, got {name!r}"
             )
         if name in (OTHER, UNKNOWN):
             raise ValueError(
-                f"provider name {name!r} is reserved for exchanges of no declared provider"
+                f"provider name must not be {name!r}, which is reserved for undeclared providers"
             )
         if name in checked:
-            raise ValueError(f"provider name {name!r} is given twice")
+            raise ValueError(f"provider names must be unique, got {name!r} twice")
         checked.append(name)
     if not checked:
         raise ValueError(
-            "providers is empty: declare at least one, or leave it out for the default"
+            "providers must have at least one name, got an empty list; omit it for the default"
         )
     return tuple(checked)
 

@@ -1,4 +1,4 @@
-"""What is known of an exchange while it goes on, and how it ends."""
+"""Recorders of exchanges in progress: the ASGI `receive` and `send` given to the application."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ from .scope import CLIENT_CLOSED_REQUEST, FILE_MESSAGES, send_may_raise
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
-
 SCOPE_KEY = "tokenpulse_mw.exchange"
 
-
-_NOTHING: dict[str, Any] = {}
+_DISCONNECT_MESSAGES = ("http.disconnect", "websocket.disconnect")
+_SWITCHING_PROTOCOLS = 101
+_FORBIDDEN = 403  # a server responds so if the application closes without accepting
+_CONTENT_TYPE_SIZE = len(b"content-type")
+_ENCODING_SIZE = len(b"content-encoding")
+_PROVIDER_SIZE = len(PROVIDER_HEADER)
+_EMPTY: dict[str, Any] = {}
 
 
 class Recorder:
-    """Stands between the application and the server for one exchange.
+    """Recorder of one exchange, between the application and the server.
 
-    What passes is noted. The `Exchange` is made of that once: when the last byte of the body is
-    out, or when the application returns or raises without having come so far; from then on the
-    tap is `finished`, and nothing changes it any more.
+    It creates the `Exchange` once: at the last byte of the body, or when the application returns
+    or raises before that. The recorder is then `finished` and ignores everything that follows.
 
     Attributes:
-        dispatcher: Who is told.
-        started: When the request came in, in seconds of the station's clock.
-        status: Of the answer, as far as there is one; else 0.
-        limited: A rate limit answers instead of the application.
-        annotations: What the application has said of the exchange, by the names of its fields.
-        callbacks: Wait for the end.
-        finished: The exchange is over.
+        dispatcher: Delivers the finished exchange.
+        started: Arrival of the request, in seconds of the dispatcher's clock.
+        status: Status code of the response; 0 until it begins.
+        limited: True if a rate limit rejected the request.
+        annotations: Facts from the application, by field of `Exchange`.
+        callbacks: Called at the end of the exchange.
+        finished: True after the end of the exchange.
     """
 
     __slots__ = (
@@ -65,7 +68,7 @@ class Recorder:
         self.started = dispatcher.clock()
         self.status = 0
         self.limited = False
-        self.annotations: Mapping[str, Any] = _NOTHING
+        self.annotations: Mapping[str, Any] = _EMPTY
         self.callbacks: tuple[ExchangeCallback, ...] = ()
         self.finished = False
         self._scope = scope
@@ -78,50 +81,52 @@ class Recorder:
         self._first_token: float | None = None
 
     def annotate(self, **facts: Any) -> None:
-        """Note what the application knows of the exchange; later words override earlier ones."""
+        """Add facts to the exchange; later ones override earlier ones."""
         if not self.finished:
             self.annotations = {**self.annotations, **facts}
 
-    def report_error(self, failure: Exception) -> None:
-        """Report that something the application knows could not be told."""
-        self.dispatcher.report("annotate", failure)
+    def report_error(self, error: Exception) -> None:
+        """Report the error of an invalid fact."""
+        self.dispatcher.report("annotate", error)
 
     def add_headers(self, headers: RawHeaders) -> None:
-        """Send `headers` with the answer, beside its own."""
+        """Add `headers` to the response."""
         self._headers = [*self._headers, *headers] if self._headers else headers
 
     def add_callback(self, callback: ExchangeCallback) -> None:
-        """Tell `callback` when this exchange is over."""
+        """Call `callback` at the end of this exchange."""
         self.callbacks = (*self.callbacks, callback)
 
     async def close(self) -> None:
-        """The application is gone, and so are we; let those who watched do what takes time."""
+        """Await the `close` of each callback, shielded from cancellation."""
         with CancelScope(shield=True):
-            for watcher in self.callbacks:
-                await notify_closed(watcher, self.dispatcher.report)
+            for callback in self.callbacks:
+                await notify_closed(callback, self.dispatcher.report)
 
     def join(self, dispatcher: Dispatcher) -> None:
-        """Let the observers of another middleware look on too."""
+        """Add the observers and options of another middleware."""
         if self.finished:
             return
-        joint = self.dispatcher.merge(dispatcher)
-        new = tuple(each for each in joint.observers if each not in self.dispatcher.observers)
-        self.dispatcher = joint
-        joint.errors.notify("on_open", new)
+        merged = self.dispatcher.merge(dispatcher)
+        new = tuple(
+            observer for observer in merged.observers if observer not in self.dispatcher.observers
+        )
+        self.dispatcher = merged
+        merged.errors.notify("on_open", new)
 
     def drop(self) -> None:
-        """Do not measure this exchange: it is a probe or a scrape, not traffic."""
+        """Exclude this exchange, such as a probe, from measurement."""
         if self.finished:
             return
         self.dispatcher.on_drop()
-        if self.callbacks:  # they have to know how it ends, whoever else does not
+        if self.callbacks:  # such as a reservation, which must be released at the end
             self.dispatcher = replace(self.dispatcher, observers=(), silent=True)
         else:
             self.finished = True
-            self._scope = _NOTHING
+            self._scope = _EMPTY
 
     def returned(self) -> None:
-        """The application is done with an answer that is not finished."""
+        """Finish the exchange of an application that returned before the end of its response."""
         self._stop("truncated" if self.status else "error")
 
     def raised(self, error: BaseException) -> None:
@@ -130,7 +135,7 @@ class Recorder:
             self._client_left = self._client_left or not isinstance(error, Exception)
             self._stop("error")
         if isinstance(error, GeneratorExit):
-            self.callbacks = ()  # destroyed after the event loop: nothing can be awaited any more
+            self.callbacks = ()  # the event loop is closed, so nothing can be awaited
 
     def _stop(self, outcome: Outcome) -> None:
         if not self.status:
@@ -139,9 +144,9 @@ class Recorder:
 
     def _finish(self, outcome: Outcome, now: float) -> None:
         self.finished = True
-        # Let go of the scope, which holds this tap: the two need no garbage collector then.
-        scope, self._scope = self._scope, _NOTHING
-        method = scope.get("method", "GET")  # a WebSocket's handshake has none of its own
+        # Break the cycle with the scope, so that reference counting frees both.
+        scope, self._scope = self._scope, _EMPTY
+        method = scope.get("method", "GET")  # the scope of a WebSocket has no method
         exchange = Exchange(
             method if method in METHODS else OTHER_METHOD,
             self.started,
@@ -156,37 +161,31 @@ class Recorder:
             for name, fact in self.annotations.items():
                 setattr(exchange, name, fact)
         self.dispatcher.finalize(exchange, scope, self._meter)
-        for watcher in self.callbacks:
-            notify_finished(watcher, exchange, self.dispatcher.report)
-
-
-_SWITCHING_PROTOCOLS = 101
-
-
-_FORBIDDEN = 403  # what a server answers when the application closes what it has not accepted
+        for callback in self.callbacks:
+            notify_finished(callback, exchange, self.dispatcher.report)
 
 
 class HttpRecorder(Recorder):
-    """Stands between the application and the server for one HTTP request."""
+    """Recorder of one HTTP request without token usage."""
 
     __slots__ = ()
 
     async def receive(self) -> Message:
-        """The server's next message; a client that leaves is noted."""
+        """Return the next message of the server, and record a disconnect."""
         message = await self._receive()
         if message["type"] in _DISCONNECT_MESSAGES and not self.finished:
             self._client_left = True
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass `message` on, then look at it."""
+        """Send `message` to the server, then record it."""
         kind = message["type"]
-        passed = message
+        outgoing = message
         if self._headers and kind == "http.response.start":
-            passed = self._with_headers(message)
+            outgoing = self._with_headers(message)
         try:
-            await self._send(passed)
-        except OSError:  # how ASGI 2.4 servers say that the client has left
+            await self._send(outgoing)
+        except OSError:  # an ASGI 2.4 server reports a disconnect so
             self._client_left = True
             raise
         if self.finished:
@@ -198,7 +197,7 @@ class HttpRecorder(Recorder):
                 self._start(message)
             elif kind in FILE_MESSAGES:
                 self._file(message)
-        except Exception as error:  # noqa: BLE001 - ours must not become the request's
+        except Exception as error:  # noqa: BLE001 - isolates the request
             self._disable_metering("exchange", error)
 
     def _with_headers(self, message: Message) -> Message:
@@ -206,10 +205,11 @@ class HttpRecorder(Recorder):
 
     def _start(self, message: Message) -> None:
         status = message["status"]
-        self.status = CLIENT_CLOSED_REQUEST if self._client_left else status  # what is on the wire
+        # A server sends nothing to a client that has left.
+        self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
         for name, value in message.get("headers", ()):
-            # The size rules out nearly every header without making a lower-case copy.
-            if len(name) == PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
+            # Comparing sizes first avoids a lower-case copy of nearly every name.
+            if len(name) == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
                 self._set_provider(value)
 
     def _set_provider(self, value: bytes) -> None:
@@ -218,7 +218,7 @@ class HttpRecorder(Recorder):
     def _body(self, message: Message) -> None:
         more = message.get("more_body")
         if more and self._first_byte is not None:
-            return  # the rest of a stream is nothing but bytes
+            return  # later chunks of a stream set no field
         now = self.dispatcher.clock()
         if self._first_byte is None and message.get("body"):
             self._first_byte = now - self.started
@@ -237,22 +237,22 @@ class HttpRecorder(Recorder):
 
 
 class WebSocketRecorder(HttpRecorder):
-    """Stands between the application and the server until a WebSocket is accepted or denied.
+    """Recorder of one WebSocket handshake.
 
-    The exchange has the status 101 where the application accepts, that of its answer where it
-    denies with one (the extension `websocket.http.response`), and 403 where it only closes.
+    The status is 101 if the application accepts, that of the response if it denies with one
+    (the extension `websocket.http.response`), and 403 if it only closes.
     """
 
     __slots__ = ()
 
     async def send(self, message: Message) -> None:
-        """Pass `message` on, then look at it."""
+        """Send `message` to the server, then record it."""
         kind = message["type"]
-        passed = message
+        outgoing = message
         if self._headers and kind == "websocket.http.response.start":
-            passed = self._with_headers(message)
+            outgoing = self._with_headers(message)
         try:
-            await self._send(passed)
+            await self._send(outgoing)
         except OSError:
             self._client_left = True
             raise
@@ -260,7 +260,7 @@ class WebSocketRecorder(HttpRecorder):
             return
         try:
             self._inspect(kind, message)
-        except Exception as error:  # noqa: BLE001 - ours must not become the request's
+        except Exception as error:  # noqa: BLE001 - isolates the request
             self.dispatcher.report("exchange", error)
 
     def _inspect(self, kind: str, message: Message) -> None:
@@ -278,54 +278,42 @@ class WebSocketRecorder(HttpRecorder):
         self._finish("complete", self.dispatcher.clock())
 
 
-_DISCONNECT_MESSAGES = ("http.disconnect", "websocket.disconnect")
-
-
-PROVIDER_SIZE = len(PROVIDER_HEADER)
-
-
-_CONTENT_TYPE_SIZE = len(b"content-type")
-
-
-_ENCODING_SIZE = len(b"content-encoding")
-
-
 class MeteredRecorder(HttpRecorder):
-    """Stands before what may be the answer of a model, and lets a meter read it.
+    """Recorder of one POST request, whose response a meter reads for token usage.
 
-    Of other methods nothing is metered: reading an answer back must not count it again.
+    Other methods are not metered, because reading a stored response again uses no tokens.
     """
 
     __slots__ = ("_feed_directly", "_feed_rest", "_pending")
 
     def __init__(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
         HttpRecorder.__init__(self, dispatcher, scope, receive, send)
-        self._feed_rest: Callable[[bytes], None] | None = None  # takes what is left of the body
-        self._feed_directly: Callable[[bytes], None] | None = (
-            None  # the same, where nothing is awaited
-        )
-        self._pending = b""  # what was passed on so, and not looked at
+        # Once no more times are recorded, the meter's `feed` takes the rest of the body. If
+        # `send` of the server cannot raise, `_feed_directly` is the same and needs no coroutine.
+        self._feed_rest: Callable[[bytes], None] | None = None
+        self._feed_directly: Callable[[bytes], None] | None = None
+        self._pending = b""  # the last chunk that was sent directly; not metered yet
 
     def send(self, message: Message) -> Awaitable[None]:  # type: ignore[override]
-        """Pass `message` on, then look at it.
+        """Send `message` to the server, then record it.
 
-        Answers of models are streams, in which a chunk is to cost as little as can be: what is
-        nothing but bytes passes without a coroutine of ours around it. So it can be looked at
-        only when the next one comes, which is after it was sent.
+        Most chunks of a stream only go to the meter. They are sent without a coroutine around
+        the server's `send`, which is faster. Such a chunk is metered when the next message
+        arrives, because it must be sent first.
         """
-        flow, body = self._feed_directly, message.get("body")
-        # A buffer may be used again by the time that it is looked at; bytes do not change.
-        if flow is None or type(body) is not bytes or not message.get("more_body"):
+        feed, body = self._feed_directly, message.get("body")
+        # Only bytes: the application may change another buffer before it is metered.
+        if feed is None or type(body) is not bytes or not message.get("more_body"):
             return HttpRecorder.send(self, message)
         try:
-            flow(self._pending)
-        except Exception as error:  # noqa: BLE001 - ours must not become the request's
+            feed(self._pending)
+        except Exception as error:  # noqa: BLE001 - isolates the request
             self._disable_metering("usage", error)
         self._pending = body
         return self._send(message)
 
     def _start(self, message: Message) -> None:
-        # Not by way of the other `_start`: one walk through the headers is enough.
+        # `super()._start` would iterate over the headers a second time.
         status = message["status"]
         self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
         content_type = encoding = b""
@@ -335,7 +323,7 @@ class MeteredRecorder(HttpRecorder):
                 content_type = value
             elif size == _ENCODING_SIZE and name.lower() == b"content-encoding":
                 encoding = encoding + b"," + value if encoding else value
-            elif size == PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
+            elif size == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
                 self._set_provider(value)
         if self.dispatcher.usage and 200 <= status < 300:
             meter = self._meter = meter_for(content_type, encoding)
@@ -361,24 +349,24 @@ class MeteredRecorder(HttpRecorder):
             self._enter_passthrough()
 
     def _feed(self, meter: UsageMeter, body: bytes, now: float | None) -> None:
-        waiting = meter.awaits_output
+        awaited = meter.awaits_output
         try:
             meter.feed(body)
-        except Exception as error:  # noqa: BLE001 - the exchange goes on without its usage
+        except Exception as error:  # noqa: BLE001 - isolates the request
             self._disable_metering("usage", error)
         else:
-            # In the last piece of an answer the first words are no sooner than all others.
-            if waiting and not meter.awaits_output and now is not None:
+            # The last chunk has `now` None: a response in one piece has no first token.
+            if awaited and not meter.awaits_output and now is not None:
                 self._first_token = now - self.started
 
     def _feed_pending(self) -> None:
-        """Look at what was passed on unseen, before anything that came later."""
-        passed, self._pending = self._pending, b""
+        """Meter the chunk that was sent directly, before any later one."""
+        body, self._pending = self._pending, b""
         if self._meter is not None:
-            self._feed(self._meter, passed, None)
+            self._feed(self._meter, body, None)
 
     def _enter_passthrough(self) -> None:
-        """Once no time is left to be noted of the body, the rest of it is only bytes."""
+        """Pass the rest of the body to the meter alone, once no more times are recorded."""
         meter = self._meter
         if meter is None or not (meter.awaits_output and meter.account.awaits_first_token):
             self._feed_rest = _ignore if meter is None else meter.feed
@@ -386,7 +374,7 @@ class MeteredRecorder(HttpRecorder):
                 self._feed_directly = self._feed_rest
 
     def _disable_metering(self, component: str, error: Exception) -> None:
-        """Look at no more of the body: what has failed once would fail again."""
+        """Meter no more of the body after an error, which would be raised again."""
         self._release_meter()
         self._pending = b""
         super()._disable_metering(component, error)
@@ -398,11 +386,11 @@ class MeteredRecorder(HttpRecorder):
 
     def _finish(self, outcome: Outcome, now: float) -> None:
         super()._finish(outcome, now)
-        self._release_meter()  # it may hold a body, and we may live on
+        self._release_meter()  # it may hold a body, while background tasks keep the recorder alive
 
     def _release_meter(self) -> None:
         self._meter = self._feed_rest = self._feed_directly = None
 
 
 def _ignore(body: bytes) -> None:
-    """Look at nothing: an answer that is not metered flows past."""
+    """Ignore a chunk of a response that is not metered."""

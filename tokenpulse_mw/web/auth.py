@@ -1,4 +1,4 @@
-"""Guards of endpoints: authorization, and refusal of cross-site changes."""
+"""Guards of endpoints: authorization, and rejection of cross-site changes."""
 
 from __future__ import annotations
 
@@ -19,24 +19,19 @@ logger = logging.getLogger("tokenpulse_mw.web")
 
 
 Allowed = bool | str | None
-
-
 Authorize = Callable[[Request], Allowed | Awaitable[Allowed]]
 
-
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-
-
 _OWN_SITE = {"same-origin", "none"}  # "none": typed by the user, or opened from a bookmark
 
 
 class Guard:
     """Admit requests that `authorize` accepts and that no other web site has sent.
 
-    A browser adds cookies and the credentials of a proxy to requests that another site makes it
-    send. So a request that may change something is refused if its `Sec-Fetch-Site` or `Origin`
-    header names another origin. Requests without these headers do not come from a browser and
-    pass.
+    A browser adds cookies, and the credentials for a proxy, to requests that another site makes
+    it send. So a request that may change something is rejected if its `Sec-Fetch-Site` or
+    `Origin` header names another origin. Requests without these headers do not come from a
+    browser and are accepted.
 
     Args:
         authorize: Returns True or a name for a request that is admitted; it may be async.
@@ -73,13 +68,13 @@ class Guard:
             if isawaitable(allowed):
                 allowed = await allowed
         except HTTPException:
-            raise  # it has its own response
+            raise  # carries its own response
         except Exception as error:  # noqa: BLE001 - the request needs a response
             # Any client can cause this, so an outage limits the tracebacks in the log.
             self._outage.failed("authorize failed: requests are refused", error=error)
             raise ProblemError(403, "Authorization failed: try again later.") from None
         if isinstance(allowed, bool | str | None):
-            self._outage.recovered("authorize works again")
+            self._outage.recovered("authorize recovered")
         else:
             self._outage.failed(
                 "authorize must return True, a name or False, got %r", type(allowed)
@@ -136,8 +131,8 @@ def bearer(token: str | Secret[str]) -> Callable[[Request], bool]:
     expected = Secret(token.encode())
 
     def authorize(request: Request) -> bool:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        token = given.lstrip(" ").encode("latin-1")  # as many as RFC 9110 allows
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        token = credentials.lstrip(" ").encode("latin-1")  # RFC 9110 allows several spaces
         return scheme.lower() == "bearer" and compare_digest(token, expected.reveal())
 
     return authorize

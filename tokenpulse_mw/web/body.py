@@ -11,42 +11,37 @@ from starlette.requests import ClientDisconnect, Request
 
 from .problems import Error, Loc, ProblemError, invalid
 
-MAX_BODY_BYTES = 64 * 1024  # bytes
-
+MAX_BODY_BYTES = 64 * 1024
 
 _JSON = "application/json"
-
-
 _LOCATION = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]")
-
-
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 
 
 async def read_body(request: Request, body_type: Any, *, optional: bool) -> Any:
     """Return the body decoded as `body_type`, or its default if `optional` and empty.
 
-    Only `application/json` is accepted, also if the operation does not use the body (`body_type` is
-    None): a form of another site cannot send it. The guard refuses cross-site requests without a
-    body.
+    Only `application/json` is accepted, which a form of another site cannot send; also if the
+    operation ignores the body (`body_type` is None). The guard rejects cross-site requests without
+    a body.
 
     Raises:
         ProblemError: The body is too large, is not JSON, or does not match `body_type`.
     """
-    kind = request.headers.get("content-type")
-    if kind is not None and kind.partition(";")[0].strip().lower() != _JSON:
+    content_type = request.headers.get("content-type")
+    if content_type is not None and content_type.partition(";")[0].strip().lower() != _JSON:
         raise _not_json()
     body = await _read(request)
-    if body and kind is None:
+    if body and content_type is None:
         raise _not_json()
     if body_type is None:
         return None
-    return body_type() if optional and not body else _decoded(body, body_type)
+    return body_type() if optional and not body else _decode(body, body_type)
 
 
-def _decoded(body: bytes, takes: Any) -> Any:
+def _decode(body: bytes, body_type: Any) -> Any:
     try:
-        return msgspec.json.decode(body, type=takes)
+        return msgspec.json.decode(body, type=body_type)
     except msgspec.ValidationError as error:
         raise invalid(_locate(str(error))) from None
     except (ValueError, RecursionError):

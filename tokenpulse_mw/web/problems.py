@@ -9,20 +9,12 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 Loc = tuple[str | int, ...]
-
-
 Error = tuple[Loc, str]
-
 
 PROBLEM_JSON = "application/problem+json"
 
-
 _MAX_ERRORS = 100
-
-
-_MAX_NAME_CHARS = 100  # of text from the client
-
-
+_MAX_NAME_CHARS = 100  # of a field name, which the client chooses
 _MAX_MESSAGE_CHARS = 250
 
 
@@ -64,28 +56,28 @@ def not_found(what: str) -> ProblemError:
     return ProblemError(404, f"Not found: no {what} has this id.")
 
 
-def problem_response(refused: ProblemError) -> Response:
-    """Return the response; values of the request are truncated."""
+def problem_response(problem: ProblemError) -> Response:
+    """Return the response to a rejected request; values of the request are truncated."""
     body = {
         "type": "about:blank",
-        "title": HTTPStatus(refused.status).phrase,
-        "status": refused.status,
-        "detail": refused.detail,
-        **refused.more,
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        **problem.more,
     }
-    if refused.errors:
+    if problem.errors:
         body["errors"] = [
-            {"loc": [_part(each) for each in loc], "msg": _truncate(message, _MAX_MESSAGE_CHARS)}
-            for loc, message in refused.errors[:_MAX_ERRORS]
+            {"loc": [_part(part) for part in loc], "msg": _truncate(message, _MAX_MESSAGE_CHARS)}
+            for loc, message in problem.errors[:_MAX_ERRORS]
         ]
-    headers = {"cache-control": "no-store", **refused.headers}
-    return JSONResponse(body, refused.status, headers, media_type=PROBLEM_JSON)
+    headers = {"cache-control": "no-store", **problem.headers}
+    return JSONResponse(body, problem.status, headers, media_type=PROBLEM_JSON)
 
 
 def _part(part: str | int) -> str | int:
     return _truncate(part, _MAX_NAME_CHARS) if isinstance(part, str) else part
 
 
-def _truncate(text: str, longest: int) -> str:
-    short = text if len(text) <= longest else f"{text[: longest - 3]}..."
+def _truncate(text: str, max_chars: int) -> str:
+    short = text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
     return short.encode("utf-8", "replace").decode()  # replaces lone surrogates
