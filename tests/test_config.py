@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenpulse_mw import Settings
+from tokenpulse_mw.logs.levels import LEVELS
+from tokenpulse_mw.ratelimit.headers import _DIALECTS
+from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES
+from tokenpulse_mw.ratelimit.responses import RESPONSES
 
 SetVariables = Callable[[dict[str, str]], None]
 
@@ -309,3 +313,20 @@ def test_settings_can_be_part_of_other_settings(set_variables: SetVariables) -> 
     set_variables({"LIMIT": "3/day"})
 
     assert Application(tokenpulse=Settings()).tokenpulse.limit == "3/day"
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("limit_strategy", STRATEGIES),
+        ("limit_headers", _DIALECTS),
+        ("limit_response", RESPONSES),
+        ("log_level", [*LEVELS, "WARNING"]),
+    ],
+)
+def test_choices_are_those_of_the_part_that_uses_them(name: str, choices: Iterable[str]) -> None:
+    """A strategy, a dialect, a response or a level that exists can be set."""
+    annotation = Settings.model_fields[name].annotation
+    members = {member for kind in (annotation, *get_args(annotation)) for member in get_args(kind)}
+
+    assert {member for member in members if isinstance(member, str)} == set(choices)
