@@ -242,7 +242,7 @@ async def test_transport_that_quotes_the_request_is_not_quoted() -> None:
     sink = WebhookSink(WEBHOOK, headers=HEADERS, transport=_Quoting())
 
     with pytest.raises(
-        RetryLater, match=r"^http://127.0.0.1:1 cannot be asked \(RuntimeError\)$"
+        RetryLater, match=r"^http://127.0.0.1:1 request failed \(RuntimeError\)$"
     ) as e:
         await sink(event())
 
