@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.alerts import Thresholds
-from tokenpulse_mw.alerts.admin.thresholds import quoted, tags_of
+from tokenpulse_mw.alerts.admin.thresholds import parse_tags, quoted
 from tokenpulse_mw.alerts.store import MemoryAlertStore
 
 from .api import NOON, Api
@@ -305,7 +305,7 @@ def test_list_of_tags_is_parsed_with_spaces_and_empty_elements(
     for _ in range(data.draw(st.integers(0, 2))):
         parts.insert(data.draw(st.integers(0, len(parts))), data.draw(SPACES))
 
-    tags = tags_of(",".join(parts))
+    tags = parse_tags(",".join(parts))
 
     assert tags.strong == tuple(tag for weak, tag in elements if not weak)
     assert tags.weak == tuple(tag for weak, tag in elements if weak)
@@ -315,7 +315,7 @@ def test_list_of_tags_is_parsed_with_spaces_and_empty_elements(
 @given(OPAQUE_TAGS)
 def test_weak_tag_matches_only_by_weak_comparison(tag: str) -> None:
     """A weak tag matches in If-None-Match, but not in If-Match; a strong tag matches in both."""
-    weak, strong = tags_of(f'W/"{tag}"'), tags_of(quoted(tag))
+    weak, strong = parse_tags(f'W/"{tag}"'), parse_tags(quoted(tag))
 
     assert (weak.match(tag), weak.match_weakly(tag)) == (False, True)
     assert (strong.match(tag), strong.match_weakly(tag)) == (True, True)
@@ -324,7 +324,7 @@ def test_weak_tag_matches_only_by_weak_comparison(tag: str) -> None:
 @given(OPAQUE_TAGS)
 def test_star_matches_every_tag(tag: str) -> None:
     """`*` matches every tag."""
-    assert tags_of(" * ").match(tag)
+    assert parse_tags(" * ").match(tag)
 
 
 @pytest.mark.slow
@@ -334,7 +334,7 @@ def test_star_matches_every_tag(tag: str) -> None:
 def test_any_header_is_parsed_or_rejected(header: str) -> None:
     """Any header is parsed to at least one tag, or rejected with ValueError."""
     with suppress(ValueError):
-        tags = tags_of(header)
+        tags = parse_tags(header)
         assert tags.any or tags.strong or tags.weak
 
 
@@ -342,4 +342,4 @@ def test_any_header_is_parsed_or_rejected(header: str) -> None:
 def test_malformed_list_of_tags_is_rejected(header: str) -> None:
     """A header without a quoted tag, or with other text, is rejected."""
     with pytest.raises(ValueError, match="expected"):
-        tags_of(header)
+        parse_tags(header)

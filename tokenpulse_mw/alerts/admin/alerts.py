@@ -7,25 +7,25 @@ from ..store.records import SEVERITIES, STATES, AlertRecord
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import choice, cursor, integer, subject, text
-from .serializers import Covers, alert, covered, details
+from .serializers import alert, details
 
 
 async def list_alerts(request: AdminRequest) -> AdminResponse:
     """Return a page of alerts, newest first."""
-    page = await request.engine.store.alerts(**request.query)
-    covers = _covers(request)
-    return AdminResponse(
-        schemas.AlertPage([alert(record, covers) for record in page.items], page.next)
-    )
+    engine = request.engine
+    page = await engine.store.alerts(**request.query)
+    alerts = [alert(record, engine.controls) for record in page.items]
+    return AdminResponse(schemas.AlertPage(alerts, page.next))
 
 
 async def get_alert(request: AdminRequest) -> AdminResponse:
     """Return an alert with its transitions."""
-    store, alert_id = request.engine.store, request.http.path_params["id"]
-    record = await store.alert(alert_id)
+    engine, alert_id = request.engine, request.http.path_params["id"]
+    record = await engine.store.alert(alert_id)
     if record is None:
         raise not_found("alert")
-    return AdminResponse(details(record, _covers(request), await store.transitions(alert_id)))
+    transitions = await engine.store.transitions(alert_id)
+    return AdminResponse(details(record, engine.controls, transitions))
 
 
 async def acknowledge_alert(request: AdminRequest) -> AdminResponse:
@@ -46,11 +46,7 @@ async def unacknowledge_alert(request: AdminRequest) -> AdminResponse:
 def _alert(request: AdminRequest, record: AlertRecord | None) -> AdminResponse:
     if record is None:
         raise not_found("alert")
-    return AdminResponse(alert(record, _covers(request)))
-
-
-def _covers(request: AdminRequest) -> Covers:
-    return covered(request.engine.controls)
+    return AdminResponse(alert(record, request.engine.controls))
 
 
 OPERATIONS = (

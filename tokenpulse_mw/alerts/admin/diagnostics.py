@@ -10,7 +10,7 @@ from ..sinks.text import single_line
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import integer
-from .serializers import finding, when
+from .serializers import finding, to_datetime
 from .thresholds import Body, parse_thresholds
 
 _MAX_ERROR_CHARS = 500  # of the error of a sink
@@ -48,8 +48,8 @@ async def list_dead_letters(request: AdminRequest) -> AdminResponse:
             alert_id=dead_letter.notification.alert_id,
             fingerprint=dead_letter.notification.fingerprint,
             attempts=dead_letter.notification.attempts,
-            created_at=when(dead_letter.notification.created_at),
-            at=when(dead_letter.at),
+            created_at=to_datetime(dead_letter.notification.created_at),
+            at=to_datetime(dead_letter.at),
             error=dead_letter.error,
             event=dead_letter.notification.event,
         )

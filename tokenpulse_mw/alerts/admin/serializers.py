@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,8 +18,6 @@ from . import schemas
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799  # years 1 to 9999
 
-Covers = Callable[[records.AlertRecord], str | None]
-
 
 def as_json(value: object) -> bytes:
     """Return `value` as JSON; lone surrogates, as in the name of a tenant, are replaced."""
@@ -28,17 +26,17 @@ def as_json(value: object) -> bytes:
     return replace_surrogates(text).encode()
 
 
-def when(seconds: float) -> datetime:
+def to_datetime(seconds: float) -> datetime:
     """Return a stored time as a date, limited to the years 1 to 9999."""
     return _EPOCH + timedelta(seconds=min(max(seconds, _MIN_SECONDS), _MAX_SECONDS))
 
 
-def when_if(seconds: float | None) -> datetime | None:
+def to_datetime_or_none(seconds: float | None) -> datetime | None:
     """Return a stored time as a date, or None."""
-    return None if seconds is None else when(seconds)
+    return None if seconds is None else to_datetime(seconds)
 
 
-def alert(record: records.AlertRecord, covers: Covers) -> schemas.Alert:
+def alert(record: records.AlertRecord, controls: Controls) -> schemas.Alert:
     """Return the body of an alert."""
     return schemas.Alert(
         id=record.id,
@@ -48,25 +46,28 @@ def alert(record: records.AlertRecord, covers: Covers) -> schemas.Alert:
         severity=record.severity,
         state=record.state,
         **_finding_fields(record),
-        started_at=when(record.started_at),
-        fired_at=when_if(record.fired_at),
-        resolved_at=when_if(record.resolved_at),
+        started_at=to_datetime(record.started_at),
+        fired_at=to_datetime_or_none(record.fired_at),
+        resolved_at=to_datetime_or_none(record.resolved_at),
         resolve_reason=record.resolve_reason,
-        since=when(record.since),
+        since=to_datetime(record.since),
         ack=_ack(record.ack),
-        silenced_by=covers(record),
+        silenced_by=_silenced_by(record, controls),
     )
 
 
 def details(
-    record: records.AlertRecord, covers: Covers, transitions: Iterable[records.TransitionRecord]
+    record: records.AlertRecord, controls: Controls, transitions: Iterable[records.TransitionRecord]
 ) -> schemas.AlertDetails:
     """Return the body of an alert with its transitions."""
     return schemas.AlertDetails(
-        **msgspec.structs.asdict(alert(record, covers)),
+        **msgspec.structs.asdict(alert(record, controls)),
         transitions=[
             schemas.Transition(
-                transition.transition, transition.severity, transition.value, when(transition.at)
+                transition.transition,
+                transition.severity,
+                transition.value,
+                to_datetime(transition.at),
             )
             for transition in transitions
         ],
@@ -88,25 +89,21 @@ def silence(record: records.Silence) -> schemas.Silence:
     return schemas.Silence(
         record.id,
         [schemas.Matcher(*matcher) for matcher in record.matchers],
-        when(record.starts_at),
-        when(record.ends_at),
+        to_datetime(record.starts_at),
+        to_datetime(record.ends_at),
         record.created_by,
         record.comment,
     )
 
 
-def covered(controls: Controls) -> Covers:
-    """Return a function that returns the id of an active silence that matches an open alert."""
-
-    def covers(record: records.AlertRecord) -> str | None:
-        if record.state == "resolved":
-            return None
-        try:
-            return controls.silenced_by(finding_from_dict(record.finding))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None  # the stored finding is malformed; the engine has logged it
-
-    return covers
+def _silenced_by(record: records.AlertRecord, controls: Controls) -> str | None:
+    """Return the id of an active silence that matches an open alert, or None."""
+    if record.state == "resolved":
+        return None
+    try:
+        return controls.silenced_by(finding_from_dict(record.finding))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None  # the stored finding is malformed; the engine has logged it
 
 
 def _finding_fields(record: records.AlertRecord) -> dict[str, Any]:
@@ -128,4 +125,4 @@ def _text(value: object) -> str:
 
 
 def _ack(ack: records.Ack | None) -> schemas.Acknowledgement | None:
-    return None if ack is None else schemas.Acknowledgement(ack.by, when(ack.at), ack.note)
+    return None if ack is None else schemas.Acknowledgement(ack.by, to_datetime(ack.at), ack.note)

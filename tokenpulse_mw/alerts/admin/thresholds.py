@@ -18,7 +18,7 @@ from ..thresholds import InvalidThresholds, Thresholds
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import integer
-from .serializers import when
+from .serializers import to_datetime
 
 Body = dict[str, Raw]
 
@@ -33,7 +33,7 @@ async def get_thresholds(request: AdminRequest) -> AdminResponse:
     response = _current(request.engine)
     header = ",".join(request.http.headers.getlist("if-none-match"))
     try:
-        unchanged = tags_of(header).match_weakly(str(_version(request.engine)))
+        unchanged = parse_tags(header).match_weakly(str(_version(request.engine)))
     except ValueError:
         unchanged = False
     return AdminResponse(status=304, headers=response.headers) if unchanged else response
@@ -52,7 +52,9 @@ async def patch_thresholds(request: AdminRequest) -> AdminResponse:
 async def get_thresholds_history(request: AdminRequest) -> AdminResponse:
     """Return the versions of the thresholds."""
     versions = [
-        schemas.ThresholdsVersion(version.version, when(version.at), version.by, version.values)
+        schemas.ThresholdsVersion(
+            version.version, to_datetime(version.at), version.by, version.values
+        )
         for version in await request.engine.store.history(request.query["limit"])
     ]
     return AdminResponse(schemas.ThresholdsHistory(versions))
@@ -79,10 +81,11 @@ def _if_match(request: AdminRequest) -> Tags:
     headers = request.http.headers.getlist("if-match")
     if not headers:
         raise ProblemError(
-            428, "Precondition required: send the ETag that you read as If-Match, or * for any."
+            428,
+            "Precondition required: send If-Match with the ETag that you read, or * for any.",
         )
     try:
-        return tags_of(",".join(headers))
+        return parse_tags(",".join(headers))
     except ValueError as error:
         raise ProblemError(400, f"Invalid If-Match: {error}.") from None
 
@@ -116,7 +119,7 @@ def _current(engine: AlertEngine) -> AdminResponse:
     body = (
         schemas.CurrentThresholds(None, None, None, values)
         if version is None
-        else schemas.CurrentThresholds(version.version, when(version.at), version.by, values)
+        else schemas.CurrentThresholds(version.version, to_datetime(version.at), version.by, values)
     )
     return AdminResponse(body, headers={"etag": quoted(_version(engine))})
 
@@ -194,7 +197,7 @@ def quoted(tag: str | int) -> str:
     return f'"{tag}"'
 
 
-def tags_of(header: str) -> Tags:
+def parse_tags(header: str) -> Tags:
     """Parse the entity tags of a header.
 
     Raises:

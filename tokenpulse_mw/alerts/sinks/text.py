@@ -13,7 +13,7 @@ _REPLACEMENTS = _CONTROLS | dict.fromkeys(_BIDIRECTIONAL, "")
 _ELLIPSIS = "..."
 
 
-def single_line(text: str, longest: int) -> str:
-    """Return `text` without control characters, truncated to `longest` characters."""
-    text = replace_surrogates(text[: 2 * longest]).translate(_REPLACEMENTS).strip()
-    return text if len(text) <= longest else text[: longest - len(_ELLIPSIS)] + _ELLIPSIS
+def single_line(text: str, max_chars: int) -> str:
+    """Return `text` without control characters, truncated to `max_chars` characters."""
+    text = replace_surrogates(text[: 2 * max_chars]).translate(_REPLACEMENTS).strip()
+    return text if len(text) <= max_chars else text[: max_chars - len(_ELLIPSIS)] + _ELLIPSIS
