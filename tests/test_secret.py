@@ -249,7 +249,7 @@ async def test_error_of_a_transport_is_reported_by_its_class_only() -> None:
     sink = WebhookSink(WEBHOOK, headers=HEADERS, transport=_QuotingTransport())
 
     with pytest.raises(
-        RetryLater, match=r"^http://127.0.0.1:1 cannot be asked \(RuntimeError\)$"
+        RetryLater, match=r"^http://127.0.0.1:1 request failed \(RuntimeError\)$"
     ) as caught:
         await sink(event())
 

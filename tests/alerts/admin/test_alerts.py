@@ -1,4 +1,4 @@
-"""The alerts over HTTP."""
+"""Operations on alerts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tokenpulse_mw.alerts import Finding, Subject
 
 from ..store import samples
-from .gateway import Api, trouble
+from .api import Api, trouble
 
 QPS = Finding(
     type="traffic_spike",
@@ -23,22 +23,17 @@ QPS = Finding(
 )
 
 
-def ids(api: Api, query: str = "") -> list[str]:
-    """The subjects of a page."""
-    return [each["subject"]["id"] for each in api.get(query)["alerts"]]
-
-
-def test_an_alert_says_all_that_is_known_of_it() -> None:
-    """Times are RFC 3339, and what there is not is null."""
+def test_alert_has_all_fields_and_null_for_unknown_ones() -> None:
+    """An alert has RFC 3339 times, and null for unknown fields."""
     api = Api(trouble(metadata={"errors": 7}, metric="rate", value=0.7))
-    api.round()
+    api.evaluate()
 
     (alert,) = api.get()["alerts"]
 
     assert len(alert.pop("id")) == 32
     assert alert == {
         "fingerprint": "trouble:rate:key:k1",
-        "rule": "found",
+        "rule": "fixed",
         "type": "trouble",
         "metric": "rate",
         "severity": "warning",
@@ -59,7 +54,7 @@ def test_an_alert_says_all_that_is_known_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "found"),
+    ("query", "subjects"),
     [
         ("?state=firing", {"0", "k1", "k2"}),
         ("?state=resolved", set[str]()),
@@ -69,52 +64,52 @@ def test_an_alert_says_all_that_is_known_of_it() -> None:
         ("?subject=system:0&severity=warning", set[str]()),
     ],
 )
-def test_alerts_can_be_picked(query: str, found: set[str]) -> None:
-    """Only those that all filters pick are given."""
+def test_list_with_filters_has_alerts_that_match_all(query: str, subjects: set[str]) -> None:
+    """A list has only the alerts that match all filters."""
     api = Api(trouble(), trouble("k2"), QPS)
-    api.round()
+    api.evaluate()
 
-    assert set(ids(api, query)) == found
+    assert {alert["subject"]["id"] for alert in api.get(query)["alerts"]} == subjects
 
 
 @pytest.mark.parametrize("query", ["state=burning", "severity=", "subject=k1", "cursor=x"])
-def test_a_wrong_filter_is_refused(query: str) -> None:
-    """An empty page would look as if all was well."""
-    answer = Api().refused("GET", f"?{query}")
+def test_invalid_filter_is_rejected(query: str) -> None:
+    """An invalid filter gets 422, because an empty page would look as if no alert fires."""
+    error = Api().error("GET", f"?{query}")
 
-    assert answer == (422, [["query", query.partition("=")[0]]])
+    assert error == (422, [["query", query.partition("=")[0]]])
 
 
-def test_a_wrong_filter_is_told_what_there_is() -> None:
-    """The answer says what came, and what was expected."""
-    answer = Api().ask("GET", "?state=burning")
+def test_error_of_a_filter_has_the_valid_and_the_received_value() -> None:
+    """The error of a filter names the valid values and the value that it got."""
+    response = Api().request("GET", "?state=burning")
 
-    assert answer.json()["errors"][0]["msg"] == (
+    assert response.json()["errors"][0]["msg"] == (
         "must be one of pending, firing, recovering, resolved, got 'burning'"
     )
 
 
-def test_a_list_is_read_page_by_page() -> None:
-    """The cursor of a page leads to those that follow, and the last has none."""
+def test_cursor_returns_the_next_page() -> None:
+    """The cursor of a page returns the alerts that follow, and the last page has no cursor."""
     api = Api(*(trouble(f"k{number}") for number in range(5)))
-    api.round()
+    api.evaluate()
 
     first = api.get("?limit=3")
     second = api.get(f"?limit=3&cursor={first['next']}")
 
-    found = [each["subject"]["id"] for each in first["alerts"] + second["alerts"]]
-    assert (sorted(found), second["next"]) == ([f"k{number}" for number in range(5)], None)
+    subjects = [alert["subject"]["id"] for alert in first["alerts"] + second["alerts"]]
+    assert (sorted(subjects), second["next"]) == ([f"k{number}" for number in range(5)], None)
 
 
-def test_an_alert_comes_with_what_happened_to_it() -> None:
-    """The oldest first."""
+def test_details_have_the_transitions_oldest_first() -> None:
+    """The details of an alert have its transitions, oldest first."""
     api = Api(trouble(value=1))
-    api.round()
+    api.evaluate()
     api.clock.advance(60)
     api.rule.findings = [trouble(severity="critical", value=2)]
-    api.round()
+    api.evaluate()
     api.rule.findings = []
-    api.round()
+    api.evaluate()
 
     alert = api.get(f"/{api.alert_id()}")
 
@@ -136,17 +131,17 @@ def test_an_alert_comes_with_what_happened_to_it() -> None:
     ]
 
 
-def test_an_alert_can_be_acknowledged_and_not_any_more() -> None:
-    """The answer is the alert as it is then; doing so again changes only who and when."""
+def test_acknowledgement_can_be_replaced_and_removed() -> None:
+    """The response has the changed alert, and a second acknowledgement replaces the first."""
     api = Api(trouble())
-    api.round()
+    api.evaluate()
     path = f"/{api.alert_id()}"
 
     acks = [
-        api.ask("POST", f"{path}/ack", json={"note": "on it", "by": "ada"}).json()["ack"],
-        api.ask("POST", f"{path}/ack").json()["ack"],
-        api.ask("POST", f"{path}/unack").json()["ack"],
-        api.ask("POST", f"{path}/unack").json()["ack"],
+        api.request("POST", f"{path}/ack", json={"note": "on it", "by": "ada"}).json()["ack"],
+        api.request("POST", f"{path}/ack").json()["ack"],
+        api.request("POST", f"{path}/unack").json()["ack"],
+        api.request("POST", f"{path}/unack").json()["ack"],
     ]
 
     noon = "2027-01-15T08:00:00Z"
@@ -158,68 +153,67 @@ def test_an_alert_can_be_acknowledged_and_not_any_more() -> None:
     ]
 
 
-def test_nobody_is_reminded_of_what_somebody_has_seen() -> None:
-    """What the API changes, the engine goes by."""
-    told: list[str] = []
+def test_acknowledged_alert_gets_no_reminders() -> None:
+    """An acknowledgement over the API stops the reminders of the engine."""
+    transitions: list[str] = []
 
-    async def remember(event: Any) -> None:
-        told.append(event.transition)
+    async def record(event: Any) -> None:
+        transitions.append(event.transition)
 
-    api = Api(trouble(), sinks=[remember])
-    api.round()
-    api.ask("POST", f"/{api.alert_id()}/ack")
+    api = Api(trouble(), sinks=[record])
+    api.evaluate()
+    api.request("POST", f"/{api.alert_id()}/ack")
     api.clock.advance(600)
-    api.round()
+    api.evaluate()
 
-    assert told == ["fired"]
+    assert transitions == ["fired"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/ack"), ("POST", "/unack")])
-def test_an_alert_that_is_not_there_is_not_found(method: str, path: str) -> None:
-    """An id is one, or it is none."""
-    assert Api().refused(method, f"/a1{path}") == (404, [])
+def test_unknown_alert_is_not_found(method: str, path: str) -> None:
+    """A request for an unknown alert gets 404."""
+    assert Api().error(method, f"/a1{path}") == (404, [])
 
 
-def test_an_alert_says_which_silence_covers_it() -> None:
-    """As long as both last."""
+def test_open_alert_has_the_id_of_its_silence() -> None:
+    """An alert has the id of an active silence that matches it, until it is resolved."""
     api = Api(trouble(), trouble("k2"))
-    api.round()
+    api.evaluate()
     body = {"matchers": [{"name": "subject_id", "value": "k1"}], "duration": 60}
-    silence = api.ask("POST", "/silences", json=body).json()["id"]
+    silence = api.request("POST", "/silences", json=body).json()["id"]
 
-    covered = {each["subject"]["id"]: each["silenced_by"] for each in api.get()["alerts"]}
+    silenced_by = {alert["subject"]["id"]: alert["silenced_by"] for alert in api.get()["alerts"]}
     api.rule.findings = []
-    api.round()
+    api.evaluate()
 
-    assert covered == {"k1": silence, "k2": None}
-    assert {each["silenced_by"] for each in api.get("?state=resolved")["alerts"]} == {None}
+    assert silenced_by == {"k1": silence, "k2": None}
+    assert {alert["silenced_by"] for alert in api.get("?state=resolved")["alerts"]} == {None}
 
 
-def test_what_cannot_be_told_of_an_alert_is_left_out() -> None:
-    """What another release has kept, or a number that JSON has not, breaks no list."""
+def test_malformed_finding_is_listed_without_its_invalid_fields() -> None:
+    """Findings of other versions, and numbers that JSON cannot represent, do not break a list."""
     api = Api(QPS)
-    api.round()
-    odd = samples.alert(finding={"subject": ["key", "k9"], "metadata": 1, "value": "high"})
-    far = samples.resolved("a2", at=1e18, finding={"subject": ["key", "k1"], "value": 10**400})
-    anyio.run(api.engine.store.commit, samples.alerts(odd, far))
-    api.ask(
-        "POST", "/silences", json={"matchers": [{"name": "metric", "value": ""}], "duration": 9}
-    )
+    api.evaluate()
+    malformed = samples.alert(finding={"subject": ["key", "k9"], "metadata": 1, "value": "high"})
+    future = samples.resolved("a2", at=1e18, finding={"subject": ["key", "k1"], "value": 10**400})
+    anyio.run(api.engine.store.commit, samples.alerts(malformed, future))
+    silence = {"matchers": [{"name": "metric", "value": ""}], "duration": 9}
+    api.request("POST", "/silences", json=silence)
 
-    shown = api.get()["alerts"]
+    alerts = api.get()["alerts"]
 
-    assert [each["subject"]["id"] for each in shown] == ["0", "k1", "k9"]
-    assert [each["value"] for each in shown] == [None, None, None]
-    assert shown[1]["resolved_at"] == "9999-12-31T23:59:59Z"
-    assert (shown[2]["title"], shown[2]["metadata"], shown[2]["silenced_by"]) == ("", {}, None)
+    assert [alert["subject"]["id"] for alert in alerts] == ["0", "k1", "k9"]
+    assert [alert["value"] for alert in alerts] == [None, None, None]
+    assert alerts[1]["resolved_at"] == "9999-12-31T23:59:59Z"
+    assert (alerts[2]["title"], alerts[2]["metadata"], alerts[2]["silenced_by"]) == ("", {}, None)
 
 
-def test_a_number_without_end_breaks_no_list() -> None:
-    """A rule that counts what no number of JSON can hold is shown with the rest."""
+def test_huge_number_of_a_rule_is_listed_as_null() -> None:
+    """A number that JSON cannot represent becomes null, and the other alerts are unchanged."""
     api = Api(trouble(value=10**400, metadata={"n": 10**5000}, hold_for=60), trouble("k2"))
-    api.round()
+    api.evaluate()
 
-    shown = {each["subject"]["id"]: each for each in api.get()["alerts"]}
+    alerts = {alert["subject"]["id"]: alert for alert in api.get()["alerts"]}
 
-    assert (shown["k1"]["value"], shown["k1"]["metadata"]) == (None, {"n": "<int>"})
-    assert shown["k2"]["value"] == 0
+    assert (alerts["k1"]["value"], alerts["k1"]["metadata"]) == (None, {"n": "<int>"})
+    assert alerts["k2"]["value"] == 0

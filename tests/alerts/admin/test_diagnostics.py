@@ -1,4 +1,4 @@
-"""What helps before and after a change."""
+"""Operations on the engine: dry run, test alert, and lists of rules, sinks and dead letters."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tokenpulse_mw.alerts.rules import error_spike
 
 from ..exchanges import exchange
 from ..store import samples
-from .gateway import NOON, Api, deaf
+from .api import NOON, Api, accepting
 
 
-async def failing(event: AlertEvent) -> None:
-    """A sink that takes nothing."""
-    raise Rejected("it answered 404\nof no such hook")
+async def rejecting(event: AlertEvent) -> None:
+    """Reject every event."""
+    raise Rejected("it responded with 404\nfor this hook")
 
 
 def high(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
-    """Somebody sends much.
+    """Find a high rate.
 
-    And more of the same.
+    This line is not part of the description.
     """
     yield Finding(
         type="high",
@@ -37,16 +37,17 @@ def high(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Findi
     )
 
 
-def test_a_dry_run_says_what_a_round_would_find() -> None:
-    """Nothing comes of it: no alert, and nobody is told."""
+def test_dry_run_returns_findings_and_changes_nothing() -> None:
+    """A dry run returns the findings of an evaluation, and creates no alert."""
     api = Api(rules=[high])
 
     findings = [
-        api.ask("POST", "/evaluate").json()["findings"],
-        api.ask("POST", "/evaluate", json={"thresholds": {"master_rpm": 9}}).json()["findings"],
+        api.request("POST", "/evaluate").json()["findings"],
+        api.request("POST", "/evaluate", json={"thresholds": {"master_rpm": 9}}).json()["findings"],
     ]
 
-    assert [[each["severity"] for each in found] for found in findings] == [[None], ["warning"]]
+    severities = [[finding["severity"] for finding in results] for results in findings]
+    assert severities == [[None], ["warning"]]
     assert findings[1] == [
         {
             "fingerprint": "high:key:k1",
@@ -65,63 +66,63 @@ def test_a_dry_run_says_what_a_round_would_find() -> None:
     assert api.get() == {"alerts": [], "next": None}
 
 
-def test_a_dry_run_judges_the_traffic_of_now() -> None:
-    """Thresholds can be tried before they are set."""
+def test_dry_run_evaluates_the_current_traffic() -> None:
+    """A dry run evaluates the observed traffic with the thresholds of the request."""
     api = Api(rules=[error_spike])
     for number in range(100):
         api.engine.observe(exchange(api_key="k1", status=500 if number < 30 else 200))
 
-    def found(error_rate: float) -> list[str | None]:
+    def severities(error_rate: float) -> list[str | None]:
         body = {"thresholds": {"error_rate": error_rate}}
-        answer = api.ask("POST", "/evaluate", json=body).json()
-        return [each["severity"] for each in answer["findings"]]
+        response = api.request("POST", "/evaluate", json=body).json()
+        return [finding["severity"] for finding in response["findings"]]
 
-    assert (found(0.1), found(0.35), found(0.9)) == (["warning"], [None], [])
-
-
-def test_wrong_thresholds_are_not_tried() -> None:
-    """They are refused as they would be if they were set."""
-    answer = Api().refused("POST", "/evaluate", json={"thresholds": {"error_rate": 2}})
-
-    assert answer == (422, [["thresholds", "error_rate"]])
+    assert (severities(0.1), severities(0.35), severities(0.9)) == (["warning"], [None], [])
 
 
-def test_the_rules_say_what_they_look_for() -> None:
-    """By their names, in the order in which they are asked."""
+def test_dry_run_with_invalid_thresholds_is_rejected() -> None:
+    """A dry run validates thresholds as a change does."""
+    error = Api().error("POST", "/evaluate", json={"thresholds": {"error_rate": 2}})
+
+    assert error == (422, [["thresholds", "error_rate"]])
+
+
+def test_rules_are_listed_with_their_descriptions() -> None:
+    """Rules are listed in the order of evaluation, with the first lines of their docstrings."""
     api = Api(rules=[error_spike, high, high, lambda traffic, thresholds, now: []])
 
     assert api.get("/rules")["rules"] == [
         {"name": "error_spike", "description": "Find keys with a high error rate."},
-        {"name": "high", "description": "Somebody sends much."},
-        {"name": "high-2", "description": "Somebody sends much."},
+        {"name": "high", "description": "Find a high rate."},
+        {"name": "high-2", "description": "Find a high rate."},
         {"name": "<lambda>", "description": ""},
     ]
 
 
-def test_the_sinks_say_how_much_waits_for_them() -> None:
-    """Whoever wonders where an alert is sees where it is stuck."""
-    api = Api(rules=[high], sinks=[deaf, deaf], thresholds=Thresholds(master_rpm=1))
+def test_sinks_are_listed_with_the_lengths_of_their_queues() -> None:
+    """Each sink has the number of its queued notifications."""
+    api = Api(rules=[high], sinks=[accepting, accepting], thresholds=Thresholds(master_rpm=1))
 
     assert api.get("/sinks")["sinks"] == [
-        {"name": "deaf", "waiting": 0},
-        {"name": "deaf-2", "waiting": 0},
+        {"name": "accepting", "waiting": 0},
+        {"name": "accepting-2", "waiting": 0},
     ]
 
 
-def test_dead_letters_are_kept_for_those_who_ask() -> None:
-    """With what they were to tell, and why they were given up; the newest first."""
+def test_dead_letters_are_listed_newest_first() -> None:
+    """Dead letters have their event and their error, and the newest is first."""
     api = Api()
 
-    async def give_up() -> None:
+    async def dead_letter() -> None:
         await api.engine.store.commit(samples.notifications("n1", "n2"))
-        await api.engine.store.dead("n1", NOON, "it answered 404")
-        await api.engine.store.dead("n2", NOON + 1, "it answered 410")
+        await api.engine.store.dead("n1", NOON, "it responded with 404")
+        await api.engine.store.dead("n2", NOON + 1, "it responded with 410")
 
-    anyio.run(give_up)
+    anyio.run(dead_letter)
 
-    dead = api.get("/deliveries/dead?limit=1")["dead_letters"]
+    dead_letters = api.get("/deliveries/dead?limit=1")["dead_letters"]
 
-    assert dead == [
+    assert dead_letters == [
         {
             "id": "n2",
             "sink": "log",
@@ -130,39 +131,41 @@ def test_dead_letters_are_kept_for_those_who_ask() -> None:
             "attempts": 0,
             "created_at": "1970-01-01T00:01:40Z",
             "at": "2027-01-15T08:00:01Z",
-            "error": "it answered 410",
+            "error": "it responded with 410",
             "event": {"transition": "fired"},
         }
     ]
 
 
-def test_a_test_alert_is_told_at_once() -> None:
-    """To the sink that is named, and to no other."""
-    told: list[str] = []
+def test_test_alert_is_sent_to_the_named_sink_only() -> None:
+    """A test alert is sent at once to the named sink, and not to the others."""
+    titles: list[str] = []
 
-    async def remember(event: AlertEvent) -> None:
-        told.append(event.finding.title)
+    async def record(event: AlertEvent) -> None:
+        titles.append(event.finding.title)
 
-    answer = Api(sinks=[remember, failing]).ask("POST", "/test", json={"sink": "remember"})
+    response = Api(sinks=[record, rejecting]).request("POST", "/test", json={"sink": "record"})
 
-    assert (answer.status_code, answer.json()) == (200, {"sink": "remember", "ok": True})
-    assert told == ["Test alert"]
+    assert (response.status_code, response.json()) == (200, {"sink": "record", "ok": True})
+    assert titles == ["Test alert"]
 
 
-def test_a_test_alert_that_is_not_taken_says_why() -> None:
-    """502: it is the sink that fails."""
-    answer = Api(sinks=[failing]).ask("POST", "/test", json={"sink": "failing"})
+def test_rejected_test_alert_gets_502_with_the_error() -> None:
+    """If the sink does not accept the test alert, the response is 502 with the error."""
+    response = Api(sinks=[rejecting]).request("POST", "/test", json={"sink": "rejecting"})
 
-    assert answer.status_code == 502
-    assert answer.json()["detail"] == (
-        "failing did not take the test alert: it answered 404 of no such hook."
+    assert response.status_code == 502
+    assert response.json()["detail"] == (
+        "Test alert not accepted by rejecting: it responded with 404 for this hook."
     )
 
 
-@pytest.mark.parametrize(("sinks", "names"), [([deaf, failing], "deaf, failing"), ([], "none")])
-def test_an_unknown_sink_is_told_which_there_are(sinks: list[object], names: str) -> None:
-    """Names may be misspelled."""
-    answer = Api(sinks=sinks).ask("POST", "/test", json={"sink": "mail"})
+@pytest.mark.parametrize(
+    ("sinks", "names"), [([accepting, rejecting], "accepting, rejecting"), ([], "none")]
+)
+def test_error_of_an_unknown_sink_lists_the_sinks(sinks: list[object], names: str) -> None:
+    """A test alert for an unknown sink gets 422 with the names of the sinks."""
+    response = Api(sinks=sinks).request("POST", "/test", json={"sink": "mail"})
 
-    assert answer.status_code == 422
-    assert answer.json()["errors"] == [{"loc": ["sink"], "msg": f"must be one of {names}"}]
+    assert response.status_code == 422
+    assert response.json()["errors"] == [{"loc": ["sink"], "msg": f"must be one of {names}"}]

@@ -1,11 +1,11 @@
-"""The description of the API, and that the API is as it says."""
+"""OpenAPI description of the admin API, and conformance of the API to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import pytest
@@ -25,7 +25,7 @@ from tokenpulse_mw.alerts import Thresholds
 from tokenpulse_mw.alerts.admin.routes import OPERATIONS
 from tokenpulse_mw.alerts.store import AlertStore, Matcher, MemoryAlertStore, SQLAlertStore
 
-from .gateway import PREFIX, TOKEN, Api, trouble
+from .api import PREFIX, TOKEN, Api, trouble
 
 CHECKS = [
     checks.not_a_server_error,
@@ -37,78 +37,82 @@ HEADERS = {"authorization": f"Bearer {TOKEN}"}
 EXAMPLES = {GenerationMode.POSITIVE: 8, GenerationMode.NEGATIVE: 6}
 
 
-def test_every_route_is_described() -> None:
-    """By its path and all its methods, and as one that needs a token."""
+def test_document_describes_every_route_and_method() -> None:
+    """The document has the paths and methods of all routes, and requires a token."""
     api = Api()
 
-    described = api.get("/openapi.json")
+    document = api.get("/openapi.json")
 
-    assert described["openapi"] == "3.1.0"
-    assert described["security"] == [{"bearer": []}]
-    *routes, nothing = [each.path for each in api.routes]
-    assert nothing == f"{PREFIX}/{{path:path}}"
-    assert set(described["paths"]) == set(routes) - {f"{PREFIX}/openapi.json"}
-    for path, operations in described["paths"].items():
-        allow = api.ask("TRACE", path.removeprefix(PREFIX)).headers["allow"]
-        assert {each.upper() for each in operations} == set(allow.split(", ")) - {"HEAD"}
+    assert document["openapi"] == "3.1.0"
+    assert document["security"] == [{"bearer": []}]
+    *routes, not_found = [route.path for route in api.routes]
+    assert not_found == f"{PREFIX}/{{path:path}}"
+    assert set(document["paths"]) == set(routes) - {f"{PREFIX}/openapi.json"}
+    for path, operations in document["paths"].items():
+        allow = api.request("TRACE", path.removeprefix(PREFIX)).headers["allow"]
+        assert {method.upper() for method in operations} == set(allow.split(", ")) - {"HEAD"}
 
 
-def test_the_ranges_of_thresholds_are_described() -> None:
-    """As they are checked: every name, and no other."""
+def test_document_has_the_ranges_of_all_thresholds() -> None:
+    """The schema of the thresholds has all names, and the ranges that are validated."""
     schemas = Api().get("/openapi.json")["components"]["schemas"]
 
-    values = schemas["AllThresholdsBody"]["properties"]["thresholds"]
+    thresholds = schemas["AllThresholdsBody"]["properties"]["thresholds"]
 
-    assert list(values["properties"]) == values["required"] == list(Thresholds.fields())
-    assert values["additionalProperties"] is False
-    assert values["properties"]["error_rate"] == {
+    assert list(thresholds["properties"]) == thresholds["required"] == list(Thresholds.fields())
+    assert thresholds["additionalProperties"] is False
+    assert thresholds["properties"]["error_rate"] == {
         "type": ["number", "null"],
         "exclusiveMinimum": 0,
         "maximum": 1,
     }
-    assert values["properties"]["critical_factor"]["minimum"] == 1
-    assert values["properties"]["error_evidence"] == {"type": "boolean"}
+    assert thresholds["properties"]["critical_factor"]["minimum"] == 1
+    assert thresholds["properties"]["error_evidence"] == {"type": "boolean"}
 
 
-def test_a_description_below_a_mount_says_where_the_api_is() -> None:
-    """Tools that read it ask the right paths."""
+def test_document_below_a_mount_has_its_root_path() -> None:
+    """The server URL of the document is the root path of a mounted API."""
     app = Starlette(routes=[Mount("/ops", routes=Api().routes)])
 
-    described = TestClient(app, headers=HEADERS).get(f"/ops{PREFIX}/openapi.json").json()
+    document = TestClient(app, headers=HEADERS).get(f"/ops{PREFIX}/openapi.json").json()
 
-    assert described["servers"] == [{"url": "/ops"}]
+    assert document["servers"] == [{"url": "/ops"}]
+
+
+class Served(NamedTuple):
+    """Application of an API, and the ids of an alert and a silence."""
+
+    app: Any
+    alert_id: str
+    silence_id: str
 
 
 @contextmanager
-def served(store: AlertStore) -> Iterator[tuple[Any, list[str]]]:
-    """The operations of an API with some alerts, and the ids of these and of a silence."""
+def served(store: AlertStore) -> Iterator[Served]:
+    """Yield an application with two alerts and a silence."""
     api = Api(trouble(), trouble("k2", "critical"), store=store)
 
-    async def fill() -> list[str]:
+    async def fill() -> tuple[str, str]:
         await api.engine.evaluate()
-        made = await api.engine.controls.silence(Matcher("metric", "x"), ends_at=4e9, by="ada")
-        kept = await store.alerts()
+        silence = await api.engine.controls.silence(Matcher("metric", "x"), ends_at=4e9, by="ada")
+        alerts = await store.alerts()
         await store.aclose()
-        return [*(each.id for each in kept.items), made.id]
+        return alerts.items[0].id, silence.id
 
     async def close(request: Request) -> Response:
         await store.aclose()
         return Response()
 
-    known = anyio.run(fill)
+    alert_id, silence_id = anyio.run(fill)
     app: Any = Starlette(routes=[*api.routes, Route("/close", close)])
-    document = Api().get("/openapi.json")
-    del document["security"]  # else most of what is wrong is the token
-    schema = schemathesis.openapi.from_dict(document)
-    schema.app = app
-    yield schema, known
-    with get_client(app) as client:  # it keeps one event loop, to which the store belongs
+    yield Served(app, alert_id, silence_id)
+    with get_client(app) as client:  # it has one event loop, to which the store belongs
         client.get("/close")
 
 
-def asked(operation: Any, mode: GenerationMode, known: list[str]) -> set[int]:
-    """What an operation answers to requests of all kinds, each of which is as described."""
-    seen: set[int] = set()
+def statuses(operation: Any, mode: GenerationMode, apps: list[Served]) -> set[int]:
+    """Return the statuses of generated requests; check that each response is as described."""
+    results: set[int] = set()
 
     @settings(
         max_examples=EXAMPLES[mode],
@@ -116,36 +120,47 @@ def asked(operation: Any, mode: GenerationMode, known: list[str]) -> set[int]:
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    @given(case=operation.as_strategy(generation_mode=mode), known=st.sampled_from([*known, None]))
-    def ask(case: Any, known: str | None) -> None:
-        if known and "id" in case.path_parameters:
-            case.path_parameters["id"] = known
-        answer = case.call(headers=HEADERS)
-        seen.add(answer.status_code)
-        case.validate_response(answer, checks=CHECKS)
+    @given(
+        case=operation.as_strategy(generation_mode=mode),
+        known=st.sampled_from([True, False]),
+    )
+    def send(case: Any, known: bool) -> None:
+        codes = []
+        for app, alert_id, silence_id in apps:
+            if known and "id" in case.path_parameters:
+                silences = "/silences/" in operation.path
+                case.path_parameters["id"] = silence_id if silences else alert_id
+            response = case.call(app=app, headers=HEADERS)
+            codes.append(response.status_code)
+            case.validate_response(response, checks=CHECKS)
+        assert len(set(codes)) == 1, codes
+        results.update(codes)
 
-    with suppress(Unsatisfiable):  # where nothing can be wrong
-        ask()
-    return seen
+    with suppress(Unsatisfiable):  # an operation may have no invalid requests
+        send()
+    return results
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["memory", "sql"])
-def test_the_api_is_as_described(kind: str, tmp_path: Path) -> None:
-    """Whatever is asked, right or wrong, is answered as the description says, and never by 500."""
-    url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
-    store = MemoryAlertStore() if kind == "memory" else SQLAlertStore(url)
-    seen: dict[str, set[int]] = {}
+def test_responses_conform_to_the_document(tmp_path: Path) -> None:
+    """With both stores, all requests get the same responses, as described and never 500."""
+    sql = SQLAlertStore(f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
+    document = Api().get("/openapi.json")
+    del document["security"]  # otherwise the token is what most invalid requests lack
+    schema: Any = schemathesis.openapi.from_dict(document)
+    results: dict[str, set[int]] = {}
 
-    with served(store) as (schema, known):
-        for each in schema.get_all_operations():
-            operation = each.ok()
-            seen[operation.label] = {
-                status for mode in EXAMPLES for status in asked(operation, mode, known)
+    with ExitStack() as stack:
+        apps = [stack.enter_context(served(store)) for store in (MemoryAlertStore(), sql)]
+        schema.app = apps[0].app
+        for result in schema.get_all_operations():
+            operation = result.ok()
+            results[operation.label] = {
+                status for mode in EXAMPLES for status in statuses(operation, mode, apps)
             }
 
-    assert len(seen) == len(OPERATIONS)
-    fine = {each.status for each in OPERATIONS}
-    assert {label for label, found in seen.items() if not found & fine} <= {
-        f"POST {PREFIX}/test",  # the names of sinks are not described
+    assert len(results) == len(OPERATIONS)
+    successes = {operation.status for operation in OPERATIONS}
+    assert {label for label, codes in results.items() if not codes & successes} <= {
+        f"POST {PREFIX}/test",  # the document does not have the names of sinks
     }

@@ -1,4 +1,4 @@
-"""Requests that cannot be done as they came."""
+"""Invalid requests, HEAD requests and failures of the store."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from starlette.types import Message
 from tokenpulse_mw.alerts.store import AlertRecord, MemoryAlertStore, StoreError
 
 from ...support.asgi import Answer, drive, http_scope
-from .gateway import PREFIX, TOKEN, Api, trouble
+from .api import PREFIX, TOKEN, Api, trouble
 
 HEADERS = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"content-type", b"application/json")]
+JSON = {"content-type": "application/json"}
 
 
-async def post(*received: Message) -> Answer:
-    """What `/test` answers to a body that comes in pieces."""
+async def post(*chunks: Message) -> Answer:
+    """Return the response of `/test` to a body in chunks."""
     scope = http_scope(f"{PREFIX}/test", method="POST", headers=HEADERS)
-    return await drive(Api().app, scope, received=received)
+    return await drive(Api().app, scope, received=chunks)
 
 
-def test_a_refusal_says_what_happened_as_problem_details() -> None:
-    """Programs read it (RFC 9457), and no cache keeps it."""
-    answer = Api().ask("GET", "/nothing")
+def test_error_is_problem_details_and_not_cached() -> None:
+    """An error has the members of RFC 9457, and `cache-control: no-store`."""
+    response = Api().request("GET", "/nothing")
 
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["cache-control"] == "no-store"
-    assert answer.json() == {
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json() == {
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
@@ -39,70 +40,80 @@ def test_a_refusal_says_what_happened_as_problem_details() -> None:
 @pytest.mark.parametrize(
     ("path", "allow"), [("/thresholds", "GET, PUT, PATCH, HEAD"), ("/test", "POST")]
 )
-def test_another_method_is_told_which_there_are(path: str, allow: str) -> None:
-    """405 comes with Allow, and only to those who are let in."""
-    answer = Api().ask("TRACE", path)
+def test_other_method_gets_405_with_allow(path: str, allow: str) -> None:
+    """A 405 lists the allowed methods in `Allow` and in the detail."""
+    response = Api().request("TRACE", path)
 
-    assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+    assert (response.status_code, response.headers["allow"]) == (405, allow)
+    assert response.json()["detail"] == f"Method not allowed. Allowed methods: {allow}."
+
+
+def test_unknown_path_names_the_openapi_document() -> None:
+    """The 404 of an unknown path names the document that lists all paths."""
+    response = Api().request("GET", "/no/such/path")
+
+    assert (response.status_code, response.json()["detail"]) == (
+        404,
+        "Not found: openapi.json lists all paths.",
+    )
 
 
 @pytest.mark.parametrize("path", ["", "/thresholds", "/rules", "/openapi.json"])
-def test_head_is_answered_like_get_without_a_body(path: str) -> None:
-    """Whoever only wants to know whether it is there need not read it."""
+def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
+    """A HEAD request gets the headers of a GET request, without a body."""
     api = Api()
 
-    got, headed = api.ask("GET", path), api.ask("HEAD", path)
+    get, head = api.request("GET", path), api.request("HEAD", path)
 
-    assert (headed.status_code, headed.content) == (200, b"")
-    assert headed.headers == got.headers
-    assert got.headers["cache-control"] == "no-store"
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers == get.headers
+    assert get.headers["cache-control"] == "no-store"
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "json", ""])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "json", ""]
+)
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/test"), ("POST", "/a1/unack"), ("DELETE", "/silences/s1")]
 )
-def test_only_json_is_taken(method: str, path: str, kind: str) -> None:
-    """What a form of another site can post is refused, even where there is nothing to read."""
-    answer = Api().ask(method, path, headers={"content-type": kind}, content=b"{}")
+def test_other_content_type_gets_415(method: str, path: str, content_type: str) -> None:
+    """Types that a form can send get 415, also from operations without a body."""
+    response = Api().request(method, path, headers={"content-type": content_type}, content=b"{}")
 
-    assert (answer.status_code, answer.headers["accept"]) == (415, "application/json")
+    assert (response.status_code, response.headers["accept"]) == (415, "application/json")
 
 
 @pytest.mark.anyio
-async def test_a_body_of_no_type_is_no_json() -> None:
-    """A browser may send text without saying what it is."""
+async def test_body_without_content_type_gets_415() -> None:
+    """A body without a content type gets 415, because a browser can send one."""
     scope = http_scope(f"{PREFIX}/a1/ack", method="POST", headers=HEADERS[:1])
 
-    answer = await drive(Api().app, scope, received=[{"type": "http.request", "body": b"{}"}])
+    response = await drive(Api().app, scope, received=[{"type": "http.request", "body": b"{}"}])
 
-    assert answer.status == 415
+    assert response.status == 415
 
 
-def test_a_type_may_have_parameters_and_capitals() -> None:
-    """As clients write it."""
+def test_content_type_with_parameters_and_capitals_is_accepted() -> None:
+    """The content type may have parameters, and is case-insensitive."""
     headers = {"content-type": "Application/JSON; charset=utf-8"}
 
-    assert Api().ask("POST", "/evaluate", headers=headers, content=b"{}").status_code == 200
+    assert Api().request("POST", "/evaluate", headers=headers, content=b"{}").status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"NaN", b'{"sink": NaN}', b"\xff", b"[" * 30_000])
-def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
-    """NaN is none either, and no depth of it breaks anything."""
-    headers = {"content-type": "application/json"}
+def test_invalid_json_is_rejected(body: bytes) -> None:
+    """Malformed or deeply nested JSON, and NaN, are rejected with problem details."""
+    response = Api().request("POST", "/test", headers=JSON, content=body)
 
-    answer = Api().ask("POST", "/test", headers=headers, content=body)
-
-    assert answer.status_code in (400, 422)
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert response.status_code in (400, 422)
+    assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_values_that_are_too_deep_are_refused() -> None:
-    """What would exhaust the stack is no JSON of ours."""
+def test_deeply_nested_value_gets_400() -> None:
+    """A nesting that would exhaust the stack gets 400."""
     body = b'{"thresholds": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"
-    headers = {"content-type": "application/json"}
 
-    assert Api().ask("POST", "/evaluate", headers=headers, content=body).status_code == 400
+    assert Api().request("POST", "/evaluate", headers=JSON, content=body).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -114,31 +125,31 @@ def test_values_that_are_too_deep_are_refused() -> None:
         ({"sink": "log", "other": 1}, ["other"]),
     ],
 )
-def test_a_wrong_value_is_said_to_be_where_it_stands(body: Any, loc: list[str]) -> None:
-    """Also one that is missing, and one that is too much."""
-    assert Api().refused("POST", "/test", json=body) == (422, [loc])
+def test_error_has_the_location_of_the_invalid_value(body: Any, loc: list[str]) -> None:
+    """An error has the location of an invalid, missing or unknown field."""
+    assert Api().error("POST", "/test", json=body) == (422, [loc])
 
 
 @pytest.mark.anyio
-async def test_a_large_body_is_never_held() -> None:
-    """Of an endless body no more is read than what may be."""
-    piece = {"type": "http.request", "body": b" " * 40_000, "more_body": True}
+async def test_body_over_the_limit_gets_413_before_it_is_complete() -> None:
+    """A body that is too large gets 413, and the rest of it is not read."""
+    chunk = {"type": "http.request", "body": b" " * 40_000, "more_body": True}
 
-    answer = await post(piece, piece, {"type": "http.request", "body": b"never asked for"})
+    response = await post(chunk, chunk, {"type": "http.request", "body": b"not read"})
 
-    assert answer.status == 413
+    assert response.status == 413
 
 
 @pytest.mark.anyio
-async def test_half_a_body_is_not_done() -> None:
-    """A client that leaves half-way has asked for nothing."""
-    answer = await post({"type": "http.request", "body": b'{"sink":', "more_body": True})
+async def test_incomplete_body_gets_400() -> None:
+    """A request whose client disconnects within the body gets 400."""
+    response = await post({"type": "http.request", "body": b'{"sink":', "more_body": True})
 
-    assert (answer.status, answer.error) == (400, None)
+    assert (response.status, response.error) == (400, None)
 
 
 @pytest.mark.parametrize(
-    ("query", "loc"),
+    ("query", "name"),
     [
         ("limit=0", "limit"),
         ("limit=1001", "limit"),
@@ -150,11 +161,9 @@ async def test_half_a_body_is_not_done() -> None:
         ("Limit=1", "Limit"),
     ],
 )
-def test_a_wrong_parameter_is_refused(query: str, loc: str) -> None:
-    """Neither a wrong number nor a misspelled name is passed over."""
-    answer = Api().refused("GET", f"/deliveries/dead?{query}")
-
-    assert answer == (422, [["query", loc]])
+def test_invalid_parameter_is_rejected(query: str, name: str) -> None:
+    """Invalid, repeated and unknown query parameters get 422."""
+    assert Api().error("GET", f"/deliveries/dead?{query}") == (422, [["query", name]])
 
 
 @pytest.mark.parametrize(
@@ -179,43 +188,43 @@ def test_a_wrong_parameter_is_refused(query: str, loc: str) -> None:
         ("GET", "/" + "x" * 500, {}),
     ],
 )
-def test_little_of_a_request_is_repeated(method: str, path: str, options: Any) -> None:
-    """What somebody sends is not carried on to logs and screens."""
-    answer = Api().ask(method, path, **options)
+def test_error_quotes_at_most_100_characters(method: str, path: str, options: Any) -> None:
+    """An error truncates values of the request."""
+    response = Api().request(method, path, **options)
 
-    assert answer.status_code in (404, 422)
-    assert "x" * 101 not in answer.text
-
-
-def test_a_thousand_mistakes_are_told_in_part() -> None:
-    """The answer does not grow with what is wrong."""
-    wrong = {"thresholds": {f"x{number}": 1 for number in range(1000)}}
-
-    answer = Api().ask("POST", "/evaluate", json=wrong)
-
-    assert len(answer.json()["errors"]) == 100
+    assert response.status_code in (404, 422)
+    assert "x" * 101 not in response.text
 
 
-class Broken(MemoryAlertStore):
-    """A store whose database is gone."""
+def test_error_lists_at_most_100_invalid_values() -> None:
+    """The number of listed errors is limited."""
+    body = {"thresholds": {f"x{number}": 1 for number in range(1000)}}
+
+    response = Api().request("POST", "/evaluate", json=body)
+
+    assert len(response.json()["errors"]) == 100
+
+
+class FailingStore(MemoryAlertStore):
+    """Store that cannot read alerts."""
 
     async def alert(self, alert_id: str) -> AlertRecord | None:
         raise StoreError("no route to db.internal")
 
 
-def test_a_store_that_fails_is_not_the_callers_doing(caplog: pytest.LogCaptureFixture) -> None:
-    """503 without details, which are in the log."""
-    answer = Api(store=Broken()).ask("GET", "/a1")
+def test_failure_of_the_store_gets_503_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The log has the error of the store, and the response does not."""
+    response = Api(store=FailingStore()).request("GET", "/a1")
 
-    assert answer.status_code == 503
-    assert "db.internal" not in answer.text
+    assert response.status_code == 503
+    assert "db.internal" not in response.text
     assert "no route to db.internal" in caplog.text
 
 
-def test_names_that_are_no_text_are_shown_all_the_same() -> None:
-    """A tenant may have half a surrogate pair in its name."""
+def test_lone_surrogate_in_a_name_is_replaced() -> None:
+    """The response is valid UTF-8 even if the name of a tenant has a lone surrogate."""
     api = Api(trouble("k\ud800"))
-    api.round()
+    api.evaluate()
 
     (alert,) = api.get()["alerts"]
 

@@ -1,4 +1,4 @@
-"""Silences over HTTP."""
+"""Operations on silences."""
 
 from __future__ import annotations
 
@@ -12,93 +12,92 @@ from starlette.testclient import TestClient
 
 from tokenpulse_mw.alerts.store import Matcher
 
-from .gateway import NOON, PREFIX, TOKEN, Api, trouble
+from .api import NOON, PREFIX, TOKEN, Api, trouble
 
 K1 = {"name": "subject_id", "value": "k1"}
 
 
-def silence(api: Api, **body: Any) -> Any:
-    """What a new silence is answered with."""
-    return api.ask("POST", "/silences", json={"matchers": [K1], **body})
+def create(api: Api, **body: Any) -> Any:
+    """Return the response to a request that creates a silence of k1."""
+    return api.request("POST", "/silences", json={"matchers": [K1], **body})
 
 
-def test_a_silence_begins_now_and_lasts_as_long_as_is_said() -> None:
-    """It is found where the answer says it is."""
+def test_silence_with_a_duration_starts_now() -> None:
+    """A silence without `starts_at` starts now, and is found at its location."""
     api = Api()
 
-    answer = silence(api, duration=3600, comment="a new disk", by="ada")
+    response = create(api, duration=3600, comment="a new disk", by="ada")
 
-    made = answer.json()
-    assert (answer.status_code, answer.headers["location"]) == (
-        201,
-        f"{PREFIX}/silences/{made['id']}",
-    )
-    assert made == {
-        "id": made["id"],
+    silence = response.json()
+    assert response.status_code == 201
+    assert response.headers["location"] == f"{PREFIX}/silences/{silence['id']}"
+    assert silence == {
+        "id": silence["id"],
         "matchers": [{"name": "subject_id", "value": "k1", "is_regex": False, "is_equal": True}],
         "starts_at": "2027-01-15T08:00:00Z",
         "ends_at": "2027-01-15T09:00:00Z",
         "created_by": "ada",
         "comment": "a new disk",
     }
-    assert api.get(f"/silences/{made['id']}") == made
-    assert api.get("/silences") == {"silences": [made]}
+    assert api.get(f"/silences/{silence['id']}") == silence
+    assert api.get("/silences") == {"silences": [silence]}
 
 
-def test_a_silence_may_be_planned() -> None:
-    """Times have an offset, and are shown in UTC."""
+def test_silence_with_offsets_is_shown_in_utc() -> None:
+    """The times of a silence may have any offset, and are returned in UTC."""
     times = {"starts_at": "2027-02-01T10:00:00+02:00", "ends_at": "2027-02-01T09:00:00Z"}
 
-    made = silence(Api(), **times).json()
+    silence = create(Api(), **times).json()
 
-    assert (made["starts_at"], made["ends_at"]) == ("2027-02-01T08:00:00Z", "2027-02-01T09:00:00Z")
-
-
-def test_a_duration_counts_from_the_start() -> None:
-    """Not from when it is planned."""
-    made = silence(Api(), starts_at="2027-02-01T08:00:00Z", duration=60).json()
-
-    assert made["ends_at"] == "2027-02-01T08:01:00Z"
+    assert silence["starts_at"] == "2027-02-01T08:00:00Z"
+    assert silence["ends_at"] == "2027-02-01T09:00:00Z"
 
 
-def test_nobody_is_told_of_what_is_silenced() -> None:
-    """What the API changes, the engine goes by; and so it does when a silence is ended."""
-    told: list[str] = []
+def test_duration_counts_from_the_start_of_the_silence() -> None:
+    """The duration of a silence counts from `starts_at`, not from its creation."""
+    silence = create(Api(), starts_at="2027-02-01T08:00:00Z", duration=60).json()
 
-    async def remember(event: Any) -> None:
-        told.append(event.finding.subject.id)
+    assert silence["ends_at"] == "2027-02-01T08:01:00Z"
 
-    api = Api(trouble(), trouble("k2"), sinks=[remember])
-    made = silence(api, duration=3600).json()
-    api.round()
-    first = list(told)
 
-    answer = api.ask("DELETE", f"/silences/{made['id']}")
+def test_silenced_alert_is_reported_after_the_silence_is_deleted() -> None:
+    """The engine reports no silenced alert, and reports it when the silence is deleted."""
+    subjects: list[str] = []
+
+    async def record(event: Any) -> None:
+        subjects.append(event.finding.subject.id)
+
+    api = Api(trouble(), trouble("k2"), sinks=[record])
+    silence = create(api, duration=3600).json()
+    api.evaluate()
+    while_silenced = list(subjects)
+
+    response = api.request("DELETE", f"/silences/{silence['id']}")
     api.clock.advance(60)
-    api.round()
+    api.evaluate()
 
-    assert (answer.status_code, answer.content) == (204, b"")
-    assert first == ["k2"]
-    assert told == ["k2", "k1"]
+    assert (response.status_code, response.content) == (204, b"")
+    assert while_silenced == ["k2"]
+    assert subjects == ["k2", "k1"]
 
 
-def test_a_silence_that_has_ended_is_not_listed() -> None:
-    """Whoever looks sees what is silenced now."""
+def test_expired_silence_is_not_listed() -> None:
+    """A silence that has ended is neither listed nor found."""
     api = Api()
-    made = silence(api, duration=60).json()
+    silence = create(api, duration=60).json()
     api.clock.advance(60)
 
     assert api.get("/silences") == {"silences": []}
-    assert api.refused("GET", f"/silences/{made['id']}") == (404, [])
+    assert api.error("GET", f"/silences/{silence['id']}") == (404, [])
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_a_silence_that_is_not_there_is_not_found(method: str) -> None:
-    """Also where there is another one."""
+def test_unknown_silence_is_not_found(method: str) -> None:
+    """A request for an unknown silence gets 404."""
     api = Api()
-    silence(api, duration=60)
+    create(api, duration=60)
 
-    assert api.refused(method, "/silences/s1") == (404, [])
+    assert api.error(method, "/silences/s1") == (404, [])
 
 
 @pytest.mark.parametrize(
@@ -134,18 +133,18 @@ def test_a_silence_that_is_not_there_is_not_found(method: str) -> None:
         ),
     ],
 )
-def test_a_wrong_silence_is_refused(body: Any, locs: list[list[Any]]) -> None:
-    """Every wrong matcher is named: a silence that hides too much, or nothing, is seen late."""
+def test_invalid_silence_is_rejected_with_all_errors(body: Any, locs: list[list[Any]]) -> None:
+    """An invalid silence gets 422 with the location of each error, and is not created."""
     api = Api()
 
-    answer = api.refused("POST", "/silences", json={"matchers": [K1], **body})
+    error = api.error("POST", "/silences", json={"matchers": [K1], **body})
 
-    assert answer == (422, locs)
+    assert error == (422, locs)
     assert api.engine.controls.silences == []
 
 
-def test_there_is_an_end_to_silences() -> None:
-    """More than a thousand are refused, until one is ended."""
+def test_silence_over_the_limit_gets_409() -> None:
+    """The 1001st silence gets 409, with the advice to remove one."""
     api = Api()
 
     async def fill() -> None:
@@ -154,20 +153,21 @@ def test_there_is_an_end_to_silences() -> None:
 
     anyio.run(fill)
 
-    answer = silence(api, duration=60)
+    response = create(api, duration=60)
 
-    assert answer.status_code == 409
-    assert "remove one" in answer.json()["detail"]
+    assert response.status_code == 409
+    assert "remove one" in response.json()["detail"]
 
 
-def test_a_silence_is_found_below_a_mount() -> None:
-    """The place of a new one is that which the client has to ask, also with odd names in it."""
+def test_location_of_a_silence_below_a_mount_is_complete_and_encoded() -> None:
+    """The location of a new silence has the root path of the API, percent-encoded."""
     api = Api()
     app = Starlette(routes=[Mount("/grün", routes=api.routes)])
     client = TestClient(app, headers={"authorization": f"Bearer {TOKEN}"})
 
-    made = client.post(f"/grün{PREFIX}/silences", json={"matchers": [K1], "duration": 60})
+    response = client.post(f"/grün{PREFIX}/silences", json={"matchers": [K1], "duration": 60})
 
-    assert made.headers["location"].startswith(f"/gr%C3%BCn{PREFIX}/silences/")
-    assert client.get(made.headers["location"]).json() == made.json()
+    location = response.headers["location"]
+    assert location.startswith(f"/gr%C3%BCn{PREFIX}/silences/")
+    assert client.get(location).json() == response.json()
     assert api.engine.controls.silences[0].starts_at == NOON

@@ -18,15 +18,15 @@ def event(
     subject: Subject | None = None,
     previous: Severity | None = None,
     fired_at: float | None = None,
-    **finding: Any,
+    **fields: Any,
 ) -> AlertEvent:
-    """Something that happened to an alert on the errors of key k1."""
-    fields: dict[str, Any] = {
+    """Return an event of an alert on the error rate of key k1; `fields` are the finding's."""
+    defaults: dict[str, Any] = {
         "type": "error_spike",
         "subject": subject or Subject("key", "k1"),
         "title": "High error rate",
         "message": "Key 'k1' has 30.0% error rate",
         "value": 0.3,
     }
-    found = Finding(severity=severity, **(fields | finding))
-    return AlertEvent(transition, found, at, previous=previous, fired_at=fired_at)
+    finding = Finding(severity=severity, **(defaults | fields))
+    return AlertEvent(transition, finding, at, previous=previous, fired_at=fired_at)

@@ -1,4 +1,4 @@
-"""AlertmanagerSink beside receivers that answer as an Alertmanager may."""
+"""AlertmanagerSink, with receivers that respond as an Alertmanager may."""
 
 from __future__ import annotations
 
@@ -24,70 +24,74 @@ from ...support.receiver import Receiver, answering
 from ...support.servers import free_port
 from .events import AT, event
 
+OPTIONS = AlertOptions({}, "", 240)
+URL = "http://alertmanager.test:9093"
 
-def about(*keys: str, **fields: Any) -> list[AlertEvent]:
-    """One event for each key."""
+
+def events_of(*keys: str, **fields: Any) -> list[AlertEvent]:
+    """Return one event for each key."""
     return [event(subject=Subject("key", key), **fields) for key in keys]
 
 
-def keys(batches: Iterable[Any]) -> list[list[str]]:
-    """Which keys each request was about."""
-    return [[alert["labels"]["subject_id"] for alert in each.json] for each in batches]
+def keys_of(requests: Iterable[Any]) -> list[list[str]]:
+    """Return the keys of the alerts of each request."""
+    return [[alert["labels"]["subject_id"] for alert in request.json] for request in requests]
 
 
-class Picky(Receiver):
-    """Refuses requests in which there is a certain key."""
+class RejectingReceiver(Receiver):
+    """Receiver that rejects requests with an alert of one key."""
 
     def __init__(self, key: str, status: int) -> None:
-        super().__init__(self._judge)
+        super().__init__(self._respond)
         self._key = key.encode()
         self._status = status
 
-    def _judge(self, out: BufferedIOBase, ending: Event) -> bool:
-        bad = self._key in self.received[-1].body
-        return answering(self._status if bad else 200)(out, ending)
+    def _respond(self, out: BufferedIOBase, ending: Event) -> bool:
+        rejected = self._key in self.received[-1].body
+        return answering(self._status if rejected else 200)(out, ending)
 
 
 @pytest.mark.parametrize("path", ["", "/", "/am", "/am/api/v2/alerts"])
 @pytest.mark.anyio
-async def test_alerts_go_to_the_api_v2(path: str) -> None:
-    """Below the path that the Alertmanager has, if it has one."""
+async def test_alerts_are_posted_to_the_api_v2_below_the_path(path: str) -> None:
+    """The path of the API is appended to the path of the URL, unless it is there."""
     with Receiver() as receiver:
         sink = AlertmanagerSink(receiver.url + path)
         await sink(event())
         await sink.aclose()
 
     start = "/am" if "am" in path else ""
-    assert [each.path for each in receiver.received] == [f"{start}/api/v2/alerts"]
+    assert [request.path for request in receiver.received] == [f"{start}/api/v2/alerts"]
     assert repr(sink) == f"AlertmanagerSink([{receiver.url!r}])"
 
 
 @pytest.mark.anyio
-async def test_every_alertmanager_is_told_everything() -> None:
-    """They sort out among themselves who notifies; a balancer between would break that."""
-    with Receiver() as one, Receiver() as other:
-        sink = AlertmanagerSink([one.url, other.url], wall=FakeClock(AT))
+async def test_all_alertmanagers_receive_all_alerts() -> None:
+    """Each Alertmanager receives every event and every resent alert."""
+    with Receiver() as first, Receiver() as second:
+        sink = AlertmanagerSink([first.url, second.url], wall=FakeClock(AT))
         await sink(event())
-        await sink.resend(about("k2"), AT)
+        await sink.resend(events_of("k2"), AT)
         await sink.aclose()
 
-    assert [each.json for each in one.received] == [each.json for each in other.received]
-    assert keys(one.received) == [["k1"], ["k2"]]
+    bodies = [[request.json for request in peer.received] for peer in (first, second)]
+    assert bodies[0] == bodies[1]
+    assert keys_of(first.received) == [["k1"], ["k2"]]
 
 
 @pytest.mark.anyio
-async def test_what_fires_is_sent_again_when_it_is_due() -> None:
-    """Not in each round, and with a later end each time."""
+async def test_firing_alert_is_resent_when_due_with_a_later_end() -> None:
+    """A firing alert is resent every `resend_every` seconds, each time with a later end."""
     clock = FakeClock(AT)
     with Receiver() as receiver:
         sink = AlertmanagerSink(receiver.url, resend_every=60, wall=clock)
         await sink(event())
         for seconds in (30, 30, 30, 30):
             clock.advance(seconds)
-            await sink.resend(about("k1"), clock())
+            await sink.resend(events_of("k1"), clock())
         await sink.aclose()
 
-    ends = [each.json[0]["endsAt"] for each in receiver.received]
+    ends = [request.json[0]["endsAt"] for request in receiver.received]
     assert ends == [
         "2026-01-02T03:08:05.678Z",
         "2026-01-02T03:09:05.678Z",
@@ -96,23 +100,23 @@ async def test_what_fires_is_sent_again_when_it_is_due() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_resolved_is_not_sent_again() -> None:
-    """Unless it fires again."""
+async def test_resolved_alert_is_not_resent_until_it_fires_again() -> None:
+    """A resolved alert is not resent, and is due at once if it fires again."""
     clock = FakeClock(AT)
     with Receiver() as receiver:
         sink = AlertmanagerSink(receiver.url, wall=clock)
         await sink(event())
         await sink(event("resolved"))
         await sink.resend([event("resolved")], clock())
-        await sink.resend(about("k1"), clock())
+        await sink.resend(events_of("k1"), clock())
         await sink.aclose()
 
     assert len(receiver.received) == 3
 
 
 @pytest.mark.anyio
-async def test_a_new_severity_is_due_at_once() -> None:
-    """It is an alert of its own there; the old one is not sent again."""
+async def test_new_severity_is_due_at_once() -> None:
+    """A new severity is another alert in Alertmanager, and the old one is not resent."""
     clock = FakeClock(AT)
     with Receiver() as receiver:
         sink = AlertmanagerSink(receiver.url, wall=clock)
@@ -122,46 +126,48 @@ async def test_a_new_severity_is_due_at_once() -> None:
         await sink.resend([event("reminded", "critical")], clock())
         await sink.aclose()
 
-    sent = [[alert["labels"]["severity"] for alert in each.json] for each in receiver.received]
-    assert sent == [["warning"], ["critical"], ["warning", "critical"]]
+    severities = [
+        [alert["labels"]["severity"] for alert in request.json] for request in receiver.received
+    ]
+    assert severities == [["warning"], ["critical"], ["warning", "critical"]]
 
 
 @pytest.mark.anyio
-async def test_many_alerts_are_sent_in_parts() -> None:
-    """No request grows without a bound."""
+async def test_many_alerts_are_sent_in_batches() -> None:
+    """A request has at most 250 alerts."""
     with Receiver() as receiver:
         sink = AlertmanagerSink(receiver.url)
-        await sink.resend(about(*(f"k{number}" for number in range(600))), AT)
+        await sink.resend(events_of(*(f"k{number}" for number in range(600))), AT)
         await sink.aclose()
 
-    assert [len(each.json) for each in receiver.received] == [250, 250, 100]
+    assert [len(request.json) for request in receiver.received] == [250, 250, 100]
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 @pytest.mark.anyio
-async def test_one_bad_alert_does_not_spoil_the_others(status: int) -> None:
-    """A batch that is refused is halved until only what is bad is left."""
-    with Picky("k5", status) as receiver:
+async def test_rejected_batch_is_halved_until_only_the_bad_alert_fails(status: int) -> None:
+    """One rejected alert does not prevent the delivery of the others in its batch."""
+    with RejectingReceiver("k5", status) as receiver:
         sink = AlertmanagerSink(receiver.url)
-        with pytest.raises(Rejected, match=f"answered {status} to an alert 'error_spike'"):
-            await sink.resend(about(*(f"k{number}" for number in range(8))), AT)
+        with pytest.raises(Rejected, match=f"responded with {status} to alert 'error_spike'"):
+            await sink.resend(events_of(*(f"k{number}" for number in range(8))), AT)
         await sink.aclose()
 
-    taken = [key for batch in keys(receiver.received) if "k5" not in batch for key in batch]
-    assert sorted(taken) == ["k0", "k1", "k2", "k3", "k4", "k6", "k7"]
+    accepted = [key for keys in keys_of(receiver.received) if "k5" not in keys for key in keys]
+    assert sorted(accepted) == ["k0", "k1", "k2", "k3", "k4", "k6", "k7"]
     assert len(receiver.received) == 7
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, Rejected), (401, Rejected), (503, RetryLater)])
 @pytest.mark.anyio
-async def test_an_answer_that_is_about_no_alert_is_for_all(
+async def test_batch_is_not_halved_after_a_status_that_concerns_all_alerts(
     status: int, kind: type[Exception]
 ) -> None:
-    """There is no use in asking with each of them."""
+    """A status that does not depend on the alerts fails the batch after one request."""
     with Receiver(answering(status)) as receiver:
         sink = AlertmanagerSink(receiver.url)
         with pytest.raises(kind):
-            await sink.resend(about("k1", "k2"), AT)
+            await sink.resend(events_of("k1", "k2"), AT)
         with pytest.raises(kind):
             await sink(event())
         await sink.aclose()
@@ -170,32 +176,32 @@ async def test_an_answer_that_is_about_no_alert_is_for_all(
 
 
 @pytest.mark.anyio
-async def test_one_that_is_down_gets_what_fires_when_it_is_back(
+async def test_failed_alertmanager_gets_firing_alerts_after_its_recovery(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The event is taken, since the other has it; the log says once that one is down."""
+    """An event that one Alertmanager accepts is delivered; the log has the outage of the other."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.alerts")
     clock = FakeClock(AT)
     with Receiver() as up, Receiver(answering(503)) as down:
         sink = AlertmanagerSink([up.url, down.url], wall=clock)
         await sink(event())
-        await sink.resend(about("k1"), clock())
+        await sink.resend(events_of("k1"), clock())
         down.answer = answering()
-        await sink.resend(about("k1"), clock())
-        await sink.resend(about("k1"), clock())
+        await sink.resend(events_of("k1"), clock())
+        await sink.resend(events_of("k1"), clock())
         await sink.aclose()
 
     assert len(up.received) == 1
     assert len(down.received) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        f"Alertmanager {down.url} cannot be told of all alerts: {down.url} answered 503",
-        f"Alertmanager {down.url} is told of all alerts again (seconds=0 failures=2)",
+        f"Alertmanager failed: url={down.url} error={down.url} responded with 503",
+        f"Alertmanager recovered: url={down.url} (seconds=0 failures=2)",
     ]
 
 
 @pytest.mark.anyio
-async def test_while_there_is_hope_nothing_is_rejected() -> None:
-    """One refuses the event for good, the other cannot be asked at present."""
+async def test_event_is_retried_if_one_alertmanager_may_accept_it_later() -> None:
+    """If one Alertmanager rejects an event and another is unreachable, the event is retried."""
     with Receiver(answering(403)) as receiver:
         sink = AlertmanagerSink([receiver.url, f"http://127.0.0.1:{free_port()}"])
         with pytest.raises(RetryLater):
@@ -204,31 +210,25 @@ async def test_while_there_is_hope_nothing_is_rejected() -> None:
 
 
 @pytest.mark.anyio
-async def test_an_event_that_makes_no_alert_is_rejected_and_never_sent_again() -> None:
-    """The others of its round are."""
-    broken = event(at=float("nan"))
+async def test_invalid_event_is_rejected_and_not_resent() -> None:
+    """An event that cannot be converted is rejected, and the other alerts are resent."""
+    invalid = event(at=float("nan"))
     with Receiver() as receiver:
         sink = AlertmanagerSink(receiver.url)
-        with pytest.raises(Rejected, match="makes no alert"):
-            await sink(broken)
-        await sink.resend([broken, *about("k2")], AT)
+        with pytest.raises(Rejected, match="cannot be converted to an alert"):
+            await sink(invalid)
+        await sink.resend([invalid, *events_of("k2")], AT)
         await sink.aclose()
 
-    assert keys(receiver.received) == [["k2"]]
+    assert keys_of(receiver.received) == [["k2"]]
 
 
-FORM = AlertOptions({}, "", 240)
+def test_alert_has_labels_annotations_and_times() -> None:
+    """Labels identify an alert, annotations have what may change, and the end is limited."""
+    options = AlertOptions({"cluster": "eu-1"}, "http://gateway.test/alerts", 240)
+    fired = event(metric="rate", fired_at=AT - 60, metadata={"provider": "claude"})
 
-
-URL = "http://alertmanager.test:9093"
-
-
-def test_an_alert_is_known_by_its_labels() -> None:
-    """And what may change while it lasts is in its annotations; it ends if not sent again."""
-    form = AlertOptions({"cluster": "eu-1"}, "http://gateway.test/alerts", 240)
-    told = event(metric="rate", fired_at=AT - 60, metadata={"provider": "claude"})
-
-    assert alerts_of(told, form, AT) == [
+    assert alerts_of(fired, options, AT) == [
         {
             "labels": {
                 "cluster": "eu-1",
@@ -251,21 +251,21 @@ def test_an_alert_is_known_by_its_labels() -> None:
     ]
 
 
-def test_what_is_resolved_has_ended_when_it_did() -> None:
-    """However much later it is told."""
-    (alert,) = alerts_of(event("resolved", fired_at=AT - 60), FORM, AT + 1000)
+def test_resolved_alert_ends_at_the_time_of_its_event() -> None:
+    """The end of a resolved alert does not depend on the time of delivery."""
+    (alert,) = alerts_of(event("resolved", fired_at=AT - 60), OPTIONS, AT + 1000)
 
     assert alert["startsAt"] == "2026-01-02T03:03:05.678Z"
     assert alert["endsAt"] == "2026-01-02T03:04:05.678Z"
 
 
-def test_a_change_of_severity_ends_one_alert_and_begins_another() -> None:
-    """To Alertmanager they are two, since their labels differ."""
-    old, new = alerts_of(event("escalated", "critical", previous="warning"), FORM, AT)
+def test_change_of_severity_resolves_the_old_alert() -> None:
+    """A change of severity ends the alert of the old severity, and starts a new one."""
+    old, new = alerts_of(event("escalated", "critical", previous="warning"), OPTIONS, AT)
 
     assert (old["labels"]["severity"], old["endsAt"]) == ("warning", "2026-01-02T03:04:05.678Z")
     assert (new["labels"]["severity"], new["endsAt"]) == ("critical", "2026-01-02T03:08:05.678Z")
-    assert len(alerts_of(event("reminded", previous="warning"), FORM, AT)) == 1
+    assert len(alerts_of(event("reminded", previous="warning"), OPTIONS, AT)) == 1
 
 
 @pytest.mark.parametrize(
@@ -278,44 +278,41 @@ def test_a_change_of_severity_ends_one_alert_and_begins_another() -> None:
         (Subject("key", "k1"), {"provider": "codex"}, "codex"),
     ],
 )
-def test_an_alert_says_which_provider_it_is_about(
+def test_alert_has_a_provider_label_only_if_it_concerns_one(
     subject: Subject, metadata: dict[str, Any], provider: str | None
 ) -> None:
-    """Where it is about one; an empty label would be none at all."""
-    (alert,) = alerts_of(event(subject=subject, metadata=metadata), FORM, AT)
+    """The provider comes from the subject or the metadata, and empty labels are omitted."""
+    (alert,) = alerts_of(event(subject=subject, metadata=metadata), OPTIONS, AT)
 
     assert alert["labels"].get("provider") == provider
     assert alert["annotations"].get("subject_name") == (subject.name or None)
 
 
 @given(st.text(), st.text(), st.text(), st.floats(0, 4e9), st.floats(0, 4e9))
-def test_whatever_it_is_about_alertmanager_takes_it(
+def test_any_event_is_converted_to_a_valid_alert(
     identity: str, name: str, metric: str, at: float, fired_at: float
 ) -> None:
-    """Names of labels are words, values are text and not empty, and it ends after it begins."""
-    told = event(
+    """Label names are valid, label values are not empty, and the start is not after the end."""
+    resolved = event(
         "resolved", at=at, fired_at=fired_at, subject=Subject("key", identity, name), metric=metric
     )
-    (alert,) = alerts_of(told, FORM, at)
+    (alert,) = alerts_of(resolved, OPTIONS, at)
 
     msgspec.json.encode(alert)
     for label, value in alert["labels"].items():
         assert re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", label)
         assert 1 <= len(value) <= 200
-    starts, ends = (datetime.fromisoformat(alert[each]) for each in ("startsAt", "endsAt"))
-    assert starts <= ends
+    assert datetime.fromisoformat(alert["startsAt"]) <= datetime.fromisoformat(alert["endsAt"])
 
 
 @given(st.lists(st.text(alphabet="ab\n\ud800\u202e", max_size=4), unique=True))
-def test_two_subjects_are_never_one(ids: list[str]) -> None:
-    """Also where their ids cannot be sent as they are."""
+def test_different_subjects_have_different_labels(ids: list[str]) -> None:
+    """Ids that must be changed to be valid label values stay different."""
     ids = [*ids, "x" * 300 + "1", "x" * 300 + "2"]
-    sent = [
-        alerts_of(event(subject=Subject("key", identity)), FORM, AT)[0]["labels"].get("subject_id")
-        for identity in ids
-    ]
+    events = events_of(*ids)
+    labels = [alerts_of(fired, OPTIONS, AT)[0]["labels"].get("subject_id") for fired in events]
 
-    assert len(set(sent)) == len(ids)
+    assert len(set(labels)) == len(ids)
 
 
 @pytest.mark.parametrize(
@@ -331,14 +328,14 @@ def test_two_subjects_are_never_one(ids: list[str]) -> None:
         ({"cluster": 7}, "1 to 200"),
     ],
 )
-def test_labels_that_would_be_refused_are_refused_at_once(labels: Any, message: str) -> None:
-    """Before one of them spoils a batch of alerts."""
+def test_invalid_labels_are_rejected(labels: Any, message: str) -> None:
+    """The constructor rejects labels that Alertmanager would reject in every alert."""
     with pytest.raises(ValueError, match=message):
         AlertmanagerSink(URL, labels=labels)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("arguments", "message"),
     [
         ({"urls": []}, "at least one"),
         ({"urls": "alertmanager:9093"}, "^url must be"),
@@ -351,7 +348,7 @@ def test_labels_that_would_be_refused_are_refused_at_once(labels: Any, message: 
         ({"timeout": -1}, "^timeout must be a number of seconds above 0 and at most 600, got -1$"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
-    """When the sink is built."""
+def test_invalid_arguments_are_rejected(arguments: dict[str, Any], message: str) -> None:
+    """The constructor rejects invalid arguments by name."""
     with pytest.raises(ValueError, match=message):
-        AlertmanagerSink(**({"urls": URL} | settings))
+        AlertmanagerSink(**({"urls": URL} | arguments))

@@ -1,4 +1,4 @@
-"""AlertEvent: what is told of an alert, as an object and as JSON."""
+"""AlertEvent and its conversion to and from JSON values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tokenpulse_mw.alerts.sinks.event import rfc3339
 from .events import AT, event
 
 
-def test_an_event_can_be_written_as_json() -> None:
-    """Names are in snake_case, times in RFC 3339, and what is not known is null."""
-    told = event(
+def test_to_dict_returns_all_fields_as_json_values() -> None:
+    """Names are in snake_case, times in RFC 3339, and unknown values are null."""
+    escalated = event(
         "escalated",
         "critical",
         previous="warning",
@@ -28,8 +28,8 @@ def test_an_event_can_be_written_as_json() -> None:
         metadata={"requests": 10},
     )
 
-    assert told.to_dict() == {
-        "id": told.id,
+    assert escalated.to_dict() == {
+        "id": escalated.id,
         "alert_id": None,
         "transition": "escalated",
         "at": "2026-01-02T03:04:05.678Z",
@@ -57,16 +57,16 @@ _ANYTHING = st.recursive(
 
 
 @given(st.dictionaries(st.text(), _ANYTHING), st.text(), st.floats())
-def test_whatever_a_rule_found_comes_out_as_json(
+def test_any_finding_is_converted_to_valid_json(
     metadata: dict[str, Any], title: str, value: float
 ) -> None:
-    """Nothing that a rule says keeps an alert from being told."""
-    told = event(metadata=metadata, title=title + "\ud800", value=value).to_dict()
+    """Any text, number and metadata of a finding becomes valid JSON."""
+    values = event(metadata=metadata, title=title + "\ud800", value=value).to_dict()
 
-    written = msgspec.json.encode(told)
+    decoded = json.loads(msgspec.json.encode(values))
 
-    assert json.loads(written) == told
-    assert json.loads(written)["title"] == title.encode("utf-8", "replace").decode() + "?"
+    assert decoded == values
+    assert decoded["title"] == title.encode("utf-8", "replace").decode() + "?"
 
 
 @given(
@@ -76,11 +76,11 @@ def test_whatever_a_rule_found_comes_out_as_json(
     st.floats(0, 4e9),
     st.none() | st.floats(0, 4e9),
 )
-def test_an_event_can_be_kept_as_json(
+def test_from_dict_restores_what_to_dict_has_converted(
     metadata: dict[str, Any], identity: str, value: float, at: float, fired_at: float | None
 ) -> None:
-    """What is read back is told as it would have been, also after a restart."""
-    told = event(
+    """An event that was stored as JSON is converted to the same values again."""
+    values = event(
         "escalated",
         at=at,
         fired_at=fired_at,
@@ -90,31 +90,31 @@ def test_an_event_can_be_kept_as_json(
         value=value,
     ).to_dict()
 
-    assert AlertEvent.from_dict(json.loads(msgspec.json.encode(told))).to_dict() == told
+    assert AlertEvent.from_dict(json.loads(msgspec.json.encode(values))).to_dict() == values
 
 
 @pytest.mark.parametrize(
     "change",
     [{"at": "today"}, {"at": None}, {"subject": {"name": "x"}}, {"subject": 1}, {"id": "a.b"}],
 )
-def test_what_is_no_event_is_not_read_as_one(change: dict[str, Any]) -> None:
-    """Such as what another version has stored."""
-    with pytest.raises(ValueError, match="must be what AlertEvent"):
+def test_from_dict_rejects_values_of_another_form(change: dict[str, Any]) -> None:
+    """Invalid and missing values, such as those of another version, are rejected."""
+    with pytest.raises(ValueError, match="must be a result of AlertEvent"):
         AlertEvent.from_dict(event().to_dict() | change)
     with pytest.raises(ValueError, match="KeyError"):
         AlertEvent.from_dict({})
 
 
-def test_metadata_that_holds_itself_is_cut_off() -> None:
-    """It is written as text from some depth on, and does not go on for ever."""
-    endless: dict[str, Any] = {}
-    endless["self"] = endless
+def test_recursive_metadata_is_truncated() -> None:
+    """Metadata that contains itself becomes text from a certain depth on."""
+    recursive: dict[str, Any] = {}
+    recursive["self"] = recursive
 
-    assert len(msgspec.json.encode(event(metadata=endless).to_dict())) < 2000
+    assert len(msgspec.json.encode(event(metadata=recursive).to_dict())) < 2000
 
 
-def test_an_id_is_derived_where_none_is_given() -> None:
-    """The same transition of the same alert at the same time has the same one, others have not."""
+def test_derived_id_depends_on_alert_transition_and_time() -> None:
+    """Equal events have the same derived id, and different events have different ones."""
     ids = [
         event("fired").id,
         event("resolved").id,
@@ -128,26 +128,26 @@ def test_an_id_is_derived_where_none_is_given() -> None:
 
 
 @pytest.mark.parametrize("id", ["a.b", "a b", "a\nb", "\u00e9", "x" * 129])
-def test_an_id_that_is_no_word_is_refused(id: str) -> None:
-    """It has to fit into a header, and into a signature that is divided by full stops."""
+def test_invalid_id_is_rejected(id: str) -> None:
+    """An id must fit into a header, and into signed content that is separated by full stops."""
     with pytest.raises(ValueError, match="1 to 128 letters"):
         AlertEvent("fired", event().finding, AT, id=id)
 
 
-def test_an_id_that_is_a_word_is_kept() -> None:
-    """Such as one that an engine has stored."""
+def test_valid_id_is_used() -> None:
+    """A valid id replaces the derived one."""
     assert AlertEvent("fired", event().finding, AT, id="evt_1-A").id == "evt_1-A"
 
 
-def test_an_episode_never_begins_after_what_is_told_of_it() -> None:
-    """Where its beginning is not known, or cannot be, it is the time of the event."""
+def test_start_of_an_episode_is_at_most_the_time_of_the_event() -> None:
+    """An episode without a start, or with a later one, starts at the time of the event."""
     assert event(fired_at=AT - 5).began == AT - 5
     assert event(fired_at=AT + 5).began == AT
     assert event().began == AT
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e30])
-def test_a_time_that_is_none_is_refused(seconds: float) -> None:
-    """Rather than written as something that nobody can read."""
+def test_rfc3339_rejects_an_invalid_time(seconds: float) -> None:
+    """A time that is not finite, or after the year 9999, is rejected."""
     with pytest.raises(ValueError, match="seconds since the epoch"):
         rfc3339(seconds)

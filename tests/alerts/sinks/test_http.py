@@ -1,4 +1,4 @@
-"""What can be set of a sink, and what is refused before anything is sent."""
+"""Arguments of sinks that send by HTTP."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ URL = "https://hooks.test/services/T0/B0/token"
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 601, "10", None, True])
-def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
-    """Above 0, and one that ends."""
+def test_invalid_timeout_is_rejected(timeout: Any) -> None:
+    """A timeout must be a finite number above 0 and at most 600."""
     with pytest.raises(ValueError, match=r"^timeout must be .* got"):
         WebhookSink(URL, timeout=timeout)
 
@@ -25,10 +25,10 @@ def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
         ("Host", "elsewhere", "set by the sink"),
         ("content-type", "text/plain", "set by the sink"),
         ("Webhook-Id", "1", "set by the sink"),
-        ("", "x", "must be a word"),
-        ("a b", "x", "must be a word"),
-        ("a\r\nb", "x", "must be a word"),
-        (1, "x", "must be a word"),
+        ("", "x", "must be a token"),
+        ("a b", "x", "must be a token"),
+        ("a\r\nb", "x", "must be a token"),
+        (1, "x", "must be a token"),
         ("x-a", "hunter2\r\nX-Forged: 1", "on one line"),
         ("x-a", "", "on one line"),
         ("x-a", " hunter2", "on one line"),
@@ -36,8 +36,8 @@ def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
         ("x-a", b"hunter2", "on one line"),
     ],
 )
-def test_a_header_that_cannot_be_sent_is_refused(name: Any, value: Any, message: str) -> None:
-    """And its value is not shown, for it may be a secret."""
+def test_invalid_header_is_rejected_without_its_value(name: Any, value: Any, message: str) -> None:
+    """The error of an invalid header does not show its value, which may be a secret."""
     with pytest.raises(ValueError, match=message) as caught:
         WebhookSink(URL, headers={name: value})
     assert "hunter2" not in str(caught.value)
@@ -69,15 +69,15 @@ def test_a_header_that_cannot_be_sent_is_refused(name: Any, value: Any, message:
         "https://" + "a." * 200 + "test/hunter2",
     ],
 )
-def test_a_url_that_is_none_is_refused(url: Any) -> None:
-    """It is not shown, for it may be a secret, or have one in it."""
+def test_invalid_url_is_rejected_and_not_shown(url: Any) -> None:
+    """The error of an invalid URL does not show it, because it may be a secret."""
     with pytest.raises(ValueError, match=r"^url must be 'http://' or 'https://'") as caught:
         WebhookSink(url)
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("url", "place"),
+    ("url", "origin"),
     [
         (URL, "https://hooks.test"),
         ("http://localhost:9093", "http://localhost:9093"),
@@ -88,14 +88,16 @@ def test_a_url_that_is_none_is_refused(url: Any) -> None:
         ("https://user:hunter2@hooks.test:8443/hunter2?token=hunter2#x", "https://hooks.test:8443"),
     ],
 )
-def test_a_sink_shows_only_where_it_sends_to(url: str, place: str) -> None:
-    """Not the path, the query, a name or a password: they are what opens the door."""
-    assert repr(WebhookSink(url)) == f"WebhookSink({place!r})"
-    assert repr(SlackSink(url)) == f"SlackSink({place!r})"
+def test_repr_of_a_sink_shows_only_the_origin(url: str, origin: str) -> None:
+    """The path, the query and the user information of a URL are secrets."""
+    assert repr(WebhookSink(url)) == f"WebhookSink({origin!r})"
+    assert repr(SlackSink(url)) == f"SlackSink({origin!r})"
 
 
-def test_without_httpx2_a_sink_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it is built, and not at the first alert."""
+def test_sink_without_httpx2_is_rejected_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without httpx2 the constructor raises an error that names the extra to install."""
     monkeypatch.setattr(http, "find_spec", lambda name: None)
 
     with pytest.raises(ValueError, match=r"WebhookSink needs .* 'tokenpulse-mw\[notify\]'"):

@@ -1,4 +1,4 @@
-"""One attempt to send, on real servers: what they do wrong costs no more than the attempt."""
+"""HTTP attempts of sinks, with real receivers that respond in all kinds of ways."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.alerts import sinks
 from tokenpulse_mw.alerts.sinks import Rejected, RetryLater, SlackSink, WebhookSink
 from tokenpulse_mw.alerts.sinks.http_client import HttpClient, check_response, parse_retry_after
-from tokenpulse_mw.alerts.sinks.ssrf import Find
+from tokenpulse_mw.alerts.sinks.ssrf import Resolve
 
 from ...support.receiver import Answer, Receiver, answering, dripping, endless, saying, silent
 from ...support.servers import free_port
@@ -28,31 +27,32 @@ from ...support.waiting import PATIENCE
 from .events import event
 
 SECRET_PATH = "/services/T0/B0/hunter2?key=hunter2"
+NOW = 1_767_323_045.0  # Fri, 02 Jan 2026 03:04:05 GMT
 
 
-def always(*addresses: str) -> tuple[Find, list[tuple[str, int]]]:
-    """A look-up that gives these addresses, and a list of what it was asked."""
-    asked: list[tuple[str, int]] = []
+def resolving_to(*addresses: str) -> tuple[Resolve, list[tuple[str, int]]]:
+    """Return a function that resolves to `addresses`, and the list of its calls."""
+    calls: list[tuple[str, int]] = []
 
-    async def find(host: str, port: int) -> list[str]:
-        asked.append((host, port))
+    async def resolve(host: str, port: int) -> list[str]:
+        calls.append((host, port))
         return list(addresses)
 
-    return find, asked
+    return resolve, calls
 
 
-async def outcome(attempt: Callable[[], Awaitable[None]]) -> Exception:
-    """What `attempt` raises."""
+async def error_of(attempt: Callable[[], Awaitable[None]]) -> Exception:
+    """Return the error that `attempt` raises."""
     try:
         await attempt()
     except (RetryLater, Rejected) as error:
         return error
-    raise AssertionError("it was taken")
+    raise AssertionError("the event was accepted")
 
 
 @pytest.mark.anyio
-async def test_an_event_that_is_taken_is_taken() -> None:
-    """It arrives once, with the path of the URL, and who sends it says so."""
+async def test_accepted_event_is_sent_once() -> None:
+    """An attempt sends one request to the path of the URL, with the headers of the sink."""
     with Receiver() as receiver:
         sink = WebhookSink(receiver.url + SECRET_PATH)
         await sink(event())
@@ -67,7 +67,7 @@ async def test_an_event_that_is_taken_is_taken() -> None:
 
 @pytest.mark.anyio
 async def test_attempts_share_a_connection_until_the_sink_is_closed() -> None:
-    """And the sink can be used again afterwards."""
+    """A sink reuses its connection, and opens a new one after it was closed."""
     with Receiver(answering(200, b"ok")) as receiver:
         sink = WebhookSink(receiver.url)
         for _ in range(3):
@@ -84,7 +84,7 @@ async def test_attempts_share_a_connection_until_the_sink_is_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"),
+    ("response", "kind"),
     [
         (answering(500), RetryLater),
         (answering(404), Rejected),
@@ -99,15 +99,17 @@ async def test_attempts_share_a_connection_until_the_sink_is_closed() -> None:
     ids=["5xx", "4xx", "none", "garbage", "half", "no-status", "huge", "silent", "dripping"],
 )
 @pytest.mark.anyio
-async def test_a_bad_answer_is_an_error_of_ours(answer: Answer, kind: type[Exception]) -> None:
-    """Within the time that an attempt may take, and with no more in it than who it was."""
-    with Receiver(answer) as receiver:
-        timeout = 0.3 if answer in (silent, dripping) else PATIENCE
+async def test_bad_response_is_an_error_with_the_origin_only(
+    response: Answer, kind: type[Exception]
+) -> None:
+    """A bad response raises within the timeout, and the error shows only the origin."""
+    with Receiver(response) as receiver:
+        timeout = 0.3 if response in (silent, dripping) else PATIENCE
         sink = WebhookSink(
             receiver.url + SECRET_PATH, timeout=timeout, headers={"x-key": "hunter2"}
         )
         with anyio.fail_after(PATIENCE):
-            error = await outcome(lambda: sink(event()))
+            error = await error_of(lambda: sink(event()))
         await sink.aclose()
 
     assert type(error) is kind
@@ -116,37 +118,37 @@ async def test_a_bad_answer_is_an_error_of_ours(answer: Answer, kind: type[Excep
 
 
 @pytest.mark.anyio
-async def test_an_answer_that_does_not_end_is_not_read_to_its_end() -> None:
-    """Its status is what counts; the rest costs neither memory nor time."""
+async def test_endless_body_of_a_response_is_not_read() -> None:
+    """The status decides, and an endless body costs neither memory nor time."""
     with Receiver(endless) as receiver:
         sink = WebhookSink(receiver.url, timeout=PATIENCE)
-        await sink(event())  # whatever is set up once
+        await sink(event())  # allocates what is allocated once
         tracemalloc.start()
         with anyio.fail_after(PATIENCE):
             await sink(event())
-        _, most = tracemalloc.get_traced_memory()
+        _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         await sink.aclose()
 
-    assert most < 1_000_000
+    assert peak < 1_000_000
 
 
 @pytest.mark.anyio
-async def test_who_is_not_there_may_be_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody listens, or nobody is called so."""
+async def test_unreachable_receiver_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused connection and an unknown host raise RetryLater, without secrets of the URL."""
 
-    def look_up(*arguments: object, **options: object) -> None:
+    def getaddrinfo(*arguments: object, **options: object) -> None:
         raise socket.gaierror("hunter2")
 
-    for url in (f"http://127.0.0.1:{free_port()}", "http://[::1]:9", "http://nobody.invalid"):
+    for url in (f"http://127.0.0.1:{free_port()}", "http://[::1]:9", "http://unknown.invalid"):
         if url.endswith("invalid"):
-            monkeypatch.setattr(socket, "getaddrinfo", look_up)
+            monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         sink = WebhookSink(url + SECRET_PATH, timeout=PATIENCE)
-        error = await outcome(lambda sink=sink: sink(event()))  # type: ignore[misc]
+        error = await error_of(lambda sink=sink: sink(event()))  # type: ignore[misc]
         await sink.aclose()
 
         assert type(error) is RetryLater
-        assert str(error).startswith(f"{url} cannot be asked (")
+        assert str(error).startswith(f"{url} request failed (")
         assert "hunter2" not in str(error)
 
 
@@ -154,20 +156,20 @@ async def test_who_is_not_there_may_be_later(monkeypatch: pytest.MonkeyPatch) ->
     ("status", "kind"), [(301, Rejected), (302, RetryLater), (307, RetryLater)]
 )
 @pytest.mark.anyio
-async def test_a_redirect_is_never_followed(status: int, kind: type[Exception]) -> None:
-    """It could lead into our own network, and would be sent what is signed for another."""
-    with Receiver() as inside, Receiver(answering(status, Location=inside.url)) as receiver:
+async def test_redirect_is_not_followed(status: int, kind: type[Exception]) -> None:
+    """A redirect is not followed, because it could lead into a private network."""
+    with Receiver() as target, Receiver(answering(status, Location=target.url)) as receiver:
         sink = WebhookSink(receiver.url)
-        error = await outcome(lambda: sink(event()))
+        error = await error_of(lambda: sink(event()))
         await sink.aclose()
 
     assert type(error) is kind
-    assert inside.received == []
+    assert target.received == []
 
 
 @pytest.mark.anyio
-async def test_the_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that it names would be told all alerts, with their secrets."""
+async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests do not go through a proxy of the environment, which could read alerts."""
     with Receiver() as receiver, Receiver() as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -180,8 +182,8 @@ async def test_the_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.anyio
-async def test_a_receiver_cannot_plant_cookies() -> None:
-    """Nothing of an answer is kept."""
+async def test_cookies_of_a_response_are_ignored() -> None:
+    """A cookie of a response is not sent with the next request."""
     with Receiver(answering(200, Set_Cookie="a=1")) as receiver:
         sink = WebhookSink(receiver.url)
         for _ in range(2):
@@ -192,8 +194,8 @@ async def test_a_receiver_cannot_plant_cookies() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_login_in_the_url_is_sent_as_such() -> None:
-    """As Basic authentication, unless there is a header of that name."""
+async def test_user_information_of_the_url_is_sent_as_basic_authentication() -> None:
+    """User information is sent as Basic authentication, unless headers have Authorization."""
     with Receiver() as receiver:
         url = receiver.url.replace("//", "//user:p%40ss@")
         for headers in ({}, {"Authorization": "Bearer t"}):
@@ -208,15 +210,15 @@ async def test_a_login_in_the_url_is_sent_as_such() -> None:
 
 
 @pytest.mark.anyio
-async def test_logs_never_show_the_url(caplog: pytest.LogCaptureFixture) -> None:
-    """At no level, and whether it is taken or not."""
+async def test_logs_do_not_show_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    """The log has no secret at any level, with and without an error."""
     caplog.set_level(logging.DEBUG)
     with Receiver() as receiver:
         url = receiver.url.replace("//", "//hunter2:hunter2@") + SECRET_PATH
         sink = WebhookSink(url, headers={"x-key": "hunter2"}, secret="whsec_" + "hunter2A" * 5)
         await sink(event())
         receiver.answer = saying(b"?")
-        await outcome(lambda: sink(event()))
+        await error_of(lambda: sink(event()))
         await sink.aclose()
 
     assert len(receiver.received) == 2
@@ -224,8 +226,8 @@ async def test_logs_never_show_the_url(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.anyio
-async def test_what_others_cancel_stays_cancelled() -> None:
-    """Only the sink's own deadline is the receiver's fault."""
+async def test_cancellation_by_the_caller_is_not_an_error() -> None:
+    """An attempt that the caller cancels is cancelled, and raises no RetryLater."""
     with Receiver(silent) as receiver:
         sink = WebhookSink(receiver.url, timeout=PATIENCE)
         with anyio.move_on_after(0.2) as scope:
@@ -236,65 +238,63 @@ async def test_what_others_cancel_stays_cancelled() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_connection_goes_to_the_address_that_was_checked() -> None:
-    """The name is looked up once in an attempt, so it cannot lead elsewhere a moment later."""
-    find, asked = always("127.0.0.1")
+async def test_connection_goes_to_the_resolved_address() -> None:
+    """An attempt resolves the host once, and connects to the address that was checked."""
+    resolve, calls = resolving_to("127.0.0.1")
     with Receiver() as receiver:
         url = f"http://hooks.invalid:{receiver.port}/x"
-        poster = HttpClient(url, timeout=PATIENCE, headers={}, find=find)
-        await poster.post(b"{}")
-        await poster.aclose()
+        client = HttpClient(url, timeout=PATIENCE, headers={}, resolve=resolve)
+        await client.post(b"{}")
+        await client.aclose()
 
-    assert asked == [("hooks.invalid", receiver.port)]
+    assert calls == [("hooks.invalid", receiver.port)]
     assert receiver.received[0].headers["host"] == f"hooks.invalid:{receiver.port}"
 
 
 @pytest.mark.anyio
-async def test_addresses_are_tried_in_turn() -> None:
-    """As when a host has one for IPv6, and this machine has none."""
+async def test_addresses_are_tried_until_one_connects() -> None:
+    """The addresses are tried in their order, and RetryLater is raised if none connects."""
     with Receiver() as receiver:
         url = f"http://hooks.invalid:{receiver.port}/x"
-        find, _ = always("::1", "127.0.0.2", "127.0.0.1")
-        poster = HttpClient(url, timeout=PATIENCE, headers={}, find=find)
-        await poster.post(b"{}")
-        await poster.aclose()
-        find, _ = always("::1", "127.0.0.2")
-        poster = HttpClient(url, timeout=PATIENCE, headers={}, find=find)
-        error = await outcome(lambda: poster.post(b"{}"))
-        await poster.aclose()
+        resolve, _ = resolving_to("::1", "127.0.0.2", "127.0.0.1")
+        client = HttpClient(url, timeout=PATIENCE, headers={}, resolve=resolve)
+        await client.post(b"{}")
+        await client.aclose()
+        resolve, _ = resolving_to("::1", "127.0.0.2")
+        client = HttpClient(url, timeout=PATIENCE, headers={}, resolve=resolve)
+        error = await error_of(lambda: client.post(b"{}"))
+        await client.aclose()
 
     assert len(receiver.received) == 1
     assert type(error) is RetryLater
 
 
-@pytest.mark.parametrize(("name", "taken"), [("hooks.invalid", True), ("other.invalid", False)])
+@pytest.mark.parametrize(("host", "accepted"), [("hooks.invalid", True), ("other.invalid", False)])
 @pytest.mark.anyio
-async def test_a_certificate_is_checked_for_the_name_and_not_the_address(
-    name: str, taken: bool
-) -> None:
-    """Though the connection goes to an address: the receiver is asked by name, and has to be it."""
+async def test_certificate_is_verified_for_the_host_name(host: str, accepted: bool) -> None:
+    """TLS uses the host name of the URL, though the connection goes to an address."""
     authority = trustme.CA()
-    ours, theirs = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.configure_trust(ours)
-    authority.issue_cert("hooks.invalid").configure_cert(theirs)
+    client_tls, server_tls = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.configure_trust(client_tls)
+    authority.issue_cert("hooks.invalid").configure_cert(server_tls)
     names: list[str | None] = []
-    theirs.sni_callback = lambda _, name, __: names.append(name)
-    find, _ = always("127.0.0.1")
-    with Receiver(tls=theirs) as receiver:
-        transport = httpx2.AsyncHTTPTransport(verify=ours, trust_env=False)
-        url = f"https://{name}:{receiver.port}/x"
-        poster = HttpClient(url, timeout=PATIENCE, headers={}, find=find, transport=transport)
+    server_tls.sni_callback = lambda _, name, __: names.append(name)
+    resolve, _ = resolving_to("127.0.0.1")
+    with Receiver(tls=server_tls) as receiver:
+        transport = httpx2.AsyncHTTPTransport(verify=client_tls, trust_env=False)
+        url = f"https://{host}:{receiver.port}/x"
+        client = HttpClient(url, timeout=PATIENCE, headers={}, resolve=resolve, transport=transport)
         with suppress(RetryLater):
-            await poster.post(b"{}")
+            await client.post(b"{}")
         await transport.aclose()
 
-    assert names == [name]
-    assert len(receiver.received) == taken
+    assert names == [host]
+    assert len(receiver.received) == accepted
 
 
 @pytest.mark.anyio
-async def test_a_transport_of_ones_own_is_used_and_not_closed() -> None:
-    """Such as one with a certificate authority of the company, or a proxy."""
+async def test_transport_of_the_caller_is_not_closed() -> None:
+    """Sinks share the connection of a transport, and leave it open."""
     with Receiver() as receiver:
         async with httpx2.AsyncHTTPTransport() as transport:
             for _ in range(2):
@@ -306,29 +306,26 @@ async def test_a_transport_of_ones_own_is_used_and_not_closed() -> None:
 
 
 @pytest.mark.anyio
-async def test_an_event_that_cannot_be_written_will_never_be_taken() -> None:
-    """It is rejected, and not tried for ever."""
+async def test_event_that_json_cannot_represent_is_rejected() -> None:
+    """An event that cannot be encoded is rejected without a request."""
     with Receiver() as receiver:
-        broken = replace(event(), at=1e18)
-        error = await outcome(lambda: sinks.WebhookSink(receiver.url)(broken))
+        invalid = replace(event(), at=1e18)
+        error = await error_of(lambda: WebhookSink(receiver.url)(invalid))
 
     assert type(error) is Rejected
     assert receiver.received == []
 
 
-NOW = 1_767_323_045.0  # Fri, 02 Jan 2026 03:04:05 GMT
-
-
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-def test_success_is_success(status: int) -> None:
-    """Any status from 200 to 299."""
+def test_status_of_success_is_accepted(status: int) -> None:
+    """Any status from 200 to 299 means that the event is accepted."""
     check_response("http://there", status, {}, NOW)
 
 
 @pytest.mark.parametrize("status", [301, 308, 400, 401, 403, 404, 405, 409, 410, 413, 422, 451])
-def test_what_will_never_be_taken_is_rejected(status: int) -> None:
-    """Errors of ours, and redirects that are for good."""
-    with pytest.raises(sinks.Rejected, match=f"^http://there answered {status}") as caught:
+def test_permanent_status_is_rejected(status: int) -> None:
+    """Most client errors and the permanent redirects raise Rejected."""
+    with pytest.raises(Rejected, match=f"^http://there responded with {status}") as caught:
         check_response("http://there", status, {}, NOW)
     assert caught.value.status == status
 
@@ -336,16 +333,16 @@ def test_what_will_never_be_taken_is_rejected(status: int) -> None:
 @pytest.mark.parametrize(
     "status", [101, 302, 303, 307, 408, 425, 429, 500, 501, 502, 503, 599, 600]
 )
-def test_what_may_pass_is_for_later(status: int) -> None:
-    """Errors of theirs, and those of ours that are a matter of time."""
-    with pytest.raises(sinks.RetryLater, match=f"^http://there answered {status}") as caught:
+def test_temporary_status_is_retried(status: int) -> None:
+    """Server errors, temporary redirects and temporary client errors raise RetryLater."""
+    with pytest.raises(RetryLater, match=f"^http://there responded with {status}") as caught:
         check_response("http://there", status, {"retry-after": "7"}, NOW)
     assert caught.value.after == 7
 
 
-def test_a_redirect_says_how_to_mend_it() -> None:
-    """It is not followed, so the URL has to be changed."""
-    with pytest.raises(sinks.Rejected, match="give the address that it leads to"):
+def test_error_of_a_redirect_says_how_to_fix_it() -> None:
+    """The error of a redirect advises to use the URL of its target, without showing it."""
+    with pytest.raises(Rejected, match=r"use the URL of its target$"):
         check_response("http://there", 301, {"location": "http://secret"}, NOW)
 
 
@@ -369,13 +366,13 @@ def test_a_redirect_says_how_to_mend_it() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str, seconds: float | None) -> None:
-    """And at most an hour; what is neither asks for nothing."""
+    """Retry-After is a number of seconds or a date, limited to an hour; else it is ignored."""
     assert parse_retry_after(header, NOW) == seconds
 
 
 @given(st.text())
-def test_no_retry_after_does_harm(header: str) -> None:
-    """Whatever is in the header."""
+def test_any_retry_after_is_at_most_an_hour_or_ignored(header: str) -> None:
+    """Any header gives 0 to 3600 seconds, or None."""
     seconds = parse_retry_after(header, NOW)
 
     assert seconds is None or 0 <= seconds <= 3600

@@ -1,4 +1,4 @@
-"""SlackSink: messages that people read, and that names of tenants cannot abuse."""
+"""SlackSink: readable messages without markup or mentions from names of tenants."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .events import AT, event
 
 
 @pytest.mark.anyio
-async def test_an_alert_is_a_message_in_the_colour_of_its_severity() -> None:
-    """A real server is sent what Slack's incoming webhooks take."""
+async def test_message_has_the_colour_of_the_severity() -> None:
+    """The receiver gets the body of an incoming webhook, with the colour of the severity."""
     with Receiver() as receiver:
         sink = SlackSink(receiver.url + "/services/T0/B0/x")
         await sink(event(severity="critical", fired_at=AT - 60))
@@ -47,16 +47,16 @@ async def test_an_alert_is_a_message_in_the_colour_of_its_severity() -> None:
     }
 
 
-def parts(transition: Transition, severity: Severity | None, **more: Any) -> tuple[str, ...]:
-    """The text, colour, message and severity of what is told."""
-    body = message(event(transition, severity, **more))
+def parts(transition: Transition, severity: Severity | None, **fields: Any) -> tuple[str, ...]:
+    """Return the text, colour, message and severity of a message."""
+    body = message(event(transition, severity, **fields))
     (attachment,) = body["attachments"]
     values = (attachment["color"], attachment["text"], attachment["fields"][0]["value"])
     return (body["text"], *values)
 
 
-def test_what_is_resolved_is_green_and_claims_nothing() -> None:
-    """The message is about what is no longer so."""
+def test_resolved_alert_is_green_without_its_message() -> None:
+    """A resolved alert has no message, because its problem is over."""
     assert parts("resolved", "critical") == (
         "[RESOLVED] High error rate",
         "#2eb886",
@@ -65,21 +65,21 @@ def test_what_is_resolved_is_green_and_claims_nothing() -> None:
     )
 
 
-def test_a_change_of_severity_says_from_what_to_what() -> None:
-    """And has the colour of what it is now."""
+def test_changed_severity_is_shown_with_the_previous_one() -> None:
+    """A message about a changed severity has both severities and the colour of the new one."""
     text, colour, _, severity = parts("escalated", "critical", previous="warning")
 
     assert (text, colour) == ("[ESCALATED] High error rate", "#a30200")
     assert severity == "warning to critical"
 
 
-def test_an_event_without_a_severity_is_for_information() -> None:
-    """As one that a rule of one's own may give."""
+def test_event_without_severity_is_shown_as_info() -> None:
+    """An event without a severity has the label and the colour of info."""
     assert parts("fired", None)[:2] == ("[INFO] High error rate", "#439fe0")
 
 
-def test_a_name_is_text_and_nothing_else() -> None:
-    """It neither links, nor mentions, nor calls everybody, nor begins a line of its own."""
+def test_markup_and_mentions_in_names_are_escaped() -> None:
+    """A name cannot add a link, a mention or a line."""
     body = message(
         event(
             title="<!channel> & <http://evil|bank>\n[CRITICAL] x",
@@ -95,15 +95,15 @@ def test_a_name_is_text_and_nothing_else() -> None:
 
 
 @given(st.text(alphabet=st.sampled_from("&<>@here \n\ud800x"), max_size=400), st.integers(1, 20))
-def test_a_message_is_as_long_as_slack_takes_it(text: str, times: int) -> None:
-    """However long the text is, and however much of it has to be written otherwise."""
+def test_long_text_is_escaped_and_truncated(text: str, times: int) -> None:
+    """Any text is escaped, and truncated to the limits of Slack."""
     long = text * times
     body = message(event(title=long, message=long, subject=Subject("key", long, long)))
     (attachment,) = body["attachments"]
-    shown = [body["text"], attachment["text"], attachment["footer"]]
-    shown += [field["value"] for field in attachment["fields"]]
+    texts = [body["text"], attachment["text"], attachment["footer"]]
+    texts += [field["value"] for field in attachment["fields"]]
 
     assert len(body["text"]) <= 180
     assert len(attachment["text"]) <= 3000
-    for each in shown:
-        assert not re.search(r"[<>\n\ud800]|&(?!(?:amp|lt|gt);)|@here\b", each)
+    for shown in texts:
+        assert not re.search(r"[<>\n\ud800]|&(?!(?:amp|lt|gt);)|@here\b", shown)

@@ -1,16 +1,17 @@
-"""Which addresses are public, and who is kept from the others."""
+"""Protection against server-side request forgery."""
 
 from __future__ import annotations
 
 import socket
 from ipaddress import IPv4Address, IPv6Address
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.alerts import sinks
-from tokenpulse_mw.alerts.sinks.ssrf import find_public, is_public
+from tokenpulse_mw.alerts.sinks.ssrf import is_public, resolve_public
 
 from ...support.receiver import Receiver
 from .events import event
@@ -56,8 +57,6 @@ PRIVATE = [
     "ff02::1",
     "ff0e::1",
 ]
-
-
 PUBLIC = [
     "1.1.1.1",
     "93.184.215.14",
@@ -71,51 +70,50 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_what_is_inside_is_not_public(address: str) -> None:
-    """Whichever way it is written, and whatever it is wrapped into."""
+def test_private_address_is_not_public(address: str) -> None:
+    """Private and reserved addresses are not public, also if IPv6 embeds them."""
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_what_is_outside_is_public(address: str) -> None:
-    """IPv4, IPv6, and IPv4 in IPv6."""
+def test_public_address_is_public(address: str) -> None:
+    """Public addresses are IPv4, IPv6, or IPv4 embedded in IPv6."""
     assert is_public(address)
 
 
-def test_what_is_no_address_is_not_public() -> None:
-    """Nothing is let through because it could not be read."""
+def test_host_name_is_not_public() -> None:
+    """Text that is not an address is not public."""
     assert not is_public("hooks.test")
 
 
 @given(st.ip_addresses(v=4))
-def test_an_address_stays_what_it_is_in_other_clothes(address: IPv4Address) -> None:
-    """No wrapping of an IPv4 address into IPv6 makes it public."""
+def test_embedded_address_is_public_if_the_ipv4_address_is(address: IPv4Address) -> None:
+    """An IPv6 address that embeds an IPv4 address is public only if that one is."""
     number = int(address)
-    clothes = [
+    embedding = [
         IPv6Address((0xFFFF << 32) + number),
         IPv6Address((0x64FF9B << 96) + number),
         IPv6Address((0x2002 << 112) + (number << 80)),
     ]
 
-    assert {is_public(str(each)) for each in clothes} == {is_public(str(address))}
+    results = {is_public(str(ipv6_address)) for ipv6_address in embedding}
+    assert results == {is_public(str(address))}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "169.254.169.254", "[::ffff:10.0.0.1]"])
-def test_a_private_address_is_refused_when_the_sink_is_built(host: str) -> None:
-    """Where the URL is an address itself, nothing needs to be looked up."""
-    with pytest.raises(ValueError, match="is no public address: give a public one, or allow"):
+def test_private_address_in_the_url_is_rejected(host: str) -> None:
+    """The constructor rejects a URL with a private address."""
+    with pytest.raises(ValueError, match=r"must be public .*: use a public address, or allow"):
         sinks.WebhookSink(f"http://{host}/x", allow_private=False)
 
 
-def test_a_public_address_is_not_refused() -> None:
-    """It need not have a name."""
+def test_public_address_in_the_url_is_accepted() -> None:
+    """The constructor accepts a URL with a public address."""
     sinks.WebhookSink("https://1.1.1.1/x", allow_private=False)
 
 
-def test_a_transport_of_others_cannot_keep_the_promise() -> None:
-    """It may connect wherever it likes."""
-    httpx2 = pytest.importorskip("httpx2")
-
+def test_transport_without_private_addresses_is_rejected() -> None:
+    """`allow_private=False` excludes a transport, which could connect to any address."""
     with pytest.raises(ValueError, match="leave out transport, or allow private"):
         sinks.SlackSink(
             "https://h.test", allow_private=False, transport=httpx2.AsyncHTTPTransport()
@@ -124,14 +122,12 @@ def test_a_transport_of_others_cannot_keep_the_promise() -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "0x7f.1", "2130706433", "127.1"])
 @pytest.mark.anyio
-async def test_a_name_that_leads_inside_is_refused_when_it_is_looked_up(host: str) -> None:
-    """Before anything is connected to; and the error does not tell where it leads."""
+async def test_host_with_a_private_address_is_rejected_before_connecting(host: str) -> None:
+    """An attempt is rejected before it connects, and the error does not show the address."""
     with Receiver() as receiver:
         sink = sinks.WebhookSink(f"http://{host}:{receiver.port}/x", allow_private=False)
 
-        with pytest.raises(
-            sinks.Rejected, match="leads to an address that is not public"
-        ) as caught:
+        with pytest.raises(sinks.Rejected, match="has an address that is not public") as caught:
             await sink(event())
 
     assert receiver.received == []
@@ -139,24 +135,24 @@ async def test_a_name_that_leads_inside_is_refused_when_it_is_looked_up(host: st
 
 
 @pytest.mark.anyio
-async def test_an_address_is_its_own_name() -> None:
-    """And is given once, though it can be asked for in several ways."""
-    assert await find_public("1.1.1.1", 443) == ["1.1.1.1"]
+async def test_address_resolves_to_itself() -> None:
+    """An address resolves to itself, without duplicates."""
+    assert await resolve_public("1.1.1.1", 443) == ["1.1.1.1"]
 
 
 @pytest.mark.anyio
-async def test_one_private_address_among_public_ones_is_one_too_many(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The connection would be to any of them; of public ones four are enough."""
-    answers = [f"1.1.1.{number}" for number in range(6)]
+async def test_host_with_any_private_address_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most four addresses are returned, but all of them are checked."""
+    addresses = [f"1.1.1.{number}" for number in range(6)]
 
-    def look_up(*arguments: object, **options: object) -> list[tuple[object, ...]]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, 443)) for each in answers]
+    def getaddrinfo(*arguments: object, **options: object) -> list[tuple[object, ...]]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in addresses
+        ]
 
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    assert await find_public("hooks.test", 443) == answers[:4]
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert await resolve_public("hooks.test", 443) == addresses[:4]
 
-    answers.append("10.0.0.1")
+    addresses.append("10.0.0.1")
     with pytest.raises(sinks.Rejected):
-        await find_public("hooks.test", 443)
+        await resolve_public("hooks.test", 443)

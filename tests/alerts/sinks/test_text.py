@@ -1,4 +1,4 @@
-"""Text of others in alerts: harmless, and no longer than it may be."""
+"""Sanitized text of alerts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tokenpulse_mw.alerts.sinks.text import single_line
 
 
 @given(st.text(), st.integers(3, 20))
-def test_text_is_short_and_without_control_characters(text: str, longest: int) -> None:
-    """Whatever it was, it can be shown and sent."""
-    shown = single_line(text + "\ud800\x1b", longest)
+def test_any_text_is_truncated_without_control_characters(text: str, longest: int) -> None:
+    """The result has at most `longest` characters, and no control characters or surrogates."""
+    line = single_line(text + "\ud800\x1b", longest)
 
-    assert len(shown) <= longest
-    assert not [each for each in shown if unicodedata.category(each) in ("Cc", "Cs")]
+    assert len(line) <= longest
+    assert not [char for char in line if unicodedata.category(char) in ("Cc", "Cs")]
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "line"),
     [
         ("k1", "k1"),
         ("a\r\nb", "a  b"),
@@ -31,6 +31,6 @@ def test_text_is_short_and_without_control_characters(text: str, longest: int) -
         ("0123456789a", "0123456..."),
     ],
 )
-def test_what_is_ordinary_stays(text: str, shown: str) -> None:
-    """Control characters become spaces, and what turns the writing direction is left out."""
-    assert single_line(text, 10) == shown
+def test_only_special_characters_are_replaced(text: str, line: str) -> None:
+    """Control characters become spaces, and bidirectional ones are removed."""
+    assert single_line(text, 10) == line

@@ -1,4 +1,4 @@
-"""WebhookSink: what a receiver gets."""
+"""WebhookSink: signed requests according to Standard Webhooks."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from ...support.clock import FakeClock
 from ...support.receiver import Receiver
 from .events import event
 
-SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+OTHER_SECRET = "whsec_" + base64.b64encode(bytes(24)).decode()
 
 
 @pytest.mark.anyio
-async def test_a_receiver_gets_the_event_and_can_check_it() -> None:
-    """The official verifier takes what a real server was sent."""
-    told = event(message="K\u00e9y \u26a1 <k1>")
+async def test_request_has_the_event_and_a_valid_signature() -> None:
+    """The library of Standard Webhooks verifies the request that a receiver gets."""
+    fired = event(message="K\u00e9y \u26a1 <k1>")
     with Receiver() as receiver:
         sink = WebhookSink(receiver.url, secret=SECRET)
-        await sink(told)
+        await sink(fired)
         await sink.aclose()
 
     (request,) = receiver.received
     assert Webhook(SECRET).verify(request.body, dict(request.headers)) == {
         "type": "alert.fired",
         "timestamp": "2026-01-02T03:04:05.678Z",
-        "data": told.to_dict(),
+        "data": fired.to_dict(),
     }
 
 
 @pytest.mark.anyio
-async def test_each_attempt_has_the_same_id_and_its_own_time() -> None:
-    """A receiver knows the id of what it has already, and refuses signatures that are old."""
-    now = FakeClock(1000.9)
+async def test_attempts_have_the_same_id_and_different_timestamps() -> None:
+    """The id identifies duplicates, and the timestamp of each attempt is current."""
+    clock = FakeClock(1000.9)
     with Receiver() as receiver:
-        sink = WebhookSink(receiver.url, secret=SECRET, wall=now)
+        sink = WebhookSink(receiver.url, secret=SECRET, wall=clock)
         await sink(event())
-        now.now = time.time()
+        clock.now = time.time()
         await sink(event())
         await sink.aclose()
 
@@ -56,8 +57,8 @@ async def test_each_attempt_has_the_same_id_and_its_own_time() -> None:
 
 
 @pytest.mark.anyio
-async def test_without_a_secret_there_is_no_signature() -> None:
-    """What cannot be checked does not look as if it could."""
+async def test_request_without_a_secret_has_no_signature() -> None:
+    """Without a secret the request has the additional headers, but no signature."""
     with Receiver() as receiver:
         sink = WebhookSink(receiver.url, headers={"X-Team": "ops"})
         await sink(event())
@@ -68,42 +69,32 @@ async def test_without_a_secret_there_is_no_signature() -> None:
     assert headers["x-team"] == "ops"
 
 
-KEY = bytes(range(32))
-
-
-SIGNING_SECRET = "whsec_" + base64.b64encode(KEY).decode()
-
-
-OTHER = "whsec_" + base64.b64encode(bytes(24)).decode()
-
-
 @given(st.binary(min_size=24, max_size=64), st.text(), st.booleans())
-def test_a_receiver_can_check_who_sent_it(key: bytes, text: str, padded: bool) -> None:
-    """Whatever the secret and the body, with the padding of base64 or without."""
+def test_signature_is_valid_for_the_signed_body_only(key: bytes, text: str, padded: bool) -> None:
+    """Any secret, with or without padding, signs any body, and no other body verifies."""
     secret = "whsec_" + base64.b64encode(key).decode()
     body = text.encode()
 
-    headers = sign(
-        parse_secrets(secret if padded else secret.rstrip("=")), "evt_1", int(time.time()), body
-    )
+    keys = parse_secrets(secret if padded else secret.rstrip("="))
+    headers = sign(keys, "evt_1", int(time.time()), body)
 
     Webhook(secret).verify(body, headers, json_parse=False)
     with pytest.raises(WebhookVerificationError):
         Webhook(secret).verify(body + b" ", headers, json_parse=False)
 
 
-def test_while_secrets_are_changed_both_are_good() -> None:
-    """Each gives a signature, so receivers may change when they like."""
-    headers = sign(parse_secrets([SIGNING_SECRET, OTHER]), "evt_1", int(time.time()), b"{}")
+def test_several_secrets_give_a_signature_each() -> None:
+    """A receiver can verify the request with any of the secrets, but not with another."""
+    headers = sign(parse_secrets([SECRET, OTHER_SECRET]), "evt_1", int(time.time()), b"{}")
 
-    for secret in (SIGNING_SECRET, OTHER):
+    for secret in (SECRET, OTHER_SECRET):
         Webhook(secret).verify(b"{}", headers)
     with pytest.raises(WebhookVerificationError):
         Webhook(base64.b64encode(b"x" * 32).decode()).verify(b"{}", headers)
 
 
-def test_without_a_secret_nothing_is_signed() -> None:
-    """The event still has its id and time."""
+def test_headers_without_a_secret_have_id_and_timestamp() -> None:
+    """Without a secret the headers are the id and the timestamp."""
     assert sign(parse_secrets(None), "evt_1", 5, b"{}") == {
         "webhook-id": "evt_1",
         "webhook-timestamp": "5",
@@ -115,8 +106,8 @@ def test_without_a_secret_nothing_is_signed() -> None:
     [
         ([], "leave secret out"),
         ("", "does not begin"),
-        (SIGNING_SECRET.removeprefix("whsec_"), "does not begin"),
-        ([SIGNING_SECRET, None], "does not begin"),
+        (SECRET.removeprefix("whsec_"), "does not begin"),
+        ([SECRET, None], "does not begin"),
         (b"whsec_", "does not begin"),
         ("whsec_", "of 0 bytes"),
         ("whsec_hunter2!", "not base64"),
@@ -126,8 +117,8 @@ def test_without_a_secret_nothing_is_signed() -> None:
         ("whsec_" + base64.b64encode(bytes(65)).decode(), "of 65 bytes"),
     ],
 )
-def test_a_secret_of_another_form_is_refused(secret: object, message: str) -> None:
-    """The error says how to make one, and does not show the one that was given."""
+def test_invalid_secret_is_rejected_and_not_shown(secret: object, message: str) -> None:
+    """The error shows how to create a secret, and does not quote the invalid one."""
     with pytest.raises(ValueError, match=message) as caught:
         parse_secrets(secret)  # type: ignore[arg-type]
     assert "urandom(32)" in str(caught.value)

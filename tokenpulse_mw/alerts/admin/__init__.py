@@ -1,4 +1,4 @@
-"""The admin API: what people on call read of alerts, and change while the gateway runs."""
+"""Admin API of the alert engine: reads and changes alerts, silences and thresholds over HTTP."""
 
 from .routes import alert_routes
 

@@ -1,4 +1,4 @@
-"""The alerts: what is wrong, what was, and who has seen it."""
+"""Operations on alerts: list, details, acknowledgement."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from ..store.records import SEVERITIES, STATES, AlertRecord
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import choice, cursor, integer, subject, text
-from .serializers import Covers, alert, covered, details
+from .serializers import alert, details
 
 
-async def list_alerts(asked: AdminRequest) -> AdminResponse:
-    """A page of alerts, the newest first."""
-    page = await asked.engine.store.alerts(**asked.query)
-    covers = _covers(asked)
-    return AdminResponse(schemas.AlertPage([alert(each, covers) for each in page.items], page.next))
+async def list_alerts(request: AdminRequest) -> AdminResponse:
+    """Return a page of alerts, newest first."""
+    engine = request.engine
+    page = await engine.store.alerts(**request.query)
+    alerts = [alert(record, engine.controls) for record in page.items]
+    return AdminResponse(schemas.AlertPage(alerts, page.next))
 
 
-async def get_alert(asked: AdminRequest) -> AdminResponse:
-    """One alert, and what happened to it."""
-    store, alert_id = asked.engine.store, asked.request.path_params["id"]
-    record = await store.alert(alert_id)
+async def get_alert(request: AdminRequest) -> AdminResponse:
+    """Return an alert with its transitions."""
+    engine, alert_id = request.engine, request.http.path_params["id"]
+    record = await engine.store.alert(alert_id)
     if record is None:
         raise not_found("alert")
-    return AdminResponse(details(record, _covers(asked), await store.transitions(alert_id)))
+    transitions = await engine.store.transitions(alert_id)
+    return AdminResponse(details(record, engine.controls, transitions))
 
 
-async def acknowledge_alert(asked: AdminRequest) -> AdminResponse:
-    """Note that somebody has seen an alert."""
-    alert_id = asked.request.path_params["id"]
-    controls = asked.engine.controls
-    return _now(asked, await controls.acknowledge(alert_id, by=asked.by, note=asked.body.note))
+async def acknowledge_alert(request: AdminRequest) -> AdminResponse:
+    """Acknowledge an alert."""
+    alert_id = request.http.path_params["id"]
+    record = await request.engine.controls.acknowledge(
+        alert_id, by=request.author, note=request.body.note
+    )
+    return _alert(request, record)
 
 
-async def unacknowledge_alert(asked: AdminRequest) -> AdminResponse:
-    """Take back that somebody has seen an alert."""
-    alert_id = asked.request.path_params["id"]
-    return _now(asked, await asked.engine.controls.unacknowledge(alert_id))
+async def unacknowledge_alert(request: AdminRequest) -> AdminResponse:
+    """Remove the acknowledgement of an alert."""
+    alert_id = request.http.path_params["id"]
+    return _alert(request, await request.engine.controls.unacknowledge(alert_id))
 
 
-def _now(asked: AdminRequest, record: AlertRecord | None) -> AdminResponse:
+def _alert(request: AdminRequest, record: AlertRecord | None) -> AdminResponse:
     if record is None:
         raise not_found("alert")
-    return AdminResponse(alert(record, _covers(asked)))
-
-
-def _covers(asked: AdminRequest) -> Covers:
-    return covered(asked.engine.controls)
+    return AdminResponse(alert(record, request.engine.controls))
 
 
 OPERATIONS = (
@@ -54,22 +54,22 @@ OPERATIONS = (
         method="GET",
         path="",
         handle=list_alerts,
-        summary="Alerts, the newest first",
+        summary="List alerts, newest first",
         response_type=schemas.AlertPage,
         query=(
-            choice("state", "Only those in this state", STATES),
-            choice("severity", "Only those of this severity", SEVERITIES),
-            text("type", "Only those of this type, such as error_spike"),
-            subject("subject", "Only those about this one, as kind:id"),
-            integer("limit", "How many at most", most=1000, default=100),
-            cursor("cursor", "The next of the page before"),
+            choice("state", "State of the alerts", STATES),
+            choice("severity", "Severity of the alerts", SEVERITIES),
+            text("type", "Type of the alerts, such as error_spike"),
+            subject("subject", "Subject of the alerts as kind:id, such as provider:claude"),
+            integer("limit", "Maximum number of alerts", maximum=1000, default=100),
+            cursor("cursor", "`next` of the previous page"),
         ),
     ),
     Operation(
         method="GET",
         path="/{id}",
         handle=get_alert,
-        summary="One alert, and what happened to it",
+        summary="Return an alert with its transitions",
         response_type=schemas.AlertDetails,
         error_statuses=(404,),
     ),
@@ -77,7 +77,7 @@ OPERATIONS = (
         method="POST",
         path="/{id}/ack",
         handle=acknowledge_alert,
-        summary="Note that somebody has seen an alert: nobody is reminded of it any more",
+        summary="Acknowledge an alert and stop its reminders",
         response_type=schemas.Alert,
         body_type=schemas.AcknowledgementBody,
         optional=True,
@@ -87,7 +87,7 @@ OPERATIONS = (
         method="POST",
         path="/{id}/unack",
         handle=unacknowledge_alert,
-        summary="Take back that somebody has seen an alert",
+        summary="Remove the acknowledgement of an alert",
         response_type=schemas.Alert,
         error_statuses=(404,),
     ),

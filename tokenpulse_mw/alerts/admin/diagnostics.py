@@ -1,4 +1,4 @@
-"""What helps before and after a change: a dry run, a test alert, and what there is to change."""
+"""Operations on the engine: dry run, test alert, and lists of rules, sinks and dead letters."""
 
 from __future__ import annotations
 
@@ -10,71 +10,70 @@ from ..sinks.text import single_line
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import integer
-from .serializers import finding, when
+from .serializers import finding, to_datetime
 from .thresholds import Body, parse_thresholds
 
-_LONGEST = 500  # characters of what a sink says
+_MAX_ERROR_CHARS = 500  # of the error of a sink
 
 
-async def evaluate(asked: AdminRequest) -> AdminResponse:
-    """What a round would find now; nothing comes of it."""
-    tried = parse_thresholds(asked.engine.thresholds, asked.body, schemas.EvaluationBody)
-    findings = [finding(each) for each in await asked.engine.dry_run(tried.thresholds)]
-    return AdminResponse(schemas.Evaluation(findings))
+async def evaluate(request: AdminRequest) -> AdminResponse:
+    """Return the findings of an evaluation without changing any state."""
+    change = parse_thresholds(request.engine.thresholds, request.body, schemas.EvaluationBody)
+    findings = await request.engine.dry_run(change.thresholds)
+    return AdminResponse(schemas.Evaluation([finding(result) for result in findings]))
 
 
-async def list_rules(asked: AdminRequest) -> AdminResponse:
-    """The rules that are asked in every round."""
-    rules = [schemas.RuleOfEngine(name, _about(rule)) for name, rule in asked.engine.rules.items()]
-    return AdminResponse(schemas.Rules(rules))
-
-
-async def list_sinks(asked: AdminRequest) -> AdminResponse:
-    """Where alerts are told."""
-    waiting = asked.engine.queue_length()
+async def list_rules(request: AdminRequest) -> AdminResponse:
+    """Return the rules."""
+    rules = request.engine.rules.items()
     return AdminResponse(
-        schemas.Sinks([schemas.SinkOfEngine(*name, number) for name, number in waiting.items()])
+        schemas.Rules([schemas.Rule(name, _description(rule)) for name, rule in rules])
     )
 
 
-async def list_dead_letters(asked: AdminRequest) -> AdminResponse:
-    """Notifications that were given up."""
-    dead = [
+async def list_sinks(request: AdminRequest) -> AdminResponse:
+    """Return the sinks and the lengths of their queues."""
+    lengths = request.engine.queue_length().items()
+    return AdminResponse(
+        schemas.Sinks([schemas.Sink(*labels, length) for labels, length in lengths])
+    )
+
+
+async def list_dead_letters(request: AdminRequest) -> AdminResponse:
+    """Return the dead letters."""
+    dead_letters = [
         schemas.DeadLetter(
-            id=each.notification.id,
-            sink=each.notification.sink,
-            alert_id=each.notification.alert_id,
-            fingerprint=each.notification.fingerprint,
-            attempts=each.notification.attempts,
-            created_at=when(each.notification.created_at),
-            at=when(each.at),
-            error=each.error,
-            event=each.notification.event,
+            id=dead_letter.notification.id,
+            sink=dead_letter.notification.sink,
+            alert_id=dead_letter.notification.alert_id,
+            fingerprint=dead_letter.notification.fingerprint,
+            attempts=dead_letter.notification.attempts,
+            created_at=to_datetime(dead_letter.notification.created_at),
+            at=to_datetime(dead_letter.at),
+            error=dead_letter.error,
+            event=dead_letter.notification.event,
         )
-        for each in await asked.engine.store.dead_letters(asked.query["limit"])
+        for dead_letter in await request.engine.store.dead_letters(request.query["limit"])
     ]
-    return AdminResponse(schemas.DeadLetters(dead))
+    return AdminResponse(schemas.DeadLetters(dead_letters))
 
 
-async def test_sink(asked: AdminRequest) -> AdminResponse:
-    """Tell one sink a test alert."""
-    engine, sink = asked.engine, asked.body.sink
+async def test_sink(request: AdminRequest) -> AdminResponse:
+    """Send a test alert to a sink."""
+    engine, sink = request.engine, request.body.sink
     if sink not in engine.sinks:
         raise invalid((("sink",), f"must be one of {', '.join(engine.sinks) or 'none'}"))
-    wrong = await engine.test(sink)
-    if wrong is not None:
+    error = await engine.test(sink)
+    if error is not None:
         raise ProblemError(
-            502, f"{sink} did not take the test alert: {single_line(wrong, _LONGEST)}."
+            502, f"Test alert not accepted by {sink}: {single_line(error, _MAX_ERROR_CHARS)}."
         )
     return AdminResponse(schemas.TestResult(sink, ok=True))
 
 
-def _about(rule: Rule) -> str:
-    """The first line of what a rule says of itself."""
+def _description(rule: Rule) -> str:
+    """Return the first line of a rule's docstring."""
     return (getdoc(rule) or "").partition("\n")[0]
-
-
-_NEWEST = (integer("limit", "How many at most", most=1000, default=100),)
 
 
 OPERATIONS = (
@@ -82,7 +81,7 @@ OPERATIONS = (
         method="POST",
         path="/evaluate",
         handle=evaluate,
-        summary="What a round would find now, and with other thresholds; nothing changes",
+        summary="Evaluate all rules, with other thresholds if given, without changing any state",
         body_type=schemas.EvaluationBody,
         raw_type=Body,
         optional=True,
@@ -92,29 +91,29 @@ OPERATIONS = (
         method="GET",
         path="/rules",
         handle=list_rules,
-        summary="The rules that are asked in every round",
+        summary="List rules in the order of evaluation",
         response_type=schemas.Rules,
     ),
     Operation(
         method="GET",
         path="/sinks",
         handle=list_sinks,
-        summary="Where alerts are told, and how many notifications wait",
+        summary="List sinks and the lengths of their queues",
         response_type=schemas.Sinks,
     ),
     Operation(
         method="GET",
         path="/deliveries/dead",
         handle=list_dead_letters,
-        summary="Notifications that were given up, the newest first",
+        summary="List dead letters, newest first",
         response_type=schemas.DeadLetters,
-        query=_NEWEST,
+        query=(integer("limit", "Maximum number of dead letters", maximum=1000, default=100),),
     ),
     Operation(
         method="POST",
         path="/test",
         handle=test_sink,
-        summary="Tell one sink a test alert, at once and once",
+        summary="Send a test alert to one sink, in one attempt past its queue",
         body_type=schemas.TestBody,
         response_type=schemas.TestResult,
         error_statuses=(502,),

@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI 3.1), made from what the router and the checks go by."""
+"""OpenAPI 3.1 description of the admin API, generated from its operations."""
 
 from __future__ import annotations
 
@@ -16,24 +16,33 @@ from .operation import Operation
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
-_ALWAYS = (401, 403, 422, 503)
-_WITH_BODY = (400, 413, 415)
+_COMMON_STATUSES = (401, 403, 422, 503)
+_BODY_STATUSES = (400, 413, 415)
+_CROSS_SITE = "Forbidden: the request is cross-site, or authorization failed"
+_DESCRIPTION = (
+    "Reads and changes alerts, silences and thresholds. Times are RFC 3339 in UTC, and names are "
+    "in snake_case. Errors are problem details (RFC 9457)."
+)
 
 
 def describe(operations: Sequence[Operation], prefix: str) -> Json:
-    """All there is to know to use the API."""
+    """Return the OpenAPI document of `operations` below `prefix`."""
     types = {
-        each for op in operations for each in (op.response_type, op.body_type) if each is not None
+        body_type
+        for operation in operations
+        for body_type in (operation.response_type, operation.body_type)
+        if body_type is not None
     }
-    ordered = sorted(types | {schemas.Problem}, key=lambda each: str(each.__name__))
+    ordered = sorted(types | {schemas.Problem}, key=lambda body_type: str(body_type.__name__))
     refs, components = msgspec.json.schema_components(ordered, ref_template=_REF)
-    known = dict(zip(ordered, refs, strict=True))
+    schema_of = dict(zip(ordered, refs, strict=True))
     paths: dict[str, Json] = {}
-    for each in operations:
-        paths.setdefault(prefix + each.path, {})[each.method.lower()] = _operation(each, known)
+    for operation in operations:
+        path = paths.setdefault(prefix + operation.path, {})
+        path[operation.method.lower()] = _operation(operation, schema_of)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Alerts", "version": "1", "description": _ABOUT},
+        "info": {"title": "Alerts", "version": "1", "description": _DESCRIPTION},
         "security": [{"bearer": []}],
         "paths": paths,
         "components": {
@@ -43,59 +52,52 @@ def describe(operations: Sequence[Operation], prefix: str) -> Json:
     }
 
 
-def _operation(operation: Operation, known: dict[Any, Json]) -> Json:
-    described: Json = {
+def _operation(operation: Operation, schema_of: dict[Any, Json]) -> Json:
+    description: Json = {
         "operationId": getattr(operation.handle, "__name__", operation.path),
         "summary": operation.summary,
         "parameters": list(_parameters(operation)),
-        "responses": _responses(operation, known),
+        "responses": _responses(operation, schema_of),
     }
     if operation.body_type is not None:
-        content = {"application/json": {"schema": known[operation.body_type]}}
-        described["requestBody"] = {"required": not operation.optional, "content": content}
-    return described
+        content = {"application/json": {"schema": schema_of[operation.body_type]}}
+        description["requestBody"] = {"required": not operation.optional, "content": content}
+    return description
 
 
 def _parameters(operation: Operation) -> Iterator[Json]:
-    text: Json = {"type": "string"}
+    string: Json = {"type": "string"}
     for name in re.findall(r"{(\w+)}", operation.path):
-        yield {"name": name, "in": "path", "required": True, "schema": text}
-    for each in operation.query:
+        yield {"name": name, "in": "path", "required": True, "schema": string}
+    for parameter in operation.query:
         yield {
-            "name": each.name,
+            "name": parameter.name,
             "in": "query",
-            "description": each.about,
-            "schema": each.schema,
+            "description": parameter.description,
+            "schema": parameter.schema,
         }
     for name, required in operation.conditions.items():
-        yield {"name": name, "in": "header", "required": required, "schema": text}
+        yield {"name": name, "in": "header", "required": required, "schema": string}
 
 
-def _responses(operation: Operation, known: dict[Any, Json]) -> Json:
-    fine: Json = {"description": HTTPStatus(operation.status).phrase}
+def _responses(operation: Operation, schema_of: dict[Any, Json]) -> Json:
+    success: Json = {"description": HTTPStatus(operation.status).phrase}
     if operation.headers:
-        fine["headers"] = {name: {"schema": {"type": "string"}} for name in operation.headers}
+        success["headers"] = {name: {"schema": {"type": "string"}} for name in operation.headers}
     if operation.response_type is not None:
-        fine["content"] = {"application/json": {"schema": known[operation.response_type]}}
+        success["content"] = {"application/json": {"schema": schema_of[operation.response_type]}}
     changes = operation.method != "GET"
-    refusals = {*_ALWAYS, *operation.error_statuses, *(_WITH_BODY if changes else ())}
-    problem = {PROBLEM_JSON: {"schema": known[schemas.Problem]}}
+    errors = {*_COMMON_STATUSES, *operation.error_statuses, *(_BODY_STATUSES if changes else ())}
+    problem = {PROBLEM_JSON: {"schema": schema_of[schemas.Problem]}}
     responses = {
-        str(operation.status): fine,
-        **{str(status): _refusal(status, problem) for status in sorted(refusals)},
+        str(operation.status): success,
+        **{str(status): _error(status, problem) for status in sorted(errors)},
     }
     if changes:
         responses["403"]["description"] = _CROSS_SITE
     return responses
 
 
-def _refusal(status: int, problem: Json) -> Json:
-    described: Json = {"description": HTTPStatus(status).phrase}
-    return described if status == 304 else {**described, "content": problem}
-
-
-_CROSS_SITE = "Forbidden: a cross-site request, or the authorization cannot be verified"
-_ABOUT = (
-    "Times are RFC 3339 in UTC, and names are in snake_case. Whatever is refused is answered with "
-    "problem details (RFC 9457)."
-)
+def _error(status: int, problem: Json) -> Json:
+    description: Json = {"description": HTTPStatus(status).phrase}
+    return description if status == 304 else {**description, "content": problem}

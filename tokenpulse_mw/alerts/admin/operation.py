@@ -1,4 +1,4 @@
-"""What a request may ask for, and what comes of it: the router and the description go by this."""
+"""Operations of the admin API; the router and the OpenAPI description use them."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from ..engine import AlertEngine
 from ..sinks.text import single_line
 from .parameters import Parameter
 
-_NOBODY = "unknown"
-_LONGEST_NAME = 100  # characters
+_UNKNOWN_AUTHOR = "unknown"
+_MAX_AUTHOR_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class AdminRequest:
-    """A request that may be done.
+    """An authorized and validated request.
 
     Attributes:
-        engine: Whose alerts it is about.
-        request: As it came.
-        name: Who asks, as far as the authorization knows; else empty.
-        query: The value of each parameter.
-        body: What the operation takes.
+        engine: The alert engine.
+        http: The HTTP request.
+        name: Name of the caller as returned by `authorize`; empty if it returned True.
+        query: Values of the query parameters by name.
+        body: The decoded body, or None.
     """
 
     engine: AlertEngine
-    request: Request
+    http: Request
     name: str
     query: Mapping[str, Any]
     body: Any
 
     @property
-    def by(self) -> str:
-        """Who asks: whoever is known is not asked for a name."""
-        return self.called(getattr(self.body, "by", ""))
+    def author(self) -> str:
+        """Author of a change: the name of the caller, else the field `by` of the body."""
+        return self.author_or(getattr(self.body, "by", ""))
 
-    def called(self, by: str) -> str:
-        """The same, where the body says `by`."""
-        return single_line(self.name or by, _LONGEST_NAME) or _NOBODY
+    def author_or(self, by: str) -> str:
+        """Return the name of the caller, else `by`, else "unknown"."""
+        return single_line(self.name or by, _MAX_AUTHOR_CHARS) or _UNKNOWN_AUTHOR
 
 
 @dataclass(frozen=True, slots=True)
 class AdminResponse:
-    """What is given, with which status and headers; None is no body."""
+    """Value, status and headers of a response; None is sent as an empty body."""
 
     value: object = None
     status: int = 200
@@ -58,19 +58,19 @@ class Operation:
     """One method of one path.
 
     Attributes:
-        method: GET is HEAD as well.
-        path: Below the prefix.
-        handle: Does it. It may raise `RefusedError` and `StoreError`.
-        summary: One line for people.
-        response_type: The type of what it answers, or None.
-        status: When all is well.
-        body_type: The type of its body, or None.
-        raw_type: The type that its body is read as, where `handle` checks it against `body_type`.
-        optional: The body may be left out.
-        query: What its query may have.
-        conditions: The headers that it heeds, and whether it must have them.
-        headers: Those of the answer.
-        error_statuses: What it answers besides, when not all is well.
+        method: HTTP method; GET includes HEAD.
+        path: Path below the prefix.
+        handle: Handles the request. It may raise `ProblemError` and `StoreError`.
+        summary: Summary in OpenAPI.
+        response_type: Type of the response body, or None.
+        status: Status of success.
+        body_type: Type of the request body, or None.
+        raw_type: Type that the body is decoded as if `handle` validates it against `body_type`.
+        optional: True if the body may be omitted.
+        query: Query parameters.
+        conditions: Names of the request headers in use, and True if the header is required.
+        headers: Names of the response headers.
+        error_statuses: Other statuses, except those that every operation has.
     """
 
     method: str

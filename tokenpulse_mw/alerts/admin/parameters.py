@@ -1,4 +1,4 @@
-"""What may stand in a query, and what was asked for by it."""
+"""Query parameters of the admin API."""
 
 from __future__ import annotations
 
@@ -12,107 +12,108 @@ from ...web.problems import Error, invalid
 from ..store.paging import from_cursor
 from .schemas import Schema
 
-_LONGEST_SHOWN = 100  # characters of a wrong value
+_MAX_VALUE_CHARS = 100  # of an invalid value in an error
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One name of a query.
+    """One query parameter.
 
     Attributes:
-        name: In the query.
-        about: What it asks for.
-        schema: What it may be.
-        read: Gives its value, or raises a `ValueError` that says what was expected.
-        default: Its value where it is left out.
+        name: Name in the query.
+        description: Description in OpenAPI.
+        schema: JSON Schema in OpenAPI.
+        read: Returns the value of the text, or raises `ValueError` with the expected value.
+        default: Value if the parameter is missing.
     """
 
     name: str
-    about: str
+    description: str
     schema: Schema
     read: Callable[[str], Any]
     default: Any = None
 
 
-def choice(name: str, about: str, choices: Sequence[str]) -> Parameter:
-    """One of some words."""
+def choice(name: str, description: str, choices: Sequence[str]) -> Parameter:
+    """Return a parameter that is one of `choices`."""
 
     def read(text: str) -> str:
         if text not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
         return text
 
-    return Parameter(name, about, {"type": "string", "enum": list(choices)}, read)
+    return Parameter(name, description, {"type": "string", "enum": list(choices)}, read)
 
 
-def integer(name: str, about: str, *, most: int, default: int) -> Parameter:
-    """A number from 1 on."""
+def integer(name: str, description: str, *, maximum: int, default: int) -> Parameter:
+    """Return a parameter that is an integer from 1 to `maximum`."""
 
     def read(text: str) -> int:
         number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
-        if not 1 <= number <= most:
-            raise ValueError(f"must be a whole number from 1 to {most}")
+        if not 1 <= number <= maximum:
+            raise ValueError(f"must be an integer from 1 to {maximum}")
         return number
 
-    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
-    return Parameter(name, about, schema, read, default)
+    schema = {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
+    return Parameter(name, description, schema, read, default)
 
 
-def text(name: str, about: str) -> Parameter:
-    """Anything."""
-    return Parameter(name, about, {"type": "string"}, str)
+def text(name: str, description: str) -> Parameter:
+    """Return a parameter that is any string."""
+    return Parameter(name, description, {"type": "string"}, str)
 
 
-def subject(name: str, about: str) -> Parameter:
-    """Somebody, as `kind:id`."""
+def subject(name: str, description: str) -> Parameter:
+    """Return a parameter that is a subject as `kind:id`."""
 
     def read(text: str) -> str:
         if ":" not in text:
-            raise ValueError("must be the kind and the id, such as provider:claude")
+            raise ValueError("must be kind:id, such as provider:claude")
         return text
 
-    return Parameter(name, about, {"type": "string", "pattern": ":"}, read)
+    return Parameter(name, description, {"type": "string", "pattern": ":"}, read)
 
 
-def cursor(name: str, about: str) -> Parameter:
-    """Where a page begins."""
+def cursor(name: str, description: str) -> Parameter:
+    """Return a parameter that is the cursor of a page."""
 
     def read(text: str) -> str:
         try:
             from_cursor(text)
         except ValueError:
             raise ValueError(
-                "must be the `next` of the page before; leave it out to begin with the newest"
+                "must be `next` of the previous page (omit it for the first page)"
             ) from None
         return text
 
-    return Parameter(name, about, {"type": "string"}, read)
+    return Parameter(name, description, {"type": "string"}, read)
 
 
 def read_query(request: Request, parameters: Sequence[Parameter]) -> dict[str, Any]:
-    """The value of each parameter.
+    """Return the value of each parameter.
 
     Raises:
-        RefusedError: One is wrong, or there twice, or there is no such parameter: whoever
-            misspells a filter must not believe that nothing is wrong.
+        ProblemError: A parameter is invalid, repeated or unknown. If a misspelled filter were
+            ignored, its page would be misleading.
     """
-    given, known = request.query_params, {each.name: each for each in parameters}
+    query, known = request.query_params, {parameter.name: parameter for parameter in parameters}
+    names = ", ".join(known) or "none"
     errors: list[Error] = [
-        (("query", name), f"is no parameter: there are {', '.join(known) or 'none'}")
-        for name in given
+        (("query", name), f"is not a known parameter (known parameters: {names})")
+        for name in query
         if name not in known
     ]
-    values = {each.name: each.default for each in parameters}
-    for name in known.keys() & given.keys():
+    values = {parameter.name: parameter.default for parameter in parameters}
+    for name in known.keys() & query.keys():
         try:
-            (only,) = given.getlist(name)
+            (text,) = query.getlist(name)
         except ValueError:
-            errors.append((("query", name), "must be given once"))
+            errors.append((("query", name), "must not be repeated"))
             continue
         try:
-            values[name] = known[name].read(only)
+            values[name] = known[name].read(text)
         except ValueError as error:
-            errors.append((("query", name), f"{error}, got {only[:_LONGEST_SHOWN]!r}"))
+            errors.append((("query", name), f"{error}, got {text[:_MAX_VALUE_CHARS]!r}"))
     if errors:
         raise invalid(*errors)
     return values

@@ -1,4 +1,4 @@
-"""The routes of the admin API."""
+"""Routes of the admin API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import read_query
 from .serializers import as_json
 
-# Those of a single alert come last: its id could be any of the names before.
+logger = logging.getLogger("tokenpulse_mw.alerts")
+
+# Those of a single alert are last, because its path `/{id}` matches the other paths too.
 OPERATIONS = (
     *thresholds.OPERATIONS,
     *silences.OPERATIONS,
@@ -37,30 +39,29 @@ def alert_routes(
     authorize: Authorize,
     prefix: str = "/admin/alerts",
 ) -> list[Route]:
-    """Alerts, acknowledgements, thresholds and silences, to be read and changed over HTTP.
+    """Return routes that read and change alerts, silences and thresholds.
 
-    `GET {prefix}/openapi.json` describes them all. What is let in is left out of request metrics
-    and alerts. Every path below `prefix` is answered, so that no token comes to a catch-all route
-    of the application, and from there to whomever it asks.
+    `GET {prefix}/openapi.json` returns their OpenAPI description. Authorized requests are excluded
+    from request metrics and alerts. Unknown paths below `prefix` get a 404, so that no token
+    reaches a catch-all route of the application, and from there a vendor.
 
     Args:
-        engine: Whose they are.
-        authorize: Says of a request whether it is let in: True, or the name of whoever asks, which
-            is kept with what they change; False, None and an empty name are refused. It may be
-            async. Where it raises, nobody is let in.
-        prefix: Where the routes begin.
+        engine: The alert engine.
+        authorize: Function of the request, async or not, that returns True or the name of the
+            caller, which is stored with the changes. False, None and an empty name are rejected
+            with 401, and an exception with 403.
+        prefix: Path of the routes.
 
     Raises:
-        ValueError: `authorize` cannot be called: these routes are not for everyone. Or `prefix`
-            is no path.
+        ValueError: `authorize` is not callable, or `prefix` is not a path.
     """
     if not prefix.startswith("/") or prefix.endswith("/") or "{" in prefix:
         raise ValueError(f"prefix must be a path such as /admin/alerts, got {prefix!r}")
     guard = Guard(authorize, of="alert_routes")
     paths: dict[str, list[Operation]] = {}
-    for each in (_description(prefix), *OPERATIONS):
-        paths.setdefault(each.path, []).append(each)
-    known = [
+    for operation in (_openapi(prefix), *OPERATIONS):
+        paths.setdefault(operation.path, []).append(operation)
+    routes = [
         Route(
             prefix + path,
             Endpoint(operations, engine=engine, guard=guard),
@@ -68,31 +69,30 @@ def alert_routes(
         )
         for path, operations in paths.items()
     ]
-    others = Endpoint((), engine=engine, guard=guard)
-    return [*known, Route(prefix + "/{path:path}", others, name="nothing")]
+    not_found = Endpoint((), engine=engine, guard=guard)
+    return [*routes, Route(prefix + "/{path:path}", not_found, name="not_found")]
 
 
-def _description(prefix: str) -> Operation:
-    described = describe(OPERATIONS, prefix)
+def _openapi(prefix: str) -> Operation:
+    description = describe(OPERATIONS, prefix)
 
-    async def get_openapi(asked: AdminRequest) -> AdminResponse:
-        root = asked.request.scope.get("root_path")
-        return AdminResponse({**described, "servers": [{"url": root}]} if root else described)
+    async def get_openapi(request: AdminRequest) -> AdminResponse:
+        root = request.http.scope.get("root_path")
+        return AdminResponse({**description, "servers": [{"url": root}]} if root else description)
 
     return Operation(
-        method="GET", path="/openapi.json", handle=get_openapi, summary="This description"
+        method="GET",
+        path="/openapi.json",
+        handle=get_openapi,
+        summary="Return the OpenAPI description of this API",
     )
 
 
-logger = logging.getLogger("tokenpulse_mw.alerts")
-
-
 class Endpoint:
-    """An ASGI application that does what some operations of one path say.
+    """ASGI application of the operations of one path; without operations, every request gets 404.
 
-    Whoever asks is let in first, or not; before that nothing of the request is looked at. What is
-    let in is left out of request metrics and alerts. Where there are no operations, there is
-    nothing of that path.
+    Authorization comes first: nothing else of the request is read before it. Authorized requests
+    are excluded from request metrics and alerts.
     """
 
     def __init__(
@@ -102,47 +102,47 @@ class Endpoint:
         engine: AlertEngine,
         guard: Guard,
     ) -> None:
-        self._operations = {each.method: each for each in operations}
+        self._operations = {operation.method: operation for operation in operations}
         if "GET" in self._operations:
             self._operations["HEAD"] = self._operations["GET"]
         self._engine = engine
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Send the response of one request."""
         request = Request(scope, receive)
         try:
             name = await self._guard.authorize(request)
             drop_exchange(scope)
-            response = _response(await self._do(request, name))
-        except ProblemError as refused:
-            response = problem_response(refused)
+            response = _response(await self._handle(request, name))
+        except ProblemError as problem:
+            response = problem_response(problem)
         except StoreError as error:
-            logger.error("the alerts cannot be shown or changed: %s", error)
+            logger.error("alert store failed, admin request refused: error=%s", error)
             response = problem_response(
-                ProblemError(503, "The store of the alerts fails; see the log.")
+                ProblemError(503, "Service unavailable: the alert store failed; see the log.")
             )
         await response(scope, receive, send)
 
-    async def _do(self, request: Request, name: str) -> AdminResponse:
+    async def _handle(self, request: Request, name: str) -> AdminResponse:
         if not self._operations:
-            raise ProblemError(
-                404, "There is nothing of this path; openapi.json says what there is."
-            )
+            raise ProblemError(404, "Not found: openapi.json lists all paths.")
         operation = self._operations.get(request.method)
         if operation is None:
-            allow = {"allow": ", ".join(self._operations)}
-            raise ProblemError(405, f"There is {allow['allow']}.", headers=allow)
+            allow = ", ".join(self._operations)
+            raise ProblemError(
+                405, f"Method not allowed. Allowed methods: {allow}.", headers={"allow": allow}
+            )
         query, body = read_query(request, operation.query), None
         if request.method not in ("GET", "HEAD"):
-            takes = operation.raw_type or operation.body_type
-            body = await read_body(request, takes, optional=operation.optional)
+            body_type = operation.raw_type or operation.body_type
+            body = await read_body(request, body_type, optional=operation.optional)
         await self._engine.controls.catch_up()
         return await operation.handle(AdminRequest(self._engine, request, name, query, body))
 
 
-def _response(answer: AdminResponse) -> Response:
-    headers = {"cache-control": "no-store", **answer.headers}
-    if answer.value is None:
-        return Response(status_code=answer.status, headers=headers)
-    return Response(as_json(answer.value), answer.status, headers, "application/json")
+def _response(response: AdminResponse) -> Response:
+    headers = {"cache-control": "no-store", **response.headers}
+    if response.value is None:
+        return Response(status_code=response.status, headers=headers)
+    return Response(as_json(response.value), response.status, headers, "application/json")

@@ -1,4 +1,4 @@
-"""What the admin API gives; its description is made from this."""
+"""Bodies of requests and responses; the OpenAPI schemas are generated from them."""
 
 from __future__ import annotations
 
@@ -12,35 +12,41 @@ from ..lifecycle import NAMES
 from ..store.records import Severity, State
 from ..thresholds import Flag, Range, Thresholds
 
+Schema = dict[str, Any]
+
 
 def schema_of(allowed: Range | Flag) -> Schema:
-    """What a threshold may be."""
+    """Return the JSON Schema of a threshold."""
     if isinstance(allowed, Flag):
         return {"type": "boolean"}
     kind = "integer" if allowed.whole else "number"
-    least = {"exclusiveMinimum": 0} if allowed.least is None else {"minimum": allowed.least}
+    minimum = {"exclusiveMinimum": 0} if allowed.least is None else {"minimum": allowed.least}
     kinds = [kind, "null"] if allowed.optional else kind
-    return {"type": kinds, **least, "maximum": allowed.most}
+    return {"type": kinds, **minimum, "maximum": allowed.most}
 
 
-SOME: Schema = {
+SOME_THRESHOLDS: Schema = {
     "type": "object",
-    "properties": {each.name: schema_of(each.metadata["allowed"]) for each in fields(Thresholds)},
+    "properties": {
+        threshold.name: schema_of(threshold.metadata["allowed"]) for threshold in fields(Thresholds)
+    },
     "additionalProperties": False,
 }
+ALL_THRESHOLDS: Schema = {**SOME_THRESHOLDS, "required": list(Thresholds.fields())}
 
-
-ALL: Schema = {**SOME, "required": list(Thresholds.fields())}
-
-
-_Values = Annotated[dict[str, Any], Meta(extra_json_schema=ALL)]
-
-
+_Values = Annotated[dict[str, Any], Meta(extra_json_schema=ALL_THRESHOLDS)]
+_All = Annotated[Raw, Meta(extra_json_schema=ALL_THRESHOLDS)]
+_Some = Annotated[Raw, Meta(extra_json_schema=SOME_THRESHOLDS)]
 _Time = Annotated[datetime, Meta(tz=True)]
+_Text = Annotated[str, Meta(max_length=1000)]
+_Author = Annotated[str, Meta(max_length=100)]
+_Label = Annotated[str, Meta(max_length=100, extra_json_schema={"enum": list(NAMES)})]
+_Pattern = Annotated[str, Meta(max_length=200)]
+_Seconds = Annotated[float, Meta(gt=0, le=10 * 366 * 86_400)]
 
 
 class Subject(Struct):
-    """Whom an alert is about."""
+    """Subject of an alert, such as a key, a tenant or a provider."""
 
     kind: str
     id: str
@@ -48,7 +54,7 @@ class Subject(Struct):
 
 
 class Acknowledgement(Struct):
-    """Who has seen an alert."""
+    """Author, time and note of an acknowledgement."""
 
     by: str
     at: _Time
@@ -56,7 +62,7 @@ class Acknowledgement(Struct):
 
 
 class Alert(Struct, kw_only=True):
-    """One episode of an alert; `silenced_by` is the silence that covers it now."""
+    """One episode of an alert; `silenced_by` is the id of an active silence that matches it."""
 
     id: str
     fingerprint: str
@@ -80,7 +86,7 @@ class Alert(Struct, kw_only=True):
 
 
 class Transition(Struct):
-    """What happened to an alert."""
+    """Transition of an alert."""
 
     transition: str
     severity: Severity
@@ -89,20 +95,20 @@ class Transition(Struct):
 
 
 class AlertDetails(Alert, kw_only=True):
-    """One episode of an alert, and what happened to it, the oldest first."""
+    """One episode of an alert with its transitions, oldest first."""
 
     transitions: list[Transition]
 
 
 class AlertPage(Struct):
-    """Some alerts, the newest first, and the cursor of those that follow, if any do."""
+    """Page of alerts, newest first; `next` is the cursor of the next page, null on the last."""
 
     alerts: list[Alert]
     next: str | None
 
 
 class CurrentThresholds(Struct):
-    """The thresholds that hold; the version is null until somebody sets some."""
+    """Thresholds in force; `version` is null until thresholds are set at run time."""
 
     version: int | None
     updated_at: _Time | None
@@ -111,7 +117,7 @@ class CurrentThresholds(Struct):
 
 
 class ThresholdsVersion(Struct):
-    """Thresholds as somebody set them."""
+    """Version of the thresholds."""
 
     version: int
     updated_at: _Time
@@ -120,13 +126,13 @@ class ThresholdsVersion(Struct):
 
 
 class ThresholdsHistory(Struct):
-    """The thresholds that were set, the newest first."""
+    """Versions of the thresholds, newest first."""
 
     versions: list[ThresholdsVersion]
 
 
 class Finding(Struct, kw_only=True):
-    """What a rule finds; without severity it would not fire, but not end an alert either."""
+    """Finding of a rule; with severity null it fires no alert, but keeps a firing one open."""
 
     fingerprint: str
     type: str
@@ -141,39 +147,39 @@ class Finding(Struct, kw_only=True):
 
 
 class Evaluation(Struct):
-    """What a round would find."""
+    """Findings of an evaluation."""
 
     findings: list[Finding]
 
 
-class RuleOfEngine(Struct):
-    """A rule, and what it says of itself."""
+class Rule(Struct):
+    """Rule with its description."""
 
     name: str
     description: str
 
 
 class Rules(Struct):
-    """The rules that are asked in every round."""
+    """Rules in the order of evaluation."""
 
-    rules: list[RuleOfEngine]
+    rules: list[Rule]
 
 
-class SinkOfEngine(Struct):
-    """A sink, and how many notifications wait for it."""
+class Sink(Struct):
+    """Sink with the number of its queued notifications."""
 
     name: str
     waiting: int
 
 
 class Sinks(Struct):
-    """Where alerts are told."""
+    """Sinks of the engine."""
 
-    sinks: list[SinkOfEngine]
+    sinks: list[Sink]
 
 
 class DeadLetter(Struct, kw_only=True):
-    """A notification that was given up: since when, and why."""
+    """Notification that is not retried any more, with the time and the last error."""
 
     id: str
     sink: str
@@ -187,20 +193,29 @@ class DeadLetter(Struct, kw_only=True):
 
 
 class DeadLetters(Struct):
-    """Notifications that were given up, the newest first."""
+    """Dead letters, newest first."""
 
     dead_letters: list[DeadLetter]
 
 
 class TestResult(Struct):
-    """The sink has taken the test alert."""
+    """Result of a test alert that the sink has accepted."""
 
     sink: str
     ok: bool
 
 
+class Matcher(Struct, forbid_unknown_fields=True):
+    """Matcher of alerts by a label; a regular expression must match the whole value."""
+
+    name: _Label
+    value: _Pattern
+    is_regex: bool = False
+    is_equal: bool = True
+
+
 class Silence(Struct):
-    """Alerts that all matchers pick are told to nobody, from one time to another."""
+    """Silence of alerts that match all matchers, from `starts_at` to `ends_at`."""
 
     id: str
     matchers: list[Matcher]
@@ -211,13 +226,13 @@ class Silence(Struct):
 
 
 class Silences(Struct):
-    """Silences that have not ended, by their start."""
+    """Pending and active silences by start time."""
 
     silences: list[Silence]
 
 
-class WrongValue(Struct):
-    """Where a wrong value stands, and what is wrong with it."""
+class InvalidValue(Struct):
+    """Location of an invalid value, and the error message."""
 
     loc: list[str | int]
     msg: str
@@ -230,86 +245,53 @@ class Problem(Struct, kw_only=True):
     title: str
     status: int
     detail: str
-    errors: list[WrongValue] | UnsetType = UNSET
+    errors: list[InvalidValue] | UnsetType = UNSET
     version: int | UnsetType | None = UNSET
 
 
-Schema = dict[str, Any]
+class _RequestBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of a request."""
 
 
-_All = Annotated[Raw, Meta(extra_json_schema=ALL)]
-
-
-_Some = Annotated[Raw, Meta(extra_json_schema=SOME)]
-
-
-_Text = Annotated[str, Meta(max_length=1000)]
-
-
-_Who = Annotated[str, Meta(max_length=100)]
-
-
-_Label = Annotated[str, Meta(max_length=100, extra_json_schema={"enum": list(NAMES)})]
-
-
-_Pattern = Annotated[str, Meta(max_length=200)]
-
-
-_Seconds = Annotated[float, Meta(gt=0, le=10 * 366 * 86_400)]
-
-
-class _Given(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a request holds."""
-
-
-class Matcher(Struct, forbid_unknown_fields=True):
-    """Picks alerts by a label; a pattern must match the whole value."""
-
-    name: _Label
-    value: _Pattern
-    is_regex: bool = False
-    is_equal: bool = True
-
-
-class AcknowledgementBody(_Given):
-    """Who has seen an alert, and what they say of it."""
+class AcknowledgementBody(_RequestBody):
+    """Note and author of an acknowledgement."""
 
     note: _Text = ""
-    by: _Who = ""
+    by: _Author = ""
 
 
-class AllThresholdsBody(_Given):
-    """Every threshold."""
+class AllThresholdsBody(_RequestBody):
+    """All thresholds, and the author of the change."""
 
     thresholds: _All
-    by: _Who = ""
+    by: _Author = ""
 
 
-class SomeThresholdsBody(_Given):
-    """Thresholds to be changed; the others stay as they are."""
+class SomeThresholdsBody(_RequestBody):
+    """Thresholds to change, and the author of the change; the others keep their values."""
 
     thresholds: _Some
-    by: _Who = ""
+    by: _Author = ""
 
 
-class EvaluationBody(_Given):
-    """Thresholds to be tried; the others are those that hold."""
+class EvaluationBody(_RequestBody):
+    """Thresholds to evaluate with; the others keep the values in force."""
 
     thresholds: _Some = field(default_factory=lambda: Raw(b"{}"))
 
 
-class TestBody(_Given):
-    """Which sink to tell a test alert."""
+class TestBody(_RequestBody):
+    """Name of the sink that receives the test alert."""
 
     sink: Annotated[str, Meta(max_length=1000)]
 
 
-class SilenceBody(_Given):
-    """Alerts that all matchers pick are told to nobody, until `ends_at` or for `duration`."""
+class SilenceBody(_RequestBody):
+    """Silence of alerts that match all matchers, until `ends_at` or for `duration` seconds."""
 
     matchers: Annotated[list[Matcher], Meta(min_length=1, max_length=20)]
     starts_at: _Time | None = None
     ends_at: _Time | None = None
     duration: _Seconds | None = None
     comment: _Text = ""
-    by: _Who = ""
+    by: _Author = ""

@@ -1,9 +1,9 @@
-"""What is kept, as the API shows it."""
+"""Conversion of stored records to bodies of responses."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,33 +16,28 @@ from ..store import records
 from . import schemas
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-_FIRST, _LAST = -62_135_596_800, 253_402_300_799  # seconds, from year 1 to year 9999
-
-
-Covers = Callable[[records.AlertRecord], str | None]
+_MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799  # years 1 to 9999
 
 
 def as_json(value: object) -> bytes:
-    """`value` as JSON; half a surrogate pair, as a tenant may have in its name, is replaced."""
+    """Return `value` as JSON; lone surrogates, as in the name of a tenant, are replaced."""
     plain = msgspec.to_builtins(value)
     text = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return replace_surrogates(text).encode()
 
 
-def when(seconds: float) -> datetime:
-    """A time of the store, as far as years have four digits."""
-    return _EPOCH + timedelta(seconds=min(max(seconds, _FIRST), _LAST))
+def to_datetime(seconds: float) -> datetime:
+    """Return a stored time as a date, limited to the years 1 to 9999."""
+    return _EPOCH + timedelta(seconds=min(max(seconds, _MIN_SECONDS), _MAX_SECONDS))
 
 
-def when_if(seconds: float | None) -> datetime | None:
-    """The same of a time that may be none."""
-    return None if seconds is None else when(seconds)
+def to_datetime_or_none(seconds: float | None) -> datetime | None:
+    """Return a stored time as a date, or None."""
+    return None if seconds is None else to_datetime(seconds)
 
 
-def alert(record: records.AlertRecord, covers: Covers) -> schemas.Alert:
-    """An alert, and the silence that covers it."""
+def alert(record: records.AlertRecord, controls: Controls) -> schemas.Alert:
+    """Return the body of an alert."""
     return schemas.Alert(
         id=record.id,
         fingerprint=record.fingerprint,
@@ -50,73 +45,75 @@ def alert(record: records.AlertRecord, covers: Covers) -> schemas.Alert:
         type=record.type,
         severity=record.severity,
         state=record.state,
-        **_found(record),
-        started_at=when(record.started_at),
-        fired_at=when_if(record.fired_at),
-        resolved_at=when_if(record.resolved_at),
+        **_finding_fields(record),
+        started_at=to_datetime(record.started_at),
+        fired_at=to_datetime_or_none(record.fired_at),
+        resolved_at=to_datetime_or_none(record.resolved_at),
         resolve_reason=record.resolve_reason,
-        since=when(record.since),
+        since=to_datetime(record.since),
         ack=_ack(record.ack),
-        silenced_by=covers(record),
+        silenced_by=_silenced_by(record, controls),
     )
 
 
 def details(
-    record: records.AlertRecord, covers: Covers, transitions: Iterable[records.TransitionRecord]
+    record: records.AlertRecord, controls: Controls, transitions: Iterable[records.TransitionRecord]
 ) -> schemas.AlertDetails:
-    """An alert, and what happened to it."""
-    shown = msgspec.structs.asdict(alert(record, covers))
-    happened = [
-        schemas.Transition(each.transition, each.severity, each.value, when(each.at))
-        for each in transitions
-    ]
-    return schemas.AlertDetails(**shown, transitions=happened)
+    """Return the body of an alert with its transitions."""
+    return schemas.AlertDetails(
+        **msgspec.structs.asdict(alert(record, controls)),
+        transitions=[
+            schemas.Transition(
+                transition.transition,
+                transition.severity,
+                transition.value,
+                to_datetime(transition.at),
+            )
+            for transition in transitions
+        ],
+    )
 
 
-def finding(found: lifecycle.Finding) -> schemas.Finding:
-    """What a rule has found."""
-    kept = finding_to_dict(found)
-    subject = schemas.Subject(**{name: str(each) for name, each in kept["subject"].items()})
+def finding(result: lifecycle.Finding) -> schemas.Finding:
+    """Return the body of a finding."""
+    values = finding_to_dict(result)
+    subject = schemas.Subject(**{name: str(text) for name, text in values["subject"].items()})
     names = ("type", "metric", "severity", "title", "message", "value", "metadata", "hold_for")
     return schemas.Finding(
-        fingerprint=found.fingerprint, subject=subject, **{name: kept[name] for name in names}
+        fingerprint=result.fingerprint, subject=subject, **{name: values[name] for name in names}
     )
 
 
-def silence(kept: records.Silence) -> schemas.Silence:
-    """A silence."""
+def silence(record: records.Silence) -> schemas.Silence:
+    """Return the body of a silence."""
     return schemas.Silence(
-        kept.id,
-        [schemas.Matcher(*each) for each in kept.matchers],
-        when(kept.starts_at),
-        when(kept.ends_at),
-        kept.created_by,
-        kept.comment,
+        record.id,
+        [schemas.Matcher(*matcher) for matcher in record.matchers],
+        to_datetime(record.starts_at),
+        to_datetime(record.ends_at),
+        record.created_by,
+        record.comment,
     )
 
 
-def covered(controls: Controls) -> Covers:
-    """Tells of an alert which silence covers it now; one that is over needs none."""
-
-    def covers(record: records.AlertRecord) -> str | None:
-        if record.state == "resolved":
-            return None
-        try:
-            return controls.silenced_by(finding_from_dict(record.finding))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None  # what was kept cannot be read; the engine has logged it
-
-    return covers
+def _silenced_by(record: records.AlertRecord, controls: Controls) -> str | None:
+    """Return the id of an active silence that matches an open alert, or None."""
+    if record.state == "resolved":
+        return None
+    try:
+        return controls.silenced_by(finding_from_dict(record.finding))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None  # the stored finding is malformed; the engine has logged it
 
 
-def _found(record: records.AlertRecord) -> dict[str, Any]:
-    """What the rule found; of what another version has kept, something may be missing."""
-    kept = record.finding
+def _finding_fields(record: records.AlertRecord) -> dict[str, Any]:
+    """Return the fields of the finding; other versions may have stored it without some."""
+    values = record.finding
     kind, _, identity = record.subject.partition(":")
-    subject, value, metadata = kept.get("subject"), kept.get("value"), kept.get("metadata")
+    subject, value, metadata = values.get("subject"), values.get("value"), values.get("metadata")
     name = subject.get("name") if isinstance(subject, Mapping) else ""
     return {
-        **{each: _text(kept.get(each)) for each in ("metric", "title", "message")},
+        **{field: _text(values.get(field)) for field in ("metric", "title", "message")},
         "subject": schemas.Subject(kind, identity, _text(name)),
         "value": number(value) if isinstance(value, int | float) else None,
         "metadata": metadata if isinstance(metadata, dict) else {},
@@ -128,4 +125,4 @@ def _text(value: object) -> str:
 
 
 def _ack(ack: records.Ack | None) -> schemas.Acknowledgement | None:
-    return None if ack is None else schemas.Acknowledgement(ack.by, when(ack.at), ack.note)
+    return None if ack is None else schemas.Acknowledgement(ack.by, to_datetime(ack.at), ack.note)

@@ -1,4 +1,4 @@
-"""Silences: what is told to nobody for a time, because somebody knows."""
+"""Operations on silences."""
 
 from __future__ import annotations
 
@@ -13,57 +13,55 @@ from .operation import AdminRequest, AdminResponse, Operation
 from .serializers import silence
 
 
-async def list_silences(asked: AdminRequest) -> AdminResponse:
-    """Silences that have not ended."""
-    return AdminResponse(
-        schemas.Silences([silence(each) for each in asked.engine.controls.silences])
-    )
+async def list_silences(request: AdminRequest) -> AdminResponse:
+    """Return the pending and active silences."""
+    silences = request.engine.controls.silences
+    return AdminResponse(schemas.Silences([silence(record) for record in silences]))
 
 
-async def get_silence(asked: AdminRequest) -> AdminResponse:
-    """One silence that has not ended."""
-    wanted = asked.request.path_params["id"]
-    for each in asked.engine.controls.silences:
-        if each.id == wanted:
-            return AdminResponse(silence(each))
+async def get_silence(request: AdminRequest) -> AdminResponse:
+    """Return a pending or active silence."""
+    silence_id = request.http.path_params["id"]
+    for record in request.engine.controls.silences:
+        if record.id == silence_id:
+            return AdminResponse(silence(record))
     raise not_found("silence")
 
 
-async def create_silence(asked: AdminRequest) -> AdminResponse:
-    """Tell nobody of some alerts for a time."""
-    body: schemas.SilenceBody = asked.body
+async def create_silence(request: AdminRequest) -> AdminResponse:
+    """Create a silence."""
+    body: schemas.SilenceBody = request.body
     matchers = [
-        Matcher(each.name, each.value, each.is_regex, each.is_equal) for each in body.matchers
+        Matcher(matcher.name, matcher.value, matcher.is_regex, matcher.is_equal)
+        for matcher in body.matchers
     ]
-    now = asked.engine.controls.now
+    controls = request.engine.controls
+    now = controls.now
     starts_at = now if body.starts_at is None else body.starts_at.timestamp()
     ends_at = starts_at + (body.duration or 0)
     if body.ends_at is not None:
         ends_at = body.ends_at.timestamp()
-    errors = [
-        *_wrong_matchers(matchers),
-        *_wrong_times(body, starts_at, ends_at, now),
-    ]
+    errors = [*_matcher_errors(matchers), *_time_errors(body, starts_at, ends_at, now)]
     if errors:
         raise invalid(*errors)
     try:
-        made = await asked.engine.controls.silence(
-            *matchers, starts_at=starts_at, ends_at=ends_at, by=asked.by, comment=body.comment
+        record = await controls.silence(
+            *matchers, starts_at=starts_at, ends_at=ends_at, by=request.author, comment=body.comment
         )
-    except ValueError as error:  # there are too many
+    except ValueError as error:  # too many silences
         raise ProblemError(409, f"{error}.") from None
-    place = f"{asked.request.url.path}/{made.id}"
-    return AdminResponse(silence(made), 201, {"location": quote(place, safe="/%")})
+    location = f"{request.http.url.path}/{record.id}"
+    return AdminResponse(silence(record), 201, {"location": quote(location, safe="/%")})
 
 
-async def delete_silence(asked: AdminRequest) -> AdminResponse:
-    """End a silence."""
-    if not await asked.engine.controls.unsilence(asked.request.path_params["id"]):
+async def delete_silence(request: AdminRequest) -> AdminResponse:
+    """Expire a silence."""
+    if not await request.engine.controls.unsilence(request.http.path_params["id"]):
         raise not_found("silence")
     return AdminResponse(status=204)
 
 
-def _wrong_matchers(matchers: list[Matcher]) -> Iterator[Error]:
+def _matcher_errors(matchers: list[Matcher]) -> Iterator[Error]:
     for number, matcher in enumerate(matchers):
         try:
             check_matchers([matcher])
@@ -71,16 +69,14 @@ def _wrong_matchers(matchers: list[Matcher]) -> Iterator[Error]:
             yield ("matchers", number), str(error)
 
 
-def _wrong_times(
+def _time_errors(
     body: schemas.SilenceBody, starts_at: float, ends_at: float, now: float
 ) -> Iterator[Error]:
     if (body.ends_at is None) == (body.duration is None):
-        yield ("ends_at",), "give either ends_at, or duration in seconds"
+        yield ("ends_at",), "send either ends_at or duration"
     elif ends_at <= max(starts_at, now):
-        yield (
-            ("ends_at" if body.duration is None else "duration",),
-            "must end in the future, and after it starts",
-        )
+        name = "ends_at" if body.duration is None else "duration"
+        yield (name,), "the end must be in the future and after the start"
 
 
 OPERATIONS = (
@@ -88,14 +84,14 @@ OPERATIONS = (
         method="GET",
         path="/silences",
         handle=list_silences,
-        summary="Silences that have not ended, by their start",
+        summary="List pending and active silences by start time",
         response_type=schemas.Silences,
     ),
     Operation(
         method="POST",
         path="/silences",
         handle=create_silence,
-        summary="Tell nobody of alerts that all matchers pick, for a time",
+        summary="Create a silence for alerts that match all matchers",
         body_type=schemas.SilenceBody,
         response_type=schemas.Silence,
         status=201,
@@ -106,7 +102,7 @@ OPERATIONS = (
         method="GET",
         path="/silences/{id}",
         handle=get_silence,
-        summary="One silence that has not ended",
+        summary="Return a pending or active silence",
         response_type=schemas.Silence,
         error_statuses=(404,),
     ),
@@ -114,7 +110,7 @@ OPERATIONS = (
         method="DELETE",
         path="/silences/{id}",
         handle=delete_silence,
-        summary="End a silence",
+        summary="Expire a silence",
         status=204,
         error_statuses=(404,),
     ),

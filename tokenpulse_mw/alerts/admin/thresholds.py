@@ -1,4 +1,4 @@
-"""The thresholds: read by all who may, changed only by those who know what they change."""
+"""Operations on thresholds; a change requires the ETag of the version that was read."""
 
 from __future__ import annotations
 
@@ -18,80 +18,92 @@ from ..thresholds import InvalidThresholds, Thresholds
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import integer
-from .serializers import when
+from .serializers import to_datetime
 
+Body = dict[str, Raw]
+
+_MAX_NUMBER_CHARS = 100  # of a number in JSON
 _VERSION = re.compile(r"[0-9]{1,15}")
+# An entity tag, or an empty element, of a list (RFC 9110, sections 5.6.1.2 and 8.8.3).
+_ELEMENT = re.compile(r'[ \t]*+(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)")?[ \t]*+(?:,|\Z)')
 
 
-async def get_thresholds(asked: AdminRequest) -> AdminResponse:
-    """Those that hold."""
-    answer = _current(asked.engine)
-    header = ",".join(asked.request.headers.getlist("if-none-match"))
+async def get_thresholds(request: AdminRequest) -> AdminResponse:
+    """Return the thresholds in force, or 304 if `If-None-Match` has their ETag."""
+    response = _current(request.engine)
+    header = ",".join(request.http.headers.getlist("if-none-match"))
     try:
-        known = tags_of(header).match_weakly(str(_version(asked.engine)))
+        unchanged = parse_tags(header).match_weakly(str(_version(request.engine)))
     except ValueError:
-        known = False
-    return AdminResponse(status=304, headers=answer.headers) if known else answer
+        unchanged = False
+    return AdminResponse(status=304, headers=response.headers) if unchanged else response
 
 
-async def put_thresholds(asked: AdminRequest) -> AdminResponse:
-    """Set every threshold."""
-    return await _set(asked, complete=True)
+async def put_thresholds(request: AdminRequest) -> AdminResponse:
+    """Set all thresholds."""
+    return await _set(request, complete=True)
 
 
-async def patch_thresholds(asked: AdminRequest) -> AdminResponse:
+async def patch_thresholds(request: AdminRequest) -> AdminResponse:
     """Set some thresholds."""
-    return await _set(asked, complete=False)
+    return await _set(request, complete=False)
 
 
-async def get_thresholds_history(asked: AdminRequest) -> AdminResponse:
-    """Those that were set."""
+async def get_thresholds_history(request: AdminRequest) -> AdminResponse:
+    """Return the versions of the thresholds."""
     versions = [
-        schemas.ThresholdsVersion(each.version, when(each.at), each.by, each.values)
-        for each in await asked.engine.store.history(asked.query["limit"])
+        schemas.ThresholdsVersion(
+            version.version, to_datetime(version.at), version.by, version.values
+        )
+        for version in await request.engine.store.history(request.query["limit"])
     ]
     return AdminResponse(schemas.ThresholdsHistory(versions))
 
 
-async def _set(asked: AdminRequest, *, complete: bool) -> AdminResponse:
-    engine = asked.engine
-    tags = _if_match(asked)
-    body = schemas.AllThresholdsBody if complete else schemas.SomeThresholdsBody
-    made, by = parse_thresholds(engine.thresholds, asked.body, body, complete=complete)
-    expected = _expected(tags, _version(engine), complete=complete)
-    wanted = ... if tags.every else expected or None
+async def _set(request: AdminRequest, *, complete: bool) -> AdminResponse:
+    engine = request.engine
+    tags = _if_match(request)
+    body_type = schemas.AllThresholdsBody if complete else schemas.SomeThresholdsBody
+    change = parse_thresholds(engine.thresholds, request.body, body_type, complete=complete)
+    version = _base_version(tags, _version(engine), complete=complete)
     try:
-        await engine.controls.set_thresholds(made, by=asked.called(by), expected=wanted)
+        await engine.controls.set_thresholds(
+            change.thresholds,
+            by=request.author_or(change.by),
+            expected=... if tags.any else version or None,
+        )
     except Conflict as conflict:
-        raise _stale(conflict.current or 0) from None
+        raise _precondition_failed(conflict.current or 0) from None
     return _current(engine)
 
 
-def _if_match(asked: AdminRequest) -> Tags:
-    header = asked.request.headers.getlist("if-match")
-    if not header:
+def _if_match(request: AdminRequest) -> Tags:
+    headers = request.http.headers.getlist("if-match")
+    if not headers:
         raise ProblemError(
-            428, "Send the ETag that you have read as If-Match, or * for whatever holds."
+            428,
+            "Precondition required: send If-Match with the ETag that you read, or * for any.",
         )
     try:
-        return tags_of(",".join(header))
+        return parse_tags(",".join(headers))
     except ValueError as error:
-        raise ProblemError(400, f"If-Match cannot be read: {error}.") from None
+        raise ProblemError(400, f"Invalid If-Match: {error}.") from None
 
 
-def _expected(tags: Tags, version: int, *, complete: bool) -> int:
-    """The version that the new thresholds are made from."""
+def _base_version(tags: Tags, version: int, *, complete: bool) -> int:
+    """Return the version that the change replaces."""
     if tags.match(str(version)):
         return version
     if complete and tags.strong and _VERSION.fullmatch(tags.strong[0]):
-        return int(tags.strong[0])  # the store may know of one that could not be used here
-    raise _stale(version)
+        # The store may have a version that is invalid here, and so was not put in force.
+        return int(tags.strong[0])
+    raise _precondition_failed(version)
 
 
-def _stale(version: int) -> ProblemError:
+def _precondition_failed(version: int) -> ProblemError:
     return ProblemError(
         412,
-        "Somebody else has set the thresholds: read them again.",
+        "Precondition failed: the thresholds have changed; read them again.",
         headers={"etag": quoted(version)},
         more={"version": version or None},
     )
@@ -104,15 +116,12 @@ def _version(engine: AlertEngine) -> int:
 
 def _current(engine: AlertEngine) -> AdminResponse:
     version, values = engine.controls.version, engine.thresholds.as_dict()
-    shown = (
+    body = (
         schemas.CurrentThresholds(None, None, None, values)
         if version is None
-        else schemas.CurrentThresholds(version.version, when(version.at), version.by, values)
+        else schemas.CurrentThresholds(version.version, to_datetime(version.at), version.by, values)
     )
-    return AdminResponse(shown, headers={"etag": quoted(_version(engine))})
-
-
-Body = dict[str, Raw]
+    return AdminResponse(body, headers={"etag": quoted(_version(engine))})
 
 
 _CHANGE: dict[str, Any] = {
@@ -124,13 +133,12 @@ _CHANGE: dict[str, Any] = {
     "error_statuses": (412, 428),
 }
 
-
 OPERATIONS = (
     Operation(
         method="GET",
         path="/thresholds",
         handle=get_thresholds,
-        summary="The thresholds that hold",
+        summary="Return the thresholds in force",
         response_type=schemas.CurrentThresholds,
         conditions={"If-None-Match": False},
         headers=("ETag",),
@@ -139,14 +147,14 @@ OPERATIONS = (
     Operation(
         method="PUT",
         handle=put_thresholds,
-        summary="Set every threshold",
+        summary="Set all thresholds",
         body_type=schemas.AllThresholdsBody,
         **_CHANGE,
     ),
     Operation(
         method="PATCH",
         handle=patch_thresholds,
-        summary="Set some thresholds, and leave the others as they are",
+        summary="Set some thresholds and keep the others",
         body_type=schemas.SomeThresholdsBody,
         **_CHANGE,
     ),
@@ -154,125 +162,122 @@ OPERATIONS = (
         method="GET",
         path="/thresholds/history",
         handle=get_thresholds_history,
-        summary="Who set which thresholds, the newest first",
+        summary="List versions of the thresholds, newest first",
         response_type=schemas.ThresholdsHistory,
-        query=(integer("limit", "How many at most", most=1000, default=100),),
+        query=(integer("limit", "Maximum number of versions", maximum=1000, default=100),),
     ),
 )
 
 
-# Elements of a list may be empty.
-_ELEMENT = re.compile(r'[ \t]*+(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)")?[ \t]*+(?:,|\Z)')
-
-
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What `If-Match` or `If-None-Match` lists.
+    """Entity tags of an `If-Match` or `If-None-Match` header.
 
     Attributes:
-        every: It is `*`, which is anything that there is.
-        strong: The tags, without their quotes, in their order.
-        weak: Those that are marked as weak.
+        any: True for `*`, which matches any version.
+        strong: Opaque tags of the strong entity tags, in their order.
+        weak: Opaque tags of the weak entity tags.
     """
 
-    every: bool = False
+    any: bool = False
     strong: tuple[str, ...] = ()
     weak: tuple[str, ...] = ()
 
     def match(self, tag: str) -> bool:
-        """Strong comparison, as `If-Match` asks for: a weak tag is the same as none."""
-        return self.every or tag in self.strong
+        """Return True if `tag` matches by strong comparison, as in `If-Match`."""
+        return self.any or tag in self.strong
 
     def match_weakly(self, tag: str) -> bool:
-        """Weak comparison, as `If-None-Match` asks for."""
+        """Return True if `tag` matches by weak comparison, as in `If-None-Match`."""
         return self.match(tag) or tag in self.weak
 
 
 def quoted(tag: str | int) -> str:
-    """A strong entity tag, as a header has it."""
+    """Return a strong entity tag as in a header."""
     return f'"{tag}"'
 
 
-def tags_of(header: str) -> Tags:
-    """The tags that a header lists.
+def parse_tags(header: str) -> Tags:
+    """Parse the entity tags of a header.
 
     Raises:
-        ValueError: It lists none, or something else.
+        ValueError: The header is not `*` or a list of at least one entity tag.
     """
     if header.strip(" \t") == "*":
-        return Tags(every=True)
+        return Tags(any=True)
     strong: list[str] = []
     weak: list[str] = []
-    at = 0
-    while at < len(header):
-        found = _ELEMENT.match(header, at)
-        if found is None:
+    position = 0
+    while position < len(header):
+        element = _ELEMENT.match(header, position)
+        if element is None:
             raise _malformed()
-        if found[2] is not None:
-            (weak if found[1] else strong).append(found[2])
-        at = found.end()
+        if element[2] is not None:
+            (weak if element[1] else strong).append(element[2])
+        position = element.end()
     if not strong and not weak:
         raise _malformed()
     return Tags(strong=tuple(strong), weak=tuple(weak))
 
 
 def _malformed() -> ValueError:
-    return ValueError('expected * or entity tags in their quotes, such as "3"')
-
-
-_LONGEST = 100  # characters of a number
+    return ValueError('expected * or quoted entity tags, such as "3"')
 
 
 class Change(NamedTuple):
-    """What a request makes of the thresholds, and who it says it is from."""
+    """Changed thresholds, and the author in the body."""
 
     thresholds: Thresholds
     by: str
 
 
 def parse_thresholds(
-    thresholds: Thresholds, body: Body, takes: type[Struct], *, complete: bool = False
+    thresholds: Thresholds, body: Body, body_type: type[Struct], *, complete: bool = False
 ) -> Change:
-    """A copy of `thresholds` with those that a request gives: all, where it is to be `complete`.
+    """Return a copy of `thresholds` with the changes of a request.
+
+    Args:
+        thresholds: The thresholds in force.
+        body: Body of the request.
+        body_type: Type that the body must match.
+        complete: Require all thresholds.
 
     Raises:
-        RefusedError: Tells of every field that is not as `takes` has it, of every threshold that
-            is none or missing, and of every wrong value.
+        ProblemError: Fields or thresholds are invalid, unknown or missing; it lists all of them.
     """
-    errors = list(_wrong(body, takes))
+    errors = list(_field_errors(body, body_type))
     if "thresholds" in body:
-        thresholds, wrong = _made(thresholds, body["thresholds"], complete=complete)
-        errors += wrong
+        thresholds, problems = _changed(thresholds, body["thresholds"], complete=complete)
+        errors += problems
     if errors:
         raise invalid(*errors)
     return Change(thresholds, msgspec.json.decode(body.get("by", b'""'), type=str))
 
 
-def _wrong(body: Body, takes: type[Struct]) -> Iterator[Error]:
-    """What is wrong with the fields of a body, one by one."""
-    fields = {each.name: each for each in msgspec.structs.fields(takes)}
-    yield from (((name,), "there is no such field") for name in body if name not in fields)
+def _field_errors(body: Body, body_type: type[Struct]) -> Iterator[Error]:
+    fields = {field.name: field for field in msgspec.structs.fields(body_type)}
+    yield from (((name,), "is not a known field") for name in body if name not in fields)
     for name, field in fields.items():
         if name in body:
             try:
                 msgspec.json.decode(body[name], type=field.type)
-            except ValueError as error:  # or no UTF-8
+            except ValueError as error:  # includes invalid UTF-8
                 yield (name,), str(error)
         elif field.default is NODEFAULT and field.default_factory is NODEFAULT:
             yield (name,), "is missing"
 
 
-def _made(thresholds: Thresholds, raw: Raw, *, complete: bool) -> tuple[Thresholds, list[Error]]:
+def _changed(thresholds: Thresholds, raw: Raw, *, complete: bool) -> tuple[Thresholds, list[Error]]:
     try:
-        given = msgspec.json.decode(raw, type=Body)
-    except ValueError:  # or no UTF-8
+        values = msgspec.json.decode(raw, type=Body)
+    except ValueError:  # includes invalid UTF-8
         return thresholds, [(("thresholds",), "must be an object")]
     names = Thresholds.fields()
-    problems = [(name, "is no threshold") for name in given if name not in names]
-    problems += [(name, "is missing") for name in names if complete and name not in given]
+    problems = [(name, "is not a threshold") for name in values if name not in names]
+    problems += [(name, "is missing") for name in names if complete and name not in values]
     try:
         thresholds = thresholds.changed(
-            **{name: _value(given[name]) for name in names if name in given}
+            **{name: _value(values[name]) for name in names if name in values}
         )
     except InvalidThresholds as error:
         problems += error.problems
@@ -280,14 +285,14 @@ def _made(thresholds: Thresholds, raw: Raw, *, complete: bool) -> tuple[Threshol
 
 
 def _value(raw: Raw) -> Any:
-    """A number, a bool or None; of anything else its text, which no threshold is."""
-    given = bytes(raw)
-    if len(given) <= _LONGEST:
+    """Return a number, a bool or None; other JSON as its text, which no threshold accepts."""
+    text = bytes(raw)
+    if len(text) <= _MAX_NUMBER_CHARS:
         with suppress(ValueError):
-            value = msgspec.json.decode(given, type=int | float | bool | None)
-            # JSON does not tell 1.0 from 1.
+            value = msgspec.json.decode(text, type=int | float | bool | None)
+            # JSON does not distinguish 1.0 from 1.
             return int(value) if isinstance(value, float) and value.is_integer() else value
-    return given[:_LONGEST].decode(errors="replace")
+    return text[:_MAX_NUMBER_CHARS].decode(errors="replace")
 
 
 def _error(name: str, problem: str) -> Error:

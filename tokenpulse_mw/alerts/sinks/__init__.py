@@ -1,4 +1,4 @@
-"""Where alerts are told: the log, webhooks, Slack and its like, Alertmanager."""
+"""Sinks of alert events: log, webhook, Slack, Alertmanager."""
 
 from .alertmanager import AlertmanagerSink
 from .base import Rejected, RetryLater

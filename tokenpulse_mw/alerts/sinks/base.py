@@ -1,4 +1,4 @@
-"""How a sink says that an event was not taken: never will be, or not yet."""
+"""Errors that sinks raise, and the protocols of HTTP clients and transports."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 
-class Rejected(Exception):  # noqa: N818 - it is what became of the event
-    """The receiver will never take this event, so to try again is of no use.
+class Rejected(Exception):  # noqa: N818 - named for the result of the delivery
+    """The receiver will never accept the event, so it is not retried.
 
     Attributes:
-        status: The HTTP status of the answer, where it was one that said so.
+        status: HTTP status of the response that rejected it, or None.
     """
 
     def __init__(self, reason: str, *, status: int | None = None) -> None:
@@ -18,11 +18,11 @@ class Rejected(Exception):  # noqa: N818 - it is what became of the event
         self.status = status
 
 
-class RetryLater(Exception):  # noqa: N818 - as above
-    """The receiver could not take this event now, and may do so later.
+class RetryLater(Exception):  # noqa: N818 - named for the result of the delivery
+    """The receiver did not accept the event now, but may accept it later.
 
     Attributes:
-        after: Seconds that the receiver asked us to wait, where it did.
+        after: Seconds to wait as requested by the receiver, or None.
     """
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
@@ -31,10 +31,10 @@ class RetryLater(Exception):  # noqa: N818 - as above
 
 
 class Transport(Protocol):
-    """A transport of httpx2, such as `httpx2.AsyncHTTPTransport(verify=..., proxy=...)`."""
+    """Transport of httpx2, such as `httpx2.AsyncHTTPTransport(verify=..., proxy=...)`."""
 
     async def handle_async_request(self, request: Any, /) -> Any:
-        """Send one request, and give the answer."""
+        """Send one request and return the response."""
         ...
 
     async def aclose(self) -> None:
@@ -42,10 +42,14 @@ class Transport(Protocol):
         ...
 
 
-class Post(Protocol):
-    """Sends to one place; `poster.Poster` says what it raises."""
+class PostClient(Protocol):
+    """HTTP client of one URL; `HttpClient` documents its errors.
 
-    place: str
+    Attributes:
+        origin: Scheme, host and port of the URL, without secrets.
+    """
+
+    origin: str
 
     async def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Make one attempt."""

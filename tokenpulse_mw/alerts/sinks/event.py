@@ -1,4 +1,4 @@
-"""What is told of an alert, and to whom."""
+"""Alert events, which sinks receive, and the protocol of a sink."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class AlertEvent:
 
     Attributes:
         transition: "fired", "escalated", "deescalated", "reminded" or "resolved".
-        finding: What is, or was, wrong; its severity is the alert's.
-        at: When, in seconds since the epoch.
-        id: The event's own, the same however often it is delivered: letters, digits, `_` and
-            `-`. It is derived from the rest where none is given.
-        alert_id: Of the episode that began with "fired", and ends with "resolved".
-        previous: The severity before "escalated" or "deescalated".
-        fired_at: When the episode began, in seconds since the epoch.
+        finding: The last finding; its severity is the alert's.
+        at: Time of the transition in seconds since the epoch.
+        id: Id of the event, the same in each attempt: letters, digits, `_` and `-`. Derived from
+            the other fields if empty.
+        alert_id: Id of the episode, from "fired" to "resolved".
+        previous: Severity before "escalated" or "deescalated".
+        fired_at: Start of the episode in seconds since the epoch.
 
     Raises:
-        ValueError: `id` would not fit into a header.
+        ValueError: `id` has invalid characters, or too many.
     """
 
     transition: Transition
@@ -51,19 +51,19 @@ class AlertEvent:
 
     @property
     def fingerprint(self) -> str:
-        """Which alert it is."""
+        """Fingerprint of the alert."""
         return self.finding.fingerprint
 
     @property
     def began(self) -> float:
-        """When the episode began, as far as is known, in seconds since the epoch."""
+        """Start of the episode in seconds since the epoch, at most `at`; `at` if unknown."""
         return self.at if self.fired_at is None else min(self.fired_at, self.at)
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as JSON has it; times are RFC 3339 in UTC.
+        """Return the event as JSON values; times are RFC 3339 in UTC.
 
-        Whatever a rule has put into its finding, what comes out can be written as JSON: text is
-        valid UTF-8, numbers are finite or None, and what JSON does not know is written as text.
+        Any finding becomes valid JSON: text is valid UTF-8, numbers are finite or None, and other
+        types become text.
         """
         finding = self.finding
         event = {
@@ -86,36 +86,36 @@ class AlertEvent:
         return {name: json_safe(value) for name, value in event.items()}
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> Self:
-        """The event that `to_dict` gave this of, as far as sinks can tell the difference.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the event that `to_dict` has converted.
 
         Raises:
-            ValueError: `told` is no event.
+            ValueError: `values` are not those of an event.
         """
         try:
-            value = told["value"]
+            value = values["value"]
             finding = Finding(
-                type=told["type"],
-                subject=Subject(**told["subject"]),
-                severity=told["severity"],
-                title=told["title"],
-                message=told["message"],
-                metric=told["metric"] or "",
+                type=values["type"],
+                subject=Subject(**values["subject"]),
+                severity=values["severity"],
+                title=values["title"],
+                message=values["message"],
+                metric=values["metric"] or "",
                 value=float("nan") if value is None else value,
-                metadata=told["metadata"],
+                metadata=values["metadata"],
             )
             return cls(
-                told["transition"],
+                values["transition"],
                 finding,
-                _seconds(told["at"]),
-                id=told["id"],
-                alert_id=told["alert_id"] or "",
-                previous=told["previous_severity"],
-                fired_at=None if told["fired_at"] is None else _seconds(told["fired_at"]),
+                _seconds(values["at"]),
+                id=values["id"],
+                alert_id=values["alert_id"] or "",
+                previous=values["previous_severity"],
+                fired_at=None if values["fired_at"] is None else _seconds(values["fired_at"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"an event must be what AlertEvent.to_dict() gives, got one with {error!r}"
+                f"event must be a result of AlertEvent.to_dict(), got one with {error!r}"
             ) from None
 
     def _derived_id(self) -> str:
@@ -125,22 +125,22 @@ class AlertEvent:
 
 
 class Sink(Protocol):
-    """Anything that can be called with an event, and awaited; a function that is not async will do.
+    """Function of an event, async or not, that returns when the receiver has accepted the event.
 
-    It returns when the event was taken. It raises `Rejected` where the event will never be, and
-    `Later` where it may be; whatever else it raises counts as `Later`.
+    It raises `Rejected` if the receiver will never accept the event, and `RetryLater` if it may
+    accept it later. Other exceptions count as `RetryLater`.
     """
 
     def __call__(self, event: AlertEvent, /) -> Awaitable[object] | None:
-        """Tell somebody."""
+        """Deliver one event."""
         ...
 
 
 def rfc3339(seconds: float) -> str:
-    """Seconds since the epoch as a date and time in UTC, to the millisecond.
+    """Return seconds since the epoch as date and time in UTC, in milliseconds.
 
     Raises:
-        ValueError: `seconds` is beyond the year 9999, or not finite.
+        ValueError: `seconds` is after the year 9999 or not finite.
     """
     try:
         moment = datetime.fromtimestamp(seconds, UTC)

@@ -1,4 +1,4 @@
-"""What the sinks that send by HTTP have in common."""
+"""Base class of sinks that send by HTTP, and checks of their arguments."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ import msgspec
 
 from ...secret import hide_arguments
 from ...validation import check_seconds
-from .base import Post, Rejected, Transport
-from .ssrf import check_public, find_public
+from .base import PostClient, Rejected, Transport
+from .ssrf import check_public, resolve_public
 
-_LONGEST_TIMEOUT = 600.0  # seconds
+_MAX_TIMEOUT_SECONDS = 600.0
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
+_RESERVED = {"connection", "content-length", "content-type", "host", "transfer-encoding"}
 
 
 class HttpSink:
-    """A sink that sends to one URL.
+    """Sink that sends to one URL.
 
     Raises:
-        ValueError: One of the settings cannot be, or httpx2 is not installed.
+        ValueError: An argument is invalid, or httpx2 is not installed.
     """
 
     @hide_arguments
@@ -36,7 +39,7 @@ class HttpSink:
         transport: Transport | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._poster = open_post(
+        self._client = create_client(
             type(self).__name__,
             url,
             timeout=timeout,
@@ -48,14 +51,14 @@ class HttpSink:
         self._wall = wall
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._poster.place!r})"
+        return f"{type(self).__name__}({self._client.origin!r})"
 
     async def aclose(self) -> None:
-        """Close the connections. The sink can still be used; it opens new ones then."""
-        await self._poster.aclose()
+        """Close the connections; the sink opens new ones if it is used again."""
+        await self._client.aclose()
 
 
-def open_post(
+def create_client(
     name: str,
     url: str,
     *,
@@ -65,85 +68,71 @@ def open_post(
     allow_private: bool = True,
     transport: Transport | None = None,
     wall: Callable[[], float] = time.time,
-) -> Post:
-    """Check the settings of the sink called `name`, and what it sends by; nothing is sent yet.
+) -> PostClient:
+    """Check the arguments of the sink called `name` and return its client.
 
     Raises:
-        ValueError: One of the settings cannot be, or httpx2 is not installed.
+        ValueError: An argument is invalid, or httpx2 is not installed.
     """
-    check_seconds("timeout", timeout, maximum=_LONGEST_TIMEOUT)
+    check_seconds("timeout", timeout, maximum=_MAX_TIMEOUT_SECONDS)
     checked = check_headers(headers)
     if transport is not None and not allow_private:
         raise ValueError(
-            "allow_private=False connects to the addresses that were checked, which a transport "
-            "of others need not do: leave out transport, or allow private addresses"
+            "transport must be None if allow_private is False, because a transport may connect to "
+            "other addresses than those that were checked: leave out transport, or allow private "
+            "addresses"
         )
-    need_httpx2(name)
+    require_httpx2(name)
     from .http_client import HttpClient
 
-    poster = HttpClient(
+    client = HttpClient(
         url,
         timeout=timeout,
         headers=checked,
         path=path,
-        find=None if allow_private else find_public,
+        resolve=None if allow_private else resolve_public,
         transport=transport,
         wall=wall,
     )
     if not allow_private:
-        check_public(poster.host)
-    return poster
+        check_public(client.host)
+    return client
 
 
-def need_httpx2(name: str) -> None:
-    """Refuse to build the sink called `name` where it could not send.
-
-    Raises:
-        ValueError: httpx2 is not installed.
-    """
+def require_httpx2(name: str) -> None:
+    """Raise ValueError if httpx2, which the sink called `name` needs, is not installed."""
     if find_spec("httpx2") is None:
         raise ValueError(f"{name} needs the package httpx2: pip install 'tokenpulse-mw[notify]'")
 
 
-def to_json(make: Callable[[], Any]) -> bytes:
-    """What `make` gives, as JSON in UTF-8.
+def to_json(build: Callable[[], Any]) -> bytes:
+    """Return the result of `build` as JSON in UTF-8.
 
     Raises:
-        Rejected: It cannot be made or written, and never will be.
+        Rejected: `build` fails, or JSON cannot represent its result; a retry would fail too.
     """
     try:
-        return msgspec.json.encode(make())
+        return msgspec.json.encode(build())
     except Exception as error:
-        raise Rejected(f"the event cannot be written as JSON ({type(error).__name__})") from error
-
-
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-
-
-_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
-
-
-_OURS = {"connection", "content-length", "content-type", "host", "transfer-encoding"}
+        raise Rejected(f"event cannot be encoded as JSON ({type(error).__name__})") from error
 
 
 def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """Headers with their names in lower case. Errors name a header, and never show its value.
+    """Return the headers with names in lower case. Errors do not show values.
 
     Raises:
-        ValueError: One cannot be sent, or is ours to set.
+        ValueError: A name or value is invalid, or the sink sets the header itself.
     """
     checked: dict[str, str] = {}
     for name, value in (headers or {}).items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            # What is not a name may be a whole line, with the value in it.
-            raise ValueError(
-                "the name of a header must be a word such as 'X-Team', without its value"
-            )
-        if name.lower() in _OURS or name.lower().startswith("webhook-"):
-            raise ValueError(f"the header {name!r} is set by the sink: leave it out of headers")
+            # An invalid name may be a whole line with a secret value, so it is not shown.
+            raise ValueError("name of a header must be a token such as 'X-Team', without the value")
+        if name.lower() in _RESERVED or name.lower().startswith("webhook-"):
+            raise ValueError(f"header {name!r} is set by the sink: leave it out of headers")
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
             raise ValueError(
-                f"the value of the header {name!r} must be printable ASCII on one line, "
+                f"value of the header {name!r} must be printable ASCII on one line, "
                 "without spaces around it"
             )
         checked[name.lower()] = value

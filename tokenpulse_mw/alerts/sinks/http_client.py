@@ -1,4 +1,4 @@
-"""One attempt to POST, by httpx2: only who has that installed may import this."""
+"""HTTP client that makes one attempt to POST; the only module that imports httpx2."""
 
 from __future__ import annotations
 
@@ -15,35 +15,40 @@ import httpx2
 
 from ...secret import Secret
 from .base import Rejected, RetryLater, Transport
-from .ssrf import Find
+from .ssrf import Resolve
 
 _LIMITS = httpx2.Limits(max_connections=8, max_keepalive_connections=2, keepalive_expiry=5)
-
-
-_MOST_READ = 4096  # bytes of an answer, counted after the first piece of it
+_MAX_BODY_BYTES = 4096  # of a response, after its first chunk
+_MAX_RETRY_AFTER_SECONDS = 3600.0  # a larger value may be a mistake, or an attack
+_RETRY_STATUSES = frozenset({408, 425, 429})  # client errors that may be temporary
+_PERMANENT_REDIRECTS = frozenset({301, 308})
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*{_LABEL}\.?")
+_EXPECTED = "must be 'http://' or 'https://', a host, an optional port from 1 to 65535, and a path"
 
 
 class HttpClient:
-    """Sends to one URL. Redirects, cookies and the environment's proxies have no say in it.
+    """HTTP client of one URL, without redirects, cookies and proxies of the environment.
 
-    It goes by httpx2's transport, not its client, which would write the whole URL to the log.
+    It uses a transport of httpx2 instead of its client, which logs the whole URL.
 
     Args:
-        url: Where to.
-        timeout: Seconds for one attempt, from looking up the host to the end of the answer.
-        headers: Sent each time, with names in lower case.
-        path: What the path must end in, and is added where it does not.
-        find: Gives the addresses to connect to, so that what was checked is what is used.
-            Without it the transport looks the host up.
-        transport: Someone else's, used in place of one of our own; not closed.
-        wall: Seconds since the epoch.
+        url: URL of the receiver.
+        timeout: Seconds for one attempt, from the lookup of the host to the end of the response.
+        headers: Headers of each request, with names in lower case.
+        path: Appended to the path of the URL, unless that ends with it.
+        resolve: Returns the addresses to connect to, so that the checked addresses are those in
+            use. If None, the transport looks up the host.
+        transport: Transport of the caller, which is not closed; a new one if None.
+        wall: Returns seconds since the epoch.
 
     Attributes:
-        place: Scheme, host and port, with no secret in it.
-        host: As DNS has it, or an address.
+        origin: Scheme, host and port of the URL, without secrets.
+        host: Host name or address of the URL.
 
     Raises:
-        ValueError: `url` is no URL of HTTP.
+        ValueError: `url` is not an HTTP URL.
     """
 
     def __init__(
@@ -53,20 +58,20 @@ class HttpClient:
         timeout: float,
         headers: Mapping[str, str],
         path: str = "",
-        find: Find | None = None,
+        resolve: Resolve | None = None,
         transport: Transport | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._to = parse(url).below(path) if path else parse(url)
-        self.place, self.host = self._to.place, self._to.host
+        self._destination = parse(url).below(path) if path else parse(url)
+        self.origin, self.host = self._destination.origin, self._destination.host
         self._timeout = timeout
-        sent = {"user-agent": "tokenpulse-mw", "content-type": "application/json"}
-        if authorization := self._to.authorization.reveal():
-            sent["authorization"] = authorization
-        self._headers = Secret(sent | dict(headers))
-        self._find = find
-        self._lent = transport
-        self._own: httpx2.AsyncHTTPTransport | None = None
+        defaults = {"user-agent": "tokenpulse-mw", "content-type": "application/json"}
+        if authorization := self._destination.authorization.reveal():
+            defaults["authorization"] = authorization
+        self._headers = Secret(defaults | dict(headers))
+        self._resolve = resolve
+        self._callers_transport = transport
+        self._own_transport: httpx2.AsyncHTTPTransport | None = None
         self._tls = None if transport else httpx2.create_ssl_context(trust_env=False)
         self._wall = wall
 
@@ -74,54 +79,56 @@ class HttpClient:
         """Make one attempt.
 
         Raises:
-            Rejected: It was answered that this will never be taken.
-            Later: There was no answer, or one that lets us hope.
+            Rejected: The response means that the receiver will never accept the body.
+            RetryLater: There is no valid response, or one that allows a retry.
         """
         try:
             with anyio.fail_after(self._timeout):
-                status, answered = await self._attempt(
+                status, response_headers = await self._attempt(
                     body, Secret(self._headers.reveal() | dict(headers or {}))
                 )
         except TimeoutError:
-            raise RetryLater(f"{self.place} did not answer within {self._timeout:g} s") from None
+            raise RetryLater(f"{self.origin} timed out after {self._timeout:g} s") from None
         except Rejected:
-            raise  # by the look-up of the host, in our own words
-        except Exception as error:  # noqa: BLE001 - a transport of the user may raise anything
-            # The error itself is left out: its text and its traceback may show the URL or headers.
-            raise RetryLater(f"{self.place} cannot be asked ({type(error).__name__})") from None
-        check_response(self.place, status, answered, self._wall())
+            raise  # by `resolve`
+        except Exception as error:  # noqa: BLE001 - a transport of the caller may raise anything
+            # The error itself is omitted: its text and traceback may contain the URL or headers.
+            raise RetryLater(f"{self.origin} request failed ({type(error).__name__})") from None
+        check_response(self.origin, status, response_headers, self._wall())
 
     async def aclose(self) -> None:
-        """Close the connections; the next attempt would open new ones."""
-        own, self._own = self._own, None
-        if own is not None:
-            await own.aclose()
+        """Close the connections; the next attempt opens new ones."""
+        transport, self._own_transport = self._own_transport, None
+        if transport is not None:
+            await transport.aclose()
 
     async def _attempt(
         self, body: bytes, headers: Secret[dict[str, str]]
     ) -> tuple[int, httpx2.Headers]:
-        """Send, by each address in turn until one can be connected to."""
-        if self._find is None:
-            return await self._send(self._to.url.reveal(), body, headers)
-        addresses = await self._find(self._to.host, self._to.port)
-        *others, last = [self._to.url.reveal().copy_with(host=address) for address in addresses]
+        """Send to the first address that accepts a connection."""
+        url = self._destination.url.reveal()
+        if self._resolve is None:
+            return await self._send(url, body, headers)
+        addresses = await self._resolve(self._destination.host, self._destination.port)
+        *others, last = [url.copy_with(host=address) for address in addresses]
         share = 1 / len(addresses)
-        for url in others:
+        for other in others:
             with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
-                return await self._send(url, body, headers, share=share)
+                return await self._send(other, body, headers, share=share)
         return await self._send(last, body, headers, share=share)
 
     async def _send(
         self, url: httpx2.URL, body: bytes, headers: Secret[dict[str, str]], *, share: float = 1
     ) -> tuple[int, httpx2.Headers]:
-        """Send to `url`; whatever its host is, that of the destination is who must answer."""
+        """Send to `url`; `Host` and the certificate are those of the destination."""
         timeout = httpx2.Timeout(self._timeout, connect=self._timeout * share)
+        host = self._destination.url.reveal().netloc.decode("ascii")
         request = httpx2.Request(
             "POST",
             url,
-            headers={"host": self._to.url.reveal().netloc.decode("ascii")} | headers.reveal(),
+            headers={"host": host} | headers.reveal(),
             content=body,
-            extensions={"timeout": timeout.as_dict(), "sni_hostname": self._to.host},
+            extensions={"timeout": timeout.as_dict(), "sni_hostname": self._destination.host},
         )
         response: httpx2.Response = await self._transport().handle_async_request(request)
         try:
@@ -131,63 +138,51 @@ class HttpClient:
         return response.status_code, response.headers
 
     def _transport(self) -> Transport:
-        if self._lent is not None:
-            return self._lent
-        if self._own is None:
-            self._own = httpx2.AsyncHTTPTransport(
+        if self._callers_transport is not None:
+            return self._callers_transport
+        if self._own_transport is None:
+            self._own_transport = httpx2.AsyncHTTPTransport(
                 verify=self._tls or True, trust_env=False, limits=_LIMITS
             )
-        return self._own
+        return self._own_transport
 
 
 async def _read(response: httpx2.Response) -> None:
-    """Read a short answer to its end, so that its connection can be used again; of others some."""
+    """Read a short body to its end, so that the connection can be reused; stop in a long one."""
     size = 0
-    # What has been sent is not decompressed. Cancelling ends all the generators underneath.
-    with anyio.CancelScope() as enough:
-        async for piece in response.aiter_raw():
-            size += len(piece)
-            if size > _MOST_READ:
-                enough.cancel()
+    # The raw body is not decompressed. Cancelling also ends the generators below `aiter_raw`.
+    with anyio.CancelScope() as scope:
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > _MAX_BODY_BYTES:
+                scope.cancel()
 
 
-_RETRY_STATUSES = frozenset({408, 425, 429})  # the client errors that are a matter of time
-
-
-_PERMANENT_STATUSES = frozenset({301, 308})  # the redirects that say so
-
-
-_MAX_RETRY_AFTER_SECONDS = 3600.0  # seconds; who asks for more may be mistaken, or mean us harm
-
-
-_SECONDS = re.compile(r"[0-9]{1,9}")
-
-
-def check_response(place: str, status: int, headers: Mapping[str, str], now: float) -> None:
-    """Return if the answer says that what was sent has been taken.
+def check_response(origin: str, status: int, headers: Mapping[str, str], now: float) -> None:
+    """Return if the receiver has accepted the request.
 
     Args:
-        place: Who answered; it must not have secrets in it.
-        status: Of HTTP.
-        headers: With names in lower case.
+        origin: Origin of the receiver, without secrets, for the error.
+        status: Status of the response.
+        headers: Headers of the response, with names in lower case.
         now: Seconds since the epoch.
 
     Raises:
-        Rejected: It never will be.
-        Later: It may be later.
+        Rejected: The receiver will never accept it.
+        RetryLater: The receiver may accept it later.
     """
     if 200 <= status < 300:
         return
-    said = f"{place} answered {status}"
+    reason = f"{origin} responded with {status}"
     if 300 <= status < 400:
-        said += ", and redirects are not followed: give the address that it leads to"
-    if status in _PERMANENT_STATUSES or (400 <= status < 500 and status not in _RETRY_STATUSES):
-        raise Rejected(said, status=status)
-    raise RetryLater(said, after=parse_retry_after(headers.get("retry-after", ""), now))
+        reason += ", and redirects are not followed: use the URL of its target"
+    if status in _PERMANENT_REDIRECTS or (400 <= status < 500 and status not in _RETRY_STATUSES):
+        raise Rejected(reason, status=status)
+    raise RetryLater(reason, after=parse_retry_after(headers.get("retry-after", ""), now))
 
 
 def parse_retry_after(retry_after: str, now: float) -> float | None:
-    """What a Retry-After header asks for, from 0 to an hour; None where it asks for nothing."""
+    """Return the seconds of a Retry-After header, from 0 to an hour; None if it is invalid."""
     retry_after = retry_after.strip()
     if _SECONDS.fullmatch(retry_after):
         return min(float(retry_after), _MAX_RETRY_AFTER_SECONDS)
@@ -198,21 +193,12 @@ def parse_retry_after(retry_after: str, now: float) -> float | None:
     return max(0.0, min(seconds, _MAX_RETRY_AFTER_SECONDS))
 
 
-_LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-
-
-_HOST = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*{_LABEL}\.?")
-
-
-_EXPECTED = "must be 'http://' or 'https://', a host, perhaps a port from 1 to 65535, and a path"
-
-
 class Destination(NamedTuple):
-    """A place to send to.
+    """Parsed URL of a receiver.
 
     Attributes:
-        url: The URL without user information; it is shown as its scheme, host and port.
-        authorization: Basic authentication by the user information, empty if there is none.
+        url: URL without user information; shown as its scheme, host and port.
+        authorization: Basic authentication from the user information; empty without it.
     """
 
     url: Secret[httpx2.URL]
@@ -226,58 +212,58 @@ class Destination(NamedTuple):
         return self._replace(url=Secret(below, shown=str(self.url)))
 
     @property
-    def place(self) -> str:
+    def origin(self) -> str:
         """Scheme, host and port, which logs and errors may show."""
         return str(self.url)
 
     @property
     def host(self) -> str:
-        """As DNS has it, or an address without brackets."""
+        """Host name, or an address without brackets."""
         return self.url.reveal().raw_host.decode("ascii")
 
     @property
     def port(self) -> int:
-        """The port, whether it was named or not."""
+        """Port of the URL, or the default port of its scheme."""
         url = self.url.reveal()
         return url.port or (443 if url.scheme == "https" else 80)
 
 
 def parse(url: str, name: str = "url") -> Destination:
-    """Take a URL apart. Errors do not quote it: it may well be a secret.
+    """Parse an HTTP URL. Errors do not quote it, because it may be a secret.
 
     Args:
-        url: Of HTTP.
-        name: How errors call it.
+        url: The URL.
+        name: Name of the parameter, for the error.
 
     Raises:
-        ValueError: It is no URL of HTTP.
+        ValueError: `url` is not an HTTP URL.
     """
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, TypeError):
-        raise ValueError(f"{name} {_EXPECTED}, got what is no URL") from None
-    wrong = _wrong(parsed)
-    if wrong:
-        raise ValueError(f"{name} {_EXPECTED}, got one {wrong}")
+        raise ValueError(f"{name} {_EXPECTED}, got a value that is not a URL") from None
+    problem = _problem(parsed)
+    if problem:
+        raise ValueError(f"{name} {_EXPECTED}, got a URL {problem}")
     bare = parsed.copy_with(userinfo=None, fragment=None)
-    place = f"{bare.scheme}://{bare.netloc.decode('ascii')}"
-    return Destination(Secret(bare, shown=place), Secret(_basic(parsed)))
+    origin = f"{bare.scheme}://{bare.netloc.decode('ascii')}"
+    return Destination(Secret(bare, shown=origin), Secret(_basic(parsed)))
 
 
-def _wrong(url: httpx2.URL) -> str:
-    """What is wrong with `url`, empty where nothing is."""
+def _problem(url: httpx2.URL) -> str:
+    """Return the reason why `url` is invalid; empty if it is valid."""
     host = url.raw_host.decode("ascii")
     if url.scheme not in ("http", "https"):
-        return "that begins otherwise"
+        return "with another scheme"
     if ":" not in host and not _HOST.fullmatch(host):
-        return "without a host that could be"
+        return "without a valid host"
     if url.port is not None and not 1 <= url.port <= 65535:
-        return "with another port"
+        return "with an invalid port"
     return ""
 
 
 def _basic(url: httpx2.URL) -> str:
-    """Basic authentication by the name and password in `url`."""
+    """Return Basic authentication with the user information of `url`."""
     if not url.userinfo:
         return ""
     login = f"{url.username}:{url.password}".encode()

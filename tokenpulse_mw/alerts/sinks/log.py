@@ -1,4 +1,4 @@
-"""The sink that writes alerts to the log."""
+"""Sink that logs alerts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging
 
 
 class LogSink:
-    """Writes every event to the log: resolved ones as INFO, others by their severity."""
+    """Logs every event, with the level of its severity; resolved alerts are logged as INFO."""
 
     async def __call__(self, event: AlertEvent) -> None:
-        """Write one line."""
+        """Log one line."""
         finding = event.finding
         resolved = event.transition == "resolved"
         logger.log(

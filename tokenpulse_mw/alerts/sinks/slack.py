@@ -1,4 +1,4 @@
-"""The sink that posts alerts to an incoming webhook of Slack, or of who speaks like it."""
+"""Sink that posts alerts to an incoming webhook of Slack or a compatible service."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ from .text import single_line
 
 _COLOURS = {"info": "#439fe0", "warning": "#daa038", "critical": "#a30200"}
 _RESOLVED = "#2eb886"
-_LONGEST = {"title": 150, "message": 3000, "field": 300}  # characters
-_CALLS = re.compile(r"@(?=(?:all|channel|everyone|here)\b)", re.IGNORECASE)
+_MAX_CHARS = {"title": 150, "message": 3000, "field": 300}
+_MENTIONS = re.compile(r"@(?=(?:all|channel|everyone|here)\b)", re.IGNORECASE)
 
 
 class SlackSink(HttpSink):
-    """Posts a message for each event, coloured by severity, green when it is resolved.
+    """Posts a message for each event, in the colour of its severity; green if resolved.
 
-    It is written with `text` and one attachment, which Slack, Mattermost and Rocket.Chat read.
-    Names of tenants stand in it as they are: they cannot format the message, link, or call
-    anybody.
+    The message has `text` and one attachment, which Slack, Mattermost and Rocket.Chat support.
+    Markup, links and mentions in names of tenants are escaped.
 
     Args:
-        url: The incoming webhook. It is a secret: logs and errors only show its host.
+        url: URL of the incoming webhook. It is a secret: logs and errors show only its origin.
         timeout: Seconds for one attempt.
-        headers: Sent as well.
+        headers: Additional headers.
         allow_private: As in `WebhookSink`.
         transport: As in `WebhookSink`.
-        wall: Seconds since the epoch.
+        wall: Returns seconds since the epoch.
 
     Raises:
-        ValueError: One of the settings cannot be, or httpx2 is not installed.
+        ValueError: An argument is invalid, or httpx2 is not installed.
     """
 
     async def __call__(self, event: AlertEvent) -> None:
         """Make one attempt.
 
         Raises:
-            Rejected: The receiver will never take this event.
-            Later: The receiver did not take it now.
+            Rejected: The receiver will never accept this event.
+            RetryLater: The receiver did not accept it now.
         """
-        await self._poster.post(to_json(lambda: message(event)))
+        await self._client.post(to_json(lambda: message(event)))
 
 
 def message(event: AlertEvent) -> dict[str, Any]:
-    """The body of an incoming webhook; what is resolved does not claim what is no longer so."""
+    """Return the body for an incoming webhook; a resolved alert has no message of its problem."""
     finding, subject = event.finding, event.finding.subject
     resolved = event.transition == "resolved"
     severity = finding.severity or "info"
@@ -55,25 +54,25 @@ def message(event: AlertEvent) -> dict[str, Any]:
         "Since": rfc3339(event.began),
     }
     label = severity if event.transition == "fired" else event.transition
-    text = f"[{label.upper()}] {_harmless(finding.title, 'title')}"
+    text = f"[{label.upper()}] {_escape(finding.title, 'title')}"
     attachment = {
         "color": _RESOLVED if resolved else _COLOURS[severity],
         "fallback": text,
-        "text": "" if resolved else _harmless(finding.message, "message"),
+        "text": "" if resolved else _escape(finding.message, "message"),
         "fields": [
-            {"title": name, "value": _harmless(value, "field"), "short": True}
+            {"title": name, "value": _escape(value, "field"), "short": True}
             for name, value in fields.items()
         ],
-        "footer": _harmless(event.fingerprint, "field"),
+        "footer": _escape(event.fingerprint, "field"),
         "ts": int(event.at),
         "mrkdwn_in": [],
     }
     return {"text": text, "mrkdwn": False, "attachments": [attachment]}
 
 
-def _harmless(text: str, kind: str) -> str:
-    """`text` as what it is: no markup, no link, no mention, and no longer than its kind may be."""
-    longest = _LONGEST[kind]
-    text = _CALLS.sub("@\u200b", single_line(text, longest))
+def _escape(text: str, kind: str) -> str:
+    """Return `text` without markup, links and mentions, truncated to the maximum of its kind."""
+    max_chars = _MAX_CHARS[kind]
+    text = _MENTIONS.sub("@\u200b", single_line(text, max_chars))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"&[a-z]*\Z", "", text[:longest])  # half an entity would not be one
+    return re.sub(r"&[a-z]*\Z", "", text[:max_chars])  # removes a truncated entity

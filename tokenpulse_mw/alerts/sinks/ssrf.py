@@ -1,4 +1,4 @@
-"""Addresses that anybody may be sent to, as against those inside of somebody's network."""
+"""Protection against server-side request forgery: only public addresses are allowed."""
 
 from __future__ import annotations
 
@@ -10,66 +10,55 @@ import anyio
 
 from .base import Rejected
 
-# Finds the addresses of a host and port.
-Find = Callable[[str, int], Awaitable[list[str]]]
+# Returns the addresses of a host and port.
+Resolve = Callable[[str, int], Awaitable[list[str]]]
 
-
-_GLOBAL_UNICAST = IPv6Network("2000::/3")  # no other IPv6 address is given out
-
-
-# An IPv4 address stands inside of these, in the bits after the prefix or in the last ones.
+_MAX_ADDRESSES = 4  # of a host
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # the only block of public IPv6 addresses
+# IPv6 addresses that embed an IPv4 address, after the prefix or in the last bits.
 _NAT64, _SIX_TO_FOUR = IPv6Network("64:ff9b::/96"), IPv6Network("2002::/16")
-
-
-_NOT_FOR_US = tuple(
+_RESERVED = tuple(
     ip_network(cidr)
     for cidr in (
-        "168.63.129.16/32",  # a cloud's metadata, on an address that looks public
-        "192.0.0.0/24",  # protocols; a cloud has its metadata there
-        "192.88.99.0/24",  # the relays of 6to4
-        "2001::/23",  # protocols, Teredo among them
+        "168.63.129.16/32",  # metadata of a cloud, though the address is public
+        "192.0.0.0/24",  # protocol assignments, and metadata of a cloud
+        "192.88.99.0/24",  # 6to4 relays
+        "2001::/23",  # protocol assignments, such as Teredo
         "3fff::/20",  # documentation
     )
 )
 
 
-_MOST = 4  # addresses of a host that are tried
-
-
-async def find_public(host: str, port: int) -> list[str]:
-    """The addresses of `host`, at most four, all of them public.
+async def resolve_public(host: str, port: int) -> list[str]:
+    """Return the addresses of `host`, at most four, if all of its addresses are public.
 
     Raises:
-        Rejected: One of all its addresses is not public.
-        OSError: The host has no address, or nobody knows at present.
+        Rejected: An address is not public.
+        OSError: The host has no address, or the lookup failed.
     """
-    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+    results = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in results))
     if not all(map(is_public, addresses)):
-        # Which one is not said: it would tell whoever chose the host about our network.
-        raise Rejected(f"{host} leads to an address that is not public, and allow_private is off")
-    return addresses[:_MOST]
+        # The address is not shown: users who choose the host would learn about the network.
+        raise Rejected(f"{host} has an address that is not public, and allow_private is False")
+    return addresses[:_MAX_ADDRESSES]
 
 
 def check_public(host: str) -> None:
-    """Refuse a host that is itself an address, and not a public one.
-
-    Raises:
-        ValueError: It is one.
-    """
+    """Raise ValueError if `host` is an address that is not public."""
     try:
         ip_address(host)
     except ValueError:
-        return  # a name, whose addresses are looked up each time
+        return  # a name, which is looked up in each attempt
     if not is_public(host):
         raise ValueError(
-            f"allow_private=False refuses {host}, which is no public address: "
-            "give a public one, or allow private addresses"
+            f"host of url must be public if allow_private is False, got {host}: "
+            "use a public address, or allow private addresses"
         )
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is of the internet, and of no network of our own, or of the machine."""
+    """Return True if `text` is a public address, not one of a private network or this machine."""
     try:
         address = _unwrap(ip_address(text))
     except ValueError:
@@ -78,11 +67,11 @@ def is_public(text: str) -> bool:
         return False
     if address.version == 6 and address not in _GLOBAL_UNICAST:
         return False
-    return not any(address in network for network in _NOT_FOR_US)
+    return not any(address in network for network in _RESERVED)
 
 
 def _unwrap(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that an IPv6 address stands for, where it does."""
+    """Return the IPv4 address that an IPv6 address embeds, else the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address.ipv4_mapped is not None:

@@ -1,4 +1,4 @@
-"""An engine with an admin API, and a client that may use it."""
+"""Alert engine with its admin API, and an authorized client."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from tokenpulse_mw.web.auth import bearer
 from ...support.clock import FakeClock
 
 TOKEN = "s3cret"
-GUARD = bearer(TOKEN)
+AUTHORIZE = bearer(TOKEN)
 PREFIX = "/admin/alerts"
 NOON = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 
 
 def trouble(identity: str = "k1", severity: Severity = "warning", **fields: Any) -> Finding:
-    """What the rule of a test finds."""
+    """Return a finding about a key."""
     values: dict[str, Any] = {"title": "Trouble", "message": "There is trouble.", **fields}
     return Finding(type="trouble", subject=Subject("key", identity), severity=severity, **values)
 
 
-class Found:
-    """A rule that finds what a test says, in every round."""
+class FixedRule:
+    """Rule that returns `findings` in every evaluation."""
 
-    name = "found"
+    name = "fixed"
 
     def __init__(self, *findings: Finding) -> None:
         self.findings = list(findings)
@@ -49,32 +49,32 @@ class Found:
         return self.findings
 
 
-async def deaf(event: AlertEvent) -> None:
-    """A sink that takes everything."""
+async def accepting(event: AlertEvent) -> None:
+    """Accept every event."""
 
 
 class Api:
-    """An engine, whose clocks stand still, and its API.
+    """Engine with a fake clock, its admin API and a client.
 
     Attributes:
         engine: The engine.
-        rule: Finds what it is told to find.
-        clock: Both of the engine's clocks.
-        app: Serves the API alone.
-        routes: Of the API.
+        rule: Its rule.
+        clock: Both of its clocks.
+        app: Application with the routes of the API only.
+        routes: Routes of the API.
     """
 
     def __init__(
         self,
         *findings: Finding,
         store: AlertStore | None = None,
-        authorize: Any = GUARD,
+        authorize: Any = AUTHORIZE,
         **options: Any,
     ) -> None:
         self.clock = FakeClock(NOON)
-        self.rule = Found(*findings)
+        self.rule = FixedRule(*findings)
         self.engine = AlertEngine(
-            **{"rules": [self.rule], "sinks": [deaf], **options},
+            **{"rules": [self.rule], "sinks": [accepting], **options},
             store=store or MemoryAlertStore(wall=self.clock),
             clock=self.clock,
             wall=self.clock,
@@ -83,26 +83,26 @@ class Api:
         self.app = Starlette(routes=self.routes)
         self._client = TestClient(self.app, headers={"authorization": f"Bearer {TOKEN}"})
 
-    def ask(self, method: str, path: str = "", **options: Any) -> Response:
-        """What the API answers; `path` is below the prefix."""
+    def request(self, method: str, path: str = "", **options: Any) -> Response:
+        """Return the response to a request; `path` is below the prefix."""
         return self._client.request(method, PREFIX + path, **options)
 
     def get(self, path: str = "") -> Any:
-        """The JSON that the API gives."""
-        answer = self.ask("GET", path)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        """Return the JSON body of a successful GET request."""
+        response = self.request("GET", path)
+        assert response.status_code == 200, response.text
+        return response.json()
 
-    def refused(self, method: str, path: str, **options: Any) -> tuple[int, list[Any]]:
-        """The status of a refusal, and where it says that something is wrong."""
-        answer = self.ask(method, path, **options)
-        assert answer.headers["content-type"] == "application/problem+json"
-        return answer.status_code, [each["loc"] for each in answer.json().get("errors", [])]
+    def error(self, method: str, path: str, **options: Any) -> tuple[int, list[Any]]:
+        """Return the status and the error locations of a rejected request."""
+        response = self.request(method, path, **options)
+        assert response.headers["content-type"] == "application/problem+json"
+        return response.status_code, [error["loc"] for error in response.json().get("errors", [])]
 
-    def round(self) -> list[AlertEvent]:
-        """Let the engine evaluate once."""
+    def evaluate(self) -> list[AlertEvent]:
+        """Evaluate the rule once."""
         return anyio.run(self.engine.evaluate)
 
     def alert_id(self) -> str:
-        """The id of the newest alert."""
+        """Return the id of the newest alert."""
         return str(self.get()["alerts"][0]["id"])
