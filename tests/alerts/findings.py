@@ -28,24 +28,24 @@ def finding(
     )
 
 
-def never(finding: Finding, at: float) -> Steps[bool]:
+def never_silenced(finding: Finding, at: float) -> Steps[bool]:
     """No silence matches."""
     yield from ()
     return False
 
 
-class Planned:
-    """A rule that finds what a test puts into `found`."""
+class FixedRule:
+    """A rule that finds what a test puts into `findings`."""
 
     def __init__(self, *found: Finding, name: str = "planned") -> None:
         self.name = name
-        self.found = list(found)
+        self.findings = list(found)
 
     def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
-        return self.found
+        return self.findings
 
 
-class Heard:
+class RecordingSink:
     """A sink that keeps what it is told."""
 
     name = "heard"
@@ -61,7 +61,7 @@ class Heard:
         """What happened, in order."""
         return [each.transition for each in self.events]
 
-    def of(self, fingerprint: str) -> list[str]:
+    def transitions_of(self, fingerprint: str) -> list[str]:
         """What happened to one alert, reminders apart."""
         return [
             each.transition

@@ -102,7 +102,7 @@ class AlertEngine:
             interval=interval,
             cooldown=cooldown,
             max_subjects=max_subjects,
-            is_silenced=silences.covered,
+            is_silenced=silences.is_silenced,
             report=self._report,
             recovered=self._failures.recovered,
         )
@@ -176,7 +176,7 @@ class AlertEngine:
                 "on_evaluation", "ok" if succeeded else "error", self._clock() - now
             )
         await self._outbox.publish(changes, self._evaluator.tracker.firing(), at)
-        await in_steps(traffic.settle())
+        await in_steps(traffic.count_backlog())
         if self._running is None:
             await self._outbox.attempt()
         await self._prune(at)

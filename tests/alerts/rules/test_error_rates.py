@@ -12,15 +12,15 @@ from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import error_spike, high_error_rate
 from tokenpulse_mw.alerts.traffic.statistics import confident_share
 
-from .views import View, severities
+from .scenario import Scenario, severities
 
 
 def error_spikes(failures: int, requests: int, **thresholds: Any) -> list[Finding]:
     """Return the findings of `error_spike` after `failures` of `requests` of key k1 failed."""
-    view = View(**thresholds)
-    view.see(failures, api_key="k1", status=500)
-    view.see(requests - failures, api_key="k1")
-    return view.ask(error_spike)
+    scenario = Scenario(**thresholds)
+    scenario.observe(failures, api_key="k1", status=500)
+    scenario.observe(requests - failures, api_key="k1")
+    return scenario.evaluate(error_spike)
 
 
 def test_a_key_that_fails_too_often_is_found_with_its_numbers() -> None:
@@ -101,32 +101,32 @@ def test_too_few_requests_never_fire(requests: int, severity: Severity | None) -
 
 def test_each_key_is_judged_by_its_own_share() -> None:
     """One tenant's trouble is not hidden among the successes of the others."""
-    view = View()
-    view.see(10, api_key="bad", status=500)
-    view.see(10, api_key="good")
+    scenario = Scenario()
+    scenario.observe(10, api_key="bad", status=500)
+    scenario.observe(10, api_key="good")
 
-    (found,) = view.ask(error_spike)
+    (found,) = scenario.evaluate(error_spike)
 
     assert (found.subject.id, found.value) == ("bad", 1.0)
 
 
 def test_defect_6_a_clients_errors_and_our_own_429s_are_no_error_spike() -> None:
     """One client that is wrong, or our own limit, wakes nobody."""
-    view = View()
-    view.see(100, api_key="k1", status=404)
-    view.see(100, api_key="k1", status=429, limited=True)
-    view.see(100, api_key="k1", status=499, outcome="client_disconnect")
+    scenario = Scenario()
+    scenario.observe(100, api_key="k1", status=404)
+    scenario.observe(100, api_key="k1", status=429, limited=True)
+    scenario.observe(100, api_key="k1", status=499, outcome="client_disconnect")
 
-    assert view.ask(error_spike) == []
+    assert scenario.evaluate(error_spike) == []
 
 
 def test_defect_7_one_failure_in_ten_is_no_error_spike() -> None:
     """With true errors of 5 % that happens in four rounds of ten."""
-    view = View()
-    view.see(9, api_key="k1")
-    view.see(api_key="k1", status=500)
+    scenario = Scenario()
+    scenario.observe(9, api_key="k1")
+    scenario.observe(api_key="k1", status=500)
 
-    assert view.ask(error_spike) == []
+    assert scenario.evaluate(error_spike) == []
 
 
 class Seen(NamedTuple):
@@ -155,50 +155,53 @@ def test_alerts_begin_and_end_as_if_every_key_were_looked_at(
     log: list[Seen], evidence: bool
 ) -> None:
     """Whoever fails too seldom for an alert, and has none, is passed over."""
-    view = View(error_evidence=evidence)
+    scenario = Scenario(error_evidence=evidence)
     now, firing, expected = 0, set[str](), set[str]()
     for seen in log:
         now += seen.later
-        view.see(seen.requests, now=now, api_key=seen.key)
-        view.see(seen.failures, now=now, api_key=seen.key, status=500)
-        view.traffic.roll(now)
+        scenario.observe(seen.requests, now=now, api_key=seen.key)
+        scenario.observe(seen.failures, now=now, api_key=seen.key, status=500)
+        scenario.traffic.roll(now)
         shares = {
-            f"error_spike:key:{key}": (confident_share(failures, requests, view.thresholds), share)
-            for key, requests, failures in view.traffic.errors.failing()
+            f"error_spike:key:{key}": (
+                confident_share(failures, requests, scenario.thresholds),
+                share,
+            )
+            for key, requests, failures in scenario.traffic.errors.failing()
             if (share := failures / requests) >= 0.1 * 0.8
         }
         expected = {
             name for name, (surely, _) in shares.items() if surely >= 0.1 or name in expected
         }
 
-        found = severities(view.ask(error_spike, now))
+        found = severities(scenario.evaluate(error_spike, now))
         firing = {name for name in found if found[name] is not None or name in firing}
         assert firing == expected
 
 
 def test_one_failure_of_each_of_many_keys_costs_a_round_nothing() -> None:
     """Nobody is looked at who cannot fire, so there is nothing to walk through."""
-    view = View(max_subjects=3000)
+    scenario = Scenario(max_subjects=3000)
     for number in range(3000):
-        view.see(20, api_key=f"k{number}", provider="claude")
-        view.see(api_key=f"k{number}", provider="claude", status=500)
+        scenario.observe(20, api_key=f"k{number}", provider="claude")
+        scenario.observe(api_key=f"k{number}", provider="claude", status=500)
 
-    assert view.ask(error_spike) == []
-    assert list(view.traffic.errors.candidates()) == []
-    assert len(list(view.traffic.errors.failing())) == 3000
+    assert scenario.evaluate(error_spike) == []
+    assert list(scenario.traffic.errors.candidates()) == []
+    assert len(list(scenario.traffic.errors.failing())) == 3000
 
 
 @pytest.mark.parametrize("others", [0, 50])
 def test_upstreams_are_named_however_many_keys_have_failed(others: int) -> None:
     """Among few keys or many, what has failed for each is found."""
-    view = View(max_subjects=100)
+    scenario = Scenario(max_subjects=100)
     for number in range(others):
-        view.see(api_key=f"k{number}", provider="claude", status=500)
+        scenario.observe(api_key=f"k{number}", provider="claude", status=500)
     for name in ("bad", "worse"):
         for credential, failures in {"c1": 10, "c2": 20}.items():
-            view.see(failures, api_key=name, credential=credential, status=500)
+            scenario.observe(failures, api_key=name, credential=credential, status=500)
 
-    found = view.ask(error_spike)
+    found = scenario.evaluate(error_spike)
 
     assert {each.subject.id: each.metadata["upstreams"] for each in found} == {
         name: {"apikey:c2": 20, "apikey:c1": 10} for name in ("bad", "worse")
@@ -207,11 +210,11 @@ def test_upstreams_are_named_however_many_keys_have_failed(others: int) -> None:
 
 def test_a_key_and_a_provider_of_one_name_are_blamed_each_for_its_own() -> None:
     """What a key's failures came from is no one else's."""
-    view = View()
-    view.see(20, api_key="claude", provider="gemini", status=500)
-    view.see(10, api_key="k2", provider="claude", status=500)
+    scenario = Scenario()
+    scenario.observe(20, api_key="claude", provider="gemini", status=500)
+    scenario.observe(10, api_key="k2", provider="claude", status=500)
 
-    (spike, _), (first, second) = view.ask(error_spike), view.ask(high_error_rate)
+    (spike, _), (first, second) = scenario.evaluate(error_spike), scenario.evaluate(high_error_rate)
 
     assert (spike.subject.id, spike.metadata["upstreams"]) == ("claude", {"provider:gemini": 20})
     blamed = {each.subject.id: each.metadata["upstreams"] for each in (first, second)}
@@ -220,32 +223,34 @@ def test_a_key_and_a_provider_of_one_name_are_blamed_each_for_its_own() -> None:
 
 def test_defect_16_what_a_client_calls_itself_cannot_forge_a_line() -> None:
     """An id is quoted, and its control characters with it."""
-    view = View()
-    view.see(10, api_key="k1\n[2026] [ERROR] all is lost", status=500)
+    scenario = Scenario()
+    scenario.observe(10, api_key="k1\n[2026] [ERROR] all is lost", status=500)
 
-    (found,) = view.ask(error_spike)
+    (found,) = scenario.evaluate(error_spike)
 
     assert "\n" not in found.title + found.message
 
 
 def test_where_failures_came_from_is_told() -> None:
     """At most five upstreams are named, those with the most failures."""
-    view = View(max_subjects=20)
+    scenario = Scenario(max_subjects=20)
     for number in range(1, 8):
-        view.see(number, api_key="k1", provider="claude", credential=f"c{number}", status=500)
+        scenario.observe(
+            number, api_key="k1", provider="claude", credential=f"c{number}", status=500
+        )
 
-    (found,) = view.ask(error_spike)
+    (found,) = scenario.evaluate(error_spike)
 
     assert found.metadata["upstreams"] == {f"apikey:c{number}": number for number in range(3, 8)}
 
 
 def test_a_provider_that_fails_too_often_is_found_with_its_numbers() -> None:
     """It is critical once it has lasted for five minutes."""
-    view = View()
-    view.see(60, provider="claude", duration=9.0)
-    view.see(40, provider="claude", status=502)
+    scenario = Scenario()
+    scenario.observe(60, provider="claude", duration=9.0)
+    scenario.observe(40, provider="claude", status=502)
 
-    assert view.ask(high_error_rate) == [
+    assert scenario.evaluate(high_error_rate) == [
         Finding(
             type="high_error_rate",
             subject=Subject("provider", "claude", "claude"),
@@ -267,17 +272,17 @@ def test_a_provider_that_fails_too_often_is_found_with_its_numbers() -> None:
 
 def test_a_provider_is_not_to_blame_for_what_clients_do_wrong() -> None:
     """Not even where a key's errors count them."""
-    view = View(count_client_errors=True)
-    view.see(100, api_key="k1", provider="claude", status=400)
+    scenario = Scenario(count_client_errors=True)
+    scenario.observe(100, api_key="k1", provider="claude", status=400)
 
-    assert severities(view.ask(error_spike)) == {"error_spike:key:k1": "critical"}
-    assert view.ask(high_error_rate) == []
+    assert severities(scenario.evaluate(error_spike)) == {"error_spike:key:k1": "critical"}
+    assert scenario.evaluate(high_error_rate) == []
 
 
 def test_failures_of_nobody_known_are_left_to_the_error_spike() -> None:
     """One thing has one alert."""
-    view = View()
-    view.see(100, status=500)
+    scenario = Scenario()
+    scenario.observe(100, status=500)
 
-    assert view.ask(high_error_rate) == []
-    assert severities(view.ask(error_spike)) == {"error_spike:system:0": "critical"}
+    assert scenario.evaluate(high_error_rate) == []
+    assert severities(scenario.evaluate(error_spike)) == {"error_spike:system:0": "critical"}

@@ -15,14 +15,14 @@ from tokenpulse_mw.alerts.rules import (
     provider_down,
 )
 
-from .views import View, found_by, severities
+from .scenario import Scenario, findings_of, severities
 
 
-def findings(view: View) -> list[Finding]:
+def findings(scenario: Scenario) -> list[Finding]:
     """What the three rules that look at failures find in one round."""
     found: list[Finding] = []
     for rule in (error_spike, high_error_rate, provider_down):
-        found += found_by(rule, view.traffic, view.thresholds)
+        found += findings_of(rule, scenario.traffic, scenario.thresholds)
     return found
 
 
@@ -34,10 +34,10 @@ def explained(found: Iterable[Finding]) -> list[Finding]:
 
 def test_errors_that_came_from_a_provider_that_is_down_are_explained() -> None:
     """The outage alone fires; what it explains says so, and an alert that fires already stays."""
-    view = View()
-    view.see(20, api_key="k1", provider="claude", status=502)
+    scenario = Scenario()
+    scenario.observe(20, api_key="k1", provider="claude", status=502)
 
-    left = explained(findings(view))
+    left = explained(findings(scenario))
 
     assert severities(left) == {
         "error_spike:key:k1": None,
@@ -50,11 +50,11 @@ def test_errors_that_came_from_a_provider_that_is_down_are_explained() -> None:
 
 def test_errors_of_a_credential_that_is_down_are_explained() -> None:
     """Where credentials are known the outage is one's, whoever else answers for the provider."""
-    view = View()
-    view.see(100, provider="claude", credential="c2")
-    view.see(20, api_key="k1", provider="claude", credential="c1", status=502)
+    scenario = Scenario()
+    scenario.observe(100, provider="claude", credential="c2")
+    scenario.observe(20, api_key="k1", provider="claude", credential="c1", status=502)
 
-    assert severities(explained(findings(view))) == {
+    assert severities(explained(findings(scenario))) == {
         "error_spike:key:k1": None,
         "high_error_rate:provider:claude": None,
         "provider_down:apikey:c1": "critical",
@@ -66,20 +66,20 @@ def test_a_key_is_not_explained_by_an_outage_that_is_not_nearly_all_of_it(
     others: int, severity: str | None
 ) -> None:
     """A tenth of the failures may have come from elsewhere; more is trouble of its own."""
-    view = View()
-    view.see(18, api_key="k1", provider="claude", status=502)
-    view.see(others, api_key="k1", provider="gemini", status=502)
+    scenario = Scenario()
+    scenario.observe(18, api_key="k1", provider="claude", status=502)
+    scenario.observe(others, api_key="k1", provider="gemini", status=502)
 
-    assert severities(explained(findings(view)))["error_spike:key:k1"] == severity
+    assert severities(explained(findings(scenario)))["error_spike:key:k1"] == severity
 
 
 def test_two_outages_explain_together() -> None:
     """A key that asks two providers, both of which are down, has no trouble of its own."""
-    view = View()
-    view.see(10, api_key="k1", provider="claude", status=502)
-    view.see(10, api_key="k1", provider="gemini", status=502)
+    scenario = Scenario()
+    scenario.observe(10, api_key="k1", provider="claude", status=502)
+    scenario.observe(10, api_key="k1", provider="gemini", status=502)
 
-    (spike, *_) = explained(findings(view))
+    (spike, *_) = explained(findings(scenario))
 
     assert (spike.type, spike.severity) == ("error_spike", None)
     assert sorted(spike.metadata["inhibited_by"]) == [
@@ -90,14 +90,14 @@ def test_two_outages_explain_together() -> None:
 
 def test_another_keys_errors_are_not_explained() -> None:
     """An outage of one provider says nothing of failures of another, or of our own."""
-    view = View()
-    view.see(20, api_key="k1", provider="claude", status=502)
+    scenario = Scenario()
+    scenario.observe(20, api_key="k1", provider="claude", status=502)
     for _ in range(10):
-        view.see(api_key="k2", provider="gemini", status=502)
-        view.see(provider="gemini")
-        view.see(api_key="k3", status=500)
+        scenario.observe(api_key="k2", provider="gemini", status=502)
+        scenario.observe(provider="gemini")
+        scenario.observe(api_key="k3", status=500)
 
-    left = severities(explained(findings(view)))
+    left = severities(explained(findings(scenario)))
 
     assert left["error_spike:key:k2"] == "critical"
     assert left["error_spike:key:k3"] == "critical"
@@ -106,11 +106,11 @@ def test_another_keys_errors_are_not_explained() -> None:
 
 def test_a_provider_that_is_not_down_yet_explains_nothing() -> None:
     """Nine failures in a row are no outage."""
-    view = View()
-    view.see(10, api_key="k1", provider="claude")
-    view.see(9, api_key="k1", provider="claude", status=502)
+    scenario = Scenario()
+    scenario.observe(10, api_key="k1", provider="claude")
+    scenario.observe(9, api_key="k1", provider="claude", status=502)
 
-    assert severities(explained(findings(view)))["error_spike:key:k1"] == "warning"
+    assert severities(explained(findings(scenario)))["error_spike:key:k1"] == "warning"
 
 
 def test_the_findings_stay_as_many_and_in_their_order() -> None:
@@ -121,9 +121,9 @@ def test_the_findings_stay_as_many_and_in_their_order() -> None:
     bare = Finding(
         type="error_spike", subject=Subject("key", "k2"), severity="info", title="", message=""
     )
-    view = View()
-    view.see(20, api_key="k1", provider="claude", status=502)
-    found = [other, *findings(view), bare]
+    scenario = Scenario()
+    scenario.observe(20, api_key="k1", provider="claude", status=502)
+    found = [other, *findings(scenario), bare]
 
     left = explained(iter(found))
 

@@ -9,15 +9,15 @@ import pytest
 from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import provider_down
 
-from .views import View
+from .scenario import Scenario
 
 
 def outages(outcomes: str, **thresholds: Any) -> list[Finding]:
     """Return the findings of `provider_down` after `outcomes`: `x` is a failure, `.` a success."""
-    view = View(**thresholds)
+    scenario = Scenario(**thresholds)
     for outcome in outcomes:
-        view.see(provider="claude", status=502 if outcome == "x" else 200)
-    return view.ask(provider_down)
+        scenario.observe(provider="claude", status=502 if outcome == "x" else 200)
+    return scenario.evaluate(provider_down)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_at_least_half_of_the_last_twenty_must_have_failed_too(
 
 def test_a_provider_without_traffic_stays_down() -> None:
     """That nobody asks it any longer is no sign of health; only a success is."""
-    view = View()
-    view.see(10, provider="claude", status=502)
+    scenario = Scenario()
+    scenario.observe(10, provider="claude", status=502)
 
-    assert [each.severity for each in view.ask(provider_down, now=1e6)] == ["critical"]
-    view.see(provider="claude", now=1e6)
-    assert view.ask(provider_down, now=1e6) == []
+    assert [each.severity for each in scenario.evaluate(provider_down, now=1e6)] == ["critical"]
+    scenario.observe(provider="claude", now=1e6)
+    assert scenario.evaluate(provider_down, now=1e6) == []
 
 
 def test_a_provider_that_is_down_is_found_with_its_numbers() -> None:
@@ -85,11 +85,11 @@ def test_a_provider_that_is_down_is_found_with_its_numbers() -> None:
 
 def test_a_credential_that_is_down_is_found_by_its_id() -> None:
     """One spent API key is told apart from a provider that fails everyone."""
-    view = View()
-    view.see(10, provider="claude", credential="c1", status=502)
-    view.see(10, provider="claude", credential="c2")
+    scenario = Scenario()
+    scenario.observe(10, provider="claude", credential="c1", status=502)
+    scenario.observe(10, provider="claude", credential="c2")
 
-    (found,) = view.ask(provider_down)
+    (found,) = scenario.evaluate(provider_down)
 
     assert found.fingerprint == "provider_down:apikey:c1"
     assert found.subject == Subject("apikey", "c1", "claude")
@@ -98,19 +98,19 @@ def test_a_credential_that_is_down_is_found_by_its_id() -> None:
 
 def test_defect_1_failures_of_long_ago_are_nothing_against_a_success() -> None:
     """Neither do ten thousand old failures keep it down, nor a million successes keep it up."""
-    view = View()
-    view.see(10_000, provider="claude", status=502)
-    view.see(provider="claude")
-    assert view.ask(provider_down) == []
+    scenario = Scenario()
+    scenario.observe(10_000, provider="claude", status=502)
+    scenario.observe(provider="claude")
+    assert scenario.evaluate(provider_down) == []
 
-    view.see(10_000, provider="claude")
-    view.see(20, provider="claude", status=502)
-    assert [each.severity for each in view.ask(provider_down)] == ["critical"]
+    scenario.observe(10_000, provider="claude")
+    scenario.observe(20, provider="claude", status=502)
+    assert [each.severity for each in scenario.evaluate(provider_down)] == ["critical"]
 
 
 def test_defect_6_a_stream_that_breaks_after_200_is_a_failure_of_its_provider() -> None:
     """The status was sent before anything went wrong."""
-    view = View()
-    view.see(10, provider="claude", status=200, outcome="error")
+    scenario = Scenario()
+    scenario.observe(10, provider="claude", status=200, outcome="error")
 
-    assert [each.severity for each in view.ask(provider_down)] == ["critical"]
+    assert [each.severity for each in scenario.evaluate(provider_down)] == ["critical"]

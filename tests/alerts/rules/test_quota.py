@@ -15,7 +15,7 @@ from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import Quota, quota_exceeded, rule_name
 from tokenpulse_mw.ratelimit import budgets
 
-from .views import View, severities
+from .scenario import Scenario, severities
 
 Rows = list[tuple[Any, ...]]
 
@@ -24,7 +24,7 @@ async def ask(rows: Rows, **chosen: Any) -> list[Finding]:
     """Return the findings for these quotas."""
     rule = quota_exceeded(lambda: rows)
     await rule.refresh()
-    return View(**chosen).ask(rule)
+    return Scenario(**chosen).evaluate(rule)
 
 
 @pytest.mark.anyio
@@ -111,7 +111,7 @@ async def test_token_limits_of_policies_are_quotas() -> None:
     for policies, expected in ([requests, tokens], ["quota_exceeded:key:acme"]), ([requests], []):
         rule = quota_exceeded(budgets(policies))
         await rule.refresh()
-        found = View().ask(rule)
+        found = Scenario().evaluate(rule)
         assert [each.fingerprint for each in found] == expected
 
 
@@ -131,11 +131,11 @@ async def test_async_source_is_awaited() -> None:
 
     rule = quota_exceeded(source)
     with pytest.raises(LookupError, match=r"^the quota source has not returned any quotas yet$"):
-        View().ask(rule)
+        Scenario().evaluate(rule)
 
     await rule.refresh()
 
-    assert severities(View().ask(rule)) == {"quota_exceeded:key:k1": "critical"}
+    assert severities(Scenario().evaluate(rule)) == {"quota_exceeded:key:k1": "critical"}
 
 
 @pytest.mark.anyio
@@ -147,7 +147,7 @@ async def test_rule_has_refresh_and_name() -> None:
     await rule.refresh()
 
     assert rule_name(rule) == "quota_exceeded"
-    assert len(View().ask(rule)) == 1
+    assert len(Scenario().evaluate(rule)) == 1
 
 
 @pytest.mark.anyio
@@ -276,15 +276,15 @@ async def test_third_failure_in_a_row_fails_the_rule() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="must return a list of quotas"):
             await rule.refresh()
-        assert len(View().ask(rule)) == 1
+        assert len(Scenario().evaluate(rule)) == 1
 
     with pytest.raises(ValueError, match="a quota must be"):  # a result without any valid quota
         await rule.refresh()
     with pytest.raises(LookupError, match=r"^the quota source has failed 3 times in a row: its"):
-        View().ask(rule)
+        Scenario().evaluate(rule)
 
     await rule.refresh()
-    assert len(View().ask(rule)) == 1
+    assert len(Scenario().evaluate(rule)) == 1
 
 
 @pytest.mark.anyio
@@ -304,7 +304,7 @@ async def test_cancelled_refresh_counts_as_failure() -> None:
             await rule.refresh()
 
     with pytest.raises(LookupError, match="has failed 3 times in a row"):
-        View().ask(rule)
+        Scenario().evaluate(rule)
 
 
 @pytest.mark.anyio
@@ -316,7 +316,7 @@ async def test_source_with_an_invalid_row_does_not_count_as_failed() -> None:
         with pytest.raises(ValueError, match="got "):
             await rule.refresh()
 
-    assert severities(View().ask(rule)) == {"quota_exceeded:key:k1": "critical"}
+    assert severities(Scenario().evaluate(rule)) == {"quota_exceeded:key:k1": "critical"}
 
 
 @pytest.mark.anyio
@@ -343,13 +343,14 @@ async def test_source_with_more_than_max_keys_is_an_error() -> None:
 
 @pytest.mark.parametrize("value", [0, "5", None])
 @pytest.mark.parametrize(
-    ("name", "number"), [("timeout", "number of seconds"), ("max_keys", "whole number")]
+    ("name", "number"),
+    [("timeout", "a number of seconds above 0"), ("max_keys", "an integer of at least 1")],
 )
 def test_invalid_timeout_or_max_keys_is_rejected(name: str, number: str, value: object) -> None:
     """Both must be numbers above 0."""
     chosen: dict[str, Any] = {name: value}
 
-    with pytest.raises(ValueError, match=f"^{name} must be a {number} above 0, got {value!r}$"):
+    with pytest.raises(ValueError, match=f"^{name} must be {number}, got {value!r}$"):
         quota_exceeded(list, **chosen)
 
 

@@ -19,7 +19,7 @@ from tokenpulse_mw.alerts.rules import (
     rule_name,
 )
 
-from .views import View, found_by
+from .scenario import Scenario, findings_of
 
 
 def test_an_engine_that_is_given_no_rules_has_these() -> None:
@@ -55,23 +55,27 @@ def test_a_rule_is_called_by_its_own_word_else_by_what_it_is() -> None:
 
 def test_traffic_that_never_was_gives_no_findings() -> None:
     """A gateway that has just started has no alerts."""
-    view = View(global_qps=1, master_rpm=1, master_tpm=1, master_rpd=1, master_tpd=1)
+    scenario = Scenario(global_qps=1, master_rpm=1, master_tpm=1, master_rpd=1, master_tpd=1)
 
-    assert [found for rule in default_rules() for found in view.ask(rule)] == []
+    assert [found for rule in default_rules() for found in scenario.evaluate(rule)] == []
 
 
 @pytest.mark.anyio
 async def test_every_alert_outlasts_its_cause_for_as_long_as_is_asked_for() -> None:
     """`keep_firing` is one for all rules."""
-    view = View(keep_firing=45, master_rpm=10, error_rate=0.1)
-    view.see(20, tenant="acme", api_key="k1", provider="claude", status=502, duration=50.0)
-    view.see(20, tenant="acme", provider="claude", status=429, limited=True)
+    scenario = Scenario(keep_firing=45, master_rpm=10, error_rate=0.1)
+    scenario.observe(20, tenant="acme", api_key="k1", provider="claude", status=502, duration=50.0)
+    scenario.observe(20, tenant="acme", provider="claude", status=429, limited=True)
     quota_rule = quota_exceeded(lambda: [("k1", 10, 10)])
     await quota_rule.refresh()
 
     rules: list[Rule] = [*default_rules(), quota_rule]
 
-    found = [finding for rule in rules for finding in found_by(rule, view.traffic, view.thresholds)]
+    found = [
+        finding
+        for rule in rules
+        for finding in findings_of(rule, scenario.traffic, scenario.thresholds)
+    ]
 
     assert {finding.type for finding in found} == {rule_name(rule) for rule in rules}
     assert {finding.keep_firing for finding in found} == {45}
@@ -91,11 +95,11 @@ def test_rule_without_threshold_finds_nothing(rule: Rule, threshold: str) -> Non
     """A threshold of None switches its rule off."""
     cases: list[tuple[dict[str, Any], bool]] = [({}, True), ({threshold: None}, False)]
     for thresholds, fires in cases:
-        view = View(**thresholds)
-        view.see(20, provider="claude", status=429, limited=True)
-        view.see(100, api_key="k1", provider="claude", status=500, duration=1000.0)
+        scenario = Scenario(**thresholds)
+        scenario.observe(20, provider="claude", status=429, limited=True)
+        scenario.observe(100, api_key="k1", provider="claude", status=500, duration=1000.0)
 
-        assert bool(view.ask(rule)) is fires
+        assert bool(scenario.evaluate(rule)) is fires
 
 
 REFUSED: dict[str, Any] = {"provider": "claude", "status": 429}
@@ -144,11 +148,11 @@ def test_value_between_resolve_and_fire_threshold_has_no_severity(
     found: list[Severity | None],
 ) -> None:
     """An alert fires at its threshold and resolves below `resolve_ratio` (80 %) of it."""
-    view = View(**thresholds)
+    scenario = Scenario(**thresholds)
     for times, fields in exchanges:
-        view.see(times, **fields)
+        scenario.observe(times, **fields)
 
-    assert [finding.severity for finding in view.ask(rule)] == found
+    assert [finding.severity for finding in scenario.evaluate(rule)] == found
 
 
 @pytest.mark.parametrize(
@@ -157,17 +161,17 @@ def test_value_between_resolve_and_fire_threshold_has_no_severity(
         (rate_limit, {"limited": True}, "warning", "The gateway was rate limited 20 times"),
         (error_spike, {"status": 500}, "critical", "The gateway has 100.0% error rate (20/20 req"),
         (high_latency, {"duration": 20.0}, "warning", "The gateway took longer than 5 s for 20"),
-        (rate_limit_exceeded, {"status": 429}, "warning", "The gateway had 20 answers of 429"),
+        (rate_limit_exceeded, {"status": 429}, "warning", "The gateway had 20 responses with 429"),
     ],
 )
 def test_exchanges_without_subject_count_for_the_gateway(
     rule: Rule, fields: dict[str, Any], found: Severity, text: str
 ) -> None:
     """A gateway that annotates neither tenants, keys nor providers is watched as a whole."""
-    view = View()
-    view.see(20, **fields)
+    scenario = Scenario()
+    scenario.observe(20, **fields)
 
-    (finding,) = view.ask(rule)
+    (finding,) = scenario.evaluate(rule)
 
     assert (finding.subject.kind, finding.subject.id) == ("system", "0")
     assert (finding.subject.name, finding.severity) == ("gateway", found)
@@ -187,9 +191,9 @@ def test_finding_of_a_silent_subject_ends_after_its_window(
     rule: Rule, fields: dict[str, Any], last: float, over: float
 ) -> None:
     """Silence is no recovery, but a subject without requests does not fire for ever."""
-    view = View()
-    view.see(20, **fields)
+    scenario = Scenario()
+    scenario.observe(20, **fields)
 
-    assert [finding.severity for finding in view.ask(rule)] != []
-    assert [finding.severity for finding in view.ask(rule, now=last)] != []
-    assert view.ask(rule, now=over) == []
+    assert [finding.severity for finding in scenario.evaluate(rule)] != []
+    assert [finding.severity for finding in scenario.evaluate(rule, now=last)] != []
+    assert scenario.evaluate(rule, now=over) == []

@@ -11,7 +11,7 @@ from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import traffic_spike
 from tokenpulse_mw.alerts.traffic import OVERFLOW
 
-from .views import View, severities
+from .scenario import Scenario, severities
 
 PER_REQUEST = TokenUsage(input=60, output=40)
 
@@ -57,10 +57,10 @@ def test_a_masters_spike_is_found_with_its_numbers(
     metric: str, threshold: int, value: int, title: str, message: str, window: str
 ) -> None:
     """The metadata is the seed's, and so is the fingerprint."""
-    view = View(**{metric: threshold})
-    view.see(50, tenant="acme", usage=PER_REQUEST)
+    scenario = Scenario(**{metric: threshold})
+    scenario.observe(50, tenant="acme", usage=PER_REQUEST)
 
-    (found,) = view.ask(traffic_spike)
+    (found,) = scenario.evaluate(traffic_spike)
 
     assert found == Finding(
         type="traffic_spike",
@@ -79,11 +79,11 @@ def test_a_masters_spike_is_found_with_its_numbers(
 
 def test_the_gateways_spike_is_found_with_its_numbers() -> None:
     """Defect 12: it is one count of everything, of one moment, and no sum of rounded ones."""
-    view = View(global_qps=4)
+    scenario = Scenario(global_qps=4)
     for master in ("acme", "umbrella", None, "hooli", "initech"):
-        view.see(9, now=1, tenant=master)
+        scenario.observe(9, now=1, tenant=master)
 
-    (found,) = view.ask(traffic_spike, now=5)
+    (found,) = scenario.evaluate(traffic_spike, now=5)
 
     assert found == Finding(
         type="traffic_spike",
@@ -116,10 +116,10 @@ def test_at_the_threshold_it_is_a_warning_and_at_twice_that_critical(
     requests: int, found: list[Severity | None], chosen: dict[str, Any]
 ) -> None:
     """Below 80 % of the threshold it ends."""
-    view = View(**chosen)
-    view.see(requests, tenant="acme")
+    scenario = Scenario(**chosen)
+    scenario.observe(requests, tenant="acme")
 
-    assert [each.severity for each in view.ask(traffic_spike)] == found
+    assert [each.severity for each in scenario.evaluate(traffic_spike)] == found
 
 
 @pytest.mark.parametrize(
@@ -129,18 +129,18 @@ def test_what_was_critical_stays_so_down_to_80_percent_of_that(
     requests: int, keeps: Severity
 ) -> None:
     """Traffic that swings around twice the threshold is told of once."""
-    view = View(master_rpm=100)
-    view.see(requests, tenant="acme")
+    scenario = Scenario(master_rpm=100)
+    scenario.observe(requests, tenant="acme")
 
-    assert [each.keeps for each in view.ask(traffic_spike)] == [keeps]
+    assert [each.keeps for each in scenario.evaluate(traffic_spike)] == [keeps]
 
 
 def test_from_where_on_it_is_critical_can_be_chosen() -> None:
     """`critical_factor` takes the place of the seed's 2."""
-    view = View(master_rpm=100, critical_factor=1.5)
-    view.see(150, tenant="acme")
+    scenario = Scenario(master_rpm=100, critical_factor=1.5)
+    scenario.observe(150, tenant="acme")
 
-    assert [each.severity for each in view.ask(traffic_spike)] == ["critical"]
+    assert [each.severity for each in scenario.evaluate(traffic_spike)] == ["critical"]
 
 
 @pytest.mark.parametrize(
@@ -150,92 +150,96 @@ def test_defect_8_below_the_minimum_no_minute_fires(
     requests: int, found: list[Severity | None]
 ) -> None:
     """How bad it is above it still follows the threshold."""
-    view = View(master_rpm=5, min_rpm_requests_1m=50)
-    view.see(requests, tenant="acme")
+    scenario = Scenario(master_rpm=5, min_rpm_requests_1m=50)
+    scenario.observe(requests, tenant="acme")
 
-    assert [each.severity for each in view.ask(traffic_spike)] == found
+    assert [each.severity for each in scenario.evaluate(traffic_spike)] == found
 
 
 def test_defect_8_the_minimum_of_tokens_is_of_tokens() -> None:
     """A day has no minimum."""
-    view = View(master_tpm=1, master_tpd=1, min_tpm_tokens_1m=1000)
-    view.see(5, tenant="acme", usage=PER_REQUEST)
+    scenario = Scenario(master_tpm=1, master_tpd=1, min_tpm_tokens_1m=1000)
+    scenario.observe(5, tenant="acme", usage=PER_REQUEST)
 
-    assert severities(view.ask(traffic_spike)) == {
+    assert severities(scenario.evaluate(traffic_spike)) == {
         "traffic_spike:master_tpd:master:acme": "critical"
     }
 
 
 def test_defect_13_a_spike_between_two_rounds_is_found_and_ends_after_it() -> None:
     """What is compared is the highest value since the last round."""
-    view = View(global_qps=10, master_rpm=100)
-    view.see(100, tenant="acme", now=1)
+    scenario = Scenario(global_qps=10, master_rpm=100)
+    scenario.observe(100, tenant="acme", now=1)
 
-    assert severities(view.ask(traffic_spike, now=119)) == {
+    assert severities(scenario.evaluate(traffic_spike, now=119)) == {
         "traffic_spike:global_qps:system:0": "warning",
         "traffic_spike:master_rpm:master:acme": "warning",
     }
-    assert view.ask(traffic_spike, now=179) == []
+    assert scenario.evaluate(traffic_spike, now=179) == []
 
 
 def test_a_minute_that_lies_across_a_round_is_a_minute() -> None:
     """Half of a spike before the round and half of it after it are a whole one."""
-    view = View(master_rpm=100)
-    view.see(50, tenant="acme", now=31)
-    assert view.ask(traffic_spike, now=60) == []
-    view.see(50, tenant="acme", now=89)
+    scenario = Scenario(master_rpm=100)
+    scenario.observe(50, tenant="acme", now=31)
+    assert scenario.evaluate(traffic_spike, now=60) == []
+    scenario.observe(50, tenant="acme", now=89)
 
-    assert severities(view.ask(traffic_spike, now=120)) == {
+    assert severities(scenario.evaluate(traffic_spike, now=120)) == {
         "traffic_spike:master_rpm:master:acme": "warning"
     }
 
 
 def test_defect_2_what_stops_is_found_no_more() -> None:
     """A minute, or a day, after the last request there is nothing to find."""
-    view = View(master_rpm=10, master_rpd=10)
-    view.see(20, tenant="acme")
-    assert len(view.ask(traffic_spike)) == 2
+    scenario = Scenario(master_rpm=10, master_rpd=10)
+    scenario.observe(20, tenant="acme")
+    assert len(scenario.evaluate(traffic_spike)) == 2
 
-    view.ask(traffic_spike, now=60)
-    assert severities(view.ask(traffic_spike, now=120)) == {
+    scenario.evaluate(traffic_spike, now=60)
+    assert severities(scenario.evaluate(traffic_spike, now=120)) == {
         "traffic_spike:master_rpd:master:acme": "critical"
     }
-    view.ask(traffic_spike, now=86400)
-    assert view.ask(traffic_spike, now=90000) == []
+    scenario.evaluate(traffic_spike, now=86400)
+    assert scenario.evaluate(traffic_spike, now=90000) == []
 
 
 def test_a_threshold_that_is_just_reached_is_reached() -> None:
     """Also where a second's share of ten is no round number, and nothing is left to resolve."""
-    view = View(global_qps=1.1, resolve_ratio=1)
-    view.see(11)
+    scenario = Scenario(global_qps=1.1, resolve_ratio=1)
+    scenario.observe(11)
 
-    assert severities(view.ask(traffic_spike)) == {"traffic_spike:global_qps:system:0": "warning"}
+    assert severities(scenario.evaluate(traffic_spike)) == {
+        "traffic_spike:global_qps:system:0": "warning"
+    }
 
 
 def test_defect_9_without_thresholds_there_are_no_spikes() -> None:
     """A library cannot know what is much for a gateway."""
-    view = View()
-    view.see(5000, tenant="acme", usage=TokenUsage(input=10**9))
+    scenario = Scenario()
+    scenario.observe(5000, tenant="acme", usage=TokenUsage(input=10**9))
 
-    assert view.ask(traffic_spike) == []
+    assert scenario.evaluate(traffic_spike) == []
 
 
 def test_defect_15_requests_without_a_master_are_the_gateways_own() -> None:
     """Nothing is invisible for want of a name."""
-    view = View(master_rpm=10)
-    view.see(10)
+    scenario = Scenario(master_rpm=10)
+    scenario.observe(10)
 
-    assert severities(view.ask(traffic_spike)) == {"traffic_spike:master_rpm:system:0": "warning"}
+    assert severities(scenario.evaluate(traffic_spike)) == {
+        "traffic_spike:master_rpm:system:0": "warning"
+    }
 
 
 def test_masters_beyond_the_bound_are_judged_together_and_never_critical() -> None:
     """Their sum is no one's, but it must not go unseen either."""
-    view = View(max_subjects=1, master_rpm=10)
-    view.see(1, tenant="acme")
+    scenario = Scenario(max_subjects=1, master_rpm=10)
+    scenario.observe(1, tenant="acme")
     for number in range(100):
-        view.see(1, tenant=str(number))
+        scenario.observe(1, tenant=str(number))
 
-    (found,) = view.ask(traffic_spike)
+    (found,) = scenario.evaluate(traffic_spike)
 
     assert (found.subject.id, found.severity, found.value) == (OVERFLOW, "warning", 100)
     assert found.message == (
@@ -245,21 +249,21 @@ def test_masters_beyond_the_bound_are_judged_together_and_never_critical() -> No
 
 def test_only_the_masters_near_their_threshold_are_looked_at() -> None:
     """Ten of many cost a round as much as ten of ten."""
-    view = View(max_subjects=1000, master_rpm=100)
+    scenario = Scenario(max_subjects=1000, master_rpm=100)
     for number in range(1000):
-        view.see(1, tenant=str(number))
-    view.see(99, tenant="7")
+        scenario.observe(1, tenant=str(number))
+    scenario.observe(99, tenant="7")
 
-    assert [master for master, *_ in view.traffic.counts.minute.maxima()] == ["7"]
-    assert [each.subject.id for each in view.ask(traffic_spike)] == ["7"]
+    assert [master for master, *_ in scenario.traffic.counts.minute.maxima()] == ["7"]
+    assert [each.subject.id for each in scenario.evaluate(traffic_spike)] == ["7"]
 
 
 def test_nobody_can_be_called_as_those_beyond_max_subjects() -> None:
     """A tenant of that very name is one of its own, and its spike is as critical as another's."""
-    view = View(master_rpm=50)
-    view.see(500, tenant="__overflow__")
+    scenario = Scenario(master_rpm=50)
+    scenario.observe(500, tenant="__overflow__")
 
-    (found,) = view.ask(traffic_spike)
+    (found,) = scenario.evaluate(traffic_spike)
 
     assert (found.subject.id, found.severity) == ("__overflow___", "critical")
     assert found.title.startswith("Master '__overflow___': RPM")

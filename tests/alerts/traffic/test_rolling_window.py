@@ -381,7 +381,7 @@ def test_other_levels_for_a_moment_leave_everything_as_it_was(level: int) -> Non
     counts.expire(60)
     counts.add("low", 5)
 
-    with counts.keeping():
+    with counts.preserve_levels():
         counts.set_levels(count=level)
         assert ("low" in [subject for subject, *_ in counts.maxima()]) == (level == 3)
 

@@ -21,8 +21,8 @@ def test_a_streak_knows_the_failures_in_a_row_and_the_last_twenty_outcomes(
         streak.add(failed=failed)
 
     in_a_row = outcomes[::-1].index(False) if False in outcomes else len(outcomes)
-    assert (streak.failures, streak.seen) == (in_a_row, len(outcomes[-20:]))
-    assert streak.failed_lately == sum(outcomes[-20:])
+    assert (streak.failures, streak.recent_outcomes) == (in_a_row, len(outcomes[-20:]))
+    assert streak.recent_failures == sum(outcomes[-20:])
 
 
 @given(
@@ -64,7 +64,7 @@ def test_a_streak_is_clean_where_one_more_success_changes_nothing(outcomes: list
     for failed in outcomes:
         streak.add(failed=failed)
 
-    assert streak.clean == (len(outcomes) >= 20 and not any(outcomes[-20:]))
+    assert streak.is_clean == (len(outcomes) >= 20 and not any(outcomes[-20:]))
 
 
 def test_a_subject_is_called_what_it_was_last_called() -> None:
@@ -101,7 +101,14 @@ def test_failures_of_before_a_restart_are_counted_on(before: int, outcomes: list
 
     states = [
         [
-            (subject, each.name, each.failures, each.failed_lately, each.seen, each.clean)
+            (
+                subject,
+                each.name,
+                each.failures,
+                each.recent_failures,
+                each.recent_outcomes,
+                each.is_clean,
+            )
             for subject, each in streaks.failing()
         ]
         for streaks in (resumed, whole)

@@ -72,14 +72,14 @@ def _finding(
     threshold = getattr(thresholds, metric.name)
     numbers = {"value": value, "threshold": threshold, "window": metric.window}
     steps, subject = _steps(metric.name, master, thresholds), subject_of("master", master)
-    who = "Masters beyond max_subjects together" if master == OVERFLOW else display_name(subject)
+    name = "Masters beyond max_subjects together" if master == OVERFLOW else display_name(subject)
     yield Finding(
         type="traffic_spike",
         subject=subject,
         severity=severity_for(value, steps) if value >= fires_at else None,
         keeps=severity_for(value, steps, ratio),
-        title=f"{who}: {metric.short} threshold exceeded ({value} >= {threshold})",
-        message=f"{who} had {value} {metric.unit}, threshold is {threshold}",
+        title=f"{name}: {metric.short} threshold exceeded ({value} >= {threshold})",
+        message=f"{name} had {value} {metric.unit}, threshold is {threshold}",
         metric=metric.name,
         value=value,
         metadata={"metric": metric.name, **numbers},

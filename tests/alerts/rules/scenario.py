@@ -10,7 +10,7 @@ from tokenpulse_mw.alerts import Finding, Rule, Thresholds, Traffic
 from ..exchanges import exchange
 
 
-class View:
+class Scenario:
     """Traffic under some thresholds, and what a rule finds in it.
 
     Args:
@@ -22,20 +22,22 @@ class View:
         self.thresholds = Thresholds(**chosen)
         self.traffic = Traffic(self.thresholds, max_subjects=max_subjects)
 
-    def see(self, times: int = 1, *, now: float = 0, **fields: Any) -> None:
+    def observe(self, times: int = 1, *, now: float = 0, **fields: Any) -> None:
         """Let so many exchanges end now."""
         for _ in range(times):
             self.traffic.observe(exchange(**fields), now)
 
-    def ask(self, rule: Rule, now: float = 0) -> list[Finding]:
+    def evaluate(self, rule: Rule, now: float = 0) -> list[Finding]:
         """Return what `rule` finds in an evaluation."""
         self.traffic.roll(now)
-        found = found_by(rule, self.traffic, self.thresholds, now)
+        found = findings_of(rule, self.traffic, self.thresholds, now)
         self.traffic.begin_evaluation()
         return found
 
 
-def found_by(rule: Rule, traffic: Traffic, thresholds: Thresholds, now: float = 0) -> list[Finding]:
+def findings_of(
+    rule: Rule, traffic: Traffic, thresholds: Thresholds, now: float = 0
+) -> list[Finding]:
     """What `rule` finds, without the subjects that it finds nothing of."""
     return [each for each in rule(traffic, thresholds, now) if each is not None]
 
