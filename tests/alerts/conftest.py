@@ -12,13 +12,13 @@ from ..support.servers import Server, alertmanager_server, started
 
 
 @pytest.fixture
-def told() -> Iterator[Receiver]:
+def receiver() -> Iterator[Receiver]:
     """Yield the receiver of Alertmanager's notifications."""
     with Receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture
-def server(told: Receiver, tmp_path: Path) -> Iterator[Server]:
-    """Yield an Alertmanager that notifies `told` at once."""
-    yield from started(alertmanager_server(tmp_path, told.url), "prometheus-alertmanager")
+def server(receiver: Receiver, tmp_path: Path) -> Iterator[Server]:
+    """Yield an Alertmanager that notifies `receiver` at once."""
+    yield from started(alertmanager_server(tmp_path, receiver.url), "prometheus-alertmanager")

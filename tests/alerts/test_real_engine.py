@@ -62,33 +62,33 @@ def keys(server: Server) -> list[str]:
     return [each["labels"]["subject_id"] for each in held(server)]
 
 
-def notified(told: Receiver) -> list[str]:
+def notified(receiver: Receiver) -> list[str]:
     """What people were told."""
-    return [each["status"] for request in told.received for each in request.json["alerts"]]
+    return [each["status"] for request in receiver.received for each in request.json["alerts"]]
 
 
 async def test_an_alert_lasts_in_alertmanager_as_long_as_in_the_engine(
-    server: Server, told: Receiver
+    server: Server, receiver: Receiver
 ) -> None:
     """It is told once, sent again for as long as it fires, and ends when it is over."""
     rule = Troubles()
     async with engine_of(rule, server):
         rule.keys = ["k1"]
-        await until(lambda: notified(told) == ["firing"], "it does not fire")
+        await until(lambda: notified(receiver) == ["firing"], "it does not fire")
         first = held(server)[0]
 
         # Each time that it is sent again moves its end on.
         await until(lambda: lasted(server, first) > 1.5 * _AGAIN, "it is not sent again")
         assert keys(server) == ["k1"]
-        assert notified(told) == ["firing"]
+        assert notified(receiver) == ["firing"]
 
         rule.keys = []
-        await until(lambda: notified(told) == ["firing", "resolved"], "it is not resolved")
+        await until(lambda: notified(receiver) == ["firing", "resolved"], "it is not resolved")
         assert keys(server) == []
 
 
 async def test_an_alertmanager_that_was_down_has_what_fires_when_it_is_back(
-    server: Server, told: Receiver
+    server: Server, receiver: Receiver
 ) -> None:
     """What fired before, what began meanwhile; and not what ended meanwhile."""
     rule = Troubles()

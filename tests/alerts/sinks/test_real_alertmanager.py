@@ -36,14 +36,14 @@ def severities(server: Server) -> list[str]:
     return sorted(each["labels"]["severity"] for each in held(server))
 
 
-def notified(told: Receiver) -> list[tuple[str, str]]:
+def notified(receiver: Receiver) -> list[tuple[str, str]]:
     """What people were told: of each alert its state and severity, and no more than once."""
-    alerts = [alert for request in told.received for alert in request.json["alerts"]]
+    alerts = [alert for request in receiver.received for alert in request.json["alerts"]]
     return [(each["status"], each["labels"]["severity"]) for each in alerts]
 
 
 @pytest.mark.anyio
-async def test_an_alert_fires_and_is_resolved(server: Server, told: Receiver) -> None:
+async def test_an_alert_fires_and_is_resolved(server: Server, receiver: Receiver) -> None:
     """People are told of both; Alertmanager has its labels, its annotations and its beginning."""
     began = time.time() - 30
     sink = AlertmanagerSink(
@@ -53,7 +53,7 @@ async def test_an_alert_fires_and_is_resolved(server: Server, told: Receiver) ->
     )
     (fired,) = now_firing("critical", subject=Subject("key", "k1", "Acme"), fired_at=began)
     await sink(fired)
-    wait_until(lambda: notified(told) == [("firing", "critical")], "it does not fire")
+    wait_until(lambda: notified(receiver) == [("firing", "critical")], "it does not fire")
     (alert,) = held(server)
 
     (resolved,) = (
@@ -62,7 +62,7 @@ async def test_an_alert_fires_and_is_resolved(server: Server, told: Receiver) ->
     await sink(resolved)
     await sink.aclose()
 
-    wait_until(lambda: ("resolved", "critical") in notified(told), "it is not resolved")
+    wait_until(lambda: ("resolved", "critical") in notified(receiver), "it is not resolved")
     assert held(server) == []
     assert alert["labels"] == {
         "alertname": "error_spike",
@@ -77,7 +77,7 @@ async def test_an_alert_fires_and_is_resolved(server: Server, told: Receiver) ->
 
 
 @pytest.mark.anyio
-async def test_a_change_of_severity_leaves_one_alert(server: Server, told: Receiver) -> None:
+async def test_a_change_of_severity_leaves_one_alert(server: Server, receiver: Receiver) -> None:
     """The old one is over when the new one begins, there and back."""
     sink = AlertmanagerSink(f"http://{server.place}")
     began = time.time() - 30
@@ -90,14 +90,14 @@ async def test_a_change_of_severity_leaves_one_alert(server: Server, told: Recei
     await sink(event("deescalated", "warning", at=time.time(), previous="critical", fired_at=began))
     wait_until(lambda: severities(server) == ["warning"], "both fire")
     await sink.aclose()
-    wait_until(lambda: ("resolved", "critical") in notified(told), "nobody is told")
+    wait_until(lambda: ("resolved", "critical") in notified(receiver), "nobody is told")
 
 
 # Alertmanager does the waiting, which is the same for each event loop of the gateway.
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
 async def test_an_alert_of_a_gateway_that_died_ends_by_itself(
-    server: Server, told: Receiver
+    server: Server, receiver: Receiver
 ) -> None:
     """It lasts for four times as long as it takes until it should have been sent again."""
     sink = AlertmanagerSink(f"http://{server.place}", resend_every=2)
@@ -105,13 +105,13 @@ async def test_an_alert_of_a_gateway_that_died_ends_by_itself(
     await sink(fired)
     await sink.aclose()
 
-    wait_until(lambda: ("resolved", "warning") in notified(told), "it does not end")
-    assert notified(told)[0] == ("firing", "warning")
+    wait_until(lambda: ("resolved", "warning") in notified(receiver), "it does not end")
+    assert notified(receiver)[0] == ("firing", "warning")
     assert time.time() - fired.at >= 8
 
 
 @pytest.mark.anyio
-async def test_an_alert_that_is_sent_again_lasts(server: Server, told: Receiver) -> None:
+async def test_an_alert_that_is_sent_again_lasts(server: Server, receiver: Receiver) -> None:
     """Its end moves on with every time, and nobody is told twice."""
     sink = AlertmanagerSink(f"http://{server.place}", resend_every=60)
     firing = now_firing("warning")
@@ -124,12 +124,12 @@ async def test_an_alert_that_is_sent_again_lasts(server: Server, told: Receiver)
         ends.append(held(server)[0]["endsAt"])
     await sink.aclose()
 
-    assert notified(told) == [("firing", "warning")]
+    assert notified(receiver) == [("firing", "warning")]
 
 
 @pytest.mark.anyio
 async def test_an_alertmanager_that_was_down_has_what_fires_again(
-    server: Server, told: Receiver
+    server: Server, receiver: Receiver
 ) -> None:
     """It keeps no alerts over a restart; the next round brings them."""
     sink = AlertmanagerSink(f"http://{server.place}", resend_every=0.001)
