@@ -1,4 +1,4 @@
-"""Traffic that rules are shown, made of exchanges."""
+"""Traffic that a test describes, and its evaluation by a rule."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from ..exchanges import exchange
 
 
 class Scenario:
-    """Traffic under some thresholds, and what a rule finds in it.
+    """Traffic and thresholds of a test.
 
     Args:
-        max_subjects: Subjects that are told apart.
-        chosen: Thresholds.
+        max_subjects: Maximum number of subjects counted separately.
+        thresholds: Thresholds that differ from the default.
     """
 
-    def __init__(self, max_subjects: int = 5, **chosen: Any) -> None:
-        self.thresholds = Thresholds(**chosen)
+    def __init__(self, max_subjects: int = 5, **thresholds: Any) -> None:
+        self.thresholds = Thresholds(**thresholds)
         self.traffic = Traffic(self.thresholds, max_subjects=max_subjects)
 
     def observe(self, times: int = 1, *, now: float = 0, **fields: Any) -> None:
-        """Let so many exchanges end now."""
+        """Observe `times` exchanges with these fields."""
         for _ in range(times):
             self.traffic.observe(exchange(**fields), now)
 
     def evaluate(self, rule: Rule, now: float = 0) -> list[Finding]:
-        """Return what `rule` finds in an evaluation."""
+        """Return the findings of `rule` in an evaluation."""
         self.traffic.roll(now)
-        found = findings_of(rule, self.traffic, self.thresholds, now)
+        findings = findings_of(rule, self.traffic, self.thresholds, now)
         self.traffic.begin_evaluation()
-        return found
+        return findings
 
 
 def findings_of(
     rule: Rule, traffic: Traffic, thresholds: Thresholds, now: float = 0
 ) -> list[Finding]:
-    """What `rule` finds, without the subjects that it finds nothing of."""
-    return [each for each in rule(traffic, thresholds, now) if each is not None]
+    """Return the findings of `rule`, without None."""
+    return [finding for finding in rule(traffic, thresholds, now) if finding is not None]
 
 
 def severities(findings: Iterable[Finding]) -> dict[str, str | None]:
-    """How bad each of the findings is, by its fingerprint."""
-    return {each.fingerprint: each.severity for each in findings}
+    """Return the severity of each finding by its fingerprint."""
+    return {finding.fingerprint: finding.severity for finding in findings}
