@@ -97,7 +97,7 @@ class Evaluator:
         return changes, len(staged) == len(self.rules.names)
 
     def dry_run(self, thresholds: Thresholds, now: float) -> Steps[list[Finding]]:
-        """Return what an evaluation would find with these thresholds, without changing anything."""
+        """Return the findings of an evaluation with these thresholds, without changing anything."""
         yield from self.traffic.count_backlog()
         with self.traffic.frozen(now), self.traffic.preserve_levels():
             yield from self.traffic.set_levels(thresholds)

@@ -104,12 +104,12 @@ class StoreWriter:
     async def _call(self, call: Write) -> None:
         """Call the store, one call at a time."""
 
-        async def alone() -> None:
+        async def locked() -> None:
             async with self._writing:
                 await call()
 
         try:
-            await call_with_timeout(self._deadline, alone)
+            await call_with_timeout(self._deadline, locked)
             self._timed_out = False
         except Exception as error:  # noqa: BLE001 - alerts continue without the store
             self._timed_out = isinstance(error, TimeoutError)

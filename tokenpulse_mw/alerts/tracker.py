@@ -45,7 +45,7 @@ class AlertChanges:
 
     @property
     def changes(self) -> int:
-        """Return how many alerts changed in any way."""
+        """Number of alerts that changed in any way."""
         return max(len(self.alerts) + len(self.forgotten), len(self.notifications))
 
 

@@ -26,12 +26,12 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
     threshold = thresholds.error_rate
     if threshold is None:
         return
-    least = threshold * thresholds.resolve_ratio
+    resolve_at = threshold * thresholds.resolve_ratio
     upstreams = _FailuresByUpstream(traffic, "key", len(traffic.errors))
     yield from upstreams.prepare()
     for key, requests, failures in traffic.errors.candidates():
         rate = failures / requests if failures else 0.0
-        if rate < least:
+        if rate < resolve_at:
             yield None
             continue
         subject = subject_of("key", key)

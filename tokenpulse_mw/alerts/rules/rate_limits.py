@@ -15,8 +15,8 @@ def rate_limit(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator
 
     An evaluation without limited requests ends the alert.
     """
-    for master, times in traffic.limited.items():
-        subject = subject_of("master", master)
+    for tenant, times in traffic.limited.items():
+        subject = subject_of("master", tenant)
         yield Finding(
             type="rate_limit",
             subject=subject,

@@ -129,18 +129,18 @@ class TrafficWindows:
     def add(self, rows: Rows) -> None:
         """Count `rows` now, and subtract the next part of what has expired."""
         classes: list[TrafficClass] = []
-        for (master, key, traffic_class), (requests, tokens) in rows.items():
+        for (tenant, key, traffic_class), (requests, tokens) in rows.items():
             if not traffic_class.requests:
                 classes.append(traffic_class)
             traffic_class.requests += requests
-            tenant = _subject(master)
+            subject = _subject(tenant)
             if traffic_class.is_traffic:
-                self.minute.add(tenant, requests, tokens)
-                self.day.add(tenant, requests, tokens)
+                self.minute.add(subject, requests, tokens)
+                self.day.add(subject, requests, tokens)
             if traffic_class.is_rated:
                 self._add_rated(_subject(key), traffic_class, requests)
             elif traffic_class.limited:
-                self.limited.add(tenant, requests)
+                self.limited.add(subject, requests)
         for traffic_class in classes:
             self._add_class(traffic_class, traffic_class.requests)
             traffic_class.requests = 0
