@@ -12,7 +12,7 @@ from tokenpulse_mw.alerts.controls import Controls
 from tokenpulse_mw.alerts.store import Ack, Conflict, Matcher, MemoryAlertStore, StoreError
 
 from ..support.clock import FakeClock
-from .findings import Heard, Planned, finding
+from .findings import FixedRule, RecordingSink, finding
 
 K1 = Matcher("subject_id", "k1")
 STRICT = Thresholds(error_rate=0.01)
@@ -50,11 +50,11 @@ class Gateway:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.store = Broken(wall=self.clock)
-        self.heard = Heard()
-        self.rule = Planned()
+        self.heard = RecordingSink()
+        self.rule = FixedRule()
         self.engine = self.new_engine()
 
-    def new_engine(self, sink: Heard | None = None) -> AlertEngine:
+    def new_engine(self, sink: RecordingSink | None = None) -> AlertEngine:
         """One more on the same store."""
         return AlertEngine(
             [self.rule],
@@ -73,7 +73,7 @@ class Gateway:
     async def round(self, severity: Severity | None = None, *others: Finding) -> str:
         """One minute in which the alert of k1 is as bad, if at all; its id."""
         self.clock.advance(60)
-        self.rule.found = [*others] if severity is None else [finding(severity), *others]
+        self.rule.findings = [*others] if severity is None else [finding(severity), *others]
         events = await self.engine.evaluate()
         return events[0].alert_id if events else ""
 
@@ -282,7 +282,7 @@ async def test_silences_that_are_over_take_no_room() -> None:
     ("matchers", "times", "said"),
     [
         ((), {"ends_at": 2000}, "must have 1 to 20 matchers"),
-        ((Matcher("colour", "red"),), {"ends_at": 2000}, "the name of a matcher must be one of"),
+        ((Matcher("colour", "red"),), {"ends_at": 2000}, "name of a matcher must be one of"),
         ((K1,), {"ends_at": 1000}, r"ends_at must be after the current time 1000.0, got 1000"),
         ((K1,), {"ends_at": 2000, "starts_at": 2000}, "must end after it starts"),
         ((K1,), {"ends_at": float("nan")}, "must be a finite number"),

@@ -29,7 +29,7 @@ from tokenpulse_mw.alerts.store import (
 from ..support.clock import FakeClock
 from ..support.waiting import PATIENCE
 from .exchanges import exchange
-from .findings import Heard, Planned, finding
+from .findings import FixedRule, RecordingSink, finding
 
 
 class Trying(MemoryAlertStore):
@@ -63,8 +63,8 @@ class Gateway:
     def __init__(self, *found: Finding) -> None:
         self.clock = FakeClock()
         self.store = Trying(self.clock)
-        self.heard = Heard()
-        self.rule = Planned(*found)
+        self.heard = RecordingSink()
+        self.rule = FixedRule(*found)
         self.restart()
 
     def restart(self) -> None:
@@ -96,9 +96,9 @@ async def test_defect_2_what_stops_is_resolved_and_piles_up_nowhere() -> None:
     gateway = Gateway()
 
     for _ in range(5):
-        gateway.rule.found = [finding()]
+        gateway.rule.findings = [finding()]
         assert await gateway.rounds(2) == ["fired"]
-        gateway.rule.found = []
+        gateway.rule.findings = []
         assert await gateway.rounds(2) == ["resolved"]
 
     assert [each.state for each in await gateway.alerts()] == ["resolved"] * 5
@@ -126,7 +126,7 @@ async def test_defect_4_what_gets_worse_within_the_cooldown_is_told_of_the_same_
     gateway = Gateway(finding("warning"))
     await gateway.rounds()
 
-    gateway.rule.found = [finding("critical")]
+    gateway.rule.findings = [finding("critical")]
     await gateway.rounds()
 
     (alert,) = await gateway.alerts()
@@ -240,8 +240,8 @@ async def test_defect_13_a_throttling_of_seconds_is_told_and_one_spike_need_not_
 
     await gateway.rounds(4)
 
-    assert gateway.heard.of("rate_limit:master:acme") == ["fired", "resolved"]
-    assert gateway.heard.of("rate_limit_exceeded:provider:claude") == []
+    assert gateway.heard.transitions_of("rate_limit:master:acme") == ["fired", "resolved"]
+    assert gateway.heard.transitions_of("rate_limit_exceeded:provider:claude") == []
 
 
 @pytest.mark.anyio
@@ -265,7 +265,7 @@ async def test_defect_14_a_wall_clock_that_is_changed_moves_no_window() -> None:
 async def test_defect_18_who_is_slow_delays_neither_the_other_rules_nor_the_next_round() -> None:
     """A rule that has to ask somebody, and a sink, are given up after an interval."""
 
-    class Hanging(Planned):
+    class Hanging(FixedRule):
         async def refresh(self) -> None:
             await anyio.sleep_forever()
 

@@ -18,7 +18,7 @@ from tokenpulse_mw.alerts.store import AlertRecord
 from tokenpulse_mw.alerts.tracker import Episode, record_of
 
 from .exchanges import exchange
-from .findings import Planned, finding, never
+from .findings import FixedRule, finding, never_silenced
 
 
 def judge(*rules: Rule, reported: list[str] | None = None) -> Evaluator:
@@ -30,7 +30,7 @@ def judge(*rules: Rule, reported: list[str] | None = None) -> Evaluator:
         interval=60,
         cooldown=300,
         max_subjects=5,
-        is_silenced=never,
+        is_silenced=never_silenced,
         report=lambda component, error: heard.append(f"{component}: {type(error).__name__}"),
     )
 
@@ -49,11 +49,11 @@ def kept(found: Finding, **fields: Any) -> AlertRecord:
 
 def test_a_round_takes_the_alerts_of_every_rule_on() -> None:
     """Each on its own, and the round is a whole one."""
-    one, other = Planned(finding(), name="one"), Planned(name="other")
+    one, other = FixedRule(finding(), name="one"), FixedRule(name="other")
     asked = judge(one, other)
 
     assert decided(asked, 0) == ([["fired"], []], True)
-    one.found, other.found = [], [finding()]
+    one.findings, other.findings = [], [finding()]
     assert decided(asked, 60) == ([["resolved"], ["fired"]], True)
 
 
@@ -65,7 +65,7 @@ def test_a_rule_that_fails_makes_no_whole_round() -> None:
 
     odd: Any = finding(hold_for="a minute")
     reported: list[str] = []
-    asked = judge(broken, Planned(odd, name="odd"), Planned(finding()), reported=reported)
+    asked = judge(broken, FixedRule(odd, name="odd"), FixedRule(finding()), reported=reported)
 
     assert decided(asked, 0) == ([["fired"]], False)
     assert reported == ["rule broken: OSError", "rule odd: TypeError"]
@@ -135,22 +135,22 @@ def test_a_preview_shows_what_an_outage_explains() -> None:
 def test_a_rule_takes_up_the_alerts_that_go_on_and_no_others() -> None:
     """One that cannot be read is over, and the rule does not hear of it."""
 
-    class Resuming(Planned):
+    class Resuming(FixedRule):
         def resume(self, traffic: Traffic, finding: Finding) -> None:
-            self.found.append(finding)
+            self.findings.append(finding)
 
     rule = Resuming()
     unreadable = kept(finding(subject="k2"))
     unreadable.finding.clear()
     (news,) = finish(judge(rule).resume([kept(finding()), unreadable], 10, 10))
 
-    assert rule.found == [finding()]
+    assert rule.findings == [finding()]
     assert [each.resolve_reason for each in news.alerts] == ["unreadable"]
 
 
 def test_other_thresholds_let_go_of_what_was_held() -> None:
     """An alert of before a restart is judged by what is known, as soon as somebody changes them."""
-    asked = judge(Planned())
+    asked = judge(FixedRule())
     finish(asked.resume([kept(finding(window=3600))], 10, 10))
 
     assert decided(asked, 20) == ([[]], True)
@@ -227,7 +227,7 @@ def test_a_rule_whose_numbers_are_odd_breaks_no_preview() -> None:
     odd = finding(type="error_spike", metadata={"upstreams": ["a"]})
     reported: list[str] = []
 
-    assert finish(judge(Planned(odd), reported=reported).dry_run(Thresholds(), 1)) == [odd]
+    assert finish(judge(FixedRule(odd), reported=reported).dry_run(Thresholds(), 1)) == [odd]
     assert reported == ["inhibition: AttributeError"]
 
 
@@ -271,7 +271,7 @@ class Book:
     def explained(self, now: float, **found: list[Finding]) -> dict[str, list[Finding]]:
         """Those findings, by the outages of late."""
         explained, down = finish(self.rules.apply_inhibition(found, THRESHOLDS, now))
-        self.rules.remember(down)
+        self.rules.set_outages(down)
         return explained
 
 
@@ -300,7 +300,7 @@ def spike(**upstreams: int) -> Finding:
 
 def test_rules_are_known_by_their_names() -> None:
     """In the order in which they are asked."""
-    first, second = Planned(name="one"), Planned(name="other")
+    first, second = FixedRule(name="one"), FixedRule(name="other")
     book = Book(first, broken, second)
 
     assert book.rules.names == ("one", "broken", "other")
@@ -309,7 +309,7 @@ def test_rules_are_known_by_their_names() -> None:
 
 def test_rules_of_one_name_are_numbered() -> None:
     """Each has alerts of its own, which are found again after a restart."""
-    rules = [Planned(name="rule") for _ in range(3)]
+    rules = [FixedRule(name="rule") for _ in range(3)]
 
     assert dict(Book(*rules).rules) == dict(zip(["rule", "rule-2", "rule-3"], rules, strict=True))
 
@@ -331,7 +331,7 @@ def test_every_rule_is_asked_for_what_it_finds() -> None:
         asked.append(arguments)
         return [finding()]
 
-    book = Book(rule, Planned())
+    book = Book(rule, FixedRule())
 
     assert book.find() == {"rule": [finding()], "planned": []}
     assert asked == [(TRAFFIC, THRESHOLDS, 0)]
@@ -339,7 +339,7 @@ def test_every_rule_is_asked_for_what_it_finds() -> None:
 
 def test_a_rule_that_raises_is_left_out_and_reported() -> None:
     """What it had found so far does not count; the others do."""
-    book = Book(broken, Planned(finding()))
+    book = Book(broken, FixedRule(finding()))
 
     assert book.find() == {"planned": [finding()]}
     assert book.reported == [("rule broken", "ZeroDivisionError")]
@@ -349,7 +349,7 @@ def test_a_rule_that_raises_is_left_out_and_reported() -> None:
 def test_a_rule_that_gives_no_findings_is_left_out_and_reported(found: object) -> None:
     """Something else in the list is a failure of that rule, and of no other."""
     odd: Any = [finding(), found]
-    book = Book(Planned(*odd, name="odd"), Planned(finding()))
+    book = Book(FixedRule(*odd, name="odd"), FixedRule(finding()))
 
     assert book.explained(0, **book.find()) == {"planned": [finding()]}
     assert [component for component, _ in book.reported] == ["rule odd"]
@@ -363,7 +363,7 @@ def test_a_finding_whose_numbers_are_odd_is_explained_by_nothing(metadata: dict[
     assert Book().explained(0, odd=[odd], down=[outage()])["down"] == [outage()]
 
 
-class Asking(Planned):
+class Asking(FixedRule):
     """A rule that has to ask somebody, which may fail."""
 
     def __init__(self, ask: Callable[[], Any], name: str = "asking") -> None:
@@ -374,7 +374,7 @@ class Asking(Planned):
         await self.ask()
 
     def resume(self, traffic: Traffic, finding: Finding) -> None:
-        self.found.append(finding)
+        self.findings.append(finding)
         if finding.value < 0:
             raise ValueError(finding.value)
 
@@ -393,7 +393,7 @@ async def test_rules_that_want_it_are_refreshed() -> None:
     book = Book(
         Asking(badly, "bad"),
         Asking(anyio.sleep_forever, "slow"),
-        Planned(),
+        FixedRule(),
         Asking(well),
         interval=0.01,
     )
@@ -409,13 +409,13 @@ async def test_rules_that_want_it_are_refreshed() -> None:
 def test_a_rule_that_wants_it_takes_up_what_it_had_found() -> None:
     """One that cannot is reported, and one that does not want to is left alone."""
     asking = Asking(anyio.sleep_forever)
-    book = Book(asking, Planned())
+    book = Book(asking, FixedRule())
 
     for name in ("asking", "planned"):
         for value in (1, -1):
             book.rules.resume(name, TRAFFIC, finding(value=value))
 
-    assert [each.value for each in asking.found] == [1, -1]
+    assert [each.value for each in asking.findings] == [1, -1]
     assert book.reported == [("rule asking", "ValueError")]
 
 

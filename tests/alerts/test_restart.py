@@ -24,7 +24,7 @@ from tokenpulse_mw.alerts.store import (
 
 from ..support.clock import FakeClock
 from .exchanges import exchange
-from .findings import Heard, Planned, finding
+from .findings import FixedRule, RecordingSink, finding
 
 COOLDOWN = 100
 # What is no better than a warning keeps an alert critical, so what it was matters.
@@ -81,7 +81,7 @@ rounds = st.lists(
 )
 
 
-class Planning(Planned):
+class Planning(FixedRule):
     """A rule that finds what a round says; its times are those of the thresholds."""
 
     def plan(self, found: dict[tuple[str, str], Severity | None]) -> None:
@@ -97,7 +97,7 @@ class Planning(Planned):
         return [replace(each, hold_for=hold, keep_firing=keep) for each in self.found]
 
 
-class Dying(Heard):
+class Dying(RecordingSink):
     """A sink in whose process is killed, before or after it has heard an event."""
 
     def __init__(self) -> None:
@@ -314,7 +314,7 @@ class Gateway:
 
     def __init__(self, **chosen: Any) -> None:
         self.clock = FakeClock()
-        self.heard = Heard()
+        self.heard = RecordingSink()
         self._thresholds = Thresholds(**chosen)
         self._store = MemoryAlertStore(wall=self.clock)
         self.restart()
@@ -350,7 +350,7 @@ async def test_a_provider_that_was_down_is_still_until_it_answers() -> None:
         assert await gateway.minute() == []
     await gateway.minute(1, 0, provider="claude")
 
-    assert gateway.heard.of("provider_down:provider:claude") == ["fired", "resolved"]
+    assert gateway.heard.transitions_of("provider_down:provider:claude") == ["fired", "resolved"]
 
 
 @pytest.mark.anyio
@@ -376,10 +376,10 @@ async def test_what_was_seen_before_the_store_could_be_read_counts() -> None:
     gateway.restart()
     await gateway.minute(1, 1, provider="claude")
     await gateway.minute()
-    assert gateway.heard.of("provider_down:provider:claude") == ["fired"]
+    assert gateway.heard.transitions_of("provider_down:provider:claude") == ["fired"]
     await gateway.minute(1, 0, provider="claude")
 
-    assert gateway.heard.of("provider_down:provider:claude") == ["fired", "resolved"]
+    assert gateway.heard.transitions_of("provider_down:provider:claude") == ["fired", "resolved"]
 
 
 @pytest.mark.anyio
@@ -393,7 +393,7 @@ async def test_a_provider_that_has_answered_is_not_down_again_after_a_restart() 
     for _ in range(6):
         await gateway.minute()
 
-    assert gateway.heard.of("provider_down:provider:claude") == ["fired", "resolved"]
+    assert gateway.heard.transitions_of("provider_down:provider:claude") == ["fired", "resolved"]
 
 
 @pytest.mark.anyio
@@ -420,7 +420,7 @@ async def test_an_alert_that_waits_goes_on_waiting_when_little_is_known_yet() ->
     await gateway.minute(20, 8, provider="claude")
     await gateway.minute(20, 8, provider="claude")
 
-    assert gateway.heard.of("high_error_rate:provider:claude") == ["fired"]
+    assert gateway.heard.transitions_of("high_error_rate:provider:claude") == ["fired"]
 
 
 @pytest.mark.anyio
@@ -434,7 +434,10 @@ async def test_that_little_is_counted_yet_is_not_told_as_better() -> None:
     for _ in range(4):
         await gateway.minute(60, tenant="acme")
 
-    assert gateway.heard.of("traffic_spike:master_rpd:master:acme") == ["fired", "escalated"]
+    assert gateway.heard.transitions_of("traffic_spike:master_rpd:master:acme") == [
+        "fired",
+        "escalated",
+    ]
 
 
 @pytest.mark.anyio

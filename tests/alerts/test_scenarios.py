@@ -14,7 +14,7 @@ from tokenpulse_mw.alerts.store import AlertRecord, MemoryAlertStore
 
 from ..support.clock import FakeClock
 from .exchanges import exchange
-from .findings import Heard
+from .findings import RecordingSink
 
 HOUR = 60  # minutes
 DAY = 24 * HOUR
@@ -40,7 +40,7 @@ class Gateway:
 
     def __init__(self, *, master_rpd: int) -> None:
         self.wall = FakeClock(1_700_000_000.0)
-        self.heard = Heard()
+        self.heard = RecordingSink()
         self._thresholds = Thresholds(master_rpm=15, master_rpd=master_rpd)
         self._store = MemoryAlertStore(wall=self.wall)
         self.restart()
@@ -83,7 +83,8 @@ class Gateway:
     def told(self) -> dict[str, list[str]]:
         """What was told of each alert, reminders apart."""
         return {
-            each: self.heard.of(each) for each in {one.fingerprint for one in self.heard.events}
+            each: self.heard.transitions_of(each)
+            for each in {one.fingerprint for one in self.heard.events}
         }
 
 

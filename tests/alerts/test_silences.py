@@ -112,7 +112,8 @@ def test_there_are_at_most_1000_silences() -> None:
         silences.add(silence(ANYTHING, identity=f"s{number}"))
 
     with pytest.raises(
-        ValueError, match=r"^there are 1000 silences: remove one, or silence more by each$"
+        ValueError,
+        match=r"^there are 1000 silences, the maximum: remove one, or match more alerts with each$",
     ):
         silences.check_room()
 

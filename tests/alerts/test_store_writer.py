@@ -15,7 +15,7 @@ from tokenpulse_mw.alerts.store_writer import StoreWriter, split
 from tokenpulse_mw.alerts.tracker import AlertChanges
 
 from ..support.waiting import PATIENCE
-from .findings import Planned, finding
+from .findings import FixedRule, finding
 from .store.samples import alert, notification, resolved, transition
 
 pytestmark = pytest.mark.anyio
@@ -392,9 +392,9 @@ def test_what_cannot_be_halved_has_no_halves() -> None:
     assert split(Changes()) == split(Changes(forgotten=("a1",))) == ()
 
 
-def engine(store: AlertStore, rule: Planned | None = None) -> AlertEngine:
+def engine(store: AlertStore, rule: FixedRule | None = None) -> AlertEngine:
     """An engine that tells nobody."""
-    return AlertEngine([rule or Planned()], [], store=store)
+    return AlertEngine([rule or FixedRule()], [], store=store)
 
 
 @pytest.mark.anyio
@@ -436,13 +436,13 @@ async def test_an_engine_that_follows_another_one_is_its_restart(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """However the one before has ended, it writes no more."""
-    store, rule = MemoryAlertStore(), Planned(finding())
+    store, rule = MemoryAlertStore(), FixedRule(finding())
 
     for _ in range(3):
         following = engine(store, rule)
         for _ in range(3):
             await following.evaluate()
-            rule.found = [] if rule.found else [finding()]
+            rule.findings = [] if rule.findings else [finding()]
 
     assert caplog.records == []
 

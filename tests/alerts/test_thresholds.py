@@ -17,7 +17,7 @@ from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.thresholds import METRICS, Flag, InvalidThresholds
 
 from .exchanges import exchange
-from .findings import never
+from .findings import never_silenced
 
 SHARES = {"error_rate", "provider_error_rate", "quota_warning"}
 NO_NUMBERS = [0, -1, True, "1", math.nan, math.inf, 10**400, [1]]
@@ -150,7 +150,7 @@ def test_whatever_is_taken_can_be_gone_by(chosen: dict[str, Any]) -> None:
         interval=60,
         cooldown=300,
         max_subjects=5,
-        is_silenced=never,
+        is_silenced=never_silenced,
         report=lambda component, error: heard.append(f"{component}: {error!r}"),
     )
     thresholds = Thresholds(**chosen)

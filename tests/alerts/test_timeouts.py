@@ -19,7 +19,7 @@ from tokenpulse_mw.alerts.store.protocol import Changes, EngineState
 from tokenpulse_mw.alerts.timeouts import CancelledByCalleeError, call_with_timeout
 
 from ..support.waiting import PATIENCE
-from .findings import Planned, finding
+from .findings import FixedRule, finding
 
 
 async def waits_for_what_was_cancelled() -> None:
@@ -77,14 +77,14 @@ async def test_a_sink_that_cancels_itself_ends_no_other() -> None:
 
     async def other(event: AlertEvent) -> None:
         told.append(event.transition)
-        rule.found = []
+        rule.findings = []
         if len(told) == 2:
             enough.set()
 
     async def broken(event: AlertEvent) -> None:
         await waits_for_what_was_cancelled()
 
-    rule = Planned(finding())
+    rule = FixedRule(finding())
     with anyio.fail_after(PATIENCE):
         async with AlertEngine([rule], [broken, other], interval=0.01):
             await enough.wait()
@@ -120,7 +120,7 @@ async def test_a_store_or_a_source_that_cancels_itself_ends_no_engine() -> None:
         await waits_for_what_was_cancelled()
         return []
 
-    rules: list[Rule] = [Planned(finding()), quota_exceeded(source)]
+    rules: list[Rule] = [FixedRule(finding()), quota_exceeded(source)]
     with anyio.fail_after(PATIENCE):
         async with AlertEngine(rules, [sink], interval=0.01, store=Closed()):
             await told.wait()
@@ -135,10 +135,10 @@ async def test_a_sink_may_be_a_plain_function() -> None:
     def sink(event: AlertEvent) -> None:
         told.append(event.transition)
 
-    rule = Planned(finding())
+    rule = FixedRule(finding())
     engine = AlertEngine([rule], [sink])
     await engine.evaluate()
-    rule.found = []
+    rule.findings = []
     await engine.evaluate()
 
     assert told == ["fired", "resolved"]

@@ -48,7 +48,7 @@ class Rounds:
         """One round of a rule."""
         staged = finish(self.board.advance(rule, found, now, now + 1000))
         self.board.commit(staged)
-        (news,) = staged.news
+        (news,) = staged.changes
         return news
 
     def is_silenced(self, finding: Finding, at: float) -> Steps[bool]:
@@ -61,7 +61,7 @@ class Rounds:
         self.board = self.new_board(*rules)
         news = AlertChanges()
         for record in records:
-            self.board.resume(record, now=now, at=now + 1000, news=news)
+            self.board.resume(record, now=now, at=now + 1000, changes=news)
         return news
 
 
@@ -364,7 +364,7 @@ def test_an_alert_that_has_fired_anew_meanwhile_takes_the_place_of_the_old_one()
     rounds.restart([], 100)
     rounds.go(110, finding())
     news = AlertChanges()
-    assert rounds.board.resume(records[0], now=120, at=1120, news=news) is None
+    assert rounds.board.resume(records[0], now=120, at=1120, changes=news) is None
 
     assert [(each.id, each.state) for each in news.alerts] == [("a1", "resolved")]
     assert (news.notifications, news.transitions) == ([], [])
@@ -449,7 +449,7 @@ def test_times_are_kept_in_seconds_since_the_epoch() -> None:
 
 def test_an_episode_that_is_over_is_kept_as_resolved() -> None:
     """With the time at which it was."""
-    record = record_of(EPISODE, now=NOW, at=AT, over="gone")
+    record = record_of(EPISODE, now=NOW, at=AT, resolve_reason="gone")
 
     assert (record.state, record.since, record.resolved_at) == ("resolved", AT, AT)
     assert record.resolve_reason == "gone"
@@ -467,7 +467,7 @@ def test_what_is_over_does_not_go_on() -> None:
     record = record_of(EPISODE, now=NOW, at=AT)
 
     for wrong in (
-        record_of(EPISODE, now=NOW, at=AT, over="gone"),
+        record_of(EPISODE, now=NOW, at=AT, resolve_reason="gone"),
         replace(record, severity="info"),
     ):
         with pytest.raises(ValueError, match=r"^record must be of an open alert, got "):
