@@ -148,36 +148,36 @@ async def test_existing_response_header_is_unchanged() -> None:
 @pytest.mark.parametrize("message_type", ["websocket.accept", "websocket.http.response.start"])
 async def test_websocket_handshake_has_the_id(message_type: str) -> None:
     """The response has the id, whether the WebSocket is accepted or denied."""
-    seen: list[str | None] = []
+    ids: list[str | None] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(current_request_id())
+        ids.append(current_request_id())
         await send({"type": message_type})
 
     scope = {**request_with(b"abc"), "type": "websocket"}
     response = await drive(RequestIdMiddleware(app), scope)
 
-    assert seen == ["abc"]
+    assert ids == ["abc"]
     assert response.messages == [{"type": message_type, "headers": [(b"x-request-id", b"abc")]}]
 
 
 async def test_id_is_in_the_scope_and_in_the_context() -> None:
     """`current_request_id` returns it in tasks and threads of the request."""
-    seen: list[object] = []
+    ids: list[object] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(scope["tokenpulse_mw.request_id"])
+        ids.append(scope["tokenpulse_mw.request_id"])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(child_task)
-        seen.append(await anyio.to_thread.run_sync(current_request_id))
+        ids.append(await anyio.to_thread.run_sync(current_request_id))
         await answering()(scope, receive, send)
 
     async def child_task() -> None:
-        seen.append(current_request_id())
+        ids.append(current_request_id())
 
     await drive(RequestIdMiddleware(app), request_with(b"abc"))
 
-    assert seen == ["abc", "abc", "abc"]
+    assert ids == ["abc", "abc", "abc"]
     assert current_request_id() is None
 
 
@@ -213,15 +213,15 @@ async def test_outer_middleware_assigns_the_id() -> None:
 
 async def test_nested_request_restores_the_outer_id() -> None:
     """An application that calls another in the same process has its id afterwards."""
-    seen: list[str | None] = []
+    ids: list[str | None] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await drive(RequestIdMiddleware(answering()), request_with(b"inner"))
-        seen.append(current_request_id())
+        ids.append(current_request_id())
 
     await drive(RequestIdMiddleware(app), request_with(b"outer"))
 
-    assert seen == ["outer"]
+    assert ids == ["outer"]
 
 
 async def test_id_is_not_reset_after_an_exception() -> None:
