@@ -124,7 +124,10 @@ async def test_timeout_of_a_check_overrides_the_default() -> None:
 @pytest.mark.anyio
 async def test_deadline_applies_to_all_checks_together() -> None:
     """Hanging and queued checks fail at the deadline; finished ones keep their result."""
-    checks: dict[str, AnyCheck] = {"first": passing, **{f"slow {n}": hanging for n in range(16)}}
+    checks: dict[str, AnyCheck] = {
+        "first": passing,
+        **{f"slow {number}": hanging for number in range(16)},
+    }
 
     with anyio.fail_after(PATIENCE):
         while True:
@@ -139,23 +142,23 @@ async def test_deadline_applies_to_all_checks_together() -> None:
 async def test_at_most_sixteen_checks_run_concurrently() -> None:
     """A probe starts no more than sixteen of its checks at a time."""
     running: list[int] = []
-    most = 0
+    peak = 0
     release = anyio.Event()
 
     async def check() -> bool:
-        nonlocal most
+        nonlocal peak
         running.append(1)
-        most = max(most, len(running))
+        peak = max(peak, len(running))
         await release.wait()
         running.pop()
         return True
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Checks({str(n): check for n in range(40)}, timeout=PATIENCE).run)
+        tasks.start_soon(Checks({str(number): check for number in range(40)}, timeout=PATIENCE).run)
         await anyio.wait_all_tasks_blocked()
-        assert most == 16
+        assert peak == 16
         release.set()
-    assert most == 16
+    assert peak == 16
 
 
 @pytest.mark.anyio
@@ -240,11 +243,11 @@ def test_invalid_check_is_rejected(options: dict[str, Any], message: str) -> Non
         ({"observed_value": b"1"}, r"^observed_value must be a finite number .* got b'1'$"),
         (
             {"observed_value": 2**64},
-            r"^observed_value must be an integer of at most 64 bits, got more$",
+            r"^observed_value must be an integer of at most 64 bits, got a larger one$",
         ),
         (
             {"observed_value": -(10**5000)},
-            r"^observed_value must be an integer of at most 64 bits, got more$",
+            r"^observed_value must be an integer of at most 64 bits, got a larger one$",
         ),
         ({"observed_unit": b"%"}, r"^observed_unit must be a string, got b'%'$"),
         ({"output": OSError()}, r"^output must be a string, got OSError\(\)$"),

@@ -29,7 +29,7 @@ UVICORN = ["uvicorn", APP, "--port={port}", "--log-level=warning"]
 # The supervisor must not kill a worker that is slow.
 HEALTHCHECK_TIMEOUT = f"--timeout-worker-healthcheck={PATIENCE:.0f}"
 WORKERS = pytest.mark.parametrize(
-    ("more", "code"),
+    ("options", "code"),
     [
         pytest.param([], -signal.SIGTERM, id="one process"),
         pytest.param(["--workers=2", HEALTHCHECK_TIMEOUT], 0, id="two workers"),
@@ -95,10 +95,13 @@ def serving(command: list[str], folder: Path, *, delay: float) -> Iterator[Gatew
 @pytest.mark.slow
 @WORKERS
 def test_uvicorn_fails_readiness_and_completes_requests(
-    more: list[str], code: int, tmp_path: Path
+    options: list[str], code: int, tmp_path: Path
 ) -> None:
     """Balancers get 503 during the delay, and a running stream is completed."""
-    with serving([*UVICORN, *more], tmp_path, delay=3600) as gateway, gateway.streaming() as stream:
+    with (
+        serving([*UVICORN, *options], tmp_path, delay=3600) as gateway,
+        gateway.streaming() as stream,
+    ):
         gateway.process.send_signal(signal.SIGTERM)
 
         wait_until(lambda: gateway.status("/health/ready") == 503)
@@ -115,10 +118,10 @@ def test_uvicorn_fails_readiness_and_completes_requests(
 @pytest.mark.slow
 @WORKERS
 def test_stream_longer_than_the_delay_is_completed(
-    more: list[str], code: int, tmp_path: Path
+    options: list[str], code: int, tmp_path: Path
 ) -> None:
     """After the delay, the server waits for running responses as usual."""
-    command = [*UVICORN, *more]
+    command = [*UVICORN, *options]
     with serving(command, tmp_path, delay=0.2) as gateway, gateway.streaming() as stream:
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: gateway.status("/health/live") == 0)
@@ -236,9 +239,10 @@ async def test_error_in_the_body_is_raised_unchanged(received_signals: list[int]
     assert signal.getsignal(signal.SIGTERM) is original
 
 
-async def _is_not_delayed(
+async def assert_not_delayed(
     reason: str, caplog: pytest.LogCaptureFixture, *, delay: float = 1
 ) -> None:
+    """Assert that the handler is unchanged, and that a DEBUG line has the reason."""
     caplog.set_level(logging.DEBUG, logger="tokenpulse_mw.health")
     original = signal.getsignal(signal.SIGTERM)
     async with drain_on_sigterm(SimpleNamespace(draining=False), delay=delay):
@@ -246,7 +250,8 @@ async def _is_not_delayed(
     assert caplog.messages == [f"SIGTERM not delayed: reason={reason!r}"]
 
 
-async def _warns(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+async def assert_warns(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Assert that the handler is unchanged, and that a warning has the reason."""
     original = signal.getsignal(signal.SIGTERM)
     async with drain_on_sigterm(SimpleNamespace(draining=False), delay=1.5):
         assert signal.getsignal(signal.SIGTERM) is original
@@ -261,13 +266,13 @@ async def test_zero_delay_changes_nothing(
     received_signals: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     """In development, every reload would wait otherwise."""
-    await _is_not_delayed("the delay is 0", caplog, delay=0)
+    await assert_not_delayed("the delay is 0", caplog, delay=0)
 
 
 @pytest.mark.anyio
 async def test_missing_server_handler_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """SIGTERM ends the process without a delay."""
-    await _warns("the server has no SIGTERM handler", caplog)
+    await assert_warns("the server has no SIGTERM handler", caplog)
 
 
 def test_handler_of_the_event_loop_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -277,7 +282,7 @@ def test_handler_of_the_event_loop_logs_a_warning(caplog: pytest.LogCaptureFixtu
         loop, signalled = asyncio.get_running_loop(), asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, signalled.set)
         try:
-            await _warns("the event loop handles SIGTERM", caplog)
+            await assert_warns("the event loop handles SIGTERM", caplog)
             health = SimpleNamespace(draining=False)
             async with drain_on_sigterm(health, delay=3600):
                 signal.raise_signal(signal.SIGTERM)
@@ -296,13 +301,13 @@ async def test_windows_changes_nothing(
     """Windows has no SIGTERM, so there is no warning."""
     monkeypatch.setattr(drain, "sys", SimpleNamespace(platform="win32"))
 
-    await _is_not_delayed("Windows has no SIGTERM", caplog)
+    await assert_not_delayed("Windows has no SIGTERM", caplog)
 
 
 def test_other_thread_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Test clients run lifespans in threads, so there is no warning."""
     reason = "not the main thread"
-    thread = threading.Thread(target=lambda: anyio.run(lambda: _is_not_delayed(reason, caplog)))
+    thread = threading.Thread(target=lambda: anyio.run(lambda: assert_not_delayed(reason, caplog)))
     thread.start()
     thread.join()
 

@@ -183,21 +183,21 @@ async def test_id_is_in_the_scope_and_in_the_context() -> None:
 
 async def test_concurrent_requests_have_their_own_ids() -> None:
     """The id of one task is not visible in another."""
-    arrived: dict[str, str | None] = {}
+    id_by_name: dict[str, str | None] = {}
     both_arrived = anyio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        arrived[scope["tokenpulse_mw.request_id"]] = None
-        if len(arrived) == 2:
+        id_by_name[scope["tokenpulse_mw.request_id"]] = None
+        if len(id_by_name) == 2:
             both_arrived.set()
         await both_arrived.wait()
-        arrived[scope["tokenpulse_mw.request_id"]] = current_request_id()
+        id_by_name[scope["tokenpulse_mw.request_id"]] = current_request_id()
 
     async with anyio.create_task_group() as tasks:
         for name in (b"a", b"b"):
             tasks.start_soon(drive, RequestIdMiddleware(app), request_with(name))
 
-    assert arrived == {"a": "a", "b": "b"}
+    assert id_by_name == {"a": "a", "b": "b"}
 
 
 async def test_outer_middleware_assigns_the_id() -> None:

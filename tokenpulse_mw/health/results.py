@@ -39,7 +39,9 @@ class CheckResult:
         check_choice("status", self.status, _STATUSES)
         value = self.observed_value
         if isinstance(value, int) and not -_INTEGER_LIMIT < value < _INTEGER_LIMIT:
-            raise ValueError("observed_value must be an integer of at most 64 bits, got more")
+            raise ValueError(
+                "observed_value must be an integer of at most 64 bits, got a larger one"
+            )
         if not isinstance(value, int | float | str | None) or _is_not_finite(value):
             raise ValueError(f"observed_value must be a finite number or a string, got {value!r}")
         for name in ("observed_unit", "output"):
