@@ -259,6 +259,7 @@ async def assert_warns(reason: str, caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages[0].startswith(
         f"SIGTERM cannot be delayed: delay=1.5 reason={reason!r}; readiness does not fail"
     )
+    assert "Wait before SIGTERM, such as in preStop" in caplog.messages[0]
 
 
 @pytest.mark.anyio
