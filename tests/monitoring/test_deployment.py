@@ -269,4 +269,4 @@ def test_crontab_command_runs_in_the_environment_of_cron(
     )
     assert all(datetime.fromisoformat(time).tzinfo for time in times)
     assert messages[0] == "WARNING: 1 of 2 providers are inactive: kiro"
-    assert messages[1].startswith("UNKNOWN: no answer: ")
+    assert messages[1].startswith("UNKNOWN: no response: ")

@@ -18,10 +18,7 @@ from .levels import LEVELS, check_level, log_level, set_log_level
 
 logger = logging.getLogger("tokenpulse_mw.settings")
 
-
 _PATH = "/admin/settings"
-
-
 _METHODS = ["GET", "HEAD", "PUT", "OPTIONS"]
 
 
@@ -36,8 +33,7 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
 
     A change applies to this process at once. It is logged with the name that `authorize` returns,
     or the client's address. Rejected requests get problem details (RFC 9457); unauthorized ones get
-    401.
-    Authorized requests are excluded from metrics and alert statistics.
+    401. Authorized requests are excluded from metrics and alert statistics.
 
     Args:
         authorize: Returns True or the name of the client if the request is authorized, as `bearer`
@@ -47,12 +43,12 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
         ValueError: `authorize` is not callable.
     """
     settings = _Settings(Guard(authorize, of="settings_routes"))
-    # With a slash too, so that no token reaches a catch-all route and a vendor.
+    # With a slash too, so that a catch-all route does not send the token to a vendor.
     return [Route(path, settings) for path in (_PATH, f"{_PATH}/")]
 
 
 class _Settings:
-    """An ASGI application that answers every method, so that no token reaches a catch-all route."""
+    """ASGI application for all methods, so that a catch-all route never receives the token."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
@@ -60,12 +56,12 @@ class _Settings:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         try:
-            response = await self._answer(Request(scope, receive))
+            response = await self._respond(Request(scope, receive))
         except ProblemError as problem:
             response = problem_response(problem)
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         name = await self._guard.authorize(request)
         drop_exchange(request.scope)
         allow = {"allow": ", ".join(_METHODS)}
@@ -87,10 +83,10 @@ def _level(level: str) -> str:
         raise invalid((("log_level",), f"must be one of {', '.join(LEVELS)}")) from None
 
 
-def _set(level: str, who: str) -> None:
-    """Change the level, and log the change at the lower of both levels."""
+def _set(level: str, client: str) -> None:
+    """Change the level, and log the change while the lower of both levels is set."""
     before = log_level()
-    line = ("log level changed: from=%s to=%s by=%s", before, level, who)
+    line = ("log level changed: from=%s to=%s by=%s", before, level, client)
     if LEVELS[level] > LEVELS[before]:
         logger.warning(*line)
         set_log_level(level)
@@ -101,4 +97,4 @@ def _set(level: str, who: str) -> None:
 
 
 def _client(request: Request) -> str:
-    return "a client without an address" if request.client is None else request.client.host
+    return "unknown" if request.client is None else request.client.host
