@@ -28,7 +28,7 @@ def signature(value: Any) -> str:
     except ValueError:
         return ""
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # annotations are strings
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # string annotations
     return re.sub(r" -> .*$", "", text) if inspect.isclass(value) else text
 
 
@@ -38,7 +38,7 @@ def summary(value: Any) -> str:
 
 
 def methods(value: type) -> Iterator[tuple[str, Any]]:
-    """Yield the public methods and properties that a class itself defines."""
+    """Yield the public methods and properties of a class, without inherited ones."""
     for name, member in vars(value).items():
         function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         if not name.startswith("_") and (
@@ -48,12 +48,12 @@ def methods(value: type) -> Iterator[tuple[str, Any]]:
 
 
 def entries(name: str, value: Any) -> Iterator[str]:
-    """Yield the lines of one public name."""
+    """Yield the lines of the section of a public name."""
     if isinstance(value, ModuleType):
         yield f"\n## `{name}`\n\n{summary(value)}\n"
-        for inner in value.__all__:
-            member = getattr(value, inner)
-            yield f"- `{name}.{inner}{signature(member)}`: {summary(member)}"
+        for member_name in value.__all__:
+            member = getattr(value, member_name)
+            yield f"- `{name}.{member_name}{signature(member)}`: {summary(member)}"
         return
     yield f"\n## `{name}`\n\n```text\n{name}{signature(value)}\n```\n\n{summary(value)}"
     if inspect.isclass(value):
