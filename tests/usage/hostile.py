@@ -1,4 +1,4 @@
-"""Response bodies made to cost a meter much: by kind, of any size, in one chunk or in many."""
+"""Response bodies that are expensive to read, in any size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Kind(NamedTuple):
 
     content_type: bytes
     encoding: bytes
-    body: Callable[[int], bytes]  # of about so many bytes
+    body: Callable[[int], bytes]  # takes the approximate size in bytes
     chunk: int = 0  # bytes, or 0 for a single chunk
 
     def chunks(self, size: int) -> list[bytes]:
@@ -43,12 +43,12 @@ def frame(payload: bytes, headers: bytes = b"") -> bytes:
 def repeated(
     unit: bytes, start: bytes = b"", end: bytes = b"", *, most: int = 1 << 40
 ) -> Callable[[int], bytes]:
-    """Return what repeats `unit` to a given size, between `start` and `end`."""
+    """Return a function of the size that repeats `unit` between `start` and `end`."""
     return lambda size: start + unit * max(min(size, most) // len(unit), 1) + end
 
 
 def events(unit: bytes, *, most: int = 1 << 19) -> Callable[[int], bytes]:
-    """Return what makes events of up to `most` bytes that repeat `unit` in a JSON array."""
+    """Return a function of the size that builds events with `unit` repeated in a JSON array."""
     return lambda size: (
         (b'data:{"usage":[' + unit * (most // len(unit)) + b'0],"tokens":1}\n\n')
         * (max(size // most, 1))
@@ -56,25 +56,25 @@ def events(unit: bytes, *, most: int = 1 << 19) -> Callable[[int], bytes]:
 
 
 def sse(body: Callable[[int], bytes], chunk: int = 0) -> Kind:
-    """Return a kind of streams of events."""
+    """Return a kind of server-sent events."""
     return Kind(SSE, b"", body, chunk)
 
 
 def _empty_block() -> bytes:
-    """Return eight empty deflate blocks that each have Huffman tables of their own."""
+    """Return eight empty deflate blocks, each with its own Huffman tables."""
     order = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1]
     fields = [(0, 1), (2, 2), (0, 5), (0, 5), (len(order) - 4, 4)]
     fields += [(int(symbol in (18, 1)), 3) for symbol in order]
     fields += [(1, 1), (127, 7), (1, 1), (107, 7), (0, 3)]
-    value = place = 0
+    value = position = 0
     for number, bits in fields * 8:
-        value |= number << place
-        place += bits
-    return value.to_bytes(place // 8, "little")
+        value |= number << position
+        position += bits
+    return value.to_bytes(position // 8, "little")
 
 
 def _compressed(unit: bytes, start: bytes = b"") -> Callable[[int], bytes]:
-    """Return what decodes to 256 times a given size."""
+    """Return a function of the size whose result decodes to 256 times as many bytes."""
     return lambda size: gzip.compress(start + unit * (size * 256 // len(unit)), 6)
 
 

@@ -19,7 +19,7 @@ from tokenpulse_mw.usage.budget import Budget, slices
 from tokenpulse_mw.usage.document import objects, read, read_events
 from tokenpulse_mw.usage.formats import has_output
 
-from .bodies import JSON, SSE, account, event, measure
+from .bodies import JSON, SSE, event, measure, outcome
 from .hostile import AWS, frame
 
 ANSWER = {"model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
@@ -109,11 +109,11 @@ def test_usage_before_exhausted_budget_counts(
     if content_type == SSE and not encoding:
         chunks = [first, hostile, *[event(ANSWER)] * 1000]
 
-    ledger = measure(content_type, chunks, encoding=encoding)
+    account = measure(content_type, chunks, encoding=encoding)
 
-    assert ledger.unreadable == 1
-    assert ledger.complete is False
-    assert (ledger.usage, ledger.source, ledger.model) == (USAGE, "partial", model)
+    assert account.unreadable == 1
+    assert account.complete is False
+    assert (account.usage, account.source, account.model) == (USAGE, "partial", model)
 
 
 def test_compressed_document_that_exhausts_its_budget_is_unreadable_once() -> None:
@@ -123,9 +123,9 @@ def test_compressed_document_that_exhausts_its_budget_is_unreadable_once() -> No
         % random.Random(1).randbytes(2 << 20).hex().encode()
     )
 
-    ledger = measure(JSON, [gzip.compress(body, 1)], encoding=b"gzip")
+    account = measure(JSON, [gzip.compress(body, 1)], encoding=b"gzip")
 
-    assert (ledger.source, ledger.complete, ledger.unreadable) == ("missing", False, 1)
+    assert (account.source, account.complete, account.unreadable) == ("missing", False, 1)
 
 
 @pytest.mark.parametrize("field", ["choices", "output", "delta", "candidates", "outputs"])
@@ -152,10 +152,10 @@ def test_small_fields_of_a_large_document_are_read() -> None:
 
 def test_usage_after_exhausted_budget_is_ignored() -> None:
     """No more of the body is read."""
-    ledger = measure(SSE, [NO_USAGE * 5, event(ANSWER)])
+    account = measure(SSE, [NO_USAGE * 5, event(ANSWER)])
 
-    assert account(ledger)[:2] == (None, "missing")
-    assert ledger.unreadable == 1
+    assert outcome(account)[:2] == (None, "missing")
+    assert account.unreadable == 1
 
 
 def test_stream_that_exhausted_its_budget_is_not_held() -> None:
@@ -176,7 +176,7 @@ def test_image_in_one_chunk_is_within_the_budget(size: int) -> None:
     usage = b'"usage":{"input_tokens":3,"output_tokens":4,"total_tokens":7}'
     body = b'{"created":1,"data":[{"b64_json":"%s"}],%s}' % (b"A" * size, usage)
 
-    assert account(measure(JSON, [body]))[:2] == (USAGE, "reported")
+    assert outcome(measure(JSON, [body]))[:2] == (USAGE, "reported")
     assert measure(JSON, [body]).unreadable == 0
 
 
@@ -188,9 +188,9 @@ def test_compressed_embeddings_of_64_mib_are_within_the_budget() -> None:
     vectors = b'{"object":"list","data":[' + numbers * ((64 << 20) // len(numbers) - 1)
     body = gzip.compress(vectors + end, 1)
 
-    ledger = measure(JSON, list(slices(body, 64 << 10)), encoding=b"gzip")
+    account = measure(JSON, list(slices(body, 64 << 10)), encoding=b"gzip")
 
-    assert (ledger.usage, ledger.source) == (TokenUsage(input=3), "reported")
+    assert (account.usage, account.source) == (TokenUsage(input=3), "reported")
 
 
 @pytest.mark.parametrize("chunk", [100, 16 << 10, 1 << 20])
@@ -202,9 +202,9 @@ def test_long_stream_with_usage_in_each_event_is_within_the_budget(
         event({"choices": [{"delta": {"content": f"word {n}"}}], **ANSWER}) for n in range(8_000)
     )
 
-    ledger = measure(SSE, list(slices(body, chunk)))
+    account = measure(SSE, list(slices(body, chunk)))
 
-    assert account(ledger) == (USAGE, "reported", "m", False, 0)
+    assert outcome(account) == (USAGE, "reported", "m", False, 0)
 
 
 @pytest.mark.parametrize("chunk", [100, 16 << 10, 1 << 20])
@@ -217,6 +217,6 @@ def test_long_array_is_within_the_budget(chunk: int) -> None:
     )
     body = b"[" + b",\r\n".join([element] * 3_000) + b"]"
 
-    ledger = measure(JSON, list(slices(body, chunk)))
+    account = measure(JSON, list(slices(body, chunk)))
 
-    assert account(ledger) == (USAGE, "reported", "m", False, 0)
+    assert outcome(account) == (USAGE, "reported", "m", False, 0)

@@ -18,6 +18,7 @@ from tokenpulse_mw.usage.decompress import decoders_for
 from tokenpulse_mw.usage.json_meter import JsonMeter
 from tokenpulse_mw.usage.sse_meter import SSEMeter
 
+from ..support.chunks import chunkings, chunks_of, split_at
 from .bodies import (
     ANTHROPIC_SSE,
     BODIES,
@@ -26,11 +27,9 @@ from .bodies import (
     JSON,
     SSE,
     Body,
-    account,
-    chunkings,
-    cut,
     event,
     measure,
+    outcome,
 )
 from .codings import CODINGS, WHOLE, Encode, gzipped
 
@@ -56,9 +55,9 @@ def test_compressed_response_is_read_like_a_plain_one(
     body: Body, coding: bytes, encode: Encode
 ) -> None:
     """The account is the same in every coding."""
-    ledger = measure(body.content_type, [encode(body.data)], encoding=coding)
+    account = measure(body.content_type, [encode(body.data)], encoding=coding)
 
-    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+    assert outcome(account) == (body.usage, "reported", body.model, False, 0)
 
 
 @every_coding
@@ -72,10 +71,10 @@ def test_any_chunking_of_compressed_response_gives_the_same_account(
     complete = data.draw(st.booleans())
     chunks = data.draw(chunkings(stream))
 
-    ledger = measure(body.content_type, chunks, complete=complete, encoding=coding)
+    account = measure(body.content_type, chunks, complete=complete, encoding=coding)
 
     whole = measure(body.content_type, [stream], complete=complete, encoding=coding)
-    assert account(ledger) == account(whole)
+    assert outcome(account) == outcome(whole)
 
 
 @pytest.mark.parametrize(("coding", "encode"), WHOLE.values(), ids=WHOLE)
@@ -86,20 +85,20 @@ def test_cut_compressed_response_is_partial_or_missing(
     """A body that ends inside a coding is not complete, even if the server ends it."""
     stream = encode(ANTHROPIC_SSE.data)
     for end in range(1, len(stream) - 10, 3):
-        ledger = measure(SSE, [stream[:end]], complete=complete, encoding=coding)
+        account = measure(SSE, [stream[:end]], complete=complete, encoding=coding)
 
-        usage = ledger.usage or TokenUsage()
-        assert ledger.source == ("missing" if ledger.usage is None else "partial")
+        usage = account.usage or TokenUsage()
+        assert account.source == ("missing" if account.usage is None else "partial")
         assert usage.input <= ANTHROPIC_SSE.usage.input
         assert usage.output <= ANTHROPIC_SSE.usage.output
-        assert ledger.unreadable == complete
+        assert account.unreadable == complete
 
 
 def test_usage_before_the_cut_counts() -> None:
     """Only the end of the coding is missing."""
-    ledger = measure(SSE, [gzipped(CHAT_SSE.data)[:-8]], complete=False, encoding=b"gzip")
+    account = measure(SSE, [gzipped(CHAT_SSE.data)[:-8]], complete=False, encoding=b"gzip")
 
-    assert account(ledger) == (CHAT_SSE.usage, "partial", CHAT_SSE.model, False, 0)
+    assert outcome(account) == (CHAT_SSE.usage, "partial", CHAT_SSE.model, False, 0)
 
 
 @every_coding
@@ -113,18 +112,18 @@ def test_corrupt_response_never_raises(
     for _ in range(chance.randrange(1, 4)):
         stream[chance.randrange(len(stream))] ^= 1 << chance.randrange(8)
 
-    ledger = measure(SSE, data.draw(chunkings(bytes(stream))), encoding=coding)
+    account = measure(SSE, data.draw(chunkings(bytes(stream))), encoding=coding)
 
-    assert ledger.source in ("reported", "partial", "missing")
+    assert account.source in ("reported", "partial", "missing")
 
 
 def test_corrupt_response_is_unreadable_once() -> None:
     """Later chunks are ignored."""
     chunks = [gzipped(USAGE)[:-8], b"\xff" * 100, b"\xff" * 100, gzipped(USAGE)]
 
-    ledger = measure(SSE, chunks, encoding=b"gzip")
+    account = measure(SSE, chunks, encoding=b"gzip")
 
-    assert account(ledger) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
+    assert outcome(account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
 
 
 def test_awaits_output_ends_with_the_first_output() -> None:
@@ -146,8 +145,8 @@ def test_awaits_output_ends_with_the_first_output() -> None:
 
 def test_empty_body_is_not_unreadable() -> None:
     """It is not cut, because it has not begun."""
-    assert account(measure(JSON, [], encoding=b"gzip")) == (None, "missing", None, False, 0)
-    assert account(measure(JSON, [b""], encoding=b"gzip")) == (None, "missing", None, False, 0)
+    assert outcome(measure(JSON, [], encoding=b"gzip")) == (None, "missing", None, False, 0)
+    assert outcome(measure(JSON, [b""], encoding=b"gzip")) == (None, "missing", None, False, 0)
 
 
 def test_decoded_bytes_are_bounded() -> None:
@@ -155,11 +154,11 @@ def test_decoded_bytes_are_bounded() -> None:
     words = b": ping\n\n" * 5000
     meter = encoded(SSEMeter(), most=len(words))
 
-    for chunk in cut(gzipped(USAGE + words * 3), range(50, 300, 50)):
+    for chunk in split_at(gzipped(USAGE + words * 3), range(50, 300, 50)):
         meter.feed(chunk)
     meter.finish(complete=True)
 
-    assert account(meter.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
+    assert outcome(meter.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
 
 
 def test_response_of_the_limit_is_read() -> None:
@@ -182,7 +181,7 @@ def test_an_answer_that_says_much_more_than_its_size_is_not_decoded_to_its_end()
     read.feed(gzip.compress(USAGE) + bomb)
     read.finish(complete=True)
 
-    assert account(read.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
+    assert outcome(read.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
 
 
 def test_a_long_answer_earns_what_it_says() -> None:
@@ -191,10 +190,10 @@ def test_a_long_answer_earns_what_it_says() -> None:
     words = b"".join(b": ping %d\n\n" % chance.randrange(10**9) for _ in range(120_000))
     stream = gzipped(words + USAGE)
 
-    ledger = measure(SSE, cut(stream, range(5000, len(stream), 5000)), encoding=b"gzip")
+    account = measure(SSE, chunks_of(stream, 5000), encoding=b"gzip")
 
     assert len(words) > 2 * 1024 * 1024
-    assert account(ledger) == (TokenUsage(input=3, output=4), "reported", None, False, 0)
+    assert outcome(account) == (TokenUsage(input=3, output=4), "reported", None, False, 0)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br"])
@@ -219,10 +218,10 @@ def test_an_honest_stream_may_be_compressed_much(coding: str) -> None:
         said = event({"choices": choices, "model": "gpt-4o-2024-11-20", "usage": None})
         chunks.append(compress(said * 4) + flush())
 
-    ledger = measure(SSE, [*chunks, compress(USAGE), end()], encoding=coding.encode())
+    account = measure(SSE, [*chunks, compress(USAGE), end()], encoding=coding.encode())
 
     expected = (TokenUsage(input=3, output=4), "reported", "gpt-4o-2024-11-20", False, 0)
-    assert account(ledger) == expected
+    assert outcome(account) == expected
 
 
 _VOCABULARY = ["pulse", "token", "meter", "alert", "limit", "route"]
@@ -244,7 +243,7 @@ def test_the_bytes_of_a_compressed_answer_may_be_of_any_kind(
 ) -> None:
     """Applications send bytearrays and memoryviews too."""
     stream = coding[1](CHAT_SSE.data)
-    chunks = [form(chunk) for chunk in cut(stream, range(50, len(stream), 50))]
+    chunks = [form(chunk) for chunk in chunks_of(stream, 50)]
 
     assert measure(SSE, chunks, encoding=coding[0]).usage == CHAT_SSE.usage
 
@@ -253,9 +252,9 @@ def test_what_lies_between_two_codings_counts_too() -> None:
     """A bomb in a bomb may say nothing at all in the end."""
     bomb = gzip.compress(gzip.compress(b"", mtime=0) * 200_000)
 
-    ledger = measure(JSON, [bomb], encoding=b"gzip, gzip")
+    account = measure(JSON, [bomb], encoding=b"gzip, gzip")
 
-    assert account(ledger) == (None, "missing", None, False, 1)
+    assert outcome(account) == (None, "missing", None, False, 1)
 
 
 @pytest.mark.parametrize("encoding", [b"compress", b"gzip, aws-chunked", b"x" * 500])
@@ -268,7 +267,7 @@ def test_an_answer_in_an_unknown_coding_is_missing(encoding: bytes) -> None:
         meter.finish(complete=True)
 
         assert meter.awaits_output is False
-        assert account(meter.account) == (None, "missing", None, False, 0)
+        assert outcome(meter.account) == (None, "missing", None, False, 0)
         assert meter.account.complete is True
 
 
@@ -292,7 +291,7 @@ def test_each_compressed_answer_has_a_decoder_of_its_own() -> None:
     assert other is not None
     data = gzipped(CHAT_JSON.data)
 
-    for chunk in cut(data, range(20, len(data), 20)):
+    for chunk in chunks_of(data, 20):
         one.feed(chunk)
         other.feed(chunk)
     one.finish(complete=True)

@@ -30,7 +30,7 @@ from tokenpulse_mw.usage.formats import (
     model_of,
 )
 
-from .bodies import JSON, SSE, account, event, measure
+from .bodies import JSON, SSE, event, measure, outcome
 
 
 def test_a_document_is_an_object_or_an_array_of_them() -> None:
@@ -202,9 +202,13 @@ def test_half_a_character_costs_no_usage(text: str) -> None:
             (JSON, json.dumps(payload).encode()),
             (SSE, event(payload)),
         ):
-            ledger = measure(content_type, [data])
-            assert ledger.usage is not None
-            assert (ledger.usage.total, ledger.source, ledger.unreadable) == (total, "reported", 0)
+            account = measure(content_type, [data])
+            assert account.usage is not None
+            assert (account.usage.total, account.source, account.unreadable) == (
+                total,
+                "reported",
+                0,
+            )
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
@@ -214,13 +218,13 @@ def test_what_is_no_number_costs_no_usage(number: str) -> None:
     vector = b'{"data": [{"embedding": [%s,1.0]}], "usage": {"prompt_tokens": 9}}'
 
     for data in (likely, vector):
-        ledger = measure(JSON, [data % number.encode()])
-        assert ledger.usage is not None
-        assert (ledger.usage.input, ledger.unreadable) == (9, 0)
+        account = measure(JSON, [data % number.encode()])
+        assert account.usage is not None
+        assert (account.usage.input, account.unreadable) == (9, 0)
 
 
 def test_what_is_no_number_is_no_count() -> None:
     """Nothing is made up."""
-    ledger = measure(JSON, [b'{"model": "m", "usage": {"prompt_tokens": NaN}}'])
+    account = measure(JSON, [b'{"model": "m", "usage": {"prompt_tokens": NaN}}'])
 
-    assert account(ledger) == (None, "missing", "m", False, 0)
+    assert outcome(account) == (None, "missing", "m", False, 0)

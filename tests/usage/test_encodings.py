@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenpulse_mw.usage.bounds import MAX_COMPRESSED_FRAMES
 from tokenpulse_mw.usage.decompress import CorruptError, Decoder, decoders_for
 
-from .bodies import chunkings
+from ..support.chunks import chunkings
 from .codings import CODINGS, ZSTD, Encode, brotlied, deflated, gzipped, zstded
 
 TEXT = b"".join(b"data: %d\n\n" % number for number in range(400))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.eventstream import Frame, FrameBuffer
 
-from .bodies import chunkings, cut, frame, header, text_header
+from ..support.chunks import chunkings, chunks_of
+from .bodies import frame, header, text_header
 
 ONE = frame(text_header(":event-type", "one"), b"{}")
 TWO = frame(text_header(":event-type", "two"), b'{"a": 1}')
@@ -168,7 +169,7 @@ def test_a_frame_that_is_too_long_is_skipped(size: int) -> None:
     """It is counted once, in whatever chunks it comes, and the next one is read."""
     stream = ONE + frame(b"", bytes(200)) + TWO
 
-    found, buffer = read(cut(stream, range(size, len(stream), size)), longest=100)
+    found, buffer = read(chunks_of(stream, size), longest=100)
 
     assert found == [FRAME_ONE, FRAME_TWO]
     assert state(buffer) == (1, False, False)

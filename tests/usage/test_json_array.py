@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.json_array import JsonArraySplitter
 
-from .bodies import chunkings, cut
+from ..support.chunks import chunkings, chunks_of
 
 texts = st.text(st.sampled_from('ab{}[]",:\\\u00e9\U0001f642 '), max_size=8)
 
@@ -73,7 +73,7 @@ def test_an_object_that_is_too_long_is_skipped(size: int) -> None:
     """It is counted once, in whatever chunks it comes, and the others are read."""
     body = b'[{"a": 1}, {"text": "%s"}, {"a": 2}]' % (b"x" * 50)
 
-    elements, buffer = read(cut(body, range(size, len(body), size)), longest=20)
+    elements, buffer = read(chunks_of(body, size), longest=20)
 
     assert elements == [b'{"a": 1}', b'{"a": 2}']
     assert (buffer.closed, buffer.overlong) == (True, 1)

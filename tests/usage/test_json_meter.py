@@ -14,8 +14,9 @@ from tokenpulse_mw.usage import TokenUsage
 from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_BYTES
 from tokenpulse_mw.usage.json_meter import JsonMeter
 
+from ..support.chunks import chunkings, chunks_of
 from ..support.memory import held_after
-from .bodies import BODIES, JSON, Body, account, chunkings, cut, measure
+from .bodies import BODIES, JSON, Body, measure, outcome
 
 
 def element(text: str, **counts: int) -> bytes:
@@ -26,32 +27,32 @@ def element(text: str, **counts: int) -> bytes:
 
 
 FIRST = element("", promptTokenCount=7)
-WORDS = element("Paris.", promptTokenCount=7, candidatesTokenCount=9)
+OUTPUT = element("Paris.", promptTokenCount=7, candidatesTokenCount=9)
 LAST = element("", promptTokenCount=7, thoughtsTokenCount=4)
 
 
 def test_the_last_whole_element_counts() -> None:
     """Gemini's counts may fall, and fields may vanish."""
-    ledger = measure(JSON, [b"[%s,%s,%s]" % (FIRST, WORDS, LAST)])
+    account = measure(JSON, [b"[%s,%s,%s]" % (FIRST, OUTPUT, LAST)])
 
     expected = TokenUsage(input=7, output=4, reasoning=4)
-    assert account(ledger) == (expected, "reported", "gemini-2.5-flash", False, 0)
+    assert outcome(account) == (expected, "reported", "gemini-2.5-flash", False, 0)
 
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_an_array_that_was_cut_is_partial(complete: bool) -> None:
     """Its last whole element counts; where the body came to its end it is malformed."""
-    ledger = measure(JSON, [b"[%s,%s,%s" % (FIRST, WORDS, LAST[:-3])], complete=complete)
+    account = measure(JSON, [b"[%s,%s,%s" % (FIRST, OUTPUT, LAST[:-3])], complete=complete)
 
     expected = TokenUsage(input=7, output=9)
-    assert account(ledger) == (expected, "partial", "gemini-2.5-flash", False, int(complete))
+    assert outcome(account) == (expected, "partial", "gemini-2.5-flash", False, int(complete))
 
 
 def test_an_array_may_be_longer_than_any_document() -> None:
     """Only its elements are bounded."""
     meter = JsonMeter(longest=200)
 
-    for chunk in (b"[", FIRST, *[b",\r\n" + WORDS] * 50, b"," + LAST + b"]\n"):
+    for chunk in (b"[", FIRST, *[b",\r\n" + OUTPUT] * 50, b"," + LAST + b"]\n"):
         meter.feed(chunk)
     meter.finish(complete=True)
 
@@ -77,12 +78,12 @@ def test_an_element_that_is_too_long_says_its_usage_at_its_end(size: int) -> Non
     body = b"[%s,%s,%s]" % (FIRST, picture, element(""))
     meter = JsonMeter(longest=300)
 
-    for chunk in cut(body, range(size, len(body), size)):
+    for chunk in chunks_of(body, size):
         meter.feed(chunk)
     meter.finish(complete=True)
 
     expected = (TokenUsage(input=7, output=1290), "reported", "gemini-2.5-flash", False, 0)
-    assert account(meter.account) == expected
+    assert outcome(meter.account) == expected
 
 
 def test_the_time_of_the_first_words_of_an_array_can_be_told() -> None:
@@ -90,7 +91,7 @@ def test_the_time_of_the_first_words_of_an_array_can_be_told() -> None:
     meter = JsonMeter()
     waiting = []
 
-    for chunk in (b" \n[", FIRST, b",", WORDS[:-1], WORDS[-1:], b",", LAST, b"]"):
+    for chunk in (b" \n[", FIRST, b",", OUTPUT[:-1], OUTPUT[-1:], b",", LAST, b"]"):
         meter.feed(chunk)
         waiting.append(meter.awaits_output)
 
@@ -101,8 +102,8 @@ def test_an_array_that_ends_with_an_error_failed() -> None:
     """Gemini tells of it in an element of its own."""
     error = b'{"error": {"code": 503, "status": "UNAVAILABLE"}}'
 
-    assert measure(JSON, [b"[%s,%s]" % (WORDS, error)]).failed is True
-    assert measure(JSON, [b"[%s,%s]" % (error, WORDS)]).failed is False
+    assert measure(JSON, [b"[%s,%s]" % (OUTPUT, error)]).failed is True
+    assert measure(JSON, [b"[%s,%s]" % (error, OUTPUT)]).failed is False
 
 
 def test_an_error_that_is_the_whole_answer_is_a_failure() -> None:
@@ -146,11 +147,11 @@ def test_a_document_that_is_too_long_says_its_usage_at_its_end(
     """Vectors of many texts, and pictures, are counted though they are not kept."""
     data = json.dumps(payload, indent=indent).encode()
 
-    ledger = measure(JSON, cut(data, range(size, len(data), size)))
+    account = measure(JSON, chunks_of(data, size))
 
     assert len(data) > MAX_DOCUMENT_BYTES
-    assert account(ledger) == (usage, "reported", model, False, 0)
-    assert ledger.is_response is True
+    assert outcome(account) == (usage, "reported", model, False, 0)
+    assert account.is_response is True
 
 
 USAGE_FIRST = {"prompt_tokens": 7, "total_tokens": 7}
@@ -171,11 +172,11 @@ def test_a_document_that_is_too_long_may_say_its_usage_first(
     }
     data = json.dumps(payload, indent=indent).encode()
 
-    ledger = measure(JSON, cut(data, range(size, len(data), size)), complete=complete)
+    account = measure(JSON, chunks_of(data, size), complete=complete)
 
     source = "reported" if complete else "partial"
     assert len(data) > MAX_DOCUMENT_BYTES
-    assert account(ledger) == (TokenUsage(input=7), source, "m", False, 0)
+    assert outcome(account) == (TokenUsage(input=7), source, "m", False, 0)
 
 
 @pytest.mark.parametrize(
@@ -191,20 +192,20 @@ def test_a_usage_inside_of_a_document_that_is_too_long_is_only_text(
     payload: dict[str, Any],
 ) -> None:
     """Only what stands at its top, and in its first KiB or at its end, is its own."""
-    ledger = measure(JSON, [json.dumps(payload).encode()])
+    account = measure(JSON, [json.dumps(payload).encode()])
 
-    assert account(ledger) == (None, "missing", None, False, 1)
+    assert outcome(account) == (None, "missing", None, False, 1)
 
 
 @pytest.mark.parametrize("size", [1, 30, 10_000])
 def test_documents_one_after_the_other_are_read_line_by_line(size: int) -> None:
     """Some call such a stream JSON, too; the last usage counts."""
-    data = FIRST + b"\n" + WORDS + b"\r\n\n" + LAST + b"\n"
+    data = FIRST + b"\n" + OUTPUT + b"\r\n\n" + LAST + b"\n"
 
-    ledger = measure(JSON, cut(data, range(size, len(data), size)))
+    account = measure(JSON, chunks_of(data, size))
 
     expected = TokenUsage(input=7, output=4, reasoning=4)
-    assert account(ledger) == (expected, "reported", "gemini-2.5-flash", False, 0)
+    assert outcome(account) == (expected, "reported", "gemini-2.5-flash", False, 0)
 
 
 def test_a_document_that_is_too_long_and_was_cut_says_nothing() -> None:
@@ -213,10 +214,10 @@ def test_a_document_that_is_too_long_and_was_cut_says_nothing() -> None:
         {"text": "x" * MAX_DOCUMENT_BYTES, "a": [{"usage": {"prompt_tokens": 9}}]}
     ).encode()
 
-    ledger = measure(JSON, [data[:-2]], complete=False)
+    account = measure(JSON, [data[:-2]], complete=False)
 
-    assert account(ledger) == (None, "missing", None, False, 1)
-    assert ledger.is_response is None
+    assert outcome(account) == (None, "missing", None, False, 1)
+    assert account.is_response is None
 
 
 @pytest.mark.parametrize("form", [bytearray, memoryview])
@@ -226,17 +227,17 @@ def test_the_bytes_of_an_answer_may_be_of_any_kind(
 ) -> None:
     """Applications send bytearrays and memoryviews too."""
     for size in (7, len(body.data)):
-        chunks = [form(chunk) for chunk in cut(body.data, range(size, len(body.data), size))]
-        ledger = measure(body.content_type, chunks)
-        assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+        chunks = [form(chunk) for chunk in chunks_of(body.data, size)]
+        account = measure(body.content_type, chunks)
+        assert outcome(account) == (body.usage, "reported", body.model, False, 0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000])
 def test_a_byte_order_mark_before_an_answer_is_passed_over(size: int) -> None:
     """However it is cut."""
     for data in (b"\xef\xbb\xbf" + LAST, b"\xef\xbb\xbf\n[%s]" % LAST):
-        ledger = measure(JSON, cut(data, range(size, len(data), size)))
-        assert ledger.usage == TokenUsage(input=7, output=4, reasoning=4)
+        account = measure(JSON, chunks_of(data, size))
+        assert account.usage == TokenUsage(input=7, output=4, reasoning=4)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ def test_an_answer_that_names_its_model_is_a_models() -> None:
 )
 def test_an_array_of_anything_else_says_nothing(data: bytes) -> None:
     """Applications answer with arrays too."""
-    assert account(measure(JSON, [data])) == (None, "missing", None, False, 0)
+    assert outcome(measure(JSON, [data])) == (None, "missing", None, False, 0)
 
 
 def test_a_malformed_element_is_counted() -> None:
@@ -297,9 +298,9 @@ def test_white_space_before_an_answer_is_passed_over(size: int) -> None:
     document, array = b" \r\n\t{%s" % LAST[1:], b" \r\n\t[%s]" % LAST
 
     for data in (document, array):
-        ledger = measure(JSON, cut(data, range(size, len(data), size)))
-        assert ledger.usage == TokenUsage(input=7, output=4, reasoning=4)
-        assert ledger.source == "reported"
+        account = measure(JSON, chunks_of(data, size))
+        assert account.usage == TokenUsage(input=7, output=4, reasoning=4)
+        assert account.source == "reported"
 
 
 def test_white_space_without_end_is_not_held() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tokenpulse_mw.usage.bounds import MAX_WINDOW_LOG_BROTLI, MAX_WINDOW_LOG_ZSTD
 from tokenpulse_mw.usage.decompress import CorruptError, decoders_for, window_log
 
-from .bodies import SSE, account, event, measure
+from .bodies import SSE, event, measure, outcome
 from .codings import deflated, gzipped
 
 MIB = 1024 * 1024
@@ -101,11 +101,11 @@ def test_a_brotli_stream_with_a_larger_window_is_unreadable(log: int) -> None:
     compressor = brotli.Compressor(lgwin=log)
     data = compressor.process(event({"usage": {"prompt_tokens": 3}})) + compressor.finish()
 
-    ledger = measure(SSE, [data[:1], data[1:]], encoding=b"br")
+    account = measure(SSE, [data[:1], data[1:]], encoding=b"br")
 
     accepted = log <= MAX_WINDOW_LOG_BROTLI
-    assert ledger.unreadable == (not accepted)
-    assert (ledger.usage is not None) is accepted
+    assert account.unreadable == (not accepted)
+    assert (account.usage is not None) is accepted
 
 
 @pytest.mark.parametrize("log", [MAX_WINDOW_LOG_ZSTD, MAX_WINDOW_LOG_ZSTD + 1])
@@ -129,5 +129,5 @@ def test_two_codings_are_decoded_and_three_are_not() -> None:
     """Each of them holds a window of its own."""
     data = deflated(gzipped(event({"usage": {"prompt_tokens": 3}})))
 
-    assert account(measure(SSE, [data], encoding=b"gzip, deflate"))[1] == "reported"
-    assert account(measure(SSE, [gzipped(data)], encoding=b"gzip, deflate, gzip"))[1] == "missing"
+    assert outcome(measure(SSE, [data], encoding=b"gzip, deflate"))[1] == "reported"
+    assert outcome(measure(SSE, [gzipped(data)], encoding=b"gzip, deflate, gzip"))[1] == "missing"

@@ -16,6 +16,7 @@ from tokenpulse_mw.usage.json_meter import JsonMeter
 from tokenpulse_mw.usage.meter import MaybeJsonMeter, SniffMeter
 from tokenpulse_mw.usage.sse_meter import SSEMeter
 
+from ..support.chunks import chunkings, chunks_of, split_at
 from ..support.memory import held_after
 from .bodies import (
     BODIES,
@@ -23,18 +24,16 @@ from .bodies import (
     CHAT_SSE,
     FRAMES,
     JSON,
-    SPOKEN,
     SSE,
     STREAMS,
+    WITH_OUTPUT,
     Body,
-    account,
-    chunkings,
-    cut,
     event,
     measure,
+    outcome,
 )
 
-WORDS = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
+OUTPUT = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
 
 
 USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
@@ -49,7 +48,7 @@ LOOKALIKES = ['"error": {"a": 1}', '"usage": {"prompt_tokens": 99}', '\n\nevent:
 every_body = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 
 
-every_spoken = pytest.mark.parametrize("body", SPOKEN.values(), ids=SPOKEN)
+every_body_with_output = pytest.mark.parametrize("body", WITH_OUTPUT.values(), ids=WITH_OUTPUT)
 
 
 every_stream = pytest.mark.parametrize("body", STREAMS.values(), ids=STREAMS)
@@ -58,20 +57,20 @@ every_stream = pytest.mark.parametrize("body", STREAMS.values(), ids=STREAMS)
 @every_body
 def test_an_answer_that_came_whole_is_reported(body: Body) -> None:
     """Of each vendor's answer the usage and the model are known when it ends."""
-    ledger = measure(body.content_type, [body.data])
+    account = measure(body.content_type, [body.data])
 
-    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+    assert outcome(account) == (body.usage, "reported", body.model, False, 0)
 
 
 @every_body
 def test_an_answer_is_partial_or_missing_wherever_it_is_cut(body: Body) -> None:
     """A cut answer never costs more than the vendor has said, and is never taken for whole."""
     for end in range(len(body.data)):
-        ledger = measure(body.content_type, [body.data[:end]], complete=False)
+        account = measure(body.content_type, [body.data[:end]], complete=False)
 
-        usage = ledger.usage or TokenUsage()
-        assert ledger.source == ("missing" if ledger.usage is None else "partial")
-        assert ledger.failed is False
+        usage = account.usage or TokenUsage()
+        assert account.source == ("missing" if account.usage is None else "partial")
+        assert account.failed is False
         assert usage.input <= body.usage.input
         assert usage.output <= body.usage.output
         assert usage.cache_read <= body.usage.cache_read
@@ -82,20 +81,20 @@ def test_an_answer_is_partial_or_missing_wherever_it_is_cut(body: Body) -> None:
 @every_body
 def test_a_cut_answer_is_nobodys_fault(body: Body) -> None:
     """An event or a document that was cut in two is not counted as unreadable."""
-    ledgers = [
+    accounts = [
         measure(body.content_type, [body.data[:end]], complete=False)
         for end in range(len(body.data))
     ]
 
-    assert {ledger.unreadable for ledger in ledgers} == {0}
+    assert {account.unreadable for account in accounts} == {0}
 
 
 @every_stream
 def test_a_stream_may_leave_its_last_blank_line_out(body: Body) -> None:
     """The last event counts without the blank line that should end it."""
-    ledger = measure(SSE, [body.data.rstrip(b"\r\n")])
+    account = measure(SSE, [body.data.rstrip(b"\r\n")])
 
-    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+    assert outcome(account) == (body.usage, "reported", body.model, False, 0)
 
 
 @every_body
@@ -106,16 +105,16 @@ def test_any_chunking_gives_the_same_account(body: Body, data: st.DataObject) ->
     complete = data.draw(st.booleans())
     chunks = data.draw(chunkings(body.data[:end]))
 
-    ledger = measure(body.content_type, chunks, complete=complete)
+    account = measure(body.content_type, chunks, complete=complete)
 
     whole = measure(body.content_type, [body.data[:end]], complete=complete)
-    assert account(ledger) == account(whole)
+    assert outcome(account) == outcome(whole)
 
 
 @given(
     st.lists(
         st.sampled_from(
-            [WORDS, USAGE, ERROR, b'data: {"usage": {"prompt_tokens": oops}\n\n', b": ping\n\n"]
+            [OUTPUT, USAGE, ERROR, b'data: {"usage": {"prompt_tokens": oops}\n\n', b": ping\n\n"]
         )
     ),
     st.data(),
@@ -128,12 +127,12 @@ def test_any_chunking_of_a_troubled_stream_gives_the_same_account(
     stream = stream[: data.draw(st.integers(0, len(stream)) | st.just(len(stream)))]
     complete = data.draw(st.booleans())
 
-    ledger = measure(SSE, data.draw(chunkings(stream)), complete=complete)
+    account = measure(SSE, data.draw(chunkings(stream)), complete=complete)
 
-    assert account(ledger) == account(measure(SSE, [stream], complete=complete))
+    assert outcome(account) == outcome(measure(SSE, [stream], complete=complete))
 
 
-@every_spoken
+@every_body_with_output
 def test_waiting_ends_with_the_byte_that_completes_the_first_words(body: Body) -> None:
     """The time of the first words is that of the chunk which completes their event."""
     end = len(body.before) + len(body.first)
@@ -150,7 +149,7 @@ def test_waiting_ends_with_the_byte_that_completes_the_first_words(body: Body) -
     assert waiting == [True] * (end - 1) + [False] * (len(body.data) - end + 1)
 
 
-@every_spoken
+@every_body_with_output
 def test_waiting_goes_on_before_the_first_words(body: Body) -> None:
     """Roles, starts and pings are not what a reader waits for."""
     meter = meter_for(body.content_type)
@@ -177,7 +176,7 @@ def test_a_json_answer_has_no_first_words() -> None:
     """All of it comes at once, so that it is waited for until its end."""
     meter = JsonMeter()
 
-    for chunk in cut(CHAT_JSON.data, range(50, len(CHAT_JSON.data), 50)):
+    for chunk in chunks_of(CHAT_JSON.data, 50):
         meter.feed(chunk)
         assert meter.awaits_output is True
     meter.finish(complete=True)
@@ -187,28 +186,28 @@ def test_a_json_answer_has_no_first_words() -> None:
 
 def test_an_empty_body_says_nothing() -> None:
     """No bytes are no usage, and nothing unreadable either."""
-    assert account(measure(JSON, [])) == (None, "missing", None, False, 0)
-    assert account(measure(SSE, [b""])) == (None, "missing", None, False, 0)
+    assert outcome(measure(JSON, [])) == (None, "missing", None, False, 0)
+    assert outcome(measure(SSE, [b""])) == (None, "missing", None, False, 0)
 
 
 @pytest.mark.parametrize("data", [b"{", b"<html>", b"null", b'"usage"', b"\xff\xfe", b'{"usage":'])
 def test_a_malformed_json_body_is_missing(data: bytes) -> None:
     """What is not a JSON document is counted as unreadable."""
-    assert account(measure(JSON, [data])) == (None, "missing", None, False, 1)
+    assert outcome(measure(JSON, [data])) == (None, "missing", None, False, 1)
 
 
 def test_a_malformed_event_is_passed_over() -> None:
     """The other events of the stream still count."""
-    ledger = measure(SSE, [WORDS, USAGE, b'data: {"usage": {"prompt_tokens": oops}\n\n'])
+    account = measure(SSE, [OUTPUT, USAGE, b'data: {"usage": {"prompt_tokens": oops}\n\n'])
 
-    assert (ledger.usage, ledger.unreadable) == (TokenUsage(input=3, output=4), 1)
+    assert (account.usage, account.unreadable) == (TokenUsage(input=3, output=4), 1)
 
 
 def test_a_malformed_stream_is_missing() -> None:
     """Where no event that speaks of usage can be read there is no usage."""
-    ledger = measure(SSE, [b'data: {"usage": {"prompt_tokens": oops}\n\n' * 2])
+    account = measure(SSE, [b'data: {"usage": {"prompt_tokens": oops}\n\n' * 2])
 
-    assert account(ledger) == (None, "missing", None, False, 2)
+    assert outcome(account) == (None, "missing", None, False, 2)
 
 
 @pytest.mark.parametrize("size", [1, 10, 1000])
@@ -217,12 +216,12 @@ def test_a_json_body_that_is_too_long_is_let_go(size: int) -> None:
     data = b'{"a": {"usage": {"prompt_tokens": 3}, "text": "%s"}}' % (b"x" * 53)
     meter = JsonMeter(longest=100)
 
-    for chunk in cut(data, range(size, len(data), size)):
+    for chunk in chunks_of(data, size):
         meter.feed(chunk)
     meter.finish(complete=True)
 
     assert len(data) == 103
-    assert account(meter.account) == (None, "missing", None, False, 1)
+    assert outcome(meter.account) == (None, "missing", None, False, 1)
 
 
 def test_a_json_body_that_is_too_long_is_held_no_longer() -> None:
@@ -241,19 +240,19 @@ def test_a_json_body_of_the_limit_is_read() -> None:
     meter.feed(data)
     meter.finish(complete=True)
 
-    assert account(meter.account) == (TokenUsage(input=3), "reported", None, False, 0)
+    assert outcome(meter.account) == (TokenUsage(input=3), "reported", None, False, 0)
 
 
 def test_an_event_that_is_too_long_is_skipped() -> None:
     """An over-long event of a stream is unreadable; the others count."""
     meter = SSEMeter(longest=100)
 
-    for chunk in (WORDS, event({"choices": [{"delta": {"content": "x" * 100}}]}), USAGE):
+    for chunk in (OUTPUT, event({"choices": [{"delta": {"content": "x" * 100}}]}), USAGE):
         meter.feed(chunk)
     meter.finish(complete=True)
 
     expected = (TokenUsage(input=3, output=4), "reported", None, False, 1)
-    assert account(meter.account) == expected
+    assert outcome(meter.account) == expected
 
 
 def test_a_body_is_kept_up_to_one_mebibyte_by_default() -> None:
@@ -270,7 +269,7 @@ def test_a_long_stream_is_read_to_its_end() -> None:
     early = event({"choices": [], "usage": {"prompt_tokens": 1}})
     meter = SSEMeter()
 
-    for chunk in (WORDS, early, *[WORDS] * 2000):
+    for chunk in (OUTPUT, early, *[OUTPUT] * 2000):
         meter.feed(chunk)
     assert meter.account.usage == TokenUsage(input=1)
     meter.feed(USAGE)
@@ -308,7 +307,7 @@ def test_a_long_stream_is_read_to_its_end() -> None:
         pytest.param(b'{"error": {"code": 429}}\r\n', id="google-on-one-line"),
     ],
 )
-@pytest.mark.parametrize("before", [b"", WORDS, WORDS * 3000], ids=["alone", "short", "long"])
+@pytest.mark.parametrize("before", [b"", OUTPUT, OUTPUT * 3000], ids=["alone", "short", "long"])
 def test_an_error_inside_a_stream_is_a_failure(failure: bytes, before: bytes) -> None:
     """Vendors end a stream that began well with an error of their own."""
     assert measure(SSE, [before, failure]).failed is True
@@ -322,9 +321,9 @@ def test_text_that_looks_like_an_error_or_usage_is_only_text(body: Body, text: s
         {"type": "content_block_delta", "delta": {"text": text}}, "content_block_delta"
     )
 
-    ledger = measure(SSE, [body.before, words, body.first, words, body.after, words])
+    account = measure(SSE, [body.before, words, body.first, words, body.after, words])
 
-    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+    assert outcome(account) == (body.usage, "reported", body.model, False, 0)
 
 
 @pytest.mark.parametrize("text", LOOKALIKES)
@@ -332,7 +331,7 @@ def test_text_of_a_json_answer_is_only_text(text: str) -> None:
     """A JSON answer may quote what an error or a usage looks like."""
     data = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
-    assert account(measure(JSON, [data])) == (None, "missing", None, False, 0)
+    assert outcome(measure(JSON, [data])) == (None, "missing", None, False, 0)
 
 
 def test_arguments_of_a_tool_are_not_the_vendors_words() -> None:
@@ -344,9 +343,9 @@ def test_arguments_of_a_tool_are_not_the_vendors_words() -> None:
         "usageMetadata": {"promptTokenCount": 7},
     }
 
-    ledger = measure(SSE, [event(payload)])
+    account = measure(SSE, [event(payload)])
 
-    assert account(ledger) == (TokenUsage(input=7), "reported", None, False, 0)
+    assert outcome(account) == (TokenUsage(input=7), "reported", None, False, 0)
 
 
 def test_an_error_of_null_is_no_failure() -> None:
@@ -367,17 +366,17 @@ def test_an_error_event_that_is_not_json_is_no_failure_without_the_name() -> Non
 
 def test_an_error_is_looked_for_at_the_end_of_a_stream() -> None:
     """An error after which 32 KiB of answer follow did not end it."""
-    after = WORDS * ((32 * 1024 - len(ERROR)) // len(WORDS))
+    after = OUTPUT * ((32 * 1024 - len(ERROR)) // len(OUTPUT))
 
-    assert measure(SSE, [WORDS, ERROR, after]).failed is True
-    assert measure(SSE, [WORDS, ERROR, after, WORDS * 2]).failed is False
+    assert measure(SSE, [OUTPUT, ERROR, after]).failed is True
+    assert measure(SSE, [OUTPUT, ERROR, after, OUTPUT * 2]).failed is False
 
 
 def test_an_error_after_a_chunk_longer_than_the_limit_is_a_failure() -> None:
     """Events that came in one large chunk do not run into the next."""
     meter = SSEMeter(longest=200)
 
-    meter.feed(WORDS * 5)
+    meter.feed(OUTPUT * 5)
     meter.feed(ERROR)
     meter.finish(complete=True)
 
@@ -386,10 +385,10 @@ def test_an_error_after_a_chunk_longer_than_the_limit_is_a_failure() -> None:
 
 def test_a_malformed_event_of_a_cut_stream_is_counted() -> None:
     """Only the event that was cut is excused, in whatever chunks the stream came."""
-    stream = WORDS + b'data: {"usage": {"prompt_tokens": oops}\n\n' + WORDS[:20]
+    stream = OUTPUT + b'data: {"usage": {"prompt_tokens": oops}\n\n' + OUTPUT[:20]
 
     assert measure(SSE, [stream], complete=False).unreadable == 1
-    assert measure(SSE, cut(stream, range(len(stream))), complete=False).unreadable == 1
+    assert measure(SSE, split_at(stream, range(len(stream))), complete=False).unreadable == 1
 
 
 def test_a_stream_that_never_speaks_is_held_in_bounded_memory() -> None:
@@ -404,9 +403,9 @@ def test_a_stream_that_never_speaks_is_held_in_bounded_memory() -> None:
 @given(st.lists(st.binary(max_size=40)), st.booleans())
 def test_random_bytes_never_raise(content_type: bytes, chunks: list[bytes], complete: bool) -> None:
     """Whatever a vendor sends, metering it does no harm and invents no usage."""
-    ledger = measure(content_type, chunks, complete=complete)
+    account = measure(content_type, chunks, complete=complete)
 
-    assert (ledger.usage, ledger.source) == (None, "missing")
+    assert (account.usage, account.source) == (None, "missing")
 
 
 fields = [b'"usage":', b'"usageMetadata": ', b'"error"', b'"type":', b'"response.failed"']
@@ -415,7 +414,7 @@ fields = [b'"usage":', b'"usageMetadata": ', b'"error"', b'"type":', b'"response
 marks = [b"data: ", b"event: error", b"\n\n", b"\r\n\r", b"\xff", b"null", b"7"]
 
 
-scraps = st.sampled_from([*fields, *marks, *cut(b'{}[]":,', range(7)), WORDS, USAGE, ERROR])
+scraps = st.sampled_from([*fields, *marks, *split_at(b'{}[]":,', range(7)), OUTPUT, USAGE, ERROR])
 
 
 @pytest.mark.parametrize("content_type", [JSON, SSE])
@@ -424,10 +423,10 @@ def test_scraps_of_answers_never_raise(
     content_type: bytes, chunks: list[bytes], complete: bool
 ) -> None:
     """Pieces of answers in any order can be metered."""
-    ledger = measure(content_type, chunks, complete=complete)
+    account = measure(content_type, chunks, complete=complete)
 
-    assert ledger.source in ("reported", "partial", "missing")
-    assert (ledger.source == "missing") == (ledger.usage is None)
+    assert account.source in ("reported", "partial", "missing")
+    assert (account.source == "missing") == (account.usage is None)
 
 
 @pytest.mark.parametrize("content_type", [JSON, SSE])
@@ -436,9 +435,9 @@ def test_nesting_without_end_does_not_raise(content_type: bytes) -> None:
     data = b'data: {"error": 1, "usage": {"prompt_tokens": %s' % (b'{"a":' * 100_000)
     data = data if content_type == SSE else data.removeprefix(b"data: ")
 
-    ledger = measure(content_type, [data])
+    account = measure(content_type, [data])
 
-    assert account(ledger) == (None, "missing", None, False, 1)
+    assert outcome(account) == (None, "missing", None, False, 1)
 
 
 @pytest.mark.parametrize("field", ["usage", "choices", "response", "error", "x"])
@@ -453,9 +452,9 @@ def test_a_document_that_is_nested_too_deeply_is_unreadable(
     )
     data = b"data: %s\n\n" % data if content_type == SSE else data
 
-    ledger = measure(content_type, [data])
+    account = measure(content_type, [data])
 
-    assert account(ledger) == (None, "missing", None, False, 1)
+    assert outcome(account) == (None, "missing", None, False, 1)
 
 
 @pytest.mark.parametrize(
@@ -501,7 +500,7 @@ UNTOLD = [b"", b"text/plain", b"text/plain; charset=utf-8", b"application/octet-
 TOLD = {name: body for name, body in BODIES.items() if body.content_type != FRAMES}
 
 
-READ = {name: body for name, body in SPOKEN.items() if body.content_type != FRAMES}
+READ = {name: body for name, body in WITH_OUTPUT.items() if body.content_type != FRAMES}
 
 
 PAGES = [b"hello", b"<html>", b"date: today", b"even", b"data", b"i", b"7", b"\xff{", b"DATA: 1"]
@@ -525,9 +524,9 @@ def source(content_type: bytes) -> str:
 @pytest.mark.parametrize("body", [CHAT_JSON, CHAT_SSE], ids=["json", "a stream"])
 def test_usage_in_sniffed_body_is_partial_and_doubtful(content_type: bytes, body: Body) -> None:
     """If the media type does not name a model response, the model may have written its text."""
-    ledger = measure(content_type, [body.data])
+    account = measure(content_type, [body.data])
 
-    assert (ledger.usage, ledger.source, ledger.doubtful) == (body.usage, "partial", True)
+    assert (account.usage, account.source, account.doubtful) == (body.usage, "partial", True)
     assert measure(body.content_type, [body.data]).doubtful is False
 
 
@@ -536,10 +535,10 @@ def test_usage_in_sniffed_body_is_partial_and_doubtful(content_type: bytes, body
 def test_an_answer_is_known_by_its_first_bytes(content_type: bytes, body: Body) -> None:
     """Codex's streams have no media type, and gateways call them and JSON what they like."""
     for before in (b"", b"\xef\xbb\xbf", b" \r\n\n"):
-        ledger = measure(content_type, [before + body.data])
+        account = measure(content_type, [before + body.data])
 
-        assert account(ledger) == (body.usage, source(content_type), body.model, False, 0)
-        assert ledger.is_response is True
+        assert outcome(account) == (body.usage, source(content_type), body.model, False, 0)
+        assert account.is_response is True
 
 
 @sniffed_bodies
@@ -554,11 +553,11 @@ def test_any_chunking_of_a_sniffed_body_gives_the_same_account(
     complete = data.draw(st.booleans())
     chunks = data.draw(chunkings(body.data[:end]))
 
-    ledger = measure(content_type, chunks, complete=complete)
+    account = measure(content_type, chunks, complete=complete)
 
     whole = measure(content_type, [body.data[:end]], complete=complete)
-    assert account(ledger) == account(whole)
-    assert ledger.is_response == whole.is_response
+    assert outcome(account) == outcome(whole)
+    assert account.is_response == whole.is_response
 
 
 @pytest.mark.parametrize(
@@ -570,9 +569,9 @@ def test_a_stream_may_begin_with_any_of_its_lines(content_type: bytes, line: byt
     """A comment, or a field of an event; one byte at a time."""
     stream = line + b'{"choices": [], "usage": {"prompt_tokens": 5}}\n\n'
 
-    ledger = measure(content_type, cut(stream, range(1, len(stream))))
+    account = measure(content_type, split_at(stream, range(1, len(stream))))
 
-    assert account(ledger) == (TokenUsage(input=5), source(content_type), None, False, 0)
+    assert outcome(account) == (TokenUsage(input=5), source(content_type), None, False, 0)
 
 
 @pytest.mark.parametrize("body", READ.values(), ids=READ)
@@ -610,12 +609,12 @@ def test_any_other_page_is_no_answer(content_type: bytes, complete: bool, page: 
     for data in (page, page + b" and more of it" * 100):
         meter = meter_for(content_type)
         assert meter is not None
-        for chunk in cut(data, range(len(data))):
+        for chunk in split_at(data, range(len(data))):
             meter.feed(chunk)
             assert meter.awaits_output is True
         meter.finish(complete=complete)
 
-        assert account(meter.account) == (None, "missing", None, False, 0)
+        assert outcome(meter.account) == (None, "missing", None, False, 0)
         assert meter.account.is_response is False
         assert meter.account.complete is complete
 
@@ -630,26 +629,26 @@ def test_a_page_that_begins_like_an_answer_is_none(
     content_type: bytes, complete: bool, page: bytes
 ) -> None:
     """Unless it shows a model, also where it cannot be read."""
-    ledger = measure(content_type, cut(page, range(len(page))), complete=complete)
+    account = measure(content_type, split_at(page, range(len(page))), complete=complete)
 
-    assert (ledger.usage, ledger.source, ledger.is_response) == (None, "missing", False)
+    assert (account.usage, account.source, account.is_response) == (None, "missing", False)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_json_that_is_none_is_unreadable(page: bytes) -> None:
     """What is called JSON should be; but nobody is to blame for what was cut."""
     for data in (page, page + b" and more of it" * 100):
-        chunks = cut(data, range(len(data)))
-        assert account(measure(JSON, chunks)) == (None, "missing", None, False, 1)
-        assert account(measure(JSON, chunks, complete=False)) == (None, "missing", None, False, 0)
+        chunks = split_at(data, range(len(data)))
+        assert outcome(measure(JSON, chunks)) == (None, "missing", None, False, 1)
+        assert outcome(measure(JSON, chunks, complete=False)) == (None, "missing", None, False, 0)
 
 
 @untold
 def test_a_stream_that_only_shows_a_model_misses_its_usage(content_type: bytes) -> None:
     """It was not asked for, as ever."""
-    ledger = measure(content_type, [event({"choices": [{"delta": {"content": "P"}}]})])
+    account = measure(content_type, [event({"choices": [{"delta": {"content": "P"}}]})])
 
-    assert (ledger.source, ledger.is_response) == ("missing", True)
+    assert (account.source, account.is_response) == ("missing", True)
 
 
 @untold_or_json
@@ -657,9 +656,9 @@ def test_a_compressed_answer_is_known_by_what_it_says(content_type: bytes) -> No
     """And not by the first bytes on the wire."""
     for body in (CHAT_SSE, CHAT_JSON):
         stream = gzip.compress(body.data)
-        ledger = measure(content_type, cut(stream, range(len(stream))), encoding=b"gzip")
+        account = measure(content_type, split_at(stream, range(len(stream))), encoding=b"gzip")
 
-        assert account(ledger) == (body.usage, source(content_type), body.model, False, 0)
+        assert outcome(account) == (body.usage, source(content_type), body.model, False, 0)
 
 
 @untold
@@ -698,6 +697,6 @@ def test_random_bytes_of_a_sniffed_body_never_raise(
     content_type: bytes, chunks: list[bytes], complete: bool
 ) -> None:
     """Whatever it is, no usage is made up."""
-    ledger = measure(content_type, chunks, complete=complete)
+    account = measure(content_type, chunks, complete=complete)
 
-    assert (ledger.usage, ledger.source) == (None, "missing")
+    assert (account.usage, account.source) == (None, "missing")

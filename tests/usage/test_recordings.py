@@ -14,7 +14,8 @@ import pytest
 
 from tokenpulse_mw.usage import TokenUsage, meter_for
 
-from .bodies import FRAMES, account, cut, measure
+from ..support.chunks import split_at
+from .bodies import FRAMES, measure, outcome
 from .codings import WHOLE, Encode
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
@@ -74,10 +75,10 @@ def test_a_recording_gives_its_usage(entry: dict[str, Any], cutting: str) -> Non
         "delicate": [found.end() for found in _DELICATE.finditer(data)],
     }
 
-    ledger = measure(content_type, cut(data, places[cutting]))
+    account = measure(content_type, split_at(data, places[cutting]))
 
-    assert (ledger.usage, ledger.source) == expected(entry)
-    assert ledger.unreadable == 0
+    assert (account.usage, account.source) == expected(entry)
+    assert account.unreadable == 0
 
 
 @pytest.mark.parametrize(("coding", "encode"), WHOLE.values(), ids=WHOLE)
@@ -91,10 +92,10 @@ def test_a_compressed_recording_gives_its_usage(
     stream = encode(data)
     places = [chance.randrange(len(stream)) for _ in range(20)]
 
-    for chunks in ([stream], cut(stream, places)):
-        ledger = measure(content_type, chunks, encoding=coding)
-        assert (ledger.usage, ledger.source) == expected(entry)
-        assert ledger.unreadable == 0
+    for chunks in ([stream], split_at(stream, places)):
+        account = measure(content_type, chunks, encoding=coding)
+        assert (account.usage, account.source) == expected(entry)
+        assert account.unreadable == 0
 
     part = measure(content_type, [stream[: places[0]]], complete=False, encoding=coding)
     assert part.source == ("missing" if part.usage is None else "partial")
@@ -110,10 +111,10 @@ def test_a_cut_recording_says_what_its_whole_events_said(entry: dict[str, Any]) 
     for place in [chance.randrange(len(data)) for _ in range(12)]:
         # An event lacks nothing without its blank line; a frame lacks its checksum.
         said = max((end for end in ends if not data[place:end].strip(b"\r\n")), default=0)
-        ledger = measure(content_type, [data[:place]], complete=False)
+        account = measure(content_type, [data[:place]], complete=False)
 
-        assert account(ledger) == account(measure(content_type, [data[:said]], complete=False))
-        assert ledger.source == ("missing" if ledger.usage is None else "partial")
+        assert outcome(account) == outcome(measure(content_type, [data[:said]], complete=False))
+        assert account.source == ("missing" if account.usage is None else "partial")
 
 
 @every_recording

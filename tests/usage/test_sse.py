@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.sse import Event, EventBuffer, event_bounds, parse, split_events
 
-from .bodies import chunkings
+from ..support.chunks import chunkings
 
 BOM = b"\xef\xbb\xbf"
 LINE_END = re.compile(rb"\r\n|\n|\r")

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tokenpulse_mw.usage import TokenUsage, UsageAccount
 from tokenpulse_mw.usage.sse_meter import RecentEvents, SSEMeter, names_error
 
+from ..support.chunks import chunkings, chunks_of
 from ..support.memory import held_after
-from .bodies import SSE, account, chunkings, cut, event, measure
+from .bodies import SSE, event, measure, outcome
 
-WORDS = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
+OUTPUT = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
 
 
 ERROR = event({"error": {"message": "overloaded"}})
@@ -39,7 +40,7 @@ def read(chunks: list[bytes], *, longest: int = 400, complete: bool = True) -> t
     for chunk in chunks:
         meter.feed(chunk)
     meter.finish(complete=complete)
-    return account(meter.account)
+    return outcome(meter.account)
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
@@ -66,16 +67,16 @@ def test_an_event_that_is_too_long_says_its_usage_at_its_end(
     payload: dict[str, Any], usage: TokenUsage, model: str | None, end: str, size: int
 ) -> None:
     """A picture is longer than any text."""
-    stream = WORDS + event(payload, payload.get("type", ""), end=end) + WORDS
+    stream = OUTPUT + event(payload, payload.get("type", ""), end=end) + OUTPUT
 
-    chunks = cut(stream, range(size, len(stream), size))
+    chunks = chunks_of(stream, size)
 
     assert read(chunks) == (usage, "reported", model, False, 0)
 
 
 def test_a_failure_that_is_too_long_is_known() -> None:
     """It repeats all that was asked."""
-    stream = WORDS + event({**COMPLETED, "type": "response.failed"}, "response.failed")
+    stream = OUTPUT + event({**COMPLETED, "type": "response.failed"}, "response.failed")
 
     assert read([stream]) == (TokenUsage(1, 2), "reported", None, True, 0)
 
@@ -93,7 +94,7 @@ def test_a_failure_that_is_too_long_is_known() -> None:
 )
 def test_nothing_is_guessed_of_an_event_that_is_too_long(payload: dict[str, Any]) -> None:
     """What is not at its top, or not in its end, may be what the model wrote."""
-    assert read([WORDS + event(payload)]) == (None, "missing", None, False, 1)
+    assert read([OUTPUT + event(payload)]) == (None, "missing", None, False, 1)
 
 
 @pytest.mark.parametrize("size", [1, 10_000])
@@ -102,14 +103,14 @@ def test_an_event_that_is_too_long_and_was_cut_says_nothing(size: int) -> None:
     inner = event({"a": "x" * 2000, "b": [{"usage": {"prompt_tokens": 9}}]})
     stream = inner[: inner.rindex(b"]")]
 
-    chunks = cut(stream, range(size, len(stream), size))
+    chunks = chunks_of(stream, size)
 
     assert read(chunks, complete=False) == (None, "missing", None, False, 1)
 
 
 long = st.sampled_from(
     [
-        WORDS,
+        OUTPUT,
         ERROR,
         COUNTED,
         event(COMPLETED, "response.completed"),
@@ -152,11 +153,11 @@ def test_events_that_one_line_end_parts_are_read_line_by_line(
     rest: bytes, end: str, size: int
 ) -> None:
     """GLM-4.7 and Kimi-K2.5 part them so; by the rules they are one event of several lines."""
-    stream = WORDS + lines(CALL, COUNT, end=end) + rest
+    stream = OUTPUT + lines(CALL, COUNT, end=end) + rest
 
-    ledger = measure(SSE, cut(stream, range(size, len(stream), size)))
+    account = measure(SSE, chunks_of(stream, size))
 
-    assert account(ledger) == (TokenUsage(5, 1), "reported", None, False, 0)
+    assert outcome(account) == (TokenUsage(5, 1), "reported", None, False, 0)
 
 
 def test_first_words_may_stand_in_such_events() -> None:
@@ -171,14 +172,14 @@ def test_first_words_may_stand_in_such_events() -> None:
 
 def test_such_an_event_may_tell_of_an_error() -> None:
     """And it is a failure then."""
-    assert measure(SSE, [WORDS + lines(CALL, {"error": {"code": 1}}, end="\n")]).failed is True
+    assert measure(SSE, [OUTPUT + lines(CALL, {"error": {"code": 1}}, end="\n")]).failed is True
 
 
 def test_a_document_of_several_lines_is_one() -> None:
     """As the rules say."""
     stream = b'data: {"usage":\ndata: {"prompt_tokens": 5},\ndata: "a": [1]}\n\n'
 
-    assert account(measure(SSE, [stream])) == (TokenUsage(5), "reported", None, False, 0)
+    assert outcome(measure(SSE, [stream])) == (TokenUsage(5), "reported", None, False, 0)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -187,28 +188,28 @@ def test_json_that_is_called_a_stream_counts(indent: int | None, rest: bytes) ->
     """Some gateways call every answer so where the client has asked for a stream."""
     data = json.dumps({"model": "m", **COUNT}, indent=indent).encode() + rest
 
-    assert account(measure(SSE, [data])) == (TokenUsage(5, 1), "reported", "m", False, 0)
+    assert outcome(measure(SSE, [data])) == (TokenUsage(5, 1), "reported", "m", False, 0)
 
 
 def test_what_was_counted_before_an_error_is_partial() -> None:
     """Some, as vLLM, count as they go: the last count may not be all."""
-    ledger = measure(SSE, [WORDS, COUNTED, ERROR, b"data: [DONE]\n\n"])
+    account = measure(SSE, [OUTPUT, COUNTED, ERROR, b"data: [DONE]\n\n"])
 
-    assert account(ledger) == (TokenUsage(5, 1), "partial", None, True, 0)
+    assert outcome(account) == (TokenUsage(5, 1), "partial", None, True, 0)
 
 
 def test_what_an_error_counts_itself_is_reported() -> None:
     """OpenRouter tells both at once."""
     usage = {"prompt_tokens": 5, "completion_tokens": 1}
-    ledger = measure(SSE, [WORDS, event({"error": {"code": 502}, "usage": usage})])
+    account = measure(SSE, [OUTPUT, event({"error": {"code": 502}, "usage": usage})])
 
-    assert account(ledger) == (TokenUsage(5, 1), "reported", None, True, 0)
+    assert outcome(account) == (TokenUsage(5, 1), "reported", None, True, 0)
 
 
 def test_a_stream_without_a_sign_of_a_model_may_be_anyones() -> None:
     """Not every event of it is read."""
     assert measure(SSE, [event({"progress": 7})]).is_response is None
-    assert measure(SSE, [WORDS]).is_response is True
+    assert measure(SSE, [OUTPUT]).is_response is True
 
 
 @pytest.mark.parametrize("size", [50, 100_000])
@@ -216,8 +217,8 @@ def test_first_words_are_not_waited_for_for_ever(size: int) -> None:
     """After 1,024 events they are not looked for, and there is no time to be told of them."""
     for silent, waiting in ((1023, False), (1024, True)):
         meter = SSEMeter()
-        stream = event({"progress": 7}) * silent + WORDS * 50 + COUNTED
-        for chunk in cut(stream, range(size, len(stream), size)):
+        stream = event({"progress": 7}) * silent + OUTPUT * 50 + COUNTED
+        for chunk in chunks_of(stream, size):
             meter.feed(chunk)
         assert meter.awaits_output is waiting
         meter.finish(complete=True)

@@ -11,7 +11,7 @@ from tokenpulse_mw.usage import TokenUsage
 from tokenpulse_mw.usage.document import Document, read
 from tokenpulse_mw.usage.formats import is_response, is_stored_object, model_of
 
-from ..bodies import JSON, account, measure
+from ..bodies import JSON, measure, outcome
 
 
 def document(payload: dict[str, Any]) -> Document:
@@ -103,7 +103,7 @@ def test_object_stored_by_openai_is_not_a_response(kind: str) -> None:
 
     for body in (payload, {**payload, "usage": None}):
         result = measure(JSON, [json.dumps(body).encode()])
-        assert account(result) == (None, "missing", None, False, 0)
+        assert outcome(result) == (None, "missing", None, False, 0)
         assert result.is_response is False
 
 
