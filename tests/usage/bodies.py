@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tokenpulse_mw.usage import TokenUsage, UsageAccount, meter_for
+from tokenpulse_mw.usage.document import Document, read
 
 JSON = b"application/json"
 SSE = b"text/event-stream"
@@ -75,6 +76,12 @@ def _typed(*payloads: dict[str, Any]) -> bytes:
 
 def _document(payload: Any, usage: TokenUsage, model: str | None) -> Body:
     return Body(JSON, json.dumps(payload, indent=1).encode(), b"", b"", usage, model)
+
+
+def document(payload: dict[str, Any]) -> Document:
+    """Return the document of `payload`."""
+    (only,) = read(json.dumps(payload).encode())
+    return only
 
 
 def measure(
