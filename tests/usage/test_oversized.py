@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.document import UNREADABLE, read
 from tokenpulse_mw.usage.formats import find_usage
-from tokenpulse_mw.usage.oversized import HEAD, usage_from_head, usage_from_tail
+from tokenpulse_mw.usage.oversized import PREFIX_BYTES, usage_from_head, usage_from_tail
 
 USAGE = {"prompt_tokens": 3}
 texts = st.sampled_from(["usage", "model", "a", 'the "usage"', '"usage": {"prompt_tokens": 9}', ""])
@@ -29,7 +29,7 @@ def test_usage_from_tail_is_only_top_level_usage(
     body = json.dumps(payload).encode()
     tail = body[data.draw(st.integers(1, len(body))) :]
 
-    short = usage_from_tail(body[:HEAD], tail)
+    short = usage_from_tail(body[:PREFIX_BYTES], tail)
 
     whole = find_usage(read(body)[0])
     assert short == b"" or [find_usage(document) for document in read(short)] == [whole]
