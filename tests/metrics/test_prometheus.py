@@ -111,7 +111,7 @@ def traffic(gateway: str, *, rounds: int) -> int:
 
 
 def test_queries_return_the_traffic_that_was_sent(gateway: str, prometheus: Server) -> None:
-    """Rate by route, 95th percentile by provider, and share of errors."""
+    """Queries return the rate by route, the 95th percentile by provider and the error ratio."""
     first = traffic(gateway, rounds=1)
     # A rate starts at the first sample of a series.
     wait_for_requests(prometheus, first)
