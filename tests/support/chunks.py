@@ -23,3 +23,8 @@ def chunkings(data: bytes) -> st.SearchStrategy[list[bytes]]:
     offsets = st.lists(st.integers(0, len(data)), max_size=12)
     single_bytes = st.builds(lambda: [data[start : start + 1] for start in range(len(data))])
     return offsets.map(lambda offsets: split_at(data, offsets)) | single_bytes
+
+
+def prefixes(data: bytes) -> st.SearchStrategy[bytes]:
+    """Return a strategy for the first bytes of `data`, often all of them."""
+    return st.integers(0, len(data)).map(lambda end: data[:end]) | st.just(data)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import struct
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 
-from .bodies import JSON, SSE
+from ..support.chunks import chunks_of
+from .bodies import FRAMES, JSON, SSE, frame
 from .codings import zstded
 
-AWS = b"application/vnd.amazon.eventstream"
 TEXT = b"text/plain"
 
 
@@ -28,16 +26,7 @@ class Kind(NamedTuple):
     def chunks(self, size: int) -> list[bytes]:
         """Return a body of about `size` bytes as its chunks."""
         body = self.body(size)
-        step = self.chunk or len(body)
-        return [body[start : start + step] for start in range(0, len(body), step)]
-
-
-def frame(payload: bytes, headers: bytes = b"") -> bytes:
-    """Return a frame of an AWS event stream."""
-    prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
-    prelude += struct.pack(">I", zlib.crc32(prelude))
-    message = prelude + headers + payload
-    return message + struct.pack(">I", zlib.crc32(message))
+        return chunks_of(body, self.chunk or len(body))
 
 
 def repeated(
@@ -158,14 +147,16 @@ KINDS: dict[str, Kind] = {
     "json-members": Kind(JSON, b"", repeated(b'"usage":{},', b"{", b'"a":1}')),
     "text-comments": Kind(TEXT, b"", repeated(b":\n\n")),
     # AWS event streams.
-    "frames-empty": Kind(AWS, b"", repeated(frame(b""))),
-    "frames-headers": Kind(AWS, b"", repeated(frame(b"", b"\0\0" * 30_000))),
-    "frames-corrupt": Kind(AWS, b"", repeated(frame(b"x")[:-1] + b"\0")),
-    "frames-too-many-headers": Kind(AWS, b"", repeated(frame(b"", b"\0\0" * 33))),
+    "frames-empty": Kind(FRAMES, b"", repeated(frame(b"", b""))),
+    "frames-headers": Kind(FRAMES, b"", repeated(frame(b"\0\0" * 30_000, b""))),
+    "frames-corrupt": Kind(FRAMES, b"", repeated(frame(b"", b"x")[:-1] + b"\0")),
+    "frames-too-many-headers": Kind(FRAMES, b"", repeated(frame(b"\0\0" * 33, b""))),
     "frames-payload": Kind(
-        AWS, b"", repeated(frame(b'{"bytes":"eyJhX3Rva2VucyI6MX0="}', _EVENT_TYPE))
+        FRAMES, b"", repeated(frame(_EVENT_TYPE, b'{"bytes":"eyJhX3Rva2VucyI6MX0="}'))
     ),
-    "frames-dicts": Kind(AWS, b"", repeated(frame(b'{"a_tokens":[' + b"{}," * 100_000 + b"{}]}"))),
+    "frames-dicts": Kind(
+        FRAMES, b"", repeated(frame(b"", b'{"a_tokens":[' + b"{}," * 100_000 + b"{}]}"))
+    ),
     # Compressed.
     "gzip-array": Kind(JSON, b"gzip", lambda size: _compressed(b"{},", b"[")(size // 16)),
     "gzip-events": Kind(SSE, b"gzip", lambda size: _compressed(b"a\n\n")(size // 16)),

@@ -19,8 +19,7 @@ from tokenpulse_mw.usage.budget import Budget, slices
 from tokenpulse_mw.usage.document import objects, read, read_events
 from tokenpulse_mw.usage.formats import has_output
 
-from .bodies import JSON, SSE, event, measure, outcome
-from .hostile import AWS, frame
+from .bodies import FRAMES, JSON, SSE, event, frame, measure, outcome
 
 RESPONSE = {"model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
 USAGE = TokenUsage(input=3, output=4)
@@ -92,10 +91,10 @@ def test_slices_are_the_whole_data() -> None:
             "m",
         ),
         (
-            AWS,
+            FRAMES,
             b"",
-            frame(b'{"usage":{"inputTokens":3,"outputTokens":4}}'),
-            frame(b"") * 100_000,
+            frame(b"", b'{"usage":{"inputTokens":3,"outputTokens":4}}'),
+            frame(b"", b"") * 100_000,
             None,
         ),
     ],

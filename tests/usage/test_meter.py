@@ -16,7 +16,7 @@ from tokenpulse_mw.usage.json_meter import JsonMeter
 from tokenpulse_mw.usage.meter import MaybeJsonMeter, SniffMeter
 from tokenpulse_mw.usage.sse_meter import SSEMeter
 
-from ..support.chunks import chunkings, chunks_of, split_at
+from ..support.chunks import chunkings, chunks_of, prefixes, split_at
 from ..support.memory import held_after
 from .bodies import (
     BODIES,
@@ -89,13 +89,12 @@ def test_stream_without_last_blank_line_is_reported(body: Body) -> None:
 @given(st.data())
 def test_any_chunking_gives_the_same_account(body: Body, data: st.DataObject) -> None:
     """Usage, source, model, failure and unreadable documents do not depend on the chunks."""
-    end = data.draw(st.integers(0, len(body.data)) | st.just(len(body.data)))
+    received = data.draw(prefixes(body.data))
     complete = data.draw(st.booleans())
-    chunks = data.draw(chunkings(body.data[:end]))
 
-    account = measure(body.content_type, chunks, complete=complete)
+    account = measure(body.content_type, data.draw(chunkings(received)), complete=complete)
 
-    whole = measure(body.content_type, [body.data[:end]], complete=complete)
+    whole = measure(body.content_type, [received], complete=complete)
     assert outcome(account) == outcome(whole)
 
 
@@ -111,8 +110,7 @@ def test_any_chunking_of_errors_and_malformed_events_gives_the_same_account(
     events: list[bytes], data: st.DataObject
 ) -> None:
     """Errors and malformed events are recognized in any chunking and with any end."""
-    stream = b"".join(events)
-    stream = stream[: data.draw(st.integers(0, len(stream)) | st.just(len(stream)))]
+    stream = data.draw(prefixes(b"".join(events)))
     complete = data.draw(st.booleans())
 
     account = measure(SSE, data.draw(chunkings(stream)), complete=complete)
@@ -398,7 +396,7 @@ def test_random_bytes_never_raise(content_type: bytes, chunks: list[bytes], comp
 
 fields = [b'"usage":', b'"usageMetadata": ', b'"error"', b'"type":', b'"response.failed"']
 marks = [b"data: ", b"event: error", b"\n\n", b"\r\n\r", b"\xff", b"null", b"7"]
-parts = st.sampled_from([*fields, *marks, *split_at(b'{}[]":,', range(7)), OUTPUT, USAGE, ERROR])
+parts = st.sampled_from([*fields, *marks, b"", *chunks_of(b'{}[]":,', 1), OUTPUT, USAGE, ERROR])
 
 
 @pytest.mark.parametrize("content_type", [JSON, SSE])
@@ -521,13 +519,12 @@ def test_any_chunking_of_a_sniffed_body_gives_the_same_account(
     content_type: bytes, body: Body, data: st.DataObject
 ) -> None:
     """The account of a sniffed body does not depend on the chunks, even if it is cut."""
-    end = data.draw(st.integers(0, len(body.data)) | st.just(len(body.data)))
+    received = data.draw(prefixes(body.data))
     complete = data.draw(st.booleans())
-    chunks = data.draw(chunkings(body.data[:end]))
 
-    account = measure(content_type, chunks, complete=complete)
+    account = measure(content_type, data.draw(chunkings(received)), complete=complete)
 
-    whole = measure(content_type, [body.data[:end]], complete=complete)
+    whole = measure(content_type, [received], complete=complete)
     assert outcome(account) == outcome(whole)
     assert account.is_response == whole.is_response
 
@@ -541,7 +538,7 @@ def test_stream_is_recognized_by_any_first_line(content_type: bytes, line: bytes
     """A comment or any field of an event identifies a stream, one byte at a time."""
     stream = line + b'{"choices": [], "usage": {"prompt_tokens": 5}}\n\n'
 
-    account = measure(content_type, split_at(stream, range(1, len(stream))))
+    account = measure(content_type, chunks_of(stream, 1))
 
     assert outcome(account) == (TokenUsage(input=5), source(content_type), None, False, 0)
 
