@@ -99,8 +99,8 @@ def test_imports_have_no_cycle() -> None:
     assert len(visited) == len(MODULES)
 
 
-def test_public_names_are_sorted_and_documented() -> None:
-    """`__all__` is sorted, and each of its names exists and has a docstring."""
+def test_the_face_is_sorted_and_complete() -> None:
+    """What is exported exists, is listed in order, and has something to say of itself."""
     exported = tokenpulse_mw.__all__
 
     assert exported == sorted(exported)

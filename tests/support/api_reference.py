@@ -28,7 +28,7 @@ def signature(value: Any) -> str:
     except ValueError:
         return ""
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # string annotations
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # annotations are strings
     return re.sub(r" -> .*$", "", text) if inspect.isclass(value) else text
 
 
@@ -38,7 +38,7 @@ def summary(value: Any) -> str:
 
 
 def methods(value: type) -> Iterator[tuple[str, Any]]:
-    """Yield the public methods and properties of a class, without inherited ones."""
+    """Yield the public methods and properties that a class itself defines."""
     for name, member in vars(value).items():
         function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         if not name.startswith("_") and (
