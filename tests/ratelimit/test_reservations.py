@@ -41,10 +41,11 @@ from ..support.apps import (
     streaming,
 )
 from ..support.asgi import Answer, drive, http_scope
+from ..support.chunks import chunkings, split_at
 from ..support.clock import FakeClock
 from ..support.servers import Server
 from ..support.waiting import PATIENCE
-from ..usage.bodies import FRAMES, JSON, SSE, chunkings, cut, happening, invoked
+from ..usage.bodies import FRAMES, JSON, SSE, bedrock_chunk, bedrock_event
 from ..usage.codings import CODINGS, Encode
 
 LIMIT, RESERVE = 100, 40
@@ -333,11 +334,11 @@ STREAMED: dict[str, tuple[bytes, bytes, bytes, int]] = {
         b"," + json.dumps(_PART).encode(),
         9,
     ),
-    "invoke": (FRAMES, invoked(_START), invoked(_WORD), 9),
+    "invoke": (FRAMES, bedrock_chunk(_START), bedrock_chunk(_WORD), 9),
     "converse": (
         FRAMES,
-        happening("messageStart", {"role": "assistant"}),
-        happening("contentBlockDelta", {"delta": {"text": "token"}}),
+        bedrock_event("messageStart", {"role": "assistant"}),
+        bedrock_event("contentBlockDelta", {"delta": {"text": "token"}}),
         0,
     ),
 }
@@ -374,7 +375,7 @@ async def test_leaving_a_long_compressed_stream_is_not_free(coding: tuple[bytes,
     """A client that leaves after 1,000 words is charged them, and not the reserve."""
     encoding, encode = coding
     body = encode(event(**_START) + event(**_WORD) * 1000)
-    chunks = cut(body, range(0, len(body), 997))
+    chunks = split_at(body, range(0, len(body), 997))
     app = streaming(chunks, headers=[(b"content-encoding", encoding)], ends=False)
     limiter = Limiter("100000/minute", clock=FakeClock())
     policy = Policy(limiter, key=client, tokens=4000)
