@@ -31,7 +31,7 @@ from tokenpulse_mw.alerts.tracker import AlertTracker
 
 from ..support.clock import FakeClock
 from ..support.steps import steps_of
-from .delivery.office import Office, told
+from .delivery.office import DeliveryHarness, make_event
 from .exchanges import exchange
 from .findings import Heard, finding, never
 
@@ -202,8 +202,8 @@ def test_upstream_that_succeeds_during_an_evaluation_is_not_found() -> None:
 @pytest.mark.anyio
 async def test_flood_of_dead_letters_has_bounded_steps() -> None:
     """A sink that is far behind: what its queue has no room for is written in bounded steps."""
-    office = Office({"sink": Heard()}, most=10)
-    await office.publish(*(told(key=f"k{number}") for number in range(1500)))
+    office = DeliveryHarness({"sink": Heard()}, most=10)
+    await office.publish(*(make_event(key=f"k{number}") for number in range(1500)))
 
     steps = await steps_of(office.publish)
 

@@ -18,7 +18,7 @@ from ...support.clock import FakeClock
 from ...support.waiting import PATIENCE
 
 
-class Office:
+class DeliveryHarness:
     """An outbox with all that it needs; `jitter` is always 1, so that waits are the longest.
 
     Args:
@@ -49,9 +49,9 @@ class Office:
         self.tallied: list[tuple[str, str]] = []
         self.reported: list[tuple[str, str]] = []
         desk = DeliveryContext(
-            journal=StoreWriter(self.store, deadline=PATIENCE, report=self.report),
+            writer=StoreWriter(self.store, deadline=PATIENCE, report=self.report),
             deadline=deadline,
-            most=most,
+            max_pending=most,
             clock=clock or self.clock,
             wall=self.wall,
             jitter=lambda: 1.0,
@@ -136,7 +136,7 @@ class Sending(Taking):
         self.sent.set()
 
 
-def told(
+def make_event(
     transition: Transition = "fired",
     key: str = "k1",
     *,

@@ -10,7 +10,7 @@ from tokenpulse_mw.alerts.sinks import RetryLater
 from tokenpulse_mw.alerts.store import MemoryAlertStore
 
 from ...support.waiting import PATIENCE
-from .office import Office, Taking, seen, told
+from .office import DeliveryHarness, Taking, make_event, seen
 
 pytestmark = pytest.mark.anyio
 
@@ -33,8 +33,8 @@ class Closing(Taking):
 async def test_what_is_due_is_told_before_the_sinks_are_closed() -> None:
     """The last round of a gateway that ends is not left for the next process."""
     sink = Closing()
-    office = Office({"sink": sink})
-    await office.publish(told(), told("resolved"))
+    office = DeliveryHarness({"sink": sink})
+    await office.publish(make_event(), make_event("resolved"))
 
     await office.outbox.aclose(last_chance=PATIENCE)
 
@@ -47,8 +47,8 @@ async def test_what_cannot_be_told_any_more_is_said_and_kept(
 ) -> None:
     """The next process goes on with it."""
     sink = Taking(RetryLater("busy", after=60))
-    office = Office({"sink": sink})
-    await office.tell(told(), told("resolved"))
+    office = DeliveryHarness({"sink": sink})
+    await office.tell(make_event(), make_event("resolved"))
 
     await office.outbox.aclose(last_chance=PATIENCE)
 
@@ -62,8 +62,8 @@ async def test_the_last_chance_ends() -> None:
     async def hangs(event: AlertEvent) -> None:
         await anyio.sleep_forever()
 
-    office = Office({"hangs": hangs})
-    await office.publish(told())
+    office = DeliveryHarness({"hangs": hangs})
+    await office.publish(make_event())
 
     with anyio.fail_after(PATIENCE):
         await office.outbox.aclose(last_chance=0.01)
@@ -74,7 +74,7 @@ async def test_the_last_chance_ends() -> None:
 async def test_a_sink_that_fails_to_close_keeps_no_other_open() -> None:
     """It is told, and that is all."""
     sinks = {"first": Closing(OSError()), "plain": Taking(), "last": Closing()}
-    office = Office(sinks)
+    office = DeliveryHarness(sinks)
 
     await office.outbox.aclose(last_chance=PATIENCE)
 
@@ -89,7 +89,7 @@ async def test_a_sink_that_never_closes_is_left_behind() -> None:
         async def aclose(self) -> None:
             await anyio.sleep_forever()
 
-    office = Office({"hangs": Hanging()}, deadline=0.01)
+    office = DeliveryHarness({"hangs": Hanging()}, deadline=0.01)
 
     with anyio.fail_after(PATIENCE):
         await office.outbox.aclose(last_chance=PATIENCE)
@@ -108,8 +108,8 @@ async def test_the_store_is_let_go_of_last() -> None:
         async def aclose(self) -> None:
             said.append("closed")
 
-    office = Office({"sink": Taking()}, store=Store())
-    await office.publish(told())
+    office = DeliveryHarness({"sink": Taking()}, store=Store())
+    await office.publish(make_event())
 
     await office.outbox.aclose(last_chance=PATIENCE)
 

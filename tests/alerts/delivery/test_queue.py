@@ -10,7 +10,7 @@ from tokenpulse_mw.alerts.delivery.queue import NotificationQueue, QueuedNotific
 from tokenpulse_mw.alerts.lifecycle import Transition
 
 from ..store.samples import notification
-from .office import seen, told
+from .office import make_event, seen
 
 _CHANGES: list[Transition] = ["escalated", "deescalated", "resolved"]
 
@@ -19,7 +19,7 @@ def letter(
     transition: Transition = "fired", key: str = "k1", *, due: float = 0, episode: str = "e1"
 ) -> QueuedNotification:
     """An event that waits."""
-    return QueuedNotification(notification(), told(transition, key, episode=episode), due)
+    return QueuedNotification(notification(), make_event(transition, key, episode=episode), due)
 
 
 def put(letters: NotificationQueue, *coming: QueuedNotification) -> list[AlertEvent]:

@@ -12,7 +12,7 @@ from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.store import Changes, Notification
 
 from ..store.samples import notification
-from .office import Office, Taking, seen, told
+from .office import DeliveryHarness, Taking, make_event, seen
 
 pytestmark = pytest.mark.anyio
 
@@ -22,14 +22,14 @@ AT = 1_700_000_000.0  # when an office opens
 
 def kept(identity: str = "n1", **changes: Any) -> Notification:
     """What the process before has left."""
-    event = told()
+    event = make_event()
     waiting = notification(identity, sink="sink", event=event.to_dict(), created_at=AT, due_at=AT)
     return replace(waiting, **changes)
 
 
-async def restarted(before: Office, **sinks: Taking) -> Office:
+async def restarted(before: DeliveryHarness, **sinks: Taking) -> DeliveryHarness:
     """A process after the one of `before`, on the same store, at the same time of the day."""
-    after = Office(sinks, store=before.store)
+    after = DeliveryHarness(sinks, store=before.store)
     after.wall.now = before.wall.now
     finish(after.outbox.resume((await before.kept()).notifications))
     return after
@@ -37,8 +37,8 @@ async def restarted(before: Office, **sinks: Taking) -> Office:
 
 async def test_what_was_not_taken_is_told_after_a_restart() -> None:
     """With the ids it had, in its order, and as often tried as it was; and then it is done."""
-    office = Office({"sink": Taking(*[ConnectionError()] * 9)})
-    await office.tell(told(), told("resolved"), told(key="k2"))
+    office = DeliveryHarness({"sink": Taking(*[ConnectionError()] * 9)})
+    await office.tell(make_event(), make_event("resolved"), make_event(key="k2"))
     await office.after(1)
     before = (await office.kept()).notifications
     assert sorted(each.attempts for each in before) == [0, 1, 1]
@@ -54,8 +54,8 @@ async def test_what_was_not_taken_is_told_after_a_restart() -> None:
 
 async def test_a_restart_does_not_shorten_the_wait_that_a_sink_has_asked_for() -> None:
     """It is asked when it is due."""
-    office = Office({"sink": Taking(RetryLater("busy", after=120))})
-    await office.tell(told())
+    office = DeliveryHarness({"sink": Taking(RetryLater("busy", after=120))})
+    await office.tell(make_event())
     office.advance(20)
 
     sink = Taking()
@@ -68,8 +68,8 @@ async def test_a_restart_does_not_shorten_the_wait_that_a_sink_has_asked_for() -
 
 async def test_after_a_restart_nobody_waits_for_more_than_an_hour() -> None:
     """Not for what was to be in a year, and not where the time of the day was set back."""
-    office = Office({"sink": Taking(RetryLater("never", after=1e9))})
-    await office.tell(told())
+    office = DeliveryHarness({"sink": Taking(RetryLater("never", after=1e9))})
+    await office.tell(make_event())
 
     sink = Taking()
     office = await restarted(office, sink=sink)
@@ -82,7 +82,7 @@ async def test_attempts_from_before_a_restart_count() -> None:
     """A sink that failed six times is not asked every second again."""
     sink = Taking(ConnectionError())
     left = kept(attempts=6)
-    office = Office({"sink": sink})
+    office = DeliveryHarness({"sink": sink})
     await office.store.commit(Changes(notifications=(left,)))
     finish(office.outbox.resume([left]))
 
@@ -102,7 +102,7 @@ async def test_what_cannot_be_told_any_more_is_a_dead_letter(
     """A sink that was taken out, or an event that nobody can read, holds up nothing."""
     sink = Taking()
     good, bad = kept("good"), kept("bad", **changes)
-    office = Office({"sink": sink})
+    office = DeliveryHarness({"sink": sink})
     await office.store.commit(Changes(notifications=(bad, good)))
 
     finish(office.outbox.resume([bad, good]))

@@ -12,7 +12,7 @@ from tokenpulse_mw.alerts import AlertEvent
 from tokenpulse_mw.alerts.sinks import RetryLater
 
 from ...support.waiting import PATIENCE
-from .office import Office, Sending, Taking, seen, told
+from .office import DeliveryHarness, Sending, Taking, make_event, seen
 
 pytestmark = pytest.mark.anyio
 
@@ -34,15 +34,15 @@ class Counted(Taking):
 async def test_it_wakes_up_for_what_comes() -> None:
     """A sink is told at once, and not only when somebody looks."""
     sink = Counted(until=2)
-    office = Office({"sink": sink})
+    office = DeliveryHarness({"sink": sink})
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
             await anyio.wait_all_tasks_blocked()
-            await office.publish(told())
+            await office.publish(make_event())
             await anyio.wait_all_tasks_blocked()
-            await office.publish(told("resolved"))
+            await office.publish(make_event("resolved"))
             await sink.enough.wait()
             tasks.cancel_scope.cancel()
 
@@ -59,12 +59,12 @@ async def test_a_failure_of_ours_ends_no_lane() -> None:
             raise trouble.pop()
         return time.monotonic() * 100  # so that no pause is long
 
-    office = Office({"sink": sink}, clock=clock)
+    office = DeliveryHarness({"sink": sink}, clock=clock)
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
-            await office.publish(told())
+            await office.publish(make_event())
             await sink.enough.wait()
             tasks.cancel_scope.cancel()
 
@@ -75,12 +75,12 @@ async def test_a_failure_of_ours_ends_no_lane() -> None:
 async def test_it_wakes_up_when_a_sink_may_be_asked_again() -> None:
     """Nothing has to come for that."""
     sink = Counted(RetryLater("busy", after=0.01), until=1)
-    office = Office({"sink": sink}, clock=lambda: time.monotonic() * 100)
+    office = DeliveryHarness({"sink": sink}, clock=lambda: time.monotonic() * 100)
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
-            await office.publish(told(), told(key="k2"))
+            await office.publish(make_event(), make_event(key="k2"))
             await sink.enough.wait()
             tasks.cancel_scope.cancel()
 
@@ -90,14 +90,14 @@ async def test_it_wakes_up_when_a_sink_may_be_asked_again() -> None:
 async def test_what_fires_is_sent_again_when_a_pause_is_over() -> None:
     """Though nothing else waits for the sink."""
     sink = Sending(RetryLater("busy", after=0.01))
-    office = Office({"sink": sink}, clock=time.monotonic)
+    office = DeliveryHarness({"sink": sink}, clock=time.monotonic)
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
-            await office.publish(firing=[told()])
+            await office.publish(firing=[make_event()])
             await anyio.wait_all_tasks_blocked()
-            await office.publish(firing=[told(), told(key="k2")])
+            await office.publish(firing=[make_event(), make_event(key="k2")])
             await sink.sent.wait()
             tasks.cancel_scope.cancel()
 
@@ -107,14 +107,14 @@ async def test_what_fires_is_sent_again_when_a_pause_is_over() -> None:
 async def test_a_sink_that_breaks_the_rules_of_python_stops_no_other() -> None:
     """Whatever it raises, and whatever that carries: the application lives on."""
     sink, other = Taking(RetryLater("busy", after="soon")), Counted(until=2)  # type: ignore[arg-type]
-    office = Office({"sink": sink, "other": other})
+    office = DeliveryHarness({"sink": sink, "other": other})
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.outbox.run)
-            await office.publish(told())
+            await office.publish(make_event())
             await anyio.wait_all_tasks_blocked()
-            await office.publish(told("resolved"))
+            await office.publish(make_event("resolved"))
             await other.enough.wait()
             tasks.cancel_scope.cancel()
 
@@ -131,10 +131,10 @@ async def test_what_is_left_in_the_middle_of_a_delivery_is_delivered_again() -> 
             begun.set()
             await anyio.sleep_forever()
 
-    office = Office({"slow": slow})
+    office = DeliveryHarness({"slow": slow})
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(office.outbox.run)
-        await office.publish(told(), told("resolved"))
+        await office.publish(make_event(), make_event("resolved"))
         await begun.wait()
         tasks.cancel_scope.cancel()
     assert len((await office.kept()).notifications) == 2
@@ -149,11 +149,11 @@ async def test_what_is_left_in_the_middle_of_a_delivery_is_delivered_again() -> 
 async def test_what_was_decided_is_told_though_the_round_is_cancelled() -> None:
     """The alerts have changed; to keep and to tell it cannot be left out."""
     sink = Taking()
-    office = Office({"sink": sink})
+    office = DeliveryHarness({"sink": sink})
 
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await office.publish(told())
+        await office.publish(make_event())
     await office.outbox.attempt()
 
     assert seen(sink.taken) == ["fired k1"]
@@ -166,8 +166,8 @@ async def test_what_was_taken_is_known_though_the_outbox_is_left() -> None:
     async def last(event: AlertEvent) -> None:
         scopes[0].cancel()
 
-    office = Office({"last": last})
-    await office.publish(told())
+    office = DeliveryHarness({"last": last})
+    await office.publish(make_event())
     with anyio.CancelScope() as scope:
         scopes.append(scope)
         await office.outbox.attempt()
@@ -183,8 +183,8 @@ async def test_two_that_hand_out_at_once_do_not_tell_twice() -> None:
         asked.append(event)
         await anyio.lowlevel.checkpoint()
 
-    office = Office({"slow": slow})
-    await office.publish(told(), told("resolved"))
+    office = DeliveryHarness({"slow": slow})
+    await office.publish(make_event(), make_event("resolved"))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(office.outbox.attempt)
         tasks.start_soon(office.outbox.attempt)

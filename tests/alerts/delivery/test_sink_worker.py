@@ -13,7 +13,7 @@ from tokenpulse_mw.alerts import AlertEvent
 from tokenpulse_mw.alerts.delivery.sink_worker import backoff
 from tokenpulse_mw.alerts.sinks import Rejected, RetryLater
 
-from .office import Office, Taking, seen, told
+from .office import DeliveryHarness, Taking, make_event, seen
 
 pytestmark = pytest.mark.anyio
 
@@ -24,9 +24,9 @@ _HOUR = 3600.0
 async def test_a_sink_is_told_once_and_nothing_is_kept() -> None:
     """What was taken is done with."""
     sink = Taking()
-    office = Office({"sink": sink})
+    office = DeliveryHarness({"sink": sink})
 
-    await office.tell(told())
+    await office.tell(make_event())
     await office.after(_HOUR)
 
     assert seen(sink.asked) == ["fired k1"]
@@ -37,8 +37,8 @@ async def test_a_sink_is_told_once_and_nothing_is_kept() -> None:
 async def test_the_wait_doubles_with_every_failure() -> None:
     """A sink that is down is left alone ever longer, and asked once a minute in the end."""
     sink = Taking(*[ConnectionError()] * 9)
-    office = Office({"sink": sink})
-    await office.publish(told())
+    office = DeliveryHarness({"sink": sink})
+    await office.publish(make_event())
     asked_at: list[float] = []
 
     for second in range(250):
@@ -55,11 +55,11 @@ async def test_the_wait_doubles_with_every_failure() -> None:
 async def test_a_sink_says_itself_when_it_is_to_be_asked_again() -> None:
     """That holds for all that it is to be told, however many alerts there are."""
     sink = Taking(RetryLater("busy", after=120))
-    office = Office({"sink": sink})
-    await office.tell(told(), told(key="k2"))
+    office = DeliveryHarness({"sink": sink})
+    await office.tell(make_event(), make_event(key="k2"))
 
     await office.after(119)
-    await office.tell(told(key="k3"))
+    await office.tell(make_event(key="k3"))
     assert seen(sink.asked) == ["fired k1"]
 
     await office.after(1)
@@ -69,8 +69,8 @@ async def test_a_sink_says_itself_when_it_is_to_be_asked_again() -> None:
 async def test_while_a_sink_is_down_one_letter_tries_and_then_all_follow() -> None:
     """A thousand alerts are no thousand attempts a minute."""
     sink = Taking(*[ConnectionError()] * 4)
-    office = Office({"sink": sink})
-    await office.tell(*(told(key=f"k{number}") for number in range(50)))
+    office = DeliveryHarness({"sink": sink})
+    await office.tell(*(make_event(key=f"k{number}") for number in range(50)))
     assert len(sink.asked) == 1
 
     await office.after(1)
@@ -87,9 +87,9 @@ async def test_while_a_sink_is_down_one_letter_tries_and_then_all_follow() -> No
 async def test_the_end_of_an_alert_never_overtakes_its_beginning() -> None:
     """It waits until the beginning is taken."""
     sink = Taking(ConnectionError(), ConnectionError())
-    office = Office({"sink": sink})
-    await office.tell(told())
-    await office.tell(told("resolved", at=1_700_000_060.0))
+    office = DeliveryHarness({"sink": sink})
+    await office.tell(make_event())
+    await office.tell(make_event("resolved", at=1_700_000_060.0))
 
     await office.after(1)
     await office.after(2)
@@ -102,9 +102,11 @@ async def test_what_a_sink_refuses_is_a_dead_letter_and_the_others_go_on(
 ) -> None:
     """To refuse is no failure: nothing else waits for it, and it is not tried again."""
     sink = Taking(Rejected("too long"))
-    office = Office({"sink": sink})
+    office = DeliveryHarness({"sink": sink})
 
-    await office.tell(told(), told("resolved", at=1_700_000_060.0), told(key="k2"))
+    await office.tell(
+        make_event(), make_event("resolved", at=1_700_000_060.0), make_event(key="k2")
+    )
     await office.after(_HOUR)
 
     assert seen(sink.asked) == ["fired k1", "fired k2", "resolved k1"]
@@ -116,8 +118,8 @@ async def test_what_a_sink_refuses_is_a_dead_letter_and_the_others_go_on(
 async def test_who_fails_for_a_day_is_told_other_things() -> None:
     """What happened yesterday is a dead letter; what happens now is told."""
     sink = Taking(*[ConnectionError("the password is hunter2")] * 1500)
-    office = Office({"sink": sink})
-    await office.tell(told())
+    office = DeliveryHarness({"sink": sink})
+    await office.tell(make_event())
 
     for _ in range(24 * 60):
         await office.after(60)
@@ -126,7 +128,7 @@ async def test_who_fails_for_a_day_is_told_other_things() -> None:
     assert await office.dead() == [("trouble:key:k1", "ConnectionError")]
 
     sink.answers = iter([])
-    await office.tell(told("resolved"))
+    await office.tell(make_event("resolved"))
     await office.after(60)
     assert seen(sink.taken) == ["resolved k1"]
 
@@ -134,10 +136,10 @@ async def test_who_fails_for_a_day_is_told_other_things() -> None:
 async def test_what_a_sink_said_is_kept_with_what_waits() -> None:
     """Of our own errors the words, of others' only the kind: they may quote what is secret."""
     sink = Taking(RetryLater("it is busy"), ValueError("the password is hunter2"))
-    office = Office({"sink": sink})
+    office = DeliveryHarness({"sink": sink})
     began = office.wall()
 
-    await office.tell(told())
+    await office.tell(make_event())
     (first,) = (await office.kept()).notifications
     await office.after(1)
     (second,) = (await office.kept()).notifications
@@ -153,9 +155,9 @@ async def test_a_sink_that_is_busy_is_logged_when_it_begins_and_when_it_ends(
     """Not at each attempt; and it is no failure of ours."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.alerts")
     sink = Taking(RetryLater("busy"), RetryLater("busy"))
-    office = Office({"sink": sink})
+    office = DeliveryHarness({"sink": sink})
 
-    await office.tell(told(), told(key="k2"))
+    await office.tell(make_event(), make_event(key="k2"))
     await office.after(1)
     await office.after(2)
 
@@ -175,11 +177,11 @@ async def test_a_sink_that_never_returns_is_given_up_for_now() -> None:
         if len(asked) == 1:
             await anyio.sleep_forever()
 
-    office = Office({"sink": hangs_once}, deadline=0.01)
-    await office.tell(told())
+    office = DeliveryHarness({"sink": hangs_once}, deadline=0.01)
+    await office.tell(make_event())
     await office.after(1)
 
-    assert [each.id for each in asked] == [told().id] * 2
+    assert [each.id for each in asked] == [make_event().id] * 2
     assert office.tallied == [("sink", "timeout"), ("sink", "ok")]
     assert office.reported == [("sink sink", "TimeoutError")]
 
@@ -188,10 +190,10 @@ async def test_a_sink_that_never_returns_is_given_up_for_now() -> None:
 async def test_a_sink_that_asks_for_an_odd_wait_costs_the_others_nothing(after: float) -> None:
     """What others took is known to be taken."""
     other = Taking()
-    office = Office({"odd": Taking(RetryLater("busy", after=after)), "other": other})
+    office = DeliveryHarness({"odd": Taking(RetryLater("busy", after=after)), "other": other})
 
-    await office.tell(told())
-    await office.tell(told(key="k2"))
+    await office.tell(make_event())
+    await office.tell(make_event(key="k2"))
 
     assert seen(other.taken) == ["fired k1", "fired k2"]
     kept = (await office.kept()).notifications
@@ -216,9 +218,11 @@ def test_everything_is_taken_once_and_in_order_or_refused(
     published = []
 
     async def live() -> None:
-        office = Office({"sink": sink})
+        office = DeliveryHarness({"sink": sink})
         for number, keys in enumerate(rounds):
-            events = [told("fired", key, episode=f"e{number}-{n}") for n, key in enumerate(keys)]
+            events = [
+                make_event("fired", key, episode=f"e{number}-{n}") for n, key in enumerate(keys)
+            ]
             published.extend(events)
             await office.tell(*events)
             office.advance(pace)

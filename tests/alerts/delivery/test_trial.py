@@ -9,15 +9,15 @@ from tokenpulse_mw.alerts import AlertEvent, Sink
 from tokenpulse_mw.alerts.delivery import names_of
 from tokenpulse_mw.alerts.sinks import RetryLater
 
-from .office import Office, Taking, seen, told
+from .office import DeliveryHarness, Taking, make_event, seen
 
 
 @pytest.mark.anyio
 async def test_a_test_alert_is_told_at_once_past_all_that_waits() -> None:
     """To one sink, and nothing of it is kept, or counted, or tried again."""
     sink, other = Taking(RetryLater("no", after=1000)), Taking()
-    office = Office({"sink": sink, "other": other})
-    await office.tell(told(key="k2"))
+    office = DeliveryHarness({"sink": sink, "other": other})
+    await office.tell(make_event(key="k2"))
 
     assert await office.outbox.test("sink") is None
 
@@ -35,10 +35,10 @@ async def test_a_test_alert_is_told_at_once_past_all_that_waits() -> None:
 async def test_what_goes_wrong_with_a_test_alert_is_said(error: Exception, said: str) -> None:
     """And that is all that comes of it."""
     sink = Taking(error)
-    office = Office({"sink": sink})
+    office = DeliveryHarness({"sink": sink})
 
     assert await office.outbox.test("sink") == said
-    await office.tell(told())
+    await office.tell(make_event())
 
     assert seen(sink.taken) == ["fired k1"]
 
@@ -50,7 +50,7 @@ async def test_a_test_of_a_sink_that_never_returns_ends() -> None:
     async def hangs(event: AlertEvent) -> None:
         await anyio.sleep_forever()
 
-    office = Office({"hangs": hangs}, deadline=0.01)
+    office = DeliveryHarness({"hangs": hangs}, deadline=0.01)
 
     assert await office.outbox.test("hangs") == "TimeoutError"
 
@@ -59,7 +59,7 @@ async def test_a_test_of_a_sink_that_never_returns_ends() -> None:
 async def test_there_is_no_test_of_a_sink_that_is_none() -> None:
     """Whoever asks hears so."""
     with pytest.raises(KeyError, match="gone"):
-        await Office({}).outbox.test("gone")
+        await DeliveryHarness({}).outbox.test("gone")
 
 
 class Named:

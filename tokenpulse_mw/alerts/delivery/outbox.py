@@ -59,7 +59,7 @@ class Outbox:
         with anyio.CancelScope(shield=True):
             async with self._publishing:
                 letters = await in_steps(self._note(news))
-                await self._desk.journal.write()
+                await self._desk.writer.write()
                 await in_steps(self._queue(letters))
                 resending = [lane for lane in self._lanes.values() if lane.resends]
                 if resending:
@@ -69,7 +69,7 @@ class Outbox:
 
     def _note(self, news: Iterable[AlertChanges]) -> Steps[list[QueuedNotification]]:
         """Hand `news` to the journal, and return a letter for each event and sink."""
-        self._desk.journal.add([], [])  # it was an evaluation, also if nothing changed
+        self._desk.writer.add([], [])  # it was an evaluation, also if nothing changed
         letters, changes = list[QueuedNotification](), 0
         for piece in news:
             if not piece.changes:
@@ -82,7 +82,7 @@ class Outbox:
                 if event.transition != "reminded" or not lane.has(event.fingerprint)
             ]
             # An alert and its notifications are in one piece, which is written as a whole.
-            self._desk.journal.add([piece], [letter.notification for letter in made])
+            self._desk.writer.add([piece], [letter.notification for letter in made])
             letters += made
             changes += piece.changes
             if changes >= STEP:
@@ -161,7 +161,7 @@ class Outbox:
         async with anyio.create_task_group() as tasks:
             for lane in self._lanes.values():
                 tasks.start_soon(lane.aclose)
-        await self._desk.journal.aclose()
+        await self._desk.writer.aclose()
         for (name,), number in self.queue_length().items():
             if number:
                 logger.warning("%d notifications wait for the sink %s still", number, name)
@@ -181,7 +181,7 @@ class Outbox:
 
     def _dead_letter(self, notification: Notification, said: str) -> None:
         logger.error("%s: %s", single_line(notification.id, LONGEST_FINGERPRINT), said)
-        journal = self._desk.journal
+        journal = self._desk.writer
         bury = partial(journal.store.dead, notification.id, self._desk.wall(), said)
         journal.defer(notification.id, bury)
 

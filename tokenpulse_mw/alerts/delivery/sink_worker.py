@@ -37,9 +37,9 @@ class DeliveryContext:
     """What all lanes of an outbox have in common.
 
     Attributes:
-        journal: Is told what became of each letter.
+        writer: Is told what became of each letter.
         deadline: Seconds that one attempt may take.
-        most: Letters that may wait for one sink.
+        max_pending: Letters that may wait for one sink.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
         jitter: A number from 0 to 1, by chance.
@@ -49,9 +49,9 @@ class DeliveryContext:
         recovered: Called with the name that `report` is called with, for each success.
     """
 
-    journal: StoreWriter
+    writer: StoreWriter
     deadline: float
-    most: int
+    max_pending: int
     clock: Callable[[], float]
     wall: Callable[[], float]
     jitter: Callable[[], float]
@@ -76,7 +76,7 @@ class SinkWorker:
         self.name = name
         self._sink = sink
         self._desk = desk
-        self._letters = NotificationQueue(most=desk.most)
+        self._letters = NotificationQueue(most=desk.max_pending)
         self._resend: Any = getattr(sink, "resend", None)
         self._firing: tuple[Sequence[AlertEvent], float] | None = None
         self._paused_until = -math.inf
@@ -97,7 +97,7 @@ class SinkWorker:
         for each in self._letters.put(letter):
             self._desk.delivered(self.name, "dropped")
             said = "later events took its place"
-            self._desk.journal.defer(each.notification.id, self._dead_letter(each, said))
+            self._desk.writer.defer(each.notification.id, self._dead_letter(each, said))
         self._news.set()
 
     @property
@@ -163,7 +163,7 @@ class SinkWorker:
         error = await self._ask(partial(self._sink, letter.event))
         if error is None:
             self._letters.done(letter)
-            store, identity = self._desk.journal.store, letter.notification.id
+            store, identity = self._desk.writer.store, letter.notification.id
             await self._record_outcome(letter, partial(store.delivered, identity))
         elif isinstance(error, Rejected) or self._desk.clock() - letter.since > _LONGEST_TRY:
             await self._give_up(letter, error)
@@ -223,7 +223,7 @@ class SinkWorker:
         if not self._letters.postpone(letter, desk.clock() + wait):
             return  # it is a dead letter by now
         postponed = partial(
-            desk.journal.store.postponed,
+            desk.writer.store.postponed,
             letter.notification.id,
             letter.attempts,
             desk.wall() + wait,
@@ -243,13 +243,13 @@ class SinkWorker:
         await self._record_outcome(letter, self._dead_letter(letter, _said(error)))
 
     def _dead_letter(self, letter: QueuedNotification, said: str) -> Callable[[], Any]:
-        store, identity = self._desk.journal.store, letter.notification.id
+        store, identity = self._desk.writer.store, letter.notification.id
         return partial(store.dead, identity, self._desk.wall(), said)
 
     async def _record_outcome(self, letter: QueuedNotification, write: Callable[[], Any]) -> None:
         # What was handed over must be known to be, also when the engine is just being left.
         with anyio.CancelScope(shield=True):
-            await self._desk.journal.record_outcome(letter.notification.id, write)
+            await self._desk.writer.record_outcome(letter.notification.id, write)
 
 
 def _asked_for(error: Exception) -> float:
