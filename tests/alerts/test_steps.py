@@ -31,7 +31,7 @@ from tokenpulse_mw.alerts.tracker import AlertTracker
 
 from ..support.clock import FakeClock
 from ..support.steps import steps_of
-from .delivery.office import DeliveryHarness, make_event
+from .delivery.harness import DeliveryHarness, make_event
 from .exchanges import exchange
 from .findings import Heard, finding, never
 
@@ -202,14 +202,14 @@ def test_upstream_that_succeeds_during_an_evaluation_is_not_found() -> None:
 @pytest.mark.anyio
 async def test_flood_of_dead_letters_has_bounded_steps() -> None:
     """A sink that is far behind: what its queue has no room for is written in bounded steps."""
-    office = DeliveryHarness({"sink": Heard()}, most=10)
+    office = DeliveryHarness({"sink": Heard()}, max_pending=10)
     await office.publish(*(make_event(key=f"k{number}") for number in range(1500)))
 
     steps = await steps_of(office.publish)
 
     assert len(office.outbox.queue_length()) == 1
     assert 4 * steps.longest < steps.total
-    assert len(await office.dead()) == 1000
+    assert len(await office.dead_letters()) == 1000
 
 
 def silence(identity: str, *matchers: Matcher, starts_at: float = 0) -> Silence:
