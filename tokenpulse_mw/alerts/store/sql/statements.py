@@ -64,7 +64,7 @@ class Statements:
     trim_transitions = delete(transitions).where(
         transitions.c.seq.in_(
             select(transitions.c.seq)
-            .where(transitions.c.alert_id == bindparam("of_alert"))
+            .where(transitions.c.alert_id == bindparam("alert_id"))
             .order_by(transitions.c.seq.desc())
             .offset(MAX_TRANSITIONS)
             .scalar_subquery()

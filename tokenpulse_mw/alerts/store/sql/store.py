@@ -124,7 +124,7 @@ class SQLAlertStore:
             await _check_stored(connection, sql.stored_ids, elsewhere)
             await _execute_many(connection, sql.put_alert, alerts)
             await _execute_many(connection, sql.add_transition, transitions)
-            trimmed = ({"of_alert": alert_id} for alert_id in changed)
+            trimmed = ({"alert_id": alert_id} for alert_id in changed)
             await _execute_many(connection, sql.trim_transitions, trimmed)
             await _execute_many(connection, sql.add_notification, notifications)
             forgotten = ({"alert_id": alert_id} for alert_id in changes.forgotten)
