@@ -136,9 +136,13 @@ class Model:
 
     def prune(self, before: float) -> None:
         """Delete what ended before `before`."""
-        unresolved = [alert for alert in self.alerts if alert.resolved_at is None]
-        late = [alert for alert in self.alerts if (alert.resolved_at or -1) >= before]
-        self._set_alerts(unresolved + late)
+        self._set_alerts(
+            [
+                alert
+                for alert in self.alerts
+                if alert.resolved_at is None or alert.resolved_at >= before
+            ]
+        )
         self.dead_letters = [letter for letter in self.dead_letters if letter[0] >= before]
         self.silences = [silence for silence in self.silences if silence.ends_at >= before]
 
