@@ -284,7 +284,7 @@ async def test_silences_that_are_over_take_no_room() -> None:
         ((), {"ends_at": 2000}, "must have 1 to 20 matchers"),
         ((Matcher("colour", "red"),), {"ends_at": 2000}, "name of a matcher must be one of"),
         ((K1,), {"ends_at": 1000}, r"ends_at must be after the current time 1000.0, got 1000"),
-        ((K1,), {"ends_at": 2000, "starts_at": 2000}, "must end after it starts"),
+        ((K1,), {"ends_at": 2000, "starts_at": 2000}, "ends_at must be later than starts_at"),
         ((K1,), {"ends_at": float("nan")}, "must be a finite number"),
         ((K1,), {"ends_at": float("inf")}, "must be a finite number"),
     ],

@@ -237,13 +237,19 @@ def _told(event: AlertEvent, ids: _Numbers) -> tuple[Any, ...]:
 
 
 def _kept(record: AlertRecord, ids: _Numbers) -> tuple[Any, ...]:
-    times = (record.since, record.told, record.started_at, record.fired_at, record.resolved_at)
+    times = (
+        record.since,
+        record.last_notified_at,
+        record.started_at,
+        record.fired_at,
+        record.resolved_at,
+    )
     return (
         record.fingerprint,
         record.started_at,
         record.state,
         record.severity,
-        record.told_as or "",
+        record.notified_severity or "",
         record.ack is not None,
         *(time or 0 for time in times),
         ids.of(record.fingerprint, record.id),

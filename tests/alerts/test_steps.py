@@ -31,9 +31,9 @@ from tokenpulse_mw.alerts.tracker import AlertTracker
 
 from ..support.clock import FakeClock
 from ..support.steps import steps_of
-from .delivery.office import Office, told
+from .delivery.harness import DeliveryHarness, make_event
 from .exchanges import exchange
-from .findings import RecordingSink, finding, never_silenced
+from .findings import Heard, finding, never
 
 MOST_CALLS = 20_000  # in one step; on trio another task may wait for two
 
@@ -55,7 +55,7 @@ class Engine(AlertEngine):
     """An engine of one rule whose clocks the test moves."""
 
     def __init__(self, number: int, *sinks: Any, store: AlertStore | None = None) -> None:
-        self.clock, self.rule, self.heard = FakeClock(), Many(number), RecordingSink()
+        self.clock, self.rule, self.heard = FakeClock(), Many(number), Heard()
         super().__init__(
             [self.rule], [self.heard, *sinks], store=store, clock=self.clock, wall=self.clock
         )
@@ -128,11 +128,11 @@ async def test_preview_and_start_with_many_alerts_have_bounded_steps() -> None:
 async def test_restart_with_many_alerts_takes_all_of_them_up() -> None:
     """Notifications that no sink took, and for a sink that sends again what fires, too."""
 
-    class Broken(RecordingSink):
+    class Broken(Heard):
         async def __call__(self, event: AlertEvent) -> None:
             raise OSError
 
-    class Resending(RecordingSink):
+    class Resending(Heard):
         name = "resending"
         fires = 0
 
@@ -202,14 +202,14 @@ def test_upstream_that_succeeds_during_an_evaluation_is_not_found() -> None:
 @pytest.mark.anyio
 async def test_flood_of_dead_letters_has_bounded_steps() -> None:
     """A sink that is far behind: what its queue has no room for is written in bounded steps."""
-    office = Office({"sink": RecordingSink()}, most=10)
-    await office.publish(*(told(key=f"k{number}") for number in range(1500)))
+    office = DeliveryHarness({"sink": Heard()}, max_pending=10)
+    await office.publish(*(make_event(key=f"k{number}") for number in range(1500)))
 
     steps = await steps_of(office.publish)
 
     assert len(office.outbox.queue_length()) == 1
     assert 4 * steps.longest < steps.total
-    assert len(await office.dead()) == 1000
+    assert len(await office.dead_letters()) == 1000
 
 
 def silence(identity: str, *matchers: Matcher, starts_at: float = 0) -> Silence:
@@ -258,7 +258,7 @@ def test_silences_that_come_and_go_match_the_right_alerts() -> None:
 
 def test_silences_know_a_bounded_number_of_label_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is compared again; the result is the same."""
-    monkeypatch.setattr("tokenpulse_mw.alerts.silences._MAX_LABEL_SETS", 2)
+    monkeypatch.setattr("tokenpulse_mw.alerts.silences._MOST_VERDICTS", 2)
     silences = Silences()
     silences.add(silence("s1", Matcher("subject_id", "k.*", is_regex=True)))
 
@@ -288,7 +288,7 @@ def test_slow_patterns_pause_between_comparisons() -> None:
     for number in range(20):
         silences.add(silence(f"s{number}", Matcher("subject_id", slow, is_regex=True)))
 
-    pauses = sum(1 for _ in silences.is_silenced(finding(subject="a" * 200), 10))
+    pauses = sum(1 for _ in silences.covered(finding(subject="a" * 200), 10))
 
     assert pauses >= 19
 
@@ -296,14 +296,12 @@ def test_slow_patterns_pause_between_comparisons() -> None:
 def test_findings_beyond_the_bound_become_no_alert(caplog: pytest.LogCaptureFixture) -> None:
     """The most severe fit; what does not is counted, and logged once until all fit again."""
     caplog.set_level(logging.WARNING)
-    board = AlertTracker(["rule"], cooldown=100, is_silenced=never_silenced, max_open=2)
+    board = AlertTracker(["rule"], cooldown=100, is_silenced=never, most=2)
 
     def go(now: float, *found: Finding) -> list[str]:
         staged = finish(board.advance("rule", found, now, now))
         board.commit(staged)
-        return [
-            f"{event.transition} {event.finding.subject.id}" for event in staged.changes[0].events
-        ]
+        return [f"{event.transition} {event.finding.subject.id}" for event in staged.news[0].events]
 
     several = [
         finding("info", subject="k1"),
@@ -385,7 +383,7 @@ def test_traffic_during_an_evaluation_counts_in_the_next_one(pause: int) -> None
 
     thresholds = engine.thresholds
     Pausing(judge.evaluate(thresholds, 1, 1)).at(pause, meanwhile)
-    finish(judge.traffic.count_backlog())
+    finish(judge.traffic.settle())
     if pause < 40:
         assert len(judge.traffic.counts.errors) == 400
     finish(judge.evaluate(thresholds, 2, 2))
@@ -420,7 +418,7 @@ def test_too_much_traffic_during_an_evaluation_ends_its_pauses() -> None:
             traffic.observe(exchange(api_key=f"k{number}"), 1)
         assert traffic.is_crowded
     assert not traffic.is_crowded
-    finish(traffic.count_backlog())
+    finish(traffic.settle())
     assert sum(requests for _, requests, _ in traffic.errors.items()) == 20_000
 
 

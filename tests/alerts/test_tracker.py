@@ -77,7 +77,7 @@ def test_a_new_alert_is_told_and_kept() -> None:
     (record,) = news.alerts
     (transition,) = news.transitions
     assert happened(news.events) == happened(news.notifications) == [("fired", "warning")]
-    assert (record.id, record.rule, record.state, record.told_as) == (
+    assert (record.id, record.rule, record.state, record.notified_severity) == (
         "a1",
         "rule",
         "firing",
@@ -156,7 +156,7 @@ def test_a_reminder_is_told_and_is_no_news() -> None:
 
     assert happened(news.notifications) == [("reminded", "warning")]
     assert news.transitions == []
-    assert [(each.told, each.since) for each in news.alerts] == [(1110, 1010)]
+    assert [(each.last_notified_at, each.since) for each in news.alerts] == [(1110, 1010)]
 
 
 def test_alerts_of_one_rule_are_nothing_to_another() -> None:
@@ -175,7 +175,7 @@ def test_a_silenced_alert_is_told_when_the_silence_ends() -> None:
     rounds.silenced = True
     silenced = rounds.go(10, finding())
     assert (happened(silenced.events), silenced.notifications) == ([("fired", "warning")], [])
-    assert (silenced.alerts[0].told_as, finish(rounds.board.firing())) == (None, [])
+    assert (silenced.alerts[0].notified_severity, finish(rounds.board.firing())) == (None, [])
     assert rounds.go(20, finding("critical")).notifications == []
 
     rounds.silenced = False
@@ -183,7 +183,7 @@ def test_a_silenced_alert_is_told_when_the_silence_ends() -> None:
 
     assert (news.events, happened(news.notifications)) == ([], [("fired", "critical")])
     assert news.notifications[0].at == 1030
-    assert [each.told_as for each in news.alerts] == ["critical"]
+    assert [each.notified_severity for each in news.alerts] == ["critical"]
 
 
 def test_an_alert_that_was_never_told_ends_unheard() -> None:
@@ -442,7 +442,7 @@ def test_times_are_kept_in_seconds_since_the_epoch() -> None:
     """The monotonic clock means nothing to anyone else."""
     record = record_of(EPISODE, now=NOW, at=AT)
 
-    assert (record.since, record.told) == (1_000_400, 1_000_450)
+    assert (record.since, record.last_notified_at) == (1_000_400, 1_000_450)
     assert (record.started_at, record.fired_at) == (1_000_390, 1_000_400)
     assert (record.resolved_at, record.resolve_reason) == (None, None)
 
