@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,7 +25,7 @@ from tokenpulse_mw.alerts.tracker import (
     record_of,
 )
 
-from .findings import finding
+from .findings import finding, never
 
 
 class TrackerDriver:
@@ -394,6 +395,31 @@ def test_invalid_record_is_logged_and_ended(caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages == [
         "stored alert is invalid, ending it: alert=a1 error=KeyError('value')"
     ]
+
+
+def test_findings_above_the_limit_open_no_alert(caplog: pytest.LogCaptureFixture) -> None:
+    """The most severe ones are opened; the others are counted, and logged once until all fit."""
+    caplog.set_level(logging.WARNING)
+    tracker = AlertTracker(["rule"], cooldown=100, is_silenced=never, most=2)
+
+    def evaluate(now: float, *findings: Finding) -> list[str]:
+        staged = finish(tracker.advance("rule", findings, now, now))
+        tracker.commit(staged)
+        return [f"{event.transition} {event.finding.subject.id}" for event in staged.news[0].events]
+
+    info = finding("info", subject="k1")
+    others = finding("critical", subject="k2"), finding(subject="k3")
+    assert evaluate(0, info, *others) == ["fired k2", "fired k3"]
+    assert evaluate(10, info, *others) == []
+    assert tracker.overflowed == 2
+    assert caplog.messages == [
+        "too many open alerts: rule=rule open=2 left_out=1 (logged once until all fit)"
+    ]
+    assert evaluate(20, info) == ["resolved k2", "resolved k3"]
+    assert evaluate(30, info) == ["fired k1"]
+    assert evaluate(40, info, *others) == ["fired k2"]
+    assert (tracker.overflowed, len(caplog.records)) == (4, 2)
+    assert sum(tracker.counts().values()) == 2
 
 
 NOW, AT = 500.0, 1_000_500.0  # the same moment on the monotonic and on the wall clock
