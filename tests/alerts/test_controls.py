@@ -50,7 +50,7 @@ class Gateway:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.store = FailingStore(wall=self.clock)
-        self.heard = Heard()
+        self.sink = Heard()
         self.rule = Planned()
         self.engine = self.new_engine()
 
@@ -58,7 +58,7 @@ class Gateway:
         """Return another engine on the same store."""
         return AlertEngine(
             [self.rule],
-            [self.heard],
+            [self.sink],
             store=self.store,
             cooldown=100,
             clock=self.clock,
@@ -155,7 +155,7 @@ async def test_rejected_thresholds_release_no_held_alert() -> None:
         await gateway.controls.set_thresholds(Thresholds(), by="bob", expected=99)
     await gateway.evaluate()
 
-    assert gateway.heard.transitions == ["fired"]
+    assert gateway.sink.transitions == ["fired"]
 
 
 @pytest.mark.anyio
@@ -170,7 +170,7 @@ async def test_acknowledged_alert_is_not_reminded() -> None:
 
     assert acknowledged is not None
     assert acknowledged.ack == Ack("ada", 1060, "on it")
-    assert gateway.heard.transitions == ["fired", "escalated", "resolved"]
+    assert gateway.sink.transitions == ["fired", "escalated", "resolved"]
     stored = await gateway.store.alert(alert_id)
     assert stored is not None
     assert stored.ack == acknowledged.ack
@@ -190,7 +190,7 @@ async def test_unacknowledged_alert_is_reminded_again() -> None:
 
     assert alert is not None
     assert alert.ack is None
-    assert gateway.heard.transitions == ["fired", "reminded"]
+    assert gateway.sink.transitions == ["fired", "reminded"]
 
 
 @pytest.mark.anyio
@@ -210,10 +210,10 @@ async def test_alert_that_fires_in_a_silence_is_notified_at_its_end() -> None:
 
     await gateway.evaluate("warning")
     await gateway.evaluate("critical")
-    assert gateway.heard.events == []
+    assert gateway.sink.events == []
     await gateway.evaluate("critical")
 
-    assert [(event.transition, event.finding.severity) for event in gateway.heard.events] == [
+    assert [(event.transition, event.finding.severity) for event in gateway.sink.events] == [
         ("fired", "critical")
     ]
 
@@ -230,7 +230,7 @@ async def test_silence_suppresses_all_but_resolutions_of_notified_alerts() -> No
     await gateway.evaluate("critical", finding(subject="k2"))
     await gateway.evaluate()
 
-    assert [(event.transition, event.fingerprint) for event in gateway.heard.events] == [
+    assert [(event.transition, event.fingerprint) for event in gateway.sink.events] == [
         ("fired", "trouble:key:k1"),
         ("resolved", "trouble:key:k1"),
     ]
@@ -246,12 +246,12 @@ async def test_silence_may_start_later_and_be_removed() -> None:
 
     await gateway.evaluate("warning")
     await gateway.evaluate("critical")
-    assert gateway.heard.transitions == ["fired"]
+    assert gateway.sink.transitions == ["fired"]
     assert await gateway.controls.unsilence(silence.id)
     assert not await gateway.controls.unsilence(silence.id)
     await gateway.evaluate("critical")
 
-    assert gateway.heard.transitions == ["fired", "escalated"]
+    assert gateway.sink.transitions == ["fired", "escalated"]
     assert (silence.matchers, silence.created_by, silence.comment) == ((K1,), "ada", "c")
 
 
@@ -335,8 +335,8 @@ async def test_change_that_cannot_be_stored_has_no_effect(change: Change) -> Non
 
     assert (gateway.controls.thresholds, gateway.controls.version) == (Thresholds(), version)
     assert gateway.controls.silences == [silence]
-    assert [event.fingerprint for event in gateway.heard.events] == ["trouble:key:k1"] * 2
-    assert gateway.heard.transitions == ["fired", "reminded"]
+    assert [event.fingerprint for event in gateway.sink.events] == ["trouble:key:k1"] * 2
+    assert gateway.sink.transitions == ["fired", "reminded"]
 
 
 @pytest.mark.anyio

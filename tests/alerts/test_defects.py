@@ -63,7 +63,7 @@ class Gateway:
     def __init__(self, *findings: Finding) -> None:
         self.clock = FakeClock()
         self.store = FailingStore(self.clock)
-        self.heard = Heard()
+        self.sink = Heard()
         self.rule = Planned(*findings)
         self.restart()
 
@@ -71,7 +71,7 @@ class Gateway:
         """Replace the engine by one that has seen no traffic."""
         self.engine = AlertEngine(
             [self.rule, *default_rules()],
-            [self.heard],
+            [self.sink],
             store=self.store,
             clock=self.clock,
             wall=self.clock,
@@ -117,7 +117,7 @@ async def test_defect_3_acknowledged_alert_does_not_fire_again() -> None:
 
     (acknowledged,) = await gateway.alerts()
     assert (acknowledged.id, acknowledged.state) == (alert.id, "firing")
-    assert gateway.heard.transitions == ["fired"]
+    assert gateway.sink.transitions == ["fired"]
 
 
 @pytest.mark.anyio
@@ -131,7 +131,7 @@ async def test_defect_4_escalation_within_the_cooldown_is_notified() -> None:
 
     (alert,) = await gateway.alerts()
     assert (alert.severity, alert.fired_at) == ("critical", 1060)
-    assert gateway.heard.transitions == ["fired", "escalated"]
+    assert gateway.sink.transitions == ["fired", "escalated"]
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["new", "after a restart"])
@@ -148,7 +148,7 @@ async def test_defect_5_concurrent_evaluations_fire_one_alert(stored: bool) -> N
             tasks.start_soon(gateway.evaluate)
 
     assert len(await gateway.alerts()) == 1
-    assert gateway.heard.transitions == ["fired"]
+    assert gateway.sink.transitions == ["fired"]
 
 
 @pytest.mark.anyio
@@ -157,12 +157,12 @@ async def test_defect_5_store_failure_causes_no_second_alert() -> None:
     gateway = Gateway(finding())
     gateway.store.down = True
     await gateway.evaluate(3)
-    assert (gateway.heard.transitions, await gateway.alerts()) == (["fired"], [])
+    assert (gateway.sink.transitions, await gateway.alerts()) == (["fired"], [])
 
     gateway.store.down = False
     await gateway.evaluate()
 
-    assert gateway.heard.transitions == ["fired"]
+    assert gateway.sink.transitions == ["fired"]
     assert [alert.started_at for alert in await gateway.alerts()] == [1060]
 
 
@@ -225,7 +225,7 @@ async def test_defect_11_title_has_the_value_as_a_number(requests: int, comparis
 
     await gateway.evaluate()
 
-    (event,) = gateway.heard.events
+    (event,) = gateway.sink.events
     assert event.finding.title == f"The gateway: QPS threshold exceeded {comparison}"
 
 
@@ -240,8 +240,8 @@ async def test_defect_13_burst_between_two_evaluations_is_counted() -> None:
 
     await gateway.evaluate(4)
 
-    assert gateway.heard.of("rate_limit:master:acme") == ["fired", "resolved"]
-    assert gateway.heard.of("rate_limit_exceeded:provider:claude") == []
+    assert gateway.sink.of("rate_limit:master:acme") == ["fired", "resolved"]
+    assert gateway.sink.of("rate_limit_exceeded:provider:claude") == []
 
 
 @pytest.mark.anyio

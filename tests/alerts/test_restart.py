@@ -323,7 +323,7 @@ class Gateway:
 
     def __init__(self, **chosen: Any) -> None:
         self.clock = FakeClock()
-        self.heard = Heard()
+        self.sink = Heard()
         self._thresholds = Thresholds(**chosen)
         self._store = MemoryAlertStore(wall=self.clock)
         self.restart()
@@ -331,7 +331,7 @@ class Gateway:
     def restart(self) -> None:
         """Replace the engine by one that has seen no traffic."""
         self.engine = AlertEngine(
-            sinks=[self.heard],
+            sinks=[self.sink],
             thresholds=self._thresholds,
             cooldown=86_400 * 7,
             store=self._store,
@@ -365,7 +365,7 @@ async def test_restored_outage_resolves_only_after_a_success() -> None:
         assert await gateway.minute() == []
     await gateway.minute(1, 0, provider="claude")
 
-    assert gateway.heard.of("provider_down:provider:claude") == ["fired", "resolved"]
+    assert gateway.sink.of("provider_down:provider:claude") == ["fired", "resolved"]
 
 
 @pytest.mark.anyio
@@ -389,10 +389,10 @@ async def test_traffic_before_the_state_is_restored_counts() -> None:
     gateway.restart()
     await gateway.minute(1, 1, provider="claude")
     await gateway.minute()
-    assert gateway.heard.of("provider_down:provider:claude") == ["fired"]
+    assert gateway.sink.of("provider_down:provider:claude") == ["fired"]
     await gateway.minute(1, 0, provider="claude")
 
-    assert gateway.heard.of("provider_down:provider:claude") == ["fired", "resolved"]
+    assert gateway.sink.of("provider_down:provider:claude") == ["fired", "resolved"]
 
 
 @pytest.mark.anyio
@@ -405,7 +405,7 @@ async def test_recovering_outage_does_not_fire_again_after_a_restart() -> None:
     for _ in range(6):
         await gateway.minute()
 
-    assert gateway.heard.of("provider_down:provider:claude") == ["fired", "resolved"]
+    assert gateway.sink.of("provider_down:provider:claude") == ["fired", "resolved"]
 
 
 @pytest.mark.anyio
@@ -432,7 +432,7 @@ async def test_restored_pending_alert_stays_pending_with_little_traffic() -> Non
     await gateway.minute(20, 8, provider="claude")
     await gateway.minute(20, 8, provider="claude")
 
-    assert gateway.heard.of("high_error_rate:provider:claude") == ["fired"]
+    assert gateway.sink.of("high_error_rate:provider:claude") == ["fired"]
 
 
 @pytest.mark.anyio
@@ -446,7 +446,7 @@ async def test_restored_alert_is_not_deescalated_by_new_counts() -> None:
     for _ in range(4):
         await gateway.minute(60, tenant="acme")
 
-    assert gateway.heard.of("traffic_spike:master_rpd:master:acme") == ["fired", "escalated"]
+    assert gateway.sink.of("traffic_spike:master_rpd:master:acme") == ["fired", "escalated"]
 
 
 @pytest.mark.anyio

@@ -40,7 +40,7 @@ class Gateway:
 
     def __init__(self, *, master_rpd: int) -> None:
         self.wall = FakeClock(1_700_000_000.0)
-        self.heard = Heard()
+        self.sink = Heard()
         self._thresholds = Thresholds(master_rpm=15, master_rpd=master_rpd)
         self._store = MemoryAlertStore(wall=self.wall)
         self.restart()
@@ -49,7 +49,7 @@ class Gateway:
         """Start an engine without traffic, with a monotonic clock from 5 seconds."""
         started_at = self.wall() - 5.0
         self.engine = AlertEngine(
-            sinks=[self.heard],
+            sinks=[self.sink],
             thresholds=self._thresholds,
             store=self._store,
             clock=lambda: self.wall() - started_at,
@@ -82,8 +82,8 @@ class Gateway:
 
     def transitions(self) -> dict[str, list[str]]:
         """Return the notified transitions of each alert, without reminders."""
-        fingerprints = {event.fingerprint for event in self.heard.events}
-        return {fingerprint: self.heard.of(fingerprint) for fingerprint in fingerprints}
+        fingerprints = {event.fingerprint for event in self.sink.events}
+        return {fingerprint: self.sink.of(fingerprint) for fingerprint in fingerprints}
 
 
 def test_breach_of_an_hour_fires_and_resolves_each_alert_once() -> None:
@@ -121,14 +121,14 @@ def test_acknowledged_breach_has_no_more_reminders() -> None:
     async def acknowledged() -> None:
         gateway = Gateway(master_rpd=1000)
         await gateway.breach(50)
-        reminders = gateway.heard.transitions.count("reminded")
+        reminders = gateway.sink.transitions.count("reminded")
         for alert in await gateway.alerts():
             await gateway.engine.controls.acknowledge(alert.id, by="ada")
         await gateway.breach(30)
         await gateway.calm(DAY + 2 * HOUR)
 
         assert reminders
-        assert gateway.heard.transitions.count("reminded") == reminders
+        assert gateway.sink.transitions.count("reminded") == reminders
         assert gateway.transitions() == FIRED_AND_RESOLVED_ONCE
 
     anyio.run(acknowledged)

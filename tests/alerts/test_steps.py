@@ -53,9 +53,9 @@ class Engine(AlertEngine):
     """An engine with a rule of many findings, and clocks that the test moves."""
 
     def __init__(self, number: int, *sinks: Any, store: AlertStore | None = None) -> None:
-        self.clock, self.rule, self.heard = FakeClock(), ManyFindings(number), Heard()
+        self.clock, self.rule, self.sink = FakeClock(), ManyFindings(number), Heard()
         super().__init__(
-            [self.rule], [self.heard, *sinks], store=store, clock=self.clock, wall=self.clock
+            [self.rule], [self.sink, *sinks], store=store, clock=self.clock, wall=self.clock
         )
 
 
@@ -149,7 +149,7 @@ async def test_restart_with_many_alerts_restores_all_of_them() -> None:
     await engine.controls.set_thresholds(Thresholds(error_rate=0.5), by="ada")
     await engine.evaluate()
 
-    assert (len(engine.heard.events), resending.resent, len(engine.firing)) == (120, 120, 120)
+    assert (len(engine.sink.events), resending.resent, len(engine.firing)) == (120, 120, 120)
     assert sum(engine.counts().values()) == 120
 
 
@@ -159,7 +159,7 @@ async def test_sql_store_with_many_alerts_has_bounded_steps(tmp_path: Path) -> N
     """Commits of an evaluation and the load at the start are bounded."""
     store = SQLAlertStore(f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
     engine = Engine(600, store=store)
-    engine.heard.events.clear()
+    engine.sink.events.clear()
     async with AlertEngine([ManyFindings(600)], [], store=store) as running:
         committed = await steps_of(running.evaluate)
         loaded = await steps_of(store.load)
@@ -340,9 +340,9 @@ async def test_changes_during_an_evaluation_take_effect_as_a_whole(pauses: int) 
 
     assert engine.thresholds == Thresholds(error_rate=0.5)
     engine.clock.advance(400)
-    engine.heard.events.clear()
+    engine.sink.events.clear()
     await engine.evaluate()
-    reminded = {event.finding.subject.id for event in engine.heard.events}
+    reminded = {event.finding.subject.id for event in engine.sink.events}
     keys = {f"k{number}" for number in range(501)}
     assert reminded == keys - {"k7", acknowledged.finding["subject"]["id"]}
     stored = await engine.store.alert(acknowledged.id)
@@ -367,7 +367,7 @@ async def test_cancelled_evaluation_takes_effect_as_a_whole_or_not(pauses: int) 
     assert firing in (0, 500)
     assert len(state.alerts) == firing
     await engine.evaluate()
-    assert sorted(event.fingerprint for event in engine.heard.events) == sorted(
+    assert sorted(event.fingerprint for event in engine.sink.events) == sorted(
         current.fingerprint for current in engine.firing
     )
 
@@ -386,6 +386,6 @@ async def test_concurrent_evaluations_notify_in_their_order() -> None:
         tasks.start_soon(after, 25, evaluate_without_findings)
 
     by_alert: dict[str, list[str]] = defaultdict(list)
-    for event in engine.heard.events:
+    for event in engine.sink.events:
         by_alert[event.fingerprint].append(event.transition)
     assert all(transitions == ["fired", "resolved"] for transitions in by_alert.values())
