@@ -68,8 +68,8 @@ def test_defaults_are_those_of_the_seed() -> None:
     assert (thresholds.provider_429_rpm, thresholds.provider_429_hold) == (10, 120)
 
 
-def test_defaults_that_the_seed_does_not_have() -> None:
-    """Thresholds of traffic are off."""
+def test_other_defaults_switch_thresholds_of_traffic_off() -> None:
+    """The seed has none of these values."""
     thresholds = Thresholds()
 
     assert (thresholds.error_evidence, thresholds.count_client_errors) == (True, False)
