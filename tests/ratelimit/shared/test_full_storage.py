@@ -1,4 +1,4 @@
-"""Full storages: eviction policies, memory per client, and a Redis that refuses writes."""
+"""Full storages: eviction policies, and a Redis that refuses writes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ...monitoring.files import blocks
 from ...support.clock import FakeClock
 from ...support.servers import Server, memcached_server, redis_server, started
 from ...support.waiting import PATIENCE
+from .conftest import direct_client
 
 pytestmark = pytest.mark.anyio
 
@@ -42,16 +43,6 @@ async def small_redis(folder: Path, policy: str) -> AsyncIterator[Server]:
     options = ["--maxmemory", "2mb", "--maxmemory-policy", policy]
     for server in started(redis_server(folder, *options), "redis-server"):
         yield server
-
-
-@asynccontextmanager
-async def inside(server: Server) -> AsyncIterator[coredis.Redis[str]]:
-    """Yield a direct connection to a Redis."""
-    client = coredis.Redis(port=server.port, decode_responses=True)
-    try:
-        yield client
-    finally:
-        client.connection_pool.disconnect()
 
 
 async def allowed_during_flood(url: str) -> int:
@@ -76,7 +67,7 @@ async def test_flood_resets_no_active_client_with_the_documented_policy(tmp_path
     """A full Redis keeps the counters of clients that retry."""
     async with small_redis(tmp_path, documented_policy()) as server:
         assert await allowed_during_flood(f"async+redis://{server.place}") == 0
-        async with inside(server) as client:
+        async with direct_client(server) as client:
             stats: dict[str, Any] = await client.info("stats")
             assert stats["evicted_keys"] > FLOOD / 4
 
@@ -99,7 +90,7 @@ async def test_full_redis_is_an_outage_until_a_request_is_counted(
 ) -> None:
     """A rejection needs no memory, so it does not end the breaker."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.ratelimit")
-    async with small_redis(tmp_path, "noeviction") as server, inside(server) as client:
+    async with small_redis(tmp_path, "noeviction") as server, direct_client(server) as client:
         storage = f"async+redis://{server.place}"
         limiter = SharedLimiter("1/hour", storage=storage, timeout=PATIENCE, clock=clock)
         assert (await limiter.hit("over")).allowed
@@ -166,7 +157,7 @@ async def test_refused_write_is_logged_with_the_error_code(
 ) -> None:
     """A Redis that refuses to write is an breaker, and the log has the code of the server."""
     limiter = SharedLimiter("5/hour", storage=f"async+redis://{redis.place}", timeout=PATIENCE)
-    async with inside(redis) as client:
+    async with direct_client(redis) as client:
         await client.config_set({option: value})
 
         assert (await limiter.hit("a")).degraded
@@ -179,7 +170,7 @@ async def test_error_of_a_replica_is_a_refused_write(tmp_path: Path) -> None:
     """The driver removes the code READONLY from the error of a replica."""
     server = redis_server(tmp_path, "--replicaof", "127.0.0.1", "1", "--replica-read-only", "yes")
     for running in started(server, "redis-server"):
-        async with inside(running) as client:
+        async with direct_client(running) as client:
             with pytest.raises(coredis.exceptions.ReadOnlyError) as error:
                 await client.set("a", "b")
             assert refuses_writes(error.value)

@@ -6,11 +6,8 @@ import asyncio
 import math
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import coredis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +18,7 @@ from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter, hash_ke
 from ...support.clock import FakeClock
 from ...support.servers import Server
 from ...support.waiting import PATIENCE
-from .conftest import url
+from .conftest import direct_client, url
 
 pytestmark = pytest.mark.anyio
 
@@ -48,19 +45,9 @@ def on(server: Server, limit: str, strategy: str = "fixed-window") -> SharedLimi
     return SharedLimiter(limit, storage=url(server), strategy=strategy, timeout=PATIENCE)
 
 
-@asynccontextmanager
-async def inside(server: Server) -> AsyncIterator[coredis.Redis[str]]:
-    """Yield a direct connection to a Redis."""
-    client = coredis.Redis(port=server.port, decode_responses=True)
-    try:
-        yield client
-    finally:
-        client.connection_pool.disconnect()
-
-
 async def age_counters(server: Server, seconds: float) -> None:
     """Reduce the remaining lifetime of all counters in a Redis."""
-    async with inside(server) as client:
+    async with direct_client(server) as client:
         for key in await client.keys("*"):
             await client.pexpire(key, await client.pttl(key) - math.ceil(seconds * 1000))
 
@@ -313,7 +300,7 @@ async def test_counter_without_expiry_is_replaced(redis: Server) -> None:
     """An interrupted write must not limit a key forever."""
     limiter = on(redis, "1/minute")
     await limiter.hit("a")
-    async with inside(redis) as client:
+    async with direct_client(redis) as client:
         (name,) = await client.keys("*")
         await client.persist(name)
 
@@ -332,7 +319,7 @@ async def test_every_counter_expires(redis: Server, strategy: str) -> None:
         await limiter.charge("d", 5)
         await limiter.charge("e", -5)
 
-    async with inside(redis) as client:
+    async with direct_client(redis) as client:
         names = await client.keys("*")
         ends = [await client.pttl(name) for name in names]
 
@@ -346,7 +333,7 @@ async def test_storage_contains_no_secrets(redis: Server, strategy: str) -> None
 
     await limiter.hit("sk-secret" * 1000)
 
-    async with inside(redis) as client:
+    async with direct_client(redis) as client:
         (name,) = await client.keys("*")
     assert "secret" not in name
     assert len(name) < 100
@@ -408,7 +395,7 @@ async def test_concurrent_requests_share_connections(redis: Server, strategy: st
 
     await asyncio.gather(*[limiter.hit("a") for _ in range(100)])
 
-    async with inside(redis) as client:
+    async with direct_client(redis) as client:
         assert len(await client.client_list()) < 10
 
 
