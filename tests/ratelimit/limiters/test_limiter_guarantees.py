@@ -198,10 +198,10 @@ def test_p4_memory_does_not_grow_with_the_keys(strategy: str, clients: int) -> N
     # In a separate process, because coverage slows down a million requests.
     command = [sys.executable, "-m", "tests.support.limiter_memory", strategy, str(clients)]
 
-    evictions, held = json.loads(subprocess.check_output(command, cwd=ROOT))
+    evictions, memory = json.loads(subprocess.check_output(command, cwd=ROOT))
 
     assert evictions == clients - 1000
-    assert 0 < max(held) < min(held) + 10_000  # bytes
+    assert 0 < max(memory) < min(memory) + 10_000  # bytes
 
 
 @every_strategy

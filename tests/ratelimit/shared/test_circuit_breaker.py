@@ -56,7 +56,7 @@ async def test_requests_are_decided_by_on_error_until_the_storage_recovers(
     clock: FakeClock,
     log: pytest.LogCaptureFixture,
 ) -> None:
-    """Beginning and end of the breaker are logged once."""
+    """Beginning and end of the outage are logged once."""
     limiter = SharedLimiter(
         "100/hour",
         storage=url(server),
@@ -235,7 +235,7 @@ async def test_peek_reset_and_charge_work_locally_during_an_outage(clock: FakeCl
 
 
 async def test_reset_also_removes_local_usage(redis: Server, clock: FakeClock) -> None:
-    """The usage of an earlier breaker does not limit the key in the next breaker."""
+    """The usage of an earlier outage does not limit the key in the next outage."""
     limiter = SharedLimiter("1/hour", storage=url(redis), timeout=PATIENCE, clock=clock)
     redis.kill()
     await limiter.hit("a")
@@ -300,7 +300,7 @@ async def test_log_states_storage_reason_and_fallback(log: pytest.LogCaptureFixt
 async def test_failed_retries_are_not_logged(
     clock: FakeClock, log: pytest.LogCaptureFixture
 ) -> None:
-    """An breaker is logged once, regardless of the number of retries."""
+    """An outage is logged once, regardless of the number of retries."""
     storage = f"async+redis://127.0.0.1:{free_port()}"
     limiter = SharedLimiter("1/hour", storage=storage, clock=clock)
 
@@ -347,7 +347,7 @@ async def test_burst_on_an_unavailable_storage_connects_once(
 async def test_driver_that_cannot_be_imported_is_an_outage(
     monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
-    """Errors of any type are an breaker and fail no request."""
+    """Errors of any type are an outage and fail no request."""
     limiter = SharedLimiter("1/hour", storage="async+redis://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "coredis.retry", None)
 

@@ -88,7 +88,7 @@ async def test_flood_resets_no_active_client_on_memcached(tmp_path: Path) -> Non
 async def test_full_redis_is_an_outage_until_a_request_is_counted(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A rejection needs no memory, so it does not end the breaker."""
+    """A rejection needs no memory, so it does not end the outage."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.ratelimit")
     async with small_redis(tmp_path, "noeviction") as server, direct_client(server) as client:
         storage = f"async+redis://{server.place}"
@@ -129,7 +129,7 @@ async def test_full_redis_is_an_outage_until_a_request_is_counted(
 async def test_repeated_outages_are_logged_once_a_minute(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An breaker after more than a minute is logged, and so is its end."""
+    """An outage after more than a minute is logged, and so is its end."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.ratelimit")
     breaker = CircuitBreaker("storage", fallback="wait", timeout=1.0, clock=clock)
 
@@ -155,7 +155,7 @@ async def test_repeated_outages_are_logged_once_a_minute(
 async def test_refused_write_is_logged_with_the_error_code(
     redis: Server, option: str, value: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A Redis that refuses to write is an breaker, and the log has the code of the server."""
+    """A Redis that refuses to write is an outage, and the log has the code of the server."""
     limiter = SharedLimiter("5/hour", storage=f"async+redis://{redis.place}", timeout=PATIENCE)
     async with direct_client(redis) as client:
         await client.config_set({option: value})

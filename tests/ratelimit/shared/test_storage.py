@@ -101,13 +101,13 @@ def test_closed_event_loop_is_released() -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(pool.for_running_loop())
     loop.close()
-    gone = weakref.ref(loop)
+    loop_reference = weakref.ref(loop)
     del loop
 
     asyncio.run(_opened(pool))
     gc.collect()
 
-    assert gone() is None
+    assert loop_reference() is None
 
 
 async def _opened(pool: StoragePool) -> None:

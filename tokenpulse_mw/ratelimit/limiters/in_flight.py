@@ -52,8 +52,10 @@ class InFlight:
         Raises:
             ValueError: `cost` is not an integer of at least 0.
         """
+        if type(cost) is not int or cost < 0:  # inline, since it is called on every request
+            check_integer("cost", cost, minimum=0)
         free = self.limit - self._taken.get(key, 0)
-        if check_integer("cost", cost, minimum=0) <= free:
+        if cost <= free:
             return Decision(True, self.limit, free, 0.0, 0.0)
         return Decision(
             False, self.limit, free, 0.0, _RETRY_AFTER_SECONDS if cost <= self.limit else math.inf

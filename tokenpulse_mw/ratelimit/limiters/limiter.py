@@ -105,7 +105,8 @@ class Limiter:
         Raises:
             ValueError: `cost` is not an integer of at least 0.
         """
-        check_integer("cost", cost, minimum=0)
+        if type(cost) is not int or cost < 0:
+            check_integer("cost", cost, minimum=0)
         now = self.clock()
         state = self._states.get(key)
         if state is None or state.ends <= now:
