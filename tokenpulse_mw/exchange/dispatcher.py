@@ -161,7 +161,7 @@ def _copy_usage(exchange: Exchange, meter: UsageMeter) -> None:
         if exchange.usage_source != "reported":
             exchange.usage_doubtful = account.doubtful
     exchange.model = exchange.model or account.model
-    if account.failed and not account.sniffed and exchange.outcome == "complete":
+    if account.failed and not account.sniffed:  # clients often disconnect because of the error
         exchange.outcome = "error"
 
 
