@@ -36,14 +36,31 @@ HEALTH_JSON = {"accept": "application/health+json"}
 
 def test_health_is_the_seeds_byte_for_byte() -> None:
     """A script written for the seed finds what it looks for."""
-    answer = TestClient(HealthRouter(service="oauth2api")).get("/health")
+    health = HealthRouter(service="oauth2api", providers=["claude", "gemini"])
+    answer = TestClient(health).get("/health")
 
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.content == (
-        b'{"status":"ok","service":"oauth2api","providers":["claude","gemini","antigravity",'
-        b'"kiro","codex","qwen","iflow","aistudio","vertex","copilot"]}'
+        b'{"status":"ok","service":"oauth2api","providers":["claude","gemini"]}'
     )
+
+
+def test_health_without_providers_lists_none() -> None:
+    """A gateway is not said to have providers that it was not given."""
+    assert TestClient(HealthRouter()).get("/health").json()["providers"] == []
+
+
+def test_health_lists_the_providers_that_a_function_returns() -> None:
+    """A function is called for each response, so that the list can grow."""
+    providers = {"claude": True}
+    client = TestClient(HealthRouter(providers=lambda: providers))
+
+    before = client.get("/health").json()
+    providers["gemini"] = True
+
+    assert before == {"status": "ok", "service": "tokenpulse", "providers": ["claude"]}
+    assert client.get("/health").json()["providers"] == ["claude", "gemini"]
 
 
 def test_health_gives_the_name_and_the_providers_it_is_told() -> None:

@@ -83,6 +83,8 @@ class ExchangeMiddleware:
             recorder.raised(error)
             raise
         finally:
+            if type(recorder) is WebSocketRecorder:
+                recorder.disconnected()
             if recorder.callbacks:
                 await recorder.close()
             # Break the cycle of scope, recorder and the server's `send`, so that reference
