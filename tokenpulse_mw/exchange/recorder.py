@@ -137,6 +137,9 @@ class Recorder:
         if isinstance(error, GeneratorExit):
             self.callbacks = ()  # the event loop is closed, so nothing can be awaited
 
+    def disconnected(self) -> None:
+        """Handle the end of the connection; that of HTTP is not observed."""
+
     def _stop(self, outcome: Outcome) -> None:
         if not self.status:
             self.status = CLIENT_CLOSED_REQUEST if self._client_left else 500
