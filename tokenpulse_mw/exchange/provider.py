@@ -37,7 +37,7 @@ class Providers:
     Args:
         names: The declared providers: lower-case letters, digits, `_`, `.` and `-`. A mapping adds
             patterns of the models of each, such as `{"openai": ["gpt-*"], "local": ["llama3*"]}`,
-            which precede the built-in ones. Without it, well-known vendors are recognised.
+            which precede the built-in ones. If None, well-known vendors are recognised.
         resolver: Returns the provider of a scope, or None to leave it to model and path. An
             undeclared name is counted as `other`.
         request_header: Also accept `x-tokenpulse-provider` in requests. Any client can send it.
@@ -76,11 +76,6 @@ class Providers:
         # The label of the first characters of a path, if nothing but the path decides; else None.
         self.label_of_path = self._labels if resolver is None and not request_header else None
 
-    def __call__(self, scope: Scope) -> str | None:
-        """Return the declared provider that the path names, or None."""
-        label = self._labels(scope["path"][:MAX_PATH_CHARS])
-        return None if label == UNKNOWN else label
-
     def resolve(self, scope: Scope, declared: str | None, model: str | None) -> str:
         """Return the label of the provider.
 
@@ -95,22 +90,20 @@ class Providers:
         if not name and self.resolver is not None:
             name = self.resolver(scope)
         if name:
-            return self.to_label(name)
+            return self._to_label(name)
         label = self._labels(scope["path"][:MAX_PATH_CHARS])
         return self._choose(label, self._owners(model[:MAX_MODEL_CHARS])) if model else label
-
-    def to_label(self, name: str | None) -> str:
-        """Return `name` if it is declared, `unknown` if it is empty, else `other`."""
-        if not name:
-            return UNKNOWN
-        # Return the declared string: `name` may be an Enum member that only compares equal.
-        return self._known.get(name) or self._known.get(name.strip().lower(), OTHER)
 
     def listed(self) -> list[str]:
         """Return the declared providers; if none are declared, those that responded."""
         if self._is_declared:
             return list(self.names)
         return sorted(self.seen.copy() - {OTHER, UNKNOWN})
+
+    def _to_label(self, name: str) -> str:
+        """Return `name` if it is declared, else `other`."""
+        # Return the declared string: `name` may be an Enum member that only compares equal.
+        return self._known.get(name) or self._known.get(name.strip().lower(), OTHER)
 
     def _choose(self, label: str, owners: tuple[str, ...]) -> str:
         """Return the provider by the label of the path, and by the owners of the model."""
@@ -139,7 +132,8 @@ class Providers:
         return label
 
 
-def _segments(names: tuple[str, ...], *, is_declared: bool) -> dict[str, str]:
+@lru_cache(maxsize=16)
+def _segments(names: tuple[str, ...], *, is_declared: bool) -> Mapping[str, str]:
     """Return the declared provider of each segment of a path that names one.
 
     The other names of a vendor count, too: `/anthropic/v1/messages` is `claude`, unless
