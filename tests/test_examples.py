@@ -71,6 +71,25 @@ def test_wrapped_vendor_is_limited_and_metered() -> None:
         assert tokens("claude", "input") == before + 9
 
 
+def test_providers_by_model() -> None:
+    """Responses and annotated errors of one endpoint are counted by the vendor of their model."""
+    path, before = "/v1/chat/completions", tokens("local", "input")
+    with TestClient(load("providers_by_model.py")["app"]) as client:
+        for model in ("gpt-4o", "claude-sonnet-4", "qwen3-8b-acme", "claude-opus-4"):
+            client.post(path, json={"model": model})
+
+        assert client.get("/health").json()["providers"] == ["openai", "anthropic", "local"]
+        scrape = client.get("/metrics").text
+        for labels in (
+            'status="200",provider="openai"',
+            'status="200",provider="anthropic"',
+            'status="200",provider="local"',
+            'status="502",provider="anthropic"',
+        ):
+            assert f'route="{path}",{labels}}} 1.0' in scrape
+        assert tokens("local", "input") == before + 9
+
+
 def test_tenant_is_limited_by_several_policies() -> None:
     """The limits of addresses, requests, tokens and concurrent requests apply at the same time."""
     client = TestClient(load("limit_tenants.py")["app"])

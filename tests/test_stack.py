@@ -371,6 +371,77 @@ def test_providers_may_have_a_resolver(metrics: HttpMetrics) -> None:
     assert requests(metrics, method="GET", route="/chat", status="200", provider="own") == 1
 
 
+def completing(seen_model: str = "gpt-4o") -> ASGIApp:
+    """Return an application that responds as the chat completions of a model do."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    return answering(json.dumps({"model": seen_model, "choices": [], "usage": usage}).encode())
+
+
+@pytest.mark.parametrize(
+    ("providers", "model", "provider"),
+    [
+        (None, "gpt-4o", "openai"),
+        (None, "o3-mini", "openai"),
+        (None, "mistral-large", "mistral"),
+        (None, "llama-3", "meta"),
+        (None, "deepseek-chat", "deepseek"),
+        (None, "openai/gpt-4o", "openai"),
+        (["openai", "anthropic"], "claude-sonnet-4", "anthropic"),
+        (["claude", "codex"], "gpt-4o", "codex"),
+        ({"openai": ["gpt-*"], "local": ["llama*"]}, "llama-3", "local"),
+        (["openai", "anthropic"], "mistral-large", "unknown"),
+    ],
+)
+def test_provider_is_that_of_the_model_of_the_response(
+    metrics: HttpMetrics,
+    caplog: pytest.LogCaptureFixture,
+    providers: list[str] | None,
+    model: str,
+    provider: str,
+) -> None:
+    """One path serves the models of all vendors; metrics and access log name the vendor."""
+    settings = Settings(access_log=True)
+    pulse = TokenPulse(providers=providers, settings=settings, metrics=metrics)
+    with caplog.at_level(logging.INFO, "tokenpulse_mw.access"):
+        TestClient(pulse.wrap(completing(model))).post("/v1/chat/completions")
+
+    labels = {"method": "POST", "route": "/{path}", "status": "200"}
+    assert requests(metrics, provider=provider, **labels) == 1
+    assert f"provider={provider} " in caplog.text
+
+
+def test_health_lists_the_providers_that_responded(metrics: HttpMetrics) -> None:
+    """A gateway without declared providers has none at first, and no client can add one."""
+    pulse = TokenPulse(settings=Settings(), metrics=metrics)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/annotated":
+            annotate(scope, provider="undeclared" if scope["query_string"] else "kiro")
+        is_page = scope["path"] in ("/claude/page", "/annotated")
+        page = answering(b"hi", content_type=b"text/plain")
+        await (page if is_page else completing())(scope, receive, send)
+
+    client = TestClient(pulse.wrap(app))
+    client.post("/claude/page")
+    client.get("/claude/page")
+    before = client.get("/health").json()
+    client.post("/v1/chat/completions")
+    client.get("/annotated")
+    client.get("/annotated?other")
+
+    assert before == {"status": "ok", "service": "tokenpulse", "providers": []}
+    assert client.get("/health").json()["providers"] == ["kiro", "openai"]
+
+
+def test_health_lists_declared_providers(metrics: HttpMetrics) -> None:
+    """Declared providers are listed in their order, before and after they respond."""
+    pulse = TokenPulse(providers=["openai", "claude"], settings=Settings(), metrics=metrics)
+    client = TestClient(pulse.wrap(completing()))
+    client.post("/v1/chat/completions")
+
+    assert client.get("/health").json()["providers"] == ["openai", "claude"]
+
+
 def test_settings_are_read_from_the_environment(
     metrics: HttpMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:

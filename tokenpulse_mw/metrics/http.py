@@ -110,6 +110,14 @@ class HttpMetrics:
         in_progress = self._tables.in_progress or self._tables.open_in_progress()
         in_progress[0] -= 1.0
 
+    def on_websocket_accept(self) -> None:
+        """Count a WebSocket as open."""
+        self._tables.websockets.add(())
+
+    def on_websocket_close(self) -> None:
+        """Count a WebSocket as closed."""
+        self._tables.websockets.add((), -1.0)
+
     def on_error(self, component: str) -> None:
         """Count an error of `component` that did not affect the request."""
         self._tables.internal_errors.add((component,))

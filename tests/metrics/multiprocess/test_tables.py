@@ -18,6 +18,7 @@ from ...support.waiting import PATIENCE
 
 REQUESTS = "tokenpulse_http_requests_total"
 IN_PROGRESS = "tokenpulse_http_requests_in_progress"
+WEBSOCKETS = "tokenpulse_websocket_connections"
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,19 @@ def test_scrape_merges_all_workers(folder: Path) -> None:
     line = f'{REQUESTS}{{method="POST",route="/chat",status="200",provider="claude"}} 3.0\n'
     assert line.encode() in metrics.render()
     assert f"{IN_PROGRESS} 1.0\n".encode() in generate_latest(metrics.registry)
+
+
+def test_open_websockets_of_all_workers_are_added(folder: Path) -> None:
+    """Those of a worker that was killed do not count any more."""
+    metrics, other = worker(), WorkerFiles(folder)
+    metrics.on_websocket_accept()
+    other.new_row(families.WEBSOCKETS, ())[0] += 2
+
+    assert f"{WEBSOCKETS} 3.0\n".encode() in metrics.render()
+    other.close()
+    assert f"{WEBSOCKETS} 1.0\n".encode() in metrics.render()
+    metrics.on_websocket_close()
+    assert f"{WEBSOCKETS} 0.0\n".encode() in metrics.render()
 
 
 def test_instances_of_a_process_share_their_families() -> None:
