@@ -7,7 +7,7 @@ from .observers import ErrorReporter, Observer, ObserverLike, component_name
 from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
 from .recorder import SCOPE_KEY, Recorder
 from .route import RouteTemplates, has_route
-from .scope import MAX_TEXT_CHARS, app_path, truncate_with_hash
+from .scope import MAX_TEXT_CHARS, app_path, request_headers, truncate_with_hash
 
 __all__ = [
     "MAX_TEXT_CHARS",
@@ -32,5 +32,6 @@ __all__ = [
     "has_route",
     "method_label",
     "recorder_of",
+    "request_headers",
     "truncate_with_hash",
 ]

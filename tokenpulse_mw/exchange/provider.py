@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from starlette.types import Scope
 
+from .scope import request_headers
+
 PROVIDERS = (
     "claude",
     "gemini",
@@ -140,7 +142,7 @@ def _check_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _request_header(scope: Scope) -> str | None:
-    for name, value in scope.get("headers", ()):
+    for name, value in request_headers(scope):
         if name == HEADER:
             text: str = value.decode("latin-1")
             return text

@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from starlette.types import Scope
 
 from .route_tree import OPAQUE, RouteNode, RouteQuery, find_router, match, read_routes, walk
-from .scope import without_root
+from .scope import request_headers, without_root
 
 UNMATCHED = "__unmatched__"
 
@@ -183,7 +183,7 @@ def _host(scope: Scope) -> str | None:
     """Return the host of the request without its port; None if the scope has no headers."""
     if "headers" not in scope:
         return None
-    values = (value for name, value in scope["headers"] if name == b"host")
+    values = (value for name, value in request_headers(scope) if name == b"host")
     host: str = next(values, b"").decode("latin-1").lower()
     return host if host.endswith("]") else host.partition(":")[0]
 
