@@ -61,7 +61,7 @@ def test_request_headers_that_can_be_read_once_reach_the_application() -> None:
     limited = RateLimitMiddleware(application, limiter=limiter, key=keys.header("x-api-key"))
     measured = ExchangeMiddleware(limited, provider=Providers(["claude"], request_header=True))
     pairs = [(b"x-request-id", b"r1"), (b"x-api-key", b"k1")]
-    scope = http_scope("/chat") | {"headers": iter(pairs)}
+    scope = {**http_scope("/chat"), "headers": iter(pairs)}
 
     response = anyio.run(drive, RequestIdMiddleware(measured), scope)
 

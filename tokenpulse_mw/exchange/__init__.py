@@ -6,7 +6,8 @@ from .middleware import ExchangeMiddleware
 from .observers import ErrorReporter, Observer, ObserverLike, component_name
 from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
 from .recorder import SCOPE_KEY, Recorder
-from .route import RouteTemplates, has_route
+from .route import RouteTemplates, exact_reads, has_route
+from .route_tree import find_router
 from .scope import MAX_TEXT_CHARS, app_path, request_headers, truncate_with_hash
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "app_path",
     "component_name",
     "drop_exchange",
+    "exact_reads",
+    "find_router",
     "has_route",
     "method_label",
     "recorder_of",

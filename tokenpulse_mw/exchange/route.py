@@ -104,6 +104,24 @@ def _has_route(node: RouteNode, path: str) -> bool:
     return prefix == path or above or any(_has_route(child, path) for child in node.children)
 
 
+def exact_reads(routes: Iterable[Any], paths: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """Return the methods, GET or HEAD, and `paths` for which a router chooses an exact route.
+
+    An exact route is declared with this path, without parameters. Empty if some route cannot be
+    read, or depends on the host, because it could take the request.
+    """
+    problems: list[Exception] = []
+    nodes = read_routes(routes, problems)
+    if problems or any(node.is_host or not node.is_readable for node in walk(nodes)):
+        return frozenset()
+    return frozenset(
+        (method, path)
+        for path in paths
+        for method in ("GET", "HEAD")
+        if match(nodes, RouteQuery("http", method, None), path) == path
+    )
+
+
 class RouteIndex:
     """Templates of one router's routes, by endpoint and by path.
 
