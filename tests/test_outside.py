@@ -321,7 +321,6 @@ def test_authentication_added_after_install_that_refuses_a_probe_is_logged_once(
     """The names of the layers outside are logged at the start, the refusal as a warning."""
     caplog.set_level(logging.INFO, "tokenpulse_mw")
     app, exchanges = gateway((GZipMiddleware, {}), (RequireKey, {}), order="after")
-    app.middleware_stack = None
 
     with TestClient(app) as client:
         for path in PROBES:
@@ -394,6 +393,15 @@ def test_start_without_layers_outside_changes_nothing(caplog: pytest.LogCaptureF
 
     assert app.middleware_stack is stack
     assert not [line for line in caplog.messages if "outside" in line]
+
+
+@pytest.mark.anyio
+async def test_lifespan_that_is_entered_directly_runs_before_the_layers_are_built() -> None:
+    """Tests may enter the lifespan of a router without the application."""
+    app, _ = gateway((RequireKey, {}), order="after")
+
+    async with app.router.lifespan_context(app):
+        assert app.middleware_stack is None
 
 
 def test_authentication_as_a_dependency_does_not_refuse_probes() -> None:
