@@ -29,7 +29,7 @@ class Gateway(Observer):
     policies: Sequence[Policy]
 
     def overlap(self, other: Gateway) -> str | None:
-        """Return what both do to the same request and cannot be told apart, or None."""
+        """Return what both do to the same request indistinguishably, or None."""
         names = {policy.name for policy in self.policies}
         for policy in other.policies:
             if policy.name in names:
