@@ -31,7 +31,16 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from tokenpulse_mw import Exchange, HttpMetrics, Policy, Settings, TokenPulse, annotate, keys
+from tokenpulse_mw import (
+    Exchange,
+    HttpMetrics,
+    Limiter,
+    Policy,
+    Settings,
+    TokenPulse,
+    annotate,
+    keys,
+)
 
 ORIGIN = {"origin": "https://x.example"}
 PREFLIGHT = {**ORIGIN, "access-control-request-method": "POST"}
@@ -395,6 +404,17 @@ def test_start_without_layers_outside_changes_nothing(caplog: pytest.LogCaptureF
     assert not [line for line in caplog.messages if "outside" in line]
 
 
+def test_layers_that_the_application_replaces_are_kept() -> None:
+    """Instrumentation may build the layers again while the application runs."""
+    app, _ = gateway((RequireKey, {}), order="after")
+
+    with TestClient(app) as client:
+        stack = app.middleware_stack = app.build_middleware_stack()
+        assert client.get("/chat", headers={"x-key": "sk-1"}).status_code == 200
+
+    assert app.middleware_stack is stack
+
+
 @pytest.mark.anyio
 async def test_lifespan_that_is_entered_directly_runs_before_the_layers_are_built() -> None:
     """Tests may enter the lifespan of a router without the application."""
@@ -454,14 +474,15 @@ def test_inner_token_budget_is_settled_and_reported(metrics: HttpMetrics) -> Non
     app = FastAPI()
     app.add_api_route("/chat", chat, methods=["POST"])
     app.add_middleware(RequireKey)
-    budget = Policy("9000/day", name="tokens", key=keys.annotation("tenant"), tokens=4000)
+    limiter = Limiter("9000/day")
+    budget = Policy(limiter, name="tokens", key=keys.annotation("tenant"), tokens=4000)
     pulse = TokenPulse(settings=Settings(), inner_policies=[budget], metrics=metrics)
     pulse.install(app)
 
     response = TestClient(app).post("/chat", headers={"x-key": "sk-1"})
 
     assert response.status_code == 200
-    assert pulse.policies[1].limiter.peek("acme", 0).remaining == 9000 - 13  # type: ignore[union-attr]
+    assert limiter.peek("acme", 0).remaining == 9000 - 13
     assert b'tokenpulse_rate_limit_keys{policy="tokens"} 1.0' in metrics.render()
 
 

@@ -63,11 +63,12 @@ def refusals_logged(
     )
     paths = {endpoint.route.path for endpoint in endpoints}
     public = {path for path in paths if not path.startswith("/admin/")}
-    app.middleware_stack = _RefusalDetector(stack, names, public)
+    detector = app.middleware_stack = _RefusalDetector(stack, names, public)
     try:
         yield
     finally:
-        app.middleware_stack = stack
+        if app.middleware_stack is detector:  # else the application has replaced it
+            app.middleware_stack = stack
 
 
 class _RefusalDetector:
