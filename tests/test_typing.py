@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_type_hints
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -74,6 +75,14 @@ def test_routes_are_passed_to_an_application(
 ) -> None:
     """Every function of routes returns the type that Starlette and FastAPI take."""
     assert TestClient(application(routes)).get(path).status_code == 200
+
+
+@pytest.mark.parametrize("function", [metrics_routes, alert_routes, settings_routes])
+def test_functions_of_routes_return_a_list_of_base_routes(
+    function: Callable[..., list[BaseRoute]],
+) -> None:
+    """A list is invariant, so FastAPI takes no other type."""
+    assert get_type_hints(function)["return"] == list[BaseRoute]
 
 
 def test_routes_are_passed_to_fastapi_directly() -> None:
