@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Host, Match, Mount, Route
+from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
@@ -420,7 +421,7 @@ def test_probe_of_an_included_router_and_of_a_mount_is_not_limited() -> None:
 def test_probe_that_is_declared_after_install_is_not_limited(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Routes are read when the application starts, and each exempt path is logged."""
+    """Routes are read when the application starts, and each path is logged at its first request."""
     caplog.set_level(logging.INFO)
     app = installed(lambda app: None)
     app.router.add_route("/livez", lambda request: PlainTextResponse("own"))
@@ -428,7 +429,7 @@ def test_probe_that_is_declared_after_install_is_not_limited(
     responses = requested(app, *[http_scope("/livez")] * (LIMIT + 3))
 
     assert {response.status for response in responses} == {200}
-    assert caplog.messages == ["probe of the application not limited: path=/livez"]
+    assert caplog.messages == ["probe of the application not limited (logged once): path=/livez"]
 
 
 class Proxy(BaseRoute):
@@ -516,6 +517,21 @@ def test_head_of_a_probe_that_a_catch_all_route_serves_is_limited() -> None:
     assert {response.status for response in reads} == {200}
     assert [response.status for response in heads] == [200] * LIMIT + [429] * 3
     assert vendor.requests == LIMIT
+
+
+@pytest.mark.filterwarnings("ignore:The `root_path` parameter")
+@pytest.mark.parametrize("path", ["/api/ping", "/ping"])
+def test_probe_below_the_root_path_of_fastapi_is_not_limited(path: str) -> None:
+    """FastAPI adds its `root_path` to every scope, also to that of the lifespan."""
+    app = FastAPI(root_path="/api", routes=[PING])
+    TokenPulse(
+        settings=Settings(limit=f"{LIMIT}/day"), metrics=HttpMetrics(CollectorRegistry())
+    ).install(app)
+
+    with TestClient(app) as client:
+        statuses = {client.get(path).status_code for _ in range(LIMIT + 3)}
+
+    assert statuses == {200}
 
 
 def test_websocket_on_the_path_of_a_probe_is_limited() -> None:

@@ -276,9 +276,10 @@ class TokenPulse:
     def _around(self, installed: Starlette, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
         async def both(app: Any) -> AsyncIterator[Any]:
-            with refusals_logged(installed, self._outside(installed), self._endpoints):
-                async with self.lifespan(app), lifespan(app) as state:
-                    yield state
+            async with self.lifespan(app):
+                with refusals_logged(installed, self._outside(installed), self._endpoints):
+                    async with lifespan(app) as state:
+                        yield state
 
         return both
 

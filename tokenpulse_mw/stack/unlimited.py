@@ -80,9 +80,11 @@ class UnlimitedEndpoints:
         self.app = app
         self._endpoints = list(endpoints)
         self._inside_limit, self._probes = app, frozenset[tuple[str, str]]()
+        self._logged = set[str]()
         paths = {endpoint.route.path.partition("{")[0] for endpoint in self._endpoints}
         if isinstance(app, RateLimitMiddleware):
-            self._inside_limit, self._probes = app.app, _probes_of(app.app, PROBE_PATHS - paths)
+            routes = getattr(find_router(app), "routes", ())
+            self._inside_limit, self._probes = app.app, exact_reads(routes, PROBE_PATHS - paths)
         paths.update(path for _, path in self._probes)
         # Few and short, because every request is compared with them: /health covers /health/live.
         self._prefixes = tuple(
@@ -99,8 +101,7 @@ class UnlimitedEndpoints:
         return self.app(scope, receive, send)
 
     def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        path = app_path(scope)
-        if scope["type"] != "http" or not path.startswith(self._prefixes):
+        if scope["type"] != "http" or not (path := app_path(scope)).startswith(self._prefixes):
             return self.app(scope, receive, send)
         for endpoint in self._endpoints:
             match, child_scope = endpoint.route.matches(scope)
@@ -110,16 +111,11 @@ class UnlimitedEndpoints:
                 scope.update(child_scope)
                 return endpoint.route.handle(scope, receive, send)
         if (scope["method"], path) in self._probes and not _may_have_credentials(scope):
+            if path not in self._logged:
+                self._logged.add(path)
+                logger.info("probe of the application not limited (logged once): path=%s", path)
             return self._inside_limit(scope, receive, send)
         return self.app(scope, receive, send)
-
-
-def _probes_of(app: ASGIApp, paths: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """Return the methods and `paths` that the application declares as probes, and log them."""
-    probes = exact_reads(getattr(find_router(app), "routes", ()), paths)
-    for path in sorted({path for _, path in probes}):
-        logger.info("probe of the application not limited: path=%s", path)
-    return probes
 
 
 def _may_have_credentials(scope: Scope) -> bool:
