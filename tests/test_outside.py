@@ -486,6 +486,26 @@ def test_inner_token_budget_is_settled_and_reported(metrics: HttpMetrics) -> Non
     assert b'tokenpulse_rate_limit_keys{policy="tokens"} 1.0' in metrics.render()
 
 
+def test_options_apply_to_inner_policies_too() -> None:
+    """Response, shadow mode and `on_decision` are those of the TokenPulse."""
+    decisions: list[str] = []
+    statuses = {}
+    for enforce in (True, False):
+        app = Starlette(routes=[Route("/chat", chat)], middleware=[Middleware(RequireKey)])
+        TokenPulse(
+            settings=Settings(limit="9/day", limit_enforce=enforce),
+            inner_policies=[Policy("1/day", name="tenant", key=keys.annotation("tenant"))],
+            metrics=HttpMetrics(CollectorRegistry()),
+            respond=lambda decision: PlainTextResponse(decision.policy, 418),
+            on_decision=lambda scope, decision: decisions.append(decision.policy),
+        ).install(app)
+        client = TestClient(app, headers={"x-key": "sk-1"})
+        statuses[enforce] = [client.get("/chat").status_code for _ in range(2)]
+
+    assert statuses == {True: [200, 418], False: [200, 200]}
+    assert decisions == ["default", "tenant"] * 4
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -497,6 +497,16 @@ def test_probe_with_credentials_or_another_method_is_limited(
     assert [response.status for response in responses] == [200] * LIMIT + [429] * 3
 
 
+def test_probe_with_the_headers_of_orchestrators_is_not_limited() -> None:
+    """Kubernetes, load balancers and HTTP/2 send headers without credentials."""
+    names = [b":authority", b"host", b"user-agent", b"accept", b"x-forwarded-for", b"traceparent"]
+    request = http_scope("/ping", headers=[(name, b"1") for name in names])
+
+    responses = requested(probed(PING), *[request] * (LIMIT + 3))
+
+    assert {response.status for response in responses} == {200}
+
+
 def test_head_of_a_probe_that_a_catch_all_route_serves_is_limited() -> None:
     """FastAPI declares a route for GET without HEAD, so another route serves HEAD."""
     vendor = Vendor()

@@ -40,7 +40,8 @@ PROBE_PATHS = {
     "/startupz",
     "/up",
 }
-_CREDENTIAL = re.compile(rb"auth|cookie|jwt|key|password|secret|token")  # in names of headers
+# In names of headers; HTTP/2 has `:authority` instead of `host`.
+_CREDENTIAL = re.compile(rb"auth(?!ority)|cookie|jwt|key|password|secret|token")
 
 
 @dataclass(frozen=True, slots=True)
