@@ -404,6 +404,17 @@ def test_start_without_layers_outside_changes_nothing(caplog: pytest.LogCaptureF
     assert not [line for line in caplog.messages if "outside" in line]
 
 
+def test_application_that_removes_our_layers_starts() -> None:
+    """Tests of an application may empty its list of middleware."""
+    app, exchanges = gateway(order="after")
+    app.user_middleware.clear()
+
+    with TestClient(app) as client:
+        assert [client.get("/chat").status_code for _ in range(3)] == [200, 200, 200]
+
+    assert exchanges == []
+
+
 def test_layers_that_the_application_replaces_are_kept() -> None:
     """Instrumentation may build the layers again while the application runs."""
     app, _ = gateway((RequireKey, {}), order="after")

@@ -18,7 +18,7 @@ from .unlimited import OwnEndpoint
 logger = logging.getLogger("tokenpulse_mw")
 
 _NEVER_REFUSE = ("CORSMiddleware", "GZipMiddleware", "SessionMiddleware")
-_REFUSALS = {400, 401, 403, *range(300, 400)}  # a redirect to a login, or to another scheme
+_REFUSALS = {301, 302, 303, 307, 308, 400, 401, 403}  # also redirects to a login or to HTTPS
 
 
 def put_cors_outside(app: Starlette) -> None:

@@ -141,7 +141,7 @@ class TokenPulse:
         self.routes: list[BaseRoute] = [endpoint.route for endpoint in self._endpoints]
         self._measuring = self._observe(observers)
         options = self._limit_options(exempt, respond, on_decision)
-        self._limiting, self._inner = _limiting(outer, options), _limiting(inner, options)
+        self._limiting, self._inner = _limit_layers(outer, options), _limit_layers(inner, options)
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
@@ -285,12 +285,13 @@ class TokenPulse:
 
     def _outside(self, app: Starlette) -> list[Middleware]:
         """Return the middleware of the application that was added after `install`."""
-        entries = app.user_middleware
-        ours = next(at for at, entry in enumerate(entries) if is_class(entry, UnlimitedEndpoints))
-        return entries[: ours - len(self._measuring)]
+        for index, entry in enumerate(app.user_middleware):
+            if is_class(entry, UnlimitedEndpoints):
+                return app.user_middleware[: index - len(self._measuring)]
+        return []  # the application has removed ours
 
 
-def _limiting(policies: Sequence[Policy], options: Mapping[str, Any]) -> list[Layer]:
+def _limit_layers(policies: Sequence[Policy], options: Mapping[str, Any]) -> list[Layer]:
     """Return the middleware of the limits; none without limits."""
     if not policies:
         return []
