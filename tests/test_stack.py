@@ -274,14 +274,19 @@ def test_a_path_of_the_application_stays_with_it(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An application that serves /health itself keeps it, and a warning is logged."""
-    app = Starlette(routes=[Route("/health", lambda request: PlainTextResponse("own"))])
+    paths = ["/health", "/health/ready"]
+    app = Starlette(
+        routes=[Route(path, lambda request: PlainTextResponse("own")) for path in paths]
+    )
     TokenPulse(settings=Settings(), metrics=metrics).install(app)
     client = TestClient(app)
 
-    assert client.get("/health").text == "own"
+    assert [client.get(path).text for path in paths] == ["own", "own"]
     assert client.get("/health/live").json() == {"status": "ok"}
     assert [record.getMessage() for record in caplog.records] == [
-        "the application serves /health itself; its own is kept, and limited"
+        "the application serves /health itself; its own is kept, and limited unless `exempt` "
+        "names it",
+        "the application serves /health/ready itself; its own is kept",
     ]
 
 
@@ -973,7 +978,7 @@ async def test_alerts_can_be_switched_off(metrics: HttpMetrics) -> None:
         await pulse.engine.evaluate()
 
     assert pulse.engine.firing == []
-    paths = {route.path for route in pulse.routes}
+    paths = {route.path for route in pulse.routes if isinstance(route, Route)}
     assert "/admin/settings" in paths
     assert not any(path.startswith("/admin/alerts") for path in paths)
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from starlette.types import Scope
 
+from .scope import request_headers
 from .vendors import PROVIDERS, VENDOR_OF, model_patterns
 
 OTHER = "other"
@@ -193,7 +194,7 @@ def _check_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _request_header(scope: Scope) -> str | None:
-    for name, value in scope.get("headers", ()):
+    for name, value in request_headers(scope):
         if name == HEADER:
             text: str = value.decode("latin-1")
             return text

@@ -90,8 +90,8 @@ class Recorder:
         self.dispatcher.report("annotate", error)
 
     def add_headers(self, headers: RawHeaders) -> None:
-        """Add `headers` to the response."""
-        self._headers = [*self._headers, *headers] if self._headers else headers
+        """Add `headers` to the response; those of the same name become one list."""
+        self._headers = _joined(self._headers, headers) if self._headers else headers
 
     def add_callback(self, callback: ExchangeCallback) -> None:
         """Call `callback` at the end of this exchange."""
@@ -432,6 +432,14 @@ class MeteredRecorder(HttpRecorder):
 
     def _release_meter(self) -> None:
         self._meter = self._feed_rest = self._feed_directly = None
+
+
+def _joined(headers: RawHeaders, more: RawHeaders) -> RawHeaders:
+    """Return all headers, each name once: the values form a list (RFC 9110, 5.3)."""
+    values: dict[bytes, bytes] = {}
+    for name, value in (*headers, *more):
+        values[name] = values[name] + b"," + value if name in values else value
+    return list(values.items())
 
 
 def _ignore(body: bytes) -> None:

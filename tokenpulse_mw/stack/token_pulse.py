@@ -1,7 +1,8 @@
 """All parts in one call.
 
-Order, outermost first: request ids if enabled, exchange (so that 429s and crashes are measured
-too), unlimited endpoints, rate limit, application.
+Order, outermost first: CORS of the application, request ids if enabled, exchange (so that 429s and
+crashes are measured too), unlimited endpoints, rate limit, other middleware of the application such
+as one that authenticates, rate limit of the inner policies, routes.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
 from ..alerts import AlertEngine, Sink, Thresholds
 from ..config import Settings
-from ..exchange import ExchangeMiddleware, ObserverLike, Providers, has_route
+from ..exchange import ObserverLike, Providers, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
@@ -32,7 +34,9 @@ from ..ratelimit import (
 from . import defaults
 from .defaults import FROM_SETTINGS, configure_logs
 from .gauges import Gauges
-from .unlimited import OwnEndpoint, UnlimitedEndpoints
+from .nested import Gateway, GatewayExchangeMiddleware
+from .outside import has_cors, is_class, put_cors_outside, refusals_logged
+from .unlimited import PROBE_PATHS, OwnEndpoint, UnlimitedEndpoints
 from .wrap import RoutesBefore, WithLifespan
 
 logger = logging.getLogger("tokenpulse_mw")
@@ -53,6 +57,10 @@ class TokenPulse:
             sets no limit.
         policies: The limits, instead of one for each client. Policies without a key count by the
             client's address, behind the proxies of the settings. An empty list sets no limit.
+        inner_policies: Further limits, evaluated inside of the application's own middleware, so
+            that their keys can use what an authentication found, such as
+            `keys.annotation("tenant")`. They count only requests that `policies` or `limit`
+            admitted. `wrap` rejects them.
         exempt: Paths whose GET and HEAD requests are not limited, such as "/docs*".
         respond: Returns the response to a request over its limit, instead of that of the
             settings; `problem_details` or a function of the `Decision`.
@@ -68,7 +76,7 @@ class TokenPulse:
         metrics: Receives every exchange; uses prometheus_client's default registry if None.
 
     Attributes:
-        policies: The limits, whose limiters can be inspected and reset.
+        policies: All limits, whose limiters can be inspected and reset.
         health: The health endpoints, and whether the service is draining.
         routes: The endpoints that `install` and `wrap` add.
 
@@ -84,6 +92,7 @@ class TokenPulse:
         settings: Settings | None = None,
         limit: str | None = FROM_SETTINGS,
         policies: Iterable[Policy] | None = None,
+        inner_policies: Iterable[Policy] = (),
         exempt: Iterable[str] = (),
         respond: Respond | None = None,
         on_decision: OnDecision | None = None,
@@ -101,7 +110,9 @@ class TokenPulse:
                 f"settings must be Settings(...), got one of type {type(settings).__name__}"
             )
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
-        self.policies = defaults.policies(self.settings, policies, limit)
+        outer = defaults.policies(self.settings, policies, limit)
+        inner = defaults.inner_policies(inner_policies, outer)
+        self.policies = [*outer, *inner]
         self.engine = defaults.engine(
             self.settings, self.policies, engine, thresholds=thresholds, sinks=sinks
         )
@@ -117,17 +128,22 @@ class TokenPulse:
             provider_health=defaults.AlertedProviders(self.engine),
             authorize=admin,
         )
-        health = [route for route in self.health.routes if isinstance(route, Route)]
         scrape = metrics_routes(self.metrics, authorize=scraper)
         operate = defaults.admin_routes(self.settings, self.engine, admin)
         self._endpoints = [
-            *(OwnEndpoint(route, admin, is_public=True) for route in health),
-            *(OwnEndpoint(route, scraper, is_public=False) for route in scrape),
-            *(OwnEndpoint(route, admin, is_public=False) for route in operate),
+            OwnEndpoint(route, authorize, is_public)
+            for routes, authorize, is_public in (
+                (self.health.routes, admin, True),
+                (scrape, scraper, False),
+                (operate, admin, False),
+            )
+            for route in routes
+            if isinstance(route, Route)
         ]
-        self.routes = [endpoint.route for endpoint in self._endpoints]
-        self._outer = self._measuring(observers)
-        self._inner = self._limiting(exempt, respond, on_decision)
+        self.routes: list[BaseRoute] = [endpoint.route for endpoint in self._endpoints]
+        self._measuring = self._observe(observers)
+        options = self._limit_options(exempt, respond, on_decision)
+        self._limiting, self._inner = _limit_layers(outer, options), _limit_layers(inner, options)
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
@@ -138,25 +154,30 @@ class TokenPulse:
         The endpoints precede the application's own routes, so that a catch-all does not swallow
         them. A path that the application serves itself stays with it and is limited, except below
         `/admin/alerts` if a token is set. Unlimited requests to the endpoints are answered
-        before any middleware that was added earlier; middleware that must see them, such as one
-        that authenticates every request, is added after `install`. The application's lifespan
-        runs inside ours.
+        before any middleware that was added earlier, such as one that authenticates. A
+        `CORSMiddleware` that was added earlier is moved outside, so that browsers can read a 429.
+        The application's lifespan runs inside ours.
 
         Raises:
-            ValueError: `app` is not a Starlette application, or has this installed already.
+            ValueError: `app` is not a Starlette application, or has a TokenPulse already.
         """
         if not isinstance(app, Starlette):
             raise ValueError(
                 f"install() needs a Starlette or FastAPI application, got {app!r}; "
                 "use wrap() for any other ASGI application"
             )
-        if any(entry.kwargs.get("policies") is self.policies for entry in app.user_middleware):
-            raise ValueError("this TokenPulse is installed in the application already")
+        if any(is_class(entry, UnlimitedEndpoints) for entry in app.user_middleware):
+            raise ValueError(
+                "a TokenPulse is installed in the application already: install one, with all "
+                "policies and observers"
+            )
         endpoints = _not_taken(self._endpoints, app.router.routes)
         for middleware, options in reversed(self._layers(endpoints)):
             app.add_middleware(middleware, **options)
+        app.user_middleware += [Middleware(layer, **options) for layer, options in self._inner]
+        put_cors_outside(app)
         app.router.routes[:0] = [endpoint.route for endpoint in endpoints]
-        app.router.lifespan_context = self._around(app.router.lifespan_context)
+        app.router.lifespan_context = self._around(app, app.router.lifespan_context)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Return an ASGI application with all parts around `app`.
@@ -164,11 +185,22 @@ class TokenPulse:
         The endpoints precede those of `app`. Its lifespan, if it has one, runs inside ours.
 
         Raises:
-            ValueError: `app` cannot be called.
+            ValueError: `app` cannot be called, or there are `inner_policies`.
         """
         if not callable(app):
             raise ValueError(f"wrap() needs an ASGI application, got {app!r}")
-        inner: ASGIApp = RoutesBefore(app, routes=self.routes)
+        if self._inner:
+            raise ValueError(
+                "inner_policies need install(), because wrap() cannot put a limit inside of the "
+                "application's middleware: use install(), or policies"
+            )
+        if has_cors(app):
+            logger.info(
+                "the application has CORSMiddleware inside of wrap(), so browsers cannot read a "
+                "429 and their preflights are limited: use install(), or add CORSMiddleware "
+                "around the wrapped application"
+            )
+        inner: ASGIApp = RoutesBefore(app, routes=[endpoint.route for endpoint in self._endpoints])
         for middleware, options in reversed(self._layers(self._endpoints)):
             inner = middleware(inner, **options)
         return WithLifespan(inner, lifespan=self.lifespan)
@@ -209,9 +241,9 @@ class TokenPulse:
 
     def _layers(self, endpoints: Sequence[OwnEndpoint]) -> list[Layer]:
         """Return all middlewares and their options, outermost first."""
-        return [*self._outer, (UnlimitedEndpoints, {"endpoints": endpoints}), *self._inner]
+        return [*self._measuring, (UnlimitedEndpoints, {"endpoints": endpoints}), *self._limiting]
 
-    def _measuring(self, observers: Iterable[ObserverLike]) -> list[Layer]:
+    def _observe(self, observers: Iterable[ObserverLike]) -> list[Layer]:
         """Return the middlewares that observe every request, outermost first."""
         ours: list[ObserverLike] = [self.metrics]
         ids: list[Layer] = []
@@ -220,18 +252,21 @@ class TokenPulse:
         if self.settings.access_log:
             ours.append(AccessLog())
             ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
-        options: dict[str, Any] = {"observers": [*ours, *observers], "provider": self.providers}
-        ExchangeMiddleware(Router(), **options)  # invalid options are rejected here
-        return [*ids, (ExchangeMiddleware, options)]
+        options: dict[str, Any] = {
+            "gateway": Gateway(self.settings.alerts, self.policies),
+            "observers": [*ours, *observers],
+            "provider": self.providers,
+        }
+        GatewayExchangeMiddleware(Router(), **options)  # invalid options are rejected here
+        return [*ids, (GatewayExchangeMiddleware, options)]
 
-    def _limiting(
+    def _limit_options(
         self, exempt: Iterable[str], respond: Respond | None, on_decision: OnDecision | None
-    ) -> list[Layer]:
-        """Return the middleware of the limits; none without limits."""
+    ) -> dict[str, Any]:
+        """Return the options of the limits, except for their policies."""
         if respond is not None:
             defaults.warn_unused(self.settings, ["limit_response"], "respond is given")
-        options: dict[str, Any] = {
-            "policies": self.policies,
+        return {
             "default_key": defaults.client_key(self.settings),
             "headers": self.settings.limit_headers,
             "respond": RESPONSES[self.settings.limit_response] if respond is None else respond,
@@ -239,18 +274,32 @@ class TokenPulse:
             "enforce": self.settings.limit_enforce,
             "on_decision": on_decision,
         }
-        if not self.policies:
-            return []
-        RateLimitMiddleware(Router(), **options)  # invalid options are rejected here
-        return [(RateLimitMiddleware, options)]
 
-    def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _around(self, installed: Starlette, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
         async def both(app: Any) -> AsyncIterator[Any]:
-            async with self.lifespan(app), lifespan(app) as state:
-                yield state
+            async with self.lifespan(app):
+                with refusals_logged(installed, self._outside(installed), self._endpoints):
+                    async with lifespan(app) as state:
+                        yield state
 
         return both
+
+    def _outside(self, app: Starlette) -> list[Middleware]:
+        """Return the middleware of the application that was added after `install`."""
+        for index, entry in enumerate(app.user_middleware):
+            if is_class(entry, UnlimitedEndpoints):
+                return app.user_middleware[: index - len(self._measuring)]
+        return []  # the application has removed ours
+
+
+def _limit_layers(policies: Sequence[Policy], options: Mapping[str, Any]) -> list[Layer]:
+    """Return the middleware of the limits; none without limits."""
+    if not policies:
+        return []
+    options = {"policies": policies, **options}
+    RateLimitMiddleware(Router(), **options)  # invalid options are rejected here
+    return [(RateLimitMiddleware, options)]
 
 
 def _not_taken(ours: Sequence[OwnEndpoint], theirs: Sequence[BaseRoute]) -> list[OwnEndpoint]:
@@ -261,5 +310,6 @@ def _not_taken(ours: Sequence[OwnEndpoint], theirs: Sequence[BaseRoute]) -> list
         if not has_route(theirs, path) and not has_route(theirs, endpoint.route.path):
             kept.append(endpoint)
         elif path == endpoint.route.path:
-            logger.warning("the application serves %s itself; its own is kept, and limited", path)
+            limited = "" if path in PROBE_PATHS else ", and limited unless `exempt` names it"
+            logger.warning("the application serves %s itself; its own is kept%s", path, limited)
     return kept
