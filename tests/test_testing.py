@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +17,9 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from tokenpulse_mw import HttpMetrics, InFlight, Limiter, Policy, Settings, TokenPulse
+from tokenpulse_mw import Check, HttpMetrics, InFlight, Limiter, Policy, Settings, TokenPulse
+from tokenpulse_mw.alerts.store import Matcher
+from tokenpulse_mw.testing import FakeClock, fake_clock
 
 from .support.apps import answering, raising
 from .support.asgi import drive
@@ -93,6 +97,19 @@ def test_nested_clients_share_one_running_application(deploy: Deploy, metrics: H
     assert TestClient(app).get("/health/ready").status_code == 503
 
 
+def test_gateway_that_counts_requests_twice_logs_a_warning(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An application that has it installed and is wrapped in it starts, and reports the mistake."""
+    pulse = TokenPulse(settings=Settings(), metrics=metrics)
+    app = pulse.wrap(install(pulse, answering()))
+
+    with TestClient(app) as client:
+        client.get("/")
+
+    assert [message for message in caplog.messages if "counts the same request twice" in message]
+
+
 def test_overlapping_starts_in_many_threads_have_one_set_of_tasks(metrics: HttpMetrics) -> None:
     """However many threads start the application at once, the engine runs once at a time."""
     pulse = TokenPulse(settings=Settings(), metrics=metrics)
@@ -156,6 +173,25 @@ def test_reset_discards_the_traffic_of_this_process(metrics: HttpMetrics) -> Non
         assert total(metrics, "tokenpulse_http_requests_total") == 0
 
 
+def test_reset_discards_results_of_health_checks(metrics: HttpMetrics) -> None:
+    """A test finds the state of its own dependencies, not the cached one of the previous test."""
+    is_up = False
+    pulse = TokenPulse(
+        settings=Settings(),
+        checks={"database": Check(lambda: is_up, ttl=3600, failure_ttl=3600)},
+        credentials=lambda: {"claude": is_up},
+        metrics=metrics,
+    )
+    client, found = TestClient(pulse.wrap(answering())), list[tuple[int, object]]()
+
+    for is_up in (False, True):  # noqa: B007 - the functions read it
+        pulse.reset()
+        credentials = client.get("/api/credentials/status").json()
+        found.append((client.get("/health/ready").status_code, credentials))
+
+    assert found == [(503, {"claude": False}), (200, {"claude": True})]
+
+
 def test_nothing_is_limited_while_limits_are_switched_off(metrics: HttpMetrics) -> None:
     """Requests are measured, but neither limited nor counted; afterwards limits are as before."""
     policies = [Policy("1/minute"), Policy("1/hour", name="tokens", tokens=1)]
@@ -171,3 +207,87 @@ def test_nothing_is_limited_while_limits_are_switched_off(metrics: HttpMetrics) 
 
     assert [client.get("/").status_code for _ in range(2)] == [200, 429]
     assert total(metrics, "tokenpulse_http_requests_total", status="200") == 5
+
+
+@pytest.fixture
+def tokenpulse(metrics: HttpMetrics) -> TokenPulse:
+    """Return the TokenPulse of these tests, as each project defines it."""
+    slots = Policy(InFlight(5), name="slots")
+    policies = [Policy("1/minute"), Policy("50/hour", name="tokens", tokens=10), slots]
+    return TokenPulse(settings=Settings(), policies=policies, metrics=metrics)
+
+
+def test_limits_follow_the_fake_clock(tokenpulse: TokenPulse, tokenpulse_clock: FakeClock) -> None:
+    """A window ends when the clock has reached its end, and not before."""
+    client = TestClient(tokenpulse.wrap(answering()))
+    statuses: list[int] = []
+
+    for seconds in (0, 59.9, 0.1):
+        tokenpulse_clock.advance(seconds)
+        statuses.append(client.get("/").status_code)
+
+    assert statuses == [200, 429, 200]
+
+
+@pytest.mark.anyio
+async def test_alerts_follow_the_fake_clock(
+    tokenpulse: TokenPulse, tokenpulse_clock: FakeClock
+) -> None:
+    """Windows, cooldowns, silences and the times of alerts are those of the clock."""
+    engine, app = tokenpulse.engine, tokenpulse.wrap(raising)
+    transitions: list[list[str]] = []
+    now = tokenpulse_clock.wall()
+    ends_at = now + 3600
+    await engine.controls.silence(Matcher("alertname", "other"), ends_at=ends_at, by="ada")
+
+    with tokenpulse.unlimited():
+        for minutes, failures in ((0, 10), (1, 0), (4, 10), (30, 0), (60, 0)):
+            tokenpulse_clock.advance(60 * minutes)
+            for _ in range(failures):
+                await drive(app)
+            events = await engine.evaluate()
+            transitions.append(
+                [event.transition for event in events if event.finding.type == "error_spike"]
+            )
+
+    assert transitions[:3] == [["fired"], [], ["reminded"]]
+    assert transitions[3] + transitions[4] == ["resolved"]
+    (record,) = (await engine.store.alerts(type="error_spike")).items
+    assert (record.started_at, engine.controls.silences) == (now, [])
+
+
+def test_clocks_are_real_again_after_a_test(tokenpulse: TokenPulse) -> None:
+    """The TokenPulse is reset, also if the test fails, since the times of two clocks differ."""
+    limiter, engine = tokenpulse.policies[0].limiter, tokenpulse.engine
+    assert isinstance(limiter, Limiter)
+    client = TestClient(tokenpulse.wrap(answering()))
+    client.get("/")
+
+    for _ in range(2):
+        with suppress(ZeroDivisionError), fake_clock(tokenpulse) as clock:
+            assert limiter.clock is engine.clock is clock
+            assert [client.get("/").status_code for _ in range(2)] == [200, 429]
+            raise ZeroDivisionError
+
+    assert (limiter.clock, engine.clock, engine.wall) == (time.monotonic, time.monotonic, time.time)
+    assert client.get("/").status_code == 200
+
+
+@pytest.mark.usefixtures("tokenpulse_unlimited")
+def test_fixture_switches_off_all_limits(tokenpulse: TokenPulse) -> None:
+    """No request is limited during the test."""
+    client = TestClient(tokenpulse.wrap(answering()))
+
+    assert {client.post("/").status_code for _ in range(20)} == {200}
+
+
+@pytest.mark.parametrize("seconds", [-1, math.inf, "1", True])
+def test_fake_clock_never_goes_back(seconds: float) -> None:
+    """A monotonic clock advances by a finite number of seconds."""
+    clock = FakeClock(now=10)
+
+    with pytest.raises(ValueError, match=f"^seconds must be a number .*, got {seconds!r}$"):
+        clock.advance(seconds)
+
+    clock.advance(0.5)
+    assert clock() == clock.now == 10.5

@@ -151,7 +151,7 @@ class HttpMetrics:
         self._tables.callbacks.refresh()
 
     def clear(self) -> None:
-        """Remove all series except the requests in progress.
+        """Remove all series of the registry's tables, except the requests in progress.
 
         With PROMETHEUS_MULTIPROC_DIR this does nothing, because the files outlive the process.
         """

@@ -197,15 +197,16 @@ class TokenPulse:
     def reset(self) -> None:
         """Discard the traffic of this process, such as that of the previous test.
 
-        Limits, alerts and metrics are those of a new process. State outside the process stays:
-        counters in the storage of a `SharedLimiter`, alerts in an SQL store, files of
-        PROMETHEUS_MULTIPROC_DIR. Requests in progress are still answered and then counted in the
-        metrics and the alerts, but not in the limits.
+        Limits, alerts, metrics and results of health checks are those of a new process. State
+        outside the process stays: counters in the storage of a `SharedLimiter`, alerts in an SQL
+        store, files of PROMETHEUS_MULTIPROC_DIR. A request in progress is counted by the metrics
+        and the alerts when it ends, but no longer by the limits.
         """
         for policy in self.policies:
             policy.limiter.clear()
         self.engine.reset()
         self.metrics.clear()
+        self.health.clear()
 
     @contextmanager
     def unlimited(self) -> Iterator[None]:
