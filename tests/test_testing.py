@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from threading import Barrier
 
@@ -95,6 +95,25 @@ def test_nested_clients_share_one_running_application(deploy: Deploy, metrics: H
         assert first.get("/").status_code == 429
         assert first.get("/health/ready").status_code == 200
     assert TestClient(app).get("/health/ready").status_code == 503
+
+
+def test_start_that_fails_can_be_repeated(metrics: HttpMetrics) -> None:
+    """The background tasks end with the start, and run after the next one."""
+    failures = [RuntimeError("no database")]
+
+    @asynccontextmanager
+    async def lifespan(app: object) -> AsyncIterator[None]:
+        if failures:
+            raise failures.pop()
+        yield
+
+    app = Starlette(lifespan=lifespan)
+    TokenPulse(settings=Settings(), metrics=metrics).install(app)
+
+    with pytest.raises(RuntimeError, match="no database"), TestClient(app):
+        pytest.fail("started")
+    with TestClient(app) as client:
+        assert client.get("/health/ready").status_code == 200
 
 
 def test_gateway_that_counts_requests_twice_logs_a_warning(
