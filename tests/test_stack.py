@@ -613,20 +613,6 @@ def test_only_applications_can_be_wrapped(metrics: HttpMetrics) -> None:
         TokenPulse(settings=Settings(), metrics=metrics).wrap("app")  # type: ignore[arg-type]
 
 
-@pytest.mark.anyio
-async def test_lifespan_cannot_be_entered_twice(metrics: HttpMetrics) -> None:
-    """One TokenPulse serves one application; after it has ended, it may run again."""
-    pulse = TokenPulse(settings=Settings(), metrics=metrics)
-
-    for _ in range(2):
-        async with pulse.lifespan():
-            with pytest.raises(
-                RuntimeError, match=r"^this TokenPulse runs already: .* more than once"
-            ):
-                async with pulse.lifespan():
-                    pytest.fail("it runs twice")
-
-
 def test_a_lifespan_that_does_not_run_logs_a_warning(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -111,6 +111,12 @@ class HealthRouter(Router):
             endpoints[CREDENTIALS_PATH] = self._respond_credentials
         super().__init__(probe_routes(endpoints), redirect_slashes=False)
 
+    def clear(self) -> None:
+        """Discard the cached results of checks and credentials."""
+        self._checks.clear()
+        if self._credentials is not None:
+            self._credentials.clear()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the background tasks of checks during the body, and drain at its end.

@@ -158,6 +158,14 @@ class HttpMetrics:
         self._tables.recover()
         self._tables.callbacks.refresh()
 
+    def clear(self) -> None:
+        """Remove all series of the registry's tables, except the requests in progress.
+
+        With PROMETHEUS_MULTIPROC_DIR this does nothing, because the files outlive the process.
+        """
+        if self._tables.other_metrics is None:
+            self._tables.clear()
+
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
         """Refresh every second if other workers may be scraped; otherwise do nothing."""

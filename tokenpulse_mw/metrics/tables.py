@@ -110,6 +110,13 @@ class Tables:
     def recover(self) -> None:
         """Retry to create rows that could not be created; a no-op for rows in memory."""
 
+    def clear(self) -> None:
+        """Remove all rows except that of the requests in progress, which are about to end."""
+        for rows in self.all:
+            if rows is not self._in_progress:
+                rows.clear()
+        self.row_cache.clear()
+
     def reset_after_fork(self) -> None:
         """Remove all rows in a forked child; they belong to the parent process."""
         for rows in self.all:

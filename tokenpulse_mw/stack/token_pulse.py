@@ -8,8 +8,8 @@ as one that authenticates, rate limit of the inner policies, routes.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -147,6 +147,7 @@ class TokenPulse:
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
+        self._has_run = False
 
     def install(self, app: Starlette) -> None:
         """Install all parts into a Starlette or FastAPI application that has not started.
@@ -213,31 +214,64 @@ class TokenPulse:
         the outermost application, so if the gateway is mounted in another application, use it
         there: `Starlette(lifespan=pulse.lifespan)`.
 
+        Once it has ended, it may be entered again; that start begins with a `reset`. Entered while
+        it runs, also in another thread or event loop, it joins the running one: there is one set of
+        background tasks, which end with the entry that started them.
+
         Args:
             app: The application, as Starlette passes it; not used.
-
-        Raises:
-            RuntimeError: It runs already.
         """
-        if self._lookups.running:
-            raise RuntimeError(
-                "this TokenPulse runs already: it was installed or wrapped more than once, or its "
-                "lifespan was entered in addition; create one for each application of a server"
-            )
-        self._lookups.running = True
+        async with AsyncExitStack() as exits:
+            if self._lookups.running.acquire(blocking=False):
+                exits.callback(self._lookups.running.release)
+                await self._start(exits)
+            exits.push_async_callback(self._close_connections)
+            yield
+
+    def reset(self) -> None:
+        """Discard the traffic of this process, such as that of the previous test.
+
+        Limits, alerts, metrics and results of health checks are those of a new process. State
+        outside the process stays: counters in the storage of a `SharedLimiter`, alerts in an SQL
+        store, files of PROMETHEUS_MULTIPROC_DIR. A request in progress is counted by the metrics
+        and the alerts when it ends, but no longer by the limits.
+        """
+        for policy in self.policies:
+            policy.limiter.clear()
+        self.engine.reset()
+        self.metrics.clear()
+        self.health.clear()
+
+    @contextmanager
+    def unlimited(self) -> Iterator[None]:
+        """Limit no request and count none in the limits during the body, as in a test."""
+        before = [policy.suspended for policy in self.policies]
         try:
-            configure_logs(self.settings)
-            drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
-            alerts = self.engine if self.settings.alerts else nullcontext()
-            async with alerts, self.metrics.refreshing(), self.health.running(), drains:
-                try:
-                    yield
-                finally:
-                    for policy in self.policies:
-                        if isinstance(policy.limiter, SharedLimiter):
-                            await policy.limiter.aclose()
+            for policy in self.policies:
+                policy.suspended = True
+            yield
         finally:
-            self._lookups.running = False
+            for policy, suspended in zip(self.policies, before, strict=True):
+                policy.suspended = suspended
+
+    async def _start(self, exits: AsyncExitStack) -> None:
+        """Start the background tasks; `exits` ends them."""
+        if self._has_run:
+            self.reset()
+        self._has_run = True
+        configure_logs(self.settings)
+        if self.settings.alerts:
+            await exits.enter_async_context(self.engine)
+        await exits.enter_async_context(self.metrics.refreshing())
+        await exits.enter_async_context(self.health.running())
+        drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
+        await exits.enter_async_context(drains)
+
+    async def _close_connections(self) -> None:
+        """Close the connections that limits have in this event loop."""
+        for policy in self.policies:
+            if isinstance(policy.limiter, SharedLimiter):
+                await policy.limiter.aclose()
 
     def _layers(self, endpoints: Sequence[OwnEndpoint]) -> list[Layer]:
         """Return all middlewares and their options, outermost first."""

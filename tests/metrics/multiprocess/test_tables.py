@@ -177,3 +177,15 @@ def test_missing_folder_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError, match=r"got '/nowhere/at/all'.*create it before the workers start"
     ):
         worker()
+
+
+def test_counts_of_all_workers_survive_a_clear() -> None:
+    """The files belong to the fleet, not to this process."""
+    metrics = worker()
+    metrics.on_open()
+    metrics(finished())
+
+    metrics.clear()
+
+    labels = {"method": "POST", "route": "/chat", "status": "200", "provider": "claude"}
+    assert metrics.registry.get_sample_value(REQUESTS, labels) == 1
