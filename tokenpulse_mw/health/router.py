@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from ..exchange import PROVIDERS, drop_exchange
 from ..lifespan import background_tasks
 from ..web.auth import Authorize, Guard
 from ..web.problems import ProblemError
+from ..web.route import Endpoint, OwnRoute
 from .checks import AnyCheck, Check, Checks
 from .credentials import Credentials, CredentialStatus
 from .event_loop_lag import EventLoopLag
@@ -193,10 +194,7 @@ def _wants_health_json(request: Request) -> bool:
     return wants_health_json(",".join(request.headers.getlist("accept")))
 
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class ProbeRoute(Route):
+class ProbeRoute(OwnRoute):
     """A route of GET and HEAD that is excluded from metrics and alerts.
 
     Requests with another method, and requests that the client gives up, are excluded too.
@@ -214,7 +212,7 @@ def probe_routes(endpoints: Mapping[str, Endpoint]) -> list[ProbeRoute]:
     Probes do not follow the redirect that applications send otherwise.
     """
     return [
-        ProbeRoute(path + slash, endpoint)
+        ProbeRoute(path + slash, endpoint, name=path[1:].replace("/", "_"))
         for path, endpoint in endpoints.items()
         for slash in ("", "/")
     ]

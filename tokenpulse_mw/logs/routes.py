@@ -8,12 +8,12 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from ..exchange import drop_exchange
 from ..web.auth import Authorize, Guard
 from ..web.body import read_body
 from ..web.problems import ProblemError, invalid, problem_response
+from ..web.route import OwnRoute
 from .levels import LEVELS, check_level, log_level, set_log_level
 
 logger = logging.getLogger("tokenpulse_mw.settings")
@@ -46,24 +46,26 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
     Raises:
         ValueError: `authorize` is not callable.
     """
-    settings = _Settings(Guard(authorize, of="settings_routes"))
-    # With a slash too, so that no token reaches a catch-all route and a vendor.
-    return [Route(path, settings) for path in (_PATH, f"{_PATH}/")]
+    answer = _Settings(Guard(authorize, of="settings_routes")).answer
+    # Every method, and with a slash too, so that no token reaches a catch-all route and a vendor.
+    return [
+        OwnRoute(path, answer, name="settings", methods=_METHODS, for_all=True)
+        for path in (_PATH, f"{_PATH}/")
+    ]
 
 
 class _Settings:
-    """An ASGI application that answers every method, so that no token reaches a catch-all route."""
+    """Endpoint of the settings."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+    async def answer(self, request: Request) -> Response:
+        """Return the response to a request."""
         try:
-            response = await self._answer(Request(scope, receive))
+            return await self._answer(request)
         except ProblemError as problem:
-            response = problem_response(problem)
-        await response(scope, receive, send)
+            return problem_response(problem)
 
     async def _answer(self, request: Request) -> Response:
         name = await self._guard.authorize(request)
