@@ -26,7 +26,17 @@ settings.register_profile("fast", settings.get_profile("patient"), max_examples=
 settings.load_profile("patient")
 
 # The fixtures that start a server of the system.
-SERVERS = {"redis", "locked_redis", "memcached", "storage", "server", "postgres", "prometheus"}
+SERVERS = {
+    "redis",
+    "locked_redis",
+    "memcached",
+    "storage",
+    "server",
+    "postgres",
+    "prometheus",
+    "litellm_proxy",
+    "nginx",
+}
 
 
 def pytest_xdist_auto_num_workers() -> int:

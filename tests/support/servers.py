@@ -9,9 +9,10 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import NoReturn
 
 import pytest
@@ -26,18 +27,26 @@ _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _PORTS = iter(_RUN.sample(range(10_000, 32_000), k=22_000)[_WORKER::_WORKERS])
 
 
+ROOT = Path(__file__).parents[2]
+LITELLM = ROOT / ".venv-litellm" / "bin" / "python"  # made by `make .venv/litellm-ready`
+
+
 class Server:
     """A process that listens on a port of its own; keeps the port when it is started again.
 
     Args:
         command: Its name and arguments, in which `{port}` is the port.
         folder: Where it may write.
+        environment: Variables in addition to those of this process.
     """
 
-    def __init__(self, command: list[str], folder: Path) -> None:
+    def __init__(
+        self, command: list[str], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.port = free_port()
         self._command = [part.format(port=self.port) for part in command]
         self._folder = folder
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,15 +59,26 @@ class Server:
         """Host and port, as in a URL."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def output(self) -> str:
+        """What it has written since it was started."""
+        return self._output.read_text()
+
+    @property
+    def _output(self) -> Path:
+        return self._folder / f"{self.port}.log"
+
     def start(self) -> None:
         """Start it, and wait until it listens; one that never does is not left behind."""
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=self._folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
         try:
             wait_until(self._listens, f"{self._command} does not listen")
         except BaseException:
@@ -136,6 +156,33 @@ def alertmanager_server(folder: Path, webhook: str) -> Server:
     options = ["--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address="]
     command = ["prometheus-alertmanager", *options, "--web.listen-address=127.0.0.1:{port}"]
     return Server(command, folder)
+
+
+def litellm_server(folder: Path, app: str, vendor: str) -> Server:
+    """LiteLLM's proxy as `app`, such as `module:app`, in an environment of its own.
+
+    Args:
+        folder: Where it may write.
+        app: The application, in a module of the examples or of `tests/litellm`.
+        vendor: URL of the vendor behind it.
+    """
+    modules = [ROOT, ROOT / "examples", ROOT / "tests" / "litellm"]
+    environment = {
+        "PYTHONPATH": os.pathsep.join(map(str, modules)),
+        "CONFIG_FILE_PATH": str(ROOT / "tests" / "litellm" / "config.yaml"),
+        "OPENAI_URL": f"{vendor}/v1",
+        "ANTHROPIC_URL": vendor,
+        "LITELLM_MASTER_KEY": f"sk-{token_hex(32)}",
+        "TOKENPULSE_LOG_LEVEL": "INFO",
+        # Nothing is fetched from the Internet.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+        "LITELLM_LOCAL_AUTOROUTER_PRESETS": "True",
+        "LITELLM_LOCAL_BLOG_POSTS": "True",
+        "LITELLM_LOCAL_POLICY_TEMPLATES": "True",
+    }
+    options = ["--port", "{port}", "--no-access-log"]
+    return Server([str(LITELLM), "-m", "uvicorn", app, *options], folder, environment)
 
 
 def started(server: Server, package: str) -> Iterator[Server]:
