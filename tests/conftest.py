@@ -35,7 +35,7 @@ SERVERS = {
     "postgres",
     "prometheus",
     "litellm_proxy",
-    "nginx",
+    "nginx_url",
 }
 
 

@@ -158,6 +158,18 @@ def alertmanager_server(folder: Path, webhook: str) -> Server:
     return Server(command, folder)
 
 
+def nginx_server(folder: Path, site: str) -> Server:
+    """An nginx in one process with the server block of `site`, which listens on port 80 there."""
+    server = Server(["nginx", "-p", f"{folder}/", "-c", "nginx.conf", "-e", "stderr"], folder)
+    temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{name}_temp_path {folder}/{name};\n" for name in temporary)
+    head = f"daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\nerror_log stderr;\n"
+    site = site.replace("listen 80;", f"listen 127.0.0.1:{server.port};")
+    http = f"http {{\naccess_log off;\n{paths}{site}\n}}\n"
+    (folder / "nginx.conf").write_text(f"{head}events {{}}\n{http}")
+    return server
+
+
 def litellm_server(folder: Path, app: str, vendor: str) -> Server:
     """LiteLLM's proxy as `app`, such as `module:app`, in an environment of its own.
 
