@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -43,18 +42,12 @@ class OwnRoute(Route):
             name=f"tokenpulse:{name}",
             include_in_schema=False,
         )
-        self._for_all = for_all
+        if for_all:
+            self.methods = _AllMethods(self.methods or ())
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Return how the request matches the route."""
-        match, child_scope = super().matches(scope)
-        if match is Match.PARTIAL and self._for_all:
-            match = Match.FULL
-        return match, child_scope
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if self._for_all:
-            await self.app(scope, receive, send)
-        else:
-            await super().handle(scope, receive, send)
+class _AllMethods(set[str]):
+    """Set that lists some methods and contains all."""
+
+    def __contains__(self, method: object) -> bool:
+        return True
