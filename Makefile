@@ -39,8 +39,8 @@ clean:
 .venv/litellm-ready: .venv/ready
 	$(PYTHON) -m venv .venv-litellm
 	.venv-litellm/bin/pip install --quiet --upgrade "pip>=25.1"
-	.venv-litellm/bin/pip install --quiet --editable . --group litellm
-	touch $@
+	.venv-litellm/bin/pip install --quiet --editable . --group litellm && touch $@ || \
+	  echo "LiteLLM's proxy cannot be installed: its tests are skipped, and fail with CI=true."
 
 .venv/bench-ready: .venv/ready
 	$(BIN)/pip install --quiet --group bench

@@ -163,8 +163,12 @@ def test_limit_is_the_rate_limit_error_of_the_sdk(litellm_proxy: Server) -> None
 
 
 def test_health_is_served_by_both(litellm_proxy: Server) -> None:
-    """Each has probes of its own."""
+    """Each has probes of its own; `/health` is that of LiteLLM only if all parts are installed."""
+    is_wrapped = "litellm_proxy:app" in litellm_proxy.command
+
+    assert get(litellm_proxy, "/health").status_code == (200 if is_wrapped else 401)
     assert get(litellm_proxy, "/health/live").json() == {"status": "ok"}
+    assert get(litellm_proxy, "/health/ready").json() == {"status": "ok"}
     assert get(litellm_proxy, "/health/readiness").json()["status"] == "healthy"
 
 

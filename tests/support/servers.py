@@ -28,7 +28,7 @@ _PORTS = iter(_RUN.sample(range(10_000, 32_000), k=22_000)[_WORKER::_WORKERS])
 
 
 ROOT = Path(__file__).parents[2]
-LITELLM = ROOT / ".venv-litellm" / "bin" / "python"  # made by `make .venv/litellm-ready`
+LITELLM = ROOT / ".venv-litellm" / "bin" / "uvicorn"  # made by `make .venv/litellm-ready`
 
 
 class Server:
@@ -44,7 +44,7 @@ class Server:
         self, command: list[str], folder: Path, environment: Mapping[str, str] | None = None
     ) -> None:
         self.port = free_port()
-        self._command = [part.format(port=self.port) for part in command]
+        self.command = [part.format(port=self.port) for part in command]
         self._folder = folder
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,7 +52,7 @@ class Server:
     @property
     def program(self) -> str:
         """What is run."""
-        return self._command[0]
+        return self.command[0]
 
     @property
     def place(self) -> str:
@@ -72,7 +72,7 @@ class Server:
         """Start it, and wait until it listens; one that never does is not left behind."""
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                self._command,
+                self.command,
                 cwd=self._folder,
                 env={**os.environ, **self._environment},
                 stdin=subprocess.DEVNULL,
@@ -80,7 +80,7 @@ class Server:
                 stderr=subprocess.STDOUT,
             )
         try:
-            wait_until(self._listens, f"{self._command} does not listen")
+            wait_until(self._listens, f"{self.command} does not listen")
         except BaseException:
             self.kill()
             raise
@@ -95,7 +95,7 @@ class Server:
     def stop(self) -> None:
         """Stop it, and wait until all its threads stand still: it accepts, and does not answer."""
         _, status = os.waitpid(self._signal(signal.SIGSTOP), os.WUNTRACED)
-        assert os.WIFSTOPPED(status), f"{self._command} has ended"
+        assert os.WIFSTOPPED(status), f"{self.command} has ended"
 
     def go_on(self) -> None:
         """Let it go on where it was stopped."""
@@ -103,13 +103,13 @@ class Server:
 
     def _signal(self, number: signal.Signals) -> int:
         """Send a signal to the process, and return the process id."""
-        assert self._process is not None, f"{self._command} is not running"
+        assert self._process is not None, f"{self.command} is not running"
         self._process.send_signal(number)
         return self._process.pid
 
     def _listens(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"{self._command} has ended"
+        assert self._process.poll() is None, f"{self.command} has ended"
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE).close()
         except OSError:
@@ -194,7 +194,7 @@ def litellm_server(folder: Path, app: str, vendor: str) -> Server:
         "LITELLM_LOCAL_POLICY_TEMPLATES": "True",
     }
     options = ["--port", "{port}", "--no-access-log"]
-    return Server([str(LITELLM), "-m", "uvicorn", app, *options], folder, environment)
+    return Server([str(LITELLM), app, *options], folder, environment)
 
 
 def started(server: Server, package: str) -> Iterator[Server]:
