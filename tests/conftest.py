@@ -26,17 +26,7 @@ settings.register_profile("fast", settings.get_profile("patient"), max_examples=
 settings.load_profile("patient")
 
 # The fixtures that start a server of the system.
-SERVERS = {
-    "redis",
-    "locked_redis",
-    "memcached",
-    "storage",
-    "server",
-    "postgres",
-    "prometheus",
-    "litellm_proxy",
-    "nginx_url",
-}
+SERVERS = {"redis", "locked_redis", "memcached", "storage", "server", "postgres", "prometheus"}
 
 
 def pytest_xdist_auto_num_workers() -> int:

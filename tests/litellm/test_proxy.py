@@ -16,10 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.demo.vendor import Vendor
 
-from ..support.servers import Server, litellm_server, started
+from ..support.proxies import litellm_server
+from ..support.servers import Server, started
 from ..support.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 PROMPT: ChatCompletionMessageParam = {"role": "user", "content": "How fast is a pulse?"}
 MESSAGE: MessageParam = {"role": "user", "content": "How fast is a pulse?"}
@@ -162,11 +163,11 @@ def test_limit_is_the_rate_limit_error_of_the_sdk(litellm_proxy: Server) -> None
     assert probe.json() == "I'm alive!"
 
 
-def test_health_is_served_by_both(litellm_proxy: Server) -> None:
+def test_health_is_served_by_both(litellm_proxy: Server, request: pytest.FixtureRequest) -> None:
     """Each has probes of its own; `/health` is that of LiteLLM only if all parts are installed."""
-    is_wrapped = "litellm_proxy:app" in litellm_proxy.command
+    is_installed = request.node.callspec.params["litellm_proxy"] == "installed:app"
 
-    assert get(litellm_proxy, "/health").status_code == (200 if is_wrapped else 401)
+    assert get(litellm_proxy, "/health").status_code == (401 if is_installed else 200)
     assert get(litellm_proxy, "/health/live").json() == {"status": "ok"}
     assert get(litellm_proxy, "/health/ready").json() == {"status": "ok"}
     assert get(litellm_proxy, "/health/readiness").json()["status"] == "healthy"

@@ -17,8 +17,11 @@ from tokenpulse_mw import Settings, TokenPulse
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.monitoring import write_files
 
-from ..support.servers import nginx_server, started
+from ..support.proxies import nginx_server
+from ..support.servers import started
 from ..support.waiting import PATIENCE
+
+pytestmark = pytest.mark.server
 
 TOKEN = "a-token-of-enough-characters"
 

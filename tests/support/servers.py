@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import NoReturn
 
 import pytest
@@ -25,10 +24,6 @@ _RUN = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))  # alike in all 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _PORTS = iter(_RUN.sample(range(10_000, 32_000), k=22_000)[_WORKER::_WORKERS])
-
-
-ROOT = Path(__file__).parents[2]
-LITELLM = ROOT / ".venv-litellm" / "bin" / "uvicorn"  # made by `make .venv/litellm-ready`
 
 
 class Server:
@@ -44,7 +39,7 @@ class Server:
         self, command: list[str], folder: Path, environment: Mapping[str, str] | None = None
     ) -> None:
         self.port = free_port()
-        self.command = [part.format(port=self.port) for part in command]
+        self._command = [part.format(port=self.port) for part in command]
         self._folder = folder
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,7 +47,7 @@ class Server:
     @property
     def program(self) -> str:
         """What is run."""
-        return self.command[0]
+        return self._command[0]
 
     @property
     def place(self) -> str:
@@ -61,7 +56,7 @@ class Server:
 
     @property
     def output(self) -> str:
-        """What it has written since it was started."""
+        """Return the output since the last start."""
         return self._output.read_text()
 
     @property
@@ -72,7 +67,7 @@ class Server:
         """Start it, and wait until it listens; one that never does is not left behind."""
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                self.command,
+                self._command,
                 cwd=self._folder,
                 env={**os.environ, **self._environment},
                 stdin=subprocess.DEVNULL,
@@ -80,7 +75,7 @@ class Server:
                 stderr=subprocess.STDOUT,
             )
         try:
-            wait_until(self._listens, f"{self.command} does not listen")
+            wait_until(self._listens, f"{self._command} does not listen")
         except BaseException:
             self.kill()
             raise
@@ -95,7 +90,7 @@ class Server:
     def stop(self) -> None:
         """Stop it, and wait until all its threads stand still: it accepts, and does not answer."""
         _, status = os.waitpid(self._signal(signal.SIGSTOP), os.WUNTRACED)
-        assert os.WIFSTOPPED(status), f"{self.command} has ended"
+        assert os.WIFSTOPPED(status), f"{self._command} has ended"
 
     def go_on(self) -> None:
         """Let it go on where it was stopped."""
@@ -103,13 +98,13 @@ class Server:
 
     def _signal(self, number: signal.Signals) -> int:
         """Send a signal to the process, and return the process id."""
-        assert self._process is not None, f"{self.command} is not running"
+        assert self._process is not None, f"{self._command} is not running"
         self._process.send_signal(number)
         return self._process.pid
 
     def _listens(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"{self.command} has ended"
+        assert self._process.poll() is None, f"{self._command} has ended"
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE).close()
         except OSError:
@@ -156,45 +151,6 @@ def alertmanager_server(folder: Path, webhook: str) -> Server:
     options = ["--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address="]
     command = ["prometheus-alertmanager", *options, "--web.listen-address=127.0.0.1:{port}"]
     return Server(command, folder)
-
-
-def nginx_server(folder: Path, site: str) -> Server:
-    """An nginx in one process with the server block of `site`, which listens on port 80 there."""
-    server = Server(["nginx", "-p", f"{folder}/", "-c", "nginx.conf", "-e", "stderr"], folder)
-    temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    paths = "".join(f"{name}_temp_path {folder}/{name};\n" for name in temporary)
-    head = f"daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\nerror_log stderr;\n"
-    site = site.replace("listen 80;", f"listen 127.0.0.1:{server.port};")
-    http = f"http {{\naccess_log off;\n{paths}{site}\n}}\n"
-    (folder / "nginx.conf").write_text(f"{head}events {{}}\n{http}")
-    return server
-
-
-def litellm_server(folder: Path, app: str, vendor: str) -> Server:
-    """LiteLLM's proxy as `app`, such as `module:app`, in an environment of its own.
-
-    Args:
-        folder: Where it may write.
-        app: The application, in a module of the examples or of `tests/litellm`.
-        vendor: URL of the vendor behind it.
-    """
-    modules = [ROOT, ROOT / "examples", ROOT / "tests" / "litellm"]
-    environment = {
-        "PYTHONPATH": os.pathsep.join(map(str, modules)),
-        "CONFIG_FILE_PATH": str(ROOT / "tests" / "litellm" / "config.yaml"),
-        "OPENAI_URL": f"{vendor}/v1",
-        "ANTHROPIC_URL": vendor,
-        "LITELLM_MASTER_KEY": f"sk-{token_hex(32)}",
-        "TOKENPULSE_LOG_LEVEL": "INFO",
-        # Nothing is fetched from the Internet.
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
-        "LITELLM_LOCAL_AUTOROUTER_PRESETS": "True",
-        "LITELLM_LOCAL_BLOG_POSTS": "True",
-        "LITELLM_LOCAL_POLICY_TEMPLATES": "True",
-    }
-    options = ["--port", "{port}", "--no-access-log"]
-    return Server([str(LITELLM), app, *options], folder, environment)
 
 
 def started(server: Server, package: str) -> Iterator[Server]:
