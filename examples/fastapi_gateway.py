@@ -1,10 +1,10 @@
-"""A FastAPI gateway in front of a vendor that speaks OpenAI's format, with everything installed.
+"""FastAPI gateway in front of a vendor with the API of OpenAI, with all parts installed.
 
 Run it:
 
     VENDOR_URL=https://api.openai.com uvicorn fastapi_gateway:app
 
-and point the OpenAI SDK at http://127.0.0.1:8000/codex/v1. Then look at
+Set the base URL of the OpenAI SDK to http://127.0.0.1:8000/codex/v1. Then:
 
     curl http://127.0.0.1:8000/metrics
     curl http://127.0.0.1:8000/health
@@ -27,7 +27,7 @@ from tokenpulse_mw import TokenPulse, annotate
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Keep one connection pool to the vendor."""
+    """Open a connection pool to the vendor."""
     async with httpx2.AsyncClient(base_url=os.environ["VENDOR_URL"], timeout=600) as vendor:
         app.state.vendor = vendor
         yield
@@ -38,29 +38,29 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/codex/v1/chat/completions")
 async def chat(request: Request) -> StreamingResponse:
-    """Pass the request on, and the answer back as it comes."""
+    """Forward the request, and stream the response."""
     authorization = request.headers.get("authorization", "")
-    # The key's hash tells tenants apart, and nothing else of the secret.
+    # The hash identifies the tenant without revealing the key.
     annotate(request, api_key=sha256(authorization.encode()).hexdigest()[:12], credential="main")
     vendor: httpx2.AsyncClient = request.app.state.vendor
-    asked = vendor.build_request(
+    vendor_request = vendor.build_request(
         "POST",
         "/v1/chat/completions",
         content=await request.body(),
         headers={"authorization": authorization, "content-type": "application/json"},
     )
-    answer = await vendor.send(asked, stream=True)
+    response = await vendor.send(vendor_request, stream=True)
 
     async def relay() -> AsyncIterator[bytes]:
         try:
-            async for chunk in answer.aiter_bytes():
+            async for chunk in response.aiter_bytes():
                 yield chunk
         finally:
             with anyio.CancelScope(shield=True):
-                await answer.aclose()
+                await response.aclose()
 
-    content_type = answer.headers["content-type"]
-    return StreamingResponse(relay(), answer.status_code, {"content-type": content_type})
+    content_type = response.headers["content-type"]
+    return StreamingResponse(relay(), response.status_code, {"content-type": content_type})
 
 
 TokenPulse(

@@ -1,4 +1,4 @@
-"""A gateway with stored alerts, notifications, and an HTTP API for alerts.
+"""Gateway with stored alerts, notifications, and an HTTP API for alerts.
 
 Run it:
 
@@ -8,8 +8,8 @@ Run it:
     curl -H 'Authorization: Bearer change-me-to-a-long-one' http://127.0.0.1:8000/admin/alerts/thresholds
 
 ALERT_STORE is the database of the alerts. WEBHOOK_URL, SLACK_URL and ALERTMANAGER_URL add sinks.
-Clients that have nearly used up their daily tokens have an alert too.
-Needs `pip install "tokenpulse-mw[sql,notify]"`.
+A client that has nearly used its daily tokens causes an alert too.
+Requires `pip install "tokenpulse-mw[sql,notify]"`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ engine = AlertEngine(
 
 
 async def chat(request: Request) -> JSONResponse:
-    """Fail always; replace this with your proxy."""
+    """Return an error; replace this with your proxy."""
     return JSONResponse({"error": {"message": "the vendor is down"}}, status_code=502)
 
 

@@ -1,10 +1,10 @@
-"""Starlette application that uses each part of the library separately.
+"""Starlette application with each part of the library added separately.
 
 Run it:
 
     uvicorn starlette_parts:app
 
-    curl -i http://127.0.0.1:8000/hello       # five times a minute, then 429
+    curl -i http://127.0.0.1:8000/hello       # 429 after five requests a minute
     curl http://127.0.0.1:8000/metrics
     curl http://127.0.0.1:8000/health/ready
 """

@@ -1,4 +1,4 @@
-"""An opaque ASGI application, such as a vendor's proxy, with everything wrapped around it.
+"""TokenPulse around an ASGI application that cannot be changed, such as a vendor's proxy.
 
 Run it:
 
@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from tokenpulse_mw import TokenPulse
 
-ANSWER = {
+RESPONSE = {
     "type": "message",
     "model": "claude-demo",
     "content": [{"type": "text", "text": "Hello"}],
@@ -25,11 +25,11 @@ ANSWER = {
 
 
 async def vendor_asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stands for an application that you cannot change: no routes, no lifespan."""
+    """Return a response; the application has no routes and no lifespan."""
     assert scope["type"] == "http"
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(ANSWER).encode()})
+    await send({"type": "http.response.body", "body": json.dumps(RESPONSE).encode()})
 
 
 app = TokenPulse(service="wrapped", providers=["claude", "gemini"]).wrap(vendor_asgi_app)

@@ -391,6 +391,77 @@ def test_providers_may_have_a_resolver(metrics: HttpMetrics) -> None:
     assert requests(metrics, method="GET", route="/chat", status="200", provider="own") == 1
 
 
+def completing(seen_model: str = "gpt-4o") -> ASGIApp:
+    """Return an application that responds as the chat completions of a model do."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    return answering(json.dumps({"model": seen_model, "choices": [], "usage": usage}).encode())
+
+
+@pytest.mark.parametrize(
+    ("providers", "model", "provider"),
+    [
+        (None, "gpt-4o", "openai"),
+        (None, "o3-mini", "openai"),
+        (None, "mistral-large", "mistral"),
+        (None, "llama-3", "meta"),
+        (None, "deepseek-chat", "deepseek"),
+        (None, "openai/gpt-4o", "openai"),
+        (["openai", "anthropic"], "claude-sonnet-4", "anthropic"),
+        (["claude", "codex"], "gpt-4o", "codex"),
+        ({"openai": ["gpt-*"], "local": ["llama*"]}, "llama-3", "local"),
+        (["openai", "anthropic"], "mistral-large", "unknown"),
+    ],
+)
+def test_provider_is_that_of_the_model_of_the_response(
+    metrics: HttpMetrics,
+    caplog: pytest.LogCaptureFixture,
+    providers: list[str] | None,
+    model: str,
+    provider: str,
+) -> None:
+    """One path serves the models of all vendors; metrics and access log name the vendor."""
+    settings = Settings(access_log=True)
+    pulse = TokenPulse(providers=providers, settings=settings, metrics=metrics)
+    with caplog.at_level(logging.INFO, "tokenpulse_mw.access"):
+        TestClient(pulse.wrap(completing(model))).post("/v1/chat/completions")
+
+    labels = {"method": "POST", "route": "/{path}", "status": "200"}
+    assert requests(metrics, provider=provider, **labels) == 1
+    assert f"provider={provider} " in caplog.text
+
+
+def test_health_lists_the_providers_that_responded(metrics: HttpMetrics) -> None:
+    """A gateway without declared providers has none at first, and no client can add one."""
+    pulse = TokenPulse(settings=Settings(), metrics=metrics)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/annotated":
+            annotate(scope, provider="undeclared" if scope["query_string"] else "kiro")
+        is_page = scope["path"] in ("/claude/page", "/annotated")
+        page = answering(b"hi", content_type=b"text/plain")
+        await (page if is_page else completing())(scope, receive, send)
+
+    client = TestClient(pulse.wrap(app))
+    client.post("/claude/page")
+    client.get("/claude/page")
+    before = client.get("/health").json()
+    client.post("/v1/chat/completions")
+    client.get("/annotated")
+    client.get("/annotated?other")
+
+    assert before == {"status": "ok", "service": "tokenpulse", "providers": []}
+    assert client.get("/health").json()["providers"] == ["kiro", "openai"]
+
+
+def test_health_lists_declared_providers(metrics: HttpMetrics) -> None:
+    """Declared providers are listed in their order, before and after they respond."""
+    pulse = TokenPulse(providers=["openai", "claude"], settings=Settings(), metrics=metrics)
+    client = TestClient(pulse.wrap(completing()))
+    client.post("/v1/chat/completions")
+
+    assert client.get("/health").json()["providers"] == ["openai", "claude"]
+
+
 def test_settings_are_read_from_the_environment(
     metrics: HttpMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,8 +567,8 @@ def test_shadow_mode_does_not_reject(metrics: HttpMetrics) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"settings": Settings(limit="often")}, "^limit 'often' is not a rate"),
-        ({"limit": "often"}, "^limit 'often' is not a rate"),
+        ({"settings": Settings(limit="often")}, "^limit must be one rate such as .* got 'often'"),
+        ({"limit": "often"}, "^limit must be one rate such as .* got 'often'"),
         ({"settings": Settings(metrics_token="a b")}, "token"),
         ({"settings": Settings(alert_store="alerts.db")}, "^url must be "),
         ({"settings": {"limit": "5/minute"}}, r"Settings\(...\), got one of type dict$"),
@@ -532,13 +603,13 @@ def test_shadow_mode_does_not_reject(metrics: HttpMetrics) -> None:
         ({"sinks": LogSink()}, "^sinks must be a list of functions of an AlertEvent"),
         ({"limit": "1/day", "policies": [Policy("5/minute")]}, "^give limit or policies, not both"),
         ({"observers": [3]}, "^observers must be instances of Observer"),
-        ({"exempt": "/docs"}, "^exempt must be a list of paths"),
+        ({"exempt": "/docs"}, "^exempt must be a list of strings"),
         ({"respond": 3}, "^respond must be a function"),
         ({"on_decision": 3}, "^on_decision must be a function"),
         ({"settings": Settings(limit_storage="redis://x")}, "storage"),
         (
             {"settings": Settings(trusted_proxies=("me",))},
-            "trusted network 'me' is invalid",
+            "^trusted must be addresses or networks .* got 'me'",
         ),
         ({"providers": ["Claude!"]}, "provider name must be 1 to 64"),
     ],
@@ -771,8 +842,11 @@ def test_the_state_of_credentials_is_not_limited(metrics: HttpMetrics) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"LIMIT": "100"}, r"^limit '100' is not a rate.* \(set by TOKENPULSE_LIMIT\)$"),
-        ({"MAX_REQUESTS": "9" * 15}, r"is too large.* \(set by TOKENPULSE_MAX_REQUESTS\)$"),
+        ({"LIMIT": "100"}, r"^limit must be one rate .* got '100'.* \(set by TOKENPULSE_LIMIT\)$"),
+        (
+            {"MAX_REQUESTS": "9" * 15},
+            r"^limit must allow at most .* \(set by TOKENPULSE_MAX_REQUESTS\)$",
+        ),
         ({"LIMIT_STORAGE": "redis://x"}, r"\(set by TOKENPULSE_LIMIT_STORAGE\)$"),
         ({"METRICS_TOKEN": "a b"}, r"\(set by TOKENPULSE_METRICS_TOKEN\)$"),
         ({"ADMIN_TOKEN": "a b"}, r"\(set by TOKENPULSE_ADMIN_TOKEN\)$"),

@@ -1,4 +1,4 @@
-"""Finished exchanges, as an engine is given them."""
+"""Finished exchanges, as an engine observes them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tokenpulse_mw import Exchange
 
 
 def exchange(**fields: Any) -> Exchange:
-    """A complete exchange of an unknown provider, answered with 200, but for `fields`."""
-    made = Exchange("POST", 0.0)
-    made.status = 200
-    made.provider = "unknown"
+    """Return a complete exchange with status 200 and an unknown provider, changed by `fields`."""
+    result = Exchange("POST", 0.0)
+    result.status = 200
+    result.provider = "unknown"
     for name, value in fields.items():
-        setattr(made, name, value)
-    return made
+        setattr(result, name, value)
+    return result

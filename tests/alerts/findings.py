@@ -1,4 +1,4 @@
-"""Findings that a test makes up, a rule that finds them, and a sink that keeps what it hears."""
+"""Findings, a rule with fixed findings, and a sink that records its events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def finding(
     window: float = 0,
     **fields: Any,
 ) -> Finding:
-    """What a rule finds of a key that is in trouble; it knows so at once."""
+    """Return a finding of a key, by a rule that needs no window."""
     return Finding(
         type=type,
         subject=Subject("key", subject),
@@ -28,27 +28,27 @@ def finding(
     )
 
 
-def never(finding: Finding, at: float) -> Steps[bool]:
-    """No silence matches."""
+def never_silenced(finding: Finding, at: float) -> Steps[bool]:
+    """Return False: no silence matches."""
     yield from ()
     return False
 
 
-class Planned:
-    """A rule that finds what a test puts into `found`."""
+class FixedRule:
+    """A rule that returns `findings`."""
 
-    def __init__(self, *found: Finding, name: str = "planned") -> None:
+    def __init__(self, *findings: Finding, name: str = "planned") -> None:
         self.name = name
-        self.found = list(found)
+        self.findings = list(findings)
 
     def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
-        return self.found
+        return self.findings
 
 
-class Heard:
-    """A sink that keeps what it is told."""
+class RecordingSink:
+    """A sink that records its events."""
 
-    name = "heard"
+    name = "recorder"
 
     def __init__(self) -> None:
         self.events: list[AlertEvent] = []
@@ -58,13 +58,13 @@ class Heard:
 
     @property
     def transitions(self) -> list[str]:
-        """What happened, in order."""
-        return [each.transition for each in self.events]
+        """The transitions of all events, in order."""
+        return [event.transition for event in self.events]
 
-    def of(self, fingerprint: str) -> list[str]:
-        """What happened to one alert, reminders apart."""
+    def transitions_of(self, fingerprint: str) -> list[str]:
+        """Return the transitions of one alert, without reminders."""
         return [
-            each.transition
-            for each in self.events
-            if each.fingerprint == fingerprint and each.transition != "reminded"
+            event.transition
+            for event in self.events
+            if event.fingerprint == fingerprint and event.transition != "reminded"
         ]

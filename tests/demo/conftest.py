@@ -1,4 +1,4 @@
-"""Patience for the demo, which has little itself."""
+"""Longer timeouts for the demo."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..support.waiting import PATIENCE
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let it wait for answers and alerts as long as tests wait for what must come."""
-    # On connections of their own: a server may be closing one that was idle for long.
+    """Wait for responses and alerts as long as all tests do."""
+    # New connections: the server may close a connection that was idle.
     limits = httpx2.Limits(max_keepalive_connections=0)
     client = partial(httpx2.AsyncClient, timeout=PATIENCE, limits=limits)
     monkeypatch.setattr(httpx2, "AsyncClient", client)
-    monkeypatch.setattr(scenario, "_LONGEST_WAIT", PATIENCE)
+    monkeypatch.setattr(scenario, "_ALERT_TIMEOUT", PATIENCE)

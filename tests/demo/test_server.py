@@ -1,4 +1,4 @@
-"""LocalServer: a real server in a thread."""
+"""HTTP server in a thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..support.waiting import PATIENCE
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers HTTP, and says that it has started."""
+    """Respond to HTTP requests, and start and stop without an error."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -23,8 +23,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await answering(b"here")(scope, receive, send)
 
 
-def test_it_serves_while_it_is_entered() -> None:
-    """On a free port of this machine, and no longer afterwards."""
+def test_server_runs_inside_the_context() -> None:
+    """After the context, the port is closed."""
     with LocalServer(app) as server:
         assert httpx2.get(server.url, timeout=PATIENCE).text == "here"
 
@@ -32,8 +32,8 @@ def test_it_serves_while_it_is_entered() -> None:
         httpx2.get(server.url)
 
 
-def test_an_application_that_does_not_start_is_an_error() -> None:
-    """Whoever enters is told, and does not wait for ever."""
+def test_failed_startup_raises_an_error() -> None:
+    """The error is raised without waiting for the timeout."""
 
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

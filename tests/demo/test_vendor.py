@@ -1,4 +1,4 @@
-"""The demo's vendor."""
+"""Simulated vendor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ PATHS = ["/v1/chat/completions", "/v1/messages", "/v1beta/models/gemini-demo:gen
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_vendor_that_is_down_says_so(path: str, stream: bool) -> None:
-    """With 503 and an error, whatever is asked of it; then it comes back."""
+def test_vendor_that_is_down_responds_with_503(path: str, stream: bool) -> None:
+    """It responds with 200 when it is no longer down."""
     vendor = Vendor()
     client = TestClient(vendor.app)
     vendor.down = True
 
-    answer = client.post(path, json={"stream": stream})
+    response = client.post(path, json={"stream": stream})
 
-    assert answer.status_code == 503
-    assert answer.json()["error"]["type"] == "overloaded_error"
+    assert response.status_code == 503
+    assert response.json()["error"]["type"] == "overloaded_error"
     vendor.down = False
     assert client.post(path, json={"stream": stream}).status_code == 200

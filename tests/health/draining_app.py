@@ -1,6 +1,6 @@
-"""A gateway that drains on SIGTERM, to be served by a real server.
+"""Application that drains on SIGTERM, for real servers.
 
-Its stream says that it has begun, and goes on until the file that `DRAINING_FINISH` names is there.
+Its stream ends when the file named by `DRAINING_FINISH` exists.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ delay = float(os.environ.get("DRAINING_DELAY", "0"))
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """As the stack does it."""
+    """Run health and drain, as TokenPulse does."""
     async with health.running(), drain_on_sigterm(health, delay=delay):
         yield
 
 
 async def stream(request: Request) -> StreamingResponse:
-    """Begins, and ends when it is told."""
+    """Stream a response that begins at once and ends when the file exists."""
 
-    def pieces() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         yield b"begin "
         while not finish.exists():
             time.sleep(0.01)
         yield b"end"
 
-    return StreamingResponse(pieces())
+    return StreamingResponse(chunks())
 
 
 app = Starlette(routes=[Route("/stream", stream), *health.routes], lifespan=lifespan)

@@ -1,4 +1,4 @@
-"""The status of credentials: bools, or not known."""
+"""Status of credentials."""
 
 from __future__ import annotations
 
@@ -10,75 +10,75 @@ import anyio.lowlevel
 import pytest
 
 from tokenpulse_mw.health import credentials
-from tokenpulse_mw.health.credentials import CredentialStatus, bools
+from tokenpulse_mw.health.credentials import CredentialStatus, check_credentials
 
 from ..support.clock import FakeClock
 from ..support.waiting import PATIENCE
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("value", "message"),
     [
-        ([("claude", True)], r"^credentials must be a mapping .*; got a value of type list$"),
-        ({"claude": "sk-1"}, r"^credentials of 'claude' must be True .* got a value of type str$"),
-        ({"claude": 1}, r"^credentials of 'claude' must be True .* got a value of type int$"),
-        ({1: True}, r"^credentials must be given by provider's name, got a value of type int$"),
+        ([("claude", True)], r"^credentials must be a mapping .*, got a list$"),
+        ({"claude": "sk-1"}, r"^credentials of 'claude' must be True .* got a str$"),
+        ({"claude": 1}, r"^credentials of 'claude' must be True .* got a int$"),
+        ({1: True}, r"^credentials must have provider names as keys, got a int$"),
         ({"\ud83d": True}, r"^provider name must be valid UTF-8, got '\\ud83d'$"),
     ],
 )
-def test_what_is_no_bool_by_name_is_refused(given: Any, message: str) -> None:
-    """It is not told what came: somebody may have put the credential itself there."""
+def test_invalid_credentials_are_rejected(value: Any, message: str) -> None:
+    """The error has the type of the value, which may be a secret."""
     with pytest.raises(ValueError, match=message):
-        bools(given)
+        check_credentials(value)
 
 
-def test_a_mapping_is_looked_at_when_it_is_given() -> None:
-    """A mistake shows at start, not at the first probe."""
+def test_invalid_mapping_is_rejected_by_the_constructor() -> None:
+    """A mapping is checked before the first request."""
     with pytest.raises(ValueError, match="credentials of 'claude' must be True"):
         CredentialStatus({"claude": "yes"}, timeout=PATIENCE)  # type: ignore[dict-item]
 
 
 @pytest.mark.anyio
-async def test_a_mapping_that_goes_bad_is_not_known_any_more() -> None:
-    """For metrics, what it last was stands for a while."""
-    given: dict[str, Any] = {"claude": True}
-    status = CredentialStatus(given, timeout=PATIENCE)
+async def test_mapping_that_becomes_invalid_is_unknown() -> None:
+    """`recent` returns its last valid status."""
+    mapping: dict[str, Any] = {"claude": True}
+    status = CredentialStatus(mapping, timeout=PATIENCE)
 
-    given["claude"] = "expired"
-    assert (await status.get(), status.known()) == (None, {"claude": True})
-    given["claude"] = False
-    assert (await status.get(), status.known()) == ({"claude": False}, {"claude": False})
+    mapping["claude"] = "expired"
+    assert (await status.get(), status.recent()) == (None, {"claude": True})
+    mapping["claude"] = False
+    assert (await status.get(), status.recent()) == ({"claude": False}, {"claude": False})
 
 
 @pytest.mark.anyio
-async def test_what_was_known_long_ago_is_not_known_any_more(clock: FakeClock) -> None:
-    """A few askings may fail; then metrics show nothing, and not what may be wrong by now."""
-    given: dict[str, Any] = {"claude": True}
-    status = CredentialStatus(lambda: given, timeout=PATIENCE, clock=clock)
-    assert status.known() == {}
+async def test_recent_status_expires_after_five_minutes(clock: FakeClock) -> None:
+    """Failed calls do not remove it earlier; an older status may be wrong."""
+    mapping: dict[str, Any] = {"claude": True}
+    status = CredentialStatus(lambda: mapping, timeout=PATIENCE, clock=clock)
+    assert status.recent() == {}
     await status.get()
-    given["claude"] = "expired"
-    found = []
+    mapping["claude"] = "expired"
+    results = []
 
     for seconds in (300, 0.1):
         clock.advance(seconds)
         assert await status.get() is None
-        found.append(status.known())
+        results.append(status.recent())
 
-    assert found == [{"claude": True}, {}]
+    assert results == [{"claude": True}, {}]
 
 
 @pytest.mark.anyio
-async def test_it_is_kept_known_by_asking_now_and_then(
+async def test_refresh_calls_the_source_again_after_failures(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often it fails."""
-    monkeypatch.setattr(credentials, "_EVERY", 0.0)
-    asked: list[float] = []
+    """The status is set by the first call that succeeds."""
+    monkeypatch.setattr(credentials, "_REFRESH_INTERVAL", 0.0)
+    calls: list[float] = []
 
     async def source() -> dict[str, bool]:
-        asked.append(clock.now)
-        if len(asked) < 3:
+        calls.append(clock.now)
+        if len(calls) < 3:
             raise SystemExit("no database")
         return {"claude": True}
 
@@ -86,50 +86,50 @@ async def test_it_is_kept_known_by_asking_now_and_then(
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(status.keep_known)
-            while not status.known():
+            tasks.start_soon(status.refresh)
+            while not status.recent():
                 clock.advance(1)
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
 
-    assert len(asked) == 3
-    assert status.known() == {"claude": True}
+    assert len(calls) == 3
+    assert status.recent() == {"claude": True}
 
 
 @pytest.mark.anyio
-async def test_a_functions_answer_is_kept_for_a_second(clock: FakeClock) -> None:
-    """Also when it fails: what struggles is not asked by every probe."""
-    asked: list[float] = []
+async def test_result_of_a_function_is_cached_for_a_second(clock: FakeClock) -> None:
+    """A failure is cached too, so that probes do not overload the source."""
+    calls: list[float] = []
 
     async def source() -> dict[str, bool]:
-        asked.append(clock.now)
-        if len(asked) == 2:
+        calls.append(clock.now)
+        if len(calls) == 2:
             raise OSError("no database")
-        return {"claude": len(asked) > 2}
+        return {"claude": len(calls) > 2}
 
     status = CredentialStatus(source, timeout=PATIENCE, clock=clock)
-    found = []
+    results = []
     for seconds in (0.0, 0.9, 0.1, 0.9, 0.1):
         clock.advance(seconds)
-        found.append(await status.get())
+        results.append(await status.get())
 
-    assert found == [{"claude": False}, {"claude": False}, None, None, {"claude": True}]
-    assert len(asked) == 3
+    assert results == [{"claude": False}, {"claude": False}, None, None, {"claude": True}]
+    assert len(calls) == 3
 
 
 @pytest.mark.anyio
-async def test_the_log_tells_when_it_is_not_known_and_when_it_is_again(
+async def test_failures_and_recovery_are_logged(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not at each probe."""
+    """Not every failed call is logged."""
     caplog.set_level(logging.INFO)
-    answers = iter([OSError("no database"), {"claude": 1}, {"claude": True}, {"claude": True}])
+    values = iter([OSError("no database"), {"claude": 1}, {"claude": True}, {"claude": True}])
 
     def source() -> Any:
-        answer = next(answers)
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
+        value = next(values)
+        if isinstance(value, OSError):
+            raise value
+        return value
 
     status = CredentialStatus(source, timeout=PATIENCE, clock=clock)
     for _ in range(4):
@@ -137,17 +137,17 @@ async def test_the_log_tells_when_it_is_not_known_and_when_it_is_again(
         clock.advance(1)
 
     assert caplog.messages == [
-        "the status of credentials is not known: OSError",
-        "the status of credentials is known again (seconds=2 failures=2)",
+        "credentials status unknown: reason=OSError",
+        "credentials status recovered (seconds=2 failures=2)",
     ]
     assert "no database" in caplog.text
 
 
 @pytest.mark.anyio
-async def test_a_function_that_takes_too_long_is_not_waited_for(
+async def test_slow_function_gives_an_unknown_status(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its status is not known then."""
+    """The call is not awaited longer than `timeout`."""
 
     async def source() -> dict[str, bool]:
         await anyio.sleep_forever()
@@ -155,4 +155,4 @@ async def test_a_function_that_takes_too_long_is_not_waited_for(
 
     with anyio.fail_after(PATIENCE):
         assert await CredentialStatus(source, timeout=0.01).get() is None
-    assert caplog.messages == ["the status of credentials is not known: timeout"]
+    assert caplog.messages == ["credentials status unknown: reason=timeout"]

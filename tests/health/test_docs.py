@@ -1,4 +1,4 @@
-"""What docs/health.md tells to put into Dockerfiles, manifests and crontabs works."""
+"""Examples for Docker, Compose, Kubernetes and cron in docs/health.md."""
 
 from __future__ import annotations
 
@@ -27,31 +27,33 @@ PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
 def blocks(language: str) -> list[str]:
-    """The blocks of the page in that language."""
+    """Return the code blocks of a language on the page."""
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def manifests() -> dict[str, Any]:
-    """The YAML of the page, all of it in one."""
-    return {name: value for each in blocks("yaml") for name, value in yaml.safe_load(each).items()}
+    """Return the top-level keys of all YAML blocks of the page."""
+    return {
+        name: value for block in blocks("yaml") for name, value in yaml.safe_load(block).items()
+    }
 
 
-def pod() -> dict[str, Any]:
-    """The pod of the page."""
+def pod_spec() -> dict[str, Any]:
+    """Return the pod specification of the page."""
     spec: dict[str, Any] = manifests()["spec"]
     return spec
 
 
 @pytest.fixture
 def gateway() -> Iterator[tuple[str, HealthRouter]]:
-    """A gateway's URL, and its health."""
+    """Run a gateway, and return its URL and its health router."""
     health = HealthRouter(credentials={"claude": True})
     with LocalServer(Starlette(routes=health.routes)) as server:
         yield server.url, health
 
 
-def run(line: str, url: str, folder: Path) -> int:
-    """Run a line of the page in a shell against `url`, as if the command were installed."""
+def run_in_shell(line: str, url: str, folder: Path) -> int:
+    """Run a command line of the page against `url`, and return the exit code."""
     command = folder / "tokenpulse-mw"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tokenpulse_mw "$@"\n')
     command.chmod(0o755)
@@ -62,44 +64,42 @@ def run(line: str, url: str, folder: Path) -> int:
     ).returncode
 
 
-def test_the_healthcheck_of_the_dockerfile_works(
+def test_dockerfile_healthcheck_exits_with_0_or_1(
     gateway: tuple[str, HealthRouter], tmp_path: Path
 ) -> None:
-    """0 while it lives, 1 when it does not: Docker knows no other code."""
+    """Docker reserves all other exit codes."""
     (dockerfile,) = blocks("dockerfile")
     match = re.fullmatch(r"HEALTHCHECK (--\w+(-\w+)?=\w+ )*\\\n  CMD (.*)\n", dockerfile)
     assert match is not None
     line = match[3]
 
-    assert run(line, gateway[0], tmp_path) == 0
-    assert run(line, "http://127.0.0.1:9", tmp_path) == 1
+    assert run_in_shell(line, gateway[0], tmp_path) == 0
+    assert run_in_shell(line, "http://127.0.0.1:9", tmp_path) == 1
 
 
-def test_the_healthcheck_of_the_compose_file_works(
-    gateway: tuple[str, HealthRouter], tmp_path: Path
-) -> None:
-    """It is the same, without a shell."""
+def test_compose_healthcheck_succeeds(gateway: tuple[str, HealthRouter], tmp_path: Path) -> None:
+    """The command runs without a shell."""
     service = manifests()["services"]["gateway"]
     kind, *command = service["healthcheck"]["test"]
 
     assert kind == "CMD"
-    assert run(" ".join(command), gateway[0], tmp_path) == 0
+    assert run_in_shell(" ".join(command), gateway[0], tmp_path) == 0
 
 
-def test_the_line_of_cron_works(gateway: tuple[str, HealthRouter], tmp_path: Path) -> None:
-    """It has five fields of time, and a command whose output comes into a file."""
+def test_cron_line_logs_the_status(gateway: tuple[str, HealthRouter], tmp_path: Path) -> None:
+    """The line has five time fields, and its output goes to a file."""
     (line,) = blocks("cron")
     *times, command = line.rstrip("\n").split(" ", 5)
 
     assert times == ["*/5", "*", "*", "*", "*"]
-    assert run(command, gateway[0], tmp_path) == 0
+    assert run_in_shell(command, gateway[0], tmp_path) == 0
     assert (tmp_path / "tokenpulse-creds.log").read_text() == "OK: all providers are active (1)\n"
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_a_probe_asks_for_an_endpoint_that_is_there(name: str) -> None:
-    """On the port that the container has."""
-    (container,) = pod()["containers"]
+def test_probe_path_and_port_exist(name: str) -> None:
+    """The path is a route of `HealthRouter`, and the port is that of the container."""
+    (container,) = pod_spec()["containers"]
     paths = {route.path for route in HealthRouter().routes if isinstance(route, Route)}
 
     assert container[name]["httpGet"]["path"] == f"/health/{_ENDPOINTS[name]}"
@@ -110,18 +110,18 @@ def test_a_probe_asks_for_an_endpoint_that_is_there(name: str) -> None:
 _ENDPOINTS = dict(zip(PROBES, ("startup", "live", "ready"), strict=True))
 
 
-def test_the_times_of_the_manifest_fit_together() -> None:
-    """The balancer sees the drain before it is over, and the pod is not killed in it."""
+def test_times_of_the_manifests_are_consistent() -> None:
+    """Probes see the drain before it ends, and the pod is not killed during the drain."""
     delay = inspect.signature(drain_on_sigterm).parameters["delay"].default
     deadline = inspect.signature(HealthRouter).parameters["deadline"].default
-    readiness = pod()["containers"][0]["readinessProbe"]
+    readiness = pod_spec()["containers"][0]["readinessProbe"]
 
-    assert pod()["terminationGracePeriodSeconds"] > delay
+    assert pod_spec()["terminationGracePeriodSeconds"] > delay
     assert readiness["periodSeconds"] * readiness["failureThreshold"] < delay
     assert readiness["timeoutSeconds"] > deadline
     assert manifests()["services"]["gateway"]["stop_grace_period"] == "60s"
 
 
-def test_the_pod_can_wait_by_itself() -> None:
-    """For servers that cannot be held back; the wait is a command that every image has."""
+def test_pre_stop_hook_sleeps() -> None:
+    """It delays SIGTERM for servers whose shutdown cannot be delayed."""
     assert manifests()["lifecycle"] == {"preStop": {"exec": {"command": ["sleep", "5"]}}}

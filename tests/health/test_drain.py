@@ -1,4 +1,4 @@
-"""SIGTERM: not ready at once, served for a while, ended as ever; by real servers and signals."""
+"""Draining on SIGTERM, with real servers and signals."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from ..support.waiting import PATIENCE, wait_until
 
 APP = "tests.health.draining_app:app"
 UVICORN = ["uvicorn", APP, "--port={port}", "--log-level=warning"]
-# A worker that is only slow is not to be killed by its supervisor.
-PATIENT = f"--timeout-worker-healthcheck={PATIENCE:.0f}"
+# The supervisor must not kill a worker that is slow.
+HEALTHCHECK_TIMEOUT = f"--timeout-worker-healthcheck={PATIENCE:.0f}"
 WORKERS = pytest.mark.parametrize(
-    ("more", "code"),
+    ("options", "code"),
     [
         pytest.param([], -signal.SIGTERM, id="one process"),
-        pytest.param(["--workers=2", PATIENT], 0, id="two workers"),
+        pytest.param(["--workers=2", HEALTHCHECK_TIMEOUT], 0, id="two workers"),
     ],
 )
 
 
 class Gateway:
-    """The draining application, served by a real server in processes of its own."""
+    """The draining application, run by a real server in a subprocess."""
 
     def __init__(self, command: list[str], folder: Path, *, delay: float) -> None:
         self.port = free_port()
@@ -53,12 +53,12 @@ class Gateway:
         )
 
     def status(self, path: str) -> int:
-        """What `path` answers on a connection of its own; 0 where there is none in a second."""
+        """Return the status of a request on a new connection, or 0 without one in a second."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
         try:
             connection.request("GET", path)
-            with connection.getresponse() as answer:
-                return answer.status
+            with connection.getresponse() as response:
+                return response.status
         except OSError:
             return 0
         finally:
@@ -66,22 +66,22 @@ class Gateway:
 
     @contextmanager
     def streaming(self) -> Iterator[http.client.HTTPResponse]:
-        """A stream that has begun, and goes on until `finish` is there."""
+        """Open a stream that ends when the file `finish` exists."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         with closing(connection):
             connection.request("GET", "/stream")
-            with connection.getresponse() as answer:
-                assert answer.read(6) == b"begin "
-                yield answer
+            with connection.getresponse() as response:
+                assert response.read(6) == b"begin "
+                yield response
 
     def wait(self) -> int:
-        """The exit code, when it has ended."""
+        """Wait for the end of the process, and return its exit code."""
         return self.process.wait(PATIENCE)
 
 
 @contextmanager
 def serving(command: list[str], folder: Path, *, delay: float) -> Iterator[Gateway]:
-    """A gateway that is ready; nothing is left of it afterwards."""
+    """Run a gateway that is ready; all its processes are killed at the end."""
     gateway = Gateway(command, folder, delay=delay)
     try:
         wait_until(lambda: gateway.status("/health/ready") == 200)
@@ -94,11 +94,14 @@ def serving(command: list[str], folder: Path, *, delay: float) -> Iterator[Gatew
 
 @pytest.mark.slow
 @WORKERS
-def test_uvicorn_serves_on_without_being_ready_and_ends_as_ever(
-    more: list[str], code: int, tmp_path: Path
+def test_uvicorn_fails_readiness_and_completes_requests(
+    options: list[str], code: int, tmp_path: Path
 ) -> None:
-    """The balancer sees 503 while it can still ask; the stream that runs is finished whole."""
-    with serving([*UVICORN, *more], tmp_path, delay=3600) as gateway, gateway.streaming() as stream:
+    """Balancers get 503 during the delay, and a running stream is completed."""
+    with (
+        serving([*UVICORN, *options], tmp_path, delay=3600) as gateway,
+        gateway.streaming() as stream,
+    ):
         gateway.process.send_signal(signal.SIGTERM)
 
         wait_until(lambda: gateway.status("/health/ready") == 503)
@@ -107,18 +110,18 @@ def test_uvicorn_serves_on_without_being_ready_and_ends_as_ever(
         gateway.finish.touch()
 
         assert stream.read() == b"end"
-        # The delay may be over at last, for every process.
+        # End the delay in every process.
         os.killpg(gateway.process.pid, signal.SIGTERM)
         assert gateway.wait() == code
 
 
 @pytest.mark.slow
 @WORKERS
-def test_a_stream_that_is_longer_than_the_delay_is_finished_too(
-    more: list[str], code: int, tmp_path: Path
+def test_stream_longer_than_the_delay_is_completed(
+    options: list[str], code: int, tmp_path: Path
 ) -> None:
-    """The delay is for the balancer; for what runs, the server waits as it always does."""
-    command = [*UVICORN, *more]
+    """After the delay, the server waits for running responses as usual."""
+    command = [*UVICORN, *options]
     with serving(command, tmp_path, delay=0.2) as gateway, gateway.streaming() as stream:
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: gateway.status("/health/live") == 0)
@@ -132,10 +135,8 @@ def test_a_stream_that_is_longer_than_the_delay_is_finished_too(
 @pytest.mark.parametrize(
     ("second", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)]
 )
-def test_a_second_signal_cuts_the_wait_short(
-    second: signal.Signals, code: int, tmp_path: Path
-) -> None:
-    """Whoever is in a hurry does not wait a minute."""
+def test_second_signal_ends_the_delay(second: signal.Signals, code: int, tmp_path: Path) -> None:
+    """A second SIGTERM or a SIGINT ends the process without waiting."""
     with serving(UVICORN, tmp_path, delay=3600) as gateway:
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: gateway.status("/health/ready") == 503)
@@ -146,7 +147,7 @@ def test_a_second_signal_cuts_the_wait_short(
 
 @pytest.mark.slow
 def test_sigint_is_not_delayed(tmp_path: Path) -> None:
-    """Ctrl-C ends what runs in a terminal as ever."""
+    """Ctrl-C ends the process immediately."""
     with serving(UVICORN, tmp_path, delay=3600) as gateway:
         gateway.process.send_signal(signal.SIGINT)
 
@@ -164,10 +165,10 @@ def test_sigint_is_not_delayed(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_other_servers_close_at_once_and_finish_what_runs(
+def test_granian_and_hypercorn_close_at_once_and_complete_responses(
     command: list[str], tmp_path: Path
 ) -> None:
-    """They take SIGTERM where it cannot be held back, so that something else has to wait."""
+    """Their SIGTERM handlers cannot be delayed."""
     with serving(command, tmp_path, delay=3600) as gateway, gateway.streaming() as stream:
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: gateway.status("/health/live") == 0)
@@ -178,143 +179,146 @@ def test_other_servers_close_at_once_and_finish_what_runs(
 
 
 @pytest.fixture
-def server_handler() -> Iterator[list[int]]:
-    """A server's handler for SIGTERM, and the signals that it was told of."""
-    told: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    yield told
-    signal.signal(signal.SIGTERM, before)
+def received_signals() -> Iterator[list[int]]:
+    """Install a server's handler for SIGTERM, and return the signals that it receives."""
+    signals: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    yield signals
+    signal.signal(signal.SIGTERM, previous)
 
 
 @pytest.mark.anyio
-async def test_the_servers_handler_is_called_after_the_delay(server_handler: list[int]) -> None:
-    """And it has its place again afterwards."""
-    health, theirs = SimpleNamespace(draining=False), signal.getsignal(signal.SIGTERM)
+async def test_handler_of_the_server_is_called_after_the_delay(received_signals: list[int]) -> None:
+    """The original handler is restored at the end."""
+    health, original = SimpleNamespace(draining=False), signal.getsignal(signal.SIGTERM)
 
     async with drain_on_sigterm(health, delay=0.05):
         signal.raise_signal(signal.SIGTERM)
-        assert (health.draining, server_handler) == (True, [])
+        assert (health.draining, received_signals) == (True, [])
         with anyio.fail_after(PATIENCE):
-            while not server_handler:
+            while not received_signals:
                 await anyio.lowlevel.checkpoint()
         signal.raise_signal(signal.SIGTERM)
-        assert server_handler == [signal.SIGTERM] * 2
-    assert signal.getsignal(signal.SIGTERM) is theirs
+        assert received_signals == [signal.SIGTERM] * 2
+    assert signal.getsignal(signal.SIGTERM) is original
 
 
 @pytest.mark.anyio
-async def test_signals_without_end_are_borne(server_handler: list[int]) -> None:
-    """However many come before the event loop is at it again."""
+async def test_many_signals_do_not_block(received_signals: list[int]) -> None:
+    """The signal handler never blocks, however many signals arrive."""
     async with drain_on_sigterm(SimpleNamespace(draining=False), delay=3600):
         for _ in range(5000):
             signal.raise_signal(signal.SIGTERM)
         with anyio.fail_after(PATIENCE):
-            while not server_handler:
+            while not received_signals:
                 await anyio.lowlevel.checkpoint()
 
 
 @pytest.mark.anyio
-async def test_who_chained_the_handler_in_turn_keeps_it(server_handler: list[int]) -> None:
-    """What it passes on still comes to the server, when nothing drains any more."""
+async def test_handler_that_wraps_ours_is_not_replaced(received_signals: list[int]) -> None:
+    """After the drain, a signal still reaches the server's handler through it."""
     health = SimpleNamespace(draining=False)
     async with drain_on_sigterm(health, delay=3600):
-        ours = signal.getsignal(signal.SIGTERM)
-        assert callable(ours)
-        signal.signal(signal.SIGTERM, lambda number, frame: ours(number, frame))
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        signal.signal(signal.SIGTERM, lambda number, frame: handler(number, frame))
 
     signal.raise_signal(signal.SIGTERM)
 
-    assert server_handler == [signal.SIGTERM]
+    assert received_signals == [signal.SIGTERM]
 
 
 @pytest.mark.anyio
-async def test_what_is_raised_beside_it_stays_what_it_is(server_handler: list[int]) -> None:
-    """An application that fails in its lifespan is not hidden in a group of errors."""
-    theirs = signal.getsignal(signal.SIGTERM)
+async def test_error_in_the_body_is_raised_unchanged(received_signals: list[int]) -> None:
+    """An error of the lifespan is not wrapped in an exception group."""
+    original = signal.getsignal(signal.SIGTERM)
 
     with pytest.raises(OSError, match="no port"):
         async with drain_on_sigterm(SimpleNamespace(draining=False), delay=1):
             raise OSError("no port")
-    assert signal.getsignal(signal.SIGTERM) is theirs
+    assert signal.getsignal(signal.SIGTERM) is original
 
 
-async def _does_nothing(why: str, caplog: pytest.LogCaptureFixture, *, delay: float = 1) -> None:
-    caplog.set_level(logging.DEBUG, logger="tokenpulse_mw.health")
-    theirs = signal.getsignal(signal.SIGTERM)
-    async with drain_on_sigterm(SimpleNamespace(draining=False), delay=delay):
-        assert signal.getsignal(signal.SIGTERM) is theirs
-    assert caplog.messages == [f"SIGTERM is left to the server: {why}"]
-
-
-async def _warns(why: str, caplog: pytest.LogCaptureFixture) -> None:
-    theirs = signal.getsignal(signal.SIGTERM)
-    async with drain_on_sigterm(SimpleNamespace(draining=False), delay=1.5):
-        assert signal.getsignal(signal.SIGTERM) is theirs
-    assert [each.levelname for each in caplog.records] == ["WARNING"]
-    assert caplog.messages[0].startswith("SIGTERM cannot be delayed by 1.5 s, ")
-    assert f": {why}; wait before SIGTERM, " in caplog.messages[0]
-
-
-@pytest.mark.anyio
-async def test_without_a_delay_the_signal_is_the_servers(
-    server_handler: list[int], caplog: pytest.LogCaptureFixture
+async def assert_not_delayed(
+    reason: str, caplog: pytest.LogCaptureFixture, *, delay: float = 1
 ) -> None:
-    """As in development, where every reload would wait."""
-    await _does_nothing("the delay is 0", caplog, delay=0)
+    """Assert that the handler is unchanged, and that a DEBUG line has the reason."""
+    caplog.set_level(logging.DEBUG, logger="tokenpulse_mw.health")
+    original = signal.getsignal(signal.SIGTERM)
+    async with drain_on_sigterm(SimpleNamespace(draining=False), delay=delay):
+        assert signal.getsignal(signal.SIGTERM) is original
+    assert caplog.messages == [f"SIGTERM not delayed: reason={reason!r}"]
+
+
+async def assert_warns(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Assert that the handler is unchanged, and that a warning has the reason."""
+    original = signal.getsignal(signal.SIGTERM)
+    async with drain_on_sigterm(SimpleNamespace(draining=False), delay=1.5):
+        assert signal.getsignal(signal.SIGTERM) is original
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.messages[0].startswith(
+        f"SIGTERM cannot be delayed: delay=1.5 reason={reason!r}; readiness does not fail"
+    )
+    assert "Wait before SIGTERM, such as in preStop" in caplog.messages[0]
 
 
 @pytest.mark.anyio
-async def test_without_a_servers_handler_nothing_is_done(caplog: pytest.LogCaptureFixture) -> None:
-    """The process ends at SIGTERM then, as it would have; whoever counts on a delay is warned."""
-    await _warns("the server has no handler for it", caplog)
+async def test_zero_delay_changes_nothing(
+    received_signals: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In development, every reload would wait otherwise."""
+    await assert_not_delayed("the delay is 0", caplog, delay=0)
 
 
-def test_a_handler_of_the_event_loop_is_not_delayed(caplog: pytest.LogCaptureFixture) -> None:
-    """The loop is woken by the signal itself: to announce a delay would be to lie.
+@pytest.mark.anyio
+async def test_missing_server_handler_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """SIGTERM ends the process without a delay."""
+    await assert_warns("the server has no SIGTERM handler", caplog)
 
-    So it is with gunicorn's own worker, `-k asgi`, and with granian.
-    """
 
-    async def embedded() -> None:
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_signal_handler(signal.SIGTERM, told.set)
+def test_handler_of_the_event_loop_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The signal wakes the loop directly, as with granian and gunicorn's worker `-k asgi`."""
+
+    async def serve() -> None:
+        loop, signalled = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, signalled.set)
         try:
-            await _warns("the event loop handles it", caplog)
+            await assert_warns("the event loop handles SIGTERM", caplog)
             health = SimpleNamespace(draining=False)
             async with drain_on_sigterm(health, delay=3600):
                 signal.raise_signal(signal.SIGTERM)
-                await told.wait()
+                await signalled.wait()
             assert health.draining is False
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
 
-    asyncio.run(asyncio.wait_for(embedded(), PATIENCE))
+    asyncio.run(asyncio.wait_for(serve(), PATIENCE))
 
 
 @pytest.mark.anyio
-async def test_on_windows_nothing_is_done(
+async def test_windows_changes_nothing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no such signal, and nobody expects one: that is no reason to warn."""
+    """Windows has no SIGTERM, so there is no warning."""
     monkeypatch.setattr(drain, "sys", SimpleNamespace(platform="win32"))
 
-    await _does_nothing("Windows has none", caplog)
+    await assert_not_delayed("Windows has no SIGTERM", caplog)
 
 
-def test_outside_of_the_main_thread_nothing_is_done(caplog: pytest.LogCaptureFixture) -> None:
-    """No signal could be handled there; test clients run lifespans so, and are not warned."""
-    why = "this is not the main thread"
-    thread = threading.Thread(target=lambda: anyio.run(lambda: _does_nothing(why, caplog)))
+def test_other_thread_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Test clients run lifespans in threads, so there is no warning."""
+    reason = "not the main thread"
+    thread = threading.Thread(target=lambda: anyio.run(lambda: assert_not_delayed(reason, caplog)))
     thread.start()
     thread.join()
 
-    assert caplog.messages == [f"SIGTERM is left to the server: {why}"]
+    assert caplog.messages == [f"SIGTERM not delayed: reason={reason!r}"]
 
 
 @pytest.mark.parametrize("delay", [-1.0, float("nan"), float("inf")])
 @pytest.mark.anyio
-async def test_a_delay_that_could_not_be_waited_for_is_refused(delay: float) -> None:
-    """A mistake shows at start."""
+async def test_invalid_delay_is_rejected(delay: float) -> None:
+    """The delay is a finite number of at least 0."""
     with pytest.raises(ValueError, match=r"^delay must be a number of seconds, 0 or more, got"):
         async with drain_on_sigterm(SimpleNamespace(draining=False), delay=delay):
             pass

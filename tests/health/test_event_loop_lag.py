@@ -1,4 +1,4 @@
-"""How late the event loop is."""
+"""Check of the event loop lag."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ..support.waiting import PATIENCE
     ("lag", "status"),
     [(0.0, "pass"), (0.49, "pass"), (0.5, "warn"), (1.99, "warn"), (2.0, "fail"), (9.0, "fail")],
 )
-def test_a_lag_is_judged_by_both_bounds(lag: float, status: str) -> None:
-    """From a bound on, it is reached."""
+def test_status_depends_on_both_bounds(lag: float, status: str) -> None:
+    """A lag equal to a bound has reached it."""
     result = to_result(lag, warn=0.5, fail=2.0)
 
     assert (result.status, result.observed_value, result.observed_unit) == (status, lag, "s")
 
 
 @pytest.mark.anyio
-async def test_what_blocks_the_event_loop_is_seen() -> None:
-    """An idle loop is on time; one that was blocked was late, and is called so for a while."""
+async def test_blocked_event_loop_is_detected() -> None:
+    """An idle loop has no lag; the lag of a blocked loop is reported for ten seconds."""
     lag = EventLoopLag(warn=0.05)
 
     async with lag.running():
         assert (await lag()).status == "pass"
         await anyio.wait_all_tasks_blocked()
-        time.sleep(0.35)  # noqa: ASYNC251 - this is what is to be seen
+        time.sleep(0.35)  # noqa: ASYNC251 - blocks the event loop on purpose
         with anyio.fail_after(PATIENCE):
             while (result := await lag()).status == "pass":
                 await anyio.lowlevel.checkpoint()
@@ -45,8 +45,8 @@ async def test_what_blocks_the_event_loop_is_seen() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_lag_that_is_not_measured_is_not_called_fine() -> None:
-    """Neither before nor after."""
+async def test_lag_that_is_not_measured_is_a_warning() -> None:
+    """It is not measured before and after `running()`."""
     lag = EventLoopLag()
 
     before = await lag()
@@ -54,23 +54,23 @@ async def test_a_lag_that_is_not_measured_is_not_called_fine() -> None:
         pass
 
     assert before == await lag()
-    assert (before.status, before.output) == ("warn", "not measured, because it is not running")
+    assert (before.status, before.output) == ("warn", "not measured: running() is not entered")
 
 
 @pytest.mark.anyio
-async def test_it_measures_while_the_router_runs() -> None:
-    """Given plainly or as a `Check`."""
-    plain, said_more = EventLoopLag(warn=PATIENCE), EventLoopLag(warn=PATIENCE)
-    health = HealthRouter(checks={"a": plain, "b": Check(said_more), "c": lambda: True})
+async def test_router_measures_the_lag_while_it_runs() -> None:
+    """A function and a `Check` are both recognized."""
+    lag, lag_with_options = EventLoopLag(warn=PATIENCE), EventLoopLag(warn=PATIENCE)
+    health = HealthRouter(checks={"a": lag, "b": Check(lag_with_options), "c": lambda: True})
 
     async with health.running():
-        assert [(await each()).status for each in (plain, said_more)] == ["pass", "pass"]
-    assert (await plain()).status == "warn"
+        assert [(await check()).status for check in (lag, lag_with_options)] == ["pass", "pass"]
+    assert (await lag()).status == "warn"
 
 
 @pytest.mark.anyio
-async def test_what_is_raised_beside_it_stays_what_it_is() -> None:
-    """An application that fails in its lifespan is not hidden in a group of errors."""
+async def test_error_in_the_body_is_raised_unchanged() -> None:
+    """An error of the lifespan is not wrapped in an exception group."""
     with pytest.raises(OSError, match="no port"):
         async with EventLoopLag().running():
             raise OSError("no port")
@@ -85,7 +85,7 @@ async def test_what_is_raised_beside_it_stays_what_it_is() -> None:
         ({"warn": 0.5, "fail": 0.5}, r"^fail must be above warn \(0\.5 seconds\), got 0\.5$"),
     ],
 )
-def test_bounds_that_could_not_work_are_refused(options: dict[str, Any], message: str) -> None:
-    """A mistake shows at start."""
+def test_invalid_bounds_are_rejected(options: dict[str, Any], message: str) -> None:
+    """The error names the parameter and the value it got."""
     with pytest.raises(ValueError, match=message):
         EventLoopLag(**options)

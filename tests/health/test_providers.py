@@ -1,4 +1,4 @@
-"""How the providers fare, from the traffic alone."""
+"""Health of the providers, derived from exchanges."""
 
 from __future__ import annotations
 
@@ -35,36 +35,36 @@ NEUTRAL: list[dict[str, Any]] = [
 
 
 def exchange(**fields: Any) -> Exchange:
-    """A finished exchange with claude."""
-    whole: dict[str, Any] = {"method": "POST", "provider": "claude", **fields}
-    return Exchange(started=0.0, **whole)
+    """Return a finished exchange with claude."""
+    values: dict[str, Any] = {"method": "POST", "provider": "claude", **fields}
+    return Exchange(started=0.0, **values)
 
 
-def watching(clock: FakeClock, **options: Any) -> ProviderHealth:
-    """Who watches claude, and calls three failures in a row trouble."""
+def provider_health(clock: FakeClock, **options: Any) -> ProviderHealth:
+    """Return the health of claude and gemini, with a threshold of three failures."""
     options = {"failures": 3, "clock": clock, "wall": FakeClock(0.0), **options}
     return ProviderHealth(["claude", "gemini"], **options)
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
-def test_failures_in_a_row_are_trouble(failure: dict[str, Any], clock: FakeClock) -> None:
-    """One fewer is not, and one success ends it."""
-    health = watching(clock)
+def test_consecutive_failures_make_a_provider_unhealthy(
+    failure: dict[str, Any], clock: FakeClock
+) -> None:
+    """Two failures do not, and one success ends it."""
+    health = provider_health(clock)
 
-    found = [health.unhealthy()]
+    results = [health.unhealthy()]
     for fields in (failure, failure, failure, GOOD):
         health(exchange(**fields))
-        found.append(health.unhealthy())
+        results.append(health.unhealthy())
 
-    assert found == [[], [], [], ["claude"], []]
+    assert results == [[], [], [], ["claude"], []]
 
 
 @pytest.mark.parametrize("neutral", NEUTRAL, ids=str)
-def test_what_is_not_the_providers_doing_says_nothing(
-    neutral: dict[str, Any], clock: FakeClock
-) -> None:
-    """It neither ends a row of failures nor belongs to one."""
-    health = watching(clock)
+def test_neutral_exchange_does_not_count(neutral: dict[str, Any], clock: FakeClock) -> None:
+    """It is not a failure, and does not end a sequence of failures."""
+    health = provider_health(clock)
 
     for fields in (FAILURES[0], neutral, FAILURES[1], neutral):
         health(exchange(**fields))
@@ -75,20 +75,20 @@ def test_what_is_not_the_providers_doing_says_nothing(
 
 
 @given(st.lists(st.sampled_from([GOOD, FAILURES[0], NEUTRAL[0]])))
-def test_only_the_failures_since_the_last_success_count(seen: list[dict[str, Any]]) -> None:
-    """Whatever came before, and whatever lay between."""
-    health = watching(FakeClock())
-    row = 0
-    for fields in seen:
+def test_failures_since_the_last_success_count(exchanges: list[dict[str, Any]]) -> None:
+    """Earlier failures and neutral exchanges do not."""
+    health = provider_health(FakeClock())
+    failures = 0
+    for fields in exchanges:
         health(exchange(**fields))
-        row = 0 if fields is GOOD else row + (fields is FAILURES[0])
+        failures = 0 if fields is GOOD else failures + (fields is FAILURES[0])
 
-    assert health.unhealthy() == (["claude"] if row >= 3 else [])
+    assert health.unhealthy() == (["claude"] if failures >= 3 else [])
 
 
-def test_a_provider_that_nobody_asks_any_more_is_forgotten(clock: FakeClock) -> None:
-    """A router that has turned away from it would keep it in trouble for ever."""
-    health = watching(clock, forget_after=60)
+def test_provider_without_traffic_becomes_healthy(clock: FakeClock) -> None:
+    """A gateway that no longer uses it would otherwise report it forever."""
+    health = provider_health(clock, forget_after=60)
     for _ in range(3):
         health(exchange(status=500))
 
@@ -98,9 +98,9 @@ def test_a_provider_that_nobody_asks_any_more_is_forgotten(clock: FakeClock) -> 
     assert health.unhealthy() == []
 
 
-def test_who_was_not_declared_takes_no_memory(clock: FakeClock) -> None:
-    """However many names the traffic has."""
-    health = watching(clock)
+def test_undeclared_providers_are_ignored(clock: FakeClock) -> None:
+    """Memory does not grow with the names in the traffic."""
+    health = provider_health(clock)
 
     for number in range(100):
         health(exchange(status=500, provider=f"name {number}"))
@@ -108,14 +108,14 @@ def test_who_was_not_declared_takes_no_memory(clock: FakeClock) -> None:
     assert (health.unhealthy(), health.report()) == ([], {})
 
 
-def test_the_report_tells_of_each_provider_that_was_heard_of(clock: FakeClock) -> None:
-    """How often it failed in a row, and when it last succeeded."""
-    health = watching(clock)
+def test_report_lists_providers_with_traffic(clock: FakeClock) -> None:
+    """It has the consecutive failures and the age of the last success."""
+    health = provider_health(clock)
     health(exchange(status=200, provider="gemini"))
     clock.advance(5)
     for _ in range(3):
         health(exchange(status=500))
-    report = {name: each.result for name, each in health.report().items()}
+    report = {name: observation.result for name, observation in health.report().items()}
 
     claude = report["claude:consecutiveFailures"]
     gemini = report["gemini:consecutiveFailures"]
@@ -134,14 +134,17 @@ def test_the_report_tells_of_each_provider_that_was_heard_of(clock: FakeClock) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"providers": "claude"}, r"^providers must be a list of names, got the string 'claude'$"),
-        ({"failures": 0}, r"^failures must be a whole number, 1 or more, got 0$"),
-        ({"failures": "3"}, r"^failures must be a whole number, 1 or more, got '3'$"),
-        ({"forget_after": 0}, r"^forget_after must be a number of seconds above 0, got 0$"),
-        ({"forget_after": "9"}, r"^forget_after must be a number of seconds above 0, got '9'$"),
+        (
+            {"providers": "claude"},
+            r"^providers must be a list of strings, such as .*, got 'claude'$",
+        ),
+        ({"failures": 0}, r"^failures must be an integer of at least 1, got 0$"),
+        ({"failures": "3"}, r"^failures must be an integer of at least 1, got '3'$"),
+        ({"forget_after": 0}, r"^forget_after must be a number above 0, got 0$"),
+        ({"forget_after": "9"}, r"^forget_after must be a number above 0, got '9'$"),
     ],
 )
-def test_malformed_arguments_are_refused(options: dict[str, Any], message: str) -> None:
-    """A mistake shows at start."""
+def test_invalid_argument_is_rejected(options: dict[str, Any], message: str) -> None:
+    """The error names the parameter and the value it got."""
     with pytest.raises(ValueError, match=message):
         ProviderHealth(**options)

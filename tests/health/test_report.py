@@ -1,15 +1,15 @@
-"""What a health endpoint answers."""
+"""Bodies of the health endpoints."""
 
 from __future__ import annotations
 
 import pytest
 
-from tokenpulse_mw.health.report import document, wants_health_json
+from tokenpulse_mw.health.report import accepts_health_json, document
 from tokenpulse_mw.health.results import CheckResult, Observation, Status, worst
 
 
 @pytest.mark.parametrize(
-    ("accept", "wanted"),
+    ("accept", "expected"),
     [
         ("application/health+json", True),
         ("text/html, Application/Health+JSON;q=0.5", True),
@@ -22,9 +22,9 @@ from tokenpulse_mw.health.results import CheckResult, Observation, Status, worst
         ("", False),
     ],
 )
-def test_the_media_type_is_given_to_who_names_it(accept: str, wanted: bool) -> None:
-    """A script that takes anything gets the plain answer, as ever."""
-    assert wants_health_json(accept) is wanted
+def test_health_json_is_sent_only_if_named(accept: str, expected: bool) -> None:
+    """A client that accepts any type gets the plain response."""
+    assert accepts_health_json(accept) is expected
 
 
 @pytest.mark.parametrize(
@@ -36,26 +36,26 @@ def test_the_media_type_is_given_to_who_names_it(accept: str, wanted: bool) -> N
         (["warn", "fail", "pass"], "fail"),
     ],
 )
-def test_the_whole_fares_as_its_worst_part(statuses: list[Status], status: Status) -> None:
-    """Nothing at all is fine."""
+def test_combined_status_is_the_worst(statuses: list[Status], status: Status) -> None:
+    """Without statuses it is pass."""
     assert worst(statuses) == status
 
 
-def test_who_may_not_know_is_told_the_status() -> None:
-    """And nothing else, not even a name."""
+def test_unauthorized_document_has_only_the_status() -> None:
+    """It has no service and no checks."""
     assert document("fail", "oauth2api", None) == {"status": "fail"}
 
 
-def test_who_may_know_is_told_of_each_check() -> None:
-    """Why is told only of what does not pass, and what is not known is left out."""
+def test_authorized_document_has_the_checks() -> None:
+    """The output of a passed check and unknown values are omitted."""
     disk = CheckResult(status="warn", observed_value=97, observed_unit="%", output="nearly full")
-    loop = CheckResult(observed_value=0.01, observed_unit="s", output="something blocks it")
-    observed = {
+    loop = CheckResult(observed_value=0.01, observed_unit="s", output="the event loop is blocked")
+    observations = {
         "disk:usage": Observation(disk, 1_769_004_042.661, "system"),
         "loop": Observation(loop, 0.0),
     }
 
-    assert document("warn", "oauth2api", observed) == {
+    assert document("warn", "oauth2api", observations) == {
         "status": "warn",
         "serviceId": "oauth2api",
         "checks": {

@@ -1,4 +1,4 @@
-"""HealthRouter: what probes, scripts and people are told."""
+"""Health endpoints."""
 
 from __future__ import annotations
 
@@ -34,23 +34,40 @@ ENDPOINTS = [
 HEALTH_JSON = {"accept": "application/health+json"}
 
 
-def test_health_is_the_seeds_byte_for_byte() -> None:
-    """A script written for the seed finds what it looks for."""
-    answer = TestClient(HealthRouter(service="oauth2api")).get("/health")
+def test_health_response_equals_that_of_the_seed() -> None:
+    """Scripts written for the seed work unchanged."""
+    health = HealthRouter(service="oauth2api", providers=["claude", "gemini"])
+    response = TestClient(health).get("/health")
 
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.content == (
-        b'{"status":"ok","service":"oauth2api","providers":["claude","gemini","antigravity",'
-        b'"kiro","codex","qwen","iflow","aistudio","vertex","copilot"]}'
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.content == (
+        b'{"status":"ok","service":"oauth2api","providers":["claude","gemini"]}'
     )
 
 
-def test_health_gives_the_name_and_the_providers_it_is_told() -> None:
-    """The service is called tokenpulse unless it has a name of its own."""
-    answer = TestClient(HealthRouter(providers=iter(["mine", "yours"]))).get("/health")
+def test_health_without_providers_lists_none() -> None:
+    """By default no provider is declared."""
+    assert TestClient(HealthRouter()).get("/health").json()["providers"] == []
 
-    assert answer.json() == {
+
+def test_health_lists_the_providers_that_a_function_returns() -> None:
+    """A function is called for each response, so that the list can grow."""
+    providers = {"claude": True}
+    client = TestClient(HealthRouter(providers=lambda: providers))
+
+    before = client.get("/health").json()
+    providers["gemini"] = True
+
+    assert before == {"status": "ok", "service": "tokenpulse", "providers": ["claude"]}
+    assert client.get("/health").json()["providers"] == ["claude", "gemini"]
+
+
+def test_health_has_the_service_and_the_providers() -> None:
+    """The default name of the service is tokenpulse."""
+    response = TestClient(HealthRouter(providers=iter(["mine", "yours"]))).get("/health")
+
+    assert response.json() == {
         "status": "ok",
         "service": "tokenpulse",
         "providers": ["mine", "yours"],
@@ -58,48 +75,48 @@ def test_health_gives_the_name_and_the_providers_it_is_told() -> None:
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_head_is_answered_like_get_without_a_body(path: str) -> None:
-    """Load balancers ask with HEAD, and nothing is cached on the way."""
+def test_head_response_equals_get_without_the_body(path: str) -> None:
+    """Load balancers send HEAD, and no response is cached."""
     client = TestClient(HealthRouter(credentials={"claude": True}))
 
-    answers = [client.get(path), client.head(path)]
+    responses = [client.get(path), client.head(path)]
 
-    assert [each.status_code for each in answers] == [200, 200]
-    assert [each.headers["cache-control"] for each in answers] == ["no-store", "no-store"]
-    assert answers[0].headers["content-length"] == answers[1].headers["content-length"]
-    assert (answers[0].content != b"", answers[1].content) == (True, b"")
+    assert [response.status_code for response in responses] == [200, 200]
+    assert [response.headers["cache-control"] for response in responses] == ["no-store", "no-store"]
+    assert responses[0].headers["content-length"] == responses[1].headers["content-length"]
+    assert (responses[0].content != b"", responses[1].content) == (True, b"")
 
 
-def test_a_service_without_checks_lives_and_is_ready() -> None:
-    """What depends on nothing is ready as soon as it answers."""
+def test_service_without_checks_is_live_and_ready() -> None:
+    """Both responses are 200."""
     client = TestClient(HealthRouter())
 
-    answers = [client.get(path) for path in ("/health/live", "/health/ready")]
+    responses = [client.get(path) for path in ("/health/live", "/health/ready")]
 
-    assert [(each.status_code, each.content) for each in answers] == [
+    assert [(response.status_code, response.content) for response in responses] == [
         (200, b'{"status":"ok"}'),
         (200, b'{"status":"ok"}'),
     ]
 
 
 async def hanging() -> bool:
-    """Never says."""
+    """Never return."""
     await anyio.sleep_forever()
     return True
 
 
-async def holding() -> bool:
-    """Says yes, asynchronously."""
+async def passing() -> bool:
+    """Pass."""
     return True
 
 
 async def failing() -> bool:
-    """Says no, asynchronously."""
+    """Fail."""
     return False
 
 
 def raising() -> bool:
-    """Cannot say."""
+    """Raise an error."""
     raise OSError("no disk")
 
 
@@ -107,8 +124,8 @@ def raising() -> bool:
     ("check", "status", "body"),
     [
         (lambda: True, 200, b'{"status":"ok"}'),
-        (holding, 200, b'{"status":"ok"}'),
-        (lambda: holding(), 200, b'{"status":"ok"}'),
+        (passing, 200, b'{"status":"ok"}'),
+        (lambda: passing(), 200, b'{"status":"ok"}'),
         (lambda: False, 503, b'{"status":"error"}'),
         (failing, 503, b'{"status":"error"}'),
         (raising, 503, b'{"status":"error"}'),
@@ -116,10 +133,8 @@ def raising() -> bool:
     ],
     ids=["true", "async true", "awaitable", "false", "async false", "raising", "hanging"],
 )
-def test_a_service_is_ready_while_every_check_holds_and_lives_anyway(
-    check: AnyCheck, status: int, body: bytes
-) -> None:
-    """A check that fails, raises or hangs takes it out of service, but restarts nothing."""
+def test_service_is_ready_while_all_checks_pass(check: AnyCheck, status: int, body: bytes) -> None:
+    """A check that fails, raises or hangs does not affect liveness."""
     checks: dict[str, AnyCheck] = {"fine": lambda: True, "tested": check}
     client = TestClient(HealthRouter(checks=checks, timeout=PATIENCE if status == 200 else 0.01))
 
@@ -130,8 +145,8 @@ def test_a_service_is_ready_while_every_check_holds_and_lives_anyway(
     assert (live.status_code, live.content) == (200, b'{"status":"ok"}')
 
 
-def test_a_service_that_drains_is_not_ready() -> None:
-    """It takes no new traffic while it finishes what it has."""
+def test_draining_service_is_live_and_not_ready() -> None:
+    """It gets no new traffic while it completes its requests."""
     router = HealthRouter(checks={"fine": lambda: True})
     client = TestClient(router)
     assert client.get("/health/ready").status_code == 200
@@ -143,8 +158,8 @@ def test_a_service_that_drains_is_not_ready() -> None:
     assert client.get("/health/live").status_code == 200
 
 
-def test_a_service_that_starts_is_not_ready_and_lives() -> None:
-    """A startup probe waits for it, and a liveness probe does not end it meanwhile."""
+def test_starting_service_is_live_and_not_ready() -> None:
+    """The startup probe waits, and the liveness probe does not restart the service."""
     router = HealthRouter()
     client = TestClient(router)
     paths = ["/health/startup", "/health/ready", "/health/live", "/health"]
@@ -157,23 +172,23 @@ def test_a_service_that_starts_is_not_ready_and_lives() -> None:
     assert [client.get(path).status_code for path in paths] == [200] * 4
 
 
-def test_a_router_alone_can_run_in_a_lifespan() -> None:
-    """It drains when that ends, and can be started anew."""
+def test_running_sets_draining_at_its_end() -> None:
+    """The router can run again, and is ready again."""
     router = HealthRouter()
     app = Starlette(routes=router.routes, lifespan=lambda app: router.running())
     client = TestClient(app)
-    found = [client.get("/health/ready").status_code]
+    statuses = [client.get("/health/ready").status_code]
 
     for _ in range(2):
         with client:
-            found.append(client.get("/health/ready").status_code)
-        found.append(client.get("/health/ready").status_code)
+            statuses.append(client.get("/health/ready").status_code)
+        statuses.append(client.get("/health/ready").status_code)
 
-    assert found == [200, 200, 503, 200, 503]
+    assert statuses == [200, 200, 503, 200, 503]
 
 
-def test_a_service_that_warms_up_has_not_started_with_its_lifespan() -> None:
-    """Servers are asked only when that has: what is said to be starting is so until told."""
+def test_running_does_not_reset_starting() -> None:
+    """The application resets it after the warm-up."""
     router = HealthRouter()
     router.starting = True
     app = Starlette(routes=router.routes, lifespan=lambda app: router.running())
@@ -195,28 +210,28 @@ def test_a_service_that_warms_up_has_not_started_with_its_lifespan() -> None:
         (lambda: False, 503, "error", "fail"),
     ],
 )
-def test_readiness_has_three_levels(check: AnyCheck, code: int, plain: str, status: str) -> None:
-    """What is not critical warns with 200, in either form of the answer."""
+def test_readiness_has_three_statuses(check: AnyCheck, code: int, plain: str, status: str) -> None:
+    """A warning has status 200, in both formats."""
     client = TestClient(HealthRouter(checks={"disk": check}))
 
-    answers = [client.get("/health/ready"), client.get("/health/ready", headers=HEALTH_JSON)]
+    responses = [client.get("/health/ready"), client.get("/health/ready", headers=HEALTH_JSON)]
 
-    assert [each.status_code for each in answers] == [code, code]
-    assert [each.json() for each in answers] == [{"status": plain}, {"status": status}]
+    assert [response.status_code for response in responses] == [code, code]
+    assert [response.json() for response in responses] == [{"status": plain}, {"status": status}]
 
 
 @pytest.mark.parametrize("path", ENDPOINTS[:-1])
-def test_every_health_endpoint_speaks_health_json(path: str) -> None:
-    """To who asks for it; `/health` says then what readiness does."""
-    answer = TestClient(HealthRouter()).get(path, headers=HEALTH_JSON)
+def test_health_json_is_sent_on_request(path: str) -> None:
+    """`/health` then has the status of readiness."""
+    response = TestClient(HealthRouter()).get(path, headers=HEALTH_JSON)
 
-    assert answer.headers["content-type"] == "application/health+json"
-    assert answer.headers["cache-control"] == "no-store"
-    assert answer.json() == {"status": "pass"}
+    assert response.headers["content-type"] == "application/health+json"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json() == {"status": "pass"}
 
 
-def test_the_reasons_are_told_to_who_is_authorized() -> None:
-    """By class alone where a check raised, and in its own words where it has some."""
+def test_authorized_request_gets_the_reasons() -> None:
+    """An error is shown as its class, and a `CheckResult` with its output."""
     full = CheckResult(status="warn", observed_value=97.5, observed_unit="%", output="nearly full")
     router = HealthRouter(
         service="oauth2api",
@@ -255,8 +270,8 @@ def test_the_reasons_are_told_to_who_is_authorized() -> None:
     assert state["service:state"][0]["observedValue"] == "draining"
 
 
-def test_an_authorize_that_fails_lets_nobody_see(caplog: pytest.LogCaptureFixture) -> None:
-    """And the probe is answered all the same."""
+def test_failing_authorize_hides_the_reasons(caplog: pytest.LogCaptureFixture) -> None:
+    """The probe still gets the status."""
 
     def authorize(request: object) -> bool:
         raise OSError("no directory")
@@ -267,67 +282,67 @@ def test_an_authorize_that_fails_lets_nobody_see(caplog: pytest.LogCaptureFixtur
     assert caplog.messages == ["authorize failed: requests are refused"]
 
 
-async def lets_in(request: Request) -> bool:
-    """Anyone."""
+async def accepts(request: Request) -> bool:
+    """Authorize every request."""
     return True
 
 
-async def keeps_out(request: Request) -> bool:
-    """Everyone."""
+async def rejects(request: Request) -> bool:
+    """Authorize no request."""
     return False
 
 
-async def knows(request: Request) -> str:
-    """Who asks."""
+async def returns_name(request: Request) -> str:
+    """Return the name of the client."""
     return "operator"
 
 
-def refuses(request: Request) -> bool:
-    """In its own words."""
+def raises_403(request: Request) -> bool:
+    """Reject the request with an exception."""
     raise HTTPException(403, "not you")
 
 
 @pytest.mark.parametrize(
-    ("authorize", "is_told"),
+    ("authorize", "is_authorized"),
     [
-        (lets_in, True),
-        (knows, True),
+        (accepts, True),
+        (returns_name, True),
         (lambda request: True, True),
-        (keeps_out, False),
-        (refuses, False),
+        (rejects, False),
+        (raises_403, False),
         (lambda request: "", False),
         (lambda request: 1, False),
         (lambda request: None, False),
     ],
-    ids=["async", "async name", "true", "async false", "refused", "no name", "a number", "none"],
+    ids=["async", "async name", "True", "async False", "HTTPException", "empty", "number", "None"],
 )
-def test_only_who_is_let_in_learns_the_reasons(authorize: Authorize, is_told: bool) -> None:
-    """By an authorize that may be async; an answer that is neither True nor a name lets in none."""
+def test_reasons_require_true_or_a_name(authorize: Authorize, is_authorized: bool) -> None:
+    """Other values of `authorize` and exceptions do not authorize."""
     client = TestClient(HealthRouter(authorize=authorize, checks={"disk": lambda: True}))
 
-    answer = client.get("/health/ready", headers=HEALTH_JSON)
+    response = client.get("/health/ready", headers=HEALTH_JSON)
 
-    assert (answer.status_code, "checks" in answer.json()) == (200, is_told)
+    assert (response.status_code, "checks" in response.json()) == (200, is_authorized)
 
 
-def test_a_provider_in_trouble_warns_and_never_makes_unready() -> None:
-    """If it did, an outage of one vendor would end the traffic to all others."""
-    watching = ProviderHealth(["claude"], failures=1)
-    router = HealthRouter(provider_health=watching, authorize=lambda request: True)
+def test_unhealthy_provider_is_a_warning() -> None:
+    """Otherwise the outage of one vendor would stop the traffic of all others."""
+    provider_health = ProviderHealth(["claude"], failures=1)
+    router = HealthRouter(provider_health=provider_health, authorize=lambda request: True)
     client = TestClient(router)
 
     assert client.get("/health/ready").json() == {"status": "ok"}
-    watching(Exchange(method="POST", started=0.0, provider="claude", status=500))
-    answer = client.get("/health/ready", headers=HEALTH_JSON)
+    provider_health(Exchange(method="POST", started=0.0, provider="claude", status=500))
+    response = client.get("/health/ready", headers=HEALTH_JSON)
 
     assert client.get("/health/ready").json() == {"status": "warn"}
-    assert (answer.status_code, answer.json()["status"]) == (200, "warn")
-    claude = answer.json()["checks"]["claude:consecutiveFailures"][0]
+    assert (response.status_code, response.json()["status"]) == (200, "warn")
+    claude = response.json()["checks"]["claude:consecutiveFailures"][0]
     assert (claude["observedValue"], claude["status"]) == (1, "warn")
 
 
-async def given_async() -> Mapping[str, bool]:
-    """Whether credentials are active, asked asynchronously."""
+async def async_credentials() -> Mapping[str, bool]:
+    """Return the status of the credentials."""
     return {"claude": True, "gemini": False}
 
 
@@ -336,23 +351,23 @@ async def given_async() -> Mapping[str, bool]:
     [
         {"claude": True, "gemini": False},
         lambda: {"claude": True, "gemini": False},
-        given_async,
-        lambda: given_async(),
+        async_credentials,
+        lambda: async_credentials(),
     ],
     ids=["mapping", "function", "async function", "awaitable"],
 )
-def test_the_status_of_credentials_is_a_bool_for_each_provider(credentials: Credentials) -> None:
-    """It may be given as a mapping or by a function, and tells no more than yes or no."""
+def test_credentials_status_has_a_bool_for_each_provider(credentials: Credentials) -> None:
+    """The source is a mapping or a function, async or not."""
     client = TestClient(HealthRouter(credentials=credentials))
 
-    answer = client.get("/api/credentials/status")
+    response = client.get("/api/credentials/status")
 
-    assert answer.status_code == 200
-    assert answer.content == b'{"claude":true,"gemini":false}'
+    assert response.status_code == 200
+    assert response.content == b'{"claude":true,"gemini":false}'
 
 
-def test_a_mapping_of_credentials_is_read_when_it_is_asked_for() -> None:
-    """What has expired since is no longer active."""
+def test_mapping_is_read_for_each_request() -> None:
+    """A credential that has expired is inactive in the next response."""
     status = {"claude": True}
     client = TestClient(HealthRouter(credentials=status))
 
@@ -361,8 +376,8 @@ def test_a_mapping_of_credentials_is_read_when_it_is_asked_for() -> None:
     assert client.get("/api/credentials/status").json() == {"claude": False}
 
 
-def test_a_mapping_tells_which_providers_are_active() -> None:
-    """Whenever that is asked, as metrics do."""
+def test_active_providers_reads_the_mapping() -> None:
+    """Metrics show the present values."""
     status = {"claude": True, "gemini": False}
     health = HealthRouter(credentials=status)
 
@@ -373,12 +388,12 @@ def test_a_mapping_tells_which_providers_are_active() -> None:
     assert health.active_providers() == {("claude",): 0, ("gemini",): 0}
 
 
-def test_a_function_is_not_called_to_tell_which_providers_are_active() -> None:
-    """What it last gave counts: it may take long, or cost something."""
-    asked: list[bool] = []
+def test_active_providers_does_not_call_the_function() -> None:
+    """The last result is used, because a call may be slow or cost money."""
+    calls: list[bool] = []
 
     def status() -> dict[str, bool]:
-        asked.append(True)
+        calls.append(True)
         return {"claude": True}
 
     health = HealthRouter(credentials=status)
@@ -386,13 +401,13 @@ def test_a_function_is_not_called_to_tell_which_providers_are_active() -> None:
     before = health.active_providers()
     TestClient(health).get("/api/credentials/status")
 
-    assert (before, health.active_providers(), asked) == ({}, {("claude",): 1}, [True])
+    assert (before, health.active_providers(), calls) == ({}, {("claude",): 1}, [True])
 
 
 @pytest.mark.anyio
-async def test_a_router_that_runs_asks_which_providers_are_active() -> None:
-    """Soon after its start, and whether or not anybody asks for the status of credentials."""
-    health = HealthRouter(credentials=given_async)
+async def test_running_router_refreshes_the_credentials() -> None:
+    """The function is called without any request."""
+    health = HealthRouter(credentials=async_credentials)
 
     async with health.running():
         with anyio.fail_after(PATIENCE):
@@ -403,77 +418,77 @@ async def test_a_router_that_runs_asks_which_providers_are_active() -> None:
 
 
 def unreachable() -> dict[str, bool]:
-    """Cannot say."""
+    """Raise an error with a secret."""
     raise OSError("password s3cret refused")
 
 
 @pytest.mark.parametrize(
     "credentials",
     [unreachable, lambda: {"claude": "sk-1"}, lambda: ["claude"], lambda: anyio.sleep_forever()],
-    ids=["raising", "no bool", "no mapping", "hanging"],
+    ids=["raising", "not a bool", "not a mapping", "hanging"],
 )
-def test_a_status_that_is_not_known_is_not_called_fine(credentials: Any) -> None:
-    """It is told when to ask again, and nothing of why."""
-    answer = TestClient(HealthRouter(credentials=credentials, timeout=0.2)).get(
+def test_unknown_credentials_status_is_503(credentials: Any) -> None:
+    """The response has `Retry-After`, and no reason."""
+    response = TestClient(HealthRouter(credentials=credentials, timeout=0.2)).get(
         "/api/credentials/status"
     )
 
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert answer.json() == {
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json() == {
         "error": "the status of the credentials is unknown",
         "available": False,
     }
 
 
 @pytest.mark.parametrize(("credentials", "status"), [(None, 404), ({}, 200)])
-def test_without_credentials_there_is_no_status_of_them(
+def test_credentials_endpoint_exists_only_with_credentials(
     credentials: Credentials | None, status: int
 ) -> None:
-    """Not to know is another answer than to have none."""
+    """An empty mapping is a valid status."""
     client = TestClient(HealthRouter(credentials=credentials))
 
     assert client.get("/api/credentials/status").status_code == status
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_no_request_of_a_probe_is_counted(path: str) -> None:
-    """Neither metrics nor alerts hear of it, however the service fares."""
-    seen: list[Exchange] = []
+def test_probe_is_not_observed(path: str) -> None:
+    """Metrics and alerts exclude it, whatever its status."""
+    exchanges: list[Exchange] = []
     router = HealthRouter(checks={"bad": lambda: False}, credentials={"claude": True})
-    client = TestClient(ExchangeMiddleware(router, observers=[seen.append]))
+    client = TestClient(ExchangeMiddleware(router, observers=[exchanges.append]))
 
     statuses = [client.get(path).status_code, client.head(path).status_code]
 
     assert statuses == ([503, 503] if path == "/health/ready" else [200, 200])
-    assert seen == []
+    assert exchanges == []
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_a_method_that_a_probe_does_not_have_is_not_counted_either(path: str) -> None:
-    """It is refused as anywhere, and says nothing of the service."""
-    seen: list[Exchange] = []
+def test_other_method_is_rejected_and_not_observed(path: str) -> None:
+    """The response is 405 with the allowed methods."""
+    exchanges: list[Exchange] = []
     router = HealthRouter(credentials={"claude": True})
-    client = TestClient(ExchangeMiddleware(router, observers=[seen.append]))
+    client = TestClient(ExchangeMiddleware(router, observers=[exchanges.append]))
 
-    answer = client.post(path)
+    response = client.post(path)
 
-    assert (answer.status_code, seen) == (405, [])
-    assert {each.strip() for each in answer.headers["allow"].split(",")} == {"GET", "HEAD"}
+    assert (response.status_code, exchanges) == (405, [])
+    assert {method.strip() for method in response.headers["allow"].split(",")} == {"GET", "HEAD"}
 
 
 @pytest.mark.anyio
-async def test_a_probe_that_gives_up_is_not_counted() -> None:
-    """Whoever probes has a timeout of its own."""
-    seen: list[Exchange] = []
+async def test_cancelled_probe_is_not_observed() -> None:
+    """Probes have timeouts."""
+    exchanges: list[Exchange] = []
     router = HealthRouter(checks={"slow": hanging}, timeout=PATIENCE, deadline=PATIENCE)
-    app = ExchangeMiddleware(router, observers=[seen.append])
+    app = ExchangeMiddleware(router, observers=[exchanges.append])
     scope: Scope = {"type": "http", "method": "GET", "path": "/health/ready", "headers": []}
 
     async def receive() -> Message:
         return {"type": "http.request"}
 
     async def send(message: Message) -> None:
-        """It hears nothing any more."""
+        """Discard the message."""
 
     async def probe() -> None:
         await app(scope, receive, send)
@@ -483,11 +498,11 @@ async def test_a_probe_that_gives_up_is_not_counted() -> None:
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
 
-    assert seen == []
+    assert exchanges == []
 
 
-def test_the_router_can_be_mounted_and_its_routes_added() -> None:
-    """Under a prefix or in the application's own table, its paths are the same."""
+def test_router_can_be_mounted_or_its_routes_added() -> None:
+    """The paths are the same below a prefix."""
     router = HealthRouter()
     app = Starlette(routes=[*router.routes, Mount("/internal", app=router)])
     client = TestClient(app)
@@ -497,23 +512,23 @@ def test_the_router_can_be_mounted_and_its_routes_added() -> None:
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_a_slash_at_the_end_is_answered_without_a_redirect(path: str) -> None:
-    """Also in an application that redirects: probes take that for an answer, or do not follow."""
+def test_trailing_slash_is_served_without_a_redirect(path: str) -> None:
+    """Probes do not follow redirects, or take them for a success."""
     router = HealthRouter(credentials={"claude": True})
-    seen: list[Exchange] = []
+    exchanges: list[Exchange] = []
 
     for app in (router, Starlette(routes=router.routes), FastAPI(routes=router.routes)):
         client = TestClient(
-            ExchangeMiddleware(app, observers=[seen.append]), follow_redirects=False
+            ExchangeMiddleware(app, observers=[exchanges.append]), follow_redirects=False
         )
         assert client.get(f"{path}/").content == client.get(path).content
         assert client.head(f"{path}/").status_code == 200
-    assert seen == []
+    assert exchanges == []
 
 
 @pytest.mark.parametrize("path", ["/", "/health/other", "/health//"])
-def test_what_is_no_endpoint_is_not_found(path: str) -> None:
-    """Nothing is redirected."""
+def test_other_path_is_not_found(path: str) -> None:
+    """There is no redirect."""
     assert TestClient(HealthRouter()).get(path, follow_redirects=False).status_code == 404
 
 
@@ -523,16 +538,19 @@ def test_what_is_no_endpoint_is_not_found(path: str) -> None:
         ({"timeout": 0}, r"^timeout must be a number of seconds above 0, got 0$"),
         ({"timeout": "2"}, r"^timeout must be a number of seconds above 0, got '2'$"),
         ({"service": None}, r"^service must be a string, the name of the service, got None$"),
-        ({"providers": "claude"}, r"^providers must be a list of names, got the string 'claude'$"),
+        (
+            {"providers": "claude"},
+            r"^providers must be a list of strings, such as .*, got 'claude'$",
+        ),
         ({"timeout": -1.5}, r"^timeout must be a number of seconds above 0, got -1\.5$"),
         ({"timeout": float("nan")}, r"^timeout must be a number of seconds above 0, got nan$"),
         ({"deadline": 0}, r"^deadline must be a number of seconds above 0, got 0$"),
         ({"authorize": "s3cret"}, r"^authorize of HealthRouter must be a function of the request "),
-        ({"checks": {1: hanging}}, r"^the name of a check must be a string, got 1$"),
+        ({"checks": {1: hanging}}, r"^check name must be a string, got 1$"),
         ({"checks": []}, r"^checks must be a mapping, such as {'database': is_up}, got \[\]$"),
         (
             {"credentials": {"claude": "sk-1"}},
-            r"^credentials of 'claude' must be True .* got a value of type str$",
+            r"^credentials of 'claude' must be True .* got a str$",
         ),
         (
             {"checks": {"disk": True}},
@@ -540,7 +558,7 @@ def test_what_is_no_endpoint_is_not_found(path: str) -> None:
         ),
     ],
 )
-def test_a_router_that_could_not_work_is_not_built(settings: dict[str, Any], message: str) -> None:
-    """A mistake shows at start, not at the first probe."""
+def test_invalid_argument_is_rejected(settings: dict[str, Any], message: str) -> None:
+    """The error names the parameter, the expected value and the value it got."""
     with pytest.raises(ValueError, match=message):
         HealthRouter(**settings)

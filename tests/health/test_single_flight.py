@@ -1,4 +1,4 @@
-"""One answer for all who ask at about the same time."""
+"""Single-flight calls with a cached result."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from ..support.clock import FakeClock
 from ..support.waiting import PATIENCE
 
 
-def single(
+def single_flight(
     function: Callable[[], Any],
     *,
     timeout: float = PATIENCE,
-    keep: float = 0.0,
+    ttl: float = 0.0,
     clock: FakeClock | None = None,
 ) -> SingleFlight[Any]:
-    """Gives what the function gives, the error that it raises, or "late"."""
+    """Return a call whose result is that of the function, its error, or "late"."""
     return SingleFlight(
         function,
-        read=lambda answer: answer,
+        read=lambda value: value,
         fail=lambda error: "late" if error is None else error,
-        keep=lambda answer: keep,
+        ttl=lambda result: ttl,
         timeout=timeout,
         clock=clock or FakeClock(),
     )
 
 
-async def answering() -> str:
-    """Answers at once."""
-    return "answer"
+async def respond() -> str:
+    """Return a result at once."""
+    return "result"
 
 
-class Asked:
-    """An object that can be asked asynchronously."""
+class AsyncCallable:
+    """Object with an async `__call__`."""
 
     async def __call__(self) -> int:
         return threading.get_ident()
@@ -52,43 +52,43 @@ class Asked:
 
 @pytest.mark.parametrize(
     "function",
-    [lambda: "answer", answering, lambda: answering()],
+    [lambda: "result", respond, lambda: respond()],
     ids=["function", "async function", "awaitable"],
 )
 @pytest.mark.anyio
-async def test_a_function_may_be_async_or_not(function: Callable[[], Any]) -> None:
-    """It may also give an awaitable."""
-    assert await single(function).get() == "answer"
+async def test_function_may_be_async_or_not(function: Callable[[], Any]) -> None:
+    """A function may also return an awaitable."""
+    assert await single_flight(function).get() == "result"
 
 
 @pytest.mark.anyio
-async def test_what_a_function_raises_is_an_answer_too() -> None:
-    """Nobody who asks has to catch anything."""
+async def test_error_of_the_function_is_a_result() -> None:
+    """Callers need not catch errors."""
 
     def broken() -> str:
         raise OSError("no disk")
 
-    assert repr(await single(broken).get()) == "OSError('no disk')"
+    assert repr(await single_flight(broken).get()) == "OSError('no disk')"
 
 
 @pytest.mark.anyio
-async def test_an_answer_is_kept_for_its_time(clock: FakeClock) -> None:
-    """Until then nobody is asked again."""
-    answers = iter("abc")
-    asked = single(lambda: next(answers), keep=10, clock=clock)
+async def test_result_is_cached_for_its_ttl(clock: FakeClock) -> None:
+    """The function is called again only after that."""
+    values = iter("abc")
+    call = single_flight(lambda: next(values), ttl=10, clock=clock)
 
-    first = [await asked.get(), await asked.get()]
+    cached = [await call.get(), await call.get()]
     clock.advance(9.9)
-    first.append(await asked.get())
+    cached.append(await call.get())
     clock.advance(0.1)
 
-    assert first == ["a", "a", "a"]
-    assert await asked.get() == "b"
+    assert cached == ["a", "a", "a"]
+    assert await call.get() == "b"
 
 
 @pytest.mark.anyio
-async def test_many_who_ask_at_once_share_one_call() -> None:
-    """A hundred probes do not take a hundred threads."""
+async def test_concurrent_callers_share_one_call() -> None:
+    """Twenty probes use one thread."""
     calls: list[int] = []
     release = threading.Event()
 
@@ -96,10 +96,10 @@ async def test_many_who_ask_at_once_share_one_call() -> None:
         calls.append(1)
         return release.wait(PATIENCE)
 
-    asked, answers = single(slow), []
+    call, results = single_flight(slow), []
 
     async def probe() -> None:
-        answers.append(await asked.get())
+        results.append(await call.get())
 
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
@@ -107,66 +107,66 @@ async def test_many_who_ask_at_once_share_one_call() -> None:
         await anyio.wait_all_tasks_blocked()
         release.set()
 
-    assert (answers, calls) == ([True] * 20, [1])
+    assert (results, calls) == ([True] * 20, [1])
 
 
 @pytest.mark.anyio
-async def test_who_gives_up_does_not_stop_the_others() -> None:
-    """The function goes on for whoever still waits."""
+async def test_cancelled_caller_does_not_cancel_the_call() -> None:
+    """Other callers still get the result."""
     release, calls = anyio.Event(), []
 
     async def function() -> str:
         calls.append(1)
         await release.wait()
-        return "answer"
+        return "result"
 
-    asked, answers = single(function), []
+    call, results = single_flight(function), []
 
     async def probe() -> None:
-        answers.append(await asked.get())
+        results.append(await call.get())
 
-    async with anyio.create_task_group() as tasks, anyio.create_task_group() as given_up:
-        given_up.start_soon(asked.get)
+    async with anyio.create_task_group() as tasks, anyio.create_task_group() as cancelled_callers:
+        cancelled_callers.start_soon(call.get)
         await anyio.wait_all_tasks_blocked()
         tasks.start_soon(probe)
         await anyio.wait_all_tasks_blocked()
-        given_up.cancel_scope.cancel()
+        cancelled_callers.cancel_scope.cancel()
         release.set()
 
-    assert (answers, calls) == (["answer"], [1])
+    assert (results, calls) == (["result"], [1])
 
 
 @pytest.mark.anyio
-async def test_what_is_late_goes_on_alone_and_holds_up_nobody() -> None:
-    """It is not cancelled, and not called again before it is done; what it says late is nothing."""
+async def test_late_call_is_neither_cancelled_nor_repeated() -> None:
+    """Callers get the late result until the call ends, and its value is discarded."""
     release, calls = anyio.Event(), []
 
     async def slow() -> str:
         calls.append(1)
         await release.wait()
-        return f"answer {len(calls)}"
+        return f"result {len(calls)}"
 
-    clock, answers = FakeClock(), []
-    asked = single(slow, timeout=0.01, keep=10, clock=clock)
+    clock, results = FakeClock(), []
+    call = single_flight(slow, timeout=0.01, ttl=10, clock=clock)
 
     with anyio.fail_after(PATIENCE):
         for _ in range(5):
-            answers.append(await asked.get())
+            results.append(await call.get())
             clock.advance(10)
-        assert (answers, len(calls)) == (["late"] * 5, 1)
+        assert (results, len(calls)) == (["late"] * 5, 1)
         release.set()
         await anyio.wait_all_tasks_blocked()
-        assert await asked.get() == "late"
+        assert await call.get() == "late"
         clock.advance(10)
-        while (answer := await asked.get()) == "late":  # the machine stood still
+        while (result := await call.get()) == "late":  # the machine was too slow
             clock.advance(10)
-        assert answer == f"answer {len(calls)}"
+        assert result == f"result {len(calls)}"
         assert len(calls) >= 2
 
 
 @pytest.mark.anyio
-async def test_what_ignores_a_cancellation_is_not_cancelled_without_end() -> None:
-    """It would be woken again and again, and leave the event loop no time for requests."""
+async def test_late_call_is_not_cancelled_repeatedly() -> None:
+    """Repeated cancellation of a stubborn call would keep the event loop busy."""
     release, cancelled = anyio.Event(), []
 
     async def stubborn() -> str:
@@ -175,35 +175,35 @@ async def test_what_ignores_a_cancellation_is_not_cancelled_without_end() -> Non
                 await release.wait()
             except anyio.get_cancelled_exc_class():
                 cancelled.append(1)
-                if len(cancelled) > 1000:  # it has been shown
+                if len(cancelled) > 1000:  # the test has failed
                     raise
-        return "answer"
+        return "result"
 
-    asked = single(stubborn, timeout=0.01)
+    call = single_flight(stubborn, timeout=0.01)
 
     with anyio.fail_after(PATIENCE):
         for _ in range(5):
-            assert await asked.get() == "late"
+            assert await call.get() == "late"
         release.set()
         await anyio.wait_all_tasks_blocked()
-        while (answer := await asked.get()) == "late":  # the machine stood still
+        while (result := await call.get()) == "late":  # the machine was too slow
             await anyio.wait_all_tasks_blocked()
-        assert (answer, cancelled) == ("answer", [])
+        assert (result, cancelled) == ("result", [])
 
 
-def test_what_waits_for_a_thread_takes_one_thread() -> None:
-    """A thread goes on when who waits for it is cancelled, and the next call takes another."""
+def test_call_that_waits_for_a_thread_uses_one_thread() -> None:
+    """Cancelling it would not stop the thread, and the next call would start another."""
     release, calls = threading.Event(), []
 
     def blocking() -> str:
         calls.append(1)
         release.wait(PATIENCE)
-        return "answer"
+        return "result"
 
     async def probes() -> list[str]:
-        asked = single(lambda: asyncio.to_thread(blocking), timeout=0.05)
+        call = single_flight(lambda: asyncio.to_thread(blocking), timeout=0.05)
         try:
-            return [await asked.get() for _ in range(5)]
+            return [await call.get() for _ in range(5)]
         finally:
             release.set()
 
@@ -211,8 +211,8 @@ def test_what_waits_for_a_thread_takes_one_thread() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_what_hangs_is_cancelled_when_its_event_loop_ends(backend: str) -> None:
-    """It can close what it has opened, and the process does not wait for it."""
+def test_hanging_call_is_cancelled_when_the_event_loop_ends(backend: str) -> None:
+    """The call can release its resources, and the process does not wait."""
     ended: list[int] = []
 
     async def hanging() -> str:
@@ -220,23 +220,25 @@ def test_what_hangs_is_cancelled_when_its_event_loop_ends(backend: str) -> None:
             await anyio.sleep_forever()
         finally:
             ended.append(1)
-        return "answer"
+        return "result"
 
-    assert anyio.run(single(hanging, timeout=0.01).get, backend=backend) == "late"
+    assert anyio.run(single_flight(hanging, timeout=0.01).get, backend=backend) == "late"
     assert ended == [1]
 
 
-class Ends(BaseException):
-    """What is not caught by who catches every `Exception`."""
+class CustomBaseException(BaseException):
+    """Error that `except Exception` does not catch."""
 
 
-@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), Ends()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), KeyboardInterrupt(), CustomBaseException()], ids=repr
+)
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "not async"])
 @pytest.mark.anyio
-async def test_a_function_that_would_end_the_process_has_failed(
+async def test_base_exception_of_the_function_is_a_result(
     error: BaseException, is_async: bool
 ) -> None:
-    """A library may call `sys.exit`: that is an answer too, and the gateway serves on."""
+    """A library may call `sys.exit`; the gateway continues to serve."""
 
     async def ending() -> None:
         raise error
@@ -244,12 +246,12 @@ async def test_a_function_that_would_end_the_process_has_failed(
     def ending_in_a_thread() -> None:
         raise error
 
-    assert await single(ending if is_async else ending_in_a_thread).get() is error
+    assert await single_flight(ending if is_async else ending_in_a_thread).get() is error
 
 
 @pytest.mark.anyio
-async def test_what_blocks_its_thread_takes_one_thread() -> None:
-    """It is not called again before it is done."""
+async def test_blocking_call_uses_one_thread() -> None:
+    """It is not called again before it has returned."""
     calls: list[int] = []
     release, ended = threading.Event(), threading.Event()
 
@@ -257,21 +259,21 @@ async def test_what_blocks_its_thread_takes_one_thread() -> None:
         calls.append(1)
         release.wait(PATIENCE)
         ended.set()
-        return "answer"
+        return "result"
 
-    asked = single(blocking, timeout=0.01)
+    call = single_flight(blocking, timeout=0.01)
 
     with anyio.fail_after(PATIENCE):
-        answers = [await asked.get() for _ in range(5)]
-        assert (answers, calls, ended.is_set()) == (["late"] * 5, [1], False)
+        results = [await call.get() for _ in range(5)]
+        assert (results, calls, ended.is_set()) == (["late"] * 5, [1], False)
         release.set()
-        while await asked.get() != "answer":
+        while await call.get() != "result":
             await anyio.lowlevel.checkpoint()
 
 
 @pytest.mark.anyio
-async def test_a_busy_application_takes_no_threads_away() -> None:
-    """Its endpoints may all be blocked, and a check is still made."""
+async def test_call_does_not_need_a_worker_thread_of_the_application() -> None:
+    """Blocked endpoints may use all worker threads."""
     threads = anyio.to_thread.current_default_thread_limiter()
     total, threads.total_tokens = threads.total_tokens, 1
     release = threading.Event()
@@ -279,7 +281,7 @@ async def test_a_busy_application_takes_no_threads_away() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, lambda: release.wait(PATIENCE))
             await anyio.wait_all_tasks_blocked()
-            assert await single(lambda: "answer").get() == "answer"
+            assert await single_flight(lambda: "result").get() == "result"
             release.set()
     finally:
         threads.total_tokens = total
@@ -287,8 +289,8 @@ async def test_a_busy_application_takes_no_threads_away() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_what_blocks_for_ever_does_not_keep_the_process(backend: str) -> None:
-    """It ends when the application does, and says nothing of it."""
+def test_blocking_call_does_not_prevent_process_exit(backend: str) -> None:
+    """The process exits without a traceback."""
     program = (
         "import anyio, threading\n"
         "from tokenpulse_mw.health import Checks\n"
@@ -296,44 +298,44 @@ def test_what_blocks_for_ever_does_not_keep_the_process(backend: str) -> None:
         f"print(anyio.run(checks.run, backend={backend!r})['stuck'].result.output)\n"
     )
 
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE)
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE)
 
-    assert (run.returncode, run.stdout) == (0, b"timeout\n")
-    assert b"Traceback" not in run.stderr
+    assert (process.returncode, process.stdout) == (0, b"timeout\n")
+    assert b"Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_what_ends_after_its_event_loop_disturbs_nobody(backend: str) -> None:
-    """There is nobody left to be told."""
+def test_call_that_ends_after_its_event_loop_raises_no_error(backend: str) -> None:
+    """Its result is discarded."""
     release, threads = threading.Event(), []
 
     def blocking() -> bool:
         threads.append(threading.current_thread())
         return release.wait(PATIENCE)
 
-    assert anyio.run(single(blocking, timeout=0.01).get, backend=backend) == "late"
+    assert anyio.run(single_flight(blocking, timeout=0.01).get, backend=backend) == "late"
     release.set()
     threads[0].join()
 
 
-def test_event_loops_do_not_wait_for_each_other() -> None:
-    """A loop that was closed in the middle of a call leaves nothing behind."""
+def test_call_of_a_closed_event_loop_does_not_block_others() -> None:
+    """A new event loop starts a new call."""
     calls: list[int] = []
 
     async def function() -> str:
         calls.append(1)
         if len(calls) == 1:
             await anyio.sleep_forever()
-        return "answer"
+        return "result"
 
-    asked = single(function)
+    call = single_flight(function)
     loop = asyncio.new_event_loop()
-    abandoned = loop.create_task(asked.get())
+    abandoned = loop.create_task(call.get())
     while not calls:
         loop.run_until_complete(asyncio.sleep(0))
 
-    assert anyio.run(asked.get) == "answer"
-    assert anyio.run(asked.get, backend="trio") == "answer"
+    assert anyio.run(call.get) == "result"
+    assert anyio.run(call.get, backend="trio") == "result"
     for task in asyncio.all_tasks(loop):
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -342,13 +344,13 @@ def test_event_loops_do_not_wait_for_each_other() -> None:
 
 
 @pytest.mark.anyio
-async def test_only_what_is_not_async_leaves_the_event_loop() -> None:
-    """It would block the loop; the others may need it."""
+async def test_only_sync_functions_run_in_a_thread() -> None:
+    """Async functions may need the event loop, and others would block it."""
 
     async def in_loop() -> int:
         return threading.get_ident()
 
     here = threading.get_ident()
     assert await Call(in_loop).result() == here
-    assert await Call(Asked()).result() == here
+    assert await Call(AsyncCallable()).result() == here
     assert await Call(threading.get_ident).result() != here

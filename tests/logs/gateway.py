@@ -1,4 +1,4 @@
-"""A gateway for real servers, whose log is JSON on standard error."""
+"""Gateway for real servers that logs JSON to standard error."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ configure_logging(
 
 
 async def whole(request: Request) -> Response:
-    """Answers, and logs."""
+    """Log a line and respond."""
     logging.getLogger("Gateway").info("handled")
     return PlainTextResponse("done")
 
 
 async def stream(request: Request) -> Response:
-    """Answers bit by bit."""
+    """Stream a response of two chunks."""
     return StreamingResponse(iter(["a", "b"]))
 
 
 async def failing(request: Request) -> Response:
-    """Does not answer."""
+    """Raise an error."""
     raise RuntimeError("no upstream")
 
 
 app = RequestIdMiddleware(
     ExchangeMiddleware(
-        Starlette(routes=[Route(f"/{each.__name__}", each) for each in (whole, stream, failing)]),
+        Starlette(routes=[Route(f"/{view.__name__}", view) for view in (whole, stream, failing)]),
         observers=[AccessLog()],
     )
 )

@@ -1,4 +1,4 @@
-"""Loggers of a test's own, and records."""
+"""Loggers and log records for tests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 
-class Kept(logging.Handler):
-    """Keeps what is logged."""
+class RecordList(logging.Handler):
+    """Handler that stores the records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -18,19 +18,19 @@ class Kept(logging.Handler):
 
     @property
     def messages(self) -> list[str]:
-        """The text of each."""
+        """Return the message of each record."""
         return [record.getMessage() for record in self.records]
 
 
 def logger_into(handler: logging.Handler, level: int = logging.DEBUG) -> logging.Logger:
-    """A logger that nobody else has."""
+    """Return a new logger, outside of the logger tree, with `handler`."""
     logger = logging.Logger("test", level)
     logger.addHandler(handler)
     return logger
 
 
 def record_of(message: object, **fields: Any) -> logging.LogRecord:
-    """A warning of the module `Migration`, at a time that is known."""
+    """Return a warning of the logger `Migration` with a fixed time."""
     return logging.makeLogRecord(
         {
             "name": "Migration",

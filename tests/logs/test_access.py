@@ -1,4 +1,4 @@
-"""The access log."""
+"""Access log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tokenpulse_mw.logs import AccessLog, JsonFormatter, RequestIdMiddleware
 
 from ..support.apps import listening, raising, raising_later, silent
 from ..support.asgi import drive, http_scope
-from .records import Kept, logger_into
+from .records import RecordList, logger_into
 
 WHOLE = Exchange(
     "POST",
@@ -44,38 +44,38 @@ WHOLE = Exchange(
 
 
 def logged(exchange: Exchange, **options: Any) -> list[logging.LogRecord]:
-    """What is logged of `exchange`."""
-    kept = Kept()
-    AccessLog(logger_into(kept, options.pop("enabled", logging.DEBUG)), **options)(exchange)
-    return kept.records
+    """Return the records that AccessLog logs for `exchange`."""
+    handler = RecordList()
+    AccessLog(logger_into(handler, options.pop("enabled", logging.DEBUG)), **options)(exchange)
+    return handler.records
 
 
-def line(exchange: Exchange, **options: Any) -> str:
-    """The text that is logged of `exchange`."""
+def line_of(exchange: Exchange, **options: Any) -> str:
+    """Return the only line that AccessLog logs for `exchange`."""
     (record,) = logged(exchange, **options)
     return record.getMessage()
 
 
-def exchange(status: int = 200, **facts: Any) -> Exchange:
-    """One of which little is known."""
+def minimal_exchange(status: int = 200, **facts: Any) -> Exchange:
+    """Return an exchange with few known values."""
     return Exchange("GET", 0.0, route="/", status=status, provider="unknown", **facts)
 
 
-def test_a_line_is_short_and_can_be_grepped() -> None:
-    """Method, route and status come first, and then what has a name."""
-    assert line(WHOLE) == (
+def test_line_begins_with_method_route_and_status() -> None:
+    """Named fields follow in a fixed order."""
+    assert line_of(WHOLE) == (
         "POST /v1/{vendor}/messages 200 provider=claude outcome=complete duration=1.2346 "
         "time_to_first_byte=0.21 input_tokens=12 output_tokens=345 model=claude-sonnet"
     )
 
 
-def test_what_is_not_known_is_left_out() -> None:
-    """There is no field without a value."""
-    assert line(exchange()) == "GET / 200 provider=unknown outcome=complete duration=0.0"
+def test_unknown_values_are_omitted() -> None:
+    """A line has no field without a value."""
+    assert line_of(minimal_exchange()) == "GET / 200 provider=unknown outcome=complete duration=0.0"
 
 
-def test_json_has_the_same_as_fields() -> None:
-    """In types of their own, so that they can be compared and summed up."""
+def test_json_line_has_the_fields_in_json_types() -> None:
+    """Numbers are numbers, so that a log store can compare and sum them."""
     (record,) = logged(WHOLE)
     entry = json.loads(JsonFormatter().format(record))
 
@@ -95,18 +95,18 @@ def test_json_has_the_same_as_fields() -> None:
     }
 
 
-def test_who_asked_is_written_only_when_asked_for() -> None:
-    """Master, key and credential, each by itself."""
-    assert "acme" not in line(WHOLE)
-    assert line(WHOLE, include=["tenant"]).endswith(" tenant=acme")
-    assert line(WHOLE, include=("api_key", "credential")).endswith(" api_key=k1 credential=c1")
-    assert "tenant" not in line(exchange(), include=["tenant"])
+def test_tenant_key_and_credential_are_logged_only_if_included() -> None:
+    """Each is included separately, and an exchange without one has no such field."""
+    assert "acme" not in line_of(WHOLE)
+    assert line_of(WHOLE, include=["tenant"]).endswith(" tenant=acme")
+    assert line_of(WHOLE, include=("api_key", "credential")).endswith(" api_key=k1 credential=c1")
+    assert "tenant" not in line_of(minimal_exchange(), include=["tenant"])
 
 
-def test_a_limited_request_says_so() -> None:
-    """As a field of its own; a vendor's 429 has none."""
-    assert line(exchange(429, limited=True)).endswith(" limited=true")
-    assert "limited" not in line(exchange(429))
+def test_limited_exchange_has_the_limited_field() -> None:
+    """A 429 of a vendor does not have the field."""
+    assert line_of(minimal_exchange(429, limited=True)).endswith(" limited=true")
+    assert "limited" not in line_of(minimal_exchange(429))
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_a_limited_request_says_so() -> None:
         ("a" * 1000, "a" * 256),
     ],
 )
-def test_a_models_name_cannot_pass_for_other_fields(model: str, written: str) -> None:
-    """It is one word, quoted where it has to be, and no longer than 256 characters."""
-    assert line(exchange(model=model)).endswith(f" model={written}")
+def test_model_name_cannot_forge_other_fields(model: str, written: str) -> None:
+    """The name is one word, quoted if needed, of at most 256 characters."""
+    assert line_of(minimal_exchange(model=model)).endswith(f" model={written}")
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def test_a_models_name_cannot_pass_for_other_fields(model: str, written: str) ->
         ({"status": 200, "outcome": "truncated"}, "WARNING"),
     ],
 )
-def test_what_failed_is_a_warning(facts: dict[str, Any], level: str) -> None:
-    """What a client did wrong, or gave up, is no failure of the gateway."""
-    (record,) = logged(exchange(**facts))
+def test_failed_exchange_is_logged_as_warning(facts: dict[str, Any], level: str) -> None:
+    """Client errors and client disconnects are not failures of the gateway."""
+    (record,) = logged(minimal_exchange(**facts))
 
     assert record.levelname == level
 
@@ -148,140 +148,147 @@ def test_what_failed_is_a_warning(facts: dict[str, Any], level: str) -> None:
 @pytest.mark.parametrize(
     ("level", "levels"), [("DEBUG", ["DEBUG", "WARNING"]), ("ERROR", ["ERROR", "ERROR"])]
 )
-def test_the_level_can_be_chosen(level: str, levels: list[str]) -> None:
-    """A failure is never less than a warning, and never less than other lines."""
-    records = [*logged(exchange(), level=level), *logged(exchange(500), level=level)]
+def test_level_applies_to_successes_and_raises_that_of_failures(
+    level: str, levels: list[str]
+) -> None:
+    """A failure is logged at least as WARNING, and never below the level of other lines."""
+    records = [
+        *logged(minimal_exchange(), level=level),
+        *logged(minimal_exchange(500), level=level),
+    ]
 
     assert [record.levelname for record in records] == levels
 
 
-def test_what_is_below_the_loggers_level_is_not_written() -> None:
-    """Failures are, while they are above it."""
-    assert logged(exchange(), enabled=logging.WARNING) == []
-    assert len(logged(exchange(500), enabled=logging.WARNING)) == 1
-    assert logged(exchange(500), enabled=logging.ERROR) == []
+def test_level_of_the_logger_filters_lines() -> None:
+    """Failures are logged while WARNING is enabled."""
+    assert logged(minimal_exchange(), enabled=logging.WARNING) == []
+    assert len(logged(minimal_exchange(500), enabled=logging.WARNING)) == 1
+    assert logged(minimal_exchange(500), enabled=logging.ERROR) == []
 
 
 @pytest.mark.parametrize(("sample", "lines"), [(1.0, 4), (0.5, 2), (0.0, 0)])
-def test_a_share_of_the_lines_can_be_asked_for(sample: float, lines: int) -> None:
-    """Chance says which."""
-    kept = Kept()
-    chances = iter([0.0, 0.25, 0.5, 0.75])
-    log = AccessLog(logger_into(kept), sample=sample, chance=lambda: next(chances))
+def test_sample_logs_a_share_of_the_successes(sample: float, lines: int) -> None:
+    """An exchange is logged if its random number is below the share."""
+    handler = RecordList()
+    numbers = iter([0.0, 0.25, 0.5, 0.75])
+    log = AccessLog(logger_into(handler), sample=sample, chance=lambda: next(numbers))
 
     for _ in range(4):
-        log(exchange())
+        log(minimal_exchange())
 
-    assert len(kept.records) == lines
+    assert len(handler.records) == lines
 
 
-def test_failures_are_all_written() -> None:
-    """Also where no other line is."""
-    assert len(logged(exchange(500), sample=0)) == 1
+def test_sample_does_not_apply_to_failures() -> None:
+    """A failure is logged even if the share is 0."""
+    assert len(logged(minimal_exchange(500), sample=0)) == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "error"),
     [
         ({"level": "LOUD"}, "log level must be one of"),
-        ({"sample": 10}, "sample must be a share from 0 to 1, got 10"),
-        ({"sample": float("nan")}, "sample must be a share"),
-        ({"include": ["path"]}, "include can name tenant, api_key, credential; got 'path'"),
-        ({"include": "tenant"}, "include must be a list of names, got the string 'tenant'"),
+        ({"sample": 10}, "sample must be a number from 0 to 1, got 10"),
+        ({"sample": float("nan")}, "sample must be a number from 0 to 1, got nan"),
+        ({"include": ["path"]}, "include must be one of tenant, api_key, credential, got 'path'"),
+        ({"include": "tenant"}, r"include must be a list of strings, such as \['tenant'\], got 't"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any], said: str) -> None:
-    """The error says what came and what there is."""
-    with pytest.raises(ValueError, match=said):
+def test_invalid_option_is_rejected(options: dict[str, Any], error: str) -> None:
+    """The error names the option, the expected value and the value it got."""
+    with pytest.raises(ValueError, match=error):
         AccessLog(**options)
 
 
-def test_the_logger_is_one_of_ours() -> None:
-    """So that its level can be set apart from others'."""
-    kept = Kept()
+def test_default_logger_is_the_access_logger() -> None:
+    """Its level can be set separately by its name."""
+    handler = RecordList()
     logger = logging.getLogger("tokenpulse_mw.access")
-    logger.addHandler(kept)
+    logger.addHandler(handler)
     try:
-        AccessLog(level="ERROR")(exchange())
+        AccessLog(level="ERROR")(minimal_exchange())
     finally:
-        logger.removeHandler(kept)
+        logger.removeHandler(handler)
 
-    assert [record.name for record in kept.records] == ["tokenpulse_mw.access"]
+    assert [record.name for record in handler.records] == ["tokenpulse_mw.access"]
 
 
-class PassingOn(BaseHTTPMiddleware):
-    """Runs the application in another task."""
+class PassThrough(BaseHTTPMiddleware):
+    """Middleware that runs the application in another task."""
 
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         return await call_next(request)
 
 
 async def whole(request: Request) -> Response:
-    """Answers at once, and has something left to do."""
+    """Respond at once, and run a background task."""
     annotate(request, tenant="acme")
     return PlainTextResponse("secret body", background=BackgroundTask(anyio.sleep, 0))
 
 
 async def stream(request: Request) -> Response:
-    """Answers bit by bit."""
+    """Stream a response of two chunks."""
     return StreamingResponse(iter(["a", "b"]))
 
 
 def threaded(request: Request) -> Response:
-    """Answers from a thread."""
+    """Respond from a worker thread."""
     return PlainTextResponse("done")
 
 
 async def probe(request: Request) -> Response:
-    """Is not to be logged."""
+    """Exclude the request from the access log."""
     drop_exchange(request.scope)
     return PlainTextResponse("ok")
 
 
 def gateway(*others: Middleware) -> ASGIApp:
-    """An application of each kind of route."""
-    routes = [Route(f"/{each.__name__}/{{id}}", each) for each in (whole, stream, threaded, probe)]
+    """Return an application with one route for each kind of endpoint."""
+    routes = [Route(f"/{view.__name__}/{{id}}", view) for view in (whole, stream, threaded, probe)]
     return Starlette(routes=routes, middleware=others)
 
 
-def staying(app: ASGIApp) -> ASGIApp:
-    """`app` with a client that waits for its answer."""
-    coming: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+def with_waiting_client(app: ASGIApp) -> ASGIApp:
+    """Return `app` with a client that does not disconnect."""
+    messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> Message:
-        if not coming:
+        if not messages:
             await anyio.sleep_forever()
-        return coming.pop()
+        return messages.pop()
 
-    async def waited_for(scope: Scope, _: Receive, send: Send) -> None:
+    async def wrapped(scope: Scope, _: Receive, send: Send) -> None:
         await app(scope, receive, send)
 
-    return waited_for
+    return wrapped
 
 
-async def lines_of(app: ASGIApp, path: str = "/", **more: Any) -> list[str]:
-    """What the access log says of one request with the id `abc` to `app`."""
-    kept = Kept()
-    log = AccessLog(logger_into(kept))
+async def access_lines(app: ASGIApp, path: str = "/", **more: Any) -> list[str]:
+    """Return the access log lines of one request with the id `abc`."""
+    handler = RecordList()
+    log = AccessLog(logger_into(handler))
     wrapped = RequestIdMiddleware(ExchangeMiddleware(app, observers=[log]))
     scope = http_scope(path, headers=[(b"x-request-id", b"abc"), (b"cookie", b"secret")], **more)
     await drive(wrapped, scope)
-    return kept.messages
+    return handler.messages
 
 
-@pytest.mark.parametrize("others", [(), (Middleware(PassingOn),)])
+@pytest.mark.parametrize("others", [(), (Middleware(PassThrough),)])
 @pytest.mark.parametrize("name", ["whole", "stream", "threaded"])
 @pytest.mark.anyio
-async def test_a_line_has_the_requests_id(name: str, others: tuple[Middleware, ...]) -> None:
-    """However the application answers; and never the path, the body or a header's value."""
-    app = staying(gateway(*others))
+async def test_line_has_the_request_id_and_no_request_data(
+    name: str, others: tuple[Middleware, ...]
+) -> None:
+    """Path, query, body and header values are not logged, whichever way the app responds."""
+    app = with_waiting_client(gateway(*others))
 
-    (said,) = await lines_of(app, f"/{name}/who-asks", query_string=b"q=secret")
+    (line,) = await access_lines(app, f"/{name}/tenant-7", query_string=b"q=secret")
 
-    assert said.startswith(f"GET /{name}/{{id}} 200 ")
-    assert said.endswith(" request_id=abc")
-    assert "secret" not in said
-    assert "who-asks" not in said
+    assert line.startswith(f"GET /{name}/{{id}} 200 ")
+    assert line.endswith(" request_id=abc")
+    assert "secret" not in line
+    assert "tenant-7" not in line
 
 
 @pytest.mark.parametrize(
@@ -295,45 +302,45 @@ async def test_a_line_has_the_requests_id(name: str, others: tuple[Middleware, .
     ids=["raises", "raises later", "is silent", "client leaves"],
 )
 @pytest.mark.anyio
-async def test_what_ends_otherwise_has_it_too(app: ASGIApp, begins: str) -> None:
-    """An exception, silence, and a client that leaves."""
-    (said,) = await lines_of(app, "/threaded/1")
+async def test_line_of_an_abnormal_end_has_the_request_id(app: ASGIApp, begins: str) -> None:
+    """Exceptions, missing responses and disconnects are logged with the id."""
+    (line,) = await access_lines(app, "/threaded/1")
 
-    assert said.startswith(begins)
-    assert said.endswith(" request_id=abc")
+    assert line.startswith(begins)
+    assert line.endswith(" request_id=abc")
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_request_has_it_too() -> None:
-    """As servers end what nobody waits for any more."""
-    kept = Kept()
-    begun = anyio.Event()
+async def test_line_of_a_cancelled_request_has_the_request_id() -> None:
+    """A server cancels a request after its client has disconnected."""
+    handler = RecordList()
+    started = anyio.Event()
 
     async def app(scope: object, receive: object, send: object) -> None:
-        begun.set()
+        started.set()
         await anyio.sleep_forever()
 
-    log = AccessLog(logger_into(kept))
+    log = AccessLog(logger_into(handler))
     wrapped = RequestIdMiddleware(ExchangeMiddleware(app, observers=[log]), generate=lambda: "abc")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(drive, wrapped, http_scope())
-        await begun.wait()
+        await started.wait()
         tasks.cancel_scope.cancel()
 
-    assert [said.rpartition(" ")[2] for said in kept.messages] == ["request_id=abc"]
+    assert [line.rpartition(" ")[2] for line in handler.messages] == ["request_id=abc"]
 
 
 @pytest.mark.anyio
-async def test_probes_are_not_logged() -> None:
-    """What is dropped from metrics is dropped here as well."""
-    assert await lines_of(gateway(), "/probe/1") == []
+async def test_dropped_exchange_is_not_logged() -> None:
+    """The access log excludes the same exchanges as metrics."""
+    assert await access_lines(gateway(), "/probe/1") == []
 
 
 @pytest.mark.parametrize("make", [JsonFormatter, logging.Formatter])
-def test_a_line_can_be_written_by_a_queue_of_the_standard_library(
+def test_line_can_be_formatted_in_another_thread(
     make: Callable[[], logging.Formatter],
 ) -> None:
-    """Its `QueueHandler` takes the text in the request's place, and another thread writes it."""
+    """`logging.handlers.QueueHandler` formats the text in the request's thread."""
     queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
     AccessLog(logger_into(QueueHandler(queue)))(WHOLE)
 

@@ -1,4 +1,4 @@
-"""The logging of a whole process."""
+"""Logging configuration of the process."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tokenpulse_mw.logs import TextFormatter
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
-OWN = logging.NullHandler()
+SERVER_HANDLER = logging.NullHandler()
 
 
 @pytest.fixture
 def server() -> Iterator[logging.Logger]:
-    """A logger below another, with a handler and a level of its own, as servers have them."""
+    """Return a child logger with a handler and a level, as servers configure theirs."""
     parent = logging.getLogger("test_server")
     logger = logging.getLogger("test_server.access")
-    for each in (parent, logger):
-        each.addHandler(OWN)
-        each.propagate = False
+    for configured in (parent, logger):
+        configured.addHandler(SERVER_HANDLER)
+        configured.propagate = False
     logger.setLevel(logging.INFO)
     yield logger
     logger.setLevel(logging.NOTSET)
-    for each in (parent, logger):
-        each.removeHandler(OWN)
+    for configured in (parent, logger):
+        configured.removeHandler(SERVER_HANDLER)
 
 
-def test_the_level_holds_for_the_whole_process() -> None:
-    """What is below it is not written."""
+def test_level_applies_to_all_loggers() -> None:
+    """Records below the level are not written."""
     stream = io.StringIO()
     configure_logging("ERROR", stream=stream)
 
@@ -44,8 +44,8 @@ def test_the_level_holds_for_the_whole_process() -> None:
     assert "[ERROR] [anything] yes" in stream.getvalue()
 
 
-def test_the_level_may_be_in_any_case() -> None:
-    """As in the settings of most programs."""
+def test_level_is_case_insensitive() -> None:
+    """WARNING is an alias of WARN."""
     stream = io.StringIO()
     configure_logging("warning", stream=stream)
 
@@ -56,11 +56,11 @@ def test_the_level_may_be_in_any_case() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
-def test_configuring_again_replaces_only_our_own_handler() -> None:
-    """Nothing is written twice, and handlers of others stay, also those with our formatter."""
-    root, others = logging.getLogger(), logging.NullHandler()
-    others.setFormatter(TextFormatter())
-    root.addHandler(others)
+def test_second_call_replaces_only_the_handler_of_the_first() -> None:
+    """No line is written twice, and other handlers stay, also those with our formatter."""
+    root, other = logging.getLogger(), logging.NullHandler()
+    other.setFormatter(TextFormatter())
+    root.addHandler(other)
     first, second = io.StringIO(), io.StringIO()
 
     configure_logging(stream=first)
@@ -68,30 +68,30 @@ def test_configuring_again_replaces_only_our_own_handler() -> None:
     logging.getLogger().error("once")
 
     assert (first.getvalue(), second.getvalue().count("\n")) == ("", 1)
-    assert others in root.handlers
+    assert other in root.handlers
 
 
-def test_standard_error_is_where_lines_go(capsys: pytest.CaptureFixture[str]) -> None:
-    """Unless a stream is given; containers collect it."""
+def test_default_stream_is_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Containers collect standard error."""
     configure_logging()
     logging.getLogger("Migration").info("done")
 
     assert capsys.readouterr().err.endswith("] [INFO] [Migration] done\n")
 
 
-def test_a_captured_logger_writes_here(server: logging.Logger) -> None:
-    """It loses its own handlers and level, and so does what is below it."""
+def test_captured_logger_writes_to_the_stream(server: logging.Logger) -> None:
+    """A captured logger and its children lose their handlers and levels."""
     stream = io.StringIO()
     configure_logging("DEBUG", "json", stream=stream, capture=["test_server"])
 
     server.debug("GET / 200")
 
-    assert OWN not in server.handlers
+    assert SERVER_HANDLER not in server.handlers
     assert json.loads(stream.getvalue())["module"] == "test_server.access"
 
 
-def test_a_captured_logger_that_was_made_quieter_stays_so(server: logging.Logger) -> None:
-    """Its lines have paths and queries in them, and somebody did not want those."""
+def test_captured_logger_keeps_a_level_above_info(server: logging.Logger) -> None:
+    """A raised level was set on purpose: access lines contain paths and queries."""
     server.setLevel(logging.WARNING)
     stream = io.StringIO()
     configure_logging("INFO", stream=stream, capture=["test_server"])
@@ -104,8 +104,8 @@ def test_a_captured_logger_that_was_made_quieter_stays_so(server: logging.Logger
 
 
 @pytest.mark.parametrize("silenced", ["test_server", "test_server.access"])
-def test_a_logger_that_was_silenced_stays_silent(server: logging.Logger, silenced: str) -> None:
-    """Somebody did not want its lines, nor those of the loggers below it, to be read."""
+def test_silenced_logger_is_not_captured(server: logging.Logger, silenced: str) -> None:
+    """A logger without propagation and handlers was silenced on purpose, with its children."""
     logging.getLogger(silenced).handlers.clear()
     stream = io.StringIO()
 
@@ -116,30 +116,35 @@ def test_a_logger_that_was_silenced_stays_silent(server: logging.Logger, silence
     assert logging.getLogger(silenced).propagate is False
 
 
-def test_other_loggers_keep_their_handlers(server: logging.Logger) -> None:
-    """Without being asked, and for a name that only begins alike, nothing is taken away."""
+def test_other_loggers_are_not_captured(server: logging.Logger) -> None:
+    """A logger whose name only begins with a captured name keeps its handlers."""
     stream = io.StringIO()
     configure_logging("INFO", stream=stream, capture=["test_serv"])
 
     server.critical("down")
 
     assert stream.getvalue() == ""
-    assert OWN in server.handlers
+    assert SERVER_HANDLER in server.handlers
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "error"),
     [
         ({"level": "LOUD"}, "log level must be one of DEBUG, INFO, WARN, ERROR, got 'LOUD'"),
         ({"format": "xml"}, "log format must be one of text, json, got 'xml'"),
-        ({"capture": "uvicorn"}, "capture must be a list of names, got the string 'uvicorn'"),
-        ({"queue": -1}, "the queue must have room for at least 1 line, got -1"),
+        (
+            {"capture": "uvicorn"},
+            r"capture must be a list of strings, such as \['uvicorn'\], got 'u",
+        ),
+        ({"queue": -1}, "queue must be an integer of at least 0, got -1"),
     ],
 )
-def test_bad_options_are_refused_and_change_nothing(options: dict[str, str], said: str) -> None:
-    """The error says what came and what there is."""
+def test_invalid_option_is_rejected_and_changes_nothing(
+    options: dict[str, str], error: str
+) -> None:
+    """The error names the option, the expected value and the value it got."""
     handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
 
-    with pytest.raises(ValueError, match=said):
-        configure_logging(**options)  # type: ignore[arg-type]  # which is what is tested
+    with pytest.raises(ValueError, match=error):
+        configure_logging(**options)  # type: ignore[arg-type]  # invalid on purpose
     assert (logging.getLogger().handlers, logging.getLogger().level) == (handlers, level)

@@ -1,4 +1,4 @@
-"""The level of the log."""
+"""Log levels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_level_is_that_of_the_whole_process(level: str) -> None:
-    """It is the root logger's, and holds from then on."""
+def test_set_level_applies_to_all_loggers(level: str) -> None:
+    """The level is that of the root logger."""
     set_log_level(level)
 
     assert log_level() == level
@@ -25,23 +25,23 @@ def test_the_level_is_that_of_the_whole_process(level: str) -> None:
     ("number", "level"),
     [(logging.NOTSET, "DEBUG"), (25, "WARN"), (logging.CRITICAL, "ERROR")],
 )
-def test_a_level_of_others_is_told_by_what_is_written(number: int, level: str) -> None:
-    """It is the lowest of ours that is, or else the highest that there is."""
+def test_other_level_is_reported_as_the_next_higher_one(number: int, level: str) -> None:
+    """It is the lowest of the four levels that is written, at most ERROR."""
     logging.getLogger().setLevel(number)
 
     assert log_level() == level
 
 
 @pytest.mark.parametrize("level", ["LOUD", "", " INFO", "CRITICAL", None, 20])
-def test_an_unknown_level_is_refused(level: object) -> None:
-    """And the level stays as it was."""
+def test_unknown_level_is_rejected(level: object) -> None:
+    """The level is unchanged."""
     set_log_level("WARN")
 
     with pytest.raises(
         ValueError,
         match=re.escape(f"log level must be one of DEBUG, INFO, WARN, ERROR, got {level!r}"),
     ):
-        set_log_level(level)  # type: ignore[arg-type]  # which is what is tested
+        set_log_level(level)  # type: ignore[arg-type]  # invalid on purpose
     assert log_level() == "WARN"
 
 
@@ -56,15 +56,15 @@ def test_an_unknown_level_is_refused(level: object) -> None:
         ("error", "ERROR"),
     ],
 )
-def test_a_level_may_be_written_as_other_programs_have_it(level: str, name: str) -> None:
-    """In any case, and with Python's own name for WARN."""
+def test_level_is_case_insensitive(level: str, name: str) -> None:
+    """WARNING is an alias of WARN."""
     assert check_level(level) == name
     set_log_level(level)
     assert log_level() == name
 
 
-def test_at_debug_libraries_that_tell_each_step_do_not() -> None:
-    """A database's parameters would be in the log, dozens of lines a round; theirs at INFO stay."""
+def test_noisy_libraries_write_no_debug_lines() -> None:
+    """They would log each step with its parameters; their INFO lines are written."""
     connection = logging.getLogger("httpcore2.connection")
 
     set_log_level("DEBUG")
@@ -76,8 +76,8 @@ def test_at_debug_libraries_that_tell_each_step_do_not() -> None:
     assert not connection.isEnabledFor(logging.INFO)
 
 
-def test_a_library_that_was_given_a_level_keeps_it() -> None:
-    """Whoever looks for a fault in the database wants its lines."""
+def test_noisy_library_keeps_a_level_that_was_set() -> None:
+    """A level of DEBUG was set on purpose, such as to debug the database."""
     database = logging.getLogger("aiosqlite")
     set_log_level("DEBUG")
 

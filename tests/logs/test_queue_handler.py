@@ -1,4 +1,4 @@
-"""Lines that are written by a thread."""
+"""Logging handler with a writer thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenpulse_mw.logs.queue_handler import BackgroundHandler
 from ..support.defaults import set_default
 from ..support.waiting import PATIENCE
 
-# The end of a process waits for its lines, however slow the machine is.
+# The process waits for its lines at exit, however slow the machine is.
 PATIENT = f"""
 from tokenpulse_mw.logs.queue_handler import BackgroundHandler
 BackgroundHandler.__init__.__kwdefaults__["patience"] = {PATIENCE}
@@ -53,21 +53,21 @@ configure_logging()
 """
 
 
-class Stuck(io.StringIO):
-    """A stream that takes nothing until it is let go."""
+class BlockingStream(io.StringIO):
+    """Stream whose writes block until `free` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.busy, self.free = threading.Event(), threading.Event()
+        self.blocked, self.free = threading.Event(), threading.Event()
 
     def write(self, text: str) -> int:
-        self.busy.set()
+        self.blocked.set()
         assert self.free.wait(PATIENCE)
         return super().write(text)
 
 
-class Failing(io.StringIO):
-    """A stream whose first line finds no room."""
+class FailingStream(io.StringIO):
+    """Stream whose first write fails."""
 
     failed = False
 
@@ -79,49 +79,49 @@ class Failing(io.StringIO):
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
-    """How long each who waited for the end of a thread was ready to wait."""
-    join, seen = threading.Thread.join, list[float | None]()
+def join_timeouts(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """Record the timeout of each `Thread.join`."""
+    join, timeouts = threading.Thread.join, list[float | None]()
 
-    def noting(thread: threading.Thread, timeout: float | None = None) -> None:
-        seen.append(timeout)
+    def recording_join(thread: threading.Thread, timeout: float | None = None) -> None:
+        timeouts.append(timeout)
         join(thread, timeout)
 
-    monkeypatch.setattr(threading.Thread, "join", noting)
-    return seen
+    monkeypatch.setattr(threading.Thread, "join", recording_join)
+    return timeouts
 
 
 @pytest.fixture
-def stuck() -> Iterator[tuple[BackgroundHandler, Stuck]]:
-    """A handler with room for one line, and its stream, which is stuck with another."""
-    stream = Stuck()
+def blocked() -> Iterator[tuple[BackgroundHandler, BlockingStream]]:
+    """Return a handler with a queue of one line, and its stream, which blocks on another line."""
+    stream = BlockingStream()
     handler = BackgroundHandler(stream, 1, patience=PATIENCE)
-    say(handler, "first")
-    assert stream.busy.wait(PATIENCE)
+    log(handler, "first")
+    assert stream.blocked.wait(PATIENCE)
     yield handler, stream
     stream.free.set()
     handler.close()
 
 
-def say(handler: logging.Handler, message: str) -> None:
+def log(handler: logging.Handler, message: str) -> None:
     """Log one line."""
     handler.handle(logging.makeLogRecord({"msg": message}))
 
 
 def logged_by(program: str) -> list[str]:
     """Return the lines that a process logs."""
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PATIENT + program],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=True,
     )
-    return ended.stderr.splitlines()
+    return process.stderr.splitlines()
 
 
 def wait_for_writers() -> None:
-    """Until all threads that write a log have come to their end."""
+    """Wait until all writer threads have ended."""
     for thread in threading.enumerate():
         if thread.name == "tokenpulse-log":
             thread.join(PATIENCE)
@@ -129,16 +129,16 @@ def wait_for_writers() -> None:
 
 
 @pytest.mark.usefixtures("logging_as_it_was")
-def test_another_configuration_does_not_wait_for_a_stream_that_is_stuck(
+def test_reconfiguration_does_not_wait_for_a_blocked_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever asks for it may be the event loop; what waited is written when it can be."""
-    # Who waited would do so until the stream is no longer stuck, and loses its lines.
+    """The event loop may call it; queued lines are written when the stream is free again."""
+    # A call that waits would block until this timeout, and fail the test.
     set_default(monkeypatch, BackgroundHandler.__init__, "patience", 2 * PATIENCE)
-    stream = Stuck()
+    stream = BlockingStream()
     configure_logging(stream=stream, queue=1)
     logging.info("first")
-    assert stream.busy.wait(PATIENCE)
+    assert stream.blocked.wait(PATIENCE)
     for message in ("second", "third"):
         logging.info(message)
 
@@ -146,30 +146,30 @@ def test_another_configuration_does_not_wait_for_a_stream_that_is_stuck(
     stream.free.set()
     wait_for_writers()
 
-    said = [line.rpartition("] ")[2] for line in stream.getvalue().splitlines()]
-    assert said[:2] == ["first", "second"]
-    assert said[2].endswith("was full: count=1")
+    messages = [line.rpartition("] ")[2] for line in stream.getvalue().splitlines()]
+    assert messages[:2] == ["first", "second"]
+    assert messages[2].endswith("reason=queue-full count=1")
 
 
 @pytest.mark.slow
-def test_the_end_of_the_process_waits_for_what_was_configured_before() -> None:
-    """Its last lines are not lost only because another configuration has come since."""
+def test_process_exit_waits_for_lines_of_a_replaced_handler() -> None:
+    """A replaced handler still writes its queued lines."""
     lines = logged_by(RECONFIGURED)
 
     assert [line.rpartition(" ")[2] for line in lines] == ["0", "1", "2"]
 
 
-def test_the_end_waits_for_a_stream_that_is_stuck_once(waits: list[float | None]) -> None:
-    """For as long as it has patience, however much waits or was dropped."""
-    stream = Stuck()
+def test_close_waits_once_for_a_blocked_stream(join_timeouts: list[float | None]) -> None:
+    """It waits for `patience` seconds, however many lines are queued or dropped."""
+    stream = BlockingStream()
     handler = BackgroundHandler(stream, 1, patience=0.05)
-    say(handler, "first")
-    assert stream.busy.wait(PATIENCE)
+    log(handler, "first")
+    assert stream.blocked.wait(PATIENCE)
     for message in ("second", "third"):
-        say(handler, message)
+        log(handler, message)
 
     handler.close()
-    assert waits == [0.05]
+    assert join_timeouts == [0.05]
     assert stream.getvalue() == ""
     stream.free.set()
     wait_for_writers()
@@ -178,8 +178,8 @@ def test_the_end_waits_for_a_stream_that_is_stuck_once(waits: list[float | None]
 
 
 @pytest.mark.usefixtures("logging_as_it_was")
-def test_every_line_is_written_in_its_order() -> None:
-    """After another configuration, which does not wait for it, too."""
+def test_lines_are_written_in_order() -> None:
+    """A reconfiguration does not change the order."""
     stream = io.StringIO()
     configure_logging(stream=stream, queue=1000)
 
@@ -188,68 +188,70 @@ def test_every_line_is_written_in_its_order() -> None:
     configure_logging()
     wait_for_writers()
 
-    said = [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()]
-    assert said == [str(number) for number in range(100)]
+    messages = [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()]
+    assert messages == [str(number) for number in range(100)]
 
 
-def test_a_stream_that_is_stuck_delays_nobody(stuck: tuple[BackgroundHandler, Stuck]) -> None:
-    """What does not fit is dropped, and the next line that does fit comes after the number."""
-    handler, stream = stuck
+def test_full_queue_drops_lines_and_logs_their_number(
+    blocked: tuple[BackgroundHandler, BlockingStream],
+) -> None:
+    """The calling thread does not wait; the next queued line follows the number."""
+    handler, stream = blocked
     for message in ("second", "third", "fourth"):
-        say(handler, message)
+        log(handler, message)
 
-    stream.busy.clear()
+    stream.blocked.clear()
     stream.free.set()
     while "second" not in stream.getvalue():
-        assert stream.busy.wait(PATIENCE)
-    say(handler, "fifth")
+        assert stream.blocked.wait(PATIENCE)
+    log(handler, "fifth")
     handler.close()
 
-    told = "lines dropped because the queue was full: count=2"
-    assert stream.getvalue().splitlines()[:3] == ["first", "second", told]
+    notice = "log lines dropped: reason=queue-full count=2"
+    assert stream.getvalue().splitlines()[:3] == ["first", "second", notice]
 
 
-def test_lines_that_were_dropped_last_are_told_at_the_end(
-    stuck: tuple[BackgroundHandler, Stuck],
+def test_close_logs_the_number_of_dropped_lines(
+    blocked: tuple[BackgroundHandler, BlockingStream],
 ) -> None:
-    """No line after them is needed for it."""
-    handler, stream = stuck
+    """No further line is needed."""
+    handler, stream = blocked
     for message in ("second", "third"):
-        say(handler, message)
+        log(handler, message)
 
     stream.free.set()
     handler.close()
 
-    assert stream.getvalue().splitlines()[2].endswith("was full: count=1")
+    assert stream.getvalue().splitlines()[2].endswith("reason=queue-full count=1")
 
 
-def test_what_a_stream_refuses_is_lost_alone() -> None:
-    """The lines after it are written, and before them how many it has refused."""
-    stream = Failing()
+def test_failed_write_loses_only_its_line() -> None:
+    """Their number is logged before the next line."""
+    stream = FailingStream()
     handler = BackgroundHandler(stream, 10, patience=PATIENCE)
 
-    say(handler, "lost")
-    say(handler, "kept")
+    log(handler, "lost")
+    log(handler, "written")
     handler.close()
 
-    told = "lines lost because the stream failed: count=1"
-    assert stream.getvalue() == f"{told}\nkept\n"
+    notice = "log lines dropped: reason=write-failed count=1"
+    assert stream.getvalue() == f"{notice}\nwritten\n"
 
 
-def test_after_the_end_lines_are_written_at_once() -> None:
-    """Somebody else's `dictConfig` closes every handler there is, and logging goes on."""
+def test_closed_handler_writes_in_the_calling_thread() -> None:
+    """`dictConfig` closes all handlers, and logging continues."""
     stream = io.StringIO()
     handler = BackgroundHandler(stream, 10, patience=PATIENCE)
     handler.close()
 
-    say(handler, "late")
+    log(handler, "late")
 
     assert stream.getvalue() == "late\n"
 
 
 @pytest.mark.slow
-def test_a_forked_process_writes_its_own_lines() -> None:
-    """A server that forks its workers loses no line, and none is written twice."""
+def test_forked_process_writes_its_own_lines() -> None:
+    """No line of a server that forks workers is lost or written twice."""
     lines = logged_by(FORKING)
 
     assert sorted(line.partition("[root] ")[2] for line in lines) == [

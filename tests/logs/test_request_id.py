@@ -1,4 +1,4 @@
-"""An id for each request."""
+"""Request ids."""
 
 from __future__ import annotations
 
@@ -21,39 +21,41 @@ from tokenpulse_mw.logs import (
 
 from ..support.apps import answering, streaming
 from ..support.asgi import Answer, drive, http_scope
-from .records import Kept, logger_into
+from .records import RecordList, logger_into
 
 pytestmark = pytest.mark.anyio
 NEW = re.compile(r"[0-9a-f]{32}")
 
 
-def asking(*values: bytes) -> Scope:
-    """A request that brings an id, or several."""
+def request_with(*values: bytes) -> Scope:
+    """Return a request with the ids in its header, one line each."""
     return http_scope(headers=[(b"x-request-id", value) for value in values])
 
 
-async def ids(app: RequestIdMiddleware, scope: Scope) -> str:
-    """The id of a request, as its answer has it."""
-    answer = await drive(app, scope)
-    return answer.headers["x-request-id"]
+async def id_of(app: RequestIdMiddleware, scope: Scope) -> str:
+    """Return the id in the response header."""
+    response = await drive(app, scope)
+    return response.headers["x-request-id"]
 
 
-async def test_a_request_without_an_id_gets_a_new_one() -> None:
-    """Each its own."""
+async def test_request_without_an_id_gets_a_new_one() -> None:
+    """Two requests get different ids."""
     app = RequestIdMiddleware(answering())
 
-    first, second = await ids(app, http_scope()), await ids(app, http_scope())
+    first, second = await id_of(app, http_scope()), await id_of(app, http_scope())
 
     assert NEW.fullmatch(first)
     assert NEW.fullmatch(second)
     assert first != second
 
 
-async def test_the_id_that_a_request_brings_is_kept() -> None:
-    """So that the lines of several services about one request can be found together."""
-    given = b"01J8Z:a/b+c=_.@-"
+async def test_id_of_the_request_header_is_used() -> None:
+    """Log lines of several services about one request have the same id."""
+    request_id = b"01J8Z:a/b+c=_.@-"
 
-    assert await ids(RequestIdMiddleware(answering()), asking(given)) == given.decode()
+    response_id = await id_of(RequestIdMiddleware(answering()), request_with(request_id))
+
+    assert response_id == request_id.decode()
 
 
 @pytest.mark.parametrize(
@@ -72,191 +74,191 @@ async def test_the_id_that_a_request_brings_is_kept() -> None:
         [b"a", b"a"],
     ],
 )
-async def test_an_id_that_could_do_harm_is_not_taken(values: list[bytes]) -> None:
-    """It is to be one short word in one line; for any other a new one is made."""
-    assert NEW.fullmatch(await ids(RequestIdMiddleware(answering()), asking(*values)))
+async def test_invalid_id_is_replaced_by_a_new_one(values: list[bytes]) -> None:
+    """A valid id is one header line of at most 128 safe characters."""
+    assert NEW.fullmatch(await id_of(RequestIdMiddleware(answering()), request_with(*values)))
 
 
-async def test_clients_need_not_be_trusted() -> None:
-    """Then what they bring is never taken."""
+async def test_without_trust_a_new_id_is_generated() -> None:
+    """The request header is ignored."""
     app = RequestIdMiddleware(answering(), trust=False)
 
-    assert NEW.fullmatch(await ids(app, asking(b"mine")))
+    assert NEW.fullmatch(await id_of(app, request_with(b"mine")))
 
 
 @given(st.binary(max_size=200))
-def test_every_id_is_one_short_word(value: bytes) -> None:
-    """Whatever a request brings, what is logged and answered is harmless."""
-    taken = anyio.run(ids, RequestIdMiddleware(answering()), asking(value))
+def test_any_header_value_gives_a_valid_id(value: bytes) -> None:
+    """The id in the response is valid for any bytes in the request header."""
+    request_id = anyio.run(id_of, RequestIdMiddleware(answering()), request_with(value))
 
-    assert re.fullmatch(r"[A-Za-z0-9._:/+=@-]{1,128}", taken)
+    assert re.fullmatch(r"[A-Za-z0-9._:/+=@-]{1,128}", request_id)
 
 
-async def test_the_header_may_have_another_name() -> None:
-    """It is read and written under that name, in lower case."""
+async def test_header_name_is_configurable_and_case_insensitive() -> None:
+    """The header is read and written in lower case."""
     app = RequestIdMiddleware(answering(), header="X-Correlation-ID")
 
-    answer = await drive(app, http_scope(headers=[(b"x-correlation-id", b"abc")]))
+    response = await drive(app, http_scope(headers=[(b"x-correlation-id", b"abc")]))
 
-    assert answer.headers["x-correlation-id"] == "abc"
-    assert "x-request-id" not in answer.headers
+    assert response.headers["x-correlation-id"] == "abc"
+    assert "x-request-id" not in response.headers
 
 
-async def test_ids_may_be_made_otherwise() -> None:
-    """By a function of one's own."""
-    assert await ids(RequestIdMiddleware(answering(), generate=lambda: "one"), http_scope()) == (
+async def test_generate_returns_new_ids() -> None:
+    """A function of the application replaces the default."""
+    assert await id_of(RequestIdMiddleware(answering(), generate=lambda: "one"), http_scope()) == (
         "one"
     )
 
 
 def failing() -> str:
-    """Makes no id."""
+    """Raise an error."""
     raise RuntimeError("no entropy")
 
 
 @pytest.mark.parametrize(
     "generate",
     [failing, lambda: "two\nlines", lambda: None],
-    ids=["raises", "gives two lines", "gives none"],
+    ids=["raises", "two lines", "None"],
 )
-async def test_a_generator_that_fails_fails_no_request(
+async def test_failing_generator_falls_back_to_the_default(
     generate: Callable[[], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ours takes its place, and it is said once."""
+    """The failure is logged once, and no request fails."""
     app = RequestIdMiddleware(answering(), generate=generate)
 
     for _ in range(2):
-        assert NEW.fullmatch(await ids(app, http_scope()))
+        assert NEW.fullmatch(await id_of(app, http_scope()))
     assert [record.getMessage().partition(" failed")[0] for record in caplog.records] == [
         "request_id"
     ]
 
 
-async def test_an_answers_own_id_stays() -> None:
-    """It may be the vendor's, which its SDKs show and its support asks for."""
+async def test_existing_response_header_is_unchanged() -> None:
+    """It may be the vendor's id, which its SDKs show and its support requires."""
     app = RequestIdMiddleware(answering(headers=[(b"X-Request-Id", b"req_vendor")]))
 
-    answer = await drive(app, asking(b"ours"))
+    response = await drive(app, request_with(b"ours"))
 
-    assert [pair for pair in answer.messages[0]["headers"] if b"equest" in pair[0]] == [
+    assert [pair for pair in response.messages[0]["headers"] if b"equest" in pair[0]] == [
         (b"X-Request-Id", b"req_vendor")
     ]
 
 
-@pytest.mark.parametrize("head", ["websocket.accept", "websocket.http.response.start"])
-async def test_websockets_have_ids_too(head: str) -> None:
-    """The handshake's answer carries it, whether accepted or denied."""
-    seen: list[str | None] = []
+@pytest.mark.parametrize("message_type", ["websocket.accept", "websocket.http.response.start"])
+async def test_websocket_handshake_has_the_id(message_type: str) -> None:
+    """The response has the id, whether the WebSocket is accepted or denied."""
+    ids: list[str | None] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(current_request_id())
-        await send({"type": head})
+        ids.append(current_request_id())
+        await send({"type": message_type})
 
-    scope = {**asking(b"abc"), "type": "websocket"}
-    answer = await drive(RequestIdMiddleware(app), scope)
+    scope = {**request_with(b"abc"), "type": "websocket"}
+    response = await drive(RequestIdMiddleware(app), scope)
 
-    assert seen == ["abc"]
-    assert answer.messages == [{"type": head, "headers": [(b"x-request-id", b"abc")]}]
+    assert ids == ["abc"]
+    assert response.messages == [{"type": message_type, "headers": [(b"x-request-id", b"abc")]}]
 
 
-async def test_the_application_knows_the_id() -> None:
-    """From the scope, and anywhere in the request from `current_request_id`."""
-    seen: list[object] = []
+async def test_id_is_in_the_scope_and_in_the_context() -> None:
+    """`current_request_id` returns it in tasks and threads of the request."""
+    ids: list[object] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(scope["tokenpulse_mw.request_id"])
+        ids.append(scope["tokenpulse_mw.request_id"])
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(aside)
-        seen.append(await anyio.to_thread.run_sync(current_request_id))
+            tasks.start_soon(child_task)
+        ids.append(await anyio.to_thread.run_sync(current_request_id))
         await answering()(scope, receive, send)
 
-    async def aside() -> None:
-        seen.append(current_request_id())
+    async def child_task() -> None:
+        ids.append(current_request_id())
 
-    await drive(RequestIdMiddleware(app), asking(b"abc"))
+    await drive(RequestIdMiddleware(app), request_with(b"abc"))
 
-    assert seen == ["abc", "abc", "abc"]
+    assert ids == ["abc", "abc", "abc"]
     assert current_request_id() is None
 
 
-async def test_requests_at_the_same_time_have_their_own() -> None:
-    """What one task logs is never another's."""
-    arrived: dict[str, str | None] = {}
-    both = anyio.Event()
+async def test_concurrent_requests_have_their_own_ids() -> None:
+    """The id of one task is not visible in another."""
+    id_by_name: dict[str, str | None] = {}
+    both_arrived = anyio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        arrived[scope["tokenpulse_mw.request_id"]] = None
-        if len(arrived) == 2:
-            both.set()
-        await both.wait()
-        arrived[scope["tokenpulse_mw.request_id"]] = current_request_id()
+        id_by_name[scope["tokenpulse_mw.request_id"]] = None
+        if len(id_by_name) == 2:
+            both_arrived.set()
+        await both_arrived.wait()
+        id_by_name[scope["tokenpulse_mw.request_id"]] = current_request_id()
 
     async with anyio.create_task_group() as tasks:
         for name in (b"a", b"b"):
-            tasks.start_soon(drive, RequestIdMiddleware(app), asking(name))
+            tasks.start_soon(drive, RequestIdMiddleware(app), request_with(name))
 
-    assert arrived == {"a": "a", "b": "b"}
+    assert id_by_name == {"a": "a", "b": "b"}
 
 
-async def test_of_two_such_middlewares_the_outer_one_counts() -> None:
-    """A request has one id."""
+async def test_outer_middleware_assigns_the_id() -> None:
+    """An inner `RequestIdMiddleware` changes nothing."""
     app = RequestIdMiddleware(RequestIdMiddleware(answering()), generate=lambda: "outer")
 
-    answer = await drive(app, http_scope())
+    response = await drive(app, http_scope())
 
-    assert [value for name, value in answer.messages[0]["headers"] if name == b"x-request-id"] == [
-        b"outer"
-    ]
+    assert [
+        value for name, value in response.messages[0]["headers"] if name == b"x-request-id"
+    ] == [b"outer"]
 
 
-async def test_a_request_within_a_request_has_its_own_id_for_as_long_as_it_takes() -> None:
-    """An application that asks another in the same process has its own afterwards."""
-    seen: list[str | None] = []
+async def test_nested_request_restores_the_outer_id() -> None:
+    """An application that calls another in the same process has its id afterwards."""
+    ids: list[str | None] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await drive(RequestIdMiddleware(answering()), asking(b"inner"))
-        seen.append(current_request_id())
+        await drive(RequestIdMiddleware(answering()), request_with(b"inner"))
+        ids.append(current_request_id())
 
-    await drive(RequestIdMiddleware(app), asking(b"outer"))
+    await drive(RequestIdMiddleware(app), request_with(b"outer"))
 
-    assert seen == ["outer"]
+    assert ids == ["outer"]
 
 
-async def test_the_servers_line_about_an_exception_has_the_id() -> None:
-    """It is logged after the application is gone, and is the one that is looked for."""
+async def test_id_is_not_reset_after_an_exception() -> None:
+    """The server logs the exception after the application has returned."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("no upstream")
 
-    async def served() -> str | None:
-        answer = await drive(RequestIdMiddleware(app), asking(b"abc"))
-        assert isinstance(answer.error, RuntimeError)
+    async def serve() -> str | None:
+        response = await drive(RequestIdMiddleware(app), request_with(b"abc"))
+        assert isinstance(response.error, RuntimeError)
         return current_request_id()
 
-    found: list[str | None] = []
+    ids: list[str | None] = []
 
     async def task() -> None:
-        found.append(await served())
+        ids.append(await serve())
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(task)
-    assert found == ["abc"]
+    assert ids == ["abc"]
 
 
-async def test_every_line_of_the_request_has_the_id() -> None:
-    """Where the handler has the filter; a line's own `request_id` stays."""
-    kept = Kept()
-    kept.addFilter(add_request_id)
-    logger = logger_into(kept)
+async def test_filter_adds_the_id_to_records() -> None:
+    """A `request_id` of the record itself is unchanged."""
+    handler = RecordList()
+    handler.addFilter(add_request_id)
+    logger = logger_into(handler)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         logger.info("in")
         logger.info("own", extra={"request_id": "other"})
 
     logger.info("out")
-    await drive(RequestIdMiddleware(app), asking(b"abc"))
+    await drive(RequestIdMiddleware(app), request_with(b"abc"))
 
-    assert [getattr(record, "request_id", None) for record in kept.records] == [
+    assert [getattr(record, "request_id", None) for record in handler.records] == [
         None,
         "abc",
         "other",
@@ -264,36 +266,36 @@ async def test_every_line_of_the_request_has_the_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "error"),
     [
-        ({"header": "x request"}, "header must be a name such as 'x-request-id', got 'x request'"),
-        ({"header": ""}, "header must be a name"),
-        ({"generate": "uuid"}, "generate must be a function that gives an id, got 'uuid'"),
+        ({"header": "x request"}, "header must be a header name such as 'x-request-id', got 'x r"),
+        ({"header": ""}, "header must be a header name"),
+        ({"generate": "uuid"}, "generate must be a function that returns an id, got 'uuid'"),
     ],
 )
-async def test_bad_options_are_refused(options: dict[str, str], said: str) -> None:
-    """When the application is built."""
-    with pytest.raises(ValueError, match=said):
+async def test_invalid_option_is_rejected(options: dict[str, str], error: str) -> None:
+    """The constructor raises an error with the option and the value it got."""
+    with pytest.raises(ValueError, match=error):
         RequestIdMiddleware(answering(), **options)  # type: ignore[arg-type]
 
 
 @given(chunks=st.lists(st.binary(max_size=200), min_size=1, max_size=20))
-def test_streams_pass_byte_for_byte_and_boundary_for_boundary(chunks: list[bytes]) -> None:
-    """The server is given the very messages that the application sent, but for the header."""
+def test_stream_passes_unchanged(chunks: list[bytes]) -> None:
+    """The messages equal those of the application, except for the header."""
     app = streaming(chunks)
 
-    async def both() -> tuple[Answer, Answer]:
-        return await drive(app), await drive(RequestIdMiddleware(app), asking(b"abc"))
+    async def run_both() -> tuple[Answer, Answer]:
+        return await drive(app), await drive(RequestIdMiddleware(app), request_with(b"abc"))
 
-    bare, wrapped = anyio.run(both)
-    head = {**bare.messages[0]}
-    head["headers"] = [*head["headers"], (b"x-request-id", b"abc")]
-    assert wrapped.messages == [head, *bare.messages[1:]]
+    bare, wrapped = anyio.run(run_both)
+    start = {**bare.messages[0]}
+    start["headers"] = [*start["headers"], (b"x-request-id", b"abc")]
+    assert wrapped.messages == [start, *bare.messages[1:]]
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "something.new"])
-async def test_other_scopes_pass_untouched(kind: str) -> None:
-    """With the server's own `receive` and `send`."""
+async def test_other_scope_passes_unchanged(kind: str) -> None:
+    """The application gets the server's own `receive` and `send`."""
     passed: list[object] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -310,8 +312,8 @@ async def test_other_scopes_pass_untouched(kind: str) -> None:
     assert passed == [{"type": kind}, receive, send]
 
 
-async def test_exceptions_and_messages_of_extensions_pass() -> None:
-    """The very same, and a head may come without headers."""
+async def test_exceptions_and_extension_messages_pass() -> None:
+    """A response start without headers gets the header."""
     error = RuntimeError("after")
     messages: list[Message] = [
         {"type": "http.response.early_hint", "links": [b"</style.css>"]},
@@ -325,41 +327,39 @@ async def test_exceptions_and_messages_of_extensions_pass() -> None:
             await send(message)
         raise error
 
-    answer = await drive(RequestIdMiddleware(app), asking(b"abc"))
+    response = await drive(RequestIdMiddleware(app), request_with(b"abc"))
 
-    assert answer.error is error
-    assert answer.messages[1].pop("headers") == [(b"x-request-id", b"abc")]
-    assert answer.messages == messages
+    assert response.error is error
+    assert response.messages[1].pop("headers") == [(b"x-request-id", b"abc")]
+    assert response.messages == messages
     assert "headers" not in messages[1]
 
 
 async def test_cancellation_reaches_the_application() -> None:
-    """And the application can clean up, under the same id."""
-    cleaned: list[str | None] = []
-    begun = anyio.Event()
+    """The application has its id during the cleanup."""
+    ids_at_cleanup: list[str | None] = []
+    started = anyio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        begun.set()
+        started.set()
         try:
             await anyio.sleep_forever()
         finally:
-            cleaned.append(current_request_id())
+            ids_at_cleanup.append(current_request_id())
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(drive, RequestIdMiddleware(app), asking(b"abc"))
-        await begun.wait()
+        tasks.start_soon(drive, RequestIdMiddleware(app), request_with(b"abc"))
+        await started.wait()
         tasks.cancel_scope.cancel()
 
-    assert cleaned == ["abc"]
+    assert ids_at_cleanup == ["abc"]
 
 
-async def test_new_ids_differ() -> None:
-    """They are random, so that several processes need not agree on them."""
-    made = {new_request_id() for _ in range(100)}
-
-    assert len(made) == 100
+async def test_new_ids_are_unique() -> None:
+    """Ids are random, so that processes need no coordination."""
+    assert len({new_request_id() for _ in range(100)}) == 100
 
 
-async def test_the_filter_lets_every_record_through() -> None:
-    """It only adds."""
+async def test_filter_accepts_every_record() -> None:
+    """A record outside of a request is not dropped."""
     assert add_request_id(logging.makeLogRecord({}))

@@ -1,4 +1,4 @@
-"""The settings that can be changed while the process runs."""
+"""Endpoint of the settings that can be changed at run time."""
 
 from __future__ import annotations
 
@@ -21,140 +21,137 @@ from ..support.asgi import Answer, drive, http_scope
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logging_as_it_was")]
 
-
 TOKEN = (b"authorization", b"Bearer s3cret")
-
-
 GUARD = bearer("s3cret")
-
-
 JSON = (b"content-type", b"application/json")
 
 
 @pytest.fixture(autouse=True)
 def at_info(logging_as_it_was: None) -> None:
-    """Every test begins at INFO."""
+    """Set the level to INFO."""
     set_log_level("INFO")
 
 
-async def ask(
+async def request_settings(
     method: str,
     body: bytes = b"",
     *,
     headers: tuple[tuple[bytes, bytes], ...] = (TOKEN, JSON),
-    seen: list[Exchange] | None = None,
+    exchanges: list[Exchange] | None = None,
     received: Iterable[Message] | None = None,
     authorize: Callable[[Request], Any] = GUARD,
     **more: Any,
 ) -> Answer:
-    """What `/admin/settings` answers; `seen` gets the exchanges that are measured."""
+    """Return the response of `/admin/settings`; add the observed exchanges to `exchanges`."""
     routes = Starlette(routes=settings_routes(authorize=authorize))
-    app = ExchangeMiddleware(routes, observers=[] if seen is None else [seen.append])
-    coming = [{"type": "http.request", "body": body}] if received is None else received
+    app = ExchangeMiddleware(routes, observers=[] if exchanges is None else [exchanges.append])
+    messages = [{"type": "http.request", "body": body}] if received is None else received
     scope = http_scope("/admin/settings", method=method, headers=headers, **more)
-    return await drive(app, scope, received=coming)
+    return await drive(app, scope, received=messages)
 
 
-def put(level: object) -> bytes:
-    """The body that asks for `level`."""
+def body_with(level: object) -> bytes:
+    """Return a body that sets `level`."""
     return json.dumps({"log_level": level}).encode()
 
 
-async def test_the_level_can_be_read() -> None:
-    """It is that of now, and no cache keeps it."""
-    answer = await ask("GET")
+async def test_get_returns_the_level() -> None:
+    """The response must not be cached."""
+    response = await request_settings("GET")
 
-    assert (answer.status, json.loads(answer.body)) == (200, {"log_level": "INFO"})
-    assert answer.headers["cache-control"] == "no-store"
+    assert (response.status, json.loads(response.body)) == (200, {"log_level": "INFO"})
+    assert response.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARN", "ERROR"])
-async def test_the_level_can_be_changed(level: str) -> None:
-    """It holds when the answer is there, which tells it."""
-    answer = await ask("PUT", put(level))
+async def test_put_changes_the_level(level: str) -> None:
+    """The response has the new level, which is in force."""
+    response = await request_settings("PUT", body_with(level))
 
-    assert (answer.status, json.loads(answer.body)) == (200, {"log_level": level})
+    assert (response.status, json.loads(response.body)) == (200, {"log_level": level})
     assert log_level() == level
 
 
 @pytest.mark.parametrize(("level", "name"), [("debug", "DEBUG"), ("Warning", "WARN")])
-async def test_the_level_may_be_in_any_case(
+async def test_level_is_case_insensitive(
     level: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer, and the log, have its name."""
-    answer = await ask("PUT", put(level))
+    """The response and the log have the name of the level in upper case."""
+    response = await request_settings("PUT", body_with(level))
 
-    assert (answer.status, json.loads(answer.body)) == (200, {"log_level": name})
+    assert (response.status, json.loads(response.body)) == (200, {"log_level": name})
     assert caplog.messages == [f"log level changed: from=INFO to={name} by=192.0.2.1"]
 
 
 @pytest.mark.parametrize(("before", "after"), [("ERROR", "DEBUG"), ("INFO", "ERROR")])
-async def test_a_change_is_logged(
+async def test_change_is_logged_at_the_lower_level(
     before: str, after: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the more talkative level holds, so that it is seen; and no token is in it."""
+    """The line is logged while the lower of both levels is set, without the token."""
     set_log_level(before)
 
-    await ask("PUT", put(after))
+    await request_settings("PUT", body_with(after))
 
     assert caplog.messages == [f"log level changed: from={before} to={after} by=192.0.2.1"]
 
 
-async def test_a_change_is_logged_with_the_name_of_who_asked(
+async def test_change_is_logged_with_the_name_of_the_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Where the guard knows it, for the address may be that of a proxy."""
+    """The name that the guard returns is logged: the address may be that of a proxy."""
 
     async def authorize(request: Request) -> str:
         return "alice"
 
-    await ask("PUT", put("DEBUG"), authorize=authorize)
+    await request_settings("PUT", body_with("DEBUG"), authorize=authorize)
 
     assert caplog.messages == ["log level changed: from=INFO to=DEBUG by=alice"]
 
 
-async def test_what_changes_nothing_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """To ask for the level that there is, is fine."""
-    assert (await ask("PUT", put("INFO"))).status == 200
+async def test_put_of_the_present_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The response is 200."""
+    assert (await request_settings("PUT", body_with("INFO"))).status == 200
     assert caplog.messages == []
 
 
-async def test_a_client_may_have_no_address(caplog: pytest.LogCaptureFixture) -> None:
-    """One that asks by a Unix socket has none."""
-    await ask("PUT", put("DEBUG"), client=None)
+async def test_client_without_an_address_is_logged_as_unknown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A client on a Unix socket has no address."""
+    await request_settings("PUT", body_with("DEBUG"), client=None)
 
-    assert caplog.messages[0].endswith("by=a client without an address")
+    assert caplog.messages[0].endswith("by=unknown")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
 @pytest.mark.parametrize("headers", [(), ((b"authorization", b"Bearer wrong"), JSON)])
-async def test_who_has_no_token_is_not_let_in(
+async def test_request_without_a_valid_token_is_rejected(
     method: str, headers: tuple[tuple[bytes, bytes], ...]
 ) -> None:
-    """By no method; the answer says how to come in."""
-    answer = await ask(method, put("DEBUG"), headers=headers)
+    """The response is 401 with the authentication scheme, for every method."""
+    response = await request_settings(method, body_with("DEBUG"), headers=headers)
 
-    assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert (response.status, response.headers["www-authenticate"]) == (401, "Bearer")
     assert log_level() == "INFO"
 
 
-async def test_the_guard_may_be_asynchronous() -> None:
-    """It may have to ask somebody."""
+async def test_guard_may_be_async() -> None:
+    """A coroutine function can query a directory."""
 
     async def authorize(request: Request) -> bool:
         return request.method == "GET"
 
-    assert (await ask("GET", authorize=authorize)).status == 200
-    assert (await ask("PUT", put("DEBUG"), authorize=authorize)).status == 401
+    assert (await request_settings("GET", authorize=authorize)).status == 200
+    assert (await request_settings("PUT", body_with("DEBUG"), authorize=authorize)).status == 401
 
 
-async def test_the_guard_may_refuse_in_its_own_words() -> None:
-    """It may know the client, who is just not allowed."""
+async def test_http_exception_of_the_guard_is_the_response() -> None:
+    """A guard can raise 403 for a known client without permission."""
 
     def authorize(request: Request) -> bool:
         raise HTTPException(403)
 
-    assert (await ask("GET", authorize=authorize)).status == 403
+    assert (await request_settings("GET", authorize=authorize)).status == 403
 
 
 @pytest.mark.parametrize(
@@ -168,112 +165,109 @@ async def test_the_guard_may_refuse_in_its_own_words() -> None:
         (b"[" * 60_000, {(): "Expected `object`, got `array`"}),
     ],
 )
-async def test_wrong_settings_change_nothing(
+async def test_invalid_settings_change_nothing(
     body: bytes, errors: dict[tuple[str, ...], str]
 ) -> None:
-    """The answer points at each field that is wrong."""
-    answer = await ask("PUT", body)
-    told = json.loads(answer.body)
+    """The response names each invalid field."""
+    response = await request_settings("PUT", body)
+    problem = json.loads(response.body)
 
-    assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
-    assert {tuple(each["loc"]): each["msg"] for each in told["errors"]} == errors
+    assert (response.status, response.headers["content-type"]) == (422, "application/problem+json")
+    assert {tuple(error["loc"]): error["msg"] for error in problem["errors"]} == errors
     assert log_level() == "INFO"
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"\xff", b'{"log_level": "\xff"}'],
-    ids=["none", "cut", "1", "2"],
+    ids=["empty", "truncated", "invalid UTF-8", "invalid UTF-8 in a string"],
 )
-async def test_what_is_no_json_is_told_so(body: bytes) -> None:
-    """Whatever it is."""
-    answer = await ask("PUT", body)
+async def test_body_that_is_not_json_is_rejected(body: bytes) -> None:
+    """The response is 400."""
+    response = await request_settings("PUT", body)
 
-    assert (answer.status, json.loads(answer.body)["title"]) == (400, "Bad Request")
+    assert (response.status, json.loads(response.body)["title"]) == (400, "Bad Request")
 
 
 @pytest.mark.parametrize(
     "content_type", [b"", b"application/x-www-form-urlencoded", b"application/jsonx"]
 )
-async def test_only_json_is_taken(content_type: bytes) -> None:
-    """So that no form on a foreign page can send it."""
-    answer = await ask("PUT", put("DEBUG"), headers=(TOKEN, (b"content-type", content_type)))
+async def test_other_content_type_is_rejected(content_type: bytes) -> None:
+    """A form on another site cannot send JSON."""
+    response = await request_settings(
+        "PUT", body_with("DEBUG"), headers=(TOKEN, (b"content-type", content_type))
+    )
 
-    assert (answer.status, answer.headers["accept"]) == (415, "application/json")
+    assert (response.status, response.headers["accept"]) == (415, "application/json")
 
 
-async def test_a_content_type_may_have_parameters() -> None:
-    """In any case."""
+async def test_content_type_may_have_parameters() -> None:
+    """The content type is case-insensitive."""
     headers = (TOKEN, (b"content-type", b"Application/JSON; charset=utf-8"))
 
-    assert (await ask("PUT", put("DEBUG"), headers=headers)).status == 200
+    assert (await request_settings("PUT", body_with("DEBUG"), headers=headers)).status == 200
 
 
-async def test_a_body_that_is_too_large_is_not_read_to_its_end() -> None:
-    """Nothing is kept of what comes after 64 KiB."""
+async def test_body_is_read_up_to_its_limit() -> None:
+    """The response is 413 after 64 KiB, and the rest is not read."""
     chunk: Message = {"type": "http.request", "body": b" " * 40_000, "more_body": True}
-    coming = [chunk, chunk, chunk]
-    taken: list[Message] = []
+    messages = [chunk, chunk, chunk]
+    consumed: list[Message] = []
 
-    answer = await ask("PUT", received=coming_one_by_one(coming, taken))
+    response = await request_settings("PUT", received=recording(messages, consumed))
 
-    assert (answer.status, len(taken)) == (413, 2)
+    assert (response.status, len(consumed)) == (413, 2)
 
 
-def coming_one_by_one(coming: list[Message], taken: list[Message]) -> Iterator[Message]:
-    """What comes; `taken` has those that somebody has asked for."""
-    for message in coming:
-        taken.append(message)
+def recording(messages: list[Message], consumed: list[Message]) -> Iterator[Message]:
+    """Yield the messages, and add each one that is read to `consumed`."""
+    for message in messages:
+        consumed.append(message)
         yield message
 
 
-async def test_a_client_may_leave_in_the_middle() -> None:
-    """That is no error of ours, and changes nothing."""
-    first: Message = {"type": "http.request", "body": put("DEBUG"), "more_body": True}
+async def test_client_disconnect_changes_nothing() -> None:
+    """A disconnect in the middle of the body raises no error."""
+    first: Message = {"type": "http.request", "body": body_with("DEBUG"), "more_body": True}
 
-    answer = await ask("PUT", received=[first])
+    response = await request_settings("PUT", received=[first])
 
-    assert (answer.error, log_level()) == (None, "INFO")
-
-
-async def test_options_says_what_can_be_done() -> None:
-    """With no body."""
-    answer = await ask("OPTIONS")
-
-    assert (answer.status, answer.body) == (204, b"")
-    assert answer.headers["allow"] == "GET, HEAD, PUT, OPTIONS"
+    assert (response.error, log_level()) == (None, "INFO")
 
 
-async def test_other_methods_are_refused() -> None:
-    """As Starlette does it."""
-    assert (await ask("DELETE")).status == 405
+async def test_options_returns_the_allowed_methods() -> None:
+    """The response has no body."""
+    response = await request_settings("OPTIONS")
+
+    assert (response.status, response.body) == (204, b"")
+    assert response.headers["allow"] == "GET, HEAD, PUT, OPTIONS"
 
 
-async def test_what_is_let_in_is_not_measured() -> None:
-    """It is no traffic; attempts to come in are, and can be seen."""
-    seen: list[Exchange] = []
+async def test_authorized_request_is_not_observed() -> None:
+    """Unauthorized requests are observed."""
+    exchanges: list[Exchange] = []
 
-    await ask("GET", seen=seen)
-    await ask("PUT", put("DEBUG"), seen=seen)
-    assert seen == []
-    await ask("GET", headers=(), seen=seen)
-    assert [each.status for each in seen] == [401]
+    await request_settings("GET", exchanges=exchanges)
+    await request_settings("PUT", body_with("DEBUG"), exchanges=exchanges)
+    assert exchanges == []
+    await request_settings("GET", headers=(), exchanges=exchanges)
+    assert [exchange.status for exchange in exchanges] == [401]
 
 
 @pytest.mark.parametrize("authorize", [None, "s3cret"])
-async def test_it_is_not_built_without_a_guard(authorize: Any) -> None:
-    """These settings are not for everyone."""
+async def test_authorize_is_required(authorize: Any) -> None:
+    """The settings must not be public."""
     with pytest.raises(ValueError, match="authorize of settings_routes must be"):
         settings_routes(authorize=authorize)
 
 
-async def test_every_logger_follows_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Lines that were not written before are written after."""
+async def test_change_applies_to_all_loggers(caplog: pytest.LogCaptureFixture) -> None:
+    """A logger without a level writes DEBUG lines after the change."""
     caplog.handler.setLevel(logging.NOTSET)
     logger = logging.getLogger("anything")
 
     logger.debug("before")
-    await ask("PUT", put("DEBUG"))
+    await request_settings("PUT", body_with("DEBUG"))
     logger.debug("after")
 
     assert caplog.messages[1:] == ["after"]
@@ -281,22 +275,22 @@ async def test_every_logger_follows_at_once(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.parametrize("headers", [(b"sec-fetch-site", b"cross-site"), (b"origin", b"null")])
 @pytest.mark.parametrize("kind", [JSON, (b"content-type", b"text/plain"), None])
-async def test_cross_site_change_of_the_level_is_refused(
+async def test_cross_site_put_is_rejected(
     headers: tuple[bytes, bytes], kind: tuple[bytes, bytes] | None
 ) -> None:
-    """Nothing is changed, and the response is a problem detail."""
-    sent = (TOKEN, headers) if kind is None else (TOKEN, headers, kind)
+    """The level is unchanged, and the response has problem details."""
+    request_headers = (TOKEN, headers) if kind is None else (TOKEN, headers, kind)
 
-    answer = await ask("PUT", put("DEBUG"), headers=sent)
+    response = await request_settings("PUT", body_with("DEBUG"), headers=request_headers)
 
-    assert answer.status == 403
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert response.status == 403
+    assert response.headers["content-type"] == "application/problem+json"
     assert log_level() == "INFO"
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "TRACE", "BREW"])
-async def test_other_method_is_refused_with_the_allowed_ones(method: str) -> None:
+async def test_other_method_is_rejected_with_the_allowed_ones(method: str) -> None:
     """No token reaches a catch-all route of the application by another method."""
-    answer = await ask(method)
+    response = await request_settings(method)
 
-    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, PUT, OPTIONS")
+    assert (response.status, response.headers["allow"]) == (405, "GET, HEAD, PUT, OPTIONS")

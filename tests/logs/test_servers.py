@@ -1,4 +1,4 @@
-"""Real servers: their own lines come out in our format, and a request's lines have its id."""
+"""Logs of real servers: their lines in our format, with request ids."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ LINE = re.compile(
 
 @contextmanager
 def serving(command: list[str], log: Path) -> Iterator[httpx2.Client]:
-    """A server that runs `command` on a port of its own, and writes `log`."""
+    """Run a server with `command` on a free port, logging to `log`."""
     port = free_port()
-    arguments = [each.replace("{port}", str(port)) for each in command]
+    arguments = [argument.replace("{port}", str(port)) for argument in command]
     with log.open("w") as errors:
         server = subprocess.Popen(
             [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors
         )
     try:
-        # On connections of their own: a server may be closing one that was idle for long.
+        # New connections: the server may close a connection that was idle.
         headers, url = {"connection": "close"}, f"http://127.0.0.1:{port}"
         with httpx2.Client(base_url=url, headers=headers, timeout=PATIENCE) as client:
-            wait_for(client, server)
+            wait_for_server(client, server)
             yield client
     finally:
         server.terminate()
         server.wait(PATIENCE)
 
 
-def wait_for(client: httpx2.Client, server: subprocess.Popen[bytes]) -> None:
-    """Wait until it answers."""
+def wait_for_server(client: httpx2.Client, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server responds."""
 
-    def answers() -> bool:
+    def responds() -> bool:
         assert server.poll() is None, "the server has ended"
         try:
             client.get("/stream")
@@ -57,11 +57,11 @@ def wait_for(client: httpx2.Client, server: subprocess.Popen[bytes]) -> None:
             return False
         return True
 
-    wait_until(answers, "the server does not listen")
+    wait_until(responds, "the server does not listen")
 
 
 def entries(log: Path) -> list[dict[str, Any]]:
-    """The lines that are JSON."""
+    """Return the JSON lines."""
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
@@ -75,59 +75,59 @@ def entries(log: Path) -> list[dict[str, Any]]:
     ],
     ids=["uvicorn", "hypercorn", "hypercorn on trio", "granian"],
 )
-def test_all_lines_of_a_request_have_its_id(command: list[str], tmp_path: Path) -> None:
-    """The application's, the access log's, and those about what it streams or raises."""
+def test_lines_of_a_request_have_its_id(command: list[str], tmp_path: Path) -> None:
+    """Lines of the application and the access log have it, for responses, streams and errors."""
     log = tmp_path / "log"
     with serving(["-m", *command], log) as client:
         for path in ("whole", "stream", "failing"):
-            answer = client.get(f"/{path}", headers={"x-request-id": path})
-            assert path == "failing" or answer.headers["x-request-id"] == path
+            response = client.get(f"/{path}", headers={"x-request-id": path})
+            assert path == "failing" or response.headers["x-request-id"] == path
 
     lines = entries(log)
-    access = [each for each in lines if each["module"] == "tokenpulse_mw.access"]
-    assert [(each["route"], each["request_id"]) for each in access[-3:]] == [
+    access = [line for line in lines if line["module"] == "tokenpulse_mw.access"]
+    assert [(line["route"], line["request_id"]) for line in access[-3:]] == [
         ("/whole", "whole"),
         ("/stream", "stream"),
         ("/failing", "failing"),
     ]
-    assert [each["request_id"] for each in lines if each["message"] == "handled"] == ["whole"]
+    assert [line["request_id"] for line in lines if line["message"] == "handled"] == ["whole"]
 
 
-def test_uvicorns_own_lines_are_captured(tmp_path: Path) -> None:
-    """From when the application is loaded, and with the id where they are about a request."""
+def test_lines_of_uvicorn_are_captured(tmp_path: Path) -> None:
+    """Lines about a request have its id."""
     log = tmp_path / "log"
     with serving(["-m", "uvicorn", APP, "--port", "{port}"], log) as client:
-        client.get("/whole", headers={"x-request-id": "asked"})
+        client.get("/whole", headers={"x-request-id": "handled"})
         client.get("/failing", headers={"x-request-id": "failed"})
 
     lines = entries(log)
     assert len(lines) == len(log.read_text().splitlines())
-    assert "Application startup complete." in [each["message"] for each in lines]
-    by_uvicorn = {
-        each["request_id"]: each
-        for each in lines
-        if each["module"] == "uvicorn.error"
-        if "request_id" in each
+    assert "Application startup complete." in [line["message"] for line in lines]
+    errors_by_id = {
+        line["request_id"]: line
+        for line in lines
+        if line["module"] == "uvicorn.error"
+        if "request_id" in line
     }
-    assert "RuntimeError: no upstream" in by_uvicorn["failed"]["error"]
-    assert "asked" in [
-        each.get("request_id") for each in lines if each["module"] == "uvicorn.access"
+    assert "RuntimeError: no upstream" in errors_by_id["failed"]["error"]
+    assert "handled" in [
+        line.get("request_id") for line in lines if line["module"] == "uvicorn.access"
     ]
 
 
-def test_an_access_log_that_was_turned_off_stays_off(tmp_path: Path) -> None:
-    """Uvicorn's has paths and queries in it; its other lines and our access log are written."""
+def test_disabled_access_log_of_uvicorn_stays_disabled(tmp_path: Path) -> None:
+    """It contains paths and queries; uvicorn's other lines and our access log are written."""
     log = tmp_path / "log"
     with serving(["-m", "uvicorn", APP, "--port", "{port}", "--no-access-log"], log) as client:
         client.get("/whole?key=AIza-secret")
 
     assert "AIza-secret" not in log.read_text()
-    modules = {each["module"] for each in entries(log)}
+    modules = {line["module"] for line in entries(log)}
     assert modules == {"uvicorn.error", "tokenpulse_mw.access", "Gateway"}
 
 
-def test_without_a_configuration_of_its_own_uvicorn_writes_ours(tmp_path: Path) -> None:
-    """`log_config=None` is the other way: then nothing has to be captured."""
+def test_uvicorn_without_log_config_uses_our_format(tmp_path: Path) -> None:
+    """With `log_config=None`, no logger must be captured."""
     log = tmp_path / "log"
     code = (
         "import uvicorn\n"

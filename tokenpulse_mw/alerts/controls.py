@@ -100,14 +100,14 @@ class Controls:
         current = None if self.version is None else self.version.version
         base = current if isinstance(expected, EllipsisType) else expected
         try:
-            version = await self._set(thresholds, by, base)
+            version = await self._store_thresholds(thresholds, by, base)
         except Conflict as conflict:
             if not isinstance(expected, EllipsisType):
                 for newest in await self._store.history(1):
-                    await self._between_decisions(partial(self._take, newest))
+                    await self._between_decisions(partial(self._adopt, newest))
                 raise
-            version = await self._set(thresholds, by, conflict.current)
-        await self._between_decisions(partial(self._put, version, thresholds))
+            version = await self._store_thresholds(thresholds, by, conflict.current)
+        await self._between_decisions(partial(self._put_in_force, version, thresholds))
         return version
 
     async def acknowledge(self, alert_id: str, *, by: str, note: str = "") -> AlertRecord | None:
@@ -170,7 +170,7 @@ class Controls:
     async def resume(self, state: EngineState) -> None:
         """Restore the stored thresholds and silences; call it between evaluations."""
         if state.thresholds is not None:
-            await in_steps(self._take(state.thresholds))
+            await in_steps(self._adopt(state.thresholds))
         for silence in state.silences:
             try:
                 self._silences.add(silence)
@@ -183,8 +183,8 @@ class Controls:
             async with self._deciding:
                 await in_steps(change())
 
-    def _take(self, version: ThresholdsVersion) -> Steps[None]:
-        """Put a stored version of the thresholds in force, unless it is already."""
+    def _adopt(self, version: ThresholdsVersion) -> Steps[None]:
+        """Put a stored version of the thresholds in force, unless it already is."""
         if self.version is not None and self.version.version == version.version:
             return
         known = {
@@ -199,15 +199,15 @@ class Controls:
                 error,
             )
         else:
-            yield from self._put(version, changed)
+            yield from self._put_in_force(version, changed)
 
-    async def _set(
+    async def _store_thresholds(
         self, thresholds: Thresholds, by: str, expected: int | None
     ) -> ThresholdsVersion:
         values = thresholds.as_dict()
         return await self._store.set_thresholds(values, expected=expected, by=by, at=self._wall())
 
-    def _put(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
+    def _put_in_force(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
         yield from self._evaluator.set_thresholds(thresholds)
         self.thresholds, self.version = thresholds, version
 

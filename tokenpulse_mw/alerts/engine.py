@@ -31,7 +31,7 @@ from .timeouts import call_with_timeout
 
 _CLOSE_SECONDS = 5.0  # for the last deliveries when the engine stops
 _STORE_SECONDS = 10.0  # for one call of the store
-_SINK_SECONDS = 60.0  # for one attempt; HTTP sinks have a shorter timeout of their own
+_SINK_SECONDS = 60.0  # for one attempt; HTTP sinks have a shorter timeout
 _MAX_QUEUED = 10_000  # notifications for each sink
 _DAY = 86_400.0
 _RETENTION_SECONDS = 30 * _DAY  # of resolved alerts and dead letters
@@ -52,7 +52,7 @@ class AlertEngine:
     Args:
         rules: Callables of (traffic, thresholds, now) that return findings; `default_rules()` if
             None.
-        sinks: Callables of an `AlertEvent`, each with a queue of its own; a `LogSink` if None.
+        sinks: Callables of an `AlertEvent`, each with its own queue; a `LogSink` if None.
         thresholds: Initial thresholds; `controls` changes them.
         interval: Seconds between two evaluations.
         cooldown: Seconds between two reminders of a firing alert.
@@ -102,7 +102,7 @@ class AlertEngine:
             interval=interval,
             cooldown=cooldown,
             max_subjects=max_subjects,
-            is_silenced=silences.covered,
+            is_silenced=silences.is_silenced,
             report=self._report,
             recovered=self._failures.recovered,
         )
@@ -159,7 +159,7 @@ class AlertEngine:
         return tuple(name for (name,) in self._outbox.queue_length())
 
     async def evaluate(self) -> list[AlertEvent]:
-        """Evaluate every rule once, and store and return what changed.
+        """Evaluate every rule once, and store and return the changes.
 
         A running engine delivers the notifications in the background. Otherwise they are delivered
         before this returns, with one attempt for each sink that fails.
@@ -176,14 +176,14 @@ class AlertEngine:
                 "on_evaluation", "ok" if succeeded else "error", self._clock() - now
             )
         await self._outbox.publish(changes, self._evaluator.tracker.firing(), at)
-        await in_steps(traffic.settle())
+        await in_steps(traffic.count_backlog())
         if self._running is None:
             await self._outbox.attempt()
         await self._prune(at)
         return [event for change in changes for event in change.events]
 
     async def dry_run(self, thresholds: Thresholds | None = None) -> list[Finding]:
-        """Return what an evaluation would find now with `thresholds`, without changing anything.
+        """Return the findings of an evaluation with `thresholds`, without changing anything.
 
         Other values of `error_window` and `count_client_errors` have no effect: the counts are
         those of the thresholds in force.
@@ -223,9 +223,8 @@ class AlertEngine:
     async def __aexit__(self, *raised: Any) -> None:
         running, self._running = self._running, None
         if running is not None:
-            await running.__aexit__(
-                None, None, None
-            )  # the error of the body is not an error of the tasks
+            # An error of the body is not an error of the tasks.
+            await running.__aexit__(None, None, None)
             with anyio.CancelScope(shield=True):
                 await self._outbox.aclose(last_chance=min(self.interval, _CLOSE_SECONDS))
 
@@ -272,9 +271,9 @@ class AlertEngine:
 
     def _delivery(self) -> DeliveryContext:
         return DeliveryContext(
-            journal=self._store_writer,
+            writer=self._store_writer,
             deadline=_SINK_SECONDS,
-            most=_MAX_QUEUED,
+            max_pending=_MAX_QUEUED,
             clock=self._clock,
             wall=self._wall,
             jitter=random.random,

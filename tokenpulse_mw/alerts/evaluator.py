@@ -14,6 +14,12 @@ from .timeouts import Recovered, Report, call_with_timeout, ignored
 from .tracker import AlertChanges, AlertTracker, Staged
 from .traffic.traffic import Traffic
 
+Findings = dict[str, list[Finding]]  # by name of the rule
+
+
+# By upstream that is or was down: fingerprint of its alert, and time of the last finding.
+Outages = dict[str, tuple[str, float]]
+
 
 class Evaluator:
     """Evaluates rules in bounded steps, without I/O and without a clock.
@@ -57,73 +63,70 @@ class Evaluator:
     def evaluate(
         self, thresholds: Thresholds, now: float, at: float
     ) -> Steps[tuple[list[AlertChanges], bool]]:
-        """Evaluate every alert: return what changed, and True if no rule failed.
+        """Evaluate every alert; return the changes, and True if no rule failed.
 
-        All of it takes effect in the last step. If it is closed before, nothing has changed.
+        The outcome takes effect in the last step. If the generator is closed before, nothing
+        changes.
 
         Args:
             thresholds: The thresholds of the rules.
             now: Seconds of the engine's clock.
             at: The same moment in seconds since the epoch.
         """
-        yield from self.traffic.settle()
+        yield from self.traffic.count_backlog()
         staged: list[Staged] = []
         with self.traffic.frozen(now):
-            found = yield from self.rules.evaluate(self.traffic, thresholds, now)
-            explained, down = yield from self.rules.apply_inhibition(found, thresholds, now)
-            for name, findings in explained.items():
+            findings_by_rule = yield from self.rules.evaluate(self.traffic, thresholds, now)
+            result, recent = yield from self.rules.apply_inhibition(
+                findings_by_rule, thresholds, now
+            )
+            for name, findings in result.items():
                 try:
                     staged.append((yield from self.tracker.advance(name, findings, now, at)))
                 except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                     self._report(f"rule {name}", error)
                 else:
                     self._recovered(f"rule {name}")
-            begin_next = yield from self.traffic.next_round()
-            self.rules.remember(down)
+            begin_next = yield from self.traffic.prepare_next_evaluation()
+            self.rules.set_outages(recent)
             for outcome in staged:
                 self.tracker.commit(outcome)
             begin_next()
         # No step between the commit and the return: a cancellation there would lose the changes.
-        changes = [piece for outcome in staged for piece in outcome.news]
+        changes = [part for outcome in staged for part in outcome.changes]
         return changes, len(staged) == len(self.rules.names)
 
     def dry_run(self, thresholds: Thresholds, now: float) -> Steps[list[Finding]]:
-        """Return what an evaluation would find with these thresholds, without changing anything."""
-        yield from self.traffic.settle()
-        with self.traffic.frozen(now), self.traffic.keeping():
-            yield from self.traffic.watch(thresholds)
-            found = yield from self.rules.evaluate(self.traffic, thresholds, now)
-            known, _ = yield from self.rules.apply_inhibition(found, self.traffic.thresholds, now)
-        return [finding for findings in known.values() for finding in findings]
+        """Return the findings of an evaluation with these thresholds, without changing anything."""
+        yield from self.traffic.count_backlog()
+        with self.traffic.frozen(now), self.traffic.preserve_levels():
+            yield from self.traffic.set_levels(thresholds)
+            findings_by_rule = yield from self.rules.evaluate(self.traffic, thresholds, now)
+            windows = self.traffic.thresholds
+            result, _ = yield from self.rules.apply_inhibition(findings_by_rule, windows, now)
+        return [finding for findings in result.values() for finding in findings]
 
     def resume(
         self, records: Iterable[AlertRecord], now: float, at: float
     ) -> Steps[list[AlertChanges]]:
-        """Continue with the alerts of the previous process, and return what has changed."""
-        pieces = [AlertChanges()]
+        """Restore the alerts of the previous process, and return the changes."""
+        parts = [AlertChanges()]
         for number, record in enumerate(records, 1):
-            finding = self.tracker.resume(record, now=now, at=at, news=pieces[-1])
+            finding = self.tracker.resume(record, now=now, at=at, changes=parts[-1])
             # The rule no longer finds a recovering alert.
             if finding is not None and record.state != "recovering":
                 self.rules.resume(record.rule, self.traffic, finding)
             if not number % STEP:
-                pieces.append(AlertChanges())
+                parts.append(AlertChanges())
                 yield
-        return pieces
+        return parts
 
     def set_thresholds(self, thresholds: Thresholds) -> Steps[None]:
         """Use other thresholds; the next evaluation applies them to every alert."""
-        yield from self.traffic.settle()
+        yield from self.traffic.count_backlog()
         with self.traffic.frozen(None):
             yield from self.traffic.set_thresholds(thresholds)
         yield from self.tracker.release_held()
-
-
-Found = dict[str, list[Finding]]
-
-
-# Upstreams that are or were down: fingerprint of the alert, and time of its last finding.
-Down = dict[str, tuple[str, float]]
 
 
 class RuleSet:
@@ -153,7 +156,7 @@ class RuleSet:
         self._interval = interval
         self._report = report
         self._recovered = recovered
-        self._down: Down = {}
+        self._outages: Outages = {}
 
     def __iter__(self) -> Iterator[tuple[str, Rule]]:
         return iter(self._rules.items())
@@ -179,70 +182,75 @@ class RuleSet:
             except Exception as error:  # noqa: BLE001 - the alert continues without it
                 self._report(f"rule {name}", error)
 
-    def evaluate(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Steps[Found]:
-        """Return what each rule finds, by its name; a rule that raises is left out."""
-        found: Found = {}
+    def evaluate(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Steps[Findings]:
+        """Return the findings of each rule by its name, without the rules that raised."""
+        findings_by_rule: Findings = {}
         for name, rule in self._rules.items():
             try:
-                found[name] = yield from _collect(rule(traffic, thresholds, now))
+                findings_by_rule[name] = yield from _collect(rule(traffic, thresholds, now))
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
                 self._report(f"rule {name}", error)
-        return found
+        return findings_by_rule
 
     def apply_inhibition(
-        self, found: Found, thresholds: Thresholds, now: float
-    ) -> Steps[tuple[Found, Down]]:
+        self, findings_by_rule: Findings, thresholds: Thresholds, now: float
+    ) -> Steps[tuple[Findings, Outages]]:
         """Return the findings, inhibited by current and recent outages, and these outages.
 
         Args:
-            found: What `evaluate` returned.
+            findings_by_rule: Result of `evaluate`.
             thresholds: The thresholds of the traffic windows.
             now: Seconds of the engine's clock.
         """
-        seen = self._down
-        if not seen and not any(found.values()):
-            return found, seen
+        recent = self._outages
+        if not recent and not any(findings_by_rule.values()):
+            return findings_by_rule, recent
         try:
             longest = 1.1 * thresholds.error_window + self._interval
-            seen = yield from self._lately_down(found, longest, now)
-            causes = {name: by for name, (by, _) in seen.items()}
-            explained: Found = {}
-            for name, findings in found.items():
-                explained[name] = []
+            recent = yield from self._recent_outages(findings_by_rule, longest, now)
+            down = {upstream: fingerprint for upstream, (fingerprint, _) in recent.items()}
+            result: Findings = {}
+            for name, findings in findings_by_rule.items():
+                result[name] = []
                 for batch in batches(findings):
-                    explained[name] += inhibited(batch, down=causes)
+                    result[name] += inhibited(batch, down=down)
                     if len(batch) == STEP:
                         yield
         except Exception as error:  # noqa: BLE001 - a rule may put anything into its metadata
             self._report("inhibition", error)
-            return found, seen
-        return explained, seen
+            return findings_by_rule, recent
+        return result, recent
 
-    def remember(self, down: Down) -> None:
-        """Count the outages that `apply_inhibition` returned as recent ones from now on."""
-        self._down = down
+    def set_outages(self, recent: Outages) -> None:
+        """Use the outages that `apply_inhibition` returned as recent ones from now on."""
+        self._outages = recent
 
-    def _lately_down(self, found: Found, longest: float, now: float) -> Steps[Down]:
+    def _recent_outages(
+        self, findings_by_rule: Findings, longest: float, now: float
+    ) -> Steps[Outages]:
         """Return the upstreams whose outages have left failures in the error windows.
 
-        The error windows cover up to a tenth more, and are evaluated once in an interval.
+        The error windows cover up to a tenth more than their name says, and are evaluated once in
+        an interval.
         """
-        seen = dict(self._down)
-        for findings in found.values():
+        recent = dict(self._outages)
+        for findings in findings_by_rule.values():
             for batch in batches(findings, 10 * STEP):
-                seen |= {name: (by, now) for name, by in outages(batch).items()}
+                recent |= {upstream: (alert, now) for upstream, alert in outages(batch).items()}
                 if len(batch) == 10 * STEP:
                     yield
-        return {name: (by, at) for name, (by, at) in seen.items() if now - at <= longest}
+        return {
+            upstream: (alert, at) for upstream, (alert, at) in recent.items() if now - at <= longest
+        }
 
 
 def _collect(findings: Iterable[Finding | None]) -> Steps[list[Finding]]:
-    found = list[Finding]()
+    collected = list[Finding]()
     for batch in batches(findings):
-        found += [_checked(each) for each in batch if each is not None]
+        collected += [_checked(finding) for finding in batch if finding is not None]
         if len(batch) == STEP:
             yield
-    return found
+    return collected
 
 
 def _checked(finding: object) -> Finding:

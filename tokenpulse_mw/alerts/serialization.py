@@ -39,9 +39,9 @@ def json_safe(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if depth < _MAX_DEPTH and isinstance(value, Mapping):
-        return {_text(name): json_safe(each, depth + 1) for name, each in value.items()}
+        return {_text(name): json_safe(item, depth + 1) for name, item in value.items()}
     if depth < _MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
-        return [json_safe(each, depth + 1) for each in value]
+        return [json_safe(item, depth + 1) for item in value]
     return _text(value)
 
 
@@ -70,13 +70,13 @@ def _text(value: object) -> str:
 
 
 def finding_from_dict(values: Mapping[str, Any]) -> Finding:
-    """Return the finding that `finding_to_dict` has converted.
+    """Return the finding of the values that `finding_to_dict` returned.
 
     Raises:
-        KeyError, TypeError, ValueError: The values are not a finding's.
+        KeyError, TypeError, ValueError: The values are invalid.
     """
     fields = {name: values[name] for name in _FIELDS if name in values}
-    # JSON has no infinity, and no NaN.
+    # JSON has neither infinity nor NaN.
     fields |= {name: math.inf for name in _SECONDS if fields.get(name, 0) is None}
     value = math.nan if values["value"] is None else values["value"]
     return Finding(**{**fields, "subject": Subject(**values["subject"]), "value": value})

@@ -59,10 +59,10 @@ def batches(items: Iterable[_Item], size: int = STEP) -> Iterator[list[_Item]]:
 
 
 def mapped(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Steps[list[_Result]]:
-    """Return what `function` makes of each item."""
-    made = list[_Result]()
+    """Return the results of `function` for all items."""
+    results = list[_Result]()
     for batch in batches(items):
-        made += map(function, batch)
+        results += map(function, batch)
         if len(batch) == STEP:
             yield
-    return made
+    return results

@@ -58,11 +58,11 @@ class StoreWriter:
         self._forgotten: dict[str, None] = {}
         self._transitions: dict[TransitionRecord, None] = {}
         self._notifications: dict[str, Notification] = {}
-        self._settled: dict[str, Write] = {}
-        self._owner = EngineIdentity(store)
-        self._round = False
+        self._outcomes: dict[str, Write] = {}
+        self._identity = EngineIdentity(store)
+        self._has_evaluation = False
         self._writing = anyio.Lock()
-        self._hangs = False
+        self._timed_out = False
 
     async def load(self) -> EngineState | None:
         """Return the state stored by the previous process; None if the store fails."""
@@ -84,75 +84,75 @@ class StoreWriter:
             for alert_id in change.forgotten:
                 self._alerts.pop(alert_id, None)
                 self._forgotten[alert_id] = None
-        self._notifications |= {each.id: each for each in notifications}
-        self._round = True
+        self._notifications |= {notification.id: notification for notification in notifications}
+        self._has_evaluation = True
 
     async def write(self) -> None:
-        """Write all buffered changes; what fails stays buffered."""
-        await self._ask(self._commit)
+        """Write all buffered changes; changes that could not be written stay buffered."""
+        await self._call(self._commit)
 
     def defer(self, notification_id: str, write: Write) -> None:
         """Call `write` with the next write, to store the outcome of a notification."""
-        self._settled[notification_id] = write
+        self._outcomes[notification_id] = write
 
     async def record_outcome(self, notification_id: str, write: Write) -> None:
         """Call `write` to store the outcome of a notification; if it fails, retry it later."""
         self.defer(notification_id, write)
-        if not self._hangs:  # each delivery would wait for the timeout
-            await self._ask(self._commit)
+        if not self._timed_out:  # otherwise each delivery would wait for the timeout
+            await self._call(self._commit)
 
-    async def _ask(self, call: Write) -> None:
+    async def _call(self, call: Write) -> None:
         """Call the store, one call at a time."""
 
-        async def alone() -> None:
+        async def locked() -> None:
             async with self._writing:
                 await call()
 
         try:
-            await call_with_timeout(self._deadline, alone)
-            self._hangs = False
+            await call_with_timeout(self._deadline, locked)
+            self._timed_out = False
         except Exception as error:  # noqa: BLE001 - alerts continue without the store
-            self._hangs = isinstance(error, TimeoutError)
+            self._timed_out = isinstance(error, TimeoutError)
             self._report("alert store", error)
-            self._bound()
+            self._drop_excess()
 
-    def _bound(self) -> None:
-        """Drop the oldest changes, so that a store that fails for days does not fill the memory."""
-        gone = _drop_oldest(self._alerts)
-        if gone:
-            transitions = [each for each in self._transitions if each.alert_id not in gone]
-            self._transitions = dict.fromkeys(transitions)
-        for waiting in (self._transitions, self._notifications, self._forgotten, self._settled):
-            _drop_oldest(waiting)
+    def _drop_excess(self) -> None:
+        """Drop the oldest changes above the limit; a store may fail for days."""
+        dropped = _drop_oldest(self._alerts)
+        if dropped:
+            records = (record for record in self._transitions if record.alert_id not in dropped)
+            self._transitions = dict.fromkeys(records)
+        for buffer in (self._transitions, self._notifications, self._forgotten, self._outcomes):
+            _drop_oldest(buffer)
 
     async def prune(self, before: float) -> None:
-        """Remove what ended before `before`, in seconds since the epoch, from the store."""
-        await self._ask(partial(self.store.prune, before))
+        """Remove records that ended before `before`, in seconds since the epoch, from the store."""
+        await self._call(partial(self.store.prune, before))
 
     async def aclose(self) -> None:
         """Write all buffered changes and close the store."""
         await self.write()
-        await self._ask(self.store.aclose)
+        await self._call(self.store.aclose)
 
     async def _commit(self) -> None:
-        parts = [self._taken()]  # the next one last
+        parts = [self._take_buffer()]  # the next part last
         try:
             while parts:
-                parts[-1:] = await self._keep(parts[-1])
+                parts[-1:] = await self._commit_part(parts[-1])
         except BaseException:
             for part in parts:
                 self._put_back(part)
             raise
-        await self._settle()
+        await self._write_outcomes()
 
-    async def _keep(self, changes: Changes) -> Iterable[Changes]:
+    async def _commit_part(self, changes: Changes) -> Iterable[Changes]:
         """Write changes; if a record is invalid, return the halves to retry, the first one last.
 
         An error of the store itself is raised: it is retried in the next evaluation.
         """
         try:
             if changes != Changes():
-                self._owner.kept(changes.engine, await self.store.commit(changes))
+                self._identity.check_previous(changes.engine, await self.store.commit(changes))
                 self._recovered("alert store")
         except _BAD as error:
             smaller = split(changes)
@@ -161,49 +161,48 @@ class StoreWriter:
             return reversed(smaller)
         return ()
 
-    def _taken(self) -> Changes:
+    def _take_buffer(self) -> Changes:
         """Return all buffered changes and clear the buffer."""
         changes = Changes(
             tuple(self._alerts.values()),
             tuple(self._transitions),
             tuple(self._notifications.values()),
             tuple(self._forgotten),
-            self._owner.name if self._round else "",
+            self._identity.name if self._has_evaluation else "",
         )
-        self._round = False
+        self._has_evaluation = False
         self._alerts, self._transitions = {}, {}
         self._notifications, self._forgotten = {}, {}
         return changes
 
     def _put_back(self, changes: Changes) -> None:
         """Buffer unwritten changes again; changes made meanwhile are newer and take precedence."""
-        self._alerts = {each.id: each for each in changes.alerts} | self._alerts
+        self._alerts = {record.id: record for record in changes.alerts} | self._alerts
         self._transitions = dict.fromkeys(changes.transitions) | self._transitions
-        notifications = {each.id: each for each in changes.notifications}
+        notifications = {record.id: record for record in changes.notifications}
         self._notifications = notifications | self._notifications
         self._forgotten = dict.fromkeys(changes.forgotten) | self._forgotten
 
-    async def _settle(self) -> None:
-        for batch in batches(list(self._settled.items())):
+    async def _write_outcomes(self) -> None:
+        for batch in batches(list(self._outcomes.items())):
             for notification_id, write in batch:
                 try:
                     await write()
                     self._recovered("alert store")
                 except _BAD as error:
                     self._report("alert record", error)  # a retry cannot succeed
-                if (
-                    self._settled.get(notification_id) is write
-                ):  # otherwise a newer outcome replaced it
-                    del self._settled[notification_id]
+                # A newer outcome may have replaced this one meanwhile.
+                if self._outcomes.get(notification_id) is write:
+                    del self._outcomes[notification_id]
             if len(batch) == STEP:
                 await checkpoint()  # a store in memory has no checkpoint
 
 
-def _drop_oldest(waiting: dict[Any, Any]) -> set[Any]:
-    gone = set(islice(waiting, max(0, len(waiting) - _MAX_PENDING)))
-    for oldest in gone:
-        del waiting[oldest]
-    return gone
+def _drop_oldest(buffer: dict[Any, Any]) -> set[Any]:
+    oldest = set(islice(buffer, max(0, len(buffer) - _MAX_PENDING)))
+    for key in oldest:
+        del buffer[key]
+    return oldest
 
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
@@ -228,22 +227,22 @@ class EngineIdentity:
         """Unique name; created on first use, so that each forked process has its own."""
         return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
 
-    def kept(self, engine: str, before: str | None) -> None:
+    def check_previous(self, engine: str, previous: str | None) -> None:
         """Check the engine that wrote before us.
 
         Args:
             engine: Our name; empty if no evaluation was written.
-            before: Name of the engine that wrote before, if any.
+            previous: Name of the engine that wrote before, if any.
         """
         if not engine:
             return
-        other = isinstance(before, str) and before != engine
+        other = isinstance(previous, str) and previous != engine
         if other and self._has_written and not self._has_logged:
             self._has_logged = True
             logger.error(
                 "another engine writes to the alert store, so each ends the other's alerts; give "
                 "each engine its own store (logged once): engine=%s store=%r",
-                before,
+                previous,
                 self._store,
             )
         self._has_written = True
@@ -278,4 +277,4 @@ def _changes(records: Iterable[object]) -> Changes:
 
 
 def _of(kind: type[_Kind], records: Iterable[object]) -> tuple[_Kind, ...]:
-    return tuple(each for each in records if isinstance(each, kind))
+    return tuple(record for record in records if isinstance(record, kind))

@@ -50,7 +50,7 @@ class Range:
 _COUNT = Range(whole=True)
 
 
-_LONGEST = 30 * 86_400  # seconds
+_MAX_SECONDS = 30 * 86_400  # seconds
 
 
 _OFF_COUNT = Range(whole=True, optional=True)
@@ -62,10 +62,10 @@ _OFF_NUMBER = Range(least=0.001, optional=True)
 _OFF_SHARE = Range(most=1, optional=True)
 
 
-_WAIT = Range(least=0, most=_LONGEST)
+_WAIT = Range(least=0, most=_MAX_SECONDS)
 
 
-class InvalidThresholds(ValueError):  # noqa: N818 - named for what it is about
+class InvalidThresholds(ValueError):  # noqa: N818 - public, like Conflict and BadRecord
     """Thresholds have invalid values or unknown names.
 
     Attributes:
@@ -131,7 +131,7 @@ class Thresholds:
         keep_firing: Seconds that a finding must be absent before the alert is resolved.
 
     Raises:
-        InvalidThresholds: Values are invalid; it is a `ValueError` that lists each of them.
+        InvalidThresholds: Values are invalid; a `ValueError` that lists all of them.
     """
 
     global_qps: float | None = _value(None, _OFF_NUMBER)
@@ -143,14 +143,16 @@ class Thresholds:
     min_tpm_tokens_1m: int = _value(1000, _COUNT)
     critical_factor: float = _value(2, Range(least=1))
     error_rate: float | None = _value(0.1, _OFF_SHARE)
-    error_window: float = _value(300, Range(least=1, most=_LONGEST))
+    error_window: float = _value(300, Range(least=1, most=_MAX_SECONDS))
     error_min_requests: int = _value(10, _COUNT)
     error_evidence: bool = _value(True, Flag())
     count_client_errors: bool = _value(False, Flag())
     provider_failures: int | None = _value(10, _OFF_COUNT)
     provider_error_rate: float | None = _value(0.05, _OFF_SHARE)
     provider_error_hold: float = _value(300, _WAIT)
-    provider_latency_p95: float | None = _value(5, Range(least=0.001, most=_LONGEST, optional=True))
+    provider_latency_p95: float | None = _value(
+        5, Range(least=0.001, most=_MAX_SECONDS, optional=True)
+    )
     provider_latency_hold: float = _value(300, _WAIT)
     provider_429_rpm: float | None = _value(10, _OFF_NUMBER)
     provider_429_hold: float = _value(120, _WAIT)
@@ -160,9 +162,9 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         problems = [
-            (each.name, problem)
-            for each in dataclasses.fields(self)
-            if (problem := each.metadata["allowed"].problem(getattr(self, each.name)))
+            (field.name, problem)
+            for field in dataclasses.fields(self)
+            if (problem := field.metadata["allowed"].problem(getattr(self, field.name)))
         ]
         if problems:
             raise InvalidThresholds(problems)
@@ -170,7 +172,7 @@ class Thresholds:
     @classmethod
     def fields(cls) -> tuple[str, ...]:
         """Return the names of all thresholds."""
-        return tuple(each.name for each in dataclasses.fields(cls))
+        return tuple(field.name for field in dataclasses.fields(cls))
 
     def as_dict(self) -> dict[str, Any]:
         """Return all thresholds by name, as JSON values."""

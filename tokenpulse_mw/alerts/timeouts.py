@@ -21,7 +21,7 @@ def ignored(_: str) -> None:
 
 
 class CancelledByCalleeError(Exception):
-    """The called function raised a cancellation of its own, such as one of a closed pool."""
+    """The called function raised a cancellation, such as one of a closed pool."""
 
 
 async def call_with_timeout(seconds: float, call: Callable[[], Any]) -> Any:

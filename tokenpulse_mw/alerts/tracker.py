@@ -16,7 +16,7 @@ from .sinks import AlertEvent
 from .steps import STEP, Steps, batches
 from .store.records import Ack, AlertRecord, State, TransitionRecord
 
-MOST_OPEN = 10_000  # alerts of one rule
+MAX_OPEN_ALERTS = 10_000  # alerts of one rule
 
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
@@ -45,30 +45,30 @@ class AlertChanges:
 
     @property
     def changes(self) -> int:
-        """Return how many alerts changed in any way."""
+        """Number of alerts that changed in any way."""
         return max(len(self.alerts) + len(self.forgotten), len(self.notifications))
 
 
 @dataclass(slots=True)
 class Staged:
-    """The outcome of one evaluation of one rule, before `AlertTracker.commit` puts it in force.
+    """Outcome of one evaluation of one rule; `AlertTracker.commit` puts it in force.
 
     Attributes:
         rule: Name of the rule.
         episodes: The alerts of the rule afterwards, by fingerprint.
-        news: Changes, in pieces of at most 50 alerts; at least one.
+        changes: Changes, in parts of at most 50 alerts; at least one part.
         counts: Changes of the number of alerts of each kind.
-        left_out: Findings that became no alert, because the rule has too many.
+        left_out: Number of findings without an alert, because the rule has too many.
     """
 
     rule: str
     episodes: dict[str, Episode]
-    news: list[AlertChanges]
+    changes: list[AlertChanges]
     counts: Counts = field(default_factory=Counter)
     left_out: int = 0
 
     def put(self, fingerprint: str, before: Episode | None, after: Episode | None) -> None:
-        """Replace an alert; None stands for no alert."""
+        """Add, replace or remove an alert; None means that it does not exist."""
         if after is before:
             return
         if before is not None:
@@ -83,17 +83,18 @@ class Staged:
 class AlertTracker:
     """The open alerts of each rule.
 
-    Evaluations work on copies: what the other methods return changes in `commit` alone.
+    An evaluation works on copies. Its outcome is visible only after `commit`.
 
     Args:
-        rules: The names of the rules; each has alerts of its own.
+        rules: The names of the rules.
         cooldown: Seconds between two reminders of an alert.
         is_silenced: Returns, in bounded steps, True if a silence matches a finding at a time.
         new_id: Returns the id of a new episode.
-        most: Open alerts of one rule; further findings become no alert, the least severe first.
+        max_open: Maximum number of open alerts of one rule. The least severe findings beyond it do
+            not become alerts.
 
     Attributes:
-        overflowed: Findings that became no alert, because their rule had too many.
+        overflowed: Number of findings without an alert, because their rule had too many.
     """
 
     def __init__(
@@ -103,30 +104,30 @@ class AlertTracker:
         cooldown: float,
         is_silenced: Callable[[Finding, float], Steps[bool]],
         new_id: Callable[[], str] = lambda: uuid4().hex,
-        most: int = MOST_OPEN,
+        max_open: int = MAX_OPEN_ALERTS,
     ) -> None:
         self.overflowed = 0
         self._episodes: dict[str, dict[str, Episode]] = {rule: {} for rule in rules}
         self._cooldown = cooldown
         self._is_silenced = is_silenced
         self._new_id = new_id
-        self._most = most
+        self._most = max_open
         self._full = set[str]()
         self._counts: Counts = Counter()
 
     def resume(
-        self, record: AlertRecord, *, now: float, at: float, news: AlertChanges
+        self, record: AlertRecord, *, now: float, at: float, changes: AlertChanges
     ) -> Finding | None:
         """Restore a stored alert and return its finding.
 
-        None means that it is not restored: it cannot be read, its rule is gone, or it has fired
-        again while the store failed. `news` then gets its end.
+        Return None if it is not restored: the record is invalid, its rule does not exist any more,
+        or the alert fired again while the store failed. Its end is then added to `changes`.
         """
         try:
             episode = episode_of(record, now=now, at=at)
         except (KeyError, TypeError, ValueError) as error:
             logger.error("stored alert is invalid, ending it: alert=%s error=%r", record.id, error)
-            news.alerts.append(
+            changes.alerts.append(
                 replace(record, state="resolved", resolved_at=at, resolve_reason="unreadable")
             )
             return None
@@ -136,14 +137,14 @@ class AlertTracker:
             self._counts = self._counts + Counter([_kind(episode)])
             return episode.alert.finding
         if not episode.fires:
-            news.forgotten.append(episode.id)
+            changes.forgotten.append(episode.id)
             return None
         reason = "fired again" if episodes is not None else "its rule is gone"
-        news.alerts.append(record_of(episode, now=now, at=at, over=reason))
+        changes.alerts.append(record_of(episode, now=now, at=at, resolve_reason=reason))
         if episodes is None:
-            news.transitions.append(episode.transition("resolved", at))
+            changes.transitions.append(episode.transition("resolved", at))
             if episode.notified_severity is not None:
-                news.notifications.append(_resolved(episode, at))
+                changes.notifications.append(_resolved(episode, at))
         return None
 
     def release_held(self) -> Steps[None]:
@@ -158,7 +159,7 @@ class AlertTracker:
 
     def acknowledge(self, alert_id: str, ack: Ack | None) -> None:
         """Set or remove the acknowledgement of an alert."""
-        for episode in self._every():
+        for episode in self._all():
             if episode.id == alert_id:
                 self._put(replace(episode, ack=ack))
 
@@ -176,19 +177,19 @@ class AlertTracker:
         episodes, findings = self._episodes[rule], list(findings)
         if not episodes and not findings:
             return Staged(rule, episodes, [AlertChanges()])
-        found = yield from _worst(findings)
-        new = yield from _by_severity(found, episodes)
+        worst = yield from _worst(findings)
+        new = yield from _by_severity(worst, episodes)
         room = max(self._most - len(episodes), 0)
         opened = new[:room]
         staged = Staged(rule, dict(episodes), [AlertChanges()], left_out=len(new) - len(opened))
-        for position, fingerprint in enumerate([*episodes, *opened], 1):
-            before, finding = episodes.get(fingerprint), found.get(fingerprint)
+        for count, fingerprint in enumerate([*episodes, *opened], 1):
+            before, finding = episodes.get(fingerprint), worst.get(fingerprint)
             if before is None or not before.is_held(finding, now):
-                news = staged.news[-1]
+                news = staged.changes[-1]
                 episode = yield from self._step(rule, before, finding, now, at, news)
                 staged.put(fingerprint, before, episode)
-            if not position % STEP:
-                staged.news.append(AlertChanges())
+            if not count % STEP:
+                staged.changes.append(AlertChanges())
                 yield
         return staged
 
@@ -212,15 +213,17 @@ class AlertTracker:
     def firing(self) -> Steps[list[AlertEvent]]:
         """Return a "fired" event for every firing alert that was reported, with current values."""
         events = list[AlertEvent]()
-        for batch in batches(self._every()):
-            events += [each.as_notified() for each in batch if each.notified_severity is not None]
+        for batch in batches(self._all()):
+            events += [
+                episode.as_notified() for episode in batch if episode.notified_severity is not None
+            ]
             if len(batch) == STEP:
                 yield
         return events
 
     def findings(self) -> list[Finding]:
         """Return the last findings of all firing alerts, reported or not."""
-        return [each.alert.finding for each in self._every() if each.fires]
+        return [episode.alert.finding for episode in self._all() if episode.fires]
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
         """Return the number of alerts by type, severity and state."""
@@ -233,51 +236,51 @@ class AlertTracker:
         finding: Finding | None,
         now: float,
         at: float,
-        news: AlertChanges,
+        changes: AlertChanges,
     ) -> Steps[Episode | None]:
-        """Return one alert after an evaluation, or None if it is over, and add to `news`."""
-        stood = None if before is None else before.alert
-        alert, happened = step(stood, finding, now=now, cooldown=self._cooldown)
-        stands = cast(Alert, alert or stood)  # a new alert has a finding that fires
-        if before is not None and alert is stood and not before.is_untold(happened):
+        """Return one alert after an evaluation, or None if it ended; add its changes."""
+        previous = None if before is None else before.alert
+        alert, transition = step(previous, finding, now=now, cooldown=self._cooldown)
+        latest = cast(Alert, alert or previous)  # a new alert has a finding that fires
+        if before is not None and alert is previous and not before.may_notify(transition):
             return before
-        episode = before or Episode(self._new_id(), rule, stands, started_at=at)
-        episode = replace(episode, alert=stands)
-        if happened == "fired":
+        episode = before or Episode(self._new_id(), rule, latest, started_at=at)
+        episode = replace(episode, alert=latest)
+        if transition == "fired":
             episode = replace(episode, fired_at=at)
-        if happened is not None:
-            previous = None if stood is None else stood.finding.severity
-            news.events.append(episode.event(happened, at, previous))
-            if happened != "reminded":
-                news.transitions.append(episode.transition(happened, at))
-        episode = yield from self._notify(episode, happened, at, news)
+        if transition is not None:
+            severity = None if previous is None else previous.finding.severity
+            changes.events.append(episode.event(transition, at, severity))
+            if transition != "reminded":
+                changes.transitions.append(episode.transition(transition, at))
+        episode = yield from self._notify(episode, transition, at, changes)
         if alert is None and not episode.fires:
-            news.forgotten.append(episode.id)
+            changes.forgotten.append(episode.id)
         elif episode != before or alert is None:
-            over = "not found any more" if alert is None else None
-            news.alerts.append(record_of(episode, now=now, at=at, over=over))
+            reason = "not found any more" if alert is None else None
+            changes.alerts.append(record_of(episode, now=now, at=at, resolve_reason=reason))
         return None if alert is None else episode
 
     def _notify(
-        self, episode: Episode, happened: Transition | None, at: float, news: AlertChanges
+        self, episode: Episode, transition: Transition | None, at: float, changes: AlertChanges
     ) -> Steps[Episode]:
-        """Add to `news` what is to be reported of an alert, and return the alert afterwards."""
-        told = (
-            notification_for(episode.notified_severity, episode.severity, happened)
+        """Add the notification of an alert, if any, and return the alert afterwards."""
+        notified = (
+            notification_for(episode.notified_severity, episode.severity, transition)
             if episode.fires
             else None
         )
-        if told is None or (told == "reminded" and episode.ack is not None):
+        if notified is None or (notified == "reminded" and episode.ack is not None):
             return episode
-        if told == "resolved":
-            news.notifications.append(_resolved(episode, at))
+        if notified == "resolved":
+            changes.notifications.append(_resolved(episode, at))
             return episode
         if (yield from self._is_silenced(episode.alert.finding, at)):
             return episode
-        news.notifications.append(episode.event(told, at, episode.notified_severity))
+        changes.notifications.append(episode.event(notified, at, episode.notified_severity))
         return replace(episode, notified_severity=episode.severity)
 
-    def _every(self) -> Iterator[Episode]:
+    def _all(self) -> Iterator[Episode]:
         # A scrape may run in another thread.
         for episodes in list(self._episodes.values()):
             yield from list(episodes.values())
@@ -294,10 +297,10 @@ def _resolved(episode: Episode, at: float) -> AlertEvent:
     return replace(episode.as_notified(), transition="resolved", at=at, id="")
 
 
-def _by_severity(found: Mapping[str, Finding], known: Mapping[str, object]) -> Steps[list[str]]:
+def _by_severity(findings: Mapping[str, Finding], known: Mapping[str, object]) -> Steps[list[str]]:
     """Return the fingerprints of new findings that fire, the most severe first."""
     ranks: dict[int, list[str]] = {rank: [] for rank in sorted(RANKS.values(), reverse=True)}
-    for batch in batches(found.items(), 10 * STEP):
+    for batch in batches(findings.items(), 10 * STEP):
         for fingerprint, finding in batch:
             if fingerprint not in known and finding.severity is not None:
                 ranks[finding.rank].append(fingerprint)
@@ -308,16 +311,16 @@ def _by_severity(found: Mapping[str, Finding], known: Mapping[str, object]) -> S
 
 def _worst(findings: Iterable[Finding]) -> Steps[dict[str, Finding]]:
     """Return the most severe finding of each fingerprint, the first among equals."""
-    found: dict[str, Finding] = {}
+    worst: dict[str, Finding] = {}
     for batch in batches(findings):
         for finding in batch:
             fingerprint = finding.fingerprint
-            known = found.get(fingerprint)
+            known = worst.get(fingerprint)
             if known is None or finding.rank > known.rank:
-                found[fingerprint] = finding
+                worst[fingerprint] = finding
         if len(batch) == STEP:
             yield
-    return found
+    return worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,9 +363,9 @@ class Episode:
         """True if the alert has fired and is not resolved."""
         return self.alert.state != "pending"
 
-    def is_untold(self, happened: Transition | None) -> bool:
-        """Return True if a sink may be due an event, whatever was found."""
-        return happened is not None or (self.fires and self.notified_severity != self.severity)
+    def may_notify(self, transition: Transition | None) -> bool:
+        """Return True if sinks may have to be notified."""
+        return transition is not None or (self.fires and self.notified_severity != self.severity)
 
     def is_held(self, finding: Finding | None, now: float) -> bool:
         """Return True if a restored alert must not be lowered or resolved yet."""
@@ -400,17 +403,19 @@ class Episode:
         )
 
 
-def record_of(episode: Episode, *, now: float, at: float, over: str | None = None) -> AlertRecord:
+def record_of(
+    episode: Episode, *, now: float, at: float, resolve_reason: str | None = None
+) -> AlertRecord:
     """Return the record of an episode.
 
     Args:
         episode: The current episode, or its last state.
         now: Seconds of the engine's clock.
         at: The same moment in seconds since the epoch.
-        over: Reason for its end; None if it has not ended.
+        resolve_reason: Reason for the end; None if it has not ended.
     """
     alert, shift = episode.alert, at - now
-    state: State = "resolved" if over else alert.state
+    state: State = "resolved" if resolve_reason else alert.state
     return AlertRecord(
         episode.id,
         episode.fingerprint,
@@ -419,21 +424,21 @@ def record_of(episode: Episode, *, now: float, at: float, over: str | None = Non
         episode.severity,
         state,
         finding_to_dict(alert.finding),
-        since=at if over else alert.since + shift,
-        told=alert.notified_at + shift,
+        since=at if resolve_reason else alert.since + shift,
+        last_notified_at=alert.notified_at + shift,
         started_at=episode.started_at,
         fired_at=episode.fired_at,
-        resolved_at=at if over else None,
-        resolve_reason=over,
+        resolved_at=at if resolve_reason else None,
+        resolve_reason=resolve_reason,
         ack=episode.ack,
-        told_as=episode.notified_severity,
+        notified_severity=episode.notified_severity,
     )
 
 
 def episode_of(record: AlertRecord, *, now: float, at: float) -> Episode:
     """Return the episode of a record.
 
-    The time since it was stored counts, for example as pending time.
+    The time since it was stored counts, for example as time pending.
 
     Raises:
         KeyError, TypeError, ValueError: The record is invalid.
@@ -447,17 +452,22 @@ def episode_of(record: AlertRecord, *, now: float, at: float) -> Episode:
         record.id,
         record.rule,
         # After the wall clock was set back, the times would be in the future.
-        Alert(finding, record.state, min(record.since + shift, now), min(record.told + shift, now)),
+        Alert(
+            finding,
+            record.state,
+            min(record.since + shift, now),
+            min(record.last_notified_at + shift, now),
+        ),
         record.started_at,
         record.fired_at,
-        record.told_as,
+        record.notified_severity,
         record.ack,
         held_until=now + finding.window,
     )
 
 
 def notification_for(
-    notified_severity: Severity | None, severity: Severity, happened: Transition | None
+    notified_severity: Severity | None, severity: Severity, transition: Transition | None
 ) -> Transition | None:
     """Return the transition to report to the sinks, if any.
 
@@ -467,12 +477,12 @@ def notification_for(
     Args:
         notified_severity: The severity reported last; None if unreported.
         severity: The current severity.
-        happened: The transition in the life cycle, if any.
+        transition: The transition in the life cycle, if any.
     """
-    if happened == "resolved":
+    if transition == "resolved":
         return None if notified_severity is None else "resolved"
     if notified_severity is None:
         return "fired"
     if severity != notified_severity:
         return "escalated" if RANKS[severity] > RANKS[notified_severity] else "deescalated"
-    return "reminded" if happened == "reminded" else None
+    return "reminded" if transition == "reminded" else None

@@ -1,6 +1,6 @@
-"""The whole thing on one machine: a vendor, the gateway in front of it, and clients.
+"""Demo on one machine: a simulated vendor, a gateway in front of it, and clients.
 
-It uses the library as any gateway does, by its public names.
+It uses only public names of the library.
 """
 
 from .main import run_demo

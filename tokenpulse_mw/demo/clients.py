@@ -1,4 +1,4 @@
-"""Clients of the demo's gateway: real requests, and a note of everything that came back."""
+"""Clients of the demo's gateway, which record statuses and token counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-# Where each provider is asked, how its API wants a stream, and the request's body.
+# Path of a plain request, path of a stream, and body, by provider.
 CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "codex": (
         "/codex/v1/chat/completions",
@@ -32,16 +32,16 @@ CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"contents": [{"parts": [{"text": "How do you do?"}]}]},
     ),
 }
-_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+_STREAM_FIELDS = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 @dataclass
-class Seen:
-    """What came back.
+class ClientStats:
+    """Responses that the clients received.
 
     Attributes:
-        statuses: How often each status came, by client and status.
-        tokens: What the vendors said they read and wrote, by provider and "input" or "output".
+        statuses: Number of responses by client address and status.
+        tokens: Tokens in the usage of the responses, by provider and "input" or "output".
     """
 
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -51,52 +51,55 @@ class Seen:
 class Client:
     """One client of the gateway.
 
-    The gateway trusts this machine as its proxy, so the address can be any.
+    The gateway trusts this machine as a proxy, so the client can have any address.
 
     Args:
-        http: Has the gateway as its base URL.
-        seen: Where to note what comes back.
-        address: The client's address, as a proxy in front of the gateway would give it.
-        tenant: The client's API key.
+        http: HTTP client with the gateway as its base URL.
+        stats: Receives statuses and tokens.
+        address: Address for `X-Forwarded-For`.
+        tenant: API key of the client.
     """
 
-    def __init__(self, http: httpx2.AsyncClient, seen: Seen, *, address: str, tenant: str) -> None:
+    def __init__(
+        self, http: httpx2.AsyncClient, stats: ClientStats, *, address: str, tenant: str
+    ) -> None:
         self._http = http
-        self._seen = seen
+        self._stats = stats
         self._address = address
         self._headers = {"x-forwarded-for": address, "authorization": f"Bearer {tenant}"}
 
-    async def ask(self, provider: str) -> int:
-        """Ask for a plain answer; gives the status."""
+    async def send(self, provider: str) -> int:
+        """Send a plain request, and return the status."""
         path, _, body = CALLS[provider]
-        answer = await self._http.post(path, json=body, headers=self._headers)
-        self._note(provider, answer.status_code, [answer.json()] if answer.is_success else [])
-        return answer.status_code
+        response = await self._http.post(path, json=body, headers=self._headers)
+        documents = [response.json()] if response.is_success else []
+        self._record(provider, response.status_code, documents)
+        return response.status_code
 
-    async def ask_streaming(self, provider: str, *, hang_up: bool = False, words: int = 8) -> int:
-        """Ask for a stream; read it to its end, or hang up after the model's first words."""
+    async def stream(self, provider: str, *, disconnect: bool = False, words: int = 8) -> int:
+        """Read a stream to its end, or disconnect after four events; return the status."""
         _, path, body = CALLS[provider]
         if provider != "gemini":
-            body = {**body, **_STREAMED, "max_tokens": words}
+            body = {**body, **_STREAM_FIELDS, "max_tokens": words}
         events: list[dict[str, Any]] = []
-        async with self._http.stream("POST", path, json=body, headers=self._headers) as answer:
-            async for line in answer.aiter_lines():
+        async with self._http.stream("POST", path, json=body, headers=self._headers) as response:
+            async for line in response.aiter_lines():
                 if line.startswith("data: {"):
                     events.append(msgspec.json.decode(line.removeprefix("data: ")))
-                if hang_up and len(events) == 4:
+                if disconnect and len(events) == 4:
                     break
-        self._note(provider, answer.status_code, events)
-        return answer.status_code
+        self._record(provider, response.status_code, events)
+        return response.status_code
 
-    def _note(self, provider: str, status: int, documents: list[dict[str, Any]]) -> None:
-        self._seen.statuses[self._address, status] += 1
-        said = {kind: n for document in documents for kind, n in _said(document)}
-        for kind, n in said.items():
-            self._seen.tokens[provider, kind] += n
+    def _record(self, provider: str, status: int, documents: list[dict[str, Any]]) -> None:
+        self._stats.statuses[self._address, status] += 1
+        usage = {kind: count for document in documents for kind, count in _usage(document)}
+        for kind, count in usage.items():
+            self._stats.tokens[provider, kind] += count
 
 
-def _said(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """What one answer, or one event of it, says of tokens; the last word of each kind counts."""
+def _usage(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield the token counts of a response or an event; later events of a stream are final."""
     inner = document.get("message") or {}
     usage = document.get("usage") or document.get("usageMetadata") or inner.get("usage") or {}
     for kind, names in {

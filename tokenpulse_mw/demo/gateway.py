@@ -1,4 +1,4 @@
-"""A FastAPI gateway that passes requests on to a vendor, as gateways do."""
+"""FastAPI gateway that forwards requests to a vendor."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastapi.responses import StreamingResponse
 from .. import annotate
 
 _KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
-_PASSED_ON = ("content-type", *_KEY_HEADERS)
+_FORWARDED_HEADERS = ("content-type", *_KEY_HEADERS)
 
 
 def build_gateway(vendor_url: str) -> FastAPI:
-    """A gateway with a prefix for each provider: `/codex`, `/claude` and `/gemini`.
+    """Return a gateway with a prefix for each provider: `/codex`, `/claude` and `/gemini`.
 
-    It knows nothing of limits, metrics or alerts, but tells who its tenants are.
+    It has no limits, metrics or alerts, and annotates the tenant of each request.
     """
 
     @asynccontextmanager
@@ -32,44 +32,48 @@ def build_gateway(vendor_url: str) -> FastAPI:
 
     @app.post("/codex/v1/chat/completions")
     async def codex(request: Request) -> StreamingResponse:
-        return await _pass_on(request, "codex", "/v1/chat/completions")
+        return await _forward(request, "codex", "/v1/chat/completions")
 
     @app.post("/claude/v1/messages")
     async def claude(request: Request) -> StreamingResponse:
-        return await _pass_on(request, "claude", "/v1/messages")
+        return await _forward(request, "claude", "/v1/messages")
 
     @app.post("/gemini/v1beta/models/{call}")
     async def gemini(request: Request, call: str) -> StreamingResponse:
-        return await _pass_on(request, "gemini", f"/v1beta/models/{call}")
+        return await _forward(request, "gemini", f"/v1beta/models/{call}")
 
     return app
 
 
-async def _pass_on(request: Request, provider: str, path: str) -> StreamingResponse:
+async def _forward(request: Request, provider: str, path: str) -> StreamingResponse:
     tenant = _tenant(request)
     annotate(request, tenant=tenant, api_key=tenant, credential=f"{provider}-demo")
     client: httpx2.AsyncClient = request.app.state.client
-    headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-    asked = client.build_request("POST", path, content=await request.body(), headers=headers)
-    answer = await client.send(asked, stream=True)
+    headers = {
+        name: request.headers[name] for name in _FORWARDED_HEADERS if name in request.headers
+    }
+    vendor_request = client.build_request(
+        "POST", path, content=await request.body(), headers=headers
+    )
+    response = await client.send(vendor_request, stream=True)
     return StreamingResponse(
-        _relay(answer),
-        status_code=answer.status_code,
-        headers={"content-type": answer.headers["content-type"]},
+        _relay(response),
+        status_code=response.status_code,
+        headers={"content-type": response.headers["content-type"]},
     )
 
 
-async def _relay(answer: httpx2.Response) -> AsyncIterator[bytes]:
+async def _relay(response: httpx2.Response) -> AsyncIterator[bytes]:
     try:
-        async for chunk in answer.aiter_raw():
+        async for chunk in response.aiter_raw():
             yield chunk
-    finally:  # also when our client has hung up, so that the vendor stops too
+    finally:  # after a client disconnect too, so that the vendor stops
         with anyio.CancelScope(shield=True):
-            await answer.aclose()
+            await response.aclose()
 
 
 def _tenant(request: Request) -> str:
-    """Who pays: in the demo, the API key is the tenant's name."""
+    """Return the API key, which is the tenant's name in the demo."""
     for name in _KEY_HEADERS:
         if key := request.headers.get(name):
             return key.removeprefix("Bearer ")

@@ -1,10 +1,9 @@
-"""Sets the demo up, lets it run, and reports."""
+"""Entry point of the demo: starts vendor and gateway, runs the scenario, prints the report."""
 
 from __future__ import annotations
 
-import sys
 import time
-from math import inf, isfinite
+from math import inf
 
 import anyio
 from prometheus_client import CollectorRegistry
@@ -13,59 +12,61 @@ from .. import AlertEngine, AlertEvent, HttpMetrics, Settings, Thresholds, Token
 from .clients import CALLS
 from .gateway import build_gateway
 from .report import report
-from .scenario import LIMIT, Stage, keep_on, play, promises
+from .scenario import LIMIT, RunningDemo, check_results, run_scenario, send_until
 from .server import LocalServer
 from .vendor import Vendor
 
 
 def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
-    """Run the demo; gives 0 if all that it promises has happened, else 1.
+    """Run the demo, and return its exit code: 0 if all checks pass, else 1.
 
     Args:
-        seconds: How long it runs, though never shorter than it needs; None for until Ctrl-C.
-        port: The gateway's; 0 for a free one.
+        seconds: Time to run, but not less than the scenario takes; until Ctrl-C if None.
+        port: Port of the gateway; 0 selects a free one.
+
+    Raises:
+        PortError: The port is not available.
     """
-    until = inf if seconds is None else time.monotonic() + seconds
+    deadline = inf if seconds is None else time.monotonic() + seconds
     vendor = Vendor()
     events: list[AlertEvent] = []
 
-    async def remember(event: AlertEvent) -> None:
+    async def print_alert(event: AlertEvent) -> None:
         events.append(event)
-        _say(f"  alert {event.transition}: {event.finding.title}")
+        _print(f"alert {event.transition}: id={event.fingerprint} title={event.finding.title!r}")
 
-    with LocalServer(vendor.app) as behind:
+    with LocalServer(vendor.app) as vendor_server:
         pulse = TokenPulse(
             service="tokenpulse demo",
             providers=list(CALLS),
             settings=Settings(limit=f"{LIMIT}/minute", trusted_proxies=("127.0.0.0/8",)),
             credentials=dict.fromkeys(CALLS, True),
-            # Everything that takes minutes in a real gateway takes seconds here.
+            # Seconds instead of the minutes of a real gateway.
             engine=AlertEngine(
-                sinks=[remember], interval=0.25, thresholds=Thresholds(error_window=2)
+                sinks=[print_alert], interval=0.25, thresholds=Thresholds(error_window=2)
             ),
             metrics=HttpMetrics(CollectorRegistry()),
         )
-        gateway = build_gateway(behind.url)
+        gateway = build_gateway(vendor_server.url)
         pulse.install(gateway)
-        with LocalServer(gateway, port=port) as front:
-            _say(f"gateway on {front.url}, in front of a vendor on {behind.url}")
+        with LocalServer(gateway, port=port) as gateway_server:
+            _print(f"gateway started: url={gateway_server.url} vendor={vendor_server.url}")
             try:
-                stage = Stage(front.url, vendor, pulse.metrics, events)
-                return anyio.run(_show, stage, until)
+                demo = RunningDemo(gateway_server.url, vendor, pulse.metrics, events)
+                return anyio.run(_run, demo, deadline)
             except KeyboardInterrupt:
-                _say("stopped")
+                _print("demo stopped")
                 return 0
 
 
-async def _show(stage: Stage, until: float) -> int:
-    await play(stage, lambda step: _say(f"- {step}"))
-    kept = promises(stage)
-    _say(report(stage, kept))
-    _say("running on until the end" if isfinite(until) else "running on; Ctrl-C ends it")
-    await keep_on(stage, until)
-    return 0 if all(kept.values()) else 1
+async def _run(demo: RunningDemo, deadline: float) -> int:
+    await run_scenario(demo, _print)
+    results = check_results(demo)
+    _print(report(demo, results))
+    _print(f"traffic started: until={'Ctrl-C' if deadline == inf else 'end'}")
+    await send_until(demo, deadline)
+    return 0 if all(results.values()) else 1
 
 
-def _say(line: str) -> None:
-    print(line)
-    sys.stdout.flush()
+def _print(line: str) -> None:
+    print(line, flush=True)

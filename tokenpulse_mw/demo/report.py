@@ -1,4 +1,4 @@
-"""What was measured in the demo, for people."""
+"""Text report of the demo."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from .clients import CALLS
-from .scenario import Stage
+from .scenario import RunningDemo
 
-_PLACES = ("/metrics", "/health", "/health/ready", "/api/credentials/status")
-
-
-def report(stage: Stage, kept: Mapping[str, bool]) -> str:
-    """Requests by status, tokens by provider, alerts, promises, and where to look further."""
-    return "\n".join(_lines(stage, kept))
+_ENDPOINTS = ("/metrics", "/health", "/health/ready", "/api/credentials/status")
 
 
-def _lines(stage: Stage, kept: Mapping[str, bool]) -> Iterator[str]:
+def report(demo: RunningDemo, results: Mapping[str, bool]) -> str:
+    """Return requests by status, tokens by provider, alerts, results of the checks, and URLs."""
+    return "\n".join(_lines(demo, results))
+
+
+def _lines(demo: RunningDemo, results: Mapping[str, bool]) -> Iterator[str]:
     yield ""
     yield "requests by status"
-    for status, number in sorted(_by_status(stage).items()):
-        yield f"  {status}  {number:>6.0f}"
+    for status, count in sorted(_by_status(demo).items()):
+        yield f"  {status}  {count:>6.0f}"
     yield "tokens by provider      input    output"
     for provider in CALLS:
         read, written = (
-            stage.sample("tokenpulse_llm_tokens_total", provider=provider, kind=kind)
+            demo.sample("tokenpulse_llm_tokens_total", provider=provider, kind=kind)
             for kind in ("input", "output")
         )
         yield f"  {provider:<16} {read:>10.0f}{written:>10.0f}"
     yield "alerts"
-    for (alert, transition), number in sorted(stage.told().items()):
-        yield f"  {alert} {transition} {number}x"
-    yield "promised"
-    for promise, true in kept.items():
-        yield f"  [{'ok' if true else 'FAILED'}] {promise}"
-    yield "look at"
-    for place in _PLACES:
-        yield f"  {stage.url}{place}"
+    for (alert, transition), count in sorted(demo.transitions().items()):
+        yield f"  {alert} {transition} {count}x"
+    yield "checks"
+    for check, passed in results.items():
+        yield f"  [{'ok' if passed else 'FAILED'}] {check}"
+    yield "endpoints"
+    for path in _ENDPOINTS:
+        yield f"  {demo.url}{path}"
 
 
-def _by_status(stage: Stage) -> Counter[str]:
+def _by_status(demo: RunningDemo) -> Counter[str]:
     statuses: Counter[str] = Counter()
-    for metric in stage.metrics.registry.collect():
+    for metric in demo.metrics.registry.collect():
         for sample in metric.samples:
             if sample.name == "tokenpulse_http_requests_total":
                 statuses[sample.labels["status"]] += int(sample.value)

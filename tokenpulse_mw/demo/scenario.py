@@ -1,4 +1,4 @@
-"""What happens in the demo, in order, and what must come of it."""
+"""Scenario of the demo, and the checks of its results."""
 
 from __future__ import annotations
 
@@ -11,142 +11,139 @@ import anyio
 import httpx2
 
 from .. import AlertEvent, HttpMetrics
-from .clients import CALLS, Client, Seen
+from .clients import CALLS, Client, ClientStats
 from .vendor import Vendor
 
-LIMIT = 100  # requests of one client in a minute
+LIMIT = 100  # requests per minute of one client
 BURST = 150
 
-_AT_ONCE = 10
-_LONGEST_WAIT = 15.0  # seconds for an alert to fire or to be resolved
+EXPECTED_ALERTS = ("rate_limit:system:0", "provider_down:apikey:gemini-demo")
+INHIBITED_ALERT = "error_spike:key:unlucky"  # explained by the provider that is down
+
+_MAX_CONCURRENT_REQUESTS = 10
+_ALERT_TIMEOUT = 15.0  # seconds for an alert to fire or resolve
 
 
 @dataclass
-class Stage:
+class RunningDemo:
     """The running demo.
 
     Attributes:
-        url: The gateway's.
-        vendor: Stands behind the gateway.
-        metrics: The gateway's.
-        events: What the gateway's alert engine has told, as it tells it.
-        seen: What the clients have seen.
+        url: URL of the gateway.
+        vendor: Vendor behind the gateway.
+        metrics: Metrics of the gateway.
+        events: Notifications of the gateway's alert engine so far.
+        stats: Responses that the clients received.
     """
 
     url: str
     vendor: Vendor
     metrics: HttpMetrics
     events: list[AlertEvent]
-    seen: Seen = field(default_factory=Seen)
+    stats: ClientStats = field(default_factory=ClientStats)
 
     def client(self, http: httpx2.AsyncClient, address: str, tenant: str) -> Client:
-        """A client that asks from `address` in the name of `tenant`."""
-        return Client(http, self.seen, address=address, tenant=tenant)
+        """Return a client of a tenant with an address."""
+        return Client(http, self.stats, address=address, tenant=tenant)
 
     def sample(self, name: str, **labels: str) -> float:
-        """The value of one of the gateway's series, 0 where there is none."""
+        """Return the value of a series of the gateway, or 0 without one."""
         return self.metrics.registry.get_sample_value(name, labels) or 0
 
-    def told(self) -> Counter[tuple[str, str]]:
-        """How often each alert was fired and resolved: by fingerprint and transition."""
+    def transitions(self) -> Counter[tuple[str, str]]:
+        """Return the number of notifications by fingerprint and transition."""
         return Counter((event.fingerprint, event.transition) for event in self.events)
 
 
-async def play(stage: Stage, say: Callable[[str], None]) -> None:
-    """Let everything happen once."""
-    async with httpx2.AsyncClient(base_url=stage.url, timeout=30, trust_env=False) as http:
-        say("three providers, plain and streamed")
-        steady = stage.client(http, "203.0.113.1", "acme")
+async def run_scenario(demo: RunningDemo, log: Callable[[str], None]) -> None:
+    """Run all steps once, and log the beginning of each."""
+    async with httpx2.AsyncClient(base_url=demo.url, timeout=30, trust_env=False) as http:
+        log(f"requests started: providers={','.join(CALLS)} modes=plain,stream")
+        steady = demo.client(http, "203.0.113.1", "acme")
         for provider in CALLS:
-            await steady.ask(provider)
-            await steady.ask_streaming(provider)
-        say(f"a client sends {BURST} requests, {LIMIT} a minute are allowed")
-        await _burst(stage, http)
-        say("a client hangs up in the middle of a stream")
-        leaving = stage.client(http, "203.0.113.4", "acme")
-        await leaving.ask_streaming("claude", hang_up=True, words=500)
-        say("the vendor goes down, alerts fire; it comes back, they are resolved")
-        await _outage(stage, http)
+            await steady.send(provider)
+            await steady.stream(provider)
+        log(f"burst started: requests={BURST} limit={LIMIT}/minute")
+        await _burst(demo, http)
+        log("client disconnect started: provider=claude")
+        leaving = demo.client(http, "203.0.113.4", "acme")
+        await leaving.stream("claude", disconnect=True, words=500)
+        log("vendor outage started: provider=gemini")
+        await _outage(demo, http)
 
 
-async def keep_on(stage: Stage, until: float) -> None:
-    """A little traffic, one request a second, until the monotonic clock says `until`."""
-    async with httpx2.AsyncClient(base_url=stage.url, timeout=30, trust_env=False) as http:
-        visitor = stage.client(http, "203.0.113.8", "acme")
-        await visitor.ask("codex")
-        while (left := until - time.monotonic()) > 0:
-            await anyio.sleep(min(left, 1))
-            await visitor.ask("codex")
+async def send_until(demo: RunningDemo, deadline: float) -> None:
+    """Send one request a second until `deadline` on the monotonic clock."""
+    async with httpx2.AsyncClient(base_url=demo.url, timeout=30, trust_env=False) as http:
+        visitor = demo.client(http, "203.0.113.8", "acme")
+        await visitor.send("codex")
+        while (remaining := deadline - time.monotonic()) > 0:
+            await anyio.sleep(min(remaining, 1))
+            await visitor.send("codex")
 
 
-async def _burst(stage: Stage, http: httpx2.AsyncClient) -> None:
-    eager = stage.client(http, "203.0.113.2", "eager")
-    calm = stage.client(http, "203.0.113.3", "calm")
-    turns = anyio.CapacityLimiter(_AT_ONCE)
+async def _burst(demo: RunningDemo, http: httpx2.AsyncClient) -> None:
+    eager = demo.client(http, "203.0.113.2", "eager")
+    calm = demo.client(http, "203.0.113.3", "calm")
+    limiter = anyio.CapacityLimiter(_MAX_CONCURRENT_REQUESTS)
 
-    async def ask() -> None:
-        async with turns:
-            await eager.ask("codex")
+    async def send() -> None:
+        async with limiter:
+            await eager.send("codex")
 
     async with anyio.create_task_group() as tasks:
         for _ in range(BURST):
-            tasks.start_soon(ask)
+            tasks.start_soon(send)
         for _ in range(5):
-            await calm.ask("codex")
+            await calm.send("codex")
 
 
-async def _outage(stage: Stage, http: httpx2.AsyncClient) -> None:
-    unlucky = stage.client(http, "203.0.113.5", "unlucky")
-    stage.vendor.down = True
+async def _outage(demo: RunningDemo, http: httpx2.AsyncClient) -> None:
+    unlucky = demo.client(http, "203.0.113.5", "unlucky")
+    demo.vendor.down = True
     for _ in range(20):
-        await unlucky.ask("gemini")
-    await _until(lambda: len(_episodes(stage, "fired")) == len(EXPECTED_ALERTS))
-    stage.vendor.down = False
-    await unlucky.ask("gemini")
-    await _until(lambda: len(_episodes(stage, "resolved")) == len(EXPECTED_ALERTS))
+        await unlucky.send("gemini")
+    await _wait_for_alerts(demo, "fired")
+    demo.vendor.down = False
+    await unlucky.send("gemini")
+    await _wait_for_alerts(demo, "resolved")
 
 
-async def _until(happened: Callable[[], bool]) -> None:
-    with anyio.move_on_after(_LONGEST_WAIT):
-        while not happened():  # noqa: ASYNC110 - it happens in the servers' threads
+async def _wait_for_alerts(demo: RunningDemo, transition: str) -> None:
+    """Wait until all expected alerts have the transition, or the timeout expires."""
+    expected = {(alert, transition) for alert in EXPECTED_ALERTS}
+    with anyio.move_on_after(_ALERT_TIMEOUT):
+        while not expected <= demo.transitions().keys():  # noqa: ASYNC110 - set by another thread
             await anyio.sleep(0.1)
 
 
-EXPECTED_ALERTS = ("rate_limit:system:0", "provider_down:apikey:gemini-demo")
-EXPLAINED = "error_spike:key:unlucky"  # by the provider that is down
-
-
-def _episodes(stage: Stage, transition: str) -> set[str]:
-    return {alert for alert, told in stage.told() if told == transition} & set(EXPECTED_ALERTS)
-
-
-def promises(stage: Stage) -> dict[str, bool]:
-    """Everything the demo promises, and whether it has come true."""
-    statuses, told = stage.seen.statuses, stage.told()
+def check_results(demo: RunningDemo) -> dict[str, bool]:
+    """Return the description of each check, and True if the results pass it."""
+    statuses, transitions = demo.stats.statuses, demo.transitions()
     name = "tokenpulse_http_requests_total"
     route = {"method": "POST", "route": "/codex/v1/chat/completions", "provider": "codex"}
     return {
-        f"{LIMIT} of {BURST} requests answered, the others 429": (
+        f"{LIMIT} of {BURST} requests are allowed, the others get 429": (
             statuses["203.0.113.2", 200] == LIMIT and statuses["203.0.113.2", 429] == BURST - LIMIT
         ),
-        "the client beside them untouched": statuses["203.0.113.3", 200] == 5,
-        "each 429 counted under its route and provider": (
-            stage.sample(name, status="429", **route) == BURST - LIMIT
+        "another client is not limited": statuses["203.0.113.3", 200] == 5,
+        "each 429 is counted under its route and provider": (
+            demo.sample(name, status="429", **route) == BURST - LIMIT
         ),
-        "tokens metered as the vendors told the clients": all(
-            stage.sample("tokenpulse_llm_tokens_total", provider=provider, kind=kind)
-            == stage.seen.tokens[provider, kind]
+        "metered tokens equal the usage in the responses": all(
+            demo.sample("tokenpulse_llm_tokens_total", provider=provider, kind=kind)
+            == demo.stats.tokens[provider, kind]
             for provider in CALLS
             for kind in ("input", "output")
         ),
-        "the client that hung up counted as such": stage.sample(
+        "the client disconnect is counted as such": demo.sample(
             "tokenpulse_http_responses_total", provider="claude", outcome="client_disconnect"
         )
         == 1,
-        "each alert fired once and resolved once": all(
-            told[alert, transition] == 1
+        "each alert fires once and resolves once": all(
+            transitions[alert, transition] == 1
             for alert in EXPECTED_ALERTS
             for transition in ("fired", "resolved")
         ),
-        "no alert for what another one explains": told[EXPLAINED, "fired"] == 0,
+        "no alert for the consequences of the outage": transitions[INHIBITED_ALERT, "fired"] == 0,
     }

@@ -1,4 +1,4 @@
-"""A real HTTP server in a thread, on a port of this machine only."""
+"""HTTP server in a thread, on the loopback interface."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Self
 import uvicorn
 from starlette.types import ASGIApp
 
-_LONGEST_START = 10.0  # seconds
+_START_TIMEOUT = 10.0  # seconds
 
 
 class PortError(Exception):
-    """The port cannot be had."""
+    """The port is not available."""
 
 
 class LocalServer:
-    """Serves an application with uvicorn for as long as it is entered.
+    """Context manager that serves an application with uvicorn.
 
     Args:
-        app: What to serve.
-        port: On 127.0.0.1; 0 for a free one.
+        app: The application.
+        port: Port on 127.0.0.1; 0 selects a free one.
 
     Attributes:
-        url: Where it is served, without a slash at the end.
+        url: URL of the server, without a trailing slash.
 
     Raises:
-        PortError: The port is taken, or not ours to take.
+        PortError: The port is in use, or not permitted.
         RuntimeError: (on entering) The application did not start.
     """
 
@@ -48,7 +48,7 @@ class LocalServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        deadline = time.monotonic() + _LONGEST_START
+        deadline = time.monotonic() + _START_TIMEOUT
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 self.__exit__(None, None, None)
@@ -63,9 +63,9 @@ class LocalServer:
         traceback: TracebackType | None,
     ) -> None:
         self._server.should_exit = True
-        self._thread.join(_LONGEST_START)
+        self._thread.join(_START_TIMEOUT)
         self._socket.close()
 
     def _serve(self) -> None:
-        with suppress(SystemExit):  # uvicorn's way to say that the application did not start
+        with suppress(SystemExit):  # raised by uvicorn if the application did not start
             self._server.run(sockets=[self._socket])

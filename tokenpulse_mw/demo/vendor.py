@@ -1,4 +1,4 @@
-"""A vendor of language models for one machine: it speaks three vendors' formats, and no sense."""
+"""Simulated vendor with the APIs of OpenAI, Anthropic and Gemini."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 _WORDS = ("the ", "pulse ", "of ", "a ", "token ", "is ", "a ", "number ")
-_PAUSE = 0.01  # seconds between two words of a stream
+_WORD_DELAY = 0.01  # seconds between two words of a stream
 
 Event = tuple[str, dict[str, Any]]
 
 
 class Vendor:
-    """An application that answers as OpenAI, Anthropic and Gemini do.
+    """Application with the response formats of OpenAI, Anthropic and Gemini.
 
-    It "reads" a token for every four bytes of the request, and writes as many words as the
-    request's token limit says, 8 by default.
+    It counts an input token for every four bytes of the request. The number of words in a response
+    is the request's token limit, 8 by default.
 
     Attributes:
-        down: Whether every request is answered with 503.
+        down: If True, all responses are 503.
     """
 
     def __init__(self) -> None:
@@ -39,61 +39,61 @@ class Vendor:
         )
 
     async def _openai(self, request: Request) -> Response:
-        asked, read = await _read(request)
-        words = _words(asked.get("max_completion_tokens") or asked.get("max_tokens"))
-        model = asked.get("model", "gpt-demo")
+        body, input_tokens = await _read(request)
+        words = _words(body.get("max_completion_tokens") or body.get("max_tokens"))
+        model = body.get("model", "gpt-demo")
         usage = {
-            "prompt_tokens": read,
+            "prompt_tokens": input_tokens,
             "completion_tokens": len(words),
-            "total_tokens": read + len(words),
+            "total_tokens": input_tokens + len(words),
         }
         head = {"id": "chatcmpl-1", "created": 0, "model": model}
-        if asked.get("stream"):
-            options = asked.get("stream_options") or {}
-            counted = usage if options.get("include_usage") else None
-            return self._answer_stream(openai_events(head, words, counted), last="data: [DONE]\n\n")
+        if body.get("stream"):
+            options = body.get("stream_options") or {}
+            stream_usage = usage if options.get("include_usage") else None
+            return self._stream(openai_events(head, words, stream_usage), last="data: [DONE]\n\n")
         message = {"role": "assistant", "content": "".join(words)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return self._answer(
+        return self._respond(
             {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
         )
 
     async def _anthropic(self, request: Request) -> Response:
-        asked, read = await _read(request)
-        words = _words(asked.get("max_tokens"))
+        body, input_tokens = await _read(request)
+        words = _words(body.get("max_tokens"))
         message = {
             "id": "msg_1",
             "type": "message",
             "role": "assistant",
-            "model": asked.get("model", "claude-demo"),
+            "model": body.get("model", "claude-demo"),
             "stop_sequence": None,
         }
-        if asked.get("stream"):
-            return self._answer_stream(anthropic_events(message, words, read))
-        return self._answer(
+        if body.get("stream"):
+            return self._stream(anthropic_events(message, words, input_tokens))
+        return self._respond(
             {
                 **message,
                 "content": [{"type": "text", "text": "".join(words)}],
                 "stop_reason": "end_turn",
-                "usage": {"input_tokens": read, "output_tokens": len(words)},
+                "usage": {"input_tokens": input_tokens, "output_tokens": len(words)},
             }
         )
 
     async def _gemini(self, request: Request) -> Response:
-        asked, read = await _read(request)
-        words = _words((asked.get("generationConfig") or {}).get("maxOutputTokens"))
+        body, input_tokens = await _read(request)
+        words = _words((body.get("generationConfig") or {}).get("maxOutputTokens"))
         model, _, verb = request.path_params["call"].partition(":")
-        events = gemini_events(model, words, read)
+        events = gemini_events(model, words, input_tokens)
         if verb == "streamGenerateContent":
-            return self._answer_stream(events)
+            return self._stream(events)
         *_, (_, last) = events
         last["candidates"][0]["content"]["parts"] = [{"text": "".join(words)}]
-        return self._answer(last)
+        return self._respond(last)
 
-    def _answer(self, body: dict[str, Any]) -> Response:
+    def _respond(self, body: dict[str, Any]) -> Response:
         return _unavailable() if self.down else JSONResponse(body)
 
-    def _answer_stream(self, events: Iterator[Event], last: str = "") -> Response:
+    def _stream(self, events: Iterator[Event], last: str = "") -> Response:
         if self.down:
             return _unavailable()
         return StreamingResponse(_paced(events, last), media_type="text/event-stream")
@@ -102,7 +102,7 @@ class Vendor:
 def openai_events(
     head: dict[str, Any], words: list[str], usage: dict[str, int] | None
 ) -> Iterator[Event]:
-    """Chunks of a chat completion; the usage, where asked for, comes last and without choices."""
+    """Yield the chunks of a chat completion; a chunk with usage is last and has no choices."""
     head = {**head, "object": "chat.completion.chunk"}
     for delta in [{"role": "assistant", "content": ""}, *({"content": word} for word in words)]:
         choice = {"index": 0, "delta": delta, "finish_reason": None}
@@ -113,9 +113,11 @@ def openai_events(
         yield "", {**head, "choices": [], "usage": usage}
 
 
-def anthropic_events(message: dict[str, Any], words: list[str], read: int) -> Iterator[Event]:
-    """Events of a message; its start has the input, its end the output, cumulative."""
-    usage = {"input_tokens": read, "output_tokens": 1}
+def anthropic_events(
+    message: dict[str, Any], words: list[str], input_tokens: int
+) -> Iterator[Event]:
+    """Yield the events of a message; the first has the input tokens, the last the output tokens."""
+    usage = {"input_tokens": input_tokens, "output_tokens": 1}
     started = {**message, "content": [], "stop_reason": None, "usage": usage}
     block = {"type": "text", "text": ""}
     bodies: list[dict[str, Any]] = [
@@ -141,14 +143,14 @@ def anthropic_events(message: dict[str, Any], words: list[str], read: int) -> It
         yield body["type"], body
 
 
-def gemini_events(model: str, words: list[str], read: int) -> Iterator[Event]:
-    """Responses of Gemini, each with the usage so far."""
+def gemini_events(model: str, words: list[str], input_tokens: int) -> Iterator[Event]:
+    """Yield responses of Gemini, each with the cumulative usage."""
     for number, word in enumerate(words, start=1):
         content = {"role": "model", "parts": [{"text": word}]}
         usage = {
-            "promptTokenCount": read,
+            "promptTokenCount": input_tokens,
             "candidatesTokenCount": number,
-            "totalTokenCount": read + number,
+            "totalTokenCount": input_tokens + number,
         }
         yield (
             "",
@@ -164,19 +166,20 @@ async def _paced(events: Iterator[Event], last: str) -> AsyncIterator[str]:
     for name, body in events:
         data = msgspec.json.encode(body).decode()
         yield f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n"
-        await anyio.sleep(_PAUSE)
+        await anyio.sleep(_WORD_DELAY)
     if last:
         yield last
 
 
 async def _read(request: Request) -> tuple[dict[str, Any], int]:
-    body = await request.body()
-    asked = msgspec.json.decode(body, type=dict[str, Any])
-    return asked, max(len(body) // 4, 1)
+    """Return the body, and the number of its tokens."""
+    content = await request.body()
+    body = msgspec.json.decode(content, type=dict[str, Any])
+    return body, max(len(content) // 4, 1)
 
 
-def _words(wanted: int | None) -> list[str]:
-    return [_WORDS[number % len(_WORDS)] for number in range(wanted or len(_WORDS))]
+def _words(limit: int | None) -> list[str]:
+    return [_WORDS[number % len(_WORDS)] for number in range(limit or len(_WORDS))]
 
 
 def _unavailable() -> Response:

@@ -118,7 +118,7 @@ class Recorder:
         """Exclude this exchange, such as a probe, from measurement."""
         if self.finished:
             return
-        self.dispatcher.on_drop()
+        self.dispatcher.notify("on_drop")
         if self.callbacks:  # such as a reservation, which must be released at the end
             self.dispatcher = replace(self.dispatcher, observers=(), silent=True)
         else:
@@ -136,6 +136,9 @@ class Recorder:
             self._stop("error")
         if isinstance(error, GeneratorExit):
             self.callbacks = ()  # the event loop is closed, so nothing can be awaited
+
+    def disconnected(self) -> None:
+        """Handle the end of the connection; that of HTTP is not observed."""
 
     def _stop(self, outcome: Outcome) -> None:
         if not self.status:
@@ -178,13 +181,20 @@ class HttpRecorder(Recorder):
         return message
 
     async def send(self, message: Message) -> None:
-        """Send `message` to the server, then record it."""
+        """Send `message` to the server, then record it.
+
+        Its contents are read first, because outer layers may change the message in place.
+        """
         kind = message["type"]
-        outgoing = message
-        if self._headers and kind == "http.response.start":
-            outgoing = self._with_headers(message)
+        status = body = None
+        more = message.get("more_body")
+        if kind == "http.response.start":
+            status = message.get("status")
+            message = self._read_start(message)
+        else:
+            body = message.get("body")
         try:
-            await self._send(outgoing)
+            await self._send(message)
         except OSError:  # an ASGI 2.4 server reports a disconnect so
             self._client_left = True
             raise
@@ -192,44 +202,57 @@ class HttpRecorder(Recorder):
             return
         try:
             if kind == "http.response.body":
-                self._body(message)
-            elif kind == "http.response.start":
-                self._start(message)
+                self._body(body, more)
+            elif status is not None:
+                self._set_status(status)
             elif kind in FILE_MESSAGES:
-                self._file(message)
+                self._file(more)
         except Exception as error:  # noqa: BLE001 - isolates the request
             self._disable_metering("exchange", error)
 
-    def _with_headers(self, message: Message) -> Message:
-        return {**message, "headers": [*message.get("headers", ()), *self._headers]}
+    def _read_start(self, message: Message) -> Message:
+        """Read the headers of a response, and return the message with the added headers.
 
-    def _start(self, message: Message) -> None:
-        status = message["status"]
-        # A server sends nothing to a client that has left.
-        self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
-        for name, value in message.get("headers", ()):
+        ASGI allows any iterable of headers, also one that can be read only once.
+        """
+        try:
+            headers = message.get("headers", [])
+            if self._headers or type(headers) is not list:
+                headers = [*headers, *self._headers]
+                message = {**message, "headers": headers}
+            if not self.finished:
+                self._read_headers(headers, message["status"])
+        except Exception as error:  # noqa: BLE001 - isolates the request
+            self._disable_metering("exchange", error)
+        return message
+
+    def _read_headers(self, headers: RawHeaders, status: int) -> None:  # noqa: ARG002
+        for name, value in headers:
             # Comparing sizes first avoids a lower-case copy of nearly every name.
             if len(name) == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
                 self._set_provider(value)
 
+    def _set_status(self, status: int) -> None:
+        # A server sends nothing to a client that has left.
+        self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
+
     def _set_provider(self, value: bytes) -> None:
         self.annotations = {"provider": value.decode("latin-1"), **self.annotations}
 
-    def _body(self, message: Message) -> None:
-        more = message.get("more_body")
+    def _body(self, body: bytes | None, more: bool | None) -> None:
         if more and self._first_byte is not None:
             return  # later chunks of a stream set no field
         now = self.dispatcher.clock()
-        if self._first_byte is None and message.get("body"):
+        if self._first_byte is None and body:
             self._first_byte = now - self.started
         if not more:
             self._finish("complete", now)
 
-    def _file(self, message: Message) -> None:
+    def _file(self, more: bool | None) -> None:
         now = self.dispatcher.clock()
         if self._first_byte is None:
             self._first_byte = now - self.started
-        if not message.get("more_body"):
+        if not more:
             self._finish("complete", now)
 
     def _disable_metering(self, component: str, error: Exception) -> None:
@@ -240,38 +263,60 @@ class WebSocketRecorder(HttpRecorder):
     """Recorder of one WebSocket handshake.
 
     The status is 101 if the application accepts, that of the response if it denies with one
-    (the extension `websocket.http.response`), and 403 if it only closes.
+    (the extension `websocket.http.response`), and 403 if it only closes. Observers are notified of
+    the end of an accepted connection: the application closes it, the client leaves, or the
+    application returns or raises.
     """
 
-    __slots__ = ()
+    __slots__ = ("_is_connected",)
+
+    def __init__(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
+        HttpRecorder.__init__(self, dispatcher, scope, receive, send)
+        self._is_connected = False
+
+    def disconnected(self) -> None:
+        """Notify the observers of the end of an accepted connection, once."""
+        if self._is_connected:
+            self._is_connected = False
+            self.dispatcher.notify("on_websocket_close")
+
+    async def receive(self) -> Message:
+        """Return the next message of the server, and record a disconnect."""
+        message = await self._receive()
+        if message["type"] in _DISCONNECT_MESSAGES:
+            if self.finished:
+                self.disconnected()
+            else:
+                self._client_left = True
+        return message
 
     async def send(self, message: Message) -> None:
         """Send `message` to the server, then record it."""
         kind = message["type"]
-        outgoing = message
-        if self._headers and kind == "websocket.http.response.start":
-            outgoing = self._with_headers(message)
+        status, body, more = message.get("status"), message.get("body"), message.get("more_body")
+        if kind == "websocket.http.response.start":
+            message = self._read_start(message)
         try:
-            await self._send(outgoing)
+            await self._send(message)
         except OSError:
             self._client_left = True
+            self.disconnected()
             raise
         if self.finished:
+            if kind == "websocket.close":
+                self.disconnected()
             return
-        try:
-            self._inspect(kind, message)
-        except Exception as error:  # noqa: BLE001 - isolates the request
-            self.dispatcher.report("exchange", error)
-
-    def _inspect(self, kind: str, message: Message) -> None:
         if kind == "websocket.accept":
             self._complete(_SWITCHING_PROTOCOLS)
+            self._is_connected = not self._client_left
+            if self._is_connected:
+                self.dispatcher.notify("on_websocket_accept")
         elif kind == "websocket.close":
             self._complete(_FORBIDDEN)
-        elif kind == "websocket.http.response.start":
-            self._start(message)
+        elif kind == "websocket.http.response.start" and status is not None:
+            self._set_status(status)
         elif kind == "websocket.http.response.body":
-            self._body(message)
+            self._body(body, more)
 
     def _complete(self, status: int) -> None:
         self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
@@ -312,12 +357,10 @@ class MeteredRecorder(HttpRecorder):
         self._pending = body
         return self._send(message)
 
-    def _start(self, message: Message) -> None:
-        # `super()._start` would iterate over the headers a second time.
-        status = message["status"]
-        self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
+    def _read_headers(self, headers: RawHeaders, status: int) -> None:
+        # `super()._read_headers` would iterate over the headers a second time.
         content_type = encoding = b""
-        for name, value in message.get("headers", ()):
+        for name, value in headers:
             size = len(name)
             if size == _CONTENT_TYPE_SIZE and name.lower() == b"content-type":
                 content_type = value
@@ -330,10 +373,9 @@ class MeteredRecorder(HttpRecorder):
             if meter is not None and self.callbacks:  # such as a token limit
                 meter.account.counts_events = True
 
-    def _body(self, message: Message) -> None:
+    def _body(self, body: bytes | None, more: bool | None) -> None:
         if self._pending:
             self._feed_pending()
-        more, body = message.get("more_body"), message.get("body")
         if more and self._feed_rest is not None:
             self._feed_rest(body or b"")
             return

@@ -1,4 +1,4 @@
-"""Whether the service lives, is ready, drains, and has working credentials."""
+"""Health endpoints, readiness checks, draining and the status of credentials."""
 
 from .checks import AnyCheck, Check, CheckFunction, Checks
 from .credentials import Credentials

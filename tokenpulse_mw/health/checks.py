@@ -1,4 +1,4 @@
-"""Checks of readiness, run concurrently, each with a deadline."""
+"""Readiness checks, run concurrently with deadlines."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from .single_flight import SingleFlight
 
 logger = logging.getLogger("tokenpulse_mw.health")
 
-
-_AT_ONCE = 16  # checks that one probe waits for at the same time
+_MAX_CONCURRENT_CHECKS = 16  # of one probe
 
 
 class Checks:
@@ -28,8 +27,8 @@ class Checks:
     exceeds its deadline has failed, and is not started again until it returns.
 
     Args:
-        checks: `Check`s or plain functions by name.
-        timeout: Seconds for each check without a timeout of its own.
+        checks: `Check`s or functions by name.
+        timeout: Seconds for each check that does not set its timeout.
         deadline: Seconds for all checks together.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
@@ -55,30 +54,30 @@ class Checks:
         check_seconds("deadline", deadline)
         self._deadline = deadline
         self._checks = {
-            name: _Watched(name, as_check(name, given), timeout, clock, wall)
-            for name, given in checks.items()
+            name: _LoggedCheck(name, as_check(name, check), timeout, clock, wall)
+            for name, check in checks.items()
         }
 
     async def run(self) -> dict[str, Observation]:
         """Return the result of each check; a check that is not done in time has failed."""
         results: dict[str, Observation] = {}
-        waiting = iter(self._checks.items())
+        queue = iter(self._checks.items())
 
-        async def ask() -> None:
-            for name, check in waiting:
-                results[name] = await check.answer.get()
+        async def work() -> None:
+            for name, check in queue:
+                results[name] = await check.call.get()
 
         with anyio.move_on_after(self._deadline):
             async with anyio.create_task_group() as tasks:
-                for _ in range(min(_AT_ONCE, len(self._checks))):
-                    tasks.start_soon(ask)
+                for _ in range(min(_MAX_CONCURRENT_CHECKS, len(self._checks))):
+                    tasks.start_soon(work)
         return {
-            name: results[name] if name in results else check.answer.late()
+            name: results[name] if name in results else check.call.late()
             for name, check in self._checks.items()
         }
 
 
-class _Watched:
+class _LoggedCheck:
     """A check that logs changes of its status."""
 
     def __init__(
@@ -91,28 +90,28 @@ class _Watched:
     ) -> None:
         self._name, self._check, self._wall = name, check, wall
         self._outages = Outages(logger, clock=clock)  # by status
-        self.answer = SingleFlight(
+        self.call = SingleFlight(
             check.function,
             read=self._read,
             fail=self._fail,
-            keep=self._keep,
+            ttl=self._ttl,
             timeout=timeout if check.timeout is None else check.timeout,
             clock=clock,
         )
 
-    def _read(self, answer: Any) -> Observation:
-        return self._observed(to_result(answer))
+    def _read(self, value: Any) -> Observation:
+        return self._observe(to_result(value))
 
     def _fail(self, error: BaseException | None) -> Observation:
         # Only the class: the text may contain a host name or a password.
         output = "timeout" if error is None else type(error).__name__
-        return self._observed(CheckResult(status="fail", output=output), error)
+        return self._observe(CheckResult(status="fail", output=output), error)
 
-    def _keep(self, observed: Observation) -> float:
-        good = observed.result.status == "pass"
-        return self._check.ttl if good else self._check.failure_ttl
+    def _ttl(self, observation: Observation) -> float:
+        passed = observation.result.status == "pass"
+        return self._check.ttl if passed else self._check.failure_ttl
 
-    def _observed(self, result: CheckResult, error: BaseException | None = None) -> Observation:
+    def _observe(self, result: CheckResult, error: BaseException | None = None) -> Observation:
         if result.status == "fail" and not self._check.critical:
             result = CheckResult(
                 status="warn",
@@ -125,14 +124,23 @@ class _Watched:
 
     def _log(self, result: CheckResult, error: BaseException | None) -> None:
         status = result.status
-        for ended in self._outages.lasting():
-            if ended != status:
-                now = "passes again" if status == "pass" else f"is no longer {ended}"
-                self._outages.recovered(ended, "health check %r %s", self._name, now)
+        for previous in self._outages.lasting():
+            if previous != status:
+                self._outages.recovered(
+                    previous,
+                    "health check recovered: check=%r from=%s to=%s",
+                    self._name,
+                    previous,
+                    status,
+                )
         if status != "pass":
-            why = f": {result.output}" if result.output else ""
             self._outages.failed(
-                status, "health check %r is now %s%s", self._name, status, why, error=error
+                status,
+                "health check not passing: check=%r status=%s output=%r",
+                self._name,
+                status,
+                result.output,
+                error=error,
             )
 
 
@@ -146,8 +154,9 @@ class Check:
     Args:
         function: Returns a bool or a `CheckResult`, async or not. A function that is not async
             runs in a worker thread.
-        critical: The service is not ready if it fails. A check that is not critical only warns.
-        timeout: Seconds that it may take; that of the router if None.
+        critical: If True, the service is not ready while the check fails. If False, a failure is
+            a warning.
+        timeout: Seconds that the check may take; the router's `timeout` if None.
         ttl: Seconds for which a result is cached.
         failure_ttl: Seconds for which a failure is cached.
         component_type: Type of the component in `application/health+json`: `component`,
@@ -167,9 +176,7 @@ class Check:
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise ValueError(
-                f"a check must be a function that returns a bool, got {self.function!r}"
-            )
+            raise ValueError(f"check must be a function that returns a bool, got {self.function!r}")
         if not isinstance(self.component_type, str | None):
             raise ValueError(f"component_type must be a string, got {self.component_type!r}")
         if self.timeout is not None:
@@ -181,16 +188,16 @@ class Check:
 AnyCheck = Check | CheckFunction
 
 
-def as_check(name: str, given: AnyCheck) -> Check:
-    """Return a function as a `Check`, and a `Check` as it is.
+def as_check(name: str, check: AnyCheck) -> Check:
+    """Return a `Check` unchanged, and a function as a `Check` with default options.
 
     Raises:
-        ValueError: It is not callable, or `name` is not a string.
+        ValueError: `check` is not callable, or `name` is not a string.
     """
     if not isinstance(name, str):
-        raise ValueError(f"the name of a check must be a string, got {name!r}")
-    if isinstance(given, Check):
-        return given
-    if not callable(given):
-        raise ValueError(f"check {name!r} must be a function that returns a bool, got {given!r}")
-    return Check(given)
+        raise ValueError(f"check name must be a string, got {name!r}")
+    if isinstance(check, Check):
+        return check
+    if not callable(check):
+        raise ValueError(f"check {name!r} must be a function that returns a bool, got {check!r}")
+    return Check(check)

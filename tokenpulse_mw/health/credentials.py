@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from ..outages import Outage
+from ..validation import describe
 from .single_flight import SingleFlight
 
 logger = logging.getLogger("tokenpulse_mw.health")
@@ -17,17 +18,17 @@ logger = logging.getLogger("tokenpulse_mw.health")
 ByProvider = Mapping[str, bool]
 Credentials = ByProvider | Callable[[], ByProvider | Awaitable[ByProvider]]
 
-_KEPT = 1.0  # seconds
-_EVERY = 60.0  # seconds between two calls if no request asks
-_STANDS = 300.0  # seconds for which a result is shown if later calls fail
+_TTL = 1.0  # seconds
+_REFRESH_INTERVAL = 60.0  # seconds
+_MAX_AGE = 300.0  # seconds for which `recent` returns a result if later calls fail
 
 
 class CredentialStatus:
-    """Status of credentials; concurrent requests share one call.
+    """Status of credentials; concurrent requests share one call of the source.
 
     Args:
-        source: A mapping, read each time, or a function (async or not) that returns one; its
-            results and failures are cached for a second.
+        source: A mapping, read for each request, or a function (async or not) that returns one.
+            Results and failures of a function are cached for a second.
         timeout: Seconds that a function may take.
         clock: Monotonic seconds.
 
@@ -45,13 +46,13 @@ class CredentialStatus:
         self._source, self._clock = source, clock
         self._last: tuple[dict[str, bool], float] | None = None
         self._outage = Outage(logger, clock=clock)
-        self._answer: SingleFlight[dict[str, bool] | None] | None = None
+        self._call: SingleFlight[dict[str, bool] | None] | None = None
         if callable(source):
-            self._answer = SingleFlight(
+            self._call = SingleFlight(
                 source,
                 read=self._read,
                 fail=self._fail,
-                keep=lambda _: _KEPT,
+                ttl=lambda _: _TTL,
                 timeout=timeout,
                 clock=clock,
             )
@@ -60,66 +61,63 @@ class CredentialStatus:
 
     async def get(self) -> dict[str, bool] | None:
         """Return the status of each provider, or None if it is unknown."""
-        return self._looked_up() if self._answer is None else await self._answer.get()
+        return self._read_mapping() if self._call is None else await self._call.get()
 
-    def known(self) -> dict[str, bool]:
-        """Return the status of the last five minutes, or an empty mapping.
+    def recent(self) -> dict[str, bool]:
+        """Return the last status if it is at most five minutes old, else an empty mapping.
 
-        A mapping is read for it; no function is called.
+        A mapping is read again; a function is not called.
         """
-        if self._answer is None:
-            self._looked_up()
-        if self._last is None or self._clock() - self._last[1] > _STANDS:
+        if self._call is None:
+            self._read_mapping()
+        if self._last is None or self._clock() - self._last[1] > _MAX_AGE:
             return {}
         return self._last[0]
 
-    async def keep_known(self) -> None:
-        """Refresh the status once a minute, without end."""
+    async def refresh(self) -> None:
+        """Refresh the status once a minute, until it is cancelled."""
         while True:
             await self.get()
-            await anyio.sleep(_EVERY)
+            await anyio.sleep(_REFRESH_INTERVAL)
 
-    def _looked_up(self) -> dict[str, bool] | None:
+    def _read_mapping(self) -> dict[str, bool] | None:
         try:
             return self._read(self._source)
         except Exception as error:  # noqa: BLE001 - the mapping is the application's
             self._fail(error)
             return None
 
-    def _read(self, given: Any) -> dict[str, bool]:
-        status = bools(given)
+    def _read(self, value: Any) -> dict[str, bool]:
+        status = check_credentials(value)
         self._last = status, self._clock()
-        self._outage.recovered("the status of credentials is known again")
+        self._outage.recovered("credentials status recovered")
         return status
 
     def _fail(self, error: BaseException | None) -> None:
-        why = "timeout" if error is None else type(error).__name__
-        self._outage.failed("the status of credentials is not known: %s", why, error=error)
+        reason = "timeout" if error is None else type(error).__name__
+        self._outage.failed("credentials status unknown: reason=%s", reason, error=error)
 
 
-def bools(given: Any) -> dict[str, bool]:
-    """`given` as it is, if it maps names to bools.
+def check_credentials(value: Any) -> dict[str, bool]:
+    """Return a mapping of provider names to bools.
 
     Raises:
-        ValueError: It does not. The value is not shown, because it may be a secret.
+        ValueError: `value` is not such a mapping. The error does not contain it, because it may be
+            a secret.
     """
-    if not isinstance(given, Mapping):
+    if not isinstance(value, Mapping):
         raise ValueError(
-            "credentials must be a mapping such as {'claude': True}, or a function that gives "
-            f"one; got {_kind(given)}"
+            "credentials must be a mapping such as {'claude': True}, or a function that returns "
+            f"one, got {describe(value)}"
         )
-    status = dict(given)
+    status = dict(value)
     for name, active in status.items():
         if not isinstance(name, str):
-            raise ValueError(f"credentials must be given by provider's name, got {_kind(name)}")
-        if not name.isascii() and any("\ud800" <= each <= "\udfff" for each in name):
+            raise ValueError(f"credentials must have provider names as keys, got {describe(name)}")
+        if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
             raise ValueError(f"provider name must be valid UTF-8, got {name!r}")
         if not isinstance(active, bool):
             raise ValueError(
-                f"credentials of {name!r} must be True (active) or False, got {_kind(active)}"
+                f"credentials of {name!r} must be True (active) or False, got {describe(active)}"
             )
     return status
-
-
-def _kind(value: object) -> str:
-    return f"a value of type {type(value).__name__}"

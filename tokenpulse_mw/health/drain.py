@@ -29,13 +29,15 @@ class Drains(Protocol):
 
 @asynccontextmanager
 async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterator[None]:
-    """Serve without being ready for a while between SIGTERM and the server's shutdown.
+    """Fail readiness on SIGTERM, and delay the shutdown of the server.
 
-    Servers close their sockets at once on SIGTERM, while balancers still send requests. Enter this
-    in the lifespan, after the server has set its handler, which is called after the delay. A second
-    SIGTERM ends the delay; SIGINT is not delayed. If the server has no handler, or set it with
-    `loop.add_signal_handler`, nothing is delayed and a warning is logged. On Windows and outside
-    of the main thread, as in test clients, nothing is delayed and a DEBUG line is logged.
+    Servers close their sockets immediately on SIGTERM, while load balancers still send requests.
+    Enter this context in the lifespan: the server has set its handler by then, and the handler is
+    called after the delay. A second SIGTERM ends the delay; SIGINT is not delayed.
+
+    If the server has no handler, or has set it with `loop.add_signal_handler`, SIGTERM is not
+    delayed and a warning is logged. On Windows and outside of the main thread, as in test clients,
+    it is not delayed and a DEBUG line is logged.
 
     Args:
         health: Its `draining` is set on SIGTERM.
@@ -46,7 +48,7 @@ async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterat
     """
     check_seconds("delay", delay, zero=True)
     previous = signal.getsignal(signal.SIGTERM)
-    if _is_left_to_the_server(previous, delay):
+    if _is_not_delayed(previous, delay):
         yield
         return
     handler = _Handler(health, previous)
@@ -61,44 +63,44 @@ async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterat
         handler.close()
 
 
-def _is_left_to_the_server(previous: Any, delay: float) -> bool:
-    """Return True if SIGTERM is not delayed, and log why; as a warning if it was to be."""
-    needless = _needless(delay)
-    if needless is not None:
-        logger.debug("SIGTERM is left to the server: %s", needless)
+def _is_not_delayed(previous: Any, delay: float) -> bool:
+    """Return True if SIGTERM is not delayed, and log the reason."""
+    reason = _reason_to_skip(delay)
+    if reason is not None:
+        logger.debug("SIGTERM not delayed: reason=%r", reason)
         return True
     obstacle = _obstacle(previous)
     if obstacle is not None:
         logger.warning(
-            "SIGTERM cannot be delayed by %g s, and readiness does not fail before: %s; wait "
-            "before SIGTERM, such as in preStop, and set the delay to 0",
+            "SIGTERM cannot be delayed: delay=%g reason=%r; readiness does not fail before the "
+            "shutdown. Wait before SIGTERM, such as in preStop, and set the delay to 0",
             delay,
             obstacle,
         )
     return obstacle is not None
 
 
-def _needless(delay: float) -> str | None:
-    """Return why no delay is expected here, or None."""
+def _reason_to_skip(delay: float) -> str | None:
+    """Return the reason for which no delay is expected, or None."""
     if delay == 0:
         return "the delay is 0"
     if sys.platform == "win32":
-        return "Windows has none"
+        return "Windows has no SIGTERM"
     if threading.current_thread() is not threading.main_thread():
-        return "this is not the main thread"
+        return "not the main thread"
     return None
 
 
 def _obstacle(previous: Any) -> str | None:
-    """Return why a delay is not possible, or None."""
+    """Return the reason for which a delay is not possible, or None."""
     if not callable(previous):
-        return "the server has no handler for it"
-    if _is_of_the_loop(previous):
-        return "the event loop handles it"
+        return "the server has no SIGTERM handler"
+    if _belongs_to_the_loop(previous):
+        return "the event loop handles SIGTERM"
     return None
 
 
-def _is_of_the_loop(handler: Any) -> bool:
+def _belongs_to_the_loop(handler: Any) -> bool:
     """Return True if the event loop handles the signal itself, which cannot be delayed."""
     module = str(getattr(handler, "__module__", None))
     return module.partition(".")[0] in ("asyncio", "uvloop")
@@ -108,17 +110,17 @@ class _Handler:
     """Handler of SIGTERM: the first one starts the drain, and the second ends it.
 
     Attributes:
-        passes_on: Call the server's handler at once.
+        passes_on: If True, call the server's handler immediately.
     """
 
     def __init__(self, health: Drains, previous: Any) -> None:
         self.passes_on = False
         self._health, self._previous = health, previous
-        # A handler runs between any two steps of the program, so it may take no lock: it writes
-        # to a socket, which wakes every kind of event loop.
-        self._woken, self._wakes = socket.socketpair()
-        self._woken.setblocking(False)
-        self._wakes.setblocking(False)
+        # A signal handler interrupts the program anywhere, so it must not take a lock. Writing to a
+        # socket wakes every kind of event loop.
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Start or end the drain."""
@@ -127,22 +129,22 @@ class _Handler:
             self._previous(number, frame)
         else:
             with suppress(BlockingIOError):
-                self._wakes.send(b"\0")
+                self._sender.send(b"\0")
 
     async def drain(self, delay: float) -> None:
         """Wait for SIGTERM, and call the server's handler after the delay."""
-        await self._signalled()
-        logger.info("SIGTERM: no longer ready; the server shuts down in %g s", delay)
+        await self._wait_for_signal()
+        logger.info("drain started: signal=SIGTERM delay=%g", delay)
         with anyio.move_on_after(delay):
-            await self._signalled()
+            await self._wait_for_signal()
         self.passes_on = True
         self._previous(int(signal.SIGTERM), None)
 
     def close(self) -> None:
         """Close the sockets."""
-        self._woken.close()
-        self._wakes.close()
+        self._receiver.close()
+        self._sender.close()
 
-    async def _signalled(self) -> None:
-        await anyio.wait_readable(self._woken)
-        self._woken.recv(1)
+    async def _wait_for_signal(self) -> None:
+        await anyio.wait_readable(self._receiver)
+        self._receiver.recv(1)

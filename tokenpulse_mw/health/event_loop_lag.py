@@ -1,4 +1,4 @@
-"""Check of the event loop's lag, which delays every request."""
+"""Check of the event loop lag, which delays every request."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from ..lifespan import background_tasks
 from ..validation import check_seconds
 from .results import CheckResult, Status
 
-_EVERY = 0.25  # seconds
-
-
-_LOOKS = 40  # ten seconds
+_INTERVAL = 0.25  # seconds between two measurements
+_SAMPLES = 40  # ten seconds
 
 
 class EventLoopLag:
-    """A check of the largest lag of the event loop in the last ten seconds.
+    """Check of the largest lag of the event loop in the last ten seconds.
 
-    It measures inside of `running()`, which `HealthRouter.running()` enters.
+    The lag is measured inside of `running()`, which `HealthRouter.running()` enters.
 
     Args:
         warn: Seconds from which the check warns.
@@ -39,12 +37,12 @@ class EventLoopLag:
         self._warn, self._fail = warn, math.inf if fail is None else fail
         if self._fail <= warn:
             raise ValueError(f"fail must be above warn ({warn!r} seconds), got {fail!r}")
-        self._lags: deque[float] = deque(maxlen=_LOOKS)
+        self._lags: deque[float] = deque(maxlen=_SAMPLES)
 
     async def __call__(self) -> CheckResult:
         """Return the result of the last ten seconds."""
         if not self._lags:
-            return CheckResult(status="warn", output="not measured, because it is not running")
+            return CheckResult(status="warn", output="not measured: running() is not entered")
         return to_result(max(self._lags), warn=self._warn, fail=self._fail)
 
     @asynccontextmanager
@@ -59,7 +57,7 @@ class EventLoopLag:
 
     async def _measure(self) -> None:
         while True:
-            due = anyio.current_time() + _EVERY
+            due = anyio.current_time() + _INTERVAL
             await anyio.sleep_until(due)
             self._lags.append(max(0.0, anyio.current_time() - due))
 

@@ -1,4 +1,4 @@
-"""Passive health of the providers, from the traffic alone."""
+"""Health of the providers, derived from the traffic without extra requests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..exchange import PROVIDERS, Exchange
+from ..validation import check_integer, check_positive, check_strings
 from .results import CheckResult, Observation
 
 
@@ -19,22 +20,22 @@ class ReportsProviders(Protocol):
 
 
 class ProviderHealth:
-    """An observer of exchanges that counts each provider's consecutive failures.
+    """Observer of exchanges that counts the consecutive failures of each provider.
 
-    A failure is a response of 500 or above, a missing one, or one that broke off. Errors of
-    clients, limits, clients that left and preflights do not count.
+    A failure is a status of 500 or above, a missing response, or one that ended early. Client
+    errors, rate limits, client disconnects and preflight requests do not count.
 
     Args:
         providers: Providers to watch.
-        failures: Consecutive failures from which a provider is unhealthy.
+        failures: Number of consecutive failures that makes a provider unhealthy.
         forget_after: Seconds after its last failure from which a provider without traffic is
             healthy again.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
 
     Raises:
-        ValueError: `failures` is not at least 1, `forget_after` not above 0, or `providers` is a
-            string.
+        ValueError: `failures` is not an integer of at least 1, `forget_after` is not above 0, or
+            `providers` is not a list of strings.
     """
 
     def __init__(
@@ -46,58 +47,55 @@ class ProviderHealth:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        if isinstance(providers, str):
-            raise ValueError(f"providers must be a list of names, got the string {providers!r}")
-        if not isinstance(failures, int) or failures < 1:
-            raise ValueError(f"failures must be a whole number, 1 or more, got {failures!r}")
-        if not isinstance(forget_after, int | float) or not forget_after > 0:
-            raise ValueError(
-                f"forget_after must be a number of seconds above 0, got {forget_after!r}"
-            )
-        self._most, self._forget_after = failures, forget_after
+        check_positive(forget_after=forget_after)
+        self._threshold = check_integer("failures", failures)
+        self._forget_after = forget_after
         self._clock, self._wall = clock, wall
-        self._seen = {name: _Record() for name in providers}
+        names = check_strings("providers", providers, "['openai', 'anthropic']")
+        self._records = {name: _Record() for name in names}
 
     def __call__(self, exchange: Exchange) -> None:
         """Count a finished exchange."""
-        seen = self._seen.get(exchange.provider)
-        if seen is None or exchange.limited or exchange.method == "OPTIONS":
+        record = self._records.get(exchange.provider)
+        if record is None or exchange.limited or exchange.method == "OPTIONS":
             return
         outcome, status = exchange.outcome, exchange.status
         if outcome == "complete" and status < 300:
-            seen.failures = 0
-            seen.last_success = self._clock()
+            record.failures = 0
+            record.last_success = self._clock()
         elif status >= 500 or outcome not in ("complete", "client_disconnect"):
-            seen.failures += 1
-            seen.last_failure = self._clock()
+            record.failures += 1
+            record.last_failure = self._clock()
 
     def unhealthy(self) -> list[str]:
-        """Return the providers that failed too often and have not succeeded since."""
+        """Return the providers whose consecutive failures have reached the threshold."""
         now = self._clock()
-        return [name for name, seen in self._seen.items() if self._is_unhealthy(seen, now)]
+        return [name for name, record in self._records.items() if self._is_unhealthy(record, now)]
 
     def report(self) -> dict[str, Observation]:
         """Return an observation of each provider with traffic."""
-        now, today = self._clock(), self._wall()
+        now, time_of_day = self._clock(), self._wall()
         return {
-            f"{name}:consecutiveFailures": Observation(self._result(seen, now), today, "component")
-            for name, seen in self._seen.items()
-            if seen.last_success is not None or seen.last_failure is not None
+            f"{name}:consecutiveFailures": Observation(
+                self._result(record, now), time_of_day, "component"
+            )
+            for name, record in self._records.items()
+            if record.last_success is not None or record.last_failure is not None
         }
 
-    def _is_unhealthy(self, seen: _Record, now: float) -> bool:
-        failed = seen.last_failure
-        lately = failed is not None and now - failed < self._forget_after
-        return lately and seen.failures >= self._most
+    def _is_unhealthy(self, record: _Record, now: float) -> bool:
+        last = record.last_failure
+        is_recent = last is not None and now - last < self._forget_after
+        return is_recent and record.failures >= self._threshold
 
-    def _result(self, seen: _Record, now: float) -> CheckResult:
-        succeeded = seen.last_success
-        ago = "never" if succeeded is None else f"{now - succeeded:.0f} s ago"
+    def _result(self, record: _Record, now: float) -> CheckResult:
+        last = record.last_success
+        age = "never" if last is None else f"{now - last:.0f} s ago"
         return CheckResult(
-            status="warn" if self._is_unhealthy(seen, now) else "pass",
-            observed_value=seen.failures,
+            status="warn" if self._is_unhealthy(record, now) else "pass",
+            observed_value=record.failures,
             observed_unit="failures",
-            output=f"last success: {ago}",
+            output=f"last success: {age}",
         )
 
 

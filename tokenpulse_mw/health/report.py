@@ -1,4 +1,4 @@
-"""Bodies of the health endpoints: a status, and the reasons for authorized requests."""
+"""Bodies of the health endpoints: the status, and the reasons for authorized requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEALTH_JSON = "application/health+json"
 PLAIN: Mapping[Status, str] = {"pass": "ok", "warn": "warn", "fail": "error"}
 
 
-def wants_health_json(accept: str) -> bool:
+def accepts_health_json(accept: str) -> bool:
     """Return True if an Accept header names `application/health+json`."""
     for part in accept.split(","):
         name, *parameters = (field.strip().lower() for field in part.split(";"))
@@ -24,34 +24,34 @@ def wants_health_json(accept: str) -> bool:
 
 
 def document(
-    status: Status, service: str, observed: Mapping[str, Observation] | None
+    status: Status, service: str, observations: Mapping[str, Observation] | None
 ) -> dict[str, Any]:
     """Return the body of `application/health+json` (draft-inadarei-api-health-check-06).
 
     Args:
         status: Status of the service.
         service: Name of the service.
-        observed: The reasons by name; None if the request may not see them.
+        observations: The reasons by name; None if the request is not authorized to see them.
     """
-    if observed is None:
+    if observations is None:
         return {"status": status}
-    checks = {name: [_check(observation)] for name, observation in observed.items()}
+    checks = {name: [_check(observation)] for name, observation in observations.items()}
     return {"status": status, "serviceId": service, "checks": checks}
 
 
-def _check(observed: Observation) -> dict[str, Any]:
-    result = observed.result
+def _check(observation: Observation) -> dict[str, Any]:
+    result = observation.result
     fields = {
-        "componentType": observed.component_type,
+        "componentType": observation.component_type,
         "observedValue": result.observed_value,
         "observedUnit": result.observed_unit,
         "status": result.status,
-        "time": _date(observed.time),
+        "time": _date(observation.time),
         "output": None if result.status == "pass" else result.output,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _date(seconds: float) -> str:
-    when = datetime.fromtimestamp(seconds, UTC)
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    date = datetime.fromtimestamp(seconds, UTC)
+    return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")

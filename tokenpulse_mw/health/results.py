@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..validation import check_choice, describe
+
 Status = Literal["pass", "warn", "fail"]
 
-_WORSE: tuple[Status, ...] = get_args(Status)
-
-_LARGEST = 2**64  # larger integers may not be representable in JSON
+_STATUSES: tuple[Status, ...] = get_args(Status)  # from best to worst
+_INTEGER_LIMIT = 2**64  # larger integers may not be representable in JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +36,13 @@ class CheckResult:
     output: str | None = None
 
     def __post_init__(self) -> None:
-        if self.status not in _WORSE:
-            raise ValueError(f"status must be one of {list(_WORSE)}, got {self.status!r}")
+        check_choice("status", self.status, _STATUSES)
         value = self.observed_value
-        if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
-            raise ValueError("observed_value must be below 2**64, got a larger number")
-        if not isinstance(value, int | float | str | None) or _is_endless(value):
+        if isinstance(value, int) and not -_INTEGER_LIMIT < value < _INTEGER_LIMIT:
+            raise ValueError(
+                "observed_value must be an integer of at most 64 bits, got a larger one"
+            )
+        if not isinstance(value, int | float | str | None) or _is_not_finite(value):
             raise ValueError(f"observed_value must be a finite number or a string, got {value!r}")
         for name in ("observed_unit", "output"):
             if not isinstance(getattr(self, name), str | None):
@@ -62,27 +64,26 @@ class Observation:
     component_type: str | None = None
 
 
-def _is_endless(value: object) -> bool:
+def _is_not_finite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def to_result(answer: Any) -> CheckResult:
+def to_result(value: Any) -> CheckResult:
     """Return the result for the return value of a check.
 
-    Values other than a bool or a `CheckResult` are a failure: every non-empty string is true, also
-    "down", and a function without `return` returns None.
+    Values other than a bool or a `CheckResult` are failures: a string such as "down" is true, and a
+    function without `return` returns None.
     """
-    if isinstance(answer, CheckResult):
-        return answer
-    if isinstance(answer, bool):
-        return CheckResult(status="pass" if answer else "fail")
+    if isinstance(value, CheckResult):
+        return value
+    if isinstance(value, bool):
+        return CheckResult(status="pass" if value else "fail")
     return CheckResult(
         status="fail",
-        output="the check must return True, False or a CheckResult, and returned a value of type "
-        f"{type(answer).__name__}",
+        output=f"check must return True, False or a CheckResult, got {describe(value)}",
     )
 
 
 def worst(statuses: Iterable[Status]) -> Status:
-    """Return the worst status; `pass` if there is none."""
-    return max(statuses, key=_WORSE.index, default="pass")
+    """Return the worst status, or `pass` if there are no statuses."""
+    return max(statuses, key=_STATUSES.index, default="pass")

@@ -20,19 +20,20 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """A function that runs once at a time, with a cached result.
+    """Function that runs once at a time, with a cached result.
 
-    The function runs in a task of its own, so that no caller waits longer than its deadline. Until
+    The function runs in a background task, so that no caller waits longer than the deadline. Until
     a late run ends, all callers get the late result, and the function is not called again. A late
-    run is not cancelled, because a thread that it waits for would continue and the next call would
-    start another. It is cancelled when the event loop ends.
+    run is not cancelled: a thread that it waits for would continue, and the next call would start
+    another thread. It is cancelled when the event loop ends.
 
     Args:
         function: The function, async or not; a function that is not async runs in a thread.
-        read: Converts what the function returns; called in the event loop. An error counts as one
-            of the function.
-        fail: Returns the result if the function raises, including `SystemExit`, or is late (None).
-        keep: Returns the seconds for which a result is cached.
+        read: Converts the returned value to a result, in the event loop. If it raises, the function
+            has failed.
+        fail: Returns the result of a failure: for the error that the function has raised, including
+            `SystemExit`, or for None if it is late.
+        ttl: Returns the seconds for which a result is cached.
         timeout: Seconds that the function may take.
         clock: Monotonic seconds.
     """
@@ -43,73 +44,73 @@ class SingleFlight(Generic[T]):
         *,
         read: Callable[[Any], T],
         fail: Callable[[BaseException | None], T],
-        keep: Callable[[T], float],
+        ttl: Callable[[T], float],
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._function, self._read, self._fail, self._keep = function, read, fail, keep
+        self._function, self._read, self._fail, self._ttl = function, read, fail, ttl
         self._timeout, self._clock = timeout, clock
         self._run: _Run[T] | None = None
-        self._kept: tuple[T, float] | None = None
+        self._cached: tuple[T, float] | None = None  # with its expiry time
 
     async def get(self) -> T:
         """Return the cached or a new result, within the deadline of its run."""
-        if self._kept is not None and self._clock() < self._kept[1]:
-            return self._kept[0]
+        if self._cached is not None and self._clock() < self._cached[1]:
+            return self._cached[0]
         run = self._run
-        if run is None or run.is_over or not run.is_of_this_loop:
+        if run is None or run.is_finished or not run.is_of_this_loop:
             run = self._run = _Run[T](self._function, timeout=self._timeout)
-            run.task = _begin(partial(self._go, run))
+            run.task = _start(partial(self._execute, run))
         with anyio.CancelScope(deadline=run.deadline):
             await run.ended.wait()
-        return self.late() if run.answer is None else run.answer[0]
+        return self.late() if run.result is None else run.result[0]
 
     def late(self) -> T:
         """Return the result of a late run."""
         return self._fail(None)
 
-    async def _go(self, run: _Run[T]) -> None:
+    async def _execute(self, run: _Run[T]) -> None:
         try:
-            answer = await self._asked(run)
-            self._kept = answer, self._clock() + self._keep(answer)
-            run.answer = (answer,)
+            result = await self._result(run)
+            self._cached = result, self._clock() + self._ttl(result)
+            run.result = (result,)
         finally:
             run.ended.set()
 
-    async def _asked(self, run: _Run[T]) -> T:
+    async def _result(self, run: _Run[T]) -> T:
         try:
-            given = await run.call.result()
-            return self.late() if run.is_late else self._read(given)
+            value = await run.call.result()
+            return self.late() if run.is_late else self._read(value)
         except BaseException as error:
-            if isinstance(error, run.endings):
+            if isinstance(error, run.cancellations):
                 raise
-            return self._fail(error)  # any other error is a result
+            return self._fail(error)
 
 
 class _Run(Generic[T]):
     """One run of the function, shared by all callers on the same event loop.
 
     Attributes:
-        deadline: Time from which it is late, by the event loop's clock.
-        endings: Exceptions raised in it when the event loop ends or was closed.
+        deadline: Time on the event loop's clock from which the run is late.
+        cancellations: Exceptions raised in the run when the event loop ends or is closed.
         ended: Set when the run has ended.
-        answer: The result in a tuple; None while it runs, or if its event loop was closed.
-        task: The task, referenced so that it is not collected.
+        result: The result in a tuple; None during the run, or if its event loop was closed.
+        task: Reference to the task, so that it is not garbage collected.
     """
 
     def __init__(self, function: Callable[[], Any], *, timeout: float) -> None:
         self.call = Call(function)
         self.deadline = anyio.current_time() + timeout
-        self.endings = (anyio.get_cancelled_exc_class(), GeneratorExit)
+        self.cancellations = (anyio.get_cancelled_exc_class(), GeneratorExit)
         self.ended = anyio.Event()
-        self.answer: tuple[T] | None = None
+        self.result: tuple[T] | None = None
         self.task: object = None
         self._loop = current_token()
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Return True if another run may start."""
-        return self.ended.is_set() and not self.call.blocking
+        return self.ended.is_set() and not self.call.is_blocking
 
     @property
     def is_late(self) -> bool:
@@ -121,10 +122,10 @@ class _Run(Generic[T]):
 
 
 class Call:
-    """One call of a function; a function that is not async runs in a thread of its own.
+    """One call of a function; a function that is not async runs in a new daemon thread.
 
-    The shared worker threads may be busy with requests, and the process waits for them at its end,
-    which a check that hangs must not delay.
+    anyio's worker threads may be busy with requests, and the process waits for them when it exits,
+    so a hanging check would block the exit.
     """
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -133,12 +134,12 @@ class Call:
         self._outcome: Future[Any] = Future()
 
     @property
-    def blocking(self) -> bool:
-        """Return True if a thread still runs it."""
+    def is_blocking(self) -> bool:
+        """Return True if a thread still runs the function."""
         return self._thread is not None and not self._outcome.done()
 
     async def result(self) -> Any:
-        """Return what the function returns."""
+        """Return the value that the function returns."""
         if _is_async(self._function):
             return await self._function()
         done = anyio.Event()
@@ -160,12 +161,12 @@ class Call:
             anyio.from_thread.run_sync(done.set, token=loop)
 
 
-def _begin(work: Callable[[], Coroutine[Any, Any, None]]) -> object:
-    """Start `work` in the background; keep a reference to the returned task."""
+def _start(work: Callable[[], Coroutine[Any, Any, None]]) -> object:
+    """Start a background task, and return it; the caller must keep a reference."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        import trio  # installed if it runs
+        import trio  # not a dependency, but installed if it runs this code
 
         return trio.lowlevel.spawn_system_task(work)
     return loop.create_task(work())

@@ -1,4 +1,4 @@
-"""Logs: the format of a line, its level, the access log, and the ids that tie lines together."""
+"""Log formats, log levels, the access log and request ids."""
 
 from .access import ACCESS_LOGGER, AccessLog
 from .configure import configure_logging, formatter_for

@@ -10,36 +10,39 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..exchange import Exchange
+from ..validation import check_choice, check_strings
 from .levels import level_number
 from .request_id import current_request_id
 
 ACCESS_LOGGER = "tokenpulse_mw.access"
 _FAILED = ("error", "truncated")
-_MAY_INCLUDE = ("tenant", "api_key", "credential")
-_LONGEST = 256  # characters of one value
-_PLAIN = re.compile(r"[!#-<>-~]+")  # needs no quotes: printable, without `"`, `=` and space
+_OPTIONAL_FIELDS = ("tenant", "api_key", "credential")
+_MAX_VALUE_CHARACTERS = 256
+_UNQUOTED = re.compile(r"[!#-<>-~]+")  # printable ASCII without `"`, `=` and space
 
 
 class AccessLog:
-    """An observer that logs each exchange.
+    """Observer that logs each exchange.
 
-    The line begins with method, route (the template, never the path) and status; `name=value`
-    follows for provider, outcome, duration and time to first byte (seconds), tokens, model,
-    `limited` and the request's id, as far as there are such. The record has the same as
-    attributes, so that JSON has them as fields. No body, header or query is ever written.
+    A line begins with method, route template and status. `name=value` pairs follow: provider,
+    outcome, duration and time to first byte in seconds, tokens, model, `limited` and the request
+    id. Unknown values are omitted. The record has the same fields as attributes, so that JSON lines
+    have them too. Paths, queries, headers and bodies are never logged.
 
-    What failed, by a status from 500 up, an error or an answer cut short, is at WARN.
+    Failed exchanges are logged as WARN: a status of 500 or above, an error, or a response that
+    ended early.
 
     Args:
-        logger: `tokenpulse_mw.access` when None.
-        level: Of the lines of what did not fail: "DEBUG", "INFO", "WARN" or "ERROR", in any case.
-        sample: Share of the lines of what did not fail that are written, from 0 to 1.
-        include: Which of "tenant", "api_key" and "credential" are written too.
-        chance: Gives numbers from 0 to below 1, by which is sampled.
+        logger: Receives the lines; `tokenpulse_mw.access` if None.
+        level: Level of exchanges that did not fail: "DEBUG", "INFO", "WARN" or "ERROR",
+            case-insensitive.
+        sample: Share of the exchanges that did not fail to log, from 0 to 1.
+        include: Additional fields: "tenant", "api_key" or "credential".
+        chance: Returns random numbers from 0 to below 1, for the sample.
 
     Raises:
-        ValueError: There is no such level, `sample` is not a share, or `include` names
-            something else.
+        ValueError: The level is unknown, `sample` is not from 0 to 1, or `include` has an unknown
+            field.
     """
 
     def __init__(
@@ -52,13 +55,10 @@ class AccessLog:
         chance: Callable[[], float] = random.random,
     ) -> None:
         if not 0 <= sample <= 1:
-            raise ValueError(f"sample must be a share from 0 to 1, got {sample!r}")
-        if isinstance(include, str):
-            raise ValueError(f"include must be a list of names, got the string {include!r}")
-        self._include = tuple(include)
+            raise ValueError(f"sample must be a number from 0 to 1, got {sample!r}")
+        self._include = check_strings("include", include, "['tenant']")
         for name in self._include:
-            if name not in _MAY_INCLUDE:
-                raise ValueError(f"include can name {', '.join(_MAY_INCLUDE)}; got {name!r}")
+            check_choice("include", name, _OPTIONAL_FIELDS)
         self._logger = logging.getLogger(ACCESS_LOGGER) if logger is None else logger
         self._level = level_number(level)
         self._failed_level = max(self._level, logging.WARNING)
@@ -66,7 +66,7 @@ class AccessLog:
         self._chance = chance
 
     def __call__(self, exchange: Exchange) -> None:
-        """Log `exchange`, unless its level is off or it is not in the sample."""
+        """Log `exchange` if its level is enabled and it is in the sample."""
         if exchange.status >= 500 or exchange.outcome in _FAILED:
             if self._logger.isEnabledFor(self._failed_level):
                 self._log(self._failed_level, exchange)
@@ -81,15 +81,15 @@ class AccessLog:
 
 
 class _Line:
-    """The text of a line, made when it is written."""
+    """Text of a line, formatted only when it is written."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self._fields = fields
 
     def __str__(self) -> str:
         method, route, status, *others = self._fields.items()
-        words = [_word(value) for _, value in (method, route, status)]
-        return " ".join([*words, *(f"{name}={_word(value)}" for name, value in others)])
+        words = [_quoted(value) for _, value in (method, route, status)]
+        return " ".join([*words, *(f"{name}={_quoted(value)}" for name, value in others)])
 
 
 def _fields(exchange: Exchange, include: Iterable[str]) -> dict[str, Any]:
@@ -109,20 +109,20 @@ def _fields(exchange: Exchange, include: Iterable[str]) -> dict[str, Any]:
         **{name: getattr(exchange, name) for name in include},
         "request_id": current_request_id(),
     }
-    return {name: _short(value) for name, value in fields.items() if value is not None}
+    return {name: _truncated(value) for name, value in fields.items() if value is not None}
 
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 4)
 
 
-def _short(value: Any) -> Any:
-    return value[:_LONGEST] if isinstance(value, str) else value
+def _truncated(value: Any) -> Any:
+    return value[:_MAX_VALUE_CHARACTERS] if isinstance(value, str) else value
 
 
-def _word(value: object) -> str:
-    """`value` as one word, so that no model's name can pass for other fields."""
+def _quoted(value: object) -> str:
+    """Return `value` as one word, quoted if needed: a model name must not forge other fields."""
     if value is True:
         return "true"
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    return text if _UNQUOTED.fullmatch(text) else json.dumps(text)

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
+from ..validation import check_choice, check_integer, check_strings
 from .formatters import JsonFormatter, TextFormatter
 from .levels import check_level, set_log_level
 from .queue_handler import BackgroundHandler
 from .request_id import add_request_id
 
-_HANDLER = "tokenpulse_mw"  # name of the handler that a later call replaces
+_HANDLER = "tokenpulse_mw"  # name by which a later call finds the handler to replace
 
 
 def configure_logging(
@@ -40,22 +41,22 @@ def configure_logging(
         request_id: Add the request id to text lines; JSON lines always have it. See
             `RequestIdMiddleware`.
         queue: Lines that may wait for a writer thread, so that a slow stream delays no request.
-            Further lines are dropped and counted in the log. 0 writes at once.
+            Further lines are dropped, and their number is logged. 0 writes in the calling thread.
 
     Raises:
-        ValueError: The level or format is unknown, `capture` is a string, or `queue` is below 0.
+        ValueError: The level or format is unknown, `capture` is not a list of strings, or `queue`
+            is not an integer of at least 0.
     """
     level = check_level(level)
     formatter = formatter_for(format, request_id=request_id)
-    if isinstance(capture, str):
-        raise ValueError(f"capture must be a list of names, got the string {capture!r}")
-    names = tuple(capture)
+    names = check_strings("capture", capture, "['uvicorn']")
+    check_integer("queue", queue, minimum=0)
     out = sys.stderr if stream is None else stream
     handler = BackgroundHandler(out, queue) if queue else logging.StreamHandler(out)
     handler.set_name(_HANDLER)
     handler.setFormatter(formatter)
     handler.addFilter(add_request_id)
-    _put_in_place(handler)
+    _install(handler)
     for name in names:
         _capture(name)
     set_log_level(level)
@@ -67,29 +68,27 @@ def formatter_for(format: str, *, request_id: bool = False) -> logging.Formatter
     Raises:
         ValueError: The format is unknown.
     """
-    if format == "text":
-        return TextFormatter(request_id=request_id)
-    if format == "json":
-        return JsonFormatter()
-    raise ValueError(f"log format must be one of text, json, got {format!r}")
+    check_choice("log format", format, ("text", "json"))
+    return JsonFormatter() if format == "json" else TextFormatter(request_id=request_id)
 
 
-def _put_in_place(handler: logging.Handler) -> None:
+def _install(handler: logging.Handler) -> None:
+    """Add the handler to the root logger; it replaces that of an earlier call."""
     root = logging.getLogger()
-    for other in root.handlers[:]:
-        if other.get_name() == _HANDLER:
-            root.removeHandler(other)
-            if isinstance(other, BackgroundHandler):
-                other.finish()  # without waiting for a slow stream
+    for previous in root.handlers[:]:
+        if previous.get_name() == _HANDLER:
+            root.removeHandler(previous)
+            if isinstance(previous, BackgroundHandler):
+                previous.finish()  # does not wait for a slow stream
             else:
-                other.close()
+                previous.close()
     root.addHandler(handler)
 
 
 def _capture(name: str) -> None:
     """Let the logger `name` and its child loggers propagate to the root logger."""
-    known = logging.root.manager.loggerDict
-    children = [logger_name for logger_name in known if logger_name.startswith(f"{name}.")]
+    existing = logging.root.manager.loggerDict
+    children = [logger_name for logger_name in existing if logger_name.startswith(f"{name}.")]
     for logger_name in (name, *children):
         logger = logging.getLogger(logger_name)
         if _is_silenced(logger):
@@ -97,7 +96,7 @@ def _capture(name: str) -> None:
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
         logger.propagate = True
-        if logger.level <= logging.INFO:  # the default of servers
+        if logger.level <= logging.INFO:  # a level above INFO was set on purpose
             logger.setLevel(logging.NOTSET)
 
 

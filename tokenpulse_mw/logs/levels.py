@@ -1,4 +1,4 @@
-"""The four log levels, and the level of the process."""
+"""Log levels, and the level of the process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVELS: Mapping[str, int] = {
 
 # At DEBUG they log each step of a database or connection, with its parameters.
 _NOISY_LOGGERS = ("aiosqlite", "httpcore", "httpcore2", "httpx", "httpx2")
-_QUIET_LEVEL = logging.DEBUG + 1  # not a standard level, so that it is recognised
+_QUIET_LEVEL = logging.DEBUG + 1  # not a standard level, so that it is recognized later
 
 
 def check_level(level: object) -> str:
@@ -43,13 +43,13 @@ def level_number(level: object) -> int:
 def log_level() -> str:
     """Return the level of the root logger: the lowest level that is written."""
     number = logging.getLogger().getEffectiveLevel()
-    return next((name for name, least in LEVELS.items() if least >= number), "ERROR")
+    return next((name for name, minimum in LEVELS.items() if minimum >= number), "ERROR")
 
 
 def set_log_level(level: str) -> None:
     """Set the level of the root logger.
 
-    It applies to this process, and to every logger without a level of its own. A few libraries that
+    It applies to every logger of this process that has no level of its own. A few libraries that
     log each step write no DEBUG lines.
 
     Args:

@@ -8,35 +8,25 @@ import threading
 from typing import TextIO
 
 _LOGGER = "tokenpulse_mw.logs"
+_DROPPED = "log lines dropped: reason=queue-full count=%d"
+_FAILED = "log lines dropped: reason=write-failed count=%d"
 
-
-_DROPPED = "lines dropped because the queue was full: count=%d"
-
-
-_FAILED = "lines lost because the stream failed: count=%d"
-
-
-_Lines = queue.SimpleQueue[str | None]  # None is the end
+_Lines = queue.SimpleQueue[str | None]  # None ends the writer thread
 
 
 class BackgroundHandler(logging.Handler):
     """Handler that formats lines in the calling thread and writes them in another.
 
     Lines that do not fit into the queue or cannot be written, as on a full disk, are dropped. A
-    later line has their number.
+    later line states their number.
 
     Args:
         stream: Receives the lines.
-        size: Lines that may wait.
+        size: Lines that may wait, at least 1.
         patience: Seconds that the end of the process waits for unwritten lines.
-
-    Raises:
-        ValueError: `size` is below 1.
     """
 
     def __init__(self, stream: TextIO, size: int, *, patience: float = 5.0) -> None:
-        if size < 1:
-            raise ValueError(f"the queue must have room for at least 1 line, got {size!r}")
         super().__init__()
         self._stream = stream
         self._size = size
@@ -49,7 +39,7 @@ class BackgroundHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one line; `logging` calls this from one thread at a time."""
         line = self.format(record)
-        if self._ended:  # the process ends, or `dictConfig` has closed all handlers
+        if self._ended:  # the process ends, or `dictConfig` closed all handlers
             _write(self._stream, line)
             return
         if self._thread is None or not self._thread.is_alive():  # a forked process has no threads
@@ -64,7 +54,7 @@ class BackgroundHandler(logging.Handler):
         """Accept no more lines; queued lines are still written, without waiting."""
         if self._ended:
             return
-        self.acquire()  # no line may come after the end
+        self.acquire()  # no line may be queued after the end
         try:
             self._ended = True
             self._report_dropped()
@@ -100,7 +90,7 @@ class BackgroundHandler(logging.Handler):
         self._dropped = 0
 
     def _count(self, message: str, lines: int) -> str:
-        """Return the line that says how many lines are missing."""
+        """Return the line that states how many lines are missing."""
         fields = {"name": _LOGGER, "levelno": logging.WARNING, "msg": message, "args": (lines,)}
         return self.format(logging.makeLogRecord(fields))
 
@@ -110,6 +100,6 @@ def _write(stream: TextIO, line: str) -> bool:
     try:
         stream.write(f"{line}\n")
         stream.flush()
-    except Exception:  # noqa: BLE001 - there is no other place to log it
+    except Exception:  # noqa: BLE001 - the error itself cannot be logged
         return False
     return True

@@ -18,10 +18,7 @@ from .levels import LEVELS, check_level, log_level, set_log_level
 
 logger = logging.getLogger("tokenpulse_mw.settings")
 
-
 _PATH = "/admin/settings"
-
-
 _METHODS = ["GET", "HEAD", "PUT", "OPTIONS"]
 
 
@@ -36,8 +33,7 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
 
     A change applies to this process at once. It is logged with the name that `authorize` returns,
     or the client's address. Rejected requests get problem details (RFC 9457); unauthorized ones get
-    401.
-    Authorized requests are excluded from metrics and alert statistics.
+    401. Authorized requests are excluded from metrics and alert statistics.
 
     Args:
         authorize: Returns True or the name of the client if the request is authorized, as `bearer`
@@ -46,10 +42,11 @@ def settings_routes(*, authorize: Authorize) -> list[Route]:
     Raises:
         ValueError: `authorize` is not callable.
     """
-    answer = _Settings(Guard(authorize, of="settings_routes")).answer
-    # Every method, and with a slash too, so that no token reaches a catch-all route and a vendor.
+    respond = _Settings(Guard(authorize, of="settings_routes")).respond
+    # Every method, and with a slash too, so that a catch-all route does not send the token to a
+    # vendor.
     return [
-        OwnRoute(path, answer, name="settings", methods=_METHODS, for_all=True)
+        OwnRoute(path, respond, name="settings", methods=_METHODS, for_all=True)
         for path in (_PATH, f"{_PATH}/")
     ]
 
@@ -60,14 +57,14 @@ class _Settings:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
-    async def answer(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response:
         """Return the response to a request."""
         try:
-            return await self._answer(request)
+            return await self._respond(request)
         except ProblemError as problem:
             return problem_response(problem)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         name = await self._guard.authorize(request)
         drop_exchange(request.scope)
         allow = {"allow": ", ".join(_METHODS)}
@@ -89,10 +86,10 @@ def _level(level: str) -> str:
         raise invalid((("log_level",), f"must be one of {', '.join(LEVELS)}")) from None
 
 
-def _set(level: str, who: str) -> None:
-    """Change the level, and log the change at the lower of both levels."""
+def _set(level: str, client: str) -> None:
+    """Change the level, and log the change while the lower of both levels is set."""
     before = log_level()
-    line = ("log level changed: from=%s to=%s by=%s", before, level, who)
+    line = ("log level changed: from=%s to=%s by=%s", before, level, client)
     if LEVELS[level] > LEVELS[before]:
         logger.warning(*line)
         set_log_level(level)
@@ -103,4 +100,4 @@ def _set(level: str, who: str) -> None:
 
 
 def _client(request: Request) -> str:
-    return "a client without an address" if request.client is None else request.client.host
+    return "unknown" if request.client is None else request.client.host

@@ -58,6 +58,7 @@ class Tables:
         self.requests = rows(families.REQUESTS)
         self.duration = rows(families.DURATION._replace(buckets=buckets))
         self._in_progress = rows(families.IN_PROGRESS)
+        self.websockets = rows(families.WEBSOCKETS)
         self.first_byte = rows(families.FIRST_BYTE._replace(buckets=buckets))
         self.responses = rows(families.RESPONSES)
         self.tokens = rows(families.TOKENS)
@@ -83,7 +84,8 @@ class Tables:
             self.open_in_progress()
 
     def open_in_progress(self) -> Row:
-        """Open the row of requests in progress and return it."""
+        """Open the row of requests in progress and return it; open that of WebSockets, too."""
+        self.websockets.row(())
         self.in_progress = self._in_progress.row(())
         return self.in_progress
 

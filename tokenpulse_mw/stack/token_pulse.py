@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from ..alerts import AlertEngine, Sink, Thresholds
 from ..config import Settings
-from ..exchange import PROVIDERS, ExchangeMiddleware, ObserverLike, Providers, has_route
+from ..exchange import ExchangeMiddleware, ObserverLike, Providers, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
@@ -45,7 +45,9 @@ class TokenPulse:
 
     Args:
         service: Name of the service in `/health`.
-        providers: Names of the providers, or `Providers` to configure how they are recognised.
+        providers: Names of the providers; or a mapping of names to patterns of their models, such
+            as `{"openai": ["gpt-*", "o3*"]}`; or `Providers` with a resolver. If None, well-known
+            vendors are recognised, and `/health` lists those that responded.
         settings: Settings of the operator; `Settings()` if None, which reads the environment.
         limit: Limit of each client, such as "20/minute", instead of that of the settings; None
             sets no limit.
@@ -80,7 +82,7 @@ class TokenPulse:
         self,
         *,
         service: str = "tokenpulse",
-        providers: Iterable[str] | Providers = PROVIDERS,
+        providers: Iterable[str] | Mapping[str, Iterable[str]] | Providers | None = None,
         settings: Settings | None = None,
         limit: str | None = FROM_SETTINGS,
         policies: Iterable[Policy] | None = None,
@@ -111,7 +113,7 @@ class TokenPulse:
         admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
         self.health = HealthRouter(
             service=service,
-            providers=self.providers.names,
+            providers=self.providers.listed,
             checks=checks,
             credentials=credentials,
             provider_health=defaults.AlertedProviders(self.engine),

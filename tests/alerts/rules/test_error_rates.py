@@ -1,4 +1,4 @@
-"""Shares of requests that failed: of a key's, and of a provider's."""
+"""The `error_spike` and `high_error_rate` rules."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import error_spike, high_error_rate
 from tokenpulse_mw.alerts.traffic.statistics import confident_share
 
-from .views import View, severities
+from .scenario import Scenario, severities
 
 
 def error_spikes(failures: int, requests: int, **thresholds: Any) -> list[Finding]:
     """Return the findings of `error_spike` after `failures` of `requests` of key k1 failed."""
-    view = View(**thresholds)
-    view.see(failures, api_key="k1", status=500)
-    view.see(requests - failures, api_key="k1")
-    return view.ask(error_spike)
+    scenario = Scenario(**thresholds)
+    scenario.observe(failures, api_key="k1", status=500)
+    scenario.observe(requests - failures, api_key="k1")
+    return scenario.evaluate(error_spike)
 
 
-def test_a_key_that_fails_too_often_is_found_with_its_numbers() -> None:
-    """The finding says what was counted, over how long, and what it was compared with."""
-    (found,) = error_spikes(20, 40, error_window=60)
+def test_error_spike_finding_has_its_numbers() -> None:
+    """The finding has the counts, the window and the threshold."""
+    (finding,) = error_spikes(20, 40, error_window=60)
 
-    assert found == Finding(
+    assert finding == Finding(
         type="error_spike",
         subject=Subject("key", "k1"),
         severity="critical",
@@ -37,7 +37,7 @@ def test_a_key_that_fails_too_often_is_found_with_its_numbers() -> None:
         metadata={"requests": 40, "errors": 20, "threshold": 0.1},
         keeps="critical",
     )
-    assert found.fingerprint == "error_spike:key:k1"
+    assert finding.fingerprint == "error_spike:key:k1"
 
 
 @pytest.mark.parametrize(
@@ -51,28 +51,28 @@ def test_a_key_that_fails_too_often_is_found_with_its_numbers() -> None:
         (1000, "critical"),
     ],
 )
-def test_the_severity_follows_the_share_of_failures(failures: int, severity: Severity) -> None:
-    """From 10 % it is info, from 25 % warning, from 50 % critical."""
-    (found,) = error_spikes(failures, 1000, error_evidence=False)
+def test_severity_follows_the_error_rate(failures: int, severity: Severity) -> None:
+    """The severity is info from 10 %, warning from 25 % and critical from 50 %."""
+    (finding,) = error_spikes(failures, 1000, error_evidence=False)
 
-    assert found.severity == severity
+    assert finding.severity == severity
 
 
 @pytest.mark.parametrize(
     ("failures", "keeps"),
     [(199, "info"), (200, "warning"), (399, "warning"), (400, "critical"), (1000, "critical")],
 )
-def test_an_alert_keeps_its_severity_down_to_80_percent_of_the_step(
+def test_alert_keeps_its_severity_down_to_80_percent_of_the_step(
     failures: int, keeps: Severity
 ) -> None:
-    """Or it would change with each request that fails around one."""
-    (found,) = error_spikes(failures, 1000)
+    """An error rate that swings around a step does not change the severity each time."""
+    (finding,) = error_spikes(failures, 1000)
 
-    assert found.keeps == keeps
+    assert finding.keeps == keeps
 
 
 @pytest.mark.parametrize(
-    ("failures", "requests", "surely", "merely"),
+    ("failures", "requests", "with_evidence", "without"),
     [
         (3, 10, "warning", "warning"),
         (10, 10, "critical", "critical"),
@@ -81,56 +81,62 @@ def test_an_alert_keeps_its_severity_down_to_80_percent_of_the_step(
         (15, 100, "info", "info"),
     ],
 )
-def test_a_share_needs_evidence_unless_that_is_switched_off(
-    failures: int, requests: int, surely: Severity | None, merely: Severity
+def test_error_rate_without_evidence_does_not_fire(
+    failures: int, requests: int, with_evidence: Severity | None, without: Severity
 ) -> None:
-    """A few requests with bad luck do not fire; without `error_evidence` they do, as the seed."""
-    (with_evidence,) = error_spikes(failures, requests)
-    (without,) = error_spikes(failures, requests, error_evidence=False)
-
-    assert (with_evidence.severity, without.severity) == (surely, merely)
+    """An error rate that may be chance fires only without `error_evidence`, as in the seed."""
+    for error_evidence, severity in ((True, with_evidence), (False, without)):
+        (finding,) = error_spikes(failures, requests, error_evidence=error_evidence)
+        assert finding.severity == severity
 
 
 @pytest.mark.parametrize(("requests", "severity"), [(9, None), (10, "critical")])
-def test_too_few_requests_never_fire(requests: int, severity: Severity | None) -> None:
-    """Below `error_min_requests` even a share of 100 % means nothing."""
-    (found,) = error_spikes(requests, requests)
+def test_too_few_requests_do_not_fire(requests: int, severity: Severity | None) -> None:
+    """Below `error_min_requests` not even an error rate of 100 % fires."""
+    (finding,) = error_spikes(requests, requests)
 
-    assert found.severity == severity
-
-
-def test_each_key_is_judged_by_its_own_share() -> None:
-    """One tenant's trouble is not hidden among the successes of the others."""
-    view = View()
-    view.see(10, api_key="bad", status=500)
-    view.see(10, api_key="good")
-
-    (found,) = view.ask(error_spike)
-
-    assert (found.subject.id, found.value) == ("bad", 1.0)
+    assert finding.severity == severity
 
 
-def test_defect_6_a_clients_errors_and_our_own_429s_are_no_error_spike() -> None:
-    """One client that is wrong, or our own limit, wakes nobody."""
-    view = View()
-    view.see(100, api_key="k1", status=404)
-    view.see(100, api_key="k1", status=429, limited=True)
-    view.see(100, api_key="k1", status=499, outcome="client_disconnect")
+def test_error_rate_of_each_key_is_separate() -> None:
+    """Successes of other keys do not lower the error rate of a key."""
+    scenario = Scenario()
+    scenario.observe(10, api_key="bad", status=500)
+    scenario.observe(10, api_key="good")
 
-    assert view.ask(error_spike) == []
+    (finding,) = scenario.evaluate(error_spike)
 
-
-def test_defect_7_one_failure_in_ten_is_no_error_spike() -> None:
-    """With true errors of 5 % that happens in four rounds of ten."""
-    view = View()
-    view.see(9, api_key="k1")
-    view.see(api_key="k1", status=500)
-
-    assert view.ask(error_spike) == []
+    assert (finding.subject.id, finding.value) == ("bad", 1.0)
 
 
-class Seen(NamedTuple):
-    """Requests of a key: how many seconds after those before, and how many of them failed."""
+@pytest.mark.parametrize(
+    "exchanges",
+    [
+        pytest.param(
+            [
+                (100, {"status": 404}),
+                (100, {"status": 429, "limited": True}),
+                (100, {"status": 499, "outcome": "client_disconnect"}),
+            ],
+            id="defect 6: client errors, limited requests, disconnects",
+        ),
+        pytest.param(
+            [(9, {}), (1, {"status": 500})],
+            id="defect 7: one failure in ten, which is likely at a true error rate of 5 %",
+        ),
+    ],
+)
+def test_normal_traffic_is_not_an_error_spike(exchanges: list[tuple[int, dict[str, Any]]]) -> None:
+    """Neither errors of clients nor a single failure are a finding."""
+    scenario = Scenario()
+    for times, fields in exchanges:
+        scenario.observe(times, api_key="k1", **fields)
+
+    assert scenario.evaluate(error_spike) == []
+
+
+class Requests(NamedTuple):
+    """Requests of a key, `later` seconds after the previous ones."""
 
     later: int
     key: str
@@ -141,7 +147,7 @@ class Seen(NamedTuple):
 @given(
     log=st.lists(
         st.builds(
-            Seen,
+            Requests,
             later=st.sampled_from([0, 10, 100, 250]),
             key=st.sampled_from(["k1", "k2"]),
             requests=st.integers(0, 30),
@@ -151,101 +157,102 @@ class Seen(NamedTuple):
     ),
     evidence=st.booleans(),
 )
-def test_alerts_begin_and_end_as_if_every_key_were_looked_at(
-    log: list[Seen], evidence: bool
-) -> None:
-    """Whoever fails too seldom for an alert, and has none, is passed over."""
-    view = View(error_evidence=evidence)
+def test_rule_finds_the_same_as_a_scan_of_all_keys(log: list[Requests], evidence: bool) -> None:
+    """Skipping keys with few failures changes neither the start nor the end of an alert."""
+    scenario = Scenario(error_evidence=evidence)
     now, firing, expected = 0, set[str](), set[str]()
-    for seen in log:
-        now += seen.later
-        view.see(seen.requests, now=now, api_key=seen.key)
-        view.see(seen.failures, now=now, api_key=seen.key, status=500)
-        view.traffic.roll(now)
+    for entry in log:
+        now += entry.later
+        scenario.observe(entry.requests, now=now, api_key=entry.key)
+        scenario.observe(entry.failures, now=now, api_key=entry.key, status=500)
+        scenario.traffic.roll(now)
         shares = {
-            f"error_spike:key:{key}": (confident_share(failures, requests, view.thresholds), share)
-            for key, requests, failures in view.traffic.errors.failing()
-            if (share := failures / requests) >= 0.1 * 0.8
+            f"error_spike:key:{key}": confident_share(failures, requests, scenario.thresholds)
+            for key, requests, failures in scenario.traffic.errors.failing()
+            if failures / requests >= 0.1 * 0.8
         }
-        expected = {
-            name for name, (surely, _) in shares.items() if surely >= 0.1 or name in expected
-        }
+        expected = {name for name, share in shares.items() if share >= 0.1 or name in expected}
 
-        found = severities(view.ask(error_spike, now))
-        firing = {name for name in found if found[name] is not None or name in firing}
+        result = severities(scenario.evaluate(error_spike, now))
+        firing = {name for name in result if result[name] is not None or name in firing}
         assert firing == expected
 
 
-def test_one_failure_of_each_of_many_keys_costs_a_round_nothing() -> None:
-    """Nobody is looked at who cannot fire, so there is nothing to walk through."""
-    view = View(max_subjects=3000)
+def test_keys_with_too_few_failures_are_not_candidates() -> None:
+    """An evaluation does not read keys that cannot fire, however many there are."""
+    scenario = Scenario(max_subjects=3000)
     for number in range(3000):
-        view.see(20, api_key=f"k{number}", provider="claude")
-        view.see(api_key=f"k{number}", provider="claude", status=500)
+        scenario.observe(20, api_key=f"k{number}", provider="claude")
+        scenario.observe(api_key=f"k{number}", provider="claude", status=500)
 
-    assert view.ask(error_spike) == []
-    assert list(view.traffic.errors.candidates()) == []
-    assert len(list(view.traffic.errors.failing())) == 3000
+    assert scenario.evaluate(error_spike) == []
+    assert list(scenario.traffic.errors.candidates()) == []
+    assert len(list(scenario.traffic.errors.failing())) == 3000
 
 
 @pytest.mark.parametrize("others", [0, 50])
-def test_upstreams_are_named_however_many_keys_have_failed(others: int) -> None:
-    """Among few keys or many, what has failed for each is found."""
-    view = View(max_subjects=100)
+def test_upstreams_of_each_key_are_found_among_few_and_many_keys(others: int) -> None:
+    """Looking up each key and grouping all failures give the same upstreams."""
+    scenario = Scenario(max_subjects=100)
     for number in range(others):
-        view.see(api_key=f"k{number}", provider="claude", status=500)
+        scenario.observe(api_key=f"k{number}", provider="claude", status=500)
     for name in ("bad", "worse"):
         for credential, failures in {"c1": 10, "c2": 20}.items():
-            view.see(failures, api_key=name, credential=credential, status=500)
+            scenario.observe(failures, api_key=name, credential=credential, status=500)
 
-    found = view.ask(error_spike)
+    findings = scenario.evaluate(error_spike)
 
-    assert {each.subject.id: each.metadata["upstreams"] for each in found} == {
+    assert {finding.subject.id: finding.metadata["upstreams"] for finding in findings} == {
         name: {"apikey:c2": 20, "apikey:c1": 10} for name in ("bad", "worse")
     }
 
 
-def test_a_key_and_a_provider_of_one_name_are_blamed_each_for_its_own() -> None:
-    """What a key's failures came from is no one else's."""
-    view = View()
-    view.see(20, api_key="claude", provider="gemini", status=500)
-    view.see(10, api_key="k2", provider="claude", status=500)
+def test_key_and_provider_with_the_same_name_have_separate_upstreams() -> None:
+    """The failures of key "claude" do not count for provider "claude"."""
+    scenario = Scenario()
+    scenario.observe(20, api_key="claude", provider="gemini", status=500)
+    scenario.observe(10, api_key="k2", provider="claude", status=500)
 
-    (spike, _), (first, second) = view.ask(error_spike), view.ask(high_error_rate)
+    spike, _ = scenario.evaluate(error_spike)
+    rates = scenario.evaluate(high_error_rate)
 
     assert (spike.subject.id, spike.metadata["upstreams"]) == ("claude", {"provider:gemini": 20})
-    blamed = {each.subject.id: each.metadata["upstreams"] for each in (first, second)}
-    assert blamed == {"gemini": {"provider:gemini": 20}, "claude": {"provider:claude": 10}}
+    assert {finding.subject.id: finding.metadata["upstreams"] for finding in rates} == {
+        "gemini": {"provider:gemini": 20},
+        "claude": {"provider:claude": 10},
+    }
 
 
-def test_defect_16_what_a_client_calls_itself_cannot_forge_a_line() -> None:
-    """An id is quoted, and its control characters with it."""
-    view = View()
-    view.see(10, api_key="k1\n[2026] [ERROR] all is lost", status=500)
+def test_defect_16_control_characters_in_an_id_are_escaped() -> None:
+    """An id chosen by a client cannot forge a log line."""
+    scenario = Scenario()
+    scenario.observe(10, api_key="k1\n[2026] [ERROR] all is lost", status=500)
 
-    (found,) = view.ask(error_spike)
+    (finding,) = scenario.evaluate(error_spike)
 
-    assert "\n" not in found.title + found.message
+    assert "\n" not in finding.title + finding.message
 
 
-def test_where_failures_came_from_is_told() -> None:
-    """At most five upstreams are named, those with the most failures."""
-    view = View(max_subjects=20)
+def test_finding_names_the_five_upstreams_with_most_failures() -> None:
+    """Further upstreams are omitted."""
+    scenario = Scenario(max_subjects=20)
     for number in range(1, 8):
-        view.see(number, api_key="k1", provider="claude", credential=f"c{number}", status=500)
+        scenario.observe(
+            number, api_key="k1", provider="claude", credential=f"c{number}", status=500
+        )
 
-    (found,) = view.ask(error_spike)
+    (finding,) = scenario.evaluate(error_spike)
 
-    assert found.metadata["upstreams"] == {f"apikey:c{number}": number for number in range(3, 8)}
+    assert finding.metadata["upstreams"] == {f"apikey:c{number}": number for number in range(3, 8)}
 
 
-def test_a_provider_that_fails_too_often_is_found_with_its_numbers() -> None:
-    """It is critical once it has lasted for five minutes."""
-    view = View()
-    view.see(60, provider="claude", duration=9.0)
-    view.see(40, provider="claude", status=502)
+def test_high_error_rate_finding_has_its_numbers() -> None:
+    """The finding is critical and must last for five minutes."""
+    scenario = Scenario()
+    scenario.observe(60, provider="claude", duration=9.0)
+    scenario.observe(40, provider="claude", status=502)
 
-    assert view.ask(high_error_rate) == [
+    assert scenario.evaluate(high_error_rate) == [
         Finding(
             type="high_error_rate",
             subject=Subject("provider", "claude", "claude"),
@@ -265,19 +272,19 @@ def test_a_provider_that_fails_too_often_is_found_with_its_numbers() -> None:
     ]
 
 
-def test_a_provider_is_not_to_blame_for_what_clients_do_wrong() -> None:
-    """Not even where a key's errors count them."""
-    view = View(count_client_errors=True)
-    view.see(100, api_key="k1", provider="claude", status=400)
+def test_client_errors_never_count_for_a_provider() -> None:
+    """`count_client_errors` applies to keys only."""
+    scenario = Scenario(count_client_errors=True)
+    scenario.observe(100, api_key="k1", provider="claude", status=400)
 
-    assert severities(view.ask(error_spike)) == {"error_spike:key:k1": "critical"}
-    assert view.ask(high_error_rate) == []
+    assert severities(scenario.evaluate(error_spike)) == {"error_spike:key:k1": "critical"}
+    assert scenario.evaluate(high_error_rate) == []
 
 
-def test_failures_of_nobody_known_are_left_to_the_error_spike() -> None:
-    """One thing has one alert."""
-    view = View()
-    view.see(100, status=500)
+def test_failures_without_provider_are_found_by_error_spike_alone() -> None:
+    """Failures of the gateway itself have one alert, not two."""
+    scenario = Scenario()
+    scenario.observe(100, status=500)
 
-    assert view.ask(high_error_rate) == []
-    assert severities(view.ask(error_spike)) == {"error_spike:system:0": "critical"}
+    assert scenario.evaluate(high_error_rate) == []
+    assert severities(scenario.evaluate(error_spike)) == {"error_spike:system:0": "critical"}

@@ -1,8 +1,8 @@
-"""What an outage explains is not told beside it."""
+"""Inhibition of error rates that an outage explains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -15,71 +15,108 @@ from tokenpulse_mw.alerts.rules import (
     provider_down,
 )
 
-from .views import View, found_by, severities
+from .scenario import Scenario, findings_of, severities
+
+CLAUDE: dict[str, Any] = {"api_key": "k1", "provider": "claude", "status": 502}
+GEMINI: dict[str, Any] = {"api_key": "k1", "provider": "gemini", "status": 502}
 
 
-def findings(view: View) -> list[Finding]:
-    """What the three rules that look at failures find in one round."""
-    found: list[Finding] = []
-    for rule in (error_spike, high_error_rate, provider_down):
-        found += found_by(rule, view.traffic, view.thresholds)
-    return found
+def findings(*exchanges: tuple[int, dict[str, Any]]) -> list[Finding]:
+    """Return the findings of the three rules about failures after these exchanges."""
+    scenario = Scenario()
+    for times, fields in exchanges:
+        scenario.observe(times, **fields)
+    return [
+        finding
+        for rule in (error_spike, high_error_rate, provider_down)
+        for finding in findings_of(rule, scenario.traffic, scenario.thresholds)
+    ]
 
 
-def explained(found: Iterable[Finding]) -> list[Finding]:
-    """`found`, by the outages among them."""
-    found = list(found)
-    return inhibited(found, down=outages(found))
+def apply_inhibition(found: list[Finding]) -> list[Finding]:
+    """Return the findings, inhibited by the outages among them."""
+    return inhibited(iter(found), down=outages(found))
 
 
-def test_errors_that_came_from_a_provider_that_is_down_are_explained() -> None:
-    """The outage alone fires; what it explains says so, and an alert that fires already stays."""
-    view = View()
-    view.see(20, api_key="k1", provider="claude", status=502)
-
-    left = explained(findings(view))
-
-    assert severities(left) == {
-        "error_spike:key:k1": None,
-        "high_error_rate:provider:claude": None,
-        "provider_down:provider:claude": "critical",
-    }
-    for each in left[:2]:
-        assert each.metadata["inhibited_by"] == ["provider_down:provider:claude"]
-
-
-def test_errors_of_a_credential_that_is_down_are_explained() -> None:
-    """Where credentials are known the outage is one's, whoever else answers for the provider."""
-    view = View()
-    view.see(100, provider="claude", credential="c2")
-    view.see(20, api_key="k1", provider="claude", credential="c1", status=502)
-
-    assert severities(explained(findings(view))) == {
-        "error_spike:key:k1": None,
-        "high_error_rate:provider:claude": None,
-        "provider_down:apikey:c1": "critical",
-    }
+@pytest.mark.parametrize(
+    ("exchanges", "expected"),
+    [
+        pytest.param(
+            [(20, CLAUDE)],
+            {
+                "error_spike:key:k1": None,
+                "high_error_rate:provider:claude": None,
+                "provider_down:provider:claude": "critical",
+            },
+            id="provider is down",
+        ),
+        pytest.param(
+            [
+                (100, {"provider": "claude", "credential": "c2"}),
+                (20, CLAUDE | {"credential": "c1"}),
+            ],
+            {
+                "error_spike:key:k1": None,
+                "high_error_rate:provider:claude": None,
+                "provider_down:apikey:c1": "critical",
+            },
+            id="one credential is down",
+        ),
+        pytest.param(
+            [(10, CLAUDE | {"status": 200}), (9, CLAUDE)],
+            {
+                "error_spike:key:k1": "warning",
+                "high_error_rate:provider:claude": "critical",
+                "provider_down:provider:claude": None,
+            },
+            id="provider is not down yet",
+        ),
+        pytest.param(
+            [
+                (20, CLAUDE),
+                *10 * [(1, GEMINI | {"api_key": "k2"}), (1, {"provider": "gemini"})],
+                (10, {"api_key": "k3", "status": 500}),
+            ],
+            {
+                "error_spike:key:k1": None,
+                "error_spike:key:k2": "critical",
+                "error_spike:key:k3": "critical",
+                "high_error_rate:provider:claude": None,
+                "high_error_rate:provider:gemini": "critical",
+                "provider_down:provider:claude": "critical",
+            },
+            id="failures of another provider and of the gateway",
+        ),
+    ],
+)
+def test_error_rates_are_inhibited_only_by_the_outage_they_come_from(
+    exchanges: list[tuple[int, dict[str, Any]]], expected: dict[str, str | None]
+) -> None:
+    """An outage removes the severity of the error rates that it explains, and of no other."""
+    assert severities(apply_inhibition(findings(*exchanges))) == expected
 
 
 @pytest.mark.parametrize(("others", "severity"), [(2, None), (3, "critical")])
-def test_a_key_is_not_explained_by_an_outage_that_is_not_nearly_all_of_it(
+def test_outage_behind_less_than_90_percent_of_failures_does_not_inhibit(
     others: int, severity: str | None
 ) -> None:
-    """A tenth of the failures may have come from elsewhere; more is trouble of its own."""
-    view = View()
-    view.see(18, api_key="k1", provider="claude", status=502)
-    view.see(others, api_key="k1", provider="gemini", status=502)
+    """At most a tenth of the failures may come from upstreams that are not down."""
+    result = apply_inhibition(findings((18, CLAUDE), (others, GEMINI)))
 
-    assert severities(explained(findings(view)))["error_spike:key:k1"] == severity
+    assert severities(result)["error_spike:key:k1"] == severity
 
 
-def test_two_outages_explain_together() -> None:
-    """A key that asks two providers, both of which are down, has no trouble of its own."""
-    view = View()
-    view.see(10, api_key="k1", provider="claude", status=502)
-    view.see(10, api_key="k1", provider="gemini", status=502)
+def test_inhibited_findings_list_their_causes() -> None:
+    """The metadata of inhibited findings contains the fingerprints of the outages."""
+    spike, rate, _ = apply_inhibition(findings((20, CLAUDE)))
 
-    (spike, *_) = explained(findings(view))
+    for finding in (spike, rate):
+        assert finding.metadata["inhibited_by"] == ["provider_down:provider:claude"]
+
+
+def test_two_outages_inhibit_together() -> None:
+    """The failures of a key may come from two providers that are both down."""
+    spike, *_ = apply_inhibition(findings((10, CLAUDE), (10, GEMINI)))
 
     assert (spike.type, spike.severity) == ("error_spike", None)
     assert sorted(spike.metadata["inhibited_by"]) == [
@@ -88,45 +125,18 @@ def test_two_outages_explain_together() -> None:
     ]
 
 
-def test_another_keys_errors_are_not_explained() -> None:
-    """An outage of one provider says nothing of failures of another, or of our own."""
-    view = View()
-    view.see(20, api_key="k1", provider="claude", status=502)
-    for _ in range(10):
-        view.see(api_key="k2", provider="gemini", status=502)
-        view.see(provider="gemini")
-        view.see(api_key="k3", status=500)
-
-    left = severities(explained(findings(view)))
-
-    assert left["error_spike:key:k2"] == "critical"
-    assert left["error_spike:key:k3"] == "critical"
-    assert left["high_error_rate:provider:gemini"] == "critical"
-
-
-def test_a_provider_that_is_not_down_yet_explains_nothing() -> None:
-    """Nine failures in a row are no outage."""
-    view = View()
-    view.see(10, api_key="k1", provider="claude")
-    view.see(9, api_key="k1", provider="claude", status=502)
-
-    assert severities(explained(findings(view)))["error_spike:key:k1"] == "warning"
-
-
-def test_the_findings_stay_as_many_and_in_their_order() -> None:
-    """Whoever gave them together can tell whose each is; what is no error rate stays as it is."""
+def test_number_and_order_of_findings_stay_the_same() -> None:
+    """Findings of other types, and error rates without upstreams, are returned unchanged."""
     other = Finding(
         type="any", subject=Subject("key", "k1"), severity="info", title="any", message="any"
     )
     bare = Finding(
         type="error_spike", subject=Subject("key", "k2"), severity="info", title="", message=""
     )
-    view = View()
-    view.see(20, api_key="k1", provider="claude", status=502)
-    found = [other, *findings(view), bare]
+    before = [other, *findings((20, CLAUDE)), bare]
 
-    left = explained(iter(found))
+    after = apply_inhibition(before)
 
-    assert [each.fingerprint for each in left] == [each.fingerprint for each in found]
-    assert (left[0], left[-2], left[-1]) == (other, found[-2], bare)
-    assert explained([]) == []
+    assert [finding.fingerprint for finding in after] == [finding.fingerprint for finding in before]
+    assert (after[0], after[-2], after[-1]) == (other, before[-2], bare)
+    assert apply_inhibition([]) == []

@@ -1,4 +1,4 @@
-"""Answers that take too long."""
+"""The `high_latency` rule."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import high_latency
 
-from .views import View, severities
+from .scenario import Scenario, severities
 
 
-def test_a_provider_that_is_too_slow_is_found_with_its_numbers() -> None:
-    """It must last for five minutes, and says above what the 95th percentile lies."""
-    view = View()
-    view.see(60, provider="Claude", duration=1.0)
-    view.see(40, provider="Claude", duration=20.0)
+def test_slow_provider_finding_has_its_numbers() -> None:
+    """The finding has the lower bound of the p95 and must last for five minutes."""
+    scenario = Scenario()
+    scenario.observe(60, provider="Claude", duration=1.0)
+    scenario.observe(40, provider="Claude", duration=20.0)
 
-    assert view.ask(high_latency) == [
+    assert scenario.evaluate(high_latency) == [
         Finding(
             type="high_latency",
             subject=Subject("provider", "Claude", "Claude"),
             severity="warning",
-            title="Provider 'Claude' answers slowly (p95 over 15 s)",
-            message="Provider 'Claude' took longer than 5 s for 40 of 100 answers "
+            title="Provider 'Claude' responds slowly (p95 over 15 s)",
+            message="Provider 'Claude' took longer than 5 s for 40 of 100 responses "
             "in the last 300 s; p95 is over 15 s",
             value=15,
             metadata={"requests": 100, "slow": 40, "threshold": 5},
@@ -38,49 +38,52 @@ def test_a_provider_that_is_too_slow_is_found_with_its_numbers() -> None:
     durations=st.lists(st.floats(0, 60), min_size=10, max_size=100),
     threshold=st.floats(0.001, 50),
 )
-def test_it_fires_exactly_where_more_than_5_percent_took_longer(
+def test_rule_fires_if_and_only_if_more_than_5_percent_took_longer(
     durations: list[float], threshold: float
 ) -> None:
-    """Buckets or not, the threshold is compared with every single duration."""
-    view = View(provider_latency_p95=threshold, error_evidence=False)
+    """The comparison with the threshold is exact in spite of the buckets."""
+    scenario = Scenario(provider_latency_p95=threshold, error_evidence=False)
     for duration in durations:
-        view.see(provider="claude", duration=duration)
+        scenario.observe(provider="claude", duration=duration)
 
-    fires = "warning" in severities(view.ask(high_latency)).values()
+    fires = "warning" in severities(scenario.evaluate(high_latency)).values()
 
-    assert fires == (sum(each > threshold for each in durations) / len(durations) > 0.05)
+    slow = sum(duration > threshold for duration in durations)
+    assert fires == (slow / len(durations) > 0.05)
 
 
 @given(durations=st.lists(st.floats(0, 100), min_size=10, max_size=100))
-def test_the_p95_that_it_tells_is_never_above_the_true_one(durations: list[float]) -> None:
-    """It is the lower bound of the bucket that the 95th percentile is in."""
-    view = View(error_evidence=False)
+def test_reported_p95_is_never_above_the_true_p95(durations: list[float]) -> None:
+    """The value is the lower bound of the bucket of the 95th percentile."""
+    scenario = Scenario(error_evidence=False)
     for duration in durations:
-        view.see(provider="claude", duration=duration)
+        scenario.observe(provider="claude", duration=duration)
 
-    for found in view.ask(high_latency):
-        above = sum(each >= found.value for each in durations)
+    for finding in scenario.evaluate(high_latency):
+        above = sum(duration >= finding.value for duration in durations)
         assert above / len(durations) >= 0.05
-        assert found.severity is None or found.value >= 5
+        assert finding.severity is None or finding.value >= 5
 
 
 @pytest.mark.parametrize(("slow", "severity"), [(2, None), (5, "warning")])
-def test_a_few_slow_answers_among_few_are_no_evidence(slow: int, severity: Severity | None) -> None:
-    """Two of twenty are above 5 % by chance often enough."""
-    view = View()
-    view.see(20 - slow, provider="claude", duration=1.0)
-    view.see(slow, provider="claude", duration=20.0)
+def test_few_slow_responses_without_evidence_do_not_fire(
+    slow: int, severity: Severity | None
+) -> None:
+    """Two slow responses of 20 may be chance, five may not."""
+    scenario = Scenario()
+    scenario.observe(20 - slow, provider="claude", duration=1.0)
+    scenario.observe(slow, provider="claude", duration=20.0)
 
-    assert [each.severity for each in view.ask(high_latency)] == [severity]
+    assert [finding.severity for finding in scenario.evaluate(high_latency)] == [severity]
 
 
-def test_what_our_limit_answered_and_who_left_is_no_latency() -> None:
-    """An instant 429 makes no provider fast, and a client that hangs makes none slow."""
-    view = View()
-    view.see(20, provider="claude", duration=20.0)
-    view.see(1000, provider="claude", status=429, limited=True)
-    view.see(1000, provider="claude", outcome="client_disconnect", duration=50.0)
+def test_limited_requests_and_disconnects_do_not_count() -> None:
+    """Requests rejected by the gateway's limit and client disconnects have no latency."""
+    scenario = Scenario()
+    scenario.observe(20, provider="claude", duration=20.0)
+    scenario.observe(1000, provider="claude", status=429, limited=True)
+    scenario.observe(1000, provider="claude", outcome="client_disconnect", duration=50.0)
 
-    (found,) = view.ask(high_latency)
+    (finding,) = scenario.evaluate(high_latency)
 
-    assert found.metadata == {"requests": 20, "slow": 20, "threshold": 5}
+    assert finding.metadata == {"requests": 20, "slow": 20, "threshold": 5}

@@ -1,4 +1,4 @@
-"""Upstreams that fail every time."""
+"""The `provider_down` rule."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import provider_down
 
-from .views import View
+from .scenario import Scenario
 
 
 def outages(outcomes: str, **thresholds: Any) -> list[Finding]:
     """Return the findings of `provider_down` after `outcomes`: `x` is a failure, `.` a success."""
-    view = View(**thresholds)
+    scenario = Scenario(**thresholds)
     for outcome in outcomes:
-        view.see(provider="claude", status=502 if outcome == "x" else 200)
-    return view.ask(provider_down)
+        scenario.observe(provider="claude", status=502 if outcome == "x" else 200)
+    return scenario.evaluate(provider_down)
 
 
 @pytest.mark.parametrize(
@@ -34,43 +34,42 @@ def outages(outcomes: str, **thresholds: Any) -> list[Finding]:
         ("x" * 50 + ".", []),
     ],
 )
-def test_a_provider_is_down_after_ten_failures_with_no_success_between(
+def test_provider_is_down_after_ten_failures_in_a_row(
     outcomes: str, severities: list[Severity | None]
 ) -> None:
-    """One success begins the count anew, and ends the finding."""
-    found = outages(outcomes)
-
-    assert [each.severity for each in found] == severities
+    """A success resets the count and ends the finding."""
+    assert [finding.severity for finding in outages(outcomes)] == severities
 
 
 @pytest.mark.parametrize(
     ("outcomes", "severity"),
     [("...xxx", "critical"), ("....xxx", None), ("x" * 6 + "." * 10 + "xxxx", "critical")],
 )
-def test_at_least_half_of_the_last_twenty_must_have_failed_too(
+def test_provider_with_mostly_successes_is_not_down(
     outcomes: str, severity: Severity | None
 ) -> None:
-    """With a low threshold a short bad patch of a provider that mostly works is no outage."""
-    (found,) = outages(outcomes, provider_failures=3)
+    """At least half of the last 20 outcomes must be failures, also with a low threshold."""
+    (finding,) = outages(outcomes, provider_failures=3)
 
-    assert found.severity == severity
-
-
-def test_a_provider_without_traffic_stays_down() -> None:
-    """That nobody asks it any longer is no sign of health; only a success is."""
-    view = View()
-    view.see(10, provider="claude", status=502)
-
-    assert [each.severity for each in view.ask(provider_down, now=1e6)] == ["critical"]
-    view.see(provider="claude", now=1e6)
-    assert view.ask(provider_down, now=1e6) == []
+    assert finding.severity == severity
 
 
-def test_a_provider_that_is_down_is_found_with_its_numbers() -> None:
-    """Where no credential is annotated the alert is about the provider."""
-    (found,) = outages("x" * 12)
+def test_provider_without_traffic_stays_down() -> None:
+    """Only a success ends the finding, not the lack of requests."""
+    scenario = Scenario()
+    scenario.observe(10, provider="claude", status=502)
 
-    assert found == Finding(
+    (finding,) = scenario.evaluate(provider_down, now=1e6)
+    assert finding.severity == "critical"
+    scenario.observe(provider="claude", now=1e6)
+    assert scenario.evaluate(provider_down, now=1e6) == []
+
+
+def test_provider_down_finding_has_its_numbers() -> None:
+    """Without a credential the finding is about the provider."""
+    (finding,) = outages("x" * 12)
+
+    assert finding == Finding(
         type="provider_down",
         subject=Subject("provider", "claude", "claude"),
         severity="critical",
@@ -80,37 +79,46 @@ def test_a_provider_that_is_down_is_found_with_its_numbers() -> None:
         metadata={"failures": 12, "threshold": 10},
         window=0,
     )
-    assert found.fingerprint == "provider_down:provider:claude"
+    assert finding.fingerprint == "provider_down:provider:claude"
 
 
-def test_a_credential_that_is_down_is_found_by_its_id() -> None:
-    """One spent API key is told apart from a provider that fails everyone."""
-    view = View()
-    view.see(10, provider="claude", credential="c1", status=502)
-    view.see(10, provider="claude", credential="c2")
+@pytest.mark.parametrize(
+    ("provider", "name", "text"), [("claude", "claude", "claude"), ("unknown", "", "(unknown)")]
+)
+def test_credential_down_finding_has_the_id_of_the_credential(
+    provider: str, name: str, text: str
+) -> None:
+    """The finding is about one credential, not about others of the same provider."""
+    scenario = Scenario()
+    scenario.observe(10, provider=provider, credential="c1", status=502)
+    scenario.observe(10, provider=provider, credential="c2")
 
-    (found,) = view.ask(provider_down)
+    (finding,) = scenario.evaluate(provider_down)
 
-    assert found.fingerprint == "provider_down:apikey:c1"
-    assert found.subject == Subject("apikey", "c1", "claude")
-    assert found.message == "API key 'c1' of claude failed 10 times in a row"
-
-
-def test_defect_1_failures_of_long_ago_are_nothing_against_a_success() -> None:
-    """Neither do ten thousand old failures keep it down, nor a million successes keep it up."""
-    view = View()
-    view.see(10_000, provider="claude", status=502)
-    view.see(provider="claude")
-    assert view.ask(provider_down) == []
-
-    view.see(10_000, provider="claude")
-    view.see(20, provider="claude", status=502)
-    assert [each.severity for each in view.ask(provider_down)] == ["critical"]
+    assert finding.fingerprint == "provider_down:apikey:c1"
+    assert finding.subject == Subject("apikey", "c1", name)
+    assert finding.title == f"Provider {text} failing (10 failures)"
+    assert finding.message == f"API key 'c1' of {text} failed 10 times in a row"
 
 
-def test_defect_6_a_stream_that_breaks_after_200_is_a_failure_of_its_provider() -> None:
-    """The status was sent before anything went wrong."""
-    view = View()
-    view.see(10, provider="claude", status=200, outcome="error")
+def test_defect_1_old_outcomes_do_not_count() -> None:
+    """10,000 old failures do not outweigh a success, nor old successes ten failures."""
+    scenario = Scenario()
+    scenario.observe(10_000, provider="claude", status=502)
+    scenario.observe(provider="claude")
+    assert scenario.evaluate(provider_down) == []
 
-    assert [each.severity for each in view.ask(provider_down)] == ["critical"]
+    scenario.observe(10_000, provider="claude")
+    scenario.observe(20, provider="claude", status=502)
+    (finding,) = scenario.evaluate(provider_down)
+    assert finding.severity == "critical"
+
+
+def test_defect_6_stream_that_fails_after_200_counts_as_a_failure() -> None:
+    """The outcome of a stream counts, not the status that was sent before."""
+    scenario = Scenario()
+    scenario.observe(10, provider="claude", status=200, outcome="error")
+
+    (finding,) = scenario.evaluate(provider_down)
+
+    assert finding.severity == "critical"

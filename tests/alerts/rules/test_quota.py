@@ -15,24 +15,24 @@ from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import Quota, quota_exceeded, rule_name
 from tokenpulse_mw.ratelimit import budgets
 
-from .views import View, severities
+from .scenario import Scenario, severities
 
 Rows = list[tuple[Any, ...]]
 
 
-async def ask(rows: Rows, **chosen: Any) -> list[Finding]:
+async def findings_for(rows: Rows, **thresholds: Any) -> list[Finding]:
     """Return the findings for these quotas."""
     rule = quota_exceeded(lambda: rows)
     await rule.refresh()
-    return View(**chosen).ask(rule)
+    return Scenario(**thresholds).evaluate(rule)
 
 
 @pytest.mark.anyio
 async def test_quota_nearly_used_up_finding_has_its_numbers() -> None:
     """The finding names the key and the share that is used."""
-    (found,) = await ask([Quota("k1", 950, 1000, "acme")])
+    (finding,) = await findings_for([Quota("k1", 950, 1000, "acme")])
 
-    assert found == Finding(
+    assert finding == Finding(
         type="quota_exceeded",
         subject=Subject("key", "k1"),
         severity="warning",
@@ -43,12 +43,12 @@ async def test_quota_nearly_used_up_finding_has_its_numbers() -> None:
         window=0,
         keeps="critical",
     )
-    assert found.fingerprint == "quota_exceeded:key:k1"
+    assert finding.fingerprint == "quota_exceeded:key:k1"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("used", "severities_"),
+    ("used", "expected"),
     [
         (71, []),
         (73, [None]),
@@ -60,44 +60,44 @@ async def test_quota_nearly_used_up_finding_has_its_numbers() -> None:
     ],
 )
 async def test_severity_is_warning_from_90_percent_and_critical_from_100(
-    used: int, severities_: list[Severity | None]
+    used: int, expected: list[Severity | None]
 ) -> None:
-    """The finding disappears below 80 % of the 90 %."""
-    found = await ask([("k1", used, 100)])
+    """Below 80 % of the warning threshold there is no finding."""
+    findings = await findings_for([("k1", used, 100)])
 
-    assert [each.severity for each in found] == severities_
+    assert [finding.severity for finding in findings] == expected
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("used", "keeps"), [(79, "warning"), (80, "critical")])
 async def test_exceeded_quota_stays_critical_down_to_80_percent(used: int, keeps: Severity) -> None:
     """A share that swings around 100 % does not change the severity."""
-    (found,) = await ask([("k1", used, 100)])
+    (finding,) = await findings_for([("k1", used, 100)])
 
-    assert found.keeps == keeps
+    assert finding.keeps == keeps
 
 
 @pytest.mark.anyio
 async def test_defect_17_share_equal_to_the_threshold_fires() -> None:
     """Rounding never misses a share that equals the threshold."""
     for limit in range(10, 5000, 10):
-        (found,) = await ask([("k1", limit * 9 // 10, limit)])
-        assert found.severity == "warning"
+        (finding,) = await findings_for([("k1", limit * 9 // 10, limit)])
+        assert finding.severity == "warning"
 
 
 @pytest.mark.anyio
 async def test_warning_threshold_of_100_percent_is_critical() -> None:
     """With a warning threshold of 100 % the finding is critical at once."""
-    (found,) = await ask([("k1", 5, 5)], quota_warning=1)
+    (finding,) = await findings_for([("k1", 5, 5)], quota_warning=1)
 
-    assert (found.severity, found.title) == ("critical", "Quota exceeded")
+    assert (finding.severity, finding.title) == ("critical", "Quota exceeded")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("limit", [None, 0, -1])
 async def test_key_without_quota_has_no_finding(limit: int | None) -> None:
     """None, 0 and negative limits mean that the key has no quota."""
-    assert await ask([("k1", 10, limit)]) == []
+    assert await findings_for([("k1", 10, limit)]) == []
 
 
 @pytest.mark.anyio
@@ -111,14 +111,13 @@ async def test_token_limits_of_policies_are_quotas() -> None:
     for policies, expected in ([requests, tokens], ["quota_exceeded:key:acme"]), ([requests], []):
         rule = quota_exceeded(budgets(policies))
         await rule.refresh()
-        found = View().ask(rule)
-        assert [each.fingerprint for each in found] == expected
+        assert [finding.fingerprint for finding in Scenario().evaluate(rule)] == expected
 
 
 @pytest.mark.anyio
 async def test_rule_without_threshold_finds_nothing() -> None:
     """A threshold of None switches the rule off."""
-    assert await ask([("k1", 10, 10)], quota_warning=None) == []
+    assert await findings_for([("k1", 10, 10)], quota_warning=None) == []
 
 
 @pytest.mark.anyio
@@ -131,11 +130,11 @@ async def test_async_source_is_awaited() -> None:
 
     rule = quota_exceeded(source)
     with pytest.raises(LookupError, match=r"^the quota source has not returned any quotas yet$"):
-        View().ask(rule)
+        Scenario().evaluate(rule)
 
     await rule.refresh()
 
-    assert severities(View().ask(rule)) == {"quota_exceeded:key:k1": "critical"}
+    assert severities(Scenario().evaluate(rule)) == {"quota_exceeded:key:k1": "critical"}
 
 
 @pytest.mark.anyio
@@ -147,12 +146,12 @@ async def test_rule_has_refresh_and_name() -> None:
     await rule.refresh()
 
     assert rule_name(rule) == "quota_exceeded"
-    assert len(View().ask(rule)) == 1
+    assert len(Scenario().evaluate(rule)) == 1
 
 
 @pytest.mark.anyio
 async def test_key_missing_from_the_source_has_no_quota() -> None:
-    """A deleted key keeps no quota."""
+    """The quota of a deleted key is dropped."""
     rows: Rows = [("k1", 10, 10)]
     rule = quota_exceeded(lambda: rows)
     await rule.refresh()
@@ -229,13 +228,13 @@ async def test_invalid_row_does_not_affect_other_rows(row: Any) -> None:
     with pytest.raises(ValueError, match=r"^a quota must be \(key, used, limit\) or .*, got "):
         await rule.refresh()
 
-    stays = [Quota("k1", 9, 10)] if isinstance(row, tuple) and row[:1] == ("k1",) else []
-    assert list(rule.quotas) == [Quota("k2", 1, 10), Quota("k3", 1, 10), *stays]
+    unchanged = [Quota("k1", 9, 10)] if isinstance(row, tuple) and row[:1] == ("k1",) else []
+    assert list(rule.quotas) == [Quota("k2", 1, 10), Quota("k3", 1, 10), *unchanged]
 
 
 @pytest.mark.anyio
-async def test_valid_row_of_a_key_wins_over_an_invalid_one() -> None:
-    """The valid row of the same key replaces its last quota."""
+async def test_valid_row_replaces_an_invalid_row_of_the_same_key() -> None:
+    """The last quota of a key stays only if all its rows are invalid."""
     rows: Rows = [("k1", 10, 10)]
     rule = quota_exceeded(lambda: rows)
     await rule.refresh()
@@ -252,19 +251,19 @@ async def test_error_for_a_long_row_is_short() -> None:
     """The error shows only the beginning of a long row."""
     rows: Rows = [("k1", "x" * 100_000, 10)]
 
-    with pytest.raises(ValueError, match=r"got \('k1', 'xxx") as error:
+    with pytest.raises(ValueError, match=r"got \('k1', 'xxx") as caught:
         await quota_exceeded(lambda: rows).refresh()
 
-    assert len(str(error.value)) < 500
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.anyio
 async def test_decimals_and_integer_keys_are_accepted() -> None:
     """A NUMERIC column is a Decimal, and keys are often integers."""
-    (found,) = await ask([(7, Decimal("95.5"), Decimal(100), 8)])
+    (finding,) = await findings_for([(7, Decimal("95.5"), Decimal(100), 8)])
 
-    assert (found.subject, found.value) == (Subject("key", "7"), 0.955)
-    assert found.metadata == {"used": 95.5, "limit": 100.0, "master": "8", "threshold": 0.9}
+    assert (finding.subject, finding.value) == (Subject("key", "7"), 0.955)
+    assert finding.metadata == {"used": 95.5, "limit": 100.0, "master": "8", "threshold": 0.9}
 
 
 @pytest.mark.anyio
@@ -276,15 +275,15 @@ async def test_third_failure_in_a_row_fails_the_rule() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="must return a list of quotas"):
             await rule.refresh()
-        assert len(View().ask(rule)) == 1
+        assert len(Scenario().evaluate(rule)) == 1
 
     with pytest.raises(ValueError, match="a quota must be"):  # a result without any valid quota
         await rule.refresh()
     with pytest.raises(LookupError, match=r"^the quota source has failed 3 times in a row: its"):
-        View().ask(rule)
+        Scenario().evaluate(rule)
 
     await rule.refresh()
-    assert len(View().ask(rule)) == 1
+    assert len(Scenario().evaluate(rule)) == 1
 
 
 @pytest.mark.anyio
@@ -304,7 +303,7 @@ async def test_cancelled_refresh_counts_as_failure() -> None:
             await rule.refresh()
 
     with pytest.raises(LookupError, match="has failed 3 times in a row"):
-        View().ask(rule)
+        Scenario().evaluate(rule)
 
 
 @pytest.mark.anyio
@@ -316,13 +315,13 @@ async def test_source_with_an_invalid_row_does_not_count_as_failed() -> None:
         with pytest.raises(ValueError, match="got "):
             await rule.refresh()
 
-    assert severities(View().ask(rule)) == {"quota_exceeded:key:k1": "critical"}
+    assert severities(Scenario().evaluate(rule)) == {"quota_exceeded:key:k1": "critical"}
 
 
 @pytest.mark.anyio
 async def test_source_that_returns_none_is_an_error() -> None:
     """None is not an empty list."""
-    source: Any = lambda: None  # noqa: E731 - it stands for a source that forgot its return
+    source: Any = lambda: None  # noqa: E731 - a source with a missing return
 
     with pytest.raises(
         ValueError, match=r"^the quota source must return a list of quotas, got None"
@@ -343,14 +342,15 @@ async def test_source_with_more_than_max_keys_is_an_error() -> None:
 
 @pytest.mark.parametrize("value", [0, "5", None])
 @pytest.mark.parametrize(
-    ("name", "number"), [("timeout", "number of seconds"), ("max_keys", "whole number")]
+    ("name", "expected"),
+    [("timeout", "a number of seconds above 0"), ("max_keys", "an integer of at least 1")],
 )
-def test_invalid_timeout_or_max_keys_is_rejected(name: str, number: str, value: object) -> None:
-    """Both must be numbers above 0."""
-    chosen: dict[str, Any] = {name: value}
+def test_invalid_timeout_or_max_keys_is_rejected(name: str, expected: str, value: object) -> None:
+    """The error names the parameter, the expected value and the value it got."""
+    arguments: dict[str, Any] = {name: value}
 
-    with pytest.raises(ValueError, match=f"^{name} must be a {number} above 0, got {value!r}$"):
-        quota_exceeded(list, **chosen)
+    with pytest.raises(ValueError, match=f"^{name} must be {expected}, got {value!r}$"):
+        quota_exceeded(list, **arguments)
 
 
 def test_source_that_is_not_a_function_is_rejected() -> None:

@@ -1,4 +1,4 @@
-"""The rules that an engine has by itself, and what all of them have in common."""
+"""Default rules, and behaviour that several rules share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tokenpulse_mw.alerts.rules import (
     rule_name,
 )
 
-from .views import View, found_by
+from .scenario import Scenario, findings_of
 
 
-def test_an_engine_that_is_given_no_rules_has_these() -> None:
-    """All that need no more than the traffic, the seed's first."""
+def test_default_rules_are_all_rules_without_a_source() -> None:
+    """The rules of the seed come first."""
     assert [rule_name(rule) for rule in default_rules()] == [
         "rate_limit",
         "error_spike",
@@ -36,15 +36,15 @@ def test_an_engine_that_is_given_no_rules_has_these() -> None:
 
 
 class Silent:
-    """A rule of a user's own that finds nothing."""
+    """A custom rule that finds nothing."""
 
     def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
-        """Find nothing."""
+        """Return no findings."""
         return ()
 
 
-def test_a_rule_is_called_by_its_own_word_else_by_what_it_is() -> None:
-    """Any callable is a rule."""
+def test_rule_name_is_its_attribute_or_that_of_its_function_or_class() -> None:
+    """Any callable may be a rule, with or without a `name`."""
     named: Any = Silent()
     named.name = "my_rule"
 
@@ -53,28 +53,32 @@ def test_a_rule_is_called_by_its_own_word_else_by_what_it_is() -> None:
     assert rule_name(lambda traffic, thresholds, now: ()) == "<lambda>"
 
 
-def test_traffic_that_never_was_gives_no_findings() -> None:
-    """A gateway that has just started has no alerts."""
-    view = View(global_qps=1, master_rpm=1, master_tpm=1, master_rpd=1, master_tpd=1)
+def test_rules_without_traffic_find_nothing() -> None:
+    """A gateway without requests has no alerts."""
+    scenario = Scenario(global_qps=1, master_rpm=1, master_tpm=1, master_rpd=1, master_tpd=1)
 
-    assert [found for rule in default_rules() for found in view.ask(rule)] == []
+    assert [finding for rule in default_rules() for finding in scenario.evaluate(rule)] == []
 
 
 @pytest.mark.anyio
-async def test_every_alert_outlasts_its_cause_for_as_long_as_is_asked_for() -> None:
-    """`keep_firing` is one for all rules."""
-    view = View(keep_firing=45, master_rpm=10, error_rate=0.1)
-    view.see(20, tenant="acme", api_key="k1", provider="claude", status=502, duration=50.0)
-    view.see(20, tenant="acme", provider="claude", status=429, limited=True)
+async def test_keep_firing_applies_to_every_rule() -> None:
+    """The findings of all rules have the `keep_firing` of the thresholds."""
+    scenario = Scenario(keep_firing=45, master_rpm=10, error_rate=0.1)
+    scenario.observe(20, tenant="acme", api_key="k1", provider="claude", status=502, duration=50.0)
+    scenario.observe(20, tenant="acme", provider="claude", status=429, limited=True)
     quota_rule = quota_exceeded(lambda: [("k1", 10, 10)])
     await quota_rule.refresh()
 
     rules: list[Rule] = [*default_rules(), quota_rule]
 
-    found = [finding for rule in rules for finding in found_by(rule, view.traffic, view.thresholds)]
+    findings = [
+        finding
+        for rule in rules
+        for finding in findings_of(rule, scenario.traffic, scenario.thresholds)
+    ]
 
-    assert {finding.type for finding in found} == {rule_name(rule) for rule in rules}
-    assert {finding.keep_firing for finding in found} == {45}
+    assert {finding.type for finding in findings} == {rule_name(rule) for rule in rules}
+    assert {finding.keep_firing for finding in findings} == {45}
 
 
 @pytest.mark.parametrize(
@@ -91,16 +95,16 @@ def test_rule_without_threshold_finds_nothing(rule: Rule, threshold: str) -> Non
     """A threshold of None switches its rule off."""
     cases: list[tuple[dict[str, Any], bool]] = [({}, True), ({threshold: None}, False)]
     for thresholds, fires in cases:
-        view = View(**thresholds)
-        view.see(20, provider="claude", status=429, limited=True)
-        view.see(100, api_key="k1", provider="claude", status=500, duration=1000.0)
+        scenario = Scenario(**thresholds)
+        scenario.observe(20, provider="claude", status=429, limited=True)
+        scenario.observe(100, api_key="k1", provider="claude", status=500, duration=1000.0)
 
-        assert bool(view.ask(rule)) is fires
+        assert bool(scenario.evaluate(rule)) is fires
 
 
-REFUSED: dict[str, Any] = {"provider": "claude", "status": 429}
+LIMITED: dict[str, Any] = {"provider": "claude", "status": 429}
 HALF: dict[str, Any] = {"error_rate": 0.5, "resolve_ratio": 0.5, "error_evidence": False}
-LUCK: dict[str, Any] = {"error_evidence": False}
+WITHOUT_EVIDENCE: dict[str, Any] = {"error_evidence": False}
 
 
 def slow(duration: float) -> list[tuple[int, dict[str, Any]]]:
@@ -109,87 +113,87 @@ def slow(duration: float) -> list[tuple[int, dict[str, Any]]]:
 
 
 def failed(failures: int, requests: int) -> list[tuple[int, dict[str, Any]]]:
-    """Return exchanges of one key and provider, of which so many failed."""
+    """Return `requests` exchanges of one key and provider, of which `failures` failed."""
     upstream = {"api_key": "k1", "provider": "claude"}
     return [(failures, {**upstream, "status": 500}), (requests - failures, upstream)]
 
 
 @pytest.mark.parametrize(
-    ("rule", "thresholds", "exchanges", "found"),
+    ("rule", "thresholds", "exchanges", "expected"),
     [
         (error_spike, HALF, failed(50, 100), ["critical"]),
         (error_spike, HALF, failed(49, 100), [None]),
         (error_spike, HALF, failed(25, 100), [None]),
         (error_spike, HALF, failed(24, 100), []),
         (error_spike, HALF, failed(0, 100), []),
-        (high_error_rate, LUCK, failed(51, 1000), ["critical"]),
-        (high_error_rate, LUCK, failed(50, 1000), [None]),
-        (high_error_rate, LUCK, failed(41, 1000), [None]),
-        (high_error_rate, LUCK, failed(39, 1000), []),
+        (high_error_rate, WITHOUT_EVIDENCE, failed(51, 1000), ["critical"]),
+        (high_error_rate, WITHOUT_EVIDENCE, failed(50, 1000), [None]),
+        (high_error_rate, WITHOUT_EVIDENCE, failed(41, 1000), [None]),
+        (high_error_rate, WITHOUT_EVIDENCE, failed(39, 1000), []),
         (high_latency, {}, slow(5.1), ["warning"]),
         (high_latency, {}, slow(5.0), [None]),
         (high_latency, {}, slow(4.1), [None]),
         (high_latency, {}, slow(4.0), []),
-        (rate_limit_exceeded, {}, [(11, REFUSED)], ["warning"]),
-        (rate_limit_exceeded, {}, [(10, REFUSED)], [None]),
-        (rate_limit_exceeded, {}, [(8, REFUSED)], [None]),
-        (rate_limit_exceeded, {}, [(7, REFUSED)], []),
-        (rate_limit_exceeded, {"provider_429_rpm": 1000}, [(11, REFUSED)], []),
+        (rate_limit_exceeded, {}, [(11, LIMITED)], ["warning"]),
+        (rate_limit_exceeded, {}, [(10, LIMITED)], [None]),
+        (rate_limit_exceeded, {}, [(8, LIMITED)], [None]),
+        (rate_limit_exceeded, {}, [(7, LIMITED)], []),
+        (rate_limit_exceeded, {"provider_429_rpm": 1000}, [(11, LIMITED)], []),
     ],
 )
 def test_value_between_resolve_and_fire_threshold_has_no_severity(
     rule: Rule,
     thresholds: dict[str, Any],
     exchanges: list[tuple[int, dict[str, Any]]],
-    found: list[Severity | None],
+    expected: list[Severity | None],
 ) -> None:
     """An alert fires at its threshold and resolves below `resolve_ratio` (80 %) of it."""
-    view = View(**thresholds)
+    scenario = Scenario(**thresholds)
     for times, fields in exchanges:
-        view.see(times, **fields)
+        scenario.observe(times, **fields)
 
-    assert [finding.severity for finding in view.ask(rule)] == found
+    assert [finding.severity for finding in scenario.evaluate(rule)] == expected
 
 
 @pytest.mark.parametrize(
-    ("rule", "fields", "found", "text"),
+    ("rule", "fields", "severity", "text"),
     [
         (rate_limit, {"limited": True}, "warning", "The gateway was rate limited 20 times"),
         (error_spike, {"status": 500}, "critical", "The gateway has 100.0% error rate (20/20 req"),
         (high_latency, {"duration": 20.0}, "warning", "The gateway took longer than 5 s for 20"),
-        (rate_limit_exceeded, {"status": 429}, "warning", "The gateway had 20 answers of 429"),
+        (rate_limit_exceeded, {"status": 429}, "warning", "The gateway had 20 responses with 429"),
     ],
 )
 def test_exchanges_without_subject_count_for_the_gateway(
-    rule: Rule, fields: dict[str, Any], found: Severity, text: str
+    rule: Rule, fields: dict[str, Any], severity: Severity, text: str
 ) -> None:
-    """A gateway that annotates neither tenants, keys nor providers is watched as a whole."""
-    view = View()
-    view.see(20, **fields)
+    """A gateway that annotates neither tenants nor keys nor providers is covered as a whole."""
+    scenario = Scenario()
+    scenario.observe(20, **fields)
 
-    (finding,) = view.ask(rule)
+    (finding,) = scenario.evaluate(rule)
 
     assert (finding.subject.kind, finding.subject.id) == ("system", "0")
-    assert (finding.subject.name, finding.severity) == ("gateway", found)
+    assert (finding.subject.name, finding.severity) == ("gateway", severity)
     assert finding.fingerprint == f"{rule_name(rule)}:system:0"
     assert finding.message.startswith(text)
 
 
 @pytest.mark.parametrize(
-    ("rule", "fields", "last", "over"),
+    ("rule", "fields", "last", "end"),
     [
         (error_spike, {"api_key": "k1", "status": 500}, 300, 330),
         (high_latency, {"provider": "claude", "duration": 20.0}, 300, 330),
         (rate_limit_exceeded, {"provider": "claude", "status": 429}, 59, 66),
     ],
 )
-def test_finding_of_a_silent_subject_ends_after_its_window(
-    rule: Rule, fields: dict[str, Any], last: float, over: float
+def test_finding_of_a_subject_without_requests_ends_after_its_window(
+    rule: Rule, fields: dict[str, Any], last: float, end: float
 ) -> None:
-    """Silence is no recovery, but a subject without requests does not fire for ever."""
-    view = View()
-    view.see(20, **fields)
+    """A subject without requests fires until its window is empty."""
+    scenario = Scenario()
+    scenario.observe(20, **fields)
 
-    assert [finding.severity for finding in view.ask(rule)] != []
-    assert [finding.severity for finding in view.ask(rule, now=last)] != []
-    assert view.ask(rule, now=over) == []
+    assert [finding.severity for finding in scenario.evaluate(rule)] != []
+    assert [finding.severity for finding in scenario.evaluate(rule, now=last)] != []
+    assert scenario.evaluate(rule, now=end) == []

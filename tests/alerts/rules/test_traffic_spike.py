@@ -1,4 +1,4 @@
-"""Traffic above what was expected: of the gateway, and of a master."""
+"""The `traffic_spike` rule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import traffic_spike
 from tokenpulse_mw.alerts.traffic import OVERFLOW
 
-from .views import View, severities
+from .scenario import Scenario, severities
 
 PER_REQUEST = TokenUsage(input=60, output=40)
 
@@ -53,16 +53,16 @@ PER_REQUEST = TokenUsage(input=60, output=40)
         ),
     ],
 )
-def test_a_masters_spike_is_found_with_its_numbers(
+def test_tenant_finding_has_its_numbers(
     metric: str, threshold: int, value: int, title: str, message: str, window: str
 ) -> None:
-    """The metadata is the seed's, and so is the fingerprint."""
-    view = View(**{metric: threshold})
-    view.see(50, tenant="acme", usage=PER_REQUEST)
+    """The metadata and the fingerprint have the format of the seed."""
+    scenario = Scenario(**{metric: threshold})
+    scenario.observe(50, tenant="acme", usage=PER_REQUEST)
 
-    (found,) = view.ask(traffic_spike)
+    (finding,) = scenario.evaluate(traffic_spike)
 
-    assert found == Finding(
+    assert finding == Finding(
         type="traffic_spike",
         subject=Subject("master", "acme"),
         severity="warning",
@@ -74,18 +74,18 @@ def test_a_masters_spike_is_found_with_its_numbers(
         window={"1m": 60, "24h": 86_400}[window],
         keeps="warning",
     )
-    assert found.fingerprint == f"traffic_spike:{metric}:master:acme"
+    assert finding.fingerprint == f"traffic_spike:{metric}:master:acme"
 
 
-def test_the_gateways_spike_is_found_with_its_numbers() -> None:
-    """Defect 12: it is one count of everything, of one moment, and no sum of rounded ones."""
-    view = View(global_qps=4)
-    for master in ("acme", "umbrella", None, "hooli", "initech"):
-        view.see(9, now=1, tenant=master)
+def test_defect_12_gateway_finding_counts_all_requests_together() -> None:
+    """`global_qps` is one count of all tenants, not a sum of rounded rates."""
+    scenario = Scenario(global_qps=4)
+    for tenant in ("acme", "umbrella", None, "hooli", "initech"):
+        scenario.observe(9, now=1, tenant=tenant)
 
-    (found,) = view.ask(traffic_spike, now=5)
+    (finding,) = scenario.evaluate(traffic_spike, now=5)
 
-    assert found == Finding(
+    assert finding == Finding(
         type="traffic_spike",
         subject=Subject("system", "0", "gateway"),
         severity="warning",
@@ -97,11 +97,11 @@ def test_the_gateways_spike_is_found_with_its_numbers() -> None:
         window=10,
         keeps="warning",
     )
-    assert found.fingerprint == "traffic_spike:global_qps:system:0"
+    assert finding.fingerprint == "traffic_spike:global_qps:system:0"
 
 
 @pytest.mark.parametrize(
-    ("requests", "found"),
+    ("requests", "expected"),
     [
         (79, []),
         (80, [None]),
@@ -111,155 +111,158 @@ def test_the_gateways_spike_is_found_with_its_numbers() -> None:
         (200, ["critical"]),
     ],
 )
-@pytest.mark.parametrize("chosen", [{"master_rpm": 100}, {"master_rpd": 100}, {"global_qps": 10}])
-def test_at_the_threshold_it_is_a_warning_and_at_twice_that_critical(
-    requests: int, found: list[Severity | None], chosen: dict[str, Any]
+@pytest.mark.parametrize(
+    "thresholds", [{"master_rpm": 100}, {"master_rpd": 100}, {"global_qps": 10}]
+)
+def test_severity_is_warning_from_the_threshold_and_critical_from_twice_of_it(
+    requests: int, expected: list[Severity | None], thresholds: dict[str, Any]
 ) -> None:
-    """Below 80 % of the threshold it ends."""
-    view = View(**chosen)
-    view.see(requests, tenant="acme")
+    """Below 80 % of the threshold there is no finding."""
+    scenario = Scenario(**thresholds)
+    scenario.observe(requests, tenant="acme")
 
-    assert [each.severity for each in view.ask(traffic_spike)] == found
+    assert [finding.severity for finding in scenario.evaluate(traffic_spike)] == expected
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "requests", "expected"),
+    [
+        ({"master_rpm": 100, "critical_factor": 1.5}, 150, ["critical"]),
+        ({"master_rpm": 5, "min_rpm_requests_1m": 50}, 39, []),
+        ({"master_rpm": 5, "min_rpm_requests_1m": 50}, 40, [None]),
+        ({"master_rpm": 5, "min_rpm_requests_1m": 50}, 49, [None]),
+        ({"master_rpm": 5, "min_rpm_requests_1m": 50}, 50, ["critical"]),
+    ],
+)
+def test_defect_8_minimum_and_critical_factor_change_the_severity(
+    thresholds: dict[str, Any], requests: int, expected: list[Severity | None]
+) -> None:
+    """The rule does not fire below the minimum; above it, the severity follows the threshold."""
+    scenario = Scenario(**thresholds)
+    scenario.observe(requests, tenant="acme")
+
+    assert [finding.severity for finding in scenario.evaluate(traffic_spike)] == expected
 
 
 @pytest.mark.parametrize(
     ("requests", "keeps"), [(80, "warning"), (159, "warning"), (160, "critical"), (200, "critical")]
 )
-def test_what_was_critical_stays_so_down_to_80_percent_of_that(
-    requests: int, keeps: Severity
-) -> None:
-    """Traffic that swings around twice the threshold is told of once."""
-    view = View(master_rpm=100)
-    view.see(requests, tenant="acme")
+def test_critical_alert_stays_critical_down_to_80_percent(requests: int, keeps: Severity) -> None:
+    """Traffic that swings around twice the threshold does not change the severity."""
+    scenario = Scenario(master_rpm=100)
+    scenario.observe(requests, tenant="acme")
 
-    assert [each.keeps for each in view.ask(traffic_spike)] == [keeps]
+    assert [finding.keeps for finding in scenario.evaluate(traffic_spike)] == [keeps]
 
 
-def test_from_where_on_it_is_critical_can_be_chosen() -> None:
-    """`critical_factor` takes the place of the seed's 2."""
-    view = View(master_rpm=100, critical_factor=1.5)
-    view.see(150, tenant="acme")
+def test_defect_8_minimum_of_tokens_applies_to_the_minute_alone() -> None:
+    """`master_tpd` has no minimum."""
+    scenario = Scenario(master_tpm=1, master_tpd=1, min_tpm_tokens_1m=1000)
+    scenario.observe(5, tenant="acme", usage=PER_REQUEST)
 
-    assert [each.severity for each in view.ask(traffic_spike)] == ["critical"]
-
-
-@pytest.mark.parametrize(
-    ("requests", "found"), [(39, []), (40, [None]), (49, [None]), (50, ["critical"])]
-)
-def test_defect_8_below_the_minimum_no_minute_fires(
-    requests: int, found: list[Severity | None]
-) -> None:
-    """How bad it is above it still follows the threshold."""
-    view = View(master_rpm=5, min_rpm_requests_1m=50)
-    view.see(requests, tenant="acme")
-
-    assert [each.severity for each in view.ask(traffic_spike)] == found
-
-
-def test_defect_8_the_minimum_of_tokens_is_of_tokens() -> None:
-    """A day has no minimum."""
-    view = View(master_tpm=1, master_tpd=1, min_tpm_tokens_1m=1000)
-    view.see(5, tenant="acme", usage=PER_REQUEST)
-
-    assert severities(view.ask(traffic_spike)) == {
+    assert severities(scenario.evaluate(traffic_spike)) == {
         "traffic_spike:master_tpd:master:acme": "critical"
     }
 
 
-def test_defect_13_a_spike_between_two_rounds_is_found_and_ends_after_it() -> None:
-    """What is compared is the highest value since the last round."""
-    view = View(global_qps=10, master_rpm=100)
-    view.see(100, tenant="acme", now=1)
+def test_defect_13_spike_between_evaluations_is_found_once() -> None:
+    """The rule compares the highest value since the last evaluation."""
+    scenario = Scenario(global_qps=10, master_rpm=100)
+    scenario.observe(100, tenant="acme", now=1)
 
-    assert severities(view.ask(traffic_spike, now=119)) == {
+    assert severities(scenario.evaluate(traffic_spike, now=119)) == {
         "traffic_spike:global_qps:system:0": "warning",
         "traffic_spike:master_rpm:master:acme": "warning",
     }
-    assert view.ask(traffic_spike, now=179) == []
+    assert scenario.evaluate(traffic_spike, now=179) == []
 
 
-def test_a_minute_that_lies_across_a_round_is_a_minute() -> None:
-    """Half of a spike before the round and half of it after it are a whole one."""
-    view = View(master_rpm=100)
-    view.see(50, tenant="acme", now=31)
-    assert view.ask(traffic_spike, now=60) == []
-    view.see(50, tenant="acme", now=89)
+def test_spike_across_an_evaluation_is_found() -> None:
+    """A minute that begins before an evaluation and ends after it counts as a whole."""
+    scenario = Scenario(master_rpm=100)
+    scenario.observe(50, tenant="acme", now=31)
+    assert scenario.evaluate(traffic_spike, now=60) == []
+    scenario.observe(50, tenant="acme", now=89)
 
-    assert severities(view.ask(traffic_spike, now=120)) == {
+    assert severities(scenario.evaluate(traffic_spike, now=120)) == {
         "traffic_spike:master_rpm:master:acme": "warning"
     }
 
 
-def test_defect_2_what_stops_is_found_no_more() -> None:
-    """A minute, or a day, after the last request there is nothing to find."""
-    view = View(master_rpm=10, master_rpd=10)
-    view.see(20, tenant="acme")
-    assert len(view.ask(traffic_spike)) == 2
+def test_defect_2_finding_ends_when_the_traffic_stops() -> None:
+    """The finding ends a minute, or a day, after the last request."""
+    scenario = Scenario(master_rpm=10, master_rpd=10)
+    scenario.observe(20, tenant="acme")
+    assert len(scenario.evaluate(traffic_spike)) == 2
 
-    view.ask(traffic_spike, now=60)
-    assert severities(view.ask(traffic_spike, now=120)) == {
+    scenario.evaluate(traffic_spike, now=60)
+    assert severities(scenario.evaluate(traffic_spike, now=120)) == {
         "traffic_spike:master_rpd:master:acme": "critical"
     }
-    view.ask(traffic_spike, now=86400)
-    assert view.ask(traffic_spike, now=90000) == []
+    scenario.evaluate(traffic_spike, now=86400)
+    assert scenario.evaluate(traffic_spike, now=90000) == []
 
 
-def test_a_threshold_that_is_just_reached_is_reached() -> None:
-    """Also where a second's share of ten is no round number, and nothing is left to resolve."""
-    view = View(global_qps=1.1, resolve_ratio=1)
-    view.see(11)
+def test_value_equal_to_the_threshold_fires() -> None:
+    """Float rounding of the request rate does not hide a value equal to the threshold."""
+    scenario = Scenario(global_qps=1.1, resolve_ratio=1)
+    scenario.observe(11)
 
-    assert severities(view.ask(traffic_spike)) == {"traffic_spike:global_qps:system:0": "warning"}
-
-
-def test_defect_9_without_thresholds_there_are_no_spikes() -> None:
-    """A library cannot know what is much for a gateway."""
-    view = View()
-    view.see(5000, tenant="acme", usage=TokenUsage(input=10**9))
-
-    assert view.ask(traffic_spike) == []
+    assert severities(scenario.evaluate(traffic_spike)) == {
+        "traffic_spike:global_qps:system:0": "warning"
+    }
 
 
-def test_defect_15_requests_without_a_master_are_the_gateways_own() -> None:
-    """Nothing is invisible for want of a name."""
-    view = View(master_rpm=10)
-    view.see(10)
+def test_defect_9_rule_without_thresholds_finds_nothing() -> None:
+    """The traffic thresholds depend on the gateway and are off by default."""
+    scenario = Scenario()
+    scenario.observe(5000, tenant="acme", usage=TokenUsage(input=10**9))
 
-    assert severities(view.ask(traffic_spike)) == {"traffic_spike:master_rpm:system:0": "warning"}
+    assert scenario.evaluate(traffic_spike) == []
 
 
-def test_masters_beyond_the_bound_are_judged_together_and_never_critical() -> None:
-    """Their sum is no one's, but it must not go unseen either."""
-    view = View(max_subjects=1, master_rpm=10)
-    view.see(1, tenant="acme")
+def test_defect_15_requests_without_tenant_count_for_the_gateway() -> None:
+    """A gateway that does not annotate tenants is covered as a whole."""
+    scenario = Scenario(master_rpm=10)
+    scenario.observe(10)
+
+    assert severities(scenario.evaluate(traffic_spike)) == {
+        "traffic_spike:master_rpm:system:0": "warning"
+    }
+
+
+def test_tenants_beyond_max_subjects_are_counted_together_and_never_critical() -> None:
+    """The sum of several tenants is reported, but at most as a warning."""
+    scenario = Scenario(max_subjects=1, master_rpm=10)
+    scenario.observe(1, tenant="acme")
     for number in range(100):
-        view.see(1, tenant=str(number))
+        scenario.observe(1, tenant=str(number))
 
-    (found,) = view.ask(traffic_spike)
+    (finding,) = scenario.evaluate(traffic_spike)
 
-    assert (found.subject.id, found.severity, found.value) == (OVERFLOW, "warning", 100)
-    assert found.message == (
+    assert (finding.subject.id, finding.severity, finding.value) == (OVERFLOW, "warning", 100)
+    assert finding.message == (
         "Masters beyond max_subjects together had 100 requests in a minute, threshold is 10"
     )
 
 
-def test_only_the_masters_near_their_threshold_are_looked_at() -> None:
-    """Ten of many cost a round as much as ten of ten."""
-    view = View(max_subjects=1000, master_rpm=100)
+def test_rule_reads_only_tenants_near_their_threshold() -> None:
+    """The cost of an evaluation does not depend on the number of quiet tenants."""
+    scenario = Scenario(max_subjects=1000, master_rpm=100)
     for number in range(1000):
-        view.see(1, tenant=str(number))
-    view.see(99, tenant="7")
+        scenario.observe(1, tenant=str(number))
+    scenario.observe(99, tenant="7")
 
-    assert [master for master, *_ in view.traffic.counts.minute.maxima()] == ["7"]
-    assert [each.subject.id for each in view.ask(traffic_spike)] == ["7"]
+    assert [tenant for tenant, *_ in scenario.traffic.counts.minute.maxima()] == ["7"]
+    assert [finding.subject.id for finding in scenario.evaluate(traffic_spike)] == ["7"]
 
 
-def test_nobody_can_be_called_as_those_beyond_max_subjects() -> None:
-    """A tenant of that very name is one of its own, and its spike is as critical as another's."""
-    view = View(master_rpm=50)
-    view.see(500, tenant="__overflow__")
+def test_tenant_named_as_the_overflow_is_counted_separately() -> None:
+    """A tenant named `__overflow__` gets another name and may be critical."""
+    scenario = Scenario(master_rpm=50)
+    scenario.observe(500, tenant="__overflow__")
 
-    (found,) = view.ask(traffic_spike)
+    (finding,) = scenario.evaluate(traffic_spike)
 
-    assert (found.subject.id, found.severity) == ("__overflow___", "critical")
-    assert found.title.startswith("Master '__overflow___': RPM")
+    assert (finding.subject.id, finding.severity) == ("__overflow___", "critical")
+    assert finding.title.startswith("Master '__overflow___': RPM")

@@ -1,4 +1,4 @@
-"""Shares of requests: above a threshold surely, or only by chance."""
+"""Statistical confidence of error rates."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tokenpulse_mw.alerts.traffic.statistics import confident_share, min_failure
         (100, 1000, 0.0855),
     ],
 )
-def test_wilsons_lower_bound_is_that_of_the_tables(hits: int, tries: int, bound: float) -> None:
-    """The values are those of a two-sided 90 % interval."""
+def test_wilson_lower_bound_equals_published_values(hits: int, tries: int, bound: float) -> None:
+    """A one-sided bound of 95 % is the lower bound of a two-sided interval of 90 %."""
     assert wilson_lower_bound(hits, tries) == pytest.approx(bound, abs=5e-5)
 
 
 @given(counts=st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))
-def test_at_wilsons_bound_what_was_seen_is_just_within_the_quantile(
+def test_observed_share_is_one_quantile_above_the_wilson_bound(
     counts: tuple[int, int],
 ) -> None:
-    """The share seen lies exactly 1.6449 standard errors of the bound above the bound."""
+    """The observed share lies 1.6449 standard errors of the bound above the bound."""
     hits, tries = counts
 
     bound = wilson_lower_bound(hits, tries)
@@ -48,8 +48,10 @@ def test_at_wilsons_bound_what_was_seen_is_just_within_the_quantile(
     ("hits", "tries", "evidence", "share"),
     [(9, 9, True, -1), (9, 9, False, -1), (5, 10, False, 0.5), (5, 10, True, 0.2693)],
 )
-def test_a_share_of_too_few_is_none(hits: int, tries: int, evidence: bool, share: float) -> None:
-    """Below `error_min_requests` it is below every threshold; above, evidence may be asked for."""
+def test_share_of_too_few_requests_is_minus_1(
+    hits: int, tries: int, evidence: bool, share: float
+) -> None:
+    """From `error_min_requests` on, the share is the observed one or its lower bound."""
     thresholds = Thresholds(error_evidence=evidence)
 
     assert confident_share(hits, tries, thresholds) == pytest.approx(share, abs=5e-5)
@@ -61,10 +63,10 @@ def test_a_share_of_too_few_is_none(hits: int, tries: int, evidence: bool, share
     evidence=st.booleans(),
     requests=st.integers(1, 100),
 )
-def test_with_fewer_failures_no_share_is_surely_above_its_threshold(
+def test_share_above_the_threshold_has_at_least_min_failures(
     share: float, least: int, evidence: bool, requests: int
 ) -> None:
-    """Those who have failed less often need no looking at, however few requests they made."""
+    """A key with fewer failures never fires, whatever its number of requests."""
     thresholds = Thresholds(error_rate=share, error_min_requests=least, error_evidence=evidence)
     needed = min_failures(thresholds)
 
@@ -74,7 +76,7 @@ def test_with_fewer_failures_no_share_is_surely_above_its_threshold(
 
 
 @pytest.mark.parametrize(
-    ("chosen", "needed"),
+    ("thresholds", "needed"),
     [
         ({}, 3),
         ({"error_evidence": False}, 1),
@@ -83,11 +85,13 @@ def test_with_fewer_failures_no_share_is_surely_above_its_threshold(
         ({"error_rate": 0.001, "error_evidence": False}, 1),
     ],
 )
-def test_as_many_failures_as_are_needed_are_enough(chosen: dict[str, Any], needed: int) -> None:
-    """At 10 % it takes 3 of 10, or 15 of 100."""
-    assert math.ceil(min_failures(Thresholds(**chosen))) == needed
+def test_min_failures_is_the_smallest_number_that_fires(
+    thresholds: dict[str, Any], needed: int
+) -> None:
+    """At 10 % it takes 3 failures of 10 requests, or 15 of 100."""
+    assert math.ceil(min_failures(Thresholds(**thresholds))) == needed
 
 
-def test_a_rule_that_is_off_needs_nobody_looked_at() -> None:
-    """However often somebody fails."""
+def test_min_failures_without_threshold_is_infinite() -> None:
+    """No key is a candidate for a rule that is switched off."""
     assert min_failures(Thresholds(error_rate=None)) == math.inf

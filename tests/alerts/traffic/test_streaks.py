@@ -1,4 +1,4 @@
-"""Streaks: how often in a row a subject failed, and how it has fared lately."""
+"""Failures in a row and recent outcomes by subject."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from tokenpulse_mw.alerts.traffic import Streak, Streaks
 
 
 @given(outcomes=st.lists(st.booleans(), max_size=60))
-def test_a_streak_knows_the_failures_in_a_row_and_the_last_twenty_outcomes(
+def test_streak_counts_failures_in_a_row_and_of_the_last_20_outcomes(
     outcomes: list[bool],
 ) -> None:
-    """It is the same as looking the outcomes up in a list."""
+    """The counts equal those of a list of all outcomes."""
     streak = Streak()
 
     for failed in outcomes:
         streak.add(failed=failed)
 
     in_a_row = outcomes[::-1].index(False) if False in outcomes else len(outcomes)
-    assert (streak.failures, streak.seen) == (in_a_row, len(outcomes[-20:]))
-    assert streak.failed_lately == sum(outcomes[-20:])
+    assert (streak.failures, streak.recent_outcomes) == (in_a_row, len(outcomes[-20:]))
+    assert streak.recent_failures == sum(outcomes[-20:])
 
 
 @given(
     outcomes=st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), max_size=60),
     most=st.integers(1, 6),
 )
-def test_beyond_the_bound_the_subject_unheard_of_longest_is_forgotten(
+def test_least_recently_used_subject_beyond_max_subjects_is_evicted(
     outcomes: list[tuple[str, bool]], most: int
 ) -> None:
-    """The streaks are those of the subjects heard of last, since they were heard of first."""
+    """The streaks equal those of a model with the most recently used subjects."""
     streaks = Streaks[str](max_subjects=most)
-    kept: OrderedDict[str, int] = OrderedDict()
+    model: OrderedDict[str, int] = OrderedDict()
 
     for subject, failed in outcomes:
         streaks.add(subject, failed=failed)
-        in_a_row = kept.pop(subject, 0) + 1
-        kept[subject] = in_a_row if failed else 0
-        if len(kept) > most:
-            kept.popitem(last=False)
+        in_a_row = model.pop(subject, 0) + 1
+        model[subject] = in_a_row if failed else 0
+        if len(model) > most:
+            model.popitem(last=False)
 
-    failing = {subject: in_a_row for subject, in_a_row in kept.items() if in_a_row}
+    failing = {subject: in_a_row for subject, in_a_row in model.items() if in_a_row}
     assert {subject: streak.failures for subject, streak in streaks.failing()} == failing
 
 
-def test_a_success_takes_a_subject_from_the_failing() -> None:
-    """Only those whose last outcome was a failure need looking at."""
+def test_subject_with_a_success_is_not_failing() -> None:
+    """`failing` yields only subjects whose last outcome is a failure."""
     streaks = Streaks[str](max_subjects=5)
     for subject, failed in [("a", True), ("b", True), ("a", False)]:
         streaks.add(subject, failed=failed)
@@ -57,18 +57,18 @@ def test_a_success_takes_a_subject_from_the_failing() -> None:
 
 
 @given(outcomes=st.lists(st.booleans(), max_size=60))
-def test_a_streak_is_clean_where_one_more_success_changes_nothing(outcomes: list[bool]) -> None:
-    """After twenty successes the twenty-first need not be noted."""
+def test_streak_is_clean_after_20_successes(outcomes: list[bool]) -> None:
+    """Another success does not change a clean streak, so it need not be recorded."""
     streak = Streak()
 
     for failed in outcomes:
         streak.add(failed=failed)
 
-    assert streak.clean == (len(outcomes) >= 20 and not any(outcomes[-20:]))
+    assert streak.is_clean == (len(outcomes) >= 20 and not any(outcomes[-20:]))
 
 
-def test_a_subject_is_called_what_it_was_last_called() -> None:
-    """An outcome that does not tell the name leaves it as it was."""
+def test_outcome_without_name_keeps_the_last_name() -> None:
+    """An empty name does not replace the name of a subject."""
     streaks = Streaks[str](max_subjects=5)
 
     for name in ("claude", ""):
@@ -77,8 +77,8 @@ def test_a_subject_is_called_what_it_was_last_called() -> None:
     assert [streak.name for _, streak in streaks.failing()] == ["claude"]
 
 
-def test_those_that_had_to_go_are_counted() -> None:
-    """A bound that is too small can be seen."""
+def test_evicted_subjects_are_counted() -> None:
+    """`evicted` shows that `max_subjects` is too small."""
     streaks = Streaks[str](max_subjects=2)
 
     for subject in "abcda":
@@ -88,39 +88,46 @@ def test_those_that_had_to_go_are_counted() -> None:
 
 
 @given(before=st.integers(1, 60), outcomes=st.lists(st.booleans(), max_size=30))
-def test_failures_of_before_a_restart_are_counted_on(before: int, outcomes: list[bool]) -> None:
-    """It is as if they had been seen one by one, under the name of then."""
-    resumed, whole = Streaks[str](max_subjects=5), Streaks[str](max_subjects=5)
+def test_resumed_streak_continues_the_failures_in_a_row(before: int, outcomes: list[bool]) -> None:
+    """A resumed streak equals one whose failures were added one by one."""
+    resumed, observed = Streaks[str](max_subjects=5), Streaks[str](max_subjects=5)
     resumed.resume("c1", name="claude", failures=before)
     for failed in [True] * before:
-        whole.add("c1", failed=failed, name="claude")
+        observed.add("c1", failed=failed, name="claude")
 
     for failed in outcomes:
         resumed.add("c1", failed=failed)
-        whole.add("c1", failed=failed)
+        observed.add("c1", failed=failed)
 
     states = [
         [
-            (subject, each.name, each.failures, each.failed_lately, each.seen, each.clean)
-            for subject, each in streaks.failing()
+            (
+                subject,
+                streak.name,
+                streak.failures,
+                streak.recent_failures,
+                streak.recent_outcomes,
+                streak.is_clean,
+            )
+            for subject, streak in streaks.failing()
         ]
-        for streaks in (resumed, whole)
+        for streaks in (resumed, observed)
     ]
     assert states[0] == states[1]
 
 
-def test_what_was_seen_since_is_better_known_than_what_was_before() -> None:
-    """An outcome that came in before the store could be read counts alone."""
+def test_streak_with_outcomes_is_not_resumed() -> None:
+    """Outcomes since the start of the process replace the stored failures."""
     for failed, failing in ((True, [("c1", 1)]), (False, [])):
         streaks = Streaks[str](max_subjects=5)
         streaks.add("c1", failed=failed)
         streaks.resume("c1", name="claude", failures=10)
 
-        assert [(subject, each.failures) for subject, each in streaks.failing()] == failing
+        assert [(subject, streak.failures) for subject, streak in streaks.failing()] == failing
 
 
-def test_what_is_resumed_is_bounded_too() -> None:
-    """The subject unheard of longest goes for it."""
+def test_resumed_subjects_are_bounded() -> None:
+    """Resuming evicts the least recently used subject."""
     streaks = Streaks[str](max_subjects=2)
     for subject in "abc":
         streaks.resume(subject, name="", failures=3)
@@ -129,8 +136,8 @@ def test_what_is_resumed_is_bounded_too() -> None:
     assert streaks.evicted == 1
 
 
-def test_no_failures_are_no_streak() -> None:
-    """Nothing is taken up where there was nothing."""
+def test_resume_without_failures_is_not_failing() -> None:
+    """A subject resumed with 0 failures is not failing."""
     streaks = Streaks[str](max_subjects=2)
     streaks.resume("a", name="", failures=0)
 

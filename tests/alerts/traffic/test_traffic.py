@@ -1,4 +1,4 @@
-"""Traffic: which exchange counts where."""
+"""Counts of exchanges by subject."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from ..exchanges import exchange
         ({"status": 503, "limited": True}, 0, 0),
     ],
 )
-def test_defect_6_an_exchange_is_a_failure_of_its_key_where_the_server_failed(
+def test_defect_6_only_server_errors_are_failures_of_the_key(
     fields: dict[str, Any], requests: int, failures: int
 ) -> None:
-    """A client's own error is a request like any other; our own limit, or a client gone, none."""
+    """Client errors count as requests; limited requests and disconnects do not count."""
     traffic = Traffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(api_key="k1", status=500), now=0)
 
@@ -47,8 +47,8 @@ def test_defect_6_an_exchange_is_a_failure_of_its_key_where_the_server_failed(
 
 
 @pytest.mark.parametrize(("status", "failures"), [(399, 0), (400, 1), (404, 1), (499, 1), (500, 1)])
-def test_the_errors_of_clients_count_where_they_are_asked_for(status: int, failures: int) -> None:
-    """`count_client_errors` takes every status from 400 up for a failure, as the seed does."""
+def test_count_client_errors_counts_every_status_from_400(status: int, failures: int) -> None:
+    """With `count_client_errors`, client errors are failures of the key, as in the seed."""
     traffic = Traffic(Thresholds(count_client_errors=True), max_subjects=5)
     traffic.observe(exchange(api_key="k1", status=500), now=0)
 
@@ -57,8 +57,8 @@ def test_the_errors_of_clients_count_where_they_are_asked_for(status: int, failu
     assert list(traffic.errors.failing()) == [("k1", 2, 1 + failures)]
 
 
-def test_exchanges_without_a_key_are_the_gateways() -> None:
-    """A gateway that tells no tenants apart is watched as one."""
+def test_exchange_without_key_counts_for_the_gateway() -> None:
+    """A gateway that does not annotate keys is counted as a whole."""
     traffic = Traffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(status=500), now=0)
@@ -66,15 +66,13 @@ def test_exchanges_without_a_key_are_the_gateways() -> None:
     assert list(traffic.errors.failing()) == [("", 1, 1)]
 
 
-@pytest.mark.parametrize(("master", "subject"), [("acme", "acme"), (None, "")])
-def test_a_limited_exchange_is_tallied_for_its_master_alone(
-    master: str | None, subject: str
-) -> None:
-    """Our own 429 never reached the application: it is no failure of a key or an upstream."""
+@pytest.mark.parametrize(("tenant", "subject"), [("acme", "acme"), (None, "")])
+def test_limited_exchange_counts_for_its_tenant_alone(tenant: str | None, subject: str) -> None:
+    """A request rejected by the gateway is not a failure of a key or an upstream."""
     traffic = Traffic(Thresholds(), max_subjects=5)
 
     traffic.observe(
-        exchange(tenant=master, api_key="k1", provider="claude", status=503, limited=True), now=0
+        exchange(tenant=tenant, api_key="k1", provider="claude", status=503, limited=True), now=0
     )
 
     assert list(traffic.limited.items()) == [(subject, 1)]
@@ -92,10 +90,10 @@ def test_a_limited_exchange_is_tallied_for_its_master_alone(
         ({"provider": "unknown"}, []),
     ],
 )
-def test_a_failure_is_noted_of_the_credential_and_else_of_the_provider(
+def test_failure_counts_for_the_credential_or_else_for_the_provider(
     fields: dict[str, Any], failing: list[tuple[str, str]]
 ) -> None:
-    """Who answered is named as closely as is known, and nobody where nothing is."""
+    """A failure without credential and provider counts for no upstream."""
     traffic = Traffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(status=502, **fields), now=0)
@@ -119,22 +117,22 @@ def test_a_failure_is_noted_of_the_credential_and_else_of_the_provider(
         ({"status": 200, "outcome": "client_disconnect"}, 1),
     ],
 )
-@pytest.mark.parametrize("counted", [False, True])
-def test_an_upstream_is_judged_by_its_answers_alone(
-    fields: dict[str, Any], in_a_row: int, counted: bool
+@pytest.mark.parametrize("count_client_errors", [False, True])
+def test_only_responses_of_the_upstream_change_its_failures_in_a_row(
+    fields: dict[str, Any], in_a_row: int, count_client_errors: bool
 ) -> None:
-    """Errors and preflights of clients, redirects, and clients that left are not its doing."""
-    traffic = Traffic(Thresholds(count_client_errors=counted), max_subjects=5)
+    """Client errors, preflights, redirects and disconnects are ignored."""
+    traffic = Traffic(Thresholds(count_client_errors=count_client_errors), max_subjects=5)
     traffic.observe(exchange(provider="claude", status=500), now=0)
 
     traffic.observe(exchange(provider="claude", **fields), now=0)
 
-    found = [streak.failures for _, streak in traffic.upstreams.failing()]
-    assert found == ([in_a_row] if in_a_row else [])
+    failures = [streak.failures for _, streak in traffic.upstreams.failing()]
+    assert failures == ([in_a_row] if in_a_row else [])
 
 
-def test_a_credential_is_the_same_whoever_is_known_to_answer() -> None:
-    """A failure often does not tell whose it was; the provider is remembered from a success."""
+def test_failure_without_provider_keeps_the_name_of_the_credential() -> None:
+    """The provider of a failure is often unknown; the last known name stays."""
     traffic = Traffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(provider="claude", credential="c1"), now=0)
 
@@ -144,8 +142,8 @@ def test_a_credential_is_the_same_whoever_is_known_to_answer() -> None:
     assert (upstream, streak.name, streak.failures) == (("apikey", "c1"), "claude", 1)
 
 
-def test_preflights_are_no_requests_of_a_key() -> None:
-    """The OPTIONS that a browser sends before each request would halve the share of errors."""
+def test_preflight_is_not_a_request_of_a_key() -> None:
+    """Preflights of browsers would otherwise halve the error rate."""
     traffic = Traffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(status=500), now=0)
@@ -154,8 +152,8 @@ def test_preflights_are_no_requests_of_a_key() -> None:
     assert list(traffic.errors.failing()) == [("", 1, 1)]
 
 
-def test_the_error_window_is_the_thresholds() -> None:
-    """Failures are forgotten after `error_window` seconds and at most a tenth more."""
+def test_failures_expire_after_the_error_window() -> None:
+    """Failures count for `error_window` seconds and at most a tenth more."""
     traffic = Traffic(Thresholds(error_window=10), max_subjects=5)
     traffic.observe(exchange(api_key="k1", status=500), now=0)
 
@@ -165,8 +163,8 @@ def test_the_error_window_is_the_thresholds() -> None:
     assert list(traffic.errors.failing()) == []
 
 
-def test_each_count_is_bounded_by_max_subjects() -> None:
-    """A flood of keys, masters and credentials takes no more memory than was granted."""
+def test_every_window_is_bounded_by_max_subjects() -> None:
+    """A flood of keys, tenants and credentials does not use unbounded memory."""
     traffic = Traffic(Thresholds(), max_subjects=2)
 
     for number in range(1000):
@@ -176,14 +174,14 @@ def test_each_count_is_bounded_by_max_subjects() -> None:
 
     counts = traffic.counts
     assert {key for key, *_ in traffic.errors.failing()} == {"0", "1", OVERFLOW}
-    assert {master for master, _ in traffic.limited.items()} == {"0", "1", OVERFLOW}
+    assert {tenant for tenant, _ in traffic.limited.items()} == {"0", "1", OVERFLOW}
     assert {upstream[1] for upstream, _ in traffic.upstreams.failing()} == {"998", "999"}
-    assert {master for master, *_ in counts.minute.items()} == {"", "0", OVERFLOW}
+    assert {tenant for tenant, *_ in counts.minute.items()} == {"", "0", OVERFLOW}
     assert len(list(counts.failures_by_upstream.items())) == 5
 
 
-def test_a_tenant_that_is_called_as_the_overflow_is_not_counted_with_it() -> None:
-    """Neither its requests, nor its failures, nor how often it was limited."""
+def test_tenant_named_as_the_overflow_is_counted_separately() -> None:
+    """Requests, failures and limited requests of a tenant `__overflow__` have another name."""
     traffic = Traffic(Thresholds(), max_subjects=1)
     for name in (OVERFLOW, "b"):
         traffic.observe(exchange(tenant=name, api_key=name, status=500), now=0)
@@ -196,8 +194,8 @@ def test_a_tenant_that_is_called_as_the_overflow_is_not_counted_with_it() -> Non
     assert traffic.overflowed == 1 + 1 + 2 + 2
 
 
-def test_what_overflows_is_counted_in_all_windows_and_stays_counted() -> None:
-    """That `max_subjects` is too small can be seen."""
+def test_overflowed_counts_all_windows_and_survives_new_thresholds() -> None:
+    """`overflowed` shows that `max_subjects` is too small."""
     traffic = Traffic(Thresholds(), max_subjects=1)
     assert traffic.overflowed == 0
     for key in "abc":
@@ -206,7 +204,7 @@ def test_what_overflows_is_counted_in_all_windows_and_stays_counted() -> None:
 
     traffic.roll(0)
 
-    # Two keys; two masters that were limited; of four masters three, in a minute and in a day.
+    # Two keys; two limited tenants; three of four tenants, in a minute and in a day.
     assert traffic.overflowed == 2 + 2 + 3 + 3
     with traffic.frozen():
         finish(traffic.set_thresholds(Thresholds(error_window=10)))
@@ -224,17 +222,14 @@ def test_what_overflows_is_counted_in_all_windows_and_stays_counted() -> None:
         ({"method": "OPTIONS"}, 0, 0),
     ],
 )
-@pytest.mark.parametrize(("master", "subject"), [("acme", "acme"), (None, "")])
-def test_requests_and_tokens_are_a_masters_or_the_gateways(
-    fields: dict[str, Any], requests: int, tokens: int, master: str | None, subject: str
+@pytest.mark.parametrize(("tenant", "subject"), [("acme", "acme"), (None, "")])
+def test_defect_15_requests_and_tokens_count_for_the_tenant_or_the_gateway(
+    fields: dict[str, Any], requests: int, tokens: int, tenant: str | None, subject: str
 ) -> None:
-    """Tokens are those read and written; a preflight is nobody's request.
-
-    Defect 15: who has no master is not invisible.
-    """
+    """Input and output tokens count; preflights do not."""
     traffic = Traffic(Thresholds(), max_subjects=5)
 
-    traffic.observe(exchange(tenant=master, **fields), now=0)
+    traffic.observe(exchange(tenant=tenant, **fields), now=0)
 
     counts = traffic.counts
     expected = [(subject, requests, tokens)] if requests else []
@@ -243,11 +238,11 @@ def test_requests_and_tokens_are_a_masters_or_the_gateways(
 
 
 def test_defect_14_tokens_count_when_the_exchange_ends() -> None:
-    """A stream of three minutes counts in the minute of its last token, when it is known."""
+    """A stream of three minutes counts in the minute in which it ends."""
     traffic = Traffic(Thresholds(), max_subjects=5)
-    long = exchange(tenant="acme", duration=180.0, usage=TokenUsage(output=7))
+    stream = exchange(tenant="acme", duration=180.0, usage=TokenUsage(output=7))
 
-    traffic.observe(long, now=1000)
+    traffic.observe(stream, now=1000)
     traffic.roll(1059)
     assert traffic.counts.minute.get("acme") == (1, 7)
     traffic.roll(1066)
@@ -256,7 +251,7 @@ def test_defect_14_tokens_count_when_the_exchange_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "refused"),
+    ("fields", "expected"),
     [
         ({"provider": "claude", "status": 429}, [("claude", 1, 0)]),
         ({"provider": "claude", "status": 429, "limited": True}, [("claude", 1, 1)]),
@@ -265,23 +260,23 @@ def test_defect_14_tokens_count_when_the_exchange_ends() -> None:
         ({"provider": "claude", "status": 200}, []),
     ],
 )
-def test_answers_of_429_are_a_providers_and_ours_are_told_apart(
-    fields: dict[str, Any], refused: list[tuple[str, int, int]]
+def test_429_responses_count_for_the_provider_with_the_share_of_the_own_limit(
+    fields: dict[str, Any], expected: list[tuple[str, int, int]]
 ) -> None:
-    """Whether the vendor or our own limit refuses makes a difference to whoever looks."""
+    """Responses of the provider and of the gateway's own limit are distinguished."""
     traffic = Traffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(**fields), now=0)
 
-    assert list(traffic.counts.rate_limited.items()) == refused
+    assert list(traffic.counts.rate_limited.items()) == expected
 
 
 @pytest.mark.parametrize(
     ("duration", "bucket"),
     [(0.0, 0), (0.5, 0), (0.51, 1), (4.0, 3), (5.0, 4), (5.01, 5), (50.0, 9), (51.0, 10)],
 )
-def test_durations_are_sorted_by_bounds_made_of_the_threshold(duration: float, bucket: int) -> None:
-    """5 s is a bound where it is the threshold, so that what is above it is known exactly."""
+def test_threshold_is_a_bound_of_the_duration_buckets(duration: float, bucket: int) -> None:
+    """The number of durations above the threshold is exact."""
     traffic = Traffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(provider="claude", duration=duration), now=0)
@@ -291,8 +286,8 @@ def test_durations_are_sorted_by_bounds_made_of_the_threshold(duration: float, b
     assert bounds == (0.5, 1.25, 2.5, 4.0, 5, 7.5, 10, 15, 25, 50)
 
 
-def test_failures_are_blamed_on_the_upstream_that_they_came_from() -> None:
-    """A key's, and a provider's; what nobody answered is blamed on nobody."""
+def test_failures_of_keys_and_providers_are_counted_by_upstream() -> None:
+    """Client errors and failures without an upstream are not counted."""
     traffic = Traffic(Thresholds(count_client_errors=True), max_subjects=5)
     for fields in (
         {"provider": "claude", "status": 500},
@@ -312,8 +307,8 @@ def test_failures_are_blamed_on_the_upstream_that_they_came_from() -> None:
     ]
 
 
-def test_a_round_forgets_who_was_limited_and_the_peaks_and_nothing_else() -> None:
-    """The windows go on."""
+def test_begin_evaluation_resets_limited_requests_but_not_the_windows() -> None:
+    """The requests of a tenant stay in the windows after an evaluation."""
     traffic = Traffic(Thresholds(master_rpd=1), max_subjects=5)
     traffic.observe(exchange(tenant="acme", limited=True), now=0)
     assert list(traffic.limited.items()) == [("acme", 1)]
@@ -324,8 +319,8 @@ def test_a_round_forgets_who_was_limited_and_the_peaks_and_nothing_else() -> Non
     assert list(traffic.counts.day.maxima()) == [("acme", 1, 0)]
 
 
-def test_what_is_seen_after_the_rules_have_looked_is_the_next_rounds() -> None:
-    """An exchange that ends in between is not forgotten."""
+def test_exchange_still_buffered_counts_in_the_next_evaluation() -> None:
+    """An exchange that is still buffered is not reset by `begin_evaluation`."""
     traffic = Traffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(tenant="acme", limited=True), now=0)
 
@@ -334,8 +329,8 @@ def test_what_is_seen_after_the_rules_have_looked_is_the_next_rounds() -> None:
     assert list(traffic.limited.items()) == [("acme", 1)]
 
 
-def test_other_thresholds_apply_to_the_traffic_there_has_been() -> None:
-    """A daily limit that is set at noon knows of the morning."""
+def test_new_thresholds_apply_to_earlier_traffic() -> None:
+    """A daily threshold set at noon includes the requests of the morning."""
     traffic = Traffic(Thresholds(), max_subjects=5)
     for _ in range(20):
         traffic.observe(exchange(tenant="acme", api_key="k1", status=500), now=0)
@@ -348,25 +343,27 @@ def test_other_thresholds_apply_to_the_traffic_there_has_been() -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    "thresholds",
     [{"error_window": 10}, {"count_client_errors": True}, {"provider_latency_p95": 1}],
 )
-def test_shares_begin_anew_where_they_were_counted_by_other_rules(other: dict[str, Any]) -> None:
-    """Failures of two kinds, or of two windows, make no share of anything."""
+def test_incompatible_thresholds_reset_error_rates_and_latencies(
+    thresholds: dict[str, Any],
+) -> None:
+    """Counts of another window or another kind of failure are dropped; those of tenants stay."""
     traffic = Traffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(api_key="k1", tenant="acme", status=500), now=0)
 
     with traffic.frozen():
-        finish(traffic.set_thresholds(Thresholds(**other)))
+        finish(traffic.set_thresholds(Thresholds(**thresholds)))
     assert list(traffic.errors.failing()) == []
     assert list(traffic.counts.latencies.items()) == []
     assert traffic.counts.day.get("acme") == (1, 0)
     traffic.observe(exchange(api_key="k1", status=400), now=0)
-    assert traffic.errors.get("k1") == (1, 1 if "count_client_errors" in other else 0)
+    assert traffic.errors.get("k1") == (1, 1 if "count_client_errors" in thresholds else 0)
 
 
-def test_a_threshold_of_latency_that_is_off_needs_no_buckets() -> None:
-    """All durations are alike then."""
+def test_latency_without_threshold_has_one_bucket() -> None:
+    """Durations are not distinguished if the rule is switched off."""
     traffic = Traffic(Thresholds(provider_latency_p95=None), max_subjects=5)
 
     for duration in (0.1, 100.0):
@@ -375,8 +372,8 @@ def test_a_threshold_of_latency_that_is_off_needs_no_buckets() -> None:
     assert list(traffic.counts.latencies.items()) == [(("claude", 0), 2, 0)]
 
 
-def test_an_exchange_that_cannot_be_counted_costs_no_other() -> None:
-    """What it raises is its observer's to log; all that is counted before and after is right."""
+def test_invalid_exchange_does_not_affect_others() -> None:
+    """An error of `observe` loses no exchange before or after it."""
     traffic = Traffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(api_key="k1"), now=0)
 
@@ -387,8 +384,8 @@ def test_an_exchange_that_cannot_be_counted_costs_no_other() -> None:
     assert traffic.errors.get("k1") == (2, 0)
 
 
-class Seen(NamedTuple):
-    """One exchange: how many seconds after the one before, whose, and how it went."""
+class Ended(NamedTuple):
+    """An exchange that ended `later` seconds after the previous one."""
 
     later: float
     key: str
@@ -399,7 +396,7 @@ class Seen(NamedTuple):
 @given(
     log=st.lists(
         st.builds(
-            Seen,
+            Ended,
             later=st.sampled_from([0.0, 0.3, 1.0, 7.0]),
             key=st.sampled_from(["k1", "k2", "k3"]),
             credential=st.sampled_from(["c1", "c2", "c3"]),
@@ -409,27 +406,24 @@ class Seen(NamedTuple):
     ),
     most=st.integers(1, 3),
 )
-def test_gathering_exchanges_gives_what_counting_each_of_them_gives(
-    log: list[Seen], most: int
+def test_buffered_exchanges_give_the_same_counts_as_unbuffered_ones(
+    log: list[Ended], most: int
 ) -> None:
-    """Rules see the same, whether they look after every exchange or once at the end.
-
-    Also where subjects have to share a name for want of room.
-    """
-    at_once, gathered = (Traffic(Thresholds(), max_subjects=most) for _ in range(2))
+    """Rules read the same counts after every exchange and once at the end, overflow included."""
+    unbuffered, buffered = (Traffic(Thresholds(), max_subjects=most) for _ in range(2))
     now = 0.0
 
-    for seen in log:
-        now += seen.later
-        made = exchange(api_key=seen.key, credential=seen.credential, status=seen.status)
-        for traffic in (at_once, gathered):
-            traffic.observe(made, now)
-        assert at_once.counts is not None
+    for ended in log:
+        now += ended.later
+        observed = exchange(api_key=ended.key, credential=ended.credential, status=ended.status)
+        for traffic in (unbuffered, buffered):
+            traffic.observe(observed, now)
+        assert unbuffered.counts is not None
 
-    for traffic in (at_once, gathered):
+    for traffic in (unbuffered, buffered):
         traffic.roll(now)
-    assert sorted(at_once.errors.items()) == sorted(gathered.errors.items())
-    assert sorted(at_once.counts.day.items()) == sorted(gathered.counts.day.items())
+    assert sorted(unbuffered.errors.items()) == sorted(buffered.errors.items())
+    assert sorted(unbuffered.counts.day.items()) == sorted(buffered.counts.day.items())
 
 
 @given(
@@ -437,10 +431,10 @@ def test_gathering_exchanges_gives_what_counting_each_of_them_gives(
         st.tuples(st.sampled_from(["c1", "c2", "c3"]), st.sampled_from([200, 500])), max_size=60
     )
 )
-def test_streaks_are_in_the_order_that_exchanges_ended_in(
+def test_streaks_follow_the_order_of_the_exchanges(
     outcomes: list[tuple[str, int]],
 ) -> None:
-    """Gathering loses no order: a failure after a success is not the same as before it."""
+    """Buffering does not change the order of successes and failures."""
     traffic = Traffic(Thresholds(), max_subjects=5)
 
     for credential, status in outcomes:
@@ -448,32 +442,32 @@ def test_streaks_are_in_the_order_that_exchanges_ended_in(
 
     failing = {}
     for credential in ("c1", "c2", "c3"):
-        own = [status == 500 for each, status in outcomes if each == credential][::-1]
-        in_a_row = own.index(False) if False in own else len(own)
+        failed = [status == 500 for name, status in outcomes if name == credential][::-1]
+        in_a_row = failed.index(False) if False in failed else len(failed)
         if in_a_row:
             failing["apikey", credential] = in_a_row
-    found = {upstream: streak.failures for upstream, streak in traffic.upstreams.failing()}
-    assert found == failing
+    result = {upstream: streak.failures for upstream, streak in traffic.upstreams.failing()}
+    assert result == failing
 
 
-def test_an_upstream_that_had_to_go_begins_anew() -> None:
-    """With room for one, each of two in turn is forgotten, and no failure goes to the other."""
+def test_evicted_upstream_starts_with_a_new_streak() -> None:
+    """No failure is added to the streak of another upstream."""
     traffic = Traffic(Thresholds(), max_subjects=1)
 
     for credential in ("c1", "c2", "c1", "c1", "c2"):
         traffic.observe(exchange(credential=credential, status=500), now=0)
 
-    found = {upstream: streak.failures for upstream, streak in traffic.upstreams.failing()}
-    assert found == {("apikey", "c2"): 1}
+    result = {upstream: streak.failures for upstream, streak in traffic.upstreams.failing()}
+    assert result == {("apikey", "c2"): 1}
 
 
-def test_the_upstreams_heard_of_last_are_kept() -> None:
-    """One that is asked all the time does not go for those that are asked once."""
+def test_active_upstream_is_not_evicted() -> None:
+    """Upstreams with a single request evict each other, not the active one."""
     traffic = Traffic(Thresholds(), max_subjects=2)
 
     for number in range(50):
         traffic.observe(exchange(credential="busy", status=500), now=number)
         traffic.observe(exchange(credential=str(number), status=500), now=number)
 
-    found = {upstream[1]: streak.failures for upstream, streak in traffic.upstreams.failing()}
-    assert found == {"busy": 50, "49": 1}
+    result = {upstream[1]: streak.failures for upstream, streak in traffic.upstreams.failing()}
+    assert result == {"busy": 50, "49": 1}

@@ -19,6 +19,7 @@ from ...support.waiting import PATIENCE
 
 REQUESTS = "tokenpulse_http_requests_total"
 IN_PROGRESS = "tokenpulse_http_requests_in_progress"
+WEBSOCKETS = "tokenpulse_websocket_connections"
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def finished(provider: str = "claude", seconds: float = 0.2) -> Exchange:
 
 
 def test_scrape_merges_all_workers(folder: Path) -> None:
-    """It applies to `render` and to any exposition of the registry."""
+    """The rows are merged for `render` and for any exposition of the registry."""
     metrics, other = worker(), WorkerFiles(folder)
     for _ in range(2):
         metrics.on_open()
@@ -59,6 +60,19 @@ def test_scrape_merges_all_workers(folder: Path) -> None:
     line = f'{REQUESTS}{{method="POST",route="/chat",status="200",provider="claude"}} 3.0\n'
     assert line.encode() in metrics.render()
     assert f"{IN_PROGRESS} 1.0\n".encode() in generate_latest(metrics.registry)
+
+
+def test_open_websockets_of_all_workers_are_added(folder: Path) -> None:
+    """Those of a worker that was killed do not count any more."""
+    metrics, other = worker(), WorkerFiles(folder)
+    metrics.on_websocket_accept()
+    other.new_row(families.WEBSOCKETS, ())[0] += 2
+
+    assert f"{WEBSOCKETS} 3.0\n".encode() in metrics.render()
+    other.close()
+    assert f"{WEBSOCKETS} 1.0\n".encode() in metrics.render()
+    metrics.on_websocket_close()
+    assert f"{WEBSOCKETS} 0.0\n".encode() in metrics.render()
 
 
 def test_instances_of_a_process_share_their_families() -> None:
@@ -93,7 +107,7 @@ def test_forked_child_counts_separately() -> None:
 def test_relative_folder_survives_a_change_of_directory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The path is resolved at construction."""
+    """A relative path is resolved at construction."""
     monkeypatch.chdir(folder.parent)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", folder.name)
     metrics = worker()
@@ -105,7 +119,7 @@ def test_relative_folder_survives_a_change_of_directory(
 
 
 def test_process_without_requests_uses_no_slot(folder: Path) -> None:
-    """A parent of the workers may create the application and render it."""
+    """A parent of the workers may create and render the metrics without a slot."""
     worker().render()
 
     assert list(folder.iterdir()) == []
@@ -124,7 +138,7 @@ def test_full_family_counts_in_an_overflow_series() -> None:
 
 
 def test_metrics_of_prometheus_client_are_in_the_scrape(folder: Path) -> None:
-    """They are merged by prometheus_client and can be selected by name."""
+    """Other metrics are merged by prometheus_client and can be selected by name."""
     client_files(folder)
     registry = CollectorRegistry()
     Counter("custom", "Custom counter", registry=registry)
@@ -150,7 +164,7 @@ def test_metrics_of_other_registries_are_not_in_the_scrape(folder: Path) -> None
 
 @pytest.mark.anyio
 async def test_callbacks_are_refreshed_for_scrapes_of_other_workers(folder: Path) -> None:
-    """Every second while the application runs."""
+    """Callbacks are read every second while the application runs."""
     limiter = Limiter("10/minute")
     limiter.hit("client")
     pulse = TokenPulse(settings=Settings(), metrics=worker(), policies=[Policy(limiter)])

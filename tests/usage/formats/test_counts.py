@@ -311,6 +311,59 @@ CASES: list[tuple[str, dict[str, Any], TokenUsage]] = [
         TokenUsage(input=1198, output=569, cache_read=400, reasoning=447),
     ),
     ("gemini", {"promptTokenCount": 7, "totalTokenCount": 7}, TokenUsage(input=7)),
+    (  # thoughts are in the total only
+        "gemini",
+        {"promptTokenCount": 21, "candidatesTokenCount": 10, "totalTokenCount": 81},
+        TokenUsage(input=21, output=60, reasoning=50),
+    ),
+    (  # Gemini's thoughts in the format of OpenAI
+        "openai-chat",
+        {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623},
+        TokenUsage(input=20, output=603, reasoning=405),
+    ),
+    (
+        "openai-responses",
+        {"input_tokens": 20, "output_tokens": 198, "total_tokens": 623},
+        TokenUsage(input=20, output=603, reasoning=405),
+    ),
+    (  # Voxtral: audio is in the total only
+        "openai-chat",
+        {
+            "prompt_audio_seconds": 203,
+            "prompt_tokens": 4,
+            "completion_tokens": 635,
+            "total_tokens": 3264,
+        },
+        TokenUsage(input=2629, output=635),
+    ),
+    (  # a gateway that excludes the cache from the prompt
+        "openai-chat",
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "cache_read_input_tokens": 1000,
+            "total_tokens": 1015,
+        },
+        TokenUsage(input=1010, output=5, cache_read=1000),
+    ),
+    (  # a total below its parts
+        "openai-chat",
+        {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 20},
+        TokenUsage(input=20, output=198),
+    ),
+    (  # a tool that generated an image
+        "openai-responses",
+        {
+            "input_tokens": 30,
+            "output_tokens": 5,
+            "tool_usage": {
+                "image_gen": {"input_tokens": 7918, "output_tokens": 186, "total_tokens": 8104},
+                "web_search": {"num_requests": 2},
+                "unknown": None,
+            },
+        },
+        TokenUsage(input=7948, output=191),
+    ),
     (  # DashScope's own API
         "openai-responses",
         {
@@ -356,18 +409,18 @@ def test_usage_of_each_vendor_is_normalized(
 
 @pytest.mark.parametrize("field", ["cacheReadInputTokens", "cacheReadInputTokenCount"])
 def test_bedrock_cache_reads_are_counted_in_both_spellings(field: str) -> None:
-    """Either spelling of Bedrock's cache reads is read."""
+    """Bedrock's cache reads are counted in either spelling."""
     assert COUNT["bedrock-converse"]({field: 9}).cache_read == 9
 
 
 @pytest.mark.parametrize("field", ["cacheWriteInputTokens", "cacheWriteInputTokenCount"])
 def test_bedrock_cache_writes_are_counted_in_both_spellings(field: str) -> None:
-    """Either spelling of Bedrock's cache writes is read."""
+    """Bedrock's cache writes are counted in either spelling."""
     assert COUNT["bedrock-converse"]({field: 9}).cache_write == 9
 
 
 def test_bedrock_counts_in_both_spellings_are_counted_once() -> None:
-    """Bedrock sends the same tokens in both spellings."""
+    """The same tokens in both spellings are counted once."""
     usage = COUNT["bedrock-converse"](
         {
             "cacheReadInputTokens": 9,
@@ -381,7 +434,7 @@ def test_bedrock_counts_in_both_spellings_are_counted_once() -> None:
 
 
 def test_anthropic_iterations_are_summed() -> None:
-    """With compaction the top level omits model calls; the iterations are billed."""
+    """With compaction the usage is the sum of the iterations, not the top level."""
     usage = {
         "input_tokens": 1,
         "output_tokens": 1,
@@ -398,7 +451,7 @@ def test_anthropic_iterations_are_summed() -> None:
 def test_anthropic_top_level_reasoning_counts_if_iterations_have_none(
     thinking: Any, expected: int
 ) -> None:
-    """It must not exceed the output of the iterations."""
+    """Top-level reasoning counts if it does not exceed the output of the iterations."""
     usage = {
         "output_tokens": 30,
         "output_tokens_details": {"thinking_tokens": thinking},
@@ -409,7 +462,7 @@ def test_anthropic_top_level_reasoning_counts_if_iterations_have_none(
 
 
 def test_anthropic_reasoning_of_iterations_is_summed() -> None:
-    """The top level may omit some of them."""
+    """Reasoning of iterations takes precedence over that of the top level."""
     call = {"output_tokens": 30, "output_tokens_details": {"thinking_tokens": 20}}
     usage = {**call, "iterations": [call, call]}
 
@@ -420,7 +473,7 @@ def test_anthropic_reasoning_of_iterations_is_summed() -> None:
     "iterations", [[], None, {}, "two", 2, [None], [{"type": "message"}], [{"input_tokens": None}]]
 )
 def test_anthropic_without_iteration_counts_uses_the_top_level(iterations: Any) -> None:
-    """A response of a single call may have no list, or iterations without counts."""
+    """The top level counts if there are no iterations with counts."""
     usage = {"input_tokens": 3, "output_tokens": 4, "iterations": iterations}
 
     assert COUNT["anthropic"](usage) == TokenUsage(input=3, output=4)
@@ -451,7 +504,7 @@ def test_each_field_alone_is_counted(name: str, path: str) -> None:
 @given(st.data())
 @pytest.mark.parametrize("name", FIELDS)
 def test_any_usage_object_gives_non_negative_integers(name: str, data: st.DataObject) -> None:
-    """Counts are valid for any JSON."""
+    """Counts are non-negative integers for any JSON."""
     fields = data.draw(st.dictionaries(st.sampled_from(FIELDS[name]), json_values))
 
     usage = COUNT[name](usage_object(fields))

@@ -26,12 +26,12 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
     threshold = thresholds.error_rate
     if threshold is None:
         return
-    least = threshold * thresholds.resolve_ratio
-    blame = _Blame(traffic, "key", len(traffic.errors))
-    yield from blame.prepare()
+    resolve_at = threshold * thresholds.resolve_ratio
+    upstreams = _FailuresByUpstream(traffic, "key", len(traffic.errors))
+    yield from upstreams.prepare()
     for key, requests, failures in traffic.errors.candidates():
         rate = failures / requests if failures else 0.0
-        if rate < least:
+        if rate < resolve_at:
             yield None
             continue
         subject = subject_of("key", key)
@@ -45,7 +45,7 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
             message=f"{display_name(subject)} has {rate:.1%} error rate "
             f"({failures}/{requests} requests) in the last {thresholds.error_window:g} s",
             value=rate,
-            metadata=_numbers(requests, failures, threshold, blame.of(key)),
+            metadata=_numbers(requests, failures, threshold, upstreams.failures_of(key)),
             keep_firing=thresholds.keep_firing,
             window=thresholds.error_window,
         )
@@ -63,8 +63,8 @@ def high_error_rate(
     if threshold is None:
         return
     worst = _worst_providers(traffic, threshold * thresholds.resolve_ratio)
-    blame = _Blame(traffic, "provider", len(worst))
-    yield from blame.prepare()
+    upstreams = _FailuresByUpstream(traffic, "provider", len(worst))
+    yield from upstreams.prepare()
     for provider, (requests, failures) in worst.items():
         rate = failures / requests
         fires = confident_share(failures, requests, thresholds) > threshold
@@ -78,7 +78,7 @@ def high_error_rate(
             f"failed {failures} of {requests} requests ({rate:.1%}) "
             f"in the last {thresholds.error_window:g} s",
             value=rate,
-            metadata=_numbers(requests, failures, threshold, blame.of(provider)),
+            metadata=_numbers(requests, failures, threshold, upstreams.failures_of(provider)),
             hold_for=thresholds.provider_error_hold,
             keep_firing=thresholds.keep_firing,
             window=thresholds.error_window,
@@ -87,18 +87,18 @@ def high_error_rate(
 
 def _worst_providers(traffic: Traffic, share: float) -> dict[str, tuple[int, int]]:
     """Return requests and failures of each provider with an error rate of at least `share`."""
-    found: dict[str, tuple[int, int]] = {}
+    counts: dict[str, tuple[int, int]] = {}
     for (provider, _), requests, failures in traffic.counts.latencies.items():
-        known = found.get(provider, (0, 0))
-        found[provider] = known[0] + requests, known[1] + failures
+        known = counts.get(provider, (0, 0))
+        counts[provider] = known[0] + requests, known[1] + failures
     return {
         provider: (requests, failures)
-        for provider, (requests, failures) in found.items()
+        for provider, (requests, failures) in counts.items()
         if provider != GATEWAY and failures and failures / requests >= share
     }
 
 
-class _Blame:
+class _FailuresByUpstream:
     """Failures of keys or providers by upstream.
 
     Either each key is looked up with each upstream, or all failures are first grouped by key,
@@ -112,33 +112,33 @@ class _Blame:
 
     def __init__(self, traffic: Traffic, kind: str, identities: int) -> None:
         self._kind = kind
-        self._blame = traffic.counts.failures_by_upstream
+        self._failures = traffic.counts.failures_by_upstream
         self._upstreams = list(traffic.counts.upstreams)
-        self._is_grouped = identities * len(self._upstreams) > len(self._blame)
+        self._is_grouped = identities * len(self._upstreams) > len(self._failures)
         self._groups: dict[str, list[Upstream]] = {}
 
     def prepare(self) -> Iterator[None]:
         """Group the failures, with a pause after each entry."""
-        for kind, identity, upstream in self._blame if self._is_grouped else ():
+        for kind, identity, upstream in self._failures if self._is_grouped else ():
             if kind == self._kind:
                 self._groups.setdefault(identity, []).append(upstream)
             yield None
 
-    def of(self, identity: str) -> Counter[str]:
+    def failures_of(self, identity: str) -> Counter[str]:
         """Return the failures of one key or provider by upstream."""
         upstreams = self._groups.get(identity, []) if self._is_grouped else self._upstreams
-        blamed: Counter[str] = Counter()
+        failures_of: Counter[str] = Counter()
         for upstream in upstreams:
-            failures, _ = self._blame.get((self._kind, identity, upstream))
+            failures, _ = self._failures.get((self._kind, identity, upstream))
             if failures:
-                blamed[":".join(upstream)] = failures
-        return blamed
+                failures_of[":".join(upstream)] = failures
+        return failures_of
 
 
 def _numbers(
-    requests: int, failures: int, threshold: float, blamed: Counter[str]
+    requests: int, failures: int, threshold: float, upstreams: Counter[str]
 ) -> dict[str, object]:
     numbers: dict[str, object] = {"requests": requests, "errors": failures, "threshold": threshold}
-    if blamed:
-        numbers["upstreams"] = dict(blamed.most_common(_MAX_UPSTREAMS_SHOWN))
+    if upstreams:
+        numbers["upstreams"] = dict(upstreams.most_common(_MAX_UPSTREAMS_SHOWN))
     return numbers

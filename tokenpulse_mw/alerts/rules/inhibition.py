@@ -8,15 +8,15 @@ from dataclasses import replace
 from ..lifecycle import Finding
 
 _INHIBITED = ("error_spike", "high_error_rate")
-_NEARLY_ALL = 0.9  # of the failures; the rest is what fails on any day
+_MIN_SHARE = 0.9  # of the failures; the rest may be the usual errors
 
 
 def outages(findings: Iterable[Finding]) -> dict[str, str]:
     """Return the fingerprint of the outage alert of each upstream, by `kind:id`."""
     return {
-        f"{each.subject.kind}:{each.subject.id}": each.fingerprint
-        for each in findings
-        if each.type == "provider_down" and each.severity is not None
+        f"{finding.subject.kind}:{finding.subject.id}": finding.fingerprint
+        for finding in findings
+        if finding.type == "provider_down" and finding.severity is not None
     }
 
 
@@ -31,13 +31,15 @@ def inhibited(findings: Iterable[Finding], *, down: Mapping[str, str]) -> list[F
         findings: Findings of any rules.
         down: Upstreams that are down, from `outages`.
     """
-    return [_inhibit(each, down) if each.type in _INHIBITED else each for each in findings]
+    return [
+        _inhibit(finding, down) if finding.type in _INHIBITED else finding for finding in findings
+    ]
 
 
 def _inhibit(finding: Finding, down: Mapping[str, str]) -> Finding:
     numbers = finding.metadata
     blamed = {name: count for name, count in numbers.get("upstreams", {}).items() if name in down}
-    if not blamed or sum(blamed.values()) < _NEARLY_ALL * numbers["errors"]:
+    if not blamed or sum(blamed.values()) < _MIN_SHARE * numbers["errors"]:
         return finding
     causes = [down[name] for name in blamed]
     return replace(finding, severity=None, metadata={**numbers, "inhibited_by": causes})

@@ -29,9 +29,11 @@ def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterat
     bounds = traffic.counts.bounds
     for provider, buckets in _histograms(traffic, len(bounds) + 1).items():
         slow = sum(buckets[bisect_left(bounds, threshold) + 1 :])
-        nearly = sum(buckets[bisect_left(bounds, threshold * thresholds.resolve_ratio) + 1 :])
+        above_resolve = sum(
+            buckets[bisect_left(bounds, threshold * thresholds.resolve_ratio) + 1 :]
+        )
         requests = sum(buckets)
-        if nearly / requests <= _SLOWEST:
+        if above_resolve / requests <= _SLOWEST:
             continue
         fires = confident_share(slow, requests, thresholds) > _SLOWEST
         p95 = _least_p95(buckets, bounds)
@@ -40,10 +42,10 @@ def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterat
             type="high_latency",
             subject=subject,
             severity="warning" if fires else None,
-            title=f"{display_name(subject)} answers slowly (p95 over {p95:g} s)",
+            title=f"{display_name(subject)} responds slowly (p95 over {p95:g} s)",
             message=f"{display_name(subject)} "
             f"took longer than {threshold:g} s for {slow} of {requests} "
-            f"answers in the last {thresholds.error_window:g} s; p95 is over {p95:g} s",
+            f"responses in the last {thresholds.error_window:g} s; p95 is over {p95:g} s",
             value=p95,
             metadata={"requests": requests, "slow": slow, "threshold": threshold},
             hold_for=thresholds.provider_latency_hold,
@@ -53,14 +55,14 @@ def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterat
 
 
 def _histograms(traffic: Traffic, buckets: int) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
+    histograms: dict[str, list[int]] = {}
     for (provider, bucket), requests, _ in traffic.counts.latencies.items():
-        found.setdefault(provider, [0] * buckets)[bucket] += requests
-    return found
+        histograms.setdefault(provider, [0] * buckets)[bucket] += requests
+    return histograms
 
 
 def _least_p95(buckets: list[int], bounds: tuple[float, ...]) -> float:
     """Return the lower bound of the bucket of the 95th percentile."""
     rank = sum(buckets) * (1 - _SLOWEST)
-    place = next(n for n, below in enumerate(accumulate(buckets)) if below >= rank)
-    return bounds[place - 1] if place else 0.0
+    bucket = next(n for n, total in enumerate(accumulate(buckets)) if total >= rank)
+    return bounds[bucket - 1] if bucket else 0.0

@@ -10,7 +10,7 @@ from ..traffic.traffic import Traffic
 
 
 class _ProviderDown:
-    """Finds credentials or providers that failed many times in a row.
+    """Rule that finds credentials or providers that failed many times in a row.
 
     At least half of the last 20 outcomes must be failures too. The first success ends the alert;
     without further traffic the upstream stays down.
@@ -28,15 +28,18 @@ class _ProviderDown:
             if not streak.failures:  # it has succeeded since the evaluation began
                 yield None
                 continue
-            provider = streak.name or "of unknown name"
-            fires = streak.failures >= threshold and streak.failed_lately * 2 >= streak.seen
-            called = f"API key {identity!r} of {provider}" if kind == "apikey" else provider
+            fires = (
+                streak.failures >= threshold
+                and streak.recent_failures * 2 >= streak.recent_outcomes
+            )
+            provider = streak.name or "(unknown)"
+            upstream = f"API key {identity!r} of {provider}" if kind == "apikey" else provider
             yield Finding(
                 type="provider_down",
                 subject=Subject(kind, identity, streak.name),
                 severity="critical" if fires else None,
                 title=f"Provider {provider} failing ({streak.failures} failures)",
-                message=f"{called} failed {streak.failures} times in a row",
+                message=f"{upstream} failed {streak.failures} times in a row",
                 value=streak.failures,
                 metadata={"failures": streak.failures, "threshold": threshold},
                 keep_firing=thresholds.keep_firing,

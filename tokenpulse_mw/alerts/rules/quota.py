@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from ...validation import check_seconds, describe
+from ...validation import check_integer, check_seconds, describe
 from ..lifecycle import Finding
 from ..thresholds import Thresholds
 from ..traffic.traffic import Traffic
@@ -135,11 +135,10 @@ def quota_exceeded(
         max_keys: Maximum number of quotas; a source may return only those near their limit.
 
     Raises:
-        ValueError: `source` is not callable, or `timeout` or `max_keys` is not a number above 0.
+        ValueError: An argument is invalid.
     """
     check_seconds("timeout", timeout)
-    if type(max_keys) is not int or max_keys < 1:
-        raise ValueError(f"max_keys must be a whole number above 0, got {max_keys!r}")
+    check_integer("max_keys", max_keys)
     if source is not None and not callable(source):
         raise ValueError(
             "source must be a function that returns quotas, such as lambda: "
@@ -161,7 +160,7 @@ def _quota(row: Any) -> Quota:
     except (TypeError, ValueError, ArithmeticError):
         raise ValueError(
             "a quota must be (key, used, limit) or (key, used, limit, tenant), with key and "
-            "tenant as text or whole numbers, and used and limit as numbers, got "
+            "tenant as strings or integers, and used and limit as numbers, got "
             f"{_shown(row)}"
         ) from None
 

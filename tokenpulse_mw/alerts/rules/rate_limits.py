@@ -11,18 +11,19 @@ from .rule import display_name, subject_of
 
 
 def rate_limit(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
-    """Find tenants, or the gateway if there are none, that were limited since the last evaluation.
+    """Find tenants that were limited since the last evaluation; without tenants, the gateway.
 
     An evaluation without limited requests ends the alert.
     """
-    for master, times in traffic.limited.items():
-        subject = subject_of("master", master)
+    for tenant, times in traffic.limited.items():
+        subject = subject_of("master", tenant)
         yield Finding(
             type="rate_limit",
             subject=subject,
             severity="warning",
             title=f"{display_name(subject)} is rate limited",
-            message=f"{display_name(subject)} was rate limited {times} times since the last round",
+            message=f"{display_name(subject)} was rate limited {times} times "
+            "since the last evaluation",
             value=times,
             metadata={"limited": times},
             keep_firing=thresholds.keep_firing,
@@ -41,20 +42,20 @@ def rate_limit_exceeded(
     threshold = thresholds.provider_429_rpm
     if threshold is None:
         return
-    for provider, refused, ours in traffic.counts.rate_limited.maxima():
-        if refused < threshold * thresholds.resolve_ratio:
+    for provider, responses, ours in traffic.counts.rate_limited.maxima():
+        if responses < threshold * thresholds.resolve_ratio:
             yield None
             continue
         subject = subject_of("provider", provider)
         yield Finding(
             type="rate_limit_exceeded",
             subject=subject,
-            severity="warning" if refused > threshold else None,
-            title=f"{display_name(subject)} answers with 429 ({refused} in a minute)",
-            message=f"{display_name(subject)} had {refused} answers of 429 in a minute "
-            f"({ours} by our own limit), more than {threshold:g}",
-            value=refused,
-            metadata={"refused": refused, "ours": ours, "threshold": threshold, "window": "1m"},
+            severity="warning" if responses > threshold else None,
+            title=f"{display_name(subject)} responds with 429 ({responses} in a minute)",
+            message=f"{display_name(subject)} had {responses} responses with 429 in a minute "
+            f"({ours} of them from the gateway's own limit), more than {threshold:g}",
+            value=responses,
+            metadata={"refused": responses, "ours": ours, "threshold": threshold, "window": "1m"},
             hold_for=thresholds.provider_429_hold,
             keep_firing=thresholds.keep_firing,
         )

@@ -25,9 +25,9 @@ def rule_name(rule: Rule) -> str:
     return str(name or type(rule).__name__)
 
 
-def severity_for(value: float, steps: Steps, part: float = 1) -> Severity | None:
-    """Return the worst severity whose bound, times `part`, `value` reaches."""
-    return next((severity for least, severity in steps if value >= least * part), None)
+def severity_for(value: float, steps: Steps, ratio: float = 1) -> Severity | None:
+    """Return the worst severity whose bound, times `ratio`, `value` reaches."""
+    return next((severity for least, severity in steps if value >= least * ratio), None)
 
 
 def subject_of(kind: str, identity: str) -> Subject:

@@ -54,16 +54,16 @@ def traffic_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Itera
     counts = traffic.counts
     for _, requests, _ in counts.request_rate.maxima():
         yield from _finding(_QPS, GATEWAY, requests / ARRIVAL_SECONDS, thresholds)
-    for master, requests, tokens in counts.minute.maxima():
-        yield from _finding(_RPM, master, requests, thresholds)
-        yield from _finding(_TPM, master, tokens, thresholds)
-    for master, requests, tokens in counts.day.maxima():
-        yield from _finding(_RPD, master, requests, thresholds)
-        yield from _finding(_TPD, master, tokens, thresholds)
+    for tenant, requests, tokens in counts.minute.maxima():
+        yield from _finding(_RPM, tenant, requests, thresholds)
+        yield from _finding(_TPM, tenant, tokens, thresholds)
+    for tenant, requests, tokens in counts.day.maxima():
+        yield from _finding(_RPD, tenant, requests, thresholds)
+        yield from _finding(_TPD, tenant, tokens, thresholds)
 
 
 def _finding(
-    metric: _Metric, master: str, value: float, thresholds: Thresholds
+    metric: _Metric, tenant: str, value: float, thresholds: Thresholds
 ) -> Iterator[Finding | None]:
     fires_at, ratio = thresholds.fires_at(metric.name), thresholds.resolve_ratio
     if value < fires_at * ratio:
@@ -71,15 +71,15 @@ def _finding(
         return
     threshold = getattr(thresholds, metric.name)
     numbers = {"value": value, "threshold": threshold, "window": metric.window}
-    steps, subject = _steps(metric.name, master, thresholds), subject_of("master", master)
-    who = "Masters beyond max_subjects together" if master == OVERFLOW else display_name(subject)
+    steps, subject = _steps(metric.name, tenant, thresholds), subject_of("master", tenant)
+    name = "Masters beyond max_subjects together" if tenant == OVERFLOW else display_name(subject)
     yield Finding(
         type="traffic_spike",
         subject=subject,
         severity=severity_for(value, steps) if value >= fires_at else None,
         keeps=severity_for(value, steps, ratio),
-        title=f"{who}: {metric.short} threshold exceeded ({value} >= {threshold})",
-        message=f"{who} had {value} {metric.unit}, threshold is {threshold}",
+        title=f"{name}: {metric.short} threshold exceeded ({value} >= {threshold})",
+        message=f"{name} had {value} {metric.unit}, threshold is {threshold}",
         metric=metric.name,
         value=value,
         metadata={"metric": metric.name, **numbers},
@@ -88,7 +88,7 @@ def _finding(
     )
 
 
-def _steps(metric: str, master: str, thresholds: Thresholds) -> Steps:
+def _steps(metric: str, tenant: str, thresholds: Thresholds) -> Steps:
     warning: Steps = ((thresholds.fires_at(metric), "warning"),)
     critical_at = getattr(thresholds, metric) * thresholds.critical_factor
-    return warning if master == OVERFLOW else ((critical_at, "critical"), *warning)
+    return warning if tenant == OVERFLOW else ((critical_at, "critical"), *warning)

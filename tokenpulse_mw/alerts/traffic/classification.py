@@ -15,7 +15,7 @@ GATEWAY = ""  # the subject of exchanges that have no key, master or provider
 
 
 class TrafficKey(NamedTuple):
-    """The classified fields of an exchange; its tenant and key are not among them."""
+    """Fields of an exchange that determine its class; tenant and key do not."""
 
     provider: str
     credential: str | None
@@ -23,22 +23,21 @@ class TrafficKey(NamedTuple):
     outcome: str
     limited: bool
     method: str
-    bucket: int  # of its duration, by the bounds of the windows
+    bucket: int  # of the duration, by the bounds of the windows
 
 
 class TrafficClass:
-    """Exchanges with the same `TrafficKey`; their number does not depend on the tenants.
+    """Class of the exchanges with the same `TrafficKey`.
 
     Attributes:
         provider: The provider; the gateway if unknown.
         bucket: Bucket of the duration.
         requests: Number of requests not yet counted by class.
         limited: Rejected by the gateway's own limit.
-        refused: Responded with 429.
+        rate_limited: Responded with 429, or rejected by the gateway's own limit.
         is_traffic: Counts as traffic; preflights do not.
-        is_judged: Counts for error rates. Requests rejected by the gateway's limit do not: they
-            never reached the application and would dilute the error rate. Client disconnects do
-            not either.
+        is_rated: Counts for error rates. Client disconnects do not, and requests rejected by the
+            gateway's limit neither: they never reached the application and would dilute the rate.
         is_failure: The server failed, also in a stream that began with 200.
         fails_key: Counts as a failure of the key.
         upstream: The upstream whose health the outcome shows, if any.
@@ -49,34 +48,34 @@ class TrafficClass:
         "bucket",
         "fails_key",
         "is_failure",
-        "is_judged",
+        "is_rated",
         "is_traffic",
         "limited",
         "provider",
-        "refused",
+        "rate_limited",
         "requests",
         "streak",
         "upstream",
     )
 
-    def __init__(self, seen: TrafficKey, *, count_client_errors: bool) -> None:
-        self.provider = GATEWAY if seen.provider == UNKNOWN else seen.provider
-        self.bucket = seen.bucket
+    def __init__(self, key: TrafficKey, *, count_client_errors: bool) -> None:
+        self.provider = GATEWAY if key.provider == UNKNOWN else key.provider
+        self.bucket = key.bucket
         self.requests = 0
-        self.limited = seen.limited
-        self.refused = seen.limited or seen.status == 429
-        self.is_traffic = seen.method != "OPTIONS"
-        left = seen.outcome == "client_disconnect"
-        self.is_judged = self.is_traffic and not seen.limited and not left
-        self.is_failure = seen.status >= 500 or seen.outcome != "complete"
-        self.fails_key = self.is_failure or (count_client_errors and seen.status >= 400)
-        self.upstream = self._upstream(seen)
+        self.limited = key.limited
+        self.rate_limited = key.limited or key.status == 429
+        self.is_traffic = key.method != "OPTIONS"
+        left = key.outcome == "client_disconnect"
+        self.is_rated = self.is_traffic and not key.limited and not left
+        self.is_failure = key.status >= 500 or key.outcome != "complete"
+        self.fails_key = self.is_failure or (count_client_errors and key.status >= 400)
+        self.upstream = self._upstream(key)
         self.streak: Streak | None = None
 
-    def _upstream(self, seen: TrafficKey) -> Upstream | None:
-        if not self.is_judged or (seen.status >= 300 and not self.is_failure):
+    def _upstream(self, key: TrafficKey) -> Upstream | None:
+        if not self.is_rated or (key.status >= 300 and not self.is_failure):
             return None  # redirects and client errors do not show the health of the upstream
         # The provider of a failure is often unknown; a credential identifies the upstream anyway.
-        if seen.credential:
-            return "apikey", seen.credential
+        if key.credential:
+            return "apikey", key.credential
         return ("provider", self.provider) if self.provider != GATEWAY else None

@@ -1,4 +1,4 @@
-"""Two counts of each subject over a window that moves on, in bounded memory and bounded steps."""
+"""Rolling window of two counts by subject, in bounded memory and bounded steps."""
 
 from __future__ import annotations
 
@@ -15,65 +15,63 @@ OVERFLOW = "__overflow__"
 Subject = TypeVar("Subject", bound=Hashable)
 
 
-Counted = tuple[Subject, int, int]
+SubjectCounts = tuple[Subject, int, int]
 
 
-# Both counts of a subject live in one integer, the first in its lowest bits: they are added and
-# subtracted in one step, and a slot holds one number for each subject. 2**40 requests are more
-# than a window will ever see; the other count, such as tokens, has all the room it needs.
+# Both counts of a subject are packed into one integer, the first in the 40 lowest bits, so that one
+# operation adds or subtracts both. A window never has 2**40 requests; the upper part is unbounded.
 _SHIFT = 40
 
 
 _FIRST = (1 << _SHIFT) - 1
 
 
-_STRIDE = 1000  # subjects of an old slot that are subtracted at a time: about 0.2 ms
+_BATCH = 1000  # subjects of an expired slot subtracted at a time: about 0.2 ms
 
 
 _NEVER = float("inf")
 
 
-# With the highest count and weight since the last evaluation.
+# Highest count and weight of each hot subject since the last evaluation.
 Hot = dict[Subject, tuple[int, int]]
 
 
 class RollingWindow(Generic[Subject]):
-    """A count, and a second one (its weight), of each subject over the last `window` seconds.
+    """Count and weight (a second count) of each subject over the last `window` seconds.
 
     The window moves in `slots` steps and keeps its oldest step whole: it covers from `window` to
-    `window` + one step, so that nothing of the window is ever missed. A step that has left the
-    window is subtracted at most 1,000 subjects at a time, at each `expire` and `drain`; until
-    that is done its rest is counted still.
+    `window` + one step, so it never misses a part of the window. `expire` and `drain` subtract
+    expired steps, at most 1,000 subjects at a time; the rest is still counted until then.
 
-    A subject whose count or weight reaches the level given to `set_levels` is hot until
-    `begin_evaluation`
-    finds it below: those alone need looking at, however many there are.
+    A subject whose count or weight reaches the level of `set_levels` is hot until
+    `begin_evaluation` finds it below the level. Rules read only hot subjects, however many
+    subjects there are.
 
     Args:
         window: Seconds.
-        slots: Steps that the window moves in.
-        max_subjects: Subjects that are told apart; the others are counted as `overflow`.
-        overflow: Stands for all of the others.
+        slots: Number of steps of the window.
+        max_subjects: Maximum number of subjects counted separately.
+        overflow: Subject that all others are counted as.
 
     Attributes:
-        next_at: When the next step begins: call `expire` before counting anything after it.
-        overflowed: How much was counted as `overflow`, and how many hot subjects went unseen.
+        next_at: Start of the next step; call `expire` before counting anything after it.
+        overflowed: Number of events counted as `overflow`, and of hot subjects that were dropped.
     """
 
     def __init__(self, *, window: float, slots: int, max_subjects: int, overflow: Subject) -> None:
         self.next_at = float("-inf")
         self.overflowed = 0
         self._step, self._slots = window / slots, slots
-        self._most, self._overflow = max_subjects, overflow
+        self._max_subjects, self._overflow = max_subjects, overflow
         self._past: deque[tuple[float, dict[Subject, int]]] = deque()
-        self._number = float("-inf")  # of the slot that is being filled
+        self._number = float("-inf")  # of the current slot
         self._filling: dict[Subject, int] = {}
         self._totals: dict[Subject, int] = {}  # of all slots
         self._hot: Hot[Subject] = {}
         self._count_at = self._weight_at = _NEVER
 
     def add(self, subject: Subject, count: int, weight: int = 0) -> None:
-        """Count `count` (at least 1) and `weight` (at least 0) of `subject`, now."""
+        """Add `count` (at least 1) and `weight` (at least 0) to `subject`, now."""
         total = self._totals.get(subject)
         if total is None:
             subject = self._admit(subject, count)
@@ -83,7 +81,7 @@ class RollingWindow(Generic[Subject]):
         self._totals[subject] = total
         self._filling[subject] = self._filling.get(subject, 0) + added
         if (total & _FIRST) >= self._count_at or (total >> _SHIFT) >= self._weight_at:
-            self._note(subject, total)
+            self._update_maximum(subject, total)
 
     def expire(self, now: float) -> None:
         """Move the window on to `now`."""
@@ -94,13 +92,13 @@ class RollingWindow(Generic[Subject]):
             self._filling, self._number = {}, number
             self.next_at = (number + 1) * self._step
             if self._past and self._past[-1][0] < number - self._slots:
-                self._past.clear()  # all of it was so long ago that none needs subtracting
+                self._past.clear()  # every slot has expired: reset the totals without subtracting
                 self._totals = {}
         self.drain()
 
     def drain(self) -> None:
-        """Subtract the next subjects of what has left the window."""
-        left = _STRIDE
+        """Subtract the next subjects of the expired slots."""
+        left = _BATCH
         while left and self._past and self._past[0][0] < self._number - self._slots:
             slot = self._past[0][1]
             steps = min(left, len(slot))
@@ -111,23 +109,23 @@ class RollingWindow(Generic[Subject]):
                 self._past.popleft()
 
     def set_levels(self, *, count: float = _NEVER, weight: float = _NEVER) -> None:
-        """Let those be hot that reach `count` or `weight`; this looks at every subject once."""
+        """Set the levels from which a subject is hot; this reads every subject once."""
         self._count_at, self._weight_at = count, weight
-        peaks = {subject: (count, weight) for subject, count, weight in self.maxima()}
+        maxima = {subject: (count, weight) for subject, count, weight in self.maxima()}
         hot: dict[Subject, tuple[int, int]] = {}
         if count < _NEVER or weight < _NEVER:
             for subject, total in self._totals.items():
                 if (total & _FIRST) >= count or (total >> _SHIFT) >= weight:
                     hot[subject] = total & _FIRST, total >> _SHIFT
         self._hot = hot | {
-            subject: peak
-            for subject, peak in peaks.items()
-            if self._is_high(*peak) or self._stays_hot(subject)
+            subject: maximum
+            for subject, maximum in maxima.items()
+            if self._is_high(*maximum) or self._stays_hot(subject)
         }
 
     @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Restore the levels after the body, which may set others but must not count."""
+    def preserve_levels(self) -> Iterator[None]:
+        """Restore the levels after the body, in which nothing may be counted."""
         before = self._count_at, self._weight_at, self._hot
         try:
             yield
@@ -135,10 +133,10 @@ class RollingWindow(Generic[Subject]):
             self._count_at, self._weight_at, self._hot = before
 
     def begin_evaluation(self, hot: Hot[Subject] | None = None) -> None:
-        """Forget the peaks, and who is hot no longer.
+        """Reset the maxima, and drop the subjects that are not hot any more.
 
         Args:
-            hot: What `next_hot` returned, if nothing was counted since; None looks now.
+            hot: Result of `next_hot`, if nothing was counted since; None calls it.
         """
         self._hot = finish(self.next_hot()) if hot is None else hot
 
@@ -147,14 +145,14 @@ class RollingWindow(Generic[Subject]):
         hot: Hot[Subject] = {}
         if not self._hot:
             return hot
-        for batch in batches(self._hot, _STRIDE):
+        for batch in batches(self._hot, _BATCH):
             hot |= dict.fromkeys(filter(self._stays_hot, batch), (0, 0))
-            if len(batch) == _STRIDE:
+            if len(batch) == _BATCH:
                 yield
         return hot
 
     def get(self, subject: Subject) -> tuple[int, int]:
-        """Count and weight of `subject` in the window."""
+        """Return count and weight of `subject` in the window."""
         total = self._totals.get(subject, 0)
         return total & _FIRST, total >> _SHIFT
 
@@ -164,28 +162,28 @@ class RollingWindow(Generic[Subject]):
     def __iter__(self) -> Iterator[Subject]:
         return iter(self._totals)
 
-    def items(self) -> Iterator[Counted[Subject]]:
-        """Every subject, with its count and weight in the window."""
+    def items(self) -> Iterator[SubjectCounts[Subject]]:
+        """Yield every subject with its count and weight in the window."""
         for subject, total in self._totals.items():
             yield subject, total & _FIRST, total >> _SHIFT
 
-    def maxima(self) -> Iterator[Counted[Subject]]:
-        """Every hot subject, with the highest that it reached since the round began.
+    def maxima(self) -> Iterator[SubjectCounts[Subject]]:
+        """Yield every hot subject with its highest count and weight since the last evaluation.
 
-        What it had when the round began was seen by the round before; only what was added since
-        can be a new peak. It is never less than what is counted now.
+        They are at least the current ones. Only additions raise them: the last evaluation has
+        already read the counts from before it.
         """
-        for subject, peak in self._hot.items():
+        for subject, maximum in self._hot.items():
             count, weight = self.get(subject)
-            yield subject, max(peak[0], count), max(peak[1], weight)
+            yield subject, max(maximum[0], count), max(maximum[1], weight)
 
-    def candidates(self) -> Iterator[Counted[Subject]]:
-        """Every hot subject, with its count and weight in the window as they are now."""
+    def candidates(self) -> Iterator[SubjectCounts[Subject]]:
+        """Yield every hot subject with its current count and weight in the window."""
         for subject in self._hot:
             yield subject, *self.get(subject)
 
     def _admit(self, subject: Subject, count: int) -> Subject:
-        if len(self._totals) - (self._overflow in self._totals) < self._most:
+        if len(self._totals) - (self._overflow in self._totals) < self._max_subjects:
             return subject
         self.overflowed += count
         return self._overflow
@@ -197,14 +195,14 @@ class RollingWindow(Generic[Subject]):
         else:
             del self._totals[subject]
 
-    def _note(self, subject: Subject, total: int) -> None:
+    def _update_maximum(self, subject: Subject, total: int) -> None:
         count, weight = total & _FIRST, total >> _SHIFT
-        peak = self._hot.get(subject)
-        if peak is not None:
-            self._hot[subject] = max(peak[0], count), max(peak[1], weight)
+        maximum = self._hot.get(subject)
+        if maximum is not None:
+            self._hot[subject] = max(maximum[0], count), max(maximum[1], weight)
             return
-        if len(self._hot) > 2 * self._most:  # at most half of these are hot still
-            hot = {each: top for each, top in self._hot.items() if self._stays_hot(each)}
+        if len(self._hot) > 2 * self._max_subjects:  # at most half of these are still hot
+            hot = {known: top for known, top in self._hot.items() if self._stays_hot(known)}
             self.overflowed += len(self._hot) - len(hot)
             self._hot = hot
         self._hot[subject] = count, weight
@@ -217,15 +215,15 @@ class RollingWindow(Generic[Subject]):
 
 
 class ErrorWindow(RollingWindow[Subject]):
-    """Requests of each subject, and as their weight the failures among them.
+    """Requests of each subject, with the failures among them as weight.
 
-    Who is hot stays so until it has no failures: while they become fewer, its share may not.
+    A hot subject stays hot until it has no failures: its share may stay high while they expire.
     """
 
-    def failing(self) -> Iterator[Counted[Subject]]:
-        """Every subject that has failed in the window: its name, requests and failures.
+    def failing(self) -> Iterator[SubjectCounts[Subject]]:
+        """Yield every subject with failures in the window, its requests and failures.
 
-        This looks at every subject there is.
+        This reads every subject.
         """
         for subject, requests, failures in self.items():
             if failures:
@@ -236,31 +234,32 @@ class ErrorWindow(RollingWindow[Subject]):
 
 
 class EvaluationCounter:
-    """How often something happened to each subject since the last round.
+    """Number of events of each subject since the last evaluation.
 
     Args:
-        max_subjects: Subjects that are told apart; the others are counted as `__overflow__`.
+        max_subjects: Maximum number of subjects counted separately; the others are counted as
+            `__overflow__`.
 
     Attributes:
-        overflowed: Events that were counted as `__overflow__`, in all rounds.
+        overflowed: Total number of events counted as `__overflow__`.
     """
 
     def __init__(self, *, max_subjects: int) -> None:
         self.overflowed = 0
-        self._most = max_subjects
+        self._max_subjects = max_subjects
         self._counts: dict[str, int] = {}
 
     def add(self, subject: str, times: int = 1) -> None:
-        """Count `times` events of `subject`."""
-        if subject not in self._counts and len(self._counts) >= self._most:
+        """Add `times` events of `subject`."""
+        if subject not in self._counts and len(self._counts) >= self._max_subjects:
             subject = OVERFLOW
             self.overflowed += times
         self._counts[subject] = self._counts.get(subject, 0) + times
 
     def items(self) -> Iterator[tuple[str, int]]:
-        """Every subject with its count."""
+        """Yield every subject with its count."""
         yield from self._counts.items()
 
     def clear(self) -> None:
-        """Begin a new round."""
+        """Reset all counts."""
         self._counts.clear()

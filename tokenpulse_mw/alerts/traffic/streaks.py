@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
-_RECENT = 20  # outcomes kept for each subject
+_RECENT = 20  # outcomes of each subject
 
 
 _ALL_RECENT = (1 << _RECENT) - 1
@@ -21,31 +21,31 @@ class Streak:
     Attributes:
         name: The last known name.
         failures: Failures since the last success.
-        seen: Number of known outcomes, at most 20.
-        clean: The last 20 outcomes are successes, so that another one changes nothing.
+        recent_outcomes: Number of known outcomes, at most 20.
+        is_clean: The last 20 outcomes are successes, so that another one changes nothing.
     """
 
-    __slots__ = ("_recent", "clean", "failures", "name", "seen")
+    __slots__ = ("_recent", "failures", "is_clean", "name", "recent_outcomes")
 
     def __init__(self) -> None:
         self.name = ""
         self.failures = 0
-        self.seen = 0
-        self.clean = False
+        self.recent_outcomes = 0
+        self.is_clean = False
         self._recent = 0  # one bit for each outcome, the newest lowest; 1 for a failure
 
     @property
-    def failed_lately(self) -> int:
-        """Number of failures among the last `seen` outcomes."""
+    def recent_failures(self) -> int:
+        """Number of failures among the recent outcomes."""
         return self._recent.bit_count()
 
     def add(self, *, failed: bool) -> None:
         """Add an outcome."""
         self.failures = self.failures + 1 if failed else 0
-        if self.seen < _RECENT:
-            self.seen += 1
+        if self.recent_outcomes < _RECENT:
+            self.recent_outcomes += 1
         self._recent = (self._recent << 1 | failed) & _ALL_RECENT
-        self.clean = not self._recent and self.seen == _RECENT
+        self.is_clean = not self._recent and self.recent_outcomes == _RECENT
 
 
 class Streaks(Generic[Subject]):
@@ -57,15 +57,15 @@ class Streaks(Generic[Subject]):
 
     def __init__(self, *, max_subjects: int) -> None:
         self.evicted = 0
-        self._most = max_subjects
+        self._max_subjects = max_subjects
         self._streaks: OrderedDict[Subject, Streak] = OrderedDict()
         self._failing: dict[Subject, Streak] = {}
 
-    def of(self, subject: Subject, *, name: str = "") -> Streak:
+    def get_or_add(self, subject: Subject, *, name: str = "") -> Streak:
         """Return the streak of `subject`, mark it as used, and set its name if not empty."""
         streak = self._streaks.get(subject)
         if streak is None:
-            if len(self._streaks) >= self._most:
+            if len(self._streaks) >= self._max_subjects:
                 self._failing.pop(self._streaks.popitem(last=False)[0], None)
                 self.evicted += 1
             streak = self._streaks[subject] = Streak()
@@ -75,7 +75,7 @@ class Streaks(Generic[Subject]):
             streak.name = name
         return streak
 
-    def note(self, subject: Subject, streak: Streak, *, failed: bool) -> None:
+    def record(self, subject: Subject, streak: Streak, *, failed: bool) -> None:
         """Add an outcome of `subject` to its streak."""
         if failed:
             self._failing[subject] = streak
@@ -85,14 +85,14 @@ class Streaks(Generic[Subject]):
 
     def add(self, subject: Subject, *, failed: bool, name: str = "") -> None:
         """Add an outcome of `subject`, and set its name if not empty."""
-        self.note(subject, self.of(subject, name=name), failed=failed)
+        self.record(subject, self.get_or_add(subject, name=name), failed=failed)
 
     def resume(self, subject: Subject, *, name: str, failures: int) -> None:
         """Restore `failures` in a row, unless the subject has outcomes already."""
-        streak = self.of(subject, name=name)
-        if not streak.seen:
+        streak = self.get_or_add(subject, name=name)
+        if not streak.recent_outcomes:
             for _ in range(min(failures, _RECENT)):
-                self.note(subject, streak, failed=True)
+                self.record(subject, streak, failed=True)
             streak.failures = failures
 
     def failing(self) -> Iterator[tuple[Subject, Streak]]:

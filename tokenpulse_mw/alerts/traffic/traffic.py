@@ -1,4 +1,4 @@
-"""Counts of the recent traffic, as rules see it."""
+"""Recent traffic, as rules read it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .windows import TrafficWindows
 __all__ = ["GATEWAY", "Traffic", "Upstream"]
 
 
-_MOST_ROWS = 256  # flushing them takes less than a millisecond
+_MAX_ROWS = 256  # flushing them takes less than a millisecond
 
 
-_MOST_FROZEN_ROWS = 20_000  # about 6 MB
+_MAX_FROZEN_ROWS = 20_000  # about 6 MB
 
 
-_Whose = tuple[str | None, str | None, TrafficClass]
+_RowKey = tuple[str | None, str | None, TrafficClass]
 
 
 class Traffic:
@@ -49,17 +49,17 @@ class Traffic:
         self.thresholds = thresholds
         self._counts = TrafficWindows(thresholds, max_subjects=max_subjects)
         self._bounds = self._counts.bounds
-        self._kinds: dict[tuple[Any, ...], TrafficClass] = {}
-        self._rows: dict[_Whose, list[int]] = {}
-        self._backlog: dict[_Whose, list[int]] = {}  # of an evaluation, not counted yet
-        self._most_rows: float = _MOST_ROWS
+        self._classes: dict[tuple[Any, ...], TrafficClass] = {}
+        self._rows: dict[_RowKey, list[int]] = {}
+        self._backlog: dict[_RowKey, list[int]] = {}  # of an evaluation, not counted yet
+        self._max_rows: float = _MAX_ROWS
         self._due = float("-inf")
 
     def observe(self, exchange: Exchange, now: float) -> None:
-        """Count one exchange, `now` being when it ended."""
+        """Count one exchange that ended at `now`."""
         if now >= self._due:
             self.roll(now)
-        seen = (
+        key = (
             exchange.provider,
             exchange.credential,
             exchange.status,
@@ -68,20 +68,20 @@ class Traffic:
             exchange.method,
             bisect_left(self._bounds, exchange.duration),
         )
-        kind = self._kinds.get(seen) or self._new_kind(seen)
-        whose = (exchange.tenant, exchange.api_key, kind)
-        row = self._rows.get(whose)
+        traffic_class = self._classes.get(key) or self._new_class(key)
+        row_key = (exchange.tenant, exchange.api_key, traffic_class)
+        row = self._rows.get(row_key)
         if row is None:
-            if len(self._rows) >= self._most_rows:
+            if len(self._rows) >= self._max_rows:
                 self._count_rows()
-            row = self._rows[whose] = [0, 0]
+            row = self._rows[row_key] = [0, 0]
         row[0] += 1
         usage = exchange.usage
         if usage is not None:
             row[1] += usage.input + usage.output
-        streak, upstream = kind.streak, kind.upstream
-        if streak and upstream and (kind.is_failure or not streak.clean):
-            self.upstreams.note(upstream, streak, failed=kind.is_failure)
+        streak, upstream = traffic_class.streak, traffic_class.upstream
+        if streak and upstream and (traffic_class.is_failure or not streak.is_clean):
+            self.upstreams.record(upstream, streak, failed=traffic_class.is_failure)
 
     def roll(self, now: float) -> None:
         """Flush the rows and move all windows on to `now`; call it before rules are evaluated."""
@@ -90,18 +90,19 @@ class Traffic:
         self._due = self._counts.next_at
 
     def begin_evaluation(self) -> None:
-        """Forget what happened since the last evaluation; call it when all rules are evaluated."""
-        finish(self.next_round())()
+        """Reset what is counted since the last evaluation; call it after all rules."""
+        finish(self.prepare_next_evaluation())()
 
-    def next_round(self) -> Steps[Callable[[], None]]:
+    def prepare_next_evaluation(self) -> Steps[Callable[[], None]]:
         """Prepare `begin_evaluation` in bounded steps; return the call that completes it."""
-        return self._counts.next_round()
+        return self._counts.prepare_next_evaluation()
 
     @contextmanager
     def frozen(self, now: float | None = None) -> Iterator[None]:
         """Keep the windows constant in the body, so that it can read them in many steps.
 
-        Exchanges observed meanwhile are buffered and counted afterwards. Call `settle` before.
+        Exchanges observed meanwhile are buffered and counted afterwards. Call `count_backlog`
+        before.
 
         Args:
             now: Time to move the windows on to first; None leaves them where they are.
@@ -110,23 +111,23 @@ class Traffic:
             self._count_rows()
         else:
             self.roll(now)
-        self._due, self._most_rows = float("inf"), float("inf")
+        self._due, self._max_rows = float("inf"), float("inf")
         try:
             yield
         finally:
-            self._due, self._most_rows = float("-inf"), _MOST_ROWS
-            if len(self._rows) > _MOST_ROWS:
-                self._backlog, self._rows, self._kinds = self._rows, {}, {}
+            self._due, self._max_rows = float("-inf"), _MAX_ROWS
+            if len(self._rows) > _MAX_ROWS:
+                self._backlog, self._rows, self._classes = self._rows, {}, {}
 
     @property
     def is_crowded(self) -> bool:
-        """True while frozen if the buffer is so large that the body must not pause any more."""
-        return len(self._rows) >= _MOST_FROZEN_ROWS
+        """True if the buffer is so large that the body of `frozen` must not pause any more."""
+        return len(self._rows) >= _MAX_FROZEN_ROWS
 
-    def settle(self) -> Steps[None]:
+    def count_backlog(self) -> Steps[None]:
         """Count the exchanges buffered while frozen, in bounded steps."""
         while self._backlog:
-            self._count_backlog()
+            self._count_next_batch()
             if self._backlog:
                 yield
 
@@ -137,24 +138,24 @@ class Traffic:
         `count_client_errors` or `provider_latency_p95` changes.
         """
         self.thresholds = thresholds
-        self._counts.fit(thresholds)
-        self._bounds, self._kinds = self._counts.bounds, {}
-        yield from self._counts.watch(thresholds)
+        self._counts.reset_if_incompatible(thresholds)
+        self._bounds, self._classes = self._counts.bounds, {}
+        yield from self._counts.set_levels(thresholds)
 
     @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Restore what `watch` changes in the body; use it while frozen."""
-        with self._counts.keeping():
+    def preserve_levels(self) -> Iterator[None]:
+        """Restore the levels after the body; use it while frozen."""
+        with self._counts.preserve_levels():
             yield
 
-    def watch(self, thresholds: Thresholds) -> Steps[None]:
+    def set_levels(self, thresholds: Thresholds) -> Steps[None]:
         """Select the subjects near other thresholds, so that rules find them."""
-        return self._counts.watch(thresholds)
+        return self._counts.set_levels(thresholds)
 
     @property
     def counts(self) -> TrafficWindows:
-        """All windows, with everything observed before the evaluation or until now."""
-        if self._rows and self._most_rows == _MOST_ROWS:
+        """All windows, up to date; while frozen, as they were at its start."""
+        if self._rows and self._max_rows == _MAX_ROWS:
             self._count_rows()
         return self._counts
 
@@ -173,25 +174,28 @@ class Traffic:
         """Events counted as `__overflow__`, until the last `roll`."""
         return self._counts.overflowed  # no flush: a scrape may run in another thread
 
-    def _new_kind(self, seen: tuple[Any, ...]) -> TrafficClass:
-        kind = TrafficClass(TrafficKey(*seen), count_client_errors=self._counts.count_client_errors)
-        if kind.upstream is not None:
+    def _new_class(self, key: tuple[Any, ...]) -> TrafficClass:
+        traffic_class = TrafficClass(
+            TrafficKey(*key), count_client_errors=self._counts.count_client_errors
+        )
+        upstream = traffic_class.upstream
+        if upstream is not None:
             evicted = self.upstreams.evicted
-            kind.streak = self.upstreams.of(kind.upstream, name=kind.provider)
+            traffic_class.streak = self.upstreams.get_or_add(upstream, name=traffic_class.provider)
             if self.upstreams.evicted != evicted:
-                self._kinds = {}  # another kind may hold the streak that was evicted
-        self._kinds[seen] = kind
-        return kind
+                self._classes = {}  # another class may hold the evicted streak
+        self._classes[key] = traffic_class
+        return traffic_class
 
     def _count_rows(self) -> None:
         # Reset first: if these rows cannot be counted, the next ones still can. The classes are
         # reset too, so that active upstreams are marked as used.
-        rows, self._rows, self._kinds = self._rows, {}, {}
+        rows, self._rows, self._classes = self._rows, {}, {}
         self._counts.add(rows)
-        self._count_backlog()
+        self._count_next_batch()
 
-    def _count_backlog(self) -> None:
+    def _count_next_batch(self) -> None:
         """Count at most 256 rows of the backlog."""
-        whose = list(islice(self._backlog, _MOST_ROWS))
-        if whose:
-            self._counts.add({each: self._backlog.pop(each) for each in whose})
+        keys = list(islice(self._backlog, _MAX_ROWS))
+        if keys:
+            self._counts.add({key: self._backlog.pop(key) for key in keys})

@@ -1,4 +1,4 @@
-"""The windows that rules look at, and what a row of exchanges adds to each of them."""
+"""Windows that rules read, and what each exchange adds to them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from . import OVERFLOW, ErrorWindow, EvaluationCounter, Hot, RollingWindow
 from .classification import GATEWAY, TrafficClass, Upstream
 from .statistics import min_failures
 
-ARRIVAL_SECONDS = 10  # a moment long enough that one page that loads is no spike
+ARRIVAL_SECONDS = 10  # long enough that a single page load is not a spike
 
 
-# Requests and tokens of exchanges that agree in master, key and kind.
+# Requests and tokens of exchanges with the same tenant, key and class.
 Rows = Mapping[tuple[str | None, str | None, TrafficClass], list[int]]
 
 
-# A key, or a provider, and the upstream that its failures came from.
-Blame = tuple[str, str, Upstream]
+# "key" or "provider", its id, and the upstream that its failures came from.
+FailureKey = tuple[str, str, Upstream]
 
 
 _ERROR_SLOTS = 10
@@ -29,14 +29,14 @@ _ERROR_SLOTS = 10
 _NO_OVERFLOW = f"{OVERFLOW}_"
 
 
-_NOBODY: Blame = ("", OVERFLOW, ("", OVERFLOW))
+_OVERFLOW_KEY: FailureKey = ("", OVERFLOW, ("", OVERFLOW))
 
 
 def latency_bounds(thresholds: Thresholds) -> tuple[float, ...]:
-    """Upper bounds of the buckets that durations are sorted into, in seconds.
+    """Return the upper bounds of the duration buckets in seconds.
 
-    The threshold is one of them, and so is where an alert ends: whether more than 5 % lie above
-    is then known exactly.
+    The threshold and the value that resolves an alert are bounds, so the share of durations above
+    either of them is exact.
     """
     threshold = thresholds.provider_latency_p95
     if threshold is None:
@@ -46,164 +46,165 @@ def latency_bounds(thresholds: Thresholds) -> tuple[float, ...]:
 
 
 def _subject(name: str | None) -> str:
-    """Whom a row is counted for: nobody is called as those beyond `max_subjects` together."""
+    """Return the subject of a tenant or key; its name never equals that of the overflow."""
     return _NO_OVERFLOW if name == OVERFLOW else name or GATEWAY
 
 
-def _ring(window: float, slots: int, max_subjects: int) -> RollingWindow[str]:
+def _window(window: float, slots: int, max_subjects: int) -> RollingWindow[str]:
     return RollingWindow(window=window, slots=slots, max_subjects=max_subjects, overflow=OVERFLOW)
 
 
 class TrafficWindows:
-    """What is known of the recent past.
+    """Counts of the recent traffic.
 
     Attributes:
         request_rate: Requests of the whole gateway, over 10 s.
-        minute: Requests and tokens of each master, over a minute.
-        day: Requests and tokens of each master, over 24 hours.
+        minute: Requests and tokens of each tenant, over a minute.
+        day: Requests and tokens of each tenant, over 24 hours.
         errors: Requests and failures of each key, over the error window.
-        latencies: Requests and failures of each provider, by bucket of their duration.
+        latencies: Requests and failures of each provider and duration bucket.
         failures_by_upstream: Failures of each key and provider, by upstream.
         upstreams: Failures of each upstream.
-        rate_limited: Answers of 429 of each provider, over a minute, and how many were our own.
-        limited: Limited requests of each master, since the last round.
+        rate_limited: Responses with 429 of each provider over a minute, and how many of them came
+            from the gateway's own limit.
+        limited: Limited requests of each tenant since the last evaluation.
         bounds: Upper bounds of the buckets of `latencies`, in seconds.
-        count_client_errors: What `errors` takes for a failure, as in the thresholds.
+        count_client_errors: Count client errors as failures in `errors`.
     """
 
     def __init__(self, thresholds: Thresholds, *, max_subjects: int) -> None:
-        self._most = most = max_subjects
-        self.request_rate = _ring(ARRIVAL_SECONDS, 10, 1)
-        self.minute = _ring(60, 10, most)
-        self.day = _ring(86400, 24, most)
-        self.rate_limited = _ring(60, 10, most)
-        self.limited = EvaluationCounter(max_subjects=most)
-        self._lost = 0  # overflowed in windows that are no more
-        self._begin_errors(thresholds)
-        finish(self.watch(thresholds))
+        self._max_subjects = max_subjects
+        self.request_rate = _window(ARRIVAL_SECONDS, 10, 1)
+        self.minute = _window(60, 10, max_subjects)
+        self.day = _window(86400, 24, max_subjects)
+        self.rate_limited = _window(60, 10, max_subjects)
+        self.limited = EvaluationCounter(max_subjects=max_subjects)
+        self._earlier_overflow = 0  # of error windows that were replaced
+        self._reset_error_windows(thresholds)
+        finish(self.set_levels(thresholds))
 
     @property
     def next_at(self) -> float:
-        """When to call `expire` before anything is counted."""
-        return min(ring.next_at for ring in self._rings)
+        """The time from which `expire` must be called before anything is counted."""
+        return min(window.next_at for window in self._windows)
 
     @property
     def overflowed(self) -> int:
-        """How much was counted as `__overflow__`, in all windows, ever."""
-        return self._lost + self.limited.overflowed + sum(ring.overflowed for ring in self._rings)
+        """Total number of events counted as `__overflow__`."""
+        overflowed = sum(window.overflowed for window in self._windows)
+        return self._earlier_overflow + self.limited.overflowed + overflowed
 
-    def fit(self, thresholds: Thresholds) -> None:
-        """Start the windows of shares again if they do not fit these thresholds."""
-        same_kind = (
-            thresholds.error_window == self._window
+    def reset_if_incompatible(self, thresholds: Thresholds) -> None:
+        """Replace the error windows if these thresholds need another window or other classes."""
+        compatible = (
+            thresholds.error_window == self._error_window
             and thresholds.count_client_errors == self.count_client_errors
             and latency_bounds(thresholds) == self.bounds
         )
-        if not same_kind:
-            self._lost += sum(ring.overflowed for ring in self._error_rings)
-            self._begin_errors(thresholds)
+        if not compatible:
+            self._earlier_overflow += sum(window.overflowed for window in self._error_windows)
+            self._reset_error_windows(thresholds)
 
     def expire(self, now: float) -> None:
         """Move all windows on to `now`."""
-        for ring in self._rings:
-            ring.expire(now)
+        for window in self._windows:
+            window.expire(now)
 
-    def next_round(self) -> Steps[Callable[[], None]]:
-        """Return a call that forgets what was to be known until this round only.
+    def prepare_next_evaluation(self) -> Steps[Callable[[], None]]:
+        """Return a function that resets the maxima and `limited`.
 
-        Nothing may be counted before it is called.
+        Nothing may be counted until it is called.
         """
-        hot: dict[RollingWindow[Any], Hot[Any]] = {}
-        for ring in self._rings:
-            hot[ring] = yield from ring.next_hot()
+        hot_of: dict[RollingWindow[Any], Hot[Any]] = {}
+        for window in self._windows:
+            hot_of[window] = yield from window.next_hot()
 
         def begin() -> None:
             self.limited.clear()
-            for ring, each in hot.items():
-                ring.begin_evaluation(each)
+            for window, hot in hot_of.items():
+                window.begin_evaluation(hot)
 
         return begin
 
     def add(self, rows: Rows) -> None:
-        """Count `rows` now, and go on with forgetting what is too old."""
-        kinds: list[TrafficClass] = []
-        for (master, key, kind), (requests, tokens) in rows.items():
-            if not kind.requests:
-                kinds.append(kind)
-            kind.requests += requests
-            whose = _subject(master)
-            if kind.is_traffic:
-                self.minute.add(whose, requests, tokens)
-                self.day.add(whose, requests, tokens)
-            if kind.is_judged:
-                self._add_judged(_subject(key), kind, requests)
-            elif kind.limited:
-                self.limited.add(whose, requests)
-        for kind in kinds:
-            self._add_kind(kind, kind.requests)
-            kind.requests = 0
-        for ring in self._rings:
-            ring.drain()
+        """Count `rows` now, and subtract the next part of what has expired."""
+        classes: list[TrafficClass] = []
+        for (tenant, key, traffic_class), (requests, tokens) in rows.items():
+            if not traffic_class.requests:
+                classes.append(traffic_class)
+            traffic_class.requests += requests
+            subject = _subject(tenant)
+            if traffic_class.is_traffic:
+                self.minute.add(subject, requests, tokens)
+                self.day.add(subject, requests, tokens)
+            if traffic_class.is_rated:
+                self._add_rated(_subject(key), traffic_class, requests)
+            elif traffic_class.limited:
+                self.limited.add(subject, requests)
+        for traffic_class in classes:
+            self._add_class(traffic_class, traffic_class.requests)
+            traffic_class.requests = 0
+        for window in self._windows:
+            window.drain()
 
-    def _add_judged(self, key: str, kind: TrafficClass, requests: int) -> None:
-        self.errors.add(key, requests, requests if kind.fails_key else 0)
-        if kind.is_failure and kind.upstream:
-            self.failures_by_upstream.add(("key", key, kind.upstream), requests)
+    def _add_rated(self, key: str, traffic_class: TrafficClass, requests: int) -> None:
+        self.errors.add(key, requests, requests if traffic_class.fails_key else 0)
+        if traffic_class.is_failure and traffic_class.upstream:
+            self.failures_by_upstream.add(("key", key, traffic_class.upstream), requests)
 
-    def _add_kind(self, kind: TrafficClass, requests: int) -> None:
-        if kind.is_traffic:
+    def _add_class(self, traffic_class: TrafficClass, requests: int) -> None:
+        provider, upstream = traffic_class.provider, traffic_class.upstream
+        if traffic_class.is_traffic:
             self.request_rate.add(GATEWAY, requests)
-        if kind.is_traffic and kind.refused:
-            self.rate_limited.add(kind.provider, requests, requests if kind.limited else 0)
-        if kind.is_judged:
-            failures = requests if kind.is_failure else 0
-            self.latencies.add((kind.provider, kind.bucket), requests, failures)
-        if kind.is_failure and kind.upstream:
-            self.failures_by_upstream.add(("provider", kind.provider, kind.upstream), requests)
-            self.upstreams.add(kind.upstream, requests)
+        if traffic_class.is_traffic and traffic_class.rate_limited:
+            self.rate_limited.add(provider, requests, requests if traffic_class.limited else 0)
+        if traffic_class.is_rated:
+            failures = requests if traffic_class.is_failure else 0
+            self.latencies.add((provider, traffic_class.bucket), requests, failures)
+        if traffic_class.is_failure and upstream:
+            self.failures_by_upstream.add(("provider", provider, upstream), requests)
+            self.upstreams.add(upstream, requests)
 
-    def _begin_errors(self, thresholds: Thresholds) -> None:
-        self._window, self.count_client_errors = (
-            thresholds.error_window,
-            thresholds.count_client_errors,
-        )
+    def _reset_error_windows(self, thresholds: Thresholds) -> None:
+        self._error_window = window = thresholds.error_window
+        self.count_client_errors = thresholds.count_client_errors
         self.bounds = latency_bounds(thresholds)
-        window, slots, most = self._window, _ERROR_SLOTS, self._most
-        several = most * (len(self.bounds) + 1)
+        slots, max_subjects = _ERROR_SLOTS, self._max_subjects
+        max_buckets = max_subjects * (len(self.bounds) + 1)
         self.errors: ErrorWindow[str] = ErrorWindow(
-            window=window, slots=slots, max_subjects=most, overflow=OVERFLOW
+            window=window, slots=slots, max_subjects=max_subjects, overflow=OVERFLOW
         )
         self.latencies: RollingWindow[tuple[str, int]] = RollingWindow(
-            window=window, slots=slots, max_subjects=several, overflow=(OVERFLOW, 0)
+            window=window, slots=slots, max_subjects=max_buckets, overflow=(OVERFLOW, 0)
         )
-        self.failures_by_upstream: RollingWindow[Blame] = RollingWindow(
-            window=window, slots=slots, max_subjects=2 * most, overflow=_NOBODY
+        self.failures_by_upstream: RollingWindow[FailureKey] = RollingWindow(
+            window=window, slots=slots, max_subjects=2 * max_subjects, overflow=_OVERFLOW_KEY
         )
         self.upstreams: RollingWindow[Upstream] = RollingWindow(
-            window=window, slots=slots, max_subjects=most, overflow=_NOBODY[2]
+            window=window, slots=slots, max_subjects=max_subjects, overflow=_OVERFLOW_KEY[2]
         )
-        self._error_rings: tuple[RollingWindow[Any], ...] = (
+        self._error_windows: tuple[RollingWindow[Any], ...] = (
             self.errors,
             self.latencies,
             self.failures_by_upstream,
             self.upstreams,
         )
-        self._rings = (
+        self._windows = (
             self.request_rate,
             self.minute,
             self.day,
             self.rate_limited,
-            *self._error_rings,
+            *self._error_windows,
         )
 
-    def watch(self, thresholds: Thresholds) -> Steps[None]:
-        """Let those subjects be hot that are near one of `thresholds`, one window in a step."""
+    def set_levels(self, thresholds: Thresholds) -> Steps[None]:
+        """Select the subjects near one of `thresholds` as hot, one window in a step."""
         ratio = thresholds.resolve_ratio
         level = {metric: thresholds.fires_at(metric) * ratio for metric in METRICS}
-        # A little less, as 1.1 x 10 is more than 11 in floats; the rule itself compares exactly.
+        # A little less: 1.1 x 10 is more than 11 in floats. The rule itself compares exactly.
         self.request_rate.set_levels(count=level["global_qps"] * ARRIVAL_SECONDS * 0.999)
-        refusals = thresholds.provider_429_rpm
-        self.rate_limited.set_levels(count=float("inf") if refusals is None else refusals * ratio)
+        limit = thresholds.provider_429_rpm
+        self.rate_limited.set_levels(count=float("inf") if limit is None else limit * ratio)
         self.minute.set_levels(count=level["master_rpm"], weight=level["master_tpm"])
         yield
         self.day.set_levels(count=level["master_rpd"], weight=level["master_tpd"])
@@ -211,9 +212,9 @@ class TrafficWindows:
         self.errors.set_levels(weight=min_failures(thresholds))
 
     @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Restore in the end what `watch` changes in the body, in which nothing is counted."""
+    def preserve_levels(self) -> Iterator[None]:
+        """Restore the levels after the body, in which nothing may be counted."""
         with ExitStack() as stack:
-            for ring in self._rings:
-                stack.enter_context(ring.keeping())
+            for window in self._windows:
+                stack.enter_context(window.preserve_levels())
             yield

@@ -43,7 +43,8 @@ class UsageReport(msgspec.Struct):
     @property
     def is_complete(self) -> bool:
         """Return True if this report makes all earlier ones obsolete."""
-        return not (self.is_delta or self.is_fallback) and self.usage.is_plausible
+        usage = self.usage
+        return not (self.is_delta or self.is_fallback) and usage.is_plausible and usage.total > 0
 
 
 def _no_usage(_document: Document) -> UsageReport | None:
@@ -70,8 +71,8 @@ class Format:
     Attributes:
         name: Identifies the format.
         find_usage: Returns the usage in a document, or None.
-        find_unclaimed_usage: Returns usage in a place or form that only counts if no format finds
-            any in its own, or None.
+        find_unclaimed_usage: Returns usage that counts only if `find_usage` of no format returns
+            any, or None.
         count: Converts the raw counts to `TokenUsage`.
         merge: Applies a delta to earlier counts.
         supplement: Adds the counts of a fallback report to final ones; None to ignore it.

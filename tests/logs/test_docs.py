@@ -1,4 +1,4 @@
-"""What the page on logs gives to those who collect them fits the lines that are written."""
+"""Collector configurations and tables of docs/logs.md, compared with real log lines."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import yaml
 from tokenpulse_mw import Exchange
 from tokenpulse_mw.logs import AccessLog, JsonFormatter, TextFormatter
 
-from .records import Kept, logger_into, record_of
+from .records import RecordList, logger_into, record_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "logs.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    """The blocks of the page in `language`."""
+    """Return the code blocks of a language on the page."""
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def yaml_with(word: str) -> Any:
-    """The one YAML block of the page in which `word` occurs."""
+    """Return the only YAML block of the page that contains `word`."""
     (block,) = [block for block in blocks("yaml") if word in block]
     return yaml.safe_load(block)
 
 
 def access_record() -> Any:
-    """A record of the access log, within a request."""
-    kept = Kept()
+    """Return a record of the access log with a request id."""
+    handler = RecordList()
     exchange = Exchange("GET", 0.0, route="/a", status=200, provider="claude", model="m")
-    AccessLog(logger_into(kept))(exchange)
-    (record,) = kept.records
+    AccessLog(logger_into(handler))(exchange)
+    (record,) = handler.records
     record.request_id = "01J8Z"
     return record
 
@@ -43,8 +43,8 @@ def access_record() -> Any:
 ENTRY = json.loads(JsonFormatter().format(access_record()))
 
 
-def test_every_driver_is_configured_with_text() -> None:
-    """Docker takes options that are strings, and nothing else."""
+def test_logging_driver_options_are_strings() -> None:
+    """Docker accepts only strings."""
     for driver in ("json-file", "driver: loki", "awslogs"):
         options = yaml_with(driver)["services"]["tokenpulse"]["logging"]["options"]
         assert all(isinstance(value, str) for value in options.values()), options
@@ -59,16 +59,16 @@ def test_every_driver_is_configured_with_text() -> None:
         ({"msg": ""}, "", None),
     ],
 )
-def test_the_regex_for_alloy_reads_our_text(
+def test_alloy_regex_parses_text_lines(
     fields: dict[str, str], message: str, request_id: str | None
 ) -> None:
-    """Each part of the line is found."""
+    """Every part of the line is captured."""
     (pattern,) = re.findall(r"expression = `(.*)`", PAGE)
 
-    found = re.match(pattern, TextFormatter(request_id=True).format(record_of("", **fields)))
+    match = re.match(pattern, TextFormatter(request_id=True).format(record_of("", **fields)))
 
-    assert found is not None
-    assert found.groupdict() == {
+    assert match is not None
+    assert match.groupdict() == {
         "time": "2026-01-21T14:00:42.661Z",
         "level": "WARN",
         "module": "Migration",
@@ -77,8 +77,8 @@ def test_the_regex_for_alloy_reads_our_text(
     }
 
 
-def test_alloy_takes_fields_that_there_are() -> None:
-    """What becomes a label or metadata was read before, and is in our lines."""
+def test_alloy_stages_use_existing_fields() -> None:
+    """Labels and metadata are fields that the JSON stage has extracted from a line."""
     (pipeline,) = [block for block in blocks("alloy") if "stage.json" in block]
     (read,) = re.findall(r"expressions = \{(.*)\}", pipeline)
     names = set(re.findall(r"(\w+) =", read))
@@ -88,13 +88,13 @@ def test_alloy_takes_fields_that_there_are() -> None:
     assert set(re.findall(r"(\w+) =", " ".join(used))) | {"time"} == names
 
 
-def test_lokis_driver_takes_fields_that_there_are() -> None:
-    """Its stages are YAML within YAML."""
+def test_loki_driver_stages_use_existing_fields() -> None:
+    """Labels and metadata are fields that the JSON stage has extracted from a line."""
     options = yaml_with("driver: loki")["services"]["tokenpulse"]["logging"]["options"]
     stages = {
         name: stage
-        for each in yaml.safe_load(options["loki-pipeline-stages"])
-        for name, stage in each.items()
+        for stage_by_name in yaml.safe_load(options["loki-pipeline-stages"])
+        for name, stage in stage_by_name.items()
     }
 
     read = stages["json"]["expressions"].keys()
@@ -104,32 +104,32 @@ def test_lokis_driver_takes_fields_that_there_are() -> None:
     )
 
 
-def test_filebeat_reads_the_time() -> None:
-    """Its layout is Go's reference time, written as we write times."""
+def test_filebeat_layout_parses_the_time() -> None:
+    """The layout is Go's reference time in the format of the lines."""
     config = yaml_with("filebeat.inputs")
     parsers = config["filebeat.inputs"][0]["parsers"]
-    (parser,) = [each["ndjson"] for each in parsers if "ndjson" in each]
+    (parser,) = [parser["ndjson"] for parser in parsers if "ndjson" in parser]
     (processor,) = config["processors"]
 
-    stamp = processor["timestamp"]
-    assert stamp["field"] == f"{parser['target']}.time"
-    (layout,) = stamp["layouts"]
-    for text in (layout, *stamp["test"], ENTRY["time"]):
+    timestamp = processor["timestamp"]
+    assert timestamp["field"] == f"{parser['target']}.time"
+    (layout,) = timestamp["layouts"]
+    for text in (layout, *timestamp["test"], ENTRY["time"]):
         assert datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def test_queries_ask_for_fields_that_there_are() -> None:
-    """Of Loki and of CloudWatch."""
-    asked = re.findall(r"(?<=\| )(\w+) (?:=|>)", "".join(blocks("logql")))
+def test_queries_use_existing_fields() -> None:
+    """The queries of Loki and CloudWatch use fields of the JSON lines."""
+    fields = re.findall(r"(?<=\| )(\w+) (?:=|>)", "".join(blocks("logql")))
     (insights,) = blocks("text")
-    asked += re.findall(r"(?<=[ ,])(\w+)(?=,|\n|\s=)", insights.replace("@timestamp", ""))
+    fields += re.findall(r"(?<=[ ,])(\w+)(?=,|\n|\s=)", insights.replace("@timestamp", ""))
 
-    assert len(asked) > 8
-    assert set(asked) - {"desc"} <= ENTRY.keys()
+    assert len(fields) > 8
+    assert set(fields) - {"desc"} <= ENTRY.keys()
 
 
-def test_fields_that_are_listed_are_those_that_are_written() -> None:
-    """The table of the access log is whole."""
+def test_access_log_table_lists_every_field() -> None:
+    """The table has the fields of a line, the optional ones, and no others."""
     section = PAGE.partition("## Access log")[2].partition("## Request ids")[0]
     rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
