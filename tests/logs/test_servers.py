@@ -8,19 +8,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from ..support.servers import free_port
+from ..support.servers import free_port, lack
 from ..support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.logs.gateway:app"
+UNCONFIGURED = "tests.logs.plain_gateway:app"
 LINE = re.compile(
     r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] \[(DEBUG|INFO|WARN|ERROR)\] \[.+?\] .*"
 )
@@ -142,3 +144,49 @@ def test_uvicorn_without_log_config_uses_our_format(tmp_path: Path) -> None:
     lines = log.read_text().splitlines()
     assert all(LINE.fullmatch(line) for line in lines), lines
     assert any("[uvicorn.access] " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("command", "drains"),
+    [
+        (["uvicorn", UNCONFIGURED, "--port", "{port}"], True),
+        (["uvicorn", UNCONFIGURED, "--port", "{port}", "--workers", "1"], True),
+        (
+            ["gunicorn", UNCONFIGURED, "-k", "uvicorn_worker.UvicornWorker", "-b=127.0.0.1:{port}"],
+            True,
+        ),
+        (["hypercorn", UNCONFIGURED, "--bind", "127.0.0.1:{port}"], False),
+        (["granian", UNCONFIGURED, "--interface", "asgi", "--port", "{port}"], False),
+    ],
+    ids=["uvicorn", "uvicorn with a worker", "gunicorn", "hypercorn", "granian"],
+)
+def test_lines_are_readable_without_configuration(
+    command: list[str], drains: bool, tmp_path: Path
+) -> None:
+    """Alerts, their ends, SIGTERM and the access log have time, level and logger, once each."""
+    if command[0] == "gunicorn" and not (find_spec("gunicorn") and find_spec("uvicorn_worker")):
+        lack("gunicorn with uvicorn-worker")
+    log = tmp_path / "log"
+
+    def lines(text: str) -> list[str]:
+        return [line for line in log.read_text().splitlines() if text in line]
+
+    with serving(["-m", *command], log) as client:
+        client.post("/trouble")
+        wait_until(lambda: bool(lines("fired trouble")))
+        client.post("/trouble")
+        wait_until(lambda: bool(lines("resolved trouble")))
+
+    expected = {
+        "fired trouble:key:k1 [warning]: M": "[WARN] [tokenpulse_mw.alerts] ",
+        "resolved trouble:key:k1 [warning]: T": "[INFO] [tokenpulse_mw.alerts] ",
+        "drain started: signal=SIGTERM delay=0.1" if drains else "SIGTERM cannot be delayed: ": (
+            f"[{'INFO' if drains else 'WARN'}] [tokenpulse_mw.health] "
+        ),
+    }
+    for message, prefix in expected.items():
+        (line,) = lines(message)
+        assert LINE.fullmatch(line), line
+        assert f"{prefix}{message}" in line
+    assert all(LINE.fullmatch(line) for line in lines("POST /trouble 200"))
+    assert len(lines("[tokenpulse_mw.access] POST /trouble 200")) == 2

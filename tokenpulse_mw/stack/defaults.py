@@ -27,7 +27,7 @@ from ..alerts.engine import check_sinks
 from ..alerts.store import SQLAlertStore
 from ..config import Settings
 from ..health import CheckResult, Observation
-from ..logs import ACCESS_LOGGER, configure_logging, settings_routes
+from ..logs import ACCESS_LOGGER, add_last_resort, configure_logging, settings_routes
 from ..ratelimit import (
     KeyFunction,
     Limiter,
@@ -284,6 +284,8 @@ def configure_logs(settings: Settings) -> None:
             capture=["uvicorn"],  # the lines of the server get the same format
             request_id=settings.access_log,
         )
+    else:
+        add_last_resort(request_id=settings.access_log)
     access = logging.getLogger(ACCESS_LOGGER)
     if settings.access_log and not access.isEnabledFor(logging.INFO):
         access.warning(
