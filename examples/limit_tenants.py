@@ -1,4 +1,4 @@
-"""A gateway with several limits: by address, by tenant, in tokens, and in requests at once.
+"""A gateway with limits by address, by tenant, of tokens and of concurrent requests.
 
 Run it:
 
@@ -6,8 +6,8 @@ Run it:
 
     curl -i -X POST http://127.0.0.1:8000/v1/chat/completions -H "authorization: Bearer sk-1"
 
-Among the headers of the answer is where the tenant stands under each limit. To count together on
-several machines, start a Redis and set REDIS_URL to async+redis://127.0.0.1:6379.
+The headers of the response state what remains of each limit. To share the limits between several
+machines, start a Redis and set REDIS_URL to async+redis://127.0.0.1:6379.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ REDIS = os.environ.get("REDIS_URL")
 
 
 def per_minute(limit: int, name: str) -> Limiter | SharedLimiter:
-    """A limit that is counted in the Redis, if there is one."""
+    """Return a limiter that counts in Redis if REDIS_URL is set."""
     if REDIS is None:
         return Limiter(f"{limit}/minute")
     return SharedLimiter(f"{limit}/minute", storage=REDIS, prefix=f"example:{name}")
 
 
 policies = [
-    # Strangers too: by address, and behind a proxy on this machine by what it says.
+    # Anonymous clients too: by address, which a proxy on this machine may report.
     Policy("600/minute", name="address", key=keys.client_address(trusted=["127.0.0.1", "::1"])),
     Policy(per_minute(60, "requests"), name="requests", key=keys.annotation("tenant")),
-    # A request may use 4,000 tokens at most; what it has used is charged when it is over.
+    # Reserves 4,000 tokens; the usage replaces them when the response ends.
     Policy(per_minute(20_000, "tokens"), name="tokens", key=keys.annotation("tenant"), tokens=4000),
     Policy(
         InFlight(4),
@@ -61,13 +61,13 @@ policies = [
 
 
 class Tenants:
-    """Finds out whose key it is, before the limits are asked."""
+    """Middleware that annotates the tenant of an API key outside the limits."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Annotate the tenant."""
+        """Annotate the tenant and call the application."""
         if scope["type"] == "http":
             tenant = TENANTS.get(dict(scope["headers"]).get(b"authorization", b""))
             annotate(scope, tenant=tenant)
@@ -75,7 +75,7 @@ class Tenants:
 
 
 async def chat(request: Request) -> JSONResponse:
-    """Stands for a call of the vendor."""
+    """Return a response as of a vendor."""
     usage = {"prompt_tokens": 900, "completion_tokens": 100}
     return JSONResponse({"object": "chat.completion", "choices": [], "usage": usage})
 

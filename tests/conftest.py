@@ -18,55 +18,55 @@ from .support.clock import FakeClock
 from .support.defaults import set_default
 from .support.waiting import PATIENCE
 
-# No test fails because the machine is slow.
+# Without deadlines, so that no test fails because the machine is slow.
 settings.register_profile(
     "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("fast", settings.get_profile("patient"), max_examples=5)
 settings.load_profile("patient")
 
-# The fixtures that start a server of the system.
+# Fixtures that start an installed server.
 SERVERS = {"redis", "locked_redis", "memcached", "storage", "server", "postgres", "prometheus"}
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one worker more than there are cores, because many tests wait for a server."""
+    """Return one worker more than the number of cores, because many tests wait for servers."""
     return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test that uses a server of the system."""
+    """Mark each test that uses an installed server."""
     for item in items:
         if isinstance(item, pytest.Function) and not SERVERS.isdisjoint(item.fixturenames):
             item.add_marker("server")
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the collected tests, which live to the end, from every later garbage collection."""
+    """Exclude the collected tests from garbage collection, since they live until the end."""
     gc.freeze()
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Tests marked `anyio` run on both event loops."""
+    """Run tests marked `anyio` on both event loops."""
     return str(request.param)
 
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """A clock that stands still."""
+    """Return a clock that only the test advances."""
     return FakeClock()
 
 
 @pytest.fixture
 def metrics() -> HttpMetrics:
-    """Metrics on a registry of their own."""
+    """Return metrics on a separate registry."""
     return HttpMetrics(CollectorRegistry())
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a test does not say how long checks of health may take, they may take long."""
+    """Extend the default timeouts of health checks, so that slow machines do not exceed them."""
     set_default(monkeypatch, Checks.__init__, "deadline", PATIENCE)
     for name in ("timeout", "deadline"):
         set_default(monkeypatch, HealthRouter.__init__, name, PATIENCE)
@@ -74,9 +74,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def logging_as_it_was() -> Iterator[None]:
-    """Leave the process's logging as it was found."""
+    """Restore the configuration of logging after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
-    root.setLevel(level)  # which other loggers have taken a copy of
+    root.setLevel(level)  # also clears the level caches of other loggers

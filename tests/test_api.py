@@ -9,14 +9,14 @@ import tokenpulse_mw
 from .support.api_reference import PAGE, reference, summary
 
 
-def test_reference_is_up_to_date() -> None:
-    """`python -m tests.support.api_reference` writes the page from the code."""
+def test_api_reference_equals_generated_page() -> None:
+    """The page is the output of `python -m tests.support.api_reference`."""
     assert PAGE.read_text() == reference()
 
 
 @pytest.mark.parametrize("name", tokenpulse_mw.__all__)
 def test_public_name_has_a_section_with_its_summary(name: str) -> None:
-    """Each public name is documented in one sentence at least."""
+    """Each public name has a section that contains the summary of its docstring."""
     text = summary(getattr(tokenpulse_mw, name))
 
     assert text

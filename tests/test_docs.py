@@ -1,4 +1,4 @@
-"""The documentation is true: every Python block in it runs."""
+"""Documentation: Python blocks, links, public names and metrics."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_python_block_runs(page: Path) -> None:
-    """The blocks of a page run one after the other, as a reader would try them."""
+def test_python_blocks_of_page_run(page: Path) -> None:
+    """The Python blocks of a page run in order, in one namespace."""
     text = page.read_text()
     names: dict[str, object] = {"__name__": "__docs__"}
     for block in BLOCK.finditer(text):
@@ -29,21 +29,21 @@ def test_every_python_block_runs(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
-    """Links between pages, and to files of the project, are not broken."""
+def test_links_of_page_have_a_target(page: Path) -> None:
+    """Each relative link refers to an existing file."""
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), target
 
 
-def test_every_public_name_is_documented() -> None:
-    """Whatever is exported is mentioned in the documentation."""
+def test_each_public_name_is_documented() -> None:
+    """Each exported name occurs in the documentation."""
     pages = "".join(page.read_text() for page in PAGES)
 
     assert [name for name in tokenpulse_mw.__all__ if name not in pages] == []
 
 
-def test_every_metric_is_documented() -> None:
-    """The page on metrics has a row for each family that is exported, and for no other."""
+def test_metrics_page_lists_all_families() -> None:
+    """The page of metrics has a row for each exported family, and no other row."""
     source = (Path(tokenpulse_mw.__file__).parent / "metrics" / "families.py").read_text()
     page = (ROOT / "docs" / "metrics.md").read_text()
 

@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""Examples."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def tokens(provider: str, kind: str) -> float:
-    """Tokens counted so far on the default registry, which the examples share with others."""
+    """Return the tokens on the default registry, which the examples share."""
     labels = {"provider": provider, "kind": kind}
     return REGISTRY.get_sample_value("tokenpulse_llm_tokens_total", labels) or 0
 
 
 def load(name: str) -> dict[str, Any]:
-    """Run an example as uvicorn would import it."""
+    """Import an example, and return its global names."""
     return runpy.run_path(str(EXAMPLES / name))
 
 
 @pytest.mark.usefixtures("patient")
-def test_the_fastapi_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It passes a stream on, and meters and counts it."""
-    written = tokens("codex", "output")
+def test_fastapi_gateway_streams_and_counts_a_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway forwards a stream, counts its tokens, and serves health and metrics."""
+    before = tokens("codex", "output")
     with LocalServer(Vendor().app) as vendor:
         monkeypatch.setenv("VENDOR_URL", vendor.url)
         with TestClient(load("fastapi_gateway.py")["app"]) as client:
-            asked = {"stream": True, "stream_options": {"include_usage": True}}
-            answer = client.post("/codex/v1/chat/completions", json=asked)
+            request = {"stream": True, "stream_options": {"include_usage": True}}
+            response = client.post("/codex/v1/chat/completions", json=request)
 
-            assert answer.text.endswith("data: [DONE]\n\n")
+            assert response.text.endswith("data: [DONE]\n\n")
             assert client.get("/health").json()["service"] == "oauth2api"
             assert client.get("/api/credentials/status").json() == {"codex": True}
             scrape = client.get("/metrics").text
             assert 'route="/codex/v1/chat/completions",status="200",provider="codex"' in scrape
-            assert tokens("codex", "output") == written + 8
+            assert tokens("codex", "output") == before + 8
 
 
 @pytest.mark.usefixtures("logging_as_it_was")
-def test_the_parts_on_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """Limit, metrics, alerts, health and an observer work side by side."""
+def test_starlette_parts_work_without_the_stack(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rate limit, metrics, alerts, health and an observer can be installed separately."""
     with TestClient(load("starlette_parts.py")["app"]) as client:
         statuses = [client.get("/hello").status_code for _ in range(6)]
 
@@ -59,40 +59,42 @@ def test_the_parts_on_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("GET /hello 200") == 5
 
 
-def test_a_wrapped_vendor() -> None:
-    """An application that knows nothing of us is limited, measured and metered."""
-    read = tokens("claude", "input")
+def test_wrapped_vendor_is_limited_and_metered() -> None:
+    """`wrap` adds limits, metrics and token counts to any ASGI application."""
+    before = tokens("claude", "input")
     with TestClient(load("wrap_vendor.py")["app"]) as client:
-        answer = client.post("/claude/v1/messages")
+        response = client.post("/claude/v1/messages")
 
-        assert answer.json()["usage"]["input_tokens"] == 9
-        assert answer.headers["ratelimit-policy"] == '"default";q=100;w=60'
+        assert response.json()["usage"]["input_tokens"] == 9
+        assert response.headers["ratelimit-policy"] == '"default";q=100;w=60'
         assert 'tokenpulse_llm_tokens_total{provider="claude",' in client.get("/metrics").text
-        assert tokens("claude", "input") == read + 9
+        assert tokens("claude", "input") == before + 9
 
 
-def test_limits_by_tenant() -> None:
-    """A tenant is limited by address, requests, tokens and requests at once, all together."""
+def test_tenant_is_limited_by_several_policies() -> None:
+    """The limits of addresses, requests, tokens and concurrent requests apply at the same time."""
     client = TestClient(load("limit_tenants.py")["app"])
 
-    def ask(key: str) -> Any:
+    def post(key: str) -> Any:
         headers = {"authorization": f"Bearer {key}"}
         return client.post("/v1/chat/completions", headers=headers)
 
-    first, *answers, refused = [ask("sk-1") for _ in range(18)]
+    first, *allowed, rejected = [post("sk-1") for _ in range(18)]
     assert first.headers["ratelimit"].split(",")[2:] == ['"tokens";r=16000;t=60', '"at-once";r=3']
-    assert {answer.status_code for answer in answers} == {200}
-    assert refused.status_code == 429  # 17,000 are used, and another 4,000 would be too many
-    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
-    assert ask("sk-2").status_code == 200
-    assert ask("nobody").headers["ratelimit"].startswith('"address";r=')
+    assert {response.status_code for response in allowed} == {200}
+    assert (
+        rejected.status_code == 429
+    )  # 17,000 tokens are used, and 4,000 more would exceed the limit
+    assert rejected.json()["error"]["code"] == "rate_limit_exceeded"
+    assert post("sk-2").status_code == 200
+    assert post("unknown").headers["ratelimit"].startswith('"address";r=')
 
 
 @pytest.mark.usefixtures("logging_as_it_was")
-def test_a_gateway_for_people_on_call(
+def test_on_call_gateway_keeps_alerts_across_a_restart(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What fires is there after a restart, and can be acknowledged."""
+    """A firing alert is restored after a restart and can be acknowledged."""
     monkeypatch.setenv("TOKENPULSE_ADMIN_TOKEN", "s3cret")
     monkeypatch.setenv("ALERT_STORE", f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
     monkeypatch.setenv("WEBHOOK_URL", "http://127.0.0.1:9/")
@@ -113,8 +115,8 @@ def test_a_gateway_for_people_on_call(
     assert '"route":"/claude/v1/messages"' in capsys.readouterr().err
 
 
-def test_every_example_is_tested() -> None:
-    """No example is left to rot."""
+def test_each_example_has_a_test() -> None:
+    """Each example is named in this module."""
     tested = Path(__file__).read_text()
 
     assert all(example.name in tested for example in EXAMPLES.glob("*.py"))

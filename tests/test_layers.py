@@ -1,4 +1,4 @@
-"""The walls of the house: which part may import which."""
+"""Layers: the imports that each part of the package may have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = Path(tokenpulse_mw.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FEATURES = {"ratelimit", "metrics", "alerts", "health", "logs"}
-ALONE = {"config", "lifespan", "outages", "secret", "validation"}  # they import no feature
+ALONE = {"config", "lifespan", "outages", "secret", "validation"}  # import no feature
 ALLOWED = {
     "usage": set[str](),
     "exchange": {"usage", "outages"},
@@ -27,75 +27,76 @@ ALLOWED = {
     "web": {"outages", "secret"},
     "stack": FEATURES | ALONE | {"exchange", "web"},
     "monitoring": set[str](),  # files for other programs
-    "check": set[str](),  # it sends requests to a gateway
-    "demo": {"__init__"},  # it is a user of the library, and has only its public names
+    "check": set[str](),  # sends requests to a gateway
+    "demo": {"__init__"},  # uses only public names
     "cli": {"__init__", "check", "demo", "monitoring"},
     "__main__": {"cli"},
     "__init__": FEATURES | ALONE | {"exchange", "usage", "stack", "web"},
 }
 
 
-def place(module: Path) -> tuple[str, ...]:
-    """A module's name in parts, below the package."""
+def parts_of(module: Path) -> tuple[str, ...]:
+    """Return the path of a module below the package, in parts."""
     return module.relative_to(PACKAGE).with_suffix("").parts
 
 
-def room(module: Path) -> str:
-    """The top-level folder or module that `module` belongs to."""
-    return place(module)[0]
+def layer_of(module: Path) -> str:
+    """Return the top-level folder or module that `module` belongs to."""
+    return parts_of(module)[0]
 
 
 def imports(module: Path) -> Iterator[tuple[str, ...]]:
-    """What `module` imports of ours, in parts below the package."""
+    """Yield the names that `module` imports from the package, in parts."""
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = place(module)[: -node.level]
+            base = parts_of(module)[: -node.level]
             target = (*base, *(node.module.split(".") if node.module else ())) or ("__init__",)
             for alias in node.names:
                 yield (*target, alias.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
-            assert "tokenpulse_mw" not in names, f"{module} imports ours by its full name"
+            assert "tokenpulse_mw" not in names, f"{module}: use a relative import"
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: "/".join(place(module)))
-def test_a_part_imports_only_what_it_may(module: Path) -> None:
-    """No feature knows another; what they share is the exchange; only the stack knows all."""
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: "/".join(parts_of(module)))
+def test_module_imports_only_allowed_layers(module: Path) -> None:
+    """Features share the exchange and do not import each other; only the stack imports all."""
     for target in imports(module):
-        assert target[0] == room(module) or target[0] in ALLOWED[room(module)], target
+        assert target[0] == layer_of(module) or target[0] in ALLOWED[layer_of(module)], target
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: "/".join(place(module)))
-def test_no_import_hides_from_these_walls(module: Path) -> None:
-    """An import for types alone is an import as well."""
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: "/".join(parts_of(module)))
+def test_module_has_no_imports_for_types_only(module: Path) -> None:
+    """`TYPE_CHECKING` is not used, since imports for types are dependencies, too."""
     assert "TYPE_CHECKING" not in module.read_text()
 
 
 @pytest.mark.slow
-def test_no_import_circle() -> None:
-    """Every module can be understood from those below it."""
-    names = {place(module): module for module in MODULES}
+def test_imports_have_no_cycle() -> None:
+    """No module imports itself through other modules."""
+    names = {parts_of(module): module for module in MODULES}
 
-    def below(name: tuple[str, ...]) -> set[tuple[str, ...]]:
-        found: set[tuple[str, ...]] = set()
+    def imports_of(name: tuple[str, ...]) -> set[tuple[str, ...]]:
+        imported: set[tuple[str, ...]] = set()
         for target in imports(names[name]):
             parent = target[:-1]
             candidates = (target, parent, (*target, "__init__"), (*parent, "__init__"))
-            found.update([each for each in candidates if each in names and each != name][:1])
-        return found
+            own = [module for module in candidates if module in names and module != name]
+            imported.update(own[:1])
+        return imported
 
-    done: set[tuple[str, ...]] = set()
+    visited: set[tuple[str, ...]] = set()
 
     def visit(name: tuple[str, ...], path: tuple[tuple[str, ...], ...]) -> None:
-        assert name not in path, " -> ".join("/".join(each) for each in (*path, name))
-        if name not in done:
-            for each in below(name):
-                visit(each, (*path, name))
-            done.add(name)
+        assert name not in path, " -> ".join("/".join(module) for module in (*path, name))
+        if name not in visited:
+            for module in imports_of(name):
+                visit(module, (*path, name))
+            visited.add(name)
 
     for name in names:
         visit(name, ())
-    assert len(done) == len(MODULES)
+    assert len(visited) == len(MODULES)
 
 
 def test_public_names_exist_and_have_docstrings() -> None:

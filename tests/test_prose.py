@@ -22,9 +22,6 @@ PAGES = [
     *sorted((ROOT / "tokenpulse_mw/monitoring").rglob("*.md")),
 ]
 
-# Files that are not rewritten yet. A file that has no fault left is removed from the list.
-BACKLOG = set((Path(__file__).parent / "prose_backlog.txt").read_text().split())
-
 # What never occurs, and what to write instead.
 WORDS = {
     r"whoever|whomever|whosoever": "name the agent",
@@ -92,17 +89,9 @@ def faults(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     "path", [path for path in [*CODE, *PAGES] if path != Path(__file__)], ids=ids
 )
-def test_file_needs_no_decoding(path: Path) -> None:
+def test_file_is_in_plain_english(path: Path) -> None:
     """A file has plain words, docstrings that begin with a verb, and nouns as loop variables."""
-    found = faults(path)
-
-    assert found == [] or ids(path) in BACKLOG, found
-
-
-@pytest.mark.parametrize("name", sorted(BACKLOG))
-def test_backlog_has_only_files_with_faults(name: str) -> None:
-    """The list of files that are not rewritten only becomes shorter."""
-    assert faults(ROOT / name), f"{name} has no fault left: remove it from prose_backlog.txt"
+    assert faults(path) == []
 
 
 def test_every_kind_of_fault_is_found() -> None:

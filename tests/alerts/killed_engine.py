@@ -1,9 +1,9 @@
-"""A process that is killed: its alerts begin and end all the time, and people change things.
+"""Process with an engine that a test kills: alerts fire and resolve, and controls change them.
 
     python -m tests.alerts.killed_engine DATABASE WEBHOOK BY
 
-Each line is what is done: `seen` and the id of an alert, or `version` and a number. When its input
-ends it finds nothing more, and ends itself when everybody has been told.
+Prints a line after each change: `acknowledged` and the id of an alert, or `version` and a number.
+At the end of its input it resolves all alerts, and exits when the sink has every notification.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from tokenpulse_mw.alerts.sinks import WebhookSink
 from tokenpulse_mw.alerts.store import SQLAlertStore
 
 _KEYS = 12
-_said = list[str]()
+_printed_lines = 0
 
 
-class Troubles:
-    """A rule by what was said: each key is in trouble for some lines, and then is not.
+class FlappingRule:
+    """A rule that finds each key for some printed lines, and then not for some.
 
-    Time has no part in it: on a slow machine too much would happen while nobody can be told of it,
-    so that old news would make way for new ones.
+    It depends on lines, not on time: a slow machine would cause more transitions than it can
+    deliver, and the queue would drop the oldest.
     """
 
     def __init__(self) -> None:
-        self.over = False
-        self._began = random.uniform(0, 3)
+        self.stopped = False
+        self._offset = random.uniform(0, 3)
 
     def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
-        turns = self._began + len(_said) / 40
-        for number in range(0 if self.over else _KEYS):
-            if int(turns + number / _KEYS) % 3:
+        phase = self._offset + _printed_lines / 40
+        for number in range(0 if self.stopped else _KEYS):
+            if int(phase + number / _KEYS) % 3:
                 yield Finding(
                     type="trouble",
                     subject=Subject("key", f"k{number}"),
@@ -48,41 +48,42 @@ class Troubles:
                 )
 
 
-def say(*words: object) -> None:
-    """Print a line at once."""
-    _said.append(str(words[0]))
+def print_line(*words: object) -> None:
+    """Print a line without buffering."""
+    global _printed_lines
+    _printed_lines += 1
     print(*words, flush=True)  # noqa: T201
 
 
-async def rounds(engine: AlertEngine, by: str) -> None:
-    """Evaluate as fast as it goes, and acknowledge what begins."""
+async def evaluate_and_acknowledge(engine: AlertEngine, by: str) -> None:
+    """Evaluate in a loop, and acknowledge each alert that fires."""
     while True:
         for event in await engine.evaluate():
             if event.transition == "fired":
                 await engine.controls.acknowledge(event.alert_id, by=by)
-                say("seen", event.alert_id)
+                print_line("acknowledged", event.alert_id)
         await anyio.sleep(0.01)
 
 
-async def edits(engine: AlertEngine, by: str) -> None:
-    """Change the thresholds again and again."""
+async def change_thresholds(engine: AlertEngine, by: str) -> None:
+    """Change the thresholds in a loop."""
     while True:
         changed = engine.thresholds.changed(global_qps=1000 + time.time() % 1000)
-        say("version", (await engine.controls.set_thresholds(changed, by=by)).version)
+        print_line("version", (await engine.controls.set_thresholds(changed, by=by)).version)
         await anyio.sleep(0.01)
 
 
 async def main(database: str, webhook: str, by: str) -> None:
-    """Go on until killed, or until the input ends and all is told."""
-    troubles = Troubles()
-    engine = AlertEngine([troubles], [WebhookSink(webhook)], store=SQLAlertStore(database))
+    """Run until killed, or until the input has ended and the queues are empty."""
+    rule = FlappingRule()
+    engine = AlertEngine([rule], [WebhookSink(webhook)], store=SQLAlertStore(database))
     async with engine:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(rounds, engine, by)
-            tasks.start_soon(edits, engine, by)
+            tasks.start_soon(evaluate_and_acknowledge, engine, by)
+            tasks.start_soon(change_thresholds, engine, by)
             await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
             tasks.cancel_scope.cancel()
-        troubles.over = True
+        rule.stopped = True
         await engine.evaluate()
         while sum(engine.queue_length().values()):  # noqa: ASYNC110 - there is no event for that
             await anyio.sleep(0.01)

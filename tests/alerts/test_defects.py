@@ -1,4 +1,4 @@
-"""The defects of the seed's detector that are the engine's side; the rules' are in their tests."""
+"""Defects of the seed's detector that the engine avoids; those of its rules are in their tests."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from .exchanges import exchange
 from .findings import FixedRule, RecordingSink, finding
 
 
-class Trying(MemoryAlertStore):
-    """A store that is out of order while it is `down`, and takes a moment to be read."""
+class FailingStore(MemoryAlertStore):
+    """A store that fails while it is `down`; `load` takes one step of the event loop."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
         super().__init__(wall=wall)
@@ -41,134 +41,134 @@ class Trying(MemoryAlertStore):
 
     async def load(self) -> EngineState:
         await anyio.lowlevel.checkpoint()
-        self._try()
+        self._check()
         return await super().load()
 
     async def commit(self, changes: Changes) -> None:
-        self._try()
+        self._check()
         await super().commit(changes)
 
     async def set_thresholds(self, *values: Any, **options: Any) -> Any:
-        self._try()
+        self._check()
         return await super().set_thresholds(*values, **options)
 
-    def _try(self) -> None:
+    def _check(self) -> None:
         if self.down:
             raise StoreError("no database")
 
 
 class Gateway:
-    """An engine with a rule that finds what a test says, on a store that may fail."""
+    """An engine with a planned rule and the default rules, on a store that may fail."""
 
-    def __init__(self, *found: Finding) -> None:
+    def __init__(self, *findings: Finding) -> None:
         self.clock = FakeClock()
-        self.store = Trying(self.clock)
-        self.heard = RecordingSink()
-        self.rule = FixedRule(*found)
+        self.store = FailingStore(self.clock)
+        self.sink = RecordingSink()
+        self.rule = FixedRule(*findings)
         self.restart()
 
     def restart(self) -> None:
-        """Begin with an engine that has seen nothing."""
+        """Replace the engine by one that has seen no traffic."""
         self.engine = AlertEngine(
             [self.rule, *default_rules()],
-            [self.heard],
+            [self.sink],
             store=self.store,
             clock=self.clock,
             wall=self.clock,
         )
 
-    async def rounds(self, number: int = 1) -> list[str]:
-        """So many rounds, a minute apart, and what happened in them."""
-        told: list[AlertEvent] = []
-        for _ in range(number):
+    async def evaluate(self, times: int = 1) -> list[str]:
+        """Evaluate so many times, a minute apart, and return the transitions."""
+        events: list[AlertEvent] = []
+        for _ in range(times):
             self.clock.advance(60)
-            told += await self.engine.evaluate()
-        return [each.transition for each in told]
+            events += await self.engine.evaluate()
+        return [event.transition for event in events]
 
     async def alerts(self) -> list[AlertRecord]:
-        """All that are kept."""
+        """Return all stored alerts."""
         return list((await self.store.alerts()).items)
 
 
 @pytest.mark.anyio
-async def test_defect_2_what_stops_is_resolved_and_piles_up_nowhere() -> None:
-    """An alert that comes and goes leaves nothing that is active."""
+async def test_defect_2_alert_that_is_not_found_any_more_is_resolved() -> None:
+    """After five episodes no alert is open."""
     gateway = Gateway()
 
     for _ in range(5):
         gateway.rule.findings = [finding()]
-        assert await gateway.rounds(2) == ["fired"]
+        assert await gateway.evaluate(2) == ["fired"]
         gateway.rule.findings = []
-        assert await gateway.rounds(2) == ["resolved"]
+        assert await gateway.evaluate(2) == ["resolved"]
 
-    assert [each.state for each in await gateway.alerts()] == ["resolved"] * 5
+    assert [alert.state for alert in await gateway.alerts()] == ["resolved"] * 5
     assert (gateway.engine.firing, gateway.engine.counts()) == ([], {})
 
 
 @pytest.mark.anyio
-async def test_defect_3_an_alert_that_somebody_has_seen_does_not_come_back() -> None:
-    """For an hour it is the same alert, of which nobody is reminded."""
+async def test_defect_3_acknowledged_alert_does_not_fire_again() -> None:
+    """For an hour the alert stays the same, without reminders."""
     gateway = Gateway(finding())
-    await gateway.rounds()
+    await gateway.evaluate()
     (alert,) = await gateway.alerts()
 
     await gateway.engine.controls.acknowledge(alert.id, by="ada")
-    await gateway.rounds(60)
+    await gateway.evaluate(60)
 
-    (after,) = await gateway.alerts()
-    assert (after.id, after.state) == (alert.id, "firing")
-    assert gateway.heard.transitions == ["fired"]
+    (acknowledged,) = await gateway.alerts()
+    assert (acknowledged.id, acknowledged.state) == (alert.id, "firing")
+    assert gateway.sink.transitions == ["fired"]
 
 
 @pytest.mark.anyio
-async def test_defect_4_what_gets_worse_within_the_cooldown_is_told_of_the_same_alert() -> None:
-    """It is neither swallowed nor a second alert."""
+async def test_defect_4_escalation_within_the_cooldown_is_notified() -> None:
+    """The alert escalates; no second alert fires."""
     gateway = Gateway(finding("warning"))
-    await gateway.rounds()
+    await gateway.evaluate()
 
     gateway.rule.findings = [finding("critical")]
-    await gateway.rounds()
+    await gateway.evaluate()
 
     (alert,) = await gateway.alerts()
     assert (alert.severity, alert.fired_at) == ("critical", 1060)
-    assert gateway.heard.transitions == ["fired", "escalated"]
+    assert gateway.sink.transitions == ["fired", "escalated"]
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["new", "after a restart"])
+@pytest.mark.parametrize("stored", [False, True], ids=["new", "after a restart"])
 @pytest.mark.anyio
-async def test_defect_5_two_rounds_at_once_make_one_alert(kept: bool) -> None:
-    """Also where the engine has just been started, and does not know yet what was kept."""
+async def test_defect_5_concurrent_evaluations_fire_one_alert(stored: bool) -> None:
+    """A restarted engine restores the stored alert before it evaluates."""
     gateway = Gateway(finding())
-    if kept:
-        await gateway.rounds()
+    if stored:
+        await gateway.evaluate()
         gateway.restart()
 
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
-            tasks.start_soon(gateway.rounds)
+            tasks.start_soon(gateway.evaluate)
 
     assert len(await gateway.alerts()) == 1
-    assert gateway.heard.transitions == ["fired"]
+    assert gateway.sink.transitions == ["fired"]
 
 
 @pytest.mark.anyio
-async def test_defect_5_a_store_that_fails_makes_no_second_alert() -> None:
-    """It is told once, and kept when the store takes it."""
+async def test_defect_5_store_failure_causes_no_second_alert() -> None:
+    """The alert is notified once, and stored when the store works again."""
     gateway = Gateway(finding())
     gateway.store.down = True
-    await gateway.rounds(3)
-    assert (gateway.heard.transitions, await gateway.alerts()) == (["fired"], [])
+    await gateway.evaluate(3)
+    assert (gateway.sink.transitions, await gateway.alerts()) == (["fired"], [])
 
     gateway.store.down = False
-    await gateway.rounds(1)
+    await gateway.evaluate()
 
-    assert gateway.heard.transitions == ["fired"]
-    assert [each.started_at for each in await gateway.alerts()] == [1060]
+    assert gateway.sink.transitions == ["fired"]
+    assert [alert.started_at for alert in await gateway.alerts()] == [1060]
 
 
 @pytest.mark.anyio
-async def test_defect_9_a_threshold_of_0_is_never_in_force() -> None:
-    """It cannot be set; one that somebody has put into the database is not used."""
+async def test_defect_9_threshold_of_0_is_never_in_force() -> None:
+    """Controls reject it, and a stored one is ignored."""
     gateway = Gateway()
     with pytest.raises(InvalidThresholds, match="global_qps"):
         await gateway.engine.controls.set_thresholds(Thresholds(global_qps=0), by="ada")
@@ -177,20 +177,20 @@ async def test_defect_9_a_threshold_of_0_is_never_in_force() -> None:
 
     gateway.engine.observe(exchange())
 
-    assert await gateway.rounds() == []
+    assert await gateway.evaluate() == []
     assert gateway.engine.thresholds == Thresholds()
 
 
 @pytest.mark.anyio
-async def test_defect_10_a_sick_store_changes_no_thresholds() -> None:
-    """Those in force stay so, round after round, and nobody can set others half."""
+async def test_defect_10_store_failure_changes_no_thresholds() -> None:
+    """The thresholds stay in force, and a change that cannot be stored is rejected."""
     gateway = Gateway()
     chosen = Thresholds(error_rate=0.5)
-    await gateway.rounds()
+    await gateway.evaluate()
     await gateway.engine.controls.set_thresholds(chosen, by="ada")
 
     gateway.store.down = True
-    await gateway.rounds(3)
+    await gateway.evaluate(3)
     with pytest.raises(StoreError):
         await gateway.engine.controls.set_thresholds(Thresholds(), by="bob")
 
@@ -198,72 +198,72 @@ async def test_defect_10_a_sick_store_changes_no_thresholds() -> None:
 
 
 @pytest.mark.anyio
-async def test_defect_10_thresholds_are_those_that_were_set_as_soon_as_they_can_be_read() -> None:
-    """A store that is down when an engine starts is asked again in each round."""
+async def test_defect_10_thresholds_are_restored_when_the_store_works_again() -> None:
+    """If the store is down at the start, each evaluation retries."""
     gateway = Gateway()
     chosen = Thresholds(error_rate=0.5)
-    await gateway.rounds()
+    await gateway.evaluate()
     await gateway.engine.controls.set_thresholds(chosen, by="ada")
 
     gateway.store.down = True
     gateway.restart()
-    await gateway.rounds(2)
+    await gateway.evaluate(2)
     gateway.store.down = False
-    await gateway.rounds()
+    await gateway.evaluate()
 
     assert gateway.engine.thresholds == chosen
 
 
-@pytest.mark.parametrize(("requests", "said"), [(120, "(12.0 >= 10)"), (125, "(12.5 >= 10)")])
+@pytest.mark.parametrize(("requests", "comparison"), [(120, "(12.0 >= 10)"), (125, "(12.5 >= 10)")])
 @pytest.mark.anyio
-async def test_defect_11_numbers_are_told_as_numbers(requests: int, said: str) -> None:
-    """What is told of a spike has its value in it, whole or not."""
+async def test_defect_11_title_has_the_value_as_a_number(requests: int, comparison: str) -> None:
+    """Integers and fractions are formatted alike."""
     gateway = Gateway()
     await gateway.engine.controls.set_thresholds(Thresholds(global_qps=10), by="ada")
     for _ in range(requests):
         gateway.engine.observe(exchange())
 
-    await gateway.rounds()
+    await gateway.evaluate()
 
-    (event,) = gateway.heard.events
-    assert event.finding.title == f"The gateway: QPS threshold exceeded {said}"
+    (event,) = gateway.sink.events
+    assert event.finding.title == f"The gateway: QPS threshold exceeded {comparison}"
 
 
 @pytest.mark.anyio
-async def test_defect_13_a_throttling_of_seconds_is_told_and_one_spike_need_not_fire() -> None:
-    """What happens between two rounds is seen; what must last is not fired by one instant."""
+async def test_defect_13_burst_between_two_evaluations_is_counted() -> None:
+    """A burst of rate-limited requests fires; an alert with `hold_for` does not."""
     gateway = Gateway()
     gateway.clock.advance(20)
     for _ in range(50):
         gateway.engine.observe(exchange(tenant="acme", provider="claude", limited=True, status=429))
     gateway.clock.advance(20)
 
-    await gateway.rounds(4)
+    await gateway.evaluate(4)
 
-    assert gateway.heard.transitions_of("rate_limit:master:acme") == ["fired", "resolved"]
-    assert gateway.heard.transitions_of("rate_limit_exceeded:provider:claude") == []
+    assert gateway.sink.transitions_of("rate_limit:master:acme") == ["fired", "resolved"]
+    assert gateway.sink.transitions_of("rate_limit_exceeded:provider:claude") == []
 
 
 @pytest.mark.anyio
-async def test_defect_14_a_wall_clock_that_is_changed_moves_no_window() -> None:
-    """Windows, and the times of alerts, go by the monotonic clock."""
+async def test_defect_14_jumps_of_the_wall_clock_move_no_window() -> None:
+    """Windows and life cycles use the monotonic clock."""
     clock, wall = FakeClock(), FakeClock(1.7e9)
     engine = AlertEngine(sinks=[], clock=clock, wall=wall)
-    told: list[list[str]] = []
+    transitions: list[list[str]] = []
 
     for jump in (-7200, 7200, 86_400, -86_400):
         for _ in range(20):
             engine.observe(exchange(api_key="k1", status=500, duration=180.0))
         clock.advance(60)
         wall.advance(jump)
-        told.append([each.transition for each in await engine.evaluate()])
+        transitions.append([event.transition for event in await engine.evaluate()])
 
-    assert told == [["fired"], [], [], []]
+    assert transitions == [["fired"], [], [], []]
 
 
 @pytest.mark.anyio
-async def test_defect_18_who_is_slow_delays_neither_the_other_rules_nor_the_next_round() -> None:
-    """A rule that has to ask somebody, and a sink, are given up after an interval."""
+async def test_defect_18_slow_rules_and_sinks_delay_no_evaluation() -> None:
+    """A refresh has a timeout of one interval, and sinks run in the background."""
 
     class Hanging(FixedRule):
         async def refresh(self) -> None:
@@ -272,29 +272,29 @@ async def test_defect_18_who_is_slow_delays_neither_the_other_rules_nor_the_next
     async def hanging(event: AlertEvent) -> None:
         await anyio.sleep_forever()
 
-    enough = anyio.Event()
-    asked: list[float] = []
+    evaluated = anyio.Event()
+    times: list[float] = []
 
     def rule(traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
-        asked.append(now)
-        if len(asked) == 3:
-            enough.set()
+        times.append(now)
+        if len(times) == 3:
+            evaluated.set()
         return [finding()]
 
     with anyio.fail_after(PATIENCE):
         async with AlertEngine([Hanging(), rule], [hanging], interval=0.01):
-            await enough.wait()
+            await evaluated.wait()
 
 
 @pytest.mark.anyio
-async def test_defect_18_an_engine_that_is_late_or_dead_can_be_seen() -> None:
-    """It tells when its last whole round was, how each ended, and how long it took."""
+async def test_defect_18_engine_exposes_its_last_evaluation() -> None:
+    """Listeners get the result and the duration; `last_evaluation` ignores failed evaluations."""
 
-    class Listening:
-        told: tuple[tuple[str, float], ...] = ()
+    class Listener:
+        evaluations: tuple[tuple[str, float], ...] = ()
 
         def on_evaluation(self, result: str, seconds: float) -> None:
-            self.told += ((result, seconds),)
+            self.evaluations += ((result, seconds),)
 
     def rule(traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
         clock.advance(7)
@@ -302,15 +302,15 @@ async def test_defect_18_an_engine_that_is_late_or_dead_can_be_seen() -> None:
             raise OSError("no answer")
         return []
 
-    clock, listening = FakeClock(), Listening()
+    clock, listener = FakeClock(), Listener()
     engine = AlertEngine([rule], [], clock=clock, wall=clock)
-    engine.add_listener(listening)
-    seen = [engine.last_evaluation()]
+    engine.add_listener(listener)
+    last_evaluations = [engine.last_evaluation()[()]]
 
     for _ in range(3):
         clock.advance(43)
         await engine.evaluate()
-        seen.append(engine.last_evaluation())
+        last_evaluations.append(engine.last_evaluation()[()])
 
-    assert listening.told == (("ok", 7), ("ok", 7), ("error", 7))
-    assert [each[()] for each in seen] == [1000, 1043, 1093, 1093]
+    assert listener.evaluations == (("ok", 7), ("ok", 7), ("error", 7))
+    assert last_evaluations == [1000, 1043, 1093, 1093]

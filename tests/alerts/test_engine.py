@@ -1,4 +1,4 @@
-"""The engine: rounds that fire once, resolve once, and survive what others do wrong."""
+"""AlertEngine: evaluations, notifications, and the errors of user code."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from tokenpulse_mw.alerts import (
     Finding,
     LogSink,
     Quota,
-    Severity,
     Sink,
-    Subject,
     Thresholds,
     Traffic,
     WebhookSink,
@@ -34,71 +32,81 @@ from ..support.apps import answering
 from ..support.clock import FakeClock
 from ..support.waiting import PATIENCE
 from .exchanges import exchange
-
-
-def trouble(severity: Severity | None = "warning", **fields: Any) -> Finding:
-    """What a rule of a test finds."""
-    return Finding(
-        type="trouble",
-        subject=Subject("key", "k1"),
-        severity=severity,
-        title="",
-        message="",
-        **fields,
-    )
+from .findings import finding
 
 
 class Scripted:
-    """A rule that finds what a test says, round by round, and then nothing."""
+    """A rule with one item for each evaluation: findings, or an error to raise; then no findings.
 
-    def __init__(self, *rounds: list[Finding] | Exception) -> None:
-        self.rounds = iter(rounds)
+    Args:
+        items: The items in order.
+    """
+
+    def __init__(self, *items: list[Finding] | Exception) -> None:
+        self.items = iter(items)
 
     def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
-        coming = next(self.rounds, [])
-        if isinstance(coming, Exception):
-            raise coming
-        return coming
+        item = next(self.items, [])
+        if isinstance(item, Exception):
+            raise item
+        return item
 
 
-class Remembering:
-    """A sink that keeps what it is told, and lets a test wait for the first event."""
+class RecordingSink:
+    """A sink that records its events; `notified` is set by each of them."""
 
     def __init__(self) -> None:
         self.events: list[AlertEvent] = []
-        self.told = anyio.Event()
+        self.notified = anyio.Event()
 
     async def __call__(self, event: AlertEvent) -> None:
         self.events.append(event)
-        self.told.set()
+        self.notified.set()
+
+
+class RecordingListener:
+    """A listener that records its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def on_evaluation(self, result: str, seconds: float) -> None:
+        """Record an evaluation."""
+        self.calls.append(("evaluation", result, seconds))
+
+    def on_delivery(self, sink: str, result: str) -> None:
+        """Record an attempt of a delivery."""
+        self.calls.append(("delivery", sink, result))
+
+    def on_error(self, component: str) -> None:
+        """Record an error."""
+        self.calls.append(("error", component))
 
 
 def transitions(events: Iterable[AlertEvent]) -> list[str]:
-    """What happened, in order."""
-    return [each.transition for each in events]
+    """Return the transitions of events."""
+    return [event.transition for event in events]
 
 
 @pytest.mark.anyio
-async def test_an_alert_fires_once_while_failures_last_and_resolves_once_after(
-    clock: FakeClock,
-) -> None:
-    """Every round asks, but only a beginning and an end are told."""
+async def test_alert_fires_once_during_failures_and_resolves_once_after(clock: FakeClock) -> None:
+    """In between there is only a reminder."""
     engine = AlertEngine(sinks=[], clock=clock)
-    told: list[str] = []
+    by_minute: list[str] = []
 
     for failing in [True, True, True, False, False, False, False, False, False, False]:
         for _ in range(10 if failing else 0):
             engine.observe(exchange(api_key="k1", status=500))
-        told += transitions(await engine.evaluate()) or ["-"]
+        by_minute += transitions(await engine.evaluate()) or ["-"]
         clock.advance(60)
 
-    assert told == ["fired", "-", "-", "-", "-", "reminded", "-", "-", "resolved", "-"]
+    assert by_minute == ["fired", "-", "-", "-", "-", "reminded", "-", "-", "resolved", "-"]
 
 
 @pytest.mark.anyio
-async def test_an_hour_of_failures_is_one_episode(clock: FakeClock) -> None:
-    """Reminders apart, an hour of breach with an hour of calm after it is told in two events."""
-    sink = Remembering()
+async def test_hour_of_failures_is_one_episode(clock: FakeClock) -> None:
+    """Apart from reminders there are two notifications."""
+    sink = RecordingSink()
     engine = AlertEngine(sinks=[sink], clock=clock)
 
     for second in range(7200):
@@ -108,88 +116,96 @@ async def test_an_hour_of_failures_is_one_episode(clock: FakeClock) -> None:
         if second % 60 == 59:
             await engine.evaluate()
 
-    told = transitions(sink.events)
-    assert [each for each in told if each != "reminded"] == ["fired", "resolved"]
-    assert (told[0], told[-1], len(told)) == ("fired", "resolved", 14)
+    sent = transitions(sink.events)
+    assert [transition for transition in sent if transition != "reminded"] == ["fired", "resolved"]
+    assert (sent[0], sent[-1], len(sent)) == ("fired", "resolved", 14)
 
 
 @pytest.mark.anyio
-async def test_a_severity_that_changes_is_told_at_once(clock: FakeClock) -> None:
-    """The cooldown holds back reminders, never what is new."""
-    rule = Scripted([trouble("info")], [trouble("critical")], [trouble("critical")], [trouble()])
+async def test_change_of_severity_is_notified_within_the_cooldown(clock: FakeClock) -> None:
+    """The cooldown delays only reminders."""
+    severities: list[Any] = ["info", "critical", "critical", "warning"]
+    rule = Scripted(*([finding(severity)] for severity in severities))
     engine = AlertEngine([rule], [], clock=clock)
 
-    told = [transitions(await engine.evaluate()) for _ in range(4)]
+    changes = [transitions(await engine.evaluate()) for _ in range(4)]
 
-    assert told == [["fired"], ["escalated"], [], ["deescalated"]]
+    assert changes == [["fired"], ["escalated"], [], ["deescalated"]]
 
 
 @pytest.mark.anyio
-async def test_an_error_rate_that_swings_around_a_step_is_told_once(clock: FakeClock) -> None:
-    """An hour of 23 to 27 % is a warning, and nobody is told each minute that it is none."""
+async def test_error_rate_that_swings_around_a_step_escalates_once(clock: FakeClock) -> None:
+    """An hour of 23 to 27 % stays a warning."""
     engine = AlertEngine(
         sinks=[], thresholds=Thresholds(error_window=60), cooldown=86_400, clock=clock
     )
-    told: list[str] = []
+    changes: list[str] = []
 
     for minute in range(60):
         for number in range(100):
             failed = number < (27 if minute % 2 else 23)
             engine.observe(exchange(api_key="k1", status=500 if failed else 200))
-        told += transitions(await engine.evaluate())
+        changes += transitions(await engine.evaluate())
         clock.advance(90)
 
-    assert told == ["fired", "escalated"]
+    assert changes == ["fired", "escalated"]
 
 
 @pytest.mark.anyio
-async def test_an_alert_that_lasts_is_reminded_of_after_the_cooldown(clock: FakeClock) -> None:
-    """A reminder counts as telling: the next one is a cooldown later."""
-    engine = AlertEngine([Scripted(*[[trouble()]] * 7)], [], cooldown=120, clock=clock)
-    told: list[list[str]] = []
+async def test_unchanged_alert_is_reminded_after_each_cooldown(clock: FakeClock) -> None:
+    """The cooldown starts again with each reminder."""
+    engine = AlertEngine([Scripted(*[[finding()]] * 7)], [], cooldown=120, clock=clock)
+    changes: list[list[str]] = []
 
     for _ in range(7):
-        told.append(transitions(await engine.evaluate()))
+        changes.append(transitions(await engine.evaluate()))
         clock.advance(50)
 
-    assert told == [["fired"], [], [], ["reminded"], [], [], ["reminded"]]
+    assert changes == [["fired"], [], [], ["reminded"], [], [], ["reminded"]]
 
 
 @pytest.mark.anyio
-async def test_limits_are_counted_from_round_to_round(clock: FakeClock) -> None:
-    """A master that was limited is told, and one that was limited no more is resolved."""
+async def test_rate_limited_requests_are_counted_since_the_last_evaluation(
+    clock: FakeClock,
+) -> None:
+    """The alert resolves in the first evaluation without such a request."""
     engine = AlertEngine(sinks=[], clock=clock)
     engine.observe(exchange(tenant="acme", limited=True))
 
-    assert [
-        [(each.transition, each.fingerprint) for each in await engine.evaluate()] for _ in range(3)
-    ] == [[("fired", "rate_limit:master:acme")], [("resolved", "rate_limit:master:acme")], []]
+    changes = [
+        [(event.transition, event.fingerprint) for event in await engine.evaluate()]
+        for _ in range(3)
+    ]
+
+    assert changes == [
+        [("fired", "rate_limit:master:acme")],
+        [("resolved", "rate_limit:master:acme")],
+        [],
+    ]
 
 
 @pytest.mark.anyio
-async def test_an_event_carries_the_finding_and_the_time_of_day(clock: FakeClock) -> None:
-    """Rounds run on the monotonic clock; people are told the time on the wall."""
-    sink = Remembering()
-    engine = AlertEngine([Scripted([trouble()])], [sink], clock=clock, wall=lambda: 1.7e9)
+async def test_event_has_the_finding_and_the_wall_time(clock: FakeClock) -> None:
+    """The sink gets the events that `evaluate` returns."""
+    sink = RecordingSink()
+    engine = AlertEngine([Scripted([finding()])], [sink], clock=clock, wall=lambda: 1.7e9)
 
     events = await engine.evaluate()
 
-    assert [(each.transition, each.finding, each.at, each.fired_at) for each in events] == [
-        ("fired", trouble(), 1.7e9, 1.7e9)
+    assert [(event.transition, event.finding, event.at, event.fired_at) for event in events] == [
+        ("fired", finding(), 1.7e9, 1.7e9)
     ]
     assert sink.events == events
 
 
 @pytest.mark.anyio
-async def test_a_rule_is_asked_with_the_traffic_the_thresholds_and_the_time(
-    clock: FakeClock,
-) -> None:
-    """Anyone can write a rule: it sees what was observed, and what to compare it with."""
+async def test_rule_gets_traffic_thresholds_and_monotonic_time(clock: FakeClock) -> None:
+    """A custom rule reads the same counts as the built-in rules."""
     thresholds = Thresholds(error_window=50)
-    asked: list[tuple[list[tuple[str, int, int]], Thresholds, float]] = []
+    calls: list[tuple[list[tuple[str, int, int]], Thresholds, float]] = []
 
-    def rule(traffic: Traffic, given: Thresholds, now: float) -> Iterable[Finding]:
-        asked.append((list(traffic.errors.failing()), given, now))
+    def rule(traffic: Traffic, in_force: Thresholds, now: float) -> Iterable[Finding]:
+        calls.append((list(traffic.errors.failing()), in_force, now))
         return []
 
     engine = AlertEngine([rule], [], thresholds=thresholds, clock=clock)
@@ -198,14 +214,14 @@ async def test_a_rule_is_asked_with_the_traffic_the_thresholds_and_the_time(
     clock.advance(60)
     await engine.evaluate()
 
-    assert asked == [([("k1", 1, 1)], thresholds, 1000.0), ([], thresholds, 1060.0)]
+    assert calls == [([("k1", 1, 1)], thresholds, 1000.0), ([], thresholds, 1060.0)]
 
 
 @pytest.mark.anyio
-async def test_firing_gives_what_is_wrong_now(clock: FakeClock) -> None:
-    """What is pending is not wrong yet; what is recovering still is."""
-    found = trouble(hold_for=60, keep_firing=60)
-    engine = AlertEngine([Scripted([found], [found], [])], [], clock=clock)
+async def test_firing_has_firing_and_recovering_alerts(clock: FakeClock) -> None:
+    """Pending alerts do not fire."""
+    current = finding(hold_for=60, keep_firing=60)
+    engine = AlertEngine([Scripted([current], [current], [])], [], clock=clock)
     firing: list[list[Finding]] = []
 
     for _ in range(4):
@@ -213,21 +229,21 @@ async def test_firing_gives_what_is_wrong_now(clock: FakeClock) -> None:
         firing.append(engine.firing)
         clock.advance(60)
 
-    assert firing == [[], [found], [found], []]
+    assert firing == [[], [current], [current], []]
 
 
 @pytest.mark.anyio
-async def test_a_rule_that_raises_is_logged_once_and_keeps_its_alerts(
+async def test_alerts_of_a_failed_rule_stay_open(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That a rule cannot tell is no sign that all is well."""
-    broken = KeyError("broken")
-    engine = AlertEngine([Scripted([trouble()], broken, broken, [])], [], clock=clock)
+    """The error is logged once, and its end too."""
+    error = KeyError("broken")
+    engine = AlertEngine([Scripted([finding()], error, error, [])], [], clock=clock)
 
-    told = [transitions(await engine.evaluate()) for _ in range(3)]
+    changes = [transitions(await engine.evaluate()) for _ in range(3)]
 
-    assert told == [["fired"], [], []]
-    assert engine.firing == [trouble()]
+    assert changes == [["fired"], [], []]
+    assert engine.firing == [finding()]
     assert caplog.messages == ["rule Scripted failed with KeyError: alerts continue without it"]
     caplog.set_level(logging.INFO)
     clock.advance(60)
@@ -236,10 +252,10 @@ async def test_a_rule_that_raises_is_logged_once_and_keeps_its_alerts(
 
 
 @pytest.mark.anyio
-async def test_a_store_outage_is_logged_when_it_begins_ends_and_returns(
+async def test_store_outage_is_logged_at_its_start_and_end(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The end has its duration and failures; a store that comes and goes has a line a minute."""
+    """The end has duration and number of failures; a flapping store logs once a minute."""
 
     class Flapping(MemoryAlertStore):
         is_down = False
@@ -253,8 +269,8 @@ async def test_a_store_outage_is_logged_when_it_begins_ends_and_returns(
     store = Flapping()
     engine = AlertEngine([], [], store=store, clock=clock)
 
-    back_and_forth = [(True, 5), (False, 1), (True, 5), (False, 1)]
-    for store.is_down, seconds in [(True, 60), (True, 60), (False, 5), *back_and_forth]:
+    flapping = [(True, 5), (False, 1), (True, 5), (False, 1)]
+    for store.is_down, seconds in [(True, 60), (True, 60), (False, 5), *flapping]:
         await engine.evaluate()
         clock.advance(seconds)
 
@@ -269,67 +285,69 @@ async def test_a_store_outage_is_logged_when_it_begins_ends_and_returns(
 
 
 @pytest.mark.anyio
-async def test_all_events_of_an_episode_name_it(clock: FakeClock) -> None:
-    """The next episode of the same alert has another name; each event has one of its own."""
-    rounds = [[trouble("warning")], [trouble("critical")], [], [trouble("warning")]]
-    engine = AlertEngine([Scripted(*rounds)], [], clock=clock, wall=clock)
+async def test_events_of_one_episode_have_one_alert_id(clock: FakeClock) -> None:
+    """The next episode has another alert id, and each event has its own id."""
+    items = [[finding("warning")], [finding("critical")], [], [finding("warning")]]
+    engine = AlertEngine([Scripted(*items)], [], clock=clock, wall=clock)
     events: list[AlertEvent] = []
 
     for _ in range(4):
         clock.advance(60)
         events += await engine.evaluate()
 
-    fired, escalated, resolved, again = events
-    assert fired.alert_id == escalated.alert_id == resolved.alert_id != again.alert_id
+    fired, escalated, resolved, fired_again = events
+    assert fired.alert_id == escalated.alert_id == resolved.alert_id != fired_again.alert_id
     assert fired.fired_at == escalated.fired_at == resolved.fired_at == fired.at
     assert (escalated.previous, resolved.previous) == ("warning", None)
-    assert len({each.id for each in events}) == 4
+    assert len({event.id for event in events}) == 4
 
 
 @pytest.mark.anyio
-async def test_a_sink_that_wants_it_is_told_in_every_round_what_fires(clock: FakeClock) -> None:
-    """With what is found now: that is how Alertmanager knows that it still does."""
+async def test_sink_with_resend_gets_all_firing_alerts_in_each_evaluation(
+    clock: FakeClock,
+) -> None:
+    """The events have the current values, as Alertmanager needs them."""
 
-    class Resending(Remembering):
+    class Resending(RecordingSink):
         def __init__(self) -> None:
             super().__init__()
-            self.firing: list[list[object]] = []
+            self.resent: list[list[object]] = []
 
         async def resend(self, events: list[AlertEvent], now: float) -> None:
-            self.firing.append([(each.transition, each.finding.value) for each in events])
+            self.resent.append([(event.transition, event.finding.value) for event in events])
 
     sink = Resending()
-    rule = Scripted([trouble(value=1)], [trouble(value=2)], [])
+    rule = Scripted([finding(value=1)], [finding(value=2)], [])
     engine = AlertEngine([rule], [sink], clock=clock, wall=clock)
 
     for _ in range(3):
         await engine.evaluate()
 
-    assert sink.firing == [[("fired", 1)], [("fired", 2)], []]
+    assert sink.resent == [[("fired", 1)], [("fired", 2)], []]
 
 
 @pytest.mark.anyio
-async def test_sinks_are_closed_when_the_engine_is_left() -> None:
-    """One that fails at that costs the others nothing."""
+async def test_leaving_the_engine_closes_every_sink() -> None:
+    """An error of one sink does not affect the others."""
     closed: list[str] = []
 
-    class Closing(Remembering):
+    class Closing(RecordingSink):
         async def aclose(self) -> None:
             closed.append("closed")
             raise OSError("already")
 
-    async with AlertEngine([], [Closing(), Remembering(), Closing()]):
+    async with AlertEngine([], [Closing(), RecordingSink(), Closing()]):
         pass
 
     assert closed == ["closed", "closed"]
 
 
 @pytest.mark.anyio
-async def test_a_sink_whose_resending_fails_is_told_of() -> None:
-    """As one that does not take an event."""
-    listener = Listening()
+async def test_failed_resend_is_reported_to_listeners() -> None:
+    """Listeners get the same calls as for a failed notification."""
+    listener = RecordingListener()
 
-    class Failing(Remembering):
+    class Failing(RecordingSink):
         async def resend(self, events: list[AlertEvent], now: float) -> None:
             raise OSError("no network")
 
@@ -337,12 +355,12 @@ async def test_a_sink_whose_resending_fails_is_told_of() -> None:
     engine.add_listener(listener)
     await engine.evaluate()
 
-    assert listener.told[1:] == [("delivered", "Failing", "error"), ("failed", "alerts")]
+    assert listener.calls[1:] == [("delivery", "Failing", "error"), ("error", "alerts")]
 
 
 @pytest.mark.anyio
-async def test_thresholds_can_be_changed_while_it_runs(clock: FakeClock) -> None:
-    """The next round compares what was counted with the new ones."""
+async def test_new_thresholds_apply_to_traffic_counted_before(clock: FakeClock) -> None:
+    """The next evaluation uses them."""
     engine = AlertEngine(sinks=[], thresholds=Thresholds(error_rate=None), clock=clock)
     for _ in range(20):
         engine.observe(exchange(api_key="k1", status=500))
@@ -351,127 +369,106 @@ async def test_thresholds_can_be_changed_while_it_runs(clock: FakeClock) -> None
     await engine.controls.set_thresholds(Thresholds(error_rate=0.5), by="ada")
     after = await engine.evaluate()
 
-    assert (before, [each.fingerprint for each in after]) == ([], ["error_spike:key:k1"])
+    assert (before, [event.fingerprint for event in after]) == ([], ["error_spike:key:k1"])
     assert engine.thresholds.error_rate == 0.5
 
 
 @pytest.mark.anyio
-async def test_an_outage_explains_its_failures_for_as_long_as_they_are_counted(
-    clock: FakeClock,
-) -> None:
-    """When the provider is back the failures are in the window still, and no news to anyone."""
+async def test_outage_inhibits_its_failures_after_it_is_resolved(clock: FakeClock) -> None:
+    """The failures are still in the error window, but the outage explains them."""
     engine = AlertEngine(sinks=[], clock=clock)
     for _ in range(20):
         engine.observe(exchange(api_key="k1", provider="claude", status=502))
 
-    told = [*await engine.evaluate()]
+    events = [*await engine.evaluate()]
     engine.observe(exchange(api_key="k1", provider="claude"))
     for _ in range(7):
-        told += await engine.evaluate()
+        events += await engine.evaluate()
         clock.advance(60)
 
-    assert [(each.transition, each.fingerprint) for each in told] == [
+    assert [(event.transition, event.fingerprint) for event in events] == [
         ("fired", "provider_down:provider:claude"),
         ("resolved", "provider_down:provider:claude"),
     ]
 
 
 @pytest.mark.anyio
-async def test_what_a_rule_has_to_ask_for_is_asked_before_the_round(clock: FakeClock) -> None:
-    """One that cannot, goes on with what it knew."""
-    answers: list[list[Quota] | Exception] = [OSError("down"), [Quota("k1", used=95, limit=100)]]
+async def test_rule_is_refreshed_before_each_evaluation(clock: FakeClock) -> None:
+    """A rule whose refresh fails uses its last data."""
+    results: list[list[Quota] | Exception] = [OSError("down"), [Quota("k1", used=95, limit=100)]]
 
     async def source() -> list[Quota]:
-        answer = answers.pop()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        result = results.pop()
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     engine = AlertEngine([quota_exceeded(source)], [], clock=clock)
 
     first, second = await engine.evaluate(), await engine.evaluate()
 
-    assert [each.fingerprint for each in first] == ["quota_exceeded:key:k1"]
+    assert [event.fingerprint for event in first] == ["quota_exceeded:key:k1"]
     assert second == []
-    assert [each.type for each in engine.firing] == ["quota_exceeded"]
+    assert [current.type for current in engine.firing] == ["quota_exceeded"]
 
 
 @pytest.mark.anyio
-async def test_a_rule_that_finds_what_cannot_be_is_left_behind(clock: FakeClock) -> None:
-    """Its alerts stay as they were, and the round is told as an error."""
-    listener = Listening()
-    broken = trouble(hold_for=None)
-    rule = Scripted([trouble()], [broken, trouble()])
-    engine = AlertEngine([Scripted([replace(broken, type="odd")]), rule], [], clock=clock)
+async def test_rule_with_an_invalid_finding_is_left_out(clock: FakeClock) -> None:
+    """Its alerts stay as they were, and the evaluation is reported as an error."""
+    listener = RecordingListener()
+    invalid = finding(hold_for=None)
+    rule = Scripted([finding()], [invalid, finding()])
+    engine = AlertEngine([Scripted([replace(invalid, type="odd")]), rule], [], clock=clock)
     engine.add_listener(listener)
 
     events = await engine.evaluate()
 
-    assert [each.finding.type for each in events] == ["trouble"]
-    assert [told[:2] for told in listener.told] == [("failed", "alerts"), ("evaluated", "error")]
-
-
-class Listening:
-    """A listener that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
-
-    def on_evaluation(self, result: str, seconds: float) -> None:
-        """A round is over."""
-        self.told.append(("evaluated", result, seconds))
-
-    def on_delivery(self, sink: str, result: str) -> None:
-        """A sink was told."""
-        self.told.append(("delivered", sink, result))
-
-    def on_error(self, component: str) -> None:
-        """Something of the engine has failed."""
-        self.told.append(("failed", component))
+    assert [event.finding.type for event in events] == ["trouble"]
+    assert [call[:2] for call in listener.calls] == [("error", "alerts"), ("evaluation", "error")]
 
 
 @pytest.mark.anyio
-async def test_a_listener_is_told_how_the_engine_fares(clock: FakeClock) -> None:
-    """Each round with its duration, each delivery, and each failure; once, however often added."""
-    listener = Listening()
+async def test_listener_gets_evaluations_deliveries_and_errors(clock: FakeClock) -> None:
+    """A listener that is added twice gets each call once."""
+    listener = RecordingListener()
 
     async def broken(event: AlertEvent) -> None:
         raise RuntimeError("no network")
 
     def slow(traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
         clock.advance(2)
-        return [trouble()]
+        return [finding()]
 
     engine = AlertEngine([slow], [broken], clock=clock)
     engine.add_listener(listener)
     engine.add_listener(listener)
     await engine.evaluate()
 
-    assert listener.told == [
-        ("evaluated", "ok", 2),
-        ("delivered", "broken", "error"),
-        ("failed", "alerts"),
+    assert listener.calls == [
+        ("evaluation", "ok", 2),
+        ("delivery", "broken", "error"),
+        ("error", "alerts"),
     ]
 
 
 @pytest.mark.anyio
-async def test_a_round_in_which_a_rule_fails_is_told_as_an_error() -> None:
-    """However well the others went."""
-    listener = Listening()
+async def test_evaluation_with_a_failed_rule_is_reported_as_an_error() -> None:
+    """The success of the other rules does not change that."""
+    listener = RecordingListener()
     engine = AlertEngine([Scripted(RuntimeError("oops")), Scripted([])], [])
     engine.add_listener(listener)
 
     await engine.evaluate()
 
-    assert [told[:2] for told in listener.told] == [("failed", "alerts"), ("evaluated", "error")]
+    assert [call[:2] for call in listener.calls] == [("error", "alerts"), ("evaluation", "error")]
 
 
 @pytest.mark.anyio
-async def test_alerts_are_counted_by_type_severity_and_state(clock: FakeClock) -> None:
-    """Those that wait before they fire, too."""
-    rule = Scripted([trouble("critical")], [trouble("critical", keep_firing=60)], [])
-    waiting = Scripted([trouble("info", hold_for=600)])
-    engine = AlertEngine([rule, waiting], [], clock=clock)
+async def test_counts_are_by_type_severity_and_state(clock: FakeClock) -> None:
+    """Pending alerts are counted too."""
+    rule = Scripted([finding("critical")], [finding("critical", keep_firing=60)], [])
+    pending = Scripted([finding("info", hold_for=600)])
+    engine = AlertEngine([rule, pending], [], clock=clock)
 
     await engine.evaluate()
 
@@ -482,46 +479,46 @@ async def test_alerts_are_counted_by_type_severity_and_state(clock: FakeClock) -
 
 
 @pytest.mark.anyio
-async def test_a_rule_that_raises_does_not_stop_the_others(
+async def test_rule_that_raises_does_not_stop_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The rules after it are asked, and it is named in the log."""
+    """The log line names the rule, and its findings before the error do not count."""
 
     def broken(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
-        yield trouble("critical")
+        yield finding("critical")
         raise ZeroDivisionError
 
-    engine = AlertEngine([broken, Scripted([trouble()])], [])
+    engine = AlertEngine([broken, Scripted([finding()])], [])
 
     events = await engine.evaluate()
 
-    assert [(each.transition, each.finding) for each in events] == [("fired", trouble())]
+    assert [(event.transition, event.finding) for event in events] == [("fired", finding())]
     assert caplog.messages == [
         "rule broken failed with ZeroDivisionError: alerts continue without it"
     ]
 
 
 @pytest.mark.anyio
-async def test_two_rules_with_one_fingerprint_keep_their_alerts_apart() -> None:
-    """What one rule no longer finds is resolved, whatever another finds."""
-    engine = AlertEngine([Scripted([trouble()]), Scripted([trouble()], [trouble()])], [])
+async def test_alerts_of_two_rules_with_one_fingerprint_are_separate() -> None:
+    """Each is resolved when its own rule does not find it any more."""
+    engine = AlertEngine([Scripted([finding()]), Scripted([finding()], [finding()])], [])
 
-    told = [transitions(await engine.evaluate()) for _ in range(3)]
+    changes = [transitions(await engine.evaluate()) for _ in range(3)]
 
-    assert told == [["fired", "fired"], ["resolved"], ["resolved"]]
+    assert changes == [["fired", "fired"], ["resolved"], ["resolved"]]
 
 
 @pytest.mark.anyio
-async def test_a_sink_that_raises_is_logged_once_and_does_not_stop_the_others(
+async def test_sink_that_raises_is_logged_once_and_does_not_stop_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Every sink is told every event, and the round goes on."""
-    sink = Remembering()
+    """The other sinks get every event."""
+    sink = RecordingSink()
 
     async def broken(event: AlertEvent) -> None:
         raise ConnectionError("no network")
 
-    engine = AlertEngine([Scripted([trouble()])], [broken, sink])
+    engine = AlertEngine([Scripted([finding()])], [broken, sink])
 
     await engine.evaluate()
     await engine.evaluate()
@@ -533,25 +530,25 @@ async def test_a_sink_that_raises_is_logged_once_and_does_not_stop_the_others(
 
 
 @pytest.mark.anyio
-async def test_a_sink_that_hangs_holds_up_neither_rounds_nor_other_sinks() -> None:
-    """Each is told at its own pace while the engine runs."""
-    sink = Remembering()
+async def test_sink_that_hangs_delays_neither_evaluations_nor_other_sinks() -> None:
+    """Each sink of a running engine has its own task."""
+    sink = RecordingSink()
 
     async def hanging(event: AlertEvent) -> None:
         await anyio.sleep_forever()
 
-    rounds = [[trouble("info")], [trouble("critical")]]
+    items = [[finding("info")], [finding("critical")]]
     with anyio.fail_after(PATIENCE):
-        async with AlertEngine([Scripted(*rounds)], [hanging, sink], interval=0.001):
+        async with AlertEngine([Scripted(*items)], [hanging, sink], interval=0.001):
             while len(sink.events) < 3:
-                await sink.told.wait()
-                sink.told = anyio.Event()
+                await sink.notified.wait()
+                sink.notified = anyio.Event()
 
     assert transitions(sink.events) == ["fired", "escalated", "resolved"]
 
 
-def test_what_is_sent_again_too_seldom_is_refused() -> None:
-    """Alertmanager would think that it is over, between two rounds."""
+def test_resend_interval_shorter_than_the_evaluation_interval_is_rejected() -> None:
+    """Alertmanager would resolve the alert between two evaluations."""
     sink = AlertmanagerSink("http://127.0.0.1:9093", resend_every=30)
 
     with pytest.raises(
@@ -563,10 +560,11 @@ def test_what_is_sent_again_too_seldom_is_refused() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_worst_of_several_findings_about_one_subject_counts() -> None:
-    """In whatever order a rule gives them."""
-    found = [trouble(None), trouble("info"), trouble("critical"), trouble("warning")]
-    engine = AlertEngine([Scripted(found, found[::-1])], [])
+async def test_most_severe_of_several_findings_of_one_alert_counts() -> None:
+    """Their order does not matter."""
+    severities: list[Any] = [None, "info", "critical", "warning"]
+    findings = [finding(severity) for severity in severities]
+    engine = AlertEngine([Scripted(findings, findings[::-1])], [])
 
     (event,) = await engine.evaluate()
 
@@ -575,12 +573,10 @@ async def test_the_worst_of_several_findings_about_one_subject_counts() -> None:
 
 
 @pytest.mark.anyio
-async def test_an_engine_without_sinks_of_its_own_writes_to_the_log(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """An alert is never lost for want of a setting."""
+async def test_default_sink_is_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Without sinks no alert is lost."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.alerts")
-    engine = AlertEngine([Scripted([trouble()])])
+    engine = AlertEngine([Scripted([finding()])])
 
     await engine.evaluate()
 
@@ -588,20 +584,20 @@ async def test_an_engine_without_sinks_of_its_own_writes_to_the_log(
 
 
 @pytest.mark.anyio
-async def test_a_running_engine_evaluates_every_interval() -> None:
-    """Once entered it needs no one to call it."""
-    sink = Remembering()
+async def test_running_engine_evaluates_every_interval() -> None:
+    """The third evaluation fires the alert."""
+    sink = RecordingSink()
 
     with anyio.fail_after(PATIENCE):
-        async with AlertEngine([Scripted([], [], [trouble()])], [sink], interval=0.001):
-            await sink.told.wait()
+        async with AlertEngine([Scripted([], [], [finding()])], [sink], interval=0.001):
+            await sink.notified.wait()
 
     assert transitions(sink.events)[0] == "fired"
 
 
 @pytest.mark.anyio
-async def test_an_engine_that_runs_cannot_be_entered_again() -> None:
-    """Two loops would tell everything twice."""
+async def test_running_engine_cannot_be_entered_again() -> None:
+    """Two loops would evaluate twice as often."""
     async with AlertEngine([], []) as engine:
         with pytest.raises(
             RuntimeError, match=r"^this AlertEngine is already running; enter it once$"
@@ -610,47 +606,47 @@ async def test_an_engine_that_runs_cannot_be_entered_again() -> None:
 
 
 @pytest.mark.anyio
-async def test_leaving_stops_the_engine_even_in_the_middle_of_a_sink() -> None:
-    """A sink that hangs cannot keep the application from ending."""
-    begun, ended = anyio.Event(), anyio.Event()
+async def test_leaving_the_engine_cancels_a_sink_that_hangs() -> None:
+    """The application can exit."""
+    started, cancelled = anyio.Event(), anyio.Event()
 
     async def hanging(event: AlertEvent) -> None:
-        begun.set()
+        started.set()
         try:
             await anyio.sleep_forever()
         finally:
-            ended.set()
+            cancelled.set()
 
     with anyio.fail_after(PATIENCE):
-        async with AlertEngine([Scripted([trouble()])], [hanging], interval=0.001):
-            await begun.wait()
+        async with AlertEngine([Scripted([finding()])], [hanging], interval=0.001):
+            await started.wait()
 
-    assert ended.is_set()
+    assert cancelled.is_set()
 
 
 @pytest.mark.anyio
-async def test_what_the_body_raises_is_raised_as_it_is() -> None:
-    """An application inside an engine hears of its own errors, not of a group of them."""
+async def test_error_of_the_body_is_raised_unchanged() -> None:
+    """The error is not wrapped in an exception group."""
     error = ValueError("mine")
 
-    with pytest.raises(ValueError, match=r"^mine$") as raised:
+    with pytest.raises(ValueError, match=r"^mine$") as caught:
         async with AlertEngine(sinks=[]):
             raise error
 
-    assert raised.value is error
+    assert caught.value is error
 
 
 @pytest.mark.anyio
-async def test_an_engine_that_was_left_can_be_entered_again() -> None:
-    """An application may be started twice in one process, and alerts go on where they were."""
-    sink = Remembering()
-    engine = AlertEngine([Scripted([trouble()])], [sink], interval=0.001)
+async def test_stopped_engine_can_be_entered_again() -> None:
+    """An application may start twice in one process, and its alerts continue."""
+    sink = RecordingSink()
+    engine = AlertEngine([Scripted([finding()])], [sink], interval=0.001)
 
     with anyio.fail_after(PATIENCE):
         async with engine:
             pass
         async with engine as entered:
-            await sink.told.wait()
+            await sink.notified.wait()
 
     assert entered is engine
     assert transitions(sink.events)[0] == "fired"
@@ -658,8 +654,8 @@ async def test_an_engine_that_was_left_can_be_entered_again() -> None:
 
 @pytest.mark.anyio
 async def test_leaving_an_engine_that_was_never_entered_does_nothing() -> None:
-    """Whoever cleans up need not know how far starting came."""
-    engine = AlertEngine([Scripted([trouble()])], [])
+    """A cleanup after a failed start needs no check."""
+    engine = AlertEngine([Scripted([finding()])], [])
 
     async with AsyncExitStack() as stack:
         stack.push_async_exit(engine)
@@ -668,32 +664,34 @@ async def test_leaving_an_engine_that_was_never_entered_does_nothing() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_round_that_fails_does_not_end_the_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """The failure is logged once, and the next round is held as if nothing had been."""
-    sink = Remembering()
-    outages: list[OSError] = []
+async def test_evaluation_that_raises_does_not_end_the_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The error is logged once, and the next evaluation succeeds."""
+    sink = RecordingSink()
+    errors: list[OSError] = []
 
     def wall() -> float:
-        if outages:
-            raise outages.pop()
+        if errors:
+            raise errors.pop()
         return 1.7e9
 
-    engine = AlertEngine([Scripted([trouble()])], [sink], interval=0.001, wall=wall)
+    engine = AlertEngine([Scripted([finding()])], [sink], interval=0.001, wall=wall)
 
     with anyio.fail_after(PATIENCE):
         async with engine:
-            outages += [OSError("no clock"), OSError("no clock")]
-            await sink.told.wait()
+            errors += [OSError("no clock"), OSError("no clock")]
+            await sink.notified.wait()
 
     assert (sink.events[0].transition, sink.events[0].at) == ("fired", 1.7e9)
     assert caplog.messages == ["evaluation failed with OSError: alerts continue without it"]
 
 
 @pytest.mark.anyio
-async def test_a_store_that_cannot_be_asked_is_one_line_of_the_log(
+async def test_store_that_cannot_be_read_is_one_log_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It says what to do; where it comes from is for those who debug."""
+    """The line has the remedy; the traceback is logged at DEBUG."""
 
     class Down(MemoryAlertStore):
         async def load(self) -> EngineState:
@@ -702,28 +700,28 @@ async def test_a_store_that_cannot_be_asked_is_one_line_of_the_log(
     caplog.set_level(logging.DEBUG, logger="tokenpulse_mw.alerts")
     await AlertEngine([], [], store=Down()).evaluate()
 
-    (line, trace) = caplog.records
+    (line, traceback) = caplog.records
     assert (line.name, line.levelname, line.exc_info) == ("tokenpulse_mw.alerts", "ERROR", None)
     assert line.getMessage() == (
         "loading the alert store failed with StoreError: alerts.db cannot be opened "
         "(its folder must exist): "
         "alerts continue without it"
     )
-    assert (trace.levelname, trace.exc_info is not None) == ("DEBUG", True)
+    assert (traceback.levelname, traceback.exc_info is not None) == ("DEBUG", True)
 
 
 @pytest.mark.parametrize("name", ["interval", "cooldown", "max_subjects"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
-def test_a_number_that_is_not_above_0_is_refused(name: str, value: float) -> None:
-    """An engine that could not work is not built."""
+def test_number_that_is_not_above_0_is_rejected(name: str, value: float) -> None:
+    """The error names the parameter and the value."""
     chosen: dict[str, Any] = {name: value}
 
     with pytest.raises(ValueError, match=f"^{name} must be a number above 0, got {value!r}$"):
         AlertEngine(**chosen)
 
 
-def test_a_round_is_held_each_minute_and_a_reminder_each_five() -> None:
-    """These are the seed's times."""
+def test_default_interval_is_a_minute_and_default_cooldown_is_five() -> None:
+    """The seed has the same times."""
     engine = AlertEngine()
 
     assert (engine.interval, engine.cooldown) == (60, 300)
@@ -732,16 +730,16 @@ def test_a_round_is_held_each_minute_and_a_reminder_each_five() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "most"), [({"max_subjects": 2}, 2), ({}, 5000)])
 @pytest.mark.anyio
-async def test_max_subjects_bounds_the_alerts_too(chosen: dict[str, Any], most: int) -> None:
-    """A flood of tenants gives no more alerts than subjects that are told apart, and one."""
+async def test_max_subjects_bounds_the_alerts(chosen: dict[str, Any], most: int) -> None:
+    """All further tenants share one alert."""
     engine = AlertEngine(sinks=[], **chosen)
     for number in range(most + 7):
         engine.observe(exchange(tenant=f"m{number}", limited=True))
 
     events = await engine.evaluate()
 
-    times = {each.finding.subject.id: each.finding.value for each in events}
-    assert times == {**{f"m{number}": 1 for number in range(most)}, "__overflow__": 7}
+    values = {event.finding.subject.id: event.finding.value for event in events}
+    assert values == {**{f"m{number}": 1 for number in range(most)}, "__overflow__": 7}
 
 
 URL = "sqlite+aiosqlite:///hunter2.db"
@@ -777,29 +775,29 @@ URL = "sqlite+aiosqlite:///hunter2.db"
         ({"interval": "60"}, "interval must be a number above 0", "'60'"),
     ],
 )
-def test_what_would_fail_later_is_refused(chosen: Any, expected: str, got: str) -> None:
-    """The error says what came, and what to write; a URL, which may be secret, it does not say."""
-    with pytest.raises(ValueError, match=f"{expected}.*, got {got}") as error:
+def test_invalid_argument_is_rejected(chosen: Any, expected: str, got: str) -> None:
+    """The error names the expected and the actual kind, but no URL, which may be secret."""
+    with pytest.raises(ValueError, match=f"{expected}.*, got {got}") as caught:
         AlertEngine(**chosen)
 
-    assert "hunter2" not in str(error.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("engine", [None, AlertEngine, "engine"])
-def test_a_middleware_without_an_engine_is_refused(engine: Any) -> None:
-    """When it is made, and not with each request."""
+def test_middleware_without_an_engine_is_rejected(engine: Any) -> None:
+    """The constructor raises, not the first request."""
     with pytest.raises(ValueError, match=r"engine=AlertEngine\(\)\), got "):
         AlertMiddleware(answering(), engine=engine)
 
 
-def test_rules_and_sinks_may_be_anything_that_can_be_called() -> None:
-    """Methods, functions that are not written in Python, and those that take more than they get."""
-    heard: list[AlertEvent] = []
+def test_rules_and_sinks_may_be_any_callables() -> None:
+    """Methods, built-in functions and functions with further arguments are valid."""
+    events: list[AlertEvent] = []
 
-    def anything(*given: object, **options: object) -> None:
-        """Take whatever it is told."""
+    def anything(*arguments: object, **options: object) -> None:
+        """Accept any arguments."""
 
-    sinks: list[Sink] = [heard.append, anything, LogSink()]
+    sinks: list[Sink] = [events.append, anything, LogSink()]
     rules: list[Any] = [lambda traffic, thresholds, now: [], max]
 
     engine = AlertEngine(iter(rules), iter(sinks))
@@ -808,17 +806,19 @@ def test_rules_and_sinks_may_be_anything_that_can_be_called() -> None:
     assert list(engine.rules) == ["<lambda>", "max"]
 
 
-def test_a_sink_may_call_its_event_as_it_likes() -> None:
-    """What it is told has no name, nor does what it gives matter: mypy has read this."""
+def test_sink_may_name_its_parameter_freely() -> None:
+    """The parameter is positional, and the result is ignored: mypy checks this test."""
 
     def plain(alert: AlertEvent) -> None:
-        """Take it."""
+        """Ignore the event."""
 
-    async def later(what: AlertEvent) -> int:
+    async def with_result(event_of_alert: AlertEvent) -> int:
         return 1
 
-    class Mine:
-        async def __call__(self, told: AlertEvent, *, twice: bool = False) -> None:
-            """Take it."""
+    class WithOption:
+        async def __call__(self, item: AlertEvent, *, twice: bool = False) -> None:
+            """Ignore the event."""
 
-    assert AlertEngine(sinks=[plain, later, Mine()]).sinks == ("plain", "later", "Mine")
+    sinks: list[Sink] = [plain, with_result, WithOption()]
+
+    assert AlertEngine(sinks=sinks).sinks == ("plain", "with_result", "WithOption")

@@ -1,4 +1,4 @@
-"""The judge: from traffic to alerts, with no clock and nobody to wait for."""
+"""Evaluator and RuleSet: from traffic to alerts, without clock and I/O."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .exchanges import exchange
 from .findings import FixedRule, finding, never_silenced
 
 
-def judge(*rules: Rule, reported: list[str] | None = None) -> Evaluator:
-    """A judge who goes by these rules, and tells everybody everything."""
-    heard = [] if reported is None else reported
+def evaluator_of(*rules: Rule, reported: list[str] | None = None) -> Evaluator:
+    """Return an evaluator without silences; errors are added to `reported`."""
+    errors = [] if reported is None else reported
     return Evaluator(
         rules,
         thresholds=Thresholds(),
@@ -31,66 +31,80 @@ def judge(*rules: Rule, reported: list[str] | None = None) -> Evaluator:
         cooldown=300,
         max_subjects=5,
         is_silenced=never_silenced,
-        report=lambda component, error: heard.append(f"{component}: {type(error).__name__}"),
+        report=lambda component, error: errors.append(f"{component}: {type(error).__name__}"),
     )
 
 
-def decided(judge: Evaluator, now: float, thresholds: Thresholds | None = None) -> tuple[Any, bool]:
-    """What happened in a round, by rule, and whether it was a whole one."""
-    news, whole = finish(judge.evaluate(thresholds or Thresholds(), now, now + 1e9))
-    return [[event.transition for event in each.events] for each in news], whole
+def default_evaluator(times: int = 0, **fields: Any) -> Evaluator:
+    """Return an evaluator of the default rules that has seen `times` exchanges with `fields`."""
+    evaluator = evaluator_of(*default_rules())
+    observe(evaluator, times, **fields)
+    return evaluator
 
 
-def kept(found: Finding, **fields: Any) -> AlertRecord:
-    """An alert that has fired at 0."""
-    episode = Episode("a1", "planned", Alert(found, "firing", 0, 0), 0, 0, **fields)
+def observe(evaluator: Evaluator, times: int = 1, *, now: float = 0, **fields: Any) -> None:
+    """Let `times` exchanges end at `now`."""
+    for _ in range(times):
+        evaluator.traffic.observe(exchange(**fields), now)
+
+
+def evaluate(evaluator: Evaluator, now: float) -> tuple[list[list[str]], bool]:
+    """Return the transitions of an evaluation by rule, and True if no rule failed."""
+    changes, succeeded = finish(evaluator.evaluate(Thresholds(), now, now + 1e9))
+    return [[event.transition for event in change.events] for change in changes], succeeded
+
+
+def dry_run(evaluator: Evaluator, now: float = 1, **chosen: Any) -> dict[str, str | None]:
+    """Return the severities that a dry run finds with thresholds, by fingerprint."""
+    findings = finish(evaluator.dry_run(Thresholds(**chosen), now))
+    return {finding.fingerprint: finding.severity for finding in findings}
+
+
+def stored_alert(finding: Finding) -> AlertRecord:
+    """Return the record of an alert that fired at 0."""
+    episode = Episode("a1", "planned", Alert(finding, "firing", 0, 0), 0, 0)
     return record_of(episode, now=0, at=0)
 
 
-def test_a_round_takes_the_alerts_of_every_rule_on() -> None:
-    """Each on its own, and the round is a whole one."""
+def test_evaluation_advances_the_alerts_of_every_rule() -> None:
+    """Each rule has its own alerts."""
     one, other = FixedRule(finding(), name="one"), FixedRule(name="other")
-    asked = judge(one, other)
+    evaluator = evaluator_of(one, other)
 
-    assert decided(asked, 0) == ([["fired"], []], True)
+    assert evaluate(evaluator, 0) == ([["fired"], []], True)
     one.findings, other.findings = [], [finding()]
-    assert decided(asked, 60) == ([["resolved"], ["fired"]], True)
+    assert evaluate(evaluator, 60) == ([["resolved"], ["fired"]], True)
 
 
-def test_a_rule_that_fails_makes_no_whole_round() -> None:
-    """Whether it raises or finds what cannot be; the others go on, and it is reported."""
+def test_evaluation_with_a_failed_rule_did_not_succeed() -> None:
+    """A rule that raises or returns an invalid finding is reported; the others are evaluated."""
 
     def broken(traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
         raise OSError
 
-    odd: Any = finding(hold_for="a minute")
+    invalid: Any = finding(hold_for="a minute")
     reported: list[str] = []
-    asked = judge(broken, FixedRule(odd, name="odd"), FixedRule(finding()), reported=reported)
+    rules = broken, FixedRule(invalid, name="odd"), FixedRule(finding())
 
-    assert decided(asked, 0) == ([["fired"]], False)
+    assert evaluate(evaluator_of(*rules, reported=reported), 0) == ([["fired"]], False)
     assert reported == ["rule broken: OSError", "rule odd: TypeError"]
 
 
-def test_what_happened_before_a_round_is_judged_in_it_alone() -> None:
-    """Counts from round to round begin anew, and windows move on."""
-    asked = judge(*default_rules())
-    asked.traffic.observe(exchange(tenant="acme", limited=True), 0)
+def test_counts_between_two_evaluations_are_evaluated_once() -> None:
+    """Each evaluation starts these counts from zero."""
+    evaluator = default_evaluator(1, tenant="acme", limited=True)
 
-    assert [decided(asked, now)[0][0] for now in (1, 61)] == [["fired"], ["resolved"]]
+    assert [evaluate(evaluator, now)[0][0] for now in (1, 61)] == [["fired"], ["resolved"]]
 
 
-def test_a_preview_changes_nothing() -> None:
-    """It shows what a round would find, and the round finds it still."""
-    asked = judge(*default_rules())
-    for _ in range(20):
-        asked.traffic.observe(exchange(api_key="k1", status=500), 0)
+def test_dry_run_changes_nothing() -> None:
+    """A later evaluation finds the same."""
+    evaluator = default_evaluator(20, api_key="k1", status=500)
 
-    assert [each.fingerprint for each in finish(asked.dry_run(Thresholds(), 1))] == [
-        "error_spike:key:k1"
-    ]
-    assert finish(asked.dry_run(Thresholds(error_rate=None), 1)) == []
-    assert asked.tracker.findings() == []
-    assert decided(asked, 1)[0][1] == ["fired"]
+    assert dry_run(evaluator) == {"error_spike:key:k1": "critical"}
+    assert dry_run(evaluator, error_rate=None) == {}
+    assert evaluator.tracker.findings() == []
+    assert evaluate(evaluator, 1)[0][1] == ["fired"]
 
 
 @pytest.mark.parametrize(
@@ -102,150 +116,114 @@ def test_a_preview_changes_nothing() -> None:
         ({"provider_429_rpm": 5}, "rate_limit_exceeded:provider:claude"),
     ],
 )
-def test_a_preview_shows_what_lower_thresholds_would_find(
-    chosen: dict[str, Any], fingerprint: str
-) -> None:
-    """That is how somebody finds out which ones to set."""
-    asked = judge(*default_rules())
-    for number in range(20):
-        status = 429 if number % 2 else 200
-        asked.traffic.observe(exchange(tenant="acme", provider="claude", status=status), 0)
-    assert finish(asked.dry_run(Thresholds(provider_429_rpm=None), 1)) == []
+def test_dry_run_uses_the_thresholds_it_gets(chosen: dict[str, Any], fingerprint: str) -> None:
+    """Lower thresholds find alerts in traffic that was counted with higher ones."""
+    evaluator = default_evaluator(10, tenant="acme", provider="claude")
+    observe(evaluator, 10, tenant="acme", provider="claude", status=429)
+    assert dry_run(evaluator, provider_429_rpm=None) == {}
 
-    found = finish(asked.dry_run(Thresholds(**({"provider_429_rpm": None} | chosen)), 1))
-
-    assert [each.fingerprint for each in found] == [fingerprint]
+    assert list(dry_run(evaluator, **({"provider_429_rpm": None} | chosen))) == [fingerprint]
 
 
-def test_a_preview_shows_what_an_outage_explains() -> None:
-    """As the round would have it."""
-    asked = judge(*default_rules())
-    for _ in range(20):
-        asked.traffic.observe(exchange(api_key="k1", provider="claude", status=502), 0)
+def test_dry_run_inhibits_findings_that_an_outage_explains() -> None:
+    """They have no severity, as in an evaluation."""
+    evaluator = default_evaluator(20, api_key="k1", provider="claude", status=502)
 
-    found = {each.fingerprint: each.severity for each in finish(asked.dry_run(Thresholds(), 1))}
-
-    assert found == {
+    assert dry_run(evaluator) == {
         "error_spike:key:k1": None,
         "high_error_rate:provider:claude": None,
         "provider_down:provider:claude": "critical",
     }
 
 
-def test_a_rule_takes_up_the_alerts_that_go_on_and_no_others() -> None:
-    """One that cannot be read is over, and the rule does not hear of it."""
+def test_rule_resumes_the_findings_of_restored_alerts() -> None:
+    """An invalid record is resolved and not passed to the rule."""
 
     class Resuming(FixedRule):
         def resume(self, traffic: Traffic, finding: Finding) -> None:
             self.findings.append(finding)
 
     rule = Resuming()
-    unreadable = kept(finding(subject="k2"))
+    unreadable = stored_alert(finding(subject="k2"))
     unreadable.finding.clear()
-    (news,) = finish(judge(rule).resume([kept(finding()), unreadable], 10, 10))
+    records = [stored_alert(finding()), unreadable]
+    (changes,) = finish(evaluator_of(rule).resume(records, 10, 10))
 
     assert rule.findings == [finding()]
-    assert [each.resolve_reason for each in news.alerts] == ["unreadable"]
+    assert [alert.resolve_reason for alert in changes.alerts] == ["unreadable"]
 
 
-def test_other_thresholds_let_go_of_what_was_held() -> None:
-    """An alert of before a restart is judged by what is known, as soon as somebody changes them."""
-    asked = judge(FixedRule())
-    finish(asked.resume([kept(finding(window=3600))], 10, 10))
+def test_new_thresholds_release_held_alerts() -> None:
+    """The next evaluation resolves a restored alert that is not found any more."""
+    evaluator = evaluator_of(FixedRule())
+    finish(evaluator.resume([stored_alert(finding(window=3600))], 10, 10))
 
-    assert decided(asked, 20) == ([[]], True)
-    finish(asked.set_thresholds(Thresholds(error_window=60)))
-    assert decided(asked, 30) == ([["resolved"]], True)
+    assert evaluate(evaluator, 20) == ([[]], True)
+    finish(evaluator.set_thresholds(Thresholds(error_window=60)))
+    assert evaluate(evaluator, 30) == ([["resolved"]], True)
 
 
-@pytest.mark.parametrize("tried", [1000, 1])
-def test_a_preview_forgets_no_spike_that_has_passed(tried: int) -> None:
-    """Whether it was with higher or lower thresholds: the round finds what it would have found."""
-    asked = judge(*default_rules())
+@pytest.mark.parametrize(("master_rpm", "findings"), [(1000, 0), (1, 2)])
+def test_dry_run_keeps_the_peaks_of_past_traffic(master_rpm: int, findings: int) -> None:
+    """After a dry run with other thresholds, an evaluation still finds a spike that is over."""
+    evaluator = default_evaluator()
     thresholds = Thresholds(master_rpm=50)
-    finish(asked.set_thresholds(thresholds))
-    for _ in range(100):
-        asked.traffic.observe(exchange(tenant="acme"), 0)
-    for _ in range(20):
-        asked.traffic.observe(exchange(tenant="other"), 90)
+    finish(evaluator.set_thresholds(thresholds))
+    observe(evaluator, 100, tenant="acme")
+    observe(evaluator, 20, now=90, tenant="other")
 
-    found = finish(asked.dry_run(thresholds.changed(master_rpm=tried, min_rpm_requests_1m=1), 100))
-
-    assert len(found) == (0 if tried == 1000 else 2)
-    news, _ = finish(asked.evaluate(thresholds, 120, 1e9))
-    events = [event for each in news for event in each.events]
-    assert [(each.fingerprint, each.finding.value) for each in events] == [
+    assert len(dry_run(evaluator, 100, master_rpm=master_rpm, min_rpm_requests_1m=1)) == findings
+    changes, _ = finish(evaluator.evaluate(thresholds, 120, 1e9))
+    events = [event for change in changes for event in change.events]
+    assert [(event.fingerprint, event.finding.value) for event in events] == [
         ("traffic_spike:master_rpm:master:acme", 100)
     ]
 
 
-def test_a_preview_knows_of_the_outages_of_late() -> None:
-    """What they explain does not fire in a round, and so not in a dry run."""
-    asked = judge(*default_rules())
-    for _ in range(20):
-        asked.traffic.observe(exchange(api_key="k1", provider="claude", status=502), 0)
-    decided(asked, 1)
-    asked.traffic.observe(exchange(api_key="k1", provider="claude"), 2)
+@pytest.mark.parametrize(
+    ("now", "chosen"), [(3, {}), (250, {"error_window": 10})], ids=["same window", "shorter window"]
+)
+def test_dry_run_inhibits_findings_that_a_recent_outage_explains(
+    now: float, chosen: dict[str, Any]
+) -> None:
+    """An outage explains its failures for as long as the window in force counts them."""
+    evaluator = default_evaluator(20, api_key="k1", provider="claude", status=502)
+    evaluate(evaluator, 1)
+    observe(evaluator, now=2, api_key="k1", provider="claude")
 
-    found = {each.fingerprint: each.severity for each in finish(asked.dry_run(Thresholds(), 3))}
-
-    assert found == {"error_spike:key:k1": None, "high_error_rate:provider:claude": None}
-
-
-def test_an_outage_that_only_a_preview_has_found_explains_nothing_later() -> None:
-    """The thresholds that it was tried with do not hold."""
-    asked = judge(*default_rules())
-    for _ in range(5):
-        asked.traffic.observe(exchange(api_key="k1", provider="claude", status=502), 0)
-    for _ in range(5):
-        asked.traffic.observe(exchange(api_key="k1"), 0)
-
-    tried = finish(asked.dry_run(Thresholds(provider_failures=5), 1))
-    assert [each.severity for each in tried if each.subject.kind == "key"] == [None]
-
-    assert decided(asked, 2)[0][1] == ["fired"]
-
-
-def test_a_preview_tries_an_error_window_on_what_the_old_one_has_counted() -> None:
-    """An outage explains its failures for as long as those are remembered."""
-    asked = judge(*default_rules())
-    for _ in range(20):
-        asked.traffic.observe(exchange(api_key="k1", provider="claude", status=502), 0)
-    decided(asked, 1)
-    asked.traffic.observe(exchange(api_key="k1", provider="claude"), 2)
-
-    found = finish(asked.dry_run(Thresholds(error_window=10), 250))
-
-    assert {each.fingerprint: each.severity for each in found} == {
+    assert dry_run(evaluator, now, **chosen) == {
         "error_spike:key:k1": None,
         "high_error_rate:provider:claude": None,
     }
 
 
-def test_a_rule_whose_numbers_are_odd_breaks_no_preview() -> None:
-    """It is found as it is, as in a round, and reported."""
-    odd = finding(type="error_spike", metadata={"upstreams": ["a"]})
-    reported: list[str] = []
+def test_outage_found_by_a_dry_run_inhibits_nothing_later() -> None:
+    """The thresholds of a dry run are not in force."""
+    evaluator = default_evaluator(5, api_key="k1", provider="claude", status=502)
+    observe(evaluator, 5, api_key="k1")
 
-    assert finish(judge(FixedRule(odd), reported=reported).dry_run(Thresholds(), 1)) == [odd]
+    assert dry_run(evaluator, provider_failures=5)["error_spike:key:k1"] is None
+    assert evaluate(evaluator, 2)[0][1] == ["fired"]
+
+
+def test_dry_run_reports_invalid_metadata() -> None:
+    """The finding is returned as the rule has made it, as in an evaluation."""
+    invalid = finding(type="error_spike", metadata={"upstreams": ["a"]})
+    reported: list[str] = []
+    evaluator = evaluator_of(FixedRule(invalid), reported=reported)
+
+    assert finish(evaluator.dry_run(Thresholds(), 1)) == [invalid]
     assert reported == ["inhibition: AttributeError"]
 
 
-def test_a_preview_of_a_latency_finds_only_what_was_surely_longer() -> None:
-    """Durations are known by the buckets of the threshold that holds: 7.5 to 10 s is one."""
-    asked = judge(*default_rules())
-    for _ in range(20):
-        asked.traffic.observe(exchange(provider="claude", duration=8.0), 0)
+@pytest.mark.parametrize(("seconds", "severities"), [(7.5, ["warning"]), (7.6, [None]), (12.5, [])])
+def test_dry_run_of_a_latency_compares_whole_buckets(
+    seconds: float, severities: list[str | None]
+) -> None:
+    """A duration of 8 s is in the bucket from 7.5 to 10 s of the threshold in force."""
+    evaluator = default_evaluator(20, provider="claude", duration=8.0)
 
-    found = {
-        tried: [
-            each.severity
-            for each in finish(asked.dry_run(Thresholds(provider_latency_p95=tried), 1))
-        ]
-        for tried in (7.5, 7.6, 12.5)
-    }
-
-    assert found == {7.5: ["warning"], 7.6: [None], 12.5: []}
+    assert list(dry_run(evaluator, provider_latency_p95=seconds).values()) == severities
 
 
 THRESHOLDS = Thresholds()
@@ -254,8 +232,8 @@ THRESHOLDS = Thresholds()
 TRAFFIC = Traffic(THRESHOLDS, max_subjects=5)
 
 
-class Book:
-    """A rulebook, and what it has reported."""
+class RecordedRules:
+    """A RuleSet, and the errors that it has reported."""
 
     def __init__(self, *rules: Rule, interval: float = 60) -> None:
         self.reported: list[tuple[str, str]] = []
@@ -264,25 +242,25 @@ class Book:
     def _report(self, component: str, error: Exception) -> None:
         self.reported.append((component, type(error).__name__))
 
-    def find(self) -> dict[str, list[Finding]]:
-        """What all rules find."""
+    def evaluate(self) -> dict[str, list[Finding]]:
+        """Return the findings of all rules."""
         return finish(self.rules.evaluate(TRAFFIC, THRESHOLDS, 0))
 
-    def explained(self, now: float, **found: list[Finding]) -> dict[str, list[Finding]]:
-        """Those findings, by the outages of late."""
-        explained, down = finish(self.rules.apply_inhibition(found, THRESHOLDS, now))
+    def inhibit(self, now: float, **findings: list[Finding]) -> dict[str, list[Finding]]:
+        """Return the findings after inhibition, and remember their outages."""
+        inhibited, down = finish(self.rules.apply_inhibition(findings, THRESHOLDS, now))
         self.rules.set_outages(down)
-        return explained
+        return inhibited
 
 
 def broken(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
-    """A rule that raises when it has found something."""
+    """Raise after one finding."""
     yield finding()
     raise ZeroDivisionError
 
 
 def outage() -> Finding:
-    """The provider claude is down."""
+    """Return the finding that the provider claude is down."""
     return Finding(
         type="provider_down",
         subject=Subject("provider", "claude"),
@@ -293,85 +271,84 @@ def outage() -> Finding:
 
 
 def spike(**upstreams: int) -> Finding:
-    """A key whose 20 failures came from these providers."""
-    blamed = {f"provider:{name}": number for name, number in upstreams.items()}
-    return finding(type="error_spike", metadata={"errors": 20, "upstreams": blamed})
+    """Return the finding of a key with 20 failures, by provider."""
+    by_upstream = {f"provider:{name}": failures for name, failures in upstreams.items()}
+    return finding(type="error_spike", metadata={"errors": 20, "upstreams": by_upstream})
 
 
-def test_rules_are_known_by_their_names() -> None:
-    """In the order in which they are asked."""
+def test_rules_are_listed_by_name_in_their_order() -> None:
+    """The name of a rule is its `name`, or that of the function."""
     first, second = FixedRule(name="one"), FixedRule(name="other")
-    book = Book(first, broken, second)
+    rules = RecordedRules(first, broken, second).rules
 
-    assert book.rules.names == ("one", "broken", "other")
-    assert dict(book.rules) == {"one": first, "broken": broken, "other": second}
+    assert rules.names == ("one", "broken", "other")
+    assert dict(rules) == {"one": first, "broken": broken, "other": second}
 
 
-def test_rules_of_one_name_are_numbered() -> None:
-    """Each has alerts of its own, which are found again after a restart."""
+def test_rules_with_equal_names_are_numbered() -> None:
+    """Their alerts are restored by these names after a restart."""
     rules = [FixedRule(name="rule") for _ in range(3)]
+    names = ["rule", "rule-2", "rule-3"]
 
-    assert dict(Book(*rules).rules) == dict(zip(["rule", "rule-2", "rule-3"], rules, strict=True))
+    assert dict(RecordedRules(*rules).rules) == dict(zip(names, rules, strict=True))
 
 
 @given(names=st.lists(st.sampled_from(["a", "a-2", "a-3", "a-2-2", "b"]), max_size=8))
-def test_no_two_have_the_same_name(names: list[str]) -> None:
-    """Also where one is called as another one would be; the first of each keeps its own."""
-    made = check_distinct(names)
+def test_numbered_names_are_unique(names: list[str]) -> None:
+    """A numbered name differs from names that look numbered; the first name is unchanged."""
+    unique = check_distinct(names)
 
-    assert len(set(made)) == len(made) == len(names)
-    assert made[:1] == tuple(names[:1])
+    assert len(set(unique)) == len(unique) == len(names)
+    assert unique[:1] == tuple(names[:1])
 
 
-def test_every_rule_is_asked_for_what_it_finds() -> None:
-    """One after the other, with the same traffic, thresholds and time."""
-    asked: list[tuple[Any, ...]] = []
+def test_every_rule_is_called_with_traffic_thresholds_and_time() -> None:
+    """The findings are returned by rule."""
+    calls: list[tuple[Any, ...]] = []
 
     def rule(*arguments: Any) -> list[Finding]:
-        asked.append(arguments)
+        calls.append(arguments)
         return [finding()]
 
-    book = Book(rule, FixedRule())
-
-    assert book.find() == {"rule": [finding()], "planned": []}
-    assert asked == [(TRAFFIC, THRESHOLDS, 0)]
+    assert RecordedRules(rule, FixedRule()).evaluate() == {"rule": [finding()], "planned": []}
+    assert calls == [(TRAFFIC, THRESHOLDS, 0)]
 
 
-def test_a_rule_that_raises_is_left_out_and_reported() -> None:
-    """What it had found so far does not count; the others do."""
-    book = Book(broken, FixedRule(finding()))
+def test_rule_that_raises_is_reported_and_left_out() -> None:
+    """Its findings before the error do not count."""
+    rules = RecordedRules(broken, FixedRule(finding()))
 
-    assert book.find() == {"planned": [finding()]}
-    assert book.reported == [("rule broken", "ZeroDivisionError")]
+    assert rules.evaluate() == {"planned": [finding()]}
+    assert rules.reported == [("rule broken", "ZeroDivisionError")]
 
 
-@pytest.mark.parametrize("found", [0, "alert", ("error_spike", "k1")])
-def test_a_rule_that_gives_no_findings_is_left_out_and_reported(found: object) -> None:
-    """Something else in the list is a failure of that rule, and of no other."""
-    odd: Any = [finding(), found]
-    book = Book(FixedRule(*odd, name="odd"), FixedRule(finding()))
+@pytest.mark.parametrize("item", [0, "alert", ("error_spike", "k1")])
+def test_rule_that_returns_other_objects_is_reported_and_left_out(item: object) -> None:
+    """The findings of the other rules count."""
+    findings: Any = [finding(), item]
+    rules = RecordedRules(FixedRule(*findings, name="odd"), FixedRule(finding()))
 
-    assert book.explained(0, **book.find()) == {"planned": [finding()]}
-    assert [component for component, _ in book.reported] == ["rule odd"]
+    assert rules.inhibit(0, **rules.evaluate()) == {"planned": [finding()]}
+    assert [component for component, _ in rules.reported] == ["rule odd"]
 
 
 @pytest.mark.parametrize("metadata", [{"upstreams": {"provider:claude": 1}}, {"upstreams": 5}])
-def test_a_finding_whose_numbers_are_odd_is_explained_by_nothing(metadata: dict[str, Any]) -> None:
-    """A rule of somebody's own may be of a type of ours, with other metadata."""
-    odd = finding(type="error_spike", metadata=metadata)
+def test_finding_with_invalid_metadata_is_not_inhibited(metadata: dict[str, Any]) -> None:
+    """A custom rule may use a built-in type with other metadata."""
+    invalid = finding(type="error_spike", metadata=metadata)
 
-    assert Book().explained(0, odd=[odd], down=[outage()])["down"] == [outage()]
+    assert RecordedRules().inhibit(0, odd=[invalid], down=[outage()])["down"] == [outage()]
 
 
-class Asking(FixedRule):
-    """A rule that has to ask somebody, which may fail."""
+class Refreshing(FixedRule):
+    """A rule with hooks: `refresh` awaits a function, `resume` rejects negative values."""
 
-    def __init__(self, ask: Callable[[], Any], name: str = "asking") -> None:
+    def __init__(self, fetch: Callable[[], Any], name: str = "refreshing") -> None:
         super().__init__(name=name)
-        self.ask = ask
+        self.fetch = fetch
 
     async def refresh(self) -> None:
-        await self.ask()
+        await self.fetch()
 
     def resume(self, traffic: Traffic, finding: Finding) -> None:
         self.findings.append(finding)
@@ -380,60 +357,62 @@ class Asking(FixedRule):
 
 
 @pytest.mark.anyio
-async def test_rules_that_want_it_are_refreshed() -> None:
-    """One that fails, or takes longer than an interval, is reported; the others are as well."""
-    asked: list[str] = []
+async def test_every_rule_with_refresh_is_refreshed() -> None:
+    """A refresh that fails, or takes longer than an interval, is reported."""
+    refreshed: list[str] = []
 
-    async def well() -> None:
-        asked.append("well")
+    async def fetch() -> None:
+        refreshed.append("good")
 
-    async def badly() -> None:
+    async def fail() -> None:
         raise OSError
 
-    book = Book(
-        Asking(badly, "bad"),
-        Asking(anyio.sleep_forever, "slow"),
+    rules = RecordedRules(
+        Refreshing(fail, "bad"),
+        Refreshing(anyio.sleep_forever, "slow"),
         FixedRule(),
-        Asking(well),
+        Refreshing(fetch, "good"),
         interval=0.01,
     )
-    await book.rules.refresh()
+    await rules.rules.refresh()
 
-    assert asked == ["well"]
-    assert book.reported == [
+    assert refreshed == ["good"]
+    assert rules.reported == [
         ("refresh of rule bad", "OSError"),
         ("refresh of rule slow", "TimeoutError"),
     ]
 
 
-def test_a_rule_that_wants_it_takes_up_what_it_had_found() -> None:
-    """One that cannot is reported, and one that does not want to is left alone."""
-    asking = Asking(anyio.sleep_forever)
-    book = Book(asking, FixedRule())
+def test_rule_with_resume_gets_its_findings_after_a_restart() -> None:
+    """An error is reported, and a rule without `resume` is left out."""
+    rule = Refreshing(anyio.sleep_forever)
+    rules = RecordedRules(rule, FixedRule())
 
-    for name in ("asking", "planned"):
+    for name in ("refreshing", "planned"):
         for value in (1, -1):
-            book.rules.resume(name, TRAFFIC, finding(value=value))
+            rules.rules.resume(name, TRAFFIC, finding(value=value))
 
-    assert [each.value for each in asking.findings] == [1, -1]
-    assert book.reported == [("rule asking", "ValueError")]
+    assert [finding.value for finding in rule.findings] == [1, -1]
+    assert rules.reported == [("rule refreshing", "ValueError")]
 
 
-def test_what_an_outage_explains_does_not_fire() -> None:
-    """Whichever rules have found the one and the other; each keeps what is its own."""
-    found = Book().explained(0, errors=[spike(claude=20), spike(gemini=20)], down=[outage()])
+def test_findings_that_an_outage_explains_do_not_fire() -> None:
+    """The outage may be found by another rule; failures of other providers still fire."""
+    findings = RecordedRules().inhibit(
+        0, errors=[spike(claude=20), spike(gemini=20)], down=[outage()]
+    )
 
-    assert [[each.severity for each in found[name]] for name in ("errors", "down")] == [
+    assert [[finding.severity for finding in findings[name]] for name in ("errors", "down")] == [
         [None, "warning"],
         ["critical"],
     ]
 
 
-def test_an_outage_explains_its_failures_while_they_are_in_the_window() -> None:
-    """It is 300 s long, keeps a tenth more, and is looked at once in an interval."""
-    book = Book(interval=60)
-    book.explained(0, down=[outage()])
+def test_outage_inhibits_its_failures_while_the_window_counts_them() -> None:
+    """The window is 300 s, counts up to a tenth more, and is evaluated once in 60 s."""
+    rules = RecordedRules(interval=60)
+    rules.inhibit(0, down=[outage()])
 
-    seen = [book.explained(now, errors=[spike(claude=20)])["errors"] for now in (60, 390, 391)]
+    findings = [rules.inhibit(now, errors=[spike(claude=20)]) for now in (60, 390, 391)]
 
-    assert [found[0].severity for found in seen] == [None, None, "warning"]
+    assert [by_rule["errors"][0].severity for by_rule in findings] == [None, None, "warning"]

@@ -1,4 +1,4 @@
-"""AlertMiddleware: an application watched by an engine."""
+"""AlertMiddleware with an engine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..support.asgi import drive, http_scope
 
 
 @pytest.mark.anyio
-async def test_an_application_that_fails_ten_times_is_an_error_spike() -> None:
-    """The middleware lets the engine see every request, and the engine judges them."""
+async def test_ten_failed_requests_fire_an_error_spike() -> None:
+    """The middleware passes every exchange to the engine."""
     engine = AlertEngine(sinks=[])
     app = AlertMiddleware(answering(status=500), engine=engine)
 
@@ -22,17 +22,17 @@ async def test_an_application_that_fails_ten_times_is_an_error_spike() -> None:
         await drive(app)
 
     events = await engine.evaluate()
-    assert [(each.transition, each.fingerprint) for each in events] == [
+    assert [(event.transition, event.fingerprint) for event in events] == [
         ("fired", "error_spike:system:0")
     ]
     assert events[0].finding.metadata == {"requests": 10, "errors": 10, "threshold": 0.1}
 
 
 @pytest.mark.anyio
-async def test_alerts_are_about_whom_the_application_annotates() -> None:
-    """The upstream's credential, and a tenant's key whose failures are its own.
+async def test_annotations_name_the_subjects_of_alerts() -> None:
+    """An alert names the annotated credential, or the annotated key.
 
-    A key that only fares as its upstream does has none: that says no more.
+    A key whose failures are those of its upstream gets no alert.
     """
     engine = AlertEngine(sinks=[])
 
@@ -40,29 +40,29 @@ async def test_alerts_are_about_whom_the_application_annotates() -> None:
         annotate(scope, api_key="k1", credential="c1", provider="claude")
         await answering(status=502)(scope, receive, send)
 
-    async def no_upstream(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app_without_upstream(scope: Scope, receive: Receive, send: Send) -> None:
         annotate(scope, api_key="k2")
         await answering(status=500)(scope, receive, send)
 
     for _ in range(10):
         await drive(AlertMiddleware(app, engine=engine), http_scope("/v1/messages"))
-        await drive(AlertMiddleware(no_upstream, engine=engine), http_scope("/v1/tools"))
+        await drive(AlertMiddleware(app_without_upstream, engine=engine), http_scope("/v1/tools"))
 
     events = await engine.evaluate()
-    assert {each.fingerprint for each in events} == {
+    assert {event.fingerprint for event in events} == {
         "error_spike:key:k2",
         "provider_down:apikey:c1",
     }
 
 
 @pytest.mark.anyio
-async def test_an_application_that_works_gets_no_alert() -> None:
-    """Answers pass unchanged, and there is nothing to tell of them."""
+async def test_successful_requests_fire_no_alert() -> None:
+    """Responses pass unchanged."""
     engine = AlertEngine(sinks=[])
     app = AlertMiddleware(answering(b"fine"), engine=engine)
 
-    answers = [await drive(app) for _ in range(10)]
+    responses = [await drive(app) for _ in range(10)]
 
-    assert {(each.status, each.body) for each in answers} == {(200, b"fine")}
+    assert {(response.status, response.body) for response in responses} == {(200, b"fine")}
     assert await engine.evaluate() == []
     assert engine.firing == list[Finding]()

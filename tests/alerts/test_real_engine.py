@@ -1,4 +1,4 @@
-"""A running engine with a real Alertmanager: what fires there is what fires here."""
+"""A running engine with a real Alertmanager: both have the same firing alerts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.anyio
 
-_ROUND = 0.3  # seconds
-_AGAIN = 2.5  # seconds; an alert that is not sent again lasts four times as long
+_INTERVAL = 0.3  # seconds
+_RESEND_EVERY = 2.5  # seconds; an alert expires after four times as long
 
 
-class Troubles:
-    """A rule that finds what a test says."""
+class KeyRule:
+    """A rule that finds the keys in `keys`."""
 
     def __init__(self) -> None:
         self.keys: Sequence[str] = ()
@@ -36,85 +36,88 @@ class Troubles:
             yield Finding(type="trouble", subject=subject, severity="warning", title="", message="")
 
 
-def engine_of(rule: Troubles, server: Server) -> AlertEngine:
-    """An engine that keeps the Alertmanager told."""
-    sink = AlertmanagerSink(f"http://{server.place}", resend_every=_AGAIN)
-    return AlertEngine([rule], [sink], interval=_ROUND)
+def engine_of(rule: KeyRule, server: Server) -> AlertEngine:
+    """Return an engine that sends its alerts to an Alertmanager."""
+    sink = AlertmanagerSink(f"http://{server.place}", resend_every=_RESEND_EVERY)
+    return AlertEngine([rule], [sink], interval=_INTERVAL)
 
 
-async def until(holds: Callable[[], bool], what: str) -> None:
-    """Wait, while the engine runs."""
-    await anyio.to_thread.run_sync(partial(wait_until, holds, what))
+async def until(condition: Callable[[], bool], failure: str) -> None:
+    """Wait for a condition while the engine runs."""
+    await anyio.to_thread.run_sync(partial(wait_until, condition, failure))
 
 
-def held(server: Server) -> list[dict[str, Any]]:
-    """The alerts that the Alertmanager holds to be firing; none where it is down."""
+def firing_alerts(server: Server) -> list[dict[str, Any]]:
+    """Return the firing alerts of an Alertmanager by key; none if it is down."""
     try:
-        answer = httpx2.get(f"http://{server.place}/api/v2/alerts", timeout=PATIENCE)
+        response = httpx2.get(f"http://{server.place}/api/v2/alerts", timeout=PATIENCE)
     except httpx2.TransportError:
         return []
-    found: list[dict[str, Any]] = answer.json() if answer.status_code == 200 else []
-    return sorted(found, key=lambda each: str(each["labels"]["subject_id"]))
+    alerts: list[dict[str, Any]] = response.json() if response.status_code == 200 else []
+    return sorted(alerts, key=lambda alert: str(alert["labels"]["subject_id"]))
 
 
-def keys(server: Server) -> list[str]:
-    """Whom they are about."""
-    return [each["labels"]["subject_id"] for each in held(server)]
+def firing_keys(server: Server) -> list[str]:
+    """Return the keys of the firing alerts."""
+    return [alert["labels"]["subject_id"] for alert in firing_alerts(server)]
 
 
-def notified(receiver: Receiver) -> list[str]:
-    """What people were told."""
-    return [each["status"] for request in receiver.received for each in request.json["alerts"]]
+def statuses(receiver: Receiver) -> list[str]:
+    """Return the status of each alert that Alertmanager has reported to a receiver."""
+    return [alert["status"] for request in receiver.received for alert in request.json["alerts"]]
 
 
-async def test_an_alert_lasts_in_alertmanager_as_long_as_in_the_engine(
+async def test_alert_lasts_in_alertmanager_as_long_as_in_the_engine(
     server: Server, receiver: Receiver
 ) -> None:
-    """It is told once, sent again for as long as it fires, and ends when it is over."""
-    rule = Troubles()
+    """The sink resends a firing alert before it expires, and Alertmanager notifies once."""
+    rule = KeyRule()
     async with engine_of(rule, server):
         rule.keys = ["k1"]
-        await until(lambda: notified(receiver) == ["firing"], "it does not fire")
-        first = held(server)[0]
+        await until(lambda: statuses(receiver) == ["firing"], "the alert does not fire")
+        first = firing_alerts(server)[0]
 
-        # Each time that it is sent again moves its end on.
-        await until(lambda: lasted(server, first) > 1.5 * _AGAIN, "it is not sent again")
-        assert keys(server) == ["k1"]
-        assert notified(receiver) == ["firing"]
+        # Each resend moves the end of the alert.
+        await until(lambda: extension(server, first) > 1.5 * _RESEND_EVERY, "there is no resend")
+        assert firing_keys(server) == ["k1"]
+        assert statuses(receiver) == ["firing"]
 
         rule.keys = []
-        await until(lambda: notified(receiver) == ["firing", "resolved"], "it is not resolved")
-        assert keys(server) == []
+        await until(
+            lambda: statuses(receiver) == ["firing", "resolved"], "the alert is not resolved"
+        )
+        assert firing_keys(server) == []
 
 
-async def test_an_alertmanager_that_was_down_has_what_fires_when_it_is_back(
+async def test_restarted_alertmanager_gets_all_firing_alerts(
     server: Server, receiver: Receiver
 ) -> None:
-    """What fired before, what began meanwhile; and not what ended meanwhile."""
-    rule = Troubles()
+    """It gets the old and the new alerts, and none that was resolved while it was down."""
+    rule = KeyRule()
     async with engine_of(rule, server) as engine:
         rule.keys = ["gone", "old"]
-        await until(lambda: keys(server) == ["gone", "old"], "they do not fire")
+        await until(lambda: firing_keys(server) == ["gone", "old"], "the alerts do not fire")
 
         server.kill()
         rule.keys = ["new", "old"]
-        await until(lambda: engine.queue_length() == {("AlertmanagerSink",): 2}, "nothing waits")
+        queue = ("AlertmanagerSink",)
+        await until(lambda: engine.queue_length() == {queue: 2}, "nothing is queued")
         await anyio.to_thread.run_sync(server.start)
 
-        await until(lambda: keys(server) == ["new", "old"], "they do not come back")
-        await until(lambda: engine.queue_length() == {("AlertmanagerSink",): 0}, "something waits")
-        assert keys(server) == ["new", "old"]
+        await until(lambda: firing_keys(server) == ["new", "old"], "the alerts do not come back")
+        await until(lambda: engine.queue_length() == {queue: 0}, "the queue is not empty")
+        assert firing_keys(server) == ["new", "old"]
 
         rule.keys = []
-        await until(lambda: keys(server) == [], "they are not resolved")
+        await until(lambda: firing_keys(server) == [], "the alerts are not resolved")
 
 
-def lasted(server: Server, first: dict[str, Any]) -> float:
-    """Seconds by which the end of an alert has moved on since it was `first` seen."""
-    now = held(server)
-    return seconds(now[0]["endsAt"]) - seconds(first["endsAt"]) if now else 0.0
+def extension(server: Server, first: dict[str, Any]) -> float:
+    """Return the seconds by which the end of the firing alert has moved since `first`."""
+    alerts = firing_alerts(server)
+    return epoch_seconds(alerts[0]["endsAt"]) - epoch_seconds(first["endsAt"]) if alerts else 0.0
 
 
-def seconds(time: str) -> float:
-    """Seconds since the epoch."""
+def epoch_seconds(time: str) -> float:
+    """Return seconds since the epoch."""
     return datetime.fromisoformat(time).timestamp()

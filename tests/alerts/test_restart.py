@@ -1,4 +1,4 @@
-"""A restart changes nothing of what is told, nor of what people have set."""
+"""Restarts and kills: they change neither the notifications nor the stored state."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from .exchanges import exchange
 from .findings import FixedRule, RecordingSink, finding
 
 COOLDOWN = 100
-# What is no better than a warning keeps an alert critical, so what it was matters.
+# Hysteresis: a warning keeps an alert critical, so its severity before the restart matters.
 KEEPS: dict[Severity | None, Severity | None] = {
     None: None,
     "info": "info",
     "warning": "critical",
     "critical": "critical",
 }
-EPOCHS = 12_345.0  # seconds by which the clocks of two processes are apart
+CLOCK_OFFSET = 12_345.0  # seconds between the monotonic clocks of two processes
 
 OpenStore = Callable[[Callable[[], float]], AlertStore]
 
 
-class Round(NamedTuple):
-    """What happens to an engine: restarts, then a round, then what people do.
+class Evaluation(NamedTuple):
+    """Restarts, an evaluation, and a change by the controls.
 
     Attributes:
-        gap: Seconds since the round before.
-        found: What each rule finds, by rule and subject.
-        act: What somebody does then, and about whom.
-        restarts: How often the engine is thrown away before the round.
-        dies: Where it is killed in the middle of telling: before or after a sink has heard it.
+        gap: Seconds since the evaluation before.
+        findings: Severities by rule and subject.
+        change: The change, its subject, and a number for it.
+        restarts: Number of restarts before the evaluation.
+        dies: Kill the process while it notifies: before or after the sink has the event.
     """
 
     gap: int
-    found: dict[tuple[str, str], Severity | None]
-    act: tuple[str, str, int] | None = None
+    findings: dict[tuple[str, str], Severity | None]
+    change: tuple[str, str, int] | None = None
     restarts: int = 0
     dies: Literal["before", "after"] | None = None
 
@@ -61,16 +61,18 @@ severities: st.SearchStrategy[Severity | None] = st.sampled_from(
     [None, "info", "warning", "critical"]
 )
 subjects = st.sampled_from(["k1", "k2"])
-rounds = st.lists(
+histories = st.lists(
     st.builds(
-        Round,
+        Evaluation,
         gap=st.integers(0, 90),
-        found=st.dictionaries(
+        findings=st.dictionaries(
             st.tuples(st.sampled_from(["one", "other"]), subjects), severities, max_size=4
         ),
-        act=st.none()
+        change=st.none()
         | st.tuples(
-            st.sampled_from(["ack", "unack", "silence", "unsilence", "tune"]),
+            st.sampled_from(
+                ["acknowledge", "unacknowledge", "silence", "unsilence", "set_thresholds"]
+            ),
             subjects,
             st.integers(1, 120),
         ),
@@ -81,24 +83,24 @@ rounds = st.lists(
 )
 
 
-class Planning(FixedRule):
-    """A rule that finds what a round says; its times are those of the thresholds."""
+class ThresholdRule(FixedRule):
+    """A planned rule whose findings have the `hold_for` and `keep_firing` of the thresholds."""
 
-    def plan(self, found: dict[tuple[str, str], Severity | None]) -> None:
-        """Find this from now on."""
-        self.found = [
+    def plan(self, findings: dict[tuple[str, str], Severity | None]) -> None:
+        """Return these findings from now on."""
+        self.findings = [
             finding(severity, type=self.name, subject=subject, keeps=KEEPS[severity])
-            for (rule, subject), severity in found.items()
+            for (rule, subject), severity in findings.items()
             if rule == self.name
         ]
 
     def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
         hold, keep = thresholds.provider_error_hold, thresholds.keep_firing
-        return [replace(each, hold_for=hold, keep_firing=keep) for each in self.found]
+        return [replace(planned, hold_for=hold, keep_firing=keep) for planned in self.findings]
 
 
-class Dying(RecordingSink):
-    """A sink in whose process is killed, before or after it has heard an event."""
+class KillingSink(RecordingSink):
+    """A sink that cancels its process before or after it records an event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,20 +116,20 @@ class Dying(RecordingSink):
 
 
 class World:
-    """A store, and one engine after another that goes on with it."""
+    """A store, and the engines that use it one after another."""
 
     def __init__(self, open_store: OpenStore) -> None:
         self.wall = FakeClock(1_700_000_000.0)
-        self.rules = Planning(name="one"), Planning(name="other")
-        self.sink = Dying()
-        self.told: list[list[AlertEvent]] = []
+        self.rules = ThresholdRule(name="one"), ThresholdRule(name="other")
+        self.sink = KillingSink()
+        self.returned: list[list[AlertEvent]] = []
         self._open_store = open_store
         self._started = 0
         self._start()
 
     def _start(self) -> None:
         self._started += 1
-        epoch = self._started * EPOCHS
+        offset = self._started * CLOCK_OFFSET
         self.store = self._open_store(self.wall)
         self.engine = AlertEngine(
             self.rules,
@@ -135,96 +137,103 @@ class World:
             thresholds=Thresholds(provider_error_hold=30, keep_firing=30),
             cooldown=COOLDOWN,
             store=self.store,
-            clock=lambda: self.wall() - epoch,
+            clock=lambda: self.wall() - offset,
             wall=self.wall,
         )
 
     async def restart(self) -> None:
-        """Throw the engine away, and begin with another one."""
+        """Replace the engine."""
         await self.store.aclose()
         self._start()
 
-    async def live(self, each: Round) -> None:
-        """Go through one round."""
-        for _ in range(each.restarts):
+    async def run(self, evaluation: Evaluation) -> None:
+        """Run one evaluation with its restarts and its change."""
+        for _ in range(evaluation.restarts):
             await self.restart()
-        self.wall.advance(each.gap)
+        self.wall.advance(evaluation.gap)
         for rule in self.rules:
-            rule.plan(each.found)
-        self.sink.dies, self.sink.process = each.dies, anyio.CancelScope()
+            rule.plan(evaluation.findings)
+        self.sink.dies, self.sink.process = evaluation.dies, anyio.CancelScope()
         with self.sink.process:
-            self.told.append(await self.engine.evaluate())
+            self.returned.append(await self.engine.evaluate())
         if self.sink.process.cancelled_caught:
             await self.restart()
-        elif each.act is not None:
-            await self._act(*each.act)
+        elif evaluation.change is not None:
+            await self._change(*evaluation.change)
 
-    async def _act(self, what: str, subject: str, number: int) -> None:
+    async def _change(self, change: str, subject: str, number: int) -> None:
         controls = self.engine.controls
-        if what == "silence":
+        if change == "silence":
             matcher = Matcher("subject_id", subject)
             await controls.silence(matcher, ends_at=self.wall() + number, by="ada")
-        elif what == "unsilence":
+        elif change == "unsilence":
             for silence in controls.silences[:1]:
                 await controls.unsilence(silence.id)
-        elif what == "tune":
+        elif change == "set_thresholds":
             chosen = Thresholds(provider_error_hold=number // 2, keep_firing=number // 3)
             await controls.set_thresholds(chosen, by="ada")
         else:
-            await self._see(what, subject)
+            await self._acknowledge(change, subject)
 
-    async def _see(self, what: str, subject: str) -> None:
+    async def _acknowledge(self, change: str, subject: str) -> None:
         for alert in (await self.store.alerts(subject=f"key:{subject}")).items:
-            if alert.state != "resolved" and what == "ack":
+            if alert.state != "resolved" and change == "acknowledge":
                 await self.engine.controls.acknowledge(alert.id, by="ada")
             elif alert.state != "resolved":
                 await self.engine.controls.unacknowledge(alert.id)
 
 
 class Outcome(NamedTuple):
-    """What came of a life, in which ids are numbered, as they are by chance."""
+    """The outcome of a history; random ids are replaced by numbers.
 
-    told: list[list[tuple[Any, ...]]]
-    heard: dict[str, list[tuple[Any, ...]]]
+    Attributes:
+        returned: The events that each evaluation has returned.
+        notified: The events that the sink has got, by fingerprint, without repetitions.
+        alerts: The stored alerts.
+        thresholds: The thresholds in force.
+    """
+
+    returned: list[list[tuple[Any, ...]]]
+    notified: dict[str, list[tuple[Any, ...]]]
     alerts: list[tuple[Any, ...]]
     thresholds: Thresholds
 
 
-async def lived(rounds: list[Round], open_store: OpenStore) -> Outcome:
-    """What comes of these rounds."""
+async def outcome_of(history: list[Evaluation], open_store: OpenStore) -> Outcome:
+    """Run a history and return its outcome."""
     world = World(open_store)
-    for each in rounds:
-        await world.live(each)
-    await world.live(Round(0, {}))  # hears what a process that was killed left behind
+    for evaluation in history:
+        await world.run(evaluation)
+    await world.run(Evaluation(0, {}))  # delivers what a killed process has left in the store
     records = (await world.store.alerts(limit=1000)).items[::-1]
     await world.store.aclose()
     ids = _Numbers()
-    heard: dict[str, list[tuple[Any, ...]]] = {}
-    for event in {each.id: each for each in world.sink.events}.values():
-        heard.setdefault(event.fingerprint, []).append(_told(event, ids))
+    notified: dict[str, list[tuple[Any, ...]]] = {}
+    for event in {event.id: event for event in world.sink.events}.values():
+        notified.setdefault(event.fingerprint, []).append(_fields_of_event(event, ids))
     return Outcome(
-        [sorted(_told(event, ids) for event in events) for events in world.told],
-        heard,
-        sorted(_kept(record, ids) for record in records),
+        [sorted(_fields_of_event(event, ids) for event in events) for events in world.returned],
+        notified,
+        sorted(_fields_of_record(record, ids) for record in records),
         world.engine.thresholds,
     )
 
 
 class _Numbers:
-    """The episodes of each alert by their order."""
+    """Numbers of the episodes of each alert, in their order."""
 
     def __init__(self) -> None:
         self._known: dict[str, list[str]] = {}
 
     def of(self, fingerprint: str, identity: str) -> int:
-        """Which one it is."""
+        """Return the number of an episode."""
         known = self._known.setdefault(fingerprint, [])
         if identity not in known:
             known.append(identity)
         return known.index(identity)
 
 
-def _told(event: AlertEvent, ids: _Numbers) -> tuple[Any, ...]:
+def _fields_of_event(event: AlertEvent, ids: _Numbers) -> tuple[Any, ...]:
     return (
         event.fingerprint,
         event.transition,
@@ -236,27 +245,33 @@ def _told(event: AlertEvent, ids: _Numbers) -> tuple[Any, ...]:
     )
 
 
-def _kept(record: AlertRecord, ids: _Numbers) -> tuple[Any, ...]:
-    times = (record.since, record.told, record.started_at, record.fired_at, record.resolved_at)
+def _fields_of_record(record: AlertRecord, ids: _Numbers) -> tuple[Any, ...]:
+    times = (
+        record.since,
+        record.last_notified_at,
+        record.started_at,
+        record.fired_at,
+        record.resolved_at,
+    )
     return (
         record.fingerprint,
         record.started_at,
         record.state,
         record.severity,
-        record.told_as or "",
+        record.notified_severity or "",
         record.ack is not None,
         *(time or 0 for time in times),
         ids.of(record.fingerprint, record.id),
     )
 
 
-def without_restarts(rounds: list[Round]) -> list[Round]:
-    """The same rounds of one process."""
-    return [each._replace(restarts=0, dies=None) for each in rounds]
+def without_restarts(history: list[Evaluation]) -> list[Evaluation]:
+    """Return the same history in one process."""
+    return [evaluation._replace(restarts=0, dies=None) for evaluation in history]
 
 
 def in_memory() -> OpenStore:
-    """One store in memory, which stays the same."""
+    """Return a function that always returns the same store in memory."""
     stores: list[MemoryAlertStore] = []
 
     def open_store(wall: Callable[[], float]) -> AlertStore:
@@ -267,62 +282,62 @@ def in_memory() -> OpenStore:
 
 
 @pytest.mark.slow
-@given(rounds)
-def test_a_restart_changes_nothing(rounds: list[Round]) -> None:
-    """Whatever rules find and people do: what is told, heard, kept and in force is the same."""
-    restarted = anyio.run(lived, rounds, in_memory())
+@given(histories)
+def test_restarts_change_nothing(history: list[Evaluation]) -> None:
+    """Events, notifications, stored alerts and thresholds are those of a single process."""
+    restarted = anyio.run(outcome_of, history, in_memory())
 
-    assert restarted == anyio.run(lived, without_restarts(rounds), in_memory())
+    assert restarted == anyio.run(outcome_of, without_restarts(history), in_memory())
 
 
 @pytest.mark.slow
-@given(rounds)
+@given(histories)
 @settings(max_examples=10)
-def test_a_restart_changes_nothing_with_a_database(rounds: list[Round]) -> None:
-    """Each engine opens the file anew."""
+def test_restarts_with_a_database_change_nothing(history: list[Evaluation]) -> None:
+    """Each engine opens the database file again."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite+aiosqlite:///{Path(folder)}/alerts.db"
-        restarted = anyio.run(lived, rounds, lambda wall: SQLAlertStore(url, wall=wall))
+        restarted = anyio.run(outcome_of, history, lambda wall: SQLAlertStore(url, wall=wall))
 
-    assert restarted == anyio.run(lived, without_restarts(rounds), in_memory())
+    assert restarted == anyio.run(outcome_of, without_restarts(history), in_memory())
 
 
 @pytest.mark.slow
 @given(
     st.lists(
         st.builds(
-            Round,
-            gap=st.integers(0, COOLDOWN // 20),  # no reminders: who has not heard needs none
-            found=st.dictionaries(st.tuples(st.just("one"), subjects), severities),
-            act=st.none(),
+            Evaluation,
+            gap=st.integers(0, COOLDOWN // 20),  # too short for reminders, which may be dropped
+            findings=st.dictionaries(st.tuples(st.just("one"), subjects), severities),
+            change=st.none(),
             restarts=st.integers(0, 1),
             dies=st.sampled_from([None, "before", "after"]),
         ),
         max_size=15,
     )
 )
-def test_a_kill_in_the_middle_of_telling_changes_nothing(rounds: list[Round]) -> None:
-    """Each event is heard in its turn, perhaps twice but then with the same id."""
-    killed = anyio.run(lived, rounds, in_memory())
+def test_kill_during_a_notification_loses_and_reorders_nothing(history: list[Evaluation]) -> None:
+    """A notification may be delivered twice, but then with the same id."""
+    killed = anyio.run(outcome_of, history, in_memory())
 
-    whole = anyio.run(lived, without_restarts(rounds), in_memory())
-    assert (killed.heard, killed.alerts) == (whole.heard, whole.alerts)
+    expected = anyio.run(outcome_of, without_restarts(history), in_memory())
+    assert (killed.notified, killed.alerts) == (expected.notified, expected.alerts)
 
 
 class Gateway:
-    """A gateway whose engine, with the rules that everybody has, is restarted."""
+    """A gateway with the default rules, whose engine is restarted."""
 
     def __init__(self, **chosen: Any) -> None:
         self.clock = FakeClock()
-        self.heard = RecordingSink()
+        self.sink = RecordingSink()
         self._thresholds = Thresholds(**chosen)
         self._store = MemoryAlertStore(wall=self.clock)
         self.restart()
 
     def restart(self) -> None:
-        """Begin with an engine that has seen nothing."""
+        """Replace the engine by one that has seen no traffic."""
         self.engine = AlertEngine(
-            sinks=[self.heard],
+            sinks=[self.sink],
             thresholds=self._thresholds,
             cooldown=86_400 * 7,
             store=self._store,
@@ -331,7 +346,7 @@ class Gateway:
         )
 
     async def minute(self, requests: int = 0, failing: int = 0, **fields: Any) -> list[AlertEvent]:
-        """A minute with so many requests, and the round after it."""
+        """Return the events of a minute with this number of requests."""
         for number in range(requests):
             self.clock.advance(60 / requests)
             self.engine.observe(exchange(status=500 if number < failing else 200, **fields))
@@ -339,78 +354,81 @@ class Gateway:
         return await self.engine.evaluate()
 
 
-@pytest.mark.anyio
-async def test_a_provider_that_was_down_is_still_until_it_answers() -> None:
-    """That nobody asks it after the restart is no sign of health; one answer is."""
-    gateway = Gateway()
+async def gateway_with_outage(**chosen: Any) -> Gateway:
+    """Return a gateway after ten failed requests to the provider claude."""
+    gateway = Gateway(**chosen)
     await gateway.minute(10, 10, provider="claude")
+    return gateway
+
+
+@pytest.mark.anyio
+async def test_restored_outage_resolves_only_after_a_success() -> None:
+    """An evaluation without traffic after the restart does not resolve it."""
+    gateway = await gateway_with_outage()
 
     gateway.restart()
     for _ in range(10):
         assert await gateway.minute() == []
     await gateway.minute(1, 0, provider="claude")
 
-    assert gateway.heard.transitions_of("provider_down:provider:claude") == ["fired", "resolved"]
+    assert gateway.sink.transitions_of("provider_down:provider:claude") == ["fired", "resolved"]
 
 
 @pytest.mark.anyio
-async def test_failures_in_a_row_are_counted_on() -> None:
-    """Those after the restart come on top of those before it."""
-    gateway = Gateway()
-    await gateway.minute(10, 10, provider="claude")
+async def test_restored_outage_continues_its_streak_of_failures() -> None:
+    """Failures after the restart are added to those before it."""
+    gateway = await gateway_with_outage()
 
     gateway.restart()
     await gateway.minute()
     await gateway.minute(2, 2, provider="claude")
 
-    (found,) = [each for each in gateway.engine.firing if each.type == "provider_down"]
-    assert found.value == 12
+    (outage,) = [firing for firing in gateway.engine.firing if firing.type == "provider_down"]
+    assert outage.value == 12
 
 
 @pytest.mark.anyio
-async def test_what_was_seen_before_the_store_could_be_read_counts() -> None:
-    """One failure is no outage, but it does not end one either; an answer does."""
-    gateway = Gateway()
-    await gateway.minute(10, 10, provider="claude")
+async def test_traffic_before_the_state_is_restored_counts() -> None:
+    """One more failure does not resolve a restored outage; a success does."""
+    gateway = await gateway_with_outage()
 
     gateway.restart()
     await gateway.minute(1, 1, provider="claude")
     await gateway.minute()
-    assert gateway.heard.transitions_of("provider_down:provider:claude") == ["fired"]
+    assert gateway.sink.transitions_of("provider_down:provider:claude") == ["fired"]
     await gateway.minute(1, 0, provider="claude")
 
-    assert gateway.heard.transitions_of("provider_down:provider:claude") == ["fired", "resolved"]
+    assert gateway.sink.transitions_of("provider_down:provider:claude") == ["fired", "resolved"]
 
 
 @pytest.mark.anyio
-async def test_a_provider_that_has_answered_is_not_down_again_after_a_restart() -> None:
-    """An alert that was recovering goes on to recover."""
-    gateway = Gateway(keep_firing=300)
-    await gateway.minute(10, 10, provider="claude")
+async def test_recovering_outage_does_not_fire_again_after_a_restart() -> None:
+    """The alert continues to recover and is resolved."""
+    gateway = await gateway_with_outage(keep_firing=300)
     await gateway.minute(1, 0, provider="claude")
 
     gateway.restart()
     for _ in range(6):
         await gateway.minute()
 
-    assert gateway.heard.transitions_of("provider_down:provider:claude") == ["fired", "resolved"]
+    assert gateway.sink.transitions_of("provider_down:provider:claude") == ["fired", "resolved"]
 
 
 @pytest.mark.anyio
-async def test_that_nothing_is_known_yet_ends_no_alert() -> None:
-    """An alert that looks back for five minutes is held for as long, and then it is over."""
+async def test_restored_alert_is_held_for_the_window_of_its_rule() -> None:
+    """Without traffic it is resolved after five minutes."""
     gateway = Gateway()
     await gateway.minute(20, 20, api_key="k1")
 
     gateway.restart()
-    told = [[each.transition for each in await gateway.minute()] for _ in range(8)]
+    by_minute = [[event.transition for event in await gateway.minute()] for _ in range(8)]
 
-    assert told == [[], [], [], [], [], ["resolved"], [], []]
+    assert by_minute == [[], [], [], [], [], ["resolved"], [], []]
 
 
 @pytest.mark.anyio
-async def test_an_alert_that_waits_goes_on_waiting_when_little_is_known_yet() -> None:
-    """A few requests after the restart do not prove that the failures had ended."""
+async def test_restored_pending_alert_stays_pending_with_little_traffic() -> None:
+    """A few requests after the restart do not drop it, and it fires on time."""
     gateway = Gateway()
     for _ in range(4):
         await gateway.minute(20, 8, provider="claude")
@@ -420,12 +438,12 @@ async def test_an_alert_that_waits_goes_on_waiting_when_little_is_known_yet() ->
     await gateway.minute(20, 8, provider="claude")
     await gateway.minute(20, 8, provider="claude")
 
-    assert gateway.heard.transitions_of("high_error_rate:provider:claude") == ["fired"]
+    assert gateway.sink.transitions_of("high_error_rate:provider:claude") == ["fired"]
 
 
 @pytest.mark.anyio
-async def test_that_little_is_counted_yet_is_not_told_as_better() -> None:
-    """A day's count that begins anew does not take a critical alert back to a warning."""
+async def test_restored_alert_is_not_deescalated_by_new_counts() -> None:
+    """A daily count that starts from zero does not turn a critical alert into a warning."""
     gateway = Gateway(master_rpd=100)
     for _ in range(4):
         await gateway.minute(60, tenant="acme")
@@ -434,28 +452,30 @@ async def test_that_little_is_counted_yet_is_not_told_as_better() -> None:
     for _ in range(4):
         await gateway.minute(60, tenant="acme")
 
-    assert gateway.heard.transitions_of("traffic_spike:master_rpd:master:acme") == [
+    assert gateway.sink.transitions_of("traffic_spike:master_rpd:master:acme") == [
         "fired",
         "escalated",
     ]
 
 
 @pytest.mark.anyio
-async def test_what_people_have_set_is_there_after_a_restart() -> None:
-    """Thresholds with their version, who has seen an alert, and what is silenced until when."""
+async def test_thresholds_acknowledgements_and_silences_are_restored() -> None:
+    """The thresholds have their version, the acknowledgement its author and note."""
     gateway = Gateway()
     await gateway.minute(20, 20, api_key="k1")
     (alert,) = (await gateway.engine.store.alerts()).items
-    before = gateway.engine.controls
-    version = await before.set_thresholds(Thresholds(error_rate=0.2), by="ada")
-    await before.acknowledge(alert.id, by="ada", note="on it")
-    silence = await before.silence(Matcher("severity", "info"), ends_at=1e6, by="ada")
+    controls = gateway.engine.controls
+    version = await controls.set_thresholds(Thresholds(error_rate=0.2), by="ada")
+    await controls.acknowledge(alert.id, by="ada", note="on it")
+    silence = await controls.silence(Matcher("severity", "info"), ends_at=1e6, by="ada")
 
     gateway.restart()
     await gateway.minute()
 
-    after = gateway.engine.controls
-    assert (after.thresholds, after.version) == (Thresholds(error_rate=0.2), version)
-    assert after.silences == [silence]
-    (kept,) = (await gateway.engine.store.alerts()).items
-    assert (kept.id, kept.ack and (kept.ack.by, kept.ack.note)) == (alert.id, ("ada", "on it"))
+    restored = gateway.engine.controls
+    assert (restored.thresholds, restored.version) == (Thresholds(error_rate=0.2), version)
+    assert restored.silences == [silence]
+    (stored,) = (await gateway.engine.store.alerts()).items
+    assert stored.id == alert.id
+    assert stored.ack is not None
+    assert (stored.ack.by, stored.ack.note) == ("ada", "on it")

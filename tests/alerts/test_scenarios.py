@@ -1,7 +1,7 @@
-"""Hours and days of a gateway in trouble: each alert is told as fired once, and as resolved once.
+"""Hours and days of a gateway in trouble: each alert fires once and is resolved once.
 
-The seed's detector had a new row for the same cause as soon as the last one was five minutes old:
-up to twelve an hour for each alert, twenty when somebody acknowledged them, and none ever ended.
+The seed's detector added a row for the same cause every five minutes: up to twelve an hour for each
+alert, twenty if alerts were acknowledged, and none was ever resolved.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from .findings import RecordingSink
 
 HOUR = 60  # minutes
 DAY = 24 * HOUR
-BY_THE_DAY = "traffic_spike:master_rpd:master:acme"
 
-# What a breach is: twelve requests a minute of a master half of them failed,
-# all of them slow, and twelve more that the limit refused.
+# The alerts of a breach: each minute a tenant sends 24 requests, and the limiter rejects half of
+# them. Half of the others fail, and all of those are slow.
 EVERY_ALERT = {
     "rate_limit:master:acme",
     "error_spike:key:k1",
@@ -29,35 +28,36 @@ EVERY_ALERT = {
     "high_latency:provider:claude",
     "rate_limit_exceeded:provider:claude",
     "traffic_spike:master_rpm:master:acme",
-    BY_THE_DAY,
+    "traffic_spike:master_rpd:master:acme",
 }
+FIRED_AND_RESOLVED_ONCE = {fingerprint: ["fired", "resolved"] for fingerprint in EVERY_ALERT}
 
 pytestmark = pytest.mark.slow
 
 
 class Gateway:
-    """A gateway with one tenant, minute by minute; its engine can be restarted."""
+    """A gateway with one tenant, whose engine can be restarted."""
 
     def __init__(self, *, master_rpd: int) -> None:
         self.wall = FakeClock(1_700_000_000.0)
-        self.heard = RecordingSink()
+        self.sink = RecordingSink()
         self._thresholds = Thresholds(master_rpm=15, master_rpd=master_rpd)
         self._store = MemoryAlertStore(wall=self.wall)
         self.restart()
 
     def restart(self) -> None:
-        """Begin with an engine that has seen nothing, in a process with a clock of its own."""
-        began = self.wall() - 5.0
+        """Start an engine without traffic, with a monotonic clock from 5 seconds."""
+        started_at = self.wall() - 5.0
         self.engine = AlertEngine(
-            sinks=[self.heard],
+            sinks=[self.sink],
             thresholds=self._thresholds,
             store=self._store,
-            clock=lambda: self.wall() - began,
+            clock=lambda: self.wall() - started_at,
             wall=self.wall,
         )
 
     async def breach(self, minutes: int) -> None:
-        """Too much traffic, which fares badly."""
+        """Send the requests of a breach, and evaluate each minute."""
         for _ in range(minutes):
             for second in range(0, 60, 5):
                 self.wall.advance(5)
@@ -66,7 +66,7 @@ class Gateway:
             await self.engine.evaluate()
 
     async def calm(self, minutes: int) -> None:
-        """Nothing of that any more, but a request of somebody else's now and then."""
+        """Evaluate each minute, with a few requests of another tenant."""
         for minute in range(minutes):
             self.wall.advance(60)
             if minute % 10 == 0:
@@ -74,73 +74,68 @@ class Gateway:
             await self.engine.evaluate()
 
     async def alerts(self) -> list[AlertRecord]:
-        """All that there are, or were."""
+        """Return all stored alerts."""
         return list((await self._store.alerts(limit=1000)).items)
 
     def _request(self, **fields: object) -> None:
         self.engine.observe(exchange(tenant="acme", api_key="k1", provider="claude", **fields))
 
-    def told(self) -> dict[str, list[str]]:
-        """What was told of each alert, reminders apart."""
-        return {
-            each: self.heard.transitions_of(each)
-            for each in {one.fingerprint for one in self.heard.events}
-        }
+    def transitions(self) -> dict[str, list[str]]:
+        """Return the notified transitions of each alert, without reminders."""
+        fingerprints = {event.fingerprint for event in self.sink.events}
+        return {fingerprint: self.sink.transitions_of(fingerprint) for fingerprint in fingerprints}
 
 
-ONCE = {each: ["fired", "resolved"] for each in EVERY_ALERT}
-
-
-def test_an_hour_of_breach() -> None:
-    """Seven alerts, fourteen messages; the seed had 84 rows, all of them active for ever."""
+def test_breach_of_an_hour_fires_and_resolves_each_alert_once() -> None:
+    """Seven alerts cause 14 notifications; the seed had 84 rows, all active for ever."""
 
     async def hour() -> None:
         gateway = Gateway(master_rpd=1000)
         await gateway.breach(HOUR)
-        assert all(told == ["fired"] for told in gateway.told().values())
+        assert all(transitions == ["fired"] for transitions in gateway.transitions().values())
         await gateway.calm(DAY + 2 * HOUR)
 
-        assert gateway.told() == ONCE
-        assert {each.state for each in await gateway.alerts()} == {"resolved"}
+        assert gateway.transitions() == FIRED_AND_RESOLVED_ONCE
+        assert {alert.state for alert in await gateway.alerts()} == {"resolved"}
         assert len(await gateway.alerts()) == len(EVERY_ALERT)
 
     anyio.run(hour)
 
 
-def test_a_day_of_breach() -> None:
-    """It is told no more often than an hour; the seed had some 1,800 rows of it."""
+def test_breach_of_a_day_fires_and_resolves_each_alert_once() -> None:
+    """A day causes as many notifications as an hour; the seed had some 1,800 rows."""
 
     async def day() -> None:
         gateway = Gateway(master_rpd=20_000)
         await gateway.breach(DAY)
         await gateway.calm(DAY + 2 * HOUR)
 
-        assert gateway.told() == ONCE
+        assert gateway.transitions() == FIRED_AND_RESOLVED_ONCE
 
     anyio.run(day)
 
 
-def test_a_breach_that_is_acknowledged() -> None:
-    """Nobody is reminded of it from then on; the seed took that for a reason to fire anew."""
+def test_acknowledged_breach_has_no_more_reminders() -> None:
+    """The alerts do not fire again; in the seed an acknowledgement made them fire again."""
 
     async def acknowledged() -> None:
         gateway = Gateway(master_rpd=1000)
         await gateway.breach(50)
-        before = gateway.heard.transitions.count("reminded")
+        reminders = gateway.sink.transitions.count("reminded")
         for alert in await gateway.alerts():
             await gateway.engine.controls.acknowledge(alert.id, by="ada")
         await gateway.breach(30)
         await gateway.calm(DAY + 2 * HOUR)
 
-        assert before
-        assert gateway.heard.transitions.count("reminded") == before
-        assert gateway.told() == ONCE
+        assert reminders
+        assert gateway.sink.transitions.count("reminded") == reminders
+        assert gateway.transitions() == FIRED_AND_RESOLVED_ONCE
 
     anyio.run(acknowledged)
 
 
-def test_a_breach_with_three_restarts() -> None:
-    """Alerts go on where they were, and so do those that had waited to fire."""
+def test_breach_with_three_restarts_fires_and_resolves_each_alert_once() -> None:
+    """Restored alerts continue, those that are pending too."""
 
     async def restarted() -> None:
         gateway = Gateway(master_rpd=1000)
@@ -149,7 +144,7 @@ def test_a_breach_with_three_restarts() -> None:
             gateway.restart()
         await gateway.calm(DAY + 2 * HOUR)
 
-        assert gateway.told() == ONCE
+        assert gateway.transitions() == FIRED_AND_RESOLVED_ONCE
         assert len(await gateway.alerts()) == len(EVERY_ALERT)
 
     anyio.run(restarted)

@@ -1,4 +1,4 @@
-"""Values as JSON has them: whatever a rule finds can be kept, told, and read back."""
+"""Conversion of findings and their metadata to JSON and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tokenpulse_mw.alerts.serialization import (
     replace_surrogates,
 )
 
-_TEXT = st.text(st.characters())  # halves of surrogate pairs as well
+_TEXT = st.text(st.characters())  # with lone surrogates
 
 
 _JSON = st.recursive(
@@ -56,23 +56,29 @@ _FINDINGS = st.builds(
 )
 
 
-class Nameless:
-    """What cannot be written as text."""
+class Unprintable:
+    """An object whose `str` raises."""
 
     def __str__(self) -> str:
         raise LookupError("no name")
 
 
-def found(**changes: Any) -> Finding:
-    """What a rule finds."""
+def finding(**changes: Any) -> Finding:
+    """Return a finding of the key k1."""
     trouble = Finding(
         type="trouble", subject=Subject("key", "k1"), severity="warning", title="", message=""
     )
     return replace(trouble, **changes)
 
 
+def stored(finding: Finding) -> dict[str, Any]:
+    """Return a finding as it is read from strict JSON."""
+    values: dict[str, Any] = json.loads(json.dumps(finding_to_dict(finding), allow_nan=False))
+    return values
+
+
 @pytest.mark.parametrize(
-    ("value", "kept"),
+    ("value", "expected"),
     [
         (None, None),
         (True, True),
@@ -81,9 +87,9 @@ def found(**changes: Any) -> Finding:
         (-(2**63), -(2**63)),
         (2**63, "9223372036854775808"),
         (-(2**63) - 1, "-9223372036854775809"),
-        pytest.param(10**5000, "<int>", id="endless"),  # pytest cannot write it either
+        pytest.param(10**5000, "<int>", id="huge"),  # too long for an id
         ({10**5000: [10**5000]}, {"<int>": ["<int>"]}),
-        (Nameless(), "<Nameless>"),
+        (Unprintable(), "<Unprintable>"),
         (2.5, 2.5),
         (math.inf, None),
         (-math.inf, None),
@@ -101,13 +107,13 @@ def found(**changes: Any) -> Finding:
         ({"a": {"b": {"c": {"d": {"e": {}}}}}}, {"a": {"b": {"c": {"d": {"e": "{}"}}}}}),
     ],
 )
-def test_a_value_becomes_what_comes_closest_to_it_in_json(value: object, kept: object) -> None:
-    """Numbers that are none are null, and what JSON does not know is text."""
-    assert json_safe(value) == kept
+def test_json_safe_returns_the_nearest_json_value(value: object, expected: object) -> None:
+    """Numbers that are not finite become null, and other types become text."""
+    assert json_safe(value) == expected
 
 
-def test_what_contains_itself_ends() -> None:
-    """Beyond five levels there is only text."""
+def test_json_safe_of_a_list_that_contains_itself_ends() -> None:
+    """Below five levels every value becomes text."""
     endless: list[Any] = []
     endless.append(endless)
 
@@ -115,94 +121,92 @@ def test_what_contains_itself_ends() -> None:
 
 
 @given(_JSON)
-def test_what_is_portable_stays_as_it_is(value: Any) -> None:
-    """To keep what was read back changes nothing any more."""
-    once = json_safe(value)
+def test_json_safe_leaves_its_own_result_unchanged(value: Any) -> None:
+    """The result is strict JSON, and stays the same when it is stored again."""
+    converted = json_safe(value)
 
-    assert json.loads(json.dumps(once, allow_nan=False)) == once == json_safe(once)
+    assert json.loads(json.dumps(converted, allow_nan=False)) == converted == json_safe(converted)
 
 
 @pytest.mark.parametrize(
-    ("value", "kept"),
+    ("value", "expected"),
     [
         (7, 7),
         (2**64, 2.0**64),
         (10**400, None),
-        pytest.param(-(10**5000), None, id="endless"),
+        pytest.param(-(10**5000), None, id="huge"),
         (Decimal("0.5"), 0.5),
         ("high", None),
         (None, None),
         (math.nan, None),
     ],
 )
-def test_a_number_becomes_the_closest_that_json_has(value: Any, kept: float | None) -> None:
-    """What cannot be compared with a threshold is none, and a large one is rounded."""
-    told = finding_to_dict(found(value=value))["value"]
+def test_value_of_a_finding_becomes_a_finite_number(value: Any, expected: float | None) -> None:
+    """A large integer becomes a float, and a value that is not a number becomes null."""
+    converted = finding_to_dict(finding(value=value))["value"]
 
-    assert (told, type(told)) == (kept, type(kept))
+    assert (converted, type(converted)) == (expected, type(expected))
 
 
-def test_any_number_of_seconds_is_read_back_as_one() -> None:
-    """More of them than there are numbers are endless."""
-    kept = json.loads(json.dumps(finding_to_dict(found(hold_for=10**400, window=2**70))))
+def test_seconds_above_the_largest_float_are_restored_as_infinity() -> None:
+    """Smaller numbers of seconds are restored as they were."""
+    values = stored(finding(hold_for=10**400, window=2**70))
 
-    assert finding_from_dict(kept) == found(hold_for=math.inf, window=2.0**70, value=0)
+    assert finding_from_dict(values) == finding(hold_for=math.inf, window=2.0**70, value=0)
 
 
 @given(_TEXT)
-def test_any_text_becomes_valid(text: str) -> None:
-    """Of what was valid, nothing changes."""
-    made = replace_surrogates(text)
+def test_replace_surrogates_returns_valid_utf_8(text: str) -> None:
+    """Valid text is unchanged, and the length stays the same."""
+    valid = replace_surrogates(text)
 
-    assert made.encode().decode() == made
-    assert len(made) == len(text)
-    assert made == text or any("\ud800" <= each <= "\udfff" for each in text)
+    assert valid.encode().decode() == valid
+    assert len(valid) == len(text)
+    assert valid == text or any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @given(_FINDINGS)
-def test_a_finding_is_read_back_as_it_was(finding: Finding) -> None:
-    """An alert goes on after a restart with all that was known of it."""
-    kept = json.loads(json.dumps(finding_to_dict(finding), allow_nan=False))
-
-    assert finding_from_dict(kept) == finding
+def test_finding_is_restored_from_json(finding: Finding) -> None:
+    """All fields are equal."""
+    assert finding_from_dict(stored(finding)) == finding
 
 
 @given(_TEXT, _TEXT)
 @example("half \ud800 of a pair", "")
-def test_an_alert_is_the_same_one_after_a_restart(identity: str, metric: str) -> None:
-    """Whatever its subject is called: or a restart would end it, and begin another one."""
-    finding = found(subject=Subject("key", identity), metric=metric)
+def test_restored_finding_has_the_same_fingerprint(identity: str, metric: str) -> None:
+    """Otherwise a restart would resolve the alert and fire another one."""
+    original = finding(subject=Subject("key", identity), metric=metric)
 
-    assert finding_from_dict(finding_to_dict(finding)).fingerprint == finding.fingerprint
-
-
-def test_a_number_that_is_none_is_none_again() -> None:
-    """That there was nothing to divide by is no reason to lose an alert."""
-    for value in (math.nan, math.inf):
-        kept = finding_to_dict(found(value=value))
-
-        assert kept["value"] is None
-        assert math.isnan(finding_from_dict(kept).value)
+    assert finding_from_dict(finding_to_dict(original)).fingerprint == original.fingerprint
 
 
-def test_a_finding_of_another_version_can_be_read() -> None:
-    """What was unknown then has its default, and what is unknown now is left out."""
-    kept = finding_to_dict(found(window=300.0))
-    del kept["window"]
-    kept["colour"] = "red"
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_value_that_is_not_finite_is_restored_as_nan(value: float) -> None:
+    """JSON has null instead."""
+    values = finding_to_dict(finding(value=value))
 
-    assert finding_from_dict(kept) == found()
+    assert values["value"] is None
+    assert math.isnan(finding_from_dict(values).value)
+
+
+def test_finding_of_another_version_is_restored() -> None:
+    """A missing field has its default, and an unknown field is ignored."""
+    values = finding_to_dict(finding(window=300.0))
+    del values["window"]
+    values["colour"] = "red"
+
+    assert finding_from_dict(values) == finding()
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"subject": None}, {"subject": {"id": "k1"}}, {"subject": {"colour": "red"}}, {"value": ...}],
 )
-def test_what_is_no_finding_is_refused(changes: dict[str, Any]) -> None:
-    """With one of the errors that whoever reads it expects."""
-    kept = finding_to_dict(found()) | changes
-    if kept["value"] is ...:
-        del kept["value"]
+def test_invalid_values_are_not_restored(changes: dict[str, Any]) -> None:
+    """The error is one of those that the tracker catches."""
+    values = finding_to_dict(finding()) | changes
+    if values["value"] is ...:
+        del values["value"]
 
     with pytest.raises((KeyError, TypeError, ValueError)):
-        finding_from_dict(kept)
+        finding_from_dict(values)

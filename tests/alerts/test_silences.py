@@ -1,4 +1,4 @@
-"""Silences: whom they cover, how long, and which patterns they may have."""
+"""Silences: matching, times, limits, and the patterns that matchers may have."""
 
 from __future__ import annotations
 
@@ -16,16 +16,29 @@ from .findings import finding
 ANYTHING = Matcher("alertname", ".*", is_regex=True)
 
 
-def silence(*matchers: Matcher, identity: str = "s1", ends_at: float = 200) -> Silence:
-    """A silence from the second 100 on."""
-    return Silence(identity, matchers, 100, ends_at, "ada", "")
+def key_pattern(pattern: str) -> Matcher:
+    """Return a matcher of keys."""
+    return Matcher("subject_id", pattern, is_regex=True)
 
 
-def covers(*matchers: Matcher, found: Finding | None = None, at: float = 150) -> bool:
-    """Whether a silence of `matchers` covers an alert of the key k1, or another one."""
-    silences = Silences()
-    silences.add(silence(*matchers))
-    return silences.covers(found or finding(), at) is not None
+def silence(
+    *matchers: Matcher, identity: str = "s1", starts_at: float = 100, ends_at: float = 200
+) -> Silence:
+    """Return a silence from 100 to 200 seconds."""
+    return Silence(identity, matchers, starts_at, ends_at, "ada", "")
+
+
+def silences_of(*silences: Silence) -> Silences:
+    """Return a collection of silences."""
+    collection = Silences()
+    for item in silences:
+        collection.add(item)
+    return collection
+
+
+def covers(*matchers: Matcher, of: Finding | None = None, at: float = 150) -> bool:
+    """Return True if a silence covers an alert, by default one of the key k1."""
+    return silences_of(silence(*matchers)).covers(of or finding(), at) is not None
 
 
 @pytest.mark.parametrize(
@@ -48,64 +61,65 @@ def covers(*matchers: Matcher, found: Finding | None = None, at: float = 150) ->
         (Matcher("provider", "claude"), False),
     ],
 )
-def test_a_matcher_asks_for_a_label(matcher: Matcher, covered: bool) -> None:
-    """For the whole of it, as text or as a pattern, to be so or not."""
+def test_matcher_compares_the_whole_label(matcher: Matcher, covered: bool) -> None:
+    """The value is text or a pattern, and `is_equal=False` negates the result."""
     assert covers(matcher) == covered
 
 
 def test_all_matchers_of_a_silence_must_match() -> None:
-    """Each narrows it."""
+    """A further matcher only narrows a silence."""
     assert covers(ANYTHING, Matcher("subject_id", "k1"))
     assert not covers(ANYTHING, Matcher("subject_id", "k2"))
 
 
 @pytest.mark.parametrize(("at", "covered"), [(99, False), (100, True), (199, True), (200, False)])
-def test_a_silence_lasts_from_its_start_until_just_before_its_end(at: float, covered: bool) -> None:
-    """What comes later is told."""
+def test_silence_is_in_force_from_its_start_until_before_its_end(at: float, covered: bool) -> None:
+    """The start is included, and the end is not."""
     assert covers(ANYTHING, at=at) == covered
 
 
-def test_which_silence_covers_an_alert_is_known() -> None:
-    """The first one that does."""
-    silences = Silences()
-    for identity, subject in (("s1", "k2"), ("s2", "k1"), ("s3", "k1")):
-        silences.add(silence(Matcher("subject_id", subject), identity=identity))
+def test_covers_returns_the_id_of_the_first_matching_silence() -> None:
+    """Silences are compared in their order."""
+    subjects = {"s1": "k2", "s2": "k1", "s3": "k1"}
+    silences = silences_of(
+        *(
+            silence(Matcher("subject_id", subject), identity=identity)
+            for identity, subject in subjects.items()
+        )
+    )
 
     assert silences.covers(finding(), 150) == "s2"
 
 
-def test_a_silence_takes_the_place_of_one_with_its_id() -> None:
-    """So it is in the store, too."""
-    silences = Silences()
-    silences.add(silence(ANYTHING, ends_at=200))
-    silences.add(silence(ANYTHING, ends_at=300))
+def test_added_silence_replaces_one_of_the_same_id() -> None:
+    """The store does the same."""
+    silences = silences_of(silence(ANYTHING, ends_at=200), silence(ANYTHING, ends_at=300))
 
     assert list(silences) == [silence(ANYTHING, ends_at=300)]
 
 
-def test_a_silence_that_is_removed_covers_nothing() -> None:
-    """Removing one that is not there does nothing."""
-    silences = Silences()
-    silences.add(silence(ANYTHING))
+def test_removed_silence_covers_nothing() -> None:
+    """Removing it again does nothing."""
+    silences = silences_of(silence(ANYTHING))
     silences.remove("s1")
     silences.remove("s1")
 
     assert silences.covers(finding(), 150) is None
 
 
-def test_silences_that_have_ended_are_forgotten() -> None:
-    """Those that last, or have not begun, stay."""
-    silences = Silences()
-    for number, ends_at in enumerate((150, 151)):
-        silences.add(silence(ANYTHING, identity=f"s{number}", ends_at=ends_at))
+def test_expire_removes_silences_that_have_ended() -> None:
+    """A silence that ends later stays."""
+    silences = silences_of(
+        silence(ANYTHING, identity="s0", ends_at=150), silence(ANYTHING, identity="s1", ends_at=151)
+    )
 
     silences.expire(150)
 
-    assert [each.id for each in silences] == ["s1"]
+    assert [item.id for item in silences] == ["s1"]
 
 
-def test_there_are_at_most_1000_silences() -> None:
-    """Each costs every alert that is told."""
+def test_at_most_1000_silences_have_room() -> None:
+    """The error says how to make room."""
     silences = Silences()
     for number in range(1000):
         silences.check_room()
@@ -118,27 +132,98 @@ def test_there_are_at_most_1000_silences() -> None:
         silences.check_room()
 
 
+def test_alert_is_compared_with_each_silence_once() -> None:
+    """Later evaluations compare it only with new silences."""
+    silences = silences_of(
+        *(silence(key_pattern(f"x{number}.*"), identity=f"s{number}") for number in range(100))
+    )
+
+    for _ in range(3):
+        assert silences.covers(finding(), 150) is None
+    assert silences.compared == 100
+    silences.add(silence(key_pattern("k.*"), identity="new"))
+    assert silences.covers(finding(), 150) == "new"
+    assert silences.compared == 101
+
+
+def test_silence_of_one_value_is_compared_with_its_alerts_only() -> None:
+    """Silences are indexed by a label value that they require."""
+    silences = silences_of(
+        *(
+            silence(Matcher("subject_id", f"k{number}"), identity=f"s{number}")
+            for number in range(1000)
+        )
+    )
+
+    covering = [silences.covers(finding(subject=f"k{number}"), 150) for number in range(1000)]
+
+    assert covering == [f"s{number}" for number in range(1000)]
+    assert silences.compared == 1000
+
+
+def test_silences_match_correctly_after_many_changes() -> None:
+    """After enough changes all silences are numbered again."""
+    silences = silences_of(silence(Matcher("subject_id", "k9"), identity="first"))
+    for number in range(2500):
+        alert = finding(subject=f"k{number % 7}")
+        silences.add(silence(Matcher("subject_id", alert.subject.id), identity=f"s{number}"))
+        assert silences.covers(alert, 150) == f"s{number}"
+        assert silences.covers(finding(subject="k9"), 150) == "first"
+        silences.remove(f"s{number}")
+        assert silences.covers(alert, 150) is None
+
+
+def test_results_are_cached_for_a_bounded_number_of_label_sets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The oldest label set is evicted, and compared again when it returns."""
+    monkeypatch.setattr("tokenpulse_mw.alerts.silences._MAX_LABEL_SETS", 2)
+    silences = silences_of(silence(key_pattern("k.*")))
+
+    for subject in ("k1", "k2", "k3", "k1"):
+        assert silences.covers(finding(subject=subject), 150) == "s1"
+    assert silences.compared == 4
+
+
+def test_pending_silence_is_compared_before_its_start() -> None:
+    """The comparison is done once, and the times are checked each time."""
+    silences = silences_of(
+        silence(Matcher("subject_id", "k1"), identity="later", starts_at=100, ends_at=1000)
+    )
+
+    assert [silences.covers(finding(), at) for at in (99, 100, 999, 1000)] == [
+        None,
+        "later",
+        "later",
+        None,
+    ]
+    assert silences.compared == 1
+
+
+def test_slow_patterns_pause_between_comparisons() -> None:
+    """A step has at most 100,000 steps of matching, or one comparison."""
+    pattern = key_pattern("a*a*" + "a" * 59 + "b")
+    silences = silences_of(*(silence(pattern, identity=f"s{number}") for number in range(20)))
+
+    pauses = sum(1 for _ in silences.is_silenced(finding(subject="a" * 200), 150))
+
+    assert pauses >= 19
+
+
 @pytest.mark.parametrize("number", [0, 21])
-def test_a_silence_has_1_to_20_matchers(number: int) -> None:
-    """One without any would silence all."""
+def test_silence_has_1_to_20_matchers(number: int) -> None:
+    """A silence without matchers would cover every alert."""
     with pytest.raises(ValueError, match=f"must have 1 to 20 matchers, got {number}$"):
         check_matchers([ANYTHING] * number)
     assert len(check_matchers([ANYTHING] * 20)) == 20
 
 
-def test_a_matcher_must_name_a_label() -> None:
-    """One that is misspelt would match nothing, or all."""
+def test_matcher_of_an_unknown_label_is_rejected() -> None:
+    """The error lists the labels."""
     with pytest.raises(
         ValueError, match=r"one of alertname, severity, .*, provider, got 'subject'$"
     ):
         check_matchers([Matcher("subject", "key:k1")])
-
-
-@pytest.mark.parametrize("pattern", ["(", "[", "a**", "a{2}{2}", "(?P<a", "a{99999999999999}"])
-def test_a_pattern_must_be_one(pattern: str) -> None:
-    """What cannot be read is said at once, not when an alert fires."""
-    with pytest.raises(ValueError, match=r"^a pattern must "):
-        check_matchers([Matcher("subject_id", pattern, is_regex=True)])
 
 
 @pytest.mark.parametrize(
@@ -162,16 +247,32 @@ def test_a_pattern_must_be_one(pattern: str) -> None:
         ".*.*" + "x" * 60,
     ],
 )
-def test_a_pattern_of_the_usual_kind_is_taken(pattern: str) -> None:
-    """Two repeats, and whatever is no repeat."""
-    check_matchers([Matcher("subject_id", pattern, is_regex=True)])
+def test_usual_pattern_is_accepted(pattern: str) -> None:
+    """A pattern may have up to two repeats, or a group with choices."""
+    check_matchers([key_pattern(pattern)])
 
 
-@pytest.mark.parametrize("pattern", ["[[a]", "[a--b]", "[a&&b]", "[a||b]", "[a~~b]"])
-def test_a_set_that_python_may_read_otherwise_one_day_is_refused(pattern: str) -> None:
-    """What it warns of is no warning to those who set a silence, and must not break it."""
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(",
+        "[",
+        "a**",
+        "a{2}{2}",
+        "(?P<a",
+        "a{99999999999999}",
+        # Python may read these as nested sets in the future.
+        "[[a]",
+        "[a--b]",
+        "[a&&b]",
+        "[a||b]",
+        "[a~~b]",
+    ],
+)
+def test_invalid_pattern_is_rejected(pattern: str) -> None:
+    """The error is raised when the silence is created, not when an alert fires."""
     with pytest.raises(ValueError, match=r"^a pattern must "):
-        check_matchers([Matcher("subject_id", pattern, is_regex=True)])
+        check_matchers([key_pattern(pattern)])
 
 
 @pytest.mark.parametrize(
@@ -202,10 +303,10 @@ def test_a_set_that_python_may_read_otherwise_one_day_is_refused(pattern: str) -
         "((a)|)b",
     ],
 )
-def test_a_pattern_whose_time_could_explode_is_refused(pattern: str) -> None:
-    """With 200 characters that a tenant has chosen these would take years."""
+def test_pattern_with_exponential_time_is_rejected(pattern: str) -> None:
+    """A tenant could choose 200 characters that such a pattern matches for years."""
     with pytest.raises(ValueError, match=r"^a pattern must have at most 200 characters"):
-        check_matchers([Matcher("subject_id", pattern, is_regex=True)])
+        check_matchers([key_pattern(pattern)])
 
 
 PIECES = ["a", "b", ".", "|", "(", ")", "*", "+", "?", "$", "[ab]", "[^b]", "(a)", "(?:a)"]
@@ -213,20 +314,17 @@ PIECES += ["a*", "a+", "a?", "a{2,}", "{1,9}", "(?i)", "\\1", "\\w", "(?:a|b)"]
 
 
 @given(parts=st.lists(st.sampled_from(PIECES), max_size=25))
-def test_a_pattern_that_is_taken_is_matched_in_no_time(parts: list[str]) -> None:
-    """Against the longest value, of characters that fit for as long as can be."""
-    pattern = "".join(parts)
+def test_accepted_pattern_matches_in_bounded_time(parts: list[str]) -> None:
+    """The values are long and match the pattern for as many characters as possible."""
+    matcher = key_pattern("".join(parts))
     try:
-        check_matchers([Matcher("subject_id", pattern, is_regex=True)])
+        check_matchers([matcher])
     except ValueError:
         assume(False)
 
     with at_most(2):
         for value in ("a" * 500, "a" * 499 + "c", "ab" * 250, "a" * 5000):
-            covers(
-                Matcher("subject_id", pattern, is_regex=True),
-                found=finding(subject=value),
-            )
+            covers(matcher, of=finding(subject=value))
 
 
 @pytest.mark.parametrize(
@@ -242,10 +340,11 @@ def test_a_pattern_that_is_taken_is_matched_in_no_time(parts: list[str]) -> None
         "(?:" + "|".join("a" * 10) + ").*" + "()" * 80 + "x",
     ],
 )
-def test_the_slowest_patterns_that_are_taken_take_a_few_milliseconds(pattern: str) -> None:
-    """Two repeats can be in 20,000 states, one and ten choices in 2,000, each times its length.
+def test_slowest_accepted_patterns_take_milliseconds(pattern: str) -> None:
+    """Two repeats have 20,000 states, one repeat and ten choices 2,000, each times the length.
 
-    Five times as long a value takes 25 times as long; with one repeat more it would take a minute.
+    The value is five times as long as values may be, which takes 25 times as long. A further
+    repeat would take a minute.
     """
     compiled = compile_pattern(pattern)
 
@@ -253,14 +352,14 @@ def test_the_slowest_patterns_that_are_taken_take_a_few_milliseconds(pattern: st
         assert compiled.fullmatch("a" * 1000) is None
 
 
-def test_only_the_beginning_of_a_long_value_is_matched() -> None:
-    """Its first 200 characters: what follows cannot cost anything."""
-    found = finding(subject="a" * 200 + "b")
+def test_pattern_matches_the_first_200_characters_of_a_value() -> None:
+    """Text is compared with the whole value."""
+    long_value = finding(subject="a" * 200 + "b")
 
-    assert covers(Matcher("subject_id", "a*", is_regex=True), found=found)
-    assert not covers(Matcher("subject_id", "a*"), found=found)
+    assert covers(key_pattern("a*"), of=long_value)
+    assert not covers(Matcher("subject_id", "a*"), of=long_value)
 
 
-def test_a_pattern_matches_across_lines() -> None:
-    """A line break in a name is a character like others."""
-    assert covers(Matcher("subject_id", "a.b", is_regex=True), found=finding(subject="a\nb"))
+def test_dot_of_a_pattern_matches_a_line_break() -> None:
+    """A line break in a name is an ordinary character."""
+    assert covers(key_pattern("a.b"), of=finding(subject="a\nb"))

@@ -1,9 +1,9 @@
-"""Evaluations in bounded steps of the event loop, and what other tasks may do between them."""
+"""Work in bounded steps: other tasks run between them, and evaluations take effect as a whole."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,22 +24,20 @@ from tokenpulse_mw.alerts import (
     default_rules,
 )
 from tokenpulse_mw.alerts.rules import provider_down
-from tokenpulse_mw.alerts.silences import Silences
 from tokenpulse_mw.alerts.steps import STEP, Steps, batches, finish, in_steps, mapped
-from tokenpulse_mw.alerts.store import AlertStore, Silence
-from tokenpulse_mw.alerts.tracker import AlertTracker
+from tokenpulse_mw.alerts.store import AlertStore
 
 from ..support.clock import FakeClock
 from ..support.steps import steps_of
-from .delivery.office import Office, told
+from .delivery.harness import DeliveryHarness, make_event
 from .exchanges import exchange
-from .findings import RecordingSink, finding, never_silenced
+from .findings import RecordingSink, finding
 
-MOST_CALLS = 20_000  # in one step; on trio another task may wait for two
+MAX_STEP_CALLS = 20_000  # of functions; on trio another task may wait for two steps
 
 
-class Many:
-    """A rule that finds many alerts, one after the other; `value` is that of each."""
+class ManyFindings:
+    """A rule that finds `number` alerts with one `value`."""
 
     name = "many"
 
@@ -52,44 +50,45 @@ class Many:
 
 
 class Engine(AlertEngine):
-    """An engine of one rule whose clocks the test moves."""
+    """An engine with a rule of many findings, and clocks that the test moves."""
 
     def __init__(self, number: int, *sinks: Any, store: AlertStore | None = None) -> None:
-        self.clock, self.rule, self.heard = FakeClock(), Many(number), RecordingSink()
+        self.clock, self.rule, self.sink = FakeClock(), ManyFindings(number), RecordingSink()
         super().__init__(
-            [self.rule], [self.heard, *sinks], store=store, clock=self.clock, wall=self.clock
+            [self.rule], [self.sink, *sinks], store=store, clock=self.clock, wall=self.clock
         )
 
 
-def numbers(last: int) -> Steps[int]:
-    """Return the last number, after as many steps."""
+def count_to(last: int) -> Steps[int]:
+    """Return `last` after that many steps."""
     for _ in range(last):
         yield
     return last
 
 
 @pytest.mark.anyio
-async def test_in_steps_pauses_after_each_step() -> None:
-    """Another task runs after each step, unless a pause is not allowed."""
-    turns = [0]
+async def test_in_steps_lets_another_task_run_after_each_step() -> None:
+    """While `may_pause` returns False, no other task runs."""
+    turns = 0
 
-    async def beside() -> None:
+    async def other_task() -> None:
+        nonlocal turns
         while True:
-            turns[0] += 1
+            turns += 1
             await checkpoint()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(beside)
-        assert await in_steps(numbers(50)) == 50
-        assert turns[0] >= 49
-        paused = turns[0]
-        assert await in_steps(numbers(50), may_pause=lambda: False) == 50
-        assert turns[0] == paused
+        tasks.start_soon(other_task)
+        assert await in_steps(count_to(50)) == 50
+        assert turns >= 49
+        before = turns
+        assert await in_steps(count_to(50), may_pause=lambda: False) == 50
+        assert turns == before
         tasks.cancel_scope.cancel()
 
 
-def test_mapped_and_batches_keep_every_item_in_order() -> None:
-    """A step has at most so many items."""
+def test_mapped_and_batches_return_every_item_in_order() -> None:
+    """A batch has at most `STEP` items."""
     assert finish(mapped(str, range(250))) == list(map(str, range(250)))
     assert list(map(len, batches(range(250)))) == [STEP] * 5
     assert list(batches([])) == []
@@ -98,7 +97,7 @@ def test_mapped_and_batches_keep_every_item_in_order() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("changes", [False, True])
 async def test_evaluation_of_many_alerts_has_bounded_steps(changes: bool) -> None:
-    """New, changed and unchanged alerts: other tasks run after a bounded number of calls."""
+    """New, changed, unchanged and resolved alerts cost a bounded number of calls per step."""
     engine = Engine(2000)
 
     first = await steps_of(engine.evaluate)
@@ -107,26 +106,26 @@ async def test_evaluation_of_many_alerts_has_bounded_steps(changes: bool) -> Non
     engine.rule.number = 0
     third = await steps_of(engine.evaluate)
 
-    assert max(first.longest, second.longest, third.longest) < MOST_CALLS
-    assert first.total > 10 * MOST_CALLS
+    assert max(first.longest, second.longest, third.longest) < MAX_STEP_CALLS
+    assert first.total > 10 * MAX_STEP_CALLS
 
 
 @pytest.mark.anyio
-async def test_preview_and_start_with_many_alerts_have_bounded_steps() -> None:
-    """So do a dry run, a page of the alerts, and a start with a store that has them."""
+async def test_dry_run_page_and_restart_with_many_alerts_have_bounded_steps() -> None:
+    """The restart restores all alerts from the store."""
     engine = Engine(2000)
     await engine.evaluate()
-    other = Engine(2000, store=engine.store)
+    restarted = Engine(2000, store=engine.store)
 
-    for work in (engine.dry_run, partial(engine.store.alerts, limit=1000), other.evaluate):
+    for work in (engine.dry_run, partial(engine.store.alerts, limit=1000), restarted.evaluate):
         steps = await steps_of(work)
-        assert steps.longest < MOST_CALLS
+        assert steps.longest < MAX_STEP_CALLS
         assert 4 * steps.longest < steps.total
 
 
 @pytest.mark.anyio
-async def test_restart_with_many_alerts_takes_all_of_them_up() -> None:
-    """Notifications that no sink took, and for a sink that sends again what fires, too."""
+async def test_restart_with_many_alerts_restores_all_of_them() -> None:
+    """The sinks get all queued notifications, and all firing alerts for a resend."""
 
     class Broken(RecordingSink):
         async def __call__(self, event: AlertEvent) -> None:
@@ -134,44 +133,44 @@ async def test_restart_with_many_alerts_takes_all_of_them_up() -> None:
 
     class Resending(RecordingSink):
         name = "resending"
-        fires = 0
+        resent = 0
 
         async def resend(self, events: list[AlertEvent], at: float) -> None:
-            self.fires = len(events)
+            self.resent = len(events)
 
     store, clock = MemoryAlertStore(), FakeClock()
-    before = AlertEngine([Many(120)], [Broken()], store=store, clock=clock, wall=clock)
+    before = AlertEngine([ManyFindings(120)], [Broken()], store=store, clock=clock, wall=clock)
     await before.evaluate()
     resending = Resending()
     engine = Engine(120, resending, store=store)
-    engine.clock.advance(100)  # the one that failed waits for a while
+    engine.clock.advance(100)  # past the retry delay of the failed notification
 
     await engine.evaluate()
     await engine.controls.set_thresholds(Thresholds(error_rate=0.5), by="ada")
     await engine.evaluate()
 
-    assert (len(engine.heard.events), resending.fires, len(engine.firing)) == (120, 120, 120)
+    assert (len(engine.sink.events), resending.resent, len(engine.firing)) == (120, 120, 120)
     assert sum(engine.counts().values()) == 120
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_sql_store_with_many_alerts_has_bounded_steps(tmp_path: Path) -> None:
-    """A commit, a start and a page of a thousand alerts pause as the rest does."""
+    """Commits of an evaluation and the load at the start are bounded."""
     store = SQLAlertStore(f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
     engine = Engine(600, store=store)
-    engine.heard.events.clear()
-    async with AlertEngine([Many(600)], [], store=store) as running:
+    engine.sink.events.clear()
+    async with AlertEngine([ManyFindings(600)], [], store=store) as running:
         committed = await steps_of(running.evaluate)
         loaded = await steps_of(store.load)
 
-    assert max(committed.longest, loaded.longest) < 3 * MOST_CALLS
-    assert committed.total > 6 * MOST_CALLS
+    assert max(committed.longest, loaded.longest) < 3 * MAX_STEP_CALLS
+    assert committed.total > 6 * MAX_STEP_CALLS
 
 
 @pytest.mark.anyio
-async def test_many_failing_keys_have_bounded_steps() -> None:
-    """The built-in rules pause too, also at keys that they find nothing of."""
+async def test_default_rules_with_many_subjects_have_bounded_steps() -> None:
+    """The rules pause after subjects without a finding too."""
     engine = AlertEngine(default_rules(), [], max_subjects=5000, clock=FakeClock())
     for number in range(5000):
         for status in (500, 500, 500, 200):
@@ -179,226 +178,107 @@ async def test_many_failing_keys_have_bounded_steps() -> None:
 
     steps = await steps_of(engine.evaluate)
 
-    assert steps.longest < 2 * MOST_CALLS < steps.total
+    assert steps.longest < 2 * MAX_STEP_CALLS < steps.total
 
 
-def test_upstream_that_succeeds_during_an_evaluation_is_not_found() -> None:
-    """Streaks go on while an evaluation pauses; the next one starts from the newest outcome."""
+def test_success_of_an_upstream_during_an_evaluation_counts_in_it() -> None:
+    """Streaks of failures are not frozen."""
     traffic = Traffic(Thresholds(), max_subjects=5)
     for provider in ("claude", "gemini"):
         for _ in range(10):
             traffic.observe(exchange(provider=provider, status=502), 0)
 
     with traffic.frozen(0):
-        found = iter(provider_down(traffic, Thresholds(), 0))
-        first = next(found)
+        findings = iter(provider_down(traffic, Thresholds(), 0))
+        first = next(findings)
         traffic.observe(exchange(provider="gemini"), 0)
 
     assert first is not None
     assert first.subject.id == "claude"
-    assert list(found) == [None]
+    assert list(findings) == [None]
 
 
 @pytest.mark.anyio
 async def test_flood_of_dead_letters_has_bounded_steps() -> None:
-    """A sink that is far behind: what its queue has no room for is written in bounded steps."""
-    office = Office({"sink": RecordingSink()}, most=10)
-    await office.publish(*(told(key=f"k{number}") for number in range(1500)))
+    """Notifications above the limit of a queue become dead letters."""
+    harness = DeliveryHarness({"sink": RecordingSink()}, max_pending=10)
+    await harness.publish(*(make_event(key=f"k{number}") for number in range(1500)))
 
-    steps = await steps_of(office.publish)
+    steps = await steps_of(harness.publish)
 
-    assert len(office.outbox.queue_length()) == 1
+    assert len(harness.outbox.queue_length()) == 1
     assert 4 * steps.longest < steps.total
-    assert len(await office.dead()) == 1000
+    assert len(await harness.dead_letters()) == 1000
 
 
-def silence(identity: str, *matchers: Matcher, starts_at: float = 0) -> Silence:
-    """A silence until the second 1000."""
-    return Silence(identity, matchers, starts_at, 1000, "ada", "")
-
-
-def test_silences_compare_an_alert_with_each_silence_once() -> None:
-    """Later evaluations compare with new silences alone."""
-    silences = Silences()
-    for number in range(100):
-        pattern = Matcher("subject_id", f"x{number}.*", is_regex=True)
-        silences.add(silence(f"s{number}", pattern))
-
-    for _ in range(3):
-        assert silences.covers(finding(), 10) is None
-    assert silences.compared == 100
-    silences.add(silence("new", Matcher("subject_id", "k.*", is_regex=True)))
-    assert silences.covers(finding(), 10) == "new"
-    assert silences.compared == 101
-
-
-def test_silences_of_one_value_are_compared_with_its_alerts_only() -> None:
-    """A silence that requires one value of a label is found by that value."""
-    silences = Silences()
-    for number in range(1000):
-        silences.add(silence(f"s{number}", Matcher("subject_id", f"k{number}")))
-
-    found = [silences.covers(finding(subject=f"k{number}"), 10) for number in range(1000)]
-
-    assert found == [f"s{number}" for number in range(1000)]
-    assert silences.compared == 1000
-
-
-def test_silences_that_come_and_go_match_the_right_alerts() -> None:
-    """Also after so many changes that all silences are numbered again."""
-    silences = Silences()
-    silences.add(silence("first", Matcher("subject_id", "k9")))
-    for number in range(2500):
-        silences.add(silence(f"s{number}", Matcher("subject_id", f"k{number % 7}")))
-        assert silences.covers(finding(subject=f"k{number % 7}"), 10) == f"s{number}"
-        assert silences.covers(finding(subject="k9"), 10) == "first"
-        silences.remove(f"s{number}")
-        assert silences.covers(finding(subject=f"k{number % 7}"), 10) is None
-
-
-def test_silences_know_a_bounded_number_of_label_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest is compared again; the result is the same."""
-    monkeypatch.setattr("tokenpulse_mw.alerts.silences._MAX_LABEL_SETS", 2)
-    silences = Silences()
-    silences.add(silence("s1", Matcher("subject_id", "k.*", is_regex=True)))
-
-    for subject in ("k1", "k2", "k3", "k1"):
-        assert silences.covers(finding(subject=subject), 10) == "s1"
-    assert silences.compared == 4
-
-
-def test_silence_that_begins_later_is_known_and_not_in_force() -> None:
-    """It is compared once, and counts from its start."""
-    silences = Silences()
-    silences.add(silence("later", Matcher("subject_id", "k1"), starts_at=100))
-
-    assert [silences.covers(finding(), at) for at in (99, 100, 999, 1000)] == [
-        None,
-        "later",
-        "later",
-        None,
-    ]
-    assert silences.compared == 1
-
-
-def test_slow_patterns_pause_between_comparisons() -> None:
-    """A step has at most 100,000 steps of matching, or one match."""
-    silences = Silences()
-    slow = "a*a*" + "a" * 59 + "b"
-    for number in range(20):
-        silences.add(silence(f"s{number}", Matcher("subject_id", slow, is_regex=True)))
-
-    pauses = sum(1 for _ in silences.is_silenced(finding(subject="a" * 200), 10))
-
-    assert pauses >= 19
-
-
-def test_findings_beyond_the_bound_become_no_alert(caplog: pytest.LogCaptureFixture) -> None:
-    """The most severe fit; what does not is counted, and logged once until all fit again."""
-    caplog.set_level(logging.WARNING)
-    board = AlertTracker(["rule"], cooldown=100, is_silenced=never_silenced, max_open=2)
-
-    def go(now: float, *found: Finding) -> list[str]:
-        staged = finish(board.advance("rule", found, now, now))
-        board.commit(staged)
-        return [
-            f"{event.transition} {event.finding.subject.id}" for event in staged.changes[0].events
-        ]
-
-    several = [
-        finding("info", subject="k1"),
-        finding("critical", subject="k2"),
-        finding(subject="k3"),
-    ]
-    assert go(0, *several) == ["fired k2", "fired k3"]
-    assert go(10, *several) == []
-    assert board.overflowed == 2
-    assert [each.message for each in caplog.records] == [
-        "too many open alerts: rule=rule open=2 left_out=1 (logged once until all fit)"
-    ]
-    assert go(20, several[0]) == ["resolved k2", "resolved k3"]
-    assert go(30, several[0]) == ["fired k1"]
-    assert go(40, *several) == ["fired k2"]
-    assert (board.overflowed, len(caplog.records)) == (4, 2)
-    assert sum(board.counts().values()) == 2
-
-
-class Pausing:
-    """Runs one thing at one pause of an evaluation."""
-
-    def __init__(self, steps: Steps[Any]) -> None:
-        self.steps = steps
-
-    def at(self, pause: int, work: Callable[[], object]) -> Any:
-        """Return the result of the steps; `work` is done at that pause."""
-        for number in range(1_000_000):
-            try:
-                next(self.steps)
-            except StopIteration as stop:
-                return stop.value
-            if number == pause:
-                work()
-        raise AssertionError("it does not end")
+def run_with_pause(steps: Steps[Any], pause: int, work: Callable[[], object]) -> Any:
+    """Run `steps`, call `work` at the pause of that number, and return the result."""
+    for number in range(1_000_000):
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+        if number == pause:
+            work()
+    raise AssertionError("the steps do not end")
 
 
 @pytest.mark.parametrize("pause", range(0, 12, 2))
-def test_nothing_of_an_evaluation_is_seen_before_its_end(pause: int) -> None:
-    """At no pause there are alerts; if it is closed there, the next one finds all the same."""
+def test_evaluation_has_no_effect_before_its_last_step(pause: int) -> None:
+    """If it is closed at a pause, the next evaluation finds the same."""
     engine = Engine(300)
-    judge = engine._evaluator
+    evaluator = engine._evaluator
 
-    def look() -> None:
+    def check_unchanged() -> None:
         assert engine.firing == []
         assert dict(engine.counts()) == {}
 
-    cut = judge.evaluate(Thresholds(), 0, 0)
+    closed = evaluator.evaluate(Thresholds(), 0, 0)
     for _ in range(pause + 1):
-        next(cut)
-        look()
-    cut.close()
-    look()
+        next(closed)
+        check_unchanged()
+    closed.close()
+    check_unchanged()
 
-    news, whole = Pausing(judge.evaluate(Thresholds(), 1, 1)).at(pause, look)
-    assert whole
-    assert sum(len(piece.events) for piece in news) == len(engine.firing) == 300
+    evaluation = evaluator.evaluate(Thresholds(), 1, 1)
+    changes, succeeded = run_with_pause(evaluation, pause, check_unchanged)
+    assert succeeded
+    assert sum(len(change.events) for change in changes) == len(engine.firing) == 300
     assert dict(engine.counts()) == {("trouble", "warning", "firing"): 300}
 
 
 @pytest.mark.parametrize("pause", range(0, 60, 7))
 def test_traffic_during_an_evaluation_counts_in_the_next_one(pause: int) -> None:
-    """It is neither lost nor counted twice, and the rules look at unchanging windows."""
+    """Each request is counted once, and the windows do not change during the evaluation."""
     engine = AlertEngine(
         default_rules(), [], thresholds=Thresholds(master_rpm=10), clock=FakeClock()
     )
-    judge = engine._evaluator
+    evaluator = engine._evaluator
+    traffic, thresholds = evaluator.traffic, engine.thresholds
     for number in range(400):
         for _ in range(10):
-            judge.traffic.observe(
-                exchange(tenant=f"m{number}", api_key=f"k{number}", status=500), 0
-            )
+            traffic.observe(exchange(tenant=f"m{number}", api_key=f"k{number}", status=500), 0)
 
-    def meanwhile() -> None:
+    def observe_others() -> None:
         for number in range(300):
-            judge.traffic.observe(
-                exchange(tenant=f"n{number}", provider="claude", limited=True, status=429), 1
-            )
+            limited = exchange(tenant=f"n{number}", provider="claude", limited=True, status=429)
+            traffic.observe(limited, 1)
 
-    thresholds = engine.thresholds
-    Pausing(judge.evaluate(thresholds, 1, 1)).at(pause, meanwhile)
-    finish(judge.traffic.count_backlog())
+    run_with_pause(evaluator.evaluate(thresholds, 1, 1), pause, observe_others)
+    finish(traffic.count_backlog())
     if pause < 40:
-        assert len(judge.traffic.counts.errors) == 400
-    finish(judge.evaluate(thresholds, 2, 2))
+        assert len(traffic.counts.errors) == 400
+    finish(evaluator.evaluate(thresholds, 2, 2))
 
-    limited = [each for each in engine.firing if each.type == "rate_limit"]
-    reached = pause < 40  # later pauses may not exist
-    assert (len(limited), {each.value for each in limited}) in (
+    limited = [firing for firing in engine.firing if firing.type == "rate_limit"]
+    reached = pause < 40  # there may be fewer pauses
+    assert (len(limited), {firing.value for firing in limited}) in (
         [(300, {1})] if reached else [(300, {1}), (0, set())]
     )
 
 
-def test_traffic_that_is_cut_off_in_a_backlog_is_counted_later() -> None:
-    """Each second counts a part of it, if no evaluation does."""
+def test_backlog_of_a_cancelled_evaluation_is_counted_later() -> None:
+    """Without another evaluation, each second counts a part of it."""
     traffic = Traffic(Thresholds(), max_subjects=5000)
     with traffic.frozen(0):
         for number in range(600):
@@ -411,8 +291,8 @@ def test_traffic_that_is_cut_off_in_a_backlog_is_counted_later() -> None:
     assert len(traffic.errors) == 600
 
 
-def test_too_much_traffic_during_an_evaluation_ends_its_pauses() -> None:
-    """What is gathered is bounded: beyond 20,000 rows the evaluation goes on without a pause."""
+def test_backlog_of_20000_exchanges_ends_the_pauses_of_an_evaluation() -> None:
+    """The backlog of frozen traffic is bounded."""
     traffic = Traffic(Thresholds(), max_subjects=5)
     with traffic.frozen(0):
         for number in range(20_000):
@@ -425,7 +305,7 @@ def test_too_much_traffic_during_an_evaluation_ends_its_pauses() -> None:
 
 
 async def after(pauses: int, work: Callable[[], Awaitable[object]]) -> None:
-    """Do `work` after so many turns of the event loop."""
+    """Await `work` after that many turns of the event loop."""
     for _ in range(pauses):
         await checkpoint()
     await work()
@@ -434,7 +314,7 @@ async def after(pauses: int, work: Callable[[], Awaitable[object]]) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("pauses", [0, 1, 2, 3, 5, 8, 13, 21, 34, 55])
 async def test_changes_during_an_evaluation_take_effect_as_a_whole(pauses: int) -> None:
-    """Thresholds, an acknowledgement, a silence and a dry run: none is lost, none sees a half."""
+    """No change is lost, and a dry run sees the state before or after the evaluation."""
     engine = Engine(500)
     await engine.evaluate()
     page = await engine.store.alerts(limit=2)
@@ -447,33 +327,33 @@ async def test_changes_during_an_evaluation_take_effect_as_a_whole(pauses: int) 
         await engine.controls.set_thresholds(Thresholds(error_rate=0.5), by="ada")
         await engine.controls.silence(Matcher("subject_id", "k7"), ends_at=9999, by="ada")
 
-    async def look() -> None:
-        found = await engine.dry_run()
-        assert len(found) == 501
+    async def check() -> None:
+        findings = await engine.dry_run()
+        assert len(findings) == 501
         assert len(engine.firing) in (500, 501)
         assert sum(engine.counts().values()) == len(engine.firing)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(after, pauses, change)
-        tasks.start_soon(after, pauses, look)
+        tasks.start_soon(after, pauses, check)
         tasks.start_soon(engine.evaluate)
 
     assert engine.thresholds == Thresholds(error_rate=0.5)
     engine.clock.advance(400)
-    engine.heard.events.clear()
+    engine.sink.events.clear()
     await engine.evaluate()
-    reminded = {each.finding.subject.id for each in engine.heard.events}
-    ids = {f"k{number}" for number in range(501)}
-    assert reminded == ids - {"k7", acknowledged.finding["subject"]["id"]}
-    kept = await engine.store.alert(acknowledged.id)
-    assert kept is not None
-    assert kept.ack is not None
+    reminded = {event.finding.subject.id for event in engine.sink.events}
+    keys = {f"k{number}" for number in range(501)}
+    assert reminded == keys - {"k7", acknowledged.finding["subject"]["id"]}
+    stored = await engine.store.alert(acknowledged.id)
+    assert stored is not None
+    assert stored.ack is not None
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("pauses", [1, 3, 6, 10, 15, 25, 40])
-async def test_evaluation_that_is_cancelled_is_told_wholly_or_not_at_all(pauses: int) -> None:
-    """What the engine knows as told, the sinks and the store have."""
+async def test_cancelled_evaluation_takes_effect_as_a_whole_or_not(pauses: int) -> None:
+    """The store and the sinks have exactly the alerts that the engine has."""
     engine = Engine(500)
 
     with anyio.CancelScope() as scope:
@@ -482,30 +362,30 @@ async def test_evaluation_that_is_cancelled_is_told_wholly_or_not_at_all(pauses:
             await after(pauses, checkpoint)
             scope.cancel()
 
-    known = len(engine.firing)
-    kept = await engine.store.load()
-    assert known in (0, 500)
-    assert len(kept.alerts) == known
+    firing = len(engine.firing)
+    state = await engine.store.load()
+    assert firing in (0, 500)
+    assert len(state.alerts) == firing
     await engine.evaluate()
-    told: Iterable[AlertEvent] = engine.heard.events
-    assert sorted(each.fingerprint for each in told) == sorted(
-        each.fingerprint for each in engine.firing
+    assert sorted(event.fingerprint for event in engine.sink.events) == sorted(
+        current.fingerprint for current in engine.firing
     )
 
 
 @pytest.mark.anyio
-async def test_concurrent_evaluations_are_told_in_their_order() -> None:
-    """No end of an alert overtakes its beginning."""
+async def test_concurrent_evaluations_notify_in_their_order() -> None:
+    """No resolution comes before its alert has fired."""
     engine = Engine(300)
 
-    async def end() -> None:
+    async def evaluate_without_findings() -> None:
         engine.rule.number = 0
         await engine.evaluate()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(engine.evaluate)
-        tasks.start_soon(after, 25, end)
+        tasks.start_soon(after, 25, evaluate_without_findings)
 
-    heard = [(each.fingerprint, each.transition) for each in engine.heard.events]
-    for fingerprint in {each for each, _ in heard}:
-        assert [what for whose, what in heard if whose == fingerprint] == ["fired", "resolved"]
+    by_alert: dict[str, list[str]] = defaultdict(list)
+    for event in engine.sink.events:
+        by_alert[event.fingerprint].append(event.transition)
+    assert all(transitions == ["fired", "resolved"] for transitions in by_alert.values())

@@ -1,4 +1,4 @@
-"""What an engine keeps: whatever the store does, nothing is lost, and nobody waits for ever."""
+"""StoreWriter: writes of a store that fails, hangs or rejects records lose and delay nothing."""
 
 from __future__ import annotations
 
@@ -21,354 +21,355 @@ from .store.samples import alert, notification, resolved, transition
 pytestmark = pytest.mark.anyio
 
 
-class Sick(MemoryAlertStore):
-    """A store that fails, or never answers, as long as a test says so.
+class FailingStore(MemoryAlertStore):
+    """A store that fails or hangs as a test chooses.
 
     Attributes:
-        trouble: What happens whenever it is asked.
-        refuses: The ids of alerts and notifications that it cannot keep.
-        asked: How often it was to commit something.
+        failure: Awaited in each call, if any.
+        rejected: Errors by the ids of alerts and notifications.
+        commits: Number of commits.
     """
 
     def __init__(self) -> None:
         super().__init__(wall=lambda: 0)
-        self.trouble: Callable[[], Awaitable[None]] | None = None
-        self.refuses: dict[str, Exception] = {}
-        self.asked = 0
+        self.failure: Callable[[], Awaitable[None]] | None = None
+        self.rejected: dict[str, Exception] = {}
+        self.commits = 0
 
     async def commit(self, changes: Changes) -> str | None:
-        self.asked += 1
-        await self._suffer()
-        given = [each.id for each in changes.alerts] + [each.id for each in changes.notifications]
-        for identity in given:
-            if identity in self.refuses:
-                raise self.refuses[identity]
+        self.commits += 1
+        await self._fail()
+        ids = [record.id for record in changes.alerts]
+        for identity in ids + [item.id for item in changes.notifications]:
+            if identity in self.rejected:
+                raise self.rejected[identity]
         return await super().commit(changes)
 
     async def delivered(self, notification_id: str) -> None:
-        await self._suffer()
+        await self._fail()
         await super().delivered(notification_id)
 
     async def prune(self, before: float) -> None:
-        await self._suffer()
+        await self._fail()
         await super().prune(before)
 
-    async def _suffer(self) -> None:
-        if self.trouble is not None:
-            await self.trouble()
+    async def _fail(self) -> None:
+        if self.failure is not None:
+            await self.failure()
 
 
-async def fails() -> None:
-    """Say so at once."""
+async def fail() -> None:
+    """Raise the error of a store."""
     raise StoreError("no disk")
 
 
-class Kept:
-    """A journal, its store, and what it reports."""
+class WriterDriver:
+    """A store writer, its store, and the errors that it reports."""
 
     def __init__(self, *, deadline: float = PATIENCE) -> None:
-        self.store = Sick()
+        self.store = FailingStore()
         self.reported: list[str] = []
-        self.journal = StoreWriter(self.store, deadline=deadline, report=self._report)
+        self.writer = StoreWriter(self.store, deadline=deadline, report=self._report)
 
     def _report(self, component: str, error: Exception) -> None:
         self.reported.append(f"{component}: {error!r}")
 
-    async def keep(self, *alerts: AlertRecord, **news: list[str]) -> None:
-        """A round has made these of its alerts."""
-        self.journal.add([AlertChanges(alerts=list(alerts), **news)], [])  # type: ignore[arg-type]
-        await self.journal.write()
+    async def write(self, *alerts: AlertRecord) -> None:
+        """Write the alerts of an evaluation."""
+        await self.write_changes(AlertChanges(alerts=list(alerts)))
 
-    async def delivered(self, identity: str) -> None:
-        """A sink has taken it."""
-        await self.journal.record_outcome(identity, lambda: self.store.delivered(identity))
+    async def write_changes(self, changes: AlertChanges, *notifications: str) -> None:
+        """Write the changes and the notifications of an evaluation."""
+        self.writer.add([changes], [notification(identity) for identity in notifications])
+        await self.writer.write()
 
-    async def waiting(self) -> list[str]:
-        """What a process after this one would deliver."""
-        return [each.id for each in (await self.store.load()).notifications]
+    async def deliver(self, identity: str) -> None:
+        """Record that a notification is delivered."""
+        await self.writer.record_outcome(identity, lambda: self.store.delivered(identity))
+
+    async def alerts(self) -> dict[str, str]:
+        """Return the severities of the stored alerts by id."""
+        return {record.id: record.severity for record in (await self.store.load()).alerts}
+
+    async def undelivered(self) -> list[str]:
+        """Return the ids of the stored notifications."""
+        return [stored.id for stored in (await self.store.load()).notifications]
+
+    def reported_kinds(self) -> list[str]:
+        """Return the component and the type of each reported error."""
+        return [report.split("(")[0] for report in self.reported]
 
 
-async def test_what_a_store_did_not_take_it_gets_with_the_next_round() -> None:
-    """Alerts as they stand by then, everything that happened to them, and what is to be told."""
-    kept = Kept()
-    kept.store.trouble = fails
-    worse = alert(severity="critical")
-    news = [
+async def test_failed_writes_are_retried_with_the_next_evaluation() -> None:
+    """The newest state of each alert, all transitions and all notifications are written."""
+    driver = WriterDriver()
+    driver.store.failure = fail
+    critical = alert(severity="critical")
+    evaluations = [
         AlertChanges(alerts=[alert()], transitions=[transition()]),
         AlertChanges(alerts=[alert("a2", state="pending")]),
-        AlertChanges(alerts=[worse], transitions=[transition(at=200, severity="critical")]),
+        AlertChanges(alerts=[critical], transitions=[transition(at=200, severity="critical")]),
         AlertChanges(forgotten=["a2"]),
     ]
-    for number, each in enumerate(news):
-        kept.journal.add([each], [notification(f"n{number}")])
-        await kept.journal.write()
-    await kept.delivered("n1")
-    assert kept.reported == ["alert store: StoreError('no disk')"] * 5
+    for number, changes in enumerate(evaluations):
+        await driver.write_changes(changes, f"n{number}")
+    await driver.deliver("n1")
+    assert driver.reported == ["alert store: StoreError('no disk')"] * 5
 
-    kept.store.trouble = None
-    await kept.keep()
+    driver.store.failure = None
+    await driver.write()
 
-    assert (await kept.store.load()).alerts == (worse,)
-    assert [each.at for each in await kept.store.transitions("a1")] == [100, 200]
-    assert await kept.waiting() == ["n0", "n2", "n3"]
-
-
-async def test_what_a_sink_took_before_the_store_knew_of_it_does_not_come_back() -> None:
-    """The store recovers between a round and its delivery; nothing is told again later."""
-    kept = Kept()
-    kept.store.trouble = fails
-    kept.journal.add([], [notification()])
-    await kept.journal.write()
-    kept.store.trouble = None
-
-    await kept.delivered("n1")
-    await kept.keep()
-
-    assert await kept.waiting() == []
+    assert (await driver.store.load()).alerts == (critical,)
+    assert [stored.at for stored in await driver.store.transitions("a1")] == [100, 200]
+    assert await driver.undelivered() == ["n0", "n2", "n3"]
 
 
-async def test_what_became_of_a_notification_is_kept_later_where_the_store_fails() -> None:
-    """With the next round, or with what becomes of another one."""
-    kept = Kept()
-    kept.journal.add([], [notification("n1"), notification("n2")])
-    await kept.journal.write()
-    kept.store.trouble = fails
-    await kept.delivered("n1")
-    assert await kept.waiting() == ["n1", "n2"]
-    kept.store.trouble = None
+async def test_notification_delivered_before_it_was_stored_stays_delivered() -> None:
+    """The store recovers between an evaluation and the delivery."""
+    driver = WriterDriver()
+    driver.store.failure = fail
+    await driver.write_changes(AlertChanges(), "n1")
+    driver.store.failure = None
 
-    await kept.delivered("n2")
+    await driver.deliver("n1")
+    await driver.write()
 
-    assert await kept.waiting() == []
+    assert await driver.undelivered() == []
 
 
-async def test_what_comes_while_the_store_writes_is_kept_too() -> None:
-    """That a letter was dropped is not lost because it was just being postponed."""
-    kept = Kept()
-    kept.journal.add([], [notification()])
-    await kept.journal.write()
+async def test_failed_write_of_an_outcome_is_retried_with_the_next_outcome() -> None:
+    """No evaluation is needed in between."""
+    driver = WriterDriver()
+    await driver.write_changes(AlertChanges(), "n1", "n2")
+    driver.store.failure = fail
+    await driver.deliver("n1")
+    assert await driver.undelivered() == ["n1", "n2"]
+    driver.store.failure = None
+
+    await driver.deliver("n2")
+
+    assert await driver.undelivered() == []
+
+
+async def test_outcome_deferred_during_a_write_is_written_later() -> None:
+    """A notification becomes a dead letter while its retry is being stored."""
+    driver = WriterDriver()
+    await driver.write_changes(AlertChanges(), "n1")
 
     async def postpone() -> None:
-        await kept.store.postponed("n1", 1, 60, "busy")
-        kept.journal.defer("n1", lambda: kept.store.dead("n1", 1, "no room"))
+        await driver.store.postponed("n1", 1, 60, "busy")
+        driver.writer.defer("n1", lambda: driver.store.dead("n1", 1, "no room"))
 
-    await kept.journal.record_outcome("n1", postpone)
-    await kept.keep()
+    await driver.writer.record_outcome("n1", postpone)
+    await driver.write()
 
-    assert await kept.waiting() == []
+    assert await driver.undelivered() == []
 
 
-async def test_a_store_that_hangs_is_given_up_until_the_next_round() -> None:
-    """Alerts are told meanwhile, and it gets all that it missed."""
-    kept = Kept(deadline=0.01)
-    kept.store.trouble = anyio.sleep_forever
+async def test_store_that_hangs_times_out_until_the_next_evaluation() -> None:
+    """The unwritten alerts are written then."""
+    driver = WriterDriver(deadline=0.01)
+    driver.store.failure = anyio.sleep_forever
     with anyio.fail_after(PATIENCE):
-        await kept.keep(alert())
-        await kept.journal.prune(0)
-    assert kept.reported == ["alert store: TimeoutError()"] * 2
+        await driver.write(alert())
+        await driver.writer.prune(0)
+    assert driver.reported == ["alert store: TimeoutError()"] * 2
 
-    kept.store.trouble = None
-    await kept.keep(alert("a2"))
+    driver.store.failure = None
+    await driver.write(alert("a2"))
 
-    assert {each.id for each in (await kept.store.load()).alerts} == {"a1", "a2"}
+    assert (await driver.alerts()).keys() == {"a1", "a2"}
 
 
-async def test_a_store_that_hangs_holds_up_one_delivery_and_no_more() -> None:
-    """What became of the others it hears with the next round."""
-    kept = Kept(deadline=0.01)
-    kept.store.trouble = anyio.sleep_forever
+async def test_store_that_hangs_delays_one_outcome_only() -> None:
+    """The other outcomes are written with the next evaluation."""
+    driver = WriterDriver(deadline=0.01)
+    driver.store.failure = anyio.sleep_forever
 
     with anyio.fail_after(PATIENCE):
         for number in range(20):
-            await kept.delivered(f"n{number}")
-    assert kept.reported == ["alert store: TimeoutError()"]
+            await driver.deliver(f"n{number}")
+    assert driver.reported == ["alert store: TimeoutError()"]
 
-    kept.store.trouble = None
-    await kept.keep(alert())
-    await kept.delivered("n1")
-    assert kept.reported == ["alert store: TimeoutError()"]
+    driver.store.failure = None
+    await driver.write(alert())
+    await driver.deliver("n1")
+    assert driver.reported == ["alert store: TimeoutError()"]
 
 
-async def test_who_waits_for_a_store_that_hangs_waits_no_longer_than_for_the_store() -> None:
-    """However many ask at once."""
-    kept = Kept(deadline=0.01)
-    kept.store.trouble = anyio.sleep_forever
+async def test_timeout_includes_the_wait_for_other_calls() -> None:
+    """Concurrent calls of a store that hangs time out together."""
+    driver = WriterDriver(deadline=0.01)
+    driver.store.failure = anyio.sleep_forever
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             for number in range(20):
-                tasks.start_soon(kept.delivered, f"n{number}")
+                tasks.start_soon(driver.deliver, f"n{number}")
 
-    assert len(kept.reported) == 20
+    assert len(driver.reported) == 20
 
 
-async def test_what_was_being_kept_when_an_engine_is_left_is_kept_again() -> None:
-    """A store may have done it or not: to give it once more does no harm."""
-    kept = Kept()
-    kept.store.trouble = anyio.sleep_forever
+async def test_cancelled_write_is_repeated_at_the_end() -> None:
+    """Newer changes take precedence over those of the cancelled write."""
+    driver = WriterDriver()
+    driver.store.failure = anyio.sleep_forever
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(kept.keep, alert(severity="warning"), alert("a2"))
+        tasks.start_soon(driver.write, alert(severity="warning"), alert("a2"))
         await anyio.wait_all_tasks_blocked()
-        kept.journal.add([AlertChanges(alerts=[alert(severity="critical")])], [])
+        driver.writer.add([AlertChanges(alerts=[alert(severity="critical")])], [])
         tasks.cancel_scope.cancel()
 
-    kept.store.trouble = None
-    await kept.journal.aclose()
+    driver.store.failure = None
+    await driver.writer.aclose()
 
-    severities = {each.id: each.severity for each in (await kept.store.load()).alerts}
-    assert severities == {"a1": "critical", "a2": "warning"}
-
-
-async def test_what_a_store_will_never_take_holds_up_nothing() -> None:
-    """It is told, and the next round is kept."""
-    kept = Kept()
-    kept.journal.add([AlertChanges(transitions=[transition("unknown")])], [])
-    await kept.journal.write()
-    await kept.keep(alert())
-
-    assert [each.split("(")[0] for each in kept.reported] == ["alert record: UnknownAlert"]
-    assert [each.id for each in (await kept.store.load()).alerts] == ["a1"]
+    assert await driver.alerts() == {"a1": "critical", "a2": "warning"}
 
 
-async def test_a_record_that_cannot_be_kept_costs_only_itself() -> None:
-    """All else of its round is kept, and that one is told."""
-    kept = Kept()
-    kept.store.refuses = {"a3": BadRecord("too long"), "n2": ValueError("no JSON")}
-    many = [alert(f"a{number}") for number in range(1, 8)]
-    news = AlertChanges(
-        alerts=many, transitions=[transition(each.id) for each in many], forgotten=["gone"]
+async def test_rejected_changes_are_reported_and_dropped() -> None:
+    """The next evaluation is written."""
+    driver = WriterDriver()
+    await driver.write_changes(AlertChanges(transitions=[transition("unknown")]))
+    await driver.write(alert())
+
+    assert driver.reported_kinds() == ["alert record: UnknownAlert"]
+    assert (await driver.alerts()).keys() == {"a1"}
+
+
+async def test_only_rejected_records_are_dropped() -> None:
+    """All other records of the evaluation are written."""
+    driver = WriterDriver()
+    driver.store.rejected = {"a3": BadRecord("too long"), "n2": ValueError("no JSON")}
+    ids = [f"a{number}" for number in range(1, 8)]
+    changes = AlertChanges(
+        alerts=list(map(alert, ids)), transitions=list(map(transition, ids)), forgotten=["gone"]
     )
-    kept.journal.add([news], [notification(f"n{number}") for number in range(1, 4)])
 
-    await kept.journal.write()
+    await driver.write_changes(changes, "n1", "n2", "n3")
 
-    assert {each.id for each in (await kept.store.load()).alerts} == {
-        each.id for each in many if each.id != "a3"
-    }
-    assert [len(await kept.store.transitions(each.id)) for each in many] == [1, 1, 0, 1, 1, 1, 1]
-    assert await kept.waiting() == ["n1", "n3"]
-    assert [each.split("(")[0] for each in kept.reported] == [
+    assert (await driver.alerts()).keys() == set(ids) - {"a3"}
+    stored = [len(await driver.store.transitions(alert_id)) for alert_id in ids]
+    assert stored == [1, 1, 0, 1, 1, 1, 1]
+    assert await driver.undelivered() == ["n1", "n3"]
+    assert driver.reported_kinds() == [
         "alert record: BadRecord",
         "alert record: UnknownAlert",
         "alert record: ValueError",
     ]
 
-    asked = kept.store.asked
-    await kept.journal.write()
-    assert kept.store.asked == asked  # nothing of it is left
+    commits = driver.store.commits
+    await driver.writer.write()
+    assert driver.store.commits == commits, "the buffer is not empty"
 
 
-async def test_a_store_that_is_down_is_asked_once_a_round() -> None:
-    """Its failure says nothing of the records."""
-    kept = Kept()
-    kept.store.trouble = fails
+async def test_store_that_is_down_gets_one_commit_in_an_evaluation() -> None:
+    """An error of the store does not split the changes."""
+    driver = WriterDriver()
+    driver.store.failure = fail
 
-    await kept.keep(*(alert(f"a{number}") for number in range(8)))
+    await driver.write(*(alert(f"a{number}") for number in range(8)))
 
-    assert kept.store.asked == 1
+    assert driver.store.commits == 1
 
 
-async def test_a_store_that_goes_down_meanwhile_gets_the_rest_later() -> None:
-    """And is not asked again for what it has, or for what it cannot keep."""
-    kept = Kept()
-    kept.store.refuses = {"a0": BadRecord("too long")}
+async def test_store_that_fails_between_two_halves_gets_the_rest_later() -> None:
+    """Written and rejected records are not written again."""
+    driver = WriterDriver()
+    driver.store.rejected = {"a0": BadRecord("too long")}
     written: list[list[str]] = []
-    commit = kept.store.commit
+    commit = driver.store.commit
 
-    async def twice(changes: Changes) -> None:
-        written.append([each.id for each in changes.alerts])
+    async def fail_from_the_fifth_commit(changes: Changes) -> None:
+        written.append([record.id for record in changes.alerts])
         if len(written) > 4:
-            await fails()
+            await fail()
         await commit(changes)
 
-    kept.store.commit = twice  # type: ignore[method-assign]
-    await kept.keep(*(alert(f"a{number}") for number in range(4)))
+    driver.store.commit = fail_from_the_fifth_commit  # type: ignore[method-assign]
+    await driver.write(*(alert(f"a{number}") for number in range(4)))
     assert written == [["a0", "a1", "a2", "a3"], ["a0", "a1"], ["a0"], ["a1"], ["a2", "a3"]]
 
-    kept.store.commit = commit  # type: ignore[method-assign]
-    await kept.keep(alert("a2", severity="critical"))
+    driver.store.commit = commit  # type: ignore[method-assign]
+    await driver.write(alert("a2", severity="critical"))
 
-    found = {each.id: each.severity for each in (await kept.store.load()).alerts}
-    assert found == {"a1": "warning", "a2": "critical", "a3": "warning"}
-    assert [each.split("(")[0] for each in kept.reported] == [
-        "alert record: BadRecord",
-        "alert store: StoreError",
-    ]
+    assert await driver.alerts() == {"a1": "warning", "a2": "critical", "a3": "warning"}
+    assert driver.reported_kinds() == ["alert record: BadRecord", "alert store: StoreError"]
 
 
-async def test_a_store_that_never_takes_what_became_of_one_learns_of_the_others() -> None:
-    """One that cannot be written does not have them all told again."""
-    kept = Kept()
-    kept.journal.add([], [notification("n1"), notification("n2")])
-    await kept.journal.record_outcome("n1", lambda: kept.store.postponed("n1", 1, float("inf"), ""))
-    await kept.delivered("n2")
+async def test_rejected_outcome_does_not_block_other_outcomes() -> None:
+    """Its notification stays stored."""
+    driver = WriterDriver()
+    await driver.write_changes(AlertChanges(), "n1", "n2")
+    postponed = driver.store.postponed
+    await driver.writer.record_outcome("n1", lambda: postponed("n1", 1, float("inf"), ""))
+    await driver.deliver("n2")
 
-    await kept.keep()
-    await kept.keep()
+    await driver.write()
+    await driver.write()
 
-    assert await kept.waiting() == ["n1"]
+    assert await driver.undelivered() == ["n1"]
 
 
-async def test_what_waits_for_a_store_is_bounded() -> None:
-    """It may fail for weeks: then the oldest is left out, and the newest is kept."""
-    kept = Kept()
-    kept.store.trouble = fails
-    for number in range(25):
-        many = [resolved(f"{number}-{each}", at=number) for each in range(1000)]
-        kept.journal.add([AlertChanges(alerts=list(many))], [])
-        kept.journal.defer(str(number), fails)
-        await kept.journal.write()
+async def test_buffer_of_unwritten_changes_is_bounded() -> None:
+    """Above 20,000 alerts the oldest are dropped."""
+    driver = WriterDriver()
+    driver.store.failure = fail
+    for evaluation in range(25):
+        alerts = [resolved(f"{evaluation}-{number}", at=evaluation) for number in range(1000)]
+        driver.writer.add([AlertChanges(alerts=alerts)], [])
+        driver.writer.defer(str(evaluation), fail)
+        await driver.writer.write()
     written: list[Changes] = []
 
-    async def note(changes: Changes) -> None:
+    async def record(changes: Changes) -> None:
         written.append(changes)
 
-    kept.store.commit = note  # type: ignore[method-assign]
-    await kept.journal.write()
+    driver.store.commit = record  # type: ignore[method-assign]
+    await driver.writer.write()
 
-    assert [each.resolved_at for each in written[0].alerts] == [
-        number for number in range(5, 25) for _ in range(1000)
+    assert [stored.resolved_at for stored in written[0].alerts] == [
+        evaluation for evaluation in range(5, 25) for _ in range(1000)
     ]
 
 
-async def test_a_process_goes_on_with_what_is_kept_or_learns_that_the_store_fails() -> None:
-    """A store that fails is no store that has nothing."""
-    kept = Kept(deadline=0.01)
-    await kept.keep(alert())
-    found = await kept.journal.load()
-    assert found is not None
-    assert found.alerts == (alert(),)
+async def test_load_returns_the_stored_state_or_none_if_the_store_fails() -> None:
+    """The failure is reported."""
+    driver = WriterDriver(deadline=0.01)
+    await driver.write(alert())
+    state = await driver.writer.load()
+    assert state is not None
+    assert state.alerts == (alert(),)
 
     async def load() -> None:
         await anyio.sleep_forever()
 
-    kept.store.load = load  # type: ignore[assignment, method-assign]
-    assert await kept.journal.load() is None
-    assert kept.reported == ["loading the alert store: TimeoutError()"]
+    driver.store.load = load  # type: ignore[assignment, method-assign]
+    assert await driver.writer.load() is None
+    assert driver.reported == ["loading the alert store: TimeoutError()"]
 
 
-async def test_what_was_over_long_ago_is_forgotten_when_the_store_can() -> None:
-    """And where it cannot, that is all."""
-    kept = Kept()
-    await kept.keep(resolved("old", at=10), resolved("new", at=20))
+async def test_prune_removes_old_alerts() -> None:
+    """A failure is reported, and nothing else happens."""
+    driver = WriterDriver()
+    await driver.write(resolved("old", at=10), resolved("new", at=20))
 
-    await kept.journal.prune(15)
-    kept.store.trouble = fails
-    await kept.journal.prune(99)
+    await driver.writer.prune(15)
+    driver.store.failure = fail
+    await driver.writer.prune(99)
 
-    assert await kept.store.alert("old") is None
-    assert await kept.store.alert("new") is not None
-    assert kept.reported == ["alert store: StoreError('no disk')"]
+    assert await driver.store.alert("old") is None
+    assert await driver.store.alert("new") is not None
+    assert driver.reported == ["alert store: StoreError('no disk')"]
 
 
 def parts(changes: Changes) -> list[Changes]:
-    """`changes`, record by record."""
-    smaller = split(changes)
-    return [each for half in smaller for each in parts(half)] if smaller else [changes]
+    """Split changes into single records."""
+    halves = split(changes)
+    return [part for half in halves for part in parts(half)] if halves else [changes]
 
 
-def test_changes_are_halved_until_each_record_is_alone() -> None:
-    """In the order in which one needs the other: an alert comes before what happened to it."""
+def test_changes_are_split_into_single_records() -> None:
+    """An alert comes before its transitions."""
     changes = Changes(
         (alert("a1"), alert("a2")),
         (transition("a1"), transition("a2")),
@@ -387,77 +388,74 @@ def test_changes_are_halved_until_each_record_is_alone() -> None:
     ]
 
 
-def test_what_cannot_be_halved_has_no_halves() -> None:
-    """There is an end to it."""
+def test_single_record_is_not_split() -> None:
+    """Empty changes are not split either."""
     assert split(Changes()) == split(Changes(forgotten=("a1",))) == ()
 
 
-def engine(store: AlertStore, rule: FixedRule | None = None) -> AlertEngine:
-    """An engine that tells nobody."""
+def engine_on(store: AlertStore, rule: FixedRule | None = None) -> AlertEngine:
+    """Return an engine without sinks."""
     return AlertEngine([rule or FixedRule()], [], store=store)
 
 
-@pytest.mark.anyio
-async def test_two_engines_on_one_store_say_so_once_each(caplog: pytest.LogCaptureFixture) -> None:
-    """Whether there is anything to keep or not, and with the other's process."""
+async def test_two_engines_on_one_store_log_one_error_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The error names the other engine, and is logged even if no alert changes."""
     store = MemoryAlertStore()
-    one, other = engine(store), engine(store)
+    one, other = engine_on(store), engine_on(store)
 
-    for each in (one, other, one, other, one, other):
-        await each.evaluate()
+    for engine in (one, other, one, other, one, other):
+        await engine.evaluate()
 
-    lines = [each for each in caplog.records if "another engine" in each.getMessage()]
-    assert [each.levelno for each in lines] == [logging.ERROR] * 2
-    assert "give each engine its own store" in lines[0].getMessage()
-    assert len({each.args for each in lines}) == 2
+    records = [record for record in caplog.records if "another engine" in record.getMessage()]
+    assert [record.levelno for record in records] == [logging.ERROR] * 2
+    assert "give each engine its own store" in records[0].getMessage()
+    assert len({record.args for record in records}) == 2
 
 
-def test_workers_that_share_a_database_say_so(
+def test_workers_that_share_a_database_log_an_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each has a store of its own on it, as `uvicorn --workers` makes them."""
+    """`uvicorn --workers` creates a store for each worker."""
 
     async def run() -> None:
         stores = [SQLAlertStore(f"sqlite+aiosqlite:///{tmp_path}/alerts.db") for _ in range(2)]
-        one, other = map(engine, stores)
-        for each in (one, other, one):
-            await each.evaluate()
+        one, other = map(engine_on, stores)
+        for engine in (one, other, one):
+            await engine.evaluate()
         for store in stores:
             await store.aclose()
 
     anyio.run(run)
 
-    assert [each.name for each in caplog.records] == ["tokenpulse_mw.alerts"]
+    assert [record.name for record in caplog.records] == ["tokenpulse_mw.alerts"]
     assert "alerts.db')" in caplog.text
 
 
-@pytest.mark.anyio
-async def test_an_engine_that_follows_another_one_is_its_restart(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """However the one before has ended, it writes no more."""
+async def test_engine_after_a_restart_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """The engine before it does not write any more."""
     store, rule = MemoryAlertStore(), FixedRule(finding())
 
     for _ in range(3):
-        following = engine(store, rule)
+        engine = engine_on(store, rule)
         for _ in range(3):
-            await following.evaluate()
+            await engine.evaluate()
             rule.findings = [] if rule.findings else [finding()]
 
     assert caplog.records == []
 
 
-@pytest.mark.anyio
-async def test_a_store_of_ones_own_need_not_know_engines(caplog: pytest.LogCaptureFixture) -> None:
-    """Where it does not say whose round was kept, there is nothing to tell."""
+async def test_commit_of_a_custom_store_may_return_none(caplog: pytest.LogCaptureFixture) -> None:
+    """Two engines on such a store are not detected."""
 
-    class Mine(MemoryAlertStore):
+    class CustomStore(MemoryAlertStore):
         async def commit(self, changes: Changes) -> None:
             await super().commit(changes)
 
-    store = Mine()
-    one, other = engine(store), engine(store)
-    for each in (one, other, one, other):
-        await each.evaluate()
+    store = CustomStore()
+    one, other = engine_on(store), engine_on(store)
+    for engine in (one, other, one, other):
+        await engine.evaluate()
 
     assert caplog.records == []

@@ -1,4 +1,4 @@
-"""Other people's code: whatever it does to itself, we go on."""
+"""Calls of user code: timeouts, and cancellations raised by the called code."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from ..support.waiting import PATIENCE
 from .findings import FixedRule, finding
 
 
-async def waits_for_what_was_cancelled() -> None:
-    """As a connection does whose pool was closed."""
+async def await_cancelled_future() -> None:
+    """Raise a cancellation, as a connection does when its pool is closed."""
     future = asyncio.get_running_loop().create_future()
     future.cancel()
     await future
 
 
 @pytest.mark.anyio
-async def test_what_is_called_may_be_async_or_not() -> None:
-    """Its answer is given either way."""
+async def test_call_may_be_async_or_not() -> None:
+    """The result is returned in both cases."""
 
-    async def later() -> int:
+    async def async_call() -> int:
         return 2
 
     assert (
         await call_with_timeout(PATIENCE, lambda: 1),
-        await call_with_timeout(PATIENCE, later),
+        await call_with_timeout(PATIENCE, async_call),
     ) == (1, 2)
 
 
 @pytest.mark.anyio
-async def test_what_takes_too_long_is_given_up() -> None:
-    """As anyio says it."""
+async def test_call_that_takes_too_long_raises_timeout_error() -> None:
+    """The call is cancelled after its timeout."""
     with pytest.raises(TimeoutError):
         await call_with_timeout(0.01, anyio.sleep_forever)
 
 
 @pytest.mark.anyio
-async def test_that_we_are_cancelled_is_let_through() -> None:
-    """Whoever leaves an engine does not wait for what it calls."""
+async def test_cancellation_of_the_caller_is_raised() -> None:
+    """A cancelled caller does not wait for the call."""
     with anyio.move_on_after(0.01) as scope:
         await call_with_timeout(PATIENCE, anyio.sleep_forever)
 
@@ -60,80 +60,81 @@ async def test_that_we_are_cancelled_is_let_through() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_that_it_cancels_itself_is_a_failure_like_others() -> None:
-    """On trio nothing can."""
+async def test_cancellation_by_the_callee_is_an_error() -> None:
+    """The call raises an ordinary exception; on trio there is no such cancellation."""
     with pytest.raises(
         CancelledByCalleeError, match=r"^the call was cancelled, but not by its caller$"
     ):
-        await call_with_timeout(PATIENCE, waits_for_what_was_cancelled)
+        await call_with_timeout(PATIENCE, await_cancelled_future)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_a_sink_that_cancels_itself_ends_no_other() -> None:
-    """Nor the engine, nor the application inside of it."""
-    told: list[str] = []
-    enough = anyio.Event()
+async def test_sink_that_cancels_itself_does_not_stop_the_engine() -> None:
+    """The other sinks get all notifications, and the body of the engine continues."""
+    transitions: list[str] = []
+    resolved = anyio.Event()
 
-    async def other(event: AlertEvent) -> None:
-        told.append(event.transition)
+    async def working(event: AlertEvent) -> None:
+        transitions.append(event.transition)
         rule.findings = []
-        if len(told) == 2:
-            enough.set()
+        if len(transitions) == 2:
+            resolved.set()
 
     async def broken(event: AlertEvent) -> None:
-        await waits_for_what_was_cancelled()
+        await await_cancelled_future()
 
     rule = FixedRule(finding())
     with anyio.fail_after(PATIENCE):
-        async with AlertEngine([rule], [broken, other], interval=0.01):
-            await enough.wait()
+        async with AlertEngine([rule], [broken, working], interval=0.01):
+            await resolved.wait()
 
-    assert told == ["fired", "resolved"]
+    assert transitions == ["fired", "resolved"]
 
 
-class Closed(MemoryAlertStore):
-    """A store whose pool was closed."""
+class ClosedStore(MemoryAlertStore):
+    """A store whose connection pool is closed."""
 
     async def load(self) -> EngineState:
-        await waits_for_what_was_cancelled()
+        await await_cancelled_future()
         return EngineState()
 
     async def commit(self, changes: Changes) -> None:
-        await waits_for_what_was_cancelled()
+        await await_cancelled_future()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_a_store_or_a_source_that_cancels_itself_ends_no_engine() -> None:
-    """Alerts are found and told without them."""
-    told, often = anyio.Event(), anyio.Event()
-    asked: list[None] = []
+async def test_store_or_quota_source_that_cancels_itself_does_not_stop_the_engine() -> None:
+    """The engine continues to evaluate and to notify."""
+    notified, retried = anyio.Event(), anyio.Event()
+    calls = 0
 
     async def sink(event: AlertEvent) -> None:
-        told.set()
+        notified.set()
 
     async def source() -> list[Quota]:
-        asked.append(None)
-        if len(asked) == 3:
-            often.set()
-        await waits_for_what_was_cancelled()
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            retried.set()
+        await await_cancelled_future()
         return []
 
     rules: list[Rule] = [FixedRule(finding()), quota_exceeded(source)]
     with anyio.fail_after(PATIENCE):
-        async with AlertEngine(rules, [sink], interval=0.01, store=Closed()):
-            await told.wait()
-            await often.wait()
+        async with AlertEngine(rules, [sink], interval=0.01, store=ClosedStore()):
+            await notified.wait()
+            await retried.wait()
 
 
 @pytest.mark.anyio
-async def test_a_sink_may_be_a_plain_function() -> None:
-    """It is called once for each event."""
-    told: list[str] = []
+async def test_sink_may_be_a_plain_function() -> None:
+    """The engine calls it once for each event."""
+    transitions: list[str] = []
 
     def sink(event: AlertEvent) -> None:
-        told.append(event.transition)
+        transitions.append(event.transition)
 
     rule = FixedRule(finding())
     engine = AlertEngine([rule], [sink])
@@ -141,4 +142,4 @@ async def test_a_sink_may_be_a_plain_function() -> None:
     rule.findings = []
     await engine.evaluate()
 
-    assert told == ["fired", "resolved"]
+    assert transitions == ["fired", "resolved"]

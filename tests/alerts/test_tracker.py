@@ -1,7 +1,8 @@
-"""The board: what each round makes of the alerts, what is told of them, and what is kept."""
+"""AlertTracker: changes, notifications and records of each evaluation."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,19 +25,19 @@ from tokenpulse_mw.alerts.tracker import (
     record_of,
 )
 
-from .findings import finding
+from .findings import finding, never_silenced
 
 
-class Rounds:
-    """A board of two rules, round by round; the wall clock is 1,000 seconds ahead."""
+class TrackerDriver:
+    """A tracker of two rules; the wall clock is 1,000 seconds ahead of the engine's clock."""
 
     def __init__(self) -> None:
         self.silenced = False
         self.ids = iter([f"a{number}" for number in range(1, 100)])
-        self.board = self.new_board()
+        self.tracker = self.new_tracker()
 
-    def new_board(self, *rules: str) -> AlertTracker:
-        """One that knows nothing."""
+    def new_tracker(self, *rules: str) -> AlertTracker:
+        """Return a tracker without alerts."""
         return AlertTracker(
             rules or ("rule", "other"),
             cooldown=100,
@@ -44,341 +45,349 @@ class Rounds:
             new_id=lambda: next(self.ids),
         )
 
-    def go(self, now: float, *found: Finding, rule: str = "rule") -> AlertChanges:
-        """One round of a rule."""
-        staged = finish(self.board.advance(rule, found, now, now + 1000))
-        self.board.commit(staged)
-        (news,) = staged.changes
-        return news
+    def evaluate(self, now: float, *findings: Finding, rule: str = "rule") -> AlertChanges:
+        """Return the changes of an evaluation of one rule."""
+        staged = finish(self.tracker.advance(rule, findings, now, now + 1000))
+        self.tracker.commit(staged)
+        (changes,) = staged.changes
+        return changes
 
     def is_silenced(self, finding: Finding, at: float) -> Steps[bool]:
-        """Whether a silence matches."""
+        """Return True while `silenced` is True."""
         yield from ()
         return self.silenced
 
     def restart(self, records: Iterable[AlertRecord], now: float, *rules: str) -> AlertChanges:
-        """Go on with a new board, of these rules if not the same ones."""
-        self.board = self.new_board(*rules)
-        news = AlertChanges()
+        """Restore records in a new tracker, of other rules if given, and return the changes."""
+        self.tracker = self.new_tracker(*rules)
+        changes = AlertChanges()
         for record in records:
-            self.board.resume(record, now=now, at=now + 1000, changes=news)
-        return news
+            self.tracker.resume(record, now=now, at=now + 1000, changes=changes)
+        return changes
 
 
-def happened(events: Iterable[AlertEvent]) -> list[tuple[str, Severity | None]]:
-    """What events say."""
-    return [(each.transition, each.finding.severity) for each in events]
+def transitions_of(events: Iterable[AlertEvent]) -> list[tuple[str, Severity | None]]:
+    """Return the transition and the severity of each event."""
+    return [(event.transition, event.finding.severity) for event in events]
 
 
-def test_a_new_alert_is_told_and_kept() -> None:
-    """With an id of its own, and when it was first found and fired."""
-    news = Rounds().go(10, finding())
+def test_new_alert_is_notified_and_recorded() -> None:
+    """The record has a new id, the times, and the notified severity."""
+    changes = TrackerDriver().evaluate(10, finding())
 
-    (record,) = news.alerts
-    (transition,) = news.transitions
-    assert happened(news.events) == happened(news.notifications) == [("fired", "warning")]
-    assert (record.id, record.rule, record.state, record.told_as) == (
-        "a1",
-        "rule",
-        "firing",
-        "warning",
-    )
+    (record,) = changes.alerts
+    (transition,) = changes.transitions
+    assert transitions_of(changes.events) == [("fired", "warning")]
+    assert transitions_of(changes.notifications) == [("fired", "warning")]
+    assert (record.id, record.rule, record.state) == ("a1", "rule", "firing")
+    assert record.notified_severity == "warning"
     assert (record.started_at, record.fired_at, record.since) == (1010, 1010, 1010)
     assert (transition.alert_id, transition.transition, transition.at) == ("a1", "fired", 1010)
 
 
-def test_a_round_that_changes_nothing_keeps_nothing() -> None:
-    """A store is not asked to write what it knows."""
-    rounds = Rounds()
-    rounds.go(10, finding())
+def test_evaluation_without_a_change_records_nothing() -> None:
+    """The store has nothing to write."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding())
 
-    assert rounds.go(20, finding()) == AlertChanges()
-
-
-def test_what_is_found_now_is_kept() -> None:
-    """Another value is no event, but a page that shows the alert shows it."""
-    rounds = Rounds()
-    rounds.go(10, finding(value=1))
-    news = rounds.go(20, finding(value=2))
-
-    assert (news.events, news.notifications, news.transitions) == ([], [], [])
-    assert [each.finding["value"] for each in news.alerts] == [2]
+    assert driver.evaluate(20, finding()) == AlertChanges()
 
 
-def test_an_alert_that_must_last_is_kept_and_not_told_yet() -> None:
-    """It began when it was first found."""
-    rounds = Rounds()
-    pending = rounds.go(10, finding(hold_for=30))
-    fired = rounds.go(40, finding(hold_for=30))
+def test_new_value_is_recorded_without_an_event() -> None:
+    """The stored alert has the current value."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding(value=1))
+    changes = driver.evaluate(20, finding(value=2))
 
-    assert [(each.state, each.fired_at) for each in pending.alerts] == [("pending", None)]
+    assert (changes.events, changes.notifications, changes.transitions) == ([], [], [])
+    assert [record.finding["value"] for record in changes.alerts] == [2]
+
+
+def test_pending_alert_is_recorded_and_not_notified() -> None:
+    """Its start time is that of its first finding."""
+    driver = TrackerDriver()
+    pending = driver.evaluate(10, finding(hold_for=30))
+    fired = driver.evaluate(40, finding(hold_for=30))
+
+    assert [(record.state, record.fired_at) for record in pending.alerts] == [("pending", None)]
     assert (pending.events, pending.transitions) == ([], [])
-    assert [(each.started_at, each.fired_at) for each in fired.alerts] == [(1010, 1040)]
-    assert happened(fired.notifications) == [("fired", "warning")]
+    assert [(record.started_at, record.fired_at) for record in fired.alerts] == [(1010, 1040)]
+    assert transitions_of(fired.notifications) == [("fired", "warning")]
 
 
-def test_an_alert_that_never_fired_leaves_no_trace() -> None:
-    """Nobody has heard of it."""
-    rounds = Rounds()
-    rounds.go(10, finding(hold_for=30))
-    news = rounds.go(20)
+def test_pending_alert_that_is_not_found_again_is_removed() -> None:
+    """There is no event, and the store deletes the record."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding(hold_for=30))
+    changes = driver.evaluate(20)
 
-    assert news == AlertChanges(forgotten=["a1"])
-    assert rounds.board.counts() == {}
-
-
-def test_a_finding_that_is_not_bad_enough_begins_nothing() -> None:
-    """Nor does it take an id."""
-    rounds = Rounds()
-
-    assert rounds.go(10, finding(None)) == AlertChanges()
-    assert [each.id for each in rounds.go(20, finding()).alerts] == ["a1"]
+    assert changes == AlertChanges(forgotten=["a1"])
+    assert driver.tracker.counts() == {}
 
 
-def test_an_alert_that_is_over_is_told_and_kept_as_such() -> None:
-    """And the next one is another one."""
-    rounds = Rounds()
-    rounds.go(10, finding())
-    over, again = rounds.go(20), rounds.go(30, finding())
+def test_finding_without_severity_opens_no_alert() -> None:
+    """Such a finding uses no id."""
+    driver = TrackerDriver()
 
-    assert happened(over.events) == happened(over.notifications) == [("resolved", "warning")]
-    assert [(each.id, each.state, each.resolved_at) for each in over.alerts] == [
+    assert driver.evaluate(10, finding(None)) == AlertChanges()
+    assert [record.id for record in driver.evaluate(20, finding()).alerts] == ["a1"]
+
+
+def test_alert_that_is_not_found_any_more_is_resolved() -> None:
+    """The next finding opens an alert with a new id."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding())
+    resolved, fired_again = driver.evaluate(20), driver.evaluate(30, finding())
+
+    assert transitions_of(resolved.events) == [("resolved", "warning")]
+    assert transitions_of(resolved.notifications) == [("resolved", "warning")]
+    assert [(record.id, record.state, record.resolved_at) for record in resolved.alerts] == [
         ("a1", "resolved", 1020)
     ]
-    assert [each.id for each in again.alerts] == ["a2"]
+    assert [record.id for record in fired_again.alerts] == ["a2"]
 
 
-def test_a_reminder_is_told_and_is_no_news() -> None:
-    """It is kept that it was told, and not that anything has happened."""
-    rounds = Rounds()
-    rounds.go(10, finding())
-    news = rounds.go(110, finding())
+def test_reminder_is_notified_and_is_not_a_stored_transition() -> None:
+    """The record has the time of the reminder."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding())
+    changes = driver.evaluate(110, finding())
 
-    assert happened(news.notifications) == [("reminded", "warning")]
-    assert news.transitions == []
-    assert [(each.told, each.since) for each in news.alerts] == [(1110, 1010)]
-
-
-def test_alerts_of_one_rule_are_nothing_to_another() -> None:
-    """Not even those of the same fingerprint."""
-    rounds = Rounds()
-    rounds.go(10, finding())
-    rounds.go(10, finding(), rule="other")
-
-    assert [each.rule for each in rounds.go(20).alerts] == ["rule"]
-    assert len(rounds.board.findings()) == 1
+    assert transitions_of(changes.notifications) == [("reminded", "warning")]
+    assert changes.transitions == []
+    assert [(record.last_notified_at, record.since) for record in changes.alerts] == [(1110, 1010)]
 
 
-def test_a_silenced_alert_is_told_when_the_silence_ends() -> None:
-    """It happens all the same, and is kept; but nobody is told, nor that it fires still."""
-    rounds = Rounds()
-    rounds.silenced = True
-    silenced = rounds.go(10, finding())
-    assert (happened(silenced.events), silenced.notifications) == ([("fired", "warning")], [])
-    assert (silenced.alerts[0].told_as, finish(rounds.board.firing())) == (None, [])
-    assert rounds.go(20, finding("critical")).notifications == []
+def test_each_rule_has_its_own_alerts() -> None:
+    """Two rules may have alerts with one fingerprint."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding())
+    driver.evaluate(10, finding(), rule="other")
 
-    rounds.silenced = False
-    news = rounds.go(30, finding("critical"))
-
-    assert (news.events, happened(news.notifications)) == ([], [("fired", "critical")])
-    assert news.notifications[0].at == 1030
-    assert [each.told_as for each in news.alerts] == ["critical"]
+    assert [record.rule for record in driver.evaluate(20).alerts] == ["rule"]
+    assert len(driver.tracker.findings()) == 1
 
 
-def test_an_alert_that_was_never_told_ends_unheard() -> None:
-    """Its end is no news to anyone."""
-    rounds = Rounds()
-    rounds.silenced = True
-    rounds.go(10, finding())
-    rounds.silenced = False
-    news = rounds.go(20)
+def test_silenced_alert_is_notified_when_the_silence_ends() -> None:
+    """During the silence its transitions are recorded, but it is neither notified nor resent."""
+    driver = TrackerDriver()
+    driver.silenced = True
+    silenced = driver.evaluate(10, finding())
+    assert transitions_of(silenced.events) == [("fired", "warning")]
+    assert silenced.notifications == []
+    assert (silenced.alerts[0].notified_severity, finish(driver.tracker.firing())) == (None, [])
+    assert driver.evaluate(20, finding("critical")).notifications == []
 
-    assert (happened(news.events), news.notifications) == ([("resolved", "warning")], [])
+    driver.silenced = False
+    changes = driver.evaluate(30, finding("critical"))
 
-
-def test_the_end_of_an_alert_that_was_told_is_told_in_a_silence() -> None:
-    """With the severity that people know of."""
-    rounds = Rounds()
-    rounds.go(10, finding("warning"))
-    rounds.silenced = True
-    assert rounds.go(20, finding("critical")).notifications == []
-    news = rounds.go(30)
-
-    assert happened(news.events) == [("resolved", "critical")]
-    assert happened(news.notifications) == [("resolved", "warning")]
-    assert news.notifications[0].alert_id == news.events[0].alert_id
+    assert changes.events == []
+    assert transitions_of(changes.notifications) == [("fired", "critical")]
+    assert changes.notifications[0].at == 1030
+    assert [record.notified_severity for record in changes.alerts] == ["critical"]
 
 
-def test_a_change_in_a_silence_is_told_after_it() -> None:
-    """From what people know, not from what it was a moment ago."""
-    rounds = Rounds()
-    rounds.go(10, finding("info"))
-    rounds.silenced = True
-    rounds.go(20, finding("critical"))
-    rounds.silenced = False
-    news = rounds.go(30, finding("warning"))
+def test_resolution_of_an_alert_that_was_never_notified_is_not_notified() -> None:
+    """The resolution is recorded."""
+    driver = TrackerDriver()
+    driver.silenced = True
+    driver.evaluate(10, finding())
+    driver.silenced = False
+    changes = driver.evaluate(20)
 
-    assert [(each.transition, each.previous) for each in news.events] == [
+    assert transitions_of(changes.events) == [("resolved", "warning")]
+    assert changes.notifications == []
+
+
+def test_resolution_of_a_notified_alert_is_notified_in_a_silence() -> None:
+    """The notification has the severity that was notified last."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding("warning"))
+    driver.silenced = True
+    assert driver.evaluate(20, finding("critical")).notifications == []
+    changes = driver.evaluate(30)
+
+    assert transitions_of(changes.events) == [("resolved", "critical")]
+    assert transitions_of(changes.notifications) == [("resolved", "warning")]
+    assert changes.notifications[0].alert_id == changes.events[0].alert_id
+
+
+def test_change_in_a_silence_is_notified_when_it_ends() -> None:
+    """The change is relative to the severity that was notified last."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding("info"))
+    driver.silenced = True
+    driver.evaluate(20, finding("critical"))
+    driver.silenced = False
+    changes = driver.evaluate(30, finding("warning"))
+
+    assert [(event.transition, event.previous) for event in changes.events] == [
         ("deescalated", "critical")
     ]
-    assert [(each.transition, each.previous) for each in news.notifications] == [
+    assert [(event.transition, event.previous) for event in changes.notifications] == [
         ("escalated", "info")
     ]
 
 
-def test_nobody_is_reminded_of_what_somebody_has_seen() -> None:
-    """That it gets worse, and that it is over, is told; and reminders when it is taken back."""
-    rounds = Rounds()
-    rounds.go(10, finding())
-    rounds.board.acknowledge("a1", Ack("ada", 1011))
-    reminder, worse = rounds.go(110, finding()), rounds.go(120, finding("critical"))
-    rounds.board.acknowledge("a1", None)
-    rounds.board.acknowledge("unknown", None)
-    again, over = rounds.go(220, finding("critical")), rounds.go(230)
+def test_acknowledged_alert_is_not_reminded() -> None:
+    """Its other changes are notified, and reminders return without the acknowledgement."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding())
+    driver.tracker.acknowledge("a1", Ack("ada", 1011))
+    reminded, escalated = driver.evaluate(110, finding()), driver.evaluate(120, finding("critical"))
+    driver.tracker.acknowledge("a1", None)
+    driver.tracker.acknowledge("unknown", None)
+    reminded_again, resolved = driver.evaluate(220, finding("critical")), driver.evaluate(230)
 
-    assert (happened(reminder.events), reminder.notifications) == ([("reminded", "warning")], [])
-    assert [each.ack for each in worse.alerts] == [Ack("ada", 1011)]
-    assert happened([*worse.notifications, *again.notifications, *over.notifications]) == [
+    assert transitions_of(reminded.events) == [("reminded", "warning")]
+    assert reminded.notifications == []
+    assert [record.ack for record in escalated.alerts] == [Ack("ada", 1011)]
+    notifications = [
+        event
+        for changes in (escalated, reminded_again, resolved)
+        for event in changes.notifications
+    ]
+    assert transitions_of(notifications) == [
         ("escalated", "critical"),
         ("reminded", "critical"),
         ("resolved", "critical"),
     ]
 
 
-def test_what_fires_is_known_as_told_and_as_found() -> None:
-    """What is silenced fires as well, and what waits does not."""
-    rounds = Rounds()
-    rounds.go(10, finding("warning"), finding(subject="k2", hold_for=60))
-    rounds.silenced = True
-    rounds.go(20, finding("critical"), finding(subject="k2", hold_for=60), finding(subject="k3"))
+def test_firing_has_notified_severities_and_findings_has_current_ones() -> None:
+    """A silenced alert is among the findings only, and a pending alert in neither."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding("warning"), finding(subject="k2", hold_for=60))
+    driver.silenced = True
+    driver.evaluate(
+        20, finding("critical"), finding(subject="k2", hold_for=60), finding(subject="k3")
+    )
 
-    assert happened(finish(rounds.board.firing())) == [("fired", "warning")]
-    assert [(each.subject.id, each.severity) for each in rounds.board.findings()] == [
+    assert transitions_of(finish(driver.tracker.firing())) == [("fired", "warning")]
+    assert [(firing.subject.id, firing.severity) for firing in driver.tracker.findings()] == [
         ("k1", "critical"),
         ("k3", "warning"),
     ]
-    assert rounds.board.counts() == {
+    assert driver.tracker.counts() == {
         ("trouble", "critical", "firing"): 1,
         ("trouble", "warning", "pending"): 1,
         ("trouble", "warning", "firing"): 1,
     }
 
 
-def test_the_worst_of_several_findings_of_one_alert_counts() -> None:
-    """The first among equals, and one without severity least of all."""
-    found = [finding(None), finding("info"), finding("critical", value=1), finding("critical")]
-    news = Rounds().go(10, *found)
+def test_most_severe_of_several_findings_of_one_alert_counts() -> None:
+    """Among equal severities the first one counts."""
+    findings = [finding(None), finding("info"), finding("critical", value=1), finding("critical")]
+    changes = TrackerDriver().evaluate(10, *findings)
 
-    assert [(each.finding.severity, each.finding.value) for each in news.events] == [
+    assert [(event.finding.severity, event.finding.value) for event in changes.events] == [
         ("critical", 1)
     ]
 
 
 @pytest.mark.parametrize("severity", ["awful", 5])
-def test_a_round_with_a_finding_that_cannot_be_changes_nothing(severity: Any) -> None:
-    """Not even for those that came before it."""
-    rounds = Rounds()
-    rounds.go(10, finding())
+def test_evaluation_with_an_invalid_finding_changes_nothing(severity: Any) -> None:
+    """The valid findings before it are discarded too."""
+    driver = TrackerDriver()
+    driver.evaluate(10, finding())
     with pytest.raises((KeyError, ValueError)):
-        rounds.go(20, finding("critical"), finding(severity, subject="k2"))
+        driver.evaluate(20, finding("critical"), finding(severity, subject="k2"))
 
-    assert happened(rounds.go(30, finding("critical")).events) == [("escalated", "critical")]
+    changes = driver.evaluate(30, finding("critical"))
+    assert transitions_of(changes.events) == [("escalated", "critical")]
 
 
-def test_an_alert_goes_on_after_a_restart() -> None:
-    """As itself: same id, same times, and nothing is told again."""
-    rounds = Rounds()
-    records = rounds.go(10, finding()).alerts
-    assert rounds.restart(records, 500) == AlertChanges()
-    reminded, over = rounds.go(510, finding()), rounds.go(520)
+def test_restored_alert_continues() -> None:
+    """The id and the times are the same, and nothing is notified again."""
+    driver = TrackerDriver()
+    records = driver.evaluate(10, finding()).alerts
+    assert driver.restart(records, 500) == AlertChanges()
+    reminded, resolved = driver.evaluate(510, finding()), driver.evaluate(520)
 
-    assert happened(reminded.notifications) == [("reminded", "warning")]
-    assert [(each.id, each.fired_at, each.state) for each in over.alerts] == [
+    assert transitions_of(reminded.notifications) == [("reminded", "warning")]
+    assert [(record.id, record.fired_at, record.state) for record in resolved.alerts] == [
         ("a1", 1010, "resolved")
     ]
 
 
-def test_what_is_not_found_is_held_for_as_long_as_its_rule_looks_back() -> None:
-    """After a restart; that it was found again in between makes no difference."""
-    rounds = Rounds()
-    records = rounds.go(10, finding(window=60)).alerts
-    rounds.restart(records, 100)
-    assert [rounds.go(now) for now in (110, 159)] == [AlertChanges(), AlertChanges()]
-    assert happened(rounds.go(160).events) == [("resolved", "warning")]
+def test_restored_alert_is_held_for_the_window_of_its_rule() -> None:
+    """A finding in between does not change that."""
+    driver = TrackerDriver()
+    records = driver.evaluate(10, finding(window=60)).alerts
+    driver.restart(records, 100)
+    assert [driver.evaluate(now) for now in (110, 159)] == [AlertChanges(), AlertChanges()]
+    assert transitions_of(driver.evaluate(160).events) == [("resolved", "warning")]
 
-    rounds.restart(records, 100)
-    rounds.go(110, finding(window=60))
-    assert rounds.go(120) == AlertChanges()
-    assert happened(rounds.go(160).events) == [("resolved", "warning")]
-
-
-def test_while_an_alert_is_held_less_proves_nothing() -> None:
-    """What counts anew finds less at first, and worse is worse at once."""
-    rounds = Rounds()
-    rounds.restart(rounds.go(10, finding("warning", window=60)).alerts, 100)
-
-    found = [rounds.go(110, finding(severity, window=60)) for severity in (None, "info")]
-
-    assert [each.events for each in found] == [[], []]
-    assert happened(rounds.go(120, finding("critical", window=60)).events) == [
-        ("escalated", "critical")
-    ]
+    driver.restart(records, 100)
+    driver.evaluate(110, finding(window=60))
+    assert driver.evaluate(120) == AlertChanges()
+    assert transitions_of(driver.evaluate(160).events) == [("resolved", "warning")]
 
 
-def test_what_is_held_can_be_let_go() -> None:
-    """Then the next round judges it."""
-    rounds = Rounds()
-    rounds.restart(rounds.go(10, finding(window=3600)).alerts, 100)
-    finish(rounds.board.release_held())
+def test_held_alert_escalates_and_does_not_deescalate() -> None:
+    """The counts of the rule start from zero after a restart."""
+    driver = TrackerDriver()
+    driver.restart(driver.evaluate(10, finding("warning", window=60)).alerts, 100)
 
-    assert happened(rounds.go(110).events) == [("resolved", "warning")]
-
-
-def test_an_alert_whose_rule_is_gone_is_over() -> None:
-    """Whoever has heard of it hears of its end."""
-    rounds = Rounds()
-    records = rounds.go(10, finding()).alerts
-    news = rounds.restart(records, 100, "another")
-
-    assert [(each.id, each.state) for each in news.alerts] == [("a1", "resolved")]
-    assert [each.transition for each in news.transitions] == ["resolved"]
-    assert happened(news.notifications) == [("resolved", "warning")]
+    for severity in (None, "info"):
+        assert driver.evaluate(110, finding(severity, window=60)).events == []
+    changes = driver.evaluate(120, finding("critical", window=60))
+    assert transitions_of(changes.events) == [("escalated", "critical")]
 
 
-def test_an_alert_whose_rule_is_gone_before_it_was_told_ends_unheard() -> None:
-    """Whether it was silenced, or waited still."""
-    rounds = Rounds()
-    rounds.silenced = True
-    records = rounds.go(10, finding(), finding(subject="k2", hold_for=60)).alerts
-    news = rounds.restart(records, 100, "another")
+def test_released_alert_is_resolved_in_the_next_evaluation() -> None:
+    """The window of its rule does not matter any more."""
+    driver = TrackerDriver()
+    driver.restart(driver.evaluate(10, finding(window=3600)).alerts, 100)
+    finish(driver.tracker.release_held())
 
-    assert news.notifications == []
-    assert [each.alert_id for each in news.transitions] == ["a1"]
+    assert transitions_of(driver.evaluate(110).events) == [("resolved", "warning")]
 
 
-def test_an_alert_that_has_fired_anew_meanwhile_takes_the_place_of_the_old_one() -> None:
-    """While the store could not be read nobody knew of that; it is the same alert to people."""
-    rounds = Rounds()
-    records = rounds.go(10, finding()).alerts
-    rounds.restart([], 100)
-    rounds.go(110, finding())
-    news = AlertChanges()
-    assert rounds.board.resume(records[0], now=120, at=1120, changes=news) is None
+def test_restored_alert_without_its_rule_is_resolved() -> None:
+    """The resolution is notified if the alert was."""
+    driver = TrackerDriver()
+    records = driver.evaluate(10, finding()).alerts
+    changes = driver.restart(records, 100, "another")
 
-    assert [(each.id, each.state) for each in news.alerts] == [("a1", "resolved")]
-    assert (news.notifications, news.transitions) == ([], [])
-    assert [each.alert_id for each in finish(rounds.board.firing())] == ["a2"]
+    assert [(record.id, record.state) for record in changes.alerts] == [("a1", "resolved")]
+    assert [transition.transition for transition in changes.transitions] == ["resolved"]
+    assert transitions_of(changes.notifications) == [("resolved", "warning")]
 
 
-def test_an_alert_that_cannot_be_read_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    """It is said why, and kept as it was."""
-    rounds = Rounds()
-    (record,) = rounds.go(10, finding()).alerts
+def test_restored_alert_without_its_rule_is_not_notified_if_it_never_was() -> None:
+    """The alert was silenced, or was still pending."""
+    driver = TrackerDriver()
+    driver.silenced = True
+    records = driver.evaluate(10, finding(), finding(subject="k2", hold_for=60)).alerts
+    changes = driver.restart(records, 100, "another")
+
+    assert changes.notifications == []
+    assert [transition.alert_id for transition in changes.transitions] == ["a1"]
+
+
+def test_alert_that_fired_again_before_it_was_restored_replaces_the_stored_one() -> None:
+    """The stored alert is ended without a notification: its sinks have the new one."""
+    driver = TrackerDriver()
+    records = driver.evaluate(10, finding()).alerts
+    driver.restart([], 100)
+    driver.evaluate(110, finding())
+    changes = AlertChanges()
+    assert driver.tracker.resume(records[0], now=120, at=1120, changes=changes) is None
+
+    assert [(record.id, record.state) for record in changes.alerts] == [("a1", "resolved")]
+    assert (changes.notifications, changes.transitions) == ([], [])
+    assert [event.alert_id for event in finish(driver.tracker.firing())] == ["a2"]
+
+
+def test_invalid_record_is_logged_and_ended(caplog: pytest.LogCaptureFixture) -> None:
+    """Its other fields stay as stored."""
+    driver = TrackerDriver()
+    (record,) = driver.evaluate(10, finding()).alerts
     unreadable = replace(record, finding={"type": "trouble"})
-    news = rounds.restart([unreadable], 100)
+    changes = driver.restart([unreadable], 100)
 
-    assert news == AlertChanges(
+    assert changes == AlertChanges(
         alerts=[
             replace(unreadable, state="resolved", resolved_at=1100, resolve_reason="unreadable")
         ]
@@ -388,7 +397,34 @@ def test_an_alert_that_cannot_be_read_is_over(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-NOW, AT = 500.0, 1_000_500.0  # the same moment on both clocks
+def test_findings_above_the_limit_open_no_alert(caplog: pytest.LogCaptureFixture) -> None:
+    """The most severe ones are opened; the others are counted, and logged once until all fit."""
+    caplog.set_level(logging.WARNING)
+    tracker = AlertTracker(["rule"], cooldown=100, is_silenced=never_silenced, max_open=2)
+
+    def evaluate(now: float, *findings: Finding) -> list[str]:
+        staged = finish(tracker.advance("rule", findings, now, now))
+        tracker.commit(staged)
+        return [
+            f"{event.transition} {event.finding.subject.id}" for event in staged.changes[0].events
+        ]
+
+    info = finding("info", subject="k1")
+    others = finding("critical", subject="k2"), finding(subject="k3")
+    assert evaluate(0, info, *others) == ["fired k2", "fired k3"]
+    assert evaluate(10, info, *others) == []
+    assert tracker.overflowed == 2
+    assert caplog.messages == [
+        "too many open alerts: rule=rule open=2 left_out=1 (logged once until all fit)"
+    ]
+    assert evaluate(20, info) == ["resolved k2", "resolved k3"]
+    assert evaluate(30, info) == ["fired k1"]
+    assert evaluate(40, info, *others) == ["fired k2"]
+    assert (tracker.overflowed, len(caplog.records)) == (4, 2)
+    assert sum(tracker.counts().values()) == 2
+
+
+NOW, AT = 500.0, 1_000_500.0  # the same moment on the monotonic and on the wall clock
 
 
 EPISODE = Episode(
@@ -402,82 +438,84 @@ EPISODE = Episode(
 )
 
 
-whole = st.integers(0, 500).map(float)
+seconds = st.integers(0, 500).map(float)
 
 
-severities: st.SearchStrategy[Severity] = st.sampled_from(["info", "warning", "critical"])
+severities: st.SearchStrategy[Severity] = st.sampled_from(list(RANKS))
 
 
 @given(
     state=st.sampled_from(["pending", "firing", "recovering"]),
     severity=severities,
-    since=whole,
-    told=whole,
-    told_as=st.none() | severities,
-    later=whole,
+    since=seconds,
+    notified_at=seconds,
+    notified_severity=st.none() | severities,
+    downtime=seconds,
 )
-def test_an_episode_goes_on_as_it_was_kept(
+def test_episode_is_restored_from_its_record(
     state: Literal["pending", "firing", "recovering"],
     severity: Severity,
     since: float,
-    told: float,
-    told_as: Severity | None,
-    later: float,
+    notified_at: float,
+    notified_severity: Severity | None,
+    downtime: float,
 ) -> None:
-    """In a process whose clock began elsewhere, and for which the time in between has passed."""
-    alert = Alert(finding(severity, window=60), state, since, told)
-    episode = replace(EPISODE, alert=alert, notified_severity=told_as)
+    """The times are shifted to the clock of the new process, and the downtime counts."""
+    alert = Alert(finding(severity, window=60), state, since, notified_at)
+    episode = replace(EPISODE, alert=alert, notified_severity=notified_severity)
 
     record = record_of(episode, now=NOW, at=AT)
-    again = episode_of(record, now=7, at=AT + later)
+    restored = episode_of(record, now=7, at=AT + downtime)
 
-    passed = 7 - (NOW + later)
-    assert again == replace(
-        episode, alert=replace(alert, since=since + passed, notified_at=told + passed)
+    shift = 7 - (NOW + downtime)
+    assert restored == replace(
+        episode, alert=replace(alert, since=since + shift, notified_at=notified_at + shift)
     )
-    assert again.held_until == 67
+    assert restored.held_until == 67
 
 
-def test_times_are_kept_in_seconds_since_the_epoch() -> None:
-    """The monotonic clock means nothing to anyone else."""
+def test_record_has_times_since_the_epoch() -> None:
+    """Monotonic times have no meaning in another process."""
     record = record_of(EPISODE, now=NOW, at=AT)
 
-    assert (record.since, record.told) == (1_000_400, 1_000_450)
+    assert (record.since, record.last_notified_at) == (1_000_400, 1_000_450)
     assert (record.started_at, record.fired_at) == (1_000_390, 1_000_400)
     assert (record.resolved_at, record.resolve_reason) == (None, None)
 
 
-def test_an_episode_that_is_over_is_kept_as_resolved() -> None:
-    """With the time at which it was."""
+def test_record_of_an_ended_episode_is_resolved() -> None:
+    """The record has the time and the reason of the end."""
     record = record_of(EPISODE, now=NOW, at=AT, resolve_reason="gone")
 
     assert (record.state, record.since, record.resolved_at) == ("resolved", AT, AT)
     assert record.resolve_reason == "gone"
 
 
-def test_a_wall_clock_that_was_set_back_holds_nothing_in_the_future() -> None:
-    """What was told an hour ahead was told just now, at the latest."""
-    again = episode_of(record_of(EPISODE, now=NOW, at=AT), now=NOW, at=AT - 3600)
+def test_restored_times_are_not_in_the_future() -> None:
+    """If the wall clock was set back, they are the current time."""
+    restored = episode_of(record_of(EPISODE, now=NOW, at=AT), now=NOW, at=AT - 3600)
 
-    assert (again.alert.since, again.alert.notified_at) == (NOW, NOW)
+    assert (restored.alert.since, restored.alert.notified_at) == (NOW, NOW)
 
 
-def test_what_is_over_does_not_go_on() -> None:
-    """Nor does what was kept with two severities."""
-    record = record_of(EPISODE, now=NOW, at=AT)
-
-    for wrong in (
+@pytest.mark.parametrize(
+    "record",
+    [
         record_of(EPISODE, now=NOW, at=AT, resolve_reason="gone"),
-        replace(record, severity="info"),
-    ):
-        with pytest.raises(ValueError, match=r"^record must be of an open alert, got "):
-            episode_of(wrong, now=NOW, at=AT)
+        replace(record_of(EPISODE, now=NOW, at=AT), severity="info"),
+    ],
+    ids=["resolved", "two severities"],
+)
+def test_record_that_is_not_of_an_open_alert_is_rejected(record: AlertRecord) -> None:
+    """The alert is resolved, or record and finding have different severities."""
+    with pytest.raises(ValueError, match=r"^record must be of an open alert, got "):
+        episode_of(record, now=NOW, at=AT)
 
 
-@pytest.mark.parametrize("kept", [{}, {"type": "t"}, {"subject": None, "value": 1}])
-def test_a_finding_that_is_none_cannot_be_read(kept: dict[str, object]) -> None:
-    """Somebody, or another version, has put it there."""
-    record = replace(record_of(EPISODE, now=NOW, at=AT), finding=kept)
+@pytest.mark.parametrize("values", [{}, {"type": "t"}, {"subject": None, "value": 1}])
+def test_record_with_an_invalid_finding_is_rejected(values: dict[str, object]) -> None:
+    """The error is one of those that `resume` catches."""
+    record = replace(record_of(EPISODE, now=NOW, at=AT), finding=values)
 
     with pytest.raises((KeyError, TypeError, ValueError)):
         episode_of(record, now=NOW, at=AT)
@@ -486,15 +524,15 @@ def test_a_finding_that_is_none_cannot_be_read(kept: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("state", "fires"), [("pending", False), ("firing", True), ("recovering", True)]
 )
-def test_an_episode_fires_from_its_beginning_to_its_end(
+def test_episode_fires_unless_it_is_pending(
     state: Literal["pending", "firing", "recovering"], fires: bool
 ) -> None:
-    """What recovers is not over."""
+    """A recovering alert still fires."""
     assert replace(EPISODE, alert=replace(EPISODE.alert, state=state)).fires == fires
 
 
-def test_an_event_names_its_episode() -> None:
-    """The severity before is told of a change, and of nothing else."""
+def test_event_has_alert_id_and_times_of_its_episode() -> None:
+    """Only a change of severity has the previous severity."""
     event = EPISODE.event("escalated", AT, "warning")
 
     assert (event.alert_id, event.fired_at, event.at) == ("a1", 1_000_400, AT)
@@ -503,47 +541,47 @@ def test_an_event_names_its_episode() -> None:
     assert EPISODE.event("fired", AT, "warning").previous is None
 
 
-def test_what_fires_is_told_anew_as_it_was_told() -> None:
-    """With what is found now, but no worse than people know: that would be news."""
+def test_resent_event_has_the_notified_severity_and_the_current_value() -> None:
+    """A change of severity is an event of its own."""
     event = EPISODE.as_notified()
 
     assert (event.transition, event.at, event.alert_id) == ("fired", 1_000_400, "a1")
     assert event.finding == finding("warning", value=0.5)
 
 
-def test_an_alert_that_never_fired_is_told_since_it_was_found() -> None:
-    """There is no other time."""
+def test_resent_event_without_a_firing_time_has_the_start_time() -> None:
+    """The start time is that of the first finding."""
     assert replace(EPISODE, fired_at=None).as_notified().at == 1_000_390
 
 
-@pytest.mark.parametrize(("value", "kept"), [(0.5, 0.5), (math.nan, 0), (math.inf, 0)])
-def test_a_transition_is_kept_with_its_numbers(value: float, kept: float) -> None:
-    """Those that no database takes are none."""
+@pytest.mark.parametrize(("value", "stored"), [(0.5, 0.5), (math.nan, 0), (math.inf, 0)])
+def test_transition_record_has_a_finite_value(value: float, stored: float) -> None:
+    """A value that is not finite is stored as 0."""
     alert = replace(EPISODE.alert, finding=finding("critical", value=value))
     record = replace(EPISODE, alert=alert).transition("fired", AT)
 
     assert (record.alert_id, record.fingerprint) == ("a1", "trouble:key:k1")
     assert (record.transition, record.severity) == ("fired", "critical")
-    assert (record.value, record.at) == (kept, AT)
+    assert (record.value, record.at) == (stored, AT)
 
 
 @pytest.mark.parametrize(
-    ("told_as", "severity", "happened", "told"),
+    ("notified_severity", "severity", "transition", "notification"),
     [
-        # Nobody has heard of it: it is new to them, whatever has happened to it.
+        # The alert was never notified.
         (None, "warning", "fired", "fired"),
         (None, "critical", "escalated", "fired"),
         (None, "info", "deescalated", "fired"),
         (None, "warning", "reminded", "fired"),
         (None, "warning", None, "fired"),
         (None, "warning", "resolved", None),
-        # They know of it as it is.
+        # The notified severity is the current one.
         ("warning", "warning", None, None),
         ("warning", "warning", "reminded", "reminded"),
         ("warning", "warning", "resolved", "resolved"),
         ("warning", "warning", "escalated", None),
         ("critical", "critical", "deescalated", None),
-        # They know of it as better, or as worse, than it is.
+        # The notified severity is another one.
         ("warning", "critical", "escalated", "escalated"),
         ("warning", "critical", "reminded", "escalated"),
         ("warning", "critical", None, "escalated"),
@@ -554,49 +592,44 @@ def test_a_transition_is_kept_with_its_numbers(value: float, kept: float) -> Non
         ("warning", "critical", "resolved", "resolved"),
     ],
 )
-def test_what_is_news_depends_on_what_was_heard(
-    told_as: Severity | None,
+def test_notification_depends_on_the_notified_severity(
+    notified_severity: Severity | None,
     severity: Severity,
-    happened: Transition | None,
-    told: Transition | None,
+    transition: Transition | None,
+    notification: Transition | None,
 ) -> None:
-    """An end is told to those who know of the alert; else what differs from what they know."""
-    assert notification_for(told_as, severity, happened) == told
-
-
-notified_severities: st.SearchStrategy[Severity] = st.sampled_from(list(RANKS))
+    """A notification reports the difference to what the sinks got last."""
+    assert notification_for(notified_severity, severity, transition) == notification
 
 
 @given(
-    first=notified_severities,
-    rounds=st.lists(
-        st.tuples(st.none() | notified_severities, st.booleans(), st.booleans()), max_size=20
-    ),
-    silent=st.booleans(),
+    first=severities,
+    changes=st.lists(st.tuples(st.none() | severities, st.booleans(), st.booleans()), max_size=20),
+    first_is_silenced=st.booleans(),
     ends=st.booleans(),
 )
-def test_whoever_hears_of_an_alert_hears_of_its_end_once(
+def test_notified_alert_is_resolved_once(
     first: Severity,
-    rounds: list[tuple[Severity | None, bool, bool]],
-    silent: bool,
+    changes: list[tuple[Severity | None, bool, bool]],
+    first_is_silenced: bool,
     ends: bool,
 ) -> None:
-    """And who was always kept from hearing hears nothing; the last that is heard is so."""
-    told_as: Severity | None = None
+    """An alert that was always silenced has no notification; "resolved" is always the last one."""
+    notified_severity: Severity | None = None
     severity = first
-    heard: list[Transition] = []
-    for change, reminded, silenced in [(first, False, silent), *rounds]:
-        happened: Transition | None = "reminded" if reminded else None
+    notifications: list[Transition] = []
+    for change, reminded, silenced in [(first, False, first_is_silenced), *changes]:
+        transition: Transition | None = "reminded" if reminded else None
         severity = change or severity
-        told = notification_for(told_as, severity, happened)
-        if told is not None and not silenced:
-            heard.append(told)
-            told_as = severity
-        assert silenced or told_as == severity
-    end = notification_for(told_as, severity, "resolved") if ends else None
-    heard += [end] if end is not None else []
+        notification = notification_for(notified_severity, severity, transition)
+        if notification is not None and not silenced:
+            notifications.append(notification)
+            notified_severity = severity
+        assert silenced or notified_severity == severity
+    end = notification_for(notified_severity, severity, "resolved") if ends else None
+    notifications += [end] if end is not None else []
 
-    assert heard.count("fired") == (told_as is not None)
-    assert heard[:1] in ([], ["fired"])
-    assert heard.count("resolved") == (ends and told_as is not None)
-    assert "resolved" not in heard[:-1]
+    assert notifications.count("fired") == (notified_severity is not None)
+    assert notifications[:1] in ([], ["fired"])
+    assert notifications.count("resolved") == (ends and notified_severity is not None)
+    assert "resolved" not in notifications[:-1]

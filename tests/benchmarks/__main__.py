@@ -1,7 +1,6 @@
-"""Prints what each part costs, beside the bare application, a hand-written floor and the peers.
+"""Benchmarks of each part, compared with the bare application, a minimal middleware and peers.
 
-All figures of a table come from one run, as medians of interleaved rounds; compare them with one
-another and with no other run.
+The figures of a table are medians of interleaved repetitions. Compare them only within one run.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ CLIENTS = [(f"10.0.{number >> 8}.{number & 255}", 1) for number in range(1000)]
 
 
 def table(title: str, times: dict[str, float]) -> None:
-    """Print what each costs over the bare application."""
+    """Print the additional time of each application over the bare one."""
     bare = times["bare"]
-    floor = times.get("floor", 0) - bare
+    minimum = times.get("minimum", 0) - bare
     print(f"\n{title}: microseconds over the bare application ({bare:.2f})")
-    for name, time_ in times.items():
-        ratio = f"  {(time_ - bare) / floor:5.1f} x floor" if floor > 0 else ""
-        print(f"  {name:<24}{time_ - bare:8.2f}{ratio}")
+    for name, cost in times.items():
+        ratio = f"  {(cost - bare) / minimum:5.1f} x minimum" if minimum > 0 else ""
+        print(f"  {name:<24}{cost - bare:8.2f}{ratio}")
 
 
 async def measure_requests(method: str) -> None:
-    """Each part on an application that answers a small JSON body."""
+    """Measure each part with an application that sends a small JSON body."""
     scopes = [http_scope("/claude/chat", method=method, client=client) for client in CLIENTS]
     apps = around(answering())
     turns = {name: requests(app, scopes, times=3000) for name, app in apps.items()}
-    table(f"a {method} of one of 1,000 clients", await medians(turns))
+    table(f"{method} requests of 1,000 clients", await medians(turns))
 
 
 async def measure_peers() -> None:
-    """The peers and ours, inside a Starlette application, as they are meant to be used."""
+    """Measure this package and its peers inside a Starlette application."""
     inner = Starlette()
     inner.mount("/", answering())
 
@@ -69,7 +68,7 @@ async def measure_peers() -> None:
 
 
 async def measure_streams() -> None:
-    """What a chunk of a streamed answer costs."""
+    """Measure the time for each chunk of a streamed response."""
     chunks = 2000
     app = stream(chunks)
     apps: dict[str, ASGIApp] = {
@@ -80,8 +79,8 @@ async def measure_streams() -> None:
     }
     scopes = [http_scope("/codex/chat", method="POST")]
     turns = {name: requests(app, scopes, times=3) for name, app in apps.items()}
-    times = {name: time_ / chunks for name, time_ in (await medians(turns)).items()}
-    table("a chunk of a stream", times)
+    times = {name: total / chunks for name, total in (await medians(turns)).items()}
+    table("chunk of a stream", times)
 
 
 def _timed(call: Any) -> float:
@@ -96,8 +95,8 @@ def _hit_all(limiter: Limiter, keys: list[bytes]) -> None:
 
 
 def measure_limiter() -> None:
-    """What the table costs a hit, few clients or many, and how much memory it takes."""
-    print("\nthe limiter's table: microseconds a hit, 5,000 kept one by one")
+    """Print the time of a hit for few and many clients, and the memory of the table."""
+    print("\nlimiter: microseconds per hit, with a table of 5,000 clients")
     for number in (1000, 10_000, 1_000_000):
         limiter = Limiter("100/minute")
         keys = [key.to_bytes(4) for key in range(number)]
@@ -116,7 +115,7 @@ def measure_limiter() -> None:
 
 
 async def main() -> None:
-    """Everything, one table after the other."""
+    """Run all benchmarks but those of alerts."""
     await measure_requests("GET")
     await measure_requests("POST")
     await measure_streams()
@@ -128,4 +127,4 @@ async def main() -> None:
 
 
 anyio.run(main)
-measure_alerts()  # it runs engines, in event loops of their own
+measure_alerts()  # starts its own event loops

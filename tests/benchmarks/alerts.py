@@ -1,4 +1,4 @@
-"""What watching costs: a request, a round and a subject, for few subjects and for many."""
+"""Cost of alerts: time per exchange and per evaluation, and memory per subject."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenpulse_mw import AlertEngine, Exchange, Thresholds, TokenUsage
 from tokenpulse_mw.alerts import Traffic, default_rules
 
 SUBJECTS = (5000, 100_000, 1_000_000)
-OVER = 10  # masters above their threshold, and keys that fail
+OVER = 10  # masters above their threshold, and failing keys
 THRESHOLDS = Thresholds(
     global_qps=1e9, master_rpm=1000, master_tpm=10**9, master_rpd=1000, master_tpd=10**9
 )
@@ -22,14 +22,14 @@ USAGE = TokenUsage(input=1000, output=100)
 
 
 def exchange(number: int, *, status: int = 200) -> Exchange:
-    """One of tenant `number`."""
-    made = Exchange("POST", 0.0, "/chat", status, "claude", duration=1.0)
-    made.tenant, made.api_key, made.usage = f"master-{number}", f"key-{number}", USAGE
-    return made
+    """Return an exchange of tenant `number`."""
+    result = Exchange("POST", 0.0, "/chat", status, "claude", duration=1.0)
+    result.tenant, result.api_key, result.usage = f"master-{number}", f"key-{number}", USAGE
+    return result
 
 
 def microseconds(call: Callable[[], object], times: int) -> float:
-    """One of `times` that `call` does, the best of five."""
+    """Return the microseconds per step of a call with `times` steps, the shortest of five."""
     best = float("inf")
     for _ in range(5):
         began = time.perf_counter()
@@ -39,7 +39,7 @@ def microseconds(call: Callable[[], object], times: int) -> float:
 
 
 def filled(subjects: int) -> Traffic:
-    """Traffic of so many tenants, ten of them over their thresholds."""
+    """Return the traffic of `subjects` tenants, of which `OVER` exceed their thresholds."""
     traffic = Traffic(THRESHOLDS, max_subjects=subjects)
     for number in range(subjects):
         traffic.observe(exchange(number), 1000.0)
@@ -51,32 +51,32 @@ def filled(subjects: int) -> Traffic:
 
 
 def measure_observe() -> None:
-    """Print what one exchange costs, of tenants that come again and of ever new ones."""
-    print("\nwatching: microseconds an exchange")
+    """Print the time to observe an exchange, by the number of tenants."""
+    print("\ntraffic: microseconds per exchange")
     for tenants in (1, 100, 10_000):
-        made = [exchange(number) for number in range(tenants)] * (20_000 // tenants)
+        exchanges = [exchange(number) for number in range(tenants)] * (20_000 // tenants)
         traffic = Traffic(THRESHOLDS, max_subjects=5000)
         seconds = count(1000, 2)  # 10,000 requests a second
 
-        def observe(made: list[Exchange], traffic: Traffic, now: float) -> None:
-            for each in made:
-                traffic.observe(each, now)
+        def observe(exchanges: list[Exchange], traffic: Traffic, now: float) -> None:
+            for item in exchanges:
+                traffic.observe(item, now)
 
-        turn = partial(observe, made, traffic)
-        took = microseconds(lambda turn=turn, at=seconds: turn(next(at)), len(made))  # type: ignore[misc]
+        turn = partial(observe, exchanges, traffic)
+        took = microseconds(lambda turn=turn, at=seconds: turn(next(at)), len(exchanges))  # type: ignore[misc]
         print(f"  {tenants:>9,} tenants {took:8.2f}")
 
 
 def evaluate(traffic: Traffic) -> None:
-    """A round, without what the engine makes of the findings."""
+    """Evaluate the default rules, without processing the findings."""
     traffic.roll(1001.0)
     for rule in default_rules():
         list(rule(traffic, THRESHOLDS, 1001.0))
     traffic.begin_evaluation()
 
 
-async def whole_round(subjects: int) -> float:
-    """Milliseconds of a round of an engine: what is found is judged, and kept in memory."""
+async def whole_evaluation(subjects: int) -> float:
+    """Return the milliseconds of an evaluation of an engine with a memory store."""
     engine = AlertEngine(
         sinks=[], thresholds=THRESHOLDS, max_subjects=subjects, clock=lambda: 1000.0
     )
@@ -95,8 +95,8 @@ async def whole_round(subjects: int) -> float:
 
 
 def measure_failures() -> None:
-    """Print what a round costs where every key has failed, none of them often enough to fire."""
-    print(f"\na round with {OVER} of many over, where each key has failed, milliseconds: the rules")
+    """Print the time of an evaluation in which each key failed, but too rarely to fire."""
+    print(f"\nrules with {OVER} subjects above their thresholds, each key failed: milliseconds")
     for subjects in (5000, 50_000, 100_000):
         for failures in (1, 3):
             traffic = filled(subjects)
@@ -109,46 +109,46 @@ def measure_failures() -> None:
             print(f"  {subjects:>9,} keys, {failures} of {21 * failures + 1} failed {took:8.2f}")
 
 
-def measure_round() -> None:
-    """Print what a round and a subject cost, by how many subjects there are."""
-    print(f"\na round with {OVER} of many over, milliseconds: the rules, and the whole engine")
+def measure_evaluation() -> None:
+    """Print the time of an evaluation and the memory of a subject, by the number of subjects."""
+    print(f"\nrules, then engine, with {OVER} subjects above their thresholds: milliseconds")
     for subjects in SUBJECTS:
         traffic = filled(subjects)
         took = microseconds(partial(evaluate, traffic), 1) / 1000
-        worst = slowest_move(traffic)
+        worst = slowest_roll(traffic)
         size = memory(partial(filled, subjects)) / subjects
-        whole = anyio.run(whole_round, subjects)
+        whole = anyio.run(whole_evaluation, subjects)
         print(
-            f"  {subjects:>9,} subjects {took:8.2f}{whole:8.2f}; {size:.0f} B for a subject that "
-            f"came once; longest move {worst:.1f}"
+            f"  {subjects:>9,} subjects {took:8.2f}{whole:8.2f}; {size:.0f} B per subject with "
+            f"one exchange; slowest roll {worst:.1f}"
         )
     size = memory(partial(busy, SUBJECTS[0])) / SUBJECTS[0]
-    print(f"  {SUBJECTS[0]:>9,} that never rest {size:9.0f} B")
+    print(f"  {SUBJECTS[0]:>9,} active all day {size:9.0f} B")
 
 
-def memory(make: Callable[[], object]) -> int:
-    """Bytes that what is made takes."""
+def memory(create: Callable[[], object]) -> int:
+    """Return the size of the result of `create` in bytes."""
     tracemalloc.start()
-    made = make()
+    result = create()
     size = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    del made
+    del result
     return size
 
 
 def busy(subjects: int) -> Traffic:
-    """Traffic of so many tenants that are in every slot of every window."""
+    """Return the traffic of `subjects` tenants that are in every slot of every window."""
     traffic = Traffic(THRESHOLDS, max_subjects=subjects)
-    made = [exchange(number) for number in range(subjects)]
+    exchanges = [exchange(number) for number in range(subjects)]
     for now in (*range(0, 86400, 3600), *range(86400, 86730, 6)):
-        for each in made:
-            traffic.observe(each, float(now))
+        for item in exchanges:
+            traffic.observe(item, float(now))
     traffic.roll(86730.0)
     return traffic
 
 
-def slowest_move(traffic: Traffic) -> float:
-    """Milliseconds that the longest of the moves takes while all of it grows old."""
+def slowest_roll(traffic: Traffic) -> float:
+    """Return the milliseconds of the slowest `roll` while all entries expire."""
     worst = 0.0
     for now in range(1001, 1500, 1):
         traffic.observe(exchange(0), float(now))
@@ -159,9 +159,9 @@ def slowest_move(traffic: Traffic) -> float:
 
 
 def measure_alerts() -> None:
-    """Everything about watching."""
+    """Run all benchmarks of alerts."""
     measure_observe()
-    measure_round()
+    measure_evaluation()
     measure_failures()
 
 

@@ -1,4 +1,4 @@
-"""What is measured: the bare application, the hand-written floor, our parts, and the peers."""
+"""Measured applications: bare, with a minimal middleware, with each part, and with peers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ LIMIT = "1000000000/day"
 LABELS = ("method", "route", "status", "provider")
 
 
-class Floor:
-    """The least that does the work: a dict of windows, and two cached metrics."""
+class Minimum:
+    """Minimal middleware with a dict of windows and two cached metrics."""
 
     def __init__(self, app: ASGIApp) -> None:
         registry = CollectorRegistry()
@@ -40,7 +40,7 @@ class Floor:
         self.children: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the request in its client's window, and in the metrics."""
+        """Count the request in the window of its client and in the metrics."""
         began = time.monotonic()
         client = scope["client"][0]
         window = self.windows.get(client)
@@ -49,13 +49,13 @@ class Floor:
         window[1] += 1
         status = 0
 
-        async def send_noting(message: Message) -> None:
+        async def record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
-        await self.app(scope, receive, send_noting)
+        await self.app(scope, receive, record_status)
         key = (scope["method"], scope["path"], status, "unknown")
         children = self.children.get(key)
         if children is None:
@@ -67,20 +67,20 @@ class Floor:
 
 
 def metrics() -> HttpMetrics:
-    """Metrics on a registry of their own."""
+    """Return metrics on a separate registry."""
     return HttpMetrics(CollectorRegistry())
 
 
 def stack(app: ASGIApp) -> ASGIApp:
-    """Everything, as `TokenPulse` wraps it."""
+    """Return `app` with the whole stack of `TokenPulse`."""
     return TokenPulse(settings=Settings(limit=LIMIT), metrics=metrics()).wrap(app)
 
 
 def around(app: ASGIApp) -> dict[str, ASGIApp]:
-    """`app` bare, with the floor, and with each of our parts."""
+    """Return `app` bare, with the minimal middleware, and with each part, by name."""
     return {
         "bare": app,
-        "floor": Floor(app),
+        "minimum": Minimum(app),
         "exchange": ExchangeMiddleware(app),
         "rate limit": RateLimitMiddleware(app, limit=LIMIT),
         "metrics": MetricsMiddleware(app, metrics=metrics()),
@@ -90,7 +90,7 @@ def around(app: ASGIApp) -> dict[str, ASGIApp]:
 
 
 def stream(chunks: int) -> ASGIApp:
-    """A chat completion of `chunks` chunks, spelled as OpenAI spells it."""
+    """Return an application that streams a chat completion, formatted as by OpenAI."""
     chunk = (
         b'data: {"id":"chatcmpl-BxY1kZ0q5J4mW9tR7pD2","object":"chat.completion.chunk",'
         b'"created":1769004042,"model":"gpt-5-mini-2026-01-21","service_tier":"default",'
@@ -101,7 +101,7 @@ def stream(chunks: int) -> ASGIApp:
     return streaming([*[chunk] * chunks, usage, b"data: [DONE]\n\n"])
 
 
-# Where each peer's middleware is, and what it wants to be told.
+# Module, class and options of the middleware of each peer.
 PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "starlette_exporter": ("starlette_exporter", "PrometheusMiddleware", {"prefix": "bench"}),
     "OpenTelemetry ASGI": ("opentelemetry.instrumentation.asgi", "OpenTelemetryMiddleware", {}),
@@ -114,7 +114,7 @@ PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def peers(app: ASGIApp) -> Iterator[tuple[str, ASGIApp]]:
-    """`app` with each of the peers that are installed."""
+    """Yield `app` with the middleware of each installed peer."""
     for name, (module, middleware, options) in PEERS.items():
         with suppress(ImportError):
             yield name, getattr(import_module(module), middleware)(app, **options)

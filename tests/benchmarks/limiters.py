@@ -1,4 +1,4 @@
-"""The rate limiter beside its peers, for one client, ten thousand and a million."""
+"""Rate limiter compared with its peers, for up to a million clients."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from .measure import receive, send
 
 PER_DAY = 1_000_000_000
 BATCH = 1000  # requests
-FEWEST = 20_000
-LONGEST = 6.0  # seconds that each has for all of its requests
+MIN_REQUESTS = 20_000  # per application
+MAX_SECONDS = 6.0  # per application
 
 
-async def _answer(scope: Any) -> Response:
+async def _respond(scope: Any) -> Response:
     return Response(b"{}", media_type="application/json")
 
 
 def application() -> Starlette:
-    """What is limited: a Starlette application of one route, since some peers need its routes."""
-    return Starlette(routes=[Route("/chat", _answer)])
+    """Return a Starlette application with one route, since some peers need a route."""
+    return Starlette(routes=[Route("/chat", _respond)])
 
 
 def slowapi() -> ASGIApp:
-    """Slowapi with its pure ASGI middleware."""
+    """Return the application with the pure ASGI middleware of slowapi."""
     peer = import_module("slowapi")
-    app, who = application(), import_module("slowapi.util").get_remote_address
-    app.state.limiter = peer.Limiter(who, default_limits=[f"{PER_DAY}/day"])
+    app, client_of = application(), import_module("slowapi.util").get_remote_address
+    app.state.limiter = peer.Limiter(client_of, default_limits=[f"{PER_DAY}/day"])
     app.add_middleware(import_module("slowapi.middleware").SlowAPIASGIMiddleware)
     return app
 
 
 def asgi_ratelimit() -> ASGIApp:
-    """asgi-ratelimit with its memory backend."""
+    """Return the application with the middleware and the memory backend of asgi-ratelimit."""
     peer, backend = import_module("ratelimit"), import_module("ratelimit.backends.simple")
 
-    async def who(scope: Scope) -> tuple[str, str]:
+    async def client_of(scope: Scope) -> tuple[str, str]:
         return scope["client"][0], "default"
 
     app = application()
     rules = {r"^/": [peer.Rule(day=PER_DAY)]}
-    options = {"authenticate": who, "backend": backend.MemoryBackend(), "config": rules}
+    options = {"authenticate": client_of, "backend": backend.MemoryBackend(), "config": rules}
     app.add_middleware(peer.RateLimitMiddleware, **options)
     return app
 
 
-def asking(limit: Callable[[str], Any]) -> ASGIApp:
-    """A middleware that only asks `limit`, and sends no headers."""
+def limited_by(limit: Callable[[str], Any]) -> ASGIApp:
+    """Return the application with a minimal middleware that calls `limit` and sends no headers."""
     inner = application()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,19 +73,19 @@ def asking(limit: Callable[[str], Any]) -> ASGIApp:
 
 
 def throttled() -> ASGIApp:
-    """throttled-py with its memory store, in the least of middlewares."""
+    """Return the application with throttled-py and its memory store."""
     peer = import_module("throttled.asyncio")
-    return asking(peer.Throttled(using="fixed_window", quota=peer.per_day(PER_DAY)).limit)
+    return limited_by(peer.Throttled(using="fixed_window", quota=peer.per_day(PER_DAY)).limit)
 
 
 def limits_alone() -> ASGIApp:
-    """The limits package with its asynchronous memory storage, in the least of middlewares."""
+    """Return the application with the limits package and its asynchronous memory storage."""
     limiter, item = FixedWindowRateLimiter(MemoryStorage()), parse(f"{PER_DAY}/day")
-    return asking(lambda client: limiter.hit(item, client))
+    return limited_by(lambda client: limiter.hit(item, client))
 
 
 def ours(strategy: str) -> ASGIApp:
-    """RateLimitMiddleware with its headers."""
+    """Return the application with RateLimitMiddleware, which also sends headers."""
     app = application()
     limiter = Limiter(f"{PER_DAY}/day", strategy=strategy)
     app.add_middleware(RateLimitMiddleware, policies=[Policy(limiter)])
@@ -93,10 +93,10 @@ def ours(strategy: str) -> ASGIApp:
 
 
 def contenders() -> Iterator[tuple[str, ASGIApp]]:
-    """The bare application, ours, and each of the peers that are installed."""
+    """Yield the bare application, those of this package, and those of installed peers."""
     yield "bare", application()
     for strategy in ("fixed-window", "sliding-window-counter", "gcra"):
-        yield f"ours, {strategy}", ours(strategy)
+        yield f"tokenpulse, {strategy}", ours(strategy)
     for peer in (slowapi, asgi_ratelimit, throttled, limits_alone):
         with suppress(ImportError):
             yield peer.__name__, peer()
@@ -104,7 +104,7 @@ def contenders() -> Iterator[tuple[str, ASGIApp]]:
 
 @dataclass
 class Run:
-    """How far one of them has come, and what its last requests took."""
+    """Progress of an application, and the times of its requests."""
 
     app: ASGIApp
     done: int = 0
@@ -112,7 +112,7 @@ class Run:
     times: list[float] = field(default_factory=list)
 
     async def batch(self, clients: int) -> None:
-        """A batch of requests, each of the next client in turn."""
+        """Send a batch of requests, each from the next client."""
         scopes = [
             http_scope("/chat", client=(address((self.done + number) % clients), 1))
             for number in range(BATCH)
@@ -125,36 +125,36 @@ class Run:
         self.spent += took
         self.times.append(took / BATCH * 1e6)
 
-    def is_over(self, clients: int) -> bool:
-        """All clients have asked, or the time is up."""
-        return self.done >= max(clients, FEWEST) or self.spent >= LONGEST
+    def is_finished(self, clients: int) -> bool:
+        """Return True if all clients sent a request, or the time is used up."""
+        return self.done >= max(clients, MIN_REQUESTS) or self.spent >= MAX_SECONDS
 
     @property
     def cost(self) -> float:
-        """Microseconds a request, at the end."""
+        """Return the microseconds per request in the last third."""
         return median(self.times[-len(self.times) // 3 :])
 
 
 def address(number: int) -> str:
-    """An IPv4 address of its own for each number."""
+    """Return a different IPv4 address for each number."""
     return f"{10 + (number >> 24)}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
 async def race(clients: int) -> Mapping[str, Run]:
-    """Let all of them take turns, batch by batch, until each is through."""
+    """Run all applications in turn, batch by batch, until each is finished."""
     runs = {name: Run(app) for name, app in contenders()}
-    while waiting := [run for run in runs.values() if not run.is_over(clients)]:
-        for run in waiting:
+    while active := [run for run in runs.values() if not run.is_finished(clients)]:
+        for run in active:
             await run.batch(clients)
     return runs
 
 
 async def measure_limiters() -> None:
-    """Print what each costs a request over the bare application."""
+    """Print the additional time per request over the bare application."""
     for clients in (1, 10_000, 1_000_000):
         runs = await race(clients)
         bare = runs["bare"].cost
         print(f"\nlimiters at {clients:,} clients: microseconds over the bare ({bare:.2f})")
         for name, run in runs.items():
-            reached = f"  (only {run.done:,} in its time)" if run.done < clients else ""
+            reached = f"  (only {run.done:,} within the time)" if run.done < clients else ""
             print(f"  {name:<30}{run.cost - bare:8.2f}{reached}")

@@ -1,4 +1,4 @@
-"""Medians of interleaved rounds, so that a machine that slows down slows everyone alike."""
+"""Medians of interleaved repetitions, so that a slower machine affects all figures equally."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from starlette.types import ASGIApp, Message, Scope
 
 Turn = Callable[[], Awaitable[int]]
 
-ROUNDS = 9
+REPETITIONS = 9
 
 
 async def receive() -> Message:
-    """An empty request body."""
+    """Return an empty request body."""
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def send(message: Message) -> None:
-    """A server that takes everything."""
+    """Accept any message."""
 
 
 def requests(app: ASGIApp, scopes: list[Scope], *, times: int) -> Turn:
-    """Asks `app` `times` times, by these scopes in turn."""
+    """Return a function that sends `times` requests to `app`, with `scopes` in turn."""
 
     async def turn() -> int:
         for number in range(times):
@@ -34,11 +34,11 @@ def requests(app: ASGIApp, scopes: list[Scope], *, times: int) -> Turn:
 
 
 async def medians(turns: Mapping[str, Turn]) -> dict[str, float]:
-    """Microseconds that one step of each turn takes."""
-    rounds: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(ROUNDS):
+    """Return the microseconds per step of each turn."""
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(REPETITIONS):
         for name, turn in turns.items():
             began = time.perf_counter()
             steps = await turn()
-            rounds[name].append((time.perf_counter() - began) / steps * 1e6)
-    return {name: median(times) for name, times in rounds.items()}
+            times[name].append((time.perf_counter() - began) / steps * 1e6)
+    return {name: median(values) for name, values in times.items()}

@@ -1,4 +1,4 @@
-"""What a scrape costs: one process with few and many series, and several workers, some dead."""
+"""Time of a scrape, of a single process and of several workers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tokenpulse_mw.metrics.families import DURATION, REQUESTS
 from tokenpulse_mw.metrics.multiprocess import WorkerFiles, Workers
 
 SETS = (100, 1000, 5000)  # of labels
-DEAD = 100  # workers
+ENDED = 100  # workers
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """The best of five."""
+    """Return the shortest of five times."""
     times = []
     for _ in range(5):
         began = time.perf_counter()
@@ -27,7 +27,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def ours(sets: int) -> HttpMetrics:
-    """Metrics with so many series of the two families of requests."""
+    """Return metrics with `sets` series of each of the two request families."""
     metrics = HttpMetrics(CollectorRegistry(), max_series=max(SETS))
     for route in range(sets):
         metrics(Exchange("GET", 0.0, f"/route/{route}", 200, "claude"))
@@ -35,7 +35,7 @@ def ours(sets: int) -> HttpMetrics:
 
 
 def peers(sets: int) -> CollectorRegistry:
-    """The same two families in prometheus_client's own metrics."""
+    """Return a registry with the same series as metrics of prometheus_client."""
     registry = CollectorRegistry()
     total = Counter(REQUESTS.name, REQUESTS.help, REQUESTS.labels, registry=registry)
     seconds = Histogram(
@@ -49,16 +49,16 @@ def peers(sets: int) -> CollectorRegistry:
 
 
 def measure_scrape() -> None:
-    """How long /metrics takes, by the number of label sets of both families of requests."""
-    print("\n/metrics: milliseconds, and prometheus_client's own for the same")
+    """Print the time of `/metrics` by the number of label sets."""
+    print("\n/metrics: milliseconds, and those of prometheus_client for the same series")
     for sets in SETS:
         metrics, registry = ours(sets), peers(sets)
-        theirs = milliseconds(lambda registry=registry: generate_latest(registry))  # type: ignore[misc]
-        print(f"  {sets:>5} label sets {milliseconds(metrics.render):8.1f}{theirs:10.1f}")
+        reference = milliseconds(lambda registry=registry: generate_latest(registry))  # type: ignore[misc]
+        print(f"  {sets:>5} label sets {milliseconds(metrics.render):8.1f}{reference:10.1f}")
 
 
 def count(files: WorkerFiles, sets: int) -> None:
-    """Let a worker count in so many series of both families."""
+    """Count in `sets` series of each of the two request families."""
     for route in range(sets):
         labels = ("GET", f"/route/{route}", "200", "claude")
         files.new_row(REQUESTS, labels)[0] += 1
@@ -66,22 +66,22 @@ def count(files: WorkerFiles, sets: int) -> None:
 
 
 def measure_workers() -> None:
-    """How long a scrape takes to add up several workers with 1,000 label sets each."""
-    print("\nadding up workers of 1,000 label sets: milliseconds, and the first time")
-    for living, dead in ((1, 0), (4, 0), (4, DEAD)):
+    """Print the time to merge several workers with 1,000 label sets each."""
+    print("\nmerging workers with 1,000 label sets: milliseconds, and those of the first scrape")
+    for live, ended in ((1, 0), (4, 0), (4, ENDED)):
         with tempfile.TemporaryDirectory() as folder:
-            for number in range(dead):
+            for number in range(ended):
                 files = WorkerFiles(folder)
                 count(files, 1000 if number == 0 else 1)
                 files.close()
-            workers = [WorkerFiles(folder) for _ in range(living)]
+            workers = [WorkerFiles(folder) for _ in range(live)]
             for files in workers:
                 count(files, 1000)
             reader = Workers(folder)
             began = time.perf_counter()
             reader.series()
             first = (time.perf_counter() - began) * 1000
-            what = f"{living} alive, {dead} dead"
-            print(f"  {what:<20}{milliseconds(reader.series):8.1f}{first:10.1f}")
+            title = f"{live} live, {ended} ended"
+            print(f"  {title:<20}{milliseconds(reader.series):8.1f}{first:10.1f}")
             for files in workers:
                 files.close()

@@ -80,7 +80,7 @@ def test_bound_method_is_held_weakly(metrics: HttpMetrics) -> None:
 def test_failing_callback_keeps_the_last_values(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each failure is counted, and the outage is logged."""
+    """Each failure of a callback is counted, and the outage is logged."""
     results: list[Mapping[tuple[str], int]] = [{("default",): 3}]
     caplog.set_level(logging.INFO)
     metrics.add_callback(KEYS, lambda: results.pop())
@@ -165,7 +165,7 @@ def test_method_without_weak_reference_is_held_strongly(
 
 @pytest.mark.anyio
 async def test_tasks_of_asyncio_are_counted(metrics: HttpMetrics, anyio_backend_name: str) -> None:
-    """Without a running asyncio event loop there is no value."""
+    """The number of tasks has no value without a running asyncio event loop."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.sleep_forever)
         running = sample(metrics, "tokenpulse_asyncio_tasks")

@@ -40,7 +40,7 @@ def test_registries_have_separate_families() -> None:
 
 
 def test_other_metrics_of_the_registry_are_rendered() -> None:
-    """Each family is rendered once."""
+    """Each family of the registry is rendered once."""
     registry = CollectorRegistry()
     Counter("custom", "Custom counter", registry=registry).inc(3)
     text = HttpMetrics(registry).render().decode()

@@ -58,7 +58,7 @@ def test_requests_and_durations_have_exact_names_and_labels(metrics: HttpMetrics
 
 
 def test_in_progress_is_decremented_at_the_end_of_a_request(metrics: HttpMetrics) -> None:
-    """Discarded probes are decremented as well."""
+    """Finished and discarded requests are decremented."""
     gauge = "tokenpulse_http_requests_in_progress"
     metrics.on_open()
     metrics.on_open()
@@ -130,7 +130,7 @@ def test_first_byte_has_its_own_bucket(first_byte: float) -> None:
 
 
 def test_decisions_and_errors_are_counted(metrics: HttpMetrics) -> None:
-    """Rate limits and other components report to the metrics."""
+    """Decisions of rate limits and errors of components are counted by their labels."""
     metrics.on_limit("default", "limited")
     metrics.on_error("provider")
 
@@ -210,6 +210,6 @@ def test_invalid_max_series_is_rejected(max_series: int) -> None:
 
 
 def test_invalid_registry_is_rejected() -> None:
-    """The type is checked at construction."""
+    """The type of the registry is checked at construction."""
     with pytest.raises(ValueError, match="registry must be a CollectorRegistry, got 'x'"):
         HttpMetrics("x")  # type: ignore[arg-type]

@@ -192,7 +192,7 @@ def test_names_select_the_same_samples_as_prometheus_client(
 
 
 def test_openmetrics_has_one_end_marker() -> None:
-    """The marker follows the last family."""
+    """The end marker follows the last family."""
     registry = CollectorRegistry()
     Gauge("depth", "Water depth", registry=registry)
 
@@ -220,7 +220,7 @@ def test_escaping_scheme_is_applied_to_utf8_names() -> None:
 
 @given(others=st.binary(max_size=1000), times=st.integers(1, 1000))
 def test_gzip_is_lossless_and_deterministic(others: bytes, times: int) -> None:
-    """The header has no timestamp."""
+    """The gzip header has no timestamp."""
     series: list[Series] = [(REQUESTS, {("GET", "/", 200, "qwen"): [1]})]
 
     compressed = b"".join(render_body(series, others * times, ScrapeRequest(gzip=True)))

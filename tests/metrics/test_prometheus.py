@@ -34,7 +34,7 @@ ERRORS = (
 
 PATHS = ("/claude/chat", "/gemini/chat", "/gemini/chat", "/gemini/broken")
 SLOW = 0.3  # seconds, in the middle of the bucket from 0.25 to 0.5
-ROUNDS = 60
+REPETITIONS = 60
 # With 11 samples a rate is at most a sixth too high: Prometheus extrapolates to the ends of the
 # window.
 SAMPLES = 11
@@ -101,21 +101,21 @@ def wait_for_samples(server: Server) -> None:
     wait_until(lambda: query(server, fewest).get("", 0) >= SAMPLES, "there are not enough samples")
 
 
-def traffic(gateway: str, *, rounds: int) -> int:
+def traffic(gateway: str, *, times: int) -> int:
     """Send requests to each path; return their number."""
     # New connections: the server may close a connection that was idle.
     with httpx2.Client(headers={"connection": "close"}, timeout=PATIENCE) as client:
-        for path in PATHS * rounds:
+        for path in PATHS * times:
             client.get(f"http://{gateway}{path}")
-    return rounds * len(PATHS)
+    return times * len(PATHS)
 
 
 def test_queries_return_the_traffic_that_was_sent(gateway: str, prometheus: Server) -> None:
-    """Rate by route, 95th percentile by provider, and share of errors."""
-    first = traffic(gateway, rounds=1)
+    """Queries return the rate by route, the 95th percentile by provider and the error ratio."""
+    first = traffic(gateway, times=1)
     # A rate starts at the first sample of a series.
     wait_for_requests(prometheus, first)
-    more = traffic(gateway, rounds=ROUNDS)
+    more = traffic(gateway, times=REPETITIONS)
     wait_for_requests(prometheus, first + more)
     wait_for_samples(prometheus)
 
@@ -133,7 +133,7 @@ def test_queries_return_the_traffic_that_was_sent(gateway: str, prometheus: Serv
 
 def test_prometheus_scrapes_openmetrics_without_errors(gateway: str, prometheus: Server) -> None:
     """Only OpenMetrics names the family of a counter without `_total`."""
-    traffic(gateway, rounds=1)
+    traffic(gateway, times=1)
     wait_for_requests(prometheus, len(PATHS))
 
     wait_until(lambda: is_up(prometheus), "the target is not up")

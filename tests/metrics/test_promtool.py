@@ -56,7 +56,7 @@ def test_promtool_accepts_the_scrape(metrics: HttpMetrics) -> None:
 
 
 def test_promtool_rejects_a_counter_without_total(metrics: HttpMetrics) -> None:
-    """The linter of the other tests is effective."""
+    """The linter of promtool detects an invalid name."""
     code, output = check(b"# HELP requests Requests\n# TYPE requests counter\nrequests 1\n")
 
     assert code != 0

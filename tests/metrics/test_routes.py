@@ -80,7 +80,7 @@ class Hanging:
 
 
 def test_default_format_is_prometheus_text(metrics: HttpMetrics) -> None:
-    """Version 0.0.4, including the other metrics of the registry."""
+    """The default is version 0.0.4, including the other metrics of the registry."""
     Counter("custom", "Custom counter", registry=metrics.registry).inc(3)
 
     response = client_of(metrics).get("/metrics")
@@ -104,14 +104,14 @@ def test_openmetrics_is_served_if_accepted(metrics: HttpMetrics) -> None:
 
 
 def test_repeated_accept_headers_are_one_list(metrics: HttpMetrics) -> None:
-    """Several lines of a header are combined."""
+    """Several `Accept` lines are combined."""
     headers = [("accept", "text/plain;q=0.1"), ("accept", OPENMETRICS)]
 
     assert client_of(metrics).get("/metrics", headers=headers).text.endswith("# EOF\n")
 
 
 def test_name_parameter_selects_samples(metrics: HttpMetrics) -> None:
-    """It applies to all metrics; an unknown name gives an empty response."""
+    """`name[]` applies to all metrics; an unknown name gives an empty response."""
     Counter("custom", "Custom counter", registry=metrics.registry)
     client = client_of(metrics)
     gauge = "tokenpulse_http_requests_in_progress"
@@ -142,7 +142,7 @@ def test_gzip_is_used_if_accepted(metrics: HttpMetrics) -> None:
 
 
 def test_scrape_is_not_cacheable(metrics: HttpMetrics) -> None:
-    """A cache that ignores this must at least distinguish the formats."""
+    """`no-store` forbids caching, and `Vary` lists the negotiated headers."""
     headers = client_of(metrics).get("/metrics").headers
 
     assert headers["cache-control"] == "no-store"
@@ -151,7 +151,7 @@ def test_scrape_is_not_cacheable(metrics: HttpMetrics) -> None:
 
 @pytest.mark.anyio
 async def test_head_has_the_headers_of_get(metrics: HttpMetrics) -> None:
-    """The body is empty."""
+    """The response to HEAD has the headers of GET and an empty body."""
     app = Starlette(routes=metrics_routes(metrics))
 
     get = await drive(app, http_scope("/metrics"))
@@ -163,7 +163,7 @@ async def test_head_has_the_headers_of_get(metrics: HttpMetrics) -> None:
 
 
 def test_scrape_is_not_counted_as_a_request(metrics: HttpMetrics) -> None:
-    """A scrape is not in progress either."""
+    """A scrape is neither counted nor in progress."""
     app = Starlette(routes=metrics_routes(metrics))
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     client = TestClient(app)
@@ -311,7 +311,7 @@ def test_rejected_scrape_is_counted_as_a_request(metrics: HttpMetrics) -> None:
 
 @pytest.mark.parametrize(("result", "status"), [(True, 200), ("alice", 200), (False, 404)])
 def test_guard_may_be_async(metrics: HttpMetrics, result: Any, status: int) -> None:
-    """The awaited result decides."""
+    """The result of an async guard is awaited."""
 
     async def authorize(request: Request) -> Any:
         return result

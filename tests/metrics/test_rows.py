@@ -44,7 +44,7 @@ def test_histogram_counts_a_bound_in_its_bucket() -> None:
 
 
 def test_update_sets_missing_gauge_rows_to_zero() -> None:
-    """A series that ends would look like a failed scrape."""
+    """A missing row is set to 0, because a removed series would look like a failed scrape."""
     gauge = Rows(GAUGE, max_series=10, on_overflow=ignore)
 
     gauge.update({("a",): 1, ("b",): 2})
@@ -65,7 +65,7 @@ def test_update_adds_the_increase_to_a_counter() -> None:
 
 
 def test_clear_detaches_rows_returned_before() -> None:
-    """Their counts are no longer exposed."""
+    """Counts in a row that was returned before `clear` are not exposed."""
     counter = Rows(COUNTER, max_series=10, on_overflow=ignore)
     before = counter.row(("a",))
 

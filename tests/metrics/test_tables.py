@@ -56,7 +56,7 @@ def test_overflow_is_counted_for_each_full_family() -> None:
 
 
 def test_response_without_a_body_has_no_first_byte() -> None:
-    """Its route gets no series without observations."""
+    """The time to the first byte gets no series without observations."""
     tables = Tables(max_series=10)
 
     *_, first_byte = tables.request_rows(("GET", "/a", 204, "claude", "complete", True))
@@ -66,7 +66,7 @@ def test_response_without_a_body_has_no_first_byte() -> None:
 
 
 def test_reset_after_fork_removes_all_rows() -> None:
-    """The counts belong to the parent process."""
+    """A forked child removes the rows, which belong to the parent."""
     tables = Tables(max_series=10)
     kind = ("GET", "/a", 200, "claude", "complete", False)
     tables.request_rows(kind)[0][0] += 1

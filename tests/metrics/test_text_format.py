@@ -101,13 +101,13 @@ def samples(families: Iterable[Metric]) -> dict[tuple[Any, ...], float]:
 
 @given(series=all_series())
 def test_text_equals_prometheus_client(series: list[Series]) -> None:
-    """Byte for byte, for any numbers, label values and help texts."""
+    """The text is equal byte for byte, for any numbers, label values and help texts."""
     assert ours(series) == generate_latest(Reference(series))
 
 
 @given(series=all_series())
 def test_openmetrics_equals_prometheus_client(series: list[Series]) -> None:
-    """Byte for byte, except for the end marker."""
+    """The text is equal byte for byte, except for the end marker."""
     expected: bytes = generate_openmetrics(Reference(series))  # type: ignore[no-untyped-call]
 
     assert ours(series, openmetrics=True) + b"# EOF\n" == expected
@@ -135,7 +135,7 @@ def test_names_restrict_samples_as_in_prometheus_client(
 def test_request_families_parse_to_the_same_samples(
     routes: dict[tuple[str, str, int], list[int]],
 ) -> None:
-    """The label order differs, the parsed samples do not."""
+    """The parsed samples are equal, though the label order differs."""
     rows = {(*key, "claude"): [0.25 * sum(counts), *counts] for key, counts in routes.items()}
     totals = {key: [sum(row[1:])] for key, row in rows.items()}
     series: list[Series] = [(REQUESTS, totals), (DURATION, rows), (IN_PROGRESS, {(): [3]})]
@@ -192,7 +192,7 @@ def test_histogram_counts_are_formatted_as_in_go(count: float) -> None:
 
 
 def test_family_without_samples_has_help_and_type() -> None:
-    """It is omitted if names are selected."""
+    """A family without samples is rendered, unless names are selected."""
     series: list[Series] = [(REQUESTS, {})]
 
     assert ours(series) == (
@@ -220,7 +220,7 @@ def test_chunks_have_complete_rows(rows: int) -> None:
 
 
 def test_series_added_between_chunks_are_not_rendered() -> None:
-    """They are in the next scrape."""
+    """Series that are added during a scrape are rendered by the next one."""
     family = Family("hits_total", "counter", "Hits", ("page",))
     rows: dict[Labels, Row] = {(number,): [0] for number in range(2 * ROWS_PER_CHUNK)}
 
@@ -241,7 +241,7 @@ def test_strided_memory_is_rendered_like_a_list() -> None:
 
 
 def test_lone_surrogate_is_replaced() -> None:
-    """An invalid character in a label does not fail the scrape."""
+    """An invalid character in a label value does not fail the scrape."""
     family = Family("hits_total", "counter", "Hits", ("page",))
 
     assert b'hits_total{page="a?"} 1.0\n' in ours([(family, {("a\udc80",): [1]})])

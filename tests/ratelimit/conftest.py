@@ -1,4 +1,4 @@
-"""Storages that processes share, as real servers."""
+"""Shared storages as real servers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..support.servers import Server, memcached_server, redis_server, started
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Server]:
-    """A Redis of the test's own, started."""
+    """Yield a running Redis."""
     yield from started(redis_server(tmp_path), "redis-server")
 
 
 @pytest.fixture
 def locked_redis(tmp_path: Path) -> Iterator[Server]:
-    """A Redis that asks for a password, `hunter@2/?#`."""
+    """Yield a running Redis with the password `hunter@2/?#`."""
     yield from started(redis_server(tmp_path, "--requirepass", "hunter@2/?#"), "redis-server")
 
 
 @pytest.fixture
 def memcached(tmp_path: Path) -> Iterator[Server]:
-    """A Memcached of the test's own, started."""
+    """Yield a running Memcached."""
     yield from started(memcached_server(tmp_path), "memcached")

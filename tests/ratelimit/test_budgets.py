@@ -1,4 +1,4 @@
-"""Token limits as quotas: who has used how much of what they may."""
+"""Usage of token limits as quotas."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..support.clock import FakeClock
 
 
 @pytest.mark.anyio
-async def test_keys_that_have_used_half_of_their_tokens_are_told(clock: FakeClock) -> None:
-    """Others are nobody's business yet."""
+async def test_only_keys_that_used_half_of_their_tokens_are_listed(clock: FakeClock) -> None:
+    """A key below half of its limit is left out."""
     limiter = Limiter("100/day", clock=clock)
     for key, tokens in {"ada": 49, "bob": 50, "eve": 100}.items():
         limiter.hit(key, tokens)
@@ -24,8 +24,8 @@ async def test_keys_that_have_used_half_of_their_tokens_are_told(clock: FakeCloc
 
 
 @pytest.mark.anyio
-async def test_a_window_that_is_over_is_no_use_any_more(clock: FakeClock) -> None:
-    """Also while its key is in the table still."""
+async def test_key_with_expired_window_is_not_listed(clock: FakeClock) -> None:
+    """An expired entry that is still in the table counts as unused."""
     limiter = Limiter("100/minute", clock=clock)
     limiter.hit("ada", 100)
     used = budgets([Policy(limiter, tokens=10)])
@@ -36,7 +36,7 @@ async def test_a_window_that_is_over_is_no_use_any_more(clock: FakeClock) -> Non
 
 
 @pytest.mark.parametrize(
-    ("key", "shown"),
+    ("key", "text"),
     [
         (bytes([192, 0, 2, 7]), "192.0.2.7"),
         (network_grouper(64)(pack("2001:db8::7") or b""), "2001:db8::/64"),
@@ -50,19 +50,19 @@ async def test_a_window_that_is_over_is_no_use_any_more(clock: FakeClock) -> Non
     ],
 )
 @pytest.mark.anyio
-async def test_a_key_is_told_as_people_know_it(key: object, shown: str) -> None:
-    """A hash stays one, in hexadecimal digits."""
+async def test_key_is_listed_in_readable_form(key: object, text: str) -> None:
+    """Addresses are listed as text, and hashes in hexadecimal."""
     limiter = Limiter("10/minute")
     limiter.hit(key, 10)
     used = budgets([Policy(limiter, tokens=1)])
 
     assert used is not None
-    assert await used() == [(shown, 10, 10)]
+    assert await used() == [(text, 10, 10)]
 
 
 @pytest.mark.anyio
-async def test_many_keys_do_not_hold_up_the_others() -> None:
-    """What comes and goes meanwhile disturbs nothing."""
+async def test_large_table_is_listed_completely() -> None:
+    """The checkpoints for other tasks skip no key."""
     limiter = Limiter("10/minute", max_keys=3000)
     for number in range(2500):
         limiter.hit(number, 10 if number % 1000 == 0 else 1)
@@ -72,8 +72,8 @@ async def test_many_keys_do_not_hold_up_the_others() -> None:
     assert await used() == [("0", 10, 10), ("1000", 10, 10), ("2000", 10, 10)]
 
 
-def test_without_token_limits_there_is_nothing_to_tell() -> None:
-    """Requests are no tokens, and what several processes share is known to their storage alone."""
+def test_policies_without_local_token_limit_have_no_budgets() -> None:
+    """Limits of requests and shared limits are not listed."""
     shared = SharedLimiter("10/minute", storage="async+redis://127.0.0.1:1")
 
     assert budgets([Policy("10/minute")]) is None

@@ -1,4 +1,4 @@
-"""What is found out once, in bounded memory."""
+"""Bounded caches of user functions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tokenpulse_mw.ratelimit.paths import requests_to
 from ..support.asgi import http_scope
 
 
-def test_what_is_remembered_is_given_back() -> None:
-    """The caller goes on with the value, and finds it in the memo the next time."""
+def test_cached_value_is_returned_and_stored() -> None:
+    """The value is returned, and is in the memo afterwards."""
     memo: dict[str, int] = {}
 
     assert cached(memo, "/v1/chat", 7) == 7
     assert memo == {"/v1/chat": 7}
 
 
-def test_a_memo_begins_anew_when_it_is_full() -> None:
-    """Whoever makes up new texts for ever takes no more room than the most it may hold."""
+def test_full_memo_is_cleared() -> None:
+    """New texts never let the memo exceed its maximum size."""
     memo: dict[str, int] = {}
     for number in range(MAX_CACHED + 1):
         cached(memo, f"/{number}", number)
@@ -29,8 +29,8 @@ def test_a_memo_begins_anew_when_it_is_full() -> None:
     assert memo == {f"/{MAX_CACHED}": MAX_CACHED}
 
 
-def test_what_is_long_is_not_remembered() -> None:
-    """Else the room that a text takes would be up to a client."""
+def test_long_text_is_not_stored() -> None:
+    """A client must not control the memory that one entry takes."""
     memo: dict[str, int] = {}
 
     assert cached(memo, "x" * (MAX_TEXT_CHARS + 1), 7) == 7
@@ -40,11 +40,11 @@ def test_what_is_long_is_not_remembered() -> None:
 @given(
     paths=st.lists(st.sampled_from(["/health", "/health/../v1", "/v1", "/healthy", "/a/health"]))
 )
-def test_a_path_that_is_known_is_told_as_the_first_time(paths: list[str]) -> None:
-    """Whatever was asked in between, and with whatever mount around the application."""
-    known = requests_to("/health*")
+def test_cached_condition_equals_a_new_condition(paths: list[str]) -> None:
+    """The result for a path depends on neither earlier paths nor mounts."""
+    reused = requests_to("/health*")
 
     for path in paths:
         for root in ("", "/a"):
             scope = http_scope(path, root_path=root)
-            assert known(scope) is requests_to("/health*")(scope)
+            assert reused(scope) is requests_to("/health*")(scope)

@@ -1,4 +1,4 @@
-"""RateLimitMiddleware: 429 for whoever asks too often, headers for all."""
+"""RateLimitMiddleware: rejections and headers."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ from ..support.clock import FakeClock
 
 
 @pytest.mark.anyio
-async def test_the_seeds_answer() -> None:
-    """Of 150 requests in a minute 100 are answered, 50 get 429; another client is untouched."""
+async def test_default_limit_rejects_requests_after_the_first_hundred() -> None:
+    """Of 150 requests in a minute 50 are rejected; another client is not affected."""
     app = RateLimitMiddleware(answering())
 
-    answers = [await drive(app) for _ in range(150)]
+    responses = [await drive(app) for _ in range(150)]
     other = await drive(app, http_scope(client=("192.0.2.2", 1)))
 
-    assert [answer.status for answer in answers] == [200] * 100 + [429] * 50
-    assert answers[-1].body == b"Too Many Requests"
-    assert answers[-1].headers["content-type"].startswith("text/plain")
-    assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+    assert [response.status for response in responses] == [200] * 100 + [429] * 50
+    assert responses[-1].body == b"Too Many Requests"
+    assert responses[-1].headers["content-type"].startswith("text/plain")
+    assert 1 <= int(responses[-1].headers["retry-after"]) <= 60
     assert other.status == 200
 
 
 @pytest.mark.anyio
-async def test_whoever_waits_as_told_is_let_in(clock: FakeClock) -> None:
-    """`Retry-After` is honest, and at least 1 also when the window ends in a moment."""
+async def test_request_after_retry_after_is_allowed(clock: FakeClock) -> None:
+    """`Retry-After` is at least 1, also if the window ends sooner."""
     app = RateLimitMiddleware(answering(), limiter=Limiter("1/minute", clock=clock))
     await drive(app)
     clock.advance(59.9)
 
-    refused = await drive(app)
-    clock.advance(int(refused.headers["retry-after"]))
+    rejected = await drive(app)
+    clock.advance(int(rejected.headers["retry-after"]))
 
-    assert refused.headers["retry-after"] == "1"
+    assert rejected.headers["retry-after"] == "1"
     assert (await drive(app)).status == 200
 
 
 @pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware])
 @pytest.mark.anyio
-async def test_every_answer_tells_where_the_client_stands(around: type[ExchangeMiddleware]) -> None:
-    """The headers are on answers of the application and on 429, with and without an exchange."""
+async def test_every_response_has_rate_limit_headers(around: type[ExchangeMiddleware]) -> None:
+    """Responses of the application and 429 have them, with and without an exchange."""
     limiter = Limiter("1/minute", clock=FakeClock())
     app = around(RateLimitMiddleware(answering(headers=[(b"x", b"y")]), limiter=limiter))
 
@@ -70,8 +70,8 @@ async def test_every_answer_tells_where_the_client_stands(around: type[ExchangeM
 
 
 @pytest.mark.anyio
-async def test_headers_can_be_left_out() -> None:
-    """A gateway may keep its limits to itself."""
+async def test_headers_none_adds_no_headers() -> None:
+    """With `headers=None`, the response has only its own headers."""
     app = RateLimitMiddleware(answering(), headers=None)
 
     assert list((await drive(app)).headers) == ["content-type"]
@@ -84,17 +84,17 @@ async def test_read_of_exempt_path_is_not_counted(method: str) -> None:
     limiter = Limiter("1/day")
     app = RateLimitMiddleware(answering(), limiter=limiter, exempt=["/health*"])
 
-    answers = [await drive(app, http_scope("/health/live", method=method)) for _ in range(3)]
+    responses = [await drive(app, http_scope("/health/live", method=method)) for _ in range(3)]
 
-    assert [answer.status for answer in answers] == [200] * 3
-    assert "ratelimit" not in answers[0].headers
+    assert [response.status for response in responses] == [200] * 3
+    assert "ratelimit" not in responses[0].headers
     assert len(limiter) == 0
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready", "/metrics"])
 @pytest.mark.anyio
 async def test_without_exempt_every_path_is_limited(path: str) -> None:
-    """The middleware cannot know what answers a path, so it exempts none by default."""
+    """No path is exempt by default."""
     app = RateLimitMiddleware(answering(), limit="1/day")
 
     assert [(await drive(app, http_scope(path))).status for _ in range(2)] == [200, 429]
@@ -111,30 +111,30 @@ async def test_other_method_on_exempt_path_is_limited(method: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_request_without_a_key_is_not_limited() -> None:
-    """A key of None says that this limit is not meant for it."""
+async def test_request_with_key_none_is_not_limited() -> None:
+    """A key of None means that the limit does not apply to the request."""
     app = RateLimitMiddleware(answering(), limit="1/day", key=keys.header("x-api-key"))
 
     assert [(await drive(app)).status for _ in range(3)] == [200] * 3
 
 
 @pytest.mark.anyio
-async def test_shadow_mode_only_tells() -> None:
-    """With `enforce=False` every request passes, and the decisions are told all the same."""
-    told: list[bool] = []
+async def test_shadow_mode_only_reports() -> None:
+    """With `enforce=False` every request passes, and `on_decision` gets the decisions."""
+    allowed: list[bool] = []
 
-    def note(scope: Scope, decision: Decision) -> None:
-        told.append(decision.allowed)
+    def on_decision(scope: Scope, decision: Decision) -> None:
+        allowed.append(decision.allowed)
 
-    app = RateLimitMiddleware(answering(), limit="1/day", enforce=False, on_decision=note)
+    app = RateLimitMiddleware(answering(), limit="1/day", enforce=False, on_decision=on_decision)
 
     assert [(await drive(app)).status for _ in range(3)] == [200] * 3
-    assert told == [True, False, False]
+    assert allowed == [True, False, False]
 
 
 @pytest.mark.anyio
-async def test_the_answer_can_be_another() -> None:
-    """`respond` makes it from the decision."""
+async def test_respond_replaces_the_response() -> None:
+    """`respond` returns the response for a decision."""
     app = RateLimitMiddleware(
         answering(),
         limiter=Limiter("1/day", clock=FakeClock()),
@@ -146,17 +146,17 @@ async def test_the_answer_can_be_another() -> None:
 
 
 @pytest.mark.anyio
-async def test_an_exchange_knows_that_it_was_limited() -> None:
-    """Whoever observes can tell our 429 from one of the application."""
-    seen: list[Exchange] = []
+async def test_rejected_exchange_is_marked_as_limited() -> None:
+    """An observer can distinguish a rejection from a 429 of the application."""
+    exchanges: list[Exchange] = []
     limited = RateLimitMiddleware(answering(), limit="1/day")
-    app = ExchangeMiddleware(limited, observers=[seen.append])
+    app = ExchangeMiddleware(limited, observers=[exchanges.append])
 
     await drive(app)
     await drive(app)
-    await drive(ExchangeMiddleware(answering(status=429), observers=[seen.append]))
+    await drive(ExchangeMiddleware(answering(status=429), observers=[exchanges.append]))
 
-    assert [(each.status, each.limited) for each in seen] == [
+    assert [(exchange.status, exchange.limited) for exchange in exchanges] == [
         (200, False),
         (429, True),
         (429, False),
@@ -165,10 +165,10 @@ async def test_an_exchange_knows_that_it_was_limited() -> None:
 
 @pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware])
 @pytest.mark.anyio
-async def test_a_failure_of_ours_lets_the_request_pass(
+async def test_failing_key_function_limits_no_request(
     around: type[ExchangeMiddleware], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A key function that raises limits no request, and is logged once."""
+    """The error of the key function is logged once."""
 
     def key(scope: Scope) -> str:
         raise KeyError("user")
@@ -182,24 +182,24 @@ async def test_a_failure_of_ours_lets_the_request_pass(
 
 
 @pytest.mark.anyio
-async def test_a_failing_callback_changes_no_decision() -> None:
-    """Whoever is told of decisions cannot undo them by raising."""
+async def test_failing_on_decision_changes_no_decision() -> None:
+    """An error of `on_decision` does not undo the decision."""
 
-    def note(scope: Scope, decision: Decision) -> None:
+    def on_decision(scope: Scope, decision: Decision) -> None:
         raise RuntimeError("no disk")
 
-    app = RateLimitMiddleware(answering(), limit="1/day", on_decision=note)
+    app = RateLimitMiddleware(answering(), limit="1/day", on_decision=on_decision)
 
     assert [(await drive(app)).status for _ in range(2)] == [200, 429]
 
 
 async def async_key(scope: Scope) -> str:
-    """A key that cannot be waited for."""
+    """Return a key asynchronously."""
     return "me"
 
 
 class AsyncKey:
-    """An object whose call cannot be waited for either."""
+    """Object with an asynchronous call."""
 
     async def __call__(self, scope: Scope) -> str:
         return "me"
@@ -218,67 +218,61 @@ class AsyncKey:
         {"on_decision": AsyncKey()},
     ],
 )
-def test_what_is_no_function_is_refused(options: dict[str, Any]) -> None:
-    """A limit that could tell nobody apart would let everyone through."""
+def test_option_that_is_not_a_function_is_rejected(options: dict[str, Any]) -> None:
+    """Functions of the middleware must be callable and not async."""
     with pytest.raises(ValueError, match="must be a function that is not async, got"):
         RateLimitMiddleware(answering(), **options)
 
 
-def test_two_limits_are_one_too_many() -> None:
-    """A limit beside a limiter would be silently ignored, so it is refused."""
+def test_limit_and_limiter_exclude_each_other() -> None:
+    """A limit together with a limiter would be ignored silently, so it is rejected."""
     with pytest.raises(ValueError, match="give limit or limiter, not both: got '5/minute' and"):
         RateLimitMiddleware(answering(), limit="5/minute", limiter=Limiter("1/day"))
 
 
-def test_an_empty_limiter_is_still_the_one_given() -> None:
-    """A limiter that has seen nobody yet is not taken for none."""
+def test_empty_limiter_is_used() -> None:
+    """A limiter without entries is not treated as missing."""
     limiter = Limiter("7/day")
 
     assert RateLimitMiddleware(answering(), limiter=limiter).policies[0].limiter is limiter
 
 
-# Several policies.
-
-
-# The answer's headers.
-
-
 @pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware])
 @pytest.mark.parametrize(
-    ("headers", "theirs", "sent"),
+    ("headers", "name", "sent"),
     [
         ("openai", b"X-RateLimit-Limit-Requests", [b"5"]),
         ("openai", b"x-ratelimit-remaining-tokens", []),
-        ("openai", b"x-ratelimit-limit", [b"theirs"]),
+        ("openai", b"x-ratelimit-limit", [b"vendor"]),
         ("legacy", b"X-Ratelimit-Remaining", [b"4"]),
-        ("legacy", b"x-ratelimit-limit-requests", [b"theirs"]),
-        ("draft-11", b"RateLimit-Policy", [b"theirs", b'"default";q=5;w=86400']),
-        ("draft-11", b"x-ratelimit-limit", [b"theirs"]),
-        (None, b"ratelimit", [b"theirs"]),
+        ("legacy", b"x-ratelimit-limit-requests", [b"vendor"]),
+        ("draft-11", b"RateLimit-Policy", [b"vendor", b'"default";q=5;w=86400']),
+        ("draft-11", b"x-ratelimit-limit", [b"vendor"]),
+        (None, b"ratelimit", [b"vendor"]),
     ],
 )
 @pytest.mark.anyio
-async def test_headers_of_a_vendor_behind_us_are_not_taken_for_ours(
-    headers: str | None, theirs: bytes, sent: list[bytes], around: Callable[[ASGIApp], ASGIApp]
+async def test_rate_limit_headers_of_the_application_are_replaced(
+    headers: str | None, name: bytes, sent: list[bytes], around: Callable[[ASGIApp], ASGIApp]
 ) -> None:
-    """A dialect of single values replaces its own names; what is a list may be added to."""
-    vendor = answering(headers=[(theirs, b"theirs"), (b"x-request-id", b"7")])
+    """A dialect with single values replaces its own names; list fields are extended."""
+    vendor = answering(headers=[(name, b"vendor"), (b"x-request-id", b"7")])
     app = around(RateLimitMiddleware(vendor, limit="5/day", headers=headers))
 
     (start, _) = (await drive(app)).messages
 
-    found = [value for name, value in start["headers"] if name.lower() == theirs.lower()]
-    assert found == sent
+    values = [value for field, value in start["headers"] if field.lower() == name.lower()]
+    assert values == sent
     assert (b"x-request-id", b"7") in start["headers"]
 
 
 @pytest.mark.parametrize("headers", ["draft-11", "openai", "legacy"])
 @pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware])
 @pytest.mark.anyio
-async def test_an_answer_without_headers_gets_ours(
+async def test_response_without_headers_gets_rate_limit_headers(
     headers: str, around: Callable[[ASGIApp], ASGIApp]
 ) -> None:
-    """ASGI lets an application leave them out; early hints and trailers pass as they are."""
+    """Headers are optional in ASGI; early hints and trailers pass unchanged."""
 
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.early_hint", "links": [b"</a>"]})
@@ -300,53 +294,53 @@ async def test_an_answer_without_headers_gets_ours(
 
 @pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware])
 @pytest.mark.anyio
-async def test_an_answer_that_cannot_be_made_is_the_seeds(
+async def test_failing_respond_is_replaced_by_the_default_response(
     around: Callable[[ASGIApp], ASGIApp], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A `respond` that raises is logged once, and lets nobody in."""
+    """The error of `respond` is logged once, and the request stays rejected."""
 
     def respond(decision: Decision) -> ASGIApp:
         raise KeyError("template")
 
     app = around(RateLimitMiddleware(answering(), limit="1/day", respond=respond))
 
-    answers = [await drive(app) for _ in range(3)]
+    responses = [await drive(app) for _ in range(3)]
 
-    assert [answer.status for answer in answers] == [200, 429, 429]
-    assert answers[1].body == b"Too Many Requests"
-    assert int(answers[1].headers["retry-after"]) >= 1
+    assert [response.status for response in responses] == [200, 429, 429]
+    assert responses[1].body == b"Too Many Requests"
+    assert int(responses[1].headers["retry-after"]) >= 1
     assert [record.args for record in caplog.records] == [("ratelimit", "KeyError")]
 
 
 @pytest.mark.anyio
-async def test_what_is_no_request_passes_untouched() -> None:
-    """A lifespan is not limited, nor is what ASGI may bring one day."""
-    seen: list[str] = []
+async def test_other_scope_types_are_not_limited() -> None:
+    """A lifespan and unknown scope types are passed to the application."""
+    scope_types: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(scope["type"])
+        scope_types.append(scope["type"])
 
     limiter = Limiter("1/day")
     limited = RateLimitMiddleware(app, limiter=limiter)
     for kind in ("lifespan", "lifespan", "webtransport"):
         await drive(limited, {"type": kind})
 
-    assert seen == ["lifespan", "lifespan", "webtransport"]
+    assert scope_types == ["lifespan", "lifespan", "webtransport"]
     assert len(limiter) == 0
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics"])
 @pytest.mark.anyio
-async def test_exempt_paths_hold_nothing(path: str) -> None:
-    """No place, no tokens, and no exchange is opened for them."""
+async def test_exempt_path_takes_no_slot_and_opens_no_exchange(path: str) -> None:
+    """An exempt request is passed on before any limiter is used."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert "tokenpulse_mw.exchange" not in scope
         await answering()(scope, receive, send)
 
-    places = InFlight(1)
-    places.hit("client")
-    policies = [Policy(places, key=lambda scope: "client")]
+    slots = InFlight(1)
+    slots.hit("client")
+    policies = [Policy(slots, key=lambda scope: "client")]
     limited = RateLimitMiddleware(app, policies=policies, exempt=["/health*", "/metrics"])
 
     assert (await drive(limited, http_scope(path))).status == 200
@@ -354,30 +348,29 @@ async def test_exempt_paths_hold_nothing(path: str) -> None:
 
 @pytest.mark.anyio
 async def test_stacked_limits_share_one_exchange() -> None:
-    """Each settles what it holds itself, and observers are told of one exchange."""
-    seen: list[Exchange] = []
+    """Every middleware settles its reservations, and observers get a single exchange."""
+    exchanges: list[Exchange] = []
     chat = answering(b'{"usage":{"prompt_tokens":3,"completion_tokens":4}}')
-    tenant, user, places = Limiter("100/day"), Limiter("100/day"), InFlight(5)
+    tenant, user, slots = Limiter("100/day"), Limiter("100/day"), InFlight(5)
     app: ASGIApp = chat
     for limiter in (tenant, user):
         app = RateLimitMiddleware(
             app, policies=[Policy(limiter, key=lambda scope: "client", tokens=40)]
         )
-    app = RateLimitMiddleware(app, limiter=places)
+    app = RateLimitMiddleware(app, limiter=slots)
 
-    await drive(ExchangeMiddleware(app, observers=[seen.append]), http_scope(method="POST"))
+    await drive(ExchangeMiddleware(app, observers=[exchanges.append]), http_scope(method="POST"))
 
-    assert len(seen) == 1
-    assert [each.peek("client").remaining for each in (tenant, user)] == [93, 93]
-    assert len(places) == 0
-
-
-# Real servers, and clients that leave.
+    assert len(exchanges) == 1
+    assert [limiter.peek("client").remaining for limiter in (tenant, user)] == [93, 93]
+    assert len(slots) == 0
 
 
 @pytest.mark.anyio
-async def test_an_answer_that_is_none_is_the_seeds(caplog: pytest.LogCaptureFixture) -> None:
-    """A `respond` that forgets its return is told of once, and the request is refused."""
+async def test_respond_that_returns_none_is_replaced_by_the_default_response(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A `respond` without a return value is logged once, and the request stays rejected."""
 
     def respond(decision: Decision) -> ASGIApp:
         return None  # type: ignore[return-value]

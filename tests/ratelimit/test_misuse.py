@@ -1,4 +1,4 @@
-"""Uses that cannot be meant are told once, with what to do."""
+"""Warnings about likely misconfiguration."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from ..support.asgi import drive, http_scope
 
 TWICE = (
     "a limiter counts the same request twice (seen on {!r}), so each client gets half its limit: "
-    "add RateLimitMiddleware once, or give each one its own limiter"
+    "add RateLimitMiddleware once, or give each middleware its own limiter"
 )
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What is written to the log."""
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Capture the log from the level INFO."""
     caplog.set_level(logging.INFO)
     return caplog
 
 
 async def hello(request: Request) -> PlainTextResponse:
-    """A route."""
+    """Return a greeting."""
     return PlainTextResponse("hello")
 
 
 def mounted(outer: Limiter, inner: Limiter) -> ASGIApp:
-    """An application with a limit, in which another one with a limit is mounted."""
+    """Return a limited application with a mounted limited application."""
     below = Starlette(
         routes=[Route("/hello", hello)],
         middleware=[Middleware(RateLimitMiddleware, limiter=inner)],
@@ -56,50 +56,52 @@ def mounted(outer: Limiter, inner: Limiter) -> ASGIApp:
 
 
 @pytest.mark.anyio
-async def test_a_limiter_that_counts_twice_is_told_once(told: pytest.LogCaptureFixture) -> None:
-    """It is in an application and in one that is mounted in it; the log says how to mend it."""
+async def test_limiter_that_counts_twice_is_logged_once(log: pytest.LogCaptureFixture) -> None:
+    """The warning names the path and the fix."""
     limiter = Limiter("100/day")
     app = mounted(limiter, limiter)
 
     for path in ("/hello", "/below/hello", "/below/hello"):
         assert (await drive(app, http_scope(path))).status == 200
 
-    assert told.messages == [TWICE.format("/below/hello")]
-    assert [record.levelname for record in told.records] == ["WARNING"]
+    assert log.messages == [TWICE.format("/below/hello")]
+    assert [record.levelname for record in log.records] == ["WARNING"]
 
 
 @pytest.mark.anyio
-async def test_limits_of_their_own_may_be_stacked(told: pytest.LogCaptureFixture) -> None:
-    """An application and one that is mounted in it may each have a limit."""
+async def test_stacked_middleware_with_different_limiters_logs_nothing(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    """An application and a mounted application may have separate limits."""
     app = mounted(Limiter("100/day"), Limiter("100/day"))
 
     for _ in range(2):
         assert (await drive(app, http_scope("/below/hello"))).status == 200
 
-    assert told.messages == []
+    assert log.messages == []
 
 
 @pytest.mark.anyio
-async def test_one_limiter_of_several_is_enough_to_be_told(
-    told: pytest.LogCaptureFixture,
+async def test_one_repeated_limiter_of_several_is_logged(
+    log: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever it counts: requests, or requests at once."""
-    places = InFlight(9)
+    """The warning covers limiters of any kind, also of concurrent requests."""
+    slots = InFlight(9)
     inner = RateLimitMiddleware(
-        answering(), policies=[Policy("9/day", name="own"), Policy(places, name="twice")]
+        answering(), policies=[Policy("9/day", name="own"), Policy(slots, name="twice")]
     )
-    app = RateLimitMiddleware(inner, policies=[Policy(places)])
+    app = RateLimitMiddleware(inner, policies=[Policy(slots)])
 
     await drive(app)
 
-    assert told.messages == [TWICE.format("/")]
+    assert log.messages == [TWICE.format("/")]
 
 
 @pytest.mark.anyio
-async def test_a_scope_that_is_used_again_is_another_request(
-    told: pytest.LogCaptureFixture,
+async def test_reused_scope_is_another_request(
+    log: pytest.LogCaptureFixture,
 ) -> None:
-    """Some servers and tests do that; each middleware still counts it once at a time."""
+    """Some servers and tests reuse a scope, which is not a repeated limiter."""
     app = RateLimitMiddleware(answering(), limit="100/day")
     tokens = RateLimitMiddleware(answering(), policies=[Policy("100/day", tokens=5)])
     scope = http_scope()
@@ -108,12 +110,12 @@ async def test_a_scope_that_is_used_again_is_another_request(
         await drive(app, scope)
         await drive(tokens, scope)
 
-    assert told.messages == []
+    assert log.messages == []
 
 
 @pytest.mark.anyio
-async def test_websockets_are_not_looked_at(told: pytest.LogCaptureFixture) -> None:
-    """Nothing is added to their scope, which passes as the server has made it."""
+async def test_websockets_are_not_inspected(log: pytest.LogCaptureFixture) -> None:
+    """The scope of a WebSocket is passed on unchanged."""
     limiter = Limiter("100/day")
     inner = RateLimitMiddleware(answering(), limiter=limiter)
     scope = {**http_scope(), "type": "websocket"}
@@ -121,12 +123,14 @@ async def test_websockets_are_not_looked_at(told: pytest.LogCaptureFixture) -> N
     await drive(RateLimitMiddleware(inner, limiter=limiter), scope)
 
     assert scope == {**http_scope(), "type": "websocket"}
-    assert told.messages == []
+    assert log.messages == []
 
 
 @pytest.mark.anyio
-async def test_only_the_first_requests_are_looked_at(told: pytest.LogCaptureFixture) -> None:
-    """What is mounted wrongly shows in the first thousand; then no request pays for it."""
+async def test_only_the_first_thousand_requests_are_inspected(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    """Later requests are passed on without an entry in the scope."""
     limiter = Limiter("9999/day")
     app = RateLimitMiddleware(answering(), limiter=limiter)
     scopes = [http_scope() for _ in range(1001)]
@@ -136,29 +140,29 @@ async def test_only_the_first_requests_are_looked_at(told: pytest.LogCaptureFixt
     await drive(RateLimitMiddleware(app, limiter=limiter))
 
     assert [len(scope) - len(http_scope()) for scope in scopes] == [1] * 1000 + [0]
-    assert told.messages == []
+    assert log.messages == []
 
 
-def test_a_warning_is_given_once(told: pytest.LogCaptureFixture) -> None:
-    """By whoever gives it; another one has a first time of its own."""
-    one, other = WarnOnce(), WarnOnce()
+def test_warning_is_logged_once_per_logger(log: pytest.LogCaptureFixture) -> None:
+    """A second `WarnOnce` logs its own first message."""
+    first, second = WarnOnce(), WarnOnce()
 
-    one("no %s of %s", "sign", "life")
-    one("no %s of %s", "end", "it")
-    other("no more")
+    first("%s in %s", "error", "key")
+    first("%s in %s", "error", "cost")
+    second("error")
 
-    assert told.messages == ["no sign of life", "no more"]
-    assert (one.told, WarnOnce().told) == (True, False)
+    assert log.messages == ["error in key", "error"]
+    assert (first.logged, WarnOnce().logged) == (True, False)
 
 
 @pytest.mark.parametrize("outside", [False, True])
 @pytest.mark.anyio
-async def test_what_is_measured_inside_of_the_limit_is_told_once(
-    outside: bool, told: pytest.LogCaptureFixture
+async def test_metrics_inside_the_limit_are_logged_once(
+    outside: bool, log: pytest.LogCaptureFixture
 ) -> None:
-    """Its refusals are counted by nobody; unless somebody else measures outside of it as well."""
-    seen: list[Exchange] = []
-    inner = ExchangeMiddleware(answering(), observers=[seen.append])
+    """The warning is logged unless an exchange outside the limit counts rejections."""
+    exchanges: list[Exchange] = []
+    inner = ExchangeMiddleware(answering(), observers=[exchanges.append])
     app: ASGIApp = RateLimitMiddleware(inner, limit="1/day")
     if outside:
         app = ExchangeMiddleware(app)
@@ -166,6 +170,6 @@ async def test_what_is_measured_inside_of_the_limit_is_told_once(
     statuses = [(await drive(app, http_scope("/chat"))).status for _ in range(3)]
 
     assert statuses == [200, 429, 429]
-    assert len(seen) == 1
-    said = [] if outside else ["requests are measured inside RateLimitMiddleware"]
-    assert [each.partition(",")[0] for each in told.messages] == said
+    assert len(exchanges) == 1
+    expected = [] if outside else ["requests are measured inside RateLimitMiddleware"]
+    assert [message.partition(",")[0] for message in log.messages] == expected

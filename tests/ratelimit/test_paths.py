@@ -1,4 +1,4 @@
-"""Which requests a limit is meant for."""
+"""Conditions on paths and methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..support.asgi import http_scope
 
 
 def exempt(*patterns: str) -> Condition:
-    """The test for requests that `patterns` exempt."""
+    """Return the condition of `exempt_paths`."""
     condition = exempt_paths(patterns)
     assert condition is not None
     return condition
@@ -38,8 +38,8 @@ def exempt(*patterns: str) -> Condition:
         ("/", False),
     ],
 )
-def test_paths_match_whole_or_by_their_beginning(path: str, matched: bool) -> None:
-    """No trick with the path makes an ordinary request exempt."""
+def test_exempt_pattern_matches_exact_paths_and_paths_below(path: str, matched: bool) -> None:
+    """A path that could be resolved to another path is not exempt."""
     matches = exempt("/health*", "/metrics", "/probes/*", "/docs/")
 
     assert matches(http_scope(path)) is matched
@@ -50,20 +50,20 @@ def test_paths_match_whole_or_by_their_beginning(path: str, matched: bool) -> No
     [("GET", True), ("HEAD", True), ("POST", False), ("OPTIONS", False), ("get", False)],
 )
 def test_exempt_path_matches_reads_only(method: str, matched: bool) -> None:
-    """Other methods, and WebSockets, are limited."""
+    """Other methods and WebSockets do not match."""
     scope = http_scope("/metrics", method=method)
 
     assert exempt("/metrics")(scope) is matched
     assert not exempt("/metrics")({**scope, "type": "websocket"})
 
 
-def test_no_patterns_make_no_condition() -> None:
-    """A middleware that exempts nothing does no work for it."""
+def test_exempt_without_patterns_is_none() -> None:
+    """A middleware without exempt paths evaluates no condition."""
     assert exempt_paths([]) is None
 
 
-def test_a_root_path_is_taken_off_first() -> None:
-    """Patterns are the application's own paths, not those of a proxy or a mount around it."""
+def test_root_path_is_removed_before_matching() -> None:
+    """Patterns are paths of the application, without the prefix of a proxy or mount."""
     matches = exempt("/metrics")
 
     assert matches(http_scope("/api/metrics", root_path="/api"))
@@ -72,23 +72,23 @@ def test_a_root_path_is_taken_off_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patterns", "said"),
+    ("patterns", "error"),
     [
-        (["health"], "exempt path 'health' must begin with '/'"),
-        (["/a*b"], r"exempt path '/a\*b' must .* may have '\*' only at its end"),
-        ("/health", r"exempt must be a list of paths, such as \['/health\*'\], got '/health'"),
-        (None, "exempt must be a list of paths, .* got None"),
-        ([5], "exempt path 5 must begin with '/'"),
+        (["health"], "exempt path must begin with '/' .*, got 'health'"),
+        (["/a*b"], r"exempt path must .* may have '\*' only at its end, got '/a\*b'"),
+        ("/health", r"exempt must be a list of strings, such as \['/health\*'\], got '/health'"),
+        (None, "exempt must be a list of strings, .* got None"),
+        ([5], r"exempt must be a list of strings, .* got \[5\]"),
     ],
 )
-def test_malformed_patterns_are_refused(patterns: list[str], said: str) -> None:
-    """The error says what came and what is expected."""
-    with pytest.raises(ValueError, match=said):
+def test_malformed_exempt_pattern_is_rejected(patterns: list[str], error: str) -> None:
+    """The error names the parameter, the expected value and the value it got."""
+    with pytest.raises(ValueError, match=error):
         exempt_paths(patterns)
 
 
 @pytest.mark.parametrize(
-    ("path", "method", "meant"),
+    ("path", "method", "applies"),
     [
         ("/v1/chat", "POST", True),
         ("/v1/chat", "GET", False),
@@ -115,30 +115,30 @@ def test_malformed_patterns_are_refused(patterns: list[str], said: str) -> None:
         ("/", "POST", False),
     ],
 )
-def test_a_policy_is_for_paths_and_methods(path: str, method: str, meant: bool) -> None:
-    """No other spelling of a path gets around the limit on it."""
+def test_requests_to_matches_every_form_of_a_path(path: str, method: str, applies: bool) -> None:
+    """A path in another notation does not avoid the limit."""
     matches = requests_to("/v1/chat", "/files*", methods=["POST", "PUT"])
 
-    assert matches(http_scope(path, method=method)) is meant
+    assert matches(http_scope(path, method=method)) is applies
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/", "/v1/./chat", "//v1/chat", "/v1/x/../chat*"])
-def test_patterns_may_be_spelled_in_any_way_too(path: str) -> None:
-    """As they mean a path, and not its letters."""
+def test_pattern_in_another_notation_matches(path: str) -> None:
+    """Patterns are normalized in the same way as paths."""
     assert requests_to(path)(http_scope("/v1//chat/"))
     assert requests_to(path)(http_scope("/v1/chat"))
 
 
-def test_a_head_is_answered_by_the_route_of_get() -> None:
-    """So it counts as one."""
+def test_get_includes_head() -> None:
+    """HEAD is served by the route of GET, so it matches too."""
     matches = requests_to("/items", methods=["GET"])
 
     assert matches(http_scope("/items", method="HEAD"))
     assert not matches(http_scope("/items", method="OPTIONS"))
 
 
-def test_a_websocket_handshake_is_a_get() -> None:
-    """It has no method of its own in its scope."""
+def test_websocket_handshake_matches_get() -> None:
+    """The scope of a WebSocket has no method."""
     scope = {"type": "websocket", "path": "/live", "headers": []}
 
     assert requests_to("/live")(scope)
@@ -147,19 +147,20 @@ def test_a_websocket_handshake_is_a_get() -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "methods", "said"),
+    ("paths", "methods", "error"),
     [
         ([], None, r"requests_to\(\) needs a path"),
-        (["v1"], None, "path 'v1' must begin with '/'"),
-        (["/v1"], "POST", "methods must be a list of methods, got the single string 'POST'"),
-        (["/v1"], ["post"], "method 'post' must be in upper case, such as 'POST'"),
-        (["/v1"], [], "methods must not be empty: leave it out for all of them"),
-        ([5], None, "path 5 must begin with '/'"),
+        (["v1"], None, "path must begin with '/' .*, got 'v1'"),
+        (["/v1"], "POST", r"methods must be a list of strings, such as \['POST'\], got 'POST'"),
+        (["/v1"], [b"POST"], r"methods must be a list of strings, .* got \[b'POST'\]"),
+        (["/v1"], ["post"], "method must be in upper case, such as 'POST', got 'post'"),
+        (["/v1"], [], "methods must not be empty: leave it out for all methods"),
+        ([5], None, "path must begin with '/' .*, got 5"),
     ],
 )
-def test_what_is_no_path_or_method_is_refused(
-    paths: list[str], methods: list[str] | None, said: str
+def test_malformed_path_or_method_is_rejected(
+    paths: list[str], methods: list[str] | None, error: str
 ) -> None:
-    """The error says what came and what is expected."""
-    with pytest.raises(ValueError, match=said):
+    """The error names the parameter, the expected value and the value it got."""
+    with pytest.raises(ValueError, match=error):
         requests_to(*paths, methods=methods)

@@ -1,4 +1,4 @@
-"""Policies: who is limited to what, and what one request claims of it."""
+"""Policies, and the charge of one request."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from tokenpulse_mw.ratelimit.policy import charge_for, check_policies, with_cost
 from ..support.asgi import http_scope
 from ..support.clock import FakeClock
 
-STORAGE = "async+redis://127.0.0.1:1"  # nothing listens there, and nothing is asked
+STORAGE = "async+redis://127.0.0.1:1"  # never connected to
 
 
 def shared(strategy: str = "fixed-window", limit: str = "5/minute") -> SharedLimiter:
-    """A limiter whose storage is never asked."""
+    """Return a shared limiter whose storage is never used."""
     return SharedLimiter(limit, storage=STORAGE, strategy=strategy)
 
 
 async def async_function(scope: Scope) -> int:
-    """What cannot be called at once."""
+    """Return a cost asynchronously."""
     return 1
 
 
 class AsyncObject:
-    """An object whose call cannot be waited for either."""
+    """Object with an asynchronous call."""
 
     async def __call__(self, scope: Scope) -> int:
         return 1
 
 
-def test_a_rate_makes_a_limiter_for_each_address() -> None:
-    """The shortest policy counts one for every request of a client."""
+def test_policy_from_a_rate_counts_requests_by_address() -> None:
+    """By default a request costs 1, and the key is the client's address."""
     policy = Policy("5/minute")
 
-    claim = charge_for(policy, http_scope(client=("192.0.2.7", 1)))
+    charge = charge_for(policy, http_scope(client=("192.0.2.7", 1)))
 
     assert isinstance(policy.limiter, Limiter)
     assert (policy.limiter.limit, policy.limiter.window) == (5, 60)
@@ -48,8 +48,8 @@ def test_a_rate_makes_a_limiter_for_each_address() -> None:
         False,
         True,
     )
-    assert claim is not None
-    assert (claim.key, claim.cost) == (bytes([192, 0, 2, 7]), 1)
+    assert charge is not None
+    assert (charge.key, charge.cost) == (bytes([192, 0, 2, 7]), 1)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_a_rate_makes_a_limiter_for_each_address() -> None:
         (shared("sliding-window-counter"), "requests", True),
     ],
 )
-def test_any_limiter_will_do(limiter: Any, unit: str, is_shared: bool) -> None:
-    """It is used as it is, and the policy knows what it is a limit of."""
+def test_policy_accepts_any_limiter(limiter: Any, unit: str, is_shared: bool) -> None:
+    """The unit follows from the type of the limiter."""
     policy = Policy(limiter)
 
     assert policy.limiter is limiter
@@ -70,19 +70,19 @@ def test_any_limiter_will_do(limiter: Any, unit: str, is_shared: bool) -> None:
 
 
 @pytest.mark.parametrize("limiter", ["100/minute", shared(limit="100/minute")])
-def test_a_limit_may_be_one_of_tokens(limiter: Any) -> None:
-    """In this process, or in a storage that can give back what was not used."""
+def test_token_limit_charges_the_reserve(limiter: Any) -> None:
+    """A token limit may be local, or shared if the limiter supports refunds."""
     policy = Policy(limiter, tokens=20)
 
-    claim = charge_for(policy, http_scope())
+    charge = charge_for(policy, http_scope())
 
     assert policy.unit == "tokens"
-    assert claim is not None
-    assert claim.cost == 20
+    assert charge is not None
+    assert charge.cost == 20
 
 
-def test_a_request_that_a_policy_is_not_for_claims_nothing() -> None:
-    """It is not for other paths than those of `when`, nor for requests without a key."""
+def test_request_that_the_policy_does_not_apply_to_has_no_charge() -> None:
+    """A policy applies to requests that match `when` and have a key."""
     policy = Policy("5/minute", key=keys.header("x-api-key"), when=requests_to("/v1/*"))
     key = (b"x-api-key", b"secret")
 
@@ -91,70 +91,74 @@ def test_a_request_that_a_policy_is_not_for_claims_nothing() -> None:
     assert charge_for(policy, http_scope("/v1/chat", headers=[key])) is not None
 
 
-def test_a_cost_can_depend_on_the_request() -> None:
-    """A function of the scope gives it for each request."""
+def test_cost_can_depend_on_the_request() -> None:
+    """A function of the scope returns the cost of a request."""
     policy = Policy("100/minute", cost=lambda scope: len(scope["path"]))
 
-    claim = charge_for(policy, http_scope("/four"))
+    charge = charge_for(policy, http_scope("/four"))
 
-    assert claim is not None
-    assert with_cost(claim, http_scope("/four")).cost == 5
+    assert charge is not None
+    assert with_cost(charge, http_scope("/four")).cost == 5
 
 
 @pytest.mark.parametrize("cost", [-1, 1.5, "3", None, True])
-def test_a_function_may_not_give_what_is_no_cost(cost: Any) -> None:
-    """A negative cost would win back what was used, and only whole numbers are counted."""
-    claim = charge_for(Policy("5/minute", cost=lambda scope: cost), http_scope())
-    assert claim is not None
+def test_cost_function_with_invalid_result_is_rejected(cost: Any) -> None:
+    """A cost is an integer of at least 0."""
+    charge = charge_for(Policy("5/minute", cost=lambda scope: cost), http_scope())
+    assert charge is not None
 
-    with pytest.raises(ValueError, match="cost must be a whole number of at least 0, got"):
-        with_cost(claim, http_scope())
+    with pytest.raises(ValueError, match="cost must be an integer of at least 0, got"):
+        with_cost(charge, http_scope())
 
 
-def test_there_is_no_reserve_of_nothing() -> None:
-    """It would let in whoever has used up the budget."""
-    claim = charge_for(Policy("5/minute", tokens=lambda scope: 0), http_scope())
-    assert claim is not None
+def test_reserve_of_0_tokens_is_raised_or_rejected() -> None:
+    """A reserve of 0 would allow clients that have used up their tokens."""
+    charge = charge_for(Policy("5/minute", tokens=lambda scope: 0), http_scope())
+    assert charge is not None
 
-    assert with_cost(claim, http_scope()).cost == 1
-    with pytest.raises(ValueError, match=r"tokens must be .* number from 1 to the limit 5, got 0"):
+    assert with_cost(charge, http_scope()).cost == 1
+    with pytest.raises(ValueError, match=r"tokens must be an integer from 1 to 5, got 0"):
         Policy("5/minute", tokens=0)
 
 
 @pytest.mark.parametrize(
-    "maker", [keys.client_address, keys.header, keys.annotation, keys.combine, keys.route]
+    "factory", [keys.client_address, keys.header, keys.annotation, keys.combine, keys.route]
 )
-def test_to_forget_a_call_is_told(maker: Any) -> None:
-    """A function that makes keys is no key: it would limit nobody, or all as one."""
-    with pytest.raises(ValueError, match=f"key must be what {maker.__name__}.. gives: call it"):
-        Policy("5/minute", key=maker)
-    with pytest.raises(ValueError, match=r"when must be what requests_to\(\) gives: call it"):
+def test_uncalled_factory_is_rejected(factory: Any) -> None:
+    """The error shows the missing call."""
+    name = factory.__name__
+    with pytest.raises(
+        ValueError,
+        match=rf"^key must be .* uncalled factory {name}: call it, as in key={name}\(\.\.\.\)$",
+    ):
+        Policy("5/minute", key=factory)
+    with pytest.raises(ValueError, match=r"^when must be .*, as in when=requests_to\(\.\.\.\)$"):
         Policy("5/minute", when=requests_to)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", ["false", 0, None])
-def test_a_switch_is_true_or_false(value: Any) -> None:
-    """The word "false" is not False, and must not be taken for True."""
+def test_enforce_is_true_or_false(value: Any) -> None:
+    """The string "false" is rejected instead of being read as True."""
     with pytest.raises(ValueError, match=f"enforce must be True or False, got {value!r}"):
         Policy("5/minute", enforce=value)
 
 
-def test_shared_limiters_that_are_one_are_refused() -> None:
-    """Of the same rate in the same storage, they would count each request twice."""
+def test_shared_limiters_with_the_same_counters_are_rejected() -> None:
+    """With the same rate, storage and prefix they would count every request twice."""
 
     def limiter(prefix: str) -> SharedLimiter:
         return SharedLimiter("5/minute", storage="async+redis://127.0.0.1:1", prefix=prefix)
 
-    def policies(one: str, other: str) -> list[Policy]:
-        return [Policy(limiter(one), name="one"), Policy(limiter(other), name="other")]
+    def policies(first: str, second: str) -> list[Policy]:
+        return [Policy(limiter(first), name="first"), Policy(limiter(second), name="second")]
 
     check_policies(policies("chat", "images"))
-    with pytest.raises(ValueError, match=r"its own limiter, .* unless each has a prefix"):
+    with pytest.raises(ValueError, match=r"its own limiter, .* different prefixes$"):
         check_policies(policies("chat", "chat"))
 
 
-def test_a_key_must_be_hashable() -> None:
-    """It is told before anything is counted."""
+def test_unhashable_key_raises_before_counting() -> None:
+    """A key must be hashable."""
     keys: list[Hashable] = []
 
     with pytest.raises(TypeError, match="unhashable type: 'list'"):
@@ -162,61 +166,61 @@ def test_a_key_must_be_hashable() -> None:
 
 
 @pytest.mark.parametrize("limiter", [Limiter("5/minute", clock=FakeClock()), InFlight(5)])
-def test_what_was_taken_can_be_given_back(limiter: Limiter | InFlight) -> None:
-    """A claim looks, takes, and undoes; its decisions have the name of their policy."""
-    claim = charge_for(Policy(limiter, name="five", cost=2), http_scope())
-    assert claim is not None
+def test_charge_can_be_peeked_applied_and_refunded(limiter: Limiter | InFlight) -> None:
+    """The decisions of a charge have the name of its policy."""
+    charge = charge_for(Policy(limiter, name="five", cost=2), http_scope())
+    assert charge is not None
 
-    assert (claim.peek().policy, claim.peek().remaining) == ("five", 5)
-    assert (claim.apply().policy, claim.peek().remaining) == ("five", 3)
-    claim.refund(since=claim.policy.now())
-    assert claim.peek().remaining == 5
+    assert (charge.peek().policy, charge.peek().remaining) == ("five", 5)
+    assert (charge.apply().policy, charge.peek().remaining) == ("five", 3)
+    charge.refund(since=charge.policy.now())
+    assert charge.peek().remaining == 5
 
 
 @pytest.mark.parametrize("key", ["", 0, ()])
-def test_an_empty_key_is_no_function(key: Any) -> None:
-    """A setting that was left empty does not silently mean the address."""
+def test_empty_key_is_rejected(key: Any) -> None:
+    """An empty setting is not replaced by the client's address."""
     with pytest.raises(ValueError, match="key must be a function that is not async, got"):
         Policy("5/minute", key=key)
 
 
-def test_a_policy_without_a_name_leaves_decisions_as_they_are() -> None:
-    """They are called "default" already."""
+def test_unnamed_policy_returns_decisions_unchanged() -> None:
+    """The default name is already in the decision."""
     decision = Decision(True, 5, 4, 60.0, 0.0)
 
     assert Policy("5/minute").named(decision) is decision
     assert Policy("5/minute", name="five").named(decision).policy == "five"
 
 
-def test_time_is_that_of_the_limiter() -> None:
-    """What is given back later is given back to the window that it was taken from."""
+def test_time_is_read_from_the_clock_of_the_limiter() -> None:
+    """A refund needs the time of its hit on the same clock."""
     assert Policy(Limiter("5/minute", clock=FakeClock(7.0))).now() == 7.0
     assert Policy(InFlight(5)).now() == 0.0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
-        ({"limit": "often"}, "limit 'often' is not a rate: expected one rate such as"),
+        ({"limit": "often"}, "limit must be one rate such as .* got 'often'"),
         ({"limit": 5}, "limit must be a rate such as '100/minute', a Limiter, .* got 5"),
         ({"limit": None}, "or an InFlight, got None"),
-        ({"name": ""}, "policy name '' must be 1 to 64 letters, digits"),
-        ({"name": "a b"}, "policy name 'a b' must be"),
-        ({"name": 'a"'}, "policy name 'a\"' must be"),
-        ({"name": "a\n"}, r"policy name 'a\\n' must be"),
-        ({"name": "a" * 65}, "policy name 'a+' must be 1 to 64"),
-        ({"name": 7}, "policy name 7 must be"),
+        ({"name": ""}, "policy name must be 1 to 64 letters, digits, .* got ''"),
+        ({"name": "a b"}, "policy name must be .* got 'a b'"),
+        ({"name": 'a"'}, "policy name must be .* got 'a\"'"),
+        ({"name": "a\n"}, r"policy name must be .* got 'a\\n'"),
+        ({"name": "a" * 65}, "policy name must be 1 to 64 .* got 'a+'"),
+        ({"name": 7}, "policy name must be .* got 7"),
         ({"key": "x-api-key"}, "key must be a function that is not async, got 'x-api-key'"),
         ({"key": async_function}, "key must be a function that is not async, got <function"),
         ({"when": "/v1/*"}, r"when must be a function that is not async, got '/v1/\*'"),
         ({"when": AsyncObject()}, "when must be a function that is not async, got <"),
-        ({"cost": -1}, "cost must be a function, or a whole number from 0 to the limit 5, got -1"),
-        ({"cost": 6}, "a whole number from 0 to the limit 5, got 6"),
-        ({"cost": 0.5}, "cost must be a function, or a whole number .* got 0.5"),
-        ({"cost": "1"}, "cost must be a function, or a whole number .* got '1'"),
-        ({"cost": True}, "cost must be a function, or a whole number .* got True"),
+        ({"cost": -1}, "cost must be an integer from 0 to 5, got -1"),
+        ({"cost": 6}, "cost must be an integer from 0 to 5, got 6"),
+        ({"cost": 0.5}, "cost must be an integer .* got 0.5"),
+        ({"cost": "1"}, "cost must be an integer .* got '1'"),
+        ({"cost": True}, "cost must be an integer .* got True"),
         ({"cost": async_function}, "cost must be a function that is not async, got <function"),
-        ({"tokens": 6}, "tokens must be a function, or a whole number from 1 to the limit 5"),
+        ({"tokens": 6}, "tokens must be an integer from 1 to 5, got 6"),
         ({"tokens": AsyncObject()}, "tokens must be a function that is not async, got <"),
         ({"tokens": 2, "cost": 3}, "give cost or tokens, not both: got 3 and 2"),
         ({"tokens": 2, "limit": InFlight(5)}, "tokens need a rate limit, got an InFlight"),
@@ -226,9 +230,9 @@ def test_time_is_that_of_the_limiter() -> None:
         ),
     ],
 )
-def test_malformed_policies_are_refused(arguments: dict[str, Any], said: str) -> None:
-    """The error says what came and what is expected."""
-    with pytest.raises(ValueError, match=said):
+def test_malformed_argument_is_rejected(arguments: dict[str, Any], error: str) -> None:
+    """The error names the parameter, the expected value and the value it got."""
+    with pytest.raises(ValueError, match=error):
         Policy(**{"limit": "5/minute", **arguments})
 
 
@@ -236,7 +240,7 @@ ONE = Limiter("5/minute")
 
 
 @pytest.mark.parametrize(
-    ("policies", "said"),
+    ("policies", "error"),
     [
         ([], "policies must not be empty"),
         (["5/minute"], "policies must be a list of Policy, got '5/minute' among"),
@@ -247,7 +251,7 @@ ONE = Limiter("5/minute")
         ),
         (
             [Policy(ONE, name="a"), Policy("1/day", name="b"), Policy(ONE, name="c")],
-            "every policy must have its own limiter, got a repeated one in .'a', 'b', 'c'.",
+            "every policy must have its own limiter, got the same limiter twice in .'a', 'b', 'c'.",
         ),
         (
             [Policy(shared("sliding-window-counter", f"{n}/day"), name=f"p{n}") for n in (1, 2)],
@@ -255,18 +259,18 @@ ONE = Limiter("5/minute")
         ),
     ],
 )
-def test_policies_that_cannot_be_asked_together_are_refused(policies: Any, said: str) -> None:
-    """The error says what came and how to mend it."""
-    with pytest.raises(ValueError, match=said):
+def test_incompatible_policies_are_rejected(policies: Any, error: str) -> None:
+    """The error names the cause and the fix."""
+    with pytest.raises(ValueError, match=error):
         check_policies(policies)
 
 
-def test_limiters_of_all_kinds_can_be_asked_together() -> None:
-    """One shared sliding window among them, which is asked last."""
+def test_policies_of_all_kinds_are_compatible() -> None:
+    """One of the policies may have a shared sliding window."""
     check_policies(
         [
-            Policy("5/minute", name="here"),
-            Policy(shared(), name="there"),
+            Policy("5/minute", name="local"),
+            Policy(shared(), name="shared"),
             Policy(shared("sliding-window-counter"), name="sliding"),
             Policy(InFlight(5), name="at-once"),
         ]

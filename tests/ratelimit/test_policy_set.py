@@ -1,4 +1,4 @@
-"""The gate: all policies are asked about a request, and it counts under all of them or none."""
+"""Policy sets: a request is counted under all policies or under none."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ Local = Limiter | InFlight
 
 
 def price(scope: Scope) -> int:
-    """What a request says that it costs."""
+    """Return the cost in the scope."""
     cost: int = scope["cost"]
     return cost
 
 
-def judged(gate: PolicySet, scope: Scope) -> Evaluation:
-    """What `gate` decides by limiters of this process, of a request that nobody measures."""
-    return gate.evaluate(scope, None)
+def evaluate(policy_set: PolicySet, scope: Scope) -> Evaluation:
+    """Evaluate a request without an exchange."""
+    return policy_set.evaluate(scope, None)
 
 
 def limiters(clock: FakeClock) -> st.SearchStrategy[list[Local]]:
-    """Several limiters of all kinds."""
+    """Return a strategy of lists of limiters of all kinds."""
     timed = st.builds(
         lambda limit, strategy: Limiter(f"{limit}/minute", strategy=strategy, clock=clock),
         st.integers(1, 6),
@@ -55,110 +55,112 @@ def limiters(clock: FakeClock) -> st.SearchStrategy[list[Local]]:
 
 
 @given(data=st.data())
-def test_a_request_counts_under_all_policies_or_under_none(data: st.DataObject) -> None:
-    """What one refuses is not missing from the others, whatever they are and whatever it costs."""
+def test_request_counts_under_all_policies_or_under_none(data: st.DataObject) -> None:
+    """A request that one policy rejects consumes nothing of the others."""
     clock = FakeClock()
-    several = data.draw(limiters(clock))
-    gate = gate_of(
-        *(Policy(each, name=f"p{n}", key=client, cost=price) for n, each in enumerate(several))
+    drawn = data.draw(limiters(clock))
+    policy_set = gate_of(
+        *(Policy(limiter, name=f"p{n}", key=client, cost=price) for n, limiter in enumerate(drawn))
     )
 
     for cost, passed in data.draw(st.lists(st.tuples(st.integers(0, 7), st.floats(0, 40)))):
         clock.advance(passed)
-        before = [each.peek("client", cost) for each in several]
-        decisions, refusal, _ = judged(gate, http_scope(cost=cost))
-        left = [each.peek("client", cost).remaining for each in several]
+        before = [limiter.peek("client", cost) for limiter in drawn]
+        decisions, rejection, _ = evaluate(policy_set, http_scope(cost=cost))
+        left = [limiter.peek("client", cost).remaining for limiter in drawn]
 
-        assert (refusal is None) is all(decision.allowed for decision in before)
-        taken = cost if refusal is None else 0
+        assert (rejection is None) is all(decision.allowed for decision in before)
+        taken = cost if rejection is None else 0
         assert left == [decision.remaining - taken for decision in before]
         assert [decision.remaining for decision in decisions] == left
 
 
-def test_the_longest_wait_decides(clock: FakeClock) -> None:
-    """The refusal that has it is the one that is told, and it names the others."""
+def test_rejection_is_the_one_with_the_longest_wait(clock: FakeClock) -> None:
+    """Its attribute `also` names the other rejecting policies."""
     policies = [
         Policy(Limiter("1/minute", clock=clock), name="minute", key=client),
         Policy(Limiter("9/hour", clock=clock), name="fine", key=client),
         Policy(Limiter("2/day", clock=clock), name="day", key=client, cost=2),
         Policy(Limiter("1/hour", clock=clock), name="hour", key=client),
     ]
-    gate = gate_of(*policies)
-    judged(gate, http_scope())
+    policy_set = gate_of(*policies)
+    evaluate(policy_set, http_scope())
 
-    decisions, refusal, holds = judged(gate, http_scope())
+    decisions, rejection, reservations = evaluate(policy_set, http_scope())
 
-    assert refusal == Decision(False, 2, 0, 86400.0, 86400.0, "day", ("minute", "hour"))
+    assert rejection == Decision(False, 2, 0, 86400.0, 86400.0, "day", ("minute", "hour"))
     assert [decision.allowed for decision in decisions] == [False, True, False, False]
-    assert holds is None
+    assert reservations is None
 
 
-def test_what_never_fits_is_the_longest_wait(clock: FakeClock) -> None:
-    """Another policy's wait would promise too much."""
-    gate = gate_of(
+def test_cost_above_the_limit_is_the_longest_wait(clock: FakeClock) -> None:
+    """A finite wait of another policy would be wrong for a request that never fits."""
+    policy_set = gate_of(
         Policy(Limiter("1/day", clock=clock), name="day", key=client),
         Policy(Limiter("5/minute", clock=clock), name="size", key=client, cost=lambda scope: 6),
     )
 
-    _, refusal, _ = judged(gate, http_scope())
-    assert refusal is not None
-    assert (refusal.policy, refusal.retry_after, refusal.also) == ("size", math.inf, ())
+    _, rejection, _ = evaluate(policy_set, http_scope())
+    assert rejection is not None
+    assert (rejection.policy, rejection.retry_after, rejection.also) == ("size", math.inf, ())
 
 
-def test_a_policy_in_shadow_keeps_nobody_out(clock: FakeClock) -> None:
-    """It decides and counts for itself, unseen; the others are asked as if it had agreed."""
+def test_policy_in_shadow_mode_rejects_no_request(clock: FakeClock) -> None:
+    """The other policies count the request, and its decisions are not returned."""
     day, shadow = (Limiter(limit, clock=clock) for limit in ("3/day", "1/day"))
-    gate = gate_of(
+    policy_set = gate_of(
         Policy(shadow, name="new", key=client, enforce=False),
         Policy(day, name="old", key=client),
     )
 
-    verdicts = [judged(gate, http_scope()) for _ in range(4)]
+    evaluations = [evaluate(policy_set, http_scope()) for _ in range(4)]
 
-    assert [refusal is None for _, refusal, _ in verdicts] == [True, True, True, False]
-    assert [[each.allowed for each in decisions] for decisions, _, _ in verdicts] == [
+    assert [rejection is None for _, rejection, _ in evaluations] == [True, True, True, False]
+    assert [[decision.allowed for decision in decisions] for decisions, _, _ in evaluations] == [
         [True],
         [True],
         [True],
         [False],
     ]
-    last = verdicts[-1][1]
+    last = evaluations[-1][1]
     assert last is not None
     assert (last.policy, last.also) == ("old", ())
 
 
-def test_a_gate_in_shadow_enforces_nothing() -> None:
-    """Whatever the policies say of themselves."""
-    gate = gate_of(Policy("1/day", name="a", key=client), Policy("1/day", name="b"), enforce=False)
+def test_policy_set_in_shadow_mode_rejects_no_request() -> None:
+    """`enforce=False` of the policy set overrides `enforce` of its policies."""
+    policy_set = gate_of(
+        Policy("1/day", name="a", key=client), Policy("1/day", name="b"), enforce=False
+    )
 
-    assert [judged(gate, http_scope())[1] for _ in range(3)] == [None] * 3
+    assert [evaluate(policy_set, http_scope())[1] for _ in range(3)] == [None] * 3
 
 
-def test_nothing_claimed_is_nothing_decided() -> None:
-    """A request that no policy is for passes, with one policy and with several."""
+def test_request_that_no_policy_applies_to_passes_without_decision() -> None:
+    """This reservations for one policy and for several policies."""
 
-    def nobody(scope: Scope) -> None:
+    def no_key(scope: Scope) -> None:
         return None
 
-    several = [Policy("1/day", name=name, key=nobody) for name in "ab"]
+    policies = [Policy("1/day", name=name, key=no_key) for name in "ab"]
 
-    for gate in (gate_of(several[0]), gate_of(*several)):
-        decisions, refusal, holds = judged(gate, http_scope())
-        assert (len(decisions), refusal, holds) == (0, None, None)
+    for policy_set in (gate_of(policies[0]), gate_of(*policies)):
+        decisions, rejection, reservations = evaluate(policy_set, http_scope())
+        assert (len(decisions), rejection, reservations) == (0, None, None)
 
 
-def test_what_was_allowed_and_ends_later_is_held() -> None:
-    """Places and tokens are; requests, and what was refused in shadow, are not."""
+def test_only_allowed_slots_and_tokens_are_reserved() -> None:
+    """Requests, and slots rejected in shadow mode, need no reservation."""
     plain = Policy("9/day", name="requests", key=client)
     full = Policy(InFlight(1), name="full", key=client, cost=lambda scope: 2, enforce=False)
-    places = Policy(InFlight(9), name="places", key=client)
+    slots = Policy(InFlight(9), name="slots", key=client)
 
-    assert judged(gate_of(plain, full), http_scope())[2] is None
-    assert judged(gate_of(plain, full, places), http_scope())[2] is not None
+    assert evaluate(gate_of(plain, full), http_scope())[2] is None
+    assert evaluate(gate_of(plain, full, slots), http_scope())[2] is not None
 
 
 def fails(scope: Scope) -> Any:
-    """A function of the user's that always raises."""
+    """Raise LookupError."""
     raise LookupError("no such user")
 
 
@@ -172,55 +174,55 @@ BROKEN: dict[str, dict[str, Any]] = {
 COSTLY: dict[str, dict[str, Any]] = {
     "a cost that raises": {"cost": fails},
     "a negative cost": {"cost": lambda scope: -1},
-    "a cost that is no whole number": {"cost": lambda scope: 0.5},
-    "no cost at all": {"cost": lambda scope: None},
+    "a cost that is not an integer": {"cost": lambda scope: 0.5},
+    "a cost of None": {"cost": lambda scope: None},
     "a reserve that raises": {"tokens": fails},
-    "a reserve that is none": {"tokens": lambda scope: "many"},
+    "a reserve that is not a number": {"tokens": lambda scope: "many"},
 }
 
 
-async def failing(
+async def statuses_with_failing_policy(
     options: dict[str, Any], alone: bool, metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> list[int]:
-    """Ask three times where a policy fails; check that it is told once, and always counted."""
-    policies = [Policy("9/day", name="broken", **options), Policy("2/day", name="sound")]
+    """Return the statuses of three requests, after asserting one log line and three errors."""
+    policies = [Policy("9/day", name="broken", **options), Policy("2/day", name="valid")]
     app = RateLimitMiddleware(answering(), policies=policies[: 1 if alone else 2])
     app_and_metrics = ExchangeMiddleware(app, observers=[metrics])
 
     with caplog.at_level(logging.ERROR):
-        answers = [await drive(app_and_metrics, http_scope(method="POST")) for _ in range(3)]
+        responses = [await drive(app_and_metrics, http_scope(method="POST")) for _ in range(3)]
 
-    told = [record.args[0] for record in caplog.records if record.args]  # type: ignore[index]
-    assert told == ["rate limit policy broken"]
-    failures = metrics.registry.get_sample_value(
+    logged = [record.args[0] for record in caplog.records if record.args]  # type: ignore[index]
+    assert logged == ["rate limit policy broken"]
+    errors = metrics.registry.get_sample_value(
         "tokenpulse_internal_errors_total", {"component": "ratelimit"}
     )
-    assert failures == 3
-    return [answer.status for answer in answers]
+    assert errors == 3
+    return [response.status for response in responses]
 
 
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("options", BROKEN.values(), ids=BROKEN)
 @pytest.mark.anyio
-async def test_a_policy_that_fails_lets_the_request_pass(
+async def test_failing_policy_limits_no_request(
     options: dict[str, Any], alone: bool, metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The other policies still count; it is logged once, and counted every time."""
-    statuses = await failing(options, alone, metrics, caplog)
+    """The other policies still apply."""
+    statuses = await statuses_with_failing_policy(options, alone, metrics, caplog)
 
     assert statuses == [200, 200, 200 if alone else 429]
     assert decided(metrics, "broken") == {"error": 3}
-    assert decided(metrics, "sound") == ({} if alone else {"allowed": 2, "limited": 1})
+    assert decided(metrics, "valid") == ({} if alone else {"allowed": 2, "limited": 1})
 
 
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("options", COSTLY.values(), ids=COSTLY)
 @pytest.mark.anyio
-async def test_a_cost_that_fails_is_one(
+async def test_failing_cost_counts_as_1(
     options: dict[str, Any], alone: bool, metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a client can provoke, by a header that is no number, does not lift the limit."""
-    statuses = await failing(options, alone, metrics, caplog)
+    """A client that provokes an error, such as by an invalid header, is still limited."""
+    statuses = await statuses_with_failing_policy(options, alone, metrics, caplog)
 
     assert statuses == [200, 200, 200 if alone else 429]
     assert decided(metrics, "broken") == {"allowed": 3}
@@ -228,7 +230,7 @@ async def test_a_cost_that_fails_is_one(
 
 @pytest.mark.anyio
 async def test_decisions_are_counted_by_policy(metrics: HttpMetrics) -> None:
-    """Each policy's own, whether it keeps requests out or only tells."""
+    """Rejections are counted as limited, or as shadow if they are not enforced."""
     policies = [
         Policy("2/day", name="real"),
         Policy("1/day", name="trial", enforce=False),
@@ -250,72 +252,71 @@ async def test_decisions_are_counted_by_policy(metrics: HttpMetrics) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_every_decision_is_told(count: int, clock: FakeClock) -> None:
-    """Those that allow, those that refuse, and those that would have; with the request."""
-    told: list[tuple[str, str, bool]] = []
+def test_on_decision_gets_every_decision(count: int, clock: FakeClock) -> None:
+    """`on_decision` is called with the scope and the decision of each policy."""
+    calls: list[tuple[str, str, bool]] = []
 
-    def note(scope: Scope, decision: Decision) -> None:
-        told.append((scope["path"], decision.policy, decision.allowed))
+    def on_decision(scope: Scope, decision: Decision) -> None:
+        calls.append((scope["path"], decision.policy, decision.allowed))
 
     policies = [
         Policy(Limiter("1/day", clock=clock), name="real", key=client),
         Policy(Limiter("9/day", clock=clock), name="other", key=client),
     ]
-    gate = PolicySet(policies[:count], enforce=True, on_decision=note)
+    policy_set = PolicySet(policies[:count], enforce=True, on_decision=on_decision)
 
-    judged(gate, http_scope("/1"))
-    judged(gate, http_scope("/2"))
+    evaluate(policy_set, http_scope("/1"))
+    evaluate(policy_set, http_scope("/2"))
 
     both = [("/1", "real", True), ("/1", "other", True), ("/2", "real", False)]
     expected = [*both, ("/2", "other", True)]
-    assert told == [each for each in expected if each[1] == "real" or count == 2]
+    assert calls == [call for call in expected if call[1] == "real" or count == 2]
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_whoever_is_told_cannot_undo_a_decision(
+def test_failing_on_decision_changes_no_decision(
     count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A callback that raises is logged once, and the decisions stand."""
+    """The error of `on_decision` is logged once."""
 
-    def note(scope: Scope, decision: Decision) -> None:
+    def on_decision(scope: Scope, decision: Decision) -> None:
         raise RuntimeError("no disk")
 
     policies = [Policy("1/day", name="a", key=client), Policy("1/day", name="b", key=client)]
-    gate = PolicySet(policies[:count], enforce=True, on_decision=note)
+    policy_set = PolicySet(policies[:count], enforce=True, on_decision=on_decision)
 
-    refusals = [judged(gate, http_scope())[1] is not None for _ in range(3)]
+    rejections = [evaluate(policy_set, http_scope())[1] is not None for _ in range(3)]
 
-    assert refusals == [False, True, True]
+    assert rejections == [False, True, True]
     assert [record.args for record in caplog.records] == [("ratelimit", "RuntimeError")]
 
 
-# Limiters that processes share, on real servers.
-
-
 @pytest.mark.anyio
-async def test_a_limiter_that_fails_is_passed_over() -> None:
-    """Alone and beside others, which still count: a broken clock is no server error."""
+async def test_failing_limiter_limits_no_request() -> None:
+    """A broken clock fails no request, and other policies still apply."""
 
     def clock() -> float:
         raise OSError("no clock")
 
     broken = Policy(Limiter("5/day", clock=clock), name="broken")
-    sound = Policy("1/day", name="sound")
+    valid = Policy("1/day", name="valid")
 
     alone = RateLimitMiddleware(answering(), policies=[broken])
-    both = RateLimitMiddleware(answering(), policies=[broken, sound])
+    both = RateLimitMiddleware(answering(), policies=[broken, valid])
 
     assert [(await drive(alone)).status for _ in range(2)] == [200, 200]
     assert [(await drive(both)).status for _ in range(2)] == [200, 429]
 
 
 def test_default_key_applies_only_to_policies_without_a_key() -> None:
-    """A policy with a key of its own keeps it."""
+    """A policy with a key keeps it."""
     keyless, keyed = Limiter("5/minute"), Limiter("5/minute")
     policies = [Policy(keyless, name="a"), Policy(keyed, name="b", key=lambda scope: "own")]
-    gate = PolicySet(policies, enforce=True, on_decision=None, default_key=lambda scope: "default")
+    policy_set = PolicySet(
+        policies, enforce=True, on_decision=None, default_key=lambda scope: "default"
+    )
 
-    gate.evaluate(http_scope(), None)
+    policy_set.evaluate(http_scope(), None)
 
     assert (list(keyless), list(keyed)) == (["default"], ["own"])
 
@@ -323,11 +324,11 @@ def test_default_key_applies_only_to_policies_without_a_key() -> None:
 def test_default_key_applies_to_a_single_policy() -> None:
     """The fast path for one plain policy uses the same key."""
     limiter = Limiter("5/minute")
-    gate = PolicySet(
+    policy_set = PolicySet(
         [Policy(limiter)], enforce=True, on_decision=None, default_key=lambda scope: "default"
     )
 
-    gate.evaluate(http_scope(), None)
+    policy_set.evaluate(http_scope(), None)
 
     assert list(limiter) == ["default"]
 

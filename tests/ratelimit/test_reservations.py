@@ -1,4 +1,4 @@
-"""Tokens: reserved before a request, and settled when it is over."""
+"""Tokens: reserved before a request, and settled when the response ends."""
 
 from __future__ import annotations
 
@@ -41,17 +41,16 @@ from ..support.apps import (
     streaming,
 )
 from ..support.asgi import Answer, drive, http_scope
+from ..support.chunks import chunkings, split_at
 from ..support.clock import FakeClock
 from ..support.servers import Server
 from ..support.waiting import PATIENCE
-from ..usage.bodies import FRAMES, JSON, SSE, chunkings, cut, happening, invoked
+from ..usage.bodies import FRAMES, JSON, SSE, bedrock_chunk, bedrock_event
 from ..usage.codings import CODINGS, Encode
 
 LIMIT, RESERVE = 100, 40
 
-
 Around = Callable[[ASGIApp], ASGIApp]
-
 
 AROUND: dict[str, Around] = {
     "no exchange": lambda app: app,
@@ -59,17 +58,16 @@ AROUND: dict[str, Around] = {
     "an exchange without usage": lambda app: ExchangeMiddleware(app, usage=False),
 }
 
-
 STRATEGIES = ("fixed-window", "sliding-window-counter", "gcra")
 
 
 def client(scope: Scope) -> str:
-    """Everybody is the same client."""
+    """Return the same key for all requests."""
     return "client"
 
 
-def told(**counts: int) -> bytes:
-    """A vendor's JSON answer that says what it has cost."""
+def chat_with_usage(**counts: int) -> bytes:
+    """Return a JSON response of a vendor with a usage."""
     return json.dumps({"object": "chat.completion", "model": "m", "usage": counts}).encode()
 
 
@@ -78,7 +76,6 @@ CHAT = [
     event(choices=[], usage={"prompt_tokens": 12, "completion_tokens": 8}),
     b"data: [DONE]\n\n",
 ]
-
 
 CLAUDE = [
     event(type="message_start", message={"usage": {"input_tokens": 11, "output_tokens": 1}}),
@@ -89,13 +86,13 @@ CLAUDE = [
 
 
 class Budget:
-    """A client's tokens, and an application that is limited by them.
+    """Token limit of a client, and the limited application.
 
     Args:
-        app: What answers.
-        around: What is put around the limit.
-        strategy: How it is counted.
-        tokens: What is reserved for each request.
+        app: Application behind the limit.
+        around: Wrapper of the limit.
+        strategy: Strategy of the limiter.
+        tokens: Reserve of each request.
     """
 
     def __init__(
@@ -112,18 +109,18 @@ class Budget:
 
     @property
     def used(self) -> int:
-        """What the client cannot use any more."""
+        """Return the tokens that are used or reserved."""
         return LIMIT - self.limiter.peek("client", 0).remaining
 
-    async def ask(self, path: str = "/v1/chat", method: str = "POST", **how: Any) -> Answer:
+    async def send(self, path: str = "/v1/chat", method: str = "POST", **options: Any) -> Answer:
         """Send one request."""
-        return await drive(self.app, http_scope(path, method=method), **how)
+        return await drive(self.app, http_scope(path, method=method), **options)
 
 
 async def annotating(scope: Scope, receive: Receive, send: Send) -> None:
-    """Knows better than its answer what it has cost."""
+    """Annotate a usage other than that of the response."""
     annotate(scope, usage=TokenUsage(input=30, output=3))
-    await answering(told(prompt_tokens=1, completion_tokens=1))(scope, receive, send)
+    await answering(chat_with_usage(prompt_tokens=1, completion_tokens=1))(scope, receive, send)
 
 
 def annotating_with(usage: TokenUsage) -> ASGIApp:
@@ -137,19 +134,22 @@ def annotating_with(usage: TokenUsage) -> ASGIApp:
 
 
 async def dropping(scope: Scope, receive: Receive, send: Send) -> None:
-    """Keeps its exchange out of all measurement."""
+    """Respond with a usage, and drop the exchange from all measurements."""
     drop_exchange(scope)
-    await answering(told(prompt_tokens=1, completion_tokens=1))(scope, receive, send)
+    await answering(chat_with_usage(prompt_tokens=1, completion_tokens=1))(scope, receive, send)
 
 
 COMPLETE: dict[str, tuple[ASGIApp, int]] = {
-    "json": (answering(told(prompt_tokens=12, completion_tokens=8)), 20),
-    "json of anthropic": (answering(told(input_tokens=12, output_tokens=9)), 21),
+    "json": (answering(chat_with_usage(prompt_tokens=12, completion_tokens=8)), 20),
+    "json of anthropic": (answering(chat_with_usage(input_tokens=12, output_tokens=9)), 21),
     "a stream of openai": (streaming(CHAT), 20),
     "a stream of anthropic": (streaming(CLAUDE), 19),
-    "more than was reserved": (answering(told(prompt_tokens=50, completion_tokens=20)), 70),
-    "nothing": (answering(told(prompt_tokens=0, completion_tokens=0)), 0),
-    "what the application says": (annotating, 33),
+    "more than was reserved": (
+        answering(chat_with_usage(prompt_tokens=50, completion_tokens=20)),
+        70,
+    ),
+    "nothing": (answering(chat_with_usage(prompt_tokens=0, completion_tokens=0)), 0),
+    "a usage annotated by the application": (annotating, 33),
 }
 
 
@@ -157,50 +157,49 @@ COMPLETE: dict[str, tuple[ASGIApp, int]] = {
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 @pytest.mark.parametrize(("app", "used"), COMPLETE.values(), ids=COMPLETE)
 @pytest.mark.anyio
-async def test_a_complete_answer_is_charged_what_it_says(
+async def test_complete_response_is_charged_its_usage(
     app: ASGIApp, used: int, around: Around, strategy: str
 ) -> None:
-    """In place of the reserve: with every strategy, and whoever else looks at the exchange."""
+    """The usage replaces the reserve, with every strategy and any exchange around the limit."""
     budget = Budget(app, around=around, strategy=strategy)
 
-    answer = await budget.ask()
+    response = await budget.send()
 
-    assert answer.status == 200
-    assert answer.headers["ratelimit"].startswith(f'"tokens";r={LIMIT - RESERVE};')
+    assert response.status == 200
+    assert response.headers["ratelimit"].startswith(f'"tokens";r={LIMIT - RESERVE};')
     assert budget.used == used
 
 
-GIVEN_BACK: dict[str, tuple[ASGIApp, str]] = {
-    "an upstream that fails": (answering(b'{"error":{}}', status=500), "POST"),
+REFUNDED: dict[str, tuple[ASGIApp, str]] = {
+    "a failing upstream": (answering(b'{"error":{}}', status=500), "POST"),
     "a request that is rejected": (answering(b'{"error":{}}', status=400), "POST"),
     "an upstream over its own limit": (answering(b'{"error":{}}', status=429), "POST"),
     "an exception": (raising, "POST"),
-    "no answer": (silent, "POST"),
+    "no response": (silent, "POST"),
     "a page": (answering(b"<p>", content_type=b"text/html"), "GET"),
-    "a stored answer": (answering(told(prompt_tokens=12, completion_tokens=8)), "GET"),
+    "a stored response": (answering(chat_with_usage(prompt_tokens=12, completion_tokens=8)), "GET"),
 }
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
-@pytest.mark.parametrize(("app", "method"), GIVEN_BACK.values(), ids=GIVEN_BACK)
+@pytest.mark.parametrize(("app", "method"), REFUNDED.values(), ids=REFUNDED)
 @pytest.mark.anyio
-async def test_where_no_model_has_answered_all_is_given_back(
+async def test_reserve_is_refunded_if_no_model_responded(
     app: ASGIApp, method: str, around: Around, strategy: str
 ) -> None:
-    """What failed before a model had said anything has cost nothing."""
+    """Errors and responses to GET are charged nothing."""
     budget = Budget(app, around=around, strategy=strategy)
 
-    await budget.ask(method=method)
+    await budget.send(method=method)
 
     assert budget.used == 0
 
 
-CHATTER = [
+WITHOUT_USAGE = [
     b'data: {"choices":[{"delta":{"content":"to"}}],"usage":null}\n\n',
     b"data: [DONE]\n\n",
 ]
-
 
 ZIPPED = answering(b"\x1f\x8b", headers=[(b"content-encoding", b"gzip")])
 
@@ -208,12 +207,12 @@ ZIPPED = answering(b"\x1f\x8b", headers=[(b"content-encoding", b"gzip")])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/codex/v1/chat/completions"])
 @pytest.mark.parametrize(
     "app",
-    [streaming(CHATTER), ZIPPED, answering(b'{"saved":true}')],
-    ids=["a stream", "compressed", "something else"],
+    [streaming(WITHOUT_USAGE), ZIPPED, answering(b'{"saved":true}')],
+    ids=["a stream", "compressed", "other JSON"],
 )
 @pytest.mark.anyio
-async def test_a_success_that_does_not_say_costs_the_reserve(app: ASGIApp, path: str) -> None:
-    """To ask for no usage, or for an answer that we cannot read, gets nobody around the limit."""
+async def test_success_without_usage_is_charged_the_reserve(app: ASGIApp, path: str) -> None:
+    """A response without a usage, or an unreadable one, does not avoid the limit."""
     limiter = Limiter("100/minute")
     policy = Policy(limiter, key=lambda scope: "client", tokens=40)
 
@@ -224,9 +223,9 @@ async def test_a_success_that_does_not_say_costs_the_reserve(app: ASGIApp, path:
 
 @pytest.mark.parametrize("usage", [TokenUsage(input="3"), TokenUsage(input=3.5)])  # type: ignore[arg-type]
 @pytest.mark.anyio
-async def test_a_usage_that_is_none_costs_the_reserve_and_no_place(usage: TokenUsage) -> None:
-    """What an application annotates by mistake fails no request, and holds nothing for ever."""
-    tokens, places = Limiter("100/minute"), InFlight(5)
+async def test_invalid_annotated_usage_is_charged_the_reserve(usage: TokenUsage) -> None:
+    """An invalid annotation fails no request and keeps no slot."""
+    tokens, slots = Limiter("100/minute"), InFlight(5)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         annotate(scope, usage=usage)
@@ -234,20 +233,20 @@ async def test_a_usage_that_is_none_costs_the_reserve_and_no_place(usage: TokenU
 
     policies = [
         Policy(tokens, name="tokens", key=lambda scope: "client", tokens=5),
-        Policy(places, name="places", key=lambda scope: "client"),
+        Policy(slots, name="slots", key=lambda scope: "client"),
     ]
-    answer = await drive(RateLimitMiddleware(app, policies=policies), http_scope(method="POST"))
+    response = await drive(RateLimitMiddleware(app, policies=policies), http_scope(method="POST"))
 
-    assert answer.error is None
-    assert len(places) == 0
+    assert response.error is None
+    assert len(slots) == 0
     assert tokens.peek("client").remaining == 95
 
 
 CUT: dict[str, tuple[ASGIApp, Callable[[Message], None], int]] = {
     "the client leaves openai": (streaming(CHAT), gone, RESERVE),
     "the client leaves anthropic": (streaming(CLAUDE), gone, 12),
-    "the client leaves without a word": (listening, lambda message: None, RESERVE),
-    "the client is seen to leave": (listening_later, lambda message: None, RESERVE),
+    "the client leaves before the headers": (listening, lambda message: None, RESERVE),
+    "the client leaves after the headers": (listening_later, lambda message: None, RESERVE),
     "the application stops": (streaming(WORDS, ends=False), lambda message: None, RESERVE),
     "the upstream stops": (streaming(CLAUDE[:2], ends=False), lambda message: None, 12),
     "the application fails": (raising_later, lambda message: None, RESERVE),
@@ -262,64 +261,57 @@ CUT: dict[str, tuple[ASGIApp, Callable[[Message], None], int]] = {
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 @pytest.mark.parametrize(("app", "on_send", "used"), CUT.values(), ids=CUT)
 @pytest.mark.anyio
-async def test_to_leave_early_is_not_for_nothing(
+async def test_truncated_response_is_charged_its_usage_or_the_reserve(
     app: ASGIApp, on_send: Callable[[Message], None], used: int, around: Around
 ) -> None:
-    """A cut answer is charged what it has said so far; where that is nothing, the reserve."""
+    """A response is charged the usage reported so far, or the reserve without one."""
     budget = Budget(app, around=around)
 
-    await budget.ask(on_send=on_send)
+    await budget.send(on_send=on_send)
 
     assert budget.used == used
 
 
 @pytest.mark.parametrize("path", ["/claude/v1/messages", "/codex/v1/chat/completions"])
 @pytest.mark.anyio
-async def test_a_provider_that_does_not_tell_costs_the_reserve(path: str) -> None:
-    """An answer of a model that cannot be read, or that says nothing of usage."""
-    silent_one, zipped = (
+async def test_provider_response_without_usage_is_charged_the_reserve(path: str) -> None:
+    """This holds for responses without a usage, and with an unreadable content coding."""
+    readable, zipped = (
         Budget(answering(b'{"choices":[]}', headers=headers))
         for headers in ([], [(b"content-encoding", b"gzip")])
     )
 
-    await silent_one.ask(path)
-    await zipped.ask(path)
+    await readable.send(path)
+    await zipped.send(path)
 
-    assert (silent_one.used, zipped.used) == (RESERVE, RESERVE)
+    assert (readable.used, zipped.used) == (RESERVE, RESERVE)
 
 
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 @pytest.mark.parametrize("pieces", [1, 7])
 @pytest.mark.anyio
-async def test_to_leave_just_before_the_end_is_not_for_nothing(around: Around, pieces: int) -> None:
-    """Each event of a stream is a token at least, also where the vendor has not said so yet."""
+async def test_truncated_stream_is_charged_its_events(around: Around, pieces: int) -> None:
+    """Each event after the tenth is charged at least one token."""
     word = event(type="content_block_delta", delta={"type": "text_delta", "text": "token"})
     start = event(type="message_start", message={"usage": {"input_tokens": 9, "output_tokens": 1}})
     words = [word * pieces] * (35 // pieces)
     budget = Budget(streaming([start, *words], ends=False), around=around)
 
-    await budget.ask()
+    await budget.send()
 
     assert budget.used == 9 + 1 + 35 - 10
 
 
-# The beginning of a stream of each form, a word of it, and the tokens that the beginning reports.
-# What OpenAI and Converse report comes at the end.
 _START = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
-
-
 _WORD = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "data: token"}}
-
-
 _PART = {"candidates": [{"content": {"parts": [{"text": "token"}]}}]}
-
-
 _COUNTS = {"usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 1}}
 
-
+# By format: media type, beginning of a stream, one event, and input tokens in the beginning.
+# OpenAI and Converse report their usage at the end.
 STREAMED: dict[str, tuple[bytes, bytes, bytes, int]] = {
     "anthropic": (SSE, event(**_START), event(**_WORD), 9),
-    "anthropic in lines of old": (
+    "anthropic with CR line ends": (
         SSE,
         event(**_START).replace(b"\n", b"\r"),
         event(**_WORD).replace(b"\n", b"\r"),
@@ -333,11 +325,11 @@ STREAMED: dict[str, tuple[bytes, bytes, bytes, int]] = {
         b"," + json.dumps(_PART).encode(),
         9,
     ),
-    "invoke": (FRAMES, invoked(_START), invoked(_WORD), 9),
+    "invoke": (FRAMES, bedrock_chunk(_START), bedrock_chunk(_WORD), 9),
     "converse": (
         FRAMES,
-        happening("messageStart", {"role": "assistant"}),
-        happening("contentBlockDelta", {"delta": {"text": "token"}}),
+        bedrock_event("messageStart", {"role": "assistant"}),
+        bedrock_event("contentBlockDelta", {"delta": {"text": "token"}}),
         0,
     ),
 }
@@ -355,26 +347,28 @@ def test_cut_stream_of_same_events_is_charged_the_same(
     words: int,
     data: st.DataObject,
 ) -> None:
-    """Each event after the tenth is a token, whatever the coding and the chunks on the wire."""
-    content_type, start, word, read = stream
+    """Each event after the tenth is charged a token, with any content coding and chunks."""
+    content_type, start, word, input_tokens = stream
     encoding, encode = coding
     chunks = data.draw(chunkings(encode(start + word * words)))
     headers = [(b"content-encoding", encoding)] if encoding else []
     app = streaming(chunks, content_type=content_type, headers=headers, ends=False)
     budget = Budget(app, tokens=1)
 
-    anyio.run(budget.ask)
+    anyio.run(budget.send)
 
-    assert budget.used == read + max(1, 1 + words - 10)
+    assert budget.used == input_tokens + max(1, 1 + words - 10)
 
 
 @pytest.mark.parametrize("coding", (PLAIN | CODINGS).values(), ids=PLAIN | CODINGS)
 @pytest.mark.anyio
-async def test_leaving_a_long_compressed_stream_is_not_free(coding: tuple[bytes, Encode]) -> None:
-    """A client that leaves after 1,000 words is charged them, and not the reserve."""
+async def test_truncated_compressed_stream_is_charged_its_events(
+    coding: tuple[bytes, Encode],
+) -> None:
+    """After 1,000 events the client is charged them instead of the reserve."""
     encoding, encode = coding
     body = encode(event(**_START) + event(**_WORD) * 1000)
-    chunks = cut(body, range(0, len(body), 997))
+    chunks = split_at(body, range(0, len(body), 997))
     app = streaming(chunks, headers=[(b"content-encoding", encoding)], ends=False)
     limiter = Limiter("100000/minute", clock=FakeClock())
     policy = Policy(limiter, key=client, tokens=4000)
@@ -385,17 +379,17 @@ async def test_leaving_a_long_compressed_stream_is_not_free(coding: tuple[bytes,
 
 
 IMPLAUSIBLE: dict[str, tuple[ASGIApp, int]] = {
-    "json": (answering(told(prompt_tokens=2**53 - 1, completion_tokens=3)), RESERVE),
-    "a count that is no integer of C": (
-        answering(told(prompt_tokens=10**30, completion_tokens=3)),
+    "json": (answering(chat_with_usage(prompt_tokens=2**53 - 1, completion_tokens=3)), RESERVE),
+    "a count above 64 bits": (
+        answering(chat_with_usage(prompt_tokens=10**30, completion_tokens=3)),
         RESERVE,
     ),
     "a sum of input": (
-        answering(told(input_tokens=6 * 10**8, cache_read_input_tokens=6 * 10**8)),
+        answering(chat_with_usage(input_tokens=6 * 10**8, cache_read_input_tokens=6 * 10**8)),
         RESERVE,
     ),
     "a sum of all": (
-        answering(told(prompt_tokens=6 * 10**8, completion_tokens=6 * 10**8)),
+        answering(chat_with_usage(prompt_tokens=6 * 10**8, completion_tokens=6 * 10**8)),
         RESERVE,
     ),
     "the end of a stream": (
@@ -428,7 +422,7 @@ IMPLAUSIBLE: dict[str, tuple[ASGIApp, int]] = {
         streaming([event(usageMetadata={"promptTokenCount": count}) for count in (10**10, 9)]),
         9,
     ),
-    "what the application says": (
+    "a usage annotated by the application": (
         annotating_with(TokenUsage(input=10**9, output=1)),
         RESERVE,
     ),
@@ -444,21 +438,20 @@ async def test_implausible_usage_is_charged_at_least_the_reserve(
     """A number that no response can have neither fills the counter nor lowers the charge."""
     budget = Budget(app, strategy=strategy)
 
-    await budget.ask()
+    await budget.send()
 
     assert budget.used == used
 
 
 FREE = {"prompt_tokens": 0, "completion_tokens": 0}
 
-
-WRITTEN: dict[str, bytes] = {
+WRITTEN_BY_MODEL: dict[str, bytes] = {
     "a document": json.dumps({"usage": FREE}).encode(),
     "a response of OpenAI": json.dumps(
         {"object": "chat.completion", "choices": [], "usage": FREE}
     ).encode(),
     "an event": event(usage=FREE),
-    "a stream that is cut": event(usage=FREE) + event(choices=[]),
+    "a truncated stream": event(usage=FREE) + event(choices=[]),
     "lines": b'{"id": 1}\n' + json.dumps({"usage": FREE}).encode(),
     "an array": b"[" + json.dumps({"usage": FREE}).encode() + b"]",
 }
@@ -466,48 +459,48 @@ WRITTEN: dict[str, bytes] = {
 
 @pytest.mark.parametrize("ends", [True, False])
 @pytest.mark.parametrize("content_type", [b"", b"text/plain", b"application/octet-stream"])
-@pytest.mark.parametrize("body", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize("body", WRITTEN_BY_MODEL.values(), ids=WRITTEN_BY_MODEL)
 @pytest.mark.anyio
 async def test_usage_in_sniffed_body_does_not_lower_the_charge(
     body: bytes, content_type: bytes, ends: bool
 ) -> None:
-    """A client can have the model write a usage; it is charged the reserve at least."""
+    """A client can make the model write a usage, so at least the reserve is charged."""
     budget = Budget(streaming([body], content_type=content_type, ends=ends))
 
-    await budget.ask()
+    await budget.send()
 
     assert budget.used == RESERVE
 
 
 @pytest.mark.anyio
 async def test_usage_in_sniffed_body_raises_the_charge() -> None:
-    """Streams without a media type are metered: what they used beyond the reserve is charged."""
-    body = told(prompt_tokens=50, completion_tokens=20)
+    """A response without a media type is charged its usage beyond the reserve."""
+    body = chat_with_usage(prompt_tokens=50, completion_tokens=20)
     budget = Budget(answering(body, content_type=b""))
 
-    await budget.ask()
+    await budget.send()
 
     assert budget.used == 70
 
 
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 @pytest.mark.anyio
-async def test_what_is_kept_out_of_measurement_is_charged_all_the_same(around: Around) -> None:
-    """Observers do not hear of it; the budget does."""
+async def test_dropped_exchange_is_charged_its_usage(around: Around) -> None:
+    """Dropping an exchange hides it from observers, not from the token limit."""
     budget = Budget(dropping, around=around)
 
-    await budget.ask()
+    await budget.send()
 
     assert budget.used == 2
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.anyio
-async def test_whoever_used_more_than_the_limit_is_in_debt(strategy: str) -> None:
-    """The answer is whole; nothing more is allowed before as much time has passed."""
+async def test_usage_above_the_limit_rejects_later_requests(strategy: str) -> None:
+    """The first response is complete; the next request is allowed after `Retry-After`."""
     limiter = Limiter(f"{LIMIT}/minute", strategy=strategy, clock=(clock := FakeClock(960.0)))
     app = RateLimitMiddleware(
-        answering(told(prompt_tokens=300, completion_tokens=50)),
+        answering(chat_with_usage(prompt_tokens=300, completion_tokens=50)),
         policies=[Policy(limiter, key=client, tokens=RESERVE)],
     )
 
@@ -517,24 +510,24 @@ async def test_whoever_used_more_than_the_limit_is_in_debt(strategy: str) -> Non
     third = await drive(app, http_scope(method="POST"))
 
     assert [first.status, second.status, third.status] == [200, 429, 200]
-    # A bucket drains 100 in a minute; windows forget what was used in them.
+    # A bucket drains 100 tokens per minute; the usage of a window ends with the window.
     waits = {"fixed-window": range(60, 61), "gcra": range(174, 176)}
     assert int(second.headers["retry-after"]) in waits.get(strategy, range(60, 121))
 
 
 @pytest.mark.anyio
-async def test_a_reserve_can_depend_on_the_request() -> None:
-    """A gateway knows what a request may use: its `max_tokens`, or the size of its model."""
+async def test_reserve_can_depend_on_the_request() -> None:
+    """`tokens` may be a function of the scope."""
     budget = Budget(streaming(WORDS, ends=False), tokens=lambda scope: len(scope["path"]))
 
-    await budget.ask("/12345678")
+    await budget.send("/12345678")
 
     assert budget.used == 9
 
 
 @pytest.mark.anyio
-async def test_a_refused_request_reserves_nothing() -> None:
-    """Neither one that is over the limit, nor one that is refused by another policy."""
+async def test_rejected_request_reserves_nothing() -> None:
+    """This holds for rejections by the token limit and by other policies."""
     limiter = Limiter(f"{LIMIT}/minute", clock=FakeClock())
     policies = [
         Policy(limiter, name="tokens", key=client, tokens=RESERVE),
@@ -542,16 +535,16 @@ async def test_a_refused_request_reserves_nothing() -> None:
     ]
     app = RateLimitMiddleware(streaming(WORDS, ends=False), policies=policies)
 
-    answers = [await drive(app, http_scope(method="POST")) for _ in range(3)]
+    responses = [await drive(app, http_scope(method="POST")) for _ in range(3)]
 
-    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert [response.status for response in responses] == [200, 200, 429]
     assert limiter.peek("client").remaining == LIMIT - 2 * RESERVE
     assert [policy.limiter.peek("client").remaining for policy in app.policies] == [20, 1]  # type: ignore[union-attr]
 
 
 @pytest.mark.anyio
-async def test_a_websocket_costs_the_reserve() -> None:
-    """Nobody reads what goes over it."""
+async def test_websocket_is_charged_the_reserve() -> None:
+    """The messages of a WebSocket are not metered."""
     budget = Budget(silent)
 
     await drive(budget.app, {**http_scope("/live"), "type": "websocket"})
@@ -560,59 +553,61 @@ async def test_a_websocket_costs_the_reserve() -> None:
 
 
 @pytest.mark.anyio
-async def test_requests_at_once_cannot_use_more_than_the_limit_together() -> None:
-    """Only as many are let in as can be paid for; when they have used less, others are."""
-    arrived, go = 0, anyio.Event()
+async def test_concurrent_requests_cannot_exceed_the_limit_together() -> None:
+    """Reserves limit concurrent requests; a smaller usage allows later ones."""
+    arrived, proceed = 0, anyio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal arrived
         arrived += 1
-        await go.wait()
-        await answering(told(prompt_tokens=12, completion_tokens=8))(scope, receive, send)
+        await proceed.wait()
+        await answering(chat_with_usage(prompt_tokens=12, completion_tokens=8))(
+            scope, receive, send
+        )
 
-    budget, answers = Budget(app), list[Answer]()
+    budget, responses = Budget(app), list[Answer]()
 
-    async def ask() -> None:
-        answers.append(await budget.ask())
-        if len(answers) == 8:
-            go.set()
+    async def send_request() -> None:
+        responses.append(await budget.send())
+        if len(responses) == 8:
+            proceed.set()
 
     async with anyio.create_task_group() as tasks:
         for _ in range(10):
-            tasks.start_soon(ask)
+            tasks.start_soon(send_request)
 
-    assert [answer.status for answer in answers] == [429] * 8 + [200] * 2
+    assert [response.status for response in responses] == [429] * 8 + [200] * 2
     assert (arrived, budget.used) == (2, 40)
-    assert (await budget.ask()).status == 200
+    assert (await budget.send()).status == 200
 
 
 @given(
     strategy=st.sampled_from(STRATEGIES),
     steps=st.lists(st.tuples(st.booleans(), st.integers(1, 60), st.integers(0, 9)), max_size=40),
 )
-def test_what_is_used_and_reserved_never_exceeds_the_limit(
+def test_used_and_reserved_tokens_never_exceed_the_limit(
     strategy: str, steps: list[tuple[bool, int, int]]
 ) -> None:
-    """However requests begin and end between each other, if none uses more than it reserved."""
+    """This holds for any order of requests that use at most their reserve."""
     limiter = Limiter(f"{LIMIT}/minute", strategy=strategy, clock=FakeClock())
     policy = Policy(limiter, key=client, tokens=lambda scope: scope["reserve"])
-    gate = PolicySet([policy], enforce=True, on_decision=None)
-    held: list[tuple[Reservations, int]] = []
+    policy_set = PolicySet([policy], enforce=True, on_decision=None)
+    in_progress: list[tuple[Reservations, int]] = []
     used = 0
 
-    for begins, amount, which in steps:
+    for begins, amount, index in steps:
         if begins:
-            _, refusal, holds = gate.evaluate(http_scope(reserve=amount), None)
-            assert (holds is None) is (refusal is not None)
-            if holds is not None:
-                held.append((holds, amount))
-        elif held:
-            holds, reserve = held.pop(which % len(held))
+            _, rejection, reservations = policy_set.evaluate(http_scope(reserve=amount), None)
+            assert (reservations is None) is (rejection is not None)
+            if reservations is not None:
+                in_progress.append((reservations, amount))
+        elif in_progress:
+            reservations, reserve = in_progress.pop(index % len(in_progress))
             spent = min(amount, reserve)
-            holds.finished(exchange_that_used(spent))
-            holds.finished(exchange_that_used(1000))  # nothing is settled twice
+            reservations.finished(exchange_that_used(spent))
+            reservations.finished(exchange_that_used(1000))  # without an effect
             used += spent
-        taken = used + sum(reserve for _, reserve in held)
+        taken = used + sum(reserve for _, reserve in in_progress)
         assert taken <= LIMIT
         assert LIMIT - limiter.peek("client", 0).remaining == taken
 
@@ -623,7 +618,7 @@ def test_what_is_used_and_reserved_never_exceeds_the_limit(
             st.booleans(),
             st.integers(1, 60),
             st.integers(0, 9),
-            st.integers(0, 480).map(lambda sixteenths: sixteenths / 16),  # which floats can hold
+            st.integers(0, 480).map(lambda sixteenths: sixteenths / 16),  # exact as float
         ),
         max_size=40,
     )
@@ -631,29 +626,29 @@ def test_what_is_used_and_reserved_never_exceeds_the_limit(
 def test_no_window_is_charged_more_than_its_limit(
     steps: list[tuple[bool, int, int, float]],
 ) -> None:
-    """What began in one window and ends in another, too."""
+    """This holds for requests that begin in one window and end in another."""
     clock = FakeClock()
     limiter = Limiter(f"{LIMIT}/minute", clock=clock)
     policy = Policy(limiter, key=client, tokens=lambda scope: scope["reserve"])
-    gate = PolicySet([policy], enforce=True, on_decision=None)
-    held: list[tuple[Reservations, int, int]] = []
+    policy_set = PolicySet([policy], enforce=True, on_decision=None)
+    in_progress: list[tuple[Reservations, int, int]] = []
     windows: list[int] = []
     ends = 0.0
 
-    for begins, amount, which, passed in steps:
+    for begins, amount, index, passed in steps:
         clock.advance(passed)
         if begins:
-            _, _, holds = gate.evaluate(http_scope(reserve=amount), None)
+            _, _, reservations = policy_set.evaluate(http_scope(reserve=amount), None)
             if clock() >= ends:
                 windows.append(0)
                 ends = clock() + 60
-            if holds is not None:
+            if reservations is not None:
                 windows[-1] += amount
-                held.append((holds, amount, len(windows) - 1))
-        elif held:
-            holds, reserve, window = held.pop(which % len(held))
+                in_progress.append((reservations, amount, len(windows) - 1))
+        elif in_progress:
+            reservations, reserve, window = in_progress.pop(index % len(in_progress))
             spent = min(amount, reserve)
-            holds.finished(exchange_that_used(spent))
+            reservations.finished(exchange_that_used(spent))
             windows[window] -= reserve - spent
         assert all(charged <= LIMIT for charged in windows)
         if clock() < ends:
@@ -661,7 +656,7 @@ def test_no_window_is_charged_more_than_its_limit(
 
 
 def exchange_that_used(tokens: int) -> Exchange:
-    """A finished exchange."""
+    """Return a finished exchange with a usage."""
     exchange = Exchange("POST", 0.0)
     exchange.status, exchange.usage = 200, TokenUsage(output=tokens)
     return exchange
@@ -669,8 +664,8 @@ def exchange_that_used(tokens: int) -> Exchange:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_tokens_are_settled_with_a_storage_too(redis: Server, anyio_backend: str) -> None:
-    """Answers give back or are charged what they say, and what is cut keeps the reserve."""
+async def test_shared_tokens_are_settled_in_the_storage(redis: Server, anyio_backend: str) -> None:
+    """The usage replaces the reserve; a truncated response without usage keeps it."""
     limiter = SharedLimiter(
         f"{LIMIT}/day", storage=f"async+redis://{redis.place}", timeout=PATIENCE
     )
@@ -678,7 +673,9 @@ async def test_tokens_are_settled_with_a_storage_too(redis: Server, anyio_backen
     costs = iter([5, 0, 20, 35])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answering(told(prompt_tokens=next(costs), completion_tokens=0))(scope, receive, send)
+        await answering(chat_with_usage(prompt_tokens=next(costs), completion_tokens=0))(
+            scope, receive, send
+        )
 
     left = []
     for answering_app in (app, app, app, app, raising, raising_later):
@@ -691,10 +688,10 @@ async def test_tokens_are_settled_with_a_storage_too(redis: Server, anyio_backen
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_tokens_are_settled_with_a_storage_although_the_request_is_cancelled(
+async def test_shared_tokens_of_a_cancelled_request_are_settled(
     redis: Server, anyio_backend: str
 ) -> None:
-    """The server ends the request of a client that has left; its storage is told all the same."""
+    """The server cancels the request of a client that has left, which is charged its usage."""
     limiter = SharedLimiter(
         f"{LIMIT}/day", storage=f"async+redis://{redis.place}", timeout=PATIENCE
     )
@@ -714,6 +711,3 @@ async def test_tokens_are_settled_with_a_storage_although_the_request_is_cancell
         await task
 
     assert (await limiter.peek("client", 0)).remaining == LIMIT - 12
-
-
-# Places. Every ending is an application, and how it is driven; it checks that its place is taken.

@@ -1,4 +1,4 @@
-"""What a request over its limit is answered, and what the vendors' own SDKs make of it."""
+"""Responses to rejected requests, and the behaviour of the vendors' SDKs."""
 
 from __future__ import annotations
 
@@ -53,66 +53,60 @@ from ..support.clock import FakeClock
 from ..support.waiting import PATIENCE
 
 SHORT = Decision(False, 5, 0, 60.0, 0.2001, "burst")
-
-
 LONG = Decision(False, 100, 0, 60.0, 41.5, "minute", ("day", "month"))
-
-
 NEVER = Decision(False, 100, 7, 60.0, math.inf, "minute")
-
-
 WAIT = "Rate limit 'minute' of 100 is exceeded. Retry in 42 s."
+TOO_MUCH = (
+    "The cost of this request exceeds the rate limit 'minute' of 100. Send a smaller request."
+)
 
 
-TOO_MUCH = "This request costs more than the limit 'minute' of 100 can ever allow."
-
-
-async def answered(respond: Respond, decision: Decision) -> Answer:
-    """What `respond` gives, as it is sent."""
+async def response_of(respond: Respond, decision: Decision) -> Answer:
+    """Return the response of `respond` as it is sent."""
     return await drive(respond(decision))
 
 
-def told(answer: Answer) -> dict[str, str]:
-    """What the headers of an answer say of waiting."""
+def retry_headers(response: Answer) -> dict[str, str]:
+    """Return the headers of a response that control retries."""
     names = ("retry-after", "retry-after-ms", "x-should-retry")
-    return {name: answer.headers[name] for name in names if name in answer.headers}
+    return {name: response.headers[name] for name in names if name in response.headers}
 
 
 @pytest.mark.anyio
-async def test_the_seeds_answer() -> None:
-    """Plain text, and when to come back."""
-    answer = await answered(too_many_requests, LONG)
+async def test_too_many_requests_is_plain_text() -> None:
+    """The default response has a plain text and `Retry-After`."""
+    response = await response_of(too_many_requests, LONG)
 
-    assert (answer.status, answer.body) == (429, b"Too Many Requests")
-    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-    assert told(answer) == {"retry-after": "42"}
+    assert (response.status, response.body) == (429, b"Too Many Requests")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert retry_headers(response) == {"retry-after": "42"}
 
 
 @pytest.mark.anyio
-async def test_problem_details() -> None:
-    """RFC 9457: the type says what kind of problem, and all policies that refused are named."""
-    answer = await answered(problem_details, LONG)
+async def test_problem_details_list_the_violated_policies() -> None:
+    """The body has the problem type `quota-exceeded` (RFC 9457)."""
+    response = await response_of(problem_details, LONG)
 
-    assert answer.status == 429
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert json.loads(answer.body) == {
+    assert response.status == 429
+    assert response.headers["content-type"] == "application/problem+json"
+    assert json.loads(response.body) == {
         "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
         "title": "Too Many Requests",
         "status": 429,
         "detail": WAIT,
         "violated-policies": ["minute", "day", "month"],
     }
-    assert told(answer) == {"retry-after": "42"}
+    assert retry_headers(response) == {"retry-after": "42"}
 
 
 @pytest.mark.anyio
-async def test_the_error_of_openai() -> None:
-    """As its API words it, with the wait in milliseconds."""
-    answer = await answered(openai_error, LONG)
+async def test_openai_error_has_the_format_of_openai() -> None:
+    """The body is an OpenAI error, and a header has the wait in milliseconds."""
+    response = await response_of(openai_error, LONG)
 
-    assert answer.status == 429
-    assert answer.headers["content-type"] == "application/json"
-    assert json.loads(answer.body) == {
+    assert response.status == 429
+    assert response.headers["content-type"] == "application/json"
+    assert json.loads(response.body) == {
         "error": {
             "message": WAIT,
             "type": "rate_limit_error",
@@ -120,43 +114,43 @@ async def test_the_error_of_openai() -> None:
             "code": "rate_limit_exceeded",
         }
     }
-    assert told(answer) == {"retry-after": "42", "retry-after-ms": "41500"}
+    assert retry_headers(response) == {"retry-after": "42", "retry-after-ms": "41500"}
 
 
 @pytest.mark.anyio
-async def test_the_error_of_anthropic() -> None:
-    """As its API words it, with the wait in milliseconds."""
-    answer = await answered(anthropic_error, LONG)
+async def test_anthropic_error_has_the_format_of_anthropic() -> None:
+    """The body is an Anthropic error, and a header has the wait in milliseconds."""
+    response = await response_of(anthropic_error, LONG)
 
-    assert answer.status == 429
-    assert answer.headers["content-type"] == "application/json"
-    assert json.loads(answer.body) == {
+    assert response.status == 429
+    assert response.headers["content-type"] == "application/json"
+    assert json.loads(response.body) == {
         "type": "error",
         "error": {"type": "rate_limit_error", "message": WAIT},
     }
-    assert told(answer) == {"retry-after": "42", "retry-after-ms": "41500"}
+    assert retry_headers(response) == {"retry-after": "42", "retry-after-ms": "41500"}
 
 
 @pytest.mark.parametrize("name", RESPONSES)
 @pytest.mark.anyio
-async def test_a_short_wait_is_rounded_up(name: str) -> None:
-    """To a whole second, and for the SDKs to a millisecond."""
-    answer = await answered(RESPONSES[name], SHORT)
+async def test_short_wait_is_rounded_up(name: str) -> None:
+    """The wait is rounded up to a second, and to a millisecond for SDKs."""
+    response = await response_of(RESPONSES[name], SHORT)
 
-    of_sdk = {"retry-after-ms": "201"} if name in ("openai", "anthropic") else {}
-    assert told(answer) == {"retry-after": "1", **of_sdk}
+    sdk_headers = {"retry-after-ms": "201"} if name in ("openai", "anthropic") else {}
+    assert retry_headers(response) == {"retry-after": "1", **sdk_headers}
 
 
 @pytest.mark.parametrize("name", RESPONSES)
 @pytest.mark.anyio
-async def test_what_never_fits_need_not_be_tried_again(name: str) -> None:
-    """No time to wait is told where waiting does not help, and the message says so."""
-    answer = await answered(RESPONSES[name], NEVER)
+async def test_cost_above_the_limit_has_no_retry_after(name: str) -> None:
+    """A request that is never allowed gets no wait, and the message states the reason."""
+    response = await response_of(RESPONSES[name], NEVER)
 
-    of_sdk = {"x-should-retry": "false"} if name in ("openai", "anthropic") else {}
-    assert answer.status == 429
-    assert told(answer) == of_sdk
-    assert name == "text" or TOO_MUCH in answer.body.decode()
+    sdk_headers = {"x-should-retry": "false"} if name in ("openai", "anthropic") else {}
+    assert response.status == 429
+    assert retry_headers(response) == sdk_headers
+    assert name == "text" or TOO_MUCH in response.body.decode()
 
 
 LIMITERS: dict[str, Callable[[int, int, FakeClock], Limiter]] = {
@@ -167,9 +161,9 @@ LIMITERS: dict[str, Callable[[int, int, FakeClock], Limiter]] = {
 }
 
 
-def sixteenths(most: int) -> st.SearchStrategy[float]:
-    """Seconds up to `most` that floats can hold."""
-    return st.integers(0, 16 * most).map(lambda count: count / 16)
+def sixteenths(maximum: int) -> st.SearchStrategy[float]:
+    """Return a strategy of seconds up to `maximum` that are exact as float."""
+    return st.integers(0, 16 * maximum).map(lambda count: count / 16)
 
 
 @given(
@@ -180,45 +174,42 @@ def sixteenths(most: int) -> st.SearchStrategy[float]:
     start=sixteenths(10**7),
     gaps=st.lists(sixteenths(100), max_size=5),
 )
-def test_whoever_waits_as_told_is_let_in(
+def test_request_after_the_stated_wait_is_allowed(
     strategy: str, limit: int, window: int, cost: int, start: float, gaps: list[float]
 ) -> None:
-    """To the second by `Retry-After`, to the millisecond by `retry-after-ms`; never at once."""
+    """`retry-after-ms` and `Retry-After` are the smallest sufficient waits, and never 0."""
     clock, cost = FakeClock(start), min(cost, limit)
     limiter = LIMITERS[strategy](limit, window, clock)
     for gap in gaps:
         limiter.hit("client", cost)
         clock.advance(gap)
-    while (refused := limiter.peek("client", cost)).allowed:
+    while (rejected := limiter.peek("client", cost)).allowed:
         limiter.hit("client", cost)
 
-    waits = told(anyio.run(answered, openai_error, refused))
+    waits = retry_headers(anyio.run(response_of, openai_error, rejected))
     seconds, milliseconds = int(waits["retry-after"]), int(waits["retry-after-ms"])
 
-    assert seconds == max(math.ceil(refused.retry_after), 1)
-    assert 0 <= milliseconds / 1000 - refused.retry_after < 0.0011
+    assert seconds == max(math.ceil(rejected.retry_after), 1)
+    assert 0 <= milliseconds / 1000 - rejected.retry_after < 0.0011
     clock.advance(milliseconds / 1000)
     assert limiter.peek("client", cost).allowed
     clock.advance(max(seconds - milliseconds / 1000, 0))
     assert limiter.peek("client", cost).allowed
 
 
-# The official SDKs.
-
-
 @dataclass
 class Gateway:
-    """A gateway over its limit, that serves.
+    """Requests to a running gateway.
 
     Attributes:
-        url: Where it is.
-        asked: When each request came in, in seconds of `time.monotonic`.
-        refusals: What was decided against some of them.
+        url: URL of the gateway.
+        arrivals: Arrival times of requests, in seconds of `time.monotonic`.
+        rejections: Rejecting decisions.
     """
 
     url: str = ""
-    asked: list[float] = field(default_factory=list)
-    refusals: list[Decision] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)
+    rejections: list[Decision] = field(default_factory=list)
 
 
 CHAT: dict[str, Any] = {
@@ -230,7 +221,6 @@ CHAT: dict[str, Any] = {
         {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}
     ],
 }
-
 
 MESSAGE: dict[str, Any] = {
     "id": "m-1",
@@ -244,22 +234,22 @@ MESSAGE: dict[str, Any] = {
 }
 
 
-# A server may be closing a connection that was idle for long, where the machine is slow.
-ONE_EACH = {"connection": "close"}
+# On a slow machine, the server may be closing an idle connection when the SDK reuses it.
+NO_KEEP_ALIVE = {"connection": "close"}
 
 
 @contextmanager
 def gateway_over_its_limit(respond: Respond, *, cost: int = 1) -> Iterator[Gateway]:
-    """One that has room again when a client has been told how long to wait, and no earlier."""
+    """Serve a gateway at its limit, whose clock advances by the wait of each rejection."""
     clock, gateway = FakeClock(), Gateway()
     limiter = Limiter("5/second", strategy="gcra", clock=clock)
     limiter.hit("client", 5)
 
-    def note(scope: Scope, decision: Decision) -> None:
-        gateway.asked.append(time.monotonic())
+    def on_decision(scope: Scope, decision: Decision) -> None:
+        gateway.arrivals.append(time.monotonic())
         if not decision.allowed:
-            gateway.refusals.append(decision)
-            # The client is to wait that long; it is measured below whether it does.
+            gateway.rejections.append(decision)
+            # The tests measure whether the SDK waits that long.
             clock.advance(math.ceil(min(decision.retry_after, 1.0) * 1000) / 1000)
 
     async def chat(request: Request) -> Response:
@@ -269,7 +259,7 @@ def gateway_over_its_limit(respond: Respond, *, cost: int = 1) -> Iterator[Gatew
         return JSONResponse(MESSAGE)
 
     policy = Policy(limiter, name="burst", key=lambda scope: "client", cost=lambda scope: cost)
-    options = {"policies": [policy], "respond": respond, "on_decision": note}
+    options = {"policies": [policy], "respond": respond, "on_decision": on_decision}
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -282,154 +272,149 @@ def gateway_over_its_limit(respond: Respond, *, cost: int = 1) -> Iterator[Gatew
         yield gateway
 
 
-def ask_openai(url: str, max_retries: int) -> str | None:
-    """What the SDK of OpenAI is answered."""
+def call_openai(url: str, max_retries: int) -> str | None:
+    """Return the text that the SDK of OpenAI receives."""
     with openai.OpenAI(
-        base_url=f"{url}/v1", api_key="k", max_retries=max_retries, default_headers=ONE_EACH
+        base_url=f"{url}/v1", api_key="k", max_retries=max_retries, default_headers=NO_KEEP_ALIVE
     ) as client:
-        answer = client.chat.completions.create(
+        response = client.chat.completions.create(
             model="gpt-demo", messages=[{"role": "user", "content": "Is it?"}]
         )
-        return answer.choices[0].message.content
+        return response.choices[0].message.content
 
 
-def ask_anthropic(url: str, max_retries: int) -> str | None:
-    """What the SDK of Anthropic is answered."""
+def call_anthropic(url: str, max_retries: int) -> str | None:
+    """Return the text that the SDK of Anthropic receives."""
     with anthropic.Anthropic(
-        base_url=url, api_key="k", max_retries=max_retries, default_headers=ONE_EACH
+        base_url=url, api_key="k", max_retries=max_retries, default_headers=NO_KEEP_ALIVE
     ) as client:
-        answer = client.messages.create(
+        response = client.messages.create(
             model="claude-demo", max_tokens=1, messages=[{"role": "user", "content": "Is it?"}]
         )
-        return answer.content[0].text  # type: ignore[union-attr]
+        return response.content[0].text  # type: ignore[union-attr]
 
 
-Ask = Callable[[str, int], str | None]
+Call = Callable[[str, int], str | None]
 
-
-SDKS: dict[str, tuple[Ask, Respond, type[Exception]]] = {
-    "openai": (ask_openai, openai_error, openai.RateLimitError),
-    "anthropic": (ask_anthropic, anthropic_error, anthropic.RateLimitError),
+SDKS: dict[str, tuple[Call, Respond, type[Exception]]] = {
+    "openai": (call_openai, openai_error, openai.RateLimitError),
+    "anthropic": (call_anthropic, anthropic_error, anthropic.RateLimitError),
 }
 
 
-@pytest.mark.parametrize(("ask", "respond", "error"), SDKS.values(), ids=SDKS)
-def test_an_sdk_raises_its_own_error(ask: Ask, respond: Respond, error: type[Exception]) -> None:
-    """The one that its users catch, with our message in it."""
+@pytest.mark.parametrize(("call", "respond", "error"), SDKS.values(), ids=SDKS)
+def test_sdk_raises_its_rate_limit_error(
+    call: Call, respond: Respond, error: type[Exception]
+) -> None:
+    """The error of the SDK contains the message of the response."""
     with (
         gateway_over_its_limit(respond) as gateway,
         pytest.raises(error, match=r"Rate limit 'burst' of 5 is exceeded\. Retry in 1 s\."),
     ):
-        ask(gateway.url, 0)
+        call(gateway.url, 0)
 
-    assert len(gateway.asked) == 1
+    assert len(gateway.arrivals) == 1
 
 
-@pytest.mark.parametrize(("ask", "respond", "error"), SDKS.values(), ids=SDKS)
-def test_an_sdk_waits_as_it_is_told(
-    ask: Ask, respond: Respond, error: type[Exception], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("call", "respond", "error"), SDKS.values(), ids=SDKS)
+def test_sdk_retries_after_the_stated_milliseconds(
+    call: Call, respond: Respond, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It reads the milliseconds, tries once more when they are over, and is answered."""
+    """The SDK reads `retry-after-ms`, waits that long, and succeeds."""
     with gateway_over_its_limit(respond) as gateway, caplog.at_level(logging.INFO):
-        assert ask(gateway.url, 1) == "yes"
+        assert call(gateway.url, 1) == "yes"
 
-    refused_at, answered_at = gateway.asked
-    (refusal,) = gateway.refusals
-    assert refusal.retry_after == pytest.approx(0.2, abs=0.001)
-    assert answered_at - refused_at >= refusal.retry_after
-    assert "in 0.201000 seconds" in caplog.text  # and not in the second of Retry-After
+    rejected_at, allowed_at = gateway.arrivals
+    (rejection,) = gateway.rejections
+    assert rejection.retry_after == pytest.approx(0.2, abs=0.001)
+    assert allowed_at - rejected_at >= rejection.retry_after
+    assert "in 0.201000 seconds" in caplog.text  # not in the second of Retry-After
 
 
-@pytest.mark.parametrize(("ask", "respond", "error"), SDKS.values(), ids=SDKS)
-def test_an_sdk_does_not_try_again_what_never_fits(
-    ask: Ask, respond: Respond, error: type[Exception]
+@pytest.mark.parametrize(("call", "respond", "error"), SDKS.values(), ids=SDKS)
+def test_sdk_does_not_retry_a_cost_above_the_limit(
+    call: Call, respond: Respond, error: type[Exception]
 ) -> None:
-    """However often it may."""
+    """With retries enabled, the SDK sends a single request."""
     with (
         gateway_over_its_limit(respond, cost=6) as gateway,
-        pytest.raises(error, match="more than the limit 'burst' of 5 can ever allow"),
+        pytest.raises(error, match="cost of this request exceeds the rate limit 'burst' of 5"),
     ):
-        ask(gateway.url, 5)
+        call(gateway.url, 5)
 
-    assert len(gateway.asked) == 1
+    assert len(gateway.arrivals) == 1
 
 
 @pytest.mark.parametrize("name", RESPONSES)
 @pytest.mark.anyio
-async def test_a_place_is_to_be_asked_for_again_in_a_second(name: str) -> None:
-    """Nobody can tell when a request that is in progress will end."""
-    places = InFlight(1)
-    places.hit("client")
+async def test_missing_slot_has_a_wait_of_one_second(name: str) -> None:
+    """It is unknown when a request in progress ends, so clients retry after a second."""
+    slots = InFlight(1)
+    slots.hit("client")
     app = RateLimitMiddleware(
         too_many_requests(SHORT),
-        policies=[Policy(places, key=lambda scope: "client")],
+        policies=[Policy(slots, key=lambda scope: "client")],
         respond=RESPONSES[name],
     )
 
-    answer = await drive(app, http_scope())
+    response = await drive(app, http_scope())
 
-    of_sdk = {"retry-after-ms": "1000"} if name in ("openai", "anthropic") else {}
-    assert told(answer) == {"retry-after": "1", **of_sdk}
+    sdk_headers = {"retry-after-ms": "1000"} if name in ("openai", "anthropic") else {}
+    assert retry_headers(response) == {"retry-after": "1", **sdk_headers}
 
 
 @pytest.mark.parametrize("respond", [openai_error, anthropic_error])
 @pytest.mark.anyio
-async def test_nobody_is_made_to_sleep_for_hours(respond: Respond) -> None:
-    """SDKs are told not to retry by themselves after more than two minutes."""
+async def test_wait_above_two_minutes_disables_retries_of_sdks(respond: Respond) -> None:
+    """The header `x-should-retry: false` prevents SDKs from sleeping for hours."""
     soon, late = (Decision(False, 1, 0, wait, wait) for wait in (120.0, 120.5))
 
     assert "x-should-retry" not in (await drive(respond(soon))).headers
-    answer = await drive(respond(late))
-    assert answer.headers["x-should-retry"] == "false"
-    assert answer.headers["retry-after"] == "121"
+    response = await drive(respond(late))
+    assert response.headers["x-should-retry"] == "false"
+    assert response.headers["retry-after"] == "121"
 
 
 @pytest.mark.anyio
-async def test_no_one_is_told_to_retry_at_once() -> None:
+async def test_wait_is_never_0() -> None:
     """Some SDKs ignore a wait of 0."""
-    answer = await drive(openai_error(Decision(False, 1, 0, 0.0, 0.0)))
+    response = await drive(openai_error(Decision(False, 1, 0, 0.0, 0.0)))
 
-    assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("1", "1")
+    assert (response.headers["retry-after"], response.headers["retry-after-ms"]) == ("1", "1")
 
 
 @pytest.mark.anyio
-async def test_without_the_storage_no_limit_is_said_to_be_exceeded() -> None:
-    """The reason is told as it is."""
-    answer = await drive(openai_error(Decision(False, 5, 0, 1.0, 1.0, degraded=True)))
+async def test_rejection_without_storage_states_the_outage() -> None:
+    """The message does not claim that the limit is exceeded."""
+    response = await drive(openai_error(Decision(False, 5, 0, 1.0, 1.0, degraded=True)))
 
-    assert b"Rate limit 'default' cannot be checked now. Retry in 1 s." in answer.body
+    assert b"Rate limit 'default' cannot be checked. Retry in 1 s." in response.body
 
 
 CONNECT: Message = {"type": "websocket.connect"}
-
-
 ACCEPT = "websocket.accept"
-
-
 HEAD, BODY = "websocket.http.response.start", "websocket.http.response.body"
-
-
 CLOSE: Message = {"type": "websocket.close", "code": 1013, "reason": "Too Many Requests"}
 
 
 def handshake(*, denial: bool = True, **more: Any) -> Scope:
-    """A WebSocket scope, of a server with or without the extension that answers handshakes."""
+    """Return the scope of a WebSocket, with or without the extension for denial responses."""
     scope = http_scope(**{"path": "/live", **more})
     del scope["method"]
     extensions: dict[str, Any] = {"websocket.http.response": {}} if denial else {}
     return {**scope, "type": "websocket", "subprotocols": [], "extensions": extensions}
 
 
-async def accepting(scope: Scope, receive: Receive, send: Send) -> None:
-    """Says back what it is told, until the client is gone."""
+async def echoing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Accept a WebSocket, and echo messages until the client disconnects."""
     await send({"type": "websocket.accept", "headers": [(b"x", b"y")]})
     while (message := await receive())["type"] != "websocket.disconnect":
         if message["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": message["text"]})
 
 
-async def opened(app: ASGIApp, scope: Scope, *texts: str) -> list[Message]:
-    """What is sent in answer to a handshake, and to `texts` that follow it."""
+async def open_websocket(app: ASGIApp, scope: Scope, *texts: str) -> list[Message]:
+    """Return the messages sent in response to a handshake and the messages `texts`."""
     received: list[Message] = [
         CONNECT,
         *({"type": "websocket.receive", "text": text} for text in texts),
@@ -438,64 +423,66 @@ async def opened(app: ASGIApp, scope: Scope, *texts: str) -> list[Message]:
     return (await drive(app, scope, received=received)).messages
 
 
-def kinds(messages: Iterable[Message]) -> list[str]:
-    """The types of messages."""
+def types_of(messages: Iterable[Message]) -> list[str]:
+    """Return the types of messages."""
     return [message["type"] for message in messages]
 
 
 @pytest.mark.anyio
-async def test_a_handshake_counts_like_a_request() -> None:
-    """Both use up one limit; that of another address is its own."""
-    app = RateLimitMiddleware(accepting, limit="2/day")
+async def test_handshake_counts_like_a_request() -> None:
+    """Handshakes and requests of an address share a limit."""
+    app = RateLimitMiddleware(echoing, limit="2/day")
 
-    first = await opened(app, handshake())
-    asked = await drive(RateLimitMiddleware(answering(), limiter=app.policies[0].limiter))
-    second = await opened(app, handshake())
-    other = await opened(app, handshake(client=("192.0.2.2", 1)))
+    first = await open_websocket(app, handshake())
+    request = await drive(RateLimitMiddleware(answering(), limiter=app.policies[0].limiter))
+    second = await open_websocket(app, handshake())
+    other = await open_websocket(app, handshake(client=("192.0.2.2", 1)))
 
-    assert (kinds(first), asked.status) == ([ACCEPT], 200)
-    assert kinds(second) == [HEAD, BODY]
-    assert kinds(other) == [ACCEPT]
+    assert (types_of(first), request.status) == ([ACCEPT], 200)
+    assert types_of(second) == [HEAD, BODY]
+    assert types_of(other) == [ACCEPT]
 
 
 @pytest.mark.anyio
-async def test_a_handshake_may_be_limited_by_a_header() -> None:
-    """Such as an API key; without it, it is not limited."""
-    app = RateLimitMiddleware(accepting, limit="1/day", key=keys.header("x-api-key"))
+async def test_handshake_may_be_limited_by_a_header() -> None:
+    """A handshake without the header is not limited."""
+    app = RateLimitMiddleware(echoing, limit="1/day", key=keys.header("x-api-key"))
     one, two = ([(b"x-api-key", name)] for name in (b"one", b"two"))
 
-    answers = [await opened(app, handshake(headers=who)) for who in (one, two, [], [], one)]
+    responses = [
+        await open_websocket(app, handshake(headers=headers)) for headers in (one, two, [], [], one)
+    ]
 
-    assert [kinds(answer)[0] for answer in answers] == [ACCEPT] * 4 + [HEAD]
+    assert [types_of(response)[0] for response in responses] == [ACCEPT] * 4 + [HEAD]
 
 
 @pytest.mark.anyio
-async def test_a_key_that_fails_limits_no_handshake(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged, and the connection is accepted."""
+async def test_failing_key_function_limits_no_handshake(caplog: pytest.LogCaptureFixture) -> None:
+    """The error is logged, and the connection is accepted."""
 
     def key(scope: Scope) -> str:
-        method: str = scope["method"]  # which a handshake has not
+        method: str = scope["method"]  # missing in the scope of a WebSocket
         return method
 
-    app = RateLimitMiddleware(accepting, limit="1/day", key=key)
+    app = RateLimitMiddleware(echoing, limit="1/day", key=key)
 
-    answers = [await opened(app, handshake()) for _ in range(2)]
+    responses = [await open_websocket(app, handshake()) for _ in range(2)]
 
-    assert [kinds(answer) for answer in answers] == [[ACCEPT]] * 2
+    assert [types_of(response) for response in responses] == [[ACCEPT]] * 2
     assert [record.args for record in caplog.records] == [("rate limit policy default", "KeyError")]
 
 
 @pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware], ids=["bare", "exchange"])
 @pytest.mark.anyio
-async def test_a_server_that_can_answer_sends_the_whole_answer(
+async def test_server_with_denial_responses_sends_the_complete_response(
     around: type[ExchangeMiddleware],
 ) -> None:
-    """Status, body, when to come back, and where the client stands."""
+    """A rejected handshake gets the status, the body and the rate limit headers."""
     limiter = Limiter("1/minute", clock=FakeClock())
-    app = around(RateLimitMiddleware(accepting, limiter=limiter))
-    await opened(app, handshake())
+    app = around(RateLimitMiddleware(echoing, limiter=limiter))
+    await open_websocket(app, handshake())
 
-    head, body = await opened(app, handshake())
+    head, body = await open_websocket(app, handshake())
 
     assert (head["type"], head["status"]) == (HEAD, 429)
     headers = dict(head["headers"])
@@ -508,7 +495,7 @@ async def test_a_server_that_can_answer_sends_the_whole_answer(
 
 
 def plain(decision: Decision) -> ASGIApp:
-    """An application that knows nothing of WebSockets."""
+    """Return an HTTP application."""
     return answering(b"later", status=429, content_type=b"text/x-later")
 
 
@@ -518,36 +505,36 @@ RESPONDS: dict[str, tuple[Respond, bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize(("respond", "kind", "said"), RESPONDS.values(), ids=RESPONDS)
+@pytest.mark.parametrize(("respond", "content_type", "text"), RESPONDS.values(), ids=RESPONDS)
 @pytest.mark.anyio
-async def test_a_handshake_gets_the_answer_that_requests_get(
-    respond: Respond, kind: bytes, said: str
+async def test_rejected_handshake_gets_the_response_of_respond(
+    respond: Respond, content_type: bytes, text: str
 ) -> None:
-    """Whatever `respond` gives, also where it was made for HTTP alone."""
-    app = RateLimitMiddleware(accepting, limit="1/day", respond=respond)
-    await opened(app, handshake())
+    """The response may be an application that supports HTTP only."""
+    app = RateLimitMiddleware(echoing, limit="1/day", respond=respond)
+    await open_websocket(app, handshake())
 
-    head, body = await opened(app, handshake())
+    head, body = await open_websocket(app, handshake())
 
-    assert kinds([head, body]) == [HEAD, BODY]
-    assert dict(head["headers"])[b"content-type"] == kind
+    assert types_of([head, body]) == [HEAD, BODY]
+    assert dict(head["headers"])[b"content-type"] == content_type
     assert b"ratelimit" in dict(head["headers"])
-    assert said in body["body"].decode()
+    assert text in body["body"].decode()
 
 
 @pytest.mark.anyio
-async def test_an_answer_that_cannot_be_made_is_the_seeds(
+async def test_failing_respond_rejects_the_handshake_with_the_default_response(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A `respond` that raises lets nobody in."""
+    """The error of `respond` is logged."""
 
     def respond(decision: Decision) -> ASGIApp:
         raise KeyError("template")
 
-    app = RateLimitMiddleware(accepting, limit="1/day", respond=respond)
-    await opened(app, handshake())
+    app = RateLimitMiddleware(echoing, limit="1/day", respond=respond)
+    await open_websocket(app, handshake())
 
-    head, body = await opened(app, handshake())
+    head, body = await open_websocket(app, handshake())
 
     assert (head["status"], body["body"]) == (429, b"Too Many Requests")
     assert [record.args for record in caplog.records] == [("ratelimit", "KeyError")]
@@ -555,42 +542,42 @@ async def test_an_answer_that_cannot_be_made_is_the_seeds(
 
 @pytest.mark.parametrize("extensions", [{}, None, {"tls": {}}, "missing"], ids=str)
 @pytest.mark.anyio
-async def test_any_other_server_is_told_to_close(extensions: Any) -> None:
-    """Before the connection is accepted, and with the code for "try again later"."""
-    app = RateLimitMiddleware(accepting, limit="1/day")
+async def test_server_without_denial_responses_closes_the_handshake(extensions: Any) -> None:
+    """The handshake is closed with the code for "try again later"."""
+    app = RateLimitMiddleware(echoing, limit="1/day")
     scope = {**handshake(denial=False), "extensions": extensions}
     if extensions == "missing":
         del scope["extensions"]
-    await opened(app, dict(scope))
+    await open_websocket(app, dict(scope))
 
-    assert await opened(app, dict(scope)) == [CLOSE]
+    assert await open_websocket(app, dict(scope)) == [CLOSE]
 
 
 @pytest.mark.parametrize("headers", ["draft-11", "openai", "legacy", None])
 @pytest.mark.anyio
-async def test_an_accepted_connection_passes_untouched(headers: str | None) -> None:
-    """Every message in both directions is as the application and the client have sent it."""
-    app = RateLimitMiddleware(accepting, headers=headers)
+async def test_accepted_connection_passes_unchanged(headers: str | None) -> None:
+    """No message of an accepted connection is changed, in either direction."""
+    app = RateLimitMiddleware(echoing, headers=headers)
 
-    limited = await opened(app, handshake(), "one", "two")
+    limited = await open_websocket(app, handshake(), "one", "two")
 
-    assert limited == await opened(accepting, handshake(), "one", "two")
-    assert kinds(limited) == [ACCEPT, "websocket.send", "websocket.send"]
+    assert limited == await open_websocket(echoing, handshake(), "one", "two")
+    assert types_of(limited) == [ACCEPT, "websocket.send", "websocket.send"]
 
 
 @pytest.mark.anyio
-async def test_an_application_may_turn_down_a_handshake_itself() -> None:
-    """Its answer passes untouched too: it was within the limit."""
+async def test_handshake_rejected_by_the_application_passes_unchanged() -> None:
+    """A denial response of the application gets no rate limit headers."""
     sent: list[Message] = [
         {"type": HEAD, "status": 403, "headers": [(b"x", b"y")]},
-        {"type": BODY, "body": b"not you"},
+        {"type": BODY, "body": b"forbidden"},
     ]
 
     async def denying(scope: Scope, receive: Receive, send: Send) -> None:
         for message in sent:
             await send(dict(message))
 
-    assert await opened(RateLimitMiddleware(denying), handshake()) == sent
+    assert await open_websocket(RateLimitMiddleware(denying), handshake()) == sent
 
 
 @pytest.mark.parametrize(
@@ -599,57 +586,57 @@ async def test_an_application_may_turn_down_a_handshake_itself() -> None:
     ids=["shadow mode", "shadow policy"],
 )
 @pytest.mark.anyio
-async def test_what_is_not_to_be_limited_is_not(options: dict[str, Any]) -> None:
-    """Shadow mode lets every handshake through."""
+async def test_shadow_mode_rejects_no_handshake(options: dict[str, Any]) -> None:
+    """Shadow mode of the middleware or of the policy accepts every handshake."""
     if "policies" not in options:
         options = {"limit": "1/day", **options}
-    app = RateLimitMiddleware(accepting, **options)
+    app = RateLimitMiddleware(echoing, **options)
 
-    assert [kinds(await opened(app, handshake())) for _ in range(3)] == [[ACCEPT]] * 3
+    assert [types_of(await open_websocket(app, handshake())) for _ in range(3)] == [[ACCEPT]] * 3
 
 
 @pytest.mark.anyio
 async def test_handshake_on_exempt_path_is_limited() -> None:
     """An exempt path is exempt for HTTP only."""
-    app = RateLimitMiddleware(accepting, limit="1/day", exempt=["/live"])
+    app = RateLimitMiddleware(echoing, limit="1/day", exempt=["/live"])
 
-    first, second = [kinds(await opened(app, handshake())) for _ in range(2)]
+    first, second = [types_of(await open_websocket(app, handshake())) for _ in range(2)]
 
     assert first == [ACCEPT] != second
 
 
 @pytest.mark.anyio
-async def test_decisions_on_handshakes_are_told() -> None:
-    """With the scope of the connection."""
-    told: list[tuple[str, bool]] = []
+async def test_on_decision_gets_decisions_on_handshakes() -> None:
+    """`on_decision` gets the scope of the WebSocket."""
+    calls: list[tuple[str, bool]] = []
 
-    def note(scope: Scope, decision: Decision) -> None:
-        told.append((scope["type"], decision.allowed))
+    def on_decision(scope: Scope, decision: Decision) -> None:
+        calls.append((scope["type"], decision.allowed))
 
-    app = RateLimitMiddleware(accepting, limit="1/day", on_decision=note)
+    app = RateLimitMiddleware(echoing, limit="1/day", on_decision=on_decision)
     for _ in range(2):
-        await opened(app, handshake())
+        await open_websocket(app, handshake())
 
-    assert told == [("websocket", True), ("websocket", False)]
+    assert calls == [("websocket", True), ("websocket", False)]
 
 
 async def echo(websocket: WebSocket) -> None:
-    """A route that says one thing."""
+    """Accept a WebSocket, send a text and close."""
     await websocket.accept()
     await websocket.send_text("hello")
     await websocket.close()
 
 
 def application() -> Starlette:
-    """A Starlette application with a WebSocket, of which a client may open one a day."""
+    """Return a Starlette application whose WebSocket a client may open once a day."""
     return Starlette(
         routes=[WebSocketRoute("/live", echo)],
         middleware=[Middleware(RateLimitMiddleware, limit="1/day", key=keys.client_address())],
     )
 
 
-def test_the_test_client_of_starlette_shows_the_answer() -> None:
-    """It raises it, as it does for every handshake that is turned down."""
+def test_starlette_test_client_raises_the_denial_response() -> None:
+    """The raised error has the status, the text and the headers of the rejection."""
     client = TestClient(application())
     with client.websocket_connect("/live") as session:
         assert session.receive_text() == "hello"
@@ -662,8 +649,8 @@ def test_the_test_client_of_starlette_shows_the_answer() -> None:
     assert denied.value.headers["ratelimit-policy"] == '"default";q=1;w=86400'
 
 
-def test_a_handshake_that_is_turned_down_is_429_on_the_wire() -> None:
-    """A real server with WebSockets sends it like any other answer."""
+def test_rejected_handshake_is_429_on_a_real_server() -> None:
+    """The server uvicorn sends the rejection as an HTTP response."""
     pytest.importorskip("websockets", reason="install the Python package websockets")
     uvicorn = pytest.importorskip("uvicorn")
 
@@ -673,7 +660,7 @@ def test_a_handshake_that_is_turned_down_is_429_on_the_wire() -> None:
         serving = asyncio.create_task(server.serve())
         try:
             async with asyncio.timeout(PATIENCE):
-                while not server.started:  # noqa: ASYNC110 - it has no event
+                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                     await asyncio.sleep(0.01)
                 port = server.servers[0].sockets[0].getsockname()[1]
                 return [await first_lines(port) for _ in range(2)]
@@ -689,7 +676,7 @@ def test_a_handshake_that_is_turned_down_is_429_on_the_wire() -> None:
 
 
 async def first_lines(port: int) -> bytes:
-    """The head of the answer to a handshake."""
+    """Return the status line and headers of the response to a handshake."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
         b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -62,12 +62,12 @@ def methods(value: type) -> Iterator[tuple[str, Any]]:
 
 
 def entries(name: str, value: Any) -> Iterator[str]:
-    """Yield the lines of one public name."""
+    """Yield the lines of the section of a public name."""
     if isinstance(value, ModuleType):
         yield f"\n## `{name}`\n\n{summary(value)}\n"
-        for inner in value.__all__:
-            member = getattr(value, inner)
-            yield f"- `{name}.{inner}{signature(member)}`: {summary(member)}"
+        for member_name in value.__all__:
+            member = getattr(value, member_name)
+            yield f"- `{name}.{member_name}{signature(member)}`: {summary(member)}"
         return
     yield f"\n## `{name}`\n\n```text\n{name}{signature(value)}\n```\n\n{summary(value)}"
     if inspect.isclass(value):

@@ -1,4 +1,4 @@
-"""Small ASGI applications that behave in one way each."""
+"""Small ASGI applications, each with one fixed behavior."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def answering(
     content_type: bytes = b"application/json",
     headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> ASGIApp:
-    """Answers everything with `body`, in one piece."""
+    """Return an application that responds to every request with `body`, in one message."""
     return streaming([body], status=status, content_type=content_type, headers=headers)
 
 
@@ -28,33 +28,41 @@ def streaming(
     headers: Iterable[tuple[bytes, bytes]] = (),
     ends: bool = True,
 ) -> ASGIApp:
-    """Answers everything with `chunks`, one message each; `ends=False` stops without an end."""
-    pieces = list(chunks)
+    """Return an application that sends each of `chunks` as a message.
+
+    Args:
+        chunks: Parts of the body.
+        status: Status of the response.
+        content_type: Media type of the response.
+        headers: Further headers.
+        ends: False to return without a last message.
+    """
+    parts = list(chunks)
     head = [(b"content-type", content_type), *headers]
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": status, "headers": head})
-        for number, piece in enumerate(pieces, start=1):
-            more = not ends or number < len(pieces)
-            await send({"type": "http.response.body", "body": piece, "more_body": more})
+        for number, part in enumerate(parts, start=1):
+            more = not ends or number < len(parts)
+            await send({"type": "http.response.body", "body": part, "more_body": more})
 
     return app
 
 
 class Asks:
-    """A middleware that asks `key` about each request."""
+    """Middleware that appends the key of each request to `seen`."""
 
     def __init__(self, app: ASGIApp, *, key: Callable[[Scope], object], seen: list[object]) -> None:
         self.app, self.key, self.seen = app, key, seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Note the key, and pass the request on."""
+        """Record the key and call the application."""
         self.seen.append(self.key(scope))
         await self.app(scope, receive, send)
 
 
 def event(**fields: Any) -> bytes:
-    """One server-sent event, named by its type where it has one, as Anthropic's are."""
+    """Return a server-sent event; like those of Anthropic, it is named by its `type`, if any."""
     name = f"event: {fields['type']}\n" if "type" in fields else ""
     return f"{name}data: {json.dumps(fields)}\n\n".encode()
 
@@ -63,33 +71,33 @@ WORDS = [event(choices=[{"delta": {"content": word}}], usage=None) for word in (
 
 
 def gone(message: Message) -> None:
-    """A server's `send` once the client has left."""
+    """Raise the error of a server whose client has disconnected."""
     if message.get("body") == WORDS[1] or b"text_delta" in message.get("body", b""):
-        raise OSError("the client has left")
+        raise OSError("client disconnected")
 
 
 async def raising(scope: Scope, receive: Receive, send: Send) -> None:
-    """Fails before it says anything."""
+    """Raise an error before the response starts."""
     raise RuntimeError("no upstream")
 
 
 async def raising_later(scope: Scope, receive: Receive, send: Send) -> None:
-    """Fails in the middle of its answer."""
+    """Raise an error in the middle of the response."""
     await streaming(WORDS, ends=False)(scope, receive, send)
     raise RuntimeError("upstream went away")
 
 
 async def silent(scope: Scope, receive: Receive, send: Send) -> None:
-    """Says nothing at all."""
+    """Return without a response."""
 
 
 async def listening(scope: Scope, receive: Receive, send: Send) -> None:
-    """Gives up when its client leaves, before it has said anything."""
+    """Return when the client disconnects, without a response."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def listening_later(scope: Scope, receive: Receive, send: Send) -> None:
-    """Gives up when its client leaves, in the middle of its answer."""
+    """Return when the client disconnects, in the middle of the response."""
     await streaming(WORDS, ends=False)(scope, receive, send)
     await listening(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Drives an ASGI application with no server and no client between: every message can be seen."""
+"""Calls an ASGI application without a server and records its messages."""
 
 from __future__ import annotations
 
@@ -11,35 +11,40 @@ from starlette.types import ASGIApp, Message, Scope
 
 @dataclass
 class Answer:
-    """What an application sent, message by message."""
+    """Messages that an application sent, and the error that it raised."""
 
     messages: list[Message] = field(default_factory=list)
     error: BaseException | None = None
 
     @property
     def status(self) -> int:
-        """The status of the answer, 0 where there is none."""
-        started = [each for each in self.messages if each["type"] == "http.response.start"]
-        return int(started[0]["status"]) if started else 0
+        """Return the status, or 0 if the response did not start."""
+        return int(self._start.get("status", 0))
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of the answer."""
-        started = [each for each in self.messages if each["type"] == "http.response.start"]
-        pairs = started[0].get("headers", ()) if started else ()
+        """Return the headers of the response."""
+        pairs = self._start.get("headers", ())
         return {name.decode(): value.decode() for name, value in pairs}
 
     @property
     def chunks(self) -> list[bytes]:
-        """The pieces of the body, as they were sent."""
+        """Return the body of each message."""
         return [
-            each.get("body", b"") for each in self.messages if each["type"] == "http.response.body"
+            message.get("body", b"")
+            for message in self.messages
+            if message["type"] == "http.response.body"
         ]
 
     @property
     def body(self) -> bytes:
-        """The whole body."""
+        """Return the whole body."""
         return b"".join(self.chunks)
+
+    @property
+    def _start(self) -> Message:
+        starts = (message for message in self.messages if message["type"] == "http.response.start")
+        return next(starts, {})
 
 
 def http_scope(
@@ -50,7 +55,7 @@ def http_scope(
     client: tuple[str, int] | None = ("192.0.2.1", 50000),
     **more: Any,
 ) -> Scope:
-    """An HTTP scope as a server makes it."""
+    """Return the scope of an HTTP request, as a server creates it."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -75,26 +80,26 @@ async def drive(
     received: Iterable[Message] = ({"type": "http.request", "body": b"", "more_body": False},),
     on_send: Callable[[Message], None] = lambda message: None,
 ) -> Answer:
-    """Send one request through `app`.
+    """Call `app` with one request, and record the response.
 
     Args:
         app: The application.
-        scope: The request; `GET /` when None.
-        received: What the server gives; after it, that the client has left.
-        on_send: Called with each message before it counts as sent; may raise, as a server may.
+        scope: The request; `GET /` if None.
+        received: Messages that `receive` returns; `http.disconnect` follows them.
+        on_send: Called with each message before it is recorded; may raise, as a server may.
     """
-    answer = Answer()
-    coming = iter(received)
+    response = Answer()
+    incoming = iter(received)
 
     async def receive() -> Message:
-        return next(coming, {"type": "http.disconnect"})
+        return next(incoming, {"type": "http.disconnect"})
 
     async def send(message: Message) -> None:
         on_send(message)
-        answer.messages.append(message)
+        response.messages.append(message)
 
     try:
         await app(http_scope() if scope is None else scope, receive, send)
-    except Exception as error:  # noqa: BLE001 - the test looks at it
-        answer.error = error
-    return answer
+    except Exception as error:  # noqa: BLE001 - tests inspect it
+        response.error = error
+    return response

@@ -1,4 +1,4 @@
-"""What work costs, counted and not timed."""
+"""Cost of a call, as a number of function calls instead of a time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many functions `work` calls, those of C included."""
+    """Return the number of functions that `work` calls, including those written in C."""
     count = 0
 
-    def note(frame: object, event: str, argument: object) -> None:
+    def count_call(frame: object, event: str, argument: object) -> None:
         nonlocal count
         count += event in ("call", "c_call")
 
-    former = sys.getprofile()
-    gc.disable()  # or what others have called when it runs would be counted, too
-    sys.setprofile(note)
+    previous = sys.getprofile()
+    gc.disable()  # finalizers would be counted, too
+    sys.setprofile(count_call)
     try:
         work()
     finally:
-        sys.setprofile(former)
+        sys.setprofile(previous)
         gc.enable()
     return count

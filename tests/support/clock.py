@@ -1,10 +1,10 @@
-"""A clock that stands still until a test moves it."""
+"""Clock that only a test advances."""
 
 from __future__ import annotations
 
 
 class FakeClock:
-    """Seconds that only `advance` moves."""
+    """Clock whose time only `advance` changes."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -13,5 +13,5 @@ class FakeClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass."""
+        """Advance the time by `seconds`."""
         self.now += seconds

@@ -1,4 +1,4 @@
-"""What is taken for an argument that is left out, as a test wants it."""
+"""Replacement of default arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def set_default(monkeypatch: pytest.MonkeyPatch, function: Any, name: str, value: object) -> None:
-    """Let `function` take `value` for its argument `name`, which has another default."""
+    """Make `value` the default of the keyword-only parameter `name` of `function`."""
     defaults = unwrap(function).__kwdefaults__
     assert name in defaults
     monkeypatch.setitem(defaults, name, value)

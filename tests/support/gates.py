@@ -1,4 +1,4 @@
-"""A gate, and one client who stands before it."""
+"""Policy sets for a single client."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tokenpulse_mw.ratelimit.policy_set import PolicySet
 
 
 def client(scope: Scope) -> str:
-    """Everybody is the same client."""
+    """Return the same key for every request."""
     return "client"
 
 
 def gate_of(*policies: Policy, enforce: bool = True) -> PolicySet:
-    """A gate that tells nobody."""
+    """Return a policy set that does not report its decisions."""
     return PolicySet(policies, enforce=enforce, on_decision=None)

@@ -1,8 +1,8 @@
-"""Memory that a limiter holds while many clients come, to be run in a process of its own.
+"""Memory that a limiter holds under many clients, to be run as a separate process.
 
     python -m tests.support.limiter_memory STRATEGY CLIENTS
 
-Prints the evictions, and the bytes held after each of the last thousands of clients.
+Prints the evictions, and the bytes held after each of the last 1,000 clients.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .clock import FakeClock
 
 
 def main(strategy: str, clients: int) -> None:
-    """Let `clients` send one request each within a minute."""
+    """Send one request for each of `clients` within a minute."""
     clock = FakeClock(60_000.0)  # the beginning of a minute
     limiter = Limiter("3/minute", max_keys=1000, strategy=strategy, clock=clock)
     held = []
@@ -28,7 +28,7 @@ def main(strategy: str, clients: int) -> None:
             limiter.hit(client)
         clock.advance(59_000 / clients)
         held.append(tracemalloc.get_traced_memory()[0])
-    # The last four: all that is in the table then was put there while memory was traced.
+    # By the last four, all entries of the table were added while memory was traced.
     sys.stdout.write(json.dumps([limiter.evictions, held[-4:]]))
 
 

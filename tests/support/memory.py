@@ -1,4 +1,4 @@
-"""What is left behind, in bytes."""
+"""Memory held by a repeated call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def held_after(times: int, work: Callable[[], object]) -> int:
-    """The bytes that are held when `work` was done so often, and were not before."""
+    """Return the additional bytes that are held after `work` was called `times` times."""
     tracemalloc.start()
     try:
         for _ in range(times):

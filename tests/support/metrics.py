@@ -1,4 +1,4 @@
-"""What metrics have counted."""
+"""Values of metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tokenpulse_mw import HttpMetrics
 
 
 def decided(metrics: HttpMetrics, policy: str) -> dict[str, float]:
-    """How often each decision of `policy` was counted."""
+    """Return the number of decisions of `policy`, by decision; without those that are 0."""
     name = "tokenpulse_rate_limit_decisions_total"
     counts = {
         decision: metrics.registry.get_sample_value(name, {"policy": policy, "decision": decision})

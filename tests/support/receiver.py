@@ -1,4 +1,4 @@
-"""A real HTTP receiver of loopback, which keeps what it is sent and answers as a test wants."""
+"""HTTP server on loopback that records requests and sends configurable responses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, Self
 
 from .waiting import PATIENCE
 
-# Writes a whole answer, and gives whether the connection lives on after it. The event is set when
-# the receiver is about to end.
+# Writes a response, and returns True if the connection can be used again. The event is set when the
+# receiver stops.
 Answer = Callable[[BufferedIOBase, threading.Event], bool]
 
 
 @dataclass(frozen=True)
 class Received:
-    """One request: its headers' names are in lower case, `port` is the client's."""
+    """Recorded request, with header names in lower case and the port of the client."""
 
     path: str
     headers: Mapping[str, str]
@@ -30,40 +30,40 @@ class Received:
 
     @property
     def json(self) -> Any:
-        """The body as JSON."""
+        """Return the body, parsed as JSON."""
         return json.loads(self.body)
 
 
 def answering(status: int = 200, body: bytes = b"", **headers: str) -> Answer:
-    """An ordinary answer; in the names of headers `_` stands for `-`."""
+    """Return a function that sends a response; `_` in header names is replaced by `-`."""
 
-    def answer(out: BufferedIOBase, ending: threading.Event) -> bool:
-        lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}"]
+    def respond(out: BufferedIOBase, ending: threading.Event) -> bool:
+        lines = [f"HTTP/1.1 {status} Reason", f"Content-Length: {len(body)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         out.write("\r\n".join([*lines, "", ""]).encode() + body)
         return True
 
-    return answer
+    return respond
 
 
 def saying(text: bytes) -> Answer:
-    """These very bytes, and then the end of the connection."""
+    """Return a function that sends `text` and then closes the connection."""
 
-    def answer(out: BufferedIOBase, ending: threading.Event) -> bool:
+    def respond(out: BufferedIOBase, ending: threading.Event) -> bool:
         out.write(text)
         return False
 
-    return answer
+    return respond
 
 
 def silent(out: BufferedIOBase, ending: threading.Event) -> bool:
-    """Answer nothing until the end."""
+    """Send nothing until the receiver stops."""
     ending.wait(PATIENCE)
     return False
 
 
 def dripping(out: BufferedIOBase, ending: threading.Event) -> bool:
-    """Begin an answer, and send one byte of it after the other without an end."""
+    """Send an endless response slowly, one byte at a time."""
     out.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
     while not ending.wait(0.02):
         out.write(b".")
@@ -71,7 +71,7 @@ def dripping(out: BufferedIOBase, ending: threading.Event) -> bool:
 
 
 def endless(out: BufferedIOBase, ending: threading.Event) -> bool:
-    """An answer that goes on and on, as fast as it is read."""
+    """Send an endless response as fast as the client reads it."""
     out.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while not ending.is_set():
         out.write(b"2000\r\n" + b"x" * 0x2000 + b"\r\n")
@@ -79,11 +79,11 @@ def endless(out: BufferedIOBase, ending: threading.Event) -> bool:
 
 
 class Receiver:
-    """Listens while it is entered; each request is answered by `answer`, which may be changed.
+    """Server that listens while its context is entered.
 
     Args:
-        answer: Writes the answers.
-        tls: Makes it speak HTTPS.
+        answer: Writes the responses; may be replaced at any time.
+        tls: Serves HTTPS with this context.
     """
 
     def __init__(self, answer: Answer | None = None, *, tls: ssl.SSLContext | None = None) -> None:
@@ -113,7 +113,7 @@ class Receiver:
         self._server.server_close()
 
     def take(self, request: Received, out: BufferedIOBase) -> bool:
-        """Keep one request, and answer it; gives whether the connection may live on."""
+        """Record a request and respond; return True if the connection can be used again."""
         self.received.append(request)
         return self.answer(out, self._ending)
 
@@ -126,7 +126,7 @@ class _Server(ThreadingHTTPServer):
         self.receiver = receiver
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """That a client leaves, or does not like our certificate, is part of the tests."""
+        """Ignore disconnects and rejected certificates, which tests cause on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,4 +140,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = not self.server.receiver.take(request, self.wfile)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Write no access log."""

@@ -1,4 +1,4 @@
-"""Real servers of loopback, which tests can kill, stop, continue and start again."""
+"""Real servers on loopback that tests can kill, stop, resume and restart."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ import pytest
 
 from .waiting import PATIENCE, wait_until
 
-# Ports below those that systems assign to clients (on Linux from 32768): no connection takes one
-# before its server listens, or while its server is down. Each worker of a run has its own.
-_RUN = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))  # alike in all workers of a run
+# Ports below the range for outgoing connections (on Linux from 32768), so that no connection takes
+# one while its server is down. Each pytest worker has a disjoint set.
+_RUN = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))  # the same in all workers of a run
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _PORTS = iter(_RUN.sample(range(10_000, 32_000), k=22_000)[_WORKER::_WORKERS])
 
 
 class Server:
-    """A process that listens on a port of its own; keeps the port when it is started again.
+    """Process that listens on a port, and keeps the port when it is restarted.
 
     Args:
-        command: Its name and arguments, in which `{port}` is the port.
-        folder: Where it may write.
+        command: Program and arguments; `{port}` is replaced by the port.
+        folder: Working directory of the process.
     """
 
     def __init__(self, command: list[str], folder: Path) -> None:
@@ -42,16 +42,16 @@ class Server:
 
     @property
     def program(self) -> str:
-        """What is run."""
+        """Return the name of the program."""
         return self._command[0]
 
     @property
     def place(self) -> str:
-        """Host and port, as in a URL."""
+        """Return host and port, as in a URL."""
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and wait until it listens; one that never does is not left behind."""
+        """Start the process and wait until it listens; kill it if it does not."""
         self._process = subprocess.Popen(
             self._command,
             cwd=self._folder,
@@ -66,19 +66,19 @@ class Server:
             raise
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process, if it runs."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def stop(self) -> None:
-        """Stop it, and wait until all its threads stand still: it accepts, and does not answer."""
+        """Suspend the process: its socket accepts connections, but nothing responds."""
         _, status = os.waitpid(self._signal(signal.SIGSTOP), os.WUNTRACED)
         assert os.WIFSTOPPED(status), f"{self._command} has ended"
 
     def go_on(self) -> None:
-        """Let it go on where it was stopped."""
+        """Resume the process after `stop`."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> int:
@@ -98,31 +98,31 @@ class Server:
 
 
 def redis_server(folder: Path, *options: str) -> Server:
-    """A Redis that keeps nothing on disk."""
+    """Return a Redis that stores nothing on disk."""
     command = ["redis-server", "--port", "{port}", "--bind", "127.0.0.1"]
     return Server([*command, "--save", "", "--appendonly", "no", *options], folder)
 
 
 def memcached_server(folder: Path, *options: str) -> Server:
-    """A Memcached."""
-    # It does not start as root without being told a user.
+    """Return a Memcached."""
+    # Memcached does not start as root without `-u`.
     command = ["memcached", "-p", "{port}", "-l", "127.0.0.1", "-U", "0", "-u", "root"]
     return Server([*command, *options], folder)
 
 
 def prometheus_server(folder: Path, target: str, *, interval: str = "500ms") -> Server:
-    """A Prometheus that scrapes `/metrics` of `target`, which is a host and port."""
+    """Return a Prometheus that scrapes `/metrics` of `target`, a host and port."""
     config = {
         "global": {"scrape_interval": interval, "scrape_timeout": interval},
         "scrape_configs": [{"job_name": "gateway", "static_configs": [{"targets": [target]}]}],
     }
-    (folder / "prometheus.yml").write_text(json.dumps(config))  # which is YAML too
+    (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is valid YAML
     options = ["--config.file=prometheus.yml", "--storage.tsdb.path=data"]
     return Server(["prometheus", *options, "--web.listen-address=127.0.0.1:{port}"], folder)
 
 
 def alertmanager_server(folder: Path, webhook: str) -> Server:
-    """An Alertmanager alone, which tells `webhook`, a URL, of each alert by itself, and at once."""
+    """Return an Alertmanager that sends each alert at once, ungrouped, to the URL `webhook`."""
     receiver = {"name": "test", "webhook_configs": [{"url": webhook, "send_resolved": True}]}
     route = {
         "receiver": "test",
@@ -132,14 +132,14 @@ def alertmanager_server(folder: Path, webhook: str) -> Server:
         "repeat_interval": "1h",
     }
     config = {"route": route, "receivers": [receiver]}
-    (folder / "alertmanager.yml").write_text(json.dumps(config))  # which is YAML too
+    (folder / "alertmanager.yml").write_text(json.dumps(config))  # JSON is valid YAML
     options = ["--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address="]
     command = ["prometheus-alertmanager", *options, "--web.listen-address=127.0.0.1:{port}"]
     return Server(command, folder)
 
 
 def started(server: Server, package: str) -> Iterator[Server]:
-    """Start `server` for a fixture, and end it afterwards; it comes with the system's `package`."""
+    """Run `server` for a fixture; skip the test if the system package `package` is missing."""
     need(server.program, package)
     server.start()
     try:
@@ -149,13 +149,13 @@ def started(server: Server, package: str) -> Iterator[Server]:
 
 
 def need(program: str, package: str) -> None:
-    """Skip the test if `program`, part of the system's `package`, is missing; in CI fail it."""
+    """Skip the test if `program` of the system package `package` is missing; fail it in CI."""
     if shutil.which(program) is None:
         lack(package)
 
 
 def lack(package: str) -> NoReturn:
-    """Skip a test that needs the system's `package`; in CI fail it."""
+    """Skip a test that requires the system package `package`; fail it in CI."""
     reason = f"install the package {package}"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
@@ -163,9 +163,9 @@ def lack(package: str) -> NoReturn:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nothing listens on, and that is returned only once."""
+    """Return an unused port of loopback; no port is returned twice."""
     for port in _PORTS:
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
-    raise RuntimeError("no free port is left for the tests of this process")
+    raise RuntimeError("no free port is left for this test process")

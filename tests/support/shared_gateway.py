@@ -1,4 +1,4 @@
-"""A gateway with a shared limit, to be run in processes of its own."""
+"""Gateway with a shared limit, to be run in several processes."""
 
 from __future__ import annotations
 

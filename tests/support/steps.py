@@ -1,4 +1,4 @@
-"""The longest step of an event loop, in function calls: the same number on every machine."""
+"""Longest step of an event loop, in function calls, which are the same on every machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from anyio.lowlevel import checkpoint
 
 
 class Steps:
-    """Calls of Python functions between two turns of another task.
+    """Number of calls of Python functions between two turns of another task.
 
     Attributes:
-        longest: Most calls in one step.
-        total: Calls in all steps.
+        longest: Maximum number of calls in one step.
+        total: Number of calls in all steps.
     """
 
     def __init__(self) -> None:
@@ -33,23 +33,23 @@ class Steps:
 
 
 async def steps_of(work: Callable[[], Awaitable[object]]) -> Steps:
-    """Return the steps that `work` takes, beside a task that is always ready to run."""
+    """Return the steps of `work`, measured by a concurrent task that is always ready to run."""
     steps = Steps()
 
-    async def beside() -> None:
+    async def take_turns() -> None:
         while True:
             await checkpoint()
             steps.turn()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(beside)
+        tasks.start_soon(take_turns)
         await checkpoint()
-        before = sys.getprofile()
+        previous = sys.getprofile()
         sys.setprofile(steps.count)
         try:
             await work()
         finally:
-            sys.setprofile(before)
+            sys.setprofile(previous)
             steps.turn()
         tasks.cancel_scope.cancel()
     return steps

@@ -1,4 +1,4 @@
-"""How long tests wait for what must come, and how they stop what must not take long."""
+"""Waiting for conditions, and limits of CPU time."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# A test waits this long for what must come: only what is broken takes as long.
-PATIENCE = 60.0  # seconds
+PATIENCE = 60.0  # seconds that a test waits for an event; reached only on failure
 
 
-def wait_until(holds: Callable[[], bool], what: str = "it does not come") -> None:
-    """Ask again and again, but not for ever; `what` says what is wrong when it never holds."""
+def wait_until(holds: Callable[[], bool], failure: str = "the condition was not met") -> None:
+    """Wait until `holds` returns True; after `PATIENCE` seconds fail with the message `failure`."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, failure
         time.sleep(0.005)
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` where this process computes for longer: no stall of the machine counts.
+    """Raise `TimeoutError` if this process uses more than `seconds` of CPU time.
 
-    A match of a regular expression that is under way is stopped, too. For the main thread only.
+    A running match of a regular expression is interrupted, too. Works in the main thread only.
     """
 
     def stop(number: int, frame: object) -> None:
-        raise TimeoutError(f"it took more than {seconds} s of the processor")
+        raise TimeoutError(f"more than {seconds} s of CPU time used")
 
-    before = signal.signal(signal.SIGVTALRM, stop)
+    previous = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        signal.signal(signal.SIGVTALRM, previous)

@@ -1,4 +1,4 @@
-"""A gateway to be run in several worker processes, which tell who they are."""
+"""Gateway to be run in several worker processes, which return their process id."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenpulse_mw import HttpMetrics, MetricsMiddleware, metrics_routes
 
 
 async def work(request: Request) -> PlainTextResponse:
-    """Answer with the process id of this worker."""
+    """Return the process id of this worker."""
     return PlainTextResponse(str(os.getpid()))
 
 

@@ -1,18 +1,16 @@
-"""Small answers of every vendor, spelled as the vendors spell them, and what they must cost."""
+"""Small responses of every vendor, as sent by them, with their usage."""
 
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from hypothesis import strategies as st
-
 from tokenpulse_mw.usage import TokenUsage, UsageAccount, meter_for
+from tokenpulse_mw.usage.document import Document, read
 
 JSON = b"application/json"
 SSE = b"text/event-stream"
@@ -20,7 +18,7 @@ FRAMES = b"application/vnd.amazon.eventstream"
 
 
 class Body(NamedTuple):
-    """One answer: `before` + `first` + `after`, where `first` carries the model's first words."""
+    """A response: `before` + `first` + `after`; `first` has the first output, if it is a stream."""
 
     content_type: bytes
     before: bytes
@@ -31,48 +29,48 @@ class Body(NamedTuple):
 
     @property
     def data(self) -> bytes:
-        """All bytes of the answer."""
+        """Return the whole body."""
         return self.before + self.first + self.after
 
 
 def event(payload: Any, name: str = "", *, end: str = "\n") -> bytes:
-    """One server-sent event."""
+    """Return a server-sent event."""
     head = f"event: {name}{end}" if name else ""
     return f"{head}data: {json.dumps(payload)}{end}{end}".encode()
 
 
 def header(name: str, kind: int, value: bytes) -> bytes:
-    """One header of a frame, whose value is written out."""
+    """Return a header of a frame, with an encoded value."""
     return bytes([len(name)]) + name.encode() + bytes([kind]) + value
 
 
 def text_header(name: str, value: str) -> bytes:
-    """A header of a frame that is a string."""
+    """Return a header of a frame with a string value."""
     return header(name, 7, struct.pack(">H", len(value)) + value.encode())
 
 
 def frame(headers: bytes, payload: bytes) -> bytes:
-    """One frame of an AWS eventstream."""
+    """Return a frame of an AWS event stream."""
     lengths = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
     message = lengths + struct.pack(">I", zlib.crc32(lengths)) + headers + payload
     return message + struct.pack(">I", zlib.crc32(message))
 
 
-def happening(kind: str, payload: Any) -> bytes:
-    """A frame with an event of this kind, as Amazon Bedrock sends it."""
+def bedrock_event(kind: str, payload: Any) -> bytes:
+    """Return a frame with an event of type `kind`, as sent by Amazon Bedrock."""
     headers = {":event-type": kind, ":content-type": "application/json", ":message-type": "event"}
-    written = b"".join(text_header(name, value) for name, value in headers.items())
-    return frame(written, json.dumps(payload).encode())
+    encoded = b"".join(text_header(name, value) for name, value in headers.items())
+    return frame(encoded, json.dumps(payload).encode())
 
 
-def invoked(payload: Any) -> bytes:
-    """A frame with an event of the model's own vendor, as InvokeModel sends it."""
-    written = base64.b64encode(json.dumps(payload).encode()).decode()
-    return happening("chunk", {"bytes": written, "p": "abc"})
+def bedrock_chunk(payload: Any) -> bytes:
+    """Return a frame with an event of the model's vendor, as sent by InvokeModel."""
+    encoded = base64.b64encode(json.dumps(payload).encode()).decode()
+    return bedrock_event("chunk", {"bytes": encoded, "p": "abc"})
 
 
 def _typed(*payloads: dict[str, Any]) -> bytes:
-    """Events that are named like the `type` they carry, as Anthropic and OpenAI Responses do."""
+    """Return events named by their `type`, as sent by Anthropic and OpenAI Responses."""
     return b"".join(event(payload, payload["type"]) for payload in payloads)
 
 
@@ -80,10 +78,16 @@ def _document(payload: Any, usage: TokenUsage, model: str | None) -> Body:
     return Body(JSON, json.dumps(payload, indent=1).encode(), b"", b"", usage, model)
 
 
+def document(payload: dict[str, Any]) -> Document:
+    """Return the document of `payload`."""
+    (only,) = read(json.dumps(payload).encode())
+    return only
+
+
 def measure(
     content_type: bytes, chunks: Iterable[bytes], *, complete: bool = True, encoding: bytes = b""
 ) -> UsageAccount:
-    """The ledger of an answer that came in these chunks."""
+    """Return the account of a response that was received in `chunks`."""
     meter = meter_for(content_type, encoding)
     assert meter is not None
     for chunk in chunks:
@@ -92,22 +96,9 @@ def measure(
     return meter.account
 
 
-def account(ledger: UsageAccount) -> tuple[object, ...]:
-    """All that a ledger says, to be compared."""
-    return ledger.usage, ledger.source, ledger.model, ledger.failed, ledger.unreadable
-
-
-def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """`data` in pieces, cut at these places."""
-    places = [0, *sorted(cuts), len(data)]
-    return [data[start:end] for start, end in itertools.pairwise(places)]
-
-
-def chunkings(data: bytes) -> st.SearchStrategy[list[bytes]]:
-    """Ways to cut `data` into chunks, empty ones among them."""
-    single = st.builds(lambda: [data[place : place + 1] for place in range(len(data))])
-    places = st.lists(st.integers(0, len(data)), max_size=12)
-    return places.map(lambda cuts: cut(data, cuts)) | single
+def outcome(account: UsageAccount) -> tuple[object, ...]:
+    """Return the attributes of an account that tests compare."""
+    return account.usage, account.source, account.model, account.failed, account.unreadable
 
 
 def _chat_usage(prompt: int, cached: int, completion: int, reasoning: int) -> dict[str, Any]:
@@ -148,8 +139,8 @@ CHAT_SSE = Body(
     "gpt-5-mini",
 )
 
-_ANSWER: dict[str, Any] = {"id": "r-1", "object": "response", "model": "gpt-5", "error": None}
-_ANSWER_USAGE = {
+_RESPONSE: dict[str, Any] = {"id": "r-1", "object": "response", "model": "gpt-5", "error": None}
+_RESPONSE_USAGE = {
     "input_tokens": 75,
     "input_tokens_details": {"cached_tokens": 64, "cache_write_tokens": 8},
     "output_tokens": 41,
@@ -158,22 +149,22 @@ _ANSWER_USAGE = {
 }
 
 RESPONSES_JSON = _document(
-    {**_ANSWER, "status": "completed", "output": [], "usage": _ANSWER_USAGE},
+    {**_RESPONSE, "status": "completed", "output": [], "usage": _RESPONSE_USAGE},
     TokenUsage(input=75, output=41, cache_read=64, cache_write=8, reasoning=32),
     "gpt-5",
 )
 RESPONSES_SSE = Body(
     SSE,
     _typed(
-        {"type": "response.created", "response": {**_ANSWER, "usage": None}},
-        {"type": "response.in_progress", "response": {**_ANSWER, "usage": None}},
+        {"type": "response.created", "response": {**_RESPONSE, "usage": None}},
+        {"type": "response.in_progress", "response": {**_RESPONSE, "usage": None}},
         {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}},
     ),
     _typed({"type": "response.output_text.delta", "delta": "Par"}),
     _typed(
         {"type": "response.output_text.delta", "delta": "is."},
         {"type": "response.output_text.done", "text": "Paris."},
-        {"type": "response.completed", "response": {**_ANSWER, "usage": _ANSWER_USAGE}},
+        {"type": "response.completed", "response": {**_RESPONSE, "usage": _RESPONSE_USAGE}},
     ),
     TokenUsage(input=75, output=41, cache_read=64, cache_write=8, reasoning=32),
     "gpt-5",
@@ -260,7 +251,7 @@ GEMINI_ARRAY = Body(
     JSON,
     b"",
     b"[" + json.dumps(_GEMINI[0], indent=2).encode(),
-    b"".join(b"\n,\r\n" + json.dumps(each, indent=2).encode() for each in _GEMINI[1:]) + b"\n]\n",
+    b"".join(b"\n,\r\n" + json.dumps(part, indent=2).encode() for part in _GEMINI[1:]) + b"\n]\n",
     _GEMINI_USAGE,
     "gemini-2.5-flash",
 )
@@ -327,11 +318,11 @@ GROQ_SSE = Body(
 
 BEDROCK_STREAM = Body(
     FRAMES,
-    happening("messageStart", {"role": "assistant", "p": "abcd"}),
-    happening("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "Paris."}}),
-    happening("contentBlockStop", {"contentBlockIndex": 0})
-    + happening("messageStop", {"stopReason": "end_turn"})
-    + happening(
+    bedrock_event("messageStart", {"role": "assistant", "p": "abcd"}),
+    bedrock_event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "Paris."}}),
+    bedrock_event("contentBlockStop", {"contentBlockIndex": 0})
+    + bedrock_event("messageStop", {"stopReason": "end_turn"})
+    + bedrock_event(
         "metadata",
         {
             "metrics": {"latencyMs": 410},
@@ -351,10 +342,10 @@ BEDROCK_STREAM = Body(
 _INVOCATION = {"inputTokenCount": 10, "outputTokenCount": 40, "cacheReadInputTokenCount": 3000}
 INVOKE_STREAM = Body(
     FRAMES,
-    invoked(_MESSAGE_START),
-    invoked({"type": "content_block_delta", "index": 0, "delta": {"text": "Paris."}}),
-    invoked({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 40}})
-    + invoked({"type": "message_stop", "amazon-bedrock-invocationMetrics": _INVOCATION}),
+    bedrock_chunk(_MESSAGE_START),
+    bedrock_chunk({"type": "content_block_delta", "index": 0, "delta": {"text": "Paris."}}),
+    bedrock_chunk({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 40}})
+    + bedrock_chunk({"type": "message_stop", "amazon-bedrock-invocationMetrics": _INVOCATION}),
     TokenUsage(input=3210, output=40, cache_read=3000, cache_write=200),
     "claude-sonnet-4-5",
 )
@@ -416,4 +407,4 @@ BODIES: dict[str, Body] = {
     "invoke-stream": INVOKE_STREAM,
 }
 STREAMS: dict[str, Body] = {name: body for name, body in BODIES.items() if body.content_type == SSE}
-SPOKEN: dict[str, Body] = {name: body for name, body in BODIES.items() if body.first}
+WITH_OUTPUT: dict[str, Body] = {name: body for name, body in BODIES.items() if body.first}

@@ -1,4 +1,4 @@
-"""Answers in the content codings that servers apply, as servers stream them."""
+"""Content codings, applied as by servers that stream."""
 
 from __future__ import annotations
 
@@ -11,62 +11,62 @@ from typing import Any
 import pytest
 
 ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-_PIECE = 300  # bytes after which a server sends what it has compressed
+_FLUSH_BYTES = 300  # of a body, after which a server flushes the compressor
 
 Encode = Callable[[bytes], bytes]
 
 
 def _flushed(compressor: Any, data: bytes, *flush: int) -> bytes:
-    pieces = [
-        compressor.compress(data[start : start + _PIECE]) + compressor.flush(*flush)
-        for start in range(0, len(data), _PIECE)
+    parts = [
+        compressor.compress(data[start : start + _FLUSH_BYTES]) + compressor.flush(*flush)
+        for start in range(0, len(data), _FLUSH_BYTES)
     ]
-    return b"".join([*pieces, compressor.flush()])
+    return b"".join([*parts, compressor.flush()])
 
 
-def _deflated(data: bytes, form: int) -> bytes:
-    return _flushed(zlib.compressobj(wbits=form), data, zlib.Z_SYNC_FLUSH)
+def _deflated(data: bytes, wbits: int) -> bytes:
+    return _flushed(zlib.compressobj(wbits=wbits), data, zlib.Z_SYNC_FLUSH)
 
 
 def gzipped(data: bytes) -> bytes:
-    """A gzip of one member."""
+    """Return gzip of one member."""
     return _deflated(data, 31)
 
 
 def gzipped_in_members(data: bytes) -> bytes:
-    """A gzip of several members, an empty one among them, and padding."""
+    """Return gzip of three members, of which one is empty, with padding."""
     half = len(data) // 2
     return gzip.compress(data[:half]) + gzip.compress(b"") + gzip.compress(data[half:]) + b"\0\0"
 
 
 def deflated(data: bytes) -> bytes:
-    """Deflate as it should be."""
+    """Return deflate in the zlib format, as specified."""
     return _deflated(data, 15)
 
 
 def deflated_raw(data: bytes) -> bytes:
-    """Deflate without zlib's wrapping."""
+    """Return deflate without the zlib format."""
     return _deflated(data, -15)
 
 
 def brotlied(data: bytes) -> bytes:
-    """br, by the package brotli."""
+    """Return br, compressed by the package brotli."""
     compressor = pytest.importorskip("brotli", reason="install the package brotli").Compressor()
-    pieces = [
-        compressor.process(data[start : start + _PIECE]) + compressor.flush()
-        for start in range(0, len(data), _PIECE)
+    parts = [
+        compressor.process(data[start : start + _FLUSH_BYTES]) + compressor.flush()
+        for start in range(0, len(data), _FLUSH_BYTES)
     ]
-    return b"".join([*pieces, compressor.finish()])
+    return b"".join([*parts, compressor.finish()])
 
 
 def zstded(data: bytes) -> bytes:
-    """Compress by zstd, of the standard library of Python 3.14 or of the package backports.zstd."""
+    """Return zstd, compressed by Python 3.14 or by the package backports.zstd."""
     zstd = pytest.importorskip(ZSTD, reason="install the package backports.zstd")
     return bytes(zstd.compress(data))
 
 
 def zstded_in_frames(data: bytes) -> bytes:
-    """Zstd of three frames, an empty one among them."""
+    """Return zstd of three frames, of which one is empty."""
     third = len(data) // 3
     return zstded(data[:third]) + zstded(b"") + zstded(data[third:])
 
@@ -81,7 +81,7 @@ CODINGS: dict[str, tuple[bytes, Encode]] = {
     "zstd-frames": (b"zstd", zstded_in_frames),
     "two": (b"identity, gzip ,DEFLATE", lambda data: deflated(gzipped(data))),
 }
-# Those in which an answer can end only at its end.
+# Codings in which every cut can be detected.
 WHOLE = {
     name: coding for name, coding in CODINGS.items() if not name.endswith(("members", "frames"))
 }

@@ -1,19 +1,17 @@
-"""Response bodies made to cost a meter much: by kind, of any size, in one chunk or in many."""
+"""Response bodies that are expensive to read, in any size."""
 
 from __future__ import annotations
 
 import gzip
-import struct
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 
-from .bodies import JSON, SSE
+from ..support.chunks import chunks_of
+from .bodies import FRAMES, JSON, SSE, frame
 from .codings import zstded
 
-AWS = b"application/vnd.amazon.eventstream"
 TEXT = b"text/plain"
 
 
@@ -22,33 +20,24 @@ class Kind(NamedTuple):
 
     content_type: bytes
     encoding: bytes
-    body: Callable[[int], bytes]  # of about so many bytes
+    body: Callable[[int], bytes]  # takes the approximate size in bytes
     chunk: int = 0  # bytes, or 0 for a single chunk
 
     def chunks(self, size: int) -> list[bytes]:
         """Return a body of about `size` bytes as its chunks."""
         body = self.body(size)
-        step = self.chunk or len(body)
-        return [body[start : start + step] for start in range(0, len(body), step)]
-
-
-def frame(payload: bytes, headers: bytes = b"") -> bytes:
-    """Return a frame of an AWS event stream."""
-    prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
-    prelude += struct.pack(">I", zlib.crc32(prelude))
-    message = prelude + headers + payload
-    return message + struct.pack(">I", zlib.crc32(message))
+        return chunks_of(body, self.chunk or len(body))
 
 
 def repeated(
     unit: bytes, start: bytes = b"", end: bytes = b"", *, most: int = 1 << 40
 ) -> Callable[[int], bytes]:
-    """Return what repeats `unit` to a given size, between `start` and `end`."""
+    """Return a function of the size that repeats `unit` between `start` and `end`."""
     return lambda size: start + unit * max(min(size, most) // len(unit), 1) + end
 
 
 def events(unit: bytes, *, most: int = 1 << 19) -> Callable[[int], bytes]:
-    """Return what makes events of up to `most` bytes that repeat `unit` in a JSON array."""
+    """Return a function of the size that builds events with `unit` repeated in a JSON array."""
     return lambda size: (
         (b'data:{"usage":[' + unit * (most // len(unit)) + b'0],"tokens":1}\n\n')
         * (max(size // most, 1))
@@ -56,25 +45,25 @@ def events(unit: bytes, *, most: int = 1 << 19) -> Callable[[int], bytes]:
 
 
 def sse(body: Callable[[int], bytes], chunk: int = 0) -> Kind:
-    """Return a kind of streams of events."""
+    """Return a kind of server-sent events."""
     return Kind(SSE, b"", body, chunk)
 
 
 def _empty_block() -> bytes:
-    """Return eight empty deflate blocks that each have Huffman tables of their own."""
+    """Return eight empty deflate blocks, each with its own Huffman tables."""
     order = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1]
     fields = [(0, 1), (2, 2), (0, 5), (0, 5), (len(order) - 4, 4)]
     fields += [(int(symbol in (18, 1)), 3) for symbol in order]
     fields += [(1, 1), (127, 7), (1, 1), (107, 7), (0, 3)]
-    value = place = 0
+    value = position = 0
     for number, bits in fields * 8:
-        value |= number << place
-        place += bits
-    return value.to_bytes(place // 8, "little")
+        value |= number << position
+        position += bits
+    return value.to_bytes(position // 8, "little")
 
 
 def _compressed(unit: bytes, start: bytes = b"") -> Callable[[int], bytes]:
-    """Return what decodes to 256 times a given size."""
+    """Return a function of the size whose result decodes to 256 times as many bytes."""
     return lambda size: gzip.compress(start + unit * (size * 256 // len(unit)), 6)
 
 
@@ -158,14 +147,16 @@ KINDS: dict[str, Kind] = {
     "json-members": Kind(JSON, b"", repeated(b'"usage":{},', b"{", b'"a":1}')),
     "text-comments": Kind(TEXT, b"", repeated(b":\n\n")),
     # AWS event streams.
-    "frames-empty": Kind(AWS, b"", repeated(frame(b""))),
-    "frames-headers": Kind(AWS, b"", repeated(frame(b"", b"\0\0" * 30_000))),
-    "frames-corrupt": Kind(AWS, b"", repeated(frame(b"x")[:-1] + b"\0")),
-    "frames-too-many-headers": Kind(AWS, b"", repeated(frame(b"", b"\0\0" * 33))),
+    "frames-empty": Kind(FRAMES, b"", repeated(frame(b"", b""))),
+    "frames-headers": Kind(FRAMES, b"", repeated(frame(b"\0\0" * 30_000, b""))),
+    "frames-corrupt": Kind(FRAMES, b"", repeated(frame(b"", b"x")[:-1] + b"\0")),
+    "frames-too-many-headers": Kind(FRAMES, b"", repeated(frame(b"\0\0" * 33, b""))),
     "frames-payload": Kind(
-        AWS, b"", repeated(frame(b'{"bytes":"eyJhX3Rva2VucyI6MX0="}', _EVENT_TYPE))
+        FRAMES, b"", repeated(frame(_EVENT_TYPE, b'{"bytes":"eyJhX3Rva2VucyI6MX0="}'))
     ),
-    "frames-dicts": Kind(AWS, b"", repeated(frame(b'{"a_tokens":[' + b"{}," * 100_000 + b"{}]}"))),
+    "frames-dicts": Kind(
+        FRAMES, b"", repeated(frame(b"", b'{"a_tokens":[' + b"{}," * 100_000 + b"{}]}"))
+    ),
     # Compressed.
     "gzip-array": Kind(JSON, b"gzip", lambda size: _compressed(b"{},", b"[")(size // 16)),
     "gzip-events": Kind(SSE, b"gzip", lambda size: _compressed(b"a\n\n")(size // 16)),

@@ -1,4 +1,4 @@
-"""Compressed answers: read through their codings, and in bounded memory."""
+"""Meter of compressed responses."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tokenpulse_mw.usage.decompress import decoders_for
 from tokenpulse_mw.usage.json_meter import JsonMeter
 from tokenpulse_mw.usage.sse_meter import SSEMeter
 
+from ..support.chunks import chunkings, chunks_of, prefixes, split_at
 from .bodies import (
     ANTHROPIC_SSE,
     BODIES,
@@ -26,28 +27,23 @@ from .bodies import (
     JSON,
     SSE,
     Body,
-    account,
-    chunkings,
-    cut,
     event,
     measure,
+    outcome,
 )
 from .codings import CODINGS, WHOLE, Encode, gzipped
 
 USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
 
-
 every_body = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-
-
 every_coding = pytest.mark.parametrize(("coding", "encode"), CODINGS.values(), ids=CODINGS)
 
 
-def encoded(meter: JsonMeter | SSEMeter, *, most: int) -> CompressedMeter:
-    """A meter that reads through gzip, and decodes so many bytes."""
-    makes = decoders_for(b"gzip")
-    assert makes is not None
-    return CompressedMeter(meter, [make() for make in makes], most=most)
+def gzip_meter(meter: JsonMeter | SSEMeter, *, most: int) -> CompressedMeter:
+    """Return a meter that reads gzip and decodes at most `most` bytes."""
+    factories = decoders_for(b"gzip")
+    assert factories is not None
+    return CompressedMeter(meter, [factory() for factory in factories], most=most)
 
 
 @every_body
@@ -55,10 +51,10 @@ def encoded(meter: JsonMeter | SSEMeter, *, most: int) -> CompressedMeter:
 def test_compressed_response_is_read_like_a_plain_one(
     body: Body, coding: bytes, encode: Encode
 ) -> None:
-    """The account is the same in every coding."""
-    ledger = measure(body.content_type, [encode(body.data)], encoding=coding)
+    """A response has the same account in every coding."""
+    account = measure(body.content_type, [encode(body.data)], encoding=coding)
 
-    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+    assert outcome(account) == (body.usage, "reported", body.model, False, 0)
 
 
 @every_coding
@@ -66,16 +62,15 @@ def test_compressed_response_is_read_like_a_plain_one(
 def test_any_chunking_of_compressed_response_gives_the_same_account(
     coding: bytes, encode: Encode, body: Body, data: st.DataObject
 ) -> None:
-    """The position of the cuts and of the end does not matter."""
-    stream = encode(body.data)
-    stream = stream[: data.draw(st.integers(0, len(stream)) | st.just(len(stream)))]
+    """The account does not depend on the chunks or on the position of the end."""
+    stream = data.draw(prefixes(encode(body.data)))
     complete = data.draw(st.booleans())
     chunks = data.draw(chunkings(stream))
 
-    ledger = measure(body.content_type, chunks, complete=complete, encoding=coding)
+    account = measure(body.content_type, chunks, complete=complete, encoding=coding)
 
     whole = measure(body.content_type, [stream], complete=complete, encoding=coding)
-    assert account(ledger) == account(whole)
+    assert outcome(account) == outcome(whole)
 
 
 @pytest.mark.parametrize(("coding", "encode"), WHOLE.values(), ids=WHOLE)
@@ -86,20 +81,20 @@ def test_cut_compressed_response_is_partial_or_missing(
     """A body that ends inside a coding is not complete, even if the server ends it."""
     stream = encode(ANTHROPIC_SSE.data)
     for end in range(1, len(stream) - 10, 3):
-        ledger = measure(SSE, [stream[:end]], complete=complete, encoding=coding)
+        account = measure(SSE, [stream[:end]], complete=complete, encoding=coding)
 
-        usage = ledger.usage or TokenUsage()
-        assert ledger.source == ("missing" if ledger.usage is None else "partial")
+        usage = account.usage or TokenUsage()
+        assert account.source == ("missing" if account.usage is None else "partial")
         assert usage.input <= ANTHROPIC_SSE.usage.input
         assert usage.output <= ANTHROPIC_SSE.usage.output
-        assert ledger.unreadable == complete
+        assert account.unreadable == complete
 
 
 def test_usage_before_the_cut_counts() -> None:
-    """Only the end of the coding is missing."""
-    ledger = measure(SSE, [gzipped(CHAT_SSE.data)[:-8]], complete=False, encoding=b"gzip")
+    """Usage counts if only the end of the coding is missing."""
+    account = measure(SSE, [gzipped(CHAT_SSE.data)[:-8]], complete=False, encoding=b"gzip")
 
-    assert account(ledger) == (CHAT_SSE.usage, "partial", CHAT_SSE.model, False, 0)
+    assert outcome(account) == (CHAT_SSE.usage, "partial", CHAT_SSE.model, False, 0)
 
 
 @every_coding
@@ -107,65 +102,65 @@ def test_usage_before_the_cut_counts() -> None:
 def test_corrupt_response_never_raises(
     coding: bytes, encode: Encode, seed: int, data: st.DataObject
 ) -> None:
-    """Usage before the corruption counts."""
+    """Changed bits of a compressed body raise no error."""
     stream = bytearray(encode(CHAT_SSE.data))
     chance = random.Random(seed)
     for _ in range(chance.randrange(1, 4)):
         stream[chance.randrange(len(stream))] ^= 1 << chance.randrange(8)
 
-    ledger = measure(SSE, data.draw(chunkings(bytes(stream))), encoding=coding)
+    account = measure(SSE, data.draw(chunkings(bytes(stream))), encoding=coding)
 
-    assert ledger.source in ("reported", "partial", "missing")
+    assert account.source in ("reported", "partial", "missing")
 
 
 def test_corrupt_response_is_unreadable_once() -> None:
-    """Later chunks are ignored."""
+    """Usage before the corruption counts, and later chunks are ignored."""
     chunks = [gzipped(USAGE)[:-8], b"\xff" * 100, b"\xff" * 100, gzipped(USAGE)]
 
-    ledger = measure(SSE, chunks, encoding=b"gzip")
+    account = measure(SSE, chunks, encoding=b"gzip")
 
-    assert account(ledger) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
+    assert outcome(account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
 
 
 def test_awaits_output_ends_with_the_first_output() -> None:
-    """The first output is seen through a coding that is flushed."""
+    """The first output is recognized in a coding that is flushed."""
     compressor = zlib.compressobj(wbits=31)
     meter = meter_for(SSE, b"gzip")
     assert meter is not None
-    waiting = []
+    awaiting = []
 
     for part in (CHAT_SSE.before, CHAT_SSE.first, CHAT_SSE.after):
-        waiting.append(meter.awaits_output)
+        awaiting.append(meter.awaits_output)
         meter.feed(compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH))
     meter.feed(compressor.flush())
     meter.finish(complete=True)
 
-    assert waiting == [True, True, False]
+    assert awaiting == [True, True, False]
     assert meter.account.usage == CHAT_SSE.usage
 
 
 def test_empty_body_is_not_unreadable() -> None:
-    """It is not cut, because it has not begun."""
-    assert account(measure(JSON, [], encoding=b"gzip")) == (None, "missing", None, False, 0)
-    assert account(measure(JSON, [b""], encoding=b"gzip")) == (None, "missing", None, False, 0)
+    """An empty body is not a cut coding."""
+    assert outcome(measure(JSON, [], encoding=b"gzip")) == (None, "missing", None, False, 0)
+    assert outcome(measure(JSON, [b""], encoding=b"gzip")) == (None, "missing", None, False, 0)
 
 
 def test_decoded_bytes_are_bounded() -> None:
-    """Excess bytes are unreadable once; usage before them counts."""
-    words = b": ping\n\n" * 5000
-    meter = encoded(SSEMeter(), most=len(words))
+    """Decoding ends after `most` bytes, and usage before that counts."""
+    pings = b": ping\n\n" * 5000
+    meter = gzip_meter(SSEMeter(), most=len(pings))
 
-    for chunk in cut(gzipped(USAGE + words * 3), range(50, 300, 50)):
+    for chunk in split_at(gzipped(USAGE + pings * 3), range(50, 300, 50)):
         meter.feed(chunk)
     meter.finish(complete=True)
 
-    assert account(meter.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
+    assert outcome(meter.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
 
 
-def test_response_of_the_limit_is_read() -> None:
-    """`most` is inclusive."""
+def test_response_of_most_bytes_is_read() -> None:
+    """A body that decodes to exactly `most` bytes is read."""
     for most, source in ((len(USAGE), "reported"), (len(USAGE) - 1, "missing")):
-        meter = encoded(SSEMeter(), most=most)
+        meter = gzip_meter(SSEMeter(), most=most)
 
         meter.feed(gzip.compress(USAGE))
         meter.finish(complete=True)
@@ -173,33 +168,32 @@ def test_response_of_the_limit_is_read() -> None:
         assert meter.account.source == source
 
 
-def test_an_answer_that_says_much_more_than_its_size_is_not_decoded_to_its_end() -> None:
-    """A few bytes cost no more time than an answer of their size could."""
+def test_decompression_bomb_is_not_decoded_to_its_end() -> None:
+    """The number of decoded bytes is bounded by the number of compressed bytes."""
     bomb = gzip.compress(b": ping\n\n" * 1_000_000)
-    meter = SSEMeter()
-    read = encoded(meter, most=64 * 1024 * 1024)
+    meter = gzip_meter(SSEMeter(), most=64 * 1024 * 1024)
 
-    read.feed(gzip.compress(USAGE) + bomb)
-    read.finish(complete=True)
+    meter.feed(gzip.compress(USAGE) + bomb)
+    meter.finish(complete=True)
 
-    assert account(read.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
+    assert outcome(meter.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
 
 
-def test_a_long_answer_earns_what_it_says() -> None:
-    """The more of it has come, the more of it is decoded."""
+def test_limit_of_decoded_bytes_grows_with_the_compressed_bytes() -> None:
+    """A long response is decoded to its end."""
     chance = random.Random(7)
-    words = b"".join(b": ping %d\n\n" % chance.randrange(10**9) for _ in range(120_000))
-    stream = gzipped(words + USAGE)
+    comments = b"".join(b": ping %d\n\n" % chance.randrange(10**9) for _ in range(120_000))
+    stream = gzipped(comments + USAGE)
 
-    ledger = measure(SSE, cut(stream, range(5000, len(stream), 5000)), encoding=b"gzip")
+    account = measure(SSE, chunks_of(stream, 5000), encoding=b"gzip")
 
-    assert len(words) > 2 * 1024 * 1024
-    assert account(ledger) == (TokenUsage(input=3, output=4), "reported", None, False, 0)
+    assert len(comments) > 2 * 1024 * 1024
+    assert outcome(account) == (TokenUsage(input=3, output=4), "reported", None, False, 0)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br"])
-def test_an_honest_stream_may_be_compressed_much(coding: str) -> None:
-    """Azure repeats itself in every event, and brotli makes a hundredth of it."""
+def test_highly_compressed_stream_is_decoded_to_its_end(coding: str) -> None:
+    """Streams of Azure repeat each event, and brotli reduces them to a hundredth."""
     compress, flush, end = _compressor(coding)
     safe = {"filtered": False, "severity": "safe"}
     filters = dict.fromkeys(("hate", "self_harm", "sexual", "violence"), safe)
@@ -216,20 +210,20 @@ def test_an_honest_stream_may_be_compressed_much(coding: str) -> None:
                 "logprobs": None,
             }
         ]
-        said = event({"choices": choices, "model": "gpt-4o-2024-11-20", "usage": None})
-        chunks.append(compress(said * 4) + flush())
+        chunk = event({"choices": choices, "model": "gpt-4o-2024-11-20", "usage": None})
+        chunks.append(compress(chunk * 4) + flush())
 
-    ledger = measure(SSE, [*chunks, compress(USAGE), end()], encoding=coding.encode())
+    account = measure(SSE, [*chunks, compress(USAGE), end()], encoding=coding.encode())
 
     expected = (TokenUsage(input=3, output=4), "reported", "gpt-4o-2024-11-20", False, 0)
-    assert account(ledger) == expected
+    assert outcome(account) == expected
 
 
 _VOCABULARY = ["pulse", "token", "meter", "alert", "limit", "route"]
 
 
 def _compressor(coding: str) -> tuple[Any, Any, Any]:
-    """What compresses, what hands on all that was compressed, and what ends it."""
+    """Return functions that compress, flush and finish."""
     if coding == "gzip":
         stream = zlib.compressobj(wbits=31)
         return stream.compress, lambda: stream.flush(zlib.Z_SYNC_FLUSH), stream.flush
@@ -238,29 +232,29 @@ def _compressor(coding: str) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("coding", CODINGS.values(), ids=CODINGS)
-@pytest.mark.parametrize("form", [bytearray, memoryview])
-def test_the_bytes_of_a_compressed_answer_may_be_of_any_kind(
-    coding: tuple[bytes, Encode], form: Callable[[bytes], Any]
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_compressed_chunks_may_be_any_bytes_like_object(
+    coding: tuple[bytes, Encode], kind: Callable[[bytes], Any]
 ) -> None:
-    """Applications send bytearrays and memoryviews too."""
+    """Applications also send bytearrays and memoryviews."""
     stream = coding[1](CHAT_SSE.data)
-    chunks = [form(chunk) for chunk in cut(stream, range(50, len(stream), 50))]
+    chunks = [kind(chunk) for chunk in chunks_of(stream, 50)]
 
     assert measure(SSE, chunks, encoding=coding[0]).usage == CHAT_SSE.usage
 
 
-def test_what_lies_between_two_codings_counts_too() -> None:
-    """A bomb in a bomb may say nothing at all in the end."""
+def test_bytes_between_two_codings_are_bounded() -> None:
+    """A bomb inside a bomb is not decoded to its end, even if it contains no bytes."""
     bomb = gzip.compress(gzip.compress(b"", mtime=0) * 200_000)
 
-    ledger = measure(JSON, [bomb], encoding=b"gzip, gzip")
+    account = measure(JSON, [bomb], encoding=b"gzip, gzip")
 
-    assert account(ledger) == (None, "missing", None, False, 1)
+    assert outcome(account) == (None, "missing", None, False, 1)
 
 
 @pytest.mark.parametrize("encoding", [b"compress", b"gzip, aws-chunked", b"x" * 500])
-def test_an_answer_in_an_unknown_coding_is_missing(encoding: bytes) -> None:
-    """It is nobody's fault, and not counted as unreadable."""
+def test_unsupported_encoding_is_missing_and_not_unreadable(encoding: bytes) -> None:
+    """A body in an unsupported coding is not read."""
     for content_type in (JSON, SSE):
         meter = meter_for(content_type, encoding)
         assert isinstance(meter, UnsupportedEncodingMeter)
@@ -268,34 +262,34 @@ def test_an_answer_in_an_unknown_coding_is_missing(encoding: bytes) -> None:
         meter.finish(complete=True)
 
         assert meter.awaits_output is False
-        assert account(meter.account) == (None, "missing", None, False, 0)
+        assert outcome(meter.account) == (None, "missing", None, False, 0)
         assert meter.account.complete is True
 
 
-def test_a_body_that_no_vendor_answers_with_has_no_meter_in_any_coding() -> None:
-    """A page is no answer of a model, however it is compressed."""
+def test_compressed_page_has_no_meter() -> None:
+    """A media type of no vendor has no meter in any coding."""
     assert meter_for(b"text/html", b"gzip") is None
     assert meter_for(b"text/html", b"compress") is None
 
 
 @pytest.mark.parametrize("encoding", [b"", b"identity", b" Identity ", b"none", b"UTF-8"])
-def test_a_plain_answer_needs_no_decoding(encoding: bytes) -> None:
-    """Its meter is the plain one."""
+def test_identity_encoding_has_the_plain_meter(encoding: bytes) -> None:
+    """Encodings that change no bytes need no decoder."""
     assert isinstance(meter_for(JSON, encoding), JsonMeter)
     assert measure(JSON, [CHAT_JSON.data], encoding=encoding).usage == CHAT_JSON.usage
 
 
-def test_each_compressed_answer_has_a_decoder_of_its_own() -> None:
-    """Two answers at once do not mix."""
-    one, other = meter_for(JSON, b"gzip"), meter_for(JSON, b"gzip")
-    assert one is not None
-    assert other is not None
+def test_concurrent_responses_have_separate_decoders() -> None:
+    """Chunks of two responses do not mix."""
+    first, second = meter_for(JSON, b"gzip"), meter_for(JSON, b"gzip")
+    assert first is not None
+    assert second is not None
     data = gzipped(CHAT_JSON.data)
 
-    for chunk in cut(data, range(20, len(data), 20)):
-        one.feed(chunk)
-        other.feed(chunk)
-    one.finish(complete=True)
-    other.finish(complete=True)
+    for chunk in chunks_of(data, 20):
+        first.feed(chunk)
+        second.feed(chunk)
+    first.finish(complete=True)
+    second.finish(complete=True)
 
-    assert (one.account.usage, other.account.usage) == (CHAT_JSON.usage, CHAT_JSON.usage)
+    assert (first.account.usage, second.account.usage) == (CHAT_JSON.usage, CHAT_JSON.usage)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import gc
-import sys
 import time
 import tracemalloc
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from tokenpulse_mw.usage import UsageMeter, meter_for
 from tokenpulse_mw.usage.bounds import MAX_FEED_MEMORY_BYTES
 
+from ..support.calls import calls
 from .hostile import KINDS, Kind
 
 SMALL, LARGE = 128 * 1024, 2 * 1024 * 1024
-FACTOR = 3.0  # by which the cost of a byte may seem to grow, where it does not
-LEAST_SECONDS = 0.001  # of CPU; what takes less is as good as nothing
-MAX_CALLS = 1_000_000  # of functions in one feed, most of them of C
+FACTOR = 3.0  # tolerance for noise in the measured growth
+MIN_SECONDS = 0.001  # of CPU; shorter times are rounded up
+MAX_CALLS = 1_000_000  # of functions in one feed, including those written in C
 ATTEMPTS = 4
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -33,7 +31,7 @@ def meter_of(kind: Kind) -> UsageMeter:
 
 
 def seconds(kind: Kind, chunks: list[bytes], *, runs: int) -> float:
-    """Return the least CPU time in which a body of these chunks was read."""
+    """Return the least CPU time in which a body of these chunks is read."""
     best = float("inf")
     gc.collect()
     gc.disable()
@@ -51,7 +49,7 @@ def seconds(kind: Kind, chunks: list[bytes], *, runs: int) -> float:
 
 
 def peak(kind: Kind, chunks: list[bytes]) -> int:
-    """Return the most memory that was held beside the chunks while they were read."""
+    """Return the maximum memory that is held in addition to the chunks while they are read."""
     meter = meter_of(kind)
     tracemalloc.start()
     try:
@@ -63,22 +61,6 @@ def peak(kind: Kind, chunks: list[bytes]) -> int:
         tracemalloc.stop()
 
 
-def calls(call: Callable[[], object]) -> int:
-    """Return how many functions were called, those of C included."""
-    count = 0
-
-    def note(_frame: Any, event: str, _arg: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(note)
-    try:
-        call()
-    finally:
-        sys.setprofile(None)
-    return count
-
-
 @every_kind
 def test_time_per_byte_does_not_grow_with_the_body(kind: Kind) -> None:
     """Sixteen times the bytes take at most sixteen times the CPU time, give or take noise."""
@@ -87,7 +69,7 @@ def test_time_per_byte_does_not_grow_with_the_body(kind: Kind) -> None:
     growth = []
 
     for _ in range(ATTEMPTS):
-        expected = max(seconds(kind, small, runs=3), LEAST_SECONDS) * ratio
+        expected = max(seconds(kind, small, runs=3), MIN_SECONDS) * ratio
         growth.append(seconds(kind, large, runs=2) / expected)
         if growth[-1] <= FACTOR:
             return

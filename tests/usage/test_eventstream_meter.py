@@ -1,4 +1,4 @@
-"""The meter of AWS eventstream answers: Converse, and InvokeModel of any vendor."""
+"""Meter of AWS event streams: Converse, and InvokeModel of any vendor."""
 
 from __future__ import annotations
 
@@ -14,25 +14,21 @@ from .bodies import (
     FRAMES,
     INVOKE_STREAM,
     Body,
-    account,
+    bedrock_chunk,
+    bedrock_event,
     frame,
-    happening,
-    invoked,
     measure,
+    outcome,
     text_header,
 )
 
-WORDS = happening("contentBlockDelta", {"delta": {"text": "Paris."}})
-
-
-USAGE = happening("metadata", {"usage": {"inputTokens": 3, "outputTokens": 4}})
-
-
+OUTPUT = bedrock_event("contentBlockDelta", {"delta": {"text": "Paris."}})
+USAGE = bedrock_event("metadata", {"usage": {"inputTokens": 3, "outputTokens": 4}})
 METRICS = "amazon-bedrock-invocationMetrics"
 
 
 def exception(kind: str, name: str) -> bytes:
-    """A frame that tells of a failure."""
+    """Return a frame that reports a failure."""
     headers = text_header(":message-type", kind) + text_header(name, "throttlingException")
     return frame(headers, b'{"message": "Too many requests"}')
 
@@ -42,74 +38,74 @@ def exception(kind: str, name: str) -> bytes:
     [
         exception("exception", ":exception-type"),
         exception("error", ":error-code"),
-        invoked({"type": "error", "error": {"type": "overloaded_error"}}),
+        bedrock_chunk({"type": "error", "error": {"type": "overloaded_error"}}),
     ],
 )
-def test_an_exception_is_a_failure(failure: bytes) -> None:
-    """Bedrock tells of it by the kind of the message, the model's vendor in an event."""
-    ledger = measure(FRAMES, [WORDS + failure])
+def test_exception_or_error_fails(failure: bytes) -> None:
+    """Bedrock reports a failure by the message type, the vendor of the model in an event."""
+    account = measure(FRAMES, [OUTPUT + failure])
 
-    assert account(ledger) == (None, "missing", None, True, 0)
-    assert measure(FRAMES, [WORDS + failure + WORDS]).failed is True
+    assert outcome(account) == (None, "missing", None, True, 0)
+    assert measure(FRAMES, [OUTPUT + failure + OUTPUT]).failed is True
 
 
-def test_what_was_said_before_an_exception_is_partial() -> None:
-    """It may not be all."""
-    ledger = measure(FRAMES, [USAGE + exception("exception", ":exception-type")])
+def test_usage_before_an_exception_is_partial() -> None:
+    """Usage that precedes an exception may be incomplete."""
+    account = measure(FRAMES, [USAGE + exception("exception", ":exception-type")])
 
-    assert (ledger.usage, ledger.source) == (TokenUsage(input=3, output=4), "partial")
+    assert (account.usage, account.source) == (TokenUsage(input=3, output=4), "partial")
 
 
 @pytest.mark.parametrize(
-    ("before", "words"),
+    ("before", "output"),
     [
         (
-            happening("contentBlockDelta", {"delta": {"toolUse": {"input": ""}}}),
-            happening("contentBlockDelta", {"delta": {"toolUse": {"input": "{"}}}),
+            bedrock_event("contentBlockDelta", {"delta": {"toolUse": {"input": ""}}}),
+            bedrock_event("contentBlockDelta", {"delta": {"toolUse": {"input": "{"}}}),
         ),
         (
-            invoked({"messageStart": {"role": "assistant"}}),
-            invoked({"contentBlockDelta": {"delta": {"text": "P"}, "contentBlockIndex": 0}}),
+            bedrock_chunk({"messageStart": {"role": "assistant"}}),
+            bedrock_chunk({"contentBlockDelta": {"delta": {"text": "P"}, "contentBlockIndex": 0}}),
         ),
-        (invoked({"generation": ""}), invoked({"generation": "P"})),
+        (bedrock_chunk({"generation": ""}), bedrock_chunk({"generation": "P"})),
         (
-            happening("assistantResponseEvent", {"content": "", "modelId": "claude"}),
-            happening("assistantResponseEvent", {"content": "P", "modelId": "claude"}),
+            bedrock_event("assistantResponseEvent", {"content": "", "modelId": "claude"}),
+            bedrock_event("assistantResponseEvent", {"content": "P", "modelId": "claude"}),
         ),
     ],
     ids=["converse", "nova", "llama", "kiro"],
 )
-def test_waiting_ends_with_the_first_words(before: bytes, words: bytes) -> None:
-    """Of Converse, of InvokeModel, and of Kiro; an empty piece is none of them."""
+def test_awaits_output_ends_with_the_first_output(before: bytes, output: bytes) -> None:
+    """Output of Converse, InvokeModel and Kiro is recognized; empty text is not output."""
     meter = EventStreamMeter()
-    waiting = []
+    awaiting = []
 
-    for piece in (before, words):
-        meter.feed(piece)
-        waiting.append(meter.awaits_output)
+    for chunk in (before, output):
+        meter.feed(chunk)
+        awaiting.append(meter.awaits_output)
 
-    assert waiting == [True, False]
+    assert awaiting == [True, False]
     assert meter.account.is_response is True
 
 
-def test_a_word_that_looks_like_an_error_is_no_failure() -> None:
-    """What the model writes stands inside a string, or inside the arguments of a tool."""
-    words = invoked({"type": "content_block_delta", "delta": {"error": {"code": 1}}})
+def test_output_that_looks_like_an_error_does_not_fail() -> None:
+    """Output is inside a string, or inside the arguments of a tool."""
+    output = bedrock_chunk({"type": "content_block_delta", "delta": {"error": {"code": 1}}})
 
-    assert measure(FRAMES, [WORDS, words, USAGE]).failed is False
-
-
-def test_a_usage_inside_of_what_the_model_wrote_is_only_text() -> None:
-    """Only the metadata's own usage counts."""
-    said = {"inputTokens": 99, "outputTokens": 99}
-    words = happening("contentBlockDelta", {"delta": {"toolUse": {"usage": said}}})
-
-    assert measure(FRAMES, [words, USAGE, words]).usage == TokenUsage(input=3, output=4)
-    assert measure(FRAMES, [words]).usage is None
+    assert measure(FRAMES, [OUTPUT, output, USAGE]).failed is False
 
 
-def test_the_metrics_of_an_invocation_count_where_the_vendor_is_silent() -> None:
-    """Bedrock adds them to the last event of every vendor's model."""
+def test_output_that_looks_like_usage_is_ignored() -> None:
+    """Only the usage of the metadata counts."""
+    usage = {"inputTokens": 99, "outputTokens": 99}
+    output = bedrock_event("contentBlockDelta", {"delta": {"toolUse": {"usage": usage}}})
+
+    assert measure(FRAMES, [output, USAGE, output]).usage == TokenUsage(input=3, output=4)
+    assert measure(FRAMES, [output]).usage is None
+
+
+def test_invocation_metrics_count_without_usage_of_the_vendor() -> None:
+    """Bedrock adds metrics to the last event of every vendor's model."""
     metrics = {
         "inputTokenCount": 10,
         "outputTokenCount": 40,
@@ -117,101 +113,105 @@ def test_the_metrics_of_an_invocation_count_where_the_vendor_is_silent() -> None
         "cacheWriteInputTokenCount": 5,
         "invocationLatency": 900,
     }
-    ledger = measure(FRAMES, [invoked({"outputText": "Paris."}), invoked({METRICS: metrics})])
+    account = measure(
+        FRAMES, [bedrock_chunk({"outputText": "Paris."}), bedrock_chunk({METRICS: metrics})]
+    )
 
     expected = TokenUsage(input=45, output=40, cache_read=30, cache_write=5)
-    assert account(ledger) == (expected, "reported", None, False, 0)
+    assert outcome(account) == (expected, "reported", None, False, 0)
 
 
-def test_the_metrics_of_an_invocation_yield_to_the_vendors_last_word() -> None:
-    """They complete a count that the vendor would have corrected, and no other."""
-    metrics = invoked({METRICS: {"inputTokenCount": 7, "outputTokenCount": 8}})
-    start = invoked(
+def test_invocation_metrics_do_not_override_final_usage() -> None:
+    """Metrics replace only usage that the vendor has not made final."""
+    metrics = bedrock_chunk({METRICS: {"inputTokenCount": 7, "outputTokenCount": 8}})
+    start = bedrock_chunk(
         {"type": "message_start", "message": {"model": "claude", "usage": {"input_tokens": 3}}}
     )
-    delta = invoked({"type": "message_delta", "usage": {"output_tokens": 4}})
+    delta = bedrock_chunk({"type": "message_delta", "usage": {"output_tokens": 4}})
 
     assert measure(FRAMES, [start, delta, metrics]).usage == TokenUsage(input=3, output=4)
-    ledger = measure(FRAMES, [start, metrics])
-    assert account(ledger) == (TokenUsage(input=7, output=8), "reported", "claude", False, 0)
+    account = measure(FRAMES, [start, metrics])
+    assert outcome(account) == (TokenUsage(input=7, output=8), "reported", "claude", False, 0)
 
 
-def test_the_metrics_of_an_invocation_tell_the_input_that_claude_leaves_out() -> None:
-    """Some hosts' first event has no usage, and the last of the model's own only the output."""
-    start = invoked({"type": "message_start", "message": {"type": "message", "model": "claude"}})
-    delta = invoked({"type": "message_delta", "usage": {"output_tokens": 50}})
+def test_invocation_metrics_add_missing_input() -> None:
+    """Some hosts send no usage in the first event, and only the output in the last one."""
+    start = bedrock_chunk(
+        {"type": "message_start", "message": {"type": "message", "model": "claude"}}
+    )
+    delta = bedrock_chunk({"type": "message_delta", "usage": {"output_tokens": 50}})
     counts = {
         "inputTokenCount": 100,
         "outputTokenCount": 50,
         "cacheReadInputTokenCount": 80,
         "cacheWriteInputTokenCount": 20,
     }
-    stop = invoked({"type": "message_stop", METRICS: counts})
+    stop = bedrock_chunk({"type": "message_stop", METRICS: counts})
 
-    ledger = measure(FRAMES, [start, delta, stop])
+    account = measure(FRAMES, [start, delta, stop])
 
     expected = TokenUsage(input=200, output=50, cache_read=80, cache_write=20)
-    assert (ledger.usage, ledger.source, ledger.unreadable) == (expected, "reported", 0)
+    assert (account.usage, account.source, account.unreadable) == (expected, "reported", 0)
 
 
 @pytest.mark.parametrize("payload", [b"{", b'{"bytes": 7}', b'{"bytes": "?"}', b"[]"])
-def test_a_chunk_that_cannot_be_read_is_counted(payload: bytes) -> None:
-    """The rest of the stream counts."""
+def test_malformed_chunk_is_unreadable(payload: bytes) -> None:
+    """A malformed chunk is counted, and the rest of the stream counts."""
     headers = text_header(":event-type", "chunk")
 
-    ledger = measure(FRAMES, [USAGE, frame(headers, payload)])
+    account = measure(FRAMES, [USAGE, frame(headers, payload)])
 
-    assert account(ledger) == (TokenUsage(input=3, output=4), "reported", None, False, 1)
+    assert outcome(account) == (TokenUsage(input=3, output=4), "reported", None, False, 1)
 
 
-def test_a_chunk_without_bytes_says_nothing() -> None:
-    """It is no failure either."""
+def test_chunk_without_bytes_is_ignored() -> None:
+    """A chunk without bytes is neither unreadable nor a failure."""
     headers = text_header(":event-type", "chunk")
 
-    assert account(measure(FRAMES, [frame(headers, b"{}")])) == (None, "missing", None, False, 0)
+    assert outcome(measure(FRAMES, [frame(headers, b"{}")])) == (None, "missing", None, False, 0)
 
 
-def test_metadata_that_cannot_be_read_is_counted() -> None:
-    """It should have told the usage."""
+def test_malformed_metadata_is_unreadable() -> None:
+    """Metadata with malformed usage is counted as unreadable."""
     broken = frame(text_header(":event-type", "metadata"), b'{"usage": {"inputTokens": oops')
 
-    assert account(measure(FRAMES, [broken])) == (None, "missing", None, False, 1)
+    assert outcome(measure(FRAMES, [broken])) == (None, "missing", None, False, 1)
 
 
-def test_a_frame_without_headers_is_an_event() -> None:
-    """What is said counts, whatever it is called."""
+def test_usage_in_a_frame_without_headers_counts() -> None:
+    """A frame needs no headers to be read as an event."""
     payload = json.dumps({"usage": {"inputTokens": 3, "outputTokens": 4}}).encode()
 
     assert measure(FRAMES, [frame(b"", payload)]).usage == TokenUsage(input=3, output=4)
 
 
-def test_an_answer_that_ends_inside_a_frame_is_not_whole() -> None:
-    """Though the body came to its end, what it told may not be all."""
-    for rest, unreadable in ((WORDS[:5], 1), (WORDS[:-1], 1), (b"?" * 12, 1), (b"", 0)):
-        ledger = measure(FRAMES, [USAGE + rest])
+def test_usage_before_a_cut_frame_is_partial() -> None:
+    """A body that ends inside a frame is not complete, even if the server ends it."""
+    for rest, unreadable in ((OUTPUT[:5], 1), (OUTPUT[:-1], 1), (b"?" * 12, 1), (b"", 0)):
+        account = measure(FRAMES, [USAGE + rest])
 
         source = "partial" if rest else "reported"
-        assert account(ledger) == (TokenUsage(input=3, output=4), source, None, False, unreadable)
+        assert outcome(account) == (TokenUsage(input=3, output=4), source, None, False, unreadable)
 
 
-def test_a_frame_that_is_too_long_is_counted() -> None:
-    """Nothing of it is kept, and the others count."""
+def test_frame_above_longest_is_unreadable() -> None:
+    """A frame above `longest` is counted, and the other frames are read."""
     meter = EventStreamMeter(longest=200)
 
-    meter.feed(happening("contentBlockDelta", {"delta": {"text": "x" * 200}}) + USAGE)
+    meter.feed(bedrock_event("contentBlockDelta", {"delta": {"text": "x" * 200}}) + USAGE)
     meter.finish(complete=True)
 
     assert meter.awaits_output is True
-    assert account(meter.account) == (TokenUsage(input=3, output=4), "reported", None, False, 1)
+    assert outcome(meter.account) == (TokenUsage(input=3, output=4), "reported", None, False, 1)
 
 
 @pytest.mark.parametrize("body", [BEDROCK_STREAM, INVOKE_STREAM])
-def test_each_byte_of_a_stream_is_guarded(body: Body) -> None:
-    """A byte that was changed on its way is known, and invents no usage."""
+def test_any_changed_byte_is_detected(body: Body) -> None:
+    """A changed byte makes one frame unreadable and never increases the usage."""
     data = body.data
-    for place in range(0, len(data), 7):
-        corrupt = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
-        ledger = measure(FRAMES, [corrupt])
+    for index in range(0, len(data), 7):
+        corrupt = data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :]
+        account = measure(FRAMES, [corrupt])
 
-        assert ledger.unreadable == 1
-        assert (ledger.usage or TokenUsage()).input <= body.usage.input
+        assert account.unreadable == 1
+        assert (account.usage or TokenUsage()).input <= body.usage.input

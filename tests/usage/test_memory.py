@@ -1,4 +1,4 @@
-"""Memory of open streams: what each coding holds is bounded, whatever the sender asks for."""
+"""Memory of open streams in each coding."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from tokenpulse_mw.usage.bounds import MAX_WINDOW_LOG_BROTLI, MAX_WINDOW_LOG_ZSTD
 from tokenpulse_mw.usage.decompress import CorruptError, decoders_for, window_log
 
-from .bodies import SSE, account, event, measure
+from .bodies import SSE, event, measure, outcome
 from .codings import deflated, gzipped
 
 MIB = 1024 * 1024
-# Bytes that one open stream may hold, by its coding, as the documentation has it.
+# Documented maximum of bytes that one open stream holds, by its coding.
 HELD = {
     "gzip": MIB // 8,
     "deflate": MIB // 8,
@@ -49,7 +49,7 @@ encoding = sys.argv[1]
 data = random.Random(1).randbytes(10 << 20)
 for name in encoding.split(", "):
     data = encode(name, data)
-data = data[:-20]  # no stream ends
+data = data[:-20]  # so that no stream ends
 warm = meter_for(b"text/event-stream", encoding.encode())
 warm.feed(data[:1000])
 meters, before = [], resident()
@@ -65,8 +65,8 @@ print(held, sum(meter.account.budget.exhausted for meter in meters))
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("encoding", HELD)
-def test_an_open_stream_holds_no_more_than_is_documented(encoding: str) -> None:
-    """As the operating system counts it, with the largest window that is accepted."""
+def test_open_stream_holds_at_most_the_documented_memory(encoding: str) -> None:
+    """The resident memory is bounded with the largest window that is accepted."""
     for module in ("brotli", "backports.zstd"):
         pytest.importorskip(module, reason=f"install the package {module}")
 
@@ -76,12 +76,12 @@ def test_an_open_stream_holds_no_more_than_is_documented(encoding: str) -> None:
 
     held, exhausted = map(int, run.stdout.split())
     assert exhausted == 0
-    assert held <= HELD[encoding] + MIB  # beside the event that the meter itself holds
+    assert held <= HELD[encoding] + MIB  # for the event that the meter holds
 
 
 @pytest.mark.parametrize("log", range(10, 25))
-def test_the_window_of_a_brotli_stream_is_read_from_its_first_byte(log: int) -> None:
-    """As RFC 7932 has it in section 9.1."""
+def test_window_log_of_brotli_is_read_from_its_first_byte(log: int) -> None:
+    """The first byte has the window size (RFC 7932, section 9.1)."""
     brotli = pytest.importorskip("brotli", reason="install the package brotli")
     data = brotli.compress(bytes(range(256)) * 100_000, lgwin=log, quality=5)
 
@@ -89,28 +89,28 @@ def test_the_window_of_a_brotli_stream_is_read_from_its_first_byte(log: int) -> 
 
 
 @pytest.mark.parametrize(("first", "log"), [(0x01, 17), (0x11, 63), (0x91, 63), (0x00, 16)])
-def test_other_first_bytes_of_brotli(first: int, log: int) -> None:
-    """The shortest code of 17, that of large windows, and that of 16."""
+def test_window_log_of_special_first_bytes_is_as_specified(first: int, log: int) -> None:
+    """The short codes of 16 and 17, and that of large windows, are supported."""
     assert window_log(first) == log
 
 
 @pytest.mark.parametrize("log", [22, 23, 24])
-def test_a_brotli_stream_with_a_larger_window_is_unreadable(log: int) -> None:
-    """Its sender would choose how much memory it takes."""
+def test_brotli_window_above_the_maximum_is_unreadable(log: int) -> None:
+    """The sender cannot choose how much memory a decoder holds."""
     brotli = pytest.importorskip("brotli", reason="install the package brotli")
     compressor = brotli.Compressor(lgwin=log)
     data = compressor.process(event({"usage": {"prompt_tokens": 3}})) + compressor.finish()
 
-    ledger = measure(SSE, [data[:1], data[1:]], encoding=b"br")
+    account = measure(SSE, [data[:1], data[1:]], encoding=b"br")
 
     accepted = log <= MAX_WINDOW_LOG_BROTLI
-    assert ledger.unreadable == (not accepted)
-    assert (ledger.usage is not None) is accepted
+    assert account.unreadable == (not accepted)
+    assert (account.usage is not None) is accepted
 
 
 @pytest.mark.parametrize("log", [MAX_WINDOW_LOG_ZSTD, MAX_WINDOW_LOG_ZSTD + 1])
-def test_a_zstd_frame_with_a_larger_window_is_corrupt(log: int) -> None:
-    """RFC 9659 limits it to 8 MiB."""
+def test_zstd_window_above_the_maximum_is_corrupt(log: int) -> None:
+    """RFC 9659 limits the window to 8 MiB."""
     zstd = pytest.importorskip("backports.zstd", reason="install the package backports.zstd")
     parameter = zstd.CompressionParameter
     compressor = zstd.ZstdCompressor(options={parameter.window_log: log})
@@ -125,9 +125,9 @@ def test_a_zstd_frame_with_a_larger_window_is_corrupt(log: int) -> None:
         assert b"".join(makes[0]().feed(data)) == b"data" * 1000
 
 
-def test_two_codings_are_decoded_and_three_are_not() -> None:
-    """Each of them holds a window of its own."""
+def test_more_than_two_codings_are_not_decoded() -> None:
+    """Each coding holds a window, so their number is bounded."""
     data = deflated(gzipped(event({"usage": {"prompt_tokens": 3}})))
 
-    assert account(measure(SSE, [data], encoding=b"gzip, deflate"))[1] == "reported"
-    assert account(measure(SSE, [gzipped(data)], encoding=b"gzip, deflate, gzip"))[1] == "missing"
+    assert outcome(measure(SSE, [data], encoding=b"gzip, deflate"))[1] == "reported"
+    assert outcome(measure(SSE, [gzipped(data)], encoding=b"gzip, deflate, gzip"))[1] == "missing"

@@ -1,4 +1,4 @@
-"""Meters: the bytes of one answer in, in any chunking; what it cost out."""
+"""Meters: usage of one response, for any media type and in any chunking."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tokenpulse_mw.usage.json_meter import JsonMeter
 from tokenpulse_mw.usage.meter import MaybeJsonMeter, SniffMeter
 from tokenpulse_mw.usage.sse_meter import SSEMeter
 
+from ..support.chunks import chunkings, chunks_of, prefixes, split_at
 from ..support.memory import held_after
 from .bodies import (
     BODIES,
@@ -23,55 +24,41 @@ from .bodies import (
     CHAT_SSE,
     FRAMES,
     JSON,
-    SPOKEN,
     SSE,
     STREAMS,
+    WITH_OUTPUT,
     Body,
-    account,
-    chunkings,
-    cut,
     event,
     measure,
+    outcome,
 )
 
-WORDS = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
-
-
+OUTPUT = event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
 USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
-
-
 ERROR = event({"error": {"message": "overloaded"}})
-
-
 LOOKALIKES = ['"error": {"a": 1}', '"usage": {"prompt_tokens": 99}', '\n\nevent: error\n\n"error"']
-
-
 every_body = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-
-
-every_spoken = pytest.mark.parametrize("body", SPOKEN.values(), ids=SPOKEN)
-
-
+every_body_with_output = pytest.mark.parametrize("body", WITH_OUTPUT.values(), ids=WITH_OUTPUT)
 every_stream = pytest.mark.parametrize("body", STREAMS.values(), ids=STREAMS)
 
 
 @every_body
-def test_an_answer_that_came_whole_is_reported(body: Body) -> None:
-    """Of each vendor's answer the usage and the model are known when it ends."""
-    ledger = measure(body.content_type, [body.data])
+def test_usage_of_complete_response_is_reported(body: Body) -> None:
+    """The usage and the model of each vendor's response are known at its end."""
+    account = measure(body.content_type, [body.data])
 
-    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+    assert outcome(account) == (body.usage, "reported", body.model, False, 0)
 
 
 @every_body
-def test_an_answer_is_partial_or_missing_wherever_it_is_cut(body: Body) -> None:
-    """A cut answer never costs more than the vendor has said, and is never taken for whole."""
+def test_usage_of_cut_response_is_partial_or_missing(body: Body) -> None:
+    """A response cut at any byte is never complete, and no count exceeds the final one."""
     for end in range(len(body.data)):
-        ledger = measure(body.content_type, [body.data[:end]], complete=False)
+        account = measure(body.content_type, [body.data[:end]], complete=False)
 
-        usage = ledger.usage or TokenUsage()
-        assert ledger.source == ("missing" if ledger.usage is None else "partial")
-        assert ledger.failed is False
+        usage = account.usage or TokenUsage()
+        assert account.source == ("missing" if account.usage is None else "partial")
+        assert account.failed is False
         assert usage.input <= body.usage.input
         assert usage.output <= body.usage.output
         assert usage.cache_read <= body.usage.cache_read
@@ -80,79 +67,77 @@ def test_an_answer_is_partial_or_missing_wherever_it_is_cut(body: Body) -> None:
 
 
 @every_body
-def test_a_cut_answer_is_nobodys_fault(body: Body) -> None:
-    """An event or a document that was cut in two is not counted as unreadable."""
-    ledgers = [
+def test_cut_response_is_not_unreadable(body: Body) -> None:
+    """An event or document that was cut is not counted as unreadable."""
+    accounts = [
         measure(body.content_type, [body.data[:end]], complete=False)
         for end in range(len(body.data))
     ]
 
-    assert {ledger.unreadable for ledger in ledgers} == {0}
+    assert {account.unreadable for account in accounts} == {0}
 
 
 @every_stream
-def test_a_stream_may_leave_its_last_blank_line_out(body: Body) -> None:
-    """The last event counts without the blank line that should end it."""
-    ledger = measure(SSE, [body.data.rstrip(b"\r\n")])
+def test_stream_without_last_blank_line_is_reported(body: Body) -> None:
+    """The last event counts without the blank line after it."""
+    account = measure(SSE, [body.data.rstrip(b"\r\n")])
 
-    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+    assert outcome(account) == (body.usage, "reported", body.model, False, 0)
 
 
 @every_body
 @given(st.data())
 def test_any_chunking_gives_the_same_account(body: Body, data: st.DataObject) -> None:
     """Usage, source, model, failure and unreadable documents do not depend on the chunks."""
-    end = data.draw(st.integers(0, len(body.data)) | st.just(len(body.data)))
+    received = data.draw(prefixes(body.data))
     complete = data.draw(st.booleans())
-    chunks = data.draw(chunkings(body.data[:end]))
 
-    ledger = measure(body.content_type, chunks, complete=complete)
+    account = measure(body.content_type, data.draw(chunkings(received)), complete=complete)
 
-    whole = measure(body.content_type, [body.data[:end]], complete=complete)
-    assert account(ledger) == account(whole)
+    whole = measure(body.content_type, [received], complete=complete)
+    assert outcome(account) == outcome(whole)
 
 
 @given(
     st.lists(
         st.sampled_from(
-            [WORDS, USAGE, ERROR, b'data: {"usage": {"prompt_tokens": oops}\n\n', b": ping\n\n"]
+            [OUTPUT, USAGE, ERROR, b'data: {"usage": {"prompt_tokens": oops}\n\n', b": ping\n\n"]
         )
     ),
     st.data(),
 )
-def test_any_chunking_of_a_troubled_stream_gives_the_same_account(
+def test_any_chunking_of_errors_and_malformed_events_gives_the_same_account(
     events: list[bytes], data: st.DataObject
 ) -> None:
-    """Errors and malformed events are told however the stream is cut, and wherever it ends."""
-    stream = b"".join(events)
-    stream = stream[: data.draw(st.integers(0, len(stream)) | st.just(len(stream)))]
+    """Errors and malformed events are recognized in any chunking and with any end."""
+    stream = data.draw(prefixes(b"".join(events)))
     complete = data.draw(st.booleans())
 
-    ledger = measure(SSE, data.draw(chunkings(stream)), complete=complete)
+    account = measure(SSE, data.draw(chunkings(stream)), complete=complete)
 
-    assert account(ledger) == account(measure(SSE, [stream], complete=complete))
+    assert outcome(account) == outcome(measure(SSE, [stream], complete=complete))
 
 
-@every_spoken
-def test_waiting_ends_with_the_byte_that_completes_the_first_words(body: Body) -> None:
-    """The time of the first words is that of the chunk which completes their event."""
+@every_body_with_output
+def test_awaits_output_ends_with_the_byte_that_completes_the_first_output(body: Body) -> None:
+    """`awaits_output` becomes False with the last byte of the first event with output."""
     end = len(body.before) + len(body.first)
     if body.content_type == SSE and b"\r" in body.data:
         end -= 1  # a CR alone ends the blank line already
     meter = meter_for(body.content_type)
     assert meter is not None
-    waiting = []
+    awaiting = []
 
-    for place in range(len(body.data)):
-        meter.feed(body.data[place : place + 1])
-        waiting.append(meter.awaits_output)
+    for byte in chunks_of(body.data, 1):
+        meter.feed(byte)
+        awaiting.append(meter.awaits_output)
 
-    assert waiting == [True] * (end - 1) + [False] * (len(body.data) - end + 1)
+    assert awaiting == [True] * (end - 1) + [False] * (len(body.data) - end + 1)
 
 
-@every_spoken
-def test_waiting_goes_on_before_the_first_words(body: Body) -> None:
-    """Roles, starts and pings are not what a reader waits for."""
+@every_body_with_output
+def test_awaits_output_before_the_first_output_is_true(body: Body) -> None:
+    """Roles, starts and pings are not output."""
     meter = meter_for(body.content_type)
     assert meter is not None
 
@@ -162,8 +147,8 @@ def test_waiting_goes_on_before_the_first_words(body: Body) -> None:
     assert meter.awaits_output is False
 
 
-def test_a_stream_without_words_is_waited_for_until_its_end() -> None:
-    """An answer in which the model says nothing has no first words."""
+def test_awaits_output_of_stream_without_output_stays_true() -> None:
+    """`awaits_output` stays True if the model writes no output."""
     meter = SSEMeter()
 
     meter.feed(USAGE + b"data: [DONE]\n\n")
@@ -173,11 +158,11 @@ def test_a_stream_without_words_is_waited_for_until_its_end() -> None:
     assert meter.account.usage == TokenUsage(input=3, output=4)
 
 
-def test_a_json_answer_has_no_first_words() -> None:
-    """All of it comes at once, so that it is waited for until its end."""
+def test_awaits_output_of_json_document_stays_true() -> None:
+    """`awaits_output` stays True for a single JSON document."""
     meter = JsonMeter()
 
-    for chunk in cut(CHAT_JSON.data, range(50, len(CHAT_JSON.data), 50)):
+    for chunk in chunks_of(CHAT_JSON.data, 50):
         meter.feed(chunk)
         assert meter.awaits_output is True
     meter.finish(complete=True)
@@ -185,79 +170,79 @@ def test_a_json_answer_has_no_first_words() -> None:
     assert meter.awaits_output is True
 
 
-def test_an_empty_body_says_nothing() -> None:
-    """No bytes are no usage, and nothing unreadable either."""
-    assert account(measure(JSON, [])) == (None, "missing", None, False, 0)
-    assert account(measure(SSE, [b""])) == (None, "missing", None, False, 0)
+def test_empty_body_has_no_usage() -> None:
+    """An empty body has no usage and is not unreadable."""
+    assert outcome(measure(JSON, [])) == (None, "missing", None, False, 0)
+    assert outcome(measure(SSE, [b""])) == (None, "missing", None, False, 0)
 
 
 @pytest.mark.parametrize("data", [b"{", b"<html>", b"null", b'"usage"', b"\xff\xfe", b'{"usage":'])
-def test_a_malformed_json_body_is_missing(data: bytes) -> None:
-    """What is not a JSON document is counted as unreadable."""
-    assert account(measure(JSON, [data])) == (None, "missing", None, False, 1)
+def test_malformed_json_body_is_unreadable(data: bytes) -> None:
+    """A body that is not a JSON document has no usage and is counted as unreadable."""
+    assert outcome(measure(JSON, [data])) == (None, "missing", None, False, 1)
 
 
-def test_a_malformed_event_is_passed_over() -> None:
-    """The other events of the stream still count."""
-    ledger = measure(SSE, [WORDS, USAGE, b'data: {"usage": {"prompt_tokens": oops}\n\n'])
+def test_malformed_event_does_not_affect_other_events() -> None:
+    """A malformed event is counted as unreadable, and usage before it counts."""
+    account = measure(SSE, [OUTPUT, USAGE, b'data: {"usage": {"prompt_tokens": oops}\n\n'])
 
-    assert (ledger.usage, ledger.unreadable) == (TokenUsage(input=3, output=4), 1)
+    assert (account.usage, account.unreadable) == (TokenUsage(input=3, output=4), 1)
 
 
-def test_a_malformed_stream_is_missing() -> None:
-    """Where no event that speaks of usage can be read there is no usage."""
-    ledger = measure(SSE, [b'data: {"usage": {"prompt_tokens": oops}\n\n' * 2])
+def test_stream_with_only_malformed_usage_has_no_usage() -> None:
+    """Each malformed event with usage is counted as unreadable."""
+    account = measure(SSE, [b'data: {"usage": {"prompt_tokens": oops}\n\n' * 2])
 
-    assert account(ledger) == (None, "missing", None, False, 2)
+    assert outcome(account) == (None, "missing", None, False, 2)
 
 
 @pytest.mark.parametrize("size", [1, 10, 1000])
-def test_a_json_body_that_is_too_long_is_let_go(size: int) -> None:
-    """A body of more than `longest` bytes is unreadable, in whatever chunks it comes."""
+def test_json_body_above_longest_is_unreadable(size: int) -> None:
+    """A body of more than `longest` bytes is unreadable in any chunking."""
     data = b'{"a": {"usage": {"prompt_tokens": 3}, "text": "%s"}}' % (b"x" * 53)
     meter = JsonMeter(longest=100)
 
-    for chunk in cut(data, range(size, len(data), size)):
+    for chunk in chunks_of(data, size):
         meter.feed(chunk)
     meter.finish(complete=True)
 
     assert len(data) == 103
-    assert account(meter.account) == (None, "missing", None, False, 1)
+    assert outcome(meter.account) == (None, "missing", None, False, 1)
 
 
-def test_a_json_body_that_is_too_long_is_held_no_longer() -> None:
-    """What can no longer be read is let go at once, not when the answer ends."""
+def test_json_body_above_longest_is_not_held() -> None:
+    """The body is discarded as soon as it is too long."""
     meter = JsonMeter(longest=100_000)
     held = held_after(20, lambda: meter.feed(bytes(20_000)))
 
     assert held < 20_000
 
 
-def test_a_json_body_of_the_limit_is_read() -> None:
-    """`longest` itself is not too long."""
+def test_json_body_of_longest_is_read() -> None:
+    """A body of exactly `longest` bytes is read."""
     data = b'{"usage": {"prompt_tokens": 3}}'
     meter = JsonMeter(longest=len(data))
 
     meter.feed(data)
     meter.finish(complete=True)
 
-    assert account(meter.account) == (TokenUsage(input=3), "reported", None, False, 0)
+    assert outcome(meter.account) == (TokenUsage(input=3), "reported", None, False, 0)
 
 
-def test_an_event_that_is_too_long_is_skipped() -> None:
-    """An over-long event of a stream is unreadable; the others count."""
+def test_event_above_longest_is_skipped() -> None:
+    """An event of more than `longest` bytes is unreadable; the other events count."""
     meter = SSEMeter(longest=100)
 
-    for chunk in (WORDS, event({"choices": [{"delta": {"content": "x" * 100}}]}), USAGE):
+    for chunk in (OUTPUT, event({"choices": [{"delta": {"content": "x" * 100}}]}), USAGE):
         meter.feed(chunk)
     meter.finish(complete=True)
 
     expected = (TokenUsage(input=3, output=4), "reported", None, False, 1)
-    assert account(meter.account) == expected
+    assert outcome(meter.account) == expected
 
 
-def test_a_body_is_kept_up_to_one_mebibyte_by_default() -> None:
-    """A meter made for a media type has the usual bound."""
+def test_default_of_longest_is_one_mebibyte() -> None:
+    """A JSON document of more than 1 MiB is unreadable by default."""
     head = b'{"a": "%s", "usage": {"prompt_tokens": 3}, "text": "' % (b"x" * 2000)
     fits = head + b"x" * (MAX_DOCUMENT_BYTES - len(head) - 2) + b'"}'
 
@@ -265,12 +250,12 @@ def test_a_body_is_kept_up_to_one_mebibyte_by_default() -> None:
     assert measure(JSON, [fits, b" "]).unreadable == 1
 
 
-def test_a_long_stream_is_read_to_its_end() -> None:
-    """After the first words a stream is looked through in batches, and none is left out."""
+def test_usage_at_the_end_of_a_long_stream_counts() -> None:
+    """Events after the first output are scanned in batches, and none is omitted."""
     early = event({"choices": [], "usage": {"prompt_tokens": 1}})
     meter = SSEMeter()
 
-    for chunk in (WORDS, early, *[WORDS] * 2000):
+    for chunk in (OUTPUT, early, *[OUTPUT] * 2000):
         meter.feed(chunk)
     assert meter.account.usage == TokenUsage(input=1)
     meter.feed(USAGE)
@@ -308,35 +293,35 @@ def test_a_long_stream_is_read_to_its_end() -> None:
         pytest.param(b'{"error": {"code": 429}}\r\n', id="google-on-one-line"),
     ],
 )
-@pytest.mark.parametrize("before", [b"", WORDS, WORDS * 3000], ids=["alone", "short", "long"])
-def test_an_error_inside_a_stream_is_a_failure(failure: bytes, before: bytes) -> None:
-    """Vendors end a stream that began well with an error of their own."""
+@pytest.mark.parametrize("before", [b"", OUTPUT, OUTPUT * 3000], ids=["alone", "short", "long"])
+def test_error_at_the_end_of_a_stream_fails(failure: bytes, before: bytes) -> None:
+    """An error of any vendor at the end of a stream marks the response as failed."""
     assert measure(SSE, [before, failure]).failed is True
 
 
 @every_stream
 @pytest.mark.parametrize("text", LOOKALIKES)
-def test_text_that_looks_like_an_error_or_usage_is_only_text(body: Body, text: str) -> None:
-    """What the model writes is escaped inside a JSON string and changes no account."""
-    words = event({"choices": [{"delta": {"content": text}}], "usage": None}) + event(
+def test_text_that_looks_like_an_error_or_usage_is_ignored(body: Body, text: str) -> None:
+    """Text of the model is escaped inside a JSON string and never changes the account."""
+    output = event({"choices": [{"delta": {"content": text}}], "usage": None}) + event(
         {"type": "content_block_delta", "delta": {"text": text}}, "content_block_delta"
     )
 
-    ledger = measure(SSE, [body.before, words, body.first, words, body.after, words])
+    account = measure(SSE, [body.before, output, body.first, output, body.after, output])
 
-    assert account(ledger) == (body.usage, "reported", body.model, False, 0)
+    assert outcome(account) == (body.usage, "reported", body.model, False, 0)
 
 
 @pytest.mark.parametrize("text", LOOKALIKES)
-def test_text_of_a_json_answer_is_only_text(text: str) -> None:
-    """A JSON answer may quote what an error or a usage looks like."""
+def test_text_of_json_document_that_looks_like_usage_is_ignored(text: str) -> None:
+    """Quoted errors and usage in the text of a JSON response are ignored."""
     data = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
-    assert account(measure(JSON, [data])) == (None, "missing", None, False, 0)
+    assert outcome(measure(JSON, [data])) == (None, "missing", None, False, 0)
 
 
-def test_arguments_of_a_tool_are_not_the_vendors_words() -> None:
-    """Gemini writes a tool's arguments as JSON, in which any name may stand."""
+def test_tool_arguments_that_look_like_usage_are_ignored() -> None:
+    """Gemini sends the arguments of a tool as JSON, in which any name may occur."""
     arguments = {"usage": {"prompt_tokens": 99}, "error": {"code": 1}}
     call = {"functionCall": {"name": "report", "args": arguments}}
     payload = {
@@ -344,56 +329,56 @@ def test_arguments_of_a_tool_are_not_the_vendors_words() -> None:
         "usageMetadata": {"promptTokenCount": 7},
     }
 
-    ledger = measure(SSE, [event(payload)])
+    account = measure(SSE, [event(payload)])
 
-    assert account(ledger) == (TokenUsage(input=7), "reported", None, False, 0)
+    assert outcome(account) == (TokenUsage(input=7), "reported", None, False, 0)
 
 
-def test_an_error_of_null_is_no_failure() -> None:
-    """OpenAI Responses says `"error": null` in every event that wraps the response."""
+def test_null_error_does_not_fail() -> None:
+    """OpenAI Responses sends `"error": null` in every event with a response."""
     assert (
         measure(SSE, [event({"type": "response.created", "response": {"error": None}})]).failed
         is False
     )
 
 
-def test_an_error_event_that_is_not_json_is_no_failure_without_the_name() -> None:
-    """Only the event's name makes an error of plain text."""
+def test_plain_text_event_without_error_name_does_not_fail() -> None:
+    """An event that is not JSON is an error only if it is named `error`."""
     assert measure(SSE, [b'data: the word "error" in plain text\n\n']).failed is False
     assert measure(SSE, [b"data: event: error\n\n"]).failed is False
     assert measure(SSE, [b': a "error": comment\n\n']).failed is False
     assert measure(SSE, [b'data: "error": words\n"error": x\n\n']).failed is False
 
 
-def test_an_error_is_looked_for_at_the_end_of_a_stream() -> None:
-    """An error after which 32 KiB of answer follow did not end it."""
-    after = WORDS * ((32 * 1024 - len(ERROR)) // len(WORDS))
+def test_error_before_the_last_32_kib_does_not_fail() -> None:
+    """An error that more than 32 KiB follow did not end the stream."""
+    after = OUTPUT * ((32 * 1024 - len(ERROR)) // len(OUTPUT))
 
-    assert measure(SSE, [WORDS, ERROR, after]).failed is True
-    assert measure(SSE, [WORDS, ERROR, after, WORDS * 2]).failed is False
+    assert measure(SSE, [OUTPUT, ERROR, after]).failed is True
+    assert measure(SSE, [OUTPUT, ERROR, after, OUTPUT * 2]).failed is False
 
 
-def test_an_error_after_a_chunk_longer_than_the_limit_is_a_failure() -> None:
-    """Events that came in one large chunk do not run into the next."""
+def test_error_after_a_chunk_above_longest_fails() -> None:
+    """Complete events of a chunk that is longer than `longest` do not hide the next event."""
     meter = SSEMeter(longest=200)
 
-    meter.feed(WORDS * 5)
+    meter.feed(OUTPUT * 5)
     meter.feed(ERROR)
     meter.finish(complete=True)
 
     assert meter.account.failed is True
 
 
-def test_a_malformed_event_of_a_cut_stream_is_counted() -> None:
-    """Only the event that was cut is excused, in whatever chunks the stream came."""
-    stream = WORDS + b'data: {"usage": {"prompt_tokens": oops}\n\n' + WORDS[:20]
+def test_malformed_event_before_the_cut_is_unreadable() -> None:
+    """Only the event that was cut is not counted as unreadable."""
+    stream = OUTPUT + b'data: {"usage": {"prompt_tokens": oops}\n\n' + OUTPUT[:20]
 
     assert measure(SSE, [stream], complete=False).unreadable == 1
-    assert measure(SSE, cut(stream, range(len(stream))), complete=False).unreadable == 1
+    assert measure(SSE, split_at(stream, range(len(stream))), complete=False).unreadable == 1
 
 
-def test_a_stream_that_never_speaks_is_held_in_bounded_memory() -> None:
-    """An event without an end, in chunks of one byte, leaves nothing behind for each of them."""
+def test_event_without_end_is_held_in_bounded_memory() -> None:
+    """An endless event in chunks of one byte holds no memory for each chunk."""
     meter = SSEMeter(longest=100)
     held = held_after(50_000, lambda: meter.feed(b"x"))
 
@@ -403,59 +388,53 @@ def test_a_stream_that_never_speaks_is_held_in_bounded_memory() -> None:
 @pytest.mark.parametrize("content_type", [JSON, SSE])
 @given(st.lists(st.binary(max_size=40)), st.booleans())
 def test_random_bytes_never_raise(content_type: bytes, chunks: list[bytes], complete: bool) -> None:
-    """Whatever a vendor sends, metering it does no harm and invents no usage."""
-    ledger = measure(content_type, chunks, complete=complete)
+    """Random bytes raise no error and give no usage."""
+    account = measure(content_type, chunks, complete=complete)
 
-    assert (ledger.usage, ledger.source) == (None, "missing")
+    assert (account.usage, account.source) == (None, "missing")
 
 
 fields = [b'"usage":', b'"usageMetadata": ', b'"error"', b'"type":', b'"response.failed"']
-
-
 marks = [b"data: ", b"event: error", b"\n\n", b"\r\n\r", b"\xff", b"null", b"7"]
-
-
-scraps = st.sampled_from([*fields, *marks, *cut(b'{}[]":,', range(7)), WORDS, USAGE, ERROR])
+parts = st.sampled_from([*fields, *marks, b"", *chunks_of(b'{}[]":,', 1), OUTPUT, USAGE, ERROR])
 
 
 @pytest.mark.parametrize("content_type", [JSON, SSE])
-@given(st.lists(scraps, max_size=30), st.booleans())
-def test_scraps_of_answers_never_raise(
+@given(st.lists(parts, max_size=30), st.booleans())
+def test_response_parts_in_any_order_never_raise(
     content_type: bytes, chunks: list[bytes], complete: bool
 ) -> None:
-    """Pieces of answers in any order can be metered."""
-    ledger = measure(content_type, chunks, complete=complete)
+    """Parts of responses in any order raise no error, and the source fits the usage."""
+    account = measure(content_type, chunks, complete=complete)
 
-    assert ledger.source in ("reported", "partial", "missing")
-    assert (ledger.source == "missing") == (ledger.usage is None)
+    assert account.source in ("reported", "partial", "missing")
+    assert (account.source == "missing") == (account.usage is None)
 
 
 @pytest.mark.parametrize("content_type", [JSON, SSE])
-def test_nesting_without_end_does_not_raise(content_type: bytes) -> None:
-    """An answer nested deeper than can be followed is unreadable."""
+def test_endless_nesting_is_unreadable(content_type: bytes) -> None:
+    """A document that nests without end is unreadable and raises no error."""
     data = b'data: {"error": 1, "usage": {"prompt_tokens": %s' % (b'{"a":' * 100_000)
     data = data if content_type == SSE else data.removeprefix(b"data: ")
 
-    ledger = measure(content_type, [data])
+    account = measure(content_type, [data])
 
-    assert account(ledger) == (None, "missing", None, False, 1)
+    assert outcome(account) == (None, "missing", None, False, 1)
 
 
 @pytest.mark.parametrize("field", ["usage", "choices", "response", "error", "x"])
 @pytest.mark.parametrize("content_type", [JSON, SSE, b"text/plain"])
-def test_a_document_that_is_nested_too_deeply_is_unreadable(
-    content_type: bytes, field: str
-) -> None:
-    """It has come to its end, and is mended in vain."""
+def test_complete_document_nested_too_deeply_is_unreadable(content_type: bytes, field: str) -> None:
+    """Deep nesting is unreadable even if the document is complete."""
     data = b'{"%s": %s, "usage": {"prompt_tokens": 3}}' % (
         field.encode(),
         b"[" * 100_000 + b"]" * 100_000,
     )
     data = b"data: %s\n\n" % data if content_type == SSE else data
 
-    ledger = measure(content_type, [data])
+    account = measure(content_type, [data])
 
-    assert account(ledger) == (None, "missing", None, False, 1)
+    assert outcome(account) == (None, "missing", None, False, 1)
 
 
 @pytest.mark.parametrize(
@@ -485,114 +464,105 @@ def test_a_document_that_is_nested_too_deeply_is_unreadable(
         (b"x" * 500 + b"+json", type(None)),
     ],
 )
-def test_a_meter_is_chosen_by_the_media_type(content_type: bytes, kind: type) -> None:
-    """Parameters and case do not matter; what no vendor answers with has no meter."""
+def test_meter_is_chosen_by_the_media_type(content_type: bytes, kind: type) -> None:
+    """Parameters and case do not matter; media types of no vendor have no meter."""
     assert type(meter_for(content_type)) is kind
 
 
-def test_each_answer_has_a_meter_of_its_own() -> None:
-    """Two answers of one media type do not share their account."""
+def test_each_call_of_meter_for_returns_a_new_meter() -> None:
+    """Two responses never share an account."""
     assert meter_for(JSON) is not meter_for(JSON)
 
 
-UNTOLD = [b"", b"text/plain", b"text/plain; charset=utf-8", b"application/octet-stream"]
-
-
-TOLD = {name: body for name, body in BODIES.items() if body.content_type != FRAMES}
-
-
-READ = {name: body for name, body in SPOKEN.items() if body.content_type != FRAMES}
-
-
+UNKNOWN_TYPES = [b"", b"text/plain", b"text/plain; charset=utf-8", b"application/octet-stream"]
+SNIFFED = {name: body for name, body in BODIES.items() if body.content_type != FRAMES}
+SNIFFED_WITH_OUTPUT = {
+    name: body for name, body in WITH_OUTPUT.items() if body.content_type != FRAMES
+}
 PAGES = [b"hello", b"<html>", b"date: today", b"even", b"data", b"i", b"7", b"\xff{", b"DATA: 1"]
-
-
-sniffed_bodies = pytest.mark.parametrize("body", TOLD.values(), ids=TOLD)
-
-
-untold = pytest.mark.parametrize("content_type", UNTOLD)
-
-
-untold_or_json = pytest.mark.parametrize("content_type", [*UNTOLD, JSON])
+sniffed_bodies = pytest.mark.parametrize("body", SNIFFED.values(), ids=SNIFFED)
+unknown_type = pytest.mark.parametrize("content_type", UNKNOWN_TYPES)
+unknown_type_or_json = pytest.mark.parametrize("content_type", [*UNKNOWN_TYPES, JSON])
 
 
 def source(content_type: bytes) -> str:
-    """Return how a complete usage is reported in a body of `content_type`."""
+    """Return the source of a complete usage in a body of `content_type`."""
     return "reported" if content_type == JSON else "partial"
 
 
-@untold
+@unknown_type
 @pytest.mark.parametrize("body", [CHAT_JSON, CHAT_SSE], ids=["json", "a stream"])
 def test_usage_in_sniffed_body_is_partial_and_doubtful(content_type: bytes, body: Body) -> None:
-    """If the media type does not name a model response, the model may have written its text."""
-    ledger = measure(content_type, [body.data])
+    """Without a media type of model responses, the model may have written the usage itself."""
+    account = measure(content_type, [body.data])
 
-    assert (ledger.usage, ledger.source, ledger.doubtful) == (body.usage, "partial", True)
+    assert (account.usage, account.source, account.doubtful) == (body.usage, "partial", True)
     assert measure(body.content_type, [body.data]).doubtful is False
 
 
 @sniffed_bodies
-@untold_or_json
-def test_an_answer_is_known_by_its_first_bytes(content_type: bytes, body: Body) -> None:
-    """Codex's streams have no media type, and gateways call them and JSON what they like."""
+@unknown_type_or_json
+def test_response_format_is_recognized_by_its_first_bytes(content_type: bytes, body: Body) -> None:
+    """Streams without a media type, and JSON with another one, are recognized."""
     for before in (b"", b"\xef\xbb\xbf", b" \r\n\n"):
-        ledger = measure(content_type, [before + body.data])
+        account = measure(content_type, [before + body.data])
 
-        assert account(ledger) == (body.usage, source(content_type), body.model, False, 0)
-        assert ledger.is_response is True
+        assert outcome(account) == (body.usage, source(content_type), body.model, False, 0)
+        assert account.is_response is True
 
 
 @sniffed_bodies
-@untold_or_json
+@unknown_type_or_json
 @settings(max_examples=30)  # for each pair of a body and a media type
 @given(st.data())
 def test_any_chunking_of_a_sniffed_body_gives_the_same_account(
     content_type: bytes, body: Body, data: st.DataObject
 ) -> None:
-    """Also where the first bytes are cut, or all of it is."""
-    end = data.draw(st.integers(0, len(body.data)) | st.just(len(body.data)))
+    """The account of a sniffed body does not depend on the chunks, even if it is cut."""
+    received = data.draw(prefixes(body.data))
     complete = data.draw(st.booleans())
-    chunks = data.draw(chunkings(body.data[:end]))
 
-    ledger = measure(content_type, chunks, complete=complete)
+    account = measure(content_type, data.draw(chunkings(received)), complete=complete)
 
-    whole = measure(content_type, [body.data[:end]], complete=complete)
-    assert account(ledger) == account(whole)
-    assert ledger.is_response == whole.is_response
+    whole = measure(content_type, [received], complete=complete)
+    assert outcome(account) == outcome(whole)
+    assert account.is_response == whole.is_response
 
 
 @pytest.mark.parametrize(
     "line",
     [b"data:", b"data: ", b"event: a\ndata:", b"id:1\ndata:", b"retry: 3\ndata:", b":\ndata:"],
 )
-@untold_or_json
-def test_a_stream_may_begin_with_any_of_its_lines(content_type: bytes, line: bytes) -> None:
-    """A comment, or a field of an event; one byte at a time."""
+@unknown_type_or_json
+def test_stream_is_recognized_by_any_first_line(content_type: bytes, line: bytes) -> None:
+    """A comment or any field of an event identifies a stream, one byte at a time."""
     stream = line + b'{"choices": [], "usage": {"prompt_tokens": 5}}\n\n'
 
-    ledger = measure(content_type, cut(stream, range(1, len(stream))))
+    account = measure(content_type, chunks_of(stream, 1))
 
-    assert account(ledger) == (TokenUsage(input=5), source(content_type), None, False, 0)
+    assert outcome(account) == (TokenUsage(input=5), source(content_type), None, False, 0)
 
 
-@pytest.mark.parametrize("body", READ.values(), ids=READ)
-@untold_or_json
-def test_the_time_of_the_first_words_can_be_told(content_type: bytes, body: Body) -> None:
-    """As if the answer were called by its name."""
-    meters = [meter_for(each) for each in (content_type, body.content_type)]
+@pytest.mark.parametrize("body", SNIFFED_WITH_OUTPUT.values(), ids=SNIFFED_WITH_OUTPUT)
+@unknown_type_or_json
+def test_awaits_output_of_sniffed_body_is_that_of_a_known_body(
+    content_type: bytes, body: Body
+) -> None:
+    """`awaits_output` changes at the same byte as with the correct media type."""
+    meters = [meter_for(media_type) for media_type in (content_type, body.content_type)]
 
-    for place in range(len(body.data)):
-        waiting = set()
+    for byte in chunks_of(body.data, 1):
+        awaiting = set()
         for meter in meters:
             assert meter is not None
-            meter.feed(body.data[place : place + 1])
-            waiting.add(meter.awaits_output)
-        assert len(waiting) == 1
+            meter.feed(byte)
+            awaiting.add(meter.awaits_output)
+        assert len(awaiting) == 1
 
 
-@untold
-def test_a_stream_costs_no_more_once_it_is_known(content_type: bytes) -> None:
-    """What feeds it is the stream's own meter."""
+@unknown_type
+def test_recognized_stream_is_fed_to_its_meter_directly(content_type: bytes) -> None:
+    """After recognition, `feed` is that of the stream's meter."""
     sniffing, known = meter_for(content_type), meter_for(SSE)
     assert sniffing is not None
     assert known is not None
@@ -604,18 +574,18 @@ def test_a_stream_costs_no_more_once_it_is_known(content_type: bytes) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("complete", [True, False])
-@untold
-def test_any_other_page_is_no_answer(content_type: bytes, complete: bool, page: bytes) -> None:
-    """Nothing is looked at, nothing is missing, and nobody waits for a model's words."""
+@unknown_type
+def test_other_page_is_not_a_response(content_type: bytes, complete: bool, page: bytes) -> None:
+    """A page that is neither JSON nor a stream is not read, and has no missing usage."""
     for data in (page, page + b" and more of it" * 100):
         meter = meter_for(content_type)
         assert meter is not None
-        for chunk in cut(data, range(len(data))):
+        for chunk in split_at(data, range(len(data))):
             meter.feed(chunk)
             assert meter.awaits_output is True
         meter.finish(complete=complete)
 
-        assert account(meter.account) == (None, "missing", None, False, 0)
+        assert outcome(meter.account) == (None, "missing", None, False, 0)
         assert meter.account.is_response is False
         assert meter.account.complete is complete
 
@@ -625,53 +595,53 @@ def test_any_other_page_is_no_answer(content_type: bytes, complete: bool, page: 
     [b"{name} is here", b"[info] up\n[info] down", b"id: 5\nname: x\n", b": a list", b"", b"\n"],
 )
 @pytest.mark.parametrize("complete", [True, False])
-@untold
-def test_a_page_that_begins_like_an_answer_is_none(
+@unknown_type
+def test_page_that_begins_like_a_response_is_not_a_response(
     content_type: bytes, complete: bool, page: bytes
 ) -> None:
-    """Unless it shows a model, also where it cannot be read."""
-    ledger = measure(content_type, cut(page, range(len(page))), complete=complete)
+    """Such a page is a response only if a model is recognized in it."""
+    account = measure(content_type, split_at(page, range(len(page))), complete=complete)
 
-    assert (ledger.usage, ledger.source, ledger.is_response) == (None, "missing", False)
+    assert (account.usage, account.source, account.is_response) == (None, "missing", False)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_json_that_is_none_is_unreadable(page: bytes) -> None:
-    """What is called JSON should be; but nobody is to blame for what was cut."""
+def test_page_declared_as_json_is_unreadable(page: bytes) -> None:
+    """A complete page with the media type of JSON is unreadable; a cut one is not."""
     for data in (page, page + b" and more of it" * 100):
-        chunks = cut(data, range(len(data)))
-        assert account(measure(JSON, chunks)) == (None, "missing", None, False, 1)
-        assert account(measure(JSON, chunks, complete=False)) == (None, "missing", None, False, 0)
+        chunks = split_at(data, range(len(data)))
+        assert outcome(measure(JSON, chunks)) == (None, "missing", None, False, 1)
+        assert outcome(measure(JSON, chunks, complete=False)) == (None, "missing", None, False, 0)
 
 
-@untold
-def test_a_stream_that_only_shows_a_model_misses_its_usage(content_type: bytes) -> None:
-    """It was not asked for, as ever."""
-    ledger = measure(content_type, [event({"choices": [{"delta": {"content": "P"}}]})])
+@unknown_type
+def test_sniffed_stream_with_output_has_missing_usage(content_type: bytes) -> None:
+    """A sniffed stream with output but without usage is a response."""
+    account = measure(content_type, [event({"choices": [{"delta": {"content": "P"}}]})])
 
-    assert (ledger.source, ledger.is_response) == ("missing", True)
+    assert (account.source, account.is_response) == ("missing", True)
 
 
-@untold_or_json
-def test_a_compressed_answer_is_known_by_what_it_says(content_type: bytes) -> None:
-    """And not by the first bytes on the wire."""
+@unknown_type_or_json
+def test_compressed_response_is_recognized_by_its_decoded_bytes(content_type: bytes) -> None:
+    """The first decoded bytes identify the format, not those of the compressed body."""
     for body in (CHAT_SSE, CHAT_JSON):
         stream = gzip.compress(body.data)
-        ledger = measure(content_type, cut(stream, range(len(stream))), encoding=b"gzip")
+        account = measure(content_type, split_at(stream, range(len(stream))), encoding=b"gzip")
 
-        assert account(ledger) == (body.usage, source(content_type), body.model, False, 0)
+        assert outcome(account) == (body.usage, source(content_type), body.model, False, 0)
 
 
-@untold
-def test_a_page_in_a_coding_that_nobody_reads_has_no_meter(content_type: bytes) -> None:
-    """Nothing says that it is a model's."""
+@unknown_type
+def test_unsupported_encoding_without_a_known_media_type_has_no_meter(content_type: bytes) -> None:
+    """Nothing identifies such a body as a model response."""
     assert meter_for(content_type, b"compress") is None
     assert meter_for(JSON, b"compress") is not None
 
 
-@untold_or_json
+@unknown_type_or_json
 def test_white_space_without_end_is_not_held(content_type: bytes) -> None:
-    """It may be all that a server sends to keep a connection open."""
+    """White space, which servers send to keep a connection open, is not held."""
     meter = meter_for(content_type)
     assert meter is not None
     held = held_after(100, lambda: meter.feed(b" " * 10_000))
@@ -682,9 +652,9 @@ def test_white_space_without_end_is_not_held(content_type: bytes) -> None:
     assert meter.account.usage == CHAT_JSON.usage
 
 
-@untold
-def test_a_page_is_not_held(content_type: bytes) -> None:
-    """However long it is."""
+@unknown_type
+def test_other_page_is_not_held(content_type: bytes) -> None:
+    """The bytes of a page that is not a response are discarded."""
     meter = meter_for(content_type)
     assert meter is not None
     held = held_after(100, lambda: meter.feed(bytes(10_000)))
@@ -692,12 +662,12 @@ def test_a_page_is_not_held(content_type: bytes) -> None:
     assert held < 5_000
 
 
-@untold_or_json
+@unknown_type_or_json
 @given(st.lists(st.binary(max_size=40)), st.booleans())
 def test_random_bytes_of_a_sniffed_body_never_raise(
     content_type: bytes, chunks: list[bytes], complete: bool
 ) -> None:
-    """Whatever it is, no usage is made up."""
-    ledger = measure(content_type, chunks, complete=complete)
+    """Random bytes raise no error and give no usage."""
+    account = measure(content_type, chunks, complete=complete)
 
-    assert (ledger.usage, ledger.source) == (None, "missing")
+    assert (account.usage, account.source) == (None, "missing")

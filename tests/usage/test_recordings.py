@@ -1,4 +1,4 @@
-"""Real answers of the vendors, each with the usage that it must be metered as."""
+"""Recorded responses of vendors, with their usage."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import pytest
 
 from tokenpulse_mw.usage import TokenUsage, meter_for
 
-from .bodies import FRAMES, account, cut, measure
+from ..support.chunks import split_at
+from .bodies import FRAMES, measure, outcome
 from .codings import WHOLE, Encode
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
 _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n")
-_DELICATE = re.compile(rb"[\r\n\\\x80-\xff]")  # halves of line ends, escapes and characters
+_MULTIBYTE = re.compile(rb"[\r\n\\\x80-\xff]")  # parts of line ends, escapes and characters
 
 
 def recordings() -> list[Any]:
-    """One case for each recording, or one that is skipped where there are none."""
+    """Return a parameter set for each recording, or a skipped one if there are none."""
     index = RECORDINGS / "index.json"
     if not index.is_file():
         reason = "no recordings: the folder shared/recordings beside the project is absent"
@@ -33,12 +34,12 @@ def recordings() -> list[Any]:
 
 
 def body(entry: dict[str, Any]) -> tuple[bytes, bytes]:
-    """The media type of a recording, and its bytes."""
+    """Return the media type and the bytes of a recording."""
     return entry["content_type"].encode(), (RECORDINGS / entry["file"]).read_bytes()
 
 
 def event_ends(content_type: bytes, data: bytes) -> Iterator[int]:
-    """Where the events of a stream end; a JSON document has none."""
+    """Yield the end of each event of a stream; a JSON document has none."""
     if content_type == FRAMES:
         end = 0
         while end < len(data):
@@ -49,7 +50,7 @@ def event_ends(content_type: bytes, data: bytes) -> Iterator[int]:
 
 
 def expected(entry: dict[str, Any]) -> tuple[TokenUsage | None, str]:
-    """The usage that is listed for a recording, and its source."""
+    """Return the usage that the index lists for a recording, and its source."""
     listed = entry["usage"]
     return (None, "missing") if listed is None else (TokenUsage(**listed), "reported")
 
@@ -57,68 +58,68 @@ def expected(entry: dict[str, Any]) -> tuple[TokenUsage | None, str]:
 every_recording = pytest.mark.parametrize("entry", recordings())
 
 
-@pytest.mark.parametrize("cutting", ["whole", "1", "7", "random", "events", "delicate"])
+@pytest.mark.parametrize("chunking", ["whole", "1", "7", "random", "events", "multibyte"])
 @every_recording
-def test_a_recording_gives_its_usage(entry: dict[str, Any], cutting: str) -> None:
-    """Every recorded answer costs exactly what is listed for it, however it is cut."""
+def test_usage_of_recording_equals_the_index(entry: dict[str, Any], chunking: str) -> None:
+    """Each recorded response has exactly the listed usage, in any chunking."""
     content_type, data = body(entry)
     chance = random.Random(entry["file"])
     ends = [0, *event_ends(content_type, data)]
     around = {end + step for end in ends for step in (-1, 0, 1, 5, 9)}
-    places: dict[str, Any] = {
+    offsets: dict[str, Any] = {
         "whole": [],
         "1": range(1, len(data)),
         "7": range(7, len(data), 7),
         "random": [chance.randrange(len(data)) for _ in range(40)],
-        "events": [place for place in around if 0 < place < len(data)],
-        "delicate": [found.end() for found in _DELICATE.finditer(data)],
+        "events": [offset for offset in around if 0 < offset < len(data)],
+        "multibyte": [match.end() for match in _MULTIBYTE.finditer(data)],
     }
 
-    ledger = measure(content_type, cut(data, places[cutting]))
+    account = measure(content_type, split_at(data, offsets[chunking]))
 
-    assert (ledger.usage, ledger.source) == expected(entry)
-    assert ledger.unreadable == 0
+    assert (account.usage, account.source) == expected(entry)
+    assert account.unreadable == 0
 
 
 @pytest.mark.parametrize(("coding", "encode"), WHOLE.values(), ids=WHOLE)
 @every_recording
-def test_a_compressed_recording_gives_its_usage(
+def test_usage_of_compressed_recording_equals_the_index(
     entry: dict[str, Any], coding: bytes, encode: Encode
 ) -> None:
-    """What a vendor says does not depend on how it is compressed, nor on where that is cut."""
+    """The usage does not depend on the coding or the chunks, and is partial if it is cut."""
     content_type, data = body(entry)
     chance = random.Random(entry["file"])
     stream = encode(data)
-    places = [chance.randrange(len(stream)) for _ in range(20)]
+    offsets = [chance.randrange(len(stream)) for _ in range(20)]
 
-    for chunks in ([stream], cut(stream, places)):
-        ledger = measure(content_type, chunks, encoding=coding)
-        assert (ledger.usage, ledger.source) == expected(entry)
-        assert ledger.unreadable == 0
+    for chunks in ([stream], split_at(stream, offsets)):
+        account = measure(content_type, chunks, encoding=coding)
+        assert (account.usage, account.source) == expected(entry)
+        assert account.unreadable == 0
 
-    part = measure(content_type, [stream[: places[0]]], complete=False, encoding=coding)
-    assert part.source == ("missing" if part.usage is None else "partial")
+    cut = measure(content_type, [stream[: offsets[0]]], complete=False, encoding=coding)
+    assert cut.source == ("missing" if cut.usage is None else "partial")
 
 
 @every_recording
-def test_a_cut_recording_says_what_its_whole_events_said(entry: dict[str, Any]) -> None:
-    """Half an event says nothing: the account is that of the events before it."""
+def test_cut_recording_has_the_account_of_its_complete_events(entry: dict[str, Any]) -> None:
+    """A cut event changes nothing: the account is that of the events before it."""
     content_type, data = body(entry)
     chance = random.Random(entry["file"])
     ends = list(event_ends(content_type, data))
 
-    for place in [chance.randrange(len(data)) for _ in range(12)]:
-        # An event lacks nothing without its blank line; a frame lacks its checksum.
-        said = max((end for end in ends if not data[place:end].strip(b"\r\n")), default=0)
-        ledger = measure(content_type, [data[:place]], complete=False)
+    for cut in [chance.randrange(len(data)) for _ in range(12)]:
+        # An event is complete without its blank line, but a frame is not without its checksum.
+        read = max((end for end in ends if not data[cut:end].strip(b"\r\n")), default=0)
+        account = measure(content_type, [data[:cut]], complete=False)
 
-        assert account(ledger) == account(measure(content_type, [data[:said]], complete=False))
-        assert ledger.source == ("missing" if ledger.usage is None else "partial")
+        assert outcome(account) == outcome(measure(content_type, [data[:read]], complete=False))
+        assert account.source == ("missing" if account.usage is None else "partial")
 
 
 @every_recording
-def test_a_recorded_stream_has_first_words(entry: dict[str, Any]) -> None:
-    """Wherever a model wrote something the time of its first words can be told."""
+def test_first_output_of_recorded_stream_is_found(entry: dict[str, Any]) -> None:
+    """`awaits_output` is False at the end of each stream with output."""
     content_type, data = body(entry)
     meter = meter_for(content_type)
     assert meter is not None

@@ -1,4 +1,4 @@
-"""Server-sent events: any chunking of a stream gives the same events, in bounded memory."""
+"""Buffer and parser of server-sent events."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.usage.sse import Event, EventBuffer, event_bounds, parse, split_events
 
-from .bodies import chunkings
+from ..support.chunks import chunkings
 
 BOM = b"\xef\xbb\xbf"
 LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 def read(chunks: Iterable[bytes], *, longest: int = 10_000) -> tuple[list[Event], int]:
-    """The events of a stream that came in these chunks, and how many were too long."""
+    """Return the events of a stream received in `chunks`, and the number of too long events."""
     buffer = EventBuffer(longest=longest)
     events = []
     for chunk in chunks:
@@ -28,12 +28,12 @@ def read(chunks: Iterable[bytes], *, longest: int = 10_000) -> tuple[list[Event]
 
 
 def dispatched(events: Iterable[Event]) -> list[Event]:
-    """Those events that carry something."""
+    """Return the events that have data."""
     return [event for event in events if event.data]
 
 
 def reference(stream: bytes) -> list[Event]:
-    """The events of a whole stream, line by line as in the WHATWG's text."""
+    """Return the events of a whole stream, parsed line by line as specified by WHATWG."""
     events, name, data = [], b"", b""
     *lines, _unended = LINE_END.split(stream.removeprefix(BOM))
     for line in lines:
@@ -52,15 +52,15 @@ def reference(stream: bytes) -> list[Event]:
 
 
 def whole_events(stream: bytes) -> list[bytes]:
-    """The bytes of each event of a whole stream, blank lines around it left out."""
-    found, start, end = [], 0, 0
+    """Return the bytes of each event of a whole stream, without the blank lines around it."""
+    blocks, start, end = [], 0, 0
     for line in re.finditer(rb"([^\r\n]*)(\r\n|\n|\r)", stream):
         if line[1]:
             start, end = (start if end else line.start()), line.end(1)
         elif end:
-            found.append(stream[start:end])
+            blocks.append(stream[start:end])
             end = 0
-    return found
+    return blocks
 
 
 line_ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
@@ -88,18 +88,18 @@ lines = st.one_of(known_lines, known_lines, odd_lines, st.just(b""), st.just(b""
 
 @st.composite
 def streams(draw: st.DrawFn) -> bytes:
-    """Event streams with every kind of line and line end; the last event is ended."""
+    """Draw an event stream with lines of every kind; its last event is complete."""
     mark = draw(st.sampled_from([b"", BOM]))
     pairs = draw(st.lists(st.tuples(lines, line_ends), max_size=20))
     return mark + b"".join(line + end for line, end in pairs) + b"\n\n"
 
 
-def in_chunks(stream: bytes) -> st.SearchStrategy[tuple[bytes, list[bytes]]]:
-    """`stream` and a way to cut it."""
+def with_chunking(stream: bytes) -> st.SearchStrategy[tuple[bytes, list[bytes]]]:
+    """Return a strategy for `stream` with a chunking of it."""
     return chunkings(stream).map(lambda chunks: (stream, chunks))
 
 
-cut_streams = streams().flatmap(in_chunks)
+chunked_streams = streams().flatmap(with_chunking)
 
 
 @pytest.mark.parametrize(
@@ -144,26 +144,28 @@ cut_streams = streams().flatmap(in_chunks)
         ),
     ],
 )
-def test_examples_of_the_specification(stream: bytes, events: list[Event]) -> None:
-    """The examples of the WHATWG's section on event streams are read as it says."""
+def test_events_of_specification_examples_are_as_specified(
+    stream: bytes, events: list[Event]
+) -> None:
+    """The examples of the WHATWG specification give the specified events."""
     assert read([stream]) == (events, 0)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-def test_lines_end_in_three_ways(end: bytes) -> None:
-    """LF, CRLF and CR all end a line."""
+def test_line_may_end_with_lf_crlf_or_cr(end: bytes) -> None:
+    """LF, CRLF and CR end a line."""
     stream = end.join([b"event: add", b"data: 1", b"data: 2", b"", b"data: 3", b"", b""])
 
     assert read([stream]) == ([Event(b"add", b"1\n2"), Event(b"", b"3")], 0)
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
-    """A stream may begin with a byte order mark."""
+def test_byte_order_mark_is_ignored() -> None:
+    """A byte order mark at the start of a stream is ignored."""
     assert read([BOM + b"data: 1\n\n"]) == ([Event(b"", b"1")], 0)
 
 
-def test_an_event_waits_for_its_blank_line() -> None:
-    """Nothing is released before an event is whole."""
+def test_event_is_returned_after_its_blank_line() -> None:
+    """No part of an event is returned before it is complete."""
     buffer = EventBuffer(longest=100)
 
     buffer.held += b"data: 1\n"
@@ -172,11 +174,11 @@ def test_an_event_waits_for_its_blank_line() -> None:
     assert buffer.take_complete() == b"data: 1\n\n"
 
 
-@given(cut_streams)
+@given(chunked_streams)
 def test_any_chunking_gives_the_events_of_the_specification(
     case: tuple[bytes, list[bytes]],
 ) -> None:
-    """However a stream is cut, its events are those that the WHATWG's rules give for the whole."""
+    """In any chunking the events are those of the WHATWG rules for the whole stream."""
     stream, chunks = case
 
     events, overlong = read(chunks)
@@ -185,7 +187,7 @@ def test_any_chunking_gives_the_events_of_the_specification(
     assert overlong == 0
 
 
-@given(cut_streams, st.integers(8, 24))
+@given(chunked_streams, st.integers(8, 24))
 @example((b"\n\n\ndata: 1234\n\n", [b"\n\n\n", b"data: 1234\n\n"]), 10)
 @example((b"\n\n\ndata: 1234\n\n", [b"\n\n\ndata: 1234\n\n"]), 10)
 @example(
@@ -196,24 +198,22 @@ def test_any_chunking_gives_the_events_of_the_specification(
     10,
 )
 @example((b"data: a\r\n\r\ndata: 1234\r\n\r\n", [b"data: a\r\n\r", b"\ndata: 1234\r\n\r\n"]), 10)
-def test_events_that_are_too_long_are_skipped_and_counted(
+def test_events_above_longest_are_skipped_and_counted(
     case: tuple[bytes, list[bytes]], longest: int
 ) -> None:
-    """However a stream is cut, exactly the events of more than `longest` bytes are left out."""
+    """In any chunking exactly the events of more than `longest` bytes are omitted."""
     stream, chunks = case
 
     events, overlong = read(chunks, longest=longest)
 
-    every = whole_events(stream)
-    kept = [block for block in every if len(block) <= longest]
-    assert dispatched(events) == dispatched(map(parse, kept))
-    assert overlong == len(every) - len(kept)
+    blocks = whole_events(stream)
+    short = [block for block in blocks if len(block) <= longest]
+    assert dispatched(events) == dispatched(map(parse, short))
+    assert overlong == len(blocks) - len(short)
 
 
-@given(cut_streams, st.integers(0, 24))
-def test_no_more_is_held_than_the_longest_event_and_a_chunk(
-    case: tuple[bytes, list[bytes]], longest: int
-) -> None:
+@given(chunked_streams, st.integers(0, 24))
+def test_held_bytes_are_bounded(case: tuple[bytes, list[bytes]], longest: int) -> None:
     """Memory is bounded by `longest`, the last chunk and the line ends around one event."""
     buffer = EventBuffer(longest=longest)
 
@@ -224,8 +224,8 @@ def test_no_more_is_held_than_the_longest_event_and_a_chunk(
         assert len(buffer.held) <= longest + 4
 
 
-def test_a_stream_without_blank_lines_is_one_overlong_event() -> None:
-    """An event that never ends is counted once and held no longer."""
+def test_endless_event_is_counted_once() -> None:
+    """An event that never ends is counted once and not held."""
     buffer = EventBuffer(longest=10)
 
     for _ in range(100):
@@ -236,73 +236,73 @@ def test_a_stream_without_blank_lines_is_one_overlong_event() -> None:
     assert len(buffer.held) <= 14
 
 
-def test_the_event_after_an_overlong_one_is_read() -> None:
+def test_event_after_a_skipped_one_is_read() -> None:
     """Skipping ends with the event that was too long."""
     chunks = [b"data: 1\n\ndata: 1234567890\n", b"more\n", b"\ndata: 2\n\n"]
 
     assert read(chunks, longest=10) == ([Event(b"", b"1"), Event(b"", b"2")], 1)
 
 
-def test_overlong_events_that_came_whole_are_left_out() -> None:
-    """A large chunk is held to the same limit as many small ones."""
+def test_overlong_event_in_a_single_chunk_is_skipped() -> None:
+    """A large chunk has the same limit as many small ones."""
     stream = b"data: 1\n\ndata: 1234567890\n\ndata: 2\n\n"
 
     assert read([stream], longest=10) == ([Event(b"", b"1"), Event(b"", b"2")], 1)
 
 
-def test_an_event_of_the_limit_is_kept() -> None:
-    """`longest` itself is not too long."""
+def test_event_of_longest_is_returned() -> None:
+    """An event of exactly `longest` bytes is returned."""
     assert read([b"data: 1234\n\n"], longest=10) == ([Event(b"", b"1234")], 0)
     assert read([b"data: 12345\n\n"], longest=10) == ([], 1)
 
 
-@given(cut_streams)
-def test_what_is_released_ends_with_a_blank_line(case: tuple[bytes, list[bytes]]) -> None:
-    """Pieces released one after the other can be put together again without joining events."""
+@given(chunked_streams)
+def test_returned_bytes_can_be_joined(case: tuple[bytes, list[bytes]]) -> None:
+    """Bytes returned by several calls can be joined without joining events."""
     stream, chunks = case
     buffer = EventBuffer(longest=8)
-    released = b""
+    returned = b""
 
     for chunk in chunks:
         buffer.held += chunk
-        released += buffer.take_complete()
+        returned += buffer.take_complete()
 
-    kept = [block for block in whole_events(stream) if len(block) <= 8]
-    assert dispatched(map(parse, split_events(released))) == dispatched(map(parse, kept))
+    short = [block for block in whole_events(stream) if len(block) <= 8]
+    assert dispatched(map(parse, split_events(returned))) == dispatched(map(parse, short))
 
 
-@pytest.mark.parametrize("place", range(9, 16))
-def test_around_gives_the_event_of_a_place(place: int) -> None:
-    """From any place in an event it is found where the event begins and ends."""
+@pytest.mark.parametrize("position", range(9, 16))
+def test_event_bounds_at_any_position_are_those_of_its_event(position: int) -> None:
+    """Every position in an event gives its start and end."""
     whole = b"data: 1\n\ndata: 2\n\ndata: 3\n\n"
 
-    assert event_bounds(whole, place) == (9, 16)
+    assert event_bounds(whole, position) == (9, 16)
 
 
-def test_around_takes_the_ends_of_the_bytes_for_ends_of_events() -> None:
-    """The first event needs no blank line before it, and the last none after it."""
+def test_event_bounds_include_the_ends_of_the_data() -> None:
+    """The first event needs no blank line before it, and the last one none after it."""
     assert event_bounds(b"data: 1\n\ndata: 2", 3) == (0, 7)
     assert event_bounds(b"data: 1\n\ndata: 2", 12) == (9, 16)
 
 
 @given(st.lists(st.tuples(line_ends, line_ends, line_ends), min_size=1, max_size=6))
-def test_around_finds_every_event_between_any_line_ends(
+def test_event_bounds_with_any_line_ends_are_those_of_the_event(
     ends: list[tuple[bytes, bytes, bytes]],
 ) -> None:
-    """Whatever ends its lines, an event is found from a place in it, with or without a start."""
+    """Events are found with all line ends, with and without a known start."""
     pieces = [
         b"event: e%d%sdata: <%d>%s%s" % (number, first, number, second, third)
         for number, (first, second, third) in enumerate(ends)
-        if second + third != b"\r\n"  # that is one line end
+        if second + third != b"\r\n"  # these would be one line end
     ]
     whole = b"".join(pieces)
-    position = 0
+    previous_end = 0
 
     for event in reference(whole):
-        place = whole.index(event.data, position)
-        begin, end = event_bounds(whole, place)
+        position = whole.index(event.data, previous_end)
+        begin, end = event_bounds(whole, position)
         assert parse(whole[begin:end]) == event
-        begin, position = event_bounds(whole, place, position)
-        assert parse(whole[begin:position]) == event
+        begin, previous_end = event_bounds(whole, position, previous_end)
+        assert parse(whole[begin:previous_end]) == event
 
-    assert not whole[position:].strip(b"\r\n")
+    assert not whole[previous_end:].strip(b"\r\n")

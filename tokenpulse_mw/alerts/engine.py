@@ -271,9 +271,9 @@ class AlertEngine:
 
     def _delivery(self) -> DeliveryContext:
         return DeliveryContext(
-            journal=self._store_writer,
+            writer=self._store_writer,
             deadline=_SINK_SECONDS,
-            most=_MAX_QUEUED,
+            max_pending=_MAX_QUEUED,
             clock=self._clock,
             wall=self._wall,
             jitter=random.random,

@@ -425,13 +425,13 @@ def record_of(
         state,
         finding_to_dict(alert.finding),
         since=at if resolve_reason else alert.since + shift,
-        told=alert.notified_at + shift,
+        last_notified_at=alert.notified_at + shift,
         started_at=episode.started_at,
         fired_at=episode.fired_at,
         resolved_at=at if resolve_reason else None,
         resolve_reason=resolve_reason,
         ack=episode.ack,
-        told_as=episode.notified_severity,
+        notified_severity=episode.notified_severity,
     )
 
 
@@ -452,10 +452,15 @@ def episode_of(record: AlertRecord, *, now: float, at: float) -> Episode:
         record.id,
         record.rule,
         # After the wall clock was set back, the times would be in the future.
-        Alert(finding, record.state, min(record.since + shift, now), min(record.told + shift, now)),
+        Alert(
+            finding,
+            record.state,
+            min(record.since + shift, now),
+            min(record.last_notified_at + shift, now),
+        ),
         record.started_at,
         record.fired_at,
-        record.told_as,
+        record.notified_severity,
         record.ack,
         held_until=now + finding.window,
     )

@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.exposition import UNDERSCORES
 
 from ..exchange import Exchange
 from ..lifespan import background_tasks
+from ..validation import check_integer
 from .callbacks import Callback
 from .collector import hidden, tables_of
 from .families import check_buckets
@@ -34,7 +35,7 @@ class HttpMetrics:
     Args:
         registry: Registry of the families; the default registry of prometheus_client if None.
         buckets: Ascending upper bounds of the duration histograms in seconds; 5 ms to 600 s if
-            None. The time per output token has buckets of its own.
+            None. The time per output token has separate buckets.
         max_series: Maximum number of series per family. Further label sets are counted in one
             `__overflow__` series. The first instance on a registry decides.
 
@@ -50,8 +51,7 @@ class HttpMetrics:
         buckets: Sequence[float] | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
-        if type(max_series) is not int or max_series < 1:
-            raise ValueError(f"max_series must be an integer of at least 1, got {max_series!r}")
+        check_integer("max_series", max_series)
         self.registry = REGISTRY if registry is None else registry
         if not isinstance(self.registry, CollectorRegistry):
             raise ValueError(f"registry must be a CollectorRegistry, got {registry!r}")

@@ -1,4 +1,4 @@
-"""Who may ask how often: client keys, a bounded table of windows, and the middleware."""
+"""Rate limiting: client keys, limiters, policies and the middleware."""
 
 from . import keys
 from .budgets import budgets

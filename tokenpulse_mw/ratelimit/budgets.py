@@ -1,4 +1,4 @@
-"""How far the keys of token limits have used what they may: a source of quotas for alerts."""
+"""Usage of token limits by key, as a source of quotas for alerts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .policy import Policy
 
 Budget = tuple[str, int, int]
 
-_AT_ONCE = 1000  # keys that are looked at before others may go on
-_WORTH_TELLING = 0.5
+_KEYS_PER_CHECKPOINT = 1000  # then other tasks run
+_MIN_SHARE = 0.5
 
 
 def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]] | None:
-    """A function that gives (key, used, limit) of the keys that have used half of their tokens.
+    """Return a function that lists (key, used, limit) of keys that used half of their tokens.
 
-    It knows policies that limit tokens (`Policy(tokens=)`) in this process; what several
-    processes share is known only to their storage. None where there is no such policy. Keys that
-    are secret are given as the hash that they are kept as.
+    Only policies that limit tokens (`Policy(tokens=)`) in this process are included: shared
+    counters are known to their storage alone. Without such a policy the result is None. Secret
+    keys are shown as their hash.
     """
     limiters = [
         policy.limiter
@@ -32,23 +32,23 @@ def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]]
         return None
 
     async def used() -> list[Budget]:
-        found: list[Budget] = []
+        rows: list[Budget] = []
         for limiter in limiters:
             for number, key in enumerate(limiter, 1):
-                if number % _AT_ONCE == 0:
+                if number % _KEYS_PER_CHECKPOINT == 0:
                     await anyio.lowlevel.checkpoint()
                 tokens = limiter.limit - limiter.peek(key, 0).remaining
-                if tokens >= limiter.limit * _WORTH_TELLING:
-                    found.append((_shown(key), tokens, limiter.limit))
-        return found
+                if tokens >= limiter.limit * _MIN_SHARE:
+                    rows.append((_key_text(key), tokens, limiter.limit))
+        return rows
 
     return used
 
 
-def _shown(key: Hashable) -> str:
-    """A key as people know it: an address or network as such, a hash in hexadecimal."""
+def _key_text(key: Hashable) -> str:
+    """Return a key in readable form: a packed address as text, a hash in hexadecimal."""
     if isinstance(key, tuple):
-        return " ".join(_shown(part) for part in key if part is not None)
+        return " ".join(_key_text(part) for part in key if part is not None)
     if isinstance(key, bytes):
         return format_key(key) or key.hex()
     return str(key)

@@ -1,4 +1,4 @@
-"""Functions that users hand us: called on every request, so never to be waited for."""
+"""Functions that users pass to policies: called on every request, and never awaited."""
 
 from __future__ import annotations
 
@@ -11,59 +11,59 @@ from starlette.types import Scope
 
 from ..exchange import MAX_TEXT_CHARS
 
-# Who is asking, as the key that its limit is counted under; None is not limited.
+# Returns the key that a request is counted under; a request with the key None is not limited.
 KeyFunction = Callable[[Scope], Hashable | None]
 
+T = TypeVar("T")
+Factory = TypeVar("Factory", bound=Callable[..., object])
 
-Maker = TypeVar("Maker", bound=Callable[..., object])
-
+MAX_CACHED = 4096  # entries
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # safe in a structured field, a label and a key
 
 
-def factory(maker: Maker) -> Maker:
-    """Mark a function that only makes those which are wanted: to forget its call is easy."""
-    maker.makes_functions = True  # type: ignore[attr-defined]
-    return maker
+def factory(function: Factory) -> Factory:
+    """Mark a function that returns key functions, so that a forgotten call is detected."""
+    function.is_factory = True  # type: ignore[attr-defined]
+    return function
 
 
 def check_function(name: str, function: object) -> None:
-    """Refuse what is no function, must be waited for, or only makes functions.
+    """Check that `function` can be called on every request.
 
     Raises:
-        ValueError: `function` is one of these.
+        ValueError: `function` is not callable, is async, or is a factory that was not called.
     """
     is_async = iscoroutinefunction(function) or iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - of an object that acts as a function
     )
     if is_async or not callable(function):
         raise ValueError(f"{name} must be a function that is not async, got {function!r}")
-    if getattr(function, "makes_functions", False):
-        made = getattr(function, "__name__", "it")
-        raise ValueError(f"{name} must be what {made}() gives: call it, as in {name}={made}(...)")
+    if getattr(function, "is_factory", False):
+        factory_name = getattr(function, "__name__", "factory")
+        raise ValueError(
+            f"{name} must be a function, got the uncalled factory {factory_name}: "
+            f"call it, as in {name}={factory_name}(...)"
+        )
 
 
-def check_name(what: str, name: str) -> str:
-    """`name`, if headers, metrics and storages can all have it.
+def check_name(parameter: str, name: str) -> str:
+    """Return `name` if it is valid in headers, metrics and storages.
 
     Raises:
-        ValueError: They cannot.
+        ValueError: `name` is not valid.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{what} {name!r} must be 1 to 64 letters, digits, '_', '.', ':' or '-'")
+        raise ValueError(
+            f"{parameter} must be 1 to 64 letters, digits, '_', '.', ':' or '-', got {name!r}"
+        )
     return name
 
 
-T = TypeVar("T")
-
-
-MAX_CACHED = 4096  # texts
-
-
 def cached(memo: dict[str, T], text: str, value: T) -> T:
-    """`value`, which `memo` has from now on for `text`; what is long is not kept."""
+    """Return `value` and store it in `memo`, unless `text` is long."""
     if len(text) <= MAX_TEXT_CHARS:
         if len(memo) >= MAX_CACHED:
-            memo.clear()  # it only saves work
+            memo.clear()
         memo[text] = value
     return value

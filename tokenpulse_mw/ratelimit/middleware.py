@@ -34,7 +34,7 @@ class RateLimitMiddleware:
     Args:
         limit: A rate such as "100/minute".
         key: Function of the scope that returns the client's key; the client's address when
-            None. A request with the key None is not limited.
+            None. A request whose key is None is not limited.
         limiter: Limiter to use instead of `limit`. Share it to inspect or reset keys.
         policies: Several limits, instead of `limit`, `key` and `limiter`. A request is counted
             under all policies, or under none if one rejects it.
@@ -42,10 +42,10 @@ class RateLimitMiddleware:
         headers: Dialect of the headers on responses to limited requests, for the enforced
             policies: "draft-11" (draft-ietf-httpapi-ratelimit-headers-11),
             "openai" (`x-ratelimit-*-requests` and `-tokens`), "legacy" (`X-RateLimit-*`), or None
-            for none.
-        exempt: Paths that GET and HEAD requests may read without a limit; each may end with `*`.
-            Other methods and WebSockets are limited. The middleware cannot know what answers
-            these paths: name only those that something cheap answers.
+            for no headers.
+        exempt: Paths that GET and HEAD requests may read without a limit; a path may end with
+            `*`. Other methods and WebSockets are limited. Exempt only paths with cheap handlers:
+            the middleware cannot know which handler serves a path.
         respond: Function of the decision that returns the response to a request over the limit.
         enforce: False counts and reports without rejecting (shadow mode).
         on_decision: Called with the scope and the decision of each policy on every request.
@@ -77,21 +77,22 @@ class RateLimitMiddleware:
             if function is not None:
                 check_function(name, function)
         self.app = app
-        self._gate = PolicySet(
+        self._policy_set = PolicySet(
             _policies(limit, key, limiter, policies),
             enforce=check_bool("enforce", enforce),
             on_decision=on_decision,
             default_key=default_key,
         )
-        self.policies: Sequence[Policy] = self._gate.policies
-        self._judge = None if self._gate.shared else self._gate.evaluate  # found once, called often
+        self.policies: Sequence[Policy] = self._policy_set.policies
+        # Looked up once, since it is called on every request.
+        self._evaluate = None if self._policy_set.shared else self._policy_set.evaluate
         self._respond = respond
         self._is_exempt = exempt_paths(exempt)
         self._dialect = dialect(headers, self.policies)
         self._misuse = MisuseDetector(app, (policy.limiter for policy in self.policies))
-        # Tokens, and the end of an answer, are known to an exchange.
-        ends = any(policy.unit != "requests" for policy in self.policies)
-        self._exchange = ExchangeMiddleware(self) if ends else None
+        # Only an exchange knows the tokens and the end of a response.
+        needs_exchange = any(policy.unit != "requests" for policy in self.policies)
+        self._exchange = ExchangeMiddleware(self) if needs_exchange else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reject a request over the limit; pass all others on and add rate limit headers."""
@@ -102,62 +103,66 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         if kind == "http" and self._exchange is not None and not self._exchange.join(scope):
-            await self._exchange(scope, receive, send)  # and it calls us again
+            await self._exchange(scope, receive, send)  # it calls this middleware again
             return
         if self._misuse.left:
             self._misuse.inspect(scope)
-        tap: Recorder | None = scope.get(SCOPE_KEY)
-        judge = self._judge
-        if judge is not None:
-            decisions, refusal, holds = judge(scope, tap)
+        recorder: Recorder | None = scope.get(SCOPE_KEY)
+        evaluate = self._evaluate
+        if evaluate is not None:
+            decisions, rejection, reservations = evaluate(scope, recorder)
         else:
-            decisions, refusal, holds = await self._gate.evaluate_shared(scope, tap)
-        if decisions and self._dialect is not None and (kind == "http" or refusal is not None):
-            send = _adding_headers(self._dialect, decisions, tap, send)
-        if refusal is not None:
-            await self._refuse(refusal, scope, receive, send)
-        elif holds is not None:
-            await self._hold(holds, scope, receive, send)
+            decisions, rejection, reservations = await self._policy_set.evaluate_shared(
+                scope, recorder
+            )
+        if decisions and self._dialect is not None and (kind == "http" or rejection is not None):
+            send = _adding_headers(self._dialect, decisions, recorder, send)
+        if rejection is not None:
+            await self._reject(rejection, scope, receive, send)
+        elif reservations is not None:
+            await self._hold(reservations, scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    async def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _reject(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            answer = self._respond(decision)
-            if not callable(answer):
-                raise TypeError(f"respond must return an ASGI application, got {answer!r}")
-        except Exception as error:  # noqa: BLE001 - our failure must not be the request's
-            self._gate.report(scope, error)
-            answer = too_many_requests(decision)
-        tap = recorder_of(scope)
-        if tap is not None:
-            tap.limited = True
+            response = self._respond(decision)
+            if not callable(response):
+                raise TypeError(f"respond must return an ASGI application, got {response!r}")
+        except Exception as error:  # noqa: BLE001 - an error here must not fail the request
+            self._policy_set.report(scope, error)
+            response = too_many_requests(decision)
+        recorder = recorder_of(scope)
+        if recorder is not None:
+            recorder.limited = True
         if scope["type"] == "websocket":
-            await reject_websocket(answer, scope, receive, send)
+            await reject_websocket(response, scope, receive, send)
         else:
-            await answer(scope, receive, send)
+            await response(scope, receive, send)
 
-    async def _hold(self, holds: Reservations, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _hold(
+        self, reservations: Reservations, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Pass the request on, and settle its reservations when it ends."""
-        tap = recorder_of(scope)
-        if tap is not None and not tap.finished and scope["type"] == "http":
-            tap.add_callback(holds)  # runs after the last byte, with the usage
+        recorder = recorder_of(scope)
+        if recorder is not None and not recorder.finished and scope["type"] == "http":
+            recorder.add_callback(reservations)  # runs after the last byte, with the usage
             await self.app(scope, receive, send)
             return
         try:
             await self.app(scope, receive, send)
         except GeneratorExit:  # destroyed after the event loop: nothing can be awaited any more
-            holds.finished(None)
+            reservations.finished(None)
             raise
         except BaseException:
-            await _close(holds)
+            await _close(reservations)
             raise
-        await _close(holds)
+        await _close(reservations)
 
 
-async def _close(holds: Reservations) -> None:
+async def _close(reservations: Reservations) -> None:
     with CancelScope(shield=True):  # a storage has its own, short timeout
-        await holds.close()
+        await reservations.close()
 
 
 def _policies(
@@ -178,21 +183,21 @@ def _policies(
 
 
 def _adding_headers(
-    dialect: Dialect, decisions: Sequence[Decision], tap: Recorder | None, send: Send
+    dialect: Dialect, decisions: Sequence[Decision], recorder: Recorder | None, send: Send
 ) -> Send:
     """Return a `send` that adds the headers for `decisions` to the response."""
     fields, replaces = dialect.write(decisions), dialect.replaces
-    if tap is not None and not replaces:  # the recorder inspects every message anyway
-        tap.add_headers(fields)
+    if recorder is not None and not replaces:  # the recorder inspects every message anyway
+        recorder.add_headers(fields)
         return send
 
-    def send_telling(message: Message) -> Awaitable[None]:
+    def send_with_headers(message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind != "http.response.body" and kind in _HEADS:
-            kept = message.get("headers", ())
+            pairs = message.get("headers", ())
             if replaces:
-                kept = [pair for pair in kept if pair[0].lower() not in replaces]
-            message = {**message, "headers": [*kept, *fields]}
+                pairs = [pair for pair in pairs if pair[0].lower() not in replaces]
+            message = {**message, "headers": [*pairs, *fields]}
         return send(message)  # not awaited here, which would cost every chunk a coroutine
 
-    return send_telling
+    return send_with_headers

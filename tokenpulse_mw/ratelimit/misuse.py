@@ -14,19 +14,19 @@ logger = logging.getLogger("tokenpulse_mw.ratelimit")
 _SCOPE_KEY = "tokenpulse_mw.limiters"
 _MAX_PATH_CHARS = 100  # characters, in the log
 _MAX_LAYERS = 50
-_MAX_INSPECTED = 1000  # requests; what is mounted wrongly shows in the first few
+_MAX_INSPECTED = 1000  # requests; wrongly added middleware is visible in the first ones
 
 
 class WarnOnce:
     """Logger of a single warning."""
 
     def __init__(self) -> None:
-        self.told = False
+        self.logged = False
 
     def __call__(self, message: str, *arguments: object) -> None:
         """Log `message`, unless a message was logged before."""
-        if not self.told:
-            self.told = True
+        if not self.logged:
+            self.logged = True
             logger.warning(message, *arguments)
 
 
@@ -52,16 +52,21 @@ class MisuseDetector:
 
     def inspect(self, scope: Scope) -> None:
         """Record that the limiters count this request, and warn if one already has."""
-        if scope["type"] != "http":  # what else there is, passes untouched
+        if scope["type"] != "http":
             return
         self.left -= 1
-        seen: tuple[MisuseDetector, ...] = scope.get(_SCOPE_KEY, ())
-        others = [limiter for each in seen if each is not self for limiter in each._limiters]
-        if any(each is other for each in self._limiters for other in others):
+        detectors: tuple[MisuseDetector, ...] = scope.get(_SCOPE_KEY, ())
+        others = [
+            limiter
+            for detector in detectors
+            if detector is not self
+            for limiter in detector._limiters
+        ]
+        if any(limiter is other for limiter in self._limiters for other in others):
             self.left = 0
             logger.warning(
                 "a limiter counts the same request twice (seen on %s), so each client gets half "
-                "its limit: add RateLimitMiddleware once, or give each one its own limiter",
+                "its limit: add RateLimitMiddleware once, or give each middleware its own limiter",
                 ascii(scope["path"][:_MAX_PATH_CHARS]),
             )
         if self._measured_inside and SCOPE_KEY not in scope:
@@ -71,7 +76,7 @@ class MisuseDetector:
                 "counted: put MetricsMiddleware or ExchangeMiddleware outside it (the middleware "
                 "that is added last is outermost)"
             )
-        scope[_SCOPE_KEY] = (*seen, self)
+        scope[_SCOPE_KEY] = (*detectors, self)
 
 
 def _is_measured(app: object) -> bool:

@@ -1,4 +1,4 @@
-"""Which requests a limit is meant for, told by their path and method."""
+"""Conditions on the path and the method of a request."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from urllib.parse import unquote
 from starlette.types import Scope
 
 from ..exchange import app_path
+from ..validation import check_strings
 from .callables import cached, factory
 
 Condition = Callable[[Scope], bool]
 
-# What makes it worth the while to look at a path more closely.
+# Characters of a path that has other forms.
 _UNUSUAL = re.compile(r"//|/\.|/$|[%?#;\\]|[\x00-\x20\x7f-\xa0]")
 _IGNORED = re.compile(r"[\x00-\x20\x7f-\xa0]")
-_MOST_DECODINGS = 4
+_MAX_DECODINGS = 4
 
-# What an application behind us might take for something else than a part of a plain path.
+# Characters of a path that an application could resolve to another path.
 _AMBIGUOUS = re.compile(r"\.\.|[%;\\]|//")
 
 
@@ -34,16 +35,14 @@ def exempt_paths(patterns: Iterable[str]) -> Condition | None:
     Raises:
         ValueError: A pattern is not of this form.
     """
-    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
-        raise ValueError(f"exempt must be a list of paths, such as ['/health*'], got {patterns!r}")
-    exact, beginnings = _read(patterns, "exempt path")
-    if not exact and not beginnings:
+    exact, prefixes = _parse(check_strings("exempt", patterns, "['/health*']"), "exempt path")
+    if not exact and not prefixes:
         return None
 
     def matches(path: str) -> bool:
-        return path in exact or (path.startswith(beginnings) and not _AMBIGUOUS.search(path))
+        return path in exact or (path.startswith(prefixes) and not _AMBIGUOUS.search(path))
 
-    on_path = _of_paths(matches)
+    on_path = _cached_condition(matches)
     return lambda scope: (
         scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and on_path(scope)
     )
@@ -51,89 +50,86 @@ def exempt_paths(patterns: Iterable[str]) -> Condition | None:
 
 @factory
 def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
-    """A test for requests to one of `paths`, for the `when` of a `Policy`.
+    """Return a condition for requests to one of `paths`, for the `when` of a `Policy`.
 
-    Every way to write a path that an application, or a server behind it, might take for one of
-    `paths` counts as it: doubled or trailing slashes, dots, percent-encoding, what looks like a
-    query.
+    A path also matches in every form that an application, or a server behind it, could resolve
+    to one of `paths`: doubled or trailing slashes, dots, percent-encoding, an encoded query.
 
     Args:
-        paths: Paths as the application knows them, or paths followed by `*` for them and all that
-            lies below them.
-        methods: HTTP methods; any when None. GET is HEAD too, and a WebSocket handshake.
+        paths: Paths as the application sees them; `*` at the end of a path stands for the path
+            and everything below it.
+        methods: HTTP methods; any when None. GET includes HEAD and WebSocket handshakes.
 
     Raises:
-        ValueError: A path or a method is malformed, or there is no path.
+        ValueError: A path or a method is malformed, or a path is missing.
     """
     if not paths:
         raise ValueError("requests_to() needs a path, such as '/v1/chat/completions' or '/v1/*'")
-    exact, beginnings = _read(paths, "path")
+    exact, prefixes = _parse(paths, "path")
     exact |= {_plain(path) for path in exact}
-    beginnings += tuple(_plain(path).rstrip("/") + "/" for path in beginnings)
-    wanted = None if methods is None else _methods(methods)
+    prefixes += tuple(_plain(path).rstrip("/") + "/" for path in prefixes)
+    allowed = None if methods is None else _check_methods(methods)
 
     def matches(path: str) -> bool:
-        if path in exact or path.startswith(beginnings):
+        if path in exact or path.startswith(prefixes):
             return True
         if not _UNUSUAL.search(path):
             return False
         forms = _forms(path)
-        return any(form in exact or form.startswith(beginnings) for form in forms)
+        return any(form in exact or form.startswith(prefixes) for form in forms)
 
-    on_path = _of_paths(matches)
-    if wanted is None:
+    on_path = _cached_condition(matches)
+    if allowed is None:
         return on_path
-    return lambda scope: scope.get("method", "GET") in wanted and on_path(scope)
+    return lambda scope: scope.get("method", "GET") in allowed and on_path(scope)
 
 
-def _of_paths(matches: Callable[[str], bool]) -> Condition:
-    """A test for requests whose path, as the application knows it, `matches`."""
-    known: dict[str, bool] = {}
+def _cached_condition(matches: Callable[[str], bool]) -> Condition:
+    """Return a condition for requests whose path, as the application sees it, `matches`."""
+    results: dict[str, bool] = {}
 
-    def test(scope: Scope) -> bool:
+    def condition(scope: Scope) -> bool:
         path = app_path(scope) if scope.get("root_path") else scope["path"]
-        found = known.get(path)
-        return cached(known, path, matches(path)) if found is None else found
+        result = results.get(path)
+        return cached(results, path, matches(path)) if result is None else result
 
-    return test
+    return condition
 
 
-def _read(patterns: Iterable[str], what: str) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Paths that must match as they are, and beginnings of paths."""
+def _parse(patterns: Iterable[str], parameter: str) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the paths that match exactly, and the prefixes of paths that match."""
     exact: set[str] = set()
-    below: list[str] = []
+    prefixes: list[str] = []
     for pattern in patterns:
         if not isinstance(pattern, str) or not pattern.startswith("/") or "*" in pattern[:-1]:
             raise ValueError(
-                f"{what} {pattern!r} must begin with '/' and may have '*' only at its end"
+                f"{parameter} must begin with '/' and may have '*' only at its end, got {pattern!r}"
             )
         path = pattern.removesuffix("*")
         if pattern.endswith("*"):
-            below.append(path.rstrip("/") + "/")
+            prefixes.append(path.rstrip("/") + "/")
         if not pattern.endswith("/*"):
             exact.add(path)
-    return frozenset(exact), tuple(below)
+    return frozenset(exact), tuple(prefixes)
 
 
-def _methods(methods: Iterable[str]) -> frozenset[str]:
-    if isinstance(methods, str):
-        raise ValueError(f"methods must be a list of methods, got the single string {methods!r}")
-    wanted = frozenset(methods)
-    for method in wanted:
-        if not isinstance(method, str) or not re.fullmatch(r"[A-Z]+", method):
-            raise ValueError(f"method {method!r} must be in upper case, such as 'POST'")
-    if not wanted:
-        raise ValueError("methods must not be empty: leave it out for all of them")
-    return wanted | {"HEAD"} if "GET" in wanted else wanted
+def _check_methods(methods: Iterable[str]) -> frozenset[str]:
+    checked = frozenset(check_strings("methods", methods, "['POST']"))
+    for method in checked:
+        if not re.fullmatch(r"[A-Z]+", method):
+            raise ValueError(f"method must be in upper case, such as 'POST', got {method!r}")
+    if not checked:
+        raise ValueError("methods must not be empty: leave it out for all methods")
+    return checked | {"HEAD"} if "GET" in checked else checked
 
 
 def _forms(path: str) -> Iterator[str]:
-    """What `path` may become on its way through servers that decode it, or cut it, once more."""
-    for _ in range(_MOST_DECODINGS):
-        whole = _IGNORED.sub("", path).replace("\\", "/")
-        yield _plain(whole)
-        yield _plain(re.split(r"[?#]", whole)[0])
-        yield _plain(re.sub(r";[^/]*", "", whole))
+    """Yield the forms of `path` after servers have decoded or cut it again."""
+    for _ in range(_MAX_DECODINGS):
+        visible = _IGNORED.sub("", path).replace("\\", "/")
+        yield _plain(visible)
+        yield _plain(re.split(r"[?#]", visible)[0])
+        yield _plain(re.sub(r";[^/]*", "", visible))
         decoded = unquote(path)
         if decoded == path:
             return
@@ -141,5 +137,5 @@ def _forms(path: str) -> Iterator[str]:
 
 
 def _plain(path: str) -> str:
-    """`path` without dots, doubled slashes and one at its end."""
+    """Return `path` without dots, doubled slashes and a trailing slash."""
     return "/" + normpath(path).lstrip("/")

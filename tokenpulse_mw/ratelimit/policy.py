@@ -7,17 +7,14 @@ from typing import NamedTuple, cast
 
 from starlette.types import Scope
 
-from ..validation import check_bool
+from ..validation import check_bool, check_integer
 from .callables import KeyFunction, check_function, check_name
 from .keys import client_address
-from .limiters import Decision, InFlight, Limiter, check_cost
+from .limiters import Decision, InFlight, Limiter
 from .shared import SharedLimiter
 
 AnyLimiter = Limiter | SharedLimiter | InFlight
-
-
 Cost = int | Callable[[Scope], int]
-
 
 DEFAULT_NAME = "default"  # name of a decision that no policy has renamed
 
@@ -29,8 +26,8 @@ class Policy:
         limit: A rate such as "100/minute", or a `Limiter`, `SharedLimiter` or `InFlight`.
         name: Name in headers, metrics and errors: letters, digits, `_`, `.`, `:` and `-`.
         key: Function of the scope that returns the client's key; the client's address when
-            None. A request with the key None is not limited.
-        cost: Cost of a request: a whole number, or a function of the scope that returns one.
+            None. A request whose key is None is not limited.
+        cost: Cost of a request: an integer, or a function of the scope that returns an integer.
         tokens: Limit tokens instead of requests. This number (or function of the scope) is
             reserved before a request and replaced by the reported usage when the response
             ends. If it covers the largest request, concurrent requests cannot exceed the limit.
@@ -70,24 +67,27 @@ class Policy:
         self.cost = cost
         if tokens is not None:
             self._count_tokens(tokens)
-        self.price = self.cost if isinstance(self.cost, int) else 1  # the default of a function
+        self.price = self.cost if isinstance(self.cost, int) else 1  # if the function fails
         self.is_plain = not self.shared and self.unit == "requests" and isinstance(self.cost, int)
-        for what, function in {"key": self.key, "when": when}.items():
+        for parameter, function in {"key": self.key, "when": when}.items():
             if function is not None:
-                check_function(what, function)
-        what, least = ("cost", 0) if tokens is None else ("tokens", 1)
-        _check_cost(what, self.cost, least, self.limiter.limit)
+                check_function(parameter, function)
+        parameter, minimum = ("cost", 0) if tokens is None else ("tokens", 1)
+        if callable(self.cost):
+            check_function(parameter, self.cost)
+        else:
+            check_integer(parameter, self.cost, minimum=minimum, maximum=self.limiter.limit)
 
     def key_or(self, default: KeyFunction | None) -> KeyFunction:
-        """Return the key of this policy, or `default` if it was made without one."""
+        """Return the key of this policy, or `default` if the policy has no key."""
         return self.key if self.has_key or default is None else default
 
     def now(self) -> float:
-        """Seconds of the limiter's clock."""
+        """Return the seconds of the limiter's clock."""
         return 0.0 if isinstance(self.limiter, InFlight) else self.limiter.clock()
 
     def named(self, decision: Decision) -> Decision:
-        """`decision` under the name of this policy."""
+        """Return `decision` with the name of this policy."""
         return decision if self.name == DEFAULT_NAME else decision._replace(policy=self.name)
 
     def _count_tokens(self, tokens: Cost) -> None:
@@ -114,16 +114,6 @@ def _limiter(limit: str | AnyLimiter) -> AnyLimiter:
     return Limiter(limit)
 
 
-def _check_cost(what: str, cost: Cost, least: int, limit: int) -> None:
-    if callable(cost):
-        check_function(what, cost)
-    elif type(cost) is not int or not least <= cost <= limit:
-        raise ValueError(
-            f"{what} must be a function, or a whole number from {least} to the limit {limit}, "
-            f"got {cost!r}"
-        )
-
-
 def check_policies(policies: Sequence[Policy]) -> None:
     """Validate that policies can be evaluated together.
 
@@ -140,9 +130,8 @@ def check_policies(policies: Sequence[Policy]) -> None:
         raise ValueError(f"every policy must have a unique name (name=), got {names}")
     if len({_counters(policy) for policy in policies}) < len(policies):
         raise ValueError(
-            f"every policy must have its own limiter, got a repeated one in {names}; shared "
-            "limiters of the same rate in the same storage are one, unless each has a prefix of "
-            "its own"
+            f"every policy must have its own limiter, got the same limiter twice in {names}: "
+            "give shared limiters with the same rate and storage different prefixes"
         )
     if sum(policy.shared and not policy.remote.supports_refund for policy in policies) > 1:
         raise ValueError(
@@ -245,5 +234,5 @@ def with_cost(charge: Charge, scope: Scope) -> Charge:
     cost = charge.policy.cost
     if isinstance(cost, int):
         return charge
-    least = 1 if charge.policy.unit == "tokens" else 0  # to reserve nothing would limit nothing
-    return charge._replace(cost=max(check_cost(cost(scope)), least))
+    minimum = 1 if charge.policy.unit == "tokens" else 0  # a reserve of 0 would limit nothing
+    return charge._replace(cost=max(check_integer("cost", cost(scope), minimum=0), minimum))

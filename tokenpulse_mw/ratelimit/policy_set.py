@@ -1,4 +1,4 @@
-"""Asks all policies about a request, and counts it under all of them or under none."""
+"""Evaluation of a request by several policies: it is counted under all of them or none."""
 
 from __future__ import annotations
 
@@ -22,34 +22,30 @@ from .reservations import Reservations
 
 OnDecision = Callable[[Scope, Decision], object]
 
-
-# What was decided of a request: the decisions of the policies that are enforced, which are told
-# the client; the one that keeps it out, if any does; and what is to be settled when it is over.
+# Decisions of the enforced policies, which the headers show; the rejection, if any; and the
+# reservations to settle when the response ends.
 Evaluation = tuple[Sequence[Decision], Decision | None, Reservations | None]
-
-
 Evaluate = Callable[[Scope, Recorder | None], Evaluation]
 
-
-_NOTHING: Evaluation = ((), None, None)
+_NOT_LIMITED: Evaluation = ((), None, None)
 
 
 class PolicySet:
-    """Where every request is judged by the policies of one middleware.
+    """The policies of one middleware.
 
     Args:
-        policies: At least one, each with a name and a limiter of its own.
-        enforce: False only counts and tells, whatever the policies say of themselves.
-        on_decision: Called with every decision.
+        policies: Policies with unique names and limiters.
+        enforce: False counts and reports without rejecting, also for policies with `enforce`.
+        on_decision: Function that is called with the scope and each decision.
         default_key: Key of policies without one; the client's address when None.
 
     Attributes:
-        policies: In the order in which they are asked.
-        shared: Some limiter has to be waited for, with `evaluate_shared`.
-        evaluate: Decides by limiters of this process alone.
+        policies: Policies in the order of evaluation.
+        shared: True if a limiter is shared; then `evaluate_shared` must be used.
+        evaluate: Function that evaluates a request if all limiters are of this process.
 
     Raises:
-        ValueError: There are no policies, or two share a name or a limiter.
+        ValueError: The list is empty, or two policies share a name or a limiter.
     """
 
     def __init__(
@@ -61,7 +57,7 @@ class PolicySet:
         default_key: KeyFunction | None = None,
     ) -> None:
         check_policies(policies)
-        self.policies = sorted(policies, key=_hard_to_undo)
+        self.policies = sorted(policies, key=_rollback_order)
         self.shared = any(policy.shared for policy in policies)
         self._enforced = {policy.name for policy in policies if policy.enforce and enforce}
         self._on_decision = on_decision
@@ -70,142 +66,148 @@ class PolicySet:
         alone = len(policies) == 1 and policies[0].is_plain
         self.evaluate: Evaluate = self._evaluate_one(policies[0]) if alone else self._evaluate_all
 
-    def _evaluate_all(self, scope: Scope, tap: Recorder | None) -> Evaluation:
-        return self._evaluation(scope, tap, self._ask(scope, self._charges(scope)))
+    def _evaluate_all(self, scope: Scope, recorder: Recorder | None) -> Evaluation:
+        return self._evaluation(scope, recorder, self._apply(scope, self._charges(scope)))
 
     def _evaluate_one(self, policy: Policy) -> Evaluate:
-        """The same for one plain policy, which is what most gateways have, with less ado."""
+        """Return a faster `evaluate` for a single plain policy."""
         key_of = policy.key_or(self._default_key)
         when, hit, cost = policy.when, policy.local.hit, policy.price
         is_named, is_enforced = policy.name != DEFAULT_NAME, policy.name in self._enforced
-        refused = "limited" if is_enforced else "shadow"
+        rejected = "limited" if is_enforced else "shadow"
 
-        def judge(scope: Scope, tap: Recorder | None) -> Evaluation:
+        def evaluate(scope: Scope, recorder: Recorder | None) -> Evaluation:
             try:
                 key = key_of(scope) if when is None or when(scope) else None
                 if key is None:
-                    return _NOTHING
+                    return _NOT_LIMITED
                 decision = hit(key, cost)
-            except Exception as error:  # noqa: BLE001 - our failure must not be the request's
+            except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
                 self._failed(scope, policy, error)
-                return _NOTHING
+                return _NOT_LIMITED
             if is_named:
                 decision = policy.named(decision)
-            if tap is not None:
-                tap.dispatcher.on_limit(policy.name, "allowed" if decision.allowed else refused)
+            if recorder is not None:
+                recorder.dispatcher.on_limit(
+                    policy.name, "allowed" if decision.allowed else rejected
+                )
             if self._on_decision is not None:
                 self._notify(scope, decision)
             if not is_enforced:
-                return _NOTHING
+                return _NOT_LIMITED
             return (decision,), None if decision.allowed else decision, None
 
-        return judge
+        return evaluate
 
-    async def evaluate_shared(self, scope: Scope, tap: Recorder | None) -> Evaluation:
-        """Decide by the limiters of this process, then by those that are shared."""
-        claims = self._charges(scope)
-        asked = self._ask(scope, [claim for claim in claims if not claim.policy.shared])
-        if self._rejection(asked) is None:
-            shared = [claim for claim in claims if claim.policy.shared]
+    async def evaluate_shared(self, scope: Scope, recorder: Recorder | None) -> Evaluation:
+        """Evaluate a request by the limiters of this process, then by the shared limiters."""
+        charges = self._charges(scope)
+        results = self._apply(scope, [charge for charge in charges if not charge.policy.shared])
+        if self._rejection(results) is None:
+            shared = [charge for charge in charges if charge.policy.shared]
             try:
-                await self._ask_shared(scope, shared, asked)
-            except BaseException:  # the client has left, and no one can wait for a storage
-                for ruling in asked:
-                    ruling.rolled_back()
+                await self._apply_shared(scope, shared, results)
+            except BaseException:  # cancelled: shared storages can no longer be awaited
+                for result in results:
+                    result.rolled_back()
                 raise
-            if self._rejection(asked) is not None:
-                granted, asked = asked, [ruling.rolled_back() for ruling in asked]
-                for ruling in granted:
-                    await ruling.roll_back_shared()
-        return self._evaluation(scope, tap, asked)
+            if self._rejection(results) is not None:
+                applied, results = results, [result.rolled_back() for result in results]
+                for result in applied:
+                    await result.roll_back_shared()
+        return self._evaluation(scope, recorder, results)
 
     def _charges(self, scope: Scope) -> list[Charge]:
-        claims = []
+        charges = []
         for policy in self.policies:
             try:
-                claim = charge_for(policy, scope, default_key=self._default_key)
-            except Exception as error:  # noqa: BLE001 - as above
+                charge = charge_for(policy, scope, default_key=self._default_key)
+            except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
                 self._failed(scope, policy, error)
                 continue
-            if claim is not None:
-                claims.append(self._priced(claim, scope))
-        return claims
+            if charge is not None:
+                charges.append(self._with_cost(charge, scope))
+        return charges
 
-    def _priced(self, claim: Charge, scope: Scope) -> Charge:
+    def _with_cost(self, charge: Charge, scope: Scope) -> Charge:
         try:
-            return with_cost(claim, scope)
-        except Exception as error:  # noqa: BLE001 - as above, and it still counts as one
-            self._report(scope, claim.policy, error)
-            return claim
+            return with_cost(charge, scope)
+        except Exception as error:  # noqa: BLE001 - the request counts as 1
+            self._report(scope, charge.policy, error)
+            return charge
 
-    def _ask(self, scope: Scope, claims: list[Charge]) -> list[ChargeResult]:
-        """Take what is claimed of limiters of this process; nothing where one refuses."""
-        if len(claims) > 1:
-            asked = self._each(scope, claims, Charge.peek)
-            if self._rejection(asked) is not None:
-                return asked
-            claims = [ruling.charge for ruling in asked]
-        taken = self._each(scope, claims, Charge.apply)
-        return taken if self._rejection(taken) is None else [each.rolled_back() for each in taken]
+    def _apply(self, scope: Scope, charges: list[Charge]) -> list[ChargeResult]:
+        """Apply charges in this process; roll them back if an enforced policy rejects one."""
+        if len(charges) > 1:
+            results = self._decide(scope, charges, Charge.peek)
+            if self._rejection(results) is not None:
+                return results
+            charges = [result.charge for result in results]
+        results = self._decide(scope, charges, Charge.apply)
+        if self._rejection(results) is None:
+            return results
+        return [result.rolled_back() for result in results]
 
-    def _each(
-        self, scope: Scope, claims: list[Charge], ask: Callable[[Charge], Decision]
+    def _decide(
+        self, scope: Scope, charges: list[Charge], decide: Callable[[Charge], Decision]
     ) -> list[ChargeResult]:
-        asked: list[ChargeResult] = []
-        for claim in claims:
+        results: list[ChargeResult] = []
+        for charge in charges:
             try:
-                asked.append(ChargeResult(claim, ask(claim), claim.policy.now()))
-            except Exception as error:  # noqa: BLE001 - as above
-                self._failed(scope, claim.policy, error)
-        return asked
+                results.append(ChargeResult(charge, decide(charge), charge.policy.now()))
+            except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
+                self._failed(scope, charge.policy, error)
+        return results
 
-    async def _ask_shared(
-        self, scope: Scope, claims: list[Charge], asked: list[ChargeResult]
+    async def _apply_shared(
+        self, scope: Scope, charges: list[Charge], results: list[ChargeResult]
     ) -> None:
-        """Take what is claimed of shared limiters too, until one refuses."""
-        for claim in claims:
+        """Apply charges in shared limiters until one rejects, and append to `results`."""
+        for charge in charges:
             try:
-                decision = await claim.apply_shared()
-            except Exception as error:  # noqa: BLE001 - as above
-                self._failed(scope, claim.policy, error)
+                decision = await charge.apply_shared()
+            except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
+                self._failed(scope, charge.policy, error)
                 continue
-            asked.append(ChargeResult(claim, decision, claim.policy.now()))
-            if not decision.allowed and claim.policy.name in self._enforced:
+            results.append(ChargeResult(charge, decision, charge.policy.now()))
+            if not decision.allowed and charge.policy.name in self._enforced:
                 return
 
-    def _rejection(self, asked: list[ChargeResult]) -> Decision | None:
-        """The refusal that is to be enforced and has the longest wait; it names the others."""
-        refused = [
+    def _rejection(self, results: list[ChargeResult]) -> Decision | None:
+        """Return the enforced rejection with the longest wait; `also` names the others."""
+        rejected = [
             decision
-            for claim, decision, _ in asked
-            if not decision.allowed and claim.policy.name in self._enforced
+            for charge, decision, _ in results
+            if not decision.allowed and charge.policy.name in self._enforced
         ]
-        if not refused:
+        if not rejected:
             return None
-        worst = max(refused, key=lambda decision: decision.retry_after)
-        also = tuple(each.policy for each in refused if each is not worst)
-        return worst._replace(also=also) if also else worst
+        longest = max(rejected, key=lambda decision: decision.retry_after)
+        also = tuple(decision.policy for decision in rejected if decision is not longest)
+        return longest._replace(also=also) if also else longest
 
     def _evaluation(
-        self, scope: Scope, tap: Recorder | None, asked: list[ChargeResult]
+        self, scope: Scope, recorder: Recorder | None, results: list[ChargeResult]
     ) -> Evaluation:
-        for _, decision, _ in asked:
-            if tap is not None:
-                tap.dispatcher.on_limit(decision.policy, self._outcome(decision))
+        for _, decision, _ in results:
+            if recorder is not None:
+                recorder.dispatcher.on_limit(decision.policy, self._outcome(decision))
             self._notify(scope, decision)
-        refusal = self._rejection(asked)
-        enforced = [each.decision for each in asked if each.charge.policy.name in self._enforced]
-        return enforced, refusal, None if refusal else _holds(asked)
+        rejection = self._rejection(results)
+        enforced = [
+            decision for charge, decision, _ in results if charge.policy.name in self._enforced
+        ]
+        return enforced, rejection, None if rejection else _reservations(results)
 
     def _notify(self, scope: Scope, decision: Decision) -> None:
         if self._on_decision is not None:
             try:
                 self._on_decision(scope, decision)
-            except Exception as error:  # noqa: BLE001 - as above, and the decision stands
+            except Exception as error:  # noqa: BLE001 - the decision stays valid
                 self.report(scope, error)
 
     def _outcome(self, decision: Decision) -> str:
-        """The value of the label `decision` in tokenpulse_rate_limit_decisions_total."""
+        """Return the label `decision` of tokenpulse_rate_limit_decisions_total."""
         if decision.degraded:
             return "error"
         if decision.allowed:
@@ -213,31 +215,32 @@ class PolicySet:
         return "limited" if decision.policy in self._enforced else "shadow"
 
     def _failed(self, scope: Scope, policy: Policy, error: Exception) -> None:
-        """The request goes on as if there were no such policy."""
-        tap = recorder_of(scope)
-        if tap is not None:
-            tap.dispatcher.on_limit(policy.name, "error")
+        """Report that a policy failed; the request is not limited by it."""
+        recorder = recorder_of(scope)
+        if recorder is not None:
+            recorder.dispatcher.on_limit(policy.name, "error")
         self._report(scope, policy, error)
 
     def _report(self, scope: Scope, policy: Policy, error: Exception) -> None:
-        self.report(scope, error, what=f"rate limit policy {policy.name}")
+        self.report(scope, error, component=f"rate limit policy {policy.name}")
 
-    def report(self, scope: Scope, error: Exception, *, what: str = "ratelimit") -> None:
-        """Log a failure of ours if a line is due, and count it."""
-        tap = recorder_of(scope)
-        self._failures.log(what, error)
-        if tap is not None:
-            self._failures.notify("on_error", tap.dispatcher.observers, "ratelimit")
+    def report(self, scope: Scope, error: Exception, *, component: str = "ratelimit") -> None:
+        """Count an error, and log it if a line is due."""
+        recorder = recorder_of(scope)
+        self._failures.log(component, error)
+        if recorder is not None:
+            self._failures.notify("on_error", recorder.dispatcher.observers, "ratelimit")
 
 
-def _hard_to_undo(policy: Policy) -> tuple[bool, bool]:
+def _rollback_order(policy: Policy) -> tuple[bool, bool]:
+    """Return a sort key: policies that are easy to roll back come first."""
     return policy.shared, policy.shared and not policy.remote.supports_refund
 
 
-def _holds(asked: list[ChargeResult]) -> Reservations | None:
-    held = [
-        ruling
-        for ruling in asked
-        if ruling.charge.policy.unit != "requests" and ruling.decision.allowed
+def _reservations(results: list[ChargeResult]) -> Reservations | None:
+    reserved = [
+        result
+        for result in results
+        if result.charge.policy.unit != "requests" and result.decision.allowed
     ]
-    return Reservations(held) if held else None
+    return Reservations(reserved) if reserved else None

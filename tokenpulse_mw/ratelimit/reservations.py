@@ -1,4 +1,4 @@
-"""What a request holds until it is over: places that are given back, tokens that are settled."""
+"""Slots and tokens that a request holds until its response ends."""
 
 from __future__ import annotations
 
@@ -8,63 +8,63 @@ from ..exchange import Exchange
 from .limiters import InFlight
 from .policy import ChargeResult
 
-_HEAD = 10  # events of a stream that may carry no token: its head, pings and the like
+_FREE_EVENTS = 10  # events of a stream without a token: its first ones, pings and the like
 
 
 class Reservations:
-    """The claims of one request that are only settled at its end.
+    """Charges of one request that are settled when its response ends.
 
     Args:
-        rulings: Claims that were granted.
+        results: Allowed charges.
     """
 
-    __slots__ = ("_due", "_rulings")
+    __slots__ = ("_results", "_shared")
 
-    def __init__(self, rulings: Sequence[ChargeResult]) -> None:
-        self._rulings = rulings
-        self._due: list[tuple[ChargeResult, int]] = []
+    def __init__(self, results: Sequence[ChargeResult]) -> None:
+        self._results = results
+        self._shared: list[tuple[ChargeResult, int]] = []
 
     def finished(self, exchange: Exchange | None) -> None:
-        """Give back places, and charge what `exchange` has used in place of what was reserved.
+        """Release slots, and replace reserved tokens by the usage of `exchange`.
 
-        Once is enough: what was settled before is not settled again. Where nobody knows what was
-        used, the reserve stays charged.
+        Only the first call has an effect. Without an exchange the reserve stays charged.
         """
-        rulings, self._rulings = self._rulings, ()
-        for ruling in rulings:
-            claim = ruling.charge
-            if isinstance(claim.policy.local, InFlight):
-                claim.policy.local.release(claim.key, claim.cost)
+        results, self._results = self._results, ()
+        for result in results:
+            charge = result.charge
+            if isinstance(charge.policy.local, InFlight):
+                charge.policy.local.release(charge.key, charge.cost)
                 continue
-            amount = _used(exchange, claim.cost) - claim.cost
-            if claim.policy.shared:
-                self._due.append((ruling, amount))
+            amount = _used_tokens(exchange, charge.cost) - charge.cost
+            if charge.policy.shared:
+                self._shared.append((result, amount))
             else:
-                claim.policy.local.charge(claim.key, amount, since=ruling.at)
+                charge.policy.local.charge(charge.key, amount, since=result.at)
 
     async def close(self) -> None:
-        """Settle what is not settled yet, and with shared storages, which has to be waited for."""
+        """Settle the remaining charges, and those in shared storages."""
         self.finished(None)
-        due, self._due = self._due, []
-        for (claim, decision, at), amount in due:
+        shared, self._shared = self._shared, []
+        for (charge, decision, at), amount in shared:
             if amount:
-                charge = claim.policy.remote.charge
-                await charge(claim.key, amount, since=at, degraded=decision.degraded)
+                limiter = charge.policy.remote
+                await limiter.charge(charge.key, amount, since=at, degraded=decision.degraded)
 
 
-def _used(exchange: Exchange | None, reserved: int) -> int:
-    """Return the tokens that `exchange` has used, as far as they are known.
+def _used_tokens(exchange: Exchange | None, reserved: int) -> int:
+    """Return the tokens that `exchange` has used, or an estimate.
 
-    Each event of a stream carries a token at least, so one that was cut has written as many. The
-    meter counts them as it decodes them, so neither coding nor chunking changes the charge.
+    Each event of a stream carries at least one token, so a truncated stream used at least as many
+    tokens as it has events. Events are counted after decoding: neither the content coding nor the
+    chunks change the charge.
     """
     if exchange is None:  # a WebSocket
         return reserved
-    usage, written = exchange.usage, exchange.events - _HEAD
+    usage, written = exchange.usage, exchange.events - _FREE_EVENTS
     if usage is not None:
-        cut = exchange.usage_source == "partial"
-        used = usage.input + (max(usage.output, written) if cut else usage.output)
+        is_partial = exchange.usage_source == "partial"
+        used = usage.input + (max(usage.output, written) if is_partial else usage.output)
         return max(used, reserved) if exchange.usage_doubtful else used
-    # A model may have been at work: leaving early, or not asking for the usage, is not free.
-    is_answered = 200 <= exchange.status < 300 or exchange.status == 499
-    return max(reserved, written) if exchange.method == "POST" and is_answered else 0
+    # A model may have generated tokens: hanging up, or not requesting the usage, is not free.
+    may_have_used = 200 <= exchange.status < 300 or exchange.status == 499
+    return max(reserved, written) if exchange.method == "POST" and may_have_used else 0

@@ -1,4 +1,4 @@
-"""What a request over its limit is answered: plain text, problem details, or a vendor's words."""
+"""Responses to requests over a limit: plain text, problem details, and vendors' error bodies."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from .limiters import Decision
 
 Respond = Callable[[Decision], ASGIApp]
 
-
-_MAX_WAIT_SECONDS = 120.0  # seconds, after which openai-python does not retry either
-
-
-_PROBLEM = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+_MAX_RETRY_SECONDS = 120.0  # openai-python does not wait longer for a retry either
+_TRY_AGAIN_LATER = 1013  # RFC 6455, 7.4 and the registry of close codes
+_PROBLEM_TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
 def too_many_requests(decision: Decision) -> ASGIApp:
-    """The seed's answer: 429, `text/plain`, with `Retry-After` in seconds (RFC 9110, 10.2.3)."""
+    """Return 429 as `text/plain`, with `Retry-After` in seconds (RFC 9110, 10.2.3)."""
     return PlainTextResponse("Too Many Requests", 429, headers=_wait_headers(decision))
 
 
 def problem_details(decision: Decision) -> ASGIApp:
-    """429 with problem details (RFC 9457).
+    """Return 429 with problem details (RFC 9457).
 
-    The type is the `quota-exceeded` of draft-ietf-httpapi-ratelimit-headers-11, which names the
-    policies that were violated.
+    The problem type is `quota-exceeded` of draft-ietf-httpapi-ratelimit-headers-11. It lists the
+    violated policies.
     """
     body = {
-        "type": _PROBLEM,
+        "type": _PROBLEM_TYPE,
         "title": "Too Many Requests",
         "status": 429,
         "detail": _message(decision),
@@ -42,7 +40,7 @@ def problem_details(decision: Decision) -> ASGIApp:
 
 
 def openai_error(decision: Decision) -> ASGIApp:
-    """429 as OpenAI words it, so that its SDKs raise their `RateLimitError`, and know the wait."""
+    """Return 429 in the format of OpenAI, so that its SDKs raise `RateLimitError` and can retry."""
     error = {
         "message": _message(decision),
         "type": "rate_limit_error",
@@ -53,7 +51,7 @@ def openai_error(decision: Decision) -> ASGIApp:
 
 
 def anthropic_error(decision: Decision) -> ASGIApp:
-    """429 as Anthropic words it, for its SDKs likewise."""
+    """Return 429 in the format of Anthropic, so that its SDKs raise `RateLimitError`."""
     error = {"type": "rate_limit_error", "message": _message(decision)}
     return _json({"type": "error", "error": error}, decision, headers=_sdk_headers(decision))
 
@@ -78,21 +76,22 @@ def _json(
 
 
 def _wait_headers(decision: Decision) -> dict[str, str]:
-    """`Retry-After`, unless waiting will not help."""
+    """Return `Retry-After`, or nothing if the request can never be allowed."""
     if math.isinf(decision.retry_after):
         return {}
     return {"Retry-After": str(max(math.ceil(decision.retry_after), 1))}
 
 
 def _sdk_headers(decision: Decision) -> dict[str, str]:
-    """What the vendors' SDKs look at before `Retry-After` (openai-python, `_base_client.py`).
+    """Return headers that vendors' SDKs read before `Retry-After`.
 
-    For a long wait they are told not to retry: some of them would sleep for hours.
+    The source is `_base_client.py` of openai-python. After a long wait no retry is requested:
+    some SDKs would sleep for hours.
     """
     headers = {}
     if not math.isinf(decision.retry_after):
         headers["retry-after-ms"] = str(max(math.ceil(decision.retry_after * 1000), 1))
-    if decision.retry_after > _MAX_WAIT_SECONDS:
+    if decision.retry_after > _MAX_RETRY_SECONDS:
         headers["x-should-retry"] = "false"
     return headers
 
@@ -100,22 +99,19 @@ def _sdk_headers(decision: Decision) -> dict[str, str]:
 def _message(decision: Decision) -> str:
     if math.isinf(decision.retry_after):
         return (
-            f"This request costs more than the limit {decision.policy!r} of {decision.limit} "
-            "can ever allow."
+            f"The cost of this request exceeds the rate limit {decision.policy!r} of "
+            f"{decision.limit}. Send a smaller request."
         )
     seconds = max(math.ceil(decision.retry_after), 1)
     if decision.degraded:
-        return f"Rate limit {decision.policy!r} cannot be checked now. Retry in {seconds} s."
+        return f"Rate limit {decision.policy!r} cannot be checked. Retry in {seconds} s."
     return f"Rate limit {decision.policy!r} of {decision.limit} is exceeded. Retry in {seconds} s."
 
 
-_TRY_AGAIN_LATER = 1013  # RFC 6455, 7.4 and the registry of close codes
+async def reject_websocket(response: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Reject a handshake with `response` if the server supports it; else close with 1013.
 
-
-async def reject_websocket(answer: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send `answer` in place of the handshake's where the server can; else close with 1013.
-
-    The extension `websocket.http.response` of ASGI lets a server send any HTTP answer. Without
+    The ASGI extension `websocket.http.response` lets a server send any HTTP response. Without
     it, servers turn a close before the handshake into a plain 403.
     """
     if "websocket.http.response" not in (scope.get("extensions") or {}):
@@ -126,8 +122,8 @@ async def reject_websocket(answer: ASGIApp, scope: Scope, receive: Receive, send
 
     async def send_denial(message: Message) -> None:
         kind = message["type"]
-        if kind.startswith("http."):  # an application that knows nothing of WebSockets
+        if kind.startswith("http."):  # `response` is an HTTP application
             message = {**message, "type": f"websocket.{kind}"}
         await send(message)
 
-    await answer(scope, receive, send_denial)
+    await response(scope, receive, send_denial)

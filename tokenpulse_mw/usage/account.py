@@ -53,16 +53,16 @@ class Account(msgspec.Struct, eq=False):
     _format: Format | None = None
     _fields: dict[str, Any] = {}
     _final: bool = False
-    _error_has_usage: bool = False  # the document with the error reports usage, too
+    _error_has_usage: bool = False  # the document with the error also reports usage
 
     @property
     def model(self) -> str | None:
-        """The model that the response names, or None."""
+        """Return the model that the response names, or None."""
         return self._usage_model or self._named_model
 
     @property
     def source(self) -> Source:
-        """The reliability of `usage`; usage reported before an error may not be all."""
+        """Return the reliability of `usage`; usage before an error may be incomplete."""
         if self.usage is None:
             return "missing"
         whole = self._final and self.complete and (self._error_has_usage or not self.failed)
@@ -76,7 +76,7 @@ class Account(msgspec.Struct, eq=False):
     def _add(self, document: Document, report: UsageReport) -> bool:
         """Merge `report` into the account; return False if the result is implausible.
 
-        An implausible report changes no count: neither 0 nor a bound is what was used.
+        An implausible report changes no count: it is neither clamped nor read as 0.
         """
         form, supplements = report.format, report.is_fallback and self._final
         if supplements:
@@ -105,11 +105,11 @@ class UsageAccount(Account, eq=False):
     """The account of one response, filled from its documents.
 
     Attributes:
-        unreadable: Pieces that were malformed, implausible or too long to be kept. Those before a
-            complete report are not counted, because it replaces whatever they contained.
+        unreadable: Documents that were malformed, implausible or too long. Those before a complete
+            report are not counted, because it replaces their contents.
         complete_scan: Every document of the response was read, whatever its contents.
         events: Events, frames or array elements of a stream that were decoded; 0 for one document.
-        counts_events: Count server-sent events, too, which takes a tenth of the time of a stream.
+        counts_events: Also count server-sent events, which takes a tenth of the time of a stream.
         budget: Limits the work of reading the documents; beyond it no document is read.
     """
 
@@ -124,7 +124,7 @@ class UsageAccount(Account, eq=False):
 
     @property
     def is_response(self) -> bool | None:
-        """Whether a model responded; None if unknown.
+        """Return True if a model responded, False if not, and None if unknown.
 
         True if the response names a model, has output or usage, or has the shape of a vendor's.
         False if every document of a complete body was read and shows none of these (a token count,
@@ -176,11 +176,11 @@ class UsageAccount(Account, eq=False):
             events = read_events(data, self.budget)
             for event in events:
                 self._identify(event)
-            found = any(map(has_output, events))
+            has_text = any(map(has_output, events))
         except UNREADABLE:
             return False
-        self._has_output = self._has_output or found
-        return found
+        self._has_output = self._has_output or has_text
+        return has_text
 
     def add_usage_events(self, latest_first: Iterable[bytes]) -> None:
         """Add documents of a stream that may report usage, the latest of them first.

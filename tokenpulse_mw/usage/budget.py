@@ -26,7 +26,7 @@ from .bounds import (
 
 
 class Budget(msgspec.Struct, eq=False):
-    """Limits the work of one `feed`, and of all of them.
+    """Limits the work of each `feed`, and of all feeds of a body.
 
     Searching for bytes is not counted: it is linear and takes about a nanosecond per byte.
 

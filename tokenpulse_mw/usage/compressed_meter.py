@@ -17,15 +17,15 @@ from .decompress import CorruptError, Decoder
 
 
 class CompressedMeter:
-    """Reads a response through the content codings that were applied to it.
+    """Decodes the content codings of a response, and passes it to another meter.
 
     Corrupt data, or data that decodes to too many bytes, is counted as unreadable once, and
     decoding stops; usage reported before counts.
 
     Args:
         meter: Reads the decoded response.
-        decoders: Undo the codings, in this order.
-        most: Maximum of decoded bytes, those between two codings included.
+        decoders: Decoders, in the order of use.
+        most: Maximum number of decoded bytes, including those between two codings.
     """
 
     __slots__ = (
@@ -75,7 +75,7 @@ class CompressedMeter:
         self.awaits_output = self._meter.awaits_output
 
     def _decode(self, data: bytes, step: int) -> None:
-        """Undo the coding number `step` of `data`, and all that follow."""
+        """Decode `data` with the decoder at the index `step`, and with those after it."""
         spend = self._budget.spend
         if not spend(COMPRESSED_BYTE_WORK_NS * len(data)):
             return
@@ -92,7 +92,7 @@ class CompressedMeter:
                 self._meter.feed(piece)
 
     def finish(self, *, complete: bool) -> None:
-        """Examine what is left; a body that ends inside a coding is not complete."""
+        """Finish the meter; a body that ends inside a coding is not complete."""
         decoders = self._decoders
         ended = bool(decoders) and all(decoder.ended for decoder in decoders)
         self._decoders = ()

@@ -40,7 +40,7 @@ class Document(msgspec.Struct):
 
 
 class Event(Document):
-    """A document with the top-level fields in which vendors put what the model wrote."""
+    """A document with the top-level fields in which vendors send output of the model."""
 
     event_type: Any = None
     text: Any = None
@@ -52,7 +52,6 @@ class Event(Document):
 
 
 D = TypeVar("D", bound=Document)
-
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -73,7 +72,7 @@ class Reader(Generic[D]):
         self._outlines = msgspec.json.Decoder(outline)
 
     def read(self, data: bytes, budget: Budget | None = None) -> list[D]:
-        """Decode a document, or an array of them, and repair it if `budget` has room for that.
+        """Decode a document, or an array of them, and repair it if `budget` allows it.
 
         Raises:
             UNREADABLE: `data` is not JSON, or neither an object nor an array of objects, or an
@@ -90,9 +89,9 @@ class Reader(Generic[D]):
             if not data or not (budget is None or budget.spend_repair(data)):
                 raise
             documents = self._read_repaired(repaired(data))
-        for place, document in enumerate(documents):
+        for index, document in enumerate(documents):
             if document.response is not NOTHING:
-                documents[place] = self._unwrap(document)
+                documents[index] = self._unwrap(document)
         return documents
 
     def _decode(self, data: bytes) -> list[D]:
@@ -169,19 +168,16 @@ def objects(raw: msgspec.Raw) -> list[dict[str, Any]]:
 
 
 # Each pattern begins with fixed bytes, for which `re` has a fast search.
-# Half of a surrogate pair: a text that was cut between the two.
+# Half of a surrogate pair, from text that was cut between the two halves.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
-
-_NO_NUMBERS = (
+_NON_FINITE_NUMBERS = (
     re.compile(rb"NaN(?<=[\s:,\[]NaN)(?=[\s,\]}])"),
     re.compile(rb"Infinity(?<=[\s:,\[]Infinity)(?=[\s,\]}])"),
     re.compile(rb"-Infinity(?<=[\s:,\[]-Infinity)(?=[\s,\]}])"),
 )
 
-
 _CONTROLS = bytes.maketrans(bytes(range(32)), b" " * 32)
-
 
 _NOT_DOCUMENTS = (b"", b"[DONE]")
 
@@ -198,7 +194,7 @@ def fix_json(data: bytes) -> bytes:
 def repaired(data: bytes) -> bytes:
     """Return `data` without halves of surrogate pairs, NaN and Infinity."""
     data = _SURROGATE.sub(rb"\\ufffd", data, count=MAX_REPAIRS)
-    for pattern in _NO_NUMBERS:
+    for pattern in _NON_FINITE_NUMBERS:
         data = pattern.sub(b"null", data, count=MAX_REPAIRS)
     return data
 

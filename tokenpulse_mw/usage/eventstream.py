@@ -1,7 +1,7 @@
 """Parser of AWS eventstream frames; bounded, and independent of the chunking.
 
-The format is https://smithy.io/2.0/aws/amazon-eventstream.html: a prelude (the length of the frame,
-that of its headers, a checksum of both), headers, payload, and a checksum of all before it.
+The format is https://smithy.io/2.0/aws/amazon-eventstream.html: a prelude (lengths of the frame and
+of its headers, checksum of both), headers, payload, and a checksum of all previous bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PRELUDE = struct.Struct(">III")
 _CHECKSUM = struct.Struct(">I")
 _SHORTEST = _PRELUDE.size + _CHECKSUM.size
 # Bytes of a header's value by the number of its type. Byte arrays (6) and strings (7) are
-# preceded by their length; the booleans (0 and 1) have no value but their type.
+# preceded by their length; the type of a boolean (0 and 1) is its value.
 _SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _BYTES, _STRING = 6, 7
 
@@ -64,7 +64,7 @@ class FrameBuffer:
         return self._frames() if len(self._held) >= self._needed else []
 
     def stop(self) -> None:
-        """Read no more frames, and release what is held."""
+        """Read no more frames, and discard the buffer."""
         self.broken = True
         self._held.clear()
 
@@ -88,8 +88,8 @@ class FrameBuffer:
     def _length(self, start: int) -> int:
         """Return the size of the frame that begins at `start`, or 0 if its prelude is invalid."""
         total, headers, checksum = _PRELUDE.unpack_from(self._held, start)
-        sound = crc32(self._held[start : start + 8]) == checksum
-        if sound and total >= _SHORTEST + headers:
+        is_valid = crc32(self._held[start : start + 8]) == checksum
+        if is_valid and total >= _SHORTEST + headers:
             return int(total)
         self.broken = True
         self.unreadable += 1
@@ -117,23 +117,23 @@ def _headers(data: bytes) -> list[tuple[bytes, bytes]]:
         IndexError: The headers end too early, or are too many.
         KeyError: The type of a header is unknown.
     """
-    headers, place, count = [], 0, 0
-    while place < len(data):
+    headers, offset, count = [], 0, 0
+    while offset < len(data):
         count += 1
         if count > MAX_FRAME_HEADERS:
             raise IndexError(count)
-        name = data[place + 1 : place + 1 + data[place]]
-        place += 1 + data[place]
-        kind = data[place]
-        place += 1
+        name = data[offset + 1 : offset + 1 + data[offset]]
+        offset += 1 + data[offset]
+        kind = data[offset]
+        offset += 1
         if kind in (_BYTES, _STRING):
-            size = data[place] << 8 | data[place + 1]
-            place += 2
+            size = data[offset] << 8 | data[offset + 1]
+            offset += 2
             if kind == _STRING:
-                headers.append((name, data[place : place + size]))
+                headers.append((name, data[offset : offset + size]))
         else:
             size = _SIZES[kind]
-        place += size
-    if place > len(data):
-        raise IndexError(place)
+        offset += size
+    if offset > len(data):
+        raise IndexError(offset)
     return headers

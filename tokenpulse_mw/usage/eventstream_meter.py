@@ -13,7 +13,7 @@ from .formats.markers import COUNT, may_have_error
 
 
 class _Chunk(msgspec.Struct):
-    """An event of InvokeModel, which wraps an event of the model's own vendor in base64."""
+    """An event of InvokeModel, which wraps an event of the model's vendor in base64."""
 
     event: bytes = msgspec.field(default=b"", name="bytes")
 
@@ -71,7 +71,7 @@ class EventStreamMeter:
             account.check_error(data)
 
     def _unwrap(self, payload: bytes) -> bytes:
-        """Return the event of the model's own vendor, or b"" if it cannot be read."""
+        """Return the event of the model's vendor, or b"" if it cannot be read."""
         try:
             return _chunks.decode(payload).event
         except UNREADABLE:

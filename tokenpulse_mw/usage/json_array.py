@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import re
 
-from .oversized import HEAD, TAIL, usage_from_tail
+from .oversized import PREFIX_BYTES, TAIL_BYTES, usage_from_tail
 
 # One step through JSON: to the next bracket outside strings, to the quote of a string that
-# continues in the next chunk, or to the end. It matches at every place, so that no byte is searched
-# twice.
+# continues in the next chunk, or to the end. It matches at every position, so that no byte is
+# searched twice.
 _STEP = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(?:(["{}\[\]])|\Z)', re.DOTALL)
-
-
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-
-
 _QUOTE, _OPENING = b'"'[0], b"{["
 
 
@@ -22,7 +18,7 @@ class JsonArraySplitter:
     """Buffers a streamed array until its objects are complete.
 
     Args:
-        longest: Maximum bytes of an object; of a longer one only usage at its end is kept.
+        longest: Maximum bytes of an object; a longer one is reduced to the usage at its end.
 
     Attributes:
         overlong: Objects that were too long and have no usage at their end.
@@ -56,21 +52,21 @@ class JsonArraySplitter:
         elements: list[bytes] = []
         start = 0  # of the open element in this chunk
         for step in _STEP.finditer(chunk, self._after_string(chunk, 0)):
-            place = step.start(1)
-            if place < 0:
+            position = step.start(1)
+            if position < 0:
                 continue
-            if chunk[place] == _QUOTE:  # of a string that continues in the next chunk
+            if chunk[position] == _QUOTE:  # of a string that continues in the next chunk
                 self.in_string = True
-                self._after_string(chunk, place + 1)
+                self._after_string(chunk, position + 1)
                 break
-            if chunk[place] in _OPENING:
+            if chunk[position] in _OPENING:
                 self._depth += 1
-                start = place if self._depth == 2 else start
+                start = position if self._depth == 2 else start
             elif not self.closed:
                 self._depth -= 1
                 self.closed = self._depth <= 0
                 if self._depth == 1:
-                    elements += self._complete(chunk[start : place + 1])
+                    elements += self._complete(chunk[start : position + 1])
         if self._depth >= 2:
             self._hold(chunk[start:])
         return elements
@@ -91,8 +87,8 @@ class JsonArraySplitter:
         held += piece
         if self._head or len(held) > self.longest:
             self.overlong += not self._head
-            self._head = self._head or bytes(held[: min(HEAD, self.longest)])
-            del held[: -min(TAIL, self.longest)]
+            self._head = self._head or bytes(held[: min(PREFIX_BYTES, self.longest)])
+            del held[: -min(TAIL_BYTES, self.longest)]
 
     def _complete(self, piece: bytes) -> list[bytes]:
         """Return the element that ends with `piece`, or its usage if it is too long."""

@@ -8,7 +8,7 @@ from .budget import slices
 from .formats import is_error_response
 from .formats.markers import COUNT
 from .json_array import JsonArraySplitter
-from .oversized import HEAD, OPENING, TAIL, usage_from_head, usage_from_tail
+from .oversized import HEAD_BYTES, PREFIX_BYTES, TAIL_BYTES, usage_from_head, usage_from_tail
 
 BEFORE = b"\xef\xbb\xbf \t\r\n"  # byte order mark and white space before a document
 
@@ -16,9 +16,9 @@ BEFORE = b"\xef\xbb\xbf \t\r\n"  # byte order mark and white space before a docu
 class JsonMeter:
     """Reads a response that is one JSON document, or an array of them.
 
-    A document is buffered and read at its end, so that `awaits_output` stays True. Of a document
-    that is too long only both ends are kept. Gemini streams an array if server-sent events are not
-    requested: its elements are read as they arrive.
+    A document is buffered and read at its end, so that `awaits_output` stays True. A document
+    that is too long is reduced to its two ends. Gemini streams an array if server-sent events are
+    not requested: its elements are read as they arrive.
     """
 
     __slots__ = ("_body", "_head", "_longest", "_reader", "_tail", "account", "awaits_output")
@@ -29,7 +29,7 @@ class JsonMeter:
         self.account = UsageAccount() if account is None else account
         self.awaits_output = True
         self._longest = longest
-        self._tail = min(TAIL, longest)
+        self._tail = min(TAIL_BYTES, longest)
         self._body: bytes | bytearray = b""  # a bytearray from the second chunk on
         self._head = b""  # the start of a document that is too long
         self._reader: UsageMeter | None = None  # of a body that is not a document
@@ -43,7 +43,7 @@ class JsonMeter:
                 if not chunk.startswith(b"{"):
                     self._reader = self._reader_of(chunk)
         if self._reader is None:
-            self._keep(chunk)
+            self._hold(chunk)
         else:
             self._reader.feed(chunk)
             self.awaits_output = self.awaits_output and self._reader.awaits_output
@@ -52,7 +52,7 @@ class JsonMeter:
         """Return the meter of a body that does not start like a document, or None."""
         return _ArrayReader(self.account, self._longest) if start.startswith(b"[") else None
 
-    def _keep(self, chunk: bytes) -> None:
+    def _hold(self, chunk: bytes) -> None:
         if not self._body:
             self._body = chunk  # usually all of it
         else:
@@ -60,7 +60,7 @@ class JsonMeter:
                 self._body = bytearray(self._body)
             self._body += chunk
         if len(self._body) > (2 * self._tail if self._head else self._longest):
-            self._head = self._head or bytes(self._body[: min(OPENING, self._longest)])
+            self._head = self._head or bytes(self._body[: min(HEAD_BYTES, self._longest)])
             self._body = self._body[-self._tail :]
 
     def finish(self, *, complete: bool) -> None:
@@ -83,7 +83,7 @@ class JsonMeter:
     def _read_ends(self, complete: bool) -> None:
         """Read the usage at the end, unless the document was cut, or at the start."""
         usage = (
-            usage_from_tail(self._head[:HEAD], bytes(self._body[-self._tail :]))
+            usage_from_tail(self._head[:PREFIX_BYTES], bytes(self._body[-self._tail :]))
             if complete
             else b""
         )
@@ -124,7 +124,9 @@ class _ArrayReader:
             self.awaits_output = self.awaits_output and not any(
                 map(self.account.check_first_token, elements)
             )
-            self.account.add_usage_events(each for each in reversed(elements) if COUNT.search(each))
+            self.account.add_usage_events(
+                element for element in reversed(elements) if COUNT.search(element)
+            )
             self._last = elements[-1]
 
     def finish(self, *, complete: bool) -> None:
@@ -134,9 +136,8 @@ class _ArrayReader:
         account.complete = complete and buffer.closed and not stopped
         account.unreadable += buffer.overlong + (stopped or (complete and not buffer.closed))
         account.events += buffer.overlong
-        account.complete_scan = (
-            account.awaits_first_token
-        )  # else elements were not looked at any more
+        # After the search for output, elements without usage are not read.
+        account.complete_scan = account.awaits_first_token
         account.check_error(self._last, is_error_response)
 
 

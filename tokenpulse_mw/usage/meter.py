@@ -14,16 +14,13 @@ from .sse_meter import SSEMeter
 
 _MAX_VALUE_BYTES = 128  # of a header
 
-
-# Sequences of documents, in spite of their names.
+# Streams of documents, despite the suffix.
 _NOT_JSON = (b"application/stream+json", b"application/jsonlines+json")
 
-
-# Media types without meaning; OpenAI's Codex sends none at all.
+# Media types that do not state a format; Codex sends no media type.
 _UNSPECIFIC = (b"", b"text/plain", b"application/octet-stream")
 
-
-MakeMeter = Callable[[], UsageMeter]
+MeterFactory = Callable[[], UsageMeter]
 
 
 def meter_for(content_type: bytes, encoding: bytes = b"") -> UsageMeter | None:
@@ -34,23 +31,23 @@ def meter_for(content_type: bytes, encoding: bytes = b"") -> UsageMeter | None:
         encoding: The value of Content-Encoding: gzip, deflate, br or zstd, the last two if
             their package is installed. In another coding the usage is missing.
     """
-    make = _meter_of(content_type[:_MAX_VALUE_BYTES], encoding[:_MAX_VALUE_BYTES])
-    return make() if make is not None else None
+    factory = _factory_for(content_type[:_MAX_VALUE_BYTES], encoding[:_MAX_VALUE_BYTES])
+    return factory() if factory is not None else None
 
 
 @lru_cache(maxsize=256)
-def _meter_of(content_type: bytes, encoding: bytes) -> MakeMeter | None:
+def _factory_for(content_type: bytes, encoding: bytes) -> MeterFactory | None:
     media_type = content_type.partition(b";")[0].strip().lower()
-    plain = _plain_meter_of(media_type)
+    plain = _plain_factory_for(media_type)
     if plain is None or not encoding:
         return plain
     decoders = decoders_for(encoding)
     if decoders is None:
         return None if media_type in _UNSPECIFIC else UnsupportedEncodingMeter
-    return partial(_encoded, plain, decoders) if decoders else plain
+    return partial(_compressed_meter, plain, decoders) if decoders else plain
 
 
-def _plain_meter_of(media_type: bytes) -> MakeMeter | None:
+def _plain_factory_for(media_type: bytes) -> MeterFactory | None:
     if media_type == b"text/event-stream":
         return SSEMeter
     if media_type == b"application/json":
@@ -58,20 +55,19 @@ def _plain_meter_of(media_type: bytes) -> MakeMeter | None:
     if media_type.endswith(b"+json"):
         return None if media_type in _NOT_JSON else JsonMeter
     if media_type in _UNSPECIFIC:
-        return _sniffing
+        return _sniff_meter
     return EventStreamMeter if media_type == b"application/vnd.amazon.eventstream" else None
 
 
-def _sniffing() -> UsageMeter:
+def _sniff_meter() -> UsageMeter:
     return SniffMeter(UsageAccount(sniffed=True))
 
 
-def _encoded(plain: MakeMeter, decoders: list[DecoderFactory]) -> UsageMeter:
-    return CompressedMeter(plain(), [make() for make in decoders])
+def _compressed_meter(plain: MeterFactory, decoders: list[DecoderFactory]) -> UsageMeter:
+    return CompressedMeter(plain(), [factory() for factory in decoders])
 
 
 _BRACKETS = (b"{", b"[")
-
 
 # The start of a line of server-sent events; a colon starts a comment.
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
@@ -105,7 +101,7 @@ class SniffMeter:
     def finish(self, *, complete: bool) -> None:
         """Examine the rest, which may be too short to show its format."""
         if self.feed == self._sniff:
-            self._read_by(self._other())
+            self._continue_with(self._other())
         if self._meter is None:
             self.account.complete = complete
         else:
@@ -115,16 +111,16 @@ class SniffMeter:
         """Buffer the first bytes until they show the format."""
         held = self._held = (self._held + bytes(chunk)).lstrip(BEFORE)
         if held.startswith(_BRACKETS):
-            self._read_by(JsonMeter(account=self.account))
+            self._continue_with(JsonMeter(account=self.account))
         elif held.startswith(_FIELDS):
-            self._read_by(SSEMeter(account=self.account))
+            self._continue_with(SSEMeter(account=self.account))
         elif not any(field.startswith(held) for field in _FIELDS):
-            self._read_by(self._other())
+            self._continue_with(self._other())
 
     def _other(self) -> UsageMeter | None:
         return None if self.account.sniffed else JsonMeter(account=self.account)
 
-    def _read_by(self, meter: UsageMeter | None) -> None:
+    def _continue_with(self, meter: UsageMeter | None) -> None:
         held, self._held = self._held, b""
         self._meter = meter
         if meter is None:

@@ -1,4 +1,4 @@
-"""Usage at the ends of a document that is too long to be kept: an image, many embeddings."""
+"""Usage at the start or the end of a document that is too long to be held."""
 
 from __future__ import annotations
 
@@ -7,25 +7,13 @@ import re
 from .document import UNREADABLE, read
 from .formats import find_usage
 
-HEAD = 128  # bytes of the start that show the kind of the document
-
-
-TAIL = 16 * 1024  # bytes of the end, which usually has the usage
-
-
-OPENING = 1024  # bytes of the start that may have the usage
-
-
+PREFIX_BYTES = 128  # bytes of the start that show the kind of the document
+TAIL_BYTES = 16 * 1024  # bytes of the end, which usually has the usage
+HEAD_BYTES = 1024  # bytes of the start that may have the usage
 _KEYS = (b'"model"', b'"usage"', b'"usageMetadata"')
-
-
 _EVENT = re.compile(rb'"type": ?"(response\.(?:completed|incomplete|failed))"')
-
-
 # One step through JSON: a whole string, an unfinished one, a bracket, or the end of a member.
 _STEP = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)
-
-
 _WRAPPER = re.compile(rb'\{\s*"response"\s*:')
 
 
@@ -45,8 +33,8 @@ def usage_from_tail(head: bytes, tail: bytes) -> bytes:
     elif _WRAPPER.search(head) is not None:
         opening = b'{"response":{'
     for key in _KEYS:
-        place = tail.rfind(key)
-        if place >= 0 and _has_usage(short := opening + tail[place:]):
+        start = tail.rfind(key)
+        if start >= 0 and _has_usage(short := opening + tail[start:]):
             return short
     return b""
 

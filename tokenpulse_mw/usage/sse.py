@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .bounds import MAX_EVENT_LINES
-from .oversized import HEAD, TAIL, usage_from_tail
+from .oversized import PREFIX_BYTES, TAIL_BYTES, usage_from_tail
 from .scan import find_any, rfind_any
 
 _LINE_ENDS = re.compile(rb"[\r\n]*+")
@@ -54,7 +54,7 @@ class EventBuffer:
     Append chunks to `held`, and call `take_complete`.
 
     Args:
-        longest: Maximum bytes of an event; of a longer one only usage at its end is kept. If it
+        longest: Maximum bytes of an event; a longer one is reduced to the usage at its end. If it
             has none, it is counted in `overlong`.
     """
 
@@ -75,7 +75,7 @@ class EventBuffer:
         end = _last_blank(held, max(self._scanned - 1, 0), len(held))
         whole = self._take(end) if end else b""
         self._scanned = len(held)
-        # Up to four bytes of what is held can be line ends around the event; see `_kept`.
+        # Up to four of the held bytes can be line ends around the event; see `_shortened`.
         if len(held) > self.longest + 4:
             self._skip()
         return whole
@@ -89,10 +89,10 @@ class EventBuffer:
             begin, start = _first_blank(whole, 0)
             left = self._usage_of(self._head, whole[:begin])
             whole = whole[start:]
-        return left + (whole if len(whole) <= self.longest else b"".join(self._kept(whole)))
+        return left + (whole if len(whole) <= self.longest else b"".join(self._shortened(whole)))
 
-    def _kept(self, whole: bytes) -> Iterator[bytes]:
-        """Yield the events, with those that are too long reduced to their usage."""
+    def _shortened(self, whole: bytes) -> Iterator[bytes]:
+        """Yield the events; those that are too long are reduced to their usage."""
         start = 0
         while len(whole) - start > self.longest:
             begin, end = _first_blank(whole, start)
@@ -109,16 +109,16 @@ class EventBuffer:
         if not self._skipping:
             self._skipping = True
             self.overlong += 1
-            self._head = bytes(self.held[: HEAD + 4]).lstrip(b"\r\n")
-        # Its last bytes may be half of the blank line that ends the event.
-        del self.held[: -min(TAIL, self.longest) - 4]
+            self._head = bytes(self.held[: PREFIX_BYTES + 4]).lstrip(b"\r\n")
+        # The last bytes may be half of the blank line that ends the event.
+        del self.held[: -min(TAIL_BYTES, self.longest) - 4]
         self._scanned = len(self.held)
 
     def _usage_of(self, head: bytes, block: bytes) -> bytes:
-        """Return an event with the usage of an over-long one, which is counted already."""
-        tail = block[-min(TAIL, self.longest) :]
+        """Return an event with the usage of an over-long one, that was counted as overlong."""
+        tail = block[-min(TAIL_BYTES, self.longest) :]
         line = max(tail.splitlines(), key=len, default=b"")  # the data
-        usage = b"" if self.cut else usage_from_tail(head[: min(HEAD, self.longest)], line)
+        usage = b"" if self.cut else usage_from_tail(head[: min(PREFIX_BYTES, self.longest)], line)
         self.overlong -= bool(usage)
         return b"data: %s\n\n" % usage if usage else b""
 
@@ -133,18 +133,18 @@ def split_events(whole: bytes) -> Iterator[bytes]:
         start = end
 
 
-def start_of(whole: bytes, place: int) -> int:
-    """Return the start of the event of `whole` that contains `place`."""
-    return _last_blank(whole, 0, place)
+def start_of(whole: bytes, position: int) -> int:
+    """Return the start of the event of `whole` that contains `position`."""
+    return _last_blank(whole, 0, position)
 
 
-def event_bounds(whole: bytes, place: int, start: int = 0) -> tuple[int, int]:
-    """Return the bounds of the event of `whole` that contains `place`.
+def event_bounds(whole: bytes, position: int, start: int = 0) -> tuple[int, int]:
+    """Return the bounds of the event of `whole` that contains `position`.
 
     The search stops at `start`, which must be between two events.
     """
-    end, _ = _first_blank(whole, place)
-    return _last_blank(whole, start, place) or start, end
+    end, _ = _first_blank(whole, position)
+    return _last_blank(whole, start, position) or start, end
 
 
 def events_matching(pattern: re.Pattern[bytes], whole: bytes) -> Iterator[bytes]:

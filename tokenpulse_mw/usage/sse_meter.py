@@ -125,8 +125,8 @@ class SSEMeter:
         without data may be JSON that a gateway declares as a stream.
         """
         start = len(whole)
-        while (place := last_count(whole, start)) >= 0:
-            start, end = event_bounds(whole, place)
+        while (position := last_count(whole, start)) >= 0:
+            start, end = event_bounds(whole, position)
             block = whole[start:end]
             if not self._budget.spend_event(block):
                 return
@@ -135,13 +135,11 @@ class SSEMeter:
 
 _MIN_TAIL_BYTES = 32 * 1024  # of a stream, searched for errors
 
-
 _SIGNS = (*map(re.compile, ERROR_SIGNS), re.compile(rb"event: ?error"))
 _FAILED = _SIGNS[1]
-_ERROR = re.compile(rb"error")  # part of all other signs
+_ERROR = re.compile(rb"error")  # part of all signs but `_FAILED`
 
-
-# Google ends a stream with an error that is not an event, but JSON on lines of its own.
+# Google ends a stream with an error that is not an event, but JSON on separate lines.
 # No repetition crosses a line end, at which the pattern starts: the search is linear.
 _BARE_ERROR = re.compile(rb'^[ \t\r]*+(?:\{[ \t\r]*+)?+"error"[ \t\r]*+:', re.MULTILINE)
 

@@ -1,1 +1,1 @@
-
+"""Tests of the outbox, its queues and its workers."""

@@ -1,4 +1,4 @@
-"""An outbox that is closed: a last chance for what waits, and everything is let go of."""
+"""Closing of an outbox."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tokenpulse_mw.alerts.sinks import RetryLater
 from tokenpulse_mw.alerts.store import MemoryAlertStore
 
 from ...support.waiting import PATIENCE
-from .office import Office, Taking, seen, told
+from .harness import DeliveryHarness, RecordingSink, make_event, summaries
 
 pytestmark = pytest.mark.anyio
 
 
-class Closing(Taking):
-    """A sink that holds something open, and may fail to let go of it."""
+class ClosableSink(RecordingSink):
+    """Sink that records that it is closed, and then may fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
@@ -24,93 +24,93 @@ class Closing(Taking):
         self.closed = False
 
     async def aclose(self) -> None:
-        """Let go."""
+        """Record the call and raise the error."""
         self.closed = True
         if self.error is not None:
             raise self.error
 
 
-async def test_what_is_due_is_told_before_the_sinks_are_closed() -> None:
-    """The last round of a gateway that ends is not left for the next process."""
-    sink = Closing()
-    office = Office({"sink": sink})
-    await office.publish(told(), told("resolved"))
+async def test_due_notifications_are_delivered_before_the_sinks_are_closed() -> None:
+    """The notifications of the last evaluation are not left to the next process."""
+    sink = ClosableSink()
+    harness = DeliveryHarness({"sink": sink})
+    await harness.publish(make_event(), make_event("resolved"))
 
-    await office.outbox.aclose(last_chance=PATIENCE)
+    await harness.outbox.aclose(last_chance=PATIENCE)
 
-    assert seen(sink.taken) == ["fired k1", "resolved k1"]
+    assert summaries(sink.delivered) == ["fired k1", "resolved k1"]
     assert sink.closed
 
 
-async def test_what_cannot_be_told_any_more_is_said_and_kept(
+async def test_queued_notifications_are_logged_and_stay_stored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The next process goes on with it."""
-    sink = Taking(RetryLater("busy", after=60))
-    office = Office({"sink": sink})
-    await office.tell(told(), told("resolved"))
+    """Notifications that are still queued are logged, and stored for the next process."""
+    sink = RecordingSink(RetryLater("busy", after=60))
+    harness = DeliveryHarness({"sink": sink})
+    await harness.deliver(make_event(), make_event("resolved"))
 
-    await office.outbox.aclose(last_chance=PATIENCE)
+    await harness.outbox.aclose(last_chance=PATIENCE)
 
-    assert caplog.messages[-1] == "2 notifications wait for the sink sink still"
-    assert len((await office.kept()).notifications) == 2
+    assert caplog.messages[-1] == "notifications still queued: sink=sink waiting=2"
+    assert len((await harness.stored()).notifications) == 2
 
 
-async def test_the_last_chance_ends() -> None:
-    """A sink that never returns does not keep the application from ending."""
+async def test_last_deliveries_end_at_the_timeout() -> None:
+    """A sink that never returns does not prevent the application from ending."""
 
     async def hangs(event: AlertEvent) -> None:
         await anyio.sleep_forever()
 
-    office = Office({"hangs": hangs})
-    await office.publish(told())
+    harness = DeliveryHarness({"hangs": hangs})
+    await harness.publish(make_event())
 
     with anyio.fail_after(PATIENCE):
-        await office.outbox.aclose(last_chance=0.01)
+        await harness.outbox.aclose(last_chance=0.01)
 
-    assert len((await office.kept()).notifications) == 1
-
-
-async def test_a_sink_that_fails_to_close_keeps_no_other_open() -> None:
-    """It is told, and that is all."""
-    sinks = {"first": Closing(OSError()), "plain": Taking(), "last": Closing()}
-    office = Office(sinks)
-
-    await office.outbox.aclose(last_chance=PATIENCE)
-
-    assert [each.closed for each in sinks.values() if isinstance(each, Closing)] == [True, True]
-    assert office.reported == [("sink first", "OSError")]
+    assert len((await harness.stored()).notifications) == 1
 
 
-async def test_a_sink_that_never_closes_is_left_behind() -> None:
-    """After the deadline of an attempt."""
+async def test_sink_that_fails_to_close_does_not_keep_others_open() -> None:
+    """The failure of one sink is reported, and all other sinks are closed."""
+    sinks = {"first": ClosableSink(OSError()), "plain": RecordingSink(), "last": ClosableSink()}
+    harness = DeliveryHarness(sinks)
 
-    class Hanging(Taking):
+    await harness.outbox.aclose(last_chance=PATIENCE)
+
+    assert [sink.closed for sink in sinks.values() if isinstance(sink, ClosableSink)] == [True] * 2
+    assert harness.reported == [("sink first", "OSError")]
+
+
+async def test_sink_that_hangs_when_closed_is_abandoned() -> None:
+    """Closing a sink ends at the timeout of an attempt, which is reported."""
+
+    class Hanging(RecordingSink):
         async def aclose(self) -> None:
             await anyio.sleep_forever()
 
-    office = Office({"hangs": Hanging()}, deadline=0.01)
+    harness = DeliveryHarness({"hangs": Hanging()}, deadline=0.01)
 
     with anyio.fail_after(PATIENCE):
-        await office.outbox.aclose(last_chance=PATIENCE)
+        await harness.outbox.aclose(last_chance=PATIENCE)
 
-    assert office.reported == [("sink hangs", "TimeoutError")]
+    assert harness.reported == [("sink hangs", "TimeoutError")]
 
 
-async def test_the_store_is_let_go_of_last() -> None:
-    """When everything that happened has been kept."""
-    said: list[str] = []
+async def test_store_is_closed_after_the_last_outcome() -> None:
+    """The store is closed after the outcomes of the last deliveries are stored."""
+    calls: list[str] = []
 
     class Store(MemoryAlertStore):
         async def delivered(self, notification_id: str) -> None:
-            said.append("delivered")
+            calls.append("delivered")
 
         async def aclose(self) -> None:
-            said.append("closed")
+            calls.append("closed")
 
-    office = Office({"sink": Taking()}, store=Store())
-    await office.publish(told())
+    harness = DeliveryHarness({"sink": RecordingSink()}, store=Store())
+    await harness.publish(make_event())
 
-    await office.outbox.aclose(last_chance=PATIENCE)
+    await harness.outbox.aclose(last_chance=PATIENCE)
 
-    assert said == ["delivered", "closed"]
+    assert calls == ["delivered", "closed"]

@@ -1,108 +1,217 @@
-"""All sinks side by side: what a round brings reaches each of them."""
+"""Delivery to several sinks, names of sinks, and test alerts."""
 
 from __future__ import annotations
 
 import anyio
 import pytest
 
-from tokenpulse_mw.alerts import AlertEvent
+from tokenpulse_mw.alerts import AlertEvent, Sink
+from tokenpulse_mw.alerts.delivery import names_of
 from tokenpulse_mw.alerts.sinks import RetryLater
 
-from .office import Office, Taking, seen, told
-
-pytestmark = pytest.mark.anyio
+from .harness import DeliveryHarness, RecordingSink, make_event, summaries
 
 
-async def test_every_sink_is_told_everything() -> None:
-    """Each has a notification of its own, and each of these has an id of its own."""
-    first, second = Taking(), Taking()
-    office = Office({"first": first, "second": second})
-    await office.publish(told(), told(key="k2"))
+@pytest.mark.anyio
+async def test_every_event_is_delivered_to_every_sink() -> None:
+    """Each event has one notification for each sink, whose id contains the event and the sink."""
+    first, second = RecordingSink(), RecordingSink()
+    harness = DeliveryHarness({"first": first, "second": second})
+    events = [make_event(), make_event(key="k2")]
+    await harness.publish(*events)
 
-    waiting = (await office.kept()).notifications
-    assert [each.id for each in waiting] == [
-        f"{event.id}:{sink}" for event in (told(), told(key="k2")) for sink in ("first", "second")
+    waiting = (await harness.stored()).notifications
+    assert [notification.id for notification in waiting] == [
+        f"{event.id}:{sink}" for event in events for sink in ("first", "second")
     ]
-    assert office.outbox.queue_length() == {("first",): 2, ("second",): 2}
+    assert harness.outbox.queue_length() == {("first",): 2, ("second",): 2}
 
-    await office.outbox.attempt()
-    assert seen(first.taken) == seen(second.taken) == ["fired k1", "fired k2"]
-    assert (await office.kept()).notifications == ()
-
-
-async def test_a_sink_that_fails_delays_no_other() -> None:
-    """It has its own pauses; the others know nothing of them."""
-    down, up = Taking(*[RetryLater("no", after=1000)] * 9), Taking()
-    office = Office({"down": down, "up": up})
-
-    await office.tell(told())
-    await office.tell(told("resolved"))
-
-    assert seen(down.asked) == ["fired k1"]
-    assert seen(up.taken) == ["fired k1", "resolved k1"]
-    assert office.outbox.queue_length() == {("down",): 2, ("up",): 0}
+    await harness.outbox.attempt()
+    assert summaries(first.delivered) == summaries(second.delivered) == ["fired k1", "fired k2"]
+    assert (await harness.stored()).notifications == ()
 
 
-async def test_a_sink_that_takes_its_time_delays_no_other() -> None:
-    """All are asked at once: one may even wait for what another is told."""
-    heard = anyio.Event()
+@pytest.mark.anyio
+async def test_sink_that_fails_does_not_delay_others() -> None:
+    """A failure pauses only the sink that failed."""
+    down, up = RecordingSink(*[RetryLater("no", after=1000)] * 9), RecordingSink()
+    harness = DeliveryHarness({"down": down, "up": up})
+
+    await harness.deliver(make_event())
+    await harness.deliver(make_event("resolved"))
+
+    assert summaries(down.attempted) == ["fired k1"]
+    assert summaries(up.delivered) == ["fired k1", "resolved k1"]
+    assert harness.outbox.queue_length() == {("down",): 2, ("up",): 0}
+
+
+@pytest.mark.anyio
+async def test_slow_sink_does_not_delay_others() -> None:
+    """All sinks are called concurrently: one may wait for the call of another."""
+    called = anyio.Event()
 
     async def waits(event: AlertEvent) -> None:
-        await heard.wait()
+        await called.wait()
 
-    async def hears(event: AlertEvent) -> None:
-        heard.set()
+    async def sets(event: AlertEvent) -> None:
+        called.set()
 
-    office = Office({"waits": waits, "hears": hears})
-    await office.tell(told())
+    harness = DeliveryHarness({"waits": waits, "sets": sets})
+    await harness.deliver(make_event())
 
-    assert sorted(office.tallied) == [("hears", "ok"), ("waits", "ok")]
-
-
-async def test_nobody_is_reminded_of_what_still_waits() -> None:
-    """It would say what the letter before it says; a sink that has heard is reminded."""
-    down, up = Taking(RetryLater("no", after=1000)), Taking()
-    office = Office({"down": down, "up": up})
-
-    await office.tell(told())
-    await office.tell(told("reminded"))
-    await office.after(1000)
-
-    assert seen(down.taken) == ["fired k1"]
-    assert seen(up.taken) == ["fired k1", "reminded k1"]
+    assert sorted(harness.results) == [("sets", "ok"), ("waits", "ok")]
 
 
-async def test_for_want_of_room_the_alert_that_waited_longest_is_a_dead_letter() -> None:
-    """What happens now is worth more; what was dropped can be looked up."""
-    sink = Taking(RetryLater("no", after=1000))
-    office = Office({"sink": sink}, most=2)
-    await office.tell(told(), told("resolved"))
+@pytest.mark.anyio
+async def test_reminder_of_a_queued_alert_is_omitted() -> None:
+    """A sink is not reminded of an alert while a notification of that alert is queued."""
+    down, up = RecordingSink(RetryLater("no", after=1000)), RecordingSink()
+    harness = DeliveryHarness({"down": down, "up": up})
 
-    await office.tell(told(key="k2"))
-    await office.after(1000)
-    await office.tell(told(key="k3"))
+    await harness.deliver(make_event())
+    await harness.deliver(make_event("reminded"))
+    await harness.attempt_after(1000)
 
-    said = "later events took its place"
-    assert await office.dead() == [("trouble:key:k1", said)] * 2
-    assert office.tallied.count(("sink", "dropped")) == 2
-    assert seen(sink.taken) == ["fired k2", "fired k3"]
-    assert (await office.kept()).notifications == ()
+    assert summaries(down.delivered) == ["fired k1"]
+    assert summaries(up.delivered) == ["fired k1", "reminded k1"]
+
+
+@pytest.mark.anyio
+async def test_full_queue_dead_letters_the_oldest_alert() -> None:
+    """All notifications of the alert that has waited longest become dead letters."""
+    sink = RecordingSink(RetryLater("no", after=1000))
+    harness = DeliveryHarness({"sink": sink}, max_pending=2)
+    await harness.deliver(make_event(), make_event("resolved"))
+
+    await harness.deliver(make_event(key="k2"))
+    await harness.attempt_after(1000)
+    await harness.deliver(make_event(key="k3"))
+
+    dead_letter = ("trouble:key:k1", "superseded by later notifications")
+    assert await harness.dead_letters() == [dead_letter] * 2
+    assert harness.results.count(("sink", "dropped")) == 2
+    assert summaries(sink.delivered) == ["fired k2", "fired k3"]
+    assert (await harness.stored()).notifications == ()
 
 
 @pytest.mark.parametrize("error", [ConnectionError(), None])
-async def test_what_is_dropped_on_its_way_does_not_come_back(error: Exception | None) -> None:
-    """After a restart neither: whether the sink takes it or not, it does not wait any more."""
+@pytest.mark.anyio
+async def test_notification_dropped_during_its_attempt_is_not_retried(
+    error: Exception | None,
+) -> None:
+    """A dropped notification is neither queued nor stored, whatever its attempt returns."""
 
     async def slow(event: AlertEvent) -> None:
         if event.fingerprint.endswith("k1"):
-            await office.publish(told(key="k2"))
+            await harness.publish(make_event(key="k2"))
             if error is not None:
                 raise error
 
-    office = Office({"slow": slow}, most=1)
-    await office.tell(told())
-    await office.after(60)
-    await office.publish()
+    harness = DeliveryHarness({"slow": slow}, max_pending=1)
+    await harness.deliver(make_event())
+    await harness.attempt_after(60)
+    await harness.publish()
 
-    assert office.outbox.queue_length() == {("slow",): 0}
-    assert (await office.kept()).notifications == ()
+    assert harness.outbox.queue_length() == {("slow",): 0}
+    assert (await harness.stored()).notifications == ()
+
+
+@pytest.mark.anyio
+async def test_test_alert_is_sent_ahead_of_the_queue() -> None:
+    """A test alert is sent to one sink at once, and is neither stored nor counted."""
+    sink, other = RecordingSink(RetryLater("no", after=1000)), RecordingSink()
+    harness = DeliveryHarness({"sink": sink, "other": other})
+    await harness.deliver(make_event(key="k2"))
+
+    assert await harness.outbox.test("sink") is None
+
+    test = sink.delivered[0]
+    assert (test.transition, test.finding.type, test.at) == ("fired", "test", harness.wall())
+    assert test.finding.severity == "info"
+    assert summaries(other.attempted) == ["fired k2"]
+    assert sorted(harness.results) == [("other", "ok"), ("sink", "error")]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(RetryLater("it is busy"), "it is busy"), (OSError("hunter2"), "OSError")],
+)
+@pytest.mark.anyio
+async def test_failed_test_alert_returns_the_error(error: Exception, message: str) -> None:
+    """A failed test alert returns the error, and does not pause the sink."""
+    sink = RecordingSink(error)
+    harness = DeliveryHarness({"sink": sink})
+
+    assert await harness.outbox.test("sink") == message
+    await harness.deliver(make_event())
+
+    assert summaries(sink.delivered) == ["fired k1"]
+
+
+@pytest.mark.anyio
+async def test_test_alert_of_a_sink_that_hangs_returns_at_the_timeout() -> None:
+    """A test alert ends at the timeout of an attempt."""
+
+    async def hangs(event: AlertEvent) -> None:
+        await anyio.sleep_forever()
+
+    harness = DeliveryHarness({"hangs": hangs}, deadline=0.01)
+
+    assert await harness.outbox.test("hangs") == "TimeoutError"
+
+
+@pytest.mark.anyio
+async def test_test_alert_of_an_unknown_sink_raises() -> None:
+    """A test alert of an unknown sink raises KeyError with the name."""
+    with pytest.raises(KeyError, match="gone"):
+        await DeliveryHarness({}).outbox.test("gone")
+
+
+class Named:
+    """Sink with a name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def __call__(self, event: AlertEvent) -> None:
+        """Accept the event."""
+
+
+async def page(event: AlertEvent) -> None:
+    """Accept the event."""
+
+
+class Frequent(Named):
+    """Sink whose alerts end if they are not sent again in time."""
+
+    resend_every = 4.0
+
+    def __repr__(self) -> str:
+        return "Frequent()"
+
+
+def test_sinks_are_named_by_attribute_or_class() -> None:
+    """Sinks of the same name are numbered in their order."""
+    sinks: list[Sink] = [RecordingSink(), Named("ops"), page, RecordingSink(), Named("ops")]
+    sinks.append(Named(""))
+
+    names = ["RecordingSink", "ops", "page", "RecordingSink-2", "ops-2", "Named"]
+    assert list(names_of(sinks, interval=60).items()) == list(zip(names, sinks, strict=True))
+
+
+def test_names_of_sinks_are_unique() -> None:
+    """A name with a number that is already used is not used twice."""
+    sinks = [Named("ops"), Named("ops"), Named("ops-2")]
+
+    assert len(names_of(sinks, interval=60)) == 3
+
+
+def test_sink_that_resends_more_often_than_evaluations_is_rejected() -> None:
+    """`resend_every` below the interval is rejected: alerts would end between evaluations."""
+    assert list(names_of([Frequent("ops")], interval=4)) == ["ops"]
+
+    with pytest.raises(
+        ValueError,
+        match=r"^resend_every of Frequent\(\) must be at least the interval .* 5 s, got 4$",
+    ):
+        names_of([Frequent("ops")], interval=5)

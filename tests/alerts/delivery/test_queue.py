@@ -1,4 +1,4 @@
-"""What waits for a sink: in order, out-dated news left out, and never too much."""
+"""Order and bounds of the queue of a sink."""
 
 from __future__ import annotations
 
@@ -10,122 +10,122 @@ from tokenpulse_mw.alerts.delivery.queue import NotificationQueue, QueuedNotific
 from tokenpulse_mw.alerts.lifecycle import Transition
 
 from ..store.samples import notification
-from .office import seen, told
+from .harness import make_event, summaries
 
 _CHANGES: list[Transition] = ["escalated", "deescalated", "resolved"]
 
 
-def letter(
+def queued(
     transition: Transition = "fired", key: str = "k1", *, due: float = 0, episode: str = "e1"
 ) -> QueuedNotification:
-    """An event that waits."""
-    return QueuedNotification(notification(), told(transition, key, episode=episode), due)
+    """Return a notification to queue."""
+    return QueuedNotification(notification(), make_event(transition, key, episode=episode), due)
 
 
-def put(letters: NotificationQueue, *coming: QueuedNotification) -> list[AlertEvent]:
-    """Let all of these wait, and give what goes for them."""
-    return [gone.event for each in coming for gone in letters.put(each)]
+def put(queue: NotificationQueue, *new: QueuedNotification) -> list[AlertEvent]:
+    """Queue notifications and return the events of those that were dropped."""
+    return [dropped.event for item in new for dropped in queue.put(item)]
 
 
-def handed_out(letters: NotificationQueue, now: float = 0) -> list[AlertEvent]:
-    """All that is due, and taken."""
-    taken = []
-    while (due := letters.due(now)) is not None:
-        letters.done(due)
-        taken.append(due.event)
-    return taken
+def deliver_due(queue: NotificationQueue, now: float = 0) -> list[AlertEvent]:
+    """Remove everything that is due and return the events."""
+    events = []
+    while (due := queue.next_due(now)) is not None:
+        queue.remove(due)
+        events.append(due.event)
+    return events
 
 
-def test_nothing_waits_at_first() -> None:
-    """There is nothing to hand out, and no time at which there would be."""
-    letters = NotificationQueue(most=9)
+def test_new_queue_is_empty() -> None:
+    """A new queue has nothing due, now or later."""
+    queue = NotificationQueue(max_size=9)
 
-    assert (len(letters), letters.due(1e9), letters.next_at()) == (0, None, None)
-    assert "trouble:key:k1" not in letters
-
-
-def test_the_letter_that_has_been_due_longest_comes_first() -> None:
-    """And none comes before it is due."""
-    letters = NotificationQueue(most=9)
-    put(letters, letter(key="late", due=20), letter(key="k1", due=5), letter(key="k2", due=5))
-
-    assert letters.next_at() == 5
-    assert letters.due(4.9) is None
-    assert seen(handed_out(letters, now=10)) == ["fired k1", "fired k2"]
-    assert letters.next_at() == 20
-    assert (len(letters), "trouble:key:late" in letters) == (1, True)
+    assert (len(queue), queue.next_due(1e9), queue.next_due_at()) == (0, None, None)
+    assert "trouble:key:k1" not in queue
 
 
-def test_of_one_alert_only_the_first_is_handed_out() -> None:
-    """Its end waits for its beginning, however long that is put off; other alerts do not."""
-    letters = NotificationQueue(most=9)
-    first = letter()
-    put(letters, first, letter("resolved"), letter(key="k2"))
-    letters.postpone(first, 60)
+def test_notifications_are_due_in_the_order_of_their_times() -> None:
+    """The notification with the earliest time is due first, and none is due before its time."""
+    queue = NotificationQueue(max_size=9)
+    put(queue, queued(key="late", due=20), queued(key="k1", due=5), queued(key="k2", due=5))
 
-    assert seen(handed_out(letters, now=59)) == ["fired k2"]
-    assert seen(handed_out(letters, now=60)) == ["fired k1", "resolved k1"]
+    assert queue.next_due_at() == 5
+    assert queue.next_due(4.9) is None
+    assert summaries(deliver_due(queue, now=10)) == ["fired k1", "fired k2"]
+    assert queue.next_due_at() == 20
+    assert (len(queue), "trouble:key:late" in queue) == (1, True)
 
 
-def test_changes_of_severity_give_way_to_the_newest() -> None:
-    """A sink that was away hears how bad it is now, and not of each time it came and went."""
-    letters = NotificationQueue(most=99)
+def test_only_the_first_notification_of_an_alert_is_due() -> None:
+    """The end of an alert waits while its beginning is postponed; other alerts do not."""
+    queue = NotificationQueue(max_size=9)
+    first = queued()
+    put(queue, first, queued("resolved"), queued(key="k2"))
+    queue.postpone(first, 60)
+
+    assert summaries(deliver_due(queue, now=59)) == ["fired k2"]
+    assert summaries(deliver_due(queue, now=60)) == ["fired k1", "resolved k1"]
+
+
+def test_outdated_changes_of_severity_are_dropped() -> None:
+    """If many notifications of an alert wait, only the newest change of severity is sent."""
+    queue = NotificationQueue(max_size=99)
     changes: list[Transition] = [*_CHANGES[:2] * 3, "escalated"]
-    waiting = [letter(), *map(letter, changes)]
-    assert put(letters, *waiting) == []
+    waiting = [queued(), *map(queued, changes)]
+    assert put(queue, *waiting) == []
 
-    gone = put(letters, letter("resolved"))
+    dropped = put(queue, queued("resolved"))
 
-    assert gone == [each.event for each in waiting[1:-1]]
-    assert seen(handed_out(letters)) == ["fired k1", "escalated k1", "resolved k1"]
+    assert dropped == [item.event for item in waiting[1:-1]]
+    assert summaries(deliver_due(queue)) == ["fired k1", "escalated k1", "resolved k1"]
 
 
-def test_episodes_that_nobody_heard_of_go_when_they_are_over() -> None:
-    """But what a sink may have heard of, it hears the end of; and it hears of what lasts."""
-    letters = NotificationQueue(most=99)
+def test_episodes_that_ended_before_their_delivery_are_dropped() -> None:
+    """Only the first episode, which may have been attempted, and the last one are sent."""
+    queue = NotificationQueue(max_size=99)
     for number in range(50):
-        put(letters, letter(episode=f"e{number}"), letter("resolved", episode=f"e{number}"))
-    put(letters, letter(episode="last"))
+        put(queue, queued(episode=f"e{number}"), queued("resolved", episode=f"e{number}"))
+    put(queue, queued(episode="last"))
 
-    told_of = [(each.transition, each.alert_id) for each in handed_out(letters)]
+    sent = [(event.transition, event.alert_id) for event in deliver_due(queue)]
 
-    assert told_of[:2] == [("fired", "k1-e0"), ("resolved", "k1-e0")]
-    assert told_of[-1] == ("fired", "k1-last")
-    assert len(told_of) <= 9
-
-
-def test_beyond_the_bound_the_alert_that_has_waited_longest_goes() -> None:
-    """All of it, so that no end comes without its beginning."""
-    letters = NotificationQueue(most=3)
-    put(letters, letter(), letter(key="k2"), letter("resolved"))
-
-    gone = put(letters, letter(key="k3"))
-
-    assert seen(gone) == ["fired k1", "resolved k1"]
-    assert len(letters) == 2
-    assert seen(handed_out(letters)) == ["fired k2", "fired k3"]
+    assert sent[:2] == [("fired", "k1-e0"), ("resolved", "k1-e0")]
+    assert sent[-1] == ("fired", "k1-last")
+    assert len(sent) <= 9
 
 
-def test_a_letter_that_had_to_go_on_its_way_does_not_come_back() -> None:
-    """Whether it is taken or not: what waits now is not touched by it."""
-    letters = NotificationQueue(most=1)
-    under_way = letter()
-    put(letters, under_way, letter(key="k2"))
+def test_full_queue_drops_the_alert_that_waited_longest() -> None:
+    """All its notifications are dropped, so that no end is sent without its beginning."""
+    queue = NotificationQueue(max_size=3)
+    put(queue, queued(), queued(key="k2"), queued("resolved"))
 
-    letters.done(under_way)
-    letters.postpone(under_way, 0)
-    put(letters, letter("resolved"))
-    letters.done(under_way)
+    dropped = put(queue, queued(key="k3"))
 
-    assert seen(handed_out(letters)) == ["resolved k1"]
+    assert summaries(dropped) == ["fired k1", "resolved k1"]
+    assert len(queue) == 2
+    assert summaries(deliver_due(queue)) == ["fired k2", "fired k3"]
 
 
-def test_a_letter_waits_behind_its_own_alert_though_that_is_the_oldest() -> None:
-    """An alert never drives itself out."""
-    letters = NotificationQueue(most=2)
+def test_notification_dropped_during_its_attempt_is_not_queued_again() -> None:
+    """The outcome of a dropped notification does not change those queued after it."""
+    queue = NotificationQueue(max_size=1)
+    attempted = queued()
+    put(queue, attempted, queued(key="k2"))
 
-    assert put(letters, letter(), letter("escalated"), letter("resolved")) == []
-    assert seen(handed_out(letters)) == ["fired k1", "escalated k1", "resolved k1"]
+    queue.remove(attempted)
+    queue.postpone(attempted, 0)
+    put(queue, queued("resolved"))
+    queue.remove(attempted)
+
+    assert summaries(deliver_due(queue)) == ["resolved k1"]
+
+
+def test_full_queue_does_not_drop_the_alert_of_the_new_notification() -> None:
+    """If the oldest alert is that of the new notification, nothing is dropped."""
+    queue = NotificationQueue(max_size=2)
+
+    assert put(queue, queued(), queued("escalated"), queued("resolved")) == []
+    assert summaries(deliver_due(queue)) == ["fired k1", "escalated k1", "resolved k1"]
 
 
 _EVENTS = st.lists(
@@ -139,39 +139,39 @@ _EVENTS = st.lists(
 
 
 @given(_EVENTS, st.integers(1, 40))
-def test_what_comes_in_goes_out_once_and_in_order(
-    coming: list[tuple[Transition, str, str]], most: int
+def test_notification_is_either_due_or_dropped_exactly_once(
+    events: list[tuple[Transition, str, str]], max_size: int
 ) -> None:
-    """Handed out or gone, each just once; of each alert in its order."""
-    letters = NotificationQueue(most=most)
-    waiting = [letter(what, key, episode=episode) for what, key, episode in coming]
-    gone = put(letters, *waiting)
-    left = len(letters)
+    """Every notification is due or dropped once, and those of an alert are due in order."""
+    queue = NotificationQueue(max_size=max_size)
+    new = [queued(transition, key, episode=episode) for transition, key, episode in events]
+    dropped = put(queue, *new)
+    size = len(queue)
 
-    out = handed_out(letters)
+    delivered = deliver_due(queue)
 
-    assert sorted(map(id, out + gone)) == sorted(id(each.event) for each in waiting)
-    assert (len(out), len(letters), letters.next_at()) == (left, 0, None)
-    order = {id(each.event): number for number, each in enumerate(waiting)}
+    assert sorted(map(id, delivered + dropped)) == sorted(id(item.event) for item in new)
+    assert (len(delivered), len(queue), queue.next_due_at()) == (size, 0, None)
+    order = {id(item.event): number for number, item in enumerate(new)}
     for key in ("k1", "k2", "k3"):
-        mine = [order[id(each)] for each in out if each.finding.subject.id == key]
-        assert mine == sorted(mine)
+        of_key = [order[id(event)] for event in delivered if event.finding.subject.id == key]
+        assert of_key == sorted(of_key)
 
 
 @given(
     st.lists(st.tuples(st.sampled_from(["k1", "k2", "k3"]), st.sampled_from(_CHANGES))),
     st.integers(1, 40),
 )
-def test_what_waits_is_bounded(changes: list[tuple[str, Transition]], most: int) -> None:
-    """However alerts come and go, there are hardly more: eight of the one that is the oldest."""
-    letters = NotificationQueue(most=most)
+def test_size_is_bounded(changes: list[tuple[str, Transition]], max_size: int) -> None:
+    """The queue exceeds its bound by at most the eight notifications of the oldest alert."""
+    queue = NotificationQueue(max_size=max_size)
     episodes = dict.fromkeys(["k1", "k2", "k3"], 0)
-    begun: set[str] = set()
+    firing: set[str] = set()
 
     for key, change in changes:
-        what: Transition = change if key in begun else "fired"
-        put(letters, letter(what, key, episode=f"e{episodes[key]}"))
-        begun ^= {key} if what in ("fired", "resolved") else set()
-        episodes[key] += what == "resolved"
+        transition: Transition = change if key in firing else "fired"
+        put(queue, queued(transition, key, episode=f"e{episodes[key]}"))
+        firing ^= {key} if transition in ("fired", "resolved") else set()
+        episodes[key] += transition == "resolved"
 
-        assert len(letters) <= most + 8
+        assert len(queue) <= max_size + 8

@@ -1,4 +1,4 @@
-"""Sinks that want to hear again and again of all that fires, as Alertmanager does."""
+"""Sinks that are sent all firing alerts after each evaluation, such as Alertmanager."""
 
 from __future__ import annotations
 
@@ -7,83 +7,87 @@ import pytest
 from tokenpulse_mw.alerts.sinks import Rejected, RetryLater
 from tokenpulse_mw.alerts.steps import finish
 
-from .office import Office, Sending, Taking, seen, told
+from .harness import DeliveryHarness, RecordingSink, ResendingSink, make_event, summaries
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_fires_is_sent_again_with_every_round() -> None:
-    """Once a round, after what is new; sinks that do not want it are left alone."""
-    sink, other = Sending(), Taking()
-    office = Office({"sink": sink, "other": other})
-    fired = told()
+async def test_firing_alerts_are_sent_again_after_each_evaluation() -> None:
+    """A sink with `resend` gets all firing alerts once an evaluation, after its notifications."""
+    sink, other = ResendingSink(), RecordingSink()
+    harness = DeliveryHarness({"sink": sink, "other": other})
+    fired = make_event()
 
-    await office.tell(fired, firing=[fired])
-    await office.outbox.attempt()
-    await office.tell(firing=[fired])
-    await office.tell(told("resolved"))
+    await harness.deliver(fired, firing=[fired])
+    await harness.outbox.attempt()
+    await harness.deliver(firing=[fired])
+    await harness.deliver(make_event("resolved"))
 
-    assert seen(sink.taken) == seen(other.taken) == ["fired k1", "resolved k1"]
-    assert [seen(each) for each in sink.asked_again] == [["fired k1"], ["fired k1"], []]
-
-
-async def test_what_waits_is_told_by_its_letter_alone() -> None:
-    """Or what is sent again would overtake it, though the sink may be asked."""
-    before = Office({"sink": Taking(RetryLater("busy", after=60))})
-    await before.tell(told())
-    sink = Sending()
-    office = Office({"sink": sink})
-    finish(office.outbox.resume((await before.kept()).notifications))
-    firing = [told(), told(key="k2")]
-
-    await office.tell(firing=firing)
-    assert (sink.asked, [seen(each) for each in sink.asked_again]) == ([], [["fired k2"]])
-
-    await office.after(60)
-    await office.tell(firing=firing)
-    assert seen(sink.taken) == ["fired k1"]
-    assert seen(sink.asked_again[-1]) == ["fired k1", "fired k2"]
+    assert summaries(sink.delivered) == summaries(other.delivered) == ["fired k1", "resolved k1"]
+    assert [summaries(events) for events in sink.resent] == [["fired k1"], ["fired k1"], []]
 
 
-async def test_while_a_sink_is_left_alone_nothing_is_sent_again() -> None:
-    """Afterwards the letter comes first, and then all that fires by then."""
-    sink = Sending()
-    sink.answers = iter([ConnectionError()] * 2)
-    office = Office({"sink": sink})
+async def test_queued_alerts_are_not_sent_again() -> None:
+    """An alert with a queued notification is sent by that notification only."""
+    before = DeliveryHarness({"sink": RecordingSink(RetryLater("busy", after=60))})
+    await before.deliver(make_event())
+    sink = ResendingSink()
+    harness = DeliveryHarness({"sink": sink})
+    finish(harness.outbox.resume((await before.stored()).notifications))
+    firing = [make_event(), make_event(key="k2")]
 
-    await office.tell(told(), firing=[told()])
-    await office.after(1)
-    await office.tell(firing=[told(), told(key="k2")])
-    assert sink.asked_again == []
+    await harness.deliver(firing=firing)
+    assert sink.attempted == []
+    assert [summaries(events) for events in sink.resent] == [["fired k2"]]
 
-    await office.after(2)
-    assert seen(sink.taken) == ["fired k1"]
-    assert [seen(each) for each in sink.asked_again] == [["fired k1", "fired k2"]]
-
-
-async def test_to_send_again_that_fails_counts_as_a_failure() -> None:
-    """The sink is left alone for as long; then it is sent what fires by then."""
-    sink = Sending(ConnectionError())
-    office = Office({"sink": sink})
-
-    await office.tell(firing=[told()])
-    await office.tell(told(key="k2"), firing=[told(), told(key="k2")])
-    assert seen(sink.asked) == []
-
-    await office.after(1)
-    assert seen(sink.taken) == ["fired k2"]
-    assert [seen(each) for each in sink.asked_again] == [["fired k1"], ["fired k1", "fired k2"]]
-    assert office.tallied == [("sink", "error"), ("sink", "ok")]
-    assert office.reported == [("sink sink", "ConnectionError")]
+    await harness.attempt_after(60)
+    await harness.deliver(firing=firing)
+    assert summaries(sink.delivered) == ["fired k1"]
+    assert summaries(sink.resent[-1]) == ["fired k1", "fired k2"]
 
 
-async def test_a_sink_that_refuses_one_of_what_fires_is_not_left_alone() -> None:
-    """It takes the others."""
-    sink = Sending(Rejected("no"))
-    office = Office({"sink": sink})
+async def test_paused_sink_is_not_sent_firing_alerts() -> None:
+    """After a pause the queued notification is sent first, then what fires by then."""
+    sink = ResendingSink()
+    sink.errors = iter([ConnectionError()] * 2)
+    harness = DeliveryHarness({"sink": sink})
 
-    await office.tell(firing=[told()])
-    await office.tell(told(key="k2"))
+    await harness.deliver(make_event(), firing=[make_event()])
+    await harness.attempt_after(1)
+    await harness.deliver(firing=[make_event(), make_event(key="k2")])
+    assert sink.resent == []
 
-    assert seen(sink.taken) == ["fired k2"]
-    assert office.tallied == [("sink", "rejected"), ("sink", "ok")]
+    await harness.attempt_after(2)
+    assert summaries(sink.delivered) == ["fired k1"]
+    assert [summaries(events) for events in sink.resent] == [["fired k1", "fired k2"]]
+
+
+async def test_failed_resend_pauses_the_sink() -> None:
+    """A failed `resend` pauses the sink as any failure does, and the next one sends what fires."""
+    sink = ResendingSink(ConnectionError())
+    harness = DeliveryHarness({"sink": sink})
+
+    await harness.deliver(firing=[make_event()])
+    await harness.deliver(make_event(key="k2"), firing=[make_event(), make_event(key="k2")])
+    assert summaries(sink.attempted) == []
+
+    await harness.attempt_after(1)
+    assert summaries(sink.delivered) == ["fired k2"]
+    assert [summaries(events) for events in sink.resent] == [
+        ["fired k1"],
+        ["fired k1", "fired k2"],
+    ]
+    assert harness.results == [("sink", "error"), ("sink", "ok")]
+    assert harness.reported == [("sink sink", "ConnectionError")]
+
+
+async def test_rejected_resend_does_not_pause_the_sink() -> None:
+    """A sink that rejects a firing alert is sent the next notification at once."""
+    sink = ResendingSink(Rejected("no"))
+    harness = DeliveryHarness({"sink": sink})
+
+    await harness.deliver(firing=[make_event()])
+    await harness.deliver(make_event(key="k2"))
+
+    assert summaries(sink.delivered) == ["fired k2"]
+    assert harness.results == [("sink", "rejected"), ("sink", "ok")]

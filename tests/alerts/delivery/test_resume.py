@@ -1,4 +1,4 @@
-"""After a restart the sinks are told what the process before had no time for."""
+"""Delivery of stored notifications after a restart."""
 
 from __future__ import annotations
 
@@ -12,104 +12,112 @@ from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.store import Changes, Notification
 
 from ..store.samples import notification
-from .office import Office, Taking, seen, told
+from .harness import DeliveryHarness, RecordingSink, make_event, summaries
 
 pytestmark = pytest.mark.anyio
 
 
-AT = 1_700_000_000.0  # when an office opens
+AT = 1_700_000_000.0  # initial time of the harness
 
 
-def kept(identity: str = "n1", **changes: Any) -> Notification:
-    """What the process before has left."""
-    event = told()
-    waiting = notification(identity, sink="sink", event=event.to_dict(), created_at=AT, due_at=AT)
+def stored_notification(identity: str = "n1", **changes: Any) -> Notification:
+    """Return an undelivered notification of the previous process."""
+    event = make_event().to_dict()
+    waiting = notification(identity, sink="sink", event=event, created_at=AT, due_at=AT)
     return replace(waiting, **changes)
 
 
-async def restarted(before: Office, **sinks: Taking) -> Office:
-    """A process after the one of `before`, on the same store, at the same time of the day."""
-    after = Office(sinks, store=before.store)
+async def restarted(before: DeliveryHarness, **sinks: RecordingSink) -> DeliveryHarness:
+    """Return the next process, on the same store and at the same wall time."""
+    after = DeliveryHarness(sinks, store=before.store)
     after.wall.now = before.wall.now
-    finish(after.outbox.resume((await before.kept()).notifications))
+    finish(after.outbox.resume((await before.stored()).notifications))
     return after
 
 
-async def test_what_was_not_taken_is_told_after_a_restart() -> None:
-    """With the ids it had, in its order, and as often tried as it was; and then it is done."""
-    office = Office({"sink": Taking(*[ConnectionError()] * 9)})
-    await office.tell(told(), told("resolved"), told(key="k2"))
-    await office.after(1)
-    before = (await office.kept()).notifications
-    assert sorted(each.attempts for each in before) == [0, 1, 1]
+async def test_undelivered_notifications_are_delivered_after_a_restart() -> None:
+    """They are delivered with their ids, in order, and with their number of attempts."""
+    harness = DeliveryHarness({"sink": RecordingSink(*[ConnectionError()] * 9)})
+    await harness.deliver(make_event(), make_event("resolved"), make_event(key="k2"))
+    await harness.attempt_after(1)
+    before = (await harness.stored()).notifications
+    assert sorted(waiting.attempts for waiting in before) == [0, 1, 1]
 
-    sink = Taking()
-    office = await restarted(office, sink=sink)
-    await office.after(2)
+    sink = RecordingSink()
+    harness = await restarted(harness, sink=sink)
+    await harness.attempt_after(2)
 
-    assert [each for each in seen(sink.taken) if each.endswith("k1")] == ["fired k1", "resolved k1"]
-    assert {f"{each.id}:sink" for each in sink.taken} == {each.id for each in before}
-    assert (await office.kept()).notifications == ()
-
-
-async def test_a_restart_does_not_shorten_the_wait_that_a_sink_has_asked_for() -> None:
-    """It is asked when it is due."""
-    office = Office({"sink": Taking(RetryLater("busy", after=120))})
-    await office.tell(told())
-    office.advance(20)
-
-    sink = Taking()
-    office = await restarted(office, sink=sink)
-    await office.after(99)
-    assert sink.asked == []
-    await office.after(1)
-    assert seen(sink.taken) == ["fired k1"]
+    of_first_alert = [text for text in summaries(sink.delivered) if text.endswith("k1")]
+    assert of_first_alert == ["fired k1", "resolved k1"]
+    assert {f"{event.id}:sink" for event in sink.delivered} == {waiting.id for waiting in before}
+    assert (await harness.stored()).notifications == ()
 
 
-async def test_after_a_restart_nobody_waits_for_more_than_an_hour() -> None:
-    """Not for what was to be in a year, and not where the time of the day was set back."""
-    office = Office({"sink": Taking(RetryLater("never", after=1e9))})
-    await office.tell(told())
+async def test_restart_does_not_shorten_a_requested_wait() -> None:
+    """A sink that asked to wait is not called earlier after a restart."""
+    harness = DeliveryHarness({"sink": RecordingSink(RetryLater("busy", after=120))})
+    await harness.deliver(make_event())
+    harness.advance(20)
 
-    sink = Taking()
-    office = await restarted(office, sink=sink)
-    await office.after(3600)
+    sink = RecordingSink()
+    harness = await restarted(harness, sink=sink)
+    await harness.attempt_after(99)
+    assert sink.attempted == []
+    await harness.attempt_after(1)
+    assert summaries(sink.delivered) == ["fired k1"]
 
-    assert seen(sink.taken) == ["fired k1"]
+
+async def test_wait_after_a_restart_is_at_most_an_hour() -> None:
+    """A stored time in the distant future delays a notification by an hour at most."""
+    harness = DeliveryHarness({"sink": RecordingSink(RetryLater("never", after=1e9))})
+    await harness.deliver(make_event())
+
+    sink = RecordingSink()
+    harness = await restarted(harness, sink=sink)
+    await harness.attempt_after(3600)
+
+    assert summaries(sink.delivered) == ["fired k1"]
 
 
-async def test_attempts_from_before_a_restart_count() -> None:
-    """A sink that failed six times is not asked every second again."""
-    sink = Taking(ConnectionError())
-    left = kept(attempts=6)
-    office = Office({"sink": sink})
-    await office.store.commit(Changes(notifications=(left,)))
-    finish(office.outbox.resume([left]))
+async def test_attempts_before_a_restart_count_for_the_backoff() -> None:
+    """A notification that failed six times before the restart waits a minute after the next."""
+    sink = RecordingSink(ConnectionError())
+    left = stored_notification(attempts=6)
+    harness = DeliveryHarness({"sink": sink})
+    await harness.store.commit(Changes(notifications=(left,)))
+    finish(harness.outbox.resume([left]))
 
-    await office.after(0)
+    await harness.attempt_after(0)
 
-    (waiting,) = (await office.kept()).notifications
+    (waiting,) = (await harness.stored()).notifications
     assert (waiting.attempts, waiting.due_at) == (7, AT + 60)
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"sink": "gone"}, {"event": {}}, {"event": {"id": "x y"}}, {"event": {"subject": [1]}}],
+    ("changes", "reason"),
+    [
+        ({"sink": "gone"}, "the engine has no sink of this name"),
+        ({"event": {}}, "the stored event is invalid: "),
+        ({"event": {"id": "x y"}}, "the stored event is invalid: "),
+        ({"event": {"subject": [1]}}, "the stored event is invalid: "),
+    ],
 )
-async def test_what_cannot_be_told_any_more_is_a_dead_letter(
-    changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+async def test_undeliverable_notification_becomes_a_dead_letter(
+    changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sink that was taken out, or an event that nobody can read, holds up nothing."""
-    sink = Taking()
-    good, bad = kept("good"), kept("bad", **changes)
-    office = Office({"sink": sink})
-    await office.store.commit(Changes(notifications=(bad, good)))
+    """A missing sink or an invalid event does not delay other notifications, and is logged."""
+    sink = RecordingSink()
+    good, bad = stored_notification("good"), stored_notification("bad", **changes)
+    harness = DeliveryHarness({"sink": sink})
+    await harness.store.commit(Changes(notifications=(bad, good)))
 
-    finish(office.outbox.resume([bad, good]))
-    await office.after(0)
+    finish(harness.outbox.resume([bad, good]))
+    await harness.attempt_after(0)
 
-    assert seen(sink.taken) == ["fired k1"]
-    assert (await office.kept()).notifications == ()
-    ((_, error),) = await office.dead()
-    assert error.startswith("it cannot be delivered any more: ")
-    assert caplog.messages == [f"bad: {error}"]
+    assert summaries(sink.delivered) == ["fired k1"]
+    assert (await harness.stored()).notifications == ()
+    ((fingerprint, error),) = await harness.dead_letters()
+    assert error.startswith(reason)
+    assert caplog.messages == [
+        f"notification dropped: sink={bad.sink} alert={fingerprint} error={error}"
+    ]

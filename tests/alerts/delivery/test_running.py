@@ -1,4 +1,4 @@
-"""An outbox that runs: it wakes up for what comes, and loses nothing when it is left."""
+"""Outbox that delivers in the background, and its cancellation."""
 
 from __future__ import annotations
 
@@ -12,181 +12,184 @@ from tokenpulse_mw.alerts import AlertEvent
 from tokenpulse_mw.alerts.sinks import RetryLater
 
 from ...support.waiting import PATIENCE
-from .office import Office, Sending, Taking, seen, told
+from .harness import DeliveryHarness, RecordingSink, ResendingSink, make_event, summaries
 
 pytestmark = pytest.mark.anyio
 
 
-class Counted(Taking):
-    """A sink that lets a test wait until it has taken so many."""
+class CountingSink(RecordingSink):
+    """Sink whose event `complete` is set after so many deliveries."""
 
-    def __init__(self, *answers: Exception | None, until: int) -> None:
-        super().__init__(*answers)
-        self.enough = anyio.Event()
+    def __init__(self, *errors: Exception | None, until: int) -> None:
+        super().__init__(*errors)
+        self.complete = anyio.Event()
         self._until = until
 
     async def __call__(self, event: AlertEvent) -> None:
         await super().__call__(event)
-        if len(self.taken) == self._until:
-            self.enough.set()
+        if len(self.delivered) == self._until:
+            self.complete.set()
 
 
-async def test_it_wakes_up_for_what_comes() -> None:
-    """A sink is told at once, and not only when somebody looks."""
-    sink = Counted(until=2)
-    office = Office({"sink": sink})
+async def test_published_event_is_delivered_at_once() -> None:
+    """A running outbox delivers an event without waiting for the next evaluation."""
+    sink = CountingSink(until=2)
+    harness = DeliveryHarness({"sink": sink})
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(office.outbox.run)
+            tasks.start_soon(harness.outbox.run)
             await anyio.wait_all_tasks_blocked()
-            await office.publish(told())
+            await harness.publish(make_event())
             await anyio.wait_all_tasks_blocked()
-            await office.publish(told("resolved"))
-            await sink.enough.wait()
+            await harness.publish(make_event("resolved"))
+            await sink.complete.wait()
             tasks.cancel_scope.cancel()
 
-    assert seen(sink.taken) == ["fired k1", "resolved k1"]
+    assert summaries(sink.delivered) == ["fired k1", "resolved k1"]
 
 
-async def test_a_failure_of_ours_ends_no_lane() -> None:
-    """It is told of, and the next attempt may fare better."""
-    sink = Counted(until=1)
-    trouble = [OSError("no clock")]
+async def test_internal_error_does_not_end_a_worker() -> None:
+    """An error outside of the sink is reported, and the worker continues."""
+    sink = CountingSink(until=1)
+    errors = [OSError("no clock")]
 
     def clock() -> float:
-        if trouble and office.outbox.queue_length()[("sink",)]:
-            raise trouble.pop()
-        return time.monotonic() * 100  # so that no pause is long
+        if errors and harness.outbox.queue_length()[("sink",)]:
+            raise errors.pop()
+        return time.monotonic() * 100  # so that pauses are short
 
-    office = Office({"sink": sink}, clock=clock)
+    harness = DeliveryHarness({"sink": sink}, clock=clock)
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(office.outbox.run)
-            await office.publish(told())
-            await sink.enough.wait()
+            tasks.start_soon(harness.outbox.run)
+            await harness.publish(make_event())
+            await sink.complete.wait()
             tasks.cancel_scope.cancel()
 
-    assert office.reported == [("sink sink", "OSError")]
-    assert seen(sink.taken) == ["fired k1"]
+    assert harness.reported == [("sink sink", "OSError")]
+    assert summaries(sink.delivered) == ["fired k1"]
 
 
-async def test_it_wakes_up_when_a_sink_may_be_asked_again() -> None:
-    """Nothing has to come for that."""
-    sink = Counted(RetryLater("busy", after=0.01), until=1)
-    office = Office({"sink": sink}, clock=lambda: time.monotonic() * 100)
+async def test_delivery_continues_when_a_pause_ends() -> None:
+    """A running outbox retries after a pause without a new event."""
+    sink = CountingSink(RetryLater("busy", after=0.01), until=1)
+    harness = DeliveryHarness({"sink": sink}, clock=lambda: time.monotonic() * 100)
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(office.outbox.run)
-            await office.publish(told(), told(key="k2"))
-            await sink.enough.wait()
+            tasks.start_soon(harness.outbox.run)
+            await harness.publish(make_event(), make_event(key="k2"))
+            await sink.complete.wait()
             tasks.cancel_scope.cancel()
 
-    assert seen(sink.asked)[:2] == ["fired k1", "fired k2"]
+    assert summaries(sink.attempted)[:2] == ["fired k1", "fired k2"]
 
 
-async def test_what_fires_is_sent_again_when_a_pause_is_over() -> None:
-    """Though nothing else waits for the sink."""
-    sink = Sending(RetryLater("busy", after=0.01))
-    office = Office({"sink": sink}, clock=time.monotonic)
+async def test_resend_continues_when_a_pause_ends() -> None:
+    """A running outbox sends firing alerts again after a pause, also if nothing is queued."""
+    sink = ResendingSink(RetryLater("busy", after=0.01))
+    harness = DeliveryHarness({"sink": sink}, clock=time.monotonic)
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(office.outbox.run)
-            await office.publish(firing=[told()])
+            tasks.start_soon(harness.outbox.run)
+            await harness.publish(firing=[make_event()])
             await anyio.wait_all_tasks_blocked()
-            await office.publish(firing=[told(), told(key="k2")])
-            await sink.sent.wait()
+            await harness.publish(firing=[make_event(), make_event(key="k2")])
+            await sink.succeeded.wait()
             tasks.cancel_scope.cancel()
 
-    assert [seen(each) for each in sink.asked_again] == [["fired k1"], ["fired k1", "fired k2"]]
+    assert [summaries(events) for events in sink.resent] == [
+        ["fired k1"],
+        ["fired k1", "fired k2"],
+    ]
 
 
-async def test_a_sink_that_breaks_the_rules_of_python_stops_no_other() -> None:
-    """Whatever it raises, and whatever that carries: the application lives on."""
-    sink, other = Taking(RetryLater("busy", after="soon")), Counted(until=2)  # type: ignore[arg-type]
-    office = Office({"sink": sink, "other": other})
+async def test_error_with_an_invalid_wait_does_not_stop_other_sinks() -> None:
+    """A `RetryLater` whose `after` is not a number is handled as one without it."""
+    sink, other = RecordingSink(RetryLater("busy", after="soon")), CountingSink(until=2)  # type: ignore[arg-type]
+    harness = DeliveryHarness({"sink": sink, "other": other})
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(office.outbox.run)
-            await office.publish(told())
+            tasks.start_soon(harness.outbox.run)
+            await harness.publish(make_event())
             await anyio.wait_all_tasks_blocked()
-            await office.publish(told("resolved"))
-            await other.enough.wait()
+            await harness.publish(make_event("resolved"))
+            await other.complete.wait()
             tasks.cancel_scope.cancel()
 
-    assert seen(other.taken) == ["fired k1", "resolved k1"]
+    assert summaries(other.delivered) == ["fired k1", "resolved k1"]
 
 
-async def test_what_is_left_in_the_middle_of_a_delivery_is_delivered_again() -> None:
-    """It may have been taken, so it comes with the same id; and it waits in the store."""
-    begun, asked = anyio.Event(), list[AlertEvent]()
+async def test_delivery_that_was_cancelled_is_repeated() -> None:
+    """A cancelled delivery stays stored, and is repeated with the same id."""
+    started, attempted = anyio.Event(), list[AlertEvent]()
 
     async def slow(event: AlertEvent) -> None:
-        asked.append(event)
-        if len(asked) == 1:
-            begun.set()
+        attempted.append(event)
+        if len(attempted) == 1:
+            started.set()
             await anyio.sleep_forever()
 
-    office = Office({"slow": slow})
+    harness = DeliveryHarness({"slow": slow})
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(office.outbox.run)
-        await office.publish(told(), told("resolved"))
-        await begun.wait()
+        tasks.start_soon(harness.outbox.run)
+        await harness.publish(make_event(), make_event("resolved"))
+        await started.wait()
         tasks.cancel_scope.cancel()
-    assert len((await office.kept()).notifications) == 2
+    assert len((await harness.stored()).notifications) == 2
 
-    await office.outbox.attempt()
+    await harness.outbox.attempt()
 
-    assert seen(asked) == ["fired k1", "fired k1", "resolved k1"]
-    assert asked[0].id == asked[1].id
-    assert (await office.kept()).notifications == ()
+    assert summaries(attempted) == ["fired k1", "fired k1", "resolved k1"]
+    assert attempted[0].id == attempted[1].id
+    assert (await harness.stored()).notifications == ()
 
 
-async def test_what_was_decided_is_told_though_the_round_is_cancelled() -> None:
-    """The alerts have changed; to keep and to tell it cannot be left out."""
-    sink = Taking()
-    office = Office({"sink": sink})
+async def test_publish_is_completed_when_cancelled() -> None:
+    """The notifications of an evaluation are stored and queued, also if it is cancelled."""
+    sink = RecordingSink()
+    harness = DeliveryHarness({"sink": sink})
 
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await office.publish(told())
-    await office.outbox.attempt()
+        await harness.publish(make_event())
+    await harness.outbox.attempt()
 
-    assert seen(sink.taken) == ["fired k1"]
+    assert summaries(sink.delivered) == ["fired k1"]
 
 
-async def test_what_was_taken_is_known_though_the_outbox_is_left() -> None:
-    """Or it would be told again by the next process."""
+async def test_outcome_is_stored_when_cancelled() -> None:
+    """A delivered notification is deleted from the store, also if the outbox is cancelled."""
     scopes: list[anyio.CancelScope] = []
 
     async def last(event: AlertEvent) -> None:
         scopes[0].cancel()
 
-    office = Office({"last": last})
-    await office.publish(told())
+    harness = DeliveryHarness({"last": last})
+    await harness.publish(make_event())
     with anyio.CancelScope() as scope:
         scopes.append(scope)
-        await office.outbox.attempt()
+        await harness.outbox.attempt()
 
-    assert (await office.kept()).notifications == ()
+    assert (await harness.stored()).notifications == ()
 
 
-async def test_two_that_hand_out_at_once_do_not_tell_twice() -> None:
-    """As two rounds of an engine that does not run may do."""
-    asked: list[AlertEvent] = []
+async def test_concurrent_attempts_deliver_once() -> None:
+    """Two evaluations that deliver at the same time do not deliver a notification twice."""
+    attempted: list[AlertEvent] = []
 
     async def slow(event: AlertEvent) -> None:
-        asked.append(event)
+        attempted.append(event)
         await anyio.lowlevel.checkpoint()
 
-    office = Office({"slow": slow})
-    await office.publish(told(), told("resolved"))
+    harness = DeliveryHarness({"slow": slow})
+    await harness.publish(make_event(), make_event("resolved"))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(office.outbox.attempt)
-        tasks.start_soon(office.outbox.attempt)
+        tasks.start_soon(harness.outbox.attempt)
+        tasks.start_soon(harness.outbox.attempt)
 
-    assert seen(asked) == ["fired k1", "resolved k1"]
+    assert summaries(attempted) == ["fired k1", "resolved k1"]

@@ -1,4 +1,4 @@
-"""One sink: what it does not take is given again, later, in order, and not for ever."""
+"""Retries, order and dead letters of one sink."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenpulse_mw.alerts import AlertEvent
 from tokenpulse_mw.alerts.delivery.sink_worker import backoff
 from tokenpulse_mw.alerts.sinks import Rejected, RetryLater
 
-from .office import Office, Taking, seen, told
+from .harness import DeliveryHarness, RecordingSink, make_event, summaries
 
 pytestmark = pytest.mark.anyio
 
@@ -21,184 +21,189 @@ pytestmark = pytest.mark.anyio
 _HOUR = 3600.0
 
 
-async def test_a_sink_is_told_once_and_nothing_is_kept() -> None:
-    """What was taken is done with."""
-    sink = Taking()
-    office = Office({"sink": sink})
+async def test_delivered_notification_is_neither_repeated_nor_stored() -> None:
+    """A delivered notification is counted once and deleted from the store."""
+    sink = RecordingSink()
+    harness = DeliveryHarness({"sink": sink})
 
-    await office.tell(told())
-    await office.after(_HOUR)
+    await harness.deliver(make_event())
+    await harness.attempt_after(_HOUR)
 
-    assert seen(sink.asked) == ["fired k1"]
-    assert (await office.kept()).notifications == ()
-    assert office.tallied == [("sink", "ok")]
+    assert summaries(sink.attempted) == ["fired k1"]
+    assert (await harness.stored()).notifications == ()
+    assert harness.results == [("sink", "ok")]
 
 
-async def test_the_wait_doubles_with_every_failure() -> None:
-    """A sink that is down is left alone ever longer, and asked once a minute in the end."""
-    sink = Taking(*[ConnectionError()] * 9)
-    office = Office({"sink": sink})
-    await office.publish(told())
-    asked_at: list[float] = []
+async def test_pause_doubles_with_every_failure() -> None:
+    """A failing sink is paused twice as long each time, up to a minute."""
+    sink = RecordingSink(*[ConnectionError()] * 9)
+    harness = DeliveryHarness({"sink": sink})
+    await harness.publish(make_event())
+    attempted_at: list[float] = []
 
     for second in range(250):
-        before = len(sink.asked)
-        await office.outbox.attempt()
-        asked_at += [second] * (len(sink.asked) - before)
-        office.advance(1)
+        before = len(sink.attempted)
+        await harness.outbox.attempt()
+        attempted_at += [second] * (len(sink.attempted) - before)
+        harness.advance(1)
 
-    assert asked_at == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
-    assert seen(sink.taken) == ["fired k1"]
-    assert len({each.id for each in sink.asked}) == 1
-
-
-async def test_a_sink_says_itself_when_it_is_to_be_asked_again() -> None:
-    """That holds for all that it is to be told, however many alerts there are."""
-    sink = Taking(RetryLater("busy", after=120))
-    office = Office({"sink": sink})
-    await office.tell(told(), told(key="k2"))
-
-    await office.after(119)
-    await office.tell(told(key="k3"))
-    assert seen(sink.asked) == ["fired k1"]
-
-    await office.after(1)
-    assert sorted(seen(sink.taken)) == ["fired k1", "fired k2", "fired k3"]
+    assert attempted_at == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
+    assert summaries(sink.delivered) == ["fired k1"]
+    assert len({event.id for event in sink.attempted}) == 1
 
 
-async def test_while_a_sink_is_down_one_letter_tries_and_then_all_follow() -> None:
-    """A thousand alerts are no thousand attempts a minute."""
-    sink = Taking(*[ConnectionError()] * 4)
-    office = Office({"sink": sink})
-    await office.tell(*(told(key=f"k{number}") for number in range(50)))
-    assert len(sink.asked) == 1
+async def test_requested_wait_applies_to_all_notifications_of_the_sink() -> None:
+    """A `RetryLater` with `after` pauses the sink for that time, for all alerts."""
+    sink = RecordingSink(RetryLater("busy", after=120))
+    harness = DeliveryHarness({"sink": sink})
+    await harness.deliver(make_event(), make_event(key="k2"))
 
-    await office.after(1)
-    await office.after(2)
-    await office.after(4)
-    assert len(sink.asked) == 4
-    assert office.outbox.queue_length() == {("sink",): 50}
+    await harness.attempt_after(119)
+    await harness.deliver(make_event(key="k3"))
+    assert summaries(sink.attempted) == ["fired k1"]
 
-    await office.after(8)
-    assert len(sink.taken) == 50
-    assert office.outbox.queue_length() == {("sink",): 0}
+    await harness.attempt_after(1)
+    assert sorted(summaries(sink.delivered)) == ["fired k1", "fired k2", "fired k3"]
 
 
-async def test_the_end_of_an_alert_never_overtakes_its_beginning() -> None:
-    """It waits until the beginning is taken."""
-    sink = Taking(ConnectionError(), ConnectionError())
-    office = Office({"sink": sink})
-    await office.tell(told())
-    await office.tell(told("resolved", at=1_700_000_060.0))
+async def test_one_notification_is_attempted_after_a_pause_and_all_follow() -> None:
+    """A failing sink is called once per pause, however many notifications are queued."""
+    sink = RecordingSink(*[ConnectionError()] * 4)
+    harness = DeliveryHarness({"sink": sink})
+    await harness.deliver(*(make_event(key=f"k{number}") for number in range(50)))
+    assert len(sink.attempted) == 1
 
-    await office.after(1)
-    await office.after(2)
+    await harness.attempt_after(1)
+    await harness.attempt_after(2)
+    await harness.attempt_after(4)
+    assert len(sink.attempted) == 4
+    assert harness.outbox.queue_length() == {("sink",): 50}
 
-    assert seen(sink.asked) == ["fired k1", "fired k1", "fired k1", "resolved k1"]
+    await harness.attempt_after(8)
+    assert len(sink.delivered) == 50
+    assert harness.outbox.queue_length() == {("sink",): 0}
 
 
-async def test_what_a_sink_refuses_is_a_dead_letter_and_the_others_go_on(
+async def test_end_of_an_alert_is_not_delivered_before_its_beginning() -> None:
+    """The notification `resolved` waits until `fired` is delivered."""
+    sink = RecordingSink(ConnectionError(), ConnectionError())
+    harness = DeliveryHarness({"sink": sink})
+    await harness.deliver(make_event())
+    await harness.deliver(make_event("resolved", at=1_700_000_060.0))
+
+    await harness.attempt_after(1)
+    await harness.attempt_after(2)
+
+    assert summaries(sink.attempted) == ["fired k1", "fired k1", "fired k1", "resolved k1"]
+
+
+async def test_rejected_notification_becomes_a_dead_letter(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """To refuse is no failure: nothing else waits for it, and it is not tried again."""
-    sink = Taking(Rejected("too long"))
-    office = Office({"sink": sink})
+    """A rejection is logged, is not retried, and does not delay other notifications."""
+    sink = RecordingSink(Rejected("too long"))
+    harness = DeliveryHarness({"sink": sink})
 
-    await office.tell(told(), told("resolved", at=1_700_000_060.0), told(key="k2"))
-    await office.after(_HOUR)
+    await harness.deliver(
+        make_event(), make_event("resolved", at=1_700_000_060.0), make_event(key="k2")
+    )
+    await harness.attempt_after(_HOUR)
 
-    assert seen(sink.asked) == ["fired k1", "fired k2", "resolved k1"]
-    assert await office.dead() == [("trouble:key:k1", "too long")]
-    assert sorted(office.tallied) == [("sink", "ok")] * 2 + [("sink", "rejected")]
-    assert caplog.messages == ["sink sink was not told that trouble:key:k1 fired: too long"]
+    assert summaries(sink.attempted) == ["fired k1", "fired k2", "resolved k1"]
+    assert await harness.dead_letters() == [("trouble:key:k1", "too long")]
+    assert sorted(harness.results) == [("sink", "ok")] * 2 + [("sink", "rejected")]
+    assert caplog.messages == [
+        "notification dropped: sink=sink alert=trouble:key:k1 transition=fired error=too long"
+    ]
 
 
-async def test_who_fails_for_a_day_is_told_other_things() -> None:
-    """What happened yesterday is a dead letter; what happens now is told."""
-    sink = Taking(*[ConnectionError("the password is hunter2")] * 1500)
-    office = Office({"sink": sink})
-    await office.tell(told())
+async def test_notification_that_fails_for_a_day_becomes_a_dead_letter() -> None:
+    """After a day of failures a notification is dropped, and newer ones are delivered."""
+    sink = RecordingSink(*[ConnectionError("the password is hunter2")] * 1500)
+    harness = DeliveryHarness({"sink": sink})
+    await harness.deliver(make_event())
 
     for _ in range(24 * 60):
-        await office.after(60)
-    assert await office.dead() == []
-    await office.after(60)
-    assert await office.dead() == [("trouble:key:k1", "ConnectionError")]
+        await harness.attempt_after(60)
+    assert await harness.dead_letters() == []
+    await harness.attempt_after(60)
+    assert await harness.dead_letters() == [("trouble:key:k1", "ConnectionError")]
 
-    sink.answers = iter([])
-    await office.tell(told("resolved"))
-    await office.after(60)
-    assert seen(sink.taken) == ["resolved k1"]
+    sink.errors = iter([])
+    await harness.deliver(make_event("resolved"))
+    await harness.attempt_after(60)
+    assert summaries(sink.delivered) == ["resolved k1"]
 
 
-async def test_what_a_sink_said_is_kept_with_what_waits() -> None:
-    """Of our own errors the words, of others' only the kind: they may quote what is secret."""
-    sink = Taking(RetryLater("it is busy"), ValueError("the password is hunter2"))
-    office = Office({"sink": sink})
-    began = office.wall()
+async def test_error_of_an_attempt_is_stored() -> None:
+    """The text of an error of our sinks is stored, of another only its class: it may be secret."""
+    sink = RecordingSink(RetryLater("it is busy"), ValueError("the password is hunter2"))
+    harness = DeliveryHarness({"sink": sink})
+    began = harness.wall()
 
-    await office.tell(told())
-    (first,) = (await office.kept()).notifications
-    await office.after(1)
-    (second,) = (await office.kept()).notifications
+    await harness.deliver(make_event())
+    (first,) = (await harness.stored()).notifications
+    await harness.attempt_after(1)
+    (second,) = (await harness.stored()).notifications
 
     assert (first.attempts, first.last_error, first.due_at) == (1, "it is busy", began + 1)
     assert (second.attempts, second.last_error, second.due_at) == (2, "ValueError", began + 3)
     assert first.id == second.id
 
 
-async def test_a_sink_that_is_busy_is_logged_when_it_begins_and_when_it_ends(
+async def test_busy_sink_is_logged_when_it_begins_and_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Not at each attempt; and it is no failure of ours."""
+    """Attempts in between are not logged, and nothing is reported as an internal error."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.alerts")
-    sink = Taking(RetryLater("busy"), RetryLater("busy"))
-    office = Office({"sink": sink})
+    sink = RecordingSink(RetryLater("busy"), RetryLater("busy"))
+    harness = DeliveryHarness({"sink": sink})
 
-    await office.tell(told(), told(key="k2"))
-    await office.after(1)
-    await office.after(2)
+    await harness.deliver(make_event(), make_event(key="k2"))
+    await harness.attempt_after(1)
+    await harness.attempt_after(2)
 
     assert caplog.messages == [
-        "sink sink does not take alerts, which wait for it: busy",
-        "sink sink takes alerts again; 2 wait for it (seconds=3 failures=2)",
+        "sink unavailable, notifications wait: sink=sink error=busy",
+        "sink available again: sink=sink waiting=2 (seconds=3 failures=2)",
     ]
-    assert office.reported == []
+    assert harness.reported == []
 
 
-async def test_a_sink_that_never_returns_is_given_up_for_now() -> None:
-    """The attempt counts as failed when the deadline is over, and is made again."""
-    asked: list[AlertEvent] = []
+async def test_attempt_that_hangs_is_retried_after_its_timeout() -> None:
+    """An attempt fails at its timeout and is repeated with the same id."""
+    attempted: list[AlertEvent] = []
 
     async def hangs_once(event: AlertEvent) -> None:
-        asked.append(event)
-        if len(asked) == 1:
+        attempted.append(event)
+        if len(attempted) == 1:
             await anyio.sleep_forever()
 
-    office = Office({"sink": hangs_once}, deadline=0.01)
-    await office.tell(told())
-    await office.after(1)
+    harness = DeliveryHarness({"sink": hangs_once}, deadline=0.01)
+    await harness.deliver(make_event())
+    await harness.attempt_after(1)
 
-    assert [each.id for each in asked] == [told().id] * 2
-    assert office.tallied == [("sink", "timeout"), ("sink", "ok")]
-    assert office.reported == [("sink sink", "TimeoutError")]
+    assert [event.id for event in attempted] == [make_event().id] * 2
+    assert harness.results == [("sink", "timeout"), ("sink", "ok")]
+    assert harness.reported == [("sink sink", "TimeoutError")]
 
 
 @pytest.mark.parametrize("after", [float("inf"), float("nan"), -5, 1e300])
-async def test_a_sink_that_asks_for_an_odd_wait_costs_the_others_nothing(after: float) -> None:
-    """What others took is known to be taken."""
-    other = Taking()
-    office = Office({"odd": Taking(RetryLater("busy", after=after)), "other": other})
+async def test_implausible_wait_does_not_affect_other_sinks(after: float) -> None:
+    """A sink with an implausible `after` does not affect deliveries to another sink."""
+    other = RecordingSink()
+    odd = RecordingSink(RetryLater("busy", after=after))
+    harness = DeliveryHarness({"odd": odd, "other": other})
 
-    await office.tell(told())
-    await office.tell(told(key="k2"))
+    await harness.deliver(make_event())
+    await harness.deliver(make_event(key="k2"))
 
-    assert seen(other.taken) == ["fired k1", "fired k2"]
-    kept = (await office.kept()).notifications
-    assert {each.sink for each in kept} <= {"odd"}
+    assert summaries(other.delivered) == ["fired k1", "fired k2"]
+    waiting = (await harness.stored()).notifications
+    assert {notification.sink for notification in waiting} <= {"odd"}
 
 
-_ANSWERS = st.lists(
+_ERRORS = st.lists(
     st.sampled_from([None, None, ConnectionError(), RetryLater("busy", after=7), Rejected("no")]),
     max_size=30,
 )
@@ -207,46 +212,52 @@ _ANSWERS = st.lists(
 _KEYS = st.lists(st.lists(st.sampled_from(["k1", "k2"]), max_size=3), max_size=8)
 
 
-@given(_ANSWERS, _KEYS, st.integers(1, 30))
-def test_everything_is_taken_once_and_in_order_or_refused(
-    answers: list[Exception | None], rounds: list[list[str]], pace: int
+@given(_ERRORS, _KEYS, st.integers(1, 30))
+def test_every_event_is_delivered_once_and_in_order_or_rejected(
+    errors: list[Exception | None], evaluations: list[list[str]], pause: int
 ) -> None:
-    """Whatever a sink answers, and whenever: nothing is lost, doubled, or out of turn."""
-    sink = Taking(*answers)
+    """Whatever errors a sink raises, no event is lost, repeated or out of order."""
+    sink = RecordingSink(*errors)
     published = []
 
-    async def live() -> None:
-        office = Office({"sink": sink})
-        for number, keys in enumerate(rounds):
-            events = [told("fired", key, episode=f"e{number}-{n}") for n, key in enumerate(keys)]
+    async def run() -> None:
+        harness = DeliveryHarness({"sink": sink})
+        for number, keys in enumerate(evaluations):
+            events = [
+                make_event("fired", key, episode=f"e{number}-{index}")
+                for index, key in enumerate(keys)
+            ]
             published.extend(events)
-            await office.tell(*events)
-            office.advance(pace)
+            await harness.deliver(*events)
+            harness.advance(pause)
         for _ in range(40):
-            await office.after(60)
-        refused = [each.notification.event["id"] for each in await office.store.dead_letters(99)]
-        taken = [each.id for each in sink.taken]
-        assert sorted(taken + refused) == sorted(each.id for each in published)
-        assert (await office.kept()).notifications == ()
-        order = [each.id for each in published]
+            await harness.attempt_after(60)
+        dead_letters = await harness.store.dead_letters(99)
+        rejected = [dead_letter.notification.event["id"] for dead_letter in dead_letters]
+        delivered = [event.id for event in sink.delivered]
+        assert sorted(delivered + rejected) == sorted(event.id for event in published)
+        assert (await harness.stored()).notifications == ()
+        order = [event.id for event in published]
         for key in ("k1", "k2"):
-            mine = [order.index(each.id) for each in sink.taken if each.fingerprint.endswith(key)]
-            assert mine == sorted(mine)
+            of_key = [
+                order.index(event.id) for event in sink.delivered if event.fingerprint.endswith(key)
+            ]
+            assert of_key == sorted(of_key)
 
-    anyio.run(live)
+    anyio.run(run)
 
 
 @pytest.mark.parametrize(
     ("failures", "seconds"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60), (5000, 60)]
 )
-def test_the_wait_doubles_up_to_a_minute(failures: int, seconds: float) -> None:
-    """However long a sink fails, it is asked once a minute."""
+def test_backoff_doubles_up_to_a_minute(failures: int, seconds: float) -> None:
+    """The longest wait doubles with each failure, and is at most a minute."""
     assert backoff(failures, 1.0) == seconds
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1))
-def test_chance_takes_away_half_at_most(failures: int, jitter: float) -> None:
-    """So that gateways which failed together do not all come back together."""
+def test_jitter_shortens_the_backoff_by_at_most_half(failures: int, jitter: float) -> None:
+    """The wait is between half of the longest wait and the longest wait."""
     longest = backoff(failures, 1.0)
 
     assert longest / 2 <= backoff(failures, jitter) <= longest

@@ -1,4 +1,4 @@
-"""Every kind of store, for tests of what all of them promise."""
+"""Fixtures that run a test with every kind of store."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from tokenpulse_mw.alerts.store import AlertStore, MemoryAlertStore, SQLAlertStore
 
 from ...support.servers import Server
-from .postgres import new_database, postgres_server
+from .postgres import create_database, postgres_server
 
 Open = Callable[..., AbstractAsyncContextManager[AlertStore]]
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A PostgreSQL, started."""
+    """Yield a running PostgreSQL server."""
     with postgres_server() as server:
         yield server
 
@@ -33,37 +33,37 @@ def postgres() -> Iterator[Server]:
     ]
 )
 def kind(request: pytest.FixtureRequest) -> str:
-    """A store, and the event loop that it runs on."""
+    """Return a kind of store and its event loop."""
     return str(request.param)
 
 
 @pytest.fixture
 def anyio_backend(kind: str) -> str:
-    """The event loop of this kind of store."""
+    """Return the event loop of the kind of store."""
     return kind.partition("-")[2]
 
 
 @pytest.fixture
 def opened(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Open:
-    """Opens a store, which is empty when it is first opened, and closes it.
+    """Return a context manager that opens and closes the store; it is empty the first time.
 
-    Opening it again is a restart; a store in memory stays the same object instead.
+    Opening the store again is a restart. A store in memory stays the same object.
     """
-    known: list[MemoryAlertStore] = []
+    memory: list[MemoryAlertStore] = []
     url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
     if kind.startswith("postgresql"):
-        url = new_database(request.getfixturevalue("postgres"), "alerts")
+        url = create_database(request.getfixturevalue("postgres"), "alerts")
 
-    def new(options: dict[str, Any]) -> AlertStore:
+    def create(options: dict[str, Any]) -> AlertStore:
         if not kind.startswith("memory"):
             return SQLAlertStore(url, **options)
-        if not known:
-            known.append(MemoryAlertStore(**options))
-        return known[0]
+        if not memory:
+            memory.append(MemoryAlertStore(**options))
+        return memory[0]
 
     @asynccontextmanager
     async def open_store(**options: Any) -> AsyncIterator[AlertStore]:
-        store = new(options)
+        store = create(options)
         try:
             yield store
         finally:

@@ -1,9 +1,9 @@
-"""A process that is killed: it changes a store as fast as it can, and prints what is done.
+"""Process that changes a store as fast as it can until it is killed.
 
     python -m tests.alerts.store.killed_worker URL PREFIX
 
-Each line is what has begun or is over: `begin`, `keep`, `seen` or `gone`, and a number; or
-`version` and the number of one.
+It prints a line before or after each change: `stored`, `acknowledged`, `delivering` or `delivered`
+and the id of an alert, or `version` and a version of the thresholds.
 """
 
 from __future__ import annotations
@@ -17,47 +17,51 @@ from tokenpulse_mw.alerts.store import Ack, Changes, Conflict, SQLAlertStore
 from .samples import alert, notification, transition
 
 
-def say(*words: object) -> None:
-    """Print a line at once."""
+def report(*words: object) -> None:
+    """Print a line and flush it."""
     print(*words, flush=True)  # noqa: T201
 
 
-async def live(store: SQLAlertStore, number: str) -> None:
-    """One alert fires, is seen, and every second one's notification is delivered."""
+async def change_alert(store: SQLAlertStore, identity: str) -> None:
+    """Store and acknowledge an alert, and deliver every second notification."""
     await store.commit(
-        Changes((alert(number),), (transition(number),), (notification(number, alert_id=number),))
+        Changes(
+            (alert(identity),),
+            (transition(identity),),
+            (notification(identity, alert_id=identity),),
+        )
     )
-    say("keep", number)
-    await store.acknowledge(number, Ack("ada", 1))
-    say("seen", number)
-    if int(number.partition("-")[2]) % 2:
-        say("begin", number)
-        await store.delivered(number)
-        say("gone", number)
+    report("stored", identity)
+    await store.acknowledge(identity, Ack("ada", 1))
+    report("acknowledged", identity)
+    if int(identity.partition("-")[2]) % 2:
+        report("delivering", identity)
+        await store.delivered(identity)
+        report("delivered", identity)
 
 
 async def main(url: str, prefix: str) -> None:
-    """Change everything, several at a time, until killed."""
+    """Change alerts and thresholds concurrently, without end."""
     store = SQLAlertStore(url)
     numbers = itertools.count()
 
-    async def alerts() -> None:
+    async def change_alerts() -> None:
         for number in numbers:
-            await live(store, f"{prefix}-{number}")
+            await change_alert(store, f"{prefix}-{number}")
 
-    async def thresholds() -> None:
-        kept = (await store.load()).thresholds
-        version = None if kept is None else kept.version
+    async def change_thresholds() -> None:
+        current = (await store.load()).thresholds
+        version = None if current is None else current.version
         while True:
             try:
-                made = await store.set_thresholds({}, expected=version, by=prefix, at=1)
+                new = await store.set_thresholds({}, expected=version, by=prefix, at=1)
             except Conflict as error:
                 version = error.current
             else:
-                version = made.version
-                say("version", version)
+                version = new.version
+                report("version", version)
 
-    await asyncio.gather(alerts(), alerts(), thresholds())
+    await asyncio.gather(change_alerts(), change_alerts(), change_thresholds())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a store promises, in the plainest form: lists, and no thought of speed."""
+"""Model of a store: lists without regard to speed."""
 
 from __future__ import annotations
 
@@ -20,130 +20,140 @@ from tokenpulse_mw.alerts.store import (
 
 @dataclass
 class Model:
-    """Everything that is kept; `most` is the bound of each history."""
+    """Stored records; `max_history` bounds each kind of history."""
 
-    most: int
+    max_history: int
     alerts: list[AlertRecord] = field(default_factory=list)
     transitions: list[TransitionRecord] = field(default_factory=list)
     waiting: list[tuple[int, Notification]] = field(default_factory=list)
     dead_letters: list[tuple[float, int, Notification]] = field(default_factory=list)
     silences: list[Silence] = field(default_factory=list)
     versions: list[ThresholdsVersion] = field(default_factory=list)
-    arrivals: int = 0
+    last_number: int = 0
 
-    def kept(self, now: float) -> EngineState:
-        """What an engine goes on with."""
-        opened = [each for each in self.alerts if each.state != "resolved"]
+    def load(self, now: float) -> EngineState:
+        """Return the state from which an engine continues."""
+        open_alerts = [alert for alert in self.alerts if alert.state != "resolved"]
         return EngineState(
-            tuple(sorted(opened, key=lambda each: (each.started_at, each.id))),
-            self.lasting(now),
+            tuple(sorted(open_alerts, key=lambda alert: (alert.started_at, alert.id))),
+            self.lasting_silences(now),
             self.versions[-1] if self.versions else None,
-            tuple(each for _, each in sorted(self.waiting, key=lambda pair: pair[0])),
+            tuple(waiting for _, waiting in sorted(self.waiting, key=lambda pair: pair[0])),
         )
 
-    def lasting(self, now: float) -> tuple[Silence, ...]:
-        """Silences that end after `now`."""
-        lasting = [each for each in self.silences if each.ends_at > now]
-        return tuple(sorted(lasting, key=lambda each: (each.starts_at, each.id)))
+    def lasting_silences(self, now: float) -> tuple[Silence, ...]:
+        """Return the silences that end after `now`."""
+        lasting = [silence for silence in self.silences if silence.ends_at > now]
+        return tuple(sorted(lasting, key=lambda silence: (silence.starts_at, silence.id)))
 
-    def newest(self) -> list[AlertRecord]:
-        """All alerts."""
-        return sorted(self.alerts, key=lambda each: (each.started_at, each.id), reverse=True)
+    def newest_alerts(self) -> list[AlertRecord]:
+        """Return all alerts, the newest first."""
+        return sorted(self.alerts, key=lambda alert: (alert.started_at, alert.id), reverse=True)
 
-    def log(self, alert_id: str) -> tuple[TransitionRecord, ...]:
-        """What has happened to an alert."""
-        return tuple(each for each in self.transitions if each.alert_id == alert_id)
+    def transitions_of(self, alert_id: str) -> tuple[TransitionRecord, ...]:
+        """Return the transitions of an alert."""
+        return tuple(record for record in self.transitions if record.alert_id == alert_id)
 
-    def dead(self) -> tuple[DeadLetter, ...]:
-        """Dead letters."""
-        newest = sorted(self.dead_letters, key=lambda each: each[:2], reverse=True)
-        return tuple(DeadLetter(each, at, each.last_error or "") for at, _, each in newest)
+    def newest_dead(self) -> tuple[DeadLetter, ...]:
+        """Return the dead letters, the newest first."""
+        newest = sorted(self.dead_letters, key=lambda letter: letter[:2], reverse=True)
+        return tuple(
+            DeadLetter(notification, at, notification.last_error or "")
+            for at, _, notification in newest
+        )
 
     def commit(self, changes: Changes) -> bool:
-        """Keep what has changed, unless a transition is of no alert."""
-        known = {each.id for each in (*self.alerts, *changes.alerts)}
-        if any(each.alert_id not in known for each in changes.transitions):
+        """Store the changes; return False if the alert of a transition is unknown."""
+        known = {alert.id for alert in (*self.alerts, *changes.alerts)}
+        if any(record.alert_id not in known for record in changes.transitions):
             return False
         for alert in changes.alerts:
-            before = [each for each in self.alerts if each.id == alert.id]
-            self.alerts = [each for each in self.alerts if each.id != alert.id]
+            before = [stored for stored in self.alerts if stored.id == alert.id]
+            self.alerts = [stored for stored in self.alerts if stored.id != alert.id]
             self.alerts.append(replace(alert, ack=before[0].ack) if before else alert)
         for transition in changes.transitions:
             if transition not in self.transitions:
                 self.transitions.append(transition)
         for notification in changes.notifications:
-            self._add(notification)
-        self._keep([each for each in self.alerts if each.id not in changes.forgotten])
-        over = [each for each in self.alerts if each.state == "resolved"]
-        over.sort(key=lambda each: (each.resolved_at, each.id), reverse=True)
-        dropped = {each.id for each in over[self.most :]}
-        self._keep([each for each in self.alerts if each.id not in dropped])
+            self._add_notification(notification)
+        self._set_alerts([alert for alert in self.alerts if alert.id not in changes.forgotten])
+        resolved = [alert for alert in self.alerts if alert.state == "resolved"]
+        resolved.sort(key=lambda alert: (alert.resolved_at, alert.id), reverse=True)
+        dropped = {alert.id for alert in resolved[self.max_history :]}
+        self._set_alerts([alert for alert in self.alerts if alert.id not in dropped])
         return True
 
     def delivered(self, identity: str) -> None:
-        """Forget a notification."""
+        """Delete a notification or dead letter."""
         self.waiting = [pair for pair in self.waiting if pair[1].id != identity]
-        self.dead_letters = [each for each in self.dead_letters if each[2].id != identity]
+        self.dead_letters = [letter for letter in self.dead_letters if letter[2].id != identity]
 
     def postponed(self, identity: str, attempts: int, due_at: float, error: str) -> None:
-        """Note an attempt."""
+        """Record a failed attempt."""
         changes = {"attempts": attempts, "due_at": due_at, "last_error": error}
         self.waiting = [
-            (number, replace(each, **changes) if each.id == identity else each)  # type: ignore[arg-type]
-            for number, each in self.waiting
+            (number, replace(waiting, **changes) if waiting.id == identity else waiting)  # type: ignore[arg-type]
+            for number, waiting in self.waiting
         ]
 
-    def give_up(self, identity: str, at: float, error: str) -> None:
-        """Make a dead letter."""
-        for number, each in self.waiting:
-            if each.id == identity:
-                self.dead_letters.append((at, number, replace(each, last_error=error)))
+    def dead(self, identity: str, at: float, error: str) -> None:
+        """Turn a notification into a dead letter."""
+        for number, waiting in self.waiting:
+            if waiting.id == identity:
+                self.dead_letters.append((at, number, replace(waiting, last_error=error)))
         self.waiting = [pair for pair in self.waiting if pair[1].id != identity]
-        self.dead_letters = sorted(self.dead_letters, key=lambda each: each[:2])[-self.most :]
+        oldest_first = sorted(self.dead_letters, key=lambda letter: letter[:2])
+        self.dead_letters = oldest_first[-self.max_history :]
 
     def acknowledge(self, identity: str, ack: Ack | None) -> AlertRecord | None:
-        """Note who has seen an alert."""
-        found = None
-        for number, each in enumerate(self.alerts):
-            if each.id == identity:
-                found = self.alerts[number] = replace(each, ack=ack)
-        return found
+        """Set the acknowledgement of an alert and return the alert."""
+        acknowledged = None
+        for index, alert in enumerate(self.alerts):
+            if alert.id == identity:
+                acknowledged = self.alerts[index] = replace(alert, ack=ack)
+        return acknowledged
 
     def set_thresholds(
         self, values: dict[str, Any], expected: int | None, at: float
     ) -> ThresholdsVersion | None:
-        """The new version, or None where another one than expected is current."""
+        """Return the new version, or None if `expected` is not the current one."""
         current = self.versions[-1].version if self.versions else None
         if current != expected:
             return None
-        made = ThresholdsVersion((current or 0) + 1, values, at, "ada")
-        self.versions = [*self.versions, made][-self.most :]
-        return made
+        version = ThresholdsVersion((current or 0) + 1, values, at, "ada")
+        self.versions = [*self.versions, version][-self.max_history :]
+        return version
 
-    def put_silence(self, silence: Silence) -> None:
-        """Keep a silence."""
-        self.silences = [each for each in self.silences if each.id != silence.id] + [silence]
+    def add_silence(self, silence: Silence) -> None:
+        """Store a silence in place of one of the same id."""
+        self.silences = [stored for stored in self.silences if stored.id != silence.id] + [silence]
 
     def remove_silence(self, identity: str) -> bool:
-        """Forget a silence."""
+        """Delete a silence; return False if it is unknown."""
         before = len(self.silences)
-        self.silences = [each for each in self.silences if each.id != identity]
+        self.silences = [silence for silence in self.silences if silence.id != identity]
         return len(self.silences) < before
 
     def prune(self, before: float) -> None:
-        """Forget what was over."""
-        late = [each for each in self.alerts if each.resolved_at is None]
-        self._keep(late + [each for each in self.alerts if (each.resolved_at or -1) >= before])
-        self.dead_letters = [each for each in self.dead_letters if each[0] >= before]
-        self.silences = [each for each in self.silences if each.ends_at >= before]
+        """Delete what ended before `before`."""
+        self._set_alerts(
+            [
+                alert
+                for alert in self.alerts
+                if alert.resolved_at is None or alert.resolved_at >= before
+            ]
+        )
+        self.dead_letters = [letter for letter in self.dead_letters if letter[0] >= before]
+        self.silences = [silence for silence in self.silences if silence.ends_at >= before]
 
-    def _add(self, notification: Notification) -> None:
-        known = {each.id for _, each in self.waiting} | {each.id for *_, each in self.dead_letters}
+    def _add_notification(self, notification: Notification) -> None:
+        known = {waiting.id for _, waiting in self.waiting}
+        known |= {dead.id for *_, dead in self.dead_letters}
         if notification.id not in known:
-            self.arrivals += 1
-            self.waiting.append((self.arrivals, notification))
+            self.last_number += 1
+            self.waiting.append((self.last_number, notification))
 
-    def _keep(self, alerts: list[AlertRecord]) -> None:
+    def _set_alerts(self, alerts: list[AlertRecord]) -> None:
         self.alerts = alerts
-        known = {each.id for each in alerts}
-        self.transitions = [each for each in self.transitions if each.alert_id in known]
+        known = {alert.id for alert in alerts}
+        self.transitions = [record for record in self.transitions if record.alert_id in known]

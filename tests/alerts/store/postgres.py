@@ -1,4 +1,4 @@
-"""A real PostgreSQL of loopback, where the system has one."""
+"""PostgreSQL server on loopback, if the system has the programs."""
 
 from __future__ import annotations
 
@@ -19,35 +19,33 @@ from ...support.waiting import PATIENCE
 
 PASSWORD = "hunter@2/?#"
 _IN_URL = "hunter%402%2F%3F%23"
-# It refuses to run as root.
-_AS_ITSELF = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+# PostgreSQL refuses to run as root.
+_AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 
 
 @contextmanager
 def postgres_server() -> Iterator[Server]:
-    """A PostgreSQL with one user, `gateway`, who has a password."""
+    """Yield a running server with the user `gateway` and a password."""
     programs = _programs()
     if programs is None:
         lack("postgresql")
-    prefix = _AS_ITSELF if os.geteuid() == 0 else []
+    prefix = _AS_POSTGRES if os.geteuid() == 0 else []
     folder = Path(tempfile.mkdtemp())
     try:
         (folder / "password").write_text(PASSWORD)
         if prefix:
             for path in (folder, folder / "password"):
                 shutil.chown(path, "postgres", "postgres")
-        make = ["initdb", "-D", "data", "-U", "gateway", "-A", "scram-sha-256", "--no-sync"]
-        make[0] = str(programs / make[0])
-        subprocess.run(
-            [*prefix, *make, "--pwfile=password"], cwd=folder, check=True, capture_output=True
-        )
-        run = ["-D", "data", "-h", "127.0.0.1", "-p", "{port}", "-k", "", "-F"]
-        server = Server([*prefix, str(programs / "postgres"), *run], folder)
+        options = ["-U", "gateway", "-A", "scram-sha-256", "--no-sync", "--pwfile=password"]
+        initdb = [*prefix, str(programs / "initdb"), "-D", "data", *options]
+        subprocess.run(initdb, cwd=folder, check=True, capture_output=True)
+        options = ["-D", "data", "-h", "127.0.0.1", "-p", "{port}", "-k", "", "-F"]
+        server = Server([*prefix, str(programs / "postgres"), *options], folder)
         server.start()
         try:
             yield server
         finally:
-            # One that is killed would leave its shared memory behind.
+            # A killed server would not free its shared memory.
             stop = [str(programs / "pg_ctl"), "stop", "-D", "data", "-m", "immediate"]
             subprocess.run([*prefix, *stop], cwd=folder, check=True, capture_output=True)
             server.kill()
@@ -55,10 +53,10 @@ def postgres_server() -> Iterator[Server]:
         shutil.rmtree(folder)
 
 
-def new_database(server: Server, name: str) -> str:
-    """The URL of a database of that name, made anew; waits for a server that still starts."""
+def create_database(server: Server, name: str) -> str:
+    """Create an empty database, wait for the server if it still starts, and return its URL."""
 
-    async def make() -> None:
+    async def create() -> None:
         engine = create_async_engine(url_of(server, "postgres"), isolation_level="AUTOCOMMIT")
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -68,22 +66,22 @@ def new_database(server: Server, name: str) -> str:
                         await connection.execute(text(drop))
                         await connection.execute(text(f"CREATE DATABASE {name}"))
                     break
-                except Exception:  # noqa: BLE001 - whatever a server says that is not ready yet
+                except Exception:  # noqa: BLE001 - a server that starts has many errors
                     await asyncio.sleep(0.05)
         await engine.dispose()
 
-    asyncio.run(make())
+    asyncio.run(create())
     return url_of(server, name)
 
 
 def url_of(server: Server, name: str) -> str:
-    """Where a database is."""
+    """Return the URL of a database."""
     return f"postgresql+asyncpg://gateway:{_IN_URL}@{server.place}/{name}"
 
 
 def _programs() -> Path | None:
-    """The folder of the programs, which Debian keeps out of the PATH."""
-    found = shutil.which("initdb")
-    if found is not None:
-        return Path(found).parent
+    """Return the folder of the programs, which is not in the PATH of Debian."""
+    initdb = shutil.which("initdb")
+    if initdb is not None:
+        return Path(initdb).parent
     return next(iter(Path("/usr/lib/postgresql").glob("*/bin")), None)

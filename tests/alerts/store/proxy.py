@@ -1,4 +1,4 @@
-"""A way to a server that can be lost without a word."""
+"""TCP proxy whose connections can stop to transfer data."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Self
 
 
 class Proxy:
-    """Stands before a server of loopback; `async with` it.
+    """Async context manager that runs a proxy of a local server.
 
     Args:
-        port: Of the server.
+        port: Port of the server.
 
     Attributes:
-        port: Its own.
+        port: Port of the proxy.
     """
 
     def __init__(self, port: int) -> None:
         self.port = 0
-        self._to = port
+        self._server_port = port
         self._open: list[asyncio.Event] = []
         self._writers: list[asyncio.StreamWriter] = []
         self._pipes: set[asyncio.Task[None]] = set()
 
     def lose(self) -> None:
-        """Let every connection that there is fall silent; new ones are as good as before."""
+        """Stop the transfer of all present connections without closing them."""
         while self._open:
             self._open.pop().clear()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listener = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.port = self._listener.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *raised: object) -> None:
-        self._server.close()
+        self._listener.close()
         for pipe in self._pipes:
             pipe.cancel()
         await asyncio.gather(*self._pipes, return_exceptions=True)
@@ -42,23 +42,23 @@ class Proxy:
             writer.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._to)
-        speaks = asyncio.Event()
-        speaks.set()
-        self._open.append(speaks)
-        self._writers += [writer, back]
-        for source, sink in ((reader, back), (there, writer)):
-            self._pipes.add(asyncio.create_task(_pipe(source, sink, speaks)))
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        transfers = asyncio.Event()
+        transfers.set()
+        self._open.append(transfers)
+        self._writers += [writer, server_writer]
+        for source, target in ((reader, server_writer), (server_reader, writer)):
+            self._pipes.add(asyncio.create_task(_pipe(source, target, transfers)))
 
 
 async def _pipe(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, speaks: asyncio.Event
+    source: asyncio.StreamReader, target: asyncio.StreamWriter, transfers: asyncio.Event
 ) -> None:
     try:
         while data := await source.read(1 << 16):
-            await speaks.wait()
-            sink.write(data)
-            await sink.drain()
+            await transfers.wait()
+            target.write(data)
+            await target.drain()
     except ConnectionError:
         pass
-    sink.close()
+    target.close()

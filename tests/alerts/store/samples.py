@@ -1,4 +1,4 @@
-"""Records, of which a test says only what it is about."""
+"""Records with default values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tokenpulse_mw.alerts.store import (
     TransitionRecord,
 )
 
-# What a database might trip over: quotes, a NUL, half a surrogate pair, an escape of its own.
+# Text that is difficult to store: quotes, NUL, half a surrogate pair, and the store's own escape.
 ODD = 'it\'s "odd" \\u0000 \x00 \ud800 \\ é 键 \n%_'
 
 
 def alert(identity: str = "a1", **changes: Any) -> AlertRecord:
-    """An alert that fires since the second 100, or as told."""
+    """Return an alert that fires since second 100, with `changes`."""
     values: dict[str, Any] = {
         "id": identity,
         "fingerprint": f"trouble:key:{identity}",
@@ -28,7 +28,7 @@ def alert(identity: str = "a1", **changes: Any) -> AlertRecord:
         "state": "firing",
         "finding": {"type": "trouble", "subject": {"kind": "key", "id": "k1", "name": ""}},
         "since": 100.0,
-        "told": 100.0,
+        "last_notified_at": 100.0,
         "started_at": 100.0,
         "fired_at": 100.0,
     }
@@ -36,12 +36,12 @@ def alert(identity: str = "a1", **changes: Any) -> AlertRecord:
 
 
 def resolved(identity: str = "a1", at: float = 200, **changes: Any) -> AlertRecord:
-    """An alert that is over."""
+    """Return a resolved alert."""
     return alert(identity, state="resolved", resolved_at=at, resolve_reason="gone", **changes)
 
 
 def transition(alert_id: str = "a1", at: float = 100, **changes: Any) -> TransitionRecord:
-    """An alert has fired, or as told."""
+    """Return the transition `fired` of an alert, with `changes`."""
     values: dict[str, Any] = {
         "alert_id": alert_id,
         "fingerprint": f"trouble:key:{alert_id}",
@@ -54,7 +54,7 @@ def transition(alert_id: str = "a1", at: float = 100, **changes: Any) -> Transit
 
 
 def notification(identity: str = "n1", **changes: Any) -> Notification:
-    """An event for the log."""
+    """Return a notification for the sink `log`, with `changes`."""
     values: dict[str, Any] = {
         "id": identity,
         "sink": "log",
@@ -67,16 +67,16 @@ def notification(identity: str = "n1", **changes: Any) -> Notification:
 
 
 def silence(identity: str = "s1", starts_at: float = 100, ends_at: float = 200) -> Silence:
-    """A silence on one type."""
+    """Return a silence of one type of alerts."""
     matchers = (Matcher("type", "trouble"), Matcher("subject", "key:.*", is_regex=True))
     return Silence(identity, matchers, starts_at, ends_at, "ada", "on it")
 
 
 def notifications(*identities: str) -> Changes:
-    """New notifications, in this order."""
-    return Changes(notifications=tuple(notification(each) for each in identities))
+    """Return changes with new notifications."""
+    return Changes(notifications=tuple(map(notification, identities)))
 
 
 def alerts(*records: AlertRecord) -> Changes:
-    """Alerts that have changed."""
+    """Return changes with alerts."""
     return Changes(alerts=records)

@@ -14,8 +14,8 @@ from .samples import ODD, alert, alerts, notification, resolved, transition
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_new_store_keeps_nothing(opened: Open) -> None:
-    """An engine that starts for the first time starts with nothing."""
+async def test_new_store_is_empty(opened: Open) -> None:
+    """A new store has no alerts, transitions or other state."""
     async with opened() as store:
         assert await store.load() == EngineState()
         assert await store.alert("a1") is None
@@ -23,38 +23,63 @@ async def test_a_new_store_keeps_nothing(opened: Open) -> None:
 
 
 async def test_alerts_survive_a_restart(opened: Open) -> None:
-    """Whatever was committed is there for the next process, to the last field."""
-    seen = alert(
+    """A committed alert is loaded after a restart with all its fields."""
+    acknowledged = alert(
         "a1", ack=Ack("ada", 150.5, "on it"), finding={"nested": [1, 2.5, None, {"a": ""}]}
     )
-    waiting = alert("a2", state="pending", fired_at=None, since=99.25, severity="critical")
+    pending = alert("a2", state="pending", fired_at=None, since=99.25, severity="critical")
 
     async with opened() as store:
-        await store.commit(alerts(seen, waiting))
+        await store.commit(alerts(acknowledged, pending))
 
     async with opened() as store:
-        assert (await store.load()).alerts == (seen, waiting)
-        assert await store.alert("a1") == seen
+        assert (await store.load()).alerts == (acknowledged, pending)
+        assert await store.alert("a1") == acknowledged
 
 
-async def test_any_text_survives(opened: Open) -> None:
-    """Names come from traffic, and none of them breaks a store or comes back changed."""
+async def test_notified_severity_survives_a_restart(opened: Open) -> None:
+    """The severity of the last notification is loaded, so that none is sent twice or omitted."""
+    silent = alert("a1")
+    notified = alert("a2", severity="critical", notified_severity="warning")
+    over = resolved("a3", notified_severity="info")
+    async with opened() as store:
+        await store.commit(alerts(silent, notified, over))
+
+    async with opened() as store:
+        assert (await store.load()).alerts == (silent, notified)
+        assert await store.alert("a3") == over
+
+
+async def test_notified_severity_changes_with_every_commit(opened: Open) -> None:
+    """Each commit replaces the severity of the last notification, also with None."""
+    async with opened() as store:
+        for severity in (None, "warning", "critical", None):
+            await store.commit(alerts(alert(notified_severity=severity)))
+
+            (stored,) = (await store.alerts()).items
+            assert stored.notified_severity == severity
+
+
+async def test_arbitrary_text_is_stored_unchanged(opened: Open) -> None:
+    """Names from traffic may contain any character."""
     odd = alert(ODD, fingerprint=ODD, rule=ODD, type=ODD, finding={ODD: ODD}, ack=Ack(ODD, 1, ODD))
-    happened = transition(ODD, fingerprint=ODD, transition=ODD)
-    told = notification(ODD, sink=ODD, alert_id=ODD, fingerprint=ODD, event={ODD: ODD})
+    fired = transition(ODD, fingerprint=ODD, transition=ODD)
+    later = replace(fired, at=160.0)
+    waiting = notification(ODD, sink=ODD, alert_id=ODD, fingerprint=ODD, event={ODD: ODD})
 
     async with opened() as store:
-        await store.commit(Changes((odd,), (happened,), (told,)))
+        await store.commit(Changes((odd,), (fired,), (waiting,)))
+        await store.commit(Changes((), (later,)))
 
         assert await store.alert(ODD) == odd
-        assert await store.transitions(ODD) == (happened,)
-        assert (await store.load()).notifications == (told,)
+        assert await store.transitions(ODD) == (fired, later)
+        assert (await store.load()).notifications == (waiting,)
         assert (await store.alerts(type=ODD)).items == (odd,)
 
 
-async def test_a_later_round_replaces_what_was_kept(opened: Open) -> None:
-    """An alert is kept as it stands now."""
-    worse = alert(severity="critical", since=160.0, told=160.0, finding={"value": 2})
+async def test_commit_replaces_a_stored_alert(opened: Open) -> None:
+    """A changed alert replaces the stored one."""
+    worse = alert(severity="critical", since=160.0, last_notified_at=160.0, finding={"value": 2})
 
     async with opened() as store:
         await store.commit(alerts(alert()))
@@ -63,8 +88,8 @@ async def test_a_later_round_replaces_what_was_kept(opened: Open) -> None:
         assert (await store.load()).alerts == (worse,)
 
 
-async def test_a_resolved_alert_is_history(opened: Open) -> None:
-    """The next engine does not go on with it, but everyone can look it up."""
+async def test_resolved_alert_is_not_loaded_but_listed(opened: Open) -> None:
+    """A resolved alert is not part of the state of an engine, but can be looked up."""
     async with opened() as store:
         await store.commit(alerts(alert()))
         await store.commit(alerts(resolved()))
@@ -73,21 +98,21 @@ async def test_a_resolved_alert_is_history(opened: Open) -> None:
         assert await store.alert("a1") == resolved()
 
 
-async def test_who_has_seen_an_alert_outlives_the_next_round(opened: Open) -> None:
-    """A round that began before somebody acknowledged the alert does not take it back."""
+async def test_commit_does_not_change_an_acknowledgement(opened: Open) -> None:
+    """An evaluation that began before the acknowledgement does not remove it."""
     ack = Ack("ada", 150, "on it")
 
     async with opened() as store:
         await store.commit(alerts(alert()))
-        told = await store.acknowledge("a1", ack)
-        await store.commit(alerts(alert(told=160.0)))
+        acknowledged = await store.acknowledge("a1", ack)
+        await store.commit(alerts(alert(last_notified_at=160.0)))
 
-        assert told == alert(ack=ack)
-        assert await store.alert("a1") == alert(told=160.0, ack=ack)
+        assert acknowledged == alert(ack=ack)
+        assert await store.alert("a1") == alert(last_notified_at=160.0, ack=ack)
 
 
-async def test_an_acknowledgement_can_be_taken_back(opened: Open) -> None:
-    """With None, nobody has seen the alert."""
+async def test_acknowledgement_is_removed_with_none(opened: Open) -> None:
+    """Acknowledging with None removes the acknowledgement."""
     async with opened() as store:
         await store.commit(alerts(alert(ack=Ack("ada", 150))))
 
@@ -95,15 +120,15 @@ async def test_an_acknowledgement_can_be_taken_back(opened: Open) -> None:
         assert await store.alert("a1") == alert()
 
 
-async def test_only_what_is_there_can_be_acknowledged(opened: Open) -> None:
-    """An id of no alert gives None, and makes none."""
+async def test_acknowledging_an_unknown_alert_returns_none(opened: Open) -> None:
+    """Acknowledging an unknown alert returns None and stores nothing."""
     async with opened() as store:
         assert await store.acknowledge("a1", Ack("ada", 150)) is None
         assert await store.alert("a1") is None
 
 
-async def test_transitions_are_kept_in_their_order(opened: Open) -> None:
-    """The log of an alert reads from its beginning, and is no other alert's."""
+async def test_transitions_are_listed_in_order(opened: Open) -> None:
+    """The transitions of an alert are listed in the order in which they were committed."""
     fired, worse = transition(), transition(at=160, transition="escalated", severity="critical")
     other = transition("a2")
 
@@ -115,8 +140,8 @@ async def test_transitions_are_kept_in_their_order(opened: Open) -> None:
         assert await store.transitions("a2") == (other,)
 
 
-async def test_the_newest_transitions_are_kept(opened: Open) -> None:
-    """An alert that is reminded of for months keeps a hundred of them."""
+async def test_transitions_beyond_the_bound_are_deleted(opened: Open) -> None:
+    """The newest 100 transitions of an alert are stored."""
     many = tuple(transition(at=float(at)) for at in range(150))
 
     async with opened() as store:
@@ -126,12 +151,14 @@ async def test_the_newest_transitions_are_kept(opened: Open) -> None:
         assert await store.transitions("a1") == many[50:]
 
 
-async def test_a_commit_is_all_or_nothing(opened: Open) -> None:
-    """One thing that cannot be kept leaves all others of its round out."""
+async def test_commit_with_a_transition_of_an_unknown_alert_stores_nothing(opened: Open) -> None:
+    """A transition whose alert is neither stored nor committed rejects the whole commit."""
     stray = Changes((alert(),), (transition(), transition("a2")), (notification(),))
 
     async with opened() as store:
-        with pytest.raises(UnknownAlert, match="a2"):
+        with pytest.raises(
+            UnknownAlert, match=r"^alert 'a2' of a transition is not stored: commit it as well$"
+        ):
             await store.commit(stray)
 
         assert await store.load() == EngineState()
@@ -139,8 +166,10 @@ async def test_a_commit_is_all_or_nothing(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {1: {2}}, b"bytes"])
-async def test_only_json_is_kept(opened: Open, value: object) -> None:
-    """What could not be read again is refused by name before anything is written."""
+async def test_commit_of_a_value_that_is_not_json_stores_nothing(
+    opened: Open, value: object
+) -> None:
+    """The error names the record whose finding or event is not JSON."""
     async with opened() as store:
         with pytest.raises(ValueError, match=r"finding of 'trouble:key:a2' must be plain JSON"):
             await store.commit(alerts(alert("a1"), alert("a2", finding={"value": value})))
@@ -150,8 +179,8 @@ async def test_only_json_is_kept(opened: Open, value: object) -> None:
         assert await store.load() == EngineState()
 
 
-async def test_a_commit_can_be_repeated(opened: Open) -> None:
-    """Whoever does not know whether a round was kept commits it again, and nothing doubles."""
+async def test_repeated_commit_changes_nothing(opened: Open) -> None:
+    """A commit is idempotent, so it can be repeated if its outcome is unknown."""
     changes = Changes((alert(),), (transition(),), (notification(),))
 
     async with opened() as store:
@@ -162,16 +191,16 @@ async def test_a_commit_can_be_repeated(opened: Open) -> None:
         assert await store.transitions("a1") == (transition(),)
 
 
-async def test_a_commit_of_nothing_changes_nothing(opened: Open) -> None:
-    """A quiet round costs nothing and is no error."""
+async def test_empty_commit_changes_nothing(opened: Open) -> None:
+    """A commit without changes is not an error."""
     async with opened() as store:
         await store.commit(Changes())
 
         assert await store.load() == EngineState()
 
 
-async def test_what_never_fired_can_be_forgotten(opened: Open) -> None:
-    """A pending alert that goes away leaves no trace; an unknown one is forgotten already."""
+async def test_forgotten_alert_is_deleted_with_its_transitions(opened: Open) -> None:
+    """A forgotten alert is deleted with its transitions; an unknown id is ignored."""
     async with opened() as store:
         await store.commit(Changes((alert("a1"), alert("a2")), (transition("a2"),)))
         await store.commit(Changes(forgotten=("a2", "a3")))
@@ -181,23 +210,23 @@ async def test_what_never_fired_can_be_forgotten(opened: Open) -> None:
         assert await store.transitions("a2") == ()
 
 
-async def test_history_is_bounded(opened: Open) -> None:
-    """The newest resolved alerts are kept; one that is open is kept however old it is."""
+async def test_resolved_alerts_beyond_the_bound_are_deleted(opened: Open) -> None:
+    """The newest resolved alerts are stored; open alerts are stored however old they are."""
     over = [resolved(f"a{number}", at=200.0 + number) for number in range(5)]
-    log = tuple(transition(each.id) for each in over)
+    log = tuple(transition(alert.id) for alert in over)
 
     async with opened(max_history=2) as store:
         await store.commit(Changes((alert("old", started_at=1.0), *over), log))
 
-        kept = (await store.alerts(state="resolved")).items
-        assert {each.id for each in kept} == {"a3", "a4"}
+        stored = (await store.alerts(state="resolved")).items
+        assert {alert.id for alert in stored} == {"a3", "a4"}
         assert await store.transitions("a2") == ()
         assert await store.transitions("a3") == (transition("a3"),)
-        assert [each.id for each in (await store.load()).alerts] == ["old"]
+        assert [alert.id for alert in (await store.load()).alerts] == ["old"]
 
 
-async def test_what_was_over_long_ago_can_be_pruned(opened: Open) -> None:
-    """Resolved alerts go by when they were resolved, with their transitions; open ones stay."""
+async def test_prune_deletes_old_resolved_alerts(opened: Open) -> None:
+    """Resolved alerts are pruned by `resolved_at`, with their transitions; open ones are not."""
     old, new = resolved("a1", at=200), resolved("a2", at=300)
 
     async with opened() as store:
@@ -205,20 +234,20 @@ async def test_what_was_over_long_ago_can_be_pruned(opened: Open) -> None:
         await store.prune(300)
 
         items = (await store.alerts()).items
-        assert sorted(each.id for each in items) == ["a0", "a2"]
+        assert sorted(alert.id for alert in items) == ["a0", "a2"]
         assert await store.transitions("a1") == ()
         assert await store.transitions("a2") == (transition("a2"),)
 
 
-async def test_what_is_kept_is_no_ones_to_change(opened: Open) -> None:
-    """Changing a dict that was committed, or that was given out, changes nothing that is kept."""
-    mine = alert(finding={"value": [1]})
+async def test_stored_alerts_do_not_share_objects_with_the_caller(opened: Open) -> None:
+    """Changing a finding that was committed or returned does not change the stored one."""
+    committed = alert(finding={"value": [1]})
 
     async with opened() as store:
-        await store.commit(alerts(mine))
-        mine.finding["value"].append(2)
-        given = await store.alert("a1")
-        assert given is not None
-        given.finding["value"].append(3)
+        await store.commit(alerts(committed))
+        committed.finding["value"].append(2)
+        returned = await store.alert("a1")
+        assert returned is not None
+        returned.finding["value"].append(3)
 
-        assert await store.alert("a1") == replace(mine, finding={"value": [1]})
+        assert await store.alert("a1") == replace(committed, finding={"value": [1]})

@@ -1,4 +1,4 @@
-"""Whose round was kept last: how one engine learns of another on its store."""
+"""Name of the engine that stored the previous evaluation, in every store."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from .samples import alert, alerts
 
 
 @pytest.mark.anyio
-async def test_whose_round_was_kept_before_is_told(opened: Open) -> None:
-    """What belongs to no round changes nothing of it, nor does a restart."""
+async def test_commit_returns_the_engine_of_the_previous_evaluation(opened: Open) -> None:
+    """Neither a commit without an engine nor a restart changes the name."""
     async with opened() as store:
-        told = [
+        engines = [
             await store.commit(Changes(engine="a")),
             await store.commit(Changes(engine="a")),
             await store.commit(alerts(alert())),
             await store.commit(Changes((alert("a2"),), engine="b")),
         ]
     async with opened() as store:
-        told.append(await store.commit(Changes(engine="a")))
+        engines.append(await store.commit(Changes(engine="a")))
 
-        assert told == [None, "a", "a", "a", "b"]
+        assert engines == [None, "a", "a", "a", "b"]
         assert len((await store.load()).alerts) == 2
 
 
-def test_a_database_of_before_goes_on(tmp_path: Path) -> None:
-    """It has all but the table that came later, which is made when it is opened."""
+def test_database_without_the_table_of_engines_gets_it(tmp_path: Path) -> None:
+    """A database from before that table existed gets it when it is opened."""
     path = tmp_path / "alerts.db"
 
-    async def keep(engine: str) -> str | None:
+    async def commit(engine: str) -> str | None:
         store = SQLAlertStore(f"sqlite+aiosqlite:///{path}")
-        last = await store.commit(Changes((alert(engine),), engine=engine))
+        previous = await store.commit(Changes((alert(engine),), engine=engine))
         await store.aclose()
-        return last
+        return previous
 
-    assert anyio.run(keep, "a") is None
+    assert anyio.run(commit, "a") is None
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP TABLE tokenpulse_alert_engines")
-    assert [anyio.run(keep, engine) for engine in "bc"] == [None, "b"]
+    assert [anyio.run(commit, engine) for engine in "bc"] == [None, "b"]

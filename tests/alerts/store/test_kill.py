@@ -1,4 +1,4 @@
-"""A process that is killed at any moment has lost nothing that it was told is kept."""
+"""Processes that are killed while they write to a store."""
 
 from __future__ import annotations
 
@@ -16,62 +16,59 @@ from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
-Said = dict[str, set[str]]
+Reports = dict[str, set[str]]
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """What SQLAlchemy runs on."""
+    """Return the event loop of SQLAlchemy."""
     return "asyncio"
 
 
-def lines_until_killed(url: str, prefix: str, lines: int) -> list[str]:
-    """What a worker has said when it is killed, some time after so many lines."""
+def lines_until_killed(url: str, prefix: str, number: int) -> list[str]:
+    """Return the lines of a worker that is killed some time after so many lines."""
     command = [sys.executable, "-m", "tests.alerts.store.killed_worker", url, prefix]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
-        said = [worker.stdout.readline() for _ in range(lines)]
+        lines = [worker.stdout.readline() for _ in range(number)]
         worker.kill()
         rest = worker.stdout.read()
     assert worker.returncode == -9
-    said += rest.splitlines(keepends=True)
-    return [line.strip() for line in said if line.endswith("\n")]
+    lines += rest.splitlines(keepends=True)
+    return [line.strip() for line in lines if line.endswith("\n")]
 
 
-def by_word(lines: Iterable[str]) -> Said:
-    """The numbers that were said with each word."""
-    said: Said = defaultdict(set)
+def by_word(lines: Iterable[str]) -> Reports:
+    """Return the values that were reported with each word."""
+    reports: Reports = defaultdict(set)
     for line in lines:
-        word, number = line.split()
-        said[word].add(number)
-    return said
+        word, value = line.split()
+        reports[word].add(value)
+    return reports
 
 
-async def check(store: AlertStore, said: Said) -> None:
-    """All that was said is so, and nothing is there twice or by half."""
-    kept = await store.load()
-    alerts = {each.id: each for each in kept.alerts}
-    waiting = [each.id for each in kept.notifications]
-    assert len(alerts) == len(kept.alerts)
+async def check(store: AlertStore, reports: Reports) -> None:
+    """Assert that the store has every reported change, once and completely."""
+    state = await store.load()
+    alerts = {alert.id: alert for alert in state.alerts}
+    waiting = [notification.id for notification in state.notifications]
+    assert len(alerts) == len(state.alerts)
     assert len(waiting) == len(set(waiting))
-    assert said["keep"] <= alerts.keys()
-    assert all(alerts[number].ack is not None for number in said["seen"])
-    assert said["keep"] - said["begin"] <= set(waiting), "what nobody delivered waits"
-    assert not said["gone"] & set(waiting), "what was delivered does not"
-    for number in alerts:
-        assert len(await store.transitions(number)) == 1
-        assert number in waiting or number in said["begin"], "a round is kept as a whole"
-    versions = [each.version for each in reversed(await store.history(1000))]
+    assert reports["stored"] <= alerts.keys()
+    assert all(alerts[identity].ack is not None for identity in reports["acknowledged"])
+    assert reports["stored"] - reports["delivering"] <= set(waiting), "undelivered ones wait"
+    assert not reports["delivered"] & set(waiting), "delivered ones do not wait"
+    for identity in alerts:
+        assert len(await store.transitions(identity)) == 1
+        assert identity in waiting or identity in reports["delivering"], "commits are atomic"
+    versions = [version.version for version in reversed(await store.history(1000))]
     assert versions == list(range(1, len(versions) + 1))
-    assert {int(number) for number in said["version"]} <= set(versions)
+    assert {int(version) for version in reports["version"]} <= set(versions)
 
 
 @pytest.mark.anyio
-async def test_a_kill_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """Workers that follow each other on one file are killed anywhere in their work.
-
-    Whatever one of them was told is kept, the next one finds, once.
-    """
+async def test_killed_process_loses_and_doubles_no_reported_change(tmp_path: Path) -> None:
+    """The next process finds each change that a killed process has reported exactly once."""
     url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
     chance = random.Random()
     lines: list[str] = []

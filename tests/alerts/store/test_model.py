@@ -1,4 +1,4 @@
-"""Any sequence of calls, with restarts between them, agrees with a plain model."""
+"""Random sequences of calls, compared with a model."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from .samples import alert, notification, silence, transition
 
 pytestmark = pytest.mark.slow
 
-_Answer = TypeVar("_Answer")
-_MOST = 2
+_Result = TypeVar("_Result")
+_MAX_HISTORY = 2
 _NOW = 5.0
 
 alert_ids = st.sampled_from(["a0", "a1", "a2", "a3"])
@@ -40,13 +40,13 @@ notification_ids = st.sampled_from(["n0", "n1", "n2", "n3"])
 times = st.integers(0, 9).map(float)
 acks = st.none() | st.builds(Ack, st.just("ada"), times)
 alerts = st.builds(
-    lambda identity, state, at, ack, told_as: alert(
+    lambda identity, state, at, ack, notified_severity: alert(
         identity,
         state=state,
         started_at=at,
         resolved_at=at if state == "resolved" else None,
         ack=ack,
-        told_as=told_as,
+        notified_severity=notified_severity,
     ),
     alert_ids,
     st.sampled_from(["pending", "firing", "recovering", "resolved"]),
@@ -64,151 +64,151 @@ changes = st.builds(
 
 
 class Stores(RuleBasedStateMachine):
-    """Asks the model, and each store, the same; they must answer alike."""
+    """Makes the same calls of the model and of each store, and compares the results."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp())
-        self.model = Model(_MOST)
-        self.memory = MemoryAlertStore(max_history=_MOST, wall=lambda: _NOW)
+        self.model = Model(_MAX_HISTORY)
+        self.memory = MemoryAlertStore(max_history=_MAX_HISTORY, wall=lambda: _NOW)
         self.sql = self.new_sql()
 
     @property
     def stores(self) -> list[AlertStore]:
-        """All that are compared."""
+        """The stores to compare."""
         return [self.memory, self.sql]
 
     def new_sql(self) -> SQLAlertStore:
-        """What a new process opens."""
+        """Return the SQL store of a new process."""
         url = f"sqlite+aiosqlite:///{self.folder}/alerts.db"
-        return SQLAlertStore(url, max_history=_MOST, wall=lambda: _NOW)
+        return SQLAlertStore(url, max_history=_MAX_HISTORY, wall=lambda: _NOW)
 
-    def run(self, call: Coroutine[Any, Any, _Answer]) -> _Answer:
-        """What `call` gives."""
+    def run(self, call: Coroutine[Any, Any, _Result]) -> _Result:
+        """Return the result of `call`."""
         return self.runner.run(call)
 
     @initialize(changes=changes)
     def begin(self, changes: Changes) -> None:
-        """There is something from the beginning."""
+        """Begin with some records."""
         self.commit_changes(changes)
 
     @rule(changes=changes)
     def commit(self, changes: Changes) -> None:
-        """A round."""
+        """Commit changes."""
         self.commit_changes(changes)
 
     def commit_changes(self, changes: Changes) -> None:
-        """All keep it, or none."""
-        possible = self.model.commit(changes)
+        """Commit changes; all stores accept or reject them."""
+        is_valid = self.model.commit(changes)
         for store in self.stores:
-            with nullcontext() if possible else pytest.raises(UnknownAlert):
+            with nullcontext() if is_valid else pytest.raises(UnknownAlert):
                 self.run(store.commit(changes))
 
     @rule(identity=notification_ids)
     def delivered(self, identity: str) -> None:
-        """A sink has taken it."""
+        """Deliver a notification."""
         self.model.delivered(identity)
         for store in self.stores:
             self.run(store.delivered(identity))
 
     @rule(identity=notification_ids, attempts=st.integers(0, 9), at=times)
     def postponed(self, identity: str, attempts: int, at: float) -> None:
-        """A sink has not."""
+        """Postpone a notification."""
         self.model.postponed(identity, attempts, at, "no")
         for store in self.stores:
             self.run(store.postponed(identity, attempts, at, "no"))
 
     @rule(identity=notification_ids, at=times)
     def dead(self, identity: str, at: float) -> None:
-        """A sink never will."""
-        self.model.give_up(identity, at, "never")
+        """Turn a notification into a dead letter."""
+        self.model.dead(identity, at, "never")
         for store in self.stores:
             self.run(store.dead(identity, at, "never"))
 
     @rule(identity=alert_ids, ack=acks)
     def acknowledge(self, identity: str, ack: Ack | None) -> None:
-        """Somebody has seen it."""
+        """Set or remove an acknowledgement."""
         expected = self.model.acknowledge(identity, ack)
         for store in self.stores:
             assert self.run(store.acknowledge(identity, ack)) == expected
 
     @rule(expected=st.none() | st.integers(1, 4), fresh=st.booleans(), at=times)
     def set_thresholds(self, expected: int | None, fresh: bool, at: float) -> None:
-        """Somebody changes them, from the current version or another."""
+        """Set thresholds made from the current version or another one."""
         current = self.model.versions[-1].version if self.model.versions else None
         expected = current if fresh else expected
-        made = self.model.set_thresholds({"at": at}, expected, at)
+        version = self.model.set_thresholds({"at": at}, expected, at)
         for store in self.stores:
             call = store.set_thresholds({"at": at}, expected=expected, by="ada", at=at)
-            if made is not None:
-                assert self.run(call) == made
+            if version is not None:
+                assert self.run(call) == version
                 continue
-            with pytest.raises(Conflict) as error:
+            with pytest.raises(Conflict) as caught:
                 self.run(call)
-            assert error.value.current == current
+            assert caught.value.current == current
 
     @rule(identity=st.sampled_from(["s0", "s1"]), starts=times, length=times)
     def add_silence(self, identity: str, starts: float, length: float) -> None:
-        """Somebody wants silence."""
-        wanted = silence(identity, starts, starts + length + 1)
-        self.model.put_silence(wanted)
+        """Add a silence."""
+        new = silence(identity, starts, starts + length + 1)
+        self.model.add_silence(new)
         for store in self.stores:
-            self.run(store.add_silence(wanted))
+            self.run(store.add_silence(new))
 
     @rule(identity=st.sampled_from(["s0", "s1"]))
     def remove_silence(self, identity: str) -> None:
-        """Somebody wants to hear again."""
-        there = self.model.remove_silence(identity)
+        """Remove a silence."""
+        expected = self.model.remove_silence(identity)
         for store in self.stores:
-            assert self.run(store.remove_silence(identity)) == there
+            assert self.run(store.remove_silence(identity)) == expected
 
     @rule(before=times)
     def prune(self, before: float) -> None:
-        """Time goes by."""
+        """Prune what has ended."""
         self.model.prune(before)
         for store in self.stores:
             self.run(store.prune(before))
 
     @rule()
     def restart(self) -> None:
-        """A new process goes on."""
+        """Open the database in a new process."""
         self.run(self.sql.aclose())
         self.sql = self.new_sql()
 
     @invariant()
     def agrees(self) -> None:
-        """Whatever can be asked is answered alike."""
+        """Compare each store with the model."""
         for store in self.stores:
             self.run(self.compare(store))
 
     async def compare(self, store: AlertStore) -> None:
-        """Ask `store` everything."""
-        assert await store.load() == self.model.kept(_NOW)
-        assert await all_alerts(store) == self.model.newest()
+        """Assert that all queries of `store` return what the model returns."""
+        assert await store.load() == self.model.load(_NOW)
+        assert await all_alerts(store) == self.model.newest_alerts()
         for identity in ("a0", "a1", "a2", "a3"):
-            assert await store.transitions(identity) == self.model.log(identity)
-        assert await store.dead_letters(100) == self.model.dead()
+            assert await store.transitions(identity) == self.model.transitions_of(identity)
+        assert await store.dead_letters(100) == self.model.newest_dead()
         assert await store.history(100) == tuple(reversed(self.model.versions))
-        assert await store.silences(0) == self.model.lasting(0)
+        assert await store.silences(0) == self.model.lasting_silences(0)
 
     def teardown(self) -> None:
-        """Leave nothing."""
+        """Close the store and delete the database."""
         self.run(self.sql.aclose())
         self.runner.close()
         shutil.rmtree(self.folder)
 
 
 async def all_alerts(store: AlertStore) -> list[AlertRecord]:
-    """Every alert, page by page."""
-    found: list[AlertRecord] = []
+    """Return the alerts of all pages."""
+    alerts: list[AlertRecord] = []
     cursor = None
     while True:
         page = await store.alerts(limit=3, cursor=cursor)
-        found += page.items
+        alerts += page.items
         cursor = page.next
         if cursor is None:
-            return found
+            return alerts
 
 
 TestStores = Stores.TestCase

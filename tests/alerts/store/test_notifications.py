@@ -1,4 +1,4 @@
-"""Notifications until they are delivered or given up, in every store."""
+"""Notifications and dead letters, in every store."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ pytestmark = pytest.mark.anyio
 
 
 async def waiting(store: AlertStore) -> list[str]:
-    """The ids of what is to be delivered, in order."""
+    """Return the ids of the undelivered notifications, in order."""
     return [each.id for each in (await store.load()).notifications]
 
 
 async def dead(store: AlertStore) -> list[str]:
-    """The ids of what was given up, the newest first."""
-    return [each.notification.id for each in await store.dead_letters(100)]
+    """Return the ids of the dead letters, the newest first."""
+    return [dead_letter.notification.id for dead_letter in await store.dead_letters(100)]
 
 
-async def test_what_is_not_delivered_survives_in_order(opened: Open) -> None:
-    """After a restart the sinks are told what they missed, the first first."""
+async def test_undelivered_notifications_survive_a_restart_in_order(opened: Open) -> None:
+    """Undelivered notifications are loaded in the order in which they were committed."""
     async with opened() as store:
         await store.commit(notifications("n3", "n1"))
         await store.commit(notifications("n2"))
@@ -32,8 +32,8 @@ async def test_what_is_not_delivered_survives_in_order(opened: Open) -> None:
         assert await waiting(store) == ["n3", "n1", "n2"]
 
 
-async def test_what_is_delivered_is_gone(opened: Open) -> None:
-    """It is never told again; to say so twice is no error."""
+async def test_delivered_notification_is_deleted(opened: Open) -> None:
+    """A delivered notification is not loaded again; deleting it twice is not an error."""
     async with opened() as store:
         await store.commit(notifications("n1", "n2"))
         await store.delivered("n1")
@@ -42,42 +42,42 @@ async def test_what_is_delivered_is_gone(opened: Open) -> None:
         assert await waiting(store) == ["n2"]
 
 
-async def test_what_is_postponed_keeps_its_place_and_its_attempts(opened: Open) -> None:
-    """After a restart nobody forgets how often a sink was asked, and when it is due."""
+async def test_postponed_notification_survives_a_restart_in_its_position(opened: Open) -> None:
+    """A postponed notification keeps its position, attempts, time and error."""
     async with opened() as store:
         await store.commit(notifications("n1", "n2"))
-        await store.postponed("n1", 3, 150.5, "no answer")
+        await store.postponed("n1", 3, 150.5, "timeout")
 
     async with opened() as store:
-        postponed = notification("n1", attempts=3, due_at=150.5, last_error="no answer")
+        postponed = notification("n1", attempts=3, due_at=150.5, last_error="timeout")
         assert (await store.load()).notifications == (postponed, notification("n2"))
 
 
-async def test_one_that_waits_is_not_begun_again(opened: Open) -> None:
-    """A second commit of an id leaves its attempts alone."""
+async def test_repeated_commit_does_not_reset_a_notification(opened: Open) -> None:
+    """A second commit of the same id keeps the attempts."""
     async with opened() as store:
         await store.commit(notifications("n1"))
-        await store.postponed("n1", 3, 150, "no answer")
+        await store.postponed("n1", 3, 150, "timeout")
         await store.commit(notifications("n1"))
 
         assert (await store.load()).notifications[0].attempts == 3
 
 
-async def test_what_is_given_up_is_a_dead_letter(opened: Open) -> None:
-    """It is not attempted any more, and can be looked at: since when, and why."""
+async def test_dead_letter_is_not_loaded_but_listed(opened: Open) -> None:
+    """A dead letter is not attempted again, and is listed with its time and error."""
     async with opened() as store:
         await store.commit(notifications("n1", "n2"))
-        await store.postponed("n1", 3, 150, "no answer")
+        await store.postponed("n1", 3, 150, "timeout")
         await store.dead("n1", 160, "410 Gone")
 
     async with opened() as store:
-        letter = notification("n1", attempts=3, due_at=150.0, last_error="410 Gone")
+        dead_letter = notification("n1", attempts=3, due_at=150.0, last_error="410 Gone")
         assert await waiting(store) == ["n2"]
-        assert await store.dead_letters(1) == (DeadLetter(letter, 160.0, "410 Gone"),)
+        assert await store.dead_letters(1) == (DeadLetter(dead_letter, 160.0, "410 Gone"),)
 
 
-async def test_the_dead_stay_dead(opened: Open) -> None:
-    """Neither postponing, nor giving up, nor committing it again wakes a dead letter."""
+async def test_dead_letter_is_not_revived(opened: Open) -> None:
+    """Postponing, dead-lettering or committing a dead letter again does not change it."""
     async with opened() as store:
         await store.commit(notifications("n1"))
         await store.dead("n1", 160, "410 Gone")
@@ -90,8 +90,8 @@ async def test_the_dead_stay_dead(opened: Open) -> None:
         assert await store.dead_letters(1) == before
 
 
-async def test_a_dead_letter_that_was_delivered_after_all_is_gone(opened: Open) -> None:
-    """Whoever delivers it by hand can say so."""
+async def test_delivered_dead_letter_is_deleted(opened: Open) -> None:
+    """A dead letter that was delivered after all is deleted."""
     async with opened() as store:
         await store.commit(notifications("n1"))
         await store.dead("n1", 160, "410 Gone")
@@ -100,31 +100,31 @@ async def test_a_dead_letter_that_was_delivered_after_all_is_gone(opened: Open) 
         assert await store.dead_letters(1) == ()
 
 
-async def test_nothing_happens_to_what_is_unknown(opened: Open) -> None:
-    """Another process may have delivered it."""
+async def test_unknown_notification_is_ignored(opened: Open) -> None:
+    """Outcomes of unknown notifications are ignored: another process may have delivered them."""
     async with opened() as store:
         await store.delivered("n1")
-        await store.postponed("n1", 1, 150, "no answer")
+        await store.postponed("n1", 1, 150, "timeout")
         await store.dead("n1", 160, "410 Gone")
 
         assert await waiting(store) == []
         assert await store.dead_letters(1) == ()
 
 
-async def test_dead_letters_are_bounded(opened: Open) -> None:
-    """The newest are kept, and come first; what waits is not counted with them."""
+async def test_dead_letters_beyond_the_bound_are_deleted(opened: Open) -> None:
+    """The newest dead letters are stored; undelivered notifications do not count."""
     async with opened(max_history=2) as store:
         await store.commit(notifications("n1", "n2", "n3", "n4", "n5"))
         for identity, at in (("n2", 170), ("n1", 160), ("n3", 170)):
             await store.dead(identity, at, "410 Gone")
 
         assert await dead(store) == ["n3", "n2"]
-        assert [each.notification.id for each in await store.dead_letters(1)] == ["n3"]
+        assert [letter.notification.id for letter in await store.dead_letters(1)] == ["n3"]
         assert await waiting(store) == ["n4", "n5"]
 
 
-async def test_old_dead_letters_can_be_pruned(opened: Open) -> None:
-    """They go by when they were given up; what waits stays, however old it is."""
+async def test_prune_deletes_old_dead_letters(opened: Open) -> None:
+    """Dead letters are pruned by their time; undelivered notifications are not."""
     async with opened() as store:
         await store.commit(notifications("n1", "n2", "n3"))
         await store.dead("n1", 160, "410 Gone")
@@ -135,8 +135,8 @@ async def test_old_dead_letters_can_be_pruned(opened: Open) -> None:
         assert await waiting(store) == ["n3"]
 
 
-async def test_a_time_is_a_number(opened: Open) -> None:
-    """What is no time is refused before it is written."""
+async def test_time_that_is_not_finite_is_rejected(opened: Open) -> None:
+    """NaN is rejected as a time before anything is written."""
     nan = float("nan")
     async with opened() as store:
         await store.commit(notifications("n1"))

@@ -14,14 +14,14 @@ from .samples import ODD, alert, alerts, resolved
 pytestmark = pytest.mark.anyio
 
 
-async def ids(store: AlertStore, cursor: str | None = None) -> tuple[list[str], str | None]:
-    """A page of two, by ids."""
+async def page_of_two(store: AlertStore, cursor: str | None = None) -> tuple[list[str], str | None]:
+    """Return the ids of a page of two alerts, and the next cursor."""
     page = await store.alerts(limit=2, cursor=cursor)
-    return [each.id for each in page.items], page.next
+    return [alert.id for alert in page.items], page.next
 
 
-async def test_the_newest_come_first(opened: Open) -> None:
-    """A page begins with what started last; what started at once is in a fixed order."""
+async def test_alerts_are_listed_newest_first(opened: Open) -> None:
+    """Alerts are sorted by start and then by id."""
     async with opened() as store:
         await store.commit(
             alerts(
@@ -30,59 +30,59 @@ async def test_the_newest_come_first(opened: Open) -> None:
         )
 
         page = await store.alerts()
-        assert [each.id for each in page.items] == ["c", "b", "a"]
+        assert [alert.id for alert in page.items] == ["c", "b", "a"]
         assert page.next is None
 
 
-async def test_pages_together_give_every_alert_once(opened: Open) -> None:
-    """Following the cursor ends, and has missed and doubled nothing, also at equal times."""
+async def test_pages_contain_every_alert_once(opened: Open) -> None:
+    """Following the cursors lists each alert once, also if all started at the same time."""
     async with opened() as store:
         await store.commit(alerts(*(alert(f"a{number}") for number in range(5))))
 
-        first, cursor = await ids(store)
-        second, cursor = await ids(store, cursor)
-        third, end = await ids(store, cursor)
+        first, cursor = await page_of_two(store)
+        second, cursor = await page_of_two(store, cursor)
+        third, end = await page_of_two(store, cursor)
 
         assert [first, second, third] == [["a4", "a3"], ["a2", "a1"], ["a0"]]
         assert end is None
 
 
-async def test_a_full_last_page_has_no_next(opened: Open) -> None:
-    """There is no empty page at the end."""
+async def test_full_last_page_has_no_cursor(opened: Open) -> None:
+    """A last page that is full is not followed by an empty one."""
     async with opened() as store:
         await store.commit(alerts(alert("a1"), alert("a2")))
 
-        assert await ids(store) == (["a2", "a1"], None)
+        assert await page_of_two(store) == (["a2", "a1"], None)
 
 
-async def test_what_comes_in_meanwhile_moves_nothing(opened: Open) -> None:
-    """New alerts between two pages neither repeat nor hide an older one; nor do removed ones."""
+async def test_changes_between_pages_do_not_shift_them(opened: Open) -> None:
+    """Alerts added or removed between two pages neither repeat nor hide older alerts."""
     async with opened() as store:
         await store.commit(alerts(*(alert(f"a{at}", started_at=at) for at in range(4))))
-        first, cursor = await ids(store)
+        first, cursor = await page_of_two(store)
         await store.commit(alerts(*(alert(f"b{at}", started_at=100 + at) for at in range(3))))
         await store.commit(alerts(resolved("a2", at=150, started_at=2)))
         await store.prune(200)
 
-        second, end = await ids(store, cursor)
+        second, end = await page_of_two(store, cursor)
 
         assert (first, second, end) == (["a3", "a2"], ["a1", "a0"], None)
 
 
-async def test_a_cursor_keeps_any_id_and_time(opened: Open) -> None:
+async def test_cursor_encodes_any_id_and_time(opened: Open) -> None:
     """A page may end with any alert."""
     async with opened() as store:
         await store.commit(alerts(alert(ODD, started_at=1 / 3), alert("old", started_at=0.1)))
 
         page = await store.alerts(limit=1)
 
-        assert [each.id for each in page.items] == [ODD]
+        assert [alert.id for alert in page.items] == [ODD]
         rest = await store.alerts(limit=1, cursor=page.next)
-        assert [each.id for each in rest.items] == ["old"]
+        assert [alert.id for alert in rest.items] == ["old"]
 
 
-async def test_alerts_can_be_picked(opened: Open) -> None:
-    """Every filter counts, alone and with others."""
+async def test_filters_select_alerts(opened: Open) -> None:
+    """Each filter selects alerts, alone and combined."""
     about = {"subject": ["master", "m:1", "Ann"]}
     bad = alert("bad", severity="critical", type="error_spike")
     over = resolved("over", finding=about)
@@ -90,21 +90,21 @@ async def test_alerts_can_be_picked(opened: Open) -> None:
     async with opened() as store:
         await store.commit(alerts(alert("plain"), bad, over))
 
-        async def picked(**filters: str) -> list[str]:
+        async def selected(**filters: str) -> list[str]:
             page = await store.alerts(**filters)  # type: ignore[arg-type]
-            return sorted(each.id for each in page.items)
+            return sorted(alert.id for alert in page.items)
 
-        assert await picked(state="resolved") == ["over"]
-        assert await picked(severity="critical") == ["bad"]
-        assert await picked(type="error_spike") == ["bad"]
-        assert await picked(subject="master:m:1") == ["over"]
-        assert await picked(subject="key:k1") == ["bad", "plain"]
-        assert await picked(state="firing", severity="warning") == ["plain"]
-        assert await picked(state="resolved", severity="critical") == []
+        assert await selected(state="resolved") == ["over"]
+        assert await selected(severity="critical") == ["bad"]
+        assert await selected(type="error_spike") == ["bad"]
+        assert await selected(subject="master:m:1") == ["over"]
+        assert await selected(subject="key:k1") == ["bad", "plain"]
+        assert await selected(state="firing", severity="warning") == ["plain"]
+        assert await selected(state="resolved", severity="critical") == []
 
 
 def encoded(text: str) -> str:
-    """`text` as a cursor is written."""
+    """Return `text` in the encoding of a cursor."""
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -120,26 +120,30 @@ def encoded(text: str) -> str:
     ],
     ids=range(11),
 )
-async def test_a_made_up_cursor_is_refused(opened: Open, cursor: str) -> None:
-    """Only what a page gave is a cursor; what is told of another one is short."""
+async def test_invalid_cursor_is_rejected(opened: Open, cursor: str) -> None:
+    """A cursor that is not from a page is rejected with a short message."""
     async with opened() as store:
-        with pytest.raises(ValueError, match="cursor must be the `next` of the page before") as e:
+        with pytest.raises(
+            ValueError, match="cursor must be `next` of the previous page"
+        ) as caught:
             await store.alerts(cursor=cursor)
-        assert len(str(e.value)) < 250
+        assert len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001, True, 2.0])
-async def test_a_limit_is_bounded(opened: Open, limit: int) -> None:
-    """No caller gets everything at once."""
+async def test_limit_out_of_range_is_rejected(opened: Open, limit: int) -> None:
+    """A limit must be an integer from 1 to 1000."""
     async with opened() as store:
-        for ask in (store.alerts(limit=limit), store.history(limit), store.dead_letters(limit)):
-            with pytest.raises(ValueError, match="limit must be from 1 to 1000"):
-                await ask
+        for call in (store.alerts(limit=limit), store.history(limit), store.dead_letters(limit)):
+            with pytest.raises(
+                ValueError, match=f"^limit must be an integer from 1 to 1000, got {limit!r}$"
+            ):
+                await call
 
 
 @pytest.mark.parametrize("name", ["state", "severity"])
-async def test_a_filter_that_nothing_can_match_is_refused(opened: Open, name: str) -> None:
-    """A mistyped state is told, and not answered by an empty page."""
+async def test_filter_with_an_unknown_value_is_rejected(opened: Open, name: str) -> None:
+    """A mistyped state or severity is an error, not an empty page."""
     async with opened() as store:
         with pytest.raises(ValueError, match=f"{name} must be one of .*, got 'fierce'"):
             await store.alerts(**{name: "fierce"})  # type: ignore[arg-type]

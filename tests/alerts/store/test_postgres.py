@@ -1,4 +1,4 @@
-"""PostgreSQL in trouble, where the system has one."""
+"""Failures of PostgreSQL, if the system has it."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from tokenpulse_mw.alerts.tracker import AlertChanges
 
 from ...support.servers import Server
 from ...support.waiting import PATIENCE
-from .patiently import patiently
-from .postgres import PASSWORD, new_database, postgres_server, url_of
+from .postgres import PASSWORD, create_database, postgres_server, url_of
 from .proxy import Proxy
+from .retry import retry
 from .samples import alert, alerts, notification, transition
 
-# More than an index can hold, also when it is compressed.
+# Too long for an index entry, also compressed.
 LONG = base64.b64encode(random.Random(1).randbytes(6000)).decode()
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """What SQLAlchemy runs on."""
+    """Return the event loop of SQLAlchemy."""
     return "asyncio"
 
 
 @pytest.fixture
 def url(postgres: Server) -> str:
-    """A new database."""
-    return new_database(postgres, "alerts")
+    """Return the URL of an empty database."""
+    return create_database(postgres, "alerts")
 
 
 @pytest.mark.anyio
-async def test_a_password_is_never_told(postgres: Server) -> None:
-    """Neither by a server that refuses it, nor by one that is not there."""
+async def test_error_does_not_contain_the_password(postgres: Server) -> None:
+    """Neither a server that rejects the password nor a closed port reveals it."""
     right, wrong = url_of(postgres, "nowhere"), url_of(postgres, "alerts").replace("hunt", "hurt")
     away = wrong.replace(str(postgres.port), "1")
 
     for url in (right, wrong, away):
         store = SQLAlertStore(url, timeout=PATIENCE)
-        with pytest.raises(StoreError, match=r"postgresql\+asyncpg://gateway:\*\*\*@127") as error:
+        with pytest.raises(StoreError, match=r"postgresql\+asyncpg://gateway:\*\*\*@127") as caught:
             await store.load()
         await store.aclose()
 
-        told = f"{store!r} {error.value} {error.value.__cause__}"
-        assert PASSWORD not in told
-        assert "hunter" not in told
-        assert "hurter" not in told
+        shown = f"{store!r} {caught.value} {caught.value.__cause__}"
+        assert PASSWORD not in shown
+        assert "hunter" not in shown
+        assert "hurter" not in shown
 
 
 @pytest.mark.anyio
-async def test_a_lost_connection_is_made_anew(url: str) -> None:
-    """A server that was restarted costs no call."""
+async def test_closed_connection_is_replaced(url: str) -> None:
+    """No call fails after the server has closed the connections."""
     store = SQLAlertStore(url, timeout=PATIENCE)
     await store.commit(alerts(alert()))
     engine = create_async_engine(url)
@@ -75,87 +75,85 @@ async def test_a_lost_connection_is_made_anew(url: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_connection_that_falls_silent_costs_no_more_than_its_call(
-    postgres: Server, url: str
-) -> None:
-    """Also where whoever asked has gone before the call's deadline, as an engine does."""
+async def test_silent_connection_fails_only_its_calls(postgres: Server, url: str) -> None:
+    """Calls on a silent connection end at the timeout, also if the caller was cancelled before."""
     async with Proxy(postgres.port) as proxy:
         store = SQLAlertStore(url.replace(f":{postgres.port}/", f":{proxy.port}/"), timeout=0.5)
-        await patiently(lambda: store.commit(alerts(alert())))
+        await retry(lambda: store.commit(alerts(alert())))
         proxy.lose()
         for _ in range(2):
-            # Where the machine stands still, the call may have ended by itself.
+            # On a slow machine the call may end by itself.
             with pytest.raises((asyncio.TimeoutError, StoreError)):
                 await asyncio.wait_for(store.commit(alerts(alert("a2"))), 0.1)
 
-        await patiently(lambda: store.commit(alerts(alert("a3"))))
-        kept = await patiently(store.load)
+        await retry(lambda: store.commit(alerts(alert("a3"))))
+        state = await retry(store.load)
 
-        assert {each.id for each in kept.alerts} >= {"a1", "a3"}
+        assert {alert.id for alert in state.alerts} >= {"a1", "a3"}
         await store.aclose()
 
 
 @pytest.mark.anyio
-async def test_an_id_of_any_length_is_kept(url: str) -> None:
-    """A client may send one as long as a header; it is not in an index."""
+async def test_long_names_are_stored(url: str) -> None:
+    """Names from traffic may be longer than an index entry, because no index contains them."""
     store = SQLAlertStore(url, timeout=PATIENCE)
     long = alert(fingerprint=LONG, rule=LONG, type=LONG, resolve_reason=LONG)
-    happened = transition(fingerprint=LONG)
+    fired = transition(fingerprint=LONG)
 
     for _ in range(2):
-        await store.commit(Changes((long,), (happened,), (notification(fingerprint=LONG),)))
+        await store.commit(Changes((long,), (fired,), (notification(fingerprint=LONG),)))
 
     assert (await store.load()).alerts == (long,)
-    assert await store.transitions("a1") == (happened,)
+    assert await store.transitions("a1") == (fired,)
     await store.aclose()
 
 
 @pytest.mark.anyio
-async def test_what_an_index_cannot_hold_costs_only_itself(url: str) -> None:
-    """A sink of which the name is too long has its notifications in memory alone."""
+async def test_id_that_is_too_long_rejects_only_its_record(url: str) -> None:
+    """The store writer reports the notification with the long id and stores everything else."""
     store, reported = SQLAlertStore(url, timeout=PATIENCE), list[str]()
-    journal = StoreWriter(
+    writer = StoreWriter(
         store, deadline=PATIENCE, report=lambda _, error: reported.append(type(error).__name__)
     )
-    told = [notification("n1"), notification(LONG), notification("n2")]
+    notifications = [notification("n1"), notification(LONG), notification("n2")]
 
-    journal.add([AlertChanges(alerts=[alert()], transitions=[transition()])], told)
-    await journal.write()
+    writer.add([AlertChanges(alerts=[alert()], transitions=[transition()])], notifications)
+    await writer.write()
 
     assert reported == ["BadRecord"]
     assert await store.transitions("a1") == (transition(),)
-    assert [each.id for each in (await store.load()).notifications] == ["n1", "n2"]
+    assert [waiting.id for waiting in (await store.load()).notifications] == ["n1", "n2"]
     await store.aclose()
 
 
 @pytest.mark.anyio
-async def test_two_processes_may_use_one_database(url: str) -> None:
-    """Tables are made once, and of one version both make only one is made."""
+async def test_two_stores_may_share_a_database(url: str) -> None:
+    """Two stores create the tables once, and only one of them sets the first thresholds."""
     stores = [SQLAlertStore(url, timeout=PATIENCE), SQLAlertStore(url, timeout=PATIENCE)]
     await asyncio.gather(*(store.commit(alerts(alert())) for store in stores for _ in range(5)))
-    made = await asyncio.gather(
+    results = await asyncio.gather(
         *(store.set_thresholds({}, expected=None, by="", at=1) for store in stores),
         return_exceptions=True,
     )
 
-    assert sorted(type(each) is Conflict for each in made) == [False, True]
+    assert sorted(type(result) is Conflict for result in results) == [False, True]
     assert (await stores[0].load()).alerts == (alert(),)
     for store in stores:
         await store.aclose()
 
 
 @pytest.mark.server
-def test_a_server_that_hangs_is_given_up() -> None:
-    """No call waits for it longer than it may."""
+def test_server_that_hangs_fails_the_call_at_its_timeout() -> None:
+    """A call of a server that does not respond raises StoreError at the timeout."""
 
-    async def ask(url: str) -> None:
+    async def load(url: str) -> None:
         store = SQLAlertStore(url, timeout=0.3)
-        with pytest.raises(StoreError, match=r"gave no answer for 0.3 seconds"):
+        with pytest.raises(StoreError, match=r"did not respond within 0.3 seconds"):
             await store.load()
         await store.aclose()
 
     with postgres_server() as server:
-        url = new_database(server, "alerts")
+        url = create_database(server, "alerts")
         server.stop()
-        asyncio.run(ask(url))
+        asyncio.run(load(url))
         server.go_on()

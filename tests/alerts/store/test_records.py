@@ -1,4 +1,4 @@
-"""Records that cannot be are not made."""
+"""Validation of records."""
 
 from __future__ import annotations
 
@@ -19,19 +19,34 @@ from .samples import alert, notification, resolved, silence, transition
         ({"severity": None}, "severity must be one of info, warning, critical, got None"),
         ({"since": float("nan")}, "since must be a finite number, got nan"),
         ({"fired_at": float("inf")}, "fired_at must be a finite number, got inf"),
-        ({"told": 10**400}, "told must be a finite number, got one that is too large"),
-        ({"state": "resolved"}, "a resolved_at when, and only when, .* got 'resolved'"),
-        ({"resolved_at": 5.0}, "got 'firing' with resolved_at=5.0"),
+        (
+            {"last_notified_at": 10**400},
+            "last_notified_at must be a finite number, got one that is too large",
+        ),
+        *(
+            (
+                {"notified_severity": severity},
+                "^notified_severity must be one of info, warning, critical, None, "
+                f"got {severity!r}$",
+            )
+            for severity in ("", "fierce", "none")
+        ),
+        (
+            {"state": "resolved"},
+            "^resolved_at must be set if, and only if, state is 'resolved', "
+            "got resolved_at=None with state='resolved'$",
+        ),
+        ({"resolved_at": 5.0}, "got resolved_at=5.0 with state='firing'"),
     ],
 )
-def test_an_alert_is_consistent(changes: dict[str, Any], message: str) -> None:
-    """What makes no sense is told where it is made, and not when it is read again."""
+def test_alert_with_invalid_values_is_rejected(changes: dict[str, Any], message: str) -> None:
+    """The constructor rejects invalid values, so that a store never has to."""
     with pytest.raises(ValueError, match=message):
         alert(**changes)
 
 
-def test_other_records_have_times_too() -> None:
-    """A time that is none is told where it is made; so is a silence that never is."""
+def test_other_records_with_invalid_values_are_rejected() -> None:
+    """The constructors reject times that are not finite, and silences that end too early."""
     nan = float("nan")
     with pytest.raises(ValueError, match="severity must be one of"):
         transition(severity="fierce")
@@ -45,7 +60,7 @@ def test_other_records_have_times_too() -> None:
         DeadLetter(notification(), nan, "")
     with pytest.raises(ValueError, match="at must be a finite number"):
         ThresholdsVersion(1, {}, nan, "ada")
-    with pytest.raises(ValueError, match="a silence must end after it starts"):
+    with pytest.raises(ValueError, match="ends_at must be later than starts_at, got starts_at=100"):
         silence(starts_at=100, ends_at=100)
 
 
@@ -60,6 +75,6 @@ def test_other_records_have_times_too() -> None:
         ({}, ""),
     ],
 )
-def test_an_alert_knows_its_subject(finding: dict[str, Any], subject: str) -> None:
-    """It is what the finding says, in either form that JSON has for it; no other is guessed."""
+def test_subject_is_read_from_the_finding(finding: dict[str, Any], subject: str) -> None:
+    """The subject is read from an object or an array, and is empty in any other case."""
     assert resolved(finding=finding).subject == subject

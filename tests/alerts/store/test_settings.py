@@ -13,50 +13,50 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_thresholds_survive_a_restart(opened: Open) -> None:
-    """The next engine compares with what was last set, and every version can be looked up."""
+    """The newest version is loaded, and all versions are listed."""
     first = ThresholdsVersion(1, {"error_rate": 0.1, "global_qps": None}, 100.0, "ada")
     second = ThresholdsVersion(2, {"error_rate": 0.2}, 200.0, "bob")
 
     async with opened() as store:
-        made = [
+        versions = [
             await store.set_thresholds(first.values, expected=None, by="ada", at=100),
             await store.set_thresholds(second.values, expected=1, by="bob", at=200),
         ]
 
     async with opened() as store:
-        assert made == [first, second]
+        assert versions == [first, second]
         assert (await store.load()).thresholds == second
         assert await store.history(10) == (second, first)
         assert await store.history(1) == (second,)
 
 
 @pytest.mark.parametrize("expected", [None, 1, 3])
-async def test_nobody_overwrites_what_they_have_not_seen(
+async def test_thresholds_made_from_another_version_are_rejected(
     opened: Open, expected: int | None
 ) -> None:
-    """A change made from another version than the current one is refused, and tells it."""
+    """A change made from another version raises Conflict with the current version."""
     async with opened() as store:
         await store.set_thresholds({"error_rate": 0.1}, expected=None, by="ada", at=100)
-        kept = await store.set_thresholds({"error_rate": 0.2}, expected=1, by="ada", at=110)
+        current = await store.set_thresholds({"error_rate": 0.2}, expected=1, by="ada", at=110)
 
-        with pytest.raises(Conflict, match="the current version of the thresholds is 2") as error:
+        with pytest.raises(Conflict, match="the current version of the thresholds is 2") as caught:
             await store.set_thresholds({}, expected=expected, by="bob", at=120)
 
-        assert error.value.current == 2
-        assert (await store.load()).thresholds == kept
+        assert caught.value.current == 2
+        assert (await store.load()).thresholds == current
 
 
-async def test_the_first_thresholds_are_made_from_none(opened: Open) -> None:
-    """Whoever expects a version where there is none is told that there is none."""
+async def test_first_thresholds_made_from_a_version_are_rejected(opened: Open) -> None:
+    """The first thresholds raise Conflict with None if a version was expected."""
     async with opened() as store:
-        with pytest.raises(Conflict) as error:
+        with pytest.raises(Conflict) as caught:
             await store.set_thresholds({}, expected=1, by="ada", at=100)
 
-        assert error.value.current is None
+        assert caught.value.current is None
 
 
-async def test_only_json_makes_thresholds(opened: Open) -> None:
-    """What could not be read again is refused, and no version is made."""
+async def test_thresholds_that_are_not_json_are_rejected(opened: Open) -> None:
+    """Values that are not JSON and times that are not finite create no version."""
     async with opened() as store:
         with pytest.raises(ValueError, match="values must be plain JSON"):
             await store.set_thresholds({"x": float("inf")}, expected=None, by="ada", at=100)
@@ -66,29 +66,29 @@ async def test_only_json_makes_thresholds(opened: Open) -> None:
         assert await store.history(1) == ()
 
 
-async def test_versions_are_bounded(opened: Open) -> None:
-    """The newest are kept, and counting goes on."""
+async def test_versions_beyond_the_bound_are_deleted(opened: Open) -> None:
+    """The newest versions are stored, and the numbers continue."""
     async with opened(max_history=2) as store:
         for version in range(4):
             await store.set_thresholds({"v": version}, expected=version or None, by="", at=100)
 
-        assert [each.version for each in await store.history(10)] == [4, 3]
+        assert [version.version for version in await store.history(10)] == [4, 3]
 
 
-async def test_thresholds_are_no_ones_to_change(opened: Open) -> None:
-    """Changing a dict that was set, or that was given out, changes nothing that is kept."""
+async def test_stored_thresholds_do_not_share_objects_with_the_caller(opened: Open) -> None:
+    """Changing values that were passed or returned does not change the stored ones."""
     values = {"list": [1]}
     async with opened() as store:
-        made = await store.set_thresholds(values, expected=None, by="ada", at=100)
+        version = await store.set_thresholds(values, expected=None, by="ada", at=100)
         values["list"].append(2)
-        made.values["list"].append(3)
+        version.values["list"].append(3)
         (await store.history(1))[0].values["list"].append(4)
 
-        assert [each.values for each in await store.history(1)] == [{"list": [1]}]
+        assert [version.values for version in await store.history(1)] == [{"list": [1]}]
 
 
 async def test_silences_survive_a_restart_until_they_end(opened: Open) -> None:
-    """The next engine is silent where it was told to be; what has ended is not its business."""
+    """Silences are listed by start until their end."""
     soon, later = silence("s2", 50, 200), silence("s1", 60, 150.5)
 
     async with opened() as store:
@@ -101,17 +101,17 @@ async def test_silences_survive_a_restart_until_they_end(opened: Open) -> None:
         assert await store.silences(200) == ()
 
 
-async def test_an_engine_starts_with_the_silences_of_its_time(opened: Open) -> None:
-    """What ended before it starts is left out."""
+async def test_ended_silences_are_not_loaded(opened: Open) -> None:
+    """An engine loads the silences that end after its start."""
     async with opened(wall=lambda: 180.0) as store:
         await store.add_silence(silence("ended", 100, 180))
         await store.add_silence(silence("lasts", 100, 181))
 
-        assert [each.id for each in (await store.load()).silences] == ["lasts"]
+        assert [silence.id for silence in (await store.load()).silences] == ["lasts"]
 
 
-async def test_a_silence_can_be_changed(opened: Open) -> None:
-    """The same id given again is the same silence, such as a longer one."""
+async def test_silence_of_the_same_id_is_replaced(opened: Open) -> None:
+    """Adding a silence again under its id changes it."""
     async with opened() as store:
         await store.add_silence(silence(ends_at=200))
         await store.add_silence(silence(ends_at=300))
@@ -119,8 +119,8 @@ async def test_a_silence_can_be_changed(opened: Open) -> None:
         assert await store.silences(0) == (silence(ends_at=300),)
 
 
-async def test_a_silence_can_be_removed(opened: Open) -> None:
-    """Whoever removes it is told whether there was one."""
+async def test_remove_silence_reports_if_it_was_stored(opened: Open) -> None:
+    """Removing a silence returns True the first time, and False after that."""
     async with opened() as store:
         await store.add_silence(silence())
 
@@ -129,11 +129,11 @@ async def test_a_silence_can_be_removed(opened: Open) -> None:
         assert await store.silences(0) == ()
 
 
-async def test_ended_silences_can_be_pruned(opened: Open) -> None:
-    """They go by when they ended."""
+async def test_prune_deletes_ended_silences(opened: Open) -> None:
+    """Silences are pruned by their end."""
     async with opened() as store:
         await store.add_silence(silence("s1", 100, 200))
         await store.add_silence(silence("s2", 100, 201))
         await store.prune(201)
 
-        assert [each.id for each in await store.silences(0)] == ["s2"]
+        assert [silence.id for silence in await store.silences(0)] == ["s2"]

@@ -1,10 +1,11 @@
-"""What a store in a database asks for before it opens one."""
+"""Arguments and event loops of the SQL store."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from tokenpulse_mw.alerts.store import MemoryAlertStore, SQLAlertStore
 
 from .samples import alert, alerts
 
-_OURS = "tokenpulse_mw.alerts.store.sql"
+_PACKAGE = "tokenpulse_mw.alerts.store.sql"
 
 
-def test_a_store_is_a_file_of_the_working_folder() -> None:
-    """Nothing need be said, and nothing is made before it is asked."""
+def test_default_store_is_a_file_in_the_working_directory() -> None:
+    """The constructor does not create the file."""
     assert repr(SQLAlertStore()) == "SQLAlertStore('sqlite+aiosqlite:///alerts.db')"
     assert not Path("alerts.db").exists()
 
@@ -27,11 +28,11 @@ def test_a_store_is_a_file_of_the_working_folder() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "url must be that of a database, such as 'sqlite"),
-        ("alerts.db", "url must be that of a database"),
-        (None, "url must be that of a database"),
-        ("postgresql+asyncpg://u:hunter2@host:port/name", "url must be that of a database"),
-        ("mysql+aiomysql://u:hunter2@host/name", "got one of 'mysql'"),
+        ("", "url must be the URL of a database, such as 'sqlite"),
+        ("alerts.db", "url must be the URL of a database, .* got a value that cannot be parsed"),
+        (None, "url must be the URL of a database"),
+        ("postgresql+asyncpg://u:hunter2@host:port/name", "url must be the URL of a database"),
+        ("mysql+aiomysql://u:hunter2@host/name", "SQLite or PostgreSQL .* got one of 'mysql'"),
         ("nonsense://u:hunter2@host/name", "got one of 'nonsense'"),
         ("sqlite+aiosqlite://", "for a store in memory use MemoryAlertStore"),
         ("sqlite+aiosqlite:///:memory:", "for a store in memory use MemoryAlertStore"),
@@ -41,51 +42,57 @@ def test_a_store_is_a_file_of_the_working_folder() -> None:
         ("sqlite+nonsense:///alerts.db", "must name an asynchronous driver"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused(url: str, message: str) -> None:
-    """The message says what to write instead, and never a password."""
-    with pytest.raises(ValueError, match=message) as error:
+def test_unusable_url_is_rejected(url: str, message: str) -> None:
+    """The message shows a valid URL and never a password."""
+    with pytest.raises(ValueError, match=message) as caught:
         SQLAlertStore(url)
 
-    assert "hunter2" not in str(error.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), "5", None])
-def test_a_timeout_is_above_0(timeout: Any) -> None:
-    """No call ends before it begins."""
+def test_timeout_that_is_not_above_0_is_rejected(timeout: Any) -> None:
+    """A timeout must be a number of seconds above 0."""
     with pytest.raises(ValueError, match=r"^timeout must be a number of seconds above 0, got "):
         SQLAlertStore(timeout=timeout)
 
 
-@pytest.mark.parametrize("most", [0, -1, True, 1.5])
-def test_a_history_keeps_something(most: int) -> None:
-    """A bound is a whole number from 1 on."""
+@pytest.mark.parametrize("max_history", [0, -1, True, 1.5])
+def test_max_history_that_is_not_a_positive_integer_is_rejected(max_history: int) -> None:
+    """`max_history` must be an integer of at least 1 in every store."""
     for store in (SQLAlertStore, MemoryAlertStore):
-        with pytest.raises(ValueError, match="max_history must be at least 1"):
-            store(max_history=most)
+        with pytest.raises(
+            ValueError,
+            match=f"^max_history must be an integer of at least 1, got {max_history!r}$",
+        ):
+            store(max_history=max_history)
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without SQLAlchemy the import still works, and who makes a store is told what to install."""
-    for name in [name for name in sys.modules if name.startswith(_OURS)]:
+def test_missing_extra_is_named_by_the_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without SQLAlchemy the class can be imported, and its constructor names the extra."""
+    for name in [name for name in sys.modules if name.startswith(_PACKAGE)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    module = import_module(f"{_PACKAGE}.store")
 
     with pytest.raises(ValueError, match=r"package sqlalchemy: pip install 'tokenpulse-mw\[sql\]'"):
-        SQLAlertStore()
+        module.SQLAlertStore()
 
 
-def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever names a database is told what its driver is called."""
+def test_missing_driver_is_named_by_the_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The constructor names the missing driver of a URL, without the password."""
     monkeypatch.setitem(sys.modules, "asyncpg", None)
 
-    with pytest.raises(ValueError, match="needs the package asyncpg: pip install asyncpg") as e:
+    with pytest.raises(
+        ValueError, match="needs the package asyncpg: pip install asyncpg"
+    ) as caught:
         SQLAlertStore("postgresql+asyncpg://u:hunter2@host/name")
 
-    assert "hunter2" not in str(e.value)
+    assert "hunter2" not in str(caught.value)
 
 
-def test_trio_is_told_what_to_use(tmp_path: Path) -> None:
-    """SQLAlchemy runs on asyncio only; to close a store that was never opened is fine."""
+def test_call_on_trio_is_rejected(tmp_path: Path) -> None:
+    """A call on trio names the store to use there; closing an unused store is allowed."""
     store = SQLAlertStore(f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
 
     with pytest.raises(RuntimeError, match="on trio use MemoryAlertStore"):
@@ -93,30 +100,30 @@ def test_trio_is_told_what_to_use(tmp_path: Path) -> None:
     trio.run(store.aclose)
 
 
-def test_a_closed_store_may_move_to_another_event_loop(tmp_path: Path) -> None:
-    """A test client has a loop of its own each time."""
+def test_closed_store_works_in_another_event_loop(tmp_path: Path) -> None:
+    """After it was closed, a store can be used in a new event loop."""
     store = SQLAlertStore(f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
 
-    async def use(identity: str) -> int:
+    async def commit(identity: str) -> int:
         await asyncio.gather(*(store.commit(alerts(alert(identity))) for _ in range(3)))
-        kept = await store.load()
+        state = await store.load()
         await store.aclose()
-        return len(kept.alerts)
+        return len(state.alerts)
 
-    assert [asyncio.run(use("a1")), asyncio.run(use("a2"))] == [1, 2]
+    assert [asyncio.run(commit("a1")), asyncio.run(commit("a2"))] == [1, 2]
 
 
-def test_a_call_may_be_under_way_when_its_event_loop_ends() -> None:
-    """It ends too, and asyncio has nothing to say of it."""
+def test_call_that_runs_when_its_event_loop_ends_logs_nothing() -> None:
+    """A call that was abandoned ends with the event loop, without a log line of asyncio."""
     pytest.importorskip("asyncpg", reason="pip install asyncpg")
     logged: list[object] = []
 
-    async def give_up(url: str) -> None:
+    async def abandon(url: str) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(SQLAlertStore(url).load(), 0.05)
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        asyncio.run(give_up(f"postgresql+asyncpg://u:p@127.0.0.1:{silent.getsockname()[1]}/name"))
+        asyncio.run(abandon(f"postgresql+asyncpg://u:p@127.0.0.1:{silent.getsockname()[1]}/name"))
 
     assert logged == []

@@ -78,14 +78,14 @@ def test_histogram_is_a_sum_and_its_buckets() -> None:
 
 
 def test_counter_key_has_total_only_in_the_sample() -> None:
-    """The metric name has no suffix."""
+    """The metric name in the key of a counter has no suffix."""
     (key,) = keys(pack_row(COUNTER, ("a", "ok")))
 
     assert key == ("jobs", "jobs_total", {"name": "a", "status": "ok"}, "Jobs")
 
 
 def test_values_of_a_row_are_one_slice() -> None:
-    """They have a constant stride, the sum is first."""
+    """The values of a row have a constant stride, and the sum of a histogram is first."""
     data = bytearray(pack_row(HISTOGRAM, ("a name",)))
     doubles = memoryview(data).cast("d")
     row = doubles[value_slice(0, len(data) // 5, 5)]
@@ -98,12 +98,12 @@ def test_values_of_a_row_are_one_slice() -> None:
 
 
 def test_label_values_become_valid_utf8() -> None:
-    """Invalid characters are replaced."""
+    """Invalid characters in label values are replaced."""
     assert as_text((200, None, "\udc80!", "é")) == ("200", "None", "?!", "é")
 
 
 def test_missing_label_value_is_an_error() -> None:
-    """The number of values must match the family."""
+    """A row must have as many label values as its family has labels."""
     with pytest.raises(ValueError, match="shorter"):
         pack_row(COUNTER, ("a",))
 
@@ -136,14 +136,14 @@ def test_damaged_row_raises_after_the_rows_before_it(damage: str) -> None:
 
 
 def test_gauge_is_one_entry() -> None:
-    """Metric and sample have the same name."""
+    """The metric and the sample of a gauge have the same name."""
     assert keys(pack_row(GAUGE, ("a",))) == [
         ("jobs_running", "jobs_running", {"name": "a"}, "Running jobs")
     ]
 
 
 def test_differently_formatted_row_is_read() -> None:
-    """Spaces and timestamps may differ."""
+    """Spaces and timestamps of a row may differ from those of `pack_row`."""
     ((family, labels, _, _),) = unpack_rows(hand_written(), "histogram", 0)
 
     assert (family, labels) == (HISTOGRAM._replace(buckets=(2.0,)), ("a",))

@@ -50,7 +50,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture(params=["a file system", "a limit"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Full]:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Full]:
     """Return a folder and a context manager that fills its disk."""
     if request.param == "a limit":
         return tmp_path, lambda: largest_file(0)
@@ -65,9 +65,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Full]:
     return small.folder, full
 
 
-def test_rows_are_written_when_the_disk_has_space_again(place: tuple[Path, Full]) -> None:
+def test_rows_are_written_when_the_disk_has_space_again(location: tuple[Path, Full]) -> None:
     """Each count is in the scrape once, for any kind of row."""
-    folder, full = place
+    folder, full = location
     files = WorkerFiles(folder)
     with full():
         for number in range(3):
@@ -90,7 +90,7 @@ def test_rows_are_written_when_the_disk_has_space_again(place: tuple[Path, Full]
 
 
 def test_unwritten_rows_are_added_to_existing_rows(tmp_path: Path) -> None:
-    """The slot that the worker gets later may already have the rows."""
+    """The slot that a worker acquires later may already have the rows."""
     row_of(WorkerFiles(tmp_path), COUNTER, "a", "ok")[0] += 5
     files = WorkerFiles(tmp_path)
     lock = tmp_path / "worker_0-tokenpulse.lock"
@@ -141,7 +141,7 @@ def test_disk_that_fills_during_recovery_keeps_the_remaining_rows(tmp_path: Path
 
 
 def test_close_writes_unwritten_rows(tmp_path: Path) -> None:
-    """The disk may have space by then."""
+    """`close` retries to write the rows that are only in memory."""
     files = WorkerFiles(tmp_path)
     with largest_file(0):
         row_of(files, COUNTER, "a", "ok")[0] += 3
@@ -152,7 +152,7 @@ def test_close_writes_unwritten_rows(tmp_path: Path) -> None:
 
 
 def test_full_disk_gets_no_partial_file(tmp_path: Path) -> None:
-    """Incomplete allocations are released."""
+    """An incomplete allocation is released."""
     path = tmp_path / "histogram_0-tokenpulse.db"
     with largest_file(MIN_FILE_BYTES - 1), pytest.raises(OSError, match="File too large"):
         RowFile(path, "histogram")
@@ -166,7 +166,7 @@ def test_full_disk_gets_no_partial_file(tmp_path: Path) -> None:
 
 
 def test_mapped_file_has_no_holes(tmp_path: Path) -> None:
-    """Sparse copies of a file are filled."""
+    """The holes in a sparse copy of a file are filled."""
     path = tmp_path / "histogram_0-tokenpulse.db"
     path.write_bytes(INTEGER.pack(8) + bytes(4))
     os.truncate(path, MIN_FILE_BYTES)
@@ -181,7 +181,7 @@ def test_mapped_file_has_no_holes(tmp_path: Path) -> None:
 def test_file_system_without_fallocate_is_supported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
 ) -> None:
-    """The file is filled with zeros only."""
+    """Without `posix_fallocate` the file is only filled with zeros."""
 
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
@@ -199,7 +199,7 @@ def test_file_system_without_fallocate_is_supported(
 def test_file_with_holes_is_not_mapped_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The patched error stands for a full disk if no disk can be mounted."""
+    """A patched error simulates a full disk if no disk can be mounted."""
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -225,10 +225,10 @@ def test_hole_on_a_full_disk_does_not_kill_the_process(disk: SmallDisk) -> None:
 
 
 def test_metrics_counted_on_a_full_disk_are_in_later_scrapes(
-    place: tuple[Path, Full], monkeypatch: pytest.MonkeyPatch
+    location: tuple[Path, Full], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each request is counted once."""
-    folder, full = place
+    folder, full = location
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
     metrics = HttpMetrics(CollectorRegistry())
 
@@ -274,7 +274,7 @@ def test_metrics_of_a_deleted_folder_are_in_later_scrapes(
 
 
 def test_restored_file_is_not_counted_twice(tmp_path: Path) -> None:
-    """Its rows were moved to another file."""
+    """The rows of a deleted file are moved, so that the restored file has only zeros."""
     files = WorkerFiles(tmp_path)
     row_of(files, COUNTER, "a", "ok")[0] += 4
     row_of(files, HISTOGRAM, "a")[0] += 1
@@ -292,7 +292,7 @@ def test_restored_file_is_not_counted_twice(tmp_path: Path) -> None:
 def test_unreadable_folder_is_not_treated_as_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files may still exist."""
+    """The files are still used, since they may exist."""
     files = WorkerFiles(tmp_path)
     row = row_of(files, COUNTER, "a", "ok")
 
@@ -308,7 +308,7 @@ def test_unreadable_folder_is_not_treated_as_deleted(
 
 
 def test_forked_child_does_not_write_rows_of_its_parent(tmp_path: Path) -> None:
-    """The parent writes them."""
+    """Only the parent writes the rows that it holds in memory."""
     files = WorkerFiles(tmp_path)
     with largest_file(0):
         row_of(files, COUNTER, "a", "ok")[0] += 3

@@ -117,7 +117,7 @@ def test_total_is_the_sum_over_all_workers(steps: list[Any]) -> None:
 
 
 def test_scrape_includes_changes_since_the_last_scrape(tmp_path: Path) -> None:
-    """New values, rows, files and workers; earlier results are not modified."""
+    """New values, rows, files and workers are included; earlier results are not modified."""
     workers = Workers(tmp_path)
     files = WorkerFiles(tmp_path)
     row_of(files, COUNTER, "a", "ok")[0] += 1
@@ -137,7 +137,7 @@ def test_scrape_includes_changes_since_the_last_scrape(tmp_path: Path) -> None:
 
 
 def test_families_are_restored_from_the_files(tmp_path: Path) -> None:
-    """Name, type, help, label order and buckets."""
+    """Name, type, help, label order and buckets are read from the keys."""
     files = WorkerFiles(tmp_path)
     backwards = COUNTER._replace(name="other_total", labels=("status", "name"))
     for family in (*FAMILIES, MIN_GAUGE, backwards):
@@ -149,7 +149,7 @@ def test_families_are_restored_from_the_files(tmp_path: Path) -> None:
 
 
 def test_gauges_of_ended_workers_do_not_count(tmp_path: Path) -> None:
-    """Their counters still count."""
+    """Only counters and histograms of an ended worker still count."""
     live, ended = WorkerFiles(tmp_path), WorkerFiles(tmp_path)
     for files in (live, ended):
         row_of(files, GAUGE, "a")[0] += 1
@@ -164,7 +164,7 @@ def test_gauges_of_ended_workers_do_not_count(tmp_path: Path) -> None:
 
 
 def test_min_gauge_is_the_minimum_of_live_workers(tmp_path: Path) -> None:
-    """A stopped worker is not hidden by the others."""
+    """A low value of one worker is not hidden by those of the others."""
     live, late, ended = (WorkerFiles(tmp_path) for _ in range(3))
     for files, start in ((live, 30), (late, 20), (ended, 10)):
         row_of(files, MIN_GAUGE, "a")[0] = start
@@ -177,7 +177,7 @@ def test_min_gauge_is_the_minimum_of_live_workers(tmp_path: Path) -> None:
 
 
 def test_files_of_prometheus_client_are_ignored(tmp_path: Path) -> None:
-    """Its own collector reads them."""
+    """The files of prometheus_client are left to its own collector."""
     path = tmp_path / "counter_123.db"
     client_file = mmap_dict.MmapedDict(str(path))  # type: ignore[no-untyped-call]
     key = mmap_dict.mmap_key("other", "other_total", [], [], "Other")
@@ -236,7 +236,7 @@ def test_unreadable_file_is_logged_once(
 def test_truncated_file_counts_up_to_the_damage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rows that were read before are dropped."""
+    """Rows behind the damage are dropped, even if they were read before."""
     path = tmp_path / "counter_0-tokenpulse.db"
     files = WorkerFiles(tmp_path)
     for name in ("a", "b"):
@@ -281,7 +281,7 @@ def test_missing_folder_gives_an_empty_scrape(
 def test_file_without_permission_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file is logged."""
+    """Each file that cannot be read is logged, and the other files are merged."""
     row_of(WorkerFiles(tmp_path), COUNTER, "a", "ok")[0] += 1
     row_of(WorkerFiles(tmp_path), HISTOGRAM, "a")
     workers = Workers(tmp_path)
@@ -300,7 +300,7 @@ def test_file_without_permission_is_left_out(
 def test_file_removed_during_a_scrape_is_not_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that ends removes its gauges."""
+    """A worker that ends removes its gauges, which is not an error."""
     files = WorkerFiles(tmp_path)
     row_of(files, GAUGE, "a")
     workers = Workers(tmp_path)
@@ -326,7 +326,7 @@ def test_system_without_fcntl_is_rejected(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_add_rows_adds_value_by_value() -> None:
-    """Missing rows are created."""
+    """Values of existing rows are added, and missing rows are created."""
     rows: Rows = {("a",): [1.0, 2.0]}
     doubles = memoryview(array("d", [10, 0, 20, 0, 30, 0, 40, 0]).tobytes()).cast("d")
 

@@ -24,7 +24,7 @@ def test_concurrent_workers_have_different_slots(tmp_path: Path) -> None:
 
 
 def test_slot_is_free_when_its_owner_is_discarded(tmp_path: Path) -> None:
-    """The lock is released without an explicit call."""
+    """The lock of a discarded slot is released without a call of `close`."""
     first = acquire_slot(tmp_path)
     path = first.path("counter")
     del first
@@ -55,7 +55,7 @@ def test_acquired_slot_has_no_gauges(tmp_path: Path) -> None:
 
 
 def test_exhausted_slots_raise_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slot is never shared."""
+    """An error is raised if all slots are in use, because a slot is never shared."""
     monkeypatch.setattr(slots, "MAX_SLOTS", 1)
     first = acquire_slot(tmp_path)
 
@@ -65,7 +65,7 @@ def test_exhausted_slots_raise_an_error(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_gauges_count_while_their_worker_is_alive(tmp_path: Path) -> None:
-    """The next check removes their file."""
+    """The gauge file of an ended worker is removed by the next check."""
     slot = acquire_slot(tmp_path)
     slot.path("gauge").touch()
     (file,) = slot_files(tmp_path)
@@ -91,7 +91,7 @@ def test_concurrent_checks_do_not_look_like_a_worker(tmp_path: Path) -> None:
 
 
 def test_gauge_without_a_lock_file_does_not_count(tmp_path: Path) -> None:
-    """The file is not removed, since it may not belong to a worker."""
+    """A gauge file without a lock is not removed, since it may not belong to a worker."""
     path = tmp_path / "gauge_livesum_7-tokenpulse.db"
     path.touch()
     (file,) = slot_files(tmp_path)
@@ -101,7 +101,7 @@ def test_gauge_without_a_lock_file_does_not_count(tmp_path: Path) -> None:
 
 
 def test_slot_files_ignores_other_files(tmp_path: Path) -> None:
-    """Files of prometheus_client are in the same folder."""
+    """Files of prometheus_client in the same folder are not files of a slot."""
     others = ["counter_1.db", "counter_99999-tokenpulse.db", "summary_1-tokenpulse.db", "notes"]
     for name in (*others, "histogram_3-tokenpulse.db"):
         (tmp_path / name).touch()

@@ -38,7 +38,7 @@ def finished(provider: str = "claude", seconds: float = 0.2) -> Exchange:
 
 
 def test_scrape_merges_all_workers(folder: Path) -> None:
-    """It applies to `render` and to any exposition of the registry."""
+    """The rows are merged for `render` and for any exposition of the registry."""
     metrics, other = worker(), WorkerFiles(folder)
     for _ in range(2):
         metrics.on_open()
@@ -83,7 +83,7 @@ def test_forked_child_counts_separately() -> None:
 def test_relative_folder_survives_a_change_of_directory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The path is resolved at construction."""
+    """A relative path is resolved at construction."""
     monkeypatch.chdir(folder.parent)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", folder.name)
     metrics = worker()
@@ -95,7 +95,7 @@ def test_relative_folder_survives_a_change_of_directory(
 
 
 def test_process_without_requests_uses_no_slot(folder: Path) -> None:
-    """A parent of the workers may create the application and render it."""
+    """A parent of the workers may create and render the metrics without a slot."""
     worker().render()
 
     assert list(folder.iterdir()) == []
@@ -114,7 +114,7 @@ def test_full_family_counts_in_an_overflow_series() -> None:
 
 
 def test_metrics_of_prometheus_client_are_in_the_scrape(folder: Path) -> None:
-    """They are merged by prometheus_client and can be selected by name."""
+    """Other metrics are merged by prometheus_client and can be selected by name."""
     for process in (1, 2):
         client_file = MmapedDict(str(folder / f"counter_{process}.db"))  # type: ignore[no-untyped-call]
         key = mmap_key("custom", "custom_total", [], [], "Custom counter")
@@ -133,7 +133,7 @@ def test_metrics_of_prometheus_client_are_in_the_scrape(folder: Path) -> None:
 
 @pytest.mark.anyio
 async def test_callbacks_are_refreshed_for_scrapes_of_other_workers(folder: Path) -> None:
-    """Every second while the application runs."""
+    """Callbacks are read every second while the application runs."""
     limiter = Limiter("10/minute")
     limiter.hit("client")
     pulse = TokenPulse(settings=Settings(), metrics=worker(), policies=[Policy(limiter)])

@@ -76,7 +76,7 @@ def test_next_worker_continues_the_counts_of_its_slot(tmp_path: Path) -> None:
 
 
 def test_close_removes_gauges(tmp_path: Path) -> None:
-    """prometheus_client does not read them either."""
+    """After `close` the gauges are missing for both collectors."""
     files = WorkerFiles(tmp_path)
     row_of(files, GAUGE, "a")[0] = 5
 
@@ -116,7 +116,7 @@ def test_rows_of_earlier_workers_count_towards_max_series(tmp_path: Path) -> Non
 
 
 def test_explicit_overflow_row_is_not_reported(tmp_path: Path) -> None:
-    """The caller has reported the overflow already."""
+    """A request of the overflow row itself does not call `on_overflow`."""
     overflows: list[Family] = []
     row_of(WorkerFiles(tmp_path, max_series=1), COUNTER, "a", "ok")
 
@@ -181,7 +181,7 @@ def test_full_disk_keeps_new_rows_in_memory(
 
 
 def test_deleted_folder_does_not_raise(tmp_path: Path) -> None:
-    """Existing and new rows can still be used."""
+    """Existing and new rows can be used after the folder was deleted."""
     folder = tmp_path / "metrics"
     folder.mkdir()
     files = WorkerFiles(folder)
@@ -199,7 +199,7 @@ def test_deleted_folder_does_not_raise(tmp_path: Path) -> None:
 def test_damaged_file_is_reused_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The worker counts in it as usual."""
+    """A worker counts in a damaged file after the damage was dropped."""
     (tmp_path / "counter_0-tokenpulse.db").write_bytes(b"another format, long enough for a head")
 
     with caplog.at_level(logging.WARNING):
@@ -245,7 +245,7 @@ def test_concurrent_threads_get_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_forked_child_writes_to_its_own_files(tmp_path: Path) -> None:
-    """Its inherited rows are dropped."""
+    """A forked child drops the inherited rows and opens other files."""
     resets, names = forks(tmp_path, parent_counts="yes", child_counts="yes")
 
     assert resets == [True]
@@ -254,7 +254,7 @@ def test_forked_child_writes_to_its_own_files(tmp_path: Path) -> None:
 
 
 def test_forked_child_does_not_hold_the_slot_of_its_parent(tmp_path: Path) -> None:
-    """The next worker can acquire it while the child is alive."""
+    """The next worker can acquire the parent's slot while the child is alive."""
     _, names = forks(tmp_path, parent_counts="yes", child_counts="no")
 
     assert names == ["counter_0-tokenpulse.db"]
@@ -269,7 +269,7 @@ def test_fork_before_the_first_row_is_supported(tmp_path: Path) -> None:
 
 
 def test_after_fork_releases_the_slot(tmp_path: Path) -> None:
-    """Rows must be requested again."""
+    """After a fork all rows must be requested again."""
     resets: list[str] = []
     files = WorkerFiles(tmp_path, on_fork=lambda: resets.append("reset"))
     row_of(files, COUNTER, "a", "ok")
@@ -308,7 +308,7 @@ def test_after_fork_does_not_wait_for_a_lock_of_the_parent(tmp_path: Path) -> No
 
 
 def test_after_fork_ignores_discarded_files(tmp_path: Path) -> None:
-    """The fork hook does not keep them alive."""
+    """The fork hook does not keep discarded files alive."""
     files = WorkerFiles(tmp_path)
     reference = weakref.ref(files)
 
@@ -328,7 +328,7 @@ def labels_in(path: Path) -> list[str]:
 
 
 def test_change_of_a_row_is_visible_to_readers_at_once(tmp_path: Path) -> None:
-    """Rows are mapped memory of the file."""
+    """Readers see each change of a row, because it is mapped memory of the file."""
     file = RowFile(tmp_path / NAME, "histogram")
     row = file.new_row(HISTOGRAM, ("a",))
 
@@ -356,7 +356,7 @@ def test_rows_stay_valid_when_the_file_grows(tmp_path: Path) -> None:
 
 
 def test_existing_rows_are_reused(tmp_path: Path) -> None:
-    """They are not written a second time."""
+    """A row that exists in the file is not written a second time."""
     RowFile(tmp_path / NAME, "histogram").new_row(HISTOGRAM, ("a",))[0] = 3
 
     file = RowFile(tmp_path / NAME, "histogram")
@@ -387,7 +387,7 @@ def test_truncated_file_is_repaired(tmp_path: Path, left: int) -> None:
 
 
 def test_repaired_file_has_a_new_stamp(tmp_path: Path) -> None:
-    """Readers detect that rows may have moved."""
+    """The new stamp shows readers that rows may have moved."""
     path = tmp_path / NAME
     RowFile(path, "histogram").new_row(HISTOGRAM, ("a",))
     before = read_used(path).stamp
@@ -400,7 +400,7 @@ def test_repaired_file_has_a_new_stamp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [-8, 0, 7, 1 << 30])
 def test_invalid_length_is_damage(tmp_path: Path, length: int) -> None:
-    """Rows are still read if possible."""
+    """Rows of a file with an invalid length are read if possible."""
     path = tmp_path / NAME
     RowFile(path, "histogram").new_row(HISTOGRAM, ("a",))
     path.write_bytes(INTEGER.pack(length) + path.read_bytes()[4:])
@@ -430,7 +430,7 @@ def test_row_behind_the_used_part_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_unfinished_new_file_is_replaced(tmp_path: Path) -> None:
-    """A worker may be killed while it creates its file."""
+    """A file of a worker that was killed during its creation is created again."""
     (tmp_path / NAME).with_suffix(".new").write_bytes(b"half")
 
     RowFile(tmp_path / NAME, "histogram").new_row(HISTOGRAM, ("a",))
@@ -458,7 +458,7 @@ def test_full_disk_raises_instead_of_a_signal(tmp_path: Path) -> None:
 
 
 def test_file_has_a_maximum_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head cannot state a larger size."""
+    """The head of a file cannot state a larger size than the maximum."""
     monkeypatch.setattr(writer, "MAX_FILE_BYTES", 700)
     file = RowFile(tmp_path / NAME, "histogram")
     file.new_row(HISTOGRAM, ("a",))

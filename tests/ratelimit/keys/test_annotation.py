@@ -1,4 +1,4 @@
-"""The key of a limit by annotation."""
+"""Keys by annotations."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ...support.asgi import drive, http_scope
 
 @pytest.mark.parametrize("field", ["tenant", "api_key", "credential", "provider", "model"])
 @pytest.mark.anyio
-async def test_what_the_application_annotated_can_be_the_key(field: str) -> None:
-    """It is asked inside of whoever annotates; before that, and where nothing is, there is none."""
+async def test_annotation_is_the_key(field: str) -> None:
+    """A long annotation is shortened; without an annotation the key is None."""
     seen: list[object] = []
     asks = Asks(answering(), key=keys.annotation(field), seen=seen)
 
@@ -28,31 +28,30 @@ async def test_what_the_application_annotated_can_be_the_key(field: str) -> None
         await drive(ExchangeMiddleware(app), http_scope(path))
     await drive(ExchangeMiddleware(asks))
 
-    name, nothing, long, unannotated = seen
-    assert (name, nothing, unannotated) == ("acme", None, None)
+    name, empty, long, unannotated = seen
+    assert (name, empty, unannotated) == ("acme", None, None)
     assert isinstance(long, str)
     assert len(long) < 300
 
 
-def test_a_limit_by_annotation_that_no_exchange_surrounds_is_told_of_once(
+def test_key_without_an_exchange_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It limits no request, and the log says what to do."""
+    """The key is None, and the warning states the fix."""
     key = keys.annotation("tenant")
 
     assert [key(http_scope()), key(http_scope())] == [None, None]
     (record,) = caplog.records
     assert record.name == "tokenpulse_mw.ratelimit"
     assert record.message == (
-        "keys.annotation('tenant') found no exchange and no annotation, so it limits "
-        "no request: call "
-        "annotate() in a middleware that stands outside of the rate limit"
+        "keys.annotation('tenant') found no exchange and no annotation, so it limits no request: "
+        "call annotate() in a middleware outside the rate limit"
     )
 
 
 @pytest.mark.anyio
-async def test_whoever_annotates_may_stand_outside_of_the_exchange() -> None:
-    """Such as a middleware that authenticates, and was added to the application last."""
+async def test_annotation_outside_the_exchange_is_the_key() -> None:
+    """A middleware outside the exchange may annotate, such as one that authenticates."""
     seen: list[object] = []
     exchanges: list[Exchange] = []
     asks = Asks(answering(), key=keys.annotation("tenant"), seen=seen)
@@ -65,14 +64,14 @@ async def test_whoever_annotates_may_stand_outside_of_the_exchange() -> None:
     await drive(authenticating)
 
     assert seen == ["acme"]
-    assert [each.tenant for each in exchanges] == ["acme"]
+    assert [exchange.tenant for exchange in exchanges] == ["acme"]
 
 
 @pytest.mark.anyio
-async def test_no_exchange_is_needed_where_it_is_annotated_before(
+async def test_annotation_without_an_exchange_is_the_key(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A rate limit alone knows the tenant too, and a stranger is no mistake."""
+    """The annotation None is valid and not logged."""
     seen: list[object] = []
     asks = Asks(answering(), key=keys.annotation("tenant"), seen=seen)
 
@@ -87,35 +86,32 @@ async def test_no_exchange_is_needed_where_it_is_annotated_before(
 
 @pytest.mark.parametrize("field", ["tenant", "api_key", "credential"])
 @pytest.mark.anyio
-async def test_a_key_that_is_told_too_late_is_warned_of_once(
-    field: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An endpoint is inside of the limit: what it annotates comes when the limit was asked."""
+async def test_late_annotation_is_logged_once(field: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An endpoint annotates after the limit was evaluated, so no request is limited."""
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        facts: dict[str, Any] = {field: "acme"}
-        annotate(scope, **facts)
+        annotations: dict[str, Any] = {field: "acme"}
+        annotate(scope, **annotations)
         await answering()(scope, receive, send)
 
     app = ExchangeMiddleware(
         RateLimitMiddleware(endpoint, limit="1/day", key=keys.annotation(field))
     )
-    answers = [await drive(app) for _ in range(3)]
+    responses = [await drive(app) for _ in range(3)]
 
-    assert [each.status for each in answers] == [200, 200, 200]
+    assert [response.status for response in responses] == [200, 200, 200]
     assert caplog.messages == [
         f"keys.annotation('{field}') was evaluated before the application annotated it, so "
-        "it limits no request: call annotate() in a middleware that stands outside of the rate "
-        "limit"
+        "it limits no request: call annotate() in a middleware outside the rate limit"
     ]
 
 
 @pytest.mark.parametrize("field", ["tenant", "provider"])
 @pytest.mark.anyio
-async def test_who_is_never_told_is_no_mistake(
+async def test_missing_annotation_is_not_logged(
     field: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Strangers have no tenant; and the provider is told by the path as well, where it is not."""
+    """Anonymous requests have no tenant, and a provider may follow from the path."""
     app = ExchangeMiddleware(RateLimitMiddleware(answering(), key=keys.annotation(field)))
 
     for _ in range(150):
@@ -124,8 +120,8 @@ async def test_who_is_never_told_is_no_mistake(
 
 
 @pytest.mark.parametrize("field", ["master", "", "usage", None])
-def test_what_cannot_be_annotated_is_refused(field: str) -> None:
-    """The error says what can be."""
+def test_unknown_field_is_rejected(field: str) -> None:
+    """The error lists the fields."""
     with pytest.raises(
         ValueError, match="field must be one of tenant, api_key, credential, provider"
     ):

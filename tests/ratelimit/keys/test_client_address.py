@@ -1,4 +1,4 @@
-"""Who the client is, and who only says so."""
+"""Keys by the client's address, also behind proxies."""
 
 from __future__ import annotations
 
@@ -16,82 +16,75 @@ from tokenpulse_mw import keys
 from ...support.asgi import http_scope
 
 PROXIES = ["10.0.0.0/8"]
-
-
 HEADERS = ["x-forwarded-for", "forwarded", "x-real-ip"]
-
 
 shards = st.sampled_from(
     [*'",;\\=:[]', "for=6.6.6.6", 'for="', '="', "6.6.6.6", "10.0.0.9", ", ", 'for=10.0.0.9;x="']
 )
-
-
 evil = st.binary(max_size=60) | st.lists(shards, max_size=30).map(
-    lambda all_: "".join(all_).encode()
+    lambda parts: "".join(parts).encode()
 )
-
-
 clients = st.ip_addresses().map(str).filter(lambda text: not text.startswith("10."))
 
 
-def told(*lines: str, name: str = "x-forwarded-for", peer: str | None = "10.0.0.1") -> Scope:
-    """A request that came through proxies."""
+def forwarded(*lines: str, name: str = "x-forwarded-for", peer: str | None = "10.0.0.1") -> Scope:
+    """Return the scope of a request from `peer` with a proxy header."""
     headers = [(name.encode(), line.encode("latin-1")) for line in lines]
     return http_scope(headers=headers, client=(peer, 1) if peer else None)
 
 
-def at(address: str) -> Scope:
-    """A request that came straight from `address`."""
+def direct(address: str) -> Scope:
+    """Return the scope of a request that came directly from `address`."""
     return http_scope(client=(address, 1))
 
 
-def test_a_client_is_its_address_whatever_its_port() -> None:
-    """The port changes with every connection."""
+def test_key_is_the_address_without_port() -> None:
+    """A client's port changes with every connection."""
     key = keys.client_address()
 
     assert key(http_scope(client=("192.0.2.1", 1))) == key(http_scope(client=("192.0.2.1", 2)))
-    assert key(at("192.0.2.1")) != key(at("192.0.2.2"))
+    assert key(direct("192.0.2.1")) != key(direct("192.0.2.2"))
 
 
 @pytest.mark.parametrize("trusted", [[], PROXIES])
 def test_clients_without_an_address_share_one_key(trusted: list[str]) -> None:
-    """A unix socket has none; what is no IP address is taken as it is."""
+    """A peer on a unix socket has no address; a name that is not an address is the key."""
     key = keys.client_address(trusted=trusted)
 
     assert key(http_scope(client=None)) == ""
-    assert key(at("testclient")) == "testclient"
+    assert key(direct("testclient")) == "testclient"
 
 
-def test_a_key_is_short_however_long_a_peer_is_called() -> None:
-    """What a server calls its peer may be what a client wrote."""
+def test_long_host_has_a_short_key() -> None:
+    """The host in the scope may come from the client, so its length is limited."""
     key = keys.client_address()
-    one, other = key(at("x" * 100_000)), key(at("x" * 100_001))
+    one, other = key(direct("x" * 100_000)), key(direct("x" * 100_001))
 
-    assert one == key(at("x" * 100_000)) != other
+    assert one == key(direct("x" * 100_000)) != other
     assert isinstance(one, str)
     assert len(one) < 300
-    assert key(at("\ud800" * 1000)) not in (one, other)
+    assert key(direct("\ud800" * 1000)) not in (one, other)
 
 
 @pytest.mark.parametrize("trusted", [[], PROXIES, ["0.0.0.0/0"]])
-def test_a_peer_has_the_same_key_however_many_came_between(trusted: list[str]) -> None:
-    """What is remembered of peers is bounded, and only saves work."""
+def test_overflow_of_the_cache_changes_no_key(trusted: list[str]) -> None:
+    """The cache of keys is bounded and does not affect the keys."""
     key = keys.client_address(trusted=trusted)
-    many = [f"{number % 7}.0.{number // 250}.{number % 250}" for number in range(5000)]
+    hosts = [f"{number % 7}.0.{number // 250}.{number % 250}" for number in range(5000)]
 
-    first = [key(at(each)) for each in many]
-    assert [key(at(each)) for each in many] == first
-    assert len(set(first)) == len(set(many))
+    first = [key(direct(host)) for host in hosts]
+    assert [key(direct(host)) for host in hosts] == first
+    assert len(set(first)) == len(set(hosts))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trusted", [[], PROXIES, ["0.0.0.0/0"]])
-def test_no_number_of_peers_fills_memory(trusted: list[str]) -> None:
-    """Some thousands of them are remembered, and no more."""
+def test_memory_for_peers_is_bounded(trusted: list[str]) -> None:
+    """A few thousand peers are cached, and no more."""
     key = keys.client_address(trusted=trusted)
     tracemalloc.start()
     for number in range(20_000):
-        key(at(f"1.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
+        key(direct(f"1.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -106,19 +99,19 @@ def test_no_number_of_peers_fills_memory(trusted: list[str]) -> None:
 def test_headers_of_untrusted_peers_are_never_read(
     lines: list[tuple[str, bytes]], name: str, peer: str
 ) -> None:
-    """No header, however made and repeated, changes the key of a client that is no proxy."""
+    """No header changes the key of a client that is not a trusted proxy."""
     spoofed = http_scope(
-        headers=[(each.encode(), value) for each, value in lines], client=(peer, 1)
+        headers=[(header.encode(), value) for header, value in lines], client=(peer, 1)
     )
 
     for key in (keys.client_address(trusted=PROXIES, header=name), keys.client_address()):
-        assert key(spoofed) == key(at(peer)) == keys.client_address()(at(peer))
+        assert key(spoofed) == key(direct(peer)) == keys.client_address()(direct(peer))
 
 
 @pytest.mark.parametrize("name", HEADERS)
 @given(lines=st.lists(evil, max_size=4))
-def test_no_header_raises(name: str, lines: list[bytes]) -> None:
-    """A trusted proxy may pass on whatever its client wrote."""
+def test_no_header_of_a_trusted_proxy_raises(name: str, lines: list[bytes]) -> None:
+    """A trusted proxy may pass on any bytes of its client."""
     key = keys.client_address(trusted=[*PROXIES, "unix"], header=name)
     headers = [(name.encode(), line) for line in lines]
 
@@ -129,22 +122,24 @@ def test_no_header_raises(name: str, lines: list[bytes]) -> None:
 @given(
     left=st.lists(evil, max_size=4), client=clients, proxies=st.integers(0, 3), inline=st.booleans()
 )
-def test_what_a_client_writes_to_the_left_changes_nothing(
+def test_header_of_the_client_left_of_the_proxies_is_ignored(
     left: list[bytes], client: str, proxies: int, inline: bool
 ) -> None:
-    """Whatever stands before what our proxies add, in the same line or before it, is not read."""
+    """Content left of the elements of the proxies, in the same line or before, is not read."""
     bracketed = f'"[{client}]:1"' if ":" in client else client
-    ours = [f"10.0.0.{number}" for number in range(2, 2 + proxies)]
+    trusted = [f"10.0.0.{number}" for number in range(2, 2 + proxies)]
     for name, hops in {
-        "x-forwarded-for": [client, *ours],
-        "forwarded": [f"for={bracketed};proto=https", *(f'for="{each}:80"' for each in ours)],
+        "x-forwarded-for": [client, *trusted],
+        "forwarded": [f"for={bracketed};proto=https", *(f'for="{hop}:80"' for hop in trusted)],
     }.items():
         added = ", ".join(hops).encode()
         lines = [*left[:-1], b"".join([*left[-1:], b", ", added])] if inline else [*left, added]
         headers = [(name.encode(), line) for line in lines]
         key = keys.client_address(trusted=PROXIES, header=name)
 
-        assert key(http_scope(headers=headers, client=("10.0.0.1", 1))) == key(at(client)), lines
+        assert key(http_scope(headers=headers, client=("10.0.0.1", 1))) == key(direct(client)), (
+            lines
+        )
 
 
 @pytest.mark.parametrize(
@@ -166,12 +161,12 @@ def test_what_a_client_writes_to_the_left_changes_nothing(
         ([", ".join(["192.0.2.1"] + ["10.0.0.2"] * 40)], "10.0.0.2"),
     ],
 )
-def test_behind_proxies_the_client_is_the_last_that_is_none(lines: list[str], client: str) -> None:
-    """From right to left, past our own proxies; where one says nothing useful, it is the client."""
+def test_client_is_the_nearest_untrusted_address(lines: list[str], client: str) -> None:
+    """A trusted proxy that reports no address is the client."""
     key = keys.client_address(trusted=PROXIES)
 
-    for _ in range(2):  # the second time, the proxy is known
-        assert key(told(*lines)) == keys.client_address()(at(client))
+    for _ in range(2):  # the second time, the proxy is in the cache
+        assert key(forwarded(*lines)) == keys.client_address()(direct(client))
 
 
 @pytest.mark.parametrize(
@@ -184,106 +179,117 @@ def test_behind_proxies_the_client_is_the_last_that_is_none(lines: list[str], cl
         ("CF-Connecting-IP", ["192.0.2.1"]),
     ],
 )
-def test_any_header_can_tell_the_client(name: str, lines: list[str]) -> None:
-    """The one that is named is read, however it is cased, and no other."""
+def test_only_the_given_header_is_read(name: str, lines: list[str]) -> None:
+    """The name of the header is case-insensitive."""
     key = keys.client_address(trusted=PROXIES, header=name)
-    request = told(*lines, name=name)
+    request = forwarded(*lines, name=name)
     request["headers"].append((b"x-forwarded-for", b"7.7.7.7"))
 
     assert key(request) == bytes([192, 0, 2, 1])
-    assert key(told("7.7.7.7")) == bytes([10, 0, 0, 1])
+    assert key(forwarded("7.7.7.7")) == bytes([10, 0, 0, 1])
 
 
-def test_a_proxy_on_a_unix_socket_can_be_trusted() -> None:
-    """It has no address, so a word stands for it; without that, it is a client like any other."""
+def test_proxy_on_a_unix_socket_is_trusted_with_unix() -> None:
+    """Without "unix", a peer without an address is a client."""
     key = keys.client_address(trusted=["unix", *PROXIES])
 
-    assert key(told("192.0.2.1, 10.0.0.2", peer=None)) == bytes([192, 0, 2, 1])
-    assert key(told("192.0.2.1", peer=None)) == bytes([192, 0, 2, 1])
-    assert key(told(peer=None)) == key(told("unknown", peer=None)) == ""
-    assert key(told("192.0.2.1", peer="192.0.2.9")) == bytes([192, 0, 2, 9])
-    assert keys.client_address(trusted=PROXIES)(told("192.0.2.1", peer=None)) == ""
-    assert keys.client_address(trusted=["unix"])(told("192.0.2.1")) == bytes([10, 0, 0, 1])
+    assert key(forwarded("192.0.2.1, 10.0.0.2", peer=None)) == bytes([192, 0, 2, 1])
+    assert key(forwarded("192.0.2.1", peer=None)) == bytes([192, 0, 2, 1])
+    assert key(forwarded(peer=None)) == key(forwarded("unknown", peer=None)) == ""
+    assert key(forwarded("192.0.2.1", peer="192.0.2.9")) == bytes([192, 0, 2, 9])
+    assert keys.client_address(trusted=PROXIES)(forwarded("192.0.2.1", peer=None)) == ""
+    assert keys.client_address(trusted=["unix"])(forwarded("192.0.2.1")) == bytes([10, 0, 0, 1])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
-        ({"header": "forwarded"}, "header 'forwarded' is only read from trusted proxies: name the"),
-        ({"header": "X-Real-IP", "trusted": []}, "header 'X-Real-IP' is only read from trusted pr"),
+        ({"header": "forwarded"}, "header is read from trusted proxies only, got 'forwarded' .*"),
+        ({"header": "X-Real-IP", "trusted": []}, "got 'X-Real-IP' without trusted networks: name"),
         (
             {"header": "x forwarded", "trusted": PROXIES},
             "header name must be .*, got 'x forwarded'",
         ),
         ({"header": "", "trusted": PROXIES}, "header name must be .*, got ''"),
         ({"trusted": "10.0.0.0/8"}, "trusted must be a list of networks"),
-        ({"trusted": ["10.0.0.1/8"]}, "trusted network '10.0.0.1/8' is invalid"),
-        ({"ipv6_prefix": 0}, "ipv6_prefix must be a whole number"),
+        ({"trusted": ["10.0.0.1/8"]}, "trusted must be addresses or networks .* got '10.0.0.1/8'"),
+        ({"ipv6_prefix": 0}, "ipv6_prefix must be an integer from 16 to 128, got 0"),
     ],
 )
-def test_malformed_arguments_are_refused(arguments: dict[str, Any], said: str) -> None:
-    """The error says what came, what is expected and how to mend it."""
-    with pytest.raises(ValueError, match=said):
+def test_malformed_argument_is_rejected(arguments: dict[str, Any], text: str) -> None:
+    """The error names the parameter, the expected value and the value it got."""
+    with pytest.raises(ValueError, match=text):
         keys.client_address(**arguments)
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "text"),
     [
-        (told("192.0.2.1"), "X-Forwarded-For came from 10.0.0.1, but no proxy is trusted: all"),
-        (told("192.0.2.1", name="X-Forwarded-For"), "client_address(trusted=[...])"),
-        (told("for=1.1.1.1", name="forwarded"), "Forwarded came from 10.0.0.1, but no proxy is"),
-        (told("for=1.1.1.1", name="forwarded"), "(trusted=[...], header='forwarded')"),
-        (told("192.0.2.1", peer=None), "X-Forwarded-For came from a unix socket, but no proxy is"),
-        (told("192.0.2.1", peer=None), "client_address(trusted=['unix'])"),
-        (told("unknown", peer="a\nb"), r"came from 'a\nb', but no proxy is trusted"),
-        (told("unknown", peer="fe80::1%\nb"), "came from fe80::1, but no proxy is trusted"),
+        (
+            forwarded("192.0.2.1"),
+            "X-Forwarded-For came from 10.0.0.1, but no proxy is trusted: all",
+        ),
+        (forwarded("192.0.2.1", name="X-Forwarded-For"), "client_address(trusted=[...])"),
+        (
+            forwarded("for=1.1.1.1", name="forwarded"),
+            "Forwarded came from 10.0.0.1, but no proxy is",
+        ),
+        (forwarded("for=1.1.1.1", name="forwarded"), "(trusted=[...], header='forwarded')"),
+        (
+            forwarded("192.0.2.1", peer=None),
+            "X-Forwarded-For came from a unix socket, but no proxy is",
+        ),
+        (forwarded("192.0.2.1", peer=None), "client_address(trusted=['unix'])"),
+        (forwarded("unknown", peer="a\nb"), r"came from 'a\nb', but no proxy is trusted"),
+        (forwarded("unknown", peer="fe80::1%\nb"), "came from fe80::1, but no proxy is trusted"),
     ],
 )
-def test_a_proxy_that_nobody_trusts_is_told_of_once(
-    request_: Scope, said: str, caplog: pytest.LogCaptureFixture
+def test_untrusted_proxy_is_logged_once(
+    request_: Scope, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All its clients share one limit, which is hardly ever meant; the log says how to mend it."""
+    """The clients of an untrusted proxy share one limit, so the warning states the fix."""
     key = keys.client_address()
 
     for peer in ("10.0.0.1", "10.0.0.2"):
         key(request_)
-        key(told("192.0.2.1", peer=peer))
+        key(forwarded("192.0.2.1", peer=peer))
 
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("tokenpulse_mw.ratelimit", logging.WARNING)
-    assert said in record.message
+    assert text in record.message
     assert "\n" not in record.message
 
 
 @pytest.mark.parametrize(
     "request_",
     [
-        told("192.0.2.1, 10.0.0.2", peer="192.0.2.1"),
-        told("192.0.2.1, 10.0.0.2", peer="::ffff:192.0.2.1"),
-        told("garbage, 192.0.2.1:80, garbage", peer="192.0.2.1"),
-        told("for=192.0.2.1, for=10.0.0.2", name="forwarded", peer="192.0.2.1"),
-        at("192.0.2.1"),
+        forwarded("192.0.2.1, 10.0.0.2", peer="192.0.2.1"),
+        forwarded("192.0.2.1, 10.0.0.2", peer="::ffff:192.0.2.1"),
+        forwarded("garbage, 192.0.2.1:80, garbage", peer="192.0.2.1"),
+        forwarded("for=192.0.2.1, for=10.0.0.2", name="forwarded", peer="192.0.2.1"),
+        direct("192.0.2.1"),
     ],
 )
-def test_a_server_that_has_read_the_header_is_no_mistake(
+def test_header_that_the_server_has_read_is_not_logged(
     request_: Scope, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The peer's own address in it says that the server has put the client in its place."""
+    """If the header contains the peer's address, the server has replaced the peer by the client."""
     assert keys.client_address()(request_) == bytes([192, 0, 2, 1])
     assert not caplog.records
 
 
-def test_who_trusts_proxies_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Anybody may send the header; those who know their proxies need not hear of it."""
-    keys.client_address(trusted=PROXIES)(told("192.0.2.1", peer="192.0.2.9"))
+def test_header_of_a_client_is_not_logged_if_proxies_are_trusted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Any client may send the header, so with trusted networks there is no warning."""
+    keys.client_address(trusted=PROXIES)(forwarded("192.0.2.1", peer="192.0.2.9"))
 
     assert not caplog.records
 
 
 @pytest.mark.parametrize("host", [None, 5, b"192.0.2.1"])
-def test_a_peer_that_no_server_would_tell_is_let_off_by_no_one(host: Any) -> None:
-    """It shares the key of those without an address."""
+def test_malformed_host_shares_the_key_of_peers_without_an_address(host: Any) -> None:
+    """A malformed scope does not avoid the limit."""
     key = keys.client_address()
 
     assert key(http_scope(client=(host, 1))) == key(http_scope(client=None))

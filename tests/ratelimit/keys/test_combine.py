@@ -1,4 +1,4 @@
-"""Several keys in one."""
+"""Keys that combine several keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tokenpulse_mw import keys
 from ...support.asgi import http_scope
 
 
-def test_keys_can_be_joined() -> None:
-    """Each part counts; what leaves one out is still limited by the others."""
+def test_combined_key_has_all_parts() -> None:
+    """The key is None only if all parts are None."""
     key = keys.combine(keys.client_address(), keys.header("x-api-key"))
     headers = [(b"x-api-key", b"sk-1")]
 
@@ -21,21 +21,21 @@ def test_keys_can_be_joined() -> None:
     assert keys.combine(keys.header("a"), keys.header("b"))(http_scope()) is None
 
 
-def test_what_cannot_be_joined_is_refused() -> None:
-    """The error says what came: too few, no function, or one that is async."""
+def test_too_few_keys_or_invalid_functions_are_rejected() -> None:
+    """`combine` needs at least two functions that are not async."""
 
-    async def later(scope: Scope) -> str:
+    async def async_key(scope: Scope) -> str:
         raise AssertionError
 
-    class Later:
+    class AsyncKey:
         async def __call__(self, scope: Scope) -> str:
             raise AssertionError
 
-    for given in ([], [keys.header("a")]):
+    for functions in ([], [keys.header("a")]):
         with pytest.raises(
-            ValueError, match=rf"combine\(\) needs at least two keys, got {len(given)}"
+            ValueError, match=rf"combine\(\) needs at least two keys, got {len(functions)}"
         ):
-            keys.combine(*given)
-    for bad in ("x-api-key", None, later, Later()):
+            keys.combine(*functions)
+    for invalid in ("x-api-key", None, async_key, AsyncKey()):
         with pytest.raises(ValueError, match="key must be a function that is not async, got"):
-            keys.combine(keys.header("a"), bad)  # type: ignore[arg-type]
+            keys.combine(keys.header("a"), invalid)  # type: ignore[arg-type]

@@ -1,8 +1,6 @@
-"""What proxies say, read from the nearest to the farthest."""
+"""Parsers of the headers in which proxies report the client."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -16,22 +14,17 @@ from tokenpulse_mw.ratelimit.keys.forwarded import (
     parser_for,
 )
 
-# What a header can be made of that might mislead who reads it.
+# Parts of headers that might mislead a parser.
 shards = st.sampled_from(
     [*'",;\\=:[] \t?', "for", "For=", "for=6.6.6.6", 'for="', '="', "[::1]", "10.0.0.9", "6.6.6.6"]
 )
 evil = st.binary(max_size=60) | st.lists(shards, max_size=40).map(
-    lambda all_: "".join(all_).encode()
+    lambda parts: "".join(parts).encode()
 )
 
 
-def told(hops: Iterator[bytes | None]) -> list[bytes | None]:
-    """All hops, in the order in which they are read."""
-    return list(hops)
-
-
 def packed(*addresses: str) -> list[bytes | None]:
-    """The same addresses as bytes."""
+    """Return the packed addresses."""
     return [pack(address) for address in addresses]
 
 
@@ -52,9 +45,9 @@ def packed(*addresses: str) -> list[bytes | None]:
         ([], []),
     ],
 )
-def test_a_list_is_read_from_right_to_left(lines: list[str], hops: list[str]) -> None:
-    """Lines are one list, empty elements are nothing, and garbage is told as such."""
-    assert told(parse_address_list([line.encode() for line in lines])) == packed(*hops)
+def test_address_list_is_parsed_from_right_to_left(lines: list[str], hops: list[str]) -> None:
+    """Lines are joined, empty elements are ignored, and invalid elements are None."""
+    assert list(parse_address_list([line.encode() for line in lines])) == packed(*hops)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +90,9 @@ def test_a_list_is_read_from_right_to_left(lines: list[str], hops: list[str]) ->
         ("for=192.0.2.1" + ";a=1" * 500, "-"),
     ],
 )
-def test_an_element_of_forwarded_tells_one_address(element: str, hop: str) -> None:
-    """In every form of RFC 7239, and some that are about; what is not clear tells nothing."""
-    assert told(parse_forwarded([element.encode()])) == packed(hop)
+def test_element_of_forwarded_has_one_address_or_none(element: str, hop: str) -> None:
+    """All forms of RFC 7239 and common deviations are parsed; ambiguous elements are None."""
+    assert list(parse_forwarded([element.encode()])) == packed(hop)
 
 
 @pytest.mark.parametrize(
@@ -114,59 +107,59 @@ def test_an_element_of_forwarded_tells_one_address(element: str, hop: str) -> No
         ([], []),
     ],
 )
-def test_forwarded_is_read_from_right_to_left(lines: list[str], hops: list[str]) -> None:
-    """A comma in quotes parts nothing; a quote left open spoils only what is left of it."""
-    assert told(parse_forwarded([line.encode() for line in lines])) == packed(*hops)
+def test_forwarded_is_parsed_from_right_to_left(lines: list[str], hops: list[str]) -> None:
+    """A quoted comma does not separate; a stray quote invalidates only elements left of it."""
+    assert list(parse_forwarded([line.encode() for line in lines])) == packed(*hops)
 
 
 @pytest.mark.parametrize(
     ("header", "element"), [("x-forwarded-for", b"10.0.0.2"), ("forwarded", b"for=10.0.0.2")]
 )
-def test_work_is_bounded(header: str, element: bytes) -> None:
-    """No more than 16 hops and 4,096 characters are looked at, however much there is."""
-    read = parser_for(header)
+def test_hops_and_bytes_are_bounded(header: str, element: bytes) -> None:
+    """At most 16 hops and 4,096 bytes are parsed."""
+    parse = parser_for(header)
 
-    assert told(read([element] * 100)) == packed(*["10.0.0.2"] * 16)
-    assert told(read([element + b"," + b" " * 5000])) == packed("-")
-    assert told(read([element + b" " * 5000])) == packed("-")
-    assert told(read([element, b" " * (4095 - len(element))])) == packed("10.0.0.2")
+    assert list(parse([element] * 100)) == packed(*["10.0.0.2"] * 16)
+    assert list(parse([element + b"," + b" " * 5000])) == packed("-")
+    assert list(parse([element + b" " * 5000])) == packed("-")
+    assert list(parse([element, b" " * (4095 - len(element))])) == packed("10.0.0.2")
 
 
 @pytest.mark.parametrize(
     ("header", "element"), [("x-forwarded-for", b"10.0.0.2"), ("forwarded", b"for=10.0.0.2")]
 )
 @pytest.mark.parametrize("cut", range(1, 8))
-def test_an_address_that_is_cut_is_no_other_address(header: str, element: bytes, cut: int) -> None:
-    """The end of "210.0.0.2" is not "10.0.0.2": an element that is not whole tells nothing."""
+def test_truncated_element_is_none(header: str, element: bytes, cut: int) -> None:
+    """The end of "210.0.0.2" must not be parsed as "10.0.0.2"."""
     line = element + b"," + element.rjust(4096 + cut - len(element) - 1)
 
-    assert told(parser_for(header)([line])) == packed("10.0.0.2", "-")
+    assert list(parser_for(header)([line])) == packed("10.0.0.2", "-")
 
 
 @pytest.mark.parametrize("shard", [";", '"', '";', ",", "\\", '\\"', '"",', "for=1;", "=", '="'])
 @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
-def test_what_is_all_of_one_kind_is_read_too(header: str, shard: str) -> None:
-    """The worst that can be sent is garbage like any other."""
-    hops = told(parser_for(header)([shard.encode() * 5000]))
+def test_repeated_separators_have_no_address(header: str, shard: str) -> None:
+    """Long sequences of separators and quotes result in None only."""
+    hops = list(parser_for(header)([shard.encode() * 5000]))
 
     assert set(hops) <= {None}
 
 
 @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "x-real-ip"])
 @given(lines=st.lists(evil, max_size=4))
-def test_nothing_raises(header: str, lines: list[bytes]) -> None:
-    """Whatever the bytes, each hop is an address or None, and there are 16 at most."""
-    hops = told(parser_for(header)(lines))
+def test_any_bytes_are_at_most_16_hops(header: str, lines: list[bytes]) -> None:
+    """Each hop is an address or None."""
+    hops = list(parser_for(header)(lines))
 
     assert len(hops) <= 16
     assert {0 if hop is None else len(hop) for hop in hops} <= {0, 4, 16}
 
 
 @given(left=evil, host=st.text(max_size=30), client=st.ip_addresses(), quoted=st.booleans())
-def test_what_stands_left_of_an_element_does_not_change_it(
+def test_content_left_of_an_element_does_not_change_it(
     left: bytes, host: str, client: object, quoted: bool
 ) -> None:
-    """Also where that element quotes what the client says its host is."""
+    """This holds also for an element that quotes the client's `Host`."""
     address = f'"[{client}]:1"' if quoted or ":" in str(client) else str(client)
     escaped = host.replace("\\", "\\\\").replace('"', '\\"')
     element = f'for={address};host="{escaped}";proto=https'.encode("utf-8", "surrogatepass")
@@ -176,7 +169,7 @@ def test_what_stands_left_of_an_element_does_not_change_it(
 
 
 @pytest.mark.parametrize(
-    ("hops", "found"),
+    ("hops", "client"),
     [
         ([], "10.0.0.1"),
         (["10.0.0.2"], "10.0.0.2"),
@@ -185,18 +178,18 @@ def test_what_stands_left_of_an_element_does_not_change_it(
         (["-", "192.0.2.1"], "10.0.0.1"),
     ],
 )
-def test_the_client_is_the_nearest_that_is_no_proxy(hops: list[str], found: str) -> None:
-    """Where a proxy says nothing of use, it is the last that is known."""
+def test_client_is_the_nearest_address_that_is_not_a_proxy(hops: list[str], client: str) -> None:
+    """If a proxy reports no address, the client is the last known address."""
     proxies, peer = Networks(["10.0.0.0/8"]), bytes([10, 0, 0, 1])
 
-    assert client_behind(peer, packed(*hops), proxies) == pack(found)
+    assert client_behind(peer, packed(*hops), proxies) == pack(client)
 
 
 @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
-def test_nothing_is_read_beyond_the_client(header: str) -> None:
-    """Hops are read one by one, as far as they are asked for."""
-    said = {"x-forwarded-for": b"6.6.6.6, 192.0.2.1", "forwarded": b"for=6.6.6.6, for=192.0.2.1"}
-    hops = parser_for(header)([said[header]])
+def test_hops_beyond_the_client_are_not_parsed(header: str) -> None:
+    """Parsers are generators, consumed only up to the client."""
+    lines = {"x-forwarded-for": b"6.6.6.6, 192.0.2.1", "forwarded": b"for=6.6.6.6, for=192.0.2.1"}
+    hops = parser_for(header)([lines[header]])
 
     assert client_behind(bytes([10, 0, 0, 1]), hops, Networks(["10.0.0.0/8"])) == pack("192.0.2.1")
-    assert told(hops) == packed("6.6.6.6")
+    assert list(hops) == packed("6.6.6.6")

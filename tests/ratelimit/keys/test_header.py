@@ -1,4 +1,4 @@
-"""The key of a limit by a header."""
+"""Keys by a header."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tokenpulse_mw import keys
 from ...support.asgi import http_scope
 
 
-def test_a_header_can_be_the_key() -> None:
-    """Each value is a client, kept only as a hash; without the header there is no limit."""
+def test_header_value_is_the_key() -> None:
+    """Each value has a key, a hash; without the header, the key is None."""
     key = keys.header("X-API-Key")
     secret = http_scope(headers=[(b"host", b"x"), (b"x-api-key", b"sk-secret")])
 
@@ -26,8 +26,8 @@ def test_a_header_can_be_the_key() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x api", " x-api-key", "x-api-key:", "schlüssel", None])
-def test_what_cannot_be_a_header_is_refused(name: str) -> None:
-    """The error says what came."""
+def test_invalid_header_name_is_rejected(name: str) -> None:
+    """A header name is a token (RFC 9110, 5.6.2)."""
     with pytest.raises(ValueError, match=r"header name must be letters, .*, got"):
         keys.header(name)
 
@@ -35,24 +35,28 @@ def test_what_cannot_be_a_header_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "spelling", [b"bearer sk-1", b"BEARER  sk-1", b"bEaReR\tsk-1", b"  Bearer sk-1 "]
 )
-def test_an_api_key_is_one_client_however_it_is_spelled(spelling: bytes) -> None:
-    """The case of an authorization's scheme is free, and blanks mean nothing (RFC 9110, 11.1)."""
+def test_scheme_case_and_whitespace_do_not_change_the_key(spelling: bytes) -> None:
+    """The scheme of an authorization is case-insensitive (RFC 9110, 11.1)."""
     key = keys.header("Authorization")
 
-    def sent(value: bytes) -> Scope:
+    def scope_with(value: bytes) -> Scope:
         return http_scope(headers=[(b"authorization", value)])
 
-    assert key(sent(spelling)) == key(sent(b"Bearer sk-1"))
-    assert key(sent(b"Bearer SK-1")) != key(sent(b"Bearer sk-1"))
-    assert key(sent(b"Basic sk-1")) != key(sent(b"Bearer sk-1"))
+    assert key(scope_with(spelling)) == key(scope_with(b"Bearer sk-1"))
+    assert key(scope_with(b"Bearer SK-1")) != key(scope_with(b"Bearer sk-1"))
+    assert key(scope_with(b"Basic sk-1")) != key(scope_with(b"Bearer sk-1"))
 
 
-def test_who_sends_a_header_twice_shares_one_key_with_all_who_do() -> None:
-    """Nobody can tell which of them the application takes, so more lines win nothing."""
+def test_all_requests_that_repeat_the_header_share_one_key() -> None:
+    """It is unknown which value the application uses, so a repetition avoids no limit."""
     key = keys.header("x-api-key")
 
-    def sent(*values: bytes) -> Scope:
+    def scope_with(*values: bytes) -> Scope:
         return http_scope(headers=[(b"x-api-key", value) for value in values])
 
-    assert key(sent(b"a", b"real")) == key(sent(b"b", b"real")) == key(sent(b"real", b"c", b"d"))
-    assert key(sent(b"real")) != key(sent(b"real", b"real")) is not None
+    assert (
+        key(scope_with(b"a", b"real"))
+        == key(scope_with(b"b", b"real"))
+        == key(scope_with(b"real", b"c", b"d"))
+    )
+    assert key(scope_with(b"real")) != key(scope_with(b"real", b"real")) is not None

@@ -1,4 +1,4 @@
-"""The key of a limit for each route."""
+"""Keys by route."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ...support.asgi import drive, http_scope
 
 
 def item(request: Request) -> PlainTextResponse:
-    """An endpoint."""
+    """Return a response."""
     return PlainTextResponse("item")
 
 
 ITEMS = [Route("/items/{id}", item, methods=["GET", "POST"])]
 
 
-def asking(seen: list[object], *routes: Any) -> Starlette:
-    """An application with `routes` that asks for each request's route."""
+def recording(seen: list[object], *routes: Any) -> Starlette:
+    """Return an application with `routes` that records the key of each request in `seen`."""
     return Starlette(routes=routes, middleware=[Middleware(Asks, key=keys.route(), seen=seen)])
 
 
@@ -47,27 +47,27 @@ def asking(seen: list[object], *routes: Any) -> Starlette:
     ],
 )
 @pytest.mark.anyio
-async def test_paths_of_one_route_are_one_key(method: str, path: str, key: str) -> None:
-    """In an application's own middleware, with an exchange around it, inside of it, or none."""
+async def test_paths_of_one_route_have_the_same_key(method: str, path: str, key: str) -> None:
+    """This holds with an exchange outside or inside the application, and without one."""
     seen: list[object] = []
     routes = [*ITEMS, Mount("/sub", routes=ITEMS), Mount("/opaque", answering())]
-    app = asking(seen, *routes)
+    app = recording(seen, *routes)
     outside = Asks(Starlette(routes=routes), key=keys.route(), seen=seen)
     inside = Starlette(
         routes=routes,
         middleware=[Middleware(ExchangeMiddleware), Middleware(Asks, key=keys.route(), seen=seen)],
     )
 
-    for each in (app, ExchangeMiddleware(app), ExchangeMiddleware(outside), inside):
-        await drive(each, http_scope(path, method=method))
-        await drive(each, http_scope("/api" + path, method=method, root_path="/api"))
+    for variant in (app, ExchangeMiddleware(app), ExchangeMiddleware(outside), inside):
+        await drive(variant, http_scope(path, method=method))
+        await drive(variant, http_scope("/api" + path, method=method, root_path="/api"))
 
     assert seen == [key] * 8
 
 
 @pytest.mark.anyio
-async def test_a_mounted_application_tells_its_routes_in_full() -> None:
-    """The prefix that it is mounted at is part of the key, with an exchange around or inside."""
+async def test_key_of_a_mounted_application_has_the_mount_prefix() -> None:
+    """This holds with an exchange outside and inside the mounted application."""
     seen: list[object] = []
     asks = Middleware(Asks, key=keys.route(), seen=seen)
     one = Starlette(routes=ITEMS, middleware=[asks])
@@ -80,25 +80,25 @@ async def test_a_mounted_application_tells_its_routes_in_full() -> None:
         await drive(ExchangeMiddleware(app), http_scope(path))
 
     expected = ["GET /one/items/{id}", "GET /two/{tenant}/items/{id}", "GET /llm/{path}"]
-    assert seen == [each for each in expected for _ in range(2)]
+    assert seen == [key for key in expected for _ in range(2)]
 
 
 @pytest.mark.anyio
-async def test_an_exchange_that_sees_no_routes_leaves_it_to_the_application() -> None:
-    """A middleware in between may hide them."""
+async def test_routes_hidden_from_the_exchange_are_read_from_the_application() -> None:
+    """A middleware between the exchange and the application may hide the routes."""
     seen: list[object] = []
-    inner = asking(seen, *ITEMS)
+    inner = recording(seen, *ITEMS)
 
-    async def closed(scope: Scope, receive: Receive, send: Send) -> None:
+    async def hiding(scope: Scope, receive: Receive, send: Send) -> None:
         await inner(scope, receive, send)
 
-    await drive(ExchangeMiddleware(closed), http_scope("/items/1"))
+    await drive(ExchangeMiddleware(hiding), http_scope("/items/1"))
 
     assert seen == ["GET /items/{id}"]
 
 
-def test_without_routes_all_paths_are_one_key() -> None:
-    """Where nobody around tells of routes, and where there are none."""
+def test_without_routes_all_paths_have_the_same_key() -> None:
+    """This holds if the application has no routes, and if it is unknown."""
     key = keys.route()
 
     assert key(http_scope("/items/1")) == key(http_scope("/x", app=answering())) == "GET /{path}"
@@ -109,12 +109,12 @@ def test_without_routes_all_paths_are_one_key() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_websocket_has_the_template_of_its_own_route() -> None:
-    """It has no method, and one of our own stands for it; routes of pages are not for it."""
+async def test_websocket_has_the_template_of_its_websocket_route() -> None:
+    """The method of the key is WEBSOCKET, and HTTP routes do not match."""
     seen: list[object] = []
 
     async def chat(websocket: WebSocket) -> None:
-        """Never called."""
+        """Do nothing: it is never called."""
 
     for path in ("/chat/1", "/chat/2", "/items/1"):
         scope: Scope = {
@@ -123,7 +123,7 @@ async def test_a_websocket_has_the_template_of_its_own_route() -> None:
             "headers": [],
             "client": ("192.0.2.1", 1),
         }
-        await drive(asking(seen, *ITEMS, WebSocketRoute("/chat/{room}", chat)), scope)
+        await drive(recording(seen, *ITEMS, WebSocketRoute("/chat/{room}", chat)), scope)
 
     assert seen == ["WEBSOCKET /chat/{room}"] * 2 + ["WEBSOCKET __unmatched__"]
 
@@ -139,8 +139,8 @@ async def test_a_websocket_has_the_template_of_its_own_route() -> None:
         {"type": "http", "method": "GET", "path": "/", "app": type("Odd", (), {"routes": 7})()},
     ],
 )
-def test_no_scope_makes_route_raise(scope: Scope, caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be told shares one key, and the log says so once."""
+def test_malformed_scope_has_a_shared_key(scope: Scope, caplog: pytest.LogCaptureFixture) -> None:
+    """A route that cannot be determined is logged at most once, and raises no error."""
     key = keys.route()
 
     for _ in range(3):
@@ -148,8 +148,8 @@ def test_no_scope_makes_route_raise(scope: Scope, caplog: pytest.LogCaptureFixtu
     assert len(caplog.records) <= 1
 
 
-def test_routes_of_many_applications_are_told() -> None:
-    """Those of a few are remembered; the others are read again, and none is kept for ever."""
+def test_routes_of_many_applications_are_read_and_released() -> None:
+    """The cache of routers is bounded, and a discarded application is freed."""
     key = keys.route()
     apps = [Starlette(routes=[Route(f"/{number}/{{id}}", item)]) for number in range(20)]
     first = weakref.ref(apps[0])
@@ -165,6 +165,6 @@ def test_routes_of_many_applications_are_told() -> None:
     assert first() is None
 
 
-def test_a_head_shares_the_key_of_the_route_that_answers_it() -> None:
-    """Else each route could be asked twice as often."""
+def test_head_shares_the_key_of_get() -> None:
+    """A separate key for HEAD would double the limit of a route."""
     assert keys.route()(http_scope("/a", method="HEAD")) == keys.route()(http_scope("/b"))

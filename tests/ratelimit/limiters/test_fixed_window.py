@@ -1,4 +1,4 @@
-"""Fixed windows: when they begin and end, and what is charged to them."""
+"""Fixed windows: beginning, end, charges and refunds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tokenpulse_mw import Decision, Limiter
 from ...support.clock import FakeClock
 
 
-def test_a_client_may_use_its_limit_and_no_more(clock: FakeClock) -> None:
-    """The request after the last that is allowed is told how long to wait."""
+def test_request_above_the_limit_is_rejected_with_a_wait(clock: FakeClock) -> None:
+    """The wait of the rejection is the rest of the window."""
     limiter = Limiter("2/minute", clock=clock)
 
     assert limiter.hit("a") == Decision(True, 2, 1, 60.0, 0.0)
@@ -26,8 +26,8 @@ def test_a_client_may_use_its_limit_and_no_more(clock: FakeClock) -> None:
     assert limiter.hit("a") == Decision(False, 2, 0, 50.0, 50.0)
 
 
-def test_a_window_begins_with_the_clients_first_request(clock: FakeClock) -> None:
-    """It ends a whole window later, and what was refused in it is forgotten."""
+def test_window_begins_with_the_first_request(clock: FakeClock) -> None:
+    """The window ends exactly one window later, regardless of rejected requests."""
     limiter = Limiter("1/minute", clock=clock)
     limiter.hit("a")
     limiter.hit("a")
@@ -38,8 +38,8 @@ def test_a_window_begins_with_the_clients_first_request(clock: FakeClock) -> Non
     assert limiter.hit("a").allowed
 
 
-def test_around_the_end_of_a_window_twice_the_limit_is_allowed(clock: FakeClock) -> None:
-    """That is what fixed windows are; the other strategies are for who minds."""
+def test_twice_the_limit_is_allowed_around_the_end_of_a_window(clock: FakeClock) -> None:
+    """This is a known property of fixed windows."""
     limiter = Limiter("3/minute", clock=clock)
     limiter.hit("a")
 
@@ -49,42 +49,42 @@ def test_around_the_end_of_a_window_twice_the_limit_is_allowed(clock: FakeClock)
     assert [limiter.hit("a").allowed for _ in range(4)] == [True, True, True, False]
 
 
-def test_whoever_waits_as_long_as_told_is_let_in_whatever_floats_lose() -> None:
-    """1.382 + 60 - 28.493 seconds after 28.493 it is, as floats have it, a hair before the end."""
+def test_request_after_retry_after_is_allowed_despite_float_errors() -> None:
+    """As floats, 28.493 + (1.382 + 60 - 28.493) is slightly before the end of the window."""
     clock = FakeClock(1.382)
     limiter = Limiter("1/minute", clock=clock)
     limiter.hit("a")
     clock.now = 28.493
-    refused = limiter.hit("a")
+    rejected = limiter.hit("a")
 
-    clock.now += refused.retry_after
+    clock.now += rejected.retry_after
 
-    assert not refused.allowed
+    assert not rejected.allowed
     assert limiter.hit("a").allowed
 
 
-def test_a_refused_request_costs_nothing(clock: FakeClock) -> None:
-    """After a refusal of much, little is still allowed."""
+def test_rejected_request_costs_nothing(clock: FakeClock) -> None:
+    """After the rejection of a large cost, a smaller cost is allowed."""
     limiter = Limiter("10/minute", clock=clock)
 
     assert limiter.hit("a", 11) == Decision(False, 10, 10, 60.0, math.inf)
     assert limiter.hit("a", 10) == Decision(True, 10, 0, 60.0, 0.0)
 
 
-def test_a_refused_request_does_cost_in_the_limits_package(clock: FakeClock) -> None:
-    """There, one that asks for too much has used up the window: ours differs on purpose."""
-    ours = Limiter("10/minute", clock=clock)
+def test_rejected_request_has_a_cost_in_the_limits_package(clock: FakeClock) -> None:
+    """The package counts a rejected cost; `Limiter` differs intentionally."""
+    limiter = Limiter("10/minute", clock=clock)
 
-    async def theirs() -> list[bool]:
-        limiter, item = FixedWindowRateLimiter(MemoryStorage()), RateLimitItemPerMinute(10)
-        return [await limiter.hit(item, "a", cost=cost) for cost in (11, 1)]
+    async def decisions_of_limits() -> list[bool]:
+        reference, item = FixedWindowRateLimiter(MemoryStorage()), RateLimitItemPerMinute(10)
+        return [await reference.hit(item, "a", cost=cost) for cost in (11, 1)]
 
-    assert asyncio.run(theirs()) == [False, False]
-    assert [ours.hit("a", cost).allowed for cost in (11, 1)] == [False, True]
+    assert asyncio.run(decisions_of_limits()) == [False, False]
+    assert [limiter.hit("a", cost).allowed for cost in (11, 1)] == [False, True]
 
 
-def test_what_was_not_used_is_free_at_once(clock: FakeClock) -> None:
-    """A reservation that is settled for less leaves room in the same window."""
+def test_refund_is_available_at_once(clock: FakeClock) -> None:
+    """A reserve that is settled for less leaves room in the same window."""
     limiter = Limiter("10/minute", clock=clock)
     limiter.hit("a", 8)
     since = clock()
@@ -95,8 +95,8 @@ def test_what_was_not_used_is_free_at_once(clock: FakeClock) -> None:
     assert limiter.peek("a") == Decision(True, 10, 7, 30.0, 0.0)
 
 
-def test_a_window_never_holds_less_than_nothing(clock: FakeClock) -> None:
-    """Nobody can gain more than the limit by giving back."""
+def test_refund_never_exceeds_the_usage(clock: FakeClock) -> None:
+    """After a too large refund, the limit remains and no more."""
     limiter = Limiter("10/minute", clock=clock)
     limiter.hit("a", 3)
 
@@ -105,8 +105,8 @@ def test_a_window_never_holds_less_than_nothing(clock: FakeClock) -> None:
     assert limiter.peek("a").remaining == 10
 
 
-def test_a_window_gets_back_only_what_was_taken_from_it(clock: FakeClock) -> None:
-    """What was reserved in a window before is forgotten already, and not given back twice."""
+def test_refund_of_an_earlier_window_is_ignored(clock: FakeClock) -> None:
+    """The usage of an earlier window has ended with it, so a refund would count twice."""
     limiter = Limiter("10/minute", clock=clock)
     limiter.hit("a", 8)
     before = clock()
@@ -119,7 +119,7 @@ def test_a_window_gets_back_only_what_was_taken_from_it(clock: FakeClock) -> Non
 
 
 def test_debt_ends_with_the_window(clock: FakeClock) -> None:
-    """What was used beyond the limit is charged to the window in which that became known."""
+    """Usage beyond the limit is charged to the current window."""
     limiter = Limiter("10/minute", clock=clock)
     limiter.hit("a", 1)
     before = clock()
@@ -134,32 +134,32 @@ def test_debt_ends_with_the_window(clock: FakeClock) -> None:
 
 @given(
     reserve=st.integers(1, 30),
-    rounds=st.lists(st.tuples(st.integers(0, 20), st.lists(st.floats(0, 1))), max_size=50),
+    seconds=st.lists(st.tuples(st.integers(0, 20), st.lists(st.floats(0, 1))), max_size=50),
 )
-def test_no_more_than_the_limit_is_used_in_a_window(
-    reserve: int, rounds: list[tuple[int, list[float]]]
+def test_usage_within_reserves_never_exceeds_the_limit(
+    reserve: int, seconds: list[tuple[int, list[float]]]
 ) -> None:
-    """However many are under way at once, if each uses no more than it has reserved."""
+    """This holds for any number of concurrent requests that use at most their reserve."""
     clock = FakeClock()
     limiter = Limiter("100/minute", clock=clock)
-    under_way: list[float] = []
+    in_progress: list[float] = []
     used = 0
 
-    for arriving, leaving in rounds:
-        under_way += [clock() for _ in range(arriving) if limiter.hit("a", reserve).allowed]
+    for beginning, ending in seconds:
+        in_progress += [clock() for _ in range(beginning) if limiter.hit("a", reserve).allowed]
         clock.advance(1)
-        for share, since in zip(leaving, under_way, strict=False):
+        for share, since in zip(ending, in_progress, strict=False):
             spent = int(share * reserve)
             limiter.charge("a", spent - reserve, since=since)
             used += spent
-        del under_way[: len(leaving)]
+        del in_progress[: len(ending)]
 
-    assert used + reserve * len(under_way) <= 100
+    assert used + reserve * len(in_progress) <= 100
 
 
 @given(start=st.floats(0, 60), pause=st.floats(0, 59))
-def test_whoever_waits_is_let_in_on_a_young_clock_too(start: float, pause: float) -> None:
-    """What floats lose of a time near 0 is not the client's loss."""
+def test_request_after_retry_after_is_allowed_near_clock_0(start: float, pause: float) -> None:
+    """Float errors of times near 0 do not lengthen the wait."""
     clock = FakeClock(start)
     limiter = Limiter("1/minute", clock=clock)
     limiter.hit("a")
@@ -171,8 +171,8 @@ def test_whoever_waits_is_let_in_on_a_young_clock_too(start: float, pause: float
 
 
 @given(start=st.floats(0, 1e9))
-def test_what_has_opened_a_window_can_be_given_back(start: float) -> None:
-    """Whatever floats make of when it began."""
+def test_request_that_opened_the_window_can_be_refunded(start: float) -> None:
+    """Float errors of the beginning of the window do not prevent the refund."""
     limiter = Limiter("10/day", clock=FakeClock(start))
     limiter.hit("a", 10)
 

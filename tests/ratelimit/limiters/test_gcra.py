@@ -1,4 +1,4 @@
-"""The generic cell rate algorithm: how the bucket fills, drains, and is given back to."""
+"""The generic cell rate algorithm: filling, draining and refunds of the bucket."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ...support.clock import FakeClock
 
 @pytest.fixture
 def limiter(clock: FakeClock) -> Limiter:
-    """Ten a minute: one drains every six seconds."""
+    """Return a limiter whose bucket drains one request every six seconds."""
     return Limiter("10/minute", strategy="gcra", clock=clock)
 
 
 class Bucket:
-    """The bucket that holds `limit` and drains in `window`, in exact numbers."""
+    """Reference bucket with exact numbers that drains `limit` per `window`."""
 
     def __init__(self, limit: int, window: int, now: float) -> None:
         self.limit = limit
@@ -30,14 +30,14 @@ class Bucket:
         self.at = Fraction(now)
 
     def hit(self, now: float, cost: int) -> tuple[bool, int, float]:
-        """Whether `cost` fits in; what fits in afterwards; and after how long it would."""
+        """Return if `cost` is allowed, what remains, and the wait until it is allowed."""
         self.level = max(self.level - (Fraction(now) - self.at) * self.rate, Fraction(0))
         self.at = Fraction(now)
-        too_much = self.level + cost - self.limit
-        if too_much <= 0:
+        excess = self.level + cost - self.limit
+        if excess <= 0:
             self.level += cost
-        wait = too_much / self.rate if cost <= self.limit else math.inf
-        return too_much <= 0, math.floor(self.limit - self.level), float(max(wait, 0))
+        wait = excess / self.rate if cost <= self.limit else math.inf
+        return excess <= 0, math.floor(self.limit - self.level), float(max(wait, 0))
 
 
 @given(
@@ -45,10 +45,10 @@ class Bucket:
     start=st.integers(0, 10**8),
     traffic=st.lists(st.tuples(st.integers(0, 1500), st.floats(0, 1.1))),
 )
-def test_decisions_are_those_of_a_bucket_in_exact_numbers(
+def test_decisions_equal_those_of_an_exact_bucket(
     limit: int, start: int, traffic: list[tuple[int, float]]
 ) -> None:
-    """Each request, what remains and how long to wait; times are sixteenths of a second."""
+    """Allowed requests, remaining requests and waits are those of the reference bucket."""
     clock = FakeClock(start / 16)
     limiter = Limiter(f"{limit} per 64 seconds", strategy="gcra", clock=clock)
     bucket = Bucket(limit, 64, clock())
@@ -64,20 +64,20 @@ def test_decisions_are_those_of_a_bucket_in_exact_numbers(
         assert decision.reset_after == pytest.approx(float(bucket.level / bucket.rate))
 
 
-def test_a_client_may_use_its_limit_and_no_more(clock: FakeClock, limiter: Limiter) -> None:
-    """All at once; afterwards one at a time, as it drains."""
+def test_full_bucket_allows_one_request_at_a_time(clock: FakeClock, limiter: Limiter) -> None:
+    """The limit is allowed at once, then requests as the bucket drains."""
     assert limiter.hit("a", 9)[:5] == (True, 10, 1, 54.0, 0.0)
     assert limiter.hit("a")[:5] == (True, 10, 0, 60.0, 0.0)
-    refused = limiter.hit("a")
-    assert refused[:4] == (False, 10, 0, 60.0)
-    assert refused.retry_after == pytest.approx(6.0)
+    rejected = limiter.hit("a")
+    assert rejected[:4] == (False, 10, 0, 60.0)
+    assert rejected.retry_after == pytest.approx(6.0)
 
     clock.advance(6)
     assert limiter.hit("a")[:5] == (True, 10, 0, 60.0, 0.0)
 
 
-def test_a_steady_rate_is_always_allowed(clock: FakeClock, limiter: Limiter) -> None:
-    """With the bucket as full as can be, rounding must not refuse what is just in time."""
+def test_steady_rate_is_always_allowed(clock: FakeClock, limiter: Limiter) -> None:
+    """Float errors do not reject requests at exactly the allowed rate."""
     limiter.hit("a", 10)
 
     for _ in range(1000):
@@ -85,8 +85,8 @@ def test_a_steady_rate_is_always_allowed(clock: FakeClock, limiter: Limiter) -> 
         assert limiter.hit("a").allowed
 
 
-def test_a_bucket_that_has_drained_is_as_good_as_new(clock: FakeClock, limiter: Limiter) -> None:
-    """No more than the limit fits in, however long nothing was asked."""
+def test_drained_bucket_is_empty(clock: FakeClock, limiter: Limiter) -> None:
+    """After a window without requests, the limit remains and no more."""
     limiter.hit("a", 10)
 
     clock.advance(60)
@@ -97,18 +97,18 @@ def test_a_bucket_that_has_drained_is_as_good_as_new(clock: FakeClock, limiter: 
 @pytest.mark.parametrize(
     ("later", "remaining"),
     [
-        (0, 7),  # all five are given back
-        (6, 7),  # one has drained by then, and four are given back
+        (0, 7),  # all five are refunded
+        (6, 7),  # one of them has drained, and four are refunded
         (24, 7),
-        (30, 7),  # all five have drained, and what drains now was used
+        (30, 7),  # all five have drained, so nothing is refunded
         (36, 8),
         (60, 10),
     ],
 )
-def test_what_has_drained_is_not_given_back_as_well(
+def test_refund_excludes_what_has_drained(
     clock: FakeClock, limiter: Limiter, later: float, remaining: int
 ) -> None:
-    """Of eight that were reserved three are used: five come back, one way or the other."""
+    """Of a reserve of eight with three used, five become free by draining or by the refund."""
     limiter.hit("a", 8)
     since = clock()
     clock.advance(later)
@@ -118,8 +118,8 @@ def test_what_has_drained_is_not_given_back_as_well(
     assert limiter.peek("a").remaining == remaining
 
 
-def test_a_bucket_never_holds_less_than_nothing(limiter: Limiter) -> None:
-    """Nobody can gain more than the limit by giving back."""
+def test_refund_never_exceeds_the_usage(limiter: Limiter) -> None:
+    """After a too large refund, the limit remains and no more."""
     limiter.hit("a", 3)
 
     limiter.charge("a", -5)
@@ -127,8 +127,8 @@ def test_a_bucket_never_holds_less_than_nothing(limiter: Limiter) -> None:
     assert limiter.peek("a").remaining == 10
 
 
-def test_debt_drains_like_all_that_was_used(clock: FakeClock, limiter: Limiter) -> None:
-    """What runs over has to drain before there is room for anything."""
+def test_debt_drains_before_requests_are_allowed(clock: FakeClock, limiter: Limiter) -> None:
+    """Usage beyond the limit drains at the same rate."""
     limiter.hit("a", 10)
     limiter.charge("a", 5)
 
@@ -138,7 +138,7 @@ def test_debt_drains_like_all_that_was_used(clock: FakeClock, limiter: Limiter) 
 
 
 def test_adopted_decision_raises_the_level_and_never_lowers_it(clock: FakeClock) -> None:
-    """A bucket counts at least what a decision of another limiter has counted."""
+    """A bucket counts at least the usage in the decision of another limiter."""
     limiter = Limiter("10/minute", strategy="gcra", clock=clock)
     limiter.hit("a", cost=4)
 

@@ -1,4 +1,4 @@
-"""How many exchanges of a key may be in progress at once."""
+"""Limit of concurrent requests per key."""
 
 from __future__ import annotations
 
@@ -9,102 +9,104 @@ import pytest
 from tokenpulse_mw import Decision, InFlight
 
 
-def test_there_are_so_many_places_and_no_more() -> None:
-    """Whoever finds none is told to ask again in a second, as nobody knows when one is free."""
-    places = InFlight(2)
+def test_request_without_a_free_slot_is_rejected() -> None:
+    """The wait is a second, since it is unknown when a slot becomes free."""
+    slots = InFlight(2)
 
-    assert places.hit("a") == Decision(True, 2, 1, 0.0, 0.0)
-    assert places.hit("a") == Decision(True, 2, 0, 0.0, 0.0)
-    assert places.hit("a") == Decision(False, 2, 0, 0.0, 1.0)
+    assert slots.hit("a") == Decision(True, 2, 1, 0.0, 0.0)
+    assert slots.hit("a") == Decision(True, 2, 0, 0.0, 0.0)
+    assert slots.hit("a") == Decision(False, 2, 0, 0.0, 1.0)
 
 
-def test_a_place_that_is_given_back_is_free() -> None:
-    """As often as it is taken."""
-    places = InFlight(1)
+def test_released_slot_is_free() -> None:
+    """A slot can be taken again after every release."""
+    slots = InFlight(1)
 
     for _ in range(3):
-        assert places.hit("a").allowed
-        assert not places.hit("a").allowed
-        places.release("a")
+        assert slots.hit("a").allowed
+        assert not slots.hit("a").allowed
+        slots.release("a")
 
 
-def test_keys_do_not_share() -> None:
-    """One key's places are no other's."""
-    places = InFlight(1)
+def test_keys_have_separate_slots() -> None:
+    """A key without a free slot does not affect another key."""
+    slots = InFlight(1)
 
-    assert places.hit("a").allowed
-    assert places.hit("b").allowed
-
-
-def test_peeking_takes_no_place() -> None:
-    """It tells what would be decided."""
-    places = InFlight(1)
-
-    assert places.peek("a") == places.peek("a") == Decision(True, 1, 1, 0.0, 0.0)
-    places.hit("a")
-    assert places.peek("a") == Decision(False, 1, 0, 0.0, 1.0)
+    assert slots.hit("a").allowed
+    assert slots.hit("b").allowed
 
 
-def test_one_exchange_may_take_several_places() -> None:
-    """If so many are free; a refusal takes none."""
-    places = InFlight(5)
+def test_peek_takes_no_slot() -> None:
+    """`peek` returns the decision on the next request."""
+    slots = InFlight(1)
 
-    assert places.hit("a", 3) == Decision(True, 5, 2, 0.0, 0.0)
-    assert places.hit("a", 3) == Decision(False, 5, 2, 0.0, 1.0)
-    assert places.hit("a", 2).allowed
-    places.release("a", 3)
-    assert places.peek("a").remaining == 3
+    assert slots.peek("a") == slots.peek("a") == Decision(True, 1, 1, 0.0, 0.0)
+    slots.hit("a")
+    assert slots.peek("a") == Decision(False, 1, 0, 0.0, 1.0)
 
 
-def test_more_places_than_there_are_is_refused_for_ever() -> None:
-    """There is no use in asking again."""
+def test_request_may_take_several_slots() -> None:
+    """A request takes all of its slots, or none if too few are free."""
+    slots = InFlight(5)
+
+    assert slots.hit("a", 3) == Decision(True, 5, 2, 0.0, 0.0)
+    assert slots.hit("a", 3) == Decision(False, 5, 2, 0.0, 1.0)
+    assert slots.hit("a", 2).allowed
+    slots.release("a", 3)
+    assert slots.peek("a").remaining == 3
+
+
+def test_cost_above_the_limit_has_an_infinite_wait() -> None:
+    """A request that needs more slots than the limit is never allowed."""
     assert InFlight(2).hit("a", 3) == Decision(False, 2, 2, 0.0, math.inf)
 
 
-def test_what_takes_no_place_is_always_allowed() -> None:
-    """Also where none is free, and the key is not kept for it."""
-    places = InFlight(1)
+def test_cost_0_is_always_allowed() -> None:
+    """A cost of 0 needs no free slot and stores no key."""
+    slots = InFlight(1)
 
-    assert places.hit("a", 0) == Decision(True, 1, 1, 0.0, 0.0)
-    assert len(places) == 0
-    places.hit("a")
-    assert places.hit("a", 0) == Decision(True, 1, 0, 0.0, 0.0)
+    assert slots.hit("a", 0) == Decision(True, 1, 1, 0.0, 0.0)
+    assert len(slots) == 0
+    slots.hit("a")
+    assert slots.hit("a", 0) == Decision(True, 1, 0, 0.0, 0.0)
 
 
-def test_keys_with_nothing_in_progress_are_not_kept() -> None:
-    """So many keys are known as are in progress, however many came before."""
-    places = InFlight(2)
+def test_key_without_requests_in_progress_is_removed() -> None:
+    """The number of keys is that of the keys with requests in progress."""
+    slots = InFlight(2)
 
     for key in range(1000):
-        places.hit(key)
-        places.hit(key)
-        places.release(key)
-        assert len(places) == 1
-        places.release(key)
+        slots.hit(key)
+        slots.hit(key)
+        slots.release(key)
+        assert len(slots) == 1
+        slots.release(key)
 
-    assert len(places) == 0
-
-
-def test_no_more_places_come_back_than_were_taken() -> None:
-    """To give back too much wins nothing."""
-    places = InFlight(2)
-    places.hit("a")
-
-    places.release("a", 5)
-    places.release("b")
-
-    assert places.peek("a").remaining == places.peek("b").remaining == 2
+    assert len(slots) == 0
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, "1", None, True, 10**9])
-def test_a_number_of_places_that_makes_no_sense_is_refused(limit: int) -> None:
-    """The error says what came and what is expected."""
-    with pytest.raises(ValueError, match=f"a whole number from 1 to 1000000, got {limit!r}"):
+def test_release_never_exceeds_the_taken_slots() -> None:
+    """A release of too many slots leaves the limit free and no more."""
+    slots = InFlight(2)
+    slots.hit("a")
+
+    slots.release("a", 5)
+    slots.release("b")
+
+    assert slots.peek("a").remaining == slots.peek("b").remaining == 2
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "1", "many", None, True, 10**9])
+def test_invalid_limit_is_rejected(limit: int) -> None:
+    """A limit is an integer from 1 to 1,000,000."""
+    with pytest.raises(ValueError, match=f"limit must be an integer from 1 to .*, got {limit!r}"):
         InFlight(limit)
 
 
 @pytest.mark.parametrize("cost", [-1, 0.5, "1", True])
-def test_what_is_no_cost_is_refused(cost: int) -> None:
-    """Nobody can win places, and only whole ones are counted."""
-    with pytest.raises(ValueError, match=f"whole number of at least 0, got {cost!r}"):
-        InFlight(1).hit("a", cost)
+def test_invalid_cost_is_rejected(cost: int) -> None:
+    """A cost is an integer of at least 0, when slots are taken and when they are released."""
+    slots = InFlight(1)
+    for method in (slots.hit, slots.release):
+        with pytest.raises(ValueError, match=f"cost must be .* at least 0, got {cost!r}"):
+            method("a", cost)

@@ -1,4 +1,4 @@
-"""The sketch: it may remember too much of a window, never too little."""
+"""The sketch: it may overestimate the usage of a window, and never underestimates it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenpulse_mw.ratelimit.limiters.sketch import WindowSketch
 
 
 def crowded() -> WindowSketch:
-    """A sketch where all keys share the same four cells."""
+    """Return a sketch in which all keys share the same four cells."""
     return WindowSketch(width=1)
 
 
@@ -20,23 +20,23 @@ windows = st.dictionaries(
 
 
 @given(windows=windows, now=st.floats(0, 100))
-def test_no_window_is_remembered_as_less_than_it_was(
+def test_usage_and_end_are_never_underestimated(
     windows: dict[int, tuple[int, float]], now: float
 ) -> None:
-    """However many keys share its cells, what a key used and when its window ends are kept."""
+    """This holds for any number of keys that share cells."""
     sketch = WindowSketch(width=8)
     for key, (used, ends) in windows.items():
         sketch.save(key, used, ends, 0.0)
 
     for key, (used, ends) in windows.items():
-        recalled, until = sketch.load(key, now)
+        loaded, until = sketch.load(key, now)
         if ends > now:
-            assert recalled >= used
+            assert loaded >= used
             assert until >= ends
 
 
-def test_a_window_alone_is_remembered_exactly() -> None:
-    """Without others in its cells, a key is recalled as it was, until its window is over."""
+def test_window_with_its_own_cells_is_loaded_exactly() -> None:
+    """Without other keys in its cells, a key has its exact usage until its window ends."""
     sketch = WindowSketch(width=1024)
 
     sketch.save("a", 7, 60.0, 0.0)
@@ -46,8 +46,8 @@ def test_a_window_alone_is_remembered_exactly() -> None:
     assert sketch.load("b", 0.0) == (0, 0.0)
 
 
-def test_the_same_window_is_not_added_up() -> None:
-    """A key that leaves the table again brings its whole count, which replaces the former."""
+def test_second_save_of_a_window_replaces_the_first() -> None:
+    """A key that is evicted again saves its complete usage, which is not added up."""
     sketch = WindowSketch(width=1024)
 
     sketch.save("a", 7, 60.0, 0.0)
@@ -56,8 +56,8 @@ def test_the_same_window_is_not_added_up() -> None:
     assert sketch.load("a", 2.0) == (9, 60.0)
 
 
-def test_a_window_that_is_over_leaves_no_trace() -> None:
-    """Its cells are used anew, so old counts do not pile up."""
+def test_expired_window_is_overwritten() -> None:
+    """Usage of expired windows does not accumulate."""
     sketch = WindowSketch(width=1024)
 
     sketch.save("a", 7, 60.0, 0.0)
@@ -66,8 +66,8 @@ def test_a_window_that_is_over_leaves_no_trace() -> None:
     assert sketch.load("a", 61.0) == (1, 120.0)
 
 
-def test_a_window_that_is_over_does_not_count_as_anothers() -> None:
-    """Where only one window is left in a cell, it is known whose that is."""
+def test_expired_window_does_not_count_for_another_key() -> None:
+    """The mark of a cell is that of the key with the unexpired window."""
     sketch = crowded()
     sketch.save("old", 7, 60.0, 0.0)
 
@@ -77,36 +77,36 @@ def test_a_window_that_is_over_does_not_count_as_anothers() -> None:
     assert sketch.load("old", 61.0) == (0, 61.0)
 
 
-def test_a_stranger_is_known_as_one_where_another_is_alone() -> None:
-    """Its cells are all taken, but by a single other key, which has left its mark there."""
+def test_unsaved_key_is_recognized_in_cells_of_a_single_key() -> None:
+    """The mark in the cells differs from the mark of the unsaved key."""
     sketch = crowded()
     sketch.save("a", 7, 60.0, 0.0)
 
-    strangers = [sketch.load(number, 1.0) == (0, 1.0) for number in range(100)]
+    recognized = [sketch.load(number, 1.0) == (0, 1.0) for number in range(100)]
 
-    assert strangers.count(True) > 95  # one mark in 65,536 is the same by chance
+    assert recognized.count(True) > 95  # one in 65,536 marks is equal by chance
 
 
-def test_a_stranger_is_mistaken_where_there_are_several() -> None:
-    """Then it is taken to have used as much, and as lately, as whoever has used most."""
+def test_unsaved_key_in_cells_of_several_keys_gets_their_usage() -> None:
+    """The key gets the largest usage and the latest end of the cells."""
     sketch = crowded()
     for number in range(1, 8):
         sketch.save(number, number, 100.0 - number, 0.0)
 
-    assert sketch.load("stranger", 1.0) == (7, 99.0)
+    assert sketch.load("unsaved", 1.0) == (7, 99.0)
     assert sketch.load(1, 1.0) == (7, 99.0)
 
 
-def test_nobody_can_tell_which_keys_are_mistaken_for_others() -> None:
-    """Every sketch has a salt of its own, so no one can choose a client to be mistaken for."""
+def test_colliding_keys_are_unpredictable() -> None:
+    """Every sketch has a random salt, so that clients cannot choose colliding keys."""
 
-    def mistaken() -> set[str]:
+    def colliding() -> set[str]:
         sketch = WindowSketch(width=64)
         for number in range(100):
             sketch.save(number, 7, 60.0, 0.0)
         return {key for key in map(str, range(1000)) if sketch.load(key, 1.0)[0]}
 
-    assert mistaken() != mistaken()
+    assert colliding() != colliding()
 
 
 @given(
@@ -114,10 +114,10 @@ def test_nobody_can_tell_which_keys_are_mistaken_for_others() -> None:
         st.tuples(st.integers(0, 30), st.integers(0, 9), st.integers(1, 9)), max_size=80
     )
 )
-def test_the_most_a_key_can_be_taken_for_is_the_most_that_any_has_used(
+def test_loaded_usage_never_exceeds_the_largest_saved_usage(
     requests: list[tuple[int, int, int]],
 ) -> None:
-    """Nothing is added up: many clients that used little are no one that used much."""
+    """The usage of several keys in a cell is not added up."""
     sketch = crowded()
     for key, used, ends in requests:
         sketch.save(key, used, float(ends), 0.0)
@@ -126,8 +126,8 @@ def test_the_most_a_key_can_be_taken_for_is_the_most_that_any_has_used(
         assert sketch.load(key, 0.0)[0] <= max((used for _, used, _ in requests), default=0)
 
 
-def test_nothing_used_leaves_no_trace() -> None:
-    """Neither of the key, nor in what others have left in its cells."""
+def test_save_of_usage_0_changes_nothing() -> None:
+    """Neither the key nor the other keys in its cells are affected."""
     sketch = crowded()
     sketch.save("a", 3, 60.0, 0.0)
 
@@ -139,8 +139,8 @@ def test_nothing_used_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("used", [2**64 - 1, 2**64, 10**30])
-def test_there_is_an_end_to_counting(used: int) -> None:
-    """What no cell can hold is remembered as the most that one can."""
+def test_usage_above_the_maximum_of_a_cell_is_clipped(used: int) -> None:
+    """A usage too large for a cell is stored as the largest possible one."""
     sketch = WindowSketch(width=1024)
 
     sketch.save("a", used, 60.0, 0.0)
@@ -150,8 +150,8 @@ def test_there_is_an_end_to_counting(used: int) -> None:
     assert sketch.load("a", 1.0)[0] >= 2**48 - 1
 
 
-def test_a_key_can_be_forgotten() -> None:
-    """A forgotten key starts anew."""
+def test_cleared_key_is_unused() -> None:
+    """After `clear`, the key has no usage."""
     sketch = WindowSketch(width=1024)
 
     sketch.save("a", 7, 60.0, 0.0)
@@ -160,8 +160,8 @@ def test_a_key_can_be_forgotten() -> None:
     assert sketch.load("a", 1.0) == (0, 1.0)
 
 
-def test_to_forget_a_key_costs_no_other_anything_if_one_cell_is_its_own() -> None:
-    """That is so nearly always, although it shares some of its four cells in half the cases."""
+def test_clear_affects_no_other_key_if_one_cell_is_not_shared() -> None:
+    """A key nearly always has a cell that no other key has written."""
     damaged = 0
     for _ in range(200):
         sketch = WindowSketch(width=64)
@@ -172,11 +172,11 @@ def test_to_forget_a_key_costs_no_other_anything_if_one_cell_is_its_own() -> Non
         others = [sketch.load((key, "one of many"), 1.0) for key in range(1, 12)]
         damaged += others != [(7, 60.0)] * 11
 
-    assert damaged <= 8  # one in 1,500 has no cell of its own
+    assert damaged <= 8  # one key in 1,500 shares all of its cells
 
 
-def test_a_key_with_no_cell_of_its_own_is_forgotten_all_the_same() -> None:
-    """Others lose something by it, as the reset of a key must work."""
+def test_clear_works_for_a_key_that_shares_all_cells() -> None:
+    """A reset must work, so other keys may lose usage."""
     sketch = crowded()
     for number in range(8):
         sketch.save(number, 7, 60.0, 0.0)

@@ -1,10 +1,10 @@
-"""What holds whichever way requests are counted, and where the `limits` package agrees."""
+"""Properties of all strategies, and comparison with the `limits` package."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -18,14 +18,13 @@ from limits.aio.strategies import (
 )
 
 from tokenpulse_mw import Decision, Limiter
-from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES, strategy_named
+from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES, create_strategy
 
 from ...support.clock import FakeClock
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
-# Times that floats hold exactly, so that rounding is no excuse: sixteenths of a second, in
-# windows of 64 seconds.
+# Times that are exact as float: sixteenths of a second, in windows of 64 seconds.
 SIXTEENTH = 1 / 16
 WINDOW = 64
 starts = st.integers(16 * WINDOW, 10**8).map(lambda ticks: ticks * SIXTEENTH)
@@ -33,24 +32,26 @@ pauses = st.one_of(st.just(0.0), st.integers(0, 1500).map(lambda ticks: ticks * 
 
 
 class Time:
-    """As much of the module `time` as the `limits` package needs."""
+    """Replacement of the module `time` in the `limits` package."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.time = clock
 
 
-def agree(ours: Limiter, theirs: RateLimiter, traffic: list[tuple[str, int, float]]) -> None:
-    """Check that both decide alike of each request, and that the same remains of the limit."""
-    clock = ours.clock
+def assert_equal_decisions(
+    limiter: Limiter, reference: RateLimiter, traffic: list[tuple[str, int, float]]
+) -> None:
+    """Assert that both limiters allow the same requests and leave the same remaining requests."""
+    clock = limiter.clock
     assert isinstance(clock, FakeClock)
-    item = RateLimitItemPerSecond(ours.limit, WINDOW)
+    item = RateLimitItemPerSecond(limiter.limit, WINDOW)
 
     async def compare() -> None:
         for key, cost, pause in traffic:
             clock.advance(pause)
-            decision = ours.hit(key, cost)
-            assert decision.allowed == await theirs.hit(item, key, cost=cost)
-            assert decision.remaining == (await theirs.get_window_stats(item, key)).remaining
+            decision = limiter.hit(key, cost)
+            assert decision.allowed == await reference.hit(item, key, cost=cost)
+            assert decision.remaining == (await reference.get_window_stats(item, key)).remaining
 
     with pytest.MonkeyPatch.context() as patch:
         for module in ("limits.aio.storage.memory", "limits.aio.strategies"):
@@ -63,13 +64,13 @@ def agree(ours: Limiter, theirs: RateLimiter, traffic: list[tuple[str, int, floa
     start=starts,
     traffic=st.lists(st.tuples(st.sampled_from("ab"), st.just(1), pauses), max_size=60),
 )
-def test_fixed_windows_are_those_of_limits(
+def test_fixed_windows_decide_as_limits(
     limit: int, start: float, traffic: list[tuple[str, int, float]]
 ) -> None:
-    """Single requests are allowed or refused exactly as the `limits` package would."""
-    ours = Limiter(f"{limit} per {WINDOW} seconds", clock=FakeClock(start))
+    """Requests of cost 1 are allowed exactly as by the `limits` package."""
+    limiter = Limiter(f"{limit} per {WINDOW} seconds", clock=FakeClock(start))
 
-    agree(ours, FixedWindowRateLimiter(MemoryStorage()), traffic)
+    assert_equal_decisions(limiter, FixedWindowRateLimiter(MemoryStorage()), traffic)
 
 
 @given(
@@ -77,32 +78,39 @@ def test_fixed_windows_are_those_of_limits(
     start=starts,
     traffic=st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 9), pauses), max_size=60),
 )
-def test_sliding_window_counters_are_those_of_limits(
+def test_sliding_window_counters_decide_as_limits(
     limit: int, start: float, traffic: list[tuple[str, int, float]]
 ) -> None:
-    """Requests of any cost are allowed or refused exactly as the `limits` package would."""
+    """Requests of any cost are allowed exactly as by the `limits` package."""
     strategy = "sliding-window-counter"
-    ours = Limiter(f"{limit} per {WINDOW} seconds", strategy=strategy, clock=FakeClock(start))
+    limiter = Limiter(f"{limit} per {WINDOW} seconds", strategy=strategy, clock=FakeClock(start))
 
-    agree(ours, SlidingWindowCounterRateLimiter(MemoryStorage()), traffic)
+    assert_equal_decisions(limiter, SlidingWindowCounterRateLimiter(MemoryStorage()), traffic)
 
 
-class Used(NamedTuple):
-    """A limiter that has seen some requests of "a", its clock, and what the next one costs."""
+class Case(NamedTuple):
+    """A limiter with usage of the key "a", its clock, and the cost of the next request."""
 
     limiter: Limiter
     clock: FakeClock
     cost: int
 
     def peek(self) -> Decision:
-        """What would be decided of the next request."""
+        """Return the decision on the next request."""
         return self.limiter.peek("a", self.cost)
 
 
-def used(
+def case_of(
     strategy: str, rate: tuple[int, int], start: float, shares: list[tuple[float, float]]
-) -> Used:
-    """`shares` are those of the limit that each request takes, and of the windows in between."""
+) -> Case:
+    """Return a case after some requests.
+
+    Args:
+        strategy: Strategy of the limiter.
+        rate: Limit and window.
+        start: Time of the first request.
+        shares: Cost of each request as share of the limit, and pause as share of the window.
+    """
     clock = FakeClock(start)
     limiter = Limiter("{} per {} seconds".format(*rate), strategy=strategy, clock=clock)
     cost = 1
@@ -110,13 +118,13 @@ def used(
         limiter.hit("a", cost)
         clock.advance(of_window**2 * limiter.window)  # squared: most pauses are short
         cost = math.ceil(of_limit * limiter.limit)
-    return Used(limiter, clock, cost)
+    return Case(limiter, clock, cost)
 
 
-def any_used(strategy: str) -> st.SearchStrategy[Used]:
-    """Odd limits and windows, on clocks that have run for a day or for decades."""
+def cases(strategy: str) -> st.SearchStrategy[Case]:
+    """Return a strategy of cases with various limits, windows and clocks."""
     return st.builds(
-        used,
+        case_of,
         strategy=st.just(strategy),
         rate=st.tuples(st.integers(1, 10_000), st.sampled_from([1, 7, 60, 3599, 86_400])),
         start=st.floats(86_400, 1e9),
@@ -126,9 +134,9 @@ def any_used(strategy: str) -> st.SearchStrategy[Used]:
 
 @every_strategy
 @given(data=st.data())
-def test_whoever_waits_as_told_is_allowed(strategy: str, data: st.DataObject) -> None:
+def test_request_after_retry_after_is_allowed(strategy: str, data: st.DataObject) -> None:
     """After exactly `retry_after` the same request is allowed."""
-    case = data.draw(any_used(strategy))
+    case = data.draw(cases(strategy))
 
     case.clock.advance(case.peek().retry_after)
 
@@ -137,24 +145,22 @@ def test_whoever_waits_as_told_is_allowed(strategy: str, data: st.DataObject) ->
 
 @every_strategy
 @given(data=st.data())
-def test_no_one_is_told_to_wait_for_nothing(strategy: str, data: st.DataObject) -> None:
-    """A little before `retry_after` has passed, the same request is refused still."""
-    case = data.draw(any_used(strategy))
+def test_request_before_retry_after_is_rejected(strategy: str, data: st.DataObject) -> None:
+    """Slightly before `retry_after` the same request is still rejected."""
+    case = data.draw(cases(strategy))
     wait = case.peek().retry_after
-    a_little = max(wait / 100, case.limiter.window * 2e-6, 1e-3)
+    margin = max(wait / 100, case.limiter.window * 2e-6, 1e-3)
 
-    case.clock.advance(max(wait - a_little, 0.0))
+    case.clock.advance(max(wait - margin, 0.0))
 
     assert case.limiter.hit("a", case.cost).allowed == (wait == 0.0)
 
 
 @every_strategy
 @given(data=st.data())
-def test_all_of_the_limit_is_free_when_it_was_said_to_be(
-    strategy: str, data: st.DataObject
-) -> None:
-    """After exactly `reset_after` nothing is counted any more."""
-    case = data.draw(any_used(strategy))
+def test_all_of_the_limit_remains_after_reset_after(strategy: str, data: st.DataObject) -> None:
+    """After exactly `reset_after` no usage is counted."""
+    case = data.draw(cases(strategy))
 
     case.clock.advance(case.peek().reset_after)
 
@@ -165,9 +171,9 @@ def test_all_of_the_limit_is_free_when_it_was_said_to_be(
 @every_strategy
 @settings(max_examples=50)
 @given(data=st.data())
-def test_peeking_tells_what_a_hit_decides(strategy: str, data: st.DataObject) -> None:
-    """Whether it is allowed and how long to wait are the same, and peeking changes neither."""
-    case = data.draw(any_used(strategy))
+def test_peek_returns_the_decision_of_a_hit(strategy: str, data: st.DataObject) -> None:
+    """`peek` and `hit` agree, and `peek` changes nothing."""
+    case = data.draw(cases(strategy))
 
     peeked, again = case.peek(), case.peek()
     hit = case.limiter.hit("a", case.cost)
@@ -180,9 +186,9 @@ def test_peeking_tells_what_a_hit_decides(strategy: str, data: st.DataObject) ->
 @every_strategy
 @settings(max_examples=50)
 @given(data=st.data())
-def test_what_is_refused_costs_nothing(strategy: str, data: st.DataObject) -> None:
-    """Neither a request there is no room for, nor one that costs more than the limit."""
-    case = data.draw(any_used(strategy))
+def test_rejected_request_costs_nothing(strategy: str, data: st.DataObject) -> None:
+    """This holds for costs above the remaining requests and above the limit."""
+    case = data.draw(cases(strategy))
     before = case.peek()
 
     for cost in (case.limiter.limit + 1, before.remaining + 1):
@@ -192,8 +198,8 @@ def test_what_is_refused_costs_nothing(strategy: str, data: st.DataObject) -> No
 
 
 @every_strategy
-def test_what_costs_more_than_the_limit_is_never_allowed(strategy: str, clock: FakeClock) -> None:
-    """There is no use in waiting, whether or not anything has been used."""
+def test_cost_above_the_limit_has_an_infinite_wait(strategy: str, clock: FakeClock) -> None:
+    """This holds for unused and for used keys."""
     limiter = Limiter("3/minute", strategy=strategy, clock=clock)
 
     assert limiter.hit("a", 4).retry_after == math.inf
@@ -202,8 +208,8 @@ def test_what_costs_more_than_the_limit_is_never_allowed(strategy: str, clock: F
 
 
 @every_strategy
-def test_what_costs_nothing_is_always_allowed(strategy: str, clock: FakeClock) -> None:
-    """Also for a client that has used up its limit."""
+def test_cost_0_is_always_allowed(strategy: str, clock: FakeClock) -> None:
+    """This holds also for a key that has used up its limit."""
     limiter = Limiter("3/minute", strategy=strategy, clock=clock)
 
     assert limiter.hit("a", 0)[:3] == (True, 3, 3)
@@ -212,8 +218,8 @@ def test_what_costs_nothing_is_always_allowed(strategy: str, clock: FakeClock) -
 
 
 @every_strategy
-def test_what_costs_nothing_is_allowed_in_debt_too(strategy: str, clock: FakeClock) -> None:
-    """Nobody can owe so much that nothing is too much."""
+def test_cost_0_is_allowed_in_debt(strategy: str, clock: FakeClock) -> None:
+    """A usage beyond the limit does not reject a cost of 0."""
     limiter = Limiter("3/minute", strategy=strategy, clock=clock)
     limiter.hit("a", 3)
     limiter.charge("a", 9)
@@ -223,16 +229,16 @@ def test_what_costs_nothing_is_allowed_in_debt_too(strategy: str, clock: FakeClo
 
 
 @every_strategy
-def test_debt_is_to_be_waited_for(strategy: str, clock: FakeClock) -> None:
-    """Who has used more than its limit is refused until so much is forgotten, and told so."""
+def test_retry_after_includes_debt(strategy: str, clock: FakeClock) -> None:
+    """A key in debt is rejected exactly until its `retry_after`."""
     limiter = Limiter("4/minute", strategy=strategy, clock=clock)
     limiter.hit("a")
     limiter.charge("a", 5)
 
-    refused = limiter.hit("a")
+    rejected = limiter.hit("a")
 
-    assert (refused.allowed, refused.remaining) == (False, 0)
-    clock.advance(refused.retry_after - 0.001)
+    assert (rejected.allowed, rejected.remaining) == (False, 0)
+    clock.advance(rejected.retry_after - 0.001)
     assert not limiter.hit("a").allowed
     clock.advance(0.001)
     assert limiter.hit("a").allowed
@@ -244,41 +250,41 @@ def test_debt_is_to_be_waited_for(strategy: str, clock: FakeClock) -> None:
         st.tuples(pauses, st.integers(1, 8), st.integers(0, 8), st.integers(0, 4)), max_size=40
     )
 )
-def test_to_reserve_much_and_give_back_wins_nothing(
+def test_reserve_and_refund_allow_no_more_than_the_final_cost(
     strategy: str, requests: list[tuple[float, int, int, int]]
 ) -> None:
-    """All that is allowed would be, had each request cost from the start what it has used."""
+    """An allowed reserve is also allowed by a limiter that counts the final cost at once."""
     clock = FakeClock(16.0 * WINDOW)
     reserving = Limiter(f"8 per {WINDOW} seconds", strategy=strategy, clock=clock)
-    foreseeing = Limiter(f"8 per {WINDOW} seconds", strategy=strategy, clock=clock)
-    due: list[tuple[int, float, int]] = []
+    reference = Limiter(f"8 per {WINDOW} seconds", strategy=strategy, clock=clock)
+    refunds: list[tuple[int, float, int]] = []
 
-    for number, (pause, reserved, spared, held) in enumerate(requests):
+    for number, (pause, reserved, unused, delay) in enumerate(requests):
         clock.advance(pause)
-        for settled in [each for each in due if each[0] <= number]:
-            due.remove(settled)
-            reserving.charge("a", -settled[2], since=settled[1])
-        granted = reserving.hit("a", reserved).allowed
-        spare = min(spared, reserved)
-        assert foreseeing.hit("a", reserved - spare if granted else 0).allowed
-        if granted:
-            due.append((number + held, clock(), spare))
+        for due in [refund for refund in refunds if refund[0] <= number]:
+            refunds.remove(due)
+            reserving.charge("a", -due[2], since=due[1])
+        allowed = reserving.hit("a", reserved).allowed
+        amount = min(unused, reserved)
+        assert reference.hit("a", reserved - amount if allowed else 0).allowed
+        if allowed:
+            refunds.append((number + delay, clock(), amount))
 
 
-@pytest.mark.parametrize("name", ["", "Fixed-Window", "moving-window", "token-bucket", None])
-def test_a_strategy_that_is_not_known_is_refused(name: str) -> None:
-    """The error says what came, and which there are."""
-    with pytest.raises(ValueError, match=f"strategy {name!r} is not known: expected one of .*gcra"):
+@pytest.mark.parametrize("name", ["", "Fixed-Window", "moving-window", "token-bucket", None, []])
+def test_unknown_strategy_is_rejected(name: Any) -> None:
+    """The error lists the strategies."""
+    with pytest.raises(ValueError, match=r"^strategy must be one of fixed-window, .*, gcra, got "):
         Limiter("1/minute", strategy=name)
 
 
 @every_strategy
-def test_a_strategy_is_told_its_limit_and_window(strategy: str) -> None:
-    """Each name gives the strategy that is called so."""
-    made = strategy_named(strategy, limit=3, window=60)
+def test_create_strategy_returns_the_named_strategy(strategy: str) -> None:
+    """The strategy has the limit and the window."""
+    created = create_strategy(strategy, limit=3, window=60)
 
-    assert type(made) is STRATEGIES[strategy]
-    assert (made.limit, made.window) == (3, 60)
+    assert type(created) is STRATEGIES[strategy]
+    assert (created.limit, created.window) == (3, 60)
 
 
 @every_strategy
@@ -286,15 +292,15 @@ def test_a_strategy_is_told_its_limit_and_window(strategy: str) -> None:
 def test_charge_of_any_amount_ends_within_ten_windows(
     strategy: str, amount: int, clock: FakeClock
 ) -> None:
-    """No number limits a client for years, raises, or makes the counter forget other charges."""
+    """A charge of any size raises no error and limits a key for less than ten windows."""
     limiter = Limiter("100/minute", strategy=strategy, clock=clock)
 
     for _ in range(3):
         limiter.charge("a", amount)
-    refused = limiter.hit("a")
+    rejected = limiter.hit("a")
 
-    assert (refused.allowed, refused.remaining) == (False, 0)
-    assert 0 < refused.retry_after < 10 * 60
-    assert 0 < refused.reset_after <= 10 * 60
-    clock.advance(refused.retry_after)
+    assert (rejected.allowed, rejected.remaining) == (False, 0)
+    assert 0 < rejected.retry_after < 10 * 60
+    assert 0 < rejected.reset_after <= 10 * 60
+    clock.advance(rejected.retry_after)
     assert limiter.hit("a").allowed

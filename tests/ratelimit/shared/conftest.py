@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import coredis
 import pytest
 
 from ...support.servers import Server
@@ -36,3 +40,13 @@ def url(server: Server) -> str:
     """Return the URL of a server, according to its program."""
     scheme = "memcached" if server.program == "memcached" else "redis"
     return f"async+{scheme}://{server.place}"
+
+
+@asynccontextmanager
+async def direct_client(server: Server) -> AsyncIterator[coredis.Redis[str]]:
+    """Yield a direct connection to a Redis."""
+    client = coredis.Redis(port=server.port, decode_responses=True)
+    try:
+        yield client
+    finally:
+        client.connection_pool.disconnect()

@@ -1,4 +1,4 @@
-"""What the shared limiter does while its storage is away, slow, or confused."""
+"""The shared limiter with an unavailable, slow or failing storage."""
 
 from __future__ import annotations
 
@@ -24,44 +24,39 @@ from .conftest import url
 
 pytestmark = pytest.mark.anyio
 
-
-BRIEF = 0.5  # seconds that a decision may wait, where the storage does not answer
-
-
+BRIEF = 0.5  # seconds; timeout in tests in which the storage does not respond
 ALLOWED = Decision(True, 100, 100, 3600.0, 0.0, degraded=True)
-
-
 DENIED = Decision(False, 100, 0, 1.0, 1.0, degraded=True)
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What the limiter writes to the log."""
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Capture the log of the limiter from the level INFO."""
     with caplog.at_level(logging.INFO, logger="tokenpulse_mw.ratelimit"):
         yield caplog
 
 
-async def connected(limiter: SharedLimiter, clock: FakeClock) -> None:
-    """Ask until the storage, which may be slow at first, has answered in time."""
+async def connect(limiter: SharedLimiter, clock: FakeClock) -> None:
+    """Retry until the storage, which may be slow at first, responds within the timeout."""
     async with asyncio.timeout(PATIENCE):
         while (await limiter.hit("a")).degraded:
             clock.advance(RETRY_SECONDS)
 
 
-def levels(told: pytest.LogCaptureFixture) -> list[str]:
-    """How loud each line was."""
-    return [record.levelname for record in told.records if "storage" in record.message]
+def levels(log: pytest.LogCaptureFixture) -> list[str]:
+    """Return the levels of the log lines about the storage."""
+    return [record.levelname for record in log.records if "storage" in record.message]
 
 
 @pytest.mark.parametrize("on_error", ["local", "allow", "deny"])
-async def test_a_storage_that_dies_in_the_middle_of_traffic(
+async def test_requests_are_decided_by_on_error_until_the_storage_recovers(
     server: Server,
     strategy: str,
     on_error: str,
     clock: FakeClock,
-    told: pytest.LogCaptureFixture,
+    log: pytest.LogCaptureFixture,
 ) -> None:
-    """Every request is decided as configured, until the storage is back; the log says so once."""
+    """Beginning and end of the outage are logged once."""
     limiter = SharedLimiter(
         "100/hour",
         storage=url(server),
@@ -72,7 +67,7 @@ async def test_a_storage_that_dies_in_the_middle_of_traffic(
     )
     assert not (await limiter.hit("a")).degraded
 
-    server.stop()  # so that all that follow are on their way
+    server.stop()  # so that all following requests are in progress
     hits = [asyncio.create_task(limiter.hit("a")) for _ in range(30)]
     await asyncio.gather(*hits, asyncio.to_thread(server.kill))
 
@@ -82,17 +77,17 @@ async def test_a_storage_that_dies_in_the_middle_of_traffic(
         assert sum(decision.allowed for decision in decisions) == 100
     else:
         assert set(decisions) == {ALLOWED if on_error == "allow" else DENIED}
-    assert levels(told) == ["WARNING"]
+    assert levels(log) == ["WARNING"]
 
     server.start()
-    assert (await limiter.hit("b")).degraded  # nobody has tried it yet
+    assert (await limiter.hit("b")).degraded  # no request has tried it yet
     clock.advance(RETRY_SECONDS)
     assert [(await limiter.hit("b")).degraded for _ in range(3)] == [False] * 3
-    assert levels(told) == ["WARNING", "INFO"]
+    assert levels(log) == ["WARNING", "INFO"]
 
 
-async def test_connection_that_is_lost_is_not_written_to(redis: Server) -> None:
-    """The event loop is not left waiting for a file descriptor that it has closed."""
+async def test_lost_connection_is_not_written_to(redis: Server) -> None:
+    """The event loop does not wait for a file descriptor that it has closed."""
     storage: Any = open_storage(hide_url(url(redis)))
     client = storage.bridge.get_connection()
     await storage.get_expiry("tokenpulse")
@@ -110,26 +105,26 @@ async def test_connection_that_is_lost_is_not_written_to(redis: Server) -> None:
     assert not asyncio.get_running_loop().remove_writer(number)
 
 
-async def test_a_storage_that_hangs_is_waited_for_once(
+async def test_only_the_first_request_waits_for_a_hanging_storage(
     server: Server, strategy: str, clock: FakeClock
 ) -> None:
-    """The first request waits for the timeout, those that follow for nothing."""
+    """The first request waits for the timeout, and later requests do not wait."""
     limiter = SharedLimiter(
         "100/hour", storage=url(server), strategy=strategy, timeout=BRIEF, clock=clock
     )
-    await connected(limiter, clock)
+    await connect(limiter, clock)
     server.stop()
 
     async with asyncio.timeout(PATIENCE):
         assert (await limiter.hit("a")).degraded
     for _ in range(20):
         with pytest.raises(StopIteration) as decided:
-            limiter.hit("a").send(None)  # it would stop here to wait for anything at all
+            limiter.hit("a").send(None)  # returns normally if the coroutine suspends
         assert decided.value.value.degraded
 
 
-async def test_one_request_a_second_tries_again(server: Server, clock: FakeClock) -> None:
-    """It alone waits for the answer; the others are decided without."""
+async def test_one_request_per_second_tries_the_storage(server: Server, clock: FakeClock) -> None:
+    """Only this request waits for the response; the others are decided by `on_error`."""
     limiter = SharedLimiter("100/hour", storage=url(server), timeout=PATIENCE, clock=clock)
     server.kill()
     assert (await limiter.hit("a")).degraded
@@ -139,7 +134,7 @@ async def test_one_request_a_second_tries_again(server: Server, clock: FakeClock
     clock.advance(RETRY_SECONDS)
     hits = [asyncio.create_task(limiter.hit("a")) for _ in range(20)]
     async with asyncio.timeout(PATIENCE):
-        while sum(hit.done() for hit in hits) < 19:  # noqa: ASYNC110 - no event tells of it
+        while sum(hit.done() for hit in hits) < 19:  # noqa: ASYNC110 - no event signals it
             await asyncio.sleep(0)
 
     assert all(hit.result().degraded for hit in hits if hit.done())
@@ -149,44 +144,45 @@ async def test_one_request_a_second_tries_again(server: Server, clock: FakeClock
     assert not (await limiter.hit("a")).degraded
 
 
-async def test_answers_are_not_mixed_up(server: Server, strategy: str, clock: FakeClock) -> None:
-    """A storage that stood still gives each request its own answer when it goes on."""
+async def test_late_responses_are_not_mixed_up(
+    server: Server, strategy: str, clock: FakeClock
+) -> None:
+    """After a pause of the storage, every request gets its own response."""
     limiter = SharedLimiter(
         "1000/hour", storage=url(server), strategy=strategy, timeout=BRIEF, clock=clock
     )
-    await connected(limiter, clock)
+    await connect(limiter, clock)
     for number in range(2):
         server.stop()
         late = await asyncio.gather(*[limiter.hit(("late", number, i), i) for i in range(30)])
         assert all(decision.degraded for decision in late)
         server.go_on()
-        await until_all_are_answered(limiter, clock, number)
+        await assert_own_responses(limiter, clock, number)
 
 
-async def until_all_are_answered(limiter: SharedLimiter, clock: FakeClock, number: int) -> None:
-    """Ask for 1 to 29 until the storage, which may be slow at first, has answered each.
-
-    Whatever it answers is the answer to what was asked.
-    """
+async def assert_own_responses(limiter: SharedLimiter, clock: FakeClock, number: int) -> None:
+    """Retry costs 1 to 29 until the storage responds to all, and compare the responses."""
     async with asyncio.timeout(PATIENCE):
         degraded = True
         while degraded:
             clock.advance(RETRY_SECONDS)
-            number += 100  # nobody has asked these before
-            asked = await asyncio.gather(*[limiter.hit((number, i), i) for i in range(1, 30)])
-            answers = {i: each for i, each in enumerate(asked, start=1) if not each.degraded}
-            assert {i: 1000 - each.remaining for i, each in answers.items()} == {
-                i: i for i in answers
+            number += 100  # unused keys
+            decisions = await asyncio.gather(*[limiter.hit((number, i), i) for i in range(1, 30)])
+            used = {
+                cost: 1000 - decision.remaining
+                for cost, decision in enumerate(decisions, start=1)
+                if not decision.degraded
             }
-            degraded = len(answers) < len(asked)
+            assert used == {cost: cost for cost in used}
+            degraded = len(used) < len(decisions)
 
 
-async def test_a_request_that_breaks_off_is_no_outage(
-    server: Server, strategy: str, told: pytest.LogCaptureFixture
+async def test_cancelled_request_is_not_an_outage(
+    server: Server, strategy: str, log: pytest.LogCaptureFixture
 ) -> None:
-    """Its client has left; the connection goes on to serve others, and answers each its own."""
+    """Other requests on the same connection get their own responses."""
     limiter = SharedLimiter("1000/hour", storage=url(server), strategy=strategy, timeout=PATIENCE)
-    for warm in (False, True):  # while it connects, and when it has
+    for warm in (False, True):  # while connecting, and when connect
         server.stop()
         leaving = [asyncio.create_task(limiter.hit(("left", warm, i), i)) for i in range(20)]
         await asyncio.wait(leaving, timeout=0.02)
@@ -194,18 +190,18 @@ async def test_a_request_that_breaks_off_is_no_outage(
             hit.cancel()
         results = await asyncio.gather(*leaving, return_exceptions=True)
         server.go_on()
-        asked = await asyncio.gather(*[limiter.hit((warm, i), i) for i in range(1, 20)])
+        decisions = await asyncio.gather(*[limiter.hit((warm, i), i) for i in range(1, 20)])
 
         assert all(isinstance(result, asyncio.CancelledError) for result in results)
-        assert [1000 - decision.remaining for decision in asked] == list(range(1, 20))
-        assert not any(decision.degraded for decision in asked)
-    assert levels(told) == []
+        assert [1000 - decision.remaining for decision in decisions] == list(range(1, 20))
+        assert not any(decision.degraded for decision in decisions)
+    assert levels(log) == []
 
 
-async def test_connection_that_answered_slowly_is_closed_with_its_requests(
+async def test_slow_connection_is_closed_with_its_requests(
     memcached: Server,
 ) -> None:
-    """A slow Memcached leaves neither a connection nor an error behind when the limiter closes."""
+    """Closing a limiter with a slow Memcached leaves no connection and no error."""
     limiter = SharedLimiter("100/hour", storage=url(memcached), timeout=PATIENCE)
     await limiter.hit("a")
     memcached.stop()
@@ -223,8 +219,8 @@ async def test_connection_that_answered_slowly_is_closed_with_its_requests(
     assert all(decision.degraded for decision in await asyncio.gather(*hits))
 
 
-async def test_peek_reset_and_charge_do_without_the_storage(clock: FakeClock) -> None:
-    """They look at, forget and count what this process has seen, and fail no request."""
+async def test_peek_reset_and_charge_work_locally_during_an_outage(clock: FakeClock) -> None:
+    """They use the in-memory limiter and raise no error."""
     limiter = SharedLimiter(
         "10/hour", storage=f"async+redis://127.0.0.1:{free_port()}", clock=clock
     )
@@ -238,10 +234,8 @@ async def test_peek_reset_and_charge_do_without_the_storage(clock: FakeClock) ->
     assert (await limiter.peek("a")).remaining == 10
 
 
-async def test_a_reset_also_forgets_what_was_seen_in_an_outage(
-    redis: Server, clock: FakeClock
-) -> None:
-    """Else a client would be limited again in the next one."""
+async def test_reset_also_removes_local_usage(redis: Server, clock: FakeClock) -> None:
+    """The usage of an earlier outage does not limit the key in the next outage."""
     limiter = SharedLimiter("1/hour", storage=url(redis), timeout=PATIENCE, clock=clock)
     redis.kill()
     await limiter.hit("a")
@@ -254,10 +248,10 @@ async def test_a_reset_also_forgets_what_was_seen_in_an_outage(
     assert await limiter.hit("a") == Decision(True, 1, 0, 3600.0, 0.0, degraded=True)
 
 
-async def test_what_was_taken_in_an_outage_is_given_back_where_it_was_taken(
+async def test_hit_of_an_outage_is_not_refunded_in_the_storage(
     redis: Server, clock: FakeClock
 ) -> None:
-    """The storage has not counted it, and is not to forget what others have used."""
+    """The storage has not counted the hit, so a refund would reduce other usage."""
     limiter = SharedLimiter("10/hour", storage=url(redis), timeout=PATIENCE, clock=clock)
     await limiter.hit("a", cost=5)
     redis.stop()
@@ -265,46 +259,48 @@ async def test_what_was_taken_in_an_outage_is_given_back_where_it_was_taken(
     await asyncio.wait([leaving], timeout=0.02)
     await asyncio.to_thread(redis.kill)
     assert (await leaving).degraded
-    taken = clock()
+    since = clock()
     clock.advance(RETRY_SECONDS)
     redis.start()
     await limiter.hit("a", cost=5)
 
-    await limiter.charge("a", -5, since=taken)
+    await limiter.charge("a", -5, since=since)
     assert (await limiter.peek("a")).remaining == 5
     await limiter.charge("a", -5, since=clock())
     assert (await limiter.peek("a")).remaining == 10
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
-async def test_without_asyncio_every_decision_is_one_of_an_outage(
-    told: pytest.LogCaptureFixture,
+async def test_trio_is_an_outage(
+    log: pytest.LogCaptureFixture,
 ) -> None:
-    """There is no driver for trio; the log says so, and requests are decided as configured."""
+    """The drivers do not support trio, which is logged; requests are decided by `on_error`."""
     limiter = SharedLimiter("1/hour", storage="async+redis://127.0.0.1:1")
 
     assert (await limiter.hit("a"))[0]
     assert not (await limiter.hit("a"))[0]
     assert (await limiter.peek("a")).degraded
     await limiter.aclose()
-    assert levels(told) == ["WARNING"]
-    assert "the drivers support asyncio only, not trio" in told.text
+    assert levels(log) == ["WARNING"]
+    assert "the drivers support asyncio only, not trio" in log.text
 
 
-async def test_the_log_says_what_is_done_meanwhile(told: pytest.LogCaptureFixture) -> None:
-    """With the place of the storage and the reason."""
-    place = f"127.0.0.1:{free_port()}"
-    limiter = SharedLimiter("1/hour", storage=f"async+redis://{place}", on_error="deny")
+async def test_log_states_storage_reason_and_fallback(log: pytest.LogCaptureFixture) -> None:
+    """The line has the URL of the storage, the error and the effect of `on_error`."""
+    address = f"127.0.0.1:{free_port()}"
+    limiter = SharedLimiter("1/hour", storage=f"async+redis://{address}", on_error="deny")
 
     await limiter.hit("a")
 
-    (record,) = told.records
-    assert f"rate limit storage async+redis://{place} is unavailable (" in record.message
+    (record,) = log.records
+    assert f"rate limit storage async+redis://{address} is unavailable (" in record.message
     assert "until it recovers, every request is rejected" in record.message
 
 
-async def test_the_log_repeats_nothing(clock: FakeClock, told: pytest.LogCaptureFixture) -> None:
-    """However often the storage is tried in vain."""
+async def test_failed_retries_are_not_logged(
+    clock: FakeClock, log: pytest.LogCaptureFixture
+) -> None:
+    """An outage is logged once, regardless of the number of retries."""
     storage = f"async+redis://127.0.0.1:{free_port()}"
     limiter = SharedLimiter("1/hour", storage=storage, clock=clock)
 
@@ -312,17 +308,17 @@ async def test_the_log_repeats_nothing(clock: FakeClock, told: pytest.LogCapture
         assert (await limiter.hit("a")).degraded
         clock.advance(RETRY_SECONDS)
 
-    assert levels(told) == ["WARNING"]
+    assert levels(log) == ["WARNING"]
 
 
-async def test_a_wrong_password_is_an_outage_that_does_not_tell_it(
-    locked_redis: Server, told: pytest.LogCaptureFixture
+async def test_wrong_password_is_an_outage_and_not_logged(
+    locked_redis: Server, log: pytest.LogCaptureFixture
 ) -> None:
-    """The right one may have any characters, written as in every URL; neither is logged."""
-    place = locked_redis.place
-    wrong = SharedLimiter("1/hour", storage=f"async+redis://:hunter3@{place}", timeout=PATIENCE)
+    """A password may have any characters, percent-encoded; neither password is logged."""
+    address = locked_redis.place
+    wrong = SharedLimiter("1/hour", storage=f"async+redis://:hunter3@{address}", timeout=PATIENCE)
     right = SharedLimiter(
-        "1/hour", storage=f"async+redis://:hunter%402%2F%3F%23@{place}", timeout=PATIENCE
+        "1/hour", storage=f"async+redis://:hunter%402%2F%3F%23@{address}", timeout=PATIENCE
     )
 
     assert (await wrong.hit("a")).degraded
@@ -330,14 +326,14 @@ async def test_a_wrong_password_is_an_outage_that_does_not_tell_it(
     locked_redis.kill()
     assert (await right.hit("a")).degraded
 
-    assert levels(told) == ["WARNING", "WARNING"]
-    assert "hunter" not in told.text
+    assert levels(log) == ["WARNING", "WARNING"]
+    assert "hunter" not in log.text
 
 
-async def test_a_burst_that_finds_the_storage_away_does_not_try_one_by_one(
-    told: pytest.LogCaptureFixture,
+async def test_burst_on_an_unavailable_storage_connects_once(
+    log: pytest.LogCaptureFixture,
 ) -> None:
-    """One request tries to connect, and all that waited for it are decided with it."""
+    """One request tries to connect, and all waiting requests are decided with it."""
     storage = f"async+redis://127.0.0.1:{free_port()}"
     limiter = SharedLimiter("10/hour", storage=storage, timeout=PATIENCE)
 
@@ -345,42 +341,42 @@ async def test_a_burst_that_finds_the_storage_away_does_not_try_one_by_one(
 
     assert all(decision.degraded for decision in decisions)
     assert sum(decision.allowed for decision in decisions) == 10
-    assert levels(told) == ["WARNING"]
+    assert levels(log) == ["WARNING"]
 
 
-async def test_whatever_goes_wrong_is_an_outage(
-    monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture
+async def test_driver_that_cannot_be_imported_is_an_outage(
+    monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
-    """Also a driver that can no longer be loaded."""
+    """Errors of any type are an outage and fail no request."""
     limiter = SharedLimiter("1/hour", storage="async+redis://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "coredis.retry", None)
 
     assert (await limiter.hit("a")).degraded
-    assert "ModuleNotFoundError" in told.text
+    assert "ModuleNotFoundError" in log.text
 
 
-async def test_a_request_that_tries_has_its_time(clock: FakeClock) -> None:
-    """Nobody tries beside it before it must have failed; if it never tells, another does."""
-    outage = CircuitBreaker("storage", meanwhile="wait", patience=5.0, clock=clock)
-    outage.record_failure("it broke")
+async def test_next_request_tries_after_the_timeout_of_the_first(clock: FakeClock) -> None:
+    """A request that tries the storage and never reports does not block later tries."""
+    breaker = CircuitBreaker("storage", fallback="wait", timeout=5.0, clock=clock)
+    breaker.record_failure("it broke")
 
     clock.advance(RETRY_SECONDS)
-    assert outage.allows()
+    assert breaker.allows()
     clock.advance(5.0)
-    assert not outage.allows()
+    assert not breaker.allows()
     clock.advance(RETRY_SECONDS)
-    assert outage.allows()
+    assert breaker.allows()
 
 
-async def test_the_end_of_an_outage_is_told_once(
-    clock: FakeClock, told: pytest.LogCaptureFixture
+async def test_end_of_an_outage_is_logged_once(
+    clock: FakeClock, log: pytest.LogCaptureFixture
 ) -> None:
-    """Also where two requests have found it, each in its time."""
-    outage = CircuitBreaker("storage", meanwhile="wait", patience=5.0, clock=clock)
-    outage.record_failure("it broke")
+    """Two requests that both succeed result in one line."""
+    breaker = CircuitBreaker("storage", fallback="wait", timeout=5.0, clock=clock)
+    breaker.record_failure("it broke")
 
-    outage.answered(wrote=False)
-    outage.answered(wrote=False)
+    breaker.record_success(wrote=False)
+    breaker.record_success(wrote=False)
 
-    assert levels(told) == ["WARNING", "INFO"]
-    assert not outage.down
+    assert levels(log) == ["WARNING", "INFO"]
+    assert not breaker.down

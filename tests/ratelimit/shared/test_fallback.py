@@ -1,4 +1,4 @@
-"""The limits of a process whose storage fails: they go on from what the storage has counted."""
+"""Local limits during an outage, which continue from the counts of the storage."""
 
 from __future__ import annotations
 
@@ -11,37 +11,18 @@ from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
 from ...support.clock import FakeClock
 from ...support.servers import Server
 from ...support.waiting import PATIENCE
+from .conftest import url
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The drivers know asyncio only."""
-    return "asyncio"
-
-
-@pytest.fixture(params=["redis", "memcached"])
-def server(request: pytest.FixtureRequest) -> Server:
-    """Each kind of storage."""
-    found: Server = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture(params=["fixed-window", "sliding-window-counter"])
-def strategy(request: pytest.FixtureRequest) -> str:
-    """Each strategy that can be shared."""
-    return str(request.param)
 
 
 def limiter_on(
     server: Server, limit: str, clock: FakeClock, strategy: str = "fixed-window", max_keys: int = 50
 ) -> SharedLimiter:
-    """A limiter that decides by itself when its storage fails."""
-    scheme = "memcached" if server.program == "memcached" else "redis"
+    """Return a limiter that decides locally during an outage."""
     return SharedLimiter(
         limit,
-        storage=f"async+{scheme}://{server.place}",
+        storage=url(server),
         strategy=strategy,
         max_keys=max_keys,
         timeout=PATIENCE,
@@ -50,10 +31,10 @@ def limiter_on(
 
 
 @pytest.mark.parametrize("phase", [0.0, 1700.0, 3599.0])
-async def test_a_client_over_its_limit_stays_limited_until_its_reset(
+async def test_key_over_its_limit_stays_limited_until_its_reset(
     server: Server, strategy: str, phase: float, clock: FakeClock
 ) -> None:
-    """It is let through again at most the time of one request later, as counts are integers."""
+    """As counts are integers, the key is allowed at most the time of one request later."""
     clock.advance(phase)
     limiter = limiter_on(server, "5/hour", clock, strategy)
     for _ in range(5):
@@ -62,36 +43,36 @@ async def test_a_client_over_its_limit_stays_limited_until_its_reset(
     assert not shared.allowed
 
     server.kill()
-    alone = await limiter.hit("a")
-    assert (alone.allowed, alone.remaining, alone.degraded) == (False, 0, True)
+    local = await limiter.hit("a")
+    assert (local.allowed, local.remaining, local.degraded) == (False, 0, True)
     clock.advance(shared.retry_after - 1)
     assert not (await limiter.hit("a")).allowed
     clock.advance(1 + 3600 / 5)
     assert (await limiter.hit("a")).allowed
 
 
-async def test_a_client_gets_what_the_storage_had_left(
+async def test_key_gets_the_remaining_requests_of_the_storage(
     server: Server, strategy: str, clock: FakeClock
 ) -> None:
-    """Whichever process has used the rest."""
-    here, there = (limiter_on(server, "10/hour", clock, strategy) for _ in range(2))
+    """The local limit includes the usage in other processes."""
+    first, second = (limiter_on(server, "10/hour", clock, strategy) for _ in range(2))
     for _ in range(3):
-        await here.hit("a")
-        await there.hit("a")
-    assert (await here.hit("a")).remaining == 3
+        await first.hit("a")
+        await second.hit("a")
+    assert (await first.hit("a")).remaining == 3
 
     server.kill()
-    decisions = [await here.hit("a") for _ in range(4)]
+    decisions = [await first.hit("a") for _ in range(4)]
 
     assert [decision.allowed for decision in decisions] == [True, True, True, False]
-    assert (await here.hit("b")).remaining == 9
-    await there.aclose()
+    assert (await first.hit("b")).remaining == 9
+    await second.aclose()
 
 
-async def test_a_flood_of_clients_does_not_clear_what_the_storage_has_counted(
+async def test_flood_of_keys_does_not_clear_the_counts_of_the_storage(
     redis: Server, strategy: str, clock: FakeClock
 ) -> None:
-    """The table is bounded, and clients over their limit stay so, however many there are."""
+    """The local table is bounded, and any number of keys over their limit stay limited."""
     limiter = limiter_on(redis, "1/hour", clock, strategy, max_keys=10)
     await asyncio.gather(*[limiter.hit(number) for number in range(100)])
     redis.kill()
@@ -102,10 +83,8 @@ async def test_a_flood_of_clients_does_not_clear_what_the_storage_has_counted(
     assert not any(decision.allowed for decision in decisions)
 
 
-async def test_what_was_charged_counts_without_the_storage(
-    server: Server, clock: FakeClock
-) -> None:
-    """A request that has cost more, or less, than was reserved."""
+async def test_charges_and_refunds_count_during_an_outage(server: Server, clock: FakeClock) -> None:
+    """The local limit includes settled reserves."""
     limiter = limiter_on(server, "100/hour", clock)
     for key, reserved, charged in (("more", 40, 55), ("less", 90, -80), ("long", 1, 200)):
         await limiter.hit(key, cost=reserved)
@@ -117,8 +96,8 @@ async def test_what_was_charged_counts_without_the_storage(
     assert not (await limiter.hit("long")).allowed
 
 
-async def test_the_next_window_is_not_that_of_the_last_one(redis: Server, clock: FakeClock) -> None:
-    """What was used in a window that has ended counts for nothing."""
+async def test_ended_window_of_the_storage_does_not_count(redis: Server, clock: FakeClock) -> None:
+    """The local limit includes only the usage of the current window."""
     limiter = limiter_on(redis, "4/second", clock)
     for _ in range(4):
         await limiter.hit("a")
@@ -134,8 +113,8 @@ async def test_the_next_window_is_not_that_of_the_last_one(redis: Server, clock:
 
 
 @pytest.mark.parametrize("on_error", ["allow", "deny"])
-async def test_other_ways_to_decide_keep_no_table(redis: Server, on_error: str) -> None:
-    """Only "local" has a use for it."""
+async def test_only_on_error_local_fills_the_table(redis: Server, on_error: str) -> None:
+    """The local table stays empty with "allow" and "deny"."""
     limiter = SharedLimiter(
         "1/hour", storage=f"async+redis://{redis.place}", on_error=on_error, timeout=PATIENCE
     )

@@ -1,4 +1,4 @@
-"""Storages that are full: what each policy of eviction does, and a Redis that refuses to count."""
+"""Full storages: eviction policies, and a Redis that refuses writes."""
 
 from __future__ import annotations
 
@@ -21,91 +21,76 @@ from ...monitoring.files import blocks
 from ...support.clock import FakeClock
 from ...support.servers import Server, memcached_server, redis_server, started
 from ...support.waiting import PATIENCE
+from .conftest import direct_client
 
 pytestmark = pytest.mark.anyio
 
 LIMIT = 20
 CLIENTS = 20
-FLOOD = 24_000  # keys, of which a storage has room for a quarter
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The drivers know asyncio only."""
-    return "asyncio"
+FLOOD = 24_000  # keys; a storage has room for a quarter of them
 
 
 def documented_policy() -> str:
-    """The policy of eviction that the documentation has."""
-    (example,) = (each for each in blocks("operations.md", "yaml") if "redis-server" in each)
+    """Return the eviction policy in the example of docs/operations.md."""
+    (example,) = (block for block in blocks("operations.md", "yaml") if "redis-server" in block)
     command: list[str] = yaml.safe_load(example)["services"]["redis"]["command"]
     return command[command.index("--maxmemory-policy") + 1]
 
 
 @asynccontextmanager
 async def small_redis(folder: Path, policy: str) -> AsyncIterator[Server]:
-    """A Redis with room for some 6,000 counters."""
+    """Yield a Redis with room for about 6,000 counters."""
     options = ["--maxmemory", "2mb", "--maxmemory-policy", policy]
     for server in started(redis_server(folder, *options), "redis-server"):
         yield server
 
 
-@asynccontextmanager
-async def inside(server: Server) -> AsyncIterator[coredis.Redis[str]]:
-    """Look at a Redis past the limiter."""
-    client = coredis.Redis(port=server.port, decode_responses=True)
-    try:
-        yield client
-    finally:
-        client.connection_pool.disconnect()
-
-
-async def let_in_during_a_flood(url: str) -> int:
-    """How often clients over their limit are let in while new keys come."""
+async def allowed_during_flood(url: str) -> int:
+    """Return how often clients over their limit are allowed during a flood of new keys."""
     limiter = SharedLimiter(f"{LIMIT}/hour", storage=url, on_error="deny", timeout=PATIENCE)
     for client in range(CLIENTS):
         assert (await limiter.hit(client, cost=1)).allowed
         for _ in range(LIMIT):
             decision = await limiter.hit(client)
         assert not decision.allowed
-    let_in = 0
+    allowed = 0
     for start in range(0, FLOOD, 400):
         flood = [limiter.hit(("flood", start + number)) for number in range(400)]
         assert not any(decision.degraded for decision in await asyncio.gather(*flood))
         decisions = [await limiter.hit(client) for client in range(CLIENTS)]
-        let_in += sum(decision.allowed for decision in decisions)
+        allowed += sum(decision.allowed for decision in decisions)
     await limiter.aclose()
-    return let_in
+    return allowed
 
 
-async def test_a_flood_lets_no_client_in_with_the_documented_policy(tmp_path: Path) -> None:
-    """Clients that go on trying are those that a full Redis keeps."""
+async def test_flood_resets_no_active_client_with_the_documented_policy(tmp_path: Path) -> None:
+    """A full Redis keeps the counters of clients that retry."""
     async with small_redis(tmp_path, documented_policy()) as server:
-        assert await let_in_during_a_flood(f"async+redis://{server.place}") == 0
-        async with inside(server) as client:
+        assert await allowed_during_flood(f"async+redis://{server.place}") == 0
+        async with direct_client(server) as client:
             stats: dict[str, Any] = await client.info("stats")
             assert stats["evicted_keys"] > FLOOD / 4
 
 
-async def test_a_flood_lets_clients_in_with_volatile_ttl(tmp_path: Path) -> None:
-    """It evicts what ends first, and a client over its limit has an old window."""
+async def test_flood_resets_clients_with_volatile_ttl(tmp_path: Path) -> None:
+    """This policy evicts the windows that end first, such as those of limited clients."""
     async with small_redis(tmp_path, "volatile-ttl") as server:
-        assert await let_in_during_a_flood(f"async+redis://{server.place}") > CLIENTS
+        assert await allowed_during_flood(f"async+redis://{server.place}") > CLIENTS
 
 
-async def test_a_flood_lets_no_client_in_on_memcached(tmp_path: Path) -> None:
-    """A full Memcached keeps what is asked for."""
+async def test_flood_resets_no_active_client_on_memcached(tmp_path: Path) -> None:
+    """A full Memcached keeps recently used counters."""
     server = memcached_server(tmp_path, "-m", "2")
     for running in started(server, "memcached"):
-        assert await let_in_during_a_flood(f"async+memcached://{running.place}") == 0
+        assert await allowed_during_flood(f"async+memcached://{running.place}") == 0
 
 
-async def test_a_redis_that_is_full_is_an_outage_of_writes(
+async def test_full_redis_is_an_outage_until_a_request_is_counted(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It lasts until a request is counted; a refusal, which needs no memory, is no end of it."""
+    """A rejection needs no memory, so it does not end the outage."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.ratelimit")
-    async with small_redis(tmp_path, "noeviction") as server, inside(server) as client:
+    async with small_redis(tmp_path, "noeviction") as server, direct_client(server) as client:
         storage = f"async+redis://{server.place}"
         limiter = SharedLimiter("1/hour", storage=storage, timeout=PATIENCE, clock=clock)
         assert (await limiter.hit("over")).allowed
@@ -119,9 +104,9 @@ async def test_a_redis_that_is_full_is_an_outage_of_writes(
         assert (first.degraded, second.degraded) == (True, True)
         for _ in range(3):
             clock.advance(RETRY_SECONDS)
-            assert not (await limiter.hit("over")).degraded  # the one that tries
+            assert not (await limiter.hit("over")).degraded  # the request that tries
             clock.advance(RETRY_SECONDS)
-            assert (await limiter.hit("new")).degraded  # a try that Redis refuses to write
+            assert (await limiter.hit("new")).degraded  # tries, and the write is refused
             over = await limiter.hit("over")
             assert (over.allowed, over.degraded) == (False, True)
         assert len(caplog.messages) == 1
@@ -141,17 +126,17 @@ async def test_a_redis_that_is_full_is_an_outage_of_writes(
         await limiter.aclose()
 
 
-async def test_a_storage_that_comes_and_goes_is_logged_once_a_minute(
+async def test_repeated_outages_are_logged_once_a_minute(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The second outage has a line too, and so has its end."""
+    """An outage after more than a minute is logged, and so is its end."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.ratelimit")
-    outage = CircuitBreaker("storage", meanwhile="wait", patience=1.0, clock=clock)
+    breaker = CircuitBreaker("storage", fallback="wait", timeout=1.0, clock=clock)
 
     for seconds in (5, 70, 5, 5):
-        outage.record_failure("it broke")
+        breaker.record_failure("it broke")
         clock.advance(seconds)
-        outage.answered(wrote=False)
+        breaker.record_success(wrote=False)
 
     line = "rate limit storage storage"
     failed = f"{line} is unavailable (it broke); until it recovers, wait"
@@ -164,28 +149,28 @@ async def test_a_storage_that_comes_and_goes_is_logged_once_a_minute(
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "why"),
+    ("option", "value", "code"),
     [("min-replicas-to-write", "1", "NOREPLICAS"), ("maxmemory", "1", "OOM")],
 )
-async def test_whatever_keeps_a_redis_from_counting_is_an_outage_of_writes(
-    redis: Server, option: str, value: str, why: str, caplog: pytest.LogCaptureFixture
+async def test_refused_write_is_logged_with_the_error_code(
+    redis: Server, option: str, value: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log has the server's word for it."""
+    """A Redis that refuses to write is an outage, and the log has the code of the server."""
     limiter = SharedLimiter("5/hour", storage=f"async+redis://{redis.place}", timeout=PATIENCE)
-    async with inside(redis) as client:
+    async with direct_client(redis) as client:
         await client.config_set({option: value})
 
         assert (await limiter.hit("a")).degraded
 
-    assert f"cannot count (WriteRefusedError: {why} " in caplog.text
+    assert f"cannot count (WriteRefusedError: {code} " in caplog.text
     await limiter.aclose()
 
 
-async def test_a_replica_refuses_writes(tmp_path: Path) -> None:
-    """The driver takes the code off its error."""
+async def test_error_of_a_replica_is_a_refused_write(tmp_path: Path) -> None:
+    """The driver removes the code READONLY from the error of a replica."""
     server = redis_server(tmp_path, "--replicaof", "127.0.0.1", "1", "--replica-read-only", "yes")
     for running in started(server, "redis-server"):
-        async with inside(running) as client:
+        async with direct_client(running) as client:
             with pytest.raises(coredis.exceptions.ReadOnlyError) as error:
                 await client.set("a", "b")
             assert refuses_writes(error.value)
@@ -193,7 +178,7 @@ async def test_a_replica_refuses_writes(tmp_path: Path) -> None:
 
 
 async def fill(client: Any) -> None:
-    """Write until nothing more fits."""
+    """Write until Redis is full."""
     for size in (10_000, 1):
         with suppress(coredis.exceptions.ResponseError):  # OOM
             for number in range(10_000):

@@ -1,4 +1,4 @@
-"""Several gateways, one limit: real processes, a real storage, and what happens without it."""
+"""A limit shared by several gateway processes on a real storage, also during an outage."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def gateways(
     strategy: str = "fixed-window",
     timeout: float = PATIENCE,
 ) -> Iterator[list[str]]:
-    """Two processes of the same gateway; gives their URLs."""
+    """Run two processes of the same gateway and yield their URLs."""
     settings = {
         "LIMIT": f"{LIMIT}/hour",
         "STORAGE": storage,
@@ -61,24 +61,24 @@ def gateways(
             server.kill()
 
 
-async def ask(
+async def send_requests(
     url: str,
     key: str,
     times: int = 1,
     *,
-    on_answer: Callable[[httpx2.Response], object] = lambda answer: None,
+    on_response: Callable[[httpx2.Response], object] = lambda response: None,
 ) -> list[httpx2.Response]:
-    """So many requests with one API key, ten at a time."""
-    answers: list[httpx2.Response] = []
+    """Send `times` requests with one API key, ten at a time, and return the responses."""
+    responses: list[httpx2.Response] = []
     left = iter(range(times))
 
     async def worker(client: httpx2.AsyncClient) -> None:
         for _ in left:
-            answer = await client.get(url)
-            on_answer(answer)
-            answers.append(answer)
+            response = await client.get(url)
+            on_response(response)
+            responses.append(response)
 
-    # On connections of their own: a server may be closing one that was idle for long.
+    # Without keep-alive: a server may be closing an idle connection.
     headers = {"x-api-key": key, "connection": "close"}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=PATIENCE) as client,
@@ -86,98 +86,100 @@ async def ask(
     ):
         for _ in range(min(times, 10)):
             tasks.start_soon(worker, client)
-    return answers
+    return responses
 
 
-async def ask_all(urls: list[str], key: str, times: int) -> Counter[int]:
-    """So many requests to each gateway at the same time; counts the answers by status."""
+async def count_statuses(urls: list[str], key: str, times: int) -> Counter[int]:
+    """Send `times` requests to each gateway concurrently, and count the statuses."""
     statuses: Counter[int] = Counter()
 
-    async def asking(url: str) -> None:
-        statuses.update(answer.status_code for answer in await ask(url, key, times))
+    async def send_to(url: str) -> None:
+        statuses.update(response.status_code for response in await send_requests(url, key, times))
 
     async with anyio.create_task_group() as tasks:
         for url in urls:
-            tasks.start_soon(asking, url)
+            tasks.start_soon(send_to, url)
     return statuses
 
 
 async def until_shared(urls: list[str]) -> None:
-    """Wait until the gateways count together (again)."""
+    """Wait until the gateways count in the storage."""
     number, remaining = 0, list[int]()
     with anyio.fail_after(PATIENCE):
         while remaining != [LIMIT - 1, LIMIT - 2]:
             number += 1
             remaining = []
             for url in urls:
-                (answer,) = await ask(url, f"probe {number}")
-                found = re.search(r"r=(\d+)", answer.headers["ratelimit"])
-                remaining.append(int(found[1]) if found else -1)
+                (response,) = await send_requests(url, f"probe {number}")
+                match = re.search(r"r=(\d+)", response.headers["ratelimit"])
+                remaining.append(int(match[1]) if match else -1)
 
 
 @pytest.mark.parametrize("strategy", ["fixed-window", "sliding-window-counter"])
 def test_two_gateways_share_one_limit_exactly(
     redis: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    """Whichever process a request comes to, all together get the limit and not one more."""
+    """Two processes together allow exactly the limit."""
     storage = f"async+redis://{redis.place}"
     with gateways(storage, tmp_path, monkeypatch, strategy=strategy) as urls:
-        assert anyio.run(ask_all, urls, "sk-1", 60) == {200: LIMIT, 429: 120 - LIMIT}
-        assert anyio.run(ask_all, urls, "sk-2", 10) == {200: 20}
+        assert anyio.run(count_statuses, urls, "sk-1", 60) == {200: LIMIT, 429: 120 - LIMIT}
+        assert anyio.run(count_statuses, urls, "sk-2", 10) == {200: 20}
 
 
-def test_memcached_does_as_well(
+def test_two_gateways_share_one_limit_exactly_on_memcached(
     memcached: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit is as exact as on Redis."""
+    """For requests of equal cost, the limit is as exact as on Redis."""
     with gateways(f"async+memcached://{memcached.place}", tmp_path, monkeypatch) as urls:
-        assert anyio.run(ask_all, urls, "sk-1", 60) == {200: LIMIT, 429: 120 - LIMIT}
+        assert anyio.run(count_statuses, urls, "sk-1", 60) == {200: LIMIT, 429: 120 - LIMIT}
 
 
 @pytest.mark.parametrize(
-    ("on_error", "meanwhile"),
+    ("on_error", "statuses_in_outage"),
     [
         ("local", {200: 2 * LIMIT, 429: 20}),
         ("allow", {200: 2 * LIMIT + 20}),
         ("deny", {429: 2 * LIMIT + 20}),
     ],
 )
-def test_a_storage_that_dies_in_mid_traffic_fails_no_request(
+def test_storage_that_dies_during_traffic_fails_no_request(
     redis: Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     on_error: str,
-    meanwhile: dict[int, int],
+    statuses_in_outage: dict[int, int],
 ) -> None:
-    """Requests are decided as configured until it is back, and then by it again."""
+    """Requests are decided by `on_error` during the outage, and by the storage after it."""
     statuses: list[int] = []
 
-    def note(answer: httpx2.Response) -> None:
-        statuses.append(answer.status_code)
+    def on_response(response: httpx2.Response) -> None:
+        statuses.append(response.status_code)
         if len(statuses) == 20:
             redis.kill()
 
-    async def story(urls: list[str]) -> None:
+    async def send_all(urls: list[str]) -> None:
         await until_shared(urls)
         async with anyio.create_task_group() as tasks:
             for url in urls:
-                tasks.start_soon(functools.partial(ask, url, "sk-dying", 100, on_answer=note))
+                tasks.start_soon(
+                    functools.partial(send_requests, url, "sk-dying", 100, on_response=on_response)
+                )
         assert len(statuses) == 200
         assert set(statuses) <= {200, 429}
-        assert await ask_all(urls, "sk-down", LIMIT + 10) == meanwhile
+        assert await count_statuses(urls, "sk-down", LIMIT + 10) == statuses_in_outage
         redis.start()
         await until_shared(urls)
-        assert await ask_all(urls, "sk-back", LIMIT) == {200: LIMIT, 429: LIMIT}
+        assert await count_statuses(urls, "sk-back", LIMIT) == {200: LIMIT, 429: LIMIT}
 
     storage = f"async+redis://{redis.place}"
     with gateways(storage, tmp_path, monkeypatch, on_error=on_error) as urls:
-        anyio.run(story, urls)
+        anyio.run(send_all, urls)
 
 
-def test_a_gateway_that_shuts_down_leaves_no_connection(
+def test_shutdown_closes_all_connections(
     redis: Server, metrics: HttpMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`TokenPulse` opens what its settings name, and closes it with the application."""
+    """`TokenPulse` closes the storage of its settings with the application."""
     set_default(monkeypatch, SharedLimiter.__init__, "timeout", PATIENCE)
     settings = Settings(limit="1/day", limit_storage=f"async+redis://{redis.place}")
     app = Starlette(routes=[Mount("/", answering())])
@@ -191,7 +193,7 @@ def test_a_gateway_that_shuts_down_leaves_no_connection(
 
 
 def connections(redis: Server) -> int:
-    """How many clients the storage has, but for the one that asks."""
+    """Return the number of other clients of the storage."""
     with socket.create_connection(("127.0.0.1", redis.port), timeout=PATIENCE) as connection:
         connection.sendall(b"CLIENT LIST\r\n")
         return connection.recv(65536).count(b"addr=") // 2 - 1

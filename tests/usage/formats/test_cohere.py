@@ -11,7 +11,7 @@ from tokenpulse_mw.usage import TokenUsage
 from tokenpulse_mw.usage.document import read
 from tokenpulse_mw.usage.formats import find_usage, has_error, is_response
 
-from ..bodies import JSON, SSE, event, measure
+from ..bodies import JSON, SSE, document, event, measure
 
 TOKENS = {"input_tokens": 70, "output_tokens": 43}
 BILLED = {"input_tokens": 4, "output_tokens": 40}
@@ -60,17 +60,15 @@ def test_usage_is_counted_the_same_in_json_and_in_a_stream(
     ],
 )
 def test_document_without_token_counts_has_no_usage(payload: dict[str, Any]) -> None:
-    """Usage is an object with tokens or billed tokens, at its own place."""
-    (document,) = read(json.dumps(payload).encode())
-
-    assert find_usage(document) is None
+    """Usage is an object with tokens or billed units in its specified field."""
+    assert find_usage(document(payload)) is None
 
 
 def test_delta_that_is_not_json_has_no_usage() -> None:
-    """Raw fields are only checked for JSON when they are decoded."""
-    (document,) = read(b'{"type": "message-end", "delta": {"usage": "\xff"}}')
+    """A raw field with invalid JSON gives no usage."""
+    (message,) = read(b'{"type": "message-end", "delta": {"usage": "\xff"}}')
 
-    assert find_usage(document) is None
+    assert find_usage(message) is None
 
 
 @pytest.mark.parametrize(
@@ -84,10 +82,8 @@ def test_delta_that_is_not_json_has_no_usage() -> None:
     ],
 )
 def test_response_is_recognized_by_its_shape(payload: dict[str, Any], expected: bool) -> None:
-    """Responses do not name a model."""
-    (document,) = read(json.dumps(payload).encode())
-
-    assert is_response(document) is expected
+    """Responses of Cohere are recognized without a model name."""
+    assert is_response(document(payload)) is expected
 
 
 @pytest.mark.parametrize(
@@ -100,7 +96,5 @@ def test_response_is_recognized_by_its_shape(payload: dict[str, Any], expected: 
 )
 def test_error_of_a_stream_is_in_its_last_event(payload: dict[str, Any], expected: bool) -> None:
     """Only the last event reports an error of the model."""
-    (document,) = read(json.dumps(payload).encode())
-
-    assert has_error(document) is expected
+    assert has_error(document(payload)) is expected
     assert measure(SSE, [event(payload)]).failed is expected

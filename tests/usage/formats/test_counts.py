@@ -356,18 +356,18 @@ def test_usage_of_each_vendor_is_normalized(
 
 @pytest.mark.parametrize("field", ["cacheReadInputTokens", "cacheReadInputTokenCount"])
 def test_bedrock_cache_reads_are_counted_in_both_spellings(field: str) -> None:
-    """Either spelling of Bedrock's cache reads is read."""
+    """Bedrock's cache reads are counted in either spelling."""
     assert COUNT["bedrock-converse"]({field: 9}).cache_read == 9
 
 
 @pytest.mark.parametrize("field", ["cacheWriteInputTokens", "cacheWriteInputTokenCount"])
 def test_bedrock_cache_writes_are_counted_in_both_spellings(field: str) -> None:
-    """Either spelling of Bedrock's cache writes is read."""
+    """Bedrock's cache writes are counted in either spelling."""
     assert COUNT["bedrock-converse"]({field: 9}).cache_write == 9
 
 
 def test_bedrock_counts_in_both_spellings_are_counted_once() -> None:
-    """Bedrock sends the same tokens in both spellings."""
+    """The same tokens in both spellings are counted once."""
     usage = COUNT["bedrock-converse"](
         {
             "cacheReadInputTokens": 9,
@@ -381,7 +381,7 @@ def test_bedrock_counts_in_both_spellings_are_counted_once() -> None:
 
 
 def test_anthropic_iterations_are_summed() -> None:
-    """With compaction the top level omits model calls; the iterations are billed."""
+    """With compaction the usage is the sum of the iterations, not the top level."""
     usage = {
         "input_tokens": 1,
         "output_tokens": 1,
@@ -398,7 +398,7 @@ def test_anthropic_iterations_are_summed() -> None:
 def test_anthropic_top_level_reasoning_counts_if_iterations_have_none(
     thinking: Any, expected: int
 ) -> None:
-    """It must not exceed the output of the iterations."""
+    """Top-level reasoning counts if it does not exceed the output of the iterations."""
     usage = {
         "output_tokens": 30,
         "output_tokens_details": {"thinking_tokens": thinking},
@@ -409,7 +409,7 @@ def test_anthropic_top_level_reasoning_counts_if_iterations_have_none(
 
 
 def test_anthropic_reasoning_of_iterations_is_summed() -> None:
-    """The top level may omit some of them."""
+    """Reasoning of iterations takes precedence over that of the top level."""
     call = {"output_tokens": 30, "output_tokens_details": {"thinking_tokens": 20}}
     usage = {**call, "iterations": [call, call]}
 
@@ -420,7 +420,7 @@ def test_anthropic_reasoning_of_iterations_is_summed() -> None:
     "iterations", [[], None, {}, "two", 2, [None], [{"type": "message"}], [{"input_tokens": None}]]
 )
 def test_anthropic_without_iteration_counts_uses_the_top_level(iterations: Any) -> None:
-    """A response of a single call may have no list, or iterations without counts."""
+    """The top level counts if there are no iterations with counts."""
     usage = {"input_tokens": 3, "output_tokens": 4, "iterations": iterations}
 
     assert COUNT["anthropic"](usage) == TokenUsage(input=3, output=4)
@@ -451,7 +451,7 @@ def test_each_field_alone_is_counted(name: str, path: str) -> None:
 @given(st.data())
 @pytest.mark.parametrize("name", FIELDS)
 def test_any_usage_object_gives_non_negative_integers(name: str, data: st.DataObject) -> None:
-    """Counts are valid for any JSON."""
+    """Counts are non-negative integers for any JSON."""
     fields = data.draw(st.dictionaries(st.sampled_from(FIELDS[name]), json_values))
 
     usage = COUNT[name](usage_object(fields))

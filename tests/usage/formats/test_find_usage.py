@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage.document import Document, read
 from tokenpulse_mw.usage.formats import FORMATS, UsageReport, find_usage
 from tokenpulse_mw.usage.formats.markers import COUNT, last_count
+
+from ..bodies import document
 
 CHAT = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 COUNTS = {"input_tokens": 3, "output_tokens": 4}
@@ -25,12 +25,6 @@ def report(name: str, fields: dict[str, Any], **flags: Any) -> UsageReport:
     """Return a report in the format of this name."""
     (form,) = [form for form in FORMATS if form.name == name]
     return UsageReport(form, fields, **flags)
-
-
-def document(payload: dict[str, Any]) -> Document:
-    """Return the document of `payload`."""
-    (only,) = read(json.dumps(payload).encode())
-    return only
 
 
 @pytest.mark.parametrize(
@@ -116,7 +110,7 @@ def document(payload: dict[str, Any]) -> Document:
     ],
 )
 def test_format_is_recognized_by_its_fields(payload: dict[str, Any], expected: UsageReport) -> None:
-    """Each format has its own field names and places."""
+    """The names and positions of fields identify the format."""
     assert find_usage(document(payload)) == expected
 
 
@@ -163,9 +157,9 @@ def test_document_without_usage_has_no_report(payload: dict[str, Any]) -> None:
 
 
 @given(st.lists(st.sampled_from([b"token", b"oken", b"s", b"Count", b'"', b"x", b"_"])))
-def test_last_count_finds_both_spellings(pieces: list[bytes]) -> None:
-    """The result is that of the regular expression."""
+def test_last_count_equals_the_regular_expression(pieces: list[bytes]) -> None:
+    """`last_count` finds the last match of the regular expression."""
     data = b"".join(pieces)
-    places = [found.start() for found in COUNT.finditer(data)]
+    positions = [match.start() for match in COUNT.finditer(data)]
 
-    assert last_count(data, len(data)) == max(places, default=-1)
+    assert last_count(data, len(data)) == max(positions, default=-1)

@@ -9,15 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage.document import Document, read
+from tokenpulse_mw.usage.document import read
 from tokenpulse_mw.usage.formats import has_error, is_error_response
 from tokenpulse_mw.usage.formats.markers import may_have_error
 
-
-def document(payload: dict[str, Any]) -> Document:
-    """Return the document of `payload`."""
-    (only,) = read(json.dumps(payload).encode())
-    return only
+from ..bodies import document
 
 
 @pytest.mark.parametrize(
@@ -75,7 +71,7 @@ def test_has_error_of_a_document_without_an_error_is_false(payload: dict[str, An
     ],
 )
 def test_is_error_response_of_an_error_body_is_true(payload: dict[str, Any]) -> None:
-    """Some vendors send an error body with a status of success."""
+    """An error body is recognized though its status is a success."""
     assert is_error_response(document(payload)) is True
 
 
@@ -89,7 +85,7 @@ def test_is_error_response_of_an_error_body_is_true(payload: dict[str, Any]) -> 
         {"model": "gpt-5", "error": None},
     ],
 )
-def test_is_error_response_of_an_applications_own_body_is_false(payload: dict[str, Any]) -> None:
+def test_is_error_response_of_an_application_body_is_false(payload: dict[str, Any]) -> None:
     """Only an error object counts in a document that is not a model's."""
     assert is_error_response(document(payload)) is False
 
@@ -102,7 +98,7 @@ errors = st.dictionaries(names, names | st.none() | st.just({"code": 1}))
 def test_document_with_an_error_contains_an_error_sign(
     payload: dict[str, Any], choices: list[dict[str, Any]]
 ) -> None:
-    """Documents without a sign need not be decoded."""
+    """Each document with an error has a sign, so that others need not be decoded."""
     data = json.dumps({**payload, "choices": choices}).encode()
 
     if any(map(has_error, read(data))):

@@ -112,21 +112,21 @@ def test_event_with_model_output_has_output(payload: dict[str, Any]) -> None:
         {"type": "response.created", "response": {"object": "response", "text": {"format": 1}}},
     ],
 )
-def test_event_without_model_output_has_none(payload: Any) -> None:
-    """Roles, empty pieces and the vendor's own events are not output."""
+def test_event_without_model_output_has_no_output(payload: Any) -> None:
+    """Roles, empty parts and the vendor's own events are not output."""
     assert payload_has_output(payload) is False
 
 
 @pytest.mark.parametrize("data", [b"{}", b'{"delta": "P"}'])
 def test_array_of_events_is_decoded(data: bytes) -> None:
-    """Gemini streams arrays."""
+    """An array of events, as streamed by Gemini, is decoded into events."""
     events = read_events(b"[{}, %s]" % data)
 
     assert [has_output(event) for event in events] == [False, data != b"{}"]
 
 
 def test_output_that_is_not_json_raises() -> None:
-    """Raw fields are only validated when they are decoded."""
+    """Raw output with invalid JSON raises UNREADABLE."""
     (event,) = read_events(b'{"delta": {"text": "\xff"}}')
 
     with pytest.raises(UNREADABLE):

@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.document import Document, read
 from tokenpulse_mw.usage.formats import is_response, is_stored_object, model_of
 
-from ..bodies import JSON, account, measure
-
-
-def document(payload: dict[str, Any]) -> Document:
-    """Return the document of `payload`."""
-    (only,) = read(json.dumps(payload).encode())
-    return only
+from ..bodies import JSON, document, measure, outcome
 
 
 @pytest.mark.parametrize(
@@ -38,7 +31,7 @@ def document(payload: dict[str, Any]) -> Document:
     ],
 )
 def test_model_is_read_from_any_field(payload: dict[str, Any], expected: str | None) -> None:
-    """Vendors name the model in different fields."""
+    """The model is read from the field of any vendor."""
     assert model_of(document(payload)) == expected
 
 
@@ -58,7 +51,7 @@ def test_model_is_read_from_any_field(payload: dict[str, Any], expected: str | N
     ],
 )
 def test_model_response_is_recognized_by_its_shape(payload: dict[str, Any]) -> None:
-    """Usage is not required."""
+    """A response is recognized without usage."""
     assert is_response(document(payload)) is True
 
 
@@ -92,7 +85,7 @@ TOTALS = {"input_tokens": 1500, "output_tokens": 500, "total_tokens": 2000}
 
 @pytest.mark.parametrize("kind", STORED)
 def test_object_stored_by_openai_is_not_a_response(kind: str) -> None:
-    """Its usage is neither counted nor missing, though it names a model."""
+    """Usage of a stored object is neither counted nor missing, though it names a model."""
     payload = {
         "object": kind,
         "model": "gpt-5",
@@ -103,13 +96,13 @@ def test_object_stored_by_openai_is_not_a_response(kind: str) -> None:
 
     for body in (payload, {**payload, "usage": None}):
         result = measure(JSON, [json.dumps(body).encode()])
-        assert account(result) == (None, "missing", None, False, 0)
+        assert outcome(result) == (None, "missing", None, False, 0)
         assert result.is_response is False
 
 
 @pytest.mark.parametrize("kind", ["list", "chat.completion", "response", "response.compaction", 7])
 def test_other_object_of_openai_is_a_response(kind: Any) -> None:
-    """A "list" has embeddings; a document with choices is a response of any kind."""
+    """Lists of embeddings and documents with choices are responses."""
     assert is_stored_object(document({"object": kind})) is False
     assert is_stored_object(document({"object": "batch", "choices": []})) is False
     result = measure(JSON, [json.dumps({"object": kind, "usage": TOTALS}).encode()])
@@ -126,7 +119,7 @@ def test_list_of_batches_is_not_a_response() -> None:
 
 
 def test_cached_content_of_gemini_is_not_a_response() -> None:
-    """It names a model, and its length is not usage."""
+    """Cached content names a model, and its length is not usage."""
     payload = {
         "name": "cachedContents/1",
         "model": "models/gemini-2.5-flash",

@@ -1,4 +1,4 @@
-"""Delivery of what is told, off the rounds of the engine."""
+"""Delivery of notifications to sinks, outside of the evaluations."""
 
 from .outbox import Outbox, names_of
 from .sink_worker import DeliveryContext

@@ -1,4 +1,4 @@
-"""What is to be told, between the engine that decides it and the sinks that take their time."""
+"""Outbox that stores and delivers the notifications of the evaluations."""
 
 from __future__ import annotations
 
@@ -19,86 +19,84 @@ from ..tracker import AlertChanges
 from .queue import QueuedNotification
 from .sink_worker import DeliveryContext, SinkWorker
 
-_LONGEST_WAIT = 3600.0  # seconds; who was told to wait before a restart waits no longer after it
-
+_MAX_RESTORED_WAIT_SECONDS = 3600.0  # of a stored notification, in case the wall clock was changed
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
 class Outbox:
-    """Hands events to sinks, each of which has a lane of its own.
+    """Delivers events to sinks, each of which has its own worker.
 
-    Every event reaches every sink at least once, under the same id however often it is tried, and
-    those of one alert in their order; unless a sink refuses it, fails for a day, or is so far
-    behind that there is no more room: then it is a dead letter, which the store keeps.
+    Each event is delivered to each sink at least once, with the same id in every attempt, and the
+    events of one alert in order. An event that a sink rejects, that fails for a day, or that does
+    not fit into the queue is stored as a dead letter.
 
     Args:
-        sinks: By their names; see `names_of`.
-        desk: Where the lanes get what they need.
+        sinks: Sinks by name; see `names_of`.
+        context: Options and callbacks of the workers.
     """
 
-    def __init__(self, sinks: Mapping[str, Sink], desk: DeliveryContext) -> None:
-        self._desk = desk
-        self._lanes = {name: SinkWorker(name, sink, desk) for name, sink in sinks.items()}
-        self._publishing = anyio.Lock(
-            fast_acquire=True
-        )  # so that events wait in the order of the evaluations
+    def __init__(self, sinks: Mapping[str, Sink], context: DeliveryContext) -> None:
+        self._context = context
+        self._workers = {name: SinkWorker(name, sink, context) for name, sink in sinks.items()}
+        # Events are queued in the order of the evaluations.
+        self._publishing = anyio.Lock(fast_acquire=True)
 
     async def publish(
-        self, news: Sequence[AlertChanges], firing: Steps[list[AlertEvent]], at: float
+        self, changes: Sequence[AlertChanges], firing: Steps[list[AlertEvent]], at: float
     ) -> None:
-        """Keep what an evaluation has changed, and then queue it for the sinks.
+        """Store the changes of an evaluation, and then queue its notifications.
 
         Args:
-            news: What changed, in pieces.
-            firing: Returns all that fires now; run only if a sink sends it again and again.
-            at: Seconds since the epoch.
+            changes: Changes of the evaluation, in parts.
+            firing: Returns all firing alerts; run only if a sink sends them again.
+            at: Time of the evaluation, in seconds since the epoch.
         """
-        # In this order nothing is told twice after a kill; and when the engine is just being left,
-        # what was decided is told all the same.
+        # Stored first, so that no notification is repeated after a kill. Shielded, so that a
+        # decision is not lost if the engine is cancelled.
         with anyio.CancelScope(shield=True):
             async with self._publishing:
-                letters = await in_steps(self._note(news))
-                await self._desk.journal.write()
-                await in_steps(self._queue(letters))
-                resending = [lane for lane in self._lanes.values() if lane.resends]
+                notifications = await in_steps(self._buffer(changes))
+                await self._context.writer.write()
+                await in_steps(self._queue(notifications))
+                resending = [worker for worker in self._workers.values() if worker.resends]
                 if resending:
                     events = await in_steps(firing)
-                    for lane in resending:
-                        lane.fires(events, at)
+                    for worker in resending:
+                        worker.send_firing(events, at)
 
-    def _note(self, news: Iterable[AlertChanges]) -> Steps[list[QueuedNotification]]:
-        """Hand `news` to the journal, and return a letter for each event and sink."""
-        self._desk.journal.add([], [])  # it was an evaluation, also if nothing changed
-        letters, changes = list[QueuedNotification](), 0
-        for piece in news:
-            if not piece.changes:
+    def _buffer(self, changes: Iterable[AlertChanges]) -> Steps[list[QueuedNotification]]:
+        """Add `changes` to the store writer, and return a notification for each event and sink."""
+        self._context.writer.add([], [])  # counts as an evaluation even without changes
+        notifications, number = list[QueuedNotification](), 0
+        for part in changes:
+            if not part.changes:
                 continue
-            made = [
-                self._queued(lane, event)
-                for event in piece.notifications
-                for lane in self._lanes.values()
-                # A sink that has not received an alert yet needs no reminder of it.
-                if event.transition != "reminded" or not lane.has(event.fingerprint)
+            new = [
+                self._queued(worker, event)
+                for event in part.notifications
+                for worker in self._workers.values()
+                # While a notification of the alert is queued, a reminder is superfluous.
+                if event.transition != "reminded" or not worker.has(event.fingerprint)
             ]
-            # An alert and its notifications are in one piece, which is written as a whole.
-            self._desk.journal.add([piece], [letter.notification for letter in made])
-            letters += made
-            changes += piece.changes
-            if changes >= STEP:
-                changes = 0
+            # An alert and its notifications are in one part, which is written as a whole.
+            self._context.writer.add([part], [notification.record for notification in new])
+            notifications += new
+            number += part.changes
+            if number >= STEP:
+                number = 0
                 yield
-        return letters
+        return notifications
 
-    def _queue(self, letters: Iterable[QueuedNotification]) -> Steps[None]:
-        for batch in batches(letters):
-            for letter in batch:
-                self._lanes[letter.notification.sink].put(letter)
+    def _queue(self, notifications: Iterable[QueuedNotification]) -> Steps[None]:
+        for batch in batches(notifications):
+            for notification in batch:
+                self._workers[notification.record.sink].put(notification)
             if len(batch) == STEP:
                 yield
 
     def resume(self, notifications: Iterable[Notification]) -> Steps[None]:
-        """Queue what the previous process did not deliver."""
+        """Queue the stored notifications of the previous process."""
         for batch in batches(notifications):
             for notification in batch:
                 self._resume(notification)
@@ -106,99 +104,110 @@ class Outbox:
                 yield
 
     def _resume(self, notification: Notification) -> None:
+        worker = self._workers.get(notification.sink)
+        if worker is None:
+            self._drop(notification, "the engine has no sink of this name")
+            return
         try:
             event = AlertEvent.from_dict(notification.event)
-            lane = self._lanes[notification.sink]
-        except (KeyError, ValueError) as error:
-            self._dead_letter(notification, f"it cannot be delivered any more: {error!r}")
-        else:
-            wait = min(max(notification.due_at - self._desk.wall(), 0.0), _LONGEST_WAIT)
-            now = self._desk.clock()
-            lane.put(
-                QueuedNotification(notification, event, now + wait, notification.attempts, now)
-            )
+        except ValueError as error:
+            self._drop(notification, f"the stored event is invalid: {error}")
+            return
+        wait = min(max(notification.due_at - self._context.wall(), 0.0), _MAX_RESTORED_WAIT_SECONDS)
+        now = self._context.clock()
+        worker.put(QueuedNotification(notification, event, now + wait, notification.attempts, now))
 
     def queue_length(self) -> Mapping[tuple[str], int]:
-        """How many notifications wait for each sink."""
-        return {(name,): len(lane) for name, lane in self._lanes.items()}
+        """Return the number of queued notifications by sink."""
+        return {(name,): len(worker) for name, worker in self._workers.items()}
 
     async def run(self) -> None:
-        """Hand out what is due to all sinks side by side, for ever."""
+        """Deliver what is due to all sinks concurrently until cancelled."""
         async with anyio.create_task_group() as tasks:
-            for lane in self._lanes.values():
-                tasks.start_soon(lane.run)
+            for worker in self._workers.values():
+                tasks.start_soon(worker.run)
 
     async def attempt(self) -> None:
-        """Hand out what is due now, and return."""
+        """Deliver what is due now."""
 
-        async def empty(lane: SinkWorker) -> None:
-            while await lane.attempt():
+        async def deliver(worker: SinkWorker) -> None:
+            while await worker.attempt():
                 pass
 
         async with anyio.create_task_group() as tasks:
-            for lane in self._lanes.values():
-                tasks.start_soon(empty, lane)
+            for worker in self._workers.values():
+                tasks.start_soon(deliver, worker)
 
     async def test(self, sink: str) -> str | None:
-        """Tell one sink a test alert, at once and once, and give what went wrong, if anything.
+        """Send a test alert to one sink, once, and return the error message, if any.
 
         Raises:
-            KeyError: There is no sink of that name.
+            KeyError: The name is not a sink's.
         """
         finding = Finding(
             type="test",
             subject=Subject("system", "0", "gateway"),
             severity="info",
             title="Test alert",
-            message="Somebody has asked for a test alert: nothing is wrong.",
+            message="This test alert was requested; no action is required.",
         )
-        return await self._lanes[sink].test(AlertEvent("fired", finding, self._desk.wall()))
+        return await self._workers[sink].test(AlertEvent("fired", finding, self._context.wall()))
 
     async def aclose(self, *, last_chance: float) -> None:
-        """Hand out what is due, for so many seconds at most, and let go of sinks and store."""
+        """Deliver what is due, and close the sinks and the store.
+
+        Args:
+            last_chance: Maximum number of seconds for the deliveries.
+        """
         with anyio.move_on_after(last_chance):
             await self.attempt()
         async with anyio.create_task_group() as tasks:
-            for lane in self._lanes.values():
-                tasks.start_soon(lane.aclose)
-        await self._desk.journal.aclose()
+            for worker in self._workers.values():
+                tasks.start_soon(worker.aclose)
+        await self._context.writer.aclose()
         for (name,), number in self.queue_length().items():
             if number:
-                logger.warning("%d notifications wait for the sink %s still", number, name)
+                logger.warning("notifications still queued: sink=%s waiting=%d", name, number)
 
-    def _queued(self, lane: SinkWorker, event: AlertEvent) -> QueuedNotification:
-        notification = Notification(
-            f"{event.id}:{lane.name}",
-            lane.name,
+    def _queued(self, worker: SinkWorker, event: AlertEvent) -> QueuedNotification:
+        record = Notification(
+            f"{event.id}:{worker.name}",
+            worker.name,
             event.alert_id,
             event.fingerprint,
             event.to_dict(),
-            created_at=self._desk.wall(),
-            due_at=self._desk.wall(),
+            created_at=self._context.wall(),
+            due_at=self._context.wall(),
         )
-        now = self._desk.clock()
-        return QueuedNotification(notification, event, now, since=now)
+        now = self._context.clock()
+        return QueuedNotification(record, event, now, queued_at=now)
 
-    def _dead_letter(self, notification: Notification, said: str) -> None:
-        logger.error("%s: %s", single_line(notification.id, LONGEST_FINGERPRINT), said)
-        journal = self._desk.journal
-        bury = partial(journal.store.dead, notification.id, self._desk.wall(), said)
-        journal.defer(notification.id, bury)
+    def _drop(self, notification: Notification, error: str) -> None:
+        """Log a stored notification that cannot be delivered, and make it a dead letter."""
+        logger.error(
+            "notification dropped: sink=%s alert=%s error=%s",
+            notification.sink,
+            single_line(notification.fingerprint, LONGEST_FINGERPRINT),
+            error,
+        )
+        writer = self._context.writer
+        dead = partial(writer.store.dead, notification.id, self._context.wall(), error)
+        writer.defer(notification.id, dead)
 
 
 def names_of(sinks: Iterable[Sink], *, interval: float) -> dict[str, Sink]:
-    """Each sink by its name: its own, or its class, and a number where there are several.
+    """Return the sinks by name: their attribute `name` or their class, numbered if not unique.
 
     Raises:
-        ValueError: What a sink sends would be over before it is sent again, an interval later.
+        ValueError: The alerts of a sink would end before it sends them again, an interval later.
     """
     sinks = tuple(sinks)
     for sink in sinks:
-        every = getattr(sink, "resend_every", interval)
-        if every < interval:
+        resend_every = getattr(sink, "resend_every", interval)
+        if resend_every < interval:
             raise ValueError(
                 f"resend_every of {sink!r} must be at least the interval of the engine, "
-                f"{interval:g} s, got {every:g}"
+                f"{interval:g} s, got {resend_every:g}"
             )
     return dict(zip(check_distinct(map(_name_of, sinks)), sinks, strict=True))
 

@@ -1,4 +1,4 @@
-"""What waits for one sink, in an order in which no end of an alert overtakes its beginning."""
+"""Queue of one sink, which keeps the notifications of each alert in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import count
 from ..sinks import AlertEvent
 from ..store.records import Notification
 
-_MAX_PER_ALERT = 8  # letters of one alert; then what is out of date goes
+_MAX_PER_ALERT = 8  # notifications; beyond it, outdated ones are dropped
 
 
 @dataclass(slots=True, eq=False)
@@ -18,117 +18,122 @@ class QueuedNotification:
     """One event for one sink.
 
     Attributes:
-        notification: As it is kept.
-        event: What the sink is told.
-        due: When the sink is to be asked, in seconds of the engine's clock.
-        attempts: How often the sink was asked.
-        since: When it was put here, in seconds of the engine's clock.
+        record: The notification as it is stored.
+        event: The event.
+        due: Time of the next attempt, on the engine's clock.
+        attempts: Number of attempts.
+        queued_at: Time at which it was queued, on the engine's clock.
     """
 
-    notification: Notification
+    record: Notification
     event: AlertEvent
     due: float
     attempts: int = 0
-    since: float = 0.0
+    queued_at: float = 0.0
 
 
 class NotificationQueue:
-    """Letters by their alerts: of each alert only the first is handed out.
+    """Queue of notifications in which only the first one of each alert can be due.
 
-    Where many letters of one alert wait, changes of severity give way to the newest, and episodes
-    that are over before anyone heard of them to the one that lasts. Beyond `most` the alert that
-    has waited longest goes.
+    If many notifications of one alert wait, outdated ones are dropped: all changes of severity but
+    the newest, and episodes that ended before their first delivery. If the queue is full, all
+    notifications of the alert that has waited longest are dropped.
+
+    Args:
+        max_size: Maximum number of notifications.
     """
 
-    def __init__(self, *, most: int) -> None:
-        self._most = most
-        self._alerts: dict[str, deque[QueuedNotification]] = {}
+    def __init__(self, *, max_size: int) -> None:
+        self._max_size = max_size
+        self._by_alert: dict[str, deque[QueuedNotification]] = {}
         self._heads: list[tuple[float, int, QueuedNotification]] = []
-        self._order = count()
-        self._waiting = 0
+        self._numbers = count()
+        self._size = 0
 
     def __len__(self) -> int:
-        return self._waiting
+        return self._size
 
     def __contains__(self, fingerprint: str) -> bool:
-        return fingerprint in self._alerts
+        return fingerprint in self._by_alert
 
-    def put(self, letter: QueuedNotification) -> list[QueuedNotification]:
-        """Let a letter wait behind those of the same alert, and give those that go for it."""
-        fingerprint = letter.event.fingerprint
-        waiting = self._alerts.setdefault(fingerprint, deque())
-        gone = _outdated(list(waiting)[1:]) if len(waiting) >= _MAX_PER_ALERT else []
-        for each in gone:
-            waiting.remove(each)
-        waiting.append(letter)
-        self._waiting += 1 - len(gone)
+    def put(self, notification: QueuedNotification) -> list[QueuedNotification]:
+        """Queue a notification and return those that were dropped."""
+        fingerprint = notification.event.fingerprint
+        waiting = self._by_alert.setdefault(fingerprint, deque())
+        dropped = _outdated(list(waiting)[1:]) if len(waiting) >= _MAX_PER_ALERT else []
+        for outdated in dropped:
+            waiting.remove(outdated)
+        waiting.append(notification)
+        self._size += 1 - len(dropped)
         if len(waiting) == 1:
-            self._hand_out(letter)
-        if self._waiting > self._most:
-            gone += self._drop_oldest(fingerprint)
-        return gone
+            self._push(notification)
+        if self._size > self._max_size:
+            dropped += self._drop_oldest(fingerprint)
+        return dropped
 
-    def due(self, now: float) -> QueuedNotification | None:
-        """The letter that has been due longest."""
-        first = self._first()
-        return first if first is not None and first.due <= now else None
+    def next_due(self, now: float) -> QueuedNotification | None:
+        """Return the notification that has been due longest, or None."""
+        head = self._head()
+        return head if head is not None and head.due <= now else None
 
-    def next_at(self) -> float | None:
-        """When the next letter is due; None where nothing waits."""
-        first = self._first()
-        return None if first is None else first.due
+    def next_due_at(self) -> float | None:
+        """Return the time at which the next notification is due; None if the queue is empty."""
+        head = self._head()
+        return None if head is None else head.due
 
-    def done(self, letter: QueuedNotification) -> None:
-        """A letter that was handed out does not wait any more."""
-        fingerprint = letter.event.fingerprint
-        waiting = self._alerts.get(fingerprint)
-        if waiting is None or waiting[0] is not letter:
-            return  # it had to go while it was under way
+    def remove(self, notification: QueuedNotification) -> None:
+        """Remove a notification that was due."""
+        fingerprint = notification.event.fingerprint
+        waiting = self._by_alert.get(fingerprint)
+        if waiting is None or waiting[0] is not notification:
+            return  # it was dropped during the attempt
         waiting.popleft()
-        self._waiting -= 1
+        self._size -= 1
         if waiting:
-            self._hand_out(waiting[0])
+            self._push(waiting[0])
         else:
-            del self._alerts[fingerprint]
+            del self._by_alert[fingerprint]
 
-    def postpone(self, letter: QueuedNotification, due: float) -> bool:
-        """A letter that was handed out waits until `due`, and those of the same alert with it.
+    def postpone(self, notification: QueuedNotification, due: float) -> bool:
+        """Delay a notification that was due, and those of the same alert behind it.
 
-        False says that it had to go while it was under way.
+        Returns:
+            False if it was dropped during the attempt.
         """
-        waiting = self._alerts.get(letter.event.fingerprint)
-        if waiting is None or waiting[0] is not letter:
+        waiting = self._by_alert.get(notification.event.fingerprint)
+        if waiting is None or waiting[0] is not notification:
             return False
-        letter.due = due
-        self._hand_out(letter)
+        notification.due = due
+        self._push(notification)
         return True
 
-    def _first(self) -> QueuedNotification | None:
+    def _head(self) -> QueuedNotification | None:
         while self._heads:
-            due, _, letter = self._heads[0]
-            waiting = self._alerts.get(letter.event.fingerprint)
-            if waiting is not None and waiting[0] is letter and letter.due == due:
-                return letter
+            due, _, head = self._heads[0]
+            waiting = self._by_alert.get(head.event.fingerprint)
+            if waiting is not None and waiting[0] is head and head.due == due:
+                return head
             heapq.heappop(self._heads)
         return None
 
-    def _hand_out(self, letter: QueuedNotification) -> None:
-        heapq.heappush(self._heads, (letter.due, next(self._order), letter))
+    def _push(self, head: QueuedNotification) -> None:
+        heapq.heappush(self._heads, (head.due, next(self._numbers), head))
 
     def _drop_oldest(self, newest: str) -> list[QueuedNotification]:
-        oldest = next(iter(self._alerts))
+        """Drop the alert that has waited longest, unless it is `newest`."""
+        oldest = next(iter(self._by_alert))
         if oldest == newest:
             return []
-        gone = self._alerts.pop(oldest)
-        self._waiting -= len(gone)
-        return list(gone)
+        dropped = self._by_alert.pop(oldest)
+        self._size -= len(dropped)
+        return list(dropped)
 
 
-def _outdated(letters: list[QueuedNotification]) -> list[QueuedNotification]:
-    """Those letters of one alert that say nothing that is still so."""
-    begun = {each.event.alert_id for each in letters if each.event.transition == "fired"}
-    ended = {each.event.alert_id for each in letters if each.event.transition == "resolved"}
-    changes = [each for each in letters if each.event.transition in ("escalated", "deescalated")]
+def _outdated(waiting: list[QueuedNotification]) -> list[QueuedNotification]:
+    """Return the notifications of one alert that later ones make superfluous."""
+    begun = {item.event.alert_id for item in waiting if item.event.transition == "fired"}
+    ended = {item.event.alert_id for item in waiting if item.event.transition == "resolved"}
+    changes = [item for item in waiting if item.event.transition in ("escalated", "deescalated")]
     return [
-        each for each in letters if each.event.alert_id in begun & ended or each in changes[:-1]
+        item for item in waiting if item.event.alert_id in begun & ended or item in changes[:-1]
     ]

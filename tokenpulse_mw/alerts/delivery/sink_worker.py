@@ -1,4 +1,4 @@
-"""One sink and what waits for it; no other sink waits with it."""
+"""Delivery to one sink, independent of all other sinks."""
 
 from __future__ import annotations
 
@@ -19,39 +19,35 @@ from ..store_writer import StoreWriter
 from ..timeouts import Recovered, Report, call_with_timeout, ignored
 from .queue import NotificationQueue, QueuedNotification
 
-_LONGEST_TRY = 86_400.0  # seconds of trying in this process; who has not heard of an alert for a
-
-
-# day has other news by now
-_LONGEST_WAIT = 3600.0  # seconds, whatever a sink asks for
-
-
-_CLOSING = 5.0  # seconds
-
+_MAX_RETRY_SECONDS = 86_400.0  # in this process; a notification of yesterday is outdated
+_MAX_WAIT_SECONDS = 3600.0  # also if a sink asks for more
+_CLOSE_SECONDS = 5.0
+_FIRST_BACKOFF_SECONDS = 1.0
+_MAX_BACKOFF_SECONDS = 60.0
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryContext:
-    """What all lanes of an outbox have in common.
+    """Options and callbacks that the workers of an outbox share.
 
     Attributes:
-        journal: Is told what became of each letter.
-        deadline: Seconds that one attempt may take.
-        most: Letters that may wait for one sink.
+        writer: Stores the outcome of each notification.
+        deadline: Timeout of one attempt in seconds.
+        max_pending: Maximum number of queued notifications of each sink.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
-        jitter: A number from 0 to 1, by chance.
-        report: Told of each failure that a sink should not have.
-        delivered: Told of each attempt: the sink's name, and "ok", "error", "timeout",
-            "rejected" or "dropped".
-        recovered: Called with the name that `report` is called with, for each success.
+        jitter: Returns a random number from 0 to 1.
+        report: Called with the sink and the error of each unexpected failure.
+        delivered: Called after each attempt with the name of the sink and "ok", "error",
+            "timeout", "rejected" or "dropped".
+        recovered: Called with the same name as `report` after each success.
     """
 
-    journal: StoreWriter
+    writer: StoreWriter
     deadline: float
-    most: int
+    max_pending: int
     clock: Callable[[], float]
     wall: Callable[[], float]
     jitter: Callable[[], float]
@@ -61,224 +57,228 @@ class DeliveryContext:
 
 
 class SinkWorker:
-    """Hands letters to a sink, one at a time, and those that fail again later.
+    """Delivers notifications to a sink one at a time, and retries those that fail.
 
-    After a failure the sink is left alone for a while, twice as long each time: then one letter
-    tries, and when it is taken the others follow.
+    After a failure the sink is paused, twice as long each time. Then one notification is attempted;
+    if it is delivered, the others follow.
 
     Args:
-        name: Of the sink.
-        sink: Where the letters go.
-        desk: What it shares with the other lanes.
+        name: Name of the sink.
+        sink: The sink.
+        context: Options and callbacks.
     """
 
-    def __init__(self, name: str, sink: Sink, desk: DeliveryContext) -> None:
+    def __init__(self, name: str, sink: Sink, context: DeliveryContext) -> None:
         self.name = name
         self._sink = sink
-        self._desk = desk
-        self._letters = NotificationQueue(most=desk.most)
+        self._context = context
+        self._queue = NotificationQueue(max_size=context.max_pending)
         self._resend: Any = getattr(sink, "resend", None)
         self._firing: tuple[Sequence[AlertEvent], float] | None = None
         self._paused_until = -math.inf
         self._failures = 0
-        self._outage = Outage(logger, clock=desk.clock)
-        self._news = anyio.Event()
-        self._busy = anyio.Lock()
+        self._outage = Outage(logger, clock=context.clock)
+        self._has_work = anyio.Event()
+        self._attempting = anyio.Lock()
 
     def __len__(self) -> int:
-        return len(self._letters)
+        return len(self._queue)
 
     def has(self, fingerprint: str) -> bool:
-        """Whether something of this alert waits for the sink."""
-        return fingerprint in self._letters
+        """Return True if a notification of this alert is queued."""
+        return fingerprint in self._queue
 
-    def put(self, letter: QueuedNotification) -> None:
-        """Let a letter wait for the sink; what goes for want of room is a dead letter."""
-        for each in self._letters.put(letter):
-            self._desk.delivered(self.name, "dropped")
-            said = "later events took its place"
-            self._desk.journal.defer(each.notification.id, self._dead_letter(each, said))
-        self._news.set()
+    def put(self, notification: QueuedNotification) -> None:
+        """Queue a notification; those that the queue drops become dead letters."""
+        for dropped in self._queue.put(notification):
+            self._context.delivered(self.name, "dropped")
+            reason = "superseded by later notifications"
+            self._context.writer.defer(dropped.record.id, self._dead_letter(dropped, reason))
+        self._has_work.set()
 
     @property
     def resends(self) -> bool:
-        """True if the sink sends all that fires again and again."""
+        """True if the sink sends all firing alerts again after each evaluation."""
         return self._resend is not None
 
-    def fires(self, events: Sequence[AlertEvent], at: float) -> None:
-        """Send all that fires now again, to a sink that `resends`."""
+    def send_firing(self, events: Sequence[AlertEvent], at: float) -> None:
+        """Schedule all firing alerts to be sent again; for a sink that `resends`."""
         self._firing = (events, at)
-        self._news.set()
+        self._has_work.set()
 
     async def run(self) -> None:
-        """Hand out what is due, for ever."""
+        """Deliver what is due until cancelled."""
         while True:
-            self._news = anyio.Event()
+            self._has_work = anyio.Event()
             try:
                 if await self.attempt():
                     continue
-            except Exception as error:  # noqa: BLE001 - it must not end the other lanes
+            except Exception as error:  # noqa: BLE001 - the other workers must continue
                 self._failed(error)
-            with anyio.move_on_after(self._idle()):
-                await self._news.wait()
+            with anyio.move_on_after(self._idle_seconds()):
+                await self._has_work.wait()
 
     async def attempt(self) -> bool:
-        """Hand out one letter, or what fires; False where nothing is due now."""
-        async with self._busy:
-            now = self._desk.clock()
+        """Deliver one notification or all firing alerts; return False if nothing is due."""
+        async with self._attempting:
+            now = self._context.clock()
             if now < self._paused_until:
                 return False
-            letter = self._letters.due(now)
-            if letter is not None:
-                await self._deliver(letter)
+            notification = self._queue.next_due(now)
+            if notification is not None:
+                await self._deliver(notification)
                 return True
             return await self._send_again()
 
     async def test(self, event: AlertEvent) -> str | None:
-        """Hand over an event past all that waits, once, and give what went wrong."""
+        """Send an event once, ahead of the queue, and return the error message, if any."""
         try:
-            await call_with_timeout(self._desk.deadline, partial(self._sink, event))
-        except Exception as error:  # noqa: BLE001 - whoever tests wants to know
-            return _said(error)
+            await call_with_timeout(self._context.deadline, partial(self._sink, event))
+        except Exception as error:  # noqa: BLE001 - returned to the caller
+            return _error_text(error)
         return None
 
     async def aclose(self) -> None:
-        """Let the sink close what it holds open."""
+        """Close the sink, if it can be closed."""
         aclose = getattr(self._sink, "aclose", None)
         if aclose is not None:
             try:
-                await call_with_timeout(min(_CLOSING, self._desk.deadline), aclose)
-            except Exception as error:  # noqa: BLE001 - the others are to be closed as well
-                self._desk.report(f"sink {self.name}", error)
+                await call_with_timeout(min(_CLOSE_SECONDS, self._context.deadline), aclose)
+            except Exception as error:  # noqa: BLE001 - the other sinks must be closed too
+                self._context.report(f"sink {self.name}", error)
 
-    def _idle(self) -> float:
-        """Seconds until there is something to do."""
-        next_at = self._letters.next_at()
-        if self._firing is None and next_at is None:
+    def _idle_seconds(self) -> float:
+        """Return the seconds until something is due."""
+        next_due_at = self._queue.next_due_at()
+        if self._firing is None and next_due_at is None:
             return math.inf
-        return max(self._paused_until, next_at or 0.0) - self._desk.clock()
+        return max(self._paused_until, next_due_at or 0.0) - self._context.clock()
 
-    async def _deliver(self, letter: QueuedNotification) -> None:
-        letter.attempts += 1
-        error = await self._ask(partial(self._sink, letter.event))
+    async def _deliver(self, notification: QueuedNotification) -> None:
+        notification.attempts += 1
+        error = await self._call(partial(self._sink, notification.event))
         if error is None:
-            self._letters.done(letter)
-            store, identity = self._desk.journal.store, letter.notification.id
-            await self._record_outcome(letter, partial(store.delivered, identity))
-        elif isinstance(error, Rejected) or self._desk.clock() - letter.since > _LONGEST_TRY:
-            await self._give_up(letter, error)
+            self._queue.remove(notification)
+            store = self._context.writer.store
+            await self._store_outcome(
+                notification, partial(store.delivered, notification.record.id)
+            )
+        elif isinstance(error, Rejected) or self._is_outdated(notification):
+            await self._drop(notification, error)
         else:
-            await self._postpone(letter, error)
+            await self._postpone(notification, error)
+
+    def _is_outdated(self, notification: QueuedNotification) -> bool:
+        return self._context.clock() - notification.queued_at > _MAX_RETRY_SECONDS
 
     async def _send_again(self) -> bool:
         if self._firing is None:
             return False
         (events, at), self._firing = self._firing, None
-        # What waits is told by its letter, or an end would be undone by what fired before it.
-        told = await in_steps(self._not_waiting(events))
-        await self._ask(partial(self._resend, told, at), counted=False)
+        # A queued alert is sent by its notification; here, its `fired` could follow its `resolved`.
+        unqueued = await in_steps(self._not_queued(events))
+        await self._call(partial(self._resend, unqueued, at), counted=False)
         return True
 
-    def _not_waiting(self, events: Sequence[AlertEvent]) -> Steps[list[AlertEvent]]:
-        told = list[AlertEvent]()
+    def _not_queued(self, events: Sequence[AlertEvent]) -> Steps[list[AlertEvent]]:
+        unqueued = list[AlertEvent]()
         for batch in batches(events):
-            told += [event for event in batch if event.fingerprint not in self._letters]
+            unqueued += [event for event in batch if event.fingerprint not in self._queue]
             if len(batch) == STEP:
                 yield
-        return told
+        return unqueued
 
-    async def _ask(self, call: Callable[[], Any], *, counted: bool = True) -> Exception | None:
-        """Make one attempt, and give what it failed with."""
+    async def _call(self, call: Callable[[], Any], *, counted: bool = True) -> Exception | None:
+        """Call the sink and return its error, if any."""
         try:
-            await call_with_timeout(self._desk.deadline, call)
-        except Exception as error:  # noqa: BLE001 - one sink must not cost the others
+            await call_with_timeout(self._context.deadline, call)
+        except Exception as error:  # noqa: BLE001 - a sink must not affect the others
             self._failed(error)
             return error
         if counted:
-            self._desk.delivered(self.name, "ok")
+            self._context.delivered(self.name, "ok")
         self._failures = 0
-        self._outage.recovered("sink %s takes alerts again; %d wait for it", self.name, len(self))
-        self._desk.recovered(f"sink {self.name}")
+        self._outage.recovered("sink available again: sink=%s waiting=%d", self.name, len(self))
+        self._context.recovered(f"sink {self.name}")
         return None
 
     def _failed(self, error: Exception) -> None:
-        """Leave the sink alone for a while, unless it only refused what it was given."""
+        """Count and report a failure, and pause the sink unless it rejected the event."""
         if isinstance(error, Rejected):
-            self._desk.delivered(self.name, "rejected")
+            self._context.delivered(self.name, "rejected")
             return
-        self._desk.delivered(self.name, "timeout" if isinstance(error, TimeoutError) else "error")
+        result = "timeout" if isinstance(error, TimeoutError) else "error"
+        self._context.delivered(self.name, result)
         self._failures += 1
-        wait = max(_asked_for(error), backoff(self._failures, self._desk.jitter()))
-        self._paused_until = self._desk.clock() + wait
+        wait = max(_requested_wait(error), backoff(self._failures, self._context.jitter()))
+        self._paused_until = self._context.clock() + wait
         if not isinstance(error, RetryLater):
-            self._desk.report(f"sink {self.name}", error)
+            self._context.report(f"sink {self.name}", error)
         else:
             self._outage.failed(
-                "sink %s does not take alerts, which wait for it: %s", self.name, error
+                "sink unavailable, notifications wait: sink=%s error=%s", self.name, error
             )
 
-    async def _postpone(self, letter: QueuedNotification, error: Exception) -> None:
-        desk = self._desk
-        wait = max(backoff(letter.attempts, desk.jitter()), self._paused_until - desk.clock())
-        if not self._letters.postpone(letter, desk.clock() + wait):
-            return  # it is a dead letter by now
+    async def _postpone(self, notification: QueuedNotification, error: Exception) -> None:
+        context = self._context
+        wait = max(
+            backoff(notification.attempts, context.jitter()), self._paused_until - context.clock()
+        )
+        if not self._queue.postpone(notification, context.clock() + wait):
+            return  # it has become a dead letter
         postponed = partial(
-            desk.journal.store.postponed,
-            letter.notification.id,
-            letter.attempts,
-            desk.wall() + wait,
-            _said(error),
+            context.writer.store.postponed,
+            notification.record.id,
+            notification.attempts,
+            context.wall() + wait,
+            _error_text(error),
         )
-        await self._record_outcome(letter, postponed)
+        await self._store_outcome(notification, postponed)
 
-    async def _give_up(self, letter: QueuedNotification, error: Exception) -> None:
-        self._letters.done(letter)
+    async def _drop(self, notification: QueuedNotification, error: Exception) -> None:
+        self._queue.remove(notification)
         logger.error(
-            "sink %s was not told that %s %s: %s",
+            "notification dropped: sink=%s alert=%s transition=%s error=%s",
             self.name,
-            single_line(letter.event.fingerprint, LONGEST_FINGERPRINT),
-            letter.event.transition,
-            _said(error),
+            single_line(notification.event.fingerprint, LONGEST_FINGERPRINT),
+            notification.event.transition,
+            _error_text(error),
         )
-        await self._record_outcome(letter, self._dead_letter(letter, _said(error)))
+        await self._store_outcome(notification, self._dead_letter(notification, _error_text(error)))
 
-    def _dead_letter(self, letter: QueuedNotification, said: str) -> Callable[[], Any]:
-        store, identity = self._desk.journal.store, letter.notification.id
-        return partial(store.dead, identity, self._desk.wall(), said)
+    def _dead_letter(self, notification: QueuedNotification, reason: str) -> Callable[[], Any]:
+        store = self._context.writer.store
+        return partial(store.dead, notification.record.id, self._context.wall(), reason)
 
-    async def _record_outcome(self, letter: QueuedNotification, write: Callable[[], Any]) -> None:
-        # What was handed over must be known to be, also when the engine is just being left.
+    async def _store_outcome(
+        self, notification: QueuedNotification, write: Callable[[], Any]
+    ) -> None:
+        # Shielded: an outcome that is not stored is delivered again by the next process.
         with anyio.CancelScope(shield=True):
-            await self._desk.journal.record_outcome(letter.notification.id, write)
+            await self._context.writer.record_outcome(notification.record.id, write)
 
 
-def _asked_for(error: Exception) -> float:
-    """Seconds that the receiver asked us to wait, if it did so in earnest."""
+def _requested_wait(error: Exception) -> float:
+    """Return the seconds that the receiver asked to wait, if they are plausible."""
     after = error.after if isinstance(error, RetryLater) else None
     if isinstance(after, int | float) and 0 <= after < math.inf:
-        return min(after, _LONGEST_WAIT)
+        return min(after, _MAX_WAIT_SECONDS)
     return 0.0
 
 
-def _said(error: Exception) -> str:
-    """What may be shown of an error: only our own sinks' are sure to have no secret in them."""
+def _error_text(error: Exception) -> str:
+    """Return the text of an error of our sinks, or the class of another: its text may be secret."""
     if isinstance(error, RetryLater | Rejected):
         return str(error)
     return type(error).__name__
 
 
-_FIRST = 1.0  # seconds
-
-
-_LONGEST = 60.0
-
-
 def backoff(failures: int, jitter: float) -> float:
-    """Seconds to wait after so many failures in a row: twice as long each time, up to a minute.
+    """Return the seconds to wait after consecutive failures: doubled each time, up to a minute.
 
     Args:
-        failures: At least 1.
-        jitter: From 0 to 1; those that failed together must not all come back together.
+        failures: Number of failures, at least 1.
+        jitter: Number from 0 to 1, so that retries after a common failure are spread.
     """
-    longest = min(_LONGEST, _FIRST * 2.0 ** min(failures - 1, 16))
+    longest = min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
     return longest * (0.5 + jitter / 2)

@@ -1,4 +1,4 @@
-"""What an alert engine knows beyond the life of its process: alerts, silences, thresholds, mail."""
+"""Stores of alerts, silences, thresholds and undelivered notifications."""
 
 from .memory import MemoryAlertStore
 from .protocol import (
@@ -21,7 +21,7 @@ from .records import (
     ThresholdsVersion,
     TransitionRecord,
 )
-from .sql_store import SQLAlertStore
+from .sql.store import SQLAlertStore
 
 __all__ = [
     "Ack",

@@ -1,4 +1,4 @@
-"""A store that lives and ends with its process."""
+"""Alert store in memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import replace
 from heapq import nlargest
 from itertools import count
 
+from ...validation import check_integer
 from ..steps import STEP, Steps, batches, in_steps, mapped
-from .paging import Position, check_filters, from_cursor, page, place
+from .paging import Position, check_filters, from_cursor, page, position_of
 from .protocol import (
     MAX_TRANSITIONS,
     Changes,
@@ -18,7 +19,6 @@ from .protocol import (
     EngineState,
     Page,
     UnknownAlert,
-    check_history,
     check_limit,
 )
 from .records import (
@@ -38,74 +38,74 @@ from .records import (
 
 
 class MemoryAlertStore:
-    """An `AlertStore` in memory: nothing of it survives. It runs on asyncio and on trio.
+    """`AlertStore` in memory, lost when the process ends; runs on asyncio and trio.
 
     Args:
-        max_history: Resolved alerts, dead letters and versions of thresholds that are kept, each.
-        wall: Seconds since the epoch, for which silences have ended when it is loaded.
+        max_history: Maximum number of resolved alerts, of dead letters, and of versions of
+            thresholds.
+        wall: Clock in seconds since the epoch, by which silences have ended at `load`.
 
     Raises:
         ValueError: `max_history` is below 1.
     """
 
     def __init__(self, *, max_history: int = 1000, wall: Callable[[], float] = time.time) -> None:
-        check_history(max_history)
-        self._most = max_history
+        self._max_history = check_integer("max_history", max_history)
         self._wall = wall
         self._alerts: dict[str, AlertRecord] = {}
-        # Of each alert, as an ordered set.
+        # By alert; the dict is an ordered set.
         self._transitions: dict[str, dict[TransitionRecord, None]] = {}
-        self._over: dict[str, float] = {}  # resolved alerts, and when they were
+        self._resolved_at: dict[str, float] = {}
         self._waiting: dict[str, tuple[int, Notification]] = {}
-        # With the time and the number that they are ordered by.
+        # With the time and the number that dead letters are sorted by.
         self._dead: dict[str, tuple[float, int, DeadLetter]] = {}
-        self._arrivals = count()  # numbers of the notifications
+        self._numbers = count()  # of the notifications
         self._silences: dict[str, Silence] = {}
         self._thresholds: deque[ThresholdsVersion] = deque(maxlen=max_history)
         self._engine: str | None = None
 
     async def load(self) -> EngineState:
-        """What an engine goes on with."""
-        opened = [each for each in self._alerts.values() if each.state != "resolved"]
-        waiting = [each for _, each in self._waiting.values()]
-        opened.sort(key=place)
+        """Return the state from which an engine continues."""
+        alerts = [alert for alert in self._alerts.values() if alert.state != "resolved"]
+        waiting = [notification for _, notification in self._waiting.values()]
+        alerts.sort(key=position_of)
         return EngineState(
-            tuple(await in_steps(mapped(_own, opened))),
+            tuple(await in_steps(mapped(_copied_alert, alerts))),
             await self.silences(self._wall()),
             next(iter(await self.history(1)), None),
-            tuple(await in_steps(mapped(_own_event, waiting))),
+            tuple(await in_steps(mapped(_copied_notification, waiting))),
         )
 
     async def commit(self, changes: Changes) -> str | None:
-        """Keep what has changed, all of it or nothing, and give the engine of the round before."""
-        # All that takes long is done before anything changes; then all of it changes in one step.
-        alerts = await in_steps(mapped(_own, changes.alerts))
-        notifications = await in_steps(mapped(_own_event, changes.notifications))
-        happened = await in_steps(_by_alert(changes.transitions))
-        new = {each.id for each in alerts}
-        for alert_id in happened:
+        """Store the changes and return the engine that stored the previous evaluation."""
+        # Slow work comes before the first change; then everything changes in one step.
+        alerts = await in_steps(mapped(_copied_alert, changes.alerts))
+        notifications = await in_steps(mapped(_copied_notification, changes.notifications))
+        transitions = await in_steps(_by_alert(changes.transitions))
+        new = {alert.id for alert in alerts}
+        for alert_id in transitions:
             if alert_id not in new and alert_id not in self._alerts:
-                raise UnknownAlert(f"no alert {alert_id!r} is kept: commit it as well")
-        self._put(alerts)
-        self._add_transitions(happened)
+                raise UnknownAlert(alert_id)
+        self._put_alerts(alerts)
+        self._add_transitions(transitions)
         for notification in notifications:
             if notification.id not in self._waiting and notification.id not in self._dead:
-                self._waiting[notification.id] = next(self._arrivals), notification
-        self._forget(changes.forgotten)
-        if len(self._over) > self._most:
-            self._forget(self._resolved()[self._most :])
-        last, self._engine = self._engine, changes.engine or self._engine
-        return last
+                self._waiting[notification.id] = next(self._numbers), notification
+        self._delete_alerts(changes.forgotten)
+        if len(self._resolved_at) > self._max_history:
+            self._delete_alerts(self._newest_resolved()[self._max_history :])
+        previous, self._engine = self._engine, changes.engine or self._engine
+        return previous
 
     async def delivered(self, notification_id: str) -> None:
-        """Forget a notification that was taken."""
+        """Delete a delivered notification or dead letter."""
         self._waiting.pop(notification_id, None)
         self._dead.pop(notification_id, None)
 
     async def postponed(
         self, notification_id: str, attempts: int, due_at: float, error: str
     ) -> None:
-        """Note that a sink did not take a notification, and when it is asked again."""
+        """Record a failed attempt of a notification and the time of the next one."""
         check_finite("due_at", due_at)
         number, waiting = self._waiting.get(notification_id, (0, None))
         if waiting is not None:
@@ -113,26 +113,26 @@ class MemoryAlertStore:
             self._waiting[notification_id] = number, changed
 
     async def dead(self, notification_id: str, at: float, error: str) -> None:
-        """Give a notification up."""
+        """Turn a notification into a dead letter."""
         check_finite("at", at)
         number, waiting = self._waiting.pop(notification_id, (0, None))
         if waiting is not None:
-            letter = DeadLetter(replace(waiting, last_error=error), at, error)
-            self._dead[notification_id] = at, number, letter
-            if len(self._dead) > self._most:
+            dead_letter = DeadLetter(replace(waiting, last_error=error), at, error)
+            self._dead[notification_id] = at, number, dead_letter
+            if len(self._dead) > self._max_history:
                 *_, oldest = min(self._dead.values())
                 del self._dead[oldest.notification.id]
 
     async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
-        """What was given up, the newest first."""
+        """Return the newest dead letters, the newest first."""
         check_limit(limit)
         return tuple(
-            replace(each, notification=_own_event(each.notification))
-            for each in self._newest_dead()[:limit]
+            replace(dead_letter, notification=_copied_notification(dead_letter.notification))
+            for dead_letter in self._newest_dead()[:limit]
         )
 
     async def acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
-        """Note who has seen an alert, or with None that nobody has."""
+        """Set the acknowledgement of an alert, or remove it with None."""
         if alert_id in self._alerts:
             self._alerts[alert_id] = replace(self._alerts[alert_id], ack=ack)
         return await self.alert(alert_id)
@@ -140,34 +140,33 @@ class MemoryAlertStore:
     async def set_thresholds(
         self, values: Json, *, expected: int | None, by: str, at: float
     ) -> ThresholdsVersion:
-        """Make a new version of the thresholds, out of the version `expected`."""
-        kept = json_copy("values", values)
+        """Store a new version of the thresholds, made from the version `expected`."""
+        values = json_copy("values", values)
         check_finite("at", at)
         current = self._thresholds[-1].version if self._thresholds else None
         if current != expected:
             raise Conflict(current)
-        made = ThresholdsVersion((current or 0) + 1, kept, at, by)
-        self._thresholds.append(made)
-        return replace(made, values=json_copy("values", kept))
+        version = ThresholdsVersion((current or 0) + 1, values, at, by)
+        self._thresholds.append(version)
+        return _copied_thresholds(version)
 
     async def history(self, limit: int) -> tuple[ThresholdsVersion, ...]:
-        """The thresholds that were set, the newest first."""
+        """Return the newest thresholds, the newest first."""
         check_limit(limit)
-        newest = list(reversed(self._thresholds))[:limit]
-        return tuple(replace(each, values=json_copy("values", each.values)) for each in newest)
+        return tuple(map(_copied_thresholds, list(reversed(self._thresholds))[:limit]))
 
     async def add_silence(self, silence: Silence) -> None:
-        """Keep a silence, in place of one of the same id."""
+        """Store a silence; it replaces one of the same id."""
         self._silences[silence.id] = silence
 
     async def remove_silence(self, silence_id: str) -> bool:
-        """Forget a silence, and say whether there was one."""
+        """Delete a silence; return False if it is unknown."""
         return self._silences.pop(silence_id, None) is not None
 
     async def silences(self, now: float) -> tuple[Silence, ...]:
-        """Silences that end after `now`, by their start."""
-        lasting = [each for each in self._silences.values() if each.ends_at > now]
-        return tuple(sorted(lasting, key=lambda each: (each.starts_at, each.id)))
+        """Return the silences that end after `now`, by start."""
+        lasting = [silence for silence in self._silences.values() if silence.ends_at > now]
+        return tuple(sorted(lasting, key=lambda silence: (silence.starts_at, silence.id)))
 
     async def alerts(
         self,
@@ -179,103 +178,111 @@ class MemoryAlertStore:
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
-        """A page of alerts, the newest first."""
+        """Return a page of alerts, the newest first."""
         check_filters(state, severity, limit)
         after = None if cursor is None else from_cursor(cursor)
-        wanted = {"state": state, "severity": severity, "type": type, "subject": subject}
-        filters = [(name, value) for name, value in wanted.items() if value is not None]
-        found = await in_steps(_matching(list(self._alerts.values()), filters, after))
-        newest = nlargest(limit + 1, found, key=place)
-        return page(await in_steps(mapped(_own, newest)), limit)
+        values = {"state": state, "severity": severity, "type": type, "subject": subject}
+        filters = [(name, value) for name, value in values.items() if value is not None]
+        matching = await in_steps(_matching(list(self._alerts.values()), filters, after))
+        newest = nlargest(limit + 1, matching, key=position_of)
+        return page(await in_steps(mapped(_copied_alert, newest)), limit)
 
     async def alert(self, alert_id: str) -> AlertRecord | None:
-        """One alert, or None."""
-        found = self._alerts.get(alert_id)
-        return found and _own(found)
+        """Return an alert, or None if it is unknown."""
+        alert = self._alerts.get(alert_id)
+        return alert and _copied_alert(alert)
 
     async def transitions(self, alert_id: str) -> tuple[TransitionRecord, ...]:
-        """What has happened to an alert, the oldest first."""
+        """Return the transitions of an alert, the oldest first."""
         return tuple(self._transitions.get(alert_id, ()))
 
     async def prune(self, before: float) -> None:
-        """Forget what was over before `before`."""
-        self._forget([each for each, at in self._over.items() if at < before])
-        for letter in self._newest_dead():
-            if letter.at < before:
-                del self._dead[letter.notification.id]
+        """Delete what ended before `before`: resolved alerts, dead letters and silences."""
+        self._delete_alerts([alert_id for alert_id, at in self._resolved_at.items() if at < before])
+        for dead_letter in self._newest_dead():
+            if dead_letter.at < before:
+                del self._dead[dead_letter.notification.id]
         for silence in list(self._silences.values()):
             if silence.ends_at < before:
                 del self._silences[silence.id]
 
     async def aclose(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resources are held."""
 
-    def _put(self, alerts: Iterable[AlertRecord]) -> None:
+    def _put_alerts(self, alerts: Iterable[AlertRecord]) -> None:
         for alert in alerts:
             before = self._alerts.get(alert.id)
             if before is not None and before.ack is not alert.ack:
                 alert = replace(alert, ack=before.ack)
             self._alerts[alert.id] = alert
             if alert.resolved_at is None:
-                self._over.pop(alert.id, None)
+                self._resolved_at.pop(alert.id, None)
             else:
-                self._over[alert.id] = alert.resolved_at
+                self._resolved_at[alert.id] = alert.resolved_at
 
-    def _add_transitions(self, happened: Mapping[str, dict[TransitionRecord, None]]) -> None:
-        for alert_id, transitions in happened.items():
-            known = self._transitions.setdefault(alert_id, {})
-            known |= transitions
-            for oldest in list(known)[: max(len(known) - MAX_TRANSITIONS, 0)]:
-                del known[oldest]
+    def _add_transitions(self, new: Mapping[str, dict[TransitionRecord, None]]) -> None:
+        for alert_id, transitions in new.items():
+            stored = self._transitions.setdefault(alert_id, {})
+            stored |= transitions
+            for oldest in list(stored)[: max(len(stored) - MAX_TRANSITIONS, 0)]:
+                del stored[oldest]
 
-    def _resolved(self) -> list[str]:
+    def _newest_resolved(self) -> list[str]:
         """Return the ids of the resolved alerts, the newest first."""
-        newest = sorted(zip(self._over.values(), self._over, strict=True), reverse=True)
+        newest = sorted(
+            ((at, alert_id) for alert_id, at in self._resolved_at.items()), reverse=True
+        )
         return [alert_id for _, alert_id in newest]
 
     def _newest_dead(self) -> list[DeadLetter]:
         """Return the dead letters, the newest first."""
-        return [letter for *_, letter in sorted(self._dead.values(), reverse=True)]
+        return [dead_letter for *_, dead_letter in sorted(self._dead.values(), reverse=True)]
 
-    def _forget(self, alert_ids: Iterable[str]) -> None:
+    def _delete_alerts(self, alert_ids: Iterable[str]) -> None:
         for alert_id in list(alert_ids):
             self._alerts.pop(alert_id, None)
-            self._over.pop(alert_id, None)
+            self._resolved_at.pop(alert_id, None)
             self._transitions.pop(alert_id, None)
 
 
 def _matching(
     alerts: list[AlertRecord], filters: list[tuple[str, str]], after: Position | None
 ) -> Steps[list[AlertRecord]]:
-    found = list[AlertRecord]()
+    """Return the alerts that match all filters and come after a position."""
+    matching = list[AlertRecord]()
     for batch in batches(alerts, 10 * STEP):
-        found += [
-            each
-            for each in batch
-            if (after is None or place(each) < after)
-            and all(getattr(each, name) == value for name, value in filters)
+        matching += [
+            alert
+            for alert in batch
+            if (after is None or position_of(alert) < after)
+            and all(getattr(alert, name) == value for name, value in filters)
         ]
         if len(batch) == 10 * STEP:
             yield
-    return found
+    return matching
 
 
 def _by_alert(
     transitions: Iterable[TransitionRecord],
 ) -> Steps[dict[str, dict[TransitionRecord, None]]]:
-    happened: dict[str, dict[TransitionRecord, None]] = {}
+    """Return the transitions by the id of their alert, as ordered sets."""
+    by_alert: dict[str, dict[TransitionRecord, None]] = {}
     for batch in batches(transitions):
         for transition in batch:
-            happened.setdefault(transition.alert_id, {}).setdefault(transition)
+            by_alert.setdefault(transition.alert_id, {}).setdefault(transition)
         if len(batch) == STEP:
             yield
-    return happened
+    return by_alert
 
 
-def _own(alert: AlertRecord) -> AlertRecord:
+def _copied_alert(alert: AlertRecord) -> AlertRecord:
     return replace(alert, finding=json_copy(f"finding of {alert.fingerprint!r}", alert.finding))
 
 
-def _own_event(notification: Notification) -> Notification:
+def _copied_notification(notification: Notification) -> Notification:
     name = f"event of {notification.fingerprint!r}"
     return replace(notification, event=json_copy(name, notification.event))
+
+
+def _copied_thresholds(version: ThresholdsVersion) -> ThresholdsVersion:
+    return replace(version, values=json_copy("values", version.values))

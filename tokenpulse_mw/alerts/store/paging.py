@@ -1,4 +1,4 @@
-"""Pages of alerts, and where the next one begins."""
+"""Pages of alerts and their cursors."""
 
 from __future__ import annotations
 
@@ -7,54 +7,55 @@ import json
 import math
 from typing import NamedTuple
 
+from ...validation import check_choice
 from .protocol import Page, check_limit
-from .records import SEVERITIES, STATES, AlertRecord, check_choice
+from .records import SEVERITIES, STATES, AlertRecord
 
 
 class Position(NamedTuple):
-    """Where an alert stands in the list; unlike a number, it stays right when others come in."""
+    """Sort key of an alert in the list; unlike an offset, new alerts do not shift it."""
 
     started_at: float
     id: str
 
 
-def place(alert: AlertRecord) -> Position:
-    """Where `alert` stands."""
+def position_of(alert: AlertRecord) -> Position:
+    """Return the position of `alert`."""
     return Position(alert.started_at, alert.id)
 
 
-def as_cursor(place: Position) -> str:
-    """`place` as text, fit for a URL."""
-    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+def as_cursor(position: Position) -> str:
+    """Return `position` as text that is safe in a URL."""
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
 
 
-def page(found: list[AlertRecord], limit: int) -> Page:
-    """The page that `found` is, which has one alert more than `limit` when others follow."""
-    items = tuple(found[:limit])
-    return Page(items, as_cursor(place(items[-1])) if len(found) > limit else None)
+def page(alerts: list[AlertRecord], limit: int) -> Page:
+    """Return the first `limit` of `alerts` as a page; more alerts mean that a page follows."""
+    items = tuple(alerts[:limit])
+    return Page(items, as_cursor(position_of(items[-1])) if len(alerts) > limit else None)
 
 
 def check_filters(state: str | None, severity: str | None, limit: int) -> None:
-    """Refuse what no alert can be."""
+    """Raise ValueError if no alert can match, or if `limit` is out of range."""
     check_choice("state", state, (*STATES, None))
     check_choice("severity", severity, (*SEVERITIES, None))
     check_limit(limit)
 
 
 def from_cursor(cursor: str) -> Position:
-    """The place that `cursor` is the text of.
+    """Return the position that `cursor` encodes.
 
     Raises:
-        ValueError: It is not the text of any.
+        ValueError: `cursor` is not the cursor of a page.
     """
     try:
         text = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        started_at, identity = json.loads(base64.b64decode(text, b"-_", validate=True))
-        if isinstance(identity, str) and math.isfinite(started_at):
-            return Position(float(started_at), identity)
+        started_at, alert_id = json.loads(base64.b64decode(text, b"-_", validate=True))
+        if isinstance(alert_id, str) and math.isfinite(started_at):
+            return Position(float(started_at), alert_id)
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         pass
     raise ValueError(
-        f"cursor must be the `next` of the page before, got {str(cursor)[:100]!r}: "
-        "leave it out to begin with the newest"
+        f"cursor must be `next` of the previous page, got {str(cursor)[:100]!r}: "
+        "omit it to start with the newest alert"
     )

@@ -1,10 +1,11 @@
-"""What every store of alerts can do, and what it answers."""
+"""Interface of alert stores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
+from ...validation import check_integer
 from .records import (
     Ack,
     AlertRecord,
@@ -18,26 +19,23 @@ from .records import (
     TransitionRecord,
 )
 
-MAX_TRANSITIONS = 100  # of each alert, the newest
-MAX_ITEMS = 1000  # of each page
+MAX_TRANSITIONS = 100  # of an alert
+MAX_ITEMS = 1000  # of a page
 
 
 class StoreError(Exception):
-    """The store fails, and says why. What was asked did not happen, or only perhaps.
-
-    Asking for the same again is safe.
-    """
+    """The store failed; the call had no effect, or its effect is unknown. A retry is safe."""
 
 
 class BadRecord(StoreError):  # noqa: N818 - a name that others build on
-    """Something of what was given can never be kept; nothing of it is, and the rest alone may be.
+    """A record can never be stored, so nothing of the call was; a retry cannot succeed.
 
-    Asking for the same again is in vain.
+    The other records of the call can be stored without it.
     """
 
 
 class Conflict(Exception):  # noqa: N818 - a name that others build on
-    """Thresholds were changed in the meantime; `current` is the version that holds, if any."""
+    """The thresholds were changed meanwhile; `current` is the current version, if any."""
 
     def __init__(self, current: int | None) -> None:
         super().__init__(f"the current version of the thresholds is {current}")
@@ -45,18 +43,21 @@ class Conflict(Exception):  # noqa: N818 - a name that others build on
 
 
 class UnknownAlert(ValueError):  # noqa: N818 - a name that others build on
-    """A transition is of an alert that is not kept."""
+    """The alert of a transition is not stored."""
+
+    def __init__(self, alert_id: str) -> None:
+        super().__init__(f"alert {alert_id!r} of a transition is not stored: commit it as well")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What an engine goes on with when it starts.
+    """State from which an engine continues after a restart.
 
     Attributes:
-        alerts: Those that are not resolved, the oldest first.
-        silences: Those that have not ended, by their start.
-        thresholds: The newest version, or None where none was ever set.
-        notifications: Those that no sink took yet, in the order in which they were committed.
+        alerts: Alerts that are not resolved, the oldest first.
+        silences: Silences that have not ended, by start.
+        thresholds: Newest version, or None if there is none.
+        notifications: Undelivered notifications, in the order in which they were committed.
     """
 
     alerts: tuple[AlertRecord, ...] = ()
@@ -67,15 +68,15 @@ class EngineState:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one round of an engine changes, all of it or nothing.
+    """Changes of one evaluation, stored in one transaction.
 
     Attributes:
-        alerts: Put in place of what is kept under their id. Whether anyone has seen an alert is
-            taken from here only when it is new: after that, `acknowledge` alone changes it.
-        transitions: Added to those of their alerts. One that is there already is not added again.
-        notifications: Added to those that wait. One whose id is there is left as it is.
-        forgotten: The ids of alerts that go without a trace, such as those that never fired.
-        engine: Whose round it is; empty where it is not a whole one.
+        alerts: New and changed alerts. `ack` is stored for new alerts only; later, `acknowledge`
+            changes it.
+        transitions: New transitions; those already stored are ignored.
+        notifications: New notifications; those whose id is stored are ignored.
+        forgotten: Ids of alerts to delete, such as those that never fired.
+        engine: Name of the engine; empty if these are not the changes of a whole evaluation.
     """
 
     alerts: tuple[AlertRecord, ...] = ()
@@ -87,101 +88,101 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some alerts, and the cursor of those that follow: None where these are the last."""
+    """A page of alerts; `next` is the cursor of the next page, None for the last one."""
 
     items: tuple[AlertRecord, ...]
     next: str | None
 
 
 class AlertStore(Protocol):
-    """Keeps alerts, silences, thresholds, and notifications until they are delivered.
+    """Stores alerts, silences, thresholds, and notifications until they are delivered.
 
-    Each call happens wholly or not at all, also when it is cancelled or the process is killed, and
-    what it has done is there for the next one. Whoever gives the same again changes nothing: all
-    calls but `set_thresholds` may be repeated when it is not known whether they happened.
+    Each call takes effect completely or not at all, also if it is cancelled or the process is
+    killed, and its effect is visible to the next call. All calls but `set_thresholds` are
+    idempotent: repeat them if it is unknown whether they took effect.
 
-    What is over is bounded by count, for resolved alerts, dead letters and versions of thresholds
-    each: the oldest are dropped when a new one exceeds it. Of an alert the newest 100 transitions
-    are kept. What is not over (open alerts, notifications that wait, silences) is never dropped.
+    Resolved alerts, dead letters and versions of thresholds are bounded by count: a new one beyond
+    the bound replaces the oldest. The newest 100 transitions of each alert are stored. Open alerts,
+    undelivered notifications and silences are never dropped.
     """
 
     async def load(self) -> EngineState:
-        """What an engine goes on with."""
+        """Return the state from which an engine continues."""
         ...
 
     async def commit(self, changes: Changes, /) -> str | None:
-        """Keep what has changed.
+        """Store the changes of an evaluation.
 
         Returns:
-            The engine whose round was kept before; None where there was none, or who knows.
+            Name of the engine that stored the previous evaluation, or None if it is unknown.
 
         Raises:
-            UnknownAlert: A transition is of an alert that is neither kept nor given.
+            UnknownAlert: The alert of a transition is neither stored nor in `changes`.
             ValueError: A finding or an event is not JSON.
-            BadRecord: Something else of it cannot be kept, such as an id that is too long.
+            BadRecord: Another value cannot be stored, such as an id that is too long.
         """
         ...
 
     async def delivered(self, notification_id: str, /) -> None:
-        """Forget a notification that was taken, dead or not; an unknown one is forgotten already.
+        """Delete a delivered notification or dead letter.
 
-        So it is with `postponed` and `dead`: nothing happens to what does not wait.
+        An unknown id is ignored, here and in `postponed` and `dead`.
         """
         ...
 
     async def postponed(
         self, notification_id: str, attempts: int, due_at: float, error: str, /
     ) -> None:
-        """Note that a sink did not take a notification, and when it is asked again."""
+        """Record a failed attempt of a notification and the time of the next one."""
         ...
 
     async def dead(self, notification_id: str, at: float, error: str, /) -> None:
-        """Give a notification up; it is a dead letter from now on."""
+        """Turn a notification into a dead letter."""
         ...
 
     async def dead_letters(self, limit: int, /) -> tuple[DeadLetter, ...]:
-        """What was given up, the newest first; `limit` is from 1 to 1000."""
+        """Return the newest dead letters, the newest first; `limit` is from 1 to 1000."""
         ...
 
     async def acknowledge(self, alert_id: str, ack: Ack | None, /) -> AlertRecord | None:
-        """Note who has seen an alert, or with None that nobody has.
+        """Set the acknowledgement of an alert, or remove it with None.
 
         Returns:
-            The alert as it is now, or None where there is none of that id.
+            The alert with the change, or None if it is unknown.
         """
         ...
 
     async def set_thresholds(
         self, values: Json, /, *, expected: int | None, by: str, at: float
     ) -> ThresholdsVersion:
-        """Make a new version of the thresholds.
+        """Store a new version of the thresholds and return it.
 
         Args:
-            values: By name.
-            expected: The version that these are made from; None where there was none yet.
-            by: Who sets them.
-            at: When.
+            values: Thresholds by name.
+            expected: Version that these were made from; None if there was none.
+            by: Author of the change.
+            at: Time of the change.
 
         Raises:
-            Conflict: The current version is another one.
+            Conflict: `expected` is not the current version.
             ValueError: `values` is not JSON.
         """
         ...
 
     async def history(self, limit: int, /) -> tuple[ThresholdsVersion, ...]:
-        """The thresholds that were set, the newest first; `limit` is from 1 to 1000."""
+        """Return the newest thresholds, the newest first; `limit` is from 1 to 1000."""
         ...
 
     async def add_silence(self, silence: Silence, /) -> None:
-        """Keep a silence, in place of one of the same id."""
+        """Store a silence; it replaces one of the same id."""
         ...
 
     async def remove_silence(self, silence_id: str, /) -> bool:
-        """Forget a silence, and say whether there was one."""
+        """Delete a silence; return False if it is unknown."""
         ...
 
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
-        """Silences that end after `now`, by their start."""
+        """Return the silences that end after `now`, by start."""
         ...
 
     async def alerts(
@@ -194,50 +195,40 @@ class AlertStore(Protocol):
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
-        """A page of alerts, the newest first.
+        """Return a page of alerts, the newest first.
 
-        From one page to the next no alert is missed or given twice, whatever comes in meanwhile.
+        Over all pages no alert is missing or repeated, whatever is added meanwhile.
 
         Args:
-            state: Only those in this state.
-            severity: Only those of this severity.
-            type: Only those of this type.
-            subject: Only those about this one, as `kind:id`.
-            limit: How many at most, from 1 to 1000.
-            cursor: The `next` of the page before.
+            state: Select alerts in this state.
+            severity: Select alerts of this severity.
+            type: Select alerts of this type.
+            subject: Select alerts about this subject, as `kind:id`.
+            limit: Maximum number of alerts, from 1 to 1000.
+            cursor: `next` of the previous page.
 
         Raises:
-            ValueError: An argument is not what it should be.
+            ValueError: An argument is invalid.
         """
         ...
 
     async def alert(self, alert_id: str, /) -> AlertRecord | None:
-        """One alert, or None."""
+        """Return an alert, or None if it is unknown."""
         ...
 
     async def transitions(self, alert_id: str, /) -> tuple[TransitionRecord, ...]:
-        """What has happened to an alert, the oldest first."""
+        """Return the transitions of an alert, the oldest first."""
         ...
 
     async def prune(self, before: float, /) -> None:
-        """Forget what was over before `before`.
-
-        These are resolved alerts with their transitions, dead letters, and silences.
-        """
+        """Delete what ended before `before`: resolved alerts, dead letters and silences."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of what is held open; whoever asks again opens it again."""
+        """Release resources; the next call acquires them again."""
         ...
 
 
 def check_limit(limit: int) -> None:
-    """Refuse a limit that is not from 1 to 1000."""
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_ITEMS:
-        raise ValueError(f"limit must be from 1 to {MAX_ITEMS}, got {limit!r}")
-
-
-def check_history(max_history: int) -> None:
-    """Refuse a bound that keeps nothing."""
-    if isinstance(max_history, bool) or not isinstance(max_history, int) or max_history < 1:
-        raise ValueError(f"max_history must be at least 1, got {max_history!r}")
+    """Raise ValueError unless `limit` is an integer from 1 to 1000."""
+    check_integer("limit", limit, maximum=MAX_ITEMS)

@@ -1,4 +1,4 @@
-"""What is kept, as plain values; every time is in seconds since the epoch."""
+"""Records of the alert store; all times are in seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
+
+from ...validation import check_choice
 
 Severity = Literal["info", "warning", "critical"]
 State = Literal["pending", "firing", "recovering", "resolved"]
@@ -18,7 +20,7 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Somebody has seen an alert: who, when, and what they say of it."""
+    """Acknowledgement of an alert: by whom, when, and a note."""
 
     by: str
     at: float
@@ -33,25 +35,25 @@ class AlertRecord:
     """One episode of an alert, from its first finding until it is resolved.
 
     Attributes:
-        id: Identifies the episode.
-        fingerprint: Stays the same from one episode to the next.
-        rule: The name of the rule that found it.
-        type: Such as "error_spike".
-        severity: How bad it is, or last was.
-        state: Where in its life it stands.
-        finding: What the rule found, as JSON; its `subject` says whom the alert is about.
-        since: When it entered its state.
-        told: When it was last told to anyone.
-        started_at: When it was first found.
-        fired_at: When it fired, if it has.
-        resolved_at: When it was resolved; this and the state say the same.
-        resolve_reason: Why it was resolved.
-        ack: Who has seen it, if anyone.
-        told_as: The severity that was last told of it; None where nothing was, as while it is
-            pending or silenced.
+        id: Identifier of the episode.
+        fingerprint: Identifier of the alert, the same in all its episodes.
+        rule: Name of the rule that found it.
+        type: Type of the finding, such as "error_spike".
+        severity: Current severity, or the last one if it is resolved.
+        state: State of its life cycle.
+        finding: The rule's finding as JSON; its `subject` is what the alert is about.
+        since: Time at which it entered its state.
+        last_notified_at: Time of the last notification about it.
+        started_at: Time at which it was first found.
+        fired_at: Time at which it fired, if it has.
+        resolved_at: Time at which it was resolved; set if, and only if, the state is "resolved".
+        resolve_reason: Reason why it was resolved.
+        ack: Acknowledgement, if there is one.
+        notified_severity: Severity in the last notification; None before the first one, such as
+            while the alert is pending or silenced.
 
     Raises:
-        ValueError: A state, a severity or a time is not one.
+        ValueError: A state, a severity or a time is invalid.
     """
 
     id: str
@@ -62,29 +64,29 @@ class AlertRecord:
     state: State
     finding: Json
     since: float
-    told: float
+    last_notified_at: float
     started_at: float
     fired_at: float | None = None
     resolved_at: float | None = None
     resolve_reason: str | None = None
     ack: Ack | None = None
-    told_as: Severity | None = None
+    notified_severity: Severity | None = None
 
     def __post_init__(self) -> None:
         check_choice("state", self.state, STATES)
         check_choice("severity", self.severity, SEVERITIES)
-        check_choice("told_as", self.told_as, (*SEVERITIES, None))
-        for name in ("since", "told", "started_at", "fired_at", "resolved_at"):
+        check_choice("notified_severity", self.notified_severity, (*SEVERITIES, None))
+        for name in ("since", "last_notified_at", "started_at", "fired_at", "resolved_at"):
             check_finite(name, getattr(self, name))
         if (self.state == "resolved") != (self.resolved_at is not None):
             raise ValueError(
-                f"an alert has a resolved_at when, and only when, its state is 'resolved', "
-                f"got {self.state!r} with resolved_at={self.resolved_at!r}"
+                f"resolved_at must be set if, and only if, state is 'resolved', got "
+                f"resolved_at={self.resolved_at!r} with state={self.state!r}"
             )
 
     @property
     def subject(self) -> str:
-        """Whom it is about, as `kind:id`, from the finding; empty where that does not say."""
+        """The subject of the finding as `kind:id`; empty if the finding has none."""
         subject = self.finding.get("subject")
         if isinstance(subject, Mapping):
             subject = (subject.get("kind", ""), subject.get("id", ""))
@@ -95,7 +97,7 @@ class AlertRecord:
 
 @dataclass(frozen=True, slots=True)
 class TransitionRecord:
-    """What happened to an alert, and when; `value` is the number that its rule compared."""
+    """One transition of an alert; `value` is the number that the rule compared."""
 
     alert_id: str
     fingerprint: str
@@ -112,18 +114,18 @@ class TransitionRecord:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """One event that one sink has not taken yet.
+    """One event that is not yet delivered to one sink.
 
     Attributes:
-        id: The same in every attempt, also after a restart.
-        sink: The name of the sink that is to take it.
-        alert_id: Whose event it is.
-        fingerprint: Of that alert.
-        event: What the sink is told, as JSON.
-        created_at: When it was made.
-        attempts: How often the sink was asked.
-        due_at: When the sink is to be asked next.
-        last_error: Why the sink did not take it.
+        id: Identifier, the same in every attempt, also after a restart.
+        sink: Name of the sink.
+        alert_id: Identifier of the alert's episode.
+        fingerprint: Identifier of the alert.
+        event: The event as JSON.
+        created_at: Time at which it was created.
+        attempts: Number of failed attempts.
+        due_at: Time of the next attempt.
+        last_error: Error of the last attempt.
     """
 
     id: str
@@ -143,7 +145,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A notification that is not attempted any more: since when, and why."""
+    """A notification that is not attempted any more, since `at`, because of `error`."""
 
     notification: Notification
     at: float
@@ -154,7 +156,7 @@ class DeadLetter:
 
 
 class Matcher(NamedTuple):
-    """Picks alerts by one of their labels, in the form that Alertmanager gives it."""
+    """Condition on one label of an alert, in the form of Alertmanager."""
 
     name: str
     value: str
@@ -164,7 +166,7 @@ class Matcher(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Alerts that all of `matchers` pick are told to nobody, from `starts_at` to `ends_at`."""
+    """Mutes alerts that match all `matchers`, from `starts_at` to `ends_at`."""
 
     id: str
     matchers: tuple[Matcher, ...]
@@ -178,14 +180,14 @@ class Silence:
         check_finite("ends_at", self.ends_at)
         if not self.starts_at < self.ends_at:
             raise ValueError(
-                f"a silence must end after it starts, got starts_at={self.starts_at!r} and "
+                f"ends_at must be later than starts_at, got starts_at={self.starts_at!r} and "
                 f"ends_at={self.ends_at!r}"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdsVersion:
-    """Thresholds as somebody set them: the first version is 1, and each change is one more."""
+    """One version of the thresholds; versions are counted from 1."""
 
     version: int
     values: Json
@@ -196,27 +198,21 @@ class ThresholdsVersion:
         check_finite("at", self.at)
 
 
-def check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
-    """Refuse a value that is none of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-
-
 def json_copy(name: str, value: Json) -> Json:
-    """What a database would make of `value`; a change of one is none of the other.
+    """Return a deep copy of `value` as a database would return it.
 
     Raises:
-        ValueError: It is not JSON.
+        ValueError: `value` is not JSON.
     """
     copied: Json = json.loads(json_text(name, value))
     return copied
 
 
 def json_text(name: str, value: object) -> str:
-    """`value` as JSON, in ASCII: any text survives any database in it.
+    """Return `value` as JSON in ASCII, which every database stores unchanged.
 
     Raises:
-        ValueError: It is not JSON; infinity and NaN are not either.
+        ValueError: `value` is not JSON; NaN and infinity are not either.
     """
     try:
         return json.dumps(value, allow_nan=False)
@@ -225,7 +221,7 @@ def json_text(name: str, value: object) -> str:
 
 
 def check_finite(name: str, value: float | None) -> None:
-    """Refuse NaN and infinity, which no time is, and what no database has as a number."""
+    """Raise ValueError if `value` is NaN or infinite, which databases cannot store."""
     try:
         if value is None or math.isfinite(value):
             return

@@ -109,7 +109,7 @@ def is_live(folder: Path, file: SlotFile) -> bool:
         return True
     try:
         with _lock_path(folder, file.slot).open("rb") as lock:
-            # A shared lock: concurrent scrapes must not take each other for the worker.
+            # A shared lock, so that a concurrent scrape is not mistaken for the worker.
             if not _try_lock(lock, shared=True):
                 return True
             # The lock is held, so no new worker can own this file.

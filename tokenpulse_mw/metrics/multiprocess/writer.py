@@ -48,8 +48,7 @@ class WorkerFiles:
     If the disk is full, new rows are kept in memory and are missing from scrapes. `recover` writes
     them to the files when there is space, and replaces deleted files.
 
-    A forked child uses files of its own. Rows that it inherited belong to its parent and must be
-    requested again.
+    A forked child uses other files than its parent, and must request its rows again.
 
     Args:
         folder: Folder shared by all workers, PROMETHEUS_MULTIPROC_DIR.

@@ -1,4 +1,4 @@
-"""Who is asking: functions from a request to what its limit is counted under."""
+"""Key functions: from the scope of a request to the key that it is counted under."""
 
 from .annotation import annotation
 from .client_address import client_address

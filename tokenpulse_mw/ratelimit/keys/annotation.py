@@ -1,4 +1,4 @@
-"""The key of a limit by what the application knows, such as the tenant."""
+"""Keys by annotations of the application, such as the tenant."""
 
 from __future__ import annotations
 
@@ -8,53 +8,49 @@ from typing import Any
 from starlette.types import Scope
 
 from ...exchange import Exchange, annotations_of, recorder_of
+from ...validation import check_choice
 from ..callables import KeyFunction, factory
 from ..misuse import WarnOnce
 
-_ANNOTATED = ("tenant", "api_key", "credential", "provider", "model")
-
-
-_ONLY_ANNOTATED = ("tenant", "api_key", "credential")  # the others are told by the answer as well
-
-
-_MAX_INSPECTED = 100  # requests; who annotates too late does so from the first
+_ONLY_ANNOTATED = ("tenant", "api_key", "credential")
+_FIELDS = (*_ONLY_ANNOTATED, "provider", "model")  # these two are also read from the response
+_MAX_INSPECTED = 100  # requests; a late annotation is visible in the first ones
 
 
 @factory
 def annotation(field: str) -> KeyFunction:
-    """Key by what the application has annotated on the exchange; None where it has not.
+    """Return a key function for an annotation of the exchange; without it, the key is None.
 
-    It must be known before the limit is asked: call `annotate()` in a middleware of yours that
-    stands outside of the rate limit, and not in an endpoint.
+    The annotation must exist before the rate limit is evaluated: call `annotate()` in a middleware
+    outside the rate limit, not in an endpoint.
 
     Args:
         field: "tenant", "api_key", "credential", "provider" or "model".
 
     Raises:
-        ValueError: `field` is none of these.
+        ValueError: `field` is unknown.
     """
-    if field not in _ANNOTATED:
-        raise ValueError(f"field must be one of {', '.join(_ANNOTATED)}, got {field!r}")
-    late = _LateAnnotation(field)
+    check_choice("field", field, _FIELDS)
+    detector = _LateAnnotationDetector(field)
 
     def key(scope: Scope) -> Hashable | None:
-        said = annotations_of(scope)
-        value = said.get(field) if said else None
-        if not value and late.left:
-            late.look_at(scope, said)
+        annotations = annotations_of(scope)
+        value = annotations.get(field) if annotations else None
+        if not value and detector.left:
+            detector.inspect(scope, annotations)
         return value or None
 
     return key
 
 
-class _LateAnnotation:
-    """Notices a limit that limits nobody, because nobody tells the key in time.
+class _LateAnnotationDetector:
+    """Detector of a limit without effect because the annotation is late or missing.
 
     Args:
-        field: What has to be annotated.
+        field: Field of the annotation.
 
     Attributes:
-        left: Requests without a key that are still looked at.
+        left: Number of requests without a key still to inspect.
     """
 
     def __init__(self, field: str) -> None:
@@ -62,28 +58,27 @@ class _LateAnnotation:
         self._field = field
         self._warn = WarnOnce()
 
-    def look_at(self, scope: Scope, said: Mapping[str, Any] | None) -> None:
-        """See whether the key of this request can be told at all, and is by its end."""
+    def inspect(self, scope: Scope, annotations: Mapping[str, Any] | None) -> None:
+        """Warn if the request cannot be annotated; else inspect it again when it ends."""
         self.left -= 1
-        tap = recorder_of(scope)
-        if said is None:
-            self._tell("found no exchange and no annotation")
-        elif tap is not None and self._field in _ONLY_ANNOTATED:
-            tap.add_callback(self)
+        recorder = recorder_of(scope)
+        if annotations is None:
+            self._log("found no exchange and no annotation")
+        elif recorder is not None and self._field in _ONLY_ANNOTATED:
+            recorder.add_callback(self)
 
     def finished(self, exchange: Exchange) -> None:
-        """Tell if it was annotated after all."""
+        """Warn if the request was annotated after the limit was evaluated."""
         if getattr(exchange, self._field) is not None:
-            self._tell("was evaluated before the application annotated it")
+            self._log("was evaluated before the application annotated it")
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
-    def _tell(self, what: str) -> None:
+    def _log(self, problem: str) -> None:
         self._warn(
             "keys.annotation(%r) %s, so it limits no request: call annotate() in a middleware "
-            "that stands "
-            "outside of the rate limit",
+            "outside the rate limit",
             self._field,
-            what,
+            problem,
         )

@@ -1,4 +1,4 @@
-"""Who the client is: the address of the peer, or what trusted proxies say of it."""
+"""Keys by the client's address: that of the peer, or the one that trusted proxies report."""
 
 from __future__ import annotations
 
@@ -15,90 +15,87 @@ from .forwarded import client_behind, parser_for
 from .header import header_name, header_values
 
 _FORWARDED_FOR = "x-forwarded-for"
-
-
-_TELLING = {_FORWARDED_FOR: "X-Forwarded-For", "forwarded": "Forwarded"}  # each as people write it
+_PROXY_HEADERS = {_FORWARDED_FOR: "X-Forwarded-For", "forwarded": "Forwarded"}  # for the log
 
 
 @factory
 def client_address(
     *, trusted: Iterable[str] = (), header: str = _FORWARDED_FOR, ipv6_prefix: int = 64
 ) -> KeyFunction:
-    """Key by the client's network address, as packed bytes.
+    """Return a key function for the client's network address, as packed bytes.
 
-    Without `trusted` that is the peer of the connection, and no header is believed. Behind
-    proxies, name their networks: then `header` is followed from right to left, past every
-    trusted address, to the first that is not; what the client itself wrote there is never
-    reached. Where a proxy says nothing of use (`unknown`, a hidden name, garbage), the proxy is
-    the client. Peers without an address (a unix socket) share one key.
+    Without `trusted`, the client is the peer of the connection, and no header is read. With it,
+    `header` is read from right to left, past all trusted addresses, to the first untrusted
+    address: what the client wrote, further left, is never reached. If a proxy reports no address
+    (`unknown`, an obfuscated name, invalid text), that proxy is the client. Peers without an
+    address (a unix socket) share one key.
 
     Args:
-        trusted: Networks of your own proxies, such as "10.0.0.0/8": whoever connects from there
-            may say who the client is. The word "unix" is for a proxy on a unix socket: a peer
-            without an address is then our proxy, so let the server listen on nothing else.
-        header: "x-forwarded-for", "forwarded" (RFC 7239), or any other header that your proxies
-            set to the client's address whatever the client sent, such as "x-real-ip" or
-            "cf-connecting-ip".
-        ipv6_prefix: IPv6 clients are counted by the network of this many bits, since a
-            subscriber is given a whole one.
+        trusted: Networks of your proxies, such as "10.0.0.0/8", whose headers are read. "unix"
+            trusts peers without an address, as a proxy on a unix socket: then the server must not
+            listen on anything else.
+        header: "x-forwarded-for", "forwarded" (RFC 7239), or a header that your proxies always
+            overwrite with the client's address, such as "x-real-ip" or "cf-connecting-ip".
+        ipv6_prefix: Number of bits of the network by which IPv6 clients are counted, since a
+            subscriber has a whole network.
 
     Raises:
-        ValueError: A network, the header or the prefix is malformed, or a header is named and
-            nobody trusted with it.
+        ValueError: A network, the header or the prefix is malformed, or a header is given without
+            trusted networks.
     """
     proxies, group, name = Networks(trusted), network_grouper(ipv6_prefix), header_name(header)
     if not proxies and name != _FORWARDED_FOR:
         raise ValueError(
-            f"header {header!r} is only read from trusted proxies: name them, as in "
-            f"client_address(trusted=['10.0.0.0/8'], header={header!r})"
+            f"header is read from trusted proxies only, got {header!r} without trusted networks: "
+            f"name them, as in client_address(trusted=['10.0.0.0/8'], header={header!r})"
         )
-    read = parser_for(name)
-    keys: dict[str, bytes | str] = {}  # of peers that are clients
-    ours: dict[str, bytes] = {}  # peers that are proxies, packed
+    parse = parser_for(name)
+    client_keys: dict[str, bytes | str] = {}  # by host of the peer
+    packed_proxies: dict[str, bytes] = {}  # by host of the peer
     warn = WarnOnce()
 
     def from_peer(scope: Scope) -> Hashable:
         client = scope.get("client")
         host = client[0] if client else ""
-        key = keys.get(host)
-        return learned(scope, host) if key is None else key
+        key = client_keys.get(host)
+        return from_new_peer(scope, host) if key is None else key
 
-    def from_proxy(scope: Scope) -> Hashable:
+    def from_peer_or_proxy(scope: Scope) -> Hashable:
         client = scope.get("client")
-        proxy = ours.get(client[0] if client else "")
-        return from_peer(scope) if proxy is None else told_by(proxy, scope)
+        proxy = packed_proxies.get(client[0] if client else "")
+        return from_peer(scope) if proxy is None else from_headers(proxy, scope)
 
-    def told_by(proxy: bytes, scope: Scope) -> bytes | str:
-        found = client_behind(proxy, read(header_values(scope, name)), proxies)
-        return group(found) if found else ""
+    def from_headers(proxy: bytes, scope: Scope) -> bytes | str:
+        address = client_behind(proxy, parse(header_values(scope, name)), proxies)
+        return group(address) if address else ""
 
-    def learned(scope: Scope, host: object) -> bytes | str:
-        if not isinstance(host, str):  # no server says so, but then nobody else is to be let off
+    def from_new_peer(scope: Scope, host: object) -> bytes | str:
+        if not isinstance(host, str):  # a malformed scope is limited too
             host = ""
         packed = pack(host) if host else b""
         if packed is not None and packed in proxies:
-            return told_by(cached(ours, host, packed), scope)
-        if not proxies and not warn.told:
-            _look_for_proxies(scope, host, warn)
-        return cached(keys, host, group(packed) if packed else truncate_with_hash(host))
+            return from_headers(cached(packed_proxies, host, packed), scope)
+        if not proxies and not warn.logged:
+            _warn_about_proxies(scope, host, warn)
+        return cached(client_keys, host, group(packed) if packed else truncate_with_hash(host))
 
-    return from_proxy if proxies else from_peer
+    return from_peer_or_proxy if proxies else from_peer
 
 
-def _look_for_proxies(scope: Scope, host: str, warn: WarnOnce) -> None:
-    """Warn if a proxy that nobody trusts seems to speak for its clients."""
+def _warn_about_proxies(scope: Scope, host: str, warn: WarnOnce) -> None:
+    """Warn if a request seems to come from a proxy that is not trusted."""
     peer = pack(host) or b""
-    for name, written in _TELLING.items():
+    for name, display_name in _PROXY_HEADERS.items():
         lines = header_values(scope, name)
         if not lines:
             continue
-        if peer in parser_for(name)(lines):  # the server has put the client in the proxy's place
+        if peer in parser_for(name)(lines):  # the server has replaced the peer by the client
             return
         warn(
             "%s came from %s, but no proxy is trusted: all clients behind that proxy share one "
             "limit. If it is yours, name its network: client_address(trusted=[%s]%s), or "
             "TOKENPULSE_TRUSTED_PROXIES",
-            written,
+            display_name,
             ip_address(peer)
             if peer
             else ascii(truncate_with_hash(host))

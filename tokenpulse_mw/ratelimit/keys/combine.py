@@ -1,4 +1,4 @@
-"""Several keys in one."""
+"""Keys that combine several keys."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from ..callables import KeyFunction, check_function, factory
 
 @factory
 def combine(*keys: KeyFunction) -> KeyFunction:
-    """Key by several keys at once, such as address and route.
+    """Return a key function for the tuple of several keys, such as address and route.
 
-    A part that is None stays None, and the rest still counts: leaving out a header lifts no
-    limit. Only a request of which every part is None is not limited.
+    A request is limited unless all parts are None: omitting a header does not avoid the limit.
 
     Raises:
-        ValueError: There are fewer than two `keys`, or one is no function or is async.
+        ValueError: Fewer than two `keys` are given, or a key is not a function or is async.
     """
     if len(keys) < 2:
         raise ValueError(f"combine() needs at least two keys, got {len(keys)}")
     for key in keys:
         check_function("key", key)
 
-    def joined(scope: Scope) -> Hashable | None:
+    def combined(scope: Scope) -> Hashable | None:
         parts = tuple([key(scope) for key in keys])
         return None if parts.count(None) == len(parts) else parts
 
-    return joined
+    return combined

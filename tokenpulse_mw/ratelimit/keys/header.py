@@ -1,4 +1,4 @@
-"""The key of a limit by a header, such as an API key."""
+"""Keys by a header, such as an API key."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ from starlette.types import Scope
 
 from ..callables import KeyFunction, factory
 
-_WITH_SCHEME = ("authorization", "proxy-authorization")  # whose case is free: RFC 9110, 11.1
-
-
-_SEVERAL = "several"
+_WITH_SCHEME = ("authorization", "proxy-authorization")  # case-insensitive: RFC 9110, 11.1
+_SEVERAL = "several"  # key of requests that repeat the header
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 
 
 @factory
 def header(name: str) -> KeyFunction:
-    """Key by a request header, such as an API key; requests without it are not limited.
+    """Return a key function for a request header; requests without the header are not limited.
 
-    The value is kept as a hash, so that a secret does not stay in memory. Limit by address too
-    where clients can choose the value freely: each new value is a new key. How a value is spelled
-    makes no other key: neither blanks nor the case of an authorization's scheme count, and all
-    requests that have the header more than once share one key.
+    The key is a hash of the value, so that a secret does not stay in memory. If clients can choose
+    the value freely, limit by address too: every new value is a new key. Whitespace and the case
+    of an authorization scheme are ignored. All requests that repeat the header share one key.
 
     Raises:
-        ValueError: `name` cannot be a header's.
+        ValueError: `name` is not a valid header name.
     """
-    wanted = header_name(name)
-    salt = wanted.encode()[:64]
-    has_scheme = wanted in _WITH_SCHEME
+    lower_name = header_name(name)
+    salt = lower_name.encode()[:64]
+    has_scheme = lower_name in _WITH_SCHEME
 
     def key(scope: Scope) -> Hashable | None:
-        lines = header_values(scope, wanted)
-        if len(lines) != 1:  # of several, nobody can tell which the application will take
+        lines = header_values(scope, lower_name)
+        if len(lines) != 1:  # it is unknown which of several values the application uses
             return _SEVERAL if lines else None
         value = b" ".join(lines[0].split())
         if has_scheme:
@@ -45,14 +43,11 @@ def header(name: str) -> KeyFunction:
     return key
 
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-
-
 def header_name(name: str) -> str:
-    """`name` in lower case.
+    """Return `name` in lower case.
 
     Raises:
-        ValueError: `name` cannot be a header's.
+        ValueError: `name` is not a valid header name.
     """
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise ValueError(
@@ -63,10 +58,10 @@ def header_name(name: str) -> str:
 
 
 def header_values(scope: Scope, name: str) -> list[bytes]:
-    """The values of every line of the header `name`, which is in lower case."""
-    wanted, size = name.encode(), len(name)
+    """Return the values of all lines of the header `name`, which is in lower case."""
+    expected, size = name.encode(), len(name)
     return [
         value
-        for found, value in scope.get("headers", ())
-        if len(found) == size and found.lower() == wanted
+        for field, value in scope.get("headers", ())
+        if len(field) == size and field.lower() == expected
     ]

@@ -1,4 +1,4 @@
-"""The key of a limit for each route: its method and template."""
+"""Keys by route: method and path template."""
 
 from __future__ import annotations
 
@@ -11,57 +11,59 @@ from ...exchange import RouteTemplates, method_label, recorder_of
 from ..callables import KeyFunction, factory
 from ..misuse import WarnOnce
 
-_OPAQUE = "/{path}"  # the template of an application without routes
+_OPAQUE = "/{path}"  # template of an application without routes
 _MAX_ROUTERS = 16
 
 
 @factory
 def route() -> KeyFunction:
-    """Key by method and template of the route that a request is for, as in "GET /items/{id}".
+    """Return a key function for method and template of the route, such as "GET /items/{id}".
 
-    It names no client: use it as `join(client_address(), route())`. The application's routes are
-    found where it or an `ExchangeMiddleware` stands around the limit, else all paths are
-    "/{path}". A WebSocket's method is "WEBSOCKET". What fits no route shares one key.
+    The key does not identify a client: use `combine(client_address(), route())`. The routes are
+    known if the application or an `ExchangeMiddleware` is outside the limit; else all paths are
+    "/{path}". The method of a WebSocket is "WEBSOCKET". Requests without a route share one key.
     """
-    known: dict[int, tuple[Any, RouteTemplates]] = {}
+    routers: dict[int, tuple[Any, RouteTemplates]] = {}
     warn = WarnOnce()
 
     def key(scope: Scope) -> Hashable:
         is_websocket = scope.get("type") == "websocket"
         method = "WEBSOCKET" if is_websocket else method_label(str(scope.get("method", "")))
-        method = "GET" if method == "HEAD" else method  # the route of GET answers it
+        method = "GET" if method == "HEAD" else method  # HEAD is served by the route of GET
         try:
-            return f"{method} {_template(scope, method, known)}"
-        except Exception as error:  # noqa: BLE001 - the routes are other people's
+            return f"{method} {_template(scope, method, routers)}"
+        except Exception as error:  # noqa: BLE001 - routes of the application may raise anything
             warn("route() cannot read the routes, so they share one limit: %r", error)
             return f"{method} {_OPAQUE}"
 
     return key
 
 
-def _template(scope: Scope, method: str, known: dict[int, tuple[Any, RouteTemplates]]) -> str:
-    """The template for the whole path, also where a mount has taken a part of it already."""
-    asked = {
+def _template(scope: Scope, method: str, routers: dict[int, tuple[Any, RouteTemplates]]) -> str:
+    """Return the template of the full path, also inside a mount."""
+    full_scope = {
         "type": scope.get("type", "http"),
         "method": method,
         "headers": scope.get("headers", ()),
         "path": scope["path"],
         "root_path": scope.get("app_root_path", scope.get("root_path", "")),
     }
-    found = (templates(asked) for templates in _all_templates(scope, known))
-    return next((each for each in found if each != _OPAQUE), _OPAQUE)
+    candidates = (templates(full_scope) for templates in _all_templates(scope, routers))
+    return next((template for template in candidates if template != _OPAQUE), _OPAQUE)
 
 
 def _all_templates(
-    scope: Scope, known: dict[int, tuple[Any, RouteTemplates]]
+    scope: Scope, routers: dict[int, tuple[Any, RouteTemplates]]
 ) -> Iterator[RouteTemplates]:
-    tap = recorder_of(scope)
-    if tap is not None and "router" not in scope:  # else the tap may know of a part only
-        yield tap.dispatcher.routes
+    recorder = recorder_of(scope)
+    # Inside a router, the recorder may know only a part of the routes.
+    if recorder is not None and "router" not in scope:
+        yield recorder.dispatcher.routes
     top = scope.get("router", scope.get("app"))
     if top is not None:
-        if id(top) not in known:
-            if len(known) >= _MAX_ROUTERS:
-                known.clear()
-            known[id(top)] = top, RouteTemplates(top)  # kept, since an id is good while it lives
-        yield known[id(top)][1]
+        if id(top) not in routers:
+            if len(routers) >= _MAX_ROUTERS:
+                routers.clear()
+            # The reference keeps the router alive, so that its id stays unique.
+            routers[id(top)] = top, RouteTemplates(top)
+        yield routers[id(top)][1]

@@ -1,9 +1,9 @@
-"""How much each key may still do, decided in this process; nothing here knows of HTTP."""
+"""Limiters of this process, independent of HTTP."""
 
 from .decision import EPSILON, Decision
 from .in_flight import InFlight
 from .limiter import Limiter
-from .rate import check_amount, check_cost, parse_rate
+from .rate import check_amount, parse_rate
 
 __all__ = [
     "EPSILON",
@@ -11,6 +11,5 @@ __all__ = [
     "InFlight",
     "Limiter",
     "check_amount",
-    "check_cost",
     "parse_rate",
 ]

@@ -1,26 +1,26 @@
-"""What a limiter decides of one request."""
+"""Decision of a limiter on one request."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-EPSILON = 1e-6  # seconds, or requests; more than the rounding error of floats
+EPSILON = 1e-6  # seconds or requests; larger than the rounding errors of floats
 
 
 class Decision(NamedTuple):
-    """A limiter's answer, and where it leaves the client.
+    """Decision on one request, and the state of its key afterwards.
 
     Attributes:
-        allowed: The request is within the limit, and was counted.
-        limit: What a window has room for.
-        remaining: What the window has room for still.
-        reset_after: Seconds until all of `limit` is free again.
-        retry_after: Seconds until a request of the same cost would be allowed, if nobody else
-            asked meanwhile; 0 where it was allowed, infinite where it costs more than `limit`.
-        policy: The name of the policy that was asked.
-        also: Names of other policies that refused the same request.
-        degraded: The shared storage could not be asked; this is what was settled for that case.
-        more_after: Seconds until `remaining` grows; None where that is when all is free again.
+        allowed: True if the request is within the limit and was counted.
+        limit: Requests or tokens per window.
+        remaining: Requests or tokens left in the window.
+        reset_after: Seconds until all of `limit` is available again.
+        retry_after: Seconds until a request of the same cost is allowed, if the key is not used
+            meanwhile; 0 if the request was allowed, infinite if it costs more than `limit`.
+        policy: Name of the policy.
+        also: Names of other policies that rejected the same request.
+        degraded: True if the shared storage was unavailable and `on_error` decided.
+        more_after: Seconds until `remaining` grows; None if that is `reset_after`.
     """
 
     allowed: bool

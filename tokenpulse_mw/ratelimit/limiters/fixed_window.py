@@ -1,4 +1,4 @@
-"""Fixed windows: each opens with its key's first request and ends a whole window later."""
+"""Fixed windows, which a key's first request opens."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Hashable
 from .decision import EPSILON, Decision
 from .sketch import WindowSketch
 
-_new = tuple.__new__  # what most requests get is made in half the time
+_new = tuple.__new__  # twice as fast as calling Decision
 
 
 class Window:
-    """What a key has used, and when that is forgotten."""
+    """Usage of a key, and the end of its window."""
 
     __slots__ = ("ends", "used")
 
@@ -22,7 +22,7 @@ class Window:
 
 
 class FixedWindow:
-    """At most `limit` in each window (the seed's way, and the default).
+    """At most `limit` in each window; the default strategy.
 
     Around the end of a window a client can use twice the limit in a short time.
     """
@@ -34,7 +34,7 @@ class FixedWindow:
         self.window = window
 
     def new_state(self, now: float) -> Window:
-        """A window that begins now."""
+        """Return an empty window that begins now."""
         return Window(now + self.window, 0)
 
     def consume(self, state: Window, now: float, cost: int) -> Decision:
@@ -48,9 +48,9 @@ class FixedWindow:
         return _new(Decision, fields)
 
     def check(self, state: Window, now: float, cost: int) -> Decision:
-        """Whether the window has room for `cost`."""
+        """Return the decision on `cost` without counting."""
         limit, left = self.limit, state.ends - now
-        while now + left < state.ends:  # floats may lose a hair, and whoever waits must be let in
+        while now + left < state.ends:  # round up, so that a client that waits is allowed
             left = math.nextafter(left, math.inf)
         remaining = max(limit - state.used, 0)
         if cost <= remaining:
@@ -58,12 +58,12 @@ class FixedWindow:
         return Decision(False, limit, remaining, left, left if cost <= limit else math.inf)
 
     def charge(self, state: Window, now: float, amount: int, since: float) -> None:
-        """Count `amount`; what was taken before this window began cannot be given back in it."""
+        """Count `amount`; a refund of a hit before this window is ignored."""
         if amount > 0 or since >= state.ends - self.window - EPSILON:
             state.used = max(state.used + amount, 0)
 
     def adopt(self, state: Window, now: float, decision: Decision) -> None:
-        """Count at least what `decision` has counted, until the window ends that it is of."""
+        """Count at least the usage of `decision`, until the end of its window."""
         used, ends = decision.limit - decision.remaining, now + decision.reset_after
         if not state.used or ends - state.ends > self.window / 2:  # a newer window
             state.used, state.ends = used, ends
@@ -71,14 +71,14 @@ class FixedWindow:
             state.used, state.ends = max(state.used, used), max(state.ends, ends)
 
     def save(self, sketch: WindowSketch, key: Hashable, state: Window, now: float) -> None:
-        """Keep the window as it is."""
+        """Store the window in `sketch`."""
         sketch.save(key, state.used, state.ends, now)
 
     def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Window | None:
-        """The window that `key` had."""
+        """Return the stored window of `key`, or None."""
         used, ends = sketch.load(key, now)
         return Window(ends, used) if ends > now else None
 
     def clear(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
-        """Forget the window."""
+        """Remove the stored window of `key`."""
         sketch.clear(key)

@@ -1,4 +1,4 @@
-"""The generic cell rate algorithm: a bucket that each request fills, and that drains evenly."""
+"""The generic cell rate algorithm: requests fill a bucket that drains evenly."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Hashable
 from .decision import EPSILON, Decision
 from .sketch import WindowSketch
 
-_MOST_WINDOWS = 10  # in which any debt has drained: one wrong number must not limit for years
+_MAX_DEBT_WINDOWS = 10  # any debt drains within these: a wrong number must not limit for years
 
 
 class Bucket:
-    """How full a key's bucket was at some time, and when it is empty."""
+    """Level of a key's bucket at a time, and the time when it is empty."""
 
     __slots__ = ("at", "ends", "level")
 
@@ -23,9 +23,9 @@ class Bucket:
 
 
 class Gcra:
-    """At most `limit` at once, and in the long run `limit` in each window, evenly spread.
+    """At most `limit` at once, then evenly spread at `limit` per window.
 
-    Also known as token bucket. This is the continuous-state leaky bucket of ITU-T I.371.
+    This is a token bucket: the continuous-state leaky bucket of ITU-T I.371.
     """
 
     extends_expiry = True
@@ -36,11 +36,11 @@ class Gcra:
         self._rate = limit / window
 
     def new_state(self, now: float) -> Bucket:
-        """An empty bucket."""
+        """Return an empty bucket."""
         return Bucket(now, 0.0, now)
 
     def consume(self, state: Bucket, now: float, cost: int) -> Decision:
-        """Put `cost` into the bucket if it does not run over."""
+        """Add `cost` to the bucket if there is room for it."""
         decision = self.check(state, now, cost)
         if not decision.allowed or not cost:
             return decision
@@ -48,7 +48,7 @@ class Gcra:
         return self.check(state, now, 0)
 
     def check(self, state: Bucket, now: float, cost: int) -> Decision:
-        """Whether `cost` fits into the bucket."""
+        """Return the decision on `cost` without counting."""
         level, limit = self._level(state, now), self.limit
         room = max(int(limit - level + EPSILON), 0)
         wait = self._wait(level, cost) if cost else 0.0
@@ -56,33 +56,30 @@ class Gcra:
         return Decision(wait == 0.0, limit, room, level / self._rate, wait, more_after=more_after)
 
     def charge(self, state: Bucket, now: float, amount: int, since: float) -> None:
-        """Count `amount`, up to ten windows of debt.
-
-        Of what was taken, what has drained since cannot be given back.
-        """
+        """Count `amount`, up to ten windows of debt; a refund excludes what has drained."""
         if amount < 0:
             drained = (now - since) * self._rate
             self._fill(state, now, max(self._level(state, now) + min(amount + drained, 0.0), 0.0))
         else:
             level = self._level(state, now) + amount
-            self._fill(state, now, min(level, _MOST_WINDOWS * self.limit))
+            self._fill(state, now, min(level, _MAX_DEBT_WINDOWS * self.limit))
 
     def adopt(self, state: Bucket, now: float, decision: Decision) -> None:
-        """Fill the bucket at least as far as `decision` has it."""
+        """Fill the bucket at least to the level of `decision`."""
         used = decision.limit - decision.remaining
         self._fill(state, now, max(self._level(state, now), used))
 
     def save(self, sketch: WindowSketch, key: Hashable, state: Bucket, now: float) -> None:
-        """Keep when the bucket is empty, which tells how full it is."""
+        """Store the time when the bucket is empty, from which its level follows."""
         sketch.save(key, 1, state.ends, now)
 
     def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Bucket | None:
-        """The bucket that `key` had."""
+        """Return the stored bucket of `key`, or None."""
         _, ends = sketch.load(key, now)
         return Bucket(now, (ends - now) * self._rate, ends) if ends > now else None
 
     def clear(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
-        """Forget the bucket."""
+        """Remove the stored bucket of `key`."""
         sketch.clear(key)
 
     def _level(self, state: Bucket, now: float) -> float:
@@ -92,8 +89,8 @@ class Gcra:
         state.at, state.level, state.ends = now, level, now + level / self._rate
 
     def _wait(self, level: float, cost: int) -> float:
-        """Seconds until the bucket has drained so far that `cost` fits."""
+        """Return the seconds until the bucket has room for `cost`."""
         if cost > self.limit:
             return math.inf
-        too_much = level + cost - self.limit
-        return too_much / self._rate + EPSILON if too_much > EPSILON else 0.0
+        excess = level + cost - self.limit
+        return excess / self._rate + EPSILON if excess > EPSILON else 0.0

@@ -1,44 +1,42 @@
-"""How many exchanges of a key may be in progress at once."""
+"""Limit of concurrent requests per key."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable
 
+from ...validation import check_integer
 from .decision import Decision
-from .rate import check_cost
 
 _MAX_LIMIT = 1_000_000
-_RETRY_AFTER_SECONDS = 1.0  # seconds; nobody can tell when a place becomes free
+_RETRY_AFTER_SECONDS = 1.0  # it is unknown when a slot becomes free
 
 
 class InFlight:
-    """At most `limit` exchanges of each key at the same time, in this process.
+    """Limiter of concurrent requests: at most `limit` per key, in this process.
 
-    The middleware takes a place when a request comes in, and gives it back when the answer has
-    ended: however it ends, and before background tasks. A WebSocket keeps its place until it is
-    closed. Keys with nothing in progress are not kept.
+    The middleware takes a slot when a request arrives and releases it when the response ends, in
+    any way, before background tasks run. A WebSocket keeps its slot until it is closed. Keys
+    without requests in progress use no memory.
 
     Args:
-        limit: Places of each key.
+        limit: Slots per key.
 
     Raises:
-        ValueError: `limit` is not a whole number above 0, or more than anybody has.
+        ValueError: `limit` is not an integer from 1 to 1,000,000.
     """
 
     window = None
 
     def __init__(self, limit: int) -> None:
-        if type(limit) is not int or not 1 <= limit <= _MAX_LIMIT:
-            raise ValueError(f"limit must be a whole number from 1 to {_MAX_LIMIT}, got {limit!r}")
-        self.limit = limit
+        self.limit = check_integer("limit", limit, maximum=_MAX_LIMIT)
         self._taken: dict[Hashable, int] = {}
 
     def __len__(self) -> int:
         return len(self._taken)
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:
-        """Take `cost` places for `key`, if so many are free; `release` them afterwards."""
+        """Take `cost` slots for `key` if they are free; call `release` afterwards."""
         decision = self.peek(key, cost)
         if not decision.allowed or not cost:
             return decision
@@ -46,28 +44,30 @@ class InFlight:
         return Decision(True, self.limit, decision.remaining - cost, 0.0, 0.0)
 
     def peek(self, key: Hashable, cost: int = 1) -> Decision:
-        """Whether `cost` places are free for `key`; takes none.
+        """Return what `hit` would decide, without taking slots.
 
-        `reset_after` is 0, since nobody can tell how long a request will take, and the
-        `retry_after` of a refusal is a second.
+        `reset_after` is 0 and the `retry_after` of a rejection is one second, because the duration
+        of requests is unknown.
 
         Raises:
-            ValueError: `cost` is negative, or no whole number.
+            ValueError: `cost` is not an integer of at least 0.
         """
+        if type(cost) is not int or cost < 0:  # inline, since it is called on every request
+            check_integer("cost", cost, minimum=0)
         free = self.limit - self._taken.get(key, 0)
-        if check_cost(cost) <= free:
+        if cost <= free:
             return Decision(True, self.limit, free, 0.0, 0.0)
         return Decision(
             False, self.limit, free, 0.0, _RETRY_AFTER_SECONDS if cost <= self.limit else math.inf
         )
 
     def release(self, key: Hashable, cost: int = 1) -> None:
-        """Give back `cost` places that were taken for `key`.
+        """Release `cost` slots of `key`.
 
         Raises:
-            ValueError: `cost` is negative, or no whole number.
+            ValueError: `cost` is not an integer of at least 0.
         """
-        left = self._taken.get(key, 0) - check_cost(cost)
+        left = self._taken.get(key, 0) - check_integer("cost", cost, minimum=0)
         if left > 0:
             self._taken[key] = left
         else:

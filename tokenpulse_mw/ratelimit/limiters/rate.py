@@ -1,4 +1,4 @@
-"""Rate strings such as "100/minute", as the `limits` package writes them."""
+"""Rate strings such as "100/minute", in the notation of the `limits` package."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import NamedTuple
 import limits
 
 _MAX_WINDOW_SECONDS = 100 * 366 * 86_400  # seconds
-_MOST_AMOUNT = 2**53  # floats, and the numbers of the storages, are exact up to here
-_MAX_AMOUNT = 2**48 - 1  # what the sketch of a full table has room for; floats are exact so far
+_MAX_CHARGE = 2**53  # floats and the numbers of storages are exact up to here
+_MAX_LIMIT = 2**48 - 1  # largest count in a cell of the sketch
 
 
 class Rate(NamedTuple):
-    """At most `amount` in any window of `seconds`."""
+    """At most `amount` per window of `seconds`."""
 
     amount: int
     seconds: int
 
 
 def parse_rate(limit: str) -> Rate:
-    """Read one rate: "100/minute", "1000 per day", "5 per 10 seconds".
+    """Parse one rate: "100/minute", "1000 per day", "5 per 10 seconds".
 
     Raises:
-        ValueError: `limit` is not one rate, or allows nothing at all.
+        ValueError: `limit` is not a single rate, or a number in it is 0 or too large.
     """
     try:
         items = limits.parse_many(limit)
@@ -31,35 +31,24 @@ def parse_rate(limit: str) -> Rate:
         items = []
     if len(items) != 1:
         raise ValueError(
-            f"limit {limit!r} is not a rate: expected one rate such as '100/minute', "
-            "'1000 per day' or '5 per 10 seconds' (for several, give several policies)"
+            "limit must be one rate such as '100/minute', '1000 per day' or '5 per 10 seconds', "
+            f"got {limit!r}: for several rates, use several policies"
         )
     if any(int(number) == 0 for number in re.findall(r"[0-9]+", limit)):
-        raise ValueError(f"limit {limit!r} must be above 0: every number in it must be at least 1")
-    if items[0].amount > _MAX_AMOUNT:
-        raise ValueError(f"limit {limit!r} is too large: expected at most {_MAX_AMOUNT}")
+        raise ValueError(f"limit must have numbers of at least 1, got {limit!r}")
+    if items[0].amount > _MAX_LIMIT:
+        raise ValueError(f"limit must allow at most {_MAX_LIMIT} per window, got {limit!r}")
     if items[0].get_expiry() > _MAX_WINDOW_SECONDS:
-        raise ValueError(f"limit {limit!r} has too long a window: expected at most 100 years")
+        raise ValueError(f"limit must have a window of at most 100 years, got {limit!r}")
     return Rate(items[0].amount, items[0].get_expiry())
 
 
-def check_cost(cost: int) -> int:
-    """`cost`, if it is one.
-
-    Raises:
-        ValueError: `cost` is negative, or no whole number.
-    """
-    if type(cost) is not int or cost < 0:
-        raise ValueError(f"cost must be a whole number of at least 0, got {cost!r}")
-    return cost
-
-
 def check_amount(amount: int) -> int:
-    """Return `amount`, cut to what can be counted exactly.
+    """Return `amount`, clipped to the range that can be counted exactly.
 
     Raises:
-        ValueError: `amount` is not a whole number.
+        ValueError: `amount` is not an integer.
     """
     if type(amount) is not int:
-        raise ValueError(f"amount must be a whole number, got {amount!r}")
-    return max(-_MOST_AMOUNT, min(amount, _MOST_AMOUNT))
+        raise ValueError(f"amount must be an integer, got {amount!r}")
+    return max(-_MAX_CHARGE, min(amount, _MAX_CHARGE))

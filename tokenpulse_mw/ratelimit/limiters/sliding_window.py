@@ -1,4 +1,4 @@
-"""Sliding window counters: two windows of the clock, of which the older one fades."""
+"""Sliding window counters: two windows of the clock, of which the previous one fades."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .sketch import WindowSketch
 
 
 class Windows:
-    """What a key has used in window number `index` of the clock, and in the one before it."""
+    """Usage of a key in window number `index` of the clock, and in the previous window."""
 
     __slots__ = ("current", "ends", "index", "previous")
 
@@ -22,10 +22,10 @@ class Windows:
 
 
 class SlidingWindowCounter:
-    """At most `limit` in a window that ends now, as far as two counters can tell.
+    """At most `limit` in any window that ends now, approximated by two counters.
 
-    The window before the current one counts for the part of it that is less than a window ago,
-    as if its requests had been spread evenly. There is no burst around the end of a window.
+    The previous window counts by the share of it that is less than a window ago, as if its
+    requests were evenly spread. This avoids bursts around the end of a window.
     """
 
     extends_expiry = True
@@ -35,11 +35,11 @@ class SlidingWindowCounter:
         self.window = window
 
     def new_state(self, now: float) -> Windows:
-        """Nothing used in the window that it is now."""
+        """Return empty counters for the current window."""
         return self._windows(int(now // self.window), 0, 0)
 
     def consume(self, state: Windows, now: float, cost: int) -> Decision:
-        """Count `cost` if both windows together leave room for it."""
+        """Count `cost` if both windows together have room for it."""
         self._roll(state, now)
         decision = self.check(state, now, cost)
         if not decision.allowed or not cost:
@@ -48,8 +48,8 @@ class SlidingWindowCounter:
         return self.check(state, now, 0)
 
     def check(self, state: Windows, now: float, cost: int) -> Decision:
-        """Whether both windows together leave room for `cost`."""
-        current, previous, ends = self._seen_from(state, now)
+        """Return the decision on `cost` without counting."""
+        current, previous, ends = self._counts_at(state, now)
         limit, window = self.limit, self.window
         used = int(previous * (ends - now) / window) + current
         free_after = ends + window - now if current else ends - now if previous else 0.0
@@ -59,18 +59,18 @@ class SlidingWindowCounter:
         return Decision(not wait, limit, remaining, free_after, wait, more_after=more_after)
 
     def charge(self, state: Windows, now: float, amount: int, since: float) -> None:
-        """Count `amount`; what was taken is given back to the window that it was taken from."""
+        """Count `amount`; a refund goes to the window of the hit."""
         self._roll(state, now)
-        taken = state.index if amount > 0 else int(since // self.window)
-        if taken == state.index:
+        window_index = state.index if amount > 0 else int(since // self.window)
+        if window_index == state.index:
             state.current = max(state.current + amount, 0)
-        elif taken == state.index - 1:
+        elif window_index == state.index - 1:
             state.previous = max(state.previous + amount, 0)
 
     def adopt(self, state: Windows, now: float, decision: Decision) -> None:
-        """Count at least what `decision` has counted, by windows that may begin at other times.
+        """Count at least the usage of `decision`, whose windows may begin at other times.
 
-        If nothing remains, nothing does until the time that `decision` gives.
+        If `decision` leaves nothing, nothing remains until its `more_after`.
         """
         self._roll(state, now)
         window, left = self.window, state.ends - self.window - now
@@ -83,7 +83,7 @@ class SlidingWindowCounter:
         else:
             fades_now = decision.reset_after <= left
         if fades_now:
-            # Fractions, for the client is limited exactly so long.
+            # Fractional counts, so that the client is limited for exactly this time.
             fading = max(left - full_for - EPSILON, EPSILON)
             state.previous, state.current = used * window / fading, 0
         else:
@@ -91,21 +91,21 @@ class SlidingWindowCounter:
             state.previous, state.current = 0, used * window / fading
 
     def save(self, sketch: WindowSketch, key: Hashable, state: Windows, now: float) -> None:
-        """Keep each of the two windows under its number."""
+        """Store both windows in `sketch`, under their numbers."""
         sketch.save((key, state.index), math.ceil(state.current), state.ends, now)
         sketch.save(
             (key, state.index - 1), math.ceil(state.previous), state.ends - self.window, now
         )
 
     def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Windows | None:
-        """The windows that `key` had."""
+        """Return the stored windows of `key`, or None."""
         index = int(now // self.window)
         current, _ = sketch.load((key, index), now)
         previous, _ = sketch.load((key, index - 1), now)
         return self._windows(index, current, previous) if current or previous else None
 
     def clear(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
-        """Forget both windows."""
+        """Remove both stored windows of `key`."""
         index = int(now // self.window)
         sketch.clear((key, index))
         sketch.clear((key, index - 1))
@@ -113,8 +113,8 @@ class SlidingWindowCounter:
     def _windows(self, index: int, current: float, previous: float) -> Windows:
         return Windows(index, current, previous, float((index + 2) * self.window))
 
-    def _seen_from(self, state: Windows, now: float) -> tuple[float, float, float]:
-        """The counts of the current and the previous window, and when the current one ends."""
+    def _counts_at(self, state: Windows, now: float) -> tuple[float, float, float]:
+        """Return the counts of the current and the previous window, and the current one's end."""
         index = int(now // self.window)
         ends = float((index + 1) * self.window)
         if index == state.index:
@@ -122,20 +122,20 @@ class SlidingWindowCounter:
         return 0, state.current if index == state.index + 1 else 0, ends
 
     def _roll(self, state: Windows, now: float) -> None:
-        """Make the window that it is now the current one."""
+        """Advance the counters to the window of `now`."""
         index = int(now // self.window)
         if index != state.index:
-            state.current, state.previous, ends = self._seen_from(state, now)
+            state.current, state.previous, ends = self._counts_at(state, now)
             state.index, state.ends = index, ends + self.window
 
     def _wait(self, state: Windows, now: float, cost: int) -> float:
-        """Seconds until so much has faded that there is room for `cost`."""
-        current, previous, ends = self._seen_from(state, now)
-        room = self.limit - cost + 1  # what is used must be less, and is then rounded down
+        """Return the seconds until enough has faded to have room for `cost`."""
+        current, previous, ends = self._counts_at(state, now)
+        room = self.limit - cost + 1  # usage must be less, since it is rounded down
         if room < 1:
             return math.inf
         if current < room:  # the previous window has to fade
             faded = ends - (room - current) * self.window / previous
-        else:  # the current one has to become the previous one, and fade
+        else:  # the current window has to become the previous one, and fade
             faded = ends + self.window - room * self.window / current
         return faded - now + EPSILON

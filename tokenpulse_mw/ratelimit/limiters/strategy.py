@@ -1,10 +1,11 @@
-"""The ways to count against a limit, and what they have in common."""
+"""Rate limiting strategies and their interface."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import Any, Protocol
 
+from ...validation import check_choice
 from .decision import Decision
 from .fixed_window import FixedWindow
 from .gcra import Gcra
@@ -13,14 +14,14 @@ from .sliding_window import SlidingWindowCounter
 
 
 class Strategy(Protocol):
-    """Values in, decisions out: what one key has used is a state, which the limiter keeps.
+    """Pure functions on the state of a key, which the limiter stores.
 
-    Every state has `ends`: from then on it is as good as none.
+    A state has an attribute `ends`, the time when it expires.
 
     Attributes:
-        limit: What a window has room for.
+        limit: Requests or tokens per window.
         window: Seconds.
-        extends_expiry: Each hit may put off the end of its key's state.
+        extends_expiry: True if a hit may postpone the expiry of its state.
     """
 
     limit: int
@@ -28,35 +29,35 @@ class Strategy(Protocol):
     extends_expiry: bool
 
     def new_state(self, now: float) -> Any:
-        """The state of a key that has used nothing."""
+        """Return the state of an unused key."""
         ...
 
     def consume(self, state: Any, now: float, cost: int) -> Decision:
-        """Count `cost` in `state` if there is room for it."""
+        """Count `cost` in `state` if it is within the limit."""
         ...
 
     def check(self, state: Any, now: float, cost: int) -> Decision:
-        """What `consume` would decide, without counting."""
+        """Return what `consume` would decide, without counting."""
         ...
 
     def charge(self, state: Any, now: float, amount: int, since: float) -> None:
-        """Count `amount` with no regard to the limit; a negative one gives back since `since`."""
+        """Count `amount` regardless of the limit; a negative one refunds a hit at `since`."""
         ...
 
     def adopt(self, state: Any, now: float, decision: Decision) -> None:
-        """Raise `state` to what `decision`, made just now by another limiter, has counted."""
+        """Raise `state` to the usage in a decision that another limiter made just now."""
         ...
 
     def save(self, sketch: WindowSketch, key: Hashable, state: Any, now: float) -> None:
-        """Write into `sketch` what has to be known of `key` when its state is let go."""
+        """Store an evicted `state` of `key` in `sketch`."""
         ...
 
     def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Any:
-        """A state from what `sketch` remembers of `key`, which is never too little; or None."""
+        """Return a state with at least the usage of `key` that was saved in `sketch`, or None."""
         ...
 
     def clear(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
-        """Let `sketch` remember nothing of `key`."""
+        """Remove `key` from `sketch`."""
         ...
 
 
@@ -67,12 +68,10 @@ STRATEGIES: dict[str, type[FixedWindow] | type[SlidingWindowCounter] | type[Gcra
 }
 
 
-def strategy_named(name: str, *, limit: int, window: int) -> Strategy:
-    """The strategy called `name`, for `limit` in each `window` of seconds.
+def create_strategy(name: str, *, limit: int, window: int) -> Strategy:
+    """Return the strategy `name` for `limit` per `window` seconds.
 
     Raises:
-        ValueError: There is no such strategy.
+        ValueError: The strategy is unknown.
     """
-    if not isinstance(name, str) or name not in STRATEGIES:
-        raise ValueError(f"strategy {name!r} is not known: expected one of {list(STRATEGIES)}")
-    return STRATEGIES[name](limit, window)
+    return STRATEGIES[check_choice("strategy", name, tuple(STRATEGIES))](limit, window)

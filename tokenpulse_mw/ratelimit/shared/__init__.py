@@ -1,4 +1,4 @@
-"""The same for several processes, which count together in a storage."""
+"""Limiter of several processes, which count in a shared storage."""
 
 from .shared_limiter import SharedLimiter
 

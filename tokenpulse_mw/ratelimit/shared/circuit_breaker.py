@@ -1,4 +1,4 @@
-"""When a storage fails: who may ask it meanwhile, and what the log says of it."""
+"""Circuit breaker of a shared storage."""
 
 from __future__ import annotations
 
@@ -7,74 +7,74 @@ from collections.abc import Callable
 
 from ...outages import Outage as LoggedOutage
 
-RETRY_SECONDS = 1.0  # seconds
-
+RETRY_SECONDS = 1.0
 
 _log = logging.getLogger("tokenpulse_mw.ratelimit")
 
 
 class CircuitBreaker:
-    """Knows whether a storage answers, and lets one request a second find out when it does not.
+    """Circuit breaker that allows one request per second during an outage of a storage.
 
     Args:
-        storage: How the log calls the storage.
-        meanwhile: What is done without it, for the log.
-        patience: Seconds that an answer may take.
+        storage: Name of the storage, for the log.
+        fallback: Description of the behaviour during an outage, for the log.
+        timeout: Seconds that a request may take.
         clock: Monotonic seconds.
 
     Attributes:
-        down: The storage did not answer when it was last asked.
+        down: True during an outage.
     """
 
     def __init__(
-        self, storage: str, *, meanwhile: str, patience: float, clock: Callable[[], float]
+        self, storage: str, *, fallback: str, timeout: float, clock: Callable[[], float]
     ) -> None:
         self.down = False
-        self._of_writes = False
+        self._refuses_writes = False
         self._storage = storage
-        self._meanwhile = meanwhile
-        self._patience = patience
+        self._fallback = fallback
+        self._timeout = timeout
         self._clock = clock
         self._next_try = 0.0
         self._log = LoggedOutage(_log, clock=clock)
 
     def allows(self) -> bool:
-        """Whether a request may ask the storage; others then decide without it at once."""
+        """Return True if a request may use the storage; during an outage, one per second may."""
         if not self.down:
             return True
         now = self._clock()
         if now < self._next_try:
             return False
-        # Also the time that this request may take: nobody else is to wait beside it.
-        self._next_try = now + RETRY_SECONDS + self._patience
+        # Include the timeout of this request, so that no second request waits for the storage.
+        self._next_try = now + RETRY_SECONDS + self._timeout
         return True
 
-    def record_failure(self, reason: str, *, of_writes: bool = False) -> None:
+    def record_failure(self, reason: str, *, refuses_writes: bool = False) -> None:
         """Begin or continue an outage.
 
         Args:
-            reason: The error, for the log.
-            of_writes: The storage answers, and counts nothing: it is full, or read-only.
+            reason: Error text for the log.
+            refuses_writes: True if the storage responds but does not count: it is full or
+                read-only.
         """
         self._next_try = self._clock() + RETRY_SECONDS
-        self.down, self._of_writes = True, of_writes
+        self.down, self._refuses_writes = True, refuses_writes
         self._log.failed(
             "rate limit storage %s %s (%s); until it recovers, %s",
             self._storage,
-            "cannot count" if of_writes else "is unavailable",
+            "cannot count" if refuses_writes else "is unavailable",
             reason,
-            self._meanwhile,
+            self._fallback,
         )
 
-    def answered(self, *, wrote: bool) -> None:
-        """End the outage: the storage has answered the request that was let through to try.
+    def record_success(self, *, wrote: bool) -> None:
+        """End the outage after the request that `allows` let through.
 
         Args:
-            wrote: The request was counted. An outage of writes ends with nothing less.
+            wrote: True if the request was counted. Only this ends an outage of writes.
         """
         if not self.down:
             return
-        if self._of_writes and not wrote:
+        if self._refuses_writes and not wrote:
             self._next_try = self._clock() + RETRY_SECONDS
         else:
             self.down = False

@@ -1,4 +1,4 @@
-"""What a strategy does in a storage, and the storage that each event loop has for it."""
+"""Connections to a shared storage, one per event loop."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ STRATEGIES = ("fixed-window", "sliding-window-counter")
 
 
 class Windows(Protocol):
-    """What a strategy does with the counters of one limit; keys are short texts."""
+    """Operations of a strategy on the counters of one limit."""
 
     async def hit(self, key: str, cost: int) -> Decision:
-        """Count `cost` if there is room for it."""
+        """Count `cost` if it is within the limit."""
         ...
 
     async def peek(self, key: str, cost: int) -> Decision:
-        """Whether there is room for `cost`."""
+        """Return what `hit` would decide, without counting."""
         ...
 
     async def reset(self, key: str) -> None:
-        """Forget what was counted."""
+        """Delete the counters of `key`."""
         ...
 
 
 class Connection:
-    """A storage that one event loop has opened.
+    """A storage that was opened in one event loop.
 
     Args:
-        keeper: Holds the storage open until it is ended itself.
-        storage: What is asked first, to connect.
-        windows: What is asked then.
+        lifetime: Generator that closes the storage when it ends.
+        storage: Storage to connect to.
+        windows: Counters in the storage.
     """
 
     def __init__(
-        self, keeper: AsyncGenerator[SharedStorage], storage: SharedStorage, windows: Windows
+        self, lifetime: AsyncGenerator[SharedStorage], storage: SharedStorage, windows: Windows
     ) -> None:
-        self._keeper = keeper
+        self._lifetime = lifetime
         self._storage = storage
         self._windows = windows
         self._connecting = asyncio.Lock()
@@ -54,12 +54,12 @@ class Connection:
         self._is_closed = False
 
     async def connected(self) -> Windows:
-        """The windows, once there is a connection.
+        """Return the counters after connecting.
 
-        One request makes it and the others wait: else each would make one of its own.
+        Concurrent requests wait for the first connection instead of opening several.
 
         Raises:
-            ConnectionError: The storage was closed meanwhile.
+            ConnectionError: The connection was closed meanwhile.
         """
         if not self._is_connected:
             async with self._connecting:
@@ -69,31 +69,31 @@ class Connection:
     async def close(self) -> None:
         """Close all connections."""
         self._is_closed = True
-        await self._keeper.aclose()
+        await self._lifetime.aclose()
 
     def close_at_once(self) -> None:
-        """As `close`, where nothing can be waited for; and there is nothing to wait for."""
+        """Close all connections from synchronous code; closing never suspends."""
         with suppress(StopIteration):
-            self._keeper.aclose().__await__().send(None)
+            self._lifetime.aclose().__await__().send(None)
 
     async def _connect(self) -> None:
         if self._is_closed:
             raise ConnectionError("closed")
         if not self._is_connected:
-            await self._storage.get_expiry("tokenpulse")  # whatever it is, it has answered
+            await self._storage.get_expiry("tokenpulse")  # any response proves the connection
             self._is_connected = True
 
 
 class StoragePool:
-    """The windows of one limit in one storage, over connections of each event loop's own.
+    """Connections to one storage, one per event loop.
 
-    Connections belong to the loop that made them, and are closed with it. A storage that failed
-    is to be dropped: an answer that comes too late could be taken for that of another question.
+    A connection is closed with its event loop. Drop a connection after an error: a late response
+    could be read as the response to another request.
 
     Args:
-        url: The storage.
-        strategy: How windows are counted.
-        limit: What a window has room for.
+        url: URL of the storage.
+        strategy: "fixed-window" or "sliding-window-counter".
+        limit: Requests or tokens per window.
         window: Seconds.
     """
 
@@ -105,33 +105,36 @@ class StoragePool:
         self._open: dict[asyncio.AbstractEventLoop, Connection] = {}
 
     async def for_running_loop(self) -> Connection:
-        """The storage of the running event loop, which is one of asyncio."""
+        """Return the connection of the running asyncio event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._open:
-            for closed in [each for each in self._open if each.is_closed()]:
-                del self._open[closed]
-            keeper = _kept_open(self._url)
-            storage = await anext(keeper)
-            self._open[loop] = Connection(keeper, storage, self._windows(storage))
+            for closed_loop in [loop for loop in self._open if loop.is_closed()]:
+                del self._open[closed_loop]
+            lifetime = _storage_lifetime(self._url)
+            storage = await anext(lifetime)
+            self._open[loop] = Connection(lifetime, storage, self._windows(storage))
         return self._open[loop]
 
-    async def drop(self, storage: Connection | None = None) -> bool:
-        """Close the storage of the running loop, if it still is `storage`, or whichever it is.
+    async def drop(self, connection: Connection | None = None) -> bool:
+        """Close the connection of the running event loop.
+
+        Args:
+            connection: Close only this connection; any when None.
 
         Returns:
-            Whether it was.
+            True if a connection was closed.
         """
         loop = asyncio.get_running_loop()
-        found = self._open.get(loop)
-        if found is None or (storage is not None and found is not storage):
+        current = self._open.get(loop)
+        if current is None or (connection is not None and current is not connection):
             return False
         del self._open[loop]
-        await found.close()
+        await current.close()
         return True
 
     def __del__(self) -> None:
-        for storage in self._open.values():
-            storage.close_at_once()
+        for connection in self._open.values():
+            connection.close_at_once()
 
     def _windows(self, storage: SharedStorage) -> Windows:
         if isinstance(storage, MemcachedStorage):
@@ -141,11 +144,10 @@ class StoragePool:
         return on_redis(storage, self._limit, self._window)
 
 
-async def _kept_open(url: Secret[str]) -> AsyncGenerator[SharedStorage]:
-    """A storage that is closed when this ends.
+async def _storage_lifetime(url: Secret[str]) -> AsyncGenerator[SharedStorage]:
+    """Yield an open storage, and close it when the generator ends.
 
-    An event loop that is shut down ends all generators that were begun in it, so connections
-    never outlive theirs.
+    An event loop ends its generators when it shuts down, so connections never outlive it.
     """
     storage = open_storage(url)
     try:

@@ -1,4 +1,4 @@
-"""Decisions from what a storage says of its counters."""
+"""Decisions computed from the counters of a storage."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import math
 
 from ..limiters import Decision
 
-MAX_COUNT = 2**53  # up to here the servers' numbers are exact
-
-
-TICK = 0.002  # seconds; more than what the servers round times by
+MAX_COUNT = 2**53  # the servers' numbers are exact up to here
+TICK = 0.002  # seconds; larger than the rounding errors of the servers' times
 
 
 def fixed_decision(allowed: bool, limit: int, used: int, cost: int, left: float) -> Decision:
-    """The decision where a window has `used`, and `left` seconds."""
+    """Return the decision for a window with `used` counted and `left` seconds."""
     retry_after = 0.0 if allowed else left if cost <= limit else math.inf
     return Decision(allowed, limit, max(limit - used, 0), float(left), retry_after)
 
@@ -21,15 +19,15 @@ def fixed_decision(allowed: bool, limit: int, used: int, cost: int, left: float)
 def sliding_decision(
     allowed: bool, limit: int, window: int, windows: tuple[int, float, int, float], cost: int
 ) -> Decision:
-    """The decision where the previous window fades, and the current one will.
+    """Return the decision for a sliding window counter.
 
     Args:
-        allowed: What was decided.
-        limit: What a window has room for.
+        allowed: True if the request was allowed.
+        limit: Requests or tokens per window.
         window: Seconds.
-        windows: The count of the previous window and the seconds until it has faded, and the same
-            of the current one.
-        cost: What was asked for.
+        windows: Count of the previous window, seconds until it has faded, count of the current
+            window, and seconds until it ends.
+        cost: Cost of the request.
     """
     previous, fades, current, ends = windows
     used = math.floor(previous * fades / window + current)
@@ -40,13 +38,13 @@ def sliding_decision(
     return Decision(allowed, limit, remaining, free_after, retry_after, more_after=more_after)
 
 
-def _wait(most: int, window: int, windows: tuple[int, float, int, float]) -> float:
-    """Seconds until no more than `most` is used."""
+def _wait(maximum: int, window: int, windows: tuple[int, float, int, float]) -> float:
+    """Return the seconds until at most `maximum` is used."""
     previous, fades, current, ends = windows
-    room = most + 1  # what is used must be less, and is then rounded down
+    room = maximum + 1  # usage must be less, since it is rounded down
     if room < 1:
         return math.inf
     if current >= room:  # the current window has to become the previous one, and fade
         return ends - room * window / current + TICK
-    # The previous one has to fade; where it is gone, others have come between.
+    # The previous window has to fade; if it is gone, another process has counted meanwhile.
     return max(fades - (room - current) * window / max(previous, 1), 0.0) + TICK

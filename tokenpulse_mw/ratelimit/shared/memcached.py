@@ -1,4 +1,4 @@
-"""Windows in Memcached, whose counters can only be added to: look first, then count."""
+"""Windows in Memcached, which has no atomic check: read first, then count, then correct."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ class FixedOnMemcached:
         self._window = window
 
     async def hit(self, key: str, cost: int) -> Decision:
-        """Count `cost` if there is room for it."""
+        """Count `cost` if it is within the limit."""
         decision = await self.peek(key, cost)
         if not decision.allowed:
             return decision
         limit = self._limit
         used = await self._storage.incr(key, self._window, cost)
         left = float(self._window) if used == cost else decision.reset_after
-        if used > limit:  # others have come between
+        if used > limit:  # another process has counted meanwhile
             await self._storage.bridge.decr(key, cost)
             return fixed_decision(False, limit, used - cost, cost, left)
         return fixed_decision(True, limit, used, cost, left)
 
     async def peek(self, key: str, cost: int) -> Decision:
-        """Whether there is room for `cost`."""
+        """Return what `hit` would decide, without counting."""
         used, left = await asyncio.gather(self._storage.get(key), self._left(key))
         return fixed_decision(
             used + cost <= self._limit, self._limit, used, cost, left or self._window
         )
 
     async def charge(self, key: str, amount: int, age: float) -> None:
-        """Count `amount`, or give it back if what was taken `age` seconds ago still counts."""
+        """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
         if amount > 0:
             used = await self._storage.incr(key, self._window, amount)
-            if used > MAX_COUNT:  # its counters begin again at 0 after 2**64
+            if used > MAX_COUNT:  # counters of Memcached wrap at 2**64
                 await self._storage.bridge.decr(key, used - MAX_COUNT)
             return
         left = await self._left(key)
@@ -51,17 +51,17 @@ class FixedOnMemcached:
             await self._storage.bridge.decr(key, -amount)  # Memcached stops at 0
 
     async def reset(self, key: str) -> None:
-        """Forget the window."""
+        """Delete the counter of `key`."""
         await self._storage.clear(key)
 
     async def _left(self, key: str) -> float:
-        """Seconds until the window ends; 0 where that is not known."""
+        """Return the seconds until the window ends; 0 if unknown."""
         left = await self._storage.get_expiry(key) - time.time()
         return max(0.0, min(left, float(self._window)))
 
 
 class SlidingOnMemcached:
-    """Sliding window counters, whose windows are those of the wall clock."""
+    """Sliding window counters with windows of the wall clock."""
 
     def __init__(self, storage: MemcachedStorage, limit: int, window: int) -> None:
         self._storage = storage
@@ -69,7 +69,7 @@ class SlidingOnMemcached:
         self._window = window
 
     async def hit(self, key: str, cost: int) -> Decision:
-        """Count `cost` if there is room for it."""
+        """Count `cost` if it is within the limit."""
         allowed = await self._storage.acquire_sliding_window_entry(
             key, self._limit, self._window, cost
         )
@@ -77,7 +77,7 @@ class SlidingOnMemcached:
         return sliding_decision(allowed, self._limit, self._window, windows, cost)
 
     async def peek(self, key: str, cost: int) -> Decision:
-        """Whether there is room for `cost`."""
+        """Return what `hit` would decide, without counting."""
         windows = await self._storage.get_sliding_window(key, self._window)
         decision = sliding_decision(True, self._limit, self._window, windows, cost)
         if cost <= decision.remaining:
@@ -85,5 +85,5 @@ class SlidingOnMemcached:
         return sliding_decision(False, self._limit, self._window, windows, cost)
 
     async def reset(self, key: str) -> None:
-        """Forget both windows."""
+        """Delete both counters of `key`."""
         await self._storage.clear_sliding_window(key, self._window)

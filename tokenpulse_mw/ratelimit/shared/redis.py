@@ -1,7 +1,7 @@
-"""Windows in Redis, each operation an atomic script.
+"""Windows in Redis: each operation is an atomic script.
 
-The driver closes its connection on every error reply, and fails all requests that wait on it. So
-the scripts are sent whole, because `EVALSHA` fails once on each new server, and they return a
+The driver closes its connection on every error reply, and all requests on this connection fail. So
+scripts are sent in full, because `EVALSHA` fails once on each new server, and a script returns a
 refused write as a value.
 """
 
@@ -84,7 +84,7 @@ return {{allowed and 1 or 0, previous, fades, current, ends}}
 
 
 class WriteRefusedError(Exception):
-    """A Redis that responds, but does not write: it is full, or read-only."""
+    """Redis responds but refuses to write: it is full or read-only."""
 
 
 class _OnRedis:
@@ -98,9 +98,9 @@ class _OnRedis:
         self._window = window
 
     def _names(self, key: str) -> list[str]:
-        """The names of the counters of `key`; braces keep them on one server of a cluster."""
+        """Return the names of the counters; braces place them on one server of a cluster."""
         name = self._prefixed(f"{{{key}}}")
-        return [f"{name}/{each}" for each in self.counters]
+        return [f"{name}/{counter}" for counter in self.counters]
 
     async def _eval(self, script: str, key: str, arguments: list[int]) -> list[Any]:
         """Run `script` for `key`.
@@ -124,39 +124,39 @@ class FixedOnRedis(_OnRedis):
     counters = ("fixed",)
 
     async def hit(self, key: str, cost: int) -> Decision:
-        """Count `cost` if there is room for it."""
-        return await self._ask(key, cost, count=True)
+        """Count `cost` if it is within the limit."""
+        return await self._decide(key, cost, count=True)
 
     async def peek(self, key: str, cost: int) -> Decision:
-        """Whether there is room for `cost`."""
-        return await self._ask(key, cost, count=False)
+        """Return what `hit` would decide, without counting."""
+        return await self._decide(key, cost, count=False)
 
     async def charge(self, key: str, amount: int, age: float) -> None:
-        """Count `amount`, or give it back if what was taken `age` seconds ago still counts."""
+        """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
         milliseconds = math.floor((age - TICK) * 1000)
         arguments = [self._window * 1000, amount, milliseconds]
         await self._eval(_CHARGE, key, arguments)
 
-    async def _ask(self, key: str, cost: int, *, count: bool) -> Decision:
+    async def _decide(self, key: str, cost: int, *, count: bool) -> Decision:
         arguments = [self._window * 1000, self._limit, cost, int(count)]
         allowed, used, left = await self._eval(_FIXED, key, arguments)
         return fixed_decision(bool(allowed), self._limit, used, cost, left / 1000 or self._window)
 
 
 class SlidingOnRedis(_OnRedis):
-    """Sliding window counters; the first window is opened by the first request."""
+    """Sliding window counters; the first request opens the first window."""
 
     counters = ("current", "previous")
 
     async def hit(self, key: str, cost: int) -> Decision:
-        """Count `cost` if there is room for it."""
-        return await self._ask(key, cost, count=True)
+        """Count `cost` if it is within the limit."""
+        return await self._decide(key, cost, count=True)
 
     async def peek(self, key: str, cost: int) -> Decision:
-        """Whether there is room for `cost`."""
-        return await self._ask(key, cost, count=False)
+        """Return what `hit` would decide, without counting."""
+        return await self._decide(key, cost, count=False)
 
-    async def _ask(self, key: str, cost: int, *, count: bool) -> Decision:
+    async def _decide(self, key: str, cost: int, *, count: bool) -> Decision:
         arguments = [self._window * 1000, self._limit, cost, int(count)]
         allowed, previous, fades, current, ends = await self._eval(_SLIDING, key, arguments)
         windows = (previous, fades / 1000, current, ends / 1000)

@@ -1,4 +1,4 @@
-"""The limiter of several processes: it counts in a storage that they share, and does without it."""
+"""Limiter that counts in a storage shared by several processes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from hashlib import blake2b
 from typing import TypeVar, cast
 
 from ...secret import Secret, hide_arguments, hide_url, redact
-from ...validation import check_seconds
+from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
-from ..limiters import Decision, Limiter, check_amount, check_cost, parse_rate
+from ..limiters import Decision, Limiter, check_amount, parse_rate
 from .circuit_breaker import CircuitBreaker
 from .connections import STRATEGIES, StoragePool, Windows
 from .memcached import FixedOnMemcached
 from .redis import FixedOnRedis
 from .storage import check_storage, check_window, refuses_writes
 
-_Answer = TypeVar("_Answer")
+Response = TypeVar("Response")
 
-
-_MEANWHILE = {
+_FALLBACKS = {
     "local": "each process decides from its own table",
     "allow": "every request is allowed",
     "deny": "every request is rejected",
@@ -30,35 +29,35 @@ _MEANWHILE = {
 
 
 class SharedLimiter:
-    """Decides how much each key may still do, in all processes that share a storage together.
+    """Rate limiter of all processes that use the same storage.
 
     Limiters with the same storage, prefix, limit and strategy share their counters. Keys are
-    bytes, strings, whole numbers, None, or tuples of these.
+    bytes, strings, integers, None, or tuples of these.
 
-    When the storage fails, or takes too long, `on_error` says how to decide. One request a second
-    then finds out whether it is back; the others do not wait for it. It runs on asyncio; on trio
-    there is no driver, so that every decision is made as if the storage had failed.
+    If the storage fails or exceeds the timeout, `on_error` decides. During an outage one request
+    per second tries the storage, and the others do not wait for it. The drivers require asyncio:
+    on trio, every request is decided as during an outage.
 
     Args:
         limit: A rate such as "100/minute" or "1000 per day".
-        storage: Where to count, such as "async+redis://host:6379" (`tokenpulse-mw[redis]`) or
+        storage: URL such as "async+redis://host:6379" (`tokenpulse-mw[redis]`) or
             "async+memcached://host:11211" (`tokenpulse-mw[memcached]`).
-        on_error: Without the storage, decide by an in-memory `Limiter` of this process ("local"),
-            let every request pass ("allow"), or none ("deny"). The `Limiter` follows the
-            storage for clients that have used a quarter of their limit, so that one over its limit
-            stays limited.
+        on_error: Decision during an outage: by an in-memory `Limiter` of this process ("local"),
+            allow every request ("allow", fail open) or none ("deny", fail closed). The in-memory
+            `Limiter` follows the storage for keys that have used a quarter of their limit, so that
+            a key over its limit stays limited.
         strategy: "fixed-window" or "sliding-window-counter".
-        prefix: What the names of the counters begin with: letters, digits, `_`, `.`, `:` and `-`.
-            Limiters that are not to count together need different ones.
-        max_keys: Clients that the in-memory `Limiter` keeps one by one.
+        prefix: Beginning of the names of the counters: letters, digits, `_`, `.`, `:` and `-`.
+            Limiters with different prefixes count separately.
+        max_keys: Size of the table of the in-memory `Limiter`.
         timeout: Seconds that a decision may wait for the storage.
         clock: Monotonic seconds.
 
     Attributes:
-        limit: What a window has room for.
+        limit: Requests or tokens per window.
         window: Seconds.
-        supports_refund: `charge` can be used.
-        counters: What tells its counters from others: limiters for which it is equal are one.
+        supports_refund: True if `charge` can be used.
+        counters: Identity of the counters: limiters with an equal value share them.
 
     Raises:
         ValueError: An argument is malformed, or the driver of the storage is not installed.
@@ -79,8 +78,8 @@ class SharedLimiter:
     ) -> None:
         storage = hide_url(storage)
         self.limit, self.window = parse_rate(limit)
-        _check_choice("strategy", strategy, STRATEGIES)
-        _check_choice("on_error", on_error, tuple(_MEANWHILE))
+        check_choice("strategy", strategy, STRATEGIES)
+        check_choice("on_error", on_error, tuple(_FALLBACKS))
         check_seconds("timeout", timeout)
         check_name("prefix", prefix)
         check_storage(storage)
@@ -93,48 +92,48 @@ class SharedLimiter:
         self._timeout = timeout
         self._prefix = f"{prefix}/{self.limit}/{self.window}/"
         self.counters = (storage, strategy, self._prefix)
-        # A flood of keys that come once must not pay for a table that only outages need.
-        self._near = self.limit * 3 // 4
+        # Keys with more remaining are not copied: a flood of new keys must not fill the table.
+        self._max_remaining_to_adopt = self.limit * 3 // 4
         self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
-        self._stored = StoragePool(storage, strategy=strategy, limit=self.limit, window=self.window)
-        self._outage = CircuitBreaker(
-            str(storage), meanwhile=_MEANWHILE[on_error], patience=timeout, clock=clock
+        self._pool = StoragePool(storage, strategy=strategy, limit=self.limit, window=self.window)
+        self._breaker = CircuitBreaker(
+            str(storage), fallback=_FALLBACKS[on_error], timeout=timeout, clock=clock
         )
-        self._asking: set[asyncio.Task[object]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     async def hit(self, key: Hashable, cost: int = 1) -> Decision:
-        """Count a request of `cost` against `key`, if there is room for it.
+        """Count a request of `cost` for `key` if it is within the limit.
 
-        A request that is not allowed costs nothing.
+        A rejected request is not counted.
 
         Raises:
-            ValueError: `cost` is negative or no whole number, or `key` cannot be shared.
+            ValueError: `cost` is not an integer of at least 0, or `key` cannot be shared.
         """
-        check_cost(cost)
+        check_integer("cost", cost, minimum=0)
         name = self._name(key)
-        answer = await self._call(
+        response = await self._call(
             lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
         )
-        if not answer:
-            return self._without(self._local.hit, key, cost)
-        (decision,) = answer
-        if decision.remaining <= self._near and self._on_error == "local":
+        if not response:
+            return self._decide_locally(self._local.hit, key, cost)
+        (decision,) = response
+        if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
             self._local.adopt(key, decision)
         return decision
 
     async def peek(self, key: Hashable, cost: int = 1) -> Decision:
-        """Whether a request of `cost` would be allowed now, and what remains; counts nothing.
+        """Return what `hit` would decide, without counting.
 
         Raises:
-            ValueError: `cost` is negative or no whole number, or `key` cannot be shared.
+            ValueError: `cost` is not an integer of at least 0, or `key` cannot be shared.
         """
-        check_cost(cost)
+        check_integer("cost", cost, minimum=0)
         name = self._name(key)
-        answer = await self._call(lambda windows: windows.peek(name, cost))
-        return answer[0] if answer else self._without(self._local.peek, key, cost)
+        response = await self._call(lambda windows: windows.peek(name, cost))
+        return response[0] if response else self._decide_locally(self._local.peek, key, cost)
 
     async def reset(self, key: Hashable) -> None:
-        """Forget what `key` has used; without the storage, only what this process has seen.
+        """Remove the usage of `key`; during an outage, only that in this process.
 
         Raises:
             ValueError: `key` cannot be shared.
@@ -151,25 +150,25 @@ class SharedLimiter:
         since: float | None = None,
         degraded: bool = False,
     ) -> None:
-        """Count `amount` against `key` with no regard to the limit.
+        """Correct the cost of a hit, regardless of the limit.
 
-        A negative amount gives back what a hit has taken, as far as that still counts.
+        A negative amount is a refund, as far as the hit still counts.
 
         Args:
-            key: Who is charged.
-            amount: How much, once it is known that a hit has cost more, or less.
-            since: When the hit was, in seconds of `clock`, read after it; now when None.
-            degraded: The hit was decided without the storage (`Decision.degraded`), so this is
-                kept from it as well.
+            key: Key to charge.
+            amount: Difference between the real cost and the cost of the hit.
+            since: Seconds of `clock`, read after the hit; now when None.
+            degraded: True if the hit was decided without the storage (`Decision.degraded`): then
+                the storage is not charged either.
 
         Raises:
-            ValueError: The strategy is not "fixed-window", `amount` is no whole number, or `key`
+            ValueError: The strategy is not "fixed-window", `amount` is not an integer, or `key`
                 cannot be shared.
         """
         if not self.supports_refund:
             raise ValueError(
-                f"the strategy {self.strategy!r} does not support charge() in a storage: "
-                "use 'fixed-window'"
+                f"strategy must be 'fixed-window' to use charge() in a storage, "
+                f"got {self.strategy!r}"
             )
         amount = check_amount(amount)
         name = self._name(key)
@@ -178,22 +177,22 @@ class SharedLimiter:
         async def charged(windows: Windows) -> None:
             await cast(FixedOnRedis | FixedOnMemcached, windows).charge(name, amount, age)
 
-        asked = None if degraded else await self._call(charged)
-        if not asked or self._on_error == "local":
+        response = None if degraded else await self._call(charged)
+        if not response or self._on_error == "local":
             self._local.charge(key, amount, since=since)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; the next request opens new ones."""
-        with suppress(RuntimeError):  # on trio, where there are none
-            await self._stored.drop()
+        with suppress(RuntimeError):  # on trio, which has no connections
+            await self._pool.drop()
 
     def _name(self, key: Hashable) -> str:
         return self._prefix + hash_key(key)
 
-    def _without(
+    def _decide_locally(
         self, local: Callable[[Hashable, int], Decision], key: Hashable, cost: int
     ) -> Decision:
-        """The decision where the storage cannot be asked."""
+        """Return the decision of `on_error`."""
         if self._on_error == "allow":
             return Decision(True, self.limit, self.limit, float(self.window), 0.0, degraded=True)
         if self._on_error == "deny":
@@ -202,70 +201,63 @@ class SharedLimiter:
 
     async def _call(
         self,
-        question: Callable[[Windows], Awaitable[_Answer]],
-        wrote: Callable[[_Answer], bool] = lambda _: False,
-    ) -> tuple[_Answer] | None:
-        """Return the storage's answer, or None if it cannot be asked.
+        operation: Callable[[Windows], Awaitable[Response]],
+        wrote: Callable[[Response], bool] = lambda _: False,
+    ) -> tuple[Response] | None:
+        """Return the result of `operation` in a tuple, or None if the storage is unavailable.
 
         Args:
-            question: Asks the storage.
-            wrote: Returns True if the storage has counted something for this answer.
+            operation: Function that calls the storage.
+            wrote: Returns True if the storage has counted something for this response.
         """
-        if not self._outage.allows():
+        if not self._breaker.allows():
             return None
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._outage.record_failure("the drivers support asyncio only, not trio")
+            self._breaker.record_failure("the drivers support asyncio only, not trio")
             return None
-        # In a task of its own, for a driver that is broken off loses track of whose answer comes.
-        asking = loop.create_task(self._asked(question, wrote))
-        self._asking.add(asking)
-        asking.add_done_callback(self._asking.discard)
-        return await asyncio.shield(asking)
+        # In a separate task: a cancelled driver could assign a response to the wrong request.
+        task = loop.create_task(self._query(operation, wrote))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
-    async def _asked(
-        self, question: Callable[[Windows], Awaitable[_Answer]], wrote: Callable[[_Answer], bool]
-    ) -> tuple[_Answer] | None:
-        is_trial, storage = self._outage.down, None
+    async def _query(
+        self, operation: Callable[[Windows], Awaitable[Response]], wrote: Callable[[Response], bool]
+    ) -> tuple[Response] | None:
+        is_trial, connection = self._breaker.down, None
         try:
             async with asyncio.timeout(self._timeout):
-                storage = await self._stored.for_running_loop()
-                answer = await question(await storage.connected())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the request goes on
-            if refuses_writes(error):  # and the connection is good
-                self._outage.record_failure(self._reason(error), of_writes=True)
-            # Others that waited on the same connections fail with it, and have nothing to add.
-            elif storage is None or await self._stored.drop(storage):
-                self._outage.record_failure(self._reason(error))
+                connection = await self._pool.for_running_loop()
+                response = await operation(await connection.connected())
+        except Exception as error:  # noqa: BLE001 - an outage must not fail the request
+            if refuses_writes(error):  # the connection itself is intact
+                self._breaker.record_failure(self._reason(error), refuses_writes=True)
+            # Only the first of several requests on a failed connection records the failure.
+            elif connection is None or await self._pool.drop(connection):
+                self._breaker.record_failure(self._reason(error))
             return None
         if is_trial:
-            self._outage.answered(wrote=wrote(answer))
-        return (answer,)
+            self._breaker.record_success(wrote=wrote(response))
+        return (response,)
 
     def _reason(self, error: Exception) -> str:
         text = str(error) or f"no response within {self._timeout} s"
         return redact(f"{type(error).__name__}: {text}", self._url)[:300]
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} {value!r} is not known: expected one of {list(choices)}")
-
-
 def hash_key(key: Hashable) -> str:
-    """32 hexadecimal digits that only `key` has.
-
-    What it is made of cannot be read from it.
+    """Return 32 hexadecimal digits that identify `key` without revealing it.
 
     Raises:
-        ValueError: `key` is, or contains, something that other processes would not write alike.
+        ValueError: `key` is, or contains, a value of a type that differs between processes.
     """
     return blake2b(_encoded(key), digest_size=16).hexdigest()
 
 
 def _encoded(key: object) -> bytes:
-    """`key` with the kind and the length of every part before it, so that no two are alike."""
+    """Return an unambiguous encoding of `key`, with type and length before each part."""
     if key is None:
         return b"n"
     if isinstance(key, bytes):
@@ -278,6 +270,6 @@ def _encoded(key: object) -> bytes:
     if isinstance(key, tuple):
         return b"t%d:%b" % (len(key), b"".join(map(_encoded, key)))
     raise ValueError(
-        f"a shared key must be bytes, str, int, None or a tuple of these, "
-        f"got one of type {type(key).__name__}"
+        "key of a shared limiter must be bytes, str, int, None or a tuple of these, "
+        f"got a value of type {type(key).__name__}"
     )

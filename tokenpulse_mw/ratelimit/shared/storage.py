@@ -1,4 +1,4 @@
-"""The storages that processes share: which there are, and how each is opened and closed."""
+"""Shared storages: supported URLs, opening and closing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from .redis import WriteRefusedError
 
 SharedStorage = RedisStorage | MemcachedStorage
 
-# Each scheme, and the one that `limits` opens it by: Valkey speaks the protocol of Redis, so one
-# driver does for both.
+# Supported schemes and those of `limits`: Valkey has the protocol of Redis, so its driver is used.
 SCHEMES = {
     "async+redis": "async+redis",
     "async+rediss": "async+rediss",
@@ -31,71 +30,72 @@ SCHEMES = {
     "async+memcached": "async+memcached",
 }
 _ONE_SERVER = ("async+redis", "async+rediss", "async+redis+unix")
-# What the errors of such a Redis begin with; the driver takes READONLY off.
-_REFUSES_WRITES = ("OOM ", "MISCONF ", "NOREPLICAS ", "You can't write against a read only")
-_LONGEST_ON_MEMCACHED = 30 * 86_400  # seconds
-_MAX_WAITING = 10_000  # requests on one connection; they are sent one behind the other
+# Beginnings of the errors of a Redis that refuses writes; the driver removes READONLY.
+_WRITE_ERRORS = ("OOM ", "MISCONF ", "NOREPLICAS ", "You can't write against a read only")
+_MAX_MEMCACHED_SECONDS = 30 * 86_400
+_MAX_PIPELINED = 10_000  # requests on one connection to Memcached
 
 
 def check_storage(url: Secret[str]) -> None:
-    """Raise an error if a storage cannot be opened; it is not connected to.
+    """Check that a storage can be opened, without connecting.
 
     Raises:
-        ValueError: `url` is malformed, of no known scheme, or its driver is not installed.
+        ValueError: `url` is malformed, its scheme is unsupported, or the driver is not installed.
     """
     if not isinstance(url.reveal(), str):
         raise ValueError(
-            f"storage must be a URL such as 'async+redis://host:6379', got one of type "
+            "storage must be a URL such as 'async+redis://host:6379', got a value of type "
             f"{type(url.reveal()).__name__}"
         )
-    scheme, _, place = str(url).partition("://")
+    scheme, _, location = str(url).partition("://")
     if scheme not in SCHEMES:
-        raise ValueError(f"storage {url!r} is not known: {_advice(scheme)}")
+        raise ValueError(f"storage must have a supported scheme, got {url!r}: {_advice(scheme)}")
     driver, extra = ("memcachio", "memcached") if "memcached" in scheme else ("coredis", "redis")
     if find_spec(driver) is None:
         raise ValueError(
-            f"storage {url!r} needs the package {driver}: pip install 'tokenpulse-mw[{extra}]'"
+            f"storage must have an installed driver, got {url!r} without {driver}: "
+            f"pip install 'tokenpulse-mw[{extra}]'"
         )
     try:
-        if not place.rpartition("@")[2]:
+        if not location.rpartition("@")[2]:
             raise ValueError
         open_storage(url)
-    except Exception:  # noqa: BLE001 - its text may quote the URL, and a secret with it
+    except Exception:  # noqa: BLE001 - its text may contain the URL with a secret
         raise ValueError(
-            f"storage {url!r} cannot be opened: expected '{scheme}://host:port', and as "
-            "options only what its driver knows"
+            f"storage must be '{scheme}://host:port' with options that the driver supports, "
+            f"got {url!r}"
         ) from None
 
 
 def check_window(url: Secret[str], window: int, strategy: str) -> None:
-    """Raise an error if a storage would take a window for something else.
+    """Check that a storage supports windows of this length.
 
     Raises:
-        ValueError: `window` is too long for Memcached, which takes it for a date then.
+        ValueError: `window` is too long for Memcached, which would read it as a date.
     """
     lives = 2 * window if strategy == "sliding-window-counter" else window
-    if "memcached" in str(url).partition("://")[0] and lives > _LONGEST_ON_MEMCACHED:
+    if "memcached" in str(url).partition("://")[0] and lives > _MAX_MEMCACHED_SECONDS:
         raise ValueError(
-            f"Memcached keeps counters for 30 days at most, and a {strategy} of {window} seconds "
-            f"must be kept for {lives}: use Redis, or a shorter window"
+            "limit must have counters that live at most 30 days on Memcached, got a "
+            f"{strategy} of {window} s that needs {lives} s: use Redis or a shorter window"
         )
 
 
 def open_storage(url: Secret[str]) -> SharedStorage:
-    """Return the storage at `url`; it connects when it is first used."""
+    """Return the storage at `url`; it connects on its first use."""
     scheme = str(url).partition("://")[0]
     opened_as = SCHEMES[scheme]
     options: dict[str, Any] = {}
     if opened_as == "async+memcached":
-        options["max_inflight_requests_per_connection"] = _MAX_WAITING
-        # A connection that answered slowly would be taken out of the pool for each request, and
-        # the pool closes only what is in it.
+        options["max_inflight_requests_per_connection"] = _MAX_PIPELINED
+        # A slow connection would be removed from the pool for each request, and the pool closes
+        # only the connections in it.
         options["max_average_response_time_for_connection_reuse"] = math.inf
-        options["connect_timeout"] = None  # whoever asks has a timeout, which may be longer
+        options["connect_timeout"] = None  # the limiter has its own timeout, which may be longer
     elif opened_as in _ONE_SERVER:
         from coredis.retry import NoRetryPolicy
 
-        # A command that may have been carried out is not sent twice, for it would count twice.
+        # Never resend a command that may have been executed: it would count twice.
         options = {"retry_policy": NoRetryPolicy(), "decode_components": True}
     storage = storage_from_string(url.reveal().replace(scheme, opened_as, 1), **options)
     assert isinstance(storage, SharedStorage)
@@ -105,11 +105,12 @@ def open_storage(url: Secret[str]) -> SharedStorage:
 
 
 def _check_before_writing(storage: RedisStorage) -> None:
-    """Let the driver of Redis write only to connections that are not lost.
+    """Prevent the driver of Redis from writing to lost connections.
 
-    The driver writes to lost ones too, until it is told. On CPython 3.12, and 3.13 before 3.13.8,
-    the event loop then waits to write to a file descriptor that it closes. The next connection with
-    this number, which may be a client's, hangs or fails: python/cpython#136234.
+    The driver writes to a lost connection until it is notified of the loss. On CPython 3.12, and
+    3.13 before 3.13.8, the event loop then waits to write to a file descriptor that it closes. The
+    next connection with this descriptor, which may be a client's, hangs or fails:
+    python/cpython#136234.
     """
     from coredis.exceptions import ConnectionError as LostError
 
@@ -126,7 +127,7 @@ def _check_before_writing(storage: RedisStorage) -> None:
 
 
 async def close_storage(storage: SharedStorage) -> None:
-    """Close all connections of `storage`, whatever is still waiting on them."""
+    """Close all connections of `storage`, also with requests in progress."""
     bridge: Any = storage.bridge
     if isinstance(storage, MemcachedStorage):
         clients = [await bridge.get_storage()]
@@ -135,19 +136,19 @@ async def close_storage(storage: SharedStorage) -> None:
         clients += getattr(getattr(bridge, "sentinel", None), "sentinels", ())
     for client in clients:
         pool = client.connection_pool
-        with suppress(Exception):  # it is given up in any case
+        with suppress(Exception):  # the connection is not used again
             (pool.close if isinstance(storage, MemcachedStorage) else pool.disconnect)()
 
 
 def refuses_writes(error: Exception) -> bool:
-    """Return True if a Redis answers, but counts nothing: it is full, or read-only."""
-    return isinstance(error, WriteRefusedError) or str(error).startswith(_REFUSES_WRITES)
+    """Return True if Redis responds but does not count: it is full or read-only."""
+    return isinstance(error, WriteRefusedError) or str(error).startswith(_WRITE_ERRORS)
 
 
 def _advice(scheme: str) -> str:
-    """What to write in place of an unknown scheme."""
+    """Return what to use instead of an unsupported scheme."""
     if scheme in ("memory", "async+memory"):
         return "to count within one process, use Limiter"
     if f"async+{scheme}" in SCHEMES:
         return f"use 'async+{scheme}://', which does not block the event loop"
-    return f"expected a URL that begins with one of {list(SCHEMES)} and '://'"
+    return f"use one of {', '.join(SCHEMES)}"

@@ -70,8 +70,8 @@ class Format:
     Attributes:
         name: Identifies the format.
         find_usage: Returns the usage in a document, or None.
-        find_unclaimed_usage: Returns usage in a place or form that only counts if no format finds
-            any in its own, or None.
+        find_unclaimed_usage: Returns usage that counts only if `find_usage` of no format returns
+            any, or None.
         count: Converts the raw counts to `TokenUsage`.
         merge: Applies a delta to earlier counts.
         supplement: Adds the counts of a fallback report to final ones; None to ignore it.

@@ -1,1 +1,1 @@
-"""The SQL side of the store: tables, statements, and a database that is asked in transactions."""
+"""Alert store in an SQL database: statements, transactions and tables."""

@@ -1,4 +1,4 @@
-"""A database that is asked in whole transactions, one writer at a time, each within a deadline."""
+"""Database that runs whole transactions, one writer at a time, each with a timeout."""
 
 from __future__ import annotations
 
@@ -21,107 +21,108 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from ....secret import Secret, has_password, redact
 from ....validation import check_seconds
 from ..protocol import BadRecord, Conflict, StoreError, UnknownAlert
-from .schema import DatabaseDialect, dialects, make_tables
+from .schema import DatabaseDialect, create_tables, dialects
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
-
-_CONNECTIONS = 3  # in SQLite each is a thread
-
-
-_PAUSE = 0.05  # seconds
+_MAX_CONNECTIONS = 3  # each is a thread in SQLite
+_RETRY_SECONDS = 0.05
+_EXAMPLES = "'sqlite+aiosqlite:///alerts.db' or 'postgresql+asyncpg://user:password@host/name'"
 
 
 class Database:
-    """A database of which the tables are made when it is first asked.
+    """Database whose tables are created before the first transaction.
 
     Args:
-        url: Where it is.
-        timeout: Seconds that a transaction may take.
+        url: URL of the database.
+        timeout: Timeout of a transaction in seconds.
+
+    Attributes:
+        dialect: Dialect of the database.
+        location: The URL without its secrets.
 
     Raises:
-        ValueError: `url` is not one that can be used, `timeout` is not above 0, or a package that
-            it needs is missing.
+        ValueError: `url` or `timeout` is invalid, or a package is missing.
     """
 
     def __init__(self, url: Secret[str], *, timeout: float) -> None:
         check_seconds("timeout", timeout)
-        # SQLite is to say that another process writes before the deadline says less.
-        kinds = dialects(timeout / 2)
-        self.dialect: DatabaseDialect = kinds[backend(url, kinds)]
-        self.place = str(url)
+        # SQLite reports a locked database before our timeout, which has a less helpful message.
+        by_name = dialects(timeout / 2)
+        self.dialect: DatabaseDialect = by_name[_dialect_name(url, by_name)]
+        self.location = str(url)
         self._url = url
         self._timeout = timeout
         self._engine = self._new_engine()
         self._lock = asyncio.Lock()
-        self._opened = False
-        self._made = False
+        self._is_used = False
+        self._has_tables = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def read(self, work: Callable[[AsyncConnection], Awaitable[_Answer]]) -> _Answer:
-        """What `work` finds, all of it as of one moment."""
-        return await self._whole(lambda: self._read(work))
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
+        """Run `work` on a snapshot of the database and return its result."""
+        return await self._run(lambda: self._read(work))
 
-    async def write(self, work: Callable[[AsyncConnection], Awaitable[_Answer]]) -> _Answer:
-        """Have all that `work` does, or nothing of it; also where the caller is cancelled."""
-        return await self._whole(lambda: self._write(work))
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
+        """Run `work` as the only writer; commit all its changes or none, also if cancelled."""
+        return await self._run(lambda: self._write(work))
 
     async def aclose(self) -> None:
-        """Close the connections, after what is being done; they are opened again when needed."""
+        """Wait for running transactions and close the connections."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._timeout)
-        if self._opened:
-            await self._whole(self._engine.dispose)
-            self._opened = self._made = False
-            self._lock = asyncio.Lock()  # which belongs to one event loop
+        if self._is_used:
+            await self._run(self._engine.dispose)
+            self._is_used = self._has_tables = False
+            self._lock = asyncio.Lock()  # a lock belongs to one event loop
 
-    async def _read(self, work: Callable[[AsyncConnection], Awaitable[_Answer]]) -> _Answer:
-        if not self._made:
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
+        if not self._has_tables:
             async with self._lock:
-                await self._make()
-        return await self._transaction(self.dialect.read, work)
+                await self._create_tables()
+        return await self._transaction(self.dialect.begin_read, work)
 
-    async def _write(self, work: Callable[[AsyncConnection], Awaitable[_Answer]]) -> _Answer:
+    async def _write(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
         async with self._lock:
-            await self._make()
-            return await self._transaction(self.dialect.write, work)
+            await self._create_tables()
+            return await self._transaction(self.dialect.begin_write, work)
 
-    async def _make(self) -> None:
-        if not self._made:
+    async def _create_tables(self) -> None:
+        if not self._has_tables:
             try:
                 await self._prepare()
             except StoreError:
-                # A thread of SQLite's driver may be about to end, and needs the event loop for it.
-                await asyncio.sleep(_PAUSE)
+                # A thread of SQLite's driver may be ending, which needs the event loop.
+                await asyncio.sleep(_RETRY_SECONDS)
                 raise
-            await self._transaction(self.dialect.write, make_tables)
-            self._made = True
+            await self._transaction(self.dialect.begin_write, create_tables)
+            self._has_tables = True
 
     async def _prepare(self) -> None:
         while True:
             try:
-                return await self._transaction(self.dialect.first, _nothing)
+                return await self._transaction(self.dialect.prepare, _do_nothing)
             except StoreError as error:
-                # Of two processes that make a SQLite file at once, one is not made to wait.
+                # If two processes create a SQLite file at once, SQLite does not wait for the lock.
                 if "database is locked" not in str(error):
                     raise
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _transaction(
-        self, begin: str, work: Callable[[AsyncConnection], Awaitable[_Answer]]
-    ) -> _Answer:
+        self, begin: str, work: Callable[[AsyncConnection], Awaitable[_Result]]
+    ) -> _Result:
         try:
             async with self._engine.connect() as connection, connection.begin():
                 await connection.exec_driver_sql(begin)
                 return await work(connection)
         except (Conflict, StoreError, UnknownAlert):
             raise
-        except Exception as error:  # noqa: BLE001 - whichever driver's it is
-            # Its own text and its causes may hold the password.
+        except Exception as error:  # noqa: BLE001 - each driver has its own errors
+            # The texts of the error and its causes may contain the password.
             raise self._failure(error) from (None if has_password(self._url) else error)
 
-    async def _whole(self, work: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """What `work` gives, within the deadline; a caller that is cancelled leaves it to end."""
+    async def _run(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Run `work` within the timeout; if the caller is cancelled, it still runs to its end."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -129,133 +130,131 @@ class Database:
                 "SQLAlertStore runs on asyncio only, as SQLAlchemy does: on trio use "
                 "MemoryAlertStore"
             ) from None
-        self._opened = True
-        task = loop.create_task(self._ending(work))
+        self._is_used = True
+        task = loop.create_task(self._with_timeout(work))
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        # Who waits is answered in time, also while a connection that is lost is being closed.
+        task.add_done_callback(self._task_done)
+        # The caller returns in time even if closing a lost connection takes longer.
         done, _ = await asyncio.wait({task}, timeout=self._timeout)
-        return task.result() if done else self._give_up()
+        return task.result() if done else self._raise_timeout()
 
-    async def _ending(self, work: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """What `work` gives; at the deadline it ends, whether anyone still waits for it or not."""
+    async def _with_timeout(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Return the result of `work`; it ends at the timeout, also without a caller."""
         try:
             async with asyncio.timeout(self._timeout):
                 return await work()
         except TimeoutError:
-            self._give_up()
+            self._raise_timeout()
 
-    def _give_up(self) -> NoReturn:
-        raise StoreError(f"{self.place} gave no answer for {self._timeout:g} seconds")
+    def _raise_timeout(self) -> NoReturn:
+        raise StoreError(f"{self.location} did not respond within {self._timeout:g} seconds")
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # or asyncio would log it where nobody waits any more
+            task.exception()  # retrieved, so that asyncio does not log it if the caller has gone
 
     def _failure(self, error: Exception) -> StoreError:
         cause = getattr(error, "orig", None) or error
         text = redact(str(cause), self._url)
-        kind = BadRecord if is_data_error(error) else StoreError
-        return kind(f"{self.place}: {type(cause).__name__}: {text}{hint(text)}")
+        kind = BadRecord if _is_data_error(error) else StoreError
+        return kind(f"{self.location}: {type(cause).__name__}: {text}{_hint(text)}")
 
     def _new_engine(self) -> AsyncEngine:
         try:
             engine = create_async_engine(
                 self._url.reveal(),
                 connect_args=self.dialect.connect_arguments,
-                hide_parameters=True,  # an error's text is to hold no alerts
-                pool_size=_CONNECTIONS,
+                hide_parameters=True,  # errors must not show alerts
+                pool_size=_MAX_CONNECTIONS,
                 max_overflow=0,
                 pool_timeout=self._timeout,
                 pool_pre_ping=True,
             )
         except (InvalidRequestError, NoSuchModuleError):
             raise ValueError(
-                f"url must name an asynchronous driver, as in {EXAMPLES}, got {self.place!r}"
+                f"url must name an asynchronous driver, such as {_EXAMPLES}, got {self.location!r}"
             ) from None
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"{self.place!r} needs the package {error.name}: pip install {error.name}"
+                f"{self.location!r} needs the package {error.name}: pip install {error.name}"
             ) from error
-        for sentence in self.dialect.on_connect:
-            event.listen(engine.sync_engine, "connect", partial(_execute, sentence))
+        for statement in self.dialect.on_connect:
+            event.listen(engine.sync_engine, "connect", partial(_execute, statement))
         return engine
 
 
-def _execute(sentence: str, connection: Any, _record: object) -> None:
-    connection.cursor().execute(sentence)
+def _execute(statement: str, connection: Any, _record: object) -> None:
+    connection.cursor().execute(statement)
 
 
-async def _nothing(_: AsyncConnection) -> None:
-    """A transaction of which the beginning is all."""
+async def _do_nothing(_: AsyncConnection) -> None:
+    """Do nothing: the first statement of the transaction is all it needs."""
 
 
-EXAMPLES = "'sqlite+aiosqlite:///alerts.db' or 'postgresql+asyncpg://user:password@host/name'"
-
-
-def backend(url: Secret[str], kinds: Container[str]) -> str:
-    """Return the kind of the database at `url`.
-
-    Args:
-        url: As it is given.
-        kinds: The kinds of databases that can be used, by name.
+def _dialect_name(url: Secret[str], supported: Container[str]) -> str:
+    """Return the name of the dialect of `url`.
 
     Raises:
-        ValueError: It is not the URL of a database that can be used. What cannot be parsed is not
-            quoted, because any part of it may be a password.
+        ValueError: `url` is not the URL of a supported database. A URL that cannot be parsed is not
+            shown, because any part of it may be a password.
     """
     try:
         parsed = make_url(url.reveal())
     except (ArgumentError, ValueError, TypeError, AttributeError):
-        raise ValueError(f"url must be that of a database, such as {EXAMPLES}") from None
-    kind = parsed.get_backend_name()
-    if kind not in kinds:
-        raise ValueError(f"url must be like {EXAMPLES}, got one of {kind!r}")
-    if kind == "sqlite" and _in_memory(parsed):
         raise ValueError(
-            f"url must name a file, as in {EXAMPLES}, got {url!r}: "
+            f"url must be the URL of a database, such as {_EXAMPLES}, got a value that cannot be "
+            "parsed"
+        ) from None
+    name = parsed.get_backend_name()
+    if name not in supported:
+        raise ValueError(
+            f"url must be the URL of a SQLite or PostgreSQL database, such as {_EXAMPLES}, got "
+            f"one of {name!r}"
+        )
+    if name == "sqlite" and _is_in_memory(parsed):
+        raise ValueError(
+            f"url must name a file, such as {_EXAMPLES}, got {url!r}: "
             "for a store in memory use MemoryAlertStore"
         )
-    return kind
+    return name
 
 
-def _in_memory(url: URL) -> bool:
+def _is_in_memory(url: URL) -> bool:
     name = url.database or ":memory:"
     return ":memory:" in name or url.query.get("mode") == "memory"
 
 
 _HINTS = {
-    "unable to open database file": "its folder must exist, and this process must be able to "
-    "write to it",
-    "readonly database": "this process must be able to write to the file and to its folder",
-    "not a database": "the file is damaged or something else: restore it, or move it away and "
-    "begin with a new one",
-    "malformed": "the file is damaged: restore it, or move it away and begin with a new one",
-    "database is locked": "another process holds it: wait, or let each process have its own",
-    "disk is full": "make room on the disk",
-    "disk i/o error": "look whether the disk is full, or broken",
+    "unable to open database file": "create its folder, and allow this process to write to it",
+    "readonly database": "allow this process to write to the file and to its folder",
+    "not a database": "the file is damaged or not a database: restore it, or move it away to start "
+    "with a new one",
+    "malformed": "the file is damaged: restore it, or move it away to start with a new one",
+    "database is locked": "another process holds the lock: wait, or use one database per process",
+    "disk is full": "free space on the disk",
+    "disk i/o error": "check if the disk is full or broken",
 }
 
 
-def hint(message: str) -> str:
-    """What to do about an error of which `message` is the text, as the end of a sentence."""
-    for part, cure in _HINTS.items():
+def _hint(message: str) -> str:
+    """Return how to fix the error with this message, in parentheses; empty if unknown."""
+    for part, fix in _HINTS.items():
         if part in message.lower():
-            return f" ({cure})"
+            return f" ({fix})"
     return ""
 
 
-# Classes of SQLSTATE: values that are none, constraints, and what is too large for the database.
-_OF_DATA = ("22", "23", "54")
+# Classes of SQLSTATE: data exceptions, constraint violations, exceeded limits of the database.
+_DATA_ERROR_CLASSES = ("22", "23", "54")
 
 
-def is_data_error(error: Exception) -> bool:
-    """Whether it is of what was to be written: then it comes again however often it is tried."""
+def _is_data_error(error: Exception) -> bool:
+    """Return True if the written values caused the error, so that a retry cannot succeed."""
     if not isinstance(error, StatementError):
         return False
     if isinstance(error, DataError | IntegrityError):
         return True
-    # PostgreSQL says more than a class of errors; a value of the wrong type no driver is told of.
+    # SQLAlchemy has no class for exceeded limits; a wrong type fails before the driver.
     state = str(getattr(error.orig, "sqlstate", None))
-    return state.startswith(_OF_DATA) or isinstance(error.orig, TypeError | ValueError)
+    return state.startswith(_DATA_ERROR_CLASSES) or isinstance(error.orig, TypeError | ValueError)

@@ -1,4 +1,4 @@
-"""Makes the tables where they are missing, and refuses those of another version."""
+"""Tables of the alert store and dialects of SQL."""
 
 from __future__ import annotations
 
@@ -30,108 +30,110 @@ from sqlalchemy.types import TypeDecorator
 from ..protocol import StoreError
 
 
-async def make_tables(connection: AsyncConnection) -> None:
-    """Make what is missing; where all is there, nothing happens.
+async def create_tables(connection: AsyncConnection) -> None:
+    """Create the tables that are missing.
 
     Raises:
-        StoreError: The tables are of another version.
+        StoreError: The tables have another version.
     """
     await connection.run_sync(schema.create, checkfirst=True)
-    found = await connection.scalar(select(func.max(schema.c.version)))
-    if found is None:
+    version = await connection.scalar(select(func.max(schema.c.version)))
+    if version is None:
         await connection.run_sync(metadata.create_all)
-        await connection.execute(insert(schema).values(version=VERSION))
-    elif found != VERSION:
+        await connection.execute(insert(schema).values(version=SCHEMA_VERSION))
+    elif version != SCHEMA_VERSION:
         raise StoreError(
-            f"the tables of the alert store are of version {found}, and this tokenpulse-mw knows "
-            f"version {VERSION}: install the one that made them, or name another database"
+            f"the tables of the alert store must have version {SCHEMA_VERSION}, got {version}: "
+            "install the release of tokenpulse-mw that created them, or use another database"
         )
     else:
-        await connection.run_sync(engines.create, checkfirst=True)  # it came later
+        await connection.run_sync(engines.create, checkfirst=True)  # added within version 1
 
 
-# A NUL, which PostgreSQL refuses, halves of surrogate pairs, which no UTF-8 has, and `\` itself.
+# Characters that are stored as escapes: NUL, which PostgreSQL rejects, surrogates, which UTF-8 does
+# not have, and the backslash of the escapes.
 _UNSAFE = re.compile("[\x00\\\\\ud800-\udfff]")
-
-
 _ESCAPED = re.compile(r"\\u([0-9a-f]{4})")
 
-
-# SQLite numbers its rows by themselves only under this very type.
+# SQLite generates numbers for this type only.
 RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class SafeText(TypeDecorator[str]):
-    r"""Any text, also such as traffic brings: what a database would refuse is kept as `\uXXXX`.
+    r"""Arbitrary text, such as names from traffic; unsafe characters are stored as `\uXXXX`.
 
-    It is compared and sorted by code points, not as in some language.
+    It is compared and sorted by code points, not by the rules of a language.
     """
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """Compare by code points in PostgreSQL too."""
+        """Return a type that PostgreSQL compares by code points too."""
         exact = Text(collation="C") if dialect.name == "postgresql" else Text()
         return dialect.type_descriptor(exact)
 
     def process_bind_param(
         self,
         value: str | None,
-        dialect: Dialect,  # noqa: ARG002 - SQLAlchemy calls it so
+        dialect: Dialect,  # noqa: ARG002 - part of SQLAlchemy's signature
     ) -> str | None:
-        """What is written."""
-        return value and _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
+        """Return the text to store."""
+        return value and _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
 
     def process_result_value(
         self,
         value: Any | None,
-        dialect: Dialect,  # noqa: ARG002 - SQLAlchemy calls it so
+        dialect: Dialect,  # noqa: ARG002 - part of SQLAlchemy's signature
     ) -> str | None:
-        """What was meant."""
-        return value and _ESCAPED.sub(lambda found: chr(int(found[1], 16)), value)
+        """Return the original text."""
+        return value and _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
 
 
-_LOCK = 0x746F6B656E  # any number that no other program locks
+_LOCK_KEY = 0x746F6B656E  # unlikely to be the lock of another program
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseDialect:
-    """What to say to one kind of database.
+    """Statements and driver options of one kind of database.
 
     Attributes:
-        read: Begins a transaction that sees everything as of one moment.
-        write: Begins a transaction that no other writer, of any process, runs beside.
-        first: Said before the tables are made.
-        on_connect: Said first on each connection.
-        connect_arguments: For its driver.
-        insert: Makes an INSERT that may say ON CONFLICT.
+        begin_read: Statement that begins a transaction on one snapshot.
+        begin_write: Statement that begins a transaction that excludes all other writers.
+        prepare: Statement to run before the tables are created.
+        on_connect: Statements to run on each new connection.
+        connect_arguments: Arguments of the driver.
+        insert: Returns an INSERT that supports ON CONFLICT.
     """
 
-    read: str
-    write: str
-    first: str
+    begin_read: str
+    begin_write: str
+    prepare: str
     on_connect: tuple[str, ...]
     connect_arguments: dict[str, Any]
     insert: Callable[[Table], Any]
 
 
-def dialects(timeout: float) -> dict[str, DatabaseDialect]:
-    """Every kind by its name; in SQLite a writer waits `timeout` seconds for another one."""
+def dialects(lock_timeout: float) -> dict[str, DatabaseDialect]:
+    """Return the supported dialects by name.
+
+    Args:
+        lock_timeout: Seconds that a SQLite writer waits for another one.
+    """
     return {
         "sqlite": DatabaseDialect(
-            read="BEGIN",
-            write="BEGIN IMMEDIATE",
-            first="PRAGMA journal_mode=WAL",  # so that a reader never waits for a writer
-            # What is committed is on the disk.
+            begin_read="BEGIN",
+            begin_write="BEGIN IMMEDIATE",
+            prepare="PRAGMA journal_mode=WAL",  # readers do not wait for writers
+            # FULL: a committed transaction is on the disk.
             on_connect=("PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"),
-            connect_arguments={"timeout": timeout},
+            connect_arguments={"timeout": lock_timeout},
             insert=sqlite.insert,
         ),
         "postgresql": DatabaseDialect(
-            read="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-            write=f"SELECT pg_advisory_xact_lock({_LOCK})",
-            first="SELECT 1",
+            begin_read="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+            begin_write=f"SELECT pg_advisory_xact_lock({_LOCK_KEY})",
+            prepare="SELECT 1",
             on_connect=(),
             connect_arguments={},
             insert=postgresql.insert,
@@ -139,16 +141,12 @@ def dialects(timeout: float) -> dict[str, DatabaseDialect]:
     }
 
 
-VERSION = 1  # of all that follows: whoever changes it writes the step from the one before, but
-
-
-# where there is only a table more, which an older tokenpulse-mw does not look at
+# A new version needs a migration. A new table that older releases ignore does not need a version.
+SCHEMA_VERSION = 1
 
 metadata = MetaData()
 
-
 schema = Table("tokenpulse_alert_schema", metadata, Column("version", Integer, primary_key=True))
-
 
 alerts = Table(
     "tokenpulse_alerts",
@@ -159,20 +157,19 @@ alerts = Table(
     Column("type", SafeText, nullable=False),
     Column("severity", SafeText, nullable=False),
     Column("state", SafeText, nullable=False),
-    Column("subject", SafeText, nullable=False),  # what the finding says, to be asked for
+    Column("subject", SafeText, nullable=False),  # of the finding, for queries
     Column("finding", Text, nullable=False),
     Column("since", Double, nullable=False),
-    Column("told", Double, nullable=False),
+    Column("last_notified_at", Double, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("fired_at", Double),
     Column("resolved_at", Double),
     Column("resolve_reason", SafeText),
     Column("ack", Text),
-    Column("told_as", SafeText),
+    Column("notified_severity", SafeText),
     Index("tokenpulse_alerts_newest", "started_at", "id"),
     Index("tokenpulse_alerts_resolved", "state", "resolved_at", "id"),
 )
-
 
 transitions = Table(
     "tokenpulse_alert_transitions",
@@ -184,11 +181,10 @@ transitions = Table(
     Column("severity", SafeText, nullable=False),
     Column("value", Double, nullable=False),
     Column("at", Double, nullable=False),
-    # An alert has one fingerprint, which is of any length: PostgreSQL's indexes hold 2,704 bytes.
+    # Without the fingerprint: its length is unlimited, an index entry of PostgreSQL is not.
     UniqueConstraint("alert_id", "at", "transition", "severity", "value"),
     Index("tokenpulse_alert_transitions_newest", "alert_id", "seq"),
 )
-
 
 notifications = Table(
     "tokenpulse_alert_notifications",
@@ -196,7 +192,7 @@ notifications = Table(
     Column("seq", RowNumber, primary_key=True),
     Column("id", SafeText, nullable=False, unique=True),
     Column("sink", SafeText, nullable=False),
-    Column("alert_id", SafeText, nullable=False),  # which may be gone before this is delivered
+    Column("alert_id", SafeText, nullable=False),  # no foreign key: the alert may be deleted first
     Column("fingerprint", SafeText, nullable=False),
     Column("event", Text, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -206,7 +202,6 @@ notifications = Table(
     Column("dead_at", Double),
     Index("tokenpulse_alert_notifications_dead", "dead_at", "seq"),
 )
-
 
 silences = Table(
     "tokenpulse_alert_silences",
@@ -219,7 +214,6 @@ silences = Table(
     Column("comment", SafeText, nullable=False),
 )
 
-
 thresholds = Table(
     "tokenpulse_alert_thresholds",
     metadata,
@@ -229,8 +223,7 @@ thresholds = Table(
     Column("by", SafeText, nullable=False),
 )
 
-
-# Whose round was kept last: there is one row.
+# One row: the engine that stored the last evaluation.
 engines = Table(
     "tokenpulse_alert_engines",
     metadata,

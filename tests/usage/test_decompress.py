@@ -1,4 +1,4 @@
-"""Content codings: any chunking gives the same bytes, in bounded pieces."""
+"""Decoders of content codings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tokenpulse_mw.usage.bounds import MAX_COMPRESSED_FRAMES
 from tokenpulse_mw.usage.decompress import CorruptError, Decoder, decoders_for
 
-from .bodies import chunkings
+from ..support.chunks import chunkings, chunks_of
+from ..support.memory import held_after
 from .codings import CODINGS, ZSTD, Encode, brotlied, deflated, gzipped, zstded
 
 TEXT = b"".join(b"data: %d\n\n" % number for number in range(400))
@@ -36,7 +37,7 @@ every_coding = pytest.mark.parametrize(("coding", "encode"), CODINGS.values(), i
 
 
 def only(*names: str) -> Any:
-    """Finds no packages but these; "found=asked" is one that goes by another's name."""
+    """Return an import function that finds only these packages; "a=b" imports `a` as `b`."""
     known = {name.rpartition("=")[2]: name.partition("=")[0] for name in names}
 
     def load(name: str) -> Any:
@@ -48,11 +49,11 @@ def only(*names: str) -> Any:
 
 
 def decoder_of(coding: bytes, *packages: str) -> Decoder:
-    """The decoder of one coding, with these packages installed."""
-    makes = decoders_for(coding, only(*packages)) if packages else decoders_for(coding)
-    assert makes is not None
-    (make,) = makes
-    return make()
+    """Return a decoder of one coding, with these packages installed."""
+    factories = decoders_for(coding, only(*packages)) if packages else decoders_for(coding)
+    assert factories is not None
+    (factory,) = factories
+    return factory()
 
 
 @every_coding
@@ -60,12 +61,12 @@ def decoder_of(coding: bytes, *packages: str) -> Decoder:
 def test_any_chunking_gives_the_same_bytes(
     coding: bytes, encode: Encode, data: st.DataObject
 ) -> None:
-    """Whatever was encoded comes out, in pieces, and its end is known."""
+    """The decoded bytes are the encoded ones in any chunking, and the end is detected."""
     text = TEXT[: data.draw(st.integers(0, len(TEXT)))]
     chunks: list[bytes] = data.draw(chunkings(encode(text)))
-    makes = decoders_for(coding)
-    assert makes is not None
-    decoders = [make() for make in makes]
+    factories = decoders_for(coding)
+    assert factories is not None
+    decoders = [factory() for factory in factories]
 
     for decoder in decoders:
         chunks = [piece for chunk in chunks for piece in decoder.feed(chunk)]
@@ -85,13 +86,12 @@ def test_any_chunking_gives_the_same_bytes(
 )
 @pytest.mark.parametrize("size", [1, 50, 100_000])
 def test_each_package_decodes(coding: bytes, encode: Encode, package: str, size: int) -> None:
-    """Br and zstd are read by whichever package is installed."""
+    """Br and zstd are decoded with any of the supported packages."""
     pytest.importorskip(package.partition("=")[0], reason=f"install the package {package}")
     data = encode(TEXT)
     decoder = decoder_of(coding, package)
 
-    chunks = [data[start : start + size] for start in range(0, len(data), size)]
-    pieces = [piece for chunk in chunks for piece in decoder.feed(chunk)]
+    pieces = [piece for chunk in chunks_of(data, size) for piece in decoder.feed(chunk)]
 
     assert b"".join(pieces) == TEXT
     assert decoder.ended is True
@@ -106,8 +106,8 @@ def test_each_package_decodes(coding: bytes, encode: Encode, package: str, size:
         (b"zstd", ZSTD),
     ],
 )
-def test_what_a_few_bytes_say_comes_in_pieces(coding: bytes, package: str) -> None:
-    """A bomb of 30 MB costs no more memory than a few pieces of it."""
+def test_bomb_is_decoded_in_pieces_of_bounded_memory(coding: bytes, package: str) -> None:
+    """A bomb of 30 MB holds the memory of a few pieces only."""
     bomb = BOMBS[coding](bytes(30_000_000))
     if package:
         pytest.importorskip(package, reason=f"install the package {package}")
@@ -135,7 +135,7 @@ def test_what_a_few_bytes_say_comes_in_pieces(coding: bytes, package: str) -> No
     ],
 )
 def test_garbage_is_corrupt(coding: bytes, package: str) -> None:
-    """Bytes in no coding at all are told as such, by every decoder alike."""
+    """Bytes in none of the codings raise CorruptError in every decoder."""
     if package:
         pytest.importorskip(package, reason=f"install the package {package}")
     decoder = decoder_of(coding, *([package] if package else []))
@@ -145,20 +145,20 @@ def test_garbage_is_corrupt(coding: bytes, package: str) -> None:
 
 
 @pytest.mark.parametrize(("coding", "encode"), [(b"gzip", gzipped), (b"deflate", deflated)])
-def test_what_was_said_before_a_corrupt_piece_is_good(coding: bytes, encode: Encode) -> None:
-    """The pieces handed on before are not taken back."""
+def test_bytes_before_the_corruption_are_decoded(coding: bytes, encode: Encode) -> None:
+    """Bytes decoded before a wrong checksum or size are returned."""
     data = encode(TEXT)
     decoder = decoder_of(coding)
 
     pieces = list(decoder.feed(data[:-4]))
     with pytest.raises(CorruptError):
-        list(decoder.feed(b"\xff" * 4))  # where its checksum, or its size, should be
+        list(decoder.feed(b"\xff" * 4))  # instead of the checksum or the size
 
     assert b"".join(pieces) == TEXT
 
 
-def test_bytes_after_a_deflated_answer_are_passed_over() -> None:
-    """Its end is its own; some servers send a little more."""
+def test_bytes_after_the_end_of_deflate_are_ignored() -> None:
+    """Some servers send extra bytes after the end of deflate."""
     decoder = decoder_of(b"deflate")
 
     pieces = [*decoder.feed(deflated(TEXT) + b"garbage"), *decoder.feed(b"more")]
@@ -167,37 +167,31 @@ def test_bytes_after_a_deflated_answer_are_passed_over() -> None:
 
 
 def test_padding_without_end_is_not_held() -> None:
-    """Zeros may stand behind a gzip, or between two."""
+    """Zeros after a gzip member, or between two of them, are discarded."""
     decoder = decoder_of(b"gzip")
-    found = list(decoder.feed(gzipped(b"one") + bytes(9)))
-    tracemalloc.start()
-    try:
-        for _ in range(20):
-            found += decoder.feed(bytes(10_000))
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    pieces = list(decoder.feed(gzipped(b"one") + bytes(9)))
+    held = held_after(20, lambda: pieces.extend(decoder.feed(bytes(10_000))))
     assert decoder.ended is True
-    found += decoder.feed(b"\0" + gzipped(b"two"))
+    pieces += decoder.feed(b"\0" + gzipped(b"two"))
 
     assert held < 20_000
-    assert b"".join(found) == b"onetwo"
+    assert b"".join(pieces) == b"onetwo"
 
 
-def test_garbage_after_a_gzip_is_corrupt() -> None:
-    """What follows a member must be another member, or padding."""
+def test_garbage_after_gzip_is_corrupt() -> None:
+    """Only another member or padding may follow a gzip member."""
     decoder = decoder_of(b"gzip")
-    found: list[bytes] = []
+    pieces: list[bytes] = []
 
     with pytest.raises(CorruptError):
-        found.extend(decoder.feed(gzipped(TEXT) + b"garbage"))
+        pieces.extend(decoder.feed(gzipped(TEXT) + b"garbage"))
 
-    assert b"".join(found) == TEXT
+    assert b"".join(pieces) == TEXT
 
 
 @pytest.mark.parametrize(("coding", "encode"), [(b"gzip", gzip.compress), (b"zstd", zstded)])
-def test_an_answer_of_very_many_frames_is_corrupt(coding: bytes, encode: Encode) -> None:
-    """Empty ones say nothing at all, and still each of them costs time."""
+def test_number_of_frames_is_bounded(coding: bytes, encode: Encode) -> None:
+    """Empty frames decode to nothing, but each of them takes time."""
     frame = encode(b"")
 
     assert list(decoder_of(coding).feed(frame * MAX_COMPRESSED_FRAMES)) == []
@@ -205,20 +199,20 @@ def test_an_answer_of_very_many_frames_is_corrupt(coding: bytes, encode: Encode)
         list(decoder_of(coding).feed(frame * (MAX_COMPRESSED_FRAMES + 2)))
 
 
-def test_a_coding_that_has_not_ended_is_known() -> None:
-    """Also where nothing has come at all."""
+def test_ended_of_incomplete_coding_is_false() -> None:
+    """`ended` is False for an incomplete body, even if it is empty."""
     for coding, encode in CODINGS.values():
-        makes = decoders_for(coding)
-        assert makes is not None
-        decoder = makes[-1]()
+        factories = decoders_for(coding)
+        assert factories is not None
+        decoder = factories[-1]()
         assert decoder.ended is False
         list(decoder.feed(encode(TEXT)[:1]))
         assert decoder.ended is False
 
 
 @pytest.mark.parametrize("encoding", [b"", b"identity", b" , ", b"Identity, identity"])
-def test_an_answer_without_a_coding_needs_no_decoder(encoding: bytes) -> None:
-    """Identity is none."""
+def test_decoders_for_identity_are_empty(encoding: bytes) -> None:
+    """Identity needs no decoder."""
     assert decoders_for(encoding) == []
 
 
@@ -226,13 +220,13 @@ def test_an_answer_without_a_coding_needs_no_decoder(encoding: bytes) -> None:
     "encoding",
     [b"compress", b"aws-chunked", b"gzip, compress", b"gzip;q=1", b"\xff", b"gzip," * 4],
 )
-def test_what_cannot_be_undone_has_no_decoder(encoding: bytes) -> None:
-    """An unknown coding, or more of them than anybody means."""
+def test_decoders_for_unsupported_encoding_are_none(encoding: bytes) -> None:
+    """An unknown coding, or too many codings, cannot be decoded."""
     assert decoders_for(encoding) is None
 
 
-def test_a_coding_whose_package_is_not_installed_cannot_be_undone() -> None:
-    """Gzip and deflate need none."""
+def test_coding_without_an_installed_package_is_unsupported() -> None:
+    """Br and zstd need a package; gzip and deflate do not."""
     absent = only("none")
 
     assert decoders_for(b"br", absent) is None
@@ -241,8 +235,8 @@ def test_a_coding_whose_package_is_not_installed_cannot_be_undone() -> None:
     assert decoders_for(b"gzip, deflate", absent) is not None
 
 
-def test_a_brotli_that_puts_no_bound_to_its_output_is_not_used() -> None:
-    """A bomb would be held whole; versions before 1.2 are such."""
+def test_brotli_without_an_output_limit_is_unsupported() -> None:
+    """Versions of brotli before 1.2 would decode a bomb as a whole."""
 
     class Unbounded:
         class Decompressor:
@@ -254,13 +248,13 @@ def test_a_brotli_that_puts_no_bound_to_its_output_is_not_used() -> None:
 
 @every_coding
 @given(st.lists(st.binary(max_size=40)))
-def test_random_bytes_are_corrupt_at_worst(
+def test_random_bytes_raise_only_corrupt_error(
     coding: bytes, encode: Encode, chunks: list[bytes]
 ) -> None:
-    """No other error than CorruptError comes of them."""
-    makes = decoders_for(coding)
-    assert makes is not None
-    decoder = makes[0]()
+    """Random bytes raise no other error than CorruptError."""
+    factories = decoders_for(coding)
+    assert factories is not None
+    decoder = factories[0]()
 
     try:
         for chunk in chunks:

@@ -1,7 +1,6 @@
-"""P1 to P5: what the limiter promises however many clients come, in floods of all sizes.
+"""The guarantees P1 to P5 of the limiter, in floods of any number of keys.
 
-A client is an address, here any number. The tables are small, so that a flood of 200 times as
-many clients takes no time.
+Keys are integers. The tables are small, so that a flood of 200 times their size is fast.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ every_flood = pytest.mark.parametrize("times", [1, 2, 20, 200])
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """A clock at the beginning of a minute."""
+    """Return a clock at the beginning of a minute."""
     return FakeClock(60_000.0)
 
 
@@ -50,38 +49,38 @@ def clock() -> FakeClock:
         )
     ),
 )
-def test_p1_the_table_never_has_more_than_its_size(
+def test_p1_table_never_exceeds_its_size(
     strategy: str, size: int, traffic: list[tuple[str, int, int, float]]
 ) -> None:
-    """P1: whatever is asked of it, by whomever, in any order."""
+    """P1: This holds for any sequence of operations."""
     clock = FakeClock()
     limiter = Limiter("3/minute", max_keys=size, strategy=strategy, clock=clock)
 
-    for what, client, cost, pause in traffic:
+    for operation, client, cost, pause in traffic:
         clock.advance(pause)
-        if what == "reset":
+        if operation == "reset":
             limiter.reset(client)
-        elif what == "charge":
+        elif operation == "charge":
             limiter.charge(client, cost - 2)
         else:
-            (limiter.hit if what == "hit" else limiter.peek)(client, cost)
+            (limiter.hit if operation == "hit" else limiter.peek)(client, cost)
         assert len(limiter) <= size
 
 
 @every_strategy
 @every_flood
-@pytest.mark.parametrize("greed", [1, 3], ids=["passing-by", "limited-too"])
+@pytest.mark.parametrize("flood_cost", [1, 3], ids=["flood-allowed", "flood-limited"])
 @pytest.mark.parametrize("retries", [True, False], ids=["active", "silent"])
-def test_p2_a_limited_client_stays_limited(
-    strategy: str, times: int, greed: int, retries: bool, clock: FakeClock
+def test_p2_limited_key_stays_limited_in_a_flood(
+    strategy: str, times: int, flood_cost: int, retries: bool, clock: FakeClock
 ) -> None:
-    """P2: until it may ask again, whoever else arrives; whether it goes on asking or is silent."""
+    """P2: A key is limited until its wait ends, whether it retries or not."""
     limiter = Limiter("3/minute", max_keys=SIZE, strategy=strategy, clock=clock)
     limiter.hit("attacker", 3)
     wait = limiter.hit("attacker").retry_after
 
     for client in range(times * SIZE):
-        limiter.hit(client, greed)
+        limiter.hit(client, flood_cost)
         clock.advance(0.999 * wait / (times * SIZE))
         if retries:
             assert not limiter.hit("attacker").allowed
@@ -90,10 +89,8 @@ def test_p2_a_limited_client_stays_limited(
 
 
 @every_strategy
-def test_p2_a_limited_client_is_allowed_again_when_it_was_said_to_be(
-    strategy: str, clock: FakeClock
-) -> None:
-    """P2: in the flood of a whole table it has left the table, and is remembered exactly."""
+def test_p2_evicted_key_is_allowed_after_its_wait(strategy: str, clock: FakeClock) -> None:
+    """P2: After a flood of the table's size, the sketch restores the evicted key exactly."""
     limiter = Limiter("3/minute", max_keys=SIZE, strategy=strategy, clock=clock)
     limiter.hit("attacker", 3)
     wait = limiter.hit("attacker").retry_after
@@ -112,11 +109,11 @@ def test_p2_a_limited_client_is_allowed_again_when_it_was_said_to_be(
     [
         ("fixed-window", 59.9),
         ("sliding-window-counter", 59.9),
-        ("gcra", 19.9),  # before the first of three has drained
+        ("gcra", 19.9),  # before the first of three requests has drained
     ],
 )
 @every_flood
-def test_p3_rotating_addresses_wins_nothing(
+def test_p3_rotating_addresses_do_not_exceed_their_limits(
     strategy: str, seconds: float, times: int, clock: FakeClock
 ) -> None:
     """P3: k addresses that take turns get at most k times the limit in a window."""
@@ -138,13 +135,13 @@ def test_p3_rotating_addresses_wins_nothing(
     size=st.integers(1, 4),
     traffic=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3), st.floats(0, 9))),
 )
-def test_p3_a_small_table_allows_no_client_more_than_a_large_one(
+def test_p3_small_table_allows_no_more_than_a_large_table(
     strategy: str, size: int, traffic: list[tuple[int, int, float]]
 ) -> None:
-    """P3: whatever it allows, one that never forgets anybody would have allowed.
+    """P3: A request that a small table allows is allowed by a table without evictions.
 
-    A fixed window is not in this: where several clients have left their traces in all cells of a
-    newcomer, that may be taken into a window of theirs, which is over before its own would be.
+    Fixed windows are excluded: if several keys have written all cells of a new key, it may get
+    their window, which ends before its own would.
     """
     clock = FakeClock()
     small = Limiter("3/minute", max_keys=size, strategy=strategy, clock=clock)
@@ -158,10 +155,10 @@ def test_p3_a_small_table_allows_no_client_more_than_a_large_one(
 
 @every_strategy
 @pytest.mark.parametrize("size", [100, 10_000])
-def test_p4_no_request_does_more_work_in_a_larger_table(
+def test_p4_work_of_a_request_does_not_grow_with_the_table(
     strategy: str, size: int, clock: FakeClock
 ) -> None:
-    """P4: neither while it fills, nor when it is full, nor when all in it expires at once."""
+    """P4: This holds in a growing table, in a full table, and when all entries expire at once."""
     limiter = Limiter("3/minute", max_keys=size, strategy=strategy, clock=clock)
 
     for clients in (range(2 * size), range(2 * size, 3 * size)):
@@ -174,8 +171,8 @@ def test_p4_no_request_does_more_work_in_a_larger_table(
         assert 0 < max(counts) <= 60
 
 
-def test_p4_what_has_expired_leaves_two_at_a_time(clock: FakeClock) -> None:
-    """P4: no request clears the whole table; a few requests later it is empty all the same."""
+def test_p4_request_removes_two_expired_entries(clock: FakeClock) -> None:
+    """P4: No request clears the whole table, but it becomes empty after some requests."""
     limiter = Limiter("1/minute", max_keys=100, clock=clock)
     for client in range(100):
         limiter.hit(client)
@@ -196,93 +193,92 @@ def test_p4_what_has_expired_leaves_two_at_a_time(clock: FakeClock) -> None:
     ("strategy", "clients"),
     [("fixed-window", 1_000_000), ("sliding-window-counter", 50_000), ("gcra", 50_000)],
 )
-def test_p4_memory_does_not_grow_with_the_clients(strategy: str, clients: int) -> None:
-    """P4: with a million clients in a minute, or 50,000, the table takes no more than when full."""
-    # In a process of its own, where coverage does not slow down a million requests.
+def test_p4_memory_does_not_grow_with_the_keys(strategy: str, clients: int) -> None:
+    """P4: With many more keys per minute than entries, memory is that of a full table."""
+    # In a separate process, because coverage slows down a million requests.
     command = [sys.executable, "-m", "tests.support.limiter_memory", strategy, str(clients)]
 
-    evictions, held = json.loads(subprocess.check_output(command, cwd=ROOT))
+    evictions, memory = json.loads(subprocess.check_output(command, cwd=ROOT))
 
     assert evictions == clients - 1000
-    assert 0 < max(held) < min(held) + 10_000  # bytes
+    assert 0 < max(memory) < min(memory) + 10_000  # bytes
 
 
 @every_strategy
 @pytest.mark.parametrize("size", [1, 64, 65, 1000])
-def test_p4_the_sketch_has_a_fixed_size(
+def test_p4_sketch_has_a_fixed_size(
     strategy: str, size: int, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P4: it is made once, when the table is first full, of at most 3 KiB for each client.
+    """P4: The sketch is created when the table is first full, with at most 3 KiB per entry.
 
-    And of 24 cells in each of 4 rows at least, which is what the next promise rests on.
+    It has at least 24 cells per entry in each of 4 rows, which P5 requires.
     """
-    taken: list[int] = []
+    allocated: list[int] = []
 
     def counted(fd: int, length: int, access: int) -> mmap:
-        taken.append(length)
+        allocated.append(length)
         return mmap(fd, length, access=access)
 
     monkeypatch.setattr("tokenpulse_mw.ratelimit.limiters.sketch.mmap", counted)
     limiter = Limiter("3/minute", max_keys=size, strategy=strategy, clock=clock)
     for client in range(size):
         limiter.hit(client)
-    assert taken == []
+    assert allocated == []
 
     limiter.hit(size)
-    once = sum(taken)
+    once = sum(allocated)
     for client in range(20 * size):
         limiter.hit(client)
 
-    assert 24 * 4 * 16 * size <= sum(taken) == once <= 3072 * size
+    assert 24 * 4 * 16 * size <= sum(allocated) == once <= 3072 * size
 
 
 @every_strategy
-def test_p5_every_newcomer_is_served_in_a_flood(
+def test_p5_new_keys_get_half_of_their_limit_in_a_flood(
     strategy: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P5: ten clients for each place use up their limits; 200 more get at least half of theirs.
+    """P5: After ten limited keys per entry, each of 200 new keys gets at least half its limit.
 
-    The salt is not random here. If it were, one of the 200 would go short in one of a thousand
-    runs, see the next test.
+    The salt is fixed: with a random one, one of 200 keys would get less in one of a thousand
+    runs, as the next test shows.
     """
-    chance = random.Random(2026)
-    salted = SimpleNamespace(randbits=chance.getrandbits)
+    rng = random.Random(2026)
+    salted = SimpleNamespace(randbits=rng.getrandbits)
     monkeypatch.setattr("tokenpulse_mw.ratelimit.limiters.sketch.secrets", salted)
     limiter = Limiter("4/minute", max_keys=500, strategy=strategy, clock=clock)
-    flood(limiter, 5000, chance)
+    flood(limiter, 5000, rng)
 
-    newcomers = [chance.getrandbits(60) for _ in range(200)]
-    served = Counter(
-        client for _ in range(2) for client in newcomers if limiter.hit(client).allowed
+    new_keys = [rng.getrandbits(60) for _ in range(200)]
+    allowed = Counter(
+        client for _ in range(2) for client in new_keys if limiter.hit(client).allowed
     )
 
-    assert [served[client] for client in newcomers] == [2] * 200
+    assert [allowed[client] for client in new_keys] == [2] * 200
 
 
 @every_strategy
-def test_p5_hardly_any_newcomer_goes_short_in_a_flood(strategy: str, clock: FakeClock) -> None:
-    """P5: whatever the salt, and where the sketch has least room for each client.
+def test_p5_few_new_keys_get_less_in_a_flood_with_any_salt(strategy: str, clock: FakeClock) -> None:
+    """P5: This holds for a random salt and the smallest sketch per entry.
 
-    One of 100,000 is mistaken for others here, as (1 - e^-x (1 + x))^4 for x = 9/24 tells: that
-    is how often all four cells of a newcomer have been written by several. With 5,000 places it
-    is one of 200,000.
+    Several keys have written all four cells of a new key with the probability
+    (1 - e^-x (1 + x))^4 for x = 9/24: one in 100,000. With 5,000 entries it is one in 200,000.
     """
     limiter = Limiter("4/minute", max_keys=85, strategy=strategy, clock=clock)
-    chance = random.Random()
-    flood(limiter, 850, chance)
+    rng = random.Random()
+    flood(limiter, 850, rng)
 
-    newcomers = [chance.getrandbits(60) for _ in range(2000)]
-    short = sum(not limiter.peek(client, 2).allowed for client in newcomers)
+    new_keys = [rng.getrandbits(60) for _ in range(2000)]
+    short = sum(not limiter.peek(client, 2).allowed for client in new_keys)
 
     assert short <= 2
 
 
-def flood(limiter: Limiter, clients: int, chance: random.Random) -> None:
-    """Let so many clients use up their limit and ask for more, within a third of a window."""
+def flood(limiter: Limiter, clients: int, rng: random.Random) -> None:
+    """Let `clients` use up their limit and exceed it, within a third of a window."""
     clock = limiter.clock
     assert isinstance(clock, FakeClock)
     for _ in range(clients):
-        client = chance.getrandbits(60)
+        client = rng.getrandbits(60)
         limiter.hit(client, limiter.limit)
         limiter.hit(client)
         clock.advance(limiter.window / 3 / clients)

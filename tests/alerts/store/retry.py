@@ -1,4 +1,4 @@
-"""Calls of a store that has little time for each, on a machine that may be slow."""
+"""Retries of a store with a short timeout on a slow machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tokenpulse_mw.alerts.store import StoreError
 
 from ...support.waiting import PATIENCE
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
-async def patiently(call: Callable[[], Awaitable[_Answer]]) -> _Answer:
-    """What `call` gives in the end, however often it takes longer than it may before."""
+async def retry(call: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Return the result of `call`, repeated while it raises StoreError."""
     async with asyncio.timeout(PATIENCE):
         while True:
             with suppress(StoreError):

@@ -1,4 +1,4 @@
-"""A database in trouble: every error is told, with what to do, and nothing is made up."""
+"""Failures of SQLite."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tokenpulse_mw.alerts.store import (
 )
 
 from ...support.waiting import PATIENCE
-from .patiently import patiently
+from .retry import retry
 from .samples import alert, alerts, notifications, transition
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """What SQLAlchemy runs on."""
+    """Return the event loop of SQLAlchemy."""
     return "asyncio"
 
 
@@ -39,7 +39,7 @@ def anyio_backend() -> str:
 async def opened(
     path: Path, options: str = "", *, timeout: float = PATIENCE
 ) -> AsyncIterator[SQLAlertStore]:
-    """The store in a file, closed afterwards."""
+    """Open the store in a file and close it."""
     store = SQLAlertStore(f"sqlite+aiosqlite:///{path}{options}", timeout=timeout)
     try:
         yield store
@@ -47,15 +47,15 @@ async def opened(
         await store.aclose()
 
 
-async def filled(path: Path, many: int = 1) -> None:
-    """Make a file with some alerts in it."""
+async def fill(path: Path, number: int = 1) -> None:
+    """Create a file with some alerts and thresholds."""
     async with opened(path) as store:
-        await store.commit(alerts(*(alert(f"a{number}") for number in range(many))))
+        await store.commit(alerts(*(alert(f"a{index}") for index in range(number))))
         await store.set_thresholds({"error_rate": 0.5}, expected=None, by="ada", at=1)
 
 
-def said(path: Path, *statements: str) -> None:
-    """Do something to the file behind the store's back."""
+def execute(path: Path, *statements: str) -> None:
+    """Execute statements on the file without the store."""
     with closing(sqlite3.connect(path)) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -63,12 +63,12 @@ def said(path: Path, *statements: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_folder_that_is_missing_is_told_and_can_be_made(tmp_path: Path) -> None:
-    """The message names the file and what it needs; the same store works when it is there."""
+async def test_missing_folder_fails_until_it_is_created(tmp_path: Path) -> None:
+    """The error names the file and the fix; after the fix the same store works."""
     folder = tmp_path / "late"
     async with opened(folder / "alerts.db") as store:
         for call in (store.load(), store.commit(alerts(alert()))):
-            with pytest.raises(StoreError, match=r"late/alerts.db: .*its folder must exist"):
+            with pytest.raises(StoreError, match=r"late/alerts.db: .*create its folder"):
                 await call
         folder.mkdir()
         await store.commit(alerts(alert()))
@@ -77,10 +77,10 @@ async def test_a_folder_that_is_missing_is_told_and_can_be_made(tmp_path: Path) 
 
 
 @pytest.mark.anyio
-async def test_a_file_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
-    """It is neither overwritten nor taken for an empty store."""
+async def test_file_that_is_not_a_database_is_not_overwritten(tmp_path: Path) -> None:
+    """A file that is not a database is neither changed nor read as an empty store."""
     path = tmp_path / "alerts.db"
-    path.write_text("somebody's notes, and quite long ones: " * 100)
+    path.write_text("notes that are not a database: " * 100)
     before = path.read_bytes()
 
     async with opened(path) as store:
@@ -92,10 +92,10 @@ async def test_a_file_that_is_something_else_is_left_alone(tmp_path: Path) -> No
 
 
 @pytest.mark.anyio
-async def test_a_damaged_file_is_told(tmp_path: Path) -> None:
-    """What cannot be read is an error, and not an empty answer or a default."""
+async def test_damaged_file_is_an_error(tmp_path: Path) -> None:
+    """A file that cannot be read raises an error instead of returning an empty state."""
     path = tmp_path / "alerts.db"
-    await filled(path, many=500)
+    await fill(path, 500)
     content = bytearray(path.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(content)
@@ -107,11 +107,11 @@ async def test_a_damaged_file_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("text", ["{", "[]", "7", '{"by": 1}'])
-async def test_a_damaged_row_is_told(tmp_path: Path, text: str) -> None:
-    """A row that does not hold what it should is an error, and no alert is left out."""
+async def test_damaged_row_is_an_error(tmp_path: Path, text: str) -> None:
+    """A row with an invalid value raises an error instead of being skipped."""
     path = tmp_path / "alerts.db"
-    await filled(path)
-    said(path, f"UPDATE tokenpulse_alerts SET ack = '{text}'")
+    await fill(path)
+    execute(path, f"UPDATE tokenpulse_alerts SET ack = '{text}'")
 
     async with opened(path) as store:
         with pytest.raises(StoreError, match=r"alerts.db"):
@@ -119,11 +119,11 @@ async def test_a_damaged_row_is_told(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_thresholds_that_cannot_be_read_are_no_defaults(tmp_path: Path) -> None:
-    """A sick database changes nobody's thresholds."""
+async def test_unreadable_thresholds_are_an_error(tmp_path: Path) -> None:
+    """Thresholds that cannot be read raise an error instead of becoming the defaults."""
     path = tmp_path / "alerts.db"
-    await filled(path)
-    said(path, "DROP TABLE tokenpulse_alert_thresholds")
+    await fill(path)
+    execute(path, "DROP TABLE tokenpulse_alert_thresholds")
 
     async with opened(path) as store:
         for call in (store.load(), store.history(1)):
@@ -132,65 +132,65 @@ async def test_thresholds_that_cannot_be_read_are_no_defaults(tmp_path: Path) ->
 
 
 @pytest.mark.anyio
-async def test_a_file_that_is_read_only_is_told(tmp_path: Path) -> None:
-    """The message says what this process must be able to do."""
+async def test_read_only_file_is_an_error_of_writes(tmp_path: Path) -> None:
+    """The error names the permission that the process needs."""
     path = tmp_path / "alerts.db"
-    await filled(path)
+    await fill(path)
 
     async with opened(Path(f"file:{path}"), "?mode=ro&uri=true") as store:
-        with pytest.raises(StoreError, match=r"readonly database .*must be able to write"):
+        with pytest.raises(StoreError, match=r"readonly database .*allow this process to write"):
             await store.commit(alerts(alert()))
 
 
 @pytest.mark.anyio
-async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
-    """An older tokenpulse-mw does not write into what it does not understand."""
+async def test_tables_of_another_version_are_an_error(tmp_path: Path) -> None:
+    """Tables of a newer release are neither read nor changed."""
     path = tmp_path / "alerts.db"
-    await filled(path)
-    said(path, "UPDATE tokenpulse_alert_schema SET version = 2")
+    await fill(path)
+    execute(path, "UPDATE tokenpulse_alert_schema SET version = 2")
 
     async with opened(path) as store:
         for call in (store.load(), store.commit(alerts(alert("new")))):
-            with pytest.raises(StoreError, match=r"version 2, .* knows version 1: install"):
+            with pytest.raises(StoreError, match=r"must have version 1, got 2: install"):
                 await call
 
-    said(path, "UPDATE tokenpulse_alert_schema SET version = 1")
+    execute(path, "UPDATE tokenpulse_alert_schema SET version = 1")
     async with opened(path) as store:
-        assert [each.id for each in (await store.load()).alerts] == ["a0"]
+        assert [alert.id for alert in (await store.load()).alerts] == ["a0"]
 
 
 @pytest.mark.anyio
-async def test_another_writer_is_waited_for_and_then_told(tmp_path: Path) -> None:
-    """While somebody holds the file, reading goes on; writing does so when they let go."""
+async def test_write_fails_while_another_process_holds_the_lock(tmp_path: Path) -> None:
+    """Reads continue while another process holds the lock; writes continue after it."""
     path = tmp_path / "alerts.db"
-    await filled(path)
+    await fill(path)
 
-    async def refusal() -> str:
-        with pytest.raises(StoreError) as refused:
+    async def error_of_write() -> str:
+        with pytest.raises(StoreError) as caught:
             await store.delivered("n1")
-        return str(refused.value)
+        return str(caught.value)
 
     async with opened(path, timeout=1) as store:
-        await patiently(store.load)
+        await retry(store.load)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             async with asyncio.timeout(PATIENCE):
-                # On a slow machine its time may be over before that is known.
-                while "gave no answer" in (told := await refusal()):
+                # On a slow machine our timeout may come before the one of SQLite.
+                while "did not respond" in (message := await error_of_write()):
                     pass
-            assert re.search(r"database is locked .*another process holds it", told)
-            assert await patiently(lambda: store.alert("a0")) == alert("a0")
+            assert re.search(r"database is locked .*another process holds the lock", message)
+            assert await retry(lambda: store.alert("a0")) == alert("a0")
             other.execute("COMMIT")
-        await patiently(lambda: store.commit(alerts(alert("a2"))))
+        await retry(lambda: store.commit(alerts(alert("a2"))))
 
         assert await store.alert("a2") == alert("a2")
 
 
 @pytest.mark.anyio
-async def test_a_call_takes_no_longer_than_it_may(tmp_path: Path) -> None:
-    """Those who wait behind one that is stuck do not wait for ever, and it all goes on after."""
+async def test_calls_behind_a_blocked_one_fail_at_their_timeout(tmp_path: Path) -> None:
+    """All waiting calls raise StoreError at the timeout, and later calls succeed."""
     path = tmp_path / "alerts.db"
-    await filled(path)
+    await fill(path)
 
     async with opened(path, timeout=0.3) as store:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -198,26 +198,26 @@ async def test_a_call_takes_no_longer_than_it_may(tmp_path: Path) -> None:
             calls = [store.commit(alerts(alert(f"b{number}"))) for number in range(4)]
             results = await asyncio.gather(*calls, return_exceptions=True)
             other.execute("COMMIT")
-        assert all(isinstance(each, StoreError) for each in results)
-        assert "gave no answer for 0.3 seconds" in str(results[-1])
-        await patiently(lambda: store.commit(alerts(alert("c"))))
+        assert all(isinstance(result, StoreError) for result in results)
+        assert "did not respond within 0.3 seconds" in str(results[-1])
+        await retry(lambda: store.commit(alerts(alert("c"))))
 
-        assert await patiently(lambda: store.alert("c")) == alert("c")
+        assert await retry(lambda: store.alert("c")) == alert("c")
 
 
 @pytest.mark.anyio
-async def test_a_new_file_that_somebody_holds_is_waited_for(tmp_path: Path) -> None:
-    """Whoever is just making the file is not disturbed, and is waited for as long as may be."""
+async def test_new_file_that_is_locked_is_retried_until_the_timeout(tmp_path: Path) -> None:
+    """The store waits for a process that creates the file at the same time."""
     path = tmp_path / "alerts.db"
 
     async with opened(path, timeout=0.4) as store:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(StoreError, match=r"gave no answer for 0.4 seconds"):
+            with pytest.raises(StoreError, match=r"did not respond within 0.4 seconds"):
                 await store.load()
             other.execute("COMMIT")
 
-        assert await patiently(store.load) == EngineState()
+        assert await retry(store.load) == EngineState()
 
 
 _FILLS_THE_DISK = """
@@ -228,18 +228,18 @@ from tokenpulse_mw.alerts.store import SQLAlertStore, StoreError
 async def main():
     store = SQLAlertStore(sys.argv[1])
     await store.commit(alerts(alert("before")))
-    was = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, was[1]))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
     for number in range(1000):
         try:
             await store.commit(alerts(alert(f"a{number}", finding={"x": "x" * 10_000})))
         except StoreError as error:
             print(error)
             break
-    resource.setrlimit(resource.RLIMIT_FSIZE, was)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     await store.commit(alerts(alert("after")))
-    kept = {each.id for each in (await store.load()).alerts}
-    assert kept == {"before", "after", *(f"a{each}" for each in range(number))}, kept
+    stored = {alert.id for alert in (await store.load()).alerts}
+    assert stored == {"before", "after", *(f"a{index}" for index in range(number))}, stored
     await store.aclose()
 
 asyncio.run(main())
@@ -247,22 +247,22 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    """What did not fit is an error, all before it is kept, and it goes on when there is room."""
+def test_full_disk_fails_only_the_commits_that_do_not_fit(tmp_path: Path) -> None:
+    """Earlier commits stay stored, and later ones succeed when there is space again."""
     url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
     command = [sys.executable, "-c", _FILLS_THE_DISK, url]
     root = Path(__file__).parents[3]
 
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
-    assert done.returncode == 0, done.stderr
-    assert "alerts.db: OperationalError: " in done.stdout
-    assert "disk" in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert "alerts.db: OperationalError: " in result.stdout
+    assert "disk" in result.stdout
 
 
 @pytest.mark.anyio
-async def test_a_caller_that_is_cancelled_leaves_nothing_by_half(tmp_path: Path) -> None:
-    """What has begun happens wholly, and closing the store waits for it."""
+async def test_commit_of_a_cancelled_caller_is_completed(tmp_path: Path) -> None:
+    """A commit that has begun is completed, and closing the store waits for it."""
     path = tmp_path / "alerts.db"
     async with opened(path) as store:
         await store.load()
@@ -277,30 +277,30 @@ async def test_a_caller_that_is_cancelled_leaves_nothing_by_half(tmp_path: Path)
 
 
 @pytest.mark.anyio
-async def test_a_secret_of_the_url_is_never_told(tmp_path: Path) -> None:
-    """Neither the store's name nor an error holds it, also where the database says it."""
+async def test_error_does_not_contain_secrets_of_the_url(tmp_path: Path) -> None:
+    """A secret in an error of the database is redacted."""
     path = tmp_path / "alerts.db"
-    await filled(path)
-    said(
+    await fill(path)
+    execute(
         path,
-        "CREATE TRIGGER told BEFORE INSERT ON tokenpulse_alert_notifications "
+        "CREATE TRIGGER reveal BEFORE INSERT ON tokenpulse_alert_notifications "
         "BEGIN SELECT RAISE(ABORT, 'no: hunter2+x'); END",
     )
 
     async with opened(Path(f"file:{path}"), "?uri=true&password=hunter2%2Bx") as store:
-        with pytest.raises(StoreError, match=r"no: \*\*\*") as error:
+        with pytest.raises(StoreError, match=r"no: \*\*\*") as caught:
             await store.commit(notifications("n1"))
 
-        assert error.value.__cause__ is None
-        assert "hunter2" not in f"{store!r} {error.value}"
+        assert caught.value.__cause__ is None
+        assert "hunter2" not in f"{store!r} {caught.value}"
 
 
 @pytest.mark.anyio
-async def test_what_can_never_be_kept_is_told_from_a_database_in_trouble(tmp_path: Path) -> None:
-    """Whoever gave it may leave it out, and give the rest again; a database is only asked later."""
+async def test_bad_record_is_distinguished_from_a_database_failure(tmp_path: Path) -> None:
+    """A record that can never be stored raises BadRecord; a missing table does not."""
     path = tmp_path / "alerts.db"
-    await filled(path)
-    said(
+    await fill(path)
+    execute(
         path,
         "CREATE TRIGGER short BEFORE INSERT ON tokenpulse_alert_notifications "
         "WHEN length(NEW.id) > 9 BEGIN SELECT RAISE(ABORT, 'too long'); END",
@@ -311,60 +311,55 @@ async def test_what_can_never_be_kept_is_told_from_a_database_in_trouble(tmp_pat
             with pytest.raises(BadRecord, match=r"alerts.db: "):
                 await store.commit(changes)
         await store.commit(notifications("n1"))
-        said(path, "DROP TABLE tokenpulse_alert_notifications")
-        with pytest.raises(StoreError) as error:
+        execute(path, "DROP TABLE tokenpulse_alert_notifications")
+        with pytest.raises(StoreError) as caught:
             await store.commit(notifications("n2"))
 
-        assert not isinstance(error.value, BadRecord)
+        assert not isinstance(caught.value, BadRecord)
 
 
 @pytest.mark.slow
 @pytest.mark.anyio
-async def test_a_call_that_nobody_waits_for_ends_as_well(tmp_path: Path) -> None:
-    """An engine that gives it up sooner leaves nothing behind, and no log of asyncio either."""
+async def test_abandoned_calls_end_without_a_log_line(tmp_path: Path) -> None:
+    """Calls whose caller has timed out end at the store's timeout; asyncio logs nothing."""
     path = tmp_path / "alerts.db"
-    await filled(path)
+    await fill(path)
     logged: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
 
     async with opened(path, timeout=0.3) as store:
-        await patiently(store.load)
+        await retry(store.load)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             for _ in range(3):
-                # Where the machine stands still, the call may have ended by itself.
+                # On a slow machine the call may end by itself.
                 with pytest.raises((asyncio.TimeoutError, StoreError)):
                     await asyncio.wait_for(store.commit(alerts(alert("b"))), 0.05)
             await asyncio.gather(store.delivered("n"), return_exceptions=True)
             other.execute("COMMIT")
-        await patiently(lambda: store.commit(alerts(alert("c"))))
+        await retry(lambda: store.commit(alerts(alert("c"))))
     gc.collect()
 
     assert logged == []
 
 
 @pytest.mark.anyio
-async def test_an_error_tells_no_contents(tmp_path: Path) -> None:
-    """The text of an error holds no alert, and its cause can be looked into."""
+async def test_error_does_not_contain_records(tmp_path: Path) -> None:
+    """Neither the error nor its cause contains values of a record."""
     path = tmp_path / "alerts.db"
-    await filled(path)
-    said(path, "DROP TABLE tokenpulse_alert_transitions")
+    await fill(path)
+    execute(path, "DROP TABLE tokenpulse_alert_transitions")
 
     async with opened(path) as store:
-        with pytest.raises(StoreError) as error:
-            await store.commit(changes_of("a private subject"))
+        with pytest.raises(StoreError) as caught:
+            await store.commit(Changes((alert(),), (transition(fingerprint="a private subject"),)))
 
-        assert "a private subject" not in f"{error.value} {error.value.__cause__}"
-
-
-def changes_of(subject: str) -> Changes:
-    """A round on one subject."""
-    return Changes((alert("a1"),), (transition("a1", fingerprint=subject),))
+        assert "a private subject" not in f"{caught.value} {caught.value.__cause__}"
 
 
 @pytest.mark.anyio
-async def test_two_processes_may_use_one_file(tmp_path: Path) -> None:
-    """All of what both commit at once is there, and of one version both make only one is made."""
+async def test_two_stores_may_share_a_file(tmp_path: Path) -> None:
+    """All concurrent commits are stored, and only one store sets the first thresholds."""
     path = tmp_path / "alerts.db"
     async with opened(path) as one, opened(path) as two:
         stores = (one, two)
@@ -375,30 +370,30 @@ async def test_two_processes_may_use_one_file(tmp_path: Path) -> None:
                 for store in stores
             )
         )
-        made = await asyncio.gather(
+        results = await asyncio.gather(
             *(store.set_thresholds({}, expected=None, by="", at=1) for store in stores),
             return_exceptions=True,
         )
 
         assert len((await one.load()).alerts) == 20
         assert len(await two.transitions("a7")) == 1
-        assert sorted(type(each) is Conflict for each in made) == [False, True]
+        assert sorted(type(result) is Conflict for result in results) == [False, True]
         assert len(await one.history(10)) == 1
 
 
 @pytest.mark.anyio
-async def test_a_store_begins_once_whoever_asks_first(tmp_path: Path) -> None:
-    """Many that ask a new store at once all get their answer."""
+async def test_concurrent_first_calls_succeed(tmp_path: Path) -> None:
+    """Concurrent first calls of a new store create the tables once and all succeed."""
     async with opened(tmp_path / "alerts.db") as store:
         calls: list[Callable[[], Awaitable[object]]] = [store.load, store.alerts] * 3
-        answers = await asyncio.gather(*(call() for call in calls))
+        results = await asyncio.gather(*(call() for call in calls))
 
-        assert answers == [EngineState(), Page((), None)] * 3
+        assert results == [EngineState(), Page((), None)] * 3
 
 
 @pytest.mark.anyio
-async def test_a_closed_store_opens_again(tmp_path: Path) -> None:
-    """A gateway that is started twice in one process needs no new store; to close twice is fine."""
+async def test_closed_store_opens_again(tmp_path: Path) -> None:
+    """A closed store can be used and closed again."""
     async with opened(tmp_path / "alerts.db") as store:
         await store.commit(alerts(alert()))
         await store.aclose()

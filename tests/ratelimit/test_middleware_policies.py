@@ -1,4 +1,4 @@
-"""Several policies on one application."""
+"""RateLimitMiddleware with several policies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..support.clock import FakeClock
 
 
 class Gateway:
-    """A gateway with a limit for addresses, one for API keys, and one for what is expensive."""
+    """Application with limits by address, by API key, and of expensive requests."""
 
     def __init__(self, clock: FakeClock, **options: Any) -> None:
         self.by_address = Limiter("6/minute", clock=clock)
@@ -47,92 +47,92 @@ class Gateway:
 
     @property
     def left(self) -> list[int]:
-        """What the client at 192.0.2.1 with the key "k" may still do."""
+        """Return the remaining requests of the client at 192.0.2.1 with the key "k"."""
         return [
             self.by_address.peek("192.0.2.1").remaining,
             self.by_key.peek("k").remaining,
             self.for_chat.peek("k").remaining,
         ]
 
-    async def ask(self, method: str = "POST", path: str = "/v1/chat/completions") -> Answer:
-        """Send a request of that client."""
+    async def send(self, method: str = "POST", path: str = "/v1/chat/completions") -> Answer:
+        """Send a request of the client at 192.0.2.1 with the key "k"."""
         scope = http_scope(path, method=method, headers=[(b"x-api-key", b"k")])
         return await drive(self.app, scope)
 
 
 def api_key(scope: Scope) -> str | None:
-    """The API key of a request."""
+    """Return the API key of a request."""
     return dict(scope["headers"]).get(b"x-api-key", b"").decode() or None
 
 
 @pytest.mark.anyio
-async def test_each_policy_counts_the_requests_that_it_is_for(clock: FakeClock) -> None:
-    """By address, by key, and by path and method; the answer names those that were asked."""
+async def test_policy_counts_only_requests_it_applies_to(clock: FakeClock) -> None:
+    """The headers list the policies that apply to the request."""
     gateway = Gateway(clock)
 
-    chat = await gateway.ask()
+    chat = await gateway.send()
     assert gateway.left == [5, 3, 1]
     assert chat.headers["ratelimit-policy"] == (
         '"address";q=6;w=60,"key";q=4;w=3600,"chat";q=2;w=86400'
     )
     assert chat.headers["ratelimit"] == '"address";r=5;t=60,"key";r=3;t=3600,"chat";r=1;t=86400'
-    other = await gateway.ask("GET", "/v1/models")
+    other = await gateway.send("GET", "/v1/models")
     assert gateway.left == [4, 2, 1]
     assert other.headers["ratelimit"] == '"address";r=4;t=60,"key";r=2;t=3600'
-    nobody = await drive(gateway.app)
+    anonymous = await drive(gateway.app)
     assert gateway.left == [3, 2, 1]
-    assert nobody.headers["ratelimit"] == '"address";r=3;t=60'
+    assert anonymous.headers["ratelimit"] == '"address";r=3;t=60'
 
 
 @pytest.mark.anyio
-async def test_a_refusal_by_one_consumes_nothing_of_the_others(clock: FakeClock) -> None:
-    """However often it is asked; what else the client may do, it may still do."""
+async def test_rejection_by_one_policy_consumes_nothing_of_the_others(clock: FakeClock) -> None:
+    """Requests that the rejecting policy does not apply to are still allowed."""
     gateway = Gateway(clock, respond=problem_details)
     for _ in range(2):
-        await gateway.ask()
+        await gateway.send()
     before = gateway.left
 
-    refusals = [await gateway.ask() for _ in range(5)]
+    rejections = [await gateway.send() for _ in range(5)]
 
-    assert [answer.status for answer in refusals] == [429] * 5
+    assert [response.status for response in rejections] == [429] * 5
     assert gateway.left == before == [4, 2, 0]
-    assert refusals[0].headers["retry-after"] == "86400"
-    assert refusals[0].headers["ratelimit"] == (
+    assert rejections[0].headers["retry-after"] == "86400"
+    assert rejections[0].headers["ratelimit"] == (
         '"address";r=4;t=60,"key";r=2;t=3600,"chat";r=0;t=86400'
     )
-    assert (await gateway.ask("GET", "/v1/models")).status == 200
+    assert (await gateway.send("GET", "/v1/models")).status == 200
 
 
 @pytest.mark.anyio
-async def test_the_refusal_with_the_longest_wait_is_told(clock: FakeClock) -> None:
-    """Who waits for it is let in by all of them; problem details name all that refused."""
+async def test_response_states_the_longest_wait_of_all_rejections(clock: FakeClock) -> None:
+    """After this wait all policies allow the request; problem details list all violated ones."""
     gateway = Gateway(clock, respond=problem_details)
     for method in ("POST", "POST", "GET", "GET"):
-        await gateway.ask(method)
+        await gateway.send(method)
 
-    both = await gateway.ask()
-    one = await gateway.ask("GET")
+    both = await gateway.send()
+    one = await gateway.send("GET")
 
     assert json.loads(both.body)["violated-policies"] == ["chat", "key"]
     assert json.loads(one.body)["violated-policies"] == ["key"]
     assert [both.headers["retry-after"], one.headers["retry-after"]] == ["86400", "3600"]
     clock.advance(int(both.headers["retry-after"]))
-    assert (await gateway.ask()).status == 200
+    assert (await gateway.send()).status == 200
 
 
 @pytest.mark.anyio
-async def test_a_policy_can_be_tried_out_beside_others(metrics: HttpMetrics) -> None:
-    """In shadow it keeps nobody out, and the metrics tell what it would have done."""
+async def test_policy_in_shadow_mode_is_only_counted(metrics: HttpMetrics) -> None:
+    """The metrics count its decisions as shadow; neither status nor headers show it."""
     policies = [Policy("3/day", name="old"), Policy("1/day", name="new", enforce=False)]
     app = RateLimitMiddleware(answering(), policies=policies, respond=problem_details)
     app_and_metrics = ExchangeMiddleware(app, observers=[metrics])
 
-    answers = [await drive(app_and_metrics) for _ in range(4)]
+    responses = [await drive(app_and_metrics) for _ in range(4)]
 
-    assert [answer.status for answer in answers] == [200, 200, 200, 429]
-    assert json.loads(answers[3].body)["violated-policies"] == ["old"]
-    assert answers[3].headers["ratelimit"].startswith('"old";r=0;')
-    assert "new" not in answers[3].headers["ratelimit"]  # a trial is not for clients to see
+    assert [response.status for response in responses] == [200, 200, 200, 429]
+    assert json.loads(responses[3].body)["violated-policies"] == ["old"]
+    assert responses[3].headers["ratelimit"].startswith('"old";r=0;')
+    assert "new" not in responses[3].headers["ratelimit"]
     counted = metrics.registry.get_sample_value(
         "tokenpulse_rate_limit_decisions_total", {"policy": "new", "decision": "shadow"}
     )
@@ -140,8 +140,8 @@ async def test_a_policy_can_be_tried_out_beside_others(metrics: HttpMetrics) -> 
 
 
 @pytest.mark.anyio
-async def test_requests_can_cost_more_than_one() -> None:
-    """As much as a number says, or a function of the request."""
+async def test_cost_of_a_request_is_a_number_or_a_function() -> None:
+    """A rejected request costs nothing."""
 
     def price(scope: Scope) -> int:
         return 3 if scope["method"] == "POST" else 0
@@ -153,18 +153,18 @@ async def test_requests_can_cost_more_than_one() -> None:
             Policy("7/day", name="priced", cost=price, key=lambda scope: "all"),
         ],
     )
-    told = [
+    all_headers = [
         (await drive(app, http_scope(method=method, headers=[(b"x-api-key", b"k")]))).headers
         for method in ("POST", "GET", "POST", "POST")
     ]
 
-    assert [headers["ratelimit"].split(";t=")[0] for headers in told] == [
+    assert [headers["ratelimit"].split(";t=")[0] for headers in all_headers] == [
         '"fixed";r=8',
         '"fixed";r=6',
         '"fixed";r=4',
         '"fixed";r=4',
     ]
-    assert [headers["ratelimit"].split(",")[1].split(";t=")[0] for headers in told] == [
+    assert [headers["ratelimit"].split(",")[1].split(";t=")[0] for headers in all_headers] == [
         '"priced";r=4',
         '"priced";r=4',
         '"priced";r=1',
@@ -176,7 +176,7 @@ ONE = Limiter("5/day")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "error"),
     [
         ({"limit": "5/minute"}, "give either policies, or limit, key and limiter, not"),
         ({"key": api_key}, "give either policies, or limit, key and limiter, not both"),
@@ -189,21 +189,21 @@ ONE = Limiter("5/day")
         ({"policies": [Policy("5/day"), Policy("6/day")]}, "every policy must have a unique name"),
         (
             {"policies": [Policy(ONE, name="a"), Policy(ONE, name="b")]},
-            "every policy must have its own limiter, got a repeated one in .'a', 'b'.",
+            "every policy must have its own limiter, got the same limiter twice in .'a', 'b'.",
         ),
     ],
 )
-def test_policies_that_contradict_are_refused(options: dict[str, Any], said: str) -> None:
-    """The error says what came and what is expected."""
-    with pytest.raises(ValueError, match=said):
+def test_contradicting_options_are_rejected(options: dict[str, Any], error: str) -> None:
+    """The error names the parameters and the values it got."""
+    with pytest.raises(ValueError, match=error):
         RateLimitMiddleware(answering(), **{"policies": [Policy("5/day")], **options})
 
 
-def test_policies_may_come_from_anywhere() -> None:
-    """Also from a generator; the first one's limiter is at hand."""
+def test_policies_may_be_a_generator() -> None:
+    """The middleware reads the policies once, and its attribute `policies` lists them."""
     policies = [Policy("5/day", name=name) for name in ("a", "b")]
 
-    app = RateLimitMiddleware(answering(), policies=(each for each in policies))
+    app = RateLimitMiddleware(answering(), policies=(policy for policy in policies))
 
     assert app.policies == policies
     assert app.policies[0].limiter is policies[0].limiter

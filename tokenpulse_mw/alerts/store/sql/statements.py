@@ -1,0 +1,130 @@
+"""SQL statements of the alert store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Integer, Select, bindparam, delete, func, insert, select, tuple_, update
+
+from ..paging import Position
+from ..protocol import MAX_TRANSITIONS
+from .schema import (
+    DatabaseDialect,
+    alerts,
+    engines,
+    notifications,
+    silences,
+    thresholds,
+    transitions,
+)
+
+_RESOLVED = alerts.c.state == "resolved"
+_DEAD = notifications.c.dead_at.is_not(None)
+_WAITING = notifications.c.dead_at.is_(None)
+_NOTIFICATION = notifications.c.id == bindparam("notification_id")
+_NEWEST_DEAD = (
+    select(notifications)
+    .where(_DEAD)
+    .order_by(notifications.c.dead_at.desc(), notifications.c.seq.desc())
+)
+_BEYOND_HISTORY = bindparam("max_history", type_=Integer)
+
+# An evaluation does not change acknowledgements: one may be newer than the evaluation.
+_CHANGED_BY_COMMIT = [column.name for column in alerts.c if column.name not in ("id", "ack")]
+
+
+class Statements:
+    """Statements of the alert store; their parameters are columns and the names of `bindparam`.
+
+    Args:
+        dialect: Dialect of the database.
+    """
+
+    alert = select(alerts).where(alerts.c.id == bindparam("alert_id"))
+    open_alerts = select(alerts).where(~_RESOLVED).order_by(alerts.c.started_at, alerts.c.id)
+    stored_ids = select(alerts.c.id).where(alerts.c.id.in_(bindparam("alert_ids", expanding=True)))
+    set_ack = update(alerts).where(alerts.c.id == bindparam("alert_id"))
+    delete_alert = delete(alerts).where(alerts.c.id == bindparam("alert_id"))
+    prune_alerts = delete(alerts).where(_RESOLVED, alerts.c.resolved_at < bindparam("before"))
+    trim_alerts = delete(alerts).where(
+        alerts.c.id.in_(
+            select(alerts.c.id)
+            .where(_RESOLVED)
+            .order_by(alerts.c.resolved_at.desc(), alerts.c.id.desc())
+            .offset(_BEYOND_HISTORY)
+        )
+    )
+
+    transitions_of_alert = (
+        select(transitions)
+        .where(transitions.c.alert_id == bindparam("alert_id"))
+        .order_by(transitions.c.seq)
+    )
+    trim_transitions = delete(transitions).where(
+        transitions.c.seq.in_(
+            select(transitions.c.seq)
+            .where(transitions.c.alert_id == bindparam("alert_id"))
+            .order_by(transitions.c.seq.desc())
+            .offset(MAX_TRANSITIONS)
+            .scalar_subquery()
+        )
+    )
+
+    waiting = select(notifications).where(_WAITING).order_by(notifications.c.seq)
+    update_waiting = update(notifications).where(_NOTIFICATION, _WAITING)
+    delete_notification = delete(notifications).where(_NOTIFICATION)
+    newest_dead = _NEWEST_DEAD.limit(bindparam("limit", type_=Integer))
+    prune_dead = delete(notifications).where(notifications.c.dead_at < bindparam("before"))
+    trim_dead = delete(notifications).where(
+        notifications.c.seq.in_(
+            _NEWEST_DEAD.with_only_columns(notifications.c.seq).offset(_BEYOND_HISTORY)
+        )
+    )
+
+    lasting_silences = (
+        select(silences)
+        .where(silences.c.ends_at > bindparam("now"))
+        .order_by(silences.c.starts_at, silences.c.id)
+    )
+    add_silence = insert(silences)
+    delete_silence = delete(silences).where(silences.c.id == bindparam("silence_id"))
+    prune_silences = delete(silences).where(silences.c.ends_at < bindparam("before"))
+
+    newest_thresholds = (
+        select(thresholds)
+        .order_by(thresholds.c.version.desc())
+        .limit(bindparam("limit", type_=Integer))
+    )
+    current_version = select(func.max(thresholds.c.version))
+    add_thresholds = insert(thresholds)
+    trim_thresholds = delete(thresholds).where(thresholds.c.version <= bindparam("last"))
+
+    engine = select(engines.c.engine)
+
+    def __init__(self, dialect: DatabaseDialect) -> None:
+        alert, engine = dialect.insert(alerts), dialect.insert(engines)
+        changed = {name: alert.excluded[name] for name in _CHANGED_BY_COMMIT}
+        self.put_alert = alert.on_conflict_do_update(index_elements=["id"], set_=changed)
+        self.put_engine = engine.on_conflict_do_update(
+            index_elements=["id"], set_={"engine": engine.excluded.engine}
+        )
+        self.add_transition = dialect.insert(transitions).on_conflict_do_nothing()
+        self.add_notification = dialect.insert(notifications).on_conflict_do_nothing()
+
+    @staticmethod
+    def page(filters: Mapping[str, Any], after: Position | None, limit: int) -> Select[Any]:
+        """Return the query of at most `limit` alerts, the newest first.
+
+        Args:
+            filters: Required values by column; None accepts any value.
+            after: Position of the last alert of the previous page.
+            limit: Maximum number of alerts.
+        """
+        query = select(alerts)
+        for name, value in filters.items():
+            if value is not None:
+                query = query.where(alerts.c[name] == value)
+        if after is not None:
+            query = query.where(tuple_(alerts.c.started_at, alerts.c.id) < tuple(after))
+        return query.order_by(alerts.c.started_at.desc(), alerts.c.id.desc()).limit(limit)
