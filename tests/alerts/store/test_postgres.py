@@ -147,6 +147,19 @@ async def test_two_stores_may_share_a_database(url: str) -> None:
         await store.aclose()
 
 
+@pytest.mark.anyio
+async def test_missing_root_certificate_names_the_option(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike libpq's message, ours names the option for the certificates of the system."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = SQLAlertStore(f"{url}?sslmode=verify-full", timeout=PATIENCE)
+
+    with pytest.raises(StoreError, match=r"root certificate .*add sslrootcert=system to the URL"):
+        await store.load()
+    await store.aclose()
+
+
 @pytest.mark.server
 def test_certificate_of_the_server_is_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
