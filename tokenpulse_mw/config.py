@@ -306,7 +306,7 @@ class _Texts(_Arguments):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         for name in _TOKENS:
-            if self.values.get(name) == "":  # the operator expects that a token is required
+            if _is_blank(self.values.get(name)):  # the operator expects that a token is required
                 raise ValueError(
                     f"{self.label(name)} must not be empty: set a token, or remove the setting"
                 )

@@ -8,20 +8,14 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import URL, event
-from sqlalchemy.exc import (
-    DataError,
-    IntegrityError,
-    InvalidRequestError,
-    NoSuchModuleError,
-    StatementError,
-)
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ....secret import Secret, has_password, redact
 from ....validation import check_seconds
 from ..protocol import BadRecord, Conflict, StoreError, UnknownAlert
 from .schema import DatabaseDialect, create_tables, dialects
-from .url import EXAMPLES, driver_arguments, parse_url
+from .url import driver_arguments, parse_url
 
 _Result = TypeVar("_Result")
 
@@ -171,9 +165,10 @@ class Database:
                 pool_timeout=self._timeout,
                 pool_pre_ping=True,
             )
-        except (InvalidRequestError, NoSuchModuleError):
+        except (ArgumentError, ValueError) as error:
+            reason = redact(str(error).partition("\n")[0], self._url)
             raise ValueError(
-                f"url must name an asynchronous driver, such as {EXAMPLES}, got {self.location!r}"
+                f"url must have valid hosts, ports and options, got {self.location!r}: {reason}"
             ) from None
         except ModuleNotFoundError as error:
             raise ValueError(

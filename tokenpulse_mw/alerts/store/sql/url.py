@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from ....secret import Secret
 from ....validation import check_choice, check_seconds
@@ -89,10 +89,18 @@ def parse_url(url: Secret[str]) -> URL:
             f"url must be the URL of a SQLite or PostgreSQL database, such as {EXAMPLES}, got "
             f"one of {name!r}"
         )
+    if name == "sqlite" and parsed.host:
+        raise ValueError(
+            f"url must have three slashes before the file, such as {EXAMPLES}, got {url!r}"
+        )
     if name == "sqlite" and _is_in_memory(parsed):
         raise ValueError(
             f"url must name a file, such as {EXAMPLES}, got {url!r}: "
             "for a store in memory use MemoryAlertStore"
+        )
+    if not _is_asynchronous(parsed):
+        raise ValueError(
+            f"url must name an asynchronous driver, such as {EXAMPLES}, got {str(url)!r}"
         )
     return parsed
 
@@ -182,6 +190,14 @@ def _seconds(name: str, text: str) -> float:
         seconds = text
     check_seconds(f"{name} in url", seconds)
     return float(seconds)
+
+
+def _is_asynchronous(url: URL) -> bool:
+    """Return True if the driver is asynchronous, also if it is not installed."""
+    try:
+        return url.get_dialect().get_async_dialect_cls(url).is_async
+    except NoSuchModuleError:
+        return False
 
 
 def _is_in_memory(url: URL) -> bool:
