@@ -85,7 +85,7 @@ def test_location_in_options_stays_in_the_url() -> None:
 
 
 def test_options_of_another_driver_stay_in_the_url() -> None:
-    """psycopg reads the options of libpq itself."""
+    """Psycopg reads the options of libpq itself."""
     url = make_url("postgresql+psycopg://u:hunter2@h/d?sslmode=require&channel_binding=require")
 
     assert driver_arguments(url) == (url, {})

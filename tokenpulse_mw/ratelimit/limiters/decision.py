@@ -21,6 +21,8 @@ class Decision(NamedTuple):
         also: Names of other policies that rejected the same request.
         degraded: True if the shared storage was unavailable and `on_error` decided.
         more_after: Seconds until `remaining` grows; None if that is `reset_after`.
+        unit: Unit of `limit`; set for the response to a rejected request, like `window`.
+        window: Window in seconds; None without one, as for requests in flight.
     """
 
     allowed: bool
@@ -32,3 +34,5 @@ class Decision(NamedTuple):
     also: tuple[str, ...] = ()
     degraded: bool = False
     more_after: float | None = None
+    unit: str = "requests"
+    window: int | None = None
