@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,13 +30,19 @@ LINE = re.compile(
 
 
 @contextmanager
-def serving(command: list[str], log: Path) -> Iterator[httpx2.Client]:
+def serving(
+    command: list[str], log: Path, *, environment: Mapping[str, str] | None = None
+) -> Iterator[httpx2.Client]:
     """Run a server with `command` on a free port, logging to `log`."""
     port = free_port()
     arguments = [argument.replace("{port}", str(port)) for argument in command]
     with log.open("w") as errors:
         server = subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
         )
     try:
         # New connections: the server may close a connection that was idle.
@@ -146,32 +153,34 @@ def test_uvicorn_without_log_config_uses_our_format(tmp_path: Path) -> None:
     assert any("[uvicorn.access] " in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("command", "drains"),
-    [
-        (["uvicorn", UNCONFIGURED, "--port", "{port}"], True),
-        (["uvicorn", UNCONFIGURED, "--port", "{port}", "--workers", "1"], True),
-        (
-            ["gunicorn", UNCONFIGURED, "-k", "uvicorn_worker.UvicornWorker", "-b=127.0.0.1:{port}"],
-            True,
-        ),
-        (["hypercorn", UNCONFIGURED, "--bind", "127.0.0.1:{port}"], False),
-        (["granian", UNCONFIGURED, "--interface", "asgi", "--port", "{port}"], False),
+UNCONFIGURED_SERVERS = {
+    "uvicorn": ["uvicorn", UNCONFIGURED, "--port", "{port}"],
+    "uvicorn with a worker": ["uvicorn", UNCONFIGURED, "--port", "{port}", "--workers", "1"],
+    "gunicorn": [
+        *("gunicorn", UNCONFIGURED, "-k", "uvicorn_worker.UvicornWorker"),
+        *("-b", "127.0.0.1:{port}", "--no-control-socket"),
     ],
-    ids=["uvicorn", "uvicorn with a worker", "gunicorn", "hypercorn", "granian"],
-)
-def test_lines_are_readable_without_configuration(
-    command: list[str], drains: bool, tmp_path: Path
-) -> None:
-    """Alerts, their ends, SIGTERM and the access log have time, level and logger, once each."""
-    if command[0] == "gunicorn" and not (find_spec("gunicorn") and find_spec("uvicorn_worker")):
+    "hypercorn": ["hypercorn", UNCONFIGURED, "--bind", "127.0.0.1:{port}"],
+    "granian": ["granian", UNCONFIGURED, "--interface", "asgi", "--port", "{port}"],
+}
+
+
+def need_packages(server: str) -> None:
+    """Skip the test if a package of the server is missing."""
+    if server == "gunicorn" and not (find_spec("gunicorn") and find_spec("uvicorn_worker")):
         lack("gunicorn with uvicorn-worker")
-    log = tmp_path / "log"
+
+
+@pytest.mark.parametrize("server", UNCONFIGURED_SERVERS)
+def test_lines_are_readable_without_configuration(server: str, tmp_path: Path) -> None:
+    """Alerts, their ends, SIGTERM and the access log have time, level and logger, once each."""
+    need_packages(server)
+    log, drains = tmp_path / "log", server not in ("hypercorn", "granian")
 
     def lines(text: str) -> list[str]:
         return [line for line in log.read_text().splitlines() if text in line]
 
-    with serving(["-m", *command], log) as client:
+    with serving(["-m", *UNCONFIGURED_SERVERS[server]], log) as client:
         client.post("/trouble")
         wait_until(lambda: bool(lines("fired trouble")))
         client.post("/trouble")
@@ -190,3 +199,20 @@ def test_lines_are_readable_without_configuration(
         assert f"{prefix}{message}" in line
     assert all(LINE.fullmatch(line) for line in lines("POST /trouble 200"))
     assert len(lines("[tokenpulse_mw.access] POST /trouble 200")) == 2
+
+
+@pytest.mark.parametrize("server", UNCONFIGURED_SERVERS)
+def test_setting_of_the_format_includes_the_lines_of_the_server(
+    server: str, tmp_path: Path
+) -> None:
+    """From the start of the application, each line of its process is written once, in JSON."""
+    need_packages(server)
+    log, environment = tmp_path / "log", {"TOKENPULSE_LOG_FORMAT": "json"}
+    with serving(["-m", *UNCONFIGURED_SERVERS[server]], log, environment=environment) as client:
+        client.get("/version")
+
+    lines = log.read_text().splitlines()
+    for entry in entries(log):
+        if "method" not in entry:  # the access log has equal lines
+            message = entry["message"]
+            assert [line for line in lines if line.endswith(f" {message}")] == []

@@ -53,6 +53,7 @@ _OF_SINKS = (
     "alert_webhook_secret",
     "alert_alertmanager_url",
 )
+_SERVERS = ("uvicorn", "hypercorn", "gunicorn", "granian", "_granian")  # their loggers
 _MIN_TOKEN_CHARS = 16  # a shorter token can be guessed
 
 
@@ -294,7 +295,7 @@ def configure_logs(settings: Settings) -> None:
         configure_logging(
             settings.log_level or "INFO",
             settings.log_format or "text",
-            capture=["uvicorn"],  # the lines of the server get the same format
+            capture=_SERVERS,  # their lines get the same format
             request_id=settings.access_log,
         )
     else:
