@@ -754,7 +754,7 @@ def test_the_state_of_credentials_is_not_limited(metrics: HttpMetrics) -> None:
     [
         ({"LIMIT": "100"}, "LIMIT must be one rate .* got '100': add the window, .* '100/minute'$"),
         ({"MAX_REQUESTS": "9" * 15}, "MAX_REQUESTS must allow at most 281474976710655 per window"),
-        ({"LIMIT_STORAGE": "redis://x"}, "LIMIT_STORAGE must have .* use 'async.redis://'"),
+        ({"LIMIT_STORAGE": "mongodb://x"}, "LIMIT_STORAGE must have .* use one of redis, rediss"),
         ({"METRICS_TOKEN": "a b"}, "METRICS_TOKEN must be one or more printable characters"),
         ({"METRICS_TOKEN": " "}, "METRICS_TOKEN must not be empty: set a token, or remove"),
         ({"ADMIN_TOKEN": "a b"}, "ADMIN_TOKEN must be one or more printable characters"),

@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         max_stations: The same, in the words of TokenPulse's monitoring guide.
         limit_strategy: "fixed-window", "sliding-window-counter" or "gcra".
         limit_storage: Storage in which several processes count together, such as
-            "async+redis://localhost:6379"; None counts in each process alone.
+            "redis://localhost:6379"; None counts in each process alone.
         limit_prefix: Prefix of the counters there; applications that share a storage and do not
             share limits need different ones.
         limit_on_error: Decision while the storage is unavailable: "local", "allow" or "deny".
@@ -123,7 +123,8 @@ class Settings(BaseSettings):
         access_log: Log a line with an id for each request.
         log_level: "DEBUG", "INFO", "WARN" or "ERROR". If this or `log_format` is set, logging is
             configured for the whole process when the application starts, including the server's
-            lines. If both are None, the application configures logging.
+            lines. If both are None, the application configures logging; without it, the lines of
+            this library are written to standard error.
         log_format: "text" or "json".
         admin_token: Bearer token of `/admin` and of the health details; None serves nothing
             there. Requests with it are not limited; requests with a wrong token are.
