@@ -92,7 +92,7 @@ class Policy:
 
     def described(self, decision: Decision) -> Decision:
         """Return `decision` with the unit and the window of this policy."""
-        return decision._replace(unit=self.unit, window=self.limiter.window)
+        return decision._replace(window=decision.window or self.limiter.window, unit=self.unit)
 
     def _count_tokens(self, tokens: Cost) -> None:
         if self.cost != 1:

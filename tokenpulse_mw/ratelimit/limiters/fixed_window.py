@@ -47,7 +47,7 @@ class FixedWindow:
         left = state.ends - now
         return _new(
             Decision,
-            (True, limit, limit - used, left, 0.0, "default", (), False, None, "requests", None),
+            (True, limit, limit - used, left, 0.0, "default", (), False, None, None, "requests"),
         )
 
     def check(self, state: Window, now: float, cost: int) -> Decision:
