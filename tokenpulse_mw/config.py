@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
@@ -203,7 +203,26 @@ class Settings(BaseSettings):
         )
 
 
-Settings.__init__ = hide_arguments(Settings.__init__)  # type: ignore[method-assign]
+def _check_encoding(init: Callable[..., None]) -> Callable[..., None]:
+    """Return `init` with an error that names the files with variables if one is not UTF-8.
+
+    The error of the decoder contains the file, which may have secrets.
+    """
+
+    @wraps(init)
+    def checked(*args: Any, **kwargs: Any) -> None:
+        try:
+            init(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f".env and the files in /run/secrets must be text in UTF-8: {error.reason} "
+                f"at byte {error.start}"
+            ) from None
+
+    return checked
+
+
+Settings.__init__ = hide_arguments(_check_encoding(Settings.__init__))  # type: ignore[method-assign]
 
 
 class _Arguments(PydanticBaseSettingsSource):
