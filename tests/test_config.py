@@ -133,6 +133,18 @@ def test_path_of_the_toml_file_may_be_in_dotenv(directory: Path) -> None:
     assert settings.trusted_proxies == ("10.0.0.0/8",)
 
 
+def test_file_that_is_not_utf_8_is_named_without_its_content(directory: Path) -> None:
+    """The error of the decoder would contain the tokens of the file."""
+    (directory / ".env").write_bytes(b"TOKENPULSE_ADMIN_TOKEN=hunter2\xff\n")
+
+    with pytest.raises(
+        ValueError, match=r"^\.env and the files in /run/secrets must be text in UTF-8: .* byte 30$"
+    ) as caught:
+        Settings()
+    assert type(caught.value) is ValueError
+    assert caught.value.__suppress_context__
+
+
 @pytest.mark.parametrize("text", [None, "limit = ", b"\xff"], ids=repr)
 def test_a_toml_file_that_cannot_be_read_is_refused(
     text: str | bytes | None, directory: Path, set_variables: SetVariables

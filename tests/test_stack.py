@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -575,7 +576,7 @@ def test_shadow_mode_does_not_reject(metrics: HttpMetrics) -> None:
         ({"settings": Settings(limit="often")}, "^limit must be one rate such as .* got 'often'"),
         ({"limit": "often"}, "^limit must be one rate such as .* got 'often'"),
         ({"settings": Settings(metrics_token="a b")}, "token"),
-        ({"settings": Settings(alert_store="alerts.db")}, "^url must be "),
+        ({"settings": Settings(alert_store="alerts.db")}, "^alert_store must be "),
         ({"settings": {"limit": "5/minute"}}, r"Settings\(...\), got one of type dict$"),
         ({"metrics": CollectorRegistry()}, "metrics must be an HttpMetrics of a registry, got <"),
         (
@@ -614,7 +615,7 @@ def test_shadow_mode_does_not_reject(metrics: HttpMetrics) -> None:
         ({"settings": Settings(limit_storage="redis://x")}, "storage"),
         (
             {"settings": Settings(trusted_proxies=("me",))},
-            "^trusted must be addresses or networks .* got 'me'",
+            "^trusted_proxies must be addresses or networks .* got 'me'",
         ),
         ({"providers": ["Claude!"]}, "provider name must be 1 to 64"),
     ],
@@ -833,19 +834,22 @@ def test_the_state_of_credentials_is_not_limited(metrics: HttpMetrics) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"LIMIT": "100"}, r"^limit must be one rate .* got '100'.* \(set by TOKENPULSE_LIMIT\)$"),
+        ({"LIMIT": "100"}, "LIMIT must be one rate .* got '100': add the window, .* '100/minute'$"),
+        ({"MAX_REQUESTS": "9" * 15}, "MAX_REQUESTS must allow at most 281474976710655 per window"),
+        ({"LIMIT_STORAGE": "mongodb://x"}, "LIMIT_STORAGE must have .* use one of redis, rediss"),
+        ({"METRICS_TOKEN": "a b"}, "METRICS_TOKEN must be one or more printable characters"),
+        ({"METRICS_TOKEN": " "}, "METRICS_TOKEN must not be empty: set a token, or remove"),
+        ({"ADMIN_TOKEN": "a b"}, "ADMIN_TOKEN must be one or more printable characters"),
+        ({"ALERT_STORE": "alerts.db"}, "ALERT_STORE must be the URL of a database, such as"),
+        ({"TRUSTED_PROXIES": "me"}, "TRUSTED_PROXIES must be addresses or networks such as"),
+        ({"CLIENT_HEADER": "a b"}, "CLIENT_HEADER must be letters, digits and dashes such as"),
+        ({"ALERT_SLACK_URL": "slack"}, "ALERT_SLACK_URL must be 'http://' or 'https://', a host"),
+        ({"ALERT_ALERTMANAGER_URL": "a"}, "ALERT_ALERTMANAGER_URL must be 'http://' or 'https"),
+        ({"ALERT_WEBHOOK_URL": "a"}, "ALERT_WEBHOOK_URL must be 'http://' or 'https://', a host"),
         (
-            {"MAX_REQUESTS": "9" * 15},
-            r"^limit must allow at most .* \(set by TOKENPULSE_MAX_REQUESTS\)$",
+            {"ALERT_WEBHOOK_URL": "https://a", "ALERT_WEBHOOK_SECRET": "a"},
+            "ALERT_WEBHOOK_SECRET must be 'whsec_' and",
         ),
-        ({"LIMIT_STORAGE": "redis://x"}, r"\(set by TOKENPULSE_LIMIT_STORAGE\)$"),
-        ({"METRICS_TOKEN": "a b"}, r"\(set by TOKENPULSE_METRICS_TOKEN\)$"),
-        ({"ADMIN_TOKEN": "a b"}, r"\(set by TOKENPULSE_ADMIN_TOKEN\)$"),
-        ({"ALERT_STORE": "alerts.db"}, r"\(set by TOKENPULSE_ALERT_STORE\)$"),
-        ({"TRUSTED_PROXIES": "me"}, r"\(set by TOKENPULSE_TRUSTED_PROXIES\)$"),
-        ({"ALERT_SLACK_URL": "slack"}, r"\(set by TOKENPULSE_ALERT_SLACK_URL\)$"),
-        ({"ALERT_ALERTMANAGER_URL": "a"}, r"\(set by TOKENPULSE_ALERT_ALERTMANAGER_URL\)$"),
-        ({"ALERT_WEBHOOK_URL": "a"}, r"\(set by TOKENPULSE_ALERT_WEBHOOK_URL\)$"),
     ],
 )
 def test_an_invalid_variable_is_refused_at_construction(
@@ -854,11 +858,22 @@ def test_an_invalid_variable_is_refused_at_construction(
     metrics: HttpMetrics,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The error ends with the one variable that is at fault."""
+    """The error names the one variable that is at fault, in the place of the parameter."""
     for name, value in variables.items():
         monkeypatch.setenv(f"TOKENPULSE_{name}", value)
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^TOKENPULSE_{message}"):
+        TokenPulse(metrics=metrics)
+
+
+def test_an_error_about_a_package_names_the_variable(
+    metrics: HttpMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator has chosen the driver by the variable."""
+    monkeypatch.setenv("TOKENPULSE_ALERT_STORE", "postgresql://u:hunter2@h/d")
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+
+    with pytest.raises(ValueError, match=r"pip install asyncpg \(set by TOKENPULSE_ALERT_STORE\)$"):
         TokenPulse(metrics=metrics)
 
 

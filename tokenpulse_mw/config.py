@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         max_stations: The same, in the words of TokenPulse's monitoring guide.
         limit_strategy: "fixed-window", "sliding-window-counter" or "gcra".
         limit_storage: Storage in which several processes count together, such as
-            "async+redis://localhost:6379"; None counts in each process alone.
+            "redis://localhost:6379"; None counts in each process alone.
         limit_prefix: Prefix of the counters there; applications that share a storage and do not
             share limits need different ones.
         limit_on_error: Decision while the storage is unavailable: "local", "allow" or "deny".
@@ -123,7 +123,8 @@ class Settings(BaseSettings):
         access_log: Log a line with an id for each request.
         log_level: "DEBUG", "INFO", "WARN" or "ERROR". If this or `log_format` is set, logging is
             configured for the whole process when the application starts, including the server's
-            lines. If both are None, the application configures logging.
+            lines. If both are None, the application configures logging; without it, the lines of
+            this library are written to standard error.
         log_format: "text" or "json".
         admin_token: Bearer token of `/admin` and of the health details; None serves nothing
             there. Requests with it are not limited; requests with a wrong token are.
@@ -202,7 +203,26 @@ class Settings(BaseSettings):
         )
 
 
-Settings.__init__ = hide_arguments(Settings.__init__)  # type: ignore[method-assign]
+def _check_encoding(init: Callable[..., None]) -> Callable[..., None]:
+    """Return `init` with an error that names the files with variables if one is not UTF-8.
+
+    The error of the decoder contains the file, which may have secrets.
+    """
+
+    @wraps(init)
+    def checked(*args: Any, **kwargs: Any) -> None:
+        try:
+            init(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f".env and the files in /run/secrets must be text in UTF-8: {error.reason} "
+                f"at byte {error.start}"
+            ) from None
+
+    return checked
+
+
+Settings.__init__ = hide_arguments(_check_encoding(Settings.__init__))  # type: ignore[method-assign]
 
 
 class _Arguments(PydanticBaseSettingsSource):
@@ -306,7 +326,7 @@ class _Texts(_Arguments):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         for name in _TOKENS:
-            if self.values.get(name) == "":  # the operator expects that a token is required
+            if _is_blank(self.values.get(name)):  # the operator expects that a token is required
                 raise ValueError(
                     f"{self.label(name)} must not be empty: set a token, or remove the setting"
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,7 +18,9 @@ from types import SimpleNamespace
 
 import anyio
 import anyio.lowlevel
+import httpx2
 import pytest
+import uvicorn
 
 from tokenpulse_mw.health import drain, drain_on_sigterm
 
@@ -178,6 +181,55 @@ def test_granian_and_hypercorn_close_at_once_and_complete_responses(
         assert gateway.wait() == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "uvicorn", "reloaded:app", "--port={port}", "--reload"],
+        ["-c", "import uvicorn; uvicorn.run('reloaded:app', port={port}, reload=True)"],
+    ],
+    ids=["option", "argument"],
+)
+def test_uvicorn_reload_is_not_delayed(command: list[str], tmp_path: Path) -> None:
+    """The new code is served immediately, not after the delay."""
+    source = tmp_path / "reloaded.py"
+    code = (
+        "from starlette.applications import Starlette\n"
+        "from starlette.responses import PlainTextResponse\n"
+        "from starlette.routing import Route\n"
+        "from tokenpulse_mw import Settings, TokenPulse\n"
+        "app = Starlette(routes=[Route('/version', lambda request: PlainTextResponse('one'))])\n"
+        "TokenPulse(settings=Settings(drain_delay=3600)).install(app)\n"
+    )
+    source.write_text(code)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, *(part.format(port=port) for part in command)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def version() -> str:
+        try:
+            return httpx2.get(f"http://127.0.0.1:{port}/version", timeout=PATIENCE).text
+        except httpx2.TransportError:
+            return ""
+
+    try:
+        wait_until(lambda: version() == "one")
+        source.write_text(code.replace("'one'", "'other'"))
+        wait_until(lambda: version() == "other")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.fixture
 def received_signals() -> Iterator[list[int]]:
     """Install a server's handler for SIGTERM, and return the signals that it receives."""
@@ -266,7 +318,7 @@ async def assert_warns(reason: str, caplog: pytest.LogCaptureFixture) -> None:
 async def test_zero_delay_changes_nothing(
     received_signals: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In development, every reload would wait otherwise."""
+    """SIGTERM is left to the server."""
     await assert_not_delayed("the delay is 0", caplog, delay=0)
 
 
@@ -303,6 +355,20 @@ async def test_windows_changes_nothing(
     monkeypatch.setattr(drain, "sys", SimpleNamespace(platform="win32"))
 
     await assert_not_delayed("Windows has no SIGTERM", caplog)
+
+
+@pytest.mark.anyio
+async def test_reloading_server_changes_nothing(
+    received_signals: list[int],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The arguments of a process of uvicorn have its configuration."""
+    config = uvicorn.Config("gateway:app", reload=True)
+    process = SimpleNamespace(_kwargs={"config": config})
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: process)
+
+    await assert_not_delayed("the server reloads the code", caplog)
 
 
 def test_other_thread_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:

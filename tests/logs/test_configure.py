@@ -103,6 +103,20 @@ def test_captured_logger_keeps_a_level_above_info(server: logging.Logger) -> Non
     assert stream.getvalue().count("\n") == 1
 
 
+def test_logger_configured_later_is_captured_too(server: logging.Logger) -> None:
+    """Hypercorn adds the handler with its first line; no line is written twice."""
+    stream, own = io.StringIO(), io.StringIO()
+    configure_logging("INFO", stream=stream, capture=["uvicorn", "test_server"])
+    server.addHandler(logging.StreamHandler(own))
+
+    server.info("Running")
+    server.info("Stopping")
+
+    assert own.getvalue() == "Running\n"
+    assert stream.getvalue().endswith("[INFO] [test_server.access] Stopping\n")
+    assert stream.getvalue().count("\n") == 1
+
+
 @pytest.mark.parametrize("silenced", ["test_server", "test_server.access"])
 def test_silenced_logger_is_not_captured(server: logging.Logger, silenced: str) -> None:
     """A logger without propagation and handlers was silenced on purpose, with its children."""

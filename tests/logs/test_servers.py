@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from ..support.servers import free_port
+from ..support.servers import free_port, lack
 from ..support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.logs.gateway:app"
+UNCONFIGURED = "tests.logs.plain_gateway:app"
 LINE = re.compile(
     r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] \[(DEBUG|INFO|WARN|ERROR)\] \[.+?\] .*"
 )
 
 
 @contextmanager
-def serving(command: list[str], log: Path) -> Iterator[httpx2.Client]:
+def serving(
+    command: list[str], log: Path, *, environment: Mapping[str, str] | None = None
+) -> Iterator[httpx2.Client]:
     """Run a server with `command` on a free port, logging to `log`."""
     port = free_port()
     arguments = [argument.replace("{port}", str(port)) for argument in command]
     with log.open("w") as errors:
         server = subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
         )
     try:
         # New connections: the server may close a connection that was idle.
@@ -142,3 +151,68 @@ def test_uvicorn_without_log_config_uses_our_format(tmp_path: Path) -> None:
     lines = log.read_text().splitlines()
     assert all(LINE.fullmatch(line) for line in lines), lines
     assert any("[uvicorn.access] " in line for line in lines)
+
+
+UNCONFIGURED_SERVERS = {
+    "uvicorn": ["uvicorn", UNCONFIGURED, "--port", "{port}"],
+    "uvicorn with a worker": ["uvicorn", UNCONFIGURED, "--port", "{port}", "--workers", "1"],
+    "gunicorn": [
+        *("gunicorn", UNCONFIGURED, "-k", "uvicorn_worker.UvicornWorker"),
+        *("-b", "127.0.0.1:{port}", "--no-control-socket"),
+    ],
+    "hypercorn": ["hypercorn", UNCONFIGURED, "--bind", "127.0.0.1:{port}"],
+    "granian": ["granian", UNCONFIGURED, "--interface", "asgi", "--port", "{port}"],
+}
+
+
+def need_packages(server: str) -> None:
+    """Skip the test if a package of the server is missing."""
+    if server == "gunicorn" and not (find_spec("gunicorn") and find_spec("uvicorn_worker")):
+        lack("gunicorn with uvicorn-worker")
+
+
+@pytest.mark.parametrize("server", UNCONFIGURED_SERVERS)
+def test_lines_are_readable_without_configuration(server: str, tmp_path: Path) -> None:
+    """Alerts, their ends, SIGTERM and the access log have time, level and logger, once each."""
+    need_packages(server)
+    log, drains = tmp_path / "log", server not in ("hypercorn", "granian")
+
+    def lines(text: str) -> list[str]:
+        return [line for line in log.read_text().splitlines() if text in line]
+
+    with serving(["-m", *UNCONFIGURED_SERVERS[server]], log) as client:
+        client.post("/trouble")
+        wait_until(lambda: bool(lines("fired trouble")))
+        client.post("/trouble")
+        wait_until(lambda: bool(lines("resolved trouble")))
+
+    expected = {
+        "fired trouble:key:k1 [warning]: M": "[WARN] [tokenpulse_mw.alerts] ",
+        "resolved trouble:key:k1 [warning]: T": "[INFO] [tokenpulse_mw.alerts] ",
+        "drain started: signal=SIGTERM delay=0.1" if drains else "SIGTERM cannot be delayed: ": (
+            f"[{'INFO' if drains else 'WARN'}] [tokenpulse_mw.health] "
+        ),
+    }
+    for message, prefix in expected.items():
+        (line,) = lines(message)
+        assert LINE.fullmatch(line), line
+        assert f"{prefix}{message}" in line
+    assert all(LINE.fullmatch(line) for line in lines("POST /trouble 200"))
+    assert len(lines("[tokenpulse_mw.access] POST /trouble 200")) == 2
+
+
+@pytest.mark.parametrize("server", UNCONFIGURED_SERVERS)
+def test_setting_of_the_format_includes_the_lines_of_the_server(
+    server: str, tmp_path: Path
+) -> None:
+    """From the start of the application, each line of its process is written once, in JSON."""
+    need_packages(server)
+    log, environment = tmp_path / "log", {"TOKENPULSE_LOG_FORMAT": "json"}
+    with serving(["-m", *UNCONFIGURED_SERVERS[server]], log, environment=environment) as client:
+        client.get("/version")
+
+    lines = log.read_text().splitlines()
+    for entry in entries(log):
+        if "method" not in entry:  # the access log has equal lines
+            message = entry["message"]
+            assert [line for line in lines if line.endswith(f" {message}")] == []

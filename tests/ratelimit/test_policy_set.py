@@ -88,7 +88,8 @@ def test_rejection_is_the_one_with_the_longest_wait(clock: FakeClock) -> None:
 
     decisions, rejection, reservations = evaluate(policy_set, http_scope())
 
-    assert rejection == Decision(False, 2, 0, 86400.0, 86400.0, "day", ("minute", "hour"))
+    day = Decision(False, 2, 0, 86400.0, 86400.0, "day", ("minute", "hour"), window=86400)
+    assert rejection == day
     assert [decision.allowed for decision in decisions] == [False, True, False, False]
     assert reservations is None
 

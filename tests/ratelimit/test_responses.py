@@ -53,11 +53,11 @@ from ..support.clock import FakeClock
 from ..support.waiting import PATIENCE
 
 SHORT = Decision(False, 5, 0, 60.0, 0.2001, "burst")
-LONG = Decision(False, 100, 0, 60.0, 41.5, "minute", ("day", "month"))
-NEVER = Decision(False, 100, 7, 60.0, math.inf, "minute")
-WAIT = "Rate limit 'minute' of 100 is exceeded. Retry in 42 s."
+LONG = Decision(False, 100, 0, 60.0, 41.5, "minute", ("day", "month"), window=60)
+NEVER = Decision(False, 100, 7, 60.0, math.inf, "minute", unit="tokens", window=60)
+WAIT = "Rate limit exceeded: 100 requests per minute. Retry in 42 s."
 TOO_MUCH = (
-    "The cost of this request exceeds the rate limit 'minute' of 100. Send a smaller request."
+    "This request costs more than the rate limit of 100 tokens per minute. Send a smaller request."
 )
 
 
@@ -309,7 +309,7 @@ def test_sdk_raises_its_rate_limit_error(
     """The error of the SDK contains the message of the response."""
     with (
         gateway_over_its_limit(respond) as gateway,
-        pytest.raises(error, match=r"Rate limit 'burst' of 5 is exceeded\. Retry in 1 s\."),
+        pytest.raises(error, match=r"limit exceeded: 5 requests per second\. Retry in 1 s\."),
     ):
         call(gateway.url, 0)
 
@@ -338,7 +338,9 @@ def test_sdk_does_not_retry_a_cost_above_the_limit(
     """With retries enabled, the SDK sends a single request."""
     with (
         gateway_over_its_limit(respond, cost=6) as gateway,
-        pytest.raises(error, match="cost of this request exceeds the rate limit 'burst' of 5"),
+        pytest.raises(
+            error, match="request costs more than the rate limit of 5 requests per second"
+        ),
     ):
         call(gateway.url, 5)
 
@@ -388,7 +390,37 @@ async def test_rejection_without_storage_states_the_outage() -> None:
     """The message does not claim that the limit is exceeded."""
     response = await drive(openai_error(Decision(False, 5, 0, 1.0, 1.0, degraded=True)))
 
-    assert b"Rate limit 'default' cannot be checked. Retry in 1 s." in response.body
+    assert b"Rate limit cannot be checked. Retry in 1 s." in response.body
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("respond", [problem_details, openai_error, anthropic_error])
+@pytest.mark.parametrize(
+    ("limit", "options", "rate"),
+    [
+        ("1/minute", {}, "1 request per minute"),
+        ("2 per 30 minutes", {"cost": 2}, "2 requests per 30 minutes"),
+        ("1/90 seconds", {}, "1 request per 90 seconds"),
+        ("3/hour", {"name": "burst", "cost": 3}, "3 requests per hour"),
+        ("1000/day", {"tokens": 1000}, "1000 tokens per day"),
+        (InFlight(1), {}, "1 concurrent request"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_message_states_the_rate_in_plain_words(
+    respond: Respond, limit: str | InFlight, options: dict[str, Any], rate: str
+) -> None:
+    """A client reads the limit, its unit and its window without the documentation."""
+    policy = Policy(limit, key=lambda scope: "one", **options)
+    other = Policy("100/minute", name="other", when=lambda scope: False)
+    policy.local.hit("one", policy.local.limit)
+
+    for policies in ([policy], [policy, other]):
+        app = RateLimitMiddleware(answering(), policies=policies, respond=respond)
+        response = await drive(app)
+
+        assert response.status == 429
+        assert f"Rate limit exceeded: {rate}. Retry in ".encode() in response.body
 
 
 CONNECT: Message = {"type": "websocket.connect"}

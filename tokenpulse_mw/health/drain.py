@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import signal
 import socket
 import sys
@@ -33,7 +34,8 @@ async def drain_on_sigterm(health: Drains, *, delay: float = 3.0) -> AsyncIterat
 
     Servers close their sockets immediately on SIGTERM, while load balancers still send requests.
     Enter this context in the lifespan: the server has set its handler by then, and the handler is
-    called after the delay. A second SIGTERM ends the delay; SIGINT is not delayed.
+    called after the delay. A second SIGTERM ends the delay; SIGINT is not delayed. `uvicorn
+    --reload` replaces the code with SIGTERM, so it is not delayed then.
 
     If the server has no handler, or has set it with `loop.add_signal_handler`, SIGTERM is not
     delayed and a warning is logged. On Windows and outside of the main thread, as in test clients,
@@ -88,7 +90,19 @@ def _reason_to_skip(delay: float) -> str | None:
         return "Windows has no SIGTERM"
     if threading.current_thread() is not threading.main_thread():
         return "not the main thread"
+    if _is_reloaded():
+        return "the server reloads the code"
     return None
+
+
+def _is_reloaded() -> bool:
+    """Return True if this process was started by the reloader of uvicorn.
+
+    A delay would only serve the old code for longer.
+    """
+    # Not `sys.argv`: `fastapi dev` and `uvicorn.run(..., reload=True)` have no `--reload`.
+    arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
+    return bool(getattr(arguments.get("config"), "should_reload", False))
 
 
 def _obstacle(previous: Any) -> str | None:

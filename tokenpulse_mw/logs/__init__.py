@@ -3,6 +3,7 @@
 from .access import ACCESS_LOGGER, AccessLog
 from .configure import configure_logging, formatter_for
 from .formatters import JsonFormatter, TextFormatter
+from .last_resort import add_last_resort
 from .levels import LEVELS, check_level, log_level, set_log_level
 from .request_id import RequestIdMiddleware, add_request_id, current_request_id, new_request_id
 from .routes import settings_routes
@@ -14,6 +15,7 @@ __all__ = [
     "JsonFormatter",
     "RequestIdMiddleware",
     "TextFormatter",
+    "add_last_resort",
     "add_request_id",
     "check_level",
     "configure_logging",

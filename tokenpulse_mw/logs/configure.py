@@ -59,6 +59,8 @@ def configure_logging(
     _install(handler)
     for name in names:
         _capture(name)
+    if names:
+        handler.addFilter(_LateCapture(names))
     set_log_level(level)
 
 
@@ -98,6 +100,25 @@ def _capture(name: str) -> None:
         logger.propagate = True
         if logger.level <= logging.INFO:  # a level above INFO was set on purpose
             logger.setLevel(logging.NOTSET)
+
+
+class _LateCapture(logging.Filter):
+    """Filter that captures loggers whose handlers are added later, as hypercorn does.
+
+    Their own handler has written the record that reaches this filter.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self._names = {f"{name}.": name for name in names}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return False if the logger of the record has handlers, and capture it."""
+        for prefix, name in self._names.items():
+            if f"{record.name}.".startswith(prefix) and logging.getLogger(record.name).handlers:
+                _capture(name)
+                return False
+        return True
 
 
 def _is_silenced(logger: logging.Logger | None) -> bool:

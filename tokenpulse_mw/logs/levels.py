@@ -12,9 +12,12 @@ LEVELS: Mapping[str, int] = {
     "ERROR": logging.ERROR,
 }
 
+LIBRARY = "tokenpulse_mw"  # logger of this library
+LAST_RESORT_LEVEL = logging.INFO - 1  # not a standard level, so that it is recognized later
+
 # At DEBUG they log each step of a database or connection, with its parameters.
 _NOISY_LOGGERS = ("aiosqlite", "httpcore", "httpcore2", "httpx", "httpx2")
-_QUIET_LEVEL = logging.DEBUG + 1  # not a standard level, so that it is recognized later
+_QUIET_LEVEL = logging.DEBUG + 1  # not a standard level either
 
 
 def check_level(level: object) -> str:
@@ -41,8 +44,13 @@ def level_number(level: object) -> int:
 
 
 def log_level() -> str:
-    """Return the level of the root logger: the lowest level that is written."""
-    number = logging.getLogger().getEffectiveLevel()
+    """Return the level of the root logger: the lowest level that is written.
+
+    While the application configures no logging, it is that of the handler of last resort: INFO.
+    """
+    library = logging.getLogger(LIBRARY)
+    logger = library if library.level == LAST_RESORT_LEVEL else logging.getLogger()
+    number = logger.getEffectiveLevel()
     return next((name for name, minimum in LEVELS.items() if minimum >= number), "ERROR")
 
 
@@ -60,6 +68,9 @@ def set_log_level(level: str) -> None:
     """
     number = level_number(level)
     logging.getLogger().setLevel(number)
+    library = logging.getLogger(LIBRARY)
+    if library.level == LAST_RESORT_LEVEL:
+        library.setLevel(logging.NOTSET)
     for name in _NOISY_LOGGERS:
         logger = logging.getLogger(name)
         if logger.level in (logging.NOTSET, _QUIET_LEVEL):

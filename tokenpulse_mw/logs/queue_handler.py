@@ -40,7 +40,7 @@ class BackgroundHandler(logging.Handler):
         """Queue one line; `logging` calls this from one thread at a time."""
         line = self.format(record)
         if self._ended:  # the process ends, or `dictConfig` closed all handlers
-            _write(self._stream, line)
+            write_line(self._stream, line)
             return
         if self._thread is None or not self._thread.is_alive():  # a forked process has no threads
             self._start()
@@ -79,9 +79,9 @@ class BackgroundHandler(logging.Handler):
     def _write_all(self) -> None:
         failed = 0
         for line in iter(self._lines.get, None):
-            if failed and _write(self._stream, self._count(_FAILED, failed)):
+            if failed and write_line(self._stream, self._count(_FAILED, failed)):
                 failed = 0
-            failed += not _write(self._stream, line)
+            failed += not write_line(self._stream, line)
 
     def _report_dropped(self) -> None:
         if not self._dropped:
@@ -95,8 +95,8 @@ class BackgroundHandler(logging.Handler):
         return self.format(logging.makeLogRecord(fields))
 
 
-def _write(stream: TextIO, line: str) -> bool:
-    """Return True if `line` was written."""
+def write_line(stream: TextIO, line: str) -> bool:
+    """Write `line` to `stream`, and return True if it was written."""
     try:
         stream.write(f"{line}\n")
         stream.flush()

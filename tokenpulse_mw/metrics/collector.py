@@ -91,7 +91,7 @@ def tables_of(
 
 def _tables(folder: str | None, *, max_series: int, buckets: tuple[float, ...] | None) -> Tables:
     bounds = buckets or families.DURATION_BUCKETS
-    if not folder:
+    if folder is None:
         return Tables(max_series=max_series, buckets=bounds)
     folder = os.path.realpath(folder)
     tables = _MULTIPROCESS.get(folder)

@@ -17,6 +17,7 @@ from ..validation import check_integer
 from .callbacks import Callback
 from .collector import hidden, tables_of
 from .families import check_buckets
+from .multiprocess import folder_variable
 from .negotiation import ScrapeRequest, render_body, render_others
 from .rows import Series
 
@@ -29,8 +30,9 @@ _TOKEN_KINDS = ("input", "output", "cache_read", "cache_write", "reasoning")
 class HttpMetrics:
     """Observer of exchanges that fills the metric families of a registry.
 
-    Several instances on one registry fill the same families. If PROMETHEUS_MULTIPROC_DIR is set,
-    all worker processes count in that folder, and a scrape of any worker returns their totals.
+    Several instances on one registry fill the same families. If PROMETHEUS_MULTIPROC_DIR, or the
+    same in lower case, is set, all worker processes count in that folder, and a scrape of any
+    worker returns their totals.
 
     Args:
         registry: Registry of the families; the default registry of prometheus_client if None.
@@ -60,7 +62,7 @@ class HttpMetrics:
             self.registry,
             max_series=max_series,
             buckets=bounds,
-            folder=os.environ.get("PROMETHEUS_MULTIPROC_DIR"),
+            folder=_shared_folder(),
         )
 
     def __call__(self, exchange: Exchange) -> None:
@@ -219,3 +221,16 @@ class HttpMetrics:
             if usage is not None and usage.output > 1 and exchange.outcome == "complete":
                 generation = exchange.duration - first
                 tables.per_token.observe((provider,), generation / (usage.output - 1))
+
+
+def _shared_folder() -> str | None:
+    """Return the folder of multiprocess mode, or None; prometheus_client has the same rules.
+
+    Raises:
+        ValueError: The variable is empty, for which prometheus_client would use the working folder.
+    """
+    name = folder_variable()
+    folder = os.environ.get(name)
+    if folder == "":
+        raise ValueError(f"{name} must be a writable folder, got '': remove the variable")
+    return folder

@@ -92,6 +92,10 @@ class Policy:
         """Return `decision` with the name of this policy."""
         return decision if self.name == DEFAULT_NAME else decision._replace(policy=self.name)
 
+    def described(self, decision: Decision) -> Decision:
+        """Return `decision` with the unit and the window of this policy."""
+        return decision._replace(window=decision.window or self.limiter.window, unit=self.unit)
+
     def _count_tokens(self, tokens: Cost) -> None:
         if self.cost != 1:
             raise ValueError(f"give cost or tokens, not both: got {self.cost!r} and {tokens!r}")

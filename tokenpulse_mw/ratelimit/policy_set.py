@@ -97,7 +97,7 @@ class PolicySet:
                 self._notify(scope, decision)
             if not is_enforced:
                 return _NOT_LIMITED
-            return (decision,), None if decision.allowed else decision, None
+            return (decision,), None if decision.allowed else policy.described(decision), None
 
         return evaluate
 
@@ -178,7 +178,7 @@ class PolicySet:
     def _rejection(self, results: list[ChargeResult]) -> Decision | None:
         """Return the enforced rejection with the longest wait; `also` names the others."""
         rejected = [
-            decision
+            charge.policy.described(decision)
             for charge, decision, _ in results
             if not decision.allowed and charge.policy.name in self._enforced
         ]

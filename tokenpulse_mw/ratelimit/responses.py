@@ -15,6 +15,7 @@ Respond = Callable[[Decision], ASGIApp]
 
 _MAX_RETRY_SECONDS = 120.0  # openai-python does not wait longer for a retry either
 _TRY_AGAIN_LATER = 1013  # RFC 6455, 7.4 and the registry of close codes
+_PERIODS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _PROBLEM_TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
@@ -99,13 +100,24 @@ def _sdk_headers(decision: Decision) -> dict[str, str]:
 def _message(decision: Decision) -> str:
     if math.isinf(decision.retry_after):
         return (
-            f"The cost of this request exceeds the rate limit {decision.policy!r} of "
-            f"{decision.limit}. Send a smaller request."
+            f"This request costs more than the rate limit of {_rate(decision)}. "
+            "Send a smaller request."
         )
     seconds = max(math.ceil(decision.retry_after), 1)
     if decision.degraded:
-        return f"Rate limit {decision.policy!r} cannot be checked. Retry in {seconds} s."
-    return f"Rate limit {decision.policy!r} of {decision.limit} is exceeded. Retry in {seconds} s."
+        return f"Rate limit cannot be checked. Retry in {seconds} s."
+    return f"Rate limit exceeded: {_rate(decision)}. Retry in {seconds} s."
+
+
+def _rate(decision: Decision) -> str:
+    """Return the limit in plain words, such as "3 requests per minute"."""
+    unit = decision.unit.replace("-", " ")
+    amount = f"{decision.limit} {unit.removesuffix('s') if decision.limit == 1 else unit}"
+    if decision.window is None:
+        return amount
+    seconds, word = next(entry for entry in _PERIODS if decision.window % entry[0] == 0)
+    count = decision.window // seconds
+    return f"{amount} per {word}" if count == 1 else f"{amount} per {count} {word}s"
 
 
 async def reject_websocket(response: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

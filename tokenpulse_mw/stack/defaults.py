@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..alerts.engine import check_sinks
 from ..alerts.store import SQLAlertStore
 from ..config import Settings
 from ..health import CheckResult, Observation
-from ..logs import ACCESS_LOGGER, configure_logging, settings_routes
+from ..logs import ACCESS_LOGGER, add_last_resort, configure_logging, settings_routes
 from ..ratelimit import (
     KeyFunction,
     Limiter,
@@ -54,6 +54,7 @@ _OF_SINKS = (
     "alert_webhook_secret",
     "alert_alertmanager_url",
 )
+_SERVERS = ("uvicorn", "hypercorn", "gunicorn", "granian", "_granian")  # their loggers
 _MIN_TOKEN_CHARS = 16  # a shorter token can be guessed
 
 
@@ -112,17 +113,17 @@ def client_key(settings: Settings) -> KeyFunction:
     Raises:
         ValueError: The trusted proxies or the client header are malformed.
     """
-    with blame_settings(settings, "trusted_proxies", "client_header"):
+    with blame_settings(settings, {"trusted": "trusted_proxies", "header name": "client_header"}):
         return keys.client_address(trusted=settings.trusted_proxies, header=settings.client_header)
 
 
 def _per_client(settings: Settings, limit: str) -> Policy:
-    with blame_settings(settings, "limit"):
+    with blame_settings(settings, {"limit": "limit"}):
         limiter = Limiter(limit, max_keys=settings.max_keys, strategy=settings.limit_strategy)
     if settings.limit_storage is None:
         warn_unused(settings, ["limit_prefix", "limit_on_error"], "limit_storage is not set")
         return Policy(limiter)
-    with blame_settings(settings, "limit_storage", "limit_prefix"):
+    with blame_settings(settings, {"storage": "limit_storage", "prefix": "limit_prefix"}):
         return Policy(
             SharedLimiter(
                 limit,
@@ -163,7 +164,7 @@ def engine(
     rules, used = default_rules(), budgets(policies)
     if used is not None:
         rules.append(quota_exceeded(used))
-    with blame_settings(settings, "alert_store"):
+    with blame_settings(settings, {"url": "alert_store"}):
         store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
     return AlertEngine(
         rules,
@@ -185,11 +186,13 @@ def _sinks(given: Iterable[Sink] | None) -> list[Sink]:
 def _sinks_of(settings: Settings) -> Iterator[Sink]:
     """Yield the sinks of the settings."""
     if settings.alert_slack_url is not None:
-        with blame_settings(settings, "alert_slack_url"):
+        with blame_settings(settings, {"url": "alert_slack_url"}):
             yield SlackSink(hide(settings.alert_slack_url).reveal())
     if settings.alert_webhook_url is not None:
         secret = settings.alert_webhook_secret
-        with blame_settings(settings, "alert_webhook_url", "alert_webhook_secret"):
+        with blame_settings(
+            settings, {"url": "alert_webhook_url", "secret": "alert_webhook_secret"}
+        ):
             yield WebhookSink(
                 hide(settings.alert_webhook_url).reveal(),
                 secret=None if secret is None else hide(secret).reveal(),
@@ -198,7 +201,7 @@ def _sinks_of(settings: Settings) -> Iterator[Sink]:
         warn_unused(settings, ["alert_webhook_secret"], "alert_webhook_url is not set")
     if settings.alert_alertmanager_url is not None:
         urls = hide(settings.alert_alertmanager_url).reveal().split(",")
-        with blame_settings(settings, "alert_alertmanager_url"):
+        with blame_settings(settings, {"url": "alert_alertmanager_url"}):
             yield AlertmanagerSink([url.strip() for url in urls])
 
 
@@ -214,7 +217,7 @@ def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
     """Return the check of the admin token, or None if no token is set."""
     if settings.admin_token is None:
         return None
-    with blame_settings(settings, "admin_token"):
+    with blame_settings(settings, {"token": "admin_token"}):
         authorize = bearer(settings.admin_token)
     length = len(hide(settings.admin_token).reveal())
     if length < _MIN_TOKEN_CHARS:
@@ -228,7 +231,7 @@ def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
 
 def metrics_guard(settings: Settings) -> Callable[[Request], bool] | None:
     """Return the check of the metrics token, or None if the metrics are public."""
-    with blame_settings(settings, "metrics_token"):
+    with blame_settings(settings, {"token": "metrics_token"}):
         return None if settings.metrics_token is None else bearer(settings.metrics_token)
 
 
@@ -268,13 +271,24 @@ class AlertedProviders:
 
 
 @contextmanager
-def blame_settings(settings: Settings, *names: str) -> Iterator[None]:
-    """Add the variables and files that set these settings to a `ValueError` of the body."""
+def blame_settings(settings: Settings, names: Mapping[str, str]) -> Iterator[None]:
+    """Let a `ValueError` of the body name the variable, file or argument of the operator.
+
+    Args:
+        settings: Settings of the operator.
+        names: Settings by the parameter that the error names instead.
+    """
     try:
         yield
     except ValueError as error:
-        origins = [settings.origins[name] for name in names if name in settings.origins]
-        if not origins or origins == list(names):  # the error names the argument itself
+        subject, must, rest = str(error).partition(" must ")
+        for parameter, name in names.items():
+            origin = settings.origins.get(name)
+            if origin is not None and must and subject.endswith(parameter):
+                subject = subject.removesuffix(parameter) + origin
+                raise ValueError(f"{subject}{must}{rest}") from error
+        origins = [settings.origins[name] for name in names.values() if name in settings.origins]
+        if not origins:
             raise
         raise ValueError(f"{error} (set by {', '.join(origins)})") from error
 
@@ -312,9 +326,11 @@ def configure_logs(settings: Settings) -> None:
         configure_logging(
             settings.log_level or "INFO",
             settings.log_format or "text",
-            capture=["uvicorn"],  # the lines of the server get the same format
+            capture=_SERVERS,  # their lines get the same format
             request_id=settings.access_log,
         )
+    else:
+        add_last_resort(request_id=settings.access_log)
     access = logging.getLogger(ACCESS_LOGGER)
     if settings.access_log and not access.isEnabledFor(logging.INFO):
         access.warning(

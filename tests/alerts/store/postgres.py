@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import trustme
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -20,26 +21,32 @@ from ...support.waiting import PATIENCE
 PASSWORD = "hunter@2/?#"
 _IN_URL = "hunter%402%2F%3F%23"
 # PostgreSQL refuses to run as root.
-_AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 
 
 @contextmanager
-def postgres_server() -> Iterator[Server]:
-    """Yield a running server with the user `gateway` and a password."""
+def postgres_server(certificate: trustme.LeafCert | None = None) -> Iterator[Server]:
+    """Yield a running server with the user `gateway` and a password; with TLS if it has one."""
     programs = _programs()
     if programs is None:
         lack("postgresql")
-    prefix = _AS_POSTGRES if os.geteuid() == 0 else []
+    prefix = AS_POSTGRES if os.geteuid() == 0 else []
     folder = Path(tempfile.mkdtemp())
     try:
         (folder / "password").write_text(PASSWORD)
+        tls: list[str] = []
+        if certificate is not None:
+            certificate.private_key_pem.write_to_path(folder / "key.pem")
+            certificate.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
+            (folder / "key.pem").chmod(0o600)
+            tls = ["-l", "--ssl_cert_file=../certificate.pem", "--ssl_key_file=../key.pem"]
         if prefix:
-            for path in (folder, folder / "password"):
+            for path in (folder, *folder.iterdir()):
                 shutil.chown(path, "postgres", "postgres")
         options = ["-U", "gateway", "-A", "scram-sha-256", "--no-sync", "--pwfile=password"]
         initdb = [*prefix, str(programs / "initdb"), "-D", "data", *options]
         subprocess.run(initdb, cwd=folder, check=True, capture_output=True)
-        options = ["-D", "data", "-h", "127.0.0.1", "-p", "{port}", "-k", "", "-F"]
+        options = ["-D", "data", "-h", "127.0.0.1", "-p", "{port}", "-k", "", "-F", *tls]
         server = Server([*prefix, str(programs / "postgres"), *options], folder)
         server.start()
         try:

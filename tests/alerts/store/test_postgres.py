@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import random
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+import trustme
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -16,6 +20,7 @@ from tokenpulse_mw.alerts.tracker import AlertChanges
 
 from ...support.servers import Server
 from ...support.waiting import PATIENCE
+from .pgbouncer import pgbouncer
 from .postgres import PASSWORD, create_database, postgres_server, url_of
 from .proxy import Proxy
 from .retry import retry
@@ -142,6 +147,51 @@ async def test_two_stores_may_share_a_database(url: str) -> None:
         await store.aclose()
 
 
+@pytest.mark.anyio
+async def test_missing_root_certificate_names_the_option(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike libpq's message, ours names the option for the certificates of the system."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = SQLAlertStore(f"{url}?sslmode=verify-full", timeout=PATIENCE)
+
+    with pytest.raises(StoreError, match=r"root certificate .*add sslrootcert=system to the URL"):
+        await store.load()
+    await store.aclose()
+
+
+@pytest.mark.server
+def test_certificate_of_the_server_is_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sslrootcert` names the file of the authority; `system` uses those of the system."""
+    authority, root = trustme.CA(), tmp_path / "root.pem"
+    authority.cert_pem.write_to_path(root)
+    options = {
+        "require": "sslmode=require",
+        "file": f"sslmode=verify-full&sslrootcert={root}",
+        "system": "sslmode=verify-full&sslrootcert=system",
+    }
+
+    async def connected(url: str) -> list[str]:
+        accepted = []
+        for name, query in options.items():
+            store = SQLAlertStore(f"{url}?{query}", timeout=PATIENCE)
+            with suppress(StoreError):
+                await store.load()
+                accepted.append(name)
+            await store.aclose()
+        return accepted
+
+    with postgres_server(authority.issue_cert("127.0.0.1")) as server:
+        url = create_database(server, "alerts")
+        assert asyncio.run(connected(url)) == ["require", "file"]
+        monkeypatch.setenv("SSL_CERT_FILE", str(root))
+        assert asyncio.run(connected(url)) == ["require", "file", "system"]
+        trustme.CA().cert_pem.write_to_path(root)
+        assert asyncio.run(connected(url)) == ["require"]
+
+
 @pytest.mark.server
 def test_server_that_hangs_fails_the_call_at_its_timeout() -> None:
     """A call of a server that does not respond raises StoreError at the timeout."""
@@ -157,3 +207,55 @@ def test_server_that_hangs_fails_the_call_at_its_timeout() -> None:
         server.stop()
         asyncio.run(load(url))
         server.go_on()
+
+
+@pytest.mark.anyio
+async def test_pooled_connections_of_pgbouncer_are_supported(postgres: Server, url: str) -> None:
+    """In transaction mode each transaction may run on another connection of the server."""
+    with pgbouncer(postgres) as server:
+        pooled = url.replace(f":{postgres.port}/", f":{server.port}/")
+        stores = [SQLAlertStore(f"{pooled}?pgbouncer=true", timeout=PATIENCE) for _ in range(3)]
+
+        await asyncio.gather(
+            *(
+                store.commit(alerts(alert(f"a{number}-{index}")))
+                for index, store in enumerate(stores)
+                for number in range(20)
+            ),
+            *(store.alerts(limit=number + 1) for store in stores for number in range(20)),
+        )
+
+        assert len((await stores[0].load()).alerts) == 60
+        for store in stores:
+            await store.aclose()
+
+
+@pytest.mark.anyio
+async def test_url_of_a_cloud_vendor_is_accepted(
+    postgres: Server, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The scheme without a driver and the options of other clients are translated."""
+    caplog.set_level(logging.INFO, logger="tokenpulse_mw.alerts")
+    plain = url.replace("postgresql+asyncpg:", "postgres:")
+    options = "sslmode=prefer&channel_binding=prefer&connect_timeout=60&application_name=gateway"
+    store = SQLAlertStore(f"{plain}?{options}&target_session_attrs=read-write", timeout=PATIENCE)
+
+    await store.commit(alerts(alert()))
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        names = await connection.scalars(text("SELECT application_name FROM pg_stat_activity"))
+        assert "gateway" in set(names)
+    await engine.dispose()
+    await store.aclose()
+
+    assert caplog.messages == ["option of the database URL has no effect: name=channel_binding"]
+
+
+@pytest.mark.anyio
+async def test_required_encryption_is_required(url: str) -> None:
+    """A server without TLS is not sent the password."""
+    for options in ("sslmode=require", "ssl=true", "sslmode=verify-full&sslrootcert=system"):
+        store = SQLAlertStore(f"{url}?{options}", timeout=PATIENCE)
+        with pytest.raises(StoreError, match="rejected SSL upgrade"):
+            await store.load()
+        await store.aclose()

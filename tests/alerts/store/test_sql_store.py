@@ -34,12 +34,27 @@ def test_default_store_is_a_file_in_the_working_directory() -> None:
         ("postgresql+asyncpg://u:hunter2@host:port/name", "url must be the URL of a database"),
         ("mysql+aiomysql://u:hunter2@host/name", "SQLite or PostgreSQL .* got one of 'mysql'"),
         ("nonsense://u:hunter2@host/name", "got one of 'nonsense'"),
+        (
+            "sqlite://alerts.db",
+            "three slashes before the file, .* got 'sqlite://alerts.db",
+        ),
+        ("sqlite://data/alerts.db", "must have three slashes before the file"),
+        (
+            "sqlite:///alerts.db?timeout=x",
+            "url must have valid .* options, got 'sqlite:///alerts.db'",
+        ),
+        ("postgresql://u:hunter2@/d?host=a&host=b", "hosts, ports and options, .*: All ports are"),
+        (
+            "postgresql://u:hunter2@h/d?port=x",
+            "valid hosts, ports and options, .* non-integer port",
+        ),
         ("sqlite+aiosqlite://", "for a store in memory use MemoryAlertStore"),
         ("sqlite+aiosqlite:///:memory:", "for a store in memory use MemoryAlertStore"),
         ("sqlite+aiosqlite:///file::memory:?cache=shared&uri=true", "MemoryAlertStore"),
         ("sqlite+aiosqlite:///file:x?mode=memory&uri=true", "MemoryAlertStore"),
-        ("sqlite:///alerts.db", "must name an asynchronous driver, .* got 'sqlite:///alerts.db'"),
+        ("sqlite+pysqlite:///a.db", "must name an asynchronous driver, .* got 'sqlite.*///a.db'"),
         ("sqlite+nonsense:///alerts.db", "must name an asynchronous driver"),
+        ("postgresql+psycopg2://u:hunter2@h/d", r"asynchronous driver, .*psycopg2://u:\*\*\*@h/d'"),
     ],
 )
 def test_unusable_url_is_rejected(url: str, message: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
@@ -186,13 +188,22 @@ async def test_error_of_the_application_is_not_wrapped() -> None:
             raise RuntimeError("no database")
 
 
-def test_missing_folder_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The constructor raises an error that states the fix."""
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere/at/all")
+@pytest.mark.parametrize("name", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/nowhere/at/all", r"got '/nowhere/at/all'.*create it before the workers start"),
+        ("", "got '': remove the variable"),
+    ],
+)
+def test_unusable_folder_is_rejected(
+    name: str, path: str, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the variable that is set, and states the fix."""
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
+    monkeypatch.setenv(name, path)
 
-    with pytest.raises(
-        ValueError, match=r"got '/nowhere/at/all'.*create it before the workers start"
-    ):
+    with pytest.raises(ValueError, match=f"^{name} must be a writable folder, {error}"):
         worker()
 
 
@@ -206,3 +217,30 @@ def test_counts_of_all_workers_survive_a_clear() -> None:
 
     labels = {"method": "POST", "route": "/chat", "status": "200", "provider": "claude"}
     assert metrics.registry.get_sample_value(REQUESTS, labels) == 1
+
+
+def test_upper_case_precedes_lower_case(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in prometheus_client, the deprecated spelling counts only alone."""
+    monkeypatch.setenv("prometheus_multiproc_dir", "/nowhere/at/all")
+
+    worker()(finished())
+
+    assert list(folder.glob("*-tokenpulse.db"))
+
+
+@pytest.mark.slow
+def test_lower_case_enables_both_libraries(tmp_path: Path) -> None:
+    """Whenever prometheus_client counts in a folder, so does this library."""
+    code = (
+        "from prometheus_client import Counter\n"
+        "from tokenpulse_mw import Exchange, HttpMetrics\n"
+        "HttpMetrics()(Exchange('GET', 0.0, '/', 200, duration=0.1))\n"
+        "Counter('theirs', 'A counter of the application.').inc()\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PROMETHEUS_MULTIPROC_DIR"}
+    environment["prometheus_multiproc_dir"] = str(tmp_path)
+
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=PATIENCE)
+
+    names = {path.name for path in tmp_path.glob("counter_*.db")}
+    assert sorted(name.endswith("-tokenpulse.db") for name in names) == [False, True]

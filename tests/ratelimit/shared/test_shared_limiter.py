@@ -108,6 +108,15 @@ async def test_limiters_with_the_same_limit_and_strategy_share_counters(
     assert (await other_strategy.hit("a")).allowed
 
 
+async def test_url_of_a_vendor_opens_the_same_storage(storage: str) -> None:
+    """Vendors write URLs without `async+`."""
+    ours = SharedLimiter("1/hour", storage=storage, timeout=PATIENCE)
+    plain = SharedLimiter("1/hour", storage=storage.removeprefix("async+"), timeout=PATIENCE)
+
+    assert (await ours.hit("a")).allowed
+    assert not (await plain.hit("a")).allowed
+
+
 async def test_limiters_with_different_prefixes_count_separately(
     storage: str, strategy: str
 ) -> None:
@@ -235,7 +244,7 @@ async def test_charges_on_memcached_do_not_wrap(memcached: Server) -> None:
     assert not (await limiter.peek("a")).allowed
 
 
-_REST = ("default", (), False, None)
+_REST = tuple(Decision._field_defaults.values())
 
 
 async def test_refund_of_an_earlier_window_is_ignored(storage: str) -> None:

@@ -11,6 +11,7 @@ and not unique across containers.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import weakref
 from collections.abc import Iterator
@@ -67,6 +68,15 @@ class SlotFile(NamedTuple):
     path: Path
 
 
+def folder_variable() -> str:
+    """Return the name of the variable of the folder.
+
+    As in prometheus_client, the lower case is used if the upper case is not set.
+    """
+    name = "PROMETHEUS_MULTIPROC_DIR"
+    return name.lower() if name not in os.environ and name.lower() in os.environ else name
+
+
 def check_locks() -> None:
     """Check that the system supports `flock`.
 
@@ -77,7 +87,7 @@ def check_locks() -> None:
         import fcntl  # noqa: F401 - not on Windows
     except ImportError:
         raise ValueError(
-            "PROMETHEUS_MULTIPROC_DIR must not be set on a system without fcntl: multiprocess mode "
+            f"{folder_variable()} must not be set on a system without fcntl: multiprocess mode "
             "needs flock; unset it and run one worker"
         ) from None
 

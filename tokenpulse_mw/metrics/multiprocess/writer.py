@@ -31,7 +31,7 @@ from .entries import (
     read_used,
     value_slice,
 )
-from .slots import Slot, acquire_slot, check_locks
+from .slots import Slot, acquire_slot, check_locks, folder_variable
 
 _log = logging.getLogger("tokenpulse_mw.metrics")
 
@@ -227,7 +227,7 @@ def _check_folder(folder: Path) -> Path:
             return folder.absolute()
     except OSError as error:
         raise ValueError(
-            f"PROMETHEUS_MULTIPROC_DIR must be a writable folder, got {str(folder)!r} ({error}); "
+            f"{folder_variable()} must be a writable folder, got {str(folder)!r} ({error}); "
             "create it before the workers start"
         ) from None
 

@@ -21,6 +21,9 @@ class Decision(NamedTuple):
         also: Names of other policies that rejected the same request.
         degraded: True if the shared storage was unavailable and `on_error` decided.
         more_after: Seconds until `remaining` grows; None if that is `reset_after`.
+        window: Window in seconds; set for the response to a rejected request. None without one, as
+            for requests in flight.
+        unit: Unit of `limit`; set like `window`.
     """
 
     allowed: bool
@@ -32,3 +35,5 @@ class Decision(NamedTuple):
     also: tuple[str, ...] = ()
     degraded: bool = False
     more_after: float | None = None
+    window: int | None = None
+    unit: str = "requests"

@@ -44,8 +44,11 @@ class FixedWindow:
         if used > limit:
             return self.check(state, now, cost)
         state.used = used
-        fields = (True, limit, limit - used, state.ends - now, 0.0, "default", (), False, None)
-        return _new(Decision, fields)
+        left = state.ends - now
+        return _new(
+            Decision,
+            (True, limit, limit - used, left, 0.0, "default", (), False, None, None, "requests"),
+        )
 
     def check(self, state: Window, now: float, cost: int) -> Decision:
         """Return the decision on `cost` without counting."""

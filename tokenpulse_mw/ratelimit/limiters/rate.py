@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sized
 from typing import NamedTuple
 
 import limits
@@ -32,7 +33,7 @@ def parse_rate(limit: str) -> Rate:
     if len(items) != 1:
         raise ValueError(
             "limit must be one rate such as '100/minute', '1000 per day' or '5 per 10 seconds', "
-            f"got {limit!r}: for several rates, use several policies"
+            f"got {limit!r}{_hint(limit, items)}"
         )
     if any(int(number) == 0 for number in re.findall(r"[0-9]+", limit)):
         raise ValueError(f"limit must have numbers of at least 1, got {limit!r}")
@@ -41,6 +42,14 @@ def parse_rate(limit: str) -> Rate:
     if items[0].get_expiry() > _MAX_WINDOW_SECONDS:
         raise ValueError(f"limit must have a window of at most 100 years, got {limit!r}")
     return Rate(items[0].amount, items[0].get_expiry())
+
+
+def _hint(limit: object, items: Sized) -> str:
+    """Return how to fix a string that is not one rate; empty if unknown."""
+    if items:
+        return ": for several rates, use several policies"
+    number = str(limit).strip()
+    return f": add the window, such as '{number}/minute'" if number.isdigit() else ""
 
 
 def check_amount(amount: int) -> int:

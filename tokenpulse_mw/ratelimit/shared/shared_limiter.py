@@ -40,8 +40,8 @@ class SharedLimiter:
 
     Args:
         limit: A rate such as "100/minute" or "1000 per day".
-        storage: URL such as "async+redis://host:6379" (`tokenpulse-mw[redis]`) or
-            "async+memcached://host:11211" (`tokenpulse-mw[memcached]`).
+        storage: URL such as "redis://host:6379" (`tokenpulse-mw[redis]`) or
+            "memcached://host:11211" (`tokenpulse-mw[memcached]`).
         on_error: Decision during an outage: by an in-memory `Limiter` of this process ("local"),
             allow every request ("allow", fail open) or none ("deny", fail closed). The in-memory
             `Limiter` follows the storage for keys that have used a quarter of their limit, so that

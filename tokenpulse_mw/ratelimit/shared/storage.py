@@ -16,7 +16,7 @@ from .redis import WriteRefusedError
 SharedStorage = RedisStorage | MemcachedStorage
 
 # Supported schemes and those of `limits`: Valkey has the protocol of Redis, so its driver is used.
-SCHEMES = {
+_ASYNC_SCHEMES = {
     "async+redis": "async+redis",
     "async+rediss": "async+rediss",
     "async+redis+unix": "async+redis+unix",
@@ -29,6 +29,9 @@ SCHEMES = {
     "async+valkey+sentinel": "async+redis+sentinel",
     "async+memcached": "async+memcached",
 }
+# Vendors and other clients write them without `async+`, which `limits` would open as blocking.
+_PLAIN_SCHEMES = {name.removeprefix("async+"): opened for name, opened in _ASYNC_SCHEMES.items()}
+SCHEMES = _ASYNC_SCHEMES | _PLAIN_SCHEMES
 _ONE_SERVER = ("async+redis", "async+rediss", "async+redis+unix")
 # Beginnings of the errors of a Redis that refuses writes; the driver removes READONLY.
 _WRITE_ERRORS = ("OOM ", "MISCONF ", "NOREPLICAS ", "You can't write against a read only")
@@ -44,7 +47,7 @@ def check_storage(url: Secret[str]) -> None:
     """
     if not isinstance(url.reveal(), str):
         raise ValueError(
-            "storage must be a URL such as 'async+redis://host:6379', got a value of type "
+            "storage must be a URL such as 'redis://host:6379', got a value of type "
             f"{type(url.reveal()).__name__}"
         )
     scheme, _, location = str(url).partition("://")
@@ -149,6 +152,4 @@ def _advice(scheme: str) -> str:
     """Return what to use instead of an unsupported scheme."""
     if scheme in ("memory", "async+memory"):
         return "to count within one process, use Limiter"
-    if f"async+{scheme}" in SCHEMES:
-        return f"use 'async+{scheme}://', which does not block the event loop"
-    return f"use one of {', '.join(SCHEMES)}"
+    return f"use one of {', '.join(_PLAIN_SCHEMES)}"

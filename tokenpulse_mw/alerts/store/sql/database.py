@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from sqlalchemy import URL, event, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DataError,
-    IntegrityError,
-    InvalidRequestError,
-    NoSuchModuleError,
-    StatementError,
-)
+from sqlalchemy import URL, event
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ....secret import Secret, has_password, redact
 from ....validation import check_seconds
 from ..protocol import BadRecord, Conflict, StoreError, UnknownAlert
 from .schema import DatabaseDialect, create_tables, dialects
+from .url import driver_arguments, parse_url
 
 _Result = TypeVar("_Result")
 
 _MAX_CONNECTIONS = 3  # each is a thread in SQLite
 _RETRY_SECONDS = 0.05
-_EXAMPLES = "'sqlite+aiosqlite:///alerts.db' or 'postgresql+asyncpg://user:password@host/name'"
 
 
 class Database:
@@ -48,12 +41,12 @@ class Database:
     def __init__(self, url: Secret[str], *, timeout: float) -> None:
         check_seconds("timeout", timeout)
         # SQLite reports a locked database before our timeout, which has a less helpful message.
-        by_name = dialects(timeout / 2)
-        self.dialect: DatabaseDialect = by_name[_dialect_name(url, by_name)]
+        parsed = parse_url(url)
+        self.dialect: DatabaseDialect = dialects(timeout / 2)[parsed.get_backend_name()]
         self.location = str(url)
         self._url = url
         self._timeout = timeout
-        self._engine = self._new_engine()
+        self._engine = self._new_engine(parsed)
         self._lock = asyncio.Lock()
         self._is_used = False
         self._has_tables = False
@@ -160,20 +153,22 @@ class Database:
         kind = BadRecord if _is_data_error(error) else StoreError
         return kind(f"{self.location}: {type(cause).__name__}: {text}{_hint(text)}")
 
-    def _new_engine(self) -> AsyncEngine:
+    def _new_engine(self, parsed: URL) -> AsyncEngine:
+        url, arguments = driver_arguments(parsed)
         try:
             engine = create_async_engine(
-                self._url.reveal(),
-                connect_args=self.dialect.connect_arguments,
+                url,
+                connect_args={**self.dialect.connect_arguments, **arguments},
                 hide_parameters=True,  # errors must not show alerts
                 pool_size=_MAX_CONNECTIONS,
                 max_overflow=0,
                 pool_timeout=self._timeout,
                 pool_pre_ping=True,
             )
-        except (InvalidRequestError, NoSuchModuleError):
+        except (ArgumentError, ValueError) as error:
+            reason = redact(str(error).partition("\n")[0], self._url)
             raise ValueError(
-                f"url must name an asynchronous driver, such as {_EXAMPLES}, got {self.location!r}"
+                f"url must have valid hosts, ports and options, got {self.location!r}: {reason}"
             ) from None
         except ModuleNotFoundError as error:
             raise ValueError(
@@ -192,39 +187,6 @@ async def _do_nothing(_: AsyncConnection) -> None:
     """Do nothing: the first statement of the transaction is all it needs."""
 
 
-def _dialect_name(url: Secret[str], supported: Container[str]) -> str:
-    """Return the name of the dialect of `url`.
-
-    Raises:
-        ValueError: `url` is not the URL of a supported database. A URL that cannot be parsed is not
-            shown, because any part of it may be a password.
-    """
-    try:
-        parsed = make_url(url.reveal())
-    except (ArgumentError, ValueError, TypeError, AttributeError):
-        raise ValueError(
-            f"url must be the URL of a database, such as {_EXAMPLES}, got a value that cannot be "
-            "parsed"
-        ) from None
-    name = parsed.get_backend_name()
-    if name not in supported:
-        raise ValueError(
-            f"url must be the URL of a SQLite or PostgreSQL database, such as {_EXAMPLES}, got "
-            f"one of {name!r}"
-        )
-    if name == "sqlite" and _is_in_memory(parsed):
-        raise ValueError(
-            f"url must name a file, such as {_EXAMPLES}, got {url!r}: "
-            "for a store in memory use MemoryAlertStore"
-        )
-    return name
-
-
-def _is_in_memory(url: URL) -> bool:
-    name = url.database or ":memory:"
-    return ":memory:" in name or url.query.get("mode") == "memory"
-
-
 _HINTS = {
     "unable to open database file": "create its folder, and allow this process to write to it",
     "readonly database": "allow this process to write to the file and to its folder",
@@ -234,6 +196,7 @@ _HINTS = {
     "database is locked": "another process holds the lock: wait, or use one database per process",
     "disk is full": "free space on the disk",
     "disk i/o error": "check if the disk is full or broken",
+    "root certificate": "add sslrootcert=system to the URL, or the path of a file",
 }
 
 

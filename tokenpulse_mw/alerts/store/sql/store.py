@@ -56,7 +56,8 @@ class SQLAlertStore:
     Several processes may share a database. A SQLite file must be on a local disk.
 
     Args:
-        url: URL of the database, in the form of SQLAlchemy.
+        url: URL of the database, as SQLAlchemy or a vendor of PostgreSQL writes it; that of a
+            pooler in transaction mode, such as PgBouncer, is supported.
         timeout: Timeout of each call in seconds; a call that times out may have taken effect.
         max_history: Maximum number of resolved alerts, of dead letters, and of versions of
             thresholds.
