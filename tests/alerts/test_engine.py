@@ -91,7 +91,7 @@ def transitions(events: Iterable[AlertEvent]) -> list[str]:
 @pytest.mark.anyio
 async def test_alert_fires_once_during_failures_and_resolves_once_after(clock: FakeClock) -> None:
     """In between there is only a reminder."""
-    engine = AlertEngine(sinks=[], clock=clock)
+    engine = AlertEngine(sinks=[], clock=clock, thresholds=Thresholds(keep_firing=0))
     by_minute: list[str] = []
 
     for failing in [True, True, True, False, False, False, False, False, False, False]:
@@ -169,7 +169,7 @@ async def test_rate_limited_requests_are_counted_since_the_last_evaluation(
     clock: FakeClock,
 ) -> None:
     """The alert resolves in the first evaluation without such a request."""
-    engine = AlertEngine(sinks=[], clock=clock)
+    engine = AlertEngine(sinks=[], clock=clock, thresholds=Thresholds(traffic_keep_firing=0))
     engine.observe(exchange(tenant="acme", limited=True))
 
     changes = [

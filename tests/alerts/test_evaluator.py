@@ -94,7 +94,9 @@ def test_counts_between_two_evaluations_are_evaluated_once() -> None:
     """Each evaluation starts these counts from zero."""
     evaluator = default_evaluator(1, tenant="acme", limited=True)
 
-    assert [evaluate(evaluator, now)[0][0] for now in (1, 61)] == [["fired"], ["resolved"]]
+    transitions = [evaluate(evaluator, now)[0][0] for now in (1, 61, 961)]
+
+    assert transitions == [["fired"], [], ["resolved"]]
 
 
 def test_dry_run_changes_nothing() -> None:

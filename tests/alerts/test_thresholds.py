@@ -24,7 +24,13 @@ INVALID_NUMBERS = [0, -1, True, "1", math.nan, math.inf, 10**400, [1]]
 WHOLE = {"error_min_requests", "provider_failures", "min_rpm_requests_1m", "min_tpm_tokens_1m"} | {
     metric for metric in METRICS if metric != "global_qps"
 }
-WAITS = {"provider_error_hold", "provider_latency_hold", "provider_429_hold", "keep_firing"}
+WAITS = {
+    "provider_error_hold",
+    "provider_latency_hold",
+    "provider_429_hold",
+    "keep_firing",
+    "traffic_keep_firing",
+}
 FLAGS = {"error_evidence", "count_client_errors"}
 # Minimum and maximum of the numbers that are not only above 0.
 RANGES = {
@@ -73,7 +79,8 @@ def test_other_defaults_switch_thresholds_of_traffic_off() -> None:
     thresholds = Thresholds()
 
     assert (thresholds.error_evidence, thresholds.count_client_errors) == (True, False)
-    assert (thresholds.resolve_ratio, thresholds.keep_firing) == (0.8, 0)
+    assert thresholds.resolve_ratio == 0.8
+    assert (thresholds.keep_firing, thresholds.traffic_keep_firing) == (300, 900)
     assert (thresholds.provider_error_rate, thresholds.provider_error_hold) == (0.05, 300)
     assert (thresholds.min_rpm_requests_1m, thresholds.min_tpm_tokens_1m) == (10, 1000)
     assert [getattr(thresholds, metric) for metric in METRICS] == [None] * 5
