@@ -26,6 +26,7 @@ from tokenpulse_mw.alerts import (
     default_rules,
     quota_exceeded,
 )
+from tokenpulse_mw.alerts.rules import high_latency, rate_limit
 from tokenpulse_mw.alerts.store import Changes, EngineState, MemoryAlertStore, StoreError
 
 from ..support.apps import answering
@@ -822,3 +823,21 @@ def test_sink_may_name_its_parameter_freely() -> None:
     sinks: list[Sink] = [plain, with_result, WithOption()]
 
     assert AlertEngine(sinks=sinks).sinks == ("plain", "with_result", "WithOption")
+
+
+@pytest.mark.anyio
+async def test_start_and_stop_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The lines at INFO show that the engine runs, with which rules, sinks and interval."""
+    caplog.set_level("INFO", "tokenpulse_mw.alerts")
+
+    async with AlertEngine([high_latency, rate_limit], [LogSink()], interval=30):
+        pass
+    async with AlertEngine([], []):
+        pass
+
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "alert engine started: rules=high_latency,rate_limit sinks=LogSink interval=30s"),
+        ("INFO", "alert engine stopped"),
+        ("INFO", "alert engine started: rules=none sinks=none interval=60s"),
+        ("INFO", "alert engine stopped"),
+    ]

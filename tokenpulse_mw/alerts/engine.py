@@ -218,6 +218,12 @@ class AlertEngine:
         await self._resume()
         self._running = background_tasks(self.run, self._outbox.run)
         await self._running.__aenter__()
+        logger.info(
+            "alert engine started: rules=%s sinks=%s interval=%gs",
+            ",".join(self.rules) or "none",
+            ",".join(self.sinks) or "none",
+            self.interval,
+        )
         return self
 
     async def __aexit__(self, *raised: Any) -> None:
@@ -227,6 +233,7 @@ class AlertEngine:
             await running.__aexit__(None, None, None)
             with anyio.CancelScope(shield=True):
                 await self._outbox.aclose(last_chance=min(self.interval, _CLOSE_SECONDS))
+            logger.info("alert engine stopped")
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
         """Return the number of alerts by type, severity and state."""
