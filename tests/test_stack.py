@@ -919,7 +919,7 @@ def test_logging_is_configured_from_the_settings(
     with TestClient(app) as client:
         client.get("/nowhere")
 
-    line = json.loads(capsys.readouterr().err.splitlines()[-1])
+    _, line, _ = map(json.loads, capsys.readouterr().err.splitlines())  # start, request, stop
     assert (line["module"], line["route"], line["status"]) == (
         "tokenpulse_mw.access",
         "__unmatched__",
@@ -939,7 +939,9 @@ def test_a_format_alone_configures_logging_at_info(
         logging.getLogger("uvicorn.error").info("started")
 
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [(line["module"], line["message"]) for line in lines] == [("uvicorn.error", "started")]
+    assert [(line["module"], line["message"]) for line in lines][1:-1] == [
+        ("uvicorn.error", "started")
+    ]
 
 
 @pytest.mark.usefixtures("logging_as_it_was")

@@ -841,3 +841,55 @@ async def test_start_and_stop_are_logged(caplog: pytest.LogCaptureFixture) -> No
         ("INFO", "alert engine started: rules=none sinks=none interval=60s"),
         ("INFO", "alert engine stopped"),
     ]
+
+
+@pytest.mark.anyio
+async def test_dry_run_before_the_first_evaluation_has_the_findings_of_quotas(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The source of the quotas is called, since no evaluation has called it yet."""
+    rows: list[Quota] = [Quota("k1", used=95, limit=100)]
+    engine = AlertEngine([quota_exceeded(lambda: rows)], [])
+
+    findings, errors = await engine.dry_run()
+    await engine.evaluate()
+    rows.clear()
+    later = await engine.dry_run()
+
+    assert [found.fingerprint for found in findings] == ["quota_exceeded:key:k1"]
+    assert len(later.findings) == 1  # only evaluations call the source from now on
+    assert (errors, caplog.records) == ({}, [])
+
+
+@pytest.mark.anyio
+async def test_errors_of_dry_runs_are_returned_and_mute_none_of_evaluations(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only the errors of evaluations are logged and counted, the first of a kind at once."""
+
+    class Listener:
+        errors = 0
+
+        def on_error(self, component: str) -> None:
+            self.errors += 1
+
+    def failing() -> list[Quota]:
+        raise LookupError("no database")
+
+    engine, listener = AlertEngine([quota_exceeded(failing)], []), Listener()
+    engine.add_listener(listener)
+
+    for _ in range(5):
+        findings, errors = await engine.dry_run()
+        assert (findings, list(errors)) == (
+            [],
+            ["refresh of rule quota_exceeded", "rule quota_exceeded"],
+        )
+    assert (caplog.records, listener.errors) == ([], 0)
+    await engine.evaluate()
+
+    assert [(record.levelname, record.message.partition(":")[0]) for record in caplog.records] == [
+        ("ERROR", "refresh of rule quota_exceeded failed with LookupError"),
+        ("ERROR", "rule quota_exceeded failed with LookupError"),
+    ]
+    assert listener.errors == 2

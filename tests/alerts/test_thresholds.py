@@ -152,6 +152,10 @@ VALID = {name: valid_values(name) for name in Thresholds.fields()}
 def test_evaluator_works_with_all_valid_thresholds(chosen: dict[str, Any]) -> None:
     """No rule raises, and without traffic there is no finding in the end."""
     reported: list[str] = []
+
+    def report(component: str, error: Exception) -> None:
+        reported.append(f"{component}: {error!r}")
+
     evaluator = Evaluator(
         default_rules(),
         thresholds=Thresholds(),
@@ -159,7 +163,7 @@ def test_evaluator_works_with_all_valid_thresholds(chosen: dict[str, Any]) -> No
         cooldown=300,
         max_subjects=5,
         is_silenced=never_silenced,
-        report=lambda component, error: reported.append(f"{component}: {error!r}"),
+        report=report,
     )
     thresholds = Thresholds(**chosen)
     finish(evaluator.set_thresholds(thresholds))
@@ -168,11 +172,11 @@ def test_evaluator_works_with_all_valid_thresholds(chosen: dict[str, Any]) -> No
         finished = exchange(tenant="m", api_key="k", provider="claude", status=status)
         evaluator.traffic.observe(finished, 1000)
 
-    finish(evaluator.dry_run(thresholds, 1001))
+    finish(evaluator.dry_run(thresholds, 1001, report))
     finish(evaluator.evaluate(thresholds, 1001, 1001))
     evaluator.traffic.observe(exchange(provider="claude"), 1e8)
     finish(evaluator.evaluate(thresholds, 1e8, 1e8))
-    findings = finish(evaluator.dry_run(thresholds, 2e8))
+    findings = finish(evaluator.dry_run(thresholds, 2e8, report))
 
     assert reported == []
     assert findings == []

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from inspect import isclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import anyio
 
@@ -38,6 +38,18 @@ _RETENTION_SECONDS = 30 * _DAY  # of resolved alerts and dead letters
 
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
+
+
+class DryRun(NamedTuple):
+    """Outcome of an evaluation that has changed nothing.
+
+    Attributes:
+        findings: The findings of the rules that succeeded.
+        errors: Errors by component, such as "rule quota_exceeded".
+    """
+
+    findings: list[Finding]
+    errors: Mapping[str, Exception]
 
 
 class AlertEngine:
@@ -182,16 +194,21 @@ class AlertEngine:
         await self._prune(at)
         return [event for change in changes for event in change.events]
 
-    async def dry_run(self, thresholds: Thresholds | None = None) -> list[Finding]:
-        """Return the findings of an evaluation with `thresholds`, without changing anything.
+    async def dry_run(self, thresholds: Thresholds | None = None) -> DryRun:
+        """Return the outcome of an evaluation with `thresholds`, without changing anything.
 
         Other values of `error_window` and `count_client_errors` have no effect: the counts are
-        those of the thresholds in force.
+        those of the thresholds in force. Failures are returned, and neither logged nor counted.
         """
+        errors: dict[str, Exception] = {}
+        await self._evaluator.rules.preview_refresh(errors.__setitem__)
         async with self._deciding:
             traffic = self._evaluator.traffic
-            preview = self._evaluator.dry_run(thresholds or self.thresholds, self._clock())
-            return await in_steps(preview, may_pause=lambda: not traffic.is_crowded)
+            preview = self._evaluator.dry_run(
+                thresholds or self.thresholds, self._clock(), errors.__setitem__
+            )
+            findings = await in_steps(preview, may_pause=lambda: not traffic.is_crowded)
+        return DryRun(findings, errors)
 
     async def test(self, sink: str) -> str | None:
         """Send a test alert to one sink, once, and return the error message, if any.

@@ -146,10 +146,18 @@ class Finding(Struct, kw_only=True):
     hold_for: float
 
 
+class EvaluationError(Struct):
+    """Error of a component, such as `rule quota_exceeded`, whose findings are missing."""
+
+    component: str
+    error: str
+
+
 class Evaluation(Struct):
-    """Findings of an evaluation."""
+    """Findings of an evaluation, and the errors of rules that failed."""
 
     findings: list[Finding]
+    errors: list[EvaluationError]
 
 
 class Rule(Struct):
