@@ -34,6 +34,8 @@ SOME_THRESHOLDS: Schema = {
 }
 ALL_THRESHOLDS: Schema = {**SOME_THRESHOLDS, "required": list(Thresholds.fields())}
 
+FIELDS: Schema = {**SOME_THRESHOLDS, "minProperties": 1}  # the body itself
+
 _Values = Annotated[dict[str, Any], Meta(extra_json_schema=ALL_THRESHOLDS)]
 _All = Annotated[Raw, Meta(extra_json_schema=ALL_THRESHOLDS)]
 _Some = Annotated[Raw, Meta(extra_json_schema=SOME_THRESHOLDS)]
