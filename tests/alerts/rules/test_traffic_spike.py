@@ -234,8 +234,10 @@ def test_defect_15_requests_without_tenant_count_for_the_gateway() -> None:
         "traffic_spike:master_rpm:system:0",
         "warning",
     )
-    assert finding.title == "Global RPM threshold exceeded (10 >= 10)"
-    assert finding.message == ("The gateway has 10 requests in the last minute, threshold is 10")
+    assert finding.title == "RPM threshold exceeded (10 >= 10)"
+    assert finding.message == (
+        "Traffic without a tenant has 10 requests in the last minute, threshold is 10"
+    )
 
 
 def test_tenants_beyond_max_subjects_are_counted_together_and_never_critical() -> None:

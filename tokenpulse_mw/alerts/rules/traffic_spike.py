@@ -62,14 +62,17 @@ def _finding(
     threshold = getattr(thresholds, metric.name)
     numbers = {"value": value, "threshold": threshold, "window": metric.window}
     steps = _steps(metric.name, subject, thresholds)
-    name = "Global" if subject == GLOBAL else display_name(subject)
-    sentence = metric.sentence.format(name=name_with_id(subject), value=value)
+    title, name = f"{display_name(subject)} {metric.short}", name_with_id(subject)
+    if subject == GLOBAL:
+        title = "Global QPS" if metric == _QPS else metric.short
+        name = "Traffic without a tenant"
+    sentence = metric.sentence.format(name=name, value=value)
     yield Finding(
         type="traffic_spike",
         subject=subject,
         severity=severity_for(value, steps) if value >= fires_at else None,
         keeps=severity_for(value, steps, ratio),
-        title=f"{name} {metric.short} threshold exceeded ({value} >= {threshold})",
+        title=f"{title} threshold exceeded ({value} >= {threshold})",
         message=f"{sentence}, threshold is {threshold}",
         metric=metric.name,
         value=value,
