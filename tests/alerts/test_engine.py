@@ -26,6 +26,7 @@ from tokenpulse_mw.alerts import (
     default_rules,
     quota_exceeded,
 )
+from tokenpulse_mw.alerts.rules import high_latency, rate_limit
 from tokenpulse_mw.alerts.store import (
     Changes,
     EngineState,
@@ -97,7 +98,7 @@ def transitions(events: Iterable[AlertEvent]) -> list[str]:
 @pytest.mark.anyio
 async def test_alert_fires_once_during_failures_and_resolves_once_after(clock: FakeClock) -> None:
     """In between there is only a reminder."""
-    engine = AlertEngine(sinks=[], clock=clock)
+    engine = AlertEngine(sinks=[], clock=clock, thresholds=Thresholds(keep_firing=0))
     by_minute: list[str] = []
 
     for failing in [True, True, True, False, False, False, False, False, False, False]:
@@ -175,7 +176,7 @@ async def test_rate_limited_requests_are_counted_since_the_last_evaluation(
     clock: FakeClock,
 ) -> None:
     """The alert resolves in the first evaluation without such a request."""
-    engine = AlertEngine(sinks=[], clock=clock)
+    engine = AlertEngine(sinks=[], clock=clock, thresholds=Thresholds(traffic_keep_firing=0))
     engine.observe(exchange(tenant="acme", limited=True))
 
     changes = [
@@ -910,3 +911,73 @@ def test_engine_runs_in_one_event_loop_after_another(clock: FakeClock) -> None:
 
     for backend in ("asyncio", "trio", "asyncio"):
         assert anyio.run(run, backend=backend) == ["fired"]
+
+
+@pytest.mark.anyio
+async def test_start_and_stop_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The lines at INFO show that the engine runs, with which rules, sinks and interval."""
+    caplog.set_level("INFO", "tokenpulse_mw.alerts")
+
+    async with AlertEngine([high_latency, rate_limit], [LogSink()], interval=30):
+        pass
+    async with AlertEngine([], []):
+        pass
+
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "alert engine started: rules=high_latency,rate_limit sinks=LogSink interval=30s"),
+        ("INFO", "alert engine stopped"),
+        ("INFO", "alert engine started: rules=none sinks=none interval=60s"),
+        ("INFO", "alert engine stopped"),
+    ]
+
+
+@pytest.mark.anyio
+async def test_dry_run_before_the_first_evaluation_has_the_findings_of_quotas(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The source of the quotas is called, since no evaluation has called it yet."""
+    rows: list[Quota] = [Quota("k1", used=95, limit=100)]
+    engine = AlertEngine([quota_exceeded(lambda: rows)], [])
+
+    findings, errors = await engine.dry_run()
+    await engine.evaluate()
+    rows.clear()
+    later = await engine.dry_run()
+
+    assert [found.fingerprint for found in findings] == ["quota_exceeded:key:k1"]
+    assert len(later.findings) == 1  # only evaluations call the source from now on
+    assert (errors, caplog.records) == ({}, [])
+
+
+@pytest.mark.anyio
+async def test_errors_of_dry_runs_are_returned_and_mute_none_of_evaluations(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only the errors of evaluations are logged and counted, the first of a kind at once."""
+
+    class Listener:
+        errors = 0
+
+        def on_error(self, component: str) -> None:
+            self.errors += 1
+
+    def failing() -> list[Quota]:
+        raise LookupError("no database")
+
+    engine, listener = AlertEngine([quota_exceeded(failing)], []), Listener()
+    engine.add_listener(listener)
+
+    for _ in range(5):
+        findings, errors = await engine.dry_run()
+        assert (findings, list(errors)) == (
+            [],
+            ["refresh of rule quota_exceeded", "rule quota_exceeded"],
+        )
+    assert (caplog.records, listener.errors) == ([], 0)
+    await engine.evaluate()
+
+    assert [(record.levelname, record.message.partition(":")[0]) for record in caplog.records] == [
+        ("ERROR", "refresh of rule quota_exceeded failed with LookupError"),
+        ("ERROR", "rule quota_exceeded failed with LookupError"),
+    ]
+    assert listener.errors == 2

@@ -56,7 +56,9 @@ def evaluate(evaluator: Evaluator, now: float) -> tuple[list[list[str]], bool]:
 
 def dry_run(evaluator: Evaluator, now: float = 1, **chosen: Any) -> dict[str, str | None]:
     """Return the severities that a dry run finds with thresholds, by fingerprint."""
-    findings = finish(evaluator.dry_run(Thresholds(**chosen), now))
+    errors: dict[str, Exception] = {}
+    findings = finish(evaluator.dry_run(Thresholds(**chosen), now, errors.__setitem__))
+    assert errors == {}
     return {finding.fingerprint: finding.severity for finding in findings}
 
 
@@ -94,7 +96,9 @@ def test_counts_between_two_evaluations_are_evaluated_once() -> None:
     """Each evaluation starts these counts from zero."""
     evaluator = default_evaluator(1, tenant="acme", limited=True)
 
-    assert [evaluate(evaluator, now)[0][0] for now in (1, 61)] == [["fired"], ["resolved"]]
+    transitions = [evaluate(evaluator, now)[0][0] for now in (1, 61, 961)]
+
+    assert transitions == [["fired"], [], ["resolved"]]
 
 
 def test_dry_run_changes_nothing() -> None:
@@ -210,10 +214,11 @@ def test_dry_run_reports_invalid_metadata() -> None:
     """The finding is returned as the rule has made it, as in an evaluation."""
     invalid = finding(type="error_spike", metadata={"upstreams": ["a"]})
     reported: list[str] = []
+    errors: dict[str, Exception] = {}
     evaluator = evaluator_of(FixedRule(invalid), reported=reported)
 
-    assert finish(evaluator.dry_run(Thresholds(), 1)) == [invalid]
-    assert reported == ["inhibition: AttributeError"]
+    assert finish(evaluator.dry_run(Thresholds(), 1, errors.__setitem__)) == [invalid]
+    assert (list(errors), reported) == (["inhibition"], [])
 
 
 @pytest.mark.parametrize(("seconds", "severities"), [(7.5, ["warning"]), (7.6, [None]), (12.5, [])])
@@ -244,11 +249,13 @@ class RecordedRules:
 
     def evaluate(self) -> dict[str, list[Finding]]:
         """Return the findings of all rules."""
-        return finish(self.rules.evaluate(TRAFFIC, THRESHOLDS, 0))
+        return finish(self.rules.evaluate(TRAFFIC, THRESHOLDS, 0, self._report))
 
     def inhibit(self, now: float, **findings: list[Finding]) -> dict[str, list[Finding]]:
         """Return the findings after inhibition, and remember their outages."""
-        inhibited, down = finish(self.rules.apply_inhibition(findings, THRESHOLDS, now))
+        inhibited, down = finish(
+            self.rules.apply_inhibition(findings, THRESHOLDS, now, self._report)
+        )
         self.rules.set_outages(down)
         return inhibited
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tokenpulse_mw import AlertEngine, AlertMiddleware, annotate
-from tokenpulse_mw.alerts import Finding
+from tokenpulse_mw import (
+    AlertEngine,
+    AlertEvent,
+    AlertMiddleware,
+    ExchangeMiddleware,
+    Providers,
+    RateLimitMiddleware,
+    annotate,
+    keys,
+)
+from tokenpulse_mw.alerts import Finding, Subject
+from tokenpulse_mw.alerts.rules import high_latency
 
 from ..support.apps import answering
 from ..support.asgi import drive, http_scope
+from ..support.clock import FakeClock
 
 
 @pytest.mark.anyio
@@ -66,3 +77,56 @@ async def test_successful_requests_fire_no_alert() -> None:
     assert {(response.status, response.body) for response in responses} == {(200, b"fine")}
     assert await engine.evaluate() == []
     assert engine.firing == list[Finding]()
+
+
+@pytest.mark.anyio
+async def test_alert_of_a_limited_tenant_has_the_name_that_authentication_annotated() -> None:
+    """Title, message and subject are those of the seed."""
+    engine = AlertEngine(sinks=[])
+    limited = RateLimitMiddleware(answering(), limit="1/hour", key=keys.annotation("tenant"))
+    measured = AlertMiddleware(limited, engine=engine)
+
+    async def authenticated(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, tenant=7, tenant_name="Acme")  # type: ignore[arg-type]
+        await measured(scope, receive, send)
+
+    statuses = [(await drive(authenticated)).status for _ in range(3)]
+
+    (event,) = await engine.evaluate()
+    assert statuses == [200, 429, 429]
+    assert event.finding.subject == Subject("master", "7", "Acme")
+    assert event.finding.title == "Master 'Acme' is rate limited"
+    assert event.finding.message == (
+        "Master 'Acme' (ID: 7) is currently being rate limited. Current QPS: 0.05"
+    )
+
+
+@pytest.mark.anyio
+async def test_long_streams_with_an_early_first_byte_are_not_slow() -> None:
+    """Only the provider whose first byte is late has an alert of its latency."""
+    clock = FakeClock()
+    engine = AlertEngine([high_latency], [], clock=clock, wall=clock)
+
+    def streaming(provider: str, before: float, after: float) -> ASGIApp:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            annotate(scope, provider=provider)
+            clock.advance(before)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+            clock.advance(after)
+            await send({"type": "http.response.body", "body": b"data: 2\n\n"})
+
+        return ExchangeMiddleware(
+            app, observers=[engine.observe], provider=Providers(["early", "late"]), clock=clock
+        )
+
+    events: list[AlertEvent] = []
+    for _ in range(40):
+        await drive(streaming("early", 0.4, 7.6))
+        await drive(streaming("late", 6.0, 2.0))
+        events += await engine.evaluate()
+
+    assert [(event.transition, event.fingerprint) for event in events][:1] == [
+        ("fired", "high_latency:provider:late")
+    ]
+    assert {event.fingerprint for event in events} == {"high_latency:provider:late"}

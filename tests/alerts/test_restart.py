@@ -330,7 +330,7 @@ class Gateway:
     def __init__(self, **chosen: Any) -> None:
         self.clock = FakeClock()
         self.sink = RecordingSink()
-        self._thresholds = Thresholds(**chosen)
+        self._thresholds = Thresholds(**{"keep_firing": 0, **chosen})
         self._store = MemoryAlertStore(wall=self.clock)
         self.restart()
 

@@ -6,10 +6,14 @@ alert, twenty if alerts were acknowledged, and none was ever resolved.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import anyio
 import pytest
 
-from tokenpulse_mw.alerts import AlertEngine, Thresholds
+from tokenpulse_mw import Exchange
+from tokenpulse_mw.alerts import AlertEngine, Thresholds, quota_exceeded
 from tokenpulse_mw.alerts.store import AlertRecord, MemoryAlertStore
 
 from ..support.clock import FakeClock
@@ -148,3 +152,88 @@ def test_breach_with_three_restarts_fires_and_resolves_each_alert_once() -> None
         assert len(await gateway.alerts()) == len(EVERY_ALERT)
 
     anyio.run(restarted)
+
+
+# Traffic that reaches a threshold now and then: by name, the thresholds, and what happens in each
+# second.
+BURSTS: dict[str, tuple[dict[str, Any], Callable[[int], list[Exchange]]]] = {
+    "rate_limit:master:acme": (
+        {},
+        lambda second: [] if second % 3 else [exchange(tenant="acme", status=429, limited=True)],
+    ),
+    "traffic_spike:master_rpm:master:acme": (
+        {"master_rpm": 30},
+        lambda second: [] if second % 600 > 60 else [exchange(tenant="acme")],
+    ),
+    "traffic_spike:global_qps:system:0": (
+        {"global_qps": 1},
+        lambda second: [] if second % 60 > 10 else [exchange(), exchange()],
+    ),
+    "rate_limit_exceeded:provider:claude": (
+        {},
+        lambda second: [] if second % 600 > 200 else [exchange(provider="claude", status=429)],
+    ),
+    "provider_down:apikey:c1": (
+        {},
+        lambda second: [
+            exchange(
+                provider="claude",
+                credential="c1",
+                status=502 if second % 29 and second < 1790 else 200,
+            )
+        ],
+    ),
+    "error_spike:key:k1": (
+        {"error_rate": 0.1, "error_evidence": False, "error_window": 60},
+        lambda second: [exchange(api_key="k1", status=200 if second % 100 < 80 else 500)],
+    ),
+    "high_error_rate:provider:claude": (
+        {"error_window": 60, "provider_error_hold": 10},
+        lambda second: [
+            exchange(provider="claude", status=500 if second % 100 > 80 and second % 2 else 200)
+        ],
+    ),
+    "high_latency:provider:claude": (
+        {"error_window": 60, "provider_latency_hold": 10},
+        lambda second: [
+            exchange(provider="claude", time_to_first_byte=1.0 if second % 100 < 80 else 9.0)
+        ],
+    ),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fingerprint", BURSTS)
+async def test_cause_that_comes_and_goes_for_half_an_hour_is_one_alert(fingerprint: str) -> None:
+    """An evaluation in every second fires the alert once and resolves it once."""
+    thresholds, exchanges_at = BURSTS[fingerprint]
+    clock, sink = FakeClock(), RecordingSink()
+    engine = AlertEngine(sinks=[sink], thresholds=Thresholds(**thresholds), clock=clock, wall=clock)
+
+    for second in range(3600):
+        for finished in exchanges_at(second) if second < 1800 else ():
+            engine.observe(finished)
+        if second < 1800 or not second % 60:
+            await engine.evaluate()
+        clock.advance(1)
+
+    severity_changes = {"escalated", "deescalated"}
+    transitions = sink.transitions_of(fingerprint)
+    assert [name for name in transitions if name not in severity_changes] == ["fired", "resolved"]
+
+
+@pytest.mark.anyio
+async def test_quota_of_a_minute_that_is_used_up_in_each_minute_is_one_alert() -> None:
+    """The reset of the quota does not resolve the alert."""
+    clock, sink = FakeClock(), RecordingSink()
+    used = 0
+    rule = quota_exceeded(lambda: [("k1", used, 100)])
+    engine = AlertEngine([rule], [sink], clock=clock, wall=clock)
+
+    for second in range(0, 1800, 10):
+        used = 20 * (second % 60 // 10) if second < 900 else 0
+        await engine.evaluate()
+        clock.advance(10)
+
+    assert sink.transitions_of("quota_exceeded:key:k1")[-1] == "resolved"
+    assert sink.transitions_of("quota_exceeded:key:k1").count("fired") == 1

@@ -330,7 +330,7 @@ async def test_changes_during_an_evaluation_take_effect_as_a_whole(pauses: int) 
         await engine.controls.silence(Matcher("subject_id", "k7"), ends_at=9999, by="ada")
 
     async def check() -> None:
-        findings = await engine.dry_run()
+        findings, _ = await engine.dry_run()
         assert len(findings) == 501
         assert len(engine.firing) in (500, 501)
         assert sum(engine.counts().values()) == len(engine.firing)

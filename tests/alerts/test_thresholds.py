@@ -24,7 +24,13 @@ INVALID_NUMBERS = [0, -1, True, "1", math.nan, math.inf, 10**400, [1]]
 WHOLE = {"error_min_requests", "provider_failures", "min_rpm_requests_1m", "min_tpm_tokens_1m"} | {
     metric for metric in METRICS if metric != "global_qps"
 }
-WAITS = {"provider_error_hold", "provider_latency_hold", "provider_429_hold", "keep_firing"}
+WAITS = {
+    "provider_error_hold",
+    "provider_latency_hold",
+    "provider_429_hold",
+    "keep_firing",
+    "traffic_keep_firing",
+}
 FLAGS = {"error_evidence", "count_client_errors"}
 # Minimum and maximum of the numbers that are not only above 0.
 RANGES = {
@@ -73,7 +79,8 @@ def test_other_defaults_switch_thresholds_of_traffic_off() -> None:
     thresholds = Thresholds()
 
     assert (thresholds.error_evidence, thresholds.count_client_errors) == (True, False)
-    assert (thresholds.resolve_ratio, thresholds.keep_firing) == (0.8, 0)
+    assert thresholds.resolve_ratio == 0.8
+    assert (thresholds.keep_firing, thresholds.traffic_keep_firing) == (300, 900)
     assert (thresholds.provider_error_rate, thresholds.provider_error_hold) == (0.05, 300)
     assert (thresholds.min_rpm_requests_1m, thresholds.min_tpm_tokens_1m) == (10, 1000)
     assert [getattr(thresholds, metric) for metric in METRICS] == [None] * 5
@@ -145,6 +152,10 @@ VALID = {name: valid_values(name) for name in Thresholds.fields()}
 def test_evaluator_works_with_all_valid_thresholds(chosen: dict[str, Any]) -> None:
     """No rule raises, and without traffic there is no finding in the end."""
     reported: list[str] = []
+
+    def report(component: str, error: Exception) -> None:
+        reported.append(f"{component}: {error!r}")
+
     evaluator = Evaluator(
         default_rules(),
         thresholds=Thresholds(),
@@ -152,7 +163,7 @@ def test_evaluator_works_with_all_valid_thresholds(chosen: dict[str, Any]) -> No
         cooldown=300,
         max_subjects=5,
         is_silenced=never_silenced,
-        report=lambda component, error: reported.append(f"{component}: {error!r}"),
+        report=report,
     )
     thresholds = Thresholds(**chosen)
     finish(evaluator.set_thresholds(thresholds))
@@ -161,11 +172,11 @@ def test_evaluator_works_with_all_valid_thresholds(chosen: dict[str, Any]) -> No
         finished = exchange(tenant="m", api_key="k", provider="claude", status=status)
         evaluator.traffic.observe(finished, 1000)
 
-    finish(evaluator.dry_run(thresholds, 1001))
+    finish(evaluator.dry_run(thresholds, 1001, report))
     finish(evaluator.evaluate(thresholds, 1001, 1001))
     evaluator.traffic.observe(exchange(provider="claude"), 1e8)
     finish(evaluator.evaluate(thresholds, 1e8, 1e8))
-    findings = finish(evaluator.dry_run(thresholds, 2e8))
+    findings = finish(evaluator.dry_run(thresholds, 2e8, report))
 
     assert reported == []
     assert findings == []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from inspect import isclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import anyio
 
@@ -39,6 +39,18 @@ _RETENTION_SECONDS = 30 * _DAY  # of resolved alerts and dead letters
 
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
+
+
+class DryRun(NamedTuple):
+    """Outcome of an evaluation that has changed nothing.
+
+    Attributes:
+        findings: The findings of the rules that succeeded.
+        errors: Errors by component, such as "rule quota_exceeded".
+    """
+
+    findings: list[Finding]
+    errors: Mapping[str, Exception]
 
 
 class AlertEngine:
@@ -204,16 +216,21 @@ class AlertEngine:
         await self._prune(at)
         return [event for change in changes for event in change.events]
 
-    async def dry_run(self, thresholds: Thresholds | None = None) -> list[Finding]:
-        """Return the findings of an evaluation with `thresholds`, without changing anything.
+    async def dry_run(self, thresholds: Thresholds | None = None) -> DryRun:
+        """Return the outcome of an evaluation with `thresholds`, without changing anything.
 
         Other values of `error_window` and `count_client_errors` have no effect: the counts are
-        those of the thresholds in force.
+        those of the thresholds in force. Failures are returned, and neither logged nor counted.
         """
+        errors: dict[str, Exception] = {}
+        await self._evaluator.rules.preview_refresh(errors.__setitem__)
         async with self._deciding():
             traffic = self._evaluator.traffic
-            preview = self._evaluator.dry_run(thresholds or self.thresholds, self.clock())
-            return await in_steps(preview, may_pause=lambda: not traffic.is_crowded)
+            preview = self._evaluator.dry_run(
+                thresholds or self.thresholds, self.clock(), errors.__setitem__
+            )
+            findings = await in_steps(preview, may_pause=lambda: not traffic.is_crowded)
+        return DryRun(findings, errors)
 
     async def test(self, sink: str) -> str | None:
         """Send a test alert to one sink, once, and return the error message, if any.
@@ -240,6 +257,12 @@ class AlertEngine:
         await self._resume()
         self._running = background_tasks(self.run, self._outbox.run)
         await self._running.__aenter__()
+        logger.info(
+            "alert engine started: rules=%s sinks=%s interval=%gs",
+            ",".join(self.rules) or "none",
+            ",".join(self.sinks) or "none",
+            self.interval,
+        )
         return self
 
     async def __aexit__(self, *raised: Any) -> None:
@@ -249,6 +272,7 @@ class AlertEngine:
             await running.__aexit__(None, None, None)
             with anyio.CancelScope(shield=True):
                 await self._outbox.aclose(last_chance=min(self.interval, _CLOSE_SECONDS))
+            logger.info("alert engine stopped")
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
         """Return the number of alerts by type, severity and state."""

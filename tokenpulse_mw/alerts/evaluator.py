@@ -76,9 +76,11 @@ class Evaluator:
         yield from self.traffic.count_backlog()
         staged: list[Staged] = []
         with self.traffic.frozen(now):
-            findings_by_rule = yield from self.rules.evaluate(self.traffic, thresholds, now)
+            findings_by_rule = yield from self.rules.evaluate(
+                self.traffic, thresholds, now, self._report
+            )
             result, recent = yield from self.rules.apply_inhibition(
-                findings_by_rule, thresholds, now
+                findings_by_rule, thresholds, now, self._report
             )
             for name, findings in result.items():
                 try:
@@ -96,14 +98,19 @@ class Evaluator:
         changes = [part for outcome in staged for part in outcome.changes]
         return changes, len(staged) == len(self.rules.names)
 
-    def dry_run(self, thresholds: Thresholds, now: float) -> Steps[list[Finding]]:
-        """Return the findings of an evaluation with these thresholds, without changing anything."""
+    def dry_run(self, thresholds: Thresholds, now: float, report: Report) -> Steps[list[Finding]]:
+        """Return the findings of an evaluation with these thresholds, without changing anything.
+
+        Failures are only reported to `report`.
+        """
         yield from self.traffic.count_backlog()
         with self.traffic.frozen(now), self.traffic.preserve_levels():
             yield from self.traffic.set_levels(thresholds)
-            findings_by_rule = yield from self.rules.evaluate(self.traffic, thresholds, now)
+            findings_by_rule = yield from self.rules.evaluate(self.traffic, thresholds, now, report)
             windows = self.traffic.thresholds
-            result, _ = yield from self.rules.apply_inhibition(findings_by_rule, windows, now)
+            result, _ = yield from self.rules.apply_inhibition(
+                findings_by_rule, windows, now, report
+            )
         return [finding for findings in result.values() for finding in findings]
 
     def resume(
@@ -156,6 +163,7 @@ class RuleSet:
         self._interval = interval
         self._report = report
         self._recovered = recovered
+        self._is_refreshed = False
         self._outages: Outages = {}
 
     def __iter__(self) -> Iterator[tuple[str, Rule]]:
@@ -163,15 +171,24 @@ class RuleSet:
 
     async def refresh(self) -> None:
         """Await the `refresh` of each rule that has one, for at most an interval each."""
+        self._is_refreshed = True
+        await self._refresh(self._report, self._recovered)
+
+    async def preview_refresh(self, report: Report) -> None:
+        """Refresh for a dry run: only before the first `refresh`, since failures would count."""
+        if not self._is_refreshed:
+            await self._refresh(report, ignored)
+
+    async def _refresh(self, report: Report, recovered: Recovered) -> None:
         for name, rule in self._rules.items():
             refresh = getattr(rule, "refresh", None)
             if refresh is not None:
                 try:
                     await call_with_timeout(self._interval, refresh)
                 except Exception as error:  # noqa: BLE001 - the rule keeps its last data
-                    self._report(f"refresh of rule {name}", error)
+                    report(f"refresh of rule {name}", error)
                 else:
-                    self._recovered(f"refresh of rule {name}")
+                    recovered(f"refresh of rule {name}")
 
     def resume(self, name: str, traffic: Traffic, finding: Finding) -> None:
         """Pass a finding from before a restart to the `resume` of its rule."""
@@ -182,18 +199,20 @@ class RuleSet:
             except Exception as error:  # noqa: BLE001 - the alert continues without it
                 self._report(f"rule {name}", error)
 
-    def evaluate(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Steps[Findings]:
+    def evaluate(
+        self, traffic: Traffic, thresholds: Thresholds, now: float, report: Report
+    ) -> Steps[Findings]:
         """Return the findings of each rule by its name, without the rules that raised."""
         findings_by_rule: Findings = {}
         for name, rule in self._rules.items():
             try:
                 findings_by_rule[name] = yield from _collect(rule(traffic, thresholds, now))
             except Exception as error:  # noqa: BLE001 - one rule must not silence the others
-                self._report(f"rule {name}", error)
+                report(f"rule {name}", error)
         return findings_by_rule
 
     def apply_inhibition(
-        self, findings_by_rule: Findings, thresholds: Thresholds, now: float
+        self, findings_by_rule: Findings, thresholds: Thresholds, now: float, report: Report
     ) -> Steps[tuple[Findings, Outages]]:
         """Return the findings, inhibited by current and recent outages, and these outages.
 
@@ -201,6 +220,7 @@ class RuleSet:
             findings_by_rule: Result of `evaluate`.
             thresholds: The thresholds of the traffic windows.
             now: Seconds of the engine's clock.
+            report: Called with a failure.
         """
         recent = self._outages
         if not recent and not any(findings_by_rule.values()):
@@ -217,7 +237,7 @@ class RuleSet:
                     if len(batch) == STEP:
                         yield
         except Exception as error:  # noqa: BLE001 - a rule may put anything into its metadata
-            self._report("inhibition", error)
+            report("inhibition", error)
             return findings_by_rule, recent
         return result, recent
 

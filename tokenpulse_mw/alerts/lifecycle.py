@@ -36,6 +36,9 @@ class Subject(NamedTuple):
     name: str = ""
 
 
+GLOBAL = Subject("system", "0", "global")  # the whole gateway
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """A problem of one subject, found by a rule in one evaluation.

@@ -119,8 +119,8 @@ class Thresholds:
         provider_failures: Failures in a row from which a provider or a credential is down.
         provider_error_rate: Share of failed requests of a provider that must be exceeded.
         provider_error_hold: Seconds that it must be exceeded before the alert fires.
-        provider_latency_p95: 95th percentile of a provider's durations that must be exceeded, in
-            seconds.
+        provider_latency_p95: 95th percentile of a provider's times to the first byte that must
+            be exceeded, in seconds.
         provider_latency_hold: Seconds that it must be exceeded before the alert fires.
         provider_429_rpm: Responses with 429 in a minute, from a provider or from the gateway's own
             limit, that must be exceeded.
@@ -129,6 +129,8 @@ class Thresholds:
         resolve_ratio: Part of the threshold of a severity below which an alert loses that
             severity or is resolved (hysteresis).
         keep_firing: Seconds that a finding must be absent before the alert is resolved.
+        traffic_keep_firing: The same for the amount of traffic (`rate_limit`,
+            `rate_limit_exceeded` and `traffic_spike`), which comes in bursts.
 
     Raises:
         InvalidThresholds: Values are invalid; a `ValueError` that lists all of them.
@@ -158,7 +160,8 @@ class Thresholds:
     provider_429_hold: float = _value(120, _WAIT)
     quota_warning: float | None = _value(0.9, _OFF_SHARE)
     resolve_ratio: float = _value(0.8, Range(least=0.01, most=1))
-    keep_firing: float = _value(0, _WAIT)
+    keep_firing: float = _value(300, _WAIT)
+    traffic_keep_firing: float = _value(900, _WAIT)
 
     def __post_init__(self) -> None:
         problems = [

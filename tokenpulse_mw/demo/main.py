@@ -43,7 +43,9 @@ def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
             credentials=dict.fromkeys(CALLS, True),
             # Seconds instead of the minutes of a real gateway.
             engine=AlertEngine(
-                sinks=[print_alert], interval=0.25, thresholds=Thresholds(error_window=2)
+                sinks=[print_alert],
+                interval=0.25,
+                thresholds=Thresholds(error_window=2, keep_firing=1, traffic_keep_firing=1),
             ),
             metrics=HttpMetrics(CollectorRegistry()),
         )

@@ -14,7 +14,7 @@ from .api import Api, trouble
 
 QPS = Finding(
     type="traffic_spike",
-    subject=Subject("system", "0", "gateway"),
+    subject=Subject("system", "0", "global"),
     severity="critical",
     title="Traffic",
     message="There is much of it.",
@@ -72,6 +72,22 @@ def test_list_with_filters_has_alerts_that_match_all(query: str, subjects: set[s
     assert {alert["subject"]["id"] for alert in api.get(query)["alerts"]} == subjects
 
 
+def test_active_alerts_are_firing_or_recovering() -> None:
+    """A pending alert is not active; one that is not found any more is active until it resolves."""
+    api = Api(trouble("k1"), trouble("k2", keep_firing=60), trouble("k3", hold_for=60))
+    api.evaluate()
+    api.rule.findings = api.rule.findings[:1]
+    assert {alert["state"] for alert in api.get("?state=active")["alerts"]} == {"firing"}
+    api.evaluate()
+
+    active = api.get("?state=active")["alerts"]
+
+    assert {alert["subject"]["id"]: alert["state"] for alert in active} == {
+        "k1": "firing",
+        "k2": "recovering",
+    }
+
+
 @pytest.mark.parametrize("query", ["state=burning", "severity=", "subject=k1", "cursor=x"])
 def test_invalid_filter_is_rejected(query: str) -> None:
     """An invalid filter gets 422, because an empty page would look as if no alert fires."""
@@ -85,7 +101,7 @@ def test_error_of_a_filter_has_the_valid_and_the_received_value() -> None:
     response = Api().request("GET", "?state=burning")
 
     assert response.json()["errors"][0]["msg"] == (
-        "must be one of pending, firing, recovering, resolved, got 'burning'"
+        "must be one of pending, firing, recovering, resolved, active, got 'burning'"
     )
 
 

@@ -80,6 +80,20 @@ def test_dry_run_evaluates_the_current_traffic() -> None:
     assert (severities(0.1), severities(0.35), severities(0.9)) == (["warning"], [None], [])
 
 
+def test_dry_run_returns_the_errors_of_rules_that_failed() -> None:
+    """Findings that are missing because of an error do not look as if the rule found nothing."""
+
+    def broken(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
+        raise LookupError("no database\nat all")
+
+    body = Api(rules=[high, broken]).request("POST", "/evaluate").json()
+
+    assert [finding["type"] for finding in body["findings"]] == ["high"]
+    assert body["errors"] == [
+        {"component": "rule broken", "error": "LookupError: no database at all"}
+    ]
+
+
 def test_dry_run_with_invalid_thresholds_is_rejected() -> None:
     """A dry run validates thresholds as a change does."""
     error = Api().error("POST", "/evaluate", json={"thresholds": {"error_rate": 2}})

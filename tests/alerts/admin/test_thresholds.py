@@ -189,6 +189,53 @@ def test_change_without_if_match_gets_428(method: str) -> None:
     assert response.status_code == 428
 
 
+def test_put_without_if_match_sets_the_thresholds_that_are_its_fields() -> None:
+    """Clients of the seed send some thresholds without a version; the others are kept."""
+    api = Api(thresholds=Thresholds(master_rpm=600))
+
+    response = api.request("PUT", "/thresholds", json={"global_qps": 100, "master_rpd": None})
+
+    assert (response.status_code, response.headers["etag"]) == (200, '"1"')
+    assert response.json() == api.get("/thresholds")
+    assert api.engine.thresholds == Thresholds(master_rpm=600, global_qps=100)
+
+
+def test_put_without_if_match_keeps_what_another_process_has_set() -> None:
+    """The thresholds of the newest version in the store are kept, also if it was unknown here."""
+    api = Api()
+    api.request("GET", "/thresholds")
+    set_in_store(api, Thresholds(error_rate=0.2).as_dict())
+
+    response = api.request("PUT", "/thresholds", json={"global_qps": 100})
+
+    assert response.headers["etag"] == '"2"'
+    assert api.engine.thresholds == Thresholds(error_rate=0.2, global_qps=100)
+
+
+def test_put_without_if_match_of_invalid_thresholds_names_its_fields() -> None:
+    """Invalid values and unknown names are rejected, and nothing is changed."""
+    api = Api()
+    body = {"global_qps": 0, "colour": "red", "master_rpm": 5}
+
+    error = api.error("PUT", "/thresholds", json=body)
+
+    assert error == (422, [["colour"], ["global_qps"]])
+    assert api.engine.thresholds == Thresholds()
+
+
+@pytest.mark.parametrize("body", [{}, {"thresholds": {"master_rpm": 5}}])
+def test_put_of_all_thresholds_or_of_none_requires_if_match(body: Any) -> None:
+    """The body of a complete change is not taken for fields."""
+    assert Api().error("PUT", "/thresholds", json=body) == (428, [])
+
+
+def test_put_of_fields_with_if_match_is_rejected() -> None:
+    """With a version, PUT is complete: it requires the field `thresholds`."""
+    error = Api().error("PUT", "/thresholds", headers={"if-match": "*"}, json={"global_qps": 100})
+
+    assert error == (422, [["global_qps"], ["thresholds"]])
+
+
 @pytest.mark.parametrize("match", ["0", "W/0", ""])
 def test_malformed_if_match_gets_400(match: str) -> None:
     """The error of a malformed If-Match has a valid example."""

@@ -32,9 +32,10 @@ def test_error_spike_finding_has_its_numbers() -> None:
         subject=Subject("key", "k1"),
         severity="critical",
         title="High error rate detected (50.0%)",
-        message="Key 'k1' has 50.0% error rate (20/40 requests) in the last 60 s",
+        message="Key ID k1 has 50.0% error rate (20/40 requests) in the last 1m0s",
         value=0.5,
         metadata={"requests": 40, "errors": 20, "threshold": 0.1},
+        keep_firing=300,
         keeps="critical",
     )
     assert finding.fingerprint == "error_spike:key:k1"
@@ -258,7 +259,7 @@ def test_high_error_rate_finding_has_its_numbers() -> None:
             subject=Subject("provider", "claude", "claude"),
             severity="critical",
             title="Provider 'claude' has a high error rate (40.0%)",
-            message="Provider 'claude' failed 40 of 100 requests (40.0%) in the last 300 s",
+            message="Provider 'claude' failed 40 of 100 requests (40.0%) in the last 5m0s",
             value=0.4,
             metadata={
                 "requests": 100,
@@ -267,6 +268,7 @@ def test_high_error_rate_finding_has_its_numbers() -> None:
                 "upstreams": {"provider:claude": 40},
             },
             hold_for=300,
+            keep_firing=300,
             window=300,
         )
     ]

@@ -15,8 +15,8 @@ from .scenario import Scenario, severities
 def test_slow_provider_finding_has_its_numbers() -> None:
     """The finding has the lower bound of the p95 and must last for five minutes."""
     scenario = Scenario()
-    scenario.observe(60, provider="Claude", duration=1.0)
-    scenario.observe(40, provider="Claude", duration=20.0)
+    scenario.observe(60, provider="Claude", time_to_first_byte=1.0, duration=30.0)
+    scenario.observe(40, provider="Claude", time_to_first_byte=20.0, duration=30.0)
 
     assert scenario.evaluate(high_latency) == [
         Finding(
@@ -24,14 +24,33 @@ def test_slow_provider_finding_has_its_numbers() -> None:
             subject=Subject("provider", "Claude", "Claude"),
             severity="warning",
             title="Provider 'Claude' responds slowly (p95 over 15 s)",
-            message="Provider 'Claude' took longer than 5 s for 40 of 100 responses "
-            "in the last 300 s; p95 is over 15 s",
+            message="Provider 'Claude' took longer than 5 s to the first byte of 40 of 100 "
+            "responses in the last 5m0s; p95 is over 15 s",
             value=15,
             metadata={"requests": 100, "slow": 40, "threshold": 5},
             hold_for=300,
+            keep_firing=300,
             window=300,
         )
     ]
+
+
+def test_long_stream_with_an_early_first_byte_is_not_slow() -> None:
+    """A stream of a language model takes as long as its text; only the wait before it counts."""
+    scenario = Scenario()
+    scenario.observe(100, provider="claude", time_to_first_byte=0.4, duration=8.0)
+
+    assert scenario.evaluate(high_latency) == []
+
+
+def test_response_without_body_counts_by_its_duration() -> None:
+    """The duration of a response without a body ends with its headers."""
+    scenario = Scenario()
+    scenario.observe(20, provider="claude", status=204, time_to_first_byte=None, duration=8.0)
+
+    assert severities(scenario.evaluate(high_latency)) == {
+        "high_latency:provider:claude": "warning"
+    }
 
 
 @given(
@@ -44,7 +63,7 @@ def test_rule_fires_if_and_only_if_more_than_5_percent_took_longer(
     """The comparison with the threshold is exact in spite of the buckets."""
     scenario = Scenario(provider_latency_p95=threshold, error_evidence=False)
     for duration in durations:
-        scenario.observe(provider="claude", duration=duration)
+        scenario.observe(provider="claude", time_to_first_byte=duration)
 
     fires = "warning" in severities(scenario.evaluate(high_latency)).values()
 
@@ -57,7 +76,7 @@ def test_reported_p95_is_never_above_the_true_p95(durations: list[float]) -> Non
     """The value is the lower bound of the bucket of the 95th percentile."""
     scenario = Scenario(error_evidence=False)
     for duration in durations:
-        scenario.observe(provider="claude", duration=duration)
+        scenario.observe(provider="claude", time_to_first_byte=duration)
 
     for finding in scenario.evaluate(high_latency):
         above = sum(duration >= finding.value for duration in durations)

@@ -73,17 +73,19 @@ def test_provider_down_finding_has_its_numbers() -> None:
         type="provider_down",
         subject=Subject("provider", "claude", "claude"),
         severity="critical",
-        title="Provider claude failing (12 failures)",
-        message="claude failed 12 times in a row",
+        title="Provider 'claude' failing (12 failures)",
+        message="Provider 'claude' has 12 failures out of 12 requests (100.0% failure rate)",
         value=12,
         metadata={"failures": 12, "threshold": 10},
+        keep_firing=300,
         window=0,
     )
     assert finding.fingerprint == "provider_down:provider:claude"
 
 
 @pytest.mark.parametrize(
-    ("provider", "name", "text"), [("claude", "claude", "claude"), ("unknown", "", "(unknown)")]
+    ("provider", "name", "text"),
+    [("claude", "claude", "API Key ID c1 in group 'claude'"), ("unknown", "", "API Key ID c1")],
 )
 def test_credential_down_finding_has_the_id_of_the_credential(
     provider: str, name: str, text: str
@@ -97,8 +99,23 @@ def test_credential_down_finding_has_the_id_of_the_credential(
 
     assert finding.fingerprint == "provider_down:apikey:c1"
     assert finding.subject == Subject("apikey", "c1", name)
-    assert finding.title == f"Provider {text} failing (10 failures)"
-    assert finding.message == f"API key 'c1' of {text} failed 10 times in a row"
+    assert finding.title == "Provider API key failing (10 failures)"
+    assert finding.message == f"{text} has 10 failures out of 10 requests (100.0% failure rate)"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "text"),
+    [
+        ("." * 5 + "x" * 10, "10 failures out of 15 requests (66.7% failure rate)"),
+        (".x." + "x" * 10, "11 failures out of 13 requests (84.6% failure rate)"),
+        ("x" * 500, "500 failures out of 500 requests (100.0% failure rate)"),
+    ],
+)
+def test_message_counts_recent_requests_or_all_failures_in_a_row(outcomes: str, text: str) -> None:
+    """The failure rate is that of the last 20 requests, or of all since the last success."""
+    (finding,) = outages(outcomes)
+
+    assert finding.message == f"Provider 'claude' has {text}"
 
 
 def test_defect_1_old_outcomes_do_not_count() -> None:

@@ -37,13 +37,22 @@ async def test_quota_nearly_used_up_finding_has_its_numbers() -> None:
         subject=Subject("key", "k1"),
         severity="warning",
         title="Quota at 95%",
-        message="Key 'k1' (master 'acme') has used 950 of 1000 (95.0%) of its quota",
+        message="Key ID k1 (Master acme) has used 950/1000 tokens (95.0%)",
         value=0.95,
         metadata={"used": 950, "limit": 1000, "master": "acme", "threshold": 0.9},
+        keep_firing=300,
         window=0,
         keeps="critical",
     )
     assert finding.fingerprint == "quota_exceeded:key:k1"
+
+
+@pytest.mark.anyio
+async def test_quota_of_another_unit_names_the_unit() -> None:
+    """A quota is in tokens unless its row has another unit."""
+    (finding,) = await findings_for([("k1", 100, 100, None, "requests")])
+
+    assert finding.message == "Key ID k1 has used 100/100 requests (100.0%)"
 
 
 @pytest.mark.anyio
@@ -201,7 +210,8 @@ async def test_defect_10_source_that_raises_keeps_the_last_quotas() -> None:
     [
         (),
         ("k1", 10),
-        ("k1", 10, 10, "acme", 5),
+        ("k1", 10, 10, "acme", None),
+        ("k1", 10, 10, "acme", "USD", 5),
         ("k1", "10", 10),
         ("k1", 10, "10"),
         ("k1", True, 10),

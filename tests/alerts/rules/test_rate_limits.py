@@ -9,22 +9,35 @@ from .scenario import Scenario, severities
 
 
 def test_limited_tenant_finding_has_its_count() -> None:
-    """The finding has the number of limited requests since the last evaluation."""
+    """The finding has the limited requests since the last evaluation, and those of a minute."""
     scenario = Scenario()
-    scenario.observe(3, tenant="acme", limited=True)
+    scenario.observe(27, tenant="7", tenant_name="Acme")
+    scenario.observe(3, tenant="7", tenant_name="Acme", limited=True)
 
     (finding,) = scenario.evaluate(rate_limit)
 
     assert finding == Finding(
         type="rate_limit",
-        subject=Subject("master", "acme"),
+        subject=Subject("master", "7", "Acme"),
         severity="warning",
-        title="Master 'acme' is rate limited",
-        message="Master 'acme' was rate limited 3 times since the last evaluation",
+        title="Master 'Acme' is rate limited",
+        message="Master 'Acme' (ID: 7) is currently being rate limited. Current QPS: 0.50",
         value=3,
-        metadata={"limited": 3},
+        metadata={"limited": 3, "qps": 0.5},
+        keep_firing=900,
     )
-    assert finding.fingerprint == "rate_limit:master:acme"
+    assert finding.fingerprint == "rate_limit:master:7"
+
+
+def test_tenant_without_name_is_named_by_its_id() -> None:
+    """The id appears once, in quotes."""
+    scenario = Scenario()
+    scenario.observe(tenant="acme", limited=True)
+
+    (finding,) = scenario.evaluate(rate_limit)
+
+    assert finding.subject == Subject("master", "acme")
+    assert finding.message.startswith("Master 'acme' is currently being rate limited.")
 
 
 def test_defect_13_limited_request_between_evaluations_is_found_once() -> None:
@@ -55,5 +68,6 @@ def test_provider_with_many_429_finding_has_its_numbers() -> None:
             value=13,
             metadata={"refused": 13, "ours": 5, "threshold": 10, "window": "1m"},
             hold_for=120,
+            keep_firing=900,
         )
     ]

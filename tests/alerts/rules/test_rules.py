@@ -18,6 +18,7 @@ from tokenpulse_mw.alerts.rules import (
     rate_limit_exceeded,
     rule_name,
 )
+from tokenpulse_mw.alerts.rules.rule import duration_text
 
 from .scenario import Scenario, findings_of
 
@@ -62,8 +63,8 @@ def test_rules_without_traffic_find_nothing() -> None:
 
 @pytest.mark.anyio
 async def test_keep_firing_applies_to_every_rule() -> None:
-    """The findings of all rules have the `keep_firing` of the thresholds."""
-    scenario = Scenario(keep_firing=45, master_rpm=10, error_rate=0.1)
+    """Rules for the amount of traffic have `traffic_keep_firing`, the others `keep_firing`."""
+    scenario = Scenario(keep_firing=45, traffic_keep_firing=90, master_rpm=10, error_rate=0.1)
     scenario.observe(20, tenant="acme", api_key="k1", provider="claude", status=502, duration=50.0)
     scenario.observe(20, tenant="acme", provider="claude", status=429, limited=True)
     quota_rule = quota_exceeded(lambda: [("k1", 10, 10)])
@@ -77,8 +78,10 @@ async def test_keep_firing_applies_to_every_rule() -> None:
         for finding in findings_of(rule, scenario.traffic, scenario.thresholds)
     ]
 
-    assert {finding.type for finding in findings} == {rule_name(rule) for rule in rules}
-    assert {finding.keep_firing for finding in findings} == {45}
+    traffic = {"rate_limit", "rate_limit_exceeded", "traffic_spike"}
+    assert {finding.type: finding.keep_firing for finding in findings} == {
+        rule_name(rule): 90 if rule_name(rule) in traffic else 45 for rule in rules
+    }
 
 
 @pytest.mark.parametrize(
@@ -158,9 +161,9 @@ def test_value_between_resolve_and_fire_threshold_has_no_severity(
 @pytest.mark.parametrize(
     ("rule", "fields", "severity", "text"),
     [
-        (rate_limit, {"limited": True}, "warning", "The gateway was rate limited 20 times"),
+        (rate_limit, {"limited": True}, "warning", "Clients of the gateway are currently being"),
         (error_spike, {"status": 500}, "critical", "The gateway has 100.0% error rate (20/20 req"),
-        (high_latency, {"duration": 20.0}, "warning", "The gateway took longer than 5 s for 20"),
+        (high_latency, {"duration": 20.0}, "warning", "The gateway took longer than 5 s to the"),
         (rate_limit_exceeded, {"status": 429}, "warning", "The gateway had 20 responses with 429"),
     ],
 )
@@ -174,9 +177,18 @@ def test_exchanges_without_subject_count_for_the_gateway(
     (finding,) = scenario.evaluate(rule)
 
     assert (finding.subject.kind, finding.subject.id) == ("system", "0")
-    assert (finding.subject.name, finding.severity) == ("gateway", severity)
+    assert (finding.subject.name, finding.severity) == ("global", severity)
     assert finding.fingerprint == f"{rule_name(rule)}:system:0"
     assert finding.message.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(300, "5m0s"), (90, "1m30s"), (45, "45s"), (1.5, "1.5s"), (5400, "1h30m0s")],
+)
+def test_duration_has_the_format_of_the_seed(seconds: float, text: str) -> None:
+    """Durations in messages have hours, minutes and seconds."""
+    assert duration_text(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -23,32 +23,32 @@ PER_REQUEST = TokenUsage(input=60, output=40)
             "master_rpm",
             40,
             50,
-            "Master 'acme': RPM threshold exceeded (50 >= 40)",
-            "Master 'acme' had 50 requests in a minute, threshold is 40",
+            "Master 'Acme' RPM threshold exceeded (50 >= 40)",
+            "Master 'Acme' (ID: 7) has 50 requests in the last minute, threshold is 40",
             "1m",
         ),
         (
             "master_tpm",
             4000,
             5000,
-            "Master 'acme': TPM threshold exceeded (5000 >= 4000)",
-            "Master 'acme' had 5000 tokens in a minute, threshold is 4000",
+            "Master 'Acme' TPM threshold exceeded (5000 >= 4000)",
+            "Master 'Acme' (ID: 7) used 5000 tokens in the last minute, threshold is 4000",
             "1m",
         ),
         (
             "master_rpd",
             40,
             50,
-            "Master 'acme': RPD threshold exceeded (50 >= 40)",
-            "Master 'acme' had 50 requests in 24 hours, threshold is 40",
+            "Master 'Acme' RPD threshold exceeded (50 >= 40)",
+            "Master 'Acme' (ID: 7) has 50 requests in the last 24 hours, threshold is 40",
             "24h",
         ),
         (
             "master_tpd",
             4000,
             5000,
-            "Master 'acme': TPD threshold exceeded (5000 >= 4000)",
-            "Master 'acme' had 5000 tokens in 24 hours, threshold is 4000",
+            "Master 'Acme' TPD threshold exceeded (5000 >= 4000)",
+            "Master 'Acme' (ID: 7) used 5000 tokens in the last 24 hours, threshold is 4000",
             "24h",
         ),
     ],
@@ -56,25 +56,26 @@ PER_REQUEST = TokenUsage(input=60, output=40)
 def test_tenant_finding_has_its_numbers(
     metric: str, threshold: int, value: int, title: str, message: str, window: str
 ) -> None:
-    """The metadata and the fingerprint have the format of the seed."""
+    """Texts, metadata and fingerprint have the format of the seed."""
     scenario = Scenario(**{metric: threshold})
-    scenario.observe(50, tenant="acme", usage=PER_REQUEST)
+    scenario.observe(50, tenant="7", tenant_name="Acme", usage=PER_REQUEST)
 
     (finding,) = scenario.evaluate(traffic_spike)
 
     assert finding == Finding(
         type="traffic_spike",
-        subject=Subject("master", "acme"),
+        subject=Subject("master", "7", "Acme"),
         severity="warning",
         title=title,
         message=message,
         metric=metric,
         value=value,
         metadata={"metric": metric, "value": value, "threshold": threshold, "window": window},
+        keep_firing=900,
         window={"1m": 60, "24h": 86_400}[window],
         keeps="warning",
     )
-    assert finding.fingerprint == f"traffic_spike:{metric}:master:acme"
+    assert finding.fingerprint == f"traffic_spike:{metric}:master:7"
 
 
 def test_defect_12_gateway_finding_counts_all_requests_together() -> None:
@@ -87,13 +88,14 @@ def test_defect_12_gateway_finding_counts_all_requests_together() -> None:
 
     assert finding == Finding(
         type="traffic_spike",
-        subject=Subject("system", "0", "gateway"),
+        subject=Subject("system", "0", "global"),
         severity="warning",
-        title="The gateway: QPS threshold exceeded (4.5 >= 4)",
-        message="The gateway had 4.5 requests a second (over 10 s), threshold is 4",
+        title="Global QPS threshold exceeded (4.5 >= 4)",
+        message="System-wide QPS is 4.5, threshold is 4",
         metric="global_qps",
         value=4.5,
         metadata={"metric": "global_qps", "value": 4.5, "threshold": 4, "window": "realtime"},
+        keep_firing=900,
         window=10,
         keeps="warning",
     )
@@ -226,9 +228,16 @@ def test_defect_15_requests_without_tenant_count_for_the_gateway() -> None:
     scenario = Scenario(master_rpm=10)
     scenario.observe(10)
 
-    assert severities(scenario.evaluate(traffic_spike)) == {
-        "traffic_spike:master_rpm:system:0": "warning"
-    }
+    (finding,) = scenario.evaluate(traffic_spike)
+
+    assert (finding.fingerprint, finding.severity) == (
+        "traffic_spike:master_rpm:system:0",
+        "warning",
+    )
+    assert finding.title == "RPM threshold exceeded (10 >= 10)"
+    assert finding.message == (
+        "Traffic without a tenant has 10 requests in the last minute, threshold is 10"
+    )
 
 
 def test_tenants_beyond_max_subjects_are_counted_together_and_never_critical() -> None:
@@ -241,9 +250,7 @@ def test_tenants_beyond_max_subjects_are_counted_together_and_never_critical() -
     (finding,) = scenario.evaluate(traffic_spike)
 
     assert (finding.subject.id, finding.severity, finding.value) == (OVERFLOW, "warning", 100)
-    assert finding.message == (
-        "Masters beyond max_subjects together had 100 requests in a minute, threshold is 10"
-    )
+    assert finding.title == "Master 'all others' RPM threshold exceeded (100 >= 10)"
 
 
 def test_rule_reads_only_tenants_near_their_threshold() -> None:
@@ -265,4 +272,4 @@ def test_tenant_named_as_the_overflow_is_counted_separately() -> None:
     (finding,) = scenario.evaluate(traffic_spike)
 
     assert (finding.subject.id, finding.severity) == ("__overflow___", "critical")
-    assert finding.title.startswith("Master '__overflow___': RPM")
+    assert finding.title.startswith("Master '__overflow___' RPM")

@@ -55,6 +55,21 @@ def parts(transition: Transition, severity: Severity | None, **fields: Any) -> t
     return (body["text"], *values)
 
 
+@pytest.mark.parametrize(
+    ("subject", "text"),
+    [
+        (Subject("master", "7", "Acme"), "master 7 (Acme)"),
+        (Subject("provider", "claude", "claude"), "provider claude"),
+        (Subject("key", "k1"), "key k1"),
+    ],
+)
+def test_subject_has_its_name_unless_it_is_the_id(subject: Subject, text: str) -> None:
+    """A provider is not named twice."""
+    body = message(event(subject=subject))
+
+    assert body["attachments"][0]["fields"][1]["value"] == text
+
+
 def test_resolved_alert_is_green_without_its_message() -> None:
     """A resolved alert has no message, because its problem is over."""
     assert parts("resolved", "critical") == (

@@ -103,6 +103,21 @@ async def test_filters_select_alerts(opened: Open) -> None:
         assert await selected(state="resolved", severity="critical") == []
 
 
+async def test_active_alerts_have_fired_and_are_not_resolved(opened: Open) -> None:
+    """The filter selects firing and recovering alerts, over pages, but not pending ones."""
+    pending = alert("pending", state="pending", fired_at=None)
+    records = pending, alert("a", started_at=1), alert("b", state="recovering", started_at=2)
+
+    async with opened() as store:
+        await store.commit(alerts(*records, resolved("over")))
+
+        newest = await store.alerts(state="active", limit=1)
+        oldest = await store.alerts(state="active", limit=1, cursor=newest.next)
+
+    assert [record.id for record in (*newest.items, *oldest.items)] == ["b", "a"]
+    assert oldest.next is None
+
+
 def encoded(text: str) -> str:
     """Return `text` in the encoding of a cursor."""
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")

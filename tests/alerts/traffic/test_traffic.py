@@ -180,6 +180,19 @@ def test_every_window_is_bounded_by_max_subjects() -> None:
     assert len(list(counts.failures_by_upstream.items())) == 5
 
 
+def test_name_of_a_tenant_is_the_last_annotated_one_of_bounded_many() -> None:
+    """Names of the least recent tenants are dropped beyond `max_subjects`."""
+    traffic = Traffic(Thresholds(), max_subjects=2)
+    for tenant, name in [("1", "Old"), ("1", "Acme"), ("1", None), ("2", "Two"), (None, "None")]:
+        traffic.observe(exchange(tenant=tenant, tenant_name=name), 0)
+        traffic.roll(0)
+    assert dict(traffic.tenant_names) == {"1": "Acme", "2": "Two"}
+
+    traffic.observe(exchange(tenant="3", tenant_name="Three"), 0)
+
+    assert dict(traffic.tenant_names) == {"2": "Two", "3": "Three"}
+
+
 def test_tenant_named_as_the_overflow_is_counted_separately() -> None:
     """Requests, failures and limited requests of a tenant `__overflow__` have another name."""
     traffic = Traffic(Thresholds(), max_subjects=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...web.problems import not_found
-from ..store.records import SEVERITIES, STATES, AlertRecord
+from ..store.records import SEVERITIES, STATE_FILTERS, AlertRecord
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import choice, cursor, integer, subject, text
@@ -57,7 +57,11 @@ OPERATIONS = (
         summary="List alerts, newest first",
         response_type=schemas.AlertPage,
         query=(
-            choice("state", "State of the alerts", STATES),
+            choice(
+                "state",
+                "State of the alerts; `active` selects firing and recovering ones",
+                STATE_FILTERS,
+            ),
             choice("severity", "Severity of the alerts", SEVERITIES),
             text("type", "Type of the alerts, such as error_spike"),
             subject("subject", "Subject of the alerts as kind:id, such as provider:claude"),

@@ -13,14 +13,22 @@ from .parameters import integer
 from .serializers import finding, to_datetime
 from .thresholds import Body, parse_thresholds
 
-_MAX_ERROR_CHARS = 500  # of the error of a sink
+_MAX_ERROR_CHARS = 500  # of the error of a rule or a sink
 
 
 async def evaluate(request: AdminRequest) -> AdminResponse:
     """Return the findings of an evaluation without changing any state."""
     change = parse_thresholds(request.engine.thresholds, request.body, schemas.EvaluationBody)
-    findings = await request.engine.dry_run(change.thresholds)
-    return AdminResponse(schemas.Evaluation([finding(result) for result in findings]))
+    findings, errors = await request.engine.dry_run(change.thresholds)
+    return AdminResponse(
+        schemas.Evaluation(
+            [finding(result) for result in findings],
+            [
+                schemas.EvaluationError(name, _shown(f"{type(error).__name__}: {error}"))
+                for name, error in errors.items()
+            ],
+        )
+    )
 
 
 async def list_rules(request: AdminRequest) -> AdminResponse:
@@ -65,10 +73,12 @@ async def test_sink(request: AdminRequest) -> AdminResponse:
         raise invalid((("sink",), f"must be one of {', '.join(engine.sinks) or 'none'}"))
     error = await engine.test(sink)
     if error is not None:
-        raise ProblemError(
-            502, f"Test alert not accepted by {sink}: {single_line(error, _MAX_ERROR_CHARS)}."
-        )
+        raise ProblemError(502, f"Test alert not accepted by {sink}: {_shown(error)}.")
     return AdminResponse(schemas.TestResult(sink, ok=True))
+
+
+def _shown(error: str) -> str:
+    return single_line(error, _MAX_ERROR_CHARS)
 
 
 def _description(rule: Rule) -> str:

@@ -60,7 +60,10 @@ def _operation(operation: Operation, schema_of: dict[Any, Json]) -> Json:
         "responses": _responses(operation, schema_of),
     }
     if operation.body_type is not None:
-        content = {"application/json": {"schema": schema_of[operation.body_type]}}
+        schema = schema_of[operation.body_type]
+        if operation.other_body is not None:
+            schema = {"anyOf": [schema, operation.other_body]}
+        content = {"application/json": {"schema": schema}}
         description["requestBody"] = {"required": not operation.optional, "content": content}
     return description
 

@@ -65,6 +65,7 @@ class Operation:
         response_type: Type of the response body, or None.
         status: Status of success.
         body_type: Type of the request body, or None.
+        other_body: JSON Schema of another request body, or None.
         raw_type: Type that the body is decoded as if `handle` validates it against `body_type`.
         optional: True if the body may be omitted.
         query: Query parameters.
@@ -80,6 +81,7 @@ class Operation:
     response_type: Any = None
     status: int = 200
     body_type: Any = None
+    other_body: Mapping[str, Any] | None = None
     raw_type: Any = None
     optional: bool = False
     query: tuple[Parameter, ...] = ()

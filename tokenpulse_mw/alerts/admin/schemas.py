@@ -34,6 +34,8 @@ SOME_THRESHOLDS: Schema = {
 }
 ALL_THRESHOLDS: Schema = {**SOME_THRESHOLDS, "required": list(Thresholds.fields())}
 
+FIELDS: Schema = {**SOME_THRESHOLDS, "minProperties": 1}  # the body itself
+
 _Values = Annotated[dict[str, Any], Meta(extra_json_schema=ALL_THRESHOLDS)]
 _All = Annotated[Raw, Meta(extra_json_schema=ALL_THRESHOLDS)]
 _Some = Annotated[Raw, Meta(extra_json_schema=SOME_THRESHOLDS)]
@@ -146,10 +148,18 @@ class Finding(Struct, kw_only=True):
     hold_for: float
 
 
+class EvaluationError(Struct):
+    """Error of a component, such as `rule quota_exceeded`, whose findings are missing."""
+
+    component: str
+    error: str
+
+
 class Evaluation(Struct):
-    """Findings of an evaluation."""
+    """Findings of an evaluation, and the errors of rules that failed."""
 
     findings: list[Finding]
+    errors: list[EvaluationError]
 
 
 class Rule(Struct):

@@ -1,4 +1,4 @@
-"""Operations on thresholds; a change requires the ETag of the version that was read."""
+"""Operations on thresholds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,8 +41,19 @@ async def get_thresholds(request: AdminRequest) -> AdminResponse:
 
 
 async def put_thresholds(request: AdminRequest) -> AdminResponse:
-    """Set all thresholds."""
-    return await _set(request, complete=True)
+    """Set all thresholds; or some, if the body has them as its fields and no version is required.
+
+    Clients of the seed send the second form.
+    """
+    if "if-match" in request.http.headers or "thresholds" in request.body or not request.body:
+        return await _set(request, complete=True)
+    try:
+        return await _set_fields(request, expected=_version(request.engine) or None)
+    except ProblemError as problem:
+        if problem.status != 412:
+            raise
+        # Another process has changed other thresholds, which are in force here now.
+        return await _set_fields(request, expected=...)
 
 
 async def patch_thresholds(request: AdminRequest) -> AdminResponse:
@@ -66,15 +78,27 @@ async def _set(request: AdminRequest, *, complete: bool) -> AdminResponse:
     body_type = schemas.AllThresholdsBody if complete else schemas.SomeThresholdsBody
     change = parse_thresholds(engine.thresholds, request.body, body_type, complete=complete)
     version = _base_version(tags, _version(engine), complete=complete)
+    return await _store(request, change, expected=... if tags.any else version or None)
+
+
+async def _set_fields(
+    request: AdminRequest, *, expected: int | EllipsisType | None
+) -> AdminResponse:
+    thresholds, problems = _changed(request.engine.thresholds, request.body, complete=False)
+    if problems:
+        raise invalid(*(_error((name,), problem) for name, problem in problems))
+    return await _store(request, Change(thresholds, ""), expected=expected)
+
+
+async def _store(
+    request: AdminRequest, change: Change, *, expected: int | EllipsisType | None
+) -> AdminResponse:
+    by, controls = request.author_or(change.by), request.engine.controls
     try:
-        await engine.controls.set_thresholds(
-            change.thresholds,
-            by=request.author_or(change.by),
-            expected=... if tags.any else version or None,
-        )
+        await controls.set_thresholds(change.thresholds, by=by, expected=expected)
     except Conflict as conflict:
         raise _precondition_failed(conflict.current or 0) from None
-    return _current(engine)
+    return _current(request.engine)
 
 
 def _if_match(request: AdminRequest) -> Tags:
@@ -128,7 +152,6 @@ _CHANGE: dict[str, Any] = {
     "path": "/thresholds",
     "raw_type": Body,
     "response_type": schemas.CurrentThresholds,
-    "conditions": {"If-Match": True},
     "headers": ("ETag",),
     "error_statuses": (412, 428),
 }
@@ -147,8 +170,10 @@ OPERATIONS = (
     Operation(
         method="PUT",
         handle=put_thresholds,
-        summary="Set all thresholds",
+        summary="Set all thresholds with If-Match, or those that are fields of the body without it",
         body_type=schemas.AllThresholdsBody,
+        other_body=schemas.FIELDS,
+        conditions={"If-Match": False},
         **_CHANGE,
     ),
     Operation(
@@ -156,6 +181,7 @@ OPERATIONS = (
         handle=patch_thresholds,
         summary="Set some thresholds and keep the others",
         body_type=schemas.SomeThresholdsBody,
+        conditions={"If-Match": True},
         **_CHANGE,
     ),
     Operation(
@@ -247,8 +273,12 @@ def parse_thresholds(
     """
     errors = list(_field_errors(body, body_type))
     if "thresholds" in body:
-        thresholds, problems = _changed(thresholds, body["thresholds"], complete=complete)
-        errors += problems
+        try:
+            values = msgspec.json.decode(body["thresholds"], type=Body)
+        except ValueError:  # includes invalid UTF-8
+            raise invalid(*errors, (("thresholds",), "must be an object")) from None
+        thresholds, problems = _changed(thresholds, values, complete=complete)
+        errors += [_error(("thresholds", name), problem) for name, problem in problems]
     if errors:
         raise invalid(*errors)
     return Change(thresholds, msgspec.json.decode(body.get("by", b'""'), type=str))
@@ -267,11 +297,10 @@ def _field_errors(body: Body, body_type: type[Struct]) -> Iterator[Error]:
             yield (name,), "is missing"
 
 
-def _changed(thresholds: Thresholds, raw: Raw, *, complete: bool) -> tuple[Thresholds, list[Error]]:
-    try:
-        values = msgspec.json.decode(raw, type=Body)
-    except ValueError:  # includes invalid UTF-8
-        return thresholds, [(("thresholds",), "must be an object")]
+def _changed(
+    thresholds: Thresholds, values: Body, *, complete: bool
+) -> tuple[Thresholds, list[tuple[str, str]]]:
+    """Return the changed thresholds, and the problems of invalid ones."""
     names = Thresholds.fields()
     problems = [(name, "is not a threshold") for name in values if name not in names]
     problems += [(name, "is missing") for name in names if complete and name not in values]
@@ -281,7 +310,7 @@ def _changed(thresholds: Thresholds, raw: Raw, *, complete: bool) -> tuple[Thres
         )
     except InvalidThresholds as error:
         problems += error.problems
-    return thresholds, [_error(name, problem) for name, problem in problems]
+    return thresholds, problems
 
 
 def _value(raw: Raw) -> Any:
@@ -295,5 +324,5 @@ def _value(raw: Raw) -> Any:
     return text[:_MAX_NUMBER_CHARS].decode(errors="replace")
 
 
-def _error(name: str, problem: str) -> Error:
-    return ("thresholds", name), problem.replace("or None to", "or null to")
+def _error(loc: tuple[str, ...], problem: str) -> Error:
+    return loc, problem.replace("or None to", "or null to")

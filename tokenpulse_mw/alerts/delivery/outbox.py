@@ -11,7 +11,7 @@ import anyio
 from ...exchange import component_name
 from ...lifespan import LoopLock
 from ..evaluator import check_distinct
-from ..lifecycle import Finding, Subject
+from ..lifecycle import GLOBAL, Finding
 from ..sinks import AlertEvent, Sink
 from ..sinks.text import LONGEST_FINGERPRINT, single_line
 from ..steps import STEP, Steps, batches, in_steps
@@ -153,7 +153,7 @@ class Outbox:
         """
         finding = Finding(
             type="test",
-            subject=Subject("system", "0", "gateway"),
+            subject=GLOBAL,
             severity="info",
             title="Test alert",
             message="This test alert was requested; no action is required.",

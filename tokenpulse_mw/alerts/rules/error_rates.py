@@ -9,7 +9,14 @@ from ..lifecycle import Finding
 from ..thresholds import Thresholds
 from ..traffic.statistics import confident_share
 from ..traffic.traffic import GATEWAY, Traffic, Upstream
-from .rule import Steps, display_name, severity_for, subject_of
+from .rule import (
+    Steps,
+    display_name,
+    duration_text,
+    name_with_id,
+    severity_for,
+    subject_of,
+)
 
 _MAX_UPSTREAMS_SHOWN = 5  # upstreams that a finding names
 
@@ -42,8 +49,9 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
             severity=severity_for(rate, _STEPS) if fires else None,
             keeps=severity_for(rate, _STEPS, thresholds.resolve_ratio),
             title=f"High error rate detected ({rate:.1%})",
-            message=f"{display_name(subject)} has {rate:.1%} error rate "
-            f"({failures}/{requests} requests) in the last {thresholds.error_window:g} s",
+            message=f"{name_with_id(subject)} has {rate:.1%} error rate "
+            f"({failures}/{requests} requests) in the last "
+            f"{duration_text(thresholds.error_window)}",
             value=rate,
             metadata=_numbers(requests, failures, threshold, upstreams.failures_of(key)),
             keep_firing=thresholds.keep_firing,
@@ -76,7 +84,7 @@ def high_error_rate(
             title=f"{display_name(subject)} has a high error rate ({rate:.1%})",
             message=f"{display_name(subject)} "
             f"failed {failures} of {requests} requests ({rate:.1%}) "
-            f"in the last {thresholds.error_window:g} s",
+            f"in the last {duration_text(thresholds.error_window)}",
             value=rate,
             metadata=_numbers(requests, failures, threshold, upstreams.failures_of(provider)),
             hold_for=thresholds.provider_error_hold,

@@ -10,18 +10,19 @@ from ..lifecycle import Finding
 from ..thresholds import Thresholds
 from ..traffic.statistics import confident_share
 from ..traffic.traffic import Traffic
-from .rule import display_name, subject_of
+from .rule import display_name, duration_text, subject_of
 
 _SLOWEST = 0.05  # share above the 95th percentile
 
 
 def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
-    """Find providers whose 95th percentile of durations is above the threshold, for five minutes.
+    """Find providers whose 95th percentile of times to the first byte is too high, for 5 minutes.
 
-    More than 5 % of the responses, failed ones included, then took longer. The comparison is
-    exact, because the threshold is a bucket bound. Requests without a known provider count for
-    the gateway. A provider without requests keeps its durations until the window is empty; then
-    the alert ends.
+    More than 5 % of the responses, failed ones included, then took longer; without a body, their
+    duration counts. A stream may take any time after its first byte. The comparison is exact,
+    because the threshold is a bucket bound. Requests without a known provider count for the
+    gateway. A provider without requests keeps its latencies until the window is empty; then the
+    alert ends.
     """
     threshold = thresholds.provider_latency_p95
     if threshold is None:
@@ -43,9 +44,9 @@ def high_latency(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterat
             subject=subject,
             severity="warning" if fires else None,
             title=f"{display_name(subject)} responds slowly (p95 over {p95:g} s)",
-            message=f"{display_name(subject)} "
-            f"took longer than {threshold:g} s for {slow} of {requests} "
-            f"responses in the last {thresholds.error_window:g} s; p95 is over {p95:g} s",
+            message=f"{display_name(subject)} took longer than {threshold:g} s to the first byte "
+            f"of {slow} of {requests} responses in the last "
+            f"{duration_text(thresholds.error_window)}; p95 is over {p95:g} s",
             value=p95,
             metadata={"requests": requests, "slow": slow, "threshold": threshold},
             hold_for=thresholds.provider_latency_hold,

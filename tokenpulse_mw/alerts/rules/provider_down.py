@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from ..lifecycle import Finding, Subject
 from ..thresholds import Thresholds
 from ..traffic.traffic import Traffic
+from .rule import display_name, escaped
 
 
 class _ProviderDown:
     """Rule that finds credentials or providers that failed many times in a row.
 
-    At least half of the last 20 outcomes must be failures too. The first success ends the alert;
-    without further traffic the upstream stays down.
+    At least half of the last 20 outcomes must be failures too. The alert ends `keep_firing` seconds
+    after a success that no failure follows; without further traffic the upstream stays down.
     """
 
     name = "provider_down"
@@ -32,14 +33,19 @@ class _ProviderDown:
                 streak.failures >= threshold
                 and streak.recent_failures * 2 >= streak.recent_outcomes
             )
-            provider = streak.name or "(unknown)"
-            upstream = f"API key {identity!r} of {provider}" if kind == "apikey" else provider
+            subject = Subject(kind, identity, streak.name)
+            title = name = display_name(subject)
+            if kind == "apikey":
+                group = f" in group {streak.name!r}" if streak.name else ""
+                title, name = "Provider API key", f"API Key ID {escaped(identity)}{group}"
+            failures, requests = streak.recent()
             yield Finding(
                 type="provider_down",
-                subject=Subject(kind, identity, streak.name),
+                subject=subject,
                 severity="critical" if fires else None,
-                title=f"Provider {provider} failing ({streak.failures} failures)",
-                message=f"{upstream} failed {streak.failures} times in a row",
+                title=f"{title} failing ({failures} failures)",
+                message=f"{name} has {failures} failures out of {requests} requests "
+                f"({failures / requests:.1%} failure rate)",
                 value=streak.failures,
                 metadata={"failures": streak.failures, "threshold": threshold},
                 keep_firing=thresholds.keep_firing,

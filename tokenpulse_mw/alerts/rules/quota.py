@@ -15,7 +15,7 @@ from ...validation import check_integer, check_seconds, describe
 from ..lifecycle import Finding
 from ..thresholds import Thresholds
 from ..traffic.traffic import Traffic
-from .rule import Steps, severity_for, subject_of
+from .rule import Steps, escaped, name_with_id, severity_for, subject_of
 
 _MAX_NUMBER = 1e15
 _MAX_FAILURES = 2  # refreshes in a row that may fail before the last quotas are too old
@@ -30,16 +30,18 @@ class Quota(NamedTuple):
         used: The use so far, in the unit of the quota.
         limit: The quota; None or a number not above 0 if the key has no quota.
         tenant: The key's tenant, if known.
+        unit: The unit of the quota, in the plural.
     """
 
     key: str
     used: float
     limit: float | None
     tenant: str | None = None
+    unit: str = "tokens"
 
 
-# Returns the quotas. Plain tuples (key, used, limit) or (key, used, limit, tenant) are accepted,
-# with numbers of any kind, and keys and tenants that are integers.
+# Returns the quotas. Plain tuples (key, used, limit), with tenant and unit or without, are
+# accepted, with numbers of any kind, and keys and tenants that are integers.
 QuotaSource = Callable[[], "Iterable[tuple[object, ...]] | Awaitable[Iterable[tuple[object, ...]]]"]
 
 
@@ -149,17 +151,17 @@ def quota_exceeded(
 
 def _quota(row: Any) -> Quota:
     try:
-        key, used, limit, *rest = row
-        (tenant,) = rest or [None]
+        key, used, limit, tenant, unit = Quota(*row)
         return Quota(
             _identity(key),
             _number(used),
             None if limit is None else _number(limit),
             None if tenant is None else _identity(tenant),
+            _identity(unit),
         )
     except (TypeError, ValueError, ArithmeticError):
         raise ValueError(
-            "a quota must be (key, used, limit) or (key, used, limit, tenant), with key and "
+            "a quota must be (key, used, limit) or (key, used, limit, tenant, unit), with key and "
             "tenant as strings or integers, and used and limit as numbers, got "
             f"{_shown(row)}"
         ) from None
@@ -196,16 +198,17 @@ def _shown(row: object) -> str:
 
 
 def _finding(quota: Quota, share: float, threshold: float, thresholds: Thresholds) -> Finding:
-    owner = f" (master {quota.tenant!r})" if quota.tenant else ""
+    owner = f" (Master {escaped(quota.tenant)})" if quota.tenant else ""
     steps: Steps = ((1, "critical"), (threshold, "warning"))
+    subject = subject_of("key", quota.key)
     return Finding(
         type="quota_exceeded",
-        subject=subject_of("key", quota.key),
+        subject=subject,
         severity=severity_for(share, steps),
         keeps=severity_for(share, steps, thresholds.resolve_ratio),
         title="Quota exceeded" if share >= 1 else f"Quota at {share:.0%}",
-        message=f"Key {quota.key!r}{owner} has used {quota.used} of {quota.limit} "
-        f"({share:.1%}) of its quota",
+        message=f"{name_with_id(subject)}{owner} has used {quota.used}/{quota.limit} "
+        f"{escaped(quota.unit)} ({share:.1%})",
         value=share,
         metadata={
             "used": quota.used,

@@ -6,27 +6,31 @@ from collections.abc import Iterator
 
 from ..lifecycle import Finding
 from ..thresholds import Thresholds
-from ..traffic.traffic import Traffic
-from .rule import display_name, subject_of
+from ..traffic.traffic import GATEWAY, Traffic
+from .rule import display_name, name_with_id, subject_of
 
 
 def rate_limit(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterator[Finding]:
     """Find tenants that were limited since the last evaluation; without tenants, the gateway.
 
-    An evaluation without limited requests ends the alert.
+    The alert ends after `traffic_keep_firing` seconds without limited requests. The current QPS is
+    the average of the last minute.
     """
     for tenant, times in traffic.limited.items():
-        subject = subject_of("master", tenant)
+        subject = subject_of("master", tenant, traffic.tenant_names.get(tenant, ""))
+        title, sentence = f"{display_name(subject)} is", f"{name_with_id(subject)} is"
+        if tenant == GATEWAY:
+            title, sentence = "Clients are", "Clients of the gateway are"
+        qps = round(traffic.counts.minute.get(tenant)[0] / 60, 2)
         yield Finding(
             type="rate_limit",
             subject=subject,
             severity="warning",
-            title=f"{display_name(subject)} is rate limited",
-            message=f"{display_name(subject)} was rate limited {times} times "
-            "since the last evaluation",
+            title=f"{title} rate limited",
+            message=f"{sentence} currently being rate limited. Current QPS: {qps:.2f}",
             value=times,
-            metadata={"limited": times},
-            keep_firing=thresholds.keep_firing,
+            metadata={"limited": times, "qps": qps},
+            keep_firing=thresholds.traffic_keep_firing,
         )
 
 
@@ -36,8 +40,7 @@ def rate_limit_exceeded(
     """Find providers with too many 429 responses in a minute, for two minutes.
 
     Responses of the provider and of the gateway's own limit count; without a known provider they
-    count for the gateway. The rule compares the highest value since the last evaluation. Without
-    requests the alert ends.
+    count for the gateway. The rule compares the highest value since the last evaluation.
     """
     threshold = thresholds.provider_429_rpm
     if threshold is None:
@@ -57,5 +60,5 @@ def rate_limit_exceeded(
             value=responses,
             metadata={"refused": responses, "ours": ours, "threshold": threshold, "window": "1m"},
             hold_for=thresholds.provider_429_hold,
-            keep_firing=thresholds.keep_firing,
+            keep_firing=thresholds.traffic_keep_firing,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from ..lifecycle import Finding, Severity, Subject
+from ..lifecycle import GLOBAL, Finding, Severity, Subject
 from ..thresholds import Thresholds
+from ..traffic import OVERFLOW
 from ..traffic.traffic import GATEWAY, Traffic
 
 # Called once in each evaluation. It may yield None for a subject without a finding; other tasks
@@ -30,15 +31,39 @@ def severity_for(value: float, steps: Steps, ratio: float = 1) -> Severity | Non
     return next((severity for least, severity in steps if value >= least * ratio), None)
 
 
-def subject_of(kind: str, identity: str) -> Subject:
-    """Return the subject of an alert; the gateway if `identity` is empty."""
+def subject_of(kind: str, identity: str, name: str = "") -> Subject:
+    """Return the subject of an alert; the whole gateway if `identity` is empty."""
     if identity == GATEWAY:
-        return Subject("system", "0", "gateway")
-    return Subject(kind, identity, identity if kind == "provider" else "")
+        return GLOBAL
+    if identity == OVERFLOW:  # the subjects beyond `max_subjects`
+        return Subject(kind, identity, "all others")
+    return Subject(kind, identity, identity if kind == "provider" else name)
 
 
 def display_name(subject: Subject) -> str:
-    """Return the display name; ids are quoted, because clients may have chosen them."""
-    if subject.kind == "system":
+    """Return the name in quotes, or the id if it has no name: clients may have chosen them."""
+    if subject == GLOBAL:
         return "The gateway"
-    return f"{subject.kind.title()} {subject.id!r}"
+    return f"{subject.kind.title()} {(subject.name or subject.id)!r}"
+
+
+def name_with_id(subject: Subject) -> str:
+    """Return the name in quotes and the id, in the words of the seed."""
+    if subject.kind == "key" and not subject.name:
+        return f"Key ID {escaped(subject.id)}"
+    if subject.name in ("", subject.id) or subject == GLOBAL:
+        return display_name(subject)
+    return f"{display_name(subject)} (ID: {escaped(subject.id)})"
+
+
+def escaped(text: str) -> str:
+    """Return `text` without control characters, as in `repr` but without quotes."""
+    return repr(text)[1:-1]
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as in the seed, such as 5m0s."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{text}{rest:g}s"

@@ -48,9 +48,10 @@ def message(event: AlertEvent) -> dict[str, Any]:
     finding, subject = event.finding, event.finding.subject
     resolved = event.transition == "resolved"
     severity = finding.severity or "info"
+    name = "" if subject.name in ("", subject.id) else f" ({subject.name})"
     fields = {
         "Severity": f"{event.previous} to {severity}" if event.previous else severity,
-        "Subject": f"{subject.kind} {subject.id}" + (f" ({subject.name})" if subject.name else ""),
+        "Subject": f"{subject.kind} {subject.id}{name}",
         "Since": rfc3339(event.began),
     }
     label = severity if event.transition == "fired" else event.transition

@@ -11,7 +11,7 @@ from itertools import count
 
 from ...validation import check_integer
 from ..steps import STEP, Steps, batches, in_steps, mapped
-from .paging import Position, check_filters, from_cursor, page, position_of
+from .paging import Position, accepted_values, from_cursor, page, position_of
 from .protocol import (
     MAX_TRANSITIONS,
     Changes,
@@ -29,7 +29,7 @@ from .records import (
     Notification,
     Severity,
     Silence,
-    State,
+    StateFilter,
     ThresholdsVersion,
     TransitionRecord,
     check_finite,
@@ -175,7 +175,7 @@ class MemoryAlertStore:
     async def alerts(
         self,
         *,
-        state: State | None = None,
+        state: StateFilter | None = None,
         severity: Severity | None = None,
         type: str | None = None,
         subject: str | None = None,
@@ -183,11 +183,10 @@ class MemoryAlertStore:
         cursor: str | None = None,
     ) -> Page:
         """Return a page of alerts, the newest first."""
-        check_filters(state, severity, limit)
+        check_limit(limit)
         after = None if cursor is None else from_cursor(cursor)
-        values = {"state": state, "severity": severity, "type": type, "subject": subject}
-        filters = [(name, value) for name, value in values.items() if value is not None]
-        matching = await in_steps(_matching(list(self._alerts.values()), filters, after))
+        accepted = accepted_values(state, severity, type, subject)
+        matching = await in_steps(_matching(list(self._alerts.values()), accepted, after))
         newest = nlargest(limit + 1, matching, key=position_of)
         return page(await in_steps(mapped(_copied_alert, newest)), limit)
 
@@ -250,7 +249,7 @@ class MemoryAlertStore:
 
 
 def _matching(
-    alerts: list[AlertRecord], filters: list[tuple[str, str]], after: Position | None
+    alerts: list[AlertRecord], accepted: Mapping[str, tuple[str, ...]], after: Position | None
 ) -> Steps[list[AlertRecord]]:
     """Return the alerts that match all filters and come after a position."""
     matching = list[AlertRecord]()
@@ -259,7 +258,7 @@ def _matching(
             alert
             for alert in batch
             if (after is None or position_of(alert) < after)
-            and all(getattr(alert, name) == value for name, value in filters)
+            and all(getattr(alert, name) in values for name, values in accepted.items())
         ]
         if len(batch) == 10 * STEP:
             yield

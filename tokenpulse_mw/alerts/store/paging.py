@@ -8,8 +8,8 @@ import math
 from typing import NamedTuple
 
 from ...validation import check_choice
-from .protocol import Page, check_limit
-from .records import SEVERITIES, STATES, AlertRecord
+from .protocol import Page
+from .records import SEVERITIES, STATE_FILTERS, AlertRecord
 
 
 class Position(NamedTuple):
@@ -35,11 +35,19 @@ def page(alerts: list[AlertRecord], limit: int) -> Page:
     return Page(items, as_cursor(position_of(items[-1])) if len(alerts) > limit else None)
 
 
-def check_filters(state: str | None, severity: str | None, limit: int) -> None:
-    """Raise ValueError if no alert can match, or if `limit` is out of range."""
-    check_choice("state", state, (*STATES, None))
+def accepted_values(
+    state: str | None, severity: str | None, type: str | None, subject: str | None
+) -> dict[str, tuple[str, ...]]:
+    """Return the accepted values by field, of the filters that are not None.
+
+    Raises:
+        ValueError: No alert can match.
+    """
+    check_choice("state", state, (*STATE_FILTERS, None))
     check_choice("severity", severity, (*SEVERITIES, None))
-    check_limit(limit)
+    filters = {"state": state, "severity": severity, "type": type, "subject": subject}
+    accepted = {name: (value,) for name, value in filters.items() if value is not None}
+    return accepted | ({"state": ("firing", "recovering")} if state == "active" else {})
 
 
 def from_cursor(cursor: str) -> Position:

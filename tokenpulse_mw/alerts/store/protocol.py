@@ -14,7 +14,7 @@ from .records import (
     Notification,
     Severity,
     Silence,
-    State,
+    StateFilter,
     ThresholdsVersion,
     TransitionRecord,
 )
@@ -188,7 +188,7 @@ class AlertStore(Protocol):
     async def alerts(
         self,
         *,
-        state: State | None = None,
+        state: StateFilter | None = None,
         severity: Severity | None = None,
         type: str | None = None,
         subject: str | None = None,
@@ -200,7 +200,7 @@ class AlertStore(Protocol):
         Over all pages no alert is missing or repeated, whatever is added meanwhile.
 
         Args:
-            state: Select alerts in this state.
+            state: Select alerts in this state; "active" selects firing and recovering ones.
             severity: Select alerts of this severity.
             type: Select alerts of this type.
             subject: Select alerts about this subject, as `kind:id`.

@@ -12,9 +12,12 @@ from ...validation import check_choice
 
 Severity = Literal["info", "warning", "critical"]
 State = Literal["pending", "firing", "recovering", "resolved"]
+# A state, or "active": fired and not resolved.
+StateFilter = Literal["pending", "firing", "recovering", "resolved", "active"]
 Json = dict[str, Any]
 
 STATES: tuple[State, ...] = get_args(State)
+STATE_FILTERS: tuple[StateFilter, ...] = get_args(StateFilter)
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 

@@ -23,7 +23,7 @@ class TrafficKey(NamedTuple):
     outcome: str
     limited: bool
     method: str
-    bucket: int  # of the duration, by the bounds of the windows
+    bucket: int  # of the latency, by the bounds of the windows
 
 
 class TrafficClass:
@@ -31,7 +31,7 @@ class TrafficClass:
 
     Attributes:
         provider: The provider; the gateway if unknown.
-        bucket: Bucket of the duration.
+        bucket: Bucket of the time to the first byte; without a body, of the duration.
         requests: Number of requests not yet counted by class.
         limited: Rejected by the gateway's own limit.
         rate_limited: Responded with 429, or rejected by the gateway's own limit.

@@ -39,6 +39,12 @@ class Streak:
         """Number of failures among the recent outcomes."""
         return self._recent.bit_count()
 
+    def recent(self) -> tuple[int, int]:
+        """Return failures and outcomes, of the last 20 outcomes or since the last success."""
+        if self.failures > self.recent_outcomes:
+            return self.failures, self.failures
+        return self.recent_failures, self.recent_outcomes
+
     def add(self, *, failed: bool) -> None:
         """Add an outcome."""
         self.failures = self.failures + 1 if failed else 0

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+from cachetools import LRUCache
+
 from ...exchange import Exchange
 from ..steps import Steps, finish
 from ..thresholds import Thresholds
@@ -41,11 +43,13 @@ class Traffic:
 
     Attributes:
         upstreams: Recent outcomes of each upstream.
+        tenant_names: Last known name of each recent tenant.
         thresholds: Thresholds that the windows are configured for.
     """
 
     def __init__(self, thresholds: Thresholds, *, max_subjects: int) -> None:
         self.upstreams: Streaks[Upstream] = Streaks(max_subjects=max_subjects)
+        self.tenant_names: LRUCache[str, str] = LRUCache(max_subjects)
         self.thresholds = thresholds
         self._counts = TrafficWindows(thresholds, max_subjects=max_subjects)
         self._bounds = self._counts.bounds
@@ -59,6 +63,7 @@ class Traffic:
         """Count one exchange that ended at `now`."""
         if now >= self._due:
             self.roll(now)
+        latency = exchange.time_to_first_byte
         key = (
             exchange.provider,
             exchange.credential,
@@ -66,7 +71,7 @@ class Traffic:
             exchange.outcome,
             exchange.limited,
             exchange.method,
-            bisect_left(self._bounds, exchange.duration),
+            bisect_left(self._bounds, exchange.duration if latency is None else latency),
         )
         traffic_class = self._classes.get(key) or self._new_class(key)
         row_key = (exchange.tenant, exchange.api_key, traffic_class)
@@ -75,6 +80,8 @@ class Traffic:
             if len(self._rows) >= self._max_rows:
                 self._count_rows()
             row = self._rows[row_key] = [0, 0]
+            if exchange.tenant and exchange.tenant_name:
+                self.tenant_names[exchange.tenant] = exchange.tenant_name
         row[0] += 1
         usage = exchange.usage
         if usage is not None:

@@ -33,9 +33,9 @@ _OVERFLOW_KEY: FailureKey = ("", OVERFLOW, ("", OVERFLOW))
 
 
 def latency_bounds(thresholds: Thresholds) -> tuple[float, ...]:
-    """Return the upper bounds of the duration buckets in seconds.
+    """Return the upper bounds of the latency buckets in seconds.
 
-    The threshold and the value that resolves an alert are bounds, so the share of durations above
+    The threshold and the value that resolves an alert are bounds, so the share of latencies above
     either of them is exact.
     """
     threshold = thresholds.provider_latency_p95
@@ -62,7 +62,7 @@ class TrafficWindows:
         minute: Requests and tokens of each tenant, over a minute.
         day: Requests and tokens of each tenant, over 24 hours.
         errors: Requests and failures of each key, over the error window.
-        latencies: Requests and failures of each provider and duration bucket.
+        latencies: Requests and failures of each provider and latency bucket.
         failures_by_upstream: Failures of each key and provider, by upstream.
         upstreams: Failures of each upstream.
         rate_limited: Responses with 429 of each provider over a minute, and how many of them came

@@ -113,18 +113,19 @@ class Statements:
         self.add_notification = dialect.insert(notifications).on_conflict_do_nothing()
 
     @staticmethod
-    def page(filters: Mapping[str, Any], after: Position | None, limit: int) -> Select[Any]:
+    def page(
+        accepted: Mapping[str, tuple[str, ...]], after: Position | None, limit: int
+    ) -> Select[Any]:
         """Return the query of at most `limit` alerts, the newest first.
 
         Args:
-            filters: Required values by column; None accepts any value.
+            accepted: Accepted values by column.
             after: Position of the last alert of the previous page.
             limit: Maximum number of alerts.
         """
         query = select(alerts)
-        for name, value in filters.items():
-            if value is not None:
-                query = query.where(alerts.c[name] == value)
+        for name, values in accepted.items():
+            query = query.where(alerts.c[name].in_(values))
         if after is not None:
             query = query.where(tuple_(alerts.c.started_at, alerts.c.id) < tuple(after))
         return query.order_by(alerts.c.started_at.desc(), alerts.c.id.desc()).limit(limit)

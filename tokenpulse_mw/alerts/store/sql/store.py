@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ....secret import Secret, hide_arguments, hide_url
 from ....validation import check_integer
 from ...steps import batches, in_steps, mapped
-from ..paging import check_filters, from_cursor, page
+from ..paging import accepted_values, from_cursor, page
 from ..protocol import Changes, Conflict, EngineState, Page, UnknownAlert, check_limit
 from ..records import (
     Ack,
@@ -19,7 +19,7 @@ from ..records import (
     Json,
     Severity,
     Silence,
-    State,
+    StateFilter,
     ThresholdsVersion,
     TransitionRecord,
     check_finite,
@@ -222,7 +222,7 @@ class SQLAlertStore:
     async def alerts(
         self,
         *,
-        state: State | None = None,
+        state: StateFilter | None = None,
         severity: Severity | None = None,
         type: str | None = None,
         subject: str | None = None,
@@ -230,10 +230,10 @@ class SQLAlertStore:
         cursor: str | None = None,
     ) -> Page:
         """Return a page of alerts, the newest first."""
-        check_filters(state, severity, limit)
+        check_limit(limit)
         after = None if cursor is None else from_cursor(cursor)
-        filters = {"state": state, "severity": severity, "type": type, "subject": subject}
-        query = self._sql.page(filters, after, limit + 1)
+        accepted = accepted_values(state, severity, type, subject)
+        query = self._sql.page(accepted, after, limit + 1)
         return page(await self._select(alert_of, query), limit)
 
     async def alert(self, alert_id: str) -> AlertRecord | None:
