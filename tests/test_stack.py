@@ -281,7 +281,7 @@ def test_a_path_of_the_application_stays_with_it(
     assert client.get("/health").text == "own"
     assert client.get("/health/live").json() == {"status": "ok"}
     assert [record.getMessage() for record in caplog.records] == [
-        "the application serves /health itself; its own is kept, and limited"
+        "endpoint of the application is kept, and requests to it are limited: path=/health"
     ]
 
 
@@ -526,7 +526,7 @@ def test_shadow_mode_does_not_reject(metrics: HttpMetrics) -> None:
 def test_malformed_arguments_are_refused_at_construction(
     options: dict[str, object], metrics: HttpMetrics, message: str
 ) -> None:
-    """An invalid argument is refused before the server starts."""
+    """An invalid argument is rejected before the server starts."""
     with pytest.raises(ValueError, match=message):
         TokenPulse(**{"settings": Settings(), "metrics": metrics, **options})  # type: ignore[arg-type]
 

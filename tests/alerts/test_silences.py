@@ -127,7 +127,7 @@ def test_at_most_1000_silences_have_room() -> None:
 
     with pytest.raises(
         ValueError,
-        match=r"^there are 1000 silences, the maximum: remove one, or match more alerts with each$",
+        match=r"^silences must be at most 1000: remove one, or create silences that match more ",
     ):
         silences.check_room()
 

@@ -76,7 +76,7 @@ def test_request_counts_under_all_policies_or_under_none(data: st.DataObject) ->
 
 
 def test_rejection_is_the_one_with_the_longest_wait(clock: FakeClock) -> None:
-    """Its attribute `also` names the other rejecting policies."""
+    """The attribute `also` of the decision names the other rejecting policies."""
     policies = [
         Policy(Limiter("1/minute", clock=clock), name="minute", key=client),
         Policy(Limiter("9/hour", clock=clock), name="fine", key=client),

@@ -32,15 +32,15 @@ class Controls:
         thresholds: Initial thresholds.
         evaluator: Uses the thresholds.
         store_writer: Writes open changes before an alert is acknowledged.
-        silences: The silences in force.
-        catch_up: Restores the stored state, unless that is done.
-        deciding: Lock that an evaluation holds; changes wait for it.
+        silences: The active silences.
+        catch_up: Restores the stored state, once.
+        deciding: Lock that is held during an evaluation and a change.
         wall: Returns seconds since the epoch.
 
     Attributes:
         catch_up: Restores the stored state. Until it succeeds, thresholds and silences set before
             a restart are unknown.
-        thresholds: The thresholds in force.
+        thresholds: The current thresholds.
         version: The newest version of the thresholds that was set, or None.
     """
 
@@ -94,7 +94,7 @@ class Controls:
             expected: The version that they replace, None for the first; by default any version.
 
         Raises:
-            Conflict: The store has another version, which is now in force here.
+            Conflict: The store has another version, which now applies here too.
         """
         await self.catch_up()
         current = None if self.version is None else self.version.version
@@ -107,7 +107,7 @@ class Controls:
                     await self._between_decisions(partial(self._adopt, newest))
                 raise
             version = await self._store_thresholds(thresholds, by, conflict.current)
-        await self._between_decisions(partial(self._put_in_force, version, thresholds))
+        await self._between_decisions(partial(self._apply, version, thresholds))
         return version
 
     async def acknowledge(self, alert_id: str, *, by: str, note: str = "") -> AlertRecord | None:
@@ -184,7 +184,7 @@ class Controls:
                 await in_steps(change())
 
     def _adopt(self, version: ThresholdsVersion) -> Steps[None]:
-        """Put a stored version of the thresholds in force, unless it already is."""
+        """Apply a stored version of the thresholds, unless it is the current one."""
         if self.version is not None and self.version.version == version.version:
             return
         known = {
@@ -199,7 +199,7 @@ class Controls:
                 error,
             )
         else:
-            yield from self._put_in_force(version, changed)
+            yield from self._apply(version, changed)
 
     async def _store_thresholds(
         self, thresholds: Thresholds, by: str, expected: int | None
@@ -207,7 +207,7 @@ class Controls:
         values = thresholds.as_dict()
         return await self._store.set_thresholds(values, expected=expected, by=by, at=self._wall())
 
-    def _put_in_force(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
+    def _apply(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
         yield from self._evaluator.set_thresholds(thresholds)
         self.thresholds, self.version = thresholds, version
 

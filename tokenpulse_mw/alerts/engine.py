@@ -145,7 +145,7 @@ class AlertEngine:
 
     @property
     def thresholds(self) -> Thresholds:
-        """The thresholds in force; `controls.set_thresholds` changes them."""
+        """The current thresholds; `controls.set_thresholds` changes them."""
         return self.controls.thresholds
 
     @property
@@ -186,7 +186,7 @@ class AlertEngine:
         """Return the findings of an evaluation with `thresholds`, without changing anything.
 
         Other values of `error_window` and `count_client_errors` have no effect: the counts are
-        those of the thresholds in force.
+        those of the current thresholds.
         """
         async with self._deciding:
             traffic = self._evaluator.traffic

@@ -41,9 +41,9 @@ class Range:
         return above and value <= self.most
 
     def __str__(self) -> str:
-        number = "a whole number" if self.whole else "a number"
+        number = "an integer" if self.whole else "a number"
         start = "above 0" if self.least is None else f"of at least {self.least:.10g}"
-        off = ", or None to switch it off" if self.optional else ""
+        off = ", or None to disable it" if self.optional else ""
         return f"{number} {start} and at most {self.most:.10g}{off}"
 
 

@@ -63,7 +63,7 @@ class Providers:
         self.request_header = request_header
         self._known = {name: name for name in self.names}
         self._labels = lru_cache(maxsize=4096)(self._label_of_path)
-        # The label of the first characters of a path, if nothing but the path decides; else None.
+        # The label of the start of a path, if only the path determines the provider; else None.
         self.label_of_path = self._labels if resolver is None and not request_header else None
 
     def __call__(self, scope: Scope) -> str | None:

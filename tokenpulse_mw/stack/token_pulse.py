@@ -252,12 +252,14 @@ class TokenPulse:
 
 
 def _not_taken(ours: Sequence[OwnEndpoint], theirs: Sequence[BaseRoute]) -> list[OwnEndpoint]:
-    """Return our endpoints whose path the application does not serve itself."""
+    """Return the endpoints of `ours` whose path the application does not serve itself."""
     kept: list[OwnEndpoint] = []
     for endpoint in ours:
         path = endpoint.route.path.removesuffix("/")
         if not has_route(theirs, path) and not has_route(theirs, endpoint.route.path):
             kept.append(endpoint)
         elif path == endpoint.route.path:
-            logger.warning("the application serves %s itself; its own is kept, and limited", path)
+            logger.warning(
+                "endpoint of the application is kept, and requests to it are limited: path=%s", path
+            )
     return kept

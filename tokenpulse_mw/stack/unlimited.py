@@ -37,7 +37,7 @@ class OwnEndpoint:
 
 
 class UnlimitedEndpoints:
-    """Middleware that serves the unlimited requests to our endpoints, and passes on all others.
+    """Middleware that serves the unlimited requests to its endpoints, and passes on all others.
 
     Unlimited requests are served here instead of being excluded from the limit, so that no
     unlimited request reaches the application.

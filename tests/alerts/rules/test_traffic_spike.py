@@ -242,7 +242,7 @@ def test_tenants_beyond_max_subjects_are_counted_together_and_never_critical() -
 
     assert (finding.subject.id, finding.severity, finding.value) == (OVERFLOW, "warning", 100)
     assert finding.message == (
-        "Masters beyond max_subjects together had 100 requests in a minute, threshold is 10"
+        "Masters beyond max_subjects, combined had 100 requests in a minute, threshold is 10"
     )
 
 

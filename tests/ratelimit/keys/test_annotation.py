@@ -44,7 +44,7 @@ def test_key_without_an_exchange_is_logged_once(
     (record,) = caplog.records
     assert record.name == "tokenpulse_mw.ratelimit"
     assert record.message == (
-        "keys.annotation('tenant') found no exchange and no annotation, so it limits no request: "
+        "keys.annotation('tenant') found no exchange and no annotation, so no request is limited: "
         "call annotate() in a middleware outside the rate limit"
     )
 
@@ -102,7 +102,7 @@ async def test_late_annotation_is_logged_once(field: str, caplog: pytest.LogCapt
     assert [response.status for response in responses] == [200, 200, 200]
     assert caplog.messages == [
         f"keys.annotation('{field}') was evaluated before the application annotated it, so "
-        "it limits no request: call annotate() in a middleware outside the rate limit"
+        "no request is limited: call annotate() in a middleware outside the rate limit"
     ]
 
 

@@ -220,7 +220,7 @@ async def test_slow_connection_is_closed_with_its_requests(
 
 
 async def test_peek_reset_and_charge_work_locally_during_an_outage(clock: FakeClock) -> None:
-    """They use the in-memory limiter and raise no error."""
+    """These methods use the in-memory limiter and raise no error."""
     limiter = SharedLimiter(
         "10/hour", storage=f"async+redis://127.0.0.1:{free_port()}", clock=clock
     )

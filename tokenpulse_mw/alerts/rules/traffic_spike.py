@@ -72,7 +72,7 @@ def _finding(
     threshold = getattr(thresholds, metric.name)
     numbers = {"value": value, "threshold": threshold, "window": metric.window}
     steps, subject = _steps(metric.name, tenant, thresholds), subject_of("master", tenant)
-    name = "Masters beyond max_subjects together" if tenant == OVERFLOW else display_name(subject)
+    name = "Masters beyond max_subjects, combined" if tenant == OVERFLOW else display_name(subject)
     yield Finding(
         type="traffic_spike",
         subject=subject,
