@@ -122,4 +122,4 @@ def test_settings_on_the_pages_exist(metrics: HttpMetrics) -> None:
     )
 
     assert names
-    assert {name.lower() for name in names} <= set(Settings.__dataclass_fields__)
+    assert {name.lower() for name in names} <= set(Settings.model_fields)
