@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage, meter_for
 from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_BYTES
-from tokenpulse_mw.usage.eventstream_meter import EventStreamMeter
+from tokenpulse_mw.usage.eventstream import EventStreamMeter
 from tokenpulse_mw.usage.json_meter import JsonMeter
 from tokenpulse_mw.usage.meter import MaybeJsonMeter, SniffMeter
 from tokenpulse_mw.usage.sse_meter import SSEMeter
