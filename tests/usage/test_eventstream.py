@@ -49,9 +49,9 @@ TYPES = {
 }
 
 
-def read(chunks: Iterable[bytes], *, longest: int = 10_000) -> tuple[list[Frame], FrameBuffer]:
+def read(chunks: Iterable[bytes], *, max_bytes: int = 10_000) -> tuple[list[Frame], FrameBuffer]:
     """Return the frames of a stream that was received in `chunks`, and the buffer."""
-    buffer = FrameBuffer(longest=longest)
+    buffer = FrameBuffer(max_bytes=max_bytes)
     frames: list[Frame] = []
     for chunk in chunks:
         frames += buffer.feed(chunk)
@@ -92,9 +92,9 @@ def test_any_chunking_gives_the_same_frames(
     """Valid, corrupt, too long and cut frames are distinguished in any chunking."""
     stream = b"".join(encoded) + rest
 
-    frames, buffer = read(data.draw(chunkings(stream)), longest=80)
+    frames, buffer = read(data.draw(chunkings(stream)), max_bytes=80)
 
-    whole, expected = read([stream], longest=80)
+    whole, expected = read([stream], max_bytes=80)
     assert frames == whole
     assert state(buffer) == state(expected)
 
@@ -120,7 +120,7 @@ def test_header_of_another_type_is_skipped(kind: int) -> None:
 
 def test_frame_is_returned_with_the_byte_that_completes_it() -> None:
     """A frame is returned before the next one begins."""
-    buffer = FrameBuffer(longest=1000)
+    buffer = FrameBuffer(max_bytes=1000)
     stream = ONE + TWO
     ends = [end for end in range(len(stream)) if buffer.feed(stream[end : end + 1])]
 
@@ -179,20 +179,20 @@ def test_frame_with_malformed_headers_is_skipped(headers: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10, 1000])
-def test_frame_above_longest_is_skipped(size: int) -> None:
-    """A frame above `longest` is counted once in any chunking, and the next one is read."""
+def test_frame_above_max_bytes_is_skipped(size: int) -> None:
+    """A frame above `max_bytes` is counted once in any chunking, and the next one is read."""
     stream = ONE + frame(b"", bytes(200)) + TWO
 
-    frames, buffer = read(chunks_of(stream, size), longest=100)
+    frames, buffer = read(chunks_of(stream, size), max_bytes=100)
 
     assert frames == [FRAME_ONE, FRAME_TWO]
     assert state(buffer) == (1, False, False)
 
 
-def test_frame_of_longest_is_read() -> None:
-    """A frame of exactly `longest` bytes is read."""
-    assert read([ONE], longest=len(ONE))[0] == [FRAME_ONE]
-    assert read([ONE], longest=len(ONE) - 1)[0] == []
+def test_frame_of_max_bytes_is_read() -> None:
+    """A frame of exactly `max_bytes` bytes is read."""
+    assert read([ONE], max_bytes=len(ONE))[0] == [FRAME_ONE]
+    assert read([ONE], max_bytes=len(ONE) - 1)[0] == []
 
 
 @pytest.mark.parametrize("end", range(1, len(ONE)))
@@ -200,12 +200,12 @@ def test_inside_of_a_cut_frame_is_true(end: int) -> None:
     """`inside` is True if the stream ends inside a frame, even inside a skipped one."""
     assert read([TWO + ONE[:end]])[1].inside is True
     assert read([TWO + ONE])[1].inside is False
-    assert read([prelude(200) + bytes(end)], longest=100)[1].inside is True
+    assert read([prelude(200) + bytes(end)], max_bytes=100)[1].inside is True
 
 
-def test_frame_above_longest_is_not_held() -> None:
+def test_frame_above_max_bytes_is_not_held() -> None:
     """A frame of four gigabytes holds no memory."""
-    buffer = FrameBuffer(longest=1000)
+    buffer = FrameBuffer(max_bytes=1000)
     buffer.feed(prelude(2**32 - 1))
     held = held_after(50, lambda: buffer.feed(bytes(10_000)))
 
@@ -393,9 +393,9 @@ def test_usage_before_a_cut_frame_is_partial() -> None:
         assert outcome(account) == (TokenUsage(input=3, output=4), source, None, False, unreadable)
 
 
-def test_frame_above_longest_is_unreadable() -> None:
-    """A frame above `longest` is counted, and the other frames are read."""
-    meter = EventStreamMeter(longest=200)
+def test_frame_above_max_bytes_is_unreadable() -> None:
+    """A frame above `max_bytes` is counted, and the other frames are read."""
+    meter = EventStreamMeter(max_bytes=200)
 
     meter.feed(bedrock_event("contentBlockDelta", {"delta": {"text": "x" * 200}}) + USAGE)
     meter.finish(complete=True)

@@ -38,17 +38,17 @@ class FrameBuffer:
     """Buffers a stream until its frames are complete.
 
     Args:
-        longest: Maximum bytes of a frame; a longer one is skipped.
+        max_bytes: Maximum bytes of a frame; a longer one is skipped.
 
     Attributes:
         unreadable: Frames that were too long, or did not match their checksum.
         broken: A prelude was invalid; nothing more is read, as the next frame cannot be found.
     """
 
-    __slots__ = ("_held", "_needed", "_to_skip", "broken", "longest", "unreadable")
+    __slots__ = ("_held", "_needed", "_to_skip", "broken", "max_bytes", "unreadable")
 
-    def __init__(self, *, longest: int) -> None:
-        self.longest = longest
+    def __init__(self, *, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.unreadable = 0
         self.broken = False
         self._held = bytearray()
@@ -77,7 +77,7 @@ class FrameBuffer:
     def _frames(self) -> list[Frame]:
         held, frames, start = self._held, [], 0
         while len(held) - start >= _PRELUDE.size and (total := self._length(start)):
-            if total > self.longest:
+            if total > self.max_bytes:
                 self.unreadable += 1
                 self._to_skip = max(start + total - len(held), 0)
             elif start + total > len(held):
@@ -162,10 +162,10 @@ class EventStreamMeter:
 
     __slots__ = ("_frames", "account", "awaits_output")
 
-    def __init__(self, *, longest: int = MAX_DOCUMENT_BYTES) -> None:
+    def __init__(self, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> None:
         self.account = UsageAccount()
         self.awaits_output = True
-        self._frames = FrameBuffer(longest=longest)
+        self._frames = FrameBuffer(max_bytes=max_bytes)
 
     def feed(self, chunk: bytes) -> None:
         """Examine the frames that `chunk` completes."""

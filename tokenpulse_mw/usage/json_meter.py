@@ -22,15 +22,15 @@ class JsonMeter:
     not requested: its elements are read as they arrive.
     """
 
-    __slots__ = ("_body", "_head", "_longest", "_reader", "_tail", "account", "awaits_output")
+    __slots__ = ("_body", "_head", "_max_bytes", "_reader", "_tail", "account", "awaits_output")
 
     def __init__(
-        self, *, longest: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
+        self, *, max_bytes: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
     ) -> None:
         self.account = UsageAccount() if account is None else account
         self.awaits_output = True
-        self._longest = longest
-        self._tail = min(TAIL_BYTES, longest)
+        self._max_bytes = max_bytes
+        self._tail = min(TAIL_BYTES, max_bytes)
         self._body: bytes | bytearray = b""  # a bytearray from the second chunk on
         self._head = b""  # the start of a document that is too long
         self._reader: UsageMeter | None = None  # of a body that is not a document
@@ -51,7 +51,7 @@ class JsonMeter:
 
     def _reader_of(self, start: bytes) -> UsageMeter | None:
         """Return the meter of a body that does not start like a document, or None."""
-        return _ArrayReader(self.account, self._longest) if start.startswith(b"[") else None
+        return _ArrayReader(self.account, self._max_bytes) if start.startswith(b"[") else None
 
     def _hold(self, chunk: bytes) -> None:
         if not self._body:
@@ -60,8 +60,8 @@ class JsonMeter:
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += chunk
-        if len(self._body) > (2 * self._tail if self._head else self._longest):
-            self._head = self._head or bytes(self._body[: min(HEAD_BYTES, self._longest)])
+        if len(self._body) > (2 * self._tail if self._head else self._max_bytes):
+            self._head = self._head or bytes(self._body[: min(HEAD_BYTES, self._max_bytes)])
             self._body = self._body[-self._tail :]
 
     def finish(self, *, complete: bool) -> None:
@@ -99,10 +99,10 @@ class _ArrayReader:
 
     __slots__ = ("_buffer", "_last", "account", "awaits_output")
 
-    def __init__(self, account: UsageAccount, longest: int) -> None:
+    def __init__(self, account: UsageAccount, max_bytes: int) -> None:
         self.awaits_output = True
         self.account = account
-        self._buffer = JsonArraySplitter(longest=longest)
+        self._buffer = JsonArraySplitter(max_bytes=max_bytes)
         self._last = b""
 
     def feed(self, chunk: bytes) -> None:
@@ -159,7 +159,7 @@ class JsonArraySplitter:
     """Buffers a streamed array until its objects are complete.
 
     Args:
-        longest: Maximum bytes of an object; a longer one is reduced to the usage at its end.
+        max_bytes: Maximum bytes of an object; a longer one is reduced to the usage at its end.
 
     Attributes:
         overlong: Objects that were too long and have no usage at their end.
@@ -174,12 +174,12 @@ class JsonArraySplitter:
         "_held",
         "closed",
         "in_string",
-        "longest",
+        "max_bytes",
         "overlong",
     )
 
-    def __init__(self, *, longest: int) -> None:
-        self.longest = longest
+    def __init__(self, *, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.overlong = 0
         self.closed = False
         self._held = bytearray()  # the start of an incomplete element
@@ -226,10 +226,10 @@ class JsonArraySplitter:
     def _hold(self, piece: bytes) -> None:
         held = self._held
         held += piece
-        if self._head or len(held) > self.longest:
+        if self._head or len(held) > self.max_bytes:
             self.overlong += not self._head
-            self._head = self._head or bytes(held[: min(PREFIX_BYTES, self.longest)])
-            del held[: -min(TAIL_BYTES, self.longest)]
+            self._head = self._head or bytes(held[: min(PREFIX_BYTES, self.max_bytes)])
+            del held[: -min(TAIL_BYTES, self.max_bytes)]
 
     def _complete(self, piece: bytes) -> list[bytes]:
         """Return the element that ends with `piece`, or its usage if it is too long."""
