@@ -122,14 +122,14 @@ def test_at_most_1000_silences_have_room() -> None:
     """The error says how to make room."""
     silences = Silences()
     for number in range(1000):
-        silences.check_room()
+        silences.check_capacity()
         silences.add(silence(ANYTHING, identity=f"s{number}"))
 
     with pytest.raises(
         ValueError,
         match=r"^silences must be at most 1000: remove one, or create silences that match more ",
     ):
-        silences.check_room()
+        silences.check_capacity()
 
 
 def test_alert_is_compared_with_each_silence_once() -> None:

@@ -156,7 +156,7 @@ class Controls:
             raise ValueError(f"ends_at must be after the current time {now!r}, got {ends_at!r}")
         silence = Silence(uuid4().hex, tuple(matchers), start, ends_at, by, comment)
         self._silences.expire(now)
-        self._silences.check_room()
+        self._silences.check_capacity()
         await self._store.add_silence(silence)
         self._silences.add(silence)
         return silence

@@ -189,7 +189,7 @@ class Silences:
             self._renumber()
         self._numbers[silence.id] = self._table.add(silence, matchers)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Check that another silence may be created.
 
         Raises:

@@ -20,7 +20,7 @@ class Range:
         whole: Only integers.
         least: Minimum; None: above 0.
         most: Maximum.
-        optional: None is valid and switches the rule off.
+        optional: None is valid and disables the rule.
     """
 
     whole: bool = False
@@ -94,9 +94,9 @@ class Flag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """Thresholds of all rules. None switches a rule off; 0 is invalid.
+    """Thresholds of all rules. None disables a rule; 0 is invalid.
 
-    The first five depend on the size of the gateway, so they are off by default. A tenant is
+    The first five depend on the size of the gateway, so they are None by default. A tenant is
     called `master`, as in the seed.
 
     Attributes:

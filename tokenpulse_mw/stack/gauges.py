@@ -24,7 +24,7 @@ class Gauges:
         health: Health of the providers.
 
     Attributes:
-        running: Whether the background tasks run.
+        running: True while the background tasks run.
     """
 
     def __init__(
@@ -39,7 +39,9 @@ class Gauges:
     def show_in(self, metrics: HttpMetrics) -> None:
         """Add the callbacks to `metrics`."""
         metrics.add_callback("tokenpulse_alerts", self._engine.counts)
-        metrics.add_callback("tokenpulse_alert_last_evaluation_timestamp_seconds", self._last_round)
+        metrics.add_callback(
+            "tokenpulse_alert_last_evaluation_timestamp_seconds", self._last_evaluation
+        )
         metrics.add_callback(
             "tokenpulse_alert_notification_queue_length", self._engine.queue_length
         )
@@ -48,7 +50,7 @@ class Gauges:
         metrics.add_callback("tokenpulse_rate_limit_keys", self._keys)
         metrics.add_callback("tokenpulse_rate_limit_evictions_total", self._evictions)
 
-    def _last_round(self) -> Mapping[tuple[()], float]:
+    def _last_evaluation(self) -> Mapping[tuple[()], float]:
         if not self.running and not self._warned:
             self._warned = True
             logger.warning(

@@ -135,7 +135,7 @@ class TokenPulse:
 
         The endpoints precede the application's own routes, so that a catch-all does not swallow
         them. A path that the application serves itself stays with it and is limited, except below
-        `/admin/alerts` if a token is set. Unlimited requests to the endpoints are answered
+        `/admin/alerts` if a token is set. Unlimited requests to the endpoints are served
         before any middleware that was added earlier; middleware that must see them, such as one
         that authenticates every request, is added after `install`. The application's lifespan
         runs inside ours.

@@ -1,4 +1,4 @@
-"""Middleware that serves probes, scrapes and operators ahead of the rate limit."""
+"""Middleware that serves probes, scrapes and operators before the rate limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class OwnEndpoint:
     Attributes:
         route: The route.
         authorize: Checks the `Authorization` header; None if the route does not read it.
-        is_public: Whether the route also answers requests without an `Authorization` header.
+        is_public: True if the route also serves requests without an `Authorization` header.
     """
 
     route: Route

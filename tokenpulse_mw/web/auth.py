@@ -68,7 +68,7 @@ class Guard:
             if isawaitable(allowed):
                 allowed = await allowed
         except HTTPException:
-            raise  # carries its own response
+            raise  # the error contains the response
         except Exception as error:  # noqa: BLE001 - the request needs a response
             # Any client can cause this, so an outage limits the tracebacks in the log.
             self._outage.failed("authorize failed: requests are rejected", error=error)
