@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tokenpulse_mw import Exchange, ExchangeMiddleware, TokenUsage, annotate, drop_exchange
 from tokenpulse_mw.logs import AccessLog, JsonFormatter, RequestIdMiddleware
 
-from ..support.apps import listening, raising, raising_later, silent
+from ..support.apps import raising, raising_mid_stream, returning_at_disconnect, silent
 from ..support.asgi import drive, http_scope
 from .records import RecordList, logger_into
 
@@ -295,9 +295,9 @@ async def test_line_has_the_request_id_and_no_request_data(
     ("app", "begins"),
     [
         (raising, "GET /{path} 500 provider=unknown outcome=error"),
-        (raising_later, "GET /{path} 200 provider=unknown outcome=error"),
+        (raising_mid_stream, "GET /{path} 200 provider=unknown outcome=error"),
         (silent, "GET /{path} 500 provider=unknown outcome=error"),
-        (listening, "GET /{path} 499 provider=unknown outcome=client_disconnect"),
+        (returning_at_disconnect, "GET /{path} 499 provider=unknown outcome=client_disconnect"),
     ],
     ids=["raises", "raises later", "is silent", "client leaves"],
 )

@@ -156,4 +156,4 @@ def test_server_that_hangs_fails_the_call_at_its_timeout() -> None:
         url = create_database(server, "alerts")
         server.stop()
         asyncio.run(load(url))
-        server.go_on()
+        server.resume()

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from tokenpulse_mw import Exchange, ExchangeMiddleware, RateLimitMiddleware, annotate, keys
 
-from ...support.apps import Asks, answering
+from ...support.apps import KeyRecorder, answering
 from ...support.asgi import drive, http_scope
 
 
@@ -18,15 +18,15 @@ from ...support.asgi import drive, http_scope
 async def test_annotation_is_the_key(field: str) -> None:
     """A long annotation is shortened; without an annotation the key is None."""
     seen: list[object] = []
-    asks = Asks(answering(), key=keys.annotation(field), seen=seen)
+    recorder = KeyRecorder(answering(), key=keys.annotation(field), seen=seen)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         annotate(scope, **{field: scope["path"].strip("/")})
-        await asks(scope, receive, send)
+        await recorder(scope, receive, send)
 
     for path in ("/acme", "/", "/" + "x" * 1000):
         await drive(ExchangeMiddleware(app), http_scope(path))
-    await drive(ExchangeMiddleware(asks))
+    await drive(ExchangeMiddleware(recorder))
 
     name, empty, long, unannotated = seen
     assert (name, empty, unannotated) == ("acme", None, None)
@@ -54,8 +54,8 @@ async def test_annotation_outside_the_exchange_is_the_key() -> None:
     """A middleware outside the exchange may annotate, such as one that authenticates."""
     seen: list[object] = []
     exchanges: list[Exchange] = []
-    asks = Asks(answering(), key=keys.annotation("tenant"), seen=seen)
-    observed = ExchangeMiddleware(asks, observers=[exchanges.append])
+    recorder = KeyRecorder(answering(), key=keys.annotation("tenant"), seen=seen)
+    observed = ExchangeMiddleware(recorder, observers=[exchanges.append])
 
     async def authenticating(scope: Scope, receive: Receive, send: Send) -> None:
         annotate(scope, tenant="acme")
@@ -73,12 +73,12 @@ async def test_annotation_without_an_exchange_is_the_key(
 ) -> None:
     """The annotation None is valid and not logged."""
     seen: list[object] = []
-    asks = Asks(answering(), key=keys.annotation("tenant"), seen=seen)
+    recorder = KeyRecorder(answering(), key=keys.annotation("tenant"), seen=seen)
 
     for tenant in ("acme", None):
         scope = http_scope()
         annotate(scope, tenant=tenant)
-        await drive(asks, scope)
+        await drive(recorder, scope)
 
     assert seen == ["acme", None]
     assert not caplog.records
