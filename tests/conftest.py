@@ -18,6 +18,8 @@ from .support.clock import FakeClock
 from .support.defaults import set_default
 from .support.waiting import PATIENCE
 
+pytest_plugins = ["tokenpulse_mw.pytest_plugin"]
+
 # Without deadlines, so that no test fails because the machine is slow.
 settings.register_profile(
     "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]

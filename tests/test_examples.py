@@ -71,6 +71,25 @@ def test_wrapped_vendor_is_limited_and_metered() -> None:
         assert tokens("claude", "input") == before + 9
 
 
+def test_providers_by_model() -> None:
+    """Responses and annotated errors of one endpoint are counted by the vendor of their model."""
+    path, before = "/v1/chat/completions", tokens("local", "input")
+    with TestClient(load("providers_by_model.py")["app"]) as client:
+        for model in ("gpt-4o", "claude-sonnet-4", "qwen3-8b-acme", "claude-opus-4"):
+            client.post(path, json={"model": model})
+
+        assert client.get("/health").json()["providers"] == ["openai", "anthropic", "local"]
+        scrape = client.get("/metrics").text
+        for labels in (
+            'status="200",provider="openai"',
+            'status="200",provider="anthropic"',
+            'status="200",provider="local"',
+            'status="502",provider="anthropic"',
+        ):
+            assert f'route="{path}",{labels}}} 1.0' in scrape
+        assert tokens("local", "input") == before + 9
+
+
 def test_tenant_is_limited_by_several_policies() -> None:
     """The limits of addresses, requests, tokens and concurrent requests apply at the same time."""
     client = TestClient(load("limit_tenants.py")["app"])
@@ -88,6 +107,32 @@ def test_tenant_is_limited_by_several_policies() -> None:
     assert rejected.json()["error"]["code"] == "rate_limit_exceeded"
     assert post("sk-2").status_code == 200
     assert post("unknown").headers["ratelimit"].startswith('"address";r=')
+
+
+def test_authenticating_gateway_limits_guesses_by_address_and_keys_by_tenant() -> None:
+    """Guessed keys are limited and measured, and probes, scrapes and preflights need no key."""
+    with TestClient(load("authenticate.py")["app"]) as client:
+        origin = {"origin": "https://chat.example"}
+
+        def post(key: str) -> Any:
+            headers = {"authorization": f"Bearer {key}", **origin}
+            return client.post("/v1/chat/completions", headers=headers)
+
+        *allowed, rejected = [post("sk-1") for _ in range(18)]
+        other = post("sk-2")
+        guesses = [post("guess").status_code for _ in range(50)]
+        preflight = {**origin, "access-control-request-method": "POST"}
+        preflights = [client.options("/v1/chat/completions", headers=preflight) for _ in range(3)]
+        scrape = client.get("/metrics").text
+        health = client.get("/health/ready")
+
+    assert {response.status_code for response in [*allowed, other, *preflights, health]} == {200}
+    assert rejected.status_code == 429
+    assert rejected.json()["error"]["code"] == "rate_limit_exceeded"
+    assert rejected.headers["access-control-allow-origin"] == "https://chat.example"
+    assert '"tokens";r=3000' in rejected.headers["ratelimit"]
+    assert guesses == [401] * 41 + [429] * 9
+    assert 'route="/v1/chat/completions",status="401",provider="unknown"} 41.0' in scrape
 
 
 @pytest.mark.usefixtures("logging_as_it_was")

@@ -30,6 +30,8 @@ ALLOWED = {
     "check": set[str](),  # sends requests to a gateway
     "demo": {"__init__"},  # uses only public names
     "cli": {"__init__", "check", "demo", "monitoring"},
+    "testing": {"stack", "validation"},
+    "pytest_plugin": {"testing"},
     "__main__": {"cli"},
     "__init__": FEATURES | ALONE | {"exchange", "usage", "stack", "web"},
 }

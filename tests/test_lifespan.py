@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.lifespan.on import LifespanOn
 
 from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
-from tokenpulse_mw.lifespan import run_lifespan
+from tokenpulse_mw.lifespan import LoopLock, run_lifespan
 
 from .support.apps import answering
 from .support.waiting import PATIENCE
@@ -182,3 +182,15 @@ async def test_error_after_a_failed_startup_is_raised() -> None:
 
     with pytest.raises(RuntimeError, match="no database"):
         await run(app)
+
+
+def test_lock_is_that_of_the_running_event_loop() -> None:
+    """A lock that was used in one event loop can be used in the next, on asyncio and trio."""
+    lock = LoopLock()
+
+    async def use() -> bool:
+        async with lock():
+            assert lock() is lock()
+            return lock().locked()
+
+    assert all(anyio.run(use, backend=name) for name in ("asyncio", "trio", "asyncio"))

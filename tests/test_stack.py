@@ -274,14 +274,18 @@ def test_a_path_of_the_application_stays_with_it(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An application that serves /health itself keeps it, and a warning is logged."""
-    app = Starlette(routes=[Route("/health", lambda request: PlainTextResponse("own"))])
+    paths = ["/health", "/health/ready"]
+    app = Starlette(
+        routes=[Route(path, lambda request: PlainTextResponse("own")) for path in paths]
+    )
     TokenPulse(settings=Settings(), metrics=metrics).install(app)
     client = TestClient(app)
 
-    assert client.get("/health").text == "own"
+    assert [client.get(path).text for path in paths] == ["own", "own"]
     assert client.get("/health/live").json() == {"status": "ok"}
     assert [record.getMessage() for record in caplog.records] == [
-        "endpoint of the application is kept, and requests to it are limited: path=/health"
+        "endpoint of the application is kept: path=/health (limited unless `exempt` names it)",
+        "endpoint of the application is kept: path=/health/ready",
     ]
 
 
@@ -369,6 +373,77 @@ def test_providers_may_have_a_resolver(metrics: HttpMetrics) -> None:
     TestClient(app).get("/chat")
 
     assert requests(metrics, method="GET", route="/chat", status="200", provider="own") == 1
+
+
+def completing(seen_model: str = "gpt-4o") -> ASGIApp:
+    """Return an application that responds as the chat completions of a model do."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    return answering(json.dumps({"model": seen_model, "choices": [], "usage": usage}).encode())
+
+
+@pytest.mark.parametrize(
+    ("providers", "model", "provider"),
+    [
+        (None, "gpt-4o", "openai"),
+        (None, "o3-mini", "openai"),
+        (None, "mistral-large", "mistral"),
+        (None, "llama-3", "meta"),
+        (None, "deepseek-chat", "deepseek"),
+        (None, "openai/gpt-4o", "openai"),
+        (["openai", "anthropic"], "claude-sonnet-4", "anthropic"),
+        (["claude", "codex"], "gpt-4o", "codex"),
+        ({"openai": ["gpt-*"], "local": ["llama*"]}, "llama-3", "local"),
+        (["openai", "anthropic"], "mistral-large", "unknown"),
+    ],
+)
+def test_provider_is_that_of_the_model_of_the_response(
+    metrics: HttpMetrics,
+    caplog: pytest.LogCaptureFixture,
+    providers: list[str] | None,
+    model: str,
+    provider: str,
+) -> None:
+    """One path serves the models of all vendors; metrics and access log name the vendor."""
+    settings = Settings(access_log=True)
+    pulse = TokenPulse(providers=providers, settings=settings, metrics=metrics)
+    with caplog.at_level(logging.INFO, "tokenpulse_mw.access"):
+        TestClient(pulse.wrap(completing(model))).post("/v1/chat/completions")
+
+    labels = {"method": "POST", "route": "/{path}", "status": "200"}
+    assert requests(metrics, provider=provider, **labels) == 1
+    assert f"provider={provider} " in caplog.text
+
+
+def test_health_lists_the_providers_that_responded(metrics: HttpMetrics) -> None:
+    """A gateway without declared providers has none at first, and no client can add one."""
+    pulse = TokenPulse(settings=Settings(), metrics=metrics)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/annotated":
+            annotate(scope, provider="undeclared" if scope["query_string"] else "kiro")
+        is_page = scope["path"] in ("/claude/page", "/annotated")
+        page = answering(b"hi", content_type=b"text/plain")
+        await (page if is_page else completing())(scope, receive, send)
+
+    client = TestClient(pulse.wrap(app))
+    client.post("/claude/page")
+    client.get("/claude/page")
+    before = client.get("/health").json()
+    client.post("/v1/chat/completions")
+    client.get("/annotated")
+    client.get("/annotated?other")
+
+    assert before == {"status": "ok", "service": "tokenpulse", "providers": []}
+    assert client.get("/health").json()["providers"] == ["kiro", "openai"]
+
+
+def test_health_lists_declared_providers(metrics: HttpMetrics) -> None:
+    """Declared providers are listed in their order, before and after they respond."""
+    pulse = TokenPulse(providers=["openai", "claude"], settings=Settings(), metrics=metrics)
+    client = TestClient(pulse.wrap(completing()))
+    client.post("/v1/chat/completions")
+
+    assert client.get("/health").json()["providers"] == ["openai", "claude"]
 
 
 def test_settings_are_read_from_the_environment(
@@ -535,20 +610,6 @@ def test_only_applications_can_be_wrapped(metrics: HttpMetrics) -> None:
     """The error is raised by `wrap`, not by the first request."""
     with pytest.raises(ValueError, match=r"^wrap\(\) needs an ASGI application, got 'app'$"):
         TokenPulse(settings=Settings(), metrics=metrics).wrap("app")  # type: ignore[arg-type]
-
-
-@pytest.mark.anyio
-async def test_lifespan_cannot_be_entered_twice(metrics: HttpMetrics) -> None:
-    """One TokenPulse serves one application; after it has ended, it may run again."""
-    pulse = TokenPulse(settings=Settings(), metrics=metrics)
-
-    for _ in range(2):
-        async with pulse.lifespan():
-            with pytest.raises(
-                RuntimeError, match=r"^this TokenPulse runs already: .* more than once"
-            ):
-                async with pulse.lifespan():
-                    pytest.fail("it runs twice")
 
 
 def test_a_lifespan_that_does_not_run_logs_a_warning(
@@ -902,7 +963,7 @@ async def test_alerts_can_be_switched_off(metrics: HttpMetrics) -> None:
         await pulse.engine.evaluate()
 
     assert pulse.engine.firing == []
-    paths = {route.path for route in pulse.routes}
+    paths = {route.path for route in pulse.routes if isinstance(route, Route)}
     assert "/admin/settings" in paths
     assert not any(path.startswith("/admin/alerts") for path in paths)
 

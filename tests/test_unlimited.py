@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Host, Match, Mount, Route
+from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
+from tokenpulse_mw.stack.unlimited import PROBE_PATHS
 
 from .support.apps import answering
 from .support.asgi import Answer, drive, http_scope
@@ -36,6 +40,9 @@ OURS = [
 ADMIN_PATHS = ["/admin/alerts", "/admin/alerts/a1/ack", "/admin/alerts/../x", "/admin/settings"]
 NEARLY_OURS = [
     "/healthz",
+    "/livez",
+    "/ping",
+    "/health/liveliness",
     "/health/anything",
     "/health/ready/x",
     "/health/../v1/chat",
@@ -312,15 +319,52 @@ def test_route_inserted_before_ours_is_limited() -> None:
     assert vendor.requests == LIMIT
 
 
-def test_cors_preflight_inside_the_limit_is_limited() -> None:
-    """CORSMiddleware responds to a preflight for one of our paths, so it is limited."""
-    app = installed(lambda app: app.add_middleware(CORSMiddleware, allow_origins=["*"]))
-    headers = [(b"origin", b"https://x.example"), (b"access-control-request-method", b"GET")]
-    preflight = http_scope("/health", method="OPTIONS", headers=headers)
+@pytest.mark.parametrize("path", ["/health", "/chat"])
+def test_cors_preflight_is_answered_without_a_limit(path: str) -> None:
+    """`CORSMiddleware` answers preflights outside of the limit, and none reaches the application.
 
-    responses = requested(app, *[preflight] * (LIMIT + 3))
+    A browser sends one before each request to another origin, so they would halve the limit.
+    """
+    vendor = Vendor()
+
+    def prepare(app: Starlette) -> None:
+        app.router.routes.append(Mount("/", vendor))
+        app.add_middleware(CORSMiddleware, allow_origins=["*"])
+
+    headers = [(b"origin", b"https://x.example"), (b"access-control-request-method", b"GET")]
+    preflight = http_scope(path, method="OPTIONS", headers=headers)
+
+    responses = requested(installed(prepare), *[preflight] * (LIMIT + 3))
+
+    assert [response.status for response in responses] == [200] * (LIMIT + 3)
+    assert "ratelimit" not in responses[0].headers
+    assert vendor.requests == 0
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"origin", b"https://x.example")],
+        [(b"access-control-request-method", b"GET")],
+    ],
+)
+def test_options_request_that_is_not_a_preflight_is_limited(
+    headers: list[tuple[bytes, bytes]],
+) -> None:
+    """`CORSMiddleware` passes it on to the application."""
+    vendor = Vendor()
+
+    def prepare(app: Starlette) -> None:
+        app.router.routes.append(Mount("/", vendor))
+        app.add_middleware(CORSMiddleware, allow_origins=["*"])
+
+    request = http_scope("/chat", method="OPTIONS", headers=headers)
+
+    responses = requested(installed(prepare), *[request] * (LIMIT + 3))
 
     assert [response.status for response in responses] == [200] * LIMIT + [429] * 3
+    assert vendor.requests == LIMIT
 
 
 def test_other_method_on_own_path_is_not_allowed() -> None:
@@ -329,3 +373,193 @@ def test_other_method_on_own_path_is_not_allowed() -> None:
 
     assert response.status == 405
     assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+def probed(*routes: BaseRoute, setup: str = "install") -> ASGIApp:
+    """Return a limited gateway of an application with `routes`."""
+    app = Starlette(routes=routes)
+    pulse = TokenPulse(
+        settings=Settings(limit=f"{LIMIT}/day"), metrics=HttpMetrics(CollectorRegistry())
+    )
+    if setup == "wrap":
+        return pulse.wrap(app)
+    pulse.install(app)
+    return Starlette(routes=[Mount("/llm", app)]) if setup == "mount" else app
+
+
+@every_setup
+@pytest.mark.parametrize("path", sorted(PROBE_PATHS))
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_probe_of_the_application_is_not_limited(method: str, path: str, setup: str) -> None:
+    """A route that is declared with the path of a probe is not limited, and has no 429."""
+    app = probed(Route(path, lambda request: PlainTextResponse("own")), setup=setup)
+
+    responses = requested(app, *[scope_of(setup, path, method=method)] * (LIMIT + 3))
+
+    assert {response.status for response in responses} == {200}
+
+
+def test_probe_of_an_included_router_and_of_a_mount_is_not_limited() -> None:
+    """A route below a prefix or in a mounted application is declared as well."""
+    app = FastAPI()
+    below = Route("/liveliness", lambda request: PlainTextResponse("own"))
+    app.mount("/health", Starlette(routes=[below]))
+
+    @app.get("/healthz")
+    def healthz() -> str:
+        return "own"
+
+    TokenPulse(
+        settings=Settings(limit=f"{LIMIT}/day"), metrics=HttpMetrics(CollectorRegistry())
+    ).install(app)
+
+    for path in ("/healthz", "/health/liveliness"):
+        responses = requested(app, *[http_scope(path)] * (LIMIT + 3))
+        assert {response.status for response in responses} == {200}
+
+
+def test_probe_that_is_declared_after_install_is_not_limited(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Routes are read when the application starts, and each path is logged at its first request."""
+    caplog.set_level(logging.INFO)
+    app = installed(lambda app: None)
+    app.router.add_route("/livez", lambda request: PlainTextResponse("own"))
+
+    responses = requested(app, *[http_scope("/livez")] * (LIMIT + 3))
+
+    assert {response.status for response in responses} == {200}
+    assert caplog.messages == ["probe of the application not limited (logged once): path=/livez"]
+
+
+class Proxy(BaseRoute):
+    """A route of an unknown kind that takes every request."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match every request."""
+        return Match.FULL, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond."""
+        await answering(b"vendor")(scope, receive, send)
+
+
+PING = Route("/ping", lambda request: PlainTextResponse("own"), methods=["GET", "POST"])
+HELLO = Route("/{path:path}", lambda request: PlainTextResponse("vendor"))
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        [HELLO],
+        [HELLO, PING],
+        [Route("/{name}", lambda request: PlainTextResponse("vendor"))],
+        [Mount("/", answering())],
+        [Mount("/", answering()), PING],
+        [Host("a.example", Starlette(routes=[PING])), HELLO],
+        [Proxy(), PING],
+    ],
+    ids=["catch-all", "after catch-all", "parameter", "mount", "after mount", "host", "unknown"],
+)
+@every_setup
+def test_path_of_a_probe_without_a_declared_route_is_limited(
+    routes: list[BaseRoute], setup: str
+) -> None:
+    """A vendor behind a catch-all route or a mount receives only requests that are counted."""
+    app = probed(*routes, setup=setup)
+
+    responses = requested(app, *[scope_of(setup, "/ping")] * (LIMIT + 3))
+
+    assert [response.status for response in responses] == [200] * LIMIT + [429] * 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "POST"},
+        {"query_string": b"key=guess"},
+        {"headers": [(b"authorization", b"Bearer guess")]},
+        {"headers": [(b"X-Api-Key", b"guess")]},
+        {"headers": [(b"cookie", b"session=guess")]},
+        {"headers": [(b"x-access-token", b"guess")]},
+    ],
+    ids=["POST", "query", "authorization", "api key", "cookie", "token"],
+)
+@every_setup
+def test_probe_with_credentials_or_another_method_is_limited(
+    options: dict[str, Any], setup: str
+) -> None:
+    """The application may check credentials on every path, so they cannot be guessed there."""
+    app = probed(PING, setup=setup)
+
+    responses = requested(app, *[scope_of(setup, "/ping", **options)] * (LIMIT + 3))
+
+    assert [response.status for response in responses] == [200] * LIMIT + [429] * 3
+
+
+def test_probe_with_the_headers_of_orchestrators_is_not_limited() -> None:
+    """Kubernetes, load balancers and HTTP/2 send headers without credentials."""
+    names = [b":authority", b"host", b"user-agent", b"accept", b"x-forwarded-for", b"traceparent"]
+    request = http_scope("/ping", headers=[(name, b"1") for name in names])
+
+    responses = requested(probed(PING), *[request] * (LIMIT + 3))
+
+    assert {response.status for response in responses} == {200}
+
+
+def test_head_of_a_probe_that_a_catch_all_route_serves_is_limited() -> None:
+    """FastAPI declares a route for GET without HEAD, so another route serves HEAD."""
+    vendor = Vendor()
+    app = FastAPI()
+
+    @app.get("/ping")
+    def ping() -> str:
+        return "own"
+
+    app.mount("/", vendor)
+    TokenPulse(
+        settings=Settings(limit=f"{LIMIT}/day"), metrics=HttpMetrics(CollectorRegistry())
+    ).install(app)
+
+    reads = requested(app, *[http_scope("/ping")] * (LIMIT + 3))
+    heads = requested(app, *[http_scope("/ping", method="HEAD")] * (LIMIT + 3))
+
+    assert {response.status for response in reads} == {200}
+    assert [response.status for response in heads] == [200] * LIMIT + [429] * 3
+    assert vendor.requests == LIMIT
+
+
+@pytest.mark.filterwarnings("ignore:The `root_path` parameter")
+@pytest.mark.parametrize("path", ["/api/ping", "/ping"])
+def test_probe_below_the_root_path_of_fastapi_is_not_limited(path: str) -> None:
+    """FastAPI adds its `root_path` to every scope, also to that of the lifespan."""
+    app = FastAPI(root_path="/api", routes=[PING])
+    TokenPulse(
+        settings=Settings(limit=f"{LIMIT}/day"), metrics=HttpMetrics(CollectorRegistry())
+    ).install(app)
+
+    with TestClient(app) as client:
+        statuses = {client.get(path).status_code for _ in range(LIMIT + 3)}
+
+    assert statuses == {200}
+
+
+def test_websocket_on_the_path_of_a_probe_is_limited() -> None:
+    """Only HTTP requests are probes."""
+    limited = probed(PING)
+    scope = {**http_scope("/ping"), "type": "websocket"}
+    del scope["method"]
+
+    requested(limited, *[scope] * LIMIT)
+
+    assert requested(limited, http_scope("/chat"))[0].status == 429
+
+
+def test_probe_without_a_limit_is_served() -> None:
+    """Without a limit there is nothing to exempt."""
+    app = Starlette(routes=[PING])
+    TokenPulse(settings=Settings(), limit=None, metrics=HttpMetrics(CollectorRegistry())).install(
+        app
+    )
+
+    assert requested(app, http_scope("/ping"))[0].body == b"own"

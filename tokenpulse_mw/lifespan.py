@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
+from anyio.lowlevel import EventLoopToken, current_token
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("tokenpulse_mw")
@@ -23,6 +24,28 @@ _FINAL_MESSAGES = {
 
 class _NoLifespanError(Exception):
     """The application handles its lifespan as a request, so it does not support lifespans."""
+
+
+class LoopLock:
+    """Lock of the running event loop: `async with lock():`.
+
+    Locks of anyio belong to the event loop that uses them first, but an application may be started
+    again in another one.
+
+    Args:
+        fast_acquire: See `anyio.Lock`.
+    """
+
+    def __init__(self, *, fast_acquire: bool = False) -> None:
+        self._fast_acquire = fast_acquire
+        self._of_loop: tuple[EventLoopToken, anyio.Lock] | None = None
+
+    def __call__(self) -> anyio.Lock:
+        """Return the lock."""
+        loop = current_token()
+        if self._of_loop is None or self._of_loop[0] != loop:
+            self._of_loop = loop, anyio.Lock(fast_acquire=self._fast_acquire)
+        return self._of_loop[1]
 
 
 @asynccontextmanager

@@ -26,7 +26,13 @@ from tokenpulse_mw.alerts import (
     default_rules,
     quota_exceeded,
 )
-from tokenpulse_mw.alerts.store import Changes, EngineState, MemoryAlertStore, StoreError
+from tokenpulse_mw.alerts.store import (
+    Changes,
+    EngineState,
+    Matcher,
+    MemoryAlertStore,
+    StoreError,
+)
 
 from ..support.apps import answering
 from ..support.clock import FakeClock
@@ -822,3 +828,85 @@ def test_sink_may_name_its_parameter_freely() -> None:
     sinks: list[Sink] = [plain, with_result, WithOption()]
 
     assert AlertEngine(sinks=sinks).sinks == ("plain", "with_result", "WithOption")
+
+
+@pytest.mark.anyio
+async def test_reset_engine_is_as_a_new_one(clock: FakeClock) -> None:
+    """Traffic, alerts, notifications, silences and thresholds are those of the start."""
+
+    async def broken(event: AlertEvent) -> None:
+        raise OSError
+
+    sink = RecordingSink()
+    engine = AlertEngine(sinks=[sink, broken], clock=clock, wall=clock)
+    controls = engine.controls
+    await controls.set_thresholds(Thresholds(error_min_requests=1), by="ada")
+    await controls.silence(Matcher("severity", "info"), ends_at=clock() + 3600, by="ada")
+    for _ in range(10):
+        engine.observe(exchange(api_key="k1", status=500))
+    assert transitions(await engine.evaluate()) == ["fired"]
+    assert sum(engine.queue_length().values()) == 1
+
+    engine.reset()
+
+    assert (engine.firing, engine.counts()) == ([], {})
+    assert sum(engine.queue_length().values()) == 0
+    assert engine.thresholds == engine.controls.thresholds == Thresholds()
+    assert (controls.version, controls.silences) == (None, [])
+    assert (await engine.store.alerts()).items == ()
+    assert await engine.evaluate() == []
+    assert transitions(sink.events) == ["fired"]
+
+
+@pytest.mark.anyio
+async def test_reset_engine_resumes_the_alerts_of_its_store(clock: FakeClock) -> None:
+    """A store that outlives the process still has them, as after a restart."""
+
+    class LastingStore:
+        def __init__(self) -> None:
+            self.memory = MemoryAlertStore()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.memory, name)
+
+    engine = AlertEngine(sinks=[], store=LastingStore(), clock=clock, wall=clock)
+    for _ in range(10):
+        engine.observe(exchange(api_key="k1", status=500))
+    await engine.evaluate()
+
+    engine.reset()
+    assert engine.firing == []
+    await engine.evaluate()
+
+    assert [finding.type for finding in engine.firing] == ["error_spike"]
+
+
+@pytest.mark.anyio
+async def test_evaluation_in_progress_during_a_reset_has_no_effect(clock: FakeClock) -> None:
+    """Its alerts are neither open nor reported nor stored."""
+
+    def slow(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
+        engine.reset()
+        return [finding()]
+
+    sink = RecordingSink()
+    engine = AlertEngine([slow], [sink], clock=clock)
+
+    assert await engine.evaluate() == []
+    assert (engine.firing, sink.events) == ([], [])
+    assert (await engine.store.alerts()).items == ()
+
+
+def test_engine_runs_in_one_event_loop_after_another(clock: FakeClock) -> None:
+    """An engine of a module can be used by tests on asyncio and on trio."""
+    engine = AlertEngine(sinks=[RecordingSink()], clock=clock)
+
+    async def run() -> list[str]:
+        engine.reset()
+        for _ in range(10):
+            engine.observe(exchange(api_key="k1", status=500))
+        async with engine:
+            return transitions(await engine.evaluate())
+
+    for backend in ("asyncio", "trio", "asyncio"):
+        assert anyio.run(run, backend=backend) == ["fired"]

@@ -52,6 +52,8 @@ class ManyFindings:
 class Engine(AlertEngine):
     """An engine with a rule of many findings, and clocks that the test moves."""
 
+    clock: FakeClock
+
     def __init__(self, number: int, *sinks: Any, store: AlertStore | None = None) -> None:
         self.clock, self.rule, self.sink = FakeClock(), ManyFindings(number), RecordingSink()
         super().__init__(

@@ -427,6 +427,116 @@ def test_handshake_is_counted_by_route(metrics: HttpMetrics) -> None:
     assert metrics.registry.get_sample_value("tokenpulse_http_requests_in_progress") == 0
 
 
+def open_websockets(metrics: HttpMetrics) -> float | None:
+    """Return the gauge of open WebSockets."""
+    return metrics.registry.get_sample_value("tokenpulse_websocket_connections")
+
+
+def denying(message: Message) -> None:
+    """Raise, as a server does if the client has left, for any message after the handshake."""
+    if message["type"] == "websocket.send":
+        raise OSError("the client has left")
+
+
+@pytest.mark.parametrize("end", ["closes", "client leaves", "send fails", "returns", "raises"])
+@pytest.mark.anyio
+async def test_accepted_websocket_counts_until_it_ends(metrics: HttpMetrics, end: str) -> None:
+    """It ends once, when one side closes it, or when the application returns or raises."""
+    counts: list[float | None] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        counts.append(open_websockets(metrics))
+        if end == "closes":
+            await send(CLOSE)
+        elif end == "client leaves":
+            await receive()
+        elif end == "send fails":
+            with pytest.raises(OSError, match="has left"):
+                await send(TEXT)
+        counts.append(open_websockets(metrics))
+        if end == "raises":
+            raise RuntimeError("no upstream")
+
+    assert open_websockets(metrics) == 0
+    inner = ExchangeMiddleware(app, observers=[metrics])
+    outer = ExchangeMiddleware(inner, observers=[metrics])
+    if end == "raises":
+        with pytest.raises(RuntimeError, match="no upstream"):
+            await connect(outer)
+    else:
+        await connect(outer, on_send=denying)
+
+    assert counts == [1, 1 if end in ("returns", "raises") else 0]
+    assert open_websockets(metrics) == 0
+
+
+@pytest.mark.anyio
+async def test_cancelled_websocket_is_not_open(metrics: HttpMetrics) -> None:
+    """A server cancels the application, for example when it shuts down."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(ACCEPT)
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(connect, ExchangeMiddleware(app, observers=[metrics]))
+        await anyio.wait_all_tasks_blocked()
+        counts = [open_websockets(metrics)]
+        tasks.cancel_scope.cancel()
+
+    assert [*counts, open_websockets(metrics)] == [1, 0]
+
+
+@pytest.mark.parametrize("messages", [[CLOSE], DENIAL], ids=["closed", "denied"])
+@pytest.mark.anyio
+async def test_rejected_websocket_is_not_counted_as_open(
+    metrics: HttpMetrics, messages: list[Message]
+) -> None:
+    """Only an accepted WebSocket is a connection."""
+    counts: list[float | None] = []
+
+    await connect(
+        ExchangeMiddleware(sending(*messages), observers=[metrics]),
+        on_send=lambda message: counts.append(open_websockets(metrics)),
+    )
+
+    assert {*counts, open_websockets(metrics)} == {0}
+
+
+@pytest.mark.anyio
+async def test_websocket_accepted_after_the_client_left_is_not_open(metrics: HttpMetrics) -> None:
+    """A server ignores the handshake of a client that has left."""
+    counts: list[float | None] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await receive()
+        await send(ACCEPT)
+        counts.append(open_websockets(metrics))
+
+    await connect(ExchangeMiddleware(app, observers=[metrics]))
+
+    assert counts == [0]
+
+
+@pytest.mark.anyio
+async def test_excluded_websocket_is_not_counted_as_open(metrics: HttpMetrics) -> None:
+    """`drop_exchange` keeps a WebSocket out of all statistics."""
+    counts: list[float | None] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        drop_exchange(scope)
+        await send(ACCEPT)
+        counts.append(open_websockets(metrics))
+        await send(CLOSE)
+
+    await connect(ExchangeMiddleware(app, observers=[metrics]))
+
+    assert [*counts, open_websockets(metrics)] == [0, 0]
+
+
 def test_handshake_is_limited_by_an_annotation(metrics: HttpMetrics) -> None:
     """A denied handshake has the headers of the rate limit, and is counted as 429."""
 

@@ -308,14 +308,14 @@ async def test_error_in_the_text_of_a_model_is_not_an_error(
 
 
 @pytest.mark.anyio
-async def test_disconnect_after_an_error_event_is_a_client_disconnect(metrics: HttpMetrics) -> None:
-    """A disconnect overrides an error event, because the response is incomplete."""
+async def test_disconnect_after_an_error_event_is_an_error(metrics: HttpMetrics) -> None:
+    """The official SDKs disconnect when they receive an error event."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await streaming([ANTHROPIC_ERROR], ends=False)(scope, receive, send)
         await returning_at_disconnect(scope, receive, send)
 
-    assert (await finished_exchange(metrics, app)).outcome == "client_disconnect"
+    assert (await finished_exchange(metrics, app)).outcome == "error"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,6 +6,7 @@ import importlib.util
 import socket
 import threading
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,8 +20,9 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics
 
@@ -36,20 +38,21 @@ from ..support.apps import (
 from ..support.waiting import PATIENCE, wait_until
 from .routes import AppEndpoint
 
+WEBSOCKETS = {"websockets-sansio": "websockets", "wsproto": "wsproto"}  # of uvicorn, by module
 IMPLEMENTATIONS = [name for name in ("h11", "httptools") if importlib.util.find_spec(name)]
 
 
 class Server:
     """A uvicorn server of `routes` behind an `ExchangeMiddleware` that records exchanges."""
 
-    def __init__(self, routes: Sequence[BaseRoute], **options: Any) -> None:
+    def __init__(self, routes: Sequence[BaseRoute], *, ws: Any = "none", **options: Any) -> None:
         self.seen: list[Exchange] = []
         self.metrics = HttpMetrics(CollectorRegistry())
         app = Starlette(routes=routes)
         app.add_middleware(ExchangeMiddleware, observers=[self.seen.append, self.metrics])
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, ws="none", **options)
+            uvicorn.Config(app, log_config=None, access_log=False, ws=ws, **options)
         )
         self._thread = threading.Thread(
             target=lambda: self._server.run(sockets=[self._socket]), daemon=True
@@ -102,6 +105,10 @@ class Server:
         """Return the gauge of requests in progress."""
         name = "tokenpulse_http_requests_in_progress"
         return self.metrics.registry.get_sample_value(name)
+
+    def open_websockets(self) -> float | None:
+        """Return the gauge of open WebSockets."""
+        return self.metrics.registry.get_sample_value("tokenpulse_websocket_connections")
 
 
 def request(path: str, *, method: str = "POST", connection: str = "keep-alive") -> bytes:
@@ -420,3 +427,30 @@ def test_concurrent_requests_are_each_recorded_once(http: str) -> None:
     expected += [("POST", "/endless", 200, "client_disconnect")]
     expected += [("POST", "/gone", 499, "client_disconnect")]
     assert sorted(finished) == sorted(expected * 3)
+
+
+@pytest.mark.parametrize("ws", WEBSOCKETS)
+def test_websockets_count_while_they_are_open(ws: str) -> None:
+    """Connections that clients drop without a closing handshake end, too."""
+    pytest.importorskip(WEBSOCKETS[ws])
+
+    async def live(websocket: WebSocket) -> None:
+        await websocket.accept()
+        async for _ in websocket.iter_text():
+            pass
+
+    handshake = (
+        "GET /live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    with Server([WebSocketRoute("/live", live)], ws=ws) as server:
+        with ExitStack() as clients:
+            for _ in range(3):
+                client = clients.enter_context(server.connect())
+                client.sendall(handshake.encode())
+                assert client.recv(65536).startswith(b"HTTP/1.1 101 ")
+            wait_until(lambda: server.open_websockets() == 3)
+            assert server.in_progress() == 0
+
+        wait_until(lambda: server.open_websockets() == 0)
+        assert server.finished(3) == [("GET", "/live", 101, "complete")] * 3

@@ -156,3 +156,14 @@ async def test_slow_function_gives_an_unknown_status(
     with anyio.fail_after(PATIENCE):
         assert await CredentialStatus(source, timeout=0.01).get() is None
     assert caplog.messages == ["credentials status unknown: reason=timeout"]
+
+
+def test_cleared_status_of_a_mapping_is_read_again() -> None:
+    """A mapping is available at any time."""
+    state = {"claude": False}
+    status = CredentialStatus(state, timeout=PATIENCE)
+
+    status.clear()
+    state["claude"] = True
+
+    assert status.recent() == {"claude": True}

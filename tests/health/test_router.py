@@ -36,14 +36,31 @@ HEALTH_JSON = {"accept": "application/health+json"}
 
 def test_health_response_equals_that_of_the_seed() -> None:
     """Scripts written for the seed work unchanged."""
-    response = TestClient(HealthRouter(service="oauth2api")).get("/health")
+    health = HealthRouter(service="oauth2api", providers=["claude", "gemini"])
+    response = TestClient(health).get("/health")
 
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     assert response.content == (
-        b'{"status":"ok","service":"oauth2api","providers":["claude","gemini","antigravity",'
-        b'"kiro","codex","qwen","iflow","aistudio","vertex","copilot"]}'
+        b'{"status":"ok","service":"oauth2api","providers":["claude","gemini"]}'
     )
+
+
+def test_health_without_providers_lists_none() -> None:
+    """By default no provider is declared."""
+    assert TestClient(HealthRouter()).get("/health").json()["providers"] == []
+
+
+def test_health_lists_the_providers_that_a_function_returns() -> None:
+    """A function is called for each response, so that the list can grow."""
+    providers = {"claude": True}
+    client = TestClient(HealthRouter(providers=lambda: providers))
+
+    before = client.get("/health").json()
+    providers["gemini"] = True
+
+    assert before == {"status": "ok", "service": "tokenpulse", "providers": ["claude"]}
+    assert client.get("/health").json()["providers"] == ["claude", "gemini"]
 
 
 def test_health_has_the_service_and_the_providers() -> None:

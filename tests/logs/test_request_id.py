@@ -104,6 +104,26 @@ async def test_header_name_is_configurable_and_case_insensitive() -> None:
     assert "x-request-id" not in response.headers
 
 
+@pytest.mark.parametrize("kind", [list, tuple, iter], ids=["list", "tuple", "iterator"])
+@pytest.mark.parametrize("own_id", [[(b"X-Request-Id", b"v1")], []], ids=["own id", "no id"])
+async def test_response_headers_may_be_any_iterable(
+    own_id: list[tuple[bytes, bytes]], kind: type
+) -> None:
+    """A generator of headers, as Sanic sends, reaches the client with one id."""
+
+    async def vendor(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = kind([(b"content-type", b"application/json"), *own_id])
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    (start, _) = (await drive(RequestIdMiddleware(vendor), request_with(b"r1"))).messages
+
+    assert start["headers"] == [
+        (b"content-type", b"application/json"),
+        *(own_id or [(b"x-request-id", b"r1")]),
+    ]
+
+
 async def test_generate_returns_new_ids() -> None:
     """A function of the application replaces the default."""
     assert await id_of(RequestIdMiddleware(answering(), generate=lambda: "one"), http_scope()) == (

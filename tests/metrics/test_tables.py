@@ -78,3 +78,19 @@ def test_reset_after_fork_removes_all_rows() -> None:
     assert tables.open_in_progress() is tables.in_progress
     assert counts(tables, "tokenpulse_http_requests_in_progress") == {(): 0}
     assert kind not in tables.row_cache
+
+
+def test_cleared_tables_keep_the_requests_in_progress() -> None:
+    """A request that ends after the clear leaves none in progress, and is counted."""
+    tables = Tables(max_series=10)
+    kind = ("GET", "/a", 200, "claude", "complete", False)
+    tables.request_rows(kind)[0][0] += 1
+    tables.in_progress[0] += 1
+
+    tables.clear()
+    assert counts(tables, "tokenpulse_http_requests_total") == {}
+    tables.in_progress[0] -= 1
+    tables.request_rows(kind)[0][0] += 1
+
+    assert counts(tables, "tokenpulse_http_requests_total") == {kind[:4]: 1}
+    assert counts(tables, "tokenpulse_http_requests_in_progress") == {(): 0}

@@ -22,7 +22,7 @@ from tokenpulse_mw import (
 )
 
 from ..support.apps import answering
-from ..support.asgi import drive, http_scope
+from ..support.asgi import Answer, drive, http_scope
 from ..support.clock import FakeClock
 
 
@@ -264,6 +264,84 @@ async def test_rate_limit_headers_of_the_application_are_replaced(
     values = [value for field, value in start["headers"] if field.lower() == name.lower()]
     assert values == sent
     assert (b"x-request-id", b"7") in start["headers"]
+
+
+@pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware])
+@pytest.mark.parametrize(("tenant", "statuses"), [("2/day", [200, 200, 429]), ("9/day", [200] * 3)])
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [("openai", "x-ratelimit-remaining-requests"), ("legacy", "x-ratelimit-remaining")],
+)
+@pytest.mark.anyio
+async def test_single_value_headers_are_those_of_the_innermost_limit(
+    headers: str,
+    name: str,
+    tenant: str,
+    statuses: list[int],
+    around: Callable[[ASGIApp], ASGIApp],
+) -> None:
+    """A response of the limit of a tenant shows that limit, not the one of the address."""
+    inner = RateLimitMiddleware(answering(), limit=tenant, headers=headers)
+    app = around(RateLimitMiddleware(inner, limit="600/day", headers=headers))
+
+    responses = [await drive(app) for _ in range(3)]
+
+    limit = int(tenant.partition("/")[0])
+    assert [response.status for response in responses] == statuses
+    remaining = [max(limit - count, 0) for count in (1, 2, 3)]
+    assert [int(response.headers[name]) for response in responses] == remaining
+    assert [_names(response).count(name) for response in responses] == [1, 1, 1]
+
+
+@pytest.mark.anyio
+async def test_headers_of_different_units_come_from_both_limits() -> None:
+    """An inner limit of tokens does not hide an outer limit of requests."""
+    budget = [Policy("9000/day", tokens=4000)]
+    inner = RateLimitMiddleware(answering(), policies=budget, headers="openai")
+    app = RateLimitMiddleware(inner, limit="600/day", headers="openai")
+
+    response = await drive(app)
+
+    assert response.headers["x-ratelimit-remaining-requests"] == "599"
+    assert response.headers["x-ratelimit-remaining-tokens"] == "5000"
+
+
+@pytest.mark.anyio
+async def test_list_headers_of_stacked_limits_are_one_header() -> None:
+    """Each header name is sent once, with an item for each policy."""
+    inner = RateLimitMiddleware(answering(), policies=[Policy("2/day", name="tenant")])
+    app = ExchangeMiddleware(RateLimitMiddleware(inner, limit="600/day"))
+
+    response = await drive(app)
+
+    assert _names(response) == ["content-type", "ratelimit-policy", "ratelimit"]
+    assert response.headers["ratelimit-policy"] == '"default";q=600;w=86400,"tenant";q=2;w=86400'
+
+
+def _names(response: Answer) -> list[str]:
+    return [name.decode() for name, _ in response.messages[0]["headers"]]
+
+
+@pytest.mark.parametrize("headers", ["draft-11", "openai", "legacy"])
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+@pytest.mark.parametrize("around", [lambda app: app, ExchangeMiddleware])
+@pytest.mark.anyio
+async def test_response_headers_may_be_any_iterable(
+    headers: str, kind: type, around: Callable[[ASGIApp], ASGIApp]
+) -> None:
+    """Headers of the application that can be read only once reach the client, before ours."""
+    own = [(b"content-type", b"application/json"), (b"x-vendor", b"7")]
+
+    async def vendor(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": kind(own)})
+        await send({"type": "http.response.body"})
+
+    app = around(RateLimitMiddleware(vendor, limit="5/day", headers=headers))
+
+    (start, _) = (await drive(app)).messages
+
+    assert start["headers"][: len(own)] == own
+    assert any(b"ratelimit" in name for name, _ in start["headers"])
 
 
 @pytest.mark.parametrize("headers", ["draft-11", "openai", "legacy"])

@@ -25,6 +25,7 @@ from tokenpulse_mw import (
     annotate,
 )
 from tokenpulse_mw.exchange import drop_exchange
+from tokenpulse_mw.ratelimit.policy import Charge, ChargeResult
 from tokenpulse_mw.ratelimit.policy_set import PolicySet
 from tokenpulse_mw.ratelimit.reservations import Reservations
 
@@ -719,3 +720,39 @@ async def test_shared_tokens_of_a_cancelled_request_are_settled(
         await task
 
     assert (await limiter.peek("client", 0)).remaining == LIMIT - 12
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_tokens_reserved_before_a_clear_are_not_settled(
+    strategy: str, clock: FakeClock
+) -> None:
+    """The end of an older request changes no charge of a newer one."""
+    limiter = Limiter("100/minute", strategy=strategy, clock=clock)
+    slots = InFlight(2)
+    policies = [Policy(limiter, tokens=40, key=client), Policy(slots, name="slots", key=client)]
+
+    async def clear(scope: Scope, receive: Receive, send: Send) -> None:
+        limiter.clear()
+        slots.clear()
+        limiter.hit("client", 10)
+        slots.hit("client")
+        await answering(chat_with_usage(prompt_tokens=1, completion_tokens=1))(scope, receive, send)
+
+    await drive(RateLimitMiddleware(clear, policies=policies), http_scope(method="POST"))
+
+    assert limiter.peek("client").remaining == 90
+    assert slots.peek("client").remaining == 1
+
+
+def test_tokens_rolled_back_after_a_clear_are_not_refunded() -> None:
+    """A request that was rejected late refunds nothing to a limiter that was cleared meanwhile."""
+    limiter = Limiter("100/minute")
+    charge = Charge(Policy(limiter, tokens=40), "client", 40, limiter.clears)
+    result = ChargeResult(charge, charge.apply(), limiter.clock())
+
+    limiter.clear()
+    limiter.hit("client", 10)
+    result.rolled_back()
+
+    assert limiter.peek("client").remaining == 90

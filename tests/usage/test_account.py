@@ -111,6 +111,31 @@ def test_zero_in_message_delta_overrides() -> None:
     assert account.usage == TokenUsage(input=10, output=4)
 
 
+def test_zero_input_in_message_delta_is_ignored() -> None:
+    """Some gateways write an input of 0 in the delta; a prompt has at least one token."""
+    account = account_of(start(input_tokens=15), delta(input_tokens=0, output_tokens=42))
+
+    assert account.usage == TokenUsage(input=15, output=42)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_zeros_after_usage_are_ignored(batch: int) -> None:
+    """A last chunk whose counts are all zero does not override the usage before it."""
+    usage = {"prompt_tokens": 9, "completion_tokens": 4}
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0}
+
+    account = streamed({"usage": usage}, {"usage": zeros}, {"usage": zeros}, batch=batch)
+
+    assert (account.usage, account.source) == (TokenUsage(9, 4), "reported")
+
+
+def test_zeros_alone_are_reported() -> None:
+    """A response without any other usage has zero tokens."""
+    account = account_of({"usage": {"prompt_tokens": 0, "completion_tokens": 0}})
+
+    assert (account.usage, account.source) == (TokenUsage(), "reported")
+
+
 def test_second_message_start_is_not_added() -> None:
     """A repeated `message_start`, as some gateways send, is counted once."""
     first = start(input_tokens=10, output_tokens=1)

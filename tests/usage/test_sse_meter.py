@@ -79,12 +79,23 @@ def test_failed_event_above_max_bytes_fails() -> None:
         {"type": "response.completed", "response": {"a": {"b": "x" * 2000, "usage": USAGE}}},
         {"a": {"text": "x" * 2000, "usage": {"prompt_tokens": 99}}},
         {"text": "x" * 2000, "usage": None},
-        {"usage": {"prompt_tokens": 99}, "text": "x" * 2000},
     ],
 )
 def test_nested_usage_of_an_event_above_max_bytes_is_ignored(payload: dict[str, Any]) -> None:
-    """Usage that is not at the top level and at the end may be output of the model."""
+    """Usage that is not at the top level may be output of the model."""
     assert read([OUTPUT + event(payload)]) == (None, "missing", None, False, 1)
+
+
+@pytest.mark.parametrize("size", [1, 100, 10_000])
+@pytest.mark.parametrize("name", ["", "image_generation.completed"])
+def test_usage_at_the_start_of_an_event_above_max_bytes_counts(name: str, size: int) -> None:
+    """OpenAI writes the usage of a generated image before the image."""
+    image = {"type": "image_generation.completed", "usage": USAGE, "b64_json": "A" * 2000}
+
+    chunks = chunks_of(event(image, name), size)
+
+    assert read(chunks) == (TokenUsage(1, 2), "reported", None, False, 0)
+    assert read(chunks[:-1], complete=False)[1] in ("missing", "partial")
 
 
 @pytest.mark.parametrize("size", [1, 10_000])

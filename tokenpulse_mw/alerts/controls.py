@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import anyio
 
+from ..lifespan import LoopLock
 from .evaluator import Evaluator
 from .lifecycle import Finding
 from .silences import Silences, check_matchers
@@ -52,17 +53,20 @@ class Controls:
         silences: Silences,
         store_writer: StoreWriter,
         catch_up: Callable[[], Awaitable[None]],
-        deciding: anyio.Lock,
+        deciding: LoopLock,
         wall: Callable[[], float],
     ) -> None:
         self.catch_up = catch_up
-        self.thresholds = thresholds
-        self.version: ThresholdsVersion | None = None
-        self._evaluator = evaluator
-        self._silences = silences
+        self.reset(thresholds, evaluator, silences)
         self._store_writer, self._store = store_writer, store_writer.store
         self._deciding = deciding
         self._wall = wall
+
+    def reset(self, thresholds: Thresholds, evaluator: Evaluator, silences: Silences) -> None:
+        """Control another evaluator, as if no threshold was set at run time."""
+        self.thresholds = thresholds
+        self.version: ThresholdsVersion | None = None
+        self._evaluator, self._silences = evaluator, silences
 
     @property
     def silences(self) -> list[Silence]:
@@ -180,7 +184,7 @@ class Controls:
     async def _between_decisions(self, change: Callable[[], Steps[None]]) -> None:
         """Apply a change that is already stored, even if the caller is cancelled."""
         with anyio.CancelScope(shield=True):
-            async with self._deciding:
+            async with self._deciding():
                 await in_steps(change())
 
     def _adopt(self, version: ThresholdsVersion) -> Steps[None]:

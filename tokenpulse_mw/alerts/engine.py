@@ -8,13 +8,14 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from inspect import isclass
 from typing import Any, Self
 
 import anyio
 
 from ..exchange import ErrorReporter, Exchange
-from ..lifespan import background_tasks
+from ..lifespan import LoopLock, background_tasks
 from ..validation import check_functions, check_positive, describe
 from .controls import Controls
 from .delivery import DeliveryContext, Outbox, names_of
@@ -62,6 +63,8 @@ class AlertEngine:
         wall: Returns seconds since the epoch, for display and storage.
 
     Attributes:
+        clock: The argument; a test may replace it.
+        wall: The argument; a test may replace it.
         controls: Changes thresholds, silences and acknowledgements at run time.
         store: The store.
 
@@ -84,28 +87,29 @@ class AlertEngine:
         wall: Callable[[], float] = time.time,
     ) -> None:
         check_positive(interval=interval, cooldown=cooldown, max_subjects=max_subjects)
-        thresholds, silences = check_thresholds(thresholds), Silences()
+        self._initial_thresholds, silences = check_thresholds(thresholds), Silences()
+        self.clock, self.wall = clock, wall
         self.interval, self.cooldown = interval, cooldown
-        self.store = check_store(store, wall)
-        self._clock, self._wall = clock, wall
+        self.store = check_store(store, lambda: self.wall())
         self._failures = ErrorReporter(
             logger=logger, continuing="alerts", self_explanatory=(StoreError,), clock=clock
         )
         self._listeners = list[Any]()
         self._running: AbstractAsyncContextManager[None] | None = None
-        self._resuming, self._resumed = anyio.Lock(fast_acquire=True), False
-        self._deciding = anyio.Lock(fast_acquire=True)  # an evaluation takes many steps
+        self._resuming, self._resumed = LoopLock(fast_acquire=True), False
+        self._deciding = LoopLock(fast_acquire=True)  # an evaluation takes many steps
         self._last_evaluation, self._pruned_at = wall(), -math.inf
-        self._evaluator = Evaluator(
+        self._new_evaluator = partial(
+            Evaluator,
             check_rules(rules),
-            thresholds=thresholds,
+            thresholds=self._initial_thresholds,
             interval=interval,
             cooldown=cooldown,
             max_subjects=max_subjects,
-            is_silenced=silences.is_silenced,
             report=self._report,
             recovered=self._failures.recovered,
         )
+        self._evaluator = self._new_evaluator(is_silenced=silences.is_silenced)
         self._store_writer = StoreWriter(
             self.store,
             deadline=_STORE_SECONDS,
@@ -113,20 +117,36 @@ class AlertEngine:
             recovered=self._failures.recovered,
         )
         self.controls = Controls(
-            thresholds=thresholds,
+            thresholds=self._initial_thresholds,
             evaluator=self._evaluator,
             silences=silences,
             store_writer=self._store_writer,
             catch_up=self._resume,
             deciding=self._deciding,
-            wall=wall,
+            wall=lambda: self.wall(),
         )
         named = names_of(check_sinks(sinks), interval=interval)
         self._outbox = Outbox(named, self._delivery())
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
-        self._evaluator.traffic.observe(exchange, self._clock())
+        self._evaluator.traffic.observe(exchange, self.clock())
+
+    def reset(self) -> None:
+        """Discard everything that the end of the process would discard.
+
+        That is the traffic and, unless they are in a store that outlives the process, all alerts,
+        notifications, silences and changes of the thresholds. The next evaluation loads the store.
+        An evaluation in progress has no effect.
+        """
+        silences = Silences()
+        self._evaluator = self._new_evaluator(is_silenced=silences.is_silenced)
+        self.controls.reset(self._initial_thresholds, self._evaluator, silences)
+        self._outbox.reset()
+        if isinstance(self.store, MemoryAlertStore):
+            self.store.clear()
+        self._resumed = False
+        self._last_evaluation, self._pruned_at = self.wall(), -math.inf
 
     def add_listener(self, listener: object) -> None:
         """Notify `listener`, such as an `HttpMetrics`, of evaluations, deliveries and errors.
@@ -166,16 +186,18 @@ class AlertEngine:
         """
         await self._resume()
         await self._evaluator.rules.refresh()
-        async with self._deciding:
-            now, at = self._clock(), self._wall()
-            traffic = self._evaluator.traffic
-            decision = self._evaluator.evaluate(self.thresholds, now, at)
+        async with self._deciding():
+            now, at = self.clock(), self.wall()
+            evaluator, traffic = self._evaluator, self._evaluator.traffic
+            decision = evaluator.evaluate(self.thresholds, now, at)
             changes, succeeded = await in_steps(decision, may_pause=lambda: not traffic.is_crowded)
             self._last_evaluation = at if succeeded else self._last_evaluation
             self._notify_listeners(
-                "on_evaluation", "ok" if succeeded else "error", self._clock() - now
+                "on_evaluation", "ok" if succeeded else "error", self.clock() - now
             )
-        await self._outbox.publish(changes, self._evaluator.tracker.firing(), at)
+        if evaluator is not self._evaluator:
+            return []
+        await self._outbox.publish(changes, evaluator.tracker.firing(), at)
         await in_steps(traffic.count_backlog())
         if self._running is None:
             await self._outbox.attempt()
@@ -188,9 +210,9 @@ class AlertEngine:
         Other values of `error_window` and `count_client_errors` have no effect: the counts are
         those of the current thresholds.
         """
-        async with self._deciding:
+        async with self._deciding():
             traffic = self._evaluator.traffic
-            preview = self._evaluator.dry_run(thresholds or self.thresholds, self._clock())
+            preview = self._evaluator.dry_run(thresholds or self.thresholds, self.clock())
             return await in_steps(preview, may_pause=lambda: not traffic.is_crowded)
 
     async def test(self, sink: str) -> str | None:
@@ -249,16 +271,16 @@ class AlertEngine:
 
     async def _resume(self) -> None:
         """Restore the stored state, once; if the store fails, the next call retries."""
-        async with self._resuming:
+        async with self._resuming():
             state = None if self._resumed else await self._store_writer.load()
             if state is not None:
                 with anyio.CancelScope(shield=True):  # a partial restore would lose the rest
                     await self._restore(state)
 
     async def _restore(self, state: EngineState) -> None:
-        async with self._deciding:
+        async with self._deciding():
             self._resumed = True
-            now, at = self._clock(), self._wall()
+            now, at = self.clock(), self.wall()
             await self.controls.resume(state)
             changes = await in_steps(self._evaluator.resume(state.alerts, now, at))
         await in_steps(self._outbox.resume(state.notifications))
@@ -274,8 +296,8 @@ class AlertEngine:
             writer=self._store_writer,
             deadline=_SINK_SECONDS,
             max_pending=_MAX_QUEUED,
-            clock=self._clock,
-            wall=self._wall,
+            clock=lambda: self.clock(),
+            wall=lambda: self.wall(),
             jitter=random.random,
             report=self._report,
             recovered=self._failures.recovered,

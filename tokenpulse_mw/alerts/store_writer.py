@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import anyio
 from anyio.lowlevel import checkpoint
 
+from ..lifespan import LoopLock
 from .steps import STEP, batches
 from .store.protocol import AlertStore, BadRecord, Changes, EngineState
 from .store.records import AlertRecord, Notification, TransitionRecord
@@ -54,15 +54,18 @@ class StoreWriter:
         self._deadline = deadline
         self._report = report
         self._recovered = recovered
+        self._identity = EngineIdentity(store)
+        self._writing = LoopLock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Discard all buffered changes."""
         self._alerts: dict[str, AlertRecord] = {}
         self._forgotten: dict[str, None] = {}
         self._transitions: dict[TransitionRecord, None] = {}
         self._notifications: dict[str, Notification] = {}
         self._outcomes: dict[str, Write] = {}
-        self._identity = EngineIdentity(store)
-        self._has_evaluation = False
-        self._writing = anyio.Lock()
-        self._timed_out = False
+        self._has_evaluation = self._timed_out = False
 
     async def load(self) -> EngineState | None:
         """Return the state stored by the previous process; None if the store fails."""
@@ -105,7 +108,7 @@ class StoreWriter:
         """Call the store, one call at a time."""
 
         async def locked() -> None:
-            async with self._writing:
+            async with self._writing():
                 await call()
 
         try:

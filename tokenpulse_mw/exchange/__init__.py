@@ -4,10 +4,12 @@ from .annotate import annotate, annotations_of, drop_exchange, recorder_of
 from .exchange import Exchange, Outcome, method_label
 from .middleware import ExchangeMiddleware
 from .observers import ErrorReporter, Observer, ObserverLike, component_name
-from .provider import PROVIDERS, UNKNOWN, ProviderResolver, Providers
+from .provider import UNKNOWN, ProviderResolver, Providers
 from .recorder import SCOPE_KEY, Recorder
-from .route import RouteTemplates, has_route
-from .scope import MAX_TEXT_CHARS, app_path, truncate_with_hash
+from .route import RouteTemplates, exact_reads, has_route
+from .route_tree import find_router
+from .scope import MAX_TEXT_CHARS, app_path, request_headers, truncate_with_hash
+from .vendors import PROVIDERS
 
 __all__ = [
     "MAX_TEXT_CHARS",
@@ -29,8 +31,11 @@ __all__ = [
     "app_path",
     "component_name",
     "drop_exchange",
+    "exact_reads",
+    "find_router",
     "has_route",
     "method_label",
     "recorder_of",
+    "request_headers",
     "truncate_with_hash",
 ]

@@ -45,7 +45,8 @@ def annotate(
         api_key: Id or hash of the tenant's API key, never the secret.
         credential: Id or hash of the upstream API key, never the secret. It must be unique over
             all providers.
-        model: The model that responds.
+        model: The model that responds, or was requested. It names the provider, if no provider is
+            given.
         usage: The tokens used; it overrides the metered usage.
     """
     scope = request_or_scope

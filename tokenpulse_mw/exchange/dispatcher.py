@@ -99,9 +99,9 @@ class Dispatcher:
         """Log a failure of this library if a line is due, and count it."""
         self.errors.report(component, error, self.observers)
 
-    def on_drop(self) -> None:
-        """Notify observers that an open exchange is not measured."""
-        self.errors.notify("on_drop", self.observers)
+    def notify(self, hook: str) -> None:
+        """Call the hook `hook` of the observers."""
+        self.errors.notify(hook, self.observers)
 
     def finalize(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
         """Fill in the fields known only at the end, and deliver `exchange` to the observers.
@@ -134,11 +134,14 @@ class Dispatcher:
                 _copy_usage(exchange, meter)
         except Exception as error:  # noqa: BLE001 - isolates the request
             self.report("usage", error)
-        exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
+        declared = exchange.provider
+        exchange.provider = self._resolver.resolve(scope, declared, exchange.model)
         if exchange.usage_source == "missing" and not _is_model_response(exchange, meter):
             exchange.usage_source = None
         elif meter is not None and meter.account.unreadable:
             self.errors.notify("on_error", self.observers, "usage")
+        if declared or exchange.usage_source is not None:  # a path alone proves no provider
+            self._resolver.seen.add(exchange.provider)
 
     def _hooks(self, name: str) -> Iterator[Callable[..., object]]:
         for observer in self.observers:
@@ -161,7 +164,7 @@ def _copy_usage(exchange: Exchange, meter: UsageMeter) -> None:
         if exchange.usage_source != "reported":
             exchange.usage_doubtful = account.doubtful
     exchange.model = exchange.model or account.model
-    if account.failed and not account.sniffed and exchange.outcome == "complete":
+    if account.failed and not account.sniffed:  # clients often disconnect because of the error
         exchange.outcome = "error"
 
 

@@ -69,7 +69,8 @@ class ExchangeMiddleware:
         if make_recorder is None or (SCOPE_KEY in scope and self.join(scope)):
             await self.app(scope, receive, send)
             return
-        if make_recorder is HttpRecorder and scope.get("method") == "POST":
+        is_websocket = make_recorder is WebSocketRecorder
+        if not is_websocket and scope.get("method") == "POST":
             make_recorder = MeteredRecorder
         recorder = scope[SCOPE_KEY] = make_recorder(self._dispatcher, scope, receive, send)
         if PENDING_KEY in scope:
@@ -83,6 +84,8 @@ class ExchangeMiddleware:
             recorder.raised(error)
             raise
         finally:
+            if is_websocket:
+                recorder.disconnected()
             if recorder.callbacks:
                 await recorder.close()
             # Break the cycle of scope, recorder and the server's `send`, so that reference

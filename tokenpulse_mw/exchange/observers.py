@@ -28,6 +28,12 @@ class Observer:
     def on_drop(self) -> None:
         """Handle an open exchange that is excluded from measurement: a probe or a scrape."""
 
+    def on_websocket_accept(self) -> None:
+        """Handle an accepted WebSocket, whose handshake is finished."""
+
+    def on_websocket_close(self) -> None:
+        """Handle the end of an accepted WebSocket, in whichever way it ends."""
+
     def on_limit(self, policy: str, decision: str) -> None:
         """Handle the decision of a rate limit.
 
@@ -43,7 +49,10 @@ class Observer:
 # A callable receives finished exchanges. The other hooks are optional for it.
 ObserverLike = Observer | Callable[[Exchange], object]
 
-HOOKS = ("on_open", "on_close", "on_drop", "on_limit", "on_error")
+HOOKS = (
+    *("on_open", "on_close", "on_drop", "on_websocket_accept", "on_websocket_close"),
+    *("on_limit", "on_error"),
+)
 
 
 def find_hook(observer: object, name: str) -> Callable[..., object] | None:

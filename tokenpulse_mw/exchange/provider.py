@@ -3,73 +3,79 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
 
 from starlette.types import Scope
 
-PROVIDERS = (
-    "claude",
-    "gemini",
-    "antigravity",
-    "kiro",
-    "codex",
-    "qwen",
-    "iflow",
-    "aistudio",
-    "vertex",
-    "copilot",
-)
+from .scope import request_headers
+from .vendors import PROVIDERS, VENDOR_OF, model_patterns
+
 OTHER = "other"
 UNKNOWN = "unknown"
 HEADER = b"x-tokenpulse-provider"
-MAX_PATH_CHARS = 256  # of a path that are read; also bounds the size of the cache
+# Characters of a path and of a model that are read; they also bound the size of the caches.
+MAX_PATH_CHARS = 256
+MAX_MODEL_CHARS = 256
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_MAX_PATTERN_CHARS = 128
 _MODEL_SEGMENTS = ("models", "model", "deployments")
+_PREFIX_END = re.compile("[/.:]")
+_MAX_PREFIXES = 8  # of a model: `openrouter/deepseek/`, `us.anthropic.`, those of an ARN
+_COMMON_WORDS = ("azure", "google", "meta")  # found in the paths of other endpoints, such as logins
 
 ProviderResolver = Callable[[Scope], str | None]
 
 
 class Providers:
-    """Declared providers, and how a request is matched to one of them.
+    """Declared providers, and how an exchange is matched to one of them.
 
-    An instance is also a resolver. It reads the provider from the path: from a segment
-    (`/claude/v1/messages`) or from the prefix of a model (`/v1beta/models/gemini-2.0-flash`).
+    The model of the response decides by its name, else the path: by a segment
+    (`/claude/v1/messages`) or by its model (`/v1beta/models/gemini-2.0-flash`).
 
     Args:
-        names: The declared providers: lower-case letters, digits, `_`, `.` and `-`.
-        resolver: Returns the provider of a scope, instead of the path. An undeclared name is
-            counted as `other`.
+        names: The declared providers: lower-case letters, digits, `_`, `.` and `-`. A mapping adds
+            patterns of the models of each, such as `{"openai": ["gpt-*"], "local": ["llama3*"]}`,
+            which precede the built-in ones. If None, well-known vendors are recognised.
+        resolver: Returns the provider of a scope, or None to leave it to model and path. An
+            undeclared name is counted as `other`.
         request_header: Also accept `x-tokenpulse-provider` in requests. Any client can send it.
 
+    Attributes:
+        names: The names that are recognised.
+        seen: The providers that responded.
+
     Raises:
-        ValueError: `names` is empty, or has an invalid, reserved or repeated name; or `resolver`
-            is not callable.
+        ValueError: `names` is empty, or has an invalid, reserved or repeated name, or an invalid
+            pattern; or `resolver` is not callable.
     """
 
     def __init__(
         self,
-        names: Iterable[str] = PROVIDERS,
+        names: Iterable[str] | Mapping[str, Iterable[str]] | None = None,
         *,
         resolver: ProviderResolver | None = None,
         request_header: bool = False,
     ) -> None:
-        self.names = _check_names(names)
+        given = _check_patterns(names) if isinstance(names, Mapping) else {}
+        self.names = _check_names(PROVIDERS if names is None else given or names)
         if resolver is not None and not callable(resolver):
             raise ValueError(f"resolver must be a function of the scope, got {resolver!r}")
         self.resolver = resolver
         self.request_header = request_header
+        self.seen: set[str] = set()
+        self._is_declared = names is not None
         self._known = {name: name for name in self.names}
+        self._segments = _segments(self.names, is_declared=names is not None)
+        self._patterns = model_patterns(self.names, tuple(given.items()))
+        # The model does not name these providers, so a path that does decides.
+        self._hosts = {name for name in self.names if name not in VENDOR_OF and not given.get(name)}
+        self._owners = lru_cache(maxsize=1024)(self._owners_of_model)
         self._labels = lru_cache(maxsize=4096)(self._label_of_path)
         # The label of the start of a path, if only the path determines the provider; else None.
         self.label_of_path = self._labels if resolver is None and not request_header else None
-
-    def __call__(self, scope: Scope) -> str | None:
-        """Return the declared provider that the path names, or None."""
-        label = self._labels(scope["path"][:MAX_PATH_CHARS])
-        return None if label == UNKNOWN else label
 
     def resolve(self, scope: Scope, declared: str | None, model: str | None) -> str:
         """Return the label of the provider.
@@ -77,46 +83,94 @@ class Providers:
         Args:
             scope: The request.
             declared: Provider from `annotate()` or from the response header, if any.
-            model: Model named in the response; used only if every other source is empty.
+            model: Model of the response, if any.
         """
         name = declared
         if not name and self.request_header:
             name = _request_header(scope)
-        if not name:
-            name = (self.resolver or self)(scope)
-        if not name and model:
-            name = self._by_prefix(model.lower())
-        return self.to_label(name)
+        if not name and self.resolver is not None:
+            name = self.resolver(scope)
+        if name:
+            return self._to_label(name)
+        label = self._labels(scope["path"][:MAX_PATH_CHARS])
+        return self._choose(label, self._owners(model[:MAX_MODEL_CHARS])) if model else label
 
-    def to_label(self, name: str | None) -> str:
-        """Return `name` if it is declared, `unknown` if it is empty, else `other`."""
-        if not name:
-            return UNKNOWN
+    def listed(self) -> list[str]:
+        """Return the declared providers; if none are declared, those that responded."""
+        if self._is_declared:
+            return list(self.names)
+        return sorted(self.seen.copy() - {OTHER, UNKNOWN})
+
+    def _to_label(self, name: str) -> str:
+        """Return `name` if it is declared, else `other`."""
         # Return the declared string: `name` may be an Enum member that only compares equal.
         return self._known.get(name) or self._known.get(name.strip().lower(), OTHER)
 
+    def _choose(self, label: str, owners: tuple[str, ...]) -> str:
+        """Return the provider by the label of the path, and by the owners of the model."""
+        return label if not owners or label in owners or label in self._hosts else owners[0]
+
+    def _owners_of_model(self, model: str) -> tuple[str, ...]:
+        """Return the providers whose patterns match `model`, with as few prefixes removed."""
+        rest = model.lower()
+        for _ in range(_MAX_PREFIXES):
+            owners = [name for name, pattern in self._patterns if pattern.match(rest)]
+            end = _PREFIX_END.search(rest)
+            if owners or end is None:
+                return tuple(owners)
+            rest = rest[end.end() :]
+        return ()
+
     def _label_of_path(self, path: str) -> str:
         segments = path.lower().split("/")
-        for segment in segments:
-            if segment in self._known:
-                return segment
+        names = (self._segments[segment] for segment in segments if segment in self._segments)
+        label = next(names, UNKNOWN)
         for before, segment in pairwise(segments):
-            if before in _MODEL_SEGMENTS and (name := self._by_prefix(segment)):
-                return name
-        return UNKNOWN
+            if before in _MODEL_SEGMENTS:
+                model = segment.partition(":")[0]  # before a method, such as `:generateContent`
+                if owners := self._owners(segment) or self._owners(model):
+                    return self._choose(label, owners)
+        return label
 
-    def _by_prefix(self, model: str) -> str | None:
-        for name in self.names:
-            if model.startswith(name) and not model[len(name) : len(name) + 1].isalnum():
-                return name
-        return None
+
+@lru_cache(maxsize=16)
+def _segments(names: tuple[str, ...], *, is_declared: bool) -> Mapping[str, str]:
+    """Return the declared provider of each segment of a path that names one.
+
+    The other names of a vendor count, too: `/anthropic/v1/messages` is `claude`, unless
+    `anthropic` is declared.
+    """
+    segments = {
+        name: provider
+        for provider in reversed(names)
+        for name in (provider, *VENDOR_OF.get(provider, ()))
+        if name not in _COMMON_WORDS
+    }
+    return {**segments, **{name: name for name in names if is_declared or name in segments}}
+
+
+def _check_patterns(given: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    checked: dict[str, tuple[str, ...]] = {}
+    for name, patterns in given.items():
+        is_list = isinstance(patterns, Iterable) and not isinstance(patterns, str | bytes)
+        checked[name] = listed = tuple(patterns) if is_list else ()
+        if not is_list or not all(_is_pattern(pattern) for pattern in listed):
+            raise ValueError(
+                f"models of provider {name!r} must be a list of patterns of 1 to "
+                f'{_MAX_PATTERN_CHARS} characters, such as ["gpt-*", "o3*"], got {patterns!r}'
+            )
+    return checked
+
+
+def _is_pattern(pattern: object) -> bool:
+    return isinstance(pattern, str) and 0 < len(pattern) <= _MAX_PATTERN_CHARS
 
 
 def _check_names(names: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        got = f"the string {names!r}" if isinstance(names, str) else repr(names)
         raise ValueError(
-            'providers must be a list of strings, such as ["claude", "gemini"], '
-            f"got the string {names!r}"
+            f'providers must be a list of strings, such as ["claude", "gemini"], got {got}'
         )
     checked: list[str] = []
     for name in names:
@@ -140,7 +194,7 @@ def _check_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _request_header(scope: Scope) -> str | None:
-    for name, value in scope.get("headers", ()):
+    for name, value in request_headers(scope):
         if name == HEADER:
             text: str = value.decode("latin-1")
             return text

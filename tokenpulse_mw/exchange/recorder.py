@@ -90,8 +90,8 @@ class Recorder:
         self.dispatcher.report("annotate", error)
 
     def add_headers(self, headers: RawHeaders) -> None:
-        """Add `headers` to the response."""
-        self._headers = [*self._headers, *headers] if self._headers else headers
+        """Add `headers` to the response; those of the same name become one list."""
+        self._headers = _joined(self._headers, headers) if self._headers else headers
 
     def add_callback(self, callback: ExchangeCallback) -> None:
         """Call `callback` at the end of this exchange."""
@@ -118,7 +118,7 @@ class Recorder:
         """Exclude this exchange, such as a probe, from measurement."""
         if self.finished:
             return
-        self.dispatcher.on_drop()
+        self.dispatcher.notify("on_drop")
         if self.callbacks:  # such as a reservation, which must be released at the end
             self.dispatcher = replace(self.dispatcher, observers=(), silent=True)
         else:
@@ -136,6 +136,9 @@ class Recorder:
             self._stop("error")
         if isinstance(error, GeneratorExit):
             self.callbacks = ()  # the event loop is closed, so nothing can be awaited
+
+    def disconnected(self) -> None:
+        """Handle the end of the connection; that of HTTP is not observed."""
 
     def _stop(self, outcome: Outcome) -> None:
         if not self.status:
@@ -260,10 +263,32 @@ class WebSocketRecorder(HttpRecorder):
     """Recorder of one WebSocket handshake.
 
     The status is 101 if the application accepts, that of the response if it denies with one
-    (the extension `websocket.http.response`), and 403 if it only closes.
+    (the extension `websocket.http.response`), and 403 if it only closes. Observers are notified of
+    the end of an accepted connection: the application closes it, the client leaves, or the
+    application returns or raises.
     """
 
-    __slots__ = ()
+    __slots__ = ("_is_connected",)
+
+    def __init__(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
+        HttpRecorder.__init__(self, dispatcher, scope, receive, send)
+        self._is_connected = False
+
+    def disconnected(self) -> None:
+        """Notify the observers of the end of an accepted connection, once."""
+        if self._is_connected:
+            self._is_connected = False
+            self.dispatcher.notify("on_websocket_close")
+
+    async def receive(self) -> Message:
+        """Return the next message of the server, and record a disconnect."""
+        message = await self._receive()
+        if message["type"] in _DISCONNECT_MESSAGES:
+            if self.finished:
+                self.disconnected()
+            else:
+                self._client_left = True
+        return message
 
     async def send(self, message: Message) -> None:
         """Send `message` to the server, then record it."""
@@ -275,11 +300,17 @@ class WebSocketRecorder(HttpRecorder):
             await self._send(message)
         except OSError:
             self._client_left = True
+            self.disconnected()
             raise
         if self.finished:
+            if kind == "websocket.close":
+                self.disconnected()
             return
         if kind == "websocket.accept":
             self._complete(_SWITCHING_PROTOCOLS)
+            self._is_connected = not self._client_left
+            if self._is_connected:
+                self.dispatcher.notify("on_websocket_accept")
         elif kind == "websocket.close":
             self._complete(_FORBIDDEN)
         elif kind == "websocket.http.response.start" and status is not None:
@@ -401,6 +432,14 @@ class MeteredRecorder(HttpRecorder):
 
     def _release_meter(self) -> None:
         self._meter = self._feed_rest = self._feed_directly = None
+
+
+def _joined(headers: RawHeaders, more: RawHeaders) -> RawHeaders:
+    """Return all headers, each name once: the values form a list (RFC 9110, 5.3)."""
+    values: dict[bytes, bytes] = {}
+    for name, value in (*headers, *more):
+        values[name] = values[name] + b"," + value if name in values else value
+    return list(values.items())
 
 
 def _ignore(body: bytes) -> None:

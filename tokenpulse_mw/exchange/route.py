@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from starlette.types import Scope
 
 from .route_tree import OPAQUE, RouteNode, RouteQuery, find_router, match, read_routes, walk
-from .scope import without_root
+from .scope import request_headers, without_root
 
 UNMATCHED = "__unmatched__"
 
@@ -106,6 +106,24 @@ def _has_route(node: RouteNode, path: str) -> bool:
     return prefix == path or above or any(_has_route(child, path) for child in node.children)
 
 
+def exact_reads(routes: Iterable[Any], paths: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """Return the methods, GET or HEAD, and `paths` for which a router chooses an exact route.
+
+    An exact route is declared with this path, without parameters. Empty if some route cannot be
+    read, or depends on the host, because it could take the request.
+    """
+    problems: list[Exception] = []
+    nodes = read_routes(routes, problems)
+    if problems or any(node.is_host or not node.is_readable for node in walk(nodes)):
+        return frozenset()
+    return frozenset(
+        (method, path)
+        for path in paths
+        for method in ("GET", "HEAD")
+        if match(nodes, RouteQuery("http", method, None), path) == path
+    )
+
+
 class RouteIndex:
     """Templates of one router's routes, by endpoint and by path.
 
@@ -185,7 +203,7 @@ def _host(scope: Scope) -> str | None:
     """Return the host of the request without its port; None if the scope has no headers."""
     if "headers" not in scope:
         return None
-    values = (value for name, value in scope["headers"] if name == b"host")
+    values = (value for name, value in request_headers(scope) if name == b"host")
     host: str = next(values, b"").decode("latin-1").lower()
     return host if host.endswith("]") else host.partition(":")[0]
 

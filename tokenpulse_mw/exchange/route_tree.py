@@ -50,6 +50,11 @@ class RouteNode(NamedTuple):
     children: tuple[RouteNode, ...] | None = None
     is_host: bool = False
 
+    @property
+    def is_readable(self) -> bool:
+        """Return True if the requests that it matches are known."""
+        return self.pattern is not _MATCHES_NOTHING
+
 
 class RouteQuery(NamedTuple):
     """The parts of a request that select a route, except the path; `host` None matches any."""

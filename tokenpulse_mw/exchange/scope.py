@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 from starlette.types import Scope
@@ -13,6 +14,18 @@ MAX_TEXT_CHARS = 256
 
 # https://asgi.readthedocs.io/en/latest/specs/www.html#version-history
 _RAISING_SPEC_VERSION = (2, 4)
+
+
+def request_headers(scope: Scope) -> Sequence[tuple[bytes, bytes]]:
+    """Return the headers of the request.
+
+    ASGI allows any iterable. One that can be read only once is replaced, so that the application
+    can read it too.
+    """
+    headers: Sequence[tuple[bytes, bytes]] = scope.get("headers", ())
+    if type(headers) is not list and type(headers) is not tuple:
+        headers = scope["headers"] = list(headers)
+    return headers
 
 
 def app_path(scope: Scope) -> str:

@@ -58,6 +58,11 @@ class Checks:
             for name, check in checks.items()
         }
 
+    def clear(self) -> None:
+        """Discard the cached results."""
+        for check in self._checks.values():
+            check.call.clear()
+
     async def run(self) -> dict[str, Observation]:
         """Return the result of each check; a check that is not done in time has failed."""
         results: dict[str, Observation] = {}

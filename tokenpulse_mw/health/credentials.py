@@ -59,6 +59,12 @@ class CredentialStatus:
         else:
             self._read(source)
 
+    def clear(self) -> None:
+        """Discard the last status."""
+        self._last = None
+        if self._call is not None:
+            self._call.clear()
+
     async def get(self) -> dict[str, bool] | None:
         """Return the status of each provider, or None if it is unknown."""
         return self._read_mapping() if self._call is None else await self._call.get()

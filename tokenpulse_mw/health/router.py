@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from ..exchange import PROVIDERS, drop_exchange
+from ..exchange import drop_exchange
 from ..lifespan import background_tasks
 from ..validation import check_strings
 from ..web.auth import Authorize, Guard
@@ -42,7 +43,7 @@ class HealthRouter(Router):
 
     Args:
         service: Name of the service in `/health`.
-        providers: Providers listed by `/health`.
+        providers: Providers listed by `/health`: a list of names, or a function that returns one.
         checks: Conditions of readiness by name: functions that return a bool, async or not, or
             `Check`s. Check only this process: a vendor that is down must not take all replicas out
             of service.
@@ -73,7 +74,7 @@ class HealthRouter(Router):
         self,
         *,
         service: str = "tokenpulse",
-        providers: Iterable[str] = PROVIDERS,
+        providers: Iterable[str] | Callable[[], Iterable[str]] = (),
         checks: Mapping[str, AnyCheck] | None = None,
         credentials: Credentials | None = None,
         provider_health: ReportsProviders | None = None,
@@ -85,10 +86,11 @@ class HealthRouter(Router):
     ) -> None:
         if not isinstance(service, str):
             raise ValueError(f"service must be a string, the name of the service, got {service!r}")
-        names = check_strings("providers", providers, "['openai', 'anthropic']")
+        example = "['openai', 'anthropic']"
+        names = () if callable(providers) else check_strings("providers", providers, example)
         self.starting = self.draining = False
         self._service = service
-        self._health = {"status": "ok", "service": service, "providers": list(names)}
+        self._list_providers = providers if callable(providers) else partial(list, names)
         checks = {} if checks is None else checks
         self._checks = Checks(checks, timeout=timeout, deadline=deadline, clock=clock, wall=wall)
         functions = [
@@ -108,6 +110,12 @@ class HealthRouter(Router):
             self._credentials = CredentialStatus(credentials, timeout=timeout, clock=clock)
             endpoints[CREDENTIALS_PATH] = self._respond_credentials
         super().__init__(probe_routes(endpoints), redirect_slashes=False)
+
+    def clear(self) -> None:
+        """Discard the cached results of checks and credentials."""
+        self._checks.clear()
+        if self._credentials is not None:
+            self._credentials.clear()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -139,7 +147,9 @@ class HealthRouter(Router):
     async def _respond_health(self, request: Request) -> Response:
         if _accepts_health_json(request):
             return await self._respond_ready(request)
-        return JSONResponse(self._health, headers=_UNCACHED)
+        providers = [*self._list_providers()]
+        body = {"status": "ok", "service": self._service, "providers": providers}
+        return JSONResponse(body, headers=_UNCACHED)
 
     async def _respond_live(self, request: Request) -> Response:
         return await self._respond(request, {})

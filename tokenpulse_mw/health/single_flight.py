@@ -65,6 +65,10 @@ class SingleFlight(Generic[T]):
             await run.ended.wait()
         return self.late() if run.result is None else run.result[0]
 
+    def clear(self) -> None:
+        """Discard the cached result."""
+        self._cached = None
+
     def late(self) -> T:
         """Return the result of a late run."""
         return self._fail(None)

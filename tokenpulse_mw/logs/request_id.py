@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..exchange import ErrorReporter
+from ..exchange import ErrorReporter, request_headers
 
 SCOPE_KEY = "tokenpulse_mw.request_id"
 
@@ -95,7 +95,7 @@ class RequestIdMiddleware:
     def _from_header(self, scope: Scope) -> str | None:
         if not self._trust:
             return None
-        values = [value for name, value in scope.get("headers", ()) if name == self._header]
+        values = [value for name, value in request_headers(scope) if name == self._header]
         text = values[0].decode("latin-1") if len(values) == 1 else ""
         return text if _VALID.fullmatch(text) else None
 
@@ -120,7 +120,7 @@ class RequestIdMiddleware:
 
 
 def _with_header(header: tuple[bytes, bytes], message: Message) -> Message:
-    headers = list(message.get("headers") or ())
-    if header[0] in [name.lower() for name, _ in headers]:
-        return message
-    return {**message, "headers": [*headers, header]}
+    headers = list(message.get("headers") or ())  # they may be readable only once
+    if header[0] not in [name.lower() for name, _ in headers]:
+        headers.append(header)
+    return {**message, "headers": headers}

@@ -7,7 +7,7 @@ import logging
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from ..exchange import drop_exchange
@@ -28,7 +28,7 @@ class SettingsBody(Struct, forbid_unknown_fields=True):
     log_level: str
 
 
-def settings_routes(*, authorize: Authorize) -> list[Route]:
+def settings_routes(*, authorize: Authorize) -> list[BaseRoute]:
     """Return the routes of `GET` and `PUT /admin/settings`: `{"log_level": "INFO"}`.
 
     A change applies to this process at once. It is logged with the name that `authorize` returns,

@@ -70,6 +70,7 @@ DURATION = Family(
     DURATION_BUCKETS,
 )
 IN_PROGRESS = Family("tokenpulse_http_requests_in_progress", "gauge", "HTTP requests in progress.")
+WEBSOCKETS = Family("tokenpulse_websocket_connections", "gauge", "Open WebSocket connections.")
 FIRST_BYTE = Family(
     "tokenpulse_http_time_to_first_byte_seconds",
     "histogram",

@@ -110,6 +110,14 @@ class HttpMetrics:
         in_progress = self._tables.in_progress or self._tables.open_in_progress()
         in_progress[0] -= 1.0
 
+    def on_websocket_accept(self) -> None:
+        """Count a WebSocket as open."""
+        self._tables.websockets.add(())
+
+    def on_websocket_close(self) -> None:
+        """Count a WebSocket as closed."""
+        self._tables.websockets.add((), -1.0)
+
     def on_error(self, component: str) -> None:
         """Count an error of `component` that did not affect the request."""
         self._tables.internal_errors.add((component,))
@@ -149,6 +157,14 @@ class HttpMetrics:
         """
         self._tables.recover()
         self._tables.callbacks.refresh()
+
+    def clear(self) -> None:
+        """Remove all series of the registry's tables, except the requests in progress.
+
+        With PROMETHEUS_MULTIPROC_DIR this does nothing, because the files outlive the process.
+        """
+        if self._tables.other_metrics is None:
+            self._tables.clear()
 
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ from anyio.lowlevel import checkpoint
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from ..exchange import ErrorReporter, drop_exchange
 from ..validation import check_seconds
@@ -26,7 +26,7 @@ def metrics_routes(
     *,
     authorize: Authorize | None = None,
     timeout: float = 5.0,
-) -> list[Route]:
+) -> list[BaseRoute]:
     """Return the route `GET /metrics`, which serves the registry of `metrics`.
 
     The response is Prometheus text, or OpenMetrics if the scraper prefers it, compressed with gzip

@@ -57,6 +57,7 @@ class Tables:
         self.requests = rows(families.REQUESTS)
         self.duration = rows(families.DURATION._replace(buckets=buckets))
         self._in_progress = rows(families.IN_PROGRESS)
+        self.websockets = rows(families.WEBSOCKETS)
         self.first_byte = rows(families.FIRST_BYTE._replace(buckets=buckets))
         self.responses = rows(families.RESPONSES)
         self.tokens = rows(families.TOKENS)
@@ -82,7 +83,8 @@ class Tables:
             self.open_in_progress()
 
     def open_in_progress(self) -> Row:
-        """Open the row of requests in progress and return it."""
+        """Open the row of requests in progress and return it; open that of WebSockets, too."""
+        self.websockets.row(())
         self.in_progress = self._in_progress.row(())
         return self.in_progress
 
@@ -107,6 +109,13 @@ class Tables:
 
     def recover(self) -> None:
         """Retry to create rows that could not be created; a no-op for rows in memory."""
+
+    def clear(self) -> None:
+        """Remove all rows except that of the requests in progress, which are about to end."""
+        for rows in self.all:
+            if rows is not self._in_progress:
+                rows.clear()
+        self.row_cache.clear()
 
     def reset_after_fork(self) -> None:
         """Remove all rows in a forked child; they belong to the parent process."""

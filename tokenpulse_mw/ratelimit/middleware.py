@@ -22,6 +22,7 @@ from .responses import Respond, reject_websocket, too_many_requests
 DEFAULT_LIMIT = "100/minute"
 
 _HEADS = ("http.response.start", "websocket.http.response.start")
+_HEADERS_KEY = "tokenpulse_mw.rate_limit_headers"  # those of the innermost limit, in the scope
 
 
 class RateLimitMiddleware:
@@ -116,7 +117,7 @@ class RateLimitMiddleware:
                 scope, recorder
             )
         if decisions and self._dialect is not None and (kind == "http" or rejection is not None):
-            send = _adding_headers(self._dialect, decisions, recorder, send)
+            send = _adding_headers(self._dialect, decisions, scope, recorder, send)
         if rejection is not None:
             await self._reject(rejection, scope, receive, send)
         elif reservations is not None:
@@ -183,21 +184,33 @@ def _policies(
 
 
 def _adding_headers(
-    dialect: Dialect, decisions: Sequence[Decision], recorder: Recorder | None, send: Send
+    dialect: Dialect,
+    decisions: Sequence[Decision],
+    scope: Scope,
+    recorder: Recorder | None,
+    send: Send,
 ) -> Send:
-    """Return a `send` that adds the headers for `decisions` to the response."""
+    """Return a `send` that adds the headers for `decisions` to the response.
+
+    Headers of an inner rate limit, such as that of a tenant, take precedence.
+    """
     fields, replaces = dialect.write(decisions), dialect.replaces
     if recorder is not None and not replaces:  # the recorder inspects every message anyway
         recorder.add_headers(fields)
         return send
+    if replaces:
+        scope[_HEADERS_KEY] = fields
 
     def send_with_headers(message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind != "http.response.body" and kind in _HEADS:
-            pairs = message.get("headers", ())
-            if replaces:
+            pairs, added = list(message.get("headers") or ()), fields
+            if replaces and scope[_HEADERS_KEY] is fields:
                 pairs = [pair for pair in pairs if pair[0].lower() not in replaces]
-            message = {**message, "headers": [*pairs, *fields]}
+            elif replaces:
+                names = {name.lower() for name, _ in pairs}
+                added = [pair for pair in fields if pair[0] not in names]
+            message = {**message, "headers": [*pairs, *added]}
         return send(message)  # not awaited here, which would cost every chunk a coroutine
 
     return send_with_headers

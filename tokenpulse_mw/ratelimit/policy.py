@@ -37,6 +37,7 @@ class Policy:
     Attributes:
         limiter: Limiter, made from `limit` if that is a rate.
         shared: True if the limiter is a `SharedLimiter`, which is awaited.
+        suspended: True to limit no request and count none, as tests of something else need it.
         unit: Unit of the limit: "requests", "tokens" or "concurrent-requests".
 
     Raises:
@@ -60,6 +61,7 @@ class Policy:
         self.key = client_address() if key is None else key
         self.when = when
         self.enforce = check_bool("enforce", enforce)
+        self.suspended = False
         self.shared = isinstance(self.limiter, SharedLimiter)
         self.local = cast(Limiter | InFlight, self.limiter)  # unless `shared`
         self.remote = cast(SharedLimiter, self.limiter)  # if `shared`
@@ -146,11 +148,24 @@ def _counters(policy: Policy) -> object:
 
 
 class Charge(NamedTuple):
-    """Cost of one request for one key of a policy."""
+    """Cost of one request for one key of a policy.
+
+    Attributes:
+        policy: Policy of the charge.
+        key: Key of the client.
+        cost: Requests, tokens or slots.
+        clears: Clears of the limiter before the charge.
+    """
 
     policy: Policy
     key: Hashable
     cost: int
+    clears: int = 0
+
+    @property
+    def is_cleared(self) -> bool:
+        """True if the limiter of this process was cleared after the charge."""
+        return not self.policy.shared and self.policy.local.clears != self.clears
 
     def peek(self) -> Decision:
         """Return what `apply` would decide, without counting."""
@@ -170,6 +185,8 @@ class Charge(NamedTuple):
     def refund(self, *, since: float) -> None:
         """Undo an `apply` made at `since`."""
         limiter = self.policy.local
+        if self.is_cleared:
+            return
         if isinstance(limiter, InFlight):
             limiter.release(self.key, self.cost)
         else:
@@ -216,13 +233,13 @@ def charge_for(
     Raises:
         Exception: A function of the policy fails or returns an unusable value.
     """
-    if policy.when is not None and not policy.when(scope):
+    if policy.suspended or (policy.when is not None and not policy.when(scope)):
         return None
     key = policy.key_or(default_key)(scope)
     if key is None:
         return None
     hash(key)  # an unhashable key disables only this policy
-    return Charge(policy, key, policy.price)
+    return Charge(policy, key, policy.price, 0 if policy.shared else policy.local.clears)
 
 
 def with_cost(charge: Charge, scope: Scope) -> Charge:

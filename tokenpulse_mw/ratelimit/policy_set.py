@@ -77,6 +77,8 @@ class PolicySet:
         rejected = "limited" if is_enforced else "shadow"
 
         def evaluate(scope: Scope, recorder: Recorder | None) -> Evaluation:
+            if policy.suspended:
+                return _NOT_LIMITED
             try:
                 key = key_of(scope) if when is None or when(scope) else None
                 if key is None:

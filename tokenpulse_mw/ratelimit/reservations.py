@@ -32,6 +32,8 @@ class Reservations:
         results, self._results = self._results, ()
         for result in results:
             charge = result.charge
+            if charge.is_cleared:
+                continue
             if isinstance(charge.policy.local, InFlight):
                 charge.policy.local.release(charge.key, charge.cost)
                 continue

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
 from ..alerts import (
     AlertEngine,
@@ -73,11 +73,33 @@ def policies(settings: Settings, given: Iterable[Policy] | None, limit: str | No
         return [] if settings.limit is None else [_per_client(settings, settings.limit)]
     if limit is not FROM_SETTINGS:
         raise ValueError(f"give limit or policies, not both: got limit={limit!r}")
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ValueError(f"policies must be a list of Policy, got {given!r}")
-    found = list(given)
+    found = _checked("policies", given)
     names = (*_OF_LIMIT, "limit_on_error")
     check_unused(settings, names, "policies", "give it to a Policy or its limiter")
+    return found
+
+
+def inner_policies(given: Iterable[Policy], outer: Sequence[Policy]) -> list[Policy]:
+    """Return the inner policies.
+
+    Raises:
+        ValueError: The policies are invalid, or one has the name of an outer policy.
+    """
+    found = _checked("inner_policies", given)
+    names = {policy.name for policy in outer}
+    for policy in found:
+        if policy.name in names:
+            raise ValueError(
+                "inner_policies must have other names than the outer policies, got "
+                f"{policy.name!r}: give it one, such as Policy(..., name='tenant')"
+            )
+    return found
+
+
+def _checked(name: str, given: Iterable[Policy]) -> list[Policy]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{name} must be a list of Policy, got {given!r}")
+    found = list(given)
     if found:
         check_policies(found)
     return found
@@ -203,7 +225,7 @@ def metrics_guard(settings: Settings) -> Callable[[Request], bool] | None:
 
 def admin_routes(
     settings: Settings, engine: AlertEngine, authorize: Callable[[Request], bool] | None
-) -> list[Route]:
+) -> list[BaseRoute]:
     """Return the routes of the admin API; none if no admin token is set."""
     if authorize is None:
         return []

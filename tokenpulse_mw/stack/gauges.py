@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
 
 from ..alerts import AlertEngine
 from ..health import HealthRouter
@@ -24,13 +25,13 @@ class Gauges:
         health: Health of the providers.
 
     Attributes:
-        running: True while the background tasks run.
+        running: Locked while the background tasks run.
     """
 
     def __init__(
         self, engine: AlertEngine, policies: Sequence[Policy], health: HealthRouter
     ) -> None:
-        self.running = False
+        self.running = Lock()
         self._engine = engine
         self._policies = policies
         self._health = health
@@ -51,7 +52,7 @@ class Gauges:
         metrics.add_callback("tokenpulse_rate_limit_evictions_total", self._evictions)
 
     def _last_evaluation(self) -> Mapping[tuple[()], float]:
-        if not self.running and not self._warned:
+        if not self.running.locked() and not self._warned:
             self._warned = True
             logger.warning(
                 "TokenPulse does not run, so alerts are not evaluated and SIGTERM does not drain "

@@ -1,23 +1,25 @@
 """All parts in one call.
 
-Order, outermost first: request ids if enabled, exchange (so that 429s and crashes are measured
-too), unlimited endpoints, rate limit, application.
+Order, outermost first: CORS of the application, request ids if enabled, exchange (so that 429s and
+crashes are measured too), unlimited endpoints, rate limit, other middleware of the application such
+as one that authenticates, rate limit of the inner policies, routes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
 from ..alerts import AlertEngine, Sink, Thresholds
 from ..config import Settings
-from ..exchange import PROVIDERS, ExchangeMiddleware, ObserverLike, Providers, has_route
+from ..exchange import ObserverLike, Providers, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
@@ -32,7 +34,9 @@ from ..ratelimit import (
 from . import defaults
 from .defaults import FROM_SETTINGS, configure_logs
 from .gauges import Gauges
-from .unlimited import OwnEndpoint, UnlimitedEndpoints
+from .nested import Gateway, GatewayExchangeMiddleware
+from .outside import has_cors, is_class, put_cors_outside, refusals_logged
+from .unlimited import PROBE_PATHS, OwnEndpoint, UnlimitedEndpoints
 from .wrap import RoutesBefore, WithLifespan
 
 logger = logging.getLogger("tokenpulse_mw")
@@ -45,12 +49,18 @@ class TokenPulse:
 
     Args:
         service: Name of the service in `/health`.
-        providers: Names of the providers, or `Providers` to configure how they are recognised.
+        providers: Names of the providers; or a mapping of names to patterns of their models, such
+            as `{"openai": ["gpt-*", "o3*"]}`; or `Providers` with a resolver. If None, well-known
+            vendors are recognised, and `/health` lists those that responded.
         settings: Settings of the operator; `Settings()` if None, which reads the environment.
         limit: Limit of each client, such as "20/minute", instead of that of the settings; None
             sets no limit.
         policies: The limits, instead of one for each client. Policies without a key count by the
             client's address, behind the proxies of the settings. An empty list sets no limit.
+        inner_policies: Further limits, evaluated inside of the application's own middleware, so
+            that their keys can use what an authentication found, such as
+            `keys.annotation("tenant")`. They count only requests that `policies` or `limit`
+            admitted. `wrap` rejects them.
         exempt: Paths whose GET and HEAD requests are not limited, such as "/docs*".
         respond: Returns the response to a request over its limit, instead of that of the
             settings; `problem_details` or a function of the `Decision`.
@@ -66,7 +76,7 @@ class TokenPulse:
         metrics: Receives every exchange; uses prometheus_client's default registry if None.
 
     Attributes:
-        policies: The limits, whose limiters can be inspected and reset.
+        policies: All limits, whose limiters can be inspected and reset.
         health: The health endpoints, and whether the service is draining.
         routes: The endpoints that `install` and `wrap` add.
 
@@ -78,10 +88,11 @@ class TokenPulse:
         self,
         *,
         service: str = "tokenpulse",
-        providers: Iterable[str] | Providers = PROVIDERS,
+        providers: Iterable[str] | Mapping[str, Iterable[str]] | Providers | None = None,
         settings: Settings | None = None,
         limit: str | None = FROM_SETTINGS,
         policies: Iterable[Policy] | None = None,
+        inner_policies: Iterable[Policy] = (),
         exempt: Iterable[str] = (),
         respond: Respond | None = None,
         on_decision: OnDecision | None = None,
@@ -99,7 +110,9 @@ class TokenPulse:
                 f"settings must be Settings(...), got one of type {type(settings).__name__}"
             )
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
-        self.policies = defaults.policies(self.settings, policies, limit)
+        outer = defaults.policies(self.settings, policies, limit)
+        inner = defaults.inner_policies(inner_policies, outer)
+        self.policies = [*outer, *inner]
         self.engine = defaults.engine(
             self.settings, self.policies, engine, thresholds=thresholds, sinks=sinks
         )
@@ -109,26 +122,32 @@ class TokenPulse:
         admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
         self.health = HealthRouter(
             service=service,
-            providers=self.providers.names,
+            providers=self.providers.listed,
             checks=checks,
             credentials=credentials,
             provider_health=defaults.AlertedProviders(self.engine),
             authorize=admin,
         )
-        health = [route for route in self.health.routes if isinstance(route, Route)]
         scrape = metrics_routes(self.metrics, authorize=scraper)
         operate = defaults.admin_routes(self.settings, self.engine, admin)
         self._endpoints = [
-            *(OwnEndpoint(route, admin, is_public=True) for route in health),
-            *(OwnEndpoint(route, scraper, is_public=False) for route in scrape),
-            *(OwnEndpoint(route, admin, is_public=False) for route in operate),
+            OwnEndpoint(route, authorize, is_public)
+            for routes, authorize, is_public in (
+                (self.health.routes, admin, True),
+                (scrape, scraper, False),
+                (operate, admin, False),
+            )
+            for route in routes
+            if isinstance(route, Route)
         ]
-        self.routes = [endpoint.route for endpoint in self._endpoints]
-        self._outer = self._measuring(observers)
-        self._inner = self._limiting(exempt, respond, on_decision)
+        self.routes: list[BaseRoute] = [endpoint.route for endpoint in self._endpoints]
+        self._measuring = self._observe(observers)
+        options = self._limit_options(exempt, respond, on_decision)
+        self._limiting, self._inner = _limit_layers(outer, options), _limit_layers(inner, options)
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
+        self._has_run = False
 
     def install(self, app: Starlette) -> None:
         """Install all parts into a Starlette or FastAPI application that has not started.
@@ -136,25 +155,30 @@ class TokenPulse:
         The endpoints precede the application's own routes, so that a catch-all does not swallow
         them. A path that the application serves itself stays with it and is limited, except below
         `/admin/alerts` if a token is set. Unlimited requests to the endpoints are served
-        before any middleware that was added earlier; middleware that must see them, such as one
-        that authenticates every request, is added after `install`. The application's lifespan
-        runs inside ours.
+        before any middleware that was added earlier, such as one that authenticates. A
+        `CORSMiddleware` that was added earlier is moved outside, so that browsers can read a 429.
+        The application's lifespan runs inside ours.
 
         Raises:
-            ValueError: `app` is not a Starlette application, or has this installed already.
+            ValueError: `app` is not a Starlette application, or has a TokenPulse already.
         """
         if not isinstance(app, Starlette):
             raise ValueError(
                 f"install() needs a Starlette or FastAPI application, got {app!r}; "
                 "use wrap() for any other ASGI application"
             )
-        if any(entry.kwargs.get("policies") is self.policies for entry in app.user_middleware):
-            raise ValueError("this TokenPulse is installed in the application already")
+        if any(is_class(entry, UnlimitedEndpoints) for entry in app.user_middleware):
+            raise ValueError(
+                "a TokenPulse is installed in the application already: install one, with all "
+                "policies and observers"
+            )
         endpoints = _not_taken(self._endpoints, app.router.routes)
         for middleware, options in reversed(self._layers(endpoints)):
             app.add_middleware(middleware, **options)
+        app.user_middleware += [Middleware(layer, **options) for layer, options in self._inner]
+        put_cors_outside(app)
         app.router.routes[:0] = [endpoint.route for endpoint in endpoints]
-        app.router.lifespan_context = self._around(app.router.lifespan_context)
+        app.router.lifespan_context = self._around(app, app.router.lifespan_context)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Return an ASGI application with all parts around `app`.
@@ -162,11 +186,22 @@ class TokenPulse:
         The endpoints precede those of `app`. Its lifespan, if it has one, runs inside ours.
 
         Raises:
-            ValueError: `app` cannot be called.
+            ValueError: `app` cannot be called, or there are `inner_policies`.
         """
         if not callable(app):
             raise ValueError(f"wrap() needs an ASGI application, got {app!r}")
-        inner: ASGIApp = RoutesBefore(app, routes=self.routes)
+        if self._inner:
+            raise ValueError(
+                "inner_policies need install(), because wrap() cannot put a limit inside of the "
+                "application's middleware: use install(), or policies"
+            )
+        if has_cors(app):
+            logger.info(
+                "the application has CORSMiddleware inside of wrap(), so browsers cannot read a "
+                "429 and their preflights are limited: use install(), or add CORSMiddleware "
+                "around the wrapped application"
+            )
+        inner: ASGIApp = RoutesBefore(app, routes=[endpoint.route for endpoint in self._endpoints])
         for middleware, options in reversed(self._layers(self._endpoints)):
             inner = middleware(inner, **options)
         return WithLifespan(inner, lifespan=self.lifespan)
@@ -179,37 +214,70 @@ class TokenPulse:
         the outermost application, so if the gateway is mounted in another application, use it
         there: `Starlette(lifespan=pulse.lifespan)`.
 
+        Once it has ended, it may be entered again; that start begins with a `reset`. Entered while
+        it runs, also in another thread or event loop, it joins the running one: there is one set of
+        background tasks, which end with the entry that started them.
+
         Args:
             app: The application, as Starlette passes it; not used.
-
-        Raises:
-            RuntimeError: It runs already.
         """
-        if self._lookups.running:
-            raise RuntimeError(
-                "this TokenPulse runs already: it was installed or wrapped more than once, or its "
-                "lifespan was entered in addition; create one for each application of a server"
-            )
-        self._lookups.running = True
+        async with AsyncExitStack() as exits:
+            if self._lookups.running.acquire(blocking=False):
+                exits.callback(self._lookups.running.release)
+                await self._start(exits)
+            exits.push_async_callback(self._close_connections)
+            yield
+
+    def reset(self) -> None:
+        """Discard the traffic of this process, such as that of the previous test.
+
+        Limits, alerts, metrics and results of health checks are those of a new process. State
+        outside the process stays: counters in the storage of a `SharedLimiter`, alerts in an SQL
+        store, files of PROMETHEUS_MULTIPROC_DIR. A request in progress is counted by the metrics
+        and the alerts when it ends, but no longer by the limits.
+        """
+        for policy in self.policies:
+            policy.limiter.clear()
+        self.engine.reset()
+        self.metrics.clear()
+        self.health.clear()
+
+    @contextmanager
+    def unlimited(self) -> Iterator[None]:
+        """Limit no request and count none in the limits during the body, as in a test."""
+        before = [policy.suspended for policy in self.policies]
         try:
-            configure_logs(self.settings)
-            drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
-            alerts = self.engine if self.settings.alerts else nullcontext()
-            async with alerts, self.metrics.refreshing(), self.health.running(), drains:
-                try:
-                    yield
-                finally:
-                    for policy in self.policies:
-                        if isinstance(policy.limiter, SharedLimiter):
-                            await policy.limiter.aclose()
+            for policy in self.policies:
+                policy.suspended = True
+            yield
         finally:
-            self._lookups.running = False
+            for policy, suspended in zip(self.policies, before, strict=True):
+                policy.suspended = suspended
+
+    async def _start(self, exits: AsyncExitStack) -> None:
+        """Start the background tasks; `exits` ends them."""
+        if self._has_run:
+            self.reset()
+        self._has_run = True
+        configure_logs(self.settings)
+        if self.settings.alerts:
+            await exits.enter_async_context(self.engine)
+        await exits.enter_async_context(self.metrics.refreshing())
+        await exits.enter_async_context(self.health.running())
+        drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
+        await exits.enter_async_context(drains)
+
+    async def _close_connections(self) -> None:
+        """Close the connections that limits have in this event loop."""
+        for policy in self.policies:
+            if isinstance(policy.limiter, SharedLimiter):
+                await policy.limiter.aclose()
 
     def _layers(self, endpoints: Sequence[OwnEndpoint]) -> list[Layer]:
         """Return all middlewares and their options, outermost first."""
-        return [*self._outer, (UnlimitedEndpoints, {"endpoints": endpoints}), *self._inner]
+        return [*self._measuring, (UnlimitedEndpoints, {"endpoints": endpoints}), *self._limiting]
 
-    def _measuring(self, observers: Iterable[ObserverLike]) -> list[Layer]:
+    def _observe(self, observers: Iterable[ObserverLike]) -> list[Layer]:
         """Return the middlewares that observe every request, outermost first."""
         ours: list[ObserverLike] = [self.metrics]
         ids: list[Layer] = []
@@ -218,18 +286,21 @@ class TokenPulse:
         if self.settings.access_log:
             ours.append(AccessLog())
             ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
-        options: dict[str, Any] = {"observers": [*ours, *observers], "provider": self.providers}
-        ExchangeMiddleware(Router(), **options)  # invalid options are rejected here
-        return [*ids, (ExchangeMiddleware, options)]
+        options: dict[str, Any] = {
+            "gateway": Gateway(self.settings.alerts, self.policies),
+            "observers": [*ours, *observers],
+            "provider": self.providers,
+        }
+        GatewayExchangeMiddleware(Router(), **options)  # invalid options are rejected here
+        return [*ids, (GatewayExchangeMiddleware, options)]
 
-    def _limiting(
+    def _limit_options(
         self, exempt: Iterable[str], respond: Respond | None, on_decision: OnDecision | None
-    ) -> list[Layer]:
-        """Return the middleware of the limits; none without limits."""
+    ) -> dict[str, Any]:
+        """Return the options of the limits, except for their policies."""
         if respond is not None:
             defaults.warn_unused(self.settings, ["limit_response"], "respond is given")
-        options: dict[str, Any] = {
-            "policies": self.policies,
+        return {
             "default_key": defaults.client_key(self.settings),
             "headers": self.settings.limit_headers,
             "respond": RESPONSES[self.settings.limit_response] if respond is None else respond,
@@ -237,18 +308,32 @@ class TokenPulse:
             "enforce": self.settings.limit_enforce,
             "on_decision": on_decision,
         }
-        if not self.policies:
-            return []
-        RateLimitMiddleware(Router(), **options)  # invalid options are rejected here
-        return [(RateLimitMiddleware, options)]
 
-    def _around(self, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _around(self, installed: Starlette, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
         async def both(app: Any) -> AsyncIterator[Any]:
-            async with self.lifespan(app), lifespan(app) as state:
-                yield state
+            async with self.lifespan(app):
+                with refusals_logged(installed, self._outside(installed), self._endpoints):
+                    async with lifespan(app) as state:
+                        yield state
 
         return both
+
+    def _outside(self, app: Starlette) -> list[Middleware]:
+        """Return the middleware of the application that was added after `install`."""
+        for index, entry in enumerate(app.user_middleware):
+            if is_class(entry, UnlimitedEndpoints):
+                return app.user_middleware[: index - len(self._measuring)]
+        return []  # the application has removed ours
+
+
+def _limit_layers(policies: Sequence[Policy], options: Mapping[str, Any]) -> list[Layer]:
+    """Return the middleware of the limits; none without limits."""
+    if not policies:
+        return []
+    options = {"policies": policies, **options}
+    RateLimitMiddleware(Router(), **options)  # invalid options are rejected here
+    return [(RateLimitMiddleware, options)]
 
 
 def _not_taken(ours: Sequence[OwnEndpoint], theirs: Sequence[BaseRoute]) -> list[OwnEndpoint]:
@@ -259,7 +344,6 @@ def _not_taken(ours: Sequence[OwnEndpoint], theirs: Sequence[BaseRoute]) -> list
         if not has_route(theirs, path) and not has_route(theirs, endpoint.route.path):
             kept.append(endpoint)
         elif path == endpoint.route.path:
-            logger.warning(
-                "endpoint of the application is kept, and requests to it are limited: path=%s", path
-            )
+            limited = "" if path in PROBE_PATHS else " (limited unless `exempt` names it)"
+            logger.warning("endpoint of the application is kept: path=%s%s", path, limited)
     return kept

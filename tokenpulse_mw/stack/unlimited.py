@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
@@ -9,7 +11,37 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..exchange import app_path
+from ..exchange import app_path, exact_reads, find_router, request_headers
+from ..ratelimit import RateLimitMiddleware
+
+logger = logging.getLogger("tokenpulse_mw")
+
+# Names for probes that respond at once. Not /health, which often checks dependencies.
+PROBE_PATHS = {
+    "/-/healthy",
+    "/-/ready",
+    "/__heartbeat__",
+    "/__lbheartbeat__",
+    "/alive",
+    "/health/live",
+    "/health/liveliness",
+    "/health/liveness",
+    "/health/readiness",
+    "/health/ready",
+    "/health/startup",
+    "/healthz",
+    "/live",
+    "/liveness",
+    "/livez",
+    "/ping",
+    "/readiness",
+    "/ready",
+    "/readyz",
+    "/startupz",
+    "/up",
+}
+# In names of headers; HTTP/2 has `:authority` instead of `host`.
+_CREDENTIAL = re.compile(rb"auth(?!ority)|cookie|jwt|key|password|secret|token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +72,21 @@ class UnlimitedEndpoints:
     """Middleware that serves the unlimited requests to its endpoints, and passes on all others.
 
     Unlimited requests are served here instead of being excluded from the limit, so that no
-    unlimited request reaches the application.
+    unlimited request reaches the application. The only exceptions are GET and HEAD requests to
+    probes of the application: routes declared with a path of `PROBE_PATHS`. With a query or a
+    header that can hold credentials they are limited, so that credentials cannot be guessed.
     """
 
     def __init__(self, app: ASGIApp, *, endpoints: Iterable[OwnEndpoint]) -> None:
         self.app = app
         self._endpoints = list(endpoints)
+        self._inside_limit, self._probes = app, frozenset[tuple[str, str]]()
+        self._logged = set[str]()
         paths = {endpoint.route.path.partition("{")[0] for endpoint in self._endpoints}
+        if isinstance(app, RateLimitMiddleware):
+            routes = getattr(find_router(app), "routes", ())
+            self._inside_limit, self._probes = app.app, exact_reads(routes, PROBE_PATHS - paths)
+        paths.update(path for _, path in self._probes)
         # Few and short, because every request is compared with them: /health covers /health/live.
         self._prefixes = tuple(
             path
@@ -62,13 +102,24 @@ class UnlimitedEndpoints:
         return self.app(scope, receive, send)
 
     def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http" or not app_path(scope).startswith(self._prefixes):
+        if scope["type"] != "http" or not (path := app_path(scope)).startswith(self._prefixes):
             return self.app(scope, receive, send)
         for endpoint in self._endpoints:
             match, child_scope = endpoint.route.matches(scope)
             if match is Match.FULL:
                 if not endpoint.is_unlimited(scope):
-                    break
+                    return self.app(scope, receive, send)
                 scope.update(child_scope)
                 return endpoint.route.handle(scope, receive, send)
+        if (scope["method"], path) in self._probes and not _may_have_credentials(scope):
+            if path not in self._logged:
+                self._logged.add(path)
+                logger.info("probe of the application not limited (logged once): path=%s", path)
+            return self._inside_limit(scope, receive, send)
         return self.app(scope, receive, send)
+
+
+def _may_have_credentials(scope: Scope) -> bool:
+    return bool(scope.get("query_string")) or any(
+        _CREDENTIAL.search(name.lower()) for name, _ in request_headers(scope)
+    )

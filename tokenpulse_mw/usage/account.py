@@ -92,7 +92,8 @@ class Account(msgspec.Struct, eq=False):
         if not usage.is_plausible:
             self.implausible = True
             return False
-        self.usage, self._format, self._fields = usage, form, fields
+        if usage.total or self.usage is None:  # zeros after counts mean that they are unknown
+            self.usage, self._format, self._fields = usage, form, fields
         if not supplements:
             is_part = report.is_delta or report.is_fallback
             self._usage_model = model_of(document) or (self._usage_model if is_part else None)
@@ -153,7 +154,7 @@ class UsageAccount(Account, eq=False):
             self.unreadable += 1
             return
         for document in documents:
-            if document.object is not None and is_stored_object(document):
+            if is_stored_object(document):
                 continue
             if (report := find_usage(document)) is None:
                 self._identify(document)

@@ -28,6 +28,7 @@ MAX_USELESS_READS = 5_000  # of events that match `markers.COUNT` without a comp
 MAX_FRAME_HEADERS = 32
 MAX_CHOICES = 16  # of one event, examined for output
 MAX_OUTPUT_VALUES = 64  # JSON values of one event, examined for output
+MAX_TOOLS = 16  # that report tokens of their own beside the usage
 MAX_ITERATIONS = 256  # model calls that Anthropic lists in one usage
 
 # Work.

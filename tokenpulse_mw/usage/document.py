@@ -27,6 +27,8 @@ class Document(msgspec.Struct):
     usageMetadata: Any = None  # noqa: N815 - Gemini's spelling
     x_groq: Any = None
     metrics: Any = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
+    tool_usage: Any = None  # OpenAI's tools that call models
+    meta: Any = None  # Cohere v1
     message: Any = None  # Anthropic's message_start wraps the message
     error: Any = None
     status: Any = None
@@ -37,6 +39,8 @@ class Document(msgspec.Struct):
     output: msgspec.Raw = NOTHING
     content: msgspec.Raw = NOTHING
     delta: msgspec.Raw = NOTHING
+    data: msgspec.Raw = NOTHING  # some gateways wrap the response
+    results: msgspec.Raw = NOTHING
 
 
 class Event(Document):
@@ -92,6 +96,8 @@ class Reader(Generic[D]):
         for index, document in enumerate(documents):
             if document.response is not NOTHING:
                 documents[index] = self._unwrap(document)
+            elif document.data is not NOTHING:
+                documents[index] = self._open_envelope(document)
         return documents
 
     def _decode(self, data: bytes) -> list[D]:
@@ -129,6 +135,14 @@ class Reader(Generic[D]):
         inner.usage = document.usage or inner.usage
         inner.usageMetadata = document.usageMetadata or inner.usageMetadata
         return inner
+
+    def _open_envelope(self, document: D) -> D:
+        """Return the response inside `data`, if only that has usage."""
+        if document.usage is not None or not opens_with(document.data, b"{"):
+            return document
+        (inner,) = self._decode(bytes(document.data))
+        has_usage = isinstance(inner.usage, dict) or isinstance(inner.usageMetadata, dict)
+        return inner if has_usage else document
 
 
 def _may_be_documents(line: bytes) -> bool:

@@ -10,7 +10,7 @@ from .formats import find_usage
 PREFIX_BYTES = 128  # bytes of the start that show the kind of the document
 TAIL_BYTES = 16 * 1024  # bytes of the end, which usually has the usage
 HEAD_BYTES = 1024  # bytes of the start that may have the usage
-_KEYS = (b'"model"', b'"usage"', b'"usageMetadata"')
+_KEYS = (b'"model"', b'"tool_usage"', b'"usage"', b'"usageMetadata"')
 _EVENT = re.compile(rb'"type": ?"(response\.(?:completed|incomplete|failed))"')
 # One step through JSON: a whole string, an unfinished one, a bracket, or the end of a member.
 _STEP = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .bounds import MAX_EVENT_LINES
-from .oversized import PREFIX_BYTES, TAIL_BYTES, usage_from_tail
+from .oversized import HEAD_BYTES, PREFIX_BYTES, TAIL_BYTES, usage_from_head, usage_from_tail
 from .scan import find_any, rfind_any
 
 _LINE_ENDS = re.compile(rb"[\r\n]*+")
@@ -109,7 +109,7 @@ class EventBuffer:
         if not self._skipping:
             self._skipping = True
             self.overlong += 1
-            self._head = bytes(self.held[: PREFIX_BYTES + 4]).lstrip(b"\r\n")
+            self._head = bytes(self.held[: HEAD_BYTES + 4]).lstrip(b"\r\n")
         # The last bytes may be half of the blank line that ends the event.
         del self.held[: -min(TAIL_BYTES, self.max_bytes) - 4]
         self._scanned = len(self.held)
@@ -118,11 +118,17 @@ class EventBuffer:
         """Return an event with the usage of an over-long one, that was counted as overlong."""
         tail = block[-min(TAIL_BYTES, self.max_bytes) :]
         line = max(tail.splitlines(), key=len, default=b"")  # the data
-        usage = (
-            b"" if self.cut else usage_from_tail(head[: min(PREFIX_BYTES, self.max_bytes)], line)
-        )
+        usage = b""
+        if not self.cut:
+            prefix = head[: min(PREFIX_BYTES, self.max_bytes)]
+            usage = usage_from_tail(prefix, line) or usage_from_head(_data_in(head))
         self.overlong -= bool(usage)
         return b"data: %s\n\n" % usage if usage else b""
+
+
+def _data_in(head: bytes) -> bytes:
+    """Return the beginning of the data of an event, of which `head` is the start."""
+    return parse(head[:HEAD_BYTES]).data
 
 
 def split_events(whole: bytes) -> Iterator[bytes]:

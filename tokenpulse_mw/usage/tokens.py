@@ -76,6 +76,11 @@ def has_count(fields: Fields, *names: str) -> bool:
     return False
 
 
+def hidden_tokens(fields: Fields, total: str, reported: int) -> int:
+    """Return the tokens that the vendor's total has in addition to the reported parts."""
+    return max(count(fields, total) - reported, 0)
+
+
 def _is_count(value: Any) -> bool:
     kind = type(value)
     return value >= 0 if kind is int else kind is float and value >= 0 and value.is_integer()

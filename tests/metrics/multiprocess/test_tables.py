@@ -18,6 +18,7 @@ from ...support.waiting import PATIENCE
 
 REQUESTS = "tokenpulse_http_requests_total"
 IN_PROGRESS = "tokenpulse_http_requests_in_progress"
+WEBSOCKETS = "tokenpulse_websocket_connections"
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,19 @@ def test_scrape_merges_all_workers(folder: Path) -> None:
     line = f'{REQUESTS}{{method="POST",route="/chat",status="200",provider="claude"}} 3.0\n'
     assert line.encode() in metrics.render()
     assert f"{IN_PROGRESS} 1.0\n".encode() in generate_latest(metrics.registry)
+
+
+def test_open_websockets_of_all_workers_are_added(folder: Path) -> None:
+    """Connections of a killed worker no longer count."""
+    metrics, other = worker(), WorkerFiles(folder)
+    metrics.on_websocket_accept()
+    other.new_row(families.WEBSOCKETS, ())[0] += 2
+
+    assert f"{WEBSOCKETS} 3.0\n".encode() in metrics.render()
+    other.close()
+    assert f"{WEBSOCKETS} 1.0\n".encode() in metrics.render()
+    metrics.on_websocket_close()
+    assert f"{WEBSOCKETS} 0.0\n".encode() in metrics.render()
 
 
 def test_instances_of_a_process_share_their_families() -> None:
@@ -163,3 +177,15 @@ def test_missing_folder_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError, match=r"got '/nowhere/at/all'.*create it before the workers start"
     ):
         worker()
+
+
+def test_counts_of_all_workers_survive_a_clear() -> None:
+    """The files belong to the fleet, not to this process."""
+    metrics = worker()
+    metrics.on_open()
+    metrics(finished())
+
+    metrics.clear()
+
+    labels = {"method": "POST", "route": "/chat", "status": "200", "provider": "claude"}
+    assert metrics.registry.get_sample_value(REQUESTS, labels) == 1

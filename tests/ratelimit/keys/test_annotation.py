@@ -45,7 +45,8 @@ def test_key_without_an_exchange_is_logged_once(
     assert record.name == "tokenpulse_mw.ratelimit"
     assert record.message == (
         "keys.annotation('tenant') found no exchange and no annotation, so no request is limited: "
-        "call annotate() in a middleware outside the rate limit"
+        "call annotate() in a middleware outside the rate limit, or give the policy to "
+        "TokenPulse(inner_policies=[...])"
     )
 
 
@@ -102,7 +103,8 @@ async def test_late_annotation_is_logged_once(field: str, caplog: pytest.LogCapt
     assert [response.status for response in responses] == [200, 200, 200]
     assert caplog.messages == [
         f"keys.annotation('{field}') was evaluated before the application annotated it, so "
-        "no request is limited: call annotate() in a middleware outside the rate limit"
+        "no request is limited: call annotate() in a middleware outside the rate limit, or give "
+        "the policy to TokenPulse(inner_policies=[...])"
     ]
 
 

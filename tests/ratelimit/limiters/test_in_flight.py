@@ -110,3 +110,14 @@ def test_invalid_cost_is_rejected(cost: int) -> None:
     for method in (slots.hit, slots.release):
         with pytest.raises(ValueError, match=f"cost must be .* at least 0, got {cost!r}"):
             method("a", cost)
+
+
+def test_cleared_slots_are_free() -> None:
+    """A clear releases the slots of all keys."""
+    slots = InFlight(1)
+    slots.hit("a")
+
+    slots.clear()
+
+    assert (len(slots), slots.clears) == (0, 1)
+    assert slots.hit("a").allowed

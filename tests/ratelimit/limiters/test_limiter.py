@@ -242,3 +242,19 @@ def test_clock_that_is_not_callable_is_rejected() -> None:
     """A clock is a function, not a time."""
     with pytest.raises(ValueError, match="clock must be a function such as"):
         Limiter("1/minute", clock=5)  # type: ignore[arg-type]
+
+
+@every_strategy
+def test_cleared_limiter_is_as_a_new_one(strategy: str, clock: FakeClock) -> None:
+    """Neither the table nor the sketch keeps the usage of a key."""
+    limiter = Limiter("1/minute", max_keys=2, strategy=strategy, clock=clock)
+    keys = range(5)
+    for key in keys:
+        limiter.hit(key)
+
+    limiter.clear()
+
+    assert (len(limiter), limiter.evictions, limiter.clears) == (0, 0, 1)
+    assert all(limiter.peek(key).allowed for key in keys)
+    limiter.charge(0, -1)
+    assert [limiter.hit(0).allowed for _ in range(2)] == [True, False]

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
-from tokenpulse_mw import Decision
+from tokenpulse_mw import Decision, HttpMetrics, Policy, Settings, TokenPulse
 from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter, hash_key
 
+from ...support.apps import answering
 from ...support.clock import FakeClock
 from ...support.servers import Server
 from ...support.waiting import PATIENCE
@@ -445,3 +447,36 @@ def test_hash_of_unsupported_type_is_rejected(key: object) -> None:
     """The error lists the supported types."""
     with pytest.raises(ValueError, match="must be bytes, str, int, None or a tuple of these, got"):
         hash_key(key)
+
+
+def test_nested_start_closes_only_the_connections_of_its_event_loop(
+    redis: Server, metrics: HttpMetrics
+) -> None:
+    """The running application keeps its own; a reset does not change the storage."""
+    limiter = SharedLimiter("2/minute", storage=url(redis), timeout=PATIENCE)
+    pulse = TokenPulse(settings=Settings(), policies=[Policy(limiter)], metrics=metrics)
+    app = pulse.wrap(answering())
+
+    with TestClient(app) as first:
+        assert first.get("/").status_code == 200
+        with TestClient(app) as second:
+            assert second.get("/").status_code == 200
+        pulse.reset()
+        assert first.get("/").status_code == 429
+        assert len(limiter._pool._open) == 1
+    assert not limiter._pool._open
+
+
+async def test_cleared_limiter_has_no_local_usage() -> None:
+    """A clear removes the usage of this process, and its clock is that of the local decisions."""
+    clock = FakeClock()
+    limiter = SharedLimiter("1/minute", storage="async+redis://127.0.0.1:1", clock=clock)
+
+    assert (await limiter.hit("a")).allowed
+    assert not (await limiter.hit("a")).allowed
+    limiter.clear()
+    assert (await limiter.hit("a")).allowed
+
+    limiter.clock = later = FakeClock(clock() + 60)
+    assert limiter.clock is later
+    assert (await limiter.hit("a")).allowed

@@ -45,6 +45,23 @@ def test_usage_is_counted_the_same_in_json_and_in_a_stream(
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        {"response_id": "r", "text": "Hi", "meta": {"billed_units": BILLED, "tokens": TOKENS}},
+        {"id": "e", "embeddings": [[0.5]], "meta": {"billed_units": TOKENS}},
+        {"event_type": "stream-end", "response": {"meta": {"tokens": TOKENS}}},
+    ],
+    ids=["chat", "embeddings", "stream"],
+)
+def test_usage_of_version_1_is_in_meta(body: dict[str, Any]) -> None:
+    """Responses of the older API report the same counts in another field."""
+    account = measure(JSON, [json.dumps(body).encode()])
+
+    assert (account.usage, account.source) == (TokenUsage(70, 43), "reported")
+    assert account.is_response
+
+
+@pytest.mark.parametrize(
     "payload",
     [
         {"usage": {"tokens": {}, "billed_units": {"search_units": 1}}},

@@ -311,6 +311,59 @@ CASES: list[tuple[str, dict[str, Any], TokenUsage]] = [
         TokenUsage(input=1198, output=569, cache_read=400, reasoning=447),
     ),
     ("gemini", {"promptTokenCount": 7, "totalTokenCount": 7}, TokenUsage(input=7)),
+    (  # thoughts are in the total only
+        "gemini",
+        {"promptTokenCount": 21, "candidatesTokenCount": 10, "totalTokenCount": 81},
+        TokenUsage(input=21, output=60, reasoning=50),
+    ),
+    (  # Gemini's thoughts in the format of OpenAI
+        "openai-chat",
+        {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623},
+        TokenUsage(input=20, output=603, reasoning=405),
+    ),
+    (
+        "openai-responses",
+        {"input_tokens": 20, "output_tokens": 198, "total_tokens": 623},
+        TokenUsage(input=20, output=603, reasoning=405),
+    ),
+    (  # Voxtral: audio is in the total only
+        "openai-chat",
+        {
+            "prompt_audio_seconds": 203,
+            "prompt_tokens": 4,
+            "completion_tokens": 635,
+            "total_tokens": 3264,
+        },
+        TokenUsage(input=2629, output=635),
+    ),
+    (  # a gateway that excludes the cache from the prompt
+        "openai-chat",
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "cache_read_input_tokens": 1000,
+            "total_tokens": 1015,
+        },
+        TokenUsage(input=1010, output=5, cache_read=1000),
+    ),
+    (  # a total below its parts
+        "openai-chat",
+        {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 20},
+        TokenUsage(input=20, output=198),
+    ),
+    (  # a tool that generated an image
+        "openai-responses",
+        {
+            "input_tokens": 30,
+            "output_tokens": 5,
+            "tool_usage": {
+                "image_gen": {"input_tokens": 7918, "output_tokens": 186, "total_tokens": 8104},
+                "web_search": {"num_requests": 2},
+                "unknown": None,
+            },
+        },
+        TokenUsage(input=7948, output=191),
+    ),
     (  # DashScope's own API
         "openai-responses",
         {

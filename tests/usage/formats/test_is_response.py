@@ -79,7 +79,15 @@ def test_other_document_is_not_a_response(payload: dict[str, Any]) -> None:
     assert is_response(document(payload)) is False
 
 
-STORED = ["batch", "file", "fine_tuning.job", "vector_store", "assistant", "realtime.session"]
+STORED = [
+    "batch",
+    "file",
+    "fine_tuning.job",
+    "vector_store",
+    "assistant",
+    "realtime.session",
+    "video",
+]
 TOTALS = {"input_tokens": 1500, "output_tokens": 500, "total_tokens": 2000}
 
 
@@ -107,6 +115,59 @@ def test_other_object_of_openai_is_a_response(kind: Any) -> None:
     assert is_stored_object(document({"object": "batch", "choices": []})) is False
     result = measure(JSON, [json.dumps({"object": kind, "usage": TOTALS}).encode()])
     assert result.usage == TokenUsage(1500, 500)
+
+
+def test_moderation_is_not_a_response() -> None:
+    """A moderation names a model, but costs no tokens."""
+    payload = {
+        "id": "modr-1",
+        "model": "omni-moderation-latest",
+        "results": [{"flagged": False, "categories": {"violence": False}}],
+    }
+
+    result = measure(JSON, [json.dumps(payload).encode()])
+
+    assert (result.source, result.is_response) == ("missing", False)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"model": "gpt-5", "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+        {"modelVersion": "g", "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 4}},
+    ],
+    ids=["openai", "gemini"],
+)
+def test_response_inside_data_is_a_response(inner: dict[str, Any]) -> None:
+    """Some gateways wrap the response of the vendor."""
+    result = measure(JSON, [json.dumps({"code": 0, "data": inner}).encode()])
+
+    assert (result.usage, result.source) == (TokenUsage(3, 4), "reported")
+    assert result.is_response
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"data": {"name": "Acme"}},
+        {"data": [{"usage": {"prompt_tokens": 9}}]},
+        {"data": {"usage": 7}},
+        {"data": {"object": "batch", "usage": TOTALS}},
+        {"data": {"data": {"usage": {"prompt_tokens": 9}}}},
+    ],
+)
+def test_other_data_is_not_a_response(payload: dict[str, Any]) -> None:
+    """Only an object with usage inside `data` is taken for a response."""
+    result = measure(JSON, [json.dumps(payload).encode()])
+
+    assert (result.source, result.is_response) == ("missing", False)
+
+
+def test_usage_beside_data_counts() -> None:
+    """Usage at the top level is not replaced by usage inside `data`."""
+    payload = {"usage": {"prompt_tokens": 3}, "data": {"usage": {"prompt_tokens": 9}}}
+
+    assert measure(JSON, [json.dumps(payload).encode()]).usage == TokenUsage(3)
 
 
 def test_list_of_batches_is_not_a_response() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from ...exchange import drop_exchange
@@ -38,7 +38,7 @@ def alert_routes(
     *,
     authorize: Authorize,
     prefix: str = "/admin/alerts",
-) -> list[Route]:
+) -> list[BaseRoute]:
     """Return routes that read and change alerts, silences and thresholds.
 
     `GET {prefix}/openapi.json` returns their OpenAPI description. Authorized requests are excluded

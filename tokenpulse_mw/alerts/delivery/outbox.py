@@ -9,6 +9,7 @@ from functools import partial
 import anyio
 
 from ...exchange import component_name
+from ...lifespan import LoopLock
 from ..evaluator import check_distinct
 from ..lifecycle import Finding, Subject
 from ..sinks import AlertEvent, Sink
@@ -40,7 +41,13 @@ class Outbox:
         self._context = context
         self._workers = {name: SinkWorker(name, sink, context) for name, sink in sinks.items()}
         # Events are queued in the order of the evaluations.
-        self._publishing = anyio.Lock(fast_acquire=True)
+        self._publishing = LoopLock(fast_acquire=True)
+
+    def reset(self) -> None:
+        """Discard all notifications and all changes that are not stored."""
+        for worker in self._workers.values():
+            worker.reset()
+        self._context.writer.reset()
 
     async def publish(
         self, changes: Sequence[AlertChanges], firing: Steps[list[AlertEvent]], at: float
@@ -55,7 +62,7 @@ class Outbox:
         # Stored first, so that no notification is repeated after a kill. Shielded, so that a
         # decision is not lost if the engine is cancelled.
         with anyio.CancelScope(shield=True):
-            async with self._publishing:
+            async with self._publishing():
                 notifications = await in_steps(self._buffer(changes))
                 await self._context.writer.write()
                 await in_steps(self._queue(notifications))

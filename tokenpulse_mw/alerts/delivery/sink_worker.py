@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 
+from ...lifespan import LoopLock
 from ...outages import Outage
 from ..sinks import AlertEvent, Rejected, RetryLater, Sink
 from ..sinks.text import LONGEST_FINGERPRINT, single_line
@@ -72,14 +73,18 @@ class SinkWorker:
         self.name = name
         self._sink = sink
         self._context = context
-        self._queue = NotificationQueue(max_size=context.max_pending)
         self._resend: Any = getattr(sink, "resend", None)
+        self.reset()
+        self._outage = Outage(logger, clock=context.clock)
+        self._has_work = anyio.Event()
+        self._attempting = LoopLock()
+
+    def reset(self) -> None:
+        """Discard all notifications, and attempt the next one at once."""
+        self._queue = NotificationQueue(max_size=self._context.max_pending)
         self._firing: tuple[Sequence[AlertEvent], float] | None = None
         self._paused_until = -math.inf
         self._failures = 0
-        self._outage = Outage(logger, clock=context.clock)
-        self._has_work = anyio.Event()
-        self._attempting = anyio.Lock()
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -120,7 +125,7 @@ class SinkWorker:
 
     async def attempt(self) -> bool:
         """Deliver one notification or all firing alerts; return False if nothing is due."""
-        async with self._attempting:
+        async with self._attempting():
             now = self._context.clock()
             if now < self._paused_until:
                 return False

@@ -52,6 +52,10 @@ class MemoryAlertStore:
     def __init__(self, *, max_history: int = 1000, wall: Callable[[], float] = time.time) -> None:
         self._max_history = check_integer("max_history", max_history)
         self._wall = wall
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove everything, as in a new process."""
         self._alerts: dict[str, AlertRecord] = {}
         # By id of the alert; the inner dict is an ordered set.
         self._transitions: dict[str, dict[TransitionRecord, None]] = {}
@@ -61,7 +65,7 @@ class MemoryAlertStore:
         self._dead: dict[str, tuple[float, int, DeadLetter]] = {}
         self._numbers = count()  # of the notifications
         self._silences: dict[str, Silence] = {}
-        self._thresholds: deque[ThresholdsVersion] = deque(maxlen=max_history)
+        self._thresholds: deque[ThresholdsVersion] = deque(maxlen=self._max_history)
         self._engine: str | None = None
 
     async def load(self) -> EngineState:

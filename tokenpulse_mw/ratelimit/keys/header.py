@@ -8,6 +8,7 @@ from hashlib import blake2b
 
 from starlette.types import Scope
 
+from ...exchange import request_headers
 from ..callables import KeyFunction, factory
 
 _WITH_SCHEME = ("authorization", "proxy-authorization")  # case-insensitive: RFC 9110, 11.1
@@ -62,6 +63,6 @@ def header_values(scope: Scope, name: str) -> list[bytes]:
     expected, size = name.encode(), len(name)
     return [
         value
-        for field, value in scope.get("headers", ())
+        for field, value in request_headers(scope)
         if len(field) == size and field.lower() == expected
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from ...exchange import RouteTemplates, method_label, recorder_of
+from ...exchange import RouteTemplates, method_label, recorder_of, request_headers
 from ..callables import KeyFunction, factory
 from ..misuse import WarnOnce
 
@@ -44,7 +44,7 @@ def _template(scope: Scope, method: str, routers: dict[int, tuple[Any, RouteTemp
     full_scope = {
         "type": scope.get("type", "http"),
         "method": method,
-        "headers": scope.get("headers", ()),
+        "headers": request_headers(scope),
         "path": scope["path"],
         "root_path": scope.get("app_root_path", scope.get("root_path", "")),
     }

@@ -22,6 +22,9 @@ class InFlight:
     Args:
         limit: Slots per key.
 
+    Attributes:
+        clears: Number of calls of `clear`. A slot from before the last one must not be released.
+
     Raises:
         ValueError: `limit` is not an integer from 1 to 1,000,000.
     """
@@ -30,6 +33,7 @@ class InFlight:
 
     def __init__(self, limit: int) -> None:
         self.limit = check_integer("limit", limit, maximum=_MAX_LIMIT)
+        self.clears = 0
         self._taken: dict[Hashable, int] = {}
 
     def __len__(self) -> int:
@@ -72,3 +76,8 @@ class InFlight:
             self._taken[key] = left
         else:
             self._taken.pop(key, None)
+
+    def clear(self) -> None:
+        """Release the slots of all keys."""
+        self._taken.clear()
+        self.clears += 1

@@ -47,6 +47,7 @@ class Limiter:
         limit: Requests or tokens per window.
         window: Seconds.
         evictions: Entries evicted from the full table before they expired.
+        clears: Number of calls of `clear`. A hit from before the last one must not be charged.
 
     Raises:
         ValueError: `limit` is not a rate, `max_keys` is not an integer from 1 to 10,000,000, the
@@ -66,7 +67,7 @@ class Limiter:
         if not callable(clock):
             raise ValueError(f"clock must be a function such as time.monotonic, got {clock!r}")
         self.clock = clock
-        self.evictions = 0
+        self.evictions = self.clears = 0
         self._strategy = create_strategy(strategy, limit=self.limit, window=self.window)
         self._consume = self._strategy.consume
         self._extends_expiry = self._strategy.extends_expiry
@@ -160,6 +161,12 @@ class Limiter:
         self._states.pop(key, None)
         if self._sketch is not None:
             self._strategy.clear(self._sketch, key, self.clock())
+
+    def clear(self) -> None:
+        """Remove the usage of all keys, as in a new limiter."""
+        self._states.clear()
+        self._sketch, self.evictions = None, 0
+        self.clears += 1
 
     def _create(self, key: Hashable, now: float) -> Any:
         """Add a state for `key`: a new one, or the one that was evicted into the sketch."""

@@ -86,7 +86,6 @@ class SharedLimiter:
         check_window(storage, self.window, strategy)
         self.strategy = strategy
         self.supports_refund = strategy == "fixed-window"
-        self.clock = clock
         self._url = storage
         self._on_error = on_error
         self._timeout = timeout
@@ -180,6 +179,19 @@ class SharedLimiter:
         response = None if degraded else await self._call(charged)
         if not response or self._on_error == "local":
             self._local.charge(key, amount, since=since)
+
+    def clear(self) -> None:
+        """Remove the usage that this process has counted; that in the storage stays."""
+        self._local.clear()
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Monotonic seconds."""
+        return self._local.clock
+
+    @clock.setter
+    def clock(self, clock: Callable[[], float]) -> None:
+        self._local.clock = clock
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; the next request opens new ones."""

@@ -65,6 +65,7 @@ _STORED_OBJECTS = frozenset(
         "vector_store",
         "vector_store.file",
         "vector_store.file_batch",
+        "video",
     )
 )
 
@@ -113,10 +114,16 @@ def is_response(document: Document) -> bool:
 
 
 def is_stored_object(document: Document) -> bool:
-    """Return True if a document is an object stored by OpenAI (a batch, a file), not a response."""
+    """Return True if a document names a model but is not its response.
+
+    These are objects stored by OpenAI (a batch, a file, a video) and moderations, which are free.
+    """
+    if document.choices is not NOTHING:  # marks a response of any kind
+        return False
     kind = document.object
-    # `choices` marks a response of any kind.
-    return document.choices is NOTHING and isinstance(kind, str) and kind in _STORED_OBJECTS
+    if isinstance(kind, str) and kind in _STORED_OBJECTS:
+        return True
+    return document.results is not NOTHING and b'"flagged"' in bytes(document.results)
 
 
 def has_error(document: Document) -> bool:

@@ -93,7 +93,12 @@ def _thinking(usage: Fields) -> int:
 
 
 def _merge(fields: Fields, update: Fields) -> dict[str, Any]:
-    """Apply a delta; new counts make an earlier list of model calls obsolete."""
+    """Apply a delta; new counts make an earlier list of model calls obsolete.
+
+    Some gateways write a delta whose input is 0, although the first event has the input.
+    """
+    if not any(count(update, name) for name in _INPUT_METRICS):
+        update = {**update, "input_tokens": None}
     merged = override(fields, update)
     if update.get("iterations") is None and has_count(update, *_COUNTS):
         merged.pop("iterations", None)

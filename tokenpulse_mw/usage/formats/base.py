@@ -43,7 +43,8 @@ class UsageReport(msgspec.Struct):
     @property
     def is_complete(self) -> bool:
         """Return True if this report makes all earlier ones obsolete."""
-        return not (self.is_delta or self.is_fallback) and self.usage.is_plausible
+        usage = self.usage
+        return not (self.is_delta or self.is_fallback) and usage.is_plausible and usage.total > 0
 
 
 def _no_usage(_document: Document) -> UsageReport | None:

@@ -1,6 +1,7 @@
-"""Cohere v2 chat.
+"""Cohere chat, v2 and v1, and embeddings.
 
-The format is https://docs.cohere.com/reference/chat and https://docs.cohere.com/v2/docs/streaming.
+The formats are https://docs.cohere.com/reference/chat, https://docs.cohere.com/v2/docs/streaming
+and https://docs.cohere.com/v1/reference/chat.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .base import Format, UsageReport
 def _find_usage(document: Document) -> UsageReport | None:
     """Return the usage of a response, or of the last event of a stream."""
     usage = _delta(document).get("usage") if document.type == "message-end" else document.usage
+    usage = document.meta if usage is None else usage  # v1
     if isinstance(usage, dict) and has_count(_counts(usage), "input_tokens", "output_tokens"):
         return UsageReport(FORMAT, usage)
     return None

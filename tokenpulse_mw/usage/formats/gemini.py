@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..document import Document, Event, opens_with
-from ..tokens import Fields, TokenUsage, count, get_object, has_count
+from ..tokens import Fields, TokenUsage, count, get_object, has_count, hidden_tokens
 from .base import Format, UsageReport, any_object, has_text
 
 _COUNTS = (
@@ -25,13 +25,16 @@ def _find_usage(document: Document) -> UsageReport | None:
 
 
 def _count(usage: Fields) -> TokenUsage:
-    """Count a usage; `candidatesTokenCount` excludes thoughts."""
+    """Count a usage; `candidatesTokenCount` excludes thoughts, which only the total may have."""
     thoughts = count(usage, "thoughtsTokenCount")
+    prompt = count(usage, "promptTokenCount") + count(usage, "toolUsePromptTokenCount")
+    output = count(usage, "candidatesTokenCount") + thoughts
+    hidden = hidden_tokens(usage, "totalTokenCount", prompt + output)
     return TokenUsage(
-        input=count(usage, "promptTokenCount") + count(usage, "toolUsePromptTokenCount"),
-        output=count(usage, "candidatesTokenCount") + thoughts,
+        input=prompt,
+        output=output + hidden,
         cache_read=count(usage, "cachedContentTokenCount"),
-        reasoning=thoughts,
+        reasoning=thoughts or hidden,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..document import NOTHING, Document, Event, objects, opens_with
-from ..tokens import Fields, TokenUsage, count, get_object, has_count
+from ..tokens import Fields, TokenUsage, count, get_object, has_count, hidden_tokens
 from .base import Format, UsageReport, any_object, is_error
 
 # Cache reads of vendors that do not report them among the details.
@@ -89,17 +89,36 @@ def _count(usage: Fields) -> TokenUsage:
     read = get_object(usage, "prompt_tokens_details")
     read = read or get_object(usage, "prompt_token_details")  # Mistral
     prompt, output = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+    cache_read = count(read, "cached_tokens") or count(usage, *_FLAT_CACHE_READ)
+    cache_write = count(read, *CACHE_WRITE) or count(usage, "cache_creation_input_tokens")
     reasoning = count(get_object(usage, "completion_tokens_details"), "reasoning_tokens")
-    if "connector_tokens" in usage:  # read by Mistral's connectors
-        prompt += _if_on_top(usage, prompt + output, count(usage, "connector_tokens"))
     if not reasoning and "reasoning_tokens" in usage:
         reasoning = _flat_reasoning(usage, prompt, output)
+    if has_count(usage, "prompt_tokens") and has_count(usage, "completion_tokens"):
+        hidden = hidden_tokens(usage, "total_tokens", prompt + output)
+        if hidden and _is_hidden_input(usage, hidden, cache_read + cache_write > prompt):
+            prompt += hidden
+        elif hidden:  # of xAI, Gemini and others: reasoning
+            output += hidden
+            reasoning = reasoning or hidden
     return TokenUsage(
         input=prompt or _embedding_input(usage),
-        output=output + _if_on_top(usage, prompt + output, reasoning),
-        cache_read=count(read, "cached_tokens") or count(usage, *_FLAT_CACHE_READ),
-        cache_write=count(read, *CACHE_WRITE) or count(usage, "cache_creation_input_tokens"),
+        output=output,
+        cache_read=cache_read,
+        cache_write=cache_write,
         reasoning=reasoning,
+    )
+
+
+def _is_hidden_input(usage: Fields, hidden: int, excludes_cache: bool) -> bool:
+    """Return True if the tokens that only the total has were read.
+
+    Mistral does not count its connectors and audio in the prompt; some gateways exclude the cache.
+    """
+    return (
+        excludes_cache
+        or count(usage, "connector_tokens") == hidden
+        or has_count(usage, "prompt_audio_seconds")
     )
 
 
@@ -115,12 +134,8 @@ def _flat_reasoning(usage: Fields, prompt: int, output: int) -> int:
     Perplexity's searches report more reasoning than output; it is not part of the output.
     """
     flat = count(usage, "reasoning_tokens")
-    return flat if flat <= output or _if_on_top(usage, prompt + output, flat) else 0
-
-
-def _if_on_top(usage: Fields, reported: int, extra: int) -> int:
-    """Return `extra` if the total shows that `reported` does not include it (xAI, Mistral)."""
-    return extra if extra and count(usage, "total_tokens") == reported + extra else 0
+    on_top = hidden_tokens(usage, "total_tokens", prompt + output) == flat
+    return flat if flat <= output or on_top else 0
 
 
 def choice_has_output(choice: dict[str, Any]) -> bool:

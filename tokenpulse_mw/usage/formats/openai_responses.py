@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import msgspec
 
+from ..bounds import MAX_TOOLS
 from ..document import Document, Event, is_small, opens_with
-from ..tokens import Fields, TokenUsage, count, get_object, has_count
+from ..tokens import Fields, TokenUsage, count, get_object, has_count, hidden_tokens
 from .base import Format, UsageReport, any_object, is_text
 from .openai_chat import CACHE_WRITE, choice_has_output
 
@@ -22,6 +25,8 @@ def _find_usage(document: Document) -> UsageReport | None:
         or any(name in usage for name in _DETAILS)
         or "reasoning_tokens" in get_object(usage, "output_tokens_details")
     ):
+        if isinstance(document.tool_usage, dict):
+            usage = {**usage, "tool_usage": document.tool_usage}
         return UsageReport(FORMAT, usage)
     return None
 
@@ -30,13 +35,26 @@ def _count(usage: Fields) -> TokenUsage:
     read = get_object(usage, "input_tokens_details")
     if "prompt_tokens_details" in usage:  # DashScope
         read = {**get_object(usage, "prompt_tokens_details"), **read}
-    return TokenUsage(
-        input=count(usage, "input_tokens"),
-        output=count(usage, "output_tokens"),
+    prompt, output = count(usage, "input_tokens"), count(usage, "output_tokens")
+    hidden = hidden_tokens(usage, "total_tokens", prompt + output)
+    reasoning = count(get_object(usage, "output_tokens_details"), "reasoning_tokens")
+    own = TokenUsage(
+        input=prompt,
+        output=output + hidden,
         cache_read=count(read, "cached_tokens") or count(usage, "cached_tokens"),
         cache_write=count(read, *CACHE_WRITE),
-        reasoning=count(get_object(usage, "output_tokens_details"), "reasoning_tokens"),
+        reasoning=reasoning or hidden,
     )
+    return own + _count_tools(usage["tool_usage"]) if "tool_usage" in usage else own
+
+
+def _count_tools(tools: Fields) -> TokenUsage:
+    """Return the tokens of models that tools called, such as the generation of an image."""
+    usage = TokenUsage()
+    for name in islice(tools, MAX_TOOLS):
+        tool = get_object(tools, name)
+        usage += TokenUsage(count(tool, "input_tokens"), count(tool, "output_tokens"))
+    return usage
 
 
 def _has_output(event: Event) -> bool:
