@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import socket
 import subprocess
 import sys
@@ -28,8 +27,11 @@ def test_the_module_is_the_command(
     """`python -m tokenpulse_mw --help` prints the usage of the command."""
     monkeypatch.setattr(sys, "argv", ["tokenpulse_mw", "--help"])
 
+    path = Path(tokenpulse_mw.__file__).with_name("__main__.py")
+    code = compile(path.read_text(), path, "exec")
+
     with pytest.raises(SystemExit) as caught:
-        runpy.run_module("tokenpulse_mw", run_name="__main__")
+        exec(code, {"__name__": "__main__", "__package__": "tokenpulse_mw"})
 
     assert caught.value.code == 0
     assert "usage: tokenpulse-mw" in capsys.readouterr().out

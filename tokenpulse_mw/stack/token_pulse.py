@@ -241,6 +241,7 @@ class TokenPulse:
         self.engine.reset()
         self.metrics.clear()
         self.health.clear()
+        self.providers.seen.clear()
 
     @contextmanager
     def unlimited(self) -> Iterator[None]:
