@@ -753,7 +753,7 @@ def test_a_provider_that_is_down_is_a_warning_of_readiness(metrics: HttpMetrics)
 
 @pytest.mark.parametrize("deploy", [install, wrap])
 def test_operators_have_the_admin_endpoints(deploy: Installer, metrics: HttpMetrics) -> None:
-    """The admin token of the settings opens them, also when the client is limited."""
+    """The admin token of the settings opens them, even when the client is limited."""
     settings = Settings(admin_token=TOKEN, limit="1/day")
     app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
     pulse = TokenPulse(settings=settings, metrics=metrics)

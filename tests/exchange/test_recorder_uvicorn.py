@@ -258,11 +258,11 @@ def test_pipelined_requests_are_separate_exchanges(http: str) -> None:
 
 @pytest.mark.parametrize("path", ["/api/t/acme/1", "/t/acme/1"])
 def test_root_path_of_the_server_is_not_part_of_the_template(http: str, path: str) -> None:
-    """The root path is removed, also if a proxy has removed it from the path before."""
+    """The root path is removed, even if a proxy has removed it from the path before."""
     routes = [Mount("/t/{tenant}", routes=[Route("/{id}", AppEndpoint(streaming([b"a"])))])]
     prefix = path.removesuffix("/t/acme/1")
 
-    # uvicorn adds its root path to every path, also if the proxy has not removed it.
+    # uvicorn adds its root path to every path, even if the proxy has not removed it.
     with Server([Mount(prefix, routes=routes)], http=http, root_path="/root") as server:
         server.request(path)
 

@@ -452,7 +452,7 @@ def test_credentials_endpoint_exists_only_with_credentials(
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_probe_is_not_observed(path: str) -> None:
-    """Metrics and alerts exclude it, whatever its status."""
+    """Metrics and alerts exclude it for any status."""
     exchanges: list[Exchange] = []
     router = HealthRouter(checks={"bad": lambda: False}, credentials={"claude": True})
     client = TestClient(ExchangeMiddleware(router, observers=[exchanges.append]))

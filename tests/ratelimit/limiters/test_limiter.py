@@ -65,7 +65,7 @@ def test_peek_adds_no_entry(strategy: str, clock: FakeClock) -> None:
 
 @every_strategy
 def test_reset_removes_usage_from_table_and_sketch(strategy: str, clock: FakeClock) -> None:
-    """A limited key is allowed after a reset, also if it was evicted."""
+    """A limited key is allowed after a reset, even if it was evicted."""
     limiter = Limiter("1/minute", max_keys=1, strategy=strategy, clock=clock)
     limiter.hit("a")
     limiter.reset("a")
