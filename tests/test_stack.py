@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from fastapi import APIRouter, FastAPI, Request
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, WebSocketRoute
@@ -262,6 +262,26 @@ def test_scrape_requires_the_metrics_token(metrics: HttpMetrics) -> None:
     assert client.get("/metrics").status_code == 404
     allowed = client.get("/metrics", headers={"authorization": "Bearer s3cret"})
     assert allowed.status_code == 200
+
+
+@pytest.mark.parametrize("deploy", [TokenPulse.install, TokenPulse.wrap])
+def test_scrape_shows_no_metrics_of_the_application(deploy: Callable[..., ASGIApp | None]) -> None:
+    """Metrics that the application guards on the default registry do not become public."""
+    guarded = Counter("guarded_requests", "Requests by user.", ["user_email"])
+    guarded.labels("a@example.com").inc()
+    try:
+        app = FastAPI()
+        with TestClient(deploy(TokenPulse(settings=Settings()), app) or app) as client:
+            scrape = client.get("/metrics").text
+        shared = TokenPulse(settings=Settings(), metrics=HttpMetrics(REGISTRY)).metrics.render()
+    finally:
+        REGISTRY.unregister(guarded)
+
+    assert "guarded_requests" not in scrape
+    assert "process_cpu_seconds_total" in scrape
+    assert "python_gc_collections_total" in scrape
+    assert "python_info" in scrape
+    assert b'guarded_requests_total{user_email="a@example.com"} 1.0' in shared
 
 
 def test_an_empty_token_is_refused(metrics: HttpMetrics) -> None:

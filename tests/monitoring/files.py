@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 DOCS = Path(__file__).parents[2] / "docs"
+LOG_RULES = "loki/rules/fake/tokenpulse.rules.yml"
 
 
 def read(path: Path) -> Any:
@@ -27,6 +28,12 @@ def rules(directory: Path) -> list[dict[str, Any]]:
 def alerts(directory: Path) -> list[dict[str, Any]]:
     """Return the alerting rules."""
     return [rule for rule in rules(directory) if "alert" in rule]
+
+
+def log_alerts(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return the alerts from the log by their names."""
+    (group,) = read(directory / LOG_RULES)["groups"]
+    return {rule["alert"]: rule for rule in group["rules"]}
 
 
 def panels(directory: Path) -> list[dict[str, Any]]:

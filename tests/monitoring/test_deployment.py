@@ -11,13 +11,14 @@ from datetime import datetime
 from inspect import signature
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from tokenpulse_mw import HealthRouter, HttpMetrics, TokenPulse, configure_logging
+from tokenpulse_mw import HealthRouter, HttpMetrics, Settings, TokenPulse, configure_logging
 from tokenpulse_mw.cli import main
 from tokenpulse_mw.demo.server import LocalServer
 
@@ -125,6 +126,63 @@ def test_compose_health_check_runs(
     with LocalServer(app) as server:
         assert code(server.url) == 0
     assert code(server.url) == 3
+
+
+def test_compose_gateway_has_proxies_storage_and_secrets(
+    written: Path, services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It trusts the network of the file only, shares its limit, and its secrets are files."""
+    compose, gateway = read(written / "docker-compose.yml"), services["gateway"]
+    for name, value in gateway["environment"].items():
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:?-(.*)\}", r"\1", value))
+    (network,) = compose["networks"]["default"]["ipam"]["config"]
+
+    settings = Settings()
+    assert settings.trusted_proxies == (network["subnet"],)
+    redis = urlsplit(str(settings.limit_storage)).hostname
+    assert services[redis or ""]["profiles"] == gateway["profiles"]
+    for secret in gateway["secrets"]:
+        assert secret.removeprefix("tokenpulse_") in Settings.model_fields
+        assert compose["secrets"][secret] == {"file": f"./secrets/{secret}"}
+
+
+def test_kubernetes_gateway_has_proxies_storage_and_secrets(
+    written: Path, kubernetes: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings are valid, the storage is the Service of Redis, and secrets are files."""
+    pod = kubernetes["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    _, redis = yaml.safe_load_all((written / "kubernetes/redis.yml").read_text())
+
+    settings = Settings()
+    assert settings.trusted_proxies == ("10.0.0.0/8",)
+    address = urlsplit(str(settings.limit_storage))
+    assert address.hostname == redis["metadata"]["name"]
+    assert address.port == redis["spec"]["ports"][0]["port"]
+    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
+    assert mount["mountPath"] == Settings.model_config["secrets_dir"]
+    assert mount["name"] == volume["name"]
+    assert pod["automountServiceAccountToken"] is False  # its folder is inside of a read-only one
+
+
+def test_ingress_serves_the_api_of_the_models_only(
+    written: Path, kubernetes: dict[str, dict[str, Any]]
+) -> None:
+    """It does not buffer streams, and the backend is the Service."""
+    ingress = read(written / "kubernetes/ingress.yml")
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    service = kubernetes["Service"]
+
+    assert path["path"] == "/v1"
+    assert path["backend"]["service"] == {
+        "name": service["metadata"]["name"],
+        "port": {"name": service["spec"]["ports"][0]["name"]},
+    }
+    annotations = ingress["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
 
 
 def test_kubernetes_probes_are_routes(kubernetes: dict[str, dict[str, Any]]) -> None:

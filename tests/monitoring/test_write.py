@@ -94,11 +94,15 @@ def test_crontab_has_the_gateway_as_seen_from_the_host(
     assert f"http://{expected})" in (tmp_path / "cron/tokenpulse.crontab").read_text()
 
 
-def test_cron_command_is_quoted_and_escaped() -> None:
-    """A path may have spaces; a `%` would end the line; without an interpreter PATH is set."""
-    assert _command("/opt/100% mine/bin/python") == (
-        r"'/opt/100\% mine/bin/python' -Pm tokenpulse_mw"
-    )
+def test_command_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path may have spaces, and cron reads `%` as a newline; without a path PATH is set."""
+    monkeypatch.setattr("sys.executable", "/opt/100% mine/bin/python")
+    write_files(tmp_path)
+
+    crontab = (tmp_path / "cron/tokenpulse.crontab").read_text()
+    script = (tmp_path / "cron/check_credentials.sh").read_text()
+    assert r"'/opt/100\% mine/bin/python' -Pm tokenpulse_mw check" in crontab
+    assert "'/opt/100% mine/bin/python' -Pm tokenpulse_mw check" in script
     assert _command("") == "env PATH=/usr/local/bin:/usr/bin:/bin tokenpulse-mw"
 
 

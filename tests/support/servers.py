@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -32,12 +32,16 @@ class Server:
     Args:
         command: Program and arguments; `{port}` is replaced by the port.
         folder: Working directory of the process.
+        environment: Variables in addition to those of this process.
     """
 
-    def __init__(self, command: list[str], folder: Path) -> None:
+    def __init__(
+        self, command: list[str], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.port = free_port()
         self._command = [part.format(port=self.port) for part in command]
         self._folder = folder
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,15 +54,26 @@ class Server:
         """Return host and port, as in a URL."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def output(self) -> str:
+        """Return the output since the last start."""
+        return self._output.read_text()
+
+    @property
+    def _output(self) -> Path:
+        return self._folder / f"{self.port}.log"
+
     def start(self) -> None:
         """Start the process and wait until it listens; kill it if it does not."""
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=self._folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
         try:
             wait_until(self._listens, f"{self._command} does not listen")
         except BaseException:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from ..exchange import drop_exchange
@@ -19,6 +19,7 @@ from ..lifespan import background_tasks
 from ..validation import check_strings
 from ..web.auth import Authorize, Guard
 from ..web.problems import ProblemError
+from ..web.route import Endpoint, OwnRoute
 from .checks import AnyCheck, Check, Checks
 from .credentials import Credentials, CredentialStatus
 from .event_loop_lag import EventLoopLag
@@ -202,10 +203,7 @@ def _accepts_health_json(request: Request) -> bool:
     return accepts_health_json(",".join(request.headers.getlist("accept")))
 
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class ProbeRoute(Route):
+class ProbeRoute(OwnRoute):
     """Route for GET and HEAD that is excluded from metrics and alerts.
 
     Requests with another method, and requests that the client cancels, are excluded too.
@@ -223,7 +221,7 @@ def probe_routes(endpoints: Mapping[str, Endpoint]) -> list[ProbeRoute]:
     Otherwise an application redirects, and probes do not follow redirects.
     """
     return [
-        ProbeRoute(path + slash, endpoint)
+        ProbeRoute(path + slash, endpoint, name=path[1:].replace("/", "_"))
         for path, endpoint in endpoints.items()
         for slash in ("", "/")
     ]

@@ -7,13 +7,13 @@ import logging
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
 
 from ..exchange import drop_exchange
 from ..web.auth import Authorize, Guard
 from ..web.body import read_body
 from ..web.problems import ProblemError, invalid, problem_response
+from ..web.route import OwnRoute
 from .levels import LEVELS, check_level, log_level, set_log_level
 
 logger = logging.getLogger("tokenpulse_mw.settings")
@@ -42,24 +42,27 @@ def settings_routes(*, authorize: Authorize) -> list[BaseRoute]:
     Raises:
         ValueError: `authorize` is not callable.
     """
-    settings = _Settings(Guard(authorize, of="settings_routes"))
-    # With a slash too, so that a catch-all route does not send the token to a vendor.
-    return [Route(path, settings) for path in (_PATH, f"{_PATH}/")]
+    respond = _Settings(Guard(authorize, of="settings_routes")).respond
+    # Every method, and with a slash too, so that a catch-all route does not send the token to a
+    # vendor.
+    return [
+        OwnRoute(path, respond, name="settings", methods=_METHODS, for_all=True)
+        for path in (_PATH, f"{_PATH}/")
+    ]
 
 
 class _Settings:
-    """ASGI application for all methods, so that a catch-all route never receives the token."""
+    """Endpoint of the settings."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+    async def respond(self, request: Request) -> Response:
+        """Return the response to a request."""
         try:
-            response = await self._respond(Request(scope, receive))
+            return await self._respond(request)
         except ProblemError as problem:
-            response = problem_response(problem)
-        await response(scope, receive, send)
+            return problem_response(problem)
 
     async def _respond(self, request: Request) -> Response:
         name = await self._guard.authorize(request)

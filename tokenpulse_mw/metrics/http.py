@@ -193,7 +193,8 @@ class HttpMetrics:
             Exception: A collector of the registry raised it.
         """
         with hidden():
-            registry = self._tables.other_metrics or self.registry
+            merged = self._tables.other_metrics
+            registry = self.registry if merged is None else merged(self.registry)
             return render_others(registry, names, openmetrics=openmetrics, escaping=escaping)
 
     def render(self) -> bytes:

@@ -9,16 +9,15 @@ from anyio.lowlevel import checkpoint
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from ..exchange import ErrorReporter, drop_exchange
 from ..validation import check_seconds
 from ..web.auth import Authorize, Guard
 from ..web.problems import ProblemError
+from ..web.route import OwnRoute
 from .http import HttpMetrics
 from .negotiation import ScrapeRequest, negotiate, render_body
-
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"]
 
 
 def metrics_routes(
@@ -51,9 +50,9 @@ def metrics_routes(
         )
     check_seconds("timeout", timeout)
     guard = None if authorize is None else Guard(authorize, of="metrics_routes")
+    scrape = _Scraper(metrics, guard, timeout).scrape
     # With a guard, every method gives 404: a 405 would disclose that the route exists.
-    methods = ["GET"] if guard is None else _METHODS
-    return [Route("/metrics", _Scraper(metrics, guard, timeout).scrape, methods=methods)]
+    return [OwnRoute("/metrics", scrape, name="metrics", for_all=guard is not None)]
 
 
 class _Scraper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
@@ -31,8 +32,8 @@ class Tables:
             no body. `request_rows` adds missing entries.
         callbacks: Families whose values are read by callbacks.
         in_progress: Row of requests in progress; empty until `open_in_progress` is called.
-        other_metrics: Registry of the other metrics in a scrape; None for the registry of these
-            tables.
+        other_metrics: Returns a registry with the other metrics in a scrape of a given registry;
+            None if they are those of the registry itself.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Tables:
         serves: bool = True,
     ) -> None:
         self.all: list[Rows] = []
-        self.other_metrics: CollectorRegistry | None = None
+        self.other_metrics: Callable[[CollectorRegistry], CollectorRegistry] | None = None
 
         def rows(family: Family, max_series: int = max_series) -> Rows:
             table = Rows(

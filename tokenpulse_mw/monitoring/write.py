@@ -32,7 +32,7 @@ spec:
 def write_files(
     directory: Path, *, gateway: str = "localhost:3000", force: bool = False
 ) -> list[Path]:
-    """Write the Prometheus, Alertmanager, Grafana, Loki, Docker, Kubernetes and cron files.
+    """Write files for Prometheus, Alertmanager, Grafana, Loki, Logstash, Docker, Kubernetes, cron.
 
     The runbook of the alerts, `monitoring.md`, is written as well.
 
@@ -67,7 +67,8 @@ def _texts(gateway: Address) -> dict[str, str]:
     values = {
         "__TARGET__": str(gateway.from_container()),
         "__FROM_HERE__": str(gateway.from_host()),
-        "__COMMAND__": _command(sys.executable),
+        "__COMMAND__": _command(sys.executable).replace("%", r"\%"),  # cron: a newline
+        "__SHELL_COMMAND__": _command(sys.executable),
         "__PORT__": str(gateway.port),
     }
     texts = dict(_templates(files(__package__) / "files"))
@@ -79,11 +80,11 @@ def _texts(gateway: Address) -> dict[str, str]:
 
 
 def _command(python: str) -> str:
-    """Return the command for cron, which has a short PATH and interprets % as a newline."""
+    """Return the command for a shell that has a short PATH, such as that of cron."""
     words = [python, "-Pm", "tokenpulse_mw"]
     if not python:  # an embedded interpreter
         words = ["env", "PATH=/usr/local/bin:/usr/bin:/bin", "tokenpulse-mw"]
-    return shlex.join(words).replace("%", r"\%")
+    return shlex.join(words)
 
 
 def _templates(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -100,6 +101,8 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+        if path.suffix == ".sh":
+            temporary.chmod(0o755)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
@@ -199,6 +200,14 @@ def _sinks_of(settings: Settings) -> Iterator[Sink]:
         urls = hide(settings.alert_alertmanager_url).reveal().split(",")
         with blame_settings(settings, "alert_alertmanager_url"):
             yield AlertmanagerSink([url.strip() for url in urls])
+
+
+def registry() -> CollectorRegistry:
+    """Return a new registry with the process, platform and GC collectors."""
+    new = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=new)
+    return new
 
 
 def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:

@@ -73,7 +73,9 @@ class TokenPulse:
         thresholds: Thresholds of the alerts at the start; the admin API changes them.
         sinks: Notified of alerts, in addition to the log and the sinks of the settings.
         engine: An alert engine with rules of your own, instead of the default one.
-        metrics: Receives every exchange; uses prometheus_client's default registry if None.
+        metrics: Receives every exchange. If None, a registry of its own with the process, platform
+            and GC collectors, so that `/metrics` shows no other metrics of the process;
+            `HttpMetrics()` serves prometheus_client's default registry.
 
     Attributes:
         policies: All limits, whose limiters can be inspected and reset.
@@ -116,7 +118,7 @@ class TokenPulse:
         self.engine = defaults.engine(
             self.settings, self.policies, engine, thresholds=thresholds, sinks=sinks
         )
-        self.metrics = HttpMetrics() if metrics is None else metrics
+        self.metrics = HttpMetrics(defaults.registry()) if metrics is None else metrics
         if not isinstance(self.metrics, HttpMetrics):
             raise ValueError(f"metrics must be an HttpMetrics of a registry, got {metrics!r}")
         admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)

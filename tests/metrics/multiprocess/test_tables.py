@@ -7,12 +7,13 @@ from pathlib import Path
 
 import anyio
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from tokenpulse_mw import Exchange, HttpMetrics, Limiter, Policy, Settings, TokenPulse
 from tokenpulse_mw.metrics import families
 from tokenpulse_mw.metrics.multiprocess import WorkerFiles, Workers
+from tokenpulse_mw.metrics.multiprocess.reader import client_registry
 
 from ...support.waiting import PATIENCE
 
@@ -31,6 +32,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def worker() -> HttpMetrics:
     """Return the metrics of a worker."""
     return HttpMetrics(CollectorRegistry())
+
+
+def client_files(folder: Path) -> None:
+    """Write the files of two workers that count with prometheus_client itself."""
+    for process in (1, 2):
+        client_file = MmapedDict(str(folder / f"counter_{process}.db"))  # type: ignore[no-untyped-call]
+        key = mmap_key("custom", "custom_total", [], [], "Custom counter")
+        client_file.write_value(key, process, 0.0)  # type: ignore[no-untyped-call]
+        client_file.close()  # type: ignore[no-untyped-call]
 
 
 def finished(provider: str = "claude", seconds: float = 0.2) -> Exchange:
@@ -129,12 +139,10 @@ def test_full_family_counts_in_an_overflow_series() -> None:
 
 def test_metrics_of_prometheus_client_are_in_the_scrape(folder: Path) -> None:
     """Other metrics are merged by prometheus_client and can be selected by name."""
-    for process in (1, 2):
-        client_file = MmapedDict(str(folder / f"counter_{process}.db"))  # type: ignore[no-untyped-call]
-        key = mmap_key("custom", "custom_total", [], [], "Custom counter")
-        client_file.write_value(key, process, 0.0)  # type: ignore[no-untyped-call]
-        client_file.close()  # type: ignore[no-untyped-call]
-    metrics = worker()
+    client_files(folder)
+    registry = CollectorRegistry()
+    Counter("custom", "Custom counter", registry=registry)
+    metrics = HttpMetrics(registry)
     metrics(finished())
 
     text = metrics.render().decode()
@@ -143,6 +151,15 @@ def test_metrics_of_prometheus_client_are_in_the_scrape(folder: Path) -> None:
     assert text.count(f"# TYPE {REQUESTS} counter") == 1
     assert metrics.render_others(["custom_total"]).endswith(b"\ncustom_total 3.0\n")
     assert metrics.render_others(["unknown"]) == b""
+
+
+def test_metrics_of_other_registries_are_not_in_the_scrape(folder: Path) -> None:
+    """The folder has the metrics of all registries, and only the default one shows all of them."""
+    client_files(folder)
+
+    assert b"custom" not in worker().render()
+    assert b"custom" not in TokenPulse(settings=Settings()).metrics.render()
+    assert b"\ncustom_total 3.0\n" in generate_latest(client_registry(folder, REGISTRY))
 
 
 @pytest.mark.anyio

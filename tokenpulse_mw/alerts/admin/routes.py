@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
 
 from ...exchange import drop_exchange
 from ...web.auth import Authorize, Guard
 from ...web.body import read_body
 from ...web.problems import ProblemError, problem_response
+from ...web.route import OwnRoute
 from ..engine import AlertEngine
 from ..store import StoreError
 from . import alerts, diagnostics, silences, thresholds
@@ -62,15 +62,13 @@ def alert_routes(
     for operation in (_openapi(prefix), *OPERATIONS):
         paths.setdefault(operation.path, []).append(operation)
     routes = [
-        Route(
-            prefix + path,
-            Endpoint(operations, engine=engine, guard=guard),
-            name=operations[0].handle.__name__,
+        Endpoint(operations, engine=engine, guard=guard).route(
+            prefix + path, name=operations[0].handle.__name__
         )
         for path, operations in paths.items()
     ]
     not_found = Endpoint((), engine=engine, guard=guard)
-    return [*routes, Route(prefix + "/{path:path}", not_found, name="not_found")]
+    return [*routes, not_found.route(prefix + "/{path:path}", name="alerts_not_found")]
 
 
 def _openapi(prefix: str) -> Operation:
@@ -89,7 +87,7 @@ def _openapi(prefix: str) -> Operation:
 
 
 class Endpoint:
-    """ASGI application of the operations of one path; without operations, every request gets 404.
+    """Operations of one path; without operations, every request gets 404.
 
     Authorization comes first: nothing else of the request is read before it. Authorized requests
     are excluded from request metrics and alerts.
@@ -108,21 +106,23 @@ class Endpoint:
         self._engine = engine
         self._guard = guard
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response of one request."""
-        request = Request(scope, receive)
+    def route(self, path: str, *, name: str) -> BaseRoute:
+        """Return a route of `path` for requests of every method."""
+        return OwnRoute(path, self.answer, name=name, methods=self._operations, for_all=True)
+
+    async def answer(self, request: Request) -> Response:
+        """Return the response to one request."""
         try:
             name = await self._guard.authorize(request)
-            drop_exchange(scope)
-            response = _response(await self._handle(request, name))
+            drop_exchange(request.scope)
+            return _response(await self._handle(request, name))
         except ProblemError as problem:
-            response = problem_response(problem)
+            return problem_response(problem)
         except StoreError as error:
             logger.error("alert store failed, admin request rejected: error=%s", error)
-            response = problem_response(
+            return problem_response(
                 ProblemError(503, "Service unavailable: the alert store failed; see the log.")
             )
-        await response(scope, receive, send)
 
     async def _handle(self, request: Request, name: str) -> AdminResponse:
         if not self._operations:

@@ -9,7 +9,7 @@ from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -119,20 +119,28 @@ class Workers:
 class _ClientCollector(Collector):
     """Collector of the metrics that prometheus_client itself writes to the folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, of: CollectorRegistry) -> None:
         self._folder = folder
+        self._of = of
 
     def collect(self) -> Iterable[Metric]:
         paths = (path for path in self._folder.glob("*.db") if not path.match("*-tokenpulse.db"))
         files = list(map(str, paths))
         metrics: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
-        return metrics
+        if self._of is REGISTRY:
+            return metrics
+        names = {metric.name for metric in self._of.collect()}
+        return [metric for metric in metrics if metric.name in names]
 
 
-def client_registry(folder: str | Path) -> CollectorRegistry:
-    """Return a registry of the metrics that prometheus_client itself writes to `folder`."""
+def client_registry(folder: str | Path, of: CollectorRegistry) -> CollectorRegistry:
+    """Return a registry of the metrics that prometheus_client itself writes to `folder`.
+
+    The folder has the metrics of all registries of a process. Only those that are also on `of` are
+    returned, except for the default registry, which stands for all of them.
+    """
     registry = CollectorRegistry(support_collectors_without_names=True)
-    registry.register(_ClientCollector(Path(folder)))
+    registry.register(_ClientCollector(Path(folder), of))
     return registry
 
 

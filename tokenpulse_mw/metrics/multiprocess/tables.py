@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..rows import Series
 from ..tables import Tables
 from .reader import Workers, client_registry
@@ -31,7 +33,7 @@ class WorkerTables(Tables):
         super().__init__(
             max_series=max_series, buckets=buckets, new_row=files.new_row, serves=False
         )
-        self.other_metrics = client_registry(folder)
+        self.other_metrics = partial(client_registry, folder)
 
     def recover(self) -> None:
         """Write rows that are only in memory or in deleted files to the files of this worker."""
