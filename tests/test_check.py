@@ -107,7 +107,7 @@ def test_status_of_credentials(status: int, body: object, code: int, line: str) 
 
 @given(st.integers(100, 599), st.binary() | st.text().map(str.encode))
 def test_every_response_has_a_status_of_one_line(status: int, body: bytes) -> None:
-    """The line has no control characters, whatever the response contains."""
+    """The line has no control characters, even if the response has some."""
     for subject in SUBJECTS.values():
         result = subject.status_of(status, body)
 

@@ -138,7 +138,7 @@ def test_a_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
         port = taken.getsockname()[1]
         assert main(["demo", "--port", str(port)]) == 2
 
-    assert capsys.readouterr().err.startswith(f"port {port} cannot be served: ")
+    assert capsys.readouterr().err.startswith(f"cannot listen on port {port}: ")
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "http"])

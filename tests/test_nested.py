@@ -192,7 +192,7 @@ def test_gateway_inside_other_middleware_of_ours_is_not_logged(
 def test_second_gateway_in_one_application_is_rejected(
     application: Callable[[], Starlette],
 ) -> None:
-    """Each request would be limited, measured and answered twice."""
+    """Each request would be limited, measured and served twice."""
     app = application()
     for number in range(2):
         pulse = TokenPulse(settings=Settings(), metrics=HttpMetrics(CollectorRegistry()))

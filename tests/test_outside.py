@@ -194,14 +194,14 @@ def test_refused_probe_is_logged_once_if_the_layer_was_added_after(
     assert statuses == [status] * 7
     assert exchanges == []
     assert caplog.messages == [
-        f"refused outside of TokenPulse (logged once): path=/health/live status={status} "
+        f"rejected outside of TokenPulse (logged once): path=/health/live status={status} "
         f"middleware={layer.__name__}; add the middleware before install(), so that probes and "
-        "scrapes pass it, and the requests that it refuses are limited and measured"
+        "scrapes pass it, and the requests that it rejects are limited and measured"
     ]
 
 
 class RequireKey:
-    """Middleware that refuses every request without a known key, and annotates the tenant."""
+    """Middleware that rejects every request without a known key, and annotates the tenant."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -339,7 +339,7 @@ def test_authentication_added_after_install_that_refuses_a_probe_is_logged_once(
     assert exchanges == []
     started, refused = (line for line in caplog.messages if "utside of TokenPulse" in line)
     assert started == (
-        "middleware outside of TokenPulse: names=RequireKey; requests that it refuses are neither "
+        "middleware outside of TokenPulse: names=RequireKey; requests that it rejects are neither "
         "limited nor measured"
     )
     assert "path=/health/live status=401 middleware=RequireKey" in refused

@@ -305,9 +305,8 @@ def test_a_path_of_the_application_stays_with_it(
     assert [client.get(path).text for path in paths] == ["own", "own"]
     assert client.get("/health/live").json() == {"status": "ok"}
     assert [record.getMessage() for record in caplog.records] == [
-        "the application serves /health itself; its own is kept, and limited unless `exempt` "
-        "names it",
-        "the application serves /health/ready itself; its own is kept",
+        "endpoint of the application is kept: path=/health (limited unless `exempt` names it)",
+        "endpoint of the application is kept: path=/health/ready",
     ]
 
 
@@ -623,7 +622,7 @@ def test_shadow_mode_does_not_reject(metrics: HttpMetrics) -> None:
 def test_malformed_arguments_are_refused_at_construction(
     options: dict[str, object], metrics: HttpMetrics, message: str
 ) -> None:
-    """An invalid argument is refused before the server starts."""
+    """An invalid argument is rejected before the server starts."""
     with pytest.raises(ValueError, match=message):
         TokenPulse(**{"settings": Settings(), "metrics": metrics, **options})  # type: ignore[arg-type]
 
@@ -775,7 +774,7 @@ def test_a_provider_that_is_down_is_a_warning_of_readiness(metrics: HttpMetrics)
 
 @pytest.mark.parametrize("deploy", [install, wrap])
 def test_operators_have_the_admin_endpoints(deploy: Installer, metrics: HttpMetrics) -> None:
-    """The admin token of the settings opens them, also when the client is limited."""
+    """The admin token of the settings opens them, even when the client is limited."""
     settings = Settings(admin_token=TOKEN, limit="1/day")
     app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("proxied"))])
     pulse = TokenPulse(settings=settings, metrics=metrics)

@@ -276,7 +276,7 @@ async def test_alerts_follow_the_fake_clock(
 
 
 def test_clocks_are_real_again_after_a_test(tokenpulse: TokenPulse) -> None:
-    """The TokenPulse is reset, also if the test fails, since the times of two clocks differ."""
+    """The TokenPulse is reset, even if the test fails, since the times of two clocks differ."""
     limiter, engine = tokenpulse.policies[0].limiter, tokenpulse.engine
     assert isinstance(limiter, Limiter)
     client = TestClient(tokenpulse.wrap(answering()))

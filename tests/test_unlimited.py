@@ -259,7 +259,7 @@ def test_wrong_or_missing_token_is_limited(
 def test_right_token_is_not_limited(
     method: str, path: str, token: str | None, status: int, setup: str
 ) -> None:
-    """An operator is served also when the address is over its limit."""
+    """An operator is served even when the address is over its limit."""
     vendor = Vendor()
     app = gateway(vendor, setup, admin_token=ADMIN, metrics_token=SCRAPER)
     requested(app, *[scope_of(setup, "/chat")] * (LIMIT + 1))

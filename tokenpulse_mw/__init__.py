@@ -75,5 +75,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return the names of the module, also those that are not imported yet."""
+    """Return the names of the module, including those that are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -81,8 +81,8 @@ def _add_check(parser: ArgumentParser) -> None:
         subject = subjects.add_parser(
             name,
             help=f"check that a running gateway is {what}",
-            description=f"Check that a running gateway is {what}. Exit code 0: it is; 1: it is "
-            "not; 2: the arguments are invalid; 3: it cannot be determined.",
+            description=f"Check that a running gateway is {what}. Exit code 0: yes; 1: no; "
+            "2: the arguments are invalid; 3: the state cannot be determined.",
         )
         subject.add_argument("url", help="URL of the gateway, or of the endpoint to request")
         subject.add_argument(
@@ -91,8 +91,8 @@ def _add_check(parser: ArgumentParser) -> None:
         subject.set_defaults(run=_check)
     subjects.add_parser(
         "config",
-        help="print the settings in force, and where each comes from",
-        description="Print the settings in force and where each comes from, with secrets masked. "
+        help="print the effective settings and the source of each",
+        description="Print the effective settings and the source of each, with secrets masked. "
         "Exit code 0: they are valid; 1: they are not.",
     ).set_defaults(run=_check_config)
 
@@ -155,7 +155,7 @@ def _monitoring(arguments: Namespace) -> int:
 
 
 def _write_error(error: OSError | ValueError, folder: object) -> str:
-    """Return the error in one line, with what to do."""
+    """Return the error and its fix in one line."""
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     return (

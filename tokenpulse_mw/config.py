@@ -37,7 +37,7 @@ _MAX_DIGITS = 15
 _MAX_SHOWN_CHARS = 50
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _OFF = ("off", "none")
-# Settings of the monitoring guide, beside ours that say the same.
+# Each setting with its equivalent of the monitoring guide.
 _EXCLUSIVE = (("limit", "window_ms"), ("limit", "max_requests"), ("max_keys", "max_stations"))
 _TOKENS = ("metrics_token", "admin_token", "alert_webhook_secret")
 
@@ -61,7 +61,7 @@ def _hidden(hider: Callable[[str | Secret[str]], Secret[str]]) -> PlainValidator
 
 
 def _strings(value: Any) -> Any:
-    """Return an iterable of strings as a tuple; a single string is refused by the type."""
+    """Return an iterable of strings as a tuple; the type rejects a single string."""
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
@@ -258,7 +258,7 @@ class _Arguments(PydanticBaseSettingsSource):
             TypeError: An argument is unknown.
         """
         for name in self.values.keys() - self.fields.keys():
-            self.refuse(name, self._nearest(name))
+            self.report_unknown(name, self._nearest(name))
         for name, other in _EXCLUSIVE:
             if name in self.values and other in self.values:
                 raise ValueError(f"give {self.label(name)} or {self.label(other)}, not both")
@@ -279,7 +279,7 @@ class _Arguments(PydanticBaseSettingsSource):
         """Return the name of a setting as the operator wrote it."""
         return self._label.format(name=name, NAME=name.upper())
 
-    def refuse(self, name: str, hint: str) -> None:
+    def report_unknown(self, name: str, hint: str) -> None:
         """Raise TypeError: the argument `name` is unknown."""
         raise TypeError(f"Settings() got an unexpected keyword argument {name!r}{hint}")
 
@@ -332,7 +332,7 @@ class _Texts(_Arguments):
                 )
         self.values = {k: v for k, v in self.values.items() if not _is_blank(v)}
 
-    def refuse(self, name: str, hint: str) -> None:
+    def report_unknown(self, name: str, hint: str) -> None:
         """Log a warning: the setting is unknown."""
         # Kubernetes sets such variables for a service named tokenpulse.
         if not name.startswith(("service_", "port")):
@@ -350,7 +350,7 @@ class _Derived(_Arguments):
     """Last source: the settings that follow from others, and the origin of each."""
 
     def __call__(self) -> dict[str, Any]:
-        """Return the limits in the words of the monitoring guide by our names, and the origins.
+        """Return the monitoring guide's limits under the names of `Settings`, and the origins.
 
         Raises:
             ValueError: The window is not in whole seconds.
@@ -415,7 +415,7 @@ def _from_text(text: str, field: FieldInfo) -> Any:
 
 
 def _variables(source: PydanticBaseSettingsSource) -> dict[str, Any]:
-    """Return the variables with our prefix, by the name of the setting."""
+    """Return the variables with the prefix `TOKENPULSE_`, by the name of the setting."""
     variables: Mapping[str, Any] = getattr(source, "env_vars", {})
     prefix = PREFIX.lower()
     return {

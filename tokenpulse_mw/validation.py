@@ -17,7 +17,7 @@ def check_seconds(
 
     Args:
         name: Name of the parameter, for the error.
-        seconds: Value to check; a bool is refused.
+        seconds: Value to check; a bool is rejected.
         zero: Accept 0.
         maximum: Largest number that is accepted; without one, any finite number is.
     """
@@ -38,7 +38,7 @@ def check_positive(**numbers: float) -> None:
 
 
 def check_integer(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None) -> int:
-    """Return `value` if it is an integer from `minimum` to `maximum`; a bool is refused."""
+    """Return `value` if it is an integer from `minimum` to `maximum`; a bool is rejected."""
     if type(value) is int and value >= minimum and (maximum is None or value <= maximum):
         return value
     span = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
@@ -46,7 +46,7 @@ def check_integer(name: str, value: Any, *, minimum: int = 1, maximum: int | Non
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """Return `value` if it is True or False; a string such as "false" is refused."""
+    """Return `value` if it is True or False; a string such as "false" is rejected."""
     if type(value) is not bool:
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return value
@@ -60,7 +60,7 @@ def check_choice(name: str, value: T, choices: Collection[T]) -> T:
 
 
 def check_strings(name: str, values: Iterable[str], example: str) -> tuple[str, ...]:
-    """Return the strings of an iterable; a single string is refused.
+    """Return the strings of an iterable; a single string is rejected.
 
     Args:
         name: Name of the parameter, for the error.
@@ -92,7 +92,7 @@ def check_functions(functions: Iterable[T], takes: int, expected: str) -> tuple[
 
 
 def _accepts(function: Callable[..., object], number: int) -> bool:
-    """Return True if `function` accepts `number` positional arguments, as far as is known."""
+    """Return True if `function` accepts `number` arguments, or has an unknown signature."""
     try:
         parameters = signature(function)
     except ValueError:  # a builtin has no signature

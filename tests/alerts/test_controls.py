@@ -102,7 +102,7 @@ async def test_set_thresholds_stores_a_new_version_and_uses_it() -> None:
 async def test_set_thresholds_with_another_expected_version_is_a_conflict(
     expected: int | None,
 ) -> None:
-    """The error has the current version, which stays in force."""
+    """The error has the current version, which still applies."""
     gateway = Gateway()
     await gateway.controls.set_thresholds(Thresholds(), by="ada")
     await gateway.controls.set_thresholds(STRICT, by="ada")
@@ -160,7 +160,7 @@ async def test_rejected_thresholds_release_no_held_alert() -> None:
 
 @pytest.mark.anyio
 async def test_acknowledged_alert_is_not_reminded() -> None:
-    """Its escalation and its resolution are still notified."""
+    """Escalation and resolution of an acknowledged alert are still notified."""
     gateway = Gateway()
     alert_id = await gateway.evaluate("warning")
 
@@ -195,7 +195,7 @@ async def test_unacknowledged_alert_is_reminded_again() -> None:
 
 @pytest.mark.anyio
 async def test_acknowledgement_of_an_unknown_alert_returns_none() -> None:
-    """Its removal returns None too."""
+    """Removing the acknowledgement of an unknown alert returns None too."""
     gateway = Gateway()
 
     assert await gateway.controls.acknowledge("a1", by="ada") is None
@@ -274,7 +274,7 @@ async def test_ended_silences_do_not_count_toward_the_limit() -> None:
     gateway = Gateway()
     for _ in range(1000):
         await gateway.controls.silence(K1, ends_at=1001, by="ada")
-    with pytest.raises(ValueError, match=r"^there are 1000 silences"):
+    with pytest.raises(ValueError, match=r"^silences must be at most 1000"):
         await gateway.controls.silence(K1, ends_at=1001, by="ada")
     gateway.clock.advance(1)
 
@@ -343,7 +343,7 @@ async def test_change_that_cannot_be_stored_has_no_effect(change: Change) -> Non
 async def test_invalid_stored_state_is_logged_and_ignored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The current thresholds stay in force, and the valid silences are restored."""
+    """The current thresholds still apply, and the valid silences are restored."""
     gateway = Gateway()
     values = {"error_rate": 7, "unknown": 1}
     await gateway.store.set_thresholds(values, expected=None, by="ada", at=1)

@@ -183,7 +183,7 @@ async def test_defect_9_threshold_of_0_is_never_in_force() -> None:
 
 @pytest.mark.anyio
 async def test_defect_10_store_failure_changes_no_thresholds() -> None:
-    """The thresholds stay in force, and a change that cannot be stored is rejected."""
+    """The thresholds still apply, and a change that cannot be stored is rejected."""
     gateway = Gateway()
     chosen = Thresholds(error_rate=0.5)
     await gateway.evaluate()

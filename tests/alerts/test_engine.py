@@ -421,7 +421,7 @@ async def test_rule_is_refreshed_before_each_evaluation(clock: FakeClock) -> Non
 
 @pytest.mark.anyio
 async def test_rule_with_an_invalid_finding_is_left_out(clock: FakeClock) -> None:
-    """Its alerts stay as they were, and the evaluation is reported as an error."""
+    """Alerts of the rule stay as they were, and the evaluation is reported as an error."""
     listener = RecordingListener()
     invalid = finding(hold_for=None)
     rule = Scripted([finding()], [invalid, finding()])
@@ -507,7 +507,7 @@ async def test_rule_that_raises_does_not_stop_the_others(
 
 @pytest.mark.anyio
 async def test_alerts_of_two_rules_with_one_fingerprint_are_separate() -> None:
-    """Each is resolved when its own rule does not find it any more."""
+    """Each alert is resolved when its own rule no longer finds it."""
     engine = AlertEngine([Scripted([finding()]), Scripted([finding()], [finding()])], [])
 
     changes = [transitions(await engine.evaluate()) for _ in range(3)]

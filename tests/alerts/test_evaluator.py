@@ -130,7 +130,7 @@ def test_dry_run_uses_the_thresholds_it_gets(chosen: dict[str, Any], fingerprint
 
 
 def test_dry_run_inhibits_findings_that_an_outage_explains() -> None:
-    """They have no severity, as in an evaluation."""
+    """Inhibited findings have no severity, as in an evaluation."""
     evaluator = default_evaluator(20, api_key="k1", provider="claude", status=502)
 
     assert dry_run(evaluator) == {
@@ -158,7 +158,7 @@ def test_rule_resumes_the_findings_of_restored_alerts() -> None:
 
 
 def test_new_thresholds_release_held_alerts() -> None:
-    """The next evaluation resolves a restored alert that is not found any more."""
+    """The next evaluation resolves a restored alert that is no longer found."""
     evaluator = evaluator_of(FixedRule())
     finish(evaluator.resume([stored_alert(finding(window=3600))], 10, 10))
 
@@ -190,7 +190,7 @@ def test_dry_run_keeps_the_peaks_of_past_traffic(master_rpm: int, findings: int)
 def test_dry_run_inhibits_findings_that_a_recent_outage_explains(
     now: float, chosen: dict[str, Any]
 ) -> None:
-    """An outage explains its failures for as long as the window in force counts them."""
+    """An outage explains its failures for as long as the current window counts them."""
     evaluator = default_evaluator(20, api_key="k1", provider="claude", status=502)
     evaluate(evaluator, 1)
     observe(evaluator, now=2, api_key="k1", provider="claude")
@@ -202,7 +202,7 @@ def test_dry_run_inhibits_findings_that_a_recent_outage_explains(
 
 
 def test_outage_found_by_a_dry_run_inhibits_nothing_later() -> None:
-    """The thresholds of a dry run are not in force."""
+    """The thresholds of a dry run are not applied."""
     evaluator = default_evaluator(5, api_key="k1", provider="claude", status=502)
     observe(evaluator, 5, api_key="k1")
 
@@ -225,7 +225,7 @@ def test_dry_run_reports_invalid_metadata() -> None:
 def test_dry_run_of_a_latency_compares_whole_buckets(
     seconds: float, severities: list[str | None]
 ) -> None:
-    """A duration of 8 s is in the bucket from 7.5 to 10 s of the threshold in force."""
+    """A duration of 8 s is in the bucket from 7.5 to 10 s of the current threshold."""
     evaluator = default_evaluator(20, provider="claude", duration=8.0)
 
     assert list(dry_run(evaluator, provider_latency_p95=seconds).values()) == severities
@@ -322,7 +322,7 @@ def test_every_rule_is_called_with_traffic_thresholds_and_time() -> None:
 
 
 def test_rule_that_raises_is_reported_and_left_out() -> None:
-    """Its findings before the error do not count."""
+    """Findings before the error do not count."""
     rules = RecordedRules(broken, FixedRule(finding()))
 
     assert rules.evaluate() == {"planned": [finding()]}

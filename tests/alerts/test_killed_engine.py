@@ -20,7 +20,7 @@ import pytest
 
 from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
 
-from ..support.receiver import Received, Receiver, answering
+from ..support.receiver import Received, Receiver, respond_with
 from ..support.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -38,12 +38,12 @@ class UnreliableReceiver(Receiver):
         self.accepted: list[Received] = []
         self._lock = threading.Lock()
 
-    def take(self, request: Received, out: BufferedIOBase) -> bool:
+    def handle(self, request: Received, out: BufferedIOBase) -> bool:
         """Accept or reject a request."""
         with self._lock:
             if self.up:
                 self.accepted.append(request)
-        return answering(200 if self.up else 503)(out, threading.Event())
+        return respond_with(200 if self.up else 503)(out, threading.Event())
 
     def deliveries(self) -> dict[str, list[Delivery]]:
         """Return the deliveries of each alert in order, without immediate repetitions."""

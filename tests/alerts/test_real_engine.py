@@ -92,7 +92,7 @@ async def test_alert_lasts_in_alertmanager_as_long_as_in_the_engine(
 async def test_restarted_alertmanager_gets_all_firing_alerts(
     server: Server, receiver: Receiver
 ) -> None:
-    """It gets the old and the new alerts, and none that was resolved while it was down."""
+    """Alertmanager gets the old and new alerts, and none that was resolved during its outage."""
     rule = KeyRule()
     async with engine_of(rule, server) as engine:
         rule.keys = ["gone", "old"]

@@ -190,7 +190,7 @@ class Outcome(NamedTuple):
         returned: The events that each evaluation has returned.
         notified: The events that the sink has got, by fingerprint, without repetitions.
         alerts: The stored alerts.
-        thresholds: The thresholds in force.
+        thresholds: The current thresholds.
     """
 
     returned: list[list[tuple[Any, ...]]]

@@ -139,7 +139,7 @@ def test_acknowledged_breach_has_no_more_reminders() -> None:
 
 
 def test_breach_with_three_restarts_fires_and_resolves_each_alert_once() -> None:
-    """Restored alerts continue, those that are pending too."""
+    """Restored alerts continue, including pending ones."""
 
     async def restarted() -> None:
         gateway = Gateway(master_rpd=1000)

@@ -297,7 +297,7 @@ async def test_store_that_fails_between_two_halves_gets_the_rest_later() -> None
 
 
 async def test_rejected_outcome_does_not_block_other_outcomes() -> None:
-    """Its notification stays stored."""
+    """The notification of the outcome stays stored."""
     driver = WriterDriver()
     await driver.write_changes(AlertChanges(), "n1", "n2")
     postponed = driver.store.postponed
@@ -434,7 +434,7 @@ def test_workers_that_share_a_database_log_an_error(
 
 
 async def test_engine_after_a_restart_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    """The engine before it does not write any more."""
+    """The engine before it no longer writes."""
     store, rule = MemoryAlertStore(), FixedRule(finding())
 
     for _ in range(3):

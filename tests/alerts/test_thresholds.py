@@ -94,7 +94,7 @@ def test_none_switches_a_rule_off(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(Thresholds.fields()) - OPTIONAL))
 def test_none_is_invalid_for_windows_minimums_and_waits(name: str) -> None:
-    """They always have a value."""
+    """These thresholds always have a value."""
     assert problem_of(name, None).endswith("got None")
 
 
@@ -102,13 +102,13 @@ def test_none_is_invalid_for_windows_minimums_and_waits(name: str) -> None:
 @pytest.mark.parametrize("value", INVALID_NUMBERS)
 def test_defect_9_number_that_is_not_above_0_is_rejected(name: str, value: object) -> None:
     """A threshold of 0 would always fire; in the seed it was critical at once."""
-    kind = "whole number" if name in WHOLE else "number"
-    off = ", or None to switch it off" if name in OPTIONAL else ""
+    kind = "an integer" if name in WHOLE else "a number"
+    off = ", or None to disable it" if name in OPTIONAL else ""
     most = "1" if name in SHARES else "1e+15"
 
     problem = problem_of(name, value)
 
-    assert problem.startswith(f"must be a {kind} above 0 and at most {most}{off}, got ")
+    assert problem.startswith(f"must be {kind} above 0 and at most {most}{off}, got ")
 
 
 @pytest.mark.parametrize("name", sorted(RANGES))
@@ -116,7 +116,7 @@ def test_defect_9_number_that_is_not_above_0_is_rejected(name: str, value: objec
 def test_number_outside_its_range_is_rejected(name: str, value: object) -> None:
     """The smallest values would become 0 when they are divided."""
     least, most = RANGES[name]
-    off = ", or None to switch it off" if name in OPTIONAL else ""
+    off = ", or None to disable it" if name in OPTIONAL else ""
 
     problem = problem_of(name, value)
 
@@ -127,7 +127,7 @@ def test_number_outside_its_range_is_rejected(name: str, value: object) -> None:
 def test_time_is_at_most_30_days(name: str) -> None:
     """30 days are valid, and a second more is not."""
     assert getattr(with_value(name, 30 * 86_400), name) == 2_592_000
-    off = ", or None to switch it off" if name in OPTIONAL else ""
+    off = ", or None to disable it" if name in OPTIONAL else ""
     assert problem_of(name, 2_592_001).endswith(f"and at most 2592000{off}, got 2592001")
 
 
@@ -206,7 +206,7 @@ def test_flag_must_be_a_bool(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", sorted(WHOLE))
 def test_count_must_be_a_whole_number(name: str) -> None:
     """A fraction is rejected, not rounded."""
-    assert "must be a whole number above 0" in problem_of(name, 1.5)
+    assert "must be an integer above 0" in problem_of(name, 1.5)
 
 
 @pytest.mark.parametrize("name", sorted(SHARES))
@@ -258,12 +258,12 @@ def test_changed_returns_a_copy() -> None:
 
 
 def test_changed_reports_unknown_names_and_invalid_values_together() -> None:
-    """One error lists both."""
+    """One error lists unknown names and invalid values."""
     with pytest.raises(InvalidThresholds) as caught:
         Thresholds().changed(master_rpn=5, error_rate=7, master_rpm=5)
     assert caught.value.problems == [
         ("master_rpn", "is not a threshold"),
-        ("error_rate", "must be a number above 0 and at most 1, or None to switch it off, got 7"),
+        ("error_rate", "must be a number above 0 and at most 1, or None to disable it, got 7"),
     ]
 
     with pytest.raises(InvalidThresholds) as caught:
@@ -288,7 +288,7 @@ def test_defect_8_traffic_spike_needs_the_threshold_and_the_minimum(
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_metric_without_a_threshold_never_fires(metric: str) -> None:
-    """It fires at infinity."""
+    """The level at which the metric fires is infinite."""
     assert Thresholds().fires_at(metric) == math.inf
 
 
@@ -298,5 +298,5 @@ def test_value_is_unchanged_or_rejected(value: Any) -> None:
     if value is None or (type(value) is int and 0 < value <= 10**15):
         assert Thresholds().changed(master_rpd=value).master_rpd is value
     else:
-        with pytest.raises(InvalidThresholds, match=r"^master_rpd must be a whole number above 0"):
+        with pytest.raises(InvalidThresholds, match=r"^master_rpd must be an integer above 0"):
             Thresholds().changed(master_rpd=value)

@@ -104,7 +104,7 @@ def test_new_value_is_recorded_without_an_event() -> None:
 
 
 def test_pending_alert_is_recorded_and_not_notified() -> None:
-    """Its start time is that of its first finding."""
+    """A pending alert starts at its first finding."""
     driver = TrackerDriver()
     pending = driver.evaluate(10, finding(hold_for=30))
     fired = driver.evaluate(40, finding(hold_for=30))
@@ -230,7 +230,7 @@ def test_change_in_a_silence_is_notified_when_it_ends() -> None:
 
 
 def test_acknowledged_alert_is_not_reminded() -> None:
-    """Its other changes are notified, and reminders return without the acknowledgement."""
+    """Other changes are notified, and reminders return without the acknowledgement."""
     driver = TrackerDriver()
     driver.evaluate(10, finding())
     driver.tracker.acknowledge("a1", Ack("ada", 1011))
@@ -336,7 +336,7 @@ def test_held_alert_escalates_and_does_not_deescalate() -> None:
 
 
 def test_released_alert_is_resolved_in_the_next_evaluation() -> None:
-    """The window of its rule does not matter any more."""
+    """The window of its rule no longer matters."""
     driver = TrackerDriver()
     driver.restart(driver.evaluate(10, finding(window=3600)).alerts, 100)
     finish(driver.tracker.release_held())
@@ -381,7 +381,7 @@ def test_alert_that_fired_again_before_it_was_restored_replaces_the_stored_one()
 
 
 def test_invalid_record_is_logged_and_ended(caplog: pytest.LogCaptureFixture) -> None:
-    """Its other fields stay as stored."""
+    """The other fields of the record stay as stored."""
     driver = TrackerDriver()
     (record,) = driver.evaluate(10, finding()).alerts
     unreadable = replace(record, finding={"type": "trouble"})
@@ -393,7 +393,7 @@ def test_invalid_record_is_logged_and_ended(caplog: pytest.LogCaptureFixture) ->
         ]
     )
     assert caplog.messages == [
-        "stored alert is invalid, ending it: alert=a1 error=KeyError('value')"
+        "stored alert is invalid, resolving it: alert=a1 error=KeyError('value')"
     ]
 
 

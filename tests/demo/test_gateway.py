@@ -151,7 +151,7 @@ def test_gemini_responses_are_metered(gateway: RunningGateway, verb: str) -> Non
 
 
 def test_client_without_a_key_is_served(gateway: RunningGateway) -> None:
-    """Its tenant is anonymous."""
+    """The tenant of such a client is anonymous."""
     url = f"{gateway.url}/codex/v1/chat/completions"
 
     def post(**body: object) -> httpx2.Response:

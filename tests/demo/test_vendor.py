@@ -13,7 +13,7 @@ PATHS = ["/v1/chat/completions", "/v1/messages", "/v1beta/models/gemini-demo:gen
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("stream", [True, False])
 def test_vendor_that_is_down_responds_with_503(path: str, stream: bool) -> None:
-    """It responds with 200 when it is no longer down."""
+    """The vendor responds with 200 when it is no longer down."""
     vendor = Vendor()
     client = TestClient(vendor.app)
     vendor.down = True

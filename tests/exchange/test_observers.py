@@ -342,7 +342,7 @@ async def test_observer_subclass_receives_overridden_hooks() -> None:
 
 @pytest.mark.anyio
 async def test_observer_without_overrides_ignores_everything() -> None:
-    """The hooks of the base class do nothing, also if they are called directly."""
+    """The hooks of the base class do nothing, even if they are called directly."""
     observer, seen = Observer(), list[Exchange]()
 
     await drive(ExchangeMiddleware(answering(), observers=[observer, seen.append]))

@@ -21,12 +21,12 @@ from ..support.apps import (
     WORDS,
     answering,
     event,
-    listening,
-    listening_later,
     raising,
-    raising_later,
+    raising_mid_stream,
+    returning_at_disconnect,
     silent,
     streaming,
+    streaming_until_disconnect,
 )
 from ..support.asgi import Answer, drive, http_scope
 from ..support.clock import FakeClock
@@ -83,7 +83,7 @@ async def fails_after_the_end(scope: Scope, receive: Receive, send: Send) -> Non
 
 async def responds_after_a_disconnect(scope: Scope, receive: Receive, send: Send) -> None:
     """Respond after the client has disconnected."""
-    await listening(scope, receive, send)
+    await returning_at_disconnect(scope, receive, send)
     await answering(status=201)(scope, receive, send)
 
 
@@ -120,10 +120,10 @@ async def times_out_later(scope: Scope, receive: Receive, send: Send) -> None:
         (headers_only, 200, "truncated", False),
         (streaming(WORDS, ends=False), 200, "truncated", True),
         (fails_after_the_headers, 200, "error", False),
-        (raising_later, 200, "error", True),
+        (raising_mid_stream, 200, "error", True),
         (fails_after_the_end, 200, "complete", True),
-        (listening, 499, "client_disconnect", False),
-        (listening_later, 200, "client_disconnect", True),
+        (returning_at_disconnect, 499, "client_disconnect", False),
+        (streaming_until_disconnect, 200, "client_disconnect", True),
         (times_out, 500, "error", False),
         (times_out_later, 200, "error", True),
         (responds_to_its_timeout, 504, "complete", True),
@@ -313,7 +313,7 @@ async def test_disconnect_after_an_error_event_is_an_error(metrics: HttpMetrics)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await streaming([ANTHROPIC_ERROR], ends=False)(scope, receive, send)
-        await listening(scope, receive, send)
+        await returning_at_disconnect(scope, receive, send)
 
     assert (await finished_exchange(metrics, app)).outcome == "error"
 

@@ -52,7 +52,7 @@ def test_response_compressed_by_an_outer_layer_is_metered() -> None:
 
 
 def test_error_in_a_response_compressed_by_an_outer_layer_is_found() -> None:
-    """The outcome of a 200 with an error in its body is `error`, also if it is compressed."""
+    """The outcome of a 200 with an error in its body is `error`, even if it is compressed."""
     app, exchanges = gateway(JSONResponse({"error": {"message": "x" * 600, "type": "overloaded"}}))
     app.add_middleware(GZipMiddleware)
 

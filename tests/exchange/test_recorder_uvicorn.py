@@ -29,9 +29,9 @@ from tokenpulse_mw import Exchange, ExchangeMiddleware, HttpMetrics
 from ..support.apps import (
     WORDS,
     event,
-    listening,
     raising,
-    raising_later,
+    raising_mid_stream,
+    returning_at_disconnect,
     silent,
     streaming,
 )
@@ -173,7 +173,7 @@ ENDS: list[tuple[str, ASGIApp, int, str]] = [
     ("failing", streaming([b"{}"], status=503), 503, "complete"),
     ("silent", silent, 500, "error"),
     ("exception before the headers", raising, 500, "error"),
-    ("exception after the headers", raising_later, 200, "error"),
+    ("exception after the headers", raising_mid_stream, 200, "error"),
     ("truncated", streaming(WORDS, ends=False), 200, "truncated"),
     ("timeout", times_out, 500, "error"),
     ("error event", streaming([*WORDS, event(error={"message": "no"})]), 200, "error"),
@@ -258,11 +258,11 @@ def test_pipelined_requests_are_separate_exchanges(http: str) -> None:
 
 @pytest.mark.parametrize("path", ["/api/t/acme/1", "/t/acme/1"])
 def test_root_path_of_the_server_is_not_part_of_the_template(http: str, path: str) -> None:
-    """The root path is removed, also if a proxy has removed it from the path before."""
+    """The root path is removed, even if a proxy has removed it from the path before."""
     routes = [Mount("/t/{tenant}", routes=[Route("/{id}", AppEndpoint(streaming([b"a"])))])]
     prefix = path.removesuffix("/t/acme/1")
 
-    # uvicorn adds its root path to every path, also if the proxy has not removed it.
+    # uvicorn adds its root path to every path, even if the proxy has not removed it.
     with Server([Mount(prefix, routes=routes)], http=http, root_path="/root") as server:
         server.request(path)
 
@@ -271,7 +271,7 @@ def test_root_path_of_the_server_is_not_part_of_the_template(http: str, path: st
 
 def test_disconnect_before_the_headers_is_499(http: str) -> None:
     """An application that receives the disconnect and returns is recorded as 499."""
-    with Server([Route("/case/{id}", AppEndpoint(listening))], http=http) as server:
+    with Server([Route("/case/{id}", AppEndpoint(returning_at_disconnect))], http=http) as server:
         with server.connect() as client:
             client.sendall(request("/case/1"))
             wait_until(lambda: server.in_progress() == 1)
@@ -411,7 +411,7 @@ def test_concurrent_requests_are_each_recorded_once(http: str) -> None:
     routes = [Route(f"/{number}", AppEndpoint(app)) for number, (_, app, *_) in enumerate(ENDS)]
     routes += [
         Route("/endless", stream_for_ever, methods=["POST"]),
-        Route("/gone", AppEndpoint(listening)),
+        Route("/gone", AppEndpoint(returning_at_disconnect)),
     ]
     with Server(routes, http=http) as server:
         clients = []

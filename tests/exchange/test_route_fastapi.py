@@ -1,4 +1,4 @@
-"""Route templates of FastAPI applications, also if its private values change."""
+"""Route templates of FastAPI applications, even if its private values change."""
 
 from __future__ import annotations
 

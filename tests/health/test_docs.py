@@ -123,5 +123,5 @@ def test_times_of_the_manifests_are_consistent() -> None:
 
 
 def test_pre_stop_hook_sleeps() -> None:
-    """It delays SIGTERM for servers whose shutdown cannot be delayed."""
+    """The hook delays SIGTERM for servers whose shutdown cannot be delayed."""
     assert manifests()["lifecycle"] == {"preStop": {"exec": {"command": ["sleep", "5"]}}}

@@ -46,7 +46,7 @@ async def test_blocked_event_loop_is_detected() -> None:
 
 @pytest.mark.anyio
 async def test_lag_that_is_not_measured_is_a_warning() -> None:
-    """It is not measured before and after `running()`."""
+    """The lag is not measured before and after `running()`."""
     lag = EventLoopLag()
 
     before = await lag()

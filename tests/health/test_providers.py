@@ -63,7 +63,7 @@ def test_consecutive_failures_make_a_provider_unhealthy(
 
 @pytest.mark.parametrize("neutral", NEUTRAL, ids=str)
 def test_neutral_exchange_does_not_count(neutral: dict[str, Any], clock: FakeClock) -> None:
-    """It is not a failure, and does not end a sequence of failures."""
+    """A neutral exchange is not a failure, and does not end a sequence of failures."""
     health = provider_health(clock)
 
     for fields in (FAILURES[0], neutral, FAILURES[1], neutral):
@@ -109,7 +109,7 @@ def test_undeclared_providers_are_ignored(clock: FakeClock) -> None:
 
 
 def test_report_lists_providers_with_traffic(clock: FakeClock) -> None:
-    """It has the consecutive failures and the age of the last success."""
+    """The report has the consecutive failures and the age of the last success."""
     health = provider_health(clock)
     health(exchange(status=200, provider="gemini"))
     clock.advance(5)

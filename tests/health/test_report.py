@@ -42,7 +42,7 @@ def test_combined_status_is_the_worst(statuses: list[Status], status: Status) ->
 
 
 def test_unauthorized_document_has_only_the_status() -> None:
-    """It has no service and no checks."""
+    """Without authorization the document has no service and no checks."""
     assert document("fail", "oauth2api", None) == {"status": "fail"}
 
 

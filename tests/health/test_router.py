@@ -146,7 +146,7 @@ def test_service_is_ready_while_all_checks_pass(check: AnyCheck, status: int, bo
 
 
 def test_draining_service_is_live_and_not_ready() -> None:
-    """It gets no new traffic while it completes its requests."""
+    """A draining service gets no new traffic while it completes its requests."""
     router = HealthRouter(checks={"fine": lambda: True})
     client = TestClient(router)
     assert client.get("/health/ready").status_code == 200
@@ -279,7 +279,7 @@ def test_failing_authorize_hides_the_reasons(caplog: pytest.LogCaptureFixture) -
     client = TestClient(HealthRouter(authorize=authorize))
 
     assert client.get("/health/ready", headers=HEALTH_JSON).json() == {"status": "pass"}
-    assert caplog.messages == ["authorize failed: requests are refused"]
+    assert caplog.messages == ["authorize failed: requests are rejected"]
 
 
 async def accepts(request: Request) -> bool:
@@ -452,7 +452,7 @@ def test_credentials_endpoint_exists_only_with_credentials(
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_probe_is_not_observed(path: str) -> None:
-    """Metrics and alerts exclude it, whatever its status."""
+    """Metrics and alerts exclude it for any status."""
     exchanges: list[Exchange] = []
     router = HealthRouter(checks={"bad": lambda: False}, credentials={"claude": True})
     client = TestClient(ExchangeMiddleware(router, observers=[exchanges.append]))

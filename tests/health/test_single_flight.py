@@ -251,7 +251,7 @@ async def test_base_exception_of_the_function_is_a_result(
 
 @pytest.mark.anyio
 async def test_blocking_call_uses_one_thread() -> None:
-    """It is not called again before it has returned."""
+    """A blocking function is not called again before it has returned."""
     calls: list[int] = []
     release, ended = threading.Event(), threading.Event()
 
@@ -306,7 +306,7 @@ def test_blocking_call_does_not_prevent_process_exit(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_call_that_ends_after_its_event_loop_raises_no_error(backend: str) -> None:
-    """Its result is discarded."""
+    """The result of the call is discarded."""
     release, threads = threading.Event(), []
 
     def blocking() -> bool:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tokenpulse_mw import Exchange, ExchangeMiddleware, TokenUsage, annotate, drop_exchange
 from tokenpulse_mw.logs import AccessLog, JsonFormatter, RequestIdMiddleware
 
-from ..support.apps import listening, raising, raising_later, silent
+from ..support.apps import raising, raising_mid_stream, returning_at_disconnect, silent
 from ..support.asgi import drive, http_scope
 from .records import RecordList, logger_into
 
@@ -96,7 +96,7 @@ def test_json_line_has_the_fields_in_json_types() -> None:
 
 
 def test_tenant_key_and_credential_are_logged_only_if_included() -> None:
-    """Each is included separately, and an exchange without one has no such field."""
+    """Each field is included separately, and only if the exchange has a value for it."""
     assert "acme" not in line_of(WHOLE)
     assert line_of(WHOLE, include=["tenant"]).endswith(" tenant=acme")
     assert line_of(WHOLE, include=("api_key", "credential")).endswith(" api_key=k1 credential=c1")
@@ -202,7 +202,7 @@ def test_invalid_option_is_rejected(options: dict[str, Any], error: str) -> None
 
 
 def test_default_logger_is_the_access_logger() -> None:
-    """Its level can be set separately by its name."""
+    """The level of the logger can be set by its name."""
     handler = RecordList()
     logger = logging.getLogger("tokenpulse_mw.access")
     logger.addHandler(handler)
@@ -295,9 +295,9 @@ async def test_line_has_the_request_id_and_no_request_data(
     ("app", "begins"),
     [
         (raising, "GET /{path} 500 provider=unknown outcome=error"),
-        (raising_later, "GET /{path} 200 provider=unknown outcome=error"),
+        (raising_mid_stream, "GET /{path} 200 provider=unknown outcome=error"),
         (silent, "GET /{path} 500 provider=unknown outcome=error"),
-        (listening, "GET /{path} 499 provider=unknown outcome=client_disconnect"),
+        (returning_at_disconnect, "GET /{path} 499 provider=unknown outcome=client_disconnect"),
     ],
     ids=["raises", "raises later", "is silent", "client leaves"],
 )

@@ -26,7 +26,7 @@ def test_set_level_applies_to_all_loggers(level: str) -> None:
     [(logging.NOTSET, "DEBUG"), (25, "WARN"), (logging.CRITICAL, "ERROR")],
 )
 def test_other_level_is_reported_as_the_next_higher_one(number: int, level: str) -> None:
-    """It is the lowest of the four levels that is written, at most ERROR."""
+    """The reported level is the lowest of the four that is written, at most ERROR."""
     logging.getLogger().setLevel(number)
 
     assert log_level() == level
@@ -64,7 +64,7 @@ def test_level_is_case_insensitive(level: str, name: str) -> None:
 
 
 def test_noisy_libraries_write_no_debug_lines() -> None:
-    """They would log each step with its parameters; their INFO lines are written."""
+    """Debug lines of these libraries contain parameters; their INFO lines are written."""
     connection = logging.getLogger("httpcore2.connection")
 
     set_log_level("DEBUG")

@@ -160,7 +160,7 @@ def test_process_exit_waits_for_lines_of_a_replaced_handler() -> None:
 
 
 def test_close_waits_once_for_a_blocked_stream(join_timeouts: list[float | None]) -> None:
-    """It waits for `patience` seconds, however many lines are queued or dropped."""
+    """The close takes at most `patience` seconds for any number of queued or dropped lines."""
     stream = BlockingStream()
     handler = BackgroundHandler(stream, 1, patience=0.05)
     log(handler, "first")

@@ -155,7 +155,7 @@ async def test_failing_generator_falls_back_to_the_default(
 
 
 async def test_existing_response_header_is_unchanged() -> None:
-    """It may be the vendor's id, which its SDKs show and its support requires."""
+    """The header may be the vendor's id, which its SDKs show and its support requires."""
     app = RequestIdMiddleware(answering(headers=[(b"X-Request-Id", b"req_vendor")]))
 
     response = await drive(app, request_with(b"ours"))

@@ -65,7 +65,7 @@ async def test_get_returns_the_level() -> None:
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARN", "ERROR"])
 async def test_put_changes_the_level(level: str) -> None:
-    """The response has the new level, which is in force."""
+    """The response has the new level, which applies at once."""
     response = await request_settings("PUT", body_with(level))
 
     assert (response.status, json.loads(response.body)) == (200, {"log_level": level})

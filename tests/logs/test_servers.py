@@ -125,7 +125,7 @@ def test_lines_of_uvicorn_are_captured(tmp_path: Path) -> None:
 
 
 def test_disabled_access_log_of_uvicorn_stays_disabled(tmp_path: Path) -> None:
-    """It contains paths and queries; uvicorn's other lines and our access log are written."""
+    """The access log of uvicorn contains queries; all other lines are written."""
     log = tmp_path / "log"
     with serving(["-m", "uvicorn", APP, "--port", "{port}", "--no-access-log"], log) as client:
         client.get("/whole?key=AIza-secret")

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from tokenpulse_mw import AlertEngine, HttpMetrics, Settings, TokenPulse
 
-from ..support.apps import WORDS, event, raising_later
+from ..support.apps import WORDS, event, raising_mid_stream
 
 USAGE = {"prompt_tokens": 40, "completion_tokens": 20, "total_tokens": 60}
 DONE = b"data: [DONE]\n\n"
@@ -46,7 +46,7 @@ ROUTES = [
     Route("/codex/streamed", _streamed, methods=["POST"]),
     Route("/claude/silent", _silent, methods=["POST"]),
     Route("/claude/down", _down, methods=["POST"]),
-    Route("/claude/broken", raising_later, methods=["POST"]),
+    Route("/claude/broken", raising_mid_stream, methods=["POST"]),
 ]
 
 

@@ -29,7 +29,7 @@ def test_yaml_blocks_are_valid(page: str) -> None:
 
 @pytest.mark.slow
 def test_promtool_accepts_the_configuration_of_the_page(written: Path, tmp_path: Path) -> None:
-    """The rules and the token file are next to it."""
+    """The rules and the token file are next to the configuration."""
     need("promtool", "prometheus")
     (settings,) = (block for block in blocks("monitoring.md", "yaml") if "scrape_configs" in block)
     (tmp_path / "prometheus.yml").write_text(settings)
@@ -66,7 +66,7 @@ def test_promtool_accepts_the_kubernetes_job_of_the_page(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_amtool_accepts_the_receivers_of_the_page(written: Path, tmp_path: Path) -> None:
-    """They replace the receiver of the written file."""
+    """The receivers replace that of the written file."""
     need("amtool", "prometheus-alertmanager")
     (receivers,) = (block for block in blocks("monitoring.md", "yaml") if "receivers" in block)
     settings = read(written / "alertmanager/alertmanager.yml") | yaml.safe_load(receivers)
@@ -98,7 +98,7 @@ def test_dashboard_has_the_main_queries(written: Path) -> None:
 
 
 def test_page_lists_every_file(written: Path) -> None:
-    """A folder may be listed instead."""
+    """The page lists each file, or its folder."""
     page = (DOCS / "monitoring.md").read_text()
     listed = re.findall(r"`([\w./-]+)`", "".join(re.findall(r"^\| `[^|]+\|", page, re.MULTILINE)))
 
@@ -108,7 +108,7 @@ def test_page_lists_every_file(written: Path) -> None:
 
 
 def test_probes_of_the_page_are_routes() -> None:
-    """`HealthRouter` serves the paths."""
+    """`HealthRouter` serves the paths of the probes."""
     (pod,) = (block for block in blocks("operations.md", "yaml") if "livenessProbe" in block)
     served = {route.path for route in HealthRouter().routes if isinstance(route, Route)}
 

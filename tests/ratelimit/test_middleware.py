@@ -43,7 +43,7 @@ async def test_default_limit_rejects_requests_after_the_first_hundred() -> None:
 
 @pytest.mark.anyio
 async def test_request_after_retry_after_is_allowed(clock: FakeClock) -> None:
-    """`Retry-After` is at least 1, also if the window ends sooner."""
+    """`Retry-After` is at least 1, even if the window ends sooner."""
     app = RateLimitMiddleware(answering(), limiter=Limiter("1/minute", clock=clock))
     await drive(app)
     clock.advance(59.9)

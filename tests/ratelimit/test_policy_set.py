@@ -27,7 +27,7 @@ from tokenpulse_mw.ratelimit.policy_set import Evaluation, PolicySet
 from ..support.apps import answering
 from ..support.asgi import drive, http_scope
 from ..support.clock import FakeClock
-from ..support.gates import client, gate_of
+from ..support.gates import client, policy_set_of
 from ..support.metrics import decided
 
 Local = Limiter | InFlight
@@ -59,7 +59,7 @@ def test_request_counts_under_all_policies_or_under_none(data: st.DataObject) ->
     """A request that one policy rejects consumes nothing of the others."""
     clock = FakeClock()
     drawn = data.draw(limiters(clock))
-    policy_set = gate_of(
+    policy_set = policy_set_of(
         *(Policy(limiter, name=f"p{n}", key=client, cost=price) for n, limiter in enumerate(drawn))
     )
 
@@ -76,14 +76,14 @@ def test_request_counts_under_all_policies_or_under_none(data: st.DataObject) ->
 
 
 def test_rejection_is_the_one_with_the_longest_wait(clock: FakeClock) -> None:
-    """Its attribute `also` names the other rejecting policies."""
+    """The attribute `also` of the decision names the other rejecting policies."""
     policies = [
         Policy(Limiter("1/minute", clock=clock), name="minute", key=client),
         Policy(Limiter("9/hour", clock=clock), name="fine", key=client),
         Policy(Limiter("2/day", clock=clock), name="day", key=client, cost=2),
         Policy(Limiter("1/hour", clock=clock), name="hour", key=client),
     ]
-    policy_set = gate_of(*policies)
+    policy_set = policy_set_of(*policies)
     evaluate(policy_set, http_scope())
 
     decisions, rejection, reservations = evaluate(policy_set, http_scope())
@@ -96,7 +96,7 @@ def test_rejection_is_the_one_with_the_longest_wait(clock: FakeClock) -> None:
 
 def test_cost_above_the_limit_is_the_longest_wait(clock: FakeClock) -> None:
     """A finite wait of another policy would be wrong for a request that never fits."""
-    policy_set = gate_of(
+    policy_set = policy_set_of(
         Policy(Limiter("1/day", clock=clock), name="day", key=client),
         Policy(Limiter("5/minute", clock=clock), name="size", key=client, cost=lambda scope: 6),
     )
@@ -109,7 +109,7 @@ def test_cost_above_the_limit_is_the_longest_wait(clock: FakeClock) -> None:
 def test_policy_in_shadow_mode_rejects_no_request(clock: FakeClock) -> None:
     """The other policies count the request, and its decisions are not returned."""
     day, shadow = (Limiter(limit, clock=clock) for limit in ("3/day", "1/day"))
-    policy_set = gate_of(
+    policy_set = policy_set_of(
         Policy(shadow, name="new", key=client, enforce=False),
         Policy(day, name="old", key=client),
     )
@@ -130,7 +130,7 @@ def test_policy_in_shadow_mode_rejects_no_request(clock: FakeClock) -> None:
 
 def test_policy_set_in_shadow_mode_rejects_no_request() -> None:
     """`enforce=False` of the policy set overrides `enforce` of its policies."""
-    policy_set = gate_of(
+    policy_set = policy_set_of(
         Policy("1/day", name="a", key=client), Policy("1/day", name="b"), enforce=False
     )
 
@@ -145,7 +145,7 @@ def test_request_that_no_policy_applies_to_passes_without_decision() -> None:
 
     policies = [Policy("1/day", name=name, key=no_key) for name in "ab"]
 
-    for policy_set in (gate_of(policies[0]), gate_of(*policies)):
+    for policy_set in (policy_set_of(policies[0]), policy_set_of(*policies)):
         decisions, rejection, reservations = evaluate(policy_set, http_scope())
         assert (len(decisions), rejection, reservations) == (0, None, None)
 
@@ -156,8 +156,8 @@ def test_only_allowed_slots_and_tokens_are_reserved() -> None:
     full = Policy(InFlight(1), name="full", key=client, cost=lambda scope: 2, enforce=False)
     slots = Policy(InFlight(9), name="slots", key=client)
 
-    assert evaluate(gate_of(plain, full), http_scope())[2] is None
-    assert evaluate(gate_of(plain, full, slots), http_scope())[2] is not None
+    assert evaluate(policy_set_of(plain, full), http_scope())[2] is None
+    assert evaluate(policy_set_of(plain, full, slots), http_scope())[2] is not None
 
 
 def fails(scope: Scope) -> Any:

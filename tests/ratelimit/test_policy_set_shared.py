@@ -21,7 +21,7 @@ from tokenpulse_mw.ratelimit.policy_set import PolicySet
 
 from ..support.apps import answering
 from ..support.asgi import drive, http_scope
-from ..support.gates import client, gate_of
+from ..support.gates import client, policy_set_of
 from ..support.metrics import decided
 from ..support.servers import Server, redis_server
 from ..support.waiting import PATIENCE
@@ -58,7 +58,7 @@ async def test_rejection_by_one_limiter_consumes_nothing_of_the_others(
         "local": Limiter(f"{limits['local']}/day"),
         "slots": InFlight(5),
     }
-    policy_set = gate_of(
+    policy_set = policy_set_of(
         *(Policy(limiter, name=name, key=client) for name, limiter in limiters.items())
     )
 
@@ -82,7 +82,7 @@ async def test_shared_policy_in_shadow_mode_rejects_no_request(
 ) -> None:
     """The policies after it are evaluated and count the request."""
     trial, real = on(redis, "1/day"), on(redis, "2/day")
-    policy_set = gate_of(
+    policy_set = policy_set_of(
         Policy(trial, name="trial", key=client, enforce=False),
         Policy(real, name="real", key=client),
     )
@@ -150,7 +150,7 @@ async def test_client_that_disconnects_during_storage_delay_is_rolled_back(
 ) -> None:
     """The slot is released at once, and the charges of other policies are refunded."""
     slots, requests, shared = InFlight(5), Limiter("5/day"), on(redis, "5/day")
-    policy_set = gate_of(
+    policy_set = policy_set_of(
         Policy(shared, name="shared", key=client),
         Policy(requests, name="local", key=client),
         Policy(slots, name="slots", key=client),
@@ -166,7 +166,7 @@ async def test_client_that_disconnects_during_storage_delay_is_rolled_back(
         await task
 
     assert (await left(slots), await left(requests)) == (4, 4)
-    redis.go_on()
+    redis.resume()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -179,7 +179,7 @@ async def test_client_that_disconnects_during_rollback_is_refunded_once(
     second.start()
     try:
         slots, allowing, rejecting = InFlight(5), on(redis, "5/day"), on(second, "1/day")
-        policy_set = gate_of(
+        policy_set = policy_set_of(
             Policy(slots, name="slots", key=client),
             Policy(allowing, name="allowing", key=client),
             Policy(rejecting, name="rejecting", key=client),
@@ -189,14 +189,14 @@ async def test_client_that_disconnects_during_rollback_is_refunded_once(
         task = asyncio.create_task(policy_set.evaluate_shared(http_scope(), None))
         await until(allowing, remaining=3)
         redis.stop()
-        second.go_on()
+        second.resume()
         await until(slots, remaining=4)  # released; the refund in the storage is next
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
         assert await left(slots) == 4
-        redis.go_on()
+        redis.resume()
     finally:
         second.kill()
 
@@ -211,7 +211,7 @@ def test_local_policies_are_evaluated_before_shared_policies() -> None:
         ("local", Limiter("1/day")),
     ]
 
-    policy_set = gate_of(*(Policy(limiter, name=name) for name, limiter in kinds))
+    policy_set = policy_set_of(*(Policy(limiter, name=name) for name, limiter in kinds))
 
     assert [policy.name for policy in policy_set.policies] == ["local", "shared", "sliding"]
 
@@ -219,9 +219,9 @@ def test_local_policies_are_evaluated_before_shared_policies() -> None:
 def test_invalid_policies_are_rejected() -> None:
     """A policy set needs at least one policy, and unique names."""
     with pytest.raises(ValueError, match="policies must not be empty"):
-        gate_of()
+        policy_set_of()
     with pytest.raises(ValueError, match="every policy must have a unique name"):
-        gate_of(Policy("1/day"), Policy("2/day"))
+        policy_set_of(Policy("1/day"), Policy("2/day"))
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

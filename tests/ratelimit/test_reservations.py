@@ -34,12 +34,12 @@ from ..support.apps import (
     answering,
     event,
     gone,
-    listening,
-    listening_later,
     raising,
-    raising_later,
+    raising_mid_stream,
+    returning_at_disconnect,
     silent,
     streaming,
+    streaming_until_disconnect,
 )
 from ..support.asgi import Answer, drive, http_scope
 from ..support.chunks import chunkings, split_at
@@ -246,11 +246,19 @@ async def test_invalid_annotated_usage_is_charged_the_reserve(usage: TokenUsage)
 CUT: dict[str, tuple[ASGIApp, Callable[[Message], None], int]] = {
     "the client leaves openai": (streaming(CHAT), gone, RESERVE),
     "the client leaves anthropic": (streaming(CLAUDE), gone, 12),
-    "the client leaves before the headers": (listening, lambda message: None, RESERVE),
-    "the client leaves after the headers": (listening_later, lambda message: None, RESERVE),
+    "the client leaves before the headers": (
+        returning_at_disconnect,
+        lambda message: None,
+        RESERVE,
+    ),
+    "the client leaves after the headers": (
+        streaming_until_disconnect,
+        lambda message: None,
+        RESERVE,
+    ),
     "the application stops": (streaming(WORDS, ends=False), lambda message: None, RESERVE),
     "the upstream stops": (streaming(CLAUDE[:2], ends=False), lambda message: None, 12),
-    "the application fails": (raising_later, lambda message: None, RESERVE),
+    "the application fails": (raising_mid_stream, lambda message: None, RESERVE),
     "the stream ends in an error": (
         streaming([*WORDS, event(error={"message": "overloaded"})]),
         lambda message: None,
@@ -679,7 +687,7 @@ async def test_shared_tokens_are_settled_in_the_storage(redis: Server, anyio_bac
         )
 
     left = []
-    for answering_app in (app, app, app, app, raising, raising_later):
+    for answering_app in (app, app, app, app, raising, raising_mid_stream):
         limited = RateLimitMiddleware(answering_app, policies=[policy])
         await drive(limited, http_scope(method="POST"))
         left.append((await limiter.peek("client", 0)).remaining)

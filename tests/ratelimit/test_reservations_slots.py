@@ -24,12 +24,12 @@ from ..support.apps import (
     WORDS,
     answering,
     gone,
-    listening,
-    listening_later,
     raising,
-    raising_later,
+    raising_mid_stream,
+    returning_at_disconnect,
     silent,
     streaming,
+    streaming_until_disconnect,
 )
 from ..support.asgi import Answer, drive, http_scope
 from ..support.waiting import PATIENCE, wait_until
@@ -128,11 +128,14 @@ ENDINGS: dict[str, Ending] = {
     "a stream": (checking(streaming(WORDS), works_on=True), requesting()),
     "no response": (checking(silent), requesting()),
     "an exception before the headers": (checking(raising), requesting()),
-    "an exception after the headers": (checking(raising_later), requesting()),
+    "an exception after the headers": (checking(raising_mid_stream), requesting()),
     "a truncated response": (checking(streaming(WORDS, ends=False)), requesting()),
     "a client that has disconnected": (checking(streaming(WORDS)), requesting(on_send=gone)),
-    "a client that disconnects before the headers": (checking(listening), requesting()),
-    "a client that disconnects": (checking(listening_later), requesting()),
+    "a client that disconnects before the headers": (
+        checking(returning_at_disconnect),
+        requesting(),
+    ),
+    "a client that disconnects": (checking(streaming_until_disconnect), requesting()),
     "cancelled before the headers": (checking(hanging()), cancelled()),
     "cancelled in the middle": (checking(hanging(b"a")), cancelled()),
     "a dropped exchange": (checking(dropping, works_on=True), requesting()),

@@ -49,7 +49,7 @@ def streaming(
     return app
 
 
-class Asks:
+class KeyRecorder:
     """Middleware that appends the key of each request to `seen`."""
 
     def __init__(self, app: ASGIApp, *, key: Callable[[Scope], object], seen: list[object]) -> None:
@@ -81,7 +81,7 @@ async def raising(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("no upstream")
 
 
-async def raising_later(scope: Scope, receive: Receive, send: Send) -> None:
+async def raising_mid_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Raise an error in the middle of the response."""
     await streaming(WORDS, ends=False)(scope, receive, send)
     raise RuntimeError("upstream went away")
@@ -91,13 +91,13 @@ async def silent(scope: Scope, receive: Receive, send: Send) -> None:
     """Return without a response."""
 
 
-async def listening(scope: Scope, receive: Receive, send: Send) -> None:
+async def returning_at_disconnect(scope: Scope, receive: Receive, send: Send) -> None:
     """Return when the client disconnects, without a response."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def listening_later(scope: Scope, receive: Receive, send: Send) -> None:
+async def streaming_until_disconnect(scope: Scope, receive: Receive, send: Send) -> None:
     """Return when the client disconnects, in the middle of the response."""
     await streaming(WORDS, ends=False)(scope, receive, send)
-    await listening(scope, receive, send)
+    await returning_at_disconnect(scope, receive, send)

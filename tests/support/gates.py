@@ -13,6 +13,6 @@ def client(scope: Scope) -> str:
     return "client"
 
 
-def gate_of(*policies: Policy, enforce: bool = True) -> PolicySet:
+def policy_set_of(*policies: Policy, enforce: bool = True) -> PolicySet:
     """Return a policy set that does not report its decisions."""
     return PolicySet(policies, enforce=enforce, on_decision=None)

@@ -16,7 +16,7 @@ from .waiting import PATIENCE
 
 # Writes a response, and returns True if the connection can be used again. The event is set when the
 # receiver stops.
-Answer = Callable[[BufferedIOBase, threading.Event], bool]
+Responder = Callable[[BufferedIOBase, threading.Event], bool]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Received:
         return json.loads(self.body)
 
 
-def answering(status: int = 200, body: bytes = b"", **headers: str) -> Answer:
+def respond_with(status: int = 200, body: bytes = b"", **headers: str) -> Responder:
     """Return a function that sends a response; `_` in header names is replaced by `-`."""
 
     def respond(out: BufferedIOBase, ending: threading.Event) -> bool:
@@ -46,7 +46,7 @@ def answering(status: int = 200, body: bytes = b"", **headers: str) -> Answer:
     return respond
 
 
-def saying(text: bytes) -> Answer:
+def sending_raw(text: bytes) -> Responder:
     """Return a function that sends `text` and then closes the connection."""
 
     def respond(out: BufferedIOBase, ending: threading.Event) -> bool:
@@ -56,13 +56,13 @@ def saying(text: bytes) -> Answer:
     return respond
 
 
-def silent(out: BufferedIOBase, ending: threading.Event) -> bool:
+def sending_nothing(out: BufferedIOBase, ending: threading.Event) -> bool:
     """Send nothing until the receiver stops."""
     ending.wait(PATIENCE)
     return False
 
 
-def dripping(out: BufferedIOBase, ending: threading.Event) -> bool:
+def sending_slowly(out: BufferedIOBase, ending: threading.Event) -> bool:
     """Send an endless response slowly, one byte at a time."""
     out.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
     while not ending.wait(0.02):
@@ -70,7 +70,7 @@ def dripping(out: BufferedIOBase, ending: threading.Event) -> bool:
     return False
 
 
-def endless(out: BufferedIOBase, ending: threading.Event) -> bool:
+def sending_endlessly(out: BufferedIOBase, ending: threading.Event) -> bool:
     """Send an endless response as fast as the client reads it."""
     out.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while not ending.is_set():
@@ -82,14 +82,16 @@ class Receiver:
     """Server that listens while its context is entered.
 
     Args:
-        answer: Writes the responses; may be replaced at any time.
+        respond: Writes the responses; may be replaced at any time.
         tls: Serves HTTPS with this context.
     """
 
-    def __init__(self, answer: Answer | None = None, *, tls: ssl.SSLContext | None = None) -> None:
-        self.answer = answer or answering()
+    def __init__(
+        self, respond: Responder | None = None, *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.respond = respond or respond_with()
         self.received: list[Received] = []
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._server = _Server(self)
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -107,15 +109,15 @@ class Receiver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._ending.set()
+        self._stopping.set()
         self._server.shutdown()
         self._thread.join(PATIENCE)
         self._server.server_close()
 
-    def take(self, request: Received, out: BufferedIOBase) -> bool:
+    def handle(self, request: Received, out: BufferedIOBase) -> bool:
         """Record a request and respond; return True if the connection can be used again."""
         self.received.append(request)
-        return self.answer(out, self._ending)
+        return self.respond(out, self._stopping)
 
 
 class _Server(ThreadingHTTPServer):
@@ -137,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Received(self.path, headers, body, self.client_address[1])
-        self.close_connection = not self.server.receiver.take(request, self.wfile)
+        self.close_connection = not self.server.receiver.handle(request, self.wfile)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write no access log."""

@@ -92,7 +92,7 @@ class Server:
         _, status = os.waitpid(self._signal(signal.SIGSTOP), os.WUNTRACED)
         assert os.WIFSTOPPED(status), f"{self._command} has ended"
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Resume the process after `stop`."""
         self._signal(signal.SIGCONT)
 

@@ -19,7 +19,7 @@ def wait_until(holds: Callable[[], bool], failure: str = "the condition was not 
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
+def max_cpu_time(seconds: float) -> Iterator[None]:
     """Raise `TimeoutError` if this process uses more than `seconds` of CPU time.
 
     A running match of a regular expression is interrupted, too. Works in the main thread only.

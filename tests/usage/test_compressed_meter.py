@@ -39,11 +39,11 @@ every_body = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 every_coding = pytest.mark.parametrize(("coding", "encode"), CODINGS.values(), ids=CODINGS)
 
 
-def gzip_meter(meter: JsonMeter | SSEMeter, *, most: int) -> CompressedMeter:
-    """Return a meter that reads gzip and decodes at most `most` bytes."""
+def gzip_meter(meter: JsonMeter | SSEMeter, *, max_bytes: int) -> CompressedMeter:
+    """Return a meter that reads gzip and decodes at most `max_bytes` bytes."""
     factories = decoders_for(b"gzip")
     assert factories is not None
-    return CompressedMeter(meter, [factory() for factory in factories], most=most)
+    return CompressedMeter(meter, [factory() for factory in factories], max_bytes=max_bytes)
 
 
 @every_body
@@ -146,9 +146,9 @@ def test_empty_body_is_not_unreadable() -> None:
 
 
 def test_decoded_bytes_are_bounded() -> None:
-    """Decoding ends after `most` bytes, and usage before that counts."""
+    """Decoding ends after `max_bytes` bytes, and usage before that counts."""
     pings = b": ping\n\n" * 5000
-    meter = gzip_meter(SSEMeter(), most=len(pings))
+    meter = gzip_meter(SSEMeter(), max_bytes=len(pings))
 
     for chunk in split_at(gzipped(USAGE + pings * 3), range(50, 300, 50)):
         meter.feed(chunk)
@@ -157,10 +157,10 @@ def test_decoded_bytes_are_bounded() -> None:
     assert outcome(meter.account) == (TokenUsage(input=3, output=4), "partial", None, False, 1)
 
 
-def test_response_of_most_bytes_is_read() -> None:
-    """A body that decodes to exactly `most` bytes is read."""
-    for most, source in ((len(USAGE), "reported"), (len(USAGE) - 1, "missing")):
-        meter = gzip_meter(SSEMeter(), most=most)
+def test_response_of_max_bytes_is_read() -> None:
+    """A body that decodes to exactly `max_bytes` is read."""
+    for max_bytes, source in ((len(USAGE), "reported"), (len(USAGE) - 1, "missing")):
+        meter = gzip_meter(SSEMeter(), max_bytes=max_bytes)
 
         meter.feed(gzip.compress(USAGE))
         meter.finish(complete=True)
@@ -171,7 +171,7 @@ def test_response_of_most_bytes_is_read() -> None:
 def test_decompression_bomb_is_not_decoded_to_its_end() -> None:
     """The number of decoded bytes is bounded by the number of compressed bytes."""
     bomb = gzip.compress(b": ping\n\n" * 1_000_000)
-    meter = gzip_meter(SSEMeter(), most=64 * 1024 * 1024)
+    meter = gzip_meter(SSEMeter(), max_bytes=64 * 1024 * 1024)
 
     meter.feed(gzip.compress(USAGE) + bomb)
     meter.finish(complete=True)

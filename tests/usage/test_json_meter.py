@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage
 from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_BYTES
-from tokenpulse_mw.usage.json_meter import JsonMeter
+from tokenpulse_mw.usage.json_meter import JsonArraySplitter, JsonMeter
 
 from ..support.chunks import chunkings, chunks_of
 from ..support.memory import held_after
@@ -48,9 +48,9 @@ def test_usage_of_a_cut_array_is_partial(complete: bool) -> None:
     assert outcome(account) == (expected, "partial", "gemini-2.5-flash", False, int(complete))
 
 
-def test_array_above_longest_is_read() -> None:
-    """Only the elements of an array are bounded by `longest`."""
-    meter = JsonMeter(longest=200)
+def test_array_above_max_bytes_is_read() -> None:
+    """Only the elements of an array are bounded by `max_bytes`."""
+    meter = JsonMeter(max_bytes=200)
 
     for chunk in (b"[", FIRST, *[b",\r\n" + OUTPUT] * 50, b"," + LAST + b"]\n"):
         meter.feed(chunk)
@@ -60,9 +60,9 @@ def test_array_above_longest_is_read() -> None:
     assert (meter.account.source, meter.account.unreadable) == ("reported", 0)
 
 
-def test_element_above_longest_is_skipped() -> None:
-    """An element above `longest` is counted as unreadable, and the others are read."""
-    meter = JsonMeter(longest=200)
+def test_element_above_max_bytes_is_skipped() -> None:
+    """An element above `max_bytes` is counted as unreadable, and the others are read."""
+    meter = JsonMeter(max_bytes=200)
 
     meter.feed(b"[%s,%s,%s]" % (FIRST, element("x" * 200), LAST))
     meter.finish(complete=True)
@@ -72,11 +72,11 @@ def test_element_above_longest_is_skipped() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_usage_at_the_end_of_an_element_above_longest_counts(size: int) -> None:
+def test_usage_at_the_end_of_an_element_above_max_bytes_counts(size: int) -> None:
     """Gemini sends images, which are longer than any text."""
     image = element("x" * 2000, promptTokenCount=7, candidatesTokenCount=1290)
     body = b"[%s,%s,%s]" % (FIRST, image, element(""))
-    meter = JsonMeter(longest=300)
+    meter = JsonMeter(max_bytes=300)
 
     for chunk in chunks_of(body, size):
         meter.feed(chunk)
@@ -141,7 +141,7 @@ IMAGE = {
     ],
 )
 @pytest.mark.parametrize("indent", [None, 2])
-def test_usage_at_the_end_of_a_document_above_longest_counts(
+def test_usage_at_the_end_of_a_document_above_max_bytes_counts(
     payload: dict[str, Any], usage: TokenUsage, model: str, indent: int | None, size: int
 ) -> None:
     """Embeddings of many texts, and images, are counted without being held."""
@@ -160,7 +160,7 @@ USAGE_FIRST = {"prompt_tokens": 7, "total_tokens": 7}
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("size", [1000, 10_000_000])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_usage_at_the_start_of_a_document_above_longest_counts(
+def test_usage_at_the_start_of_a_document_above_max_bytes_counts(
     indent: int | None, size: int, complete: bool
 ) -> None:
     """llama.cpp sends usage before the embeddings, Mistral before the choices."""
@@ -188,7 +188,7 @@ def test_usage_at_the_start_of_a_document_above_longest_counts(
         {"a": "x" * 2000, "usage": USAGE_FIRST, "text": "x" * MAX_DOCUMENT_BYTES},
     ],
 )
-def test_nested_usage_of_a_document_above_longest_is_ignored(
+def test_nested_usage_of_a_document_above_max_bytes_is_ignored(
     payload: dict[str, Any],
 ) -> None:
     """Only top-level usage in the first KiB or at the end of the document counts."""
@@ -208,7 +208,7 @@ def test_json_lines_are_read(size: int) -> None:
     assert outcome(account) == (expected, "reported", "gemini-2.5-flash", False, 0)
 
 
-def test_cut_document_above_longest_has_no_usage() -> None:
+def test_cut_document_above_max_bytes_has_no_usage() -> None:
     """The end may be anywhere in the document, even inside of output that looks like usage."""
     data = json.dumps(
         {"text": "x" * MAX_DOCUMENT_BYTES, "a": [{"usage": {"prompt_tokens": 9}}]}
@@ -303,7 +303,7 @@ def test_leading_white_space_is_ignored(size: int) -> None:
 
 def test_white_space_without_end_is_not_held() -> None:
     """White space, which servers send to keep a connection open, is not held."""
-    meter = JsonMeter(longest=1000)
+    meter = JsonMeter(max_bytes=1000)
     held = held_after(100, lambda: meter.feed(b" " * 10_000))
     meter.feed(LAST)
     meter.finish(complete=True)
@@ -314,11 +314,112 @@ def test_white_space_without_end_is_not_held() -> None:
 
 @given(sizes=st.lists(st.integers(1, 120), max_size=12), data=st.data())
 def test_elements_are_counted_in_any_chunking(sizes: list[int], data: st.DataObject) -> None:
-    """`events` is the number of elements, including those above `longest`."""
+    """`events` is the number of elements, including those above `max_bytes`."""
     stream = json.dumps([{"text": "x" * size} for size in sizes]).encode()
-    meter = JsonMeter(longest=64)
+    meter = JsonMeter(max_bytes=64)
     for chunk in data.draw(chunkings(stream)):
         meter.feed(chunk)
     meter.finish(complete=True)
 
     assert meter.account.events == len(sizes)
+
+
+texts = st.text(st.sampled_from('ab{}[]",:\\\u00e9\U0001f642 '), max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def read(
+    chunks: Iterable[bytes], *, max_bytes: int = 10_000
+) -> tuple[list[bytes], JsonArraySplitter]:
+    """Return the objects of an array that was received in `chunks`, and the splitter."""
+    buffer = JsonArraySplitter(max_bytes=max_bytes)
+    elements: list[bytes] = []
+    for chunk in chunks:
+        elements += buffer.feed(chunk)
+    return elements, buffer
+
+
+@given(st.lists(values, max_size=5), st.booleans(), st.sampled_from([None, 2]), st.data())
+def test_any_chunking_gives_the_objects_of_an_array(
+    array: list[Any], ascii_only: bool, indent: int | None, data: st.DataObject
+) -> None:
+    """Exactly the objects of an array are returned, with any content and in any chunking."""
+    body = json.dumps(array, ensure_ascii=ascii_only, indent=indent).encode()
+
+    elements, buffer = read(data.draw(chunkings(body)))
+
+    objects = [json.loads(element) for element in elements]
+    assert objects == [value for value in array if isinstance(value, dict)]
+    assert (buffer.closed, buffer.overlong) == (True, 0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_object_is_returned_with_the_chunk_that_completes_it(size: int) -> None:
+    """An object is returned before the next one begins."""
+    body = b'[{"a": 1}, {"b": "]}"}'
+    buffer = JsonArraySplitter(max_bytes=100)
+    completed_at = {
+        element: min(start + size, len(body))
+        for start in range(0, len(body), size)
+        for element in buffer.feed(body[start : start + size])
+    }
+
+    ends = {b'{"a": 1}': 9, b'{"b": "]}"}': len(body)}
+    assert completed_at == {
+        element: min(-(-end // size) * size, len(body)) for element, end in ends.items()
+    }
+    assert buffer.closed is False
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_object_above_max_bytes_is_skipped(size: int) -> None:
+    """An object above `max_bytes` is counted once in any chunking, and the others are returned."""
+    body = b'[{"a": 1}, {"text": "%s"}, {"a": 2}]' % (b"x" * 50)
+
+    elements, buffer = read(chunks_of(body, size), max_bytes=20)
+
+    assert elements == [b'{"a": 1}', b'{"a": 2}']
+    assert (buffer.closed, buffer.overlong) == (True, 1)
+
+
+def test_object_of_max_bytes_is_returned() -> None:
+    """An object of exactly `max_bytes` bytes is returned."""
+    body = b'[{"text": "1234567"}]'
+
+    assert read([body], max_bytes=19)[0] == [body[1:-1]]
+    assert read([body], max_bytes=18)[0] == []
+
+
+def test_bytes_after_the_array_are_ignored() -> None:
+    """Brackets after the end of the array open nothing."""
+    elements, buffer = read([b'[{"a": 1}]', b' ] } {"b": 2} ', b'[{"c": 3}]'])
+
+    assert elements == [b'{"a": 1}']
+    assert buffer.closed is True
+
+
+def test_endless_object_is_held_in_bounded_memory() -> None:
+    """An object that never ends holds no memory at any depth."""
+    buffer = JsonArraySplitter(max_bytes=100)
+    buffer.feed(b"[")
+    held = held_after(20_000, lambda: (buffer.feed(b'{"a": "'), buffer.feed(b'\\"{"}')))
+
+    assert held < 20_000
+
+
+@given(st.lists(st.sampled_from([b"[", b"{", b"}", b"]", b'"', b"\\", b"a", b","])), st.data())
+def test_any_chunking_of_malformed_json_gives_the_same_elements(
+    parts: list[bytes], data: st.DataObject
+) -> None:
+    """Malformed JSON is split the same in any chunking and raises no error."""
+    body = b"[" + b"".join(parts)
+
+    elements, buffer = read(data.draw(chunkings(body)), max_bytes=10)
+
+    whole, expected = read([body], max_bytes=10)
+    assert elements == whole
+    assert (buffer.closed, buffer.overlong) == (expected.closed, expected.overlong)

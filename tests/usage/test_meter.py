@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage, meter_for
 from tokenpulse_mw.usage.bounds import MAX_DOCUMENT_BYTES
-from tokenpulse_mw.usage.eventstream_meter import EventStreamMeter
+from tokenpulse_mw.usage.eventstream import EventStreamMeter
 from tokenpulse_mw.usage.json_meter import JsonMeter
 from tokenpulse_mw.usage.meter import MaybeJsonMeter, SniffMeter
 from tokenpulse_mw.usage.sse_meter import SSEMeter
@@ -197,10 +197,10 @@ def test_stream_with_only_malformed_usage_has_no_usage() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10, 1000])
-def test_json_body_above_longest_is_unreadable(size: int) -> None:
-    """A body of more than `longest` bytes is unreadable in any chunking."""
+def test_json_body_above_max_bytes_is_unreadable(size: int) -> None:
+    """A body of more than `max_bytes` bytes is unreadable in any chunking."""
     data = b'{"a": {"usage": {"prompt_tokens": 3}, "text": "%s"}}' % (b"x" * 53)
-    meter = JsonMeter(longest=100)
+    meter = JsonMeter(max_bytes=100)
 
     for chunk in chunks_of(data, size):
         meter.feed(chunk)
@@ -210,18 +210,18 @@ def test_json_body_above_longest_is_unreadable(size: int) -> None:
     assert outcome(meter.account) == (None, "missing", None, False, 1)
 
 
-def test_json_body_above_longest_is_not_held() -> None:
+def test_json_body_above_max_bytes_is_not_held() -> None:
     """The body is discarded as soon as it is too long."""
-    meter = JsonMeter(longest=100_000)
+    meter = JsonMeter(max_bytes=100_000)
     held = held_after(20, lambda: meter.feed(bytes(20_000)))
 
     assert held < 20_000
 
 
-def test_json_body_of_longest_is_read() -> None:
-    """A body of exactly `longest` bytes is read."""
+def test_json_body_of_max_bytes_is_read() -> None:
+    """A body of exactly `max_bytes` bytes is read."""
     data = b'{"usage": {"prompt_tokens": 3}}'
-    meter = JsonMeter(longest=len(data))
+    meter = JsonMeter(max_bytes=len(data))
 
     meter.feed(data)
     meter.finish(complete=True)
@@ -229,9 +229,9 @@ def test_json_body_of_longest_is_read() -> None:
     assert outcome(meter.account) == (TokenUsage(input=3), "reported", None, False, 0)
 
 
-def test_event_above_longest_is_skipped() -> None:
-    """An event of more than `longest` bytes is unreadable; the other events count."""
-    meter = SSEMeter(longest=100)
+def test_event_above_max_bytes_is_skipped() -> None:
+    """An event of more than `max_bytes` bytes is unreadable; the other events count."""
+    meter = SSEMeter(max_bytes=100)
 
     for chunk in (OUTPUT, event({"choices": [{"delta": {"content": "x" * 100}}]}), USAGE):
         meter.feed(chunk)
@@ -241,7 +241,7 @@ def test_event_above_longest_is_skipped() -> None:
     assert outcome(meter.account) == expected
 
 
-def test_default_of_longest_is_one_mebibyte() -> None:
+def test_default_of_max_bytes_is_one_mebibyte() -> None:
     """A JSON document of more than 1 MiB is unreadable by default."""
     head = b'{"a": "%s", "usage": {"prompt_tokens": 3}, "text": "' % (b"x" * 2000)
     fits = head + b"x" * (MAX_DOCUMENT_BYTES - len(head) - 2) + b'"}'
@@ -358,9 +358,9 @@ def test_error_before_the_last_32_kib_does_not_fail() -> None:
     assert measure(SSE, [OUTPUT, ERROR, after, OUTPUT * 2]).failed is False
 
 
-def test_error_after_a_chunk_above_longest_fails() -> None:
-    """Complete events of a chunk that is longer than `longest` do not hide the next event."""
-    meter = SSEMeter(longest=200)
+def test_error_after_a_chunk_above_max_bytes_fails() -> None:
+    """Complete events of a chunk that is longer than `max_bytes` do not hide the next event."""
+    meter = SSEMeter(max_bytes=200)
 
     meter.feed(OUTPUT * 5)
     meter.feed(ERROR)
@@ -379,7 +379,7 @@ def test_malformed_event_before_the_cut_is_unreadable() -> None:
 
 def test_event_without_end_is_held_in_bounded_memory() -> None:
     """An endless event in chunks of one byte holds no memory for each chunk."""
-    meter = SSEMeter(longest=100)
+    meter = SSEMeter(max_bytes=100)
     held = held_after(50_000, lambda: meter.feed(b"x"))
 
     assert held < 50_000

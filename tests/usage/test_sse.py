@@ -17,9 +17,9 @@ BOM = b"\xef\xbb\xbf"
 LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
-def read(chunks: Iterable[bytes], *, longest: int = 10_000) -> tuple[list[Event], int]:
+def read(chunks: Iterable[bytes], *, max_bytes: int = 10_000) -> tuple[list[Event], int]:
     """Return the events of a stream received in `chunks`, and the number of too long events."""
-    buffer = EventBuffer(longest=longest)
+    buffer = EventBuffer(max_bytes=max_bytes)
     events = []
     for chunk in chunks:
         buffer.held += chunk
@@ -166,7 +166,7 @@ def test_byte_order_mark_is_ignored() -> None:
 
 def test_event_is_returned_after_its_blank_line() -> None:
     """No part of an event is returned before it is complete."""
-    buffer = EventBuffer(longest=100)
+    buffer = EventBuffer(max_bytes=100)
 
     buffer.held += b"data: 1\n"
     assert buffer.take_complete() == b""
@@ -198,35 +198,35 @@ def test_any_chunking_gives_the_events_of_the_specification(
     10,
 )
 @example((b"data: a\r\n\r\ndata: 1234\r\n\r\n", [b"data: a\r\n\r", b"\ndata: 1234\r\n\r\n"]), 10)
-def test_events_above_longest_are_skipped_and_counted(
-    case: tuple[bytes, list[bytes]], longest: int
+def test_events_above_max_bytes_are_skipped_and_counted(
+    case: tuple[bytes, list[bytes]], max_bytes: int
 ) -> None:
-    """In any chunking exactly the events of more than `longest` bytes are omitted."""
+    """In any chunking exactly the events of more than `max_bytes` bytes are omitted."""
     stream, chunks = case
 
-    events, overlong = read(chunks, longest=longest)
+    events, overlong = read(chunks, max_bytes=max_bytes)
 
     blocks = whole_events(stream)
-    short = [block for block in blocks if len(block) <= longest]
+    short = [block for block in blocks if len(block) <= max_bytes]
     assert dispatched(events) == dispatched(map(parse, short))
     assert overlong == len(blocks) - len(short)
 
 
 @given(chunked_streams, st.integers(0, 24))
-def test_held_bytes_are_bounded(case: tuple[bytes, list[bytes]], longest: int) -> None:
-    """Memory is bounded by `longest`, the last chunk and the line ends around one event."""
-    buffer = EventBuffer(longest=longest)
+def test_held_bytes_are_bounded(case: tuple[bytes, list[bytes]], max_bytes: int) -> None:
+    """Memory is bounded by `max_bytes`, the last chunk and the line ends around one event."""
+    buffer = EventBuffer(max_bytes=max_bytes)
 
     for chunk in case[1]:
         buffer.held += chunk
-        assert len(buffer.held) <= longest + 4 + len(chunk)
+        assert len(buffer.held) <= max_bytes + 4 + len(chunk)
         buffer.take_complete()
-        assert len(buffer.held) <= longest + 4
+        assert len(buffer.held) <= max_bytes + 4
 
 
 def test_endless_event_is_counted_once() -> None:
     """An event that never ends is counted once and not held."""
-    buffer = EventBuffer(longest=10)
+    buffer = EventBuffer(max_bytes=10)
 
     for _ in range(100):
         buffer.held += b"data: 12345\n"
@@ -240,27 +240,27 @@ def test_event_after_a_skipped_one_is_read() -> None:
     """Skipping ends with the event that was too long."""
     chunks = [b"data: 1\n\ndata: 1234567890\n", b"more\n", b"\ndata: 2\n\n"]
 
-    assert read(chunks, longest=10) == ([Event(b"", b"1"), Event(b"", b"2")], 1)
+    assert read(chunks, max_bytes=10) == ([Event(b"", b"1"), Event(b"", b"2")], 1)
 
 
 def test_overlong_event_in_a_single_chunk_is_skipped() -> None:
     """A large chunk has the same limit as many small ones."""
     stream = b"data: 1\n\ndata: 1234567890\n\ndata: 2\n\n"
 
-    assert read([stream], longest=10) == ([Event(b"", b"1"), Event(b"", b"2")], 1)
+    assert read([stream], max_bytes=10) == ([Event(b"", b"1"), Event(b"", b"2")], 1)
 
 
-def test_event_of_longest_is_returned() -> None:
-    """An event of exactly `longest` bytes is returned."""
-    assert read([b"data: 1234\n\n"], longest=10) == ([Event(b"", b"1234")], 0)
-    assert read([b"data: 12345\n\n"], longest=10) == ([], 1)
+def test_event_of_max_bytes_is_returned() -> None:
+    """An event of exactly `max_bytes` bytes is returned."""
+    assert read([b"data: 1234\n\n"], max_bytes=10) == ([Event(b"", b"1234")], 0)
+    assert read([b"data: 12345\n\n"], max_bytes=10) == ([], 1)
 
 
 @given(chunked_streams)
 def test_returned_bytes_can_be_joined(case: tuple[bytes, list[bytes]]) -> None:
     """Bytes returned by several calls can be joined without joining events."""
     stream, chunks = case
-    buffer = EventBuffer(longest=8)
+    buffer = EventBuffer(max_bytes=8)
     returned = b""
 
     for chunk in chunks:

@@ -24,9 +24,9 @@ IMAGE_RESPONSE = {"object": "response", "output": [{"result": "A" * 2000}], "usa
 COMPLETED = {"type": "response.completed", "response": {**IMAGE_RESPONSE, "metadata": {}}}
 
 
-def read(chunks: list[bytes], *, longest: int = 400, complete: bool = True) -> tuple[object, ...]:
+def read(chunks: list[bytes], *, max_bytes: int = 400, complete: bool = True) -> tuple[object, ...]:
     """Return the outcome of a stream whose longer events are not held."""
-    meter = SSEMeter(longest=longest)
+    meter = SSEMeter(max_bytes=max_bytes)
     for chunk in chunks:
         meter.feed(chunk)
     meter.finish(complete=complete)
@@ -53,7 +53,7 @@ def read(chunks: list[bytes], *, longest: int = 400, complete: bool = True) -> t
     ids=["completed", "incomplete", "chat", "code-assist"],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_usage_at_the_end_of_an_event_above_longest_counts(
+def test_usage_at_the_end_of_an_event_above_max_bytes_counts(
     payload: dict[str, Any], usage: TokenUsage, model: str | None, end: str, size: int
 ) -> None:
     """Events with images are longer than any text."""
@@ -64,7 +64,7 @@ def test_usage_at_the_end_of_an_event_above_longest_counts(
     assert read(chunks) == (usage, "reported", model, False, 0)
 
 
-def test_failed_event_above_longest_fails() -> None:
+def test_failed_event_above_max_bytes_fails() -> None:
     """`response.failed` repeats the whole request, and is recognized by its name."""
     stream = OUTPUT + event({**COMPLETED, "type": "response.failed"}, "response.failed")
 
@@ -81,14 +81,14 @@ def test_failed_event_above_longest_fails() -> None:
         {"text": "x" * 2000, "usage": None},
     ],
 )
-def test_nested_usage_of_an_event_above_longest_is_ignored(payload: dict[str, Any]) -> None:
+def test_nested_usage_of_an_event_above_max_bytes_is_ignored(payload: dict[str, Any]) -> None:
     """Usage that is not at the top level may be output of the model."""
     assert read([OUTPUT + event(payload)]) == (None, "missing", None, False, 1)
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
 @pytest.mark.parametrize("name", ["", "image_generation.completed"])
-def test_usage_at_the_start_of_an_event_above_longest_counts(name: str, size: int) -> None:
+def test_usage_at_the_start_of_an_event_above_max_bytes_counts(name: str, size: int) -> None:
     """OpenAI writes the usage of a generated image before the image."""
     image = {"type": "image_generation.completed", "usage": USAGE, "b64_json": "A" * 2000}
 
@@ -99,7 +99,7 @@ def test_usage_at_the_start_of_an_event_above_longest_counts(name: str, size: in
 
 
 @pytest.mark.parametrize("size", [1, 10_000])
-def test_cut_event_above_longest_has_no_usage(size: int) -> None:
+def test_cut_event_above_max_bytes_has_no_usage(size: int) -> None:
     """The end may be anywhere in the event, even inside of output that looks like usage."""
     inner = event({"a": "x" * 2000, "b": [{"usage": {"prompt_tokens": 9}}]})
     stream = inner[: inner.rindex(b"]")]
@@ -126,7 +126,7 @@ any_event = st.sampled_from(
 def test_any_chunking_of_long_events_gives_the_same_account(
     events: list[bytes], data: st.DataObject
 ) -> None:
-    """The account of events above `longest` does not depend on the chunks."""
+    """The account of events above `max_bytes` does not depend on the chunks."""
     stream = data.draw(prefixes(b"".join(events)))
     complete = data.draw(st.booleans())
     chunks = data.draw(chunkings(stream))
@@ -234,11 +234,11 @@ def test_search_for_first_output_ends_after_1024_events(size: int) -> None:
 def test_events_are_counted_in_any_chunking(
     sizes: list[int], end: str, complete: bool, data: st.DataObject
 ) -> None:
-    """`events` includes events above `longest` and excludes comments."""
+    """`events` includes events above `max_bytes` and excludes comments."""
     stream = b"".join(
         event({"text": "x" * size}, end=end) + b": ping" + end.encode() * 2 for size in sizes
     )
-    meter = SSEMeter(longest=64, account=UsageAccount(counts_events=True))
+    meter = SSEMeter(max_bytes=64, account=UsageAccount(counts_events=True))
     for chunk in data.draw(chunkings(stream)):
         meter.feed(chunk)
     meter.finish(complete=complete)

@@ -155,7 +155,7 @@ async def test_cross_site_request_is_rejected_before_authorize_is_called() -> No
     await guard.authorize(Request(http_scope(method="POST")))
     headers = [(b"sec-fetch-site", b"cross-site")]
 
-    with pytest.raises(ProblemError, match="Cross-site request refused"):
+    with pytest.raises(ProblemError, match="Cross-site request rejected"):
         await guard.authorize(Request(http_scope(method="POST", headers=headers)))
 
     assert len(calls) == 1
@@ -183,6 +183,6 @@ async def test_authorize_that_raises_is_logged_as_an_outage(
     assert await guard.authorize(Request(http_scope())) == ""
 
     assert caplog.messages == [
-        "authorize failed: requests are refused",
+        "authorize failed: requests are rejected",
         "authorize recovered (seconds=0 failures=3)",
     ]

@@ -33,15 +33,15 @@ class Controls:
         thresholds: Initial thresholds.
         evaluator: Uses the thresholds.
         store_writer: Writes open changes before an alert is acknowledged.
-        silences: The silences in force.
-        catch_up: Restores the stored state, unless that is done.
-        deciding: Lock that an evaluation holds; changes wait for it.
+        silences: The active silences.
+        catch_up: Restores the stored state, once.
+        deciding: Lock that is held during an evaluation and a change.
         wall: Returns seconds since the epoch.
 
     Attributes:
         catch_up: Restores the stored state. Until it succeeds, thresholds and silences set before
             a restart are unknown.
-        thresholds: The thresholds in force.
+        thresholds: The current thresholds.
         version: The newest version of the thresholds that was set, or None.
     """
 
@@ -98,7 +98,7 @@ class Controls:
             expected: The version that they replace, None for the first; by default any version.
 
         Raises:
-            Conflict: The store has another version, which is now in force here.
+            Conflict: The store has another version, which now applies here too.
         """
         await self.catch_up()
         current = None if self.version is None else self.version.version
@@ -111,7 +111,7 @@ class Controls:
                     await self._between_decisions(partial(self._adopt, newest))
                 raise
             version = await self._store_thresholds(thresholds, by, conflict.current)
-        await self._between_decisions(partial(self._put_in_force, version, thresholds))
+        await self._between_decisions(partial(self._apply, version, thresholds))
         return version
 
     async def acknowledge(self, alert_id: str, *, by: str, note: str = "") -> AlertRecord | None:
@@ -160,7 +160,7 @@ class Controls:
             raise ValueError(f"ends_at must be after the current time {now!r}, got {ends_at!r}")
         silence = Silence(uuid4().hex, tuple(matchers), start, ends_at, by, comment)
         self._silences.expire(now)
-        self._silences.check_room()
+        self._silences.check_capacity()
         await self._store.add_silence(silence)
         self._silences.add(silence)
         return silence
@@ -188,7 +188,7 @@ class Controls:
                 await in_steps(change())
 
     def _adopt(self, version: ThresholdsVersion) -> Steps[None]:
-        """Put a stored version of the thresholds in force, unless it already is."""
+        """Apply a stored version of the thresholds, unless it is the current one."""
         if self.version is not None and self.version.version == version.version:
             return
         known = {
@@ -203,7 +203,7 @@ class Controls:
                 error,
             )
         else:
-            yield from self._put_in_force(version, changed)
+            yield from self._apply(version, changed)
 
     async def _store_thresholds(
         self, thresholds: Thresholds, by: str, expected: int | None
@@ -211,7 +211,7 @@ class Controls:
         values = thresholds.as_dict()
         return await self._store.set_thresholds(values, expected=expected, by=by, at=self._wall())
 
-    def _put_in_force(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
+    def _apply(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
         yield from self._evaluator.set_thresholds(thresholds)
         self.thresholds, self.version = thresholds, version
 

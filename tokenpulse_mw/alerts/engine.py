@@ -177,7 +177,7 @@ class AlertEngine:
 
     @property
     def thresholds(self) -> Thresholds:
-        """The thresholds in force; `controls.set_thresholds` changes them."""
+        """The current thresholds; `controls.set_thresholds` changes them."""
         return self.controls.thresholds
 
     @property
@@ -220,7 +220,7 @@ class AlertEngine:
         """Return the outcome of an evaluation with `thresholds`, without changing anything.
 
         Other values of `error_window` and `count_client_errors` have no effect: the counts are
-        those of the thresholds in force. Failures are returned, and neither logged nor counted.
+        those of the current thresholds. Failures are returned, and neither logged nor counted.
         """
         errors: dict[str, Exception] = {}
         await self._evaluator.rules.preview_refresh(errors.__setitem__)

@@ -85,7 +85,7 @@ class Evaluator:
             for name, findings in result.items():
                 try:
                     staged.append((yield from self.tracker.advance(name, findings, now, at)))
-                except Exception as error:  # noqa: BLE001 - one rule must not silence the others
+                except Exception as error:  # noqa: BLE001 - a failing rule must not affect the others
                     self._report(f"rule {name}", error)
                 else:
                     self._recovered(f"rule {name}")
@@ -207,7 +207,7 @@ class RuleSet:
         for name, rule in self._rules.items():
             try:
                 findings_by_rule[name] = yield from _collect(rule(traffic, thresholds, now))
-            except Exception as error:  # noqa: BLE001 - one rule must not silence the others
+            except Exception as error:  # noqa: BLE001 - a failing rule must not affect the others
                 report(f"rule {name}", error)
         return findings_by_rule
 
@@ -226,8 +226,8 @@ class RuleSet:
         if not recent and not any(findings_by_rule.values()):
             return findings_by_rule, recent
         try:
-            longest = 1.1 * thresholds.error_window + self._interval
-            recent = yield from self._recent_outages(findings_by_rule, longest, now)
+            max_age = 1.1 * thresholds.error_window + self._interval
+            recent = yield from self._recent_outages(findings_by_rule, max_age, now)
             down = {upstream: fingerprint for upstream, (fingerprint, _) in recent.items()}
             result: Findings = {}
             for name, findings in findings_by_rule.items():
@@ -246,7 +246,7 @@ class RuleSet:
         self._outages = recent
 
     def _recent_outages(
-        self, findings_by_rule: Findings, longest: float, now: float
+        self, findings_by_rule: Findings, max_age: float, now: float
     ) -> Steps[Outages]:
         """Return the upstreams whose outages have left failures in the error windows.
 
@@ -260,7 +260,7 @@ class RuleSet:
                 if len(batch) == 10 * STEP:
                     yield
         return {
-            upstream: (alert, at) for upstream, (alert, at) in recent.items() if now - at <= longest
+            upstream: (alert, at) for upstream, (alert, at) in recent.items() if now - at <= max_age
         }
 
 

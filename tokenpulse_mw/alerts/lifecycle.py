@@ -105,7 +105,7 @@ class Alert:
 
     Attributes:
         finding: The last finding with a severity, which is the alert's.
-        state: "pending", "firing", or "recovering" (still firing, but not found any more).
+        state: "pending", "firing", or "recovering" (still firing, but no longer found).
         since: Start of this state, in seconds of the engine's clock.
         notified_at: Time of the last transition, in seconds of the engine's clock.
     """
@@ -133,7 +133,7 @@ def step(alert: Alert | None, finding: Finding | None, *, now: float, cooldown: 
     """
     bad = finding is not None and finding.severity is not None
     if alert is None or alert.state == "pending":
-        # A pending alert that is not found any more is dropped without a transition.
+        # A pending alert that is no longer found is dropped without a transition.
         return _approach(alert, finding, now) if finding is not None and bad else (None, None)
     if finding is None:
         return _recover(alert, now)

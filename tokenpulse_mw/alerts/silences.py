@@ -130,7 +130,7 @@ class _Table:
             del self.index[entry.required]
 
     def active(self, at: float) -> int:
-        """Return the mask of the silences in force at `at`; an evaluation has one `at`."""
+        """Return the mask of the silences that are active at `at`; an evaluation has one `at`."""
         if self.mask_at != at:
             self.mask_at, self.mask = at, 0
             for number, entry in self.entries.items():
@@ -189,7 +189,7 @@ class Silences:
             self._renumber()
         self._numbers[silence.id] = self._table.add(silence, matchers)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Check that another silence may be created.
 
         Raises:
@@ -197,8 +197,8 @@ class Silences:
         """
         if len(self._numbers) >= _MAX_SILENCES:
             raise ValueError(
-                f"there are {_MAX_SILENCES} silences, the maximum: remove one, or match more "
-                "alerts with each"
+                f"silences must be at most {_MAX_SILENCES}: remove one, or create silences "
+                "that match more alerts"
             )
 
     def remove(self, silence_id: str) -> None:

@@ -214,8 +214,8 @@ logger = logging.getLogger("tokenpulse_mw.alerts")
 class EngineIdentity:
     """The name of an engine in its store; detects a second engine that writes to the store.
 
-    An engine that wrote before our first write may have been stopped, as by a restart. An engine
-    that writes between two of our writes is running.
+    An engine that wrote before the first write may have been stopped, as by a restart. An engine
+    that writes between two writes is running.
 
     Args:
         store: The engine's store.
@@ -231,10 +231,10 @@ class EngineIdentity:
         return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
 
     def check_previous(self, engine: str, previous: str | None) -> None:
-        """Check the engine that wrote before us.
+        """Check the engine that wrote previously.
 
         Args:
-            engine: Our name; empty if no evaluation was written.
+            engine: Name of this engine; empty if no evaluation was written.
             previous: Name of the engine that wrote before, if any.
         """
         if not engine:
@@ -243,8 +243,8 @@ class EngineIdentity:
         if other and self._has_written and not self._has_logged:
             self._has_logged = True
             logger.error(
-                "another engine writes to the alert store, so each ends the other's alerts; give "
-                "each engine its own store (logged once): engine=%s store=%r",
+                "another engine writes to the alert store, so each resolves alerts of the other; "
+                "give each engine its own store (logged once): engine=%s store=%r",
                 previous,
                 self._store,
             )

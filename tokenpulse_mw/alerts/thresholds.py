@@ -20,7 +20,7 @@ class Range:
         whole: Only integers.
         least: Minimum; None: above 0.
         most: Maximum.
-        optional: None is valid and switches the rule off.
+        optional: None is valid and disables the rule.
     """
 
     whole: bool = False
@@ -41,9 +41,9 @@ class Range:
         return above and value <= self.most
 
     def __str__(self) -> str:
-        number = "a whole number" if self.whole else "a number"
+        number = "an integer" if self.whole else "a number"
         start = "above 0" if self.least is None else f"of at least {self.least:.10g}"
-        off = ", or None to switch it off" if self.optional else ""
+        off = ", or None to disable it" if self.optional else ""
         return f"{number} {start} and at most {self.most:.10g}{off}"
 
 
@@ -94,9 +94,9 @@ class Flag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """Thresholds of all rules. None switches a rule off; 0 is invalid.
+    """Thresholds of all rules. None disables a rule; 0 is invalid.
 
-    The first five depend on the size of the gateway, so they are off by default. A tenant is
+    The first five depend on the size of the gateway, so they are None by default. A tenant is
     called `master`, as in the seed.
 
     Attributes:

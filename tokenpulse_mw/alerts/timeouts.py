@@ -40,7 +40,7 @@ async def call_with_timeout(seconds: float, call: Callable[[], Any]) -> Any:
     except anyio.get_cancelled_exc_class():
         if _is_cancelled():
             raise
-        raise CancelledByCalleeError("the call was cancelled, but not by its caller") from None
+        raise CancelledByCalleeError("the called function raised a cancellation") from None
 
 
 def _is_cancelled() -> bool:

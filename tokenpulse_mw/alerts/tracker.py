@@ -51,7 +51,7 @@ class AlertChanges:
 
 @dataclass(slots=True)
 class Staged:
-    """Outcome of one evaluation of one rule; `AlertTracker.commit` puts it in force.
+    """Outcome of one evaluation of one rule; `AlertTracker.commit` applies it.
 
     Attributes:
         rule: Name of the rule.
@@ -120,13 +120,15 @@ class AlertTracker:
     ) -> Finding | None:
         """Restore a stored alert and return its finding.
 
-        Return None if it is not restored: the record is invalid, its rule does not exist any more,
+        Return None if it is not restored: the record is invalid, its rule no longer exists,
         or the alert fired again while the store failed. Its end is then added to `changes`.
         """
         try:
             episode = episode_of(record, now=now, at=at)
         except (KeyError, TypeError, ValueError) as error:
-            logger.error("stored alert is invalid, ending it: alert=%s error=%r", record.id, error)
+            logger.error(
+                "stored alert is invalid, resolving it: alert=%s error=%r", record.id, error
+            )
             changes.alerts.append(
                 replace(record, state="resolved", resolved_at=at, resolve_reason="unreadable")
             )
@@ -139,7 +141,7 @@ class AlertTracker:
         if not episode.fires:
             changes.forgotten.append(episode.id)
             return None
-        reason = "fired again" if episodes is not None else "its rule is gone"
+        reason = "fired again" if episodes is not None else "rule removed"
         changes.alerts.append(record_of(episode, now=now, at=at, resolve_reason=reason))
         if episodes is None:
             changes.transitions.append(episode.transition("resolved", at))
@@ -194,7 +196,7 @@ class AlertTracker:
         return staged
 
     def commit(self, staged: Staged) -> None:
-        """Put the outcome of an evaluation in force."""
+        """Apply the outcome of an evaluation."""
         self._episodes[staged.rule] = staged.episodes
         if staged.counts:
             counts = Counter(self._counts)
@@ -257,7 +259,7 @@ class AlertTracker:
         if alert is None and not episode.fires:
             changes.forgotten.append(episode.id)
         elif episode != before or alert is None:
-            reason = "not found any more" if alert is None else None
+            reason = "no longer found" if alert is None else None
             changes.alerts.append(record_of(episode, now=now, at=at, resolve_reason=reason))
         return None if alert is None else episode
 

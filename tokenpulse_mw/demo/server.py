@@ -38,7 +38,7 @@ class LocalServer:
         try:
             self._socket = socket.create_server(("127.0.0.1", port))
         except OSError as error:
-            raise PortError(f"port {port} cannot be served: {error}") from None
+            raise PortError(f"cannot listen on port {port}: {error}") from None
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             app, log_config=None, access_log=False, proxy_headers=False, ws="none", lifespan="on"

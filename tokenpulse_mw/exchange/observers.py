@@ -71,8 +71,8 @@ class ErrorReporter:
 
     Args:
         logger: Receives the log lines.
-        continuing: Plural noun of what continues without the failed component, for the log.
-        self_explanatory: Error types whose message suffices; tracebacks are logged as DEBUG.
+        continuing: Plural noun that names what continues after a failure, such as "requests".
+        self_explanatory: Error types whose message is enough; tracebacks are logged as DEBUG.
         clock: Monotonic seconds.
     """
 

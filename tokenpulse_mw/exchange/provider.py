@@ -74,7 +74,7 @@ class Providers:
         self._hosts = {name for name in self.names if name not in VENDOR_OF and not given.get(name)}
         self._owners = lru_cache(maxsize=1024)(self._owners_of_model)
         self._labels = lru_cache(maxsize=4096)(self._label_of_path)
-        # The label of the first characters of a path, if nothing but the path decides; else None.
+        # The label of the start of a path, if only the path determines the provider; else None.
         self.label_of_path = self._labels if resolver is None and not request_header else None
 
     def resolve(self, scope: Scope, declared: str | None, model: str | None) -> str:

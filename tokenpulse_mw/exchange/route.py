@@ -68,7 +68,9 @@ class RouteTemplates:
             if self._is_full:
                 return None
             self._is_full = True
-            raise RuntimeError(f"more than {_MAX_ROUTERS} routers: further ones are __unmatched__")
+            raise RuntimeError(
+                f"more than {_MAX_ROUTERS} routers: routes of others are __unmatched__"
+            )
         index = self._indexes[id(router)] = RouteIndex(router)
         if self._main_router is None:
             self._main_router, self._by_endpoint = router, index.by_endpoint
@@ -77,7 +79,7 @@ class RouteTemplates:
         return index
 
     def _path(self, scope: Scope) -> str:
-        """Return the path as the outermost router sees it."""
+        """Return the path that the outermost router matches."""
         # A mount has extended root_path, and stored the original as app_root_path.
         root: str = scope.get("app_root_path", scope.get("root_path", ""))
         if not root:  # FastAPI sets its root_path only if the request reaches it
@@ -138,7 +140,7 @@ class RouteIndex:
         self.by_endpoint: dict[int, str] = {}
         self.problems: list[Exception] = []
         # Keeps the endpoints alive, so that their ids stay unique. If an endpoint has several
-        # routes, or is an application with routes, the path decides.
+        # routes, or is an application with routes, the path is matched.
         self._endpoints: dict[int, RouteNode] = {}
         self._unknown: dict[int, Any] = {}
         self._matches: LRUCache[tuple[str, str, str | None, str], str] = LRUCache(

@@ -36,7 +36,7 @@ class RouteNode(NamedTuple):
         pattern: Pattern of the path below the mount, or of the host.
         literal: Prefix of every path that matches.
         max_chars: Length of the longest path that is matched.
-        children: Routes of a mount or host, as far as they can be read; None for a route.
+        children: Routes of a mount or host, those that can be read; None for a route.
         is_host: True if it is matched by the host and not by the path.
     """
 
@@ -57,7 +57,7 @@ class RouteNode(NamedTuple):
 
 
 class RouteQuery(NamedTuple):
-    """The parts of a request that decide a route, except the path; `host` None matches any."""
+    """The parts of a request that select a route, except the path; `host` None matches any."""
 
     scope_type: str
     method: str
@@ -167,7 +167,7 @@ def _leaf(route: Any, path: str, above: str) -> RouteNode:
 
 
 def _path_fields(path: str, end: str) -> dict[str, Any]:
-    """Return the fields of a node that decide which paths match the template `path`."""
+    """Return the fields of a node that determine which paths match the template `path`."""
     regex, template, convertors = compile_path(path)
     pattern = re.compile(regex.pattern.removesuffix("$") + end)
     crossing = sum(not isinstance(kind, _WITHIN_SEGMENT) for kind in convertors.values())

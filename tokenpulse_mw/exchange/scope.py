@@ -1,4 +1,4 @@
-"""Facts about an ASGI scope: the path of the application, and what its server supports."""
+"""Properties of an ASGI scope: path in the application, and features of the server."""
 
 from __future__ import annotations
 

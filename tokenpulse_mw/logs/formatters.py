@@ -48,7 +48,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formatter of one JSON object a line, as Loki and the ELK stack read it.
+    """Formatter of one JSON object per line, in a form for Loki and the ELK stack.
 
     The fields of `extra={...}` are part of the object. An extra named like a field of the line
     (`time`, `level`, `module`, `message`, `error`) is written with `_` after its name, even if the
@@ -67,7 +67,7 @@ def _json(value: object) -> msgspec.Raw:
     """Return `value` in JSON; as a string if JSON cannot represent it."""
     try:
         return msgspec.Raw(msgspec.json.encode(value))
-    except Exception:  # noqa: BLE001 - an invalid extra must not lose the line
+    except Exception:  # noqa: BLE001 - a line with an invalid extra is still logged
         return msgspec.Raw(msgspec.json.encode(_text(value)))
 
 
@@ -95,7 +95,7 @@ def _text(value: object) -> str:
     """Return `str(value)`, valid in UTF-8: a lone surrogate, as in a path, is escaped."""
     try:
         text = str(value)
-    except Exception as error:  # noqa: BLE001 - a broken __str__ must not lose the line
+    except Exception as error:  # noqa: BLE001 - the line is still logged
         text = f"<{type(value).__name__}: str() raised {type(error).__name__}>"
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -107,7 +107,7 @@ def _time(record: logging.LogRecord) -> str:
     """
     try:
         time = datetime.fromtimestamp(record.created, UTC)
-    except Exception:  # noqa: BLE001 - an invalid time must not lose the line
+    except Exception:  # noqa: BLE001 - the line is still logged
         time = datetime.now(UTC)
     return f"{time.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
@@ -124,5 +124,5 @@ def _error(formatter: logging.Formatter, record: logging.LogRecord) -> str:
         if record.exc_info:
             return formatter.formatException(record.exc_info)
         return formatter.formatStack(record.stack_info or "")
-    except Exception as error:  # noqa: BLE001 - an invalid exc_info must not lose the line
+    except Exception as error:  # noqa: BLE001 - the line is still logged
         return f"<the traceback raised {type(error).__name__}>"

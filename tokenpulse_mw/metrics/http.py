@@ -39,7 +39,7 @@ class HttpMetrics:
         buckets: Ascending upper bounds of the duration histograms in seconds; 5 ms to 600 s if
             None. The time per output token has separate buckets.
         max_series: Maximum number of series per family. Further label sets are counted in one
-            `__overflow__` series. The first instance on a registry decides.
+            `__overflow__` series. The first instance on a registry sets it.
 
     Raises:
         ValueError: An argument is invalid, or the registry already has other buckets or another

@@ -114,7 +114,7 @@ class Rows:
         return self.family, dict(self._rows)
 
     def reopen(self) -> None:
-        """Replace every row by a new one; rows returned before must not be used any more."""
+        """Replace every row by a new one; rows returned before must no longer be used."""
         for labels in list(self._rows):
             self._rows[labels] = self._new_row(self.family, labels)
 

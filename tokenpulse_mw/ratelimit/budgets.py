@@ -20,7 +20,7 @@ def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]]
     """Return a function that lists (key, used, limit) of keys that used half of their tokens.
 
     Only policies that limit tokens (`Policy(tokens=)`) in this process are included: shared
-    counters are known to their storage alone. Without such a policy the result is None. Secret
+    counters are only in their storage. Without such a policy the result is None. Secret
     keys are shown as their hash.
     """
     limiters = [

@@ -46,7 +46,7 @@ class RateLimitMiddleware:
             for no headers.
         exempt: Paths that GET and HEAD requests may read without a limit; a path may end with
             `*`. Other methods and WebSockets are limited. Exempt only paths with cheap handlers:
-            the middleware cannot know which handler serves a path.
+            the middleware cannot determine which handler serves a path.
         respond: Function of the decision that returns the response to a request over the limit.
         enforce: False counts and reports without rejecting (shadow mode).
         on_decision: Called with the scope and the decision of each policy on every request.
@@ -55,7 +55,7 @@ class RateLimitMiddleware:
         policies: Policies in the order of evaluation.
 
     Raises:
-        ValueError: An argument is malformed, or two exclude each other.
+        ValueError: An argument is malformed, or two are mutually exclusive.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RateLimitMiddleware:
         self._is_exempt = exempt_paths(exempt)
         self._dialect = dialect(headers, self.policies)
         self._misuse = MisuseDetector(app, (policy.limiter for policy in self.policies))
-        # Only an exchange knows the tokens and the end of a response.
+        # Only an exchange has the tokens and the end of a response.
         needs_exchange = any(policy.unit != "requests" for policy in self.policies)
         self._exchange = ExchangeMiddleware(self) if needs_exchange else None
 
@@ -152,7 +152,7 @@ class RateLimitMiddleware:
             return
         try:
             await self.app(scope, receive, send)
-        except GeneratorExit:  # destroyed after the event loop: nothing can be awaited any more
+        except GeneratorExit:  # destroyed after the event loop: nothing can be awaited
             reservations.finished(None)
             raise
         except BaseException:

@@ -35,10 +35,10 @@ class MisuseDetector:
 
     A limiter that counts a request twice silently halves the limit. This happens if a middleware
     is added to an application and again to a mounted one, or if `wrap` follows `install`. Metrics
-    inside a limit do not see rejected requests.
+    inside a limit do not receive rejected requests.
 
     Args:
-        app: What the middleware wraps.
+        app: The application that the middleware wraps.
         limiters: Limiters of the middleware.
 
     Attributes:

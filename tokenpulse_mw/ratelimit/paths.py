@@ -56,7 +56,7 @@ def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
     to one of `paths`: doubled or trailing slashes, dots, percent-encoding, an encoded query.
 
     Args:
-        paths: Paths as the application sees them; `*` at the end of a path stands for the path
+        paths: Paths as the application receives them; `*` at the end of a path stands for the path
             and everything below it.
         methods: HTTP methods; any when None. GET includes HEAD and WebSocket handshakes.
 
@@ -85,7 +85,7 @@ def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
 
 
 def _cached_condition(matches: Callable[[str], bool]) -> Condition:
-    """Return a condition for requests whose path, as the application sees it, `matches`."""
+    """Return a condition for requests whose path, as the application receives it, `matches`."""
     results: dict[str, bool] = {}
 
     def condition(scope: Scope) -> bool:

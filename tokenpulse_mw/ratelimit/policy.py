@@ -41,7 +41,7 @@ class Policy:
         unit: Unit of the limit: "requests", "tokens" or "concurrent-requests".
 
     Raises:
-        ValueError: An argument is malformed, or two exclude each other.
+        ValueError: An argument is malformed, or two are mutually exclusive.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class PolicySet:
 
     Args:
         policies: Policies with unique names and limiters.
-        enforce: False counts and reports without rejecting, also for policies with `enforce`.
+        enforce: False counts and reports without rejecting, even for policies with `enforce`.
         on_decision: Function that is called with the scope and each decision.
         default_key: Key of policies without one; the client's address when None.
 

@@ -25,7 +25,7 @@ class Gauges:
         health: Health of the providers.
 
     Attributes:
-        running: Held while the background tasks run.
+        running: Locked while the background tasks run.
     """
 
     def __init__(
@@ -40,7 +40,9 @@ class Gauges:
     def show_in(self, metrics: HttpMetrics) -> None:
         """Add the callbacks to `metrics`."""
         metrics.add_callback("tokenpulse_alerts", self._engine.counts)
-        metrics.add_callback("tokenpulse_alert_last_evaluation_timestamp_seconds", self._last_round)
+        metrics.add_callback(
+            "tokenpulse_alert_last_evaluation_timestamp_seconds", self._last_evaluation
+        )
         metrics.add_callback(
             "tokenpulse_alert_notification_queue_length", self._engine.queue_length
         )
@@ -49,7 +51,7 @@ class Gauges:
         metrics.add_callback("tokenpulse_rate_limit_keys", self._keys)
         metrics.add_callback("tokenpulse_rate_limit_evictions_total", self._evictions)
 
-    def _last_round(self) -> Mapping[tuple[()], float]:
+    def _last_evaluation(self) -> Mapping[tuple[()], float]:
         if not self.running.locked() and not self._warned:
             self._warned = True
             logger.warning(

@@ -57,7 +57,7 @@ def refusals_logged(
         yield
         return
     logger.info(
-        "middleware outside of TokenPulse: names=%s; requests that it refuses are neither limited "
+        "middleware outside of TokenPulse: names=%s; requests that it rejects are neither limited "
         "nor measured",
         ",".join(names),
     )
@@ -97,9 +97,9 @@ class _RefusalDetector:
         if not self._warned and scope["method"] in ("GET", "HEAD"):
             self._warned = True
             logger.warning(
-                "refused outside of TokenPulse (logged once): path=%s status=%d middleware=%s; "
+                "rejected outside of TokenPulse (logged once): path=%s status=%d middleware=%s; "
                 "add the middleware before install(), so that probes and scrapes pass it, and the "
-                "requests that it refuses are limited and measured",
+                "requests that it rejects are limited and measured",
                 app_path(scope),
                 status,
                 ",".join(self._names),

@@ -156,7 +156,7 @@ class TokenPulse:
 
         The endpoints precede the application's own routes, so that a catch-all does not swallow
         them. A path that the application serves itself stays with it and is limited, except below
-        `/admin/alerts` if a token is set. Unlimited requests to the endpoints are answered
+        `/admin/alerts` if a token is set. Unlimited requests to the endpoints are served
         before any middleware that was added earlier, such as one that authenticates. A
         `CORSMiddleware` that was added earlier is moved outside, so that browsers can read a 429.
         The application's lifespan runs inside ours.
@@ -340,13 +340,13 @@ def _limit_layers(policies: Sequence[Policy], options: Mapping[str, Any]) -> lis
 
 
 def _not_taken(ours: Sequence[OwnEndpoint], theirs: Sequence[BaseRoute]) -> list[OwnEndpoint]:
-    """Return our endpoints whose path the application does not serve itself."""
+    """Return the endpoints of `ours` whose path the application does not serve itself."""
     kept: list[OwnEndpoint] = []
     for endpoint in ours:
         path = endpoint.route.path.removesuffix("/")
         if not has_route(theirs, path) and not has_route(theirs, endpoint.route.path):
             kept.append(endpoint)
         elif path == endpoint.route.path:
-            limited = "" if path in PROBE_PATHS else ", and limited unless `exempt` names it"
-            logger.warning("the application serves %s itself; its own is kept%s", path, limited)
+            limited = "" if path in PROBE_PATHS else " (limited unless `exempt` names it)"
+            logger.warning("endpoint of the application is kept: path=%s%s", path, limited)
     return kept

@@ -1,4 +1,4 @@
-"""Middleware that serves probes, scrapes and operators ahead of the rate limit."""
+"""Middleware that serves probes, scrapes and operators before the rate limit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class OwnEndpoint:
     Attributes:
         route: The route.
         authorize: Checks the `Authorization` header; None if the route does not read it.
-        is_public: Whether the route also answers requests without an `Authorization` header.
+        is_public: True if the route also serves requests without an `Authorization` header.
     """
 
     route: Route
@@ -69,7 +69,7 @@ class OwnEndpoint:
 
 
 class UnlimitedEndpoints:
-    """Middleware that serves the unlimited requests to our endpoints, and passes on all others.
+    """Middleware that serves the unlimited requests to its endpoints, and passes on all others.
 
     Unlimited requests are served here instead of being excluded from the limit, so that no
     unlimited request reaches the application. The only exceptions are GET and HEAD requests to

@@ -1,4 +1,4 @@
-"""Middlewares around an application without routes: our endpoints, and our lifespan."""
+"""Middlewares that add endpoints and a lifespan to an application without routes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..lifespan import run_lifespan
 
 
 class RoutesBefore:
-    """Middleware that serves our endpoints and passes every other path to the application."""
+    """Middleware that serves the endpoints and passes every other path to the application."""
 
     def __init__(self, app: ASGIApp, *, routes: list[Route]) -> None:
         self.app = app
@@ -23,7 +23,7 @@ class RoutesBefore:
         self._prefixes = tuple(prefixes)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass the request to our routes or to the application."""
+        """Pass the request to the endpoints or to the application."""
         if scope["type"] == "http":
             path: str = app_path(scope) if scope.get("root_path") else scope["path"]
             if path in self._paths or path.startswith(self._prefixes):
@@ -32,7 +32,7 @@ class RoutesBefore:
 
 
 class WithLifespan:
-    """Middleware that runs our lifespan around that of the application."""
+    """Middleware that runs a lifespan around that of the application."""
 
     def __init__(
         self, app: ASGIApp, *, lifespan: Callable[[], AbstractAsyncContextManager[None]]

@@ -108,7 +108,7 @@ class UsageAccount(Account, eq=False):
     Attributes:
         unreadable: Documents that were malformed, implausible or too long. Those before a complete
             report are not counted, because it replaces their contents.
-        complete_scan: Every document of the response was read, whatever its contents.
+        complete_scan: Every document of the response was read.
         events: Events, frames or array elements of a stream that were decoded; 0 for one document.
         counts_events: Also count server-sent events, which takes a tenth of the time of a stream.
         budget: Limits the work of reading the documents; beyond it no document is read.

@@ -25,7 +25,7 @@ class CompressedMeter:
     Args:
         meter: Reads the decoded response.
         decoders: Decoders, in the order of use.
-        most: Maximum number of decoded bytes, including those between two codings.
+        max_bytes: Maximum number of decoded bytes, including those between two codings.
     """
 
     __slots__ = (
@@ -41,14 +41,14 @@ class CompressedMeter:
     )
 
     def __init__(
-        self, meter: UsageMeter, decoders: Sequence[Decoder], *, most: int = MAX_DECODED_BYTES
+        self, meter: UsageMeter, decoders: Sequence[Decoder], *, max_bytes: int = MAX_DECODED_BYTES
     ) -> None:
         self.account: UsageAccount = meter.account
         self.awaits_output = meter.awaits_output
         self._meter = meter
         self._decoders = decoders
-        self._left = min(most, MAX_DECODED_AT_FIRST_BYTES)  # bytes that may be decoded now
-        self._reserve = most - self._left  # bytes that further input may add to them
+        self._left = min(max_bytes, MAX_DECODED_AT_FIRST_BYTES)  # bytes that may be decoded now
+        self._reserve = max_bytes - self._left  # bytes that further input may add to them
         self._begun = False
         self._corrupt = False
         self._budget = meter.account.budget

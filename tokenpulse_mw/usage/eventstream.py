@@ -1,4 +1,4 @@
-"""Parser of AWS eventstream frames; bounded, and independent of the chunking.
+"""Parser and meter of AWS eventstream responses; bounded, and independent of the chunking.
 
 The format is https://smithy.io/2.0/aws/amazon-eventstream.html: a prelude (lengths of the frame and
 of its headers, checksum of both), headers, payload, and a checksum of all previous bytes.
@@ -10,7 +10,13 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
-from .bounds import MAX_FRAME_HEADERS
+import msgspec
+
+from .account import UsageAccount
+from .bounds import FRAME_WORK_NS, MAX_DOCUMENT_BYTES, MAX_FRAME_HEADERS
+from .budget import slices
+from .document import UNREADABLE
+from .formats.markers import COUNT, may_have_error
 
 _PRELUDE = struct.Struct(">III")
 _CHECKSUM = struct.Struct(">I")
@@ -32,17 +38,17 @@ class FrameBuffer:
     """Buffers a stream until its frames are complete.
 
     Args:
-        longest: Maximum bytes of a frame; a longer one is skipped.
+        max_bytes: Maximum bytes of a frame; a longer one is skipped.
 
     Attributes:
         unreadable: Frames that were too long, or did not match their checksum.
         broken: A prelude was invalid; nothing more is read, as the next frame cannot be found.
     """
 
-    __slots__ = ("_held", "_needed", "_to_skip", "broken", "longest", "unreadable")
+    __slots__ = ("_held", "_needed", "_to_skip", "broken", "max_bytes", "unreadable")
 
-    def __init__(self, *, longest: int) -> None:
-        self.longest = longest
+    def __init__(self, *, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.unreadable = 0
         self.broken = False
         self._held = bytearray()
@@ -71,7 +77,7 @@ class FrameBuffer:
     def _frames(self) -> list[Frame]:
         held, frames, start = self._held, [], 0
         while len(held) - start >= _PRELUDE.size and (total := self._length(start)):
-            if total > self.longest:
+            if total > self.max_bytes:
                 self.unreadable += 1
                 self._to_skip = max(start + total - len(held), 0)
             elif start + total > len(held):
@@ -137,3 +143,70 @@ def _headers(data: bytes) -> list[tuple[bytes, bytes]]:
     if offset > len(data):
         raise IndexError(offset)
     return headers
+
+
+class _Chunk(msgspec.Struct):
+    """An event of InvokeModel, which wraps an event of the model's vendor in base64."""
+
+    event: bytes = msgspec.field(default=b"", name="bytes")
+
+
+_chunks = msgspec.json.Decoder(_Chunk)
+
+
+class EventStreamMeter:
+    """Reads a response that is a stream of eventstream frames.
+
+    Converse names its events in a header of the frame; InvokeModel wraps those of the vendor.
+    """
+
+    __slots__ = ("_frames", "account", "awaits_output")
+
+    def __init__(self, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> None:
+        self.account = UsageAccount()
+        self.awaits_output = True
+        self._frames = FrameBuffer(max_bytes=max_bytes)
+
+    def feed(self, chunk: bytes) -> None:
+        """Examine the frames that `chunk` completes."""
+        budget = self.account.budget
+        budget.start(len(chunk))
+        for piece in slices(bytes(chunk)):
+            if budget.exhausted:
+                self._frames.stop()
+                return
+            unreadable = self._frames.unreadable
+            frames = self._frames.feed(piece)
+            budget.spend(2 * FRAME_WORK_NS * (self._frames.unreadable - unreadable))
+            for frame in frames:
+                if budget.spend(FRAME_WORK_NS):
+                    self._take(frame)
+
+    def finish(self, *, complete: bool) -> None:
+        """Count unreadable frames; a body that ends inside a frame is not complete."""
+        account, frames = self.account, self._frames
+        stopped = account.budget.exhausted
+        account.complete = complete and not (frames.inside or frames.broken or stopped)
+        account.unreadable += frames.unreadable + (stopped or (complete and frames.inside))
+
+    def _take(self, frame: Frame) -> None:
+        account, kind = self.account, frame.headers.get(b":event-type")
+        if frame.headers.get(b":message-type", b"event") != b"event":  # "exception" or "error"
+            account.failed = True
+            return
+        account.events += 1
+        data = self._unwrap(frame.payload) if kind == b"chunk" else frame.payload
+        if self.awaits_output:
+            self.awaits_output = not account.check_first_token(data)
+        if COUNT.search(data) is not None:
+            account.add_usage_events([data])
+        if may_have_error(data):
+            account.check_error(data)
+
+    def _unwrap(self, payload: bytes) -> bytes:
+        """Return the event of the model's vendor, or b"" if it cannot be read."""
+        try:
+            return _chunks.decode(payload).event
+        except UNREADABLE:
+            self.account.unreadable += 1
+            return b""

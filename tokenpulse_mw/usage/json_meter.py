@@ -1,13 +1,14 @@
-"""Meter of JSON responses: one document, or a streamed array of them."""
+"""Meter of JSON responses: one document, or a streamed array, which is split as it arrives."""
 
 from __future__ import annotations
+
+import re
 
 from .account import UsageAccount, UsageMeter
 from .bounds import ARRAY_BYTE_WORK_NS, BRACKET_WORK_NS, MAX_DOCUMENT_BYTES, QUOTE_WORK_NS
 from .budget import slices
 from .formats import is_error_response
 from .formats.markers import COUNT
-from .json_array import JsonArraySplitter
 from .oversized import HEAD_BYTES, PREFIX_BYTES, TAIL_BYTES, usage_from_head, usage_from_tail
 
 BEFORE = b"\xef\xbb\xbf \t\r\n"  # byte order mark and white space before a document
@@ -21,15 +22,15 @@ class JsonMeter:
     not requested: its elements are read as they arrive.
     """
 
-    __slots__ = ("_body", "_head", "_longest", "_reader", "_tail", "account", "awaits_output")
+    __slots__ = ("_body", "_head", "_max_bytes", "_reader", "_tail", "account", "awaits_output")
 
     def __init__(
-        self, *, longest: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
+        self, *, max_bytes: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
     ) -> None:
         self.account = UsageAccount() if account is None else account
         self.awaits_output = True
-        self._longest = longest
-        self._tail = min(TAIL_BYTES, longest)
+        self._max_bytes = max_bytes
+        self._tail = min(TAIL_BYTES, max_bytes)
         self._body: bytes | bytearray = b""  # a bytearray from the second chunk on
         self._head = b""  # the start of a document that is too long
         self._reader: UsageMeter | None = None  # of a body that is not a document
@@ -50,7 +51,7 @@ class JsonMeter:
 
     def _reader_of(self, start: bytes) -> UsageMeter | None:
         """Return the meter of a body that does not start like a document, or None."""
-        return _ArrayReader(self.account, self._longest) if start.startswith(b"[") else None
+        return _ArrayReader(self.account, self._max_bytes) if start.startswith(b"[") else None
 
     def _hold(self, chunk: bytes) -> None:
         if not self._body:
@@ -59,8 +60,8 @@ class JsonMeter:
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += chunk
-        if len(self._body) > (2 * self._tail if self._head else self._longest):
-            self._head = self._head or bytes(self._body[: min(HEAD_BYTES, self._longest)])
+        if len(self._body) > (2 * self._tail if self._head else self._max_bytes):
+            self._head = self._head or bytes(self._body[: min(HEAD_BYTES, self._max_bytes)])
             self._body = self._body[-self._tail :]
 
     def finish(self, *, complete: bool) -> None:
@@ -98,10 +99,10 @@ class _ArrayReader:
 
     __slots__ = ("_buffer", "_last", "account", "awaits_output")
 
-    def __init__(self, account: UsageAccount, longest: int) -> None:
+    def __init__(self, account: UsageAccount, max_bytes: int) -> None:
         self.awaits_output = True
         self.account = account
-        self._buffer = JsonArraySplitter(longest=longest)
+        self._buffer = JsonArraySplitter(max_bytes=max_bytes)
         self._last = b""
 
     def feed(self, chunk: bytes) -> None:
@@ -144,3 +145,99 @@ class _ArrayReader:
 def _count(data: bytes, marks: bytes) -> int:
     """Return how many bytes of `data` are among `marks`."""
     return len(data) - len(data.translate(None, marks))
+
+
+# One step through JSON: to the next bracket outside strings, to the quote of a string that
+# continues in the next chunk, or to the end. It matches at every position, so that no byte is
+# searched twice.
+_STEP = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(?:(["{}\[\]])|\Z)', re.DOTALL)
+_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_QUOTE, _OPENING = b'"'[0], b"{["
+
+
+class JsonArraySplitter:
+    """Buffers a streamed array until its objects are complete.
+
+    Args:
+        max_bytes: Maximum bytes of an object; a longer one is reduced to the usage at its end.
+
+    Attributes:
+        overlong: Objects that were too long and have no usage at their end.
+        closed: The array is complete.
+        in_string: The input so far ends inside a string.
+    """
+
+    __slots__ = (
+        "_depth",
+        "_escaped",
+        "_head",
+        "_held",
+        "closed",
+        "in_string",
+        "max_bytes",
+        "overlong",
+    )
+
+    def __init__(self, *, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.overlong = 0
+        self.closed = False
+        self._held = bytearray()  # the start of an incomplete element
+        self._head = b""  # its beginning, if it is too long
+        self._depth = 0  # 1 in the array, 2 in an element of it
+        self.in_string = False
+        self._escaped = False  # the last byte was a backslash in a string
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the objects that `chunk` completes."""
+        elements: list[bytes] = []
+        start = 0  # of the open element in this chunk
+        for step in _STEP.finditer(chunk, self._after_string(chunk, 0)):
+            position = step.start(1)
+            if position < 0:
+                continue
+            if chunk[position] == _QUOTE:  # of a string that continues in the next chunk
+                self.in_string = True
+                self._after_string(chunk, position + 1)
+                break
+            if chunk[position] in _OPENING:
+                self._depth += 1
+                start = position if self._depth == 2 else start
+            elif not self.closed:
+                self._depth -= 1
+                self.closed = self._depth <= 0
+                if self._depth == 1:
+                    elements += self._complete(chunk[start : position + 1])
+        if self._depth >= 2:
+            self._hold(chunk[start:])
+        return elements
+
+    def _after_string(self, chunk: bytes, position: int) -> int:
+        """Return the end of the open string, or of the chunk if the string continues."""
+        if not self.in_string or not chunk:
+            return position
+        if not self._escaped and chunk.find(b'"', position) < 0 and b"\\" not in chunk:
+            return len(chunk)  # the middle of a long string
+        end = _STRING.match(chunk, position + self._escaped).end()  # type: ignore[union-attr]
+        self.in_string = end >= len(chunk) or chunk[end] != _QUOTE
+        self._escaped = self.in_string and end < len(chunk)
+        return len(chunk) if self.in_string else end + 1
+
+    def _hold(self, piece: bytes) -> None:
+        held = self._held
+        held += piece
+        if self._head or len(held) > self.max_bytes:
+            self.overlong += not self._head
+            self._head = self._head or bytes(held[: min(PREFIX_BYTES, self.max_bytes)])
+            del held[: -min(TAIL_BYTES, self.max_bytes)]
+
+    def _complete(self, piece: bytes) -> list[bytes]:
+        """Return the element that ends with `piece`, or its usage if it is too long."""
+        self._hold(piece)
+        element, head = bytes(self._held), self._head
+        self._held.clear()
+        self._head = b""
+        if head:
+            element = usage_from_tail(head, element)
+            self.overlong -= bool(element)
+        return [element] if element.startswith(b"{") else []

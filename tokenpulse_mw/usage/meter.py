@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from .account import UsageAccount, UsageMeter
 from .compressed_meter import CompressedMeter, UnsupportedEncodingMeter
 from .decompress import DecoderFactory, decoders_for
-from .eventstream_meter import EventStreamMeter
+from .eventstream import EventStreamMeter
 from .json_meter import BEFORE, JsonMeter
 from .sse_meter import SSEMeter
 

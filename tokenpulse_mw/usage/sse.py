@@ -54,14 +54,14 @@ class EventBuffer:
     Append chunks to `held`, and call `take_complete`.
 
     Args:
-        longest: Maximum bytes of an event; a longer one is reduced to the usage at its end. If it
+        max_bytes: Maximum bytes of an event; a longer one is reduced to the usage at its end. If it
             has none, it is counted in `overlong`.
     """
 
-    __slots__ = ("_head", "_scanned", "_skipping", "cut", "held", "longest", "overlong")
+    __slots__ = ("_head", "_scanned", "_skipping", "cut", "held", "max_bytes", "overlong")
 
-    def __init__(self, *, longest: int) -> None:
-        self.longest = longest
+    def __init__(self, *, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.overlong = 0
         self.held = bytearray()
         self.cut = False  # the event that is held was cut
@@ -76,7 +76,7 @@ class EventBuffer:
         whole = self._take(end) if end else b""
         self._scanned = len(held)
         # Up to four of the held bytes can be line ends around the event; see `_shortened`.
-        if len(held) > self.longest + 4:
+        if len(held) > self.max_bytes + 4:
             self._skip()
         return whole
 
@@ -89,15 +89,15 @@ class EventBuffer:
             begin, start = _first_blank(whole, 0)
             left = self._usage_of(self._head, whole[:begin])
             whole = whole[start:]
-        return left + (whole if len(whole) <= self.longest else b"".join(self._shortened(whole)))
+        return left + (whole if len(whole) <= self.max_bytes else b"".join(self._shortened(whole)))
 
     def _shortened(self, whole: bytes) -> Iterator[bytes]:
         """Yield the events; those that are too long are reduced to their usage."""
         start = 0
-        while len(whole) - start > self.longest:
+        while len(whole) - start > self.max_bytes:
             begin, end = _first_blank(whole, start)
             block = whole[start:begin].strip(b"\r\n")
-            if len(block) <= self.longest:
+            if len(block) <= self.max_bytes:
                 yield block + b"\n\n"
             else:
                 self.overlong += 1
@@ -111,16 +111,16 @@ class EventBuffer:
             self.overlong += 1
             self._head = bytes(self.held[: HEAD_BYTES + 4]).lstrip(b"\r\n")
         # The last bytes may be half of the blank line that ends the event.
-        del self.held[: -min(TAIL_BYTES, self.longest) - 4]
+        del self.held[: -min(TAIL_BYTES, self.max_bytes) - 4]
         self._scanned = len(self.held)
 
     def _usage_of(self, head: bytes, block: bytes) -> bytes:
         """Return an event with the usage of an over-long one, that was counted as overlong."""
-        tail = block[-min(TAIL_BYTES, self.longest) :]
+        tail = block[-min(TAIL_BYTES, self.max_bytes) :]
         line = max(tail.splitlines(), key=len, default=b"")  # the data
         usage = b""
         if not self.cut:
-            prefix = head[: min(PREFIX_BYTES, self.longest)]
+            prefix = head[: min(PREFIX_BYTES, self.max_bytes)]
             usage = usage_from_tail(prefix, line) or usage_from_head(_data_in(head))
         self.overlong -= bool(usage)
         return b"data: %s\n\n" % usage if usage else b""

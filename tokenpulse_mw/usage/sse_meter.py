@@ -34,12 +34,12 @@ class SSEMeter:
     __slots__ = ("_batch", "_budget", "_buffer", "_held", "_tail", "account", "awaits_output")
 
     def __init__(
-        self, *, longest: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
+        self, *, max_bytes: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
     ) -> None:
         self.account = UsageAccount() if account is None else account
         self.awaits_output = True
         self._batch = 0  # scan when more bytes than this are held
-        self._buffer = EventBuffer(longest=longest)
+        self._buffer = EventBuffer(max_bytes=max_bytes)
         self._budget = self.account.budget
         self._held = self._buffer.held
         self._tail = RecentEvents()

@@ -60,7 +60,7 @@ class Guard:
         if request.method not in _SAFE_METHODS and _is_cross_site(request.headers):
             raise ProblemError(
                 403,
-                "Cross-site request refused: send it from a page of this origin, or from a "
+                "Cross-site request rejected: send it from a page of this origin, or from a "
                 "program that sends neither Sec-Fetch-Site nor Origin.",
             )
         try:
@@ -68,10 +68,10 @@ class Guard:
             if isawaitable(allowed):
                 allowed = await allowed
         except HTTPException:
-            raise  # carries its own response
+            raise  # the error contains the response
         except Exception as error:  # noqa: BLE001 - the request needs a response
             # Any client can cause this, so an outage limits the tracebacks in the log.
-            self._outage.failed("authorize failed: requests are refused", error=error)
+            self._outage.failed("authorize failed: requests are rejected", error=error)
             raise ProblemError(403, "Authorization failed: try again later.") from None
         if isinstance(allowed, bool | str | None):
             self._outage.recovered("authorize recovered")
@@ -93,7 +93,7 @@ class Guard:
 def _is_cross_site(headers: Headers) -> bool:
     """Return True if a browser sent the request for a page of another origin.
 
-    `Sec-Fetch-Site` decides if it is present. Browsers omit it over plain HTTP, so then the host
+    `Sec-Fetch-Site` is used if it is present. Browsers omit it over plain HTTP, so then the host
     and port of `Origin` must be those of `Host`. The scheme is not compared, because a proxy may
     terminate TLS.
     """

@@ -21,7 +21,7 @@ _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", 
 async def read_body(request: Request, body_type: Any, *, optional: bool) -> Any:
     """Return the body decoded as `body_type`, or its default if `optional` and empty.
 
-    Only `application/json` is accepted, which a form of another site cannot send; also if the
+    Only `application/json` is accepted, which a form of another site cannot send, even if the
     operation ignores the body (`body_type` is None). The guard rejects cross-site requests without
     a body.
 

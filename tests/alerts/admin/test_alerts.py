@@ -129,7 +129,7 @@ def test_details_have_the_transitions_oldest_first() -> None:
 
     alert = api.get(f"/{api.alert_id()}")
 
-    assert alert["resolve_reason"] == "not found any more"
+    assert alert["resolve_reason"] == "no longer found"
     assert alert["transitions"] == [
         {"transition": "fired", "severity": "warning", "value": 1, "at": "2027-01-15T08:00:00Z"},
         {

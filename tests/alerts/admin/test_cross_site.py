@@ -101,7 +101,7 @@ def test_valid_cross_site_request_is_rejected_and_changes_nothing(
     assert rejected.status_code == 403
     assert rejected.headers["content-type"] == "application/problem+json"
     assert rejected.json()["title"] == "Forbidden"
-    assert rejected.json()["detail"].startswith("Cross-site request refused: ")
+    assert rejected.json()["detail"].startswith("Cross-site request rejected: ")
     assert ops.state() == before
 
     own = {"sec-fetch-site": "same-origin", "origin": "http://testserver"}

@@ -104,9 +104,8 @@ def test_invalid_thresholds_are_all_named_and_none_is_changed() -> None:
     assert problems == {
         "colour": "is not a threshold",
         "self": "is not a threshold",
-        "master_rpm": "must be a whole number above 0 and at most 1e+15, or null to switch it off, "
-        "got 0",
-        "error_rate": "must be a number above 0 and at most 1, or null to switch it off, got 20",
+        "master_rpm": "must be an integer above 0 and at most 1e+15, or null to disable it, got 0",
+        "error_rate": "must be a number above 0 and at most 1, or null to disable it, got 20",
     }
     assert api.engine.thresholds == Thresholds()
 
@@ -248,7 +247,7 @@ def test_malformed_if_match_gets_400(match: str) -> None:
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 @pytest.mark.parametrize("match", ['"0"', '"7"', 'W/"1"', '"1x"', '"' + "9" * 5000 + '"'])
 def test_change_with_another_version_gets_412(match: str, method: str) -> None:
-    """A change with an old, unknown or weak tag gets 412 with the version in force."""
+    """A change with an old, unknown or weak tag gets 412 with the current version."""
     api = Api()
     change(api, {"error_rate": 0.2})
 
@@ -261,7 +260,7 @@ def test_change_with_another_version_gets_412(match: str, method: str) -> None:
 
 @pytest.mark.parametrize("match", ["*", '"1"', '"7", "1"'])
 def test_change_with_the_version_in_force_is_accepted(match: str) -> None:
-    """A change is accepted if If-Match is `*`, or a list with the version in force."""
+    """A change is accepted if If-Match is `*`, or a list with the current version."""
     api = Api()
     change(api, {"error_rate": 0.2})
 
@@ -271,7 +270,7 @@ def test_change_with_the_version_in_force_is_accepted(match: str) -> None:
 
 
 def test_version_that_only_the_store_has_is_not_overwritten() -> None:
-    """The first change gets 412, after which the version of the store is in force."""
+    """The first change gets 412, after which the version of the store is the current one."""
     api = Api()
     api.request("GET", "/thresholds")
     set_in_store(api, Thresholds(error_rate=0.2).as_dict())

@@ -99,7 +99,7 @@ async def test_full_queue_dead_letters_the_oldest_alert() -> None:
 async def test_notification_dropped_during_its_attempt_is_not_retried(
     error: Exception | None,
 ) -> None:
-    """A dropped notification is neither queued nor stored, whatever its attempt returns."""
+    """A dropped notification is neither queued nor stored, for any result of its attempt."""
 
     async def slow(event: AlertEvent) -> None:
         if event.fingerprint.endswith("k1"):

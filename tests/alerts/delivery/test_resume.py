@@ -36,7 +36,7 @@ async def restarted(before: DeliveryHarness, **sinks: RecordingSink) -> Delivery
 
 
 async def test_undelivered_notifications_are_delivered_after_a_restart() -> None:
-    """They are delivered with their ids, in order, and with their number of attempts."""
+    """Notifications are delivered with their ids, in order, and with their number of attempts."""
     harness = DeliveryHarness({"sink": RecordingSink(*[ConnectionError()] * 9)})
     await harness.deliver(make_event(), make_event("resolved"), make_event(key="k2"))
     await harness.attempt_after(1)

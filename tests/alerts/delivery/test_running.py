@@ -88,7 +88,7 @@ async def test_delivery_continues_when_a_pause_ends() -> None:
 
 
 async def test_resend_continues_when_a_pause_ends() -> None:
-    """A running outbox sends firing alerts again after a pause, also if nothing is queued."""
+    """A running outbox sends firing alerts again after a pause, even if nothing is queued."""
     sink = ResendingSink(RetryLater("busy", after=0.01))
     harness = DeliveryHarness({"sink": sink}, clock=time.monotonic)
 
@@ -150,7 +150,7 @@ async def test_delivery_that_was_cancelled_is_repeated() -> None:
 
 
 async def test_publish_is_completed_when_cancelled() -> None:
-    """The notifications of an evaluation are stored and queued, also if it is cancelled."""
+    """The notifications of an evaluation are stored and queued, even if it is cancelled."""
     sink = RecordingSink()
     harness = DeliveryHarness({"sink": sink})
 
@@ -163,7 +163,7 @@ async def test_publish_is_completed_when_cancelled() -> None:
 
 
 async def test_outcome_is_stored_when_cancelled() -> None:
-    """A delivered notification is deleted from the store, also if the outbox is cancelled."""
+    """A delivered notification is deleted from the store, even if the outbox is cancelled."""
     scopes: list[anyio.CancelScope] = []
 
     async def last(event: AlertEvent) -> None:

@@ -216,7 +216,7 @@ _KEYS = st.lists(st.lists(st.sampled_from(["k1", "k2"]), max_size=3), max_size=8
 def test_every_event_is_delivered_once_and_in_order_or_rejected(
     errors: list[Exception | None], evaluations: list[list[str]], pause: int
 ) -> None:
-    """Whatever errors a sink raises, no event is lost, repeated or out of order."""
+    """For any errors of a sink, no event is lost, repeated or out of order."""
     sink = RecordingSink(*errors)
     published = []
 

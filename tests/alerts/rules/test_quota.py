@@ -125,7 +125,7 @@ async def test_token_limits_of_policies_are_quotas() -> None:
 
 @pytest.mark.anyio
 async def test_rule_without_threshold_finds_nothing() -> None:
-    """A threshold of None switches the rule off."""
+    """A threshold of None disables the rule."""
     assert await findings_for([("k1", 10, 10)], quota_warning=None) == []
 
 
@@ -318,7 +318,7 @@ async def test_cancelled_refresh_counts_as_failure() -> None:
 
 @pytest.mark.anyio
 async def test_source_with_an_invalid_row_does_not_count_as_failed() -> None:
-    """A row that is always invalid does not switch off the other keys."""
+    """A row that is always invalid does not disable the other keys."""
     rows: Rows = [("k1", 10, 10), ("k2", None, 10)]
     rule = quota_exceeded(lambda: rows)
     for _ in range(5):

@@ -95,7 +95,7 @@ async def test_keep_firing_applies_to_every_rule() -> None:
     ],
 )
 def test_rule_without_threshold_finds_nothing(rule: Rule, threshold: str) -> None:
-    """A threshold of None switches its rule off."""
+    """A threshold of None disables its rule."""
     cases: list[tuple[dict[str, Any], bool]] = [({}, True), ({threshold: None}, False)]
     for thresholds, fires in cases:
         scenario = Scenario(**thresholds)

@@ -20,7 +20,7 @@ from tokenpulse_mw.alerts.sinks import AlertmanagerSink, Rejected, RetryLater
 from tokenpulse_mw.alerts.sinks.alertmanager import AlertOptions, alerts_of
 
 from ...support.clock import FakeClock
-from ...support.receiver import Receiver, answering
+from ...support.receiver import Receiver, respond_with
 from ...support.servers import free_port
 from .events import AT, event
 
@@ -48,7 +48,7 @@ class RejectingReceiver(Receiver):
 
     def _respond(self, out: BufferedIOBase, ending: Event) -> bool:
         rejected = self._key in self.received[-1].body
-        return answering(self._status if rejected else 200)(out, ending)
+        return respond_with(self._status if rejected else 200)(out, ending)
 
 
 @pytest.mark.parametrize("path", ["", "/", "/am", "/am/api/v2/alerts"])
@@ -164,7 +164,7 @@ async def test_batch_is_not_halved_after_a_status_that_concerns_all_alerts(
     status: int, kind: type[Exception]
 ) -> None:
     """A status that does not depend on the alerts fails the batch after one request."""
-    with Receiver(answering(status)) as receiver:
+    with Receiver(respond_with(status)) as receiver:
         sink = AlertmanagerSink(receiver.url)
         with pytest.raises(kind):
             await sink.resend(events_of("k1", "k2"), AT)
@@ -182,11 +182,11 @@ async def test_failed_alertmanager_gets_firing_alerts_after_its_recovery(
     """An event that one Alertmanager accepts is delivered; the log has the outage of the other."""
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.alerts")
     clock = FakeClock(AT)
-    with Receiver() as up, Receiver(answering(503)) as down:
+    with Receiver() as up, Receiver(respond_with(503)) as down:
         sink = AlertmanagerSink([up.url, down.url], wall=clock)
         await sink(event())
         await sink.resend(events_of("k1"), clock())
-        down.answer = answering()
+        down.respond = respond_with()
         await sink.resend(events_of("k1"), clock())
         await sink.resend(events_of("k1"), clock())
         await sink.aclose()
@@ -202,7 +202,7 @@ async def test_failed_alertmanager_gets_firing_alerts_after_its_recovery(
 @pytest.mark.anyio
 async def test_event_is_retried_if_one_alertmanager_may_accept_it_later() -> None:
     """If one Alertmanager rejects an event and another is unreachable, the event is retried."""
-    with Receiver(answering(403)) as receiver:
+    with Receiver(respond_with(403)) as receiver:
         sink = AlertmanagerSink([receiver.url, f"http://127.0.0.1:{free_port()}"])
         with pytest.raises(RetryLater):
             await sink(event())

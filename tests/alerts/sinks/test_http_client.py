@@ -21,7 +21,15 @@ from tokenpulse_mw.alerts.sinks import Rejected, RetryLater, SlackSink, WebhookS
 from tokenpulse_mw.alerts.sinks.http_client import HttpClient, check_response, parse_retry_after
 from tokenpulse_mw.alerts.sinks.ssrf import Resolve
 
-from ...support.receiver import Answer, Receiver, answering, dripping, endless, saying, silent
+from ...support.receiver import (
+    Receiver,
+    Responder,
+    respond_with,
+    sending_endlessly,
+    sending_nothing,
+    sending_raw,
+    sending_slowly,
+)
 from ...support.servers import free_port
 from ...support.waiting import PATIENCE
 from .events import event
@@ -68,7 +76,7 @@ async def test_accepted_event_is_sent_once() -> None:
 @pytest.mark.anyio
 async def test_attempts_share_a_connection_until_the_sink_is_closed() -> None:
     """A sink reuses its connection, and opens a new one after it was closed."""
-    with Receiver(answering(200, b"ok")) as receiver:
+    with Receiver(respond_with(200, b"ok")) as receiver:
         sink = WebhookSink(receiver.url)
         for _ in range(3):
             await sink(event())
@@ -86,25 +94,25 @@ async def test_attempts_share_a_connection_until_the_sink_is_closed() -> None:
 @pytest.mark.parametrize(
     ("response", "kind"),
     [
-        (answering(500), RetryLater),
-        (answering(404), Rejected),
-        (saying(b""), RetryLater),
-        (saying(b"what do you want?\r\n\r\n"), RetryLater),
-        (saying(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), RetryLater),
-        (saying(b"HTTP/1.1 OK\r\n\r\n"), RetryLater),
-        (saying(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n"), RetryLater),
-        (silent, RetryLater),
-        (dripping, RetryLater),
+        (respond_with(500), RetryLater),
+        (respond_with(404), Rejected),
+        (sending_raw(b""), RetryLater),
+        (sending_raw(b"what do you want?\r\n\r\n"), RetryLater),
+        (sending_raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), RetryLater),
+        (sending_raw(b"HTTP/1.1 OK\r\n\r\n"), RetryLater),
+        (sending_raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n"), RetryLater),
+        (sending_nothing, RetryLater),
+        (sending_slowly, RetryLater),
     ],
     ids=["5xx", "4xx", "none", "garbage", "half", "no-status", "huge", "silent", "dripping"],
 )
 @pytest.mark.anyio
 async def test_bad_response_is_an_error_with_the_origin_only(
-    response: Answer, kind: type[Exception]
+    response: Responder, kind: type[Exception]
 ) -> None:
     """A bad response raises within the timeout, and the error shows only the origin."""
     with Receiver(response) as receiver:
-        timeout = 0.3 if response in (silent, dripping) else PATIENCE
+        timeout = 0.3 if response in (sending_nothing, sending_slowly) else PATIENCE
         sink = WebhookSink(
             receiver.url + SECRET_PATH, timeout=timeout, headers={"x-key": "hunter2"}
         )
@@ -120,7 +128,7 @@ async def test_bad_response_is_an_error_with_the_origin_only(
 @pytest.mark.anyio
 async def test_endless_body_of_a_response_is_not_read() -> None:
     """The status decides, and an endless body costs neither memory nor time."""
-    with Receiver(endless) as receiver:
+    with Receiver(sending_endlessly) as receiver:
         sink = WebhookSink(receiver.url, timeout=PATIENCE)
         await sink(event())  # allocates what is allocated once
         tracemalloc.start()
@@ -158,7 +166,7 @@ async def test_unreachable_receiver_is_retried(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.anyio
 async def test_redirect_is_not_followed(status: int, kind: type[Exception]) -> None:
     """A redirect is not followed, because it could lead into a private network."""
-    with Receiver() as target, Receiver(answering(status, Location=target.url)) as receiver:
+    with Receiver() as target, Receiver(respond_with(status, Location=target.url)) as receiver:
         sink = WebhookSink(receiver.url)
         error = await error_of(lambda: sink(event()))
         await sink.aclose()
@@ -184,7 +192,7 @@ async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.Monkey
 @pytest.mark.anyio
 async def test_cookies_of_a_response_are_ignored() -> None:
     """A cookie of a response is not sent with the next request."""
-    with Receiver(answering(200, Set_Cookie="a=1")) as receiver:
+    with Receiver(respond_with(200, Set_Cookie="a=1")) as receiver:
         sink = WebhookSink(receiver.url)
         for _ in range(2):
             await sink(event())
@@ -217,7 +225,7 @@ async def test_logs_do_not_show_secrets(caplog: pytest.LogCaptureFixture) -> Non
         url = receiver.url.replace("//", "//hunter2:hunter2@") + SECRET_PATH
         sink = WebhookSink(url, headers={"x-key": "hunter2"}, secret="whsec_" + "hunter2A" * 5)
         await sink(event())
-        receiver.answer = saying(b"?")
+        receiver.respond = sending_raw(b"?")
         await error_of(lambda: sink(event()))
         await sink.aclose()
 
@@ -228,7 +236,7 @@ async def test_logs_do_not_show_secrets(caplog: pytest.LogCaptureFixture) -> Non
 @pytest.mark.anyio
 async def test_cancellation_by_the_caller_is_not_an_error() -> None:
     """An attempt that the caller cancels is cancelled, and raises no RetryLater."""
-    with Receiver(silent) as receiver:
+    with Receiver(sending_nothing) as receiver:
         sink = WebhookSink(receiver.url, timeout=PATIENCE)
         with anyio.move_on_after(0.2) as scope:
             await sink(event())

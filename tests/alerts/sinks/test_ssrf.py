@@ -71,7 +71,7 @@ PUBLIC = [
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_address_is_not_public(address: str) -> None:
-    """Private and reserved addresses are not public, also if IPv6 embeds them."""
+    """Private and reserved addresses are not public, even if IPv6 embeds them."""
     assert not is_public(address)
 
 

@@ -104,7 +104,7 @@ def test_headers_without_a_secret_have_id_and_timestamp() -> None:
 @pytest.mark.parametrize(
     ("secret", "message"),
     [
-        ([], "leave secret out"),
+        ([], "omit secret"),
         ("", "does not begin"),
         (SECRET.removeprefix("whsec_"), "does not begin"),
         ([SECRET, None], "does not begin"),

@@ -35,7 +35,7 @@ async def test_alerts_are_listed_newest_first(opened: Open) -> None:
 
 
 async def test_pages_contain_every_alert_once(opened: Open) -> None:
-    """Following the cursors lists each alert once, also if all started at the same time."""
+    """Following the cursors lists each alert once, even if all started at the same time."""
     async with opened() as store:
         await store.commit(alerts(*(alert(f"a{number}") for number in range(5))))
 

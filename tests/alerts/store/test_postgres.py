@@ -81,7 +81,7 @@ async def test_closed_connection_is_replaced(url: str) -> None:
 
 @pytest.mark.anyio
 async def test_silent_connection_fails_only_its_calls(postgres: Server, url: str) -> None:
-    """Calls on a silent connection end at the timeout, also if the caller was cancelled before."""
+    """Calls on a silent connection end at the timeout, even if the caller was cancelled before."""
     async with Proxy(postgres.port) as proxy:
         store = SQLAlertStore(url.replace(f":{postgres.port}/", f":{proxy.port}/"), timeout=0.5)
         await retry(lambda: store.commit(alerts(alert())))
@@ -206,7 +206,7 @@ def test_server_that_hangs_fails_the_call_at_its_timeout() -> None:
         url = create_database(server, "alerts")
         server.stop()
         asyncio.run(load(url))
-        server.go_on()
+        server.resume()
 
 
 @pytest.mark.anyio

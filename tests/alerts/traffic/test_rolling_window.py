@@ -132,7 +132,7 @@ def test_expire_within_the_same_step_changes_nothing() -> None:
 
 
 def test_gap_longer_than_the_window_resets_all_counts_at_once() -> None:
-    """All counts are reset in one step, whatever their number."""
+    """Any number of counts is reset in one step."""
     counts = rolling_window(most=5000)
     counts.expire(0)
     for number in range(5000):
@@ -313,7 +313,7 @@ def test_maximum_of_the_last_evaluation_is_not_found_again() -> None:
 
 
 def test_subject_without_levels_is_not_hot() -> None:
-    """A threshold that is switched off selects no subjects."""
+    """A disabled threshold selects no subjects."""
     counts = rolling_window()
     counts.expire(0)
 

@@ -66,7 +66,7 @@ def test_share_of_too_few_requests_is_minus_1(
 def test_share_above_the_threshold_has_at_least_min_failures(
     share: float, least: int, evidence: bool, requests: int
 ) -> None:
-    """A key with fewer failures never fires, whatever its number of requests."""
+    """A key with fewer failures never fires, for any number of requests."""
     thresholds = Thresholds(error_rate=share, error_min_requests=least, error_evidence=evidence)
     needed = min_failures(thresholds)
 
@@ -93,5 +93,5 @@ def test_min_failures_is_the_smallest_number_that_fires(
 
 
 def test_min_failures_without_threshold_is_infinite() -> None:
-    """No key is a candidate for a rule that is switched off."""
+    """No key is a candidate for a disabled rule."""
     assert min_failures(Thresholds(error_rate=None)) == math.inf

@@ -376,7 +376,7 @@ def test_incompatible_thresholds_reset_error_rates_and_latencies(
 
 
 def test_latency_without_threshold_has_one_bucket() -> None:
-    """Durations are not distinguished if the rule is switched off."""
+    """Durations are not distinguished if the rule is disabled."""
     traffic = Traffic(Thresholds(provider_latency_p95=None), max_subjects=5)
 
     for duration in (0.1, 100.0):

@@ -65,7 +65,7 @@ def test_scrape_merges_all_workers(folder: Path) -> None:
 
 
 def test_open_websockets_of_all_workers_are_added(folder: Path) -> None:
-    """Those of a worker that was killed do not count any more."""
+    """Connections of a killed worker no longer count."""
     metrics, other = worker(), WorkerFiles(folder)
     metrics.on_websocket_accept()
     other.new_row(families.WEBSOCKETS, ())[0] += 2

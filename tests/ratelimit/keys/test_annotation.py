@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from tokenpulse_mw import Exchange, ExchangeMiddleware, RateLimitMiddleware, annotate, keys
 
-from ...support.apps import Asks, answering
+from ...support.apps import KeyRecorder, answering
 from ...support.asgi import drive, http_scope
 
 
@@ -18,15 +18,15 @@ from ...support.asgi import drive, http_scope
 async def test_annotation_is_the_key(field: str) -> None:
     """A long annotation is shortened; without an annotation the key is None."""
     seen: list[object] = []
-    asks = Asks(answering(), key=keys.annotation(field), seen=seen)
+    recorder = KeyRecorder(answering(), key=keys.annotation(field), seen=seen)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         annotate(scope, **{field: scope["path"].strip("/")})
-        await asks(scope, receive, send)
+        await recorder(scope, receive, send)
 
     for path in ("/acme", "/", "/" + "x" * 1000):
         await drive(ExchangeMiddleware(app), http_scope(path))
-    await drive(ExchangeMiddleware(asks))
+    await drive(ExchangeMiddleware(recorder))
 
     name, empty, long, unannotated = seen
     assert (name, empty, unannotated) == ("acme", None, None)
@@ -44,7 +44,7 @@ def test_key_without_an_exchange_is_logged_once(
     (record,) = caplog.records
     assert record.name == "tokenpulse_mw.ratelimit"
     assert record.message == (
-        "keys.annotation('tenant') found no exchange and no annotation, so it limits no request: "
+        "keys.annotation('tenant') found no exchange and no annotation, so no request is limited: "
         "call annotate() in a middleware outside the rate limit, or give the policy to "
         "TokenPulse(inner_policies=[...])"
     )
@@ -55,8 +55,8 @@ async def test_annotation_outside_the_exchange_is_the_key() -> None:
     """A middleware outside the exchange may annotate, such as one that authenticates."""
     seen: list[object] = []
     exchanges: list[Exchange] = []
-    asks = Asks(answering(), key=keys.annotation("tenant"), seen=seen)
-    observed = ExchangeMiddleware(asks, observers=[exchanges.append])
+    recorder = KeyRecorder(answering(), key=keys.annotation("tenant"), seen=seen)
+    observed = ExchangeMiddleware(recorder, observers=[exchanges.append])
 
     async def authenticating(scope: Scope, receive: Receive, send: Send) -> None:
         annotate(scope, tenant="acme")
@@ -74,12 +74,12 @@ async def test_annotation_without_an_exchange_is_the_key(
 ) -> None:
     """The annotation None is valid and not logged."""
     seen: list[object] = []
-    asks = Asks(answering(), key=keys.annotation("tenant"), seen=seen)
+    recorder = KeyRecorder(answering(), key=keys.annotation("tenant"), seen=seen)
 
     for tenant in ("acme", None):
         scope = http_scope()
         annotate(scope, tenant=tenant)
-        await drive(asks, scope)
+        await drive(recorder, scope)
 
     assert seen == ["acme", None]
     assert not caplog.records
@@ -103,7 +103,7 @@ async def test_late_annotation_is_logged_once(field: str, caplog: pytest.LogCapt
     assert [response.status for response in responses] == [200, 200, 200]
     assert caplog.messages == [
         f"keys.annotation('{field}') was evaluated before the application annotated it, so "
-        "it limits no request: call annotate() in a middleware outside the rate limit, or give "
+        "no request is limited: call annotate() in a middleware outside the rate limit, or give "
         "the policy to TokenPulse(inner_policies=[...])"
     ]
 

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 
 from tokenpulse_mw import ExchangeMiddleware, keys
 
-from ...support.apps import Asks, answering
+from ...support.apps import KeyRecorder, answering
 from ...support.asgi import drive, http_scope
 
 
@@ -31,7 +31,9 @@ ITEMS = [Route("/items/{id}", item, methods=["GET", "POST"])]
 
 def recording(seen: list[object], *routes: Any) -> Starlette:
     """Return an application with `routes` that records the key of each request in `seen`."""
-    return Starlette(routes=routes, middleware=[Middleware(Asks, key=keys.route(), seen=seen)])
+    return Starlette(
+        routes=routes, middleware=[Middleware(KeyRecorder, key=keys.route(), seen=seen)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,10 +54,13 @@ async def test_paths_of_one_route_have_the_same_key(method: str, path: str, key:
     seen: list[object] = []
     routes = [*ITEMS, Mount("/sub", routes=ITEMS), Mount("/opaque", answering())]
     app = recording(seen, *routes)
-    outside = Asks(Starlette(routes=routes), key=keys.route(), seen=seen)
+    outside = KeyRecorder(Starlette(routes=routes), key=keys.route(), seen=seen)
     inside = Starlette(
         routes=routes,
-        middleware=[Middleware(ExchangeMiddleware), Middleware(Asks, key=keys.route(), seen=seen)],
+        middleware=[
+            Middleware(ExchangeMiddleware),
+            Middleware(KeyRecorder, key=keys.route(), seen=seen),
+        ],
     )
 
     for variant in (app, ExchangeMiddleware(app), ExchangeMiddleware(outside), inside):
@@ -69,10 +74,10 @@ async def test_paths_of_one_route_have_the_same_key(method: str, path: str, key:
 async def test_key_of_a_mounted_application_has_the_mount_prefix() -> None:
     """This holds with an exchange outside and inside the mounted application."""
     seen: list[object] = []
-    asks = Middleware(Asks, key=keys.route(), seen=seen)
-    one = Starlette(routes=ITEMS, middleware=[asks])
-    two = Starlette(routes=ITEMS, middleware=[Middleware(ExchangeMiddleware), asks])
-    opaque = Asks(answering(), key=keys.route(), seen=seen)
+    recorder = Middleware(KeyRecorder, key=keys.route(), seen=seen)
+    one = Starlette(routes=ITEMS, middleware=[recorder])
+    two = Starlette(routes=ITEMS, middleware=[Middleware(ExchangeMiddleware), recorder])
+    opaque = KeyRecorder(answering(), key=keys.route(), seen=seen)
     app = Starlette(routes=[Mount("/one", one), Mount("/two/{tenant}", two), Mount("/llm", opaque)])
 
     for path in ("/one/items/1", "/two/acme/items/1", "/llm/items/1"):

@@ -65,7 +65,7 @@ def test_peek_adds_no_entry(strategy: str, clock: FakeClock) -> None:
 
 @every_strategy
 def test_reset_removes_usage_from_table_and_sketch(strategy: str, clock: FakeClock) -> None:
-    """A limited key is allowed after a reset, also if it was evicted."""
+    """A limited key is allowed after a reset, even if it was evicted."""
     limiter = Limiter("1/minute", max_keys=1, strategy=strategy, clock=clock)
     limiter.hit("a")
     limiter.reset("a")
@@ -246,7 +246,7 @@ def test_clock_that_is_not_callable_is_rejected() -> None:
 
 @every_strategy
 def test_cleared_limiter_is_as_a_new_one(strategy: str, clock: FakeClock) -> None:
-    """Neither the table nor the sketch has the usage of a key any more."""
+    """Neither the table nor the sketch keeps the usage of a key."""
     limiter = Limiter("1/minute", max_keys=2, strategy=strategy, clock=clock)
     keys = range(5)
     for key in keys:

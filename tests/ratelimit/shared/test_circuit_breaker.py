@@ -139,7 +139,7 @@ async def test_one_request_per_second_tries_the_storage(server: Server, clock: F
 
     assert all(hit.result().degraded for hit in hits if hit.done())
     (waiting,) = (hit for hit in hits if not hit.done())
-    server.go_on()
+    server.resume()
     assert not (await waiting).degraded
     assert not (await limiter.hit("a")).degraded
 
@@ -156,7 +156,7 @@ async def test_late_responses_are_not_mixed_up(
         server.stop()
         late = await asyncio.gather(*[limiter.hit(("late", number, i), i) for i in range(30)])
         assert all(decision.degraded for decision in late)
-        server.go_on()
+        server.resume()
         await assert_own_responses(limiter, clock, number)
 
 
@@ -189,7 +189,7 @@ async def test_cancelled_request_is_not_an_outage(
         for hit in leaving:
             hit.cancel()
         results = await asyncio.gather(*leaving, return_exceptions=True)
-        server.go_on()
+        server.resume()
         decisions = await asyncio.gather(*[limiter.hit((warm, i), i) for i in range(1, 20)])
 
         assert all(isinstance(result, asyncio.CancelledError) for result in results)
@@ -207,20 +207,20 @@ async def test_slow_connection_is_closed_with_its_requests(
     memcached.stop()
     slow = asyncio.create_task(limiter.hit("a"))
     await asyncio.wait([slow], timeout=0.5)
-    memcached.go_on()
+    memcached.resume()
     assert not (await slow).degraded
 
     memcached.stop()
     hits = [asyncio.create_task(limiter.hit("a")) for _ in range(3)]
     await asyncio.wait(hits, timeout=0.02)
     await limiter.aclose()
-    memcached.go_on()
+    memcached.resume()
 
     assert all(decision.degraded for decision in await asyncio.gather(*hits))
 
 
 async def test_peek_reset_and_charge_work_locally_during_an_outage(clock: FakeClock) -> None:
-    """They use the in-memory limiter and raise no error."""
+    """These methods use the in-memory limiter and raise no error."""
     limiter = SharedLimiter(
         "10/hour", storage=f"async+redis://127.0.0.1:{free_port()}", clock=clock
     )

@@ -1,4 +1,4 @@
-"""Full storages: eviction policies, and a Redis that refuses writes."""
+"""Full storages: eviction policies, and a Redis that rejects writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 
 from tokenpulse_mw.ratelimit.shared.circuit_breaker import RETRY_SECONDS, CircuitBreaker
 from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
-from tokenpulse_mw.ratelimit.shared.storage import refuses_writes
+from tokenpulse_mw.ratelimit.shared.storage import rejects_writes
 
 from ...monitoring.files import blocks
 from ...support.clock import FakeClock
@@ -106,7 +106,7 @@ async def test_full_redis_is_an_outage_until_a_request_is_counted(
             clock.advance(RETRY_SECONDS)
             assert not (await limiter.hit("over")).degraded  # the request that tries
             clock.advance(RETRY_SECONDS)
-            assert (await limiter.hit("new")).degraded  # tries, and the write is refused
+            assert (await limiter.hit("new")).degraded  # tries, and the write is rejected
             over = await limiter.hit("over")
             assert (over.allowed, over.degraded) == (False, True)
         assert len(caplog.messages) == 1
@@ -155,7 +155,7 @@ async def test_repeated_outages_are_logged_once_a_minute(
 async def test_refused_write_is_logged_with_the_error_code(
     redis: Server, option: str, value: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A Redis that refuses to write is an outage, and the log has the code of the server."""
+    """A Redis that rejects writes is an outage, and the log has the code of the server."""
     limiter = SharedLimiter("5/hour", storage=f"async+redis://{redis.place}", timeout=PATIENCE)
     async with direct_client(redis) as client:
         await client.config_set({option: value})
@@ -173,8 +173,8 @@ async def test_error_of_a_replica_is_a_refused_write(tmp_path: Path) -> None:
         async with direct_client(running) as client:
             with pytest.raises(coredis.exceptions.ReadOnlyError) as error:
                 await client.set("a", "b")
-            assert refuses_writes(error.value)
-    assert not refuses_writes(ConnectionError("closed"))
+            assert rejects_writes(error.value)
+    assert not rejects_writes(ConnectionError("closed"))
 
 
 async def fill(client: Any) -> None:

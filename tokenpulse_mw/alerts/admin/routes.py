@@ -119,7 +119,7 @@ class Endpoint:
         except ProblemError as problem:
             return problem_response(problem)
         except StoreError as error:
-            logger.error("alert store failed, admin request refused: error=%s", error)
+            logger.error("alert store failed, admin request rejected: error=%s", error)
             return problem_response(
                 ProblemError(503, "Service unavailable: the alert store failed; see the log.")
             )

@@ -110,7 +110,7 @@ class AlertPage(Struct):
 
 
 class CurrentThresholds(Struct):
-    """Thresholds in force; `version` is null until thresholds are set at run time."""
+    """Current thresholds; `version` is null until thresholds are set at run time."""
 
     version: int | None
     updated_at: _Time | None
@@ -189,7 +189,7 @@ class Sinks(Struct):
 
 
 class DeadLetter(Struct, kw_only=True):
-    """Notification that is not retried any more, with the time and the last error."""
+    """Notification that is no longer retried, with the time and the last error."""
 
     id: str
     sink: str
@@ -285,7 +285,7 @@ class SomeThresholdsBody(_RequestBody):
 
 
 class EvaluationBody(_RequestBody):
-    """Thresholds to evaluate with; the others keep the values in force."""
+    """Thresholds to evaluate with; the others keep their current values."""
 
     thresholds: _Some = field(default_factory=lambda: Raw(b"{}"))
 

@@ -30,7 +30,7 @@ _ELEMENT = re.compile(r'[ \t]*+(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)")?[ \t]*+(?:
 
 
 async def get_thresholds(request: AdminRequest) -> AdminResponse:
-    """Return the thresholds in force, or 304 if `If-None-Match` has their ETag."""
+    """Return the current thresholds, or 304 if `If-None-Match` has their ETag."""
     response = _current(request.engine)
     header = ",".join(request.http.headers.getlist("if-none-match"))
     try:
@@ -119,7 +119,7 @@ def _base_version(tags: Tags, version: int, *, complete: bool) -> int:
     if tags.match(str(version)):
         return version
     if complete and tags.strong and _VERSION.fullmatch(tags.strong[0]):
-        # The store may have a version that is invalid here, and so was not put in force.
+        # The store may have a version that is invalid here, and so was not applied.
         return int(tags.strong[0])
     raise _precondition_failed(version)
 
@@ -161,7 +161,7 @@ OPERATIONS = (
         method="GET",
         path="/thresholds",
         handle=get_thresholds,
-        summary="Return the thresholds in force",
+        summary="Return the current thresholds",
         response_type=schemas.CurrentThresholds,
         conditions={"If-None-Match": False},
         headers=("ETag",),
@@ -263,7 +263,7 @@ def parse_thresholds(
     """Return a copy of `thresholds` with the changes of a request.
 
     Args:
-        thresholds: The thresholds in force.
+        thresholds: The current thresholds.
         body: Body of the request.
         body_type: Type that the body must match.
         complete: Require all thresholds.

@@ -129,13 +129,13 @@ class Outbox:
         return {(name,): len(worker) for name, worker in self._workers.items()}
 
     async def run(self) -> None:
-        """Deliver what is due to all sinks concurrently until cancelled."""
+        """Deliver due notifications to all sinks concurrently until cancelled."""
         async with anyio.create_task_group() as tasks:
             for worker in self._workers.values():
                 tasks.start_soon(worker.run)
 
     async def attempt(self) -> None:
-        """Deliver what is due now."""
+        """Deliver the notifications that are due now."""
 
         async def deliver(worker: SinkWorker) -> None:
             while await worker.attempt():
@@ -161,7 +161,7 @@ class Outbox:
         return await self._workers[sink].test(AlertEvent("fired", finding, self._context.wall()))
 
     async def aclose(self, *, last_chance: float) -> None:
-        """Deliver what is due, and close the sinks and the store.
+        """Deliver due notifications, and close the sinks and the store.
 
         Args:
             last_chance: Maximum number of seconds for the deliveries.

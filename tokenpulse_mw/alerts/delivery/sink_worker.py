@@ -20,8 +20,8 @@ from ..store_writer import StoreWriter
 from ..timeouts import Recovered, Report, call_with_timeout, ignored
 from .queue import NotificationQueue, QueuedNotification
 
-_MAX_RETRY_SECONDS = 86_400.0  # in this process; a notification of yesterday is outdated
-_MAX_WAIT_SECONDS = 3600.0  # also if a sink asks for more
+_MAX_RETRY_SECONDS = 86_400.0  # in this process; older notifications are outdated
+_MAX_WAIT_SECONDS = 3600.0  # even if a sink requests more
 _CLOSE_SECONDS = 5.0
 _FIRST_BACKOFF_SECONDS = 1.0
 _MAX_BACKOFF_SECONDS = 60.0
@@ -112,7 +112,7 @@ class SinkWorker:
         self._has_work.set()
 
     async def run(self) -> None:
-        """Deliver what is due until cancelled."""
+        """Deliver due notifications until cancelled."""
         while True:
             self._has_work = anyio.Event()
             try:
@@ -272,7 +272,7 @@ def _requested_wait(error: Exception) -> float:
 
 
 def _error_text(error: Exception) -> str:
-    """Return the text of an error of our sinks, or the class of another: its text may be secret."""
+    """Return the message of a delivery error; for others the class, as a message may be secret."""
     if isinstance(error, RetryLater | Rejected):
         return str(error)
     return type(error).__name__

@@ -65,7 +65,7 @@ class QuotaExceeded:
 
         Raises:
             TimeoutError: The source took too long.
-            ValueError: The source returned too many quotas, or an invalid one. Valid quotas beside
+            ValueError: The source returned too many quotas, or an invalid one. Valid quotas next to
                 it are used; a key with an invalid quota keeps its last one.
         """
         self._failures += 1  # reset on success; a cancelled refresh counts as a failure
@@ -127,7 +127,7 @@ def quota_exceeded(
     """Return a rule that fires when a key has used 90 % of its quota; critical from 100 %.
 
     The engine calls the source before each evaluation. A key that the source no longer returns
-    has no alert any more. While the source fails, all alerts stay as they are; from its third
+    no longer has an alert. While the source fails, all alerts stay as they are; from its third
     failure in a row on, the rule and so the evaluation fail too.
 
     Args:

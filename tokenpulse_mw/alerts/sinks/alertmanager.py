@@ -38,7 +38,7 @@ Alert = dict[str, Any]
 class AlertmanagerSink:
     """Sends all alerts to each of several Alertmanagers, which deduplicate notifications.
 
-    An alert expires if it is not sent again, so it does not outlive a gateway that died. For that,
+    An alert expires if it is not sent again, so none outlives a killed gateway. For that,
     the engine calls `resend` with all firing alerts in each evaluation. An event is delivered if
     one Alertmanager accepts it; the others receive the firing alerts by the next `resend`.
 

@@ -33,7 +33,7 @@ class WebhookSink(HttpSink):
             so that receivers can rotate them.
         timeout: Seconds for one attempt.
         headers: Additional headers, such as Authorization.
-        allow_private: False prevents requests to your own network, if users choose the URL: all
+        allow_private: Set it to False if users choose the URL, to protect your network: all
             addresses of its host must be public, and the sink connects to the checked address.
         transport: Transport of httpx2 with your TLS settings or proxy; the sink does not close it.
         wall: Returns seconds since the epoch.
@@ -93,7 +93,7 @@ def parse_secrets(secret: str | Sequence[str] | None) -> Secret[tuple[bytes, ...
         return Secret(())
     secrets = [secret] if isinstance(secret, str) else list(secret)
     if not secrets:
-        raise ValueError(f"{_EXPECTED}, got an empty list; to send unsigned, leave secret out")
+        raise ValueError(f"{_EXPECTED}, got an empty list; omit secret to send unsigned webhooks")
     return Secret(tuple(map(_key, secrets)))
 
 

@@ -43,7 +43,7 @@ class MemoryAlertStore:
     Args:
         max_history: Maximum number of resolved alerts, of dead letters, and of versions of
             thresholds.
-        wall: Clock in seconds since the epoch, by which silences have ended at `load`.
+        wall: Returns seconds since the epoch; `load` omits silences that have ended.
 
     Raises:
         ValueError: `max_history` is below 1.
@@ -57,11 +57,11 @@ class MemoryAlertStore:
     def clear(self) -> None:
         """Remove everything, as in a new process."""
         self._alerts: dict[str, AlertRecord] = {}
-        # By alert; the dict is an ordered set.
+        # By id of the alert; the inner dict is an ordered set.
         self._transitions: dict[str, dict[TransitionRecord, None]] = {}
         self._resolved_at: dict[str, float] = {}
         self._waiting: dict[str, tuple[int, Notification]] = {}
-        # With the time and the number that dead letters are sorted by.
+        # Sort key (time and number of the notification) and dead letter, by id.
         self._dead: dict[str, tuple[float, int, DeadLetter]] = {}
         self._numbers = count()  # of the notifications
         self._silences: dict[str, Silence] = {}
@@ -200,7 +200,7 @@ class MemoryAlertStore:
         return tuple(self._transitions.get(alert_id, ()))
 
     async def prune(self, before: float) -> None:
-        """Delete what ended before `before`: resolved alerts, dead letters and silences."""
+        """Delete resolved alerts, dead letters and silences that ended before `before`."""
         self._delete_alerts([alert_id for alert_id, at in self._resolved_at.items() if at < before])
         for dead_letter in self._newest_dead():
             if dead_letter.at < before:

@@ -27,14 +27,14 @@ class StoreError(Exception):
     """The store failed; the call had no effect, or its effect is unknown. A retry is safe."""
 
 
-class BadRecord(StoreError):  # noqa: N818 - a name that others build on
-    """A record can never be stored, so nothing of the call was; a retry cannot succeed.
+class BadRecord(StoreError):  # noqa: N818 - a public name
+    """A record can never be stored, so the call stored nothing; a retry cannot succeed.
 
     The other records of the call can be stored without it.
     """
 
 
-class Conflict(Exception):  # noqa: N818 - a name that others build on
+class Conflict(Exception):  # noqa: N818 - a public name
     """The thresholds were changed meanwhile; `current` is the current version, if any."""
 
     def __init__(self, current: int | None) -> None:
@@ -42,7 +42,7 @@ class Conflict(Exception):  # noqa: N818 - a name that others build on
         self.current = current
 
 
-class UnknownAlert(ValueError):  # noqa: N818 - a name that others build on
+class UnknownAlert(ValueError):  # noqa: N818 - a public name
     """The alert of a transition is not stored."""
 
     def __init__(self, alert_id: str) -> None:
@@ -97,7 +97,7 @@ class Page:
 class AlertStore(Protocol):
     """Stores alerts, silences, thresholds, and notifications until they are delivered.
 
-    Each call takes effect completely or not at all, also if it is cancelled or the process is
+    Each call takes effect completely or not at all, even if it is cancelled or the process is
     killed, and its effect is visible to the next call. All calls but `set_thresholds` are
     idempotent: repeat them if it is unknown whether they took effect.
 
@@ -197,7 +197,7 @@ class AlertStore(Protocol):
     ) -> Page:
         """Return a page of alerts, the newest first.
 
-        Over all pages no alert is missing or repeated, whatever is added meanwhile.
+        Over all pages no alert is missing or repeated, even if alerts are added meanwhile.
 
         Args:
             state: Select alerts in this state; "active" selects firing and recovering ones.
@@ -221,7 +221,7 @@ class AlertStore(Protocol):
         ...
 
     async def prune(self, before: float, /) -> None:
-        """Delete what ended before `before`: resolved alerts, dead letters and silences."""
+        """Delete resolved alerts, dead letters and silences that ended before `before`."""
         ...
 
     async def aclose(self) -> None:

@@ -44,7 +44,7 @@ class AlertRecord:
         type: Type of the finding, such as "error_spike".
         severity: Current severity, or the last one if it is resolved.
         state: State of its life cycle.
-        finding: The rule's finding as JSON; its `subject` is what the alert is about.
+        finding: The rule's finding as JSON; its `subject` is the subject of the alert.
         since: Time at which it entered its state.
         last_notified_at: Time of the last notification about it.
         started_at: Time at which it was first found.
@@ -148,7 +148,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A notification that is not attempted any more, since `at`, because of `error`."""
+    """A notification that is no longer attempted, since `at`, because of `error`."""
 
     notification: Notification
     at: float

@@ -133,7 +133,7 @@ class RollingWindow(Generic[Subject]):
             self._count_at, self._weight_at, self._hot = before
 
     def begin_evaluation(self, hot: Hot[Subject] | None = None) -> None:
-        """Reset the maxima, and drop the subjects that are not hot any more.
+        """Reset the maxima, and drop the subjects that are no longer hot.
 
         Args:
             hot: Result of `next_hot`, if nothing was counted since; None calls it.

@@ -97,7 +97,7 @@ class Traffic:
         self._due = self._counts.next_at
 
     def begin_evaluation(self) -> None:
-        """Reset what is counted since the last evaluation; call it after all rules."""
+        """Reset the counts since the last evaluation; call it after all rules."""
         finish(self.prepare_next_evaluation())()
 
     def prepare_next_evaluation(self) -> Steps[Callable[[], None]]:
@@ -128,7 +128,7 @@ class Traffic:
 
     @property
     def is_crowded(self) -> bool:
-        """True if the buffer is so large that the body of `frozen` must not pause any more."""
+        """True if the buffer is so large that the body of `frozen` must no longer pause."""
         return len(self._rows) >= _MAX_FROZEN_ROWS
 
     def count_backlog(self) -> Steps[None]:

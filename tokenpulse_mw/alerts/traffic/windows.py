@@ -1,4 +1,4 @@
-"""Windows that rules read, and what each exchange adds to them."""
+"""Windows that rules read, and the counts that each exchange adds."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class TrafficWindows:
         return begin
 
     def add(self, rows: Rows) -> None:
-        """Count `rows` now, and subtract the next part of what has expired."""
+        """Count `rows` now, and subtract the next part of the expired counts."""
         classes: list[TrafficClass] = []
         for (tenant, key, traffic_class), (requests, tokens) in rows.items():
             if not traffic_class.requests:

@@ -213,7 +213,7 @@ def read_used(path: Path) -> UsedPart:
         data = os.pread(file.fileno(), available, 0)
     damage = None
     if length < HEAD_BYTES or len(data) != length:
-        damage = f"the head states {length} used bytes, but {len(data)} can be read"
+        damage = f"the header states {length} used bytes, but {len(data)} can be read"
     return UsedPart(data, head[INTEGER.size :], damage)
 
 

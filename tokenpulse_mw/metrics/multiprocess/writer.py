@@ -36,7 +36,7 @@ from .slots import Slot, acquire_slot, check_locks, folder_variable
 _log = logging.getLogger("tokenpulse_mw.metrics")
 
 MIN_FILE_BYTES = 1 << 16  # as in prometheus_client
-MAX_FILE_BYTES = 1 << 30  # the head states the used bytes as a 4-byte integer
+MAX_FILE_BYTES = 1 << 30  # the header states the used bytes as a 4-byte integer
 
 
 class WorkerFiles:
@@ -114,7 +114,7 @@ class WorkerFiles:
         """Close the files and release the slot to the next worker.
 
         Counters and histograms stay in the files, gauges are removed. Rows returned before must not
-        be used any more.
+        be used again.
         """
         with self._lock:
             self._write()

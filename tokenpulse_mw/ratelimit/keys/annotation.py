@@ -77,7 +77,7 @@ class _LateAnnotationDetector:
 
     def _log(self, problem: str) -> None:
         self._warn(
-            "keys.annotation(%r) %s, so it limits no request: call annotate() in a middleware "
+            "keys.annotation(%r) %s, so no request is limited: call annotate() in a middleware "
             "outside the rate limit, or give the policy to TokenPulse(inner_policies=[...])",
             self._field,
             problem,

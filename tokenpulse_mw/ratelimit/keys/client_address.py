@@ -26,9 +26,9 @@ def client_address(
 
     Without `trusted`, the client is the peer of the connection, and no header is read. With it,
     `header` is read from right to left, past all trusted addresses, to the first untrusted
-    address: what the client wrote, further left, is never reached. If a proxy reports no address
-    (`unknown`, an obfuscated name, invalid text), that proxy is the client. Peers without an
-    address (a unix socket) share one key.
+    address: values of the client are further left and never reached. If a proxy reports no
+    address (`unknown`, an obfuscated name, invalid text), that proxy is the client. Peers without
+    an address (a unix socket) share one key.
 
     Args:
         trusted: Networks of your proxies, such as "10.0.0.0/8", whose headers are read. "unix"

@@ -1,7 +1,7 @@
 """Parsers of the headers in which proxies report the client: the nearest hop first.
 
-Headers are parsed from right to left, because proxies append. What the client wrote is left of
-what the first proxy appended, and must not change how that is parsed. Addresses are packed;
+Headers are parsed from right to left, because proxies append. Values of the client are left of
+those of the first proxy, and must not change how the latter are parsed. Addresses are packed;
 None stands for a hop without a usable address.
 """
 

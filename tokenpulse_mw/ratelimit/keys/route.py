@@ -56,7 +56,7 @@ def _all_templates(
     scope: Scope, routers: dict[int, tuple[Any, RouteTemplates]]
 ) -> Iterator[RouteTemplates]:
     recorder = recorder_of(scope)
-    # Inside a router, the recorder may know only a part of the routes.
+    # Inside a router, the recorder may have only a part of the routes.
     if recorder is not None and "router" not in scope:
         yield recorder.dispatcher.routes
     top = scope.get("router", scope.get("app"))

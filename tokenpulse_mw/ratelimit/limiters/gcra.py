@@ -56,7 +56,7 @@ class Gcra:
         return Decision(wait == 0.0, limit, room, level / self._rate, wait, more_after=more_after)
 
     def charge(self, state: Bucket, now: float, amount: int, since: float) -> None:
-        """Count `amount`, up to ten windows of debt; a refund excludes what has drained."""
+        """Count `amount`, up to ten windows of debt; a refund excludes the drained amount."""
         if amount < 0:
             drained = (now - since) * self._rate
             self._fill(state, now, max(self._level(state, now) + min(amount + drained, 0.0), 0.0))

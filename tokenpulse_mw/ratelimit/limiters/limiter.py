@@ -117,8 +117,8 @@ class Limiter:
     def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
         """Correct the cost of a hit, regardless of the limit.
 
-        A negative amount is a refund, as far as the hit still counts. No amount limits a key for
-        long: windows end, and a bucket is empty after ten windows.
+        A negative amount is a refund, for the part of the hit that still counts. No amount limits a
+        key for long: windows end, and a bucket is empty after ten windows.
 
         Args:
             key: Key to charge.

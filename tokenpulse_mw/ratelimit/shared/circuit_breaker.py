@@ -29,7 +29,7 @@ class CircuitBreaker:
         self, storage: str, *, fallback: str, timeout: float, clock: Callable[[], float]
     ) -> None:
         self.down = False
-        self._refuses_writes = False
+        self._rejects_writes = False
         self._storage = storage
         self._fallback = fallback
         self._timeout = timeout
@@ -48,20 +48,20 @@ class CircuitBreaker:
         self._next_try = now + RETRY_SECONDS + self._timeout
         return True
 
-    def record_failure(self, reason: str, *, refuses_writes: bool = False) -> None:
+    def record_failure(self, reason: str, *, rejects_writes: bool = False) -> None:
         """Begin or continue an outage.
 
         Args:
             reason: Error text for the log.
-            refuses_writes: True if the storage responds but does not count: it is full or
+            rejects_writes: True if the storage responds but does not count: it is full or
                 read-only.
         """
         self._next_try = self._clock() + RETRY_SECONDS
-        self.down, self._refuses_writes = True, refuses_writes
+        self.down, self._rejects_writes = True, rejects_writes
         self._log.failed(
             "rate limit storage %s %s (%s); until it recovers, %s",
             self._storage,
-            "cannot count" if refuses_writes else "is unavailable",
+            "cannot count" if rejects_writes else "is unavailable",
             reason,
             self._fallback,
         )
@@ -74,7 +74,7 @@ class CircuitBreaker:
         """
         if not self.down:
             return
-        if self._refuses_writes and not wrote:
+        if self._rejects_writes and not wrote:
             self._next_try = self._clock() + RETRY_SECONDS
         else:
             self.down = False

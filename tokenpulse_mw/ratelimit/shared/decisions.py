@@ -46,5 +46,5 @@ def _wait(maximum: int, window: int, windows: tuple[int, float, int, float]) -> 
         return math.inf
     if current >= room:  # the current window has to become the previous one, and fade
         return ends - room * window / current + TICK
-    # The previous window has to fade; if it is gone, another process has counted meanwhile.
+    # The previous window has to fade; if it is missing, another process has counted meanwhile.
     return max(fades - (room - current) * window / max(previous, 1), 0.0) + TICK

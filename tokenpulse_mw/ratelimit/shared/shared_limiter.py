@@ -17,12 +17,12 @@ from .circuit_breaker import CircuitBreaker
 from .connections import STRATEGIES, StoragePool, Windows
 from .memcached import FixedOnMemcached
 from .redis import FixedOnRedis
-from .storage import check_storage, check_window, refuses_writes
+from .storage import check_storage, check_window, rejects_writes
 
 Response = TypeVar("Response")
 
 _FALLBACKS = {
-    "local": "each process decides from its own table",
+    "local": "each process uses its own table",
     "allow": "every request is allowed",
     "deny": "every request is rejected",
 }
@@ -34,7 +34,7 @@ class SharedLimiter:
     Limiters with the same storage, prefix, limit and strategy share their counters. Keys are
     bytes, strings, integers, None, or tuples of these.
 
-    If the storage fails or exceeds the timeout, `on_error` decides. During an outage one request
+    If the storage fails or exceeds the timeout, `on_error` applies. During an outage one request
     per second tries the storage, and the others do not wait for it. The drivers require asyncio:
     on trio, every request is decided as during an outage.
 
@@ -151,7 +151,7 @@ class SharedLimiter:
     ) -> None:
         """Correct the cost of a hit, regardless of the limit.
 
-        A negative amount is a refund, as far as the hit still counts.
+        A negative amount is a refund, for the part of the hit that still counts.
 
         Args:
             key: Key to charge.
@@ -244,8 +244,8 @@ class SharedLimiter:
                 connection = await self._pool.for_running_loop()
                 response = await operation(await connection.connected())
         except Exception as error:  # noqa: BLE001 - an outage must not fail the request
-            if refuses_writes(error):  # the connection itself is intact
-                self._breaker.record_failure(self._reason(error), refuses_writes=True)
+            if rejects_writes(error):  # the connection itself is intact
+                self._breaker.record_failure(self._reason(error), rejects_writes=True)
             # Only the first of several requests on a failed connection records the failure.
             elif connection is None or await self._pool.drop(connection):
                 self._breaker.record_failure(self._reason(error))

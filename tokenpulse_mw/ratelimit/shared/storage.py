@@ -33,7 +33,7 @@ _ASYNC_SCHEMES = {
 _PLAIN_SCHEMES = {name.removeprefix("async+"): opened for name, opened in _ASYNC_SCHEMES.items()}
 SCHEMES = _ASYNC_SCHEMES | _PLAIN_SCHEMES
 _ONE_SERVER = ("async+redis", "async+rediss", "async+redis+unix")
-# Beginnings of the errors of a Redis that refuses writes; the driver removes READONLY.
+# Beginnings of the errors of a Redis that rejects writes; the driver removes READONLY.
 _WRITE_ERRORS = ("OOM ", "MISCONF ", "NOREPLICAS ", "You can't write against a read only")
 _MAX_MEMCACHED_SECONDS = 30 * 86_400
 _MAX_PIPELINED = 10_000  # requests on one connection to Memcached
@@ -143,13 +143,13 @@ async def close_storage(storage: SharedStorage) -> None:
             (pool.close if isinstance(storage, MemcachedStorage) else pool.disconnect)()
 
 
-def refuses_writes(error: Exception) -> bool:
+def rejects_writes(error: Exception) -> bool:
     """Return True if Redis responds but does not count: it is full or read-only."""
     return isinstance(error, WriteRefusedError) or str(error).startswith(_WRITE_ERRORS)
 
 
 def _advice(scheme: str) -> str:
-    """Return what to use instead of an unsupported scheme."""
+    """Return advice for an unsupported scheme."""
     if scheme in ("memory", "async+memory"):
         return "to count within one process, use Limiter"
     return f"use one of {', '.join(_PLAIN_SCHEMES)}"

@@ -1,6 +1,6 @@
 """The API formats whose responses are understood.
 
-One module per format holds everything that is known about it. To add a vendor, add a module and
+One module per format contains everything about it. To add a vendor, add a module and
 list it in `FORMATS`.
 """
 

@@ -65,7 +65,7 @@ def _count(usage: Fields) -> TokenUsage:
     """Count a usage; `input_tokens` excludes the cache, so both cache counts are added.
 
     With compaction or an advisor the top level omits some model calls; `iterations`, if present,
-    lists all of them and is what is billed.
+    lists all of them; it is billed.
     """
     calls = _billed_calls(usage)
     if not calls:
@@ -106,7 +106,7 @@ def _merge(fields: Fields, update: Fields) -> dict[str, Any]:
 
 
 def _supplement(fields: Fields, metrics: Fields) -> dict[str, Any]:
-    """Add what only Bedrock's invocation metrics report.
+    """Add values that only Bedrock's invocation metrics report.
 
     Both exclude the cache from the input; if they disagree on the input, only the output is added.
     """

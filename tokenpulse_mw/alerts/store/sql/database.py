@@ -40,7 +40,7 @@ class Database:
 
     def __init__(self, url: Secret[str], *, timeout: float) -> None:
         check_seconds("timeout", timeout)
-        # SQLite reports a locked database before our timeout, which has a less helpful message.
+        # SQLite reports a locked database before this timeout, which has a less helpful message.
         parsed = parse_url(url)
         self.dialect: DatabaseDialect = dialects(timeout / 2)[parsed.get_backend_name()]
         self.location = str(url)
@@ -57,7 +57,7 @@ class Database:
         return await self._run(lambda: self._read(work))
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
-        """Run `work` as the only writer; commit all its changes or none, also if cancelled."""
+        """Run `work` as the only writer; commit all its changes or none, even if cancelled."""
         return await self._run(lambda: self._write(work))
 
     async def aclose(self) -> None:
@@ -145,7 +145,7 @@ class Database:
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # retrieved, so that asyncio does not log it if the caller has gone
+            task.exception()  # retrieved, so that asyncio does not log it after a timeout
 
     def _failure(self, error: Exception) -> StoreError:
         cause = getattr(error, "orig", None) or error

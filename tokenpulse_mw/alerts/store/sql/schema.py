@@ -1,4 +1,4 @@
-"""Tables of the alert store and dialects of SQL."""
+"""Tables of the alert store, and SQL dialects."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 class SafeText(TypeDecorator[str]):
     r"""Arbitrary text, such as names from traffic; unsafe characters are stored as `\uXXXX`.
 
-    It is compared and sorted by code points, not by the rules of a language.
+    It is compared and sorted by code points, not by the collation of a locale.
     """
 
     impl = Text

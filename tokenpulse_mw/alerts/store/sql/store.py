@@ -49,11 +49,11 @@ _Connection = Any
 
 
 class SQLAlertStore:
-    """`AlertStore` in SQLite or PostgreSQL; what it has stored survives a kill.
+    """`AlertStore` in SQLite or PostgreSQL; stored data survives a crash of the process.
 
     It needs the extra `sql`, and for PostgreSQL a driver such as `asyncpg`. The first call creates
-    the tables. It runs on asyncio only, and until it is closed in the event loop of the first call.
-    Several processes may share a database. A SQLite file must be on a local disk.
+    the tables. It runs on asyncio only, and until it is closed only in the event loop of the first
+    call. Several processes may share a database. A SQLite file must be on a local disk.
 
     Args:
         url: URL of the database, as SQLAlchemy or a vendor of PostgreSQL writes it; that of a
@@ -61,7 +61,7 @@ class SQLAlertStore:
         timeout: Timeout of each call in seconds; a call that times out may have taken effect.
         max_history: Maximum number of resolved alerts, of dead letters, and of versions of
             thresholds.
-        wall: Clock in seconds since the epoch, by which silences have ended at `load`.
+        wall: Returns seconds since the epoch; `load` omits silences that have ended.
 
     Raises:
         ValueError: `url`, `timeout` or `max_history` is invalid, or a package is missing; the
@@ -248,7 +248,7 @@ class SQLAlertStore:
         )
 
     async def prune(self, before: float) -> None:
-        """Delete what ended before `before`: resolved alerts, dead letters and silences."""
+        """Delete resolved alerts, dead letters and silences that ended before `before`."""
         statements = (self._sql.prune_alerts, self._sql.prune_dead, self._sql.prune_silences)
         await self._execute(*((statement, {"before": before}) for statement in statements))
 
