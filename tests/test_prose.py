@@ -38,6 +38,11 @@ WORDS = {
     r"as above": "repeat the reason",
     r"bury|buried|burial": "dead-letter",
     r"asker|askers": "client",
+    r"in force": "current, effective, active",
+    r"any more": "no longer",
+    r"whatever": "any, even if",
+    r"also (?:if|when)": "even if",
+    r"others build on": "public",
 }
 ODD = {re.compile(rf"\b(?:{words})\b", re.IGNORECASE): advice for words, advice in WORDS.items()}
 OPENING = re.compile(r"(?:What|Who|Whose|Whom|Where|Whether)\b")

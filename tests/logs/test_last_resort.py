@@ -59,7 +59,7 @@ def test_no_logger_of_the_application_is_changed(library: logging.Logger) -> Non
 def test_root_handler_of_the_application_receives_all_lines(
     library: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """After `basicConfig`, nothing is added, also if its level hides INFO lines."""
+    """After `basicConfig`, nothing is added, even if its level hides INFO lines."""
     remove_handlers()
     stream = io.StringIO()
     logging.basicConfig(stream=stream, format="%(message)s")

@@ -60,7 +60,7 @@ def test_application_reads_its_routes(read: Callable[[Route], object]) -> None:
 
 
 def test_names_of_the_application_are_not_shadowed() -> None:
-    """The application finds its own routes by their names, whatever the names of ours are."""
+    """The application finds its own routes by their names, which ours do not repeat."""
     pulse, app = gateway(), FastAPI()
     routes = [route for route in pulse.routes if isinstance(route, Route)]
     names = {route.endpoint.__name__ for route in routes}

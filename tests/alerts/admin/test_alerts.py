@@ -73,7 +73,7 @@ def test_list_with_filters_has_alerts_that_match_all(query: str, subjects: set[s
 
 
 def test_active_alerts_are_firing_or_recovering() -> None:
-    """A pending alert is not active; one that is not found any more is active until it resolves."""
+    """A pending alert is not active; one that is no longer found is active until it resolves."""
     api = Api(trouble("k1"), trouble("k2", keep_firing=60), trouble("k3", hold_for=60))
     api.evaluate()
     api.rule.findings = api.rule.findings[:1]

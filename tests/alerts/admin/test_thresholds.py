@@ -200,7 +200,7 @@ def test_put_without_if_match_sets_the_thresholds_that_are_its_fields() -> None:
 
 
 def test_put_without_if_match_keeps_what_another_process_has_set() -> None:
-    """The thresholds of the newest version in the store are kept, also if it was unknown here."""
+    """The thresholds of the newest version in the store are kept, even if it was unknown here."""
     api = Api()
     api.request("GET", "/thresholds")
     set_in_store(api, Thresholds(error_rate=0.2).as_dict())

@@ -52,7 +52,7 @@ async def put_thresholds(request: AdminRequest) -> AdminResponse:
     except ProblemError as problem:
         if problem.status != 412:
             raise
-        # Another process has changed other thresholds, which are in force here now.
+        # Another process has changed other thresholds, which are current here now.
         return await _set_fields(request, expected=...)
 
 

@@ -193,7 +193,7 @@ def _seconds(name: str, text: str) -> float:
 
 
 def _is_asynchronous(url: URL) -> bool:
-    """Return True if the driver is asynchronous, also if it is not installed."""
+    """Return True if the driver is asynchronous, even if it is not installed."""
     try:
         return url.get_dialect().get_async_dialect_cls(url).is_async
     except NoSuchModuleError:
