@@ -29,6 +29,7 @@ NEUTRAL: list[dict[str, Any]] = [
     {"status": 503, "limited": True},
     {"status": 499, "outcome": "client_disconnect"},
     {"status": 200, "outcome": "client_disconnect"},
+    {"status": 502, "outcome": "client_disconnect"},
     {"status": 200, "method": "OPTIONS"},
     {"status": 500, "method": "OPTIONS"},
 ]

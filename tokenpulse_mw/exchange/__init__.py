@@ -1,7 +1,7 @@
 """Exchanges: each request is measured once and delivered to every observer."""
 
 from .annotate import annotate, annotations_of, drop_exchange, recorder_of
-from .exchange import Exchange, Outcome, method_label
+from .exchange import Exchange, Outcome, method_label, upstream_failed
 from .middleware import ExchangeMiddleware
 from .observers import ErrorReporter, Observer, ObserverLike, component_name
 from .provider import UNKNOWN, ProviderResolver, Providers
@@ -38,4 +38,5 @@ __all__ = [
     "recorder_of",
     "request_headers",
     "truncate_with_hash",
+    "upstream_failed",
 ]

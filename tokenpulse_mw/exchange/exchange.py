@@ -23,6 +23,19 @@ def method_label(method: str) -> str:
     return method if method in METHODS else OTHER_METHOD
 
 
+def upstream_failed(*, method: str, status: int, outcome: str, limited: bool) -> bool | None:
+    """Return True if an exchange shows a failure of its upstream, False if it shows a success.
+
+    None if it shows neither: a rejection by our own limit, a preflight, a client that left, a
+    redirect or a client error.
+    """
+    if limited or method == "OPTIONS" or outcome == "client_disconnect":
+        return None
+    if status >= 500 or outcome != "complete":
+        return True
+    return False if status < 300 else None
+
+
 class Exchange(msgspec.Struct, eq=False):
     """One finished request and its response.
 

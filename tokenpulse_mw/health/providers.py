@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from ..exchange import PROVIDERS, Exchange
+from ..exchange import PROVIDERS, Exchange, upstream_failed
 from ..validation import check_integer, check_positive, check_strings
 from .results import CheckResult, Observation
 
@@ -57,15 +57,20 @@ class ProviderHealth:
     def __call__(self, exchange: Exchange) -> None:
         """Count a finished exchange."""
         record = self._records.get(exchange.provider)
-        if record is None or exchange.limited or exchange.method == "OPTIONS":
+        if record is None:
             return
-        outcome, status = exchange.outcome, exchange.status
-        if outcome == "complete" and status < 300:
-            record.failures = 0
-            record.last_success = self._clock()
-        elif status >= 500 or outcome not in ("complete", "client_disconnect"):
+        failed = upstream_failed(
+            method=exchange.method,
+            status=exchange.status,
+            outcome=exchange.outcome,
+            limited=exchange.limited,
+        )
+        if failed:
             record.failures += 1
             record.last_failure = self._clock()
+        elif failed is False:
+            record.failures = 0
+            record.last_success = self._clock()
 
     def unhealthy(self) -> list[str]:
         """Return the providers whose consecutive failures have reached the threshold."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...exchange import UNKNOWN
+from ...exchange import UNKNOWN, upstream_failed
 from . import Streak
 
 # "apikey" and the id of the annotated credential, otherwise "provider" and its name.
@@ -73,8 +73,11 @@ class TrafficClass:
         self.streak: Streak | None = None
 
     def _upstream(self, key: TrafficKey) -> Upstream | None:
-        if not self.is_rated or (key.status >= 300 and not self.is_failure):
-            return None  # redirects and client errors do not show the health of the upstream
+        failed = upstream_failed(
+            method=key.method, status=key.status, outcome=key.outcome, limited=key.limited
+        )
+        if failed is None:
+            return None
         # The provider of a failure is often unknown; a credential identifies the upstream anyway.
         if key.credential:
             return "apikey", key.credential
