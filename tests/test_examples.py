@@ -163,6 +163,24 @@ def test_on_call_gateway_keeps_alerts_across_a_restart(
     assert '"route":"/claude/v1/messages"' in capsys.readouterr().err
 
 
+def test_fastapi_dependency_limits_each_tenant_by_its_plan() -> None:
+    """Each tenant has the rate of its plan and a token budget, over HTTP and WebSockets."""
+    acme, globex = ({"authorization": f"Bearer sk-{number}"} for number in (1, 2))
+
+    app = load("fastapi_dependency.py")["app"]
+    with TestClient(app) as client:
+        limited = [client.post("/chat", headers=acme) for _ in range(3)]
+        assert [response.status_code for response in limited] == [200, 200, 429]
+        assert client.post("/chat").status_code == 401
+        assert client.post("/chat", headers=globex).headers["ratelimit-policy"] == (
+            '"default";q=600;w=60,"requests";q=60;w=60,"tokens";q=20000;qu="tokens";w=60'
+        )
+        with client.websocket_connect("/talk", headers=globex) as socket:
+            socket.send_text("hi")
+            assert socket.receive_text() == "globex: hi"
+    assert "429" in app.openapi()["paths"]["/chat"]["post"]["responses"]
+
+
 def test_each_example_has_a_test() -> None:
     """Each example is named in this module, or in the tests of LiteLLM."""
     tests = [Path(__file__), Path(__file__).with_name("litellm") / "test_proxy.py"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenpulse_mw import Limiter, Policy, SharedLimiter, keys
+from tokenpulse_mw import Limiter, PlanLimiter, Policy, SharedLimiter, keys
 from tokenpulse_mw.ratelimit import budgets
 from tokenpulse_mw.ratelimit.keys.address import network_grouper, pack
 
@@ -19,8 +19,20 @@ async def test_only_keys_that_used_half_of_their_tokens_are_listed(clock: FakeCl
         limiter.hit(key, tokens)
     used = budgets([Policy(limiter, tokens=10, key=keys.annotation("tenant"))])
 
-    assert used is not None
     assert await used() == [("bob", 50, 100), ("eve", 100, 100)]
+
+
+@pytest.mark.anyio
+async def test_quota_of_a_key_is_that_of_its_plan() -> None:
+    """The limit is that of the key; a key without limit or with an unknown rate is left out."""
+    plans: dict[str, str | None] = dict.fromkeys(["ada", "bob", "eve", "kim"], "20/day")
+    limiter = PlanLimiter(plans.__getitem__)
+    for key in plans:
+        limiter.hit(key, 10)
+    plans |= {"ada": "100/day", "eve": None, "kim": "fast"}
+    used = budgets([Policy(limiter, tokens=10)])
+
+    assert await used() == [("bob", 10, 20)]
 
 
 @pytest.mark.anyio
@@ -31,7 +43,6 @@ async def test_key_with_expired_window_is_not_listed(clock: FakeClock) -> None:
     used = budgets([Policy(limiter, tokens=10)])
     clock.advance(61)
 
-    assert used is not None
     assert await used() == []
 
 
@@ -56,7 +67,6 @@ async def test_key_is_listed_in_readable_form(key: object, text: str) -> None:
     limiter.hit(key, 10)
     used = budgets([Policy(limiter, tokens=1)])
 
-    assert used is not None
     assert await used() == [(text, 10, 10)]
 
 
@@ -68,13 +78,13 @@ async def test_large_table_is_listed_completely() -> None:
         limiter.hit(number, 10 if number % 1000 == 0 else 1)
     used = budgets([Policy(limiter, tokens=1)])
 
-    assert used is not None
     assert await used() == [("0", 10, 10), ("1000", 10, 10), ("2000", 10, 10)]
 
 
-def test_policies_without_local_token_limit_have_no_budgets() -> None:
+@pytest.mark.anyio
+async def test_policies_without_local_token_limit_have_no_budgets() -> None:
     """Limits of requests and shared limits are not listed."""
     shared = SharedLimiter("10/minute", storage="async+redis://127.0.0.1:1")
 
-    assert budgets([Policy("10/minute")]) is None
-    assert budgets([Policy(shared, name="shared", tokens=1)]) is None
+    assert await budgets([Policy("10/minute")])() == []
+    assert await budgets([Policy(shared, name="shared", tokens=1)])() == []

@@ -202,7 +202,7 @@ def test_time_is_read_from_the_clock_of_the_limiter() -> None:
     ("arguments", "error"),
     [
         ({"limit": "often"}, "limit must be one rate such as .* got 'often'"),
-        ({"limit": 5}, "limit must be a rate such as '100/minute', a Limiter, .* got 5"),
+        ({"limit": 5}, "limit must be a rate such as '100/minute', a function .* got 5"),
         ({"limit": None}, "or an InFlight, got None"),
         ({"name": ""}, "policy name must be 1 to 64 letters, digits, .* got ''"),
         ({"name": "a b"}, "policy name must be .* got 'a b'"),

@@ -62,11 +62,11 @@ async def test_rejection_by_one_limiter_consumes_nothing_of_the_others(
         *(Policy(limiter, name=name, key=client) for name, limiter in limiters.items())
     )
 
-    _, allowed, reservations = await policy_set.evaluate_shared(http_scope(), None)
+    _, allowed, reservations = await policy_set.evaluate_async(http_scope(), None)
     before = {name: await left(limiter) for name, limiter in limiters.items()}
-    decisions, rejection, _ = await policy_set.evaluate_shared(http_scope(), None)
+    decisions, rejection, _ = await policy_set.evaluate_async(http_scope(), None)
 
-    assert (policy_set.shared, allowed) == (True, None)
+    assert (policy_set.awaits, allowed) == (True, None)
     assert reservations is not None
     assert before == {name: count - 1 for name, count in {**limits, "slots": 5}.items()}
     assert rejection is not None
@@ -87,7 +87,7 @@ async def test_shared_policy_in_shadow_mode_rejects_no_request(
         Policy(real, name="real", key=client),
     )
 
-    rejections = [(await policy_set.evaluate_shared(http_scope(), None))[1] for _ in range(3)]
+    rejections = [(await policy_set.evaluate_async(http_scope(), None))[1] for _ in range(3)]
 
     assert [rejection and rejection.policy for rejection in rejections] == [None, None, "real"]
     assert await left(real) == 0
@@ -155,10 +155,10 @@ async def test_client_that_disconnects_during_storage_delay_is_rolled_back(
         Policy(requests, name="local", key=client),
         Policy(slots, name="slots", key=client),
     )
-    await policy_set.evaluate_shared(http_scope(), None)  # connects; its slot is never released
+    await policy_set.evaluate_async(http_scope(), None)  # connects; its slot is never released
     redis.stop()
 
-    task = asyncio.create_task(policy_set.evaluate_shared(http_scope(), None))
+    task = asyncio.create_task(policy_set.evaluate_async(http_scope(), None))
     await until(slots, remaining=3)
     assert await left(requests) == 3
     task.cancel()
@@ -184,9 +184,9 @@ async def test_client_that_disconnects_during_rollback_is_refunded_once(
             Policy(allowing, name="allowing", key=client),
             Policy(rejecting, name="rejecting", key=client),
         )
-        await policy_set.evaluate_shared(http_scope(), None)
+        await policy_set.evaluate_async(http_scope(), None)
         second.stop()
-        task = asyncio.create_task(policy_set.evaluate_shared(http_scope(), None))
+        task = asyncio.create_task(policy_set.evaluate_async(http_scope(), None))
         await until(allowing, remaining=3)
         redis.stop()
         second.resume()
@@ -237,9 +237,9 @@ async def test_rolled_back_decision_remains_within_the_limit(
         Policy(available, name="available", key=lambda scope: "me"),
     ]
     policy_set = PolicySet(policies, enforce=True, on_decision=None)
-    await policy_set.evaluate_shared(http_scope(), None)
+    await policy_set.evaluate_async(http_scope(), None)
 
-    decisions, rejection, _ = await policy_set.evaluate_shared(http_scope(), None)
+    decisions, rejection, _ = await policy_set.evaluate_async(http_scope(), None)
 
     assert rejection is not None
     assert [decision.remaining for decision in decisions] == [5, 0]

@@ -27,6 +27,7 @@ _CONTENT_TYPE_SIZE = len(b"content-type")
 _ENCODING_SIZE = len(b"content-encoding")
 _PROVIDER_SIZE = len(PROVIDER_HEADER)
 _EMPTY: dict[str, Any] = {}
+_NO_NAMES = frozenset[bytes]()
 
 
 class Recorder:
@@ -42,6 +43,7 @@ class Recorder:
         limited: True if a rate limit rejected the request.
         annotations: Facts from the application, by field of `Exchange`.
         callbacks: Called at the end of the exchange.
+        decisions: Decisions of rate limits, which the added headers describe.
         finished: True after the end of the exchange.
     """
 
@@ -52,10 +54,12 @@ class Recorder:
         "_headers",
         "_meter",
         "_receive",
+        "_replaced",
         "_scope",
         "_send",
         "annotations",
         "callbacks",
+        "decisions",
         "dispatcher",
         "finished",
         "limited",
@@ -68,6 +72,7 @@ class Recorder:
         self.started = dispatcher.clock()
         self.status = 0
         self.limited = False
+        self.decisions: Sequence[Any] = ()
         self.annotations: Mapping[str, Any] = _EMPTY
         self.callbacks: tuple[ExchangeCallback, ...] = ()
         self.finished = False
@@ -75,6 +80,7 @@ class Recorder:
         self._receive = receive
         self._send = send
         self._headers: RawHeaders = ()
+        self._replaced: frozenset[bytes] = _NO_NAMES
         self._client_left = False
         self._meter: UsageMeter | None = None
         self._first_byte: float | None = None
@@ -92,6 +98,17 @@ class Recorder:
     def add_headers(self, headers: RawHeaders) -> None:
         """Add `headers` to the response; those of the same name become one list."""
         self._headers = _joined(self._headers, headers) if self._headers else headers
+
+    def replace_headers(self, headers: RawHeaders, names: frozenset[bytes]) -> None:
+        """Add `headers` to the response, instead of added headers with the same names.
+
+        Args:
+            headers: Headers to add.
+            names: Names in lower case that are removed from the headers of the application too.
+        """
+        added = {name for name, _ in headers}
+        self._headers = [*(pair for pair in self._headers if pair[0] not in added), *headers]
+        self._replaced = names
 
     def add_callback(self, callback: ExchangeCallback) -> None:
         """Call `callback` at the end of this exchange."""
@@ -218,6 +235,8 @@ class HttpRecorder(Recorder):
         try:
             headers = message.get("headers", [])
             if self._headers or type(headers) is not list:
+                if self._replaced:
+                    headers = [pair for pair in headers if pair[0].lower() not in self._replaced]
                 headers = [*headers, *self._headers]
                 message = {**message, "headers": headers}
             if not self.finished:

@@ -3,11 +3,12 @@
 from . import keys
 from .budgets import budgets
 from .callables import KeyFunction
-from .limiters import Decision, InFlight, Limiter
+from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf
 from .middleware import RateLimitMiddleware
-from .paths import requests_to
-from .policy import Policy, check_policies
+from .paths import exempt_paths, requests_to
+from .policy import AnyLimiter, Policy, check_policies
 from .policy_set import OnDecision
+from .rejection import RateLimited, RejectionMiddleware
 from .responses import (
     RESPONSES,
     Respond,
@@ -16,22 +17,40 @@ from .responses import (
     problem_details,
     too_many_requests,
 )
+from .route_limits import (
+    FROM_LIMIT,
+    ConnectionCondition,
+    ConnectionCost,
+    RouteLimit,
+    RouteLimits,
+)
 from .shared import SharedLimiter
 
 __all__ = [
+    "FROM_LIMIT",
     "RESPONSES",
+    "AnyLimiter",
+    "ConnectionCondition",
+    "ConnectionCost",
     "Decision",
     "InFlight",
     "KeyFunction",
     "Limiter",
     "OnDecision",
+    "PlanLimiter",
     "Policy",
     "RateLimitMiddleware",
+    "RateLimited",
+    "RateOf",
+    "RejectionMiddleware",
     "Respond",
+    "RouteLimit",
+    "RouteLimits",
     "SharedLimiter",
     "anthropic_error",
     "budgets",
     "check_policies",
+    "exempt_paths",
     "keys",
     "openai_error",
     "problem_details",

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 import anyio.lowlevel
 
 from .keys.address import format_key
-from .limiters import Limiter
+from .limiters import Decision, Limiter, PlanLimiter
 from .policy import Policy
 
 Budget = tuple[str, int, int]
@@ -16,33 +16,41 @@ _KEYS_PER_CHECKPOINT = 1000  # then other tasks run
 _MIN_SHARE = 0.5
 
 
-def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]] | None:
+def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]]:
     """Return a function that lists (key, used, limit) of keys that used half of their tokens.
 
     Only policies that limit tokens (`Policy(tokens=)`) in this process are included: shared
-    counters are only in their storage. Without such a policy the result is None. Secret
-    keys are shown as their hash.
+    counters are only in their storage. A list of policies may grow later. Secret keys are shown as
+    their hash.
     """
-    limiters = [
-        policy.limiter
-        for policy in policies
-        if policy.unit == "tokens" and isinstance(policy.limiter, Limiter)
-    ]
-    if not limiters:
-        return None
 
     async def used() -> list[Budget]:
         rows: list[Budget] = []
-        for limiter in limiters:
+        for limiter in [policy.limiter for policy in policies if policy.unit == "tokens"]:
+            if not isinstance(limiter, Limiter):
+                continue
             for number, key in enumerate(limiter, 1):
                 if number % _KEYS_PER_CHECKPOINT == 0:
                     await anyio.lowlevel.checkpoint()
-                tokens = limiter.limit - limiter.peek(key, 0).remaining
-                if tokens >= limiter.limit * _MIN_SHARE:
-                    rows.append((_key_text(key), tokens, limiter.limit))
+                decision = _usage(limiter, key)
+                if decision is not None:
+                    tokens = decision.limit - decision.remaining
+                    if tokens >= decision.limit * _MIN_SHARE:
+                        rows.append((_key_text(key), tokens, decision.limit))
         return rows
 
     return used
+
+
+def _usage(limiter: Limiter, key: Hashable) -> Decision | None:
+    """Return the usage of `key`; None if it is not limited, or its rate is not known."""
+    if isinstance(limiter, PlanLimiter):
+        try:
+            if not limiter.is_limited(key):
+                return None
+        except Exception:  # noqa: BLE001 - requests of this key report the error
+            return None
+    return limiter.peek(key, 0)
 
 
 def _key_text(key: Hashable) -> str:

@@ -48,12 +48,26 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
 
     The fields are structured fields (RFC 9651).
     """
-    items = {policy.name: _policy_item(policy) for policy in policies}
+    units = {policy.name: policy.unit for policy in policies}
+    items = {
+        policy.name: _policy_item(
+            policy.name, policy.unit, policy.limiter.limit, policy.limiter.window
+        )
+        for policy in policies
+    }
     cache: dict[int, RawHeaders] = {}
 
+    def item_of_plan(decision: Decision) -> bytes:
+        name = decision.policy
+        return _policy_item(name, units[name], decision.limit, decision.window)
+
     def write(decisions: Sequence[Decision]) -> RawHeaders:
+        described = [
+            items[decision.policy] if decision.window is None else item_of_plan(decision)
+            for decision in decisions
+        ]
         return [
-            (b"ratelimit-policy", b",".join([items[decision.policy] for decision in decisions])),
+            (b"ratelimit-policy", b",".join(described)),
             (b"ratelimit", b",".join(map(_limit_item, decisions))),
         ]
 
@@ -72,15 +86,16 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
             fields = cache[cache_key] = write(decisions)
         return fields
 
-    return Dialect(write if len(policies) > 1 else write_single)
+    is_single = len(policies) == 1 and policies[0].plans is None
+    return Dialect(write_single if is_single else write)
 
 
-def _policy_item(policy: Policy) -> bytes:
-    item = f'"{policy.name}";q={policy.limiter.limit}'
-    if policy.unit != "requests":
-        item += f';qu="{policy.unit}"'
-    if policy.limiter.window is not None:
-        item += f";w={policy.limiter.window}"
+def _policy_item(name: str, unit: str, limit: int, window: int | None) -> bytes:
+    item = f'"{name}";q={limit}'
+    if unit != "requests":
+        item += f';qu="{unit}"'
+    if window is not None:
+        item += f";w={window}"
     return item.encode()
 
 

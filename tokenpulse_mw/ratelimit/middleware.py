@@ -16,8 +16,9 @@ from .misuse import MisuseDetector
 from .paths import exempt_paths
 from .policy import AnyLimiter, Policy
 from .policy_set import OnDecision, PolicySet
+from .rejection import RateLimited, send_rejection
 from .reservations import Reservations
-from .responses import Respond, reject_websocket, too_many_requests
+from .responses import Respond, too_many_requests
 
 DEFAULT_LIMIT = "100/minute"
 
@@ -86,7 +87,7 @@ class RateLimitMiddleware:
         )
         self.policies: Sequence[Policy] = self._policy_set.policies
         # Looked up once, since it is called on every request.
-        self._evaluate = None if self._policy_set.shared else self._policy_set.evaluate
+        self._evaluate = None if self._policy_set.awaits else self._policy_set.evaluate
         self._respond = respond
         self._is_exempt = exempt_paths(exempt)
         self._dialect = dialect(headers, self.policies)
@@ -113,33 +114,31 @@ class RateLimitMiddleware:
         if evaluate is not None:
             decisions, rejection, reservations = evaluate(scope, recorder)
         else:
-            decisions, rejection, reservations = await self._policy_set.evaluate_shared(
+            decisions, rejection, reservations = await self._policy_set.evaluate_async(
                 scope, recorder
             )
-        if decisions and self._dialect is not None and (kind == "http" or rejection is not None):
-            send = _adding_headers(self._dialect, decisions, scope, recorder, send)
-        if rejection is not None:
-            await self._reject(rejection, scope, receive, send)
-        elif reservations is not None:
-            await self._hold(reservations, scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    async def _reject(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
+        dialect = self._dialect
+        if decisions and dialect is not None:
+            if recorder is not None:
+                outer = recorder.decisions
+                recorder.decisions = [*outer, *decisions] if outer else decisions
+            if kind == "http" or rejection is not None:
+                if recorder is not None and not dialect.replaces:
+                    recorder.add_headers(dialect.write(decisions))  # it inspects messages anyway
+                else:
+                    send = _adding_headers(dialect, decisions, scope, send)
         try:
-            response = self._respond(decision)
-            if not callable(response):
-                raise TypeError(f"respond must return an ASGI application, got {response!r}")
-        except Exception as error:  # noqa: BLE001 - an error here must not fail the request
-            self._policy_set.report(scope, error)
-            response = too_many_requests(decision)
-        recorder = recorder_of(scope)
-        if recorder is not None:
-            recorder.limited = True
-        if scope["type"] == "websocket":
-            await reject_websocket(response, scope, receive, send)
-        else:
-            await response(scope, receive, send)
+            if rejection is not None:
+                if recorder is not None:
+                    recorder.limited = True
+                response = self._policy_set.response_to(rejection, scope, self._respond)
+                await send_rejection(response, scope, receive, send)
+            elif reservations is not None:
+                await self._hold(reservations, scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+        except RateLimited as error:  # by a middleware inside that calls `TokenPulse.check`
+            await error(scope, receive, send)
 
     async def _hold(
         self, reservations: Reservations, scope: Scope, receive: Receive, send: Send
@@ -184,20 +183,13 @@ def _policies(
 
 
 def _adding_headers(
-    dialect: Dialect,
-    decisions: Sequence[Decision],
-    scope: Scope,
-    recorder: Recorder | None,
-    send: Send,
+    dialect: Dialect, decisions: Sequence[Decision], scope: Scope, send: Send
 ) -> Send:
     """Return a `send` that adds the headers for `decisions` to the response.
 
     Headers of an inner rate limit, such as that of a tenant, take precedence.
     """
     fields, replaces = dialect.write(decisions), dialect.replaces
-    if recorder is not None and not replaces:  # the recorder inspects every message anyway
-        recorder.add_headers(fields)
-        return send
     if replaces:
         scope[_HEADERS_KEY] = fields
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from inspect import isclass
 from typing import NamedTuple, cast
 
 from starlette.types import Scope
@@ -10,7 +11,7 @@ from starlette.types import Scope
 from ..validation import check_bool, check_integer
 from .callables import KeyFunction, check_function, check_name
 from .keys import client_address
-from .limiters import Decision, InFlight, Limiter
+from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf
 from .shared import SharedLimiter
 
 AnyLimiter = Limiter | SharedLimiter | InFlight
@@ -23,7 +24,8 @@ class Policy:
     """A limit with a key, a cost and the requests it applies to.
 
     Args:
-        limit: A rate such as "100/minute", or a `Limiter`, `SharedLimiter` or `InFlight`.
+        limit: A rate such as "100/minute"; a function of the key, async or not, that returns one,
+            or None for no limit; or a `Limiter`, `PlanLimiter`, `SharedLimiter` or `InFlight`.
         name: Name in headers, metrics and errors: letters, digits, `_`, `.`, `:` and `-`.
         key: Function of the scope that returns the client's key; the client's address when
             None. A request whose key is None is not limited.
@@ -37,6 +39,7 @@ class Policy:
     Attributes:
         limiter: Limiter, made from `limit` if that is a rate.
         shared: True if the limiter is a `SharedLimiter`, which is awaited.
+        plans: The limiter if it is a `PlanLimiter`, else None.
         suspended: True to limit no request and count none, as tests of something else need it.
         unit: Unit of the limit: "requests", "tokens" or "concurrent-requests".
 
@@ -46,7 +49,7 @@ class Policy:
 
     def __init__(
         self,
-        limit: str | AnyLimiter,
+        limit: str | RateOf | AnyLimiter,
         *,
         name: str = DEFAULT_NAME,
         key: KeyFunction | None = None,
@@ -65,12 +68,18 @@ class Policy:
         self.shared = isinstance(self.limiter, SharedLimiter)
         self.local = cast(Limiter | InFlight, self.limiter)  # unless `shared`
         self.remote = cast(SharedLimiter, self.limiter)  # if `shared`
+        self.plans = self.limiter if isinstance(self.limiter, PlanLimiter) else None
         self.unit = "concurrent-requests" if isinstance(self.limiter, InFlight) else "requests"
         self.cost = cost
         if tokens is not None:
             self._count_tokens(tokens)
         self.price = self.cost if isinstance(self.cost, int) else 1  # if the function fails
-        self.is_plain = not self.shared and self.unit == "requests" and isinstance(self.cost, int)
+        self.is_plain = (
+            not self.shared
+            and self.plans is None
+            and self.unit == "requests"
+            and isinstance(self.cost, int)
+        )
         for parameter, function in {"key": self.key, "when": when}.items():
             if function is not None:
                 check_function(parameter, function)
@@ -78,7 +87,8 @@ class Policy:
         if callable(self.cost):
             check_function(parameter, self.cost)
         else:
-            check_integer(parameter, self.cost, minimum=minimum, maximum=self.limiter.limit)
+            maximum = self.limiter.limit if self.plans is None else None
+            check_integer(parameter, self.cost, minimum=minimum, maximum=maximum)
 
     def key_or(self, default: KeyFunction | None) -> KeyFunction:
         """Return the key of this policy, or `default` if the policy has no key."""
@@ -109,13 +119,15 @@ class Policy:
         self.unit, self.cost = "tokens", tokens
 
 
-def _limiter(limit: str | AnyLimiter) -> AnyLimiter:
+def _limiter(limit: str | RateOf | AnyLimiter) -> AnyLimiter:
     if isinstance(limit, AnyLimiter):
         return limit
+    if callable(limit) and not isclass(limit):
+        return PlanLimiter(limit)
     if not isinstance(limit, str):
         raise ValueError(
-            f"limit must be a rate such as '100/minute', a Limiter, a SharedLimiter or an "
-            f"InFlight, got {limit!r}"
+            "limit must be a rate such as '100/minute', a function of the key, a Limiter, a "
+            f"PlanLimiter, a SharedLimiter or an InFlight, got {limit!r}"
         )
     return Limiter(limit)
 

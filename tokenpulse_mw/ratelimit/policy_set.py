@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from ..exchange import ErrorReporter, Recorder, recorder_of
 from .callables import KeyFunction
@@ -19,6 +19,7 @@ from .policy import (
     with_cost,
 )
 from .reservations import Reservations
+from .responses import Respond, too_many_requests
 
 OnDecision = Callable[[Scope, Decision], object]
 
@@ -41,8 +42,9 @@ class PolicySet:
 
     Attributes:
         policies: Policies in the order of evaluation.
-        shared: True if a limiter is shared; then `evaluate_shared` must be used.
-        evaluate: Function that evaluates a request if all limiters are of this process.
+        awaits: True if a limiter is shared or its rate is an async function; then
+            `evaluate_async` must be used.
+        evaluate: Function that evaluates a request if nothing has to be awaited.
 
     Raises:
         ValueError: The list is empty, or two policies share a name or a limiter.
@@ -58,7 +60,11 @@ class PolicySet:
     ) -> None:
         check_policies(policies)
         self.policies = sorted(policies, key=_rollback_order)
-        self.shared = any(policy.shared for policy in policies)
+        self._has_plans = any(policy.plans is not None for policy in policies)
+        self.awaits = any(
+            policy.shared or (policy.plans is not None and policy.plans.is_async)
+            for policy in policies
+        )
         self._enforced = {policy.name for policy in policies if policy.enforce and enforce}
         self._on_decision = on_decision
         self._default_key = default_key
@@ -67,7 +73,10 @@ class PolicySet:
         self.evaluate: Evaluate = self._evaluate_one(policies[0]) if alone else self._evaluate_all
 
     def _evaluate_all(self, scope: Scope, recorder: Recorder | None) -> Evaluation:
-        return self._evaluation(scope, recorder, self._apply(scope, self._charges(scope)))
+        charges = self._charges(scope)
+        if self._has_plans:
+            charges = self._with_rate(scope, charges)
+        return self._evaluation(scope, recorder, self._apply(scope, charges))
 
     def _evaluate_one(self, policy: Policy) -> Evaluate:
         """Return a faster `evaluate` for a single plain policy."""
@@ -101,9 +110,14 @@ class PolicySet:
 
         return evaluate
 
-    async def evaluate_shared(self, scope: Scope, recorder: Recorder | None) -> Evaluation:
+    async def evaluate_async(self, scope: Scope, recorder: Recorder | None) -> Evaluation:
         """Evaluate a request by the limiters of this process, then by the shared limiters."""
         charges = self._charges(scope)
+        for charge in charges:
+            plans = charge.policy.plans
+            if plans is not None and plans.is_async:
+                await plans.load(charge.key)
+        charges = self._with_rate(scope, charges)
         results = self._apply(scope, [charge for charge in charges if not charge.policy.shared])
         if self._rejection(results) is None:
             shared = [charge for charge in charges if charge.policy.shared]
@@ -130,6 +144,18 @@ class PolicySet:
             if charge is not None:
                 charges.append(self._with_cost(charge, scope))
         return charges
+
+    def _with_rate(self, scope: Scope, charges: list[Charge]) -> list[Charge]:
+        """Return the charges without those of keys that are not limited, or whose rate fails."""
+        limited = []
+        for charge in charges:
+            plans = charge.policy.plans
+            try:
+                if plans is None or plans.is_limited(charge.key):
+                    limited.append(charge)
+            except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
+                self._failed(scope, charge.policy, error)
+        return limited
 
     def _with_cost(self, charge: Charge, scope: Scope) -> Charge:
         try:
@@ -225,6 +251,17 @@ class PolicySet:
 
     def _report(self, scope: Scope, policy: Policy, error: Exception) -> None:
         self.report(scope, error, component=f"rate limit policy {policy.name}")
+
+    def response_to(self, rejection: Decision, scope: Scope, respond: Respond) -> ASGIApp:
+        """Return the response of `respond`, or plain text if that fails."""
+        try:
+            response = respond(rejection)
+            if not callable(response):
+                raise TypeError(f"respond must return an ASGI application, got {response!r}")
+        except Exception as error:  # noqa: BLE001 - an error here must not fail the request
+            self.report(scope, error)
+            return too_many_requests(rejection)
+        return response
 
     def report(self, scope: Scope, error: Exception, *, component: str = "ratelimit") -> None:
         """Count an error, and log it if a line is due."""

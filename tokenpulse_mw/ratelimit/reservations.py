@@ -24,6 +24,11 @@ class Reservations:
         self._results = results
         self._shared: list[tuple[ChargeResult, int]] = []
 
+    @property
+    def has_slots(self) -> bool:
+        """True if a slot is held."""
+        return any(isinstance(result.charge.policy.local, InFlight) for result in self._results)
+
     def finished(self, exchange: Exchange | None) -> None:
         """Release slots, and replace reserved tokens by the usage of `exchange`.
 

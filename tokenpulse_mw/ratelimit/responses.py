@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from .limiters import Decision
 
 Respond = Callable[[Decision], ASGIApp]
 
 _MAX_RETRY_SECONDS = 120.0  # openai-python does not wait longer for a retry either
-_TRY_AGAIN_LATER = 1013  # RFC 6455, 7.4 and the registry of close codes
 _PERIODS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _PROBLEM_TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
@@ -118,24 +117,3 @@ def _rate(decision: Decision) -> str:
     seconds, word = next(entry for entry in _PERIODS if decision.window % entry[0] == 0)
     count = decision.window // seconds
     return f"{amount} per {word}" if count == 1 else f"{amount} per {count} {word}s"
-
-
-async def reject_websocket(response: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Reject a handshake with `response` if the server supports it; else close with 1013.
-
-    The ASGI extension `websocket.http.response` lets a server send any HTTP response. Without
-    it, servers turn a close before the handshake into a plain 403.
-    """
-    if "websocket.http.response" not in (scope.get("extensions") or {}):
-        await send(
-            {"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "Too Many Requests"}
-        )
-        return
-
-    async def send_denial(message: Message) -> None:
-        kind = message["type"]
-        if kind.startswith("http."):  # `response` is an HTTP application
-            message = {**message, "type": f"websocket.{kind}"}
-        await send(message)
-
-    await response(scope, receive, send_denial)

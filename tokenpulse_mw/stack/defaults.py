@@ -161,9 +161,8 @@ def engine(
                 raise ValueError(f"give {name} to the AlertEngine, or leave engine out")
         check_unused(settings, (*_OF_ENGINE, *_OF_SINKS), "an engine", "give it to the engine")
         return given
-    rules, used = default_rules(), budgets(policies)
-    if used is not None:
-        rules.append(quota_exceeded(used))
+    rules = default_rules()
+    rules.append(quota_exceeded(budgets(policies)))
     with blame_settings(settings, {"url": "alert_store"}):
         store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
     return AlertEngine(

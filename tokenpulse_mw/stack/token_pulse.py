@@ -8,14 +8,15 @@ as one that authenticates, rate limit of the inner policies, routes.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from ..alerts import AlertEngine, Sink, Thresholds
 from ..config import Settings
@@ -24,17 +25,27 @@ from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
 from ..ratelimit import (
+    FROM_LIMIT,
     RESPONSES,
+    AnyLimiter,
+    ConnectionCondition,
+    ConnectionCost,
     OnDecision,
     Policy,
     RateLimitMiddleware,
+    RateOf,
+    RejectionMiddleware,
     Respond,
+    RouteLimit,
+    RouteLimits,
     SharedLimiter,
+    exempt_paths,
 )
 from . import defaults
 from .defaults import FROM_SETTINGS, configure_logs
 from .gauges import Gauges
 from .nested import Gateway, GatewayExchangeMiddleware
+from .openapi import document_limits, limited_response
 from .outside import has_cors, is_class, put_cors_outside, refusals_logged
 from .unlimited import PROBE_PATHS, OwnEndpoint, UnlimitedEndpoints
 from .wrap import RoutesBefore, WithLifespan
@@ -42,6 +53,8 @@ from .wrap import RoutesBefore, WithLifespan
 logger = logging.getLogger("tokenpulse_mw")
 
 Layer = tuple[Any, dict[str, Any]]  # a middleware and its options
+
+_OF_ROUTE_LIMITS = ("default_key", "headers", "respond", "enforce", "on_decision")
 
 
 class TokenPulse:
@@ -78,7 +91,7 @@ class TokenPulse:
             `HttpMetrics()` serves prometheus_client's default registry.
 
     Attributes:
-        policies: All limits, whose limiters can be inspected and reset.
+        policies: All limits, also those made by `limit`, whose limiters can be inspected and reset.
         health: The health endpoints, and whether the service is draining.
         routes: The endpoints that `install` and `wrap` add.
 
@@ -112,9 +125,9 @@ class TokenPulse:
                 f"settings must be Settings(...), got one of type {type(settings).__name__}"
             )
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
-        outer = defaults.policies(self.settings, policies, limit)
-        inner = defaults.inner_policies(inner_policies, outer)
-        self.policies = [*outer, *inner]
+        self._outer_policies = defaults.policies(self.settings, policies, limit)
+        inner = defaults.inner_policies(inner_policies, self._outer_policies)
+        self.policies = [*self._outer_policies, *inner]
         self.engine = defaults.engine(
             self.settings, self.policies, engine, thresholds=thresholds, sinks=sinks
         )
@@ -145,7 +158,13 @@ class TokenPulse:
         self.routes: list[BaseRoute] = [endpoint.route for endpoint in self._endpoints]
         self._measuring = self._observe(observers)
         options = self._limit_options(exempt, respond, on_decision)
-        self._limiting, self._inner = _limit_layers(outer, options), _limit_layers(inner, options)
+        self._limiting = _limit_layers(self._outer_policies, options) or [(RejectionMiddleware, {})]
+        self._inner = _limit_layers(inner, options)
+        route_options = {name: options[name] for name in _OF_ROUTE_LIMITS}
+        self._route_limits = RouteLimits(self.policies, **route_options)
+        self._is_exempt = exempt_paths(exempt)
+        named = self.settings.limit_response if respond is None else None
+        self._limited_response = limited_response(self.settings.limit_headers, named)
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
@@ -181,6 +200,7 @@ class TokenPulse:
         put_cors_outside(app)
         app.router.routes[:0] = [endpoint.route for endpoint in endpoints]
         app.router.lifespan_context = self._around(app, app.router.lifespan_context)
+        self._document(app)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Return an ASGI application with all parts around `app`.
@@ -203,10 +223,72 @@ class TokenPulse:
                 "429 and their preflights are limited: use install(), or add CORSMiddleware "
                 "around the wrapped application"
             )
+        self._document(app)
         inner: ASGIApp = RoutesBefore(app, routes=[endpoint.route for endpoint in self._endpoints])
         for middleware, options in reversed(self._layers(self._endpoints)):
             inner = middleware(inner, **options)
         return WithLifespan(inner, lifespan=self.lifespan)
+
+    def limit(
+        self,
+        limit: str | RateOf | AnyLimiter,
+        *,
+        name: str | None = None,
+        key: object = None,
+        cost: ConnectionCost = 1,
+        tokens: ConnectionCost | None = None,
+        when: ConnectionCondition | None = None,
+        enforce: bool = True,
+    ) -> RouteLimit:
+        """Return a limit for routes: for `Depends` of FastAPI, or for `check`.
+
+        It counts in addition to the limits of the middleware. All routes with the same object
+        share it; each call creates another limit, so call it once and not for each request.
+        Functions receive the request or WebSocket, and those for a `Policy` can be used too.
+
+        Args:
+            limit: A rate such as "20/minute"; a function of the key, async or not, that returns
+                one, or None for no limit; or a limiter such as `InFlight(4)`.
+            name: Name in headers, metrics and errors; after the rate when None.
+            key: Function of the request that returns the client's key, or a dependency of FastAPI
+                that does: `Depends(get_tenant)` or `Annotated[str, Depends(get_tenant)]`. The
+                client's address when None, as in the middleware. A request whose key is None is
+                not limited.
+            cost: Cost of a request: an integer, or a function of the request.
+            tokens: Limit tokens instead of requests: this number (or function of the request) is
+                reserved, and replaced by the reported usage when the response ends.
+            when: Condition on the request; all when None.
+            enforce: False counts and reports without rejecting (shadow mode).
+
+        Raises:
+            ValueError: An argument is malformed, or the name is used already.
+        """
+        return self._route_limits.add(
+            limit, name=name, key=key, cost=cost, tokens=tokens, when=when, enforce=enforce
+        )
+
+    async def check(
+        self,
+        connection: HTTPConnection | Scope,
+        *limits: RouteLimit,
+        key: Hashable | None = FROM_LIMIT,
+    ) -> None:
+        """Count a request under all `limits`, or under none and raise `RateLimited`.
+
+        Call it in endpoints, before a WebSocket is accepted or for each of its messages, and in
+        middleware that was added before `install`. The exception becomes the response 429.
+
+        Args:
+            connection: The request, the WebSocket, or the scope.
+            limits: Limits made by `limit`.
+            key: The client's key, instead of what the keys of `limits` return. With None, the
+                request is not limited.
+
+        Raises:
+            RateLimited: The request is over a limit.
+            ValueError: There is no limit, or one was not made by `limit`.
+        """
+        await self._route_limits.check(connection, *limits, key=key)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002
@@ -312,9 +394,20 @@ class TokenPulse:
             "on_decision": on_decision,
         }
 
+    def _document(self, app: object) -> None:
+        """Show the limits in the OpenAPI schema of a FastAPI application."""
+        document_limits(app, self._limited_response, self._limits_any)
+
+    def _limits_any(self, scope: Scope) -> bool:
+        """Return True if the middleware limits every request like `scope`."""
+        if not self.settings.limit_enforce or (self._is_exempt and self._is_exempt(scope)):
+            return False
+        return any(policy.enforce and policy.when is None for policy in self._outer_policies)
+
     def _around(self, installed: Starlette, lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
         async def both(app: Any) -> AsyncIterator[Any]:
+            self._document(app)  # for mounts and schemas that were added after `install`
             async with self.lifespan(app):
                 with refusals_logged(installed, self._outside(installed), self._endpoints):
                     async with lifespan(app) as state:

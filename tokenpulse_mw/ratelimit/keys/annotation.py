@@ -22,7 +22,8 @@ def annotation(field: str) -> KeyFunction:
     """Return a key function for an annotation of the exchange; without it, the key is None.
 
     The annotation must exist before the rate limit is evaluated: call `annotate()` in a middleware
-    outside the rate limit, not in an endpoint.
+    outside the rate limit, not in an endpoint. For a limit at a route (`TokenPulse.limit`), an
+    earlier dependency may call it.
 
     Args:
         field: "tenant", "api_key", "credential", "provider" or "model".

@@ -3,6 +3,7 @@
 from .decision import EPSILON, Decision
 from .in_flight import InFlight
 from .limiter import Limiter
+from .plans import PlanLimiter, RateOf
 from .rate import check_amount, parse_rate
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "Decision",
     "InFlight",
     "Limiter",
+    "PlanLimiter",
+    "RateOf",
     "check_amount",
     "parse_rate",
 ]

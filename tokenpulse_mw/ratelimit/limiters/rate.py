@@ -26,6 +26,11 @@ def parse_rate(limit: str) -> Rate:
     Raises:
         ValueError: `limit` is not a single rate, or a number in it is 0 or too large.
     """
+    if callable(limit):
+        raise ValueError(
+            f"limit must be a rate such as '100/minute', got {limit!r}: for a rate that depends on "
+            "the key, use PlanLimiter(function), which counts in this process"
+        )
     try:
         items = limits.parse_many(limit)
     except ValueError:
