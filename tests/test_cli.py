@@ -100,11 +100,14 @@ def test_check_config_prints_each_setting_and_its_origin(
     assert printed["trusted_proxies"] == "10.0.0.0/8, 192.0.2.1 TOKENPULSE_TRUSTED_PROXIES"
 
 
-@pytest.mark.parametrize(("name", "value"), [("LIMIT", "100"), ("MAX_KEYS", "many")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("LIMIT", "100"), ("MAX_KEYS", "many"), ("LIMITS", "5/minute"), ("LIMIT_PREFIX", "mine")],
+)
 def test_check_config_reports_an_invalid_setting(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error names the variable, and the exit code is 1."""
+    """Invalid, unknown and ineffective variables are named, and the exit code is 1."""
     monkeypatch.setenv(f"TOKENPULSE_{name}", value)
 
     assert main(["check", "config"]) == 1

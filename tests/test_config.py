@@ -294,7 +294,9 @@ def test_unknown_variables_log_a_warning(
     set_variables: SetVariables, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The warning names the nearest variable; those of a Kubernetes service are not meant."""
-    (directory / "gateway.toml").write_text("limitt = '1/day'\n")
+    (directory / "gateway.toml").write_text(
+        "limitt = '1/day'\nTOKENPULSE_ALERTS = false\n[tokenpulse]\nmax_keys = 7\n"
+    )
     set_variables(
         {
             "LIMT": "s3cret",
@@ -309,9 +311,13 @@ def test_unknown_variables_log_a_warning(
     Settings()
 
     assert sorted(caplog.messages) == [
+        "unknown setting: name=TOKENPULSE_ALERTS (gateway.toml); did you mean alerts "
+        "(gateway.toml)?",
         "unknown setting: name=TOKENPULSE_COLOUR",
         "unknown setting: name=TOKENPULSE_LIMT; did you mean TOKENPULSE_LIMIT?",
         "unknown setting: name=limitt (gateway.toml); did you mean limit (gateway.toml)?",
+        "unknown setting: name=tokenpulse (gateway.toml); keys are at the top level of the file, "
+        "without a table",
     ]
 
 

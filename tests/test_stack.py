@@ -902,8 +902,8 @@ def test_a_setting_without_effect_logs_a_warning(
 
 @pytest.mark.parametrize(
     "options",
-    [{"limit": None}, {"policies": []}, {"settings": Settings(limit=None)}],
-    ids=["limit", "policies", "settings"],
+    [{"limit": None}, {"limit": "off"}, {"policies": []}, {"settings": Settings(limit=None)}],
+    ids=["limit", "off", "policies", "settings"],
 )
 def test_a_gateway_may_have_no_limit(options: dict[str, Any], metrics: HttpMetrics) -> None:
     """Requests without a limit pass, without rate limit headers, and are measured."""
@@ -948,6 +948,43 @@ def test_the_limit_takes_the_options_of_its_middleware(metrics: HttpMetrics) -> 
     assert client.get("/chat").status_code == 200
     assert client.get("/chat").json()["title"] == "Too Many Requests"
     assert decided == [True, False]
+
+
+def test_limits_in_a_storage_share_it(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rate given to `limit()` counts in the storage of the settings under its name."""
+    settings = Settings(limit_storage="async+redis://127.0.0.1:1", limit_prefix="gw")
+    policies = [Policy("5/minute", name="tenant", key=keys.annotation("tenant"))]
+    pulse = TokenPulse(settings=settings, inner_policies=policies, metrics=metrics)
+    route_limit = pulse.limit("20/minute").policy.limiter
+
+    assert isinstance(route_limit, SharedLimiter)
+    assert "gw:20-per-minute" in str(route_limit.counters)
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "policy counts in each process alone: policy=tenant"
+    ]
+
+
+def test_own_metrics_of_the_application_are_not_hidden(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning says that the token does not protect them, and how to join both."""
+    app = Starlette(routes=[Route("/metrics", lambda request: PlainTextResponse("own"))])
+    TokenPulse(settings=Settings(metrics_token="s3cret"), metrics=metrics).install(app)
+
+    assert TestClient(app).get("/metrics").text == "own"
+    assert "metrics_token does not protect it" in caplog.text
+    assert "TokenPulse(metrics=HttpMetrics())" in caplog.text
+
+
+def test_install_into_a_started_application_is_rejected(metrics: HttpMetrics) -> None:
+    """Starlette builds its middleware at the first request or the lifespan."""
+    app = Starlette()
+    TestClient(app).get("/")
+
+    with pytest.raises(ValueError, match=r"^install\(\) must be called before the application sta"):
+        TokenPulse(metrics=metrics).install(app)
 
 
 @pytest.mark.anyio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import sys
 from argparse import ArgumentParser, Namespace
@@ -93,7 +94,7 @@ def _add_check(parser: ArgumentParser) -> None:
         "config",
         help="print the effective settings and the source of each",
         description="Print the effective settings and the source of each, with secrets masked. "
-        "Exit code 0: they are valid; 1: they are not.",
+        "Exit code 0: they are valid; 1: one is invalid, unknown or without effect.",
     ).set_defaults(run=_check_config)
 
 
@@ -114,6 +115,8 @@ def _check(arguments: Namespace) -> int:
 def _check_config(_: Namespace) -> int:
     from . import Settings, TokenPulse
 
+    warnings = _Warnings(logging.WARNING)
+    logging.getLogger("tokenpulse_mw").addHandler(warnings)
     try:
         settings = Settings()
         for name, value in settings.model_dump().items():
@@ -123,7 +126,20 @@ def _check_config(_: Namespace) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    finally:
+        logging.getLogger("tokenpulse_mw").removeHandler(warnings)
+    return 1 if warnings.printed else 0
+
+
+class _Warnings(logging.Handler):
+    """Handler that prints the warnings of this library."""
+
+    printed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one warning."""
+        self.printed = True
+        print(record.getMessage(), file=sys.stderr)
 
 
 def _add_monitoring(parser: ArgumentParser) -> None:

@@ -292,6 +292,7 @@ class _Arguments(PydanticBaseSettingsSource):
         return self.values[field_name], field_name, False
 
     def _nearest(self, name: str) -> str:
+        name = name.lower().removeprefix(PREFIX.lower())  # also in the TOML file
         near = get_close_matches(name, self.fields, n=1)
         return f"; did you mean {self.label(near[0])}?" if near else ""
 
@@ -336,6 +337,8 @@ class _Texts(_Arguments):
         """Log a warning: the setting is unknown."""
         # Kubernetes sets such variables for a service named tokenpulse.
         if not name.startswith(("service_", "port")):
+            if isinstance(self.values[name], dict):
+                hint = "; keys are at the top level of the file, without a table"
             logger.warning("unknown setting: name=%s%s", self.label(name), hint)
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:

@@ -88,7 +88,10 @@ class Policy:
             check_function(parameter, self.cost)
         else:
             maximum = self.limiter.limit if self.plans is None else None
-            check_integer(parameter, self.cost, minimum=minimum, maximum=maximum)
+            try:
+                check_integer(parameter, self.cost, minimum=minimum, maximum=maximum)
+            except ValueError as error:
+                raise ValueError(f"{error}: a request cannot cost more than the limit") from None
 
     def key_or(self, default: KeyFunction | None) -> KeyFunction:
         """Return the key of this policy, or `default` if the policy has no key."""

@@ -68,6 +68,7 @@ class RouteLimits:
         respond: Function of the decision that returns the response to a rejected request.
         enforce: False counts and reports without rejecting.
         on_decision: Called with the scope and each decision.
+        create_limiter: Function of a rate and a name that returns the limiter of a new limit.
 
     Attributes:
         policies: Policies of the middleware and of the routes.
@@ -82,8 +83,10 @@ class RouteLimits:
         respond: Respond,
         enforce: bool,
         on_decision: OnDecision | None,
+        create_limiter: Callable[[str, str], AnyLimiter],
     ) -> None:
         self.policies = policies
+        self._create_limiter = create_limiter
         self._default_key = default_key
         self._headers = headers
         self._dialect = dialect(headers, self.policies)
@@ -126,9 +129,10 @@ class RouteLimits:
                 "the same object for several routes"
             )
         dependency = _dependency(key)
+        name = _free_name(limit, names) if name is None else name
         policy = Policy(
-            limit,
-            name=_free_name(limit, names) if name is None else name,
+            self._create_limiter(limit, name) if isinstance(limit, str) else limit,
+            name=name,
             key=self._key(None if dependency is not None else key, dependency),
             cost=_of_connection("cost", cost),
             tokens=None if tokens is None else _of_connection("tokens", tokens),

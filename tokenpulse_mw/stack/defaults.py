@@ -71,8 +71,10 @@ def policies(settings: Settings, given: Iterable[Policy] | None, limit: str | No
     """
     if given is None:
         if limit is not FROM_SETTINGS:
-            settings = settings.model_copy(update={"limit": limit, "origins": {}})
-        return [] if settings.limit is None else [_per_client(settings, settings.limit)]
+            origins = {k: v for k, v in settings.origins.items() if k != "limit"}
+            settings = settings.model_copy(update={"limit": limit, "origins": origins})
+        is_off = settings.limit is None or settings.limit in ("off", "none")
+        return [] if is_off else [_per_client(settings, str(settings.limit))]
     if limit is not FROM_SETTINGS:
         raise ValueError(f"give limit or policies, not both: got limit={limit!r}")
     found = _checked("policies", given)
@@ -118,22 +120,44 @@ def client_key(settings: Settings) -> KeyFunction:
 
 
 def _per_client(settings: Settings, limit: str) -> Policy:
-    with blame_settings(settings, {"limit": "limit"}):
-        limiter = Limiter(limit, max_keys=settings.max_keys, strategy=settings.limit_strategy)
     if settings.limit_storage is None:
         warn_unused(settings, ["limit_prefix", "limit_on_error"], "limit_storage is not set")
-        return Policy(limiter)
-    with blame_settings(settings, {"storage": "limit_storage", "prefix": "limit_prefix"}):
-        return Policy(
-            SharedLimiter(
-                limit,
-                storage=settings.limit_storage,
-                strategy=settings.limit_strategy,
-                prefix=settings.limit_prefix,
-                on_error=settings.limit_on_error,
-                max_keys=settings.max_keys,
-            )
+    with blame_settings(settings, {"limit": "limit"}):
+        Limiter(limit)
+    return Policy(create_limiter(settings, limit))
+
+
+def create_limiter(settings: Settings, limit: str, name: str = "") -> Limiter | SharedLimiter:
+    """Return a limiter of the settings; limits with different names have counters of their own.
+
+    Raises:
+        ValueError: `limit` is not a rate, or the storage cannot have it.
+    """
+    max_keys, strategy = settings.max_keys, settings.limit_strategy
+    if settings.limit_storage is None:
+        return Limiter(limit, max_keys=max_keys, strategy=strategy)
+    names = {"storage": "limit_storage", "prefix": "limit_prefix", "strategy": "limit_strategy"}
+    with blame_settings(settings, names):
+        return SharedLimiter(
+            limit,
+            storage=settings.limit_storage,
+            strategy=strategy,
+            prefix=f"{settings.limit_prefix}:{name}" if name else settings.limit_prefix,
+            on_error=settings.limit_on_error,
+            max_keys=max_keys,
         )
+
+
+def warn_of_local(settings: Settings, policies: Iterable[Policy]) -> None:
+    """Log a warning for each policy that does not count in the storage of the settings."""
+    for policy in policies if settings.limit_storage is not None else ():
+        if isinstance(policy.limiter, Limiter):
+            logger.warning(
+                "policy counts in each process alone: policy=%s; to share it, give it a "
+                "SharedLimiter with the storage of %s",
+                policy.name,
+                settings.origins["limit_storage"],
+            )
 
 
 def engine(
@@ -221,7 +245,8 @@ def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
     length = len(hide(settings.admin_token).reveal())
     if length < _MIN_TOKEN_CHARS:
         logger.warning(
-            "admin_token has %d characters and can be guessed: use at least %d",
+            "%s has %d characters and can be guessed: use at least %d",
+            settings.origins["admin_token"],
             length,
             _MIN_TOKEN_CHARS,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -127,6 +128,7 @@ class TokenPulse:
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
         self._outer_policies = defaults.policies(self.settings, policies, limit)
         inner = defaults.inner_policies(inner_policies, self._outer_policies)
+        defaults.warn_of_local(self.settings, inner)
         self.policies = [*self._outer_policies, *inner]
         self.engine = defaults.engine(
             self.settings, self.policies, engine, thresholds=thresholds, sinks=sinks
@@ -161,7 +163,11 @@ class TokenPulse:
         self._limiting = _limit_layers(self._outer_policies, options) or [(RejectionMiddleware, {})]
         self._inner = _limit_layers(inner, options)
         route_options = {name: options[name] for name in _OF_ROUTE_LIMITS}
-        self._route_limits = RouteLimits(self.policies, **route_options)
+        self._route_limits = RouteLimits(
+            self.policies,
+            create_limiter=partial(defaults.create_limiter, self.settings),
+            **route_options,
+        )
         self._is_exempt = exempt_paths(exempt)
         named = self.settings.limit_response if respond is None else None
         self._limited_response = limited_response(self.settings.limit_headers, named)
@@ -187,6 +193,11 @@ class TokenPulse:
             raise ValueError(
                 f"install() needs a Starlette or FastAPI application, got {app!r}; "
                 "use wrap() for any other ASGI application"
+            )
+        if app.middleware_stack is not None:
+            raise ValueError(
+                "install() must be called before the application starts: call it where the "
+                "application is created, not in its lifespan"
             )
         if any(is_class(entry, UnlimitedEndpoints) for entry in app.user_middleware):
             raise ValueError(
@@ -440,6 +451,15 @@ def _not_taken(ours: Sequence[OwnEndpoint], theirs: Sequence[BaseRoute]) -> list
         if not has_route(theirs, path) and not has_route(theirs, endpoint.route.path):
             kept.append(endpoint)
         elif path == endpoint.route.path:
-            limited = "" if path in PROBE_PATHS else " (limited unless `exempt` names it)"
-            logger.warning("endpoint of the application is kept: path=%s%s", path, limited)
+            logger.warning("endpoint of the application is kept: path=%s%s", path, _hint(path))
     return kept
+
+
+def _hint(path: str) -> str:
+    """Return what follows for a path that the application serves itself."""
+    if path == "/metrics":
+        return (
+            " (limited unless `exempt` names it; metrics_token does not protect it, and it has the "
+            "metrics of this library only with TokenPulse(metrics=HttpMetrics()))"
+        )
+    return "" if path in PROBE_PATHS else " (limited unless `exempt` names it)"

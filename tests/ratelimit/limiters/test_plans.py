@@ -118,6 +118,23 @@ async def test_async_rate_is_cached(clock: FakeClock) -> None:
     assert (hits(limiter, "a", 5), calls) == (2, ["a", "a"])
 
 
+async def test_cleared_limiter_has_no_rates(clock: FakeClock) -> None:
+    """After `clear`, the function is called again, and no usage is left."""
+    calls: list[str] = []
+
+    async def plan_of(tenant: str) -> str:
+        calls.append(tenant)
+        return "1/hour"
+
+    limiter = PlanLimiter(plan_of, clock=clock)
+    for _ in range(2):
+        await limiter.load("a")
+        assert hits(limiter, "a", 3) == 1
+        limiter.clear()
+
+    assert calls == ["a", "a"]
+
+
 async def test_failing_async_function_keeps_the_last_rate(
     clock: FakeClock, log: pytest.LogCaptureFixture
 ) -> None:

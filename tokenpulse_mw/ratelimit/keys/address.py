@@ -128,7 +128,7 @@ def _network(cidr: str) -> tuple[int, int, int]:
     except ValueError as error:
         raise ValueError(
             "trusted must be addresses or networks such as '10.0.0.0/8' or '2001:db8::/32', "
-            f"or 'unix', got {cidr!r} ({error})"
+            f"or 'unix', separated by commas in a variable, got {cidr!r} ({error})"
         ) from None
     packed, prefix = network.network_address.packed, network.prefixlen
     for ipv4_prefix in _IPV4_PREFIXES if len(packed) == 16 else ():

@@ -146,6 +146,11 @@ class PlanLimiter(Limiter):
             self._select(key)
             super().charge(key, amount, since=since)
 
+    def clear(self) -> None:
+        """Remove the usage and the cached rates of all keys."""
+        super().clear()
+        self._rates.clear()
+
     def _select(self, key: Hashable) -> None:
         """Let the inherited methods use the rate of `key`: a state does not depend on it."""
         rate = self._rate(key)
