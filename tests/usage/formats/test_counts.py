@@ -321,6 +321,11 @@ CASES: list[tuple[str, dict[str, Any], TokenUsage]] = [
         {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623},
         TokenUsage(input=20, output=603, reasoning=405),
     ),
+    (  # the limit of the output was reached in the thoughts
+        "openai-chat",
+        {"prompt_tokens": 20, "completion_tokens": 0, "total_tokens": 623},
+        TokenUsage(input=20, output=603, reasoning=603),
+    ),
     (
         "openai-responses",
         {"input_tokens": 20, "output_tokens": 198, "total_tokens": 623},

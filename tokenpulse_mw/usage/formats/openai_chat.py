@@ -94,7 +94,8 @@ def _count(usage: Fields) -> TokenUsage:
     reasoning = count(get_object(usage, "completion_tokens_details"), "reasoning_tokens")
     if not reasoning and "reasoning_tokens" in usage:
         reasoning = _flat_reasoning(usage, prompt, output)
-    if has_count(usage, "prompt_tokens") and has_count(usage, "completion_tokens"):
+    whole = usage.get("total_tokens") == prompt + output
+    if prompt and not whole and has_count(usage, "completion_tokens"):
         hidden = hidden_tokens(usage, "total_tokens", prompt + output)
         if hidden and _is_hidden_input(usage, hidden, cache_read + cache_write > prompt):
             prompt += hidden
