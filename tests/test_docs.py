@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 import tokenpulse_mw
 
@@ -26,6 +28,25 @@ def test_python_blocks_of_page_run(page: Path) -> None:
         line = text.count("\n", 0, block.start(1))
         code = compile("\n" * line + block.group(1), str(page), "exec")
         exec(code, names)
+
+
+def test_settings_of_the_operator_apply_to_the_quickstart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first application of the quickstart needs no change to be configured by variables."""
+    monkeypatch.setenv("TOKENPULSE_METRICS_TOKEN", "a-token-of-enough-characters")
+    monkeypatch.setenv("TOKENPULSE_TRUSTED_PROXIES", "10.0.0.0/8")
+    block = BLOCK.search((ROOT / "docs/quickstart.md").read_text())
+    names: dict[str, Any] = {"__name__": "__docs__"}
+
+    assert block is not None
+    exec(block.group(1), names)
+    client = TestClient(names["app"], client=("10.0.0.1", 1))
+
+    assert client.get("/metrics").status_code == 404
+    for number in range(5):
+        headers = {"x-forwarded-for": f"192.0.2.{number}"}
+        assert client.post("/claude/v1/messages", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
