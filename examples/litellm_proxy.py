@@ -48,13 +48,17 @@ def litellm_key(scope: Scope) -> bytes | None:
     custom_header = proxy_server.general_settings.get("litellm_key_header_name")
     if custom_header and custom_header in headers:
         key = get_bearer_token(headers[custom_header])
-    key = key.strip()
+    key = get_bearer_token(f"Bearer {key}").strip()  # removes each "Bearer ", as LiteLLM does
     return sha256(key.encode()).digest() if key else None
 
 
 def _http_key(scope: Scope, headers: Headers) -> str:
     """Return the key as `litellm.proxy.auth.user_api_key_auth` reads it from a request."""
-    request = Request(scope)
+    root_path = proxy_server.app.root_path or scope.get("root_path", "")
+    request = Request({**scope, "root_path": root_path})
+    route = get_request_route(request)
+    if route.startswith("/gemini/"):
+        return request.query_params.get("key") or headers.get("x-goog-api-key", "")
     key, _ = get_api_key(
         # FastAPI passes an empty header on as None, so the next header is read.
         custom_litellm_key_header=headers.get("x-litellm-api-key") or None,
@@ -64,7 +68,7 @@ def _http_key(scope: Scope, headers: Headers) -> str:
         google_ai_studio_api_key_header=headers.get("x-goog-api-key") or None,
         azure_apim_header=headers.get("ocp-apim-subscription-key") or None,
         pass_through_endpoints=proxy_server.general_settings.get("pass_through_endpoints"),
-        route=get_request_route(request),
+        route=route,
         request=request,
     )
     return str(key)
@@ -73,7 +77,7 @@ def _http_key(scope: Scope, headers: Headers) -> str:
 def _websocket_key(scope: Scope, headers: Headers) -> str:
     """Return the key as LiteLLM reads it from a WebSocket, where browsers send a subprotocol."""
     if authorization := headers.get("authorization"):
-        return str(get_bearer_token(authorization))
+        return authorization
     if key := headers.get("api-key"):
         return key
     protocols = map(str.strip, headers.get("sec-websocket-protocol", "").split(","))
