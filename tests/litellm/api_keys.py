@@ -1,11 +1,11 @@
-"""API keys of two teams, which LiteLLM checks with `custom_auth`: a proxy without a database."""
+"""API keys of some teams, which LiteLLM checks with `custom_auth`: a proxy without a database."""
 
 from __future__ import annotations
 
 from fastapi import HTTPException, Request
 from litellm.proxy._types import UserAPIKeyAuth
 
-TEAMS = {"sk-acme": "acme", "sk-globex": "globex"}
+TEAMS = {f"sk-{team}": team for team in ("acme", "globex", "initech", "hooli")}
 
 
 async def user_api_key_auth(request: Request, api_key: str) -> UserAPIKeyAuth:

@@ -12,6 +12,9 @@ import pytest
 from anthropic.types import MessageParam
 from openai.types.chat import ChatCompletionMessageParam
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.demo.vendor import Vendor
@@ -104,14 +107,11 @@ def test_openai_sdk_gets_answers_whose_tokens_are_counted(litellm_proxy: Server)
 
 
 def test_openai_sdk_streams_and_its_tokens_are_counted(litellm_proxy: Server) -> None:
-    """The last chunk of a stream has the usage."""
+    """The last chunk of a stream has the usage, which LiteLLM is configured to add."""
     tokens = Tokens(litellm_proxy)
     client = openai_client(litellm_proxy)
 
-    options: openai.types.chat.ChatCompletionStreamOptionsParam = {"include_usage": True}
-    stream = client.chat.completions.create(
-        model="gpt-4o", messages=[PROMPT], stream=True, stream_options=options
-    )
+    stream = client.chat.completions.create(model="gpt-4o", messages=[PROMPT], stream=True)
     chunks = list(stream)
 
     texts = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
@@ -159,8 +159,145 @@ def test_limit_is_the_rate_limit_error_of_the_sdk(litellm_proxy: Server) -> None
     assert raised.value.response.headers["retry-after"]
     assert "x-litellm-version" not in raised.value.response.headers
     openai_client(litellm_proxy).models.list()
-    probe = get(litellm_proxy, "/health/liveliness", authorization="Bearer sk-globex")
-    assert probe.json() == "I'm alive!"
+
+
+KEY = "sk-initech"
+BEARER = {"authorization": f"Bearer {KEY}"}
+OTHER = {"authorization": "Bearer sk-acme"}
+
+
+def exhaust(proxy: Server) -> None:
+    """Send requests with `KEY` until it is over its limit."""
+    statuses = (get(proxy, "/v1/models", **BEARER).status_code for _ in range(61))
+    assert 429 in statuses
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": f"bearer {KEY}"},
+        {"authorization": f"Basic {KEY}"},
+        {"authorization": f"Bearer Bearer {KEY}"},
+        {"authorization": f"AWS4-HMAC-SHA256 Credential=Bearer {KEY}/20260101/any/bedrock"},
+        {"x-litellm-api-key": KEY},
+        {"x-litellm-api-key": f"Bearer {KEY}", **OTHER},
+        {"x-litellm-api-key": "", **BEARER},
+        {"authorization": "", "api-key": KEY},
+        {"api-key": "", "x-api-key": KEY},
+        {"x-api-key": KEY, "x-goog-api-key": "other"},
+        {"x-goog-api-key": KEY},
+        {"ocp-apim-subscription-key": KEY},
+        {"x-gateway-key": f"Bearer {KEY}", **OTHER},
+    ],
+    ids=str,
+)
+def test_key_in_any_header_of_litellm_shares_one_limit(
+    litellm_proxy: Server, headers: dict[str, str]
+) -> None:
+    """A key over its limit is rejected in each place from which LiteLLM reads it."""
+    exhaust(litellm_proxy)
+    unlimited = {
+        name: value.replace("sk-acme", "other").replace(KEY, "sk-hooli")
+        for name, value in headers.items()
+    }
+
+    assert get(litellm_proxy, "/v1/models", **headers).status_code == 429
+    assert get(litellm_proxy, "/v1/models", **unlimited).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (f"/v1beta/models/mock:generateContent?key={KEY}", {}),
+        (f"/gemini/v1beta/models/mock:generateContent?key={KEY}", {"authorization": "Bearer any"}),
+        (f"/gemini/v1beta/models?key=Bearer%20{KEY}", {"x-litellm-api-key": "any"}),
+        ("/gemini/v1beta/models", {"x-goog-api-key": KEY, "authorization": "Bearer any"}),
+        ("/raw", {"x-raw-key": KEY}),
+    ],
+)
+def test_key_on_routes_that_read_it_elsewhere_shares_one_limit(
+    litellm_proxy: Server, path: str, headers: dict[str, str]
+) -> None:
+    """A key over its limit is rejected in the query and in the header of an endpoint."""
+    exhaust(litellm_proxy)
+
+    def call(key: str) -> int:
+        url = f"http://{litellm_proxy.place}{path}".replace(KEY, key)
+        sent = {name: value.replace(KEY, key) for name, value in headers.items()}
+        body = {"contents": [{"role": "user", "parts": [{"text": "How fast is a pulse?"}]}]}
+        return httpx2.post(url, headers=sent, json=body, timeout=PATIENCE).status_code
+
+    assert call(KEY) == 429
+    assert call("sk-hooli") not in (401, 429)
+
+
+@pytest.mark.parametrize(
+    ("headers", "protocols"),
+    [
+        (BEARER, []),
+        ({"authorization": f"Bearer Bearer {KEY}"}, []),
+        ({"x-litellm-api-key": "other", **BEARER}, []),
+        ({"api-key": f"Bearer {KEY}"}, []),
+        ({}, ["realtime", f"openai-insecure-api-key.{KEY}"]),
+    ],
+    ids=str,
+)
+def test_key_of_a_websocket_shares_one_limit(
+    litellm_proxy: Server, headers: dict[str, str], protocols: list[Subprotocol]
+) -> None:
+    """LiteLLM reads the key of a WebSocket from other places than that of a request."""
+    exhaust(litellm_proxy)
+
+    url = f"ws://{litellm_proxy.place}/v1/realtime?model=mock"
+    with (
+        pytest.raises(InvalidStatus) as raised,
+        connect(url, additional_headers=headers, subprotocols=protocols or None, proxy=None),
+    ):
+        pass
+    assert raised.value.response.status_code == 429
+
+
+def test_requests_with_the_header_of_pass_through_routes_share_one_limit(
+    litellm_proxy: Server,
+) -> None:
+    """A header that replaces the key on some routes cannot give a client more limits."""
+    statuses = {
+        get(
+            litellm_proxy,
+            "/openai/models",
+            authorization=f"Bearer {number}",
+            litellm_user_api_key="sk-acme",
+        ).status_code
+        for number in range(61)
+    }
+
+    assert 429 in statuses
+
+
+def test_probes_of_litellm_are_not_limited(litellm_proxy: Server) -> None:
+    """More probes than requests of an address or key are answered."""
+    with httpx2.Client(base_url=f"http://{litellm_proxy.place}", timeout=PATIENCE) as client:
+        for path in ("/health/liveliness", "/health/liveness", "/health/readiness"):
+            assert {client.get(path).status_code for _ in range(201)} == {200}
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_error_has_the_provider_of_its_model(litellm_proxy: Server, provider: str) -> None:
+    """A provider that is down is counted under its name, on any path, so that it alerts."""
+    labels = {"provider": provider, "status": "500"}
+    before = total(litellm_proxy, "tokenpulse_http_requests_total", labels)
+
+    model = {"openai": "down-gpt", "anthropic": "down-claude"}[provider]
+    client = openai_client(litellm_proxy)
+    with pytest.raises(openai.InternalServerError) as raised:
+        client.chat.completions.create(model=model, messages=[PROMPT])
+
+    assert raised.value.response.headers["x-tokenpulse-provider"] == provider
+    assert raised.value.response.headers["x-litellm-team"] == "acme"
+    wait_until(
+        lambda: total(litellm_proxy, "tokenpulse_http_requests_total", labels) == before + 1,
+        "the error is not counted",
+    )
 
 
 def test_health_is_served_by_both(litellm_proxy: Server, request: pytest.FixtureRequest) -> None:
