@@ -926,6 +926,18 @@ def test_the_argument_limit_replaces_the_limit_of_the_settings(metrics: HttpMetr
     assert (policy.limiter.limit, policy.limiter.max_keys) == (2, 7)
 
 
+def test_a_gateway_can_be_unlimited_for_a_time(metrics: HttpMetrics) -> None:
+    """Inside `unlimited()`, requests neither count nor are rejected."""
+    app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
+    pulse = TokenPulse(limit="1/day", metrics=metrics)
+    pulse.install(app)
+    client = TestClient(app)
+
+    with pulse.unlimited():
+        assert [client.get("/chat").status_code for _ in range(3)] == [200] * 3
+    assert [client.get("/chat").status_code for _ in range(2)] == [200, 429]
+
+
 def test_the_limit_takes_the_options_of_its_middleware(metrics: HttpMetrics) -> None:
     """`exempt`, `respond` and `on_decision` need no middleware built by hand."""
     decided: list[bool] = []
@@ -955,7 +967,11 @@ def test_limits_in_a_storage_share_it(
 ) -> None:
     """A rate given to `limit()` counts in the storage of the settings under its name."""
     settings = Settings(limit_storage="async+redis://127.0.0.1:1", limit_prefix="gw")
-    policies = [Policy("5/minute", name="tenant", key=keys.annotation("tenant"))]
+    shared = SharedLimiter("9/minute", storage="async+redis://127.0.0.1:1", prefix="gw:team")
+    policies = [
+        Policy("5/minute", name="tenant", key=keys.annotation("tenant")),
+        Policy(shared, name="team", key=keys.header("x-team")),
+    ]
     pulse = TokenPulse(settings=settings, inner_policies=policies, metrics=metrics)
     route_limit = pulse.limit("20/minute").policy.limiter
 
