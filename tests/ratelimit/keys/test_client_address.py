@@ -291,7 +291,7 @@ def test_header_that_the_server_has_read_is_not_logged(
 def test_internal_proxy_outside_the_trusted_networks_is_logged_once(
     peer: str | None, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A wrong network is logged also if the first request of the peer was a probe."""
+    """A wrong network is logged, even if the first request of the peer was a probe."""
     key = keys.client_address(trusted=["10.0.0.0/8"])
 
     key(http_scope(client=(peer, 1) if peer else None))
