@@ -180,12 +180,11 @@ class _UnknownFailures:
             outcome=exchange.outcome,
             limited=exchange.limited,
         )
-        is_of_model = exchange.model is not None or exchange.usage_source is not None
         if failed is None or exchange.credential or route == UNMATCHED:
             return
         self.left -= 1
         if not failed:
-            if not is_of_model:
+            if exchange.model is None and exchange.usage_source is None:  # not of a model
                 self._by_route[route] = -math.inf
             return
         failures = self._by_route[route] = self._by_route.get(route, 0) + 1

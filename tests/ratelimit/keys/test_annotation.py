@@ -202,6 +202,29 @@ async def test_missing_annotation_is_not_logged_after_an_annotation(
     assert not caplog.records
 
 
+@pytest.mark.anyio
+async def test_late_annotation_is_not_logged_after_an_annotation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A login annotates its tenant late, which does not matter if other requests have a tenant."""
+
+    async def authenticating(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/chat":
+            annotate(scope, tenant="acme")
+        await app(scope, receive, send)
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/login":
+            await drive(authenticating, http_scope("/chat"))  # while the login is in progress
+            annotate(scope, tenant="acme")
+        await answering()(scope, receive, send)
+
+    app = ExchangeMiddleware(RateLimitMiddleware(endpoint, key=keys.annotation("tenant")))
+    await drive(authenticating, http_scope("/login"))
+
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("field", ["master", "", "usage", None])
 def test_unknown_field_is_rejected(field: str) -> None:
     """The error lists the fields."""
