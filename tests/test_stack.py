@@ -190,6 +190,32 @@ async def test_alerts_are_evaluated_while_the_application_runs(metrics: HttpMetr
     ]
 
 
+@pytest.mark.anyio
+async def test_only_provider_that_fails_is_down(metrics: HttpMetrics) -> None:
+    """Errors of a path for all vendors count for the only declared provider, pages do not."""
+
+    async def chat(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("overloaded", 529)
+
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/", lambda request: PlainTextResponse("a page")),
+        ]
+    )
+    engine = AlertEngine(sinks=[])
+    settings = Settings(limit="1000/day")
+    TokenPulse(providers=["openai"], settings=settings, engine=engine, metrics=metrics).install(app)
+
+    for _ in range(10):
+        await drive(app, http_scope("/v1/chat/completions", method="POST"))
+        await drive(app, http_scope("/"))
+
+    assert "provider_down:provider:openai" in {
+        event.fingerprint for event in await engine.evaluate()
+    }
+
+
 async def _post(app: ASGIApp) -> None:
     await drive(app, http_scope("/chat", method="POST"))
     await anyio.lowlevel.checkpoint()

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
-from tokenpulse_mw import Providers
+from tokenpulse_mw import Exchange, ExchangeMiddleware, Providers, annotate
 
 from ..support.asgi import http_scope
 from ..support.memory import held_after
 from ..support.waiting import max_cpu_time
+
+Names = list[str] | Mapping[str, list[str]] | None
 
 
 @pytest.mark.parametrize("resolver", ["claude", 5])
@@ -215,6 +224,140 @@ def test_hostile_model_costs_bounded_time_and_memory(model: str) -> None:
         held = held_after(2000, lambda: providers.resolve(scope, None, f"{next(numbers)}{model}"))
 
     assert held < 2_000_000
+
+
+async def failing_chat(request: Request) -> Response:
+    """Fail without a model if the upstream does, else respond with the model of the path."""
+    if request.url.path == "/v1/chat/completions":
+        return JSONResponse({"error": {"message": "overloaded"}}, 529)
+    usage = {"prompt_tokens": 3, "completion_tokens": 5}
+    return JSONResponse({"model": request.path_params["model"], "choices": [], "usage": usage})
+
+
+def chat_gateway(names: Names, seen: list[Exchange], *more: Route) -> ExchangeMiddleware:
+    """Return a gateway with one path for all vendors, whose exchanges are appended to `seen`."""
+    chat = Route("/v1/chat/completions", failing_chat, methods=["POST"])
+    other = Route("/reply/{model}", failing_chat, methods=["GET", "POST"])
+    routes = [chat, other, *more]
+    return ExchangeMiddleware(
+        Starlette(routes=routes), observers=[seen.append], provider=Providers(names)
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "provider"),
+    [
+        ("POST", "/v1/chat/completions", "openai"),
+        ("POST", "/reply/our-own-model", "openai"),
+        ("POST", "/reply/gpt-4o", "openai"),
+        ("GET", "/reply/our-own-model", "unknown"),
+        ("POST", "/wp-login.php", "unknown"),
+    ],
+)
+@pytest.mark.parametrize("names", [["openai"], {"openai": ["gpt-*"]}])
+def test_only_provider_is_the_fallback(
+    names: Names, method: str, path: str, provider: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure without a model counts for the only provider; pages and probes do not."""
+    seen: list[Exchange] = []
+    client = TestClient(chat_gateway(names, seen))
+
+    for _ in range(12):
+        client.request(method, path)
+    assert {exchange.provider for exchange in seen} == {provider}
+    assert not caplog.records
+
+
+def test_fallback_is_the_provider_of_an_annotated_model() -> None:
+    """A request of any method with an unknown model belongs to the only provider."""
+    seen: list[Exchange] = []
+
+    async def image(request: Request) -> Response:
+        annotate(request, model="our-own-model")
+        return Response("image")
+
+    TestClient(chat_gateway(["openai"], seen, Route("/image", image))).get("/image")
+    assert [exchange.provider for exchange in seen] == ["openai"]
+
+
+def test_fallback_does_not_make_a_page_the_response_of_a_model() -> None:
+    """A form that responds with JSON has no usage, so it does not count as missing."""
+    seen: list[Exchange] = []
+
+    async def login(request: Request) -> Response:
+        return JSONResponse({"ok": True})
+
+    TestClient(chat_gateway(["openai"], seen, Route("/login", login, methods=["POST"]))).post(
+        "/login"
+    )
+    assert [exchange.usage_source for exchange in seen] == [None]
+
+
+def test_failures_without_a_provider_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """If several providers are declared, errors must name theirs: the warning states how."""
+    client = TestClient(chat_gateway(["openai", "anthropic"], []))
+
+    for _ in range(9):
+        client.post("/reply/our-own-model")
+        client.post("/v1/chat/completions")
+    assert not caplog.records
+    for _ in range(20):
+        client.post("/v1/chat/completions")
+    assert caplog.messages == [
+        "failures have no provider, so alerts such as provider_down do not count them (logged "
+        "once): route=/v1/chat/completions failures=10; errors name no model, so name the "
+        "provider in the application: by the response header x-tokenpulse-provider, or by "
+        "annotate(request, provider=...) or annotate(request, model=...)"
+    ]
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("tokenpulse_mw.exchange", "WARNING")
+
+
+@pytest.mark.parametrize("names", [None, ["openai", "anthropic"]])
+@pytest.mark.parametrize(
+    ("method", "facts", "status"),
+    [
+        ("GET", {}, 500),
+        ("POST", {}, 404),
+        ("POST", {"credential": "c1"}, 500),
+        ("POST", {"provider": "openai"}, 500),
+        ("POST", {"model": "gpt-4o"}, 500),
+    ],
+)
+def test_failures_that_need_no_provider_are_not_logged(
+    names: list[str] | None,
+    method: str,
+    facts: dict[str, str],
+    status: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Pages have no provider, client errors show no failure, and a credential is enough."""
+
+    async def page(request: Request) -> Response:
+        annotate(request, **facts)  # type: ignore[arg-type]
+        return Response(status_code=status)
+
+    client = TestClient(chat_gateway(names, [], Route("/page", page, methods=["GET", "POST"])))
+    for _ in range(20):
+        client.request(method, "/page")
+        client.post("/missing")
+    assert not caplog.records
+
+
+def test_failures_of_a_route_that_succeeds_without_a_model_are_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A form of the application has no provider, so its failures need none."""
+    statuses = iter([200] + [500] * 20)
+
+    async def login(request: Request) -> Response:
+        return Response(status_code=next(statuses))
+
+    route = Route("/login", login, methods=["POST"])
+    client = TestClient(chat_gateway(["openai", "anthropic"], [], route))
+    for _ in range(21):
+        client.post("/login")
+    assert not caplog.records
 
 
 def test_listed_are_the_declared_providers() -> None:

@@ -45,6 +45,7 @@ class Dispatcher:
     limit_hooks: tuple[Callable[[str, str], object], ...] = field(init=False)
     _resolver: Providers = field(init=False)
     _label_of_path: Callable[[str], str] | None = field(init=False)
+    _fallback: Callable[[Exchange], str] | None = field(init=False)
     _template: Callable[[Scope], str] = field(init=False)
     _deliveries: list[tuple[Callable[[Exchange], object], ObserverLike]] = field(init=False)
     _merged: dict[int, tuple[Dispatcher, Dispatcher]] = field(init=False, default_factory=dict)
@@ -54,6 +55,7 @@ class Dispatcher:
         self.limit_hooks = tuple(self._hooks("on_limit"))
         self._resolver = self.providers or Providers()
         self._label_of_path = self._resolver.label_of_path
+        self._fallback = self._resolver.fallback
         self._template = self.routes.__call__  # binding once makes calls faster
         self._deliveries = [
             (deliver, observer)
@@ -118,6 +120,8 @@ class Dispatcher:
                 exchange.provider = self._label_of_path(scope["path"][:MAX_PATH_CHARS])
             else:
                 self._add_usage(exchange, scope, meter)
+            if self._fallback is not None and exchange.provider == UNKNOWN:
+                exchange.provider = self._fallback(exchange)
         except Exception as error:  # noqa: BLE001 - isolates the request
             exchange.provider = UNKNOWN
             self.report("provider", error)

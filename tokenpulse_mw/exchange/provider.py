@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -9,6 +10,9 @@ from itertools import pairwise
 
 from starlette.types import Scope
 
+from .exchange import Exchange, upstream_failed
+from .observers import logger
+from .route import UNMATCHED
 from .scope import request_headers
 from .vendors import PROVIDERS, VENDOR_OF, model_patterns
 
@@ -24,6 +28,8 @@ _MAX_PATTERN_CHARS = 128
 _MODEL_SEGMENTS = ("models", "model", "deployments")
 _PREFIX_END = re.compile("[/.:]")
 _MAX_PREFIXES = 8  # of a model: `openrouter/deepseek/`, `us.anthropic.`, those of an ARN
+_MAX_FAILURES = 10  # of a route without a provider, as many as let `provider_down` fire
+_MAX_INSPECTED = 100_000  # exchanges; bounds the time during which they are inspected
 _COMMON_WORDS = ("azure", "google", "meta")  # found in the paths of other endpoints, such as logins
 
 ProviderResolver = Callable[[Scope], str | None]
@@ -33,7 +39,8 @@ class Providers:
     """Declared providers, and how an exchange is matched to one of them.
 
     The model of the response decides by its name, else the path: by a segment
-    (`/claude/v1/messages`) or by its model (`/v1beta/models/gemini-2.0-flash`).
+    (`/claude/v1/messages`) or by its model (`/v1beta/models/gemini-2.0-flash`). If only one
+    provider is declared, it is that of all other POST requests.
 
     Args:
         names: The declared providers: lower-case letters, digits, `_`, `.` and `-`. A mapping adds
@@ -67,6 +74,8 @@ class Providers:
         self.request_header = request_header
         self.seen: set[str] = set()
         self._is_declared = names is not None
+        self._only = self.names[0] if self._is_declared and len(self.names) == 1 else None
+        self._failures = _UnknownFailures()
         self._known = {name: name for name in self.names}
         self._segments = _segments(self.names, is_declared=names is not None)
         self._patterns = model_patterns(self.names, tuple(given.items()))
@@ -76,6 +85,8 @@ class Providers:
         self._labels = lru_cache(maxsize=4096)(self._label_of_path)
         # The label of the start of a path, if only the path determines the provider; else None.
         self.label_of_path = self._labels if resolver is None and not request_header else None
+        # The provider of a finished exchange for which `resolve` returned `unknown`, if it is used.
+        self.fallback = self._fallback if self._is_declared else None
 
     def resolve(self, scope: Scope, declared: str | None, model: str | None) -> str:
         """Return the label of the provider.
@@ -100,6 +111,20 @@ class Providers:
         if self._is_declared:
             return list(self.names)
         return sorted(self.seen.copy() - {OTHER, UNKNOWN})
+
+    def _fallback(self, exchange: Exchange) -> str:
+        """Return the only declared provider if the exchange may be its own, else `unknown`.
+
+        Errors name no model. Pages and probes are mostly GET requests, and must not count as
+        successes of the provider.
+        """
+        if exchange.method != "POST" and exchange.model is None:
+            return UNKNOWN
+        if self._only is not None and exchange.route != UNMATCHED:
+            return self._only
+        if self._failures.left:
+            self._failures.inspect(exchange)
+        return UNKNOWN
 
     def _to_label(self, name: str) -> str:
         """Return `name` if it is declared, else `other`."""
@@ -131,6 +156,48 @@ class Providers:
                 if owners := self._owners(segment) or self._owners(model):
                     return self._choose(label, owners)
         return label
+
+
+class _UnknownFailures:
+    """Detector of failures that alerts on providers do not receive, since theirs is unknown.
+
+    A route that also succeeds without a model is not that of a provider: its failures do not count.
+
+    Attributes:
+        left: Number of exchanges still to inspect.
+    """
+
+    def __init__(self) -> None:
+        self.left = _MAX_INSPECTED
+        self._by_route: dict[str, float] = {}
+
+    def inspect(self, exchange: Exchange) -> None:
+        """Count a failure, and warn if the route has failed often."""
+        route = exchange.route
+        failed = upstream_failed(
+            method=exchange.method,
+            status=exchange.status,
+            outcome=exchange.outcome,
+            limited=exchange.limited,
+        )
+        if failed is None or exchange.credential or route == UNMATCHED:
+            return
+        self.left -= 1
+        if not failed:
+            if exchange.model is None and exchange.usage_source is None:  # not of a model
+                self._by_route[route] = -math.inf
+            return
+        failures = self._by_route[route] = self._by_route.get(route, 0) + 1
+        if failures >= _MAX_FAILURES:
+            self.left = 0
+            logger.warning(
+                "failures have no provider, so alerts such as provider_down do not count them "
+                "(logged once): route=%s failures=%d; errors name no model, so name the provider "
+                "in the application: by the response header x-tokenpulse-provider, or by "
+                "annotate(request, provider=...) or annotate(request, model=...)",
+                route,
+                failures,
+            )
 
 
 @lru_cache(maxsize=16)

@@ -278,12 +278,64 @@ def test_header_that_the_server_has_read_is_not_logged(
     assert not caplog.records
 
 
-def test_header_of_a_client_is_not_logged_if_proxies_are_trusted(
+@pytest.mark.parametrize(
+    ("peer", "text"),
+    [
+        ("127.0.0.1", "X-Forwarded-For came from 127.0.0.1, but it is not in the trusted networks"),
+        ("::ffff:127.0.0.1", "came from 127.0.0.1, but it is not in the trusted networks: all"),
+        ("172.18.0.3", "add its network: client_address(trusted=[...]), or TOKENPULSE_TRUSTED_"),
+        ("fd00::1", "came from fd00::1, but it is not in the trusted networks"),
+        (None, "came from a unix socket, but it is not in the trusted networks"),
+    ],
+)
+def test_internal_proxy_outside_the_trusted_networks_is_logged_once(
+    peer: str | None, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong network is logged, even if the first request of the peer was a probe."""
+    key = keys.client_address(trusted=["10.0.0.0/8"])
+
+    key(http_scope(client=(peer, 1) if peer else None))
+    assert not caplog.records
+    for _ in range(3):
+        key(forwarded("192.0.2.1", peer=peer))
+
+    (record,) = caplog.records
+    assert text in record.message
+
+
+def test_single_address_header_of_an_untrusted_proxy_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Any client may send the header, so with trusted networks there is no warning."""
-    keys.client_address(trusted=PROXIES)(forwarded("192.0.2.1", peer="192.0.2.9"))
+    """With trusted networks, only the configured header shows a proxy."""
+    key = keys.client_address(trusted=["10.0.0.0/8"], header="x-real-ip")
 
+    key(forwarded("192.0.2.1", peer="127.0.0.1"))
+    assert not caplog.records
+    key(forwarded("192.0.2.1", name="x-real-ip", peer="127.0.0.1"))
+    (record,) = caplog.records
+    assert record.message.startswith("x-real-ip came from 127.0.0.1")
+    assert "client_address(trusted=[...], header='x-real-ip')" in record.message
+
+
+@pytest.mark.parametrize("peer", ["192.0.2.9", "2001:db8::9", "testclient", "10.0.0.1"])
+def test_header_of_a_client_is_not_logged_if_proxies_are_trusted(
+    peer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any client may send the header, so with trusted networks only internal peers are logged."""
+    keys.client_address(trusted=PROXIES)(forwarded("192.0.2.1", peer=peer))
+
+    assert not caplog.records
+
+
+def test_proxies_are_inspected_in_the_first_requests_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A peer that was direct in 1,000 requests is not inspected any longer."""
+    key = keys.client_address()
+
+    for _ in range(1001):
+        assert key(direct("192.0.2.1")) == bytes([192, 0, 2, 1])
+    assert key(forwarded("192.0.2.7", peer="192.0.2.1")) == bytes([192, 0, 2, 1])
     assert not caplog.records
 
 

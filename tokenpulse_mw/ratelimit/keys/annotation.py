@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+import re
+from collections.abc import Hashable
 
 from starlette.types import Scope
 
 from ...exchange import Exchange, annotations_of, recorder_of
 from ...validation import check_choice
 from ..callables import KeyFunction, factory
-from ..misuse import WarnOnce
+from ..misuse import logger
 
 _ONLY_ANNOTATED = ("tenant", "api_key", "credential")
 _FIELDS = (*_ONLY_ANNOTATED, "provider", "model")  # these two are also read from the response
-_MAX_INSPECTED = 100  # requests; a late annotation is visible in the first ones
+_MAX_INSPECTED = 1000  # requests; a late annotation is visible in the first ones
+_MAX_MISSING = 100  # successful requests
+_MAX_PROBE_CHARS = 32  # at the end of a path
+_PROBE = re.compile("/$|health|live|read(y|iness)|startup|ping$|heartbeat|metrics|status|/up$")
 
 
 @factory
@@ -23,7 +26,8 @@ def annotation(field: str) -> KeyFunction:
 
     The annotation must exist before the rate limit is evaluated: call `annotate()` in a middleware
     outside the rate limit, not in an endpoint. For a limit at a route (`TokenPulse.limit`), an
-    earlier dependency may call it.
+    earlier dependency may call it; if a dependency knows the value itself, it is the key:
+    `pulse.limit(..., key=Depends(get_tenant))`.
 
     Args:
         field: "tenant", "api_key", "credential", "provider" or "model".
@@ -32,23 +36,26 @@ def annotation(field: str) -> KeyFunction:
         ValueError: `field` is unknown.
     """
     check_choice("field", field, _FIELDS)
-    detector = _LateAnnotationDetector(field)
+    detector = _MissingAnnotationDetector(field)
 
     def key(scope: Scope) -> Hashable | None:
         annotations = annotations_of(scope)
         value = annotations.get(field) if annotations else None
-        if not value and detector.left:
-            detector.inspect(scope, annotations)
+        if detector.left:
+            detector.inspect(scope, value)
         return value or None
 
     return key
 
 
-class _LateAnnotationDetector:
+class _MissingAnnotationDetector:
     """Detector of a limit without effect because the annotation is late or missing.
 
+    It is active until the first annotation. Requests without a key are normal for probes, and for
+    clients that the application rejects.
+
     Args:
-        field: Field of the annotation.
+        field: Name of the annotation.
 
     Attributes:
         left: Number of requests without a key still to inspect.
@@ -57,29 +64,51 @@ class _LateAnnotationDetector:
     def __init__(self, field: str) -> None:
         self.left = _MAX_INSPECTED
         self._field = field
-        self._warn = WarnOnce()
+        self._missing = 0
 
-    def inspect(self, scope: Scope, annotations: Mapping[str, Any] | None) -> None:
-        """Warn if the request cannot be annotated; else inspect it again when it ends."""
+    def inspect(self, scope: Scope, value: object) -> None:
+        """Stop if the request has a key; else inspect it again when it ends."""
+        if value:
+            self.left = 0
+            return
         self.left -= 1
+        if _is_probe(scope):
+            return
         recorder = recorder_of(scope)
-        if annotations is None:
-            self._log("found no exchange and no annotation")
-        elif recorder is not None and self._field in _ONLY_ANNOTATED:
+        if recorder is None:
+            self._count()
+        else:
             recorder.add_callback(self)
 
     def finished(self, exchange: Exchange) -> None:
-        """Warn if the request was annotated after the limit was evaluated."""
-        if getattr(exchange, self._field) is not None:
+        """Warn if the request was annotated too late; else count it if it succeeded."""
+        if self._field in _ONLY_ANNOTATED and getattr(exchange, self._field) is not None:
             self._log("was evaluated before the application annotated it")
+        elif exchange.status < 300:
+            self._count()
 
     async def close(self) -> None:
         """Do nothing: there is nothing to release."""
 
+    def _count(self) -> None:
+        self._missing += 1
+        if self._missing == _MAX_MISSING:
+            self._log(f"found no annotation in {_MAX_MISSING} requests")
+
     def _log(self, problem: str) -> None:
-        self._warn(
-            "keys.annotation(%r) %s, so no request is limited: call annotate() in a middleware "
-            "outside the rate limit, or give the policy to TokenPulse(inner_policies=[...])",
-            self._field,
-            problem,
-        )
+        if self.left:
+            self.left = 0
+            logger.warning(
+                "keys.annotation(%r) %s, so no request is limited (logged once): call annotate() "
+                "in a middleware outside the limit (with TokenPulse: added before install(), and "
+                "the policy in inner_policies), or, if a dependency or an endpoint knows it, "
+                "limit at the route: Depends(pulse.limit(...)) or await pulse.check(...)",
+                self._field,
+                problem,
+            )
+
+
+def _is_probe(scope: Scope) -> bool:
+    """Return True if the request may be a probe, which has no tenant."""
+    is_safe = scope.get("method") in ("GET", "HEAD")
+    return is_safe and _PROBE.search(scope["path"][-_MAX_PROBE_CHARS:]) is not None

@@ -9,13 +9,21 @@ from starlette.types import Scope
 
 from ...exchange import truncate_with_hash
 from ..callables import KeyFunction, cached, factory
-from ..misuse import WarnOnce
+from ..misuse import logger
 from .address import Networks, network_grouper, pack
 from .forwarded import client_behind, parser_for
 from .header import header_name, header_values
 
 _FORWARDED_FOR = "x-forwarded-for"
 _PROXY_HEADERS = {_FORWARDED_FOR: "X-Forwarded-For", "forwarded": "Forwarded"}  # for the log
+_MAX_INSPECTED = 1000  # requests; a proxy is visible in the first ones
+# Peers that are rarely clients: loopback, private and shared networks, and unix sockets.
+_INTERNAL = Networks(
+    (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+        *("100.64.0.0/10", "::1", "fc00::/7", "fe80::/10", "unix"),
+    )
+)
 
 
 @factory
@@ -52,7 +60,7 @@ def client_address(
     parse = parser_for(name)
     client_keys: dict[str, bytes | str] = {}  # by host of the peer
     packed_proxies: dict[str, bytes] = {}  # by host of the peer
-    warn = WarnOnce()
+    detector = _UntrustedProxyDetector(name if proxies else None)
 
     def from_peer(scope: Scope) -> Hashable:
         client = scope.get("client")
@@ -75,32 +83,64 @@ def client_address(
         packed = pack(host) if host else b""
         if packed is not None and packed in proxies:
             return from_headers(cached(packed_proxies, host, packed), scope)
-        if not proxies and not warn.logged:
-            _warn_about_proxies(scope, host, warn)
-        return cached(client_keys, host, group(packed) if packed else truncate_with_hash(host))
+        key = group(packed) if packed else truncate_with_hash(host)
+        # A cached peer is not inspected, and its first request may be a probe without the header.
+        if detector.left and detector.inspect(scope, host, packed):
+            return key
+        return cached(client_keys, host, key)
 
     return from_peer_or_proxy if proxies else from_peer
 
 
-def _warn_about_proxies(scope: Scope, host: str, warn: WarnOnce) -> None:
-    """Warn if a request seems to come from a proxy that is not trusted."""
-    peer = pack(host) or b""
-    for name, display_name in _PROXY_HEADERS.items():
-        lines = header_values(scope, name)
-        if not lines:
-            continue
-        if peer in parser_for(name)(lines):  # the server has replaced the peer by the client
-            return
-        warn(
-            "%s came from %s, but no proxy is trusted: all clients behind that proxy share one "
-            "limit. If it is yours, name its network: client_address(trusted=[%s]%s), or "
+class _UntrustedProxyDetector:
+    """Detector of proxies that are not trusted, active for the first requests.
+
+    Args:
+        header: The header that trusted proxies write; None if no proxy is trusted.
+
+    Attributes:
+        left: Number of requests still to inspect.
+    """
+
+    def __init__(self, header: str | None) -> None:
+        self.left = _MAX_INSPECTED
+        self._header = header
+
+    def inspect(self, scope: Scope, host: str, packed: bytes | None) -> bool:
+        """Warn if a request seems to come from a proxy; return False if the peer cannot be one.
+
+        Args:
+            scope: The request.
+            host: The peer.
+            packed: Its address, if it has one.
+        """
+        if self._header is not None and (packed is None or packed not in _INTERNAL):
+            return False  # a client may send the header
+        self.left -= 1
+        for name in _PROXY_HEADERS if self._header is None else (self._header,):
+            lines = header_values(scope, name)
+            if not lines:
+                continue
+            if (packed or b"") in parser_for(name)(lines):
+                break  # the server has replaced the peer by the client
+            self._warn(name, host, packed)
+            break
+        return True
+
+    def _warn(self, name: str, host: str, packed: bytes | None) -> None:
+        self.left = 0
+        logger.warning(
+            "%s came from %s, but %s: all clients behind that proxy share one limit (logged "
+            "once). If it is yours, %s its network: client_address(trusted=[%s]%s), or "
             "TOKENPULSE_TRUSTED_PROXIES",
-            display_name,
-            ip_address(peer)
-            if peer
+            _PROXY_HEADERS.get(name, name),
+            ip_address(packed)
+            if packed
             else ascii(truncate_with_hash(host))
             if host
             else "a unix socket",
+            "no proxy is trusted" if self._header is None else "it is not in the trusted networks",
+            "name" if self._header is None else "add",
             "..." if host else "'unix'",
             "" if name == _FORWARDED_FOR else f", header={name!r}",
         )
