@@ -53,9 +53,9 @@ async def chat(tenant: Tenant) -> dict[str, object]:
     return {"object": "chat.completion", "choices": [], "usage": usage}
 
 
-@app.websocket("/talk")
+@app.websocket("/talk", dependencies=[Depends(requests)])
 async def talk(websocket: WebSocket, tenant: Tenant) -> None:
-    """Answer messages, each of which counts as a request."""
+    """Answer messages; the handshake and each message count as a request."""
     await websocket.accept()
     async for text in websocket.iter_text():
         await pulse.check(websocket, requests, key=tenant)

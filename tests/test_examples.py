@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.demo.vendor import Vendor
@@ -178,6 +178,9 @@ def test_fastapi_dependency_limits_each_tenant_by_its_plan() -> None:
         with client.websocket_connect("/talk", headers=globex) as socket:
             socket.send_text("hi")
             assert socket.receive_text() == "globex: hi"
+        with pytest.raises(WebSocketDenialResponse) as caught:
+            client.websocket_connect("/talk", headers=acme).__enter__()
+        assert caught.value.status_code == 429
     assert "429" in app.openapi()["paths"]["/chat"]["post"]["responses"]
 
 

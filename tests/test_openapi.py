@@ -15,6 +15,7 @@ from tokenpulse_mw import (
     Policy,
     Settings,
     TokenPulse,
+    openai_error,
     requests_to,
     too_many_requests,
 )
@@ -77,8 +78,17 @@ def test_documented_headers_are_those_of_the_dialect(
     assert list(documented["content"]) == ["application/problem+json"]
 
 
+def test_content_of_a_given_format_is_documented(metrics: HttpMetrics) -> None:
+    """A function of this library has a known body, in the settings or as `respond`."""
+    pulse = TokenPulse(limit=None, respond=openai_error, metrics=metrics)
+    app = gateway(pulse)
+    pulse.install(app)
+
+    assert list(responses(app, "/v1/limited/{name}")["429"]["content"]) == ["application/json"]
+
+
 def test_content_of_a_custom_response_is_not_documented(metrics: HttpMetrics) -> None:
-    """The media type is known only for the responses of the settings."""
+    """The media type of a function of the application is unknown."""
 
     def respond(decision: Decision) -> Any:
         return too_many_requests(decision)

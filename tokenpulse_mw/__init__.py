@@ -50,6 +50,7 @@ _NAMES = {
         "Policy",
         "RateLimitMiddleware",
         "RateLimited",
+        "RouteLimit",
         "SharedLimiter",
         "anthropic_error",
         "keys",

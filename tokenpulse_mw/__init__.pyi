@@ -48,6 +48,7 @@ from .ratelimit import (
     PlanLimiter as PlanLimiter,
     Policy as Policy,
     RateLimited as RateLimited,
+    RouteLimit as RouteLimit,
     RateLimitMiddleware as RateLimitMiddleware,
     SharedLimiter as SharedLimiter,
     anthropic_error as anthropic_error,

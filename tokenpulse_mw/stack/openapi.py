@@ -39,7 +39,8 @@ def limited_response(dialect: str | None, response: str | None) -> dict[str, Any
 
     Args:
         dialect: Dialect of the headers.
-        response: Name of the response in the settings; None if the application defines it.
+        response: Name of the response in the settings; None for a function of the application,
+            whose body is unknown.
     """
     headers = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
     for name, description in _DIALECT_HEADERS[dialect].items():

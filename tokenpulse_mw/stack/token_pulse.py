@@ -169,7 +169,8 @@ class TokenPulse:
             **route_options,
         )
         self._is_exempt = exempt_paths(exempt)
-        named = self.settings.limit_response if respond is None else None
+        functions = {function: name for name, function in RESPONSES.items()}
+        named = functions.get(options["respond"])
         self._limited_response = limited_response(self.settings.limit_headers, named)
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
