@@ -74,11 +74,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         set_default(monkeypatch, HealthRouter.__init__, name, PATIENCE)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Restore the configuration of logging after the test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    """Restore the configuration of logging after each test, so that their order has no effect."""
+    loggers = (logging.getLogger(), logging.getLogger("tokenpulse_mw"))
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)  # also clears the level caches of other loggers
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        if logger.level != level:
+            logger.setLevel(level)  # also clears the level caches of other loggers

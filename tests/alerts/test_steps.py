@@ -33,6 +33,8 @@ from .delivery.harness import DeliveryHarness, make_event
 from .exchanges import exchange
 from .findings import RecordingSink, finding
 
+pytestmark = pytest.mark.slow
+
 MAX_STEP_CALLS = 20_000  # of functions; on trio another task may wait for two steps
 
 

@@ -337,7 +337,7 @@ def test_private_function_of_fastapi_that_fails_is_logged_at_most_once(
         "/docs",
         "__unmatched__",
     ]
-    assert len(caplog.records) <= 1
+    assert len([r for r in caplog.records if r.name.startswith("tokenpulse_mw")]) <= 1
 
 
 def invalid_values() -> list[object]:
@@ -389,7 +389,7 @@ def test_invalid_private_value_of_fastapi_is_ignored(
 
     assert [response.text for response in responses] == ["1", "1"]
     assert {exchange.route for exchange in seen} <= {"/items/{id}", "__unmatched__"}
-    assert len(caplog.records) <= 1
+    assert len([r for r in caplog.records if r.name.startswith("tokenpulse_mw")]) <= 1
 
 
 @pytest.mark.parametrize("has_function", [True, False])

@@ -14,6 +14,8 @@ from tokenpulse_mw.usage.bounds import MAX_FEED_MEMORY_BYTES
 from ..support.calls import calls
 from .hostile import KINDS, Kind
 
+pytestmark = pytest.mark.slow
+
 SMALL, LARGE = 128 * 1024, 2 * 1024 * 1024
 FACTOR = 3.0  # tolerance for noise in the measured growth
 MIN_SECONDS = 0.001  # of CPU; shorter times are rounded up

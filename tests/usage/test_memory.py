@@ -14,6 +14,8 @@ from tokenpulse_mw.usage.decompress import CorruptError, decoders_for, window_lo
 from .bodies import SSE, event, measure, outcome
 from .codings import deflated, gzipped
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 # Documented maximum of bytes that one open stream holds, by its coding.
 HELD = {

@@ -64,7 +64,13 @@ def expected(entry: dict[str, Any]) -> tuple[TokenUsage | None, str]:
 every_recording = pytest.mark.parametrize("entry", recordings())
 
 
-@pytest.mark.parametrize("chunking", ["whole", "1", "7", "random", "events", "multibyte"])
+_ALL_CHUNKINGS = [
+    pytest.param(name, marks=() if name == "whole" else pytest.mark.slow)
+    for name in ("whole", "1", "7", "random", "events", "multibyte")
+]
+
+
+@pytest.mark.parametrize("chunking", _ALL_CHUNKINGS)
 @every_recording
 def test_usage_of_recording_equals_the_index(entry: dict[str, Any], chunking: str) -> None:
     """Each recorded response has exactly the listed usage, in any chunking."""
@@ -87,6 +93,7 @@ def test_usage_of_recording_equals_the_index(entry: dict[str, Any], chunking: st
     assert account.unreadable == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("coding", "encode"), WHOLE.values(), ids=WHOLE)
 @every_recording
 def test_usage_of_compressed_recording_equals_the_index(

@@ -220,8 +220,8 @@ class HttpRecorder(Recorder):
         try:
             if kind == "http.response.body":
                 self._body(body, more)
-            elif status is not None:
-                self._set_status(status)
+            elif status is not None:  # a server sends nothing to a client that has left
+                self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
             elif kind in FILE_MESSAGES:
                 self._file(more)
         except Exception as error:  # noqa: BLE001 - isolates the request
@@ -250,10 +250,6 @@ class HttpRecorder(Recorder):
             # Comparing sizes first avoids a lower-case copy of nearly every name.
             if len(name) == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
                 self._set_provider(value)
-
-    def _set_status(self, status: int) -> None:
-        # A server sends nothing to a client that has left.
-        self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
 
     def _set_provider(self, value: bytes) -> None:
         self.annotations = {"provider": value.decode("latin-1"), **self.annotations}
@@ -333,7 +329,7 @@ class WebSocketRecorder(HttpRecorder):
         elif kind == "websocket.close":
             self._complete(_FORBIDDEN)
         elif kind == "websocket.http.response.start" and status is not None:
-            self._set_status(status)
+            self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
         elif kind == "websocket.http.response.body":
             self._body(body, more)
 

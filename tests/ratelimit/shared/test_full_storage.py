@@ -23,7 +23,7 @@ from ...support.servers import Server, memcached_server, redis_server, started
 from ...support.waiting import PATIENCE
 from .conftest import direct_client
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.server]
 
 LIMIT = 20
 CLIENTS = 20

@@ -18,7 +18,7 @@ from ...support.servers import Server
 from ...support.waiting import PATIENCE
 from .conftest import direct_client, url
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.server, pytest.mark.slow]
 
 CLIENTS = 5000
 WINDOW = 3600  # seconds
