@@ -1001,6 +1001,8 @@ def test_limits_in_a_storage_share_it(
     pulse = TokenPulse(settings=settings, inner_policies=policies, metrics=metrics)
     route_limit = pulse.limit("20/minute").policy.limiter
 
+    with pytest.raises(ValueError, match=r"^limit must be one rate .* got 'often'[^(]*$"):
+        pulse.limit("often")
     assert isinstance(route_limit, SharedLimiter)
     assert "gw:20-per-minute" in str(route_limit.counters)
     assert [message.partition(";")[0] for message in caplog.messages] == [

@@ -38,6 +38,8 @@ from ..support.apps import (
 from ..support.waiting import PATIENCE, wait_until
 from .routes import AppEndpoint
 
+pytestmark = pytest.mark.slow
+
 WEBSOCKETS = {"websockets-sansio": "websockets", "wsproto": "wsproto"}  # of uvicorn, by module
 IMPLEMENTATIONS = [name for name in ("h11", "httptools") if importlib.util.find_spec(name)]
 

@@ -123,7 +123,7 @@ def _per_client(settings: Settings, limit: str) -> Policy:
     if settings.limit_storage is None:
         warn_unused(settings, ["limit_prefix", "limit_on_error"], "limit_storage is not set")
     with blame_settings(settings, {"limit": "limit"}):
-        Limiter(limit)
+        Limiter(limit)  # its errors are those of this setting, and not of the storage
     return Policy(create_limiter(settings, limit))
 
 
@@ -134,8 +134,9 @@ def create_limiter(settings: Settings, limit: str, name: str = "") -> Limiter | 
         ValueError: `limit` is not a rate, or the storage cannot have it.
     """
     max_keys, strategy = settings.max_keys, settings.limit_strategy
+    local = Limiter(limit, max_keys=max_keys, strategy=strategy)  # also validates `limit`
     if settings.limit_storage is None:
-        return Limiter(limit, max_keys=max_keys, strategy=strategy)
+        return local
     names = {"storage": "limit_storage", "prefix": "limit_prefix", "strategy": "limit_strategy"}
     with blame_settings(settings, names):
         return SharedLimiter(

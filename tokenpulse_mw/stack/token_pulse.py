@@ -188,7 +188,8 @@ class TokenPulse:
         The application's lifespan runs inside ours.
 
         Raises:
-            ValueError: `app` is not a Starlette application, or has a TokenPulse already.
+            ValueError: `app` is not a Starlette application, has started, or has a TokenPulse
+                already.
         """
         if not isinstance(app, Starlette):
             raise ValueError(

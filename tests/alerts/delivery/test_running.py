@@ -14,7 +14,7 @@ from tokenpulse_mw.alerts.sinks import RetryLater
 from ...support.waiting import PATIENCE
 from .harness import DeliveryHarness, RecordingSink, ResendingSink, make_event, summaries
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 class CountingSink(RecordingSink):

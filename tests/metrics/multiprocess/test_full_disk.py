@@ -23,6 +23,8 @@ from ...support.full_disk import SmallDisk, largest_file, mounted_disk
 from ...support.waiting import PATIENCE
 from .samples import COUNTER, GAUGE, HISTOGRAM, MIN_GAUGE, row_of, value
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 # Adds rows to a file. A process that writes to a mapped hole of a full disk is killed by SIGBUS.
