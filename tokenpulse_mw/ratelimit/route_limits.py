@@ -90,6 +90,7 @@ class RouteLimits:
         self._default_key = default_key
         self._headers = headers
         self._dialect = dialect(headers, self.policies)
+        self._names = {policy.name for policy in policies}
         self._respond = respond
         self._options: dict[str, Any] = {"enforce": enforce, "on_decision": on_decision}
         self._sets: dict[tuple[RouteLimit, ...], PolicySet] = {}
@@ -122,14 +123,13 @@ class RouteLimits:
                 "limit() was called after the first request (logged once): each call creates "
                 "another limit with counts of its own; call it once, such as in a module"
             )
-        names = {policy.name for policy in self.policies}
-        if name is not None and check_name("name", name) in names:
+        if name is not None and check_name("name", name) in self._names:
             raise ValueError(
                 f"name must be unique among the limits, got {name!r} again: to share a limit, use "
                 "the same object for several routes"
             )
         dependency = _dependency(key)
-        name = _free_name(limit, names) if name is None else name
+        name = _free_name(limit, self._names) if name is None else name
         policy = Policy(
             self._create_limiter(limit, name) if isinstance(limit, str) else limit,
             name=name,
@@ -145,6 +145,7 @@ class RouteLimits:
                 "limit, use the same object for several routes"
             )
         self.policies.append(policy)
+        self._names.add(name)
         self._dialect = dialect(self._headers, self.policies)
         return RouteLimit(policy, self, dependency)
 
@@ -209,11 +210,10 @@ class RouteLimits:
         """Add one header field for the decisions of all layers to the response."""
         if self._dialect is None or not decisions:
             return []
-        names = {policy.name for policy in self.policies}  # without those of another gateway
-        latest = {
+        latest = {  # without the decisions of another gateway
             decision.policy: decision
             for decision in (*(recorder.decisions if recorder else ()), *decisions)
-            if decision.policy in names
+            if decision.policy in self._names
         }
         fields = self._dialect.write(list(latest.values()))
         if recorder is not None:
