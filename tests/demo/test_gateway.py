@@ -20,6 +20,8 @@ from tokenpulse_mw.demo.vendor import Vendor
 
 from ..support.waiting import PATIENCE, wait_until
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 3
 # New connections: the server may close a connection that was idle.
 NEW_CONNECTION = {"connection": "close"}

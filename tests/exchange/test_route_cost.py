@@ -21,6 +21,8 @@ from ..support.calls import calls
 from ..support.waiting import max_cpu_time
 from .routes import page
 
+pytestmark = pytest.mark.slow
+
 
 def plain(number: int) -> BaseRoute:
     """Return a route with its own endpoint."""

@@ -14,6 +14,8 @@ from tokenpulse_mw.alerts.store import Matcher
 
 from .api import Api, trouble
 
+pytestmark = pytest.mark.slow
+
 CHANGES = [operation for operation in OPERATIONS if operation.method != "GET"]
 READS = [operation for operation in OPERATIONS if operation.method == "GET"]
 

@@ -34,6 +34,8 @@ from ...support.servers import free_port
 from ...support.waiting import PATIENCE
 from .events import event
 
+pytestmark = pytest.mark.slow
+
 SECRET_PATH = "/services/T0/B0/hunter2?key=hunter2"
 NOW = 1_767_323_045.0  # Fri, 02 Jan 2026 03:04:05 GMT
 
