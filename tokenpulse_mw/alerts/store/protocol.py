@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ...validation import check_integer
 from .records import (
     Ack,
     AlertRecord,
+    Batch,
     DeadLetter,
     Json,
+    Member,
     Notification,
+    Process,
     Severity,
     Silence,
     StateFilter,
     ThresholdsVersion,
     TransitionRecord,
+    WindowRecord,
 )
 
 MAX_TRANSITIONS = 100  # of an alert
@@ -49,21 +54,107 @@ class UnknownAlert(ValueError):  # noqa: N818 - a public name
         super().__init__(f"alert {alert_id!r} of a transition is not stored: commit it as well")
 
 
-@dataclass(frozen=True, slots=True)
-class EngineState:
-    """State from which an engine continues after a restart.
+class Fenced(Exception):  # noqa: N818 - a public name
+    """The process does not lead the fleet any more; the call had no effect."""
+
+
+class Leader(NamedTuple):
+    """The leader of a fleet; a later leader has a higher epoch.
 
     Attributes:
+        epoch: Number of the leadership.
+        process: Name of the process.
+    """
+
+    epoch: int
+    process: str
+
+
+class LeaseRequest(NamedTuple):
+    """Change of the lease that a heartbeat requests.
+
+    Attributes:
+        action: "renew" and "release" have an effect only if the process is the leader of `epoch`;
+            "take" only if epoch and beat are still those of the arguments.
+        epoch: The process's own epoch; for "take", the one that it read.
+        beat: For "take", the beat that it read.
+    """
+
+    action: Literal["renew", "take", "release"]
+    epoch: int
+    beat: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """Outcome of a heartbeat: the fleet as the store has it afterwards.
+
+    Attributes:
+        now: Current time of the store, in seconds since the epoch.
+        is_reference: True if `now` is the clock of all processes; False if it is this process's.
+        epoch: Number of the current or last leadership.
+        beat: Number of writes of leaders; a lease is alive if it changes.
+        holder: Name of the leading process, or None after it released the lease.
+        revision: Number of changes of thresholds, silences, acknowledgements, settings and open
+            alerts.
+        evaluated_at: Time of the last evaluation, or None before the first.
+        complete_since: Time from which the stored windows have all traffic.
+        granted: True if the requested change of the lease took effect.
+        pushed: Number of the last batch of this process before the heartbeat.
+        members: The processes that have sent a heartbeat within the last hour, by start.
+    """
+
+    now: float
+    is_reference: bool
+    epoch: int
+    beat: int
+    holder: str | None
+    revision: int
+    evaluated_at: float | None
+    complete_since: float
+    granted: bool
+    pushed: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """State that all processes of a fleet share.
+
+    Attributes:
+        revision: See `FleetState.revision`.
         alerts: Alerts that are not resolved, the oldest first.
         silences: Silences that have not ended, by start.
         thresholds: Newest version, or None if there is none.
-        notifications: Undelivered notifications, in the order in which they were committed.
+        settings: Values of `set_setting` by name.
     """
 
+    revision: int = 0
     alerts: tuple[AlertRecord, ...] = ()
     silences: tuple[Silence, ...] = ()
     thresholds: ThresholdsVersion | None = None
-    notifications: tuple[Notification, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderState:
+    """State from which a new leader continues.
+
+    Attributes:
+        state: State that all processes share.
+        notifications: Undelivered notifications, in the order in which they were committed.
+        windows: Stored windows.
+        batches: All batches that the windows do not have, by process and number.
+        evaluated_at: See `FleetState.evaluated_at`.
+        complete_since: See `FleetState.complete_since`.
+    """
+
+    state: EngineState
+    notifications: tuple[Notification, ...]
+    windows: tuple[WindowRecord, ...]
+    batches: tuple[Batch, ...]
+    evaluated_at: float | None
+    complete_since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +167,22 @@ class Changes:
         transitions: New transitions; those already stored are ignored.
         notifications: New notifications; those whose id is stored are ignored.
         forgotten: Ids of alerts to delete, such as those that never fired.
-        engine: Name of the engine; empty if these are not the changes of a whole evaluation.
+        windows: New and changed slots of windows, each as a whole.
+        expired: By kind of window, the first slot that is still needed; earlier ones are deleted.
+        consumed: Process and number of each batch that `windows` include; they are deleted.
+        evaluated_at: Time of the evaluation, or None to keep the last one.
+        complete_since: See `FleetState.complete_since`; None to keep it.
     """
 
     alerts: tuple[AlertRecord, ...] = ()
     transitions: tuple[TransitionRecord, ...] = ()
     notifications: tuple[Notification, ...] = ()
     forgotten: tuple[str, ...] = ()
-    engine: str = ""
+    windows: tuple[WindowRecord, ...] = ()
+    expired: Mapping[str, int] = field(default_factory=dict)
+    consumed: tuple[tuple[str, int], ...] = ()
+    evaluated_at: float | None = None
+    complete_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +194,11 @@ class Page:
 
 
 class AlertStore(Protocol):
-    """Stores alerts, silences, thresholds, and notifications until they are delivered.
+    """Stores alerts, silences, thresholds, traffic windows, and undelivered notifications.
+
+    All engines that share a store are one fleet, of which one process leads: it alone evaluates.
+    The store holds the lease of the leader, and fences its writes: those of an earlier leader have
+    no effect and raise `Fenced`.
 
     Each call takes effect completely or not at all, even if it is cancelled or the process is
     killed, and its effect is visible to the next call. All calls but `set_thresholds` are
@@ -106,20 +209,65 @@ class AlertStore(Protocol):
     undelivered notifications and silences are never dropped.
     """
 
-    async def load(self) -> EngineState:
-        """Return the state from which an engine continues."""
+    async def heartbeat(
+        self,
+        process: Process,
+        /,
+        *,
+        batches: Sequence[Batch],
+        through: int,
+        lease: LeaseRequest | None,
+    ) -> FleetState:
+        """Store the traffic of a process, change the lease, and return the fleet.
+
+        Args:
+            process: The process.
+            batches: New batches of the process, by number. A batch whose number is not above the
+                last stored one was stored before and is ignored, so that a call whose outcome is
+                unknown can be repeated.
+            through: Slot up to which the process has now pushed all of its traffic.
+            lease: Change of the lease, if any.
+        """
         ...
 
-    async def commit(self, changes: Changes, /) -> str | None:
-        """Store the changes of an evaluation.
-
-        Returns:
-            Name of the engine that stored the previous evaluation, or None if it is unknown.
+    async def take_over(self, leader: Leader, /) -> LeaderState:
+        """Return the state from which a new leader continues, in one snapshot.
 
         Raises:
+            Fenced: The process does not lead.
+        """
+        ...
+
+    async def batches(self, after: Mapping[str, int], /) -> tuple[Batch, ...]:
+        """Return the stored batches by process and number.
+
+        Args:
+            after: By process, the number of the last batch that is already known.
+        """
+        ...
+
+    async def load(self, known_revision: int | None = None, /) -> EngineState | None:
+        """Return the state that all processes share; None if it has the known revision."""
+        ...
+
+    async def commit(self, changes: Changes, /, *, leader: Leader) -> int:
+        """Store the changes of an evaluation and return the new revision.
+
+        The revision changes only if open alerts change.
+
+        Raises:
+            Fenced: The process does not lead any more; nothing was stored.
             UnknownAlert: The alert of a transition is neither stored nor in `changes`.
             ValueError: A finding or an event is not JSON.
             BadRecord: Another value cannot be stored, such as an id that is too long.
+        """
+        ...
+
+    async def claim(self, notification_id: str, /, *, leader: Leader) -> None:
+        """Count an attempt of a notification before it is made; an unknown id is ignored.
+
+        Raises:
+            Fenced: The process does not lead any more, so it must not attempt it.
         """
         ...
 
@@ -183,6 +331,14 @@ class AlertStore(Protocol):
 
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""
+        ...
+
+    async def set_setting(self, name: str, value: Any, /, *, by: str, at: float) -> None:
+        """Store a named JSON value that all processes share, such as a log level.
+
+        Raises:
+            ValueError: `value` is not JSON.
+        """
         ...
 
     async def alerts(

@@ -201,6 +201,85 @@ class ThresholdsVersion:
         check_finite("at", self.at)
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of the fleet, as it describes itself in each heartbeat.
+
+    Attributes:
+        name: Unique name, also among the processes that a host had before.
+        host: Name of the host.
+        pid: Process id on its host.
+        version: Version of the library.
+        protocol: Newest version of the batches and windows that it reads; it also reads the one
+            before.
+        rules: Names of its rules.
+        sinks: Names of its sinks.
+        started_at: Start of its engine.
+    """
+
+    name: str
+    host: str
+    pid: int
+    version: str
+    protocol: int
+    rules: tuple[str, ...]
+    sinks: tuple[str, ...]
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A process that has sent a heartbeat within the last hour.
+
+    Attributes:
+        process: The process.
+        seen_at: Time of its last heartbeat.
+        pushed: Number of its last batch.
+        through: Slot up to which it has pushed all of its traffic.
+    """
+
+    process: Process
+    seen_at: float
+    pushed: int
+    through: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Traffic of one process in one slot of time.
+
+    Attributes:
+        process: Name of the process.
+        number: Number of the batch; batches of a process are numbered upwards from 1.
+        slot: Number of the slot since the epoch.
+        protocol: Version of `payload`.
+        payload: The encoded traffic.
+    """
+
+    process: str
+    number: int
+    slot: int
+    protocol: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRecord:
+    """One slot of a traffic window, or of other state of the evaluations.
+
+    Attributes:
+        kind: Name of the windows, such as "minute".
+        slot: Number of the slot since the epoch; its length depends on the windows.
+        protocol: Version of `payload`.
+        payload: The encoded counts.
+    """
+
+    kind: str
+    slot: int
+    protocol: int
+    payload: bytes
+
+
 def json_copy(name: str, value: Json) -> Json:
     """Return a deep copy of `value` as a database would return it.
 
