@@ -1,0 +1,8 @@
+"""Protocol of a fleet: one logical engine in all processes that share a store."""
+
+from .backlog import Backlog
+from .clock import FleetClock
+from .inbox import Inbox, Rejected, watermark
+from .lease import Lease
+
+__all__ = ["Backlog", "FleetClock", "Inbox", "Lease", "Rejected", "watermark"]

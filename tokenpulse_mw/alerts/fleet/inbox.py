@@ -1,0 +1,145 @@
+"""Batches of all processes that the leader has read and not yet stored in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable
+from math import floor
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+
+from ..steps import Steps
+from ..store.records import Batch, Member
+
+
+class MergeableBucket(Protocol):
+    """Traffic in one slot that can be merged with that of other processes."""
+
+    @property
+    def slot(self) -> int:
+        """Number of the slot."""
+        ...
+
+    @property
+    def profile(self) -> Hashable:
+        """Thresholds that shape the bucket; only buckets of one profile are merged."""
+        ...
+
+    def merge(self, other: Self, /) -> object:
+        """Add the traffic of `other`."""
+        ...
+
+
+_Bucket = TypeVar("_Bucket", bound=MergeableBucket)
+_Origin = tuple[str, int]  # process and number of a batch
+
+
+class Rejected(NamedTuple):
+    """A batch that cannot be decoded, and the reason."""
+
+    batch: Batch
+    error: ValueError
+
+
+class Inbox(Generic[_Bucket]):
+    """Buckets of all processes, merged by slot until the watermark passes them.
+
+    Each batch is decoded once. Its traffic is taken once, and it is `consumed` until the commit
+    that has the traffic succeeds.
+
+    Args:
+        protocol: Newest protocol to read. Batches of a newer one stay in the store, for a leader
+            that can read them.
+
+    Attributes:
+        known: Number of the last batch that was read, by process.
+        late: Number of batches that arrived after the watermark had passed their slot.
+        rejected: Number of batches that could not be decoded.
+    """
+
+    def __init__(self, *, protocol: int) -> None:
+        self.known = dict[str, int]()
+        self.late = self.rejected = 0
+        self._protocol = protocol
+        self._watermark = -1
+        self._waiting = dict[tuple[int, Hashable], tuple[_Bucket, list[_Origin]]]()
+        self._consumed = list[_Origin]()
+
+    def add(
+        self, batches: Iterable[Batch], decode: Callable[[bytes, int], _Bucket]
+    ) -> Steps[list[Rejected]]:
+        """Decode batches, merge them by slot, and return those that cannot be decoded.
+
+        Args:
+            batches: Batches by process and number; those that are known are ignored.
+            decode: Returns the bucket of a payload and its protocol; raises ValueError if the
+                payload is damaged.
+        """
+        rejected = list[Rejected]()
+        for batch in batches:
+            if batch.number <= self.known.get(batch.process, 0):
+                continue
+            self.known[batch.process] = batch.number
+            if batch.protocol > self._protocol:
+                continue
+            origin = batch.process, batch.number
+            try:
+                bucket = decode(batch.payload, batch.protocol)
+            except ValueError as error:
+                self.rejected += 1
+                self._consumed.append(origin)
+                rejected.append(Rejected(batch, error))
+            else:
+                self.late += bucket.slot <= self._watermark
+                key = bucket.slot, bucket.profile
+                if key in self._waiting:
+                    merged, origins = self._waiting[key]
+                    merged.merge(bucket)
+                    origins.append(origin)
+                else:
+                    self._waiting[key] = bucket, [origin]
+            yield
+        return rejected
+
+    def take(self, watermark: int) -> list[_Bucket]:
+        """Return the buckets up to the slot `watermark` by slot, and consume their batches."""
+        self._watermark = max(self._watermark, watermark)
+        ready = [key for key in self._waiting if key[0] <= self._watermark]
+        buckets = list[_Bucket]()
+        for key in sorted(ready, key=lambda key: key[0]):
+            bucket, origins = self._waiting.pop(key)
+            buckets.append(bucket)
+            self._consumed += origins
+        return buckets
+
+    def consumed(self) -> tuple[_Origin, ...]:
+        """Return process and number of each batch that the next commit deletes."""
+        return tuple(self._consumed)
+
+    def confirm_stored(self, consumed: Collection[_Origin]) -> None:
+        """Forget the batches that a successful commit has deleted.
+
+        Args:
+            consumed: Result of `consumed` that was committed.
+        """
+        del self._consumed[: len(consumed)]
+
+    def retain(self, processes: Collection[str]) -> None:
+        """Forget the numbers of other processes, unless their batches are still here."""
+        origins = [self._consumed, *(origins for _, origins in self._waiting.values())]
+        kept = {process for batches in origins for process, _ in batches}.union(processes)
+        self.known = {process: self.known[process] for process in self.known if process in kept}
+
+
+def watermark(
+    members: Iterable[Member], now: float, *, bucket_seconds: float, patience: float = 10.0
+) -> int:
+    """Return the slot up to which the traffic of all processes is stored.
+
+    Args:
+        members: Processes of the fleet.
+        now: Time of the fleet.
+        bucket_seconds: Length of a slot.
+        patience: Seconds to wait for a process; later traffic is late.
+    """
+    lapsed = floor((now - patience) / bucket_seconds) - 1
+    through = (member.through for member in members if now - member.seen_at <= patience)
+    return max(min(through, default=lapsed), lapsed)
