@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from itertools import chain
 from types import EllipsisType
+from typing import Any
 from uuid import uuid4
 
 import anyio
 
 from ..lifespan import LoopLock
-from .evaluator import Evaluator
 from .lifecycle import Finding
+from .serialization import finding_from_dict
 from .silences import Silences, check_matchers
-from .steps import Steps, in_steps
+from .steps import STEP, Steps, batches, in_steps
 from .store.protocol import Conflict, EngineState
 from .store.records import Ack, AlertRecord, Matcher, Silence, ThresholdsVersion
 from .store_writer import StoreWriter
@@ -22,6 +24,9 @@ from .thresholds import InvalidThresholds, Thresholds
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
+
+# Calls the store with a timeout; reports an error and returns None.
+CallStore = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 class Controls:
     """Changes an engine at run time, as `engine.controls`.
@@ -31,42 +36,51 @@ class Controls:
 
     Args:
         thresholds: Initial thresholds.
-        evaluator: Uses the thresholds.
-        store_writer: Writes open changes before an alert is acknowledged.
         silences: The active silences.
-        catch_up: Restores the stored state, once.
+        store_writer: Writes open changes before an alert is acknowledged.
+        apply: Uses other thresholds.
+        set_acks: Sets or removes the acknowledgements of open alerts, by id.
+        call: Calls the store with a timeout; returns None if it fails.
         deciding: Lock that is held during an evaluation and a change.
         wall: Returns seconds since the epoch.
 
     Attributes:
-        catch_up: Restores the stored state. Until it succeeds, thresholds and silences set before
-            a restart are unknown.
         thresholds: The current thresholds.
         version: The newest version of the thresholds that was set, or None.
+        revision: Revision of the store that is in force here, or None.
+        settings: Values that all processes share, by name; see `set_setting`.
+        firing: The last finding of each alert that fires in the store.
     """
 
     def __init__(
         self,
         *,
         thresholds: Thresholds,
-        evaluator: Evaluator,
         silences: Silences,
         store_writer: StoreWriter,
-        catch_up: Callable[[], Awaitable[None]],
+        apply: Callable[[Thresholds], Steps[None]],
+        set_acks: Callable[[Mapping[str, Ack | None]], Steps[None]],
+        call: CallStore,
         deciding: LoopLock,
         wall: Callable[[], float],
     ) -> None:
-        self.catch_up = catch_up
-        self.reset(thresholds, evaluator, silences)
         self._store_writer, self._store = store_writer, store_writer.store
+        self._apply_thresholds, self._set_acks = apply, set_acks
+        self._call = call
         self._deciding = deciding
+        self._refreshing = LoopLock()
         self._wall = wall
+        self._silences = silences
+        self.reset(thresholds)
 
-    def reset(self, thresholds: Thresholds, evaluator: Evaluator, silences: Silences) -> None:
-        """Control another evaluator, as if no threshold was set at run time."""
+    def reset(self, thresholds: Thresholds) -> None:
+        """Forget everything that was read from the store."""
         self.thresholds = thresholds
         self.version: ThresholdsVersion | None = None
-        self._evaluator, self._silences = evaluator, silences
+        self.revision: int | None = None
+        self.settings: Mapping[str, Any] = {}
+        self.firing: list[Finding] = []
+        self._silences.replace(())
 
     @property
     def silences(self) -> list[Silence]:
@@ -100,18 +114,16 @@ class Controls:
         Raises:
             Conflict: The store has another version, which now applies here too.
         """
-        await self.catch_up()
         current = None if self.version is None else self.version.version
         base = current if isinstance(expected, EllipsisType) else expected
         try:
             version = await self._store_thresholds(thresholds, by, base)
         except Conflict as conflict:
             if not isinstance(expected, EllipsisType):
-                for newest in await self._store.history(1):
-                    await self._between_decisions(partial(self._adopt, newest))
+                await self.refresh()
                 raise
             version = await self._store_thresholds(thresholds, by, conflict.current)
-        await self._between_decisions(partial(self._apply, version, thresholds))
+        await self.refresh()
         return version
 
     async def acknowledge(self, alert_id: str, *, by: str, note: str = "") -> AlertRecord | None:
@@ -162,30 +174,49 @@ class Controls:
         self._silences.expire(now)
         self._silences.check_capacity()
         await self._store.add_silence(silence)
-        self._silences.add(silence)
+        await self.refresh()
         return silence
 
     async def unsilence(self, silence_id: str) -> bool:
         """Remove a silence and return True if it existed."""
         existed = await self._store.remove_silence(silence_id)
-        self._silences.remove(silence_id)
+        await self.refresh()
         return existed
 
-    async def resume(self, state: EngineState) -> None:
-        """Restore the stored thresholds and silences; call it between evaluations."""
-        if state.thresholds is not None:
-            await in_steps(self._adopt(state.thresholds))
-        for silence in state.silences:
-            try:
-                self._silences.add(silence)
-            except ValueError as error:
-                logger.error("stored silence is invalid: silence=%s error=%s", silence.id, error)
+    async def set_setting(self, name: str, value: Any, *, by: str) -> None:
+        """Store a JSON value that all processes share; `settings` of each has it soon.
 
-    async def _between_decisions(self, change: Callable[[], Steps[None]]) -> None:
-        """Apply a change that is already stored, even if the caller is cancelled."""
+        Raises:
+            ValueError: `value` is not JSON.
+        """
+        await self._store.set_setting(name, value, by=by, at=self._wall())
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Use the thresholds, silences, acknowledgements and settings that the store has now.
+
+        If the store fails, those that were read last stay in force.
+        """
+        # Shielded: the change that a caller has stored takes effect even if it is cancelled.
         with anyio.CancelScope(shield=True):
-            async with self._deciding():
-                await in_steps(change())
+            async with self._refreshing():
+                state = await self._call(partial(self._store.load, self.revision))
+                if state is not None:
+                    async with self._deciding():
+                        await in_steps(self.adopt(state))
+
+    def adopt(self, state: EngineState) -> Steps[None]:
+        """Use the state of the store; call it between evaluations."""
+        if state.thresholds is not None:
+            yield from self._adopt(state.thresholds)
+        self._silences.replace(state.silences)
+        yield from self._set_acks({record.id: record.ack for record in state.alerts})
+        firing = list[Finding]()
+        for batch in batches(record for record in state.alerts if record.state != "pending"):
+            firing += chain.from_iterable(map(_finding_of, batch))
+            if len(batch) == STEP:
+                yield
+        self.firing, self.settings, self.revision = firing, state.settings, state.revision
 
     def _adopt(self, version: ThresholdsVersion) -> Steps[None]:
         """Apply a stored version of the thresholds, unless it is the current one."""
@@ -203,7 +234,8 @@ class Controls:
                 error,
             )
         else:
-            yield from self._apply(version, changed)
+            yield from self._apply_thresholds(changed)
+            self.thresholds, self.version = changed, version
 
     async def _store_thresholds(
         self, thresholds: Thresholds, by: str, expected: int | None
@@ -211,18 +243,16 @@ class Controls:
         values = thresholds.as_dict()
         return await self._store.set_thresholds(values, expected=expected, by=by, at=self._wall())
 
-    def _apply(self, version: ThresholdsVersion, thresholds: Thresholds) -> Steps[None]:
-        yield from self._evaluator.set_thresholds(thresholds)
-        self.thresholds, self.version = thresholds, version
-
-    def _set_ack(self, alert_id: str, ack: Ack | None) -> Steps[None]:
-        self._evaluator.tracker.acknowledge(alert_id, ack)
-        yield from ()
-
     async def _acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
-        await self.catch_up()
         await self._store_writer.write()  # the store may not have the alert yet
         record = await self._store.acknowledge(alert_id, ack)
-        if record is not None:
-            await self._between_decisions(partial(self._set_ack, alert_id, ack))
+        await self.refresh()
         return record
+
+
+def _finding_of(record: AlertRecord) -> list[Finding]:
+    """Return the finding of a stored alert, if it is valid."""
+    try:
+        return [finding_from_dict(record.finding)]
+    except (KeyError, TypeError, ValueError):
+        return []  # the leader logs and resolves it

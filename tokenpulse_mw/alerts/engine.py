@@ -93,13 +93,14 @@ class AlertEngine:
         thresholds: Thresholds | None = None,
         interval: float = 60,
         cooldown: float = 300,
-        max_subjects: int = 5000,
+        max_subjects: int = 20_000,
         store: AlertStore | None = None,
+        fleet: Fleet | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         check_positive(interval=interval, cooldown=cooldown, max_subjects=max_subjects)
-        self._initial_thresholds, silences = check_thresholds(thresholds), Silences()
+        self._initial_thresholds = check_thresholds(thresholds)
         self.clock, self.wall = clock, wall
         self.interval, self.cooldown = interval, cooldown
         self.store = check_store(store, lambda: self.wall())
@@ -108,41 +109,65 @@ class AlertEngine:
         )
         self._listeners = list[Any]()
         self._running: AbstractAsyncContextManager[None] | None = None
-        self._resuming, self._resumed = LoopLock(fast_acquire=True), False
+        self._joining, self._previewing = LoopLock(fast_acquire=True), LoopLock()
         self._deciding = LoopLock(fast_acquire=True)  # an evaluation takes many steps
-        self._last_evaluation, self._pruned_at = wall(), -math.inf
-        self._new_evaluator = partial(
-            Evaluator,
+        self._pruned_at = -math.inf
+        self._rules = RuleSet(
             check_rules(rules),
-            thresholds=self._initial_thresholds,
             interval=interval,
-            cooldown=cooldown,
-            max_subjects=max_subjects,
             report=self._report,
             recovered=self._failures.recovered,
         )
-        self._evaluator = self._new_evaluator(is_silenced=silences.is_silenced)
+        named = names_of(check_sinks(sinks), interval=interval)
+        silences = Silences()
+        self._member = FleetMember(
+            self.store,
+            check_fleet(fleet),
+            rules=self._rules.names,
+            sinks=tuple(named),
+            thresholds=self._initial_thresholds,
+            max_subjects=max_subjects,
+            clock=lambda: self.clock(),
+            wall=lambda: self.wall(),
+            report=self._report,
+            recovered=self._failures.recovered,
+        )
+        self._new_evaluator = partial(
+            Evaluator,
+            self._rules,
+            max_subjects=max_subjects,
+            bucket_seconds=self._member.options.heartbeat,
+            cooldown=cooldown,
+            is_silenced=silences.is_silenced,
+            report=self._report,
+            recovered=self._failures.recovered,
+        )
+        self._leadership: Leadership | None = None
+        self._preview: tuple[float, Leadership] | None = None
+        self._took_over = anyio.Event()
         self._store_writer = StoreWriter(
             self.store,
+            leader=lambda: None if self._leadership is None else self._leadership.leader,
+            fenced=self._step_down,
             deadline=_STORE_SECONDS,
             report=self._report,
             recovered=self._failures.recovered,
         )
         self.controls = Controls(
             thresholds=self._initial_thresholds,
-            evaluator=self._evaluator,
             silences=silences,
             store_writer=self._store_writer,
-            catch_up=self._resume,
+            apply=self._apply_thresholds,
+            set_acks=self._set_acks,
+            call=self._call_store,
             deciding=self._deciding,
-            wall=lambda: self.wall(),
+            wall=lambda: self._member.at,
         )
-        named = names_of(check_sinks(sinks), interval=interval)
         self._outbox = Outbox(named, self._delivery())
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
-        self._evaluator.traffic.observe(exchange, self.clock())
+        self._member.aggregator.observe(exchange, self.clock())
 
     def reset(self) -> None:
         """Discard everything that the end of the process would discard.
@@ -151,14 +176,13 @@ class AlertEngine:
         notifications, silences and changes of the thresholds. The next evaluation loads the store.
         An evaluation in progress has no effect.
         """
-        silences = Silences()
-        self._evaluator = self._new_evaluator(is_silenced=silences.is_silenced)
-        self.controls.reset(self._initial_thresholds, self._evaluator, silences)
+        self._leadership = self._preview = None
         self._outbox.reset()
+        self.controls.reset(self._initial_thresholds)
         if isinstance(self.store, MemoryAlertStore):
             self.store.clear()
-        self._resumed = False
-        self._last_evaluation, self._pruned_at = self.wall(), -math.inf
+        self._member.reset(self._initial_thresholds)
+        self._pruned_at = -math.inf
 
     def add_listener(self, listener: object) -> None:
         """Notify `listener`, such as an `HttpMetrics`, of evaluations, deliveries and errors.
@@ -172,8 +196,10 @@ class AlertEngine:
 
     @property
     def firing(self) -> list[Finding]:
-        """The last finding of each firing alert."""
-        return self._evaluator.tracker.findings()
+        """The last finding of each firing alert; if another process leads, as of a heartbeat."""
+        if self._leadership is None:
+            return self.controls.firing
+        return self._leadership.evaluator.tracker.findings()
 
     @property
     def thresholds(self) -> Thresholds:
@@ -183,54 +209,46 @@ class AlertEngine:
     @property
     def rules(self) -> Mapping[str, Rule]:
         """The rules by name."""
-        return dict(self._evaluator.rules)
+        return dict(self._rules)
 
     @property
     def sinks(self) -> tuple[str, ...]:
         """The names of the sinks."""
-        return tuple(name for (name,) in self._outbox.queue_length())
+        return self._outbox.sinks
+
+    @property
+    def leads(self) -> bool:
+        """True if this process evaluates the rules of the fleet now."""
+        return self._evaluating() is not None
 
     async def evaluate(self) -> list[AlertEvent]:
         """Evaluate every rule once, and store and return the changes.
 
+        Everything that the processes of the fleet have sent to the store counts. If another process
+        leads, nothing is evaluated, and nothing returned.
+
         A running engine delivers the notifications in the background. Otherwise they are delivered
         before this returns, with one attempt for each sink that fails.
         """
-        await self._resume()
-        await self._evaluator.rules.refresh()
-        async with self._deciding():
-            now, at = self.clock(), self.wall()
-            evaluator, traffic = self._evaluator, self._evaluator.traffic
-            decision = evaluator.evaluate(self.thresholds, now, at)
-            changes, succeeded = await in_steps(decision, may_pause=lambda: not traffic.is_crowded)
-            self._last_evaluation = at if succeeded else self._last_evaluation
-            self._notify_listeners(
-                "on_evaluation", "ok" if succeeded else "error", self.clock() - now
-            )
-        if evaluator is not self._evaluator:
-            return []
-        await self._outbox.publish(changes, evaluator.tracker.firing(), at)
-        await in_steps(traffic.count_backlog())
-        if self._running is None:
-            await self._outbox.attempt()
-        await self._prune(at)
-        return [event for change in changes for event in change.events]
+        return await self._evaluate(at_once=True)
 
     async def dry_run(self, thresholds: Thresholds | None = None) -> DryRun:
         """Return the outcome of an evaluation with `thresholds`, without changing anything.
 
         Other values of `error_window` and `count_client_errors` have no effect: the counts are
         those of the current thresholds. Failures are returned, and neither logged nor counted.
+
+        Raises:
+            StoreError: Another process leads, and the store failed.
         """
         errors: dict[str, Exception] = {}
-        await self._evaluator.rules.preview_refresh(errors.__setitem__)
+        await self._rules.preview_refresh(errors.__setitem__)
+        leadership = self._evaluating() or await self._load_preview()
         async with self._deciding():
-            traffic = self._evaluator.traffic
-            preview = self._evaluator.dry_run(
+            preview = leadership.evaluator.dry_run(
                 thresholds or self.thresholds, self.clock(), errors.__setitem__
             )
-            findings = await in_steps(preview, may_pause=lambda: not traffic.is_crowded)
-        return DryRun(findings, errors)
+            return DryRun(await in_steps(preview), errors)
 
     async def test(self, sink: str) -> str | None:
         """Send a test alert to one sink, once, and return the error message, if any.
@@ -241,20 +259,15 @@ class AlertEngine:
         return await self._outbox.test(sink)
 
     async def run(self) -> None:
-        """Evaluate every `interval` seconds until cancelled."""
-        while True:
-            await anyio.sleep(self.interval)
-            try:
-                await call_with_timeout(math.inf, self.evaluate)
-            except Exception as error:  # noqa: BLE001 - the next evaluation may succeed
-                self._report("evaluation", error)
-            else:
-                self._failures.recovered("evaluation")
+        """Send heartbeats, and evaluate every `interval` seconds, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._send_heartbeats)
+            tasks.start_soon(self._evaluate_regularly)
 
     async def __aenter__(self) -> Self:
         if self._running is not None:
             raise RuntimeError("this AlertEngine is already running; enter it once")
-        await self._resume()
+        await self._heartbeat()
         self._running = background_tasks(self.run, self._outbox.run)
         await self._running.__aenter__()
         logger.info(
@@ -272,70 +285,149 @@ class AlertEngine:
             await running.__aexit__(None, None, None)
             with anyio.CancelScope(shield=True):
                 await self._outbox.aclose(last_chance=min(self.interval, _CLOSE_SECONDS))
+                await self._store_writer.write()
+                await self._member.heartbeat(partial_slot=True, leave=True)
+                await self._store_writer.aclose()
+                self._step_down()
             logger.info("alert engine stopped")
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
-        """Return the number of alerts by type, severity and state."""
-        return self._evaluator.tracker.counts()
+        """Return the number of alerts by type, severity and state, if this process leads."""
+        leadership = self._evaluating()
+        return {} if leadership is None else leadership.evaluator.tracker.counts()
 
     def queue_length(self) -> Mapping[tuple[str], int]:
-        """Return the number of queued notifications by sink."""
-        return self._outbox.queue_length()
+        """Return the number of queued notifications by sink, if this process leads."""
+        return {} if self._evaluating() is None else self._outbox.queue_length()
 
     def last_evaluation(self) -> Mapping[tuple[()], float]:
-        """Return the time of the last evaluation without errors, in epoch seconds.
+        """Return the time of the last evaluation, in epoch seconds, if this process leads.
 
-        Before the first one, it is the time of construction.
+        An evaluation in which a rule failed does not count.
         """
-        return {(): self._last_evaluation}
+        leadership = self._evaluating()
+        if leadership is None or leadership.succeeded_at is None:
+            return {}
+        return {(): leadership.succeeded_at}
 
     def overflow(self) -> Mapping[tuple[()], int]:
         """Return the count of `__overflow__` events and of findings above the alert limit."""
-        return {(): self._evaluator.traffic.overflowed + self._evaluator.tracker.overflowed}
+        return {(): self._member.aggregator.overflowed + self._overflowed}
 
-    async def _resume(self) -> None:
-        """Restore the stored state, once; if the store fails, the next call retries."""
-        async with self._resuming():
-            state = None if self._resumed else await self._store_writer.load()
-            if state is not None:
-                with anyio.CancelScope(shield=True):  # a partial restore would lose the rest
-                    await self._restore(state)
-
-    async def _restore(self, state: EngineState) -> None:
+    async def _evaluate(self, *, at_once: bool) -> list[AlertEvent]:
+        await self._heartbeat(partial_slot=at_once)
+        leadership = self._evaluating()
+        if leadership is None:
+            return []
+        await self._rules.refresh()
         async with self._deciding():
-            self._resumed = True
-            now, at = self.clock(), self.wall()
-            await self.controls.resume(state)
-            changes = await in_steps(self._evaluator.resume(state.alerts, now, at))
-        await in_steps(self._outbox.resume(state.notifications))
-        await self._outbox.publish(changes, self._evaluator.tracker.firing(), at)
+            if leadership is not self._leadership:
+                return []
+            await in_steps(self._count(leadership, at_once=at_once))
+            now, at = self.clock(), self._member.at
+            changes, succeeded, snapshot = await in_steps(
+                leadership.evaluate(self.thresholds, now, at)
+            )
+            self._notify_listeners(
+                "on_evaluation", "ok" if succeeded else "error", self.clock() - now
+            )
+        if leadership is not self._leadership:
+            return []
+        await self._outbox.publish(
+            changes, snapshot, leadership.evaluator.tracker.firing(), at
+        )
+        if leadership is not self._leadership:  # another process leads: nothing was stored
+            return []
+        self.controls.skip_revision(self._store_writer.revision)
+        if self._running is None:
+            await self._outbox.attempt()
+        await self._prune(at)
+        return [event for change in changes for event in change.events]
 
-    async def _prune(self, at: float) -> None:
-        if at - self._pruned_at >= _DAY:
-            self._pruned_at = at
-            await self._store_writer.prune(at - _RETENTION_SECONDS)
+    async def _heartbeat(self, *, partial_slot: bool = False) -> None:
+        """Take part in the fleet: send the traffic, follow the lease, and read what is new."""
+        async with self._joining():
+            if await self._member.heartbeat(partial_slot=partial_slot):
+                await self._follow_lease()
+                state = self._member.state
+                if state is not None and state.revision != self.controls.revision:
+                    await self.controls.refresh()
+                await self._read_batches()
+            elif self._leadership is None and self._member.may_continue_alone(led=False):
+                logger.warning("alert store not available: this process evaluates alone")
+                self._leadership = Leadership(self._new_evaluator(self.thresholds), None)
 
-    def _delivery(self) -> DeliveryContext:
-        return DeliveryContext(
-            writer=self._store_writer,
-            deadline=_SINK_SECONDS,
-            max_pending=_MAX_QUEUED,
-            clock=lambda: self.clock(),
-            wall=lambda: self.wall(),
-            jitter=random.random,
-            report=self._report,
-            recovered=self._failures.recovered,
-            delivered=lambda sink, result: self._notify_listeners("on_delivery", sink, result),
+    async def _follow_lease(self) -> None:
+        """Start or stop to lead."""
+        leader = self._member.leader
+        if self._leadership is not None and self._leadership.leader != leader:
+            self._step_down()
+        if leader is None or (self._leadership is not None and not self._leadership.is_local):
+            return
+        stored = await self._call_store(partial(self._take_over, leader))
+        if stored is not None:
+            with anyio.CancelScope(shield=True):  # a partial restore would lose the rest
+                await self._restore(leader, stored)
+
+    async def _take_over(self, leader: Leader) -> LeaderState | None:
+        try:
+            return await self.store.take_over(leader)
+        except Fenced:
+            self._member.fenced()
+            return None
+
+    async def _restore(self, leader: Leader, stored: LeaderState) -> None:
+        now, at, leadership = self.clock(), self._member.at, self._leadership
+        if leadership is not None:  # it has evaluated without the store, and still leads
+            async with self._deciding():
+                await in_steps(leadership.restore_windows(stored, now, at))
+            return
+        async with self._deciding():
+            await in_steps(self.controls.adopt(stored.state))
+            leadership = Leadership(self._new_evaluator(self.thresholds), leader)
+            changes = await in_steps(leadership.restore(stored, now, at))
+            self._leadership, self._preview = leadership, None
+        await in_steps(self._outbox.resume(stored.notifications, self._known_sinks()))
+        await self._outbox.publish(changes, None, leadership.evaluator.tracker.firing(), at)
+        self._took_over.set()
+        logger.info(
+            "this process leads the alert engines of its store: epoch=%d alerts=%d",
+            leader.epoch,
+            len(stored.state.alerts),
         )
 
-    def _report(self, component: str, error: Exception) -> None:
-        """Log a failure, rate-limited, and count it for the component `alerts`."""
-        self._failures.log(component, error)
-        self._notify_listeners("on_error", "alerts")
+    def _step_down(self) -> None:
+        """Stop evaluating and delivering: another process leads, or will."""
+        if self._leadership is not None:
+            self._overflowed += self._leadership.evaluator.overflowed
+            self._leadership = None
+            self._member.fenced()
+            self._outbox.reset()
 
-    def _notify_listeners(self, hook: str, *arguments: Any) -> None:
-        self._failures.notify(hook, self._listeners, *arguments)
+    async def _read_batches(self) -> None:
+        """Read and count the traffic of all processes."""
+        leadership = self._leadership
+        if leadership is None:
+            return
+        batches = await self._call_store(partial(self.store.batches, leadership.known_batches))
+        async with self._deciding():
+            await in_steps(leadership.receive(batches or ()))
+            await in_steps(self._count(leadership, at_once=False))
 
+    def _count(self, leadership: Leadership, *, at_once: bool) -> Steps[None]:
+        """Count the received traffic, and move the windows on."""
+        member = self._member
+        now = member.now
+        ...
+
+    def _evaluating(self) -> Leadership | None:
+        """Return the leadership if this process may evaluate and deliver now."""
+        leadership = self._leadership
+        if leadership is None:
+            return None
+        if leadership.leader is not None and leadership.leader == self._member.leader:
+            return leadership
+        return leadership if self._member.may_continue_alone(led=True) else None
 
 _RULES = (
     "rules must be a list of functions of (traffic, thresholds, now), such as default_rules() or "

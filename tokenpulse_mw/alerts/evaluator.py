@@ -24,7 +24,7 @@ Outages = dict[str, tuple[str, float]]
 class Evaluator:
     """Evaluates rules in bounded steps, without I/O and without a clock.
 
-    Run one evaluation at a time.
+    Run one evaluation at a time, and count no traffic during it.
 
     Args:
         rules: The rules.
@@ -73,27 +73,25 @@ class Evaluator:
             now: Seconds of the engine's clock.
             at: The same moment in seconds since the epoch.
         """
-        yield from self.traffic.count_backlog()
         staged: list[Staged] = []
-        with self.traffic.frozen(now):
-            findings_by_rule = yield from self.rules.evaluate(
-                self.traffic, thresholds, now, self._report
-            )
-            result, recent = yield from self.rules.apply_inhibition(
-                findings_by_rule, thresholds, now, self._report
-            )
-            for name, findings in result.items():
-                try:
-                    staged.append((yield from self.tracker.advance(name, findings, now, at)))
-                except Exception as error:  # noqa: BLE001 - a failing rule must not affect the others
-                    self._report(f"rule {name}", error)
-                else:
-                    self._recovered(f"rule {name}")
-            begin_next = yield from self.traffic.prepare_next_evaluation()
-            self.rules.set_outages(recent)
-            for outcome in staged:
-                self.tracker.commit(outcome)
-            begin_next()
+        findings_by_rule = yield from self.rules.evaluate(
+            self.traffic, thresholds, now, self._report
+        )
+        result, recent = yield from self.rules.apply_inhibition(
+            findings_by_rule, thresholds, now, self._report
+        )
+        for name, findings in result.items():
+            try:
+                staged.append((yield from self.tracker.advance(name, findings, now, at)))
+            except Exception as error:  # noqa: BLE001 - a failing rule must not affect the others
+                self._report(f"rule {name}", error)
+            else:
+                self._recovered(f"rule {name}")
+        begin_next = yield from self.traffic.prepare_next_evaluation()
+        self.rules.set_outages(recent)
+        for outcome in staged:
+            self.tracker.commit(outcome)
+        begin_next()
         # No step between the commit and the return: a cancellation there would lose the changes.
         changes = [part for outcome in staged for part in outcome.changes]
         return changes, len(staged) == len(self.rules.names)
@@ -103,8 +101,7 @@ class Evaluator:
 
         Failures are only reported to `report`.
         """
-        yield from self.traffic.count_backlog()
-        with self.traffic.frozen(now), self.traffic.preserve_levels():
+        with self.traffic.preserve_levels():
             yield from self.traffic.set_levels(thresholds)
             findings_by_rule = yield from self.rules.evaluate(self.traffic, thresholds, now, report)
             windows = self.traffic.thresholds
@@ -114,12 +111,21 @@ class Evaluator:
         return [finding for findings in result.values() for finding in findings]
 
     def resume(
-        self, records: Iterable[AlertRecord], now: float, at: float
+        self, records: Iterable[AlertRecord], now: float, at: float, *, complete_since: float
     ) -> Steps[list[AlertChanges]]:
-        """Restore the alerts of the previous process, and return the changes."""
+        """Restore the alerts of the previous leader, and return the changes.
+
+        Args:
+            records: The alerts.
+            now: Seconds of the engine's clock.
+            at: The same moment in seconds since the epoch.
+            complete_since: Time from which the traffic windows are complete.
+        """
         parts = [AlertChanges()]
         for number, record in enumerate(records, 1):
-            finding = self.tracker.resume(record, now=now, at=at, changes=parts[-1])
+            finding = self.tracker.resume(
+                record, now=now, at=at, changes=parts[-1], complete_since=complete_since
+            )
             # The rule no longer finds a recovering alert.
             if finding is not None and record.state != "recovering":
                 self.rules.resume(record.rule, self.traffic, finding)
@@ -130,9 +136,7 @@ class Evaluator:
 
     def set_thresholds(self, thresholds: Thresholds) -> Steps[None]:
         """Use other thresholds; the next evaluation applies them to every alert."""
-        yield from self.traffic.count_backlog()
-        with self.traffic.frozen(None):
-            yield from self.traffic.set_thresholds(thresholds)
+        yield from self.traffic.set_thresholds(thresholds)
         yield from self.tracker.release_held()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from ..validation import check_choice
 from .lifecycle import NAMES, Finding, labels_of
 from .steps import Steps, finish
 from .store.records import Matcher, Silence
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
 
 _MAX_SILENCES = 1000
 
@@ -188,6 +191,20 @@ class Silences:
         if self._table.next_number >= _MAX_NUMBERS:
             self._renumber()
         self._numbers[silence.id] = self._table.add(silence, matchers)
+
+    def replace(self, silences: Iterable[Silence]) -> None:
+        """Have exactly these silences; log and leave out those that are invalid."""
+        new = {silence.id: silence for silence in silences}
+        for silence in self:
+            if new.get(silence.id) == silence:
+                del new[silence.id]
+            else:
+                self.remove(silence.id)
+        for silence in new.values():
+            try:
+                self.add(silence)
+            except ValueError as error:
+                logger.error("stored silence is invalid: silence=%s error=%s", silence.id, error)
 
     def check_capacity(self) -> None:
         """Check that another silence may be created.

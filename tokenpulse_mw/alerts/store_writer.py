@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-from collections.abc import Awaitable, Callable, Iterable
-from functools import cached_property, partial
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from anyio.lowlevel import checkpoint
 
 from ..lifespan import LoopLock
 from .steps import STEP, batches
-from .store.protocol import AlertStore, BadRecord, Changes, EngineState
-from .store.records import AlertRecord, Notification, TransitionRecord
+from .store.protocol import AlertStore, BadRecord, Changes, Fenced, Leader
+from .store.records import AlertRecord, Notification, TransitionRecord, WindowRecord
 from .timeouts import Recovered, Report, call_with_timeout, ignored
 from .tracker import AlertChanges
 
@@ -29,32 +26,66 @@ _BAD = (BadRecord, ValueError)  # errors of a record, not of the store
 Write = Callable[[], Awaitable[object]]
 
 
+# Alerts, transitions, notifications, ids of forgotten alerts, and a snapshot, in this order.
+Records = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Traffic windows after an evaluation, which are stored with its changes.
+
+    Attributes:
+        windows: The slots that changed since the last stored snapshot.
+        expired: By kind of window, the first slot that is still needed.
+        consumed: Process and number of the batches that `windows` include.
+        evaluated_at: Time of the evaluation, in seconds since the epoch.
+        complete_since: Time from which the windows are complete, if it has changed.
+        stored: Called after the snapshot is stored.
+    """
+
+    windows: tuple[WindowRecord, ...]
+    expired: Mapping[str, int]
+    consumed: tuple[tuple[str, int], ...]
+    evaluated_at: float
+    complete_since: float | None
+    stored: Callable[[], None]
+
+
 class StoreWriter:
     """Writes the changes of evaluations and deliveries to a store, and retries failed writes.
 
+    Only the leader of the fleet writes. While this process evaluates without a store, its changes
+    stay buffered.
+
     Args:
         store: The store.
+        leader: Returns this process's leadership, or None if it does not lead.
+        fenced: Called when the store has rejected a write because another process leads.
         deadline: Timeout of a call of the store in seconds.
         report: Called with a component name and the error of each failure.
         recovered: Called with the same name after a success.
 
     Attributes:
         store: The store.
+        revision: Revision of the last write.
     """
 
     def __init__(
         self,
         store: AlertStore,
         *,
+        leader: Callable[[], Leader | None],
+        fenced: Callable[[], None],
         deadline: float,
         report: Report,
         recovered: Recovered = ignored,
     ) -> None:
         self.store = store
+        self._leader = leader
+        self._fenced = fenced
         self._deadline = deadline
         self._report = report
         self._recovered = recovered
-        self._identity = EngineIdentity(store)
         self._writing = LoopLock()
         self.reset()
 
@@ -65,17 +96,9 @@ class StoreWriter:
         self._transitions: dict[TransitionRecord, None] = {}
         self._notifications: dict[str, Notification] = {}
         self._outcomes: dict[str, Write] = {}
-        self._has_evaluation = self._timed_out = False
-
-    async def load(self) -> EngineState | None:
-        """Return the state stored by the previous process; None if the store fails."""
-        try:
-            state: EngineState = await call_with_timeout(self._deadline, self.store.load)
-        except Exception as error:  # noqa: BLE001 - alerts continue without the store
-            self._report("loading the alert store", error)
-            return None
-        self._recovered("loading the alert store")
-        return state
+        self._snapshot: Snapshot | None = None
+        self._timed_out = False
+        self.revision: int | None = None
 
     def add(self, changes: Iterable[AlertChanges], notifications: Iterable[Notification]) -> None:
         """Add the changes of an evaluation to the next `write`."""
@@ -88,7 +111,10 @@ class StoreWriter:
                 self._alerts.pop(alert_id, None)
                 self._forgotten[alert_id] = None
         self._notifications |= {notification.id: notification for notification in notifications}
-        self._has_evaluation = True
+
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        """Add the windows after an evaluation to the next `write`; they replace earlier ones."""
+        self._snapshot = snapshot
 
     async def write(self) -> None:
         """Write all buffered changes; changes that could not be written stay buffered."""
@@ -138,53 +164,68 @@ class StoreWriter:
         await self._call(self.store.aclose)
 
     async def _commit(self) -> None:
+        leader = self._leader()
+        if leader is None:
+            return
         parts = [self._take_buffer()]  # the next part last
         try:
             while parts:
-                parts[-1:] = await self._commit_part(parts[-1])
+                parts[-1:] = await self._commit_part(parts[-1], leader)
+        except Fenced:
+            self._fenced()
+            return
         except BaseException:
             for part in parts:
                 self._put_back(part)
             raise
         await self._write_outcomes()
 
-    async def _commit_part(self, changes: Changes) -> Iterable[Changes]:
-        """Write changes; if a record is invalid, return the halves to retry, the first one last.
+    async def _commit_part(self, records: Records, leader: Leader) -> tuple[Records, ...]:
+        """Write records; if one is invalid, return the halves to retry, the first one last.
 
         An error of the store itself is raised: it is retried in the next evaluation.
         """
+        if not records:
+            return ()
         try:
-            if changes != Changes():
-                self._identity.check_previous(changes.engine, await self.store.commit(changes))
-                self._recovered("alert store")
+            self.revision = await self.store.commit(changes_of(records), leader=leader)
         except _BAD as error:
-            smaller = split(changes)
-            if not smaller:
-                self._report("alert record", error)  # a retry cannot succeed
-            return reversed(smaller)
+            half = len(records) // 2
+            if half:
+                return records[half:], records[:half]
+            self._report("alert record", error)  # a retry cannot succeed
+        else:
+            self._recovered("alert store")
+            for snapshot in _of(Snapshot, records):
+                snapshot.stored()
         return ()
 
-    def _take_buffer(self) -> Changes:
-        """Return all buffered changes and clear the buffer."""
-        changes = Changes(
-            tuple(self._alerts.values()),
-            tuple(self._transitions),
-            tuple(self._notifications.values()),
-            tuple(self._forgotten),
-            self._identity.name if self._has_evaluation else "",
+    def _take_buffer(self) -> Records:
+        """Return all buffered records and clear the buffer.
+
+        An alert is never behind its transitions, so that a half of them can be written. The
+        checkpoint is last: without it, the next leader counts the same batches again.
+        """
+        records: Records = (
+            *self._alerts.values(),
+            *self._transitions,
+            *self._notifications.values(),
+            *self._forgotten,
+            *(() if self._snapshot is None else (self._snapshot,)),
         )
-        self._has_evaluation = False
         self._alerts, self._transitions = {}, {}
         self._notifications, self._forgotten = {}, {}
-        return changes
+        self._snapshot = None
+        return records
 
-    def _put_back(self, changes: Changes) -> None:
-        """Buffer unwritten changes again; changes made meanwhile are newer and take precedence."""
-        self._alerts = {record.id: record for record in changes.alerts} | self._alerts
-        self._transitions = dict.fromkeys(changes.transitions) | self._transitions
-        notifications = {record.id: record for record in changes.notifications}
-        self._notifications = notifications | self._notifications
-        self._forgotten = dict.fromkeys(changes.forgotten) | self._forgotten
+    def _put_back(self, records: Records) -> None:
+        """Buffer unwritten records again; those made meanwhile are newer and take precedence."""
+        alerts, notifications = _of(AlertRecord, records), _of(Notification, records)
+        self._alerts = {record.id: record for record in alerts} | self._alerts
+        self._transitions = dict.fromkeys(_of(TransitionRecord, records)) | self._transitions
+        self._notifications = {record.id: record for record in notifications} | self._notifications
+        self._forgotten = dict.fromkeys(_of(str, records)) | self._forgotten
+        self._snapshot = self._snapshot or next(iter(_of(Snapshot, records)), None)
 
     async def _write_outcomes(self) -> None:
         for batch in batches(list(self._outcomes.items())):
@@ -208,75 +249,27 @@ def _drop_oldest(buffer: dict[Any, Any]) -> set[Any]:
     return oldest
 
 
-logger = logging.getLogger("tokenpulse_mw.alerts")
-
-
-class EngineIdentity:
-    """The name of an engine in its store; detects a second engine that writes to the store.
-
-    An engine that wrote before the first write may have been stopped, as by a restart. An engine
-    that writes between two writes is running.
-
-    Args:
-        store: The engine's store.
-    """
-
-    def __init__(self, store: AlertStore) -> None:
-        self._store = store
-        self._has_written = self._has_logged = False
-
-    @cached_property
-    def name(self) -> str:
-        """Unique name; created on first use, so that each forked process has its own."""
-        return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-
-    def check_previous(self, engine: str, previous: str | None) -> None:
-        """Check the engine that wrote previously.
-
-        Args:
-            engine: Name of this engine; empty if no evaluation was written.
-            previous: Name of the engine that wrote before, if any.
-        """
-        if not engine:
-            return
-        other = isinstance(previous, str) and previous != engine
-        if other and self._has_written and not self._has_logged:
-            self._has_logged = True
-            logger.error(
-                "another engine writes to the alert store, so each resolves alerts of the other; "
-                "give each engine its own store (logged once): engine=%s store=%r",
-                previous,
-                self._store,
-            )
-        self._has_written = True
-
-
 _Kind = TypeVar("_Kind")
 
 
-def split(changes: Changes) -> tuple[Changes, ...]:
-    """Return two halves of `changes`, to be written in order; nothing if it is a single record.
-
-    An alert is never in a later half than its transitions.
-    """
-    records: list[object] = [
-        *changes.alerts,
-        *changes.transitions,
-        *changes.notifications,
-        *changes.forgotten,
-    ]
-    half = len(records) // 2
-    return (_changes(records[:half]), _changes(records[half:])) if half else ()
-
-
-def _changes(records: Iterable[object]) -> Changes:
-    records = tuple(records)
-    return Changes(
+def changes_of(records: Records) -> Changes:
+    """Return the changes of the buffered `records`."""
+    changes = Changes(
         _of(AlertRecord, records),
         _of(TransitionRecord, records),
         _of(Notification, records),
         _of(str, records),
     )
+    for snapshot in _of(Snapshot, records):
+        changes = replace(
+            changes,
+            windows=snapshot.windows,
+            expired=snapshot.expired,
+            consumed=snapshot.consumed,
+            evaluated_at=snapshot.evaluated_at,
+            complete_since=snapshot.complete_since,
+        )
+    return changes
 
 
 def _of(kind: type[_Kind], records: Iterable[object]) -> tuple[_Kind, ...]:

@@ -116,15 +116,29 @@ class AlertTracker:
         self._counts: Counts = Counter()
 
     def resume(
-        self, record: AlertRecord, *, now: float, at: float, changes: AlertChanges
+        self,
+        record: AlertRecord,
+        *,
+        now: float,
+        at: float,
+        changes: AlertChanges,
+        complete_since: float = -math.inf,
     ) -> Finding | None:
         """Restore a stored alert and return its finding.
 
         Return None if it is not restored: the record is invalid, its rule no longer exists,
-        or the alert fired again while the store failed. Its end is then added to `changes`.
+        or the store has another open alert with its fingerprint. Its end is then added to
+        `changes`.
+
+        Args:
+            record: The stored alert.
+            now: Seconds of the engine's clock.
+            at: The same moment in seconds since the epoch.
+            changes: Receives the changes.
+            complete_since: Time from which the traffic windows are complete.
         """
         try:
-            episode = episode_of(record, now=now, at=at)
+            episode = episode_of(record, now=now, at=at, complete_since=complete_since)
         except (KeyError, TypeError, ValueError) as error:
             logger.error(
                 "stored alert is invalid, resolving it: alert=%s error=%r", record.id, error
@@ -141,7 +155,7 @@ class AlertTracker:
         if not episode.fires:
             changes.forgotten.append(episode.id)
             return None
-        reason = "fired again" if episodes is not None else "rule removed"
+        reason = "duplicate" if episodes is not None else "rule removed"
         changes.alerts.append(record_of(episode, now=now, at=at, resolve_reason=reason))
         if episodes is None:
             changes.transitions.append(episode.transition("resolved", at))
@@ -159,11 +173,15 @@ class AlertTracker:
                 if len(batch) == STEP:
                     yield
 
-    def acknowledge(self, alert_id: str, ack: Ack | None) -> None:
-        """Set or remove the acknowledgement of an alert."""
-        for episode in self._all():
-            if episode.id == alert_id:
-                self._put(replace(episode, ack=ack))
+    def set_acks(self, acks: Mapping[str, Ack | None]) -> Steps[None]:
+        """Set or remove the acknowledgement of each alert in `acks`, by id."""
+        for batch in batches(list(self._all())):
+            for episode in batch:
+                ack = acks.get(episode.id, episode.ack)
+                if ack != episode.ack:
+                    self._put(replace(episode, ack=ack))
+            if len(batch) == STEP:
+                yield
 
     def advance(
         self, rule: str, findings: Iterable[Finding], now: float, at: float
@@ -437,10 +455,19 @@ def record_of(
     )
 
 
-def episode_of(record: AlertRecord, *, now: float, at: float) -> Episode:
+def episode_of(
+    record: AlertRecord, *, now: float, at: float, complete_since: float = -math.inf
+) -> Episode:
     """Return the episode of a record.
 
     The time since it was stored counts, for example as time pending.
+
+    Args:
+        record: The record.
+        now: Seconds of the engine's clock.
+        at: The same moment in seconds since the epoch.
+        complete_since: Time from which the traffic windows are complete; until they cover the
+            window of the finding, the alert is held.
 
     Raises:
         KeyError, TypeError, ValueError: The record is invalid.
@@ -464,7 +491,7 @@ def episode_of(record: AlertRecord, *, now: float, at: float) -> Episode:
         record.fired_at,
         record.notified_severity,
         record.ack,
-        held_until=now + finding.window,
+        held_until=complete_since + finding.window + shift,
     )
 
 

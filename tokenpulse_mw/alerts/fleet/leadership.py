@@ -1,0 +1,106 @@
+"""Evaluation of the traffic of a whole fleet, by the process that leads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..evaluator import Evaluator
+from ..lifecycle import Finding
+from ..steps import Steps
+from ..store.protocol import Leader, LeaderState
+from ..store.records import Batch
+from ..store_writer import Snapshot
+from ..thresholds import Thresholds
+from ..tracker import AlertChanges
+from ..traffic.bucket import Bucket, decode_bucket
+from .inbox import Inbox
+
+
+class Leadership:
+    """Open alerts and traffic windows of a fleet, which only its leader has.
+
+    Args:
+        evaluator: Evaluates the rules.
+        leader: The leadership in the store; None while the store has never responded.
+
+    Attributes:
+        evaluator: The argument.
+        leader: The argument.
+        evaluated_at: Time of the last evaluation by any leader, or None.
+        is_local: The windows have traffic of this process that is not read from the store, so
+            they must be restored from the store once it responds.
+    """
+
+    def __init__(self, evaluator: Evaluator, leader: Leader | None) -> None:
+        self.evaluator = evaluator
+        self.leader = leader
+        self.evaluated_at: float | None = None
+        self.is_local = False
+        self._inbox = Inbox()
+        self._complete_since = self._stored_since = 0.0
+
+    @property
+    def known_batches(self) -> dict[str, int]:
+        """By process, the number of the last batch that was read."""
+        return self._inbox.known
+
+    @property
+    def late(self) -> int:
+        """Number of buckets that arrived after the evaluation that they belong to."""
+        return self._inbox.late
+
+    def restore(self, stored: LeaderState, now: float, at: float) -> Steps[list[AlertChanges]]:
+        """Restore windows and alerts, and return changes of alerts that cannot be restored.
+
+        Args:
+            stored: The state in the store.
+            now: Seconds of the engine's clock.
+            at: The same moment in seconds since the epoch.
+        """
+        yield from self.restore_windows(stored, now, at)
+        self.evaluated_at = stored.evaluated_at
+        return (
+            yield from self.evaluator.resume(
+                stored.state.alerts, now, at, complete_since=self._complete_since
+            )
+        )
+
+    def restore_windows(self, stored: LeaderState, now: float, at: float) -> Steps[None]:
+        """Replace the windows with those of the store."""
+        self._inbox = Inbox()
+        self.is_local = False
+        complete = yield from self.evaluator.restore_windows(stored.windows, now - at)
+        self._stored_since = stored.complete_since
+        self._complete_since = stored.complete_since if complete else at
+        self.receive(stored.batches)
+
+    def receive(self, batches: Iterable[Batch]) -> None:
+        """Add batches that were read from the store."""
+        self._inbox.add(batches, decode_bucket)
+
+    def count(self, watermark: int) -> Steps[None]:
+        """Count the received traffic of all slots up to `watermark`."""
+        for bucket in self._inbox.take(watermark):
+            yield from self.evaluator.traffic.apply(bucket)
+
+    def count_local(self, buckets: Iterable[Bucket]) -> Steps[None]:
+        """Count traffic of this process that the store does not accept."""
+        for bucket in buckets:
+            self.is_local = True
+            yield from self.evaluator.traffic.apply(bucket)
+
+    def evaluate(
+        self, thresholds: Thresholds, now: float, at: float
+    ) -> Steps[tuple[list[AlertChanges], bool, Snapshot | None]]:
+        """Evaluate every alert; return the changes, True if no rule failed, and the windows.
+
+        Args:
+            thresholds: The thresholds of the rules.
+            now: Seconds of the engine's clock.
+            at: The same moment in seconds since the epoch.
+        """
+        windows, expired = yield from self.evaluator.traffic.snapshot()
+        changes, succeeded = yield from self.evaluator.evaluate(thresholds, now, at)
+        self.evaluated_at = at
+        return changes, succeeded, self._snapshot(now, at)

@@ -1,0 +1,258 @@
+"""Membership of this process in the fleet of its store."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from uuid import uuid4
+
+from ...lifespan import LoopLock
+from ..store.protocol import AlertStore, FleetState, Leader
+from ..store.records import Member, Process
+from ..thresholds import Thresholds
+from ..timeouts import Recovered, Report, call_with_timeout
+from ..traffic.aggregator import TrafficAggregator
+from ..traffic.bucket import PROTOCOL, Bucket, encode_bucket
+from .backlog import Backlog
+from .clock import FleetClock
+from .lease import Lease
+from .options import Fleet
+
+_MAX_LOCAL_BUCKETS = 60
+_MAX_HEARTBEAT_SECONDS = 4.0  # timeout of the call
+_MARGINS_PER_LEASE = 15
+_RETRY_SECONDS = (1, 2, 4, 5)  # after heartbeats that failed in a row
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
+
+
+class FleetMember:
+    """Counts the traffic of this process, sends it to the store, and takes part in the lease.
+
+    Args:
+        store: The store that all processes share.
+        options: Options of the fleet.
+        rules: Names of the rules.
+        sinks: Names of the sinks.
+        thresholds: Initial thresholds of the counts.
+        max_subjects: Maximum number of subjects of each kind in a window.
+        clock: Returns monotonic seconds.
+        wall: Returns seconds since the epoch.
+        report: Called with a component name and the error of each failed heartbeat.
+        recovered: Called with the same name after a success.
+
+    Attributes:
+        options: Options of the fleet.
+        aggregator: Counts the traffic of this process.
+        backlog: Traffic that is not stored yet.
+        state: The fleet at the last heartbeat; None before the first one.
+    """
+
+    def __init__(
+        self,
+        store: AlertStore,
+        options: Fleet,
+        *,
+        rules: Sequence[str],
+        sinks: Sequence[str],
+        thresholds: Thresholds,
+        max_subjects: int,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        report: Report,
+        recovered: Recovered,
+    ) -> None:
+        self.options = options
+        self._store = store
+        self._names = tuple(rules), tuple(sinks)
+        self._max_subjects = max_subjects
+        self._clock, self._wall = clock, wall
+        self._report, self._recovered = report, recovered
+        self._timeout = min(_MAX_HEARTBEAT_SECONDS, options.lease / 3.5)
+        self._beating = LoopLock(fast_acquire=True)
+        self._jitter = random.random() * min(1, options.heartbeat / 5)
+        self.reset(thresholds)
+
+    def reset(self, thresholds: Thresholds) -> None:
+        """Discard the counts, and be a new process from the next heartbeat on."""
+        now = self._clock()
+        self._fleet_clock = FleetClock(self._wall() - now)
+        self.backlog = Backlog(bucket_seconds=self.options.heartbeat)
+        self.aggregator = TrafficAggregator(
+            thresholds,
+            max_subjects=self._max_subjects,
+            bucket_seconds=self.options.heartbeat,
+            offset=self._fleet_clock.offset,
+            sealed=self._sealed,
+        )
+        self.state: FleetState | None = None
+        self._process: Process | None = None
+        self._lease = self._new_lease("")
+        self._unread = deque[Bucket](maxlen=_MAX_LOCAL_BUCKETS)
+        self._failures = 0
+        self._contacted_at = now
+
+    @property
+    def leader(self) -> Leader | None:
+        """The leadership of this process in the store, or None."""
+        return self._lease.leader if self._lease.holds(self._clock()) else None
+
+    @property
+    def now(self) -> float:
+        """Fleet time: the time of the store, in seconds since the epoch."""
+        return self._clock() + self.aggregator.offset
+
+    @property
+    def at(self) -> float:
+        """Time for display and storage: that of the store if all processes have it."""
+        return self.now if self.state is not None and self.state.is_reference else self._wall()
+
+    def live(self, seconds: float) -> list[Member]:
+        """Return the processes seen in the last `seconds` before the last heartbeat."""
+        state = self.state
+        if state is None:
+            return []
+        return [member for member in state.members if state.now - member.seen_at <= seconds]
+
+    @property
+    def has_peers(self) -> bool:
+        """True if another process was alive at the last heartbeat."""
+        name = None if self._process is None else self._process.name
+        return any(member.process.name != name for member in self.live(self.options.lease))
+
+    def may_continue_alone(self, *, led: bool) -> bool:
+        """Return True if the store has failed for so long that this process needs no lease.
+
+        Args:
+            led: This process was the last leader.
+        """
+        if not self._failures or self.options.alone_after is None or not self.options.leads:
+            return False
+        if self.state is not None and not self.has_peers:
+            return led
+        waited = self._clock() - self._contacted_at
+        return (led or self.state is None) and waited >= self.options.alone_after
+
+    def take_unread(self) -> list[Bucket]:
+        """Return the traffic of this process that no leader can have read, once."""
+        buckets = list(self._unread)
+        self._unread.clear()
+        return buckets
+
+    async def heartbeat(self, *, partial_slot: bool = False, leave: bool = False) -> bool:
+        """Send the traffic to the store, and renew, request or release the lease.
+
+        Args:
+            partial_slot: Send the traffic of the current slot too, which has not ended.
+            leave: Release the lease.
+
+        Returns:
+            False if the store failed; the next heartbeat sends the same again.
+        """
+        async with self._beating():
+            self.aggregator.seal(self._clock(), partial=partial_slot)
+            self._lease.closing = leave
+            succeeded = await self._send()
+            if succeeded and self._lease.next_attempt_at <= self._clock():  # the lease is free
+                succeeded = await self._send()
+            return succeeded
+
+    async def _send(self) -> bool:
+        asked = self._clock()
+        process, protocol = self._identity(), self._protocol()
+        batches = self.backlog.batches(process.name, encode_bucket, protocol=protocol)
+        call = partial(
+            self._store.heartbeat,
+            process,
+            batches=batches,
+            through=self.backlog.through(self.aggregator.through(asked)),
+            lease=self._lease.request(asked),
+        )
+        try:
+            state: FleetState = await call_with_timeout(self._timeout, call)
+        except Exception as error:  # noqa: BLE001 - requests and alerts continue
+            self._failures += 1
+            self._lease.missed()
+            self._report("alert store", error)
+            return False
+        self._recovered("alert store")
+        self._heard(state, asked, self._clock())
+        return True
+
+    def seconds_to_next(self) -> float:
+        """Return the seconds to the next heartbeat."""
+        if self._failures:
+            return _RETRY_SECONDS[min(self._failures, len(_RETRY_SECONDS)) - 1]
+        now = self._clock()
+        at = self._fleet_clock.schedule(
+            now, bucket_seconds=self.options.heartbeat, jitter=self._jitter
+        )
+        return max(0.0, min(at, self._lease.next_attempt_at) - now)
+
+    def fenced(self) -> None:
+        """Stop leading: another process does."""
+        self._lease.lose()
+
+    def _identity(self) -> Process:
+        if self._process is None:
+            host, pid = socket.gethostname(), os.getpid()
+            rules, sinks = self._names
+            name = f"{host}:{pid}:{uuid4().hex[:8]}"
+            self._process = Process(
+                name, host, pid, _version(), PROTOCOL, rules, sinks, self._wall()
+            )
+            self._lease = self._new_lease(name)
+        return self._process
+
+    def _new_lease(self, name: str) -> Lease:
+        duration = self.options.lease
+        return Lease(
+            process=name,
+            protocol=PROTOCOL,
+            duration=duration,
+            margin=duration / _MARGINS_PER_LEASE,
+            leads=self.options.leads,
+        )
+
+    def _sealed(self, bucket: Bucket) -> None:
+        self.backlog.add(bucket)
+        self._unread.append(bucket)
+
+    def _heard(self, state: FleetState, asked: float, heard: float) -> None:
+        if state.pushed < self.backlog.pushed:
+            self._has_lost(f"batches {state.pushed + 1} to {self.backlog.pushed}")
+        self.backlog.stored()
+        self._unread.clear()
+        self._failures, self._contacted_at = 0, heard
+        if self._lease.observe(state, asked=asked, heard=heard):
+            self._has_lost("writes of a leader")
+        if state.is_reference:
+            step = self._fleet_clock.heard(asked, heard, state.now)
+            if step:
+                logger.warning("clock of the alert store has changed: seconds=%+.1f", step)
+            self.aggregator.offset = self._fleet_clock.offset
+        self.state = state
+
+    def _protocol(self) -> int:
+        """Return the newest protocol that all live processes read."""
+        protocols = [member.process.protocol for member in self.live(self.options.lease)]
+        return max(min([PROTOCOL, *protocols]), PROTOCOL - 1)
+
+    def _has_lost(self, what: str) -> None:
+        logger.warning(
+            "alert store has lost data that it had stored, as after a failover to a replica: %s",
+            what,
+        )
+
+
+def _version() -> str:
+    try:
+        return version("tokenpulse-mw")
+    except PackageNotFoundError:  # a copy of the source that is not installed
+        return "unknown"
