@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from heapq import nlargest
 from itertools import count
+from typing import Any
 
 from ...validation import check_integer
 from ..steps import STEP, Steps, batches, in_steps, mapped
 from .paging import Position, accepted_values, from_cursor, page, position_of
 from .protocol import (
+    LISTED_SECONDS,
     MAX_TRANSITIONS,
+    STORED_SECONDS,
     Changes,
     Conflict,
     EngineState,
+    Fenced,
+    FleetState,
+    Leader,
+    LeaderState,
+    LeaseRequest,
     Page,
     UnknownAlert,
     check_limit,
@@ -24,14 +32,18 @@ from .protocol import (
 from .records import (
     Ack,
     AlertRecord,
+    Batch,
     DeadLetter,
     Json,
+    Member,
     Notification,
+    Process,
     Severity,
     Silence,
     StateFilter,
     ThresholdsVersion,
     TransitionRecord,
+    WindowRecord,
     check_finite,
     json_copy,
 )
@@ -66,30 +78,90 @@ class MemoryAlertStore:
         self._numbers = count()  # of the notifications
         self._silences: dict[str, Silence] = {}
         self._thresholds: deque[ThresholdsVersion] = deque(maxlen=self._max_history)
-        self._engine: str | None = None
+        self._settings: dict[str, Any] = {}
+        self._epoch, self._beat, self._revision = 0, 0, 0
+        self._holder: str | None = None
+        self._evaluated_at: float | None = None
+        self._complete_since = self._wall()
+        self._members: dict[str, Member] = {}
+        self._batches: dict[tuple[str, int], Batch] = {}
+        self._windows: dict[tuple[str, int], WindowRecord] = {}
 
-    async def load(self) -> EngineState:
-        """Return the state from which an engine continues."""
-        alerts = [alert for alert in self._alerts.values() if alert.state != "resolved"]
-        waiting = [notification for _, notification in self._waiting.values()]
-        alerts.sort(key=position_of)
-        return EngineState(
-            tuple(await in_steps(mapped(_copied_alert, alerts))),
-            await self.silences(self._wall()),
-            next(iter(await self.history(1)), None),
-            tuple(await in_steps(mapped(_copied_notification, waiting))),
+    async def heartbeat(
+        self,
+        process: Process,
+        /,
+        *,
+        batches: Sequence[Batch],
+        through: int,
+        lease: LeaseRequest | None,
+    ) -> FleetState:
+        """Store the traffic of a process, change the lease, and return the fleet."""
+        now, name = self._wall(), process.name
+        granted = lease is not None and self._change_lease(name, lease)
+        before = self._members.get(name)
+        pushed = 0 if before is None else before.pushed
+        new = [batch for batch in batches if batch.number > pushed]
+        self._batches |= {(batch.process, batch.number): batch for batch in new}
+        self._members[name] = Member(
+            process,
+            now,
+            new[-1].number if new else pushed,
+            through if before is None else max(before.through, through),
+        )
+        members = [each for each in self._members.values() if each.seen_at > now - LISTED_SECONDS]
+        members.sort(key=lambda member: (member.process.started_at, member.process.name))
+        return FleetState(
+            now=now,
+            is_reference=False,
+            epoch=self._epoch,
+            beat=self._beat,
+            holder=self._holder,
+            revision=self._revision,
+            evaluated_at=self._evaluated_at,
+            complete_since=self._complete_since,
+            granted=granted,
+            pushed=pushed,
+            members=tuple(members),
         )
 
-    async def commit(self, changes: Changes) -> str | None:
-        """Store the changes and return the engine that stored the previous evaluation."""
+    async def take_over(self, leader: Leader, /) -> LeaderState:
+        """Return the state from which a new leader continues, in one snapshot."""
+        self._check_leader(leader)
+        # The snapshot: what is awaited below does not read the store.
+        waiting = [notification for _, notification in self._waiting.values()]
+        windows = tuple(self._windows[key] for key in sorted(self._windows))
+        batches = self._batches_after({})
+        evaluated_at, complete_since = self._evaluated_at, self._complete_since
+        return LeaderState(
+            await self._state(),
+            tuple(await in_steps(mapped(_copied_notification, waiting))),
+            windows,
+            batches,
+            evaluated_at,
+            complete_since,
+        )
+
+    async def batches(self, after: Mapping[str, int], /) -> tuple[Batch, ...]:
+        """Return the batches whose number is above that of their process in `after`."""
+        return self._batches_after(after)
+
+    async def load(self, known_revision: int | None = None, /) -> EngineState | None:
+        """Return the state that all processes share; None if it has the known revision."""
+        return None if known_revision == self._revision else await self._state()
+
+    async def commit(self, changes: Changes, /, *, leader: Leader) -> int:
+        """Store the changes of an evaluation and return the new revision."""
         # Slow work comes before the first change; then everything changes in one step.
         alerts = await in_steps(mapped(_copied_alert, changes.alerts))
         notifications = await in_steps(mapped(_copied_notification, changes.notifications))
         transitions = await in_steps(_by_alert(changes.transitions))
         new = {alert.id for alert in alerts}
+        self._check_leader(leader)
         for alert_id in transitions:
             if alert_id not in new and alert_id not in self._alerts:
                 raise UnknownAlert(alert_id)
+        self._beat += 1
         self._put_alerts(alerts)
         self._add_transitions(transitions)
         for notification in notifications:
@@ -98,16 +170,25 @@ class MemoryAlertStore:
         self._delete_alerts(changes.forgotten)
         if len(self._resolved_at) > self._max_history:
             self._delete_alerts(self._newest_resolved()[self._max_history :])
-        previous, self._engine = self._engine, changes.engine or self._engine
-        return previous
+        self._put_windows(changes)
+        self._revision += bool(changes.alerts or changes.forgotten)
+        return self._revision
 
-    async def delivered(self, notification_id: str) -> None:
+    async def claim(self, notification_id: str, /, *, leader: Leader) -> None:
+        """Count an attempt of a notification before it is made; an unknown id is ignored."""
+        self._check_leader(leader)
+        self._beat += 1
+        number, waiting = self._waiting.get(notification_id, (0, None))
+        if waiting is not None:
+            self._waiting[notification_id] = number, replace(waiting, attempts=waiting.attempts + 1)
+
+    async def delivered(self, notification_id: str, /) -> None:
         """Delete a delivered notification or dead letter."""
         self._waiting.pop(notification_id, None)
         self._dead.pop(notification_id, None)
 
     async def postponed(
-        self, notification_id: str, attempts: int, due_at: float, error: str
+        self, notification_id: str, attempts: int, due_at: float, error: str, /
     ) -> None:
         """Record a failed attempt of a notification and the time of the next one."""
         check_finite("due_at", due_at)
@@ -116,7 +197,7 @@ class MemoryAlertStore:
             changed = replace(waiting, attempts=attempts, due_at=due_at, last_error=error)
             self._waiting[notification_id] = number, changed
 
-    async def dead(self, notification_id: str, at: float, error: str) -> None:
+    async def dead(self, notification_id: str, at: float, error: str, /) -> None:
         """Turn a notification into a dead letter."""
         check_finite("at", at)
         number, waiting = self._waiting.pop(notification_id, (0, None))
@@ -127,7 +208,7 @@ class MemoryAlertStore:
                 *_, oldest = min(self._dead.values())
                 del self._dead[oldest.notification.id]
 
-    async def dead_letters(self, limit: int) -> tuple[DeadLetter, ...]:
+    async def dead_letters(self, limit: int, /) -> tuple[DeadLetter, ...]:
         """Return the newest dead letters, the newest first."""
         check_limit(limit)
         return tuple(
@@ -135,14 +216,15 @@ class MemoryAlertStore:
             for dead_letter in self._newest_dead()[:limit]
         )
 
-    async def acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:
+    async def acknowledge(self, alert_id: str, ack: Ack | None, /) -> AlertRecord | None:
         """Set the acknowledgement of an alert, or remove it with None."""
+        self._revision += 1
         if alert_id in self._alerts:
             self._alerts[alert_id] = replace(self._alerts[alert_id], ack=ack)
         return await self.alert(alert_id)
 
     async def set_thresholds(
-        self, values: Json, *, expected: int | None, by: str, at: float
+        self, values: Json, /, *, expected: int | None, by: str, at: float
     ) -> ThresholdsVersion:
         """Store a new version of the thresholds, made from the version `expected`."""
         values = json_copy("values", values)
@@ -152,25 +234,33 @@ class MemoryAlertStore:
             raise Conflict(current)
         version = ThresholdsVersion((current or 0) + 1, values, at, by)
         self._thresholds.append(version)
+        self._revision += 1
         return _copied_thresholds(version)
 
-    async def history(self, limit: int) -> tuple[ThresholdsVersion, ...]:
+    async def history(self, limit: int, /) -> tuple[ThresholdsVersion, ...]:
         """Return the newest thresholds, the newest first."""
         check_limit(limit)
         return tuple(map(_copied_thresholds, list(reversed(self._thresholds))[:limit]))
 
-    async def add_silence(self, silence: Silence) -> None:
+    async def add_silence(self, silence: Silence, /) -> None:
         """Store a silence; it replaces one of the same id."""
         self._silences[silence.id] = silence
+        self._revision += 1
 
-    async def remove_silence(self, silence_id: str) -> bool:
+    async def remove_silence(self, silence_id: str, /) -> bool:
         """Delete a silence; return False if it is unknown."""
+        self._revision += 1
         return self._silences.pop(silence_id, None) is not None
 
-    async def silences(self, now: float) -> tuple[Silence, ...]:
+    async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""
-        lasting = [silence for silence in self._silences.values() if silence.ends_at > now]
-        return tuple(sorted(lasting, key=lambda silence: (silence.starts_at, silence.id)))
+        return self._lasting_silences(now)
+
+    async def set_setting(self, name: str, value: Any, /, *, by: str, at: float) -> None:  # noqa: ARG002
+        """Store a named JSON value that all processes share."""
+        check_finite("at", at)
+        self._settings[name] = json_copy("value", value)
+        self._revision += 1
 
     async def alerts(
         self,
@@ -190,16 +280,16 @@ class MemoryAlertStore:
         newest = nlargest(limit + 1, matching, key=position_of)
         return page(await in_steps(mapped(_copied_alert, newest)), limit)
 
-    async def alert(self, alert_id: str) -> AlertRecord | None:
+    async def alert(self, alert_id: str, /) -> AlertRecord | None:
         """Return an alert, or None if it is unknown."""
         alert = self._alerts.get(alert_id)
         return alert and _copied_alert(alert)
 
-    async def transitions(self, alert_id: str) -> tuple[TransitionRecord, ...]:
+    async def transitions(self, alert_id: str, /) -> tuple[TransitionRecord, ...]:
         """Return the transitions of an alert, the oldest first."""
         return tuple(self._transitions.get(alert_id, ()))
 
-    async def prune(self, before: float) -> None:
+    async def prune(self, before: float, /) -> None:
         """Delete resolved alerts, dead letters and silences that ended before `before`."""
         self._delete_alerts([alert_id for alert_id, at in self._resolved_at.items() if at < before])
         for dead_letter in self._newest_dead():
@@ -208,9 +298,61 @@ class MemoryAlertStore:
         for silence in list(self._silences.values()):
             if silence.ends_at < before:
                 del self._silences[silence.id]
+        ended = self._wall() - STORED_SECONDS
+        self._members = {
+            name: member for name, member in self._members.items() if member.seen_at >= ended
+        }
 
     async def aclose(self) -> None:
         """Do nothing: no resources are held."""
+
+    async def _state(self) -> EngineState:
+        alerts = [alert for alert in self._alerts.values() if alert.state != "resolved"]
+        alerts.sort(key=position_of)
+        state = EngineState(
+            self._revision,
+            silences=self._lasting_silences(self._wall()),
+            thresholds=_copied_thresholds(self._thresholds[-1]) if self._thresholds else None,
+            settings=json_copy("settings", self._settings),
+        )
+        return replace(state, alerts=tuple(await in_steps(mapped(_copied_alert, alerts))))
+
+    def _lasting_silences(self, now: float) -> tuple[Silence, ...]:
+        lasting = [silence for silence in self._silences.values() if silence.ends_at > now]
+        return tuple(sorted(lasting, key=lambda silence: (silence.starts_at, silence.id)))
+
+    def _change_lease(self, process: str, lease: LeaseRequest) -> bool:
+        """Return True if the lease was changed."""
+        if lease.action == "take":
+            granted = (lease.epoch, lease.beat) == (self._epoch, self._beat)
+        else:
+            granted = (lease.epoch, process) == (self._epoch, self._holder)
+        if granted:
+            self._epoch += lease.action == "take"
+            self._holder = None if lease.action == "release" else process
+            self._beat += 1
+        return granted
+
+    def _check_leader(self, leader: Leader) -> None:
+        if leader != (self._epoch, self._holder):
+            raise Fenced
+
+    def _batches_after(self, after: Mapping[str, int]) -> tuple[Batch, ...]:
+        keys = sorted(key for key in self._batches if key[1] > after.get(key[0], 0))
+        return tuple(self._batches[key] for key in keys)
+
+    def _put_windows(self, changes: Changes) -> None:
+        self._windows |= {(window.kind, window.slot): window for window in changes.windows}
+        expired = changes.expired
+        for kind, slot in list(self._windows):
+            if slot < expired.get(kind, slot):
+                del self._windows[kind, slot]
+        for key in changes.consumed:
+            self._batches.pop(key, None)
+        if changes.evaluated_at is not None:
+            self._evaluated_at = changes.evaluated_at
+        if changes.complete_since is not None:
+            self._complete_since = changes.complete_since
 
     def _put_alerts(self, alerts: Iterable[AlertRecord]) -> None:
         for alert in alerts:

@@ -26,6 +26,10 @@ from .records import (
 
 MAX_TRANSITIONS = 100  # of an alert
 MAX_ITEMS = 1000  # of a page
+LISTED_SECONDS = 3600  # after its last heartbeat, a process is a member
+# After this time a process's row is deleted: batches that it pushes again, because their outcome is
+# unknown, are older than all windows.
+STORED_SECONDS = 2 * 86_400
 
 
 class StoreError(Exception):
@@ -56,6 +60,9 @@ class UnknownAlert(ValueError):  # noqa: N818 - a public name
 
 class Fenced(Exception):  # noqa: N818 - a public name
     """The process does not lead the fleet any more; the call had no effect."""
+
+    def __init__(self) -> None:
+        super().__init__("the process does not lead the fleet any more: another one may lead")
 
 
 class Leader(NamedTuple):
@@ -201,8 +208,8 @@ class AlertStore(Protocol):
     no effect and raise `Fenced`.
 
     Each call takes effect completely or not at all, even if it is cancelled or the process is
-    killed, and its effect is visible to the next call. All calls but `set_thresholds` are
-    idempotent: repeat them if it is unknown whether they took effect.
+    killed, and its effect is visible to the next call. All calls but `claim` and
+    `set_thresholds` are idempotent: repeat them if it is unknown whether they took effect.
 
     Resolved alerts, dead letters and versions of thresholds are bounded by count: a new one beyond
     the bound replaces the oldest. The newest 100 transitions of each alert are stored. Open alerts,

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from ...validation import check_choice
 
@@ -15,6 +15,8 @@ State = Literal["pending", "firing", "recovering", "resolved"]
 # A state, or "active": fired and not resolved.
 StateFilter = Literal["pending", "firing", "recovering", "resolved", "active"]
 Json = dict[str, Any]
+
+_Value = TypeVar("_Value")
 
 STATES: tuple[State, ...] = get_args(State)
 STATE_FILTERS: tuple[StateFilter, ...] = get_args(StateFilter)
@@ -280,13 +282,13 @@ class WindowRecord:
     payload: bytes
 
 
-def json_copy(name: str, value: Json) -> Json:
+def json_copy(name: str, value: _Value) -> _Value:
     """Return a deep copy of `value` as a database would return it.
 
     Raises:
         ValueError: `value` is not JSON.
     """
-    copied: Json = json.loads(json_text(name, value))
+    copied: _Value = json.loads(json_text(name, value))
     return copied
 
 

@@ -1,4 +1,4 @@
-"""Database that runs whole transactions, one writer at a time, each with a timeout."""
+"""Database that runs whole transactions, each with a timeout."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from ....secret import Secret, has_password, redact
 from ....validation import check_seconds
-from ..protocol import BadRecord, Conflict, StoreError, UnknownAlert
+from ..protocol import BadRecord, Conflict, Fenced, StoreError, UnknownAlert
+from .filesystem import check_is_local
 from .schema import DatabaseDialect, create_tables, dialects
-from .url import driver_arguments, parse_url
+from .url import driver_arguments, parse_url, sqlite_file
 
 _Result = TypeVar("_Result")
 
-_MAX_CONNECTIONS = 3  # each is a thread in SQLite
+_MAX_CONNECTIONS = 2  # a reader and a writer; each is a thread in SQLite
 _RETRY_SECONDS = 0.05
 
 
@@ -29,6 +30,7 @@ class Database:
     Args:
         url: URL of the database.
         timeout: Timeout of a transaction in seconds.
+        wall: Returns seconds since the epoch; None for the clock of the database.
 
     Attributes:
         dialect: Dialect of the database.
@@ -38,11 +40,14 @@ class Database:
         ValueError: `url` or `timeout` is invalid, or a package is missing.
     """
 
-    def __init__(self, url: Secret[str], *, timeout: float) -> None:
+    def __init__(
+        self, url: Secret[str], *, timeout: float, wall: Callable[[], float] | None
+    ) -> None:
         check_seconds("timeout", timeout)
-        # SQLite reports a locked database before this timeout, which has a less helpful message.
         parsed = parse_url(url)
-        self.dialect: DatabaseDialect = dialects(timeout / 2)[parsed.get_backend_name()]
+        name = parsed.get_backend_name()
+        self.dialect: DatabaseDialect = dialects(timeout, wall)[name]
+        self._file = sqlite_file(parsed) if name == "sqlite" else None
         self.location = str(url)
         self._url = url
         self._timeout = timeout
@@ -57,7 +62,10 @@ class Database:
         return await self._run(lambda: self._read(work))
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
-        """Run `work` as the only writer; commit all its changes or none, even if cancelled."""
+        """Run `work` in a transaction: commit all its changes or none, even if cancelled.
+
+        The transactions of one process run one after another.
+        """
         return await self._run(lambda: self._write(work))
 
     async def aclose(self) -> None:
@@ -82,13 +90,18 @@ class Database:
 
     async def _create_tables(self) -> None:
         if not self._has_tables:
+            if self._file is not None:
+                await asyncio.to_thread(check_is_local, self._file)
             try:
                 await self._prepare()
             except StoreError:
                 # A thread of SQLite's driver may be ending, which needs the event loop.
                 await asyncio.sleep(_RETRY_SECONDS)
                 raise
-            await self._transaction(self.dialect.begin_write, create_tables)
+            await self._transaction(
+                self.dialect.begin_create,
+                lambda connection: create_tables(connection, self.dialect.now),
+            )
             self._has_tables = True
 
     async def _prepare(self) -> None:
@@ -108,7 +121,7 @@ class Database:
             async with self._engine.connect() as connection, connection.begin():
                 await connection.exec_driver_sql(begin)
                 return await work(connection)
-        except (Conflict, StoreError, UnknownAlert):
+        except (Conflict, Fenced, StoreError, UnknownAlert):
             raise
         except Exception as error:  # noqa: BLE001 - each driver has its own errors
             # The texts of the error and its causes may contain the password.
@@ -193,7 +206,9 @@ _HINTS = {
     "not a database": "the file is damaged or not a database: restore it, or move it away to start "
     "with a new one",
     "malformed": "the file is damaged: restore it, or move it away to start with a new one",
-    "database is locked": "another process holds the lock: wait, or use one database per process",
+    "database is locked": "another process holds the lock: if it is stopped, resume or end it",
+    "lock timeout": "another process holds the lock: if it is stopped, the server ends its "
+    "transaction soon",
     "disk is full": "free space on the disk",
     "disk i/o error": "check if the disk is full or broken",
     "root certificate": "add sslrootcert=system to the URL, or the path of a file",

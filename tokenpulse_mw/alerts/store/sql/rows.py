@@ -1,26 +1,49 @@
-"""Conversion between records and rows."""
+"""Rows, and their conversion to and from records."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
+from ...steps import batches, in_steps, mapped
 from ..records import (
     Ack,
     AlertRecord,
+    Batch,
     DeadLetter,
     Matcher,
+    Member,
     Notification,
+    Process,
     Silence,
     ThresholdsVersion,
     TransitionRecord,
+    WindowRecord,
     json_text,
 )
 
 Values = dict[str, Any]  # a row to write, by column
 Row = Mapping[str, Any]  # a row that was read, by column
+# SQLAlchemy is an extra, imported when a store is created; this is its `AsyncConnection`.
+Connection = Any
+
+_Record = TypeVar("_Record")
+
+
+async def fetch(
+    connection: Connection, convert: Callable[[Row], _Record], query: Any, **values: Any
+) -> list[_Record]:
+    """Return the records of a query."""
+    result = await connection.execute(query, values)
+    return await in_steps(mapped(convert, result.mappings()))
+
+
+async def execute_many(connection: Connection, statement: Any, rows: Iterable[Values]) -> None:
+    """Execute a statement for each of `rows`."""
+    for batch in batches(rows):
+        await connection.execute(statement, batch)
 
 
 def alert_values(alert: AlertRecord) -> Values:
@@ -99,3 +122,45 @@ def thresholds_of(row: Row) -> ThresholdsVersion:
     """Return the version of the thresholds of a row."""
     values = {name: row[name] for name in ThresholdsVersion.__slots__}
     return ThresholdsVersion(**{**values, "values": json.loads(values["values"])})
+
+
+def process_values(process: Process) -> Values:
+    """Return the columns of a process."""
+    values = {name: getattr(process, name) for name in Process.__slots__}
+    return {
+        **values,
+        "rules": json_text("rules", process.rules),
+        "sinks": json_text("sinks", process.sinks),
+    }
+
+
+def member_of(row: Row) -> Member:
+    """Return the member of a row."""
+    values = {name: row[name] for name in Process.__slots__}
+    values |= {name: tuple(json.loads(values[name])) for name in ("rules", "sinks")}
+    return Member(Process(**values), row["seen_at"], row["pushed"], row["through"])
+
+
+def batch_values(batch: Batch) -> Values:
+    """Return the row of a batch."""
+    return {name: getattr(batch, name) for name in Batch.__slots__}
+
+
+def batch_of(row: Row) -> Batch:
+    """Return the batch of a row."""
+    return Batch(*(row[name] for name in Batch.__slots__))
+
+
+def window_values(window: WindowRecord) -> Values:
+    """Return the row of a slot of a window."""
+    return {name: getattr(window, name) for name in WindowRecord.__slots__}
+
+
+def window_of(row: Row) -> WindowRecord:
+    """Return the slot of a window of a row."""
+    return WindowRecord(*(row[name] for name in WindowRecord.__slots__))
+
+
+def setting_of(row: Row) -> tuple[str, Any]:
+    """Return the name and value of a setting."""
+    return row["name"], json.loads(row["value"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +12,24 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
+    Connection,
     Dialect,
     Double,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
+    cast,
+    extract,
     func,
     insert,
+    inspect,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -30,24 +39,48 @@ from sqlalchemy.types import TypeDecorator
 from ..protocol import StoreError
 
 
-async def create_tables(connection: AsyncConnection) -> None:
+async def create_tables(connection: AsyncConnection, now: ColumnElement[float]) -> None:
     """Create the tables that are missing.
 
+    Args:
+        connection: Connection with a transaction of `begin_create`.
+        now: Current time.
+
     Raises:
-        StoreError: The tables have another version.
+        StoreError: The tables are those of another program, or of a release that is too new.
     """
+    await connection.run_sync(_check_columns)
     await connection.run_sync(schema.create, checkfirst=True)
-    version = await connection.scalar(select(func.max(schema.c.version)))
-    if version is None:
+    versions = await connection.execute(select(schema).order_by(schema.c.version.desc()).limit(1))
+    row = versions.first()
+    if row is None:
         await connection.run_sync(metadata.create_all)
-        await connection.execute(insert(schema).values(version=SCHEMA_VERSION))
-    elif version != SCHEMA_VERSION:
-        raise StoreError(
-            f"the tables of the alert store must have version {SCHEMA_VERSION}, got {version}: "
-            "install the release of tokenpulse-mw that created them, or use another database"
+        await connection.execute(
+            insert(fleet).values(id=1, epoch=0, beat=0, revision=0, complete_since=now)
         )
-    else:
-        await connection.run_sync(engines.create, checkfirst=True)  # added within version 1
+        values = {"version": SCHEMA_VERSION, "readable_from": SCHEMA_VERSION}
+        await connection.execute(insert(schema).values(values))
+    elif not row.readable_from <= SCHEMA_VERSION <= row.version:
+        raise StoreError(
+            f"the tables of the alert store must be readable by version {SCHEMA_VERSION}, got "
+            f"version {row.version}, readable from version {row.readable_from}: install the "
+            "release of tokenpulse-mw that created them, or use another database"
+        )
+
+
+def _check_columns(connection: Connection) -> None:
+    """Raise StoreError if a table with one of our names does not have our columns."""
+    inspector = inspect(connection)
+    for name in sorted(metadata.tables.keys() & set(inspector.get_table_names())):
+        missing = metadata.tables[name].c.keys() - {
+            column["name"] for column in inspector.get_columns(name)
+        }
+        if missing:
+            raise StoreError(
+                f"table {name!r} must have the columns of this release of tokenpulse-mw, got one "
+                f"without {min(missing)!r}: drop the tables 'tokenpulse_alert*', or use another "
+                "database or schema"
+            )
 
 
 # Characters that are stored as escapes: NUL, which PostgreSQL rejects, surrogates, which UTF-8 does
@@ -99,54 +132,85 @@ class DatabaseDialect:
 
     Attributes:
         begin_read: Statement that begins a transaction on one snapshot.
-        begin_write: Statement that begins a transaction that excludes all other writers.
+        begin_write: Statement that begins a transaction that writes.
+        begin_create: Statement that begins a transaction that excludes all that create tables.
         prepare: Statement to run before the tables are created.
         on_connect: Statements to run on each new connection.
         connect_arguments: Arguments of the driver.
         insert: Returns an INSERT that supports ON CONFLICT.
+        now: Current time in seconds since the epoch.
     """
 
     begin_read: str
     begin_write: str
+    begin_create: str
     prepare: str
     on_connect: tuple[str, ...]
     connect_arguments: dict[str, Any]
     insert: Callable[[Table], Any]
+    now: ColumnElement[float]
 
 
-def dialects(lock_timeout: float) -> dict[str, DatabaseDialect]:
+def dialects(timeout: float, wall: Callable[[], float] | None) -> dict[str, DatabaseDialect]:
     """Return the supported dialects by name.
 
     Args:
-        lock_timeout: Seconds that a SQLite writer waits for another one.
+        timeout: Timeout of a transaction in seconds. A writer waits for half of it for another one:
+            an error of the database has a more helpful message than one of ours.
+        wall: Returns seconds since the epoch; None for the clock of the database.
     """
+    # The server ends the transaction of a client that is stopped, so that it locks no row for long.
+    settings = (
+        f"set_config('lock_timeout', '{math.ceil(timeout * 500)}', true), "
+        f"set_config('idle_in_transaction_session_timeout', '{math.ceil(timeout * 1000)}', true)"
+    )
     return {
         "sqlite": DatabaseDialect(
             begin_read="BEGIN",
             begin_write="BEGIN IMMEDIATE",
+            begin_create="BEGIN IMMEDIATE",
             prepare="PRAGMA journal_mode=WAL",  # readers do not wait for writers
             # FULL: a committed transaction is on the disk.
             on_connect=("PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"),
-            connect_arguments={"timeout": lock_timeout},
+            connect_arguments={"timeout": timeout / 2},
             insert=sqlite.insert,
+            now=_time_of(wall or time.time),
         ),
         "postgresql": DatabaseDialect(
             begin_read="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-            begin_write=f"SELECT pg_advisory_xact_lock({_LOCK_KEY})",
+            begin_write=f"SELECT {settings}",  # one statement: a prepared one cannot be several
+            begin_create=f"SELECT {settings}, pg_advisory_xact_lock({_LOCK_KEY})",
             prepare="SELECT 1",
             on_connect=(),
             connect_arguments={},
             insert=postgresql.insert,
+            now=_server_time() if wall is None else _time_of(wall),
         ),
     }
 
 
-# A new version needs a migration. A new table that older releases ignore does not need a version.
-SCHEMA_VERSION = 1
+def _server_time() -> ColumnElement[float]:
+    """Return the current time of PostgreSQL; `now()` is that of the transaction's start."""
+    return cast(extract("epoch", func.clock_timestamp()), Double)
+
+
+def _time_of(wall: Callable[[], float]) -> ColumnElement[float]:
+    """Return a parameter that is the result of `wall` when a statement is executed."""
+    return bindparam("wall", callable_=wall, type_=Double)
+
+
+# Tables only gain columns with defaults, so that the release before can read them during a
+# deployment. `readable_from` is the lowest version whose release reads the tables.
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
-schema = Table("tokenpulse_alert_schema", metadata, Column("version", Integer, primary_key=True))
+schema = Table(
+    "tokenpulse_alert_schema",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("readable_from", Integer, nullable=False),
+)
 
 alerts = Table(
     "tokenpulse_alerts",
@@ -223,10 +287,59 @@ thresholds = Table(
     Column("by", SafeText, nullable=False),
 )
 
-# One row: the engine that stored the last evaluation.
-engines = Table(
-    "tokenpulse_alert_engines",
+settings = Table(
+    "tokenpulse_alert_settings",
+    metadata,
+    Column("name", SafeText, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("by", SafeText, nullable=False),
+)
+
+# One row. Each transaction that locks several rows locks this one first, so none is a deadlock.
+fleet = Table(
+    "tokenpulse_alert_fleet",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("engine", SafeText, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("holder", SafeText),
+    Column("revision", BigInteger, nullable=False),
+    Column("evaluated_at", Double),
+    Column("complete_since", Double, nullable=False),
+)
+
+members = Table(
+    "tokenpulse_alert_members",
+    metadata,
+    Column("name", SafeText, primary_key=True),
+    Column("host", SafeText, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("version", SafeText, nullable=False),
+    Column("protocol", Integer, nullable=False),
+    Column("rules", Text, nullable=False),
+    Column("sinks", Text, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("pushed", BigInteger, nullable=False),
+    Column("through", BigInteger, nullable=False),
+)
+
+batches = Table(
+    "tokenpulse_alert_batches",
+    metadata,
+    Column("process", SafeText, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("slot", BigInteger, nullable=False),
+    Column("protocol", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+
+windows = Table(
+    "tokenpulse_alert_windows",
+    metadata,
+    Column("kind", SafeText, primary_key=True),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False),
+    Column("protocol", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
 )

@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Integer, Select, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
 from ..paging import Position
 from ..protocol import MAX_TRANSITIONS
 from .schema import (
     DatabaseDialect,
     alerts,
-    engines,
     notifications,
+    settings,
     silences,
     thresholds,
     transitions,
@@ -32,6 +43,12 @@ _BEYOND_HISTORY = bindparam("max_history", type_=Integer)
 
 # An evaluation does not change acknowledgements: one may be newer than the evaluation.
 _CHANGED_BY_COMMIT = [column.name for column in alerts.c if column.name not in ("id", "ack")]
+
+
+def _lasting_silences(now: ColumnElement[Any]) -> Select[Any]:
+    """Return the query of the silences that end after `now`."""
+    lasting = select(silences).where(silences.c.ends_at > now)
+    return lasting.order_by(silences.c.starts_at, silences.c.id)
 
 
 class Statements:
@@ -73,6 +90,11 @@ class Statements:
 
     waiting = select(notifications).where(_WAITING).order_by(notifications.c.seq)
     update_waiting = update(notifications).where(_NOTIFICATION, _WAITING)
+    claim = (
+        update(notifications)
+        .where(_NOTIFICATION, _WAITING)
+        .values(attempts=notifications.c.attempts + 1)
+    )
     delete_notification = delete(notifications).where(_NOTIFICATION)
     newest_dead = _NEWEST_DEAD.limit(bindparam("limit", type_=Integer))
     prune_dead = delete(notifications).where(notifications.c.dead_at < bindparam("before"))
@@ -82,11 +104,7 @@ class Statements:
         )
     )
 
-    lasting_silences = (
-        select(silences)
-        .where(silences.c.ends_at > bindparam("now"))
-        .order_by(silences.c.starts_at, silences.c.id)
-    )
+    lasting_silences = _lasting_silences(bindparam("now"))
     add_silence = insert(silences)
     delete_silence = delete(silences).where(silences.c.id == bindparam("silence_id"))
     prune_silences = delete(silences).where(silences.c.ends_at < bindparam("before"))
@@ -100,15 +118,17 @@ class Statements:
     add_thresholds = insert(thresholds)
     trim_thresholds = delete(thresholds).where(thresholds.c.version <= bindparam("last"))
 
-    engine = select(engines.c.engine)
+    settings = select(settings.c.name, settings.c.value)
 
     def __init__(self, dialect: DatabaseDialect) -> None:
-        alert, engine = dialect.insert(alerts), dialect.insert(engines)
+        alert, setting = dialect.insert(alerts), dialect.insert(settings)
         changed = {name: alert.excluded[name] for name in _CHANGED_BY_COMMIT}
         self.put_alert = alert.on_conflict_do_update(index_elements=["id"], set_=changed)
-        self.put_engine = engine.on_conflict_do_update(
-            index_elements=["id"], set_={"engine": engine.excluded.engine}
+        self.put_setting = setting.on_conflict_do_update(
+            index_elements=["name"],
+            set_={name: setting.excluded[name] for name in ("value", "at", "by")},
         )
+        self.current_silences = _lasting_silences(dialect.now)
         self.add_transition = dialect.insert(transitions).on_conflict_do_nothing()
         self.add_notification = dialect.insert(notifications).on_conflict_do_nothing()
 

@@ -105,6 +105,11 @@ def parse_url(url: Secret[str]) -> URL:
     return parsed
 
 
+def sqlite_file(url: URL) -> Path:
+    """Return the path of the file of a SQLite URL."""
+    return Path((url.database or "").removeprefix("file:"))
+
+
 def driver_arguments(url: URL) -> tuple[URL, dict[str, Any]]:
     """Return `url` without the options that its driver is given, and the arguments for them.
 

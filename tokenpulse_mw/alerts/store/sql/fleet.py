@@ -1,0 +1,226 @@
+"""Statements and transactions of the fleet: the lease, members, batches and windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Double, bindparam, case, delete, func, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ...steps import batches as in_batches
+from ..protocol import (
+    LISTED_SECONDS,
+    STORED_SECONDS,
+    Changes,
+    Fenced,
+    FleetState,
+    Leader,
+    LeaseRequest,
+)
+from ..records import Batch, Process, WindowRecord
+from .rows import (
+    Values,
+    batch_of,
+    batch_values,
+    execute_many,
+    fetch,
+    member_of,
+    process_values,
+    window_of,
+    window_values,
+)
+from .schema import DatabaseDialect, batches, fleet, members, windows
+
+_IS_LED = (fleet.c.epoch == bindparam("leader_epoch"), fleet.c.holder == bindparam("leader"))
+_SHOWN = [column for column in fleet.c if column.name != "id"]
+_BATCH = tuple_(batches.c.process, batches.c.number)
+
+
+class Fleet:
+    """Tables of the fleet; all methods run in a transaction of the caller.
+
+    Args:
+        dialect: Dialect of the database.
+    """
+
+    _lock = select(fleet.c.revision).with_for_update()
+    _change = update(fleet).values(revision=fleet.c.revision + 1)
+    _revision = select(fleet.c.revision)
+    _beat = update(fleet).where(*_IS_LED).values(beat=fleet.c.beat + 1)
+    _take = (
+        update(fleet)
+        .where(fleet.c.epoch == bindparam("seen_epoch"), fleet.c.beat == bindparam("seen_beat"))
+        .values(epoch=fleet.c.epoch + 1, beat=fleet.c.beat + 1, holder=bindparam("process"))
+    )
+    _release = update(fleet).where(*_IS_LED).values(beat=fleet.c.beat + 1, holder=None)
+    _commit = (
+        update(fleet)
+        .where(*_IS_LED)
+        .values(
+            beat=fleet.c.beat + 1,
+            revision=fleet.c.revision + bindparam("changed"),
+            evaluated_at=func.coalesce(
+                bindparam("new_evaluated_at", type_=Double), fleet.c.evaluated_at
+            ),
+            complete_since=func.coalesce(
+                bindparam("new_complete_since", type_=Double), fleet.c.complete_since
+            ),
+        )
+    )
+
+    _pushed = select(members.c.pushed).where(members.c.name == bindparam("process"))
+    _set_pushed = (
+        update(members)
+        .where(members.c.name == bindparam("process"))
+        .values(pushed=bindparam("last"))
+    )
+    _add_batch = insert(batches)
+    _batch_keys = select(batches.c.process, batches.c.number).order_by(
+        batches.c.process, batches.c.number
+    )
+    _batches_of_keys = (
+        select(batches)
+        .where(_BATCH.in_(bindparam("keys", expanding=True)))
+        .order_by(batches.c.process, batches.c.number)
+    )
+    _delete_batch = delete(batches).where(
+        batches.c.process == bindparam("consumed"),
+        batches.c.number == bindparam("at"),
+    )
+    _windows = select(windows).order_by(windows.c.kind, windows.c.slot)
+    _delete_windows = delete(windows).where(
+        windows.c.kind == bindparam("expired"), windows.c.slot < bindparam("first")
+    )
+
+    def __init__(self, dialect: DatabaseDialect) -> None:
+        now = dialect.now
+        self._state = select(*_SHOWN, now.label("now"))
+        self._members = (
+            select(members)
+            .where(members.c.seen_at > now - LISTED_SECONDS)
+            .order_by(members.c.started_at, members.c.name)
+        )
+        self._prune_members = delete(members).where(members.c.seen_at < now - STORED_SECONDS)
+        member, window = dialect.insert(members), dialect.insert(windows)
+        new = member.excluded
+        self._put_member = member.values(seen_at=now, pushed=0).on_conflict_do_update(
+            index_elements=["name"],
+            set_={
+                **{name: new[name] for name in Process.__slots__ if name != "name"},
+                "seen_at": new.seen_at,
+                "through": case(
+                    (new.through > members.c.through, new.through), else_=members.c.through
+                ),
+            },
+        )
+        self._put_window = window.on_conflict_do_update(
+            index_elements=["kind", "slot"],
+            set_={name: window.excluded[name] for name in ("protocol", "payload")},
+        )
+
+    async def heartbeat(
+        self,
+        connection: AsyncConnection,
+        process: Process,
+        batches: Sequence[Batch],
+        through: int,
+        lease: LeaseRequest | None,
+    ) -> FleetState:
+        """Change the lease, store the batches of a process, and return the fleet."""
+        granted = lease is not None and await self._change_lease(connection, process.name, lease)
+        name = {"process": process.name}
+        # This locks the row, so that a call that is repeated meanwhile waits.
+        await connection.execute(self._put_member, {**process_values(process), "through": through})
+        pushed: int = (await connection.execute(self._pushed, name)).scalar_one()
+        new = [batch for batch in batches if batch.number > pushed]
+        if new:
+            await execute_many(connection, self._add_batch, map(batch_values, new))
+            await connection.execute(self._set_pushed, {**name, "last": new[-1].number})
+        state = await self.state(connection)
+        members = tuple(await fetch(connection, member_of, self._members))
+        return FleetState(
+            **state, is_reference=True, granted=granted, pushed=pushed, members=members
+        )
+
+    async def lead(self, connection: AsyncConnection, leader: Leader) -> None:
+        """Begin a write of the leader; raise Fenced if the process does not lead any more."""
+        await self._fenced(connection, self._beat, leader)
+
+    async def commit(self, connection: AsyncConnection, changes: Changes, leader: Leader) -> int:
+        """Begin the commit of an evaluation, store its windows, and return the revision.
+
+        Raises:
+            Fenced: The process does not lead any more.
+        """
+        values = {
+            "changed": int(bool(changes.alerts or changes.forgotten)),
+            "new_evaluated_at": changes.evaluated_at,
+            "new_complete_since": changes.complete_since,
+        }
+        await self._fenced(connection, self._commit, leader, **values)
+        await execute_many(connection, self._put_window, map(window_values, changes.windows))
+        expired = ({"expired": kind, "first": slot} for kind, slot in changes.expired.items())
+        await execute_many(connection, self._delete_windows, expired)
+        consumed = ({"consumed": process, "at": number} for process, number in changes.consumed)
+        await execute_many(connection, self._delete_batch, consumed)
+        return await self.revision(connection)
+
+    async def change(self, connection: AsyncConnection) -> None:
+        """Begin a write that all processes read after their next heartbeat."""
+        await connection.execute(self._change)
+
+    async def prune(self, connection: AsyncConnection) -> None:
+        """Begin a deletion of old records, and delete the processes that have ended."""
+        await self.lock(connection)
+        await connection.execute(self._prune_members)
+
+    async def lock(self, connection: AsyncConnection) -> None:
+        """Begin a write of several rows."""
+        await connection.execute(self._lock)
+
+    async def revision(self, connection: AsyncConnection) -> int:
+        """Return the revision."""
+        revision: int = (await connection.execute(self._revision)).scalar_one()
+        return revision
+
+    async def state(self, connection: AsyncConnection) -> Values:
+        """Return the columns of the fleet, and `now`."""
+        return dict((await connection.execute(self._state)).mappings().one())
+
+    async def batches(
+        self, connection: AsyncConnection, after: Mapping[str, int]
+    ) -> tuple[Batch, ...]:
+        """Return the batches whose number is above that of their process in `after`."""
+        keys = await connection.execute(self._batch_keys)
+        new = [(process, number) for process, number in keys if number > after.get(process, 0)]
+        found = list[Batch]()
+        for part in in_batches(new):
+            found += await fetch(connection, batch_of, self._batches_of_keys, keys=part)
+        return tuple(found)
+
+    async def windows(self, connection: AsyncConnection) -> tuple[WindowRecord, ...]:
+        """Return all windows."""
+        return tuple(await fetch(connection, window_of, self._windows))
+
+    async def _change_lease(
+        self, connection: AsyncConnection, process: str, lease: LeaseRequest
+    ) -> bool:
+        """Return True if the lease was changed."""
+        if lease.action == "take":
+            values = {"process": process, "seen_epoch": lease.epoch, "seen_beat": lease.beat}
+            return (await connection.execute(self._take, values)).rowcount > 0
+        statement = self._beat if lease.action == "renew" else self._release
+        with suppress(Fenced):
+            await self._fenced(connection, statement, Leader(lease.epoch, process))
+            return True
+        return False
+
+    async def _fenced(
+        self, connection: AsyncConnection, statement: Any, leader: Leader, **values: object
+    ) -> None:
+        """Execute a statement of the leader; raise Fenced if the process does not lead any more."""
+        values |= {"leader_epoch": leader.epoch, "leader": leader.process}
+        if not (await connection.execute(statement, values)).rowcount:
+            raise Fenced
