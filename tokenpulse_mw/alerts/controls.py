@@ -205,6 +205,11 @@ class Controls:
                     async with self._deciding():
                         await in_steps(self.adopt(state))
 
+    def skip_revision(self, revision: int | None) -> None:
+        """Note the revision after changes that are in force here, unless there were others."""
+        if self.revision is not None and revision == self.revision + 1:
+            self.revision = revision
+
     def adopt(self, state: EngineState) -> Steps[None]:
         """Use the state of the store; call it between evaluations."""
         if state.thresholds is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import random
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from inspect import isclass
@@ -19,13 +20,15 @@ from ..lifespan import LoopLock, background_tasks
 from ..validation import check_functions, check_positive, describe
 from .controls import Controls
 from .delivery import DeliveryContext, Outbox, names_of
-from .evaluator import Evaluator
+from .evaluator import Evaluator, RuleSet
+from .fleet import Fleet, FleetMember, Leadership
 from .lifecycle import Finding
 from .rules import Rule, default_rules
 from .silences import Silences
 from .sinks import AlertEvent, LogSink, Sink
-from .steps import in_steps
-from .store import AlertStore, EngineState, MemoryAlertStore, StoreError
+from .steps import Steps, in_steps
+from .store import AlertStore, Fenced, FleetState, Leader, LeaderState, MemoryAlertStore, StoreError
+from .store.records import Ack
 from .store_writer import StoreWriter
 from .thresholds import Thresholds
 from .timeouts import call_with_timeout
@@ -35,6 +38,7 @@ _STORE_SECONDS = 10.0  # for one call of the store
 _SINK_SECONDS = 60.0  # for one attempt; HTTP sinks have a shorter timeout
 _MAX_QUEUED = 10_000  # notifications for each sink
 _DAY = 86_400.0
+_PREVIEW_SECONDS = 10.0  # for which the windows of another process are kept
 _RETENTION_SECONDS = 30 * _DAY  # of resolved alerts and dead letters
 
 
@@ -57,7 +61,8 @@ class AlertEngine:
     """Evaluates rules over the traffic, and fires and resolves alerts.
 
     Pass `observe` to an `ExchangeMiddleware`, or use `AlertMiddleware`. `async with engine:`
-    evaluates every `interval` seconds and delivers notifications. An error of a rule, a sink or
+    evaluates every `interval` seconds and delivers notifications. Engines that share a store are
+    one fleet: the traffic of all of them counts, and one of them evaluates. An error of a rule, a sink or
     the store is logged and affects nothing else; the alerts of a failed rule stay as they are. If
     a sink has `resend`, it receives all firing alerts in every evaluation. If it has `aclose`, the
     engine awaits it at the end.
@@ -70,7 +75,9 @@ class AlertEngine:
         interval: Seconds between two evaluations.
         cooldown: Seconds between two reminders of a firing alert.
         max_subjects: Maximum number of keys, of tenants and of upstreams counted separately.
-        store: Stores the state over restarts; in memory if None. Each engine needs its own.
+        store: Stores the state over restarts, and makes all engines that use it one fleet; in
+            memory if None.
+        fleet: Options of the fleet; `Fleet()` if None.
         clock: Returns monotonic seconds.
         wall: Returns seconds since the epoch, for display and storage.
 
@@ -112,6 +119,7 @@ class AlertEngine:
         self._joining, self._previewing = LoopLock(fast_acquire=True), LoopLock()
         self._deciding = LoopLock(fast_acquire=True)  # an evaluation takes many steps
         self._pruned_at = -math.inf
+        self._overflowed = self._late = 0  # of earlier leaderships
         self._rules = RuleSet(
             check_rules(rules),
             interval=interval,
@@ -189,7 +197,7 @@ class AlertEngine:
 
         All methods are optional: `on_evaluation(result, seconds)` with the result "ok" or "error";
         `on_delivery(sink, result)` for each attempt, with the result "ok", "error", "timeout",
-        "rejected" or "dropped"; `on_error(component)`.
+        "rejected" or "dropped"; `on_heartbeat(result)` with "ok" or "error"; `on_error(component)`.
         """
         if listener not in self._listeners:
             self._listeners.append(listener)
@@ -312,7 +320,37 @@ class AlertEngine:
 
     def overflow(self) -> Mapping[tuple[()], int]:
         """Return the count of `__overflow__` events and of findings above the alert limit."""
-        return {(): self._member.aggregator.overflowed + self._overflowed}
+        leading = 0 if self._leadership is None else self._leadership.evaluator.overflowed
+        return {(): self._member.aggregator.overflowed + self._overflowed + leading}
+
+    def fleet_leader(self) -> Mapping[tuple[()], int]:
+        """Return 1 if this process leads its fleet, else 0."""
+        return {(): int(self.leads)}
+
+    def fleet_members(self) -> Mapping[tuple[()], int]:
+        """Return the number of processes of the fleet that were alive at the last heartbeat."""
+        return {(): len(self._member.live(self._member.options.lease))}
+
+    def fleet_behind(self) -> Mapping[tuple[()], float]:
+        """Return the age in seconds of the oldest traffic that the store does not have."""
+        return {(): self._member.backlog.behind(self._member.now)}
+
+    def late(self) -> Mapping[tuple[()], int]:
+        """Return the number of buckets that arrived after they had been evaluated."""
+        leading = 0 if self._leadership is None else self._leadership.late
+        return {(): self._late + leading}
+
+    async def fleet(self) -> FleetState:
+        """Send a heartbeat and return the fleet.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        await self._heartbeat()
+        state = self._member.state
+        if state is None or not self._member.is_connected:
+            raise StoreError("the alert store did not accept a heartbeat; see the log")
+        return state
 
     async def _evaluate(self, *, at_once: bool) -> list[AlertEvent]:
         await self._heartbeat(partial_slot=at_once)
@@ -325,9 +363,9 @@ class AlertEngine:
                 return []
             await in_steps(self._count(leadership, at_once=at_once))
             now, at = self.clock(), self._member.at
-            changes, succeeded, snapshot = await in_steps(
-                leadership.evaluate(self.thresholds, now, at)
-            )
+            changes, succeeded = await in_steps(leadership.evaluate(self.thresholds, now, at))
+            with anyio.CancelScope(shield=True):  # the changes would be lost
+                snapshot = await in_steps(leadership.snapshot(now, at))
             self._notify_listeners(
                 "on_evaluation", "ok" if succeeded else "error", self.clock() - now
             )
@@ -347,7 +385,9 @@ class AlertEngine:
     async def _heartbeat(self, *, partial_slot: bool = False) -> None:
         """Take part in the fleet: send the traffic, follow the lease, and read what is new."""
         async with self._joining():
-            if await self._member.heartbeat(partial_slot=partial_slot):
+            succeeded = await self._member.heartbeat(partial_slot=partial_slot)
+            self._notify_listeners("on_heartbeat", "ok" if succeeded else "error")
+            if succeeded:
                 await self._follow_lease()
                 state = self._member.state
                 if state is not None and state.revision != self.controls.revision:
@@ -400,6 +440,7 @@ class AlertEngine:
         """Stop evaluating and delivering: another process leads, or will."""
         if self._leadership is not None:
             self._overflowed += self._leadership.evaluator.overflowed
+            self._late += self._leadership.late
             self._leadership = None
             self._member.fenced()
             self._outbox.reset()
@@ -415,10 +456,23 @@ class AlertEngine:
             await in_steps(self._count(leadership, at_once=False))
 
     def _count(self, leadership: Leadership, *, at_once: bool) -> Steps[None]:
-        """Count the received traffic, and move the windows on."""
+        """Count the traffic that was read, and move the windows on.
+
+        Args:
+            leadership: The leadership.
+            at_once: Count everything until now; otherwise until all processes have sent theirs.
+        """
         member = self._member
-        now = member.now
-        ...
+        if not member.is_connected and member.may_continue_alone(led=True):
+            yield from leadership.count_local(member.take_unread())
+            leadership.evaluator.traffic.advance(member.now)
+        elif at_once:
+            yield from leadership.count(sys.maxsize)
+            leadership.evaluator.traffic.advance(member.now)
+        else:
+            slot = member.watermark()
+            yield from leadership.count(slot)
+            leadership.evaluator.traffic.advance((slot + 1) * member.options.heartbeat)
 
     def _evaluating(self) -> Leadership | None:
         """Return the leadership if this process may evaluate and deliver now."""
@@ -428,6 +482,133 @@ class AlertEngine:
         if leadership.leader is not None and leadership.leader == self._member.leader:
             return leadership
         return leadership if self._member.may_continue_alone(led=True) else None
+
+    async def _send_heartbeats(self) -> None:
+        while True:
+            await anyio.sleep(self._member.seconds_to_next())
+            await self._guard("heartbeat", self._heartbeat)
+
+    async def _evaluate_regularly(self) -> None:
+        wait = self.interval
+        while True:
+            with anyio.move_on_after(wait) as scope:
+                await self._took_over.wait()
+            if scope.cancelled_caught:
+                wait = self.interval
+                await self._guard("evaluation", self._evaluate_now)
+            else:  # the next evaluation is due when the previous leader would have made it
+                self._took_over = anyio.Event()
+                wait = self._seconds_to_evaluation()
+
+    async def _evaluate_now(self) -> None:
+        await self._evaluate(at_once=not self._member.has_peers)
+
+    async def _guard(self, component: str, call: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await call_with_timeout(math.inf, call)
+        except Exception as error:  # noqa: BLE001 - the next call may succeed
+            self._report(component, error)
+        else:
+            self._failures.recovered(component)
+
+    def _seconds_to_evaluation(self) -> float:
+        evaluated_at = None if self._leadership is None else self._leadership.evaluated_at
+        if evaluated_at is None:
+            return self.interval
+        return min(max(evaluated_at + self.interval - self._member.at, 0.0), self.interval)
+
+    async def _load_preview(self) -> Leadership:
+        """Return the windows of the leader, from the store; they are kept for some seconds."""
+        async with self._previewing():
+            now, at = self.clock(), self._member.at
+            if self._preview is None or now - self._preview[0] > _PREVIEW_SECONDS:
+                state = self._member.state
+                leader = Leader(0, "") if state is None else Leader(state.epoch, state.holder or "")
+                try:
+                    stored = await self.store.take_over(leader)
+                except Fenced:
+                    raise StoreError("no process leads the alert engines yet: try again") from None
+                leadership = Leadership(self._new_evaluator(self.thresholds), None)
+                await in_steps(leadership.restore_windows(stored, now, at))
+                await in_steps(leadership.count(sys.maxsize))
+                leadership.evaluator.traffic.advance(self._member.now)
+                self._preview = now, leadership
+            return self._preview[1]
+
+    async def _claim(self, notification_id: str) -> bool:
+        """Return True if this process may deliver a notification now."""
+        leadership = self._evaluating()
+        if leadership is None:
+            return False
+        if leadership.leader is None or not self._member.is_connected:
+            return self._member.may_continue_alone(led=True)
+        asked = self.clock()
+        try:
+            await call_with_timeout(
+                _STORE_SECONDS,
+                partial(self.store.claim, notification_id, leader=leadership.leader),
+            )
+        except Fenced:
+            self._step_down()
+            return False
+        except Exception as error:  # noqa: BLE001 - the sink is attempted later
+            self._report("alert store", error)
+            return self._member.may_continue_alone(led=True)
+        self._member.renewed(asked)
+        return True
+
+    def _known_sinks(self) -> set[str]:
+        """Return the names of the sinks of all live processes."""
+        members = self._member.live(self._member.options.lease)
+        return {sink for member in members for sink in member.process.sinks}
+
+    def _apply_thresholds(self, thresholds: Thresholds) -> Steps[None]:
+        self._preview = None
+        self._member.aggregator.set_thresholds(thresholds)
+        if self._leadership is not None:
+            yield from self._leadership.evaluator.set_thresholds(thresholds)
+
+    def _set_acks(self, acks: Mapping[str, Ack | None]) -> Steps[None]:
+        if self._leadership is not None:
+            yield from self._leadership.evaluator.tracker.set_acks(acks)
+
+    async def _call_store(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the result of a call of the store; None if it fails."""
+        try:
+            result = await call_with_timeout(_STORE_SECONDS, call)
+        except Exception as error:  # noqa: BLE001 - alerts continue without the store
+            self._report("alert store", error)
+            return None
+        self._failures.recovered("alert store")
+        return result
+
+    async def _prune(self, at: float) -> None:
+        if at - self._pruned_at >= _DAY:
+            self._pruned_at = at
+            await self._store_writer.prune(at - _RETENTION_SECONDS)
+
+    def _delivery(self) -> DeliveryContext:
+        return DeliveryContext(
+            writer=self._store_writer,
+            claim=self._claim,
+            deadline=_SINK_SECONDS,
+            max_pending=_MAX_QUEUED,
+            clock=lambda: self.clock(),
+            wall=lambda: self._member.at,
+            jitter=random.random,
+            report=self._report,
+            recovered=self._failures.recovered,
+            delivered=lambda sink, result: self._notify_listeners("on_delivery", sink, result),
+        )
+
+    def _report(self, component: str, error: Exception) -> None:
+        """Log a failure, rate-limited, and count it for the component `alerts`."""
+        self._failures.log(component, error)
+        self._notify_listeners("on_error", "alerts")
+
+    def _notify_listeners(self, hook: str, *arguments: Any) -> None:
+        self._failures.notify(hook, self._listeners, *arguments)
+
 
 _RULES = (
     "rules must be a list of functions of (traffic, thresholds, now), such as default_rules() or "
@@ -488,3 +669,16 @@ def check_thresholds(thresholds: Thresholds | None) -> Thresholds:
             f"Thresholds(**values) of a dict, got {describe(thresholds)}"
         )
     return thresholds
+
+
+def check_fleet(fleet: Fleet | None) -> Fleet:
+    """Return the options of the fleet, or the default ones.
+
+    Raises:
+        ValueError: `fleet` is not a `Fleet`.
+    """
+    if fleet is None:
+        return Fleet()
+    if not isinstance(fleet, Fleet):
+        raise ValueError(f"fleet must be a Fleet, such as Fleet(lease=30), got {describe(fleet)}")
+    return fleet

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count
+
+import msgspec
 
 from .lifecycle import Finding
 from .rules import Rule, inhibited, outages, rule_name
 from .steps import STEP, Steps, batches
-from .store.records import AlertRecord
+from .store.records import AlertRecord, WindowRecord
 from .thresholds import Thresholds
 from .timeouts import Recovered, Report, call_with_timeout, ignored
 from .tracker import AlertChanges, AlertTracker, Staged
+from .traffic.bucket import PROTOCOL
 from .traffic.traffic import Traffic
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
+
+_OUTAGES = "outages"  # kind of a window record
 
 Findings = dict[str, list[Finding]]  # by name of the rule
 
@@ -29,9 +37,9 @@ class Evaluator:
     Args:
         rules: The rules.
         thresholds: Initial thresholds of the traffic windows.
-        interval: Seconds between two evaluations.
         cooldown: Seconds between two reminders of an alert.
         max_subjects: Maximum number of keys, of tenants and of upstreams counted separately.
+        bucket_seconds: Length of the slots in which the processes count.
         is_silenced: Returns True if a silence matches a finding at a time.
         report: Called with the name of each rule that fails, and the error.
         recovered: Called with the name of each rule that succeeds.
@@ -44,21 +52,29 @@ class Evaluator:
 
     def __init__(
         self,
-        rules: Iterable[Rule],
-        *,
+        rules: RuleSet,
         thresholds: Thresholds,
-        interval: float,
+        *,
         cooldown: float,
         max_subjects: int,
+        bucket_seconds: int,
         is_silenced: Callable[[Finding, float], Steps[bool]],
         report: Report,
         recovered: Recovered = ignored,
     ) -> None:
-        self.traffic = Traffic(thresholds, max_subjects=max_subjects)
-        self.rules = RuleSet(rules, interval=interval, report=report, recovered=recovered)
+        self.traffic = Traffic(
+            thresholds, max_subjects=max_subjects, bucket_seconds=bucket_seconds
+        )
+        self.rules = rules
+        rules.set_outages({})
         self.tracker = AlertTracker(self.rules.names, cooldown=cooldown, is_silenced=is_silenced)
         self._report = report
         self._recovered = recovered
+
+    @property
+    def overflowed(self) -> int:
+        """Number of `__overflow__` events and of findings above the alert limit."""
+        return self.traffic.overflowed + self.tracker.overflowed
 
     def evaluate(
         self, thresholds: Thresholds, now: float, at: float
@@ -110,6 +126,33 @@ class Evaluator:
             )
         return [finding for findings in result.values() for finding in findings]
 
+    def restore_windows(self, records: Sequence[WindowRecord], shift: float) -> Steps[bool]:
+        """Restore traffic windows and recent outages; return False if one was invalid.
+
+        Args:
+            records: The stored windows.
+            shift: Seconds to add to a time since the epoch for one of the engine's clock.
+        """
+        complete = yield from self.traffic.restore(records)
+        for record in records:
+            if record.kind == _OUTAGES:
+                try:
+                    stored = msgspec.msgpack.decode(record.payload, type=Outages)
+                except ValueError as error:
+                    logger.error("stored outages are invalid, ignoring them: error=%s", error)
+                else:
+                    self.rules.set_outages(_shifted(stored, shift))
+        return complete
+
+    def outages_record(self, shift: float) -> WindowRecord:
+        """Return the recent outages, which `restore_windows` restores.
+
+        Args:
+            shift: Seconds to add to a time of the engine's clock for one since the epoch.
+        """
+        payload = msgspec.msgpack.encode(_shifted(self.rules.outages, shift))
+        return WindowRecord(_OUTAGES, 0, PROTOCOL, payload)
+
     def resume(
         self, records: Iterable[AlertRecord], now: float, at: float, *, complete_since: float
     ) -> Steps[list[AlertChanges]]:
@@ -151,6 +194,7 @@ class RuleSet:
 
     Attributes:
         names: Unique names of the rules: the second "rule" is "rule-2".
+        outages: Outages of which failures are still in the error windows.
     """
 
     def __init__(
@@ -168,7 +212,7 @@ class RuleSet:
         self._report = report
         self._recovered = recovered
         self._is_refreshed = False
-        self._outages: Outages = {}
+        self.outages: Outages = {}
 
     def __iter__(self) -> Iterator[tuple[str, Rule]]:
         return iter(self._rules.items())
@@ -226,7 +270,7 @@ class RuleSet:
             now: Seconds of the engine's clock.
             report: Called with a failure.
         """
-        recent = self._outages
+        recent = self.outages
         if not recent and not any(findings_by_rule.values()):
             return findings_by_rule, recent
         try:
@@ -247,7 +291,7 @@ class RuleSet:
 
     def set_outages(self, recent: Outages) -> None:
         """Use the outages that `apply_inhibition` returned as recent ones from now on."""
-        self._outages = recent
+        self.outages = recent
 
     def _recent_outages(
         self, findings_by_rule: Findings, max_age: float, now: float
@@ -257,7 +301,7 @@ class RuleSet:
         The error windows cover up to a tenth more than their name says, and are evaluated once in
         an interval.
         """
-        recent = dict(self._outages)
+        recent = dict(self.outages)
         for findings in findings_by_rule.values():
             for batch in batches(findings, 10 * STEP):
                 recent |= {upstream: (alert, now) for upstream, alert in outages(batch).items()}
@@ -266,6 +310,10 @@ class RuleSet:
         return {
             upstream: (alert, at) for upstream, (alert, at) in recent.items() if now - at <= max_age
         }
+
+
+def _shifted(recent: Outages, seconds: float) -> Outages:
+    return {upstream: (alert, at + seconds) for upstream, (alert, at) in recent.items()}
 
 
 def _collect(findings: Iterable[Finding | None]) -> Steps[list[Finding]]:

@@ -97,7 +97,7 @@ class StoreWriter:
         self._notifications: dict[str, Notification] = {}
         self._outcomes: dict[str, Write] = {}
         self._snapshot: Snapshot | None = None
-        self._timed_out = False
+        self._timed_out = self._is_fenced = False
         self.revision: int | None = None
 
     def add(self, changes: Iterable[AlertChanges], notifications: Iterable[Notification]) -> None:
@@ -116,9 +116,14 @@ class StoreWriter:
         """Add the windows after an evaluation to the next `write`; they replace earlier ones."""
         self._snapshot = snapshot
 
-    async def write(self) -> None:
-        """Write all buffered changes; changes that could not be written stay buffered."""
+    async def write(self) -> bool:
+        """Write all buffered changes; changes that could not be written stay buffered.
+
+        Returns:
+            False if nothing was written because another process leads.
+        """
         await self._call(self._commit)
+        return not self._is_fenced
 
     def defer(self, notification_id: str, write: Write) -> None:
         """Call `write` with the next write, to store the outcome of a notification."""
@@ -164,7 +169,7 @@ class StoreWriter:
         await self._call(self.store.aclose)
 
     async def _commit(self) -> None:
-        leader = self._leader()
+        leader, self._is_fenced = self._leader(), False
         if leader is None:
             return
         parts = [self._take_buffer()]  # the next part last
@@ -173,6 +178,7 @@ class StoreWriter:
                 parts[-1:] = await self._commit_part(parts[-1], leader)
         except Fenced:
             self._fenced()
+            self._is_fenced = True
             return
         except BaseException:
             for part in parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -16,6 +16,7 @@ from ..sinks import AlertEvent, Sink
 from ..sinks.text import LONGEST_FINGERPRINT, single_line
 from ..steps import STEP, Steps, batches, in_steps
 from ..store.records import Notification
+from ..store_writer import Snapshot
 from ..tracker import AlertChanges
 from .queue import QueuedNotification
 from .sink_worker import DeliveryContext, SinkWorker
@@ -50,12 +51,19 @@ class Outbox:
         self._context.writer.reset()
 
     async def publish(
-        self, changes: Sequence[AlertChanges], firing: Steps[list[AlertEvent]], at: float
+        self,
+        changes: Sequence[AlertChanges],
+        snapshot: Snapshot | None,
+        firing: Steps[list[AlertEvent]],
+        at: float,
     ) -> None:
         """Store the changes of an evaluation, and then queue its notifications.
 
+        If another process leads, nothing is stored and nothing queued.
+
         Args:
             changes: Changes of the evaluation, in parts.
+            snapshot: The windows after the evaluation, if they are to be stored.
             firing: Returns all firing alerts; run only if a sink sends them again.
             at: Time of the evaluation, in seconds since the epoch.
         """
@@ -64,7 +72,10 @@ class Outbox:
         with anyio.CancelScope(shield=True):
             async with self._publishing():
                 notifications = await in_steps(self._buffer(changes))
-                await self._context.writer.write()
+                if snapshot is not None:
+                    self._context.writer.add_snapshot(snapshot)
+                if not await self._context.writer.write():
+                    return
                 await in_steps(self._queue(notifications))
                 resending = [worker for worker in self._workers.values() if worker.resends]
                 if resending:
@@ -74,7 +85,6 @@ class Outbox:
 
     def _buffer(self, changes: Iterable[AlertChanges]) -> Steps[list[QueuedNotification]]:
         """Add `changes` to the store writer, and return a notification for each event and sink."""
-        self._context.writer.add([], [])  # counts as an evaluation even without changes
         notifications, number = list[QueuedNotification](), 0
         for part in changes:
             if not part.changes:
@@ -102,18 +112,27 @@ class Outbox:
             if len(batch) == STEP:
                 yield
 
-    def resume(self, notifications: Iterable[Notification]) -> Steps[None]:
-        """Queue the stored notifications of the previous process."""
+    def resume(
+        self, notifications: Iterable[Notification], known_sinks: Container[str]
+    ) -> Steps[None]:
+        """Queue the stored notifications of the previous leader.
+
+        Args:
+            notifications: The notifications.
+            known_sinks: Names of the sinks of all processes. A notification for a sink that only
+                another process has is left in the store.
+        """
         for batch in batches(notifications):
             for notification in batch:
-                self._resume(notification)
+                self._resume(notification, known_sinks)
             if len(batch) == STEP:
                 yield
 
-    def _resume(self, notification: Notification) -> None:
+    def _resume(self, notification: Notification, known_sinks: Container[str]) -> None:
         worker = self._workers.get(notification.sink)
         if worker is None:
-            self._drop(notification, "the engine has no sink of this name")
+            if notification.sink not in known_sinks:
+                self._drop(notification, "no process has a sink of this name")
             return
         try:
             event = AlertEvent.from_dict(notification.event)
@@ -123,6 +142,11 @@ class Outbox:
         wait = min(max(notification.due_at - self._context.wall(), 0.0), _MAX_RESTORED_WAIT_SECONDS)
         now = self._context.clock()
         worker.put(QueuedNotification(notification, event, now + wait, notification.attempts, now))
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """The names of the sinks."""
+        return tuple(self._workers)
 
     def queue_length(self) -> Mapping[tuple[str], int]:
         """Return the number of queued notifications by sink."""
@@ -161,7 +185,7 @@ class Outbox:
         return await self._workers[sink].test(AlertEvent("fired", finding, self._context.wall()))
 
     async def aclose(self, *, last_chance: float) -> None:
-        """Deliver due notifications, and close the sinks and the store.
+        """Deliver due notifications, and close the sinks.
 
         Args:
             last_chance: Maximum number of seconds for the deliveries.
@@ -171,7 +195,6 @@ class Outbox:
         async with anyio.create_task_group() as tasks:
             for worker in self._workers.values():
                 tasks.start_soon(worker.aclose)
-        await self._context.writer.aclose()
         for (name,), number in self.queue_length().items():
             if number:
                 logger.warning("notifications still queued: sink=%s waiting=%d", name, number)

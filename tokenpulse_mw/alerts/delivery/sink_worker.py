@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,6 +35,8 @@ class DeliveryContext:
 
     Attributes:
         writer: Stores the outcome of each notification.
+        claim: Awaited with the id of a notification before each attempt; returns False if this
+            process must not deliver it now.
         deadline: Timeout of one attempt in seconds.
         max_pending: Maximum number of queued notifications of each sink.
         clock: Monotonic seconds.
@@ -47,6 +49,7 @@ class DeliveryContext:
     """
 
     writer: StoreWriter
+    claim: Callable[[str], Awaitable[bool]]
     deadline: float
     max_pending: int
     clock: Callable[[], float]
@@ -160,6 +163,9 @@ class SinkWorker:
         return max(self._paused_until, next_due_at or 0.0) - self._context.clock()
 
     async def _deliver(self, notification: QueuedNotification) -> None:
+        if not await self._context.claim(notification.record.id):
+            self._paused_until = self._context.clock() + _FIRST_BACKOFF_SECONDS
+            return
         notification.attempts += 1
         error = await self._call(partial(self._sink, notification.event))
         if error is None:

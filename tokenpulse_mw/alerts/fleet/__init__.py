@@ -1,8 +1,7 @@
-"""Protocol of a fleet: one logical engine in all processes that share a store."""
+"""Fleet: one logical engine in all processes that share a store."""
 
-from .backlog import Backlog
-from .clock import FleetClock
-from .inbox import Inbox, Rejected, watermark
-from .lease import Lease
+from .leadership import Leadership
+from .member import FleetMember
+from .options import Fleet
 
-__all__ = ["Backlog", "FleetClock", "Inbox", "Lease", "Rejected", "watermark"]
+__all__ = ["Fleet", "FleetMember", "Leadership"]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from dataclasses import replace
 
 from ..evaluator import Evaluator
-from ..lifecycle import Finding
 from ..steps import Steps
 from ..store.protocol import Leader, LeaderState
 from ..store.records import Batch
 from ..store_writer import Snapshot
 from ..thresholds import Thresholds
 from ..tracker import AlertChanges
-from ..traffic.bucket import Bucket, decode_bucket
+from ..traffic.bucket import PROTOCOL, Bucket, decode_bucket
 from .inbox import Inbox
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
 class Leadership:
@@ -28,6 +29,7 @@ class Leadership:
         evaluator: The argument.
         leader: The argument.
         evaluated_at: Time of the last evaluation by any leader, or None.
+        succeeded_at: Time of the last evaluation by this process without an error, or None.
         is_local: The windows have traffic of this process that is not read from the store, so
             they must be restored from the store once it responds.
     """
@@ -36,8 +38,9 @@ class Leadership:
         self.evaluator = evaluator
         self.leader = leader
         self.evaluated_at: float | None = None
+        self.succeeded_at: float | None = None
         self.is_local = False
-        self._inbox = Inbox()
+        self._inbox: Inbox[Bucket] = Inbox(protocol=PROTOCOL)
         self._complete_since = self._stored_since = 0.0
 
     @property
@@ -67,17 +70,23 @@ class Leadership:
         )
 
     def restore_windows(self, stored: LeaderState, now: float, at: float) -> Steps[None]:
-        """Replace the windows with those of the store."""
-        self._inbox = Inbox()
+        """Replace the windows with those of the store; see `restore`."""
+        self._inbox = Inbox(protocol=PROTOCOL)
         self.is_local = False
         complete = yield from self.evaluator.restore_windows(stored.windows, now - at)
         self._stored_since = stored.complete_since
         self._complete_since = stored.complete_since if complete else at
-        self.receive(stored.batches)
+        yield from self.receive(stored.batches)
 
-    def receive(self, batches: Iterable[Batch]) -> None:
-        """Add batches that were read from the store."""
-        self._inbox.add(batches, decode_bucket)
+    def receive(self, batches: Iterable[Batch]) -> Steps[None]:
+        """Decode batches that were read from the store."""
+        for batch, error in (yield from self._inbox.add(batches, decode_bucket)):
+            logger.error(
+                "stored traffic is invalid, not counted: process=%s batch=%d error=%s",
+                batch.process,
+                batch.number,
+                error,
+            )
 
     def count(self, watermark: int) -> Steps[None]:
         """Count the received traffic of all slots up to `watermark`."""
@@ -92,15 +101,38 @@ class Leadership:
 
     def evaluate(
         self, thresholds: Thresholds, now: float, at: float
-    ) -> Steps[tuple[list[AlertChanges], bool, Snapshot | None]]:
-        """Evaluate every alert; return the changes, True if no rule failed, and the windows.
+    ) -> Steps[tuple[list[AlertChanges], bool]]:
+        """Evaluate every alert; return the changes, and True if no rule failed.
 
         Args:
             thresholds: The thresholds of the rules.
             now: Seconds of the engine's clock.
             at: The same moment in seconds since the epoch.
         """
-        windows, expired = yield from self.evaluator.traffic.snapshot()
         changes, succeeded = yield from self.evaluator.evaluate(thresholds, now, at)
         self.evaluated_at = at
-        return changes, succeeded, self._snapshot(now, at)
+        if succeeded:
+            self.succeeded_at = at
+        return changes, succeeded
+
+    def snapshot(self, now: float, at: float) -> Steps[Snapshot | None]:
+        """Return the windows to store with an evaluation; None if they cannot be stored.
+
+        Args:
+            now: Seconds of the engine's clock.
+            at: The same moment in seconds since the epoch.
+        """
+        if self.is_local:
+            return None
+        traffic, inbox, consumed = self.evaluator.traffic, self._inbox, self._inbox.consumed()
+        windows, expired = yield from traffic.snapshot()
+        windows.append(self.evaluator.outages_record(at - now))
+        complete_since = self._complete_since
+
+        def stored() -> None:
+            traffic.confirm_stored()
+            inbox.confirm_stored(consumed)
+            self._stored_since = complete_since
+
+        changed = None if complete_since == self._stored_since else complete_since
+        return Snapshot(tuple(windows), expired, consumed, at, changed, stored)

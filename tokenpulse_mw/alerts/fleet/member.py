@@ -21,6 +21,7 @@ from ..traffic.aggregator import TrafficAggregator
 from ..traffic.bucket import PROTOCOL, Bucket, encode_bucket
 from .backlog import Backlog
 from .clock import FleetClock
+from .inbox import watermark
 from .lease import Lease
 from .options import Fleet
 
@@ -121,6 +122,11 @@ class FleetMember:
         return [member for member in state.members if state.now - member.seen_at <= seconds]
 
     @property
+    def is_connected(self) -> bool:
+        """True if the last heartbeat succeeded."""
+        return not self._failures
+
+    @property
     def has_peers(self) -> bool:
         """True if another process was alive at the last heartbeat."""
         name = None if self._process is None else self._process.name
@@ -194,6 +200,19 @@ class FleetMember:
             now, bucket_seconds=self.options.heartbeat, jitter=self._jitter
         )
         return max(0.0, min(at, self._lease.next_attempt_at) - now)
+
+    def watermark(self) -> int:
+        """Return the slot up to which all live processes have sent their traffic."""
+        if self.state is None:
+            return -1
+        seconds = self.options.heartbeat
+        return watermark(
+            self.state.members, self.state.now, bucket_seconds=seconds, patience=2 * seconds
+        )
+
+    def renewed(self, asked: float) -> None:
+        """Extend the lease after a fenced call that was sent at `asked` and succeeded."""
+        self._lease.renewed(asked)
 
     def fenced(self) -> None:
         """Stop leading: another process does."""
