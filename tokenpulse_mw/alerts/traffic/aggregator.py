@@ -174,6 +174,7 @@ class TrafficAggregator:
         """Seal the open bucket if it has traffic, and begin a new one in the same slot."""
         self._count_classes()
         bucket = self._bucket
+        bucket.slot, bucket.profile = self._slot, self._profile
         bucket.tenants = _named(self._tenants)
         bucket.keys = _named(self._keys)
         bucket.limited = _named(self._limited)
