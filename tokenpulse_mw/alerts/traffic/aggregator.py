@@ -22,10 +22,7 @@ OVERFLOW_FAILURE: FailureKey = ("", OVERFLOW, OVERFLOW_UPSTREAM)
 _NO_OVERFLOW = f"{OVERFLOW}_"
 
 
-_FAILED = 1 << SHIFT
-
-
-_MAX_CLASSES = 512  # counting them takes less than a millisecond
+_MAX_ROWS = 256  # counting them takes less than a millisecond
 
 
 _MAX_STRETCH = 1.1  # length of a bucket after the fleet time has been moved back
@@ -34,12 +31,18 @@ _MAX_STRETCH = 1.1  # length of a bucket after the fleet time has been moved bac
 _Subject = TypeVar("_Subject", bound=Hashable)
 
 
+# Requests and tokens of exchanges with the same tenant, key and class; the time of the last one,
+# unless outcomes are recorded at once; and the class.
+_Row = list[Any]
+
+
 class TrafficAggregator:
     """Gathers the exchanges of one process in buckets of fleet time.
 
-    An exchange counts when it ends, when its tokens are known. Fleet time is the engine's clock
-    plus `offset`. It never moves back: if `offset` decreases, the next buckets take up to a tenth
-    longer until the fleet time is reached.
+    An exchange counts when it ends, when its tokens are known. Exchanges of the same tenant, key
+    and class are buffered in one row, so that a request costs one look-up. Fleet time is the
+    engine's clock plus `offset`. It never moves back: if `offset` decreases, the next buckets take
+    up to a tenth longer until the fleet time is reached.
 
     Args:
         thresholds: Thresholds that decide what a failure is and which latencies are distinguished.
@@ -87,46 +90,19 @@ class TrafficAggregator:
             exchange.outcome,
             exchange.limited,
             exchange.method,
-            bisect_left(self._profile.bounds, exchange.duration if latency is None else latency),
+            bisect_left(self._bounds, exchange.duration if latency is None else latency),
+            exchange.tenant,
+            exchange.api_key,
         )
-        traffic_class = self._classes.get(key) or self._new_class(key)
-        tenant: str | None = exchange.tenant or GATEWAY
-        if traffic_class.is_traffic:
-            usage = exchange.usage
-            added = 1 if usage is None else 1 | (usage.input + usage.output) << SHIFT
-            counted = self._tenants.get(tenant)
-            if counted is None:
-                tenant = self._new_tenant(exchange)
-                counted = self._tenants.get(tenant, 0)
-            self._tenants[tenant] = counted + added
-        traffic_class.requests += 1
-        if traffic_class.is_rated:
-            name = exchange.api_key or GATEWAY
-            key_name: str | None = name
-            counted = self._keys.get(key_name)
-            if counted is None:
-                key_name = self._admit(self._keys, name)
-                counted = self._keys.get(key_name, 0)
-            self._keys[key_name] = counted + (1 | _FAILED if traffic_class.fails_key else 1)
-            if traffic_class.is_failure and traffic_class.upstream:
-                failure = (
-                    "key",
-                    OVERFLOW if key_name is None else key_name,
-                    traffic_class.upstream,
-                )
-                self._add(self._bucket.failures_by_upstream, failure, 1, OVERFLOW_FAILURE)
-        elif traffic_class.limited:
-            tenant = self._admit(self._limited, exchange.tenant or GATEWAY)
-            self._limited[tenant] = self._limited.get(tenant, 0) + 1
-        outcomes = traffic_class.outcomes
-        if outcomes is not None:
-            # Outcomes of a process are ordered by time, also if the clock stands still.
-            time = max(int((now + self._offset) * 1e6), self._last_outcome + 1)
-            self._last_outcome = time
-            if traffic_class.is_failure:
-                outcomes.fail(time)
-            else:
-                outcomes.succeed(time)
+        row = self._rows.get(key) or self._new_row(key, exchange)
+        row[0] += 1
+        usage = exchange.usage
+        if usage is not None:
+            row[1] += usage.input + usage.output
+        if self._has_failures:
+            self._record_outcome(row[3], now)
+        else:
+            row[2] = now
 
     def seal(self, now: float, *, partial: bool = False) -> None:
         """Pass the finished bucket to `sealed`; with `partial`, also the open one."""
@@ -156,7 +132,7 @@ class TrafficAggregator:
             self._began = min(start, now)
             self._ends = min(start + length, self._began + _MAX_STRETCH * length)
         else:
-            self._count_classes()
+            self._count_rows()
         self._second = min(int(now - self._began), length - 1)
         self._due = min(self._began + self._second + 1, self._ends)
         if self._second == length - 1:
@@ -164,85 +140,124 @@ class TrafficAggregator:
 
     def _open(self) -> None:
         self._bucket = Bucket(self._slot, self._profile, [0] * self._bucket_seconds)
+        self._bounds = self._profile.bounds
+        self._rows: dict[tuple[Any, ...], _Row] = {}
         self._classes: dict[tuple[Any, ...], TrafficClass] = {}
-        # None counts the names beyond the limit.
-        self._tenants: dict[str | None, int] = {}
-        self._keys: dict[str | None, int] = {}
-        self._limited: dict[str | None, int] = {}
+        self._has_failures = False  # of upstreams, in this bucket
+        self._first_outcome = self._last_outcome + 1
 
     def _close(self) -> None:
         """Seal the open bucket if it has traffic, and begin a new one in the same slot."""
-        self._count_classes()
+        self._count_rows()
         bucket = self._bucket
-        bucket.slot, bucket.profile = self._slot, self._profile
-        bucket.tenants = _named(self._tenants)
-        bucket.keys = _named(self._keys)
-        bucket.limited = _named(self._limited)
+        bucket.slot = self._slot
         self._open()
         if bucket.tenants or bucket.limited:
             self._sealed(bucket)
 
+    def _new_row(self, key: tuple[Any, ...], exchange: Exchange) -> _Row:
+        if len(self._rows) >= _MAX_ROWS:
+            self._count_rows()
+        traffic_class = self._classes.get(key[:-2]) or self._new_class(key[:-2])
+        if exchange.tenant and exchange.tenant_name:
+            names, tenant = self._bucket.tenant_names, valid_text(exchange.tenant)
+            if tenant in names or len(names) < self._max_names:
+                names[tenant] = valid_text(exchange.tenant_name)
+        row = self._rows[key] = [0, 0, None, traffic_class]
+        return row
+
     def _new_class(self, key: tuple[Any, ...]) -> TrafficClass:
-        if len(self._classes) >= _MAX_CLASSES:
-            self._count_classes()
+        if len(self._classes) >= _MAX_ROWS:
+            self._classes = {}
         traffic_class = TrafficClass(
             TrafficKey(*key), count_client_errors=self._profile.count_client_errors
         )
-        upstream = traffic_class.upstream
-        if upstream is not None:
-            outcomes = self._bucket.outcomes
-            if upstream in outcomes or len(outcomes) < self._max_names:
-                traffic_class.outcomes = outcomes.setdefault(upstream, Outcomes())
-                if traffic_class.provider:
-                    traffic_class.outcomes.name = traffic_class.provider
+        upstream, outcomes = traffic_class.upstream, self._bucket.outcomes
+        if upstream is not None and (upstream in outcomes or len(outcomes) < self._max_names):
+            traffic_class.outcomes = outcomes.setdefault(upstream, Outcomes())
+            traffic_class.outcomes.name = traffic_class.provider or traffic_class.outcomes.name
+            if traffic_class.is_failure and not self._has_failures:
+                self._count_rows()  # from now on, the order of outcomes matters
+                self._has_failures = True
         self._classes[key] = traffic_class
         return traffic_class
 
-    def _count_classes(self) -> None:
-        """Count the requests of all classes in the second in which they ended."""
-        classes, self._classes = self._classes, {}
-        bucket = self._bucket
-        for traffic_class in classes.values():
-            requests, provider = traffic_class.requests, traffic_class.provider
+    def _record_outcome(self, traffic_class: TrafficClass, now: float) -> None:
+        """Record an outcome in its order, also if the clock stands still."""
+        outcomes = traffic_class.outcomes
+        if outcomes is not None:
+            time = max(self._microseconds(now), self._last_outcome + 1)
+            self._last_outcome = time
+            if traffic_class.is_failure:
+                outcomes.fail(time)
+            else:
+                outcomes.succeed(time)
+
+    def _microseconds(self, now: float) -> int:
+        return max(int((now + self._offset) * 1e6), self._first_outcome)
+
+    def _count_rows(self) -> None:
+        """Count the requests of all rows in the second in which they ended."""
+        # Reset first: if these rows cannot be counted, the next ones still can.
+        rows, self._rows = self._rows, {}
+        bucket, add = self._bucket, self._add
+        classes: list[TrafficClass] = []
+        for key, (requests, tokens, succeeded_at, traffic_class) in rows.items():
+            if not traffic_class.requests:
+                classes.append(traffic_class)
+            traffic_class.requests += requests
+            tenant = _name(key[-2])
             if traffic_class.is_traffic:
-                bucket.arrivals[self._second] += requests
-                if traffic_class.rate_limited:
-                    packed = requests | (requests if traffic_class.limited else 0) << SHIFT
-                    self._add(bucket.rate_limited, provider, packed, OVERFLOW)
-            failures = requests if traffic_class.is_failure else 0
+                add(bucket.tenants, tenant, requests | tokens << SHIFT, OVERFLOW)
             if traffic_class.is_rated:
-                latency = (provider, traffic_class.bucket)
-                packed = requests | failures << SHIFT
-                self._add(bucket.latencies, latency, packed, (OVERFLOW, 0))
-            upstream = traffic_class.upstream
-            if failures and upstream:
-                failure = ("provider", provider, upstream)
-                self._add(bucket.failures_by_upstream, failure, failures, OVERFLOW_FAILURE)
-                self._add(bucket.upstreams, upstream, failures, OVERFLOW_UPSTREAM)
+                name, failures = _name(key[-1]), requests if traffic_class.fails_key else 0
+                name = add(bucket.keys, name, requests | failures << SHIFT, OVERFLOW)
+                if traffic_class.is_failure and traffic_class.upstream:
+                    failure = ("key", name, traffic_class.upstream)
+                    add(bucket.failures_by_upstream, failure, requests, OVERFLOW_FAILURE)
+            elif traffic_class.limited:
+                add(bucket.limited, tenant, requests, OVERFLOW)
+            if succeeded_at is not None and traffic_class.outcomes:
+                time = self._microseconds(succeeded_at)
+                outcomes = traffic_class.outcomes
+                outcomes.last_success = max(outcomes.last_success, time)
+                self._last_outcome = max(self._last_outcome, time)
+        for traffic_class in classes:
+            self._count_class(traffic_class, traffic_class.requests)
+            traffic_class.requests = 0
 
-    def _new_tenant(self, exchange: Exchange) -> str | None:
-        tenant = self._admit(self._tenants, exchange.tenant or GATEWAY)
-        if tenant and exchange.tenant_name:
-            self._bucket.tenant_names[tenant] = valid_text(exchange.tenant_name)
-        return tenant
-
-    def _admit(self, counts: dict[str | None, int], name: str) -> str | None:
-        """Return the name to count a new name as, or None if there are too many."""
-        name = _NO_OVERFLOW if name == OVERFLOW else valid_text(name)
-        if name in counts or len(counts) < self._max_names:
-            return name
-        self.overflowed += 1
-        return None
+    def _count_class(self, traffic_class: TrafficClass, requests: int) -> None:
+        bucket, add, provider = self._bucket, self._add, traffic_class.provider
+        failures = requests if traffic_class.is_failure else 0
+        if traffic_class.is_traffic:
+            bucket.arrivals[self._second] += requests
+            if traffic_class.rate_limited:
+                ours = requests if traffic_class.limited else 0
+                add(bucket.rate_limited, provider, requests | ours << SHIFT, OVERFLOW)
+        if traffic_class.is_rated:
+            latency = (provider, traffic_class.bucket)
+            add(bucket.latencies, latency, requests | failures << SHIFT, (OVERFLOW, 0))
+        if failures and traffic_class.upstream:
+            failure = ("provider", provider, traffic_class.upstream)
+            add(bucket.failures_by_upstream, failure, failures, OVERFLOW_FAILURE)
+            add(bucket.upstreams, traffic_class.upstream, failures, OVERFLOW_UPSTREAM)
+        elif traffic_class.outcomes:
+            traffic_class.outcomes.successes += requests
 
     def _add(
         self, counts: dict[_Subject, int], subject: _Subject, added: int, overflow: _Subject
-    ) -> None:
-        if subject not in counts and len(counts) >= self._max_names:
-            subject = overflow
-            self.overflowed += added & FIRST
-        counts[subject] = counts.get(subject, 0) + added
+    ) -> _Subject:
+        """Add a packed count, and return the subject that it was counted as."""
+        counted = counts.get(subject)
+        if counted is None:
+            if len(counts) >= self._max_names and subject != overflow:
+                self.overflowed += added & FIRST
+                subject = overflow
+            counted = counts.get(subject, 0)
+        counts[subject] = counted + added
+        return subject
 
 
-def _named(counts: dict[str | None, int]) -> dict[str, int]:
-    """Return `counts` with the names beyond the limit as `__overflow__`."""
-    return {OVERFLOW if name is None else name: packed for name, packed in counts.items()}
+def _name(text: str | None) -> str:
+    """Return the name of a tenant or key, which never equals that of the overflow."""
+    return _NO_OVERFLOW if text == OVERFLOW else valid_text(text) if text else GATEWAY

@@ -50,8 +50,7 @@ class Outcomes(msgspec.Struct, array_like=True):
         return len(self.failed_at) + self.more
 
     def succeed(self, time: int) -> None:
-        """Add a success that is later than all known outcomes."""
-        self.successes += 1
+        """End the failures at a success that is later than all known outcomes."""
         self.last_success = time
         if self.failed_at:
             self.ended += self.failures
