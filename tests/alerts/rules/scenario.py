@@ -8,6 +8,7 @@ from typing import Any
 from tokenpulse_mw.alerts import Finding, Rule, Thresholds, Traffic
 
 from ..exchanges import exchange
+from ..observed_traffic import ObservedTraffic
 
 
 class Scenario:
@@ -20,16 +21,15 @@ class Scenario:
 
     def __init__(self, max_subjects: int = 5, **thresholds: Any) -> None:
         self.thresholds = Thresholds(**thresholds)
-        self.traffic = Traffic(self.thresholds, max_subjects=max_subjects)
+        self.traffic = ObservedTraffic(self.thresholds, max_subjects=max_subjects)
 
     def observe(self, times: int = 1, *, now: float = 0, **fields: Any) -> None:
         """Observe `times` exchanges with these fields."""
-        for _ in range(times):
-            self.traffic.observe(exchange(**fields), now)
+        self.traffic.observe_all((exchange(**fields) for _ in range(times)), now)
 
     def evaluate(self, rule: Rule, now: float = 0) -> list[Finding]:
         """Return the findings of `rule` in an evaluation."""
-        self.traffic.roll(now)
+        self.traffic.advance(now)
         findings = findings_of(rule, self.traffic, self.thresholds, now)
         self.traffic.begin_evaluation()
         return findings

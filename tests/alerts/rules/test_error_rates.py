@@ -166,7 +166,7 @@ def test_rule_finds_the_same_as_a_scan_of_all_keys(log: list[Requests], evidence
         now += entry.later
         scenario.observe(entry.requests, now=now, api_key=entry.key)
         scenario.observe(entry.failures, now=now, api_key=entry.key, status=500)
-        scenario.traffic.roll(now)
+        scenario.traffic.advance(now)
         shares = {
             f"error_spike:key:{key}": confident_share(failures, requests, scenario.thresholds)
             for key, requests, failures in scenario.traffic.errors.failing()

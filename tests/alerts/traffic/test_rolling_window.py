@@ -49,7 +49,7 @@ TRAFFIC = st.one_of(arrivals(RANDOM), arrivals(BURSTY), arrivals(CRON))
 
 def rolling_window(*, window: float = 100, most: int = 5) -> RollingWindow[str]:
     """Return a window with ten steps."""
-    return RollingWindow(window=window, slots=10, max_subjects=most, overflow=OVERFLOW)
+    return RollingWindow(window=window, step=window / 10, max_subjects=most, overflow=OVERFLOW)
 
 
 def counts_of(window: RollingWindow[str]) -> dict[str, tuple[int, int]]:
@@ -108,15 +108,6 @@ def test_window_expires_whole_steps() -> None:
     assert counts.get("a") == (1, 7)
     counts.expire(1120)
     assert counts.get("a") == (0, 0)
-
-
-def test_next_at_is_the_start_of_the_next_step() -> None:
-    """Events before that time may be counted without calling `expire`."""
-    counts = rolling_window()
-
-    counts.expire(1003)
-
-    assert counts.next_at == 1010
 
 
 def test_expire_within_the_same_step_changes_nothing() -> None:
@@ -397,7 +388,7 @@ def test_preserve_levels_restores_levels_and_maxima(level: int) -> None:
 
 def test_failing_subject_stays_hot_until_its_failures_expire() -> None:
     """Requests expire together with failures, so the error rate may stay high."""
-    errors = ErrorWindow(window=100, slots=10, max_subjects=5, overflow=OVERFLOW)
+    errors = ErrorWindow(window=100, step=10, max_subjects=5, overflow=OVERFLOW)
     errors.set_levels(weight=3)
     errors.expire(0)
     errors.add("often", 10, 3)
@@ -418,7 +409,7 @@ def test_failing_subject_stays_hot_until_its_failures_expire() -> None:
 
 def test_failing_yields_only_subjects_with_failures() -> None:
     """Successes count as requests, but do not make a subject failing."""
-    errors = ErrorWindow(window=100, slots=10, max_subjects=5, overflow=OVERFLOW)
+    errors = ErrorWindow(window=100, step=10, max_subjects=5, overflow=OVERFLOW)
     errors.expire(0)
     errors.add("a", 1, 0)
     errors.add("b", 1, 0)

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw import TokenUsage
-from tokenpulse_mw.alerts import Thresholds, Traffic
+from tokenpulse_mw.alerts import Thresholds
 from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.traffic import OVERFLOW
 
 from ..exchanges import exchange
+from ..observed_traffic import ObservedTraffic
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_defect_6_only_server_errors_are_failures_of_the_key(
     fields: dict[str, Any], requests: int, failures: int
 ) -> None:
     """Client errors count as requests; limited requests and disconnects do not count."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(api_key="k1", status=500), now=0)
 
     traffic.observe(exchange(api_key="k1", **fields), now=0)
@@ -49,7 +50,7 @@ def test_defect_6_only_server_errors_are_failures_of_the_key(
 @pytest.mark.parametrize(("status", "failures"), [(399, 0), (400, 1), (404, 1), (499, 1), (500, 1)])
 def test_count_client_errors_counts_every_status_from_400(status: int, failures: int) -> None:
     """With `count_client_errors`, client errors are failures of the key, as in the seed."""
-    traffic = Traffic(Thresholds(count_client_errors=True), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(count_client_errors=True), max_subjects=5)
     traffic.observe(exchange(api_key="k1", status=500), now=0)
 
     traffic.observe(exchange(api_key="k1", status=status), now=0)
@@ -59,7 +60,7 @@ def test_count_client_errors_counts_every_status_from_400(status: int, failures:
 
 def test_exchange_without_key_counts_for_the_gateway() -> None:
     """A gateway that does not annotate keys is counted as a whole."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(status=500), now=0)
 
@@ -69,7 +70,7 @@ def test_exchange_without_key_counts_for_the_gateway() -> None:
 @pytest.mark.parametrize(("tenant", "subject"), [("acme", "acme"), (None, "")])
 def test_limited_exchange_counts_for_its_tenant_alone(tenant: str | None, subject: str) -> None:
     """A request rejected by the gateway is not a failure of a key or an upstream."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
 
     traffic.observe(
         exchange(tenant=tenant, api_key="k1", provider="claude", status=503, limited=True), now=0
@@ -94,7 +95,7 @@ def test_failure_counts_for_the_credential_or_else_for_the_provider(
     fields: dict[str, Any], failing: list[tuple[str, str]]
 ) -> None:
     """A failure without credential and provider counts for no upstream."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(status=502, **fields), now=0)
 
@@ -122,7 +123,7 @@ def test_only_responses_of_the_upstream_change_its_failures_in_a_row(
     fields: dict[str, Any], in_a_row: int, count_client_errors: bool
 ) -> None:
     """Client errors, preflights, redirects and disconnects are ignored."""
-    traffic = Traffic(Thresholds(count_client_errors=count_client_errors), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(count_client_errors=count_client_errors), max_subjects=5)
     traffic.observe(exchange(provider="claude", status=500), now=0)
 
     traffic.observe(exchange(provider="claude", **fields), now=0)
@@ -133,7 +134,7 @@ def test_only_responses_of_the_upstream_change_its_failures_in_a_row(
 
 def test_failure_without_provider_keeps_the_name_of_the_credential() -> None:
     """The provider of a failure is often unknown; the last known name stays."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(provider="claude", credential="c1"), now=0)
 
     traffic.observe(exchange(credential="c1", status=500), now=0)
@@ -144,7 +145,7 @@ def test_failure_without_provider_keeps_the_name_of_the_credential() -> None:
 
 def test_preflight_is_not_a_request_of_a_key() -> None:
     """Preflights of browsers would otherwise halve the error rate."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(status=500), now=0)
     traffic.observe(exchange(method="OPTIONS"), now=0)
@@ -154,18 +155,18 @@ def test_preflight_is_not_a_request_of_a_key() -> None:
 
 def test_failures_expire_after_the_error_window() -> None:
     """Failures count for `error_window` seconds and at most a tenth more."""
-    traffic = Traffic(Thresholds(error_window=10), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(error_window=10), max_subjects=5)
     traffic.observe(exchange(api_key="k1", status=500), now=0)
 
-    traffic.roll(10)
+    traffic.advance(10)
     assert list(traffic.errors.failing()) == [("k1", 1, 1)]
-    traffic.roll(11)
+    traffic.advance(11)
     assert list(traffic.errors.failing()) == []
 
 
 def test_every_window_is_bounded_by_max_subjects() -> None:
     """A flood of keys, tenants and credentials does not use unbounded memory."""
-    traffic = Traffic(Thresholds(), max_subjects=2)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=2)
 
     for number in range(1000):
         name = str(number)
@@ -182,10 +183,10 @@ def test_every_window_is_bounded_by_max_subjects() -> None:
 
 def test_name_of_a_tenant_is_the_last_annotated_one_of_bounded_many() -> None:
     """Names of the least recent tenants are dropped beyond `max_subjects`."""
-    traffic = Traffic(Thresholds(), max_subjects=2)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=2)
     for tenant, name in [("1", "Old"), ("1", "Acme"), ("1", None), ("2", "Two"), (None, "None")]:
         traffic.observe(exchange(tenant=tenant, tenant_name=name), 0)
-        traffic.roll(0)
+        traffic.advance(0)
     assert dict(traffic.tenant_names) == {"1": "Acme", "2": "Two"}
 
     traffic.observe(exchange(tenant="3", tenant_name="Three"), 0)
@@ -195,7 +196,7 @@ def test_name_of_a_tenant_is_the_last_annotated_one_of_bounded_many() -> None:
 
 def test_tenant_named_as_the_overflow_is_counted_separately() -> None:
     """Requests, failures and limited requests of a tenant `__overflow__` have another name."""
-    traffic = Traffic(Thresholds(), max_subjects=1)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=1)
     for name in (OVERFLOW, "b"):
         traffic.observe(exchange(tenant=name, api_key=name, status=500), now=0)
         traffic.observe(exchange(tenant=name, limited=True), now=0)
@@ -209,18 +210,17 @@ def test_tenant_named_as_the_overflow_is_counted_separately() -> None:
 
 def test_overflowed_counts_all_windows_and_survives_new_thresholds() -> None:
     """`overflowed` shows that `max_subjects` is too small."""
-    traffic = Traffic(Thresholds(), max_subjects=1)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=1)
     assert traffic.overflowed == 0
     for key in "abc":
         traffic.observe(exchange(api_key=key), now=0)
         traffic.observe(exchange(tenant=key, limited=True), now=0)
 
-    traffic.roll(0)
+    traffic.advance(0)
 
     # Two keys; two limited tenants; three of four tenants, in a minute and in a day.
     assert traffic.overflowed == 2 + 2 + 3 + 3
-    with traffic.frozen():
-        finish(traffic.set_thresholds(Thresholds(error_window=10)))
+    finish(traffic.set_thresholds(Thresholds(error_window=10)))
     assert traffic.overflowed == 2 + 2 + 3 + 3
 
 
@@ -240,7 +240,7 @@ def test_defect_15_requests_and_tokens_count_for_the_tenant_or_the_gateway(
     fields: dict[str, Any], requests: int, tokens: int, tenant: str | None, subject: str
 ) -> None:
     """Input and output tokens count; preflights do not."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(tenant=tenant, **fields), now=0)
 
@@ -252,13 +252,13 @@ def test_defect_15_requests_and_tokens_count_for_the_tenant_or_the_gateway(
 
 def test_defect_14_tokens_count_when_the_exchange_ends() -> None:
     """A stream of three minutes counts in the minute in which it ends."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
     stream = exchange(tenant="acme", duration=180.0, usage=TokenUsage(output=7))
 
     traffic.observe(stream, now=1000)
-    traffic.roll(1059)
+    traffic.advance(1059)
     assert traffic.counts.minute.get("acme") == (1, 7)
-    traffic.roll(1066)
+    traffic.advance(1066)
     assert traffic.counts.minute.get("acme") == (0, 0)
     assert traffic.counts.day.get("acme") == (1, 7)
 
@@ -277,7 +277,7 @@ def test_429_responses_count_for_the_provider_with_the_share_of_the_own_limit(
     fields: dict[str, Any], expected: list[tuple[str, int, int]]
 ) -> None:
     """Responses of the provider and of the gateway's own limit are distinguished."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(**fields), now=0)
 
@@ -290,7 +290,7 @@ def test_429_responses_count_for_the_provider_with_the_share_of_the_own_limit(
 )
 def test_threshold_is_a_bound_of_the_duration_buckets(duration: float, bucket: int) -> None:
     """The number of durations above the threshold is exact."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
 
     traffic.observe(exchange(provider="claude", duration=duration), now=0)
 
@@ -301,7 +301,7 @@ def test_threshold_is_a_bound_of_the_duration_buckets(duration: float, bucket: i
 
 def test_failures_of_keys_and_providers_are_counted_by_upstream() -> None:
     """Client errors and failures without an upstream are not counted."""
-    traffic = Traffic(Thresholds(count_client_errors=True), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(count_client_errors=True), max_subjects=5)
     for fields in (
         {"provider": "claude", "status": 500},
         {"provider": "claude", "status": 500, "credential": "c1"},
@@ -322,7 +322,7 @@ def test_failures_of_keys_and_providers_are_counted_by_upstream() -> None:
 
 def test_begin_evaluation_resets_limited_requests_but_not_the_windows() -> None:
     """The requests of a tenant stay in the windows after an evaluation."""
-    traffic = Traffic(Thresholds(master_rpd=1), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(master_rpd=1), max_subjects=5)
     traffic.observe(exchange(tenant="acme", limited=True), now=0)
     assert list(traffic.limited.items()) == [("acme", 1)]
 
@@ -334,7 +334,7 @@ def test_begin_evaluation_resets_limited_requests_but_not_the_windows() -> None:
 
 def test_exchange_still_buffered_counts_in_the_next_evaluation() -> None:
     """An exchange that is still buffered is not reset by `begin_evaluation`."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(tenant="acme", limited=True), now=0)
 
     traffic.begin_evaluation()
@@ -344,12 +344,11 @@ def test_exchange_still_buffered_counts_in_the_next_evaluation() -> None:
 
 def test_new_thresholds_apply_to_earlier_traffic() -> None:
     """A daily threshold set at noon includes the requests of the morning."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
     for _ in range(20):
         traffic.observe(exchange(tenant="acme", api_key="k1", status=500), now=0)
 
-    with traffic.frozen():
-        finish(traffic.set_thresholds(Thresholds(master_rpd=20)))
+    finish(traffic.set_thresholds(Thresholds(master_rpd=20)))
 
     assert list(traffic.counts.day.maxima()) == [("acme", 20, 0)]
     assert list(traffic.errors.failing()) == [("k1", 20, 20)]
@@ -363,11 +362,10 @@ def test_incompatible_thresholds_reset_error_rates_and_latencies(
     thresholds: dict[str, Any],
 ) -> None:
     """Counts of another window or another kind of failure are dropped; those of tenants stay."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(api_key="k1", tenant="acme", status=500), now=0)
 
-    with traffic.frozen():
-        finish(traffic.set_thresholds(Thresholds(**thresholds)))
+    finish(traffic.set_thresholds(Thresholds(**thresholds)))
     assert list(traffic.errors.failing()) == []
     assert list(traffic.counts.latencies.items()) == []
     assert traffic.counts.day.get("acme") == (1, 0)
@@ -377,7 +375,7 @@ def test_incompatible_thresholds_reset_error_rates_and_latencies(
 
 def test_latency_without_threshold_has_one_bucket() -> None:
     """Durations are not distinguished if the rule is disabled."""
-    traffic = Traffic(Thresholds(provider_latency_p95=None), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(provider_latency_p95=None), max_subjects=5)
 
     for duration in (0.1, 100.0):
         traffic.observe(exchange(provider="claude", duration=duration), now=0)
@@ -387,7 +385,7 @@ def test_latency_without_threshold_has_one_bucket() -> None:
 
 def test_invalid_exchange_does_not_affect_others() -> None:
     """An error of `observe` loses no exchange before or after it."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
     traffic.observe(exchange(api_key="k1"), now=0)
 
     with pytest.raises(TypeError):
@@ -423,7 +421,7 @@ def test_buffered_exchanges_give_the_same_counts_as_unbuffered_ones(
     log: list[Ended], most: int
 ) -> None:
     """Rules read the same counts after every exchange and once at the end, overflow included."""
-    unbuffered, buffered = (Traffic(Thresholds(), max_subjects=most) for _ in range(2))
+    unbuffered, buffered = (ObservedTraffic(Thresholds(), max_subjects=most) for _ in range(2))
     now = 0.0
 
     for ended in log:
@@ -434,7 +432,7 @@ def test_buffered_exchanges_give_the_same_counts_as_unbuffered_ones(
         assert unbuffered.counts is not None
 
     for traffic in (unbuffered, buffered):
-        traffic.roll(now)
+        traffic.advance(now)
     assert sorted(unbuffered.errors.items()) == sorted(buffered.errors.items())
     assert sorted(unbuffered.counts.day.items()) == sorted(buffered.counts.day.items())
 
@@ -448,7 +446,7 @@ def test_streaks_follow_the_order_of_the_exchanges(
     outcomes: list[tuple[str, int]],
 ) -> None:
     """Buffering does not change the order of successes and failures."""
-    traffic = Traffic(Thresholds(), max_subjects=5)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
 
     for credential, status in outcomes:
         traffic.observe(exchange(credential=credential, status=status), now=0)
@@ -465,7 +463,7 @@ def test_streaks_follow_the_order_of_the_exchanges(
 
 def test_evicted_upstream_starts_with_a_new_streak() -> None:
     """No failure is added to the streak of another upstream."""
-    traffic = Traffic(Thresholds(), max_subjects=1)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=1)
 
     for credential in ("c1", "c2", "c1", "c1", "c2"):
         traffic.observe(exchange(credential=credential, status=500), now=0)
@@ -476,7 +474,7 @@ def test_evicted_upstream_starts_with_a_new_streak() -> None:
 
 def test_active_upstream_is_not_evicted() -> None:
     """Upstreams with a single request evict each other, not the active one."""
-    traffic = Traffic(Thresholds(), max_subjects=2)
+    traffic = ObservedTraffic(Thresholds(), max_subjects=2)
 
     for number in range(50):
         traffic.observe(exchange(credential="busy", status=500), now=number)

@@ -148,5 +148,6 @@ def _numbers(
 ) -> dict[str, object]:
     numbers: dict[str, object] = {"requests": requests, "errors": failures, "threshold": threshold}
     if upstreams:
-        numbers["upstreams"] = dict(upstreams.most_common(_MAX_UPSTREAMS_SHOWN))
+        worst = sorted(upstreams.items(), key=lambda item: (-item[1], item[0]))
+        numbers["upstreams"] = dict(worst[:_MAX_UPSTREAMS_SHOWN])
     return numbers

@@ -25,10 +25,7 @@ class _ProviderDown:
         threshold = thresholds.provider_failures
         if threshold is None:
             return
-        for (kind, identity), streak in list(traffic.upstreams.failing()):
-            if not streak.failures:  # it has succeeded since the evaluation began
-                yield None
-                continue
+        for (kind, identity), streak in traffic.upstreams.failing():
             fires = (
                 streak.failures >= threshold
                 and streak.recent_failures * 2 >= streak.recent_outcomes
@@ -49,13 +46,8 @@ class _ProviderDown:
                 value=streak.failures,
                 metadata={"failures": streak.failures, "threshold": threshold},
                 keep_firing=thresholds.keep_firing,
-                window=0,  # `resume` restores the failures in a row
+                window=0,  # the failures in a row are stored
             )
-
-    def resume(self, traffic: Traffic, finding: Finding) -> None:
-        """Restore the failures in a row of the previous process."""
-        kind, identity, name = finding.subject
-        traffic.upstreams.resume((kind, identity), name=name, failures=int(finding.value))
 
 
 provider_down = _ProviderDown()

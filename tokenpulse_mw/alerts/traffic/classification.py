@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...exchange import UNKNOWN, upstream_failed
-from . import Streak
+from .streaks import Outcomes
 
 # "apikey" and the id of the annotated credential, otherwise "provider" and its name.
 Upstream = tuple[str, str]
 
 
 GATEWAY = ""  # the subject of exchanges that have no key, master or provider
+
+
+def valid_text(text: str) -> str:
+    """Return `text` as valid UTF-8, so that it can be encoded: lone surrogates are escaped."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 class TrafficKey(NamedTuple):
@@ -41,7 +46,7 @@ class TrafficClass:
         is_failure: The server failed, also in a stream that began with 200.
         fails_key: Counts as a failure of the key.
         upstream: The upstream whose health the outcome shows, if any.
-        streak: Streak of the upstream.
+        outcomes: Outcomes of the upstream in the current bucket.
     """
 
     __slots__ = (
@@ -51,15 +56,15 @@ class TrafficClass:
         "is_rated",
         "is_traffic",
         "limited",
+        "outcomes",
         "provider",
         "rate_limited",
         "requests",
-        "streak",
         "upstream",
     )
 
     def __init__(self, key: TrafficKey, *, count_client_errors: bool) -> None:
-        self.provider = GATEWAY if key.provider == UNKNOWN else key.provider
+        self.provider = GATEWAY if key.provider == UNKNOWN else valid_text(key.provider)
         self.bucket = key.bucket
         self.requests = 0
         self.limited = key.limited
@@ -70,7 +75,7 @@ class TrafficClass:
         self.is_failure = key.status >= 500 or key.outcome != "complete"
         self.fails_key = self.is_failure or (count_client_errors and key.status >= 400)
         self.upstream = self._upstream(key)
-        self.streak: Streak | None = None
+        self.outcomes: Outcomes | None = None
 
     def _upstream(self, key: TrafficKey) -> Upstream | None:
         failed = upstream_failed(
@@ -80,5 +85,5 @@ class TrafficClass:
             return None
         # The provider of a failure is often unknown; a credential identifies the upstream anyway.
         if key.credential:
-            return "apikey", key.credential
+            return "apikey", valid_text(key.credential)
         return ("provider", self.provider) if self.provider != GATEWAY else None

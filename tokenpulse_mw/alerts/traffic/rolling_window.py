@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -20,10 +19,10 @@ SubjectCounts = tuple[Subject, int, int]
 
 # Both counts of a subject are packed into one integer, the first in the 40 lowest bits, so that one
 # operation adds or subtracts both. A window never has 2**40 requests; the upper part is unbounded.
-_SHIFT = 40
+SHIFT = 40
 
 
-_FIRST = (1 << _SHIFT) - 1
+FIRST = (1 << SHIFT) - 1
 
 
 _BATCH = 1000  # subjects of an expired slot subtracted at a time: about 0.2 ms
@@ -39,9 +38,9 @@ Hot = dict[Subject, tuple[int, int]]
 class RollingWindow(Generic[Subject]):
     """Count and weight (a second count) of each subject over the last `window` seconds.
 
-    The window moves in `slots` steps and keeps its oldest step whole: it covers from `window` to
-    `window` + one step, so it never misses a part of the window. `expire` and `drain` subtract
-    expired steps, at most 1,000 subjects at a time; the rest is still counted until then.
+    The window consists of slots of `step` seconds and keeps its oldest slot whole: it covers from
+    `window` to `window` + one step, so it never misses a part of the window. `expire` and `drain`
+    subtract expired slots, at most 1,000 subjects at a time; the rest is still counted until then.
 
     A subject whose count or weight reaches the level of `set_levels` is hot until
     `begin_evaluation` finds it below the level. Rules read only hot subjects, however many
@@ -49,64 +48,95 @@ class RollingWindow(Generic[Subject]):
 
     Args:
         window: Seconds.
-        slots: Number of steps of the window.
+        step: Length of a slot in seconds.
         max_subjects: Maximum number of subjects counted separately.
         overflow: Subject that all others are counted as.
 
     Attributes:
-        next_at: Start of the next step; call `expire` before counting anything after it.
+        step: Length of a slot in seconds.
         overflowed: Number of events counted as `overflow`, and of hot subjects that were dropped.
     """
 
-    def __init__(self, *, window: float, slots: int, max_subjects: int, overflow: Subject) -> None:
-        self.next_at = float("-inf")
+    def __init__(self, *, window: float, step: float, max_subjects: int, overflow: Subject) -> None:
+        self.step = step
         self.overflowed = 0
-        self._step, self._slots = window / slots, slots
+        self._window = window
         self._max_subjects, self._overflow = max_subjects, overflow
-        self._past: deque[tuple[float, dict[Subject, int]]] = deque()
-        self._number = float("-inf")  # of the current slot
-        self._filling: dict[Subject, int] = {}
+        self._slots: dict[int, dict[Subject, int]] = {}
+        self._current = self._first = 0  # numbers of slots: the current one, and the oldest one
+        self._changed: set[int] = set()
+        self._unconfirmed: set[int] = set()
         self._totals: dict[Subject, int] = {}  # of all slots
         self._hot: Hot[Subject] = {}
         self._count_at = self._weight_at = _NEVER
 
     def add(self, subject: Subject, count: int, weight: int = 0) -> None:
         """Add `count` (at least 1) and `weight` (at least 0) to `subject`, now."""
-        total = self._totals.get(subject)
-        if total is None:
-            subject = self._admit(subject, count)
-            total = self._totals.get(subject, 0)
-        added = count | weight << _SHIFT
-        total += added
-        self._totals[subject] = total
-        self._filling[subject] = self._filling.get(subject, 0) + added
-        if (total & _FIRST) >= self._count_at or (total >> _SHIFT) >= self._weight_at:
-            self._update_maximum(subject, total)
+        self._changed.add(self._current)
+        self._add(self._slots.setdefault(self._current, {}), subject, count | weight << SHIFT)
+
+    def add_all(self, counts: Mapping[Subject, int], at: float) -> Steps[None]:
+        """Add packed counts of the time `at`, unless the window has passed it."""
+        number = int(at // self.step)
+        if number < self._first or not counts:
+            return
+        self._changed.add(number)
+        slot = self._slots.setdefault(number, {})
+        for batch in batches(counts.items(), _BATCH):
+            for subject, added in batch:
+                self._add(slot, subject, added)
+            self.drain()
+            if len(batch) == _BATCH:
+                yield
 
     def expire(self, now: float) -> None:
-        """Move the window on to `now`."""
-        number = now // self._step
-        if number > self._number:
-            if self._filling:
-                self._past.append((self._number, self._filling))
-            self._filling, self._number = {}, number
-            self.next_at = (number + 1) * self._step
-            if self._past and self._past[-1][0] < number - self._slots:
-                self._past.clear()  # every slot has expired: reset the totals without subtracting
-                self._totals = {}
+        """Move the window on to `now`; it never moves back."""
+        self._current = max(self._current, int(now // self.step))
+        self._first = max(self._first, int((now - self._window) // self.step))
+        if self._slots and max(self._slots) < self._first:
+            self._slots, self._totals = {}, {}  # reset without subtracting
         self.drain()
 
     def drain(self) -> None:
         """Subtract the next subjects of the expired slots."""
         left = _BATCH
-        while left and self._past and self._past[0][0] < self._number - self._slots:
-            slot = self._past[0][1]
+        while left and self._slots and (oldest := min(self._slots)) < self._first:
+            slot = self._slots[oldest]
             steps = min(left, len(slot))
             for _ in range(steps):
                 self._subtract(*slot.popitem())
             left -= steps
             if not slot:
-                self._past.popleft()
+                del self._slots[oldest]
+
+    @property
+    def starts_at(self) -> float:
+        """Start of the oldest slot that is not expired."""
+        return self._first * self.step
+
+    def unstored(self) -> Iterator[tuple[float, dict[Subject, int]]]:
+        """Yield the start and the packed counts of each slot changed since `confirm_stored`."""
+        self._unconfirmed |= self._changed
+        self._changed = set()
+        for number in sorted(self._unconfirmed):
+            if number >= self._first:
+                yield number * self.step, self._slots[number]
+
+    def confirm_stored(self) -> None:
+        """Mark the slots of the last `unstored` as stored."""
+        self._unconfirmed = set()
+
+    @property
+    def hot(self) -> dict[Subject, int]:
+        """Packed maxima of the hot subjects since the last evaluation."""
+        return {subject: count | weight << SHIFT for subject, (count, weight) in self._hot.items()}
+
+    def restore_hot(self, hot: Mapping[Subject, int]) -> None:
+        """Complete the restoration of stored slots with stored maxima."""
+        self._changed = set()
+        self._hot = {
+            subject: (0, 0) for subject in self._totals if self._is_high(*self.get(subject))
+        } | {subject: (maximum & FIRST, maximum >> SHIFT) for subject, maximum in hot.items()}
 
     def set_levels(self, *, count: float = _NEVER, weight: float = _NEVER) -> None:
         """Set the levels from which a subject is hot; this reads every subject once."""
@@ -115,8 +145,8 @@ class RollingWindow(Generic[Subject]):
         hot: dict[Subject, tuple[int, int]] = {}
         if count < _NEVER or weight < _NEVER:
             for subject, total in self._totals.items():
-                if (total & _FIRST) >= count or (total >> _SHIFT) >= weight:
-                    hot[subject] = total & _FIRST, total >> _SHIFT
+                if (total & FIRST) >= count or (total >> SHIFT) >= weight:
+                    hot[subject] = total & FIRST, total >> SHIFT
         self._hot = hot | {
             subject: maximum
             for subject, maximum in maxima.items()
@@ -154,7 +184,7 @@ class RollingWindow(Generic[Subject]):
     def get(self, subject: Subject) -> tuple[int, int]:
         """Return count and weight of `subject` in the window."""
         total = self._totals.get(subject, 0)
-        return total & _FIRST, total >> _SHIFT
+        return total & FIRST, total >> SHIFT
 
     def __len__(self) -> int:
         return len(self._totals)
@@ -165,7 +195,7 @@ class RollingWindow(Generic[Subject]):
     def items(self) -> Iterator[SubjectCounts[Subject]]:
         """Yield every subject with its count and weight in the window."""
         for subject, total in self._totals.items():
-            yield subject, total & _FIRST, total >> _SHIFT
+            yield subject, total & FIRST, total >> SHIFT
 
     def maxima(self) -> Iterator[SubjectCounts[Subject]]:
         """Yield every hot subject with its highest count and weight since the last evaluation.
@@ -182,7 +212,20 @@ class RollingWindow(Generic[Subject]):
         for subject in self._hot:
             yield subject, *self.get(subject)
 
+    def _add(self, slot: dict[Subject, int], subject: Subject, added: int) -> None:
+        total = self._totals.get(subject)
+        if total is None:
+            subject = self._admit(subject, added & FIRST)
+            total = self._totals.get(subject, 0)
+        total += added
+        self._totals[subject] = total
+        slot[subject] = slot.get(subject, 0) + added
+        if (total & FIRST) >= self._count_at or (total >> SHIFT) >= self._weight_at:
+            self._update_maximum(subject, total)
+
     def _admit(self, subject: Subject, count: int) -> Subject:
+        if subject == self._overflow:
+            return subject
         if len(self._totals) - (self._overflow in self._totals) < self._max_subjects:
             return subject
         self.overflowed += count
@@ -196,7 +239,7 @@ class RollingWindow(Generic[Subject]):
             del self._totals[subject]
 
     def _update_maximum(self, subject: Subject, total: int) -> None:
-        count, weight = total & _FIRST, total >> _SHIFT
+        count, weight = total & FIRST, total >> SHIFT
         maximum = self._hot.get(subject)
         if maximum is not None:
             self._hot[subject] = max(maximum[0], count), max(maximum[1], weight)
@@ -230,7 +273,7 @@ class ErrorWindow(RollingWindow[Subject]):
                 yield subject, requests, failures
 
     def _stays_hot(self, subject: Subject) -> bool:
-        return self._totals.get(subject, 0) > _FIRST  # it has failures
+        return self._totals.get(subject, 0) > FIRST  # it has failures
 
 
 class EvaluationCounter:

@@ -1,10 +1,12 @@
-"""Recent outcomes and failures in a row by subject."""
+"""Outcomes and failures in a row by upstream, merged over processes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
+
+import msgspec
 
 _RECENT = 20  # outcomes of each subject
 
@@ -12,32 +14,90 @@ _RECENT = 20  # outcomes of each subject
 _ALL_RECENT = (1 << _RECENT) - 1
 
 
+MAX_TIMES = 64  # of failures of each subject
+
+
 Subject = TypeVar("Subject", bound=Hashable)
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Streak:
-    """Recent outcomes of a subject.
+class Outcomes(msgspec.Struct, array_like=True):
+    """Successes and failures of an upstream, of one or more processes.
+
+    Merging is commutative: a success ends all failures up to its time, of all processes. Only if
+    there are more than 64 failures after the last success, some are no longer known by time. They
+    count until a success is later than the 64 newest ones.
 
     Attributes:
-        name: The last known name.
-        failures: Failures since the last success.
-        recent_outcomes: Number of known outcomes, at most 20.
-        is_clean: The last 20 outcomes are successes, so that another one changes nothing.
+        name: The last known name; empty if unknown.
+        successes: Number of successes.
+        ended: Number of failures up to the last success.
+        last_success: Time of the last success in microseconds of fleet time; 0 if there is none.
+        failed_at: Times of the newest failures after the last success, at most 64.
+        more: Number of older failures after the last success.
     """
 
-    __slots__ = ("_recent", "failures", "is_clean", "name", "recent_outcomes")
+    name: str = ""
+    successes: Natural = 0
+    ended: Natural = 0
+    last_success: Natural = 0
+    failed_at: list[Natural] = []
+    more: Natural = 0
 
-    def __init__(self) -> None:
-        self.name = ""
-        self.failures = 0
-        self.recent_outcomes = 0
-        self.is_clean = False
-        self._recent = 0  # one bit for each outcome, the newest lowest; 1 for a failure
+    @property
+    def failures(self) -> int:
+        """Number of failures since the last success."""
+        return len(self.failed_at) + self.more
+
+    def succeed(self, time: int) -> None:
+        """End the failures at a success that is later than all known outcomes."""
+        self.last_success = time
+        if self.failed_at:
+            self.ended += self.failures
+            self.failed_at, self.more = [], 0
+
+    def fail(self, time: int) -> None:
+        """Add a failure that is later than all known outcomes."""
+        self.failed_at.append(time)
+        if len(self.failed_at) > MAX_TIMES:
+            del self.failed_at[0]
+            self.more += 1
+
+    def merge(self, other: Outcomes) -> None:
+        """Add the outcomes of `other`."""
+        self.name = max(self.name, other.name)
+        self.successes += other.successes
+        self.last_success = last = max(self.last_success, other.last_success)
+        failures = self.failures + other.failures
+        more = sum(part.more for part in (self, other) if min(part.failed_at, default=0) > last)
+        times = sorted(time for time in self.failed_at + other.failed_at if time > last)
+        self.failed_at = times[-MAX_TIMES:]
+        self.more = more + len(times) - len(self.failed_at)
+        self.ended += other.ended + failures - self.failures
+
+
+class Streak(Outcomes, array_like=True):
+    """Failures in a row and recent outcomes of a subject.
+
+    Attributes:
+        history: The last outcomes before the failures in a row, one bit for each, the newest
+            lowest; 1 for a failure.
+        known: Number of outcomes in `history`, at most 20.
+    """
+
+    history: Natural = 0
+    known: Natural = 0
 
     @property
     def recent_failures(self) -> int:
         """Number of failures among the recent outcomes."""
-        return self._recent.bit_count()
+        before = _RECENT - min(self.failures, _RECENT)
+        return _RECENT - before + (self.history & ((1 << before) - 1)).bit_count()
+
+    @property
+    def recent_outcomes(self) -> int:
+        """Number of known outcomes, at most 20."""
+        return min(self.known + self.failures, _RECENT)
 
     def recent(self) -> tuple[int, int]:
         """Return failures and outcomes, of the last 20 outcomes or since the last success."""
@@ -45,13 +105,16 @@ class Streak:
             return self.failures, self.failures
         return self.recent_failures, self.recent_outcomes
 
-    def add(self, *, failed: bool) -> None:
-        """Add an outcome."""
-        self.failures = self.failures + 1 if failed else 0
-        if self.recent_outcomes < _RECENT:
-            self.recent_outcomes += 1
-        self._recent = (self._recent << 1 | failed) & _ALL_RECENT
-        self.is_clean = not self._recent and self.recent_outcomes == _RECENT
+    def merge(self, other: Outcomes) -> None:
+        """Add outcomes; the failures in a row are the newest of all."""
+        name = other.name or self.name
+        super().merge(other)
+        ended = min(self.ended, _RECENT)
+        successes = min(self.successes, _RECENT)
+        history = (self.history << ended | (1 << ended) - 1) << successes
+        self.history = history & _ALL_RECENT
+        self.known = min(self.known + ended + successes, _RECENT)
+        self.name, self.ended, self.successes = name, 0, 0
 
 
 class Streaks(Generic[Subject]):
@@ -67,40 +130,34 @@ class Streaks(Generic[Subject]):
         self._streaks: OrderedDict[Subject, Streak] = OrderedDict()
         self._failing: dict[Subject, Streak] = {}
 
-    def get_or_add(self, subject: Subject, *, name: str = "") -> Streak:
-        """Return the streak of `subject`, mark it as used, and set its name if not empty."""
+    def add(self, subject: Subject, outcomes: Outcomes) -> None:
+        """Add outcomes of `subject` to its streak, and mark it as used."""
         streak = self._streaks.get(subject)
         if streak is None:
-            if len(self._streaks) >= self._max_subjects:
-                self._failing.pop(self._streaks.popitem(last=False)[0], None)
-                self.evicted += 1
-            streak = self._streaks[subject] = Streak()
-        else:
-            self._streaks.move_to_end(subject)
-        if name:
-            streak.name = name
-        return streak
+            streak = Streak()
+            self.restore(subject, streak)
+        self._streaks.move_to_end(subject)
+        streak.merge(outcomes)
+        self._note(subject, streak)
 
-    def record(self, subject: Subject, streak: Streak, *, failed: bool) -> None:
-        """Add an outcome of `subject` to its streak."""
-        if failed:
-            self._failing[subject] = streak
-        elif streak.failures:
-            del self._failing[subject]
-        streak.add(failed=failed)
+    def restore(self, subject: Subject, streak: Streak) -> None:
+        """Replace the streak of `subject`."""
+        if subject not in self._streaks and len(self._streaks) >= self._max_subjects:
+            self._failing.pop(self._streaks.popitem(last=False)[0], None)
+            self.evicted += 1
+        self._streaks[subject] = streak
+        self._note(subject, streak)
 
-    def add(self, subject: Subject, *, failed: bool, name: str = "") -> None:
-        """Add an outcome of `subject`, and set its name if not empty."""
-        self.record(subject, self.get_or_add(subject, name=name), failed=failed)
-
-    def resume(self, subject: Subject, *, name: str, failures: int) -> None:
-        """Restore `failures` in a row, unless the subject has outcomes already."""
-        streak = self.get_or_add(subject, name=name)
-        if not streak.recent_outcomes:
-            for _ in range(min(failures, _RECENT)):
-                self.record(subject, streak, failed=True)
-            streak.failures = failures
+    def items(self) -> Iterator[tuple[Subject, Streak]]:
+        """Yield each subject and its streak, the least recently used first."""
+        yield from self._streaks.items()
 
     def failing(self) -> Iterator[tuple[Subject, Streak]]:
         """Yield each subject whose last outcome is a failure."""
         yield from self._failing.items()
+
+    def _note(self, subject: Subject, streak: Streak) -> None:
+        if streak.failures:
+            self._failing[subject] = streak
+        else:
+            self._failing.pop(subject, None)

@@ -1,100 +1,120 @@
-"""Recent traffic, as rules read it."""
+"""Recent traffic of all processes, as rules read it."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
-from cachetools import LRUCache
+import msgspec
 
-from ...exchange import Exchange
-from ..steps import Steps, finish
+from ..steps import Steps, batches, finish
+from ..store.records import WindowRecord
 from ..thresholds import Thresholds
 from . import ErrorWindow, EvaluationCounter, Streaks
-from .classification import GATEWAY, TrafficClass, TrafficKey, Upstream
-from .windows import TrafficWindows
+from .bucket import PROTOCOL, Bucket, Columns, FailureKey, Profile, check_protocol
+from .classification import GATEWAY, Upstream
+from .streaks import Natural, Streak
+from .windows import ERROR_KINDS, TrafficWindows
 
 __all__ = ["GATEWAY", "Traffic", "Upstream"]
 
 
-_MAX_ROWS = 256  # flushing them takes less than a millisecond
+logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
-_MAX_FROZEN_ROWS = 20_000  # about 6 MB
+_STATE = "state"
 
 
-_RowKey = tuple[str | None, str | None, TrafficClass]
+class _State(msgspec.Struct, array_like=True):
+    """State of the traffic that is not a window."""
+
+    newest: Natural  # slot
+    hot: dict[str, bytes]  # encoded columns by kind of window
+    limited: dict[str, Natural]
+    tenant_names: list[tuple[str, str]]
+    upstreams: list[tuple[Upstream, Streak]]
+
+
+class _Slot(msgspec.Struct, array_like=True):
+    profile: Profile | None
+    columns: msgspec.Raw
+
+
+_SLOT = msgspec.msgpack.Decoder(_Slot)
+_STATE_DECODER = msgspec.msgpack.Decoder(_State)
+_COLUMNS: dict[str, msgspec.msgpack.Decoder[Columns[Any]]] = {
+    kind: msgspec.msgpack.Decoder(columns)
+    for kind, columns in {
+        "request_rate": Columns[str],
+        "minute": Columns[str],
+        "day": Columns[str],
+        "rate_limited": Columns[str],
+        "errors": Columns[str],
+        "latencies": Columns[tuple[str, Natural]],
+        "failures_by_upstream": Columns[FailureKey],
+        "upstreams": Columns[Upstream],
+    }.items()
+}
 
 
 class Traffic:
-    """Counts of exchanges by subject.
+    """Counts of exchanges by subject, over all processes.
 
-    Exchanges of the same tenant, key and class are buffered in one row. The rows are flushed to the
-    windows every second, when there are 256, and once at the start of an evaluation. So a request
-    costs one look-up, however many windows there are. An exchange counts when it ends, when its
-    tokens are known.
+    The processes gather their exchanges in buckets (`TrafficAggregator`); the leader applies them
+    between two evaluations. The windows are stored as slots: see `snapshot`.
 
     Args:
         thresholds: Thresholds that the windows are configured for.
         max_subjects: Maximum number of keys, of tenants and of upstreams counted separately.
+        bucket_seconds: Length of the slot of a bucket.
 
     Attributes:
+        counts: All windows.
         upstreams: Recent outcomes of each upstream.
         tenant_names: Last known name of each recent tenant.
         thresholds: Thresholds that the windows are configured for.
     """
 
-    def __init__(self, thresholds: Thresholds, *, max_subjects: int) -> None:
-        self.upstreams: Streaks[Upstream] = Streaks(max_subjects=max_subjects)
-        self.tenant_names: LRUCache[str, str] = LRUCache(max_subjects)
-        self.thresholds = thresholds
-        self._counts = TrafficWindows(thresholds, max_subjects=max_subjects)
-        self._bounds = self._counts.bounds
-        self._classes: dict[tuple[Any, ...], TrafficClass] = {}
-        self._rows: dict[_RowKey, list[int]] = {}
-        self._backlog: dict[_RowKey, list[int]] = {}  # of an evaluation, not counted yet
-        self._max_rows: float = _MAX_ROWS
-        self._due = float("-inf")
-
-    def observe(self, exchange: Exchange, now: float) -> None:
-        """Count one exchange that ended at `now`."""
-        if now >= self._due:
-            self.roll(now)
-        latency = exchange.time_to_first_byte
-        key = (
-            exchange.provider,
-            exchange.credential,
-            exchange.status,
-            exchange.outcome,
-            exchange.limited,
-            exchange.method,
-            bisect_left(self._bounds, exchange.duration if latency is None else latency),
+    def __init__(
+        self, thresholds: Thresholds, *, max_subjects: int, bucket_seconds: int = 5
+    ) -> None:
+        self.counts = TrafficWindows(
+            thresholds, max_subjects=max_subjects, bucket_seconds=bucket_seconds
         )
-        traffic_class = self._classes.get(key) or self._new_class(key)
-        row_key = (exchange.tenant, exchange.api_key, traffic_class)
-        row = self._rows.get(row_key)
-        if row is None:
-            if len(self._rows) >= self._max_rows:
-                self._count_rows()
-            row = self._rows[row_key] = [0, 0]
-            if exchange.tenant and exchange.tenant_name:
-                self.tenant_names[exchange.tenant] = exchange.tenant_name
-        row[0] += 1
-        usage = exchange.usage
-        if usage is not None:
-            row[1] += usage.input + usage.output
-        streak, upstream = traffic_class.streak, traffic_class.upstream
-        if streak and upstream and (traffic_class.is_failure or not streak.is_clean):
-            self.upstreams.record(upstream, streak, failed=traffic_class.is_failure)
+        self.upstreams: Streaks[Upstream] = Streaks(max_subjects=max_subjects)
+        self.tenant_names: OrderedDict[str, str] = OrderedDict()
+        self.thresholds = thresholds
+        self._max_subjects = max_subjects
+        self._bucket_seconds = bucket_seconds
+        self._newest = 0
 
-    def roll(self, now: float) -> None:
-        """Flush the rows and move all windows on to `now`; call it before rules are evaluated."""
-        self._count_rows()
-        self._counts.expire(now)
-        self._due = self._counts.next_at
+    def apply(self, bucket: Bucket) -> Steps[None]:
+        """Count a bucket in its slot, in bounded steps; complete it before anything else.
+
+        A bucket of an earlier slot than the newest one is late: it is added to the slots that it
+        belongs to, except those that a window has passed. Merge all buckets of a slot before, so
+        that the highest rates within the slot are exact.
+        """
+        late = bucket.slot < self._newest
+        if not late:
+            self._newest = bucket.slot
+            self.advance(bucket.slot * self._bucket_seconds)
+        yield from self.counts.add(bucket, late=late)
+        for names in batches(bucket.tenant_names.items(), 1000):
+            for tenant, name in names:
+                self._set_name(tenant, self.tenant_names.get(tenant, name) if late else name)
+            yield
+        for parts in batches(bucket.outcomes.items(), 200):
+            for upstream, outcomes in parts:
+                self.upstreams.add(upstream, outcomes)
+            yield
+
+    def advance(self, now: float) -> None:
+        """Move all windows on to `now`, in seconds of fleet time."""
+        self.counts.expire(now)
 
     def begin_evaluation(self) -> None:
         """Reset the counts since the last evaluation; call it after all rules."""
@@ -102,69 +122,27 @@ class Traffic:
 
     def prepare_next_evaluation(self) -> Steps[Callable[[], None]]:
         """Prepare `begin_evaluation` in bounded steps; return the call that completes it."""
-        return self._counts.prepare_next_evaluation()
-
-    @contextmanager
-    def frozen(self, now: float | None = None) -> Iterator[None]:
-        """Keep the windows constant in the body, so that it can read them in many steps.
-
-        Exchanges observed meanwhile are buffered and counted afterwards. Call `count_backlog`
-        before.
-
-        Args:
-            now: Time to move the windows on to first; None leaves them where they are.
-        """
-        if now is None:
-            self._count_rows()
-        else:
-            self.roll(now)
-        self._due, self._max_rows = float("inf"), float("inf")
-        try:
-            yield
-        finally:
-            self._due, self._max_rows = float("-inf"), _MAX_ROWS
-            if len(self._rows) > _MAX_ROWS:
-                self._backlog, self._rows, self._classes = self._rows, {}, {}
-
-    @property
-    def is_crowded(self) -> bool:
-        """True if the buffer is so large that the body of `frozen` must no longer pause."""
-        return len(self._rows) >= _MAX_FROZEN_ROWS
-
-    def count_backlog(self) -> Steps[None]:
-        """Count the exchanges buffered while frozen, in bounded steps."""
-        while self._backlog:
-            self._count_next_batch()
-            if self._backlog:
-                yield
+        return self.counts.prepare_next_evaluation()
 
     def set_thresholds(self, thresholds: Thresholds) -> Steps[None]:
-        """Use other thresholds from now on; call it while frozen.
+        """Use other thresholds from now on.
 
         Counts of tenants are kept. Error rates and latencies are reset if `error_window`,
-        `count_client_errors` or `provider_latency_p95` changes.
+        `count_client_errors` or the bounds of latencies change.
         """
         self.thresholds = thresholds
-        self._counts.reset_if_incompatible(thresholds)
-        self._bounds, self._classes = self._counts.bounds, {}
-        yield from self._counts.set_levels(thresholds)
+        self.counts.reset_if_incompatible(thresholds)
+        yield from self.counts.set_levels(thresholds)
 
     @contextmanager
     def preserve_levels(self) -> Iterator[None]:
-        """Restore the levels after the body; use it while frozen."""
-        with self._counts.preserve_levels():
+        """Restore the levels after the body, in which nothing may be applied."""
+        with self.counts.preserve_levels():
             yield
 
     def set_levels(self, thresholds: Thresholds) -> Steps[None]:
         """Select the subjects near other thresholds, so that rules find them."""
-        return self._counts.set_levels(thresholds)
-
-    @property
-    def counts(self) -> TrafficWindows:
-        """All windows, up to date; while frozen, as they were at its start."""
-        if self._rows and self._max_rows == _MAX_ROWS:
-            self._count_rows()
-        return self._counts
+        return self.counts.set_levels(thresholds)
 
     @property
     def errors(self) -> ErrorWindow[str]:
@@ -178,31 +156,114 @@ class Traffic:
 
     @property
     def overflowed(self) -> int:
-        """Events counted as `__overflow__`, until the last `roll`."""
-        return self._counts.overflowed  # no flush: a scrape may run in another thread
+        """Events counted as `__overflow__`."""
+        return self.counts.overflowed
 
-    def _new_class(self, key: tuple[Any, ...]) -> TrafficClass:
-        traffic_class = TrafficClass(
-            TrafficKey(*key), count_client_errors=self._counts.count_client_errors
+    def snapshot(self) -> Steps[tuple[list[WindowRecord], dict[str, int]]]:
+        """Return the slots that changed since the last `confirm_stored`, and what is expired.
+
+        The slot of a record is its start in seconds of fleet time. State that is not a window is a
+        record of kind "state" and slot 0. Records of other kinds are ignored by `restore`, so the
+        caller can store state of its own beside them.
+
+        Returns:
+            The records, and by kind the first slot that is still needed.
+        """
+        records: list[WindowRecord] = []
+        expired: dict[str, int] = {}
+        hot: dict[str, bytes] = {}
+        for kind, window in self.counts.by_kind.items():
+            profile = self.counts.profile if kind in ERROR_KINDS else None
+            expired[kind] = int(window.starts_at)
+            for start, counts in window.unstored():
+                columns = msgspec.Raw((yield from _encoded(counts)))
+                payload = msgspec.msgpack.encode(_Slot(profile, columns))
+                records.append(WindowRecord(kind, int(start), PROTOCOL, payload))
+            hot[kind] = yield from _encoded(window.hot)
+        state = _State(
+            self._newest,
+            hot,
+            dict(self.limited.items()),
+            list(self.tenant_names.items()),
+            list(self.upstreams.items()),
         )
-        upstream = traffic_class.upstream
-        if upstream is not None:
-            evicted = self.upstreams.evicted
-            traffic_class.streak = self.upstreams.get_or_add(upstream, name=traffic_class.provider)
-            if self.upstreams.evicted != evicted:
-                self._classes = {}  # another class may hold the evicted streak
-        self._classes[key] = traffic_class
-        return traffic_class
+        yield
+        records.append(WindowRecord(_STATE, 0, PROTOCOL, msgspec.msgpack.encode(state)))
+        return records, expired
 
-    def _count_rows(self) -> None:
-        # Reset first: if these rows cannot be counted, the next ones still can. The classes are
-        # reset too, so that active upstreams are marked as used.
-        rows, self._rows, self._classes = self._rows, {}, {}
-        self._counts.add(rows)
-        self._count_next_batch()
+    def confirm_stored(self) -> None:
+        """Leave the slots of the last snapshot out of the next one, unless they change again.
 
-    def _count_next_batch(self) -> None:
-        """Count at most 256 rows of the backlog."""
-        keys = list(islice(self._backlog, _MAX_ROWS))
-        if keys:
-            self._counts.add({key: self._backlog.pop(key) for key in keys})
+        Call it after the snapshot was stored. Without it, the next snapshot includes them again.
+        """
+        for window in self.counts.by_kind.values():
+            window.confirm_stored()
+
+    def restore(self, records: Iterable[WindowRecord]) -> Steps[int]:
+        """Restore a new object from stored records, and return the number of skipped ones.
+
+        A record that is damaged or of an unknown protocol is skipped with an error in the log.
+        Error rates and latencies that were counted by other thresholds are left out.
+        """
+        skipped = 0
+        hot: dict[str, dict[Any, int]] = {}
+        for record in sorted(records, key=lambda record: record.kind == _STATE):
+            try:
+                if record.kind == _STATE:
+                    hot = yield from self._restore_state(record)
+                elif record.kind in _COLUMNS:
+                    yield from self._restore_slot(record)
+            except ValueError as error:
+                skipped += 1
+                logger.error(
+                    "stored traffic skipped: kind=%s slot=%s error=%s",
+                    record.kind,
+                    record.slot,
+                    error,
+                )
+            yield
+        for kind, window in self.counts.by_kind.items():
+            window.restore_hot(hot.get(kind, {}))
+            yield
+        return skipped
+
+    def _restore_slot(self, record: WindowRecord) -> Steps[None]:
+        check_protocol(record.protocol)
+        slot = _SLOT.decode(record.payload)
+        counts = _COLUMNS[record.kind].decode(slot.columns).packed()
+        if slot.profile in (None, self.counts.profile):
+            yield from self.counts.by_kind[record.kind].add_all(counts, record.slot)
+
+    def _restore_state(self, record: WindowRecord) -> Steps[dict[str, dict[Any, int]]]:
+        check_protocol(record.protocol)
+        state = _STATE_DECODER.decode(record.payload)
+        hot = {kind: _COLUMNS[kind].decode(columns).packed() for kind, columns in state.hot.items()}
+        self._newest = state.newest
+        self.advance(state.newest * self._bucket_seconds)
+        yield
+        for tenant, name in state.tenant_names:
+            self._set_name(tenant, name)
+        yield
+        for upstream, streak in state.upstreams:
+            self.upstreams.restore(upstream, streak)
+        for tenant, requests in state.limited.items():
+            self.limited.add(tenant, requests)
+        return hot
+
+    def _set_name(self, tenant: str, name: str) -> None:
+        self.tenant_names[tenant] = name
+        self.tenant_names.move_to_end(tenant)
+        if len(self.tenant_names) > self._max_subjects:
+            self.tenant_names.popitem(last=False)
+
+
+def _encoded(packed: dict[Any, int]) -> Steps[bytes]:
+    """Return packed counts as encoded columns."""
+    columns: Columns[Any] = Columns([], [], [])
+    for batch in batches(packed.items(), 2000):
+        part = Columns.of(dict(batch))
+        columns.subjects += part.subjects
+        columns.counts += part.counts
+        columns.weights += part.weights
+        yield
+    return msgspec.msgpack.encode(columns)

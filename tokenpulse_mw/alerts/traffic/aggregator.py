@@ -1,0 +1,263 @@
+"""Traffic of one process, gathered in buckets."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+from ...exchange import Exchange
+from ..thresholds import Thresholds
+from .bucket import Bucket, FailureKey, Profile
+from .classification import GATEWAY, TrafficClass, TrafficKey, Upstream, valid_text
+from .rolling_window import FIRST, OVERFLOW, SHIFT
+from .streaks import Outcomes
+
+OVERFLOW_UPSTREAM: Upstream = ("", OVERFLOW)
+
+
+OVERFLOW_FAILURE: FailureKey = ("", OVERFLOW, OVERFLOW_UPSTREAM)
+
+
+_NO_OVERFLOW = f"{OVERFLOW}_"
+
+
+_MAX_ROWS = 256  # counting them takes less than a millisecond
+
+
+_MAX_STRETCH = 1.1  # length of a bucket after the fleet time has been moved back
+
+
+_Subject = TypeVar("_Subject", bound=Hashable)
+
+
+# Requests and tokens of exchanges with the same tenant, key and class; the time of the last one,
+# unless outcomes are recorded at once; and the class.
+_Row = list[Any]
+
+
+class TrafficAggregator:
+    """Gathers the exchanges of one process in buckets of fleet time.
+
+    An exchange counts when it ends, when its tokens are known. Exchanges of the same tenant, key
+    and class are buffered in one row, so that a request costs one look-up. Fleet time is the
+    engine's clock plus `offset`. It never moves back: if `offset` decreases, the next buckets take
+    up to a tenth longer until the fleet time is reached.
+
+    Args:
+        thresholds: Thresholds that decide what a failure is and which latencies are distinguished.
+        max_subjects: A quarter of the names of each kind that a bucket counts separately.
+        bucket_seconds: Length of a slot.
+        sealed: Called with each finished bucket that has traffic.
+        offset: Initial value of `offset`.
+
+    Attributes:
+        offset: Seconds to add to the engine's clock; a change takes effect with the next bucket.
+        overflowed: Number of events counted as `__overflow__`.
+    """
+
+    def __init__(
+        self,
+        thresholds: Thresholds,
+        *,
+        max_subjects: int,
+        sealed: Callable[[Bucket], None],
+        bucket_seconds: int = 5,
+        offset: float = 0.0,
+    ) -> None:
+        self.offset = offset
+        self.overflowed = 0
+        self._max_names = 4 * max_subjects
+        self._sealed = sealed
+        self._bucket_seconds = bucket_seconds
+        self._slot = -1
+        self._offset = offset  # of the open bucket
+        self._last_outcome = 0  # time in microseconds
+        self._began = self._ends = self._due = float("-inf")
+        self._second = 0
+        self._profile = Profile.of(thresholds)
+        self._open()
+
+    def observe(self, exchange: Exchange, now: float) -> None:
+        """Count one exchange that ended at `now`, in seconds of the engine's clock."""
+        if now >= self._due:
+            self._roll(now)
+        latency = exchange.time_to_first_byte
+        key = (
+            exchange.provider,
+            exchange.credential,
+            exchange.status,
+            exchange.outcome,
+            exchange.limited,
+            exchange.method,
+            bisect_left(self._bounds, exchange.duration if latency is None else latency),
+            exchange.tenant,
+            exchange.api_key,
+        )
+        row = self._rows.get(key) or self._new_row(key, exchange)
+        row[0] += 1
+        usage = exchange.usage
+        if usage is not None:
+            row[1] += usage.input + usage.output
+        if self._has_failures:
+            self._record_outcome(row[3], now)
+        else:
+            row[2] = now
+
+    def seal(self, now: float, *, partial: bool = False) -> None:
+        """Pass the finished bucket to `sealed`; with `partial`, also the open one."""
+        if now >= self._ends:
+            self._roll(now)
+        if partial:
+            self._close()
+
+    def through(self, now: float) -> int:
+        """Seal the finished bucket, and return the slot up to which all buckets are sealed."""
+        self.seal(now)
+        return self._slot - 1
+
+    def set_thresholds(self, thresholds: Thresholds) -> None:
+        """Seal the open bucket, and use other thresholds from now on."""
+        self._close()
+        self._profile = Profile.of(thresholds)
+
+    def _roll(self, now: float) -> None:
+        """Begin the next second, and the next bucket if the current one has ended."""
+        length = self._bucket_seconds
+        if now >= self._ends:
+            self._close()
+            self._offset = self.offset
+            self._slot = max(int((now + self._offset) // length), self._slot + 1)
+            start = self._slot * length - self._offset
+            self._began = min(start, now)
+            self._ends = min(start + length, self._began + _MAX_STRETCH * length)
+        else:
+            self._count_rows()
+        self._second = min(int(now - self._began), length - 1)
+        self._due = min(self._began + self._second + 1, self._ends)
+        if self._second == length - 1:
+            self._due = self._ends
+
+    def _open(self) -> None:
+        self._bucket = Bucket(self._slot, self._profile, [0] * self._bucket_seconds)
+        self._bounds = self._profile.bounds
+        self._rows: dict[tuple[Any, ...], _Row] = {}
+        self._classes: dict[tuple[Any, ...], TrafficClass] = {}
+        self._has_failures = False  # of upstreams, in this bucket
+        self._first_outcome = self._last_outcome + 1
+
+    def _close(self) -> None:
+        """Seal the open bucket if it has traffic, and begin a new one in the same slot."""
+        self._count_rows()
+        bucket = self._bucket
+        bucket.slot = self._slot
+        self._open()
+        if bucket.tenants or bucket.limited:
+            self._sealed(bucket)
+
+    def _new_row(self, key: tuple[Any, ...], exchange: Exchange) -> _Row:
+        if len(self._rows) >= _MAX_ROWS:
+            self._count_rows()
+        traffic_class = self._classes.get(key[:-2]) or self._new_class(key[:-2])
+        if exchange.tenant and exchange.tenant_name:
+            names, tenant = self._bucket.tenant_names, valid_text(exchange.tenant)
+            if tenant in names or len(names) < self._max_names:
+                names[tenant] = valid_text(exchange.tenant_name)
+        row = self._rows[key] = [0, 0, None, traffic_class]
+        return row
+
+    def _new_class(self, key: tuple[Any, ...]) -> TrafficClass:
+        if len(self._classes) >= _MAX_ROWS:
+            self._classes = {}
+        traffic_class = TrafficClass(
+            TrafficKey(*key), count_client_errors=self._profile.count_client_errors
+        )
+        upstream, outcomes = traffic_class.upstream, self._bucket.outcomes
+        if upstream is not None and (upstream in outcomes or len(outcomes) < self._max_names):
+            traffic_class.outcomes = outcomes.setdefault(upstream, Outcomes())
+            traffic_class.outcomes.name = traffic_class.provider or traffic_class.outcomes.name
+            if traffic_class.is_failure and not self._has_failures:
+                self._count_rows()  # from now on, the order of outcomes matters
+                self._has_failures = True
+        self._classes[key] = traffic_class
+        return traffic_class
+
+    def _record_outcome(self, traffic_class: TrafficClass, now: float) -> None:
+        """Record an outcome in its order, also if the clock stands still."""
+        outcomes = traffic_class.outcomes
+        if outcomes is not None:
+            time = max(self._microseconds(now), self._last_outcome + 1)
+            self._last_outcome = time
+            if traffic_class.is_failure:
+                outcomes.fail(time)
+            else:
+                outcomes.succeed(time)
+
+    def _microseconds(self, now: float) -> int:
+        return max(int((now + self._offset) * 1e6), self._first_outcome)
+
+    def _count_rows(self) -> None:
+        """Count the requests of all rows in the second in which they ended."""
+        # Reset first: if these rows cannot be counted, the next ones still can.
+        rows, self._rows = self._rows, {}
+        bucket, add = self._bucket, self._add
+        classes: list[TrafficClass] = []
+        for key, (requests, tokens, succeeded_at, traffic_class) in rows.items():
+            if not traffic_class.requests:
+                classes.append(traffic_class)
+            traffic_class.requests += requests
+            tenant = _name(key[-2])
+            if traffic_class.is_traffic:
+                add(bucket.tenants, tenant, requests | tokens << SHIFT, OVERFLOW)
+            if traffic_class.is_rated:
+                name, failures = _name(key[-1]), requests if traffic_class.fails_key else 0
+                name = add(bucket.keys, name, requests | failures << SHIFT, OVERFLOW)
+                if traffic_class.is_failure and traffic_class.upstream:
+                    failure = ("key", name, traffic_class.upstream)
+                    add(bucket.failures_by_upstream, failure, requests, OVERFLOW_FAILURE)
+            elif traffic_class.limited:
+                add(bucket.limited, tenant, requests, OVERFLOW)
+            if succeeded_at is not None and traffic_class.outcomes:
+                time = self._microseconds(succeeded_at)
+                outcomes = traffic_class.outcomes
+                outcomes.last_success = max(outcomes.last_success, time)
+                self._last_outcome = max(self._last_outcome, time)
+        for traffic_class in classes:
+            self._count_class(traffic_class, traffic_class.requests)
+            traffic_class.requests = 0
+
+    def _count_class(self, traffic_class: TrafficClass, requests: int) -> None:
+        bucket, add, provider = self._bucket, self._add, traffic_class.provider
+        failures = requests if traffic_class.is_failure else 0
+        if traffic_class.is_traffic:
+            bucket.arrivals[self._second] += requests
+            if traffic_class.rate_limited:
+                ours = requests if traffic_class.limited else 0
+                add(bucket.rate_limited, provider, requests | ours << SHIFT, OVERFLOW)
+        if traffic_class.is_rated:
+            latency = (provider, traffic_class.bucket)
+            add(bucket.latencies, latency, requests | failures << SHIFT, (OVERFLOW, 0))
+        if failures and traffic_class.upstream:
+            failure = ("provider", provider, traffic_class.upstream)
+            add(bucket.failures_by_upstream, failure, failures, OVERFLOW_FAILURE)
+            add(bucket.upstreams, traffic_class.upstream, failures, OVERFLOW_UPSTREAM)
+        elif traffic_class.outcomes:
+            traffic_class.outcomes.successes += requests
+
+    def _add(
+        self, counts: dict[_Subject, int], subject: _Subject, added: int, overflow: _Subject
+    ) -> _Subject:
+        """Add a packed count, and return the subject that it was counted as."""
+        counted = counts.get(subject)
+        if counted is None:
+            if len(counts) >= self._max_names and subject != overflow:
+                self.overflowed += added & FIRST
+                subject = overflow
+            counted = counts.get(subject, 0)
+        counts[subject] = counted + added
+        return subject
+
+
+def _name(text: str | None) -> str:
+    """Return the name of a tenant or key, which never equals that of the overflow."""
+    return _NO_OVERFLOW if text == OVERFLOW else valid_text(text) if text else GATEWAY
