@@ -3,7 +3,8 @@
     python -m tests.alerts.store.killed_worker URL PREFIX
 
 It prints a line before or after each change: `stored`, `acknowledged`, `delivering` or `delivered`
-and the id of an alert, or `version` and a version of the thresholds.
+and the id of an alert, `pushed` and the number of a batch, or `version` and a version of the
+thresholds.
 """
 
 from __future__ import annotations
@@ -12,8 +13,16 @@ import asyncio
 import itertools
 import sys
 
-from tokenpulse_mw.alerts.store import Ack, Changes, Conflict, SQLAlertStore
+from tokenpulse_mw.alerts.store import (
+    Ack,
+    Changes,
+    Conflict,
+    Leader,
+    SQLAlertStore,
+    WindowRecord,
+)
 
+from .leadership import batch, beat, loaded, take
 from .samples import alert, notification, transition
 
 
@@ -22,15 +31,14 @@ def report(*words: object) -> None:
     print(*words, flush=True)  # noqa: T201
 
 
-async def change_alert(store: SQLAlertStore, identity: str) -> None:
+async def change_alert(store: SQLAlertStore, leader: Leader, identity: str) -> None:
     """Store and acknowledge an alert, and deliver every second notification."""
-    await store.commit(
-        Changes(
-            (alert(identity),),
-            (transition(identity),),
-            (notification(identity, alert_id=identity),),
-        )
+    changes = Changes(
+        (alert(identity),),
+        (transition(identity),),
+        (notification(identity, alert_id=identity),),
     )
+    await store.commit(changes, leader=leader)
     report("stored", identity)
     await store.acknowledge(identity, Ack("ada", 1))
     report("acknowledged", identity)
@@ -40,17 +48,32 @@ async def change_alert(store: SQLAlertStore, identity: str) -> None:
         report("delivered", identity)
 
 
+async def push(store: SQLAlertStore, leader: Leader, number: int) -> None:
+    """Push a batch; every third time count all batches in a window and delete them."""
+    await beat(store, leader.process, batch(number, leader.process))
+    report("pushed", number)
+    if number % 3 == 0:
+        consumed = tuple((leader.process, number - index) for index in range(3))
+        total = WindowRecord(leader.process, 0, 1, b"%d" % number)
+        await store.commit(Changes(windows=(total,), consumed=consumed), leader=leader)
+
+
 async def main(url: str, prefix: str) -> None:
-    """Change alerts and thresholds concurrently, without end."""
+    """Change alerts, traffic and thresholds concurrently, without end."""
     store = SQLAlertStore(url)
+    leader = await take(store, prefix)
     numbers = itertools.count()
 
     async def change_alerts() -> None:
         for number in numbers:
-            await change_alert(store, f"{prefix}-{number}")
+            await change_alert(store, leader, f"{prefix}-{number}")
+
+    async def push_batches() -> None:
+        for number in itertools.count(1):
+            await push(store, leader, number)
 
     async def change_thresholds() -> None:
-        current = (await store.load()).thresholds
+        current = (await loaded(store)).thresholds
         version = None if current is None else current.version
         while True:
             try:
@@ -61,7 +84,7 @@ async def main(url: str, prefix: str) -> None:
                 version = new.version
                 report("version", version)
 
-    await asyncio.gather(change_alerts(), change_alerts(), change_thresholds())
+    await asyncio.gather(change_alerts(), change_alerts(), push_batches(), change_thresholds())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 from tokenpulse_mw.alerts.store import Ack, Changes, EngineState, UnknownAlert
 
 from .conftest import Open
+from .leadership import commit, loaded, waiting
 from .samples import ODD, alert, alerts, notification, resolved, transition
 
 pytestmark = pytest.mark.anyio
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.anyio
 async def test_new_store_is_empty(opened: Open) -> None:
     """A new store has no alerts, transitions or other state."""
     async with opened() as store:
-        assert await store.load() == EngineState()
+        assert await loaded(store) == EngineState()
         assert await store.alert("a1") is None
         assert await store.transitions("a1") == ()
 
@@ -30,10 +31,10 @@ async def test_alerts_survive_a_restart(opened: Open) -> None:
     pending = alert("a2", state="pending", fired_at=None, since=99.25, severity="critical")
 
     async with opened() as store:
-        await store.commit(alerts(acknowledged, pending))
+        await commit(store, alerts(acknowledged, pending))
 
     async with opened() as store:
-        assert (await store.load()).alerts == (acknowledged, pending)
+        assert (await loaded(store)).alerts == (acknowledged, pending)
         assert await store.alert("a1") == acknowledged
 
 
@@ -43,10 +44,10 @@ async def test_notified_severity_survives_a_restart(opened: Open) -> None:
     notified = alert("a2", severity="critical", notified_severity="warning")
     over = resolved("a3", notified_severity="info")
     async with opened() as store:
-        await store.commit(alerts(silent, notified, over))
+        await commit(store, alerts(silent, notified, over))
 
     async with opened() as store:
-        assert (await store.load()).alerts == (silent, notified)
+        assert (await loaded(store)).alerts == (silent, notified)
         assert await store.alert("a3") == over
 
 
@@ -54,7 +55,7 @@ async def test_notified_severity_changes_with_every_commit(opened: Open) -> None
     """Each commit replaces the severity of the last notification, also with None."""
     async with opened() as store:
         for severity in (None, "warning", "critical", None):
-            await store.commit(alerts(alert(notified_severity=severity)))
+            await commit(store, alerts(alert(notified_severity=severity)))
 
             (stored,) = (await store.alerts()).items
             assert stored.notified_severity == severity
@@ -65,15 +66,15 @@ async def test_arbitrary_text_is_stored_unchanged(opened: Open) -> None:
     odd = alert(ODD, fingerprint=ODD, rule=ODD, type=ODD, finding={ODD: ODD}, ack=Ack(ODD, 1, ODD))
     fired = transition(ODD, fingerprint=ODD, transition=ODD)
     later = replace(fired, at=160.0)
-    waiting = notification(ODD, sink=ODD, alert_id=ODD, fingerprint=ODD, event={ODD: ODD})
+    undelivered = notification(ODD, sink=ODD, alert_id=ODD, fingerprint=ODD, event={ODD: ODD})
 
     async with opened() as store:
-        await store.commit(Changes((odd,), (fired,), (waiting,)))
-        await store.commit(Changes((), (later,)))
+        await commit(store, Changes((odd,), (fired,), (undelivered,)))
+        await commit(store, Changes((), (later,)))
 
         assert await store.alert(ODD) == odd
         assert await store.transitions(ODD) == (fired, later)
-        assert (await store.load()).notifications == (waiting,)
+        assert await waiting(store) == (undelivered,)
         assert (await store.alerts(type=ODD)).items == (odd,)
 
 
@@ -82,19 +83,19 @@ async def test_commit_replaces_a_stored_alert(opened: Open) -> None:
     worse = alert(severity="critical", since=160.0, last_notified_at=160.0, finding={"value": 2})
 
     async with opened() as store:
-        await store.commit(alerts(alert()))
-        await store.commit(alerts(worse))
+        await commit(store, alerts(alert()))
+        await commit(store, alerts(worse))
 
-        assert (await store.load()).alerts == (worse,)
+        assert (await loaded(store)).alerts == (worse,)
 
 
 async def test_resolved_alert_is_not_loaded_but_listed(opened: Open) -> None:
     """A resolved alert is not part of the state of an engine, but can be looked up."""
     async with opened() as store:
-        await store.commit(alerts(alert()))
-        await store.commit(alerts(resolved()))
+        await commit(store, alerts(alert()))
+        await commit(store, alerts(resolved()))
 
-        assert (await store.load()).alerts == ()
+        assert (await loaded(store)).alerts == ()
         assert await store.alert("a1") == resolved()
 
 
@@ -103,9 +104,9 @@ async def test_commit_does_not_change_an_acknowledgement(opened: Open) -> None:
     ack = Ack("ada", 150, "on it")
 
     async with opened() as store:
-        await store.commit(alerts(alert()))
+        await commit(store, alerts(alert()))
         acknowledged = await store.acknowledge("a1", ack)
-        await store.commit(alerts(alert(last_notified_at=160.0)))
+        await commit(store, alerts(alert(last_notified_at=160.0)))
 
         assert acknowledged == alert(ack=ack)
         assert await store.alert("a1") == alert(last_notified_at=160.0, ack=ack)
@@ -114,7 +115,7 @@ async def test_commit_does_not_change_an_acknowledgement(opened: Open) -> None:
 async def test_acknowledgement_is_removed_with_none(opened: Open) -> None:
     """Acknowledging with None removes the acknowledgement."""
     async with opened() as store:
-        await store.commit(alerts(alert(ack=Ack("ada", 150))))
+        await commit(store, alerts(alert(ack=Ack("ada", 150))))
 
         assert await store.acknowledge("a1", None) == alert()
         assert await store.alert("a1") == alert()
@@ -133,8 +134,8 @@ async def test_transitions_are_listed_in_order(opened: Open) -> None:
     other = transition("a2")
 
     async with opened() as store:
-        await store.commit(Changes((alert("a1"), alert("a2")), (fired, other)))
-        await store.commit(Changes((), (worse,)))
+        await commit(store, Changes((alert("a1"), alert("a2")), (fired, other)))
+        await commit(store, Changes((), (worse,)))
 
         assert await store.transitions("a1") == (fired, worse)
         assert await store.transitions("a2") == (other,)
@@ -145,8 +146,8 @@ async def test_transitions_beyond_the_bound_are_deleted(opened: Open) -> None:
     many = tuple(transition(at=float(at)) for at in range(150))
 
     async with opened() as store:
-        await store.commit(Changes((alert(),), many[:90]))
-        await store.commit(Changes((), many[90:]))
+        await commit(store, Changes((alert(),), many[:90]))
+        await commit(store, Changes((), many[90:]))
 
         assert await store.transitions("a1") == many[50:]
 
@@ -159,9 +160,9 @@ async def test_commit_with_a_transition_of_an_unknown_alert_stores_nothing(opene
         with pytest.raises(
             UnknownAlert, match=r"^alert 'a2' of a transition is not stored: commit it as well$"
         ):
-            await store.commit(stray)
+            await commit(store, stray)
 
-        assert await store.load() == EngineState()
+        assert await loaded(store) == EngineState()
         assert await store.transitions("a1") == ()
 
 
@@ -172,11 +173,11 @@ async def test_commit_of_a_value_that_is_not_json_stores_nothing(
     """The error names the record whose finding or event is not JSON."""
     async with opened() as store:
         with pytest.raises(ValueError, match=r"finding of 'trouble:key:a2' must be plain JSON"):
-            await store.commit(alerts(alert("a1"), alert("a2", finding={"value": value})))
+            await commit(store, alerts(alert("a1"), alert("a2", finding={"value": value})))
         with pytest.raises(ValueError, match=r"event of 'trouble:key:a1' must be plain JSON"):
-            await store.commit(Changes((alert(),), (), (notification(event={"value": value}),)))
+            await commit(store, Changes((alert(),), (), (notification(event={"value": value}),)))
 
-        assert await store.load() == EngineState()
+        assert await loaded(store) == EngineState()
 
 
 async def test_repeated_commit_changes_nothing(opened: Open) -> None:
@@ -184,28 +185,29 @@ async def test_repeated_commit_changes_nothing(opened: Open) -> None:
     changes = Changes((alert(),), (transition(),), (notification(),))
 
     async with opened() as store:
-        await store.commit(changes)
-        await store.commit(changes)
+        await commit(store, changes)
+        await commit(store, changes)
 
-        assert await store.load() == EngineState(alerts=(alert(),), notifications=(notification(),))
+        assert await loaded(store) == EngineState(revision=2, alerts=(alert(),))
+        assert await waiting(store) == (notification(),)
         assert await store.transitions("a1") == (transition(),)
 
 
 async def test_empty_commit_changes_nothing(opened: Open) -> None:
     """A commit without changes is not an error."""
     async with opened() as store:
-        await store.commit(Changes())
+        await commit(store, Changes())
 
-        assert await store.load() == EngineState()
+        assert await loaded(store) == EngineState()
 
 
 async def test_forgotten_alert_is_deleted_with_its_transitions(opened: Open) -> None:
     """A forgotten alert is deleted with its transitions; an unknown id is ignored."""
     async with opened() as store:
-        await store.commit(Changes((alert("a1"), alert("a2")), (transition("a2"),)))
-        await store.commit(Changes(forgotten=("a2", "a3")))
+        await commit(store, Changes((alert("a1"), alert("a2")), (transition("a2"),)))
+        await commit(store, Changes(forgotten=("a2", "a3")))
 
-        assert (await store.load()).alerts == (alert("a1"),)
+        assert (await loaded(store)).alerts == (alert("a1"),)
         assert await store.alert("a2") is None
         assert await store.transitions("a2") == ()
 
@@ -216,13 +218,13 @@ async def test_resolved_alerts_beyond_the_bound_are_deleted(opened: Open) -> Non
     log = tuple(transition(alert.id) for alert in over)
 
     async with opened(max_history=2) as store:
-        await store.commit(Changes((alert("old", started_at=1.0), *over), log))
+        await commit(store, Changes((alert("old", started_at=1.0), *over), log))
 
         stored = (await store.alerts(state="resolved")).items
         assert {alert.id for alert in stored} == {"a3", "a4"}
         assert await store.transitions("a2") == ()
         assert await store.transitions("a3") == (transition("a3"),)
-        assert [alert.id for alert in (await store.load()).alerts] == ["old"]
+        assert [alert.id for alert in (await loaded(store)).alerts] == ["old"]
 
 
 async def test_prune_deletes_old_resolved_alerts(opened: Open) -> None:
@@ -230,7 +232,7 @@ async def test_prune_deletes_old_resolved_alerts(opened: Open) -> None:
     old, new = resolved("a1", at=200), resolved("a2", at=300)
 
     async with opened() as store:
-        await store.commit(Changes((alert("a0"), old, new), (transition("a1"), transition("a2"))))
+        await commit(store, Changes((alert("a0"), old, new), (transition("a1"), transition("a2"))))
         await store.prune(300)
 
         items = (await store.alerts()).items
@@ -244,7 +246,7 @@ async def test_stored_alerts_do_not_share_objects_with_the_caller(opened: Open) 
     committed = alert(finding={"value": [1]})
 
     async with opened() as store:
-        await store.commit(alerts(committed))
+        await commit(store, alerts(committed))
         committed.finding["value"].append(2)
         returned = await store.alert("a1")
         assert returned is not None

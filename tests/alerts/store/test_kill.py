@@ -13,6 +13,8 @@ import pytest
 
 from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
 
+from .leadership import beat, taken_over
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
@@ -47,12 +49,23 @@ def by_word(lines: Iterable[str]) -> Reports:
     return reports
 
 
+async def check_traffic(store: AlertStore, prefix: str, reports: Reports) -> None:
+    """Assert that the store has every reported batch of a process once: it is counted or waits."""
+    members = (await beat(store)).members
+    (pushed,) = [member.pushed for member in members if member.process.name == prefix]
+    state = await taken_over(store)
+    totals = [int(window.payload) for window in state.windows if window.kind == prefix]
+    stored = [batch.number for batch in state.batches if batch.process == prefix]
+    assert stored == list(range(sum(totals) + 1, pushed + 1))
+    assert {int(number) for number in reports["pushed"]} <= set(range(1, pushed + 1))
+
+
 async def check(store: AlertStore, reports: Reports) -> None:
     """Assert that the store has every reported change, once and completely."""
-    state = await store.load()
-    alerts = {alert.id: alert for alert in state.alerts}
+    state = await taken_over(store)
+    alerts = {alert.id: alert for alert in state.state.alerts}
     waiting = [notification.id for notification in state.notifications]
-    assert len(alerts) == len(state.alerts)
+    assert len(alerts) == len(state.state.alerts)
     assert len(waiting) == len(set(waiting))
     assert reports["stored"] <= alerts.keys()
     assert all(alerts[identity].ack is not None for identity in reports["acknowledged"])
@@ -73,8 +86,10 @@ async def test_killed_process_loses_and_doubles_no_reported_change(tmp_path: Pat
     chance = random.Random()
     lines: list[str] = []
     for prefix in ("first", "second", "third"):
-        lines += lines_until_killed(url, prefix, chance.randint(1, 150))
+        new = lines_until_killed(url, prefix, chance.randint(1, 150))
+        lines += new
 
         store = SQLAlertStore(url)
+        await check_traffic(store, prefix, by_word(new))
         await check(store, by_word(lines))
         await store.aclose()

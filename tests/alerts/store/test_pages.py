@@ -9,6 +9,7 @@ import pytest
 from tokenpulse_mw.alerts.store import AlertStore
 
 from .conftest import Open
+from .leadership import commit
 from .samples import ODD, alert, alerts, resolved
 
 pytestmark = pytest.mark.anyio
@@ -23,10 +24,11 @@ async def page_of_two(store: AlertStore, cursor: str | None = None) -> tuple[lis
 async def test_alerts_are_listed_newest_first(opened: Open) -> None:
     """Alerts are sorted by start and then by id."""
     async with opened() as store:
-        await store.commit(
+        await commit(
+            store,
             alerts(
                 alert("b", started_at=100), alert("c", started_at=300), alert("a", started_at=100)
-            )
+            ),
         )
 
         page = await store.alerts()
@@ -37,7 +39,7 @@ async def test_alerts_are_listed_newest_first(opened: Open) -> None:
 async def test_pages_contain_every_alert_once(opened: Open) -> None:
     """Following the cursors lists each alert once, even if all started at the same time."""
     async with opened() as store:
-        await store.commit(alerts(*(alert(f"a{number}") for number in range(5))))
+        await commit(store, alerts(*(alert(f"a{number}") for number in range(5))))
 
         first, cursor = await page_of_two(store)
         second, cursor = await page_of_two(store, cursor)
@@ -50,7 +52,7 @@ async def test_pages_contain_every_alert_once(opened: Open) -> None:
 async def test_full_last_page_has_no_cursor(opened: Open) -> None:
     """A last page that is full is not followed by an empty one."""
     async with opened() as store:
-        await store.commit(alerts(alert("a1"), alert("a2")))
+        await commit(store, alerts(alert("a1"), alert("a2")))
 
         assert await page_of_two(store) == (["a2", "a1"], None)
 
@@ -58,10 +60,10 @@ async def test_full_last_page_has_no_cursor(opened: Open) -> None:
 async def test_changes_between_pages_do_not_shift_them(opened: Open) -> None:
     """Alerts added or removed between two pages neither repeat nor hide older alerts."""
     async with opened() as store:
-        await store.commit(alerts(*(alert(f"a{at}", started_at=at) for at in range(4))))
+        await commit(store, alerts(*(alert(f"a{at}", started_at=at) for at in range(4))))
         first, cursor = await page_of_two(store)
-        await store.commit(alerts(*(alert(f"b{at}", started_at=100 + at) for at in range(3))))
-        await store.commit(alerts(resolved("a2", at=150, started_at=2)))
+        await commit(store, alerts(*(alert(f"b{at}", started_at=100 + at) for at in range(3))))
+        await commit(store, alerts(resolved("a2", at=150, started_at=2)))
         await store.prune(200)
 
         second, end = await page_of_two(store, cursor)
@@ -72,7 +74,7 @@ async def test_changes_between_pages_do_not_shift_them(opened: Open) -> None:
 async def test_cursor_encodes_any_id_and_time(opened: Open) -> None:
     """A page may end with any alert."""
     async with opened() as store:
-        await store.commit(alerts(alert(ODD, started_at=1 / 3), alert("old", started_at=0.1)))
+        await commit(store, alerts(alert(ODD, started_at=1 / 3), alert("old", started_at=0.1)))
 
         page = await store.alerts(limit=1)
 
@@ -88,7 +90,7 @@ async def test_filters_select_alerts(opened: Open) -> None:
     over = resolved("over", finding=about)
 
     async with opened() as store:
-        await store.commit(alerts(alert("plain"), bad, over))
+        await commit(store, alerts(alert("plain"), bad, over))
 
         async def selected(**filters: str) -> list[str]:
             page = await store.alerts(**filters)  # type: ignore[arg-type]
@@ -109,7 +111,7 @@ async def test_active_alerts_have_fired_and_are_not_resolved(opened: Open) -> No
     records = pending, alert("a", started_at=1), alert("b", state="recovering", started_at=2)
 
     async with opened() as store:
-        await store.commit(alerts(*records, resolved("over")))
+        await commit(store, alerts(*records, resolved("over")))
 
         newest = await store.alerts(state="active", limit=1)
         oldest = await store.alerts(state="active", limit=1, cursor=newest.next)

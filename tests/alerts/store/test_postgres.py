@@ -7,6 +7,7 @@ import base64
 import logging
 import random
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,11 @@ import trustme
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tokenpulse_mw.alerts.store import Changes, Conflict, SQLAlertStore, StoreError
-from tokenpulse_mw.alerts.store_writer import StoreWriter
-from tokenpulse_mw.alerts.tracker import AlertChanges
+from tokenpulse_mw.alerts.store import BadRecord, Changes, Conflict, SQLAlertStore, StoreError
 
 from ...support.servers import Server
 from ...support.waiting import PATIENCE
+from .leadership import commit, loaded, waiting
 from .pgbouncer import pgbouncer
 from .postgres import PASSWORD, create_database, postgres_server, url_of
 from .proxy import Proxy
@@ -51,7 +51,7 @@ async def test_error_does_not_contain_the_password(postgres: Server) -> None:
     for url in (right, wrong, away):
         store = SQLAlertStore(url, timeout=PATIENCE)
         with pytest.raises(StoreError, match=r"postgresql\+asyncpg://gateway:\*\*\*@127") as caught:
-            await store.load()
+            await loaded(store)
         await store.aclose()
 
         shown = f"{store!r} {caught.value} {caught.value.__cause__}"
@@ -64,7 +64,7 @@ async def test_error_does_not_contain_the_password(postgres: Server) -> None:
 async def test_closed_connection_is_replaced(url: str) -> None:
     """No call fails after the server has closed the connections."""
     store = SQLAlertStore(url, timeout=PATIENCE)
-    await store.commit(alerts(alert()))
+    await commit(store, alerts(alert()))
     engine = create_async_engine(url)
     async with engine.connect() as connection:
         await connection.execute(
@@ -84,15 +84,15 @@ async def test_silent_connection_fails_only_its_calls(postgres: Server, url: str
     """Calls on a silent connection end at the timeout, even if the caller was cancelled before."""
     async with Proxy(postgres.port) as proxy:
         store = SQLAlertStore(url.replace(f":{postgres.port}/", f":{proxy.port}/"), timeout=0.5)
-        await retry(lambda: store.commit(alerts(alert())))
+        await retry(lambda: commit(store, alerts(alert())))
         proxy.lose()
         for _ in range(2):
             # On a slow machine the call may end by itself.
             with pytest.raises((asyncio.TimeoutError, StoreError)):
-                await asyncio.wait_for(store.commit(alerts(alert("a2"))), 0.1)
+                await asyncio.wait_for(commit(store, alerts(alert("a2"))), 0.1)
 
-        await retry(lambda: store.commit(alerts(alert("a3"))))
-        state = await retry(store.load)
+        await retry(lambda: commit(store, alerts(alert("a3"))))
+        state = await retry(lambda: loaded(store))
 
         assert {alert.id for alert in state.alerts} >= {"a1", "a3"}
         await store.aclose()
@@ -106,28 +106,25 @@ async def test_long_names_are_stored(url: str) -> None:
     fired = transition(fingerprint=LONG)
 
     for _ in range(2):
-        await store.commit(Changes((long,), (fired,), (notification(fingerprint=LONG),)))
+        await commit(store, Changes((long,), (fired,), (notification(fingerprint=LONG),)))
 
-    assert (await store.load()).alerts == (long,)
+    assert (await loaded(store)).alerts == (long,)
     assert await store.transitions("a1") == (fired,)
     await store.aclose()
 
 
 @pytest.mark.anyio
-async def test_id_that_is_too_long_rejects_only_its_record(url: str) -> None:
-    """The store writer reports the notification with the long id and stores everything else."""
-    store, reported = SQLAlertStore(url, timeout=PATIENCE), list[str]()
-    writer = StoreWriter(
-        store, deadline=PATIENCE, report=lambda _, error: reported.append(type(error).__name__)
-    )
-    notifications = [notification("n1"), notification(LONG), notification("n2")]
+async def test_id_that_is_too_long_rejects_the_commit(url: str) -> None:
+    """A commit with an id that no index can hold stores nothing, and succeeds without it."""
+    store = SQLAlertStore(url, timeout=PATIENCE)
+    long = Changes((alert(),), (transition(),), (notification("n1"), notification(LONG)))
 
-    writer.add([AlertChanges(alerts=[alert()], transitions=[transition()])], notifications)
-    await writer.write()
+    with pytest.raises(BadRecord):
+        await commit(store, long)
+    assert (await loaded(store)).alerts == ()
+    await commit(store, replace(long, notifications=(notification("n1"),)))
 
-    assert reported == ["BadRecord"]
-    assert await store.transitions("a1") == (transition(),)
-    assert [waiting.id for waiting in (await store.load()).notifications] == ["n1", "n2"]
+    assert await waiting(store) == (notification("n1"),)
     await store.aclose()
 
 
@@ -135,14 +132,14 @@ async def test_id_that_is_too_long_rejects_only_its_record(url: str) -> None:
 async def test_two_stores_may_share_a_database(url: str) -> None:
     """Two stores create the tables once, and only one of them sets the first thresholds."""
     stores = [SQLAlertStore(url, timeout=PATIENCE), SQLAlertStore(url, timeout=PATIENCE)]
-    await asyncio.gather(*(store.commit(alerts(alert())) for store in stores for _ in range(5)))
+    await asyncio.gather(*(commit(store, alerts(alert())) for store in stores for _ in range(5)))
     results = await asyncio.gather(
         *(store.set_thresholds({}, expected=None, by="", at=1) for store in stores),
         return_exceptions=True,
     )
 
     assert sorted(type(result) is Conflict for result in results) == [False, True]
-    assert (await stores[0].load()).alerts == (alert(),)
+    assert (await loaded(stores[0])).alerts == (alert(),)
     for store in stores:
         await store.aclose()
 
@@ -156,7 +153,7 @@ async def test_missing_root_certificate_names_the_option(
     store = SQLAlertStore(f"{url}?sslmode=verify-full", timeout=PATIENCE)
 
     with pytest.raises(StoreError, match=r"root certificate .*add sslrootcert=system to the URL"):
-        await store.load()
+        await loaded(store)
     await store.aclose()
 
 
@@ -178,7 +175,7 @@ def test_certificate_of_the_server_is_verified(
         for name, query in options.items():
             store = SQLAlertStore(f"{url}?{query}", timeout=PATIENCE)
             with suppress(StoreError):
-                await store.load()
+                await loaded(store)
                 accepted.append(name)
             await store.aclose()
         return accepted
@@ -199,7 +196,7 @@ def test_server_that_hangs_fails_the_call_at_its_timeout() -> None:
     async def load(url: str) -> None:
         store = SQLAlertStore(url, timeout=0.3)
         with pytest.raises(StoreError, match=r"did not respond within 0.3 seconds"):
-            await store.load()
+            await loaded(store)
         await store.aclose()
 
     with postgres_server() as server:
@@ -218,14 +215,14 @@ async def test_pooled_connections_of_pgbouncer_are_supported(postgres: Server, u
 
         await asyncio.gather(
             *(
-                store.commit(alerts(alert(f"a{number}-{index}")))
+                commit(store, alerts(alert(f"a{number}-{index}")))
                 for index, store in enumerate(stores)
                 for number in range(20)
             ),
             *(store.alerts(limit=number + 1) for store in stores for number in range(20)),
         )
 
-        assert len((await stores[0].load()).alerts) == 60
+        assert len((await loaded(stores[0])).alerts) == 60
         for store in stores:
             await store.aclose()
 
@@ -240,7 +237,7 @@ async def test_url_of_a_cloud_vendor_is_accepted(
     options = "sslmode=prefer&channel_binding=prefer&connect_timeout=60&application_name=gateway"
     store = SQLAlertStore(f"{plain}?{options}&target_session_attrs=read-write", timeout=PATIENCE)
 
-    await store.commit(alerts(alert()))
+    await commit(store, alerts(alert()))
     engine = create_async_engine(url)
     async with engine.connect() as connection:
         names = await connection.scalars(text("SELECT application_name FROM pg_stat_activity"))
@@ -257,5 +254,5 @@ async def test_required_encryption_is_required(url: str) -> None:
     for options in ("sslmode=require", "ssl=true", "sslmode=verify-full&sslrootcert=system"):
         store = SQLAlertStore(f"{url}?{options}", timeout=PATIENCE)
         with pytest.raises(StoreError, match="rejected SSL upgrade"):
-            await store.load()
+            await loaded(store)
         await store.aclose()

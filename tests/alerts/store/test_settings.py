@@ -7,6 +7,7 @@ import pytest
 from tokenpulse_mw.alerts.store import Conflict, ThresholdsVersion
 
 from .conftest import Open
+from .leadership import loaded
 from .samples import silence
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +26,7 @@ async def test_thresholds_survive_a_restart(opened: Open) -> None:
 
     async with opened() as store:
         assert versions == [first, second]
-        assert (await store.load()).thresholds == second
+        assert (await loaded(store)).thresholds == second
         assert await store.history(10) == (second, first)
         assert await store.history(1) == (second,)
 
@@ -43,7 +44,7 @@ async def test_thresholds_made_from_another_version_are_rejected(
             await store.set_thresholds({}, expected=expected, by="bob", at=120)
 
         assert caught.value.current == 2
-        assert (await store.load()).thresholds == current
+        assert (await loaded(store)).thresholds == current
 
 
 async def test_first_thresholds_made_from_a_version_are_rejected(opened: Open) -> None:
@@ -107,7 +108,7 @@ async def test_ended_silences_are_not_loaded(opened: Open) -> None:
         await store.add_silence(silence("ended", 100, 180))
         await store.add_silence(silence("lasts", 100, 181))
 
-        assert [silence.id for silence in (await store.load()).silences] == ["lasts"]
+        assert [silence.id for silence in (await loaded(store)).silences] == ["lasts"]
 
 
 async def test_silence_of_the_same_id_is_replaced(opened: Open) -> None:

@@ -14,6 +14,7 @@ import trio
 
 from tokenpulse_mw.alerts.store import MemoryAlertStore, SQLAlertStore
 
+from .leadership import commit, loaded
 from .samples import alert, alerts
 
 _PACKAGE = "tokenpulse_mw.alerts.store.sql"
@@ -119,13 +120,13 @@ def test_closed_store_works_in_another_event_loop(tmp_path: Path) -> None:
     """After it was closed, a store can be used in a new event loop."""
     store = SQLAlertStore(f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
 
-    async def commit(identity: str) -> int:
-        await asyncio.gather(*(store.commit(alerts(alert(identity))) for _ in range(3)))
-        state = await store.load()
+    async def stored(identity: str) -> int:
+        await asyncio.gather(*(commit(store, alerts(alert(identity))) for _ in range(3)))
+        state = await loaded(store)
         await store.aclose()
         return len(state.alerts)
 
-    assert [asyncio.run(commit("a1")), asyncio.run(commit("a2"))] == [1, 2]
+    assert [asyncio.run(stored("a1")), asyncio.run(stored("a2"))] == [1, 2]
 
 
 def test_call_that_runs_when_its_event_loop_ends_logs_nothing() -> None:

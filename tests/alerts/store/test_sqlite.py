@@ -25,6 +25,7 @@ from tokenpulse_mw.alerts.store import (
 )
 
 from ...support.waiting import PATIENCE
+from .leadership import commit, leader_of, loaded
 from .retry import retry
 from .samples import alert, alerts, notifications, transition
 
@@ -50,7 +51,7 @@ async def opened(
 async def fill(path: Path, number: int = 1) -> None:
     """Create a file with some alerts and thresholds."""
     async with opened(path) as store:
-        await store.commit(alerts(*(alert(f"a{index}") for index in range(number))))
+        await commit(store, alerts(*(alert(f"a{index}") for index in range(number))))
         await store.set_thresholds({"error_rate": 0.5}, expected=None, by="ada", at=1)
 
 
@@ -67,11 +68,11 @@ async def test_missing_folder_fails_until_it_is_created(tmp_path: Path) -> None:
     """The error names the file and the fix; after the fix the same store works."""
     folder = tmp_path / "late"
     async with opened(folder / "alerts.db") as store:
-        for call in (store.load(), store.commit(alerts(alert()))):
+        for call in (store.load(), commit(store, alerts(alert()))):
             with pytest.raises(StoreError, match=r"late/alerts.db: .*create its folder"):
                 await call
         folder.mkdir()
-        await store.commit(alerts(alert()))
+        await commit(store, alerts(alert()))
 
         assert await store.alert("a1") == alert()
 
@@ -84,7 +85,7 @@ async def test_file_that_is_not_a_database_is_not_overwritten(tmp_path: Path) ->
     before = path.read_bytes()
 
     async with opened(path) as store:
-        for call in (store.load(), store.commit(alerts(alert()))):
+        for call in (store.load(), commit(store, alerts(alert()))):
             with pytest.raises(StoreError, match=r"file is not a database .*move it away"):
                 await call
 
@@ -102,7 +103,7 @@ async def test_damaged_file_is_an_error(tmp_path: Path) -> None:
 
     async with opened(path) as store:
         with pytest.raises(StoreError, match=r"malformed .*restore it"):
-            await store.load()
+            await loaded(store)
 
 
 @pytest.mark.anyio
@@ -115,7 +116,7 @@ async def test_damaged_row_is_an_error(tmp_path: Path, text: str) -> None:
 
     async with opened(path) as store:
         with pytest.raises(StoreError, match=r"alerts.db"):
-            await store.load()
+            await loaded(store)
 
 
 @pytest.mark.anyio
@@ -139,24 +140,27 @@ async def test_read_only_file_is_an_error_of_writes(tmp_path: Path) -> None:
 
     async with opened(Path(f"file:{path}"), "?mode=ro&uri=true") as store:
         with pytest.raises(StoreError, match=r"readonly database .*allow this process to write"):
-            await store.commit(alerts(alert()))
+            await commit(store, alerts(alert()))
 
 
 @pytest.mark.anyio
 async def test_tables_of_another_version_are_an_error(tmp_path: Path) -> None:
-    """Tables of a newer release are neither read nor changed."""
+    """Tables of a newer release are used only if this release can read them."""
     path = tmp_path / "alerts.db"
     await fill(path)
-    execute(path, "UPDATE tokenpulse_alert_schema SET version = 2")
+    execute(path, "UPDATE tokenpulse_alert_schema SET version = 3, readable_from = 3")
 
     async with opened(path) as store:
-        for call in (store.load(), store.commit(alerts(alert("new")))):
-            with pytest.raises(StoreError, match=r"must have version 1, got 2: install"):
+        for call in (store.load(), commit(store, alerts(alert("new")))):
+            with pytest.raises(
+                StoreError,
+                match=r"by version 2, got version 3, .* 3: install",
+            ):
                 await call
 
-    execute(path, "UPDATE tokenpulse_alert_schema SET version = 1")
+    execute(path, "UPDATE tokenpulse_alert_schema SET readable_from = 1")
     async with opened(path) as store:
-        assert [alert.id for alert in (await store.load()).alerts] == ["a0"]
+        assert [alert.id for alert in (await loaded(store)).alerts] == ["a0"]
 
 
 @pytest.mark.anyio
@@ -181,7 +185,7 @@ async def test_write_fails_while_another_process_holds_the_lock(tmp_path: Path) 
             assert re.search(r"database is locked .*another process holds the lock", message)
             assert await retry(lambda: store.alert("a0")) == alert("a0")
             other.execute("COMMIT")
-        await retry(lambda: store.commit(alerts(alert("a2"))))
+        await retry(lambda: commit(store, alerts(alert("a2"))))
 
         assert await store.alert("a2") == alert("a2")
 
@@ -195,12 +199,12 @@ async def test_calls_behind_a_blocked_one_fail_at_their_timeout(tmp_path: Path) 
     async with opened(path, timeout=0.3) as store:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            calls = [store.commit(alerts(alert(f"b{number}"))) for number in range(4)]
+            calls = [commit(store, alerts(alert(f"b{number}"))) for number in range(4)]
             results = await asyncio.gather(*calls, return_exceptions=True)
             other.execute("COMMIT")
         assert all(isinstance(result, StoreError) for result in results)
         assert "did not respond within 0.3 seconds" in str(results[-1])
-        await retry(lambda: store.commit(alerts(alert("c"))))
+        await retry(lambda: commit(store, alerts(alert("c"))))
 
         assert await retry(lambda: store.alert("c")) == alert("c")
 
@@ -214,7 +218,7 @@ async def test_new_file_that_is_locked_is_retried_until_the_timeout(tmp_path: Pa
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             with pytest.raises(StoreError, match=r"did not respond within 0.4 seconds"):
-                await store.load()
+                await loaded(store)
             other.execute("COMMIT")
 
         assert await retry(store.load) == EngineState()
@@ -222,23 +226,24 @@ async def test_new_file_that_is_locked_is_retried_until_the_timeout(tmp_path: Pa
 
 _FILLS_THE_DISK = """
 import asyncio, resource, sys
+from tests.alerts.store.leadership import commit, loaded
 from tests.alerts.store.samples import alert, alerts
 from tokenpulse_mw.alerts.store import SQLAlertStore, StoreError
 
 async def main():
     store = SQLAlertStore(sys.argv[1])
-    await store.commit(alerts(alert("before")))
+    await commit(store, alerts(alert("before")))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
     for number in range(1000):
         try:
-            await store.commit(alerts(alert(f"a{number}", finding={"x": "x" * 10_000})))
+            await commit(store, alerts(alert(f"a{number}", finding={"x": "x" * 10_000})))
         except StoreError as error:
             print(error)
             break
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    await store.commit(alerts(alert("after")))
-    stored = {alert.id for alert in (await store.load()).alerts}
+    await commit(store, alerts(alert("after")))
+    stored = {alert.id for alert in (await loaded(store)).alerts}
     assert stored == {"before", "after", *(f"a{index}" for index in range(number))}, stored
     await store.aclose()
 
@@ -265,8 +270,8 @@ async def test_commit_of_a_cancelled_caller_is_completed(tmp_path: Path) -> None
     """A commit that has begun is completed, and closing the store waits for it."""
     path = tmp_path / "alerts.db"
     async with opened(path) as store:
-        await store.load()
-        caller = asyncio.ensure_future(store.commit(alerts(alert())))
+        leader = await leader_of(store)
+        caller = asyncio.ensure_future(store.commit(alerts(alert()), leader=leader))
         await asyncio.sleep(0)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -289,7 +294,7 @@ async def test_error_does_not_contain_secrets_of_the_url(tmp_path: Path) -> None
 
     async with opened(Path(f"file:{path}"), "?uri=true&password=hunter2%2Bx") as store:
         with pytest.raises(StoreError, match=r"no: \*\*\*") as caught:
-            await store.commit(notifications("n1"))
+            await commit(store, notifications("n1"))
 
         assert caught.value.__cause__ is None
         assert "hunter2" not in f"{store!r} {caught.value}"
@@ -309,11 +314,11 @@ async def test_bad_record_is_distinguished_from_a_database_failure(tmp_path: Pat
     async with opened(path) as store:
         for changes in (notifications("n" * 10), alerts(alert(type=7))):
             with pytest.raises(BadRecord, match=r"alerts.db: "):
-                await store.commit(changes)
-        await store.commit(notifications("n1"))
+                await commit(store, changes)
+        await commit(store, notifications("n1"))
         execute(path, "DROP TABLE tokenpulse_alert_notifications")
         with pytest.raises(StoreError) as caught:
-            await store.commit(notifications("n2"))
+            await commit(store, notifications("n2"))
 
         assert not isinstance(caught.value, BadRecord)
 
@@ -334,10 +339,10 @@ async def test_abandoned_calls_end_without_a_log_line(tmp_path: Path) -> None:
             for _ in range(3):
                 # On a slow machine the call may end by itself.
                 with pytest.raises((asyncio.TimeoutError, StoreError)):
-                    await asyncio.wait_for(store.commit(alerts(alert("b"))), 0.05)
+                    await asyncio.wait_for(commit(store, alerts(alert("b"))), 0.05)
             await asyncio.gather(store.delivered("n"), return_exceptions=True)
             other.execute("COMMIT")
-        await retry(lambda: store.commit(alerts(alert("c"))))
+        await retry(lambda: commit(store, alerts(alert("c"))))
     gc.collect()
 
     assert logged == []
@@ -352,7 +357,7 @@ async def test_error_does_not_contain_records(tmp_path: Path) -> None:
 
     async with opened(path) as store:
         with pytest.raises(StoreError) as caught:
-            await store.commit(Changes((alert(),), (transition(fingerprint="a private subject"),)))
+            await commit(store, Changes((alert(),), (transition(fingerprint="a private subject"),)))
 
         assert "a private subject" not in f"{caught.value} {caught.value.__cause__}"
 
@@ -365,7 +370,7 @@ async def test_two_stores_may_share_a_file(tmp_path: Path) -> None:
         stores = (one, two)
         await asyncio.gather(
             *(
-                store.commit(Changes((alert(f"a{number}"),), (transition(f"a{number}"),)))
+                commit(store, Changes((alert(f"a{number}"),), (transition(f"a{number}"),)))
                 for number in range(20)
                 for store in stores
             )
@@ -375,7 +380,7 @@ async def test_two_stores_may_share_a_file(tmp_path: Path) -> None:
             return_exceptions=True,
         )
 
-        assert len((await one.load()).alerts) == 20
+        assert len((await loaded(one)).alerts) == 20
         assert len(await two.transitions("a7")) == 1
         assert sorted(type(result) is Conflict for result in results) == [False, True]
         assert len(await one.history(10)) == 1
@@ -395,7 +400,7 @@ async def test_concurrent_first_calls_succeed(tmp_path: Path) -> None:
 async def test_closed_store_opens_again(tmp_path: Path) -> None:
     """A closed store can be used and closed again."""
     async with opened(tmp_path / "alerts.db") as store:
-        await store.commit(alerts(alert()))
+        await commit(store, alerts(alert()))
         await store.aclose()
         await store.aclose()
 

@@ -72,7 +72,7 @@ def _check_columns(connection: Connection) -> None:
     """Raise StoreError if a table with one of our names does not have our columns."""
     inspector = inspect(connection)
     for name in sorted(metadata.tables.keys() & set(inspector.get_table_names())):
-        missing = metadata.tables[name].c.keys() - {
+        missing = set(metadata.tables[name].c.keys()) - {
             column["name"] for column in inspector.get_columns(name)
         }
         if missing:
