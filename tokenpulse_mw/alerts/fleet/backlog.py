@@ -9,8 +9,6 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from ..store.records import Batch
 
-_MAX_BATCHES = 12  # of one heartbeat, so that a long backlog does not exceed its timeout
-
 
 class ReducibleBucket(Protocol):
     """Traffic in one slot that can be merged with that of other slots once it is old."""
@@ -43,6 +41,7 @@ class Backlog(Generic[_Bucket]):
         bucket_seconds: Length of a slot.
         max_buckets: Maximum number of whole buckets.
         max_hours: Maximum number of merged buckets; the oldest beyond it is dropped.
+        max_batches: Maximum number of batches of a heartbeat, to stay within its timeout.
 
     Attributes:
         pushed: Number of the last stored batch; it only ever increases.
@@ -50,11 +49,17 @@ class Backlog(Generic[_Bucket]):
     """
 
     def __init__(
-        self, *, bucket_seconds: float = 5, max_buckets: int = 60, max_hours: int = 25
+        self,
+        *,
+        bucket_seconds: float = 5,
+        max_buckets: int = 60,
+        max_hours: int = 25,
+        max_batches: int = 12,
     ) -> None:
         self.pushed = self.dropped = 0
         self._bucket_seconds = bucket_seconds
         self._max_buckets, self._max_hours = max_buckets, max_hours
+        self._max_batches = max_batches
         self._hours = dict[int, _Bucket]()
         self._buckets = deque[_Bucket]()
         self._sent: tuple[Batch, ...] = ()
@@ -85,7 +90,7 @@ class Backlog(Generic[_Bucket]):
             protocol: Version of the protocol.
         """
         if not self._sent:
-            count = min(_MAX_BATCHES, len(self._hours) + len(self._buckets))
+            count = min(self._max_batches, len(self._hours) + len(self._buckets))
             buckets = [self._pop() for _ in range(count)]
             self._sent = tuple(
                 Batch(process, number, bucket.slot, protocol, encode(bucket, protocol))

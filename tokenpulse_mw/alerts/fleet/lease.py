@@ -124,7 +124,7 @@ class Lease:
     def renewed(self, asked: float) -> None:
         """Follow a fenced call that succeeded and was sent at `asked`."""
         self._extend(asked)
-        self._writes += asked >= self._heard
+        self._writes += asked > self._heard
 
     def lose(self) -> None:
         """End the leadership, such as after a call raised `Fenced`."""
