@@ -28,6 +28,7 @@ logger = logging.getLogger("tokenpulse_mw.alerts")
 # Calls the store with a timeout; reports an error and returns None.
 CallStore = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
+
 class Controls:
     """Changes an engine at run time, as `engine.controls`.
 

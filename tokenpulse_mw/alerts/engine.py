@@ -62,10 +62,10 @@ class AlertEngine:
 
     Pass `observe` to an `ExchangeMiddleware`, or use `AlertMiddleware`. `async with engine:`
     evaluates every `interval` seconds and delivers notifications. Engines that share a store are
-    one fleet: the traffic of all of them counts, and one of them evaluates. An error of a rule, a sink or
-    the store is logged and affects nothing else; the alerts of a failed rule stay as they are. If
-    a sink has `resend`, it receives all firing alerts in every evaluation. If it has `aclose`, the
-    engine awaits it at the end.
+    one fleet: the traffic of all of them counts, and one of them evaluates. An error of a rule, a
+    sink or the store is logged and affects nothing else; the alerts of a failed rule stay as they
+    are. If a sink has `resend`, it receives all firing alerts in every evaluation. If it has
+    `aclose`, the engine awaits it at the end.
 
     Args:
         rules: Callables of (traffic, thresholds, now) that return findings; `default_rules()` if
@@ -371,9 +371,7 @@ class AlertEngine:
             )
         if leadership is not self._leadership:
             return []
-        await self._outbox.publish(
-            changes, snapshot, leadership.evaluator.tracker.firing(), at
-        )
+        await self._outbox.publish(changes, snapshot, leadership.evaluator.tracker.firing(), at)
         if leadership is not self._leadership:  # another process leads: nothing was stored
             return []
         self.controls.skip_revision(self._store_writer.revision)

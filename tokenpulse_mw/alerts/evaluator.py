@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, count
 
 import msgspec
@@ -62,9 +63,10 @@ class Evaluator:
         report: Report,
         recovered: Recovered = ignored,
     ) -> None:
-        self.traffic = Traffic(
-            thresholds, max_subjects=max_subjects, bucket_seconds=bucket_seconds
+        self._new_traffic = partial(
+            Traffic, max_subjects=max_subjects, bucket_seconds=bucket_seconds
         )
+        self.traffic = self._new_traffic(thresholds)
         self.rules = rules
         rules.set_outages({})
         self.tracker = AlertTracker(self.rules.names, cooldown=cooldown, is_silenced=is_silenced)
@@ -127,13 +129,14 @@ class Evaluator:
         return [finding for findings in result.values() for finding in findings]
 
     def restore_windows(self, records: Sequence[WindowRecord], shift: float) -> Steps[bool]:
-        """Restore traffic windows and recent outages; return False if one was invalid.
+        """Replace windows and recent outages with stored ones; return False if one was invalid.
 
         Args:
             records: The stored windows.
             shift: Seconds to add to a time since the epoch for one of the engine's clock.
         """
-        complete = yield from self.traffic.restore(records)
+        self.traffic = self._new_traffic(self.traffic.thresholds)
+        skipped = yield from self.traffic.restore(records)
         for record in records:
             if record.kind == _OUTAGES:
                 try:
@@ -142,7 +145,7 @@ class Evaluator:
                     logger.error("stored outages are invalid, ignoring them: error=%s", error)
                 else:
                     self.rules.set_outages(_shifted(stored, shift))
-        return complete
+        return not skipped
 
     def outages_record(self, shift: float) -> WindowRecord:
         """Return the recent outages, which `restore_windows` restores.

@@ -137,7 +137,7 @@ class Endpoint:
         if request.method not in ("GET", "HEAD"):
             body_type = operation.raw_type or operation.body_type
             body = await read_body(request, body_type, optional=operation.optional)
-        await self._engine.controls.catch_up()
+        await self._engine.controls.refresh()
         return await operation.handle(AdminRequest(self._engine, request, name, query, body))
 
 

@@ -84,7 +84,7 @@ class FleetMember:
         """Discard the counts, and be a new process from the next heartbeat on."""
         now = self._clock()
         self._fleet_clock = FleetClock(self._wall() - now)
-        self.backlog = Backlog(bucket_seconds=self.options.heartbeat)
+        self.backlog: Backlog[Bucket] = Backlog(bucket_seconds=self.options.heartbeat)
         self.aggregator = TrafficAggregator(
             thresholds,
             max_subjects=self._max_subjects,

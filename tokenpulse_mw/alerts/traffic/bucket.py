@@ -92,6 +92,10 @@ class Bucket:
     upstreams: dict[Upstream, int] = field(default_factory=dict)
     outcomes: dict[Upstream, Outcomes] = field(default_factory=dict)
 
+    def without_shares(self) -> Bucket:
+        """Return the requests and tokens of tenants alone, which the longest windows need."""
+        return Bucket(self.slot, self.profile, tenants=self.tenants, tenant_names=self.tenant_names)
+
     def merge(self, other: Bucket) -> None:
         """Add the traffic of `other` in the same slot, in any order.
 
