@@ -14,10 +14,13 @@ class Proxy:
 
     Attributes:
         port: Port of the proxy.
+        lost_after: A connection stops to transfer data after its client has sent these bytes; None
+            for no bytes.
     """
 
     def __init__(self, port: int) -> None:
         self.port = 0
+        self.lost_after: bytes | None = None
         self._server_port = port
         self._open: list[asyncio.Event] = []
         self._writers: list[asyncio.StreamWriter] = []
@@ -48,17 +51,18 @@ class Proxy:
         self._open.append(transfers)
         self._writers += [writer, server_writer]
         for source, target in ((reader, server_writer), (server_reader, writer)):
-            self._pipes.add(asyncio.create_task(_pipe(source, target, transfers)))
+            self._pipes.add(asyncio.create_task(self._pipe(source, target, transfers)))
 
-
-async def _pipe(
-    source: asyncio.StreamReader, target: asyncio.StreamWriter, transfers: asyncio.Event
-) -> None:
-    try:
-        while data := await source.read(1 << 16):
-            await transfers.wait()
-            target.write(data)
-            await target.drain()
-    except ConnectionError:
-        pass
-    target.close()
+    async def _pipe(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, transfers: asyncio.Event
+    ) -> None:
+        try:
+            while data := await source.read(1 << 16):
+                await transfers.wait()
+                target.write(data)
+                await target.drain()
+                if self.lost_after is not None and self.lost_after in data:
+                    transfers.clear()
+        except ConnectionError:
+            pass
+        target.close()

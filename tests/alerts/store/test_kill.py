@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
 
 from .leadership import beat, taken_over
+from .postgres import create_database
 
 pytestmark = pytest.mark.slow
 
@@ -80,9 +82,15 @@ async def check(store: AlertStore, reports: Reports) -> None:
 
 
 @pytest.mark.anyio
-async def test_killed_process_loses_and_doubles_no_reported_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
+async def test_killed_process_loses_and_doubles_no_reported_change(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The next process finds each change that a killed process has reported exactly once."""
     url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
+    if kind == "postgresql":
+        server = request.getfixturevalue("postgres")
+        url = await asyncio.to_thread(create_database, server, "alerts")
     chance = random.Random()
     lines: list[str] = []
     for prefix in ("first", "second", "third"):

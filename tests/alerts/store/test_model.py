@@ -7,8 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Coroutine
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -19,13 +20,19 @@ from tokenpulse_mw.alerts.store import (
     Ack,
     AlertRecord,
     AlertStore,
+    Batch,
     Changes,
     Conflict,
+    Fenced,
+    Leader,
+    LeaseRequest,
     MemoryAlertStore,
     SQLAlertStore,
     UnknownAlert,
+    WindowRecord,
 )
 
+from .leadership import batch, process
 from .model import Model
 from .samples import alert, notification, silence, transition
 
@@ -54,12 +61,27 @@ alerts = st.builds(
     acks,
     st.sampled_from([None, "info", "warning", "critical"]),
 )
+processes, payloads = st.sampled_from(["p0", "p1"]), st.binary(max_size=3)
 changes = st.builds(
     Changes,
     st.lists(alerts, max_size=4).map(tuple),
     st.lists(st.builds(transition, alert_ids, times), max_size=2).map(tuple),
     st.lists(st.builds(notification, notification_ids), max_size=2).map(tuple),
     st.lists(alert_ids, max_size=1).map(tuple),
+    st.lists(
+        st.builds(
+            WindowRecord,
+            st.sampled_from("wv"),
+            st.integers(0, 3),
+            st.just(1),
+            st.binary(max_size=3),
+        ),
+        max_size=2,
+        unique_by=lambda window: (window.kind, window.slot),
+    ).map(tuple),
+    st.dictionaries(st.sampled_from("wv"), st.integers(0, 3), max_size=1),
+    st.lists(st.tuples(processes, st.integers(1, 4)), max_size=3).map(tuple),
+    st.none() | times,
 )
 
 
@@ -70,7 +92,7 @@ class Stores(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp())
-        self.model = Model(_MAX_HISTORY)
+        self.model = Model(_MAX_HISTORY, _NOW)
         self.memory = MemoryAlertStore(max_history=_MAX_HISTORY, wall=lambda: _NOW)
         self.sql = self.new_sql()
 
@@ -91,19 +113,77 @@ class Stores(RuleBasedStateMachine):
     @initialize(changes=changes)
     def begin(self, changes: Changes) -> None:
         """Begin with some records."""
-        self.commit_changes(changes)
+        self.commit_changes(changes, self.new_leader())
 
-    @rule(changes=changes)
-    def commit(self, changes: Changes) -> None:
-        """Commit changes."""
-        self.commit_changes(changes)
+    @rule(changes=changes, is_stale=st.booleans())
+    def commit(self, changes: Changes, is_stale: bool) -> None:
+        """Commit changes as a leader or as a former one."""
+        leader = self.new_leader()
+        self.commit_changes(changes, leader._replace(epoch=leader.epoch - is_stale))
 
-    def commit_changes(self, changes: Changes) -> None:
+    def commit_changes(self, changes: Changes, leader: Leader) -> None:
         """Commit changes; all stores accept or reject them."""
-        is_valid = self.model.commit(changes)
+        leads = self.model.leads(leader)
+        is_valid = leads and self.model.commit(changes)
         for store in self.stores:
-            with nullcontext() if is_valid else pytest.raises(UnknownAlert):
-                self.run(store.commit(changes))
+            with nullcontext() if is_valid else pytest.raises(UnknownAlert if leads else Fenced):
+                revision = self.run(store.commit(changes, leader=leader))
+                assert revision == self.model.revision
+
+    def new_leader(self) -> Leader:
+        """Return the leader; if there is none, a process takes the lease."""
+        if self.model.holder is None:
+            self.beat("p0", [], 0, LeaseRequest("take", self.model.epoch, self.model.beat))
+        assert self.model.holder is not None
+        return Leader(self.model.epoch, self.model.holder)
+
+    @rule(
+        name=processes,
+        numbers=st.sets(st.integers(1, 6), max_size=3).map(sorted),
+        through=st.integers(0, 5),
+        action=st.sampled_from([None, "renew", "take", "release"]),
+        is_stale=st.booleans(),
+    )
+    def heartbeat(
+        self,
+        name: str,
+        numbers: list[int],
+        through: int,
+        action: Literal["renew", "take", "release"] | None,
+        is_stale: bool,
+    ) -> None:
+        """Send a heartbeat, with the current lease or an earlier one."""
+        epoch, beat = self.model.epoch, self.model.beat - is_stale
+        lease = action and LeaseRequest(action, epoch, beat)
+        self.beat(name, [batch(number, name) for number in numbers], through, lease)
+
+    def beat(
+        self, name: str, batches: list[Batch], through: int, lease: LeaseRequest | None
+    ) -> None:
+        """Send a heartbeat to the model and to the stores."""
+        expected = self.model.heartbeat(process(name), batches, through, lease)
+        for store in self.stores:
+            call = store.heartbeat(process(name), batches=batches, through=through, lease=lease)
+            assert replace(self.run(call), is_reference=False) == expected
+
+    @rule(identity=notification_ids, is_stale=st.booleans())
+    def claim(self, identity: str, is_stale: bool) -> None:
+        """Claim a notification as the leader or as a former one."""
+        leader = self.new_leader()
+        if is_stale:
+            leader = leader._replace(epoch=leader.epoch - 1)
+        else:
+            self.model.claim(identity)
+        for store in self.stores:
+            with pytest.raises(Fenced) if is_stale else nullcontext():
+                self.run(store.claim(identity, leader=leader))
+
+    @rule(name=st.sampled_from(["level", "other"]), value=st.none() | times)
+    def set_setting(self, name: str, value: float | None) -> None:
+        """Store a setting."""
+        self.model.set_setting(name, value)
+        for store in self.stores:
+            self.run(store.set_setting(name, value, by="ada", at=1))
 
     @rule(identity=notification_ids)
     def delivered(self, identity: str) -> None:
@@ -184,7 +264,17 @@ class Stores(RuleBasedStateMachine):
 
     async def compare(self, store: AlertStore) -> None:
         """Assert that all queries of `store` return what the model returns."""
-        assert await store.load() == self.model.load(_NOW)
+        assert await store.load() == self.model.load()
+        assert await store.load(self.model.revision) is None
+        if self.model.holder is not None:
+            leader = Leader(self.model.epoch, self.model.holder)
+            assert await store.take_over(leader) == self.model.take_over()
+        known = {"p0": 2}
+        assert await store.batches(known) == tuple(
+            batch
+            for batch in self.model.take_over().batches
+            if batch.number > known.get(batch.process, 0)
+        )
         assert await all_alerts(store) == self.model.newest_alerts()
         for identity in ("a0", "a1", "a2", "a3"):
             assert await store.transitions(identity) == self.model.transitions_of(identity)

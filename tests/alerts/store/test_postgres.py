@@ -6,7 +6,8 @@ import asyncio
 import base64
 import logging
 import random
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +16,27 @@ import trustme
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tokenpulse_mw.alerts.store import BadRecord, Changes, Conflict, SQLAlertStore, StoreError
+from tokenpulse_mw.alerts.store import (
+    Ack,
+    BadRecord,
+    Changes,
+    Conflict,
+    Fenced,
+    Leader,
+    LeaseRequest,
+    SQLAlertStore,
+    StoreError,
+    WindowRecord,
+)
 
 from ...support.servers import Server
 from ...support.waiting import PATIENCE
-from .leadership import commit, loaded, waiting
+from .leadership import batch, beat, commit, loaded, take, waiting
 from .pgbouncer import pgbouncer
 from .postgres import PASSWORD, create_database, postgres_server, url_of
 from .proxy import Proxy
 from .retry import retry
-from .samples import alert, alerts, notification, transition
+from .samples import alert, alerts, notification, resolved, silence, transition
 
 # Too long for an index entry, also compressed.
 LONG = base64.b64encode(random.Random(1).randbytes(6000)).decode()
@@ -96,6 +108,162 @@ async def test_silent_connection_fails_only_its_calls(postgres: Server, url: str
 
         assert {alert.id for alert in state.alerts} >= {"a1", "a3"}
         await store.aclose()
+
+
+@pytest.mark.anyio
+async def test_process_that_is_stopped_in_a_transaction_blocks_no_other(
+    postgres: Server, url: str
+) -> None:
+    """The server ends the transaction of a silent client, which holds the lock of the fleet."""
+    async with Proxy(postgres.port) as proxy:
+        through = url.replace(f":{postgres.port}/", f":{proxy.port}/")
+        stopped, other = SQLAlertStore(through, timeout=2), SQLAlertStore(url, timeout=2)
+        await retry(lambda: take(stopped, "p1"))
+        proxy.lost_after = b"UPDATE tokenpulse_alert_fleet"
+        with pytest.raises(StoreError, match="did not respond"):
+            await beat(stopped, "p1", lease=LeaseRequest("renew", 1))
+
+        leader = await retry(lambda: take(other, "p2"))
+
+        assert leader.process == "p2"
+        for store in (stopped, other):
+            await store.aclose()
+
+
+@pytest.mark.anyio
+async def test_write_fails_while_another_process_holds_the_lock(url: str) -> None:
+    """Reads continue while another process holds the lock; writes continue after it."""
+    store, engine = SQLAlertStore(url, timeout=1), create_async_engine(url)
+    await retry(lambda: beat(store))
+
+    async def error_of_write() -> str:
+        with pytest.raises(StoreError) as caught:
+            await store.set_setting("name", 1, by="ada", at=1)
+        return str(caught.value)
+
+    async with engine.connect() as connection:
+        await connection.execute(text("UPDATE tokenpulse_alert_fleet SET beat = beat"))
+        async with asyncio.timeout(PATIENCE):
+            # On a slow machine our timeout may come before the one of PostgreSQL.
+            while "did not respond" in (message := await error_of_write()):
+                pass
+        assert "lock timeout (another process holds the lock: if it is stopped" in message
+        assert (await retry(lambda: loaded(store))).settings == {}
+        await connection.rollback()
+    await retry(lambda: store.set_setting("name", 1, by="ada", at=1))
+
+    assert (await retry(lambda: loaded(store))).settings == {"name": 1}
+    await engine.dispose()
+    await store.aclose()
+
+
+@pytest.mark.anyio
+async def test_time_of_the_fleet_is_the_clock_of_the_server(url: str) -> None:
+    """The time passes within a transaction, and decides which silences have ended."""
+    store, engine = SQLAlertStore(url, timeout=PATIENCE), create_async_engine(url)
+    await store.add_silence(silence("ended", 100, 200))
+    await store.add_silence(silence("lasts", 100, 1e11))
+    async with engine.connect() as connection:
+        clock = text("SELECT extract(epoch FROM clock_timestamp())::float8")
+        before = await connection.scalar(clock)
+        state = await beat(store)
+        after = await connection.scalar(clock)
+    await engine.dispose()
+
+    assert state.is_reference
+    assert before < state.members[0].seen_at < state.now < after
+    assert [silence.id for silence in (await loaded(store)).silences] == ["lasts"]
+    await store.aclose()
+
+
+@pytest.mark.anyio
+async def test_process_has_at_most_two_connections(url: str) -> None:
+    """32 processes have at most 64 connections, of the 100 that PostgreSQL allows."""
+    store, engine = SQLAlertStore(url, timeout=PATIENCE), create_async_engine(url)
+    calls: list[Callable[[], Awaitable[object]]] = [store.load, lambda: beat(store)] * 10
+    await asyncio.gather(*(call() for call in calls))
+    async with engine.connect() as connection:
+        query = text(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = 'alerts' AND pid <> pg_backend_pid()"
+        )
+        assert await connection.scalar(query) <= 2
+    await engine.dispose()
+    await store.aclose()
+
+
+@pytest.mark.anyio
+async def test_tables_of_another_program_are_an_error(url: str) -> None:
+    """Tables with our names but other columns are neither read nor changed."""
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE tokenpulse_alert_members (name text)"))
+    await engine.dispose()
+    store = SQLAlertStore(url, timeout=PATIENCE)
+
+    with pytest.raises(StoreError, match=r"without 'host': drop .* another database or schema"):
+        await store.load()
+    await store.aclose()
+
+
+async def hurry(store: SQLAlertStore, name: str, rounds: int) -> int:
+    """Make all calls that lock rows, as fast as possible; return the number of commits."""
+    commits = 0
+
+    async def evaluate() -> None:
+        nonlocal commits
+        for number in range(rounds):
+            identity = f"{name}-{number}"
+            seen = await beat(store, name)
+            await beat(store, name, lease=LeaseRequest("take", seen.epoch, seen.beat))
+            with suppress(Fenced):
+                leader = Leader(seen.epoch + 1, name)
+                changes = Changes(
+                    (alert("both"), resolved(identity), alert(f"open {identity}")),
+                    (transition("both", number),),
+                    (notification(identity), notification("both")),
+                    consumed=tuple((f"p{index}", number) for index in range(3)),
+                    windows=(WindowRecord("minute", 1, 1, b"counts"),),
+                )
+                await store.commit(changes, leader=leader)
+                commits += 1
+                await store.claim(identity, leader=leader)
+            await store.dead(identity, number, "410 Gone")
+
+    async def send_heartbeats() -> None:
+        for number in range(1, rounds + 1):
+            await beat(store, name, batch(number, name))
+            await store.acknowledge("both", Ack(name, number))
+
+    async def prune() -> None:
+        for number in range(rounds):
+            await store.prune(1e6)
+            await store.set_setting("level", number, by=name, at=1)
+            await store.add_silence(silence("both"))
+
+    await asyncio.gather(evaluate(), send_heartbeats(), prune())
+    return commits
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_pooled", [False, True])
+async def test_concurrent_transactions_do_not_deadlock(
+    postgres: Server, url: str, is_pooled: bool
+) -> None:
+    """No call of three processes fails, directly or through a pooler, and no batch is lost."""
+    rounds = 15
+    with pgbouncer(postgres) if is_pooled else nullcontext(postgres) as server:
+        place = url.replace(f":{postgres.port}/", f":{server.port}/")
+        stores = [SQLAlertStore(place, timeout=PATIENCE, max_history=3) for _ in range(3)]
+        commits = await asyncio.gather(
+            *(hurry(store, f"p{index}", rounds) for index, store in enumerate(stores))
+        )
+        members = (await beat(stores[0], "p0")).members
+
+        assert all(commits)
+        assert [member.pushed for member in members] == [rounds] * 3
+        for store in stores:
+            await store.aclose()
 
 
 @pytest.mark.anyio

@@ -22,10 +22,11 @@ from tokenpulse_mw.alerts.store import (
     Page,
     SQLAlertStore,
     StoreError,
+    WindowRecord,
 )
 
 from ...support.waiting import PATIENCE
-from .leadership import commit, leader_of, loaded
+from .leadership import batch, beat, commit, leader_of, loaded, taken_over
 from .retry import retry
 from .samples import alert, alerts, notifications, transition
 
@@ -161,6 +162,54 @@ async def test_tables_of_another_version_are_an_error(tmp_path: Path) -> None:
     execute(path, "UPDATE tokenpulse_alert_schema SET readable_from = 1")
     async with opened(path) as store:
         assert [alert.id for alert in (await loaded(store)).alerts] == ["a0"]
+
+
+@pytest.mark.anyio
+async def test_tables_of_a_newer_release_may_be_readable(tmp_path: Path) -> None:
+    """During a deployment this release uses tables with the new columns of the next one."""
+    path = tmp_path / "alerts.db"
+    await fill(path)
+    tables = ("alerts", "alert_fleet", "alert_members", "alert_batches", "alert_windows")
+    execute(
+        path,
+        "UPDATE tokenpulse_alert_schema SET version = 3",
+        *(f"ALTER TABLE tokenpulse_{table} ADD COLUMN more INTEGER DEFAULT 7" for table in tables),
+    )
+
+    async with opened(path) as store:
+        await beat(store, "p2", batch(1, "p2"))
+        await commit(store, Changes((alert("new"),), windows=(WindowRecord("day", 1, 1, b""),)))
+        state = await taken_over(store)
+
+    assert [alert.id for alert in state.state.alerts] == ["a0", "new"]
+    assert state.batches == (batch(1, "p2"),)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("table", "columns", "missing"),
+    [
+        ("tokenpulse_alert_schema", "version INTEGER PRIMARY KEY", "readable_from"),
+        ("tokenpulse_alert_fleet", "id INTEGER PRIMARY KEY, epoch INTEGER", "beat"),
+        ("tokenpulse_alerts", "id TEXT", "ack"),
+    ],
+)
+async def test_tables_of_another_program_are_an_error(
+    tmp_path: Path, table: str, columns: str, missing: str
+) -> None:
+    """Tables with our names but other columns are neither read nor changed."""
+    path = tmp_path / "alerts.db"
+    execute(path, f"CREATE TABLE {table} ({columns})")
+
+    async with opened(path) as store:
+        for call in (store.load(), commit(store, alerts(alert("new")))):
+            with pytest.raises(StoreError, match=f"'{table}' .* without '{missing}': .*another"):
+                await call
+
+    with closing(sqlite3.connect(path)) as connection:
+        assert list(connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")) == [
+            (table,)
+        ]
 
 
 @pytest.mark.anyio
