@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw import TokenUsage
-from tokenpulse_mw.alerts import Thresholds
+from tokenpulse_mw.alerts import Thresholds, Traffic
 from tokenpulse_mw.alerts.steps import finish
-from tokenpulse_mw.alerts.traffic import OVERFLOW
+from tokenpulse_mw.alerts.store.records import WindowRecord
+from tokenpulse_mw.alerts.traffic import OVERFLOW, Outcomes
+from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile
 
 from ..exchanges import exchange
 from ..observed_traffic import ObservedTraffic
@@ -154,13 +158,13 @@ def test_preflight_is_not_a_request_of_a_key() -> None:
 
 
 def test_failures_expire_after_the_error_window() -> None:
-    """Failures count for `error_window` seconds and at most a tenth more."""
+    """Failures count for `error_window` seconds and at most one slot more."""
     traffic = ObservedTraffic(Thresholds(error_window=10), max_subjects=5)
     traffic.observe(exchange(api_key="k1", status=500), now=0)
 
-    traffic.advance(10)
+    traffic.advance(14)
     assert list(traffic.errors.failing()) == [("k1", 1, 1)]
-    traffic.advance(11)
+    traffic.advance(15)
     assert list(traffic.errors.failing()) == []
 
 
@@ -332,16 +336,6 @@ def test_begin_evaluation_resets_limited_requests_but_not_the_windows() -> None:
     assert list(traffic.counts.day.maxima()) == [("acme", 1, 0)]
 
 
-def test_exchange_still_buffered_counts_in_the_next_evaluation() -> None:
-    """An exchange that is still buffered is not reset by `begin_evaluation`."""
-    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
-    traffic.observe(exchange(tenant="acme", limited=True), now=0)
-
-    traffic.begin_evaluation()
-
-    assert list(traffic.limited.items()) == [("acme", 1)]
-
-
 def test_new_thresholds_apply_to_earlier_traffic() -> None:
     """A daily threshold set at noon includes the requests of the morning."""
     traffic = ObservedTraffic(Thresholds(), max_subjects=5)
@@ -395,48 +389,6 @@ def test_invalid_exchange_does_not_affect_others() -> None:
     assert traffic.errors.get("k1") == (2, 0)
 
 
-class Ended(NamedTuple):
-    """An exchange that ended `later` seconds after the previous one."""
-
-    later: float
-    key: str
-    credential: str
-    status: int
-
-
-@given(
-    log=st.lists(
-        st.builds(
-            Ended,
-            later=st.sampled_from([0.0, 0.3, 1.0, 7.0]),
-            key=st.sampled_from(["k1", "k2", "k3"]),
-            credential=st.sampled_from(["c1", "c2", "c3"]),
-            status=st.sampled_from([200, 404, 500]),
-        ),
-        max_size=60,
-    ),
-    most=st.integers(1, 3),
-)
-def test_buffered_exchanges_give_the_same_counts_as_unbuffered_ones(
-    log: list[Ended], most: int
-) -> None:
-    """Rules read the same counts after every exchange and once at the end, overflow included."""
-    unbuffered, buffered = (ObservedTraffic(Thresholds(), max_subjects=most) for _ in range(2))
-    now = 0.0
-
-    for ended in log:
-        now += ended.later
-        observed = exchange(api_key=ended.key, credential=ended.credential, status=ended.status)
-        for traffic in (unbuffered, buffered):
-            traffic.observe(observed, now)
-        assert unbuffered.counts is not None
-
-    for traffic in (unbuffered, buffered):
-        traffic.advance(now)
-    assert sorted(unbuffered.errors.items()) == sorted(buffered.errors.items())
-    assert sorted(unbuffered.counts.day.items()) == sorted(buffered.counts.day.items())
-
-
 @given(
     outcomes=st.lists(
         st.tuples(st.sampled_from(["c1", "c2", "c3"]), st.sampled_from([200, 500])), max_size=60
@@ -482,3 +434,225 @@ def test_active_upstream_is_not_evicted() -> None:
 
     result = {upstream[1]: streak.failures for upstream, streak in traffic.upstreams.failing()}
     assert result == {"busy": 50, "49": 1}
+
+
+def bucket(slot: int, **fields: Any) -> Bucket:
+    """Return a bucket of 5 s with the default profile."""
+    return Bucket(slot, Profile.of(Thresholds()), [0] * 5, **fields)
+
+
+def test_late_bucket_counts_in_its_own_slots() -> None:
+    """Counts of a late bucket expire with its slot, as if it had come in time."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    finish(traffic.apply(bucket(20, tenants={"acme": 1})))
+
+    finish(traffic.apply(bucket(10, tenants={"acme": 2}, limited={"acme": 3})))
+
+    assert traffic.counts.minute.get("acme") == (3, 0)
+    assert list(traffic.limited.items()) == [("acme", 3)]
+    traffic.advance(114)
+    assert traffic.counts.minute.get("acme") == (3, 0)
+    traffic.advance(115)
+    assert traffic.counts.minute.get("acme") == (1, 0)
+
+
+def test_late_bucket_is_ignored_where_the_window_has_passed() -> None:
+    """A bucket that is two minutes late counts in the day, but not in the minute."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    finish(traffic.apply(bucket(100, tenants={"acme": 1})))
+
+    finish(traffic.apply(bucket(76, tenants={"acme": 2})))
+
+    assert traffic.counts.minute.get("acme") == (1, 0)
+    assert traffic.counts.day.get("acme") == (3, 0)
+
+
+def test_late_bucket_changes_no_name_of_a_tenant() -> None:
+    """An older name does not replace a newer one."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    finish(traffic.apply(bucket(20, tenant_names={"7": "New"})))
+
+    finish(traffic.apply(bucket(10, tenant_names={"7": "Old", "8": "Other"})))
+
+    assert dict(traffic.tenant_names) == {"7": "New", "8": "Other"}
+
+
+def test_bucket_with_another_profile_counts_without_error_rates() -> None:
+    """Failures and latencies that were counted by other thresholds are left out."""
+    traffic = Traffic(Thresholds(count_client_errors=True), max_subjects=5)
+
+    finish(traffic.apply(bucket(1, tenants={"acme": 1}, keys={"k1": 1})))
+
+    assert traffic.counts.minute.get("acme") == (1, 0)
+    assert list(traffic.errors.items()) == []
+
+
+@pytest.mark.parametrize(("window", "step"), [(300, 30), (60, 10), (10, 5), (1, 5), (301, 35)])
+def test_error_windows_consist_of_whole_buckets(window: float, step: int) -> None:
+    """The slots are a tenth of the window, rounded up to a multiple of a bucket."""
+    counts = Traffic(Thresholds(error_window=window), max_subjects=5).counts
+
+    assert {
+        counts.errors.step,
+        counts.latencies.step,
+        counts.failures_by_upstream.step,
+        counts.upstreams.step,
+    } == {step}
+    assert (counts.minute.step, counts.rate_limited.step, counts.day.step) == (5, 5, 3600)
+
+
+def test_large_bucket_is_counted_in_bounded_steps() -> None:
+    """Each step counts at most 1,000 names."""
+    traffic = Traffic(Thresholds(), max_subjects=10_000)
+    names = [str(number) for number in range(2500)]
+    large = bucket(
+        1,
+        tenants=dict.fromkeys(names, 1),
+        tenant_names=dict.fromkeys(names, "Acme"),
+        outcomes={("apikey", name): Outcomes(failed_at=[1]) for name in names},
+    )
+
+    sizes = [0] + [
+        len(traffic.counts.minute) + len(traffic.counts.day) for _ in traffic.apply(large)
+    ]
+
+    assert max(after - before for before, after in pairwise(sizes)) <= 1500
+    assert (sizes[-1], len(traffic.tenant_names)) == (5000, 2500)
+    assert len(list(traffic.upstreams.failing())) == 2500
+
+
+def stored(traffic: Traffic) -> list[WindowRecord]:
+    """Return the changed slots, marked as stored."""
+    records, _ = finish(traffic.snapshot())
+    traffic.confirm_stored()
+    return records
+
+
+def kinds(records: list[WindowRecord]) -> list[tuple[str, int]]:
+    """Return kind and slot of each record."""
+    return [(record.kind, record.slot) for record in records]
+
+
+def test_snapshot_has_the_slots_that_changed() -> None:
+    """A slot is stored as a whole, and not again until it changes."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    for slot in (1, 2):
+        finish(traffic.apply(bucket(slot, tenants={"acme": 1})))
+
+    assert kinds(stored(traffic)) == [("minute", 5), ("minute", 10), ("day", 0), ("state", 0)]
+    assert kinds(stored(traffic)) == [("state", 0)]
+    finish(traffic.apply(bucket(2, tenants={"acme": 1})))
+    assert kinds(stored(traffic)) == [("minute", 10), ("day", 0), ("state", 0)]
+
+
+def test_snapshot_that_was_not_stored_is_repeated() -> None:
+    """A failed commit loses no slot: the next snapshot has it again, with newer contents."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    finish(traffic.apply(bucket(1, tenants={"acme": 1})))
+    finish(traffic.snapshot())
+
+    finish(traffic.apply(bucket(2, tenants={"acme": 1})))
+
+    assert kinds(stored(traffic)) == [("minute", 5), ("minute", 10), ("day", 0), ("state", 0)]
+
+
+def test_snapshot_names_the_first_slot_that_is_still_needed() -> None:
+    """Slots that a window has passed are neither stored nor kept; state has no slots."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    finish(traffic.apply(bucket(1, tenants={"acme": 1})))
+    traffic.advance(100_000)
+
+    records, expired = finish(traffic.snapshot())
+
+    assert kinds(records) == [("state", 0)]
+    assert expired == {
+        "request_rate": 99_990,
+        "minute": 99_940,
+        "day": 10_800,
+        "rate_limited": 99_940,
+        "errors": 99_690,
+        "latencies": 99_690,
+        "failures_by_upstream": 99_690,
+        "upstreams": 99_690,
+    }
+
+
+def test_restored_traffic_equals_the_stored_one() -> None:
+    """Counts, maxima, limited requests, names and streaks survive the loss of the process."""
+    thresholds = Thresholds(master_rpm=2, global_qps=0.1)
+    traffic = ObservedTraffic(thresholds, max_subjects=5)
+    failed = {"tenant": "7", "tenant_name": "Acme", "provider": "claude", "status": 500}
+    traffic.observe_all([exchange(api_key="k1", **failed) for _ in range(100)], 1000.0)
+    traffic.observe(exchange(tenant="7", limited=True), 1001.0)
+    traffic.begin_evaluation()
+    traffic.observe(exchange(tenant="7", limited=True), 1020.0)
+
+    restored = Traffic(thresholds, max_subjects=5)
+    assert finish(restored.restore(stored(traffic))) == 0
+
+    for window, copy in zip(
+        traffic.counts.by_kind.values(), restored.counts.by_kind.values(), strict=True
+    ):
+        assert list(copy.items()) == list(window.items())
+        assert list(copy.maxima()) == list(window.maxima())
+    assert list(restored.limited.items()) == [("7", 1)]
+    assert dict(restored.tenant_names) == {"7": "Acme"}
+    assert list(restored.upstreams.items()) == list(traffic.upstreams.items())
+    assert kinds(stored(restored)) == [("state", 0)]
+
+
+def test_traffic_counted_after_a_restoration_is_added_to_its_slot() -> None:
+    """The next leader stores the whole slot, also what an earlier leader has counted."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    finish(traffic.apply(bucket(1, tenants={"acme": 1})))
+    restored, again = (Traffic(Thresholds(), max_subjects=5) for _ in range(2))
+    finish(restored.restore(stored(traffic)))
+
+    finish(restored.apply(bucket(1, tenants={"acme": 2})))
+
+    finish(again.restore(stored(restored)))
+    assert again.counts.minute.get("acme") == (3, 0)
+
+
+@pytest.mark.parametrize("changed", [{"payload": b"\xc1"}, {"protocol": 2}])
+@pytest.mark.parametrize("kind", ["minute", "state"])
+def test_record_that_cannot_be_read_is_skipped(
+    changed: dict[str, Any], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest is restored, and the log names the skipped record."""
+    traffic = Traffic(Thresholds(master_rpd=1), max_subjects=5)
+    finish(traffic.apply(bucket(1, tenants={"acme": 1})))
+    records = [
+        replace(record, **changed) if record.kind == kind else record for record in stored(traffic)
+    ]
+
+    restored = Traffic(Thresholds(master_rpd=1), max_subjects=5)
+    skipped = finish(restored.restore(records))
+
+    assert skipped == 1
+    assert restored.counts.day.get("acme") == (1, 0)
+    assert list(restored.counts.day.maxima()) == [("acme", 1, 0)]
+    assert restored.counts.minute.get("acme") == ((0, 0) if kind == "minute" else (1, 0))
+    (log,) = caplog.records
+    assert log.levelname == "ERROR"
+    slot = 5 if kind == "minute" else 0
+    assert log.message.startswith(f"stored traffic skipped: kind={kind} slot={slot} error=")
+
+
+def test_records_of_other_kinds_are_ignored() -> None:
+    """The caller can store state of its own beside the traffic."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+
+    assert finish(traffic.restore([WindowRecord("outages", 0, 1, b"{}")])) == 0
+
+
+def test_error_rates_of_other_thresholds_are_not_restored() -> None:
+    """Failures that were counted by other thresholds are left out without an error."""
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
+    traffic.observe(exchange(tenant="acme", api_key="k1", status=500), 0)
+
+    restored = Traffic(Thresholds(count_client_errors=True), max_subjects=5)
+    assert finish(restored.restore(stored(traffic))) == 0
+
+    assert list(restored.errors.items()) == []
+    assert restored.counts.day.get("acme") == (1, 0)

@@ -120,6 +120,7 @@ class TrafficAggregator:
         """Seal the open bucket, and use other thresholds from now on."""
         self._close()
         self._profile = Profile.of(thresholds)
+        self._open()
 
     def _roll(self, now: float) -> None:
         """Begin the next second, and the next bucket if the current one has ended."""
