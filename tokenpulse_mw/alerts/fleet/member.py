@@ -225,12 +225,9 @@ class FleetMember:
 
     def watermark(self) -> int:
         """Return the slot up to which all live processes have sent their traffic."""
-        if self.state is None:
-            return -1
         seconds = self.options.heartbeat
-        return watermark(
-            self.state.members, self.state.now, bucket_seconds=seconds, patience=2 * seconds
-        )
+        through = [member.through for member in self.live(2 * seconds)]
+        return watermark(through, self.now, bucket_seconds=seconds, patience=2 * seconds)
 
     def renewed(self, asked: float) -> None:
         """Extend the lease after a fenced call that was sent at `asked` and succeeded."""
