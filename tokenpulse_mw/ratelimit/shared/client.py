@@ -94,8 +94,15 @@ class StorageClient(Generic[Counters]):
         return call
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop; the next call opens new ones."""
+        """Close the connections of the running event loop after the calls that are in progress.
+
+        The next call opens new connections.
+        """
         with suppress(RuntimeError):  # on trio, which has no connections
+            loop = asyncio.get_running_loop()
+            calls = [call for call in self._calls if call.get_loop() is loop]
+            if calls:
+                await asyncio.wait(calls)
             await self._pool.drop()
 
     async def _query(

@@ -92,11 +92,11 @@ local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local used = redis.call('zcount', KEYS[1], '(' .. now, '+inf')
 if #ARGV > 2 and #ARGV - 2 <= ARGV[2] - used then
-    redis.pcall('zremrangebyscore', KEYS[1], '-inf', now)
     for number = 3, #ARGV do
         local reply = redis.pcall('zadd', KEYS[1], now + ARGV[1], ARGV[number])
         if type(reply) == 'table' then return {-1, reply.err} end
     end
+    redis.call('zremrangebyscore', KEYS[1], '-inf', now)
     redis.call('pexpire', KEYS[1], ARGV[1])
 end
 return {used}
