@@ -18,6 +18,7 @@ from .client import FALLBACKS, StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
 from .redis import FixedOnRedis, SlidingOnRedis
 from .storage import SharedStorage, check_storage, check_window
+from .top_usage import TopUsage
 
 _STRATEGIES = ("fixed-window", "sliding-window-counter")
 
@@ -104,6 +105,7 @@ class SharedLimiter:
         # Keys with more remaining are not copied: a flood of new keys must not fill the table.
         self._max_remaining_to_adopt = self.limit * 3 // 4
         self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
+        self._top_usage = TopUsage(self.limit, self.window)
         self._client: StorageClient[Windows] = StorageClient(
             storage,
             partial(_windows, strategy=strategy, limit=self.limit, window=self.window),
@@ -128,6 +130,9 @@ class SharedLimiter:
         if not response:
             return self._decide_locally(self._local.hit, key, cost)
         (decision,) = response
+        now = self.clock()
+        used = self.limit - decision.remaining
+        self._top_usage.record(key, used, now, now + decision.reset_after)
         if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
             self._local.adopt(key, decision)
         return decision
@@ -151,6 +156,7 @@ class SharedLimiter:
         """
         name = self._name(key)
         self._local.reset(key)
+        self._top_usage.remove(key)
         await self._client.call(lambda windows: windows.reset(name))
 
     async def charge(
@@ -183,18 +189,30 @@ class SharedLimiter:
             )
         amount = check_amount(amount)
         name = self._name(key)
-        age = 0.0 if since is None else self.clock() - since
+        now = self.clock()
+        age = 0.0 if since is None else now - since
 
         async def charged(windows: Windows) -> None:
             await cast(FixedOnRedis | FixedOnMemcached, windows).charge(name, amount, age)
 
         response = None if degraded else await self._client.call(charged)
+        if response:
+            self._top_usage.correct(key, amount, now - age)
         if not response or self._on_error == "local":
             self._local.charge(key, amount, since=since)
 
     def clear(self) -> None:
         """Remove the usage that this process has counted; that in the storage stays."""
         self._local.clear()
+        self._top_usage.clear()
+
+    def usage(self) -> list[tuple[Hashable, int]]:
+        """Return (key, used) of at most 1,000 keys that have used at least half of their limit.
+
+        This is the usage in the last decision on each key in this process, plus its charges since.
+        Keys that only other processes have used, and windows that have ended, are left out.
+        """
+        return self._top_usage.entries(self.clock())
 
     @property
     def clock(self) -> Callable[[], float]:
