@@ -284,6 +284,29 @@ async def test_process_counts_its_requests_during_an_outage(
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
+async def test_requests_of_an_outage_may_exceed_the_limit_until_they_end(
+    redis: Server, clock: FakeClock
+) -> None:
+    """All are counted after the outage, and no further request is allowed before enough end."""
+    processes = [slots_on(redis, 1, clock=clock, lease=BRIEF) for _ in range(3)]
+    redis.kill()
+    for slots in processes[1:]:
+        assert (await slots.hit("a")).allowed
+
+    redis.start()
+    clock.advance(RETRY_SECONDS + PATIENCE)
+
+    async def both_are_counted() -> bool:
+        return len(await leases(redis)) == 2
+
+    await until(both_are_counted)
+    assert await processes[0].hit("a") == Decision(False, 1, 0, 0.0, 1.0)
+    assert await processes[0].hit("a", 0) == Decision(True, 1, 0, 0.0, 0.0)
+    for slots in processes[1:]:
+        slots.release("a")
+    await until_free(processes[0], 1)
+
+
 @pytest.mark.parametrize(
     ("on_error", "decision"),
     [

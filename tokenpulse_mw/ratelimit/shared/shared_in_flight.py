@@ -10,7 +10,9 @@ from contextvars import Context
 from functools import partial
 from itertools import count, islice
 from secrets import token_hex
-from typing import Any
+from typing import cast
+
+from limits.aio.storage import RedisStorage
 
 from ...secret import Secret, hide_arguments, hide_url
 from ...validation import check_choice, check_integer, check_seconds
@@ -19,7 +21,7 @@ from ..limiters import MAX_SLOTS, Decision, slots_decision
 from .client import FALLBACKS, StorageClient
 from .redis import SlotsOnRedis
 from .shared_limiter import hash_key
-from .storage import SharedStorage, check_storage
+from .storage import check_storage
 
 _KEYS_PER_CALL = 20
 _EXTENSIONS_PER_LEASE = 3  # so two may fail
@@ -129,7 +131,7 @@ class SharedInFlight:
         self.counters = (storage, "in-flight", self._prefix)
         self._client = StorageClient(
             storage,
-            partial(_slots, limit=self.limit, lease=lease),
+            lambda opened: SlotsOnRedis(cast(RedisStorage, opened), limit, lease),
             on_error=on_error,
             timeout=timeout,
             clock=clock,
@@ -258,8 +260,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
     with suppress(RuntimeError):
         return asyncio.get_running_loop()
     return None
-
-
-def _slots(storage: SharedStorage, *, limit: int, lease: float) -> SlotsOnRedis:
-    redis: Any = storage  # Memcached is rejected
-    return SlotsOnRedis(redis, limit, lease)

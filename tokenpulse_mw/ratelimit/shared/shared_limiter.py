@@ -156,7 +156,7 @@ class SharedLimiter:
         """
         name = self._name(key)
         self._local.reset(key)
-        self._top_usage.remove(key)
+        self._top_usage.record(key, 0, now=0.0, ends=0.0)
         await self._client.call(lambda windows: windows.reset(name))
 
     async def charge(
@@ -204,7 +204,7 @@ class SharedLimiter:
     def clear(self) -> None:
         """Remove the usage that this process has counted; that in the storage stays."""
         self._local.clear()
-        self._top_usage.clear()
+        self._top_usage = TopUsage(self.limit, self.window)
 
     def usage(self) -> list[tuple[Hashable, int]]:
         """Return (key, used) of at most 1,000 keys that have used at least half of their limit.

@@ -44,14 +44,6 @@ class TopUsage:
         if amount > 0 or since >= ends - self._window - _MAX_DELAY:
             self._usage[key] = used + amount, ends
 
-    def remove(self, key: Hashable) -> None:
-        """Remove `key`."""
-        self._usage.pop(key, None)
-
-    def clear(self) -> None:
-        """Remove all keys."""
-        self._usage.clear()
-
     def entries(self, now: float) -> list[tuple[Hashable, int]]:
         """Return (key, used) of the most used keys."""
         self._evict(now)
