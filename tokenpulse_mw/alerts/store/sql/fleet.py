@@ -194,7 +194,7 @@ class Fleet:
         keys = await connection.execute(self._batch_keys)
         new = [(process, number) for process, number in keys if number > after.get(process, 0)]
         found = list[Batch]()
-        for part in in_batches(new):
+        for part in in_batches(new, 10):  # a payload may have hundreds of kilobytes
             found += await fetch(connection, batch_of, self._batches_of_keys, keys=part)
         return tuple(found)
 
