@@ -103,7 +103,10 @@ class Fleet:
         self._prune_members = delete(members).where(members.c.seen_at < now - STORED_SECONDS)
         member, window = dialect.insert(members), dialect.insert(windows)
         new = member.excluded
-        self._put_member = member.values(seen_at=now, pushed=0).on_conflict_do_update(
+        values: Values = {
+            name: bindparam(f"new_{name}") for name in (*Process.__slots__, "through")
+        }
+        self._put_member = member.values(**values, seen_at=now, pushed=0).on_conflict_do_update(
             index_elements=["name"],
             set_={
                 **{name: new[name] for name in Process.__slots__ if name != "name"},
@@ -128,7 +131,10 @@ class Fleet:
         granted = lease is not None and await self._change_lease(connection, process.name, lease)
         name = {"process": process.name}
         # This locks the row, so that a call that is repeated meanwhile waits.
-        await connection.execute(self._put_member, {**process_values(process), "through": through})
+        values = {**process_values(process), "through": through}
+        await connection.execute(
+            self._put_member, {f"new_{column}": value for column, value in values.items()}
+        )
         pushed: int = (await connection.execute(self._pushed, name)).scalar_one()
         new = [batch for batch in batches if batch.number > pushed]
         if new:
