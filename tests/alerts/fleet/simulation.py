@@ -15,7 +15,10 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from tokenpulse_mw.alerts.fleet import Backlog, FleetClock, Inbox, Lease, watermark
+from tokenpulse_mw.alerts.fleet.backlog import Backlog
+from tokenpulse_mw.alerts.fleet.clock import FleetClock
+from tokenpulse_mw.alerts.fleet.inbox import Inbox, watermark
+from tokenpulse_mw.alerts.fleet.lease import Lease
 from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.store.protocol import Fenced, FleetState, Leader
 from tokenpulse_mw.alerts.store.records import Batch
@@ -203,7 +206,8 @@ class Node:
         memory, state, asked = self.memory, self.state, self.now
         assert memory
         assert state
-        memory.evaluate(watermark(state.members, state.now, bucket_seconds=BUCKET_SECONDS))
+        through = [member.through for member in state.members if state.now - member.seen_at <= 10]
+        memory.evaluate(watermark(through, state.now, bucket_seconds=BUCKET_SECONDS))
         windows = {slot: Counter(memory.windows[slot]) for slot in memory.changed}
         consumed = memory.inbox.consumed()
 

@@ -9,7 +9,8 @@ from random import Random
 
 import pytest
 
-from tokenpulse_mw.alerts.fleet import Backlog, Lease
+from tokenpulse_mw.alerts.fleet.backlog import Backlog
+from tokenpulse_mw.alerts.fleet.lease import Lease
 from tokenpulse_mw.alerts.store.protocol import FleetState, Leader, LeaseRequest
 from tokenpulse_mw.alerts.store.records import Batch
 
