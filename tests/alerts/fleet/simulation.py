@@ -293,11 +293,11 @@ class Simulation:
         return self.node_type(self, f"p{next(self.names)}", protocol=protocol, leads=leads)
 
     def run(self, steps: int) -> None:
-        """Take random steps, and check the guarantees after each."""
+        """Take random steps, and check the guarantees."""
         for _ in range(steps):
             step, weights = zip(*self.possible_steps(), strict=True)
             self.random.choices(step, weights)[0]()
-            self.check()
+            self.check_leaders()
 
     def possible_steps(self) -> Iterator[tuple[Callable[[], object], float]]:
         """Yield the possible steps and their weights."""
@@ -343,7 +343,7 @@ class Simulation:
         self.now += self.random.choice([0.5, 1, 2, 4, 7, 14.5])
 
     def do(self, call: Call) -> None:
-        """Apply a call to the store."""
+        """Apply a call to the store, and check the guarantees."""
         call.is_done = True
         if call.kind == "commit":
             # Commits of a process lock the same row first, so they never overtake each other.
@@ -354,6 +354,7 @@ class Simulation:
             call.outcome = call.run()
         except Fenced as error:
             call.outcome = error
+        self.check_counts()
 
     def do_late(self, call: Call) -> None:
         """Apply a call that its process has given up."""
@@ -365,6 +366,7 @@ class Simulation:
         del node.calls[call.kind]
         if call.is_done and self.random.random() > self.loss:
             call.answer(call.outcome)
+            self.check_counts()
             return
         call.fail()
         if not call.is_done:
@@ -376,11 +378,13 @@ class Simulation:
         self.abandoned += [call for call in calls if not call.is_done]
         self.nodes[index] = self.start(index)
 
-    def check(self) -> None:
-        """Raise Violation unless all guarantees hold."""
-        leaders = [node for node in self.nodes if node.believes]
-        if len(leaders) > 1:
+    def check_leaders(self) -> None:
+        """Raise Violation if more than one process believes that it leads."""
+        if sum(node.believes for node in self.nodes) > 1:
             raise Violation("two processes believe that they lead")
+
+    def check_counts(self) -> None:
+        """Raise Violation unless each request is counted once, in the store and by the leader."""
         store = self.store
         if store.last_commit != store.epoch_at_last_commit:
             raise Violation("an earlier leader has written")
@@ -389,7 +393,7 @@ class Simulation:
             raise Violation("a request is counted twice")
         if not self.acknowledged <= stored:
             raise Violation("a request that was acknowledged is lost")
-        for node in leaders:
+        for node in self.nodes:
             if node.leads and node.memory and node.memory.requests() != self.known(node.memory):
                 raise Violation("the leader does not know what the store knows")
 
@@ -422,7 +426,7 @@ class Simulation:
             self.now += 0.25
             for node in self.nodes:
                 self.work(node)
-            self.check()
+            self.check_leaders()
 
     def work(self, node: Node) -> None:
         """Let a process do what is due."""

@@ -102,6 +102,19 @@ def test_bucket_behind_the_watermark_is_late() -> None:
     assert requests(inbox.take(3)) == [(4, ["b1"]), (5, ["b2"])]
 
 
+def test_all_buckets_are_taken_without_a_watermark() -> None:
+    """An evaluation on request counts the current slot, and its rest is not late."""
+    inbox = inbox_of(batch("a", 1, 5), batch("a", 2, 4))
+
+    assert requests(inbox.take()) == [(4, ["a2"]), (5, ["a1"])]
+
+    add(inbox, batch("a", 3, 5))
+
+    assert inbox.late == 0
+    assert requests(inbox.take(4)) == []
+    assert requests(inbox.take(5)) == [(5, ["a3"])]
+
+
 def test_damaged_batch_is_consumed_and_returned_once() -> None:
     """A batch that cannot be decoded does not stop the others, nor is it read again."""
     damaged = Batch("a", 2, 3, 1, b"{")
