@@ -168,7 +168,7 @@ class FleetMember:
         return (led or self.state is None) and waited >= self.options.alone_after
 
     def take_unread(self) -> list[Bucket]:
-        """Return the traffic of this process that no leader can have read, once."""
+        """Return the traffic since the last call; call it when the leader has read the store."""
         buckets = list(self._unread)
         self._unread.clear()
         return buckets
@@ -266,7 +266,6 @@ class FleetMember:
         if state.pushed < self.backlog.pushed:
             self._has_lost(f"batches {state.pushed + 1} to {self.backlog.pushed}")
         self.backlog.stored()
-        self._unread.clear()
         self._failures, self._contacted_at = 0, heard
         if self._lease.observe(state, asked=asked, heard=heard):
             self._has_lost("writes of a leader")
