@@ -462,7 +462,7 @@ class AlertEngine:
             async with self._deciding():
                 await in_steps(leadership.receive(batches))
                 await in_steps(self._count(leadership, at_once=False))
-        self._member.take_unread()  # it is in the store
+        self._member.confirm_read()
 
     def _count(self, leadership: Leadership, *, at_once: bool) -> Steps[None]:
         """Count the traffic that was read, and move the windows on.
