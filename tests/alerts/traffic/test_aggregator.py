@@ -69,7 +69,7 @@ def test_bucket_has_the_traffic_of_its_slot() -> None:
         upstreams={CLAUDE: 1},
         outcomes={
             CLAUDE: Outcomes(
-                "claude", successes=3, last_success=1_003_500_000, failed_at=[1004_000_000]
+                "claude", successes=3, last_success=1_003_500_000, failed_at=[1_004_000_001]
             )
         },
     )
