@@ -100,7 +100,7 @@ def test_slot_without_traffic_has_no_bucket() -> None:
 
 
 def test_partial_seal_passes_the_open_bucket() -> None:
-    """What comes later in the slot is a second bucket with the same slot."""
+    """Later traffic of the slot is in a second bucket with the same slot."""
     gathered = Gathered()
     gathered.observe(1)
     gathered.aggregator.seal(2, partial=True)
