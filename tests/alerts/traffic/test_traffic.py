@@ -533,6 +533,16 @@ def test_large_bucket_is_counted_in_bounded_steps() -> None:
     assert len(list(traffic.upstreams.failing())) == 2500
 
 
+def test_names_beyond_the_limit_of_a_process_stay_the_overflow() -> None:
+    """The overflow of a bucket takes no name of the windows, and is not counted twice."""
+    traffic = Traffic(Thresholds(), max_subjects=1)
+
+    finish(traffic.apply(bucket(1, tenants={OVERFLOW: 3, "acme": 1})))
+
+    assert list(traffic.counts.day.items()) == [(OVERFLOW, 3, 0), ("acme", 1, 0)]
+    assert traffic.overflowed == 0
+
+
 def stored(traffic: Traffic) -> list[WindowRecord]:
     """Return the changed slots, marked as stored."""
     records, _ = finish(traffic.snapshot())
