@@ -2,7 +2,7 @@
 
 from .backlog import Backlog
 from .clock import FleetClock
-from .inbox import Inbox, Rejected, watermark
+from .inbox import Inbox, watermark
 from .lease import Lease
 
-__all__ = ["Backlog", "FleetClock", "Inbox", "Lease", "Rejected", "watermark"]
+__all__ = ["Backlog", "FleetClock", "Inbox", "Lease", "watermark"]
