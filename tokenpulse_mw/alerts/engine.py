@@ -510,6 +510,9 @@ class AlertEngine:
                 wait = self._seconds_to_evaluation()
 
     async def _evaluate_now(self) -> None:
+        if self._leadership is None:
+            quotas = await self._rules.report_quotas()
+            self._member.aggregator.report_quotas(quotas, self.clock())
         await self._evaluate(at_once=not self._member.has_peers)
 
     async def _guard(self, component: str, call: Callable[[], Awaitable[None]]) -> None:

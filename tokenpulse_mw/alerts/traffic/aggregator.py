@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ...exchange import Exchange
 from ..thresholds import Thresholds
-from .bucket import Bucket, FailureKey, Profile
+from .bucket import Bucket, FailureKey, Profile, Usage, add_usage
 from .classification import GATEWAY, TrafficClass, TrafficKey, Upstream, valid_text
 from .rolling_window import FIRST, OVERFLOW, SHIFT
 from .streaks import Outcomes
@@ -107,6 +107,11 @@ class TrafficAggregator:
         else:
             row[2] = now
 
+    def report_quotas(self, quotas: Mapping[str, Usage], now: float) -> None:
+        """Add the use of keys near their quota to the bucket of `now`."""
+        self.seal(now)
+        add_usage(self._bucket.quotas, quotas)
+
     def seal(self, now: float, *, partial: bool = False) -> None:
         """Pass the finished bucket to `sealed`; with `partial`, also the open one."""
         if now >= self._ends:
@@ -156,7 +161,7 @@ class TrafficAggregator:
         bucket = self._bucket
         bucket.slot = self._slot
         self._open()
-        if bucket.tenants or bucket.limited:
+        if bucket.tenants or bucket.limited or bucket.quotas:
             self._sealed(bucket)
 
     def _new_row(self, key: tuple[Any, ...], exchange: Exchange) -> _Row:
