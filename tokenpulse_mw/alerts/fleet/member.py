@@ -251,7 +251,15 @@ class FleetMember:
             rules, sinks = self._names
             name = f"{host}:{pid}:{uuid4().hex[:8]}"
             self._process = Process(
-                name, host, pid, _version(), PROTOCOL, rules, sinks, self._wall()
+                name,
+                host,
+                pid,
+                _version(),
+                PROTOCOL,
+                rules,
+                sinks,
+                self.options.leads,
+                self._wall(),
             )
             self._lease = self._new_lease(name)
             # After a fork, so that the workers of a server do not send all at once.
