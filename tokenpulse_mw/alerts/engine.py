@@ -425,11 +425,13 @@ class AlertEngine:
         async with self._deciding():
             if leadership is not None and leadership.leader == leader:
                 await in_steps(leadership.restore_windows(stored, now, at))
+                await in_steps(leadership.receive(stored.batches, self._member.now))
                 return
             await in_steps(self.controls.adopt(stored.state))
             if leadership is None:
                 leadership = self._new_leadership()
             changes = await in_steps(leadership.restore(leader, stored, now, at))
+            await in_steps(leadership.receive(stored.batches, self._member.now))
             self._leadership, self._preview = leadership, None
         await in_steps(self._outbox.resume(stored.notifications, self._known_sinks()))
         await self._outbox.publish(changes, None, leadership.evaluator.tracker.firing(), at)
@@ -550,6 +552,7 @@ class AlertEngine:
                     raise StoreError("no process leads the alert engines yet: try again") from None
                 leadership = self._new_leadership()
                 await in_steps(leadership.restore_windows(stored, now, at))
+                await in_steps(leadership.receive(stored.batches, self._member.now))
                 await in_steps(leadership.count(None))
                 leadership.evaluator.traffic.advance(self._member.now)
                 self._preview = now, leadership

@@ -60,7 +60,8 @@ class Leadership:
     ) -> Steps[list[AlertChanges]]:
         """Restore windows and alerts, and return changes of alerts that cannot be restored.
 
-        Alerts that fired before the store first responded stay as they are.
+        Alerts that fired before the store first responded stay as they are. Call `receive` with the
+        batches afterwards.
 
         Args:
             leader: The leadership in the store.
@@ -78,13 +79,12 @@ class Leadership:
         )
 
     def restore_windows(self, stored: LeaderState, now: float, at: float) -> Steps[None]:
-        """Replace the windows with those of the store; see `restore`."""
+        """Replace the windows with those of the store; `receive` the batches afterwards."""
         self._inbox = Inbox(protocol=PROTOCOL)
         self.is_local = False
         complete = yield from self.evaluator.restore_windows(stored.windows, now - at)
         self._stored_since = stored.complete_since
         self._complete_since = stored.complete_since if complete else at
-        yield from self.receive(stored.batches, at)
 
     def forget_processes(self, members: Iterable[Member]) -> None:
         """Forget the batches of processes that are not among `members` any longer."""
