@@ -449,6 +449,7 @@ class AlertEngine:
             self._overflowed += self._leadership.evaluator.overflowed
             self._late += self._leadership.late
             self._leadership = None
+            self.controls.revision = None  # `controls.firing` lacks this process's own changes
             self._outbox.reset()
 
     def _fenced(self) -> None:
