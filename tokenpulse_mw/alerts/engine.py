@@ -401,10 +401,12 @@ class AlertEngine:
     async def _follow_lease(self) -> None:
         """Start or stop to lead."""
         leader, leadership = self._member.leader, self._leadership
-        if leadership is not None and leadership.leader != leader:
-            # A process that evaluates since before its first heartbeat may be the next leader.
-            if leadership.leader is not None or self._member.has_peers:
+        if leadership is not None and leadership.leader is None:
+            # It evaluates since before its first heartbeat; alone, it may be the next leader.
+            if self._member.has_peers:
                 self._step_down()
+        elif leadership is not None and leadership.leader != leader:
+            self._step_down()
         elif leadership is not None and not leadership.is_local:
             return
         if leader is not None:
