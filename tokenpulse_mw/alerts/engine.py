@@ -482,6 +482,7 @@ class AlertEngine:
         """
         member = self._member
         if not member.is_connected and member.may_continue_alone(led=True):
+            yield from leadership.count(None)
             yield from leadership.count_local(member.take_unread())
             leadership.evaluator.traffic.advance(member.now)
         elif at_once:
