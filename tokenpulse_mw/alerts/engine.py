@@ -512,7 +512,7 @@ class AlertEngine:
             await self._guard("heartbeat", self._heartbeat)
 
     async def _evaluate_regularly(self) -> None:
-        wait, self._took_over = self.interval, anyio.Event()
+        wait, self._took_over = self._seconds_to_evaluation(), anyio.Event()
         while True:
             with anyio.move_on_after(wait) as scope:
                 await self._took_over.wait()
