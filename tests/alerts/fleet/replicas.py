@@ -58,14 +58,17 @@ class Replica(AlertEngine):
         sink: Records the events that it delivers.
     """
 
-    def __init__(self, store: AlertStore, wall: FakeClock, shift: float, **options: Any) -> None:
-        self.connection: Any = Connection(store)
+    def __init__(self, store: AlertStore, time: FakeClock, shift: float, **options: Any) -> None:
+        self.connection = Connection(store)
         self.sink = RecordingSink()
         super().__init__(
-            **{"sinks": [self.sink], **options},
-            store=self.connection,
-            clock=lambda: wall() - shift,
-            wall=wall,
+            **{
+                "sinks": [self.sink],
+                "store": self.connection,
+                "clock": lambda: time() - shift,
+                "wall": time,
+                **options,
+            }
         )
 
     async def beat(self) -> None:

@@ -93,7 +93,7 @@ async def test_leader_alone_evaluates_and_delivers(replicas: Replicas) -> None:
     assert leader.counts() == {("trouble", "warning", "firing"): 1}
     assert leader.queue_length() == {("recorder",): 0}
     assert leader.last_evaluation() == {(): replicas.wall()}
-    assert follower.counts() == follower.queue_length() == follower.last_evaluation() == {}
+    assert (follower.counts(), follower.queue_length(), follower.last_evaluation()) == ({}, {}, {})
     assert [dict(process.fleet_leader()) for process in (leader, follower)] == [{(): 1}, {(): 0}]
     assert [dict(process.fleet_members()) for process in (leader, follower)] == [{(): 2}] * 2
     assert leader.firing == [finding()]
