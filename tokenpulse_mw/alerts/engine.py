@@ -167,6 +167,7 @@ class AlertEngine:
             store_writer=self._store_writer,
             apply=self._apply_thresholds,
             set_acks=self._set_acks,
+            settings_changed=partial(self._notify_listeners, "on_settings"),
             call=self._call_store,
             deciding=self._deciding,
             wall=lambda: self._member.at,
@@ -197,7 +198,8 @@ class AlertEngine:
 
         All methods are optional: `on_evaluation(result, seconds)` with the result "ok" or "error";
         `on_delivery(sink, result)` for each attempt, with the result "ok", "error", "timeout",
-        "rejected" or "dropped"; `on_heartbeat(result)` with "ok" or "error"; `on_error(component)`.
+        "rejected" or "dropped"; `on_heartbeat(result)` with "ok" or "error"; `on_error(component)`;
+        `on_settings(settings)` after a change of the settings that all processes share.
         """
         if listener not in self._listeners:
             self._listeners.append(listener)
@@ -387,6 +389,8 @@ class AlertEngine:
             self._notify_listeners("on_heartbeat", "ok" if succeeded else "error")
             if succeeded:
                 await self._follow_lease()
+                if self._leadership is not None:
+                    self._member.report_differences()
                 state = self._member.state
                 if state is not None and state.revision != self.controls.revision:
                     await self.controls.refresh()

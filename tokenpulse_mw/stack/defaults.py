@@ -15,9 +15,11 @@ from starlette.routing import BaseRoute
 from ..alerts import (
     AlertEngine,
     AlertmanagerSink,
+    Fleet,
     LogSink,
     Sink,
     SlackSink,
+    StoreError,
     Thresholds,
     WebhookSink,
     alert_routes,
@@ -28,7 +30,13 @@ from ..alerts.engine import check_sinks
 from ..alerts.store import SQLAlertStore
 from ..config import Settings
 from ..health import CheckResult, Observation
-from ..logs import ACCESS_LOGGER, add_last_resort, configure_logging, settings_routes
+from ..logs import (
+    ACCESS_LOGGER,
+    add_last_resort,
+    change_level,
+    configure_logging,
+    settings_routes,
+)
 from ..ratelimit import (
     KeyFunction,
     Limiter,
@@ -40,6 +48,7 @@ from ..ratelimit import (
 )
 from ..secret import hide
 from ..web.auth import bearer
+from ..web.problems import ProblemError
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -47,7 +56,13 @@ logger = logging.getLogger("tokenpulse_mw")
 FROM_SETTINGS: Any = "from settings"  # default of arguments for which None has a meaning
 
 _OF_LIMIT = ("limit", "max_keys", "limit_strategy", "limit_storage", "limit_prefix")
-_OF_ENGINE = ("alert_interval", "alert_cooldown", "alert_store")
+_OF_ENGINE = (
+    "alert_interval",
+    "alert_cooldown",
+    "alert_store",
+    "alert_leads",
+    "alert_alone_after",
+)
 _OF_SINKS = (
     "alert_slack_url",
     "alert_webhook_url",
@@ -55,6 +70,7 @@ _OF_SINKS = (
     "alert_alertmanager_url",
 )
 _SERVERS = ("uvicorn", "hypercorn", "gunicorn", "granian", "_granian")  # their loggers
+_LOG_LEVEL = "log_level"  # name of the stored setting
 _MIN_TOKEN_CHARS = 16  # a shorter token can be guessed
 
 
@@ -197,6 +213,7 @@ def engine(
         interval=settings.alert_interval,
         cooldown=settings.alert_cooldown,
         store=store,
+        fleet=Fleet(leads=settings.alert_leads, alone_after=settings.alert_alone_after),
     )
 
 
@@ -266,8 +283,39 @@ def admin_routes(
     """Return the routes of the admin API; none if no admin token is set."""
     if authorize is None:
         return []
-    alerts = alert_routes(engine, authorize=authorize) if settings.alerts else []
-    return [*alerts, *settings_routes(authorize=authorize)]
+    if not settings.alerts:
+        return settings_routes(authorize=authorize)
+    level = SharedLogLevel(engine)
+    engine.add_listener(level)
+    routes = settings_routes(authorize=authorize, keep=level.keep)
+    return [*alert_routes(engine, authorize=authorize), *routes]
+
+
+class SharedLogLevel:
+    """Log level of all processes that share the alert store."""
+
+    def __init__(self, engine: AlertEngine) -> None:
+        self._engine = engine
+
+    async def keep(self, level: str, author: str) -> None:
+        """Store a level.
+
+        Raises:
+            ProblemError: The store failed.
+        """
+        value = {"level": level, "by": author}
+        try:
+            await self._engine.controls.set_setting(_LOG_LEVEL, value, by=author)
+        except StoreError as error:
+            logger.error("alert store failed, log level not changed: error=%s", error)
+            detail = "Service unavailable: the alert store failed; see the log."
+            raise ProblemError(503, detail) from None
+
+    def on_settings(self, settings: Mapping[str, Any]) -> None:
+        """Apply the stored level."""
+        if _LOG_LEVEL in settings:
+            value = settings[_LOG_LEVEL]
+            change_level(value["level"], value["by"])
 
 
 class AlertedProviders:

@@ -96,6 +96,7 @@ class FleetMember:
         self._process: Process | None = None
         self._lease = self._new_lease("")
         self._unread = deque[Bucket](maxlen=_MAX_LOCAL_BUCKETS)
+        self._deviating = set[tuple[object, ...]]()
         self._failures = 0
         self._contacted_at = now
 
@@ -217,6 +218,27 @@ class FleetMember:
     def fenced(self) -> None:
         """Stop leading: another process does."""
         self._lease.lose()
+
+    def report_differences(self) -> None:
+        """Log each set of rules and sinks that processes of this version have instead of ours."""
+        ours, deviating = self._identity(), set[tuple[object, ...]]()
+        for member in self.live(self.options.lease):
+            process = member.process
+            names = [name for name in ours.differences(process) if name in ("rules", "sinks")]
+            if process.version == ours.version and names:
+                kind = process.rules, process.sinks
+                if kind not in self._deviating | deviating:
+                    logger.error(
+                        "processes of one alert store have different %s, so alerts depend on which "
+                        "of them leads (logged once): configure them alike, or give each gateway "
+                        "its own database: process=%s rules=%s sinks=%s; this process=%s rules=%s "
+                        "sinks=%s",
+                        " and ".join(names),
+                        *(process.name, ",".join(process.rules), ",".join(process.sinks)),
+                        *(ours.name, ",".join(ours.rules), ",".join(ours.sinks)),
+                    )
+                deviating.add(kind)
+        self._deviating = deviating
 
     def _identity(self) -> Process:
         if self._process is None:

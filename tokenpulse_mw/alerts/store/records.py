@@ -228,6 +228,16 @@ class Process:
     sinks: tuple[str, ...]
     started_at: float
 
+    def differences(self, other: Process) -> list[str]:
+        """Return which of rules, sinks, version and protocol are not those of `other`."""
+        compared = {
+            "rules": set(self.rules) ^ set(other.rules),
+            "sinks": set(self.sinks) ^ set(other.sinks),
+            "version": self.version != other.version,
+            "protocol": self.protocol != other.protocol,
+        }
+        return [name for name, differs in compared.items() if differs]
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
