@@ -82,6 +82,7 @@ class Controls:
         self.thresholds = thresholds
         self.version: ThresholdsVersion | None = None
         self._unknown: Json = {}  # stored thresholds that only another version of the library has
+        self._read_version: int | None = None  # also if it was invalid
         self.revision: int | None = None
         self.settings: Mapping[str, Any] = {}
         self.firing: list[Finding] = []
@@ -232,9 +233,10 @@ class Controls:
             self._settings_changed(state.settings)
 
     def _adopt(self, version: ThresholdsVersion) -> Steps[None]:
-        """Apply a stored version of the thresholds, unless it is the current one."""
-        if self.version is not None and self.version.version == version.version:
+        """Apply a stored version of the thresholds, unless it was read before."""
+        if self._read_version == version.version:
             return
+        self._read_version = version.version
         known, self._unknown = dict[str, Any](), dict[str, Any]()
         for name, value in version.values.items():
             (known if name in Thresholds.fields() else self._unknown)[name] = value

@@ -14,13 +14,12 @@ class Proxy:
 
     Attributes:
         port: Port of the proxy.
-        lost_after: A connection stops to transfer data after its client has sent these bytes; None
-            for no bytes.
+        lost_before: A connection stops to transfer data when its client sends these bytes.
     """
 
     def __init__(self, port: int) -> None:
         self.port = 0
-        self.lost_after: bytes | None = None
+        self.lost_before: bytes | None = None
         self._server_port = port
         self._open: list[asyncio.Event] = []
         self._writers: list[asyncio.StreamWriter] = []
@@ -57,12 +56,15 @@ class Proxy:
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, transfers: asyncio.Event
     ) -> None:
         try:
-            while data := await source.read(1 << 16):
+            while True:
+                data = await source.read(1 << 16)
+                if self.lost_before is not None and self.lost_before in data:
+                    transfers.clear()
                 await transfers.wait()
+                if not data:
+                    break
                 target.write(data)
                 await target.drain()
-                if self.lost_after is not None and self.lost_after in data:
-                    transfers.clear()
         except ConnectionError:
             pass
         target.close()
