@@ -12,6 +12,7 @@ async def get_fleet(request: AdminRequest) -> AdminResponse:
     fleet = await request.engine.fleet()
     processes = [member.process for member in fleet.members]
     leader = next((process for process in processes if process.name == fleet.holder), None)
+    named = None if leader is None else schemas.Leader(leader.name, leader.host, leader.pid)
     members = [
         schemas.Member(
             name=process.name,
@@ -28,7 +29,7 @@ async def get_fleet(request: AdminRequest) -> AdminResponse:
     ]
     return AdminResponse(
         schemas.Fleet(
-            leader=leader and schemas.Leader(leader.name, leader.host, leader.pid),
+            leader=named,
             epoch=fleet.epoch,
             evaluated_at=to_datetime_or_none(fleet.evaluated_at),
             complete_since=to_datetime(fleet.complete_since),

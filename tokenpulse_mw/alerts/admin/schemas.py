@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from ..lifecycle import NAMES
-from ..store.records import Severity, State
+from ..store.records import Difference, Severity, State
 from ..thresholds import Flag, Range, Thresholds
 
 Schema = dict[str, Any]
@@ -207,7 +207,7 @@ class Member(Struct, kw_only=True):
     started_at: _Time
     heartbeat_age_seconds: float
     leads: bool
-    differs: list[Literal["rules", "sinks", "version", "protocol"]]
+    differs: list[Difference]
 
 
 class Fleet(Struct, kw_only=True):
