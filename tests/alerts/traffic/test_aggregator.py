@@ -201,6 +201,15 @@ def test_outcomes_are_in_order_while_the_clock_stands_still(
     assert result.ended == outcomes.count("x") - failures
 
 
+def test_last_success_is_that_of_any_tenant() -> None:
+    """The order in which tenants were first seen does not matter."""
+    gathered = Gathered()
+    for now, tenant in ((1, "a"), (1.25, "b"), (1.5, "a")):
+        gathered.observe(now, tenant=tenant, provider="claude")
+
+    assert gathered.last().outcomes[CLAUDE].last_success == 1_500_000
+
+
 def test_outcomes_are_in_order_if_fleet_time_moves_back() -> None:
     """A success after a smaller offset still ends the failures before it."""
     gathered = Gathered(offset=1000.0)

@@ -348,6 +348,18 @@ def test_new_thresholds_apply_to_earlier_traffic() -> None:
     assert list(traffic.errors.failing()) == [("k1", 20, 20)]
 
 
+def test_levels_of_other_thresholds_are_restored() -> None:
+    """A dry run finds subjects near other thresholds, and changes nothing."""
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
+    traffic.observe(exchange(tenant="acme"), now=0)
+
+    with traffic.preserve_levels():
+        finish(traffic.set_levels(Thresholds(master_rpd=1)))
+        assert list(traffic.counts.day.maxima()) == [("acme", 1, 0)]
+
+    assert list(traffic.counts.day.maxima()) == []
+
+
 @pytest.mark.parametrize(
     "thresholds",
     [{"error_window": 10}, {"count_client_errors": True}, {"provider_latency_p95": 1}],

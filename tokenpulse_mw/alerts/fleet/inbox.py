@@ -99,10 +99,16 @@ class Inbox(Generic[_Bucket]):
             yield
         return rejected
 
-    def take(self, watermark: int) -> list[_Bucket]:
-        """Return the buckets up to the slot `watermark` by slot, and consume their batches."""
-        self._watermark = max(self._watermark, watermark)
-        ready = [key for key in self._waiting if key[0] <= self._watermark]
+    def take(self, watermark: int | None = None) -> list[_Bucket]:
+        """Return buckets by slot, and consume their batches.
+
+        Args:
+            watermark: Slot up to which traffic is complete; buckets that arrive behind it are late.
+                None returns all buckets and keeps the watermark.
+        """
+        if watermark is not None:
+            self._watermark = max(self._watermark, watermark)
+        ready = [key for key in self._waiting if watermark is None or key[0] <= self._watermark]
         buckets = list[_Bucket]()
         for key in sorted(ready, key=lambda key: key[0]):
             bucket, origins = self._waiting.pop(key)

@@ -261,4 +261,6 @@ class TrafficAggregator:
 
 def _name(text: str | None) -> str:
     """Return the name of a tenant or key, which never equals that of the overflow."""
-    return _NO_OVERFLOW if text == OVERFLOW else valid_text(text) if text else GATEWAY
+    if not text:
+        return GATEWAY
+    return _NO_OVERFLOW if text == OVERFLOW else valid_text(text)
