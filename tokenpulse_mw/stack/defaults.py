@@ -19,7 +19,6 @@ from ..alerts import (
     LogSink,
     Sink,
     SlackSink,
-    StoreError,
     Thresholds,
     WebhookSink,
     alert_routes,
@@ -33,7 +32,6 @@ from ..health import CheckResult, Observation
 from ..logs import (
     ACCESS_LOGGER,
     add_last_resort,
-    change_level,
     configure_logging,
     settings_routes,
 )
@@ -48,7 +46,7 @@ from ..ratelimit import (
 )
 from ..secret import hide
 from ..web.auth import bearer
-from ..web.problems import ProblemError
+from .log_level import SharedLogLevel
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -70,7 +68,6 @@ _OF_SINKS = (
     "alert_alertmanager_url",
 )
 _SERVERS = ("uvicorn", "hypercorn", "gunicorn", "granian", "_granian")  # their loggers
-_LOG_LEVEL = "log_level"  # name of the stored setting
 _MIN_TOKEN_CHARS = 16  # a shorter token can be guessed
 
 
@@ -286,36 +283,8 @@ def admin_routes(
     if not settings.alerts:
         return settings_routes(authorize=authorize)
     level = SharedLogLevel(engine)
-    engine.add_listener(level)
     routes = settings_routes(authorize=authorize, keep=level.keep)
     return [*alert_routes(engine, authorize=authorize), *routes]
-
-
-class SharedLogLevel:
-    """Log level of all processes that share the alert store."""
-
-    def __init__(self, engine: AlertEngine) -> None:
-        self._engine = engine
-
-    async def keep(self, level: str, author: str) -> None:
-        """Store a level.
-
-        Raises:
-            ProblemError: The store failed.
-        """
-        value = {"level": level, "by": author}
-        try:
-            await self._engine.controls.set_setting(_LOG_LEVEL, value, by=author)
-        except StoreError as error:
-            logger.error("alert store failed, log level not changed: error=%s", error)
-            detail = "Service unavailable: the alert store failed; see the log."
-            raise ProblemError(503, detail) from None
-
-    def on_settings(self, settings: Mapping[str, Any]) -> None:
-        """Apply the stored level."""
-        if _LOG_LEVEL in settings:
-            value = settings[_LOG_LEVEL]
-            change_level(value["level"], value["by"])
 
 
 class AlertedProviders:
