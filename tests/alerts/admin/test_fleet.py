@@ -271,7 +271,7 @@ def test_thresholds_of_a_newer_version_survive_a_change_by_an_older_one(
 def test_acknowledgement_through_a_member_stops_the_reminders_of_the_leader(
     replica: NewReplica, clock: FakeClock
 ) -> None:
-    """It is in force in the leader at its next heartbeat."""
+    """It applies in the leader at its next heartbeat."""
     leader, member = replica(cooldown=30), replica(cooldown=30)
     assert (leader.evaluate(), member.evaluate()) == (["fired"], [])
     clock.advance(30)
@@ -285,7 +285,7 @@ def test_acknowledgement_through_a_member_stops_the_reminders_of_the_leader(
     assert leader.get()["alerts"][0]["ack"]["by"] == "unknown"
 
 
-def test_silence_through_a_member_is_in_force_in_the_leader(replica: NewReplica) -> None:
+def test_silence_through_a_member_applies_in_the_leader(replica: NewReplica) -> None:
     """An alert that it matches is reported only after a member has expired the silence."""
     rule = FixedRule()
     leader, member = replica(rules=[rule]), replica(rules=[rule])
