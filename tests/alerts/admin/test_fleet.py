@@ -138,7 +138,7 @@ def test_every_process_returns_the_leader_and_all_processes(
     assert (leader["host"], leader["pid"]) == (member["host"], member["pid"])
     assert set(leader) == {
         *("name", "host", "pid", "version", "protocol", "started_at"),
-        *("heartbeat_age_seconds", "leads", "differs"),
+        *("heartbeat_age_seconds", "may_lead", "leads", "differs"),
     }
 
 
@@ -182,7 +182,8 @@ def test_no_leader_is_null(replica: NewReplica) -> None:
     body = replica(fleet=Fleet(leads=False)).get("/fleet")
 
     assert (body["leader"], body["epoch"], body["evaluated_at"]) == (None, 0, None)
-    assert [(member["leads"], member["differs"]) for member in body["members"]] == [(False, [])]
+    (member,) = body["members"]
+    assert (member["may_lead"], member["leads"], member["differs"]) == (False, False, [])
 
 
 def test_fleet_without_a_store_gets_503() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from tokenpulse_mw.alerts.fleet.inbox import Inbox, Rejected, watermark
+from tokenpulse_mw.alerts.fleet.inbox import Inbox, watermark
 from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.store.records import Batch
 
@@ -23,7 +23,7 @@ def inbox_of(*batches: Batch) -> Inbox[Traffic]:
     return inbox
 
 
-def add(inbox: Inbox[Traffic], *batches: Batch) -> list[Rejected]:
+def add(inbox: Inbox[Traffic], *batches: Batch) -> list[tuple[Batch, ValueError]]:
     """Receive batches."""
     return finish(inbox.add(batches, decode))
 
@@ -120,10 +120,10 @@ def test_damaged_batch_is_consumed_and_returned_once() -> None:
     damaged = Batch("a", 2, 3, 1, b"{")
     inbox = Inbox[Traffic](protocol=1)
 
-    (rejected,) = add(inbox, batch("a", 1, 3), damaged, batch("a", 3, 3))
+    ((rejected, error),) = add(inbox, batch("a", 1, 3), damaged, batch("a", 3, 3))
 
-    assert rejected.batch is damaged
-    assert isinstance(rejected.error, ValueError)
+    assert rejected is damaged
+    assert isinstance(error, ValueError)
     assert inbox.rejected == 1
     assert inbox.consumed() == (("a", 2),)
     assert add(inbox, damaged) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from random import Random
 
@@ -53,6 +54,19 @@ def test_fleet_under_faults_keeps_its_guarantees() -> None:
     assert total["leaderships"] > 2 * RUNS
     assert total["commits"] > 2 * RUNS
     assert total["acknowledged"] > 10 * RUNS
+
+
+def test_fleet_after_a_failover_that_lost_writes_counts_what_the_store_has() -> None:
+    """A fleet elects a leader that has the traffic of the store and all that follows, once."""
+    for seed in range(RUNS // 3):
+        random = Random(seed)
+        fleet = Simulation(random, random.choice([2, 2, 3, 3, 4, 5]))
+        fleet.run(STEPS // 2)
+        state = deepcopy(fleet.store.__dict__)
+        fleet.run(random.randint(1, 40))
+        fleet.fail_over(state)
+        fleet.run(STEPS // 2)
+        fleet.check_recovery()
 
 
 class UnfencedStore(Store):

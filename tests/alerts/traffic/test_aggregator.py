@@ -69,7 +69,7 @@ def test_bucket_has_the_traffic_of_its_slot() -> None:
         upstreams={CLAUDE: 1},
         outcomes={
             CLAUDE: Outcomes(
-                "claude", successes=3, last_success=1_003_500_000, failed_at=[1004_000_000]
+                "claude", successes=3, last_success=1_003_500_000, failed_at=[1_004_000_001]
             )
         },
     )
@@ -100,7 +100,7 @@ def test_slot_without_traffic_has_no_bucket() -> None:
 
 
 def test_partial_seal_passes_the_open_bucket() -> None:
-    """What comes later in the slot is a second bucket with the same slot."""
+    """Later traffic of the slot is in a second bucket with the same slot."""
     gathered = Gathered()
     gathered.observe(1)
     gathered.aggregator.seal(2, partial=True)

@@ -533,6 +533,16 @@ def test_large_bucket_is_counted_in_bounded_steps() -> None:
     assert len(list(traffic.upstreams.failing())) == 2500
 
 
+def test_names_beyond_the_limit_of_a_process_stay_the_overflow() -> None:
+    """The overflow of a bucket takes no name of the windows, and is not counted twice."""
+    traffic = Traffic(Thresholds(), max_subjects=1)
+
+    finish(traffic.apply(bucket(1, tenants={OVERFLOW: 3, "acme": 1})))
+
+    assert list(traffic.counts.day.items()) == [(OVERFLOW, 3, 0), ("acme", 1, 0)]
+    assert traffic.overflowed == 0
+
+
 def stored(traffic: Traffic) -> list[WindowRecord]:
     """Return the changed slots, marked as stored."""
     records, _ = finish(traffic.snapshot())
@@ -649,6 +659,17 @@ def test_record_that_cannot_be_read_is_skipped(
     assert log.levelname == "ERROR"
     slot = 5 if kind == "minute" else 0
     assert log.message.startswith(f"stored traffic skipped: kind={kind} slot={slot} error=")
+
+
+def test_stored_latency_beyond_the_bounds_is_skipped() -> None:
+    """Rules index a histogram with the number of a latency bucket."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    finish(traffic.apply(bucket(1, latencies={("claude", 11): 1})))
+
+    restored = Traffic(Thresholds(), max_subjects=5)
+    skipped = finish(restored.restore(stored(traffic)))
+
+    assert (skipped, list(restored.counts.latencies.items())) == (1, [])
 
 
 def test_records_of_other_kinds_are_ignored() -> None:

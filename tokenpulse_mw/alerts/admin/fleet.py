@@ -22,6 +22,7 @@ async def get_fleet(request: AdminRequest) -> AdminResponse:
             protocol=process.protocol,
             started_at=to_datetime(process.started_at),
             heartbeat_age_seconds=max(0.0, fleet.now - member.seen_at),
+            may_lead=process.leads,
             leads=process is leader,
             differs=[] if leader is None else process.differences(leader),
         )

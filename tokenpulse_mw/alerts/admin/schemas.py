@@ -206,6 +206,7 @@ class Member(Struct, kw_only=True):
     protocol: int
     started_at: _Time
     heartbeat_age_seconds: float
+    may_lead: bool
     leads: bool
     differs: list[Difference]
 

@@ -217,6 +217,7 @@ class Process:
             before.
         rules: Names of its rules.
         sinks: Names of its sinks.
+        leads: False if it never leads.
         started_at: Start of its engine.
     """
 
@@ -227,6 +228,7 @@ class Process:
     protocol: int
     rules: tuple[str, ...]
     sinks: tuple[str, ...]
+    leads: bool
     started_at: float
 
     def differences(self, other: Process) -> list[Difference]:

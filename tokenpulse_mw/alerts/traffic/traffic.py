@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +14,17 @@ from ..steps import Steps, batches, finish
 from ..store.records import WindowRecord
 from ..thresholds import Thresholds
 from . import ErrorWindow, EvaluationCounter, Streaks
-from .bucket import PROTOCOL, Bucket, Columns, FailureKey, Profile, check_protocol
+from .bucket import (
+    PROTOCOL,
+    Bucket,
+    Columns,
+    FailureKey,
+    Profile,
+    Usage,
+    add_usage,
+    check_latencies,
+    check_protocol,
+)
 from .classification import GATEWAY, Upstream
 from .streaks import Natural, Streak
 from .windows import ERROR_KINDS, TrafficWindows
@@ -73,6 +83,7 @@ class Traffic:
         thresholds: Thresholds that the windows are configured for.
         max_subjects: Maximum number of keys, of tenants and of upstreams counted separately.
         bucket_seconds: Length of the slot of a bucket.
+        report_seconds: Seconds for which the quotas that a process has reported are used.
 
     Attributes:
         counts: All windows.
@@ -82,7 +93,12 @@ class Traffic:
     """
 
     def __init__(
-        self, thresholds: Thresholds, *, max_subjects: int, bucket_seconds: int = 5
+        self,
+        thresholds: Thresholds,
+        *,
+        max_subjects: int,
+        bucket_seconds: int = 5,
+        report_seconds: float = 150,
     ) -> None:
         self.counts = TrafficWindows(
             thresholds, max_subjects=max_subjects, bucket_seconds=bucket_seconds
@@ -92,7 +108,9 @@ class Traffic:
         self.thresholds = thresholds
         self._max_subjects = max_subjects
         self._bucket_seconds = bucket_seconds
+        self._report_seconds = report_seconds
         self._newest = 0
+        self._reports = deque[tuple[int, dict[str, Usage]]]()  # slot and quotas of a bucket
 
     def apply(self, bucket: Bucket) -> Steps[None]:
         """Count a bucket in its slot, in bounded steps; complete it before anything else.
@@ -113,10 +131,23 @@ class Traffic:
             for upstream, outcomes in parts:
                 self.upstreams.add(upstream, outcomes)
             yield
+        if bucket.quotas:
+            self._reports.append((bucket.slot, bucket.quotas))
+
+    @property
+    def quotas(self) -> dict[str, Usage]:
+        """Use and limit of keys near their quota in a process, as of its last report."""
+        quotas: dict[str, Usage] = {}
+        for _, reported in self._reports:
+            add_usage(quotas, reported)
+        return quotas
 
     def advance(self, now: float) -> None:
         """Move all windows on to `now`, in seconds of fleet time; they never move back."""
         self.counts.expire(now)
+        oldest = (now - self._report_seconds) / self._bucket_seconds
+        while self._reports and self._reports[0][0] < oldest:
+            self._reports.popleft()
 
     def begin_evaluation(self) -> None:
         """Reset the counts since the last evaluation; call it after all rules."""
@@ -175,7 +206,7 @@ class Traffic:
         expired: dict[str, int] = {}
         hot: dict[str, bytes] = {}
         for kind, window in self.counts.by_kind.items():
-            profile = self.counts.profile if kind in ERROR_KINDS else None
+            profile = self._profile_of(kind)
             expired[kind] = int(window.starts_at)
             for start, counts in window.unstored():
                 columns = msgspec.Raw((yield from _encoded(counts)))
@@ -233,8 +264,14 @@ class Traffic:
         check_protocol(record.protocol)
         slot = _SLOT.decode(record.payload)
         counts = _COLUMNS[record.kind].decode(slot.columns).packed()
-        if slot.profile in (None, self.counts.profile):
-            yield from self.counts.by_kind[record.kind].add_all(counts, record.slot)
+        if slot.profile != self._profile_of(record.kind):
+            return
+        if record.kind == "latencies":
+            check_latencies(counts, self.counts.profile)
+        yield from self.counts.by_kind[record.kind].add_all(counts, record.slot)
+
+    def _profile_of(self, kind: str) -> Profile | None:
+        return self.counts.profile if kind in ERROR_KINDS else None
 
     def _restore_state(self, record: WindowRecord) -> Steps[dict[str, dict[Any, int]]]:
         check_protocol(record.protocol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Double, bindparam, case, delete, func, insert, select, tuple_, update
@@ -21,14 +22,10 @@ from ..protocol import (
 from ..records import Batch, Process, WindowRecord
 from .rows import (
     Values,
-    batch_of,
-    batch_values,
     execute_many,
     fetch,
     member_of,
     process_values,
-    window_of,
-    window_values,
 )
 from .schema import DatabaseDialect, batches, fleet, members, windows
 
@@ -138,7 +135,7 @@ class Fleet:
         pushed: int = (await connection.execute(self._pushed, name)).scalar_one()
         new = [batch for batch in batches if batch.number > pushed]
         if new:
-            await execute_many(connection, self._add_batch, map(batch_values, new))
+            await execute_many(connection, self._add_batch, map(asdict, new))
             await connection.execute(self._set_pushed, {**name, "last": new[-1].number})
         state = await self.state(connection)
         members = tuple(await fetch(connection, member_of, self._members))
@@ -164,7 +161,7 @@ class Fleet:
         }
         if not await self._leads(connection, self._commit, leader, **values):
             raise Fenced
-        await execute_many(connection, self._put_window, map(window_values, changes.windows))
+        await execute_many(connection, self._put_window, map(asdict, changes.windows))
         expired = ({"expired": kind, "first": slot} for kind, slot in changes.expired.items())
         await execute_many(connection, self._delete_windows, expired)
         consumed = ({"consumed": process, "at": number} for process, number in changes.consumed)
@@ -201,12 +198,14 @@ class Fleet:
         new = [(process, number) for process, number in keys if number > after.get(process, 0)]
         found = list[Batch]()
         for part in in_batches(new, 10):  # a payload may have hundreds of kilobytes
-            found += await fetch(connection, batch_of, self._batches_of_keys, keys=part)
+            found += await fetch(
+                connection, lambda row: Batch(**row), self._batches_of_keys, keys=part
+            )
         return tuple(found)
 
     async def windows(self, connection: AsyncConnection) -> tuple[WindowRecord, ...]:
         """Return all windows."""
-        return tuple(await fetch(connection, window_of, self._windows))
+        return tuple(await fetch(connection, lambda row: WindowRecord(**row), self._windows))
 
     async def _change_lease(
         self, connection: AsyncConnection, process: str, lease: LeaseRequest
