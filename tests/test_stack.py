@@ -749,6 +749,26 @@ def test_alerts_are_stored_in_the_database_of_the_settings(
     assert first == ["provider_down:provider:claude"] == second
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_process_that_must_not_lead_evaluates_nothing(
+    metrics: HttpMetrics, tmp_path: Path
+) -> None:
+    """With `alert_leads=False` another process of the store evaluates the alerts."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
+    engines = [
+        TokenPulse(settings=Settings(alert_store=url, alert_leads=leads), metrics=metrics).engine
+        for leads in (False, True)
+    ]
+
+    for engine in engines:
+        await engine.evaluate()
+
+    assert [engine.leads for engine in engines] == [False, True]
+    for engine in engines:
+        await engine.store.aclose()
+
+
 def test_metrics_include_the_state_of_the_engine(metrics: HttpMetrics) -> None:
     """The last evaluation, the queue of each sink, and the overflow of subjects are metrics."""
 
@@ -961,6 +981,8 @@ def test_an_error_about_a_package_names_the_variable(
         (Settings(limit_prefix="own"), {}, "limit_prefix"),
         (Settings(limit_on_error="deny"), {}, "limit_on_error"),
         (Settings(alert_webhook_secret="whsec_c2VjcmV0"), {}, "alert_webhook_secret"),
+        (Settings(alert_leads=False), {}, "alert_leads"),
+        (Settings(alert_alone_after=None), {}, "alert_alone_after"),
         (Settings(limit_response="openai"), {"respond": problem_details}, "limit_response"),
     ],
 )

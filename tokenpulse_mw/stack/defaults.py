@@ -201,8 +201,13 @@ def engine(
         return given
     rules = default_rules()
     rules.append(quota_exceeded(budgets(policies), per_process=True))
-    with blame_settings(settings, {"url": "alert_store"}):
-        store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
+    store, fleet = None, Fleet()
+    if settings.alert_store is None:
+        warn_unused(settings, ["alert_leads", "alert_alone_after"], "alert_store is not set")
+    else:
+        fleet = Fleet(leads=settings.alert_leads, alone_after=settings.alert_alone_after)
+        with blame_settings(settings, {"url": "alert_store"}):
+            store = SQLAlertStore(settings.alert_store)
     return AlertEngine(
         rules,
         [*_sinks(sinks), *_sinks_of(settings)],
@@ -210,7 +215,7 @@ def engine(
         interval=settings.alert_interval,
         cooldown=settings.alert_cooldown,
         store=store,
-        fleet=Fleet(leads=settings.alert_leads, alone_after=settings.alert_alone_after),
+        fleet=fleet,
     )
 
 
