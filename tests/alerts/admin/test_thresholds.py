@@ -211,6 +211,27 @@ def test_put_without_if_match_keeps_what_another_process_has_set() -> None:
     assert api.engine.thresholds == Thresholds(error_rate=0.2, global_qps=100)
 
 
+def test_put_without_if_match_keeps_a_change_made_at_the_same_time() -> None:
+    """A change that another process stores between the read and the write of a PUT is not lost."""
+
+    class Racing(MemoryAlertStore):
+        has_raced = False
+
+        async def set_thresholds(self, *values: Any, **options: Any) -> Any:
+            if not self.has_raced:
+                self.has_raced = True
+                first = {**Thresholds().as_dict(), "error_rate": 0.2}
+                await super().set_thresholds(first, expected=None, by="eve", at=NOON)
+            return await super().set_thresholds(*values, **options)
+
+    api = Api(store=Racing())
+
+    response = api.request("PUT", "/thresholds", json={"global_qps": 100})
+
+    assert (response.status_code, response.headers["etag"]) == (200, '"2"')
+    assert api.engine.thresholds == Thresholds(error_rate=0.2, global_qps=100)
+
+
 def test_put_without_if_match_of_invalid_thresholds_names_its_fields() -> None:
     """Invalid values and unknown names are rejected, and nothing is changed."""
     api = Api()
