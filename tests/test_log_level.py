@@ -27,7 +27,7 @@ async def process(
     *, engine: AlertEngine | None = None, **settings: Any
 ) -> AsyncIterator[tuple[AsyncClient, AlertEngine]]:
     """Run a gateway at INFO, as in a process of its own; yield a client and the engine."""
-    values = Settings(admin_token=TOKEN, log_level="INFO", **settings)
+    values = Settings(**{"admin_token": TOKEN, "log_level": "INFO", **settings})
     pulse = TokenPulse(settings=values, metrics=HttpMetrics(CollectorRegistry()), engine=engine)
     transport = ASGITransport(app=pulse.wrap(answering()))
     headers = {"authorization": f"Bearer {TOKEN}"}
@@ -55,6 +55,20 @@ async def test_level_applies_in_all_processes_at_their_next_heartbeat(tmp_path: 
         await other.fleet()
 
         assert (await second.get("/admin/settings")).json() == {"log_level": "DEBUG"}
+
+
+async def test_level_applies_in_a_process_without_an_admin_token() -> None:
+    """Such a process serves no admin API, but follows the others."""
+    store = MemoryAlertStore()
+    async with (
+        process(engine=AlertEngine(store=store)) as (client, _),
+        process(engine=AlertEngine(store=store), admin_token=None) as (_, other),
+    ):
+        await put(client, "WARN")
+        set_log_level("INFO")
+        await other.fleet()
+
+        assert log_level() == "WARN"
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

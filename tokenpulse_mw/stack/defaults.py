@@ -283,11 +283,11 @@ def admin_routes(
     settings: Settings, engine: AlertEngine, authorize: Callable[[Request], bool] | None
 ) -> list[BaseRoute]:
     """Return the routes of the admin API; none if no admin token is set."""
+    level = SharedLogLevel(engine) if settings.alerts else None
     if authorize is None:
         return []
-    if not settings.alerts:
+    if level is None:
         return settings_routes(authorize=authorize)
-    level = SharedLogLevel(engine)
     routes = settings_routes(authorize=authorize, keep=level.keep)
     return [*alert_routes(engine, authorize=authorize), *routes]
 
