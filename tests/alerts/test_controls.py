@@ -118,7 +118,7 @@ async def test_set_thresholds_with_another_expected_version_is_a_conflict(
 async def test_thresholds_of_another_engine_are_in_force_after_a_conflict() -> None:
     """The caller can read them and retry."""
     gateway = Gateway()
-    await gateway.controls.catch_up()
+    await gateway.controls.refresh()
     await gateway.new_engine().controls.set_thresholds(STRICT, by="ada")
 
     with pytest.raises(Conflict):
@@ -133,7 +133,7 @@ async def test_thresholds_of_another_engine_are_in_force_after_a_conflict() -> N
 async def test_set_thresholds_without_an_expected_version_replaces_any_version() -> None:
     """The version may be another engine's, or one from before a restart."""
     gateway = Gateway()
-    await gateway.controls.catch_up()
+    await gateway.controls.refresh()
     await gateway.new_engine().controls.set_thresholds(STRICT, by="ada")
 
     second = await gateway.controls.set_thresholds(Thresholds(), by="bob")
@@ -345,9 +345,9 @@ async def test_invalid_stored_state_is_logged_and_ignored(
 ) -> None:
     """The current thresholds still apply, and the valid silences are restored."""
     gateway = Gateway()
+    silence = await gateway.new_engine().controls.silence(K1, ends_at=9999, by="ada")
     values = {"error_rate": 7, "unknown": 1}
     await gateway.store.set_thresholds(values, expected=None, by="ada", at=1)
-    silence = await gateway.new_engine().controls.silence(K1, ends_at=9999, by="ada")
     invalid = type(silence)("s1", (Matcher("colour", "red"),), 0, 9999, "ada", "")
     await gateway.store.add_silence(invalid)
 

@@ -29,7 +29,7 @@ from tokenpulse_mw.alerts import (
 from tokenpulse_mw.alerts.rules import high_latency, rate_limit
 from tokenpulse_mw.alerts.store import (
     Changes,
-    EngineState,
+    Leader,
     Matcher,
     MemoryAlertStore,
     StoreError,
@@ -267,10 +267,10 @@ async def test_store_outage_is_logged_at_its_start_and_end(
     class Flapping(MemoryAlertStore):
         is_down = False
 
-        async def commit(self, changes: Changes) -> str | None:
+        async def commit(self, changes: Changes, /, *, leader: Leader) -> int:
             if self.is_down:
                 raise StoreError("no disk")
-            return await super().commit(changes)
+            return await super().commit(changes, leader=leader)
 
     caplog.set_level(logging.INFO, logger="tokenpulse_mw.alerts")
     store = Flapping()
@@ -285,7 +285,7 @@ async def test_store_outage_is_logged_at_its_start_and_end(
     recovered = "alert store recovered from StoreError"
     assert caplog.messages == [
         failed,
-        f"{recovered} (seconds=120 failures=3)",
+        f"{recovered} (seconds=120 failures=2)",
         failed,
         f"{recovered} (seconds=5 failures=1)",
     ]
@@ -691,7 +691,10 @@ async def test_evaluation_that_raises_does_not_end_the_loop(
             await sink.notified.wait()
 
     assert (sink.events[0].transition, sink.events[0].at) == ("fired", 1.7e9)
-    assert caplog.messages == ["evaluation failed with OSError: alerts continue without it"]
+    assert caplog.messages == [
+        f"{component} failed with OSError: alerts continue without it"
+        for component in ("heartbeat of the alert store", "evaluation")
+    ]
 
 
 @pytest.mark.anyio
@@ -701,7 +704,7 @@ async def test_store_that_cannot_be_read_is_one_log_line(
     """The line has the remedy; the traceback is logged at DEBUG."""
 
     class Down(MemoryAlertStore):
-        async def load(self) -> EngineState:
+        async def heartbeat(self, *values: Any, **options: Any) -> Any:
             raise StoreError("alerts.db cannot be opened\n(its folder must exist)")
 
     caplog.set_level(logging.DEBUG, logger="tokenpulse_mw.alerts")
@@ -710,7 +713,7 @@ async def test_store_that_cannot_be_read_is_one_log_line(
     (line, traceback) = caplog.records
     assert (line.name, line.levelname, line.exc_info) == ("tokenpulse_mw.alerts", "ERROR", None)
     assert line.getMessage() == (
-        "loading the alert store failed with StoreError: alerts.db cannot be opened "
+        "heartbeat of the alert store failed with StoreError: alerts.db cannot be opened "
         "(its folder must exist): "
         "alerts continue without it"
     )

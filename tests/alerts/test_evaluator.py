@@ -19,20 +19,27 @@ from tokenpulse_mw.alerts.tracker import Episode, record_of
 
 from .exchanges import exchange
 from .findings import FixedRule, finding, never_silenced
+from .observed_traffic import ObservedTraffic
 
 
 def evaluator_of(*rules: Rule, reported: list[str] | None = None) -> Evaluator:
     """Return an evaluator without silences; errors are added to `reported`."""
     errors = [] if reported is None else reported
-    return Evaluator(
-        rules,
-        thresholds=Thresholds(),
-        interval=60,
+
+    def report(component: str, error: Exception) -> None:
+        errors.append(f"{component}: {type(error).__name__}")
+
+    evaluator = Evaluator(
+        RuleSet(rules, interval=60, report=report),
+        Thresholds(),
         cooldown=300,
         max_subjects=5,
+        bucket_seconds=5,
         is_silenced=never_silenced,
-        report=lambda component, error: errors.append(f"{component}: {type(error).__name__}"),
+        report=report,
     )
+    evaluator.traffic = ObservedTraffic(Thresholds(), max_subjects=5)
+    return evaluator
 
 
 def default_evaluator(times: int = 0, **fields: Any) -> Evaluator:
@@ -44,12 +51,13 @@ def default_evaluator(times: int = 0, **fields: Any) -> Evaluator:
 
 def observe(evaluator: Evaluator, times: int = 1, *, now: float = 0, **fields: Any) -> None:
     """Let `times` exchanges end at `now`."""
-    for _ in range(times):
-        evaluator.traffic.observe(exchange(**fields), now)
+    assert isinstance(evaluator.traffic, ObservedTraffic)
+    evaluator.traffic.observe_all([exchange(**fields) for _ in range(times)], now)
 
 
 def evaluate(evaluator: Evaluator, now: float) -> tuple[list[list[str]], bool]:
     """Return the transitions of an evaluation by rule, and True if no rule failed."""
+    evaluator.traffic.advance(now)
     changes, succeeded = finish(evaluator.evaluate(Thresholds(), now, now + 1e9))
     return [[event.transition for event in change.events] for change in changes], succeeded
 
@@ -57,6 +65,7 @@ def evaluate(evaluator: Evaluator, now: float) -> tuple[list[list[str]], bool]:
 def dry_run(evaluator: Evaluator, now: float = 1, **chosen: Any) -> dict[str, str | None]:
     """Return the severities that a dry run finds with thresholds, by fingerprint."""
     errors: dict[str, Exception] = {}
+    evaluator.traffic.advance(now)
     findings = finish(evaluator.dry_run(Thresholds(**chosen), now, errors.__setitem__))
     assert errors == {}
     return {finding.fingerprint: finding.severity for finding in findings}
@@ -151,7 +160,7 @@ def test_rule_resumes_the_findings_of_restored_alerts() -> None:
     unreadable = stored_alert(finding(subject="k2"))
     unreadable.finding.clear()
     records = [stored_alert(finding()), unreadable]
-    (changes,) = finish(evaluator_of(rule).resume(records, 10, 10))
+    (changes,) = finish(evaluator_of(rule).resume(records, 10, 10, complete_since=0))
 
     assert rule.findings == [finding()]
     assert [alert.resolve_reason for alert in changes.alerts] == ["unreadable"]
@@ -160,7 +169,7 @@ def test_rule_resumes_the_findings_of_restored_alerts() -> None:
 def test_new_thresholds_release_held_alerts() -> None:
     """The next evaluation resolves a restored alert that is no longer found."""
     evaluator = evaluator_of(FixedRule())
-    finish(evaluator.resume([stored_alert(finding(window=3600))], 10, 10))
+    finish(evaluator.resume([stored_alert(finding(window=3600))], 10, 10, complete_since=10))
 
     assert evaluate(evaluator, 20) == ([[]], True)
     finish(evaluator.set_thresholds(Thresholds(error_window=60)))

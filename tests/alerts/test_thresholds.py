@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.alerts import Thresholds, default_rules
-from tokenpulse_mw.alerts.evaluator import Evaluator
+from tokenpulse_mw.alerts.evaluator import Evaluator, RuleSet
 from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.thresholds import METRICS, Flag, InvalidThresholds
 
 from .exchanges import exchange
 from .findings import never_silenced
+from .observed_traffic import ObservedTraffic
 
 SHARES = {"error_rate", "provider_error_rate", "quota_warning"}
 INVALID_NUMBERS = [0, -1, True, "1", math.nan, math.inf, 10**400, [1]]
@@ -157,20 +158,21 @@ def test_evaluator_works_with_all_valid_thresholds(chosen: dict[str, Any]) -> No
         reported.append(f"{component}: {error!r}")
 
     evaluator = Evaluator(
-        default_rules(),
-        thresholds=Thresholds(),
-        interval=60,
+        RuleSet(default_rules(), interval=60, report=report),
+        Thresholds(),
         cooldown=300,
         max_subjects=5,
+        bucket_seconds=5,
         is_silenced=never_silenced,
         report=report,
     )
+    traffic = evaluator.traffic = ObservedTraffic(Thresholds(), max_subjects=5)
     thresholds = Thresholds(**chosen)
     finish(evaluator.set_thresholds(thresholds))
     for number in range(12):
         status = (200, 429, 500)[number % 3]
         finished = exchange(tenant="m", api_key="k", provider="claude", status=status)
-        evaluator.traffic.observe(finished, 1000)
+        traffic.observe(finished, 1000)
 
     finish(evaluator.dry_run(thresholds, 1001, report))
     finish(evaluator.evaluate(thresholds, 1001, 1001))

@@ -58,11 +58,14 @@ class TrackerDriver:
         return self.silenced
 
     def restart(self, records: Iterable[AlertRecord], now: float, *rules: str) -> AlertChanges:
-        """Restore records in a new tracker, of other rules if given, and return the changes."""
+        """Restore records in a new tracker, of other rules if given, and return the changes.
+
+        The traffic windows are empty.
+        """
         self.tracker = self.new_tracker(*rules)
-        changes = AlertChanges()
+        changes, at = AlertChanges(), now + 1000
         for record in records:
-            self.tracker.resume(record, now=now, at=now + 1000, changes=changes)
+            self.tracker.resume(record, now=now, at=at, changes=changes, complete_since=at)
         return changes
 
 
@@ -233,10 +236,9 @@ def test_acknowledged_alert_is_not_reminded() -> None:
     """Other changes are notified, and reminders return without the acknowledgement."""
     driver = TrackerDriver()
     driver.evaluate(10, finding())
-    driver.tracker.acknowledge("a1", Ack("ada", 1011))
+    finish(driver.tracker.set_acks({"a1": Ack("ada", 1011)}))
     reminded, escalated = driver.evaluate(110, finding()), driver.evaluate(120, finding("critical"))
-    driver.tracker.acknowledge("a1", None)
-    driver.tracker.acknowledge("unknown", None)
+    finish(driver.tracker.set_acks({"a1": None, "unknown": None}))
     reminded_again, resolved = driver.evaluate(220, finding("critical")), driver.evaluate(230)
 
     assert transitions_of(reminded.events) == [("reminded", "warning")]
@@ -465,13 +467,13 @@ def test_episode_is_restored_from_its_record(
     episode = replace(EPISODE, alert=alert, notified_severity=notified_severity)
 
     record = record_of(episode, now=NOW, at=AT)
-    restored = episode_of(record, now=7, at=AT + downtime)
+    restored = episode_of(record, now=7, at=AT + downtime, complete_since=AT + downtime - 20)
 
     shift = 7 - (NOW + downtime)
     assert restored == replace(
         episode, alert=replace(alert, since=since + shift, notified_at=notified_at + shift)
     )
-    assert restored.held_until == 67
+    assert restored.held_until == 47
 
 
 def test_record_has_times_since_the_epoch() -> None:

@@ -78,6 +78,7 @@ class Controls:
         """Forget everything that was read from the store."""
         self.thresholds = thresholds
         self.version: ThresholdsVersion | None = None
+        self._read_version: int | None = None  # also if it was invalid
         self.revision: int | None = None
         self.settings: Mapping[str, Any] = {}
         self.firing: list[Finding] = []
@@ -225,9 +226,10 @@ class Controls:
         self.firing, self.settings, self.revision = firing, state.settings, state.revision
 
     def _adopt(self, version: ThresholdsVersion) -> Steps[None]:
-        """Apply a stored version of the thresholds, unless it is the current one."""
-        if self.version is not None and self.version.version == version.version:
+        """Apply a stored version of the thresholds, unless it was read before."""
+        if self._read_version == version.version:
             return
+        self._read_version = version.version
         known = {
             name: version.values[name] for name in Thresholds.fields() if name in version.values
         }

@@ -187,9 +187,10 @@ class AlertEngine:
         self._leadership = self._preview = None
         self._outbox.reset()
         self.controls.reset(self._initial_thresholds)
+        is_in_memory = isinstance(self.store, MemoryAlertStore)
         if isinstance(self.store, MemoryAlertStore):
             self.store.clear()
-        self._member.reset(self._initial_thresholds)
+        self._member.reset(self._initial_thresholds, is_store_empty=is_in_memory)
         self._pruned_at = -math.inf
 
     def add_listener(self, listener: object) -> None:
@@ -251,8 +252,11 @@ class AlertEngine:
         """
         errors: dict[str, Exception] = {}
         await self._rules.preview_refresh(errors.__setitem__)
+        await self._heartbeat(partial_slot=True)
         leadership = self._evaluating() or await self._load_preview()
         async with self._deciding():
+            if leadership is self._leadership:
+                await in_steps(self._count(leadership, at_once=not self._member.has_peers))
             preview = leadership.evaluator.dry_run(
                 thresholds or self.thresholds, self.clock(), errors.__setitem__
             )
@@ -393,19 +397,22 @@ class AlertEngine:
                 await self._read_batches()
             elif self._leadership is None and self._member.may_continue_alone(led=False):
                 logger.warning("alert store not available: this process evaluates alone")
-                self._leadership = Leadership(self._new_evaluator(self.thresholds), None)
+                self._leadership = Leadership(self._new_evaluator(self.thresholds))
 
     async def _follow_lease(self) -> None:
         """Start or stop to lead."""
-        leader = self._member.leader
-        if self._leadership is not None and self._leadership.leader != leader:
-            self._step_down()
-        if leader is None or (self._leadership is not None and not self._leadership.is_local):
+        leader, leadership = self._member.leader, self._leadership
+        if leadership is not None and leadership.leader != leader:
+            # A process that evaluates since before its first heartbeat may be the next leader.
+            if leadership.leader is not None or self._member.has_peers:
+                self._step_down()
+        elif leadership is not None and not leadership.is_local:
             return
-        stored = await self._call_store(partial(self._take_over, leader))
-        if stored is not None:
-            with anyio.CancelScope(shield=True):  # a partial restore would lose the rest
-                await self._restore(leader, stored)
+        if leader is not None:
+            stored = await self._call_store(partial(self._take_over, leader))
+            if stored is not None:
+                with anyio.CancelScope(shield=True):  # a partial restore would lose the rest
+                    await self._restore(leader, stored)
 
     async def _take_over(self, leader: Leader) -> LeaderState | None:
         try:
@@ -416,19 +423,20 @@ class AlertEngine:
 
     async def _restore(self, leader: Leader, stored: LeaderState) -> None:
         now, at, leadership = self.clock(), self._member.at, self._leadership
-        if leadership is not None:  # it has evaluated without the store, and still leads
-            async with self._deciding():
-                await in_steps(leadership.restore_windows(stored, now, at))
-            return
         async with self._deciding():
+            if leadership is not None and leadership.leader == leader:
+                await in_steps(leadership.restore_windows(stored, now, at))
+                return
             await in_steps(self.controls.adopt(stored.state))
-            leadership = Leadership(self._new_evaluator(self.thresholds), leader)
-            changes = await in_steps(leadership.restore(stored, now, at))
+            if leadership is None:
+                leadership = Leadership(self._new_evaluator(self.thresholds))
+            changes = await in_steps(leadership.restore(leader, stored, now, at))
             self._leadership, self._preview = leadership, None
         await in_steps(self._outbox.resume(stored.notifications, self._known_sinks()))
         await self._outbox.publish(changes, None, leadership.evaluator.tracker.firing(), at)
         self._took_over.set()
-        logger.info(
+        logger.log(
+            logging.INFO if self._member.shares_store else logging.DEBUG,
             "this process leads the alert engines of its store: epoch=%d alerts=%d",
             leader.epoch,
             len(stored.state.alerts),
@@ -487,7 +495,7 @@ class AlertEngine:
             await self._guard("heartbeat", self._heartbeat)
 
     async def _evaluate_regularly(self) -> None:
-        wait = self.interval
+        wait, self._took_over = self.interval, anyio.Event()
         while True:
             with anyio.move_on_after(wait) as scope:
                 await self._took_over.wait()
@@ -526,7 +534,7 @@ class AlertEngine:
                     stored = await self.store.take_over(leader)
                 except Fenced:
                     raise StoreError("no process leads the alert engines yet: try again") from None
-                leadership = Leadership(self._new_evaluator(self.thresholds), None)
+                leadership = Leadership(self._new_evaluator(self.thresholds))
                 await in_steps(leadership.restore_windows(stored, now, at))
                 await in_steps(leadership.count(sys.maxsize))
                 leadership.evaluator.traffic.advance(self._member.now)
@@ -550,8 +558,9 @@ class AlertEngine:
             self._step_down()
             return False
         except Exception as error:  # noqa: BLE001 - the sink is attempted later
-            self._report("alert store", error)
+            self._report("claim in the alert store", error)
             return self._member.may_continue_alone(led=True)
+        self._failures.recovered("claim in the alert store")
         self._member.renewed(asked)
         return True
 
@@ -575,9 +584,9 @@ class AlertEngine:
         try:
             result = await call_with_timeout(_STORE_SECONDS, call)
         except Exception as error:  # noqa: BLE001 - alerts continue without the store
-            self._report("alert store", error)
+            self._report("reading the alert store", error)
             return None
-        self._failures.recovered("alert store")
+        self._failures.recovered("reading the alert store")
         return result
 
     async def _prune(self, at: float) -> None:

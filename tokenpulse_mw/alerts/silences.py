@@ -176,6 +176,7 @@ class Silences:
         self._work = 0  # since the last yield, for any label sets
         self._table = _Table()
         self._numbers: dict[str, int] = {}  # by id
+        self._invalid = set[str]()  # ids that were logged
 
     def __iter__(self) -> Iterator[Silence]:
         return iter([entry.silence for entry in self._table.entries.values()])
@@ -200,11 +201,16 @@ class Silences:
                 del new[silence.id]
             else:
                 self.remove(silence.id)
+        logged, self._invalid = self._invalid, set()
         for silence in new.values():
             try:
                 self.add(silence)
             except ValueError as error:
-                logger.error("stored silence is invalid: silence=%s error=%s", silence.id, error)
+                self._invalid.add(silence.id)
+                if silence.id not in logged:
+                    logger.error(
+                        "stored silence is invalid: silence=%s error=%s", silence.id, error
+                    )
 
     def check_capacity(self) -> None:
         """Check that another silence may be created.

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import anyio
 
 from tokenpulse_mw.alerts import AlertEvent, Finding, Severity, Sink, Subject
 from tokenpulse_mw.alerts.delivery import DeliveryContext, Outbox
 from tokenpulse_mw.alerts.lifecycle import Transition
-from tokenpulse_mw.alerts.steps import mapped
-from tokenpulse_mw.alerts.store import AlertStore, EngineState, MemoryAlertStore
+from tokenpulse_mw.alerts.steps import finish, mapped
+from tokenpulse_mw.alerts.store import AlertStore, Changes, Leader, MemoryAlertStore, Notification
 from tokenpulse_mw.alerts.store_writer import StoreWriter
 from tokenpulse_mw.alerts.tracker import AlertChanges
 
 from ...support.clock import FakeClock
 from ...support.waiting import PATIENCE
+from ..store.leadership import leader_of
 
 
 class DeliveryHarness:
@@ -48,8 +49,18 @@ class DeliveryHarness:
         self.store = store or MemoryAlertStore(wall=self.wall)
         self.results: list[tuple[str, str]] = []
         self.reported: list[tuple[str, str]] = []
+        self.leader: Leader | None = None
+        self.fenced = 0
+        writer = StoreWriter(
+            self.store,
+            leader=lambda: self.leader,
+            fenced=self._lose,
+            deadline=PATIENCE,
+            report=self.report,
+        )
         context = DeliveryContext(
-            writer=StoreWriter(self.store, deadline=PATIENCE, report=self.report),
+            writer=writer,
+            claim=self.claim,
             deadline=deadline,
             max_pending=max_pending,
             clock=clock or self.clock,
@@ -59,6 +70,14 @@ class DeliveryHarness:
             delivered=lambda sink, result: self.results.append((sink, result)),
         )
         self.outbox = Outbox(sinks, context)
+
+    async def claim(self, _: str) -> bool:
+        """Allow every attempt of the leader."""
+        return self.leader is not None
+
+    def _lose(self) -> None:
+        self.fenced += 1
+        self.leader = None
 
     def report(self, component: str, error: Exception) -> None:
         """Record a failure."""
@@ -71,11 +90,19 @@ class DeliveryHarness:
 
     async def publish(self, *events: AlertEvent, firing: Sequence[AlertEvent] = ()) -> None:
         """Publish the events and the firing alerts of an evaluation."""
+        self.leader = self.leader or await leader_of(self.store)
         await self.outbox.publish(
             [AlertChanges(notifications=list(events))],
+            None,
             mapped(lambda event: event, firing),
             self.wall(),
         )
+
+    async def resume(self, *notifications: Notification, known_sinks: Container[str] = ()) -> None:
+        """Store the notifications, if they are not, and queue them as a new leader does."""
+        self.leader = await leader_of(self.store)
+        await self.store.commit(Changes(notifications=notifications), leader=self.leader)
+        finish(self.outbox.resume(notifications, known_sinks))
 
     async def deliver(self, *events: AlertEvent, firing: Sequence[AlertEvent] = ()) -> None:
         """Publish an evaluation and attempt what is due."""
@@ -87,9 +114,10 @@ class DeliveryHarness:
         self.advance(seconds)
         await self.outbox.attempt()
 
-    async def stored(self) -> EngineState:
-        """Return the state from which the next process would continue."""
-        return await self.store.load()
+    async def stored(self) -> tuple[Notification, ...]:
+        """Return the notifications that the next leader would deliver."""
+        self.leader = self.leader or await leader_of(self.store)
+        return (await self.store.take_over(self.leader)).notifications
 
     async def dead_letters(self) -> list[tuple[str, str]]:
         """Return the fingerprints and errors of the dead letters, the oldest first."""

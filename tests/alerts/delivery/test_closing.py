@@ -7,7 +7,6 @@ import pytest
 
 from tokenpulse_mw.alerts import AlertEvent
 from tokenpulse_mw.alerts.sinks import RetryLater
-from tokenpulse_mw.alerts.store import MemoryAlertStore
 
 from ...support.waiting import PATIENCE
 from .harness import DeliveryHarness, RecordingSink, make_event, summaries
@@ -53,7 +52,7 @@ async def test_queued_notifications_are_logged_and_stay_stored(
     await harness.outbox.aclose(last_chance=PATIENCE)
 
     assert caplog.messages[-1] == "notifications still queued: sink=sink waiting=2"
-    assert len((await harness.stored()).notifications) == 2
+    assert len(await harness.stored()) == 2
 
 
 async def test_last_deliveries_end_at_the_timeout() -> None:
@@ -68,7 +67,7 @@ async def test_last_deliveries_end_at_the_timeout() -> None:
     with anyio.fail_after(PATIENCE):
         await harness.outbox.aclose(last_chance=0.01)
 
-    assert len((await harness.stored()).notifications) == 1
+    assert len(await harness.stored()) == 1
 
 
 async def test_sink_that_fails_to_close_does_not_keep_others_open() -> None:
@@ -95,22 +94,3 @@ async def test_sink_that_hangs_when_closed_is_abandoned() -> None:
         await harness.outbox.aclose(last_chance=PATIENCE)
 
     assert harness.reported == [("sink hangs", "TimeoutError")]
-
-
-async def test_store_is_closed_after_the_last_outcome() -> None:
-    """The store is closed after the outcomes of the last deliveries are stored."""
-    calls: list[str] = []
-
-    class Store(MemoryAlertStore):
-        async def delivered(self, notification_id: str) -> None:
-            calls.append("delivered")
-
-        async def aclose(self) -> None:
-            calls.append("closed")
-
-    harness = DeliveryHarness({"sink": RecordingSink()}, store=Store())
-    await harness.publish(make_event())
-
-    await harness.outbox.aclose(last_chance=PATIENCE)
-
-    assert calls == ["delivered", "closed"]

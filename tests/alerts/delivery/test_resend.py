@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tokenpulse_mw.alerts.sinks import Rejected, RetryLater
-from tokenpulse_mw.alerts.steps import finish
 
 from .harness import DeliveryHarness, RecordingSink, ResendingSink, make_event, summaries
 
@@ -33,7 +32,7 @@ async def test_queued_alerts_are_not_sent_again() -> None:
     await before.deliver(make_event())
     sink = ResendingSink()
     harness = DeliveryHarness({"sink": sink})
-    finish(harness.outbox.resume((await before.stored()).notifications))
+    await harness.resume(*await before.stored())
     firing = [make_event(), make_event(key="k2")]
 
     await harness.deliver(firing=firing)

@@ -183,7 +183,8 @@ class Node:
         memory, state, asked = self.memory, self.state, self.now
         assert memory
         assert state
-        memory.evaluate(watermark(state.members, state.now, bucket_seconds=BUCKET_SECONDS))
+        through = [member.through for member in state.members if state.now - member.seen_at <= 10]
+        memory.evaluate(watermark(through, state.now, bucket_seconds=BUCKET_SECONDS))
         windows = {slot: Counter(memory.windows[slot]) for slot in memory.changed}
         consumed = memory.inbox.consumed()
 

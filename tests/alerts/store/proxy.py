@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Self
 
 _COMMIT = b"COMMIT;"  # as asyncpg sends it
@@ -16,25 +18,27 @@ class Proxy:
 
     Attributes:
         port: Port of the proxy.
+        lost_before: A connection stops to transfer data when its client sends these bytes.
         lost_answers: Number of commits whose answer did not arrive.
     """
 
     def __init__(self, port: int) -> None:
         self.port = self.lost_answers = 0
+        self.lost_before: bytes | None = None
         self._server_port = port
         self._loses_answer = False
-        self._open: list[_Connection] = []
+        self._connections: set[_Connection] = set()
         self._pipes: set[asyncio.Task[None]] = set()
 
     def lose(self) -> None:
         """Stop the transfer of all present connections without closing them."""
-        for connection in self._open:
+        for connection in self._connections:
             connection.transfers.clear()
 
     def cut(self) -> None:
         """Close all present connections at once."""
-        while self._open:
-            self._open.pop().abort()
+        for connection in self._connections:
+            connection.abort()
 
     def lose_answer(self) -> None:
         """Let the next commit reach the server, and cut its connection before the answer."""
@@ -47,10 +51,10 @@ class Proxy:
 
     async def __aexit__(self, *raised: object) -> None:
         self._listener.close()
+        self.cut()
         for pipe in self._pipes:
             pipe.cancel()
         await asyncio.gather(*self._pipes, return_exceptions=True)
-        self.cut()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -59,43 +63,43 @@ class Proxy:
             writer.transport.abort()
             return
         connection = _Connection(writer, server[1])
-        self._open.append(connection)
-        for pipe in (
-            self._pipe(reader, server[1], connection, to_server=True),
-            self._pipe(server[0], writer, connection, to_server=False),
-        ):
-            task = asyncio.create_task(pipe)
-            self._pipes.add(task)
-            task.add_done_callback(self._pipes.discard)
+        self._connections.add(connection)
+        pipes = [
+            asyncio.create_task(self._to_server(connection, reader, server[1])),
+            asyncio.create_task(self._to_client(connection, server[0], writer)),
+        ]
+        self._pipes.update(pipes)
+        await asyncio.wait(pipes)
+        self._pipes.difference_update(pipes)
+        self._connections.discard(connection)
 
-    async def _pipe(
-        self,
-        source: asyncio.StreamReader,
-        target: asyncio.StreamWriter,
-        connection: _Connection,
-        *,
-        to_server: bool,
+    async def _to_server(
+        self, connection: _Connection, source: asyncio.StreamReader, target: asyncio.StreamWriter
     ) -> None:
-        try:
-            while data := await source.read(1 << 16):
-                await connection.transfers.wait()
-                if to_server and self._loses_answer and _COMMIT in data:
-                    self._loses_answer, connection.loses_answer = False, True
-                elif not to_server and connection.loses_answer:
-                    self.lost_answers += 1
-                    connection.abort()
-                    break
-                target.write(data)
-                await target.drain()
-        except ConnectionError:
-            pass
-        target.close()
-        if not connection.is_open and connection in self._open:
-            self._open.remove(connection)
+        async for data in connection.read(source):
+            if self.lost_before is not None and self.lost_before in data:
+                connection.transfers.clear()
+            if self._loses_answer and _COMMIT in data:
+                self._loses_answer, connection.loses_answer = False, True
+            await connection.write(target, data)
+
+    async def _to_client(
+        self, connection: _Connection, source: asyncio.StreamReader, target: asyncio.StreamWriter
+    ) -> None:
+        async for data in connection.read(source):
+            if connection.loses_answer:
+                self.lost_answers += 1
+                connection.abort()
+            await connection.write(target, data)
 
 
 class _Connection:
-    """Both ends of a connection."""
+    """Both ends of a connection.
+
+    Attributes:
+        transfers: Not set while the connection transfers no data.
+        loses_answer: The next data of the server is lost, and with it the connection.
+    """
 
     def __init__(self, *writers: asyncio.StreamWriter) -> None:
         self.transfers = asyncio.Event()
@@ -103,12 +107,28 @@ class _Connection:
         self.loses_answer = False
         self._writers = writers
 
-    @property
-    def is_open(self) -> bool:
-        """Return True unless both ends are closed."""
-        return not all(writer.is_closing() for writer in self._writers)
+    async def read(self, source: asyncio.StreamReader) -> AsyncIterator[bytes]:
+        """Yield the data of an end, and at last an empty text."""
+        data = b"."
+        while data:
+            try:
+                data = await source.read(1 << 16)
+            except ConnectionError:
+                data = b""
+            yield data
+
+    async def write(self, target: asyncio.StreamWriter, data: bytes) -> None:
+        """Transfer data to an end, as soon as the connection does; close it after the last."""
+        await self.transfers.wait()
+        if not data:
+            target.close()
+        elif not target.is_closing():
+            target.write(data)
+            with suppress(ConnectionError):
+                await target.drain()
 
     def abort(self) -> None:
         """Close both ends at once."""
+        self.transfers.set()
         for writer in self._writers:
             writer.transport.abort()

@@ -119,7 +119,7 @@ async def test_process_that_is_stopped_in_a_transaction_blocks_no_other(
         through = url.replace(f":{postgres.port}/", f":{proxy.port}/")
         stopped, other = SQLAlertStore(through, timeout=2), SQLAlertStore(url, timeout=2)
         await retry(lambda: take(stopped, "p1"))
-        proxy.lost_after = b"UPDATE tokenpulse_alert_fleet"
+        proxy.lost_before = b"INSERT INTO tokenpulse_alert_members"
         with pytest.raises(StoreError, match="did not respond"):
             await beat(stopped, "p1", lease=LeaseRequest("renew", 1))
 

@@ -114,6 +114,12 @@ class Backlog(Generic[_Bucket]):
             self.pushed = self._sent[-1].number
             self._sent = ()
 
+    def clear(self) -> None:
+        """Drop everything; the numbers of batches that were sent are not used again."""
+        self.stored()
+        self._hours.clear()
+        self._buckets.clear()
+
     def behind(self, now: float) -> float:
         """Return the age in seconds of the oldest traffic that is not stored."""
         sent = [batch.slot for batch in self._sent]

@@ -7,7 +7,7 @@ from math import floor
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from ..steps import Steps
-from ..store.records import Batch, Member
+from ..store.records import Batch
 
 
 class MergeableBucket(Protocol):
@@ -130,16 +130,15 @@ class Inbox(Generic[_Bucket]):
 
 
 def watermark(
-    members: Iterable[Member], now: float, *, bucket_seconds: float, patience: float = 10.0
+    through: Iterable[int], now: float, *, bucket_seconds: float, patience: float = 10.0
 ) -> int:
     """Return the slot up to which the traffic of all processes is stored.
 
     Args:
-        members: Processes of the fleet.
+        through: For each live process, the slot up to which it has sent all of its traffic.
         now: Time of the fleet.
         bucket_seconds: Length of a slot.
         patience: Seconds to wait for a process; later traffic is late.
     """
     lapsed = floor((now - patience) / bucket_seconds) - 1
-    through = (member.through for member in members if now - member.seen_at <= patience)
     return max(min(through, default=lapsed), lapsed)

@@ -23,20 +23,19 @@ class Leadership:
 
     Args:
         evaluator: Evaluates the rules.
-        leader: The leadership in the store; None while the store has never responded.
 
     Attributes:
         evaluator: The argument.
-        leader: The argument.
+        leader: The leadership in the store; None before `restore`.
         evaluated_at: Time of the last evaluation by any leader, or None.
         succeeded_at: Time of the last evaluation by this process without an error, or None.
         is_local: The windows have traffic of this process that is not read from the store, so
             they must be restored from the store once it responds.
     """
 
-    def __init__(self, evaluator: Evaluator, leader: Leader | None) -> None:
+    def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
-        self.leader = leader
+        self.leader: Leader | None = None
         self.evaluated_at: float | None = None
         self.succeeded_at: float | None = None
         self.is_local = False
@@ -53,15 +52,21 @@ class Leadership:
         """Number of buckets that arrived after the evaluation that they belong to."""
         return self._inbox.late
 
-    def restore(self, stored: LeaderState, now: float, at: float) -> Steps[list[AlertChanges]]:
+    def restore(
+        self, leader: Leader, stored: LeaderState, now: float, at: float
+    ) -> Steps[list[AlertChanges]]:
         """Restore windows and alerts, and return changes of alerts that cannot be restored.
 
+        Alerts that fired before the store first responded stay as they are.
+
         Args:
+            leader: The leadership in the store.
             stored: The state in the store.
             now: Seconds of the engine's clock.
             at: The same moment in seconds since the epoch.
         """
         yield from self.restore_windows(stored, now, at)
+        self.leader = leader
         self.evaluated_at = stored.evaluated_at
         return (
             yield from self.evaluator.resume(

@@ -25,6 +25,7 @@ from .inbox import watermark
 from .lease import Lease
 from .options import Fleet
 
+_COMPONENT = "heartbeat of the alert store"
 _MAX_LOCAL_BUCKETS = 60
 _MAX_HEARTBEAT_SECONDS = 4.0  # timeout of the call
 _MARGINS_PER_LEASE = 15
@@ -78,13 +79,35 @@ class FleetMember:
         self._timeout = min(_MAX_HEARTBEAT_SECONDS, options.lease / 3.5)
         self._beating = LoopLock(fast_acquire=True)
         self._jitter = random.random() * min(1, options.heartbeat / 5)
-        self.reset(thresholds)
+        self._rejoin()
+        self._count_from_zero(thresholds)
 
-    def reset(self, thresholds: Thresholds) -> None:
-        """Discard the counts, and be a new process from the next heartbeat on."""
+    def reset(self, thresholds: Thresholds, *, is_store_empty: bool) -> None:
+        """Discard the counts.
+
+        Args:
+            thresholds: Initial thresholds of the counts.
+            is_store_empty: The store has lost everything, so this process joins it again.
+        """
+        if is_store_empty:
+            self._rejoin()
+        else:
+            self.backlog.clear()
+        self._count_from_zero(thresholds)
+
+    def _rejoin(self) -> None:
+        """Be a new process from the next heartbeat on."""
         now = self._clock()
-        self._fleet_clock = FleetClock(self._wall() - now)
         self.backlog: Backlog[Bucket] = Backlog(bucket_seconds=self.options.heartbeat)
+        self._fleet_clock = FleetClock(self._wall() - now)
+        self.state: FleetState | None = None
+        self._process: Process | None = None
+        self._lease = self._new_lease("")
+        self._failures = 0
+        self._contacted_at = now
+
+    def _count_from_zero(self, thresholds: Thresholds) -> None:
+        self._unread = deque[Bucket](maxlen=_MAX_LOCAL_BUCKETS)
         self.aggregator = TrafficAggregator(
             thresholds,
             max_subjects=self._max_subjects,
@@ -92,12 +115,6 @@ class FleetMember:
             offset=self._fleet_clock.offset,
             sealed=self._sealed,
         )
-        self.state: FleetState | None = None
-        self._process: Process | None = None
-        self._lease = self._new_lease("")
-        self._unread = deque[Bucket](maxlen=_MAX_LOCAL_BUCKETS)
-        self._failures = 0
-        self._contacted_at = now
 
     @property
     def leader(self) -> Leader | None:
@@ -112,7 +129,12 @@ class FleetMember:
     @property
     def at(self) -> float:
         """Time for display and storage: that of the store if all processes have it."""
-        return self.now if self.state is not None and self.state.is_reference else self._wall()
+        return self.now if self.shares_store else self._wall()
+
+    @property
+    def shares_store(self) -> bool:
+        """True if the store may have other processes, so that its clock is the fleet's."""
+        return self.state is not None and self.state.is_reference
 
     def live(self, seconds: float) -> list[Member]:
         """Return the processes seen in the last `seconds` before the last heartbeat."""
@@ -185,9 +207,9 @@ class FleetMember:
         except Exception as error:  # noqa: BLE001 - requests and alerts continue
             self._failures += 1
             self._lease.missed()
-            self._report("alert store", error)
+            self._report(_COMPONENT, error)
             return False
-        self._recovered("alert store")
+        self._recovered(_COMPONENT)
         self._heard(state, asked, self._clock())
         return True
 
@@ -203,12 +225,9 @@ class FleetMember:
 
     def watermark(self) -> int:
         """Return the slot up to which all live processes have sent their traffic."""
-        if self.state is None:
-            return -1
         seconds = self.options.heartbeat
-        return watermark(
-            self.state.members, self.state.now, bucket_seconds=seconds, patience=2 * seconds
-        )
+        through = [member.through for member in self.live(2 * seconds)]
+        return watermark(through, self.now, bucket_seconds=seconds, patience=2 * seconds)
 
     def renewed(self, asked: float) -> None:
         """Extend the lease after a fenced call that was sent at `asked` and succeeded."""

@@ -159,10 +159,20 @@ def dialects(timeout: float, wall: Callable[[], float] | None) -> dict[str, Data
             an error of the database has a more helpful message than one of ours.
         wall: Returns seconds since the epoch; None for the clock of the database.
     """
+    milliseconds = math.ceil(timeout * 1000)
     # The server ends the transaction of a client that is stopped, so that it locks no row for long.
-    settings = (
-        f"set_config('lock_timeout', '{math.ceil(timeout * 500)}', true), "
-        f"set_config('idle_in_transaction_session_timeout', '{math.ceil(timeout * 1000)}', true)"
+    # PostgreSQL before 17 does so between statements only, and not while it waits for the second of
+    # the two messages with which asyncpg sends a statement; there, keepalives detect a dead host.
+    settings = ", ".join(
+        [
+            f"set_config('lock_timeout', '{math.ceil(timeout * 500)}', true)",
+            f"set_config('idle_in_transaction_session_timeout', '{milliseconds}', true)",
+            "CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL "
+            f"THEN set_config('transaction_timeout', '{milliseconds}', true) END",
+            f"set_config('tcp_keepalives_idle', '{math.ceil(timeout)}', true)",
+            f"set_config('tcp_keepalives_interval', '{math.ceil(timeout / 2)}', true)",
+            "set_config('tcp_keepalives_count', '2', true)",
+        ]
     )
     return {
         "sqlite": DatabaseDialect(

@@ -1,0 +1,305 @@
+"""Gathering of the traffic of one process in buckets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tokenpulse_mw import TokenUsage
+from tokenpulse_mw.alerts import Thresholds
+from tokenpulse_mw.alerts.traffic import OVERFLOW, Outcomes
+from tokenpulse_mw.alerts.traffic.aggregator import TrafficAggregator
+from tokenpulse_mw.alerts.traffic.bucket import (
+    PROTOCOL,
+    Bucket,
+    Profile,
+    decode_bucket,
+    encode_bucket,
+)
+
+from ..exchanges import exchange
+
+CLAUDE = ("provider", "claude")
+
+
+class Gathered:
+    """An aggregator, and the buckets that it has sealed."""
+
+    def __init__(self, *, max_subjects: int = 5, offset: float = 0.0, **thresholds: Any) -> None:
+        self.buckets: list[Bucket] = []
+        self.aggregator = TrafficAggregator(
+            Thresholds(**thresholds),
+            max_subjects=max_subjects,
+            sealed=self.buckets.append,
+            offset=offset,
+        )
+
+    def observe(self, *times: float, **fields: Any) -> None:
+        """Observe an exchange with these fields at each time."""
+        for now in times:
+            self.aggregator.observe(exchange(**fields), now)
+
+    def last(self, now: float = 1e6) -> Bucket:
+        """Return the last bucket after all were sealed."""
+        self.aggregator.seal(now)
+        return self.buckets[-1]
+
+
+def test_bucket_has_the_traffic_of_its_slot() -> None:
+    """Requests, tokens and failures are counted by name, arrivals by second."""
+    gathered = Gathered()
+    usage = TokenUsage(input=10, output=5)
+    fields = {"tenant": "7", "tenant_name": "Acme", "api_key": "k1", "provider": "claude"}
+    gathered.observe(1000.0, 1000.9, 1003.5, usage=usage, **fields)
+    gathered.observe(1004.0, status=500, **fields)
+    gathered.observe(1004.5, status=429, limited=True, **fields)
+
+    assert gathered.last() == Bucket(
+        slot=200,
+        profile=Profile.of(Thresholds()),
+        arrivals=[2, 0, 0, 1, 2],
+        tenants={"7": 5 | 45 << 40},
+        tenant_names={"7": "Acme"},
+        limited={"7": 1},
+        rate_limited={"claude": 1 | 1 << 40},
+        keys={"k1": 4 | 1 << 40},
+        latencies={("claude", 0): 4 | 1 << 40},
+        failures_by_upstream={("key", "k1", CLAUDE): 1, ("provider", "claude", CLAUDE): 1},
+        upstreams={CLAUDE: 1},
+        outcomes={
+            CLAUDE: Outcomes(
+                "claude", successes=3, last_success=1_003_500_000, failed_at=[1004_000_000]
+            )
+        },
+    )
+
+
+def test_bucket_is_sealed_when_its_slot_has_ended() -> None:
+    """The next exchange or `seal` passes the finished bucket on."""
+    gathered = Gathered()
+    gathered.observe(1, 4.9)
+    assert gathered.buckets == []
+
+    gathered.observe(5)
+    assert [bucket.slot for bucket in gathered.buckets] == [0]
+    gathered.aggregator.seal(9.9)
+    assert [bucket.slot for bucket in gathered.buckets] == [0]
+    gathered.aggregator.seal(10)
+    assert [bucket.slot for bucket in gathered.buckets] == [0, 1]
+
+
+def test_slot_without_traffic_has_no_bucket() -> None:
+    """Neither silence nor preflights are sent."""
+    gathered = Gathered()
+    gathered.observe(1, method="OPTIONS")
+
+    gathered.aggregator.seal(100, partial=True)
+
+    assert gathered.buckets == []
+
+
+def test_partial_seal_passes_the_open_bucket() -> None:
+    """What comes later in the slot is a second bucket with the same slot."""
+    gathered = Gathered()
+    gathered.observe(1)
+    gathered.aggregator.seal(2, partial=True)
+    gathered.observe(3)
+
+    gathered.aggregator.seal(4, partial=True)
+
+    assert [bucket.slot for bucket in gathered.buckets] == [0, 0]
+    assert [bucket.arrivals for bucket in gathered.buckets] == [[0, 1, 0, 0, 0], [0, 0, 0, 1, 0]]
+
+
+def test_through_is_the_slot_before_the_current_one() -> None:
+    """Everything up to it was sealed, also without traffic."""
+    gathered = Gathered()
+    assert gathered.aggregator.through(1000) == 199
+    gathered.observe(1001)
+
+    assert gathered.aggregator.through(1004.9) == 199
+    assert gathered.buckets == []
+    assert gathered.aggregator.through(1005) == 200
+    assert [bucket.slot for bucket in gathered.buckets] == [200]
+
+
+def test_slots_are_those_of_the_fleet() -> None:
+    """The offset turns the engine's clock into fleet time."""
+    gathered = Gathered(offset=1000.0)
+    gathered.observe(2.5)
+
+    bucket = gathered.last(5)
+
+    assert (bucket.slot, bucket.arrivals) == (200, [0, 0, 1, 0, 0])
+
+
+@pytest.mark.parametrize(("change", "slots"), [(100.0, [200, 221]), (0.25, [200, 201])])
+def test_changed_offset_takes_effect_with_the_next_bucket(change: float, slots: list[int]) -> None:
+    """The open bucket ends as it began."""
+    gathered = Gathered(offset=1000.0)
+    gathered.observe(1)
+    gathered.aggregator.offset += change
+    gathered.observe(4.9, 5)
+
+    gathered.last()
+
+    assert [bucket.slot for bucket in gathered.buckets] == slots
+    assert [sum(bucket.arrivals) for bucket in gathered.buckets] == [2, 1]
+
+
+def test_smaller_offset_never_moves_a_bucket_back() -> None:
+    """Slots only increase, and each takes at most a tenth longer until fleet time is reached."""
+    gathered = Gathered(offset=1000.0)
+    gathered.observe(4)
+    gathered.aggregator.offset -= 1
+    gathered.observe(*(5 + number / 2 for number in range(40)))
+
+    gathered.last()
+
+    assert [bucket.slot for bucket in gathered.buckets] == [200, 201, 202, 203, 204]
+    assert [sum(bucket.arrivals) for bucket in gathered.buckets] == [1, 11, 11, 10, 8]
+    assert gathered.buckets[1].arrivals == [2, 2, 2, 2, 3]
+    assert gathered.buckets[4].arrivals == [2, 2, 2, 2, 0]
+
+
+def test_new_thresholds_seal_the_open_bucket() -> None:
+    """A bucket counts all failures by the same thresholds."""
+    gathered = Gathered()
+    gathered.observe(1, status=404)
+    gathered.aggregator.set_thresholds(Thresholds(count_client_errors=True))
+    gathered.observe(2, status=404)
+
+    gathered.last()
+
+    assert [bucket.slot for bucket in gathered.buckets] == [0, 0]
+    assert [bucket.keys for bucket in gathered.buckets] == [{"": 1}, {"": 1 | 1 << 40}]
+    assert [bucket.profile.count_client_errors for bucket in gathered.buckets] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failures"), [("xxx", 3), ("x.x", 1), (".xx", 2), ("xx.", 0), (".x.x.xx", 2)]
+)
+@pytest.mark.parametrize("partial", [False, True])
+def test_outcomes_are_in_order_while_the_clock_stands_still(
+    outcomes: str, failures: int, partial: bool
+) -> None:
+    """A success ends all earlier failures, and a failure after it counts, over all buckets."""
+    gathered = Gathered()
+    for outcome in outcomes:
+        gathered.observe(1, provider="claude", status=200 if outcome == "." else 500)
+        if partial:
+            gathered.aggregator.seal(1, partial=True)
+
+    gathered.last()
+    result = Outcomes()
+    for bucket in reversed(gathered.buckets):
+        result.merge(bucket.outcomes[CLAUDE])
+
+    assert result.failures == failures
+    assert result.successes == outcomes.count(".")
+    assert result.ended == outcomes.count("x") - failures
+
+
+def test_outcomes_are_in_order_if_fleet_time_moves_back() -> None:
+    """A success after a smaller offset still ends the failures before it."""
+    gathered = Gathered(offset=1000.0)
+    gathered.observe(1, provider="claude", status=500)
+    gathered.aggregator.offset -= 500
+    gathered.observe(6, provider="claude")
+
+    gathered.last()
+    result = Outcomes()
+    for bucket in gathered.buckets:
+        result.merge(bucket.outcomes[CLAUDE])
+
+    assert (result.failures, result.successes) == (0, 1)
+
+
+def test_name_of_an_upstream_is_its_last_known_provider() -> None:
+    """A failure without a provider does not remove the name of a credential."""
+    gathered = Gathered()
+    for provider in ("claude", "unknown"):
+        gathered.observe(1, provider=provider, credential="c1", status=500)
+
+    assert gathered.last().outcomes["apikey", "c1"].name == "claude"
+
+
+def test_names_beyond_four_times_max_subjects_are_counted_as_overflow() -> None:
+    """A flood of names of each kind does not use unbounded memory; the sums stay exact."""
+    gathered = Gathered(max_subjects=1)
+    for number in range(6):
+        name = str(number)
+        fields = {"provider": name, "credential": name, "tenant": name, "tenant_name": name}
+        gathered.observe(1, api_key=name, status=500, **fields)
+        gathered.observe(1, limited=True, status=429, **fields)
+
+    bucket = gathered.last()
+
+    first = dict.fromkeys("0123", 1)
+    assert bucket.limited == first | {OVERFLOW: 2}
+    assert bucket.tenants == dict.fromkeys("0123", 2) | {OVERFLOW: 4}
+    assert bucket.tenant_names == {name: name for name in "0123"}
+    assert bucket.keys == {
+        name: count | count << 40 for name, count in (first | {OVERFLOW: 2}).items()
+    }
+    assert bucket.rate_limited == bucket.keys
+    assert bucket.latencies == {(name, 0): count for name, count in bucket.keys.items()}
+    assert bucket.upstreams == {("apikey", name): 1 for name in "0123"} | {("", OVERFLOW): 2}
+    assert len(bucket.failures_by_upstream) == 5
+    assert sum(bucket.failures_by_upstream.values()) == 12
+    assert list(bucket.outcomes) == [("apikey", name) for name in "0123"]
+    # Two names of 7 kinds, 4 requests of tenants, and 8 failures by upstream.
+    assert gathered.aggregator.overflowed == 2 + 4 + 2 + 2 + 2 + 2 + 8
+    assert decode_bucket(encode_bucket(bucket), PROTOCOL) == bucket
+
+
+def test_tenant_named_as_the_overflow_is_counted_separately() -> None:
+    """A client cannot hide among the names beyond the limit."""
+    gathered = Gathered()
+    gathered.observe(1, tenant=OVERFLOW, api_key=OVERFLOW)
+
+    bucket = gathered.last()
+
+    assert list(bucket.tenants) == list(bucket.keys) == [f"{OVERFLOW}_"]
+
+
+def test_name_that_is_not_valid_utf_8_is_escaped() -> None:
+    """One invalid name does not prevent the encoding of all others."""
+    gathered = Gathered()
+    fields = {"tenant": "a\udc80", "tenant_name": "\udc80", "api_key": "k\udc80"}
+    gathered.observe(1, provider="p\udc80", credential="c\udc80", status=500, **fields)
+    gathered.observe(1, tenant="café", tenant_name="Café")
+
+    bucket = gathered.last()
+
+    assert decode_bucket(encode_bucket(bucket), PROTOCOL) == bucket
+    assert bucket.tenant_names == {"a\\udc80": "\\udc80", "café": "Café"}
+    assert list(bucket.tenants) == ["a\\udc80", "café"]
+    assert list(bucket.outcomes) == [("apikey", "c\\udc80")]
+
+
+def test_any_number_of_rows_and_classes_is_counted_once() -> None:
+    """Rows are counted when there are many, without losing or repeating any."""
+    gathered = Gathered(max_subjects=5000)
+    for now in (1, 2):
+        for number in range(1500):
+            gathered.observe(now, tenant=str(number), credential=str(number % 700))
+
+    bucket = gathered.last()
+
+    assert bucket.arrivals == [0, 1500, 1500, 0, 0]
+    assert bucket.tenants == {str(number): 2 for number in range(1500)}
+    assert sum(outcomes.successes for outcomes in bucket.outcomes.values()) == 3000
+
+
+def test_invalid_exchange_does_not_affect_others() -> None:
+    """An error of `observe` loses no exchange before or after it."""
+    gathered = Gathered()
+    gathered.observe(1, api_key="k1")
+
+    with pytest.raises(TypeError):
+        gathered.observe(1, api_key=["k1"])
+
+    gathered.observe(1, api_key="k1")
+    assert gathered.last().keys == {"k1": 2}
