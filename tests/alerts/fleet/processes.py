@@ -121,7 +121,9 @@ class GatewayProcess:
     async def end(self) -> None:
         """Let it end by itself."""
         self._process.terminate()
-        await wait_for(lambda: self._process.poll() is not None, f"{self.plan.tenant} has not ended")
+        await wait_for(
+            lambda: self._process.poll() is not None, f"{self.plan.tenant} has not ended"
+        )
         assert self._process.returncode == 0, self.plan.tenant
 
 

@@ -11,6 +11,7 @@ from .gateway_process import Breach
 from .processes import GatewayProcess, Lease
 
 MARGIN_SECONDS = 1.0  # around a fault
+BEFORE_SECONDS = 3.0  # in which a fault may still have an effect
 
 
 class Fault(NamedTuple):
@@ -149,10 +150,8 @@ def _check_counts(evidence: Evidence) -> tuple[int, int, list[float], list[str]]
             faulty.append(f"{tenant} has observed {len(record.observed)}, {counted} are counted")
         killed_at = process.killed_at
         if killed_at is not None and record.stored and counted < len(record.observed):
-            seconds = killed_at - record.observed[counted]
-            others = evidence.faults_during(killed_at - seconds, killed_at - 2 * MARGIN_SECONDS)
-            if all(fault.kind == "kill" for fault in others):
-                lost.append(seconds)
+            if len(evidence.faults_during(killed_at - BEFORE_SECONDS, killed_at)) == 1:
+                lost.append(killed_at - record.observed[counted])
     return exchanges, missing, lost, faulty
 
 
@@ -223,13 +222,11 @@ def _failovers(evidence: Evidence) -> Iterable[float]:
     """Yield the seconds from each kill of a leader to the next one, if there was no other fault."""
     for process in evidence.processes:
         killed_at = process.killed_at
-        if killed_at is None:
-            continue
-        before = [lease for lease in evidence.leases if lease.seen_at <= killed_at]
-        after = [lease for lease in evidence.leases if lease.seen_at > killed_at]
-        if before and after and before[-1].pid == process.pid:
-            faults = evidence.faults_during(before[-1].seen_at, after[0].seen_at)
-            if sum(fault.ended > killed_at - 10 for fault in faults) == 1:
+        before = [lease for lease in evidence.leases if killed_at and lease.seen_at <= killed_at]
+        after = evidence.leases[len(before) :]
+        if killed_at is not None and before and after and before[-1].pid == process.pid:
+            faults = evidence.faults_during(killed_at - BEFORE_SECONDS, after[0].seen_at)
+            if len(faults) == 1:
                 yield after[0].seen_at - killed_at
 
 
