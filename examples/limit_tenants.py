@@ -27,6 +27,7 @@ from tokenpulse_mw import (
     Limiter,
     Policy,
     RateLimitMiddleware,
+    SharedInFlight,
     SharedLimiter,
     annotate,
     keys,
@@ -45,6 +46,11 @@ def per_minute(limit: int, name: str) -> Limiter | SharedLimiter:
     return SharedLimiter(f"{limit}/minute", storage=REDIS, prefix=f"example:{name}")
 
 
+def at_once(limit: int) -> InFlight | SharedInFlight:
+    """Return a limiter of concurrent requests that counts in Redis if REDIS_URL is set."""
+    return InFlight(limit) if REDIS is None else SharedInFlight(limit, storage=REDIS)
+
+
 policies = [
     # Anonymous clients too: by address, which a proxy on this machine may report.
     Policy("600/minute", name="address", key=keys.client_address(trusted=["127.0.0.1", "::1"])),
@@ -52,7 +58,7 @@ policies = [
     # Reserves 4,000 tokens; the usage replaces them when the response ends.
     Policy(per_minute(20_000, "tokens"), name="tokens", key=keys.annotation("tenant"), tokens=4000),
     Policy(
-        InFlight(4),
+        at_once(4),
         name="at-once",
         key=keys.annotation("tenant"),
         when=requests_to("/v1/chat/*", methods=["POST"]),

@@ -51,6 +51,7 @@ _NAMES = {
         "RateLimitMiddleware",
         "RateLimited",
         "RouteLimit",
+        "SharedInFlight",
         "SharedLimiter",
         "anthropic_error",
         "keys",

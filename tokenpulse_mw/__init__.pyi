@@ -50,6 +50,7 @@ from .ratelimit import (
     RateLimited as RateLimited,
     RouteLimit as RouteLimit,
     RateLimitMiddleware as RateLimitMiddleware,
+    SharedInFlight as SharedInFlight,
     SharedLimiter as SharedLimiter,
     anthropic_error as anthropic_error,
     keys as keys,

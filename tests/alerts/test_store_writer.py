@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import anyio
 import pytest
 
-from tokenpulse_mw.alerts import AlertEngine, AlertStore, SQLAlertStore
-from tokenpulse_mw.alerts.store import AlertRecord, BadRecord, Changes, MemoryAlertStore, StoreError
-from tokenpulse_mw.alerts.store_writer import StoreWriter, split
+from tokenpulse_mw.alerts.store import (
+    AlertRecord,
+    BadRecord,
+    Changes,
+    Leader,
+    MemoryAlertStore,
+    StoreError,
+    WindowRecord,
+)
+from tokenpulse_mw.alerts.store_writer import Snapshot, StoreWriter, changes_of
 from tokenpulse_mw.alerts.tracker import AlertChanges
 
 from ..support.waiting import PATIENCE
-from .findings import FixedRule, finding
+from .store.leadership import batch, beat, leader_of, loaded, take, taken_over, waiting
 from .store.samples import alert, notification, resolved, transition
 
 pytestmark = pytest.mark.anyio
@@ -36,20 +41,20 @@ class FailingStore(MemoryAlertStore):
         self.rejected: dict[str, Exception] = {}
         self.commits = 0
 
-    async def commit(self, changes: Changes) -> str | None:
+    async def commit(self, changes: Changes, /, *, leader: Leader) -> int:
         self.commits += 1
         await self._fail()
         ids = [record.id for record in changes.alerts]
         for identity in ids + [item.id for item in changes.notifications]:
             if identity in self.rejected:
                 raise self.rejected[identity]
-        return await super().commit(changes)
+        return await super().commit(changes, leader=leader)
 
-    async def delivered(self, notification_id: str) -> None:
+    async def delivered(self, notification_id: str, /) -> None:
         await self._fail()
         await super().delivered(notification_id)
 
-    async def prune(self, before: float) -> None:
+    async def prune(self, before: float, /) -> None:
         await self._fail()
         await super().prune(before)
 
@@ -64,12 +69,28 @@ async def fail() -> None:
 
 
 class WriterDriver:
-    """A store writer, its store, and the errors that it reports."""
+    """A store writer of a leader, its store, and the errors that it reports.
+
+    Attributes:
+        leader: The leadership of the writer's process.
+        fenced: Number of writes that the store rejected because another process leads.
+    """
 
     def __init__(self, *, deadline: float = PATIENCE) -> None:
         self.store = FailingStore()
         self.reported: list[str] = []
-        self.writer = StoreWriter(self.store, deadline=deadline, report=self._report)
+        self.leader: Leader | None = None
+        self.fenced = 0
+        self.writer = StoreWriter(
+            self.store,
+            leader=lambda: self.leader,
+            fenced=self._fence,
+            deadline=deadline,
+            report=self._report,
+        )
+
+    def _fence(self) -> None:
+        self.fenced += 1
 
     def _report(self, component: str, error: Exception) -> None:
         self.reported.append(f"{component}: {error!r}")
@@ -80,20 +101,22 @@ class WriterDriver:
 
     async def write_changes(self, changes: AlertChanges, *notifications: str) -> None:
         """Write the changes and the notifications of an evaluation."""
+        self.leader = self.leader or await leader_of(self.store)
         self.writer.add([changes], [notification(identity) for identity in notifications])
         await self.writer.write()
 
     async def deliver(self, identity: str) -> None:
         """Record that a notification is delivered."""
+        self.leader = self.leader or await leader_of(self.store)
         await self.writer.record_outcome(identity, lambda: self.store.delivered(identity))
 
     async def alerts(self) -> dict[str, str]:
         """Return the severities of the stored alerts by id."""
-        return {record.id: record.severity for record in (await self.store.load()).alerts}
+        return {record.id: record.severity for record in (await loaded(self.store)).alerts}
 
     async def undelivered(self) -> list[str]:
         """Return the ids of the stored notifications."""
-        return [stored.id for stored in (await self.store.load()).notifications]
+        return [stored.id for stored in await waiting(self.store)]
 
     def reported_kinds(self) -> list[str]:
         """Return the component and the type of each reported error."""
@@ -119,7 +142,7 @@ async def test_failed_writes_are_retried_with_the_next_evaluation() -> None:
     driver.store.failure = None
     await driver.write()
 
-    assert (await driver.store.load()).alerts == (critical,)
+    assert (await loaded(driver.store)).alerts == (critical,)
     assert [stored.at for stored in await driver.store.transitions("a1")] == [100, 200]
     assert await driver.undelivered() == ["n0", "n2", "n3"]
 
@@ -279,11 +302,11 @@ async def test_store_that_fails_between_two_halves_gets_the_rest_later() -> None
     written: list[list[str]] = []
     commit = driver.store.commit
 
-    async def fail_from_the_fifth_commit(changes: Changes) -> None:
+    async def fail_from_the_fifth_commit(changes: Changes, /, *, leader: Leader) -> int:
         written.append([record.id for record in changes.alerts])
         if len(written) > 4:
             await fail()
-        await commit(changes)
+        return await commit(changes, leader=leader)
 
     driver.store.commit = fail_from_the_fifth_commit  # type: ignore[method-assign]
     await driver.write(*(alert(f"a{number}") for number in range(4)))
@@ -313,6 +336,7 @@ async def test_rejected_outcome_does_not_block_other_outcomes() -> None:
 async def test_buffer_of_unwritten_changes_is_bounded() -> None:
     """Above 20,000 alerts the oldest are dropped."""
     driver = WriterDriver()
+    driver.leader = await leader_of(driver.store)
     driver.store.failure = fail
     for evaluation in range(25):
         alerts = [resolved(f"{evaluation}-{number}", at=evaluation) for number in range(1000)]
@@ -321,8 +345,9 @@ async def test_buffer_of_unwritten_changes_is_bounded() -> None:
         await driver.writer.write()
     written: list[Changes] = []
 
-    async def record(changes: Changes) -> None:
+    async def record(changes: Changes, /, *, leader: Leader) -> int:
         written.append(changes)
+        return 1
 
     driver.store.commit = record  # type: ignore[method-assign]
     await driver.writer.write()
@@ -330,22 +355,6 @@ async def test_buffer_of_unwritten_changes_is_bounded() -> None:
     assert [stored.resolved_at for stored in written[0].alerts] == [
         evaluation for evaluation in range(5, 25) for _ in range(1000)
     ]
-
-
-async def test_load_returns_the_stored_state_or_none_if_the_store_fails() -> None:
-    """The failure is reported."""
-    driver = WriterDriver(deadline=0.01)
-    await driver.write(alert())
-    state = await driver.writer.load()
-    assert state is not None
-    assert state.alerts == (alert(),)
-
-    async def load() -> None:
-        await anyio.sleep_forever()
-
-    driver.store.load = load  # type: ignore[assignment, method-assign]
-    assert await driver.writer.load() is None
-    assert driver.reported == ["loading the alert store: TimeoutError()"]
 
 
 async def test_prune_removes_old_alerts() -> None:
@@ -362,100 +371,91 @@ async def test_prune_removes_old_alerts() -> None:
     assert driver.reported == ["alert store: StoreError('no disk')"]
 
 
-def parts(changes: Changes) -> list[Changes]:
-    """Split changes into single records."""
-    halves = split(changes)
-    return [part for half in halves for part in parts(half)] if halves else [changes]
+def snapshot(stored: Callable[[], None] = lambda: None, at: float = 60) -> Snapshot:
+    """Return the windows after an evaluation, with one slot and one consumed batch."""
+    windows = (WindowRecord("minute", 5, 1, b"counts"),)
+    return Snapshot(windows, {"minute": 5}, (("p1", 1),), at, None, stored)
 
 
-def test_changes_are_split_into_single_records() -> None:
-    """An alert comes before its transitions."""
-    changes = Changes(
-        (alert("a1"), alert("a2")),
-        (transition("a1"), transition("a2")),
-        (notification("n1"),),
-        ("a3", "a4"),
+async def test_snapshot_is_stored_in_one_commit_with_the_changes() -> None:
+    """A kill between an evaluation and its windows would count the same traffic again."""
+    driver = WriterDriver()
+    await beat(driver.store, "p1", batch(1))
+    confirmed: list[str] = []
+    driver.writer.add_snapshot(snapshot(lambda: confirmed.append("stored")))
+
+    await driver.write(alert())
+
+    assert (driver.store.commits, confirmed) == (1, ["stored"])
+    state = await taken_over(driver.store)
+    assert [record.payload for record in state.windows] == [b"counts"]
+    assert (state.batches, state.evaluated_at) == ((), 60)
+
+
+async def test_failed_snapshot_is_repeated_unless_a_newer_one_replaces_it() -> None:
+    """Each snapshot has everything since the last one that was stored."""
+    driver = WriterDriver()
+    confirmed: list[float] = []
+    driver.leader = await leader_of(driver.store)
+    driver.store.failure = fail
+    for at in (60, 120):
+        driver.writer.add_snapshot(snapshot(lambda at=at: confirmed.append(at), at))  # type: ignore[misc]
+        await driver.writer.write()
+    driver.store.failure = None
+
+    await driver.writer.write()
+
+    assert confirmed == [120]
+    assert (await taken_over(driver.store)).evaluated_at == 120
+
+
+async def test_invalid_record_does_not_prevent_the_snapshot() -> None:
+    """The snapshot is the last record of the last half."""
+    driver = WriterDriver()
+    driver.store.rejected = {"a1": BadRecord("too long")}
+    driver.writer.add_snapshot(snapshot())
+
+    await driver.write(alert("a1"))
+
+    assert driver.reported_kinds() == ["alert record: BadRecord"]
+    assert (await taken_over(driver.store)).evaluated_at == 60
+
+
+async def test_writer_of_an_earlier_leader_stores_nothing() -> None:
+    """The changes are dropped: the leader of now decides again, from the stored state."""
+    driver = WriterDriver()
+    driver.leader = await take(driver.store, "p1")
+    await take(driver.store, "p2")
+    driver.writer.add([AlertChanges(alerts=[alert()])], [])
+
+    assert not await driver.writer.write()
+
+    assert (driver.fenced, driver.reported, await driver.alerts()) == (1, [], {})
+
+
+async def test_changes_without_a_leadership_stay_buffered() -> None:
+    """A process that evaluates alone stores its changes when it leads again."""
+    driver = WriterDriver()
+    driver.writer.add([AlertChanges(alerts=[alert()])], [])
+    assert await driver.writer.write()
+    assert driver.store.commits == 0
+
+    await driver.write()
+
+    assert await driver.alerts() == {"a1": "warning"}
+
+
+def test_changes_of_records_have_each_record_in_its_place() -> None:
+    """The records of a buffer become the changes of one commit."""
+    records = (alert(), transition(), notification(), "a3", snapshot())
+
+    assert changes_of(records) == Changes(
+        (alert(),),
+        (transition(),),
+        (notification(),),
+        ("a3",),
+        windows=snapshot().windows,
+        expired={"minute": 5},
+        consumed=(("p1", 1),),
+        evaluated_at=60,
     )
-
-    assert parts(changes) == [
-        Changes(alerts=(alert("a1"),)),
-        Changes(alerts=(alert("a2"),)),
-        Changes(transitions=(transition("a1"),)),
-        Changes(transitions=(transition("a2"),)),
-        Changes(notifications=(notification("n1"),)),
-        Changes(forgotten=("a3",)),
-        Changes(forgotten=("a4",)),
-    ]
-
-
-def test_single_record_is_not_split() -> None:
-    """Empty changes are not split either."""
-    assert split(Changes()) == split(Changes(forgotten=("a1",))) == ()
-
-
-def engine_on(store: AlertStore, rule: FixedRule | None = None) -> AlertEngine:
-    """Return an engine without sinks."""
-    return AlertEngine([rule or FixedRule()], [], store=store)
-
-
-async def test_two_engines_on_one_store_log_one_error_each(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """The error names the other engine, and is logged even if no alert changes."""
-    store = MemoryAlertStore()
-    one, other = engine_on(store), engine_on(store)
-
-    for engine in (one, other, one, other, one, other):
-        await engine.evaluate()
-
-    records = [record for record in caplog.records if "another engine" in record.getMessage()]
-    assert [record.levelno for record in records] == [logging.ERROR] * 2
-    assert "give each engine its own store" in records[0].getMessage()
-    assert len({record.args for record in records}) == 2
-
-
-def test_workers_that_share_a_database_log_an_error(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """`uvicorn --workers` creates a store for each worker."""
-
-    async def run() -> None:
-        stores = [SQLAlertStore(f"sqlite+aiosqlite:///{tmp_path}/alerts.db") for _ in range(2)]
-        one, other = map(engine_on, stores)
-        for engine in (one, other, one):
-            await engine.evaluate()
-        for store in stores:
-            await store.aclose()
-
-    anyio.run(run)
-
-    assert [record.name for record in caplog.records] == ["tokenpulse_mw.alerts"]
-    assert "alerts.db')" in caplog.text
-
-
-async def test_engine_after_a_restart_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    """The engine before it no longer writes."""
-    store, rule = MemoryAlertStore(), FixedRule(finding())
-
-    for _ in range(3):
-        engine = engine_on(store, rule)
-        for _ in range(3):
-            await engine.evaluate()
-            rule.findings = [] if rule.findings else [finding()]
-
-    assert caplog.records == []
-
-
-async def test_commit_of_a_custom_store_may_return_none(caplog: pytest.LogCaptureFixture) -> None:
-    """Two engines on such a store are not detected."""
-
-    class CustomStore(MemoryAlertStore):
-        async def commit(self, changes: Changes) -> None:
-            await super().commit(changes)
-
-    store = CustomStore()
-    one, other = engine_on(store), engine_on(store)
-    for engine in (one, other, one, other):
-        await engine.evaluate()
-
-    assert caplog.records == []

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from functools import partial
 from itertools import count
+from typing import Any
 
 import anyio
 
 from tokenpulse_mw import AlertEngine, Exchange, Thresholds, TokenUsage
 from tokenpulse_mw.alerts import Traffic, default_rules
+from tokenpulse_mw.alerts.steps import Steps, finish
+from tokenpulse_mw.alerts.store.records import WindowRecord
+from tokenpulse_mw.alerts.traffic.aggregator import TrafficAggregator
+from tokenpulse_mw.alerts.traffic.bucket import PROTOCOL, Bucket, decode_bucket, encode_bucket
 
 SUBJECTS = (5000, 100_000, 1_000_000)
 OVER = 10  # masters above their threshold, and failing keys
@@ -38,15 +44,22 @@ def microseconds(call: Callable[[], object], times: int) -> float:
     return best / times * 1e6
 
 
+def bucket_of(exchanges: Iterable[Exchange], now: float = 1000.0) -> Bucket:
+    """Return the bucket of exchanges that ended at `now`."""
+    buckets: list[Bucket] = []
+    aggregator = TrafficAggregator(THRESHOLDS, max_subjects=10**9, sealed=buckets.append)
+    for item in exchanges:
+        aggregator.observe(item, now)
+    aggregator.seal(now, partial=True)
+    return buckets[0]
+
+
 def filled(subjects: int) -> Traffic:
     """Return the traffic of `subjects` tenants, of which `OVER` exceed their thresholds."""
     traffic = Traffic(THRESHOLDS, max_subjects=subjects)
-    for number in range(subjects):
-        traffic.observe(exchange(number), 1000.0)
-    for number in range(OVER):
-        for _ in range(1000):
-            traffic.observe(exchange(number, status=500), 1000.0)
-    traffic.roll(1000.0)
+    finish(traffic.apply(bucket_of(exchange(number) for number in range(subjects))))
+    over = [exchange(number, status=500) for number in range(OVER)]
+    finish(traffic.apply(bucket_of(over * 1000)))
     return traffic
 
 
@@ -55,21 +68,65 @@ def measure_observe() -> None:
     print("\ntraffic: microseconds per exchange")
     for tenants in (1, 100, 10_000):
         exchanges = [exchange(number) for number in range(tenants)] * (20_000 // tenants)
-        traffic = Traffic(THRESHOLDS, max_subjects=5000)
+        aggregator = TrafficAggregator(THRESHOLDS, max_subjects=5000, sealed=lambda bucket: None)
         seconds = count(1000, 2)  # 10,000 requests a second
 
-        def observe(exchanges: list[Exchange], traffic: Traffic, now: float) -> None:
-            for item in exchanges:
-                traffic.observe(item, now)
+        def observe(
+            exchanges: list[Exchange], aggregator: TrafficAggregator, seconds: Iterator[int]
+        ) -> None:
+            now = float(next(seconds))
+            for number, item in enumerate(exchanges):
+                aggregator.observe(item, now + number / 10_000)
 
-        turn = partial(observe, exchanges, traffic)
-        took = microseconds(lambda turn=turn, at=seconds: turn(next(at)), len(exchanges))  # type: ignore[misc]
-        print(f"  {tenants:>9,} tenants {took:8.2f}")
+        turn = partial(observe, exchanges, aggregator, seconds)
+        print(f"  {tenants:>9,} tenants {microseconds(turn, len(exchanges)):8.2f}")
+
+
+def longest_step(steps: Steps[Any]) -> float:
+    """Return the milliseconds of the longest step."""
+    longest, ended = 0.0, False
+    while not ended:
+        began = time.perf_counter()
+        ended = next(steps, steps) is steps
+        longest = max(longest, time.perf_counter() - began)
+    return longest * 1000
+
+
+def measure_buckets() -> None:
+    """Print the time to encode, decode, merge, apply, store and restore, by subjects."""
+    print("\nbuckets and windows: milliseconds, longest step in brackets")
+    for subjects in (1000, 5000, 100_000):
+        bucket = bucket_of(exchange(number) for number in range(subjects))
+        payload = encode_bucket(bucket)
+        traffic = Traffic(THRESHOLDS, max_subjects=subjects)
+        finish(traffic.apply(bucket))
+        records, _ = finish(traffic.snapshot())
+        calls: dict[str, tuple[Callable[[], object], Callable[[], Steps[Any]] | None]] = {
+            "encode": (partial(encode_bucket, bucket), None),
+            "decode": (partial(decode_bucket, payload, PROTOCOL), None),
+            "merge": (partial(deepcopy(bucket).merge, bucket), None),
+            "apply": (lambda: None, partial(traffic.apply, bucket)),
+            "snapshot": (lambda: None, traffic.snapshot),
+            "restore": (lambda: None, partial(restored, subjects, records)),
+        }
+        print(f"  {subjects:,} tenants and keys; {len(payload):,} bytes")
+        for name, (call, steps) in calls.items():
+            if steps is None:
+                print(f"    {name:<9}{microseconds(call, 1) / 1000:8.2f}")
+            else:
+                took = microseconds(lambda steps=steps: finish(steps()), 1) / 1000  # type: ignore[misc]
+                longest = min(longest_step(steps()) for _ in range(3))
+                print(f"    {name:<9}{took:8.2f} ({longest:.2f})")
+
+
+def restored(subjects: int, records: list[WindowRecord]) -> Steps[int]:
+    """Restore traffic from stored records."""
+    return Traffic(THRESHOLDS, max_subjects=subjects).restore(records)
 
 
 def evaluate(traffic: Traffic) -> None:
     """Evaluate the default rules, without processing the findings."""
-    traffic.roll(1001.0)
+    traffic.advance(1001.0)
     for rule in default_rules():
         list(rule(traffic, THRESHOLDS, 1001.0))
     traffic.begin_evaluation()
@@ -100,11 +157,10 @@ def measure_failures() -> None:
     for subjects in (5000, 50_000, 100_000):
         for failures in (1, 3):
             traffic = filled(subjects)
-            for number in range(subjects):
-                for _ in range(20 * failures):
-                    traffic.observe(exchange(number), 1000.0)
-                for _ in range(failures):
-                    traffic.observe(exchange(number, status=500), 1000.0)
+            for status, times in ((200, 20 * failures), (500, failures)):
+                part = bucket_of(exchange(number, status=status) for number in range(subjects))
+                for _ in range(times):
+                    finish(traffic.apply(part))
             took = microseconds(partial(evaluate, traffic), 1) / 1000
             print(f"  {subjects:>9,} keys, {failures} of {21 * failures + 1} failed {took:8.2f}")
 
@@ -115,12 +171,12 @@ def measure_evaluation() -> None:
     for subjects in SUBJECTS:
         traffic = filled(subjects)
         took = microseconds(partial(evaluate, traffic), 1) / 1000
-        worst = slowest_roll(traffic)
+        worst = slowest_advance(traffic)
         size = memory(partial(filled, subjects)) / subjects
         whole = anyio.run(whole_evaluation, subjects)
         print(
             f"  {subjects:>9,} subjects {took:8.2f}{whole:8.2f}; {size:.0f} B per subject with "
-            f"one exchange; slowest roll {worst:.1f}"
+            f"one exchange; slowest advance {worst:.1f}"
         )
     size = memory(partial(busy, SUBJECTS[0])) / SUBJECTS[0]
     print(f"  {SUBJECTS[0]:>9,} active all day {size:9.0f} B")
@@ -139,21 +195,19 @@ def memory(create: Callable[[], object]) -> int:
 def busy(subjects: int) -> Traffic:
     """Return the traffic of `subjects` tenants that are in every slot of every window."""
     traffic = Traffic(THRESHOLDS, max_subjects=subjects)
-    exchanges = [exchange(number) for number in range(subjects)]
-    for now in (*range(0, 86400, 3600), *range(86400, 86730, 6)):
-        for item in exchanges:
-            traffic.observe(item, float(now))
-    traffic.roll(86730.0)
+    bucket = bucket_of(exchange(number) for number in range(subjects))
+    for now in (*range(0, 86400, 3600), *range(86400, 86730, 5)):
+        bucket.slot = now // 5
+        finish(traffic.apply(bucket))
     return traffic
 
 
-def slowest_roll(traffic: Traffic) -> float:
-    """Return the milliseconds of the slowest `roll` while all entries expire."""
+def slowest_advance(traffic: Traffic) -> float:
+    """Return the milliseconds of the slowest `advance` while all entries expire."""
     worst = 0.0
-    for now in range(1001, 1500, 1):
-        traffic.observe(exchange(0), float(now))
+    for now in range(1001, 1500):
         began = time.perf_counter()
-        traffic.roll(float(now))
+        traffic.advance(float(now))
         worst = max(worst, time.perf_counter() - began)
     return worst * 1000
 
@@ -161,6 +215,7 @@ def slowest_roll(traffic: Traffic) -> float:
 def measure_alerts() -> None:
     """Run all benchmarks of alerts."""
     measure_observe()
+    measure_buckets()
     measure_evaluation()
     measure_failures()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tokenpulse_mw import Limiter, PlanLimiter, Policy, SharedLimiter, keys
+from tokenpulse_mw import InFlight, Limiter, PlanLimiter, Policy, SharedLimiter, keys
 from tokenpulse_mw.ratelimit import budgets
 from tokenpulse_mw.ratelimit.keys.address import network_grouper, pack
 
 from ..support.clock import FakeClock
+from ..support.servers import Server
+from ..support.waiting import PATIENCE
 
 
 @pytest.mark.anyio
@@ -82,9 +84,43 @@ async def test_large_table_is_listed_completely() -> None:
 
 
 @pytest.mark.anyio
-async def test_policies_without_local_token_limit_have_no_budgets() -> None:
-    """Limits of requests and shared limits are not listed."""
-    shared = SharedLimiter("10/minute", storage="async+redis://127.0.0.1:1")
+async def test_policies_without_token_limit_have_no_budgets() -> None:
+    """Limits of requests and of concurrent requests are not listed."""
+    limiter = Limiter("10/minute")
+    limiter.hit("ada", 10)
 
-    assert await budgets([Policy("10/minute")])() == []
-    assert await budgets([Policy(shared, name="shared", tokens=1)])() == []
+    assert await budgets([Policy(limiter), Policy(InFlight(1), name="slots")])() == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_shared_budget_is_the_usage_of_all_processes(
+    redis: Server, anyio_backend: str
+) -> None:
+    """Each process lists the keys that it has used, with what others have used until then."""
+    first, second = (
+        SharedLimiter("100/day", storage=f"redis://{redis.place}", timeout=PATIENCE)
+        for _ in range(2)
+    )
+    await first.hit("ada", 30)
+    await first.hit("bob", 90)
+    await second.hit("ada", 30)
+    await second.charge("ada", 5)
+
+    assert await budgets([Policy(first, tokens=1)])() == [("bob", 90, 100)]
+    assert await budgets([Policy(second, tokens=1)])() == [("ada", 65, 100)]
+    await first.hit("ada", 0)
+    await first.reset("bob")
+    assert await budgets([Policy(first, tokens=1)])() == [("ada", 65, 100)]
+    first.clear()
+    assert await budgets([Policy(first, tokens=1)])() == []
+
+
+@pytest.mark.anyio
+async def test_budget_of_a_decision_without_the_storage_is_not_listed() -> None:
+    """Such a decision does not contain the usage of other processes."""
+    limiter = SharedLimiter("10/minute", storage="redis://127.0.0.1:1")
+    assert (await limiter.hit("ada", 10)).degraded
+    await limiter.charge("ada", 5, degraded=True)
+
+    assert await budgets([Policy(limiter, tokens=1)])() == []

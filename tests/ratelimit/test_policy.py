@@ -203,7 +203,7 @@ def test_time_is_read_from_the_clock_of_the_limiter() -> None:
     [
         ({"limit": "often"}, "limit must be one rate such as .* got 'often'"),
         ({"limit": 5}, "limit must be a rate such as '100/minute', a function .* got 5"),
-        ({"limit": None}, "or an InFlight, got None"),
+        ({"limit": None}, "an InFlight or a SharedInFlight, got None"),
         ({"name": ""}, "policy name must be 1 to 64 letters, digits, .* got ''"),
         ({"name": "a b"}, "policy name must be .* got 'a b'"),
         ({"name": 'a"'}, "policy name must be .* got 'a\"'"),
@@ -223,7 +223,10 @@ def test_time_is_read_from_the_clock_of_the_limiter() -> None:
         ({"tokens": 6}, "tokens must be an integer from 1 to 5, got 6"),
         ({"tokens": AsyncObject()}, "tokens must be a function that is not async, got <"),
         ({"tokens": 2, "cost": 3}, "give cost or tokens, not both: got 3 and 2"),
-        ({"tokens": 2, "limit": InFlight(5)}, "tokens need a rate limit, got an InFlight"),
+        (
+            {"tokens": 2, "limit": InFlight(5)},
+            "tokens need a rate limit, got a limiter of type InFlight",
+        ),
         (
             {"tokens": 2, "limit": shared("sliding-window-counter")},
             "'sliding-window-counter' cannot: use strategy='fixed-window'",

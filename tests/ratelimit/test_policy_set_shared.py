@@ -15,6 +15,7 @@ from tokenpulse_mw import (
     Limiter,
     Policy,
     RateLimitMiddleware,
+    SharedInFlight,
     SharedLimiter,
 )
 from tokenpulse_mw.ratelimit.policy_set import PolicySet
@@ -27,6 +28,7 @@ from ..support.servers import Server, redis_server
 from ..support.waiting import PATIENCE
 
 Local = Limiter | InFlight
+Shared = SharedLimiter | SharedInFlight
 
 
 def on(server: Server, limit: str, strategy: str = "fixed-window", **more: Any) -> SharedLimiter:
@@ -35,15 +37,20 @@ def on(server: Server, limit: str, strategy: str = "fixed-window", **more: Any) 
     return SharedLimiter(limit, storage=storage, strategy=strategy, **{"timeout": PATIENCE, **more})
 
 
-async def left(limiter: Local | SharedLimiter) -> int:
+def slots_on(server: Server, limit: int) -> SharedInFlight:
+    """Return a limiter of concurrent requests on a Redis."""
+    return SharedInFlight(limit, storage=f"redis://{server.place}", timeout=PATIENCE)
+
+
+async def left(limiter: Local | Shared) -> int:
     """Return the remaining requests of the client."""
-    if isinstance(limiter, SharedLimiter):
+    if isinstance(limiter, Shared):
         return (await limiter.peek("client")).remaining
     return limiter.peek("client").remaining
 
 
 @pytest.mark.parametrize(
-    "smallest", ["local", "shared", "sliding"], ids=lambda name: f"{name} rejects"
+    "smallest", ["local", "shared", "sliding", "shared-slots"], ids=lambda name: f"{name} rejects"
 )
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
@@ -51,12 +58,14 @@ async def test_rejection_by_one_limiter_consumes_nothing_of_the_others(
     smallest: str, redis: Server, anyio_backend: str
 ) -> None:
     """Local and shared limiters are unchanged if any of them rejects the request."""
-    limits = {name: 1 if name == smallest else 5 for name in ("local", "shared", "sliding")}
-    limiters: dict[str, Local | SharedLimiter] = {
+    names = ("local", "shared", "sliding", "shared-slots")
+    limits = {name: 1 if name == smallest else 5 for name in names}
+    limiters: dict[str, Local | Shared] = {
         "sliding": on(redis, f"{limits['sliding']}/day", "sliding-window-counter"),
         "shared": on(redis, f"{limits['shared']}/day"),
         "local": Limiter(f"{limits['local']}/day"),
         "slots": InFlight(5),
+        "shared-slots": slots_on(redis, limits["shared-slots"]),
     }
     policy_set = policy_set_of(
         *(Policy(limiter, name=name, key=client) for name, limiter in limiters.items())
@@ -71,6 +80,9 @@ async def test_rejection_by_one_limiter_consumes_nothing_of_the_others(
     assert before == {name: count - 1 for name, count in {**limits, "slots": 5}.items()}
     assert rejection is not None
     assert (rejection.policy, rejection.also) == (smallest, ())
+    for limiter in limiters.values():
+        if isinstance(limiter, SharedInFlight):
+            await limiter.aclose()  # waits for the release
     assert {name: await left(limiter) for name, limiter in limiters.items()} == before
     assert all(decision.remaining == before[decision.policy] for decision in decisions)
 
@@ -136,7 +148,7 @@ async def test_decision_without_storage_is_counted_as_error(
     assert decided(metrics, "default") == {"error": 2}
 
 
-async def until(limiter: Local | SharedLimiter, *, remaining: int) -> None:
+async def until(limiter: Local | Shared, *, remaining: int) -> None:
     """Wait until the client has exactly `remaining` requests."""
     async with asyncio.timeout(PATIENCE):
         while await left(limiter) != remaining:  # noqa: ASYNC110 - no event signals the change
@@ -201,6 +213,32 @@ async def test_client_that_disconnects_during_rollback_is_refunded_once(
         second.kill()
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_shared_slot_of_a_client_that_disconnects_is_released(
+    redis: Server, anyio_backend: str, tmp_path: Path
+) -> None:
+    """It is released although the request still waits for another storage."""
+    second = redis_server(tmp_path)
+    second.start()
+    try:
+        slots, slow = slots_on(redis, 5), on(second, "5/day")
+        policies = [Policy(slots, name="slots", key=client), Policy(slow, name="slow", key=client)]
+        policy_set = policy_set_of(*policies)
+        await policy_set.evaluate_async(http_scope(), None)
+        second.stop()
+
+        task = asyncio.create_task(policy_set.evaluate_async(http_scope(), None))
+        await until(slots, remaining=3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        await until(slots, remaining=4)
+    finally:
+        second.kill()
+
+
 def test_local_policies_are_evaluated_before_shared_policies() -> None:
     """The policy that cannot be rolled back comes last."""
     storage = "async+redis://127.0.0.1:1"
@@ -208,12 +246,18 @@ def test_local_policies_are_evaluated_before_shared_policies() -> None:
     kinds: list[tuple[str, Any]] = [
         ("sliding", sliding),
         ("shared", SharedLimiter("1/day", storage=storage)),
+        ("slots", SharedInFlight(1, storage=storage)),
         ("local", Limiter("1/day")),
     ]
 
     policy_set = policy_set_of(*(Policy(limiter, name=name) for name, limiter in kinds))
 
-    assert [policy.name for policy in policy_set.policies] == ["local", "shared", "sliding"]
+    assert [policy.name for policy in policy_set.policies] == [
+        "local",
+        "shared",
+        "slots",
+        "sliding",
+    ]
 
 
 def test_invalid_policies_are_rejected() -> None:

@@ -16,7 +16,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tokenpulse_mw import ExchangeMiddleware, InFlight, Policy, RateLimitMiddleware
+from tokenpulse_mw import (
+    ExchangeMiddleware,
+    InFlight,
+    Policy,
+    RateLimitMiddleware,
+    SharedInFlight,
+)
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.exchange import drop_exchange
 
@@ -32,6 +38,7 @@ from ..support.apps import (
     streaming_until_disconnect,
 )
 from ..support.asgi import Answer, drive, http_scope
+from ..support.servers import Server
 from ..support.waiting import PATIENCE, wait_until
 
 Around = Callable[[ASGIApp], ASGIApp]
@@ -42,7 +49,8 @@ AROUND: dict[str, Around] = {
 }
 
 Client = Callable[[ASGIApp], Awaitable[None]]
-Ending = tuple[Callable[[InFlight], ASGIApp], Client]
+Slots = InFlight | SharedInFlight
+Ending = tuple[Callable[[Slots], ASGIApp], Client]
 
 
 async def dropping(scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +65,7 @@ def client_number(scope: Scope) -> int:
     return number
 
 
-def checking(app: ASGIApp, *, works_on: bool = False) -> Callable[[InFlight], ASGIApp]:
+def checking(app: ASGIApp, *, works_on: bool = False) -> Callable[[Slots], ASGIApp]:
     """Return a factory of `app` that asserts that its slot is taken while it responds.
 
     Args:
@@ -65,8 +73,10 @@ def checking(app: ASGIApp, *, works_on: bool = False) -> Callable[[InFlight], AS
         works_on: True if `app` continues after its response, without a slot.
     """
 
-    def create(slots: InFlight) -> ASGIApp:
+    def create(slots: Slots) -> ASGIApp:
         def free(scope: Scope) -> bool:
+            if isinstance(slots, SharedInFlight):
+                return len(slots) == 0
             return slots.peek(client_number(scope), 0).remaining == slots.limit
 
         async def checked(scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,6 +167,23 @@ async def test_slot_is_released_however_its_request_ends(ending: Ending, around:
     await send_request(app)
 
     assert len(slots) == 0
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_shared_slot_is_released_however_its_request_ends(
+    around: Around, redis: Server, anyio_backend: str
+) -> None:
+    """A slot in the storage is taken exactly while the request is in progress."""
+    slots = SharedInFlight(1, storage=f"redis://{redis.place}", timeout=PATIENCE)
+
+    for create, send_request in ENDINGS.values():
+        app = around(RateLimitMiddleware(create(slots), limiter=slots, key=client_number))
+        await send_request(app)
+        assert len(slots) == 0
+        await slots.aclose()  # waits for the release
+        assert (await slots.peek(0)).remaining == 1
 
 
 @pytest.mark.anyio

@@ -454,12 +454,15 @@ class AlertEngine:
     async def _read_batches(self) -> None:
         """Read and count the traffic of all processes."""
         leadership = self._leadership
-        if leadership is None:
-            return
-        batches = await self._call_store(partial(self.store.batches, leadership.known_batches))
-        async with self._deciding():
-            await in_steps(leadership.receive(batches or ()))
-            await in_steps(self._count(leadership, at_once=False))
+        if leadership is not None:
+            read = partial(self.store.batches, leadership.known_batches)
+            batches = await self._call_store(read)
+            if batches is None:
+                return
+            async with self._deciding():
+                await in_steps(leadership.receive(batches))
+                await in_steps(self._count(leadership, at_once=False))
+        self._member.confirm_read()
 
     def _count(self, leadership: Leadership, *, at_once: bool) -> Steps[None]:
         """Count the traffic that was read, and move the windows on.
@@ -507,6 +510,9 @@ class AlertEngine:
                 wait = self._seconds_to_evaluation()
 
     async def _evaluate_now(self) -> None:
+        if self._leadership is None:
+            quotas = await self._rules.report_quotas()
+            self._member.aggregator.report_quotas(quotas, self.clock())
         await self._evaluate(at_once=not self._member.has_peers)
 
     async def _guard(self, component: str, call: Callable[[], Awaitable[None]]) -> None:

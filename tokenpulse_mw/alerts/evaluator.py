@@ -16,12 +16,13 @@ from .store.records import AlertRecord, WindowRecord
 from .thresholds import Thresholds
 from .timeouts import Recovered, Report, call_with_timeout, ignored
 from .tracker import AlertChanges, AlertTracker, Staged
-from .traffic.bucket import PROTOCOL
+from .traffic.bucket import PROTOCOL, Usage, add_usage
 from .traffic.traffic import Traffic
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
 _OUTAGES = "outages"  # kind of a window record
+_REPORT_INTERVALS = 2.5  # for which quotas are used that a process reports once in an interval
 
 Findings = dict[str, list[Finding]]  # by name of the rule
 
@@ -64,7 +65,10 @@ class Evaluator:
         recovered: Recovered = ignored,
     ) -> None:
         self._new_traffic = partial(
-            Traffic, max_subjects=max_subjects, bucket_seconds=bucket_seconds
+            Traffic,
+            max_subjects=max_subjects,
+            bucket_seconds=bucket_seconds,
+            report_seconds=_REPORT_INTERVALS * rules.interval,
         )
         self.traffic = self._new_traffic(thresholds)
         self.rules = rules
@@ -197,6 +201,7 @@ class RuleSet:
 
     Attributes:
         names: Unique names of the rules: the second "rule" is "rule-2".
+        interval: Seconds between two evaluations.
         outages: Outages of which failures are still in the error windows.
     """
 
@@ -211,7 +216,7 @@ class RuleSet:
         rules = tuple(rules)
         self.names = check_distinct(rule_name(rule) for rule in rules)
         self._rules = dict(zip(self.names, rules, strict=True))
-        self._interval = interval
+        self.interval = interval
         self._report = report
         self._recovered = recovered
         self._is_refreshed = False
@@ -235,11 +240,25 @@ class RuleSet:
             refresh = getattr(rule, "refresh", None)
             if refresh is not None:
                 try:
-                    await call_with_timeout(self._interval, refresh)
+                    await call_with_timeout(self.interval, refresh)
                 except Exception as error:  # noqa: BLE001 - the rule keeps its last data
                     report(f"refresh of rule {name}", error)
                 else:
                     recovered(f"refresh of rule {name}")
+
+    async def report_quotas(self) -> dict[str, Usage]:
+        """Return the quotas that the rules of this process report to the leader."""
+        quotas: dict[str, Usage] = {}
+        for name, rule in self._rules.items():
+            report = getattr(rule, "report_quotas", None)
+            if report is not None:
+                try:
+                    add_usage(quotas, await call_with_timeout(self.interval, report))
+                except Exception as error:  # noqa: BLE001 - the next report may succeed
+                    self._report(f"report of rule {name}", error)
+                else:
+                    self._recovered(f"report of rule {name}")
+        return quotas
 
     def resume(self, name: str, traffic: Traffic, finding: Finding) -> None:
         """Pass a finding from before a restart to the `resume` of its rule."""
@@ -277,7 +296,7 @@ class RuleSet:
         if not recent and not any(findings_by_rule.values()):
             return findings_by_rule, recent
         try:
-            max_age = 1.1 * thresholds.error_window + self._interval
+            max_age = 1.1 * thresholds.error_window + self.interval
             recent = yield from self._recent_outages(findings_by_rule, max_age, now)
             down = {upstream: fingerprint for upstream, (fingerprint, _) in recent.items()}
             result: Findings = {}

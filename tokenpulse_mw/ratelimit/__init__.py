@@ -24,7 +24,7 @@ from .route_limits import (
     RouteLimit,
     RouteLimits,
 )
-from .shared import SharedLimiter
+from .shared import SharedInFlight, SharedLimiter
 
 __all__ = [
     "FROM_LIMIT",
@@ -46,6 +46,7 @@ __all__ = [
     "Respond",
     "RouteLimit",
     "RouteLimits",
+    "SharedInFlight",
     "SharedLimiter",
     "anthropic_error",
     "budgets",

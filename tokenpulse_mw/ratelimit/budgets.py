@@ -9,6 +9,7 @@ import anyio.lowlevel
 from .keys.address import format_key
 from .limiters import Decision, Limiter, PlanLimiter
 from .policy import Policy
+from .shared import SharedLimiter
 
 Budget = tuple[str, int, int]
 
@@ -19,14 +20,17 @@ _MIN_SHARE = 0.5
 def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]]:
     """Return a function that lists (key, used, limit) of keys that used half of their tokens.
 
-    Only policies that limit tokens (`Policy(tokens=)`) in this process are included: shared
-    counters are only in their storage. A list of policies may grow later. Secret keys are shown as
-    their hash.
+    Only policies that limit tokens (`Policy(tokens=)`) are included. Of a `SharedLimiter`, the keys
+    are those of `SharedLimiter.usage`: at most 1,000 that this process has used, with the usage of
+    all processes in its last decision on each. A list of policies may grow later. Secret keys are
+    shown as their hash.
     """
 
     async def used() -> list[Budget]:
         rows: list[Budget] = []
         for limiter in [policy.limiter for policy in policies if policy.unit == "tokens"]:
+            if isinstance(limiter, SharedLimiter):
+                rows += [(_key_text(key), tokens, limiter.limit) for key, tokens in limiter.usage()]
             if not isinstance(limiter, Limiter):
                 continue
             for number, key in enumerate(limiter, 1):

@@ -12,9 +12,9 @@ from ..validation import check_bool, check_integer
 from .callables import KeyFunction, check_function, check_name
 from .keys import client_address
 from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf
-from .shared import SharedLimiter
+from .shared import SharedInFlight, SharedLimiter
 
-AnyLimiter = Limiter | SharedLimiter | InFlight
+AnyLimiter = Limiter | SharedLimiter | InFlight | SharedInFlight
 Cost = int | Callable[[Scope], int]
 
 DEFAULT_NAME = "default"  # name of a decision that no policy has renamed
@@ -25,7 +25,8 @@ class Policy:
 
     Args:
         limit: A rate such as "100/minute"; a function of the key, async or not, that returns one,
-            or None for no limit; or a `Limiter`, `PlanLimiter`, `SharedLimiter` or `InFlight`.
+            or None for no limit; or a `Limiter`, `PlanLimiter`, `SharedLimiter`, `InFlight` or
+            `SharedInFlight`.
         name: Name in headers, metrics and errors: letters, digits, `_`, `.`, `:` and `-`.
         key: Function of the scope that returns the client's key; the client's address when
             None. A request whose key is None is not limited.
@@ -38,7 +39,8 @@ class Policy:
 
     Attributes:
         limiter: Limiter, made from `limit` if that is a rate.
-        shared: True if the limiter is a `SharedLimiter`, which is awaited.
+        shared: True if the limiter counts in a storage, so that its hits are awaited.
+        holds_slots: True if the limiter counts requests in progress, which release their slots.
         plans: The limiter if it is a `PlanLimiter`, else None.
         suspended: True to limit no request and count none, as tests of something else need it.
         unit: Unit of the limit: "requests", "tokens" or "concurrent-requests".
@@ -65,11 +67,12 @@ class Policy:
         self.when = when
         self.enforce = check_bool("enforce", enforce)
         self.suspended = False
-        self.shared = isinstance(self.limiter, SharedLimiter)
+        self.shared = isinstance(self.limiter, SharedLimiter | SharedInFlight)
+        self.holds_slots = isinstance(self.limiter, InFlight | SharedInFlight)
         self.local = cast(Limiter | InFlight, self.limiter)  # unless `shared`
-        self.remote = cast(SharedLimiter, self.limiter)  # if `shared`
+        self.remote = cast(SharedLimiter | SharedInFlight, self.limiter)  # if `shared`
         self.plans = self.limiter if isinstance(self.limiter, PlanLimiter) else None
-        self.unit = "concurrent-requests" if isinstance(self.limiter, InFlight) else "requests"
+        self.unit = "concurrent-requests" if self.holds_slots else "requests"
         self.cost = cost
         if tokens is not None:
             self._count_tokens(tokens)
@@ -99,7 +102,7 @@ class Policy:
 
     def now(self) -> float:
         """Return the seconds of the limiter's clock."""
-        return 0.0 if isinstance(self.limiter, InFlight) else self.limiter.clock()
+        return 0.0 if self.holds_slots else cast(Limiter | SharedLimiter, self.limiter).clock()
 
     def named(self, decision: Decision) -> Decision:
         """Return `decision` with the name of this policy."""
@@ -112,8 +115,10 @@ class Policy:
     def _count_tokens(self, tokens: Cost) -> None:
         if self.cost != 1:
             raise ValueError(f"give cost or tokens, not both: got {self.cost!r} and {tokens!r}")
-        if isinstance(self.limiter, InFlight):
-            raise ValueError("tokens need a rate limit, got an InFlight limiter")
+        if self.holds_slots:
+            raise ValueError(
+                f"tokens need a rate limit, got a limiter of type {type(self.limiter).__name__}"
+            )
         if isinstance(self.limiter, SharedLimiter) and not self.limiter.supports_refund:
             raise ValueError(
                 "tokens need a shared limiter that supports refunds, and "
@@ -130,7 +135,7 @@ def _limiter(limit: str | RateOf | AnyLimiter) -> AnyLimiter:
     if not isinstance(limit, str):
         raise ValueError(
             "limit must be a rate such as '100/minute', a function of the key, a Limiter, a "
-            f"PlanLimiter, a SharedLimiter or an InFlight, got {limit!r}"
+            f"PlanLimiter, a SharedLimiter, an InFlight or a SharedInFlight, got {limit!r}"
         )
     return Limiter(limit)
 
@@ -183,8 +188,8 @@ class Charge(NamedTuple):
 
     @property
     def is_cleared(self) -> bool:
-        """True if the limiter of this process was cleared after the charge."""
-        return not self.policy.shared and self.policy.local.clears != self.clears
+        """True if the limiter was cleared after the charge."""
+        return self.policy.limiter.clears != self.clears
 
     def peek(self) -> Decision:
         """Return what `apply` would decide, without counting."""
@@ -202,18 +207,20 @@ class Charge(NamedTuple):
         return policy.named(await policy.remote.hit(self.key, self.cost))
 
     def refund(self, *, since: float) -> None:
-        """Undo an `apply` made at `since`."""
-        limiter = self.policy.local
-        if self.is_cleared:
+        """Release the slots of a charge, or undo an `apply` made at `since`."""
+        limiter = self.policy.limiter
+        if self.is_cleared or isinstance(limiter, SharedLimiter):
             return
-        if isinstance(limiter, InFlight):
-            limiter.release(self.key, self.cost)
-        else:
+        if isinstance(limiter, Limiter):
             limiter.charge(self.key, -self.cost, since=since)
+        else:
+            limiter.release(self.key, self.cost)
 
-    async def refund_shared(self, *, since: float, degraded: bool) -> None:
-        """Undo an `apply_shared` made at `since`."""
-        await self.policy.remote.charge(self.key, -self.cost, since=since, degraded=degraded)
+    async def charge_shared(self, amount: int, *, since: float, degraded: bool) -> None:
+        """Correct the cost of an `apply_shared` made at `since`; slots are released by `refund`."""
+        limiter = self.policy.limiter
+        if amount and isinstance(limiter, SharedLimiter):
+            await limiter.charge(self.key, amount, since=since, degraded=degraded)
 
 
 class ChargeResult(NamedTuple):
@@ -224,19 +231,19 @@ class ChargeResult(NamedTuple):
     at: float
 
     def rolled_back(self) -> ChargeResult:
-        """Refund the charge in this process and return the result without it."""
+        """Refund the charge, unless that has to be awaited, and return the result without it."""
         charge, decision, at = self
         if not decision.allowed:
             return self
-        if not charge.policy.shared:
-            charge.refund(since=at)
+        charge.refund(since=at)
         remaining = min(decision.remaining + charge.cost, decision.limit)
         return ChargeResult(charge, decision._replace(remaining=remaining), at)
 
     async def roll_back_shared(self) -> None:
         """Refund the charge in a shared limiter."""
-        if self.decision.allowed and self.charge.policy.shared:
-            await self.charge.refund_shared(since=self.at, degraded=self.decision.degraded)
+        charge, decision, at = self
+        if decision.allowed:
+            await charge.charge_shared(-charge.cost, since=at, degraded=decision.degraded)
 
 
 def charge_for(
@@ -258,7 +265,7 @@ def charge_for(
     if key is None:
         return None
     hash(key)  # an unhashable key disables only this policy
-    return Charge(policy, key, policy.price, 0 if policy.shared else policy.local.clears)
+    return Charge(policy, key, policy.price, policy.limiter.clears)
 
 
 def with_cost(charge: Charge, scope: Scope) -> Charge:

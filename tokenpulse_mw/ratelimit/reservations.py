@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..exchange import Exchange
-from .limiters import InFlight
+from .limiters import Limiter
 from .policy import ChargeResult
 
 _FREE_EVENTS = 10  # events of a stream without a token: its first ones, pings and the like
@@ -27,7 +27,7 @@ class Reservations:
     @property
     def has_slots(self) -> bool:
         """True if a slot is held."""
-        return any(isinstance(result.charge.policy.local, InFlight) for result in self._results)
+        return any(result.charge.policy.holds_slots for result in self._results)
 
     def finished(self, exchange: Exchange | None) -> None:
         """Release slots, and replace reserved tokens by the usage of `exchange`.
@@ -39,23 +39,21 @@ class Reservations:
             charge = result.charge
             if charge.is_cleared:
                 continue
-            if isinstance(charge.policy.local, InFlight):
-                charge.policy.local.release(charge.key, charge.cost)
+            if charge.policy.holds_slots:
+                charge.refund(since=result.at)
                 continue
             amount = _used_tokens(exchange, charge.cost) - charge.cost
-            if charge.policy.shared:
-                self._shared.append((result, amount))
+            if isinstance(charge.policy.limiter, Limiter):
+                charge.policy.limiter.charge(charge.key, amount, since=result.at)
             else:
-                charge.policy.local.charge(charge.key, amount, since=result.at)
+                self._shared.append((result, amount))
 
     async def close(self) -> None:
         """Settle the remaining charges, and those in shared storages."""
         self.finished(None)
         shared, self._shared = self._shared, []
         for (charge, decision, at), amount in shared:
-            if amount:
-                limiter = charge.policy.remote
-                await limiter.charge(charge.key, amount, since=at, degraded=decision.degraded)
+            await charge.charge_shared(amount, since=at, degraded=decision.degraded)
 
 
 def _used_tokens(exchange: Exchange | None, reserved: int) -> int:

@@ -187,7 +187,7 @@ def engine(
         check_unused(settings, (*_OF_ENGINE, *_OF_SINKS), "an engine", "give it to the engine")
         return given
     rules = default_rules()
-    rules.append(quota_exceeded(budgets(policies)))
+    rules.append(quota_exceeded(budgets(policies), per_process=True))
     with blame_settings(settings, {"url": "alert_store"}):
         store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
     return AlertEngine(

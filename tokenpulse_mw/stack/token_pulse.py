@@ -39,7 +39,6 @@ from ..ratelimit import (
     Respond,
     RouteLimit,
     RouteLimits,
-    SharedLimiter,
     exempt_paths,
 )
 from . import defaults
@@ -368,8 +367,8 @@ class TokenPulse:
     async def _close_connections(self) -> None:
         """Close the connections that limits have in this event loop."""
         for policy in self.policies:
-            if isinstance(policy.limiter, SharedLimiter):
-                await policy.limiter.aclose()
+            if policy.shared:
+                await policy.remote.aclose()
 
     def _layers(self, endpoints: Sequence[OwnEndpoint]) -> list[Layer]:
         """Return all middlewares and their options, outermost first."""

@@ -247,6 +247,17 @@ def test_finding_names_the_five_upstreams_with_most_failures() -> None:
     assert finding.metadata["upstreams"] == {f"apikey:c{number}": number for number in range(3, 8)}
 
 
+def test_upstreams_with_equally_many_failures_are_named_in_order() -> None:
+    """Every leader names the same upstreams, in any order of counting."""
+    scenario = Scenario(max_subjects=20)
+    for number in (3, 7, 1, 6, 2, 5, 4):
+        scenario.observe(2, api_key="k1", credential=f"c{number}", status=500)
+
+    (finding,) = scenario.evaluate(error_spike)
+
+    assert list(finding.metadata["upstreams"]) == [f"apikey:c{number}" for number in range(1, 6)]
+
+
 def test_high_error_rate_finding_has_its_numbers() -> None:
     """The finding is critical and must last for five minutes."""
     scenario = Scenario()

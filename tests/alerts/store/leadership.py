@@ -23,7 +23,7 @@ def process(name: str = "p1", started_at: float = 1) -> Process:
 
 def batch(number: int, name: str = "p1", slot: int = 20) -> Batch:
     """Return a batch of a process."""
-    return Batch(name, number, slot, 1, f"{name} {number} \0\xff".encode("latin-1"))
+    return Batch(name, number, slot, 1, b"\0\xff%d" % number)
 
 
 async def beat(

@@ -101,15 +101,15 @@ async def test_prune_deletes_processes_that_ended_days_ago(opened: Open) -> None
 
 async def test_pushed_batches_are_listed_by_process_and_number(opened: Open) -> None:
     """`after` omits the batches that the caller has; payloads may be any bytes."""
-    one, two, other = batch(9), batch(10, slot=21), batch(3, "p0")
+    one, two, other = batch(9), batch(10, slot=21), batch(3, ODD)
     async with opened() as store:
         state = await beat(store, "p1", one, two)
-        await beat(store, "p0", other)
+        await beat(store, ODD, other)
 
         assert state.pushed == 0
         assert state.members[0].pushed == 10
         assert await store.batches({}) == (other, one, two)
-        assert await store.batches({"p1": 9, "p0": 3, "p2": 7}) == (two,)
+        assert await store.batches({"p1": 9, ODD: 3, "p2": 7}) == (two,)
         assert await store.batches({"p1": 10}) == (other,)
 
 
@@ -269,7 +269,7 @@ WRITES: dict[str, Callable[[AlertStore, Leader], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("write", WRITES)
 async def test_former_leader_is_fenced(opened: Open, write: str) -> None:
-    """A call of a process that does not lead any more raises Fenced and stores nothing."""
+    """A call of a process that no longer leads raises Fenced and stores nothing."""
     async with opened(wall=lambda: 1000.0) as store:
         former = await take(store, "p1")
         changes = Changes((alert(),), (), (notification(),), (), (window(3),))
@@ -279,7 +279,7 @@ async def test_former_leader_is_fenced(opened: Open, write: str) -> None:
         before = await stored(store)
 
         for stale in (former, Leader(leader.epoch, "p1"), Leader(former.epoch, "p2")):
-            with pytest.raises(Fenced, match="does not lead the fleet any more"):
+            with pytest.raises(Fenced, match="the process no longer leads the fleet"):
                 await WRITES[write](store, stale)
         assert await stored(store) == before
 
@@ -412,7 +412,7 @@ async def test_each_change_raises_the_revision(opened: Open, control: str) -> No
 
 
 async def test_heartbeats_deliveries_and_windows_keep_the_revision(opened: Open) -> None:
-    """What other processes do not need does not make them read the state again."""
+    """A change that other processes do not need does not make them read the state again."""
     async with opened() as store:
         await commit(store, notifications("n1", "n2"))
         await beat(store, "p1", batch(1))

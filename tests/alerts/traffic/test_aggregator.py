@@ -69,7 +69,7 @@ def test_bucket_has_the_traffic_of_its_slot() -> None:
         upstreams={CLAUDE: 1},
         outcomes={
             CLAUDE: Outcomes(
-                "claude", successes=3, last_success=1_003_500_000, failed_at=[1004_000_000]
+                "claude", successes=3, last_success=1_003_500_000, failed_at=[1_004_000_001]
             )
         },
     )
@@ -100,7 +100,7 @@ def test_slot_without_traffic_has_no_bucket() -> None:
 
 
 def test_partial_seal_passes_the_open_bucket() -> None:
-    """What comes later in the slot is a second bucket with the same slot."""
+    """Later traffic of the slot is in a second bucket with the same slot."""
     gathered = Gathered()
     gathered.observe(1)
     gathered.aggregator.seal(2, partial=True)
@@ -199,6 +199,15 @@ def test_outcomes_are_in_order_while_the_clock_stands_still(
     assert result.failures == failures
     assert result.successes == outcomes.count(".")
     assert result.ended == outcomes.count("x") - failures
+
+
+def test_last_success_is_that_of_any_tenant() -> None:
+    """The order in which tenants were first seen does not matter."""
+    gathered = Gathered()
+    for now, tenant in ((1, "a"), (1.25, "b"), (1.5, "a")):
+        gathered.observe(now, tenant=tenant, provider="claude")
+
+    assert gathered.last().outcomes[CLAUDE].last_success == 1_500_000
 
 
 def test_outcomes_are_in_order_if_fleet_time_moves_back() -> None:

@@ -188,7 +188,8 @@ def test_findings_of_merged_processes_equal_those_of_one_process(
 
     for watermark in watermarks(events):
         fleet.apply(data.draw(st.permutations(fleet.received(watermark))))
-        one.apply(one.received(watermark))
+        for bucket in one.received(watermark):
+            finish(one.traffic.apply(bucket))
         for part in (fleet, one):
             part.advance(watermark)
 
@@ -279,14 +280,16 @@ def test_windows_never_miss_a_request(log: tuple[int, list[Event]]) -> None:
         counts = fleet.traffic.counts
         rates = {tenant: most for tenant, most, _ in counts.minute.maxima()}
         (peak,) = [most for _, most, _ in counts.request_rate.maxima()] or [0]
-        start = watermark * SLOT
+        start, peaks = watermark * SLOT, [peak]
         for event in arrivals:
             if start <= event.at < start + SLOT:
                 after = event.at + SPACING / 2
                 assert peak >= requests(None, after - 10, after)
+                peaks.append(requests(None, int(event.at) - 10, int(event.at) + 1))
                 for tenant in filter(None, [event.exchange.tenant]):
                     assert rates[tenant] >= requests(tenant, after - 60, after)
 
+        assert peak == max(peaks[1:], default=peak)
         fleet.advance(watermark)
         now = (watermark + 1) * SLOT
         for window, length in ((counts.minute, 60), (counts.day, 86_400)):

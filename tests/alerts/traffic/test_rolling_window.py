@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.traffic import OVERFLOW, ErrorWindow, EvaluationCounter, RollingWindow
 
 
@@ -459,3 +460,60 @@ def test_counter_adds_several_events_at_once() -> None:
 
     assert dict(counter.items()) == {"a": 5, OVERFLOW: 4}
     assert counter.overflowed == 4
+
+
+def test_next_hot_subjects_are_selected_in_bounded_steps() -> None:
+    """Each step reads at most 1,000 hot subjects."""
+    counts = rolling_window(most=5000)
+    counts.set_levels(count=1)
+    for number in range(2500):
+        counts.add(str(number), 1)
+
+    assert len(list(counts.next_hot())) == 2
+    assert len(finish(counts.next_hot())) == 2500
+
+
+def test_counts_of_an_earlier_time_are_in_its_slot() -> None:
+    """They expire as if they had been added in time, or are ignored if the window has passed."""
+    counts = rolling_window()
+    counts.expire(200)
+
+    finish(counts.add_all({"a": 2 | 7 << 40}, 155.0))
+    finish(counts.add_all({"a": 1}, 99.0))
+
+    assert counts_of(counts) == {"a": (2, 7)}
+    counts.expire(259)
+    assert counts_of(counts) == {"a": (2, 7)}
+    counts.expire(260)
+    assert counts_of(counts) == {}
+
+
+def test_window_never_moves_back() -> None:
+    """An earlier time changes nothing."""
+    counts = rolling_window()
+    counts.expire(200)
+    counts.add("a", 1)
+
+    counts.expire(100)
+
+    counts.expire(309)
+    assert counts_of(counts) == {"a": (1, 0)}
+    counts.expire(310)
+    assert counts_of(counts) == {}
+
+
+@given(window=st.floats(1, 1000), at=st.integers(0, 2000), age=st.floats(0, 3000))
+def test_window_that_is_not_a_multiple_of_its_slots_covers_one_slot_more_at_most(
+    window: float, at: int, age: float
+) -> None:
+    """A count never expires before the window has passed, nor later than one slot after it."""
+    counts = RollingWindow(window=window, step=35, max_subjects=5, overflow=OVERFLOW)
+    counts.expire(at)
+    counts.add("a", 1)
+
+    counts.expire(at + age)
+
+    if age <= window * (1 - 1e-9):
+        assert counts.get("a") == (1, 0)
+    if age >= window + 35:
+        assert counts.get("a") == (0, 0)

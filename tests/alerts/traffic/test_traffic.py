@@ -348,6 +348,18 @@ def test_new_thresholds_apply_to_earlier_traffic() -> None:
     assert list(traffic.errors.failing()) == [("k1", 20, 20)]
 
 
+def test_levels_of_other_thresholds_are_restored() -> None:
+    """A dry run finds subjects near other thresholds, and changes nothing."""
+    traffic = ObservedTraffic(Thresholds(), max_subjects=5)
+    traffic.observe(exchange(tenant="acme"), now=0)
+
+    with traffic.preserve_levels():
+        finish(traffic.set_levels(Thresholds(master_rpd=1)))
+        assert list(traffic.counts.day.maxima()) == [("acme", 1, 0)]
+
+    assert list(traffic.counts.day.maxima()) == []
+
+
 @pytest.mark.parametrize(
     "thresholds",
     [{"error_window": 10}, {"count_client_errors": True}, {"provider_latency_p95": 1}],
@@ -519,6 +531,16 @@ def test_large_bucket_is_counted_in_bounded_steps() -> None:
     assert max(after - before for before, after in pairwise(sizes)) <= 1500
     assert (sizes[-1], len(traffic.tenant_names)) == (5000, 2500)
     assert len(list(traffic.upstreams.failing())) == 2500
+
+
+def test_names_beyond_the_limit_of_a_process_stay_the_overflow() -> None:
+    """The overflow of a bucket takes no name of the windows, and is not counted twice."""
+    traffic = Traffic(Thresholds(), max_subjects=1)
+
+    finish(traffic.apply(bucket(1, tenants={OVERFLOW: 3, "acme": 1})))
+
+    assert list(traffic.counts.day.items()) == [(OVERFLOW, 3, 0), ("acme", 1, 0)]
+    assert traffic.overflowed == 0
 
 
 def stored(traffic: Traffic) -> list[WindowRecord]:

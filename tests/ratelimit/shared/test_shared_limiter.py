@@ -472,8 +472,8 @@ def test_nested_start_closes_only_the_connections_of_its_event_loop(
             assert second.get("/").status_code == 200
         pulse.reset()
         assert first.get("/").status_code == 429
-        assert len(limiter._pool._open) == 1
-    assert not limiter._pool._open
+        assert len(limiter._client._pool._open) == 1
+    assert not limiter._client._pool._open
 
 
 async def test_cleared_limiter_has_no_local_usage() -> None:

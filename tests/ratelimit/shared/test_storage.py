@@ -12,7 +12,7 @@ import pytest
 
 from tokenpulse_mw.ratelimit.shared.connections import StoragePool
 from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
-from tokenpulse_mw.ratelimit.shared.storage import SCHEMES
+from tokenpulse_mw.ratelimit.shared.storage import SCHEMES, SharedStorage
 from tokenpulse_mw.secret import hide_url
 
 
@@ -97,9 +97,7 @@ def test_package_does_not_import_the_drivers() -> None:
 
 def test_closed_event_loop_is_released() -> None:
     """This holds also for a loop that was closed without shutting down its generators."""
-    pool = StoragePool(
-        hide_url("async+redis://127.0.0.1:1"), strategy="fixed-window", limit=1, window=60
-    )
+    pool = StoragePool(hide_url("async+redis://127.0.0.1:1"), lambda storage: storage)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(pool.for_running_loop())
     loop.close()
@@ -112,7 +110,7 @@ def test_closed_event_loop_is_released() -> None:
     assert loop_reference() is None
 
 
-async def _opened(pool: StoragePool) -> None:
+async def _opened(pool: StoragePool[SharedStorage]) -> None:
     assert await pool.for_running_loop() is await pool.for_running_loop()
 
 

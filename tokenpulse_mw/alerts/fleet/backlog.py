@@ -13,10 +13,7 @@ from ..store.records import Batch
 class ReducibleBucket(Protocol):
     """Traffic in one slot that can be merged with that of other slots once it is old."""
 
-    @property
-    def slot(self) -> int:
-        """Number of the slot."""
-        ...
+    slot: int
 
     def without_shares(self) -> Self:
         """Return the requests and tokens of tenants alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable
 from math import floor
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from ..steps import Steps
 from ..store.records import Batch
@@ -13,10 +13,7 @@ from ..store.records import Batch
 class MergeableBucket(Protocol):
     """Traffic in one slot that can be merged with that of other processes."""
 
-    @property
-    def slot(self) -> int:
-        """Number of the slot."""
-        ...
+    slot: int
 
     @property
     def profile(self) -> Hashable:
@@ -30,13 +27,6 @@ class MergeableBucket(Protocol):
 
 _Bucket = TypeVar("_Bucket", bound=MergeableBucket)
 _Origin = tuple[str, int]  # process and number of a batch
-
-
-class Rejected(NamedTuple):
-    """A batch that cannot be decoded, and the reason."""
-
-    batch: Batch
-    error: ValueError
 
 
 class Inbox(Generic[_Bucket]):
@@ -65,15 +55,15 @@ class Inbox(Generic[_Bucket]):
 
     def add(
         self, batches: Iterable[Batch], decode: Callable[[bytes, int], _Bucket]
-    ) -> Steps[list[Rejected]]:
-        """Decode batches, merge them by slot, and return those that cannot be decoded.
+    ) -> Steps[list[tuple[Batch, ValueError]]]:
+        """Decode batches, merge them by slot, and return those that are damaged, with the error.
 
         Args:
             batches: Batches by process and number; those that are known are ignored.
             decode: Returns the bucket of a payload and its protocol; raises ValueError if the
                 payload is damaged.
         """
-        rejected = list[Rejected]()
+        rejected = list[tuple[Batch, ValueError]]()
         for batch in batches:
             if batch.number <= self.known.get(batch.process, 0):
                 continue
@@ -86,7 +76,7 @@ class Inbox(Generic[_Bucket]):
             except ValueError as error:
                 self.rejected += 1
                 self._consumed.append(origin)
-                rejected.append(Rejected(batch, error))
+                rejected.append((batch, error))
             else:
                 self.late += bucket.slot <= self._watermark
                 key = bucket.slot, bucket.profile
@@ -99,10 +89,16 @@ class Inbox(Generic[_Bucket]):
             yield
         return rejected
 
-    def take(self, watermark: int) -> list[_Bucket]:
-        """Return the buckets up to the slot `watermark` by slot, and consume their batches."""
-        self._watermark = max(self._watermark, watermark)
-        ready = [key for key in self._waiting if key[0] <= self._watermark]
+    def take(self, watermark: int | None = None) -> list[_Bucket]:
+        """Return buckets by slot, and consume their batches.
+
+        Args:
+            watermark: Slot up to which traffic is complete; buckets that arrive behind it are late.
+                None returns all buckets and keeps the watermark.
+        """
+        if watermark is not None:
+            self._watermark = max(self._watermark, watermark)
+        ready = [key for key in self._waiting if watermark is None or key[0] <= self._watermark]
         buckets = list[_Bucket]()
         for key in sorted(ready, key=lambda key: key[0]):
             bucket, origins = self._waiting.pop(key)

@@ -58,9 +58,10 @@ class Lease:
     @property
     def next_attempt_at(self) -> float:
         """Time at which the process may take the lease; infinite if it leads or may not lead."""
-        if not self._is_candidate:
+        may_lead = self._leads and not self.closing and not self._outdated
+        if self._epoch is not None or self._seen is None or not may_lead:
             return inf
-        return self._unchanged_since + (self._duration if self._has_holder else 0)
+        return self._unchanged_since + (0 if self._seen.holder is None else self._duration)
 
     def holds(self, now: float) -> bool:
         """Return True if no other process can lead yet."""
@@ -129,14 +130,6 @@ class Lease:
     def lose(self) -> None:
         """End the leadership, such as after a call raised `Fenced`."""
         self._epoch, self._until, self._releasing = None, -inf, False
-
-    @property
-    def _is_candidate(self) -> bool:
-        return self._epoch is None and self._leads and not (self.closing or self._outdated)
-
-    @property
-    def _has_holder(self) -> bool:
-        return self._seen is not None and self._seen.holder is not None
 
     def _extend(self, asked: float) -> None:
         if self._epoch is not None and not self._releasing:

@@ -107,13 +107,14 @@ class FleetMember:
         self._contacted_at = now
 
     def _count_from_zero(self, thresholds: Thresholds) -> None:
-        self._unread = deque[Bucket](maxlen=_MAX_LOCAL_BUCKETS)
+        self._unread = deque[tuple[int, Bucket]](maxlen=_MAX_LOCAL_BUCKETS)
+        self._sealed = self._stored = 0  # numbers of buckets
         self.aggregator = TrafficAggregator(
             thresholds,
             max_subjects=self._max_subjects,
             bucket_seconds=self.options.heartbeat,
             offset=self._fleet_clock.offset,
-            sealed=self._sealed,
+            sealed=self._seal,
         )
 
     @property
@@ -168,10 +169,15 @@ class FleetMember:
         return (led or self.state is None) and waited >= self.options.alone_after
 
     def take_unread(self) -> list[Bucket]:
-        """Return the traffic of this process that no leader can have read, once."""
-        buckets = list(self._unread)
+        """Return the traffic that the store does not have, each bucket once."""
+        buckets = [bucket for _, bucket in self._unread]
         self._unread.clear()
         return buckets
+
+    def confirm_read(self) -> None:
+        """Drop what `take_unread` returns and the last heartbeat has sent: a leader has read it."""
+        while self._unread and self._unread[0][0] <= self._stored:
+            self._unread.popleft()
 
     async def heartbeat(self, *, partial_slot: bool = False, leave: bool = False) -> bool:
         """Send the traffic to the store, and renew, request or release the lease.
@@ -194,7 +200,7 @@ class FleetMember:
             return succeeded
 
     async def _send(self) -> bool:
-        asked = self._clock()
+        asked, sealed = self._clock(), self._sealed
         process, protocol = self._identity(), self._protocol()
         batches = self.backlog.batches(process.name, encode_bucket, protocol=protocol)
         call = partial(
@@ -212,6 +218,7 @@ class FleetMember:
             self._report(_COMPONENT, error)
             return False
         self._recovered(_COMPONENT)
+        self._stored = sealed
         self._heard(state, asked, self._clock())
         return True
 
@@ -260,15 +267,15 @@ class FleetMember:
             leads=self.options.leads,
         )
 
-    def _sealed(self, bucket: Bucket) -> None:
+    def _seal(self, bucket: Bucket) -> None:
+        self._sealed += 1
         self.backlog.add(bucket)
-        self._unread.append(bucket)
+        self._unread.append((self._sealed, bucket))
 
     def _heard(self, state: FleetState, asked: float, heard: float) -> None:
         if state.pushed < self.backlog.pushed:
             self._has_lost(f"batches {state.pushed + 1} to {self.backlog.pushed}")
         self.backlog.stored()
-        self._unread.clear()
         self._failures, self._contacted_at = 0, heard
         if self._lease.observe(state, asked=asked, heard=heard):
             self._has_lost("writes of a leader")

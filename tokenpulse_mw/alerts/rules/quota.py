@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from decimal import Decimal
+from heapq import nlargest
 from inspect import isawaitable
 from itertools import islice
 from numbers import Integral, Real
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import anyio
@@ -14,10 +16,13 @@ import anyio
 from ...validation import check_integer, check_seconds, describe
 from ..lifecycle import Finding
 from ..thresholds import Thresholds
+from ..traffic.bucket import Usage
 from ..traffic.traffic import Traffic
 from .rule import Steps, escaped, name_with_id, severity_for, subject_of
 
 _MAX_NUMBER = 1e15
+_MAX_REPORTED = 1000  # keys that a process reports
+_MIN_REPORTED_SHARE = 0.5
 _MAX_FAILURES = 2  # refreshes in a row that may fail before the last quotas are too old
 _MAX_ROW_CHARS = 200  # characters of an invalid row in an error
 
@@ -51,12 +56,16 @@ class QuotaExceeded:
     Attributes:
         name: The rule's name.
         quotas: The quotas of the last successful refresh.
+        per_process: Processes that do not lead refresh too, and report their quotas.
     """
 
     name = "quota_exceeded"
 
-    def __init__(self, source: QuotaSource, *, timeout: float, max_keys: int) -> None:
+    def __init__(
+        self, source: QuotaSource, *, timeout: float, max_keys: int, per_process: bool
+    ) -> None:
         self.quotas: tuple[Quota, ...] = ()
+        self.per_process = per_process
         self._source, self._timeout, self._max_keys = source, timeout, max_keys
         self._has_quotas, self._failures = False, 0
 
@@ -112,7 +121,7 @@ class QuotaExceeded:
                 f"the quota source has failed {self._failures} times in a row: its last quotas "
                 "are too old"
             )
-        for quota in self.quotas:
+        for quota in (*self.quotas, *self._reported(traffic)):
             # Compare the share: the rounding of limit x threshold could miss the exact threshold.
             share = quota.used / quota.limit if quota.limit and quota.limit > 0 else 0.0
             if share >= threshold * thresholds.resolve_ratio:
@@ -120,9 +129,35 @@ class QuotaExceeded:
             else:
                 yield None
 
+    async def report_quotas(self) -> dict[str, Usage]:
+        """Refresh, and return use and limit of the keys near their quota; at most 1,000.
+
+        Raises:
+            TimeoutError, ValueError: See `refresh`.
+        """
+        if not self.per_process:
+            return {}
+        await self.refresh()
+        usages = [
+            (quota.used / quota.limit, quota)
+            for quota in self.quotas
+            if quota.limit is not None and quota.used >= quota.limit * _MIN_REPORTED_SHARE > 0
+        ]
+        most = nlargest(_MAX_REPORTED, usages, key=itemgetter(0))
+        return {quota.key: (quota.used, quota.limit) for _, quota in reversed(most) if quota.limit}
+
+    def _reported(self, traffic: Traffic) -> Iterator[Quota]:
+        if self.per_process:
+            for key, (used, limit) in traffic.quotas.items():
+                yield Quota(key, used, limit)
+
 
 def quota_exceeded(
-    source: QuotaSource | None, *, timeout: float = 5, max_keys: int = 100_000
+    source: QuotaSource | None,
+    *,
+    timeout: float = 5,
+    max_keys: int = 100_000,
+    per_process: bool = False,
 ) -> QuotaExceeded:
     """Return a rule that fires when a key has used 90 % of its quota; critical from 100 %.
 
@@ -135,6 +170,9 @@ def quota_exceeded(
             not async must not block. None: there are no quotas.
         timeout: Seconds that an async source may take.
         max_keys: Maximum number of quotas; a source may return only those near their limit.
+        per_process: The source knows only the usage in its own process, such as that of a limiter
+            in memory. Every process of the fleet then calls it, and reports the keys that have used
+            half of their quota to the leader once in an interval; their largest share counts.
 
     Raises:
         ValueError: An argument is invalid.
@@ -146,7 +184,9 @@ def quota_exceeded(
             "source must be a function that returns quotas, such as lambda: "
             f"[Quota('k1', used=95, limit=100)], got {describe(source)}"
         )
-    return QuotaExceeded(source or (lambda: ()), timeout=timeout, max_keys=max_keys)
+    return QuotaExceeded(
+        source or (lambda: ()), timeout=timeout, max_keys=max_keys, per_process=per_process
+    )
 
 
 def _quota(row: Any) -> Quota:

@@ -109,7 +109,8 @@ class MemoryAlertStore:
             new[-1].number if new else pushed,
             through if before is None else max(before.through, through),
         )
-        members = [each for each in self._members.values() if each.seen_at > now - LISTED_SECONDS]
+        listed = now - LISTED_SECONDS
+        members = [member for member in self._members.values() if member.seen_at > listed]
         members.sort(key=lambda member: (member.process.started_at, member.process.name))
         return FleetState(
             now=now,

@@ -59,10 +59,10 @@ class UnknownAlert(ValueError):  # noqa: N818 - a public name
 
 
 class Fenced(Exception):  # noqa: N818 - a public name
-    """The process does not lead the fleet any more; the call had no effect."""
+    """The process no longer leads the fleet; the call had no effect."""
 
     def __init__(self) -> None:
-        super().__init__("the process does not lead the fleet any more: another one may lead")
+        super().__init__("the process no longer leads the fleet: another one may lead")
 
 
 class Leader(NamedTuple):
@@ -263,7 +263,7 @@ class AlertStore(Protocol):
         The revision changes only if open alerts change.
 
         Raises:
-            Fenced: The process does not lead any more; nothing was stored.
+            Fenced: The process no longer leads; nothing was stored.
             UnknownAlert: The alert of a transition is neither stored nor in `changes`.
             ValueError: A finding or an event is not JSON.
             BadRecord: Another value cannot be stored, such as an id that is too long.
@@ -274,7 +274,7 @@ class AlertStore(Protocol):
         """Count an attempt of a notification before it is made; an unknown id is ignored.
 
         Raises:
-            Fenced: The process does not lead any more, so it must not attempt it.
+            Fenced: The process no longer leads, so it must not attempt it.
         """
         ...
 

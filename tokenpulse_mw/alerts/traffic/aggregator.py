@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ...exchange import Exchange
 from ..thresholds import Thresholds
-from .bucket import Bucket, FailureKey, Profile
+from .bucket import Bucket, FailureKey, Profile, Usage, add_usage
 from .classification import GATEWAY, TrafficClass, TrafficKey, Upstream, valid_text
 from .rolling_window import FIRST, OVERFLOW, SHIFT
 from .streaks import Outcomes
@@ -31,9 +31,12 @@ _MAX_STRETCH = 1.1  # length of a bucket after the fleet time has been moved bac
 _Subject = TypeVar("_Subject", bound=Hashable)
 
 
-# Requests and tokens of exchanges with the same tenant, key and class; the time of the last one,
-# unless outcomes are recorded at once; and the class.
+# Requests and tokens of exchanges with the same tenant, key and class; the time of the last
+# success; a sequence that is not empty if the outcome must be recorded at once; and the class.
 _Row = list[Any]
+
+
+_ALWAYS = (0,)
 
 
 class TrafficAggregator:
@@ -99,10 +102,15 @@ class TrafficAggregator:
         usage = exchange.usage
         if usage is not None:
             row[1] += usage.input + usage.output
-        if self._has_failures:
-            self._record_outcome(row[3], now)
+        if row[3]:
+            self._record_outcome(row[4], now)
         else:
             row[2] = now
+
+    def report_quotas(self, quotas: Mapping[str, Usage], now: float) -> None:
+        """Add the use of keys near their quota to the bucket of `now`."""
+        self.seal(now)
+        add_usage(self._bucket.quotas, quotas)
 
     def seal(self, now: float, *, partial: bool = False) -> None:
         """Pass the finished bucket to `sealed`; with `partial`, also the open one."""
@@ -144,8 +152,8 @@ class TrafficAggregator:
         self._bounds = self._profile.bounds
         self._rows: dict[tuple[Any, ...], _Row] = {}
         self._classes: dict[tuple[Any, ...], TrafficClass] = {}
-        self._has_failures = False  # of upstreams, in this bucket
-        self._first_outcome = self._last_outcome + 1
+        self._last_outcome += 1
+        self._first_outcome = self._last_outcome
 
     def _close(self) -> None:
         """Seal the open bucket if it has traffic, and begin a new one in the same slot."""
@@ -153,7 +161,7 @@ class TrafficAggregator:
         bucket = self._bucket
         bucket.slot = self._slot
         self._open()
-        if bucket.tenants or bucket.limited:
+        if bucket.tenants or bucket.limited or bucket.quotas:
             self._sealed(bucket)
 
     def _new_row(self, key: tuple[Any, ...], exchange: Exchange) -> _Row:
@@ -164,7 +172,10 @@ class TrafficAggregator:
             names, tenant = self._bucket.tenant_names, valid_text(exchange.tenant)
             if tenant in names or len(names) < self._max_names:
                 names[tenant] = valid_text(exchange.tenant_name)
-        row = self._rows[key] = [0, 0, None, traffic_class]
+        failed_at: Sequence[int] = ()
+        if traffic_class.outcomes is not None:
+            failed_at = _ALWAYS if traffic_class.is_failure else traffic_class.outcomes.failed_at
+        row = self._rows[key] = [0, 0, None, failed_at, traffic_class]
         return row
 
     def _new_class(self, key: tuple[Any, ...]) -> TrafficClass:
@@ -177,22 +188,22 @@ class TrafficAggregator:
         if upstream is not None and (upstream in outcomes or len(outcomes) < self._max_names):
             traffic_class.outcomes = outcomes.setdefault(upstream, Outcomes())
             traffic_class.outcomes.name = traffic_class.provider or traffic_class.outcomes.name
-            if traffic_class.is_failure and not self._has_failures:
-                self._count_rows()  # from now on, the order of outcomes matters
-                self._has_failures = True
         self._classes[key] = traffic_class
         return traffic_class
 
-    def _record_outcome(self, traffic_class: TrafficClass, now: float) -> None:
-        """Record an outcome in its order, also if the clock stands still."""
-        outcomes = traffic_class.outcomes
-        if outcomes is not None:
-            time = max(self._microseconds(now), self._last_outcome + 1)
-            self._last_outcome = time
-            if traffic_class.is_failure:
-                outcomes.fail(time)
-            else:
-                outcomes.succeed(time)
+    def _record_outcome(self, traffic_class: Any, now: float) -> None:
+        """Record a failure, or the first success after failures, in its order.
+
+        The order is exact even if the clock stands still: a failure is a microsecond later than
+        the successes that `_count_rows` records with their time.
+        """
+        failed = traffic_class.is_failure
+        time = max(self._microseconds(now) + failed, self._last_outcome + 1)
+        self._last_outcome = time
+        if failed:
+            traffic_class.outcomes.fail(time)
+        else:
+            traffic_class.outcomes.succeed(time)
 
     def _microseconds(self, now: float) -> int:
         return max(int((now + self._offset) * 1e6), self._first_outcome)
@@ -203,7 +214,7 @@ class TrafficAggregator:
         rows, self._rows = self._rows, {}
         bucket, add = self._bucket, self._add
         classes: list[TrafficClass] = []
-        for key, (requests, tokens, succeeded_at, traffic_class) in rows.items():
+        for key, (requests, tokens, succeeded_at, _, traffic_class) in rows.items():
             if not traffic_class.requests:
                 classes.append(traffic_class)
             traffic_class.requests += requests
@@ -261,4 +272,6 @@ class TrafficAggregator:
 
 def _name(text: str | None) -> str:
     """Return the name of a tenant or key, which never equals that of the overflow."""
-    return _NO_OVERFLOW if text == OVERFLOW else valid_text(text) if text else GATEWAY
+    if not text:
+        return GATEWAY
+    return _NO_OVERFLOW if text == OVERFLOW else valid_text(text)

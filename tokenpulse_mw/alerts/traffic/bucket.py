@@ -20,11 +20,16 @@ PROTOCOL = 1  # version of encoded buckets and windows
 FailureKey = tuple[str, str, Upstream]
 
 
+# Use and limit of a key; the limit is above 0.
+Usage = tuple[float, float]
+
+
 _MAX_WEIGHT = 2**63 - 1
 
 
 _Subject = TypeVar("_Subject", bound=Hashable)
 _Count = Annotated[int, msgspec.Meta(ge=0, le=FIRST)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Profile(NamedTuple):
@@ -77,6 +82,7 @@ class Bucket:
         failures_by_upstream: Failures of each key and provider, by upstream.
         upstreams: Failures of each upstream.
         outcomes: Outcomes of each upstream.
+        quotas: Use and limit of keys near their quota in one of the processes.
     """
 
     slot: int
@@ -91,6 +97,7 @@ class Bucket:
     failures_by_upstream: dict[FailureKey, int] = field(default_factory=dict)
     upstreams: dict[Upstream, int] = field(default_factory=dict)
     outcomes: dict[Upstream, Outcomes] = field(default_factory=dict)
+    quotas: dict[str, Usage] = field(default_factory=dict)
 
     def without_shares(self) -> Bucket:
         """Return the requests and tokens of tenants alone, which the longest windows need."""
@@ -117,6 +124,13 @@ class Bucket:
             _add(self.upstreams, other.upstreams)
         for upstream, outcomes in other.outcomes.items():
             self.outcomes.setdefault(upstream, Outcomes()).merge(outcomes)
+        add_usage(self.quotas, other.quotas)
+
+
+def add_usage(quotas: dict[str, Usage], others: Mapping[str, Usage]) -> None:
+    """Add the use of keys to `quotas`, which keeps the larger share of each key."""
+    for key, usage in others.items():
+        quotas[key] = max(usage, quotas.get(key, usage), key=lambda usage: usage[0] / usage[1])
 
 
 def _add(counts: dict[_Subject, int], others: Mapping[_Subject, int]) -> None:
@@ -163,6 +177,7 @@ class _EncodedBucket(msgspec.Struct, array_like=True):
     failures_by_upstream: Columns[FailureKey]
     upstreams: Columns[Upstream]
     outcomes: list[tuple[Upstream, Outcomes]]
+    quotas: dict[str, tuple[float, Positive]]
 
 
 _DECODER = msgspec.msgpack.Decoder(_EncodedBucket)
@@ -189,6 +204,7 @@ def encode_bucket(bucket: Bucket, protocol: int = PROTOCOL) -> bytes:
             Columns.of(bucket.failures_by_upstream),
             Columns.of(bucket.upstreams),
             list(bucket.outcomes.items()),
+            bucket.quotas,
         )
     )
 
@@ -217,6 +233,7 @@ def decode_bucket(payload: bytes, protocol: int) -> Bucket:
         failures_by_upstream=encoded.failures_by_upstream.packed(),
         upstreams=encoded.upstreams.packed(),
         outcomes=dict(encoded.outcomes),
+        quotas=encoded.quotas,
     )
 
 

@@ -54,7 +54,8 @@ class Outcomes(msgspec.Struct, array_like=True):
         self.last_success = time
         if self.failed_at:
             self.ended += self.failures
-            self.failed_at, self.more = [], 0
+            self.failed_at.clear()  # in place: the aggregator watches the list
+            self.more = 0
 
     def fail(self, time: int) -> None:
         """Add a failure that is later than all known outcomes."""

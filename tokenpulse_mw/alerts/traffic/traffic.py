@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +14,16 @@ from ..steps import Steps, batches, finish
 from ..store.records import WindowRecord
 from ..thresholds import Thresholds
 from . import ErrorWindow, EvaluationCounter, Streaks
-from .bucket import PROTOCOL, Bucket, Columns, FailureKey, Profile, check_protocol
+from .bucket import (
+    PROTOCOL,
+    Bucket,
+    Columns,
+    FailureKey,
+    Profile,
+    Usage,
+    add_usage,
+    check_protocol,
+)
 from .classification import GATEWAY, Upstream
 from .streaks import Natural, Streak
 from .windows import ERROR_KINDS, TrafficWindows
@@ -26,6 +35,9 @@ logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
 _STATE = "state"
+
+
+_BATCH = 1000  # names counted in a step: less than a millisecond
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -70,6 +82,7 @@ class Traffic:
         thresholds: Thresholds that the windows are configured for.
         max_subjects: Maximum number of keys, of tenants and of upstreams counted separately.
         bucket_seconds: Length of the slot of a bucket.
+        report_seconds: Seconds for which the quotas that a process has reported are used.
 
     Attributes:
         counts: All windows.
@@ -79,7 +92,12 @@ class Traffic:
     """
 
     def __init__(
-        self, thresholds: Thresholds, *, max_subjects: int, bucket_seconds: int = 5
+        self,
+        thresholds: Thresholds,
+        *,
+        max_subjects: int,
+        bucket_seconds: int = 5,
+        report_seconds: float = 150,
     ) -> None:
         self.counts = TrafficWindows(
             thresholds, max_subjects=max_subjects, bucket_seconds=bucket_seconds
@@ -89,7 +107,9 @@ class Traffic:
         self.thresholds = thresholds
         self._max_subjects = max_subjects
         self._bucket_seconds = bucket_seconds
+        self._report_seconds = report_seconds
         self._newest = 0
+        self._reports = deque[tuple[int, dict[str, Usage]]]()  # slot and quotas of a bucket
 
     def apply(self, bucket: Bucket) -> Steps[None]:
         """Count a bucket in its slot, in bounded steps; complete it before anything else.
@@ -99,11 +119,10 @@ class Traffic:
         that the highest rates within the slot are exact.
         """
         late = bucket.slot < self._newest
-        if not late:
-            self._newest = bucket.slot
-            self.advance(bucket.slot * self._bucket_seconds)
-        yield from self.counts.add(bucket, late=late)
-        for names in batches(bucket.tenant_names.items(), 1000):
+        self._newest = max(self._newest, bucket.slot)
+        self.advance(bucket.slot * self._bucket_seconds)
+        yield from self.counts.add(bucket)
+        for names in batches(bucket.tenant_names.items(), _BATCH):
             for tenant, name in names:
                 self._set_name(tenant, self.tenant_names.get(tenant, name) if late else name)
             yield
@@ -111,10 +130,23 @@ class Traffic:
             for upstream, outcomes in parts:
                 self.upstreams.add(upstream, outcomes)
             yield
+        if bucket.quotas:
+            self._reports.append((bucket.slot, bucket.quotas))
+
+    @property
+    def quotas(self) -> dict[str, Usage]:
+        """Use and limit of keys near their quota in a process, as of its last report."""
+        quotas: dict[str, Usage] = {}
+        for _, reported in self._reports:
+            add_usage(quotas, reported)
+        return quotas
 
     def advance(self, now: float) -> None:
-        """Move all windows on to `now`, in seconds of fleet time."""
+        """Move all windows on to `now`, in seconds of fleet time; they never move back."""
         self.counts.expire(now)
+        oldest = (now - self._report_seconds) / self._bucket_seconds
+        while self._reports and self._reports[0][0] < oldest:
+            self._reports.popleft()
 
     def begin_evaluation(self) -> None:
         """Reset the counts since the last evaluation; call it after all rules."""
@@ -207,7 +239,7 @@ class Traffic:
         """
         skipped = 0
         hot: dict[str, dict[Any, int]] = {}
-        for record in sorted(records, key=lambda record: record.kind == _STATE):
+        for record in sorted(records, key=lambda record: record.kind != _STATE):
             try:
                 if record.kind == _STATE:
                     hot = yield from self._restore_state(record)
@@ -241,11 +273,14 @@ class Traffic:
         self._newest = state.newest
         self.advance(state.newest * self._bucket_seconds)
         yield
-        for tenant, name in state.tenant_names:
-            self._set_name(tenant, name)
-        yield
-        for upstream, streak in state.upstreams:
-            self.upstreams.restore(upstream, streak)
+        for names in batches(state.tenant_names, _BATCH):
+            for tenant, name in names:
+                self._set_name(tenant, name)
+            yield
+        for streaks in batches(state.upstreams, _BATCH):
+            for upstream, streak in streaks:
+                self.upstreams.restore(upstream, streak)
+            yield
         for tenant, requests in state.limited.items():
             self.limited.add(tenant, requests)
         return hot
@@ -260,7 +295,7 @@ class Traffic:
 def _encoded(packed: dict[Any, int]) -> Steps[bytes]:
     """Return packed counts as encoded columns."""
     columns: Columns[Any] = Columns([], [], [])
-    for batch in batches(packed.items(), 2000):
+    for batch in batches(packed.items(), _BATCH):
         part = Columns.of(dict(batch))
         columns.subjects += part.subjects
         columns.counts += part.counts

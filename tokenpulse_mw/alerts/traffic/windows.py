@@ -99,13 +99,12 @@ class TrafficWindows:
 
         return begin
 
-    def add(self, bucket: Bucket, *, late: bool) -> Steps[None]:
+    def add(self, bucket: Bucket) -> Steps[None]:
         """Count a bucket in its slots, and subtract the next part of the expired counts."""
         at = bucket.slot * self._bucket_seconds
         for second, requests in enumerate(bucket.arrivals, at):
             if requests:
-                if not late:
-                    self.request_rate.expire(second)
+                self.request_rate.expire(second)
                 yield from self.request_rate.add_all({GATEWAY: requests}, second)
         yield from self.minute.add_all(bucket.tenants, at)
         yield from self.day.add_all(bucket.tenants, at)

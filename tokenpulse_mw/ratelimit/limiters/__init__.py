@@ -1,13 +1,14 @@
 """Limiters of this process, independent of HTTP."""
 
 from .decision import EPSILON, Decision
-from .in_flight import InFlight
+from .in_flight import MAX_SLOTS, InFlight, slots_decision
 from .limiter import Limiter
 from .plans import PlanLimiter, RateOf
 from .rate import check_amount, parse_rate
 
 __all__ = [
     "EPSILON",
+    "MAX_SLOTS",
     "Decision",
     "InFlight",
     "Limiter",
@@ -15,4 +16,5 @@ __all__ = [
     "RateOf",
     "check_amount",
     "parse_rate",
+    "slots_decision",
 ]

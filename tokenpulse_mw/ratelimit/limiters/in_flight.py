@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from ...validation import check_integer
 from .decision import Decision
 
-_MAX_LIMIT = 1_000_000
+MAX_SLOTS = 1_000_000
 _RETRY_AFTER_SECONDS = 1.0  # it is unknown when a slot becomes free
 
 
@@ -32,7 +32,7 @@ class InFlight:
     window = None
 
     def __init__(self, limit: int) -> None:
-        self.limit = check_integer("limit", limit, maximum=_MAX_LIMIT)
+        self.limit = check_integer("limit", limit, maximum=MAX_SLOTS)
         self.clears = 0
         self._taken: dict[Hashable, int] = {}
 
@@ -58,12 +58,7 @@ class InFlight:
         """
         if type(cost) is not int or cost < 0:  # inline, since it is called on every request
             check_integer("cost", cost, minimum=0)
-        free = self.limit - self._taken.get(key, 0)
-        if cost <= free:
-            return Decision(True, self.limit, free, 0.0, 0.0)
-        return Decision(
-            False, self.limit, free, 0.0, _RETRY_AFTER_SECONDS if cost <= self.limit else math.inf
-        )
+        return slots_decision(self.limit, self._taken.get(key, 0), cost)
 
     def release(self, key: Hashable, cost: int = 1) -> None:
         """Release `cost` slots of `key`.
@@ -81,3 +76,11 @@ class InFlight:
         """Release the slots of all keys."""
         self._taken.clear()
         self.clears += 1
+
+
+def slots_decision(limit: int, used: int, cost: int) -> Decision:
+    """Return the decision on a request for `cost` slots while `used` are taken."""
+    free = max(limit - used, 0)
+    if cost <= free:
+        return Decision(True, limit, free, 0.0, 0.0)
+    return Decision(False, limit, free, 0.0, _RETRY_AFTER_SECONDS if cost <= limit else math.inf)

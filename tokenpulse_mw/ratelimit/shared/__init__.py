@@ -1,5 +1,6 @@
-"""Limiter of several processes, which count in a shared storage."""
+"""Limiters of several processes, which count in a shared storage."""
 
+from .shared_in_flight import SharedInFlight
 from .shared_limiter import SharedLimiter
 
-__all__ = ["SharedLimiter"]
+__all__ = ["SharedInFlight", "SharedLimiter"]

@@ -3,57 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from typing import Protocol
-
-from limits.aio.storage import MemcachedStorage
+from typing import Generic, TypeVar
 
 from ...secret import Secret
-from ..limiters import Decision
-from .memcached import FixedOnMemcached, SlidingOnMemcached
-from .redis import FixedOnRedis, SlidingOnRedis
 from .storage import SharedStorage, close_storage, open_storage
 
-STRATEGIES = ("fixed-window", "sliding-window-counter")
+Counters = TypeVar("Counters")
 
 
-class Windows(Protocol):
-    """Operations of a strategy on the counters of one limit."""
-
-    async def hit(self, key: str, cost: int) -> Decision:
-        """Count `cost` if it is within the limit."""
-        ...
-
-    async def peek(self, key: str, cost: int) -> Decision:
-        """Return what `hit` would decide, without counting."""
-        ...
-
-    async def reset(self, key: str) -> None:
-        """Delete the counters of `key`."""
-        ...
-
-
-class Connection:
+class Connection(Generic[Counters]):
     """A storage that was opened in one event loop.
 
     Args:
         lifetime: Generator that closes the storage when it ends.
         storage: Storage to connect to.
-        windows: Counters in the storage.
+        counters: Counters of one limit in the storage.
     """
 
     def __init__(
-        self, lifetime: AsyncGenerator[SharedStorage], storage: SharedStorage, windows: Windows
+        self, lifetime: AsyncGenerator[SharedStorage], storage: SharedStorage, counters: Counters
     ) -> None:
         self._lifetime = lifetime
         self._storage = storage
-        self._windows = windows
+        self._counters = counters
         self._connecting = asyncio.Lock()
         self._is_connected = False
         self._is_closed = False
 
-    async def connected(self) -> Windows:
+    async def connected(self) -> Counters:
         """Return the counters after connecting.
 
         Concurrent requests wait for the first connection instead of opening several.
@@ -64,7 +43,7 @@ class Connection:
         if not self._is_connected:
             async with self._connecting:
                 await self._connect()
-        return self._windows
+        return self._counters
 
     async def close(self) -> None:
         """Close all connections."""
@@ -84,7 +63,7 @@ class Connection:
             self._is_connected = True
 
 
-class StoragePool:
+class StoragePool(Generic[Counters]):
     """Connections to one storage, one per event loop.
 
     A connection is closed with its event loop. Drop a connection after an error: a late response
@@ -92,19 +71,15 @@ class StoragePool:
 
     Args:
         url: URL of the storage.
-        strategy: "fixed-window" or "sliding-window-counter".
-        limit: Requests or tokens per window.
-        window: Seconds.
+        create: Function that returns the counters of a limit in an open storage.
     """
 
-    def __init__(self, url: Secret[str], *, strategy: str, limit: int, window: int) -> None:
+    def __init__(self, url: Secret[str], create: Callable[[SharedStorage], Counters]) -> None:
         self._url = url
-        self._sliding = strategy == "sliding-window-counter"
-        self._limit = limit
-        self._window = window
-        self._open: dict[asyncio.AbstractEventLoop, Connection] = {}
+        self._create = create
+        self._open: dict[asyncio.AbstractEventLoop, Connection[Counters]] = {}
 
-    async def for_running_loop(self) -> Connection:
+    async def for_running_loop(self) -> Connection[Counters]:
         """Return the connection of the running asyncio event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._open:
@@ -112,10 +87,10 @@ class StoragePool:
                 del self._open[closed_loop]
             lifetime = _storage_lifetime(self._url)
             storage = await anext(lifetime)
-            self._open[loop] = Connection(lifetime, storage, self._windows(storage))
+            self._open[loop] = Connection(lifetime, storage, self._create(storage))
         return self._open[loop]
 
-    async def drop(self, connection: Connection | None = None) -> bool:
+    async def drop(self, connection: Connection[Counters] | None = None) -> bool:
         """Close the connection of the running event loop.
 
         Args:
@@ -135,13 +110,6 @@ class StoragePool:
     def __del__(self) -> None:
         for connection in self._open.values():
             connection.close_at_once()
-
-    def _windows(self, storage: SharedStorage) -> Windows:
-        if isinstance(storage, MemcachedStorage):
-            on_memcached = SlidingOnMemcached if self._sliding else FixedOnMemcached
-            return on_memcached(storage, self._limit, self._window)
-        on_redis = SlidingOnRedis if self._sliding else FixedOnRedis
-        return on_redis(storage, self._limit, self._window)
 
 
 async def _storage_lifetime(url: Secret[str]) -> AsyncGenerator[SharedStorage]:

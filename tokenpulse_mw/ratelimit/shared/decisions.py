@@ -17,7 +17,7 @@ def fixed_decision(allowed: bool, limit: int, used: int, cost: int, left: float)
 
 
 def sliding_decision(
-    allowed: bool, limit: int, window: int, windows: tuple[int, float, int, float], cost: int
+    allowed: bool, limit: int, window: float, windows: tuple[int, float, int, float], cost: int
 ) -> Decision:
     """Return the decision for a sliding window counter.
 
@@ -38,7 +38,7 @@ def sliding_decision(
     return Decision(allowed, limit, remaining, free_after, retry_after, more_after=more_after)
 
 
-def _wait(maximum: int, window: int, windows: tuple[int, float, int, float]) -> float:
+def _wait(maximum: int, window: float, windows: tuple[int, float, int, float]) -> float:
     """Return the seconds until at most `maximum` is used."""
     previous, fades, current, ends = windows
     room = maximum + 1  # usage must be less, since it is rounded down

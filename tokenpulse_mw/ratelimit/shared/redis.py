@@ -8,12 +8,15 @@ refused write as a value.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from limits.aio.storage import RedisStorage
 
 from ..limiters import Decision
 from .decisions import MAX_COUNT, TICK, fixed_decision, sliding_decision
+
+_MEMBERS_PER_SCRIPT = 100
 
 # Common functions of the scripts. A counter without an expiry was left by an interrupted write,
 # and is ignored.
@@ -83,6 +86,23 @@ return {{allowed and 1 or 0, previous, fades, current, ends}}
 """
 
 
+# Take a slot for each member if all are free. Times are those of the server, in milliseconds.
+_TAKE = """
+local time = redis.call('time')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local used = redis.call('zcount', KEYS[1], '(' .. now, '+inf')
+if #ARGV > 2 and #ARGV - 2 <= ARGV[2] - used then
+    for number = 3, #ARGV do
+        local reply = redis.pcall('zadd', KEYS[1], now + ARGV[1], ARGV[number])
+        if type(reply) == 'table' then return {-1, reply.err} end
+    end
+    redis.call('zremrangebyscore', KEYS[1], '-inf', now)
+    redis.call('pexpire', KEYS[1], ARGV[1])
+end
+return {used}
+"""
+
+
 class WriteRefusedError(Exception):
     """Redis responds but refuses to write: it is full or read-only."""
 
@@ -90,11 +110,12 @@ class WriteRefusedError(Exception):
 class _OnRedis:
     counters: ClassVar[tuple[str, ...]]
 
-    def __init__(self, storage: RedisStorage, limit: int, window: int) -> None:
+    def __init__(self, storage: RedisStorage, limit: int, window: float) -> None:
         bridge: Any = storage.bridge
         self._client = bridge.get_connection()
         self._prefixed = bridge.prefixed_key
         self._limit = limit
+        self._milliseconds = round(window * 1000)
         self._window = window
 
     def _names(self, key: str) -> list[str]:
@@ -102,7 +123,7 @@ class _OnRedis:
         name = self._prefixed(f"{{{key}}}")
         return [f"{name}/{counter}" for counter in self.counters]
 
-    async def _eval(self, script: str, key: str, arguments: list[int]) -> list[Any]:
+    async def _eval(self, script: str, key: str, arguments: list[int | str]) -> list[Any]:
         """Run `script` for `key`.
 
         Raises:
@@ -134,11 +155,11 @@ class FixedOnRedis(_OnRedis):
     async def charge(self, key: str, amount: int, age: float) -> None:
         """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
         milliseconds = math.floor((age - TICK) * 1000)
-        arguments = [self._window * 1000, amount, milliseconds]
+        arguments: list[int | str] = [self._milliseconds, amount, milliseconds]
         await self._eval(_CHARGE, key, arguments)
 
     async def _decide(self, key: str, cost: int, *, count: bool) -> Decision:
-        arguments = [self._window * 1000, self._limit, cost, int(count)]
+        arguments: list[int | str] = [self._milliseconds, self._limit, cost, int(count)]
         allowed, used, left = await self._eval(_FIXED, key, arguments)
         return fixed_decision(bool(allowed), self._limit, used, cost, left / 1000 or self._window)
 
@@ -157,7 +178,33 @@ class SlidingOnRedis(_OnRedis):
         return await self._decide(key, cost, count=False)
 
     async def _decide(self, key: str, cost: int, *, count: bool) -> Decision:
-        arguments = [self._window * 1000, self._limit, cost, int(count)]
+        arguments: list[int | str] = [self._milliseconds, self._limit, cost, int(count)]
         allowed, previous, fades, current, ends = await self._eval(_SLIDING, key, arguments)
         windows = (previous, fades / 1000, current, ends / 1000)
         return sliding_decision(bool(allowed), self._limit, self._window, windows, cost)
+
+
+class SlotsOnRedis(_OnRedis):
+    """Slots of requests in progress: a sorted set of members by the time at which they lapse."""
+
+    counters = ("slots",)
+
+    async def take(self, key: str, members: Sequence[str]) -> int:
+        """Take a slot for each member if all are free, and return the number of taken ones before.
+
+        Without members, only return the number.
+        """
+        return await self._take(key, self._limit, members)
+
+    async def extend(self, key: str, members: Sequence[str]) -> None:
+        """Postpone the lapse of slots, and take those again that have lapsed in an outage."""
+        for start in range(0, len(members), _MEMBERS_PER_SCRIPT):
+            await self._take(key, MAX_COUNT, members[start : start + _MEMBERS_PER_SCRIPT])
+
+    async def release(self, key: str, members: Iterable[str]) -> None:
+        """Release the slots of `members`."""
+        await self._client.zrem(self._names(key)[0], members)
+
+    async def _take(self, key: str, limit: int, members: Sequence[str]) -> int:
+        used, *_ = await self._eval(_TAKE, key, [self._milliseconds, limit, *members])
+        return int(used)

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable
-from contextlib import suppress
+from collections.abc import Callable, Hashable
+from functools import partial
 from hashlib import blake2b
-from typing import TypeVar, cast
+from typing import Protocol, cast
 
-from ...secret import Secret, hide_arguments, hide_url, redact
+from limits.aio.storage import MemcachedStorage
+
+from ...secret import Secret, hide_arguments, hide_url
 from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
 from ..limiters import Decision, Limiter, check_amount, parse_rate
-from .circuit_breaker import CircuitBreaker
-from .connections import STRATEGIES, StoragePool, Windows
-from .memcached import FixedOnMemcached
-from .redis import FixedOnRedis
-from .storage import check_storage, check_window, rejects_writes
+from .client import FALLBACKS, StorageClient
+from .memcached import FixedOnMemcached, SlidingOnMemcached
+from .redis import FixedOnRedis, SlidingOnRedis
+from .storage import SharedStorage, check_storage, check_window
+from .top_usage import TopUsage
 
-Response = TypeVar("Response")
+_STRATEGIES = ("fixed-window", "sliding-window-counter")
 
-_FALLBACKS = {
-    "local": "each process uses its own table",
-    "allow": "every request is allowed",
-    "deny": "every request is rejected",
-}
+
+class Windows(Protocol):
+    """Operations of a strategy on the counters of one limit."""
+
+    async def hit(self, key: str, cost: int) -> Decision:
+        """Count `cost` if it is within the limit."""
+        ...
+
+    async def peek(self, key: str, cost: int) -> Decision:
+        """Return what `hit` would decide, without counting."""
+        ...
+
+    async def reset(self, key: str) -> None:
+        """Delete the counters of `key`."""
+        ...
 
 
 class SharedLimiter:
@@ -63,6 +74,8 @@ class SharedLimiter:
         ValueError: An argument is malformed, or the driver of the storage is not installed.
     """
 
+    clears = 0  # a clear does not reach the storage, so charges stay valid
+
     @hide_arguments
     def __init__(
         self,
@@ -78,27 +91,28 @@ class SharedLimiter:
     ) -> None:
         storage = hide_url(storage)
         self.limit, self.window = parse_rate(limit)
-        check_choice("strategy", strategy, STRATEGIES)
-        check_choice("on_error", on_error, tuple(_FALLBACKS))
+        check_choice("strategy", strategy, _STRATEGIES)
+        check_choice("on_error", on_error, tuple(FALLBACKS))
         check_seconds("timeout", timeout)
         check_name("prefix", prefix)
         check_storage(storage)
         check_window(storage, self.window, strategy)
         self.strategy = strategy
         self.supports_refund = strategy == "fixed-window"
-        self._url = storage
         self._on_error = on_error
-        self._timeout = timeout
         self._prefix = f"{prefix}/{self.limit}/{self.window}/"
         self.counters = (storage, strategy, self._prefix)
         # Keys with more remaining are not copied: a flood of new keys must not fill the table.
         self._max_remaining_to_adopt = self.limit * 3 // 4
         self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
-        self._pool = StoragePool(storage, strategy=strategy, limit=self.limit, window=self.window)
-        self._breaker = CircuitBreaker(
-            str(storage), fallback=_FALLBACKS[on_error], timeout=timeout, clock=clock
+        self._top_usage = TopUsage(self.limit, self.window)
+        self._client: StorageClient[Windows] = StorageClient(
+            storage,
+            partial(_windows, strategy=strategy, limit=self.limit, window=self.window),
+            on_error=on_error,
+            timeout=timeout,
+            clock=clock,
         )
-        self._tasks: set[asyncio.Task[object]] = set()
 
     async def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Count a request of `cost` for `key` if it is within the limit.
@@ -110,12 +124,15 @@ class SharedLimiter:
         """
         check_integer("cost", cost, minimum=0)
         name = self._name(key)
-        response = await self._call(
+        response = await self._client.call(
             lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
         )
         if not response:
             return self._decide_locally(self._local.hit, key, cost)
         (decision,) = response
+        now = self.clock()
+        used = self.limit - decision.remaining
+        self._top_usage.record(key, used, now, now + decision.reset_after)
         if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
             self._local.adopt(key, decision)
         return decision
@@ -128,7 +145,7 @@ class SharedLimiter:
         """
         check_integer("cost", cost, minimum=0)
         name = self._name(key)
-        response = await self._call(lambda windows: windows.peek(name, cost))
+        response = await self._client.call(lambda windows: windows.peek(name, cost))
         return response[0] if response else self._decide_locally(self._local.peek, key, cost)
 
     async def reset(self, key: Hashable) -> None:
@@ -139,7 +156,8 @@ class SharedLimiter:
         """
         name = self._name(key)
         self._local.reset(key)
-        await self._call(lambda windows: windows.reset(name))
+        self._top_usage.record(key, 0, now=0.0, ends=0.0)
+        await self._client.call(lambda windows: windows.reset(name))
 
     async def charge(
         self,
@@ -171,18 +189,30 @@ class SharedLimiter:
             )
         amount = check_amount(amount)
         name = self._name(key)
-        age = 0.0 if since is None else self.clock() - since
+        now = self.clock()
+        age = 0.0 if since is None else now - since
 
         async def charged(windows: Windows) -> None:
             await cast(FixedOnRedis | FixedOnMemcached, windows).charge(name, amount, age)
 
-        response = None if degraded else await self._call(charged)
+        response = None if degraded else await self._client.call(charged)
+        if response:
+            self._top_usage.correct(key, amount, now - age)
         if not response or self._on_error == "local":
             self._local.charge(key, amount, since=since)
 
     def clear(self) -> None:
         """Remove the usage that this process has counted; that in the storage stays."""
         self._local.clear()
+        self._top_usage = TopUsage(self.limit, self.window)
+
+    def usage(self) -> list[tuple[Hashable, int]]:
+        """Return (key, used) of at most 1,000 keys that have used at least half of their limit.
+
+        This is the usage in the last decision on each key in this process, plus its charges since.
+        Keys that only other processes have used, and windows that have ended, are left out.
+        """
+        return self._top_usage.entries(self.clock())
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -195,8 +225,7 @@ class SharedLimiter:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; the next request opens new ones."""
-        with suppress(RuntimeError):  # on trio, which has no connections
-            await self._pool.drop()
+        await self._client.aclose()
 
     def _name(self, key: Hashable) -> str:
         return self._prefix + hash_key(key)
@@ -211,52 +240,14 @@ class SharedLimiter:
             return Decision(False, self.limit, 0, 1.0, 1.0, degraded=True)
         return local(key, cost)._replace(degraded=True)
 
-    async def _call(
-        self,
-        operation: Callable[[Windows], Awaitable[Response]],
-        wrote: Callable[[Response], bool] = lambda _: False,
-    ) -> tuple[Response] | None:
-        """Return the result of `operation` in a tuple, or None if the storage is unavailable.
 
-        Args:
-            operation: Function that calls the storage.
-            wrote: Returns True if the storage has counted something for this response.
-        """
-        if not self._breaker.allows():
-            return None
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._breaker.record_failure("the drivers support asyncio only, not trio")
-            return None
-        # In a separate task: a cancelled driver could assign a response to the wrong request.
-        task = loop.create_task(self._query(operation, wrote))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
-
-    async def _query(
-        self, operation: Callable[[Windows], Awaitable[Response]], wrote: Callable[[Response], bool]
-    ) -> tuple[Response] | None:
-        is_trial, connection = self._breaker.down, None
-        try:
-            async with asyncio.timeout(self._timeout):
-                connection = await self._pool.for_running_loop()
-                response = await operation(await connection.connected())
-        except Exception as error:  # noqa: BLE001 - an outage must not fail the request
-            if rejects_writes(error):  # the connection itself is intact
-                self._breaker.record_failure(self._reason(error), rejects_writes=True)
-            # Only the first of several requests on a failed connection records the failure.
-            elif connection is None or await self._pool.drop(connection):
-                self._breaker.record_failure(self._reason(error))
-            return None
-        if is_trial:
-            self._breaker.record_success(wrote=wrote(response))
-        return (response,)
-
-    def _reason(self, error: Exception) -> str:
-        text = str(error) or f"no response within {self._timeout} s"
-        return redact(f"{type(error).__name__}: {text}", self._url)[:300]
+def _windows(storage: SharedStorage, *, strategy: str, limit: int, window: int) -> Windows:
+    sliding = strategy == "sliding-window-counter"
+    if isinstance(storage, MemcachedStorage):
+        on_memcached = SlidingOnMemcached if sliding else FixedOnMemcached
+        return on_memcached(storage, limit, window)
+    on_redis = SlidingOnRedis if sliding else FixedOnRedis
+    return on_redis(storage, limit, window)
 
 
 def hash_key(key: Hashable) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Double, bindparam, case, delete, func, insert, select, tuple_, update
@@ -22,14 +22,10 @@ from ..protocol import (
 from ..records import Batch, Process, WindowRecord
 from .rows import (
     Values,
-    batch_of,
-    batch_values,
     execute_many,
     fetch,
     member_of,
     process_values,
-    window_of,
-    window_values,
 )
 from .schema import DatabaseDialect, batches, fleet, members, windows
 
@@ -86,8 +82,7 @@ class Fleet:
         .order_by(batches.c.process, batches.c.number)
     )
     _delete_batch = delete(batches).where(
-        batches.c.process == bindparam("consumed"),
-        batches.c.number == bindparam("at"),
+        batches.c.process == bindparam("consumed"), batches.c.number == bindparam("at")
     )
     _windows = select(windows).order_by(windows.c.kind, windows.c.slot)
     _delete_windows = delete(windows).where(
@@ -95,7 +90,7 @@ class Fleet:
     )
 
     def __init__(self, dialect: DatabaseDialect) -> None:
-        now = dialect.now
+        now, through = dialect.now, members.c.through
         self._state = select(*_SHOWN, now.label("now"))
         self._members = (
             select(members)
@@ -105,14 +100,15 @@ class Fleet:
         self._prune_members = delete(members).where(members.c.seen_at < now - STORED_SECONDS)
         member, window = dialect.insert(members), dialect.insert(windows)
         new = member.excluded
-        self._put_member = member.values(seen_at=now, pushed=0).on_conflict_do_update(
+        values: Values = {
+            name: bindparam(f"new_{name}") for name in (*Process.__slots__, "through")
+        }
+        self._put_member = member.values(**values, seen_at=now, pushed=0).on_conflict_do_update(
             index_elements=["name"],
             set_={
                 **{name: new[name] for name in Process.__slots__ if name != "name"},
                 "seen_at": new.seen_at,
-                "through": case(
-                    (new.through > members.c.through, new.through), else_=members.c.through
-                ),
+                "through": case((new.through > through, new.through), else_=through),
             },
         )
         self._put_window = window.on_conflict_do_update(
@@ -132,11 +128,14 @@ class Fleet:
         granted = lease is not None and await self._change_lease(connection, process.name, lease)
         name = {"process": process.name}
         # This locks the row, so that a call that is repeated meanwhile waits.
-        await connection.execute(self._put_member, {**process_values(process), "through": through})
+        values = {**process_values(process), "through": through}
+        await connection.execute(
+            self._put_member, {f"new_{column}": value for column, value in values.items()}
+        )
         pushed: int = (await connection.execute(self._pushed, name)).scalar_one()
         new = [batch for batch in batches if batch.number > pushed]
         if new:
-            await execute_many(connection, self._add_batch, map(batch_values, new))
+            await execute_many(connection, self._add_batch, map(asdict, new))
             await connection.execute(self._set_pushed, {**name, "last": new[-1].number})
         state = await self.state(connection)
         members = tuple(await fetch(connection, member_of, self._members))
@@ -145,22 +144,24 @@ class Fleet:
         )
 
     async def lead(self, connection: AsyncConnection, leader: Leader) -> None:
-        """Begin a write of the leader; raise Fenced if the process does not lead any more."""
-        await self._fenced(connection, self._beat, leader)
+        """Begin a write of the leader; raise Fenced if the process no longer leads."""
+        if not await self._leads(connection, self._beat, leader):
+            raise Fenced
 
     async def commit(self, connection: AsyncConnection, changes: Changes, leader: Leader) -> int:
         """Begin the commit of an evaluation, store its windows, and return the revision.
 
         Raises:
-            Fenced: The process does not lead any more.
+            Fenced: The process no longer leads.
         """
         values = {
             "changed": int(bool(changes.alerts or changes.forgotten)),
             "new_evaluated_at": changes.evaluated_at,
             "new_complete_since": changes.complete_since,
         }
-        await self._fenced(connection, self._commit, leader, **values)
-        await execute_many(connection, self._put_window, map(window_values, changes.windows))
+        if not await self._leads(connection, self._commit, leader, **values):
+            raise Fenced
+        await execute_many(connection, self._put_window, map(asdict, changes.windows))
         expired = ({"expired": kind, "first": slot} for kind, slot in changes.expired.items())
         await execute_many(connection, self._delete_windows, expired)
         consumed = ({"consumed": process, "at": number} for process, number in changes.consumed)
@@ -196,13 +197,15 @@ class Fleet:
         keys = await connection.execute(self._batch_keys)
         new = [(process, number) for process, number in keys if number > after.get(process, 0)]
         found = list[Batch]()
-        for part in in_batches(new):
-            found += await fetch(connection, batch_of, self._batches_of_keys, keys=part)
+        for part in in_batches(new, 10):  # a payload may have hundreds of kilobytes
+            found += await fetch(
+                connection, lambda row: Batch(**row), self._batches_of_keys, keys=part
+            )
         return tuple(found)
 
     async def windows(self, connection: AsyncConnection) -> tuple[WindowRecord, ...]:
         """Return all windows."""
-        return tuple(await fetch(connection, window_of, self._windows))
+        return tuple(await fetch(connection, lambda row: WindowRecord(**row), self._windows))
 
     async def _change_lease(
         self, connection: AsyncConnection, process: str, lease: LeaseRequest
@@ -212,15 +215,11 @@ class Fleet:
             values = {"process": process, "seen_epoch": lease.epoch, "seen_beat": lease.beat}
             return (await connection.execute(self._take, values)).rowcount > 0
         statement = self._beat if lease.action == "renew" else self._release
-        with suppress(Fenced):
-            await self._fenced(connection, statement, Leader(lease.epoch, process))
-            return True
-        return False
+        return await self._leads(connection, statement, Leader(lease.epoch, process))
 
-    async def _fenced(
+    async def _leads(
         self, connection: AsyncConnection, statement: Any, leader: Leader, **values: object
-    ) -> None:
-        """Execute a statement of the leader; raise Fenced if the process does not lead any more."""
+    ) -> bool:
+        """Execute a statement of the leader; return False if the process no longer leads."""
         values |= {"leader_epoch": leader.epoch, "leader": leader.process}
-        if not (await connection.execute(statement, values)).rowcount:
-            raise Fenced
+        return (await connection.execute(statement, values)).rowcount > 0

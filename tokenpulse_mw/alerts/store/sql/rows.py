@@ -11,7 +11,6 @@ from ...steps import batches, in_steps, mapped
 from ..records import (
     Ack,
     AlertRecord,
-    Batch,
     DeadLetter,
     Matcher,
     Member,
@@ -20,7 +19,6 @@ from ..records import (
     Silence,
     ThresholdsVersion,
     TransitionRecord,
-    WindowRecord,
     json_text,
 )
 
@@ -139,26 +137,6 @@ def member_of(row: Row) -> Member:
     values = {name: row[name] for name in Process.__slots__}
     values |= {name: tuple(json.loads(values[name])) for name in ("rules", "sinks")}
     return Member(Process(**values), row["seen_at"], row["pushed"], row["through"])
-
-
-def batch_values(batch: Batch) -> Values:
-    """Return the row of a batch."""
-    return {name: getattr(batch, name) for name in Batch.__slots__}
-
-
-def batch_of(row: Row) -> Batch:
-    """Return the batch of a row."""
-    return Batch(*(row[name] for name in Batch.__slots__))
-
-
-def window_values(window: WindowRecord) -> Values:
-    """Return the row of a slot of a window."""
-    return {name: getattr(window, name) for name in WindowRecord.__slots__}
-
-
-def window_of(row: Row) -> WindowRecord:
-    """Return the slot of a window of a row."""
-    return WindowRecord(*(row[name] for name in WindowRecord.__slots__))
 
 
 def setting_of(row: Row) -> tuple[str, Any]:
