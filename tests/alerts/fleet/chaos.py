@@ -225,8 +225,7 @@ class Chaos:
         proxy, began = self._proxies[number], time.time()
         before = proxy.lost_answers
         proxy.lose_answer()
-        while proxy.lost_answers == before and time.time() < began + 2 * LEASE:
-            await asyncio.sleep(0.05)
+        await asyncio.sleep(2 * HEARTBEAT)
         if proxy.lost_answers > before:
             self._note("lost answer", began)
 

@@ -128,8 +128,8 @@ async def send_traffic(engine: AlertEngine, plan: Plan, recorder: Recorder) -> N
             for breach in plan.breaches
             if breach.starts_at <= now < breach.ends_at
         ]
-        for _ in range(random.randint(1, 4)):
-            exchanges.append(exchange(plan.tenant, f"healthy-{random.randint(1, 50)}", 200))
+        healthy = [f"healthy-{random.randint(1, 50)}" for _ in range(random.randint(1, 4))]
+        exchanges += [exchange(plan.tenant, key, 200) for key in healthy]
         for item in exchanges:
             engine.observe(item)
         observed += len(exchanges)
@@ -150,12 +150,11 @@ async def main(plan: Plan) -> None:
         fleet=Fleet(heartbeat=plan.heartbeat, lease=plan.lease),
     )
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with engine:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(send_traffic, engine, plan, recorder)
-                with anyio.move_on_after(plan.deadline - time.time()):
-                    await anext(aiter(signals))
-                tasks.cancel_scope.cancel()
+        async with engine, anyio.create_task_group() as tasks:
+            tasks.start_soon(send_traffic, engine, plan, recorder)
+            with anyio.move_on_after(plan.deadline - time.time()):
+                await anext(aiter(signals))
+            tasks.cancel_scope.cancel()
     recorder.add("ended")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -148,10 +150,10 @@ def _check_counts(evidence: Evidence) -> tuple[int, int, list[float], list[str]]
             faulty.append(f"{tenant}: batch {record.stored} was confirmed, {pushed} are stored")
         if record.ended and counted != len(record.observed):
             faulty.append(f"{tenant} has observed {len(record.observed)}, {counted} are counted")
-        killed_at = process.killed_at
-        if killed_at is not None and record.stored and counted < len(record.observed):
-            if len(evidence.faults_during(killed_at - BEFORE_SECONDS, killed_at)) == 1:
-                lost.append(killed_at - record.observed[counted])
+        killed_at = process.killed_at or math.inf
+        is_alone = len(evidence.faults_during(killed_at - BEFORE_SECONDS, killed_at)) == 1
+        if is_alone and record.stored and counted < len(record.observed):
+            lost.append(killed_at - record.observed[counted])
     return exchanges, missing, lost, faulty
 
 
@@ -193,7 +195,7 @@ def _check_deliveries(evidence: Evidence) -> tuple[int, list[str]]:
         twice += len(attempts) > 1
         if len({attempt.webhook_id for attempt in attempts}) > 1:
             faulty.append(f"{event} was delivered with several ids")
-        for first, second in zip(attempts, attempts[1:], strict=False):
+        for first, second in pairwise(attempts):
             if not evidence.faults_during(first.at, second.at):
                 faulty.append(f"{event} was delivered twice without a fault")
     first_attempts = {
