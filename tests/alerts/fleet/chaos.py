@@ -223,11 +223,11 @@ class Chaos:
 
     async def _lose_answer(self, number: int) -> None:
         proxy, began = self._proxies[number], time.time()
-        before = proxy.lost_answers
-        proxy.lose_answer()
+        proxy.loses_answer = True
         await asyncio.sleep(2 * HEARTBEAT)
-        if proxy.lost_answers > before:
+        if not proxy.loses_answer:
             self._note("lost answer", began)
+        proxy.loses_answer = False
 
     async def _crash(self, number: int) -> None:
         """Kill PostgreSQL, and start it again."""

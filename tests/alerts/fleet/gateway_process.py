@@ -142,7 +142,7 @@ async def main(plan: Plan) -> None:
     recorder = Recorder(plan.record)
     engine = AlertEngine(
         [error_spike],
-        [WebhookSink(plan.webhook)],
+        [WebhookSink(plan.webhook, headers={"x-tenant": plan.tenant})],
         store=RecordingStore(plan.url, recorder),
         thresholds=THRESHOLDS,
         interval=plan.interval,

@@ -19,14 +19,15 @@ class Proxy:
     Attributes:
         port: Port of the proxy.
         lost_before: A connection stops to transfer data when its client sends these bytes.
-        lost_answers: Number of commits whose answer did not arrive.
+        loses_answer: The next commit reaches the server, and its connection is cut before the
+            answer; then it is False again.
     """
 
     def __init__(self, port: int) -> None:
-        self.port = self.lost_answers = 0
+        self.port = 0
+        self.loses_answer = False
         self.lost_before: bytes | None = None
         self._server_port = port
-        self._loses_answer = False
         self._connections: set[_Connection] = set()
         self._pipes: set[asyncio.Task[None]] = set()
 
@@ -39,10 +40,6 @@ class Proxy:
         """Close all present connections at once."""
         for connection in self._connections:
             connection.abort()
-
-    def lose_answer(self) -> None:
-        """Let the next commit reach the server, and cut its connection before the answer."""
-        self._loses_answer = True
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._connect, "127.0.0.1", 0)
@@ -79,8 +76,8 @@ class Proxy:
         async for data in connection.read(source):
             if self.lost_before is not None and self.lost_before in data:
                 connection.transfers.clear()
-            if self._loses_answer and _COMMIT in data:
-                self._loses_answer, connection.loses_answer = False, True
+            if self.loses_answer and _COMMIT in data:
+                self.loses_answer, connection.loses_answer = False, True
             await connection.write(target, data)
 
     async def _to_client(
@@ -88,7 +85,6 @@ class Proxy:
     ) -> None:
         async for data in connection.read(source):
             if connection.loses_answer:
-                self.lost_answers += 1
                 connection.abort()
             await connection.write(target, data)
 
