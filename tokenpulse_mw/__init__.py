@@ -12,6 +12,7 @@ _NAMES = {
         "AlertEvent",
         "AlertMiddleware",
         "Finding",
+        "Fleet",
         "LogSink",
         "Subject",
         "Thresholds",

@@ -5,6 +5,7 @@ from .alerts import (
     AlertEvent as AlertEvent,
     AlertMiddleware as AlertMiddleware,
     Finding as Finding,
+    Fleet as Fleet,
     LogSink as LogSink,
     Subject as Subject,
     Thresholds as Thresholds,

@@ -2,6 +2,7 @@
 
 from .admin import alert_routes
 from .engine import AlertEngine
+from .fleet import Fleet
 from .lifecycle import Finding, Severity, Subject
 from .middleware import AlertMiddleware
 from .rules import Quota, Rule, default_rules, quota_exceeded
@@ -37,6 +38,7 @@ __all__ = [
     "BadRecord",
     "Conflict",
     "Finding",
+    "Fleet",
     "InvalidThresholds",
     "LogSink",
     "Matcher",

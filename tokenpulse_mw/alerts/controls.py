@@ -48,7 +48,7 @@ class Controls:
     Attributes:
         thresholds: The current thresholds.
         version: The newest version of the thresholds that was set, or None.
-        revision: Revision of the store that is in force here, or None.
+        revision: Revision of the store that applies here, or None.
         settings: Values that all processes share, by name; see `set_setting`.
         firing: The last finding of each alert that fires in the store.
     """
@@ -78,7 +78,7 @@ class Controls:
         """Forget everything that was read from the store."""
         self.thresholds = thresholds
         self.version: ThresholdsVersion | None = None
-        self._read_version: int | None = None  # also if it was invalid
+        self._read_version: int | None = None  # even if it was invalid
         self.revision: int | None = None
         self.settings: Mapping[str, Any] = {}
         self.firing: list[Finding] = []
@@ -197,7 +197,7 @@ class Controls:
     async def refresh(self) -> None:
         """Use the thresholds, silences, acknowledgements and settings that the store has now.
 
-        If the store fails, those that were read last stay in force.
+        If the store fails, those that were read last still apply.
         """
         # Shielded: the change that a caller has stored takes effect even if it is cancelled.
         with anyio.CancelScope(shield=True):
@@ -208,7 +208,7 @@ class Controls:
                         await in_steps(self.adopt(state))
 
     def skip_revision(self, revision: int | None) -> None:
-        """Note the revision after changes that are in force here, unless there were others."""
+        """Note the revision after changes that apply here, unless there were others."""
         if self.revision is not None and revision == self.revision + 1:
             self.revision = revision
 

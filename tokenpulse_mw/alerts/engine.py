@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -156,7 +155,7 @@ class AlertEngine:
         self._store_writer = StoreWriter(
             self.store,
             leader=lambda: None if self._leadership is None else self._leadership.leader,
-            fenced=self._step_down,
+            fenced=self._fenced,
             deadline=_STORE_SECONDS,
             report=self._report,
             recovered=self._failures.recovered,
@@ -397,7 +396,7 @@ class AlertEngine:
                 await self._read_batches()
             elif self._leadership is None and self._member.may_continue_alone(led=False):
                 logger.warning("alert store not available: this process evaluates alone")
-                self._leadership = Leadership(self._new_evaluator(self.thresholds))
+                self._leadership = self._new_leadership()
 
     async def _follow_lease(self) -> None:
         """Start or stop to lead."""
@@ -426,11 +425,13 @@ class AlertEngine:
         async with self._deciding():
             if leadership is not None and leadership.leader == leader:
                 await in_steps(leadership.restore_windows(stored, now, at))
+                await in_steps(leadership.receive(stored.batches, self._member.now))
                 return
             await in_steps(self.controls.adopt(stored.state))
             if leadership is None:
-                leadership = Leadership(self._new_evaluator(self.thresholds))
+                leadership = self._new_leadership()
             changes = await in_steps(leadership.restore(leader, stored, now, at))
+            await in_steps(leadership.receive(stored.batches, self._member.now))
             self._leadership, self._preview = leadership, None
         await in_steps(self._outbox.resume(stored.notifications, self._known_sinks()))
         await self._outbox.publish(changes, None, leadership.evaluator.tracker.firing(), at)
@@ -448,8 +449,12 @@ class AlertEngine:
             self._overflowed += self._leadership.evaluator.overflowed
             self._late += self._leadership.late
             self._leadership = None
-            self._member.fenced()
             self._outbox.reset()
+
+    def _fenced(self) -> None:
+        """Stop leading after the store has rejected a write."""
+        self._member.fenced()
+        self._step_down()
 
     async def _read_batches(self) -> None:
         """Read and count the traffic of all processes."""
@@ -460,7 +465,8 @@ class AlertEngine:
             if batches is None:
                 return
             async with self._deciding():
-                await in_steps(leadership.receive(batches))
+                leadership.forget_processes(self._member.live(math.inf))
+                await in_steps(leadership.receive(batches, self._member.now))
                 await in_steps(self._count(leadership, at_once=False))
         self._member.confirm_read()
 
@@ -476,12 +482,16 @@ class AlertEngine:
             yield from leadership.count_local(member.take_unread())
             leadership.evaluator.traffic.advance(member.now)
         elif at_once:
-            yield from leadership.count(sys.maxsize)
+            yield from leadership.count(None)
             leadership.evaluator.traffic.advance(member.now)
         else:
             slot = member.watermark()
             yield from leadership.count(slot)
             leadership.evaluator.traffic.advance((slot + 1) * member.options.heartbeat)
+
+    def _new_leadership(self) -> Leadership:
+        evaluator = self._new_evaluator(self.thresholds)
+        return Leadership(evaluator, bucket_seconds=self._member.options.heartbeat)
 
     def _evaluating(self) -> Leadership | None:
         """Return the leadership if this process may evaluate and deliver now."""
@@ -540,9 +550,10 @@ class AlertEngine:
                     stored = await self.store.take_over(leader)
                 except Fenced:
                     raise StoreError("no process leads the alert engines yet: try again") from None
-                leadership = Leadership(self._new_evaluator(self.thresholds))
+                leadership = self._new_leadership()
                 await in_steps(leadership.restore_windows(stored, now, at))
-                await in_steps(leadership.count(sys.maxsize))
+                await in_steps(leadership.receive(stored.batches, self._member.now))
+                await in_steps(leadership.count(None))
                 leadership.evaluator.traffic.advance(self._member.now)
                 self._preview = now, leadership
             return self._preview[1]
@@ -566,7 +577,7 @@ class AlertEngine:
                 partial(self.store.claim, notification_id, leader=leadership.leader),
             )
         except Fenced:
-            self._step_down()
+            self._fenced()
             return False
         except Exception as error:  # noqa: BLE001 - the sink is attempted later
             self._report("claim in the alert store", error)

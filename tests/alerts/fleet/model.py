@@ -46,7 +46,7 @@ def decode(payload: bytes, protocol: int) -> Traffic:
 
 def process(name: str, protocol: int = 1) -> Process:
     """Return a process as it describes itself."""
-    return Process(name, "host", 1, "0.1.0", protocol, (), (), 0.0)
+    return Process(name, "host", 1, "0.1.0", protocol, (), (), True, 0.0)
 
 
 class Snapshot(NamedTuple):

@@ -129,7 +129,7 @@ def test_latency_bucket_beyond_the_bounds_raises_value_error() -> None:
     """Rules index a histogram with the number, so it must be within the bounds."""
     bucket = Bucket(7, PROFILE, latencies={("claude", len(PROFILE.bounds) + 1): 1})
 
-    with pytest.raises(ValueError, match="latency bucket must be within the bounds"):
+    with pytest.raises(ValueError, match="latency bucket must be at most 10, got 11"):
         decode_bucket(encode_bucket(bucket), PROTOCOL)
 
 

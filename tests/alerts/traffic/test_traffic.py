@@ -661,6 +661,17 @@ def test_record_that_cannot_be_read_is_skipped(
     assert log.message.startswith(f"stored traffic skipped: kind={kind} slot={slot} error=")
 
 
+def test_stored_latency_beyond_the_bounds_is_skipped() -> None:
+    """Rules index a histogram with the number of a latency bucket."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    finish(traffic.apply(bucket(1, latencies={("claude", 11): 1})))
+
+    restored = Traffic(Thresholds(), max_subjects=5)
+    skipped = finish(restored.restore(stored(traffic)))
+
+    assert (skipped, list(restored.counts.latencies.items())) == (1, [])
+
+
 def test_records_of_other_kinds_are_ignored() -> None:
     """The caller can store state of its own beside the traffic."""
     traffic = Traffic(Thresholds(), max_subjects=5)

@@ -41,7 +41,7 @@ class Backlog(Generic[_Bucket]):
         max_batches: Maximum number of batches of a heartbeat, to stay within its timeout.
 
     Attributes:
-        pushed: Number of the last stored batch; it only ever increases.
+        pushed: Number of the last batch that the store is known to have.
         dropped: Number of hours whose traffic was dropped.
     """
 
@@ -53,7 +53,7 @@ class Backlog(Generic[_Bucket]):
         max_hours: int = 25,
         max_batches: int = 12,
     ) -> None:
-        self.pushed = self.dropped = 0
+        self.pushed = self.dropped = self._last = 0
         self._bucket_seconds = bucket_seconds
         self._max_buckets, self._max_hours = max_buckets, max_hours
         self._max_batches = max_batches
@@ -91,8 +91,9 @@ class Backlog(Generic[_Bucket]):
             buckets = [self._pop() for _ in range(count)]
             self._sent = tuple(
                 Batch(process, number, bucket.slot, protocol, encode(bucket, protocol))
-                for number, bucket in enumerate(buckets, self.pushed + 1)
+                for number, bucket in enumerate(buckets, self._last + 1)
             )
+            self._last += count
         return self._sent
 
     def through(self, sealed: int) -> int:
@@ -113,7 +114,7 @@ class Backlog(Generic[_Bucket]):
 
     def clear(self) -> None:
         """Drop everything; the numbers of batches that were sent are not used again."""
-        self.stored()
+        self._sent = ()
         self._hours.clear()
         self._buckets.clear()
 

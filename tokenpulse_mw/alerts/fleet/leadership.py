@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 
 from ..evaluator import Evaluator
 from ..steps import Steps
 from ..store.protocol import Leader, LeaderState
-from ..store.records import Batch
+from ..store.records import Batch, Member
 from ..store_writer import Snapshot
 from ..thresholds import Thresholds
 from ..tracker import AlertChanges
@@ -23,6 +24,7 @@ class Leadership:
 
     Args:
         evaluator: Evaluates the rules.
+        bucket_seconds: Length of the slots in which the processes count.
 
     Attributes:
         evaluator: The argument.
@@ -33,8 +35,9 @@ class Leadership:
             they must be restored from the store once it responds.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, *, bucket_seconds: int) -> None:
         self.evaluator = evaluator
+        self._bucket_seconds = bucket_seconds
         self.leader: Leader | None = None
         self.evaluated_at: float | None = None
         self.succeeded_at: float | None = None
@@ -57,7 +60,8 @@ class Leadership:
     ) -> Steps[list[AlertChanges]]:
         """Restore windows and alerts, and return changes of alerts that cannot be restored.
 
-        Alerts that fired before the store first responded stay as they are.
+        Alerts that fired before the store first responded stay as they are. Call `receive` with the
+        batches afterwards.
 
         Args:
             leader: The leadership in the store.
@@ -75,17 +79,29 @@ class Leadership:
         )
 
     def restore_windows(self, stored: LeaderState, now: float, at: float) -> Steps[None]:
-        """Replace the windows with those of the store; see `restore`."""
+        """Replace the windows with those of the store; `receive` the batches afterwards."""
         self._inbox = Inbox(protocol=PROTOCOL)
         self.is_local = False
         complete = yield from self.evaluator.restore_windows(stored.windows, now - at)
         self._stored_since = stored.complete_since
         self._complete_since = stored.complete_since if complete else at
-        yield from self.receive(stored.batches)
 
-    def receive(self, batches: Iterable[Batch]) -> Steps[None]:
-        """Decode batches that were read from the store."""
-        for batch, error in (yield from self._inbox.add(batches, decode_bucket)):
+    def forget_processes(self, members: Iterable[Member]) -> None:
+        """Forget the batches of processes that are not among `members` any longer."""
+        self._inbox.retain({member.process.name for member in members})
+
+    def receive(self, batches: Iterable[Batch], now: float) -> Steps[None]:
+        """Decode batches that were read from the store.
+
+        Args:
+            batches: The batches.
+            now: Fleet time; traffic of a later slot, from a process that has not known the fleet
+                time yet, counts in the slot of `now`.
+        """
+        newest = int(now // self._bucket_seconds)
+        for batch, error in (
+            yield from self._inbox.add(batches, partial(_decoded, newest_slot=newest))
+        ):
             logger.error(
                 "stored traffic is invalid, not counted: process=%s batch=%d error=%s",
                 batch.process,
@@ -93,8 +109,8 @@ class Leadership:
                 error,
             )
 
-    def count(self, watermark: int) -> Steps[None]:
-        """Count the received traffic of all slots up to `watermark`."""
+    def count(self, watermark: int | None) -> Steps[None]:
+        """Count the received traffic of all slots up to `watermark`; None: of all slots."""
         for bucket in self._inbox.take(watermark):
             yield from self.evaluator.traffic.apply(bucket)
 
@@ -141,3 +157,9 @@ class Leadership:
 
         changed = None if complete_since == self._stored_since else complete_since
         return Snapshot(tuple(windows), expired, consumed, at, changed, stored)
+
+
+def _decoded(payload: bytes, protocol: int, *, newest_slot: int) -> Bucket:
+    bucket = decode_bucket(payload, protocol)
+    bucket.slot = min(bucket.slot, newest_slot)
+    return bucket

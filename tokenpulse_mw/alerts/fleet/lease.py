@@ -106,7 +106,7 @@ class Lease:
             self._unchanged_since = heard
         self._heard, self._writes = heard, 0
         self._outdated = any(
-            member.process.protocol > self._protocol
+            member.process.leads and member.process.protocol > self._protocol
             for member in state.members
             if state.now - member.seen_at <= self._duration
         )

@@ -28,6 +28,7 @@ from .options import Fleet
 _COMPONENT = "heartbeat of the alert store"
 _MAX_LOCAL_BUCKETS = 60
 _MAX_HEARTBEAT_SECONDS = 4.0  # timeout of the call
+_JITTERS_PER_HEARTBEAT = 5
 _MARGINS_PER_LEASE = 15
 _RETRY_SECONDS = (1, 2, 4, 5)  # after heartbeats that failed in a row
 
@@ -78,7 +79,7 @@ class FleetMember:
         self._report, self._recovered = report, recovered
         self._timeout = min(_MAX_HEARTBEAT_SECONDS, options.lease / 3.5)
         self._beating = LoopLock(fast_acquire=True)
-        self._jitter = random.random() * min(1, options.heartbeat / 5)
+        self._jitter = 0.0
         self._rejoin()
         self._count_from_zero(thresholds)
 
@@ -252,9 +253,19 @@ class FleetMember:
             rules, sinks = self._names
             name = f"{host}:{pid}:{uuid4().hex[:8]}"
             self._process = Process(
-                name, host, pid, _version(), PROTOCOL, rules, sinks, self._wall()
+                name,
+                host,
+                pid,
+                _version(),
+                PROTOCOL,
+                rules,
+                sinks,
+                self.options.leads,
+                self._wall(),
             )
             self._lease = self._new_lease(name)
+            # After a fork, so that the workers of a server do not send all at once.
+            self._jitter = random.random() * self.options.heartbeat / _JITTERS_PER_HEARTBEAT
         return self._process
 
     def _new_lease(self, name: str) -> Lease:

@@ -216,6 +216,7 @@ class Process:
             before.
         rules: Names of its rules.
         sinks: Names of its sinks.
+        leads: False if it never leads.
         started_at: Start of its engine.
     """
 
@@ -226,6 +227,7 @@ class Process:
     protocol: int
     rules: tuple[str, ...]
     sinks: tuple[str, ...]
+    leads: bool
     started_at: float
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, NamedTuple, TypeVar
 
@@ -218,8 +218,7 @@ def decode_bucket(payload: bytes, protocol: int) -> Bucket:
     check_protocol(protocol)
     encoded = _DECODER.decode(payload)
     latencies = encoded.latencies.packed()
-    if any(number > len(encoded.profile.bounds) for _, number in latencies):
-        raise ValueError("latency bucket must be within the bounds of the profile")
+    check_latencies(latencies, encoded.profile)
     return Bucket(
         slot=encoded.slot,
         profile=encoded.profile,
@@ -235,6 +234,14 @@ def decode_bucket(payload: bytes, protocol: int) -> Bucket:
         outcomes=dict(encoded.outcomes),
         quotas=encoded.quotas,
     )
+
+
+def check_latencies(latencies: Iterable[tuple[str, int]], profile: Profile) -> None:
+    """Raise ValueError if a latency bucket is beyond the bounds of the profile."""
+    most = len(profile.bounds)
+    worst = max((number for _, number in latencies), default=0)
+    if worst > most:
+        raise ValueError(f"latency bucket must be at most {most}, got {worst}")
 
 
 def check_protocol(protocol: int) -> None:

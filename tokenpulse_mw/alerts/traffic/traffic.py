@@ -22,6 +22,7 @@ from .bucket import (
     Profile,
     Usage,
     add_usage,
+    check_latencies,
     check_protocol,
 )
 from .classification import GATEWAY, Upstream
@@ -205,7 +206,7 @@ class Traffic:
         expired: dict[str, int] = {}
         hot: dict[str, bytes] = {}
         for kind, window in self.counts.by_kind.items():
-            profile = self.counts.profile if kind in ERROR_KINDS else None
+            profile = self._profile_of(kind)
             expired[kind] = int(window.starts_at)
             for start, counts in window.unstored():
                 columns = msgspec.Raw((yield from _encoded(counts)))
@@ -263,8 +264,14 @@ class Traffic:
         check_protocol(record.protocol)
         slot = _SLOT.decode(record.payload)
         counts = _COLUMNS[record.kind].decode(slot.columns).packed()
-        if slot.profile in (None, self.counts.profile):
-            yield from self.counts.by_kind[record.kind].add_all(counts, record.slot)
+        if slot.profile != self._profile_of(record.kind):
+            return
+        if record.kind == "latencies":
+            check_latencies(counts, self.counts.profile)
+        yield from self.counts.by_kind[record.kind].add_all(counts, record.slot)
+
+    def _profile_of(self, kind: str) -> Profile | None:
+        return self.counts.profile if kind in ERROR_KINDS else None
 
     def _restore_state(self, record: WindowRecord) -> Steps[dict[str, dict[Any, int]]]:
         check_protocol(record.protocol)

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     Connection,
@@ -329,6 +330,7 @@ members = Table(
     Column("protocol", Integer, nullable=False),
     Column("rules", Text, nullable=False),
     Column("sinks", Text, nullable=False),
+    Column("leads", Boolean, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("pushed", BigInteger, nullable=False),
