@@ -47,7 +47,8 @@ class Record(NamedTuple):
 def read_record(path: Path) -> Record:
     """Return what a process has recorded."""
     process, observed, sent, stored, ended = "", list[float](), dict[int, int](), 0, False
-    for line in path.read_text().splitlines():
+    # A process that was killed soon after its start has recorded nothing.
+    for line in path.read_text().splitlines() if path.exists() else ():
         kind, *values = json.loads(line)
         if kind == "observed":
             observed += [values[1]] * (values[0] - len(observed))
