@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import anyio
 
-from tokenpulse_mw.alerts import AlertEngine, Finding, Subject, Thresholds, Traffic
+from tokenpulse_mw.alerts import AlertEngine, Finding, Fleet, Subject, Thresholds, Traffic
 from tokenpulse_mw.alerts.sinks import WebhookSink
 from tokenpulse_mw.alerts.store import SQLAlertStore
 
@@ -76,8 +76,15 @@ async def change_thresholds(engine: AlertEngine, by: str) -> None:
 async def main(database: str, webhook: str, by: str) -> None:
     """Run until killed, or until the input has ended and the queues are empty."""
     rule = FlappingRule()
-    engine = AlertEngine([rule], [WebhookSink(webhook)], store=SQLAlertStore(database))
+    engine = AlertEngine(
+        [rule],
+        [WebhookSink(webhook)],
+        store=SQLAlertStore(database),
+        fleet=Fleet(heartbeat=1, lease=3),
+    )
     async with engine:
+        while not engine.leads:  # noqa: ASYNC110 - the lease of a killed process has to lapse
+            await anyio.sleep(0.01)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(evaluate_and_acknowledge, engine, by)
             tasks.start_soon(change_thresholds, engine, by)

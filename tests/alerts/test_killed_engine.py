@@ -22,6 +22,7 @@ from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
 
 from ..support.receiver import Received, Receiver, respond_with
 from ..support.waiting import PATIENCE
+from .store.leadership import loaded, waiting
 
 pytestmark = pytest.mark.slow
 
@@ -143,8 +144,8 @@ async def check_controls(store: AlertStore, lines: Iterable[str]) -> None:
 
 async def check_alerts(store: AlertStore, deliveries: dict[str, list[Delivery]]) -> None:
     """Check that exactly the stored transitions were delivered, once and in order."""
-    assert (await store.load()).alerts == ()
-    assert (await store.load()).notifications == ()
+    assert (await loaded(store)).alerts == ()
+    assert await waiting(store) == ()
     stored: dict[str, list[tuple[str, str]]] = defaultdict(list)
     page = await store.alerts(limit=1000)
     assert page.next is None

@@ -25,6 +25,7 @@ from tokenpulse_mw.alerts.store import (
 from ..support.clock import FakeClock
 from .exchanges import exchange
 from .findings import FixedRule, RecordingSink, finding
+from .store.leadership import release
 
 COOLDOWN = 100
 # Hysteresis: a warning keeps an alert critical, so its severity before the restart matters.
@@ -142,7 +143,8 @@ class World:
         )
 
     async def restart(self) -> None:
-        """Replace the engine."""
+        """Replace the engine by another process, after the lease of this one has lapsed."""
+        await release(self.store)
         await self.store.aclose()
         self._start()
 
@@ -332,10 +334,14 @@ class Gateway:
         self.sink = RecordingSink()
         self._thresholds = Thresholds(**{"keep_firing": 0, **chosen})
         self._store = MemoryAlertStore(wall=self.clock)
-        self.restart()
+        self._start()
 
-    def restart(self) -> None:
-        """Replace the engine by one that has seen no traffic."""
+    async def restart(self) -> None:
+        """Replace the engine by another process, after the lease of this one has lapsed."""
+        await release(self._store)
+        self._start()
+
+    def _start(self) -> None:
         self.engine = AlertEngine(
             sinks=[self.sink],
             thresholds=self._thresholds,
@@ -366,7 +372,7 @@ async def test_restored_outage_resolves_only_after_a_success() -> None:
     """An evaluation without traffic after the restart does not resolve it."""
     gateway = await gateway_with_outage()
 
-    gateway.restart()
+    await gateway.restart()
     for _ in range(10):
         assert await gateway.minute() == []
     await gateway.minute(1, 0, provider="claude")
@@ -379,7 +385,7 @@ async def test_restored_outage_continues_its_streak_of_failures() -> None:
     """Failures after the restart are added to those before it."""
     gateway = await gateway_with_outage()
 
-    gateway.restart()
+    await gateway.restart()
     await gateway.minute()
     await gateway.minute(2, 2, provider="claude")
 
@@ -392,7 +398,7 @@ async def test_traffic_before_the_state_is_restored_counts() -> None:
     """One more failure does not resolve a restored outage; a success does."""
     gateway = await gateway_with_outage()
 
-    gateway.restart()
+    await gateway.restart()
     await gateway.minute(1, 1, provider="claude")
     await gateway.minute()
     assert gateway.sink.transitions_of("provider_down:provider:claude") == ["fired"]
@@ -407,7 +413,7 @@ async def test_recovering_outage_does_not_fire_again_after_a_restart() -> None:
     gateway = await gateway_with_outage(keep_firing=300)
     await gateway.minute(1, 0, provider="claude")
 
-    gateway.restart()
+    await gateway.restart()
     for _ in range(6):
         await gateway.minute()
 
@@ -420,7 +426,7 @@ async def test_restored_alert_is_held_for_the_window_of_its_rule() -> None:
     gateway = Gateway()
     await gateway.minute(20, 20, api_key="k1")
 
-    gateway.restart()
+    await gateway.restart()
     by_minute = [[event.transition for event in await gateway.minute()] for _ in range(8)]
 
     assert by_minute == [[], [], [], [], [], ["resolved"], [], []]
@@ -433,7 +439,7 @@ async def test_restored_pending_alert_stays_pending_with_little_traffic() -> Non
     for _ in range(4):
         await gateway.minute(20, 8, provider="claude")
 
-    gateway.restart()
+    await gateway.restart()
     await gateway.minute(5, 2, provider="claude")
     await gateway.minute(20, 8, provider="claude")
     await gateway.minute(20, 8, provider="claude")
@@ -448,7 +454,7 @@ async def test_restored_alert_is_not_deescalated_by_new_counts() -> None:
     for _ in range(4):
         await gateway.minute(60, tenant="acme")
 
-    gateway.restart()
+    await gateway.restart()
     for _ in range(4):
         await gateway.minute(60, tenant="acme")
 
@@ -469,7 +475,7 @@ async def test_thresholds_acknowledgements_and_silences_are_restored() -> None:
     await controls.acknowledge(alert.id, by="ada", note="on it")
     silence = await controls.silence(Matcher("severity", "info"), ends_at=1e6, by="ada")
 
-    gateway.restart()
+    await gateway.restart()
     await gateway.minute()
 
     restored = gateway.engine.controls

@@ -19,6 +19,7 @@ from tokenpulse_mw.alerts.store import AlertRecord, MemoryAlertStore
 from ..support.clock import FakeClock
 from .exchanges import exchange
 from .findings import RecordingSink
+from .store.leadership import release
 
 HOUR = 60  # minutes
 DAY = 24 * HOUR
@@ -47,10 +48,15 @@ class Gateway:
         self.sink = RecordingSink()
         self._thresholds = Thresholds(master_rpm=15, master_rpd=master_rpd)
         self._store = MemoryAlertStore(wall=self.wall)
-        self.restart()
+        self._start()
 
-    def restart(self) -> None:
-        """Start an engine without traffic, with a monotonic clock from 5 seconds."""
+    async def restart(self) -> None:
+        """Replace the engine by another process, after the lease of this one has lapsed."""
+        await release(self._store)
+        self._start()
+
+    def _start(self) -> None:
+        """Start an engine with a monotonic clock from 5 seconds."""
         started_at = self.wall() - 5.0
         self.engine = AlertEngine(
             sinks=[self.sink],
@@ -145,7 +151,7 @@ def test_breach_with_three_restarts_fires_and_resolves_each_alert_once() -> None
         gateway = Gateway(master_rpd=1000)
         for minutes in (4, 43, 3, 10):
             await gateway.breach(minutes)
-            gateway.restart()
+            await gateway.restart()
         await gateway.calm(DAY + 2 * HOUR)
 
         assert gateway.transitions() == FIRED_AND_RESOLVED_ONCE

@@ -405,10 +405,12 @@ class AlertEngine:
     async def _follow_lease(self) -> None:
         """Start or stop to lead."""
         leader, leadership = self._member.leader, self._leadership
-        if leadership is not None and leadership.leader != leader:
-            # A process that evaluates since before its first heartbeat may be the next leader.
-            if leadership.leader is not None or self._member.has_peers:
+        if leadership is not None and leadership.leader is None:
+            # It evaluates since before its first heartbeat; alone, it may be the next leader.
+            if self._member.has_peers:
                 self._step_down()
+        elif leadership is not None and leadership.leader != leader:
+            self._step_down()
         elif leadership is not None and not leadership.is_local:
             return
         if leader is not None:
@@ -453,6 +455,7 @@ class AlertEngine:
             self._overflowed += self._leadership.evaluator.overflowed
             self._late += self._leadership.late
             self._leadership = None
+            self.controls.revision = None  # `controls.firing` lacks this process's own changes
             self._outbox.reset()
 
     def _fenced(self) -> None:
@@ -483,6 +486,7 @@ class AlertEngine:
         """
         member = self._member
         if not member.is_connected and member.may_continue_alone(led=True):
+            yield from leadership.count(None)
             yield from leadership.count_local(member.take_unread())
             leadership.evaluator.traffic.advance(member.now)
         elif at_once:
@@ -512,7 +516,7 @@ class AlertEngine:
             await self._guard("heartbeat", self._heartbeat)
 
     async def _evaluate_regularly(self) -> None:
-        wait, self._took_over = self.interval, anyio.Event()
+        wait, self._took_over = self._seconds_to_evaluation(), anyio.Event()
         while True:
             with anyio.move_on_after(wait) as scope:
                 await self._took_over.wait()

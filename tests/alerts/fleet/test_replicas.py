@@ -1,162 +1,355 @@
-"""Two replicas behind nginx that share a PostgreSQL are one gateway."""
+"""Several engines on one store: they are one engine with the traffic of all of them."""
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
-import httpx2
 import pytest
 
-from ...support.proxies import nginx_server
-from ...support.receiver import Receiver
-from ...support.servers import Server, started
-from ..store.postgres import create_database
-from .gateway import INTERVAL
-from .gateways import Gateway, new_client, wait_until
+from tokenpulse_mw.alerts import (
+    AlertEvent,
+    Finding,
+    Fleet,
+    Matcher,
+    Thresholds,
+    Traffic,
+    default_rules,
+)
+from tokenpulse_mw.alerts.store import StoreError
 
-pytestmark = [pytest.mark.slow, pytest.mark.server]
+from ..exchanges import exchange
+from ..findings import finding
+from .replicas import LEASE, Replica, Replicas
 
-ROOT = Path(__file__).parents[3]
-COOLDOWN = 1
-A, B = 0, 1
-
-
-class Replicas(Gateway):
-    """Two replicas, and nginx before them.
-
-    Attributes:
-        nginx: Client of nginx, which sends each request to the next replica.
-        servers: The replicas.
-    """
-
-    nginx: httpx2.Client
-    servers: list[Server]
-
-    def restart(self, number: int) -> None:
-        """End a replica as a deployment does, and start it again."""
-        self.servers[number].kill(signal.SIGTERM)
-        self.servers[number].start()
-        self.clients[number].close()
-        self.clients[number] = new_client(f"http://{self.servers[number].place}")
-
-    def send(self, times: int, status: int = 200, **query: str) -> set[int]:
-        """Send requests through nginx, and return the ids of the processes that responded."""
-        params = {"status": str(status), **query}
-        return {int(self.nginx.get("/chat", params=params).text) for _ in range(times)}
-
-    def wait_for_evaluations(self, seconds: float) -> None:
-        """Wait until the fleet has evaluated for so many seconds."""
-        last = "SELECT evaluated_at FROM tokenpulse_alert_fleet"
-        end = self.number(last) + seconds
-        wait_until(lambda: self.number(last) > end, "nothing was evaluated")
+pytestmark = pytest.mark.anyio
 
 
-def replica(folder: Path, database: str, webhook: str) -> Server:
-    """Return a replica."""
-    command = [sys.executable, "-m", "uvicorn", "--factory", "tests.alerts.fleet.gateway:create"]
-    options = ["--port", "{port}", "--timeout-keep-alive", "600"]
-    environment = {
-        "PYTHONPATH": str(ROOT),
-        "ALERT_STORE": database,
-        "WEBHOOK": webhook,
-        "COOLDOWN": str(COOLDOWN),
-    }
-    return Server([*command, *options], folder, environment)
+@pytest.fixture
+def anyio_backend(kind: str) -> str:
+    """Return the event loop of the kind of store."""
+    return kind.partition("-")[2]
 
 
-@pytest.fixture(scope="module")
-def replicas(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    """Yield the replicas on an empty database."""
-    folder = tmp_path_factory.mktemp("replicas")
-    database = create_database(postgres, "replicas")
-    with Receiver() as receiver:
-        servers = [replica(folder, database, receiver.url) for _ in (A, B)]
-        upstream = " ".join(f"server {server.place} max_fails=0;" for server in servers)
-        site = f"upstream gateway {{ {upstream} }}\nserver {{ listen 80; location / {{ "
-        nginx = nginx_server(folder, f"{site}proxy_pass http://gateway; }} }}")
-        try:
-            for server in servers:
-                server.start()
-            for running in started(nginx, "nginx"):
-                clients = [new_client(f"http://{server.place}") for server in servers]
-                replicas = Replicas(database, receiver, clients)
-                replicas.nginx = new_client(f"http://{running.place}")
-                replicas.servers = servers
-                yield replicas
-                for client in (*replicas.clients, replicas.nginx):
-                    client.close()
-        finally:
-            for server in servers:
-                server.kill(signal.SIGTERM)
+def named(events: list[AlertEvent]) -> list[tuple[str, str]]:
+    """Return transitions and fingerprints."""
+    return [(event.transition, event.fingerprint) for event in events]
 
 
-def test_breach_of_two_replicas_fires_once_and_is_resolved_once(replicas: Replicas) -> None:
-    """Each replica has half of the failures in a row, and both have the success that ends them."""
-    processes = replicas.send(12, status=502, credential="both")
-    replicas.settle()
-    assert len(processes) == 2
-    assert replicas.events("both")[0]["value"] == 12
-    assert replicas.transitions("both").count("fired") == 1
-
-    replicas.send(2, credential="both")
-    replicas.settle()
-    transitions = [name for name in replicas.transitions("both") if name != "reminded"]
-    assert transitions == ["fired", "resolved"]
+def observe(replica: Replica, number: int, **fields: Any) -> None:
+    """Let a number of exchanges end in a process."""
+    for _ in range(number):
+        replica.observe(exchange(**fields))
 
 
-def test_restart_of_replicas_resolves_nothing(replicas: Replicas) -> None:
-    """The traffic of an ended replica stays, and so does the alert of one that is idle."""
-    replicas.send(40, status=500, key="rolling")
-    replicas.settle()
-    (fired,) = (event for event in replicas.events("rolling") if event["transition"] == "fired")
+@pytest.mark.parametrize("number", [2, 3])
+async def test_thresholds_compare_with_the_traffic_of_all_processes(
+    replicas: Replicas, number: int
+) -> None:
+    """A rate that no process reaches alone fires one alert, with the sum as its value."""
+    chosen = Thresholds(master_rpm=100, traffic_keep_firing=0)
+    processes = replicas.replicas(number, rules=default_rules(), thresholds=chosen)
+    await replicas.run(20)
+    for process in processes:
+        observe(process, 60, tenant="acme", tenant_name="Acme")
 
-    for number in (A, B):
-        replicas.restart(number)
-        replicas.chat(1 - number, times=5, status=500, key="rolling")
-        replicas.settle()
-        replicas.wait_for_evaluations(2 * INTERVAL)
+    events = await replicas.evaluate()
 
-    alert = replicas.alert("key:rolling")
-    assert (alert["id"], alert["state"], alert["value"]) == (fired["alert_id"], "firing", 1)
-    assert alert["metadata"]["requests"] == 50
-    assert set(replicas.transitions("rolling")) <= {"fired", "reminded"}
-    assert replicas.transitions("rolling").count("fired") == 1
+    assert named(events) == [("fired", "traffic_spike:master_rpm:master:acme")]
+    assert events[0].finding.value == number * 60
+    assert events[0].finding.subject.name == "Acme"
+    assert [process.leads for process in processes] == [True] + [False] * (number - 1)
+    assert replicas.delivered() == ["fired"]
 
 
-def test_thresholds_set_on_one_replica_are_used_for_the_traffic_of_both(
+async def test_failures_in_a_row_are_counted_over_all_processes(replicas: Replicas) -> None:
+    """Ten failures in two processes are an outage; a success in either of them ends it."""
+    one, other = replicas.replicas(2, rules=default_rules())
+    await replicas.run(20)
+    for process in (one, other, one, other):
+        observe(process, 4, provider="claude", status=502)
+        replicas.wall.advance(0.25)
+    replicas.wall.advance(4)
+
+    assert named(await replicas.evaluate()) == [("fired", "provider_down:provider:claude")]
+    observe(other, 1, provider="claude")
+    for _ in range(8):
+        events = await replicas.evaluate()
+        await replicas.run(60)
+        if events:
+            break
+
+    assert named(events) == [("resolved", "provider_down:provider:claude")]
+
+
+async def test_leader_alone_evaluates_and_delivers(replicas: Replicas) -> None:
+    """The metrics of alerts come from the leader, so that a sum over all processes is right."""
+    replicas.rule.findings = [finding()]
+    leader, follower = replicas.replicas(2)
+    await replicas.run(20)
+
+    await replicas.evaluate()
+
+    assert [process.sink.transitions for process in (leader, follower)] == [["fired"], []]
+    assert leader.counts() == {("trouble", "warning", "firing"): 1}
+    assert leader.queue_length() == {("recorder",): 0}
+    assert leader.last_evaluation() == {(): replicas.wall()}
+    assert (follower.counts(), follower.queue_length(), follower.last_evaluation()) == ({}, {}, {})
+    assert [dict(process.fleet_leader()) for process in (leader, follower)] == [{(): 1}, {(): 0}]
+    assert [dict(process.fleet_members()) for process in (leader, follower)] == [{(): 2}] * 2
+    assert leader.firing == [finding()]
+
+
+async def test_followers_have_the_firing_alerts_after_their_next_heartbeat(
     replicas: Replicas,
 ) -> None:
-    """Both return them, and their common traffic is compared with them, whichever leads."""
-    for number, limit in ((A, 20), (B, 30)):
-        tenant = f"tenant-{limit}"
-        replicas.set_thresholds(number, master_rpm=limit)
-        assert replicas.thresholds(1 - number)["master_rpm"] == limit
+    """So the health checks of all processes warn alike."""
+    leader, follower = replicas.replicas(2)
+    await replicas.run(20)
 
-        replicas.send(limit - 1, tenant=tenant)
-        replicas.settle()
-        assert replicas.events(tenant) == []
-        replicas.send(1, tenant=tenant)
-        replicas.settle()
-        assert replicas.events(tenant)[0]["value"] == limit
+    replicas.rule.findings = [finding(value=3)]
+    await leader.evaluate()
+    assert follower.firing == []
+    await follower.beat()
+    assert follower.firing == [finding(value=3)]
+    replicas.rule.findings = []
+    await leader.evaluate()
+    await follower.beat()
+    assert follower.firing == []
 
 
-def test_acknowledgement_of_any_replica_stops_the_reminders(replicas: Replicas) -> None:
-    """The leader reminds of each alert, until any replica has acknowledged it."""
-    for number in (A, B):
-        credential = f"reminded-{number}"
-        replicas.chat(A, times=10, status=502, credential=credential)
-        reminded = lambda name=credential: "reminded" in replicas.transitions(name)  # noqa: E731
-        wait_until(reminded, "nothing was reminded of")
+async def test_alert_fires_and_resolves_once_over_changes_of_the_leader(
+    replicas: Replicas,
+) -> None:
+    """The episode that one process has begun is ended by another one, with the same id."""
+    replicas.rule.findings = [finding()]
+    first, second = replicas.replicas(2)
+    await replicas.run(20)
+    (fired,) = await replicas.evaluate()
 
-        alert = replicas.alert(f"apikey:{credential}")
-        response = replicas.admin(number, "POST", f"/{alert['id']}/ack", json={"by": "ada"})
-        assert response.status_code == 200
-        replicas.wait_for_evaluations(2 * INTERVAL)  # the leader has read it
-        replicas.settle()
-        before = len(replicas.events(credential))
-        replicas.wait_for_evaluations(3 * COOLDOWN)
-        replicas.settle()
-        assert len(replicas.events(credential)) == before
+    replicas.kill(first)
+    await replicas.run(20)
+    assert second.leads
+    assert await replicas.evaluate() == []
+    replicas.rule.findings = []
+    (resolved,) = await replicas.evaluate()
+
+    assert (resolved.transition, resolved.alert_id) == ("resolved", fired.alert_id)
+    assert resolved.fired_at == fired.at
+    assert second.sink.transitions == ["resolved"]
+
+
+async def test_killed_leader_is_replaced_after_its_lease_and_within_20_seconds(
+    replicas: Replicas,
+) -> None:
+    """Nothing is evaluated before, because a stopped leader may still continue."""
+    first, second = replicas.replicas(2)
+    await replicas.run(20)
+    replicas.kill(first)
+
+    waited = 0
+    while not second.leads:
+        await replicas.run(5)
+        waited += 5
+
+    assert LEASE <= waited <= 20
+
+
+async def test_process_plans_its_heartbeat_for_the_end_of_the_lease(replicas: Replicas) -> None:
+    """So a takeover does not wait for another heartbeat."""
+    first, second = replicas.replicas(2)
+    await replicas.run(20)
+    replicas.kill(first)
+    await replicas.run(10)
+
+    assert second._member.seconds_to_next() <= 5
+    replicas.wall.advance(5)
+    await second.beat()
+
+    assert second.leads
+
+
+async def test_leader_that_was_stopped_for_a_minute_does_nothing_when_it_continues(
+    replicas: Replicas,
+) -> None:
+    """Another process leads: it evaluates, stores and delivers nothing, and follows."""
+    replicas.rule.findings = [finding()]
+    stopped, other = replicas.replicas(2)
+    await replicas.run(20)
+    await replicas.evaluate()
+    replicas.kill(stopped)
+    await replicas.run(60)
+    assert other.leads
+    replicas.rule.findings = []
+
+    assert await stopped.evaluate() == []
+    assert (await stopped._claim("a notification"), stopped.leads) == (False, False)
+    assert stopped.firing == [finding()]
+    assert stopped.sink.transitions == ["fired"]
+    assert named(await replicas.evaluate()) == [("resolved", "trouble:key:k1")]
+
+
+async def test_commit_of_an_earlier_leader_has_no_effect(replicas: Replicas) -> None:
+    """It finds at its commit that another process has taken the lease, and follows."""
+    stopped, other = replicas.replicas(2)
+    await replicas.run(20)
+
+    class SlowRule:
+        """A rule during which another process takes the lease."""
+
+        async def refresh(self) -> None:
+            replicas.kill(stopped)
+            await replicas.run(30)
+            replicas.running.append(stopped)
+
+        def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
+            return [finding()]
+
+    stopped._rules._rules["FixedRule"] = SlowRule()
+
+    assert await stopped.evaluate() == []
+
+    assert (stopped.leads, other.leads, stopped.firing) == (False, True, [])
+    assert (await replicas.store.alerts()).items == ()
+    assert replicas.delivered() == []
+
+
+async def test_claim_of_an_earlier_leader_is_rejected_before_the_sink_is_called(
+    replicas: Replicas,
+) -> None:
+    """The notification is delivered by the process that leads now."""
+    replicas.rule.findings = [finding()]
+    first, second = replicas.replicas(2)
+    await replicas.run(20)
+
+    class Stopped:
+        """A sink of a process that is stopped before it calls the sink."""
+
+        name = "recorder"
+
+        async def __call__(self, event: AlertEvent) -> None:
+            raise OSError
+
+    first._outbox._workers["recorder"]._sink = Stopped()
+    await replicas.evaluate()
+    replicas.kill(first)
+    await replicas.run(60)
+    first._outbox._workers["recorder"]._sink = first.sink
+    leadership = first._leadership
+    first._member._lease._until = first.clock() + 10  # as if the process did not see the time
+
+    await first._outbox.attempt()
+
+    assert leadership is not None
+    assert (first.sink.transitions, first.leads) == ([], False)
+    await second.evaluate()
+    assert second.sink.transitions == ["fired"]
+
+
+async def test_controls_of_any_process_apply_to_all_after_a_heartbeat(replicas: Replicas) -> None:
+    """Thresholds, silences, acknowledgements and settings are those of the store."""
+    replicas.rule.findings = [finding(), finding(subject="k2")]
+    leader, follower = replicas.replicas(2, cooldown=60)
+    await replicas.run(20)
+    await replicas.evaluate()
+    (acknowledged,) = (await follower.store.alerts(subject="key:k1")).items
+
+    await follower.controls.set_thresholds(Thresholds(error_rate=0.3), by="ada")
+    await follower.controls.acknowledge(acknowledged.id, by="ada")
+    silence = await follower.controls.silence(
+        Matcher("subject_id", "k2"), ends_at=replicas.wall() + 3600, by="ada"
+    )
+    await follower.controls.set_setting("log_level", "DEBUG", by="ada")
+    assert leader.thresholds == Thresholds()
+    await leader.beat()
+
+    assert leader.thresholds == follower.thresholds == Thresholds(error_rate=0.3)
+    assert leader.controls.version == follower.controls.version
+    assert leader.controls.silences == follower.controls.silences == [silence]
+    assert leader.controls.settings == follower.controls.settings == {"log_level": "DEBUG"}
+    replicas.wall.advance(120)
+    await replicas.evaluate()
+    assert leader.sink.transitions == ["fired", "fired"]  # without reminders
+
+    await leader.controls.unsilence(silence.id)
+    await leader.controls.unacknowledge(acknowledged.id)
+    await follower.beat()
+    assert follower.controls.silences == []
+    replicas.wall.advance(120)
+    await replicas.evaluate()
+    assert replicas.delivered() == ["fired", "fired", "reminded", "reminded"]
+
+
+async def test_dry_run_of_a_follower_has_the_findings_of_all_traffic(replicas: Replicas) -> None:
+    """It reads the windows of the leader, and changes nothing."""
+    processes = replicas.replicas(2, rules=default_rules())
+    await replicas.run(20)
+    for process in processes:
+        observe(process, 60, tenant="acme")
+    await replicas.run(5)
+
+    expected = await processes[0].dry_run(Thresholds(master_rpm=100))
+    for _ in range(2):  # the windows are kept for some seconds
+        assert await processes[1].dry_run(Thresholds(master_rpm=100)) == expected
+    assert [found.value for found in expected.findings] == [120]
+    assert expected.errors == {}
+    observe(processes[0], 60, tenant="acme")
+    await replicas.run(15)
+    (found,) = (await processes[1].dry_run(Thresholds(master_rpm=100))).findings
+    assert found.value == 180
+
+
+async def test_dry_run_without_a_leader_is_an_error(replicas: Replicas) -> None:
+    """The caller can try again."""
+    follower = replicas.replica(fleet=Fleet(leads=False))
+
+    with pytest.raises(StoreError, match=r"^no process leads the alert engines yet: try again$"):
+        await follower.dry_run()
+
+
+async def test_fleet_lists_the_processes_and_their_leader(replicas: Replicas) -> None:
+    """Each process describes itself."""
+    leader, follower = replicas.replicas(2)
+    await replicas.run(20)
+
+    state = await follower.fleet()
+
+    leaders = [member for member in state.members if member.process.name == state.holder]
+    assert leader._member.leader is not None
+    assert [member.process.name for member in leaders] == [leader._member.leader.process]
+    assert len(state.members) == 2
+    assert {member.process.rules for member in state.members} == {("planned",)}
+    assert {member.process.sinks for member in state.members} == {("recorder",)}
+
+
+async def test_process_that_must_not_lead_never_leads(replicas: Replicas) -> None:
+    """Its traffic counts as soon as another process leads."""
+    worker = replicas.replica(
+        rules=default_rules(), fleet=Fleet(leads=False), thresholds=Thresholds(master_rpm=20)
+    )
+    observe(worker, 30, tenant="acme")
+    await replicas.run(30)
+    assert (worker.leads, await worker.evaluate()) == (False, [])
+
+    leader = replicas.replica(rules=default_rules(), thresholds=Thresholds(master_rpm=20))
+    await leader.beat()
+
+    assert leader.leads
+    (event,) = await replicas.evaluate()
+    assert event.finding.value == 30
+
+
+async def test_late_traffic_counts_in_its_slot_and_is_reported(replicas: Replicas) -> None:
+    """A process that was stopped for some time sends the traffic of that time."""
+    leader, other = replicas.replicas(2, rules=default_rules(), thresholds=Thresholds(master_rpm=9))
+    await replicas.run(20)
+    observe(other, 10, tenant="acme")
+    replicas.kill(other)
+    await replicas.run(30)
+    assert leader.late() == {(): 0}
+
+    await other.beat()
+    await leader.beat()
+    (event,) = await leader.evaluate()
+
+    assert event.finding.value == 10
+    assert leader.late() == {(): 1}

@@ -46,6 +46,12 @@ async def take(store: AlertStore, name: str = "p1") -> Leader:
     return Leader(state.epoch, name)
 
 
+async def release(store: AlertStore) -> None:
+    """End the lease of the leader, as if it had lapsed, so that the next process leads at once."""
+    leader = await take(store)
+    await beat(store, leader.process, lease=LeaseRequest("release", leader.epoch))
+
+
 async def leader_of(store: AlertStore, name: str = "p1") -> Leader:
     """Return the leader; if there is none, the process takes the lease."""
     state = await beat(store, name)
