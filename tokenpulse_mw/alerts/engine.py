@@ -569,6 +569,11 @@ class AlertEngine:
             return False
         if leadership.leader is None or not self._member.is_connected:
             return self._member.may_continue_alone(led=True)
+        if not await self._store_writer.write():
+            return False
+        # If this process ended after the delivery, the next leader would decide the same again.
+        if self._store_writer.has(notification_id) and self._member.has_peers:
+            return False
         asked = self.clock()
         try:
             await call_with_timeout(

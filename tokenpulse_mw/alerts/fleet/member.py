@@ -197,6 +197,8 @@ class FleetMember:
             succeeded = await self._send()
             if succeeded and self._lease.next_attempt_at <= self._clock():  # the lease is free
                 succeeded = await self._send()
+            while succeeded and partial_slot and self.backlog.is_waiting:
+                succeeded = await self._send()  # the first one has repeated earlier batches
             return succeeded
 
     async def _send(self) -> bool:

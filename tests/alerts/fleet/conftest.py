@@ -1,0 +1,5 @@
+"""PostgreSQL, as the stores use it."""
+
+from ..store.conftest import postgres
+
+__all__ = ["postgres"]
