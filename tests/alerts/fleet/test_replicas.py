@@ -182,7 +182,7 @@ async def test_leader_that_was_stopped_for_a_minute_does_nothing_when_it_continu
     replicas.rule.findings = []
 
     assert await stopped.evaluate() == []
-    assert (await stopped._claim("a notification"), stopped.leads) == (False, False)
+    assert (await stopped._fleet.claim("a notification"), stopped.leads) == (False, False)
     assert stopped.firing == [finding()]
     assert stopped.sink.transitions == ["fired"]
     assert named(await replicas.evaluate()) == [("resolved", "trouble:key:k1")]
@@ -234,7 +234,7 @@ async def test_claim_of_an_earlier_leader_is_rejected_before_the_sink_is_called(
     replicas.kill(first)
     await replicas.run(60)
     first._outbox._workers["recorder"]._sink = first.sink
-    leadership = first._leadership
+    leadership = first._fleet.leadership
     first._member._lease._until = first.clock() + 10  # as if the process did not see the time
 
     await first._outbox.attempt()

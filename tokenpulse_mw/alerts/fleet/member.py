@@ -234,6 +234,11 @@ class FleetMember:
         )
         return max(0.0, min(at, self._lease.next_attempt_at) - now)
 
+    def known_sinks(self) -> set[str]:
+        """Return the names of the sinks of all live processes."""
+        members = self.live(self.options.lease)
+        return {sink for member in members for sink in member.process.sinks}
+
     def watermark(self) -> int:
         """Return the slot up to which all live processes have sent their traffic."""
         seconds = self.options.heartbeat
