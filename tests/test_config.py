@@ -34,6 +34,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "ALERT_INTERVAL": ("30", 30),
     "ALERT_COOLDOWN": ("2.5", 2.5),
     "ALERT_STORE": ("sqlite+aiosqlite:///alerts.db", "sqlite+aiosqlite:///alerts.db"),
+    "ALERT_LEADS": ("false", False),
+    "ALERT_ALONE_AFTER": ("Never", None),
     "ALERT_SLACK_URL": ("https://hooks.example/T0/B0", "https://hooks.example/T0/B0"),
     "ALERT_WEBHOOK_URL": ("https://hooks.example/alerts", "https://hooks.example/alerts"),
     "ALERT_WEBHOOK_SECRET": ("whsec_c2VjcmV0", "whsec_c2VjcmV0"),
@@ -239,6 +241,10 @@ def test_more_important_source_decides_between_both_names(
         ({"LIMIT_STRATEGY": "leaky"}, "must be one of fixed-window, .*, gcra, got 'leaky'"),
         ({"ALERT_INTERVAL": "soon"}, "ALERT_INTERVAL must be a number of seconds above 0, got 'so"),
         ({"ALERT_INTERVAL": "nan"}, "ALERT_INTERVAL must be a number of seconds above 0, got 'nan"),
+        (
+            {"ALERT_ALONE_AFTER": "off"},
+            "ALERT_ALONE_AFTER must be a number of seconds, 0 or more, or never .* got 'off'",
+        ),
         ({"DRAIN_DELAY": "-1"}, "DRAIN_DELAY must be a number of seconds, 0 or more, got '-1'"),
     ],
 )
@@ -260,6 +266,10 @@ def test_invalid_variables_are_refused(
         ({"max_keys": True}, "^max_keys must be an integer of at least 1, got True$"),
         ({"alert_interval": 0}, "^alert_interval must be a number of seconds above 0, got 0$"),
         ({"drain_delay": float("inf")}, "^drain_delay must be a number of seconds, .* got inf$"),
+        (
+            {"alert_alone_after": -1},
+            "^alert_alone_after must be a number of seconds, 0 or more, or",
+        ),
         ({"drain_delay": None}, "^drain_delay must be a number of seconds, .* got None$"),
         ({"limit_enforce": "false"}, "^limit_enforce must be True or False, got 'false'$"),
         ({"access_log": 0}, "^access_log must be True or False, got 0$"),

@@ -39,10 +39,12 @@ from tokenpulse_mw import (
     keys,
     problem_details,
 )
+from tokenpulse_mw.alerts import MemoryAlertStore
 from tokenpulse_mw.secret import hide_url
 
 from .support.apps import answering
 from .support.asgi import drive, http_scope
+from .support.clock import FakeClock
 from .support.waiting import PATIENCE
 
 TOKEN = "a-token-of-enough-characters"
@@ -747,6 +749,26 @@ def test_alerts_are_stored_in_the_database_of_the_settings(
     assert first == ["provider_down:provider:claude"] == second
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_process_that_must_not_lead_evaluates_nothing(
+    metrics: HttpMetrics, tmp_path: Path
+) -> None:
+    """With `alert_leads=False` another process of the store evaluates the alerts."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
+    engines = [
+        TokenPulse(settings=Settings(alert_store=url, alert_leads=leads), metrics=metrics).engine
+        for leads in (False, True)
+    ]
+
+    for engine in engines:
+        await engine.evaluate()
+
+    assert [engine.leads for engine in engines] == [False, True]
+    for engine in engines:
+        await engine.store.aclose()
+
+
 def test_metrics_include_the_state_of_the_engine(metrics: HttpMetrics) -> None:
     """The last evaluation, the queue of each sink, and the overflow of subjects are metrics."""
 
@@ -763,6 +785,57 @@ def test_metrics_include_the_state_of_the_engine(metrics: HttpMetrics) -> None:
     assert "tokenpulse_alert_last_evaluation_timestamp_seconds 1.7e+09" in shown
     assert 'tokenpulse_alert_notification_queue_length{sink="hangs"} 2.0' in shown
     assert "tokenpulse_alert_subject_overflow_total 3.0" in shown
+
+
+@pytest.mark.anyio
+async def test_metrics_of_alerts_are_those_of_the_leader() -> None:
+    """Of processes that share a store, one has them; another one that takes over has them then."""
+    store, clock = MemoryAlertStore(), FakeClock()
+    pulses = [
+        TokenPulse(
+            settings=Settings(),
+            metrics=HttpMetrics(CollectorRegistry()),
+            engine=AlertEngine(store=store, clock=clock),
+        )
+        for _ in range(2)
+    ]
+
+    def shown(pulse: TokenPulse, name: str) -> list[float]:
+        pulse.metrics.refresh()
+        (family,) = [
+            rows for family, rows in pulse.metrics.series() if family.name == f"tokenpulse_{name}"
+        ]
+        return [row[0] for row in family.values()]
+
+    async def states() -> list[tuple[list[float], int]]:
+        for pulse in pulses:
+            await pulse.engine.evaluate()
+        return [
+            (
+                shown(pulse, "alert_fleet_leader"),
+                len(shown(pulse, "alert_last_evaluation_timestamp_seconds")),
+            )
+            for pulse in pulses
+        ]
+
+    before = await states()
+    queues = [len(shown(pulse, "alert_notification_queue_length")) for pulse in pulses]
+    members = [shown(pulse, "alert_fleet_members") for pulse in pulses]
+    pulses[0].engine.observe(Exchange("POST", 0.0, provider="claude", status=200))
+    clock.advance(10)
+    await pulses[1].engine.fleet()
+    clock.advance(16)
+    await pulses[1].engine.fleet()
+    after = await states()
+
+    assert before == [([1], 1), ([0], 0)]
+    assert after == [([0], 0), ([1], 1)]
+    assert (queues, members) == ([1, 0], [[1], [2]])
+    assert [shown(pulse, "alert_fleet_behind_seconds") for pulse in pulses] == [[0], [0]]
+    heartbeats = {"result": "ok"}
+    name = "tokenpulse_alert_heartbeats_total"
+    assert pulses[0].metrics.registry.get_sample_value(name, heartbeats) == 2
+    assert shown(pulses[1], "alert_late_total") == [1]  # the first process sent it after 26 s
 
 
 def test_access_log_has_the_request_id(
@@ -908,6 +981,8 @@ def test_an_error_about_a_package_names_the_variable(
         (Settings(limit_prefix="own"), {}, "limit_prefix"),
         (Settings(limit_on_error="deny"), {}, "limit_on_error"),
         (Settings(alert_webhook_secret="whsec_c2VjcmV0"), {}, "alert_webhook_secret"),
+        (Settings(alert_leads=False), {}, "alert_leads"),
+        (Settings(alert_alone_after=None), {}, "alert_alone_after"),
         (Settings(limit_response="openai"), {"respond": problem_details}, "limit_response"),
     ],
 )
@@ -1134,3 +1209,33 @@ def test_an_access_log_below_the_log_level_logs_a_warning(
         pass
 
     assert caplog.messages[0].startswith("access log not written")
+
+
+def test_a_provider_that_is_down_is_a_warning_of_all_processes() -> None:
+    """A process that does not lead warns from its next heartbeat on, and ends like the leader."""
+    store = MemoryAlertStore()
+    first, second = (
+        TokenPulse(
+            settings=Settings(),
+            metrics=HttpMetrics(CollectorRegistry()),
+            engine=AlertEngine(store=store, thresholds=Thresholds(keep_firing=0)),
+        )
+        for _ in range(2)
+    )
+    clients = [TestClient(pulse.wrap(answering())) for pulse in (first, second)]
+
+    def statuses() -> list[str]:
+        for step in (second.engine.evaluate, first.engine.evaluate, second.engine.fleet):
+            anyio.run(step)  # the second sends its traffic, the first evaluates, the second reads
+        return [client.get("/health/ready").json()["status"] for client in clients]
+
+    anyio.run(first.engine.evaluate)
+    before = statuses()
+    for number in range(10):  # half of the failures in each process
+        engine = (first, second)[number % 2].engine
+        engine.observe(Exchange("POST", 0.0, provider="claude", status=502))
+    down = statuses()
+    second.engine.observe(Exchange("POST", 0.0, provider="claude", status=200))
+
+    assert (before, down, statuses()) == (["ok", "ok"], ["warn", "warn"], ["ok", "ok"])
+    assert (first.engine.leads, second.engine.leads) == (True, False)

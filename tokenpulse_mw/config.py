@@ -73,6 +73,11 @@ _Positive = Annotated[
 _Seconds = Annotated[
     float, Field(ge=0, allow_inf_nan=False), _Expected("a number of seconds, 0 or more")
 ]
+_OptionalSeconds = Annotated[
+    float | None,
+    Field(ge=0, allow_inf_nan=False),
+    _Expected("a number of seconds, 0 or more, or never (None in Python)"),
+]
 _Strings = Annotated[tuple[str, ...], BeforeValidator(_strings), _Expected("a list of strings")]
 _Token = Annotated[str | Secret[str] | None, _hidden(hide)]
 _Url = Annotated[str | Secret[str] | None, _hidden(hide_url)]
@@ -113,8 +118,12 @@ class Settings(BaseSettings):
         alerts: False evaluates no alerts; `/admin/alerts` is not served then.
         alert_interval: Seconds between two evaluations of the alert engine.
         alert_cooldown: Seconds between two reminders of a firing alert.
-        alert_store: Database of the alerts, such as "sqlite+aiosqlite:///alerts.db"; None keeps
-            them in memory.
+        alert_store: Database of the alerts, such as "sqlite+aiosqlite:///alerts.db"; all processes
+            with the same one are one gateway. None keeps them in memory.
+        alert_leads: False if this process must never evaluate alerts for the others, such as one
+            that cannot reach the sinks.
+        alert_alone_after: Seconds without the database after which the process that led last
+            evaluates without it; None, in a text `never`: never.
         alert_slack_url: Incoming webhook of Slack that is notified.
         alert_webhook_url: URL that is notified in the format of Standard Webhooks.
         alert_webhook_secret: Secret that signs these notifications, such as "whsec_...".
@@ -157,6 +166,8 @@ class Settings(BaseSettings):
     alert_interval: _Positive = 60
     alert_cooldown: _Positive = 300
     alert_store: _Url = None
+    alert_leads: bool = True
+    alert_alone_after: _OptionalSeconds = 120
     alert_slack_url: _Token = None  # the path of these URLs is a secret
     alert_webhook_url: _Token = None
     alert_webhook_secret: _Token = None
@@ -408,6 +419,8 @@ def _from_text(text: str, field: FieldInfo) -> Any:
     if int in kinds:
         return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else text
     if float in kinds:
+        if type(None) in kinds and text.lower() == "never":
+            return None
         try:
             return float(text)
         except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ from tokenpulse_mw.alerts.store import Ack, Conflict, Matcher, MemoryAlertStore,
 
 from ..support.clock import FakeClock
 from .findings import FixedRule, RecordingSink, finding
+from .store import samples
+from .store.leadership import commit
 
 K1 = Matcher("subject_id", "k1")
 STRICT = Thresholds(error_rate=0.01)
@@ -115,7 +117,7 @@ async def test_set_thresholds_with_another_expected_version_is_a_conflict(
 
 
 @pytest.mark.anyio
-async def test_thresholds_of_another_engine_are_in_force_after_a_conflict() -> None:
+async def test_thresholds_of_another_engine_apply_after_a_conflict() -> None:
     """The caller can read them and retry."""
     gateway = Gateway()
     await gateway.controls.refresh()
@@ -372,3 +374,48 @@ async def test_stored_thresholds_of_another_version_of_the_package_are_restored(
     await gateway.evaluate()
 
     assert gateway.controls.thresholds == Thresholds(error_rate=0.5)
+
+
+@pytest.mark.anyio
+async def test_firing_alerts_of_a_member_are_those_of_the_last_heartbeat() -> None:
+    """They have the findings of the leader, even if there are many; a malformed one is left out."""
+    gateway = Gateway()
+    member = gateway.new_engine()
+    await gateway.evaluate("warning", *(finding(subject=f"k{number}") for number in range(60)))
+    assert member.firing == []
+
+    await member.fleet()
+
+    assert {finding.fingerprint: finding for finding in member.firing} == {
+        finding.fingerprint: finding for finding in gateway.engine.firing
+    }
+    assert len(member.firing) == 60
+    malformed = samples.alert("broken", finding={})
+    await commit(gateway.store, samples.alerts(malformed))
+    await member.fleet()
+    assert len(member.firing) == 60
+
+
+@pytest.mark.anyio
+async def test_settings_are_shared_and_reported_once_for_each_change() -> None:
+    """Listeners of each engine have `on_settings`, called at the first heartbeat after a change."""
+
+    class Listener:
+        def __init__(self) -> None:
+            self.reported: list[dict[str, Any]] = []
+
+        def on_settings(self, settings: Mapping[str, Any]) -> None:
+            self.reported.append(dict(settings))
+
+    gateway = Gateway()
+    other, listeners = gateway.new_engine(), (Listener(), Listener())
+    for engine, listener in zip((gateway.engine, other), listeners, strict=True):
+        engine.add_listener(listener)
+
+    await gateway.controls.set_setting("colour", "blue", by="ada")
+    await gateway.controls.set_thresholds(STRICT, by="ada")
+    for _ in range(2):
+        await other.fleet()
+
+    assert [listener.reported for listener in listeners] == [[{"colour": "blue"}]] * 2
+    assert other.controls.settings == {"colour": "blue"}

@@ -219,8 +219,8 @@ async def test_evaluation_has_no_effect_before_its_last_step(pause: int) -> None
     """If it is closed at a pause, the next evaluation finds the same."""
     engine = Engine(0)
     await engine.evaluate()
-    assert engine._leadership is not None
-    engine.rule.number, evaluator = 300, engine._leadership.evaluator
+    assert engine._fleet.leadership is not None
+    engine.rule.number, evaluator = 300, engine._fleet.leadership.evaluator
 
     def check_unchanged() -> None:
         assert engine.firing == []

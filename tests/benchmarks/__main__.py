@@ -19,6 +19,7 @@ from ..support.apps import answering
 from ..support.asgi import http_scope
 from .alerts import measure_alerts
 from .apps import around, metrics, peers, stack, stream
+from .fleet import measure_fleet
 from .limiters import measure_limiters
 from .measure import medians, requests
 from .scrapes import measure_scrape, measure_workers
@@ -128,3 +129,4 @@ async def main() -> None:
 
 anyio.run(main)
 measure_alerts()  # starts its own event loops
+measure_fleet()

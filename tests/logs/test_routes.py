@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from starlette.types import Message
 from tokenpulse_mw import Exchange, ExchangeMiddleware
 from tokenpulse_mw.logs import log_level, set_log_level, settings_routes
 from tokenpulse_mw.web.auth import bearer
+from tokenpulse_mw.web.problems import ProblemError
 
 from ..support.asgi import Answer, drive, http_scope
 
@@ -40,10 +41,11 @@ async def request_settings(
     exchanges: list[Exchange] | None = None,
     received: Iterable[Message] | None = None,
     authorize: Callable[[Request], Any] = GUARD,
+    keep: Callable[[str, str], Awaitable[None]] | None = None,
     **more: Any,
 ) -> Answer:
     """Return the response of `/admin/settings`; add the observed exchanges to `exchanges`."""
-    routes = Starlette(routes=settings_routes(authorize=authorize))
+    routes = Starlette(routes=settings_routes(authorize=authorize, keep=keep))
     app = ExchangeMiddleware(routes, observers=[] if exchanges is None else [exchanges.append])
     messages = [{"type": "http.request", "body": body}] if received is None else received
     scope = http_scope("/admin/settings", method=method, headers=headers, **more)
@@ -106,6 +108,30 @@ async def test_change_is_logged_with_the_name_of_the_client(
     await request_settings("PUT", body_with("DEBUG"), authorize=authorize)
 
     assert caplog.messages == ["log level changed: from=INFO to=DEBUG by=alice"]
+
+
+async def test_level_is_kept_before_it_applies() -> None:
+    """The function `keep` receives the level and its author."""
+    kept: list[tuple[str, str, str]] = []
+
+    async def keep(level: str, author: str) -> None:
+        kept.append((level, author, log_level()))
+
+    response = await request_settings("PUT", body_with("debug"), keep=keep)
+
+    assert (response.status, kept) == (200, [("DEBUG", "192.0.2.1", "INFO")])
+    assert log_level() == "DEBUG"
+
+
+async def test_level_that_cannot_be_kept_does_not_apply() -> None:
+    """The error of `keep` is the response."""
+
+    async def keep(level: str, author: str) -> None:
+        raise ProblemError(503, "The store failed.")
+
+    response = await request_settings("PUT", body_with("DEBUG"), keep=keep)
+
+    assert (response.status, log_level()) == (503, "INFO")
 
 
 async def test_put_of_the_present_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

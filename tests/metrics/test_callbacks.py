@@ -12,6 +12,7 @@ import pytest
 
 from tokenpulse_mw import HttpMetrics
 
+LAST_EVALUATION = "tokenpulse_alert_last_evaluation_timestamp_seconds"
 KEYS = "tokenpulse_rate_limit_keys"
 EVICTIONS = "tokenpulse_rate_limit_evictions_total"
 
@@ -54,15 +55,28 @@ def test_values_of_several_callbacks_are_added(metrics: HttpMetrics) -> None:
     assert (sample(metrics, policy="default"), sample(metrics, policy="other")) == (7, 1)
 
 
-def test_min_family_shows_the_minimum_of_all_callbacks(metrics: HttpMetrics) -> None:
-    """A stopped engine is not hidden by another engine."""
-    name = "tokenpulse_alert_last_evaluation_timestamp_seconds"
-    for when in (30.0, 10.0, 20.0):
-        metrics.add_callback(name, lambda when=when: {(): when})  # type: ignore[misc]
+def test_timestamp_is_the_newest_of_all_callbacks(metrics: HttpMetrics) -> None:
+    """The evaluation of one engine is enough."""
+    for when in (10.0, 30.0, 20.0):
+        metrics.add_callback(LAST_EVALUATION, lambda when=when: {(): when})  # type: ignore[misc]
 
     metrics.refresh()
 
-    assert metrics.registry.get_sample_value(name) == 10
+    assert metrics.registry.get_sample_value(LAST_EVALUATION) == 30
+
+
+def test_timestamp_of_a_former_leader_is_not_shown(metrics: HttpMetrics) -> None:
+    """A timestamp that the callback no longer returns disappears, while other gauges become 0."""
+    timestamps, keys = {(): 30.0}, {("default",): 7.0}
+    metrics.add_callback(LAST_EVALUATION, lambda: timestamps)
+    metrics.add_callback(KEYS, lambda: keys)
+    metrics.refresh()
+
+    timestamps, keys = {}, {}
+    metrics.refresh()
+
+    assert metrics.registry.get_sample_value(LAST_EVALUATION) is None
+    assert sample(metrics, policy="default") == 0
 
 
 def test_bound_method_is_held_weakly(metrics: HttpMetrics) -> None:

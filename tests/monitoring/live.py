@@ -81,6 +81,7 @@ def _add_rare_samples(metrics: HttpMetrics) -> None:
     metrics.add_callback("tokenpulse_alerts", lambda: {("provider_down", "critical", "firing"): 1})
     metrics.on_limit("client", "error")
     metrics.on_evaluation("error", 0.1)
+    metrics.on_heartbeat("error")
     metrics.on_error("metrics")
     for number in range(61):
         metrics.on_delivery(f"sink {number}", "ok" if number % 2 else "rejected")

@@ -80,10 +80,15 @@ class Server:
             self.kill()
             raise
 
-    def kill(self) -> None:
-        """Kill the process, if it runs."""
+    @property
+    def runs(self) -> bool:
+        """Return True unless the process was killed."""
+        return self._process is not None
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Kill the process with a signal, if it runs."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(number)
             self._process.wait()
             self._process = None
 

@@ -18,7 +18,7 @@ from .serialization import finding_from_dict
 from .silences import Silences, check_matchers
 from .steps import STEP, Steps, batches, in_steps
 from .store.protocol import Conflict, EngineState
-from .store.records import Ack, AlertRecord, Matcher, Silence, ThresholdsVersion
+from .store.records import Ack, AlertRecord, Json, Matcher, Silence, ThresholdsVersion
 from .store_writer import StoreWriter
 from .thresholds import InvalidThresholds, Thresholds
 
@@ -41,6 +41,7 @@ class Controls:
         store_writer: Writes open changes before an alert is acknowledged.
         apply: Uses other thresholds.
         set_acks: Sets or removes the acknowledgements of open alerts, by id.
+        settings_changed: Called with `settings` after a change.
         call: Calls the store with a timeout; returns None if it fails.
         deciding: Lock that is held during an evaluation and a change.
         wall: Returns seconds since the epoch.
@@ -61,12 +62,14 @@ class Controls:
         store_writer: StoreWriter,
         apply: Callable[[Thresholds], Steps[None]],
         set_acks: Callable[[Mapping[str, Ack | None]], Steps[None]],
+        settings_changed: Callable[[Mapping[str, Any]], object],
         call: CallStore,
         deciding: LoopLock,
         wall: Callable[[], float],
     ) -> None:
         self._store_writer, self._store = store_writer, store_writer.store
         self._apply_thresholds, self._set_acks = apply, set_acks
+        self._settings_changed = settings_changed
         self._call = call
         self._deciding = deciding
         self._refreshing = LoopLock()
@@ -78,6 +81,7 @@ class Controls:
         """Forget everything that was read from the store."""
         self.thresholds = thresholds
         self.version: ThresholdsVersion | None = None
+        self._unknown: Json = {}  # stored thresholds that only another version of the library has
         self._read_version: int | None = None  # even if it was invalid
         self.revision: int | None = None
         self.settings: Mapping[str, Any] = {}
@@ -121,8 +125,8 @@ class Controls:
         try:
             version = await self._store_thresholds(thresholds, by, base)
         except Conflict as conflict:
+            await self.refresh()
             if not isinstance(expected, EllipsisType):
-                await self.refresh()
                 raise
             version = await self._store_thresholds(thresholds, by, conflict.current)
         await self.refresh()
@@ -223,16 +227,19 @@ class Controls:
             firing += chain.from_iterable(map(_finding_of, batch))
             if len(batch) == STEP:
                 yield
-        self.firing, self.settings, self.revision = firing, state.settings, state.revision
+        self.firing, self.revision = firing, state.revision
+        if state.settings != self.settings:
+            self.settings = state.settings
+            self._settings_changed(state.settings)
 
     def _adopt(self, version: ThresholdsVersion) -> Steps[None]:
         """Apply a stored version of the thresholds, unless it was read before."""
         if self._read_version == version.version:
             return
         self._read_version = version.version
-        known = {
-            name: version.values[name] for name in Thresholds.fields() if name in version.values
-        }
+        known, self._unknown = dict[str, Any](), dict[str, Any]()
+        for name, value in version.values.items():
+            (known if name in Thresholds.fields() else self._unknown)[name] = value
         try:
             changed = self.thresholds.changed(**known)
         except InvalidThresholds as error:
@@ -248,7 +255,7 @@ class Controls:
     async def _store_thresholds(
         self, thresholds: Thresholds, by: str, expected: int | None
     ) -> ThresholdsVersion:
-        values = thresholds.as_dict()
+        values = {**self._unknown, **thresholds.as_dict()}
         return await self._store.set_thresholds(values, expected=expected, by=by, at=self._wall())
 
     async def _acknowledge(self, alert_id: str, ack: Ack | None) -> AlertRecord | None:

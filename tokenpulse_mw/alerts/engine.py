@@ -15,29 +15,25 @@ from typing import Any, NamedTuple, Self
 import anyio
 
 from ..exchange import ErrorReporter, Exchange
-from ..lifespan import LoopLock, background_tasks
+from ..lifespan import background_tasks
 from ..validation import check_functions, check_positive, describe
-from .controls import Controls
 from .delivery import DeliveryContext, Outbox, names_of
 from .evaluator import Evaluator, RuleSet
-from .fleet import Fleet, FleetMember, Leadership
+from .fleet import STORE_SECONDS, Coordinator, Fleet, FleetMember
 from .lifecycle import Finding
 from .rules import Rule, default_rules
 from .silences import Silences
 from .sinks import AlertEvent, LogSink, Sink
-from .steps import Steps, in_steps
-from .store import AlertStore, Fenced, FleetState, Leader, LeaderState, MemoryAlertStore, StoreError
-from .store.records import Ack
+from .steps import in_steps
+from .store import AlertStore, FleetState, MemoryAlertStore, StoreError
 from .store_writer import StoreWriter
 from .thresholds import Thresholds
 from .timeouts import call_with_timeout
 
 _CLOSE_SECONDS = 5.0  # for the last deliveries when the engine stops
-_STORE_SECONDS = 10.0  # for one call of the store
 _SINK_SECONDS = 60.0  # for one attempt; HTTP sinks have a shorter timeout
 _MAX_QUEUED = 10_000  # notifications for each sink
 _DAY = 86_400.0
-_PREVIEW_SECONDS = 10.0  # for which the windows of another process are kept
 _RETENTION_SECONDS = 30 * _DAY  # of resolved alerts and dead letters
 
 
@@ -115,10 +111,7 @@ class AlertEngine:
         )
         self._listeners = list[Any]()
         self._running: AbstractAsyncContextManager[None] | None = None
-        self._joining, self._previewing = LoopLock(fast_acquire=True), LoopLock()
-        self._deciding = LoopLock(fast_acquire=True)  # an evaluation takes many steps
         self._pruned_at = -math.inf
-        self._overflowed = self._late = 0  # of earlier leaderships
         self._rules = RuleSet(
             check_rules(rules),
             interval=interval,
@@ -127,7 +120,7 @@ class AlertEngine:
         )
         named = names_of(check_sinks(sinks), interval=interval)
         silences = Silences()
-        self._member = FleetMember(
+        member = FleetMember(
             self.store,
             check_fleet(fleet),
             rules=self._rules.names,
@@ -139,38 +132,40 @@ class AlertEngine:
             report=self._report,
             recovered=self._failures.recovered,
         )
-        self._new_evaluator = partial(
+        new_evaluator = partial(
             Evaluator,
             self._rules,
             max_subjects=max_subjects,
-            bucket_seconds=self._member.options.heartbeat,
+            bucket_seconds=member.options.heartbeat,
             cooldown=cooldown,
             is_silenced=silences.is_silenced,
             report=self._report,
             recovered=self._failures.recovered,
         )
-        self._leadership: Leadership | None = None
-        self._preview: tuple[float, Leadership] | None = None
-        self._took_over = anyio.Event()
-        self._store_writer = StoreWriter(
+        writer = StoreWriter(
             self.store,
-            leader=lambda: None if self._leadership is None else self._leadership.leader,
-            fenced=self._fenced,
-            deadline=_STORE_SECONDS,
+            leader=lambda: self._fleet.leader,
+            fenced=lambda: self._fleet.fenced(),
+            deadline=STORE_SECONDS,
             report=self._report,
             recovered=self._failures.recovered,
         )
-        self.controls = Controls(
+        self._member = member
+        self._outbox = Outbox(named, self._delivery(writer))
+        self._fleet = Coordinator(
+            self.store,
+            member,
             thresholds=self._initial_thresholds,
             silences=silences,
-            store_writer=self._store_writer,
-            apply=self._apply_thresholds,
-            set_acks=self._set_acks,
-            call=self._call_store,
-            deciding=self._deciding,
-            wall=lambda: self._member.at,
+            new_evaluator=new_evaluator,
+            writer=writer,
+            outbox=self._outbox,
+            clock=lambda: self.clock(),
+            notify=self._notify_listeners,
+            report=self._report,
+            recovered=self._failures.recovered,
         )
-        self._outbox = Outbox(named, self._delivery())
+        self.controls = self._fleet.controls
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
@@ -183,13 +178,10 @@ class AlertEngine:
         notifications, silences and changes of the thresholds. The next evaluation loads the store.
         An evaluation in progress has no effect.
         """
-        self._leadership = self._preview = None
-        self._outbox.reset()
-        self.controls.reset(self._initial_thresholds)
         is_in_memory = isinstance(self.store, MemoryAlertStore)
         if isinstance(self.store, MemoryAlertStore):
             self.store.clear()
-        self._member.reset(self._initial_thresholds, is_store_empty=is_in_memory)
+        self._fleet.reset(self._initial_thresholds, is_store_empty=is_in_memory)
         self._pruned_at = -math.inf
 
     def add_listener(self, listener: object) -> None:
@@ -197,7 +189,8 @@ class AlertEngine:
 
         All methods are optional: `on_evaluation(result, seconds)` with the result "ok" or "error";
         `on_delivery(sink, result)` for each attempt, with the result "ok", "error", "timeout",
-        "rejected" or "dropped"; `on_heartbeat(result)` with "ok" or "error"; `on_error(component)`.
+        "rejected" or "dropped"; `on_heartbeat(result)` with "ok" or "error"; `on_error(component)`;
+        `on_settings(settings)` after a change of the settings that all processes share.
         """
         if listener not in self._listeners:
             self._listeners.append(listener)
@@ -205,9 +198,10 @@ class AlertEngine:
     @property
     def firing(self) -> list[Finding]:
         """The last finding of each firing alert; if another process leads, as of a heartbeat."""
-        if self._leadership is None:
+        leadership = self._fleet.leadership
+        if leadership is None:
             return self.controls.firing
-        return self._leadership.evaluator.tracker.findings()
+        return leadership.evaluator.tracker.findings()
 
     @property
     def thresholds(self) -> Thresholds:
@@ -227,7 +221,7 @@ class AlertEngine:
     @property
     def leads(self) -> bool:
         """True if this process evaluates the rules of the fleet now."""
-        return self._evaluating() is not None
+        return self._fleet.evaluating() is not None
 
     async def evaluate(self) -> list[AlertEvent]:
         """Evaluate every rule once, and store and return the changes.
@@ -251,11 +245,11 @@ class AlertEngine:
         """
         errors: dict[str, Exception] = {}
         await self._rules.preview_refresh(errors.__setitem__)
-        await self._heartbeat(partial_slot=True)
-        leadership = self._evaluating() or await self._load_preview()
-        async with self._deciding():
-            if leadership is self._leadership:
-                await in_steps(self._count(leadership, at_once=not self._member.has_peers))
+        await self._fleet.heartbeat(partial_slot=True)
+        leadership = self._fleet.evaluating() or await self._fleet.load_preview()
+        async with self._fleet.deciding():
+            if leadership is self._fleet.leadership:
+                await in_steps(self._fleet.count(leadership, at_once=not self._member.has_peers))
             preview = leadership.evaluator.dry_run(
                 thresholds or self.thresholds, self.clock(), errors.__setitem__
             )
@@ -278,7 +272,7 @@ class AlertEngine:
     async def __aenter__(self) -> Self:
         if self._running is not None:
             raise RuntimeError("this AlertEngine is already running; enter it once")
-        await self._heartbeat()
+        await self._fleet.heartbeat()
         self._running = background_tasks(self.run, self._outbox.run)
         await self._running.__aenter__()
         logger.info(
@@ -296,35 +290,37 @@ class AlertEngine:
             await running.__aexit__(None, None, None)
             with anyio.CancelScope(shield=True):
                 await self._outbox.aclose(last_chance=min(self.interval, _CLOSE_SECONDS))
-                await self._store_writer.write()
+                await self._fleet.writer.write()
                 await self._member.heartbeat(partial_slot=True, leave=True)
-                await self._store_writer.aclose()
-                self._step_down()
+                await self._fleet.writer.aclose()
+                self._fleet.step_down()
             logger.info("alert engine stopped")
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
         """Return the number of alerts by type, severity and state, if this process leads."""
-        leadership = self._evaluating()
+        leadership = self._fleet.evaluating()
         return {} if leadership is None else leadership.evaluator.tracker.counts()
 
     def queue_length(self) -> Mapping[tuple[str], int]:
         """Return the number of queued notifications by sink, if this process leads."""
-        return {} if self._evaluating() is None else self._outbox.queue_length()
+        return {} if self._fleet.evaluating() is None else self._outbox.queue_length()
 
     def last_evaluation(self) -> Mapping[tuple[()], float]:
         """Return the time of the last evaluation, in epoch seconds, if this process leads.
 
         An evaluation in which a rule failed does not count.
         """
-        leadership = self._evaluating()
+        leadership = self._fleet.evaluating()
         if leadership is None or leadership.succeeded_at is None:
             return {}
         return {(): leadership.succeeded_at}
 
     def overflow(self) -> Mapping[tuple[()], int]:
         """Return the count of `__overflow__` events and of findings above the alert limit."""
-        leading = 0 if self._leadership is None else self._leadership.evaluator.overflowed
-        return {(): self._member.aggregator.overflowed + self._overflowed + leading}
+        leading = (
+            0 if self._fleet.leadership is None else self._fleet.leadership.evaluator.overflowed
+        )
+        return {(): self._member.aggregator.overflowed + self._fleet.overflowed + leading}
 
     def fleet_leader(self) -> Mapping[tuple[()], int]:
         """Return 1 if this process leads its fleet, else 0."""
@@ -340,8 +336,7 @@ class AlertEngine:
 
     def late(self) -> Mapping[tuple[()], int]:
         """Return the number of buckets that arrived after they had been evaluated."""
-        leading = 0 if self._leadership is None else self._leadership.late
-        return {(): self._late + leading}
+        return {(): self._fleet.late}
 
     async def fleet(self) -> FleetState:
         """Send a heartbeat and return the fleet.
@@ -349,22 +344,22 @@ class AlertEngine:
         Raises:
             StoreError: The store failed.
         """
-        await self._heartbeat()
+        await self._fleet.heartbeat()
         state = self._member.state
         if state is None or not self._member.is_connected:
             raise StoreError("the alert store did not accept a heartbeat; see the log")
         return state
 
     async def _evaluate(self, *, at_once: bool) -> list[AlertEvent]:
-        await self._heartbeat(partial_slot=at_once)
-        leadership = self._evaluating()
+        await self._fleet.heartbeat(partial_slot=at_once)
+        leadership = self._fleet.evaluating()
         if leadership is None:
             return []
         await self._rules.refresh()
-        async with self._deciding():
-            if leadership is not self._leadership:
+        async with self._fleet.deciding():
+            if leadership is not self._fleet.leadership:
                 return []
-            await in_steps(self._count(leadership, at_once=at_once))
+            await in_steps(self._fleet.count(leadership, at_once=at_once))
             now, at = self.clock(), self._member.at
             changes, succeeded = await in_steps(leadership.evaluate(self.thresholds, now, at))
             with anyio.CancelScope(shield=True):  # the changes would be lost
@@ -372,159 +367,36 @@ class AlertEngine:
             self._notify_listeners(
                 "on_evaluation", "ok" if succeeded else "error", self.clock() - now
             )
-        if leadership is not self._leadership:
+        if leadership is not self._fleet.leadership:
             return []
         await self._outbox.publish(changes, snapshot, leadership.evaluator.tracker.firing(), at)
-        if leadership is not self._leadership:  # another process leads: nothing was stored
+        if leadership is not self._fleet.leadership:  # another process leads: nothing was stored
             return []
-        self.controls.skip_revision(self._store_writer.revision)
+        self.controls.skip_revision(self._fleet.writer.revision)
         if self._running is None:
             await self._outbox.attempt()
         await self._prune(at)
         return [event for change in changes for event in change.events]
 
-    async def _heartbeat(self, *, partial_slot: bool = False) -> None:
-        """Take part in the fleet: send the traffic, follow the lease, and read what is new."""
-        async with self._joining():
-            succeeded = await self._member.heartbeat(partial_slot=partial_slot)
-            self._notify_listeners("on_heartbeat", "ok" if succeeded else "error")
-            if succeeded:
-                await self._follow_lease()
-                state = self._member.state
-                if state is not None and state.revision != self.controls.revision:
-                    await self.controls.refresh()
-                await self._read_batches()
-            elif self._leadership is None and self._member.may_continue_alone(led=False):
-                logger.warning("alert store not available: this process evaluates alone")
-                self._leadership = self._new_leadership()
-
-    async def _follow_lease(self) -> None:
-        """Start or stop to lead."""
-        leader, leadership = self._member.leader, self._leadership
-        if leadership is not None and leadership.leader is None:
-            # It evaluates since before its first heartbeat; alone, it may be the next leader.
-            if self._member.has_peers:
-                self._step_down()
-        elif leadership is not None and leadership.leader != leader:
-            self._step_down()
-        elif leadership is not None and not leadership.is_local:
-            return
-        if leader is not None:
-            stored = await self._call_store(partial(self._take_over, leader))
-            if stored is not None:
-                with anyio.CancelScope(shield=True):  # a partial restore would lose the rest
-                    await self._restore(leader, stored)
-
-    async def _take_over(self, leader: Leader) -> LeaderState | None:
-        try:
-            return await self.store.take_over(leader)
-        except Fenced:
-            self._member.fenced()
-            return None
-
-    async def _restore(self, leader: Leader, stored: LeaderState) -> None:
-        now, at, leadership = self.clock(), self._member.at, self._leadership
-        async with self._deciding():
-            if leadership is not None and leadership.leader == leader:
-                await in_steps(leadership.restore_windows(stored, now, at))
-                await in_steps(leadership.receive(stored.batches, self._member.now))
-                return
-            await in_steps(self.controls.adopt(stored.state))
-            if leadership is None:
-                leadership = self._new_leadership()
-            changes = await in_steps(leadership.restore(leader, stored, now, at))
-            await in_steps(leadership.receive(stored.batches, self._member.now))
-            self._leadership, self._preview = leadership, None
-        await in_steps(self._outbox.resume(stored.notifications, self._known_sinks()))
-        await self._outbox.publish(changes, None, leadership.evaluator.tracker.firing(), at)
-        self._took_over.set()
-        logger.log(
-            logging.INFO if self._member.shares_store else logging.DEBUG,
-            "this process leads the alert engines of its store: epoch=%d alerts=%d",
-            leader.epoch,
-            len(stored.state.alerts),
-        )
-
-    def _step_down(self) -> None:
-        """Stop evaluating and delivering: another process leads, or will."""
-        if self._leadership is not None:
-            self._overflowed += self._leadership.evaluator.overflowed
-            self._late += self._leadership.late
-            self._leadership = None
-            self.controls.revision = None  # `controls.firing` lacks this process's own changes
-            self._outbox.reset()
-
-    def _fenced(self) -> None:
-        """Stop leading after the store has rejected a write."""
-        self._member.fenced()
-        self._step_down()
-
-    async def _read_batches(self) -> None:
-        """Read and count the traffic of all processes."""
-        leadership = self._leadership
-        if leadership is not None:
-            read = partial(self.store.batches, leadership.known_batches)
-            batches = await self._call_store(read)
-            if batches is None:
-                return
-            async with self._deciding():
-                leadership.forget_processes(self._member.live(math.inf))
-                await in_steps(leadership.receive(batches, self._member.now))
-                await in_steps(self._count(leadership, at_once=False))
-        self._member.confirm_read()
-
-    def _count(self, leadership: Leadership, *, at_once: bool) -> Steps[None]:
-        """Count the traffic that was read, and move the windows on.
-
-        Args:
-            leadership: The leadership.
-            at_once: Count everything until now; otherwise until all processes have sent theirs.
-        """
-        member = self._member
-        if not member.is_connected and member.may_continue_alone(led=True):
-            yield from leadership.count(None)
-            yield from leadership.count_local(member.take_unread())
-            leadership.evaluator.traffic.advance(member.now)
-        elif at_once:
-            yield from leadership.count(None)
-            leadership.evaluator.traffic.advance(member.now)
-        else:
-            slot = member.watermark()
-            yield from leadership.count(slot)
-            leadership.evaluator.traffic.advance((slot + 1) * member.options.heartbeat)
-
-    def _new_leadership(self) -> Leadership:
-        evaluator = self._new_evaluator(self.thresholds)
-        return Leadership(evaluator, bucket_seconds=self._member.options.heartbeat)
-
-    def _evaluating(self) -> Leadership | None:
-        """Return the leadership if this process may evaluate and deliver now."""
-        leadership = self._leadership
-        if leadership is None:
-            return None
-        if leadership.leader is not None and leadership.leader == self._member.leader:
-            return leadership
-        return leadership if self._member.may_continue_alone(led=True) else None
-
     async def _send_heartbeats(self) -> None:
         while True:
             await anyio.sleep(self._member.seconds_to_next())
-            await self._guard("heartbeat", self._heartbeat)
+            await self._guard("heartbeat", self._fleet.heartbeat)
 
     async def _evaluate_regularly(self) -> None:
-        wait, self._took_over = self._seconds_to_evaluation(), anyio.Event()
+        wait, self._fleet.took_over = self._seconds_to_evaluation(), anyio.Event()
         while True:
             with anyio.move_on_after(wait) as scope:
-                await self._took_over.wait()
+                await self._fleet.took_over.wait()
             if scope.cancelled_caught:
                 wait = self.interval
                 await self._guard("evaluation", self._evaluate_now)
             else:  # the next evaluation is due when the previous leader would have made it
-                self._took_over = anyio.Event()
+                self._fleet.took_over = anyio.Event()
                 wait = self._seconds_to_evaluation()
 
     async def _evaluate_now(self) -> None:
-        if self._leadership is None:
+        if self._fleet.leadership is None:
             quotas = await self._rules.report_quotas()
             self._member.aggregator.report_quotas(quotas, self.clock())
         await self._evaluate(at_once=not self._member.has_peers)
@@ -538,87 +410,22 @@ class AlertEngine:
             self._failures.recovered(component)
 
     def _seconds_to_evaluation(self) -> float:
-        evaluated_at = None if self._leadership is None else self._leadership.evaluated_at
+        evaluated_at = (
+            None if self._fleet.leadership is None else self._fleet.leadership.evaluated_at
+        )
         if evaluated_at is None:
             return self.interval
         return min(max(evaluated_at + self.interval - self._member.at, 0.0), self.interval)
 
-    async def _load_preview(self) -> Leadership:
-        """Return the windows of the leader, from the store; they are kept for some seconds."""
-        async with self._previewing():
-            now, at = self.clock(), self._member.at
-            if self._preview is None or now - self._preview[0] > _PREVIEW_SECONDS:
-                state = self._member.state
-                leader = Leader(0, "") if state is None else Leader(state.epoch, state.holder or "")
-                try:
-                    stored = await self.store.take_over(leader)
-                except Fenced:
-                    raise StoreError("no process leads the alert engines yet: try again") from None
-                leadership = self._new_leadership()
-                await in_steps(leadership.restore_windows(stored, now, at))
-                await in_steps(leadership.receive(stored.batches, self._member.now))
-                await in_steps(leadership.count(None))
-                leadership.evaluator.traffic.advance(self._member.now)
-                self._preview = now, leadership
-            return self._preview[1]
-
-    async def _claim(self, notification_id: str) -> bool:
-        """Return True if this process may deliver a notification now."""
-        leadership = self._evaluating()
-        if leadership is None:
-            return False
-        if leadership.leader is None or not self._member.is_connected:
-            return self._member.may_continue_alone(led=True)
-        asked = self.clock()
-        try:
-            await call_with_timeout(
-                _STORE_SECONDS,
-                partial(self.store.claim, notification_id, leader=leadership.leader),
-            )
-        except Fenced:
-            self._fenced()
-            return False
-        except Exception as error:  # noqa: BLE001 - the sink is attempted later
-            self._report("claim in the alert store", error)
-            return self._member.may_continue_alone(led=True)
-        self._failures.recovered("claim in the alert store")
-        self._member.renewed(asked)
-        return True
-
-    def _known_sinks(self) -> set[str]:
-        """Return the names of the sinks of all live processes."""
-        members = self._member.live(self._member.options.lease)
-        return {sink for member in members for sink in member.process.sinks}
-
-    def _apply_thresholds(self, thresholds: Thresholds) -> Steps[None]:
-        self._preview = None
-        self._member.aggregator.set_thresholds(thresholds)
-        if self._leadership is not None:
-            yield from self._leadership.evaluator.set_thresholds(thresholds)
-
-    def _set_acks(self, acks: Mapping[str, Ack | None]) -> Steps[None]:
-        if self._leadership is not None:
-            yield from self._leadership.evaluator.tracker.set_acks(acks)
-
-    async def _call_store(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the result of a call of the store; None if it fails."""
-        try:
-            result = await call_with_timeout(_STORE_SECONDS, call)
-        except Exception as error:  # noqa: BLE001 - alerts continue without the store
-            self._report("reading the alert store", error)
-            return None
-        self._failures.recovered("reading the alert store")
-        return result
-
     async def _prune(self, at: float) -> None:
         if at - self._pruned_at >= _DAY:
             self._pruned_at = at
-            await self._store_writer.prune(at - _RETENTION_SECONDS)
+            await self._fleet.writer.prune(at - _RETENTION_SECONDS)
 
-    def _delivery(self) -> DeliveryContext:
+    def _delivery(self, writer: StoreWriter) -> DeliveryContext:
         return DeliveryContext(
-            writer=self._store_writer,
-            claim=self._claim,
+            writer=writer,
+            claim=lambda notification_id: self._fleet.claim(notification_id),
             deadline=_SINK_SECONDS,
             max_pending=_MAX_QUEUED,
             clock=lambda: self.clock(),

@@ -125,6 +125,10 @@ class StoreWriter:
         await self._call(self._commit)
         return not self._is_fenced
 
+    def has(self, notification_id: str) -> bool:
+        """Return True if a notification is buffered, because it could not be written."""
+        return notification_id in self._notifications
+
     def defer(self, notification_id: str, write: Write) -> None:
         """Call `write` with the next write, to store the outcome of a notification."""
         self._outcomes[notification_id] = write

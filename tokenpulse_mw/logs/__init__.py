@@ -6,7 +6,7 @@ from .formatters import JsonFormatter, TextFormatter
 from .last_resort import add_last_resort
 from .levels import LEVELS, check_level, log_level, set_log_level
 from .request_id import RequestIdMiddleware, add_request_id, current_request_id, new_request_id
-from .routes import settings_routes
+from .routes import change_level, settings_routes
 
 __all__ = [
     "ACCESS_LOGGER",
@@ -17,6 +17,7 @@ __all__ = [
     "TextFormatter",
     "add_last_resort",
     "add_request_id",
+    "change_level",
     "check_level",
     "configure_logging",
     "current_request_id",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -28,7 +29,11 @@ class SettingsBody(Struct, forbid_unknown_fields=True):
     log_level: str
 
 
-def settings_routes(*, authorize: Authorize) -> list[BaseRoute]:
+# Stores a level for all processes; the second argument is the author.
+Keep = Callable[[str, str], Awaitable[object]]
+
+
+def settings_routes(*, authorize: Authorize, keep: Keep | None = None) -> list[BaseRoute]:
     """Return the routes of `GET` and `PUT /admin/settings`: `{"log_level": "INFO"}`.
 
     A change applies to this process at once. It is logged with the name that `authorize` returns,
@@ -38,11 +43,13 @@ def settings_routes(*, authorize: Authorize) -> list[BaseRoute]:
     Args:
         authorize: Returns True or the name of the client if the request is authorized, as `bearer`
             does; may be async.
+        keep: Async function of a new level and its author, called before the level applies, which
+            stores it for other processes. An error that it raises is the response.
 
     Raises:
         ValueError: `authorize` is not callable.
     """
-    respond = _Settings(Guard(authorize, of="settings_routes")).respond
+    respond = _Settings(Guard(authorize, of="settings_routes"), keep).respond
     # Every method, and with a slash too, so that a catch-all route does not send the token to a
     # vendor.
     return [
@@ -54,8 +61,8 @@ def settings_routes(*, authorize: Authorize) -> list[BaseRoute]:
 class _Settings:
     """Endpoint of the settings."""
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, guard: Guard, keep: Keep | None) -> None:
+        self._guard, self._keep = guard, keep
 
     async def respond(self, request: Request) -> Response:
         """Return the response to a request."""
@@ -75,7 +82,10 @@ class _Settings:
             return Response(status_code=204, headers=allow)
         if request.method == "PUT":
             body = await read_body(request, SettingsBody, optional=False)
-            _set(_level(body.log_level), name or _client(request))
+            level, author = _level(body.log_level), name or _client(request)
+            if self._keep is not None:
+                await self._keep(level, author)
+            change_level(level, author)
         return JSONResponse({"log_level": log_level()}, headers={"cache-control": "no-store"})
 
 
@@ -86,10 +96,10 @@ def _level(level: str) -> str:
         raise invalid((("log_level",), f"must be one of {', '.join(LEVELS)}")) from None
 
 
-def _set(level: str, client: str) -> None:
+def change_level(level: str, author: str) -> None:
     """Change the level, and log the change while the lower of both levels is set."""
     before = log_level()
-    line = ("log level changed: from=%s to=%s by=%s", before, level, client)
+    line = ("log level changed: from=%s to=%s by=%s", before, level, author)
     if LEVELS[level] > LEVELS[before]:
         logger.warning(*line)
         set_log_level(level)

@@ -29,7 +29,7 @@ class FamilyCallbacks:
         self._family = family
         self._callbacks: list[_Callback] = []
         self._discarded: Counter[Labels] = Counter()
-        self._merge = min if family.merge == "min" else add
+        self._merge = add if family.merge == "sum" else max
 
     def add(self, callback: Callback) -> None:
         """Add a callback; values with the same labels are merged."""

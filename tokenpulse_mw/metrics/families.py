@@ -41,7 +41,8 @@ class Family(NamedTuple):
         help: Help text of the exposition.
         labels: Label names, in the order of the label values of a row.
         buckets: Ascending upper bounds without +Inf; empty unless it is a histogram.
-        merge: Aggregation of a gauge over several worker processes.
+        merge: Aggregation of a gauge over several worker processes; "newest" is the maximum of
+            timestamps, and 0 is not one.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Family(NamedTuple):
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    merge: Literal["sum", "min"] = "sum"
+    merge: Literal["sum", "max", "newest"] = "sum"
 
     @property
     def width(self) -> int:
@@ -153,8 +154,8 @@ DELIVERIES = Family(
 LAST_EVALUATION = Family(
     "tokenpulse_alert_last_evaluation_timestamp_seconds",
     "gauge",
-    "Unix timestamp of the last successful evaluation of all alert rules.",
-    merge="min",  # one stopped engine must be visible
+    "Unix timestamp of the last successful evaluation of all alert rules, of the leader.",
+    merge="newest",
 )
 QUEUE_LENGTH = Family(
     "tokenpulse_alert_notification_queue_length",
@@ -166,6 +167,34 @@ SUBJECT_OVERFLOW = Family(
     "tokenpulse_alert_subject_overflow_total",
     "counter",
     "Observations counted under the alert subject __overflow__ because the table was full.",
+)
+FLEET_LEADER = Family(
+    "tokenpulse_alert_fleet_leader",
+    "gauge",
+    "Whether this process evaluates the alert rules for all processes (1) or not (0).",
+)
+FLEET_MEMBERS = Family(
+    "tokenpulse_alert_fleet_members",
+    "gauge",
+    "Processes that share the alert store and were alive at the last heartbeat.",
+    merge="max",
+)
+FLEET_BEHIND = Family(
+    "tokenpulse_alert_fleet_behind_seconds",
+    "gauge",
+    "Age in seconds of the oldest traffic that the alert store has not accepted.",
+    merge="max",
+)
+HEARTBEATS = Family(
+    "tokenpulse_alert_heartbeats_total",
+    "counter",
+    "Heartbeats, which send the traffic of a process to the alert store.",
+    ("result",),
+)
+LATE = Family(
+    "tokenpulse_alert_late_total",
+    "counter",
+    "Parts of the traffic that arrived after the evaluation that they belong to.",
 )
 ACTIVE_PROVIDERS = Family(
     "tokenpulse_active_providers",
@@ -197,6 +226,10 @@ CALLBACK_FAMILIES = (
     LAST_EVALUATION,
     QUEUE_LENGTH,
     SUBJECT_OVERFLOW,
+    FLEET_LEADER,
+    FLEET_MEMBERS,
+    FLEET_BEHIND,
+    LATE,
     ACTIVE_PROVIDERS,
     ASYNCIO_TASKS,
 )

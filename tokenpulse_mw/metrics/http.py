@@ -137,6 +137,10 @@ class HttpMetrics:
         """Count a delivery: `ok`, `error`, `timeout`, `rejected` or `dropped`."""
         self._tables.deliveries.add((sink, result))
 
+    def on_heartbeat(self, result: str) -> None:
+        """Count a heartbeat of the alert engine: `ok` or `error`."""
+        self._tables.heartbeats.add((result,))
+
     def add_callback(self, name: str, callback: Callback) -> None:
         """Read the values of a family from `callback` at each scrape.
 

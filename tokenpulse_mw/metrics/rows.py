@@ -38,6 +38,13 @@ def row_in_memory(family: Family, _labels: Labels) -> Row:
     return [0.0] * family.width
 
 
+def without_unset(family: Family, rows: Mapping[Labels, Row]) -> Mapping[Labels, Row]:
+    """Return `rows` without timestamps that are not set, as those of a former leader."""
+    if family.merge != "newest":
+        return rows
+    return {labels: row for labels, row in rows.items() if row[0]}
+
+
 class Rows:
     """Rows of one family.
 
@@ -111,7 +118,7 @@ class Rows:
 
     def series(self) -> Series:
         """Return the family with its current rows; their values stay live."""
-        return self.family, dict(self._rows)
+        return self.family, without_unset(self.family, dict(self._rows))
 
     def reopen(self) -> None:
         """Replace every row by a new one; rows returned before must no longer be used."""

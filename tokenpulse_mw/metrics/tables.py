@@ -69,6 +69,7 @@ class Tables:
         self.evaluations = rows(families.EVALUATIONS)
         self.evaluation_duration = rows(families.EVALUATION_DURATION)
         self.deliveries = rows(families.DELIVERIES)
+        self.heartbeats = rows(families.HEARTBEATS)
         self.internal_errors = rows(families.INTERNAL_ERRORS)
         # Unlimited: its labels are the names of the families, so it cannot overflow.
         self.overflow = rows(families.OVERFLOW, sys.maxsize)

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from ..alerts import (
     AlertEngine,
     AlertmanagerSink,
+    Fleet,
     LogSink,
     Sink,
     SlackSink,
@@ -28,7 +29,12 @@ from ..alerts.engine import check_sinks
 from ..alerts.store import SQLAlertStore
 from ..config import Settings
 from ..health import CheckResult, Observation
-from ..logs import ACCESS_LOGGER, add_last_resort, configure_logging, settings_routes
+from ..logs import (
+    ACCESS_LOGGER,
+    add_last_resort,
+    configure_logging,
+    settings_routes,
+)
 from ..ratelimit import (
     KeyFunction,
     Limiter,
@@ -40,6 +46,7 @@ from ..ratelimit import (
 )
 from ..secret import hide
 from ..web.auth import bearer
+from .log_level import SharedLogLevel
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -47,7 +54,13 @@ logger = logging.getLogger("tokenpulse_mw")
 FROM_SETTINGS: Any = "from settings"  # default of arguments for which None has a meaning
 
 _OF_LIMIT = ("limit", "max_keys", "limit_strategy", "limit_storage", "limit_prefix")
-_OF_ENGINE = ("alert_interval", "alert_cooldown", "alert_store")
+_OF_ENGINE = (
+    "alert_interval",
+    "alert_cooldown",
+    "alert_store",
+    "alert_leads",
+    "alert_alone_after",
+)
 _OF_SINKS = (
     "alert_slack_url",
     "alert_webhook_url",
@@ -188,8 +201,13 @@ def engine(
         return given
     rules = default_rules()
     rules.append(quota_exceeded(budgets(policies), per_process=True))
-    with blame_settings(settings, {"url": "alert_store"}):
-        store = None if settings.alert_store is None else SQLAlertStore(settings.alert_store)
+    store, fleet = None, Fleet()
+    if settings.alert_store is None:
+        warn_unused(settings, ["alert_leads", "alert_alone_after"], "alert_store is not set")
+    else:
+        fleet = Fleet(leads=settings.alert_leads, alone_after=settings.alert_alone_after)
+        with blame_settings(settings, {"url": "alert_store"}):
+            store = SQLAlertStore(settings.alert_store)
     return AlertEngine(
         rules,
         [*_sinks(sinks), *_sinks_of(settings)],
@@ -197,6 +215,7 @@ def engine(
         interval=settings.alert_interval,
         cooldown=settings.alert_cooldown,
         store=store,
+        fleet=fleet,
     )
 
 
@@ -264,10 +283,13 @@ def admin_routes(
     settings: Settings, engine: AlertEngine, authorize: Callable[[Request], bool] | None
 ) -> list[BaseRoute]:
     """Return the routes of the admin API; none if no admin token is set."""
+    level = SharedLogLevel(engine) if settings.alerts else None
     if authorize is None:
         return []
-    alerts = alert_routes(engine, authorize=authorize) if settings.alerts else []
-    return [*alerts, *settings_routes(authorize=authorize)]
+    if level is None:
+        return settings_routes(authorize=authorize)
+    routes = settings_routes(authorize=authorize, keep=level.keep)
+    return [*alert_routes(engine, authorize=authorize), *routes]
 
 
 class AlertedProviders:

@@ -47,6 +47,10 @@ class Gauges:
             "tokenpulse_alert_notification_queue_length", self._engine.queue_length
         )
         metrics.add_callback("tokenpulse_alert_subject_overflow_total", self._engine.overflow)
+        metrics.add_callback("tokenpulse_alert_fleet_leader", self._engine.fleet_leader)
+        metrics.add_callback("tokenpulse_alert_fleet_members", self._engine.fleet_members)
+        metrics.add_callback("tokenpulse_alert_fleet_behind_seconds", self._engine.fleet_behind)
+        metrics.add_callback("tokenpulse_alert_late_total", self._engine.late)
         metrics.add_callback("tokenpulse_active_providers", self._health.active_providers)
         metrics.add_callback("tokenpulse_rate_limit_keys", self._keys)
         metrics.add_callback("tokenpulse_rate_limit_evictions_total", self._evictions)

@@ -10,6 +10,7 @@ import pytest
 from tokenpulse_mw.alerts import Finding, Subject
 
 from ..store import samples
+from ..store.leadership import commit
 from .api import Api, trouble
 
 QPS = Finding(
@@ -212,7 +213,7 @@ def test_malformed_finding_is_listed_without_its_invalid_fields() -> None:
     api.evaluate()
     malformed = samples.alert(finding={"subject": ["key", "k9"], "metadata": 1, "value": "high"})
     future = samples.resolved("a2", at=1e18, finding={"subject": ["key", "k1"], "value": 10**400})
-    anyio.run(api.engine.store.commit, samples.alerts(malformed, future))
+    anyio.run(commit, api.engine.store, samples.alerts(malformed, future))
     silence = {"matchers": [{"name": "metric", "value": ""}], "duration": 9}
     api.request("POST", "/silences", json=silence)
 

@@ -12,6 +12,7 @@ from tokenpulse_mw.alerts.rules import error_spike
 
 from ..exchanges import exchange
 from ..store import samples
+from ..store.leadership import commit
 from .api import NOON, Api, accepting
 
 
@@ -128,7 +129,7 @@ def test_dead_letters_are_listed_newest_first() -> None:
     api = Api()
 
     async def dead_letter() -> None:
-        await api.engine.store.commit(samples.notifications("n1", "n2"))
+        await commit(api.engine.store, samples.notifications("n1", "n2"))
         await api.engine.store.dead("n1", NOON, "it responded with 404")
         await api.engine.store.dead("n2", NOON + 1, "it responded with 410")
 

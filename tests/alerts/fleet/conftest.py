@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ..store.conftest import postgres
 from .replicas import Replicas
+
+__all__ = ["kind", "postgres", "replicas"]
 
 
 @pytest.fixture(params=["memory-asyncio", "memory-trio", "sqlite-asyncio"])

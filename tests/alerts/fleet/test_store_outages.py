@@ -251,7 +251,7 @@ async def test_process_that_evaluated_alone_follows_a_leader_that_it_finds(
     assert replicas.leaders == [leader]
     assert newcomer.firing == []
     assert (await replicas.store.alerts()).items == ()
-    assert newcomer._leadership is None
+    assert newcomer._fleet.leadership is None
 
 
 async def test_failed_heartbeats_are_retried_after_1_2_4_and_5_seconds(replicas: Replicas) -> None:

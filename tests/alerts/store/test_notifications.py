@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenpulse_mw.alerts.store import AlertStore, DeadLetter
+from tokenpulse_mw.alerts.store import AlertStore, Changes, DeadLetter
 
 from .conftest import Open
 from .leadership import commit, waiting
@@ -147,3 +147,18 @@ async def test_time_that_is_not_finite_is_rejected(opened: Open) -> None:
             await store.dead("n1", nan, "")
 
         assert await waiting(store) == (notification("n1"),)
+
+
+async def test_queue_lengths_count_undelivered_notifications_by_sink(opened: Open) -> None:
+    """Delivered notifications and dead letters do not wait."""
+    async with opened() as store:
+        assert await store.queue_lengths() == {}
+        paged = Changes(notifications=(notification("n4", sink="page"),))
+        await commit(store, notifications("n1", "n2", "n3", "n5"))
+        await commit(store, paged)
+        await store.delivered("n1")
+        await store.postponed("n2", 1, 150, "timeout")
+        await store.dead("n3", 150, "rejected")
+
+    async with opened() as store:
+        assert await store.queue_lengths() == {"log": 2, "page": 1}

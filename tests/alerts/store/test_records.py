@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tokenpulse_mw.alerts.store import Ack, DeadLetter, ThresholdsVersion
 
+from .leadership import process
 from .samples import alert, notification, resolved, silence, transition
 
 
@@ -78,3 +80,23 @@ def test_other_records_with_invalid_values_are_rejected() -> None:
 def test_subject_is_read_from_the_finding(finding: dict[str, Any], subject: str) -> None:
     """The subject is read from an object or an array, and is empty in any other case."""
     assert resolved(finding=finding).subject == subject
+
+
+@pytest.mark.parametrize(
+    ("changes", "differences"),
+    [
+        ({"name": "p2", "host": "other", "pid": 8, "started_at": 9}, []),
+        ({"rules": ("b", "a"), "sinks": ("page", "log")}, []),
+        ({"rules": ("a",)}, ["rules"]),
+        ({"sinks": ()}, ["sinks"]),
+        ({"version": "0.2.0", "protocol": 2}, ["version", "protocol"]),
+    ],
+    ids=["process", "order", "rules", "sinks", "version"],
+)
+def test_processes_differ_by_rules_sinks_version_and_protocol(
+    changes: dict[str, Any], differences: list[str]
+) -> None:
+    """The order of rules and sinks, the host and the start are not differences."""
+    ours = replace(process("p1"), rules=("a", "b"), sinks=("log", "page"))
+
+    assert replace(ours, **changes).differences(ours) == differences

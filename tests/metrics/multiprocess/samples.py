@@ -15,7 +15,7 @@ from tokenpulse_mw.metrics.rows import Row
 
 COUNTER = Family("jobs_total", "counter", "Jobs", ("name", "status"))
 GAUGE = Family("jobs_running", "gauge", "Running jobs", ("name",))
-MIN_GAUGE = Family("begun_seconds", "gauge", "Start time", ("name",), merge="min")
+MAX_GAUGE = Family("begun_seconds", "gauge", "Start time", ("name",), merge="max")
 HISTOGRAM = Family("job_seconds", "histogram", "Time", ("name",), (0.5, 1, 1e6))
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

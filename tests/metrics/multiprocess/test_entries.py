@@ -25,7 +25,7 @@ from tokenpulse_mw.metrics.multiprocess.entries import (
 from .samples import COUNTER, GAUGE, HISTOGRAM
 
 WORDS = st.text('aé\U0001f600"\\\n\0 ,:{}[]', max_size=10)
-KINDS: list[Kind] = ["counter", "gauge", "min", "histogram"]
+KINDS: list[Kind] = ["counter", "gauge", "max", "histogram"]
 
 
 @st.composite
@@ -36,8 +36,8 @@ def families(draw: st.DrawFn) -> tuple[Family, tuple[str, ...]]:
     bounds = st.lists(st.floats(-1e9, 1e9), unique=True, max_size=5)
     buckets = tuple(sorted(draw(bounds))) if kind == "histogram" else ()
     family = Family("some_total", "counter", draw(WORDS), labels, buckets)
-    if kind == "min":
-        family = family._replace(kind="gauge", merge="min")
+    if kind == "max":
+        family = family._replace(kind="gauge", merge="max")
     else:
         family = family._replace(kind=kind)
     return family, tuple(draw(WORDS) for _ in labels)

@@ -21,7 +21,7 @@ from tokenpulse_mw.metrics.multiprocess.writer import MIN_FILE_BYTES, RowFile
 
 from ...support.full_disk import SmallDisk, largest_file, mounted_disk
 from ...support.waiting import PATIENCE
-from .samples import COUNTER, GAUGE, HISTOGRAM, MIN_GAUGE, row_of, value
+from .samples import COUNTER, GAUGE, HISTOGRAM, MAX_GAUGE, row_of, value
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def test_rows_are_written_when_the_disk_has_space_again(location: tuple[Path, Fu
     files = WorkerFiles(folder)
     with full():
         for number in range(3):
-            for family in (GAUGE, MIN_GAUGE, HISTOGRAM):
+            for family in (GAUGE, MAX_GAUGE, HISTOGRAM):
                 row_of(files, family, number)[0] += 1 + number
             row_of(files, COUNTER, number, "ok")[0] += 10
             row_of(files, COUNTER, number, "ok")[0] += 1
@@ -83,7 +83,7 @@ def test_rows_are_written_when_the_disk_has_space_again(location: tuple[Path, Fu
     assert files.recover()
     assert not files.recover()
     for number in range(3):
-        for family in (GAUGE, MIN_GAUGE):
+        for family in (GAUGE, MAX_GAUGE):
             assert value(folder, family, str(number)) == [1 + number]
         assert value(folder, COUNTER, str(number), "ok") == [11]
         row = row_of(files, HISTOGRAM, number)

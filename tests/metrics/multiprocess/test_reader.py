@@ -26,7 +26,7 @@ from .samples import (
     COUNTER,
     GAUGE,
     HISTOGRAM,
-    MIN_GAUGE,
+    MAX_GAUGE,
     client_samples,
     merged_samples,
     row_of,
@@ -140,12 +140,12 @@ def test_families_are_restored_from_the_files(tmp_path: Path) -> None:
     """Name, type, help, label order and buckets are read from the keys."""
     files = WorkerFiles(tmp_path)
     backwards = COUNTER._replace(name="other_total", labels=("status", "name"))
-    for family in (*FAMILIES, MIN_GAUGE, backwards):
+    for family in (*FAMILIES, MAX_GAUGE, backwards):
         row_of(files, family, *"ab"[: len(family.labels)])
 
     families = {family for family, _ in Workers(tmp_path).series().values()}
 
-    assert families == {*FAMILIES, MIN_GAUGE, backwards}
+    assert families == {*FAMILIES, MAX_GAUGE, backwards}
 
 
 def test_gauges_of_ended_workers_do_not_count(tmp_path: Path) -> None:
@@ -163,16 +163,16 @@ def test_gauges_of_ended_workers_do_not_count(tmp_path: Path) -> None:
     assert merged_samples(tmp_path) == client_samples(tmp_path)
 
 
-def test_min_gauge_is_the_minimum_of_live_workers(tmp_path: Path) -> None:
-    """A low value of one worker is not hidden by those of the others."""
-    live, late, ended = (WorkerFiles(tmp_path) for _ in range(3))
-    for files, start in ((live, 30), (late, 20), (ended, 10)):
-        row_of(files, MIN_GAUGE, "a")[0] = start
-    assert value(tmp_path, MIN_GAUGE, "a") == [10]
+def test_max_gauge_is_the_maximum_of_live_workers(tmp_path: Path) -> None:
+    """A high value of one worker is not hidden by those of the others."""
+    live, early, ended = (WorkerFiles(tmp_path) for _ in range(3))
+    for files, start in ((live, 10), (early, 20), (ended, 30)):
+        row_of(files, MAX_GAUGE, "a")[0] = start
+    assert value(tmp_path, MAX_GAUGE, "a") == [30]
 
     del ended, files
 
-    assert value(tmp_path, MIN_GAUGE, "a") == [20]
+    assert value(tmp_path, MAX_GAUGE, "a") == [20]
     assert merged_samples(tmp_path) == client_samples(tmp_path)
 
 
@@ -378,9 +378,9 @@ def test_merge_keeps_the_first_of_two_types() -> None:
     assert merge_by_name(tables) == {"jobs_total": (COUNTER, {("a", "ok"): [1.0]})}
 
 
-def test_merge_keeps_the_minimum_of_min_gauges() -> None:
+def test_merge_keeps_the_maximum_of_max_gauges() -> None:
     """Workers of two versions may have different labels."""
-    newest = Family("begun_seconds", "gauge", "Begun", ("name",), merge="min")
+    newest = Family("begun_seconds", "gauge", "Begun", ("name",), merge="max")
     rows: Rows = {("a",): [2.0]}
     doubles = memoryview(array("d", [3, 1]).tobytes()).cast("d")
 
@@ -390,5 +390,5 @@ def test_merge_keeps_the_minimum_of_min_gauges() -> None:
         {newest: rows, older: {(): [5.0]}, newest._replace(help="New"): {("a",): [1]}}
     )
 
-    assert rows == {("a",): [2], ("b",): [1]}
-    assert merged["begun_seconds"][1] == {("a",): [1], ("b",): [1], ("",): [5]}
+    assert rows == {("a",): [3], ("b",): [1]}
+    assert merged["begun_seconds"][1] == {("a",): [3], ("b",): [1], ("",): [5]}

@@ -77,6 +77,25 @@ def test_open_websockets_of_all_workers_are_added(folder: Path) -> None:
     assert f"{WEBSOCKETS} 0.0\n".encode() in metrics.render()
 
 
+def test_timestamp_of_a_former_leader_is_not_shown(folder: Path) -> None:
+    """The newest timestamp of all workers is shown, until none of them has one."""
+    metrics, other = worker(), WorkerFiles(folder)
+    timestamps = {(): 20.0}
+    metrics.add_callback(families.LAST_EVALUATION.name, lambda: timestamps)
+    former = other.new_row(families.LAST_EVALUATION, ())
+
+    def shown() -> list[bytes]:
+        lines = metrics.render().splitlines()
+        return [line for line in lines if line.startswith(families.LAST_EVALUATION.name.encode())]
+
+    former[0] = 30
+    assert shown() == [b"tokenpulse_alert_last_evaluation_timestamp_seconds 30.0"]
+    former[0] = 0
+    assert shown() == [b"tokenpulse_alert_last_evaluation_timestamp_seconds 20.0"]
+    timestamps = {}
+    assert shown() == []
+
+
 def test_instances_of_a_process_share_their_families() -> None:
     """The files are independent of registries; no request is counted twice."""
     first, second = worker(), worker()

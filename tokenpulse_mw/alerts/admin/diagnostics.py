@@ -40,10 +40,10 @@ async def list_rules(request: AdminRequest) -> AdminResponse:
 
 
 async def list_sinks(request: AdminRequest) -> AdminResponse:
-    """Return the sinks and the lengths of their queues."""
-    lengths = request.engine.queue_length().items()
+    """Return the sinks and the lengths of their queues, of all processes."""
+    lengths = await request.engine.store.queue_lengths()
     return AdminResponse(
-        schemas.Sinks([schemas.Sink(*labels, length) for labels, length in lengths])
+        schemas.Sinks([schemas.Sink(sink, lengths.get(sink, 0)) for sink in request.engine.sinks])
     )
 
 

@@ -16,7 +16,7 @@ from ...web.problems import ProblemError, problem_response
 from ...web.route import OwnRoute
 from ..engine import AlertEngine
 from ..store import StoreError
-from . import alerts, diagnostics, silences, thresholds
+from . import alerts, diagnostics, fleet, silences, thresholds
 from .openapi import describe
 from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import read_query
@@ -29,6 +29,7 @@ OPERATIONS = (
     *thresholds.OPERATIONS,
     *silences.OPERATIONS,
     *diagnostics.OPERATIONS,
+    *fleet.OPERATIONS,
     *alerts.OPERATIONS,
 )
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from ..lifecycle import NAMES
-from ..store.records import Severity, State
+from ..store.records import Difference, Severity, State
 from ..thresholds import Flag, Range, Thresholds
 
 Schema = dict[str, Any]
@@ -186,6 +186,40 @@ class Sinks(Struct):
     """Sinks of the engine."""
 
     sinks: list[Sink]
+
+
+class Leader(Struct):
+    """Process that evaluates the rules and delivers notifications."""
+
+    name: str
+    host: str
+    pid: int
+
+
+class Member(Struct, kw_only=True):
+    """Process of the fleet; `differs` lists what is not the same as in the leader."""
+
+    name: str
+    host: str
+    pid: int
+    version: str
+    protocol: int
+    started_at: _Time
+    heartbeat_age_seconds: float
+    may_lead: bool
+    leads: bool
+    differs: list[Difference]
+
+
+class Fleet(Struct, kw_only=True):
+    """Processes that share the alert store, in the last hour; `leader` is null if none leads."""
+
+    leader: Leader | None
+    epoch: int
+    evaluated_at: _Time | None
+    complete_since: _Time
+    revision: int
+    members: list[Member]
 
 
 class DeadLetter(Struct, kw_only=True):

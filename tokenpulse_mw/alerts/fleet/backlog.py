@@ -118,6 +118,11 @@ class Backlog(Generic[_Bucket]):
         self._hours.clear()
         self._buckets.clear()
 
+    @property
+    def is_waiting(self) -> bool:
+        """True if there is traffic that the last heartbeat did not have."""
+        return bool(self._hours or self._buckets)
+
     def behind(self, now: float) -> float:
         """Return the age in seconds of the oldest traffic that is not stored."""
         sent = [batch.slot for batch in self._sent]

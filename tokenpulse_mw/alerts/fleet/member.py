@@ -106,6 +106,7 @@ class FleetMember:
         self._lease = self._new_lease("")
         self._failures = 0
         self._contacted_at = now
+        self._deviating = set[tuple[object, ...]]()
 
     def _count_from_zero(self, thresholds: Thresholds) -> None:
         self._unread = deque[tuple[int, Bucket]](maxlen=_MAX_LOCAL_BUCKETS)
@@ -196,6 +197,8 @@ class FleetMember:
             succeeded = await self._send()
             if succeeded and self._lease.next_attempt_at <= self._clock():  # the lease is free
                 succeeded = await self._send()
+            while succeeded and partial_slot and self.backlog.is_waiting:
+                succeeded = await self._send()  # the first one has repeated earlier batches
             return succeeded
 
     async def _send(self) -> bool:
@@ -231,6 +234,11 @@ class FleetMember:
         )
         return max(0.0, min(at, self._lease.next_attempt_at) - now)
 
+    def known_sinks(self) -> set[str]:
+        """Return the names of the sinks of all live processes."""
+        members = self.live(self.options.lease)
+        return {sink for member in members for sink in member.process.sinks}
+
     def watermark(self) -> int:
         """Return the slot up to which all live processes have sent their traffic."""
         seconds = self.options.heartbeat
@@ -244,6 +252,27 @@ class FleetMember:
     def fenced(self) -> None:
         """Stop leading: another process does."""
         self._lease.lose()
+
+    def report_differences(self) -> None:
+        """Log each set of rules and sinks that processes of this version have instead of ours."""
+        ours, deviating = self._identity(), set[tuple[object, ...]]()
+        for member in self.live(self.options.lease):
+            process = member.process
+            names = [name for name in ours.differences(process) if name in ("rules", "sinks")]
+            if process.version == ours.version and names:
+                kind = process.rules, process.sinks
+                if kind not in self._deviating | deviating:
+                    logger.error(
+                        "processes of one alert store have different %s, so alerts depend on which "
+                        "of them leads (logged once): configure them alike, or give each gateway "
+                        "its own database: process=%s rules=%s sinks=%s; this process=%s rules=%s "
+                        "sinks=%s",
+                        " and ".join(names),
+                        *(process.name, ",".join(process.rules), ",".join(process.sinks)),
+                        *(ours.name, ",".join(ours.rules), ",".join(ours.sinks)),
+                    )
+                deviating.add(kind)
+        self._deviating = deviating
 
     def _identity(self) -> Process:
         if self._process is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from heapq import nlargest
@@ -216,6 +216,10 @@ class MemoryAlertStore:
             replace(dead_letter, notification=_copied_notification(dead_letter.notification))
             for dead_letter in self._newest_dead()[:limit]
         )
+
+    async def queue_lengths(self) -> Mapping[str, int]:
+        """Return the number of undelivered notifications by sink, without sinks that have none."""
+        return Counter(notification.sink for _, notification in self._waiting.values())
 
     async def acknowledge(self, alert_id: str, ack: Ack | None, /) -> AlertRecord | None:
         """Set the acknowledgement of an alert, or remove it with None."""

@@ -299,6 +299,10 @@ class AlertStore(Protocol):
         """Return the newest dead letters, the newest first; `limit` is from 1 to 1000."""
         ...
 
+    async def queue_lengths(self) -> Mapping[str, int]:
+        """Return the number of undelivered notifications by sink, without sinks that have none."""
+        ...
+
     async def acknowledge(self, alert_id: str, ack: Ack | None, /) -> AlertRecord | None:
         """Set the acknowledgement of an alert, or remove it with None.
 

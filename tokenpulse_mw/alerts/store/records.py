@@ -14,6 +14,7 @@ Severity = Literal["info", "warning", "critical"]
 State = Literal["pending", "firing", "recovering", "resolved"]
 # A state, or "active": fired and not resolved.
 StateFilter = Literal["pending", "firing", "recovering", "resolved", "active"]
+Difference = Literal["rules", "sinks", "version", "protocol"]
 Json = dict[str, Any]
 
 _Value = TypeVar("_Value")
@@ -229,6 +230,16 @@ class Process:
     sinks: tuple[str, ...]
     leads: bool
     started_at: float
+
+    def differences(self, other: Process) -> list[Difference]:
+        """Return which of rules, sinks, version and protocol are not those of `other`."""
+        compared: dict[Difference, object] = {
+            "rules": set(self.rules) ^ set(other.rules),
+            "sinks": set(self.sinks) ^ set(other.sinks),
+            "version": self.version != other.version,
+            "protocol": self.protocol != other.protocol,
+        }
+        return [name for name, differs in compared.items() if differs]
 
 
 @dataclass(frozen=True, slots=True)

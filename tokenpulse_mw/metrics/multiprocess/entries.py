@@ -22,7 +22,7 @@ from prometheus_client.utils import floatToGoString
 
 from ..families import Family
 
-Kind = Literal["counter", "gauge", "min", "histogram"]  # one file each; min: gauges merged by min
+Kind = Literal["counter", "gauge", "max", "histogram"]  # one file each; max: gauges merged by max
 LabelValues = tuple[str, ...]
 
 INTEGER = Struct("i")
@@ -59,7 +59,7 @@ class _Entry(NamedTuple):
 
 def file_kind(family: Family) -> Kind:
     """Return the kind of file that holds the rows of `family`."""
-    return "min" if family.merge == "min" else family.kind
+    return family.kind if family.merge == "sum" else "max"
 
 
 def as_text(labels: tuple[Any, ...]) -> LabelValues:
@@ -151,8 +151,8 @@ def _family(data: bytes, head: _Entry, kind: Kind) -> Family:
     """Return the family of the row at `head`, parsed from all of its entries."""
     labels = tuple(head.labels)
     if kind != "histogram":
-        if kind == "min":
-            return Family(head.sample, "gauge", head.help, labels, merge="min")
+        if kind == "max":
+            return Family(head.sample, "gauge", head.help, labels, merge="max")
         return Family(head.sample, kind, head.help, labels)
     name = head.sample.removesuffix("_sum")
     bounds = [-inf]

@@ -169,7 +169,7 @@ def merge_by_name(tables: Mapping[Family, Rows]) -> dict[str, tuple[Family, Rows
 
 
 def _merge_function(family: Family) -> Callable[[float, float], float]:
-    return min if family.merge == "min" else add
+    return add if family.merge == "sum" else max
 
 
 def _merge(families: Iterable[Family], tables: Mapping[Family, Rows]) -> tuple[Family, Rows]:

@@ -27,11 +27,11 @@ _PREFIXES: dict[Kind, str] = {
     "histogram": "histogram",
     # The modes of prometheus_client for gauges of live processes.
     "gauge": "gauge_livesum",
-    "min": "gauge_livemin",
+    "max": "gauge_livemax",
 }
-_GAUGES: tuple[Kind, ...] = ("gauge", "min")
+_GAUGES: tuple[Kind, ...] = ("gauge", "max")
 _KINDS = {prefix: kind for kind, prefix in _PREFIXES.items()}
-_FILE = re.compile(r"(counter|histogram|gauge_live(?:sum|min))_([0-9]{1,4})-tokenpulse\.db")
+_FILE = re.compile(r"(counter|histogram|gauge_live(?:sum|max))_([0-9]{1,4})-tokenpulse\.db")
 
 
 class Slot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..rows import Series
+from ..rows import Series, without_unset
 from ..tables import Tables
 from .reader import Workers, client_registry
 from .writer import WorkerFiles
@@ -46,4 +46,8 @@ class WorkerTables(Tables):
     def series(self) -> list[Series]:
         """Return every family with the merged rows of all workers."""
         merged = self._workers.series()
-        return [merged.get(rows.family.name) or (rows.family, {}) for rows in self.all]
+        series = list[Series]()
+        for rows in self.all:
+            family, values = merged.get(rows.family.name) or (rows.family, {})
+            series.append((family, without_unset(rows.family, values)))
+        return series

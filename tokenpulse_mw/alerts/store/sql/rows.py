@@ -91,6 +91,11 @@ def notification_of(row: Row) -> Notification:
     return Notification(**{**values, "event": json.loads(values["event"])})
 
 
+def queue_length_of(row: Row) -> tuple[str, int]:
+    """Return the sink and the number of notifications of a row."""
+    return row["sink"], row["waiting"]
+
+
 def dead_letter_of(row: Row) -> DeadLetter:
     """Return the dead letter of a row."""
     notification = notification_of(row)

@@ -89,6 +89,11 @@ class Statements:
     )
 
     waiting = select(notifications).where(_WAITING).order_by(notifications.c.seq)
+    queue_lengths = (
+        select(notifications.c.sink, func.count().label("waiting"))
+        .where(_WAITING)
+        .group_by(notifications.c.sink)
+    )
     update_waiting = update(notifications).where(_NOTIFICATION, _WAITING)
     claim = (
         update(notifications)

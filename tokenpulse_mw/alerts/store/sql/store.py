@@ -52,6 +52,7 @@ from .rows import (
     fetch,
     notification_of,
     notification_values,
+    queue_length_of,
     setting_of,
     silence_of,
     silence_values,
@@ -235,6 +236,10 @@ class SQLAlertStore:
         """Return the newest dead letters, the newest first."""
         check_limit(limit)
         return tuple(await self._select(dead_letter_of, self._sql.newest_dead, limit=limit))
+
+    async def queue_lengths(self) -> Mapping[str, int]:
+        """Return the number of undelivered notifications by sink, without sinks that have none."""
+        return dict(await self._select(queue_length_of, self._sql.queue_lengths))
 
     async def acknowledge(self, alert_id: str, ack: Ack | None, /) -> AlertRecord | None:
         """Set the acknowledgement of an alert, or remove it with None."""
