@@ -378,3 +378,25 @@ async def test_late_traffic_counts_in_its_slot_and_is_reported(replicas: Replica
 
     assert event.finding.value == 10
     assert leader.late() == {(): 1}
+
+
+async def test_counts_of_a_former_leader_do_not_decrease(replicas: Replicas) -> None:
+    """They are counters, also if the process leads again later."""
+    leader, other = replicas.replicas(2, max_subjects=1)
+    await replicas.run(20)
+    for number in range(3):
+        observe(leader, 1, tenant=f"m{number}", limited=True)
+    observe(other, 1)
+    replicas.kill(other)
+    await replicas.run(30)
+    await other.beat()
+    await leader.beat()
+    await leader.evaluate()
+    before = leader.overflow(), leader.late()
+    assert min(leader.overflow()[()], leader.late()[()]) > 0
+
+    await take(replicas.store)
+    await leader.beat()
+
+    assert not leader.leads
+    assert (leader.overflow(), leader.late()) == before
