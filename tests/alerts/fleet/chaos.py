@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import signal
 import sys
@@ -37,13 +38,14 @@ from ..store.postgres import create_database, postgres_server
 from ..store.proxy import Proxy
 from .gateway_process import THRESHOLDS, Plan
 from .processes import FailingKeys, GatewayProcess, LeaseWatch, wait_for, watched
-from .verdict import Breach, Delivery, Evidence, Fault, Figures, Transition, judge
+from .verdict import BEFORE_SECONDS, Breach, Delivery, Evidence, Fault, Figures, Transition, judge
 
 PROCESSES = 4
 HEARTBEAT, LEASE = 1, 3
 MAX_DOWN = 2  # processes that are killed or stopped at a time
 SLACK_SECONDS = 2.0  # of a busy machine
 KEYS = 8  # whose requests fail from time to time
+FAULTS_SECONDS = 30.0  # between two kills without other faults
 
 
 class RecordingReceiver(Receiver):
@@ -125,14 +127,12 @@ class Chaos:
                 self._proxies.append(await exits.enter_async_context(Proxy(server_port)))
             exits.callback(self._kill_all)
             self._current = [self._start(number) for number in range(PROCESSES)]
-            await wait_for(lambda: watch.lease is not None, "no process leads")
-            await self._kill_leader(watch)
-            async with asyncio.TaskGroup() as tasks:
+            async with asyncio.TaskGroup() as breaches:
                 for number in range(KEYS):
-                    tasks.create_task(self._breach(f"failing-{number}", watch))
+                    breaches.create_task(self._breach(f"failing-{number}", watch))
                 while time.time() < self._began + self._seconds:
-                    await asyncio.sleep(self._random.uniform(0.5, 2))
-                    tasks.create_task(self._inject(watch))
+                    await self._kill_leader(watch)
+                    await self._inject_faults(watch)
             await self._settle(watch)
             for process in self._current:
                 await process.end()
@@ -172,29 +172,37 @@ class Chaos:
 
     async def _kill_leader(self, watch: LeaseWatch) -> None:
         """Kill the leader without any other fault, and wait for the next one."""
-        await asyncio.sleep(4 * HEARTBEAT)  # a candidate has seen the others
-        assert watch.lease is not None
-        epoch = watch.lease.epoch
-        await self._kill(self._number_of_leader(watch), restart=False)
-        await wait_for(
-            lambda: watch.lease is not None and watch.lease.epoch > epoch, "no process leads"
-        )
-        self._restart_dead()
+        await wait_for(lambda: self._leader(watch) is not None, "no process leads")
+        await asyncio.sleep(BEFORE_SECONDS + LEASE)  # the effects of earlier faults are over
+        epoch, leader = watch.leases[-1].epoch, self._leader(watch)
+        if leader is not None:
+            await self._kill(leader, restart=False)
+            await wait_for(lambda: watch.leases[-1].epoch > epoch, "no process leads")
+            self._current[leader] = self._start(leader)
+
+    async def _inject_faults(self, watch: LeaseWatch) -> None:
+        """Inject random faults for some time, and wait for their end."""
+        end = min(time.time() + FAULTS_SECONDS, self._began + self._seconds)
+        async with asyncio.TaskGroup() as faults:
+            while time.time() < end:
+                await asyncio.sleep(self._random.uniform(0.5, 2))
+                faults.create_task(self._inject(watch))
 
     async def _inject(self, watch: LeaseWatch) -> None:
-        """Inject a random fault."""
+        """Inject a random fault; half of them hit the leader."""
         faults: list[Callable[[int], Awaitable[None]]] = [self._kill, self._stop]
         if self._database.server is not None:
             faults = [*3 * faults, self._cut, self._hold, *3 * [self._lose_answer], self._crash]
         fault, number = self._random.choice(faults), self._random.randrange(PROCESSES)
-        if self._random.random() < 0.5:
-            number = self._number_of_leader(watch)
-        await fault(number)
+        leader = self._leader(watch)
+        await fault(leader if leader is not None and self._random.random() < 0.5 else number)
 
-    def _number_of_leader(self, watch: LeaseWatch) -> int:
+    def _leader(self, watch: LeaseWatch) -> int | None:
+        """Return the number of the leader, if it runs."""
         pid = None if watch.lease is None else watch.lease.pid
-        pids = [process.pid for process in self._current]
-        return pids.index(pid) if pid in pids else self._random.randrange(PROCESSES)
+        numbers = range(PROCESSES)
+        leaders = (n for n in numbers if self._current[n].pid == pid and self._current[n].runs)
+        return next(leaders, None)
 
     def _may_fail(self, number: int) -> bool:
         """Return True if a process runs, and so do enough of the others."""
@@ -250,11 +258,6 @@ class Chaos:
 
     def _note(self, kind: str, began: float, seconds: float = 0) -> None:
         self._faults.append(Fault(kind, began, time.time() + seconds))
-
-    def _restart_dead(self) -> None:
-        for number, process in enumerate(self._current):
-            if not process.runs:
-                self._current[number] = self._start(number)
 
     async def _settle(self, watch: LeaseWatch) -> None:
         """Wait until no notification waits."""
@@ -328,6 +331,7 @@ def main() -> None:
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--folder", type=Path, help="folder of the records, which are kept")
     options = parser.parse_args()
+    logging.disable()  # the engine that counts has other rules than the processes
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         figures = run_chaos(options.store, folder, seconds=options.seconds, seed=options.seed)
