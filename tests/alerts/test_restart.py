@@ -351,6 +351,11 @@ class Gateway:
             wall=self.clock,
         )
 
+    async def day_without_traffic(self) -> None:
+        """Pass a day, so that all windows are complete."""
+        self.clock.advance(86_400)
+        await self.engine.evaluate()
+
     async def minute(self, requests: int = 0, failing: int = 0, **fields: Any) -> list[AlertEvent]:
         """Return the events of a minute with this number of requests."""
         for number in range(requests):
@@ -394,7 +399,7 @@ async def test_restored_outage_continues_its_streak_of_failures() -> None:
 
 
 @pytest.mark.anyio
-async def test_traffic_before_the_state_is_restored_counts() -> None:
+async def test_traffic_before_a_process_leads_counts() -> None:
     """One more failure does not resolve a restored outage; a success does."""
     gateway = await gateway_with_outage()
 
@@ -421,15 +426,32 @@ async def test_recovering_outage_does_not_fire_again_after_a_restart() -> None:
 
 
 @pytest.mark.anyio
-async def test_restored_alert_is_held_for_the_window_of_its_rule() -> None:
-    """Without traffic it is resolved after five minutes."""
+@pytest.mark.parametrize("restarts_after", [1, 3, 5, 20])
+async def test_restored_alert_resolves_when_its_window_ends(restarts_after: int) -> None:
+    """The windows are restored too, so the time of the restart does not matter."""
     gateway = Gateway()
     await gateway.minute(20, 20, api_key="k1")
 
-    await gateway.restart()
-    by_minute = [[event.transition for event in await gateway.minute()] for _ in range(8)]
+    by_minute = list[list[str]]()
+    for minute in range(8):
+        if minute == restarts_after:
+            await gateway.restart()
+        by_minute.append([event.transition for event in await gateway.minute()])
 
     assert by_minute == [[], [], [], [], [], ["resolved"], [], []]
+
+
+@pytest.mark.anyio
+async def test_restored_alert_is_resolved_by_traffic_at_once() -> None:
+    """It is not held, because the windows have the traffic before the restart."""
+    gateway = Gateway()
+    await gateway.day_without_traffic()
+    await gateway.minute(20, 12, api_key="k1")
+    await gateway.restart()
+
+    (resolved,) = await gateway.minute(200, api_key="k1")
+
+    assert resolved.transition == "resolved"
 
 
 @pytest.mark.anyio
@@ -448,20 +470,55 @@ async def test_restored_pending_alert_stays_pending_with_little_traffic() -> Non
 
 
 @pytest.mark.anyio
-async def test_restored_alert_is_not_deescalated_by_new_counts() -> None:
-    """A daily count that starts from zero does not turn a critical alert into a warning."""
+async def test_count_of_a_day_continues_after_a_restart() -> None:
+    """An alert fires at its threshold, and escalates at twice the threshold."""
     gateway = Gateway(master_rpd=100)
-    for _ in range(4):
-        await gateway.minute(60, tenant="acme")
+    values = list[tuple[str, object]]()
+    for _ in range(5):
+        events = await gateway.minute(60, tenant="acme")
+        values += [(event.transition, event.finding.value) for event in events]
+        await gateway.restart()
 
-    await gateway.restart()
-    for _ in range(4):
-        await gateway.minute(60, tenant="acme")
+    assert values == [("fired", 120), ("escalated", 240)]
 
-    assert gateway.sink.transitions_of("traffic_spike:master_rpd:master:acme") == [
-        "fired",
-        "escalated",
-    ]
+
+minutes = st.lists(
+    st.tuples(
+        st.booleans(),  # restart before
+        st.integers(0, 60),  # requests
+        st.integers(0, 60),  # of which fail
+        st.sampled_from(["claude", "gemini"]),
+    ),
+    max_size=12,
+)
+
+
+@pytest.mark.slow
+@given(minutes)
+@settings(max_examples=50)
+def test_restarts_change_no_alert_of_real_traffic(
+    history: list[tuple[bool, int, int, str]],
+) -> None:
+    """The default rules find the same in one process and in one after another."""
+
+    async def findings_of(restarts: bool) -> list[list[tuple[str, str, object]]]:
+        gateway = Gateway(master_rpd=200, master_rpm=40, global_qps=1)
+        await gateway.day_without_traffic()
+        events = list[list[AlertEvent]]()
+        for restarted, requests, failing, provider in history:
+            if restarts and restarted:
+                await gateway.restart()
+            events.append(
+                await gateway.minute(
+                    requests, failing, provider=provider, api_key="k1", tenant="acme"
+                )
+            )
+        return [
+            sorted((event.transition, event.fingerprint, event.finding.value) for event in minute)
+            for minute in events
+        ]
+
+    assert anyio.run(findings_of, True) == anyio.run(findings_of, False)
 
 
 @pytest.mark.anyio

@@ -363,3 +363,19 @@ def test_pattern_matches_the_first_200_characters_of_a_value() -> None:
 def test_dot_of_a_pattern_matches_a_line_break() -> None:
     """A line break in a name is an ordinary character."""
     assert covers(key_pattern("a.b"), of=finding(subject="a\nb"))
+
+
+def test_replaced_silences_are_exactly_the_new_ones(caplog: pytest.LogCaptureFixture) -> None:
+    """An invalid one is left out, and logged once until it is gone."""
+    kept = silence(Matcher("subject_id", "k1"), identity="kept")
+    removed = silence(Matcher("subject_id", "k2"), identity="removed")
+    invalid = silence(Matcher("colour", "red"), identity="invalid")
+    collection = silences_of(kept, removed)
+
+    for new in ([kept, invalid], [invalid, kept], [kept], [invalid]):
+        collection.replace(new)
+
+    assert list(collection) == []
+    assert [message.partition(" error")[0] for message in caplog.messages] == [
+        "stored silence is invalid: silence=invalid"
+    ] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import anyio
 import pytest
@@ -15,7 +16,7 @@ from tokenpulse_mw.alerts import (
     Rule,
     quota_exceeded,
 )
-from tokenpulse_mw.alerts.store.protocol import Changes, EngineState
+from tokenpulse_mw.alerts.store.protocol import EngineState
 from tokenpulse_mw.alerts.timeouts import CancelledByCalleeError, call_with_timeout
 
 from ..support.waiting import PATIENCE
@@ -95,12 +96,13 @@ async def test_sink_that_cancels_itself_does_not_stop_the_engine() -> None:
 class ClosedStore(MemoryAlertStore):
     """A store whose connection pool is closed."""
 
-    async def load(self) -> EngineState:
+    async def load(self, *values: Any) -> EngineState | None:
         await await_cancelled_future()
-        return EngineState()
+        return None
 
-    async def commit(self, changes: Changes) -> None:
+    async def commit(self, *values: Any, **options: Any) -> int:
         await await_cancelled_future()
+        return 0
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -317,10 +317,7 @@ class AlertEngine:
 
     def overflow(self) -> Mapping[tuple[()], int]:
         """Return the count of `__overflow__` events and of findings above the alert limit."""
-        leading = (
-            0 if self._fleet.leadership is None else self._fleet.leadership.evaluator.overflowed
-        )
-        return {(): self._member.aggregator.overflowed + self._fleet.overflowed + leading}
+        return {(): self._member.aggregator.overflowed + self._fleet.overflowed}
 
     def fleet_leader(self) -> Mapping[tuple[()], int]:
         """Return 1 if this process leads its fleet, else 0."""

@@ -29,12 +29,14 @@ class Connection:
         store: The store that all processes share.
         is_down: Fail each call before it reaches the store.
         loses: Names of calls that take effect, but whose response is lost.
+        delays: By name of a call, what happens before it reaches the store.
     """
 
     def __init__(self, store: AlertStore) -> None:
         self.store = store
         self.is_down = False
         self.loses: Iterable[str] = ()
+        self.delays = dict[str, Callable[[], Awaitable[object]]]()
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = getattr(self.store, name)
@@ -42,6 +44,8 @@ class Connection:
         async def call(*values: Any, **options: Any) -> Any:
             if self.is_down:
                 raise StoreError("no connection")
+            if name in self.delays:
+                await self.delays.pop(name)()
             result = await method(*values, **options)
             if name in self.loses:
                 raise StoreError("connection lost")

@@ -44,7 +44,7 @@ async def succeed(replicas: Replicas, replica: Replica, **options: Any) -> Repli
 
 
 async def test_windows_are_kept_over_a_kill(replicas: Replicas) -> None:
-    """A count of a day continues, from whatever evaluation and heartbeat stored last."""
+    """A count of a day continues, with all traffic that the store has."""
     options: dict[str, Any] = {
         "rules": default_rules(),
         "thresholds": Thresholds(master_rpd=100, keep_firing=0),

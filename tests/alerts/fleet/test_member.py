@@ -99,7 +99,7 @@ async def test_version_of_a_copy_that_is_not_installed_is_unknown(
 
 
 async def test_older_leader_releases_its_lease_to_a_newer_process() -> None:
-    """In a deployment, the rules of the new version are in force as soon as one process has it."""
+    """In a deployment, the rules of the new version apply as soon as one process has it."""
     replicas = Replicas()
     older = replicas.replica()
     await replicas.run(10)

@@ -71,3 +71,25 @@ async def test_quotas_of_a_common_source_are_read_by_the_leader_alone(clock: Fak
         await each._evaluate_now()
 
     assert calls == ["leader", "leader"]
+
+
+async def test_report_that_fails_is_logged_and_repeated(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process still takes part in its fleet."""
+    store, sink = MemoryAlertStore(wall=clock.wall), RecordingSink()
+    leader, other = Worker(store, clock, sink), Worker(store, clock, sink)
+    await leader.engine.evaluate()
+    other.quotas = [("k1", 95)]  # type: ignore[list-item]
+    await other.report()
+    assert [message.partition(" with")[0] for message in caplog.messages] == [
+        "report of rule quota_exceeded failed"
+    ]
+
+    other.quotas = [Quota("k1", used=95, limit=100)]
+    await other.report()
+    clock.advance(5)
+    await other.engine.fleet()
+
+    (event,) = await leader.engine.evaluate()
+    assert event.finding.value == 0.95

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from tokenpulse_mw.alerts import (
     AlertEvent,
-    Finding,
     Fleet,
     Matcher,
     Thresholds,
-    Traffic,
     default_rules,
 )
-from tokenpulse_mw.alerts.store import StoreError
+from tokenpulse_mw.alerts.store import Changes, StoreError
 
 from ..exchanges import exchange
-from ..findings import finding
+from ..findings import FixedRule, finding
+from ..store import samples
+from ..store.leadership import commit, take
 from .replicas import LEASE, Replica, Replicas
 
 pytestmark = pytest.mark.anyio
@@ -182,67 +183,91 @@ async def test_leader_that_was_stopped_for_a_minute_does_nothing_when_it_continu
     replicas.rule.findings = []
 
     assert await stopped.evaluate() == []
-    assert (await stopped._fleet.claim("a notification"), stopped.leads) == (False, False)
+    assert not stopped.leads
     assert stopped.firing == [finding()]
     assert stopped.sink.transitions == ["fired"]
     assert named(await replicas.evaluate()) == [("resolved", "trouble:key:k1")]
 
 
 async def test_commit_of_an_earlier_leader_has_no_effect(replicas: Replicas) -> None:
-    """It finds at its commit that another process has taken the lease, and follows."""
-    stopped, other = replicas.replicas(2)
+    """If another process takes the lease during an evaluation, nothing of it happens."""
+    replicas.rule.findings = [finding()]
+    first, second = replicas.replicas(2)
     await replicas.run(20)
 
-    class SlowRule:
-        """A rule during which another process takes the lease."""
+    first.connection.delays["commit"] = partial(take, replicas.store)
+    assert await first.evaluate() == []
 
-        async def refresh(self) -> None:
-            replicas.kill(stopped)
-            await replicas.run(30)
-            replicas.running.append(stopped)
-
-        def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> list[Finding]:
-            return [finding()]
-
-    stopped._rules._rules["FixedRule"] = SlowRule()
-
-    assert await stopped.evaluate() == []
-
-    assert (stopped.leads, other.leads, stopped.firing) == (False, True, [])
+    assert (first.leads, first.firing, replicas.delivered()) == (False, [], [])
     assert (await replicas.store.alerts()).items == ()
-    assert replicas.delivered() == []
+    await replicas.run(20)  # the lease of the third process lapses
+    assert len(replicas.leaders) == 1
+    assert [event.transition for event in await replicas.evaluate()] == ["fired"]
+    assert replicas.delivered() == ["fired"]
+    assert second.firing == [finding()]
 
 
 async def test_claim_of_an_earlier_leader_is_rejected_before_the_sink_is_called(
     replicas: Replicas,
 ) -> None:
-    """The notification is delivered by the process that leads now."""
+    """The notification is delivered once, by the process that leads then."""
     replicas.rule.findings = [finding()]
-    first, second = replicas.replicas(2)
+    first, _ = replicas.replicas(2)
     await replicas.run(20)
 
-    class Stopped:
-        """A sink of a process that is stopped before it calls the sink."""
+    first.connection.delays["claim"] = partial(take, replicas.store)
+    (fired,) = await first.evaluate()
 
-        name = "recorder"
+    assert (first.leads, replicas.delivered()) == (False, [])
+    await replicas.run(20)  # the lease of the third process lapses
+    (leader,) = replicas.leaders
+    await leader._outbox.attempt()
+    assert [event.id for process in replicas.running for event in process.sink.events] == [fired.id]
 
-        async def __call__(self, event: AlertEvent) -> None:
-            raise OSError
 
-    first._outbox._workers["recorder"]._sink = Stopped()
-    await replicas.evaluate()
-    replicas.kill(first)
-    await replicas.run(60)
-    first._outbox._workers["recorder"]._sink = first.sink
-    leadership = first._fleet.leadership
-    first._member._lease._until = first.clock() + 10  # as if the process did not see the time
+async def test_takeover_that_comes_too_late_is_given_up(replicas: Replicas) -> None:
+    """The process follows the one that has taken the lease meanwhile."""
+    engine = replicas.replica()
+    engine.connection.delays["take_over"] = partial(take, replicas.store)
 
-    await first._outbox.attempt()
+    await replicas.run(10)
+    assert engine.leads is False
+    await replicas.run(20)
 
-    assert leadership is not None
-    assert (first.sink.transitions, first.leads) == ([], False)
-    await second.evaluate()
-    assert second.sink.transitions == ["fired"]
+    assert engine.leads is True
+
+
+async def test_evaluation_that_is_reset_before_it_begins_has_no_effect(
+    replicas: Replicas,
+) -> None:
+    """Such as during a slow source of quotas."""
+
+    class ResettingRule(FixedRule):
+        """A rule during whose refresh the engine is reset."""
+
+        async def refresh(self) -> None:
+            engine.reset()
+
+    engine = replicas.replica(rules=[ResettingRule(finding())])
+
+    assert await engine.evaluate() == []
+
+    assert (await replicas.store.alerts()).items == ()
+
+
+async def test_stored_alert_that_is_invalid_is_not_among_the_firing_ones(
+    replicas: Replicas,
+) -> None:
+    """Only the leader logs it."""
+    leader, follower = replicas.replicas(2)
+    await replicas.run(20)
+    replicas.rule.findings = [finding(subject=f"k{number}") for number in range(120)]
+    await leader.evaluate()
+    await commit(replicas.store, Changes(alerts=(samples.alert(finding={}),)))
+
+    await replicas.beat()
+
+    assert len(follower.firing) == 120
 
 
 async def test_controls_of_any_process_apply_to_all_after_a_heartbeat(replicas: Replicas) -> None:
@@ -353,3 +378,25 @@ async def test_late_traffic_counts_in_its_slot_and_is_reported(replicas: Replica
 
     assert event.finding.value == 10
     assert leader.late() == {(): 1}
+
+
+async def test_counts_of_a_former_leader_do_not_decrease(replicas: Replicas) -> None:
+    """They are counters, also if the process leads again later."""
+    leader, other = replicas.replicas(2, max_subjects=1)
+    await replicas.run(20)
+    for number in range(3):
+        observe(leader, 1, tenant=f"m{number}", limited=True)
+    observe(other, 1)
+    replicas.kill(other)
+    await replicas.run(30)
+    await other.beat()
+    await leader.beat()
+    await leader.evaluate()
+    before = leader.overflow(), leader.late()
+    assert min(leader.overflow()[()], leader.late()[()]) > 0
+
+    await take(replicas.store)
+    await leader.beat()
+
+    assert not leader.leads
+    assert (leader.overflow(), leader.late()) == before
