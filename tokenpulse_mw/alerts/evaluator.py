@@ -72,7 +72,6 @@ class Evaluator:
         )
         self.traffic = self._new_traffic(thresholds)
         self.rules = rules
-        rules.set_outages({})
         self.tracker = AlertTracker(self.rules.names, cooldown=cooldown, is_silenced=is_silenced)
         self._report = report
         self._recovered = recovered
@@ -140,6 +139,7 @@ class Evaluator:
             shift: Seconds to add to a time since the epoch for one of the engine's clock.
         """
         self.traffic = self._new_traffic(self.traffic.thresholds)
+        self.rules.set_outages({})
         skipped = yield from self.traffic.restore(records)
         for record in records:
             if record.kind == _OUTAGES:

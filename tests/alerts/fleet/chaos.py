@@ -2,7 +2,7 @@
 
     python -m tests.alerts.fleet.chaos --seconds 600 --seed 7 --store postgresql
 
-Four processes count their traffic, in which keys fail at scheduled times. They are killed and
+Four processes count their traffic, in which keys fail from time to time. They are killed and
 stopped; their connections to PostgreSQL are cut, held, and lose answers of commits; and PostgreSQL
 is killed. After a quiet time, the database and the receiver of the alerts have every exchange and
 every event exactly once.
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from io import BufferedIOBase
 from pathlib import Path
@@ -35,16 +36,16 @@ from ...support.servers import Server
 from ...support.waiting import PATIENCE
 from ..store.postgres import create_database, postgres_server
 from ..store.proxy import Proxy
-from .gateway_process import THRESHOLDS, Breach, Plan
-from .processes import GatewayProcess, LeaseWatch, wait_for, watched
-from .verdict import Delivery, Evidence, Fault, Figures, Transition, judge
+from .gateway_process import THRESHOLDS, Plan
+from .processes import FailingKeys, GatewayProcess, LeaseWatch, wait_for, watched
+from .verdict import BEFORE_SECONDS, Breach, Delivery, Evidence, Fault, Figures, Transition, judge
 
 PROCESSES = 4
 HEARTBEAT, LEASE = 1, 3
 MAX_DOWN = 2  # processes that are killed or stopped at a time
 SLACK_SECONDS = 2.0  # of a busy machine
-GAP_SECONDS = 30.0  # between two breaches of a key: window, `keep_firing`, and a failover
-BREACH_EVERY = 3.0
+KEYS = 8  # whose requests fail from time to time
+FAULTS_SECONDS = 30.0  # between two kills without other faults
 
 
 class RecordingReceiver(Receiver):
@@ -105,10 +106,11 @@ class Chaos:
     def __init__(self, database: Database, folder: Path, *, seconds: float, seed: int) -> None:
         self._database = database
         self._folder = folder
-        self._random = random.Random(seed)
+        self._seed, self._random = seed, random.Random(seed)
         self._began = time.time()
         self._seconds = seconds
-        self._breaches = tuple(self._schedule())
+        self._failing = FailingKeys(folder / "failing.json")
+        self._breaches: list[Breach] = []
         self._processes: list[GatewayProcess] = []  # all that have run
         self._current: list[GatewayProcess] = []
         self._proxies: list[Proxy] = []
@@ -125,28 +127,31 @@ class Chaos:
                 self._proxies.append(await exits.enter_async_context(Proxy(server_port)))
             exits.callback(self._kill_all)
             self._current = [self._start(number) for number in range(PROCESSES)]
-            await wait_for(lambda: watch.lease is not None, "no process leads")
-            await self._kill_leader(watch)
-            async with asyncio.TaskGroup() as tasks:
+            async with asyncio.TaskGroup() as breaches:
+                for number in range(KEYS):
+                    breaches.create_task(self._breach(f"failing-{number}", watch))
                 while time.time() < self._began + self._seconds:
-                    await asyncio.sleep(self._random.uniform(0.5, 2))
-                    tasks.create_task(self._inject(watch))
+                    await self._kill_leader(watch)
+                    await self._inject_faults(watch)
             await self._settle(watch)
             for process in self._current:
                 await process.end()
             return await self._collect(watch)
 
-    def _schedule(self) -> Iterator[Breach]:
-        """Yield breaches at regular times, of keys that are long enough without one."""
-        free_at = dict[str, float]()
-        start = self._began + BREACH_EVERY
-        while start < self._began + self._seconds:
-            ready = [key for key, at in free_at.items() if at <= start]
-            key = ready[0] if ready else f"breach-{len(free_at) + 1}"
-            end = start + self._random.uniform(8, 11)
-            free_at[key] = end + GAP_SECONDS
-            yield Breach(key, start, end)
-            start += BREACH_EVERY
+    async def _breach(self, key: str, watch: LeaseWatch) -> None:
+        """Let the requests of a key fail until it fires, and succeed until it is resolved."""
+        fingerprint, chance = f"error_spike:key:{key}", random.Random(f"{self._seed} {key}")
+        while time.time() < self._began + self._seconds:
+            await asyncio.sleep(chance.uniform(0, 5))
+            began = time.time()
+            self._failing.add(key)
+            await asyncio.sleep(chance.uniform(4, 8))
+            await wait_for(
+                lambda: watch.open.get(fingerprint) == "firing", f"{fingerprint} has not fired"
+            )
+            self._failing.remove(key)
+            self._breaches.append(Breach(key, began, time.time()))
+            await wait_for(lambda: fingerprint not in watch.open, f"{fingerprint} is not resolved")
 
     def _start(self, number: int) -> GatewayProcess:
         """Start a process with the proxy of this number."""
@@ -156,8 +161,8 @@ class Chaos:
             webhook=self._receiver.url,
             record=str(self._folder / f"{tenant}.jsonl"),
             tenant=tenant,
-            deadline=self._began + self._seconds + 3 * PATIENCE,
-            breaches=self._breaches,
+            failing=str(self._failing.path),
+            deadline=self._began + self._seconds + 4 * PATIENCE,
             heartbeat=HEARTBEAT,
             lease=LEASE,
         )
@@ -167,29 +172,37 @@ class Chaos:
 
     async def _kill_leader(self, watch: LeaseWatch) -> None:
         """Kill the leader without any other fault, and wait for the next one."""
-        await asyncio.sleep(4 * HEARTBEAT)  # a candidate has seen the others
-        assert watch.lease is not None
-        epoch = watch.lease.epoch
-        await self._kill(self._number_of_leader(watch), restart=False)
-        await wait_for(
-            lambda: watch.lease is not None and watch.lease.epoch > epoch, "no process leads"
-        )
-        self._restart_dead()
+        await wait_for(lambda: self._leader(watch) is not None, "no process leads")
+        await asyncio.sleep(BEFORE_SECONDS + LEASE)  # the effects of earlier faults are over
+        epoch, leader = watch.leases[-1].epoch, self._leader(watch)
+        if leader is not None:
+            await self._kill(leader, restart=False)
+            await wait_for(lambda: watch.leases[-1].epoch > epoch, "no process leads")
+            self._current[leader] = self._start(leader)
+
+    async def _inject_faults(self, watch: LeaseWatch) -> None:
+        """Inject random faults for some time, and wait for their end."""
+        end = min(time.time() + FAULTS_SECONDS, self._began + self._seconds)
+        async with asyncio.TaskGroup() as faults:
+            while time.time() < end:
+                await asyncio.sleep(self._random.uniform(0.5, 2))
+                faults.create_task(self._inject(watch))
 
     async def _inject(self, watch: LeaseWatch) -> None:
-        """Inject a random fault."""
+        """Inject a random fault; half of them hit the leader."""
         faults: list[Callable[[int], Awaitable[None]]] = [self._kill, self._stop]
         if self._database.server is not None:
             faults = [*3 * faults, self._cut, self._hold, *3 * [self._lose_answer], self._crash]
         fault, number = self._random.choice(faults), self._random.randrange(PROCESSES)
-        if self._random.random() < 0.5:
-            number = self._number_of_leader(watch)
-        await fault(number)
+        leader = self._leader(watch)
+        await fault(leader if leader is not None and self._random.random() < 0.5 else number)
 
-    def _number_of_leader(self, watch: LeaseWatch) -> int:
+    def _leader(self, watch: LeaseWatch) -> int | None:
+        """Return the number of the leader, if it runs."""
         pid = None if watch.lease is None else watch.lease.pid
-        pids = [process.pid for process in self._current]
-        return pids.index(pid) if pid in pids else self._random.randrange(PROCESSES)
+        numbers = range(PROCESSES)
+        leaders = (n for n in numbers if self._current[n].pid == pid and self._current[n].runs)
+        return next(leaders, None)
 
     def _may_fail(self, number: int) -> bool:
         """Return True if a process runs, and so do enough of the others."""
@@ -246,19 +259,11 @@ class Chaos:
     def _note(self, kind: str, began: float, seconds: float = 0) -> None:
         self._faults.append(Fault(kind, began, time.time() + seconds))
 
-    def _restart_dead(self) -> None:
-        for number, process in enumerate(self._current):
-            if not process.runs:
-                self._current[number] = self._start(number)
-
     async def _settle(self, watch: LeaseWatch) -> None:
-        """Wait until no alert is open, and no notification waits."""
-        open_alerts = "SELECT count(*) FROM tokenpulse_alerts WHERE state <> 'resolved'"
-        waiting = "SELECT count(*) FROM tokenpulse_alert_notifications"
-        end = max((breach.ends_at for breach in self._breaches), default=0.0)
+        """Wait until no notification waits."""
         deadline = time.monotonic() + PATIENCE
-        while time.time() < end or await watch.number(open_alerts) or await watch.number(waiting):
-            assert time.monotonic() < deadline, "alerts are open, or notifications wait"
+        while await watch.number("SELECT count(*) FROM tokenpulse_alert_notifications"):
+            assert time.monotonic() < deadline, "notifications wait"
             await asyncio.sleep(0.2)
 
     def _kill_all(self) -> None:
@@ -290,7 +295,7 @@ class Chaos:
             "ORDER BY seq"
         )
         return Evidence(
-            self._breaches,
+            tuple(self._breaches),
             tuple(self._processes),
             tuple(self._faults),
             tuple(watch.leases),
@@ -326,6 +331,7 @@ def main() -> None:
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--folder", type=Path, help="folder of the records, which are kept")
     options = parser.parse_args()
+    logging.disable()  # the engine that counts has other rules than the processes
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         figures = run_chaos(options.store, folder, seconds=options.seconds, seed=options.seed)

@@ -1,4 +1,4 @@
-"""Process of a fleet whose traffic is scheduled and recorded.
+"""Process of a fleet whose traffic its parent controls, and that records what it counts.
 
     python -m tests.alerts.fleet.gateway_process PLAN
 
@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -32,14 +33,6 @@ TICK_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
 
 
-class Breach(msgspec.Struct, frozen=True):
-    """Time in which all requests of a key fail, in seconds since the epoch."""
-
-    key: str
-    starts_at: float
-    ends_at: float
-
-
 class Plan(msgspec.Struct, frozen=True):
     """Options of a process.
 
@@ -48,8 +41,8 @@ class Plan(msgspec.Struct, frozen=True):
         webhook: URL that receives the events.
         record: File to which the process appends what it counts and stores.
         tenant: Tenant of all its requests.
+        failing: File with a JSON array of the keys whose requests fail now.
         deadline: Seconds since the epoch at which it ends.
-        breaches: Traffic in addition to that of healthy keys.
         heartbeat: Seconds between two heartbeats.
         lease: Seconds of the lease.
         interval: Seconds between two evaluations.
@@ -59,8 +52,8 @@ class Plan(msgspec.Struct, frozen=True):
     webhook: str
     record: str
     tenant: str
+    failing: str
     deadline: float
-    breaches: tuple[Breach, ...] = ()
     heartbeat: int = 1
     lease: float = 3
     interval: float = 2
@@ -118,16 +111,17 @@ def exchange(tenant: str, key: str, status: int) -> Exchange:
     return result
 
 
+def read_keys(path: str) -> list[str]:
+    """Return the keys whose requests fail now."""
+    return list(json.loads(Path(path).read_text()))
+
+
 async def send_traffic(engine: AlertEngine, plan: Plan, recorder: Recorder) -> None:
     """Observe exchanges until cancelled, and record `observed`, their number and the time."""
     observed = 0
     while True:
         now = time.time()
-        exchanges = [
-            exchange(plan.tenant, breach.key, 500)
-            for breach in plan.breaches
-            if breach.starts_at <= now < breach.ends_at
-        ]
+        exchanges = [exchange(plan.tenant, key, 500) for key in read_keys(plan.failing)]
         healthy = [f"healthy-{random.randint(1, 50)}" for _ in range(random.randint(1, 4))]
         exchanges += [exchange(plan.tenant, key, 200) for key in healthy]
         for item in exchanges:

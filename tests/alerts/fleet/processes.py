@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ from ...support.waiting import PATIENCE
 from .gateway_process import Plan
 
 ROOT = Path(__file__).parents[3]
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
+OPEN_ALERTS = "SELECT fingerprint, state FROM tokenpulse_alerts WHERE state <> 'resolved'"
 
 
 class Record(NamedTuple):
@@ -148,14 +149,16 @@ class Lease(NamedTuple):
 
 
 class LeaseWatch:
-    """Reads the lease regularly, and other values of the database on demand.
+    """Reads the lease and the open alerts regularly, and other values on demand.
 
     Attributes:
         leases: All changes of the lease.
+        open: State of each open alert, by fingerprint.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.leases: list[Lease] = []
+        self.open: dict[str, str] = {}
         self._engine = engine
 
     @property
@@ -174,16 +177,16 @@ class LeaseWatch:
         return int((await self.rows(query))[0][0])
 
     async def run(self) -> None:
-        """Read the lease until cancelled."""
+        """Read until cancelled."""
         while True:
-            try:
+            # The database may not be available, or have no tables.
+            with suppress(SQLAlchemyError, OSError, ValueError):
                 rows = await self.rows("SELECT epoch, holder FROM tokenpulse_alert_fleet")
-            except (SQLAlchemyError, OSError, ValueError):
-                rows = []  # the database is not available, or has no tables
-            for epoch, holder in rows:
                 newest = self.leases[-1] if self.leases else None
-                if newest is None or (epoch, holder) != newest[1:]:
-                    self.leases.append(Lease(time.time(), epoch, holder))
+                for epoch, holder in rows:
+                    if newest is None or (epoch, holder) != newest[1:]:
+                        self.leases.append(Lease(time.time(), epoch, holder))
+                self.open = dict(map(tuple, await self.rows(OPEN_ALERTS)))
             await asyncio.sleep(POLL_SECONDS)
 
 
@@ -199,6 +202,34 @@ async def watched(url: str) -> AsyncIterator[LeaseWatch]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await engine.dispose()
+
+
+class FailingKeys:
+    """Keys whose requests fail in all processes, in a file that they read.
+
+    Args:
+        path: Path of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._keys: set[str] = set()
+        self._write()
+
+    def add(self, key: str) -> None:
+        """Let the requests of a key fail."""
+        self._keys.add(key)
+        self._write()
+
+    def remove(self, key: str) -> None:
+        """End the failures of a key."""
+        self._keys.remove(key)
+        self._write()
+
+    def _write(self) -> None:
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(sorted(self._keys)))
+        new.replace(self.path)
 
 
 async def wait_for(holds: Callable[[], bool], failure: str) -> None:

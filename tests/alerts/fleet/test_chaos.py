@@ -13,8 +13,7 @@ SECONDS = 40
 
 
 @pytest.mark.slow
-@pytest.mark.server
-@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
 def test_fleet_under_faults_counts_and_reports_everything_once(store: str, tmp_path: Path) -> None:
     """Each exchange that was sent is counted once, and each breach fires and is resolved once.
 

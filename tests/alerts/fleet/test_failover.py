@@ -14,8 +14,8 @@ import pytest
 from ...support.receiver import Receiver, respond_with
 from ...support.waiting import PATIENCE
 from ..store.postgres import create_database
-from .gateway_process import Breach, Plan
-from .processes import GatewayProcess, LeaseWatch, wait_for, watched
+from .gateway_process import Plan
+from .processes import FailingKeys, GatewayProcess, LeaseWatch, wait_for, watched
 
 pytestmark = pytest.mark.slow
 
@@ -39,11 +39,14 @@ def receiver() -> Iterator[Receiver]:
 
 
 class Processes:
-    """Running processes of a fleet, and its lease."""
+    """Running processes of a fleet, its lease, and the keys that fail."""
 
-    def __init__(self, processes: list[GatewayProcess], watch: LeaseWatch) -> None:
+    def __init__(
+        self, processes: list[GatewayProcess], watch: LeaseWatch, failing: FailingKeys
+    ) -> None:
         self.processes = processes
         self.watch = watch
+        self.failing = failing
 
     @property
     def epoch(self) -> int:
@@ -74,11 +77,10 @@ class Processes:
 
 @asynccontextmanager
 async def running(
-    url: str, folder: Path, receiver: Receiver, *, lease: float, breach: bool = False
+    url: str, folder: Path, receiver: Receiver, *, lease: float
 ) -> AsyncIterator[Processes]:
     """Run processes, of which one leads, and all know each other."""
-    now = time.time()
-    breaches = (Breach("failing", now, now + PATIENCE),) if breach else ()
+    deadline, keys = time.time() + 5 * PATIENCE, FailingKeys(folder / "failing.json")
     async with watched(url) as watch:
         processes = [
             GatewayProcess(
@@ -87,8 +89,8 @@ async def running(
                     webhook=receiver.url,
                     record=str(folder / f"gateway-{number}.jsonl"),
                     tenant=f"gateway-{number}",
-                    deadline=now + 5 * PATIENCE,
-                    breaches=breaches,
+                    failing=str(keys.path),
+                    deadline=deadline,
                     lease=lease,
                 ),
                 folder,
@@ -96,7 +98,7 @@ async def running(
             for number in range(PROCESSES)
         ]
         try:
-            fleet = Processes(processes, watch)
+            fleet = Processes(processes, watch, keys)
             await fleet.wait_for_leader(1)
             await fleet.wait_for_batches()
             yield fleet
@@ -129,7 +131,8 @@ def test_leader_that_was_stopped_for_longer_than_its_lease_sends_and_writes_noth
 
     async def run() -> None:
         receiver.respond = respond_with(503, retry_after="5")
-        async with running(url, tmp_path, receiver, lease=3, breach=True) as fleet:
+        async with running(url, tmp_path, receiver, lease=3) as fleet:
+            fleet.failing.add("failing")
             await wait_for(lambda: receiver.received != [], "no event was sent")
             old, epoch = fleet.leader(), fleet.epoch
             stop_outside_of_transactions(old, url)

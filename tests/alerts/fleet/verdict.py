@@ -9,11 +9,18 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-from .gateway_process import Breach
 from .processes import GatewayProcess, Lease
 
 MARGIN_SECONDS = 1.0  # around a fault
 BEFORE_SECONDS = 3.0  # in which a fault may still have an effect
+
+
+class Breach(NamedTuple):
+    """Time in which all requests of a key failed; times in seconds since the epoch."""
+
+    key: str
+    began: float
+    ended: float
 
 
 class Fault(NamedTuple):
@@ -51,7 +58,7 @@ class Evidence(NamedTuple):
     """Records of a run, after a quiet time.
 
     Attributes:
-        breaches: Scheduled breaches by start.
+        breaches: Breaches by end, each of which has fired before.
         processes: All processes that have run.
         faults: All faults.
         leases: Changes of the lease.
@@ -173,10 +180,12 @@ def _check_alerts(evidence: Evidence) -> list[str]:
         expected, found = breaches[fingerprint], ids[fingerprint]
         if len(found) != len(expected):
             faulty.append(f"{fingerprint}: {len(found)} alerts of {len(expected)} breaches")
-        for alert_id, breach, after in zip(found, expected, [*expected[1:], None], strict=False):
-            fired_at = alerts[alert_id][0].at
-            if fired_at < breach.starts_at or (after and fired_at >= after.starts_at):
+        for breach, alert_id in zip(expected, found, strict=False):
+            fired, resolved = alerts[alert_id][0], alerts[alert_id][-1]
+            if not breach.began < fired.at < breach.ended + MARGIN_SECONDS:
                 faulty.append(f"{fingerprint}: fired at another time than the breach")
+            if resolved.at < breach.ended:
+                faulty.append(f"{fingerprint}: resolved during the breach")
     faulty += _check_orders((item[:3] for item in evidence.transitions), "stored")
     return faulty
 
