@@ -188,7 +188,7 @@ async def run_history(chance: Random) -> None:
             await outcome
     await fleet.end()
 
-    # Every exchange counts once, also if its process was killed before the response.
+    # Every exchange counts once, even if its process was killed before the response.
     assert fleet.sent <= fleet.rule.requests <= fleet.sent + fleet.unknown
     # Every episode in the store has fired and was resolved once, and nothing else was delivered.
     store = fleet.replicas.store

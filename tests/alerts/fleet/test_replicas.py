@@ -402,7 +402,7 @@ async def test_late_traffic_counts_in_its_slot_and_is_reported(replicas: Replica
 
 
 async def test_counts_of_a_former_leader_do_not_decrease(replicas: Replicas) -> None:
-    """They are counters, also if the process leads again later."""
+    """They are counters, even if the process leads again later."""
     leader, other = replicas.replicas(2, max_subjects=1)
     await replicas.run(20)
     for number in range(3):
