@@ -43,7 +43,7 @@ from .verdict import BEFORE_SECONDS, Breach, Delivery, Evidence, Fault, Figures,
 PROCESSES = 4
 HEARTBEAT, LEASE = 1, 3
 MAX_DOWN = 2  # processes that are killed or stopped at a time
-SLACK_SECONDS = 2.0  # of a busy machine
+SLACK_SECONDS = 5.0  # of a busy machine
 KEYS = 8  # whose requests fail from time to time
 FAULTS_SECONDS = 30.0  # between two kills without other faults
 
@@ -172,13 +172,15 @@ class Chaos:
 
     async def _kill_leader(self, watch: LeaseWatch) -> None:
         """Kill the leader without any other fault, and wait for the next one."""
-        await wait_for(lambda: self._leader(watch) is not None, "no process leads")
-        await asyncio.sleep(BEFORE_SECONDS + LEASE)  # the effects of earlier faults are over
-        epoch, leader = watch.leases[-1].epoch, self._leader(watch)
-        if leader is not None:
-            await self._kill(leader, restart=False)
-            await wait_for(lambda: watch.leases[-1].epoch > epoch, "no process leads")
-            self._current[leader] = self._start(leader)
+        leader = None
+        while leader is None:
+            await wait_for(lambda: self._leader(watch) is not None, "no process leads")
+            await asyncio.sleep(BEFORE_SECONDS + LEASE)  # the effects of earlier faults are over
+            leader = self._leader(watch)
+        epoch = watch.leases[-1].epoch
+        await self._kill(leader, restart=False)
+        await wait_for(lambda: watch.leases[-1].epoch > epoch, "no process leads")
+        self._current[leader] = self._start(leader)
 
     async def _inject_faults(self, watch: LeaseWatch) -> None:
         """Inject random faults for some time, and wait for their end."""
@@ -192,7 +194,14 @@ class Chaos:
         """Inject a random fault; half of them hit the leader."""
         faults: list[Callable[[int], Awaitable[None]]] = [self._kill, self._stop]
         if self._database.server is not None:
-            faults = [*3 * faults, self._cut, self._hold, *3 * [self._lose_answer], self._crash]
+            faults *= 3
+            faults += [
+                self._cut,
+                self._hold,
+                self._partition,
+                *3 * [self._lose_answer],
+                self._crash,
+            ]
         fault, number = self._random.choice(faults), self._random.randrange(PROCESSES)
         leader = self._leader(watch)
         await fault(leader if leader is not None and self._random.random() < 0.5 else number)
@@ -233,6 +242,16 @@ class Chaos:
     async def _hold(self, number: int) -> None:
         self._proxies[number].lose()
         self._note("hold", time.time(), self._current[number].plan.lease)
+
+    async def _partition(self, number: int) -> None:
+        """Let a process reach the database by no connection for some time."""
+        proxy, began = self._proxies[number], time.time()
+        proxy.holds = True
+        proxy.lose()
+        await asyncio.sleep(self._random.uniform(2, 8))
+        proxy.holds = False
+        proxy.cut()
+        self._note("network partition", began)
 
     async def _lose_answer(self, number: int) -> None:
         proxy, began = self._proxies[number], time.time()

@@ -19,13 +19,14 @@ class Proxy:
     Attributes:
         port: Port of the proxy.
         lost_before: A connection stops to transfer data when its client sends these bytes.
+        holds: New connections transfer no data.
         loses_answer: The next commit reaches the server, and its connection is cut before the
             answer; then it is False again.
     """
 
     def __init__(self, port: int) -> None:
         self.port = 0
-        self.loses_answer = False
+        self.holds = self.loses_answer = False
         self.lost_before: bytes | None = None
         self._server_port = port
         self._connections: set[_Connection] = set()
@@ -60,6 +61,8 @@ class Proxy:
             writer.transport.abort()
             return
         connection = _Connection(writer, server[1])
+        if self.holds:
+            connection.transfers.clear()
         self._connections.add(connection)
         pipes = [
             asyncio.create_task(self._to_server(connection, reader, server[1])),
