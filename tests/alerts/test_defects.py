@@ -158,14 +158,16 @@ async def test_defect_5_store_failure_causes_no_second_alert() -> None:
     """The alert is notified once, and stored when the store works again."""
     gateway = Gateway(finding())
     gateway.store.down = True
-    await gateway.evaluate(3)
+    await gateway.evaluate(4)
     assert (gateway.sink.transitions, await gateway.alerts()) == (["fired"], [])
 
     gateway.store.down = False
     await gateway.evaluate()
 
     assert gateway.sink.transitions == ["fired"]
-    assert [alert.started_at for alert in await gateway.alerts()] == [1120]  # after 2 minutes
+    assert [alert.started_at for alert in await gateway.alerts()] == [
+        1180
+    ]  # after 2 minutes of failures
 
 
 @pytest.mark.anyio

@@ -251,6 +251,7 @@ class RecordedRules:
 
     def __init__(self, *rules: Rule, interval: float = 60) -> None:
         self.reported: list[tuple[str, str]] = []
+        self.outages: dict[str, tuple[str, float]] = {}
         self.rules = RuleSet(rules, interval=interval, report=self._report)
 
     def _report(self, component: str, error: Exception) -> None:
@@ -263,9 +264,9 @@ class RecordedRules:
     def inhibit(self, now: float, **findings: list[Finding]) -> dict[str, list[Finding]]:
         """Return the findings after inhibition, and remember their outages."""
         inhibited, down = finish(
-            self.rules.apply_inhibition(findings, THRESHOLDS, now, self._report)
+            self.rules.apply_inhibition(findings, self.outages, THRESHOLDS, now, self._report)
         )
-        self.rules.set_outages(down)
+        self.outages = down
         return inhibited
 
 

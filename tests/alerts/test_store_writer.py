@@ -459,3 +459,16 @@ def test_changes_of_records_have_each_record_in_its_place() -> None:
         consumed=(("p1", 1),),
         evaluated_at=60,
     )
+
+
+async def test_buffer_without_a_leadership_is_bounded() -> None:
+    """A process that evaluates alone for days keeps the newest 20,000 records of each kind."""
+    driver = WriterDriver()
+    for evaluation in range(3):
+        identities = [f"{evaluation}-{number}" for number in range(10_000)]
+        driver.writer.add([], [notification(identity) for identity in identities])
+        assert await driver.writer.write()
+
+    assert not driver.writer.has("0-0")
+    assert driver.writer.has("1-0")
+    assert driver.writer.has("2-9999")

@@ -82,7 +82,7 @@ class Controls:
         self.thresholds = thresholds
         self.version: ThresholdsVersion | None = None
         self._unknown: Json = {}  # stored thresholds that only another version of the library has
-        self._read_version: int | None = None  # even if it was invalid
+        self._read_version: ThresholdsVersion | None = None  # even if it was invalid
         self.revision: int | None = None
         self.settings: Mapping[str, Any] = {}
         self.firing: list[Finding] = []
@@ -234,9 +234,9 @@ class Controls:
 
     def _adopt(self, version: ThresholdsVersion) -> Steps[None]:
         """Apply a stored version of the thresholds, unless it was read before."""
-        if self._read_version == version.version:
+        if self._read_version == version:
             return
-        self._read_version = version.version
+        self._read_version = version
         known, self._unknown = dict[str, Any](), dict[str, Any]()
         for name, value in version.values.items():
             (known if name in Thresholds.fields() else self._unknown)[name] = value

@@ -249,7 +249,9 @@ class AlertEngine:
         leadership = self._fleet.evaluating() or await self._fleet.load_preview()
         async with self._fleet.deciding():
             if leadership is self._fleet.leadership:
-                await in_steps(self._fleet.count(leadership, at_once=not self._member.has_peers))
+                at_once = not self._member.has_peers
+                with anyio.CancelScope(shield=True):  # as in an evaluation
+                    await in_steps(self._fleet.count(leadership, at_once=at_once))
             preview = leadership.evaluator.dry_run(
                 thresholds or self.thresholds, self.clock(), errors.__setitem__
             )
@@ -356,7 +358,8 @@ class AlertEngine:
         async with self._fleet.deciding():
             if leadership is not self._fleet.leadership:
                 return []
-            await in_steps(self._fleet.count(leadership, at_once=at_once))
+            with anyio.CancelScope(shield=True):  # traffic that is not counted would be lost
+                await in_steps(self._fleet.count(leadership, at_once=at_once))
             now, at = self.clock(), self._member.at
             changes, succeeded = await in_steps(leadership.evaluate(self.thresholds, now, at))
             with anyio.CancelScope(shield=True):  # the changes would be lost

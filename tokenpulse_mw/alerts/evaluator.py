@@ -72,6 +72,7 @@ class Evaluator:
         )
         self.traffic = self._new_traffic(thresholds)
         self.rules = rules
+        self._outages: Outages = {}
         self.tracker = AlertTracker(self.rules.names, cooldown=cooldown, is_silenced=is_silenced)
         self._report = report
         self._recovered = recovered
@@ -99,7 +100,7 @@ class Evaluator:
             self.traffic, thresholds, now, self._report
         )
         result, recent = yield from self.rules.apply_inhibition(
-            findings_by_rule, thresholds, now, self._report
+            findings_by_rule, self._outages, thresholds, now, self._report
         )
         for name, findings in result.items():
             try:
@@ -109,7 +110,7 @@ class Evaluator:
             else:
                 self._recovered(f"rule {name}")
         begin_next = yield from self.traffic.prepare_next_evaluation()
-        self.rules.set_outages(recent)
+        self._outages = recent
         for outcome in staged:
             self.tracker.commit(outcome)
         begin_next()
@@ -127,7 +128,7 @@ class Evaluator:
             findings_by_rule = yield from self.rules.evaluate(self.traffic, thresholds, now, report)
             windows = self.traffic.thresholds
             result, _ = yield from self.rules.apply_inhibition(
-                findings_by_rule, windows, now, report
+                findings_by_rule, self._outages, windows, now, report
             )
         return [finding for findings in result.values() for finding in findings]
 
@@ -139,7 +140,7 @@ class Evaluator:
             shift: Seconds to add to a time since the epoch for one of the engine's clock.
         """
         self.traffic = self._new_traffic(self.traffic.thresholds)
-        self.rules.set_outages({})
+        self._outages = {}
         skipped = yield from self.traffic.restore(records)
         for record in records:
             if record.kind == _OUTAGES:
@@ -148,7 +149,7 @@ class Evaluator:
                 except ValueError as error:
                     logger.error("stored outages are invalid, ignoring them: error=%s", error)
                 else:
-                    self.rules.set_outages(_shifted(stored, shift))
+                    self._outages = _shifted(stored, shift)
         return not skipped
 
     def outages_record(self, shift: float) -> WindowRecord:
@@ -157,7 +158,7 @@ class Evaluator:
         Args:
             shift: Seconds to add to a time of the engine's clock for one since the epoch.
         """
-        payload = msgspec.msgpack.encode(_shifted(self.rules.outages, shift))
+        payload = msgspec.msgpack.encode(_shifted(self._outages, shift))
         return WindowRecord(_OUTAGES, 0, PROTOCOL, payload)
 
     def resume(
@@ -202,7 +203,6 @@ class RuleSet:
     Attributes:
         names: Unique names of the rules: the second "rule" is "rule-2".
         interval: Seconds between two evaluations.
-        outages: Outages of which failures are still in the error windows.
     """
 
     def __init__(
@@ -220,7 +220,6 @@ class RuleSet:
         self._report = report
         self._recovered = recovered
         self._is_refreshed = False
-        self.outages: Outages = {}
 
     def __iter__(self) -> Iterator[tuple[str, Rule]]:
         return iter(self._rules.items())
@@ -282,22 +281,27 @@ class RuleSet:
         return findings_by_rule
 
     def apply_inhibition(
-        self, findings_by_rule: Findings, thresholds: Thresholds, now: float, report: Report
+        self,
+        findings_by_rule: Findings,
+        recent: Outages,
+        thresholds: Thresholds,
+        now: float,
+        report: Report,
     ) -> Steps[tuple[Findings, Outages]]:
         """Return the findings, inhibited by current and recent outages, and these outages.
 
         Args:
             findings_by_rule: Result of `evaluate`.
+            recent: The outages that the last call has returned.
             thresholds: The thresholds of the traffic windows.
             now: Seconds of the engine's clock.
             report: Called with a failure.
         """
-        recent = self.outages
         if not recent and not any(findings_by_rule.values()):
             return findings_by_rule, recent
         try:
             max_age = 1.1 * thresholds.error_window + self.interval
-            recent = yield from self._recent_outages(findings_by_rule, max_age, now)
+            recent = yield from _recent_outages(findings_by_rule, recent, max_age, now)
             down = {upstream: fingerprint for upstream, (fingerprint, _) in recent.items()}
             result: Findings = {}
             for name, findings in findings_by_rule.items():
@@ -311,27 +315,24 @@ class RuleSet:
             return findings_by_rule, recent
         return result, recent
 
-    def set_outages(self, recent: Outages) -> None:
-        """Use the outages that `apply_inhibition` returned as recent ones from now on."""
-        self.outages = recent
 
-    def _recent_outages(
-        self, findings_by_rule: Findings, max_age: float, now: float
-    ) -> Steps[Outages]:
-        """Return the upstreams whose outages have left failures in the error windows.
+def _recent_outages(
+    findings_by_rule: Findings, recent: Outages, max_age: float, now: float
+) -> Steps[Outages]:
+    """Return the upstreams whose outages have left failures in the error windows.
 
-        The error windows cover up to a tenth more than their name says, and are evaluated once in
-        an interval.
-        """
-        recent = dict(self.outages)
-        for findings in findings_by_rule.values():
-            for batch in batches(findings, 10 * STEP):
-                recent |= {upstream: (alert, now) for upstream, alert in outages(batch).items()}
-                if len(batch) == 10 * STEP:
-                    yield
-        return {
-            upstream: (alert, at) for upstream, (alert, at) in recent.items() if now - at <= max_age
-        }
+    The error windows cover up to a tenth more than their name says, and are evaluated once in an
+    interval.
+    """
+    recent = dict(recent)
+    for findings in findings_by_rule.values():
+        for batch in batches(findings, 10 * STEP):
+            recent |= {upstream: (alert, now) for upstream, alert in outages(batch).items()}
+            if len(batch) == 10 * STEP:
+                yield
+    return {
+        upstream: (alert, at) for upstream, (alert, at) in recent.items() if now - at <= max_age
+    }
 
 
 def _shifted(recent: Outages, seconds: float) -> Outages:

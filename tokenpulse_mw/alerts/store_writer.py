@@ -67,7 +67,7 @@ class StoreWriter:
 
     Attributes:
         store: The store.
-        revision: Revision of the last write.
+        revision: Revision after the last write that has changed open alerts.
     """
 
     def __init__(
@@ -87,10 +87,12 @@ class StoreWriter:
         self._report = report
         self._recovered = recovered
         self._writing = LoopLock()
+        self._resets = 0
         self.reset()
 
     def reset(self) -> None:
-        """Discard all buffered changes."""
+        """Discard all buffered changes, and those of a write in progress if it fails."""
+        self._resets += 1
         self._alerts: dict[str, AlertRecord] = {}
         self._forgotten: dict[str, None] = {}
         self._transitions: dict[TransitionRecord, None] = {}
@@ -120,10 +122,11 @@ class StoreWriter:
         """Write all buffered changes; changes that could not be written stay buffered.
 
         Returns:
-            False if nothing was written because another process leads.
+            False if the changes are discarded because another process leads.
         """
+        resets = self._resets
         await self._call(self._commit)
-        return not self._is_fenced
+        return not self._is_fenced and resets == self._resets
 
     def has(self, notification_id: str) -> bool:
         """Return True if a notification is buffered, because it could not be written."""
@@ -175,7 +178,9 @@ class StoreWriter:
     async def _commit(self) -> None:
         leader, self._is_fenced = self._leader(), False
         if leader is None:
+            self._drop_excess()
             return
+        resets = self._resets
         parts = [self._take_buffer()]  # the next part last
         try:
             while parts:
@@ -185,8 +190,9 @@ class StoreWriter:
             self._is_fenced = True
             return
         except BaseException:
-            for part in parts:
-                self._put_back(part)
+            if resets == self._resets:
+                for part in parts:
+                    self._put_back(part)
             raise
         await self._write_outcomes()
 
@@ -198,7 +204,10 @@ class StoreWriter:
         if not records:
             return ()
         try:
-            self.revision = await self.store.commit(changes_of(records), leader=leader)
+            changes = changes_of(records)
+            revision = await self.store.commit(changes, leader=leader)
+            if changes.alerts or changes.forgotten:  # otherwise a new revision is another's
+                self.revision = revision
         except _BAD as error:
             half = len(records) // 2
             if half:
@@ -214,7 +223,7 @@ class StoreWriter:
         """Return all buffered records and clear the buffer.
 
         An alert is never behind its transitions, so that a half of them can be written. The
-        checkpoint is last: without it, the next leader counts the same batches again.
+        snapshot is last: without it, the next leader counts the same batches again.
         """
         records: Records = (
             *self._alerts.values(),

@@ -71,9 +71,9 @@ class DeliveryHarness:
         )
         self.outbox = Outbox(sinks, context)
 
-    async def claim(self, _: str) -> bool:
+    async def claim(self, _: str) -> float:
         """Allow every attempt of the leader."""
-        return self.leader is not None
+        return 0 if self.leader is None else float("inf")
 
     def _lose(self) -> None:
         self.fenced += 1

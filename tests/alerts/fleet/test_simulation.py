@@ -122,9 +122,9 @@ class LingeringLease(Lease):
 
     def request(self, now: float) -> LeaseRequest | None:
         """Return the requested change of the lease."""
-        until = self._until
+        until = self.until
         request = super().request(now)
-        self._until = until
+        self.until = until
         return request
 
 

@@ -35,8 +35,8 @@ class DeliveryContext:
 
     Attributes:
         writer: Stores the outcome of each notification.
-        claim: Awaited with the id of a notification before each attempt; returns False if this
-            process must not deliver it now.
+        claim: Awaited with the id of a notification before each attempt, or an empty text; returns
+            the seconds for which this process may deliver, 0 if it must not now.
         deadline: Timeout of one attempt in seconds.
         max_pending: Maximum number of queued notifications of each sink.
         clock: Monotonic seconds.
@@ -49,7 +49,7 @@ class DeliveryContext:
     """
 
     writer: StoreWriter
-    claim: Callable[[str], Awaitable[bool]]
+    claim: Callable[[str], Awaitable[float]]
     deadline: float
     max_pending: int
     clock: Callable[[], float]
@@ -163,11 +163,11 @@ class SinkWorker:
         return max(self._paused_until, next_due_at or 0.0) - self._context.clock()
 
     async def _deliver(self, notification: QueuedNotification) -> None:
-        if not await self._context.claim(notification.record.id):
-            self._paused_until = self._context.clock() + _FIRST_BACKOFF_SECONDS
+        seconds = await self._claim(notification.record.id)
+        if seconds <= 0:
             return
         notification.attempts += 1
-        error = await self._call(partial(self._sink, notification.event))
+        error = await self._call(partial(self._sink, notification.event), seconds)
         if error is None:
             self._queue.remove(notification)
             store = self._context.writer.store
@@ -183,13 +183,21 @@ class SinkWorker:
         return self._context.clock() - notification.queued_at > _MAX_RETRY_SECONDS
 
     async def _send_again(self) -> bool:
-        if self._firing is None:
+        seconds = 0.0 if self._firing is None else await self._claim("")
+        if self._firing is None or seconds <= 0:  # the claim may have ended the leadership
             return False
         (events, at), self._firing = self._firing, None
         # A queued alert is sent by its notification; here, its `fired` could follow its `resolved`.
         unqueued = await in_steps(self._not_queued(events))
-        await self._call(partial(self._resend, unqueued, at), counted=False)
+        await self._call(partial(self._resend, unqueued, at), seconds, counted=False)
         return True
+
+    async def _claim(self, notification_id: str) -> float:
+        """Return the seconds for which an attempt may last; 0 pauses the sink."""
+        seconds = await self._context.claim(notification_id)
+        if seconds <= 0:
+            self._paused_until = self._context.clock() + _FIRST_BACKOFF_SECONDS
+        return seconds
 
     def _not_queued(self, events: Sequence[AlertEvent]) -> Steps[list[AlertEvent]]:
         unqueued = list[AlertEvent]()
@@ -199,10 +207,12 @@ class SinkWorker:
                 yield
         return unqueued
 
-    async def _call(self, call: Callable[[], Any], *, counted: bool = True) -> Exception | None:
+    async def _call(
+        self, call: Callable[[], Any], seconds: float, *, counted: bool = True
+    ) -> Exception | None:
         """Call the sink and return its error, if any."""
         try:
-            await call_with_timeout(self._context.deadline, call)
+            await call_with_timeout(min(self._context.deadline, seconds), call)
         except Exception as error:  # noqa: BLE001 - a sink must not affect the others
             self._failed(error)
             return error

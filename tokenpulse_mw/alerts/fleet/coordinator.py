@@ -213,12 +213,14 @@ class Coordinator:
         if leadership is not None:
             read = partial(self._store.batches, leadership.known_batches)
             batches = await self._call_store(read)
-            if batches is None:
+            if batches is None or leadership.is_local:  # its windows have own traffic already
                 return
-            async with self.deciding():
-                leadership.forget_processes(self.member.live(math.inf))
-                await in_steps(leadership.receive(batches, self.member.now))
-                await in_steps(self.count(leadership, at_once=False))
+            # Shielded: traffic that is received and not counted would be lost.
+            with anyio.CancelScope(shield=True):
+                async with self.deciding():
+                    leadership.forget_processes(self.member.live(math.inf))
+                    await in_steps(leadership.receive(batches, self.member.now))
+                    await in_steps(self.count(leadership, at_once=False))
         self.member.confirm_read()
 
     def count(self, leadership: Leadership, *, at_once: bool) -> Steps[None]:
@@ -273,18 +275,22 @@ class Coordinator:
                 self._preview = now, leadership
             return self._preview[1]
 
-    async def claim(self, notification_id: str) -> bool:
-        """Return True if this process may deliver a notification now."""
+    async def claim(self, notification_id: str) -> float:
+        """Return the seconds for which this process may deliver now; 0 if it may not.
+
+        Args:
+            notification_id: Id of a notification, whose attempt is counted; or an empty text.
+        """
         leadership = self.evaluating()
         if leadership is None:
-            return False
+            return 0
         if leadership.leader is None or not self.member.is_connected:
-            return self.member.may_continue_alone(led=True)
+            return self._seconds_alone()
         if not await self.writer.write():
-            return False
+            return 0
         # If this process ended after the delivery, the next leader would decide the same again.
         if self.writer.has(notification_id) and self.member.has_peers:
-            return False
+            return 0
         asked = self._clock()
         try:
             await call_with_timeout(
@@ -293,13 +299,17 @@ class Coordinator:
             )
         except Fenced:
             self.fenced()
-            return False
+            return 0
         except Exception as error:  # noqa: BLE001 - the sink is attempted later
             self._report("claim in the alert store", error)
-            return self.member.may_continue_alone(led=True)
+            return self._seconds_alone()
         self._recovered("claim in the alert store")
         self.member.renewed(asked)
-        return True
+        # A later end could follow deliveries of the next leader.
+        return self.member.seconds_left if self.member.has_peers else math.inf
+
+    def _seconds_alone(self) -> float:
+        return math.inf if self.member.may_continue_alone(led=True) else 0
 
     def _apply_thresholds(self, thresholds: Thresholds) -> Steps[None]:
         self._preview = None

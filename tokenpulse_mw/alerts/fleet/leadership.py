@@ -42,6 +42,7 @@ class Leadership:
         self.evaluated_at: float | None = None
         self.succeeded_at: float | None = None
         self.is_local = False
+        self._snapshots = 0
         self._inbox: Inbox[Bucket] = Inbox(protocol=PROTOCOL)
         self._complete_since = self._stored_since = 0.0
 
@@ -149,8 +150,12 @@ class Leadership:
         windows, expired = yield from traffic.snapshot()
         windows.append(self.evaluator.outages_record(at - now))
         complete_since = self._complete_since
+        self._snapshots += 1
+        number = self._snapshots
 
         def stored() -> None:
+            if number != self._snapshots:
+                return  # the next one has everything of this one
             traffic.confirm_stored()
             inbox.confirm_stored(consumed)
             self._stored_since = complete_since

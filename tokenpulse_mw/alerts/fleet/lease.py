@@ -27,6 +27,7 @@ class Lease:
 
     Attributes:
         closing: True if the process is about to end, so that it releases the lease.
+        until: Time until which no other process can lead, if this one does.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Lease:
         self._heard = -inf
         self._unchanged_since = inf  # `inf`: unknown since a heartbeat failed
         self._epoch: int | None = None
-        self._until = -inf
+        self.until = -inf
         self._releasing = False
         self._outdated = False
         self._writes = self._expected_writes = 0
@@ -65,7 +66,7 @@ class Lease:
 
     def holds(self, now: float) -> bool:
         """Return True if no other process can lead yet."""
-        return now < self._until
+        return now < self.until
 
     def request(self, now: float) -> LeaseRequest | None:
         """Return the change of the lease that the next heartbeat requests.
@@ -77,7 +78,7 @@ class Lease:
             # A release that was sent may still take effect, so no renewal follows it.
             self._releasing = self._releasing or self.closing or self._outdated
             if self._releasing:
-                self._until = -inf
+                self.until = -inf
             return LeaseRequest("release" if self._releasing else "renew", self._epoch)
         if self._seen is not None and now >= self.next_attempt_at:
             return LeaseRequest("take", self._seen.epoch, self._seen.beat)
@@ -113,7 +114,7 @@ class Lease:
         if has_lost or state.holder != self._process:
             self.lose()
         elif is_later:  # the response to the request that took the lease may have been lost
-            self._epoch, self._until, self._releasing = state.epoch, -inf, False
+            self._epoch, self.until, self._releasing = state.epoch, -inf, False
         if is_renewed:
             self._extend(asked)
         return has_lost
@@ -129,11 +130,11 @@ class Lease:
 
     def lose(self) -> None:
         """End the leadership, such as after a call raised `Fenced`."""
-        self._epoch, self._until, self._releasing = None, -inf, False
+        self._epoch, self.until, self._releasing = None, -inf, False
 
     def _extend(self, asked: float) -> None:
         if self._epoch is not None and not self._releasing:
-            self._until = max(self._until, asked + self._duration - self._margin)
+            self.until = max(self.until, asked + self._duration - self._margin)
 
 
 def _row(state: FleetState) -> tuple[int, int, str | None]:

@@ -105,7 +105,7 @@ class FleetMember:
         self._process: Process | None = None
         self._lease = self._new_lease("")
         self._failures = 0
-        self._contacted_at = now
+        self._contacted_at = self._failing_since = now
         self._deviating = set[tuple[object, ...]]()
 
     def _count_from_zero(self, thresholds: Thresholds) -> None:
@@ -123,6 +123,11 @@ class FleetMember:
     def leader(self) -> Leader | None:
         """The leadership of this process in the store, or None."""
         return self._lease.leader if self._lease.holds(self._clock()) else None
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until another process may lead."""
+        return self._lease.until - self._clock()
 
     @property
     def now(self) -> float:
@@ -165,9 +170,11 @@ class FleetMember:
         """
         if not self._failures or self.options.alone_after is None or not self.options.leads:
             return False
-        if self.state is not None and not self.has_peers:
+        # A process that was stopped does not know what has happened since its last heartbeat.
+        is_aware = self._failing_since - self._contacted_at <= self.options.lease
+        if self.state is not None and not self.has_peers and is_aware:
             return led
-        waited = self._clock() - self._contacted_at
+        waited = self._clock() - self._failing_since
         return (led or self.state is None) and waited >= self.options.alone_after
 
     def take_unread(self) -> list[Bucket]:
@@ -197,7 +204,7 @@ class FleetMember:
             succeeded = await self._send()
             if succeeded and self._lease.next_attempt_at <= self._clock():  # the lease is free
                 succeeded = await self._send()
-            while succeeded and partial_slot and self.backlog.is_waiting:
+            while succeeded and self.backlog.is_waiting:
                 succeeded = await self._send()  # the first one has repeated earlier batches
             return succeeded
 
@@ -215,6 +222,8 @@ class FleetMember:
         try:
             state: FleetState = await call_with_timeout(self._timeout, call)
         except Exception as error:  # noqa: BLE001 - requests and alerts continue
+            if not self._failures:
+                self._failing_since = asked
             self._failures += 1
             self._lease.missed()
             self._report(_COMPONENT, error)
@@ -275,6 +284,8 @@ class FleetMember:
         self._deviating = deviating
 
     def _identity(self) -> Process:
+        if self._process is not None and self._process.pid != os.getpid():
+            self._rejoin()  # after a fork
         if self._process is None:
             host, pid = socket.gethostname(), os.getpid()
             rules, sinks = self._names
