@@ -374,7 +374,9 @@ async def test_prune_removes_old_alerts() -> None:
 def snapshot(stored: Callable[[], None] = lambda: None, at: float = 60) -> Snapshot:
     """Return the windows after an evaluation, with one slot and one consumed batch."""
     windows = (WindowRecord("minute", 5, 1, b"counts"),)
-    return Snapshot(windows, {"minute": 5}, (("p1", 1),), at, None, stored)
+    consumed = (("p1", 1),)
+    changes = Changes(windows=windows, expired={"minute": 5}, consumed=consumed, evaluated_at=at)
+    return Snapshot(changes, stored)
 
 
 async def test_snapshot_is_stored_in_one_commit_with_the_changes() -> None:
@@ -454,7 +456,7 @@ def test_changes_of_records_have_each_record_in_its_place() -> None:
         (transition(),),
         (notification(),),
         ("a3",),
-        windows=snapshot().windows,
+        windows=snapshot().changes.windows,
         expired={"minute": 5},
         consumed=(("p1", 1),),
         evaluated_at=60,

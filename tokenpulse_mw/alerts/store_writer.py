@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from anyio.lowlevel import checkpoint
 
 from ..lifespan import LoopLock
 from .steps import STEP, batches
 from .store.protocol import AlertStore, BadRecord, Changes, Fenced, Leader
-from .store.records import AlertRecord, Notification, TransitionRecord, WindowRecord
+from .store.records import AlertRecord, Notification, TransitionRecord
 from .timeouts import Recovered, Report, call_with_timeout, ignored
 from .tracker import AlertChanges
 
@@ -30,24 +30,15 @@ Write = Callable[[], Awaitable[object]]
 Records = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """Traffic windows after an evaluation, which are stored with its changes.
 
     Attributes:
-        windows: The slots that changed since the last stored snapshot.
-        expired: By kind of window, the first slot that is still needed.
-        consumed: Process and number of the batches that `windows` include.
-        evaluated_at: Time of the evaluation, in seconds since the epoch.
-        complete_since: Time from which the windows are complete, if it has changed.
-        stored: Called after the snapshot is stored.
+        changes: Changes of the windows since the last stored snapshot.
+        stored: Called after they are stored.
     """
 
-    windows: tuple[WindowRecord, ...]
-    expired: Mapping[str, int]
-    consumed: tuple[tuple[str, int], ...]
-    evaluated_at: float
-    complete_since: float | None
+    changes: Changes
     stored: Callable[[], None]
 
 
@@ -273,22 +264,14 @@ _Kind = TypeVar("_Kind")
 
 def changes_of(records: Records) -> Changes:
     """Return the changes of the buffered `records`."""
-    changes = Changes(
-        _of(AlertRecord, records),
-        _of(TransitionRecord, records),
-        _of(Notification, records),
-        _of(str, records),
+    snapshot = next(iter(_of(Snapshot, records)), None)
+    return replace(
+        Changes() if snapshot is None else snapshot.changes,
+        alerts=_of(AlertRecord, records),
+        transitions=_of(TransitionRecord, records),
+        notifications=_of(Notification, records),
+        forgotten=_of(str, records),
     )
-    for snapshot in _of(Snapshot, records):
-        changes = replace(
-            changes,
-            windows=snapshot.windows,
-            expired=snapshot.expired,
-            consumed=snapshot.consumed,
-            evaluated_at=snapshot.evaluated_at,
-            complete_since=snapshot.complete_since,
-        )
-    return changes
 
 
 def _of(kind: type[_Kind], records: Iterable[object]) -> tuple[_Kind, ...]:

@@ -8,7 +8,7 @@ from functools import partial
 
 from ..evaluator import Evaluator
 from ..steps import Steps
-from ..store.protocol import Leader, LeaderState
+from ..store.protocol import Changes, Leader, LeaderState
 from ..store.records import Batch, Member
 from ..store_writer import Snapshot
 from ..thresholds import Thresholds
@@ -160,8 +160,14 @@ class Leadership:
             inbox.confirm_stored(consumed)
             self._stored_since = complete_since
 
-        changed = None if complete_since == self._stored_since else complete_since
-        return Snapshot(tuple(windows), expired, consumed, at, changed, stored)
+        changes = Changes(
+            windows=tuple(windows),
+            expired=expired,
+            consumed=consumed,
+            evaluated_at=at,
+            complete_since=None if complete_since == self._stored_since else complete_since,
+        )
+        return Snapshot(changes, stored)
 
 
 def _decoded(payload: bytes, protocol: int, *, newest_slot: int) -> Bucket:
