@@ -178,6 +178,7 @@ def test_evaluator_works_with_all_valid_thresholds(chosen: dict[str, Any]) -> No
     finish(evaluator.evaluate(thresholds, 1001, 1001))
     evaluator.traffic.observe(exchange(provider="claude"), 1e8)
     finish(evaluator.evaluate(thresholds, 1e8, 1e8))
+    evaluator.traffic.advance(2e8)
     findings = finish(evaluator.dry_run(thresholds, 2e8, report))
 
     assert reported == []

@@ -1,4 +1,4 @@
-"""What the next leader takes over: windows, streaks, names, outages and peaks."""
+"""Takeovers: the next leader has windows, streaks, names, outages and peaks of the last one."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ async def test_quotas_of_a_common_source_are_read_by_the_leader_alone(clock: Fak
         return AlertEngine([rule], [], store=store, clock=clock, wall=clock.wall)
 
     leader, other = engine("leader"), engine("other")
-    for each in (leader, other, leader, other):
-        await each._evaluate_now()
+    for process in (leader, other, leader, other):
+        await process._evaluate_now()
 
     assert calls == ["leader", "leader"]
 

@@ -225,6 +225,27 @@ async def test_claim_of_an_earlier_leader_is_rejected_before_the_sink_is_called(
     assert [event.id for process in replicas.running for event in process.sink.events] == [fired.id]
 
 
+async def test_notification_that_cannot_be_stored_any_more_is_not_delivered(
+    replicas: Replicas,
+) -> None:
+    """Its commit has failed, and another process has taken the lease before it was repeated."""
+    replicas.rule.findings = [finding()]
+    first, _ = replicas.replicas(2)
+    await replicas.run(20)
+
+    async def fail() -> None:
+        first.connection.delays["commit"] = partial(take, replicas.store)
+        raise StoreError("no disk")
+
+    first.connection.delays["commit"] = fail
+    await first.evaluate()
+
+    assert (first.leads, replicas.delivered()) == (False, [])
+    await replicas.run(20)  # the lease of the third process lapses
+    await replicas.evaluate()
+    assert replicas.delivered() == ["fired"]
+
+
 async def test_takeover_that_comes_too_late_is_given_up(replicas: Replicas) -> None:
     """The process follows the one that has taken the lease meanwhile."""
     engine = replicas.replica()
@@ -381,7 +402,7 @@ async def test_late_traffic_counts_in_its_slot_and_is_reported(replicas: Replica
 
 
 async def test_counts_of_a_former_leader_do_not_decrease(replicas: Replicas) -> None:
-    """They are counters, also if the process leads again later."""
+    """They are counters, even if the process leads again later."""
     leader, other = replicas.replicas(2, max_subjects=1)
     await replicas.run(20)
     for number in range(3):
@@ -400,3 +421,22 @@ async def test_counts_of_a_former_leader_do_not_decrease(replicas: Replicas) -> 
 
     assert not leader.leads
     assert (leader.overflow(), leader.late()) == before
+
+
+async def test_processes_with_other_rules_are_logged_once(
+    replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which alerts fire depends on the process that leads, until it is repaired."""
+    replicas.replica()
+    others = [replicas.replica(rules=[FixedRule(name="other")], sinks=[]) for _ in range(2)]
+
+    await replicas.run(30)
+    for other in others:
+        replicas.kill(other)
+    await replicas.run(30)
+    replicas.replica(rules=[FixedRule(name="other")], sinks=[])
+    await replicas.run(30)
+
+    messages = [message for message in caplog.messages if "have different" in message]
+    assert len(messages) == 2
+    assert "have different rules and sinks, so alerts depend on which of them leads" in messages[0]

@@ -358,9 +358,12 @@ async def test_notification_waits_while_the_store_cannot_be_reached(replicas: Re
     replicas.cut()
     await engine.evaluate()
     await engine._outbox.attempt()
-    assert engine.sink.events == []
+    assert (engine.sink.events, engine.leads) == ([], True)
+    await replicas.run(30)  # its lease lapses
+    await engine._outbox.attempt()
+    assert (engine.sink.events, engine.leads) == ([], False)
 
-    await replicas.run(125)
+    await replicas.run(95)
     await engine.evaluate()
 
     assert engine.sink.transitions == ["fired"]

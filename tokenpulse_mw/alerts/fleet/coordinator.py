@@ -129,17 +129,22 @@ class Coordinator:
         async with self._joining():
             succeeded = await self.member.heartbeat(partial_slot=partial_slot)
             self._notify("on_heartbeat", "ok" if succeeded else "error")
-            if succeeded:
-                await self._follow_lease()
-                if self.leadership is not None:
-                    self.member.report_differences()
-                state = self.member.state
-                if state is not None and state.revision != self.controls.revision:
-                    await self.controls.refresh()
-                await self._read_batches()
-            elif self.leadership is None and self.member.may_continue_alone(led=False):
-                logger.warning("alert store not available: this process evaluates alone")
-                self.leadership = self._new_leadership()
+            if not succeeded:
+                self._continue_alone()
+                return
+            await self._follow_lease()
+            if self.leadership is not None:
+                self.member.report_differences()
+            state = self.member.state
+            if state is not None and state.revision != self.controls.revision:
+                await self.controls.refresh()
+            await self._read_batches()
+
+    def _continue_alone(self) -> None:
+        """Evaluate without a store that has never responded, once that may be done."""
+        if self.leadership is None and self.member.may_continue_alone(led=False):
+            logger.warning("alert store not available: this process evaluates alone")
+            self.leadership = self._new_leadership()
 
     async def _follow_lease(self) -> None:
         """Start or stop to lead."""
