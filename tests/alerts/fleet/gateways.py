@@ -45,6 +45,11 @@ class Gateway:
         assert {response.status_code for response in responses} == {status}
         return {int(response.text) for response in responses}
 
+    def chat_with_all(self, **options: Any) -> None:
+        """Send the same requests to all processes, at the same time."""
+        with ThreadPoolExecutor(len(self.clients)) as pool:
+            list(pool.map(lambda number: self.chat(number, **options), range(len(self.clients))))
+
     def admin(self, process: int, method: str, path: str = "", **options: Any) -> httpx2.Response:
         """Send a request to the admin API of a process."""
         return self.clients[process].request(method, f"/admin/alerts{path}", **options)

@@ -62,21 +62,21 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def test_traffic_of_all_workers_exceeds_a_threshold_once(tmp_path: Path) -> None:
-    """`global_qps` compares the sum of all workers, although no worker exceeds it."""
+    """`global_qps` compares the sum of all workers, of which each has a quarter."""
     with running(tmp_path) as (gateway, _):
-        gateway.set_thresholds(0, global_qps=20)
-        began = time.monotonic()
-        for number in range(WORKERS):
-            gateway.chat(number, times=75)
-        in_one_window = time.monotonic() - began < 9
+        gateway.set_thresholds(0, global_qps=30)
+        rounds, seconds = 0, 10.0
+        while (
+            seconds > 9
+        ):  # all requests are within the window of 10 s, unless this machine is busy
+            began = time.monotonic()
+            gateway.chat_with_all(times=75)
+            rounds, seconds = rounds + 1, time.monotonic() - began
 
         wait_until(lambda: gateway.events("0") != [], "nothing was sent")
-        if in_one_window:
-            wait_until(lambda: gateway.alert("system:0")["value"] == 30, "the sum is wrong")
         gateway.settle()
-        assert gateway.transitions("0")[:1] == ["fired"]
         assert gateway.transitions("0").count("fired") == 1
-        assert all(20 <= event["value"] <= 31 for event in gateway.events("0"))
+        assert gateway.events("0")[0]["value"] == 30 or rounds > 1
 
 
 def test_traffic_that_the_kernel_spreads_exceeds_a_threshold_once(tmp_path: Path) -> None:
@@ -105,9 +105,8 @@ def test_failures_of_a_key_on_all_workers_are_one_alert(
 ) -> None:
     """Each worker has too few requests, or each of them would fire; together it is one alert."""
     key = f"failing-{requests}"
-    for number in range(WORKERS):
-        gateway.chat(number, times=requests - failures, key=key)
-        gateway.chat(number, times=failures, status=500, key=key)
+    gateway.chat_with_all(times=requests - failures, key=key)
+    gateway.chat_with_all(times=failures, status=500, key=key)
     gateway.settle()
 
     transitions = gateway.transitions(key)
@@ -196,8 +195,7 @@ def test_silence_of_one_worker_mutes_the_alerts_of_all(gateway: Gateway) -> None
     body = {"matchers": [matcher], "duration": 3600, "comment": "maintenance"}
     created = gateway.admin(0, "POST", "/silences", json=body)
     assert created.status_code == 201
-    for number in range(WORKERS):
-        gateway.chat(number, times=10, status=500, key="silenced")
+    gateway.chat_with_all(times=10, status=500, key="silenced")
     gateway.settle()
 
     listed = [gateway.admin(number, "GET", "/silences").json() for number in range(WORKERS)]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .processes import GatewayProcess, Lease
 
-MARGIN_SECONDS = 1.0  # around a fault
+MARGIN_SECONDS = 1.0  # between an event and its record
 BEFORE_SECONDS = 3.0  # in which a fault may still have an effect
 
 
@@ -32,7 +32,7 @@ class Fault(NamedTuple):
 
     def overlaps(self, start: float, end: float) -> bool:
         """Return True if it overlaps this time."""
-        return self.began - MARGIN_SECONDS <= end and self.ended + MARGIN_SECONDS >= start
+        return self.began <= end and self.ended >= start
 
 
 class Delivery(NamedTuple):
@@ -158,8 +158,8 @@ def _check_counts(evidence: Evidence) -> tuple[int, int, list[float], list[str]]
         if record.ended and counted != len(record.observed):
             faulty.append(f"{tenant} has observed {len(record.observed)}, {counted} are counted")
         killed_at = process.killed_at or math.inf
-        is_alone = len(evidence.faults_during(killed_at - BEFORE_SECONDS, killed_at)) == 1
-        if is_alone and record.stored and counted < len(record.observed):
+        faults = evidence.faults_during(killed_at - BEFORE_SECONDS, killed_at + MARGIN_SECONDS)
+        if len(faults) == 1 and record.stored and counted < len(record.observed):
             lost.append(killed_at - record.observed[counted])
     return exchanges, missing, lost, faulty
 
@@ -205,7 +205,7 @@ def _check_deliveries(evidence: Evidence) -> tuple[int, list[str]]:
         if len({attempt.webhook_id for attempt in attempts}) > 1:
             faulty.append(f"{event} was delivered with several ids")
         for first, second in pairwise(attempts):
-            if not evidence.faults_during(first.at, second.at):
+            if not evidence.faults_during(first.at - MARGIN_SECONDS, second.at):
                 faulty.append(f"{event} was delivered twice without a fault")
     first_attempts = {
         event: (attempts[0].alert_id, attempts[0].fingerprint, event[1])
