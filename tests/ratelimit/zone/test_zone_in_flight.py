@@ -200,3 +200,15 @@ def test_invalid_arguments_are_rejected(path: Path) -> None:
         ZoneInFlight(1, path=path, max_keys=0)
     with pytest.raises(ValueError, match="key of a shared limiter must be"):
         ZoneInFlight(1, path=path).hit(1.5)
+
+
+def test_forked_worker_has_no_requests_in_progress(path: Path) -> None:
+    """Those of its parent are not released by the child."""
+    slots = ZoneInFlight(3, path=path)
+    slots.hit("a")
+    parent = slots._connection.opened  # as in another process
+
+    slots.reset_after_fork()
+
+    assert (len(slots), parent is slots._connection.opened) == (0, False)
+    assert slots.hit("a").allowed
