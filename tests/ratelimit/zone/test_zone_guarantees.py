@@ -132,14 +132,14 @@ def test_p4_work_of_a_request_does_not_grow_with_the_table(
 
 
 @every_strategy
-@pytest.mark.parametrize(("times", "most"), [(4, 2), (10, 6), (40, 1000)])
+@pytest.mark.parametrize(("times", "most"), [(4, 3), (10, 10), (40, 1000)])
 def test_p5_new_keys_get_their_limit_in_a_flood(
     strategy: str, times: int, most: int, tmp_path: Path, clock: FakeClock
 ) -> None:
     """P5: After a flood of limited keys, few of 2,000 new keys get less than half their limit.
 
-    The expected numbers are 0.0, 0.3 and 500: the four cells of a key have each been written by
-    several others with the probability (1 - e^-x (1 + x))^4 for n = 64 x evicted keys of its set.
+    The expected numbers are 0.04, 1.2 and 450. A new key gets less if several keys have written each
+    of its four cells, which depends on the number of keys in its set.
     """
     limiters = workers(tmp_path, clock, strategy, limit="4/minute", max_keys=200)
     rng = random.Random()

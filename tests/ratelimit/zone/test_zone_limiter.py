@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from tokenpulse_mw import Decision, Limiter, Policy, RateLimitMiddleware, ZoneInFlight, ZoneLimiter
+from tokenpulse_mw import (
+    Decision,
+    ExchangeMiddleware,
+    HttpMetrics,
+    Limiter,
+    Policy,
+    RateLimitMiddleware,
+    ZoneInFlight,
+    ZoneLimiter,
+)
 from tokenpulse_mw.ratelimit import budgets, check_policies
 from tokenpulse_mw.ratelimit.zone import connection, debts, locks
 from tokenpulse_mw.ratelimit.zone.table import WindowTable
@@ -260,6 +269,27 @@ def test_truncated_file_is_replaced_by_the_table_of_the_process(
     clock.advance(1)
     decision = limiter.hit("a")
     assert (decision.remaining, decision.degraded) == (4, False)
+
+
+def test_decisions_without_the_file_are_counted_as_errors(
+    path: Path, clock: FakeClock, metrics: HttpMetrics
+) -> None:
+    """As during an outage of a storage, the label `decision` is "error"."""
+    limited = RateLimitMiddleware(
+        PlainTextResponse("hi"), policies=[Policy(limiter_of(path, clock), name="zone")]
+    )
+    client = TestClient(ExchangeMiddleware(limited, observers=[metrics]))
+    client.get("/")
+    os.truncate(path, 0)
+    client.get("/")
+
+    counts = [
+        metrics.registry.get_sample_value(
+            "tokenpulse_rate_limit_decisions_total", {"policy": "zone", "decision": decision}
+        )
+        for decision in ("allowed", "error")
+    ]
+    assert counts == [1, 1]
 
 
 def test_file_that_was_replaced_by_a_foreign_one_is_not_used(path: Path, clock: FakeClock) -> None:

@@ -30,7 +30,7 @@ class Forkable(Protocol):
     """Limiter that a forked child inherits."""
 
     def reset_after_fork(self) -> None:
-        """Forget the state of the parent."""
+        """Discard the state of the parent."""
         ...
 
 
@@ -88,7 +88,7 @@ class Connection(Generic[_T]):
         return table
 
     def failed(self, error: OSError | ValueError) -> None:
-        """Stop to use the file until the next check, and log a line if it is due."""
+        """Stop using the file until the next check, and log a line if it is due."""
         self._close()
         self._outage.failed(
             "limit is not shared with other workers: path=%s error=%s", self.path, error
