@@ -138,8 +138,8 @@ def test_p5_new_keys_get_their_limit_in_a_flood(
 ) -> None:
     """P5: After a flood of limited keys, few of 2,000 new keys get less than half their limit.
 
-    The expected numbers are 0.04, 1.2 and 450. A new key gets less if several keys have written each
-    of its four cells, which depends on the number of keys in its set.
+    The expected numbers are 0.04, 1.2 and 450. A new key gets less if several keys have written
+    each of its four cells, which depends on the number of keys in its set.
     """
     limiters = workers(tmp_path, clock, strategy, limit="4/minute", max_keys=200)
     rng = random.Random()
