@@ -15,6 +15,7 @@ from tokenpulse_mw import ZoneInFlight, ZoneLimiter, filesystem
 from tokenpulse_mw.ratelimit.zone import connection, locks
 from tokenpulse_mw.ratelimit.zone.file import Shape, ZoneFile, open_file
 
+from ...support.clock import FakeClock
 from ...support.full_disk import largest_file
 
 
@@ -50,12 +51,13 @@ def test_relative_path_is_that_of_the_working_folder(
 
 def test_keys_are_not_in_the_file(path: Path) -> None:
     """The file has keyed hashes, whose secret differs between files."""
-    other = path.with_name("other")
-    limiter_of(path).hit("sk-secret")
-    limiter_of(other).hit("sk-secret")
+    paths = [path, path.with_name("other")]
+    for file in paths:
+        ZoneLimiter("5/minute", path=file, max_keys=1, clock=FakeClock()).hit("sk-secret")
 
-    assert b"sk-secret" not in path.read_bytes()
-    assert path.read_bytes()[4096:] != other.read_bytes()[4096:]
+    first, second = (file.read_bytes() for file in paths)
+    assert b"sk-secret" not in first
+    assert first[4096:] != second[4096:]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tokenpulse_mw import Decision, ZoneInFlight
 from tokenpulse_mw.ratelimit.zone.table import Address
 
 from ...support.clock import FakeClock
+from ...support.forks import run_in_child, start_child
 
 
 @pytest.fixture
@@ -54,11 +55,13 @@ def test_slots_of_a_killed_worker_are_free(path: Path) -> None:
     slots = ZoneInFlight(3, path=path)
     slots.hit("a")
     ready, report = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def hang() -> None:
         slots.hit("a", 2)
         os.write(report, b".")
         signal.pause()
+
+    child = start_child(hang)
     os.read(ready, 1)
     assert not slots.hit("a").allowed
     os.kill(child, signal.SIGKILL)
@@ -70,11 +73,7 @@ def test_slots_of_a_killed_worker_are_free(path: Path) -> None:
 def test_new_worker_does_not_inherit_the_slots_of_a_killed_one(path: Path) -> None:
     """A worker that gets the place of an ended one begins without requests in progress."""
     slots = ZoneInFlight(3, path=path)
-    child = os.fork()
-    if child == 0:
-        slots.hit("a", 3)
-        os._exit(0)
-    os.waitpid(child, 0)
+    run_in_child(lambda: slots.hit("a", 3))
 
     other = ZoneInFlight(3, path=path)
 
@@ -120,12 +119,7 @@ def test_full_set_leaves_each_worker_its_share(path: Path) -> None:
 def test_places_of_killed_workers_are_used_again(path: Path) -> None:
     """A full set of a worker that has ended is empty."""
     slots = ZoneInFlight(1, path=path, max_keys=4)
-    child = os.fork()
-    if child == 0:
-        for key in range(8):
-            slots.hit(key)
-        os._exit(0)
-    os.waitpid(child, 0)
+    run_in_child(lambda: [slots.hit(key) for key in range(8)])
 
     assert slots.hit("new").allowed
     assert slots.peek("new").remaining == 0

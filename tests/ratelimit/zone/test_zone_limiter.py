@@ -34,6 +34,7 @@ from tokenpulse_mw.ratelimit.zone import connection, debts, locks
 from tokenpulse_mw.ratelimit.zone.table import WindowTable
 
 from ...support.clock import FakeClock
+from ...support.forks import run_in_child
 
 every_strategy = pytest.mark.parametrize("strategy", ["fixed-window", "gcra"])
 
@@ -415,12 +416,12 @@ def test_forked_worker_has_a_slot_of_its_own(path: Path, clock: FakeClock) -> No
     limiter, stopped = limiter_of(path, clock), limiter_of(path, clock)
     with locked(stopped, "a"):
         limiter.hit("a")
-    child = os.fork()
-    if child == 0:
-        fine = limiter.hit("a").remaining == 4
-        fine = fine and table_of(limiter).file.locks.slot not in (0, 1)
-        os._exit(0 if fine else 1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def hit() -> None:
+        assert limiter.hit("a").remaining == 4
+        assert table_of(limiter).file.locks.slot not in (0, 1)
+
+    run_in_child(hit)
 
     assert table_of(limiter).file.locks.live_slots() == 2
     assert limiter.hit("a").remaining == 2
