@@ -99,9 +99,8 @@ class PolicySet:
             if is_named:
                 decision = policy.named(decision)
             if recorder is not None:
-                recorder.dispatcher.on_limit(
-                    policy.name, "allowed" if decision.allowed else rejected
-                )
+                allowed = "allowed" if decision.allowed else rejected
+                recorder.dispatcher.on_limit(policy.name, "error" if decision.degraded else allowed)
             if self._on_decision is not None:
                 self._notify(scope, decision)
             if not is_enforced:

@@ -19,7 +19,7 @@ class Decision(NamedTuple):
             meanwhile; 0 if the request was allowed, infinite if it costs more than `limit`.
         policy: Name of the policy.
         also: Names of other policies that rejected the same request.
-        degraded: True if the shared storage was unavailable and `on_error` decided.
+        degraded: True if the shared storage or file was unavailable, so that it did not decide.
         more_after: Seconds until `remaining` grows; None if that is `reset_after`.
         window: Window in seconds; set for the response to a rejected request. None without one, as
             for requests in flight.
