@@ -14,14 +14,11 @@ PACKAGE = Path(tokenpulse_mw.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FEATURES = {"ratelimit", "metrics", "alerts", "health", "logs"}
-ALONE = {"config", "lifespan", "outages", "secret", "validation"}  # import no feature
+ALONE = {"config", "filesystem", "lifespan", "outages", "secret", "validation"}  # import no feature
 ALLOWED = {
     "usage": set[str](),
     "exchange": {"usage", "outages"},
-    **{
-        feature: {"exchange", "usage", "web", "lifespan", "outages", "secret", "validation"}
-        for feature in FEATURES
-    },
+    **{feature: {"exchange", "usage", "web"} | (ALONE - {"config"}) for feature in FEATURES},
     **{module: set[str]() for module in ALONE},
     "config": {"secret", "validation"},
     "web": {"outages", "secret"},

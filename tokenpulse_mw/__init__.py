@@ -54,6 +54,8 @@ _NAMES = {
         "RouteLimit",
         "SharedInFlight",
         "SharedLimiter",
+        "ZoneInFlight",
+        "ZoneLimiter",
         "anthropic_error",
         "keys",
         "openai_error",

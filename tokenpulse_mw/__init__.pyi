@@ -53,6 +53,8 @@ from .ratelimit import (
     RateLimitMiddleware as RateLimitMiddleware,
     SharedInFlight as SharedInFlight,
     SharedLimiter as SharedLimiter,
+    ZoneInFlight as ZoneInFlight,
+    ZoneLimiter as ZoneLimiter,
     anthropic_error as anthropic_error,
     keys as keys,
     openai_error as openai_error,

@@ -25,6 +25,7 @@ from .route_limits import (
     RouteLimits,
 )
 from .shared import SharedInFlight, SharedLimiter
+from .zone import ZoneInFlight, ZoneLimiter
 
 __all__ = [
     "FROM_LIMIT",
@@ -48,6 +49,8 @@ __all__ = [
     "RouteLimits",
     "SharedInFlight",
     "SharedLimiter",
+    "ZoneInFlight",
+    "ZoneLimiter",
     "anthropic_error",
     "budgets",
     "check_policies",

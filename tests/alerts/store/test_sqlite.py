@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tokenpulse_mw import filesystem
 from tokenpulse_mw.alerts.store import (
     BadRecord,
     Changes,
@@ -454,3 +455,18 @@ async def test_closed_store_opens_again(tmp_path: Path) -> None:
         await store.aclose()
 
         assert await store.alert("a1") == alert()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["//srv/alerts.db", "/file:/srv/alerts.db?uri=true"])
+async def test_file_on_a_network_file_system_is_rejected(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call of the store fails with the fix, and creates no file."""
+    (tmp_path / "mounts").write_text("41 22 0:45 / /srv rw - nfs4 10.0.0.2:/srv rw,vers=4.2\n")
+    monkeypatch.setattr(filesystem, "_MOUNTS", tmp_path / "mounts")
+    store = SQLAlertStore(f"sqlite://{path}")
+
+    with pytest.raises(StoreError, match=r"must be on a local disk, .* or PostgreSQL if"):
+        await store.load()
+    await store.aclose()

@@ -13,6 +13,7 @@ from limits.aio.storage import MemcachedStorage
 from ...secret import Secret, hide_arguments, hide_url
 from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
+from ..encoding import encode_key
 from ..limiters import Decision, Limiter, check_amount, parse_rate
 from .client import FALLBACKS, StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
@@ -256,23 +257,4 @@ def hash_key(key: Hashable) -> str:
     Raises:
         ValueError: `key` is, or contains, a value of a type that differs between processes.
     """
-    return blake2b(_encoded(key), digest_size=16).hexdigest()
-
-
-def _encoded(key: object) -> bytes:
-    """Return an unambiguous encoding of `key`, with type and length before each part."""
-    if key is None:
-        return b"n"
-    if isinstance(key, bytes):
-        return b"b%d:%b" % (len(key), key)
-    if isinstance(key, str):
-        text = str.encode(key, "utf-8", "surrogatepass")
-        return b"s%d:%b" % (len(text), text)
-    if isinstance(key, int):
-        return b"i%d;" % key
-    if isinstance(key, tuple):
-        return b"t%d:%b" % (len(key), b"".join(map(_encoded, key)))
-    raise ValueError(
-        "key of a shared limiter must be bytes, str, int, None or a tuple of these, "
-        f"got a value of type {type(key).__name__}"
-    )
+    return blake2b(encode_key(key), digest_size=16).hexdigest()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import URL, event
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from ....filesystem import network_file_system
 from ....secret import Secret, has_password, redact
 from ....validation import check_seconds
 from ..protocol import BadRecord, Conflict, Fenced, StoreError, UnknownAlert
-from .filesystem import check_is_local
 from .schema import DatabaseDialect, create_tables, dialects
 from .url import driver_arguments, parse_url, sqlite_file
 
@@ -91,7 +92,7 @@ class Database:
     async def _create_tables(self) -> None:
         if not self._has_tables:
             if self._file is not None:
-                await asyncio.to_thread(check_is_local, self._file)
+                await asyncio.to_thread(_check_is_local, self._file)
             try:
                 await self._prepare()
             except StoreError:
@@ -236,3 +237,13 @@ def _is_data_error(error: Exception) -> bool:
     # SQLAlchemy has no class for exceeded limits; a wrong type fails before the driver.
     state = str(getattr(error.orig, "sqlstate", None))
     return state.startswith(_DATA_ERROR_CLASSES) or isinstance(error.orig, TypeError | ValueError)
+
+
+def _check_is_local(file: Path) -> None:
+    """Raise StoreError if a SQLite file is on a network file system, as far as that is known."""
+    kind = network_file_system(file)
+    if kind is not None:
+        raise StoreError(
+            f"a SQLite file must be on a local disk, got {str(file)!r} on {kind!r}: use a "
+            "local path, or PostgreSQL if several machines share the store"
+        )

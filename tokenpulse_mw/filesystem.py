@@ -1,12 +1,10 @@
-"""Detection of network file systems, on which SQLite loses data."""
+"""Detection of network file systems, on which locks and mapped memory are not reliable."""
 
 from __future__ import annotations
 
 import re
 from contextlib import suppress
 from pathlib import Path
-
-from ..protocol import StoreError
 
 _MOUNTS = Path("/proc/self/mountinfo")  # of Linux
 _NETWORK = re.compile(
@@ -15,15 +13,13 @@ _NETWORK = re.compile(
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
-def check_is_local(file: Path) -> None:
-    """Raise StoreError if a SQLite file is on a network file system, as far as that is known."""
+def network_file_system(path: Path) -> str | None:
+    """Return the type of the network file system of `path`; None if it is local or unknown."""
     with suppress(OSError):
-        kind = file_system(file.resolve(), _MOUNTS.read_text(errors="replace"))
+        kind = file_system(path.resolve(), _MOUNTS.read_text(errors="replace"))
         if kind is not None and _NETWORK.fullmatch(kind):
-            raise StoreError(
-                f"a SQLite file must be on a local disk, got {str(file)!r} on {kind!r}: use a "
-                "local path, or PostgreSQL if several machines share the store"
-            )
+            return kind
+    return None
 
 
 def file_system(path: Path, mounts: str) -> str | None:

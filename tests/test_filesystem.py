@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import anyio
 import pytest
 
-from tokenpulse_mw.alerts.store import SQLAlertStore, StoreError
-from tokenpulse_mw.alerts.store.sql import filesystem
-from tokenpulse_mw.alerts.store.sql.filesystem import check_is_local, file_system
+from tokenpulse_mw import filesystem
+from tokenpulse_mw.filesystem import file_system, network_file_system
 
 MOUNTS = r"""
 22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
@@ -50,29 +48,23 @@ def test_file_system_without_a_known_mount_is_unknown(mounts: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["/srv", "/mnt/two words", "/home/ada/remote", "/mnt/c", "/mnt/s"]
+    ("path", "kind"),
+    [("/srv/a", "nfs4"), ("/mnt/c/a", "9p"), ("/srv/fast/a", None), ("/run/a", None)],
 )
-def test_sqlite_file_on_a_network_file_system_is_rejected(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_network_file_systems_are_reported(
+    path: str, kind: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first call of the store fails with the fix, and creates no file."""
+    """A path on a local file system has no network file system."""
     (tmp_path / "mountinfo").write_text(MOUNTS)
     monkeypatch.setattr(filesystem, "_MOUNTS", tmp_path / "mountinfo")
 
-    async def load(url: str) -> None:
-        store = SQLAlertStore(url)
-        with pytest.raises(StoreError, match=r"must be on a local disk, .* or PostgreSQL if"):
-            await store.load()
-        await store.aclose()
-
-    for url in (f"sqlite:///{folder}/alerts.db", f"sqlite:///file:{folder}/alerts.db?uri=true"):
-        anyio.run(load, url)
+    assert network_file_system(Path(path)) == kind
 
 
-def test_sqlite_file_on_an_unknown_file_system_is_accepted(
+def test_file_system_on_a_system_without_mounts_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Systems without a list of mounts are not checked."""
     monkeypatch.setattr(filesystem, "_MOUNTS", tmp_path / "missing")
 
-    check_is_local(tmp_path / "alerts.db")
+    assert network_file_system(tmp_path / "alerts.db") is None
