@@ -42,7 +42,6 @@ from ..ratelimit import (
     InFlight,
     KeyFunction,
     Limiter,
-    PlanLimiter,
     Policy,
     SharedLimiter,
     ZoneInFlight,
@@ -216,9 +215,7 @@ def is_local(policy: Policy) -> bool:
     )
 
 
-def warn_of_local(
-    settings: Settings, shared: SharedDir | None, policies: Iterable[Policy]
-) -> None:
+def warn_of_local(settings: Settings, shared: SharedDir | None, policies: Iterable[Policy]) -> None:
     """Log a warning for each policy that does not count where the settings say."""
     if settings.limit_storage is None and shared is None:
         return

@@ -99,9 +99,7 @@ def check_folder(folder: str) -> Path:
         raise _not_usable(folder, f"which belongs to user {status.st_uid}; {_FIX}")
     if status.st_mode & _OTHERS_CAN_WRITE:
         mode = oct(stat.S_IMODE(status.st_mode))[2:]
-        raise _not_usable(
-            folder, f"with mode {mode}: use `chmod go-w`, or a new folder below it"
-        )
+        raise _not_usable(folder, f"with mode {mode}: use `chmod go-w`, or a new folder below it")
     if not os.access(path, os.W_OK | os.X_OK):
         raise _not_usable(folder, f"which is not writable; {_FIX}")
     return path

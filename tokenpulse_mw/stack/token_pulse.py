@@ -40,7 +40,6 @@ from ..ratelimit import (
     Respond,
     RouteLimit,
     RouteLimits,
-    ZoneInFlight,
     ZoneLimiter,
     exempt_paths,
 )
@@ -341,7 +340,7 @@ class TokenPulse:
         by the metrics and the alerts when it ends, but no longer by the limits in this process.
         """
         for policy in self.policies:
-            if not isinstance(policy.limiter, ZoneLimiter | ZoneInFlight):
+            if not isinstance(policy.limiter, ZoneLimiter):
                 policy.limiter.clear()
         self.engine.reset()
         self.metrics.clear()
@@ -372,9 +371,7 @@ class TokenPulse:
         await exits.enter_async_context(self.health.running())
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
         await exits.enter_async_context(drains)
-        if unshared := defaults.unshared(
-            self.settings, self.policies, self.engine, self.metrics
-        ):
+        if unshared := defaults.unshared(self.settings, self.policies, self.engine, self.metrics):
             await exits.enter_async_context(background_tasks(partial(warn_of_workers, unshared)))
 
     async def _close_connections(self) -> None:

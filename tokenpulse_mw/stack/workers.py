@@ -31,6 +31,7 @@ async def warn_of_workers(effects: Iterable[str]) -> None:
     await anyio.sleep(_START_SECONDS)
     pid = os.getpid()
     workers = await anyio.to_thread.run_sync(workers_of_server, _PROC, pid)
+    logger.debug("workers of this server: workers=%d", len(workers) or 1)
     if len(workers) > 1 and workers[0] == pid:  # once, and not in each of them
         logger.warning(
             "workers do not share their state: workers=%d; %s; to share it, set "
@@ -43,8 +44,8 @@ async def warn_of_workers(effects: Iterable[str]) -> None:
 def workers_of_server(proc: Path, pid: int) -> list[int]:
     """Return the ids of the workers that share a listening socket, in ascending order.
 
-    They are the process and its siblings that hold the same socket. The list is empty if the
-    process does not listen, or if that cannot be read.
+    They are the process and its siblings that hold the same socket. The list is empty if there are
+    no such siblings, or if that cannot be read.
 
     Args:
         proc: Root of the files, such as `/proc`.
@@ -56,14 +57,11 @@ def workers_of_server(proc: Path, pid: int) -> list[int]:
         for sibling in (_siblings(proc, pid) if ours else ())
         if (common := ours & _sockets(proc, sibling))
     }
-    if not shared:  # then the table of sockets, which may be long, is not read
+    if not shared:  # the table of sockets may be long
         return []
     listening = _listening(proc, pid)
-    return sorted(
-        [pid, *(sibling for sibling, common in shared.items() if common & listening)]
-        if ours & listening
-        else []
-    )
+    siblings = [sibling for sibling, common in shared.items() if common & listening]
+    return sorted([pid, *siblings]) if siblings else []
 
 
 def _siblings(proc: Path, pid: int) -> Iterator[int]:
