@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -53,7 +54,7 @@ from ..ratelimit import (
 from ..secret import hide
 from ..web.auth import bearer
 from .log_level import SharedLogLevel
-from .shared_dir import SharedDir
+from .shared_dir import SharedDir, check_folder
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -88,6 +89,23 @@ def shared_dir(settings: Settings) -> SharedDir | None:
         return None
     with blame_settings(settings, {"shared_dir": "shared_dir"}):
         return SharedDir(settings.shared_dir)
+
+
+@contextmanager
+def only_checking(settings: Settings) -> Iterator[Settings]:
+    """Yield settings with a temporary folder of workers; the real one is checked and not created.
+
+    Otherwise it could belong to another user than the gateway's.
+
+    Raises:
+        ValueError: The folder is not safe or not usable.
+    """
+    with TemporaryDirectory() as folder:
+        if settings.shared_dir is not None:
+            with blame_settings(settings, {"shared_dir": "shared_dir"}):
+                check_folder(settings.shared_dir)
+            settings = settings.model_copy(update={"shared_dir": folder})
+        yield settings
 
 
 def policies(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tempfile
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ..filesystem import network_file_system
 
 _MODE = 0o700
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_UNSUPPORTED = {"?", "\0"}  # "?" in a URL of SQLite
+_FIX = "create it with mode 700 for the user of this process, or let this process create it"
 
 
 class SharedDir:
@@ -35,13 +37,12 @@ class SharedDir:
     def __init__(self, folder: str) -> None:
         self.path = check_folder(folder)
         try:
-            self.path.mkdir(mode=_MODE, exist_ok=True)  # another worker may have created it
-            with tempfile.TemporaryFile(dir=self.path):
+            self.path.mkdir(mode=_MODE, exist_ok=True)  # another worker may create it now
+            with TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
-            raise _not_usable(folder, f"{error.strerror}; {_FIX}") from None
+            raise _not_usable(folder, f"which cannot be written to ({error.strerror})") from None
         check_folder(folder)
-
         self.metrics = self.path / "metrics"
         self.alerts = f"sqlite+aiosqlite:///{self.path}/alerts.db"
 
@@ -56,12 +57,6 @@ class SharedDir:
         return self.path / f"limit-{readable}-{digest}.zone"
 
 
-_FIX = (
-    "create it for the user of this process with `install -d -m 700`, or let its parent be "
-    "writable for that user"
-)
-
-
 def check_folder(folder: str) -> Path:
     """Return the absolute path of a folder that exists or can be created, without creating it.
 
@@ -72,41 +67,51 @@ def check_folder(folder: str) -> Path:
         import fcntl  # noqa: F401 - not on Windows
     except ImportError:
         raise ValueError(
-            "shared_dir must not be set on a system without fcntl, such as Windows, "
-            f"got {folder!r}: leave it out, and run one worker"
+            "shared_dir must not be set on a system without fcntl, such as Windows, got "
+            f"{folder!r}: leave it out, and run one worker"
         ) from None
-    if not folder.strip() or "?" in folder:  # a URL of SQLite cannot have it
+    if not folder.strip() or not _UNSUPPORTED.isdisjoint(folder):
         raise ValueError(
-            "shared_dir must be the path of a folder without '?', such as "
-            f"/run/tokenpulse, got {folder!r}"
+            f"shared_dir must be the path of a folder, such as '/run/tokenpulse', got {folder!r}"
         )
-    path = Path(folder).absolute()
-    kind = network_file_system(path)
-    if kind is not None:
-        raise _not_usable(
-            folder,
-            f"on the network file system {kind!r}: use a local one, such as a tmpfs; several "
-            "machines share limits in Redis and alerts in PostgreSQL",
-        )
-    if not path.exists():
-        if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
-            raise _not_usable(folder, f"which cannot be created; {_FIX}")
-        return path
-    if not path.is_dir():
-        raise _not_usable(folder, "which is not a directory")
-    status = path.stat()
-    if status.st_uid not in (0, os.geteuid()):
-        raise _not_usable(folder, f"which belongs to user {status.st_uid}; {_FIX}")
-    if status.st_mode & _OTHERS_CAN_WRITE:
-        mode = oct(stat.S_IMODE(status.st_mode))[2:]
-        raise _not_usable(folder, f"with mode {mode}: use `chmod go-w`, or a new folder below it")
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise _not_usable(folder, f"which is not writable; {_FIX}")
+    path = Path(os.path.realpath(folder))
+    problem = _problem(path)
+    if problem is not None:
+        raise _not_usable(folder, problem)
     return path
 
 
-def _not_usable(folder: str, reason: str) -> ValueError:
+def _problem(path: Path) -> str | None:
+    """Return why a folder cannot be used, and how to fix it; None if it can."""
+    try:
+        exists = os.path.lexists(path)
+        status = (path if exists else path.parent).stat()
+    except OSError as error:
+        return f"which cannot be read ({error.strerror}): {_FIX}"
+    kind = network_file_system(path)
+    if kind is not None:
+        return (
+            f"which is on {kind!r}: use a local file system, such as a tmpfs; several machines "
+            "share limits in Redis, and alerts in PostgreSQL"
+        )
+    if not stat.S_ISDIR(status.st_mode):
+        return "which is not a folder"
+    if not exists:
+        is_allowed = os.access(path.parent, os.W_OK | os.X_OK)
+        return None if is_allowed else f"which cannot be created: {_FIX}"
+    if status.st_uid not in (0, os.geteuid()):
+        return f"which belongs to user {status.st_uid}: {_FIX}"
+    if status.st_mode & _OTHERS_CAN_WRITE:
+        return (
+            f"with mode {stat.S_IMODE(status.st_mode):o}: use `chmod go-w`, or a new folder in it"
+        )
+    if not os.access(path, os.W_OK | os.X_OK):
+        return f"which cannot be written to: {_FIX}"
+    return None
+
+
+def _not_usable(folder: str, problem: str) -> ValueError:
     return ValueError(
-        "shared_dir must be a local folder that this process, and no other user, can write to, "
-        f"got {folder!r}, {reason}"
+        "shared_dir must be a local folder that only the user of this process can write to, got "
+        f"{folder!r}, {problem}"
     )
