@@ -6,13 +6,15 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from tokenpulse_mw import HttpMetrics, TokenPulse
-from tokenpulse_mw.stack import workers
+from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
+from tokenpulse_mw.stack import token_pulse, workers
+from tokenpulse_mw.stack.defaults import unshared
 from tokenpulse_mw.stack.workers import warn_of_workers, workers_of_server
 
 from .support.servers import Server
@@ -181,6 +183,50 @@ def test_detection_ends_with_the_application(
 
     with TestClient(app) as client:
         assert client.get("/health").status_code == 200
+
+
+LIMITS = "each limit is up to {workers} times as high"
+ALERTS = "each worker sends alerts of its own, and has its own thresholds"
+METRICS = "a scrape returns the metrics of one worker"
+
+
+@pytest.mark.parametrize(
+    ("settings", "effects"),
+    [
+        ({}, [LIMITS, ALERTS, METRICS]),
+        ({"limit": None}, [ALERTS, METRICS]),
+        ({"limit_storage": "async+redis://127.0.0.1:1"}, [ALERTS, METRICS]),
+        ({"alerts": False}, [LIMITS, METRICS]),
+        ({"alert_store": "sqlite+aiosqlite:///alerts.db"}, [LIMITS, METRICS]),
+        ({"shared_dir": "shared"}, []),
+    ],
+    ids=str,
+)
+def test_warning_has_the_parts_that_are_not_shared(
+    settings: dict[str, Any], effects: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part is left out if a setting shares it, or if it is off."""
+    monkeypatch.chdir(tmp_path)
+    found: list[list[str]] = []
+
+    async def record(effects: list[str]) -> None:
+        found.append(effects)
+
+    monkeypatch.setattr(token_pulse, "warn_of_workers", record)
+    pulse = TokenPulse(settings=Settings(**settings))
+    with TestClient(Starlette(lifespan=pulse.lifespan)):
+        pass
+
+    assert found == ([effects] if effects else [])
+
+
+def test_metrics_in_a_folder_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of `PROMETHEUS_MULTIPROC_DIR` are left out of the warning."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    pulse = TokenPulse()
+
+    parts = (pulse.settings, pulse.policies, pulse.engine, pulse.metrics)
+    assert unshared(*parts) == [LIMITS, ALERTS]
 
 
 COMMANDS = {

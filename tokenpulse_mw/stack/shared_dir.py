@@ -87,7 +87,7 @@ def _problem(path: Path) -> str | None:
         exists = os.path.lexists(path)
         status = (path if exists else path.parent).stat()
     except OSError as error:
-        return f"which cannot be read ({error.strerror}): {_FIX}"
+        return f"which cannot be reached ({error.strerror}): {_FIX}"
     kind = network_file_system(path)
     if kind is not None:
         return (
@@ -102,9 +102,8 @@ def _problem(path: Path) -> str | None:
     if status.st_uid not in (0, os.geteuid()):
         return f"which belongs to user {status.st_uid}: {_FIX}"
     if status.st_mode & _OTHERS_CAN_WRITE:
-        return (
-            f"with mode {stat.S_IMODE(status.st_mode):o}: use `chmod go-w`, or a new folder in it"
-        )
+        mode = stat.S_IMODE(status.st_mode)
+        return f"with mode {mode:o}: use a new folder in it, such as {str(path / 'gateway')!r}"
     if not os.access(path, os.W_OK | os.X_OK):
         return f"which cannot be written to: {_FIX}"
     return None
