@@ -21,16 +21,18 @@ from .support.servers import Server
 from .support.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[1]
-FOREIGN, CONNECTED, TCP, TCP6, UNIX = 100, 101, 102, 103, 104  # inodes
+FOREIGN, CONNECTED, TCP, TCP_AGAIN, TCP6, UNIX = range(100, 106)  # inodes
+
+V6 = "00000000000000000000000001000000:1F90"
 
 _TCP_HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid ..."
 _UNIX_HEAD = "Num       RefCount Protocol Flags    Type St Inode Path"
 
 
-def tcp_line(state: str, inode: int) -> str:
+def tcp_line(state: str, inode: int, address: str = "0100007F:1F90") -> str:
     """Return a line of `/proc/net/tcp`."""
     return (
-        f"   0: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0"
+        f"   0: {address} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0"
         f"        0 {inode} 1 0000000000000000 100 0 0 10 0"
     )
 
@@ -57,8 +59,9 @@ class Proc:
         for number, inode in enumerate(sockets, 3):
             (folder / "fd" / str(number)).symlink_to(f"socket:[{inode}]")
         tcp = [_TCP_HEAD, tcp_line("01", CONNECTED), tcp_line("0A", TCP), "torn line"]
+        tcp.append(tcp_line("0A", TCP_AGAIN))  # with SO_REUSEPORT
         (folder / "net" / "tcp").write_text("\n".join(tcp))
-        (folder / "net" / "tcp6").write_text(f"{_TCP_HEAD}\n{tcp_line('0A', TCP6)}\n")
+        (folder / "net" / "tcp6").write_text(f"{_TCP_HEAD}\n{tcp_line('0A', TCP6, V6)}\n")
         listening = f"0000000000000000: 00000002 00000000 00010000 0001 01 {UNIX} /run/gateway.sock"
         other = f"0000000000000000: 00000003 00000000 00000000 0001 03 {FOREIGN}"
         (folder / "net" / "unix").write_text(f"{_UNIX_HEAD}\n{listening}\n{other}\ntorn\n")
@@ -84,6 +87,14 @@ def test_siblings_with_one_listening_socket_are_workers(proc: Proc, inode: int) 
     assert workers_of_server(proc.root, 11) == [11, 12]
 
 
+def test_siblings_with_sockets_on_one_address_are_workers(proc: Proc) -> None:
+    """Granian's workers have a socket each, with SO_REUSEPORT."""
+    proc.add(11, 10, TCP)
+    proc.add(12, 10, TCP_AGAIN)
+
+    assert workers_of_server(proc.root, 12) == [11, 12]
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -95,7 +106,7 @@ def test_siblings_with_one_listening_socket_are_workers(proc: Proc, inode: int) 
         ((FOREIGN,), (FOREIGN,)),
     ],
 )
-def test_processes_without_a_common_listening_socket_are_not_workers(
+def test_processes_without_a_common_listening_address_are_not_workers(
     proc: Proc, ours: tuple[int, ...], theirs: tuple[int, ...]
 ) -> None:
     """A connection that was inherited, and a socket of another port, are not enough."""

@@ -42,25 +42,22 @@ async def warn_of_workers(effects: Iterable[str]) -> None:
 
 
 def workers_of_server(proc: Path, pid: int) -> list[int]:
-    """Return the ids of the workers that share a listening socket, in ascending order.
+    """Return the ids of the workers that listen on the same address, in ascending order.
 
-    They are the process and its siblings that hold the same socket. The list is empty if there are
-    no such siblings, or if that cannot be read.
+    They are the process and its siblings with the same listening socket, or with one of their own
+    on the same address. The list is empty if there are no such siblings, or if that cannot be read.
 
     Args:
         proc: Root of the files, such as `/proc`.
         pid: Process id of this worker.
     """
-    ours = _sockets(proc, pid)
-    shared = {
-        sibling: common
+    addresses = _listening(proc, pid)
+    ours = {addresses[inode] for inode in _sockets(proc, pid) & addresses.keys()}
+    siblings = [
+        sibling
         for sibling in (_siblings(proc, pid) if ours else ())
-        if (common := ours & _sockets(proc, sibling))
-    }
-    if not shared:  # the table of sockets may be long
-        return []
-    listening = _listening(proc, pid)
-    siblings = [sibling for sibling, common in shared.items() if common & listening]
+        if any(addresses.get(inode) in ours for inode in _sockets(proc, sibling))
+    ]
     return sorted([pid, *siblings]) if siblings else []
 
 
@@ -92,9 +89,9 @@ def _sockets(proc: Path, pid: int) -> set[str]:
     return inodes
 
 
-def _listening(proc: Path, pid: int) -> set[str]:
-    """Return the inodes of all listening sockets."""
-    inodes = set[str]()
+def _listening(proc: Path, pid: int) -> dict[str, str]:
+    """Return the addresses of all listening sockets of the network of a process, by their inode."""
+    addresses = dict[str, str]()
     for name in ("tcp", "tcp6", "unix"):
         with suppress(OSError), (proc / str(pid) / "net" / name).open(errors="replace") as lines:
             next(lines, None)
@@ -102,7 +99,7 @@ def _listening(proc: Path, pid: int) -> set[str]:
                 fields = line.split()
                 if name == "unix":
                     if len(fields) > 6 and int(fields[3], 16) & _ACCEPTS:
-                        inodes.add(fields[6])
+                        addresses[fields[6]] = fields[6]  # a path can be bound again
                 elif len(fields) > 9 and fields[3] == _LISTEN:
-                    inodes.add(fields[9])
-    return inodes
+                    addresses[fields[9]] = fields[1]
+    return addresses
