@@ -153,7 +153,7 @@ def test_shared_limiters_with_the_same_counters_are_rejected() -> None:
         return [Policy(limiter(first), name="first"), Policy(limiter(second), name="second")]
 
     check_policies(policies("chat", "images"))
-    with pytest.raises(ValueError, match=r"its own limiter, .* different prefixes$"):
+    with pytest.raises(ValueError, match=r"its own limiter, .* different prefixes, or paths$"):
         check_policies(policies("chat", "chat"))
 
 

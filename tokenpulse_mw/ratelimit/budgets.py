@@ -13,7 +13,7 @@ from .shared import SharedLimiter
 
 Budget = tuple[str, int, int]
 
-_KEYS_PER_CHECKPOINT = 1000  # then other tasks run
+_KEYS_PER_CHECKPOINT = 250  # then other tasks run
 _MIN_SHARE = 0.5
 
 

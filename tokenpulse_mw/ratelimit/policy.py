@@ -13,6 +13,7 @@ from .callables import KeyFunction, check_function, check_name
 from .keys import client_address
 from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf
 from .shared import SharedInFlight, SharedLimiter
+from .zone import ZoneInFlight, ZoneLimiter
 
 AnyLimiter = Limiter | SharedLimiter | InFlight | SharedInFlight
 Cost = int | Callable[[Scope], int]
@@ -25,8 +26,8 @@ class Policy:
 
     Args:
         limit: A rate such as "100/minute"; a function of the key, async or not, that returns one,
-            or None for no limit; or a `Limiter`, `PlanLimiter`, `SharedLimiter`, `InFlight` or
-            `SharedInFlight`.
+            or None for no limit; or a limiter, such as `PlanLimiter`, `SharedLimiter`,
+            `ZoneLimiter` or `InFlight`.
         name: Name in headers, metrics and errors: letters, digits, `_`, `.`, `:` and `-`.
         key: Function of the scope that returns the client's key; the client's address when
             None. A request whose key is None is not limited.
@@ -157,7 +158,7 @@ def check_policies(policies: Sequence[Policy]) -> None:
     if len({_counters(policy) for policy in policies}) < len(policies):
         raise ValueError(
             f"every policy must have its own limiter, got the same limiter twice in {names}: "
-            "give shared limiters with the same rate and storage different prefixes"
+            "give shared limiters with the same rate and storage different prefixes, or paths"
         )
     if sum(policy.shared and not policy.remote.supports_refund for policy in policies) > 1:
         raise ValueError(
@@ -168,6 +169,8 @@ def check_policies(policies: Sequence[Policy]) -> None:
 
 def _counters(policy: Policy) -> object:
     """Return the identity of the counters of a policy."""
+    if isinstance(policy.limiter, ZoneLimiter | ZoneInFlight):
+        return policy.limiter.path
     return policy.remote.counters if policy.shared else id(policy.limiter)
 
 

@@ -17,7 +17,8 @@ from .file import Shape, ZoneFile, check_path, open_file
 _log = logging.getLogger("tokenpulse_mw.ratelimit")
 
 _CHECK_SECONDS = 1.0  # between two checks that the file is at its path, or tries to open it
-_START_SECONDS = 5.0  # to wait for other workers that start
+_START_WAIT = 5.0  # seconds to wait for other workers that create their files
+_WAIT = 0.01  # while requests are served
 
 
 class _Table(Protocol):
@@ -66,7 +67,7 @@ class Connection(Generic[_T]):
         self._check_at = -math.inf
         self._table: _T | None = None
         try:
-            self._table = self._open(wait=_START_SECONDS)
+            self._table = self._open(wait=_START_WAIT)
         except OSError as error:
             raise ValueError(
                 f"path must be a file that can be created and locked, got {str(self.path)!r}: "
@@ -116,7 +117,7 @@ class Connection(Generic[_T]):
             self.failed(error)
         return self._table
 
-    def _open(self, *, wait: float = 0.0) -> _T:
+    def _open(self, *, wait: float = _WAIT) -> _T:
         return self._new_table(open_file(self.path, self._shape, self._size, wait=wait))
 
     def _close(self) -> None:

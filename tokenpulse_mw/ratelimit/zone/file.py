@@ -7,8 +7,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
 from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,7 @@ _MAGIC = b"tokenpulse zone\n"
 _LAYOUT = 1
 _HEADER = struct.Struct("<16sQ16sQQQ16s36s")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_RETRY_SECONDS = 0.01
+_RETRY_SECONDS = 0.002
 
 
 class Shape(NamedTuple):
@@ -53,11 +52,12 @@ class ZoneFile:
 
     Args:
         path: Path of the file.
-        fd: Descriptor of the file, which is closed.
+        fd: Descriptor of the file, which the caller closes.
         size: Size in bytes.
         secret: Key of the hash of keys.
 
     Attributes:
+        close: Releases all locks; in a forked child, only closes its copy of them.
         locks: Locks of the file.
         memory: Content of the file.
         secret: Key of the hash of keys.
@@ -70,18 +70,12 @@ class ZoneFile:
         self.secret = secret
         self._path = path
         self._size = size
-        try:
-            # A map duplicates its descriptor. The locks need one of their own, so that closing it
-            # releases them.
-            self._fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                self.locks = FileLocks(self._fd)
-                self.memory = mmap(fd, size)
-            except OSError:
-                os.close(self._fd)
-                raise
-        finally:
-            os.close(fd)
+        # A map duplicates its descriptor. The locks need one of their own, so that closing it
+        # releases them.
+        self._fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+        self.close = weakref.finalize(self, os.close, self._fd)
+        self.locks = FileLocks(self._fd)
+        self.memory = mmap(fd, size)
 
     def words(self, start: int, count: int) -> memoryview[int]:
         """Return `count` unsigned integers of 8 bytes from byte `start`."""
@@ -107,10 +101,6 @@ class ZoneFile:
             return False
         own = os.fstat(self._fd)
         return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
-
-    def close(self) -> None:
-        """Release the slot; in a forked child, only close its copy."""
-        os.close(self._fd)
 
 
 def check_path(path: str | Path) -> Path:
@@ -160,30 +150,44 @@ def open_file(path: Path, shape: Shape, size: int, *, wait: float = 0.0) -> Zone
         path: Path that `check_path` returned.
         shape: Settings that the header must have.
         size: Size in bytes.
-        wait: Seconds to wait for other workers that create files in the folder.
+        wait: Seconds to wait for another worker that creates a file in the folder.
 
     Raises:
         ValueError: The file has another shape or is not a file of a limiter.
         OSError: The file cannot be opened or created.
     """
-    with _locked_folder(path.parent, wait):
-        boot = _BOOT_ID.read_bytes().strip()
+    boot = _BOOT_ID.read_bytes().strip()
+    ends = time.monotonic() + wait
+    while (file := _open_existing(path, shape, size, boot)) is None:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            fd = _create(path, shape, size, boot)
-        try:
-            secret, found_boot = _read_header(path, fd, shape, size)
-            if found_boot != boot:  # its times are of another clock
-                os.close(fd)
-                fd = -1
-                fd = _create(path, shape, size, boot)
-                secret, _ = _read_header(path, fd, shape, size)
-        except BaseException:
-            if fd >= 0:
-                os.close(fd)
-            raise
-        return ZoneFile(path, fd, size, secret)
+            if lock_folder(folder):  # another worker may have created it just now
+                file = _open_existing(path, shape, size, boot)
+                return _create(path, shape, size, boot) if file is None else file
+        finally:
+            os.close(folder)
+        if time.monotonic() >= ends:
+            raise OSError(errno.EAGAIN, "another worker is creating a file", str(path.parent))
+        time.sleep(_RETRY_SECONDS)
+    return file
+
+
+def _open_existing(path: Path, shape: Shape, size: int, boot: bytes) -> ZoneFile | None:
+    """Return the file at `path`, or None if it is missing or of an earlier boot."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"path must not be a symbolic link, got {str(path)!r}") from None
+        raise
+    try:
+        secret, found_boot = _read_header(path, fd, shape, size)
+        # The times in a file of an earlier boot are of another clock.
+        return ZoneFile(path, fd, size, secret) if found_boot == boot else None
+    finally:
+        os.close(fd)
 
 
 def _read_header(path: Path, fd: int, shape: Shape, size: int) -> tuple[bytes, bytes]:
@@ -212,8 +216,8 @@ def _refused(path: Path, shape: Shape, found: str) -> ValueError:
     )
 
 
-def _create(path: Path, shape: Shape, size: int, boot: bytes) -> int:
-    """Create the file and return its descriptor; it appears at `path` only when it is complete."""
+def _create(path: Path, shape: Shape, size: int, boot: bytes) -> ZoneFile:
+    """Create the file, which appears at `path` when it is complete."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)  # of a worker that was killed
     fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -223,28 +227,11 @@ def _create(path: Path, shape: Shape, size: int, boot: bytes) -> int:
         strategy, *numbers = shape
         secret = os.urandom(SECRET_BYTES)
         os.pwrite(fd, _HEADER.pack(_MAGIC, _LAYOUT, strategy.encode(), *numbers, secret, boot), 0)
+        file = ZoneFile(path, fd, size, secret)
         new.replace(path)
+        return file
     except BaseException:
-        os.close(fd)
         new.unlink(missing_ok=True)
         raise
-    return fd
-
-
-@contextmanager
-def _locked_folder(folder: Path, wait: float) -> Iterator[None]:
-    """Exclude other workers from opening and creating files in `folder`.
-
-    Raises:
-        OSError: Another worker has the lock for longer than `wait`.
-    """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    ends = time.monotonic() + wait
-    try:
-        while not lock_folder(fd):
-            if time.monotonic() >= ends:
-                raise OSError(errno.EAGAIN, "another worker is opening a file", str(folder))
-            time.sleep(_RETRY_SECONDS)
-        yield
     finally:
         os.close(fd)

@@ -110,7 +110,7 @@ class WindowTable:
 
     def count(self, now: float) -> int:
         """Return the number of keys whose window has not ended."""
-        return sum(ends > now for ends in self._ends.tolist())
+        return sum(map(now.__lt__, self._ends.tolist()))
 
     def find(self, address: Address, now: float) -> tuple[int, Any]:
         """Return the place of a key, or -1, and its state: None if that is unused or has ended."""
