@@ -101,11 +101,11 @@ def test_each_name_of_a_limit_has_a_safe_file_of_its_own(name: str, folder: Path
     shared = SharedDir(str(folder))
     names = ["a", "A", "a:b", "a-b", "..", ".", "x" * 64, "X" * 64]
 
-    paths = {str(shared.limit(name)).lower() for name in names}
+    paths = {str(shared.limit(name, "shape")).lower() for name in names}
     assert len(paths) == len(names)
-    assert shared.limit(name).parent == folder
-    assert len(shared.limit(name).name) < 255
-    assert ZoneLimiter("1/minute", path=shared.limit(name)).hit("k").allowed
+    assert shared.limit(name, "shape").parent == folder
+    assert len(shared.limit(name, "shape").name) < 255
+    assert ZoneLimiter("1/minute", path=shared.limit(name, "shape")).hit("k").allowed
 
 
 def test_workers_that_start_at_once_do_not_race(folder: Path) -> None:

@@ -51,6 +51,7 @@ from ..ratelimit import (
     check_policies,
     keys,
 )
+from ..ratelimit.zone.file import Shape
 from ..secret import hide
 from ..web.auth import bearer
 from .log_level import SharedLogLevel
@@ -220,7 +221,8 @@ def _in_zone(
             settings.origins["limit_strategy"],
         )
         return local
-    path = shared.limit(name, local.limit, local.window, strategy, local.max_keys)
+    shape = Shape(strategy, local.limit, local.window, local.max_keys)
+    path = shared.limit(name, str(shape))
     with blame_settings(settings, {"shared_dir": "shared_dir"}):
         return ZoneLimiter(limit, path=path, max_keys=local.max_keys, strategy=strategy)
 

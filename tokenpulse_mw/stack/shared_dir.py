@@ -46,13 +46,17 @@ class SharedDir:
         self.metrics = self.path / "metrics"
         self.alerts = f"sqlite+aiosqlite:///{self.path}/alerts.db"
 
-    def limit(self, name: str, *options: object) -> Path:
+    def limit(self, name: str, shape: str) -> Path:
         """Return the path of the file of a limit.
 
-        Limits with another name or other options have other files, also on file systems that ignore
-        case. So a changed limit begins with a new file.
+        Limits with another name or shape have other files, also on file systems that ignore case.
+        So a changed limit begins with a new file.
+
+        Args:
+            name: Name of the policy.
+            shape: Everything that the workers with the same file must have in common.
         """
-        digest = blake2b(repr((name, *options)).encode(), digest_size=8).hexdigest()
+        digest = blake2b(f"{name} {shape}".encode(), digest_size=8).hexdigest()
         readable = re.sub(r"[^a-z0-9_-]", "-", name.lower())
         return self.path / f"limit-{readable}-{digest}.zone"
 
