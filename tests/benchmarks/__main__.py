@@ -20,7 +20,7 @@ from ..support.asgi import http_scope
 from .alerts import measure_alerts
 from .apps import around, metrics, peers, stack, stream
 from .fleet import measure_fleet
-from .limiters import measure_limiters
+from .limiters import measure_limiters, measure_shared_limits
 from .measure import medians, requests
 from .scrapes import measure_scrape, measure_workers
 
@@ -125,6 +125,7 @@ async def main() -> None:
     measure_workers()
     measure_limiter()
     await measure_limiters()
+    await measure_shared_limits()
 
 
 anyio.run(main)

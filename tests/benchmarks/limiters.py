@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,10 +22,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tokenpulse_mw import Limiter, Policy, RateLimitMiddleware
+from tokenpulse_mw import Limiter, Policy, RateLimitMiddleware, SharedLimiter, ZoneLimiter
 
 from ..support.asgi import http_scope
-from .measure import receive, send
+from ..support.servers import redis_server
+from .measure import Turn, medians, receive, send
 
 PER_DAY = 1_000_000_000
 BATCH = 1000  # requests
@@ -158,3 +163,73 @@ async def measure_limiters() -> None:
         for name, run in runs.items():
             reached = f"  (only {run.done:,} within the time)" if run.done < clients else ""
             print(f"  {name:<30}{run.cost - bare:8.2f}{reached}")
+
+
+SHARED_KEYS = [number.to_bytes(4) for number in range(1000)]
+_UPSERT = """
+INSERT INTO windows VALUES (?, ?, 1) ON CONFLICT (key) DO UPDATE SET
+ends = iif(ends <= ?, excluded.ends, ends), used = iif(ends <= ?, 1, used + 1) RETURNING used
+"""
+
+
+def hits(hit: Callable[[bytes], object]) -> Turn:
+    """Return a function that counts a hit for each key."""
+
+    async def turn() -> int:
+        for key in SHARED_KEYS:
+            hit(key)
+        return len(SHARED_KEYS)
+
+    return turn
+
+
+def on_redis(limiter: SharedLimiter) -> Turn:
+    """Return a function that counts a hit for each key in a storage."""
+
+    async def turn() -> int:
+        for key in SHARED_KEYS:
+            await limiter.hit(key)
+        return len(SHARED_KEYS)
+
+    return turn
+
+
+def on_sqlite(path: Path) -> Turn:
+    """Return a function that counts a hit for each key in SQLite, without waiting for the disk."""
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = OFF")
+    database.execute("CREATE TABLE windows (key BLOB PRIMARY KEY, ends REAL, used INT)")
+
+    def hit(key: bytes) -> object:
+        now = time.monotonic()
+        return database.execute(_UPSERT, (key, now + 60, now, now)).fetchone()
+
+    return hits(hit)
+
+
+async def measure_shared_limits() -> None:
+    """Print the time of a hit that several processes share, without other load."""
+    rate = f"{PER_DAY}/day"
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        folder = Path(name)
+        turns = {
+            "Limiter": hits(Limiter(rate).hit),
+            "Limiter, gcra": hits(Limiter(rate, strategy="gcra").hit),
+            "ZoneLimiter": hits(ZoneLimiter(rate, path=folder / "fixed").hit),
+            "ZoneLimiter, gcra": hits(ZoneLimiter(rate, path=folder / "gcra", strategy="gcra").hit),
+            "SQLite": on_sqlite(folder / "windows.db"),
+        }
+        server = redis_server(folder) if shutil.which("redis-server") else None
+        try:
+            if server is not None:
+                server.start()
+                shared = SharedLimiter(rate, storage=f"redis://{server.place}")
+                turns["SharedLimiter, Redis"] = on_redis(shared)
+            times = await medians(turns)
+        finally:
+            if server is not None:
+                server.kill()
+    print("\nhits of 1,000 clients: microseconds")
+    for label, cost in times.items():
+        print(f"  {label:<24}{cost:8.2f}{cost / times['Limiter']:8.1f} x Limiter")

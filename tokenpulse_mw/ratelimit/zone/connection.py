@@ -26,6 +26,14 @@ class _Table(Protocol):
     def file(self) -> ZoneFile: ...
 
 
+class Forkable(Protocol):
+    """Limiter that a forked child inherits."""
+
+    def reset_after_fork(self) -> None:
+        """Forget the state of the parent."""
+        ...
+
+
 _T = TypeVar("_T", bound=_Table)
 
 
@@ -37,11 +45,10 @@ class Connection(Generic[_T]):
         shape: Settings of the limiter.
         size: Size of the file in bytes.
         new_table: Returns the table in an opened file.
-        on_change: Called after the table was replaced or lost.
-        on_fork: Called in each forked child, whose table is lost.
 
     Attributes:
         path: Absolute path of the file.
+        opened: Table that was opened last, or None.
 
     Raises:
         ValueError: The file cannot be used.
@@ -54,26 +61,20 @@ class Connection(Generic[_T]):
         size: int,
         *,
         new_table: Callable[[ZoneFile], _T],
-        on_change: Callable[[], object],
-        on_fork: Callable[[], object],
     ) -> None:
         self.path = check_path(path)
         self._shape = shape
         self._size = size
         self._new_table = new_table
-        self._on_change = on_change
-        self._on_fork = on_fork
         self._outage = Outage(_log)
         self._check_at = -math.inf
-        self._table: _T | None = None
         try:
-            self._table = self._open(wait=_START_WAIT)
+            self.opened: _T | None = self._open(wait=_START_WAIT)
         except OSError as error:
             raise ValueError(
                 f"path must be a file that can be created and locked, got {str(self.path)!r}: "
                 f"{error.strerror}"
             ) from None
-        os.register_at_fork(after_in_child=partial(_after_fork, weakref.ref(self)))
 
     def table(self, now: float) -> _T | None:
         """Return the table, or None if the file cannot be used.
@@ -81,7 +82,7 @@ class Connection(Generic[_T]):
         Args:
             now: Monotonic seconds. About once a second, the file is compared with that at its path.
         """
-        table = self._table
+        table = self.opened
         if now >= self._check_at or (table is not None and not table.file.is_whole()):
             return self._check(now)
         return table
@@ -93,41 +94,43 @@ class Connection(Generic[_T]):
             "limit is not shared with other workers: path=%s error=%s", self.path, error
         )
 
-    def reset_after_fork(self) -> None:
+    def reset(self) -> None:
         """Close the file of the parent in a forked child, which then opens it again."""
         self._close()
         self._check_at = -math.inf
-        self._on_fork()
 
     def _check(self, now: float) -> _T | None:
         self._check_at = now + _CHECK_SECONDS
-        table = self._table
+        table = self.opened
         try:
             if table is not None and not table.file.is_current():
                 self.failed(OSError("the file was deleted or replaced"))
             elif table is not None and not table.file.is_whole():
                 self.failed(OSError("the file was truncated"))
-            if self._table is None:
-                self._table = self._open()
-                self._on_change()
+            if self.opened is None:
+                self.opened = self._open()
                 self._outage.recovered(
                     "limit is shared with other workers again: path=%s", self.path
                 )
         except (OSError, ValueError) as error:
             self.failed(error)
-        return self._table
+        return self.opened
 
     def _open(self, *, wait: float = _WAIT) -> _T:
         return self._new_table(open_file(self.path, self._shape, self._size, wait=wait))
 
     def _close(self) -> None:
-        if self._table is not None:
-            self._table.file.close()
-            self._table = None
-            self._on_change()
+        if self.opened is not None:
+            self.opened.file.close()
+            self.opened = None
 
 
-def _after_fork(reference: weakref.ref[Connection[_T]]) -> None:
-    connection = reference()
-    if connection is not None:
-        connection.reset_after_fork()
+def reset_in_children(limiter: Forkable) -> None:
+    """Call `reset_after_fork` of a limiter in each forked child, without keeping it alive."""
+    os.register_at_fork(after_in_child=partial(_reset, weakref.ref(limiter)))
+
+
+def _reset(reference: weakref.ref[Forkable]) -> None:
+    limiter = reference()
+    if limiter is not None:
+        limiter.reset_after_fork()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
 
 from ...validation import check_integer
 from ..limiters import Decision, InFlight, slots_decision
-from .connection import Connection
+from .connection import Connection, reset_in_children
 from .file import HEADER_BYTES, Shape, ZoneFile
 from .locks import MAX_SLOTS
 from .table import WAYS, Address, Addresses, sets_for
@@ -64,11 +65,10 @@ class ZoneInFlight(InFlight):
             path,
             Shape("in-flight", self.limit, 0, self.max_keys),
             SlotTable.size(self.max_keys),
-            new_table=lambda file: SlotTable(file, self.max_keys),
-            on_change=lambda: None,
-            on_fork=self._reset_after_fork,
+            new_table=partial(SlotTable, max_keys=self.max_keys),
         )
         self.path = self._connection.path
+        reset_in_children(self)
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Take `cost` slots for `key` if they are free; call `release` afterwards.
@@ -153,9 +153,11 @@ class ZoneInFlight(InFlight):
             return decision
         return Decision(False, self.limit, 0, 0.0, 1.0, degraded=True)
 
-    def _reset_after_fork(self) -> None:
+    def reset_after_fork(self) -> None:
+        """Open the file again in a forked child, which has no requests in progress."""
         self._mutex = threading.Lock()  # a thread of the parent may have held it
-        self._taken.clear()  # requests of the parent
+        self._connection.reset()
+        self._taken.clear()
 
 
 class SlotTable:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...validation import check_choice, check_integer
 from ..limiters import Decision, Limiter, check_amount
-from .connection import Connection
+from .connection import Connection, reset_in_children
 from .debts import Debt, Debts
 from .file import Shape
 from .locks import PAUSE
@@ -68,22 +69,22 @@ class ZoneLimiter(Limiter):
             path,
             Shape(strategy, self.limit, self.window, self.max_keys),
             WindowTable.size(self.max_keys),
-            new_table=lambda file: WindowTable(file, self.max_keys, self._strategy),
-            on_change=self._forget,
-            on_fork=self._reset_after_fork,
+            new_table=partial(WindowTable, max_keys=self.max_keys, strategy=self._strategy),
         )
+        self._table = self._connection.opened
         self.path = self._connection.path
+        reset_in_children(self)
 
     def __len__(self) -> int:
         """Return the number of keys whose window has not ended, of all workers."""
         with self._mutex:
-            table = self._connection.table(self.clock())
+            table = self._current()
             return super().__len__() if table is None else table.count(self.clock())
 
     def __iter__(self) -> Iterator[Hashable]:
         """Return an iterator over the keys that this process has used last; some have expired."""
         with self._mutex:
-            table = self._connection.table(self.clock())
+            table = self._current()
             return super().__iter__() if table is None else iter(table.addresses.keys())
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:
@@ -150,7 +151,7 @@ class ZoneLimiter(Limiter):
         with self._mutex:
             super().clear()
             self._debts = Debts()
-            table = self._connection.table(self.clock())
+            table = self._current()
             if table is not None:
                 table.clear()
 
@@ -172,7 +173,7 @@ class ZoneLimiter(Limiter):
             arguments: Further arguments of each.
         """
         with self._mutex:
-            table = self._connection.table(self.clock())
+            table = self._current()
             if table is not None:
                 try:
                     address = table.addresses.get(key) or table.addresses.add(key)
@@ -188,6 +189,7 @@ class ZoneLimiter(Limiter):
                         locks.release(address.unlock)
                 except OSError as error:
                     self._connection.failed(error)
+                    self._current()
             result = local(key, *arguments)
             return result._replace(degraded=True) if isinstance(result, Decision) else result
 
@@ -275,12 +277,18 @@ class ZoneLimiter(Limiter):
             if debt.ends > now:
                 self._charge(table, address, now, debt.amount, debt.since)
 
-    def _forget(self) -> None:
-        """Start again after the file was lost or opened again: earlier hits are not refunded."""
-        self._states.clear()
-        self._sketch = None
-        self._debts = Debts()
-        self.clears += 1
+    def _current(self) -> WindowTable | None:
+        """Return the table in the file, or None; hits before a change are not refunded."""
+        table = self._connection.table(self.clock())
+        if table is not self._table:
+            self._table = table
+            self._states.clear()
+            self._sketch = None
+            self._debts = Debts()
+            self.clears += 1
+        return table
 
-    def _reset_after_fork(self) -> None:
-        self._mutex = threading.Lock()  # a thread of the parent may have held it
+    def reset_after_fork(self) -> None:
+        """Open the file again in a forked child, where threads of the parent do not exist."""
+        self._mutex = threading.Lock()
+        self._connection.reset()
