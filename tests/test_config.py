@@ -27,6 +27,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "LIMIT_HEADERS": ("openai", "openai"),
     "LIMIT_RESPONSE": ("problem", "problem"),
     "LIMIT_ENFORCE": ("False", False),
+    "SHARED_DIR": ("/run/tokenpulse", "/run/tokenpulse"),
     "TRUSTED_PROXIES": ("10.0.0.0/8, 192.0.2.1,", ("10.0.0.0/8", "192.0.2.1")),
     "CLIENT_HEADER": ("x-real-ip", "x-real-ip"),
     "METRICS_TOKEN": ("s3cret", "s3cret"),

@@ -26,7 +26,7 @@ ALLOWED = {
     "monitoring": set[str](),  # files for other programs
     "check": set[str](),  # sends requests to a gateway
     "demo": {"__init__"},  # uses only public names
-    "cli": {"__init__", "check", "demo", "monitoring"},
+    "cli": {"__init__", "check", "demo", "monitoring", "stack"},
     "testing": {"stack", "validation"},
     "pytest_plugin": {"testing"},
     "__main__": {"cli"},

@@ -114,6 +114,7 @@ def _check(arguments: Namespace) -> int:
 
 def _check_config(_: Namespace) -> int:
     from . import Settings, TokenPulse
+    from .stack.defaults import only_checking
 
     warnings = _Warnings(logging.WARNING)
     logging.getLogger("tokenpulse_mw").addHandler(warnings)
@@ -122,7 +123,8 @@ def _check_config(_: Namespace) -> int:
         for name, value in settings.model_dump().items():
             text = ", ".join(value) if isinstance(value, tuple) else str(value)
             print(f"{name:24} {text:40} {settings.origins.get(name, 'default')}")
-        TokenPulse(settings=settings)  # checks rates, URLs and networks
+        with only_checking(settings) as settings:
+            TokenPulse(settings=settings)  # checks rates, URLs and networks
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -98,6 +98,10 @@ class Settings(BaseSettings):
     the string.
 
     Attributes:
+        shared_dir: Folder in which the workers of one machine share limits, metrics, alerts and the
+            settings of operators, such as "/run/tokenpulse"; each gateway needs its own.
+            `limit_storage`, `alert_store` and PROMETHEUS_MULTIPROC_DIR override it for their part.
+            None shares nothing.
         limit: Limit of each client, such as "100/minute"; None sets no limit.
         window_ms: Window of the limit in milliseconds, with `max_requests` instead of `limit`.
         max_requests: Requests in this window.
@@ -147,6 +151,7 @@ class Settings(BaseSettings):
         TypeError: An argument is unknown.
     """
 
+    shared_dir: str | None = None
     limit: str | None = "100/minute"
     window_ms: _OptionalCount = None
     max_requests: _OptionalCount = None

@@ -87,18 +87,15 @@ def test_ports_are_published_on_loopback_only(services: dict[str, dict[str, Any]
         assert name == "gateway" or re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", service["image"])
 
 
-def test_redis_options_equal_those_of_the_documentation(
-    written: Path, services: dict[str, dict[str, Any]]
-) -> None:
-    """The Compose file, the Kubernetes file and the example have the same command."""
+def test_redis_options_equal_those_of_the_documentation(written: Path) -> None:
+    """The Kubernetes file and the example have the same command."""
     deployment, service = yaml.safe_load_all((written / "kubernetes/redis.yml").read_text())
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     (example,) = (block for block in blocks("operations.md", "yaml") if "redis-server" in block)
 
     command = yaml.safe_load(example)["services"]["redis"]["command"]
     assert command[-2:] == ["--maxmemory-policy", "volatile-lfu"]
-    assert services["redis"]["command"] == ["redis-server", *container["args"]] == command
-    assert services["redis"]["image"] == container["image"]
+    assert ["redis-server", *container["args"]] == command
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
     assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
 
@@ -128,10 +125,10 @@ def test_compose_health_check_runs(
     assert code(server.url) == 3
 
 
-def test_compose_gateway_has_proxies_storage_and_secrets(
+def test_compose_gateway_has_proxies_workers_and_secrets(
     written: Path, services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It trusts the network of the file only, shares its limit, and its secrets are files."""
+    """It trusts the network of the file only, its workers share memory, and secrets are files."""
     compose, gateway = read(written / "docker-compose.yml"), services["gateway"]
     for name, value in gateway["environment"].items():
         monkeypatch.setenv(name, re.sub(r"\$\{\w+:?-(.*)\}", r"\1", value))
@@ -139,8 +136,7 @@ def test_compose_gateway_has_proxies_storage_and_secrets(
 
     settings = Settings()
     assert settings.trusted_proxies == (network["subnet"],)
-    redis = urlsplit(str(settings.limit_storage)).hostname
-    assert services[redis or ""]["profiles"] == gateway["profiles"]
+    assert gateway["tmpfs"] == [str(Path(str(settings.shared_dir)).parent)]
     for secret in gateway["secrets"]:
         assert secret.removeprefix("tokenpulse_") in Settings.model_fields
         assert compose["secrets"][secret] == {"file": f"./secrets/{secret}"}
@@ -149,7 +145,7 @@ def test_compose_gateway_has_proxies_storage_and_secrets(
 def test_kubernetes_gateway_has_proxies_storage_and_secrets(
     written: Path, kubernetes: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The settings are valid, the storage is the Service of Redis, and secrets are files."""
+    """The storage is the Service of Redis, workers share memory, and secrets are files."""
     pod = kubernetes["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     for variable in container["env"]:
@@ -161,9 +157,12 @@ def test_kubernetes_gateway_has_proxies_storage_and_secrets(
     address = urlsplit(str(settings.limit_storage))
     assert address.hostname == redis["metadata"]["name"]
     assert address.port == redis["spec"]["ports"][0]["port"]
-    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
-    assert mount["mountPath"] == Settings.model_config["secrets_dir"]
-    assert mount["name"] == volume["name"]
+    secrets, workers = container["volumeMounts"]
+    assert secrets["mountPath"] == Settings.model_config["secrets_dir"]
+    assert workers["mountPath"] == str(Path(str(settings.shared_dir)).parent)
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert {secrets["name"], workers["name"]} == volumes.keys()
+    assert volumes[workers["name"]]["emptyDir"]["medium"] == "Memory"
     assert pod["automountServiceAccountToken"] is False  # its folder is inside of a read-only one
 
 

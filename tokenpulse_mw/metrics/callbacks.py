@@ -29,7 +29,7 @@ class FamilyCallbacks:
         self._family = family
         self._callbacks: list[_Callback] = []
         self._discarded: Counter[Labels] = Counter()
-        self._merge = add if family.merge == "sum" else max
+        self._merge = add if family.merge in ("sum", "largest") else max
 
     def add(self, callback: Callback) -> None:
         """Add a callback; values with the same labels are merged."""

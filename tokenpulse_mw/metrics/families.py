@@ -42,7 +42,7 @@ class Family(NamedTuple):
         labels: Label names, in the order of the label values of a row.
         buckets: Ascending upper bounds without +Inf; empty unless it is a histogram.
         merge: Aggregation of a gauge over several worker processes; "newest" is the maximum of
-            timestamps, and 0 is not one.
+            timestamps, and 0 is not one; "largest" is the maximum over workers of the sum in each.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Family(NamedTuple):
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    merge: Literal["sum", "max", "newest"] = "sum"
+    merge: Literal["sum", "max", "newest", "largest"] = "sum"
 
     @property
     def width(self) -> int:
@@ -118,7 +118,11 @@ DECISIONS = Family(
     ("policy", "decision"),
 )
 LIMIT_KEYS = Family(
-    "tokenpulse_rate_limit_keys", "gauge", "Entries in the rate limiter table.", ("policy",)
+    "tokenpulse_rate_limit_keys",
+    "gauge",
+    "Entries in the rate limiter table; in the largest one if workers have separate tables.",
+    ("policy",),
+    merge="largest",  # a table that the workers share counts once
 )
 LIMIT_EVICTIONS = Family(
     "tokenpulse_rate_limit_evictions_total",

@@ -6,6 +6,7 @@ import os
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -40,6 +41,11 @@ class HttpMetrics:
             None. The time per output token has separate buckets.
         max_series: Maximum number of series per family. Further label sets are counted in one
             `__overflow__` series. The first instance on a registry sets it.
+        folder: Folder in which all worker processes count if PROMETHEUS_MULTIPROC_DIR is not set;
+            created if it is missing. Other collectors of the registry are not exposed then.
+
+    Attributes:
+        is_shared: True if several worker processes count together.
 
     Raises:
         ValueError: An argument is invalid, or the registry already has other buckets or another
@@ -52,6 +58,7 @@ class HttpMetrics:
         *,
         buckets: Sequence[float] | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
+        folder: str | Path | None = None,
     ) -> None:
         check_integer("max_series", max_series)
         self.registry = REGISTRY if registry is None else registry
@@ -62,8 +69,9 @@ class HttpMetrics:
             self.registry,
             max_series=max_series,
             buckets=bounds,
-            folder=_shared_folder(),
+            folder=_shared_folder(folder),
         )
+        self.is_shared = self._tables.other_metrics is not None
 
     def __call__(self, exchange: Exchange) -> None:
         """Count a finished exchange."""
@@ -167,15 +175,15 @@ class HttpMetrics:
     def clear(self) -> None:
         """Remove all series of the registry's tables, except the requests in progress.
 
-        With PROMETHEUS_MULTIPROC_DIR this does nothing, because the files outlive the process.
+        If workers count together, this does nothing, because their files outlive the process.
         """
-        if self._tables.other_metrics is None:
+        if not self.is_shared:
             self._tables.clear()
 
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
         """Refresh every second if other workers may be scraped; otherwise do nothing."""
-        if self._tables.other_metrics is None:
+        if not self.is_shared:
             yield
             return
         async with background_tasks(self._keep_refreshing):
@@ -227,14 +235,24 @@ class HttpMetrics:
                 tables.per_token.observe((provider,), generation / (usage.output - 1))
 
 
-def _shared_folder() -> str | None:
-    """Return the folder of multiprocess mode, or None; prometheus_client has the same rules.
+def _shared_folder(default: str | Path | None) -> str | None:
+    """Return the folder of the workers, or None; prometheus_client has the same variable.
 
     Raises:
-        ValueError: The variable is empty, for which prometheus_client would use the working folder.
+        ValueError: The variable is empty, for which prometheus_client would use the working folder,
+            or the default cannot be created.
     """
     name = folder_variable()
     folder = os.environ.get(name)
     if folder == "":
         raise ValueError(f"{name} must be a writable folder, got '': remove the variable")
-    return folder
+    if folder is not None or default is None:
+        return folder
+    try:
+        Path(default).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"folder must be a folder that exists or can be created, got {str(default)!r}: "
+            f"{error.strerror}"
+        ) from None
+    return str(default)

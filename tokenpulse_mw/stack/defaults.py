@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -26,7 +28,7 @@ from ..alerts import (
     quota_exceeded,
 )
 from ..alerts.engine import check_sinks
-from ..alerts.store import SQLAlertStore
+from ..alerts.store import MemoryAlertStore, SQLAlertStore
 from ..config import Settings
 from ..health import CheckResult, Observation
 from ..logs import (
@@ -35,18 +37,25 @@ from ..logs import (
     configure_logging,
     settings_routes,
 )
+from ..metrics import HttpMetrics
+from ..metrics.multiprocess import folder_variable
 from ..ratelimit import (
+    InFlight,
     KeyFunction,
     Limiter,
     Policy,
     SharedLimiter,
+    ZoneInFlight,
+    ZoneLimiter,
     budgets,
     check_policies,
     keys,
 )
+from ..ratelimit.zone.file import Shape
 from ..secret import hide
 from ..web.auth import bearer
 from .log_level import SharedLogLevel
+from .shared_dir import SharedDir, check_folder
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -71,11 +80,46 @@ _SERVERS = ("uvicorn", "hypercorn", "gunicorn", "granian", "_granian")  # their 
 _MIN_TOKEN_CHARS = 16  # a shorter token can be guessed
 
 
-def policies(settings: Settings, given: Iterable[Policy] | None, limit: str | None) -> list[Policy]:
+def shared_dir(settings: Settings) -> SharedDir | None:
+    """Return the folder of the workers, which is created if it is missing; None if not set.
+
+    Raises:
+        ValueError: The folder is not safe or not usable.
+    """
+    if settings.shared_dir is None:
+        return None
+    with blame_settings(settings, {"shared_dir": "shared_dir"}):
+        return SharedDir(settings.shared_dir)
+
+
+@contextmanager
+def only_checking(settings: Settings) -> Iterator[Settings]:
+    """Yield settings with a temporary folder of workers; the real one is checked and not created.
+
+    Otherwise it could belong to another user than the gateway's.
+
+    Raises:
+        ValueError: The folder is not safe or not usable.
+    """
+    with TemporaryDirectory() as folder:
+        if settings.shared_dir is not None:
+            with blame_settings(settings, {"shared_dir": "shared_dir"}):
+                check_folder(settings.shared_dir)
+            settings = settings.model_copy(update={"shared_dir": folder})
+        yield settings
+
+
+def policies(
+    settings: Settings,
+    shared: SharedDir | None,
+    given: Iterable[Policy] | None,
+    limit: str | None,
+) -> list[Policy]:
     """Return the given policies, or one limit for each client; none if there is no limit.
 
     Args:
         settings: Settings of the limiter.
+        shared: Folder of the workers.
         given: The argument `policies`.
         limit: The argument `limit`; `FROM_SETTINGS` uses that of the settings.
 
@@ -87,7 +131,7 @@ def policies(settings: Settings, given: Iterable[Policy] | None, limit: str | No
             origins = {k: v for k, v in settings.origins.items() if k != "limit"}
             settings = settings.model_copy(update={"limit": limit, "origins": origins})
         is_off = settings.limit is None or settings.limit in ("off", "none")
-        return [] if is_off else [_per_client(settings, str(settings.limit))]
+        return [] if is_off else [_per_client(settings, shared, str(settings.limit))]
     if limit is not FROM_SETTINGS:
         raise ValueError(f"give limit or policies, not both: got limit={limit!r}")
     found = _checked("policies", given)
@@ -132,24 +176,26 @@ def client_key(settings: Settings) -> KeyFunction:
         return keys.client_address(trusted=settings.trusted_proxies, header=settings.client_header)
 
 
-def _per_client(settings: Settings, limit: str) -> Policy:
+def _per_client(settings: Settings, shared: SharedDir | None, limit: str) -> Policy:
     if settings.limit_storage is None:
         warn_unused(settings, ["limit_prefix", "limit_on_error"], "limit_storage is not set")
     with blame_settings(settings, {"limit": "limit"}):
         Limiter(limit)  # its errors are those of this setting, and not of the storage
-    return Policy(create_limiter(settings, limit))
+    return Policy(create_limiter(settings, shared, limit))
 
 
-def create_limiter(settings: Settings, limit: str, name: str = "") -> Limiter | SharedLimiter:
+def create_limiter(
+    settings: Settings, shared: SharedDir | None, limit: str, name: str = ""
+) -> Limiter | SharedLimiter:
     """Return a limiter of the settings; limits with different names have counters of their own.
 
     Raises:
-        ValueError: `limit` is not a rate, or the storage cannot have it.
+        ValueError: `limit` is not a rate, or the storage or the folder cannot have it.
     """
     max_keys, strategy = settings.max_keys, settings.limit_strategy
     local = Limiter(limit, max_keys=max_keys, strategy=strategy)  # also validates `limit`
     if settings.limit_storage is None:
-        return local
+        return local if shared is None else _in_zone(settings, shared, local, limit, name)
     names = {"storage": "limit_storage", "prefix": "limit_prefix", "strategy": "limit_strategy"}
     with blame_settings(settings, names):
         return SharedLimiter(
@@ -162,20 +208,94 @@ def create_limiter(settings: Settings, limit: str, name: str = "") -> Limiter | 
         )
 
 
-def warn_of_local(settings: Settings, policies: Iterable[Policy]) -> None:
-    """Log a warning for each policy that does not count in the storage of the settings."""
-    for policy in policies if settings.limit_storage is not None else ():
-        if isinstance(policy.limiter, Limiter):
-            logger.warning(
-                "policy counts in each process alone: policy=%s; to share it, give it a "
-                "SharedLimiter with the storage of %s",
-                policy.name,
-                settings.origins["limit_storage"],
-            )
+def _in_zone(
+    settings: Settings, shared: SharedDir, local: Limiter, limit: str, name: str
+) -> Limiter:
+    """Return a limiter in the folder of the workers, or `local` if its strategy cannot be there."""
+    name, strategy = name or "default", settings.limit_strategy
+    if strategy == "sliding-window-counter":
+        logger.warning(
+            "policy counts in each process alone: policy=%s; to share it, set %s to fixed-window "
+            "or gcra, or use limit_storage",
+            name,
+            settings.origins["limit_strategy"],
+        )
+        return local
+    shape = Shape(strategy, local.limit, local.window, local.max_keys)
+    path = shared.limit(name, str(shape))
+    with blame_settings(settings, {"shared_dir": "shared_dir"}):
+        return ZoneLimiter(limit, path=path, max_keys=local.max_keys, strategy=strategy)
+
+
+def is_local(policy: Policy) -> bool:
+    """Return True if a policy counts in this process alone."""
+    limiter = policy.limiter
+    return isinstance(limiter, Limiter | InFlight) and not isinstance(
+        limiter, ZoneLimiter | ZoneInFlight
+    )
+
+
+def warn_of_local(settings: Settings, shared: SharedDir | None, policies: Iterable[Policy]) -> None:
+    """Log a warning for each policy that does not count where the settings say."""
+    if settings.limit_storage is None and shared is None:
+        return
+    for policy in policies:
+        if not is_local(policy):
+            continue
+        if settings.limit_storage is not None:
+            kind = "SharedInFlight" if policy.holds_slots else "SharedLimiter"
+            fix = f"give it a {kind} with the storage of {settings.origins['limit_storage']}"
+        elif policy.plans is not None:
+            fix = "use a rate that is not a function of the key"
+        else:
+            kind = "ZoneInFlight" if policy.holds_slots else "ZoneLimiter"
+            fix = f"give it a {kind} with a path in the folder of {settings.origins['shared_dir']}"
+        logger.warning(
+            "policy counts in each process alone: policy=%s; to share it, %s", policy.name, fix
+        )
+
+
+def metrics(shared: SharedDir | None, given: HttpMetrics | None) -> HttpMetrics:
+    """Return the given metrics, or metrics with a registry of their own.
+
+    Raises:
+        ValueError: `given` are not metrics, or the folder of the workers is not usable.
+    """
+    if given is None:
+        return HttpMetrics(registry(), folder=None if shared is None else shared.metrics)
+    if not isinstance(given, HttpMetrics):
+        raise ValueError(f"metrics must be an HttpMetrics of a registry, got {given!r}")
+    if shared is not None and not given.is_shared:
+        logger.warning(
+            "metrics count in each process alone: to share those that TokenPulse is given, set "
+            "PROMETHEUS_MULTIPROC_DIR, or create them with HttpMetrics(folder=%r)",
+            str(shared.metrics),
+        )
+    return given
+
+
+def unshared(
+    settings: Settings, policies: Iterable[Policy], engine: AlertEngine, metrics: HttpMetrics
+) -> list[str]:
+    """Return what follows from the state that several workers would not share; [] if it is meant.
+
+    A setting that shares a part logs its exceptions when they are created.
+    """
+    if settings.shared_dir is not None:
+        return []
+    effects = []
+    if settings.limit_storage is None and any(map(is_local, policies)):
+        effects.append("each limit is up to {workers} times as high")
+    if settings.alerts and isinstance(engine.store, MemoryAlertStore):
+        effects.append("each worker sends alerts of its own, and has its own thresholds")
+    if not metrics.is_shared:
+        effects.append("a scrape returns the metrics of one worker")
+    return effects
 
 
 def engine(
     settings: Settings,
+    shared: SharedDir | None,
     policies: Iterable[Policy],
     given: AlertEngine | None,
     *,
@@ -198,16 +318,25 @@ def engine(
             if argument is not None:
                 raise ValueError(f"give {name} to the AlertEngine, or leave engine out")
         check_unused(settings, (*_OF_ENGINE, *_OF_SINKS), "an engine", "give it to the engine")
+        if shared is not None and isinstance(given.store, MemoryAlertStore):
+            logger.warning(
+                "alerts are evaluated by each process alone: to share them, give the AlertEngine "
+                "store=SQLAlertStore(%r)",
+                shared.alerts,
+            )
         return given
     rules = default_rules()
     rules.append(quota_exceeded(budgets(policies), per_process=True))
-    store, fleet = None, Fleet()
-    if settings.alert_store is None:
+    store, fleet, url = None, Fleet(), settings.alert_store
+    if url is None and shared is not None and settings.alerts:
+        url = shared.alerts
+    if url is None:
         warn_unused(settings, ["alert_leads", "alert_alone_after"], "alert_store is not set")
     else:
         fleet = Fleet(leads=settings.alert_leads, alone_after=settings.alert_alone_after)
-        with blame_settings(settings, {"url": "alert_store"}):
-            store = SQLAlertStore(settings.alert_store)
+        name = "alert_store" if settings.alert_store is not None else "shared_dir"
+        with blame_settings(settings, {"url": name}):
+            store = SQLAlertStore(url)
     return AlertEngine(
         rules,
         [*_sinks(sinks), *_sinks_of(settings)],
@@ -246,6 +375,16 @@ def _sinks_of(settings: Settings) -> Iterator[Sink]:
         urls = hide(settings.alert_alertmanager_url).reveal().split(",")
         with blame_settings(settings, {"url": "alert_alertmanager_url"}):
             yield AlertmanagerSink([url.strip() for url in urls])
+
+
+def warn_if_unused(
+    settings: Settings, *, engine: AlertEngine | None, metrics: HttpMetrics | None
+) -> None:
+    """Log a warning if other settings, or arguments, replace the folder of the workers."""
+    alerts = engine is not None or settings.alert_store is not None or not settings.alerts
+    rows = metrics is not None or folder_variable() in os.environ
+    if settings.limit_storage is not None and alerts and rows:
+        warn_unused(settings, ["shared_dir"], "limits, metrics and alerts are elsewhere")
 
 
 def registry() -> CollectorRegistry:

@@ -23,6 +23,7 @@ from ..alerts import AlertEngine, Sink, Thresholds
 from ..config import Settings
 from ..exchange import ObserverLike, Providers, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
+from ..lifespan import background_tasks
 from ..logs import AccessLog, RequestIdMiddleware
 from ..metrics import HttpMetrics, metrics_routes
 from ..ratelimit import (
@@ -39,6 +40,7 @@ from ..ratelimit import (
     Respond,
     RouteLimit,
     RouteLimits,
+    ZoneLimiter,
     exempt_paths,
 )
 from . import defaults
@@ -48,6 +50,7 @@ from .nested import Gateway, GatewayExchangeMiddleware
 from .openapi import document_limits, limited_response
 from .outside import has_cors, is_class, put_cors_outside, refusals_logged
 from .unlimited import PROBE_PATHS, OwnEndpoint, UnlimitedEndpoints
+from .workers import warn_of_workers
 from .wrap import RoutesBefore, WithLifespan
 
 logger = logging.getLogger("tokenpulse_mw")
@@ -125,16 +128,17 @@ class TokenPulse:
                 f"settings must be Settings(...), got one of type {type(settings).__name__}"
             )
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
-        self._outer_policies = defaults.policies(self.settings, policies, limit)
+        self._shared = shared = defaults.shared_dir(self.settings)
+        self._outer_policies = defaults.policies(self.settings, shared, policies, limit)
         inner = defaults.inner_policies(inner_policies, self._outer_policies)
-        defaults.warn_of_local(self.settings, inner)
+        given = inner if policies is None else [*self._outer_policies, *inner]
+        defaults.warn_of_local(self.settings, shared, given)
         self.policies = [*self._outer_policies, *inner]
         self.engine = defaults.engine(
-            self.settings, self.policies, engine, thresholds=thresholds, sinks=sinks
+            self.settings, shared, self.policies, engine, thresholds=thresholds, sinks=sinks
         )
-        self.metrics = HttpMetrics(defaults.registry()) if metrics is None else metrics
-        if not isinstance(self.metrics, HttpMetrics):
-            raise ValueError(f"metrics must be an HttpMetrics of a registry, got {metrics!r}")
+        self.metrics = defaults.metrics(shared, metrics)
+        defaults.warn_if_unused(self.settings, engine=engine, metrics=metrics)
         admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
         self.health = HealthRouter(
             service=service,
@@ -164,7 +168,7 @@ class TokenPulse:
         route_options = {name: options[name] for name in _OF_ROUTE_LIMITS}
         self._route_limits = RouteLimits(
             self.policies,
-            create_limiter=partial(defaults.create_limiter, self.settings),
+            create_limiter=partial(defaults.create_limiter, self.settings, shared),
             **route_options,
         )
         self._is_exempt = exempt_paths(exempt)
@@ -275,9 +279,12 @@ class TokenPulse:
         Raises:
             ValueError: An argument is malformed, or the name is used already.
         """
-        return self._route_limits.add(
+        added = self._route_limits.add(
             limit, name=name, key=key, cost=cost, tokens=tokens, when=when, enforce=enforce
         )
+        if not isinstance(limit, str):
+            defaults.warn_of_local(self.settings, self._shared, [added.policy])
+        return added
 
     async def check(
         self,
@@ -328,12 +335,13 @@ class TokenPulse:
         """Discard the traffic of this process, such as that of the previous test.
 
         Limits, alerts, metrics and results of health checks are those of a new process. State
-        outside the process stays: counters in the storage of a `SharedLimiter`, alerts in an SQL
-        store, files of PROMETHEUS_MULTIPROC_DIR. A request in progress is counted by the metrics
-        and the alerts when it ends, but no longer by the limits.
+        outside the process stays: counters in the storage of a `SharedLimiter` and in the file of
+        a `ZoneLimiter`, alerts in an SQL store, files of metrics. A request in progress is counted
+        by the metrics and the alerts when it ends, but no longer by the limits in this process.
         """
         for policy in self.policies:
-            policy.limiter.clear()
+            if not isinstance(policy.limiter, ZoneLimiter):
+                policy.limiter.clear()
         self.engine.reset()
         self.metrics.clear()
         self.health.clear()
@@ -363,6 +371,8 @@ class TokenPulse:
         await exits.enter_async_context(self.health.running())
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
         await exits.enter_async_context(drains)
+        if unshared := defaults.unshared(self.settings, self.policies, self.engine, self.metrics):
+            await exits.enter_async_context(background_tasks(partial(warn_of_workers, unshared)))
 
     async def _close_connections(self) -> None:
         """Close the connections that limits have in this event loop."""
