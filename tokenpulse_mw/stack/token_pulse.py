@@ -43,11 +43,12 @@ from ..ratelimit import (
     ZoneLimiter,
     exempt_paths,
 )
-from . import defaults
-from .defaults import FROM_SETTINGS, configure_logs
+from . import defaults, limits
+from .defaults import configure_logs
 from .gauges import Gauges
 from .nested import Gateway, GatewayExchangeMiddleware
 from .openapi import document_limits, limited_response
+from .origins import warn_unused
 from .outside import has_cors, is_class, put_cors_outside, refusals_logged
 from .unlimited import PROBE_PATHS, OwnEndpoint, UnlimitedEndpoints
 from .workers import warn_of_workers
@@ -108,7 +109,7 @@ class TokenPulse:
         service: str = "tokenpulse",
         providers: Iterable[str] | Mapping[str, Iterable[str]] | Providers | None = None,
         settings: Settings | None = None,
-        limit: str | None = FROM_SETTINGS,
+        limit: str | None = limits.FROM_SETTINGS,
         policies: Iterable[Policy] | None = None,
         inner_policies: Iterable[Policy] = (),
         exempt: Iterable[str] = (),
@@ -129,10 +130,10 @@ class TokenPulse:
             )
         self.providers = providers if isinstance(providers, Providers) else Providers(providers)
         self._shared = shared = defaults.shared_dir(self.settings)
-        self._outer_policies = defaults.policies(self.settings, shared, policies, limit)
-        inner = defaults.inner_policies(inner_policies, self._outer_policies)
+        self._outer_policies = limits.policies(self.settings, shared, policies, limit)
+        inner = limits.inner_policies(inner_policies, self._outer_policies)
         given = inner if policies is None else [*self._outer_policies, *inner]
-        defaults.warn_of_local(self.settings, shared, given)
+        limits.warn_of_local(self.settings, shared, given)
         self.policies = [*self._outer_policies, *inner]
         self.engine = defaults.engine(
             self.settings, shared, self.policies, engine, thresholds=thresholds, sinks=sinks
@@ -168,7 +169,7 @@ class TokenPulse:
         route_options = {name: options[name] for name in _OF_ROUTE_LIMITS}
         self._route_limits = RouteLimits(
             self.policies,
-            create_limiter=partial(defaults.create_limiter, self.settings, shared),
+            create_limiter=partial(limits.create_limiter, self.settings, shared),
             **route_options,
         )
         self._is_exempt = exempt_paths(exempt)
@@ -283,7 +284,7 @@ class TokenPulse:
             limit, name=name, key=key, cost=cost, tokens=tokens, when=when, enforce=enforce
         )
         if not isinstance(limit, str):
-            defaults.warn_of_local(self.settings, self._shared, [added.policy])
+            limits.warn_of_local(self.settings, self._shared, [added.policy])
         return added
 
     async def check(
@@ -406,9 +407,9 @@ class TokenPulse:
     ) -> dict[str, Any]:
         """Return the options of the limits, except for their policies."""
         if respond is not None:
-            defaults.warn_unused(self.settings, ["limit_response"], "respond is given")
+            warn_unused(self.settings, ["limit_response"], "respond is given")
         return {
-            "default_key": defaults.client_key(self.settings),
+            "default_key": limits.client_key(self.settings),
             "headers": self.settings.limit_headers,
             "respond": RESPONSES[self.settings.limit_response] if respond is None else respond,
             "exempt": exempt,
