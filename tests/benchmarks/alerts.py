@@ -121,7 +121,7 @@ def measure_buckets() -> None:
 
 def restored(subjects: int, records: list[WindowRecord]) -> Steps[int]:
     """Restore traffic from stored records."""
-    return Traffic(THRESHOLDS, max_subjects=subjects).restore(records)
+    return Traffic(THRESHOLDS, max_subjects=subjects).restore(records, 1001.0)
 
 
 def evaluate(traffic: Traffic) -> None:

@@ -33,7 +33,7 @@ def observe(replica: Replica, number: int, **fields: Any) -> None:
 
 def newer_process() -> Process:
     """Return a process of the next version, as it describes itself."""
-    return Process("newer", "host", 1, "0.2.0", 2, (), (), True, START)
+    return Process("newer", "host", 1, "0.2.0", 2, (), (), True, START, "")
 
 
 FORKED = """
