@@ -129,7 +129,7 @@ def evaluate(traffic: Traffic) -> None:
     traffic.advance(1001.0)
     for rule in default_rules():
         list(rule(traffic, THRESHOLDS, 1001.0))
-    traffic.begin_evaluation()
+    finish(traffic.prepare_next_evaluation())()
 
 
 async def whole_evaluation(subjects: int) -> float:

@@ -18,7 +18,7 @@ from tokenpulse_mw.alerts.traffic import OVERFLOW, Outcomes
 from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile
 
 from ..exchanges import exchange
-from ..observed_traffic import ObservedTraffic
+from ..observed_traffic import ObservedTraffic, begin_evaluation
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_begin_evaluation_resets_limited_requests_but_not_the_windows() -> None:
     traffic.observe(exchange(tenant="acme", limited=True), now=0)
     assert list(traffic.limited.items()) == [("acme", 1)]
 
-    traffic.begin_evaluation()
+    begin_evaluation(traffic)
 
     assert list(traffic.limited.items()) == []
     assert list(traffic.counts.day.maxima()) == [("acme", 1, 0)]
@@ -606,7 +606,7 @@ def test_restored_traffic_equals_the_stored_one() -> None:
     failed = {"tenant": "7", "tenant_name": "Acme", "provider": "claude", "status": 500}
     traffic.observe_all([exchange(api_key="k1", **failed) for _ in range(100)], 1000.0)
     traffic.observe(exchange(tenant="7", limited=True), 1001.0)
-    traffic.begin_evaluation()
+    begin_evaluation(traffic)
     traffic.observe(exchange(tenant="7", limited=True), 1020.0)
 
     restored = Traffic(thresholds, max_subjects=5)

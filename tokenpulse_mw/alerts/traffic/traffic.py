@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..steps import Steps, batches, finish
+from ..steps import Steps, batches
 from ..store.records import WindowRecord
 from ..thresholds import Thresholds
 from . import ErrorWindow, EvaluationCounter, Streaks
@@ -155,12 +155,11 @@ class Traffic:
         while self._reports and self._reports[0][0] < oldest:
             self._reports.popleft()
 
-    def begin_evaluation(self) -> None:
-        """Reset the counts since the last evaluation; call it after all rules."""
-        finish(self.prepare_next_evaluation())()
-
     def prepare_next_evaluation(self) -> Steps[Callable[[], None]]:
-        """Prepare `begin_evaluation` in bounded steps; return the call that completes it."""
+        """Return a function that resets the counts since the last evaluation.
+
+        Call it after all rules; nothing may be counted before it is called.
+        """
         return self.counts.prepare_next_evaluation()
 
     def set_thresholds(self, thresholds: Thresholds) -> Steps[None]:
