@@ -452,6 +452,38 @@ async def test_store_that_lost_batches_is_reported(
     assert any(message.endswith(": batches 1 to 3") for message in caplog.messages)
 
 
+async def test_traffic_that_waits_between_two_outages_counts_once(replicas: Replicas) -> None:
+    """A heartbeat sends a part of the backlog; the rest counts again when it continues alone."""
+    engine = replicas.replica(rules=default_rules(), thresholds=Thresholds(master_rpd=100))
+    await replicas.run(20)
+
+    async def work(heartbeats: int) -> None:
+        for _ in range(heartbeats):
+            observe(engine, 3)
+            await replicas.run(5)
+
+    def counted() -> int:
+        leadership = engine._fleet.leadership
+        assert leadership is not None
+        return leadership.evaluator.traffic.counts.day.get("acme")[0]
+
+    replicas.cut()
+    await work(30)
+    await engine.evaluate()
+    assert counted() == 90
+    replicas.connect()
+    await work(2)
+    replicas.cut()
+    await work(2)
+    await engine.evaluate()
+    assert counted() == 102
+
+    replicas.connect()
+    await replicas.run(20)
+    await replicas.evaluate()
+    assert (counted(), len(await replicas.store.batches({}))) == (102, 0)
+
+
 async def test_process_that_cannot_reach_its_store_stays_bounded(replicas: Replicas) -> None:
     """After five minutes, traffic is merged by hour; after a day, the oldest hour is dropped."""
     engine, other = replicas.replicas(2, rules=default_rules())

@@ -90,7 +90,7 @@ class Leadership:
             stored.windows, now - at, fleet_time=fleet_time
         )
         self._stored_since = stored.complete_since
-        self._complete_since = stored.complete_since if complete else at
+        self._complete_since = min(stored.complete_since, at) if complete else at
 
     def forget_processes(self, members: Iterable[Member]) -> None:
         """Forget the batches of processes that are not among `members` any longer."""
