@@ -272,7 +272,7 @@ class FleetMember:
             if "version" in names or not names or kind in deviating:
                 continue
             deviating[kind] = self._deviating.get(kind, 0) + 1
-            # New thresholds are in force everywhere within two heartbeats.
+            # All processes use new thresholds within two heartbeats.
             if deviating[kind] == (_THRESHOLDS_HEARTBEATS if names == ["thresholds"] else 1):
                 logger.error(
                     "processes of one alert store have different %s, so alerts depend on which "
