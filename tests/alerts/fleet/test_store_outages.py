@@ -468,7 +468,9 @@ async def test_traffic_that_waits_between_two_outages_counts_once(replicas: Repl
         return leadership.evaluator.traffic.counts.day.get("acme")[0]
 
     replicas.cut()
-    await work(30)
+    await work(15)
+    await engine.evaluate()
+    await work(15)
     await engine.evaluate()
     assert counted() == 90
     replicas.connect()
