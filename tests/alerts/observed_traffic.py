@@ -11,6 +11,11 @@ from tokenpulse_mw.alerts.traffic.aggregator import TrafficAggregator
 from tokenpulse_mw.alerts.traffic.bucket import PROTOCOL, Bucket, decode_bucket, encode_bucket
 
 
+def begin_evaluation(traffic: Traffic) -> None:
+    """Reset the counts since the last evaluation; call it after all rules."""
+    finish(traffic.prepare_next_evaluation())()
+
+
 class ObservedTraffic(Traffic):
     """Traffic of a process that sends its buckets to itself."""
 

@@ -121,7 +121,7 @@ def measure_buckets() -> None:
 
 def restored(subjects: int, records: list[WindowRecord]) -> Steps[int]:
     """Restore traffic from stored records."""
-    return Traffic(THRESHOLDS, max_subjects=subjects).restore(records)
+    return Traffic(THRESHOLDS, max_subjects=subjects).restore(records, 1001.0)
 
 
 def evaluate(traffic: Traffic) -> None:
@@ -129,7 +129,7 @@ def evaluate(traffic: Traffic) -> None:
     traffic.advance(1001.0)
     for rule in default_rules():
         list(rule(traffic, THRESHOLDS, 1001.0))
-    traffic.begin_evaluation()
+    finish(traffic.prepare_next_evaluation())()
 
 
 async def whole_evaluation(subjects: int) -> float:

@@ -132,16 +132,19 @@ class Evaluator:
             )
         return [finding for findings in result.values() for finding in findings]
 
-    def restore_windows(self, records: Sequence[WindowRecord], shift: float) -> Steps[bool]:
-        """Replace windows and recent outages with stored ones; return False if one was invalid.
+    def restore_windows(
+        self, records: Sequence[WindowRecord], shift: float, *, fleet_time: float
+    ) -> Steps[bool]:
+        """Replace windows and recent outages with stored ones; return False if one was skipped.
 
         Args:
             records: The stored windows.
             shift: Seconds to add to a time since the epoch for one of the engine's clock.
+            fleet_time: Current time of the windows.
         """
         self.traffic = self._new_traffic(self.traffic.thresholds)
         self._outages = {}
-        skipped = yield from self.traffic.restore(records)
+        skipped = yield from self.traffic.restore(records, fleet_time)
         for record in records:
             if record.kind == _OUTAGES:
                 try:

@@ -173,7 +173,8 @@ def test_processes_that_differ_from_the_leader_are_marked(
     assert record.getMessage().startswith(
         "processes of one alert store have different rules and sinks, so alerts depend on which of "
         "them leads (logged once): configure them alike, or give each gateway its own database: "
-        f"process={members[1]['name']} rules=error_spike sinks=accepting,accepting-2; this process="
+        f"process={members[1]['name']} rules=error_spike sinks=accepting,accepting-2 "
+        "heartbeat=5 error_window=300 count_client_errors=False latencies="
     )
 
 

@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tokenpulse_mw.alerts.store.protocol import Fenced, FleetState, Leader, LeaseRequest
 from tokenpulse_mw.alerts.store.records import Batch, Member, Process
+from tokenpulse_mw.alerts.traffic.bucket import (
+    PROTOCOL,
+    Bucket,
+    Profile,
+    decode_bucket,
+    encode_bucket,
+)
 
 Window = Counter[str]
 
 
-@dataclass
-class Traffic:
-    """Bucket whose requests are named, so that each of them can be found again."""
-
-    slot: int
-    requests: Window = field(default_factory=Counter)
-    shares: int = 0
-    profile: str = ""
-
-    def merge(self, other: Traffic, /) -> None:
-        """Add the traffic of `other`."""
-        self.requests.update(other.requests)
-        self.shares += other.shares
-
-    def without_shares(self) -> Traffic:
-        """Return the requests alone."""
-        return Traffic(self.slot, self.requests)
+def bucket(slot: int, *names: str, error_window: float = 300) -> Bucket:
+    """Return a bucket whose requests are named, so that each of them can be found again."""
+    return Bucket(slot, Profile(error_window, False, ()), tenants=dict.fromkeys(names, 1))
 
 
-def encode(bucket: Traffic, protocol: int) -> bytes:
-    """Return the payload of a bucket."""
-    return json.dumps([bucket.slot, bucket.requests, bucket.shares, bucket.profile]).encode()
+def encode(traffic: Bucket, protocol: int) -> bytes:
+    """Return the payload of a bucket; all protocols are alike."""
+    return encode_bucket(traffic)
 
 
-def decode(payload: bytes, protocol: int) -> Traffic:
+def decode(payload: bytes, protocol: int) -> Bucket:
     """Return the bucket of a payload; raise ValueError if it is damaged."""
-    slot, requests, shares, profile = json.loads(payload)
-    return Traffic(slot, Counter(requests), shares, profile)
+    return decode_bucket(payload, PROTOCOL)
 
 
 def process(name: str, protocol: int = 1) -> Process:
     """Return a process as it describes itself."""
-    return Process(name, "host", 1, "0.1.0", protocol, (), (), True, 0.0)
+    return Process(name, "host", 1, "0.1.0", protocol, (), (), True, 0.0, "")
 
 
 class Snapshot(NamedTuple):

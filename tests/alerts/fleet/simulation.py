@@ -23,12 +23,13 @@ from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.store.protocol import Fenced, FleetState, Leader
 from tokenpulse_mw.alerts.store.records import Batch
 
-from .model import Snapshot, Store, Traffic, Window, decode, encode, process
+from .model import Snapshot, Store, Window, bucket, decode, encode, process
 
 BUCKET_SECONDS = 5
 DURATION = 15.0
 FAILOVER = DURATION + 5  # a candidate sends a heartbeat every 5 seconds
 _DRIFT = 1e-4
+_MAX_BUCKETS = 3  # in the backlog
 _TIMEOUT = 4.0  # of heartbeats; a slower one gives no time
 # Of steps; each run varies them, because runs that differ find more than runs that are alike.
 _WEIGHTS = {
@@ -79,7 +80,7 @@ class Memory:
 
     def __init__(self, leader: Leader, protocol: int) -> None:
         self.leader, self.protocol = leader, protocol
-        self.inbox = Inbox[Traffic](protocol=protocol)
+        self.inbox = Inbox(protocol=protocol)
         self.windows = dict[int, Window]()
         self.changed = set[int]()
         self.is_loaded = False
@@ -96,13 +97,13 @@ class Memory:
 
     def evaluate(self, through: int) -> None:
         """Count the traffic up to a slot in the windows."""
-        for bucket in self.inbox.take(through):
-            self.windows.setdefault(bucket.slot, Counter()).update(bucket.requests)
-            self.changed.add(bucket.slot)
+        for counted in self.inbox.take(through):
+            self.windows.setdefault(counted.slot, Counter()).update(counted.tenants)
+            self.changed.add(counted.slot)
 
     def requests(self) -> Window:
         """Return all requests that the leader has."""
-        waiting = (bucket.requests for bucket, _ in self.inbox._waiting.values())
+        waiting = (Counter(waiting.tenants) for waiting, _ in self.inbox._waiting.values())
         return add_up(*self.windows.values(), *waiting)
 
 
@@ -120,9 +121,7 @@ class Node:
         self.lease = self.lease_type(
             process=name, protocol=protocol, duration=DURATION, leads=leads
         )
-        self.backlog: Backlog[Traffic] = self.backlog_type(
-            bucket_seconds=BUCKET_SECONDS, max_buckets=3
-        )
+        self.backlog = self.backlog_type(bucket_seconds=BUCKET_SECONDS, max_buckets=_MAX_BUCKETS)
         self.clock = FleetClock(-self.phase)
         self.memory: Memory | None = None
         self.state: FleetState | None = None
@@ -159,13 +158,13 @@ class Node:
     def seal(self) -> None:
         """Seal a bucket with one request."""
         self.sealed += 1
-        self.backlog.add(Traffic(self.slot - 1, Counter([f"{self.name}:{self.sealed}"])))
+        self.backlog.add(bucket(self.slot - 1, f"{self.name}:{self.sealed}"))
 
     def heartbeat(self) -> None:
         """Send a heartbeat."""
         asked = self.now
         lease = self.lease.request(asked)
-        batches = self.backlog.batches(self.name, encode, protocol=self.protocol)
+        batches = finish(self.backlog.batches(self.name, encode, protocol=self.protocol))
         through = self.backlog.through(self.slot - 1)
 
         def run() -> FleetState:
@@ -275,7 +274,7 @@ class Simulation:
         store_type: type[Store] = Store,
     ) -> None:
         self.random, self.node_type, self.store = random, node_type, store_type()
-        self.now = 0.0
+        self.now = 1000.0  # no slot is negative
         self.names, self.numbers = count(), count()
         self.protocol = 1
         self.loss = random.choice([0, 0.1, 0.3])  # probability that an answer is lost
@@ -325,7 +324,8 @@ class Simulation:
             yield partial(setattr, node.lease, "closing", False), "reopen"
         else:
             yield partial(setattr, node.lease, "closing", True), "close"
-        yield node.seal, "seal"
+        if node.backlog.waiting < 2 * _MAX_BUCKETS:  # more would be dropped
+            yield node.seal, "seal"
         if "heartbeat" not in node.calls:
             yield node.heartbeat, "heartbeat"
         if node.believes and "load" not in node.calls:
@@ -512,4 +512,4 @@ def add_up(*requests: Window) -> Window:
 @lru_cache(maxsize=10_000)
 def requests_of(batch: Batch) -> Window:
     """Return the requests of a batch."""
-    return decode(batch.payload, batch.protocol).requests
+    return Counter(decode(batch.payload, batch.protocol).tenants)

@@ -9,6 +9,8 @@ import pytest
 
 from tokenpulse_mw.alerts import AlertEvent, Matcher, MemoryAlertStore, Thresholds, default_rules
 from tokenpulse_mw.alerts.store import Batch
+from tokenpulse_mw.alerts.traffic import Outcomes
+from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile, encode_bucket
 
 from ..exchanges import exchange
 from ..findings import finding
@@ -187,6 +189,30 @@ async def test_damaged_batch_is_logged_and_deleted(
     assert message.startswith(
         "stored traffic is invalid, not counted: process=damaged batch=1 error="
     )
+
+
+@pytest.mark.parametrize("kind", ["memory-asyncio", "memory-trio"])
+async def test_outcomes_of_a_wrong_clock_hide_no_failures(replicas: Replicas) -> None:
+    """A success of a later time than now is a success until now."""
+    engine = replicas.replica(rules=default_rules())
+    await replicas.run(20)
+    ahead = int(replicas.wall()) + 3600
+    traffic = Bucket(
+        ahead // 5,
+        Profile.of(Thresholds()),
+        outcomes={("provider", "claude"): Outcomes(successes=1, last_success=ahead * 1_000_000)},
+    )
+    process = replace((await engine.fleet()).members[0].process, name="ahead")
+    await replicas.store.heartbeat(
+        process,
+        batches=[Batch("ahead", 1, traffic.slot, 1, encode_bucket(traffic))],
+        through=traffic.slot,
+        lease=None,
+    )
+    await replicas.run(5)
+    observe(engine, 10, provider="claude", status=502)
+
+    assert named(await replicas.evaluate()) == [("fired", "provider_down:provider:claude", 10)]
 
 
 @pytest.mark.parametrize("kind", ["memory-asyncio", "memory-trio"])

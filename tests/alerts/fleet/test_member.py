@@ -33,7 +33,7 @@ def observe(replica: Replica, number: int, **fields: Any) -> None:
 
 def newer_process() -> Process:
     """Return a process of the next version, as it describes itself."""
-    return Process("newer", "host", 1, "0.2.0", 2, (), (), True, START)
+    return Process("newer", "host", 1, "0.2.0", 2, (), (), True, START, "")
 
 
 FORKED = """
@@ -210,6 +210,127 @@ async def test_traffic_before_the_fleet_time_is_known_counts_now(
     (resolved,) = await replicas.evaluate()
     assert resolved.transition == "resolved"
     await replicas.store.aclose()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("ahead", [7, 120, 86_400, -7, -3600])
+async def test_first_process_with_a_wrong_clock_counts_in_the_time_of_the_store(
+    tmp_path: Path, ahead: int
+) -> None:
+    """Traffic from before the first heartbeat that succeeded moves with the clock."""
+    replicas = Replicas(f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
+    engine = replicas.replica(
+        rules=default_rules(), thresholds=BUSY, wall=lambda: replicas.wall() + ahead
+    )
+    replicas.cut()
+    observe(engine, 40)
+    await replicas.run(10)
+    observe(engine, 40)
+    replicas.connect()
+    await replicas.run(10)
+    observe(engine, 40)
+
+    (event,) = await replicas.evaluate()
+
+    assert (event.fingerprint, event.finding.value) == ("traffic_spike:master_rpm:master:acme", 120)
+    leadership = engine._fleet.leadership
+    assert leadership is not None
+    assert leadership.evaluator.traffic.counts.request_rate.starts_at < replicas.wall()
+    await replicas.run(90)
+    assert [event.transition for event in await replicas.evaluate()] == ["resolved"]
+    await replicas.store.aclose()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("seconds", [3, 20, 7200])
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_clock_of_the_store_that_is_set_back_hides_no_traffic(
+    tmp_path: Path, seconds: int, restarts: bool
+) -> None:
+    """The windows begin with what is not later than now, also those of the next leader."""
+    replicas = Replicas(f"sqlite+aiosqlite:///{tmp_path}/alerts.db")
+    monotonic = FakeClock()
+    options: dict[str, Any] = {
+        "rules": default_rules(),
+        "thresholds": Thresholds(
+            master_rpm=100, provider_failures=10, keep_firing=0, traffic_keep_firing=0
+        ),
+        "clock": monotonic,
+    }
+
+    async def run(seconds: int) -> None:
+        for _ in range(seconds // 5):
+            monotonic.advance(5)
+            await replicas.run(5)
+
+    engine = replicas.replica(**options)
+    await run(20)
+    observe(engine, 10, provider="claude")
+    await run(60)
+    assert await engine.evaluate() == []
+    if restarts:
+        replicas.kill(engine)
+        engine = replicas.replica(**options)
+
+    replicas.wall.now -= seconds
+    await run(30)
+    assert engine.leads
+    observe(engine, 120, provider="claude", status=502)
+    await run(15)
+    events = await engine.evaluate()
+
+    assert {event.finding.type: event.finding.value for event in events} == {
+        "traffic_spike": 120,
+        "provider_down": 120,
+    }
+    state = await engine.fleet()
+    assert state.complete_since <= state.now
+    await run(90)
+    await engine.evaluate()
+    assert [finding.type for finding in engine.firing] == ["provider_down"]
+    await replicas.store.aclose()
+
+
+async def test_processes_that_count_differently_are_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Other thresholds are logged after some heartbeats, since a change takes some."""
+    replicas = Replicas()
+    leader = replicas.replica()
+    replicas.replica(fleet=Fleet(heartbeat=6, lease=18))
+    await replicas.run(10)
+    slow = "heartbeat=6 error_window=300 count_client_errors=False latencies=0.5,1.25,2.5,4,5,"
+    (message,) = caplog.messages
+    assert message.startswith("processes of one alert store have different heartbeat, so alerts")
+    assert slow in message
+
+    caplog.clear()
+    replicas.replica(thresholds=Thresholds(error_window=600, provider_latency_p95=None))
+    await replicas.run(15)
+    assert caplog.messages == []
+    await replicas.run(15)
+
+    (message,) = caplog.messages
+    assert message.startswith("processes of one alert store have different thresholds, so alerts")
+    assert "heartbeat=5 error_window=600 count_client_errors=False latencies=; this" in message
+    state = await leader.fleet()
+    (ours,) = [member.process for member in state.members if member.process.name == state.holder]
+    differences = [member.process.differences(ours) for member in state.members]
+    assert sorted(differences) == [[], ["heartbeat"], ["thresholds"]]
+
+
+async def test_new_thresholds_are_no_difference(caplog: pytest.LogCaptureFixture) -> None:
+    """All processes use them within two heartbeats."""
+    replicas = Replicas()
+    leader, other = replicas.replicas(2)
+    await replicas.run(10)
+
+    await other.controls.set_thresholds(other.thresholds.changed(error_window=600), by="ada")
+    await replicas.run(60)
+
+    one, two = [member.process for member in (await leader.fleet()).members]
+    assert (one.differences(two), "error_window=600" in one.profile) == ([], True)
+    assert caplog.messages == []
 
 
 async def test_reset_process_joins_a_store_in_memory_again() -> None:

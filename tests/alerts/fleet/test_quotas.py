@@ -73,6 +73,19 @@ async def test_quotas_of_a_common_source_are_read_by_the_leader_alone(clock: Fak
     assert calls == ["leader", "leader"]
 
 
+async def test_quota_whose_key_is_not_valid_utf_8_is_escaped(clock: FakeClock) -> None:
+    """The name of a key is arbitrary text, and must not prevent a heartbeat."""
+    store, sink = MemoryAlertStore(wall=clock.wall), RecordingSink()
+    leader, other = Worker(store, clock, sink), Worker(store, clock, sink)
+    await leader.engine.evaluate()
+    other.quotas = [Quota("k\udc80", used=95, limit=100)]
+
+    await other.report()
+    (event,) = await leader.engine.evaluate()
+
+    assert event.fingerprint == "quota_exceeded:key:k\\udc80"
+
+
 async def test_report_that_fails_is_logged_and_repeated(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,10 +12,12 @@ import pytest
 
 from tokenpulse_mw.alerts.fleet.backlog import Backlog
 from tokenpulse_mw.alerts.fleet.lease import Lease
+from tokenpulse_mw.alerts.steps import Steps
 from tokenpulse_mw.alerts.store.protocol import FleetState, Leader, LeaseRequest
 from tokenpulse_mw.alerts.store.records import Batch
+from tokenpulse_mw.alerts.traffic.bucket import Bucket
 
-from .model import Store, Traffic
+from .model import Store
 from .simulation import DURATION, Node, Simulation, Violation
 
 pytestmark = pytest.mark.slow
@@ -128,12 +130,12 @@ class LingeringLease(Lease):
         return request
 
 
-class RenumberingBacklog(Backlog[Traffic]):
+class RenumberingBacklog(Backlog):
     """Sends a batch again under a new number."""
 
     def batches(
-        self, process: str, encode: Callable[[Traffic, int], bytes], *, protocol: int
-    ) -> tuple[Batch, ...]:
+        self, process: str, encode: Callable[[Bucket, int], bytes], *, protocol: int
+    ) -> Steps[tuple[Batch, ...]]:
         """Return the batches of the next heartbeat."""
         self._sent = tuple(
             replace(batch, number=batch.number + len(self._sent)) for batch in self._sent

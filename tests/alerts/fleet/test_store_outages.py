@@ -452,6 +452,40 @@ async def test_store_that_lost_batches_is_reported(
     assert any(message.endswith(": batches 1 to 3") for message in caplog.messages)
 
 
+async def test_traffic_that_waits_between_two_outages_counts_once(replicas: Replicas) -> None:
+    """A heartbeat sends a part of the backlog; the rest counts again when it continues alone."""
+    engine = replicas.replica(rules=default_rules(), thresholds=Thresholds(master_rpd=100))
+    await replicas.run(20)
+
+    async def work(heartbeats: int) -> None:
+        for _ in range(heartbeats):
+            observe(engine, 3)
+            await replicas.run(5)
+
+    def counted() -> int:
+        leadership = engine._fleet.leadership
+        assert leadership is not None
+        return leadership.evaluator.traffic.counts.day.get("acme")[0]
+
+    replicas.cut()
+    await work(15)
+    await engine.evaluate()
+    await work(15)
+    await engine.evaluate()
+    assert counted() == 90
+    replicas.connect()
+    await work(2)
+    replicas.cut()
+    await work(2)
+    await engine.evaluate()
+    assert counted() == 102
+
+    replicas.connect()
+    await replicas.run(20)
+    await replicas.evaluate()
+    assert (counted(), len(await replicas.store.batches({}))) == (102, 0)
+
+
 async def test_process_that_cannot_reach_its_store_stays_bounded(replicas: Replicas) -> None:
     """After five minutes, traffic is merged by hour; after a day, the oldest hour is dropped."""
     engine, other = replicas.replicas(2, rules=default_rules())
@@ -460,13 +494,13 @@ async def test_process_that_cannot_reach_its_store_stays_bounded(replicas: Repli
     for _ in range(30 * 60):
         observe(engine, 1)
         replicas.wall.advance(60)
-    await engine.beat()
+        await engine.beat()
 
     member, backlog = engine._member, engine._member.backlog
-    assert len(backlog._buckets) == 60
-    assert len(backlog._hours) + len(backlog._sent) == 25
-    assert len(member.take_unread()) == 60
-    assert 24 * 3600 < engine.fleet_behind()[()] < 26 * 3600
+    assert backlog.waiting == 60
+    assert (len(backlog._hours), len(backlog._sent)) == (25, 1)
+    assert len(member.unread()) == 60
+    assert 29 * 3600 < engine.fleet_behind()[()] < 30 * 3600  # the batch that was sent first
     replicas.connect()
     for _ in range(12):
         await engine.beat()
@@ -483,7 +517,7 @@ async def test_process_that_does_not_run_stays_bounded(replicas: Replicas) -> No
         replicas.wall.advance(60)
 
     backlog = engine._member.backlog
-    assert (len(backlog._buckets), len(backlog._hours)) == (60, 25)
+    assert (backlog.waiting, backlog.dropped) == (120, 2879)
     assert len(engine._member._unread) == 60
 
 

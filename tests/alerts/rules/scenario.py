@@ -8,7 +8,7 @@ from typing import Any
 from tokenpulse_mw.alerts import Finding, Rule, Thresholds, Traffic
 
 from ..exchanges import exchange
-from ..observed_traffic import ObservedTraffic
+from ..observed_traffic import ObservedTraffic, begin_evaluation
 
 
 class Scenario:
@@ -31,7 +31,7 @@ class Scenario:
         """Return the findings of `rule` in an evaluation."""
         self.traffic.advance(now)
         findings = findings_of(rule, self.traffic, self.thresholds, now)
-        self.traffic.begin_evaluation()
+        begin_evaluation(self.traffic)
         return findings
 
 

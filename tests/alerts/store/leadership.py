@@ -18,7 +18,9 @@ from tokenpulse_mw.alerts.store import (
 
 def process(name: str = "p1", started_at: float = 1) -> Process:
     """Return a process of the fleet."""
-    return Process(name, "host", 7, "0.1.0", 1, ("trouble",), ("log", "page"), True, started_at)
+    return Process(
+        name, "host", 7, "0.1.0", 1, ("trouble",), ("log", "page"), True, started_at, "heartbeat=5"
+    )
 
 
 def batch(number: int, name: str = "p1", slot: int = 20) -> Batch:

@@ -123,6 +123,22 @@ async def test_many_batches_are_stored_and_read(opened: Open) -> None:
         assert await store.batches({"p1": 5}) == tuple(many[5:])
 
 
+async def test_newest_batches_of_a_process_are_kept(opened: Open) -> None:
+    """If no process leads, the batches of each process are bounded."""
+    async with opened() as store:
+        await beat(store, "p1", batch(1))
+        await beat(store, "p2", batch(1, "p2"))
+        await beat(store, "p1", *(batch(number) for number in range(2, 719)))
+        assert len(await store.batches({"p2": 1})) == 718
+
+        await beat(store, "p1", batch(719), batch(721))
+        kept = await store.batches({})
+        assert [(kept[0].number, kept[-2].number), len(kept)] == [(2, 721), 720]
+        state = await taken_over(store)
+
+    assert state.batches == kept
+
+
 async def test_repeated_heartbeat_stores_nothing_twice(opened: Open) -> None:
     """A heartbeat whose answer was lost is repeated, also with a newer batch behind the old."""
     async with opened() as store:
@@ -146,7 +162,7 @@ async def test_batch_pushed_again_after_its_consumption_is_ignored(opened: Open)
 
 
 async def test_heartbeat_that_arrives_after_a_newer_one_changes_nothing(opened: Open) -> None:
-    """A delayed call neither stores batches nor takes back what the process has pushed."""
+    """A delayed call neither stores batches nor takes back those that the process has pushed."""
     async with opened(wall=lambda: 1000.0) as store:
         before = await beat(store, "p1")
         await beat(store, "p1", batch(1), batch(2), through=21)
@@ -155,7 +171,7 @@ async def test_heartbeat_that_arrives_after_a_newer_one_changes_nothing(opened: 
         state = await beat(store, "p1", batch(1), through=20, lease=late)
 
         assert (state.granted, state.epoch) == (False, 1)
-        assert state.members == (Member(process("p1"), 1000.0, 2, 21),)
+        assert state.members == (Member(process("p1"), 1000.0, 2, 20),)
         assert await store.batches({}) == (batch(1), batch(2))
 
 

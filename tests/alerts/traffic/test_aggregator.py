@@ -163,6 +163,38 @@ def test_smaller_offset_never_moves_a_bucket_back() -> None:
     assert gathered.buckets[4].arrivals == [2, 2, 2, 2, 0]
 
 
+@pytest.mark.parametrize(("offset", "slot"), [(1500.0, 300), (980.0, 196)])
+def test_moved_bucket_counts_in_the_slot_of_the_new_time(offset: float, slot: int) -> None:
+    """A first offset that was wrong is corrected at once, with the order of all outcomes."""
+    gathered = Gathered(offset=1000.0)
+    gathered.observe(1, 2, provider="claude")
+    gathered.observe(2, provider="claude", status=500)
+
+    gathered.aggregator.move(2.5, offset)
+    gathered.observe(3, provider="claude", status=500)
+    gathered.observe(6)
+
+    first, second = gathered.last().slot, gathered.buckets[0]
+    microseconds = int(offset * 1e6)
+    assert (first, second.slot, second.arrivals) == (slot + 1, slot, [0, 1, 2, 1, 0])
+    assert second.outcomes[CLAUDE].last_success == microseconds + 2_000_000
+    assert second.outcomes[CLAUDE].failed_at == [
+        microseconds + 2_000_001,
+        microseconds + 3_000_001,
+    ]
+
+
+def test_aggregator_moved_before_any_traffic_begins_in_the_new_time() -> None:
+    """Later offsets apply with the next bucket."""
+    gathered = Gathered(offset=1000.0)
+    gathered.aggregator.move(1.0, 2000.0)
+
+    gathered.observe(2)
+
+    assert gathered.aggregator.through(3) == 399
+    assert gathered.last().slot == 400
+
+
 def test_new_thresholds_seal_the_open_bucket() -> None:
     """A bucket counts all failures by the same thresholds."""
     gathered = Gathered()

@@ -16,6 +16,7 @@ from tokenpulse_mw.alerts.traffic.aggregator import TrafficAggregator
 from tokenpulse_mw.alerts.traffic.bucket import PROTOCOL, Bucket, decode_bucket, encode_bucket
 
 from ..exchanges import exchange
+from ..observed_traffic import begin_evaluation
 
 THRESHOLDS = Thresholds(
     global_qps=2,
@@ -170,7 +171,7 @@ class Fleet:
     def restart(self, records: list[WindowRecord]) -> None:
         """Replace the traffic by one that is restored from records in this order."""
         self.traffic = Traffic(THRESHOLDS, max_subjects=100)
-        assert finish(self.traffic.restore(records)) == 0
+        assert finish(self.traffic.restore(records, float("inf"))) == 0
 
 
 # Multiples of 1/8 s, so that a sum with a time is exact.
@@ -196,7 +197,7 @@ def test_findings_of_merged_processes_equal_those_of_one_process(
         assert fleet.findings() == one.findings()
         if data.draw(st.booleans()):
             for part in (fleet, one):
-                part.traffic.begin_evaluation()
+                begin_evaluation(part.traffic)
 
 
 @given(log=logs(), data=st.data())
@@ -222,7 +223,7 @@ def test_restored_traffic_has_the_same_findings(
         assert next_leader.findings() == leader.findings()
         if data.draw(st.booleans()):
             for part in (leader, next_leader):
-                part.traffic.begin_evaluation()
+                begin_evaluation(part.traffic)
 
 
 @given(log=logs(), data=st.data())
@@ -299,4 +300,4 @@ def test_windows_never_miss_a_request(log: tuple[int, list[Event]]) -> None:
                 assert requests(tenant, least, now) <= counted <= requests(tenant, most, now)
         counted, _ = counts.request_rate.get("")
         assert requests(None, now - 10, now) <= counted <= requests(None, now - 11, now)
-        fleet.traffic.begin_evaluation()
+        begin_evaluation(fleet.traffic)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.traffic import OVERFLOW, ErrorWindow, EvaluationCounter, RollingWindow
+from tokenpulse_mw.alerts.traffic.rolling_window import SHIFT
 
 
 class Arrival(NamedTuple):
@@ -48,9 +49,28 @@ CRON = st.sampled_from([0.1, 0.5, 1.0])  # exactly on the bounds of the steps
 TRAFFIC = st.one_of(arrivals(RANDOM), arrivals(BURSTY), arrivals(CRON))
 
 
-def rolling_window(*, window: float = 100, most: int = 5) -> RollingWindow[str]:
+class TimedWindow(RollingWindow[str]):
+    """Window that counts at the time of the last `expire`."""
+
+    _now = 0.0
+
+    def expire(self, now: float) -> None:
+        """Move the window on to `now`."""
+        self._now = max(self._now, now)
+        super().expire(now)
+
+    def add(self, subject: str, count: int, weight: int = 0) -> None:
+        """Add to a subject."""
+        finish(self.add_all({subject: count | weight << SHIFT}, self._now))
+
+
+class TimedErrorWindow(TimedWindow, ErrorWindow[str]):
+    """Error window that counts at the time of the last `expire`."""
+
+
+def rolling_window(*, window: float = 100, most: int = 5) -> TimedWindow:
     """Return a window with ten steps."""
-    return RollingWindow(window=window, step=window / 10, max_subjects=most, overflow=OVERFLOW)
+    return TimedWindow(window=window, step=window / 10, max_subjects=most, overflow=OVERFLOW)
 
 
 def counts_of(window: RollingWindow[str]) -> dict[str, tuple[int, int]]:
@@ -256,7 +276,7 @@ def test_hot_subjects_and_maxima_equal_those_of_a_full_scan(
         now += arrival.later * 100
         counts.expire(now)
         if number in evaluations:
-            counts.begin_evaluation()
+            counts.begin_evaluation(finish(counts.next_hot()))
             maxima.clear()
             scan("abc")
             maxima.update(dict.fromkeys(maxima, (0, 0)))
@@ -286,7 +306,7 @@ def test_maximum_between_evaluations_outlasts_the_window() -> None:
     counts.expire(60)
     assert list(counts.maxima()) == [("a", 5, 0)]
     assert list(counts.candidates()) == [("a", 0, 0)]
-    counts.begin_evaluation()
+    counts.begin_evaluation(finish(counts.next_hot()))
     assert list(counts.maxima()) == []
 
 
@@ -296,7 +316,7 @@ def test_maximum_of_the_last_evaluation_is_not_found_again() -> None:
     counts.set_levels(count=3)
     counts.expire(0)
     counts.add("a", 5)
-    counts.begin_evaluation()
+    counts.begin_evaluation(finish(counts.next_hot()))
     assert list(counts.maxima()) == [("a", 5, 0)]
 
     counts.expire(60)
@@ -389,7 +409,7 @@ def test_preserve_levels_restores_levels_and_maxima(level: int) -> None:
 
 def test_failing_subject_stays_hot_until_its_failures_expire() -> None:
     """Requests expire together with failures, so the error rate may stay high."""
-    errors = ErrorWindow(window=100, step=10, max_subjects=5, overflow=OVERFLOW)
+    errors = TimedErrorWindow(window=100, step=10, max_subjects=5, overflow=OVERFLOW)
     errors.set_levels(weight=3)
     errors.expire(0)
     errors.add("often", 10, 3)
@@ -401,7 +421,7 @@ def test_failing_subject_stays_hot_until_its_failures_expire() -> None:
     for now in (50, 110, 160):
         errors.expire(now)
         candidates.append(list(errors.candidates()))
-        errors.begin_evaluation()
+        errors.begin_evaluation(finish(errors.next_hot()))
 
     assert candidates == [[("often", 15, 4)], [("often", 5, 1)], [("often", 0, 0)]]
     errors.add("often", 1, 1)
@@ -410,7 +430,7 @@ def test_failing_subject_stays_hot_until_its_failures_expire() -> None:
 
 def test_failing_yields_only_subjects_with_failures() -> None:
     """Successes count as requests, but do not make a subject failing."""
-    errors = ErrorWindow(window=100, step=10, max_subjects=5, overflow=OVERFLOW)
+    errors = TimedErrorWindow(window=100, step=10, max_subjects=5, overflow=OVERFLOW)
     errors.expire(0)
     errors.add("a", 1, 0)
     errors.add("b", 1, 0)
@@ -507,7 +527,7 @@ def test_window_that_is_not_a_multiple_of_its_slots_covers_one_slot_more_at_most
     window: float, at: int, age: float
 ) -> None:
     """A count never expires before the window has passed, nor later than one slot after it."""
-    counts = RollingWindow(window=window, step=35, max_subjects=5, overflow=OVERFLOW)
+    counts = TimedWindow(window=window, step=35, max_subjects=5, overflow=OVERFLOW)
     counts.expire(at)
     counts.add("a", 1)
 

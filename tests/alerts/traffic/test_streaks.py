@@ -194,3 +194,26 @@ def test_restored_streak_continues_as_the_stored_one(
 
     assert list(restored.items()) == list(streaks.items())
     assert list(restored.failing()) == list(streaks.failing())
+
+
+def test_moved_outcomes_keep_their_order() -> None:
+    """Times are never negative, and an unknown time stays unknown."""
+    outcomes = Outcomes(last_success=5_000_000, failed_at=[5_000_001, 7_000_000])
+    failures = Outcomes(failed_at=[3_000_000])
+
+    for moved in (outcomes, failures):
+        moved.move(-4_000_000)
+
+    assert outcomes == Outcomes(last_success=1_000_000, failed_at=[1_000_001, 3_000_000])
+    assert failures == Outcomes(failed_at=[0])
+
+
+def test_outcomes_are_moved_before_a_time_only_if_they_are_later() -> None:
+    """The last outcome is then at that time."""
+    outcomes = Outcomes(last_success=5_000_000, failed_at=[7_000_000])
+
+    outcomes.move_before(7)
+    assert outcomes == Outcomes(last_success=5_000_000, failed_at=[7_000_000])
+    outcomes.move_before(6)
+
+    assert outcomes == Outcomes(last_success=4_000_000, failed_at=[6_000_000])

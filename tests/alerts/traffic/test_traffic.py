@@ -18,7 +18,7 @@ from tokenpulse_mw.alerts.traffic import OVERFLOW, Outcomes
 from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile
 
 from ..exchanges import exchange
-from ..observed_traffic import ObservedTraffic
+from ..observed_traffic import ObservedTraffic, begin_evaluation
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_begin_evaluation_resets_limited_requests_but_not_the_windows() -> None:
     traffic.observe(exchange(tenant="acme", limited=True), now=0)
     assert list(traffic.limited.items()) == [("acme", 1)]
 
-    traffic.begin_evaluation()
+    begin_evaluation(traffic)
 
     assert list(traffic.limited.items()) == []
     assert list(traffic.counts.day.maxima()) == [("acme", 1, 0)]
@@ -606,11 +606,11 @@ def test_restored_traffic_equals_the_stored_one() -> None:
     failed = {"tenant": "7", "tenant_name": "Acme", "provider": "claude", "status": 500}
     traffic.observe_all([exchange(api_key="k1", **failed) for _ in range(100)], 1000.0)
     traffic.observe(exchange(tenant="7", limited=True), 1001.0)
-    traffic.begin_evaluation()
+    begin_evaluation(traffic)
     traffic.observe(exchange(tenant="7", limited=True), 1020.0)
 
     restored = Traffic(thresholds, max_subjects=5)
-    assert finish(restored.restore(stored(traffic))) == 0
+    assert finish(restored.restore(stored(traffic), 1020.0)) == 0
 
     for window, copy in zip(
         traffic.counts.by_kind.values(), restored.counts.by_kind.values(), strict=True
@@ -628,11 +628,11 @@ def test_traffic_counted_after_a_restoration_is_added_to_its_slot() -> None:
     traffic = Traffic(Thresholds(), max_subjects=5)
     finish(traffic.apply(bucket(1, tenants={"acme": 1})))
     restored, again = (Traffic(Thresholds(), max_subjects=5) for _ in range(2))
-    finish(restored.restore(stored(traffic)))
+    finish(restored.restore(stored(traffic), 1020.0))
 
     finish(restored.apply(bucket(1, tenants={"acme": 2})))
 
-    finish(again.restore(stored(restored)))
+    finish(again.restore(stored(restored), 10.0))
     assert again.counts.minute.get("acme") == (3, 0)
 
 
@@ -649,7 +649,7 @@ def test_record_that_cannot_be_read_is_skipped(
     ]
 
     restored = Traffic(Thresholds(master_rpd=1), max_subjects=5)
-    skipped = finish(restored.restore(records))
+    skipped = finish(restored.restore(records, 10.0))
 
     assert skipped == 1
     assert restored.counts.day.get("acme") == (1, 0)
@@ -667,16 +667,42 @@ def test_stored_latency_beyond_the_bounds_is_skipped() -> None:
     finish(traffic.apply(bucket(1, latencies={("claude", 11): 1})))
 
     restored = Traffic(Thresholds(), max_subjects=5)
-    skipped = finish(restored.restore(stored(traffic)))
+    skipped = finish(restored.restore(stored(traffic), 1020.0))
 
     assert (skipped, list(restored.counts.latencies.items())) == (1, [])
+
+
+def test_traffic_of_a_later_time_is_skipped_and_emptied(caplog: pytest.LogCaptureFixture) -> None:
+    """If the clock of the store was set back, windows count at once, and never count it again."""
+    traffic = Traffic(Thresholds(), max_subjects=5)
+    claude = ("provider", "claude")
+    outcomes = Outcomes(last_success=11_000_000_000, failed_at=[11_000_000_001])
+    finish(traffic.apply(bucket(100, tenants={"acme": 1})))
+    finish(traffic.apply(bucket(2200, tenants={"acme": 1}, outcomes={claude: outcomes})))
+    records = stored(traffic)
+
+    restored = Traffic(Thresholds(), max_subjects=5)
+    assert finish(restored.restore(records, 3600.0)) == 2
+    assert caplog.messages == [
+        "clock of the alert store was set back, traffic of a later time skipped: slots=2"
+    ]
+    finish(restored.apply(bucket(720, tenants={"acme": 1})))
+
+    assert restored.counts.minute.get("acme") == (1, 0)
+    assert restored.counts.day.get("acme") == (2, 0)
+    assert dict(restored.upstreams.items())[claude].failed_at == [3_600_000_000]
+    overwritten = {(record.kind, record.slot): record for record in records + stored(restored)}
+    successor = Traffic(Thresholds(), max_subjects=5)
+    assert finish(successor.restore(overwritten.values(), 11_000.0)) == 0
+    assert successor.counts.day.get("acme") == (2, 0)
+    assert kinds(stored(restored)) == [("state", 0)]
 
 
 def test_records_of_other_kinds_are_ignored() -> None:
     """The caller can store state of its own beside the traffic."""
     traffic = Traffic(Thresholds(), max_subjects=5)
 
-    assert finish(traffic.restore([WindowRecord("outages", 0, 1, b"{}")])) == 0
+    assert finish(traffic.restore([WindowRecord("outages", 0, 1, b"{}")], 0.0)) == 0
 
 
 def test_error_rates_of_other_thresholds_are_not_restored() -> None:
@@ -685,7 +711,7 @@ def test_error_rates_of_other_thresholds_are_not_restored() -> None:
     traffic.observe(exchange(tenant="acme", api_key="k1", status=500), 0)
 
     restored = Traffic(Thresholds(count_client_errors=True), max_subjects=5)
-    assert finish(restored.restore(stored(traffic))) == 0
+    assert finish(restored.restore(stored(traffic), 1020.0)) == 0
 
     assert list(restored.errors.items()) == []
     assert restored.counts.day.get("acme") == (1, 0)

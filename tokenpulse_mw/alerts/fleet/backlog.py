@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from itertools import chain
-from typing import Generic, Protocol, Self, TypeVar
 
+from ..steps import Steps
 from ..store.records import Batch
+from ..traffic.bucket import Bucket
+
+_OUTAGE = "the alert store has not received it for a long time"
+
+logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
-class ReducibleBucket(Protocol):
-    """Traffic in one slot that can be merged with that of other slots once it is old."""
-
-    slot: int
-
-    def without_shares(self) -> Self:
-        """Return the requests and tokens of tenants alone."""
-        ...
-
-    def merge(self, other: Self, /) -> object:
-        """Add the traffic of `other`."""
-        ...
-
-
-_Bucket = TypeVar("_Bucket", bound=ReducibleBucket)
-
-
-class Backlog(Generic[_Bucket]):
+class Backlog:
     """Bounded queue of buckets; the store receives each of them exactly once.
 
     Batches that were sent are sent again unchanged, under the same numbers, until `stored` is
@@ -36,13 +25,15 @@ class Backlog(Generic[_Bucket]):
 
     Args:
         bucket_seconds: Length of a slot.
-        max_buckets: Maximum number of whole buckets.
+        max_buckets: Maximum number of whole buckets after `batches`; between two calls, twice as
+            many are queued, and the oldest beyond them is dropped.
         max_hours: Maximum number of merged buckets; the oldest beyond it is dropped.
+        max_names: Maximum number of tenants of a merged bucket that are counted separately.
         max_batches: Maximum number of batches of a heartbeat, to stay within its timeout.
 
     Attributes:
         pushed: Number of the last batch that the store is known to have.
-        dropped: Number of hours whose traffic was dropped.
+        dropped: Number of buckets that were dropped, whole or merged.
     """
 
     def __init__(
@@ -51,49 +42,51 @@ class Backlog(Generic[_Bucket]):
         bucket_seconds: float = 5,
         max_buckets: int = 60,
         max_hours: int = 25,
+        max_names: int = 5000,
         max_batches: int = 12,
     ) -> None:
         self.pushed = self.dropped = self._last = 0
         self._bucket_seconds = bucket_seconds
         self._max_buckets, self._max_hours = max_buckets, max_hours
-        self._max_batches = max_batches
-        self._hours = dict[int, _Bucket]()
-        self._buckets = deque[_Bucket]()
+        self._max_names, self._max_batches = max_names, max_batches
+        self._hours = deque[Bucket]()
+        self._buckets = deque[Bucket]()
         self._sent: tuple[Batch, ...] = ()
+        self._reported = set[type]()  # of reasons
 
-    def add(self, bucket: _Bucket) -> None:
+    def add(self, bucket: Bucket) -> None:
         """Append a bucket."""
         self._buckets.append(bucket)
-        if len(self._buckets) <= self._max_buckets:
-            return
-        oldest = self._buckets.popleft().without_shares()
-        hour = int(oldest.slot * self._bucket_seconds // 3600)
-        if hour in self._hours:
-            self._hours[hour].merge(oldest)
-        else:
-            self._hours[hour] = oldest
-        if len(self._hours) > self._max_hours:
-            del self._hours[min(self._hours)]
-            self.dropped += 1
+        if len(self._buckets) > 2 * self._max_buckets:
+            self._drop(self._buckets, _OUTAGE)
 
     def batches(
-        self, process: str, encode: Callable[[_Bucket, int], bytes], *, protocol: int
-    ) -> tuple[Batch, ...]:
+        self, process: str, encode: Callable[[Bucket, int], bytes], *, protocol: int
+    ) -> Steps[tuple[Batch, ...]]:
         """Return the batches of the next heartbeat, the oldest first.
 
         Args:
             process: Name of the process.
-            encode: Returns the payload of a bucket in a version of the protocol.
+            encode: Returns the payload of a bucket in a version of the protocol. A bucket that it
+                cannot encode is dropped.
             protocol: Version of the protocol.
         """
-        if not self._sent:
-            count = min(self._max_batches, len(self._hours) + len(self._buckets))
-            buckets = [self._pop() for _ in range(count)]
-            self._sent = tuple(
-                Batch(process, number, bucket.slot, protocol, encode(bucket, protocol))
-                for number, bucket in enumerate(buckets, self._last + 1)
-            )
-            self._last += count
+        while len(self._buckets) > self._max_buckets:
+            self._merge(self._buckets.popleft())
+            yield
+        if self._sent:
+            return self._sent
+        while len(self._sent) < self._max_batches and self.is_waiting:
+            buckets = self._hours or self._buckets
+            try:
+                payload = encode(buckets[0], protocol)
+            except Exception as error:  # noqa: BLE001 - the others can be encoded
+                self._drop(buckets, error)
+            else:
+                self._last += 1
+                slot = buckets.popleft().slot
+                self._sent += (Batch(process, self._last, slot, protocol, payload),)
+            yield
         return self._sent
 
     def through(self, sealed: int) -> int:
@@ -104,13 +97,20 @@ class Backlog(Generic[_Bucket]):
         Args:
             sealed: Slot up to which all buckets were added.
         """
-        return min([sealed, *(slot - 1 for slot in self._waiting_slots())])
+        return min([sealed, *(bucket.slot - 1 for bucket in self._waiting())])
 
     def stored(self) -> None:
         """Drop the batches of the last heartbeat, which succeeded."""
+        self._reported.discard(str)
         if self._sent:
             self.pushed = self._sent[-1].number
             self._sent = ()
+
+    def move(self, seconds: float) -> None:
+        """Correct the fleet time of all buckets that were not sent."""
+        for bucket in self._waiting():
+            bucket.slot = max(0, bucket.slot + int(seconds // self._bucket_seconds))
+            bucket.move_outcomes(seconds)
 
     def clear(self) -> None:
         """Drop everything; the numbers of batches that were sent are not used again."""
@@ -123,18 +123,38 @@ class Backlog(Generic[_Bucket]):
         """True if there is traffic that the last heartbeat did not have."""
         return bool(self._hours or self._buckets)
 
+    @property
+    def waiting(self) -> int:
+        """Number of whole buckets that the last heartbeat did not have: the newest ones."""
+        return len(self._buckets)
+
     def behind(self, now: float) -> float:
         """Return the age in seconds of the oldest traffic that is not stored."""
-        sent = [batch.slot for batch in self._sent]
-        oldest = min([*sent, *self._waiting_slots()], default=None)
+        slots = [batch.slot for batch in self._sent] + [bucket.slot for bucket in self._waiting()]
+        oldest = min(slots, default=None)
         if oldest is None:
             return 0.0
         return max(0.0, now - (oldest + 1) * self._bucket_seconds)
 
-    def _waiting_slots(self) -> list[int]:
-        return [bucket.slot for bucket in chain(self._hours.values(), self._buckets)]
+    def _waiting(self) -> chain[Bucket]:
+        return chain(self._hours, self._buckets)
 
-    def _pop(self) -> _Bucket:
-        if self._hours:
-            return self._hours.pop(next(iter(self._hours)))
-        return self._buckets.popleft()
+    def _merge(self, bucket: Bucket) -> None:
+        if not self._hours or self._hour(self._hours[-1]) != self._hour(bucket):
+            self._hours.append(Bucket(bucket.slot, bucket.profile))
+            if len(self._hours) > self._max_hours:
+                self._drop(self._hours, _OUTAGE)
+        self._hours[-1].add_tenants(bucket, max_names=self._max_names)
+
+    def _hour(self, bucket: Bucket) -> int:
+        return int(bucket.slot * self._bucket_seconds // 3600)
+
+    def _drop(self, buckets: deque[Bucket], reason: str | Exception) -> None:
+        """Drop the oldest of `buckets`."""
+        bucket = buckets.popleft()
+        self.dropped += 1
+        if type(reason) not in self._reported:
+            self._reported.add(type(reason))
+            logger.error(
+                "traffic dropped, not counted (logged once): slot=%d reason=%s", bucket.slot, reason
+            )

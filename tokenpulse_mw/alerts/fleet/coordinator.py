@@ -132,6 +132,8 @@ class Coordinator:
             if not succeeded:
                 self._continue_alone()
                 return
+            if self.leadership is not None and self.member.stepped_back:
+                self.leadership.is_local = True  # its windows count nothing until that time
             await self._follow_lease()
             if self.leadership is not None:
                 self.member.report_differences()
@@ -172,15 +174,18 @@ class Coordinator:
 
     async def _restore(self, leader: Leader, stored: LeaderState) -> None:
         now, at, leadership = self._clock(), self.member.at, self.leadership
+        fleet_time = self.member.now
         async with self.deciding():
             if leadership is not None and leadership.leader == leader:
-                await in_steps(leadership.restore_windows(stored, now, at))
+                await in_steps(leadership.restore_windows(stored, now, at, fleet_time=fleet_time))
                 await in_steps(leadership.receive(stored.batches, self.member.now))
                 return
             await in_steps(self.controls.adopt(stored.state))
             if leadership is None:
                 leadership = self._new_leadership()
-            changes = await in_steps(leadership.restore(leader, stored, now, at))
+            changes = await in_steps(
+                leadership.restore(leader, stored, now, at, fleet_time=fleet_time)
+            )
             await in_steps(leadership.receive(stored.batches, self.member.now))
             self.leadership, self._preview = leadership, None
         sinks, firing = self.member.known_sinks(), leadership.evaluator.tracker.firing()
@@ -233,7 +238,7 @@ class Coordinator:
         member = self.member
         if not member.is_connected and member.may_continue_alone(led=True):
             yield from leadership.count(None)
-            yield from leadership.count_local(member.take_unread())
+            yield from leadership.count_local(member.unread())
             leadership.evaluator.traffic.advance(member.now)
         elif at_once:
             yield from leadership.count(None)
@@ -268,8 +273,9 @@ class Coordinator:
                 except Fenced:
                     raise StoreError("no process leads the alert engines yet: try again") from None
                 leadership = self._new_leadership()
-                await in_steps(leadership.restore_windows(stored, now, at))
-                await in_steps(leadership.receive(stored.batches, self.member.now))
+                fleet_time = self.member.now
+                await in_steps(leadership.restore_windows(stored, now, at, fleet_time=fleet_time))
+                await in_steps(leadership.receive(stored.batches, fleet_time))
                 await in_steps(leadership.count(None))
                 leadership.evaluator.traffic.advance(self.member.now)
                 self._preview = now, leadership

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from math import floor
-from typing import Generic, Protocol, Self, TypeVar
 
 from ..steps import Steps
 from ..store.records import Batch
+from ..traffic.bucket import Bucket, Profile
 
-
-class MergeableBucket(Protocol):
-    """Traffic in one slot that can be merged with that of other processes."""
-
-    slot: int
-
-    @property
-    def profile(self) -> Hashable:
-        """Thresholds that shape the bucket; only buckets of one profile are merged."""
-        ...
-
-    def merge(self, other: Self, /) -> object:
-        """Add the traffic of `other`."""
-        ...
-
-
-_Bucket = TypeVar("_Bucket", bound=MergeableBucket)
 _Origin = tuple[str, int]  # process and number of a batch
 
 
-class Inbox(Generic[_Bucket]):
-    """Buckets of all processes, merged by slot until the watermark passes them.
+class Inbox:
+    """Buckets of all processes, merged by slot and profile until the watermark passes them.
 
     Each batch is decoded once. Its traffic is taken once, and it is `consumed` until the commit
     that has the traffic succeeds.
@@ -42,19 +25,18 @@ class Inbox(Generic[_Bucket]):
     Attributes:
         known: Number of the last batch that was read, by process.
         late: Number of batches that arrived after the watermark had passed their slot.
-        rejected: Number of batches that could not be decoded.
     """
 
     def __init__(self, *, protocol: int) -> None:
         self.known = dict[str, int]()
-        self.late = self.rejected = 0
+        self.late = 0
         self._protocol = protocol
         self._watermark = -1
-        self._waiting = dict[tuple[int, Hashable], tuple[_Bucket, list[_Origin]]]()
+        self._waiting = dict[tuple[int, Profile], tuple[Bucket, list[_Origin]]]()
         self._consumed = list[_Origin]()
 
     def add(
-        self, batches: Iterable[Batch], decode: Callable[[bytes, int], _Bucket]
+        self, batches: Iterable[Batch], decode: Callable[[bytes, int], Bucket]
     ) -> Steps[list[tuple[Batch, ValueError]]]:
         """Decode batches, merge them by slot, and return those that are damaged, with the error.
 
@@ -74,7 +56,6 @@ class Inbox(Generic[_Bucket]):
             try:
                 bucket = decode(batch.payload, batch.protocol)
             except ValueError as error:
-                self.rejected += 1
                 self._consumed.append(origin)
                 rejected.append((batch, error))
             else:
@@ -89,7 +70,7 @@ class Inbox(Generic[_Bucket]):
             yield
         return rejected
 
-    def take(self, watermark: int | None = None) -> list[_Bucket]:
+    def take(self, watermark: int | None = None) -> list[Bucket]:
         """Return buckets by slot, and consume their batches.
 
         Args:
@@ -99,7 +80,7 @@ class Inbox(Generic[_Bucket]):
         if watermark is not None:
             self._watermark = max(self._watermark, watermark)
         ready = [key for key in self._waiting if watermark is None or key[0] <= self._watermark]
-        buckets = list[_Bucket]()
+        buckets = list[Bucket]()
         for key in sorted(ready, key=lambda key: key[0]):
             bucket, origins = self._waiting.pop(key)
             buckets.append(bucket)
@@ -128,7 +109,7 @@ class Inbox(Generic[_Bucket]):
 def watermark(
     through: Iterable[int], now: float, *, bucket_seconds: float, patience: float = 10.0
 ) -> int:
-    """Return the slot up to which the traffic of all processes is stored.
+    """Return the last slot that has ended and of which the traffic of all processes is stored.
 
     Args:
         through: For each live process, the slot up to which it has sent all of its traffic.
@@ -136,5 +117,6 @@ def watermark(
         bucket_seconds: Length of a slot.
         patience: Seconds to wait for a process; later traffic is late.
     """
+    ended = floor(now / bucket_seconds) - 1
     lapsed = floor((now - patience) / bucket_seconds) - 1
-    return max(min(through, default=lapsed), lapsed)
+    return max(min(ended, min(through, default=lapsed)), lapsed)

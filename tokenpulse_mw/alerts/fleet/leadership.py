@@ -31,8 +31,8 @@ class Leadership:
         leader: The leadership in the store; None before `restore`.
         evaluated_at: Time of the last evaluation by any leader, or None.
         succeeded_at: Time of the last evaluation by this process without an error, or None.
-        is_local: The windows have traffic of this process that is not read from the store, so
-            they must be restored from the store once it responds.
+        is_local: The windows have traffic of this process that is not read from the store, or of a
+            later time than now, so they must be restored from the store once it responds.
     """
 
     def __init__(self, evaluator: Evaluator, *, bucket_seconds: int) -> None:
@@ -43,7 +43,8 @@ class Leadership:
         self.succeeded_at: float | None = None
         self.is_local = False
         self._snapshots = 0
-        self._inbox: Inbox[Bucket] = Inbox(protocol=PROTOCOL)
+        self._inbox = Inbox(protocol=PROTOCOL)
+        self._last_local = 0
         self._complete_since = self._stored_since = 0.0
 
     @property
@@ -57,7 +58,7 @@ class Leadership:
         return self._inbox.late
 
     def restore(
-        self, leader: Leader, stored: LeaderState, now: float, at: float
+        self, leader: Leader, stored: LeaderState, now: float, at: float, *, fleet_time: float
     ) -> Steps[list[AlertChanges]]:
         """Restore windows and alerts, and return changes of alerts that cannot be restored.
 
@@ -69,8 +70,9 @@ class Leadership:
             stored: The state in the store.
             now: Seconds of the engine's clock.
             at: The same moment in seconds since the epoch.
+            fleet_time: The same moment in the time of the windows.
         """
-        yield from self.restore_windows(stored, now, at)
+        yield from self.restore_windows(stored, now, at, fleet_time=fleet_time)
         self.leader = leader
         self.evaluated_at = stored.evaluated_at
         return (
@@ -79,13 +81,17 @@ class Leadership:
             )
         )
 
-    def restore_windows(self, stored: LeaderState, now: float, at: float) -> Steps[None]:
+    def restore_windows(
+        self, stored: LeaderState, now: float, at: float, *, fleet_time: float
+    ) -> Steps[None]:
         """Replace the windows with those of the store; `receive` the batches afterwards."""
         self._inbox = Inbox(protocol=PROTOCOL)
-        self.is_local = False
-        complete = yield from self.evaluator.restore_windows(stored.windows, now - at)
+        self.is_local, self._last_local = False, 0
+        complete = yield from self.evaluator.restore_windows(
+            stored.windows, now - at, fleet_time=fleet_time
+        )
         self._stored_since = stored.complete_since
-        self._complete_since = stored.complete_since if complete else at
+        self._complete_since = min(stored.complete_since, at) if complete else at
 
     def forget_processes(self, members: Iterable[Member]) -> None:
         """Forget the batches of processes that are not among `members` any longer."""
@@ -96,13 +102,11 @@ class Leadership:
 
         Args:
             batches: The batches.
-            now: Fleet time; traffic of a later slot, from a process that has not known the fleet
-                time yet, counts in the slot of `now`.
+            now: Fleet time; traffic of a later slot, from before the clock of the store was set
+                back, counts in the slot of `now`.
         """
-        newest = int(now // self._bucket_seconds)
-        for batch, error in (
-            yield from self._inbox.add(batches, partial(_decoded, newest_slot=newest))
-        ):
+        decode = partial(_decoded, now=now, newest_slot=int(now // self._bucket_seconds))
+        for batch, error in (yield from self._inbox.add(batches, decode)):
             logger.error(
                 "stored traffic is invalid, not counted: process=%s batch=%d error=%s",
                 batch.process,
@@ -115,11 +119,12 @@ class Leadership:
         for bucket in self._inbox.take(watermark):
             yield from self.evaluator.traffic.apply(bucket)
 
-    def count_local(self, buckets: Iterable[Bucket]) -> Steps[None]:
-        """Count traffic of this process that the store does not accept."""
-        for bucket in buckets:
-            self.is_local = True
-            yield from self.evaluator.traffic.apply(bucket)
+    def count_local(self, buckets: Iterable[tuple[int, Bucket]]) -> Steps[None]:
+        """Count numbered traffic of this process that the store does not accept, each once."""
+        for number, bucket in buckets:
+            if number > self._last_local:
+                self.is_local, self._last_local = True, number
+                yield from self.evaluator.traffic.apply(bucket)
 
     def evaluate(
         self, thresholds: Thresholds, now: float, at: float
@@ -170,7 +175,10 @@ class Leadership:
         return Snapshot(changes, stored)
 
 
-def _decoded(payload: bytes, protocol: int, *, newest_slot: int) -> Bucket:
+def _decoded(payload: bytes, protocol: int, *, now: float, newest_slot: int) -> Bucket:
     bucket = decode_bucket(payload, protocol)
-    bucket.slot = min(bucket.slot, newest_slot)
+    if bucket.slot > newest_slot:
+        bucket.slot = newest_slot
+        for outcomes in bucket.outcomes.values():
+            outcomes.move_before(now)
     return bucket

@@ -8,13 +8,15 @@ import random
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from uuid import uuid4
 
 from ...lifespan import LoopLock
+from ..steps import in_steps
 from ..store.protocol import AlertStore, FleetState, Leader
-from ..store.records import Member, Process
+from ..store.records import Batch, Member, Process
 from ..thresholds import Thresholds
 from ..timeouts import Recovered, Report, call_with_timeout
 from ..traffic.aggregator import TrafficAggregator
@@ -30,6 +32,7 @@ _MAX_LOCAL_BUCKETS = 60
 _MAX_HEARTBEAT_SECONDS = 4.0  # timeout of the call
 _JITTERS_PER_HEARTBEAT = 5
 _MARGINS_PER_LEASE = 15
+_THRESHOLDS_HEARTBEATS = 4  # for which other thresholds must differ
 _RETRY_SECONDS = (1, 2, 4, 5)  # after heartbeats that failed in a row
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
@@ -55,6 +58,8 @@ class FleetMember:
         aggregator: Counts the traffic of this process.
         backlog: Traffic that is not stored yet.
         state: The fleet at the last heartbeat; None before the first one.
+        stepped_back: The clock of the store was set back since the heartbeat before the last one,
+            so the windows have traffic of a time that is to come.
     """
 
     def __init__(
@@ -99,18 +104,19 @@ class FleetMember:
     def _rejoin(self) -> None:
         """Be a new process from the next heartbeat on."""
         now = self._clock()
-        self.backlog: Backlog[Bucket] = Backlog(bucket_seconds=self.options.heartbeat)
+        self.backlog = Backlog(bucket_seconds=self.options.heartbeat, max_names=self._max_subjects)
         self._fleet_clock = FleetClock(self._wall() - now)
         self.state: FleetState | None = None
         self._process: Process | None = None
         self._lease = self._new_lease("")
         self._failures = 0
         self._contacted_at = self._failing_since = now
-        self._deviating = set[tuple[object, ...]]()
+        self._deviating = dict[tuple[object, ...], int]()
+        self.stepped_back = False
 
     def _count_from_zero(self, thresholds: Thresholds) -> None:
         self._unread = deque[tuple[int, Bucket]](maxlen=_MAX_LOCAL_BUCKETS)
-        self._sealed = self._stored = 0  # numbers of buckets
+        self._sealed = 0  # number of buckets
         self.aggregator = TrafficAggregator(
             thresholds,
             max_subjects=self._max_subjects,
@@ -177,15 +183,13 @@ class FleetMember:
         waited = self._clock() - self._failing_since
         return (led or self.state is None) and waited >= self.options.alone_after
 
-    def take_unread(self) -> list[Bucket]:
-        """Return the traffic that the store does not have, each bucket once."""
-        buckets = [bucket for _, bucket in self._unread]
-        self._unread.clear()
-        return buckets
+    def unread(self) -> list[tuple[int, Bucket]]:
+        """Return the newest traffic that no leader has read from the store, by number."""
+        return list(self._unread)
 
     def confirm_read(self) -> None:
-        """Drop what `take_unread` returns and the last heartbeat has sent: a leader has read it."""
-        while self._unread and self._unread[0][0] <= self._stored:
+        """Drop the traffic that is in the store: a leader has read it."""
+        while len(self._unread) > self.backlog.waiting:
             self._unread.popleft()
 
     async def heartbeat(self, *, partial_slot: bool = False, leave: bool = False) -> bool:
@@ -201,7 +205,9 @@ class FleetMember:
         async with self._beating():
             self.aggregator.seal(self._clock(), partial=partial_slot)
             self._lease.closing = leave
-            succeeded = await self._send()
+            self.stepped_back = False
+            succeeded = self.state is not None or await self._send()  # the fleet time comes first
+            succeeded = succeeded and await self._send()
             if succeeded and self._lease.next_attempt_at <= self._clock():  # the lease is free
                 succeeded = await self._send()
             while succeeded and self.backlog.is_waiting:
@@ -209,14 +215,18 @@ class FleetMember:
             return succeeded
 
     async def _send(self) -> bool:
-        asked, sealed = self._clock(), self._sealed
-        process, protocol = self._identity(), self._protocol()
-        batches = self.backlog.batches(process.name, encode_bucket, protocol=protocol)
+        process, batches, through = self._identity(), tuple[Batch, ...](), 0
+        if self.state is not None:
+            batches = await in_steps(
+                self.backlog.batches(process.name, encode_bucket, protocol=self._protocol())
+            )
+            through = self.backlog.through(self.aggregator.through(self._clock()))
+        asked = self._clock()
         call = partial(
             self._store.heartbeat,
             process,
             batches=batches,
-            through=self.backlog.through(self.aggregator.through(asked)),
+            through=through,
             lease=self._lease.request(asked),
         )
         try:
@@ -229,7 +239,6 @@ class FleetMember:
             self._report(_COMPONENT, error)
             return False
         self._recovered(_COMPONENT)
-        self._stored = sealed
         self._heard(state, asked, self._clock())
         return True
 
@@ -263,24 +272,26 @@ class FleetMember:
         self._lease.lose()
 
     def report_differences(self) -> None:
-        """Log each set of rules and sinks that processes of this version have instead of ours."""
-        ours, deviating = self._identity(), set[tuple[object, ...]]()
+        """Log each configuration that processes of this version have instead of ours."""
+        ours, deviating = self._identity(), dict[tuple[object, ...], int]()
         for member in self.live(self.options.lease):
             process = member.process
-            names = [name for name in ours.differences(process) if name in ("rules", "sinks")]
-            if process.version == ours.version and names:
-                kind = process.rules, process.sinks
-                if kind not in self._deviating | deviating:
-                    logger.error(
-                        "processes of one alert store have different %s, so alerts depend on which "
-                        "of them leads (logged once): configure them alike, or give each gateway "
-                        "its own database: process=%s rules=%s sinks=%s; this process=%s rules=%s "
-                        "sinks=%s",
-                        " and ".join(names),
-                        *(process.name, ",".join(process.rules), ",".join(process.sinks)),
-                        *(ours.name, ",".join(ours.rules), ",".join(ours.sinks)),
-                    )
-                deviating.add(kind)
+            names = ours.differences(process)
+            kind = process.rules, process.sinks, process.profile
+            if "version" in names or not names or kind in deviating:
+                continue
+            deviating[kind] = self._deviating.get(kind, 0) + 1
+            # All processes use new thresholds within two heartbeats.
+            if deviating[kind] == (_THRESHOLDS_HEARTBEATS if names == ["thresholds"] else 1):
+                logger.error(
+                    "processes of one alert store have different %s, so alerts depend on which "
+                    "of them leads (logged once): configure them alike, or give each gateway "
+                    "its own database: process=%s rules=%s sinks=%s %s; this process=%s rules=%s "
+                    "sinks=%s %s",
+                    " and ".join(names),
+                    *_configuration(process),
+                    *_configuration(ours),
+                )
         self._deviating = deviating
 
     def _identity(self) -> Process:
@@ -300,11 +311,13 @@ class FleetMember:
                 sinks,
                 self.options.leads,
                 self._wall(),
+                "",
             )
             self._lease = self._new_lease(name)
             # After a fork, so that the workers of a server do not send all at once.
             self._jitter = random.random() * self.options.heartbeat / _JITTERS_PER_HEARTBEAT
-        return self._process
+        profile = f"heartbeat={self.options.heartbeat} {self.aggregator.profile}"
+        return replace(self._process, profile=profile)
 
     def _new_lease(self, name: str) -> Lease:
         duration = self.options.lease
@@ -332,8 +345,19 @@ class FleetMember:
             step = self._fleet_clock.heard(asked, heard, state.now)
             if step:
                 logger.warning("clock of the alert store has changed: seconds=%+.1f", step)
-            self.aggregator.offset = self._fleet_clock.offset
+                self.stepped_back = step < 0
+            self._follow_clock(heard)
         self.state = state
+
+    def _follow_clock(self, now: float) -> None:
+        offset = self._fleet_clock.offset
+        moved = offset - self.aggregator.offset
+        if self.state is None:  # nothing was sent yet
+            self.backlog.move(moved)
+        if self.state is None or abs(moved) > self.options.heartbeat:
+            self.aggregator.move(now, offset)
+        else:
+            self.aggregator.offset = offset
 
     def _protocol(self) -> int:
         """Return the newest protocol that all live processes read."""
@@ -345,6 +369,10 @@ class FleetMember:
             "alert store has lost data that it had stored, as after a failover to a replica: %s",
             what,
         )
+
+
+def _configuration(process: Process) -> tuple[str, ...]:
+    return process.name, ",".join(process.rules), ",".join(process.sinks), process.profile
 
 
 def _version() -> str:

@@ -15,6 +15,7 @@ from ..steps import STEP, Steps, batches, in_steps, mapped
 from .paging import Position, accepted_values, from_cursor, page, position_of
 from .protocol import (
     LISTED_SECONDS,
+    MAX_BATCHES,
     MAX_TRANSITIONS,
     STORED_SECONDS,
     Changes,
@@ -102,13 +103,12 @@ class MemoryAlertStore:
         before = self._members.get(name)
         pushed = 0 if before is None else before.pushed
         new = [batch for batch in batches if batch.number > pushed]
-        self._batches |= {(batch.process, batch.number): batch for batch in new}
-        self._members[name] = Member(
-            process,
-            now,
-            new[-1].number if new else pushed,
-            through if before is None else max(before.through, through),
-        )
+        if new:
+            self._batches |= {(batch.process, batch.number): batch for batch in new}
+            oldest = new[-1].number - MAX_BATCHES
+            for key in [key for key in self._batches if key[0] == name and key[1] <= oldest]:
+                del self._batches[key]
+        self._members[name] = Member(process, now, new[-1].number if new else pushed, through)
         listed = now - LISTED_SECONDS
         members = [member for member in self._members.values() if member.seen_at > listed]
         members.sort(key=lambda member: (member.process.started_at, member.process.name))

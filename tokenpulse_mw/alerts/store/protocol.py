@@ -26,6 +26,8 @@ from .records import (
 
 MAX_TRANSITIONS = 100  # of an alert
 MAX_ITEMS = 1000  # of a page
+MAX_BATCHES = 720  # of a process: an hour of heartbeats
+
 LISTED_SECONDS = 3600  # after its last heartbeat, a process is a member
 # After this time a process's row is deleted: batches that it pushes again, because their outcome is
 # unknown, are older than all windows.
@@ -231,7 +233,8 @@ class AlertStore(Protocol):
             process: The process.
             batches: New batches of the process, by number. A batch whose number is not above the
                 last stored one was stored before and is ignored, so that a call whose outcome is
-                unknown can be repeated.
+                unknown can be repeated. If no process leads, batches are not consumed: those of
+                the process whose number is 720 or more below the newest one are deleted.
             through: Slot up to which the process has now pushed all of its traffic.
             lease: Change of the lease, if any.
         """

@@ -14,7 +14,7 @@ Severity = Literal["info", "warning", "critical"]
 State = Literal["pending", "firing", "recovering", "resolved"]
 # A state, or "active": fired and not resolved.
 StateFilter = Literal["pending", "firing", "recovering", "resolved", "active"]
-Difference = Literal["rules", "sinks", "version", "protocol"]
+Difference = Literal["rules", "sinks", "version", "protocol", "heartbeat", "thresholds"]
 Json = dict[str, Any]
 
 _Value = TypeVar("_Value")
@@ -219,6 +219,8 @@ class Process:
         sinks: Names of its sinks.
         leads: False if it never leads.
         started_at: Start of its engine.
+        profile: Seconds between its heartbeats, and the thresholds by which it counts failures and
+            latencies, as "heartbeat=5 error_window=300 ..."; counts with others cannot be added.
     """
 
     name: str
@@ -230,14 +232,19 @@ class Process:
     sinks: tuple[str, ...]
     leads: bool
     started_at: float
+    profile: str
 
     def differences(self, other: Process) -> list[Difference]:
-        """Return which of rules, sinks, version and protocol are not those of `other`."""
+        """Return what is not the same as in `other`."""
+        heartbeat, _, thresholds = self.profile.partition(" ")
+        other_heartbeat, _, other_thresholds = other.profile.partition(" ")
         compared: dict[Difference, object] = {
             "rules": set(self.rules) ^ set(other.rules),
             "sinks": set(self.sinks) ^ set(other.sinks),
             "version": self.version != other.version,
             "protocol": self.protocol != other.protocol,
+            "heartbeat": heartbeat != other_heartbeat,
+            "thresholds": thresholds != other_thresholds,
         }
         return [name for name, differs in compared.items() if differs]
 

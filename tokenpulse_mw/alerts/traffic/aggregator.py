@@ -44,8 +44,8 @@ class TrafficAggregator:
 
     An exchange counts when it ends, when its tokens are known. Exchanges of the same tenant, key
     and class are buffered in one row, so that a request costs one look-up. Fleet time is the
-    engine's clock plus `offset`. It never moves back: if `offset` decreases, the next buckets take
-    up to a tenth longer until the fleet time is reached.
+    engine's clock plus `offset`. It moves back only by `move`: if `offset` decreases, the next
+    buckets take up to a tenth longer until the fleet time is reached.
 
     Args:
         thresholds: Thresholds that decide what a failure is and which latencies are distinguished.
@@ -57,6 +57,7 @@ class TrafficAggregator:
     Attributes:
         offset: Seconds to add to the engine's clock; a change takes effect with the next bucket.
         overflowed: Number of events counted as `__overflow__`.
+        profile: Profile of the open bucket.
     """
 
     def __init__(
@@ -75,10 +76,10 @@ class TrafficAggregator:
         self._bucket_seconds = bucket_seconds
         self._slot = -1
         self._offset = offset  # of the open bucket
-        self._last_outcome = 0  # time in microseconds
+        self._last_outcome = self._first_outcome = 0  # times in microseconds
         self._began = self._ends = self._due = float("-inf")
         self._second = 0
-        self._profile = Profile.of(thresholds)
+        self.profile = Profile.of(thresholds)
         self._open()
 
     def observe(self, exchange: Exchange, now: float) -> None:
@@ -110,7 +111,7 @@ class TrafficAggregator:
     def report_quotas(self, quotas: Mapping[str, Usage], now: float) -> None:
         """Add the use of keys near their quota to the bucket of `now`."""
         self.seal(now)
-        add_usage(self._bucket.quotas, quotas)
+        add_usage(self._bucket.quotas, {valid_text(key): quotas[key] for key in quotas})
 
     def seal(self, now: float, *, partial: bool = False) -> None:
         """Pass the finished bucket to `sealed`; with `partial`, also the open one."""
@@ -127,29 +128,49 @@ class TrafficAggregator:
     def set_thresholds(self, thresholds: Thresholds) -> None:
         """Seal the open bucket, and use other thresholds from now on."""
         self._close()
-        self._profile = Profile.of(thresholds)
+        self.profile = Profile.of(thresholds)
         self._open()
+
+    def move(self, now: float, offset: float) -> None:
+        """Count the open bucket in the slot of `now` by a new `offset`, which applies at once."""
+        moved = offset - self._offset
+        self._count_rows()
+        self._bucket.move_outcomes(moved)
+        self._last_outcome = max(0, self._last_outcome + round(moved * 1e6))
+        self._first_outcome = min(self._first_outcome, self._last_outcome)
+        self.offset = self._offset = offset
+        self._begin(now, int((now + offset) // self._bucket_seconds))
 
     def _roll(self, now: float) -> None:
         """Begin the next second, and the next bucket if the current one has ended."""
-        length = self._bucket_seconds
         if now >= self._ends:
             self._close()
             self._offset = self.offset
-            self._slot = max(int((now + self._offset) // length), self._slot + 1)
-            start = self._slot * length - self._offset
-            self._began = min(start, now)
-            self._ends = min(start + length, self._began + _MAX_STRETCH * length)
+            slot = int((now + self._offset) // self._bucket_seconds)
+            self._begin(now, max(slot, self._slot + 1))
         else:
             self._count_rows()
+            self._begin_second(now)
+
+    def _begin(self, now: float, slot: int) -> None:
+        """Begin a slot at `now`."""
+        length = self._bucket_seconds
+        self._slot = slot
+        start = slot * length - self._offset
+        self._began = min(start, now)
+        self._ends = min(start + length, self._began + _MAX_STRETCH * length)
+        self._begin_second(now)
+
+    def _begin_second(self, now: float) -> None:
+        length = self._bucket_seconds
         self._second = min(int(now - self._began), length - 1)
         self._due = min(self._began + self._second + 1, self._ends)
         if self._second == length - 1:
             self._due = self._ends
 
     def _open(self) -> None:
-        self._bucket = Bucket(self._slot, self._profile, [0] * self._bucket_seconds)
-        self._bounds = self._profile.bounds
+        self._bucket = Bucket(self._slot, self.profile, [0] * self._bucket_seconds)
+        self._bounds = self.profile.bounds
         self._rows: dict[tuple[Any, ...], _Row] = {}
         self._classes: dict[tuple[Any, ...], TrafficClass] = {}
         self._last_outcome += 1
@@ -182,7 +203,7 @@ class TrafficAggregator:
         if len(self._classes) >= _MAX_ROWS:
             self._classes = {}
         traffic_class = TrafficClass(
-            TrafficKey(*key), count_client_errors=self._profile.count_client_errors
+            TrafficKey(*key), count_client_errors=self.profile.count_client_errors
         )
         upstream, outcomes = traffic_class.upstream, self._bucket.outcomes
         if upstream is not None and (upstream in outcomes or len(outcomes) < self._max_names):

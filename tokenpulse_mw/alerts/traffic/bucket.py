@@ -10,7 +10,7 @@ import msgspec
 
 from ..thresholds import Thresholds
 from .classification import Upstream
-from .rolling_window import FIRST, SHIFT
+from .rolling_window import FIRST, OVERFLOW, SHIFT
 from .streaks import Natural, Outcomes
 
 PROTOCOL = 1  # version of encoded buckets and windows
@@ -47,6 +47,13 @@ class Profile(NamedTuple):
         """Return the profile of `thresholds`."""
         bounds = latency_bounds(thresholds)
         return cls(thresholds.error_window, thresholds.count_client_errors, bounds)
+
+    def __str__(self) -> str:
+        bounds = ",".join(f"{bound:g}" for bound in self.bounds)
+        return (
+            f"error_window={self.error_window:g} count_client_errors={self.count_client_errors} "
+            f"latencies={bounds}"
+        )
 
 
 def latency_bounds(thresholds: Thresholds) -> tuple[float, ...]:
@@ -99,9 +106,24 @@ class Bucket:
     outcomes: dict[Upstream, Outcomes] = field(default_factory=dict)
     quotas: dict[str, Usage] = field(default_factory=dict)
 
-    def without_shares(self) -> Bucket:
-        """Return the requests and tokens of tenants alone, which the longest windows need."""
-        return Bucket(self.slot, self.profile, tenants=self.tenants, tenant_names=self.tenant_names)
+    def add_tenants(self, other: Bucket, *, max_names: int) -> None:
+        """Add requests and tokens of the tenants of another slot, which the longest windows need.
+
+        Args:
+            other: The other bucket.
+            max_names: Number of tenants beyond which new ones are counted as `__overflow__`.
+        """
+        for tenant, added in other.tenants.items():
+            if tenant not in self.tenants and len(self.tenants) >= max_names:
+                tenant = OVERFLOW
+            elif tenant in other.tenant_names:
+                self.tenant_names[tenant] = other.tenant_names[tenant]
+            self.tenants[tenant] = self.tenants.get(tenant, 0) + added
+
+    def move_outcomes(self, seconds: float) -> None:
+        """Correct the fleet time of all outcomes."""
+        for outcomes in self.outcomes.values():
+            outcomes.move(round(seconds * 1e6))
 
     def merge(self, other: Bucket) -> None:
         """Add the traffic of `other` in the same slot, in any order.

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from ..steps import Steps, batches, finish
+from ..steps import Steps, batches
 
 OVERFLOW = "__overflow__"
 
@@ -63,17 +63,12 @@ class RollingWindow(Generic[Subject]):
         self._window = window
         self._max_subjects, self._overflow = max_subjects, overflow
         self._slots: dict[int, dict[Subject, int]] = {}
-        self._current = self._first = 0  # numbers of slots: the current one, and the oldest one
+        self._first = 0  # number of the oldest slot
         self._changed: set[int] = set()
         self._unconfirmed: set[int] = set()
         self._totals: dict[Subject, int] = {}  # of all slots
         self._hot: Hot[Subject] = {}
         self._count_at = self._weight_at = _NEVER
-
-    def add(self, subject: Subject, count: int, weight: int = 0) -> None:
-        """Add `count` (at least 1) and `weight` (at least 0) to `subject`, now."""
-        self._changed.add(self._current)
-        self._add(self._slots.setdefault(self._current, {}), subject, count | weight << SHIFT)
 
     def add_all(self, counts: Mapping[Subject, int], at: float) -> Steps[None]:
         """Add packed counts of the time `at`, unless the window has passed it."""
@@ -91,7 +86,6 @@ class RollingWindow(Generic[Subject]):
 
     def expire(self, now: float) -> None:
         """Move the window on to `now`; it never moves back."""
-        self._current = max(self._current, int(now // self.step))
         self._first = max(self._first, int((now - self._window) // self.step))
         if self._slots and max(self._slots) < self._first:
             self._slots, self._totals = {}, {}  # reset without subtracting
@@ -162,13 +156,13 @@ class RollingWindow(Generic[Subject]):
         finally:
             self._count_at, self._weight_at, self._hot = before
 
-    def begin_evaluation(self, hot: Hot[Subject] | None = None) -> None:
+    def begin_evaluation(self, hot: Hot[Subject]) -> None:
         """Reset the maxima, and drop the subjects that are no longer hot.
 
         Args:
-            hot: Result of `next_hot`, if nothing was counted since; None calls it.
+            hot: Result of `next_hot`; nothing was counted since.
         """
-        self._hot = finish(self.next_hot()) if hot is None else hot
+        self._hot = hot
 
     def next_hot(self) -> Steps[Hot[Subject]]:
         """Return the subjects that stay hot, in bounded steps."""

@@ -64,6 +64,18 @@ class Outcomes(msgspec.Struct, array_like=True):
             del self.failed_at[0]
             self.more += 1
 
+    def move(self, microseconds: int) -> None:
+        """Add to all times; they stay in their order and at least 0."""
+        if self.last_success:
+            self.last_success = max(0, self.last_success + microseconds)
+        # In place: the aggregator watches the list.
+        self.failed_at[:] = [max(0, time + microseconds) for time in self.failed_at]
+
+    def move_before(self, now: float) -> None:
+        """Move all times back, if the last outcome is later than `now`, in seconds."""
+        latest = max([self.last_success, *self.failed_at[-1:]])
+        self.move(min(0, int(now * 1e6) - latest))
+
     def merge(self, other: Outcomes) -> None:
         """Add the outcomes of `other`."""
         self.name = max(self.name, other.name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..steps import Steps, batches, finish
+from ..steps import Steps, batches
 from ..store.records import WindowRecord
 from ..thresholds import Thresholds
 from . import ErrorWindow, EvaluationCounter, Streaks
@@ -73,6 +73,11 @@ _COLUMNS: dict[str, msgspec.msgpack.Decoder[Columns[Any]]] = {
 }
 
 
+_EMPTY = msgspec.msgpack.encode(
+    _Slot(None, msgspec.Raw(msgspec.msgpack.encode(Columns[Any]([], [], []))))
+)
+
+
 class Traffic:
     """Counts of exchanges by subject, over all processes.
 
@@ -110,6 +115,7 @@ class Traffic:
         self._bucket_seconds = bucket_seconds
         self._report_seconds = report_seconds
         self._newest = 0
+        self._later: list[tuple[str, int]] = []  # kind and slot of records that count no longer
         self._reports = deque[tuple[int, dict[str, Usage]]]()  # slot and quotas of a bucket
 
     def apply(self, bucket: Bucket) -> Steps[None]:
@@ -149,12 +155,11 @@ class Traffic:
         while self._reports and self._reports[0][0] < oldest:
             self._reports.popleft()
 
-    def begin_evaluation(self) -> None:
-        """Reset the counts since the last evaluation; call it after all rules."""
-        finish(self.prepare_next_evaluation())()
-
     def prepare_next_evaluation(self) -> Steps[Callable[[], None]]:
-        """Prepare `begin_evaluation` in bounded steps; return the call that completes it."""
+        """Return a function that resets the counts since the last evaluation.
+
+        Call it after all rules; nothing may be counted before it is called.
+        """
         return self.counts.prepare_next_evaluation()
 
     def set_thresholds(self, thresholds: Thresholds) -> Steps[None]:
@@ -221,6 +226,12 @@ class Traffic:
             list(self.upstreams.items()),
         )
         yield
+        written = {(record.kind, record.slot) for record in records}
+        records += [
+            WindowRecord(kind, slot, PROTOCOL, _EMPTY)
+            for kind, slot in self._later
+            if (kind, slot) not in written
+        ]
         records.append(WindowRecord(_STATE, 0, PROTOCOL, msgspec.msgpack.encode(state)))
         return records, expired
 
@@ -229,13 +240,15 @@ class Traffic:
 
         Call it after the snapshot was stored. Without it, the next snapshot includes them again.
         """
+        self._later = []
         for window in self.counts.by_kind.values():
             window.confirm_stored()
 
-    def restore(self, records: Iterable[WindowRecord]) -> Steps[int]:
+    def restore(self, records: Iterable[WindowRecord], now: float) -> Steps[int]:
         """Restore a new object from stored records, and return the number of skipped ones.
 
-        A record that is damaged or of an unknown protocol is skipped with an error in the log.
+        A record that is damaged or of an unknown protocol is skipped with an error in the log. One
+        of a later time than `now` is skipped too, because the clock of the store was set back.
         Error rates and latencies that were counted by other thresholds are left out.
         """
         skipped = 0
@@ -243,7 +256,9 @@ class Traffic:
         for record in sorted(records, key=lambda record: record.kind != _STATE):
             try:
                 if record.kind == _STATE:
-                    hot = yield from self._restore_state(record)
+                    hot = yield from self._restore_state(record, now)
+                elif record.kind in _COLUMNS and record.slot > now + self._bucket_seconds:
+                    self._later.append((record.kind, record.slot))
                 elif record.kind in _COLUMNS:
                     yield from self._restore_slot(record)
             except ValueError as error:
@@ -258,7 +273,12 @@ class Traffic:
         for kind, window in self.counts.by_kind.items():
             window.restore_hot(hot.get(kind, {}))
             yield
-        return skipped
+        if self._later:
+            logger.warning(
+                "clock of the alert store was set back, traffic of a later time skipped: slots=%d",
+                len(self._later),
+            )
+        return skipped + len(self._later)
 
     def _restore_slot(self, record: WindowRecord) -> Steps[None]:
         check_protocol(record.protocol)
@@ -273,12 +293,13 @@ class Traffic:
     def _profile_of(self, kind: str) -> Profile | None:
         return self.counts.profile if kind in ERROR_KINDS else None
 
-    def _restore_state(self, record: WindowRecord) -> Steps[dict[str, dict[Any, int]]]:
+    def _restore_state(self, record: WindowRecord, now: float) -> Steps[dict[str, dict[Any, int]]]:
         check_protocol(record.protocol)
         state = _STATE_DECODER.decode(record.payload)
         hot = {kind: _COLUMNS[kind].decode(columns).packed() for kind, columns in state.hot.items()}
-        self._newest = state.newest
-        self.advance(state.newest * self._bucket_seconds)
+        is_later = state.newest * self._bucket_seconds > now + self._bucket_seconds
+        self._newest = int(now // self._bucket_seconds) if is_later else state.newest
+        self.advance(self._newest * self._bucket_seconds)
         yield
         for names in batches(state.tenant_names, _BATCH):
             for tenant, name in names:
@@ -286,6 +307,8 @@ class Traffic:
             yield
         for streaks in batches(state.upstreams, _BATCH):
             for upstream, streak in streaks:
+                if is_later:
+                    streak.move_before(now)
                 self.upstreams.restore(upstream, streak)
             yield
         for tenant, requests in state.limited.items():

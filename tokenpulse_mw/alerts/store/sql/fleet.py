@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Double, bindparam, case, delete, func, insert, select, tuple_, update
+from sqlalchemy import Double, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ...steps import batches as in_batches
 from ..protocol import (
     LISTED_SECONDS,
+    MAX_BATCHES,
     STORED_SECONDS,
     Changes,
     Fenced,
@@ -31,7 +31,7 @@ from .schema import DatabaseDialect, batches, fleet, members, windows
 
 _IS_LED = (fleet.c.epoch == bindparam("leader_epoch"), fleet.c.holder == bindparam("leader"))
 _SHOWN = [column for column in fleet.c if column.name != "id"]
-_BATCH = tuple_(batches.c.process, batches.c.number)
+_READ_AT_ONCE = 50  # batches; a payload may have hundreds of kilobytes
 
 
 class Fleet:
@@ -73,13 +73,19 @@ class Fleet:
         .values(pushed=bindparam("last"))
     )
     _add_batch = insert(batches)
-    _batch_keys = select(batches.c.process, batches.c.number).order_by(
-        batches.c.process, batches.c.number
+    _newest_batches = (
+        select(batches.c.process, func.max(batches.c.number))
+        .group_by(batches.c.process)
+        .order_by(batches.c.process)
     )
-    _batches_of_keys = (
+    _batches_after = (
         select(batches)
-        .where(_BATCH.in_(bindparam("keys", expanding=True)))
-        .order_by(batches.c.process, batches.c.number)
+        .where(batches.c.process == bindparam("process"), batches.c.number > bindparam("known"))
+        .order_by(batches.c.number)
+        .limit(_READ_AT_ONCE)
+    )
+    _delete_batches = delete(batches).where(
+        batches.c.process == bindparam("process"), batches.c.number <= bindparam("outdated")
     )
     _delete_batch = delete(batches).where(
         batches.c.process == bindparam("consumed"), batches.c.number == bindparam("at")
@@ -90,7 +96,7 @@ class Fleet:
     )
 
     def __init__(self, dialect: DatabaseDialect) -> None:
-        now, through = dialect.now, members.c.through
+        now = dialect.now
         self._state = select(*_SHOWN, now.label("now"))
         self._members = (
             select(members)
@@ -108,7 +114,7 @@ class Fleet:
             set_={
                 **{name: new[name] for name in Process.__slots__ if name != "name"},
                 "seen_at": new.seen_at,
-                "through": case((new.through > through, new.through), else_=through),
+                "through": new.through,
             },
         )
         self._put_window = window.on_conflict_do_update(
@@ -137,6 +143,8 @@ class Fleet:
         if new:
             await execute_many(connection, self._add_batch, map(asdict, new))
             await connection.execute(self._set_pushed, {**name, "last": new[-1].number})
+            outdated = new[-1].number - MAX_BATCHES
+            await connection.execute(self._delete_batches, {**name, "outdated": outdated})
         state = await self.state(connection)
         members = tuple(await fetch(connection, member_of, self._members))
         return FleetState(
@@ -194,13 +202,15 @@ class Fleet:
         self, connection: AsyncConnection, after: Mapping[str, int]
     ) -> tuple[Batch, ...]:
         """Return the batches whose number is above that of their process in `after`."""
-        keys = await connection.execute(self._batch_keys)
-        new = [(process, number) for process, number in keys if number > after.get(process, 0)]
         found = list[Batch]()
-        for part in in_batches(new, 10):  # a payload may have hundreds of kilobytes
-            found += await fetch(
-                connection, lambda row: Batch(**row), self._batches_of_keys, keys=part
-            )
+        for process, newest in await connection.execute(self._newest_batches):
+            known = after.get(process, 0)
+            while known < newest:
+                query = self._batches_after
+                values = {"process": process, "known": known}
+                part = await fetch(connection, lambda row: Batch(**row), query, **values)
+                found += part
+                known = part[-1].number
         return tuple(found)
 
     async def windows(self, connection: AsyncConnection) -> tuple[WindowRecord, ...]:

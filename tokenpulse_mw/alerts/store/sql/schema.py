@@ -332,6 +332,7 @@ members = Table(
     Column("sinks", Text, nullable=False),
     Column("leads", Boolean, nullable=False),
     Column("started_at", Double, nullable=False),
+    Column("profile", SafeText, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("pushed", BigInteger, nullable=False),
     Column("through", BigInteger, nullable=False),
