@@ -132,7 +132,8 @@ class Coordinator:
             if not succeeded:
                 self._continue_alone()
                 return
-            if self.leadership is not None and self.member.stepped_back:
+            stepped_back, self.member.stepped_back = self.member.stepped_back, False
+            if self.leadership is not None and stepped_back:
                 self.leadership.is_local = True  # its windows count nothing until that time
             await self._follow_lease()
             if self.leadership is not None:

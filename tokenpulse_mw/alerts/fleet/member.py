@@ -58,8 +58,8 @@ class FleetMember:
         aggregator: Counts the traffic of this process.
         backlog: Traffic that is not stored yet.
         state: The fleet at the last heartbeat; None before the first one.
-        stepped_back: The clock of the store was set back since the heartbeat before the last one,
-            so the windows have traffic of a time that is to come.
+        stepped_back: The clock of the store was set back, so the windows of a leader have traffic
+            of a later time than now; the coordinator resets it.
     """
 
     def __init__(
@@ -205,7 +205,6 @@ class FleetMember:
         async with self._beating():
             self.aggregator.seal(self._clock(), partial=partial_slot)
             self._lease.closing = leave
-            self.stepped_back = False
             succeeded = self.state is not None or await self._send()  # the fleet time comes first
             succeeded = succeeded and await self._send()
             if succeeded and self._lease.next_attempt_at <= self._clock():  # the lease is free
@@ -345,7 +344,7 @@ class FleetMember:
             step = self._fleet_clock.heard(asked, heard, state.now)
             if step:
                 logger.warning("clock of the alert store has changed: seconds=%+.1f", step)
-                self.stepped_back = step < 0
+                self.stepped_back |= step < 0
             self._follow_clock(heard)
         self.state = state
 
