@@ -173,6 +173,7 @@ def test_websocket_on_own_path_is_limited(path: str, setup: str) -> None:
     assert vendor.requests <= LIMIT
 
 
+@pytest.mark.slow
 @every_setup
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(

@@ -181,6 +181,7 @@ def test_image_in_one_chunk_is_within_the_budget(size: int) -> None:
     assert measure(JSON, [body]).unreadable == 0
 
 
+@pytest.mark.slow
 def test_compressed_embeddings_of_64_mib_are_within_the_budget() -> None:
     """Embeddings of 64 MiB are read, if chunks have at most 64 KiB as in HTTP clients."""
     chance = random.Random(1)

@@ -191,6 +191,7 @@ def test_limit_of_decoded_bytes_grows_with_the_compressed_bytes() -> None:
     assert outcome(account) == (TokenUsage(input=3, output=4), "reported", None, False, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", ["gzip", "br"])
 def test_highly_compressed_stream_is_decoded_to_its_end(coding: str) -> None:
     """Streams of Azure repeat each event, and brotli reduces them to a hundredth."""

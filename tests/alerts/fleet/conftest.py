@@ -13,7 +13,13 @@ from .replicas import Replicas
 __all__ = ["kind", "postgres", "replicas"]
 
 
-@pytest.fixture(params=["memory-asyncio", "memory-trio", "sqlite-asyncio"])
+@pytest.fixture(
+    params=[
+        "memory-asyncio",
+        "memory-trio",
+        pytest.param("sqlite-asyncio", marks=pytest.mark.slow),
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """Return a kind of store and its event loop."""
     return str(request.param)

@@ -241,6 +241,7 @@ async def test_first_process_with_a_wrong_clock_counts_in_the_time_of_the_store(
     await replicas.store.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("seconds", [3, 20, 7200])
 @pytest.mark.parametrize("restarts", [False, True])

@@ -18,6 +18,8 @@ from tokenpulse_mw import Limiter, ZoneLimiter
 from ...support.calls import calls
 from ...support.clock import FakeClock
 
+pytestmark = pytest.mark.slow
+
 SIZE = 50
 every_strategy = pytest.mark.parametrize("strategy", ["fixed-window", "gcra"])
 every_flood = pytest.mark.parametrize("times", [1, 4, 10, 40])
