@@ -69,7 +69,7 @@ class Model:
             process,
             self.now,
             max([before.pushed, *(batch.number for batch in batches)]),
-            max(before.through, through),
+            through,
         )
         return FleetState(
             self.now,
