@@ -7,6 +7,7 @@ from .observers import ErrorReporter, Observer, ObserverLike, component_name
 from .provider import UNKNOWN, ProviderResolver, Providers
 from .recorder import SCOPE_KEY, Recorder
 from .route import RouteTemplates, exact_reads, has_route
+from .route_group import RouteGroup
 from .route_tree import find_router
 from .scope import MAX_TEXT_CHARS, app_path, request_headers, truncate_with_hash
 from .vendors import PROVIDERS
@@ -25,6 +26,7 @@ __all__ = [
     "ProviderResolver",
     "Providers",
     "Recorder",
+    "RouteGroup",
     "RouteTemplates",
     "annotate",
     "annotations_of",

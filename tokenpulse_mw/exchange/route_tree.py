@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from starlette.convertors import FloatConvertor, IntegerConvertor, StringConvertor, UUIDConvertor
 from starlette.routing import Route, WebSocketRoute, compile_path
 
+from .route_group import RouteGroup
+
 OPAQUE = "/{path}"
 
 _MAX_MIDDLEWARES = 100  # around a router
@@ -129,7 +131,9 @@ def _read(
 
 
 def _resolve(route: Any) -> Iterable[Any]:
-    """Return `route`, or the routes with full paths of a router that FastAPI included."""
+    """Return `route`, or the routes of a group or of a router that FastAPI included."""
+    if isinstance(route, RouteGroup):
+        return route.routes
     if getattr(route, "path", None) is not None:
         return (route,)
     fastapi_routing = sys.modules.get("fastapi.routing")  # FastAPI is optional

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Scope
 
 from ..alerts import AlertEngine, Sink, Thresholds
 from ..config import Settings
-from ..exchange import ObserverLike, Providers, has_route
+from ..exchange import ObserverLike, Providers, RouteGroup, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..lifespan import background_tasks
 from ..logs import AccessLog, RequestIdMiddleware
@@ -215,7 +215,7 @@ class TokenPulse:
             app.add_middleware(middleware, **options)
         app.user_middleware += [Middleware(layer, **options) for layer, options in self._inner]
         put_cors_outside(app)
-        app.router.routes[:0] = [endpoint.route for endpoint in endpoints]
+        app.router.routes.insert(0, RouteGroup(endpoint.route for endpoint in endpoints))
         app.router.lifespan_context = self._around(app, app.router.lifespan_context)
         self._document(app)
 
