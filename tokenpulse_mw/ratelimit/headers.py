@@ -12,8 +12,6 @@ from .policy import Policy
 RawHeaders = list[tuple[bytes, bytes]]
 Write = Callable[[Sequence[Decision]], RawHeaders]
 
-_MAX_CACHED = 4096  # lists of headers
-_SECONDS_BITS = 50  # enough for _MAX_INTEGER
 _MAX_INTEGER = 999_999_999_999_999  # RFC 9651, 3.3.1
 
 
@@ -49,45 +47,45 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
     The fields are structured fields (RFC 9651).
     """
     units = {policy.name: policy.unit for policy in policies}
-    items = {
+    descriptions = {
         policy.name: _policy_item(
             policy.name, policy.unit, policy.limiter.limit, policy.limiter.window
         )
         for policy in policies
     }
-    cache: dict[int, RawHeaders] = {}
+    all_described = b",".join(descriptions.values())
+    # With the remaining amount and the seconds, and without seconds.
+    items = {
+        policy.name: (b'"%b";r=%%d;t=%%d' % name, b'"%b";r=%%d' % name)
+        for policy in policies
+        for name in [policy.name.encode()]
+    }
+    has_plans = any(policy.plans is not None for policy in policies)
 
-    def item_of_plan(decision: Decision) -> bytes:
-        name = decision.policy
+    def describe(decision: Decision) -> bytes:
+        if decision.window is None:
+            return descriptions[decision.policy]
+        name = decision.policy  # of a plan
         return _policy_item(name, units[name], decision.limit, decision.window)
 
     def write(decisions: Sequence[Decision]) -> RawHeaders:
-        described = [
-            items[decision.policy] if decision.window is None else item_of_plan(decision)
-            for decision in decisions
-        ]
-        return [
-            (b"ratelimit-policy", b",".join(described)),
-            (b"ratelimit", b",".join(map(_limit_item, decisions))),
-        ]
+        if len(decisions) == len(descriptions) and not has_plans:
+            described = all_described
+        else:
+            described = b",".join([describe(decision) for decision in decisions])
+        states = []
+        for decision in decisions:
+            with_seconds, without = items[decision.policy]
+            seconds = decision.more_after
+            seconds = _whole_seconds(decision.reset_after if seconds is None else seconds)
+            if seconds:
+                states.append(with_seconds % (decision.remaining, seconds))
+            else:  # it is unknown when a slot is free
+                states.append(without % decision.remaining)
+        state = states[0] if len(states) == 1 else b",".join(states)
+        return [(b"ratelimit-policy", described), (b"ratelimit", state)]
 
-    def write_single(decisions: Sequence[Decision]) -> RawHeaders:
-        """Return the headers for a single policy; many responses have the same, so cache them."""
-        decision = decisions[0]
-        seconds = decision.more_after
-        seconds = (
-            ceil(decision.reset_after - EPSILON) if seconds is None else _whole_seconds(seconds)
-        )
-        cache_key = decision.remaining << _SECONDS_BITS | seconds
-        fields = cache.get(cache_key)
-        if fields is None:
-            if len(cache) >= _MAX_CACHED:
-                cache.clear()
-            fields = cache[cache_key] = write(decisions)
-        return fields
-
-    is_single = len(policies) == 1 and policies[0].plans is None
-    return Dialect(write_single if is_single else write)
+    return Dialect(write)
 
 
 def _policy_item(name: str, unit: str, limit: int, window: int | None) -> bytes:
@@ -97,12 +95,6 @@ def _policy_item(name: str, unit: str, limit: int, window: int | None) -> bytes:
     if window is not None:
         item += f";w={window}"
     return item.encode()
-
-
-def _limit_item(decision: Decision) -> bytes:
-    item = b'"%b";r=%d' % (decision.policy.encode(), decision.remaining)
-    seconds = _until_more(decision)
-    return item + b";t=%d" % seconds if seconds else item  # 0: it is unknown when a slot is free
 
 
 def _openai(policies: Sequence[Policy]) -> Dialect:
@@ -156,12 +148,6 @@ def _legacy(policies: Sequence[Policy]) -> Dialect:
 
 def _remaining(decision: Decision) -> tuple[bool, int]:
     return decision.allowed, decision.remaining
-
-
-def _until_more(decision: Decision) -> int:
-    """Return the whole seconds, rounded up, in which no more than `remaining` can be used."""
-    more_after = decision.more_after
-    return _whole_seconds(decision.reset_after if more_after is None else more_after)
 
 
 def _whole_seconds(seconds: float) -> int:
