@@ -45,9 +45,12 @@ class Callback:
         self,
         finished: Callable[[Exchange], object] = lambda exchange: None,
         close: Callable[[], object] = lambda: None,
+        *,
+        needs_close: bool = True,
     ) -> None:
         self._finished = finished
         self._close = close
+        self.needs_close = needs_close
 
     def finished(self, exchange: Exchange) -> None:
         """Call the first function."""
@@ -75,6 +78,28 @@ def with_callbacks(app: ASGIApp, *functions: Callable[[Exchange], object]) -> AS
 async def post(app: ASGIApp, **more: Any) -> Answer:
     """Send a POST request, whose response is metered."""
     return await drive(app, http_scope(method="POST"), **more)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("needs_close", [True, False])
+async def test_only_callbacks_that_need_it_are_closed(needs_close: bool) -> None:
+    """A callback that has settled everything at the end of the exchange is not closed."""
+    calls: list[str] = []
+    callback = Callback(
+        lambda exchange: calls.append("finished"),
+        lambda: calls.append("closed"),
+        needs_close=needs_close,
+    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        recorder = recorder_of(scope)
+        assert recorder is not None
+        recorder.add_callback(callback)
+        await answering(CHAT)(scope, receive, send)
+
+    await post(ExchangeMiddleware(app))
+
+    assert calls == (["finished", "closed"] if needs_close else ["finished"])
 
 
 @pytest.mark.anyio

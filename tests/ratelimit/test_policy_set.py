@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from starlette.types import Scope
 
 from tokenpulse_mw import (
     Decision,
+    Exchange,
     ExchangeMiddleware,
     HttpMetrics,
     InFlight,
@@ -21,6 +23,7 @@ from tokenpulse_mw import (
     RateLimitMiddleware,
     Settings,
     TokenPulse,
+    TokenUsage,
 )
 from tokenpulse_mw.ratelimit.policy_set import Evaluation, PolicySet
 
@@ -73,6 +76,90 @@ def test_request_counts_under_all_policies_or_under_none(data: st.DataObject) ->
         taken = cost if rejection is None else 0
         assert left == [decision.remaining - taken for decision in before]
         assert [decision.remaining for decision in decisions] == left
+
+
+@pytest.mark.parametrize("rejected", [False, True])
+def test_each_function_of_a_policy_is_called_once(rejected: bool) -> None:
+    """A key, a condition and a cost are computed once per request, even if it is rejected."""
+
+    def named(name: str, value: Any) -> Callable[[Scope], Any]:
+        def function(scope: Scope) -> Any:
+            scope["calls"].append(name)
+            return value
+
+        return function
+
+    key = named("key", "client")
+    policies = [
+        Policy("9/minute", name="first", key=key, when=named("when", True)),
+        Policy("9/minute", name="second", key=key, cost=named("cost", 2)),
+        Policy(InFlight(1), name="slots", key=named("own key", "client")),
+    ]
+    policy_set = policy_set_of(*policies)
+    if rejected:
+        policies[2].local.hit("client")
+    scope = http_scope(calls=[])
+
+    _, rejection, _ = evaluate(policy_set, scope)
+
+    assert (rejection is not None) is rejected
+    assert scope["calls"] == ["when", "key", "cost", "own key"]
+
+
+@pytest.mark.parametrize("failing", [lambda scope: 1 / 0, lambda scope: []], ids=["raises", "list"])
+def test_failing_key_does_not_affect_the_key_of_the_next_policy(failing: Any) -> None:
+    """A policy counts by its own key after a policy whose key fails or cannot be hashed."""
+    policies = [
+        Policy("9/minute", name="before", key=client),
+        Policy("9/minute", name="failing", key=failing),
+        Policy("9/minute", name="after", key=client),
+    ]
+
+    decisions, _, _ = evaluate(policy_set_of(*policies), http_scope())
+
+    assert [decision.policy for decision in decisions] == ["before", "after"]
+    assert [policy.local.peek("client").remaining for policy in policies] == [8, 9, 8]
+
+
+class Derived(Limiter):
+    """Limiter whose windows are not read by other classes, as those of a subclass."""
+
+
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 7), st.floats(0, 40)), max_size=20),
+)
+def test_open_windows_are_used_as_by_their_limiters(
+    limits: list[int], requests: list[tuple[str, int, float]]
+) -> None:
+    """Policies whose open windows are counted together decide as those with separate hits."""
+    clock = FakeClock()
+
+    def policy_set(kind: type[Limiter]) -> PolicySet:
+        return policy_set_of(
+            *(
+                Policy(
+                    kind(f"{limit}/minute", max_keys=1, clock=clock),
+                    name=f"p{number}",
+                    key=lambda scope: scope["key"],
+                    tokens=price,
+                )
+                for number, limit in enumerate(limits)
+            )
+        )
+
+    sets = policy_set(Limiter), policy_set(Derived)
+    for key, cost, passed in requests:
+        clock.advance(passed)
+        scope = http_scope(key=key, cost=cost)
+        (decisions, rejection, held), (others, other_rejection, other_held) = (
+            evaluate(policies, scope) for policies in sets
+        )
+
+        assert list(decisions) == list(others)
+        assert rejection == other_rejection
+        for reservations in filter(None, (held, other_held)):
+            reservations.finished(Exchange("POST", 0.0, status=200, usage=TokenUsage(cost, 1)))
 
 
 def test_rejection_is_the_one_with_the_longest_wait(clock: FakeClock) -> None:

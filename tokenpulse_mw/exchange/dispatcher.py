@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from inspect import getattr_static
 from types import FunctionType, MethodType
@@ -71,28 +71,27 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001 - isolates the observer
                 self.report(component_name(hook), error)
 
-    def on_limit(self, policy: str, decision: str) -> None:
-        """Notify observers of the decision of a rate limit."""
+    def on_limit(self, decisions: Iterable[tuple[str, str]]) -> None:
+        """Notify observers of the decisions of rate limits, each with the name of its policy."""
         for hook in self.limit_hooks:
-            try:
-                hook(policy, decision)
-            except Exception as error:  # noqa: BLE001 - isolates the observer
-                self.report(component_name(hook), error)
+            for policy, decision in decisions:
+                try:
+                    hook(policy, decision)
+                except Exception as error:  # noqa: BLE001 - isolates the observer
+                    self.report(component_name(hook), error)
 
     def merge(self, inner: Dispatcher) -> Dispatcher:
-        """Return this dispatcher with the observers and options of `inner` added."""
+        """Return a dispatcher with the observers and options of both; this one if it has all."""
         if self.silent:
             return self
         known = self._merged.get(id(inner))
         if known is not None:
             return known[1]
         new = tuple(observer for observer in inner.observers if observer not in self.observers)
-        merged = replace(
-            self,
-            observers=self.observers + new,
-            providers=inner.providers or self.providers,
-            usage=self.usage or inner.usage,
-        )
+        providers, usage = inner.providers or self.providers, self.usage or inner.usage
+        merged = self
+        if new or providers is not self.providers or usage != self.usage:
+            merged = replace(self, observers=self.observers + new, providers=providers, usage=usage)
         if len(self._merged) < _MAX_MERGED:
             self._merged[id(inner)] = (inner, merged)  # keeps the object of the id alive
         return merged

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from inspect import isclass, iscoroutinefunction
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,6 +42,9 @@ class ExchangeMiddleware:
             `clock` is not callable.
     """
 
+    # Exceptions of the application that are ASGI applications, which send the response.
+    rejections: tuple[type[Any], ...] = ()
+
     def __init__(
         self,
         app: ASGIApp,
@@ -67,7 +71,10 @@ class ExchangeMiddleware:
         """Record a request that has no recorder; pass every other scope to the application."""
         make_recorder = _RECORDERS.get(scope["type"])
         if make_recorder is None or (SCOPE_KEY in scope and self.join(scope)):
-            await self.app(scope, receive, send)
+            try:
+                await self.app(scope, receive, send)
+            except self.rejections as rejection:
+                await rejection(scope, receive, send)
             return
         is_websocket = make_recorder is WebSocketRecorder
         if not is_websocket and scope.get("method") == "POST":
@@ -77,7 +84,10 @@ class ExchangeMiddleware:
             scope[PENDING_KEY].transfer_to(recorder)
         self._dispatcher.on_open()
         try:
-            await self.app(scope, recorder.receive, recorder.send)
+            try:
+                await self.app(scope, recorder.receive, recorder.send)
+            except self.rejections as rejection:
+                await rejection(scope, recorder.receive, recorder.send)
             if not recorder.finished:
                 recorder.returned()
         except BaseException as error:

@@ -139,6 +139,11 @@ Report = Callable[[str, Exception], object]
 class ExchangeCallback(Protocol):
     """A callback for the end of one exchange."""
 
+    @property
+    def needs_close(self) -> bool:
+        """True if `close` has something to do after `finished`."""
+        ...
+
     def finished(self, exchange: Exchange) -> None:
         """Handle the end of the exchange: its last byte, or the return of the application."""
         ...

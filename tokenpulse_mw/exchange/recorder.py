@@ -42,7 +42,7 @@ class Recorder:
         status: Status code of the response; 0 until it begins.
         limited: True if a rate limit rejected the request.
         annotations: Facts from the application, by field of `Exchange`.
-        callbacks: Called at the end of the exchange.
+        callbacks: Called at the end of the exchange; after it, those that have to be closed.
         decisions: Decisions of rate limits, which the added headers describe.
         finished: True after the end of the exchange.
     """
@@ -125,6 +125,8 @@ class Recorder:
         if self.finished:
             return
         merged = self.dispatcher.merge(dispatcher)
+        if merged is self.dispatcher:
+            return
         new = tuple(
             observer for observer in merged.observers if observer not in self.dispatcher.observers
         )
@@ -181,8 +183,12 @@ class Recorder:
             for name, fact in self.annotations.items():
                 setattr(exchange, name, fact)
         self.dispatcher.finalize(exchange, scope, self._meter)
-        for callback in self.callbacks:
-            notify_finished(callback, exchange, self.dispatcher.report)
+        if self.callbacks:
+            for callback in self.callbacks:
+                notify_finished(callback, exchange, self.dispatcher.report)
+            self.callbacks = tuple(
+                [callback for callback in self.callbacks if callback.needs_close]
+            )
 
 
 class HttpRecorder(Recorder):

@@ -8,7 +8,7 @@ from .middleware import RateLimitMiddleware
 from .paths import exempt_paths, requests_to
 from .policy import AnyLimiter, Policy, check_policies
 from .policy_set import OnDecision
-from .rejection import RateLimited, RejectionMiddleware
+from .rejection import RateLimited
 from .responses import (
     RESPONSES,
     Respond,
@@ -43,7 +43,6 @@ __all__ = [
     "RateLimitMiddleware",
     "RateLimited",
     "RateOf",
-    "RejectionMiddleware",
     "Respond",
     "RouteLimit",
     "RouteLimits",

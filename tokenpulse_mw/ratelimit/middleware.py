@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..exchange import SCOPE_KEY, ExchangeMiddleware, Recorder, recorder_of
+from ..exchange import SCOPE_KEY, ExchangeMiddleware, Recorder
 from ..validation import check_bool
 from .callables import KeyFunction, check_function
 from .headers import Dialect, dialect
@@ -15,8 +15,8 @@ from .limiters import Decision
 from .misuse import MisuseDetector
 from .paths import exempt_paths
 from .policy import AnyLimiter, Policy
-from .policy_set import OnDecision, PolicySet
-from .rejection import RateLimited, send_rejection
+from .policy_set import Evaluation, OnDecision, PolicySet
+from .rejection import send_rejection
 from .reservations import Reservations
 from .responses import Respond, too_many_requests
 
@@ -88,7 +88,7 @@ class RateLimitMiddleware:
         self.policies: Sequence[Policy] = self._policy_set.policies
         # Looked up once, since it is called on every request.
         self._evaluate = None if self._policy_set.awaits else self._policy_set.evaluate
-        self._respond = respond
+        self._rejection = respond
         self._is_exempt = exempt_paths(exempt)
         self._dialect = dialect(headers, self.policies)
         self._misuse = MisuseDetector(app, (policy.limiter for policy in self.policies))
@@ -98,57 +98,70 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reject a request over the limit; pass all others on and add rate limit headers."""
+        await self.handle(scope, receive, send)
+
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Do the same as a call, without another coroutine around the application.
+
+        For middleware only, because servers recognize an ASGI application by its coroutine.
+        """
         kind = scope["type"]
         if (kind != "http" and kind != "websocket") or (
             self._is_exempt is not None and self._is_exempt(scope)
         ):
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         if kind == "http" and self._exchange is not None and not self._exchange.join(scope):
-            await self._exchange(scope, receive, send)  # it calls this middleware again
-            return
+            return self._exchange(scope, receive, send)  # it calls this middleware again
         if self._misuse.left:
             self._misuse.inspect(scope)
         recorder: Recorder | None = scope.get(SCOPE_KEY)
-        evaluate = self._evaluate
-        if evaluate is not None:
-            decisions, rejection, reservations = evaluate(scope, recorder)
-        else:
-            decisions, rejection, reservations = await self._policy_set.evaluate_async(
-                scope, recorder
-            )
+        if self._evaluate is None:
+            return self._handle_shared(recorder, scope, receive, send)
+        return self._respond(self._evaluate(scope, recorder), recorder, scope, receive, send)
+
+    async def _handle_shared(
+        self, recorder: Recorder | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        evaluation = await self._policy_set.evaluate_async(scope, recorder)
+        await self._respond(evaluation, recorder, scope, receive, send)
+
+    def _respond(
+        self,
+        evaluation: Evaluation,
+        recorder: Recorder | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> Awaitable[None]:
+        """Return the response of the application, or the rejection."""
+        decisions, rejection, reservations = evaluation
         dialect = self._dialect
+        is_http = scope["type"] == "http"
         if decisions and dialect is not None:
             if recorder is not None:
                 outer = recorder.decisions
                 recorder.decisions = [*outer, *decisions] if outer else decisions
-            if kind == "http" or rejection is not None:
+            if is_http or rejection is not None:
                 if recorder is not None and not dialect.replaces:
                     recorder.add_headers(dialect.write(decisions))  # it inspects messages anyway
                 else:
                     send = _adding_headers(dialect, decisions, scope, send)
-        try:
-            if rejection is not None:
-                if recorder is not None:
-                    recorder.limited = True
-                response = self._policy_set.response_to(rejection, scope, self._respond)
-                await send_rejection(response, scope, receive, send)
-            elif reservations is not None:
-                await self._hold(reservations, scope, receive, send)
-            else:
-                await self.app(scope, receive, send)
-        except RateLimited as error:  # by a middleware inside that calls `TokenPulse.check`
-            await error(scope, receive, send)
+        if rejection is not None:
+            if recorder is not None:
+                recorder.limited = True
+            response = self._policy_set.response_to(rejection, scope, self._rejection)
+            return send_rejection(response, scope, receive, send)
+        if reservations is None:
+            return self.app(scope, receive, send)
+        if recorder is not None and not recorder.finished and is_http:
+            recorder.add_callback(reservations)  # runs after the last byte, with the usage
+            return self.app(scope, receive, send)
+        return self._hold(reservations, scope, receive, send)
 
     async def _hold(
         self, reservations: Reservations, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Pass the request on, and settle its reservations when it ends."""
-        recorder = recorder_of(scope)
-        if recorder is not None and not recorder.finished and scope["type"] == "http":
-            recorder.add_callback(reservations)  # runs after the last byte, with the usage
-            await self.app(scope, receive, send)
-            return
+        """Pass the request on, and settle its reservations when the application returns."""
         try:
             await self.app(scope, receive, send)
         except GeneratorExit:  # destroyed after the event loop: nothing can be awaited

@@ -20,6 +20,8 @@ Cost = int | Callable[[Scope], int]
 
 DEFAULT_NAME = "default"  # name of a decision that no policy has renamed
 
+_new = tuple.__new__  # twice as fast as calling the class of a named tuple
+
 
 class Policy:
     """A limit with a key, a cost and the requests it applies to.
@@ -72,7 +74,10 @@ class Policy:
         self.holds_slots = isinstance(self.limiter, InFlight | SharedInFlight)
         self.local = cast(Limiter | InFlight, self.limiter)  # unless `shared`
         self.remote = cast(SharedLimiter | SharedInFlight, self.limiter)  # if `shared`
+        self._timed = cast(Limiter | SharedLimiter, self.limiter)  # unless `holds_slots`
         self.plans = self.limiter if isinstance(self.limiter, PlanLimiter) else None
+        # A subclass, such as `ZoneLimiter`, has its windows elsewhere.
+        self.window_of = self.limiter.window_of if type(self.limiter) is Limiter else None
         self.unit = "concurrent-requests" if self.holds_slots else "requests"
         self.cost = cost
         if tokens is not None:
@@ -101,13 +106,31 @@ class Policy:
         """Return the key of this policy, or `default` if the policy has no key."""
         return self.key if self.has_key or default is None else default
 
+    def cost_of(self, scope: Scope) -> int:
+        """Return the cost of a request that the function of this policy computes.
+
+        Raises:
+            Exception: The function fails or returns an invalid cost.
+        """
+        minimum = 1 if self.unit == "tokens" else 0  # a reserve of 0 would limit nothing
+        cost = cast(Callable[[Scope], int], self.cost)(scope)
+        return max(check_integer("cost", cost, minimum=0), minimum)
+
     def now(self) -> float:
         """Return the seconds of the limiter's clock."""
-        return 0.0 if self.holds_slots else cast(Limiter | SharedLimiter, self.limiter).clock()
+        return 0.0 if self.holds_slots else self._timed.clock()
 
     def named(self, decision: Decision) -> Decision:
         """Return `decision` with the name of this policy."""
-        return decision if self.name == DEFAULT_NAME else decision._replace(policy=self.name)
+        if self.name == DEFAULT_NAME:
+            return decision
+        # Four times as fast as `_replace`.
+        allowed, limit, remaining, reset, retry, _, also, degraded, more, window, unit = decision
+        name = self.name
+        return _new(
+            Decision,
+            (allowed, limit, remaining, reset, retry, name, also, degraded, more, window, unit),
+        )
 
     def described(self, decision: Decision) -> Decision:
         """Return `decision` with the unit and the window of this policy."""
@@ -247,38 +270,3 @@ class ChargeResult(NamedTuple):
         charge, decision, at = self
         if decision.allowed:
             await charge.charge_shared(-charge.cost, since=at, degraded=decision.degraded)
-
-
-def charge_for(
-    policy: Policy, scope: Scope, *, default_key: KeyFunction | None = None
-) -> Charge | None:
-    """Return the charge of a request under `policy`, or None if the policy does not apply.
-
-    Args:
-        policy: Policy to charge.
-        scope: Request.
-        default_key: Key of a policy without one.
-
-    Raises:
-        Exception: A function of the policy fails or returns an unusable value.
-    """
-    if policy.suspended or (policy.when is not None and not policy.when(scope)):
-        return None
-    key = policy.key_or(default_key)(scope)
-    if key is None:
-        return None
-    hash(key)  # an unhashable key disables only this policy
-    return Charge(policy, key, policy.price, policy.limiter.clears)
-
-
-def with_cost(charge: Charge, scope: Scope) -> Charge:
-    """Return the charge with the cost that the policy's function computes.
-
-    Raises:
-        Exception: The function fails or returns an invalid cost.
-    """
-    cost = charge.policy.cost
-    if isinstance(cost, int):
-        return charge
-    minimum = 1 if charge.policy.unit == "tokens" else 0  # a reserve of 0 would limit nothing
-    return charge._replace(cost=max(check_integer("cost", cost(scope), minimum=0), minimum))

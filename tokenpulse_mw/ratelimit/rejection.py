@@ -38,20 +38,6 @@ class RateLimited(Exception):  # noqa: N818 - names the result, as fastapi's Req
             await send_rejection(self.response, scope, receive, send)
 
 
-class RejectionMiddleware:
-    """Middleware that turns `RateLimited` into its response if no other layer does."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application."""
-        try:
-            await self.app(scope, receive, send)
-        except RateLimited as error:
-            await error(scope, receive, send)
-
-
 def register_handler(scope: Scope) -> None:
     """Handle `RateLimited` in the application of this request, unless it has a handler.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..exchange import Exchange
-from .limiters import Limiter
+from .limiters import InFlight, Limiter
 from .policy import ChargeResult
+from .shared import SharedInFlight
 
 _FREE_EVENTS = 10  # events of a stream without a token: its first ones, pings and the like
 
@@ -29,6 +30,11 @@ class Reservations:
         """True if a slot is held."""
         return any(result.charge.policy.holds_slots for result in self._results)
 
+    @property
+    def needs_close(self) -> bool:
+        """True if a charge is not settled: without an exchange, or if its limiter awaits."""
+        return bool(self._results or self._shared)
+
     def finished(self, exchange: Exchange | None) -> None:
         """Release slots, and replace reserved tokens by the usage of `exchange`.
 
@@ -37,14 +43,16 @@ class Reservations:
         results, self._results = self._results, ()
         for result in results:
             charge = result.charge
-            if charge.is_cleared:
+            policy, key, cost, clears = charge
+            limiter = policy.limiter
+            if limiter.clears != clears:
                 continue
-            if charge.policy.holds_slots:
-                charge.refund(since=result.at)
+            if isinstance(limiter, InFlight | SharedInFlight):
+                limiter.release(key, cost)
                 continue
-            amount = _used_tokens(exchange, charge.cost) - charge.cost
-            if isinstance(charge.policy.limiter, Limiter):
-                charge.policy.limiter.charge(charge.key, amount, since=result.at)
+            amount = _used_tokens(exchange, cost) - cost
+            if isinstance(limiter, Limiter):
+                limiter.charge(key, amount, since=result.at)
             else:
                 self._shared.append((result, amount))
 

@@ -343,6 +343,8 @@ async def _hold(reservations: Reservations, scope: Scope, recorder: Recorder | N
 class _AtClose:
     """Callback that settles reservations after the application has returned."""
 
+    needs_close = True
+
     def __init__(self, reservations: Reservations) -> None:
         self._reservations = reservations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Scope
 
 from ..exchange import ExchangeMiddleware, Observer, ObserverLike, Providers, recorder_of
-from ..ratelimit import Policy
+from ..ratelimit import Policy, RateLimited
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -44,6 +44,8 @@ class GatewayExchangeMiddleware(ExchangeMiddleware):
     another one, each registry and each alert engine counts it once. A warning is logged once if
     both limit it under the same name or alert on it.
     """
+
+    rejections = (RateLimited,)  # by a middleware inside that calls `TokenPulse.check`
 
     def __init__(
         self,

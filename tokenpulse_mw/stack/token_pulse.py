@@ -36,7 +36,6 @@ from ..ratelimit import (
     Policy,
     RateLimitMiddleware,
     RateOf,
-    RejectionMiddleware,
     Respond,
     RouteLimit,
     RouteLimits,
@@ -164,7 +163,7 @@ class TokenPulse:
         self.routes: list[BaseRoute] = [endpoint.route for endpoint in self._endpoints]
         self._measuring = self._observe(observers)
         options = self._limit_options(exempt, respond, on_decision)
-        self._limiting = _limit_layers(self._outer_policies, options) or [(RejectionMiddleware, {})]
+        self._limiting = _limit_layers(self._outer_policies, options)
         self._inner = _limit_layers(inner, options)
         route_options = {name: options[name] for name in _OF_ROUTE_LIMITS}
         self._route_limits = RouteLimits(

@@ -80,12 +80,14 @@ class UnlimitedEndpoints:
     def __init__(self, app: ASGIApp, *, endpoints: Iterable[OwnEndpoint]) -> None:
         self.app = app
         self._endpoints = list(endpoints)
-        self._inside_limit, self._probes = app, frozenset[tuple[str, str]]()
+        self._inside, self._inside_limit = app, app
+        self._probes = frozenset[tuple[str, str]]()
         self._logged = set[str]()
         paths = {endpoint.route.path.partition("{")[0] for endpoint in self._endpoints}
         if isinstance(app, RateLimitMiddleware):
             routes = getattr(find_router(app), "routes", ())
-            self._inside_limit, self._probes = app.app, exact_reads(routes, PROBE_PATHS - paths)
+            self._inside, self._inside_limit = app.handle, app.app
+            self._probes = exact_reads(routes, PROBE_PATHS - paths)
         paths.update(path for _, path in self._probes)
         # Few and short, because every request is compared with them: /health covers /health/live.
         self._prefixes = tuple(
@@ -99,16 +101,16 @@ class UnlimitedEndpoints:
         # Kept short: every request passes here.
         if scope.get("path", "").startswith(self._prefixes) or scope.get("root_path"):
             return self._serve(scope, receive, send)
-        return self.app(scope, receive, send)
+        return self._inside(scope, receive, send)
 
     def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or not (path := app_path(scope)).startswith(self._prefixes):
-            return self.app(scope, receive, send)
+            return self._inside(scope, receive, send)
         for endpoint in self._endpoints:
             match, child_scope = endpoint.route.matches(scope)
             if match is Match.FULL:
                 if not endpoint.is_unlimited(scope):
-                    return self.app(scope, receive, send)
+                    return self._inside(scope, receive, send)
                 scope.update(child_scope)
                 return endpoint.route.handle(scope, receive, send)
         if (scope["method"], path) in self._probes and not _may_have_credentials(scope):
@@ -116,7 +118,7 @@ class UnlimitedEndpoints:
                 self._logged.add(path)
                 logger.info("probe of the application not limited (logged once): path=%s", path)
             return self._inside_limit(scope, receive, send)
-        return self.app(scope, receive, send)
+        return self._inside(scope, receive, send)
 
 
 def _may_have_credentials(scope: Scope) -> bool:

@@ -61,6 +61,8 @@ class _MissingAnnotationDetector:
         left: Number of requests without a key still to inspect.
     """
 
+    needs_close = False
+
     def __init__(self, field: str) -> None:
         self.left = _MAX_INSPECTED
         self._field = field
@@ -88,7 +90,7 @@ class _MissingAnnotationDetector:
             self._count()
 
     async def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """Do nothing: `needs_close` is False."""
 
     def _count(self) -> None:
         self._missing += 1

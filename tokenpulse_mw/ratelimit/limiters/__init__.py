@@ -1,6 +1,7 @@
 """Limiters of this process, independent of HTTP."""
 
 from .decision import EPSILON, Decision
+from .fixed_window import Window
 from .in_flight import MAX_SLOTS, InFlight, slots_decision
 from .limiter import Limiter
 from .plans import PlanLimiter, RateOf
@@ -14,6 +15,7 @@ __all__ = [
     "Limiter",
     "PlanLimiter",
     "RateOf",
+    "Window",
     "check_amount",
     "parse_rate",
     "slots_decision",

@@ -50,6 +50,10 @@ class FixedWindow:
             (True, limit, limit - used, left, 0.0, "default", (), False, None, None, "requests"),
         )
 
+    def has_room(self, state: Window, now: float, cost: int) -> bool:
+        """Return True if the window has room for `cost`."""
+        return state.used + cost <= self.limit or not cost
+
     def check(self, state: Window, now: float, cost: int) -> Decision:
         """Return the decision on `cost` without counting."""
         limit, left = self.limit, state.ends - now

@@ -47,6 +47,10 @@ class Gcra:
         self._fill(state, now, self._level(state, now) + cost)
         return self.check(state, now, 0)
 
+    def has_room(self, state: Bucket, now: float, cost: int) -> bool:
+        """Return True if the bucket has room for `cost`."""
+        return self.check(state, now, cost).allowed
+
     def check(self, state: Bucket, now: float, cost: int) -> Decision:
         """Return the decision on `cost` without counting."""
         level, limit = self._level(state, now), self.limit

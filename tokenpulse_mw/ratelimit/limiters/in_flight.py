@@ -9,6 +9,7 @@ from ...validation import check_integer
 from .decision import Decision
 
 MAX_SLOTS = 1_000_000
+_new = tuple.__new__  # twice as fast as calling Decision
 _RETRY_AFTER_SECONDS = 1.0  # it is unknown when a slot becomes free
 
 
@@ -41,11 +42,16 @@ class InFlight:
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Take `cost` slots for `key` if they are free; call `release` afterwards."""
-        decision = self.peek(key, cost)
-        if not decision.allowed or not cost:
-            return decision
-        self._taken[key] = self._taken.get(key, 0) + cost
-        return Decision(True, self.limit, decision.remaining - cost, 0.0, 0.0)
+        if type(cost) is not int or cost < 0:  # inline, since it is called on every request
+            check_integer("cost", cost, minimum=0)
+        limit, taken = self.limit, self._taken.get(key, 0) + cost
+        if not cost or taken > limit:
+            return self.peek(key, cost)
+        self._taken[key] = taken
+        return _new(
+            Decision,
+            (True, limit, limit - taken, 0.0, 0.0, "default", (), False, None, None, "requests"),
+        )
 
     def peek(self, key: Hashable, cost: int = 1) -> Decision:
         """Return what `hit` would decide, without taking slots.
@@ -56,9 +62,13 @@ class InFlight:
         Raises:
             ValueError: `cost` is not an integer of at least 0.
         """
-        if type(cost) is not int or cost < 0:  # inline, since it is called on every request
+        if type(cost) is not int or cost < 0:
             check_integer("cost", cost, minimum=0)
         return slots_decision(self.limit, self._taken.get(key, 0), cost)
+
+    def has_room(self, key: Hashable, cost: int) -> bool:
+        """Return True if `hit` would take `cost` slots."""
+        return self._taken.get(key, 0) + cost <= self.limit or not cost
 
     def release(self, key: Hashable, cost: int = 1) -> None:
         """Release `cost` slots of `key`.
@@ -66,7 +76,9 @@ class InFlight:
         Raises:
             ValueError: `cost` is not an integer of at least 0.
         """
-        left = self._taken.get(key, 0) - check_integer("cost", cost, minimum=0)
+        if type(cost) is not int or cost < 0:
+            check_integer("cost", cost, minimum=0)
+        left = self._taken.get(key, 0) - cost
         if left > 0:
             self._taken[key] = left
         else:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ...validation import check_integer
 from .decision import Decision
+from .fixed_window import FixedWindow, Window
 from .rate import check_amount, parse_rate
 from .sketch import WindowSketch
 from .strategy import create_strategy
@@ -75,6 +76,15 @@ class Limiter:
         self._get = self._states.get
         self._sketch: WindowSketch | None = None
 
+    @property
+    def window_of(self) -> Callable[[Hashable], Window | None] | None:
+        """Function that returns the window of a key, if the strategy has fixed windows.
+
+        A caller that decides on several limits at once can use it instead of `hit`. The window is
+        None if it is not in the table, and may have ended.
+        """
+        return self._get if isinstance(self._strategy, FixedWindow) else None
+
     def __len__(self) -> int:
         return len(self._states)
 
@@ -113,6 +123,14 @@ class Limiter:
         if state is None or state.ends <= now:
             state = self._load(key, now) or self._strategy.new_state(now)
         return self._strategy.check(state, now, cost)
+
+    def has_room(self, key: Hashable, cost: int) -> bool:
+        """Return True if `hit` would allow a valid `cost`; faster than `peek`."""
+        now = self.clock()
+        state = self._get(key)
+        if state is None or state.ends <= now:
+            state = self._load(key, now) or self._strategy.new_state(now)
+        return self._strategy.has_room(state, now, cost)
 
     def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
         """Correct the cost of a hit, regardless of the limit.

@@ -140,6 +140,15 @@ class PlanLimiter(Limiter):
         self._select(key)
         return super().peek(key, cost)._replace(window=self.window)
 
+    def has_room(self, key: Hashable, cost: int) -> bool:
+        """Return True if `hit` would allow a valid `cost`.
+
+        Raises:
+            Exception: The rate is not known.
+        """
+        self._select(key)
+        return super().has_room(key, cost)
+
     def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
         """Correct the cost of a hit; a key that is no longer limited is not charged."""
         if self.is_limited(key):

@@ -47,6 +47,10 @@ class SlidingWindowCounter:
         state.current += cost
         return self.check(state, now, 0)
 
+    def has_room(self, state: Windows, now: float, cost: int) -> bool:
+        """Return True if both windows together have room for `cost`."""
+        return self.check(state, now, cost).allowed
+
     def check(self, state: Windows, now: float, cost: int) -> Decision:
         """Return the decision on `cost` without counting."""
         current, previous, ends = self._counts_at(state, now)

@@ -36,6 +36,10 @@ class Strategy(Protocol):
         """Count `cost` in `state` if it is within the limit."""
         ...
 
+    def has_room(self, state: Any, now: float, cost: int) -> bool:
+        """Return True if `consume` would allow `cost`."""
+        ...
+
     def check(self, state: Any, now: float, cost: int) -> Decision:
         """Return what `consume` would decide, without counting."""
         ...

@@ -86,6 +86,10 @@ class ZoneInFlight(InFlight):
         """
         return self._run(key, cost, takes=False)
 
+    def has_room(self, key: Hashable, cost: int) -> bool:
+        """Return True if `hit` would take `cost` slots at this moment."""
+        return self.peek(key, cost).allowed
+
     def release(self, key: Hashable, cost: int = 1) -> None:
         """Release `cost` slots of `key` that this process has taken.
 

@@ -111,6 +111,10 @@ class ZoneLimiter(Limiter):
         decision: Decision = self._run(key, self._peek, self._peek_unlocked, super().peek, cost)
         return decision
 
+    def has_room(self, key: Hashable, cost: int) -> bool:
+        """Return True if `hit` would allow a valid `cost` at this moment."""
+        return self.peek(key, cost).allowed
+
     def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
         """Correct the cost of a hit, regardless of the limit, as `Limiter.charge` does.
 
