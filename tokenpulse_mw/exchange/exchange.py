@@ -8,6 +8,7 @@ import msgspec
 
 from ..usage import Source, TokenUsage
 
+CostSource = Literal["reported", "estimated", "missing"]
 Outcome = Literal["complete", "client_disconnect", "error", "truncated"]
 
 # RFC 9110, section 9, with PATCH (RFC 5789) and QUERY. Other methods are not used as label
@@ -61,6 +62,11 @@ class Exchange(msgspec.Struct, eq=False):
         events: Decoded events of a stream; 0 for a single document. Counted for token limits, and
             may be 0 without one.
         model: Name of the model in the response, or None.
+        cost_nanos: Cost of the response in nano-dollars (billionths of a US dollar), or None if it
+            is unknown.
+        cost_source: `reported` by the vendor, `estimated` from prices, `missing` (a model
+            responded, and its price is unknown), or None if no model responded.
+        cost_is_minimum: True if a part of the response has no known price, such as a search.
         tenant: Id of the tenant, if annotated.
         tenant_name: Readable name of the tenant, if annotated.
         api_key: Id of the tenant's API key, if annotated; never the secret.
@@ -82,6 +88,9 @@ class Exchange(msgspec.Struct, eq=False):
     usage_doubtful: bool = False
     events: int = 0
     model: str | None = None
+    cost_nanos: int | None = None
+    cost_source: CostSource | None = None
+    cost_is_minimum: bool = False
     tenant: str | None = None
     tenant_name: str | None = None
     api_key: str | None = None

@@ -21,6 +21,10 @@ class TokenUsage(msgspec.Struct, frozen=True):
         cache_read: The part of `input` served from the vendor's prompt cache.
         cache_write: The part of `input` written to the vendor's prompt cache.
         reasoning: The part of `output` that was hidden reasoning.
+        cache_write_1h: The part of `cache_write` that is kept for an hour, at a higher price.
+        audio_input: The part of `input` that was audio.
+        audio_output: The part of `output` that was audio.
+        searches: Web searches that the vendor ran for the response, which are billed apart.
     """
 
     input: int = 0
@@ -28,6 +32,10 @@ class TokenUsage(msgspec.Struct, frozen=True):
     cache_read: int = 0
     cache_write: int = 0
     reasoning: int = 0
+    cache_write_1h: int = 0
+    audio_input: int = 0
+    audio_output: int = 0
+    searches: int = 0
 
     @property
     def total(self) -> int:
@@ -42,6 +50,10 @@ class TokenUsage(msgspec.Struct, frozen=True):
             and self.cache_read <= MOST
             and self.cache_write <= MOST
             and self.reasoning <= MOST
+            and self.cache_write_1h <= MOST
+            and self.audio_input <= MOST
+            and self.audio_output <= MOST
+            and self.searches <= MOST
         )
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
@@ -51,6 +63,10 @@ class TokenUsage(msgspec.Struct, frozen=True):
             self.cache_read + other.cache_read,
             self.cache_write + other.cache_write,
             self.reasoning + other.reasoning,
+            self.cache_write_1h + other.cache_write_1h,
+            self.audio_input + other.audio_input,
+            self.audio_output + other.audio_output,
+            self.searches + other.searches,
         )
 
 
