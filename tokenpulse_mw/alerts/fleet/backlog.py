@@ -21,7 +21,7 @@ class Backlog:
 
     Batches that were sent are sent again unchanged, under the same numbers, until `stored` is
     called; newer buckets wait behind them. The newest `max_buckets` are queued whole. Older ones
-    are merged by hour and keep only the requests and tokens of tenants.
+    are merged by hour and keep only the requests, tokens and usage of tenants.
 
     Args:
         bucket_seconds: Length of a slot.
@@ -84,8 +84,10 @@ class Backlog:
                 self._drop(buckets, error)
             else:
                 self._last += 1
-                slot = buckets.popleft().slot
-                self._sent += (Batch(process, self._last, slot, protocol, payload),)
+                bucket = buckets.popleft()
+                usage = bucket.records(self._bucket_seconds)
+                batch = Batch(process, self._last, bucket.slot, protocol, payload, usage)
+                self._sent += (batch,)
             yield
         return self._sent
 

@@ -48,10 +48,13 @@ from .records import (
     check_finite,
     json_copy,
 )
+from .usage import MemoryUsage, UsageQuery, UsageRecord
 
 
 class MemoryAlertStore:
     """`AlertStore` in memory, lost when the process ends; runs on asyncio and trio.
+
+    It keeps the usage of the last 48 hours, at most 50,000 rows.
 
     Args:
         max_history: Maximum number of resolved alerts, of dead letters, and of versions of
@@ -87,6 +90,7 @@ class MemoryAlertStore:
         self._members: dict[str, Member] = {}
         self._batches: dict[tuple[str, int], Batch] = {}
         self._windows: dict[tuple[str, int], WindowRecord] = {}
+        self._usage = MemoryUsage()
 
     async def heartbeat(
         self,
@@ -104,7 +108,10 @@ class MemoryAlertStore:
         pushed = 0 if before is None else before.pushed
         new = [batch for batch in batches if batch.number > pushed]
         if new:
-            self._batches |= {(batch.process, batch.number): batch for batch in new}
+            self._batches |= {
+                (batch.process, batch.number): replace(batch, usage=()) for batch in new
+            }
+            self._usage.add(record for batch in new for record in batch.usage)
             oldest = new[-1].number - MAX_BATCHES
             for key in [key for key in self._batches if key[0] == name and key[1] <= oldest]:
                 del self._batches[key]
@@ -256,6 +263,10 @@ class MemoryAlertStore:
         """Delete a silence; return False if it is unknown."""
         self._revision += 1
         return self._silences.pop(silence_id, None) is not None
+
+    async def usage(self, query: UsageQuery, /) -> tuple[UsageRecord, ...]:
+        """Return the usage of models by time and dimensions, in this order."""
+        return self._usage.read(query)
 
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""

@@ -23,6 +23,7 @@ from .records import (
     TransitionRecord,
     WindowRecord,
 )
+from .usage import UsageQuery, UsageRecord
 
 MAX_TRANSITIONS = 100  # of an alert
 MAX_ITEMS = 1000  # of a page
@@ -214,8 +215,8 @@ class AlertStore(Protocol):
     `set_thresholds` are idempotent: repeat them if it is unknown whether they took effect.
 
     Resolved alerts, dead letters and versions of thresholds are bounded by count: a new one beyond
-    the bound replaces the oldest. The newest 100 transitions of each alert are stored. Open alerts,
-    undelivered notifications and silences are never dropped.
+    the bound replaces the oldest. Usage is bounded by days. The newest 100 transitions of each
+    alert are stored. Open alerts, undelivered notifications and silences are never dropped.
     """
 
     async def heartbeat(
@@ -343,6 +344,14 @@ class AlertStore(Protocol):
         """Delete a silence; return False if it is unknown."""
         ...
 
+    async def usage(self, query: UsageQuery, /) -> tuple[UsageRecord, ...]:
+        """Return the usage of models by time and dimensions, in this order.
+
+        Each batch of `heartbeat` counts once. Dimensions that are not in `query.by` are empty. The
+        usage of the newest seconds is not stored yet.
+        """
+        ...
+
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""
         ...
@@ -391,7 +400,10 @@ class AlertStore(Protocol):
         ...
 
     async def prune(self, before: float, /) -> None:
-        """Delete resolved alerts, dead letters and silences that ended before `before`."""
+        """Delete resolved alerts, dead letters and silences that ended before `before`.
+
+        Usage is deleted after the number of days that the store was created with.
+        """
         ...
 
     async def aclose(self) -> None:

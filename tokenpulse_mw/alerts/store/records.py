@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from ...validation import check_choice
+from .usage import UsageRecord
 
 Severity = Literal["info", "warning", "critical"]
 State = Literal["pending", "firing", "recovering", "resolved"]
@@ -276,6 +277,7 @@ class Batch:
         slot: Number of the slot since the epoch.
         protocol: Version of `payload`.
         payload: The encoded traffic.
+        usage: Usage to add to that of its hour; empty in a batch that was read from the store.
     """
 
     process: str
@@ -283,6 +285,7 @@ class Batch:
     slot: int
     protocol: int
     payload: bytes
+    usage: tuple[UsageRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

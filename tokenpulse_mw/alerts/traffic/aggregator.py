@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ...exchange import Exchange
+from ...exchange import UNKNOWN, Exchange
 from ..thresholds import Thresholds
 from .bucket import Bucket, FailureKey, Profile, Usage, add_usage
 from .classification import GATEWAY, TrafficClass, TrafficKey, Upstream, valid_text
@@ -36,7 +36,19 @@ _Subject = TypeVar("_Subject", bound=Hashable)
 _Row = list[Any]
 
 
+# Tenant, model and provider of an exchange.
+_UsageSource = tuple[str | None, str | None, str]
+
+
 _ALWAYS = (0,)
+
+
+_MAX_MODEL_CHARS = 128
+
+
+def _model_name(model: str | None) -> str:
+    """Return the name of a model as a label of its own."""
+    return valid_text(model[:_MAX_MODEL_CHARS]) if model else UNKNOWN
 
 
 class TrafficAggregator:
@@ -53,6 +65,7 @@ class TrafficAggregator:
         bucket_seconds: Length of a slot.
         sealed: Called with each finished bucket that has traffic.
         offset: Initial value of `offset`.
+        model_label: Returns the label of a model, by which usage is counted.
 
     Attributes:
         offset: Seconds to add to the engine's clock; a change takes effect with the next bucket.
@@ -68,11 +81,13 @@ class TrafficAggregator:
         sealed: Callable[[Bucket], None],
         bucket_seconds: int = 5,
         offset: float = 0.0,
+        model_label: Callable[[str | None], str] = _model_name,
     ) -> None:
         self.offset = offset
         self.overflowed = 0
         self._max_names = 4 * max_subjects
         self._sealed = sealed
+        self._model_label = model_label
         self._bucket_seconds = bucket_seconds
         self._slot = -1
         self._offset = offset  # of the open bucket
@@ -107,6 +122,36 @@ class TrafficAggregator:
             self._record_outcome(row[4], now)
         else:
             row[2] = now
+        if exchange.usage_source is not None:
+            self._add_usage(exchange)
+
+    def _add_usage(self, exchange: Exchange) -> None:
+        """Add the usage and the cost of a model's response."""
+        key = exchange.tenant, exchange.model, exchange.provider
+        counts = self._usage.get(key) or self._new_usage(key)
+        usage, cost = exchange.usage, exchange.cost_nanos
+        counts[0] += 1
+        if usage is not None:
+            counts[1] += usage.input
+            counts[2] += usage.output
+            counts[3] += usage.cache_read
+            counts[4] += usage.cache_write
+            counts[5] += usage.reasoning
+        if cost is not None:
+            counts[6] += cost
+        if cost is None or exchange.cost_is_minimum:
+            counts[7] += 1
+
+    def _new_usage(self, key: _UsageSource) -> list[int]:
+        tenant, model, provider = key
+        if len(self._usage) >= _MAX_ROWS:
+            self._usage.clear()
+        name = valid_text(tenant or "")
+        counts = self._bucket.usage_of(
+            (name, self._model_label(model), provider), max_keys=self._max_names
+        )
+        self._usage[key] = counts
+        return counts
 
     def report_quotas(self, quotas: Mapping[str, Usage], now: float) -> None:
         """Add the use of keys near their quota to the bucket of `now`."""
@@ -172,6 +217,7 @@ class TrafficAggregator:
         self._bucket = Bucket(self._slot, self.profile, [0] * self._bucket_seconds)
         self._bounds = self.profile.bounds
         self._rows: dict[tuple[Any, ...], _Row] = {}
+        self._usage: dict[_UsageSource, list[int]] = {}
         self._classes: dict[tuple[Any, ...], TrafficClass] = {}
         self._last_outcome += 1
         self._first_outcome = self._last_outcome
@@ -182,7 +228,7 @@ class TrafficAggregator:
         bucket = self._bucket
         bucket.slot = self._slot
         self._open()
-        if bucket.tenants or bucket.limited or bucket.quotas:
+        if bucket.tenants or bucket.limited or bucket.quotas or bucket.usage:
             self._sealed(bucket)
 
     def _new_row(self, key: tuple[Any, ...], exchange: Exchange) -> _Row:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import add
 from typing import Annotated, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from ..store.usage import USAGE_COUNTS, UsageRecord
 from ..thresholds import Thresholds
 from .classification import Upstream
 from .rolling_window import FIRST, OVERFLOW, SHIFT
@@ -22,6 +24,13 @@ FailureKey = tuple[str, str, Upstream]
 
 # Use and limit of a key; the limit is above 0.
 Usage = tuple[float, float]
+
+
+# Tenant, label of the model, and label of the provider.
+UsageKey = tuple[str, str, str]
+
+
+OVERFLOW_USAGE: UsageKey = (OVERFLOW, OVERFLOW, OVERFLOW)
 
 
 _MAX_WEIGHT = 2**63 - 1
@@ -90,6 +99,8 @@ class Bucket:
         upstreams: Failures of each upstream.
         outcomes: Outcomes of each upstream.
         quotas: Use and limit of keys near their quota in one of the processes.
+        usage: Numbers of each tenant, model and provider, in the order of `USAGE_COUNTS`. The store
+            adds them to the usage of the hour, so they are not encoded.
     """
 
     slot: int
@@ -105,14 +116,35 @@ class Bucket:
     upstreams: dict[Upstream, int] = field(default_factory=dict)
     outcomes: dict[Upstream, Outcomes] = field(default_factory=dict)
     quotas: dict[str, Usage] = field(default_factory=dict)
+    usage: dict[UsageKey, list[int]] = field(default_factory=dict)
+
+    def usage_of(self, key: UsageKey, *, max_keys: int) -> list[int]:
+        """Return the numbers of a tenant, model and provider, which the caller may change.
+
+        Args:
+            key: The tenant, the model and the provider.
+            max_keys: Number of keys beyond which new ones are counted as `__overflow__`.
+        """
+        if key not in self.usage and len(self.usage) >= max_keys:
+            key = OVERFLOW_USAGE
+        return self.usage.setdefault(key, [0] * len(USAGE_COUNTS))
+
+    def records(self, bucket_seconds: float) -> tuple[UsageRecord, ...]:
+        """Return the usage as records of the hour of this slot."""
+        hour = int(self.slot * bucket_seconds // 3600)
+        return tuple(UsageRecord(hour, *key, *counts) for key, counts in self.usage.items())
 
     def add_tenants(self, other: Bucket, *, max_names: int) -> None:
-        """Add requests and tokens of the tenants of another slot, which the longest windows need.
+        """Add requests, tokens and usage of the tenants of another slot of the same hour.
 
         Args:
             other: The other bucket.
-            max_names: Number of tenants beyond which new ones are counted as `__overflow__`.
+            max_names: Number of tenants, and of rows of usage, beyond which new ones are counted as
+                `__overflow__`.
         """
+        for key, counts in other.usage.items():
+            total = self.usage_of(key, max_keys=max_names)
+            total[:] = map(add, total, counts)
         for tenant, added in other.tenants.items():
             if tenant not in self.tenants and len(self.tenants) >= max_names:
                 tenant = OVERFLOW

@@ -28,9 +28,11 @@ from .rows import (
     process_values,
 )
 from .schema import DatabaseDialect, batches, fleet, members, windows
+from .usage import UsageTable
 
 _IS_LED = (fleet.c.epoch == bindparam("leader_epoch"), fleet.c.holder == bindparam("leader"))
 _SHOWN = [column for column in fleet.c if column.name != "id"]
+_BATCH_COLUMNS = [column.name for column in batches.c]
 _READ_AT_ONCE = 50  # batches; a payload may have hundreds of kilobytes
 
 
@@ -39,6 +41,7 @@ class Fleet:
 
     Args:
         dialect: Dialect of the database.
+        usage: Table of the usage, to which the batches of a heartbeat are added.
     """
 
     _lock = select(fleet.c.revision).with_for_update()
@@ -95,7 +98,8 @@ class Fleet:
         windows.c.kind == bindparam("expired"), windows.c.slot < bindparam("first")
     )
 
-    def __init__(self, dialect: DatabaseDialect) -> None:
+    def __init__(self, dialect: DatabaseDialect, usage: UsageTable) -> None:
+        self._usage = usage
         now = dialect.now
         self._state = select(*_SHOWN, now.label("now"))
         self._members = (
@@ -141,7 +145,8 @@ class Fleet:
         pushed: int = (await connection.execute(self._pushed, name)).scalar_one()
         new = [batch for batch in batches if batch.number > pushed]
         if new:
-            await execute_many(connection, self._add_batch, map(asdict, new))
+            await execute_many(connection, self._add_batch, map(_batch_values, new))
+            await self._usage.add(connection, new)
             await connection.execute(self._set_pushed, {**name, "last": new[-1].number})
             outdated = new[-1].number - MAX_BATCHES
             await connection.execute(self._delete_batches, {**name, "outdated": outdated})
@@ -233,3 +238,7 @@ class Fleet:
         """Execute a statement of the leader; return False if the process no longer leads."""
         values |= {"leader_epoch": leader.epoch, "leader": leader.process}
         return (await connection.execute(statement, values)).rowcount > 0
+
+
+def _batch_values(batch: Batch) -> Values:
+    return {name: getattr(batch, name) for name in _BATCH_COLUMNS}

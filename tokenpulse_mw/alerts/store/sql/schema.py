@@ -38,6 +38,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeDecorator
 
 from ..protocol import StoreError
+from ..usage import USAGE_COUNTS
 
 
 async def create_tables(connection: AsyncConnection, now: ColumnElement[float]) -> None:
@@ -346,6 +347,16 @@ batches = Table(
     Column("slot", BigInteger, nullable=False),
     Column("protocol", Integer, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+)
+
+usage = Table(
+    "tokenpulse_alert_usage",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # hours since the epoch
+    Column("tenant", SafeText, primary_key=True),
+    Column("model", SafeText, primary_key=True),
+    Column("provider", SafeText, primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in USAGE_COUNTS),
 )
 
 windows = Table(

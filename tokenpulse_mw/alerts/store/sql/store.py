@@ -40,6 +40,7 @@ from ..records import (
     json_copy,
     json_text,
 )
+from ..usage import UsageQuery, UsageRecord
 from .rows import (
     Connection,
     Row,
@@ -78,11 +79,12 @@ class SQLAlertStore:
         timeout: Timeout of each call in seconds; a call that times out may have taken effect.
         max_history: Maximum number of resolved alerts, of dead letters, and of versions of
             thresholds.
+        usage_days: Days for which the usage of models is kept.
         wall: Returns seconds since the epoch; None for the clock of the database. `load` omits
             silences that have ended.
 
     Raises:
-        ValueError: `url`, `timeout` or `max_history` is invalid, or a package is missing; the
+        ValueError: `url` or a number is invalid, or a package is missing; the
             message names the command that installs it.
         StoreError: Raised by all methods if the database fails; `BadRecord` if a value cannot be
             stored. Secrets of `url` are redacted.
@@ -96,21 +98,25 @@ class SQLAlertStore:
         *,
         timeout: float = 10,
         max_history: int = 10_000,
+        usage_days: int = 400,
         wall: Callable[[], float] | None = None,
     ) -> None:
         url = hide_url(url)
         self._max_history = check_integer("max_history", max_history)
+        self._usage_days = check_integer("usage_days", usage_days, maximum=36_500)
         try:
             from .database import Database
             from .fleet import Fleet
             from .statements import Statements
+            from .usage import UsageTable
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"SQLAlertStore needs the package {error.name}: pip install 'tokenpulse-mw[sql]'"
             ) from error
         self._database = Database(url, timeout=timeout, wall=wall)
         self._sql = Statements(self._database.dialect)
-        self._fleet = Fleet(self._database.dialect)
+        self._usage = UsageTable(self._database.dialect)
+        self._fleet = Fleet(self._database.dialect, self._usage)
 
     def __repr__(self) -> str:
         return f"SQLAlertStore({self._database.location!r})"
@@ -291,6 +297,10 @@ class SQLAlertStore:
         deletion = self._sql.delete_silence, {"silence_id": silence_id}
         return await self._execute(self._fleet.change, deletion) > 0
 
+    async def usage(self, query: UsageQuery, /) -> tuple[UsageRecord, ...]:
+        """Return the usage of models by time and dimensions, in this order."""
+        return await self._database.read(lambda connection: self._usage.read(connection, query))
+
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""
         return tuple(await self._select(silence_of, self._sql.lasting_silences, now=now))
@@ -332,9 +342,12 @@ class SQLAlertStore:
     async def prune(self, before: float, /) -> None:
         """Delete resolved alerts, dead letters and silences that ended before `before`."""
         statements = (self._sql.prune_alerts, self._sql.prune_dead, self._sql.prune_silences)
-        await self._execute(
-            self._fleet.prune, *((statement, {"before": before}) for statement in statements)
-        )
+
+        async def begin(connection: Connection) -> None:
+            await self._fleet.prune(connection)
+            await self._usage.prune(connection, days=self._usage_days)
+
+        await self._execute(begin, *((statement, {"before": before}) for statement in statements))
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens them again."""

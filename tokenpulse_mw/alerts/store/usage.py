@@ -1,0 +1,140 @@
+"""Usage of models by hour, tenant, model and provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from operator import add, attrgetter
+
+from ...validation import check_choice, check_integer
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """Usage of one tenant, model and provider in one hour, or in a step of several hours.
+
+    Attributes:
+        hour: Hours since the epoch at the beginning; 0 in a total.
+        tenant: Id of the tenant; empty without one, and in rows of all tenants.
+        model: Label of the model; empty in rows of all models.
+        provider: Label of the provider; empty in rows of all providers.
+        requests: Responses of models.
+        input: Input tokens, cached ones included.
+        output: Output tokens, reasoning included.
+        cache_read: Part of `input` that was read from a cache.
+        cache_write: Part of `input` that was written to a cache.
+        reasoning: Part of `output` that was hidden reasoning.
+        cost_nanos: Known cost in billionths of a US dollar.
+        unpriced: Requests whose cost is unknown or a minimum.
+    """
+
+    hour: int
+    tenant: str
+    model: str
+    provider: str
+    requests: int = 0
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    cost_nanos: int = 0
+    unpriced: int = 0
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers, in the order of `USAGE_COUNTS`."""
+        return tuple(getattr(self, name) for name in USAGE_COUNTS)
+
+
+USAGE_DIMENSIONS = ("tenant", "model", "provider")
+USAGE_COUNTS = tuple(field.name for field in fields(UsageRecord))[4:]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """Selection of the stored usage.
+
+    Attributes:
+        first: First hour since the epoch.
+        last: Hour after the last one.
+        by: Dimensions of the rows, of `USAGE_DIMENSIONS`; the others are summed up.
+        step: Hours of a row; None for one row over the whole time. Days begin at midnight UTC.
+        tenant: Select the usage of this tenant only; None for that of all.
+        limit: Maximum number of rows.
+
+    Raises:
+        ValueError: A dimension is unknown or repeated, `last` is not after `first`, or `step` or
+            `limit` is not above 0.
+    """
+
+    first: int
+    last: int
+    by: tuple[str, ...] = ()
+    step: int | None = None
+    tenant: str | None = None
+    limit: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in self.by:
+            check_choice("by", name, USAGE_DIMENSIONS)
+        if len(set(self.by)) < len(self.by):
+            raise ValueError(f"by must have each dimension once, got {self.by}")
+        if self.last <= self.first:
+            raise ValueError(f"last must be after first, got {self.first} and {self.last}")
+        if self.step is not None:
+            check_integer("step", self.step)
+        check_integer("limit", self.limit)
+
+
+def add_usage(records: Iterable[UsageRecord]) -> list[UsageRecord]:
+    """Return the sums of records of the same hour, tenant, model and provider."""
+    totals: dict[tuple[int, str, str, str], tuple[int, ...]] = {}
+    for record in records:
+        key = record.hour, record.tenant, record.model, record.provider
+        total = totals.get(key)
+        counts = record.counts
+        totals[key] = counts if total is None else tuple(map(add, total, counts))
+    return [UsageRecord(*key, *counts) for key, counts in totals.items()]
+
+
+class MemoryUsage:
+    """Usage of the last hours, in memory.
+
+    Args:
+        max_hours: Number of hours that are kept.
+        max_rows: Maximum number of rows; the oldest hours beyond it are dropped.
+    """
+
+    def __init__(self, *, max_hours: int = 48, max_rows: int = 50_000) -> None:
+        self._max_hours, self._max_rows = max_hours, max_rows
+        self._hours: dict[int, list[UsageRecord]] = {}
+
+    def add(self, records: Iterable[UsageRecord]) -> None:
+        """Add usage to that of its hour."""
+        new: dict[int, list[UsageRecord]] = {}
+        for record in records:
+            new.setdefault(record.hour, []).append(record)
+        for hour, added in new.items():
+            self._hours[hour] = add_usage([*self._hours.get(hour, ()), *added])
+        for hour in sorted(self._hours)[: -self._max_hours]:
+            del self._hours[hour]
+        while len(self._hours) > 1 and sum(map(len, self._hours.values())) > self._max_rows:
+            del self._hours[min(self._hours)]
+
+    def read(self, query: UsageQuery) -> tuple[UsageRecord, ...]:
+        """Return the usage by time and dimensions."""
+        others = {name: "" for name in USAGE_DIMENSIONS if name not in query.by}
+        selected = (
+            replace(
+                record,
+                hour=0 if query.step is None else record.hour - record.hour % query.step,
+                **others,  # type: ignore[arg-type] - names of dimensions
+            )
+            for hour, records in self._hours.items()
+            if query.first <= hour < query.last
+            for record in records
+            if query.tenant in (None, record.tenant)
+        )
+        rows = sorted(add_usage(selected), key=attrgetter("hour", *USAGE_DIMENSIONS))
+        return tuple(rows[: query.limit])
