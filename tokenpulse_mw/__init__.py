@@ -17,6 +17,8 @@ _NAMES = {
         "Subject",
         "Thresholds",
         "alert_routes",
+        "tenant_usage_routes",
+        "usage_routes",
     ],
     "config": ["Settings"],
     "exchange": [

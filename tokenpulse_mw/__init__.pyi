@@ -10,6 +10,8 @@ from .alerts import (
     Subject as Subject,
     Thresholds as Thresholds,
     alert_routes as alert_routes,
+    tenant_usage_routes as tenant_usage_routes,
+    usage_routes as usage_routes,
 )
 from .config import (
     Settings as Settings,

@@ -20,11 +20,14 @@ from ..alerts import (
     LogSink,
     Sink,
     SlackSink,
+    TenantOf,
     Thresholds,
     WebhookSink,
     alert_routes,
     default_rules,
     quota_exceeded,
+    tenant_usage_routes,
+    usage_routes,
 )
 from ..alerts.engine import check_sinks
 from ..alerts.store import MemoryAlertStore, SQLAlertStore
@@ -271,7 +274,28 @@ def admin_routes(
     if level is None:
         return settings_routes(authorize=authorize)
     routes = settings_routes(authorize=authorize, keep=level.keep)
-    return [*alert_routes(engine, authorize=authorize), *routes]
+    return [
+        *alert_routes(engine, authorize=authorize),
+        *usage_routes(engine, authorize=authorize),
+        *routes,
+    ]
+
+
+def tenant_routes(
+    settings: Settings, engine: AlertEngine, tenant_of: TenantOf | None
+) -> list[BaseRoute]:
+    """Return the route of a tenant's own usage; none without a function that names the tenant.
+
+    Raises:
+        ValueError: `tenant_of` is not callable, or usage is not counted.
+    """
+    if tenant_of is None:
+        return []
+    if not settings.alerts:
+        raise ValueError(
+            f"usage_tenant needs the store of the alerts, got {settings.origins['alerts']}=false"
+        )
+    return tenant_usage_routes(engine, tenant_of=tenant_of)
 
 
 class AlertedProviders:

@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Scope
 
-from ..alerts import AlertEngine, Sink, Thresholds
+from ..alerts import AlertEngine, Sink, TenantOf, Thresholds
 from ..config import Settings
 from ..exchange import ObserverLike, Providers, RouteGroup, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
@@ -49,7 +49,7 @@ from .nested import Gateway, GatewayExchangeMiddleware
 from .openapi import document_limits, limited_response
 from .origins import warn_unused
 from .outside import has_cors, is_class, put_cors_outside, refusals_logged
-from .unlimited import PROBE_PATHS, OwnEndpoint, UnlimitedEndpoints
+from .unlimited import PROBE_PATHS, OwnEndpoint, UnlimitedEndpoints, never
 from .workers import warn_of_workers
 from .wrap import RoutesBefore, WithLifespan
 
@@ -92,6 +92,8 @@ class TokenPulse:
         metrics: Receives every exchange. If None, a registry of its own with the process, platform
             and GC collectors, so that `/metrics` shows no other metrics of the process;
             `HttpMetrics()` serves prometheus_client's default registry.
+        usage_tenant: Function of the request, async or not, that returns the id of the tenant that
+            sent it, or None. It adds `GET /usage`, with the usage of this tenant only.
 
     Attributes:
         policies: All limits, also those made by `limit`, whose limiters can be inspected and reset.
@@ -121,6 +123,7 @@ class TokenPulse:
         sinks: Iterable[Sink] | None = None,
         engine: AlertEngine | None = None,
         metrics: HttpMetrics | None = None,
+        usage_tenant: TenantOf | None = None,
     ) -> None:
         self.settings = Settings() if settings is None else settings
         if not isinstance(self.settings, Settings):
@@ -150,12 +153,14 @@ class TokenPulse:
         )
         scrape = metrics_routes(self.metrics, authorize=scraper)
         operate = defaults.admin_routes(self.settings, self.engine, admin)
+        own_usage = defaults.tenant_routes(self.settings, self.engine, usage_tenant)
         self._endpoints = [
             OwnEndpoint(route, authorize, is_public)
             for routes, authorize, is_public in (
                 (self.health.routes, admin, True),
                 (scrape, scraper, False),
                 (operate, admin, False),
+                (own_usage, never, False),  # limited like the tenant's other requests
             )
             for route in routes
             if isinstance(route, Route)

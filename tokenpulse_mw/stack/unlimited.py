@@ -44,6 +44,11 @@ PROBE_PATHS = {
 _CREDENTIAL = re.compile(rb"auth(?!ority)|cookie|jwt|key|password|secret|token")
 
 
+def never(request: Request) -> bool:  # noqa: ARG001
+    """Return False: no request to the endpoint is unlimited."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class OwnEndpoint:
     """A route of this library, and the requests to it that are not limited.

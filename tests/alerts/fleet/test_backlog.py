@@ -228,3 +228,24 @@ def test_cleared_backlog_does_not_use_a_number_again() -> None:
     backlog.add(bucket(723, "r723"))
 
     assert [batch.number for batch in send(backlog)] == [2]
+
+
+def test_usage_survives_an_outage_and_is_sent_in_its_hour() -> None:
+    """Merged buckets keep the usage of each hour, with a bounded number of rows."""
+    backlog = during_outage()
+    for slot, tenant in ((1, "a"), (2, "b"), (3, "c"), (720, "a"), (1441, "a")):
+        newer = bucket(slot, f"r{slot}")
+        newer.usage_of((tenant, "gpt-5", "openai"), max_keys=9)[0] += 1
+        backlog.add(newer)
+        send(backlog)
+    backlog.stored()
+
+    usage = [record for batch in send(backlog) for record in batch.usage]
+
+    assert [(record.hour, record.tenant, record.requests) for record in usage] == [
+        (0, "a", 1),
+        (0, "b", 1),
+        (0, OVERFLOW, 1),
+        (1, "a", 1),
+        (2, "a", 1),
+    ]

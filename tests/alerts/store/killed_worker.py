@@ -22,7 +22,7 @@ from tokenpulse_mw.alerts.store import (
     WindowRecord,
 )
 
-from .leadership import batch, beat, loaded, take
+from .leadership import beat, loaded, metered, take
 from .samples import alert, notification, transition
 
 
@@ -50,7 +50,7 @@ async def change_alert(store: SQLAlertStore, leader: Leader, identity: str) -> N
 
 async def push(store: SQLAlertStore, leader: Leader, number: int) -> None:
     """Push a batch; every third time count all batches in a window and delete them."""
-    await beat(store, leader.process, batch(number, leader.process))
+    await beat(store, leader.process, metered(number, leader.process))
     report("pushed", number)
     if number % 3 == 0:
         consumed = tuple((leader.process, number - index) for index in range(3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tokenpulse_mw.alerts.store import (
     AlertStore,
     Batch,
@@ -14,6 +16,7 @@ from tokenpulse_mw.alerts.store import (
     Notification,
     Process,
 )
+from tokenpulse_mw.alerts.store.usage import UsageRecord
 
 
 def process(name: str = "p1", started_at: float = 1) -> Process:
@@ -26,6 +29,12 @@ def process(name: str = "p1", started_at: float = 1) -> Process:
 def batch(number: int, name: str = "p1", slot: int = 20) -> Batch:
     """Return a batch of a process."""
     return Batch(name, number, slot, 1, b"\0\xff%d" % number)
+
+
+def metered(number: int, name: str) -> Batch:
+    """Return a batch with one request of a tenant with the name of the process."""
+    usage = UsageRecord(0, name, "gpt-5", "openai", requests=1)
+    return replace(batch(number, name), usage=(usage,))
 
 
 async def beat(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tokenpulse_mw.alerts.store import AlertStore, SQLAlertStore
+from tokenpulse_mw.alerts.store.usage import UsageQuery
 
 from .leadership import beat, taken_over
 from .postgres import create_database
@@ -52,7 +53,10 @@ def by_word(lines: Iterable[str]) -> Reports:
 
 
 async def check_traffic(store: AlertStore, prefix: str, reports: Reports) -> None:
-    """Assert that the store has every reported batch of a process once: it is counted or waits."""
+    """Assert that the store has every reported batch of a process once: it is counted or waits.
+
+    The usage of each batch was counted once.
+    """
     members = (await beat(store)).members
     (pushed,) = [member.pushed for member in members if member.process.name == prefix]
     state = await taken_over(store)
@@ -60,6 +64,8 @@ async def check_traffic(store: AlertStore, prefix: str, reports: Reports) -> Non
     stored = [batch.number for batch in state.batches if batch.process == prefix]
     assert stored == list(range(sum(totals) + 1, pushed + 1))
     assert {int(number) for number in reports["pushed"]} <= set(range(1, pushed + 1))
+    [usage] = await store.usage(UsageQuery(0, 1, tenant=prefix))
+    assert usage.requests == pushed
 
 
 async def check(store: AlertStore, reports: Reports) -> None:

@@ -344,3 +344,53 @@ def test_invalid_exchange_does_not_affect_others() -> None:
 
     gathered.observe(1, api_key="k1")
     assert gathered.last().keys == {"k1": 2}
+
+
+def test_usage_is_counted_by_tenant_model_and_provider() -> None:
+    """Responses of models count with tokens and cost; others are not, and unknown costs are listed."""
+    gathered = Gathered()
+    usage = TokenUsage(10, 5, cache_read=4, cache_write=3, reasoning=2)
+    fields = {"tenant": "acme", "model": "gpt-5", "provider": "openai", "usage_source": "reported"}
+    gathered.observe(1000.0, 1001.0, usage=usage, cost_nanos=70, **fields)
+    gathered.observe(1002.0, usage=usage, cost_nanos=1, cost_is_minimum=True, **fields)
+    gathered.observe(1002.5, provider="openai", usage_source="missing")
+    gathered.observe(1003.0, tenant="acme", provider="openai")
+
+    assert gathered.last().usage == {
+        ("acme", "gpt-5", "openai"): [3, 30, 15, 12, 9, 6, 141, 1],
+        ("", "unknown", "openai"): [1, 0, 0, 0, 0, 0, 0, 1],
+    }
+
+
+def test_usage_beyond_the_bound_is_counted_as_overflow() -> None:
+    """Any number of tenants uses a bounded number of rows, and no request is lost."""
+    gathered = Gathered(max_subjects=2)
+    for number in range(600):
+        gathered.observe(
+            1000.0, tenant=f"t{number}", provider="openai", usage_source="missing", model="m"
+        )
+    gathered.observe(1000.5, tenant="t0", provider="openai", usage_source="missing", model="m")
+
+    usage = gathered.last().usage
+
+    assert len(usage) == 8 + 1
+    assert usage["t0", "m", "openai"][0] == 2
+    assert usage[OVERFLOW, OVERFLOW, OVERFLOW][0] == 600 - 8
+
+
+def test_usage_is_counted_by_the_label_of_the_model() -> None:
+    """Names of models that mean the same share a row."""
+    buckets: list[Bucket] = []
+    aggregator = TrafficAggregator(
+        Thresholds(),
+        max_subjects=5,
+        sealed=buckets.append,
+        model_label=lambda model: str(model).partition("@")[0],
+    )
+    for model in ("gpt-5@2026", "gpt-5@2027"):
+        aggregator.observe(exchange(model=model, usage_source="missing", tenant="\ud800"), 1000.0)
+    aggregator.seal(1e6)
+
+    assert {key: counts[0] for key, counts in buckets[0].usage.items()} == {
+        ("\\ud800", "gpt-5", "unknown"): 2
+    }

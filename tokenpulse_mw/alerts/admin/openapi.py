@@ -25,8 +25,10 @@ _DESCRIPTION = (
 )
 
 
-def describe(operations: Sequence[Operation], prefix: str) -> Json:
-    """Return the OpenAPI document of `operations` below `prefix`."""
+def describe(
+    operations: Sequence[Operation], prefix: str, *, title: str = "Alerts", text: str = _DESCRIPTION
+) -> Json:
+    """Return the OpenAPI document of `operations` below `prefix`, with a title and description."""
     types = {
         body_type
         for operation in operations
@@ -42,7 +44,7 @@ def describe(operations: Sequence[Operation], prefix: str) -> Json:
         path[operation.method.lower()] = _operation(operation, schema_of)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Alerts", "version": "1", "description": _DESCRIPTION},
+        "info": {"title": title, "version": "1", "description": text},
         "security": [{"bearer": []}],
         "paths": paths,
         "components": {
@@ -88,7 +90,10 @@ def _responses(operation: Operation, schema_of: dict[Any, Json]) -> Json:
     if operation.headers:
         success["headers"] = {name: {"schema": {"type": "string"}} for name in operation.headers}
     if operation.response_type is not None:
-        success["content"] = {"application/json": {"schema": schema_of[operation.response_type]}}
+        success["content"] = {
+            "application/json": {"schema": schema_of[operation.response_type]},
+            **{name: {"schema": {"type": "string"}} for name in operation.text_types},
+        }
     changes = operation.method != "GET"
     errors = {*_COMMON_STATUSES, *operation.error_statuses, *(_BODY_STATUSES if changes else ())}
     problem = {PROBLEM_JSON: {"schema": schema_of[schemas.Problem]}}

@@ -46,11 +46,15 @@ class AdminRequest:
 
 @dataclass(frozen=True, slots=True)
 class AdminResponse:
-    """Value, status and headers of a response; None is sent as an empty body."""
+    """Value, status and headers of a response.
+
+    None is sent as an empty body, and bytes as they are.
+    """
 
     value: object = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class Operation:
         handle: Handles the request. It may raise `ProblemError` and `StoreError`.
         summary: Summary in OpenAPI.
         response_type: Type of the response body, or None.
+        text_types: Other media types of the response body.
         status: Status of success.
         body_type: Type of the request body, or None.
         other_body: JSON Schema of another request body, or None.
@@ -79,6 +84,7 @@ class Operation:
     handle: Callable[[AdminRequest], Awaitable[AdminResponse]]
     summary: str
     response_type: Any = None
+    text_types: tuple[str, ...] = ()
     status: int = 200
     body_type: Any = None
     other_body: Mapping[str, Any] | None = None

@@ -339,3 +339,32 @@ class SilenceBody(_RequestBody):
     duration: _Seconds | None = None
     comment: _Text = ""
     by: _Author = ""
+
+
+class UsageRow(Struct):
+    """Usage of models; a dimension is missing if the row has all of its values.
+
+    Tokens of a cache are part of the input tokens, and reasoning of the output tokens.
+    `unpriced_requests` are those whose cost is unknown or only a minimum.
+    """
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?$")]
+    unpriced_requests: int
+    time: _Time | UnsetType = UNSET
+    tenant: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    provider: str | UnsetType = UNSET
+
+
+class UsageReport(Struct):
+    """Usage from a time up to another one, by time, tenant, model and provider."""
+
+    start: _Time = field(name="from")
+    end: _Time = field(name="to")
+    rows: list[UsageRow]

@@ -124,12 +124,13 @@ class MemoryUsage:
 
     def read(self, query: UsageQuery) -> tuple[UsageRecord, ...]:
         """Return the usage by time and dimensions."""
-        others = {name: "" for name in USAGE_DIMENSIONS if name not in query.by}
         selected = (
             replace(
                 record,
-                hour=0 if query.step is None else record.hour - record.hour % query.step,
-                **others,  # type: ignore[arg-type] - names of dimensions
+                hour=0 if query.step is None else hour - hour % query.step,
+                tenant=record.tenant if "tenant" in query.by else "",
+                model=record.model if "model" in query.by else "",
+                provider=record.provider if "provider" in query.by else "",
             )
             for hour, records in self._hours.items()
             if query.first <= hour < query.last
