@@ -14,6 +14,7 @@ from .sinks import (
     RetryLater,
     Sink,
     SlackSink,
+    UsageWebhook,
     WebhookSink,
 )
 from .store import (
@@ -28,6 +29,7 @@ from .store import (
 )
 from .thresholds import InvalidThresholds, Thresholds
 from .traffic.traffic import Traffic
+from .usage_export import UsageEvent, UsageSink
 
 __all__ = [
     "AlertEngine",
@@ -57,6 +59,9 @@ __all__ = [
     "TenantOf",
     "Thresholds",
     "Traffic",
+    "UsageEvent",
+    "UsageSink",
+    "UsageWebhook",
     "WebhookSink",
     "alert_routes",
     "default_rules",

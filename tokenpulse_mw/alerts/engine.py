@@ -29,6 +29,7 @@ from .store import AlertStore, FleetState, MemoryAlertStore, StoreError
 from .store_writer import StoreWriter
 from .thresholds import Thresholds
 from .timeouts import call_with_timeout
+from .usage_export import UsageExporter, UsageSink
 
 _CLOSE_SECONDS = 5.0  # for the last deliveries when the engine stops
 _SINK_SECONDS = 60.0  # for one attempt; HTTP sinks have a shorter timeout
@@ -73,6 +74,8 @@ class AlertEngine:
         store: Stores the state over restarts, and makes all engines that use it one fleet; in
             memory if None.
         fleet: Options of the fleet; `Fleet()` if None.
+        usage_sink: Async callable of a `UsageEvent`, such as a `UsageWebhook`. It gets the
+            usage of each hour by tenant and model at least once, 15 minutes after the hour.
         clock: Returns monotonic seconds.
         wall: Returns seconds since the epoch, for display and storage.
 
@@ -98,6 +101,7 @@ class AlertEngine:
         max_subjects: int = 20_000,
         store: AlertStore | None = None,
         fleet: Fleet | None = None,
+        usage_sink: UsageSink | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -166,6 +170,9 @@ class AlertEngine:
             recovered=self._failures.recovered,
         )
         self.controls = self._fleet.controls
+        self._exporter = UsageExporter(
+            self.store, usage_sink, wall=lambda: self.wall(), leads=lambda: self.leads
+        )
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
@@ -270,6 +277,7 @@ class AlertEngine:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._send_heartbeats)
             tasks.start_soon(self._evaluate_regularly)
+            tasks.start_soon(self._exporter.run, self._guard)
 
     async def __aenter__(self) -> Self:
         if self._running is not None:
@@ -292,6 +300,7 @@ class AlertEngine:
             await running.__aexit__(None, None, None)
             with anyio.CancelScope(shield=True):
                 await self._outbox.aclose(last_chance=min(self.interval, _CLOSE_SECONDS))
+                await self._guard("usage_sink", self._exporter.aclose)
                 await self._fleet.writer.write()
                 await self._member.heartbeat(partial_slot=True, leave=True)
                 await self._fleet.writer.aclose()
@@ -394,6 +403,16 @@ class AlertEngine:
             else:  # the next evaluation is due when the previous leader would have made it
                 self._fleet.took_over = anyio.Event()
                 wait = self._seconds_to_evaluation()
+
+    async def export_usage(self) -> None:
+        """Send the usage of ended hours to `usage_sink`, if there is one and this process leads.
+
+        A running engine does this every minute.
+
+        Raises:
+            Exception: The sink or the store failed; the same is sent again later.
+        """
+        await self._exporter.export()
 
     async def _evaluate_now(self) -> None:
         if self._fleet.leadership is None:

@@ -347,7 +347,7 @@ def test_invalid_exchange_does_not_affect_others() -> None:
 
 
 def test_usage_is_counted_by_tenant_model_and_provider() -> None:
-    """Responses of models count with tokens and cost; others are not, and unknown costs are listed."""
+    """Only responses of models count, with tokens and cost; unknown costs are counted too."""
     gathered = Gathered()
     usage = TokenUsage(10, 5, cache_read=4, cache_write=3, reasoning=2)
     fields = {"tenant": "acme", "model": "gpt-5", "provider": "openai", "usage_source": "reported"}

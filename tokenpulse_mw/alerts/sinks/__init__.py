@@ -5,6 +5,7 @@ from .base import Rejected, RetryLater
 from .event import AlertEvent, Sink
 from .log import LogSink
 from .slack import SlackSink
+from .usage_webhook import UsageWebhook
 from .webhook import WebhookSink
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "RetryLater",
     "Sink",
     "SlackSink",
+    "UsageWebhook",
     "WebhookSink",
 ]

@@ -20,27 +20,8 @@ _EXPECTED = (
 )
 
 
-class WebhookSink(HttpSink):
-    """Posts `{"type": "alert.fired", "timestamp": ..., "data": {...}}` for each event.
-
-    `data` is `AlertEvent.to_dict()`. The header `webhook-id` is the id of the event, the same in
-    each attempt. Redirects are not followed.
-
-    Args:
-        url: URL of the receiver. User information in it is sent as Basic authentication. It may
-            be a secret, so logs and errors show only its scheme, host and port.
-        secret: Signing secret, "whsec_" and base64. A list of secrets adds a signature of each,
-            so that receivers can rotate them.
-        timeout: Seconds for one attempt.
-        headers: Additional headers, such as Authorization.
-        allow_private: Set it to False if users choose the URL, to protect your network: all
-            addresses of its host must be public, and the sink connects to the checked address.
-        transport: Transport of httpx2 with your TLS settings or proxy; the sink does not close it.
-        wall: Returns seconds since the epoch.
-
-    Raises:
-        ValueError: An argument is invalid, or httpx2 is not installed.
-    """
+class WebhookBase(HttpSink):
+    """Base class of sinks that sign according to Standard Webhooks."""
 
     @hide_arguments
     def __init__(
@@ -63,6 +44,29 @@ class WebhookSink(HttpSink):
             transport=transport,
             wall=wall,
         )
+
+
+class WebhookSink(WebhookBase):
+    """Posts `{"type": "alert.fired", "timestamp": ..., "data": {...}}` for each event.
+
+    `data` is `AlertEvent.to_dict()`. The header `webhook-id` is the id of the event, the same in
+    each attempt. Redirects are not followed.
+
+    Args:
+        url: URL of the receiver. User information in it is sent as Basic authentication. It may
+            be a secret, so logs and errors show only its scheme, host and port.
+        secret: Signing secret, "whsec_" and base64. A list of secrets adds a signature of each,
+            so that receivers can rotate them.
+        timeout: Seconds for one attempt.
+        headers: Additional headers, such as Authorization.
+        allow_private: Set it to False if users choose the URL, to protect your network: all
+            addresses of its host must be public, and the sink connects to the checked address.
+        transport: Transport of httpx2 with your TLS settings or proxy; the sink does not close it.
+        wall: Returns seconds since the epoch.
+
+    Raises:
+        ValueError: An argument is invalid, or httpx2 is not installed.
+    """
 
     async def __call__(self, event: AlertEvent) -> None:
         """Make one attempt.

@@ -48,7 +48,7 @@ from .records import (
     check_finite,
     json_copy,
 )
-from .usage import MemoryUsage, UsageQuery, UsageRecord
+from .usage import MemoryUsage, UsageQuery, UsageRecord, UsageRevision
 
 
 class MemoryAlertStore:
@@ -267,6 +267,14 @@ class MemoryAlertStore:
     async def usage(self, query: UsageQuery, /) -> tuple[UsageRecord, ...]:
         """Return the usage of models by time and dimensions, in this order."""
         return self._usage.read(query)
+
+    async def unexported_usage(self, before: int, limit: int, /) -> tuple[UsageRevision, ...]:
+        """Return at most `limit` rows that have grown since their export, by hour and key."""
+        return self._usage.unexported(before, limit)
+
+    async def confirm_export(self, revisions: Sequence[UsageRevision], /) -> None:
+        """Record that revisions were exported; rows that have grown since are exported again."""
+        self._usage.confirm_export(revisions)
 
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""

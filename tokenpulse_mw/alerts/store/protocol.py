@@ -23,7 +23,7 @@ from .records import (
     TransitionRecord,
     WindowRecord,
 )
-from .usage import UsageQuery, UsageRecord
+from .usage import UsageQuery, UsageRecord, UsageRevision
 
 MAX_TRANSITIONS = 100  # of an alert
 MAX_ITEMS = 1000  # of a page
@@ -350,6 +350,19 @@ class AlertStore(Protocol):
         Each batch of `heartbeat` counts once. Dimensions that are not in `query.by` are empty. The
         usage of the newest seconds is not stored yet.
         """
+        ...
+
+    async def unexported_usage(self, before: int, limit: int, /) -> tuple[UsageRevision, ...]:
+        """Return at most `limit` rows that have grown since their export, by hour and key.
+
+        Args:
+            before: Hour since the epoch before which an hour is exported.
+            limit: Maximum number of rows.
+        """
+        ...
+
+    async def confirm_export(self, revisions: Sequence[UsageRevision], /) -> None:
+        """Record that revisions were exported; rows that have grown since are exported again."""
         ...
 
     async def silences(self, now: float, /) -> tuple[Silence, ...]:

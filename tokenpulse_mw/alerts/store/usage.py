@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from operator import add, attrgetter
+from typing import NamedTuple
 
 from ...validation import check_choice, check_integer
+
+_Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,11 @@ class UsageRecord:
     reasoning: int = 0
     cost_nanos: int = 0
     unpriced: int = 0
+
+    @property
+    def key(self) -> _Key:
+        """The tenant, the model and the provider."""
+        return self.tenant, self.model, self.provider
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -89,13 +98,25 @@ class UsageQuery:
 
 def add_usage(records: Iterable[UsageRecord]) -> list[UsageRecord]:
     """Return the sums of records of the same hour, tenant, model and provider."""
-    totals: dict[tuple[int, str, str, str], tuple[int, ...]] = {}
+    totals: dict[tuple[int, *_Key], tuple[int, ...]] = {}
     for record in records:
-        key = record.hour, record.tenant, record.model, record.provider
+        key = record.hour, *record.key
         total = totals.get(key)
         counts = record.counts
         totals[key] = counts if total is None else tuple(map(add, total, counts))
     return [UsageRecord(*key, *counts) for key, counts in totals.items()]
+
+
+class UsageRevision(NamedTuple):
+    """Usage of an hour, tenant, model and provider, and how often it has grown.
+
+    Attributes:
+        usage: The usage.
+        revision: Number of additions to it.
+    """
+
+    usage: UsageRecord
+    revision: int
 
 
 class MemoryUsage:
@@ -108,15 +129,16 @@ class MemoryUsage:
 
     def __init__(self, *, max_hours: int = 48, max_rows: int = 50_000) -> None:
         self._max_hours, self._max_rows = max_hours, max_rows
-        self._hours: dict[int, list[UsageRecord]] = {}
+        # By hour and key: the usage, its revision, and the revision that was exported.
+        self._hours: dict[int, dict[_Key, tuple[UsageRecord, int, int]]] = {}
 
     def add(self, records: Iterable[UsageRecord]) -> None:
         """Add usage to that of its hour."""
-        new: dict[int, list[UsageRecord]] = {}
-        for record in records:
-            new.setdefault(record.hour, []).append(record)
-        for hour, added in new.items():
-            self._hours[hour] = add_usage([*self._hours.get(hour, ()), *added])
+        for record in add_usage(records):
+            rows = self._hours.setdefault(record.hour, {})
+            before, revision, exported = rows.get(record.key, (None, 0, 0))
+            total = record if before is None else add_usage((before, record))[0]
+            rows[record.key] = total, revision + 1, exported
         for hour in sorted(self._hours)[: -self._max_hours]:
             del self._hours[hour]
         while len(self._hours) > 1 and sum(map(len, self._hours.values())) > self._max_rows:
@@ -132,10 +154,29 @@ class MemoryUsage:
                 model=record.model if "model" in query.by else "",
                 provider=record.provider if "provider" in query.by else "",
             )
-            for hour, records in self._hours.items()
+            for hour, rows in self._hours.items()
             if query.first <= hour < query.last
-            for record in records
+            for record, _, _ in rows.values()
             if query.tenant in (None, record.tenant)
         )
         rows = sorted(add_usage(selected), key=attrgetter("hour", *USAGE_DIMENSIONS))
         return tuple(rows[: query.limit])
+
+    def unexported(self, before: int, limit: int) -> tuple[UsageRevision, ...]:
+        """Return the usage of hours before `before` that has grown since its export."""
+        grown = (
+            UsageRevision(usage, revision)
+            for hour in sorted(self._hours)
+            if hour < before
+            for _, (usage, revision, exported) in sorted(self._hours[hour].items())
+            if revision > exported
+        )
+        return tuple(islice(grown, limit))
+
+    def confirm_export(self, revisions: Iterable[UsageRevision]) -> None:
+        """Record that revisions were exported."""
+        for usage, revision in revisions:
+            rows = self._hours.get(usage.hour, {})
+            if usage.key in rows:
+                total, newest, _ = rows[usage.key]
+                rows[usage.key] = total, newest, revision

@@ -357,6 +357,8 @@ usage = Table(
     Column("model", SafeText, primary_key=True),
     Column("provider", SafeText, primary_key=True),
     *(Column(name, BigInteger, nullable=False) for name in USAGE_COUNTS),
+    Column("revision", BigInteger, nullable=False),  # number of additions
+    Column("exported", BigInteger, nullable=False),  # revision that was exported
 )
 
 windows = Table(

@@ -40,7 +40,7 @@ from ..records import (
     json_copy,
     json_text,
 )
-from ..usage import UsageQuery, UsageRecord
+from ..usage import UsageQuery, UsageRecord, UsageRevision
 from .rows import (
     Connection,
     Row,
@@ -300,6 +300,18 @@ class SQLAlertStore:
     async def usage(self, query: UsageQuery, /) -> tuple[UsageRecord, ...]:
         """Return the usage of models by time and dimensions, in this order."""
         return await self._database.read(lambda connection: self._usage.read(connection, query))
+
+    async def unexported_usage(self, before: int, limit: int, /) -> tuple[UsageRevision, ...]:
+        """Return at most `limit` rows that have grown since their export, by hour and key."""
+        return await self._database.read(
+            lambda connection: self._usage.unexported(connection, before, limit)
+        )
+
+    async def confirm_export(self, revisions: Sequence[UsageRevision], /) -> None:
+        """Record that revisions were exported; rows that have grown since are exported again."""
+        await self._database.write(
+            lambda connection: self._usage.confirm_export(connection, revisions)
+        )
 
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""

@@ -7,11 +7,29 @@ from dataclasses import asdict
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, Select, bindparam, cast, delete, func, literal, select
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    Select,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..records import Batch
-from ..usage import USAGE_COUNTS, USAGE_DIMENSIONS, UsageQuery, UsageRecord, add_usage
+from ..usage import (
+    USAGE_COUNTS,
+    USAGE_DIMENSIONS,
+    UsageQuery,
+    UsageRecord,
+    UsageRevision,
+    add_usage,
+)
 from .rows import Row, execute_many, fetch
 from .schema import DatabaseDialect, usage
 
@@ -23,13 +41,28 @@ class UsageTable:
         dialect: Dialect of the database.
     """
 
+    _unexported = (
+        select(usage)
+        .where(usage.c.hour < bindparam("before"), usage.c.revision > usage.c.exported)
+        .order_by(usage.c.hour, *(usage.c[name] for name in USAGE_DIMENSIONS))
+        .limit(bindparam("limit", type_=Integer))
+    )
+    _confirm = (
+        update(usage)
+        .where(*(usage.c[name] == bindparam(f"of_{name}") for name in ("hour", *USAGE_DIMENSIONS)))
+        .values(exported=bindparam("sent"))
+    )
+
     def __init__(self, dialect: DatabaseDialect) -> None:
         oldest = dialect.now / 3600 - 24 * bindparam("days", type_=Integer)
         self._prune = delete(usage).where(usage.c.hour < oldest)
         row = dialect.insert(usage)
         self._add = row.on_conflict_do_update(
             index_elements=["hour", *USAGE_DIMENSIONS],
-            set_={name: usage.c[name] + row.excluded[name] for name in USAGE_COUNTS},
+            set_={
+                **{name: usage.c[name] + row.excluded[name] for name in USAGE_COUNTS},
+                "revision": usage.c.revision + 1,
+            },
         )
 
     async def add(self, connection: AsyncConnection, batches: Iterable[Batch]) -> None:
@@ -37,11 +70,34 @@ class UsageTable:
         total = add_usage(record for batch in batches for record in batch.usage)
         # All transactions lock rows in the same order, so none of them is a deadlock.
         rows = sorted(total, key=attrgetter("hour", *USAGE_DIMENSIONS))
-        await execute_many(connection, self._add, map(asdict, rows))
+        values = ({**asdict(record), "revision": 1, "exported": 0} for record in rows)
+        await execute_many(connection, self._add, values)
 
     async def read(self, connection: AsyncConnection, query: UsageQuery) -> tuple[UsageRecord, ...]:
         """Return the usage by time and dimensions."""
         return tuple(await fetch(connection, _record_of, _select(query)))
+
+    async def unexported(
+        self, connection: AsyncConnection, before: int, limit: int
+    ) -> tuple[UsageRevision, ...]:
+        """Return the usage of hours before `before` that has grown since its export."""
+        values = {"before": before, "limit": limit}
+        return tuple(await fetch(connection, _revision_of, self._unexported, **values))
+
+    async def confirm_export(
+        self, connection: AsyncConnection, revisions: Iterable[UsageRevision]
+    ) -> None:
+        """Record that revisions were exported."""
+        ordered = sorted(revisions, key=lambda row: (row.usage.hour, row.usage.key))
+        values = (
+            {
+                "of_hour": usage.hour,
+                **{f"of_{name}": getattr(usage, name) for name in USAGE_DIMENSIONS},
+                "sent": revision,
+            }
+            for usage, revision in ordered
+        )
+        await execute_many(connection, self._confirm, values)
 
     async def prune(self, connection: AsyncConnection, *, days: int) -> None:
         """Delete the usage that is older than `days`."""
@@ -70,3 +126,8 @@ def _record_of(row: Row) -> UsageRecord:
     hour, tenant, model, provider = (row[f"by_{name}"] for name in ("hour", *USAGE_DIMENSIONS))
     counts = (int(row[name]) for name in USAGE_COUNTS)
     return UsageRecord(hour, tenant, model, provider, *counts)
+
+
+def _revision_of(row: Row) -> UsageRevision:
+    values = {name: row[name] for name in ("hour", *USAGE_DIMENSIONS, *USAGE_COUNTS)}
+    return UsageRevision(UsageRecord(**values), row["revision"])
