@@ -83,9 +83,10 @@ class SSEMeter:
 
     def _finish(self, complete: bool) -> None:
         account, buffer = self.account, self._buffer
-        self._scan(buffer.take_complete())
+        if not complete:  # the events before the one that was cut
+            self._scan(buffer.take_complete())
+            buffer.cut = True
         unreadable = account.unreadable
-        buffer.cut = not complete
         self._held += b"\n\n"  # ends the last event
         self._scan(buffer.take_complete())
         if not complete:  # a cut event is not an error of the vendor
@@ -133,11 +134,11 @@ class SSEMeter:
             yield parse(block).data or block
 
 
-_MIN_TAIL_BYTES = 32 * 1024  # of a stream, searched for errors
+_MIN_TAIL_BYTES = 8 * 1024  # of a stream, searched for errors; vendors' last events have 3 KiB
 
-_SIGNS = (*map(re.compile, ERROR_SIGNS), re.compile(rb"event: ?error"))
-_FAILED = _SIGNS[1]
-_ERROR = re.compile(rb"error")  # part of all signs but `_FAILED`
+_ERROR = b"error"  # part of these signs
+_ERROR_SIGNS = (re.compile(re.escape(ERROR_SIGNS[0])), re.compile(rb"event: ?error"))
+_FAILED_SIGN = re.compile(re.escape(ERROR_SIGNS[1]))
 
 # Google ends a stream with an error that is not an event, but JSON on separate lines.
 # No repetition crosses a line end, at which the pattern starts: the search is linear.
@@ -145,7 +146,7 @@ _BARE_ERROR = re.compile(rb'^[ \t\r]*+(?:\{[ \t\r]*+)?+"error"[ \t\r]*+:', re.MU
 
 
 class RecentEvents:
-    """Keeps the last events of a stream: at least 32 KiB, and always the last one."""
+    """Keeps the last events of a stream: at least 8 KiB, and always the last one."""
 
     __slots__ = ("_pieces", "_size")
 
@@ -165,13 +166,16 @@ class RecentEvents:
     def candidates(self) -> Iterator[bytes]:
         """Yield the events that may report an error."""
         tail = _end_of(b"".join(self._pieces))
-        signs = _SIGNS if _ERROR.search(tail) is not None else (_FAILED,)
-        for sign in signs:
-            yield from events_matching(sign, tail)
+        # The signs are usually absent, which `rfind` shows three times faster than a pattern.
+        if tail.rfind(_ERROR) >= 0:
+            for sign in _ERROR_SIGNS:
+                yield from events_matching(sign, tail)
+        if tail.rfind(ERROR_SIGNS[1]) >= 0:
+            yield from events_matching(_FAILED_SIGN, tail)
 
 
 def _end_of(whole: bytes) -> bytes:
-    """Return the last whole events of `whole` that have at least 32 KiB."""
+    """Return the last whole events of `whole` that have at least 8 KiB."""
     return (
         whole[start_of(whole, len(whole) - _MIN_TAIL_BYTES) :]
         if len(whole) > _MIN_TAIL_BYTES
