@@ -174,6 +174,14 @@ def test_event_is_returned_after_its_blank_line() -> None:
     assert buffer.take_complete() == b"data: 1\n\n"
 
 
+@given(st.text(alphabet="dataevn: x\r\n", max_size=24).map(str.encode), st.booleans())
+def test_comment_before_an_event_changes_nothing(line: bytes, is_data: bool) -> None:
+    """An event that is only one line of data is parsed like any other."""
+    block = b"data: " + line if is_data else line
+
+    assert parse(block) == parse(b":\n" + block)
+
+
 @given(chunked_streams)
 def test_any_chunking_gives_the_events_of_the_specification(
     case: tuple[bytes, list[bytes]],

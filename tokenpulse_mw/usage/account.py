@@ -195,14 +195,14 @@ class UsageAccount(Account, eq=False):
             if not self.budget.spend_document(data):
                 break
             try:
-                latest = _usage_reports(read(data, self.budget))
+                latest, is_complete = _usage_reports(read(data, self.budget))
             except UNREADABLE:
                 unreadable += 1
-                latest = []
-            reports += latest
-            if any(report.is_complete for _, report in latest):
-                self.unreadable = 0
-                break
+            else:
+                reports += latest
+                if is_complete:
+                    self.unreadable = 0
+                    break
             self._useless_reads += 1
             if self._useless_reads >= MAX_USELESS_READS:
                 break
@@ -230,13 +230,17 @@ class UsageAccount(Account, eq=False):
             self._has_output = is_response(document)
 
 
-def _usage_reports(documents: list[Document]) -> list[tuple[Document, UsageReport]]:
-    """Return the documents that report usage, the latest first."""
-    return [
-        (document, report)
-        for document in reversed(documents)
-        if not is_stored_object(document) and (report := find_usage(document)) is not None
-    ]
+def _usage_reports(
+    documents: list[Document],
+) -> tuple[list[tuple[Document, UsageReport]], bool]:
+    """Return the documents that report usage, the latest first, and True if one is complete."""
+    reports: list[tuple[Document, UsageReport]] = []
+    has_complete = False
+    for document in reversed(documents):
+        if not is_stored_object(document) and (report := find_usage(document)) is not None:
+            reports.append((document, report))
+            has_complete = has_complete or report.is_complete
+    return reports, has_complete
 
 
 class UsageMeter(Protocol):

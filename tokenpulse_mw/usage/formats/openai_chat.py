@@ -21,6 +21,11 @@ CACHE_WRITE = (
     "cached_creation_tokens",  # CLIProxyAPI, new-api
     "cache_creation_input_tokens",
 )
+_FLAT_CACHE_WRITE = "cache_creation_input_tokens"
+# Names at the top level that only some vendors use; most usage has none of them.
+_VENDOR_NAMES = frozenset(
+    (*_FLAT_CACHE_READ, _FLAT_CACHE_WRITE, "prompt_token_details", "reasoning_tokens")
+)
 _OUTPUT = (
     "content",
     "reasoning_content",
@@ -54,13 +59,11 @@ def _find_nested_usage(document: Document) -> UsageReport | None:
 
 
 def _has_counts(usage: dict[str, Any]) -> bool:
+    if count(usage, "prompt_tokens", "completion_tokens"):
+        return True
     if has_count(usage, "prompt_tokens", "completion_tokens"):
         # Some gateways write both spellings and leave one of them at zero.
-        return bool(
-            count(usage, "prompt_tokens")
-            or count(usage, "completion_tokens")
-            or not has_count(usage, "input_tokens", "output_tokens")
-        )
+        return not has_count(usage, "input_tokens", "output_tokens")
     # Embeddings: only a total. If output is reported by any name, the total is not all input.
     return (
         has_count(usage, "total_tokens")
@@ -71,7 +74,8 @@ def _has_counts(usage: dict[str, Any]) -> bool:
 
 def _choice_usage(document: Document) -> Any:
     choices = document.choices
-    if choices is NOTHING or b'"usage"' not in bytes(choices):
+    # `rfind` is several times faster than `in`.
+    if choices is NOTHING or bytes(choices).rfind(b'"usage"') < 0:
         return None
     return next((choice.get("usage") for choice in objects(choices)), None)
 
@@ -86,14 +90,19 @@ def _with_cached_tokens_of_choice(document: Document, usage: dict[str, Any]) -> 
 
 
 def _count(usage: Fields) -> TokenUsage:
-    read = get_object(usage, "prompt_tokens_details")
-    read = read or get_object(usage, "prompt_token_details")  # Mistral
     prompt, output = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
-    cache_read = count(read, "cached_tokens") or count(usage, *_FLAT_CACHE_READ)
-    cache_write = count(read, *CACHE_WRITE) or count(usage, "cache_creation_input_tokens")
     reasoning = count(get_object(usage, "completion_tokens_details"), "reasoning_tokens")
-    if not reasoning and "reasoning_tokens" in usage:
-        reasoning = _flat_reasoning(usage, prompt, output)
+    read = get_object(usage, "prompt_tokens_details")
+    has_vendor_names = not _VENDOR_NAMES.isdisjoint(usage)
+    if has_vendor_names:
+        read = read or get_object(usage, "prompt_token_details")  # Mistral
+    cache_read = cache_write = 0
+    if read:
+        cache_read, cache_write = count(read, "cached_tokens"), count(read, *CACHE_WRITE)
+    if has_vendor_names:
+        cache_read = cache_read or count(usage, *_FLAT_CACHE_READ)
+        cache_write = cache_write or count(usage, _FLAT_CACHE_WRITE)
+        reasoning = reasoning or _flat_reasoning(usage, prompt, output)
     whole = usage.get("total_tokens") == prompt + output
     if prompt and not whole and has_count(usage, "completion_tokens"):
         hidden = hidden_tokens(usage, "total_tokens", prompt + output)
@@ -102,13 +111,7 @@ def _count(usage: Fields) -> TokenUsage:
         elif hidden:  # of xAI, Gemini and others: reasoning
             output += hidden
             reasoning = reasoning or hidden
-    return TokenUsage(
-        input=prompt or _embedding_input(usage),
-        output=output,
-        cache_read=cache_read,
-        cache_write=cache_write,
-        reasoning=reasoning,
-    )
+    return TokenUsage(prompt or _embedding_input(usage), output, cache_read, cache_write, reasoning)
 
 
 def _is_hidden_input(usage: Fields, hidden: int, excludes_cache: bool) -> bool:
