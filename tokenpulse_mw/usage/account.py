@@ -175,12 +175,15 @@ class UsageAccount(Account, eq=False):
         self._search_budget -= max(len(data), MIN_SILENT_EVENT_BYTES)
         try:
             events = read_events(data, self.budget)
-            for event in events:
-                self._identify(event)
-            has_text = any(map(has_output, events))
         except UNREADABLE:
             return False
+        try:
+            has_text = any(map(has_output, events))
+        except UNREADABLE:
+            has_text = False
         self._has_output = self._has_output or has_text
+        for event in events:
+            self._identify(event)
         return has_text
 
     def add_usage_events(self, latest_first: Iterable[bytes]) -> None:

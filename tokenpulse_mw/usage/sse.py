@@ -136,7 +136,7 @@ class EventBuffer:
 
 def _data_in(head: bytes) -> bytes:
     """Return the beginning of the data of an event, of which `head` is the start."""
-    return parse(head[:HEAD_BYTES]).data
+    return data_of(head[:HEAD_BYTES])
 
 
 def split_events(whole: bytes) -> Iterator[bytes]:
@@ -176,9 +176,6 @@ def _line_ends(block: bytes) -> int:
 
 def parse(block: bytes) -> Event:
     """Parse one event; other fields and comments are ignored, and events of too many lines."""
-    # Nearly all events are one line.
-    if block.startswith(b"data: ") and block.find(b"\n") < 0 and block.find(b"\r") < 0:
-        return Event(b"", block[6:])
     name = b""
     data: list[bytes] = []
     if len(block) > MAX_EVENT_LINES and _line_ends(block) > MAX_EVENT_LINES:
@@ -190,6 +187,14 @@ def parse(block: bytes) -> Event:
         elif field == b"event":
             name = value.removeprefix(b" ")
     return Event(name, b"\n".join(data))
+
+
+def data_of(block: bytes) -> bytes:
+    """Return the data of one event."""
+    # Nearly all events of a chat are one line.
+    if block.startswith(b"data: ") and block.find(b"\n") < 0 and block.find(b"\r") < 0:
+        return block[6:]
+    return parse(block).data
 
 
 def count_events(whole: bytes) -> int:

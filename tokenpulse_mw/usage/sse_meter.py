@@ -13,6 +13,7 @@ from .formats.markers import ERROR_SIGNS, last_count
 from .sse import (
     EventBuffer,
     count_events,
+    data_of,
     event_bounds,
     events_matching,
     parse,
@@ -95,7 +96,7 @@ class SSEMeter:
         for block in self._tail.candidates():
             if not self._budget.spend_event(block):
                 return
-            account.check_error(parse(block).data)
+            account.check_error(data_of(block))
             account.failed = account.failed or names_error(block)
 
     def _scan(self, whole: bytes) -> None:
@@ -114,7 +115,7 @@ class SSEMeter:
         for block in split_events(whole):
             if not self._budget.spend_event(block):
                 return
-            self.awaits_output = not account.check_first_token(parse(block).data)
+            self.awaits_output = not account.check_first_token(data_of(block))
             if not (self.awaits_output and account.awaits_first_token):
                 self._batch = _BATCH
                 break
@@ -131,7 +132,7 @@ class SSEMeter:
             block = whole[start:end]
             if not self._budget.spend_event(block):
                 return
-            yield parse(block).data or block
+            yield data_of(block) or block
 
 
 _MIN_TAIL_BYTES = 8 * 1024  # of a stream, searched for errors; vendors' last events have 3 KiB

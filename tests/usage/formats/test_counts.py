@@ -508,7 +508,7 @@ def test_each_field_alone_is_counted(name: str, path: str) -> None:
 
 _OPENAI_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _VENDOR_FIELDS = [
-    "prompt_token_details",
+    "connector_tokens",
     "reasoning_tokens",
     *(path for path in FIELDS["openai-chat"] if "." not in path and path not in _OPENAI_FIELDS),
 ]

@@ -22,10 +22,10 @@ CACHE_WRITE = (
     "cache_creation_input_tokens",
 )
 _FLAT_CACHE_WRITE = "cache_creation_input_tokens"
-# Names at the top level that only some vendors use; most usage has none of them.
-_VENDOR_NAMES = frozenset(
-    (*_FLAT_CACHE_READ, _FLAT_CACHE_WRITE, "prompt_token_details", "reasoning_tokens")
-)
+# All that most usage has.
+_TOTALS = frozenset(("prompt_tokens", "completion_tokens", "total_tokens"))
+# Names at the top level that only some vendors use, instead of the details.
+_VENDOR_NAMES = frozenset((*_FLAT_CACHE_READ, _FLAT_CACHE_WRITE, "reasoning_tokens"))
 _OUTPUT = (
     "content",
     "reasoning_content",
@@ -91,18 +91,16 @@ def _with_cached_tokens_of_choice(document: Document, usage: dict[str, Any]) -> 
 
 def _count(usage: Fields) -> TokenUsage:
     prompt, output = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
-    reasoning = count(get_object(usage, "completion_tokens_details"), "reasoning_tokens")
-    read = get_object(usage, "prompt_tokens_details")
-    has_vendor_names = not _VENDOR_NAMES.isdisjoint(usage)
-    if has_vendor_names:
+    cache_read = cache_write = reasoning = 0
+    if not usage.keys() <= _TOTALS:
+        read = get_object(usage, "prompt_tokens_details")
         read = read or get_object(usage, "prompt_token_details")  # Mistral
-    cache_read = cache_write = 0
-    if read:
         cache_read, cache_write = count(read, "cached_tokens"), count(read, *CACHE_WRITE)
-    if has_vendor_names:
-        cache_read = cache_read or count(usage, *_FLAT_CACHE_READ)
-        cache_write = cache_write or count(usage, _FLAT_CACHE_WRITE)
-        reasoning = reasoning or _flat_reasoning(usage, prompt, output)
+        reasoning = count(get_object(usage, "completion_tokens_details"), "reasoning_tokens")
+        if not _VENDOR_NAMES.isdisjoint(usage):
+            cache_read = cache_read or count(usage, *_FLAT_CACHE_READ)
+            cache_write = cache_write or count(usage, _FLAT_CACHE_WRITE)
+            reasoning = reasoning or _flat_reasoning(usage, prompt, output)
     whole = usage.get("total_tokens") == prompt + output
     if prompt and not whole and has_count(usage, "completion_tokens"):
         hidden = hidden_tokens(usage, "total_tokens", prompt + output)
