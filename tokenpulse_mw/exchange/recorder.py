@@ -447,7 +447,7 @@ class MeteredRecorder(HttpRecorder):
         super()._stop(outcome)
 
     def _finish(self, outcome: Outcome, now: float) -> None:
-        super()._finish(outcome, now)
+        HttpRecorder._finish(self, outcome, now)  # faster than `super()`
         self._release_meter()  # it may hold a body, while background tasks keep the recorder alive
 
     def _release_meter(self) -> None:

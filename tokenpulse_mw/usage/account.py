@@ -66,7 +66,7 @@ class Account(msgspec.Struct, eq=False):
         if self.usage is None:
             return "missing"
         whole = self._final and self.complete and (self._error_has_usage or not self.failed)
-        return "partial" if not whole or self.doubtful else "reported"
+        return "reported" if whole and not (self.sniffed or self.implausible) else "partial"
 
     @property
     def doubtful(self) -> bool:
@@ -92,7 +92,7 @@ class Account(msgspec.Struct, eq=False):
         if not usage.is_plausible:
             self.implausible = True
             return False
-        if usage.total or self.usage is None:  # zeros after counts mean that they are unknown
+        if self.usage is None or usage.total:  # zeros after counts mean that they are unknown
             self.usage, self._format, self._fields = usage, form, fields
         if not supplements:
             is_part = report.is_delta or report.is_fallback

@@ -174,8 +174,11 @@ def opens_with(raw: msgspec.Raw, brackets: bytes) -> bool:
 
 def objects(raw: msgspec.Raw) -> list[dict[str, Any]]:
     """Return the objects of an array; none if it is not an array, is large or cannot be read."""
-    if raw is NOTHING or not is_small(raw):
-        return []
+    return [] if raw is NOTHING or not is_small(raw) else decode_objects(raw)
+
+
+def decode_objects(raw: msgspec.Raw) -> list[dict[str, Any]]:
+    """Return the objects of a small array; none if it is not an array or cannot be read."""
     try:
         items = msgspec.json.decode(raw)
     except UNREADABLE:  # raw fields are only validated here

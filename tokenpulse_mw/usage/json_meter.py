@@ -22,6 +22,11 @@ class JsonMeter(msgspec.Struct, eq=False, kw_only=True):
     A document is buffered and read at its end, so that `awaits_output` stays True. A document
     that is too long is reduced to its two ends. Gemini streams an array if server-sent events are
     not requested: its elements are read as they arrive.
+
+    Attributes:
+        account: The usage found so far.
+        max_bytes: Maximum bytes of a document or element that is held.
+        awaits_output: The first output, whose time is measured, has not been seen.
     """
 
     account: UsageAccount = msgspec.field(default_factory=UsageAccount)

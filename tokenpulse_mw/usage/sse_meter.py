@@ -106,7 +106,9 @@ class SSEMeter:
             self._scan_for_output(whole)
         if self.account.counts_events:
             self.account.events += count_events(whole)
-        self.account.add_usage_events(self._counts(whole))
+        position = last_count(whole, len(whole))
+        if position >= 0:
+            self.account.add_usage_events(self._counts(whole, position))
         self._tail.add(whole)
 
     def _scan_for_output(self, whole: bytes) -> None:
@@ -120,19 +122,19 @@ class SSEMeter:
                 self._batch = _BATCH
                 break
 
-    def _counts(self, whole: bytes) -> Iterator[bytes]:
+    def _counts(self, whole: bytes, position: int) -> Iterator[bytes]:
         """Yield the data of the events that may report usage, the latest first.
 
-        The latest is usually sufficient, and is found without a search through the others. A block
-        without data may be JSON that a gateway declares as a stream.
+        The latest, which contains `position`, is usually sufficient: the others are not searched
+        for. A block without data may be JSON that a gateway declares as a stream.
         """
-        start = len(whole)
-        while (position := last_count(whole, start)) >= 0:
+        while position >= 0:
             start, end = event_bounds(whole, position)
             block = whole[start:end]
             if not self._budget.spend_event(block):
                 return
             yield data_of(block) or block
+            position = last_count(whole, start)
 
 
 _MIN_TAIL_BYTES = 8 * 1024  # of a stream, searched for errors; vendors' last events have 3 KiB
