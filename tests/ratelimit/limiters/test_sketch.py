@@ -251,17 +251,32 @@ def test_keys_with_equal_hashes_keep_the_larger_usage() -> None:
     assert sketch.load(0, 2.0) == (7, 60.0)
 
 
-def test_windows_of_ordinary_traffic_are_loaded_exactly() -> None:
-    """Four keys per entry of the table have cells of their own, and none is mistaken for others."""
-    sketch = EvictedWindows(100)
-    for number in range(400):
-        sketch.save((number, "one of many"), number + 1, 60.0 + number, 0.0)
+def test_windows_of_many_clients_are_loaded_exactly() -> None:
+    """With ten keys per entry of the table, nearly none is mistaken for others."""
+    sketch = EvictedWindows(1000)
+    windows = {(number, "one of many"): (number + 1, 60.0 + number) for number in range(10_000)}
+    for key, (used, ends) in windows.items():
+        sketch.save(key, used, ends, 0.0)
 
-    loaded = [sketch.load((number, "one of many"), 1.0) for number in range(400)]
+    loaded = {key: sketch.load(key, 1.0) for key in windows}
 
-    exact = [(number + 1, 60.0 + number) for number in range(400)]
-    assert sum(one == other for one, other in zip(loaded, exact, strict=True)) >= 398
-    assert not any(sketch.load(("new", number), 1.0)[0] for number in range(1000))
+    # 360 find no free cell, and one in 3,000 of them shares both of its other cells.
+    assert sum(loaded[key] != windows[key] for key in windows) <= 4
+    assert sum(sketch.load(("new", number), 1.0)[0] > 0 for number in range(1000)) <= 1
+
+
+def test_key_whose_first_cell_is_in_use_has_a_second_cell() -> None:
+    """With 16 keys per entry, which fill half of the cells, about 6 of 32,000 are not exact.
+
+    With a single cell for each key, it would be 36.
+    """
+    sketch = EvictedWindows(2000)
+    for number in range(32_000):
+        sketch.save((number, "one of many"), number + 1, 60.0, 0.0)
+
+    loaded = [sketch.load((number, "one of many"), 1.0)[0] for number in range(32_000)]
+
+    assert sum(used != number + 1 for number, used in enumerate(loaded)) <= 20
 
 
 def test_key_without_a_free_cell_is_stored_with_those_of_others() -> None:
