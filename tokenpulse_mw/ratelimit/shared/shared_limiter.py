@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable
 from functools import partial
 from hashlib import blake2b
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from limits.aio.storage import MemcachedStorage
 
@@ -15,29 +15,97 @@ from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
 from ..encoding import encode_key
 from ..limiters import Decision, Limiter, check_amount, parse_rate
+from .batches import Batches
 from .client import FALLBACKS, StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
-from .redis import FixedOnRedis, SlidingOnRedis
-from .storage import SharedStorage, check_storage, check_window
+from .redis import PEEK, FixedOnRedis, SlidingOnRedis, TransactionsOnRedis
+from .storage import SharedStorage, check_storage, check_window, is_memcached
 from .top_usage import TopUsage
 
 _STRATEGIES = ("fixed-window", "sliding-window-counter")
 
 
 class Windows(Protocol):
-    """Operations of a strategy on the counters of one limit."""
+    """Operations of a strategy on the counters of one limit; False or None without the storage."""
 
-    async def hit(self, key: str, cost: int) -> Decision:
+    async def hit(self, name: str, cost: int) -> Decision | None:
         """Count `cost` if it is within the limit."""
         ...
 
-    async def peek(self, key: str, cost: int) -> Decision:
+    async def peek(self, name: str, cost: int) -> Decision | None:
         """Return what `hit` would decide, without counting."""
         ...
 
-    async def reset(self, key: str) -> None:
-        """Delete the counters of `key`."""
+    async def charge(self, name: str, amount: int, age: float) -> bool:
+        """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
         ...
+
+    async def reset(self, name: str) -> None:
+        """Delete the counters of a key."""
+        ...
+
+
+class WindowsOnMemcached:
+    """Windows in Memcached, with a call for each operation."""
+
+    def __init__(self, client: StorageClient[FixedOnMemcached | SlidingOnMemcached]) -> None:
+        self._client = client
+
+    async def hit(self, name: str, cost: int) -> Decision | None:
+        """Count `cost` if it is within the limit."""
+        response = await self._client.call(
+            lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
+        )
+        return response and response[0]
+
+    async def peek(self, name: str, cost: int) -> Decision | None:
+        """Return what `hit` would decide, without counting."""
+        response = await self._client.call(lambda windows: windows.peek(name, cost))
+        return response and response[0]
+
+    async def charge(self, name: str, amount: int, age: float) -> bool:
+        """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
+
+        async def charged(windows: FixedOnMemcached | SlidingOnMemcached) -> None:
+            await cast(FixedOnMemcached, windows).charge(name, amount, age)
+
+        return await self._client.call(charged) is not None
+
+    async def reset(self, name: str) -> None:
+        """Delete the counters of a key."""
+        await self._client.call(lambda windows: windows.reset(name))
+
+
+class WindowsOnRedis:
+    """Windows in Redis, with a call for all operations that wait at the same time.
+
+    Attributes:
+        batches: Transactions in the storage.
+        operations: Operations and decisions of the strategy.
+    """
+
+    def __init__(self, batches: Batches, operations: FixedOnRedis | SlidingOnRedis) -> None:
+        self.batches = batches
+        self.operations = operations
+
+    async def hit(self, name: str, cost: int) -> Decision | None:
+        """Count `cost` if it is within the limit."""
+        replies = await self.batches.run(self.operations.hit(name, cost))
+        return self.operations.decision(replies[0], cost) if replies else None
+
+    async def peek(self, name: str, cost: int) -> Decision | None:
+        """Return what `hit` would decide, without counting."""
+        replies = await self.batches.run(self.operations.hit(name, cost, PEEK))
+        return self.operations.decision(replies[0], cost) if replies else None
+
+    async def charge(self, name: str, amount: int, age: float) -> bool:
+        """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
+        fixed = cast(FixedOnRedis, self.operations)
+        return await self.batches.run(fixed.charge(name, amount, age)) is not None
+
+    async def reset(self, name: str) -> None:
+        """Delete the counters of a key."""
+        await self.batches.run(self.operations.reset(name))
 
 
 class SharedLimiter:
@@ -45,6 +113,8 @@ class SharedLimiter:
 
     Limiters with the same storage, prefix, limit and strategy share their counters. Keys are
     bytes, strings, integers, None, or tuples of these.
+
+    In a Redis, concurrent requests are decided by one script, each as if it were alone.
 
     If the storage fails or exceeds the timeout, `on_error` applies. During an outage one request
     per second tries the storage, and the others do not wait for it. The drivers require asyncio:
@@ -107,13 +177,21 @@ class SharedLimiter:
         self._max_remaining_to_adopt = self.limit * 3 // 4
         self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
         self._top_usage = TopUsage(self.limit, self.window)
-        self._client: StorageClient[Windows] = StorageClient(
+        self._client: StorageClient[Any] = StorageClient(
             storage,
-            partial(_windows, strategy=strategy, limit=self.limit, window=self.window),
+            partial(_counters, strategy=strategy, limit=self.limit, window=self.window),
             on_error=on_error,
             timeout=timeout,
             clock=clock,
         )
+        self._windows: Windows
+        if is_memcached(storage):
+            self._windows = WindowsOnMemcached(self._client)
+        else:
+            operations = FixedOnRedis if strategy == "fixed-window" else SlidingOnRedis
+            self._windows = WindowsOnRedis(
+                Batches(self._client), operations(self.limit, self.window)
+            )
 
     async def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Count a request of `cost` for `key` if it is within the limit.
@@ -123,14 +201,11 @@ class SharedLimiter:
         Raises:
             ValueError: `cost` is not an integer of at least 0, or `key` cannot be shared.
         """
-        check_integer("cost", cost, minimum=0)
-        name = self._name(key)
-        response = await self._client.call(
-            lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
-        )
-        if not response:
+        if type(cost) is not int or cost < 0:  # inline, since it is called on every request
+            check_integer("cost", cost, minimum=0)
+        decision = await self._windows.hit(self._name(key), cost)
+        if decision is None:
             return self._decide_locally(self._local.hit, key, cost)
-        (decision,) = response
         now = self.clock()
         used = self.limit - decision.remaining
         self._top_usage.record(key, used, now, now + decision.reset_after)
@@ -145,9 +220,8 @@ class SharedLimiter:
             ValueError: `cost` is not an integer of at least 0, or `key` cannot be shared.
         """
         check_integer("cost", cost, minimum=0)
-        name = self._name(key)
-        response = await self._client.call(lambda windows: windows.peek(name, cost))
-        return response[0] if response else self._decide_locally(self._local.peek, key, cost)
+        decision = await self._windows.peek(self._name(key), cost)
+        return decision or self._decide_locally(self._local.peek, key, cost)
 
     async def reset(self, key: Hashable) -> None:
         """Remove the usage of `key`; during an outage, only that in this process.
@@ -158,7 +232,7 @@ class SharedLimiter:
         name = self._name(key)
         self._local.reset(key)
         self._top_usage.record(key, 0, now=0.0, ends=0.0)
-        await self._client.call(lambda windows: windows.reset(name))
+        await self._windows.reset(name)
 
     async def charge(
         self,
@@ -193,13 +267,10 @@ class SharedLimiter:
         now = self.clock()
         age = 0.0 if since is None else now - since
 
-        async def charged(windows: Windows) -> None:
-            await cast(FixedOnRedis | FixedOnMemcached, windows).charge(name, amount, age)
-
-        response = None if degraded else await self._client.call(charged)
-        if response:
+        charged = not degraded and await self._windows.charge(name, amount, age)
+        if charged:
             self._top_usage.correct(key, amount, now - age)
-        if not response or self._on_error == "local":
+        if not charged or self._on_error == "local":
             self._local.charge(key, amount, since=since)
 
     def clear(self) -> None:
@@ -242,13 +313,13 @@ class SharedLimiter:
         return local(key, cost)._replace(degraded=True)
 
 
-def _windows(storage: SharedStorage, *, strategy: str, limit: int, window: int) -> Windows:
-    sliding = strategy == "sliding-window-counter"
-    if isinstance(storage, MemcachedStorage):
-        on_memcached = SlidingOnMemcached if sliding else FixedOnMemcached
-        return on_memcached(storage, limit, window)
-    on_redis = SlidingOnRedis if sliding else FixedOnRedis
-    return on_redis(storage, limit, window)
+def _counters(
+    storage: SharedStorage, *, strategy: str, limit: int, window: int
+) -> TransactionsOnRedis | FixedOnMemcached | SlidingOnMemcached:
+    if not isinstance(storage, MemcachedStorage):
+        return TransactionsOnRedis(storage)
+    on_memcached = FixedOnMemcached if strategy == "fixed-window" else SlidingOnMemcached
+    return on_memcached(storage, limit, window)
 
 
 def hash_key(key: Hashable) -> str:
