@@ -19,6 +19,7 @@ from .batches import Batches
 from .client import FALLBACKS, StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
 from .redis import PEEK, FixedOnRedis, SlidingOnRedis, TransactionsOnRedis
+from .refusals import Refusals
 from .storage import SharedStorage, check_storage, check_window, is_memcached
 from .top_usage import TopUsage
 
@@ -114,7 +115,9 @@ class SharedLimiter:
     Limiters with the same storage, prefix, limit and strategy share their counters. Keys are
     bytes, strings, integers, None, or tuples of these.
 
-    In a Redis, concurrent requests are decided by one script, each as if it were alone.
+    In a Redis, concurrent requests are decided by one script, each as if it were alone. A key that
+    Redis has rejected is rejected without asking it again until the key has more room, but at most
+    for a second, so that a reset or a refund in another process has an effect.
 
     If the storage fails or exceeds the timeout, `on_error` applies. During an outage one request
     per second tries the storage, and the others do not wait for it. The drivers require asyncio:
@@ -131,7 +134,8 @@ class SharedLimiter:
         strategy: "fixed-window" or "sliding-window-counter".
         prefix: Beginning of the names of the counters: letters, digits, `_`, `.`, `:` and `-`.
             Limiters with different prefixes count separately.
-        max_keys: Size of the table of the in-memory `Limiter`.
+        max_keys: Size of the table of the in-memory `Limiter`, and of that of the keys which the
+            storage has rejected in the last second.
         timeout: Seconds that a decision may wait for the storage.
         clock: Monotonic seconds.
 
@@ -184,12 +188,14 @@ class SharedLimiter:
             timeout=timeout,
             clock=clock,
         )
+        self._refusals = Refusals(max_keys, for_larger_costs=self.supports_refund)
+        self._on_redis: WindowsOnRedis | None = None
         self._windows: Windows
         if is_memcached(storage):
             self._windows = WindowsOnMemcached(self._client)
         else:
             operations = FixedOnRedis if strategy == "fixed-window" else SlidingOnRedis
-            self._windows = WindowsOnRedis(
+            self._windows = self._on_redis = WindowsOnRedis(
                 Batches(self._client), operations(self.limit, self.window)
             )
 
@@ -203,10 +209,17 @@ class SharedLimiter:
         """
         if type(cost) is not int or cost < 0:  # inline, since it is called on every request
             check_integer("cost", cost, minimum=0)
-        decision = await self._windows.hit(self._name(key), cost)
+        asked = self.clock()
+        refusal = self._refusals.find(key, cost, asked)
+        if refusal is not None:
+            return refusal
+        name, changes = self._name(key), self._refusals.changes
+        decision = await self._windows.hit(name, cost)
         if decision is None:
             return self._decide_locally(self._local.hit, key, cost)
         now = self.clock()
+        if self._on_redis is not None:
+            self._refusals.record(key, cost, decision, asked=asked, now=now, changes=changes)
         used = self.limit - decision.remaining
         self._top_usage.record(key, used, now, now + decision.reset_after)
         if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
@@ -232,7 +245,9 @@ class SharedLimiter:
         name = self._name(key)
         self._local.reset(key)
         self._top_usage.record(key, 0, now=0.0, ends=0.0)
+        self._refusals.remove(key)
         await self._windows.reset(name)
+        self._refusals.remove(key)  # again, for hits that were sent meanwhile
 
     async def charge(
         self,
@@ -267,7 +282,9 @@ class SharedLimiter:
         now = self.clock()
         age = 0.0 if since is None else now - since
 
+        self._refusals.remove(key)
         charged = not degraded and await self._windows.charge(name, amount, age)
+        self._refusals.remove(key)  # again, for hits that were sent meanwhile
         if charged:
             self._top_usage.correct(key, amount, now - age)
         if not charged or self._on_error == "local":
@@ -276,6 +293,7 @@ class SharedLimiter:
     def clear(self) -> None:
         """Remove the usage that this process has counted; that in the storage stays."""
         self._local.clear()
+        self._refusals.clear()
         self._top_usage = TopUsage(self.limit, self.window)
 
     def usage(self) -> list[tuple[Hashable, int]]:
@@ -294,6 +312,7 @@ class SharedLimiter:
     @clock.setter
     def clock(self, clock: Callable[[], float]) -> None:
         self._local.clock = clock
+        self._refusals.clear()
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; the next request opens new ones."""
