@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple
 
 from limits.aio.storage import MemcachedStorage
 
@@ -18,95 +18,21 @@ from ..limiters import Decision, Limiter, check_amount, parse_rate
 from .batches import Batches
 from .client import FALLBACKS, StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
-from .redis import PEEK, FixedOnRedis, SlidingOnRedis, TransactionsOnRedis
+from .redis import (
+    COUNT,
+    COUNT_ALL_OR_NONE,
+    FixedOnRedis,
+    Operation,
+    Reply,
+    SlidingOnRedis,
+    TransactionsOnRedis,
+)
 from .refusals import Refusals
-from .storage import SharedStorage, check_storage, check_window, is_memcached
+from .storage import SharedStorage, check_storage, check_window, is_cluster, is_memcached
 from .top_usage import TopUsage
+from .windows import Windows, WindowsOnMemcached, WindowsOnRedis
 
 _STRATEGIES = ("fixed-window", "sliding-window-counter")
-
-
-class Windows(Protocol):
-    """Operations of a strategy on the counters of one limit; False or None without the storage."""
-
-    async def hit(self, name: str, cost: int) -> Decision | None:
-        """Count `cost` if it is within the limit."""
-        ...
-
-    async def peek(self, name: str, cost: int) -> Decision | None:
-        """Return what `hit` would decide, without counting."""
-        ...
-
-    async def charge(self, name: str, amount: int, age: float) -> bool:
-        """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
-        ...
-
-    async def reset(self, name: str) -> None:
-        """Delete the counters of a key."""
-        ...
-
-
-class WindowsOnMemcached:
-    """Windows in Memcached, with a call for each operation."""
-
-    def __init__(self, client: StorageClient[FixedOnMemcached | SlidingOnMemcached]) -> None:
-        self._client = client
-
-    async def hit(self, name: str, cost: int) -> Decision | None:
-        """Count `cost` if it is within the limit."""
-        response = await self._client.call(
-            lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
-        )
-        return response and response[0]
-
-    async def peek(self, name: str, cost: int) -> Decision | None:
-        """Return what `hit` would decide, without counting."""
-        response = await self._client.call(lambda windows: windows.peek(name, cost))
-        return response and response[0]
-
-    async def charge(self, name: str, amount: int, age: float) -> bool:
-        """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
-
-        async def charged(windows: FixedOnMemcached | SlidingOnMemcached) -> None:
-            await cast(FixedOnMemcached, windows).charge(name, amount, age)
-
-        return await self._client.call(charged) is not None
-
-    async def reset(self, name: str) -> None:
-        """Delete the counters of a key."""
-        await self._client.call(lambda windows: windows.reset(name))
-
-
-class WindowsOnRedis:
-    """Windows in Redis, with a call for all operations that wait at the same time.
-
-    Attributes:
-        batches: Transactions in the storage.
-        operations: Operations and decisions of the strategy.
-    """
-
-    def __init__(self, batches: Batches, operations: FixedOnRedis | SlidingOnRedis) -> None:
-        self.batches = batches
-        self.operations = operations
-
-    async def hit(self, name: str, cost: int) -> Decision | None:
-        """Count `cost` if it is within the limit."""
-        replies = await self.batches.run(self.operations.hit(name, cost))
-        return self.operations.decision(replies[0], cost) if replies else None
-
-    async def peek(self, name: str, cost: int) -> Decision | None:
-        """Return what `hit` would decide, without counting."""
-        replies = await self.batches.run(self.operations.hit(name, cost, PEEK))
-        return self.operations.decision(replies[0], cost) if replies else None
-
-    async def charge(self, name: str, amount: int, age: float) -> bool:
-        """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
-        fixed = cast(FixedOnRedis, self.operations)
-        return await self.batches.run(fixed.charge(name, amount, age)) is not None
-
-    async def reset(self, name: str) -> None:
-        """Delete the counters of a key."""
-        await self.batches.run(self.operations.reset(name))
 
 
 class SharedLimiter:
@@ -144,6 +70,8 @@ class SharedLimiter:
         window: Seconds.
         supports_refund: True if `charge` can be used.
         counters: Identity of the counters: limiters with an equal value share them.
+        place: Identity of the storage and its timeout: hits of limiters with an equal value can be
+            decided by `hit_together`. None if they cannot.
 
     Raises:
         ValueError: An argument is malformed, or the driver of the storage is not installed.
@@ -177,6 +105,8 @@ class SharedLimiter:
         self._on_error = on_error
         self._prefix = f"{prefix}/{self.limit}/{self.window}/"
         self.counters = (storage, strategy, self._prefix)
+        one_server = not is_memcached(storage) and not is_cluster(storage)
+        self.place = (storage, timeout) if one_server else None
         # Keys with more remaining are not copied: a flood of new keys must not fill the table.
         self._max_remaining_to_adopt = self.limit * 3 // 4
         self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
@@ -217,13 +147,7 @@ class SharedLimiter:
         decision = await self._windows.hit(name, cost)
         if decision is None:
             return self._decide_locally(self._local.hit, key, cost)
-        now = self.clock()
-        if self._on_redis is not None:
-            self._refusals.record(key, cost, decision, asked=asked, now=now, changes=changes)
-        used = self.limit - decision.remaining
-        self._top_usage.record(key, used, now, now + decision.reset_after)
-        if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
-            self._local.adopt(key, decision)
+        self._record(key, cost, decision, asked=asked, changes=changes)
         return decision
 
     async def peek(self, key: Hashable, cost: int = 1) -> Decision:
@@ -318,6 +242,52 @@ class SharedLimiter:
         """Close the connections of the running event loop; the next request opens new ones."""
         await self._client.aclose()
 
+    def prepare(self, key: Hashable, cost: int, *, enforced: bool) -> SharedHit:
+        """Return a hit for `hit_together`, on a limiter with a `place`.
+
+        Args:
+            key: Key of the hit.
+            cost: Cost of the hit.
+            enforced: True if no other hit is to be counted when this one is rejected.
+
+        Raises:
+            ValueError: `key` cannot be shared.
+        """
+        assert self._on_redis is not None
+        option = COUNT_ALL_OR_NONE if enforced else COUNT
+        operation = self._on_redis.operations.hit(self._name(key), cost, option)
+        return SharedHit(self, key, cost, enforced, operation, self.clock(), self._refusals.changes)
+
+    def refusal(self, hit: SharedHit) -> Decision | None:
+        """Return the rejection of a hit that the storage need not repeat, or None."""
+        return self._refusals.find(hit.key, hit.cost, hit.asked)
+
+    async def run(self, hits: Sequence[SharedHit]) -> Sequence[Reply] | None:
+        """Return the replies of the storage to hits with the same `place`, as `Batches.run`."""
+        assert self._on_redis is not None
+        return await self._on_redis.batches.run(*[hit.operation for hit in hits])
+
+    def decide(self, hit: SharedHit, reply: Reply | None) -> Decision:
+        """Return the decision in the reply to a hit; that of `on_error` without one."""
+        assert self._on_redis is not None
+        if reply is None:
+            return self._decide_locally(self._local.hit, hit.key, hit.cost)
+        decision = self._on_redis.operations.decision(reply, hit.cost)
+        self._record(hit.key, hit.cost, decision, asked=hit.asked, changes=hit.changes)
+        return decision
+
+    def _record(
+        self, key: Hashable, cost: int, decision: Decision, *, asked: float, changes: int
+    ) -> None:
+        """Record a decision of the storage on a hit, for those without the storage and `usage`."""
+        now = self.clock()
+        if self._on_redis is not None:
+            self._refusals.record(key, cost, decision, asked=asked, now=now, changes=changes)
+        used = self.limit - decision.remaining
+        self._top_usage.record(key, used, now, now + decision.reset_after)
+        if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
+            self._local.adopt(key, decision)
+
     def _name(self, key: Hashable) -> str:
         return self._prefix + hash_key(key)
 
@@ -330,6 +300,51 @@ class SharedLimiter:
         if self._on_error == "deny":
             return Decision(False, self.limit, 0, 1.0, 1.0, degraded=True)
         return local(key, cost)._replace(degraded=True)
+
+
+class SharedHit(NamedTuple):
+    """Hit of a limiter that is decided together with others.
+
+    Attributes:
+        limiter: Limiter.
+        key: Key of the hit.
+        cost: Cost of the hit.
+        enforced: True if no other hit is to be counted when this one is rejected.
+        operation: Operation in the storage.
+        asked: Time of the hit on the clock of the limiter.
+        changes: Changes of the usage in the limiter before the hit.
+    """
+
+    limiter: SharedLimiter
+    key: Hashable
+    cost: int
+    enforced: bool
+    operation: Operation
+    asked: float
+    changes: int
+
+
+async def hit_together(hits: Sequence[SharedHit]) -> list[Decision] | None:
+    """Count hits with the same `place` in one round trip, or none if an enforced one is rejected.
+
+    Without the storage, the limiters decide in turn until an enforced hit is rejected, and count
+    those before it.
+
+    Returns:
+        Decisions on the hits, or on those before a rejection without the storage; None if the
+        storage cannot decide these hits together.
+    """
+    replies = await hits[0].limiter.run(hits)
+    if replies is not None:
+        return [
+            hit.limiter.decide(hit, reply) for hit, reply in zip(hits, replies, strict=False)
+        ] or None
+    decisions: list[Decision] = []
+    for hit in hits:
+        decisions.append(hit.limiter.decide(hit, None))
+        if hit.enforced and not decisions[-1].allowed:
+            break
+    return decisions
 
 
 def _counters(

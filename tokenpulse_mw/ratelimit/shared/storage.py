@@ -89,6 +89,11 @@ def is_memcached(url: Secret[str]) -> bool:
     return "memcached" in str(url).partition("://")[0]
 
 
+def is_cluster(url: Secret[str]) -> bool:
+    """Return True if `url` is that of a cluster."""
+    return "+cluster" in str(url).partition("://")[0]
+
+
 def open_storage(url: Secret[str]) -> SharedStorage:
     """Return the storage at `url`; it connects on its first use."""
     scheme = str(url).partition("://")[0]
