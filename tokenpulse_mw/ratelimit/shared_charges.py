@@ -45,7 +45,7 @@ def prepared(
         policy, limiter = charge.policy, charge.policy.limiter
         assert isinstance(limiter, SharedLimiter)
         try:
-            hit = limiter.prepare(charge.key, charge.cost, enforced=policy.name in enforced)
+            hit = SharedHit(limiter, charge.key, charge.cost, enforced=policy.name in enforced)
         except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
             failed(policy, error)
         else:
@@ -61,7 +61,7 @@ async def apply_together(charges: Sequence[PreparedCharge]) -> list[ChargeResult
         decide the charges together.
     """
     for charge, hit in charges:
-        refusal = hit.limiter.refusal(hit) if hit.enforced else None
+        refusal = hit.refusal() if hit.enforced else None
         if refusal is not None:
             return [_result(charge, refusal)]
     decisions = await hit_together([hit for _, hit in charges])

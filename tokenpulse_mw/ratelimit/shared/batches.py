@@ -54,8 +54,8 @@ class Batches:
     """Transactions that are sent to a Redis together.
 
     A transaction is sent at once if no call is in progress. Those that arrive during a call are
-    sent together when it ends, or when they fill a script. Each is decided alone: the result is
-    that of sending them one after the other.
+    sent together when it ends, or when they are more than a script has. The result is that of
+    sending them one after the other.
 
     Args:
         client: Client of the storage.
@@ -81,7 +81,8 @@ class Batches:
         replies: asyncio.Future[Sequence[Reply] | None] = loop.create_future()
         deadline = loop.time() + self._client.timeout
         queue.waiting.append(_Transaction(operations, replies, deadline))
-        if not queue.calls or not len(queue.waiting) % MAX_TRANSACTIONS:
+        scripts, rest = divmod(len(queue.waiting), MAX_TRANSACTIONS)
+        if not queue.calls or (scripts and rest == 1):
             self._send(loop, queue)
         return await replies
 
@@ -125,8 +126,6 @@ class Batches:
         self, redis: TransactionsOnRedis, transactions: Sequence[Sequence[Operation]]
     ) -> Replies:
         """Return the replies to transactions; None for those that the storage refused to write."""
-        if not transactions:  # another call has sent them
-            return []
         replies: list[Sequence[Reply] | None] = []
         for reply in await redis.run(transactions):
             refused = reply and reply[0][0] < 0

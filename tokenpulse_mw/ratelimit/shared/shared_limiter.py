@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 from limits.aio.storage import MemcachedStorage
 
@@ -22,7 +22,6 @@ from .redis import (
     COUNT,
     COUNT_ALL_OR_NONE,
     FixedOnRedis,
-    Operation,
     Reply,
     SlidingOnRedis,
     TransactionsOnRedis,
@@ -242,40 +241,6 @@ class SharedLimiter:
         """Close the connections of the running event loop; the next request opens new ones."""
         await self._client.aclose()
 
-    def prepare(self, key: Hashable, cost: int, *, enforced: bool) -> SharedHit:
-        """Return a hit for `hit_together`, on a limiter with a `place`.
-
-        Args:
-            key: Key of the hit.
-            cost: Cost of the hit.
-            enforced: True if no other hit is to be counted when this one is rejected.
-
-        Raises:
-            ValueError: `key` cannot be shared.
-        """
-        assert self._on_redis is not None
-        option = COUNT_ALL_OR_NONE if enforced else COUNT
-        operation = self._on_redis.operations.hit(self._name(key), cost, option)
-        return SharedHit(self, key, cost, enforced, operation, self.clock(), self._refusals.changes)
-
-    def refusal(self, hit: SharedHit) -> Decision | None:
-        """Return the rejection of a hit that the storage need not repeat, or None."""
-        return self._refusals.find(hit.key, hit.cost, hit.asked)
-
-    async def run(self, hits: Sequence[SharedHit]) -> Sequence[Reply] | None:
-        """Return the replies of the storage to hits with the same `place`, as `Batches.run`."""
-        assert self._on_redis is not None
-        return await self._on_redis.batches.run(*[hit.operation for hit in hits])
-
-    def decide(self, hit: SharedHit, reply: Reply | None) -> Decision:
-        """Return the decision in the reply to a hit; that of `on_error` without one."""
-        assert self._on_redis is not None
-        if reply is None:
-            return self._decide_locally(self._local.hit, hit.key, hit.cost)
-        decision = self._on_redis.operations.decision(reply, hit.cost)
-        self._record(hit.key, hit.cost, decision, asked=hit.asked, changes=hit.changes)
-        return decision
-
     def _record(
         self, key: Hashable, cost: int, decision: Decision, *, asked: float, changes: int
     ) -> None:
@@ -302,26 +267,58 @@ class SharedLimiter:
         return local(key, cost)._replace(degraded=True)
 
 
-class SharedHit(NamedTuple):
-    """Hit of a limiter that is decided together with others.
+class SharedHit:
+    """Hit of a limiter with a `place`, to be decided by `hit_together`.
 
-    Attributes:
+    Args:
         limiter: Limiter.
         key: Key of the hit.
         cost: Cost of the hit.
         enforced: True if no other hit is to be counted when this one is rejected.
-        operation: Operation in the storage.
-        asked: Time of the hit on the clock of the limiter.
-        changes: Changes of the usage in the limiter before the hit.
+
+    Raises:
+        ValueError: `key` cannot be shared.
     """
 
-    limiter: SharedLimiter
-    key: Hashable
-    cost: int
-    enforced: bool
-    operation: Operation
-    asked: float
-    changes: int
+    __slots__ = (
+        "_asked",
+        "_changes",
+        "_cost",
+        "_key",
+        "_limiter",
+        "_on_redis",
+        "_operation",
+        "enforced",
+    )
+
+    def __init__(self, limiter: SharedLimiter, key: Hashable, cost: int, *, enforced: bool) -> None:
+        assert limiter._on_redis is not None
+        self._limiter = limiter
+        self._on_redis = limiter._on_redis
+        self._key = key
+        self._cost = cost
+        self._asked = limiter.clock()
+        self._changes = limiter._refusals.changes
+        option = COUNT_ALL_OR_NONE if enforced else COUNT
+        self._operation = self._on_redis.operations.hit(limiter._name(key), cost, option)
+        self.enforced = enforced
+
+    def refusal(self) -> Decision | None:
+        """Return the rejection that the storage need not repeat, or None."""
+        return self._limiter._refusals.find(self._key, self._cost, self._asked)
+
+    async def run(self, hits: Sequence[SharedHit]) -> Sequence[Reply] | None:
+        """Return the replies of the storage to `hits`, as `Batches.run`."""
+        return await self._on_redis.batches.run(*[hit._operation for hit in hits])
+
+    def decide(self, reply: Reply | None) -> Decision:
+        """Return the decision in a reply; that of `on_error` without one."""
+        limiter, key, cost = self._limiter, self._key, self._cost
+        if reply is None:
+            return limiter._decide_locally(limiter._local.hit, key, cost)
+        decision = self._on_redis.operations.decision(reply, cost)
+        limiter._record(key, cost, decision, asked=self._asked, changes=self._changes)
+        return decision
 
 
 async def hit_together(hits: Sequence[SharedHit]) -> list[Decision] | None:
@@ -334,14 +331,12 @@ async def hit_together(hits: Sequence[SharedHit]) -> list[Decision] | None:
         Decisions on the hits, or on those before a rejection without the storage; None if the
         storage cannot decide these hits together.
     """
-    replies = await hits[0].limiter.run(hits)
+    replies = await hits[0].run(hits)
     if replies is not None:
-        return [
-            hit.limiter.decide(hit, reply) for hit, reply in zip(hits, replies, strict=False)
-        ] or None
+        return [hit.decide(reply) for hit, reply in zip(hits, replies, strict=False)] or None
     decisions: list[Decision] = []
     for hit in hits:
-        decisions.append(hit.limiter.decide(hit, None))
+        decisions.append(hit.decide(None))
         if hit.enforced and not decisions[-1].allowed:
             break
     return decisions
