@@ -192,7 +192,9 @@ class PolicySet:
         self, scope: Scope, charges: list[Charge], results: list[ChargeResult]
     ) -> None:
         """Apply charges in shared limiters until one rejects, and append to `results`."""
-        for group in grouped(charges):
+        for number, group in enumerate(grouped(charges)):
+            if number and self._rejection(results) is not None:
+                return
             together = None
             if len(group) > 1:
                 failed = partial(self._failed, scope)
@@ -203,8 +205,6 @@ class PolicySet:
                 await self._apply_in_turn(scope, group, results)
             else:
                 results += together
-            if self._rejection(results) is not None:
-                return
 
     async def _apply_in_turn(
         self, scope: Scope, charges: list[Charge], results: list[ChargeResult]

@@ -99,20 +99,23 @@ class Batches:
         async def operation(redis: TransactionsOnRedis) -> Replies:
             batch.extend(queue.waiting[:MAX_TRANSACTIONS])
             del queue.waiting[:MAX_TRANSACTIONS]
-            return await self._run(redis, [item.operations for item in batch])
+            replies = self._checked(await redis.run([item.operations for item in batch]))
+            for item, reply in zip(batch, replies, strict=True):
+                if not item.replies.done():  # else its caller was cancelled
+                    item.replies.set_result(reply)
+            return replies
 
         def ended(call: Call[Replies]) -> None:
             queue.calls -= 1
-            response = None if call.cancelled() else call.result()
-            if response is None:  # those that wait would use the same connection
-                batch.extend(queue.waiting)
+            if call.cancelled() or call.result() is None:
+                batch.extend(queue.waiting)  # they would use the same connection
                 queue.waiting.clear()
-            for number, item in enumerate(batch):
-                if call.cancelled():
-                    item.replies.cancel()
-                elif not item.replies.done():
-                    item.replies.set_result(response and response[0][number])
-            if queue.waiting and not queue.calls:
+                for item in batch:
+                    if call.cancelled():
+                        item.replies.cancel()
+                    elif not item.replies.done():
+                        item.replies.set_result(None)
+            elif queue.waiting and not queue.calls:
                 self._send(loop, queue)
 
         def wrote(replies: Replies) -> bool:
@@ -122,14 +125,11 @@ class Batches:
         deadline = queue.waiting[0].deadline
         self._client.begin(loop, operation, wrote, deadline=deadline).add_done_callback(ended)
 
-    async def _run(
-        self, redis: TransactionsOnRedis, transactions: Sequence[Sequence[Operation]]
-    ) -> Replies:
-        """Return the replies to transactions; None for those that the storage refused to write."""
-        replies: list[Sequence[Reply] | None] = []
-        for reply in await redis.run(transactions):
-            refused = reply and reply[0][0] < 0
-            if refused:
+    def _checked(self, replies: Sequence[Sequence[Reply]]) -> Replies:
+        """Return the replies, with None for the transactions that the storage refused to write."""
+        checked: list[Sequence[Reply] | None] = list(replies)
+        for number, reply in enumerate(replies):
+            if reply and reply[0][0] < 0:
                 self._client.refused(WriteRefusedError(reply[0]))
-            replies.append(None if refused else reply)
-        return replies
+                checked[number] = None
+        return checked

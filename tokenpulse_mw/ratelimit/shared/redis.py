@@ -39,19 +39,15 @@ class Script:
 
 # Run transactions of operations in their order, and return the reply to each operation.
 #
-# A transaction first reads the state of all its operations. If none of those with the option 2
-# exceeds its limit, it then writes those with another option than 0 that do not exceed theirs. A
+# A transaction of several operations is first run without counting. It counts if none of those
+# with the option 2 exceeds its limit: all with another option than 0 that do not exceed theirs. A
 # charge has the age of the hit in milliseconds in place of the limit. If an operation fails, all
-# replies of the transaction are {-1, error}; the other transactions continue.
+# replies of its transaction are {-1, error}; the other transactions continue.
 #
 # A counter without an expiry was left by an interrupted write, and is ignored. A counter of a
 # sliding window lives for two windows. In the second it is the previous one.
 _TRANSACTIONS = Script(f"""
-local function call(...)
-    local reply = redis.pcall(...)
-    if type(reply) == 'table' and reply.err then error(reply) end
-    return reply
-end
+local call = redis.call
 local function look(key)
     local count = tonumber(call('get', key) or 0)
     local left = call('pttl', key)
@@ -59,96 +55,84 @@ local function look(key)
     return count, left
 end
 local function add(key, amount, left, ends)
-    local text = string.format('%.0f', amount)
     if left > 0 then
-        call('incrby', key, text)
+        call('incrby', key, amount)
         return left
     end
-    call('set', key, text, 'px', ends)
+    call('set', key, amount, 'px', ends)
     return ends
 end
 
-local read, write = {{}}, {{}}
-
-function read.fixed(op)
-    op.used, op.left = look(op.key)
-    op.allowed = op.used + op.amount <= op.limit
-end
-function write.fixed(op)
-    op.left = add(op.key, op.amount, op.left, op.window)
-    op.used = op.used + op.amount
-end
-
-function read.charge(op)
-    op.used, op.left = look(op.key)
-    op.allowed = op.amount >= 0 or op.left > 0 and op.limit <= op.window - op.left
-end
-function write.charge(op)
-    local amount = math.max(math.min(op.amount, {MAX_COUNT} - op.used), -op.used)
-    add(op.key, amount, op.left, op.window)
-end
-
-function read.sliding(op)
-    local current, ends = look(op.key)
-    local previous, fades = look(op.second)
-    op.rolled = ends > 0 and ends <= op.window
-    if op.rolled then previous, fades, current, ends = current, ends, 0, 0 end
-    local used = math.floor(previous * fades / op.window) + current
-    op.allowed = used + op.amount <= op.limit
-    op.previous, op.fades, op.current, op.ends = previous, fades, current, ends
-end
-function write.sliding(op)
-    if op.amount == 0 then return end
-    if op.rolled then call('rename', op.key, op.second) end
-    local ends = op.window + (op.fades > 0 and op.fades or op.window)
-    op.ends = add(op.key, op.amount, op.ends, ends)
-    op.current = op.current + op.amount
-end
-
-function read.reset(op) op.allowed = true end
-function write.reset(op) call('del', op.key, op.second) end
-
-local function run(ops)
-    local counts = true
-    for _, op in ipairs(ops) do
-        read[op.kind](op)
-        counts = counts and (op.allowed or op.option ~= 2)
+local kinds = {{}}
+function kinds.fixed(at, key, counts)
+    local used, left = look(KEYS[key])
+    local allowed = used + ARGV[at + 3] <= tonumber(ARGV[at + 2])
+    if allowed and counts then
+        left = add(KEYS[key], ARGV[at + 3], left, ARGV[at + 1])
+        used = used + ARGV[at + 3]
     end
-    for _, op in ipairs(ops) do
-        if counts and op.allowed and op.option ~= 0 then write[op.kind](op) end
+    return {{allowed and 1 or 0, used, tonumber(left)}}
+end
+function kinds.charge(at, key)
+    local used, left = look(KEYS[key])
+    local amount, window, age = tonumber(ARGV[at + 3]), ARGV[at + 1], tonumber(ARGV[at + 2])
+    if amount < 0 and (left == 0 or age > window - left) then return {{0}} end
+    amount = math.max(math.min(amount, {MAX_COUNT} - used), -used)
+    add(KEYS[key], string.format('%.0f', amount), left, window)
+    return {{1}}
+end
+function kinds.sliding(at, key, counts)
+    local window, cost = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
+    local current, ends = look(KEYS[key])
+    local previous, fades = look(KEYS[key + 1])
+    local rolled = ends > 0 and ends <= window
+    if rolled then previous, fades, current, ends = current, ends, 0, 0 end
+    local used = math.floor(previous * fades / window) + current
+    local allowed = used + cost <= tonumber(ARGV[at + 2])
+    if allowed and counts and cost > 0 then
+        if rolled then call('rename', KEYS[key], KEYS[key + 1]) end
+        ends = add(KEYS[key], ARGV[at + 3], ends, window + (fades > 0 and fades or window))
+        current = current + cost
     end
+    return {{allowed and 1 or 0, previous, fades, current, ends}}
+end
+function kinds.reset(at, key)
+    call('del', KEYS[key], KEYS[key + 1])
+    return {{1}}
 end
 
-local replies, argument, key = {{}}, 1, 1
-while argument <= #ARGV do
-    local ops, size = {{}}, tonumber(ARGV[argument])
-    argument = argument + 1
+local keys = {{fixed = 1, charge = 1, sliding = 2, reset = 2}}
+local function together(at, key, size)
+    local counts, replies = true, nil
+    for _, pass in ipairs({{'look', 'count'}}) do
+        local at, key = at, key
+        replies = {{}}
+        for number = 1, size do
+            local kind, option = ARGV[at], ARGV[at + 4]
+            local reply = kinds[kind](at, key, pass == 'count' and counts and option ~= '0')
+            if pass == 'look' and reply[1] == 0 and option == '2' then counts = false end
+            replies[number], at, key = reply, at + 5, key + keys[kind]
+        end
+    end
+    return replies
+end
+
+local replies, at, key = {{}}, 1, 1
+while ARGV[at] do
+    local size, succeeded, reply = tonumber(ARGV[at]), nil, nil
+    at = at + 1
+    if size == 1 then
+        succeeded, reply = pcall(kinds[ARGV[at]], at, key, ARGV[at + 4] ~= '0')
+    else
+        succeeded, reply = pcall(together, at, key, size)
+    end
     for number = 1, size do
-        local op = {{
-            kind = ARGV[argument],
-            window = tonumber(ARGV[argument + 1]),
-            limit = tonumber(ARGV[argument + 2]),
-            amount = tonumber(ARGV[argument + 3]),
-            option = tonumber(ARGV[argument + 4]),
-            key = KEYS[key],
-        }}
-        if op.kind == 'sliding' or op.kind == 'reset' then
-            key = key + 1
-            op.second = KEYS[key]
-        end
-        ops[number], argument, key = op, argument + 5, key + 1
-    end
-    local succeeded, failure = pcall(run, ops)
-    for _, op in ipairs(ops) do
-        local reply = {{op.allowed and 1 or 0}}
         if not succeeded then
-            reply = {{-1, type(failure) == 'table' and failure.err or tostring(failure)}}
-        elseif op.kind == 'fixed' then
-            reply[2], reply[3] = op.used, op.left
-        elseif op.kind == 'sliding' then
-            reply[2], reply[3], reply[4], reply[5] = op.previous, op.fades, op.current, op.ends
+            replies[#replies + 1] = {{-1, tostring(type(reply) == 'table' and reply.err or reply)}}
+        else
+            replies[#replies + 1] = size == 1 and reply or reply[number]
         end
-        replies[#replies + 1] = reply
+        at, key = at + 5, key + keys[ARGV[at]]
     end
 end
 return replies
@@ -228,8 +212,8 @@ class _Redis:
             return await self._client.eval(script.text, keys, arguments)
         reply = await self._client.evalsha(script.digest, keys, arguments)
         if isinstance(reply, self._missing):
-            return await self._client.eval(script.text, keys, arguments)
-        if isinstance(reply, self._error):
+            reply = await self._client.eval(script.text, keys, arguments)
+        elif isinstance(reply, self._error):
             raise reply
         return reply
 

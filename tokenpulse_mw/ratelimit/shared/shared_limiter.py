@@ -138,7 +138,7 @@ class SharedLimiter:
         """
         if type(cost) is not int or cost < 0:  # inline, since it is called on every request
             check_integer("cost", cost, minimum=0)
-        asked = self.clock()
+        asked = self._local.clock()
         refusal = self._refusals.find(key, cost, asked)
         if refusal is not None:
             return refusal
@@ -245,7 +245,7 @@ class SharedLimiter:
         self, key: Hashable, cost: int, decision: Decision, *, asked: float, changes: int
     ) -> None:
         """Record a decision of the storage on a hit, for those without the storage and `usage`."""
-        now = self.clock()
+        now = self._local.clock()
         if self._on_redis is not None:
             self._refusals.record(key, cost, decision, asked=asked, now=now, changes=changes)
         used = self.limit - decision.remaining

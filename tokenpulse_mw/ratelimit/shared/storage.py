@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, get_origin
@@ -129,23 +130,26 @@ def _adapt_connections(storage: RedisStorage) -> None:
     next connection with this descriptor, which may be a client's, hangs or fails:
     python/cpython#136234.
     """
+    from coredis.commands.constants import CommandName
     from coredis.exceptions import ConnectionError as LostError
 
     bridge: Any = storage.bridge
     for pool in {bridge.get_connection(readonly).connection_pool for readonly in (False, True)}:
         kind = get_origin(pool.connection_class) or pool.connection_class
 
-        async def send(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> None:
+        def send(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> Awaitable[None]:
             if self._transport.is_closing():
                 raise LostError("connection lost")
-            await kind._send_packed_command(self, *args, **kwargs)
+            sent: Awaitable[None] = kind._send_packed_command(self, *args, **kwargs)
+            return sent
 
-        async def create(
+        def create(
             self: Any, command: bytes, *args: Any, kind: Any = kind, **more: Any
-        ) -> Any:
-            if command == b"EVALSHA":
+        ) -> Awaitable[Any]:
+            if command is CommandName.EVALSHA:  # comparing by value is slow
                 more["raise_exceptions"] = False
-            return await kind.create_request(self, command, *args, **more)
+            request: Awaitable[Any] = kind.create_request(self, command, *args, **more)
+            return request
 
         methods = {"_send_packed_command": send, "create_request": create}
         pool.connection_class = type(kind.__name__, (kind,), methods)
