@@ -106,6 +106,7 @@ class Batches:
             return replies
 
         def ended(call: Call[Replies]) -> None:
+            self._client.ended(call)
             queue.calls -= 1
             if call.cancelled() or call.result() is None:
                 batch.extend(queue.waiting)  # they would use the same connection
@@ -123,7 +124,7 @@ class Batches:
 
         queue.calls += 1
         deadline = queue.waiting[0].deadline
-        self._client.begin(loop, operation, wrote, deadline=deadline).add_done_callback(ended)
+        self._client.begin(loop, operation, wrote, deadline=deadline, ended=ended)
 
     def _checked(self, replies: Sequence[Sequence[Reply]]) -> Replies:
         """Return the replies, with None for the transactions that the storage refused to write."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ...secret import Secret, redact
 from .circuit_breaker import CircuitBreaker
@@ -110,6 +110,7 @@ class StorageClient(Generic[Counters]):
         wrote: Callable[[Response], bool],
         *,
         deadline: float,
+        ended: Callable[[Call[Response]], object] | None = None,
     ) -> Call[Response]:
         """Start `operation` for requests that were admitted.
 
@@ -118,13 +119,18 @@ class StorageClient(Generic[Counters]):
             operation: Function that calls the storage.
             wrote: Returns True if the storage has counted something for this response.
             deadline: Time of `loop` at which the operation fails.
+            ended: Function to call when the operation has ended, and which calls `self.ended`.
         """
         # In a separate task: a cancelled driver could assign a response to the wrong request. In
         # an empty context, since the task may serve several requests, and outlive them.
         call = loop.create_task(self._query(operation, wrote, deadline), context=Context())
         self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(ended or self.ended)
         return call
+
+    def ended(self, call: asyncio.Task[Any]) -> None:
+        """Forget a call that has ended."""
+        self._calls.discard(call)
 
     def refused(self, error: WriteRefusedError) -> None:
         """Begin or continue an outage of a storage that responds but does not count."""

@@ -39,10 +39,10 @@ class Script:
 
 # Run transactions of operations in their order, and return the reply to each operation.
 #
-# A transaction of several operations is first run without counting. It counts if none of those
-# with the option 2 exceeds its limit: all with another option than 0 that do not exceed theirs. A
-# charge has the age of the hit in milliseconds in place of the limit. If an operation fails, all
-# replies of its transaction are {-1, error}; the other transactions continue.
+# Before a transaction of several operations comes their number. It is first run without counting.
+# It counts if none of its operations with the option 2 exceeds its limit: all with another option
+# than 0 that do not exceed theirs. A charge has the age of the hit in milliseconds in place of the
+# limit. If an operation fails, all replies of its transaction are {-1, error}; the others continue.
 #
 # A counter without an expiry was left by an interrupted write, and is ignored. A counter of a
 # sliding window lives for two windows. In the second it is the previous one.
@@ -119,18 +119,19 @@ end
 
 local replies, at, key = {{}}, 1, 1
 while ARGV[at] do
-    local size, succeeded, reply = tonumber(ARGV[at]), nil, nil
-    at = at + 1
-    if size == 1 then
-        succeeded, reply = pcall(kinds[ARGV[at]], at, key, ARGV[at + 4] ~= '0')
+    local decide, size = kinds[ARGV[at]], tonumber(ARGV[at])
+    local succeeded, reply
+    if decide then
+        succeeded, reply = pcall(decide, at, key, ARGV[at + 4] ~= '0')
     else
+        at = at + 1
         succeeded, reply = pcall(together, at, key, size)
     end
-    for number = 1, size do
+    for number = 1, size or 1 do
         if not succeeded then
             replies[#replies + 1] = {{-1, tostring(type(reply) == 'table' and reply.err or reply)}}
         else
-            replies[#replies + 1] = size == 1 and reply or reply[number]
+            replies[#replies + 1] = decide and reply or reply[number]
         end
         at, key = at + 5, key + keys[ARGV[at]]
     end
@@ -195,13 +196,16 @@ class _Redis:
     """
 
     def __init__(self, storage: RedisStorage) -> None:
+        from coredis.commands.constants import CommandName
         from coredis.exceptions import NoScriptError, RedisError
+        from coredis.typing import RedisCommand
 
         bridge: Any = storage.bridge
         self._client = bridge.get_connection()
         self._prefixed: Callable[[str], str] = bridge.prefixed_key
         self._is_cluster = isinstance(storage, RedisClusterStorage)
         self._missing, self._error = NoScriptError, RedisError
+        self._command, self._by_digest = RedisCommand, CommandName.EVALSHA
 
     async def _evaluate(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
         """Run `script`, and send its text only to a server that does not have it.
@@ -210,7 +214,9 @@ class _Redis:
         """
         if self._is_cluster:
             return await self._client.eval(script.text, keys, arguments)
-        reply = await self._client.evalsha(script.digest, keys, arguments)
+        # Not `evalsha`, which checks the type of each argument.
+        values = (script.digest, len(keys), *keys, *arguments)
+        reply = await self._client.execute_command(self._command(self._by_digest, values))
         if isinstance(reply, self._missing):
             reply = await self._client.eval(script.text, keys, arguments)
         elif isinstance(reply, self._error):
@@ -251,7 +257,8 @@ class TransactionsOnRedis(_Redis):
         keys: list[str] = []
         arguments: list[Any] = []
         for operations in transactions:
-            arguments.append(len(operations))
+            if len(operations) > 1:
+                arguments.append(len(operations))
             for names, values in operations:
                 keys += map(self._prefixed, names)
                 arguments += values

@@ -246,7 +246,7 @@ class SharedLimiter:
     ) -> None:
         """Record a decision of the storage on a hit, for those without the storage and `usage`."""
         now = self._local.clock()
-        if self._on_redis is not None:
+        if self._on_redis is not None and (self._refusals or not decision.allowed):
             self._refusals.record(key, cost, decision, asked=asked, now=now, changes=changes)
         used = self.limit - decision.remaining
         self._top_usage.record(key, used, now, now + decision.reset_after)
