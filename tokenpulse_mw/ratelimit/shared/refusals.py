@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from ..limiters import Decision
+from ..limiters.decision import EPSILON
 
 MAX_SECONDS = 1.0  # of a rejection, so that a reset in another process has an effect
 
@@ -87,11 +88,12 @@ class Refusals:
         if not decision.allowed and changes == self.changes and asked <= now:
             lasts = min(MAX_SECONDS, decision.reset_after, decision.retry_after)
             lasts = lasts if decision.more_after is None else min(lasts, decision.more_after)
+        ends = asked + lasts - EPSILON  # so that a client which waits is decided by the storage
         # The time until the reset of an unused key is that of a window which is not open.
-        if asked + lasts <= now or decision.remaining == decision.limit:
+        if ends <= now or decision.remaining == decision.limit:
             self._rejections.pop(key, None)
             return
-        self._rejections[key] = now, asked + lasts, cost, decision
+        self._rejections[key] = now, ends, cost, decision
         self._rejections.move_to_end(key)
         if len(self._rejections) > self._max_keys:
             self._rejections.popitem(last=False)
