@@ -19,6 +19,8 @@ from tokenpulse_mw.alerts.store.records import WindowRecord
 from tokenpulse_mw.alerts.traffic.aggregator import TrafficAggregator
 from tokenpulse_mw.alerts.traffic.bucket import PROTOCOL, Bucket, decode_bucket, encode_bucket
 
+from .report import Summary
+
 SUBJECTS = (5000, 100_000, 1_000_000)
 OVER = 10  # masters above their threshold, and failing keys
 THRESHOLDS = Thresholds(
@@ -212,13 +214,10 @@ def slowest_advance(traffic: Traffic) -> float:
     return worst * 1000
 
 
-def measure_alerts() -> None:
+def measure_alerts() -> Summary:
     """Run all benchmarks of alerts."""
     measure_observe()
     measure_buckets()
     measure_evaluation()
     measure_failures()
-
-
-if __name__ == "__main__":
-    measure_alerts()
+    return []

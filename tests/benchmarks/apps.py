@@ -24,11 +24,33 @@ from tokenpulse_mw import (
 
 from ..support.apps import streaming
 
-LIMIT = "1000000000/day"
+PER_DAY = 1_000_000_000
+LIMIT = f"{PER_DAY}/day"
 LABELS = ("method", "route", "status", "provider")
 
+CHUNK = (
+    b'data: {"id":"chatcmpl-BxY1kZ0q5J4mW9tR7pD2","object":"chat.completion.chunk",'
+    b'"created":1769004042,"model":"gpt-5-mini-2026-01-21","service_tier":"default",'
+    b'"system_fingerprint":"fp_8bda4d3a2c","choices":[{"index":0,'
+    b'"delta":{"content":" pulse"},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+)
+STREAM_END = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":42}}\n\n',
+    b"data: [DONE]\n\n",
+)
+COMPLETION = (
+    b'{"id":"chatcmpl-BxY1kZ0q5J4mW9tR7pD2","object":"chat.completion","created":1769004042,'
+    b'"model":"gpt-5-mini-2026-01-21","choices":[{"index":0,"message":{"role":"assistant",'
+    b'"content":"' + b"The weather is fine. " * 30 + b'","refusal":null,"annotations":[]},'
+    b'"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":81,'
+    b'"completion_tokens":160,"total_tokens":241,"prompt_tokens_details":{"cached_tokens":0,'
+    b'"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":64,"audio_tokens":0,'
+    b'"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}},"service_tier":"default",'
+    b'"system_fingerprint":"fp_8bda4d3a2c"}'
+)
 
-class Minimum:
+
+class Floor:
     """Minimal middleware with a dict of windows and two cached metrics."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -80,7 +102,7 @@ def around(app: ASGIApp) -> dict[str, ASGIApp]:
     """Return `app` bare, with the minimal middleware, and with each part, by name."""
     return {
         "bare": app,
-        "minimum": Minimum(app),
+        "floor": Floor(app),
         "exchange": ExchangeMiddleware(app),
         "rate limit": RateLimitMiddleware(app, limit=LIMIT),
         "metrics": MetricsMiddleware(app, metrics=metrics()),
@@ -91,14 +113,7 @@ def around(app: ASGIApp) -> dict[str, ASGIApp]:
 
 def stream(chunks: int) -> ASGIApp:
     """Return an application that streams a chat completion, formatted as by OpenAI."""
-    chunk = (
-        b'data: {"id":"chatcmpl-BxY1kZ0q5J4mW9tR7pD2","object":"chat.completion.chunk",'
-        b'"created":1769004042,"model":"gpt-5-mini-2026-01-21","service_tier":"default",'
-        b'"system_fingerprint":"fp_8bda4d3a2c","choices":[{"index":0,'
-        b'"delta":{"content":" pulse"},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
-    )
-    usage = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":42}}\n\n'
-    return streaming([*[chunk] * chunks, usage, b"data: [DONE]\n\n"])
+    return streaming([*[CHUNK] * chunks, *STREAM_END])
 
 
 # Module, class and options of the middleware of each peer.

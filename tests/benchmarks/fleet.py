@@ -20,6 +20,7 @@ from ..alerts.store.postgres import create_database, postgres_server
 from ..support.clock import FakeClock
 from .alerts import THRESHOLDS, exchange
 from .measure import REPETITIONS
+from .report import Summary
 
 HEARTBEAT, LEASE = 5, 15
 SUBJECTS = 5000
@@ -142,7 +143,7 @@ async def measure_takeover(url: str) -> None:
     await processes.aclose()
 
 
-def measure_fleet() -> None:
+def measure_fleet() -> Summary:
     """Run all benchmarks on SQLite, and on PostgreSQL if it is installed."""
     measures = (measure_heartbeats, measure_leader, measure_takeover)
     print("\nfleet on SQLite: milliseconds of CPU, and elapsed")
@@ -153,7 +154,4 @@ def measure_fleet() -> None:
         print("\nfleet on PostgreSQL: milliseconds of CPU of the process, and elapsed")
         for measure in measures:
             anyio.run(measure, create_database(server, measure.__name__))
-
-
-if __name__ == "__main__":
-    measure_fleet()
+    return []

@@ -1,0 +1,41 @@
+"""Tables in Markdown, and the rows of the last one: what a request costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+Cell = str | float
+
+
+class Row(NamedTuple):
+    """Row of the last table.
+
+    Attributes:
+        case: What was measured.
+        value: The figure, with its unit.
+        compared: The figure that it is compared with, or a remark.
+    """
+
+    case: str
+    value: str
+    compared: str = ""
+
+
+Summary = list[Row]
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print a table in Markdown; numbers get two or three significant digits."""
+    print(f"\n### {title}\n")
+    print(f"| {' | '.join(columns)} |")
+    print(f"| --- |{' ---: |' * (len(columns) - 1)}")
+    for row in rows:
+        print(f"| {' | '.join(_text(cell) for cell in row)} |", flush=True)
+
+
+def _text(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return cell
+    digits = 0 if abs(cell) >= 100 else 1 if abs(cell) >= 10 else 2
+    return f"{cell:,.{digits}f}"
