@@ -1,10 +1,11 @@
-"""Limiters of this process, independent of HTTP."""
+"""Limiters of this process, and interfaces of those in a storage, independent of HTTP."""
 
 from .decision import EPSILON, Decision
 from .in_flight import MAX_SLOTS, InFlight, slots_decision
 from .limiter import Limiter
 from .plans import PlanLimiter, RateOf
 from .rate import check_amount, parse_rate
+from .stored import StoredInFlight, StoredLimiter
 
 __all__ = [
     "EPSILON",
@@ -14,6 +15,8 @@ __all__ = [
     "Limiter",
     "PlanLimiter",
     "RateOf",
+    "StoredInFlight",
+    "StoredLimiter",
     "check_amount",
     "parse_rate",
     "slots_decision",
