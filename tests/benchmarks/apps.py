@@ -1,12 +1,8 @@
-"""Measured applications: bare, with a minimal middleware, with each part, and with peers."""
+"""Measured applications: bare, with a minimal middleware, and with each part."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from importlib import import_module
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +22,7 @@ from ..support.apps import streaming
 
 PER_DAY = 1_000_000_000
 LIMIT = f"{PER_DAY}/day"
+CLIENTS = [(f"10.0.{number >> 8}.{number & 255}", 1) for number in range(1000)]
 LABELS = ("method", "route", "status", "provider")
 
 CHUNK = (
@@ -114,22 +111,3 @@ def around(app: ASGIApp) -> dict[str, ASGIApp]:
 def stream(chunks: int) -> ASGIApp:
     """Return an application that streams a chat completion, formatted as by OpenAI."""
     return streaming([*[CHUNK] * chunks, *STREAM_END])
-
-
-# Module, class and options of the middleware of each peer.
-PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "starlette_exporter": ("starlette_exporter", "PrometheusMiddleware", {"prefix": "bench"}),
-    "OpenTelemetry ASGI": ("opentelemetry.instrumentation.asgi", "OpenTelemetryMiddleware", {}),
-    "fastapi-instrumentator": (
-        "prometheus_fastapi_instrumentator.middleware",
-        "PrometheusInstrumentatorMiddleware",
-        {},
-    ),
-}
-
-
-def peers(app: ASGIApp) -> Iterator[tuple[str, ASGIApp]]:
-    """Yield `app` with the middleware of each installed peer."""
-    for name, (module, middleware, options) in PEERS.items():
-        with suppress(ImportError):
-            yield name, getattr(import_module(module), middleware)(app, **options)

@@ -19,7 +19,7 @@ from tokenpulse_mw.alerts.store import SQLAlertStore
 from ..alerts.store.postgres import create_database, postgres_server
 from ..support.clock import FakeClock
 from .alerts import THRESHOLDS, exchange
-from .measure import REPETITIONS
+from .measure import ROUNDS
 from .report import Summary
 
 HEARTBEAT, LEASE = 5, 15
@@ -91,7 +91,7 @@ async def measure_heartbeats(url: str) -> None:
     (member,) = processes.members
     for subjects in (0, 1000, SUBJECTS):
         times = []
-        for _ in range(REPETITIONS):
+        for _ in range(ROUNDS):
             for number in range(subjects):
                 member.observe(exchange(number))
             processes.clock.advance(HEARTBEAT)
@@ -109,7 +109,7 @@ async def measure_leader(url: str) -> None:
         processes.clock.advance(2 * LEASE)
         await processes.lead()
         reads, evaluations = [], []
-        for _ in range(REPETITIONS):
+        for _ in range(ROUNDS):
             await processes.push(subjects)
             reads.append(await timed(processes.leader.fleet))
             evaluations.append(await timed(processes.leader.evaluate))
@@ -133,7 +133,7 @@ async def measure_takeover(url: str) -> None:
         await processes.push(SUBJECTS)
         await processes.leader.evaluate()
     times = []
-    for _ in range(REPETITIONS):
+    for _ in range(ROUNDS):
         await processes.successor.fleet()
         processes.clock.advance(LEASE + 1)
         times.append(await timed(processes.successor.fleet))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -80,14 +81,22 @@ def loop_steps() -> Iterator[LoopSteps]:
 
 
 async def stall(steps: LoopSteps, work: Awaitable[object]) -> Stall:
-    """Return the longest step of `work`, and the time of all, in a task of its own."""
+    """Return the longest step of `work`, and the time of all, in a task of its own.
+
+    The garbage collector is off: it would add the time of what the benchmark itself holds.
+    """
 
     async def run() -> None:
         await work
 
-    steps.take()
-    await asyncio.create_task(run())
-    return steps.take()
+    gc.disable()
+    await asyncio.sleep(0)  # ends the step of the caller, which is not measured
+    try:
+        steps.take()
+        await asyncio.create_task(run())
+        return steps.take()
+    finally:
+        gc.enable()
 
 
 async def _respond(request: Request) -> Response:
