@@ -46,7 +46,8 @@ def main() -> None:
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}: choose from {', '.join(PARTS)}")
     summary = [row for name in names for row in PARTS[name]()]
-    table("What a request costs", ("case", "figure", "compared"), summary)
+    if summary:
+        table("What a request costs", ("case", "figure", "compared"), summary)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from statistics import median
 
 from .report import Cell, Row, Summary, table
 
 ROUNDS = 9
-FASTAPI = "fastapi"
 NAMES = (
+    "Limiter",
     "ExchangeMiddleware",
     "RateLimitMiddleware",
     "MetricsMiddleware",
@@ -30,12 +33,19 @@ PEERS = {
     "OpenTelemetry ASGI": "opentelemetry.instrumentation.asgi",
 }
 STATEMENTS = {
-    "nothing": "pass",
-    FASTAPI: "import fastapi",
-    **{name: f"import fastapi; from tokenpulse_mw import {name}" for name in NAMES},
-    "Limiter, without fastapi": "from tokenpulse_mw import Limiter",
-    **{name: f"import fastapi, {modules}" for name, modules in PEERS.items()},
+    **{name: f"from tokenpulse_mw import {name}" for name in NAMES},
+    **{name: f"import {modules}" for name, modules in PEERS.items()},
 }
+# Prints the seconds of CPU time of `import fastapi`, and of a statement after it.
+TIMED = """
+import time
+times = [time.process_time()]
+import fastapi
+times.append(time.process_time())
+{statement}
+times.append(time.process_time())
+print(times[1] - times[0], times[2] - times[1])
+"""
 
 
 class _Healthy(BaseHTTPRequestHandler):
@@ -51,50 +61,69 @@ class _Healthy(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-def cpu_time(arguments: list[str], environment: dict[str, str]) -> float | None:
-    """Return the milliseconds of CPU time of an interpreter; None if it fails."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    return None if done.returncode else used * 1000
-
-
-def times(commands: dict[str, list[str]]) -> dict[str, float]:
-    """Return the least milliseconds of CPU time of each command, if it succeeds."""
+@contextmanager
+def caching_bytecode() -> Iterator[dict[str, str]]:
+    """Yield an environment in which bytecode is cached, as after `pip install`."""
     with tempfile.TemporaryDirectory() as cache:
-        # An empty value is no value: bytecode is written, as `pip install` does.
+        # An empty value is no value: bytecode is written.
         options = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": cache}
-        environment = {**os.environ, **options}
-        rounds: dict[str, list[float]] = {
-            name: []
-            for name, command in commands.items()
-            if cpu_time(command, environment) is not None
-        }
-        for _ in range(ROUNDS):
-            for name, values in rounds.items():
-                values.append(cpu_time(commands[name], environment) or 0.0)
-    return {name: min(values) for name, values in rounds.items()}
+        yield {**os.environ, **options}
+
+
+def import_times(statement: str, environment: dict[str, str]) -> tuple[float, float] | None:
+    """Return the milliseconds of `import fastapi` and of `statement`; None if that fails."""
+    command = [sys.executable, "-c", TIMED.format(statement=statement)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None
+    fastapi, more = map(float, done.stdout.split())
+    return fastapi * 1000, more * 1000
 
 
 def measure_imports() -> Summary:
     """Print the tables of imports and of the command."""
-    costs = times({name: ["-c", statement] for name, statement in STATEMENTS.items()})
-    start, fastapi = costs.pop("nothing"), costs.pop(FASTAPI)
-    rows: list[list[Cell]] = [[FASTAPI, fastapi - start, ""]]
-    shares = {name: (cost - fastapi) / (fastapi - start) for name, cost in costs.items()}
-    alone = costs["Limiter, without fastapi"] - start
-    shares["Limiter, without fastapi"] = alone / (fastapi - start)
-    for name, share in shares.items():
-        more = alone if name.startswith("Limiter") else costs[name] - fastapi
-        rows.append([name, more, share])
-    columns = ("import, over `import fastapi`", "CPU in ms", "share of fastapi")
+    times: dict[str, list[tuple[float, float]]] = {}
+    with caching_bytecode() as environment:
+        installed = {
+            name: statement
+            for name, statement in STATEMENTS.items()
+            if import_times(statement, environment) is not None
+        }
+        for _ in range(ROUNDS):
+            for name, statement in installed.items():
+                result = import_times(statement, environment)
+                assert result is not None
+                times.setdefault(name, []).append(result)
+    shares = {name: median(more / base for base, more in pairs) for name, pairs in times.items()}
+    rows: list[list[Cell]] = [
+        [name, median(more for _, more in pairs), shares[name]] for name, pairs in times.items()
+    ]
+    columns = ("after `import fastapi`", "CPU in ms", "share of `import fastapi`")
     table("imports in new interpreters, with cached bytecode", columns, rows)
     return [
-        Row(f"import of {name}", f"{shares[name]:.2f}", "of `import fastapi`, on top of it")
+        Row(f"import of {name}", f"{shares[name]:.2f}", "of `import fastapi`, after it")
         for name in ("RateLimitMiddleware", "MetricsMiddleware", "AlertMiddleware", "TokenPulse")
     ] + measure_command()
+
+
+def cpu_time(arguments: list[str], environment: dict[str, str]) -> float:
+    """Return the milliseconds of CPU time of an interpreter."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1000
+
+
+def process_times(commands: dict[str, list[str]]) -> dict[str, float]:
+    """Return the median milliseconds of CPU time of each command."""
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    with caching_bytecode() as environment:
+        for number in range(ROUNDS + 1):  # the first round fills the cache
+            for name, command in commands.items():
+                cost = cpu_time(command, environment)
+                if number:
+                    times[name].append(cost)
+    return {name: median(costs) for name, costs in times.items()}
 
 
 def measure_command() -> Summary:
@@ -105,7 +134,7 @@ def measure_command() -> Summary:
         url = f"http://127.0.0.1:{server.server_port}"
         check = ["-m", "tokenpulse_mw", "check", "health", url]
         try:
-            costs = times(
+            costs = process_times(
                 {"pass": ["-c", "pass"], "import json": ["-c", "import json"], "check": check}
             )
         finally:

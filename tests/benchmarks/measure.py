@@ -15,7 +15,7 @@ from ..support.asgi import http_scope
 Turn = Callable[[], Awaitable[float]]  # returns the microseconds of CPU time for each step
 
 ROUNDS = 9
-EVICTING_BYTES = 2 << 20  # more than the second-level cache of most processors
+EVICTING_BYTES = 4 << 20  # more than the second-level cache of most processors
 
 
 async def receive() -> Message:

@@ -29,9 +29,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
     """Print a table in Markdown; numbers get two or three significant digits."""
     print(f"\n### {title}\n")
     print(f"| {' | '.join(columns)} |")
-    print(f"| --- |{' ---: |' * (len(columns) - 1)}")
-    for row in rows:
+    lines = list(rows)
+    numeric = [all(_is_figure(line[index]) for line in lines) for index in range(len(columns))]
+    print(f"| {' | '.join('---:' if figures else '---' for figures in numeric)} |")
+    for row in lines:
         print(f"| {' | '.join(_text(cell) for cell in row)} |", flush=True)
+
+
+def _is_figure(cell: Cell) -> bool:
+    return not isinstance(cell, str) or cell == "" or cell.lstrip("+-")[:1].isdigit()
 
 
 def _text(cell: Cell) -> str:

@@ -27,7 +27,6 @@ BARE, ONE, ADMIN, THREE = (
     "install, 3 policies",
 )
 PEERS = "instrumentator + slowapi"
-OF_PEERS = f"of what {PEERS} cost together"
 
 
 @dataclass(frozen=True)
@@ -142,23 +141,18 @@ def show(scenario: Scenario, times: Mapping[str, list[float]]) -> None:
 
 def summarise(scenario: Scenario, times: Mapping[str, list[float]]) -> Summary:
     """Return the rows of the last table for a scenario."""
-    one, three = over_bare(times, ONE), over_bare(times, THREE)
-    bare = median(times[BARE])
-    rows = [
-        Row(f"{scenario.title}, 1 policy", f"+{one:.0f} µs", f"{one / bare:.2f} of bare FastAPI"),
-        Row(f"{scenario.title}, 3 policies", f"+{three:.0f} µs", f"{three / one:.1f} x 1 policy"),
-    ]
-    if PEERS in times:
-        peers = over_bare(times, PEERS)
-        rows += [
-            Row(
-                f"{scenario.title}, {variant}", f"{over_bare(times, variant) / peers:.2f}", OF_PEERS
-            )
-            for variant in (ONE, THREE)
-        ]
+    bare, peers = median(times[BARE]), over_bare(times, PEERS) if PEERS in times else None
+    rows: Summary = []
+    for name, variant in (("1 policy", ONE), ("3 policies", THREE)):
+        more = over_bare(times, variant)
+        compared = f"{more / bare:.2f} of bare FastAPI"
+        if peers is not None:
+            compared += f", {more / peers:.2f} of {PEERS} together"
+        rows.append(Row(f"uvicorn, {scenario.title}, {name}", f"+{more:.0f} µs", compared))
     if scenario is GET:
         admin = over_bare(times, ADMIN)
-        rows.append(Row(ADMIN, f"+{admin:.0f} µs", f"{admin / one:.2f} of that without the token"))
+        compared = f"{admin / over_bare(times, ONE):.2f} of that without the token"
+        rows.append(Row(f"uvicorn, {scenario.title}, admin token", f"+{admin:.0f} µs", compared))
     return rows
 
 
