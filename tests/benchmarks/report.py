@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 Cell = str | float
+
+FIGURE = re.compile(r"(?:[+-]?[0-9][0-9,.]*(?: (?:µs|ms|B))?)?")
 
 
 class Row(NamedTuple):
@@ -37,7 +40,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
 
 
 def _is_figure(cell: Cell) -> bool:
-    return not isinstance(cell, str) or cell == "" or cell.lstrip("+-")[:1].isdigit()
+    return not isinstance(cell, str) or FIGURE.fullmatch(cell) is not None
 
 
 def _text(cell: Cell) -> str:

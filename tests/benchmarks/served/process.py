@@ -34,7 +34,9 @@ def application(variant: str) -> FastAPI:
 def main(variant: str, descriptor: str) -> None:
     """Serve `variant` until the standard input ends."""
     logging.getLogger("tokenpulse_mw").setLevel(logging.ERROR)
-    config = uvicorn.Config(application(variant), log_level="critical", access_log=False)
+    config = uvicorn.Config(
+        application(variant), log_level="critical", access_log=False, timeout_keep_alive=3600
+    )
     server = uvicorn.Server(config)
     print("ready", flush=True)
 
