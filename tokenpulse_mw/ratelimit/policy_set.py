@@ -21,7 +21,6 @@ from .policy import (
 )
 from .reservations import Reservations
 from .responses import Respond, too_many_requests
-from .shared_charges import apply_together, grouped, prepared
 
 OnDecision = Callable[[Scope, Decision], object]
 
@@ -259,6 +258,11 @@ class PolicySet:
         self, scope: Scope, charges: list[Charge], results: list[ChargeResult]
     ) -> None:
         """Apply charges in shared limiters until one rejects, and append to `results`."""
+        if len(charges) < 2:
+            await self._apply_in_turn(scope, charges, results)
+            return
+        from .shared_charges import apply_together, grouped, prepared  # imports the drivers
+
         for number, group in enumerate(grouped(charges)):
             if number and self._rejection(results) is not None:
                 return

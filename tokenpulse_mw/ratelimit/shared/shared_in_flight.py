@@ -17,7 +17,7 @@ from limits.aio.storage import RedisStorage
 from ...secret import Secret, hide_arguments, hide_url
 from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
-from ..limiters import MAX_SLOTS, Decision, slots_decision
+from ..limiters import MAX_SLOTS, Decision, StoredInFlight, slots_decision
 from .client import FALLBACKS, StorageClient
 from .redis import SlotsOnRedis
 from .shared_limiter import hash_key
@@ -62,7 +62,7 @@ class _HeldSlots:
         return removed
 
 
-class SharedInFlight:
+class SharedInFlight(StoredInFlight):
     """Limiter of the concurrent requests in all processes that use the same storage.
 
     The middleware takes a slot when a request arrives and releases it when the response ends, as

@@ -14,7 +14,7 @@ from ...secret import Secret, hide_arguments, hide_url
 from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
 from ..encoding import encode_key
-from ..limiters import Decision, Limiter, check_amount, parse_rate
+from ..limiters import Decision, Limiter, StoredLimiter, check_amount, parse_rate
 from .batches import Batches
 from .client import FALLBACKS, StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
@@ -34,7 +34,7 @@ from .windows import Windows, WindowsOnMemcached, WindowsOnRedis
 _STRATEGIES = ("fixed-window", "sliding-window-counter")
 
 
-class SharedLimiter:
+class SharedLimiter(StoredLimiter):
     """Rate limiter of all processes that use the same storage.
 
     Limiters with the same storage, prefix, limit and strategy share their counters. Keys are
