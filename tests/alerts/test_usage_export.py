@@ -153,7 +153,7 @@ def engine_of(clock: FakeClock, sink: Any) -> AlertEngine:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_engine_exports_the_usage_of_its_traffic(backend: str) -> None:
-    """What the engine observed is exported with the hour in which it ended."""
+    """Usage that the engine observed is exported with the hour in which it ended."""
     clock, sink = FakeClock(500_000.0 * HOUR), Receiver()
     engine = engine_of(clock, sink)
     usage = TokenUsage(100, 20)

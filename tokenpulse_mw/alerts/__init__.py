@@ -1,6 +1,5 @@
 """Alerts on the traffic of the gateway: engine, rules, sinks and stores."""
 
-from .admin import TenantOf, alert_routes, tenant_usage_routes, usage_routes
 from .engine import AlertEngine
 from .fleet import Fleet
 from .lifecycle import Finding, Severity, Subject
@@ -56,16 +55,12 @@ __all__ = [
     "SlackSink",
     "StoreError",
     "Subject",
-    "TenantOf",
     "Thresholds",
     "Traffic",
     "UsageEvent",
     "UsageSink",
     "UsageWebhook",
     "WebhookSink",
-    "alert_routes",
     "default_rules",
     "quota_exceeded",
-    "tenant_usage_routes",
-    "usage_routes",
 ]

@@ -20,14 +20,10 @@ from ..alerts import (
     LogSink,
     Sink,
     SlackSink,
-    TenantOf,
     Thresholds,
     WebhookSink,
-    alert_routes,
     default_rules,
     quota_exceeded,
-    tenant_usage_routes,
-    usage_routes,
 )
 from ..alerts.engine import check_sinks
 from ..alerts.store import MemoryAlertStore, SQLAlertStore
@@ -46,7 +42,7 @@ from ..ratelimit import (
     budgets,
 )
 from ..secret import hide
-from ..web.auth import bearer
+from ..web.auth import TenantOf, bearer
 from .limits import is_local
 from .log_level import SharedLogLevel
 from .origins import blame_settings, check_unused, warn_unused
@@ -274,6 +270,8 @@ def admin_routes(
     if level is None:
         return settings_routes(authorize=authorize)
     routes = settings_routes(authorize=authorize, keep=level.keep)
+    from ..alerts.admin import alert_routes, usage_routes  # unused without an admin token
+
     return [
         *alert_routes(engine, authorize=authorize),
         *usage_routes(engine, authorize=authorize),
@@ -295,6 +293,8 @@ def tenant_routes(
         raise ValueError(
             f"usage_tenant needs the store of the alerts, got {settings.origins['alerts']}=false"
         )
+    from ..alerts.admin import tenant_usage_routes
+
     return tenant_usage_routes(engine, tenant_of=tenant_of)
 
 

@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Scope
 
-from ..alerts import AlertEngine, Sink, TenantOf, Thresholds
+from ..alerts import AlertEngine, Sink, Thresholds
 from ..config import Settings
 from ..exchange import ObserverLike, Providers, RouteGroup, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
@@ -39,9 +39,10 @@ from ..ratelimit import (
     Respond,
     RouteLimit,
     RouteLimits,
-    ZoneLimiter,
     exempt_paths,
 )
+from ..ratelimit.zone import ZoneLimiter
+from ..web.auth import TenantOf
 from . import defaults, limits
 from .defaults import configure_logs
 from .gauges import Gauges

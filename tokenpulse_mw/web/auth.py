@@ -20,6 +20,8 @@ logger = logging.getLogger("tokenpulse_mw.web")
 
 Allowed = bool | str | None
 Authorize = Callable[[Request], Allowed | Awaitable[Allowed]]
+# Returns the id of the tenant that sent a request, or None if it is not a tenant.
+TenantOf = Callable[[Request], str | Awaitable[str | None] | None]
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _OWN_SITE = {"same-origin", "none"}  # "none": typed by the user, or opened from a bookmark

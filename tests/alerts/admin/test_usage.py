@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from tokenpulse_mw import TokenUsage
-from tokenpulse_mw.alerts import AlertEngine, tenant_usage_routes, usage_routes
+from tokenpulse_mw.alerts import AlertEngine
+from tokenpulse_mw.alerts.admin import tenant_usage_routes, usage_routes
 
 from ...support.clock import FakeClock
 from ..exchanges import exchange

@@ -1,6 +1,6 @@
 """Admin API of the alert engine: alerts, silences, thresholds and usage over HTTP."""
 
 from .routes import alert_routes
-from .usage import TenantOf, tenant_usage_routes, usage_routes
+from .usage import tenant_usage_routes, usage_routes
 
-__all__ = ["TenantOf", "alert_routes", "tenant_usage_routes", "usage_routes"]
+__all__ = ["alert_routes", "tenant_usage_routes", "usage_routes"]

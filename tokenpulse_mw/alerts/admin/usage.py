@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from msgspec import UNSET
-from starlette.requests import Request
 from starlette.routing import BaseRoute
 
-from ...web.auth import Authorize, Guard
+from ...web.auth import Authorize, Guard, TenantOf
 from ...web.problems import ProblemError, invalid
 from ..engine import AlertEngine
 from ..store.usage import USAGE_DIMENSIONS, UsageQuery, UsageRecord
@@ -21,9 +20,6 @@ from .endpoint import Endpoint
 from .openapi import describe
 from .operation import AdminRequest, AdminResponse, Operation
 from .parameters import Parameter, choice, text
-
-# Returns the id of the tenant that sent a request, or None if it is not a tenant.
-TenantOf = Callable[[Request], str | Awaitable[str | None] | None]
 
 _DESCRIPTION = (
     "Usage of models by tenant, model and provider. Times are RFC 3339 in UTC, costs decimal "
