@@ -746,6 +746,56 @@ async def test_chunk_of_a_stream_needs_no_coroutine(
     assert are_same == [False, False, True, True, False]
 
 
+class CountingMeter:
+    """A meter that counts the bytes that it has read."""
+
+    awaits_output = False
+
+    def __init__(self, inner: UsageMeter) -> None:
+        self.account = inner.account
+        self.metered = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Count the bytes of the chunk."""
+        self.metered += len(chunk)
+
+    def finish(self, *, complete: bool) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("size", [0, 1, 2048, 2049, 100_000])
+@pytest.mark.anyio
+async def test_chunk_is_metered_after_it_was_sent_and_at_most_64_kib_wait(
+    size: int, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short chunks are metered several at a time, and a chunk above 2 KiB at once."""
+    meters: list[CountingMeter] = []
+    sent, waiting, ahead = 0, [0], [0]
+
+    def make_counting(content_type: bytes, encoding: bytes) -> UsageMeter:
+        meter = meter_for(content_type, encoding)
+        assert meter is not None
+        meters.append(CountingMeter(meter))
+        return meters[-1]
+
+    async def send(message: Message) -> None:
+        nonlocal sent
+        if meters:
+            waiting.append(sent - meters[0].metered)
+            ahead.append(meters[0].metered - sent)
+        sent += len(message.get("body", b""))
+
+    monkeypatch.setattr("tokenpulse_mw.exchange.recorder.meter_for", make_counting)
+    app = ExchangeMiddleware(streaming([b"x" * size] * 100))
+
+    await app(post_scope(version), receive_empty, send)
+
+    assert meters[0].metered == sent == 100 * size
+    assert max(ahead) == 0
+    assert max(waiting) <= (64 * 1024 if size <= 2048 else 0)
+
+
 class FailingMeter:
     """A meter that raises after `left` chunks, or at the end."""
 

@@ -81,6 +81,17 @@ def test_tokens_are_counted_by_kind(metrics: HttpMetrics) -> None:
         assert value(metrics, "tokenpulse_llm_requests_total", **labels) == 1
 
 
+def test_tokens_after_a_clear_are_counted_from_zero(metrics: HttpMetrics) -> None:
+    """Cached rows are removed with the series."""
+    for clear in (True, False):
+        metrics(finished(usage=TokenUsage(10), usage_source="reported"))
+        if clear:
+            metrics.clear()
+
+    labels = {"provider": "claude", "kind": "input"}
+    assert value(metrics, "tokenpulse_llm_tokens_total", **labels) == 10
+
+
 @pytest.mark.parametrize(
     ("output", "outcome", "counted"),
     [(5, "complete", 1), (1, "complete", None), (5, "client_disconnect", None)],

@@ -55,6 +55,56 @@ def test_overflow_is_counted_for_each_full_family() -> None:
     }
 
 
+usage_kinds = st.tuples(
+    st.sampled_from(["claude", "gemini", "other"]),
+    st.sampled_from(["reported", "partial", "missing"]),
+    st.booleans(),
+)
+
+
+@given(responses=st.lists(usage_kinds, max_size=30), max_series=st.integers(1, 20))
+def test_usage_row_cache_is_bounded_and_has_no_overflow_rows(
+    responses: list[Labels], max_series: int
+) -> None:
+    """Responses that overflow are looked up each time."""
+    tables = Tables(max_series=max_series)
+
+    for kind in responses:
+        requests, tokens = tables.usage_row_cache.get(kind) or tables.usage_rows(kind)
+        requests[0] += 1
+        for row in tokens:
+            row[0] += 1
+
+    assert len(tables.usage_row_cache) <= max_series * 2
+    counted = counts(tables, "tokenpulse_llm_requests_total")
+    assert {kind[:2] for kind in tables.usage_row_cache} <= counted.keys()
+    assert sum(counted.values()) == len(responses)
+    with_usage = [kind for kind in responses if kind[2]]
+    assert sum(counts(tables, "tokenpulse_llm_tokens_total").values()) == 5 * len(with_usage)
+
+
+def test_overflow_of_usage_is_counted_for_each_token_kind() -> None:
+    """Each observation that has no series of its own is counted."""
+    tables = Tables(max_series=5)
+    tables.usage_rows(("claude", "reported", True))
+
+    for _ in range(2):
+        tables.usage_rows(("gemini", "reported", True))
+
+    assert counts(tables, "tokenpulse_series_overflow_total") == {
+        ("tokenpulse_llm_tokens_total",): 10
+    }
+
+
+def test_missing_usage_has_no_token_series() -> None:
+    """Tokens get no series without observations."""
+    tables = Tables(max_series=10)
+
+    tables.usage_rows(("claude", "missing", False))
+
+    assert counts(tables, "tokenpulse_llm_tokens_total") == {}
+
+
 def test_response_without_a_body_has_no_first_byte() -> None:
     """The time to the first byte gets no series without observations."""
     tables = Tables(max_series=10)
@@ -70,6 +120,7 @@ def test_reset_after_fork_removes_all_rows() -> None:
     tables = Tables(max_series=10)
     kind = ("GET", "/a", 200, "claude", "complete", False)
     tables.request_rows(kind)[0][0] += 1
+    tables.usage_rows(("claude", "reported", True))
     tables.in_progress[0] += 1
 
     tables.reset_after_fork()
@@ -77,7 +128,8 @@ def test_reset_after_fork_removes_all_rows() -> None:
     assert counts(tables, "tokenpulse_http_requests_total") == {}
     assert tables.open_in_progress() is tables.in_progress
     assert counts(tables, "tokenpulse_http_requests_in_progress") == {(): 0}
-    assert kind not in tables.row_cache
+    assert not tables.row_cache
+    assert not tables.usage_row_cache
 
 
 def test_cleared_tables_keep_the_requests_in_progress() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage.sse import Event, EventBuffer, event_bounds, parse, split_events
+from tokenpulse_mw.usage.sse import Event, EventBuffer, data_of, event_bounds, parse, split_events
 
 from ..support.chunks import chunkings
 
@@ -172,6 +172,14 @@ def test_event_is_returned_after_its_blank_line() -> None:
     assert buffer.take_complete() == b""
     buffer.held += b"\ndata: 2"
     assert buffer.take_complete() == b"data: 1\n\n"
+
+
+@given(st.text(alphabet="dataevn: x\r\n", max_size=24).map(str.encode), st.booleans())
+def test_comment_before_the_data_of_an_event_changes_nothing(line: bytes, is_data: bool) -> None:
+    """An event that is only one line of data is parsed like any other."""
+    block = b"data: " + line if is_data else line
+
+    assert data_of(block) == parse(b":\n" + block).data
 
 
 @given(chunked_streams)

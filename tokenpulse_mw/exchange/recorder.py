@@ -28,6 +28,9 @@ _ENCODING_SIZE = len(b"content-encoding")
 _PROVIDER_SIZE = len(PROVIDER_HEADER)
 _EMPTY: dict[str, Any] = {}
 _NO_NAMES = frozenset[bytes]()
+# Chunks of a stream that are metered together: at most 64 KiB.
+_MAX_PENDING_CHUNKS = 32
+_MAX_PENDING_CHUNK_BYTES = 2048
 
 
 class Recorder:
@@ -350,32 +353,34 @@ class MeteredRecorder(HttpRecorder):
     Other methods are not metered, because reading a stored response again uses no tokens.
     """
 
-    __slots__ = ("_feed_directly", "_feed_rest", "_pending")
+    __slots__ = ("_feed_rest", "_pending")
 
     def __init__(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
         HttpRecorder.__init__(self, dispatcher, scope, receive, send)
-        # Once no more times are recorded, the meter's `feed` takes the rest of the body. If
-        # `send` of the server cannot raise, `_feed_directly` is the same and needs no coroutine.
+        # Once no more times are recorded, the meter's `feed` takes the rest of the body.
         self._feed_rest: Callable[[bytes], None] | None = None
-        self._feed_directly: Callable[[bytes], None] | None = None
-        self._pending = b""  # the last chunk that was sent directly; not metered yet
+        # Chunks that were sent directly and are not metered yet; None until chunks are sent so.
+        self._pending: list[bytes] | None = None
 
     def send(self, message: Message) -> Awaitable[None]:  # type: ignore[override]
         """Send `message` to the server, then record it.
 
         Most chunks of a stream only go to the meter. They are sent without a coroutine around
-        the server's `send`, which is faster. Such a chunk is metered when the next message
-        arrives, because it must be sent first.
+        the server's `send`, and metered several at a time, which is faster. A chunk is metered
+        when a later message arrives, because it must be sent first.
         """
-        feed, body = self._feed_directly, message.get("body")
-        # Only bytes: the application may change another buffer before it is metered.
-        if feed is None or type(body) is not bytes or not message.get("more_body"):
+        pending, body = self._pending, message.get("body")
+        if (
+            pending is None
+            # Only bytes: the application may change another buffer before it is metered.
+            or type(body) is not bytes
+            or len(body) > _MAX_PENDING_CHUNK_BYTES
+            or not message.get("more_body")
+        ):
             return HttpRecorder.send(self, message)
-        try:
-            feed(self._pending)
-        except Exception as error:  # noqa: BLE001 - isolates the request
-            self._disable_metering("usage", error)
-        self._pending = body
+        if len(pending) >= _MAX_PENDING_CHUNKS:
+            self._feed_pending(pending)
+        pending.append(body)
         return self._send(message)
 
     def _read_headers(self, headers: RawHeaders, status: int) -> None:
@@ -396,7 +401,7 @@ class MeteredRecorder(HttpRecorder):
 
     def _body(self, body: bytes | None, more: bool | None) -> None:
         if self._pending:
-            self._feed_pending()
+            self._feed_pending(self._pending)
         if more and self._feed_rest is not None:
             self._feed_rest(body or b"")
             return
@@ -422,9 +427,10 @@ class MeteredRecorder(HttpRecorder):
             if awaited and not meter.awaits_output and now is not None:
                 self._first_token = now - self.started
 
-    def _feed_pending(self) -> None:
-        """Meter the chunk that was sent directly, before any later one."""
-        body, self._pending = self._pending, b""
+    def _feed_pending(self, pending: list[bytes]) -> None:
+        """Meter the chunks that were sent directly, before any later one."""
+        body = b"".join(pending)
+        pending.clear()
         if self._meter is not None:
             self._feed(self._meter, body, None)
 
@@ -434,25 +440,24 @@ class MeteredRecorder(HttpRecorder):
         if meter is None or not (meter.awaits_output and meter.account.awaits_first_token):
             self._feed_rest = _ignore if meter is None else meter.feed
             if not send_may_raise(self._scope):
-                self._feed_directly = self._feed_rest
+                self._pending = []
 
     def _disable_metering(self, component: str, error: Exception) -> None:
         """Meter no more of the body after an error, which would be raised again."""
         self._release_meter()
-        self._pending = b""
         super()._disable_metering(component, error)
 
     def _stop(self, outcome: Outcome) -> None:
         if self._pending:
-            self._feed_pending()
+            self._feed_pending(self._pending)
         super()._stop(outcome)
 
     def _finish(self, outcome: Outcome, now: float) -> None:
-        super()._finish(outcome, now)
+        HttpRecorder._finish(self, outcome, now)  # faster than `super()`
         self._release_meter()  # it may hold a body, while background tasks keep the recorder alive
 
     def _release_meter(self) -> None:
-        self._meter = self._feed_rest = self._feed_directly = None
+        self._meter = self._feed_rest = self._pending = None
 
 
 def _joined(headers: RawHeaders, more: RawHeaders) -> RawHeaders:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 from starlette.types import Scope
@@ -54,7 +55,11 @@ def truncate_with_hash(text: str) -> str:
 
 def send_may_raise(scope: Scope) -> bool:
     """Return True if the server may raise OSError from `send` when the client has left."""
-    version = scope.get("asgi", {}).get("spec_version", "2.0")
+    return _version_may_raise(scope.get("asgi", {}).get("spec_version", "2.0"))
+
+
+@lru_cache(maxsize=16)
+def _version_may_raise(version: str) -> bool:
     try:
         return tuple(map(int, version.split("."))) >= _RAISING_SPEC_VERSION
     except ValueError:

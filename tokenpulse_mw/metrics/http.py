@@ -25,7 +25,6 @@ from .rows import Series
 DEFAULT_MAX_SERIES = 2000
 
 _REFRESH_SECONDS = 1.0
-_TOKEN_KINDS = ("input", "output", "cache_read", "cache_write", "reasoning")
 
 
 class HttpMetrics:
@@ -223,10 +222,16 @@ class HttpMetrics:
 
     def _count_usage(self, exchange: Exchange) -> None:
         tables, provider, usage = self._tables, exchange.provider, exchange.usage
-        tables.usage.add((provider, exchange.usage_source))
+        kind = (provider, exchange.usage_source, usage is not None)
+        requests, tokens = tables.usage_row_cache.get(kind) or tables.usage_rows(kind)
+        requests[0] += 1.0
         if usage is not None:
-            for kind in _TOKEN_KINDS:
-                tables.tokens.add((provider, kind), getattr(usage, kind))
+            inputs, outputs, cache_reads, cache_writes, reasoning = tokens
+            inputs[0] += usage.input
+            outputs[0] += usage.output
+            cache_reads[0] += usage.cache_read
+            cache_writes[0] += usage.cache_write
+            reasoning[0] += usage.reasoning
         first = exchange.time_to_first_token
         if first is not None:
             tables.first_token.observe((provider,), first)

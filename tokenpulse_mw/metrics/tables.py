@@ -16,6 +16,10 @@ from .rows import Labels, NewRow, Row, Rows, Series, row_in_memory
 # unpacked on every request.
 RequestRows = tuple[Row, Row, Row, Row | None]
 
+# Row of requests to models, and the rows of tokens by kind; none without usage.
+UsageRows = tuple[Row, tuple[Row, ...]]
+_TOKEN_KINDS = ("input", "output", "cache_read", "cache_write", "reasoning")
+
 
 class Tables:
     """Rows of all families.
@@ -30,6 +34,8 @@ class Tables:
     Attributes:
         row_cache: Rows by method, route, status, provider, outcome and whether the response had
             no body. `request_rows` adds missing entries.
+        usage_row_cache: Rows by provider, source of the usage, and whether there is usage.
+            `usage_rows` adds missing entries.
         callbacks: Families whose values are read by callbacks.
         in_progress: Row of requests in progress; empty until `open_in_progress` is called.
         other_metrics: Returns a registry with the other metrics in a scrape of a given registry;
@@ -79,6 +85,7 @@ class Tables:
         )
         self.callbacks.callbacks_of(families.ASYNCIO_TASKS.name).add(count_tasks)
         self.row_cache: dict[Labels, RequestRows] = {}
+        self.usage_row_cache: dict[Labels, UsageRows] = {}
         self._overflows = 0
         self.in_progress: Row = []
         if serves:
@@ -105,6 +112,24 @@ class Tables:
             self.row_cache[kind] = rows
         return rows
 
+    def usage_rows(self, kind: Labels) -> UsageRows:
+        """Return the rows of a kind of usage, and cache them."""
+        provider, source, has_usage = kind
+        overflows = self._overflows
+        token_kinds = _TOKEN_KINDS if has_usage else ()
+        rows = (
+            self.usage.row((provider, source)),
+            tuple(self.tokens.row((provider, name)) for name in token_kinds),
+        )
+        if self._overflows == overflows:
+            self.usage_row_cache[kind] = rows
+        return rows
+
+    def clear_caches(self) -> None:
+        """Empty the caches of rows; rows returned before must no longer be used."""
+        self.row_cache.clear()
+        self.usage_row_cache.clear()
+
     def series(self) -> list[Series]:
         """Return every family with its rows."""
         return [rows.series() for rows in self.all]
@@ -117,13 +142,13 @@ class Tables:
         for rows in self.all:
             if rows is not self._in_progress:
                 rows.clear()
-        self.row_cache.clear()
+        self.clear_caches()
 
     def reset_after_fork(self) -> None:
         """Remove all rows in a forked child; they belong to the parent process."""
         for rows in self.all:
             rows.clear()
-        self.row_cache.clear()
+        self.clear_caches()
         self.in_progress = []
 
     def _count_overflow(self, family: Family) -> None:

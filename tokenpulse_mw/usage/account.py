@@ -66,7 +66,7 @@ class Account(msgspec.Struct, eq=False):
         if self.usage is None:
             return "missing"
         whole = self._final and self.complete and (self._error_has_usage or not self.failed)
-        return "partial" if not whole or self.doubtful else "reported"
+        return "reported" if whole and not (self.sniffed or self.implausible) else "partial"
 
     @property
     def doubtful(self) -> bool:
@@ -92,7 +92,7 @@ class Account(msgspec.Struct, eq=False):
         if not usage.is_plausible:
             self.implausible = True
             return False
-        if usage.total or self.usage is None:  # zeros after counts mean that they are unknown
+        if self.usage is None or usage.total:  # zeros after counts mean that they are unknown
             self.usage, self._format, self._fields = usage, form, fields
         if not supplements:
             is_part = report.is_delta or report.is_fallback
@@ -175,12 +175,15 @@ class UsageAccount(Account, eq=False):
         self._search_budget -= max(len(data), MIN_SILENT_EVENT_BYTES)
         try:
             events = read_events(data, self.budget)
-            for event in events:
-                self._identify(event)
-            has_text = any(map(has_output, events))
         except UNREADABLE:
             return False
+        try:
+            has_text = any(map(has_output, events))
+        except UNREADABLE:
+            has_text = False
         self._has_output = self._has_output or has_text
+        for event in events:
+            self._identify(event)
         return has_text
 
     def add_usage_events(self, latest_first: Iterable[bytes]) -> None:
@@ -195,14 +198,14 @@ class UsageAccount(Account, eq=False):
             if not self.budget.spend_document(data):
                 break
             try:
-                latest = _usage_reports(read(data, self.budget))
+                latest, is_complete = _usage_reports(read(data, self.budget))
             except UNREADABLE:
                 unreadable += 1
-                latest = []
-            reports += latest
-            if any(report.is_complete for _, report in latest):
-                self.unreadable = 0
-                break
+            else:
+                reports += latest
+                if is_complete:
+                    self.unreadable = 0
+                    break
             self._useless_reads += 1
             if self._useless_reads >= MAX_USELESS_READS:
                 break
@@ -230,13 +233,17 @@ class UsageAccount(Account, eq=False):
             self._has_output = is_response(document)
 
 
-def _usage_reports(documents: list[Document]) -> list[tuple[Document, UsageReport]]:
-    """Return the documents that report usage, the latest first."""
-    return [
-        (document, report)
-        for document in reversed(documents)
-        if not is_stored_object(document) and (report := find_usage(document)) is not None
-    ]
+def _usage_reports(
+    documents: list[Document],
+) -> tuple[list[tuple[Document, UsageReport]], bool]:
+    """Return the documents that report usage, the latest first, and True if one is complete."""
+    reports: list[tuple[Document, UsageReport]] = []
+    has_complete = False
+    for document in reversed(documents):
+        if not is_stored_object(document) and (report := find_usage(document)) is not None:
+            reports.append((document, report))
+            has_complete = has_complete or report.is_complete
+    return reports, has_complete
 
 
 class UsageMeter(Protocol):

@@ -76,8 +76,9 @@ class Budget(msgspec.Struct, eq=False):
 
     def spend_event(self, block: bytes) -> bool:
         """Deduct the work of splitting an event into its lines."""
-        lines = block.count(b"\n") + block.count(b"\r")
-        return self.spend(EVENT_LINE_WORK_NS * lines) if lines else not self.exhausted
+        if block.find(b"\n") < 0 and block.find(b"\r") < 0:  # the fastest search
+            return not self.exhausted
+        return self.spend(EVENT_LINE_WORK_NS * (block.count(b"\n") + block.count(b"\r")))
 
 
 def slices(data: bytes, size: int = MAX_SLICE_BYTES) -> Iterable[bytes]:

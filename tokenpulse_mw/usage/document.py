@@ -85,7 +85,7 @@ class Reader(Generic[D]):
         try:
             if len(data) <= MAX_BUILT_VALUES:
                 decoded = self._documents.decode(data)
-                documents = decoded if isinstance(decoded, list) else [decoded]
+                documents = decoded if type(decoded) is list else [decoded]
             else:
                 documents = self._decode(data)
         except UNREADABLE:
@@ -103,7 +103,7 @@ class Reader(Generic[D]):
     def _decode(self, data: bytes) -> list[D]:
         if len(data) <= MAX_BUILT_VALUES or is_small(data):
             decoded = self._documents.decode(data)
-            return decoded if isinstance(decoded, list) else [decoded]
+            return decoded if type(decoded) is list else [decoded]
         # Objects are only created for the fields in use, and only for small ones.
         outline = self._outlines.decode(data)
         document = self._kind()
@@ -157,7 +157,9 @@ def is_small(data: bytes | msgspec.Raw) -> bool:
     """Return True if `data` has so few JSON values that objects may be created for all of them."""
     view = memoryview(data)
     left = MAX_BUILT_VALUES
-    for start in range(0, len(view) if len(view) > left else 0, MAX_SLICE_BYTES):
+    if len(view) <= left:
+        return True
+    for start in range(0, len(view), MAX_SLICE_BYTES):
         piece = bytes(view[start : start + MAX_SLICE_BYTES])
         left -= len(piece) - len(piece.translate(None, b"{[,"))
         if left < 0:
@@ -172,8 +174,11 @@ def opens_with(raw: msgspec.Raw, brackets: bytes) -> bool:
 
 def objects(raw: msgspec.Raw) -> list[dict[str, Any]]:
     """Return the objects of an array; none if it is not an array, is large or cannot be read."""
-    if raw is NOTHING or not is_small(raw):
-        return []
+    return [] if raw is NOTHING or not is_small(raw) else decode_objects(raw)
+
+
+def decode_objects(raw: msgspec.Raw) -> list[dict[str, Any]]:
+    """Return the objects of a small array; none if it is not an array or cannot be read."""
     try:
         items = msgspec.json.decode(raw)
     except UNREADABLE:  # raw fields are only validated here

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from .account import UsageAccount, UsageMeter
 from .bounds import ARRAY_BYTE_WORK_NS, BRACKET_WORK_NS, MAX_DOCUMENT_BYTES, QUOTE_WORK_NS
 from .budget import slices
@@ -14,32 +16,31 @@ from .oversized import HEAD_BYTES, PREFIX_BYTES, TAIL_BYTES, usage_from_head, us
 BEFORE = b"\xef\xbb\xbf \t\r\n"  # byte order mark and white space before a document
 
 
-class JsonMeter:
+class JsonMeter(msgspec.Struct, eq=False, kw_only=True):
     """Reads a response that is one JSON document, or an array of them.
 
     A document is buffered and read at its end, so that `awaits_output` stays True. A document
     that is too long is reduced to its two ends. Gemini streams an array if server-sent events are
     not requested: its elements are read as they arrive.
+
+    Attributes:
+        account: The usage found so far.
+        max_bytes: Maximum bytes of a document or element that is held.
+        awaits_output: The first output, whose time is measured, has not been seen.
     """
 
-    __slots__ = ("_body", "_head", "_max_bytes", "_reader", "_tail", "account", "awaits_output")
-
-    def __init__(
-        self, *, max_bytes: int = MAX_DOCUMENT_BYTES, account: UsageAccount | None = None
-    ) -> None:
-        self.account = UsageAccount() if account is None else account
-        self.awaits_output = True
-        self._max_bytes = max_bytes
-        self._tail = min(TAIL_BYTES, max_bytes)
-        self._body: bytes | bytearray = b""  # a bytearray from the second chunk on
-        self._head = b""  # the start of a document that is too long
-        self._reader: UsageMeter | None = None  # of a body that is not a document
+    account: UsageAccount = msgspec.field(default_factory=UsageAccount)
+    max_bytes: int = MAX_DOCUMENT_BYTES
+    awaits_output: bool = True
+    _body: bytes | bytearray = b""  # a bytearray from the second chunk on
+    _head: bytes = b""  # the start of a document that is too long
+    _reader: UsageMeter | None = None  # of a body that is not a document
 
     def feed(self, chunk: bytes) -> None:
         """Buffer the bytes of a document, or read the elements that `chunk` completes."""
         if self._reader is None:
             chunk = bytes(chunk)  # applications may send any bytes-like object
-            if not self._body:
+            if not self._body and not chunk.startswith(b"{"):
                 chunk = chunk.lstrip(BEFORE)
                 if not chunk.startswith(b"{"):
                     self._reader = self._reader_of(chunk)
@@ -51,7 +52,7 @@ class JsonMeter:
 
     def _reader_of(self, start: bytes) -> UsageMeter | None:
         """Return the meter of a body that does not start like a document, or None."""
-        return _ArrayReader(self.account, self._max_bytes) if start.startswith(b"[") else None
+        return _ArrayReader(self.account, self.max_bytes) if start.startswith(b"[") else None
 
     def _hold(self, chunk: bytes) -> None:
         if not self._body:
@@ -60,9 +61,15 @@ class JsonMeter:
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += chunk
-        if len(self._body) > (2 * self._tail if self._head else self._max_bytes):
-            self._head = self._head or bytes(self._body[: min(HEAD_BYTES, self._max_bytes)])
-            self._body = self._body[-self._tail :]
+        if self._head or len(self._body) > self.max_bytes:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        """Reduce a document that is too long to its two ends."""
+        tail = min(TAIL_BYTES, self.max_bytes)
+        self._head = self._head or bytes(self._body[: min(HEAD_BYTES, self.max_bytes)])
+        if len(self._body) > 2 * tail:
+            self._body = self._body[-tail:]
 
     def finish(self, *, complete: bool) -> None:
         """Read the document, or the usage at its ends if it is too long."""
@@ -83,8 +90,9 @@ class JsonMeter:
 
     def _read_ends(self, complete: bool) -> None:
         """Read the usage at the end, unless the document was cut, or at the start."""
+        tail = min(TAIL_BYTES, self.max_bytes)
         usage = (
-            usage_from_tail(self._head[:PREFIX_BYTES], bytes(self._body[-self._tail :]))
+            usage_from_tail(self._head[:PREFIX_BYTES], bytes(self._body[-tail:]))
             if complete
             else b""
         )

@@ -131,10 +131,8 @@ class SniffMeter:
             meter.feed(held)
 
 
-class MaybeJsonMeter(JsonMeter):
+class MaybeJsonMeter(JsonMeter, eq=False, kw_only=True):
     """Reads a response that is declared as JSON, as some event streams are, too."""
-
-    __slots__ = ()
 
     def _reader_of(self, start: bytes) -> UsageMeter | None:
         return super()._reader_of(start) or (SniffMeter(self.account) if start else None)

@@ -22,21 +22,29 @@ _BLANK_LINES = (b"\n\n", b"\n\r", b"\r\r")
 
 def _last_blank(held: bytes | bytearray, start: int, end: int) -> int:
     """Return the end of the last blank line before `end`, or 0 if there is none."""
-    last = held.rfind(b"\n\n", max(start, end - _NEAR), end)
-    if last < 0 or held.find(b"\r", last, end) >= 0:
+    near = max(start, end - _NEAR)
+    last = held.rfind(b"\n\n", near, end)
+    is_first = last < 0 and near == start  # unless there is another kind
+    if (last < 0 and not is_first) or held.find(b"\r", start if is_first else last, end) >= 0:
         last = rfind_any(held, _BLANK_LINES, start, end)
     return last + 2 if last >= 0 else 0
 
 
-def _first_blank(whole: bytes, start: int) -> tuple[int, int]:
-    """Return the bounds of the first blank line after `start`."""
+def _next_blank(whole: bytes, start: int) -> int:
+    """Return the start of the first blank line after `start`, or the end of `whole`."""
     begin = whole.find(b"\n\n", start, start + _NEAR)
     if begin < 0 or whole.find(b"\r", start, begin) >= 0:
         begin = find_any(whole, _BLANK_LINES, start)
         if begin < 0:
-            return len(whole), len(whole)
+            return len(whole)
         if whole[begin - 1 : begin + 1] == b"\r\n" and begin > start:
             begin -= 1
+    return begin
+
+
+def _first_blank(whole: bytes, start: int) -> tuple[int, int]:
+    """Return the bounds of the first blank line after `start`."""
+    begin = _next_blank(whole, start)
     end: int = _LINE_ENDS.match(whole, begin).end()  # type: ignore[union-attr]
     return begin, end
 
@@ -128,7 +136,7 @@ class EventBuffer:
 
 def _data_in(head: bytes) -> bytes:
     """Return the beginning of the data of an event, of which `head` is the start."""
-    return parse(head[:HEAD_BYTES]).data
+    return data_of(head[:HEAD_BYTES])
 
 
 def split_events(whole: bytes) -> Iterator[bytes]:
@@ -151,8 +159,7 @@ def event_bounds(whole: bytes, position: int, start: int = 0) -> tuple[int, int]
 
     The search stops at `start`, which must be between two events.
     """
-    end, _ = _first_blank(whole, position)
-    return _last_blank(whole, start, position) or start, end
+    return _last_blank(whole, start, position) or start, _next_blank(whole, position)
 
 
 def events_matching(pattern: re.Pattern[bytes], whole: bytes) -> Iterator[bytes]:
@@ -180,6 +187,14 @@ def parse(block: bytes) -> Event:
         elif field == b"event":
             name = value.removeprefix(b" ")
     return Event(name, b"\n".join(data))
+
+
+def data_of(block: bytes) -> bytes:
+    """Return the data of one event."""
+    # Nearly all events of a chat are one line.
+    if block.startswith(b"data: ") and block.find(b"\n") < 0 and block.find(b"\r") < 0:
+        return block[6:]
+    return parse(block).data
 
 
 def count_events(whole: bytes) -> int:

@@ -78,7 +78,10 @@ def count(fields: Fields, *names: str) -> int:
     """
     for name in names:
         value = fields.get(name)
-        if value and _is_count(value):
+        if type(value) is int:  # excludes booleans
+            if value > 0:
+                return value
+        elif type(value) is float and value > 0 and value.is_integer():
             return int(value)
     return 0
 
@@ -87,7 +90,10 @@ def has_count(fields: Fields, *names: str) -> bool:
     """Return True if there is a count, zero included, under one of these names."""
     for name in names:
         value = fields.get(name)
-        if value is not None and _is_count(value):
+        if type(value) is int:
+            if value >= 0:
+                return True
+        elif type(value) is float and value >= 0 and value.is_integer():
             return True
     return False
 
@@ -95,11 +101,6 @@ def has_count(fields: Fields, *names: str) -> bool:
 def hidden_tokens(fields: Fields, total: str, reported: int) -> int:
     """Return the tokens that the vendor's total has in addition to the reported parts."""
     return max(count(fields, total) - reported, 0)
-
-
-def _is_count(value: Any) -> bool:
-    kind = type(value)
-    return value >= 0 if kind is int else kind is float and value >= 0 and value.is_integer()
 
 
 def get_object(fields: Fields, name: str) -> Fields:

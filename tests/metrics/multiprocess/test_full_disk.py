@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tokenpulse_mw import Exchange, HttpMetrics
+from tokenpulse_mw import Exchange, HttpMetrics, TokenUsage
 from tokenpulse_mw.metrics.multiprocess import WorkerFiles
 from tokenpulse_mw.metrics.multiprocess.entries import INTEGER
 from tokenpulse_mw.metrics.multiprocess.writer import MIN_FILE_BYTES, RowFile
@@ -262,6 +262,7 @@ def test_metrics_of_a_deleted_folder_are_in_later_scrapes(
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
     metrics = HttpMetrics(CollectorRegistry())
     exchange = Exchange("POST", 0.0, "/chat", 200, "claude", duration=0.2)
+    exchange.usage, exchange.usage_source = TokenUsage(7), "reported"
     metrics(exchange)
     shutil.rmtree(folder)
     metrics(exchange)
@@ -270,8 +271,9 @@ def test_metrics_of_a_deleted_folder_are_in_later_scrapes(
     metrics(exchange)
 
     labels = 'method="POST",route="/chat",status="200",provider="claude"'
-    line = f"tokenpulse_http_requests_total{{{labels}}} 3.0"
-    assert line in metrics.render().decode().splitlines()
+    lines = metrics.render().decode().splitlines()
+    assert f"tokenpulse_http_requests_total{{{labels}}} 3.0" in lines
+    assert 'tokenpulse_llm_tokens_total{provider="claude",kind="input"} 21.0' in lines
     assert "deleted while in use" in caplog.text
 
 

@@ -506,6 +506,40 @@ def test_each_field_alone_is_counted(name: str, path: str) -> None:
     assert COUNT[name](usage_object({path: 5})) != TokenUsage()
 
 
+_OPENAI_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_VENDOR_FIELDS = [
+    "connector_tokens",
+    "reasoning_tokens",
+    *(path for path in FIELDS["openai-chat"] if "." not in path and path not in _OPENAI_FIELDS),
+]
+number_like = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 50),
+    st.integers(-(10**30), 10**30),
+    st.integers(-3, 50).map(float),
+    st.floats(),
+    st.text(max_size=3),
+)
+details = st.dictionaries(
+    st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens"]), number_like
+)
+openai_usages = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(_OPENAI_FIELDS, number_like),
+        "prompt_tokens_details": details | number_like,
+        "completion_tokens_details": details | number_like,
+    },
+)
+
+
+@given(usage=openai_usages, name=st.sampled_from(_VENDOR_FIELDS))
+def test_null_field_of_another_vendor_changes_no_count(usage: dict[str, Any], name: str) -> None:
+    """Usage that has only fields of OpenAI is counted like any other."""
+    assert COUNT["openai-chat"](usage) == COUNT["openai-chat"]({**usage, name: None})
+
+
 @given(st.data())
 @pytest.mark.parametrize("name", FIELDS)
 def test_any_usage_object_gives_non_negative_integers(name: str, data: st.DataObject) -> None:

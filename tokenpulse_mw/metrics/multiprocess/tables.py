@@ -40,7 +40,7 @@ class WorkerTables(Tables):
         if self._files.recover():
             for rows in self.all:
                 rows.reopen()
-            self.row_cache.clear()
+            self.clear_caches()
             self.in_progress = []
 
     def series(self) -> list[Series]:

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..bounds import MAX_ITERATIONS
-from ..document import Document, Event, opens_with
+from ..document import NOTHING, Document, Event, opens_with
 from ..tokens import Fields, TokenUsage, count, get_object, has_count
 from .base import Format, UsageReport, override, raw_has_text
 
@@ -56,8 +56,9 @@ def _has_counts(usage: dict[str, Any]) -> bool:
 
 def _billed_calls(usage: Fields) -> list[Fields]:
     calls = usage.get("iterations")
-    listed = calls if isinstance(calls, list) and len(calls) <= MAX_ITERATIONS else []
-    calls = [call for call in listed if isinstance(call, dict) and not _NAMES.isdisjoint(call)]
+    if not isinstance(calls, list) or len(calls) > MAX_ITERATIONS:
+        return []
+    calls = [call for call in calls if isinstance(call, dict) and not _NAMES.isdisjoint(call)]
     return [call for call in calls if has_count(call, *_COUNTS)]
 
 
@@ -122,6 +123,8 @@ def _has_output(event: Event) -> bool:
 
     Bedrock Converse has no `type`, as the event is named in the header of its frame.
     """
+    if event.delta is NOTHING:
+        return False
     kind = event.type
     carries = kind is None or (
         isinstance(kind, str) and kind.endswith("delta") and kind != "message_delta"

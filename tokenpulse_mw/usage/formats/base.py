@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ..bounds import MAX_CHOICES, MAX_OUTPUT_VALUES
-from ..document import NOTHING, Document, Event, is_small, objects
+from ..document import NOTHING, Document, Event, decode_objects, is_small
 from ..tokens import Fields, TokenUsage
 
 _LABELS = ("type", "role")  # strings that are not output
@@ -99,7 +99,7 @@ def any_object(raw: msgspec.Raw, predicate: Callable[[dict[str, Any]], bool]) ->
     """
     if raw is NOTHING:
         return False
-    return not is_small(raw) or any(map(predicate, objects(raw)[:MAX_CHOICES]))
+    return not is_small(raw) or any(map(predicate, decode_objects(raw)[:MAX_CHOICES]))
 
 
 def is_text(value: Any) -> bool:

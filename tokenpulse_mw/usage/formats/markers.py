@@ -24,4 +24,6 @@ def may_have_error(data: bytes) -> bool:
 def last_count(data: bytes, end: int) -> int:
     """Return the last position before `end` that matches `COUNT`, or -1; the fastest search."""
     last = data.rfind(b"oken", 0, end)  # usually absent; searching for both spellings is slower
-    return last if last < 0 else rfind_any(data, _COUNTS, 0, min(last + _LONGEST_COUNT, end))
+    if last < 0 or data.startswith(_COUNTS, last, end):
+        return last
+    return rfind_any(data, _COUNTS, 0, min(last + _LONGEST_COUNT, end))
