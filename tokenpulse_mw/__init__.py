@@ -63,7 +63,7 @@ _NAMES = {
     "ratelimit.zone": ["ZoneInFlight", "ZoneLimiter"],
     "secret": ["Secret"],
     "stack": ["TokenPulse"],
-    "usage": ["TokenUsage"],
+    "usage": ["Cost", "Prices", "Rates", "TokenUsage"],
     "web.auth": ["bearer"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -101,6 +101,26 @@ def test_null_in_message_delta_does_not_override() -> None:
     assert account.usage == TokenUsage(input=60, output=40, cache_read=50)
 
 
+def test_message_delta_keeps_the_hour_of_cache_writes_and_adds_searches() -> None:
+    """The first event has the lifetime of the cache, the last one the number of searches."""
+    account = account_of(
+        start(
+            input_tokens=10,
+            cache_creation_input_tokens=90,
+            cache_creation={"ephemeral_1h_input_tokens": 70},
+        ),
+        delta(
+            cache_creation_input_tokens=90,
+            output_tokens=40,
+            server_tool_use={"web_search_requests": 2},
+        ),
+    )
+
+    assert account.usage == TokenUsage(
+        input=100, output=40, cache_write=90, cache_write_1h=70, searches=2
+    )
+
+
 def test_zero_in_message_delta_overrides() -> None:
     """A zero in `message_delta` replaces the earlier count."""
     account = account_of(

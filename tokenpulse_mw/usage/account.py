@@ -26,6 +26,7 @@ from .formats import (
     is_stored_object,
     model_of,
 )
+from .reported_cost import COST_NAMES, ImplausibleCostError, reported_cost
 from .tokens import TokenUsage
 
 Source = Literal["reported", "partial", "missing"]
@@ -52,6 +53,7 @@ class Account(msgspec.Struct, eq=False):
     _usage_model: str | None = None  # by the document with the usage
     _format: Format | None = None
     _fields: dict[str, Any] = {}
+    _cost_nanos: int | None = None
     _final: bool = False
     _error_has_usage: bool = False  # the document with the error also reports usage
 
@@ -73,12 +75,22 @@ class Account(msgspec.Struct, eq=False):
         """Return True if `usage` may be wrong, and so must not lower a charge."""
         return self.sniffed or self.implausible
 
+    @property
+    def cost_nanos(self) -> int | None:
+        """Return the cost that the vendor reports with final usage, in nano-dollars, or None.
+
+        It is None, too, if the usage is doubtful, as the cost is a part of it, or if the cost is
+        negative or more than 10,000 dollars.
+        """
+        return self._cost_nanos if self._final and not self.doubtful else None
+
     def _add(self, document: Document, report: UsageReport) -> bool:
         """Merge `report` into the account; return False if the result is implausible.
 
-        An implausible report changes no count: it is neither clamped nor read as 0.
+        An implausible report changes no count: it is neither clamped nor read as 0. An implausible
+        cost is ignored.
         """
-        form, supplements = report.format, report.is_fallback and self._final
+        form, supplements, plausible = report.format, report.is_fallback and self._final, True
         if supplements:
             if self._format is None or self._format.supplement is None:
                 return True
@@ -94,12 +106,24 @@ class Account(msgspec.Struct, eq=False):
             return False
         if self.usage is None or usage.total:  # zeros after counts mean that they are unknown
             self.usage, self._format, self._fields = usage, form, fields
+            if not supplements:  # a delta keeps earlier counts, but not the cost of them alone
+                self._cost_nanos = None
+                if not COST_NAMES.isdisjoint(report.fields):
+                    self._cost_nanos, plausible = _cost(report.fields)
         if not supplements:
             is_part = report.is_delta or report.is_fallback
             self._usage_model = model_of(document) or (self._usage_model if is_part else None)
             self._final = report.is_final
             self.implausible = self.implausible and report.is_delta
-        return True
+        return plausible
+
+
+def _cost(fields: dict[str, Any]) -> tuple[int | None, bool]:
+    """Return the cost that a usage reports, and False if it is implausible."""
+    try:
+        return reported_cost(fields), True
+    except ImplausibleCostError:
+        return None, False
 
 
 class UsageAccount(Account, eq=False):

@@ -29,6 +29,7 @@ MAX_FRAME_HEADERS = 32
 MAX_CHOICES = 16  # of one event, examined for output
 MAX_OUTPUT_VALUES = 64  # JSON values of one event, examined for output
 MAX_TOOLS = 16  # that report tokens of their own beside the usage
+MAX_DETAILS = 16  # parts of one count, such as one for each modality
 MAX_ITERATIONS = 256  # model calls that Anthropic lists in one usage
 
 # Work.

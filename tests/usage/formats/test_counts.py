@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from tokenpulse_mw.usage import TokenUsage
+from tokenpulse_mw.usage.bounds import MAX_DETAILS
 from tokenpulse_mw.usage.formats import FORMATS
 
 COUNT = {form.name: form.count for form in FORMATS}
@@ -31,6 +33,12 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "prompt_cache_hit_tokens",
         "num_cached_tokens",
         "cached_tokens",
+        "prompt_tokens_details.audio_tokens",
+        "completion_tokens_details.audio_tokens",
+        "prompt_tokens_details.web_search_requests",
+        "server_tool_use.web_search_requests",
+        "num_search_queries",
+        "connectors.web_search",
     ),
     "openai-responses": (
         "input_tokens",
@@ -43,6 +51,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "prompt_tokens_details.cache_creation_input_tokens",
         "cached_tokens",
         "output_tokens_details.reasoning_tokens",
+        "output_tokens_details.audio_tokens",
+        "input_token_details.audio_tokens",
+        "server_side_tool_usage_details.x_search_calls",
     ),
     "anthropic": (
         "input_tokens",
@@ -50,6 +61,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "cache_read_input_tokens",
         "cache_creation_input_tokens",
         "output_tokens_details.thinking_tokens",
+        "server_tool_use.web_search_requests",
     ),
     "gemini": (
         "promptTokenCount",
@@ -97,7 +109,154 @@ CASES: list[tuple[str, dict[str, Any], TokenUsage]] = [
             "prompt_tokens_details": {"cached_tokens": 1024, "cache_write_tokens": 60},
             "completion_tokens_details": {"reasoning_tokens": 64, "audio_tokens": 9},
         },
-        TokenUsage(input=1200, output=90, cache_read=1024, cache_write=60, reasoning=64),
+        TokenUsage(
+            input=1200, output=90, cache_read=1024, cache_write=60, reasoning=64, audio_output=9
+        ),
+    ),
+    (  # OpenAI, with audio
+        "openai-chat",
+        {
+            "prompt_tokens": 117,
+            "completion_tokens": 1110,
+            "total_tokens": 1227,
+            "prompt_tokens_details": {"cached_tokens": 0, "text_tokens": 17, "audio_tokens": 100},
+            "completion_tokens_details": {"text_tokens": 222, "audio_tokens": 888},
+        },
+        TokenUsage(input=117, output=1110, audio_input=100, audio_output=888),
+    ),
+    (  # LiteLLM in front of Anthropic
+        "openai-chat",
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 25,
+            "total_tokens": 125,
+            "prompt_tokens_details": {
+                "cached_tokens": 20,
+                "cache_creation_tokens": 10,
+                "cache_creation_token_details": {
+                    "ephemeral_5m_input_tokens": 7,
+                    "ephemeral_1h_input_tokens": 3,
+                },
+            },
+            "server_tool_use": {"web_search_requests": 2},
+        },
+        TokenUsage(
+            input=100, output=25, cache_read=20, cache_write=10, cache_write_1h=3, searches=2
+        ),
+    ),
+    (  # new-api in front of Anthropic
+        "openai-chat",
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 25,
+            "prompt_tokens_details": {"cached_creation_tokens": 10},
+            "claude_cache_creation_5_m_tokens": 6,
+            "claude_cache_creation_1_h_tokens": 4,
+        },
+        TokenUsage(input=100, output=25, cache_write=10, cache_write_1h=4),
+    ),
+    (  # more writes for an hour than writes
+        "openai-chat",
+        {
+            "prompt_tokens": 100,
+            "cache_creation_input_tokens": 10,
+            "claude_cache_creation_1_h_tokens": 40,
+        },
+        TokenUsage(input=100, cache_write=10, cache_write_1h=10),
+    ),
+    (  # LiteLLM in front of Gemini
+        "openai-chat",
+        {"prompt_tokens": 10, "prompt_tokens_details": {"web_search_requests": 3}},
+        TokenUsage(input=10, searches=3),
+    ),
+    (  # Perplexity
+        "openai-chat",
+        {"prompt_tokens": 33, "completion_tokens": 7, "num_search_queries": 28},
+        TokenUsage(input=33, output=7, searches=28),
+    ),
+    (  # Mistral's conversations
+        "openai-chat",
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 15,
+            "connectors": {"web_search": 2, "web_search_premium": 1, "code_interpreter": 7},
+        },
+        TokenUsage(input=10, output=5, searches=3),
+    ),
+    (  # xAI
+        "openai-responses",
+        {
+            "input_tokens": 9212,
+            "output_tokens": 3417,
+            "server_side_tool_usage_details": {
+                "web_search_calls": 1,
+                "x_search_calls": 3,
+                "code_interpreter_calls": 5,
+            },
+        },
+        TokenUsage(input=9212, output=3417, searches=4),
+    ),
+    (  # OpenAI's transcriptions and Realtime, which spell the details differently
+        "openai-responses",
+        {
+            "total_tokens": 113,
+            "input_tokens": 68,
+            "output_tokens": 45,
+            "input_token_details": {"text_tokens": 10, "audio_tokens": 58, "cached_tokens": 4},
+            "output_token_details": {"text_tokens": 5, "audio_tokens": 40},
+        },
+        TokenUsage(input=68, output=45, cache_read=4, audio_input=58, audio_output=40),
+    ),
+    (  # Anthropic
+        "anthropic",
+        {
+            "input_tokens": 8,
+            "cache_creation_input_tokens": 700,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": 200,
+                "ephemeral_1h_input_tokens": 500,
+            },
+            "output_tokens": 50,
+            "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 9},
+        },
+        TokenUsage(input=708, output=50, cache_write=700, cache_write_1h=500, searches=2),
+    ),
+    (  # Gemini, with audio in the prompt, the results of tools and the output
+        "gemini",
+        {
+            "promptTokenCount": 100,
+            "promptTokensDetails": [
+                {"modality": "TEXT", "tokenCount": 40},
+                {"modality": "AUDIO", "tokenCount": 60},
+            ],
+            "toolUsePromptTokenCount": 9,
+            "toolUsePromptTokensDetails": [{"modality": "AUDIO", "tokenCount": 5}],
+            "candidatesTokenCount": 70,
+            "candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": 70}],
+        },
+        TokenUsage(input=109, output=70, audio_input=65, audio_output=70),
+    ),
+    (  # Vertex AI, which may name the output a response
+        "gemini",
+        {
+            "candidatesTokenCount": 70,
+            "responseTokensDetails": [{"modality": "AUDIO", "tokenCount": 30}],
+        },
+        TokenUsage(output=70, audio_output=30),
+    ),
+    (  # Bedrock
+        "bedrock-converse",
+        {
+            "inputTokens": 10,
+            "outputTokens": 40,
+            "cacheWriteInputTokens": 200,
+            "cacheDetails": [
+                {"ttl": "1h", "inputTokens": 150},
+                {"ttl": "5m", "inputTokens": 50},
+            ],
+        },
+        TokenUsage(input=210, output=40, cache_write=200, cache_write_1h=150),
     ),
     (  # DeepSeek
         "openai-chat",
@@ -367,7 +526,7 @@ CASES: list[tuple[str, dict[str, Any], TokenUsage]] = [
                 "unknown": None,
             },
         },
-        TokenUsage(input=7948, output=191),
+        TokenUsage(input=7948, output=191, searches=2),
     ),
     (  # DashScope's own API
         "openai-responses",
@@ -466,6 +625,53 @@ def test_anthropic_top_level_reasoning_counts_if_iterations_have_none(
     assert COUNT["anthropic"](usage) == TokenUsage(input=5, output=30, reasoning=expected)
 
 
+@pytest.mark.parametrize(("hour", "expected"), [(25, 25), (30, 30), (31, 0), (None, 0)])
+def test_anthropic_top_level_hour_writes_count_if_iterations_have_none(
+    hour: Any, expected: int
+) -> None:
+    """Top-level cache writes for an hour count if they do not exceed those of the iterations."""
+    usage = {
+        "cache_creation": {"ephemeral_1h_input_tokens": hour},
+        "iterations": [{"input_tokens": 5, "cache_creation_input_tokens": 30}],
+    }
+
+    assert COUNT["anthropic"](usage) == TokenUsage(
+        input=35, cache_write=30, cache_write_1h=expected
+    )
+
+
+def test_anthropic_iterations_have_hour_writes_of_their_own_and_searches_of_the_top_level() -> None:
+    """Cache writes are listed by iteration, searches once for all of them."""
+    call = {"cache_creation_input_tokens": 9, "cache_creation": {"ephemeral_1h_input_tokens": 4}}
+    usage = {"server_tool_use": {"web_search_requests": 3}, "iterations": [call, call]}
+
+    assert COUNT["anthropic"](usage) == TokenUsage(
+        input=18, cache_write=18, cache_write_1h=8, searches=3
+    )
+
+
+@pytest.mark.parametrize("details", [None, 7, {}, "AUDIO", [None, 7, []], [{"modality": "TEXT"}]])
+def test_details_that_are_not_a_list_of_counts_are_ignored(details: Any) -> None:
+    """Only objects in a list are counts of a modality, or of a lifetime of the cache."""
+    gemini = {"promptTokenCount": 5, "promptTokensDetails": details}
+    bedrock = {"inputTokens": 1, "cacheWriteInputTokens": 4, "cacheDetails": details}
+
+    assert COUNT["gemini"](gemini) == TokenUsage(input=5)
+    assert COUNT["bedrock-converse"](bedrock) == TokenUsage(input=5, cache_write=4)
+
+
+def test_number_of_details_is_bounded() -> None:
+    """A long list of details is read to its bound, so that hostile usage costs no time."""
+    gemini = {"promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 1}] * 900}
+    bedrock = {
+        "cacheWriteInputTokens": 900,
+        "cacheDetails": [{"ttl": "1h", "inputTokens": 1}] * 900,
+    }
+
+    assert COUNT["gemini"](gemini).audio_input == MAX_DETAILS
+    assert COUNT["bedrock-converse"](bedrock).cache_write_1h == MAX_DETAILS
+
+
 def test_anthropic_reasoning_of_iterations_is_summed() -> None:
     """Reasoning of iterations takes precedence over that of the top level."""
     call = {"output_tokens": 30, "output_tokens_details": {"thinking_tokens": 20}}
@@ -548,5 +754,4 @@ def test_any_usage_object_gives_non_negative_integers(name: str, data: st.DataOb
 
     usage = COUNT[name](usage_object(fields))
 
-    counts = (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning)
-    assert all(type(number) is int and number >= 0 for number in counts)
+    assert all(type(number) is int and number >= 0 for number in astuple(usage))

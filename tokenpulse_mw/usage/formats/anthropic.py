@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ..bounds import MAX_ITERATIONS
 from ..document import NOTHING, Document, Event, opens_with
 from ..tokens import Fields, TokenUsage, count, get_object, has_count
-from .base import Format, UsageReport, override, raw_has_text
+from .base import Format, UsageReport, count_searches, override, raw_has_text
 
 _COUNTS = (
     "input_tokens",
@@ -72,25 +72,34 @@ def _count(usage: Fields) -> TokenUsage:
     if not calls:
         return _count_call(usage)
     billed = sum(map(_count_call, calls), TokenUsage())
+    # These may be reported at the top level only.
     if not billed.reasoning and (thinking := _thinking(usage)) <= billed.output:
-        billed = replace(billed, reasoning=thinking)  # may be reported at the top level only
-    return billed
+        billed = replace(billed, reasoning=thinking)
+    if not billed.cache_write_1h and (hour := _cache_write_1h(usage)) <= billed.cache_write:
+        billed = replace(billed, cache_write_1h=hour)
+    return replace(billed, searches=billed.searches or count_searches(usage))
 
 
 def _count_call(usage: Fields) -> TokenUsage:
     cache_read = count(usage, "cache_read_input_tokens")
     cache_write = count(usage, "cache_creation_input_tokens")
     return TokenUsage(
-        input=count(usage, "input_tokens") + cache_read + cache_write,
-        output=count(usage, "output_tokens"),
-        cache_read=cache_read,
-        cache_write=cache_write,
-        reasoning=_thinking(usage),
+        count(usage, "input_tokens") + cache_read + cache_write,
+        count(usage, "output_tokens"),
+        cache_read,
+        cache_write,
+        _thinking(usage),
+        min(_cache_write_1h(usage), cache_write) if cache_write else 0,
+        searches=count_searches(usage),
     )
 
 
 def _thinking(usage: Fields) -> int:
     return count(get_object(usage, "output_tokens_details"), "thinking_tokens")
+
+
+def _cache_write_1h(usage: Fields) -> int:
+    return count(get_object(usage, "cache_creation"), "ephemeral_1h_input_tokens")
 
 
 def _merge(fields: Fields, update: Fields) -> dict[str, Any]:

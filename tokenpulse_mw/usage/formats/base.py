@@ -10,9 +10,12 @@ import msgspec
 
 from ..bounds import MAX_CHOICES, MAX_OUTPUT_VALUES
 from ..document import NOTHING, Document, Event, decode_objects, is_small
-from ..tokens import Fields, TokenUsage
+from ..tokens import Fields, TokenUsage, count, get_object
 
 _LABELS = ("type", "role")  # strings that are not output
+SEARCH_NAMES = frozenset(
+    ("server_tool_use", "num_search_queries", "server_side_tool_usage_details", "connectors")
+)
 
 
 class UsageReport(msgspec.Struct):
@@ -90,6 +93,25 @@ class Format:
     has_output: Callable[[Event], bool] = _never
     is_response: Callable[[Document], bool] = _never
     has_error: Callable[[Document], bool] = _never
+
+
+def count_searches(usage: Fields) -> int:
+    """Return the web searches that the vendor ran, if the usage has them.
+
+    The names are those of Anthropic, OpenRouter and LiteLLM; Perplexity; xAI (web and X); and
+    Mistral's connectors.
+    """
+    if SEARCH_NAMES.isdisjoint(usage):
+        return 0
+    calls = get_object(usage, "server_tool_use")
+    searches = count(calls, "web_search_requests") or count(usage, "num_search_queries")
+    if not searches:
+        calls = get_object(usage, "server_side_tool_usage_details")
+        searches = count(calls, "web_search_calls") + count(calls, "x_search_calls")
+    if not searches:
+        calls = get_object(usage, "connectors")
+        searches = count(calls, "web_search") + count(calls, "web_search_premium")
+    return searches
 
 
 def any_object(raw: msgspec.Raw, predicate: Callable[[dict[str, Any]], bool]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..bounds import MAX_DETAILS
 from ..document import Document, Event
 from ..tokens import Fields, TokenUsage, count, has_count
 from .base import Format, UsageReport, any_object, is_text, raw_has_text
@@ -32,6 +33,16 @@ def _count(usage: Fields) -> TokenUsage:
         output=count(usage, "outputTokens", "outputTokenCount"),
         cache_read=cache_read,
         cache_write=cache_write,
+        cache_write_1h=min(_cache_write_1h(usage), cache_write) if cache_write else 0,
+    )
+
+
+def _cache_write_1h(usage: Fields) -> int:
+    details = usage.get("cacheDetails")
+    return sum(
+        count(detail, "inputTokens")
+        for detail in (details[:MAX_DETAILS] if isinstance(details, list) else ())
+        if isinstance(detail, dict) and detail.get("ttl") == "1h"
     )
 
 

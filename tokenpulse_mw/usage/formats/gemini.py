@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..bounds import MAX_DETAILS
 from ..document import Document, Event, opens_with
 from ..tokens import Fields, TokenUsage, count, get_object, has_count, hidden_tokens
 from .base import Format, UsageReport, any_object, has_text
@@ -26,6 +27,7 @@ def _find_usage(document: Document) -> UsageReport | None:
 
 def _count(usage: Fields) -> TokenUsage:
     """Count a usage; `candidatesTokenCount` excludes thoughts, which only the total may have."""
+    get = usage.get
     thoughts = count(usage, "thoughtsTokenCount")
     prompt = count(usage, "promptTokenCount") + count(usage, "toolUsePromptTokenCount")
     output = count(usage, "candidatesTokenCount") + thoughts
@@ -35,7 +37,20 @@ def _count(usage: Fields) -> TokenUsage:
         output=output + hidden,
         cache_read=count(usage, "cachedContentTokenCount"),
         reasoning=thoughts or hidden,
+        audio_input=_audio(get("promptTokensDetails")) + _audio(get("toolUsePromptTokensDetails")),
+        audio_output=_audio(get("candidatesTokensDetails") or get("responseTokensDetails")),
     )
+
+
+def _audio(details: Any) -> int:
+    """Return the tokens of audio in a list of counts by modality."""
+    if not isinstance(details, list):
+        return 0
+    audio = 0
+    for detail in details[:MAX_DETAILS]:
+        if isinstance(detail, dict) and detail.get("modality") == "AUDIO":
+            audio += count(detail, "tokenCount")
+    return audio
 
 
 def _has_output(event: Event) -> bool:

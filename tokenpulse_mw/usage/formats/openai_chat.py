@@ -6,7 +6,7 @@ from typing import Any
 
 from ..document import NOTHING, Document, Event, objects, opens_with
 from ..tokens import Fields, TokenUsage, count, get_object, has_count, hidden_tokens
-from .base import Format, UsageReport, any_object, is_error
+from .base import SEARCH_NAMES, Format, UsageReport, any_object, count_searches, is_error
 
 # Cache reads of vendors that do not report them among the details.
 _FLAT_CACHE_READ = (
@@ -25,7 +25,7 @@ _FLAT_CACHE_WRITE = "cache_creation_input_tokens"
 # All that most usage has.
 _TOTALS = frozenset(("prompt_tokens", "completion_tokens", "total_tokens"))
 # Names at the top level that only some vendors use, instead of the details.
-_VENDOR_NAMES = frozenset((*_FLAT_CACHE_READ, _FLAT_CACHE_WRITE, "reasoning_tokens"))
+_VENDOR_NAMES = frozenset((*_FLAT_CACHE_READ, _FLAT_CACHE_WRITE, *SEARCH_NAMES, "reasoning_tokens"))
 _OUTPUT = (
     "content",
     "reasoning_content",
@@ -91,15 +91,26 @@ def _with_cached_tokens(usage: dict[str, Any], inner: Any) -> dict[str, Any]:
 def _count(usage: Fields) -> TokenUsage:
     prompt, output = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
     cache_read = cache_write = reasoning = 0
+    cache_write_1h = audio_input = audio_output = searches = 0
     if not usage.keys() <= _TOTALS:
         read = get_object(usage, "prompt_tokens_details")
         read = read or get_object(usage, "prompt_token_details")  # Mistral
+        written = get_object(usage, "completion_tokens_details")
         cache_read, cache_write = count(read, "cached_tokens"), count(read, *CACHE_WRITE)
-        reasoning = count(get_object(usage, "completion_tokens_details"), "reasoning_tokens")
+        reasoning = count(written, "reasoning_tokens")
+        if read.get("audio_tokens"):
+            audio_input = count(read, "audio_tokens")
+        if written.get("audio_tokens"):
+            audio_output = count(written, "audio_tokens")
+        if "web_search_requests" in read:  # LiteLLM in front of Gemini
+            searches = count(read, "web_search_requests")
         if not _VENDOR_NAMES.isdisjoint(usage):
             cache_read = cache_read or count(usage, *_FLAT_CACHE_READ)
             cache_write = cache_write or count(usage, _FLAT_CACHE_WRITE)
             reasoning = reasoning or _flat_reasoning(usage, prompt, output)
+            searches = searches or count_searches(usage)
+        if cache_write:
+            cache_write_1h = min(_cache_write_1h(usage, read), cache_write)
     whole = usage.get("total_tokens") == prompt + output
     if prompt and not whole and has_count(usage, "completion_tokens"):
         hidden = hidden_tokens(usage, "total_tokens", prompt + output)
@@ -108,7 +119,24 @@ def _count(usage: Fields) -> TokenUsage:
         elif hidden:  # of xAI, Gemini and others: reasoning
             output += hidden
             reasoning = reasoning or hidden
-    return TokenUsage(prompt or _embedding_input(usage), output, cache_read, cache_write, reasoning)
+    return TokenUsage(
+        prompt or _embedding_input(usage),
+        output,
+        cache_read,
+        cache_write,
+        reasoning,
+        cache_write_1h,
+        audio_input,
+        audio_output,
+        searches,
+    )
+
+
+def _cache_write_1h(usage: Fields, read: Fields) -> int:
+    """Return the cache writes for an hour, as LiteLLM and new-api report those of Anthropic."""
+    details = get_object(read, "cache_creation_token_details")
+    hour = count(details, "ephemeral_1h_input_tokens")
+    return hour or count(usage, "claude_cache_creation_1_h_tokens")
 
 
 def _is_hidden_input(usage: Fields, hidden: int, excludes_cache: bool) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 from ..bounds import MAX_TOOLS
 from ..document import Document, Event, is_small, opens_with
 from ..tokens import Fields, TokenUsage, count, get_object, has_count, hidden_tokens
-from .base import Format, UsageReport, any_object, is_text
+from .base import Format, UsageReport, any_object, count_searches, is_text
 from .openai_chat import CACHE_WRITE, choice_has_output
 
 # Only OpenAI and compatible APIs report a total or details of the input.
@@ -32,28 +32,36 @@ def _find_usage(document: Document) -> UsageReport | None:
 
 
 def _count(usage: Fields) -> TokenUsage:
-    read = get_object(usage, "input_tokens_details")
+    read = get_object(usage, "input_tokens_details") or get_object(usage, "input_token_details")
+    written = get_object(usage, "output_tokens_details")
+    written = written or get_object(usage, "output_token_details")
     if "prompt_tokens_details" in usage:  # DashScope
         read = {**get_object(usage, "prompt_tokens_details"), **read}
     prompt, output = count(usage, "input_tokens"), count(usage, "output_tokens")
     hidden = hidden_tokens(usage, "total_tokens", prompt + output)
-    reasoning = count(get_object(usage, "output_tokens_details"), "reasoning_tokens")
+    reasoning = count(written, "reasoning_tokens")
     own = TokenUsage(
-        input=prompt,
-        output=output + hidden,
-        cache_read=count(read, "cached_tokens") or count(usage, "cached_tokens"),
-        cache_write=count(read, *CACHE_WRITE),
-        reasoning=reasoning or hidden,
+        prompt,
+        output + hidden,
+        count(read, "cached_tokens") or count(usage, "cached_tokens"),
+        count(read, *CACHE_WRITE),
+        reasoning or hidden,
+        0,  # OpenAI has no cache writes for an hour
+        count(read, "audio_tokens") if "audio_tokens" in read else 0,
+        count(written, "audio_tokens") if "audio_tokens" in written else 0,
+        count_searches(usage),
     )
     return own + _count_tools(usage["tool_usage"]) if "tool_usage" in usage else own
 
 
 def _count_tools(tools: Fields) -> TokenUsage:
-    """Return the tokens of models that tools called, such as the generation of an image."""
+    """Return the tokens of models that tools called, such as images, and the web searches."""
     usage = TokenUsage()
     for name in islice(tools, MAX_TOOLS):
         tool = get_object(tools, name)
-        usage += TokenUsage(count(tool, "input_tokens"), count(tool, "output_tokens"))
+        searches = count(tool, "num_requests") if name == "web_search" else 0
+        tokens = count(tool, "input_tokens"), count(tool, "output_tokens")
+        usage += TokenUsage(*tokens, searches=searches)
     return usage
 
 
