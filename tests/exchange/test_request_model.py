@@ -68,6 +68,15 @@ def test_first_model_of_an_object_is_found_in_any_chunks(
     assert find_model([text]) == model
 
 
+@given(body=bodies())
+@example(body=(b'{"a":1}{"model":"gpt-5"}', None))
+def test_decoded_body_has_the_result_of_the_search(body: tuple[bytes, str | None]) -> None:
+    """A body in one part is decoded where that cannot make a difference."""
+    finder = ModelFinder()
+
+    assert finder.feed(body[0]) == find_model([body[0]])
+
+
 @given(body=st.binary(max_size=80) | st.text('{}[]":,\\ \nmodel\ufeff').map(str.encode))
 @example(body=b'{"model":"a","model":"b"}')
 @example(body=b'{"a":[[],{}],"model":"gpt-5"}')
@@ -107,6 +116,16 @@ def test_any_bytes_have_one_result_in_any_chunks(body: bytes) -> None:
 def test_only_a_string_under_model_is_the_model(body: bytes, model: str | None) -> None:
     """Other values and other documents have no model."""
     assert find_model([body]) == model
+    assert ModelFinder().feed(body) == model
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_deep_or_incomplete_body_is_searched(ends: bool) -> None:
+    """A body that cannot be decoded may name its model before."""
+    body = b'{"a":' + b"[" * 5000 + (b"]" * 3000 if ends else b"")
+
+    assert find_model([b'{"a":1,"model":"gpt-5",' + body[1:]]) == "gpt-5"
+    assert find_model([body + b',"model":"gpt-5"}']) is None
 
 
 def test_search_ends_as_soon_as_the_result_is_known() -> None:
@@ -147,7 +166,7 @@ def test_search_gives_up_on_too_many_keys() -> None:
     """A request to a model has few keys at its top level."""
     body = b"{" + b'"":1,' * 2000 + b'"model":"gpt-5"}'
 
-    assert find_model([body]) is None
+    assert ModelFinder().feed(body) is None
 
 
 class Client:

@@ -172,8 +172,11 @@ def fold_model(name: str) -> str | None:
     A valid result is 1 to 61 ASCII letters, digits, `.`, `_`, `:`, `+` and `-`, and neither
     `other` nor `unknown`.
     """
-    if len(name) > MAX_MODEL_CHARS:
-        return None
+    return None if len(name) > MAX_MODEL_CHARS else _fold(name)
+
+
+@lru_cache(maxsize=_MAX_CACHED)
+def _fold(name: str) -> str | None:
     name = name.lower().rpartition("/")[2]
     vendor, dot, rest = name.partition(".")
     owner = ""

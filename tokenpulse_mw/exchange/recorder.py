@@ -397,9 +397,10 @@ class MeteredRecorder(HttpRecorder):
         return message
 
     def _keep(self, body: bytes) -> None:
-        left = MAX_PEEK_BYTES - sum(map(len, self._request_body))
-        self._request_body.append(bytes(body[:left]))
-        if len(body) >= left or len(self._request_body) >= MAX_PEEK_MESSAGES:
+        parts = self._request_body
+        left = MAX_PEEK_BYTES - sum(map(len, parts)) if parts else MAX_PEEK_BYTES
+        parts.append(bytes(body[:left]))
+        if len(body) >= left or len(parts) >= MAX_PEEK_MESSAGES:
             self.keeps_body = False
 
     def send(self, message: Message) -> Awaitable[None]:  # type: ignore[override]
