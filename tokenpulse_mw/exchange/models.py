@@ -131,14 +131,12 @@ class Models:
 
     def _admit(self, name: str) -> bool:
         """Give `name` a label if there is room; return True if it has one."""
-        if len(self._seen) >= self._max_seen or name == OTHER:
-            return False
         with self._lock:
-            if len(self._seen) >= self._max_seen:  # another thread was faster
-                return name in self._known
-            self._seen.add(name)
-            self._known.add(name)
-        return True
+            has_room = name != OTHER and len(self._seen) < self._max_seen
+            if has_room:
+                self._seen.add(name)
+                self._known.add(name)
+        return has_room
 
     def _fold(self, model: str) -> str:
         """Return the label of a model if it has one of its own; `other` for an invalid name."""
