@@ -24,8 +24,8 @@ check: .venv/ready  ## style and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/bench-ready  ## cost of each part beside the bare application and the peers
-	$(BIN)/python -m tests.benchmarks
+bench: .venv/bench-ready  ## what a request costs, beside bare FastAPI and peers (make bench part=uvicorn)
+	$(BIN)/python -m tests.benchmarks $(part)
 
 clean:
 	rm -rf .venv .venv-litellm .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

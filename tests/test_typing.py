@@ -31,7 +31,7 @@ from tokenpulse_mw import (
     metrics_routes,
     problem_details,
 )
-from tokenpulse_mw.alerts import alert_routes
+from tokenpulse_mw.alerts.admin import alert_routes
 from tokenpulse_mw.logs import RequestIdMiddleware, settings_routes
 
 from .support.apps import answering

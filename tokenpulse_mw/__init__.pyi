@@ -9,6 +9,8 @@ from .alerts import (
     LogSink as LogSink,
     Subject as Subject,
     Thresholds as Thresholds,
+)
+from .alerts.admin import (
     alert_routes as alert_routes,
 )
 from .config import (
@@ -52,16 +54,20 @@ from .ratelimit import (
     RateLimited as RateLimited,
     RouteLimit as RouteLimit,
     RateLimitMiddleware as RateLimitMiddleware,
-    SharedInFlight as SharedInFlight,
-    SharedLimiter as SharedLimiter,
-    ZoneInFlight as ZoneInFlight,
-    ZoneLimiter as ZoneLimiter,
     anthropic_error as anthropic_error,
     keys as keys,
     openai_error as openai_error,
     problem_details as problem_details,
     requests_to as requests_to,
     too_many_requests as too_many_requests,
+)
+from .ratelimit.shared import (
+    SharedInFlight as SharedInFlight,
+    SharedLimiter as SharedLimiter,
+)
+from .ratelimit.zone import (
+    ZoneInFlight as ZoneInFlight,
+    ZoneLimiter as ZoneLimiter,
 )
 from .secret import (
     Secret as Secret,

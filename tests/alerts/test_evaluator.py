@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenpulse_mw.alerts import Finding, Rule, Subject, Thresholds, Traffic, default_rules
 from tokenpulse_mw.alerts.evaluator import Evaluator, RuleSet, check_distinct
 from tokenpulse_mw.alerts.lifecycle import Alert
-from tokenpulse_mw.alerts.steps import finish
+from tokenpulse_mw.alerts.steps import STEP, finish
 from tokenpulse_mw.alerts.store import AlertRecord
 from tokenpulse_mw.alerts.tracker import Episode, record_of
 
@@ -99,6 +99,25 @@ def test_evaluation_with_a_failed_rule_did_not_succeed() -> None:
 
     assert evaluate(evaluator_of(*rules, reported=reported), 0) == ([["fired"]], False)
     assert reported == ["rule broken: OSError", "rule odd: TypeError"]
+
+
+def test_findings_are_freed_in_bounded_steps() -> None:
+    """Other tasks run while many findings, which no alert needs, are freed."""
+    freed: list[int] = [0]
+
+    class Value:
+        def __del__(self) -> None:
+            freed[-1] += 1
+
+    def rule(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
+        for number in range(3000):
+            yield finding(None, subject=f"k{number}", metadata={"value": Value()})
+
+    for _ in evaluator_of(rule, FixedRule(finding())).evaluate(Thresholds(), 0, 1e9):
+        freed += [0]
+
+    assert sum(freed) == 3000
+    assert max(freed) <= 20 * STEP
 
 
 def test_counts_between_two_evaluations_are_evaluated_once() -> None:

@@ -19,7 +19,9 @@ from tokenpulse_mw.alerts.store.records import WindowRecord
 from tokenpulse_mw.alerts.traffic.aggregator import TrafficAggregator
 from tokenpulse_mw.alerts.traffic.bucket import PROTOCOL, Bucket, decode_bucket, encode_bucket
 
-SUBJECTS = (5000, 100_000, 1_000_000)
+from .report import Cell, Summary, table
+
+SUBJECTS = (5000, 100_000, 500_000)
 OVER = 10  # masters above their threshold, and failing keys
 THRESHOLDS = Thresholds(
     global_qps=1e9, master_rpm=1000, master_tpm=10**9, master_rpd=1000, master_tpd=10**9
@@ -38,9 +40,9 @@ def microseconds(call: Callable[[], object], times: int) -> float:
     """Return the microseconds per step of a call with `times` steps, the shortest of five."""
     best = float("inf")
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         call()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.thread_time() - began)
     return best / times * 1e6
 
 
@@ -65,7 +67,7 @@ def filled(subjects: int) -> Traffic:
 
 def measure_observe() -> None:
     """Print the time to observe an exchange, by the number of tenants."""
-    print("\ntraffic: microseconds per exchange")
+    rows: list[list[Cell]] = []
     for tenants in (1, 100, 10_000):
         exchanges = [exchange(number) for number in range(tenants)] * (20_000 // tenants)
         aggregator = TrafficAggregator(THRESHOLDS, max_subjects=5000, sealed=lambda bucket: None)
@@ -79,44 +81,47 @@ def measure_observe() -> None:
                 aggregator.observe(item, now + number / 10_000)
 
         turn = partial(observe, exchanges, aggregator, seconds)
-        print(f"  {tenants:>9,} tenants {microseconds(turn, len(exchanges)):8.2f}")
+        rows.append([f"{tenants:,}", microseconds(turn, len(exchanges))])
+    table("traffic of alerts: an exchange observed", ("tenants", "CPU in µs"), rows)
 
 
 def longest_step(steps: Steps[Any]) -> float:
     """Return the milliseconds of the longest step."""
     longest, ended = 0.0, False
     while not ended:
-        began = time.perf_counter()
+        began = time.thread_time()
         ended = next(steps, steps) is steps
-        longest = max(longest, time.perf_counter() - began)
+        longest = max(longest, time.thread_time() - began)
     return longest * 1000
 
 
 def measure_buckets() -> None:
     """Print the time to encode, decode, merge, apply, store and restore, by subjects."""
-    print("\nbuckets and windows: milliseconds, longest step in brackets")
+    rows: list[list[Cell]] = []
     for subjects in (1000, 5000, 100_000):
         bucket = bucket_of(exchange(number) for number in range(subjects))
         payload = encode_bucket(bucket)
         traffic = Traffic(THRESHOLDS, max_subjects=subjects)
         finish(traffic.apply(bucket))
         records, _ = finish(traffic.snapshot())
-        calls: dict[str, tuple[Callable[[], object], Callable[[], Steps[Any]] | None]] = {
-            "encode": (partial(encode_bucket, bucket), None),
-            "decode": (partial(decode_bucket, payload, PROTOCOL), None),
-            "merge": (partial(deepcopy(bucket).merge, bucket), None),
-            "apply": (lambda: None, partial(traffic.apply, bucket)),
-            "snapshot": (lambda: None, traffic.snapshot),
-            "restore": (lambda: None, partial(restored, subjects, records)),
+        calls: dict[str, Callable[[], object]] = {
+            "encode": partial(encode_bucket, bucket),
+            "decode": partial(decode_bucket, payload, PROTOCOL),
+            "merge": partial(deepcopy(bucket).merge, bucket),
         }
-        print(f"  {subjects:,} tenants and keys; {len(payload):,} bytes")
-        for name, (call, steps) in calls.items():
-            if steps is None:
-                print(f"    {name:<9}{microseconds(call, 1) / 1000:8.2f}")
-            else:
-                took = microseconds(lambda steps=steps: finish(steps()), 1) / 1000  # type: ignore[misc]
-                longest = min(longest_step(steps()) for _ in range(3))
-                print(f"    {name:<9}{took:8.2f} ({longest:.2f})")
+        stepwise: dict[str, Callable[[], Steps[Any]]] = {
+            "apply": partial(traffic.apply, bucket),
+            "snapshot": traffic.snapshot,
+            "restore": partial(restored, subjects, records),
+        }
+        for name, call in calls.items():
+            took = microseconds(call, 1) / 1000
+            rows.append([f"{name}, {subjects:,}", took, took])
+        for name, steps in stepwise.items():
+            took = microseconds(lambda steps=steps: finish(steps()), 1) / 1000  # type: ignore[misc]
+            rows.append([f"{name}, {subjects:,}", took, min(longest_step(steps()) for _ in "123")])
+    columns = ("buckets and windows, tenants and keys", "CPU in ms", "longest step")
+    table("buckets and windows of alerts", columns, rows)
 
 
 def restored(subjects: int, records: list[WindowRecord]) -> Steps[int]:
@@ -145,41 +150,26 @@ async def whole_evaluation(subjects: int) -> float:
     await engine.evaluate()
     took: list[float] = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         await engine.evaluate()
-        took.append(time.perf_counter() - began)
+        took.append(time.thread_time() - began)
     return min(took) * 1000
-
-
-def measure_failures() -> None:
-    """Print the time of an evaluation in which each key failed, but too rarely to fire."""
-    print(f"\nrules with {OVER} subjects above their thresholds, each key failed: milliseconds")
-    for subjects in (5000, 50_000, 100_000):
-        for failures in (1, 3):
-            traffic = filled(subjects)
-            for status, times in ((200, 20 * failures), (500, failures)):
-                part = bucket_of(exchange(number, status=status) for number in range(subjects))
-                for _ in range(times):
-                    finish(traffic.apply(part))
-            took = microseconds(partial(evaluate, traffic), 1) / 1000
-            print(f"  {subjects:>9,} keys, {failures} of {21 * failures + 1} failed {took:8.2f}")
 
 
 def measure_evaluation() -> None:
     """Print the time of an evaluation and the memory of a subject, by the number of subjects."""
-    print(f"\nrules, then engine, with {OVER} subjects above their thresholds: milliseconds")
+    rows: list[list[Cell]] = []
     for subjects in SUBJECTS:
         traffic = filled(subjects)
         took = microseconds(partial(evaluate, traffic), 1) / 1000
         worst = slowest_advance(traffic)
         size = memory(partial(filled, subjects)) / subjects
         whole = anyio.run(whole_evaluation, subjects)
-        print(
-            f"  {subjects:>9,} subjects {took:8.2f}{whole:8.2f}; {size:.0f} B per subject with "
-            f"one exchange; slowest advance {worst:.1f}"
-        )
+        rows.append([f"{subjects:,}", took, whole, worst, f"{size:.0f}"])
+    columns = ("subjects", "rules in ms", "engine in ms", "slowest advance in ms", "B per subject")
+    table(f"evaluation with {OVER} subjects above their thresholds", columns, rows)
     size = memory(partial(busy, SUBJECTS[0])) / SUBJECTS[0]
-    print(f"  {SUBJECTS[0]:>9,} active all day {size:9.0f} B")
+    print(f"\nMemory of a subject that is active all day, of {SUBJECTS[0]:,}: {size:.0f} B")
 
 
 def memory(create: Callable[[], object]) -> int:
@@ -206,19 +196,15 @@ def slowest_advance(traffic: Traffic) -> float:
     """Return the milliseconds of the slowest `advance` while all entries expire."""
     worst = 0.0
     for now in range(1001, 1500):
-        began = time.perf_counter()
+        began = time.thread_time()
         traffic.advance(float(now))
-        worst = max(worst, time.perf_counter() - began)
+        worst = max(worst, time.thread_time() - began)
     return worst * 1000
 
 
-def measure_alerts() -> None:
+def measure_alerts() -> Summary:
     """Run all benchmarks of alerts."""
     measure_observe()
     measure_buckets()
     measure_evaluation()
-    measure_failures()
-
-
-if __name__ == "__main__":
-    measure_alerts()
+    return []

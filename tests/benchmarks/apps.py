@@ -1,12 +1,8 @@
-"""Measured applications: bare, with a minimal middleware, with each part, and with peers."""
+"""Measured applications: bare, with a minimal middleware, and with each part."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from importlib import import_module
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,11 +20,34 @@ from tokenpulse_mw import (
 
 from ..support.apps import streaming
 
-LIMIT = "1000000000/day"
+PER_DAY = 1_000_000_000
+LIMIT = f"{PER_DAY}/day"
+CLIENTS = [(f"10.0.{number >> 8}.{number & 255}", 1) for number in range(1000)]
 LABELS = ("method", "route", "status", "provider")
 
+CHUNK = (
+    b'data: {"id":"chatcmpl-BxY1kZ0q5J4mW9tR7pD2","object":"chat.completion.chunk",'
+    b'"created":1769004042,"model":"gpt-5-mini-2026-01-21","service_tier":"default",'
+    b'"system_fingerprint":"fp_8bda4d3a2c","choices":[{"index":0,'
+    b'"delta":{"content":" pulse"},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+)
+STREAM_END = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":42}}\n\n',
+    b"data: [DONE]\n\n",
+)
+COMPLETION = (
+    b'{"id":"chatcmpl-BxY1kZ0q5J4mW9tR7pD2","object":"chat.completion","created":1769004042,'
+    b'"model":"gpt-5-mini-2026-01-21","choices":[{"index":0,"message":{"role":"assistant",'
+    b'"content":"' + b"The weather is fine. " * 30 + b'","refusal":null,"annotations":[]},'
+    b'"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":81,'
+    b'"completion_tokens":160,"total_tokens":241,"prompt_tokens_details":{"cached_tokens":0,'
+    b'"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":64,"audio_tokens":0,'
+    b'"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}},"service_tier":"default",'
+    b'"system_fingerprint":"fp_8bda4d3a2c"}'
+)
 
-class Minimum:
+
+class Floor:
     """Minimal middleware with a dict of windows and two cached metrics."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -80,7 +99,7 @@ def around(app: ASGIApp) -> dict[str, ASGIApp]:
     """Return `app` bare, with the minimal middleware, and with each part, by name."""
     return {
         "bare": app,
-        "minimum": Minimum(app),
+        "floor": Floor(app),
         "exchange": ExchangeMiddleware(app),
         "rate limit": RateLimitMiddleware(app, limit=LIMIT),
         "metrics": MetricsMiddleware(app, metrics=metrics()),
@@ -91,30 +110,4 @@ def around(app: ASGIApp) -> dict[str, ASGIApp]:
 
 def stream(chunks: int) -> ASGIApp:
     """Return an application that streams a chat completion, formatted as by OpenAI."""
-    chunk = (
-        b'data: {"id":"chatcmpl-BxY1kZ0q5J4mW9tR7pD2","object":"chat.completion.chunk",'
-        b'"created":1769004042,"model":"gpt-5-mini-2026-01-21","service_tier":"default",'
-        b'"system_fingerprint":"fp_8bda4d3a2c","choices":[{"index":0,'
-        b'"delta":{"content":" pulse"},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
-    )
-    usage = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":42}}\n\n'
-    return streaming([*[chunk] * chunks, usage, b"data: [DONE]\n\n"])
-
-
-# Module, class and options of the middleware of each peer.
-PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "starlette_exporter": ("starlette_exporter", "PrometheusMiddleware", {"prefix": "bench"}),
-    "OpenTelemetry ASGI": ("opentelemetry.instrumentation.asgi", "OpenTelemetryMiddleware", {}),
-    "fastapi-instrumentator": (
-        "prometheus_fastapi_instrumentator.middleware",
-        "PrometheusInstrumentatorMiddleware",
-        {},
-    ),
-}
-
-
-def peers(app: ASGIApp) -> Iterator[tuple[str, ASGIApp]]:
-    """Yield `app` with the middleware of each installed peer."""
-    for name, (module, middleware, options) in PEERS.items():
-        with suppress(ImportError):
-            yield name, getattr(import_module(module), middleware)(app, **options)
+    return streaming([*[CHUNK] * chunks, *STREAM_END])

@@ -19,11 +19,14 @@ from tokenpulse_mw.alerts.store import SQLAlertStore
 from ..alerts.store.postgres import create_database, postgres_server
 from ..support.clock import FakeClock
 from .alerts import THRESHOLDS, exchange
-from .measure import REPETITIONS
+from .measure import ROUNDS
+from .report import Cell, Summary, table
 
 HEARTBEAT, LEASE = 5, 15
 SUBJECTS = 5000
 HOUR = 3600
+
+Rows = list[list[Cell]]
 
 
 class Processes:
@@ -78,29 +81,31 @@ async def timed(call: Callable[[], Awaitable[object]]) -> tuple[float, float]:
     return (time.process_time() - cpu) * 1000, (time.perf_counter() - began) * 1000
 
 
-def show(name: str, times: list[tuple[float, float]]) -> None:
-    """Print the medians."""
-    cpu, elapsed = (median(column) for column in zip(*times, strict=True))
-    print(f"  {name:<56}{cpu:8.2f}{elapsed:8.2f}")
+def row(name: str, times: list[tuple[float, float]]) -> list[Cell]:
+    """Return a row of the table, with the medians."""
+    return [name, *(median(column) for column in zip(*times, strict=True))]
 
 
-async def measure_heartbeats(url: str) -> None:
-    """Print the time of a heartbeat of one process, by the number of its subjects."""
+async def measure_heartbeats(url: str) -> Rows:
+    """Return the time of a heartbeat of one process, by the number of its subjects."""
     processes = Processes(url, 1)
     (member,) = processes.members
+    rows: Rows = []
     for subjects in (0, 1000, SUBJECTS):
         times = []
-        for _ in range(REPETITIONS):
+        for _ in range(ROUNDS):
             for number in range(subjects):
                 member.observe(exchange(number))
             processes.clock.advance(HEARTBEAT)
             times.append(await timed(member.fleet))
-        show(f"heartbeat with {subjects:,} subjects", times)
+        rows.append(row(f"heartbeat with {subjects:,} subjects", times))
     await processes.aclose()
+    return rows
 
 
-async def measure_leader(url: str) -> None:
-    """Print the time in which the leader reads the traffic of a heartbeat, and evaluates."""
+async def measure_leader(url: str) -> Rows:
+    """Return the time in which the leader reads the traffic of a heartbeat, and evaluates."""
+    rows: Rows = []
     for members, subjects in ((4, 1000), (8, SUBJECTS)):
         processes = Processes(url, members)
         processes.clock.advance(2 * LEASE)
@@ -108,18 +113,20 @@ async def measure_leader(url: str) -> None:
         processes.clock.advance(2 * LEASE)
         await processes.lead()
         reads, evaluations = [], []
-        for _ in range(REPETITIONS):
+        for _ in range(ROUNDS):
             await processes.push(subjects)
             reads.append(await timed(processes.leader.fleet))
             evaluations.append(await timed(processes.leader.evaluate))
         assert processes.leader.leads
-        show(f"leader: read {members} x {subjects:,} subjects of {SUBJECTS:,}", reads)
-        show("leader: evaluate them, and store the windows", evaluations)
+        name = f"{members} x {subjects:,} subjects of {SUBJECTS:,}"
+        rows.append(row(f"leader: read {name}", reads))
+        rows.append(row(f"leader: evaluate {name}, and store the windows", evaluations))
         await processes.aclose()
+    return rows
 
 
-async def measure_takeover(url: str) -> None:
-    """Print the time in which a process takes over full windows of 24 hours."""
+async def measure_takeover(url: str) -> Rows:
+    """Return the time in which a process takes over full windows of 24 hours."""
     processes = Processes(url, 1)
     processes.clock.advance(2 * LEASE)
     await processes.lead()
@@ -132,28 +139,28 @@ async def measure_takeover(url: str) -> None:
         await processes.push(SUBJECTS)
         await processes.leader.evaluate()
     times = []
-    for _ in range(REPETITIONS):
+    for _ in range(ROUNDS):
         await processes.successor.fleet()
         processes.clock.advance(LEASE + 1)
         times.append(await timed(processes.successor.fleet))
         assert processes.successor.leads
         processes.leader, processes.successor = processes.successor, processes.leader
-    show(f"takeover of the windows of {SUBJECTS:,} subjects", times)
     await processes.aclose()
+    return [row(f"takeover of the windows of {SUBJECTS:,} subjects", times)]
 
 
-def measure_fleet() -> None:
-    """Run all benchmarks on SQLite, and on PostgreSQL if it is installed."""
-    measures = (measure_heartbeats, measure_leader, measure_takeover)
-    print("\nfleet on SQLite: milliseconds of CPU, and elapsed")
+def measure_database(name: str, url: Callable[[str], str]) -> None:
+    """Print the table of a kind of database."""
+    rows: Rows = []
+    for measure in (measure_heartbeats, measure_leader, measure_takeover):
+        rows += anyio.run(measure, url(measure.__name__))
+    table(f"fleet on {name}", ("case", "CPU of the process in ms", "elapsed in ms"), rows)
+
+
+def measure_fleet() -> Summary:
+    """Print the tables of SQLite, and of PostgreSQL if it is installed."""
     with tempfile.TemporaryDirectory() as folder:
-        for measure in measures:
-            anyio.run(measure, f"sqlite+aiosqlite:///{folder}/{measure.__name__}.db")
+        measure_database("SQLite", lambda name: f"sqlite+aiosqlite:///{folder}/{name}.db")
     with suppress(pytest.skip.Exception), postgres_server() as server:
-        print("\nfleet on PostgreSQL: milliseconds of CPU of the process, and elapsed")
-        for measure in measures:
-            anyio.run(measure, create_database(server, measure.__name__))
-
-
-if __name__ == "__main__":
-    measure_fleet()
+        measure_database("PostgreSQL", lambda name: create_database(server, name))
+    return []

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+import anyio
 from limits import parse
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
@@ -22,16 +20,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tokenpulse_mw import Limiter, Policy, RateLimitMiddleware, SharedLimiter, ZoneLimiter
+from tokenpulse_mw import Limiter, Policy, RateLimitMiddleware
 
 from ..support.asgi import http_scope
-from ..support.servers import redis_server
-from .measure import Turn, medians, receive, send
+from .apps import LIMIT, PER_DAY
+from .measure import receive, send
+from .report import Cell, Summary, table
 
-PER_DAY = 1_000_000_000
 BATCH = 1000  # requests
 MIN_REQUESTS = 20_000  # per application
-MAX_SECONDS = 6.0  # per application
+MAX_SECONDS = 2.0  # per application
 
 
 async def _respond(scope: Any) -> Response:
@@ -122,10 +120,10 @@ class Run:
             http_scope("/chat", client=(address((self.done + number) % clients), 1))
             for number in range(BATCH)
         ]
-        began = time.perf_counter()
+        began = time.thread_time()
         for scope in scopes:
             await self.app(scope, receive, send)
-        took = time.perf_counter() - began
+        took = time.thread_time() - began
         self.done += BATCH
         self.spent += took
         self.times.append(took / BATCH * 1e6)
@@ -154,82 +152,50 @@ async def race(clients: int) -> Mapping[str, Run]:
     return runs
 
 
-async def measure_limiters() -> None:
+async def measure_peers() -> Summary:
     """Print the additional time per request over the bare application."""
     for clients in (1, 10_000, 1_000_000):
         runs = await race(clients)
         bare = runs["bare"].cost
-        print(f"\nlimiters at {clients:,} clients: microseconds over the bare ({bare:.2f})")
+        rows: list[list[Cell]] = []
         for name, run in runs.items():
-            reached = f"  (only {run.done:,} within the time)" if run.done < clients else ""
-            print(f"  {name:<30}{run.cost - bare:8.2f}{reached}")
+            reached = f"only {run.done:,} within the time" if run.done < clients else ""
+            rows.append([name, run.cost - bare, reached])
+        columns = ("limiter", "µs over bare", "requests")
+        table(f"limiters, {clients:,} clients, in Starlette without a server", columns, rows)
+    return []
 
 
-SHARED_KEYS = [number.to_bytes(4) for number in range(1000)]
-_UPSERT = """
-INSERT INTO windows VALUES (?, ?, 1) ON CONFLICT (key) DO UPDATE SET
-ends = iif(ends <= ?, excluded.ends, ends), used = iif(ends <= ?, 1, used + 1) RETURNING used
-"""
+def hit_all(limiter: Limiter, keys: list[bytes]) -> float:
+    """Return the microseconds of a hit, the least of three."""
+    costs = []
+    for _ in range(3):
+        began = time.thread_time()
+        for key in keys:
+            limiter.hit(key)
+        costs.append((time.thread_time() - began) / len(keys) * 1e6)
+    return min(costs)
 
 
-def hits(hit: Callable[[bytes], object]) -> Turn:
-    """Return a function that counts a hit for each key."""
-
-    async def turn() -> int:
-        for key in SHARED_KEYS:
-            hit(key)
-        return len(SHARED_KEYS)
-
-    return turn
-
-
-def on_redis(limiter: SharedLimiter) -> Turn:
-    """Return a function that counts a hit for each key in a storage."""
-
-    async def turn() -> int:
-        for key in SHARED_KEYS:
-            await limiter.hit(key)
-        return len(SHARED_KEYS)
-
-    return turn
+def measure_table() -> None:
+    """Print the time of a hit for few and many clients, and the memory of the table."""
+    rows: list[list[Cell]] = []
+    for number in (1000, 10_000, 1_000_000):
+        limiter = Limiter(LIMIT)
+        keys = [key.to_bytes(4) for key in range(min(number, 200_000))]
+        hit_all(limiter, keys[:20_000])
+        rows.append([f"{number:,}", hit_all(limiter, keys)])
+    table("hit in a table of 5,000 clients", ("clients", "CPU in µs"), rows)
+    tracemalloc.start()
+    limiter = Limiter(LIMIT)
+    for number in range(5000):
+        limiter.hit(number.to_bytes(4))
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    print(f"\nMemory of 5,000 clients: {size / 1e6:.2f} MB")
 
 
-def on_sqlite(path: Path) -> Turn:
-    """Return a function that counts a hit for each key in SQLite, without waiting for the disk."""
-    database = sqlite3.connect(path, isolation_level=None)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = OFF")
-    database.execute("CREATE TABLE windows (key BLOB PRIMARY KEY, ends REAL, used INT)")
-
-    def hit(key: bytes) -> object:
-        now = time.monotonic()
-        return database.execute(_UPSERT, (key, now + 60, now, now)).fetchone()
-
-    return hits(hit)
-
-
-async def measure_shared_limits() -> None:
-    """Print the time of a hit that several processes share, without other load."""
-    rate = f"{PER_DAY}/day"
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        folder = Path(name)
-        turns = {
-            "Limiter": hits(Limiter(rate).hit),
-            "Limiter, gcra": hits(Limiter(rate, strategy="gcra").hit),
-            "ZoneLimiter": hits(ZoneLimiter(rate, path=folder / "fixed").hit),
-            "ZoneLimiter, gcra": hits(ZoneLimiter(rate, path=folder / "gcra", strategy="gcra").hit),
-            "SQLite": on_sqlite(folder / "windows.db"),
-        }
-        server = redis_server(folder) if shutil.which("redis-server") else None
-        try:
-            if server is not None:
-                server.start()
-                shared = SharedLimiter(rate, storage=f"redis://{server.place}")
-                turns["SharedLimiter, Redis"] = on_redis(shared)
-            times = await medians(turns)
-        finally:
-            if server is not None:
-                server.kill()
-    print("\nhits of 1,000 clients: microseconds")
-    for label, cost in times.items():
-        print(f"  {label:<24}{cost:8.2f}{cost / times['Limiter']:8.1f} x Limiter")
+def measure_limiters() -> Summary:
+    """Print the tables of limiters in one process."""
+    measure_table()
+    return anyio.run(measure_peers)

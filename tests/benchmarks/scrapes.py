@@ -12,6 +12,8 @@ from tokenpulse_mw import Exchange, HttpMetrics
 from tokenpulse_mw.metrics.families import DURATION, REQUESTS
 from tokenpulse_mw.metrics.multiprocess import WorkerFiles, Workers
 
+from .report import Cell, Summary, table
+
 SETS = (100, 1000, 5000)  # of labels
 ENDED = 100  # workers
 
@@ -20,9 +22,9 @@ def milliseconds(call: Callable[[], object]) -> float:
     """Return the shortest of five times."""
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         call()
-        times.append(time.perf_counter() - began)
+        times.append(time.thread_time() - began)
     return min(times) * 1000
 
 
@@ -50,11 +52,14 @@ def peers(sets: int) -> CollectorRegistry:
 
 def measure_scrape() -> None:
     """Print the time of `/metrics` by the number of label sets."""
-    print("\n/metrics: milliseconds, and those of prometheus_client for the same series")
+    rows: list[list[Cell]] = []
     for sets in SETS:
         metrics, registry = ours(sets), peers(sets)
+        cost = milliseconds(metrics.render)
         reference = milliseconds(lambda registry=registry: generate_latest(registry))  # type: ignore[misc]
-        print(f"  {sets:>5} label sets {milliseconds(metrics.render):8.1f}{reference:10.1f}")
+        rows.append([f"{sets:,}", cost, reference, cost / reference])
+    columns = ("label sets", "CPU in ms", "prometheus_client", "share")
+    table("scrape", columns, rows)
 
 
 def count(files: WorkerFiles, sets: int) -> None:
@@ -67,7 +72,7 @@ def count(files: WorkerFiles, sets: int) -> None:
 
 def measure_workers() -> None:
     """Print the time to merge several workers with 1,000 label sets each."""
-    print("\nmerging workers with 1,000 label sets: milliseconds, and those of the first scrape")
+    rows: list[list[Cell]] = []
     for live, ended in ((1, 0), (4, 0), (4, ENDED)):
         with tempfile.TemporaryDirectory() as folder:
             for number in range(ended):
@@ -78,10 +83,18 @@ def measure_workers() -> None:
             for files in workers:
                 count(files, 1000)
             reader = Workers(folder)
-            began = time.perf_counter()
+            began = time.thread_time()
             reader.series()
-            first = (time.perf_counter() - began) * 1000
-            title = f"{live} live, {ended} ended"
-            print(f"  {title:<20}{milliseconds(reader.series):8.1f}{first:10.1f}")
+            first = (time.thread_time() - began) * 1000
+            rows.append([f"{live} live, {ended} ended", milliseconds(reader.series), first])
             for files in workers:
                 files.close()
+    columns = ("workers", "CPU in ms", "first scrape")
+    table("workers with 1,000 label sets each, merged", columns, rows)
+
+
+def measure_scrapes() -> Summary:
+    """Print the tables of scrapes."""
+    measure_scrape()
+    measure_workers()
+    return []

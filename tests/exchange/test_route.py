@@ -433,6 +433,49 @@ def test_number_of_routers_is_bounded() -> None:
     assert [label_of(router) for router in routers[257:]] == ["__unmatched__"] * 2
 
 
+def test_router_beyond_the_limit_is_not_prepared() -> None:
+    """The application's own router is unmatched too if other routers came first."""
+    app = Starlette(routes=[Route("/x", page)])
+    templates = RouteTemplates(app)
+    routers = [Router([Route("/x", page)]) for _ in range(256)]
+    for router in routers:
+        templates({**http_scope("/x"), "router": router, "endpoint": page})
+
+    with pytest.raises(RuntimeError, match="more than 256 routers"):
+        templates.prepare()
+    templates.prepare()
+
+    assert templates(http_scope("/x")) == "__unmatched__"
+
+
+def test_routes_of_other_libraries_are_read_by_their_paths() -> None:
+    """A route or mount that has only a path, and none of Starlette's patterns, has its template."""
+
+    class OtherRoute(BaseRoute):
+        def __init__(self, path: str, **fields: object) -> None:
+            self.path = path
+            self.__dict__.update(fields)
+
+    templates = RouteTemplates(
+        Router(
+            [
+                OtherRoute("/items/{id:int}", endpoint=page),
+                OtherRoute("/{tenant}/deep", app=Router([Route("/{id}", other)])),
+                OtherRoute("/raw", app=answering()),
+            ]
+        )
+    )
+
+    expected = {
+        "/items/7": "/items/{id}",
+        "/items/x": "__unmatched__",
+        "/acme/deep/1": "/{tenant}/deep/{id}",
+        "/acme/deep": "__unmatched__",
+        "/raw/x/y": "/raw/{path}",
+    }
+    assert {path: templates(http_scope(path)) for path in expected} == expected
+
+
 @pytest.mark.anyio
 async def test_root_path_is_not_part_of_the_template() -> None:
     """A root path is removed if the path has it, and ignored otherwise."""

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Host, Mount, Route, Router
+from starlette.convertors import CONVERTOR_TYPES, StringConvertor
+from starlette.routing import (
+    BaseRoute,
+    Host,
+    Match,
+    Mount,
+    Route,
+    Router,
+    WebSocketRoute,
+    compile_path,
+)
 from starlette.types import Receive, Scope, Send
 
 from tokenpulse_mw.exchange import RouteTemplates
@@ -53,6 +63,16 @@ trees: st.SearchStrategy[BaseRoute] = st.recursive(
     ),
     max_leaves=8,
 )
+flat = st.lists(
+    st.builds(
+        lambda path, methods: Route(path, Endpoint(), methods=methods),
+        templates(),
+        st.none() | st.lists(METHODS, min_size=1, max_size=2),
+    )
+    | st.builds(lambda path: WebSocketRoute(path, Endpoint()), templates())
+    | st.builds(lambda path: Mount(path, Endpoint()), templates(2)),
+    max_size=20,
+)
 paths = st.lists(st.sampled_from(["a", "b", "1", "a-b", "", "%", "x"]), max_size=6).map(
     lambda segments: "/" + "/".join(segments)
 )
@@ -80,3 +100,49 @@ def test_template_is_the_same_before_and_after_the_router(
 
     assert RouteTemplates(app)(routed) == before
     assert RouteTemplates(Router(routes))(scope) == before
+
+
+@settings(max_examples=300)
+@given(routes=flat, path=paths, method=METHODS, kind=st.sampled_from(["http", "websocket"]))
+def test_template_is_that_of_the_first_route_that_matches(
+    routes: list[Route | WebSocketRoute | Mount], path: str, method: str, kind: str
+) -> None:
+    """The index of segments finds the route that a search through all routes finds."""
+    scope = {**http_scope(path, method=method), "type": kind}
+    matches = [(route.matches(scope)[0], route) for route in routes]
+    full = [route for match, route in matches if match is Match.FULL]
+    partial = [route for match, route in matches if match is Match.PARTIAL]
+    first = next(iter(full + partial), None)
+
+    expected = "__unmatched__"
+    if first is not None:
+        expected = compile_path(first.path)[1] + ("/{path}" if isinstance(first, Mount) else "")
+    assert RouteTemplates(Router(routes))(scope) == expected
+
+
+class Dotted(StringConvertor):
+    """A convertor of a subclass, which also matches slashes."""
+
+    regex = "[a-z/]+"
+
+
+@settings(max_examples=300)
+@given(
+    path=st.lists(
+        st.sampled_from(["a", "b", "", "a-b", "{x}", "{y:dotted}", "{{", "a\n"]), max_size=4
+    ).map(lambda segments: "/" + "/".join(segments)),
+    text=st.text("ab/-{\n", max_size=8).map("/{}".format),
+)
+def test_route_is_found_for_every_path_that_its_pattern_matches(path: str, text: str) -> None:
+    """Custom convertors, braces and line feeds are found, as with the pattern of the route."""
+    CONVERTOR_TYPES["dotted"] = Dotted()
+    try:
+        route = Route(path, Endpoint())
+    except ValueError:  # the same parameter twice
+        return
+    finally:
+        del CONVERTOR_TYPES["dotted"]
+
+    found = RouteTemplates(Router([route]))(http_scope(text))
+
+    assert (found == route.path_format) == bool(route.path_regex.match(text))

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Host, Mount, Route, Router
 from starlette.types import Scope
 
 from tokenpulse_mw.exchange import RouteTemplates
@@ -85,6 +85,38 @@ def test_request_before_the_router_is_matched_once(
     few, many = costs(3), costs(300)
     assert few[1:] == many[1:]
     assert few[1] == few[2]
+
+
+def with_hosts(routes: int) -> Starlette:
+    """Return an application with the routes of `starlette` after one of a host."""
+    return Starlette(routes=[Host("a.example", Router([])), *starlette(routes).routes])
+
+
+@pytest.mark.parametrize("make", [starlette, fastapi, mounted, with_hosts])
+@pytest.mark.parametrize("path", ["/last/{}", "/t/route/1/{}", "/nowhere/{}", "/route/{}/7", "/{}"])
+def test_new_path_is_compared_with_routes_of_its_segments_only(
+    make: Callable[[int], Starlette], path: str
+) -> None:
+    """The first match of a path costs the same for any number of routes."""
+
+    def cost(routes: int) -> int:
+        templates = RouteTemplates(make(routes))
+        templates(http_scope(path.format("first")))
+        return calls(lambda: templates(http_scope(path.format("second"))))
+
+    assert cost(3) == cost(300) < 100
+
+
+def test_routes_are_compared_by_as_many_segments_as_they_have() -> None:
+    """A path of a million segments costs as many comparisons as one of ten."""
+    templates = RouteTemplates(starlette(300))
+
+    def cost(segments: int) -> int:
+        scope = http_scope("/route/299" + "/x" * segments)
+        return calls(lambda: templates(scope))
+
+    cost(10)
+    assert cost(1000) == cost(1_000_000)
 
 
 def test_unmatched_request_is_not_matched_again() -> None:

@@ -377,3 +377,49 @@ async def test_large_scrape_does_not_block_other_requests(metrics: HttpMetrics) 
     assert turns >= 20
     assert response.body.count(b"\n") >= before
     assert list(text_string_to_metric_families(response.body.decode()))
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.parametrize("encoding", [b"identity", b"gzip"])
+async def test_large_scrape_is_sent_in_chunks_between_which_others_run(
+    metrics: HttpMetrics, encoding: bytes
+) -> None:
+    """No message is larger than one chunk of rows, and other tasks run between two messages."""
+    fill(metrics, series=60 * ROWS_PER_CHUNK)
+    app = Starlette(routes=metrics_routes(metrics))
+    scope = http_scope("/metrics", headers=[(b"accept-encoding", encoding)])
+    turns = 0
+    turns_at_message: list[int] = []
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        response = await drive(app, scope, on_send=lambda _: turns_at_message.append(turns))
+        tasks.cancel_scope.cancel()
+
+    bodies = turns_at_message[1:]
+    assert len(bodies) == len(response.chunks) > 1
+    # trio runs the tasks that are ready in a random order.
+    assert all(first < third for first, third in zip(bodies, bodies[2:], strict=False))
+    assert max(map(len, response.chunks)) < 200_000
+    assert int(response.headers["content-length"]) == len(response.body)
+    text = gzip.decompress(response.body) if encoding == b"gzip" else response.body
+    assert text.count(b"tokenpulse_http_requests_total{") == 60 * ROWS_PER_CHUNK
+
+
+@pytest.mark.anyio
+async def test_small_scrape_and_head_are_one_message(metrics: HttpMetrics) -> None:
+    """A response that fits into one chunk, or has no body, has one message with the body."""
+    app = Starlette(routes=metrics_routes(metrics))
+    get = await drive(app, http_scope("/metrics"))
+    fill(metrics, series=20 * ROWS_PER_CHUNK)
+    head = await drive(app, http_scope("/metrics", method="HEAD"))
+
+    assert len(get.chunks) == len(head.chunks) == 1
+    assert int(head.headers["content-length"]) > 1_000_000

@@ -20,13 +20,17 @@ def test_cached_value_is_returned_and_stored() -> None:
     assert memo == {"/v1/chat": 7}
 
 
-def test_full_memo_is_cleared() -> None:
-    """New texts never let the memo exceed its maximum size."""
+def test_full_memo_drops_its_oldest_entries() -> None:
+    """New texts never let the memo exceed its maximum size, and never empty it."""
     memo: dict[str, int] = {}
-    for number in range(MAX_CACHED + 1):
+    sizes = []
+    for number in range(3 * MAX_CACHED):
         cached(memo, f"/{number}", number)
+        sizes.append(len(memo))
 
-    assert memo == {f"/{MAX_CACHED}": MAX_CACHED}
+    assert max(sizes) == MAX_CACHED
+    assert min(sizes[MAX_CACHED:]) >= MAX_CACHED * 0.9
+    assert list(memo.values()) == list(range(3 * MAX_CACHED - len(memo), 3 * MAX_CACHED))
 
 
 def test_long_text_is_not_stored() -> None:

@@ -384,6 +384,14 @@ def test_model_of_stream_without_usage_is_known() -> None:
     assert account.unreadable == 0
 
 
+def test_output_that_is_not_utf_8_is_not_the_first_token() -> None:
+    """The other fields of the event count."""
+    account = UsageAccount()
+
+    assert account.check_first_token(b'{"model": "gpt-5", "delta": {"text": "\xff"}}') is False
+    assert account.model == "gpt-5"
+
+
 FAILED: dict[str, Any] = {"error": {"message": "EngineCore died"}}
 
 

@@ -1,6 +1,5 @@
 """Alerts on the traffic of the gateway: engine, rules, sinks and stores."""
 
-from .admin import alert_routes
 from .engine import AlertEngine
 from .fleet import Fleet
 from .lifecycle import Finding, Severity, Subject
@@ -57,7 +56,6 @@ __all__ = [
     "Thresholds",
     "Traffic",
     "WebhookSink",
-    "alert_routes",
     "default_rules",
     "quota_exceeded",
 ]

@@ -102,13 +102,15 @@ class Evaluator:
         result, recent = yield from self.rules.apply_inhibition(
             findings_by_rule, self._outages, thresholds, now, self._report
         )
-        for name, findings in result.items():
+        for name in list(result):
+            findings = result.pop(name)
             try:
                 staged.append((yield from self.tracker.advance(name, findings, now, at)))
             except Exception as error:  # noqa: BLE001 - a failing rule must not affect the others
                 self._report(f"rule {name}", error)
             else:
                 self._recovered(f"rule {name}")
+            yield from _free(findings, findings_by_rule.pop(name, []))
         begin_next = yield from self.traffic.prepare_next_evaluation()
         self._outages = recent
         for outcome in staged:
@@ -340,6 +342,15 @@ def _recent_outages(
 
 def _shifted(recent: Outages, seconds: float) -> Outages:
     return {upstream: (alert, at + seconds) for upstream, (alert, at) in recent.items()}
+
+
+def _free(*lists: list[Finding]) -> Steps[None]:
+    """Free findings that are no longer used: 100,000 at once take 40 ms."""
+    for findings in lists:
+        while findings:
+            del findings[-20 * STEP :]
+            if findings:
+                yield
 
 
 def _collect(findings: Iterable[Finding | None]) -> Steps[list[Finding]]:

@@ -93,6 +93,13 @@ class Dispatcher:
                 except Exception as error:  # noqa: BLE001 - isolates the observer
                     self.report(component_name(hook), error)
 
+    def read_routes(self) -> None:
+        """Read the routes of the application, so that the first request need not."""
+        try:
+            self.routes.prepare()
+        except Exception as error:  # noqa: BLE001 - isolates the application
+            self.report("route", error)
+
     def merge(self, inner: Dispatcher) -> Dispatcher:
         """Return a dispatcher with the observers and options of both; this one if it has all."""
         if self.silent:

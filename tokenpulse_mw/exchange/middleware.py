@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from inspect import isclass, iscoroutinefunction
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .annotate import PENDING_KEY
 from .dispatcher import Dispatcher
@@ -72,9 +72,14 @@ class ExchangeMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Record a request that has no recorder; pass every other scope to the application."""
+        """Record a request that has no recorder; pass every other scope to the application.
+
+        When the application has started, its routes are read.
+        """
         make_recorder = _RECORDERS.get(scope["type"])
         if make_recorder is None or (SCOPE_KEY in scope and self.join(scope)):
+            if scope["type"] == "lifespan":
+                send = self._reading_routes(scope, send)
             try:
                 await self.app(scope, receive, send)
             except self.rejections as rejection:
@@ -105,6 +110,19 @@ class ExchangeMiddleware:
             # Break the cycle of scope, recorder and the server's `send`, so that reference
             # counting frees all three.
             scope[SCOPE_KEY] = None
+
+    def _reading_routes(self, scope: Scope, send: Send) -> Send:
+        """Return `send`, which also reads the routes when the application has started."""
+        if SCOPE_KEY in scope:  # of stacked middlewares, only the outermost one needs them
+            return send
+        scope[SCOPE_KEY] = None
+
+        async def send_started(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._dispatcher.read_routes()
+            await send(message)
+
+        return send_started
 
     def join(self, scope: Scope) -> bool:
         """Add the observers to the open exchange; return False without one."""

@@ -1,8 +1,8 @@
 """Templates of routes, looked up by the endpoint that the router stored in the scope.
 
-An index from endpoint to full template is built once from the application's public routes, so
-that nothing is matched twice. A request rejected before the router is matched here, and the
-result is cached.
+An index from endpoint to full template is built once from the application's public routes, when
+the application has started or else at the first request, so that nothing is matched twice. A
+request rejected before the router is matched here, and the result is cached.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 from cachetools import LRUCache
 from starlette.types import Scope
 
-from .route_tree import OPAQUE, RouteNode, RouteQuery, find_router, match, read_routes, walk
+from .route_table import RouteQuery, RouteTable
+from .route_tree import OPAQUE, RouteNode, find_router, read_routes, walk
 from .scope import request_headers, without_root
 
 UNMATCHED = "__unmatched__"
@@ -57,6 +58,18 @@ class RouteTemplates:
             except KeyError:
                 pass
         return self._look_up(scope)
+
+    def prepare(self) -> None:
+        """Read the routes of the application before the first request.
+
+        Raises:
+            Exception: Some of the routes cannot be read; it is not raised again.
+        """
+        router = self._router
+        if router is not None and id(router) not in self._indexes:
+            index = self._index(router)
+            if index is not None:
+                index.table()
 
     def _look_up(self, scope: Scope) -> str:
         router = scope.get("router", self._router)
@@ -116,11 +129,12 @@ def exact_reads(routes: Iterable[Any], paths: Iterable[str]) -> frozenset[tuple[
     nodes = read_routes(routes, problems)
     if problems or any(node.is_host or not node.is_readable for node in walk(nodes)):
         return frozenset()
+    table = RouteTable(nodes)
     return frozenset(
         (method, path)
         for path in paths
         for method in ("GET", "HEAD")
-        if match(nodes, RouteQuery("http", method, None), path) == path
+        if table.match(RouteQuery("http", method, None), path) == path
     )
 
 
@@ -143,10 +157,17 @@ class RouteIndex:
         # routes, or is an application with routes, the path is matched.
         self._endpoints: dict[int, RouteNode] = {}
         self._unknown: dict[int, Any] = {}
+        self._table: RouteTable | None = None  # built when a path is matched
         self._matches: LRUCache[tuple[str, str, str | None, str], str] = LRUCache(
             _MAX_CACHED_MATCHES
         )
         self._read()
+
+    def table(self) -> RouteTable:
+        """Return the table of the routes by path."""
+        if self._table is None:
+            self._table = RouteTable(self._nodes)
+        return self._table
 
     def template(self, scope: Scope, path: str) -> str:
         """Return the template for a request; empty if no route matches."""
@@ -172,28 +193,30 @@ class RouteIndex:
 
     def _read(self) -> None:
         self._nodes: tuple[RouteNode, ...] = ()
+        self._table = None
         self.problems.clear()
         try:
             self._nodes = read_routes(self.router.routes, self.problems)
         except Exception as error:  # noqa: BLE001 - a third-party router may raise anything
             self.problems.append(error)
+        self._has_hosts = False
         for index in (self._endpoints, self.by_endpoint, self._matches):
             index.clear()
         for node in walk(self._nodes):
+            self._has_hosts |= node.is_host
             key = id(node.endpoint)
             first = self._endpoints.setdefault(key, node)
             if first is node and not node.children:
                 self.by_endpoint[key] = node.template
             elif first.template != node.template:
                 self.by_endpoint.pop(key, None)
-        self._has_hosts = any(node.is_host for node in walk(self._nodes))
 
     def _match(self, scope: Scope, path: str) -> str:
         host = _host(scope) if self._has_hosts else ""
         key = (scope.get("type", "http"), scope.get("method", "GET"), host, path)
         template = self._matches.get(key)
         if template is None:
-            template = match(self._nodes, RouteQuery(*key[:3]), path) or ""
+            template = self.table().match(RouteQuery(*key[:3]), path) or ""
             if sum(len(part or "") for part in key) <= _MAX_CACHED_CHARS:
                 self._matches[key] = template
         return template

@@ -1,18 +1,25 @@
-"""Tree of an application's routes, matched in the order of a router.
+"""Tree of an application's routes, in the order of a router.
 
-The tree is read from public attributes, once for each router. It is not used for requests that
-a known endpoint handled.
+The tree is read from public attributes, once for each router. Patterns that the routes have
+compiled are used; others are compiled when a path is first compared with them.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from starlette.convertors import FloatConvertor, IntegerConvertor, StringConvertor, UUIDConvertor
-from starlette.routing import Route, WebSocketRoute, compile_path
+from starlette.convertors import (
+    Convertor,
+    FloatConvertor,
+    IntegerConvertor,
+    StringConvertor,
+    UUIDConvertor,
+)
+from starlette.routing import PARAM_REGEX, Route, WebSocketRoute, compile_path
 
 from .route_group import RouteGroup
 
@@ -24,10 +31,18 @@ _MAX_MIDDLEWARES = 100  # around a router
 _MAX_MATCH_STEPS = 512**2
 _MATCHES_NOTHING = re.compile("(?!)")
 _ALL_SCOPE_TYPES: tuple[str, ...] = ("http", "websocket")
-_WITHIN_SEGMENT = (StringConvertor, IntegerConvertor, FloatConvertor, UUIDConvertor)
+_HTTP, _WEBSOCKET = ("http",), ("websocket",)
+_WITHIN_SEGMENT = frozenset(
+    kind.regex for kind in (StringConvertor, IntegerConvertor, FloatConvertor, UUIDConvertor)
+)
+_BELOW_MOUNT = "/(?P<path>.*)$"  # end of the pattern of a mount
+
+_Pattern = re.Pattern[str] | str
+_Convertors = Mapping[str, Convertor[Any]]
 
 
-class RouteNode(NamedTuple):
+@dataclass(slots=True, kw_only=True)
+class RouteNode:
     """A route, or a mount or host with its routes.
 
     Attributes:
@@ -35,8 +50,9 @@ class RouteNode(NamedTuple):
         template: Template of the whole path; that of a mount or host ends with `OPAQUE`.
         scope_types: Types of scopes that it handles.
         methods: Methods that it handles; empty if it handles all.
-        pattern: Pattern of the path below the mount, or of the host.
-        literal: Prefix of every path that matches.
+        pattern: Pattern of the path below the mount, or of the host; text if it is not compiled.
+        path: Template of the path below the mount.
+        crossing: Names of the parameters in `path` that can match a slash.
         max_chars: Length of the longest path that is matched.
         children: Routes of a mount or host, those that can be read; None for a route.
         is_host: True if it is matched by the host and not by the path.
@@ -46,8 +62,9 @@ class RouteNode(NamedTuple):
     template: str
     scope_types: tuple[str, ...] = _ALL_SCOPE_TYPES
     methods: frozenset[str] = frozenset()
-    pattern: re.Pattern[str] = _MATCHES_NOTHING
-    literal: str = ""
+    pattern: _Pattern = _MATCHES_NOTHING
+    path: str = ""
+    crossing: tuple[str, ...] = ()
     max_chars: int = sys.maxsize
     children: tuple[RouteNode, ...] | None = None
     is_host: bool = False
@@ -57,13 +74,12 @@ class RouteNode(NamedTuple):
         """Return True if the requests that it matches are known."""
         return self.pattern is not _MATCHES_NOTHING
 
-
-class RouteQuery(NamedTuple):
-    """The parts of a request that select a route, except the path; `host` None matches any."""
-
-    scope_type: str
-    method: str
-    host: str | None
+    def match(self, text: str) -> re.Match[str] | None:
+        """Match the beginning of a path, or a host."""
+        pattern = self.pattern
+        if isinstance(pattern, str):
+            pattern = self.pattern = re.compile(pattern)
+        return pattern.match(text)
 
 
 def find_router(app: Any) -> Any | None:
@@ -84,48 +100,18 @@ def walk(nodes: Iterable[RouteNode]) -> Iterator[RouteNode]:
     """Yield `nodes` and all nodes below them."""
     for node in nodes:
         yield node
-        yield from walk(node.children or ())
-
-
-def match(nodes: Iterable[RouteNode], query: RouteQuery, path: str) -> str | None:
-    """Return the template of the route that a router chooses for `path`, or None.
-
-    Like a router, choose the first route that matches path and method, else the first that
-    matches the path. Once a mount matches, only its routes are tried.
-    """
-    other_method: str | None = None
-    for node in nodes:
-        # Three times faster than the call and the match, and excludes nearly all other routes.
-        if not path.startswith(node.literal):
-            continue
-        rest = _rest(node, query, path)
-        if rest is None:
-            continue
-        if node.children is not None:
-            return match(node.children, query, rest) or node.template
-        if not node.methods or query.method in node.methods:
-            return node.template
-        other_method = other_method or node.template
-    return other_method
-
-
-def _rest(node: RouteNode, query: RouteQuery, path: str) -> str | None:
-    """Return the part of `path` below `node`, or None if `node` does not match."""
-    if query.scope_type not in node.scope_types or len(path) > node.max_chars:
-        return None
-    if node.is_host:
-        return path if query.host is None or node.pattern.match(query.host) else None
-    match = node.pattern.match(path)
-    return path[match.end() :] if match else None
+        if node.children:
+            yield from walk(node.children)
 
 
 def _read(
     routes: Iterable[Any], above: str, problems: list[Exception], seen: tuple[int, ...]
 ) -> Iterator[RouteNode]:
+    seen = (*seen, id(routes))
     for route in routes:
         try:
             for resolved in _resolve(route):
-                yield _node(resolved, above, problems, (*seen, id(routes)))
+                yield _node(resolved, above, problems, seen)
         except Exception as error:  # noqa: BLE001 - a third-party route may raise anything
             problems.append(error)
 
@@ -148,34 +134,91 @@ def _node(route: Any, above: str, problems: list[Exception], seen: tuple[int, ..
     if path is not None and getattr(route, "endpoint", None) is not None:
         return _leaf(route, path, above)
     app = getattr(route, "app", None)
-    template = above + ("" if path is None else compile_path(path)[1])
+    pattern, path, convertors = _mount_path(route, path)
+    template = above + path
     routes = getattr(route, "routes", None) or getattr(find_router(app), "routes", None) or ()
     # A router mounted in itself would be endless, so the inner mount is opaque.
     children = () if id(routes) in seen else tuple(_read(routes, template, problems, seen))
-    node = RouteNode(app, template + OPAQUE, children=children, is_host=host is not None)
     if host is not None:
-        return node._replace(pattern=compile_path(host)[0])
-    return node if path is None else node._replace(**_path_fields(path, "(?=/)"))
+        pattern = _host_pattern(route, host)
+    crossing = _crossing(convertors)
+    return RouteNode(
+        endpoint=app,
+        template=template + OPAQUE,
+        pattern=pattern,
+        path=path,
+        crossing=crossing,
+        max_chars=_max_chars(path, convertors, crossing),
+        children=children,
+        is_host=host is not None,
+    )
 
 
 def _leaf(route: Any, path: str, above: str) -> RouteNode:
     original = getattr(route, "original_route", route)
     scope_types = _ALL_SCOPE_TYPES
     if isinstance(original, WebSocketRoute):
-        scope_types = ("websocket",)
+        scope_types = _WEBSOCKET
     elif isinstance(original, Route):
-        scope_types = ("http",)
-    methods = frozenset(getattr(route, "methods", None) or ())
-    template = above + compile_path(path)[1]
-    return RouteNode(route.endpoint, template, scope_types, methods, **_path_fields(path, "$"))
+        scope_types = _HTTP
+    pattern, path, convertors = _route_path(route, path)
+    crossing = _crossing(convertors)
+    return RouteNode(
+        endpoint=route.endpoint,
+        template=above + path,
+        scope_types=scope_types,
+        methods=frozenset(getattr(route, "methods", None) or ()),
+        pattern=pattern,
+        path=path,
+        crossing=crossing,
+        max_chars=_max_chars(path, convertors, crossing),
+    )
 
 
-def _path_fields(path: str, end: str) -> dict[str, Any]:
-    """Return the fields of a node that determine which paths match the template `path`."""
-    regex, template, convertors = compile_path(path)
-    pattern = re.compile(regex.pattern.removesuffix("$") + end)
-    crossing = sum(not isinstance(kind, _WITHIN_SEGMENT) for kind in convertors.values())
+def _route_path(route: Any, path: str) -> tuple[_Pattern, str, _Convertors]:
+    """Return pattern, template and convertors of a route with this path."""
+    if _is_compiled(route, path):
+        return route.path_regex, route.path_format, route.param_convertors
+    return compile_path(path)
+
+
+def _mount_path(route: Any, path: str | None) -> tuple[_Pattern, str, _Convertors]:
+    """Return pattern, template and convertors of a mount with this path; None matches nothing."""
+    if path is None:
+        return _MATCHES_NOTHING, "", {}
+    if _is_compiled(route, path, OPAQUE):
+        regex, template = route.path_regex, route.path_format.removesuffix(OPAQUE)
+        convertors = {**route.param_convertors}
+        del convertors["path"]
+    else:
+        regex, template, convertors = compile_path(path)
+    # Compiling takes most of the time to read a mount, so it is left to the first match.
+    text = regex.pattern.removesuffix(_BELOW_MOUNT).removesuffix("$")
+    return text + "(?=/)", template, convertors
+
+
+def _is_compiled(route: Any, path: object, below: str = "") -> bool:
+    """Return True if `route` has the pattern of `path`, as routes of Starlette and FastAPI do."""
+    if not isinstance(path, str) or not isinstance(getattr(route, "path_regex", None), re.Pattern):
+        return False
+    template = PARAM_REGEX.sub(r"{\1}", path) if ":" in path else path
+    return getattr(route, "path_format", None) == template + below
+
+
+def _host_pattern(route: Any, host: str) -> re.Pattern[str]:
+    compiled = getattr(route, "host_regex", None)
+    return compiled if isinstance(compiled, re.Pattern) else compile_path(host)[0]
+
+
+def _crossing(convertors: _Convertors) -> tuple[str, ...]:
+    """Return the names of the parameters that can match a slash."""
+    return tuple([name for name, kind in convertors.items() if kind.regex not in _WITHIN_SEGMENT])
+
+
+def _max_chars(template: str, convertors: _Convertors, crossing: tuple[str, ...]) -> int:
+    """Return the length of the longest path that is matched with a route."""
+    if len(convertors) < 2:
+        return sys.maxsize
     in_segment = max(segment.count("{") for segment in template.split("/"))
-    parameters = max(1, crossing) + max(0, in_segment - 1)
-    max_chars = sys.maxsize if parameters == 1 else int(_MAX_MATCH_STEPS ** (1 / parameters))
-    return {"pattern": pattern, "literal": path.partition("{")[0], "max_chars": max_chars}
+    parameters = max(1, len(crossing)) + max(0, in_segment - 1)
+    return sys.maxsize if parameters == 1 else int(_MAX_MATCH_STEPS ** (1 / parameters))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 from anyio import CapacityLimiter, fail_after, to_thread
 from anyio.lowlevel import checkpoint
@@ -10,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
 
 from ..exchange import ErrorReporter, drop_exchange
 from ..validation import check_seconds
@@ -18,6 +20,8 @@ from ..web.problems import ProblemError
 from ..web.route import OwnRoute
 from .http import HttpMetrics
 from .negotiation import ScrapeRequest, negotiate, render_body
+
+_CHUNK_BYTES = 1 << 16  # small parts, such as those of gzip, are sent together
 
 
 def metrics_routes(
@@ -84,11 +88,11 @@ class _Scraper:
         self._metrics.refresh()  # not in the thread: it counts the tasks of this event loop
         others = await self._render_others(scrape)
         series = await to_thread.run_sync(self._metrics.series)
-        chunks: list[bytes] = []
+        parts = deque[bytes]()
         for chunk in render_body(series, others, scrape):
-            chunks.append(chunk)
+            parts.append(chunk)
             await checkpoint()  # other requests run between two chunks
-        return _response(request, scrape, b"".join(chunks))
+        return _ScrapeResponse(parts, _headers(scrape), with_body=request.method == "GET")
 
     async def _render_others(self, scrape: ScrapeRequest) -> bytes:
         """Return the other metrics of the registry, or nothing on an error or a timeout.
@@ -126,16 +130,50 @@ def _negotiate(request: Request) -> ScrapeRequest:
     return negotiate(accept, accept_encoding, query)
 
 
-def _response(request: Request, scrape: ScrapeRequest, content: bytes) -> Response:
+class _ScrapeResponse(Response):
+    """Response that is sent in chunks, between which other requests run.
+
+    Args:
+        parts: The body; parts are released when they are sent.
+        headers: Headers except Content-Length.
+        with_body: False for a response to HEAD.
+    """
+
+    def __init__(self, parts: deque[bytes], headers: dict[str, str], *, with_body: bool) -> None:
+        super().__init__(headers={**headers, "content-length": str(sum(map(len, parts)))})
+        self._parts = parts if with_body else deque[bytes]()
+
+    async def __call__(
+        self,
+        scope: Scope,  # noqa: ARG002 - part of ASGI
+        receive: Receive,  # noqa: ARG002 - part of ASGI
+        send: Send,
+    ) -> None:
+        """Send the response."""
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        body = self._next()
+        while self._parts:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await checkpoint()
+            body = self._next()
+        await send({"type": "http.response.body", "body": body})
+
+    def _next(self) -> bytes:
+        """Return the next parts, of at least `_CHUNK_BYTES` together if there are more."""
+        chunk: list[bytes] = []
+        while self._parts and sum(map(len, chunk)) < _CHUNK_BYTES:
+            chunk.append(self._parts.popleft())
+        return b"".join(chunk)
+
+
+def _headers(scrape: ScrapeRequest) -> dict[str, str]:
     headers = {
         "content-type": scrape.content_type,
-        "content-length": str(len(content)),
         "vary": "Accept, Accept-Encoding",
         "cache-control": "no-store",
     }
-    if scrape.gzip:
-        headers["content-encoding"] = "gzip"
-    return Response(b"" if request.method == "HEAD" else content, headers=headers)
+    return headers | ({"content-encoding": "gzip"} if scrape.gzip else {})
 
 
 def _not_found(request: Request) -> Response:

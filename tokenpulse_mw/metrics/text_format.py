@@ -37,13 +37,14 @@ def render_chunks(
     """
     only = {name.encode() for name in names}
     for family, rows in series:
-        items = list(rows.items())
+        labels = list(rows)  # not the items: their tuples would make garbage collections due
         samples = {(family.name + suffix).encode() for suffix in _SAMPLES[family.kind]}
-        if only and (not items or only.isdisjoint(samples)):
+        if only and (not labels or only.isdisjoint(samples)):
             continue
         head, render_row = _head(family, openmetrics), _row_of(family)
-        for start in range(0, max(1, len(items)), ROWS_PER_CHUNK):
-            text = b"".join([render_row(*item) for item in items[start : start + ROWS_PER_CHUNK]])
+        for start in range(0, max(1, len(labels)), ROWS_PER_CHUNK):
+            chunk = labels[start : start + ROWS_PER_CHUNK]
+            text = b"".join([render_row(values, rows[values]) for values in chunk])
             yield head + (_restricted(text, only) if only else text)
             head = b""
 

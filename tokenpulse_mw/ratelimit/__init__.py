@@ -3,7 +3,7 @@
 from . import keys
 from .budgets import budgets
 from .callables import KeyFunction
-from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf
+from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf, StoredLimiter
 from .middleware import RateLimitMiddleware
 from .paths import exempt_paths, requests_to
 from .policy import AnyLimiter, Policy, check_policies
@@ -24,8 +24,6 @@ from .route_limits import (
     RouteLimit,
     RouteLimits,
 )
-from .shared import SharedInFlight, SharedLimiter
-from .zone import ZoneInFlight, ZoneLimiter
 
 __all__ = [
     "FROM_LIMIT",
@@ -46,10 +44,7 @@ __all__ = [
     "Respond",
     "RouteLimit",
     "RouteLimits",
-    "SharedInFlight",
-    "SharedLimiter",
-    "ZoneInFlight",
-    "ZoneLimiter",
+    "StoredLimiter",
     "anthropic_error",
     "budgets",
     "check_policies",

@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 import anyio.lowlevel
 
 from .keys.address import format_key
-from .limiters import Decision, Limiter, PlanLimiter
+from .limiters import Decision, Limiter, PlanLimiter, StoredLimiter
 from .policy import Policy
-from .shared import SharedLimiter
 
 Budget = tuple[str, int, int]
 
@@ -29,7 +28,7 @@ def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]]
     async def used() -> list[Budget]:
         rows: list[Budget] = []
         for limiter in [policy.limiter for policy in policies if policy.unit == "tokens"]:
-            if isinstance(limiter, SharedLimiter):
+            if isinstance(limiter, StoredLimiter):
                 rows += [(_key_text(key), tokens, limiter.limit) for key, tokens in limiter.usage()]
             if not isinstance(limiter, Limiter):
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable
 from inspect import iscoroutinefunction
+from itertools import islice
 from typing import TypeVar
 
 from starlette.types import Scope
@@ -18,6 +19,7 @@ T = TypeVar("T")
 Factory = TypeVar("Factory", bound=Callable[..., object])
 
 MAX_CACHED = 4096  # entries
+_DROPPED = 256  # entries; one at a time would be slow, since a dict passes over its deleted entries
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # safe in a structured field, a label and a key
 
@@ -72,9 +74,13 @@ def check_name(parameter: str, name: str) -> str:
 
 
 def cached(memo: dict[str, T], text: str, value: T) -> T:
-    """Return `value` and store it in `memo`, unless `text` is long."""
+    """Return `value` and store it in `memo`, unless `text` is long.
+
+    A full memo drops its oldest entries, a few at a time.
+    """
     if len(text) <= MAX_TEXT_CHARS:
         if len(memo) >= MAX_CACHED:
-            memo.clear()
+            for oldest in list(islice(memo, _DROPPED)):
+                memo.pop(oldest, None)
         memo[text] = value
     return value

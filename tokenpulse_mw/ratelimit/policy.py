@@ -11,11 +11,17 @@ from starlette.types import Scope
 from ..validation import check_bool, check_integer
 from .callables import KeyFunction, check_function, check_name, reads_model
 from .keys import client_address
-from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf
-from .shared import SharedInFlight, SharedLimiter
-from .zone import ZoneInFlight, ZoneLimiter
+from .limiters import (
+    Decision,
+    InFlight,
+    Limiter,
+    PlanLimiter,
+    RateOf,
+    StoredInFlight,
+    StoredLimiter,
+)
 
-AnyLimiter = Limiter | SharedLimiter | InFlight | SharedInFlight
+AnyLimiter = Limiter | StoredLimiter | InFlight | StoredInFlight
 Cost = int | Callable[[Scope], int]
 
 DEFAULT_NAME = "default"  # name of a decision that no policy has renamed
@@ -71,11 +77,11 @@ class Policy:
         self.when = when
         self.enforce = check_bool("enforce", enforce)
         self.suspended = False
-        self.shared = isinstance(self.limiter, SharedLimiter | SharedInFlight)
-        self.holds_slots = isinstance(self.limiter, InFlight | SharedInFlight)
+        self.shared = isinstance(self.limiter, StoredLimiter | StoredInFlight)
+        self.holds_slots = isinstance(self.limiter, InFlight | StoredInFlight)
         self.local = cast(Limiter | InFlight, self.limiter)  # unless `shared`
-        self.remote = cast(SharedLimiter | SharedInFlight, self.limiter)  # if `shared`
-        self._timed = cast(Limiter | SharedLimiter, self.limiter)  # unless `holds_slots`
+        self.remote = cast(StoredLimiter | StoredInFlight, self.limiter)  # if `shared`
+        self._timed = cast(Limiter | StoredLimiter, self.limiter)  # unless `holds_slots`
         self.plans = self.limiter if isinstance(self.limiter, PlanLimiter) else None
         # A subclass, such as `ZoneLimiter`, has its windows elsewhere.
         self.window_of = self.limiter.window_of if type(self.limiter) is Limiter else None
@@ -145,7 +151,7 @@ class Policy:
             raise ValueError(
                 f"tokens need a rate limit, got a limiter of type {type(self.limiter).__name__}"
             )
-        if isinstance(self.limiter, SharedLimiter) and not self.limiter.supports_refund:
+        if isinstance(self.limiter, StoredLimiter) and not self.limiter.supports_refund:
             raise ValueError(
                 "tokens need a shared limiter that supports refunds, and "
                 f"{self.limiter.strategy!r} cannot: use strategy='fixed-window'"
@@ -194,9 +200,7 @@ def check_policies(policies: Sequence[Policy]) -> None:
 
 def _counters(policy: Policy) -> object:
     """Return the identity of the counters of a policy."""
-    if isinstance(policy.limiter, ZoneLimiter | ZoneInFlight):
-        return policy.limiter.path
-    return policy.remote.counters if policy.shared else id(policy.limiter)
+    return getattr(policy.limiter, "counters", id(policy.limiter))
 
 
 class Charge(NamedTuple):
@@ -237,7 +241,7 @@ class Charge(NamedTuple):
     def refund(self, *, since: float) -> None:
         """Release the slots of a charge, or undo an `apply` made at `since`."""
         limiter = self.policy.limiter
-        if self.is_cleared or isinstance(limiter, SharedLimiter):
+        if self.is_cleared or isinstance(limiter, StoredLimiter):
             return
         if isinstance(limiter, Limiter):
             limiter.charge(self.key, -self.cost, since=since)
@@ -247,7 +251,7 @@ class Charge(NamedTuple):
     async def charge_shared(self, amount: int, *, since: float, degraded: bool) -> None:
         """Correct the cost of an `apply_shared` made at `since`; slots are released by `refund`."""
         limiter = self.policy.limiter
-        if amount and isinstance(limiter, SharedLimiter):
+        if amount and isinstance(limiter, StoredLimiter):
             await limiter.charge(self.key, amount, since=since, degraded=degraded)
 
 

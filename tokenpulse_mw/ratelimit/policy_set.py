@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import cast
 
 from starlette.types import ASGIApp, Scope
@@ -261,6 +262,28 @@ class PolicySet:
         self, scope: Scope, charges: list[Charge], results: list[ChargeResult]
     ) -> None:
         """Apply charges in shared limiters until one rejects, and append to `results`."""
+        if len(charges) < 2:
+            await self._apply_in_turn(scope, charges, results)
+            return
+        from .shared_charges import apply_together, grouped, prepared  # imports the drivers
+
+        for number, group in enumerate(grouped(charges)):
+            if number and self._rejection(results) is not None:
+                return
+            together = None
+            if len(group) > 1:
+                failed = partial(self._failed, scope)
+                hits = prepared(group, enforced=self._enforced, failed=failed)
+                group = [charge for charge, _ in hits]
+                together = await apply_together(hits) if hits else None
+            if together is None:
+                await self._apply_in_turn(scope, group, results)
+            else:
+                results += together
+
+    async def _apply_in_turn(
+        self, scope: Scope, charges: list[Charge], results: list[ChargeResult]
+    ) -> None:
         for charge in charges:
             try:
                 decision = await charge.apply_shared()

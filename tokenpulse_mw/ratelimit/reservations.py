@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..exchange import Exchange
-from .limiters import InFlight, Limiter
+from .limiters import InFlight, Limiter, StoredInFlight
 from .policy import ChargeResult
-from .shared import SharedInFlight
 
 _FREE_EVENTS = 10  # events of a stream without a token: its first ones, pings and the like
 
@@ -47,7 +46,7 @@ class Reservations:
             limiter = policy.limiter
             if limiter.clears != clears:
                 continue
-            if isinstance(limiter, InFlight | SharedInFlight):
+            if isinstance(limiter, InFlight | StoredInFlight):
                 limiter.release(key, cost)
                 continue
             amount = _used_tokens(exchange, cost) - cost

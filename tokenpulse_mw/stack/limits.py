@@ -12,12 +12,11 @@ from ..ratelimit import (
     KeyFunction,
     Limiter,
     Policy,
-    SharedLimiter,
-    ZoneInFlight,
-    ZoneLimiter,
+    StoredLimiter,
     check_policies,
     keys,
 )
+from ..ratelimit.zone import ZoneInFlight, ZoneLimiter
 from ..ratelimit.zone.file import Shape
 from .origins import blame_settings, check_unused, warn_unused
 from .shared_dir import SharedDir
@@ -106,7 +105,7 @@ def _per_client(settings: Settings, shared: SharedDir | None, limit: str) -> Pol
 
 def create_limiter(
     settings: Settings, shared: SharedDir | None, limit: str, name: str = ""
-) -> Limiter | SharedLimiter:
+) -> Limiter | StoredLimiter:
     """Return a limiter of the settings; limits with different names have counters of their own.
 
     Raises:
@@ -116,6 +115,8 @@ def create_limiter(
     local = Limiter(limit, max_keys=max_keys, strategy=strategy)  # also validates `limit`
     if settings.limit_storage is None:
         return local if shared is None else _in_zone(settings, shared, local, limit, name)
+    from ..ratelimit.shared import SharedLimiter  # imports the drivers
+
     names = {"storage": "limit_storage", "prefix": "limit_prefix", "strategy": "limit_strategy"}
     with blame_settings(settings, names):
         return SharedLimiter(

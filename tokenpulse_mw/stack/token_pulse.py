@@ -39,9 +39,9 @@ from ..ratelimit import (
     Respond,
     RouteLimit,
     RouteLimits,
-    ZoneLimiter,
     exempt_paths,
 )
+from ..ratelimit.zone import ZoneLimiter
 from . import defaults, limits
 from .defaults import configure_logs
 from .gauges import Gauges

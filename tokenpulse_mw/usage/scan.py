@@ -25,10 +25,9 @@ def find_any(data: bytes, needles: Sequence[bytes], start: int) -> int:
 def rfind_any(data: bytes | bytearray, needles: Sequence[bytes], start: int, end: int) -> int:
     """Return the last position between `start` and `end` that has one of `needles`, or -1."""
     overlap, size = max(map(len, needles)) - 1, _WINDOW
-    while end > start:
+    while True:
         low = max(start, end - size)
         last = max([data.rfind(needle, low, end) for needle in needles])
         if last >= 0 or low == start:
             return last
         end, size = low + overlap, size * 4
-    return -1

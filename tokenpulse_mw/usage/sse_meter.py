@@ -137,7 +137,7 @@ class SSEMeter:
             position = last_count(whole, start)
 
 
-_MIN_TAIL_BYTES = 8 * 1024  # of a stream, searched for errors; vendors' last events have 3 KiB
+_MIN_TAIL_BYTES = 8 * 1024  # of a stream, searched for errors, which vendors send last
 
 _ERROR = b"error"  # part of these signs
 _ERROR_SIGNS = (re.compile(re.escape(ERROR_SIGNS[0])), re.compile(rb"event: ?error"))

@@ -270,7 +270,8 @@ async def test_concurrent_transactions_do_not_deadlock(
 async def test_long_names_are_stored(url: str) -> None:
     """Names from traffic may be longer than an index entry, because no index contains them."""
     store = SQLAlertStore(url, timeout=PATIENCE)
-    long = alert(fingerprint=LONG, rule=LONG, type=LONG, resolve_reason=LONG)
+    finding = {"subject": {"kind": "key", "id": LONG}}
+    long = alert(fingerprint=LONG, rule=LONG, type=LONG, resolve_reason=LONG, finding=finding)
     fired = transition(fingerprint=LONG)
 
     for _ in range(2):

@@ -537,3 +537,32 @@ def test_window_that_is_not_a_multiple_of_its_slots_covers_one_slot_more_at_most
         assert counts.get("a") == (1, 0)
     if age >= window + 35:
         assert counts.get("a") == (0, 0)
+
+
+class FreedSubject:
+    """A subject that counts how many of its kind are freed."""
+
+    freed = 0
+
+    def __del__(self) -> None:
+        FreedSubject.freed += 1
+
+
+def test_subjects_are_freed_in_bounded_steps_after_a_gap() -> None:
+    """After a time without traffic all counts are 0 at once, and a part of them is freed."""
+    window: RollingWindow[object] = RollingWindow(
+        window=60, step=5, max_subjects=50_000, overflow=OVERFLOW
+    )
+    for at in (0, 30):
+        finish(window.add_all({FreedSubject(): 1 for _ in range(10_000)}, at))
+    FreedSubject.freed = 0
+    freed: list[int] = []
+
+    for now in range(1000, 2000, 5):
+        before = FreedSubject.freed
+        window.expire(now)
+        assert len(window) == 0
+        freed.append(FreedSubject.freed - before)
+
+    assert sum(freed) == 20_000
+    assert max(freed) <= 5000

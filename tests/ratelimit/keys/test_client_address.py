@@ -339,6 +339,30 @@ def test_proxies_are_inspected_in_the_first_requests_only(
     assert not caplog.records
 
 
+def test_headers_are_not_read_after_the_first_requests() -> None:
+    """After 1,000 requests, a new peer costs no search in the headers."""
+    key = keys.client_address()
+    for number in range(1000):
+        key(direct(f"192.0.2.{number % 250}"))
+    request = direct("198.51.100.1")
+    request["headers"] = None  # reading them would fail
+
+    assert key(request) == bytes([198, 51, 100, 1])
+
+
+def test_internal_proxies_are_inspected_in_the_first_requests_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With trusted networks, 1,000 new peers end the inspection, even if they are clients."""
+    key = keys.client_address(trusted=PROXIES)
+    for number in range(1000):
+        key(direct(f"192.0.{number // 250}.{number % 250}"))
+
+    key(forwarded("192.0.2.7", peer="127.0.0.1"))
+
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("host", [None, 5, b"192.0.2.1"])
 def test_malformed_host_shares_the_key_of_peers_without_an_address(host: Any) -> None:
     """A malformed scope does not avoid the limit."""

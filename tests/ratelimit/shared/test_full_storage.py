@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tokenpulse_mw.ratelimit.shared.circuit_breaker import RETRY_SECONDS, CircuitBreaker
+from tokenpulse_mw.ratelimit.shared.refusals import MAX_SECONDS
 from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedLimiter
 from tokenpulse_mw.ratelimit.shared.storage import rejects_writes
 
@@ -47,7 +48,10 @@ async def small_redis(folder: Path, policy: str) -> AsyncIterator[Server]:
 
 async def allowed_during_flood(url: str) -> int:
     """Return how often clients over their limit are allowed during a flood of new keys."""
-    limiter = SharedLimiter(f"{LIMIT}/hour", storage=url, on_error="deny", timeout=PATIENCE)
+    clock = FakeClock()
+    limiter = SharedLimiter(
+        f"{LIMIT}/hour", storage=url, on_error="deny", timeout=PATIENCE, clock=clock
+    )
     for client in range(CLIENTS):
         assert (await limiter.hit(client, cost=1)).allowed
         for _ in range(LIMIT):
@@ -57,6 +61,7 @@ async def allowed_during_flood(url: str) -> int:
     for start in range(0, FLOOD, 400):
         flood = [limiter.hit(("flood", start + number)) for number in range(400)]
         assert not any(decision.degraded for decision in await asyncio.gather(*flood))
+        clock.advance(MAX_SECONDS)  # so that the storage decides again on the rejected clients
         decisions = [await limiter.hit(client) for client in range(CLIENTS)]
         allowed += sum(decision.allowed for decision in decisions)
     await limiter.aclose()

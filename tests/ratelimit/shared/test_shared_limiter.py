@@ -273,14 +273,16 @@ async def test_charge_of_a_sliding_window_is_rejected() -> None:
         await limiter.charge("a", 1)
 
 
-async def test_request_after_retry_after_is_allowed(redis: Server) -> None:
+async def test_request_after_retry_after_is_allowed(redis: Server, clock: FakeClock) -> None:
     """Before the end of the fixed window, requests are rejected."""
-    limiter = on(redis, "2/minute")
+    limiter = SharedLimiter("2/minute", storage=url(redis), timeout=PATIENCE, clock=clock)
     await limiter.hit("a", cost=2)
     rejected = await limiter.hit("a")
 
+    clock.advance(rejected.retry_after - 30)
     await age_counters(redis, rejected.retry_after - 30)
     assert not (await limiter.hit("a")).allowed
+    clock.advance(30)
     await age_counters(redis, 30)
     assert await limiter.hit("a") == Decision(True, 2, 1, 60.0, 0.0)
 

@@ -28,6 +28,9 @@ FIRST = (1 << SHIFT) - 1
 _BATCH = 1000  # subjects of an expired slot subtracted at a time: about 0.2 ms
 
 
+_FREED = 5000  # subjects that are freed at a time: less than a millisecond
+
+
 _NEVER = float("inf")
 
 
@@ -68,6 +71,7 @@ class RollingWindow(Generic[Subject]):
         self._unconfirmed: set[int] = set()
         self._totals: dict[Subject, int] = {}  # of all slots
         self._hot: Hot[Subject] = {}
+        self._reset: list[dict[Subject, int]] = []  # counts to free
         self._count_at = self._weight_at = _NEVER
 
     def add_all(self, counts: Mapping[Subject, int], at: float) -> Steps[None]:
@@ -88,11 +92,13 @@ class RollingWindow(Generic[Subject]):
         """Move the window on to `now`; it never moves back."""
         self._first = max(self._first, int((now - self._window) // self.step))
         if self._slots and max(self._slots) < self._first:
+            self._reset += [self._totals, *self._slots.values()]
             self._slots, self._totals = {}, {}  # reset without subtracting
         self.drain()
 
     def drain(self) -> None:
-        """Subtract the next subjects of the expired slots."""
+        """Subtract the next subjects of the expired slots, and free the next reset ones."""
+        self._free()
         left = _BATCH
         while left and self._slots and (oldest := min(self._slots)) < self._first:
             slot = self._slots[oldest]
@@ -205,6 +211,21 @@ class RollingWindow(Generic[Subject]):
         """Yield every hot subject with its current count and weight in the window."""
         for subject in self._hot:
             yield subject, *self.get(subject)
+
+    def _free(self) -> None:
+        """Free the next subjects of the counts that were reset: a million at once take 20 ms.
+
+        Each 1,000 added subjects free 5,000, so that these counts cannot pile up.
+        """
+        left = _FREED
+        while left and self._reset:
+            counts = self._reset[-1]
+            steps = min(left, len(counts))
+            for _ in range(steps):
+                counts.popitem()
+            left -= steps
+            if not counts:
+                self._reset.pop()
 
     def _add(self, slot: dict[Subject, int], subject: Subject, added: int) -> None:
         total = self._totals.get(subject)

@@ -60,6 +60,7 @@ def client_address(
     parse = parser_for(name)
     client_keys: dict[str, bytes | str] = {}  # by host of the peer
     packed_proxies: dict[str, bytes] = {}  # by host of the peer
+    has_proxies = bool(proxies)
     detector = _UntrustedProxyDetector(name if proxies else None)
 
     def from_peer(scope: Scope) -> Hashable:
@@ -81,7 +82,7 @@ def client_address(
         if not isinstance(host, str):  # a malformed scope is limited too
             host = ""
         packed = pack(host) if host else b""
-        if packed is not None and packed in proxies:
+        if has_proxies and packed is not None and packed in proxies:
             return from_headers(cached(packed_proxies, host, packed), scope)
         key = group(packed) if packed else truncate_with_hash(host)
         # A cached peer is not inspected, and its first request may be a probe without the header.
@@ -114,9 +115,9 @@ class _UntrustedProxyDetector:
             host: The peer.
             packed: Its address, if it has one.
         """
+        self.left -= 1
         if self._header is not None and (packed is None or packed not in _INTERNAL):
             return False  # a client may send the header
-        self.left -= 1
         for name in _PROXY_HEADERS if self._header is None else (self._header,):
             lines = header_values(scope, name)
             if not lines:

@@ -1,4 +1,4 @@
-"""Limiters of this process, independent of HTTP."""
+"""Limiters of this process, and interfaces of those in a storage, independent of HTTP."""
 
 from .decision import EPSILON, Decision
 from .fixed_window import Window
@@ -6,6 +6,7 @@ from .in_flight import MAX_SLOTS, InFlight, slots_decision
 from .limiter import Limiter
 from .plans import PlanLimiter, RateOf
 from .rate import check_amount, parse_rate
+from .stored import StoredInFlight, StoredLimiter
 
 __all__ = [
     "EPSILON",
@@ -15,6 +16,8 @@ __all__ = [
     "Limiter",
     "PlanLimiter",
     "RateOf",
+    "StoredInFlight",
+    "StoredLimiter",
     "Window",
     "check_amount",
     "parse_rate",

@@ -20,11 +20,10 @@ from ...validation import check_integer
 from .decision import Decision
 from .fixed_window import FixedWindow, Window
 from .rate import check_amount, parse_rate
-from .sketch import WindowSketch
+from .sketch import EvictedWindows
 from .strategy import create_strategy
 
 _MAX_KEYS = 10_000_000
-_CELLS_PER_KEY = 24
 _MAX_EXPIRED_PER_HIT = 2  # one more than a request can add, so that the table becomes empty
 
 
@@ -40,7 +39,7 @@ class Limiter:
     Args:
         limit: A rate such as "100/minute" or "1000 per day".
         max_keys: Size of the table. The sketch for more keys is created when the table is full for
-            the first time, and takes 1.5 to 3 KiB for each of `max_keys`.
+            the first time, and takes 1,408 bytes for each of `max_keys`.
         strategy: "fixed-window", "sliding-window-counter" or "gcra" (token bucket).
         clock: Monotonic seconds.
 
@@ -74,7 +73,7 @@ class Limiter:
         self._extends_expiry = self._strategy.extends_expiry
         self._states: OrderedDict[Hashable, Any] = OrderedDict()
         self._get = self._states.get
-        self._sketch: WindowSketch | None = None
+        self._sketch: EvictedWindows | None = None
 
     @property
     def window_of(self) -> Callable[[Hashable], Window | None] | None:
@@ -188,34 +187,40 @@ class Limiter:
 
     def _create(self, key: Hashable, now: float) -> Any:
         """Add a state for `key`: a new one, or the one that was evicted into the sketch."""
-        self._expire(now)
-        states = self._states
-        states.pop(key, None)
-        loaded = self._load(key, now)
-        if len(states) >= self.max_keys:
-            self._evict(now)
-        state = states[key] = loaded or self._strategy.new_state(now)
-        if loaded and not self._extends_expiry and state.ends < states[next(iter(states))].ends:
+        states, strategy, sketch = self._states, self._strategy, self._sketch
+        if key in states:
+            del states[key]  # it has expired
+        state = None if sketch is None else strategy.load(sketch, key, now)
+        if len(states) < self.max_keys:
+            oldest = self._expire(now, _MAX_EXPIRED_PER_HIT)
+        else:
+            evicted, oldest = states.popitem(last=False)
+            if oldest.ends <= now:
+                oldest = self._expire(now, _MAX_EXPIRED_PER_HIT - 1)
+            else:
+                if sketch is None:
+                    sketch = self._sketch = EvictedWindows(self.max_keys)
+                strategy.save(sketch, evicted, oldest, now)
+                self.evictions += 1
+        if state is None:
+            state = states[key] = strategy.new_state(now)
+            return state
+        states[key] = state
+        if not self._extends_expiry and oldest is not None and state.ends < oldest.ends:
             states.move_to_end(key, last=False)  # else entries that end later would precede it
         return state
 
+    def _expire(self, now: float, count: int) -> Any:
+        """Remove at most `count` expired entries; return the first state that has not expired."""
+        states = self._states
+        for _ in range(count):
+            if not states:
+                break
+            first = next(iter(states))
+            if (state := states[first]).ends > now:
+                return state
+            del states[first]
+        return None
+
     def _load(self, key: Hashable, now: float) -> Any:
         return self._strategy.load(self._sketch, key, now) if self._sketch is not None else None
-
-    def _expire(self, now: float) -> None:
-        states = self._states
-        for _ in range(_MAX_EXPIRED_PER_HIT):
-            if not states:
-                return
-            oldest = next(iter(states))
-            if states[oldest].ends > now:
-                return
-            del states[oldest]
-
-    def _evict(self, now: float) -> None:
-        if self._sketch is None:
-            cells = _CELLS_PER_KEY * self.max_keys
-            self._sketch = WindowSketch(width=1 << (cells - 1).bit_length())
-        key, state = self._states.popitem(last=False)
-        self._strategy.save(self._sketch, key, state, now)
-        self.evictions += 1

@@ -6,8 +6,6 @@ import re
 from collections.abc import Sized
 from typing import NamedTuple
 
-import limits
-
 _MAX_WINDOW_SECONDS = 100 * 366 * 86_400  # seconds
 _MAX_CHARGE = 2**53  # floats and the numbers of storages are exact up to here
 _MAX_LIMIT = 2**48 - 1  # largest count in a cell of the sketch
@@ -31,8 +29,10 @@ def parse_rate(limit: str) -> Rate:
             f"limit must be a rate such as '100/minute', got {limit!r}: for a rate that depends on "
             "the key, use PlanLimiter(function), which counts in this process"
         )
+    from limits import parse_many  # imports the drivers of all storages that are installed
+
     try:
-        items = limits.parse_many(limit)
+        items = parse_many(limit)
     except ValueError:
         items = []
     if len(items) != 1:

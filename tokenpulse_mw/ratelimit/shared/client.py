@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from contextvars import Context
+from typing import Any, Generic, TypeVar
 
 from ...secret import Secret, redact
 from .circuit_breaker import CircuitBreaker
 from .connections import Counters, StoragePool
+from .redis import WriteRefusedError
 from .storage import SharedStorage, rejects_writes
 
 Response = TypeVar("Response")
@@ -31,6 +33,9 @@ class StorageClient(Generic[Counters]):
         on_error: Behaviour during an outage, for the log.
         timeout: Seconds that a call may take.
         clock: Monotonic seconds.
+
+    Attributes:
+        timeout: Seconds that a call may take.
     """
 
     def __init__(
@@ -43,7 +48,7 @@ class StorageClient(Generic[Counters]):
         clock: Callable[[], float],
     ) -> None:
         self._url = url
-        self._timeout = timeout
+        self.timeout = timeout
         self._pool = StoragePool(url, create)
         self._breaker = CircuitBreaker(
             str(url), fallback=FALLBACKS[on_error], timeout=timeout, clock=clock
@@ -80,18 +85,56 @@ class StorageClient(Generic[Counters]):
         wrote: Callable[[Response], bool] = lambda _: False,
     ) -> Call[Response] | None:
         """Start `operation` as in `call`; return None if the storage is unavailable."""
+        loop = self.admit()
+        if loop is None:
+            return None
+        return self.begin(loop, operation, wrote, deadline=loop.time() + self.timeout)
+
+    def admit(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop for a request to the storage; None if it is unavailable.
+
+        During an outage, one request per second is admitted, and has to `begin` its operation.
+        """
         if not self._breaker.allows():
             return None
         try:
-            loop = asyncio.get_running_loop()
+            return asyncio.get_running_loop()
         except RuntimeError:
             self._breaker.record_failure("the drivers support asyncio only, not trio")
             return None
-        # In a separate task: a cancelled driver could assign a response to the wrong request.
-        call = loop.create_task(self._query(operation, wrote))
+
+    def begin(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        operation: Callable[[Counters], Awaitable[Response]],
+        wrote: Callable[[Response], bool],
+        *,
+        deadline: float,
+        ended: Callable[[Call[Response]], object] | None = None,
+    ) -> Call[Response]:
+        """Start `operation` for requests that were admitted.
+
+        Args:
+            loop: Running event loop.
+            operation: Function that calls the storage.
+            wrote: Returns True if the storage has counted something for this response.
+            deadline: Time of `loop` at which the operation fails.
+            ended: Function to call when the operation has ended, and which calls `self.ended`.
+        """
+        # In a separate task: a cancelled driver could assign a response to the wrong request. In
+        # an empty context, since the task may serve several requests, and outlive them.
+        call = loop.create_task(self._query(operation, wrote, deadline), context=Context())
         self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(ended or self.ended)
         return call
+
+    def ended(self, call: asyncio.Task[Any]) -> None:
+        """Forget a call that has ended."""
+        self._calls.discard(call)
+
+    def refused(self, error: WriteRefusedError) -> None:
+        """Begin or continue an outage of a storage that responds but does not count."""
+        self._breaker.record_failure(self._reason(error), rejects_writes=True)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop after the calls that are in progress.
@@ -100,19 +143,21 @@ class StorageClient(Generic[Counters]):
         """
         with suppress(RuntimeError):  # on trio, which has no connections
             loop = asyncio.get_running_loop()
-            calls = [call for call in self._calls if call.get_loop() is loop]
-            if calls:
-                await asyncio.wait(calls)
+            for _ in range(2):  # the end of a call starts that of the requests that wait for it
+                calls = [call for call in self._calls if call.get_loop() is loop]
+                if calls:
+                    await asyncio.wait(calls)
             await self._pool.drop()
 
     async def _query(
         self,
         operation: Callable[[Counters], Awaitable[Response]],
         wrote: Callable[[Response], bool],
+        deadline: float,
     ) -> tuple[Response] | None:
         is_trial, connection = self._breaker.down, None
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout_at(deadline):
                 connection = await self._pool.for_running_loop()
                 response = await operation(await connection.connected())
         except Exception as error:  # noqa: BLE001 - an outage must not fail the request
@@ -127,5 +172,5 @@ class StorageClient(Generic[Counters]):
         return (response,)
 
     def _reason(self, error: Exception) -> str:
-        text = str(error) or f"no response within {self._timeout} s"
+        text = str(error) or f"no response within {self.timeout} s"
         return redact(f"{type(error).__name__}: {text}", self._url)[:300]

@@ -17,11 +17,11 @@ from limits.aio.storage import RedisStorage
 from ...secret import Secret, hide_arguments, hide_url
 from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
-from ..limiters import MAX_SLOTS, Decision, slots_decision
+from ..limiters import MAX_SLOTS, Decision, StoredInFlight, slots_decision
 from .client import FALLBACKS, StorageClient
 from .redis import SlotsOnRedis
 from .shared_limiter import hash_key
-from .storage import check_storage
+from .storage import check_storage, is_memcached
 
 _KEYS_PER_CALL = 20
 _EXTENSIONS_PER_LEASE = 3  # so two may fail
@@ -62,7 +62,7 @@ class _HeldSlots:
         return removed
 
 
-class SharedInFlight:
+class SharedInFlight(StoredInFlight):
     """Limiter of the concurrent requests in all processes that use the same storage.
 
     The middleware takes a slot when a request arrives and releases it when the response ends, as
@@ -118,7 +118,7 @@ class SharedInFlight:
         check_seconds("timeout", timeout)
         check_name("prefix", prefix)
         check_storage(storage)
-        if "memcached" in str(storage).partition("://")[0]:
+        if is_memcached(storage):
             raise ValueError(
                 f"storage must be a Redis or Valkey, got {storage!r}: Memcached cannot count "
                 "requests in progress; use redis://host:6379, or InFlight to count within one "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Protocol, cast
+from typing import Any
 
 from limits.aio.storage import MemcachedStorage
 
@@ -14,37 +14,35 @@ from ...secret import Secret, hide_arguments, hide_url
 from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
 from ..encoding import encode_key
-from ..limiters import Decision, Limiter, check_amount, parse_rate
+from ..limiters import Decision, Limiter, StoredLimiter, check_amount, parse_rate
+from .batches import Batches
 from .client import FALLBACKS, StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
-from .redis import FixedOnRedis, SlidingOnRedis
-from .storage import SharedStorage, check_storage, check_window
+from .redis import (
+    COUNT,
+    COUNT_ALL_OR_NONE,
+    FixedOnRedis,
+    Reply,
+    SlidingOnRedis,
+    TransactionsOnRedis,
+)
+from .refusals import Refusals
+from .storage import SharedStorage, check_storage, check_window, is_cluster, is_memcached
 from .top_usage import TopUsage
+from .windows import Windows, WindowsOnMemcached, WindowsOnRedis
 
 _STRATEGIES = ("fixed-window", "sliding-window-counter")
 
 
-class Windows(Protocol):
-    """Operations of a strategy on the counters of one limit."""
-
-    async def hit(self, key: str, cost: int) -> Decision:
-        """Count `cost` if it is within the limit."""
-        ...
-
-    async def peek(self, key: str, cost: int) -> Decision:
-        """Return what `hit` would decide, without counting."""
-        ...
-
-    async def reset(self, key: str) -> None:
-        """Delete the counters of `key`."""
-        ...
-
-
-class SharedLimiter:
+class SharedLimiter(StoredLimiter):
     """Rate limiter of all processes that use the same storage.
 
     Limiters with the same storage, prefix, limit and strategy share their counters. Keys are
     bytes, strings, integers, None, or tuples of these.
+
+    In a Redis, concurrent requests are decided by one script, each as if it were alone. A key that
+    Redis has rejected is rejected without asking it again until the key has more room, but at most
+    for a second, so that a reset or a refund in another process has an effect.
 
     If the storage fails or exceeds the timeout, `on_error` applies. During an outage one request
     per second tries the storage, and the others do not wait for it. The drivers require asyncio:
@@ -61,7 +59,8 @@ class SharedLimiter:
         strategy: "fixed-window" or "sliding-window-counter".
         prefix: Beginning of the names of the counters: letters, digits, `_`, `.`, `:` and `-`.
             Limiters with different prefixes count separately.
-        max_keys: Size of the table of the in-memory `Limiter`.
+        max_keys: Size of the table of the in-memory `Limiter`, and of that of the keys which the
+            storage has rejected in the last second.
         timeout: Seconds that a decision may wait for the storage.
         clock: Monotonic seconds.
 
@@ -70,6 +69,8 @@ class SharedLimiter:
         window: Seconds.
         supports_refund: True if `charge` can be used.
         counters: Identity of the counters: limiters with an equal value share them.
+        place: Identity of the storage and its timeout: hits of limiters with an equal value can be
+            decided by `hit_together`. None if they cannot.
 
     Raises:
         ValueError: An argument is malformed, or the driver of the storage is not installed.
@@ -103,17 +104,29 @@ class SharedLimiter:
         self._on_error = on_error
         self._prefix = f"{prefix}/{self.limit}/{self.window}/"
         self.counters = (storage, strategy, self._prefix)
+        one_server = not is_memcached(storage) and not is_cluster(storage)
+        self.place = (storage, timeout) if one_server else None
         # Keys with more remaining are not copied: a flood of new keys must not fill the table.
         self._max_remaining_to_adopt = self.limit * 3 // 4
         self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
         self._top_usage = TopUsage(self.limit, self.window)
-        self._client: StorageClient[Windows] = StorageClient(
+        self._client: StorageClient[Any] = StorageClient(
             storage,
-            partial(_windows, strategy=strategy, limit=self.limit, window=self.window),
+            partial(_counters, strategy=strategy, limit=self.limit, window=self.window),
             on_error=on_error,
             timeout=timeout,
             clock=clock,
         )
+        self._refusals = Refusals(max_keys, for_larger_costs=self.supports_refund)
+        self._on_redis: WindowsOnRedis | None = None
+        self._windows: Windows
+        if is_memcached(storage):
+            self._windows = WindowsOnMemcached(self._client)
+        else:
+            operations = FixedOnRedis if strategy == "fixed-window" else SlidingOnRedis
+            self._windows = self._on_redis = WindowsOnRedis(
+                Batches(self._client), operations(self.limit, self.window)
+            )
 
     async def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Count a request of `cost` for `key` if it is within the limit.
@@ -123,19 +136,17 @@ class SharedLimiter:
         Raises:
             ValueError: `cost` is not an integer of at least 0, or `key` cannot be shared.
         """
-        check_integer("cost", cost, minimum=0)
-        name = self._name(key)
-        response = await self._client.call(
-            lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
-        )
-        if not response:
+        if type(cost) is not int or cost < 0:  # inline, since it is called on every request
+            check_integer("cost", cost, minimum=0)
+        asked = self._local.clock()
+        refusal = self._refusals.find(key, cost, asked)
+        if refusal is not None:
+            return refusal
+        name, changes = self._name(key), self._refusals.changes
+        decision = await self._windows.hit(name, cost)
+        if decision is None:
             return self._decide_locally(self._local.hit, key, cost)
-        (decision,) = response
-        now = self.clock()
-        used = self.limit - decision.remaining
-        self._top_usage.record(key, used, now, now + decision.reset_after)
-        if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
-            self._local.adopt(key, decision)
+        self._record(key, cost, decision, asked=asked, changes=changes)
         return decision
 
     async def peek(self, key: Hashable, cost: int = 1) -> Decision:
@@ -145,9 +156,8 @@ class SharedLimiter:
             ValueError: `cost` is not an integer of at least 0, or `key` cannot be shared.
         """
         check_integer("cost", cost, minimum=0)
-        name = self._name(key)
-        response = await self._client.call(lambda windows: windows.peek(name, cost))
-        return response[0] if response else self._decide_locally(self._local.peek, key, cost)
+        decision = await self._windows.peek(self._name(key), cost)
+        return decision or self._decide_locally(self._local.peek, key, cost)
 
     async def reset(self, key: Hashable) -> None:
         """Remove the usage of `key`; during an outage, only that in this process.
@@ -158,7 +168,9 @@ class SharedLimiter:
         name = self._name(key)
         self._local.reset(key)
         self._top_usage.record(key, 0, now=0.0, ends=0.0)
-        await self._client.call(lambda windows: windows.reset(name))
+        self._refusals.remove(key)
+        await self._windows.reset(name)
+        self._refusals.remove(key)  # again, for hits that were sent meanwhile
 
     async def charge(
         self,
@@ -193,18 +205,18 @@ class SharedLimiter:
         now = self.clock()
         age = 0.0 if since is None else now - since
 
-        async def charged(windows: Windows) -> None:
-            await cast(FixedOnRedis | FixedOnMemcached, windows).charge(name, amount, age)
-
-        response = None if degraded else await self._client.call(charged)
-        if response:
+        self._refusals.remove(key)
+        charged = not degraded and await self._windows.charge(name, amount, age)
+        self._refusals.remove(key)  # again, for hits that were sent meanwhile
+        if charged:
             self._top_usage.correct(key, amount, now - age)
-        if not response or self._on_error == "local":
+        if not charged or self._on_error == "local":
             self._local.charge(key, amount, since=since)
 
     def clear(self) -> None:
         """Remove the usage that this process has counted; that in the storage stays."""
         self._local.clear()
+        self._refusals.clear()
         self._top_usage = TopUsage(self.limit, self.window)
 
     def usage(self) -> list[tuple[Hashable, int]]:
@@ -223,10 +235,23 @@ class SharedLimiter:
     @clock.setter
     def clock(self, clock: Callable[[], float]) -> None:
         self._local.clock = clock
+        self._refusals.clear()
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; the next request opens new ones."""
         await self._client.aclose()
+
+    def _record(
+        self, key: Hashable, cost: int, decision: Decision, *, asked: float, changes: int
+    ) -> None:
+        """Record a decision of the storage on a hit, for those without the storage and `usage`."""
+        now = self._local.clock()
+        if self._on_redis is not None and (self._refusals or not decision.allowed):
+            self._refusals.record(key, cost, decision, asked=asked, now=now, changes=changes)
+        used = self.limit - decision.remaining
+        self._top_usage.record(key, used, now, now + decision.reset_after)
+        if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
+            self._local.adopt(key, decision)
 
     def _name(self, key: Hashable) -> str:
         return self._prefix + hash_key(key)
@@ -242,13 +267,88 @@ class SharedLimiter:
         return local(key, cost)._replace(degraded=True)
 
 
-def _windows(storage: SharedStorage, *, strategy: str, limit: int, window: int) -> Windows:
-    sliding = strategy == "sliding-window-counter"
-    if isinstance(storage, MemcachedStorage):
-        on_memcached = SlidingOnMemcached if sliding else FixedOnMemcached
-        return on_memcached(storage, limit, window)
-    on_redis = SlidingOnRedis if sliding else FixedOnRedis
-    return on_redis(storage, limit, window)
+class SharedHit:
+    """Hit of a limiter with a `place`, to be decided by `hit_together`.
+
+    Args:
+        limiter: Limiter.
+        key: Key of the hit.
+        cost: Cost of the hit.
+        enforced: True if no other hit is to be counted when this one is rejected.
+
+    Raises:
+        ValueError: `key` cannot be shared.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_changes",
+        "_cost",
+        "_key",
+        "_limiter",
+        "_on_redis",
+        "_operation",
+        "enforced",
+    )
+
+    def __init__(self, limiter: SharedLimiter, key: Hashable, cost: int, *, enforced: bool) -> None:
+        assert limiter._on_redis is not None
+        self._limiter = limiter
+        self._on_redis = limiter._on_redis
+        self._key = key
+        self._cost = cost
+        self._asked = limiter.clock()
+        self._changes = limiter._refusals.changes
+        option = COUNT_ALL_OR_NONE if enforced else COUNT
+        self._operation = self._on_redis.operations.hit(limiter._name(key), cost, option)
+        self.enforced = enforced
+
+    def refusal(self) -> Decision | None:
+        """Return the rejection that the storage need not repeat, or None."""
+        return self._limiter._refusals.find(self._key, self._cost, self._asked)
+
+    async def run(self, hits: Sequence[SharedHit]) -> Sequence[Reply] | None:
+        """Return the replies of the storage to `hits`, as `Batches.run`."""
+        return await self._on_redis.batches.run(*[hit._operation for hit in hits])
+
+    def decide(self, reply: Reply | None) -> Decision:
+        """Return the decision in a reply; that of `on_error` without one."""
+        limiter, key, cost = self._limiter, self._key, self._cost
+        if reply is None:
+            return limiter._decide_locally(limiter._local.hit, key, cost)
+        decision = self._on_redis.operations.decision(reply, cost)
+        limiter._record(key, cost, decision, asked=self._asked, changes=self._changes)
+        return decision
+
+
+async def hit_together(hits: Sequence[SharedHit]) -> list[Decision] | None:
+    """Count hits with the same `place` in one round trip, or none if an enforced one is rejected.
+
+    Without the storage, the limiters decide in turn until an enforced hit is rejected, and count
+    those before it.
+
+    Returns:
+        Decisions on the hits, or on those before a rejection without the storage; None if the
+        storage cannot decide these hits together.
+    """
+    replies = await hits[0].run(hits)
+    if replies is not None:
+        return [hit.decide(reply) for hit, reply in zip(hits, replies, strict=False)] or None
+    decisions: list[Decision] = []
+    for hit in hits:
+        decisions.append(hit.decide(None))
+        if hit.enforced and not decisions[-1].allowed:
+            break
+    return decisions
+
+
+def _counters(
+    storage: SharedStorage, *, strategy: str, limit: int, window: int
+) -> TransactionsOnRedis | FixedOnMemcached | SlidingOnMemcached:
+    if not isinstance(storage, MemcachedStorage):
+        return TransactionsOnRedis(storage)
+    on_memcached = FixedOnMemcached if strategy == "fixed-window" else SlidingOnMemcached
+    return on_memcached(storage, limit, window)
 
 
 def hash_key(key: Hashable) -> str:

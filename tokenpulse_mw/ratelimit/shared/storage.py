@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, get_origin
@@ -77,11 +78,21 @@ def check_window(url: Secret[str], window: int, strategy: str) -> None:
         ValueError: `window` is too long for Memcached, which would read it as a date.
     """
     lives = 2 * window if strategy == "sliding-window-counter" else window
-    if "memcached" in str(url).partition("://")[0] and lives > _MAX_MEMCACHED_SECONDS:
+    if is_memcached(url) and lives > _MAX_MEMCACHED_SECONDS:
         raise ValueError(
             "limit must have counters that live at most 30 days on Memcached, got a "
             f"{strategy} of {window} s that needs {lives} s: use Redis or a shorter window"
         )
+
+
+def is_memcached(url: Secret[str]) -> bool:
+    """Return True if `url` is that of a Memcached."""
+    return "memcached" in str(url).partition("://")[0]
+
+
+def is_cluster(url: Secret[str]) -> bool:
+    """Return True if `url` is that of a cluster."""
+    return "+cluster" in str(url).partition("://")[0]
 
 
 def open_storage(url: Secret[str]) -> SharedStorage:
@@ -103,30 +114,45 @@ def open_storage(url: Secret[str]) -> SharedStorage:
     storage = storage_from_string(url.reveal().replace(scheme, opened_as, 1), **options)
     assert isinstance(storage, SharedStorage)
     if isinstance(storage, RedisStorage):
-        _check_before_writing(storage)
+        _adapt_connections(storage)
     return storage
 
 
-def _check_before_writing(storage: RedisStorage) -> None:
-    """Prevent the driver of Redis from writing to lost connections.
+def _adapt_connections(storage: RedisStorage) -> None:
+    """Prevent the driver of Redis from writing to lost connections, and from closing others.
+
+    The driver closes a connection on each error reply, and all requests on it fail. So the errors
+    of `EVALSHA`, which fails once on each new server, are returned as values. In a cluster, which
+    redirects commands by errors, `EVALSHA` is not used.
 
     The driver writes to a lost connection until it is notified of the loss. On CPython 3.12, and
     3.13 before 3.13.8, the event loop then waits to write to a file descriptor that it closes. The
     next connection with this descriptor, which may be a client's, hangs or fails:
     python/cpython#136234.
     """
+    from coredis.commands.constants import CommandName
     from coredis.exceptions import ConnectionError as LostError
 
     bridge: Any = storage.bridge
     for pool in {bridge.get_connection(readonly).connection_pool for readonly in (False, True)}:
         kind = get_origin(pool.connection_class) or pool.connection_class
 
-        async def send(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> None:
+        def send(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> Awaitable[None]:
             if self._transport.is_closing():
                 raise LostError("connection lost")
-            await kind._send_packed_command(self, *args, **kwargs)
+            sent: Awaitable[None] = kind._send_packed_command(self, *args, **kwargs)
+            return sent
 
-        pool.connection_class = type(kind.__name__, (kind,), {"_send_packed_command": send})
+        def create(
+            self: Any, command: bytes, *args: Any, kind: Any = kind, **more: Any
+        ) -> Awaitable[Any]:
+            if command is CommandName.EVALSHA:  # comparing by value is slow
+                more["raise_exceptions"] = False
+            request: Awaitable[Any] = kind.create_request(self, command, *args, **more)
+            return request
+
+        methods = {"_send_packed_command": send, "create_request": create}
+        pool.connection_class = type(kind.__name__, (kind,), methods)
 
 
 async def close_storage(storage: SharedStorage) -> None:

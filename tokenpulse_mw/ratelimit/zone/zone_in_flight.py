@@ -67,7 +67,7 @@ class ZoneInFlight(InFlight):
             SlotTable.size(self.max_keys),
             new_table=partial(SlotTable, max_keys=self.max_keys),
         )
-        self.path = self._connection.path
+        self.path = self.counters = self._connection.path
         reset_in_children(self)
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:

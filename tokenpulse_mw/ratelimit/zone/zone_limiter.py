@@ -72,7 +72,7 @@ class ZoneLimiter(Limiter):
             new_table=partial(WindowTable, max_keys=self.max_keys, strategy=self._strategy),
         )
         self._table = self._connection.opened
-        self.path = self._connection.path
+        self.path = self.counters = self._connection.path
         reset_in_children(self)
 
     def __len__(self) -> int:

@@ -243,8 +243,18 @@ alerts = Table(
     Column("ack", Text),
     Column("notified_severity", SafeText),
     Index("tokenpulse_alerts_newest", "started_at", "id"),
+    Index("tokenpulse_alerts_state", "state", "started_at", "id"),
+    Index("tokenpulse_alerts_severity", "severity", "started_at", "id"),
     Index("tokenpulse_alerts_resolved", "state", "resolved_at", "id"),
+    # The length of these columns is unlimited, an index entry of PostgreSQL is not, except in a
+    # hash index.
+    Index("tokenpulse_alerts_type", "type", "started_at", "id").ddl_if("sqlite"),
+    Index("tokenpulse_alerts_subject", "subject", "started_at", "id").ddl_if("sqlite"),
+    Index("tokenpulse_alerts_subject_hash", "subject", postgresql_using="hash").ddl_if(
+        "postgresql"
+    ),
 )
+
 
 transitions = Table(
     "tokenpulse_alert_transitions",

@@ -1,0 +1,68 @@
+"""Interfaces of the limiters that count in a storage, without the driver of the storage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+
+from .decision import Decision
+
+
+class StoredLimiter(ABC):
+    """Limiter of requests or tokens in a storage: `SharedLimiter`."""
+
+    limit: int
+    window: int
+    strategy: str
+    supports_refund: bool
+    counters: object
+    clears: int
+    clock: Callable[[], float]
+
+    @abstractmethod
+    async def hit(self, key: Hashable, cost: int = 1) -> Decision:
+        """Count `cost` for `key` if it is within the limit."""
+
+    @abstractmethod
+    async def charge(
+        self, key: Hashable, amount: int, *, since: float | None = None, degraded: bool = False
+    ) -> None:
+        """Correct the cost of a hit, regardless of the limit."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Remove the usage that this process has counted."""
+
+    @abstractmethod
+    def usage(self) -> list[tuple[Hashable, int]]:
+        """Return (key, used) of keys that have used at least half of their limit."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+
+
+class StoredInFlight(ABC):
+    """Limiter of concurrent requests in a storage: `SharedInFlight`."""
+
+    limit: int
+    window: None
+    supports_refund: bool
+    counters: object
+    clears: int
+
+    @abstractmethod
+    async def hit(self, key: Hashable, cost: int = 1) -> Decision:
+        """Take `cost` slots for `key` if they are free."""
+
+    @abstractmethod
+    def release(self, key: Hashable, cost: int = 1) -> None:
+        """Release `cost` slots of `key`, without waiting for the storage."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Release the slots of this process."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
