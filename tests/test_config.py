@@ -30,6 +30,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "SHARED_DIR": ("/run/tokenpulse", "/run/tokenpulse"),
     "TRUSTED_PROXIES": ("10.0.0.0/8, 192.0.2.1,", ("10.0.0.0/8", "192.0.2.1")),
     "CLIENT_HEADER": ("x-real-ip", "x-real-ip"),
+    "MODELS": ("gpt-5-mini,o3", ("gpt-5-mini", "o3")),
+    "MODEL_ALIASES": ("prod-chat=gpt-5", ("prod-chat=gpt-5",)),
     "METRICS_TOKEN": ("s3cret", "s3cret"),
     "ALERTS": ("false", False),
     "ALERT_INTERVAL": ("30", 30),

@@ -17,7 +17,7 @@ FEATURES = {"ratelimit", "metrics", "alerts", "health", "logs"}
 ALONE = {"config", "filesystem", "lifespan", "outages", "secret", "validation"}  # import no feature
 ALLOWED = {
     "usage": set[str](),
-    "exchange": {"usage", "outages"},
+    "exchange": {"usage", "outages", "validation"},
     **{feature: {"exchange", "usage", "web"} | (ALONE - {"config"}) for feature in FEATURES},
     **{module: set[str]() for module in ALONE},
     "config": {"secret", "validation"},

@@ -16,7 +16,7 @@ import pytest
 from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Host, Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +29,7 @@ from tokenpulse_mw import (
     InFlight,
     Limiter,
     LogSink,
+    Models,
     Policy,
     Providers,
     Settings,
@@ -504,6 +505,48 @@ def test_settings_are_read_from_the_environment(
     assert TokenPulse(metrics=metrics).policies[0].limiter.limit == 7
 
 
+def test_models_and_aliases_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each alias is followed by the label, as in the environment."""
+    monkeypatch.setenv("TOKENPULSE_MODELS", "gpt-5-mini, o3-2025-04-16")
+    monkeypatch.setenv("TOKENPULSE_MODEL_ALIASES", "prod-chat = gpt-5-mini, acme-*=llama-3.3")
+
+    models = TokenPulse(settings=Settings()).metrics.models
+
+    names = ["gpt-5-mini", "o3-2025-04-16", "azure/prod-chat", "acme-1", "gpt-5"]
+    assert [models.label(name) for name in names] == [
+        "gpt-5-mini",
+        "o3-2025-04-16",
+        "gpt-5-mini",
+        "llama-3.3",
+        "other",
+    ]
+
+
+def test_given_models_replace_those_of_the_settings() -> None:
+    """Metrics and policies can share them."""
+    models = Models(["gpt-5"])
+
+    assert TokenPulse(settings=Settings(), models=models).metrics.models is models
+
+
+def test_a_response_without_a_model_is_counted_by_that_of_its_request() -> None:
+    """An installed gateway keeps the start of the body, which the application reads."""
+
+    async def chat(request: Request) -> JSONResponse:
+        await request.json()
+        return JSONResponse({"usage": {"prompt_tokens": 7, "completion_tokens": 0}})
+
+    app = Starlette(routes=[Route("/chat", chat, methods=["POST"])])
+    pulse = TokenPulse(settings=Settings(alerts=False))
+    pulse.install(app)
+
+    TestClient(app).post("/chat", json={"messages": [], "model": "command-r-08-2024"})
+
+    labels = {"provider": "cohere", "model": "command-r", "kind": "input"}
+    value = pulse.metrics.registry.get_sample_value("tokenpulse_llm_tokens_total", labels)
+    assert value == 7
+
+
 def test_policies_replace_the_limit_of_the_settings(metrics: HttpMetrics) -> None:
     """Several policies are counted together, and distinguished by name in headers and metrics."""
     app = Starlette(routes=[Route("/chat", lambda request: PlainTextResponse("hi"))])
@@ -645,6 +688,27 @@ def test_shadow_mode_does_not_reject(metrics: HttpMetrics) -> None:
             "^trusted_proxies must be addresses or networks .* got 'me'",
         ),
         ({"providers": ["Claude!"]}, "provider name must be 1 to 64"),
+        ({"models": Models()}, "^give models to the HttpMetrics, or leave metrics out"),
+        (
+            {"settings": Settings(models=("gpt-5",))},
+            "^models has no effect if TokenPulse is given metrics: leave it out, or give it to the",
+        ),
+        (
+            {"models": Models(), "metrics": None, "settings": Settings(models=("gpt-5",))},
+            "^models has no effect if TokenPulse is given models: leave it out, or give it to the",
+        ),
+        (
+            {"metrics": None, "settings": Settings(model_aliases=("gpt-5",))},
+            """^model_aliases must be a list of "alias=model", got 'gpt-5'""",
+        ),
+        (
+            {"metrics": None, "settings": Settings(model_aliases=("a b=gpt-5",))},
+            "^model_aliases must be the name of a model or a pattern",
+        ),
+        (
+            {"metrics": None, "settings": Settings(models=("gpt-5*",))},
+            "^models must be 1 to 128 ASCII letters",
+        ),
     ],
 )
 def test_malformed_arguments_are_refused_at_construction(

@@ -22,6 +22,7 @@ _NAMES = {
     "exchange": [
         "Exchange",
         "ExchangeMiddleware",
+        "Models",
         "Observer",
         "Providers",
         "annotate",

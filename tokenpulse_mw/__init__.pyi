@@ -21,6 +21,7 @@ from .config import (
 from .exchange import (
     Exchange as Exchange,
     ExchangeMiddleware as ExchangeMiddleware,
+    Models as Models,
     Observer as Observer,
     Providers as Providers,
     annotate as annotate,

@@ -118,6 +118,9 @@ class Settings(BaseSettings):
         limit_enforce: False counts and reports without rejecting (shadow mode).
         trusted_proxies: Networks of proxies whose `client_header` is trusted.
         client_header: Header in which the proxies name the client.
+        models: Models that metrics always count by name, such as "gpt-5-mini".
+        model_aliases: Labels of models with other names, such as those of a deployment:
+            "prod-chat=gpt-5-mini", "acme-*=llama-3.3".
         metrics_token: Bearer token of `/metrics`; None makes it public.
         alerts: False evaluates no alerts; `/admin/alerts` is not served then.
         alert_interval: Seconds between two evaluations of the alert engine.
@@ -166,6 +169,8 @@ class Settings(BaseSettings):
     limit_enforce: bool = True
     trusted_proxies: _Strings = ()
     client_header: str = "x-forwarded-for"
+    models: _Strings = ()
+    model_aliases: _Strings = ()
     metrics_token: _Token = None
     alerts: bool = True
     alert_interval: _Positive = 60

@@ -39,9 +39,15 @@ class RunningGateway:
         wait_until(lambda: self._counted(provider) == expected, f"not counted: {expected}")
 
     def _counted(self, provider: str) -> tuple[float | None, ...]:
-        registry, name = self.metrics.registry, "tokenpulse_llm_tokens_total"
+        [rows] = (
+            rows
+            for family, rows in self.metrics.series()
+            if family.name == "tokenpulse_llm_tokens_total"
+        )
         return tuple(
-            registry.get_sample_value(name, {"provider": provider, "kind": kind})
+            sum(
+                row[0] for labels, row in rows.items() if (labels[0], labels[2]) == (provider, kind)
+            )
             for kind in ("input", "output")
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from tokenpulse_mw import Exchange, HttpMetrics, TokenUsage
+from tokenpulse_mw import Exchange, HttpMetrics, Models, TokenUsage
 
 # The default buckets of prom-client, then those for the duration of model responses.
 DEFAULT_BOUNDS = (
@@ -75,9 +75,10 @@ def test_tokens_are_counted_by_kind(metrics: HttpMetrics) -> None:
 
     kinds = {"input": 10, "output": 5, "cache_read": 4, "cache_write": 3, "reasoning": 2}
     for kind, tokens in kinds.items():
-        assert value(metrics, "tokenpulse_llm_tokens_total", provider="claude", kind=kind) == tokens
+        labels = {"provider": "claude", "model": "unknown", "kind": kind}
+        assert value(metrics, "tokenpulse_llm_tokens_total", **labels) == tokens
     for usage in ("partial", "missing"):
-        labels = {"provider": "claude", "usage": usage}
+        labels = {"provider": "claude", "model": "unknown", "usage": usage}
         assert value(metrics, "tokenpulse_llm_requests_total", **labels) == 1
 
 
@@ -88,7 +89,7 @@ def test_tokens_after_a_clear_are_counted_from_zero(metrics: HttpMetrics) -> Non
         if clear:
             metrics.clear()
 
-    labels = {"provider": "claude", "kind": "input"}
+    labels = {"provider": "claude", "model": "unknown", "kind": "input"}
     assert value(metrics, "tokenpulse_llm_tokens_total", **labels) == 10
 
 
@@ -110,10 +111,74 @@ def test_time_per_output_token_needs_a_complete_stream(
     )
 
     name = "tokenpulse_llm_time_per_output_token_seconds"
-    assert value(metrics, f"{name}_count", provider="claude") == counted
-    assert value(metrics, f"{name}_sum", provider="claude") == (0.25 if counted else None)
+    labels = {"provider": "claude", "model": "unknown"}
+    assert value(metrics, f"{name}_count", **labels) == counted
+    assert value(metrics, f"{name}_sum", **labels) == (0.25 if counted else None)
     first = "tokenpulse_llm_time_to_first_token_seconds_count"
-    assert value(metrics, first, provider="claude") == 1
+    assert value(metrics, first, **labels) == 1
+
+
+def test_tokens_are_counted_by_model() -> None:
+    """Dates and prefixes are removed; models that are neither declared nor known are `other`."""
+    metrics = HttpMetrics(CollectorRegistry(), models=Models(["gpt-5-mini"], max_seen=1))
+
+    for model in ("gpt-5-mini-2026-01-21", "openai/gpt-5-mini", "o3", "made-up"):
+        metrics(
+            finished(
+                provider="openai",
+                model=model,
+                model_source="response",
+                usage=TokenUsage(10),
+                usage_source="reported",
+            )
+        )
+
+    labels = {"provider": "openai", "kind": "input"}
+    for model, tokens in {"gpt-5-mini": 20, "o3": 10, "other": 10}.items():
+        name = "tokenpulse_llm_tokens_total"
+        assert value(metrics, name, model=model, **labels) == tokens
+
+
+def test_model_that_only_a_client_has_named_gets_no_series(metrics: HttpMetrics) -> None:
+    """Without a usage, the name in a request proves no model."""
+    metrics(finished(model="made-up", model_source="request", usage_source="missing"))
+
+    labels = {"provider": "claude", "usage": "missing"}
+    assert value(metrics, "tokenpulse_llm_requests_total", model="other", **labels) == 1
+
+
+def test_cost_is_counted_in_dollars_by_source(metrics: HttpMetrics) -> None:
+    """An unknown cost is counted as missing, and never as 0."""
+    for nanos, source in ((1_500_000_000, "reported"), (2_000, "estimated"), (None, "missing")):
+        metrics(finished(cost_nanos=nanos, cost_source=source))
+
+    labels = {"provider": "claude", "model": "unknown"}
+    name = "tokenpulse_llm_cost_usd_total"
+    assert value(metrics, name, source="reported", **labels) == 1.5
+    assert value(metrics, name, source="estimated", **labels) == 0.000002
+    assert value(metrics, name, source="missing", **labels) is None
+    assert value(metrics, "tokenpulse_llm_cost_missing_total", **labels) == 1
+
+
+def test_cleared_metrics_have_room_for_other_models() -> None:
+    """The first models are those that respond after the clear."""
+    metrics = HttpMetrics(CollectorRegistry(), models=Models(max_seen=1))
+    for model in ("o3", "gpt-5"):
+        metrics.clear()
+        metrics(
+            finished(
+                model=model, model_source="response", usage=TokenUsage(), usage_source="partial"
+            )
+        )
+
+    labels = {"provider": "claude", "usage": "partial"}
+    assert value(metrics, "tokenpulse_llm_requests_total", model="gpt-5", **labels) == 1
+
+
+def test_invalid_models_are_rejected() -> None:
+    """The bounded set is an object, since metrics and policies can share it."""
+    with pytest.raises(ValueError, match=r"^models must be Models\(\.\.\.\), got \['gpt-5'\]"):
+        HttpMetrics(CollectorRegistry(), models=["gpt-5"])  # type: ignore[arg-type]
 
 
 def test_responses_are_counted_by_outcome(metrics: HttpMetrics) -> None:

@@ -58,7 +58,7 @@ async def test_implausible_usage_does_not_stop_the_counter_of_tokens(metrics: Ht
         body = b'{"model": "m", "usage": {"prompt_tokens": %d}}' % count
         await drive(MetricsMiddleware(answering(body), metrics=metrics), http_scope(method="POST"))
 
-    labels = {"provider": "unknown", "kind": "input"}
+    labels = {"provider": "unknown", "model": "m", "kind": "input"}
     assert metrics.registry.get_sample_value("tokenpulse_llm_tokens_total", labels) == 3
-    missing = {"provider": "unknown", "usage": "missing"}
+    missing = {"provider": "unknown", "model": "m", "usage": "missing"}
     assert metrics.registry.get_sample_value("tokenpulse_llm_requests_total", missing) == 2

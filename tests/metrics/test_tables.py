@@ -57,6 +57,7 @@ def test_overflow_is_counted_for_each_full_family() -> None:
 
 usage_kinds = st.tuples(
     st.sampled_from(["claude", "gemini", "other"]),
+    st.sampled_from(["m", "n"]),
     st.sampled_from(["reported", "partial", "missing"]),
     st.booleans(),
 )
@@ -77,19 +78,19 @@ def test_usage_row_cache_is_bounded_and_has_no_overflow_rows(
 
     assert len(tables.usage_row_cache) <= max_series * 2
     counted = counts(tables, "tokenpulse_llm_requests_total")
-    assert {kind[:2] for kind in tables.usage_row_cache} <= counted.keys()
+    assert {kind[:3] for kind in tables.usage_row_cache} <= counted.keys()
     assert sum(counted.values()) == len(responses)
-    with_usage = [kind for kind in responses if kind[2]]
+    with_usage = [kind for kind in responses if kind[3]]
     assert sum(counts(tables, "tokenpulse_llm_tokens_total").values()) == 5 * len(with_usage)
 
 
 def test_overflow_of_usage_is_counted_for_each_token_kind() -> None:
     """Each observation that has no series of its own is counted."""
     tables = Tables(max_series=5)
-    tables.usage_rows(("claude", "reported", True))
+    tables.usage_rows(("claude", "m", "reported", True))
 
     for _ in range(2):
-        tables.usage_rows(("gemini", "reported", True))
+        tables.usage_rows(("gemini", "m", "reported", True))
 
     assert counts(tables, "tokenpulse_series_overflow_total") == {
         ("tokenpulse_llm_tokens_total",): 10
@@ -100,7 +101,7 @@ def test_missing_usage_has_no_token_series() -> None:
     """Tokens get no series without observations."""
     tables = Tables(max_series=10)
 
-    tables.usage_rows(("claude", "missing", False))
+    tables.usage_rows(("claude", "m", "missing", False))
 
     assert counts(tables, "tokenpulse_llm_tokens_total") == {}
 
@@ -120,7 +121,7 @@ def test_reset_after_fork_removes_all_rows() -> None:
     tables = Tables(max_series=10)
     kind = ("GET", "/a", 200, "claude", "complete", False)
     tables.request_rows(kind)[0][0] += 1
-    tables.usage_rows(("claude", "reported", True))
+    tables.usage_rows(("claude", "m", "reported", True))
     tables.in_progress[0] += 1
 
     tables.reset_after_fork()

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tokenpulse_mw import AlertEngine, HttpMetrics, Settings, TokenPulse
+from tokenpulse_mw import AlertEngine, Exchange, HttpMetrics, Settings, TokenPulse
 
 from ..support.apps import WORDS, event, raising_mid_stream
 
@@ -77,12 +77,17 @@ def live_samples() -> Samples:
 
 
 def _add_rare_samples(metrics: HttpMetrics) -> None:
-    """Count errors of a storage, a rule and a sink, and overflow a family."""
+    """Count errors of a storage, a rule and a sink, and costs, and overflow a family."""
     metrics.add_callback("tokenpulse_alerts", lambda: {("provider_down", "critical", "firing"): 1})
     metrics.on_limit("client", "error")
     metrics.on_evaluation("error", 0.1)
     metrics.on_heartbeat("error")
     metrics.on_error("metrics")
+    for provider, nanos in {"claude": None, "codex": 1000}.items():
+        exchange = Exchange("POST", 0.0, route="/priced", status=200, provider=provider)
+        exchange.cost_nanos = nanos
+        exchange.cost_source = "missing" if nanos is None else "estimated"
+        metrics(exchange)
     for number in range(61):
         metrics.on_delivery(f"sink {number}", "ok" if number % 2 else "rejected")
 

@@ -89,10 +89,7 @@ def _lines(demo: RunningDemo, results: Mapping[str, bool]) -> Iterator[str]:
         yield f"  {status}  {count:>6.0f}"
     yield "tokens by provider      input    output"
     for provider in CALLS:
-        read, written = (
-            demo.sample("tokenpulse_llm_tokens_total", provider=provider, kind=kind)
-            for kind in ("input", "output")
-        )
+        read, written = (demo.tokens(provider, kind) for kind in ("input", "output"))
         yield f"  {provider:<16} {read:>10.0f}{written:>10.0f}"
     yield "alerts"
     for (alert, transition), count in sorted(demo.transitions().items()):

@@ -3,9 +3,11 @@
 from .annotate import annotate, annotations_of, drop_exchange, recorder_of
 from .exchange import Exchange, Outcome, method_label, upstream_failed
 from .middleware import ExchangeMiddleware
+from .models import UNKNOWN, Models, fold_model, model_pattern
 from .observers import ErrorReporter, Observer, ObserverLike, component_name
-from .provider import UNKNOWN, ProviderResolver, Providers
+from .provider import ProviderResolver, Providers
 from .recorder import SCOPE_KEY, Recorder
+from .request_model import SAFE_METHODS, read_request_model, requested_model
 from .route import RouteTemplates, exact_reads, has_route
 from .route_group import RouteGroup
 from .route_tree import find_router
@@ -15,11 +17,13 @@ from .vendors import PROVIDERS
 __all__ = [
     "MAX_TEXT_CHARS",
     "PROVIDERS",
+    "SAFE_METHODS",
     "SCOPE_KEY",
     "UNKNOWN",
     "ErrorReporter",
     "Exchange",
     "ExchangeMiddleware",
+    "Models",
     "Observer",
     "ObserverLike",
     "Outcome",
@@ -35,10 +39,14 @@ __all__ = [
     "drop_exchange",
     "exact_reads",
     "find_router",
+    "fold_model",
     "has_route",
     "method_label",
+    "model_pattern",
+    "read_request_model",
     "recorder_of",
     "request_headers",
+    "requested_model",
     "truncate_with_hash",
     "upstream_failed",
 ]

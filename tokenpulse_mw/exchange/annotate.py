@@ -65,6 +65,8 @@ def annotate(
         target.annotate(
             **{name: _text(fact) for name, fact in facts.items() if fact not in (None, "")}
         )
+        if facts["model"]:
+            target.annotate(model_source="annotation")
         if usage is not None:
             target.annotate(usage=_check_usage(usage), usage_source="reported")
     except Exception as error:  # noqa: BLE001 - an invalid fact must not fail the request

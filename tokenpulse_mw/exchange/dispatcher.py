@@ -6,16 +6,27 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from inspect import getattr_static
 from types import FunctionType, MethodType
+from typing import Any, Protocol
 
 from starlette.types import Scope
 
 from ..usage import UsageMeter
 from .exchange import Exchange
+from .models import UNKNOWN
 from .observers import ErrorReporter, Observer, ObserverLike, component_name, find_hook
-from .provider import MAX_PATH_CHARS, UNKNOWN, Providers
+from .provider import MAX_PATH_CHARS, Providers
+from .request_model import model_of_path
 from .route import UNMATCHED, RouteTemplates
 
 _MAX_MERGED = 64  # inner middlewares whose merged dispatcher is cached
+
+
+class RequestedModel(Protocol):
+    """A request that may name a model in its body."""
+
+    def find_requested_model(self) -> str | None:
+        """Return the model, or None."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,6 +38,7 @@ class Dispatcher:
         providers: Resolves the provider; None if the middleware was created without one.
         routes: Resolves the template of the route.
         usage: True if responses of models are metered.
+        request_model: True if the model is read from the bodies of requests.
         clock: Monotonic seconds.
         errors: Isolates and logs errors of observers and of this library.
         silent: True if no observer is notified and none can join.
@@ -39,6 +51,7 @@ class Dispatcher:
     routes: RouteTemplates
     usage: bool
     clock: Callable[[], float]
+    request_model: bool = False
     errors: ErrorReporter = field(default_factory=ErrorReporter)
     silent: bool = False
     open_hooks: tuple[Callable[[], object], ...] = field(init=False)
@@ -95,10 +108,14 @@ class Dispatcher:
         if known is not None:
             return known[1]
         new = tuple(observer for observer in inner.observers if observer not in self.observers)
-        providers, usage = inner.providers or self.providers, self.usage or inner.usage
+        options: dict[str, Any] = {
+            "providers": inner.providers or self.providers,
+            "usage": self.usage or inner.usage,
+            "request_model": self.request_model or inner.request_model,
+        }
         merged = self
-        if new or providers is not self.providers or usage != self.usage:
-            merged = replace(self, observers=self.observers + new, providers=providers, usage=usage)
+        if new or any(getattr(self, name) != value for name, value in options.items()):
+            merged = replace(self, observers=self.observers + new, **options)
         if len(self._merged) < _MAX_MERGED:
             self._merged[id(inner)] = (inner, merged)  # keeps the object of the id alive
         return merged
@@ -111,10 +128,22 @@ class Dispatcher:
         """Call the hook `hook` of the observers."""
         self.errors.notify(hook, self.observers)
 
-    def finalize(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
+    def finalize(
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        meter: UsageMeter | None,
+        requested: RequestedModel,
+    ) -> None:
         """Fill in the fields known only at the end, and deliver `exchange` to the observers.
 
         Errors are reported, not raised; the field at fault keeps its default.
+
+        Args:
+            exchange: The finished exchange.
+            scope: The request.
+            meter: Meter of the response, if a model may have responded.
+            requested: Finds the model in the body of the request, if nothing else names one.
         """
         try:
             exchange.route = self._template(scope)
@@ -126,6 +155,8 @@ class Dispatcher:
                 exchange.provider = self._label_of_path(scope["path"][:MAX_PATH_CHARS])
             else:
                 self._add_usage(exchange, scope, meter)
+            if exchange.model is None and (exchange.usage_source or exchange.status >= 500):
+                self._add_requested_model(exchange, scope, requested)
             if self._fallback is not None and exchange.provider == UNKNOWN:
                 exchange.provider = self._fallback(exchange)
         except Exception as error:  # noqa: BLE001 - isolates the request
@@ -153,6 +184,16 @@ class Dispatcher:
         if declared or exchange.usage_source is not None:  # a path alone proves no provider
             self._resolver.seen.add(exchange.provider)
 
+    def _add_requested_model(
+        self, exchange: Exchange, scope: Scope, requested: RequestedModel
+    ) -> None:
+        """Set the model that only the request names, and the provider if nothing else names it."""
+        model = model_of_path(scope["path"]) or requested.find_requested_model()
+        if model is not None:
+            exchange.model, exchange.model_source = model, "request"
+            if exchange.provider == UNKNOWN:
+                exchange.provider = self._resolver.owner(model)
+
     def _hooks(self, name: str) -> Iterator[Callable[..., object]]:
         for observer in self.observers:
             hook = find_hook(observer, name)
@@ -173,7 +214,8 @@ def _copy_usage(exchange: Exchange, meter: UsageMeter) -> None:
         exchange.usage_source = account.source
         if exchange.usage_source != "reported":
             exchange.usage_doubtful = account.doubtful
-    exchange.model = exchange.model or account.model
+    if exchange.model is None and account.model:
+        exchange.model, exchange.model_source = account.model, "response"
     if account.failed and not account.sniffed:  # clients often disconnect because of the error
         exchange.outcome = "error"
 

@@ -9,6 +9,7 @@ import msgspec
 from ..usage import Source, TokenUsage
 
 CostSource = Literal["reported", "estimated", "missing"]
+ModelSource = Literal["response", "request", "annotation"]
 Outcome = Literal["complete", "client_disconnect", "error", "truncated"]
 
 # RFC 9110, section 9, with PATCH (RFC 5789) and QUERY. Other methods are not used as label
@@ -61,7 +62,9 @@ class Exchange(msgspec.Struct, eq=False):
             is not that of a model, or the last count was implausible.
         events: Decoded events of a stream; 0 for a single document. Counted for token limits, and
             may be 0 without one.
-        model: Name of the model in the response, or None.
+        model: Name of the model: in `annotate()`, else in the response, else in the request, if it
+            is read; or None.
+        model_source: `annotation`, `response`, `request`, or None without a model.
         cost_nanos: Cost of the response in nano-dollars (billionths of a US dollar), or None if it
             is unknown.
         cost_source: `reported` by the vendor, `estimated` from prices, `missing` (a model
@@ -88,6 +91,7 @@ class Exchange(msgspec.Struct, eq=False):
     usage_doubtful: bool = False
     events: int = 0
     model: str | None = None
+    model_source: ModelSource | None = None
     cost_nanos: int | None = None
     cost_source: CostSource | None = None
     cost_is_minimum: bool = False

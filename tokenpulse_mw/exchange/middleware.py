@@ -35,6 +35,8 @@ class ExchangeMiddleware:
             the event loop, so they must be quick.
         provider: `Providers`, or a function of the scope that returns a provider name or None.
         usage: Read token usage from the responses of models.
+        request_model: Read the model in the body of a POST request, as the application reads it,
+            for responses that name none; at most 64 KiB, without delay.
         clock: Monotonic seconds.
 
     Raises:
@@ -52,6 +54,7 @@ class ExchangeMiddleware:
         observers: Iterable[ObserverLike] = (),
         provider: Providers | ProviderResolver | None = None,
         usage: bool = True,
+        request_model: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.app = app
@@ -64,6 +67,7 @@ class ExchangeMiddleware:
             providers=provider,
             routes=RouteTemplates(app),
             usage=usage,
+            request_model=request_model,
             clock=clock,
         )
 

@@ -11,23 +11,19 @@ from itertools import pairwise
 from starlette.types import Scope
 
 from .exchange import Exchange, upstream_failed
+from .models import MAX_MODEL_CHARS, OTHER, UNKNOWN, without_prefixes
 from .observers import logger
 from .route import UNMATCHED
 from .scope import request_headers
 from .vendors import PROVIDERS, VENDOR_OF, model_patterns
 
-OTHER = "other"
-UNKNOWN = "unknown"
 HEADER = b"x-tokenpulse-provider"
-# Characters of a path and of a model that are read; they also bound the size of the caches.
+# Characters of a path that are read; they also bound the size of the caches.
 MAX_PATH_CHARS = 256
-MAX_MODEL_CHARS = 256
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _MAX_PATTERN_CHARS = 128
 _MODEL_SEGMENTS = ("models", "model", "deployments")
-_PREFIX_END = re.compile("[/.:]")
-_MAX_PREFIXES = 8  # of a model: `openrouter/deepseek/`, `us.anthropic.`, those of an ARN
 _MAX_FAILURES = 10  # of a route without a provider, as many as let `provider_down` fire
 _MAX_INSPECTED = 100_000  # exchanges; bounds the time during which they are inspected
 _COMMON_WORDS = ("azure", "google", "meta")  # found in the paths of other endpoints, such as logins
@@ -106,6 +102,11 @@ class Providers:
         label = self._labels(scope["path"][:MAX_PATH_CHARS])
         return self._choose(label, self._owners(model[:MAX_MODEL_CHARS])) if model else label
 
+    def owner(self, model: str) -> str:
+        """Return the provider of `model`, or `unknown`."""
+        owners = self._owners(model[:MAX_MODEL_CHARS])
+        return owners[0] if owners else UNKNOWN
+
     def listed(self) -> list[str]:
         """Return the declared providers; if none are declared, those that responded."""
         if self._is_declared:
@@ -137,13 +138,10 @@ class Providers:
 
     def _owners_of_model(self, model: str) -> tuple[str, ...]:
         """Return the providers whose patterns match `model`, with as few prefixes removed."""
-        rest = model.lower()
-        for _ in range(_MAX_PREFIXES):
+        for rest in without_prefixes(model.lower()):
             owners = [name for name, pattern in self._patterns if pattern.match(rest)]
-            end = _PREFIX_END.search(rest)
-            if owners or end is None:
+            if owners:
                 return tuple(owners)
-            rest = rest[end.end() :]
         return ()
 
     def _label_of_path(self, path: str) -> str:

@@ -14,6 +14,7 @@ from .dispatcher import Dispatcher
 from .exchange import METHODS, OTHER_METHOD, Exchange, Outcome
 from .observers import ExchangeCallback, notify_closed, notify_finished
 from .provider import HEADER as PROVIDER_HEADER
+from .request_model import MAX_PEEK_BYTES, MAX_PEEK_MESSAGES, find_model
 from .scope import CLIENT_CLOSED_REQUEST, FILE_MESSAGES, send_may_raise
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -48,6 +49,9 @@ class Recorder:
         callbacks: Called at the end of the exchange; after it, those that have to be closed.
         decisions: Decisions of rate limits, which the added headers describe.
         finished: True after the end of the exchange.
+        keeps_body: True to keep the first 64 KiB of the request's body, as the application reads
+            it, for a response that names no model.
+        requested_model: Model in the body of the request, if it is known; or None.
     """
 
     __slots__ = (
@@ -58,6 +62,7 @@ class Recorder:
         "_meter",
         "_receive",
         "_replaced",
+        "_request_body",
         "_scope",
         "_send",
         "annotations",
@@ -65,7 +70,9 @@ class Recorder:
         "decisions",
         "dispatcher",
         "finished",
+        "keeps_body",
         "limited",
+        "requested_model",
         "started",
         "status",
     )
@@ -79,6 +86,9 @@ class Recorder:
         self.annotations: Mapping[str, Any] = _EMPTY
         self.callbacks: tuple[ExchangeCallback, ...] = ()
         self.finished = False
+        self.keeps_body = dispatcher.request_model
+        self._request_body: list[bytes] = []
+        self.requested_model: str | None = None
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -93,6 +103,14 @@ class Recorder:
         """Add facts to the exchange; later ones override earlier ones."""
         if not self.finished:
             self.annotations = {**self.annotations, **facts}
+
+    def find_requested_model(self) -> str | None:
+        """Return the model in the body of the request, as far as the application has read it."""
+        body, self._request_body = self._request_body, []
+        if body and self.requested_model is None:
+            self.keeps_body = False
+            self.requested_model = find_model(body)
+        return self.requested_model
 
     def report_error(self, error: Exception) -> None:
         """Report the error of an invalid fact."""
@@ -133,6 +151,8 @@ class Recorder:
         new = tuple(
             observer for observer in merged.observers if observer not in self.dispatcher.observers
         )
+        if merged.request_model and not self.dispatcher.request_model:
+            self.keeps_body = True
         self.dispatcher = merged
         merged.errors.notify("on_open", new)
 
@@ -185,7 +205,7 @@ class Recorder:
         if self.annotations:
             for name, fact in self.annotations.items():
                 setattr(exchange, name, fact)
-        self.dispatcher.finalize(exchange, scope, self._meter)
+        self.dispatcher.finalize(exchange, scope, self._meter, self)
         if self.callbacks:
             for callback in self.callbacks:
                 notify_finished(callback, exchange, self.dispatcher.report)
@@ -362,6 +382,27 @@ class MeteredRecorder(HttpRecorder):
         # Chunks that were sent directly and are not metered yet; None until chunks are sent so.
         self._pending: list[bytes] | None = None
 
+    async def receive(self) -> Message:
+        """Return the next message of the server; record a disconnect, and keep the body."""
+        message = await self._receive()
+        if message["type"] in _DISCONNECT_MESSAGES:
+            if not self.finished:
+                self._client_left = True
+        elif self.keeps_body:
+            try:
+                self._keep(message.get("body") or b"")
+            except Exception as error:  # noqa: BLE001 - isolates the request
+                self.keeps_body = False
+                self.dispatcher.report("exchange", error)
+        return message
+
+    def _keep(self, body: bytes) -> None:
+        parts = self._request_body
+        left = MAX_PEEK_BYTES - sum(map(len, parts)) if parts else MAX_PEEK_BYTES
+        parts.append(bytes(body[:left]))
+        if len(body) >= left or len(parts) >= MAX_PEEK_MESSAGES:
+            self.keeps_body = False
+
     def send(self, message: Message) -> Awaitable[None]:  # type: ignore[override]
         """Send `message` to the server, then record it.
 
@@ -454,10 +495,17 @@ class MeteredRecorder(HttpRecorder):
 
     def _finish(self, outcome: Outcome, now: float) -> None:
         HttpRecorder._finish(self, outcome, now)  # faster than `super()`
-        self._release_meter()  # it may hold a body, while background tasks keep the recorder alive
+        # Both may hold a body, while background tasks keep the recorder alive.
+        self._release_meter()
+        if self.keeps_body or self._request_body:
+            self._release_body()
 
     def _release_meter(self) -> None:
         self._meter = self._feed_rest = self._pending = None
+
+    def _release_body(self) -> None:
+        self.keeps_body = False
+        self._request_body = []
 
 
 def _joined(headers: RawHeaders, more: RawHeaders) -> RawHeaders:

@@ -89,26 +89,38 @@ TOKENS = Family(
     "tokenpulse_llm_tokens_total",
     "counter",
     "Tokens reported by the providers; input includes cache, output includes reasoning.",
-    ("provider", "kind"),
+    ("provider", "model", "kind"),
 )
 USAGE = Family(
     "tokenpulse_llm_requests_total",
     "counter",
     "Requests to language models, by whether the usage of the response was reported.",
-    ("provider", "usage"),
+    ("provider", "model", "usage"),
+)
+COST = Family(
+    "tokenpulse_llm_cost_usd_total",
+    "counter",
+    "Cost of responses in US dollars, reported by the provider or estimated from prices.",
+    ("provider", "model", "source"),
+)
+COST_MISSING = Family(
+    "tokenpulse_llm_cost_missing_total",
+    "counter",
+    "Responses of language models whose cost is unknown.",
+    ("provider", "model"),
 )
 FIRST_TOKEN = Family(
     "tokenpulse_llm_time_to_first_token_seconds",
     "histogram",
     "Time to the first output token of a streamed response in seconds.",
-    ("provider",),
+    ("provider", "model"),
     DURATION_BUCKETS,
 )
 PER_TOKEN = Family(
     "tokenpulse_llm_time_per_output_token_seconds",
     "histogram",
     "Mean time between the output tokens of a streamed response in seconds.",
-    ("provider",),
+    ("provider", "model"),
     TOKEN_BUCKETS,
 )
 DECISIONS = Family(

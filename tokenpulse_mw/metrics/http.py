@@ -12,7 +12,7 @@ import anyio
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.openmetrics.exposition import UNDERSCORES
 
-from ..exchange import Exchange
+from ..exchange import Exchange, Models
 from ..lifespan import background_tasks
 from ..validation import check_integer
 from .callbacks import Callback
@@ -25,6 +25,7 @@ from .rows import Series
 DEFAULT_MAX_SERIES = 2000
 
 _REFRESH_SECONDS = 1.0
+_NANOS = 1e9  # nano-dollars of a US dollar
 
 
 class HttpMetrics:
@@ -42,8 +43,11 @@ class HttpMetrics:
             `__overflow__` series. The first instance on a registry sets it.
         folder: Folder in which all worker processes count if PROMETHEUS_MULTIPROC_DIR is not set;
             created if it is missing. Other collectors of the registry are not exposed then.
+        models: Models that are counted by name; the first 200 that respond if None. Several workers
+            each have their own first models.
 
     Attributes:
+        models: The models that are counted by name.
         is_shared: True if several worker processes count together.
 
     Raises:
@@ -58,11 +62,15 @@ class HttpMetrics:
         buckets: Sequence[float] | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
         folder: str | Path | None = None,
+        models: Models | None = None,
     ) -> None:
         check_integer("max_series", max_series)
         self.registry = REGISTRY if registry is None else registry
         if not isinstance(self.registry, CollectorRegistry):
             raise ValueError(f"registry must be a CollectorRegistry, got {registry!r}")
+        self.models = Models() if models is None else models
+        if not isinstance(self.models, Models):
+            raise ValueError(f"models must be Models(...), got {models!r}")
         bounds = None if buckets is None else check_buckets(buckets)
         self._tables = tables_of(
             self.registry,
@@ -101,6 +109,8 @@ class HttpMetrics:
             first_bytes[bucket] += 1.0
         if exchange.usage_source is not None:
             self._count_usage(exchange)
+        if exchange.cost_source is not None:
+            self._count_cost(exchange)
 
     def __eq__(self, other: object) -> bool:
         # Stacked middlewares that fill the same tables count a request once.
@@ -178,6 +188,7 @@ class HttpMetrics:
         """
         if not self.is_shared:
             self._tables.clear()
+            self.models.clear()
 
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
@@ -222,7 +233,8 @@ class HttpMetrics:
 
     def _count_usage(self, exchange: Exchange) -> None:
         tables, provider, usage = self._tables, exchange.provider, exchange.usage
-        kind = (provider, exchange.usage_source, usage is not None)
+        model = self.models.label_of(exchange)
+        kind = (provider, model, exchange.usage_source, usage is not None)
         requests, tokens = tables.usage_row_cache.get(kind) or tables.usage_rows(kind)
         requests[0] += 1.0
         if usage is not None:
@@ -234,10 +246,17 @@ class HttpMetrics:
             reasoning[0] += usage.reasoning
         first = exchange.time_to_first_token
         if first is not None:
-            tables.first_token.observe((provider,), first)
+            tables.first_token.observe((provider, model), first)
             if usage is not None and usage.output > 1 and exchange.outcome == "complete":
                 generation = exchange.duration - first
-                tables.per_token.observe((provider,), generation / (usage.output - 1))
+                tables.per_token.observe((provider, model), generation / (usage.output - 1))
+
+    def _count_cost(self, exchange: Exchange) -> None:
+        labels = (exchange.provider, self.models.label_of(exchange))
+        if exchange.cost_nanos is None:
+            self._tables.cost_missing.add(labels)
+        else:
+            self._tables.cost.add((*labels, exchange.cost_source), exchange.cost_nanos / _NANOS)
 
 
 def _shared_folder(default: str | Path | None) -> str | None:

@@ -14,6 +14,7 @@ class MetricsMiddleware(ExchangeMiddleware):
     Args:
         metrics: Metrics to fill; those of prometheus_client's default registry if None.
         provider: `Providers`, or a function of the scope that returns a provider name or None.
+        request_model: Read the model in the body of a POST request, for responses that name none.
     """
 
     def __init__(
@@ -22,6 +23,9 @@ class MetricsMiddleware(ExchangeMiddleware):
         *,
         metrics: HttpMetrics | None = None,
         provider: Providers | ProviderResolver | None = None,
+        request_model: bool = False,
     ) -> None:
         self.metrics = HttpMetrics() if metrics is None else metrics
-        super().__init__(app, observers=[self.metrics], provider=provider)
+        super().__init__(
+            app, observers=[self.metrics], provider=provider, request_model=request_model
+        )

@@ -34,7 +34,7 @@ class Tables:
     Attributes:
         row_cache: Rows by method, route, status, provider, outcome and whether the response had
             no body. `request_rows` adds missing entries.
-        usage_row_cache: Rows by provider, source of the usage, and whether there is usage.
+        usage_row_cache: Rows by provider, model, source of the usage, and whether there is usage.
             `usage_rows` adds missing entries.
         callbacks: Families whose values are read by callbacks.
         in_progress: Row of requests in progress; empty until `open_in_progress` is called.
@@ -69,6 +69,8 @@ class Tables:
         self.responses = rows(families.RESPONSES)
         self.tokens = rows(families.TOKENS)
         self.usage = rows(families.USAGE)
+        self.cost = rows(families.COST)
+        self.cost_missing = rows(families.COST_MISSING)
         self.first_token = rows(families.FIRST_TOKEN._replace(buckets=buckets))
         self.per_token = rows(families.PER_TOKEN)
         self.decisions = rows(families.DECISIONS)
@@ -114,12 +116,12 @@ class Tables:
 
     def usage_rows(self, kind: Labels) -> UsageRows:
         """Return the rows of a kind of usage, and cache them."""
-        provider, source, has_usage = kind
+        provider, model, source, has_usage = kind
         overflows = self._overflows
         token_kinds = _TOKEN_KINDS if has_usage else ()
         rows = (
-            self.usage.row((provider, source)),
-            tuple(self.tokens.row((provider, name)) for name in token_kinds),
+            self.usage.row((provider, model, source)),
+            tuple(self.tokens.row((provider, model, name)) for name in token_kinds),
         )
         if self._overflows == overflows:
             self.usage_row_cache[kind] = rows

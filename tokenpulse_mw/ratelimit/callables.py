@@ -30,6 +30,17 @@ def factory(function: Factory) -> Factory:
     return function
 
 
+def reading_model(function: T) -> T:
+    """Mark a function of the scope that needs the model of the request, which has to be read."""
+    function.reads_model = True  # type: ignore[attr-defined]
+    return function
+
+
+def reads_model(*functions: object) -> bool:
+    """Return True if one of `functions` needs the model of the request."""
+    return any(getattr(function, "reads_model", False) for function in functions)
+
+
 def check_function(name: str, function: object) -> None:
     """Check that `function` can be called on every request.
 

@@ -7,7 +7,12 @@ from collections.abc import Awaitable, Iterable, Sequence
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..exchange import SCOPE_KEY, ExchangeMiddleware, Recorder
+from ..exchange import (
+    SCOPE_KEY,
+    ExchangeMiddleware,
+    Recorder,
+    read_request_model,
+)
 from ..validation import check_bool
 from .callables import KeyFunction, check_function
 from .headers import Dialect, dialect
@@ -88,6 +93,7 @@ class RateLimitMiddleware:
         self.policies: Sequence[Policy] = self._policy_set.policies
         # Looked up once, since it is called on every request.
         self._evaluate = None if self._policy_set.awaits else self._policy_set.evaluate
+        self._reads_model = self._policy_set.reads_model
         self._rejection = respond
         self._is_exempt = exempt_paths(exempt)
         self._dialect = dialect(headers, self.policies)
@@ -115,9 +121,24 @@ class RateLimitMiddleware:
         if self._misuse.left:
             self._misuse.inspect(scope)
         recorder: Recorder | None = scope.get(SCOPE_KEY)
+        if self._reads_model and kind == "http":
+            return self._handle_model(recorder, scope, receive, send)
         if self._evaluate is None:
             return self._handle_shared(recorder, scope, receive, send)
         return self._respond(self._evaluate(scope, recorder), recorder, scope, receive, send)
+
+    async def _handle_model(
+        self, recorder: Recorder | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Read the model of the request, then evaluate it."""
+        model, receive = await read_request_model(scope, receive)
+        if recorder is not None and model is not None:
+            recorder.requested_model = model
+        if self._evaluate is None:
+            await self._handle_shared(recorder, scope, receive, send)
+        else:
+            evaluation = self._evaluate(scope, recorder)
+            await self._respond(evaluation, recorder, scope, receive, send)
 
     async def _handle_shared(
         self, recorder: Recorder | None, scope: Scope, receive: Receive, send: Send

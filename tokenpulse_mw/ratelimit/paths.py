@@ -9,9 +9,10 @@ from urllib.parse import unquote
 
 from starlette.types import Scope
 
-from ..exchange import app_path
+from ..exchange import app_path, fold_model, model_pattern
 from ..validation import check_strings
-from .callables import cached, factory
+from .callables import cached, factory, reading_model
+from .keys.model import is_safe, model_of
 
 Condition = Callable[[Scope], bool]
 
@@ -49,7 +50,9 @@ def exempt_paths(patterns: Iterable[str]) -> Condition | None:
 
 
 @factory
-def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
+def requests_to(
+    *paths: str, methods: Iterable[str] | None = None, models: Iterable[str] | None = None
+) -> Condition:
     """Return a condition for requests to one of `paths`, for the `when` of a `Policy`.
 
     A path also matches in every form that an application, or a server behind it, could resolve
@@ -59,9 +62,13 @@ def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
         paths: Paths as the application receives them; `*` at the end of a path stands for the path
             and everything below it.
         methods: HTTP methods; any when None. GET includes HEAD and WebSocket handshakes.
+        models: Models or patterns such as "gpt-5*", compared with the name in the request as it
+            is and without prefixes, date and version (`keys.model`); any when None. A request
+            whose model is not known matches, so that no form of a request avoids a limit, unless
+            its method is GET, HEAD, OPTIONS or TRACE.
 
     Raises:
-        ValueError: A path or a method is malformed, or a path is missing.
+        ValueError: A path, a method or a model is malformed, or a path is missing.
     """
     if not paths:
         raise ValueError("requests_to() needs a path, such as '/v1/chat/completions' or '/v1/*'")
@@ -78,10 +85,37 @@ def requests_to(*paths: str, methods: Iterable[str] | None = None) -> Condition:
         forms = _forms(path)
         return any(form in exact or form.startswith(prefixes) for form in forms)
 
-    on_path = _cached_condition(matches)
-    if allowed is None:
-        return on_path
-    return lambda scope: scope.get("method", "GET") in allowed and on_path(scope)
+    condition = on_path = _cached_condition(matches)
+    if allowed is not None:
+
+        def condition(scope: Scope) -> bool:
+            return scope.get("method", "GET") in allowed and on_path(scope)
+
+    return condition if models is None else _for_models(condition, models)
+
+
+def _for_models(condition: Condition, models: Iterable[str]) -> Condition:
+    """Return a condition for requests for which `condition` is true, to one of `models`."""
+    patterns = check_strings("models", models, '["gpt-5*"]')
+    if not patterns:
+        raise ValueError("models must not be empty: leave it out for all models")
+    pattern = re.compile("|".join(model_pattern("model", text).pattern for text in patterns))
+    results: dict[str, bool] = {}
+
+    def matches(model: str) -> bool:
+        folded = fold_model(model)  # without a valid name, the model is not known
+        return folded is None or any(map(pattern.match, (folded, model.lower())))
+
+    def for_models(scope: Scope) -> bool:
+        if not condition(scope):
+            return False
+        model = model_of(scope)
+        if model is None:
+            return not is_safe(scope)
+        result = results.get(model)
+        return cached(results, model, matches(model)) if result is None else result
+
+    return reading_model(for_models)
 
 
 def _cached_condition(matches: Callable[[str], bool]) -> Condition:

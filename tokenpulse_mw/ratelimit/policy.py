@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 from starlette.types import Scope
 
 from ..validation import check_bool, check_integer
-from .callables import KeyFunction, check_function, check_name
+from .callables import KeyFunction, check_function, check_name, reads_model
 from .keys import client_address
 from .limiters import (
     Decision,
@@ -50,6 +50,7 @@ class Policy:
         limiter: Limiter, made from `limit` if that is a rate.
         shared: True if the limiter counts in a storage, so that its hits are awaited.
         holds_slots: True if the limiter counts requests in progress, which release their slots.
+        reads_model: True if the key, the cost or the condition needs the model of the request.
         plans: The limiter if it is a `PlanLimiter`, else None.
         suspended: True to limit no request and count none, as tests of something else need it.
         unit: Unit of the limit: "requests", "tokens" or "concurrent-requests".
@@ -88,6 +89,7 @@ class Policy:
         self.cost = cost
         if tokens is not None:
             self._count_tokens(tokens)
+        self.reads_model = reads_model(self.key, self.cost, when)
         self.price = self.cost if isinstance(self.cost, int) else 1  # if the function fails
         self.is_plain = (
             not self.shared

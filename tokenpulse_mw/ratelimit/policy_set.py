@@ -9,7 +9,7 @@ from typing import cast
 from starlette.types import ASGIApp, Scope
 
 from ..exchange import ErrorReporter, Recorder, recorder_of
-from .callables import KeyFunction
+from .callables import KeyFunction, reads_model
 from .keys import client_address
 from .limiters import Decision, Window
 from .policy import (
@@ -47,6 +47,7 @@ class PolicySet:
         policies: Policies in the order of evaluation.
         awaits: True if a limiter is shared or its rate is an async function; then
             `evaluate_async` must be used.
+        reads_model: True if a policy needs the model of the request.
         evaluate: Function that evaluates a request if nothing has to be awaited.
 
     Raises:
@@ -72,6 +73,9 @@ class PolicySet:
         self._on_decision = on_decision
         default_key = client_address() if default_key is None else default_key
         self._keys = [(policy, policy.key_or(default_key)) for policy in self.policies]
+        self.reads_model = any(
+            policy.reads_model or reads_model(key_of) for policy, key_of in self._keys
+        )
         self._failures = ErrorReporter()
         alone = len(policies) == 1 and policies[0].is_plain
         self.evaluate: Evaluate = self._evaluate_one() if alone else self._evaluate_all

@@ -28,6 +28,7 @@ from ..alerts import (
 from ..alerts.engine import check_sinks
 from ..alerts.store import MemoryAlertStore, SQLAlertStore
 from ..config import Settings
+from ..exchange import Models
 from ..health import CheckResult, Observation
 from ..logs import (
     ACCESS_LOGGER,
@@ -58,6 +59,7 @@ _OF_ENGINE = (
     "alert_leads",
     "alert_alone_after",
 )
+_OF_MODELS = ("models", "model_aliases")
 _OF_SINKS = (
     "alert_slack_url",
     "alert_webhook_url",
@@ -97,16 +99,26 @@ def only_checking(settings: Settings) -> Iterator[Settings]:
         yield settings
 
 
-def metrics(shared: SharedDir | None, given: HttpMetrics | None) -> HttpMetrics:
+def metrics(
+    settings: Settings,
+    shared: SharedDir | None,
+    given: HttpMetrics | None,
+    models: Models | None,
+) -> HttpMetrics:
     """Return the given metrics, or metrics with a registry of their own.
 
     Raises:
-        ValueError: `given` are not metrics, or the folder of the workers is not usable.
+        ValueError: `given` are not metrics, the models are invalid or would have no effect, or the
+            folder of the workers is not usable.
     """
     if given is None:
-        return HttpMetrics(registry(), folder=None if shared is None else shared.metrics)
+        folder = None if shared is None else shared.metrics
+        return HttpMetrics(registry(), folder=folder, models=_models(settings, models))
     if not isinstance(given, HttpMetrics):
         raise ValueError(f"metrics must be an HttpMetrics of a registry, got {given!r}")
+    if models is not None:
+        raise ValueError("give models to the HttpMetrics, or leave metrics out")
+    check_unused(settings, _OF_MODELS, "metrics", "give it to the HttpMetrics")
     if shared is not None and not given.is_shared:
         logger.warning(
             "metrics count in each process alone: to share those that TokenPulse is given, set "
@@ -114,6 +126,24 @@ def metrics(shared: SharedDir | None, given: HttpMetrics | None) -> HttpMetrics:
             str(shared.metrics),
         )
     return given
+
+
+def _models(settings: Settings, given: Models | None) -> Models:
+    """Return the given models, or those of the settings."""
+    if given is not None:
+        check_unused(settings, _OF_MODELS, "models", "give it to the Models")
+        return given
+    aliases = {}
+    for item in settings.model_aliases:
+        alias, equals, label = item.partition("=")
+        if not equals:
+            raise ValueError(
+                f'{settings.origins["model_aliases"]} must be a list of "alias=model", got {item!r}'
+            )
+        aliases[alias.strip()] = label.strip()
+    names = {"model": "models", "model alias": "model_aliases"}
+    with blame_settings(settings, names):
+        return Models(settings.models, aliases=aliases)
 
 
 def unshared(

@@ -55,7 +55,9 @@ class GatewayExchangeMiddleware(ExchangeMiddleware):
         observers: Iterable[ObserverLike],
         provider: Providers,
     ) -> None:
-        super().__init__(app, observers=[gateway, *observers], provider=provider)
+        super().__init__(
+            app, observers=[gateway, *observers], provider=provider, request_model=True
+        )
         self._gateway = gateway
         self._warned = False
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Scope
 
 from ..alerts import AlertEngine, Sink, Thresholds
 from ..config import Settings
-from ..exchange import ObserverLike, Providers, RouteGroup, has_route
+from ..exchange import Models, ObserverLike, Providers, RouteGroup, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..lifespan import background_tasks
 from ..logs import AccessLog, RequestIdMiddleware
@@ -90,6 +90,7 @@ class TokenPulse:
         thresholds: Thresholds of the alerts at the start; the admin API changes them.
         sinks: Notified of alerts, in addition to the log and the sinks of the settings.
         engine: An alert engine with rules of your own, instead of the default one.
+        models: Models that metrics count by name, instead of those of the settings.
         metrics: Receives every exchange. If None, a registry of its own with the process, platform
             and GC collectors, so that `/metrics` shows no other metrics of the process;
             `HttpMetrics()` serves prometheus_client's default registry.
@@ -123,6 +124,7 @@ class TokenPulse:
         thresholds: Thresholds | None = None,
         sinks: Iterable[Sink] | None = None,
         engine: AlertEngine | None = None,
+        models: Models | None = None,
         metrics: HttpMetrics | None = None,
         usage_tenant: TenantOf | None = None,
     ) -> None:
@@ -141,7 +143,7 @@ class TokenPulse:
         self.engine = defaults.engine(
             self.settings, shared, self.policies, engine, thresholds=thresholds, sinks=sinks
         )
-        self.metrics = defaults.metrics(shared, metrics)
+        self.metrics = defaults.metrics(self.settings, shared, metrics, models)
         defaults.warn_if_unused(self.settings, engine=engine, metrics=metrics)
         admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
         self.health = HealthRouter(

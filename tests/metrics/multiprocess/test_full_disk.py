@@ -273,7 +273,8 @@ def test_metrics_of_a_deleted_folder_are_in_later_scrapes(
     labels = 'method="POST",route="/chat",status="200",provider="claude"'
     lines = metrics.render().decode().splitlines()
     assert f"tokenpulse_http_requests_total{{{labels}}} 3.0" in lines
-    assert 'tokenpulse_llm_tokens_total{provider="claude",kind="input"} 21.0' in lines
+    labels = 'provider="claude",model="unknown",kind="input"'
+    assert f"tokenpulse_llm_tokens_total{{{labels}}} 21.0" in lines
     assert "deleted while in use" in caplog.text
 
 

@@ -4,6 +4,7 @@ from .annotation import annotation
 from .client_address import client_address
 from .combine import combine
 from .header import header
+from .model import model
 from .route import route
 
-__all__ = ["annotation", "client_address", "combine", "header", "route"]
+__all__ = ["annotation", "client_address", "combine", "header", "model", "route"]

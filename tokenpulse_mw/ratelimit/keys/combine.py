@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from starlette.types import Scope
 
-from ..callables import KeyFunction, check_function, factory
+from ..callables import KeyFunction, check_function, factory, reading_model, reads_model
 
 
 @factory
@@ -27,4 +27,4 @@ def combine(*keys: KeyFunction) -> KeyFunction:
         parts = tuple([key(scope) for key in keys])
         return None if parts.count(None) == len(parts) else parts
 
-    return combined
+    return reading_model(combined) if reads_model(*keys) else combined
