@@ -22,7 +22,7 @@ ALLOWED = {
     **{module: set[str]() for module in ALONE},
     "config": {"secret", "validation"},
     "web": {"outages", "secret"},
-    "stack": FEATURES | ALONE | {"exchange", "web"},
+    "stack": FEATURES | ALONE | {"exchange", "usage", "web"},
     "monitoring": set[str](),  # files for other programs
     "check": set[str](),  # sends requests to a gateway
     "demo": {"__init__"},  # uses only public names

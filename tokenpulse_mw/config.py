@@ -39,7 +39,7 @@ _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _OFF = ("off", "none")
 # Each setting with its equivalent of the monitoring guide.
 _EXCLUSIVE = (("limit", "window_ms"), ("limit", "max_requests"), ("max_keys", "max_stations"))
-_TOKENS = ("metrics_token", "admin_token", "alert_webhook_secret")
+_TOKENS = ("metrics_token", "admin_token", "alert_webhook_secret", "usage_webhook_secret")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,8 @@ class Settings(BaseSettings):
         models: Models that metrics always count by name, such as "gpt-5-mini".
         model_aliases: Labels of models with other names, such as those of a deployment:
             "prod-chat=gpt-5-mini", "acme-*=llama-3.3".
+        price_list: Prices of models that the application does not price: "genai-prices", "auto" for
+            these if the package is installed, or "off".
         metrics_token: Bearer token of `/metrics`; None makes it public.
         alerts: False evaluates no alerts; `/admin/alerts` is not served then.
         alert_interval: Seconds between two evaluations of the alert engine.
@@ -136,6 +138,9 @@ class Settings(BaseSettings):
         alert_webhook_secret: Secret that signs these notifications, such as "whsec_...".
         alert_alertmanager_url: Base URL of the Alertmanager that is notified; those of a cluster
             are separated by commas.
+        usage_webhook_url: URL that receives the usage of each hour by tenant and model, in the
+            format of Standard Webhooks.
+        usage_webhook_secret: Secret that signs it, such as "whsec_...".
         access_log: Log a line with an id for each request.
         log_level: "DEBUG", "INFO", "WARN" or "ERROR". If this or `log_format` is set, logging is
             configured for the whole process when the application starts, including the server's
@@ -171,6 +176,7 @@ class Settings(BaseSettings):
     client_header: str = "x-forwarded-for"
     models: _Strings = ()
     model_aliases: _Strings = ()
+    price_list: Literal["auto", "genai-prices", "off"] = "auto"
     metrics_token: _Token = None
     alerts: bool = True
     alert_interval: _Positive = 60
@@ -182,6 +188,8 @@ class Settings(BaseSettings):
     alert_webhook_url: _Token = None
     alert_webhook_secret: _Token = None
     alert_alertmanager_url: _Url = None
+    usage_webhook_url: _Token = None
+    usage_webhook_secret: _Token = None
     access_log: bool = False
     log_level: Literal["DEBUG", "INFO", "WARN", "WARNING", "ERROR"] | None = None
     log_format: Literal["text", "json"] | None = None

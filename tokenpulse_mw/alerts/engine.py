@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 
 import anyio
 
-from ..exchange import ErrorReporter, Exchange
+from ..exchange import ErrorReporter, Exchange, Models
 from ..lifespan import background_tasks
 from ..validation import check_functions, check_positive, describe
 from .delivery import DeliveryContext, Outbox, names_of
@@ -74,6 +74,7 @@ class AlertEngine:
         store: Stores the state over restarts, and makes all engines that use it one fleet; in
             memory if None.
         fleet: Options of the fleet; `Fleet()` if None.
+        models: Models by which usage is counted; `Models()` if None.
         usage_sink: Async callable of a `UsageEvent`, such as a `UsageWebhook`. It gets the
             usage of each hour by tenant and model at least once, 15 minutes after the hour.
         clock: Returns monotonic seconds.
@@ -101,6 +102,7 @@ class AlertEngine:
         max_subjects: int = 20_000,
         store: AlertStore | None = None,
         fleet: Fleet | None = None,
+        models: Models | None = None,
         usage_sink: UsageSink | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -131,6 +133,7 @@ class AlertEngine:
             sinks=tuple(named),
             thresholds=self._initial_thresholds,
             max_subjects=max_subjects,
+            model_label=(Models() if models is None else models).label_of,
             clock=lambda: self.clock(),
             wall=lambda: self.wall(),
             report=self._report,

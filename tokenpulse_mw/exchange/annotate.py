@@ -10,7 +10,7 @@ from msgspec.structs import astuple
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from ..usage import TokenUsage
+from ..usage import Price, TokenUsage, check_cost
 from ..usage.tokens import MOST
 from .recorder import SCOPE_KEY, Recorder
 from .scope import truncate_with_hash
@@ -26,6 +26,7 @@ def annotate(
     credential: str | None = None,
     model: str | None = None,
     usage: TokenUsage | None = None,
+    cost: Price | None = None,
 ) -> None:
     """Add facts to the exchange in progress.
 
@@ -48,6 +49,8 @@ def annotate(
         model: The model that responds, or was requested. It names the provider, if no provider is
             given.
         usage: The tokens used; it overrides the metered usage.
+        cost: Cost of the response in US dollars, at most 10,000; it overrides every other source.
+            Give a string or a `Decimal` for an exact number.
     """
     scope = request_or_scope
     target = _target(scope.scope if isinstance(scope, HTTPConnection) else scope)
@@ -69,6 +72,8 @@ def annotate(
             target.annotate(model_source="annotation")
         if usage is not None:
             target.annotate(usage=_check_usage(usage), usage_source="reported")
+        if cost is not None:
+            target.annotate(cost_nanos=check_cost(cost), cost_source="reported")
     except Exception as error:  # noqa: BLE001 - an invalid fact must not fail the request
         target.report_error(error)
 

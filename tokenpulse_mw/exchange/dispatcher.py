@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from starlette.types import Scope
 
-from ..usage import UsageMeter
+from ..usage import Prices, UsageMeter
 from .exchange import Exchange
 from .models import UNKNOWN
 from .observers import ErrorReporter, Observer, ObserverLike, component_name, find_hook
@@ -39,6 +39,7 @@ class Dispatcher:
         routes: Resolves the template of the route.
         usage: True if responses of models are metered.
         request_model: True if the model is read from the bodies of requests.
+        prices: Prices of models; None if only reported costs are known.
         clock: Monotonic seconds.
         errors: Isolates and logs errors of observers and of this library.
         silent: True if no observer is notified and none can join.
@@ -52,6 +53,7 @@ class Dispatcher:
     usage: bool
     clock: Callable[[], float]
     request_model: bool = False
+    prices: Prices | None = None
     errors: ErrorReporter = field(default_factory=ErrorReporter)
     silent: bool = False
     open_hooks: tuple[Callable[[], object], ...] = field(init=False)
@@ -112,6 +114,7 @@ class Dispatcher:
             "providers": inner.providers or self.providers,
             "usage": self.usage or inner.usage,
             "request_model": self.request_model or inner.request_model,
+            "prices": inner.prices or self.prices,
         }
         merged = self
         if new or any(getattr(self, name) != value for name, value in options.items()):
@@ -162,6 +165,12 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - isolates the request
             exchange.provider = UNKNOWN
             self.report("provider", error)
+        if exchange.usage_source is not None:
+            try:
+                self._add_cost(exchange, meter)
+            except Exception as error:  # noqa: BLE001 - isolates the request
+                exchange.cost_nanos, exchange.cost_source = None, "missing"
+                self.report("cost", error)
         for deliver, observer in self._deliveries:
             try:
                 deliver(exchange)
@@ -193,6 +202,22 @@ class Dispatcher:
             exchange.model, exchange.model_source = model, "request"
             if exchange.provider == UNKNOWN:
                 exchange.provider = self._resolver.owner(model)
+
+    def _add_cost(self, exchange: Exchange, meter: UsageMeter | None) -> None:
+        """Set the cost of a model's response: as reported, else by the prices."""
+        if exchange.cost_source is not None:
+            return  # by an annotation or a header
+        if meter is not None and meter.account.cost_nanos is not None:
+            exchange.cost_nanos, exchange.cost_source = meter.account.cost_nanos, "reported"
+        elif self.prices is not None:
+            usage, cost = exchange.usage, None
+            if usage is not None:
+                cost = self.prices.cost(exchange.provider, exchange.model, usage)
+            if cost is None:
+                exchange.cost_source = "missing"
+                return
+            exchange.cost_nanos, exchange.cost_source = cost.nanos, "estimated"
+            exchange.cost_is_minimum = cost.is_minimum or exchange.usage_source == "partial"
 
     def _hooks(self, name: str) -> Iterator[Callable[..., object]]:
         for observer in self.observers:

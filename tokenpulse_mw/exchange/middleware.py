@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..usage import Prices
 from .annotate import PENDING_KEY
 from .dispatcher import Dispatcher
 from .observers import HOOKS, Observer, ObserverLike
@@ -37,11 +38,13 @@ class ExchangeMiddleware:
         usage: Read token usage from the responses of models.
         request_model: Read the model in the body of a POST request, as the application reads it,
             for responses that name none; at most 64 KiB, without delay.
+        prices: Prices of models, by which the cost of a response is estimated if the response does
+            not report it.
         clock: Monotonic seconds.
 
     Raises:
-        ValueError: An observer is not callable or is a coroutine function; or `provider` or
-            `clock` is not callable.
+        ValueError: An observer is not callable or is a coroutine function; `provider` or `clock`
+            is not callable; or `prices` are not `Prices`.
     """
 
     # Exceptions of the application that are ASGI applications, which send the response.
@@ -55,11 +58,14 @@ class ExchangeMiddleware:
         provider: Providers | ProviderResolver | None = None,
         usage: bool = True,
         request_model: bool = False,
+        prices: Prices | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.app = app
         if not callable(clock):
             raise ValueError(f"clock must be a function such as time.perf_counter, got {clock!r}")
+        if prices is not None and not isinstance(prices, Prices):
+            raise ValueError(f"prices must be Prices(...), got {prices!r}")
         if provider is not None and not isinstance(provider, Providers):
             provider = Providers(resolver=_resolver(provider))
         self._dispatcher = Dispatcher(
@@ -68,6 +74,7 @@ class ExchangeMiddleware:
             routes=RouteTemplates(app),
             usage=usage,
             request_model=request_model,
+            prices=prices,
             clock=clock,
         )
 

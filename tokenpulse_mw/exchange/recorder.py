@@ -9,7 +9,7 @@ from typing import Any
 from anyio import CancelScope
 from starlette.types import Message, Receive, Scope, Send
 
-from ..usage import UsageMeter, meter_for
+from ..usage import UsageMeter, meter_for, parse_cost
 from .dispatcher import Dispatcher
 from .exchange import METHODS, OTHER_METHOD, Exchange, Outcome
 from .observers import ExchangeCallback, notify_closed, notify_finished
@@ -27,6 +27,8 @@ _FORBIDDEN = 403  # a server responds so if the application closes without accep
 _CONTENT_TYPE_SIZE = len(b"content-type")
 _ENCODING_SIZE = len(b"content-encoding")
 _PROVIDER_SIZE = len(PROVIDER_HEADER)
+_COST_HEADER = b"x-litellm-response-cost"
+_COST_SIZE = len(_COST_HEADER)
 _EMPTY: dict[str, Any] = {}
 _NO_NAMES = frozenset[bytes]()
 # Chunks of a stream that are metered together: at most 64 KiB.
@@ -435,10 +437,18 @@ class MeteredRecorder(HttpRecorder):
                 encoding = encoding + b"," + value if encoding else value
             elif size == _PROVIDER_SIZE and name.lower() == PROVIDER_HEADER:
                 self._set_provider(value)
+            elif size == _COST_SIZE and name.lower() == _COST_HEADER:
+                self._set_cost(value)
         if self.dispatcher.usage and 200 <= status < 300:
             meter = self._meter = meter_for(content_type, encoding)
             if meter is not None and self.callbacks:  # such as a token limit
                 meter.account.counts_events = True
+
+    def _set_cost(self, value: bytes) -> None:
+        nanos = parse_cost(value)
+        if nanos is not None:
+            cost = {"cost_nanos": nanos, "cost_source": "reported"}
+            self.annotations = {**cost, **self.annotations}
 
     def _body(self, body: bytes | None, more: bool | None) -> None:
         if self._pending:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
@@ -21,6 +21,8 @@ from ..alerts import (
     Sink,
     SlackSink,
     Thresholds,
+    UsageSink,
+    UsageWebhook,
     WebhookSink,
     default_rules,
     quota_exceeded,
@@ -43,6 +45,7 @@ from ..ratelimit import (
     budgets,
 )
 from ..secret import hide
+from ..usage import Prices, Rates
 from ..web.auth import TenantOf, bearer
 from .limits import is_local
 from .log_level import SharedLogLevel
@@ -64,6 +67,8 @@ _OF_SINKS = (
     "alert_slack_url",
     "alert_webhook_url",
     "alert_webhook_secret",
+    "usage_webhook_url",
+    "usage_webhook_secret",
     "alert_alertmanager_url",
 )
 _SERVERS = ("uvicorn", "hypercorn", "gunicorn", "granian", "_granian")  # their loggers
@@ -173,6 +178,7 @@ def engine(
     *,
     thresholds: Thresholds | None,
     sinks: Iterable[Sink] | None,
+    models: Models,
 ) -> AlertEngine:
     """Return the given engine, or one with the default rules and the settings.
 
@@ -217,6 +223,8 @@ def engine(
         cooldown=settings.alert_cooldown,
         store=store,
         fleet=fleet,
+        models=models,
+        usage_sink=_usage_sink(settings),
     )
 
 
@@ -247,6 +255,41 @@ def _sinks_of(settings: Settings) -> Iterator[Sink]:
         urls = hide(settings.alert_alertmanager_url).reveal().split(",")
         with blame_settings(settings, {"url": "alert_alertmanager_url"}):
             yield AlertmanagerSink([url.strip() for url in urls])
+
+
+def _usage_sink(settings: Settings) -> UsageSink | None:
+    """Return the sink of the usage, or None."""
+    if settings.usage_webhook_url is None:
+        warn_unused(settings, ["usage_webhook_secret"], "usage_webhook_url is not set")
+        return None
+    secret = settings.usage_webhook_secret
+    with blame_settings(settings, {"url": "usage_webhook_url", "secret": "usage_webhook_secret"}):
+        return UsageWebhook(
+            hide(settings.usage_webhook_url).reveal(),
+            secret=None if secret is None else hide(secret).reveal(),
+        )
+
+
+def prices(
+    settings: Settings, given: Prices | Mapping[str | tuple[str, str], Rates] | None
+) -> Prices | None:
+    """Return the given prices, or those of a table and the price list of the settings.
+
+    Raises:
+        ValueError: The table is invalid, or the price list is not installed.
+    """
+    if isinstance(given, Prices):
+        check_unused(settings, ["price_list"], "prices", "give it to the Prices")
+        return given
+    choice = None if settings.price_list == "off" else settings.price_list
+    try:
+        found = Prices(given, price_list=choice)
+    except ImportError as error:
+        raise ValueError(
+            f"{settings.origins['price_list']} must name a price list that is installed, got "
+            f"{settings.price_list!r}: {error}"
+        ) from None
+    return found or None
 
 
 def warn_if_unused(

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Scope
 
 from ..exchange import ExchangeMiddleware, Observer, ObserverLike, Providers, recorder_of
 from ..ratelimit import Policy, RateLimited
+from ..usage import Prices
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -54,9 +55,14 @@ class GatewayExchangeMiddleware(ExchangeMiddleware):
         gateway: Gateway,
         observers: Iterable[ObserverLike],
         provider: Providers,
+        prices: Prices | None = None,
     ) -> None:
         super().__init__(
-            app, observers=[gateway, *observers], provider=provider, request_model=True
+            app,
+            observers=[gateway, *observers],
+            provider=provider,
+            request_model=True,
+            prices=prices,
         )
         self._gateway = gateway
         self._warned = False

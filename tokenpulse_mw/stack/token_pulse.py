@@ -42,6 +42,7 @@ from ..ratelimit import (
     exempt_paths,
 )
 from ..ratelimit.zone import ZoneLimiter
+from ..usage import Prices, Rates
 from ..web.auth import TenantOf
 from . import defaults, limits
 from .defaults import configure_logs
@@ -94,12 +95,15 @@ class TokenPulse:
         metrics: Receives every exchange. If None, a registry of its own with the process, platform
             and GC collectors, so that `/metrics` shows no other metrics of the process;
             `HttpMetrics()` serves prometheus_client's default registry.
+        prices: Prices of models, by which the cost of a response is estimated if it does not report
+            one: a table of `Rates` by model, before the price list of the settings, or `Prices`.
         usage_tenant: Function of the request, async or not, that returns the id of the tenant that
             sent it, or None. It adds `GET /usage`, with the usage of this tenant only.
 
     Attributes:
         policies: All limits, also those made by `limit`, whose limiters can be inspected and reset.
         health: The health endpoints, and whether the service is draining.
+        prices: The prices; None if only reported costs are known.
         routes: The endpoints that `install` and `wrap` add.
 
     Raises:
@@ -126,6 +130,7 @@ class TokenPulse:
         engine: AlertEngine | None = None,
         models: Models | None = None,
         metrics: HttpMetrics | None = None,
+        prices: Prices | Mapping[str | tuple[str, str], Rates] | None = None,
         usage_tenant: TenantOf | None = None,
     ) -> None:
         self.settings = Settings() if settings is None else settings
@@ -140,10 +145,16 @@ class TokenPulse:
         given = inner if policies is None else [*self._outer_policies, *inner]
         limits.warn_of_local(self.settings, shared, given)
         self.policies = [*self._outer_policies, *inner]
-        self.engine = defaults.engine(
-            self.settings, shared, self.policies, engine, thresholds=thresholds, sinks=sinks
-        )
         self.metrics = defaults.metrics(self.settings, shared, metrics, models)
+        self.engine = defaults.engine(
+            self.settings,
+            shared,
+            self.policies,
+            engine,
+            thresholds=thresholds,
+            sinks=sinks,
+            models=self.metrics.models,
+        )
         defaults.warn_if_unused(self.settings, engine=engine, metrics=metrics)
         admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
         self.health = HealthRouter(
@@ -169,6 +180,7 @@ class TokenPulse:
             if isinstance(route, Route)
         ]
         self.routes: list[BaseRoute] = [endpoint.route for endpoint in self._endpoints]
+        self.prices = defaults.prices(self.settings, prices)
         self._measuring = self._observe(observers)
         options = self._limit_options(exempt, respond, on_decision)
         self._limiting = _limit_layers(self._outer_policies, options)
@@ -405,6 +417,7 @@ class TokenPulse:
             "gateway": Gateway(self.settings.alerts, self.policies),
             "observers": [*ours, *observers],
             "provider": self.providers,
+            "prices": self.prices,
         }
         GatewayExchangeMiddleware(Router(), **options)  # invalid options are rejected here
         return [*ids, (GatewayExchangeMiddleware, options)]

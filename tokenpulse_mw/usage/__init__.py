@@ -3,18 +3,20 @@
 from .account import Source, UsageAccount, UsageMeter
 from .meter import meter_for
 from .prices import Prices
-from .rates import Cost, Rates
-from .reported_cost import parse_cost
+from .rates import Cost, Price, Rates
+from .reported_cost import check_cost, parse_cost
 from .tokens import TokenUsage
 
 __all__ = [
     "Cost",
+    "Price",
     "Prices",
     "Rates",
     "Source",
     "TokenUsage",
     "UsageAccount",
     "UsageMeter",
+    "check_cost",
     "meter_for",
     "parse_cost",
 ]

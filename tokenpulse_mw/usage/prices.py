@@ -56,6 +56,10 @@ class Prices:
         self._known: dict[tuple[str, str | None], CompiledRates | None] = {}
         self._since = self._until = 0.0
 
+    def __bool__(self) -> bool:
+        """Return True if there is any price."""
+        return bool(self._table) or self._list is not None
+
     def cost(self, provider: str, model: str | None, usage: TokenUsage) -> Cost | None:
         """Return the cost of a response, or None if its price is unknown.
 

@@ -113,7 +113,7 @@ def check_rate(name: str, value: Any) -> Decimal:
         ValueError: `value` is not a price; the message begins with `name`.
     """
     most, unit = (MAX_USD_EACH, "") if name in _EACH else (MAX_USD_PER_MTOK, " per million tokens")
-    rate = _decimal(value)
+    rate = to_decimal(value)
     if rate is None or not rate.is_finite() or not 0 <= rate <= most:
         raise ValueError(
             f"{name} must be a number of US dollars{unit} from 0 to {most:,}, got {value!r:.60}"
@@ -125,7 +125,8 @@ def check_rate(name: str, value: Any) -> Decimal:
     return rate
 
 
-def _decimal(value: Any) -> Decimal | None:
+def to_decimal(value: Any) -> Decimal | None:
+    """Return a price as a decimal number, or None if it is not one; a float as it is printed."""
     if type(value) is float:
         return Decimal(repr(value))
     if isinstance(value, Decimal) or type(value) is int:

@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from .rates import Price, to_decimal
 from .tokens import Fields, get_object
 
 MAX_USD = 10_000  # of one response
@@ -68,6 +69,20 @@ def parse_cost(value: bytes) -> int | None:
         return _nanos(Decimal(text.decode())) or None
     except ImplausibleCostError:
         return None
+
+
+def check_cost(dollars: Price) -> int:
+    """Return a cost in US dollars as nano-dollars.
+
+    Raises:
+        ValueError: `dollars` is not a number from 0 to 10,000.
+    """
+    number = to_decimal(dollars)
+    if number is None:
+        raise ImplausibleCostError(
+            f"cost must be a number from 0 to {MAX_USD:,} dollars, got {dollars!r:.60}"
+        )
+    return _nanos(number)
 
 
 def _number(value: Any) -> Decimal | None:

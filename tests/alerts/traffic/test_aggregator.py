@@ -385,7 +385,7 @@ def test_usage_is_counted_by_the_label_of_the_model() -> None:
         Thresholds(),
         max_subjects=5,
         sealed=buckets.append,
-        model_label=lambda model: str(model).partition("@")[0],
+        model_label=lambda exchange: str(exchange.model).partition("@")[0],
     )
     for model in ("gpt-5@2026", "gpt-5@2027"):
         aggregator.observe(exchange(model=model, usage_source="missing", tenant="\ud800"), 1000.0)

@@ -13,6 +13,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from uuid import uuid4
 
+from ...exchange import Exchange
 from ...lifespan import LoopLock
 from ..steps import in_steps
 from ..store.protocol import AlertStore, FleetState, Leader
@@ -48,6 +49,7 @@ class FleetMember:
         sinks: Names of the sinks.
         thresholds: Initial thresholds of the counts.
         max_subjects: Maximum number of subjects of each kind in a window.
+        model_label: Returns the label of the model of an exchange, by which usage is counted.
         clock: Returns monotonic seconds.
         wall: Returns seconds since the epoch.
         report: Called with a component name and the error of each failed heartbeat.
@@ -71,12 +73,14 @@ class FleetMember:
         sinks: Sequence[str],
         thresholds: Thresholds,
         max_subjects: int,
+        model_label: Callable[[Exchange], str],
         clock: Callable[[], float],
         wall: Callable[[], float],
         report: Report,
         recovered: Recovered,
     ) -> None:
         self.options = options
+        self._model_label = model_label
         self._store = store
         self._names = tuple(rules), tuple(sinks)
         self._max_subjects = max_subjects
@@ -123,6 +127,7 @@ class FleetMember:
             bucket_seconds=self.options.heartbeat,
             offset=self._fleet_clock.offset,
             sealed=self._seal,
+            model_label=self._model_label,
         )
 
     @property

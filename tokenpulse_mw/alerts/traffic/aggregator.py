@@ -43,12 +43,8 @@ _UsageSource = tuple[str | None, str | None, str]
 _ALWAYS = (0,)
 
 
-_MAX_MODEL_CHARS = 128
-
-
-def _model_name(model: str | None) -> str:
-    """Return the name of a model as a label of its own."""
-    return valid_text(model[:_MAX_MODEL_CHARS]) if model else UNKNOWN
+def _model_name(exchange: Exchange) -> str:
+    return valid_text(exchange.model or UNKNOWN)
 
 
 class TrafficAggregator:
@@ -65,7 +61,8 @@ class TrafficAggregator:
         bucket_seconds: Length of a slot.
         sealed: Called with each finished bucket that has traffic.
         offset: Initial value of `offset`.
-        model_label: Returns the label of a model, by which usage is counted.
+        model_label: Returns the label of the model of an exchange, by which usage is counted;
+            the name of the model by default.
 
     Attributes:
         offset: Seconds to add to the engine's clock; a change takes effect with the next bucket.
@@ -81,7 +78,7 @@ class TrafficAggregator:
         sealed: Callable[[Bucket], None],
         bucket_seconds: int = 5,
         offset: float = 0.0,
-        model_label: Callable[[str | None], str] = _model_name,
+        model_label: Callable[[Exchange], str] = _model_name,
     ) -> None:
         self.offset = offset
         self.overflowed = 0
@@ -128,7 +125,7 @@ class TrafficAggregator:
     def _add_usage(self, exchange: Exchange) -> None:
         """Add the usage and the cost of a model's response."""
         key = exchange.tenant, exchange.model, exchange.provider
-        counts = self._usage.get(key) or self._new_usage(key)
+        counts = self._usage.get(key) or self._new_usage(key, exchange)
         usage, cost = exchange.usage, exchange.cost_nanos
         counts[0] += 1
         if usage is not None:
@@ -142,13 +139,12 @@ class TrafficAggregator:
         if cost is None or exchange.cost_is_minimum:
             counts[7] += 1
 
-    def _new_usage(self, key: _UsageSource) -> list[int]:
-        tenant, model, provider = key
+    def _new_usage(self, key: _UsageSource, exchange: Exchange) -> list[int]:
         if len(self._usage) >= _MAX_ROWS:
             self._usage.clear()
-        name = valid_text(tenant or "")
         counts = self._bucket.usage_of(
-            (name, self._model_label(model), provider), max_keys=self._max_names
+            (valid_text(exchange.tenant or ""), self._model_label(exchange), exchange.provider),
+            max_keys=self._max_names,
         )
         self._usage[key] = counts
         return counts
