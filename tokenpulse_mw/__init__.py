@@ -65,7 +65,7 @@ _NAMES = {
     ],
     "secret": ["Secret"],
     "stack": ["TokenPulse"],
-    "usage": ["TokenUsage"],
+    "usage": ["Cost", "Prices", "Rates", "TokenUsage"],
     "web.auth": ["bearer"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -69,6 +69,9 @@ from .stack import (
     TokenPulse as TokenPulse,
 )
 from .usage import (
+    Cost as Cost,
+    Prices as Prices,
+    Rates as Rates,
     TokenUsage as TokenUsage,
 )
 from .web.auth import (

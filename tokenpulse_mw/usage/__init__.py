@@ -1,7 +1,20 @@
-"""Token usage of model responses: bytes in, token counts out; no ASGI, no clock."""
+"""Token usage of model responses, and its cost: bytes in, counts and prices out; no ASGI."""
 
 from .account import Source, UsageAccount, UsageMeter
 from .meter import meter_for
+from .prices import Prices
+from .rates import Cost, Rates
+from .reported_cost import parse_cost
 from .tokens import TokenUsage
 
-__all__ = ["Source", "TokenUsage", "UsageAccount", "UsageMeter", "meter_for"]
+__all__ = [
+    "Cost",
+    "Prices",
+    "Rates",
+    "Source",
+    "TokenUsage",
+    "UsageAccount",
+    "UsageMeter",
+    "meter_for",
+    "parse_cost",
+]
