@@ -91,7 +91,6 @@ class PriceList:
 
     def __init__(self) -> None:
         self._snapshots = import_module("genai_prices.data_snapshot")
-        self._types = import_module("genai_prices.types")
         self._snapshots.get_snapshot()
 
     def rates(self, provider: str, model: str, now: float) -> CompiledRates | None:

@@ -218,8 +218,10 @@ class CompiledRates:
         both. If parts are larger than the whole, which no vendor should report, the parts count.
         """
         rates, rest, output = self, usage.input, usage.output
-        if self._steps:
-            rates = next((step for start, step in self._steps if rest > start), self)
+        for start, step in self._steps:
+            if rest > start:
+                rates = step
+                break
         total, is_minimum = rates._request, rates._is_minimum
         if read := usage.cache_read:
             total += read * rates._cache_read
