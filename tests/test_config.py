@@ -32,6 +32,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "CLIENT_HEADER": ("x-real-ip", "x-real-ip"),
     "MODELS": ("gpt-5-mini,o3", ("gpt-5-mini", "o3")),
     "MODEL_ALIASES": ("prod-chat=gpt-5", ("prod-chat=gpt-5",)),
+    "PRICE_LIST": ("off", "off"),
     "METRICS_TOKEN": ("s3cret", "s3cret"),
     "ALERTS": ("false", False),
     "ALERT_INTERVAL": ("30", 30),
@@ -43,6 +44,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "ALERT_WEBHOOK_URL": ("https://hooks.example/alerts", "https://hooks.example/alerts"),
     "ALERT_WEBHOOK_SECRET": ("whsec_c2VjcmV0", "whsec_c2VjcmV0"),
     "ALERT_ALERTMANAGER_URL": ("http://a:9093,http://b:9093", "http://a:9093,http://b:9093"),
+    "USAGE_WEBHOOK_URL": ("https://hooks.example/usage", "https://hooks.example/usage"),
+    "USAGE_WEBHOOK_SECRET": ("whsec_c2VjcmV0", "whsec_c2VjcmV0"),
     "ACCESS_LOG": ("1", True),
     "LOG_LEVEL": ("warn", "WARN"),
     "LOG_FORMAT": ("json", "json"),
@@ -176,7 +179,7 @@ def test_empty_variables_are_ignored(empty: str, set_variables: SetVariables) ->
     assert Settings().origins == {}
 
 
-TOKENS = ["METRICS_TOKEN", "ADMIN_TOKEN", "ALERT_WEBHOOK_SECRET"]
+TOKENS = ["METRICS_TOKEN", "ADMIN_TOKEN", "ALERT_WEBHOOK_SECRET", "USAGE_WEBHOOK_SECRET"]
 SEED_NAMES = ["WINDOW_MS", "MAX_REQUESTS", "MAX_STATIONS"]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
 from starlette.testclient import TestClient
 
-from tokenpulse_mw import Settings, TokenPulse, annotate
+from tokenpulse_mw import Prices, Rates, Settings, TokenPulse, annotate
 
 ADMIN_TOKEN = "an-admin-token-of-enough-characters"
 ANSWER = {"model": "gpt-5", "usage": {"prompt_tokens": 100, "completion_tokens": 20}}
@@ -49,6 +50,61 @@ def test_tenant_and_operator_read_the_usage() -> None:
 
     assert [(row["requests"], row["input_tokens"]) for row in own] == [(2, 200)]
     assert [(row["tenant"], row["requests"]) for row in every] == [("acme", 2), ("zeta", 1)]
+
+
+def test_cost_of_a_model_is_in_metrics_and_usage() -> None:
+    """A table of prices gives each response a cost, by model and by tenant."""
+    pulse, app = gateway(prices={"gpt-5": Rates(input="1.25", output=10)})
+    with TestClient(app) as client:
+        client.post("/chat", headers={"x-tenant": "acme"})
+        client.portal.call(pulse.engine.evaluate)  # type: ignore[union-attr]
+        scrape = client.get("/metrics").text
+        rows = client.get("/usage?by=model", headers={"x-tenant": "acme"}).json()["rows"]
+
+    labels = 'provider="openai",model="gpt-5",source="estimated"'
+    assert f"tokenpulse_llm_cost_usd_total{{{labels}}} 0.000325" in scrape
+    assert [(row["model"], row["cost_usd"]) for row in rows] == [("gpt-5", "0.000325000")]
+    assert rows[0]["unpriced_requests"] == 0
+
+
+def test_price_list_can_be_switched_off() -> None:
+    """Without a table and a list, only costs that a response reports are known."""
+    assert TokenPulse(settings=Settings(price_list="off")).prices is None
+    assert TokenPulse(settings=Settings(price_list="genai-prices")).prices
+
+
+def test_given_prices_are_used_as_they_are() -> None:
+    """`Prices` have their own price list."""
+    prices = Prices({"gpt-5": Rates(input=1, output=1)})
+
+    assert TokenPulse(prices=prices).prices is prices
+    with pytest.raises(ValueError, match="price_list has no effect"):
+        TokenPulse(settings=Settings(price_list="off"), prices=prices)
+
+
+def test_price_list_that_is_not_installed_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the setting and the command that installs the list."""
+    monkeypatch.setitem(sys.modules, "genai_prices.types", None)
+
+    with pytest.raises(ValueError, match=r"^price_list must name .*pip install 'tokenpulse-mw"):
+        TokenPulse(settings=Settings(price_list="genai-prices"))
+    assert TokenPulse(settings=Settings(price_list="auto")).prices is None
+
+
+def test_usage_is_sent_to_the_url_of_the_settings() -> None:
+    """A webhook of the settings becomes the sink of the engine."""
+    settings = Settings(usage_webhook_url="https://billing.example/usage", price_list="off")
+
+    assert TokenPulse(settings=settings).engine.usage_sink is not None
+    with pytest.raises(ValueError, match="usage_webhook_url must be"):
+        TokenPulse(settings=Settings(usage_webhook_url="billing"))
+
+
+def test_secret_without_a_url_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """A setting without effect is not silently unused."""
+    TokenPulse(settings=Settings(usage_webhook_secret="whsec_" + "A" * 44))
+
+    assert "setting has no effect: name=usage_webhook_secret" in caplog.text
 
 
 def test_requests_for_the_own_usage_are_limited() -> None:

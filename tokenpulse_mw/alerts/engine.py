@@ -85,6 +85,7 @@ class AlertEngine:
         wall: The argument; a test may replace it.
         controls: Changes thresholds, silences and acknowledgements at run time.
         store: The store.
+        usage_sink: The argument.
 
     Raises:
         ValueError: An argument is invalid, or the resend interval of a sink is shorter than
@@ -173,6 +174,7 @@ class AlertEngine:
             recovered=self._failures.recovered,
         )
         self.controls = self._fleet.controls
+        self.usage_sink = usage_sink
         self._exporter = UsageExporter(
             self.store, usage_sink, wall=lambda: self.wall(), leads=lambda: self.leads
         )
