@@ -129,6 +129,15 @@ def test_clear_keeps_the_declared_models() -> None:
     assert models.label("gpt-5") == "gpt-5"
 
 
+def test_declared_label_does_not_change_with_the_models_that_respond() -> None:
+    """A key of a limit must stay the same."""
+    models = Models(["GPT-5"])
+    models.label("o3", responded=True)
+
+    names = ["openai/gpt-5-2025-08-07", "o3", "m" * 300]
+    assert [models.declared_label(name) for name in names] == ["GPT-5", "other", "other"]
+
+
 def test_declared_names_are_not_folded() -> None:
     """A declared version has its own label, in the case that was declared."""
     models = Models(["gpt-4o-2024-08-06", "Qwen3-Coder", "acme/chat"], max_seen=0)

@@ -214,6 +214,7 @@ async def test_peek_replays_the_same_messages(chunks: list[bytes], ends: str) ->
         ([body_message(b"[")], None),
         ([body_message(b'{"a":1', more=False)], None),
         ([{"type": "http.request"}], None),
+        ([{"type": "http.request", "body": "text"}], None),
         ([body_message(b'{"a":"'), body_message(b"x" * MAX_PEEK_BYTES)], None),
         ([DISCONNECT], None),
         ([body_message(b'{"a":1,'), DISCONNECT], None),

@@ -110,6 +110,11 @@ class Models:
             return name
         return OTHER
 
+    def declared_label(self, model: str) -> str:
+        """Return the label of `model` if it is declared, else `other`: it never changes."""
+        name = OTHER if len(model) > MAX_MODEL_CHARS else self._folded(model)
+        return name if name.lower() in self._declared else OTHER
+
     def label_of(self, exchange: Exchange) -> str:
         """Return the label of the model of a finished exchange.
 

@@ -89,7 +89,7 @@ class Recorder:
         self.callbacks: tuple[ExchangeCallback, ...] = ()
         self.finished = False
         self.keeps_body = dispatcher.request_model
-        self._request_body: list[bytes] = []
+        self._request_body: tuple[bytes, ...] = ()
         self.requested_model: str | None = None
         self._scope = scope
         self._receive = receive
@@ -108,7 +108,7 @@ class Recorder:
 
     def find_requested_model(self) -> str | None:
         """Return the model in the body of the request, as far as the application has read it."""
-        body, self._request_body = self._request_body, []
+        body, self._request_body = self._request_body, ()
         if body and self.requested_model is None:
             self.keeps_body = False
             self.requested_model = find_model(body)
@@ -392,17 +392,17 @@ class MeteredRecorder(HttpRecorder):
                 self._client_left = True
         elif self.keeps_body:
             try:
-                self._keep(message.get("body") or b"")
+                self._keep(message)
             except Exception as error:  # noqa: BLE001 - isolates the request
                 self.keeps_body = False
                 self.dispatcher.report("exchange", error)
         return message
 
-    def _keep(self, body: bytes) -> None:
-        parts = self._request_body
+    def _keep(self, message: Message) -> None:
+        body, parts = message.get("body") or b"", self._request_body
         left = MAX_PEEK_BYTES - sum(map(len, parts)) if parts else MAX_PEEK_BYTES
-        parts.append(bytes(body[:left]))
-        if len(body) >= left or len(parts) >= MAX_PEEK_MESSAGES:
+        self._request_body = (*parts, bytes(body[:left]))
+        if not message.get("more_body") or len(body) >= left or len(parts) + 1 >= MAX_PEEK_MESSAGES:
             self.keeps_body = False
 
     def send(self, message: Message) -> Awaitable[None]:  # type: ignore[override]
@@ -507,15 +507,11 @@ class MeteredRecorder(HttpRecorder):
         HttpRecorder._finish(self, outcome, now)  # faster than `super()`
         # Both may hold a body, while background tasks keep the recorder alive.
         self._release_meter()
-        if self.keeps_body or self._request_body:
-            self._release_body()
+        self.keeps_body = False
+        self._request_body = ()
 
     def _release_meter(self) -> None:
         self._meter = self._feed_rest = self._pending = None
-
-    def _release_body(self) -> None:
-        self.keeps_body = False
-        self._request_body = []
 
 
 def _joined(headers: RawHeaders, more: RawHeaders) -> RawHeaders:

@@ -243,11 +243,11 @@ async def peek_model(receive: Receive) -> tuple[str | None, Receive]:
     message = await receive()
     messages: deque[Message] = deque([message])
     if message["type"] == "http.request" and not message.get("more_body"):
-        model = find_model([message.get("body") or b""])
+        model = find_model([_body_of(message)])
     else:
         finder = ModelFinder()
         while message["type"] == "http.request":
-            finder.feed(message.get("body") or b"")
+            finder.feed(_body_of(message))
             if finder.done or not message.get("more_body") or len(messages) >= MAX_PEEK_MESSAGES:
                 break
             message = await receive()
@@ -258,6 +258,12 @@ async def peek_model(receive: Receive) -> tuple[str | None, Receive]:
         return messages.popleft() if messages else await receive()
 
     return model, replay
+
+
+def _body_of(message: Message) -> bytes:
+    """Return the body of a message; an invalid one is left to the application."""
+    body = message.get("body")
+    return bytes(body) if isinstance(body, bytes | bytearray | memoryview) else b""
 
 
 async def read_request_model(scope: Scope, receive: Receive) -> tuple[str | None, Receive]:

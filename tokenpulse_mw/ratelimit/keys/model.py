@@ -42,7 +42,7 @@ def model(models: Models | None = None) -> KeyFunction:
         name = model_of(scope)
         if name is None:
             return None if is_safe(scope) else UNKNOWN
-        return (fold_model(name) or UNKNOWN) if models is None else models.label(name)
+        return (fold_model(name) or UNKNOWN) if models is None else models.declared_label(name)
 
     return reading_model(key)
 
