@@ -84,7 +84,7 @@ def test_given_prices_are_used_as_they_are() -> None:
 
 def test_price_list_that_is_not_installed_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the setting and the command that installs the list."""
-    monkeypatch.setitem(sys.modules, "genai_prices.types", None)
+    monkeypatch.setitem(sys.modules, "genai_prices.data_snapshot", None)
 
     with pytest.raises(ValueError, match=r"^price_list must name .*pip install 'tokenpulse-mw"):
         TokenPulse(settings=Settings(price_list="genai-prices"))
