@@ -17,6 +17,7 @@ from tokenpulse_mw.alerts.traffic.bucket import (
     decode_bucket,
     encode_bucket,
 )
+from tokenpulse_mw.alerts.traffic.rolling_window import SHIFT
 
 from ..exchanges import exchange
 
@@ -344,3 +345,18 @@ def test_invalid_exchange_does_not_affect_others() -> None:
 
     gathered.observe(1, api_key="k1")
     assert gathered.last().keys == {"k1": 2}
+
+
+def test_many_names_are_gathered_in_several_buckets_of_a_slot() -> None:
+    """Encoding a bucket is one step of the event loop, so its number of names is bounded."""
+    gathered = Gathered(max_subjects=20_000)
+    for number in range(5000):
+        gathered.observe(1000.0, api_key=f"k{number}", status=500)
+    gathered.aggregator.seal(1e6)
+
+    assert len(gathered.buckets) > 1
+    assert {bucket.slot for bucket in gathered.buckets} == {200}
+    assert max(len(bucket.keys) for bucket in gathered.buckets) < 2500
+    counts = [count for bucket in gathered.buckets for count in bucket.keys.values()]
+    assert len(counts) == 5000
+    assert set(counts) == {1 | 1 << SHIFT}

@@ -25,6 +25,9 @@ _NO_OVERFLOW = f"{OVERFLOW}_"
 _MAX_ROWS = 256  # counting them takes less than a millisecond
 
 
+_MAX_BUCKET_NAMES = 2000  # a bucket with more is followed by another one: encoding is one step
+
+
 _MAX_STRETCH = 1.1  # length of a bucket after the fleet time has been moved back
 
 
@@ -188,6 +191,8 @@ class TrafficAggregator:
     def _new_row(self, key: tuple[Any, ...], exchange: Exchange) -> _Row:
         if len(self._rows) >= _MAX_ROWS:
             self._count_rows()
+            if len(self._bucket.keys) + len(self._bucket.tenants) > _MAX_BUCKET_NAMES:
+                self._close()
         traffic_class = self._classes.get(key[:-2]) or self._new_class(key[:-2])
         if exchange.tenant and exchange.tenant_name:
             names, tenant = self._bucket.tenant_names, valid_text(exchange.tenant)
