@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 from tokenpulse_mw import (
     AlertEngine,
@@ -114,13 +114,19 @@ def routed(number: int, limit: str) -> Starlette:
 async def index_stalls(steps: LoopSteps) -> AsyncIterator[tuple[str, Stall]]:
     """Yield the stalls of the start and of the first request, with many routes."""
     app = routed(ROUTES, "1000000/minute")
-    app.middleware_stack = app.build_middleware_stack()
     started, stopped = asyncio.Event(), asyncio.Event()
 
+    async def receive() -> Message:
+        if not started.is_set():
+            return {"type": "lifespan.startup"}
+        await stopped.wait()
+        return {"type": "lifespan.shutdown"}
+
+    async def send(message: Message) -> None:
+        started.set()
+
     async def run() -> None:
-        async with app.router.lifespan_context(app):
-            started.set()
-            await stopped.wait()
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
 
     running = asyncio.create_task(run())
     yield f"start with {ROUTES:,} routes", await stall(steps, started.wait())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tokenpulse_mw.alerts.traffic.bucket import (
     decode_bucket,
     encode_bucket,
 )
+from tokenpulse_mw.alerts.traffic.rolling_window import SHIFT
 
 from ..exchanges import exchange
 
@@ -363,19 +365,21 @@ def test_usage_is_counted_by_tenant_model_and_provider() -> None:
 
 
 def test_usage_beyond_the_bound_is_counted_as_overflow() -> None:
-    """Any number of tenants uses a bounded number of rows, and no request is lost."""
+    """Any number of tenants uses a bounded number of rows in an hour; no request is lost."""
     gathered = Gathered(max_subjects=2)
     for number in range(600):
-        gathered.observe(
-            1000.0, tenant=f"t{number}", provider="openai", usage_source="missing", model="m"
-        )
-    gathered.observe(1000.5, tenant="t0", provider="openai", usage_source="missing", model="m")
+        fields = {"provider": "openai", "usage_source": "missing", "model": "m"}
+        gathered.observe(3000.0 + number, tenant=f"t{number}", **fields)
+    gathered.observe(3599.5, tenant="t0", **fields)
+    gathered.observe(3600.5, tenant="t700", **fields)
+    gathered.aggregator.seal(1e6)
 
-    usage = gathered.last().usage
+    rows = [record for bucket in gathered.buckets for record in bucket.records(5)]
 
-    assert len(usage) == 8 + 1
-    assert usage["t0", "m", "openai"][0] == 2
-    assert usage[OVERFLOW, OVERFLOW, OVERFLOW][0] == 600 - 8
+    hour = Counter(record.tenant for record in rows if record.hour == 0)
+    assert sum(record.requests for record in rows) == 602
+    assert hour.keys() == {"t0", "t1", OVERFLOW}
+    assert {record.tenant for record in rows if record.hour == 1} == {"t700"}
 
 
 def test_usage_is_counted_by_the_label_of_the_model() -> None:
@@ -394,3 +398,18 @@ def test_usage_is_counted_by_the_label_of_the_model() -> None:
     assert {key: counts[0] for key, counts in buckets[0].usage.items()} == {
         ("\\ud800", "gpt-5", "unknown"): 2
     }
+
+
+def test_many_names_are_gathered_in_several_buckets_of_a_slot() -> None:
+    """Encoding a bucket is one step of the event loop, so its number of names is bounded."""
+    gathered = Gathered(max_subjects=20_000)
+    for number in range(5000):
+        gathered.observe(1000.0, api_key=f"k{number}", status=500)
+    gathered.aggregator.seal(1e6)
+
+    assert len(gathered.buckets) > 1
+    assert {bucket.slot for bucket in gathered.buckets} == {200}
+    assert max(len(bucket.keys) for bucket in gathered.buckets) < 2500
+    counts = [count for bucket in gathered.buckets for count in bucket.keys.values()]
+    assert len(counts) == 5000
+    assert set(counts) == {1 | 1 << SHIFT}

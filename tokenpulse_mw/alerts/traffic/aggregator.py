@@ -8,7 +8,15 @@ from typing import Any, TypeVar
 
 from ...exchange import UNKNOWN, Exchange
 from ..thresholds import Thresholds
-from .bucket import Bucket, FailureKey, Profile, Usage, add_usage
+from .bucket import (
+    OVERFLOW_USAGE,
+    Bucket,
+    FailureKey,
+    Profile,
+    Usage,
+    UsageKey,
+    add_usage,
+)
 from .classification import GATEWAY, TrafficClass, TrafficKey, Upstream, valid_text
 from .rolling_window import FIRST, OVERFLOW, SHIFT
 from .streaks import Outcomes
@@ -23,6 +31,9 @@ _NO_OVERFLOW = f"{OVERFLOW}_"
 
 
 _MAX_ROWS = 256  # counting them takes less than a millisecond
+
+
+_MAX_BUCKET_NAMES = 2000  # a bucket with more is followed by another one: encoding is one step
 
 
 _MAX_STRETCH = 1.1  # length of a bucket after the fleet time has been moved back
@@ -57,7 +68,8 @@ class TrafficAggregator:
 
     Args:
         thresholds: Thresholds that decide what a failure is and which latencies are distinguished.
-        max_subjects: A quarter of the names of each kind that a bucket counts separately.
+        max_subjects: A quarter of the names of each kind that a bucket counts separately, and the
+            number of rows of usage in an hour.
         bucket_seconds: Length of a slot.
         sealed: Called with each finished bucket that has traffic.
         offset: Initial value of `offset`.
@@ -83,6 +95,8 @@ class TrafficAggregator:
         self.offset = offset
         self.overflowed = 0
         self._max_names = 4 * max_subjects
+        self._max_usage_rows = max_subjects  # in an hour
+        self._usage_hour, self._usage_rows = -1, set[UsageKey]()
         self._sealed = sealed
         self._model_label = model_label
         self._bucket_seconds = bucket_seconds
@@ -142,10 +156,15 @@ class TrafficAggregator:
     def _new_usage(self, key: _UsageSource, exchange: Exchange) -> list[int]:
         if len(self._usage) >= _MAX_ROWS:
             self._usage.clear()
-        counts = self._bucket.usage_of(
-            (valid_text(exchange.tenant or ""), self._model_label(exchange), exchange.provider),
-            max_keys=self._max_names,
-        )
+        row = valid_text(exchange.tenant or ""), self._model_label(exchange), exchange.provider
+        hour = self._slot * self._bucket_seconds // 3600
+        if hour != self._usage_hour:
+            self._usage_hour = hour
+            self._usage_rows.clear()
+        if row not in self._usage_rows and len(self._usage_rows) >= self._max_usage_rows:
+            row = OVERFLOW_USAGE
+        self._usage_rows.add(row)
+        counts = self._bucket.usage_of(row, max_keys=self._max_names)
         self._usage[key] = counts
         return counts
 
@@ -230,6 +249,8 @@ class TrafficAggregator:
     def _new_row(self, key: tuple[Any, ...], exchange: Exchange) -> _Row:
         if len(self._rows) >= _MAX_ROWS:
             self._count_rows()
+            if len(self._bucket.keys) + len(self._bucket.tenants) > _MAX_BUCKET_NAMES:
+                self._close()
         traffic_class = self._classes.get(key[:-2]) or self._new_class(key[:-2])
         if exchange.tenant and exchange.tenant_name:
             names, tenant = self._bucket.tenant_names, valid_text(exchange.tenant)
