@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 
 import anthropic
@@ -19,7 +20,7 @@ from websockets.typing import Subprotocol
 from tokenpulse_mw.demo.server import LocalServer
 from tokenpulse_mw.demo.vendor import Vendor
 
-from ..support.proxies import litellm_server
+from ..support.proxies import ADMIN_TOKEN, litellm_server
 from ..support.servers import Server, started
 from ..support.waiting import PATIENCE, wait_until
 
@@ -147,6 +148,41 @@ def test_anthropic_sdk_streams_and_its_tokens_are_counted(litellm_proxy: Server)
     assert text == "the pulse of a "
     assert usage.output_tokens == 4
     tokens.wait_for(usage.input_tokens, usage.output_tokens)
+
+
+def costs(proxy: Server) -> tuple[Decimal, Decimal, int]:
+    """Return dollars in the metrics, and dollars and tokens of a team and a model in its usage."""
+    reported = total(
+        proxy, "tokenpulse_llm_cost_usd_total", {"model": "gpt-4o", "source": "reported"}
+    )
+    path = "/admin/usage?by=tenant,model"
+    rows = get(proxy, path, authorization=f"Bearer {ADMIN_TOKEN}").json()["rows"]
+    own = [row for row in rows if (row["tenant"], row["model"]) == ("acme", "gpt-4o")]
+    return (
+        round(Decimal(reported), 9),
+        sum((Decimal(row["cost_usd"]) for row in own), Decimal(0)),
+        sum(row["input_tokens"] + row["output_tokens"] for row in own),
+    )
+
+
+def test_cost_and_usage_of_a_team_are_those_that_litellm_reports(litellm_proxy: Server) -> None:
+    """Dollars and tokens by team and model equal those in LiteLLM's own responses."""
+    client = openai_client(litellm_proxy)
+    get(litellm_proxy, "/metrics")
+    client.chat.completions.create(model="gpt-4o", messages=[PROMPT])
+    wait_until(lambda: costs(litellm_proxy)[2] > 0, "the usage is not stored")
+    before = costs(litellm_proxy)
+    dollars, tokens = Decimal(0), 0
+    for model in ("gpt-4o", "mock", "gpt-4o"):
+        raw = client.chat.completions.with_raw_response.create(model=model, messages=[PROMPT])
+        usage = raw.parse().usage
+        assert usage is not None
+        dollars += round(Decimal(raw.headers["x-litellm-response-cost"]), 9)
+        tokens += usage.total_tokens
+
+    assert dollars > 0
+    expected = (before[0] + dollars, before[1] + dollars, before[2] + tokens)
+    wait_until(lambda: costs(litellm_proxy) == expected, f"not counted: {expected}")
 
 
 def test_limit_is_the_rate_limit_error_of_the_sdk(litellm_proxy: Server) -> None:

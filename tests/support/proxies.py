@@ -9,6 +9,7 @@ from secrets import token_hex
 from .servers import Server
 
 ROOT = Path(__file__).parents[2]
+ADMIN_TOKEN = "a-token-of-enough-characters"
 LITELLM = ROOT / ".venv-litellm" / "bin" / "uvicorn"  # made by `make .venv/litellm-ready`
 
 
@@ -45,6 +46,8 @@ def litellm_server(folder: Path, app: str, vendor: str) -> Server:
         "ANTHROPIC_URL": vendor,
         "LITELLM_MASTER_KEY": f"sk-{token_hex(32)}",
         "TOKENPULSE_LOG_LEVEL": "INFO",
+        "TOKENPULSE_ADMIN_TOKEN": ADMIN_TOKEN,
+        "TOKENPULSE_PRICE_LIST": "off",  # the costs are those that LiteLLM reports
         # Nothing is fetched from the Internet.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
