@@ -38,7 +38,7 @@ class Gateway:
         )
         pulse = TokenPulse(
             providers=["claude", "codex"],
-            settings=Settings(limit="1000000/minute"),
+            settings=Settings(limit="1000000/minute", price_list="off"),
             engine=AlertEngine(sinks=[]),
             metrics=metrics,
         )

@@ -10,7 +10,7 @@ from math import inf
 import anyio
 from prometheus_client import CollectorRegistry
 
-from .. import AlertEngine, AlertEvent, HttpMetrics, Settings, Thresholds, TokenPulse
+from .. import AlertEngine, AlertEvent, HttpMetrics, Rates, Settings, Thresholds, TokenPulse
 from .clients import CALLS
 from .gateway import build_gateway
 from .scenario import LIMIT, RunningDemo, check_results, run_scenario, send_until
@@ -44,6 +44,7 @@ def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
             providers=list(CALLS),
             settings=Settings(limit=f"{LIMIT}/minute", trusted_proxies=("127.0.0.0/8",)),
             credentials=dict.fromkeys(CALLS, True),
+            prices={"*-demo": Rates(input="1.25", output=10)},
             # Seconds instead of the minutes of a real gateway.
             engine=AlertEngine(
                 sinks=[print_alert],
