@@ -50,7 +50,21 @@ class InFlight:
         self._taken[key] = taken
         return _new(
             Decision,
-            (True, limit, limit - taken, 0.0, 0.0, "default", (), False, None, None, "requests"),
+            (
+                True,
+                limit,
+                limit - taken,
+                0.0,
+                0.0,
+                "default",
+                (),
+                False,
+                None,
+                None,
+                "requests",
+                None,
+                429,
+            ),
         )
 
     def peek(self, key: Hashable, cost: int = 1) -> Decision:

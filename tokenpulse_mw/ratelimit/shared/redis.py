@@ -110,11 +110,10 @@ class WriteRefusedError(Exception):
 class _OnRedis:
     counters: ClassVar[tuple[str, ...]]
 
-    def __init__(self, storage: RedisStorage, limit: int, window: float) -> None:
+    def __init__(self, storage: RedisStorage, window: float) -> None:
         bridge: Any = storage.bridge
         self._client = bridge.get_connection()
         self._prefixed = bridge.prefixed_key
-        self._limit = limit
         self._milliseconds = round(window * 1000)
         self._window = window
 
@@ -144,13 +143,13 @@ class FixedOnRedis(_OnRedis):
 
     counters = ("fixed",)
 
-    async def hit(self, key: str, cost: int) -> Decision:
+    async def hit(self, key: str, cost: int, limit: int) -> Decision:
         """Count `cost` if it is within the limit."""
-        return await self._decide(key, cost, count=True)
+        return await self._decide(key, cost, limit, count=True)
 
-    async def peek(self, key: str, cost: int) -> Decision:
+    async def peek(self, key: str, cost: int, limit: int) -> Decision:
         """Return what `hit` would decide, without counting."""
-        return await self._decide(key, cost, count=False)
+        return await self._decide(key, cost, limit, count=False)
 
     async def charge(self, key: str, amount: int, age: float) -> None:
         """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
@@ -158,10 +157,10 @@ class FixedOnRedis(_OnRedis):
         arguments: list[int | str] = [self._milliseconds, amount, milliseconds]
         await self._eval(_CHARGE, key, arguments)
 
-    async def _decide(self, key: str, cost: int, *, count: bool) -> Decision:
-        arguments: list[int | str] = [self._milliseconds, self._limit, cost, int(count)]
+    async def _decide(self, key: str, cost: int, limit: int, *, count: bool) -> Decision:
+        arguments: list[int | str] = [self._milliseconds, limit, cost, int(count)]
         allowed, used, left = await self._eval(_FIXED, key, arguments)
-        return fixed_decision(bool(allowed), self._limit, used, cost, left / 1000 or self._window)
+        return fixed_decision(bool(allowed), limit, used, cost, left / 1000 or self._window)
 
 
 class SlidingOnRedis(_OnRedis):
@@ -169,25 +168,29 @@ class SlidingOnRedis(_OnRedis):
 
     counters = ("current", "previous")
 
-    async def hit(self, key: str, cost: int) -> Decision:
+    async def hit(self, key: str, cost: int, limit: int) -> Decision:
         """Count `cost` if it is within the limit."""
-        return await self._decide(key, cost, count=True)
+        return await self._decide(key, cost, limit, count=True)
 
-    async def peek(self, key: str, cost: int) -> Decision:
+    async def peek(self, key: str, cost: int, limit: int) -> Decision:
         """Return what `hit` would decide, without counting."""
-        return await self._decide(key, cost, count=False)
+        return await self._decide(key, cost, limit, count=False)
 
-    async def _decide(self, key: str, cost: int, *, count: bool) -> Decision:
-        arguments: list[int | str] = [self._milliseconds, self._limit, cost, int(count)]
+    async def _decide(self, key: str, cost: int, limit: int, *, count: bool) -> Decision:
+        arguments: list[int | str] = [self._milliseconds, limit, cost, int(count)]
         allowed, previous, fades, current, ends = await self._eval(_SLIDING, key, arguments)
         windows = (previous, fades / 1000, current, ends / 1000)
-        return sliding_decision(bool(allowed), self._limit, self._window, windows, cost)
+        return sliding_decision(bool(allowed), limit, self._window, windows, cost)
 
 
 class SlotsOnRedis(_OnRedis):
     """Slots of requests in progress: a sorted set of members by the time at which they lapse."""
 
     counters = ("slots",)
+
+    def __init__(self, storage: RedisStorage, limit: int, window: float) -> None:
+        super().__init__(storage, window)
+        self._limit = limit
 
     async def take(self, key: str, members: Sequence[str]) -> int:
         """Take a slot for each member if all are free, and return the number of taken ones before.

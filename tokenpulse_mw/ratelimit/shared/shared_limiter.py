@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -14,7 +15,15 @@ from ...secret import Secret, hide_arguments, hide_url
 from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
 from ..encoding import encode_key
-from ..limiters import Decision, Limiter, check_amount, parse_rate
+from ..limiters import (
+    Decision,
+    Limiter,
+    Rate,
+    blocked_decision,
+    check_amount,
+    parse_change,
+    parse_rate,
+)
 from .client import FALLBACKS, StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
 from .redis import FixedOnRedis, SlidingOnRedis
@@ -27,11 +36,11 @@ _STRATEGIES = ("fixed-window", "sliding-window-counter")
 class Windows(Protocol):
     """Operations of a strategy on the counters of one limit."""
 
-    async def hit(self, key: str, cost: int) -> Decision:
+    async def hit(self, key: str, cost: int, limit: int) -> Decision:
         """Count `cost` if it is within the limit."""
         ...
 
-    async def peek(self, key: str, cost: int) -> Decision:
+    async def peek(self, key: str, cost: int, limit: int) -> Decision:
         """Return what `hit` would decide, without counting."""
         ...
 
@@ -51,7 +60,7 @@ class SharedLimiter:
     on trio, every request is decided as during an outage.
 
     Args:
-        limit: A rate such as "100/minute" or "1000 per day".
+        limit: A rate such as "100/minute" or "20 USD/day"; not of the calendar.
         storage: URL such as "redis://host:6379" (`tokenpulse-mw[redis]`) or
             "memcached://host:11211" (`tokenpulse-mw[memcached]`).
         on_error: Decision during an outage: by an in-memory `Limiter` of this process ("local"),
@@ -66,8 +75,9 @@ class SharedLimiter:
         clock: Monotonic seconds.
 
     Attributes:
-        limit: Requests or tokens per window.
+        limit: Requests, tokens or micro-dollars per window.
         window: Seconds.
+        currency: "USD" if the limiter counts micro-dollars, else None.
         supports_refund: True if `charge` can be used.
         counters: Identity of the counters: limiters with an equal value share them.
 
@@ -91,7 +101,13 @@ class SharedLimiter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         storage = hide_url(storage)
-        self.limit, self.window = parse_rate(limit)
+        self.limit, self.window, self.currency, self.period = parse_rate(limit)
+        if self.period is not None:
+            raise ValueError(
+                f"limit must not be of the calendar in a storage, got {limit!r}: use Limiter or "
+                "ZoneLimiter, or a window such as '20 USD/day'"
+            )
+        self._blocked_until = None if self.limit else math.inf
         check_choice("strategy", strategy, _STRATEGIES)
         check_choice("on_error", on_error, tuple(FALLBACKS))
         check_seconds("timeout", timeout)
@@ -101,7 +117,9 @@ class SharedLimiter:
         self.strategy = strategy
         self.supports_refund = strategy == "fixed-window"
         self._on_error = on_error
-        self._prefix = f"{prefix}/{self.limit}/{self.window}/"
+        # The first limit is a part of the name, so a limit that changes keeps its counters.
+        amount = f"{self.limit}{self.currency or ''}"
+        self._prefix = f"{prefix}/{amount}/{self.window}/"
         self.counters = (storage, strategy, self._prefix)
         # Keys with more remaining are not copied: a flood of new keys must not fill the table.
         self._max_remaining_to_adopt = self.limit * 3 // 4
@@ -109,7 +127,7 @@ class SharedLimiter:
         self._top_usage = TopUsage(self.limit, self.window)
         self._client: StorageClient[Windows] = StorageClient(
             storage,
-            partial(_windows, strategy=strategy, limit=self.limit, window=self.window),
+            partial(_windows, strategy=strategy, window=self.window),
             on_error=on_error,
             timeout=timeout,
             clock=clock,
@@ -125,14 +143,17 @@ class SharedLimiter:
         """
         check_integer("cost", cost, minimum=0)
         name = self._name(key)
+        if self._blocked_until is not None and (blocked := self._blocked(cost)) is not None:
+            return blocked
+        limit = self.limit
         response = await self._client.call(
-            lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
+            lambda windows: windows.hit(name, cost, limit), wrote=lambda decision: decision.allowed
         )
         if not response:
             return self._decide_locally(self._local.hit, key, cost)
         (decision,) = response
         now = self.clock()
-        used = self.limit - decision.remaining
+        used = limit - decision.remaining
         self._top_usage.record(key, used, now, now + decision.reset_after)
         if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
             self._local.adopt(key, decision)
@@ -146,7 +167,10 @@ class SharedLimiter:
         """
         check_integer("cost", cost, minimum=0)
         name = self._name(key)
-        response = await self._client.call(lambda windows: windows.peek(name, cost))
+        if self._blocked_until is not None and (blocked := self._blocked(cost)) is not None:
+            return blocked
+        limit = self.limit
+        response = await self._client.call(lambda windows: windows.peek(name, cost, limit))
         return response[0] if response else self._decide_locally(self._local.peek, key, cost)
 
     async def reset(self, key: Hashable) -> None:
@@ -202,6 +226,54 @@ class SharedLimiter:
         if not response or self._on_error == "local":
             self._local.charge(key, amount, since=since)
 
+    @property
+    def rate(self) -> Rate:
+        """Present rate; its text can be parsed again."""
+        limit = self.limit if self._blocked_until is None else 0
+        return Rate(limit, self.window, self.currency)
+
+    def set_limit(self, limit: str, *, seconds: float | None = None) -> None:
+        """Change the limit of this process; the counters in the storage stay.
+
+        Args:
+            limit: A rate of the same currency and window, or "0".
+            seconds: For a limit of 0: seconds after which the limit before returns; until it is
+                changed again when None.
+
+        Raises:
+            ValueError: `limit` is not such a rate.
+        """
+        change = self.check_limit(limit, seconds=seconds)
+        self._local.set_limit(limit, seconds=seconds)
+        if change is None:
+            self._blocked_until = math.inf if seconds is None else self.clock() + seconds
+            return
+        self._blocked_until = None
+        self.limit = change.amount
+        self._max_remaining_to_adopt = self.limit * 3 // 4
+        self._top_usage.set_limit(self.limit)
+
+    def check_limit(self, limit: str, *, seconds: float | None = None) -> Rate | None:
+        """Return the rate that `set_limit` would set, or None for a block, without changing it.
+
+        Raises:
+            ValueError: As `set_limit`.
+        """
+        return parse_change(limit, self.rate, seconds, fixed="in a storage")
+
+    def blocked_for(self) -> float | None:
+        """Return the seconds until a block ends, infinite if that is not known; None without."""
+        left = 0.0 if self._blocked_until is None else self._blocked_until - self.clock()
+        return left if left > 0 else None
+
+    def _blocked(self, cost: int) -> Decision | None:
+        """Return the decision of a limit of 0, or None if its time is over."""
+        left = cast(float, self._blocked_until) - self.clock()
+        if left > 0:
+            return blocked_decision(cost, None if math.isinf(left) else left)
+        self._blocked_until = None
+        return None
+
     def clear(self) -> None:
         """Remove the usage that this process has counted; that in the storage stays."""
         self._local.clear()
@@ -242,13 +314,13 @@ class SharedLimiter:
         return local(key, cost)._replace(degraded=True)
 
 
-def _windows(storage: SharedStorage, *, strategy: str, limit: int, window: int) -> Windows:
+def _windows(storage: SharedStorage, *, strategy: str, window: int) -> Windows:
     sliding = strategy == "sliding-window-counter"
     if isinstance(storage, MemcachedStorage):
         on_memcached = SlidingOnMemcached if sliding else FixedOnMemcached
-        return on_memcached(storage, limit, window)
+        return on_memcached(storage, window)
     on_redis = SlidingOnRedis if sliding else FixedOnRedis
-    return on_redis(storage, limit, window)
+    return on_redis(storage, window)
 
 
 def hash_key(key: Hashable) -> str:
