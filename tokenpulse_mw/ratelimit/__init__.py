@@ -3,10 +3,10 @@
 from . import keys
 from .budgets import budgets
 from .callables import KeyFunction
-from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf
+from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf, Rates, SavedWindow
 from .middleware import RateLimitMiddleware
 from .paths import exempt_paths, requests_to
-from .policy import AnyLimiter, Policy, check_policies
+from .policy import AnyLimiter, Money, OnMissingCost, Policy, Reserve, check_policies
 from .policy_set import OnDecision
 from .rejection import RateLimited
 from .responses import (
@@ -21,10 +21,12 @@ from .route_limits import (
     FROM_LIMIT,
     ConnectionCondition,
     ConnectionCost,
+    ConnectionReserve,
     RouteLimit,
     RouteLimits,
 )
 from .shared import SharedInFlight, SharedLimiter
+from .weights import TokenWeights, Weight
 from .zone import ZoneInFlight, ZoneLimiter
 
 __all__ = [
@@ -33,21 +35,29 @@ __all__ = [
     "AnyLimiter",
     "ConnectionCondition",
     "ConnectionCost",
+    "ConnectionReserve",
     "Decision",
     "InFlight",
     "KeyFunction",
     "Limiter",
+    "Money",
     "OnDecision",
+    "OnMissingCost",
     "PlanLimiter",
     "Policy",
     "RateLimitMiddleware",
     "RateLimited",
     "RateOf",
+    "Rates",
+    "Reserve",
     "Respond",
     "RouteLimit",
     "RouteLimits",
+    "SavedWindow",
     "SharedInFlight",
     "SharedLimiter",
+    "TokenWeights",
+    "Weight",
     "ZoneInFlight",
     "ZoneLimiter",
     "anthropic_error",

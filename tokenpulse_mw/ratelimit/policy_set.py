@@ -178,9 +178,9 @@ class PolicySet:
     def _cost(self, policy: Policy, scope: Scope) -> int:
         try:
             return policy.cost_of(scope)
-        except Exception as error:  # noqa: BLE001 - the request counts as 1
+        except Exception as error:  # noqa: BLE001 - the request counts as 1, or the least reserve
             self._report(scope, policy, error)
-            return 1
+            return policy.price
 
     def _apply(self, scope: Scope, charges: list[Charge]) -> list[ChargeResult]:
         """Apply charges in this process; roll them back if an enforced policy rejects one."""
@@ -236,6 +236,8 @@ class PolicySet:
                     None,
                     None,
                     "requests",
+                    None,
+                    429,
                 ),
             )
             results.append(_new(ChargeResult, (charge, decision, now)))
