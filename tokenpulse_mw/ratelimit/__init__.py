@@ -1,6 +1,7 @@
 """Rate limiting: client keys, limiters, policies and the middleware."""
 
 from . import keys
+from .admin import KeepLimit, LimitBody, limit_routes
 from .budgets import budgets
 from .callables import KeyFunction
 from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf, Rates, SavedWindow
@@ -38,7 +39,9 @@ __all__ = [
     "ConnectionReserve",
     "Decision",
     "InFlight",
+    "KeepLimit",
     "KeyFunction",
+    "LimitBody",
     "Limiter",
     "Money",
     "OnDecision",
@@ -65,6 +68,7 @@ __all__ = [
     "check_policies",
     "exempt_paths",
     "keys",
+    "limit_routes",
     "openai_error",
     "problem_details",
     "requests_to",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
@@ -41,6 +41,7 @@ from ..metrics.multiprocess import folder_variable
 from ..ratelimit import (
     Policy,
     budgets,
+    limit_routes,
 )
 from ..secret import hide
 from ..web.auth import bearer
@@ -262,16 +263,20 @@ def metrics_guard(settings: Settings) -> Callable[[Request], bool] | None:
 
 
 def admin_routes(
-    settings: Settings, engine: AlertEngine, authorize: Callable[[Request], bool] | None
+    settings: Settings,
+    engine: AlertEngine,
+    policies: Sequence[Policy],
+    authorize: Callable[[Request], bool] | None,
 ) -> list[BaseRoute]:
     """Return the routes of the admin API; none if no admin token is set."""
     level = SharedLogLevel(engine) if settings.alerts else None
     if authorize is None:
         return []
+    limits = limit_routes(policies, authorize=authorize)
     if level is None:
-        return settings_routes(authorize=authorize)
+        return [*limits, *settings_routes(authorize=authorize)]
     routes = settings_routes(authorize=authorize, keep=level.keep)
-    return [*alert_routes(engine, authorize=authorize), *routes]
+    return [*alert_routes(engine, authorize=authorize), *limits, *routes]
 
 
 class AlertedProviders:

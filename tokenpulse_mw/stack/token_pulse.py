@@ -153,7 +153,7 @@ class TokenPulse:
             authorize=admin,
         )
         scrape = metrics_routes(self.metrics, authorize=scraper)
-        operate = defaults.admin_routes(self.settings, self.engine, admin)
+        operate = defaults.admin_routes(self.settings, self.engine, self.policies, admin)
         self._endpoints = [
             OwnEndpoint(route, authorize, is_public)
             for routes, authorize, is_public in (
