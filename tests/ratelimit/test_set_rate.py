@@ -177,6 +177,8 @@ async def test_limit_of_requests_in_progress_has_no_rate_to_restore() -> None:
     """Only rates change."""
     policy = Policy(InFlight(2))
 
-    policy.restore_rate()
+    with pytest.raises(ValueError, match="set_rate needs a rate limit"):
+        policy.restore_rate()
 
     assert (policy.rate, policy.version, policy.blocked_for()) == (None, 0, None)
+    assert policy.shown_limit == policy.configured_limit == "2"

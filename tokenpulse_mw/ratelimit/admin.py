@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from math import isinf
 from typing import Any
 
-import anyio
 import msgspec
 from msgspec import Struct
 from starlette.requests import Request
@@ -16,12 +15,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ..exchange import drop_exchange
+from ..lifespan import LoopLock
 from ..web.auth import Authorize, Guard
 from ..web.body import read_body
 from ..web.etag import Tags, parse_tags, quoted
 from ..web.problems import PROBLEM_JSON, ProblemError, invalid, problem_response
 from ..web.route import OwnRoute
-from .limiters import Limiter, PlanLimiter
+from .limiters import Limiter
 from .policy import Policy
 
 logger = logging.getLogger("tokenpulse_mw.ratelimit")
@@ -59,7 +59,7 @@ class LimitState(Struct):
         blocked: True if every request is rejected at present.
         blocked_until: Time at which a block ends, or null if that is not known.
         version: Number of changes, which is the ETag.
-        changed_at: Time of the last change by this API, or null.
+        changed_at: Time of the last change, or null.
         changed_by: Author of that change, or null.
     """
 
@@ -98,9 +98,9 @@ def limit_routes(
     """Return the routes that list limits and change them.
 
     `GET {prefix}` lists all limits; `GET`, `PUT` and `DELETE {prefix}/{policy}` return one, change
-    it, and undo all changes. A change keeps what clients have used. It applies to this process and
-    lasts until it ends. It is logged with its author. Authorized requests are excluded from metrics
-    and alert statistics; unauthorized ones get 401.
+    it, and undo all changes. A change keeps what clients have used. Without `keep`, it applies to
+    this process only and lasts until it ends. It is logged with its author. Authorized requests
+    are excluded from metrics and alert statistics; unauthorized ones get 401.
 
     Args:
         policies: Limits; more may be appended later.
@@ -136,10 +136,7 @@ class _Limits:
     ) -> None:
         self._policies, self._guard, self._keep = policies, guard, keep
         self._description = _openapi(prefix)
-        # Limit at the start, and the time and author of the last change.
-        self._configured: dict[str, str | dict[str, str | None] | None] = {}
-        self._changes: dict[str, tuple[datetime, str]] = {}
-        self._lock = anyio.Lock()
+        self._lock = LoopLock()
 
     async def list_limits(self, request: Request) -> Response:
         """Return all limits."""
@@ -194,7 +191,7 @@ class _Limits:
             body = None
             if request.method == "PUT":
                 body = await read_body(request, LimitBody, optional=False)
-            async with self._lock:  # the version must not change between the check and the change
+            async with self._lock():  # the version must not change between the check and the change
                 if not tags.match(str(policy.version)):
                     raise _conflict(policy)
                 await self._change(policy, body, name or ("" if body is None else body.by))
@@ -203,46 +200,35 @@ class _Limits:
     async def _change(self, policy: Policy, body: LimitBody | None, by: str) -> None:
         """Apply the change in a body; None undoes all changes."""
         by = " ".join(by.split())[:_MAX_AUTHOR_CHARS] or "unknown"
-        self._remember(policy)
         try:
             if body is not None:
                 _check_plans(policy, body)
                 policy.check_rate(body.limit, until=body.until)
             if self._keep is not None:
                 await self._keep(policy.name, body, by)
-            before = _limit_of(policy)
+            before = policy.shown_limit
             if body is None:
-                policy.restore_rate()
+                policy.restore_rate(by=by)
             else:
-                policy.set_rate(body.limit, until=body.until)
+                policy.set_rate(body.limit, until=body.until, by=by)
         except ValueError as error:
             raise invalid((("limit",), str(error))) from None
-        self._record(policy, before, by)
-
-    def _record(self, policy: Policy, before: object, by: str) -> None:
-        self._changes[policy.name] = datetime.now(UTC), by
         logger.warning(
             "limit changed: policy=%s from=%s to=%s by=%s",
             policy.name,
             before,
-            _limit_of(policy),
+            policy.shown_limit,
             by,
         )
 
-    def _remember(self, policy: Policy) -> None:
-        """Store the limit at the start, before the first change."""
-        if policy.name not in self._configured:
-            self._configured[policy.name] = _limit_of(policy)
-
     def _state(self, policy: Policy) -> LimitState:
-        self._remember(policy)
         limiter = policy.limiter
         left, now = policy.blocked_for(), datetime.now(UTC)
-        changed_at, changed_by = self._changes.get(policy.name, (None, None))
+        changed_at, changed_by = policy.changed or (None, None)
         return LimitState(
             policy=policy.name,
-            limit=_limit_of(policy),
-            configured=self._configured[policy.name],
+            limit=policy.shown_limit,
+            configured=policy.configured_limit,
             unit=policy.unit,
             timezone=limiter.timezone if isinstance(limiter, Limiter) else None,
             enforced=policy.enforce,
@@ -253,14 +239,6 @@ class _Limits:
             changed_at=changed_at,
             changed_by=changed_by,
         )
-
-
-def _limit_of(policy: Policy) -> Any:
-    """Return the present limit of a policy as it is written."""
-    limiter = policy.limiter
-    if isinstance(limiter, PlanLimiter):
-        return None if limiter.rates is None else dict(limiter.rates)
-    return str(limiter.limit) if policy.holds_slots else str(policy.rate)
 
 
 def _check_plans(policy: Policy, body: LimitBody) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from inspect import isclass
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from starlette.types import Scope
 
@@ -81,7 +81,8 @@ class Policy:
         holds_slots: True if the limiter counts requests in progress, which release their slots.
         plans: The limiter if it is a `PlanLimiter`, else None.
         suspended: True to limit no request and count none, as tests of something else need it.
-        version: Number of calls of `set_rate`.
+        version: Number of changes by `set_rate`, or that of the process that made the last one.
+        changed: Time and author of the last change, or None.
         unit: Unit of the limit: "requests", "tokens", "concurrent-requests", or "USD" for a limit
             of money, which counts micro-dollars.
 
@@ -117,6 +118,7 @@ class Policy:
         )
         self.suspended = False
         self.version = 0
+        self.changed: tuple[datetime, str] | None = None
         self.shared = isinstance(self.limiter, SharedLimiter | SharedInFlight)
         self.holds_slots = isinstance(self.limiter, InFlight | SharedInFlight)
         self.local = cast(Limiter | InFlight, self.limiter)  # unless `shared`
@@ -207,16 +209,23 @@ class Policy:
             status=self.status,
         )
 
-    def set_rate(self, limit: str | RateOf | Rates, *, until: datetime | None = None) -> None:
+    def set_rate(
+        self,
+        limit: str | RateOf | Rates,
+        *,
+        until: datetime | None = None,
+        by: str = "unknown",
+    ) -> None:
         """Change the limit; what clients have used and the ends of their windows stay.
 
-        The change lasts until the process ends. It does not reach other processes.
+        It applies to this process, until it ends.
 
         Args:
             limit: A rate of the same unit and calendar period; "0" to block; a mapping or a
                 function if the limit is one.
             until: For a limit of 0: time with a time zone at which the limit before returns, which
                 `Retry-After` shows. Without it, clients are asked to retry after 60 s.
+            by: Author, for the admin API.
 
         Raises:
             ValueError: `limit` is not such a rate or is less than the cost of a request, `until` is
@@ -229,11 +238,15 @@ class Policy:
         else:
             cast(PlanLimiter, limiter).set_rates(limit)
         self.version += 1
+        self.changed = datetime.now(UTC), by
 
-    def restore_rate(self) -> None:
-        """Undo all changes by `set_rate`; the usage of clients stays."""
-        if self._configured is not None:
-            self.set_rate(self._configured)
+    def restore_rate(self, *, by: str = "unknown") -> None:
+        """Undo all changes by `set_rate`; the usage of clients stays.
+
+        Raises:
+            ValueError: The limiter counts requests in progress.
+        """
+        self.set_rate("" if self._configured is None else self._configured, by=by)
 
     def check_rate(
         self, limit: str | RateOf | Rates, *, until: datetime | None = None
@@ -268,6 +281,18 @@ class Policy:
         if isinstance(self.limiter, InFlight | SharedInFlight | PlanLimiter):
             return None
         return self.limiter.rate
+
+    @property
+    def shown_limit(self) -> str | dict[Any, str | None] | None:
+        """Present limit as it is written: a rate, the rates of plans, or None for a function."""
+        if self.plans is not None:
+            return _shown(self.plans.rates)
+        return str(self.limiter.limit if self.rate is None else self.rate)
+
+    @property
+    def configured_limit(self) -> str | dict[Any, str | None] | None:
+        """Limit at the start, as it is written."""
+        return self.shown_limit if self._configured is None else _shown(self._configured)
 
     def blocked_for(self) -> float | None:
         """Return the seconds until a limit of 0 ends, infinite if unknown; None without one."""
@@ -311,6 +336,12 @@ class Policy:
         elif isinstance(reserve, Decimal):
             reserve = from_dollars("reserve", reserve)
         self.cost = self.price if reserve is None else cast(Cost, reserve)
+
+
+def _shown(limit: str | RateOf | Rates | None) -> str | dict[Any, str | None] | None:
+    if isinstance(limit, str):
+        return limit
+    return dict(limit) if isinstance(limit, Mapping) else None
 
 
 def _seconds_until(until: datetime) -> float:

@@ -49,6 +49,7 @@ from .limits import is_local
 from .log_level import SharedLogLevel
 from .origins import blame_settings, check_unused, warn_unused
 from .shared_dir import SharedDir, check_folder
+from .shared_limits import SharedLimits
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -270,13 +271,19 @@ def admin_routes(
 ) -> list[BaseRoute]:
     """Return the routes of the admin API; none if no admin token is set."""
     level = SharedLogLevel(engine) if settings.alerts else None
+    shared = SharedLimits(engine, policies) if settings.alerts else None
     if authorize is None:
         return []
-    limits = limit_routes(policies, authorize=authorize)
-    if level is None:
-        return [*limits, *settings_routes(authorize=authorize)]
-    routes = settings_routes(authorize=authorize, keep=level.keep)
-    return [*alert_routes(engine, authorize=authorize), *limits, *routes]
+    if level is None or shared is None:
+        return [
+            *limit_routes(policies, authorize=authorize),
+            *settings_routes(authorize=authorize),
+        ]
+    return [
+        *alert_routes(engine, authorize=authorize),
+        *limit_routes(policies, authorize=authorize, keep=shared.keep),
+        *settings_routes(authorize=authorize, keep=level.keep),
+    ]
 
 
 class AlertedProviders:
