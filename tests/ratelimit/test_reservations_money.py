@@ -90,6 +90,14 @@ COMPLETE = {"usage": USAGE, "usage_source": "reported", "cost_source": "estimate
         ({**COMPLETE, "cost_nanos": 1000, "usage_source": "partial", "status": 200}, RESERVE),
         ({**COMPLETE, "cost_nanos": 1000, "usage_doubtful": True}, RESERVE),
         ({**COMPLETE, "cost_nanos": 10**9, "usage_source": "partial"}, DOLLAR),
+        (
+            {**COMPLETE, "cost_nanos": 15 * 10**7, "usage_source": "partial", "events": 100},
+            DOLLAR,  # ten tokens of input, and one of output for each event after the tenth
+        ),
+        (
+            {"usage_source": "partial", "usage": TokenUsage(), "cost_nanos": 9, "events": 100},
+            RESERVE,
+        ),
         ({**COMPLETE, "cost_source": "missing"}, RESERVE),
         ({**COMPLETE, "cost_source": "missing", "method": "GET"}, RESERVE),
         ({**COMPLETE, "cost_nanos": -5, "cost_source": "missing"}, RESERVE),

@@ -81,12 +81,21 @@ def _used_money(exchange: Exchange, reserved: int, *, missing_is_free: bool) -> 
     """
     nanos = exchange.cost_nanos
     if nanos is not None and nanos >= 0:
-        cost = from_nanos(nanos)
-        is_partial = exchange.usage_source == "partial" or exchange.usage_doubtful
-        return max(cost, reserved) if is_partial or exchange.cost_is_minimum else cost
+        is_partial = exchange.usage_source == "partial"
+        cost = from_nanos(_with_all_events(nanos, exchange) if is_partial else nanos)
+        may_be_low = is_partial or exchange.usage_doubtful or exchange.cost_is_minimum
+        return max(cost, reserved) if may_be_low else cost
     if exchange.cost_source == "missing":  # a model has responded
         return 0 if missing_is_free else reserved
     return reserved if _may_have_used(exchange) else 0
+
+
+def _with_all_events(nanos: int, exchange: Exchange) -> int:
+    """Return the cost of a truncated stream whose later events have the same price per token."""
+    usage, written = exchange.usage, exchange.events - _FREE_EVENTS
+    if usage is None or not usage.total or written <= usage.output:
+        return nanos
+    return -(-nanos * (usage.input + written) // usage.total)
 
 
 def _used_tokens(exchange: Exchange, reserved: int, weights: TokenWeights | None) -> int:

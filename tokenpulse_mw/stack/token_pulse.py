@@ -47,6 +47,7 @@ from ..ratelimit import (
     exempt_paths,
 )
 from . import defaults, limits
+from .config_file import ConfigFile
 from .defaults import configure_logs
 from .gauges import Gauges
 from .nested import Gateway, GatewayExchangeMiddleware
@@ -182,6 +183,11 @@ class TokenPulse:
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
+        is_from_settings = policies is None and limit is limits.FROM_SETTINGS
+        self._config_files = [
+            ConfigFile(self.settings, policy)
+            for policy in (self._outer_policies if is_from_settings else ())
+        ]
         self._has_run = False
 
     def install(self, app: Starlette) -> None:
@@ -399,6 +405,8 @@ class TokenPulse:
         await exits.enter_async_context(self.health.running())
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
         await exits.enter_async_context(drains)
+        watches = [file.watch for file in self._config_files]
+        await exits.enter_async_context(background_tasks(*watches))
         if unshared := defaults.unshared(self.settings, self.policies, self.engine, self.metrics):
             await exits.enter_async_context(background_tasks(partial(warn_of_workers, unshared)))
 
