@@ -296,6 +296,23 @@ def test_plans_of_money_reserve_and_settle() -> None:
         assert [policies.evaluate(scope, None)[1] is None for _ in range(2)] == [True, False]
 
 
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda: Limiter("1 USD/day", strategy="gcra"),
+        lambda: PlanLimiter({"a": "1 USD/day"}, strategy="gcra"),
+        lambda: SharedLimiter(
+            "1 USD/day", storage="redis://127.0.0.1:1", strategy="sliding-window-counter"
+        ),
+    ],
+    ids=["bucket", "plans", "shared"],
+)
+def test_budget_needs_exact_windows(create: Callable[[], object]) -> None:
+    """Other strategies count fractions."""
+    with pytest.raises(ValueError, match="strategy must be 'fixed-window' for a limit of money"):
+        create()
+
+
 @pytest.mark.anyio
 async def test_shared_budget_is_settled_after_the_response() -> None:
     """During an outage the budget of this process is charged in the same way."""
@@ -350,13 +367,6 @@ def test_workers_in_different_time_zones_cannot_share_a_file(tmp_path: Any) -> N
         ("20/day", {"on_missing_cost": "allow"}, "need a limit of money, such as '20 USD/day'"),
         (InFlight(2), {"reserve": "1 USD"}, "need a limit of money"),
         (Limiter("1/day"), {"timezone": "UTC"}, "timezone must be given to the limiter"),
-        (
-            SharedLimiter(
-                "1 USD/day", storage="redis://127.0.0.1:1", strategy="sliding-window-counter"
-            ),
-            {},
-            "a limit of money needs a shared limiter that supports refunds",
-        ),
         (PlanLimiter({"a": "1 USD/day"}), {"tokens": 5}, "cost and tokens must not be given"),
     ],
 )

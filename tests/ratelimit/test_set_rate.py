@@ -34,7 +34,7 @@ async def send(app: Any, number: int = 1) -> list[Answer]:
 
 
 async def test_headers_and_counts_follow_a_new_rate() -> None:
-    """What was used stays; the description of the limit is that of the new rate."""
+    """The usage stays; the description of the limit is that of the new rate."""
     policy = Policy("2/minute", key=client)
     app = RateLimitMiddleware(answering(), policies=[policy])
     assert [answer.status for answer in await send(app, 3)] == [200, 200, 429]

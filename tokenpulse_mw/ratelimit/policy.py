@@ -318,11 +318,6 @@ class Policy:
                 "cost and tokens must not be given with a limit of money, whose requests cost "
                 "what they cost: use reserve, such as reserve='0.05 USD'"
             )
-        if isinstance(self.limiter, SharedLimiter) and not self.limiter.supports_refund:
-            raise ValueError(
-                "a limit of money needs a shared limiter that supports refunds, and "
-                f"{self.limiter.strategy!r} cannot: use strategy='fixed-window'"
-            )
         if self.on_missing_cost == "refuse" and not callable(reserve):
             raise ValueError(
                 "on_missing_cost='refuse' needs a function `reserve` that returns None if the "

@@ -18,6 +18,7 @@ from ..ratelimit import (
     check_policies,
     keys,
 )
+from ..ratelimit.limiters import parse_rate
 from ..ratelimit.zone.zone_limiter import zone_shape
 from .origins import blame_settings, check_unused, warn_unused
 from .shared_dir import SharedDir
@@ -113,13 +114,15 @@ def create_limiter(
 ) -> Limiter | SharedLimiter:
     """Return a limiter of the settings; limits with different names have counters of their own.
 
-    Limits of the calendar have fixed windows, even if the settings have another strategy.
+    Limits of money and of the calendar have fixed windows, even if the settings have another
+    strategy.
 
     Raises:
         ValueError: `limit` is not a rate, or the storage or the folder cannot have it.
     """
     max_keys, strategy = settings.max_keys, settings.limit_strategy
-    if "calendar" in limit:
+    rate = parse_rate(limit)
+    if rate.currency is not None or rate.period is not None:
         strategy = "fixed-window"
     local = Limiter(  # also validates `limit`
         limit, max_keys=max_keys, strategy=strategy, timezone=timezone

@@ -90,6 +90,11 @@ class Limiter:
         self.clock = clock
         self._wall_clock = wall_clock
         self._fixed_window = f"with strategy {strategy!r}" if strategy in FIXED_WINDOWS else ""
+        if self.currency is not None and strategy != "fixed-window":
+            raise ValueError(
+                "strategy must be 'fixed-window' for a limit of money, which is counted exactly, "
+                f"got {strategy!r}"
+            )
         self._calendar, self._behind = self._open_calendar(timezone)
         self.timezone = None if self._calendar is None else self._calendar.timezone
         self.evictions = self.clears = 0

@@ -59,7 +59,8 @@ class PlanLimiter(Limiter):
 
     Args:
         rate_of: Function of the key that returns a rate such as "100/minute", or None if the key
-            is not limited. It may be async. Or a mapping of keys to rates.
+            is not limited. It may be async. Or a mapping of keys to rates, which
+            is copied.
         plan_of: Function of the key that returns the plan, if `rate_of` is a mapping of plans.
         default: Rate of keys whose rate is not known, because the mapping lacks it, or a function
             failed or exceeded `timeout`. Without it, such requests are not limited. A key of an

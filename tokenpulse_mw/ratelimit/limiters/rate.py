@@ -23,7 +23,8 @@ _MONEY = re.compile(
 )
 _SIGN = re.compile(r"\s*[$€£¥]\s*[0-9]")
 _CALENDAR = re.compile(
-    rf"\s*([0-9]+)\s*(?:/|per\b)\s*calendar\s+({'|'.join(PERIODS)})\s*", re.ASCII | re.IGNORECASE
+    rf"\s*([0-9]{{1,30}})\s*(?:/|per\b)\s*calendar\s+({'|'.join(PERIODS)})\s*",
+    re.ASCII | re.IGNORECASE,
 )
 
 
