@@ -6,7 +6,7 @@ import math
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokenpulse_mw import Limiter, PlanLimiter, SharedLimiter
@@ -116,13 +116,15 @@ def test_changes_never_let_through_more_than_the_largest_limit(
     st.lists(
         st.one_of(
             st.tuples(st.just("hit"), st.integers(1, 4)),
-            st.tuples(st.just("refund"), st.integers(0, 20)),
+            st.tuples(st.just("refund"), st.integers(0, 2)),
             st.tuples(st.just("window"), st.sampled_from([30, 60, 300])),
             st.tuples(st.just("wait"), st.integers(1, 90)),
         ),
+        min_size=4,
         max_size=60,
     )
 )
+@example([("hit", 3), ("wait", 61), ("hit", 4), ("window", 300), ("refund", 0)])
 def test_refunds_after_a_change_of_the_window_never_exceed_its_hits(
     actions: list[tuple[str, int]],
 ) -> None:
@@ -149,6 +151,30 @@ def test_refunds_after_a_change_of_the_window_never_exceed_its_hits(
         decision = limiter.peek("ada", 0)
         ends = round(clock.now + decision.reset_after, 3)
         assert 10 - decision.remaining >= counted.get(ends, 0)
+
+
+@pytest.mark.parametrize(
+    ("window", "change", "refunded"),
+    [("minute", "hour", True), ("hour", "minute", False)],
+)
+def test_refund_in_a_window_that_was_open_at_the_change(
+    clock: FakeClock, window: str, change: str, refunded: bool
+) -> None:
+    """It is given if the window certainly was open at the hit; later windows are as usual."""
+    limiter = Limiter(f"10/{window}", clock=clock)
+    limiter.hit("ada", 6)
+    since = clock.now
+    limiter.set_limit(f"10/{change}")
+    clock.advance(1)
+
+    limiter.charge("ada", -6, since=since)
+    assert limiter.peek("ada", 0).remaining == (10 if refunded else 4)
+    clock.advance(3600)
+    limiter.hit("ada", 6)
+    since = clock.now
+    clock.advance(1)
+    limiter.charge("ada", -6, since=since)
+    assert limiter.peek("ada", 0).remaining == 10
 
 
 @pytest.mark.parametrize(
@@ -281,7 +307,7 @@ async def test_shared_limit_changes_in_this_process(clock: FakeClock) -> None:
     assert [(await limiter.hit("ada")).allowed for _ in range(2)] == [True, False]
     limiter.set_limit("0", seconds=10)
     assert (await limiter.hit("ada")).retry_after == (await limiter.peek("ada")).retry_after == 10
-    assert str(limiter.rate) == "0 per hour"
+    assert (str(limiter.rate), limiter.blocked_for()) == ("0 per hour", 10)
     clock.advance(10)
     assert (await limiter.peek("ada")).limit == 3
     limiter.set_limit("0")

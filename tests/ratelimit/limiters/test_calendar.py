@@ -142,16 +142,25 @@ def test_clock_that_is_set_back_gives_no_second_budget(caplog: pytest.LogCapture
     assert limiter.hit("ada").allowed
 
 
-@given(st.lists(st.integers(-200_000, 200_000), max_size=30))
-def test_no_window_has_more_than_its_budget_with_any_clock(jumps: list[int]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.integers(-2, 2), st.integers(0, 86_399), st.integers(1, 2)),
+        min_size=4,
+        max_size=30,
+    )
+)
+@example([(0, 0, 2), (1, 0, 1), (-1, 0, 1)])
+def test_no_window_has_more_than_its_budget_with_any_clock(
+    jumps: list[tuple[int, int, int]],
+) -> None:
     """However the wall clock jumps, all requests of a window together are within the limit."""
     wall = Wall(at("2024-03-30T12:00", "Europe/Berlin"))
     limiter = Limiter("2/calendar day", timezone="Europe/Berlin", wall_clock=wall)
     allowed: dict[str, int] = {}
-    for jump in jumps:
-        wall.now += jump
+    for days, seconds, number in jumps:
+        wall.now += days * 86_400 + seconds - 43_200
         day = str(datetime.fromtimestamp(limiter.clock(), ZoneInfo("Europe/Berlin")).date())
-        for _ in range(3):
+        for _ in range(number):
             allowed[day] = allowed.get(day, 0) + limiter.hit("ada").allowed
 
     assert max(allowed.values(), default=0) <= 2
