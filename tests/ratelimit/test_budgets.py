@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from tokenpulse_mw import InFlight, Limiter, PlanLimiter, Policy, SharedLimiter, keys
+from tokenpulse_mw.alerts import quota_exceeded
 from tokenpulse_mw.ratelimit import budgets
 from tokenpulse_mw.ratelimit.keys.address import network_grouper, pack
 
@@ -124,3 +127,33 @@ async def test_budget_of_a_decision_without_the_storage_is_not_listed() -> None:
     await limiter.charge("ada", 5, degraded=True)
 
     assert await budgets([Policy(limiter, tokens=1)])() == []
+
+
+@pytest.mark.anyio
+async def test_budget_of_money_is_in_dollars(clock: FakeClock) -> None:
+    """Micro-dollars are not readable; a blocked key has no share of a limit."""
+    limiter = Limiter("20 USD/day", clock=clock)
+    limiter.hit("bob", 10_050_000)
+    blocked = Limiter("0 USD/day", clock=clock)
+    blocked.charge("eve", 5)
+    shared = SharedLimiter("2 USD/day", storage="redis://127.0.0.1:1", clock=clock)
+    await shared.hit("ada", 2_000_000)
+    policies = [
+        Policy(counted, name=name)
+        for counted, name in ((limiter, "a"), (blocked, "b"), (shared, "c"))
+    ]
+
+    assert await budgets(policies)() == [("bob", Decimal("10.05"), Decimal(20), None, "USD")]
+
+
+@pytest.mark.anyio
+async def test_alert_names_the_dollars_of_a_budget(clock: FakeClock) -> None:
+    """The rows are quotas of the rule `quota_exceeded`."""
+    limiter = Limiter("20 USD/day", clock=clock)
+    limiter.hit("bob", 19_500_000)
+    rule = quota_exceeded(budgets([Policy(limiter)]))
+
+    await rule.refresh()
+
+    [quota] = rule.quotas
+    assert (quota.key, quota.used, quota.limit, quota.unit) == ("bob", 19.5, 20, "USD")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -32,6 +33,7 @@ from tokenpulse_mw import (
     Settings,
     SharedLimiter,
     TokenPulse,
+    ZoneLimiter,
     annotate,
     keys,
     openai_error,
@@ -963,3 +965,89 @@ async def test_token_budget_of_a_route_is_a_quota(metrics: HttpMetrics) -> None:
     (event,) = await pulse.engine.evaluate()
 
     assert event.fingerprint == "quota_exceeded:key:acme"
+
+
+def test_budget_of_a_route_rejects_with_402(metrics: HttpMetrics) -> None:
+    """A limit of money takes the options of a policy, and functions of the request."""
+    pulse = TokenPulse(settings=Settings(limit=None), metrics=metrics)
+    budget = pulse.limit(
+        "1 USD per calendar month",
+        key=Depends(get_tenant),
+        reserve=lambda request: int(request.headers["x-reserve"]),
+        on_missing_cost="allow",
+        status=402,
+        timezone="Europe/Berlin",
+    )
+    app = FastAPI()
+    pulse.install(app)
+
+    @app.post("/chat", dependencies=[Depends(budget)])
+    def chat() -> str:
+        return "hi"
+
+    client = TestClient(app)
+    headers = {"x-tenant": "acme", "x-reserve": "600000"}
+    responses = [client.post("/chat", headers=headers) for _ in range(2)]
+
+    assert [response.status_code for response in responses] == [200, 402]
+    assert budget.policy.name == "1-USD-per-calendar-month"
+    assert responses[0].headers["ratelimit-policy"].endswith(';q=1000000;qu="micro-USD"')
+    limiter = budget.policy.limiter
+    assert isinstance(limiter, Limiter)
+    assert (limiter.period, limiter.timezone) == ("month", "Europe/Berlin")
+
+
+def test_weights_of_a_route_count_its_tokens(metrics: HttpMetrics) -> None:
+    """The usage of the response is weighted when it ends."""
+    pulse = TokenPulse(settings=Settings(limit=None), metrics=metrics)
+    tokens = pulse.limit(
+        "1000/minute", key=Depends(get_tenant), tokens=10, weights={"output": 4}, name="tokens"
+    )
+    app = FastAPI()
+    pulse.install(app)
+
+    @app.post("/chat", dependencies=[Depends(tokens)])
+    def chat() -> Any:
+        return COMPLETION
+
+    TestClient(app).post("/chat", headers={"x-tenant": "acme"})
+
+    assert tokens.policy.local.peek("acme", 0).remaining == 1000 - 20 - 4 * 10
+
+
+def test_new_rate_of_a_route_keeps_the_counts(metrics: HttpMetrics) -> None:
+    """The headers of all layers follow the change."""
+    pulse = TokenPulse(settings=Settings(limit="5/minute"), metrics=metrics)
+    plans = pulse.limit({"acme": "1/minute"}, key=Depends(get_tenant))
+    app = FastAPI()
+    pulse.install(app)
+
+    @app.post("/chat", dependencies=[Depends(plans)])
+    def chat() -> str:
+        return "hi"
+
+    client = TestClient(app, headers={"x-tenant": "acme"})
+    assert [client.post("/chat").status_code for _ in range(2)] == [200, 429]
+
+    plans.policy.set_rate({"acme": "2/minute"})
+    pulse.policies[0].set_rate("4/minute")
+    responses = [client.post("/chat") for _ in range(2)]
+
+    assert [response.status_code for response in responses] == [200, 429]
+    assert responses[0].headers["ratelimit-policy"] == '"default";q=4;w=60,"plans";q=2;w=60'
+
+
+@pytest.mark.parametrize("strategy", ["fixed-window", "gcra"])
+def test_calendar_limit_of_a_route_is_shared_by_workers(tmp_path: Path, strategy: Any) -> None:
+    """In the folder of the workers it has fixed windows, also next to other strategies."""
+    settings = Settings(limit=None, shared_dir=str(tmp_path / "shared"), limit_strategy=strategy)
+    first, second = (
+        TokenPulse(settings=settings).limit("2 USD/calendar day", timezone="Asia/Tokyo")
+        for _ in range(2)
+    )
+
+    first.policy.local.hit("ada", 1_500_000)
+
+    assert isinstance(first.policy.limiter, ZoneLimiter)
+    assert not second.policy.local.hit("ada", 1_000_000).allowed
+    assert second.policy.local.hit("ada", 500_000).allowed

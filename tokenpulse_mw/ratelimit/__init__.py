@@ -1,12 +1,22 @@
 """Rate limiting: client keys, limiters, policies and the middleware."""
 
 from . import keys
+from .admin import KeepLimit, LimitBody, limit_routes
 from .budgets import budgets
 from .callables import KeyFunction
-from .limiters import Decision, InFlight, Limiter, PlanLimiter, RateOf, StoredLimiter
+from .limiters import (
+    Decision,
+    InFlight,
+    Limiter,
+    PlanLimiter,
+    RateOf,
+    RateTable,
+    SavedWindow,
+    StoredLimiter,
+)
 from .middleware import RateLimitMiddleware
 from .paths import exempt_paths, requests_to
-from .policy import AnyLimiter, Policy, check_policies
+from .policy import AnyLimiter, Money, OnMissingCost, Policy, Reserve, check_policies
 from .policy_set import OnDecision
 from .rejection import RateLimited
 from .responses import (
@@ -21,9 +31,11 @@ from .route_limits import (
     FROM_LIMIT,
     ConnectionCondition,
     ConnectionCost,
+    ConnectionReserve,
     RouteLimit,
     RouteLimits,
 )
+from .weights import TokenWeights, Weight
 
 __all__ = [
     "FROM_LIMIT",
@@ -31,25 +43,36 @@ __all__ = [
     "AnyLimiter",
     "ConnectionCondition",
     "ConnectionCost",
+    "ConnectionReserve",
     "Decision",
     "InFlight",
+    "KeepLimit",
     "KeyFunction",
+    "LimitBody",
     "Limiter",
+    "Money",
     "OnDecision",
+    "OnMissingCost",
     "PlanLimiter",
     "Policy",
     "RateLimitMiddleware",
     "RateLimited",
     "RateOf",
+    "RateTable",
+    "Reserve",
     "Respond",
     "RouteLimit",
     "RouteLimits",
+    "SavedWindow",
     "StoredLimiter",
+    "TokenWeights",
+    "Weight",
     "anthropic_error",
     "budgets",
     "check_policies",
     "exempt_paths",
     "keys",
+    "limit_routes",
     "openai_error",
     "problem_details",
     "requests_to",

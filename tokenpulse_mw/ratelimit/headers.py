@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 
 from ..validation import check_choice
-from .limiters import EPSILON, Decision
+from .limiters import CURRENCY, EPSILON, Changes, Decision
 from .policy import Policy
 
 RawHeaders = list[tuple[bytes, bytes]]
 Write = Callable[[Sequence[Decision]], RawHeaders]
 
+_UNITS = {CURRENCY: "micro-USD"}  # in headers, which have integers only
 _MAX_INTEGER = 999_999_999_999_999  # RFC 9651, 3.3.1
 
 
@@ -47,18 +48,16 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
     The fields are structured fields (RFC 9651).
     """
     units = {policy.name: policy.unit for policy in policies}
-    descriptions = {
-        policy.name: _policy_item(
-            policy.name, policy.unit, policy.limiter.limit, policy.limiter.window
-        )
-        for policy in policies
-    }
-    all_described = b",".join(descriptions.values())
+    descriptions: dict[str, bytes] = {}
+    all_described, described_at = b"", -1
     # With the remaining amount and the seconds, and without seconds.
     items = {
         policy.name: (b'"%b";r=%%d;t=%%d' % name, b'"%b";r=%%d' % name)
         for policy in policies
         for name in [policy.name.encode()]
+    }
+    calendars = {
+        policy.name for policy in policies if getattr(policy.limiter, "period", None) is not None
     }
     has_plans = any(policy.plans is not None for policy in policies)
 
@@ -66,9 +65,24 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
         if decision.window is None:
             return descriptions[decision.policy]
         name = decision.policy  # of a plan
-        return _policy_item(name, units[name], decision.limit, decision.window)
+        window = None if name in calendars else decision.window
+        return _policy_item(name, units[name], decision.limit, window)
+
+    def describe_all() -> None:
+        """Describe the present limits."""
+        nonlocal all_described, described_at
+        described_at = Changes.count
+        for policy in policies:
+            limiter = policy.limiter
+            window = None if policy.name in calendars else limiter.window  # of no fixed length
+            descriptions[policy.name] = _policy_item(
+                policy.name, policy.unit, limiter.limit, window
+            )
+        all_described = b",".join(descriptions.values())
 
     def write(decisions: Sequence[Decision]) -> RawHeaders:
+        if described_at != Changes.count:
+            describe_all()
         if len(decisions) == len(descriptions) and not has_plans:
             described = all_described
         else:
@@ -91,7 +105,7 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
 def _policy_item(name: str, unit: str, limit: int, window: int | None) -> bytes:
     item = f'"{name}";q={limit}'
     if unit != "requests":
-        item += f';qu="{unit}"'
+        item += f';qu="{_UNITS.get(unit, unit)}"'
     if window is not None:
         item += f";w={window}"
     return item.encode()
@@ -99,7 +113,11 @@ def _policy_item(name: str, unit: str, limit: int, window: int | None) -> bytes:
 
 def _openai(policies: Sequence[Policy]) -> Dialect:
     """Return the dialect of OpenAI: `x-ratelimit-limit-requests` and so on, and for tokens."""
-    units = {policy.name: policy.unit for policy in policies if policy.limiter.window is not None}
+    units = {
+        policy.name: policy.unit
+        for policy in policies
+        if policy.limiter.window is not None and policy.unit != CURRENCY
+    }
     names = {
         unit: [f"x-ratelimit-{field}-{unit}".encode() for field in ("limit", "remaining", "reset")]
         for unit in ("requests", "tokens")
@@ -132,7 +150,11 @@ def _go_duration(seconds: float) -> str:
 
 def _legacy(policies: Sequence[Policy]) -> Dialect:
     """Return the dialect with `X-RateLimit-Limit`, `-Remaining` and `-Reset` in seconds."""
-    timed = {policy.name for policy in policies if policy.limiter.window is not None}
+    timed = {  # without money, since the headers have no unit
+        policy.name
+        for policy in policies
+        if policy.limiter.window is not None and policy.unit != CURRENCY
+    }
     names = (b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset")
 
     def write(decisions: Sequence[Decision]) -> RawHeaders:

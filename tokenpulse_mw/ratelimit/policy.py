@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from inspect import isclass
-from typing import NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from starlette.types import Scope
 
-from ..validation import check_bool, check_integer
+from ..validation import check_bool, check_choice, check_integer
 from .callables import KeyFunction, check_function, check_name, reads_model
 from .keys import client_address
 from .limiters import (
+    CURRENCY,
     Decision,
     InFlight,
     Limiter,
     PlanLimiter,
+    Rate,
     RateOf,
+    RateTable,
     StoredInFlight,
     StoredLimiter,
+    from_dollars,
+    parse_money,
 )
+from .weights import TokenWeights, Weight
 
 AnyLimiter = Limiter | StoredLimiter | InFlight | StoredInFlight
 Cost = int | Callable[[Scope], int]
+Money = int | Decimal  # micro-dollars, or dollars
+Reserve = str | Money | Callable[[Scope], Money | None]
+OnMissingCost = Literal["reserve", "allow", "refuse"]
 
 DEFAULT_NAME = "default"  # name of a decision that no policy has renamed
+
+_DEFAULT_RESERVE = 10_000  # micro-dollars: a cent
+_NAME = Decision._fields.index("policy")
+_NEVER = 2**53  # more than any limit
 
 _new = tuple.__new__  # twice as fast as calling the class of a named tuple
 
@@ -33,9 +49,10 @@ class Policy:
     """A limit with a key, a cost and the requests it applies to.
 
     Args:
-        limit: A rate such as "100/minute"; a function of the key, async or not, that returns one,
-            or None for no limit; or a limiter, such as `PlanLimiter`, `SharedLimiter`,
-            `ZoneLimiter` or `InFlight`.
+        limit: A rate such as "100/minute", "20 USD/day" or "1000/calendar day"; a mapping of keys
+            to rates; a function of the key, async or not, that returns a rate, or None for no
+            limit; or a limiter, such as `PlanLimiter`, `SharedLimiter`, `ZoneLimiter` or
+            `InFlight`. A rate of 0 blocks.
         name: Name in headers, metrics and errors: letters, digits, `_`, `.`, `:` and `-`.
         key: Function of the scope that returns the client's key; the client's address when
             None. A request whose key is None is not limited.
@@ -43,8 +60,20 @@ class Policy:
         tokens: Limit tokens instead of requests. This number (or function of the scope) is
             reserved before a request and replaced by the reported usage when the response
             ends. If it covers the largest request, concurrent requests cannot exceed the limit.
+        weights: With `tokens`: weight of each kind of token, such as
+            `{"output": 4, "cache_read": 0.1}`; see `TokenWeights`.
+        reserve: With a limit of money: amount that is reserved before a request and replaced by
+            its cost when the response ends, such as "0.05 USD"; micro-dollars (int); dollars
+            (Decimal); or a function of the scope that returns one of the last two, or None if the
+            price is not known. "0.01 USD", or the limit if that is less, when None.
+        on_missing_cost: With a limit of money: charge for a response whose cost is not known. Its
+            reserve ("reserve"), or nothing ("allow"); "refuse" charges the reserve, and rejects
+            requests for which the function `reserve` returns None.
         when: Condition on the scope, such as `requests_to("/v1/*")`; all when None.
         enforce: False counts and reports without rejecting (shadow mode).
+        status: Status code of the response to a rejected request: 429 or 402.
+        timezone: Time zone of the calendar windows of a rate, such as "Europe/Berlin"; UTC when
+            None.
 
     Attributes:
         limiter: Limiter, made from `limit` if that is a rate.
@@ -53,7 +82,10 @@ class Policy:
         reads_model: True if the key, the cost or the condition needs the model of the request.
         plans: The limiter if it is a `PlanLimiter`, else None.
         suspended: True to limit no request and count none, as tests of something else need it.
-        unit: Unit of the limit: "requests", "tokens" or "concurrent-requests".
+        version: Number of changes by `set_rate`, or that of the process that made the last one.
+        changed: Time and author of the last change, or None.
+        unit: Unit of the limit: "requests", "tokens", "concurrent-requests", or "USD" for a limit
+            of money, which counts micro-dollars.
 
     Raises:
         ValueError: An argument is malformed, or two are mutually exclusive.
@@ -61,28 +93,44 @@ class Policy:
 
     def __init__(
         self,
-        limit: str | RateOf | AnyLimiter,
+        limit: str | RateOf | RateTable | AnyLimiter,
         *,
         name: str = DEFAULT_NAME,
         key: KeyFunction | None = None,
         cost: Cost = 1,
         tokens: Cost | None = None,
+        weights: Mapping[str, Weight] | None = None,
+        reserve: Reserve | None = None,
+        on_missing_cost: OnMissingCost = "reserve",
         when: Callable[[Scope], bool] | None = None,
         enforce: bool = True,
+        status: int = 429,
+        timezone: str | None = None,
     ) -> None:
-        self.limiter = _limiter(limit)
+        self.limiter = _limiter(limit, timezone, has_reserve=reserve is not None)
         self.name = check_name("policy name", name)
         self.has_key = key is not None
         self.key = client_address() if key is None else key
         self.when = when
         self.enforce = check_bool("enforce", enforce)
+        self.status = check_choice("status", status, (429, 402))
+        self.on_missing_cost = check_choice(
+            "on_missing_cost", on_missing_cost, ("reserve", "allow", "refuse")
+        )
         self.suspended = False
+        self.version = 0
+        self.changed: tuple[datetime, str] | None = None
         self.shared = isinstance(self.limiter, StoredLimiter | StoredInFlight)
         self.holds_slots = isinstance(self.limiter, InFlight | StoredInFlight)
         self.local = cast(Limiter | InFlight, self.limiter)  # unless `shared`
         self.remote = cast(StoredLimiter | StoredInFlight, self.limiter)  # if `shared`
         self._timed = cast(Limiter | StoredLimiter, self.limiter)  # unless `holds_slots`
         self.plans = self.limiter if isinstance(self.limiter, PlanLimiter) else None
+        self._configured: str | RateOf | RateTable | None = None
+        if self.plans is not None:
+            self._configured = self.plans.configured
+        elif self.rate is not None:
+            self._configured = str(self.rate)
         # A subclass, such as `ZoneLimiter`, has its windows elsewhere.
         self.window_of = self.limiter.window_of if type(self.limiter) is Limiter else None
         self.unit = "concurrent-requests" if self.holds_slots else "requests"
@@ -90,7 +138,19 @@ class Policy:
         if tokens is not None:
             self._count_tokens(tokens)
         self.reads_model = reads_model(self.key, self.cost, when)
-        self.price = self.cost if isinstance(self.cost, int) else 1  # if the function fails
+        if weights is not None and tokens is None:
+            raise ValueError(f"weights need tokens, such as tokens=4000, got {weights!r} alone")
+        self.weights = None if weights is None else TokenWeights(weights)
+        self.price = 1  # if the function fails
+        if getattr(self.limiter, "currency", None) is not None:
+            self._count_money(reserve, has_tokens=tokens is not None)
+        elif reserve is not None or on_missing_cost != "reserve":
+            raise ValueError(
+                "reserve and on_missing_cost need a limit of money, such as '20 USD/day', "
+                f"got {reserve!r} and {on_missing_cost!r} with {limit!r}"
+            )
+        if isinstance(self.cost, int):
+            self.price = self.cost
         self.is_plain = (
             not self.shared
             and self.plans is None
@@ -100,11 +160,12 @@ class Policy:
         for parameter, function in {"key": self.key, "when": when}.items():
             if function is not None:
                 check_function(parameter, function)
-        parameter, minimum = ("cost", 0) if tokens is None else ("tokens", 1)
+        parameter = {"tokens": "tokens", CURRENCY: "reserve"}.get(self.unit, "cost")
+        minimum = 0 if parameter == "cost" else 1
         if callable(self.cost):
             check_function(parameter, self.cost)
         else:
-            maximum = self.limiter.limit if self.plans is None else None
+            maximum = None if self.plans is not None else self.limiter.limit or None
             try:
                 check_integer(parameter, self.cost, minimum=minimum, maximum=maximum)
             except ValueError as error:
@@ -120,8 +181,14 @@ class Policy:
         Raises:
             Exception: The function fails or returns an invalid cost.
         """
-        minimum = 1 if self.unit == "tokens" else 0  # a reserve of 0 would limit nothing
-        cost = cast(Callable[[Scope], int], self.cost)(scope)
+        # A reserve of 0 would limit nothing.
+        minimum = 1 if self.unit in ("tokens", CURRENCY) else 0
+        cost: object = cast(Callable[[Scope], object], self.cost)(scope)
+        if self.unit == CURRENCY:
+            if cost is None:  # the price is not known
+                return _NEVER if self.on_missing_cost == "refuse" else self.price
+            if isinstance(cost, Decimal):
+                cost = from_dollars("reserve", cost)
         return max(check_integer("cost", cost, minimum=0), minimum)
 
     def now(self) -> float:
@@ -133,16 +200,105 @@ class Policy:
         if self.name == DEFAULT_NAME:
             return decision
         # Four times as fast as `_replace`.
-        allowed, limit, remaining, reset, retry, _, also, degraded, more, window, unit = decision
-        name = self.name
-        return _new(
-            Decision,
-            (allowed, limit, remaining, reset, retry, name, also, degraded, more, window, unit),
-        )
+        return _new(Decision, (*decision[:_NAME], self.name, *decision[_NAME + 1 :]))
 
     def described(self, decision: Decision) -> Decision:
-        """Return `decision` with the unit and the window of this policy."""
-        return decision._replace(window=decision.window or self.limiter.window, unit=self.unit)
+        """Return `decision` with the unit, the window and the status of this policy."""
+        return decision._replace(
+            window=decision.window or self.limiter.window,
+            unit=self.unit,
+            period=getattr(self.limiter, "period", None),
+            status=self.status,
+        )
+
+    def set_rate(
+        self,
+        limit: str | RateOf | RateTable,
+        *,
+        until: datetime | None = None,
+        by: str = "unknown",
+    ) -> None:
+        """Change the limit; what clients have used and the ends of their windows stay.
+
+        It applies to this process, until it ends.
+
+        Args:
+            limit: A rate of the same unit and calendar period; "0" to block; a mapping or a
+                function if the limit is one.
+            until: For a limit of 0: time with a time zone at which the limit before returns, which
+                `Retry-After` shows. Without it, clients are asked to retry after 60 s.
+            by: Author, for the admin API.
+
+        Raises:
+            ValueError: `limit` is not such a rate or is less than the cost of a request, `until` is
+                not in the future, or the limiter counts requests in progress.
+        """
+        seconds = self.check_rate(limit, until=until)
+        limiter = cast(Limiter | StoredLimiter, self.limiter)
+        if isinstance(limit, str):
+            limiter.set_limit(limit, seconds=seconds)
+        else:
+            cast(PlanLimiter, limiter).set_rates(limit)
+        self.version += 1
+        self.changed = datetime.now(UTC), by
+
+    def restore_rate(self, *, by: str = "unknown") -> None:
+        """Undo all changes by `set_rate`; the usage of clients stays.
+
+        Raises:
+            ValueError: The limiter counts requests in progress.
+        """
+        self.set_rate("" if self._configured is None else self._configured, by=by)
+
+    def check_rate(
+        self, limit: str | RateOf | RateTable, *, until: datetime | None = None
+    ) -> float | None:
+        """Check that `set_rate` would accept a change, and return the seconds until `until`.
+
+        Raises:
+            ValueError: As `set_rate`.
+        """
+        limiter = self.limiter
+        if isinstance(limiter, InFlight | StoredInFlight):
+            raise ValueError(
+                f"set_rate needs a rate limit, got a limiter of type {type(limiter).__name__}"
+            )
+        if self.plans is not None and not isinstance(limit, str):
+            if until is not None:
+                raise ValueError(f"until must be None unless the limit is 0, got {until!r}")
+            self.plans.check_rates(limit)
+            return None
+        seconds = None if until is None else _seconds_until(until)
+        rate = limiter.check_limit(cast(str, limit), seconds=seconds)
+        if rate is not None and isinstance(self.cost, int) and self.cost > rate.amount:
+            raise ValueError(
+                f"limit must allow at least the cost of a request, which is {self.cost}, "
+                f"got {limit!r}"
+            )
+        return seconds
+
+    @property
+    def rate(self) -> Rate | None:
+        """Present rate; None if it depends on the key, or for requests in progress."""
+        if isinstance(self.limiter, InFlight | StoredInFlight | PlanLimiter):
+            return None
+        return self.limiter.rate
+
+    @property
+    def shown_limit(self) -> str | dict[Any, str | None] | None:
+        """Present limit as it is written: a rate, the rates of plans, or None for a function."""
+        if self.plans is not None:
+            return _shown(self.plans.rates)
+        return str(self.limiter.limit if self.rate is None else self.rate)
+
+    @property
+    def configured_limit(self) -> str | dict[Any, str | None] | None:
+        """Limit at the start, as it is written."""
+        return self.shown_limit if self._configured is None else _shown(self._configured)
+
+    def blocked_for(self) -> float | None:
+        """Return the seconds until a limit of 0 ends, infinite if unknown; None without one."""
+        return None if self.holds_slots else self._timed.blocked_for()
 
     def _count_tokens(self, tokens: Cost) -> None:
         if self.cost != 1:
@@ -158,18 +314,59 @@ class Policy:
             )
         self.unit, self.cost = "tokens", tokens
 
+    def _count_money(self, reserve: Reserve | None, *, has_tokens: bool) -> None:
+        if has_tokens or self.cost != 1:
+            raise ValueError(
+                "cost and tokens must not be given with a limit of money, whose requests cost "
+                "what they cost: use reserve, such as reserve='0.05 USD'"
+            )
+        if self.on_missing_cost == "refuse" and not callable(reserve):
+            raise ValueError(
+                "on_missing_cost='refuse' needs a function `reserve` that returns None if the "
+                f"price of a request is not known, got reserve={reserve!r}"
+            )
+        self.unit = CURRENCY
+        limit = self.limiter.limit if self.plans is None else 0
+        self.price = min(_DEFAULT_RESERVE, limit or _DEFAULT_RESERVE)
+        if isinstance(reserve, str):
+            reserve = parse_money("reserve", reserve)
+        elif isinstance(reserve, Decimal):
+            reserve = from_dollars("reserve", reserve)
+        self.cost = self.price if reserve is None else cast(Cost, reserve)
 
-def _limiter(limit: str | RateOf | AnyLimiter) -> AnyLimiter:
+
+def _shown(limit: str | RateOf | RateTable | None) -> str | dict[Any, str | None] | None:
+    if isinstance(limit, str):
+        return limit
+    return dict(limit) if isinstance(limit, Mapping) else None
+
+
+def _seconds_until(until: datetime) -> float:
+    if not isinstance(until, datetime) or until.tzinfo is None:
+        raise ValueError(f"until must be a datetime with a time zone, got {until!r}")
+    seconds = until.timestamp() - time.time()
+    if seconds <= 0:
+        raise ValueError(f"until must be in the future, got {until.isoformat()}")
+    return seconds
+
+
+def _limiter(
+    limit: str | RateOf | RateTable | AnyLimiter, timezone: str | None, *, has_reserve: bool
+) -> AnyLimiter:
+    if isinstance(limit, str):
+        return Limiter(limit, timezone=timezone)
+    if isinstance(limit, Mapping):
+        return PlanLimiter(limit, timezone=timezone)
+    if timezone is not None:
+        raise ValueError(f"timezone must be given to the limiter, got {timezone!r}")
     if isinstance(limit, AnyLimiter):
         return limit
     if callable(limit) and not isclass(limit):
-        return PlanLimiter(limit)
-    if not isinstance(limit, str):
-        raise ValueError(
-            "limit must be a rate such as '100/minute', a function of the key, a Limiter, a "
-            f"PlanLimiter, a SharedLimiter, an InFlight or a SharedInFlight, got {limit!r}"
-        )
-    return Limiter(limit)
+        return PlanLimiter(limit, currency=CURRENCY if has_reserve else None)
+    raise ValueError(
+        "limit must be a rate such as '100/minute', a function of the key, a Limiter, a "
+        f"PlanLimiter, a SharedLimiter, an InFlight or a SharedInFlight, got {limit!r}"
+    )
 
 
 def check_policies(policies: Sequence[Policy]) -> None:

@@ -32,6 +32,7 @@ Evaluate = Callable[[Scope, Recorder | None], Evaluation]
 _NOT_LIMITED: Evaluation = ((), None, None)
 
 _new = tuple.__new__  # twice as fast as calling the class of a named tuple
+_UNIT = "requests"
 
 
 class PolicySet:
@@ -183,9 +184,9 @@ class PolicySet:
     def _cost(self, policy: Policy, scope: Scope) -> int:
         try:
             return policy.cost_of(scope)
-        except Exception as error:  # noqa: BLE001 - the request counts as 1
+        except Exception as error:  # noqa: BLE001 - the request counts as 1, or the least reserve
             self._report(scope, policy, error)
-            return 1
+            return policy.price
 
     def _apply(self, scope: Scope, charges: list[Charge]) -> list[ChargeResult]:
         """Apply charges in this process; roll them back if an enforced policy rejects one."""
@@ -227,21 +228,10 @@ class PolicySet:
             policy, _, cost, _ = charge  # a hit, without its calls
             window.used += cost
             limit, left, name = policy.local.limit, window.ends - now, policy.name
+            remaining = limit - window.used
             decision: Decision = _new(
                 Decision,
-                (
-                    True,
-                    limit,
-                    limit - window.used,
-                    left,
-                    0.0,
-                    name,
-                    (),
-                    False,
-                    None,
-                    None,
-                    "requests",
-                ),
+                (True, limit, remaining, left, 0.0, name, (), False, None, None, _UNIT, None, 429),
             )
             results.append(_new(ChargeResult, (charge, decision, now)))
         return results

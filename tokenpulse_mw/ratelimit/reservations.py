@@ -1,12 +1,13 @@
-"""Slots and tokens that a request holds until its response ends."""
+"""Slots, tokens and money that a request holds until its response ends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..exchange import Exchange
-from .limiters import InFlight, Limiter, StoredInFlight
-from .policy import ChargeResult
+from .limiters import CURRENCY, InFlight, Limiter, StoredInFlight, from_nanos
+from .policy import ChargeResult, Policy
+from .weights import TokenWeights
 
 _FREE_EVENTS = 10  # events of a stream without a token: its first ones, pings and the like
 
@@ -35,7 +36,7 @@ class Reservations:
         return bool(self._results or self._shared)
 
     def finished(self, exchange: Exchange | None) -> None:
-        """Release slots, and replace reserved tokens by the usage of `exchange`.
+        """Release slots, and replace the reserve by the usage or the cost of `exchange`.
 
         Only the first call has an effect. Without an exchange the reserve stays charged.
         """
@@ -49,7 +50,7 @@ class Reservations:
             if isinstance(limiter, InFlight | StoredInFlight):
                 limiter.release(key, cost)
                 continue
-            amount = _used_tokens(exchange, cost) - cost
+            amount = _used(policy, exchange, cost) - cost
             if isinstance(limiter, Limiter):
                 limiter.charge(key, amount, since=result.at)
             else:
@@ -63,20 +64,58 @@ class Reservations:
             await charge.charge_shared(amount, since=at, degraded=decision.degraded)
 
 
-def _used_tokens(exchange: Exchange | None, reserved: int) -> int:
+def _used(policy: Policy, exchange: Exchange | None, reserved: int) -> int:
+    """Return what `exchange` has used in the unit of the policy."""
+    if exchange is None:  # a WebSocket
+        return reserved
+    if policy.unit == CURRENCY:
+        return _used_money(exchange, reserved, missing_is_free=policy.on_missing_cost == "allow")
+    return _used_tokens(exchange, reserved, policy.weights)
+
+
+def _used_money(exchange: Exchange, reserved: int, *, missing_is_free: bool) -> int:
+    """Return the micro-dollars that `exchange` has cost, or at least the reserve.
+
+    A cost of which a part may be missing does not lower the charge.
+    """
+    nanos = exchange.cost_nanos
+    if nanos is not None and nanos >= 0:
+        is_partial = exchange.usage_source == "partial"
+        cost = from_nanos(_with_all_events(nanos, exchange) if is_partial else nanos)
+        may_be_low = is_partial or exchange.usage_doubtful or exchange.cost_is_minimum
+        return max(cost, reserved) if may_be_low else cost
+    if exchange.cost_source == "missing":  # a model has responded
+        return 0 if missing_is_free else reserved
+    return reserved if _may_have_used(exchange) else 0
+
+
+def _with_all_events(nanos: int, exchange: Exchange) -> int:
+    """Return the cost of a truncated stream whose later events have the same price per token."""
+    usage, written = exchange.usage, exchange.events - _FREE_EVENTS
+    if usage is None or not usage.total or written <= usage.output:
+        return nanos
+    return -(-nanos * (usage.input + written) // usage.total)
+
+
+def _used_tokens(exchange: Exchange, reserved: int, weights: TokenWeights | None) -> int:
     """Return the tokens that `exchange` has used, or an estimate.
 
     Each event of a stream carries at least one token, so a truncated stream used at least as many
     tokens as it has events. Events are counted after decoding: neither the content coding nor the
     chunks change the charge.
     """
-    if exchange is None:  # a WebSocket
-        return reserved
     usage, written = exchange.usage, exchange.events - _FREE_EVENTS
     if usage is not None:
         is_partial = exchange.usage_source == "partial"
-        used = usage.input + (max(usage.output, written) if is_partial else usage.output)
+        output = max(usage.output, written) if is_partial else usage.output
+        used = usage.input + output if weights is None else weights.total(usage, output)
         return max(used, reserved) if exchange.usage_doubtful else used
-    # A model may have generated tokens: hanging up, or not requesting the usage, is not free.
-    may_have_used = 200 <= exchange.status < 300 or exchange.status == 499
-    return max(reserved, written) if exchange.method == "POST" and may_have_used else 0
+    if not _may_have_used(exchange):
+        return 0
+    return max(reserved, written if weights is None else weights.written(written))
+
+
+def _may_have_used(exchange: Exchange) -> bool:
+    """Return True if a model may have responded: hanging up, or hiding the usage, is not free."""
+    succeeded = 200 <= exchange.status < 300 or exchange.status == 499
+    return exchange.method == "POST" and succeeded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from inspect import Parameter, Signature, signature
 from typing import Any
 
@@ -14,17 +14,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..exchange import Exchange, Recorder, recorder_of
 from .callables import KeyFunction, check_function, check_name
 from .headers import RawHeaders, dialect
-from .limiters import Decision, Limiter, PlanLimiter, RateOf
+from .limiters import Decision, Limiter, PlanLimiter, RateOf, RateTable
 from .misuse import WarnOnce
-from .policy import AnyLimiter, Policy
+from .policy import AnyLimiter, Money, OnMissingCost, Policy
 from .policy_set import OnDecision, PolicySet
 from .rejection import RateLimited, register_handler
 from .reservations import Reservations
 from .responses import Respond
+from .weights import Weight
 
 # Functions of the request or WebSocket, which can also be read as its scope.
 ConnectionKey = Callable[[Any], Hashable | None]
 ConnectionCost = int | Callable[[Any], int]
+ConnectionReserve = str | Money | Callable[[Any], Money | None]
 ConnectionCondition = Callable[[Any], bool]
 
 FROM_LIMIT: Any = "from the limit"  # default of `key`, for which None has a meaning
@@ -68,7 +70,8 @@ class RouteLimits:
         respond: Function of the decision that returns the response to a rejected request.
         enforce: False counts and reports without rejecting.
         on_decision: Called with the scope and each decision.
-        create_limiter: Function of a rate and a name that returns the limiter of a new limit.
+        create_limiter: Function of a rate, a name and a time zone or None, that returns the
+            limiter of a new limit.
 
     Attributes:
         policies: Policies of the middleware and of the routes.
@@ -83,7 +86,7 @@ class RouteLimits:
         respond: Respond,
         enforce: bool,
         on_decision: OnDecision | None,
-        create_limiter: Callable[[str, str], AnyLimiter],
+        create_limiter: Callable[[str, str, str | None], AnyLimiter],
     ) -> None:
         self.policies = policies
         self._create_limiter = create_limiter
@@ -98,14 +101,19 @@ class RouteLimits:
 
     def add(
         self,
-        limit: str | RateOf | AnyLimiter,
+        limit: str | RateOf | RateTable | AnyLimiter,
         *,
         name: str | None = None,
         key: object = None,
         cost: ConnectionCost = 1,
         tokens: ConnectionCost | None = None,
+        weights: Mapping[str, Weight] | None = None,
+        reserve: ConnectionReserve | None = None,
+        on_missing_cost: OnMissingCost = "reserve",
         when: ConnectionCondition | None = None,
         enforce: bool = True,
+        status: int = 429,
+        timezone: str | None = None,
     ) -> RouteLimit:
         """Return a new limit.
 
@@ -131,13 +139,18 @@ class RouteLimits:
         dependency = _dependency(key)
         name = _free_name(limit, self._names) if name is None else name
         policy = Policy(
-            self._create_limiter(limit, name) if isinstance(limit, str) else limit,
+            self._create_limiter(limit, name, timezone) if isinstance(limit, str) else limit,
             name=name,
             key=self._key(None if dependency is not None else key, dependency),
             cost=_of_connection("cost", cost),
             tokens=None if tokens is None else _of_connection("tokens", tokens),
+            weights=weights,
+            reserve=None if reserve is None else _of_connection("reserve", reserve),
+            on_missing_cost=on_missing_cost,
             when=None if when is None else _of_connection("when", when),
             enforce=enforce,
+            status=status,
+            timezone=None if isinstance(limit, str) else timezone,
         )
         if any(policy.limiter is other.limiter for other in self.policies):
             raise ValueError(
@@ -303,6 +316,8 @@ def _free_name(limit: object, names: set[str]) -> str:
     """Return a name after the rate or the function, such as "20-per-minute"."""
     if isinstance(limit, str):
         text = limit.replace("/", "-per-")
+    elif isinstance(limit, Mapping):
+        text = "plans"
     elif isinstance(limit, Limiter) and not isinstance(limit, PlanLimiter):
         text = f"{limit.limit}-per-{limit.window}s"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
@@ -43,6 +43,7 @@ from ..metrics.multiprocess import folder_variable
 from ..ratelimit import (
     Policy,
     budgets,
+    limit_routes,
 )
 from ..secret import hide
 from ..usage import Prices, Rates
@@ -51,6 +52,7 @@ from .limits import is_local
 from .log_level import SharedLogLevel
 from .origins import blame_settings, check_unused, warn_unused
 from .shared_dir import SharedDir, check_folder
+from .shared_limits import SharedLimits
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -334,21 +336,28 @@ def metrics_guard(settings: Settings) -> Callable[[Request], bool] | None:
 
 
 def admin_routes(
-    settings: Settings, engine: AlertEngine, authorize: Callable[[Request], bool] | None
+    settings: Settings,
+    engine: AlertEngine,
+    policies: Sequence[Policy],
+    authorize: Callable[[Request], bool] | None,
 ) -> list[BaseRoute]:
     """Return the routes of the admin API; none if no admin token is set."""
     level = SharedLogLevel(engine) if settings.alerts else None
+    shared = SharedLimits(engine, policies) if settings.alerts else None
     if authorize is None:
         return []
-    if level is None:
-        return settings_routes(authorize=authorize)
-    routes = settings_routes(authorize=authorize, keep=level.keep)
+    if level is None or shared is None:
+        return [
+            *limit_routes(policies, authorize=authorize),
+            *settings_routes(authorize=authorize),
+        ]
     from ..alerts.admin import alert_routes, usage_routes  # unused without an admin token
 
     return [
         *alert_routes(engine, authorize=authorize),
         *usage_routes(engine, authorize=authorize),
-        *routes,
+        *limit_routes(policies, authorize=authorize, keep=shared.keep),
+        *settings_routes(authorize=authorize, keep=level.keep),
     ]
 
 

@@ -16,8 +16,9 @@ from ..ratelimit import (
     check_policies,
     keys,
 )
+from ..ratelimit.limiters import parse_rate
 from ..ratelimit.zone import ZoneInFlight, ZoneLimiter
-from ..ratelimit.zone.file import Shape
+from ..ratelimit.zone.zone_limiter import zone_shape
 from .origins import blame_settings, check_unused, warn_unused
 from .shared_dir import SharedDir
 
@@ -104,17 +105,29 @@ def _per_client(settings: Settings, shared: SharedDir | None, limit: str) -> Pol
 
 
 def create_limiter(
-    settings: Settings, shared: SharedDir | None, limit: str, name: str = ""
+    settings: Settings,
+    shared: SharedDir | None,
+    limit: str,
+    name: str = "",
+    timezone: str | None = None,
 ) -> Limiter | StoredLimiter:
     """Return a limiter of the settings; limits with different names have counters of their own.
+
+    Limits of money and of the calendar have fixed windows, even if the settings have another
+    strategy.
 
     Raises:
         ValueError: `limit` is not a rate, or the storage or the folder cannot have it.
     """
     max_keys, strategy = settings.max_keys, settings.limit_strategy
-    local = Limiter(limit, max_keys=max_keys, strategy=strategy)  # also validates `limit`
+    rate = parse_rate(limit)
+    if rate.currency is not None or rate.period is not None:
+        strategy = "fixed-window"
+    local = Limiter(  # also validates `limit`
+        limit, max_keys=max_keys, strategy=strategy, timezone=timezone
+    )
     if settings.limit_storage is None:
-        return local if shared is None else _in_zone(settings, shared, local, limit, name)
+        return local if shared is None else _in_zone(shared, local, limit, name, strategy, settings)
     from ..ratelimit.shared import SharedLimiter  # imports the drivers
 
     names = {"storage": "limit_storage", "prefix": "limit_prefix", "strategy": "limit_strategy"}
@@ -130,10 +143,10 @@ def create_limiter(
 
 
 def _in_zone(
-    settings: Settings, shared: SharedDir, local: Limiter, limit: str, name: str
+    shared: SharedDir, local: Limiter, limit: str, name: str, strategy: str, settings: Settings
 ) -> Limiter:
     """Return a limiter in the folder of the workers, or `local` if its strategy cannot be there."""
-    name, strategy = name or "default", settings.limit_strategy
+    name = name or "default"
     if strategy == "sliding-window-counter":
         logger.warning(
             "policy counts in each process alone: policy=%s; to share it, set %s to fixed-window "
@@ -142,10 +155,15 @@ def _in_zone(
             settings.origins["limit_strategy"],
         )
         return local
-    shape = Shape(strategy, local.limit, local.window, local.max_keys)
-    path = shared.limit(name, str(shape))
+    path = shared.limit(name, str(zone_shape(local, strategy)))
     with blame_settings(settings, {"shared_dir": "shared_dir"}):
-        return ZoneLimiter(limit, path=path, max_keys=local.max_keys, strategy=strategy)
+        return ZoneLimiter(
+            limit,
+            path=path,
+            max_keys=local.max_keys,
+            strategy=strategy,
+            timezone=local.timezone,
+        )
 
 
 def is_local(policy: Policy) -> bool:

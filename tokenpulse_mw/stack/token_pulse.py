@@ -32,19 +32,24 @@ from ..ratelimit import (
     AnyLimiter,
     ConnectionCondition,
     ConnectionCost,
+    ConnectionReserve,
     OnDecision,
+    OnMissingCost,
     Policy,
     RateLimitMiddleware,
     RateOf,
+    RateTable,
     Respond,
     RouteLimit,
     RouteLimits,
+    Weight,
     exempt_paths,
 )
 from ..ratelimit.zone import ZoneLimiter
 from ..usage import Prices, Rates
 from ..web.auth import TenantOf
 from . import defaults, limits
+from .config_file import ConfigFile
 from .defaults import configure_logs
 from .gauges import Gauges
 from .nested import Gateway, GatewayExchangeMiddleware
@@ -166,7 +171,7 @@ class TokenPulse:
             authorize=admin,
         )
         scrape = metrics_routes(self.metrics, authorize=scraper)
-        operate = defaults.admin_routes(self.settings, self.engine, admin)
+        operate = defaults.admin_routes(self.settings, self.engine, self.policies, admin)
         own_usage = defaults.tenant_routes(self.settings, self.engine, usage_tenant)
         self._endpoints = [
             OwnEndpoint(route, authorize, is_public)
@@ -198,6 +203,11 @@ class TokenPulse:
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
+        is_from_settings = policies is None and limit is limits.FROM_SETTINGS
+        self._config_files = [
+            ConfigFile(self.settings, policy)
+            for policy in (self._outer_policies if is_from_settings else ())
+        ]
         self._has_run = False
 
     def install(self, app: Starlette) -> None:
@@ -267,14 +277,19 @@ class TokenPulse:
 
     def limit(
         self,
-        limit: str | RateOf | AnyLimiter,
+        limit: str | RateOf | RateTable | AnyLimiter,
         *,
         name: str | None = None,
         key: object = None,
         cost: ConnectionCost = 1,
         tokens: ConnectionCost | None = None,
+        weights: Mapping[str, Weight] | None = None,
+        reserve: ConnectionReserve | None = None,
+        on_missing_cost: OnMissingCost = "reserve",
         when: ConnectionCondition | None = None,
         enforce: bool = True,
+        status: int = 429,
+        timezone: str | None = None,
     ) -> RouteLimit:
         """Return a limit for routes: for `Depends` of FastAPI, or for `check`.
 
@@ -283,8 +298,9 @@ class TokenPulse:
         Functions receive the request or WebSocket, and those for a `Policy` can be used too.
 
         Args:
-            limit: A rate such as "20/minute"; a function of the key, async or not, that returns
-                one, or None for no limit; or a limiter such as `InFlight(4)`.
+            limit: A rate such as "20/minute", "5 USD/day" or "1000/calendar day"; a mapping of
+                keys to rates; a function of the key, async or not, that returns a rate, or None
+                for no limit; or a limiter such as `InFlight(4)`.
             name: Name in headers, metrics and errors; after the rate when None.
             key: Function of the request that returns the client's key, or a dependency of FastAPI
                 that does: `Depends(get_tenant)` or `Annotated[str, Depends(get_tenant)]`. The
@@ -293,14 +309,32 @@ class TokenPulse:
             cost: Cost of a request: an integer, or a function of the request.
             tokens: Limit tokens instead of requests: this number (or function of the request) is
                 reserved, and replaced by the reported usage when the response ends.
+            weights: With `tokens`: weight of each kind of token, as for a `Policy`.
+            reserve: With a limit of money: amount that is reserved and replaced by the cost when
+                the response ends, such as "0.05 USD", or a function of the request.
+            on_missing_cost: With a limit of money: "reserve", "allow" or "refuse", as for a
+                `Policy`.
             when: Condition on the request; all when None.
             enforce: False counts and reports without rejecting (shadow mode).
+            status: Status code of a rejection: 429 or 402.
+            timezone: Time zone of the calendar windows of a rate; UTC when None.
 
         Raises:
             ValueError: An argument is malformed, or the name is used already.
         """
         added = self._route_limits.add(
-            limit, name=name, key=key, cost=cost, tokens=tokens, when=when, enforce=enforce
+            limit,
+            name=name,
+            key=key,
+            cost=cost,
+            tokens=tokens,
+            weights=weights,
+            reserve=reserve,
+            on_missing_cost=on_missing_cost,
+            when=when,
+            enforce=enforce,
+            status=status,
+            timezone=timezone,
         )
         if not isinstance(limit, str):
             limits.warn_of_local(self.settings, self._shared, [added.policy])
@@ -391,6 +425,8 @@ class TokenPulse:
         await exits.enter_async_context(self.health.running())
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
         await exits.enter_async_context(drains)
+        watches = [file.watch for file in self._config_files]
+        await exits.enter_async_context(background_tasks(*watches))
         if unshared := defaults.unshared(self.settings, self.policies, self.engine, self.metrics):
             await exits.enter_async_context(background_tasks(partial(warn_of_workers, unshared)))
 

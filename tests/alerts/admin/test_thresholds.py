@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.alerts import Thresholds
-from tokenpulse_mw.alerts.admin.thresholds import parse_tags, quoted
 from tokenpulse_mw.alerts.store import MemoryAlertStore
+from tokenpulse_mw.web.etag import parse_tags, quoted
 
 from .api import NOON, Api
 

@@ -14,11 +14,27 @@ from tokenpulse_mw.ratelimit.limiters.rate import Rate, parse_rate
         ("1000 per day", Rate(1000, 86400)),
         ("5 per 10 seconds", Rate(5, 10)),
         ("1/month", Rate(1, 30 * 86400)),
+        ("0/minute", Rate(0, 60)),
     ],
 )
 def test_rate_string_is_parsed_as_in_limits(text: str, rate: Rate) -> None:
     """The notation is that of the `limits` package."""
     assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("20 USD/day", Rate(20_000_000, 86400, "USD")),
+        ("0.05 usd per 10 minutes", Rate(50_000, 600, "USD")),
+        ("1000/calendar day", Rate(1000, 26 * 3600, None, "day")),
+        ("100 USD per Calendar Month", Rate(100_000_000, 31 * 86400 + 7200, "USD", "month")),
+    ],
+)
+def test_money_and_calendar_are_parsed_exactly(text: str, rate: Rate) -> None:
+    """Money is in micro-dollars; a calendar window has the length of the largest one."""
+    assert parse_rate(text) == rate
+    assert parse_rate(str(rate)) == rate
 
 
 @pytest.mark.parametrize(
@@ -28,8 +44,16 @@ def test_rate_string_is_parsed_as_in_limits(text: str, rate: Rate) -> None:
         ("", "limit must be one rate .* got ''"),
         ("1/fortnight", "limit must be one rate .* got '1/fortnight'"),
         ("1/second;5/minute", "limit must be one rate .* got '1/second;5/minute'"),
-        ("0/minute", "limit must have numbers of at least 1, got '0/minute'"),
-        ("5 per 0 seconds", "limit must have numbers of at least 1, got '5 per 0 seconds'"),
+        ("5 per 0 seconds", "limit must have numbers of at least 1 in its window, got '5 per 0 "),
+        ("20 EUR/day", "limit must be in USD, such as '20 USD' .* got 'EUR' in '20 EUR/day'"),
+        ("20 €/day", "limit must be in USD, .* got '€'"),
+        ("$20/day", "write the currency after the amount, such as '20 USD/day'"),
+        ("20 USD", "limit must be one rate .* got '20 USD'"),
+        ("20 USD/fortnight", "limit must be one rate .* got '20 USD/fortnight'"),
+        ("1 USD per 0 days", "limit must have numbers of at least 1 in its window, got '1 USD per"),
+        ("1/calendar fortnight", "limit must be one rate"),
+        ("999999999 USD/day", "limit must be an amount from 0 to 281474976.710655 USD"),
+        ("281474976710656/calendar day", "limit must allow at most 281474976710655 per window"),
         (100, "limit must be one rate .* got 100"),
         ("9223372036854775808/day", "limit must allow at most 281474976710655 per window, got"),
         ("1 per 1000 years", "limit must have a window of at most 100 years, got"),

@@ -23,7 +23,9 @@ class Decision(NamedTuple):
         more_after: Seconds until `remaining` grows; None if that is `reset_after`.
         window: Window in seconds; set for the response to a rejected request. None without one, as
             for requests in flight.
-        unit: Unit of `limit`; set like `window`.
+        unit: Unit of `limit`; set like `window`. "USD" if amounts are micro-dollars.
+        period: Period of a calendar window, such as "month", else None; set like `window`.
+        status: Status code of the response to a rejected request; set like `window`.
     """
 
     allowed: bool
@@ -37,3 +39,5 @@ class Decision(NamedTuple):
     more_after: float | None = None
     window: int | None = None
     unit: str = "requests"
+    period: str | None = None
+    status: int = 429

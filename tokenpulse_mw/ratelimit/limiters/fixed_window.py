@@ -9,6 +9,7 @@ from .decision import EPSILON, Decision
 from .sketch import WindowSketch
 
 _new = tuple.__new__  # twice as fast as calling Decision
+_NAME, _UNIT = "default", "requests"
 
 
 class Window:
@@ -32,6 +33,15 @@ class FixedWindow:
     def __init__(self, limit: int, window: int) -> None:
         self.limit = limit
         self.window = window
+        self._changed_at = -math.inf
+        self._window_before = window  # the shortest one before the last change
+
+    def change(self, limit: int, window: int, now: float) -> None:
+        """Set the limit, and the length of windows that begin from now on."""
+        if window != self.window:
+            self._window_before = min(self._window_before, self.window)
+            self._changed_at = now
+        self.limit, self.window = limit, window
 
     def new_state(self, now: float) -> Window:
         """Return an empty window that begins now."""
@@ -47,7 +57,7 @@ class FixedWindow:
         left = state.ends - now
         return _new(
             Decision,
-            (True, limit, limit - used, left, 0.0, "default", (), False, None, None, "requests"),
+            (True, limit, limit - used, left, 0.0, _NAME, (), False, None, None, _UNIT, None, 429),
         )
 
     def has_room(self, state: Window, now: float, cost: int) -> bool:
@@ -66,7 +76,10 @@ class FixedWindow:
 
     def charge(self, state: Window, now: float, amount: int, since: float) -> None:
         """Count `amount`; a refund of a hit before this window is ignored."""
-        if amount > 0 or since >= state.ends - self.window - EPSILON:
+        begins = state.ends - self.window
+        if begins < self._changed_at:  # opened before: at the earliest when this was its length
+            begins = state.ends - self._window_before
+        if amount > 0 or since >= begins - EPSILON:
             state.used = max(state.used + amount, 0)
 
     def adopt(self, state: Window, now: float, decision: Decision) -> None:

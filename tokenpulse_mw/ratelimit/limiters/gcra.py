@@ -35,6 +35,10 @@ class Gcra:
         self.window = window
         self._rate = limit / window
 
+    def change(self, limit: int, window: int, now: float) -> None:
+        """Set the rate; what a bucket has is drained at the new rate."""
+        self.limit, self.window, self._rate = limit, window, limit / window
+
     def new_state(self, now: float) -> Bucket:
         """Return an empty bucket."""
         return Bucket(now, 0.0, now)

@@ -10,6 +10,7 @@ from .decision import Decision
 
 MAX_SLOTS = 1_000_000
 _new = tuple.__new__  # twice as fast as calling Decision
+_NAME, _UNIT = "default", "requests"
 _RETRY_AFTER_SECONDS = 1.0  # it is unknown when a slot becomes free
 
 
@@ -50,7 +51,7 @@ class InFlight:
         self._taken[key] = taken
         return _new(
             Decision,
-            (True, limit, limit - taken, 0.0, 0.0, "default", (), False, None, None, "requests"),
+            (True, limit, limit - taken, 0.0, 0.0, _NAME, (), False, None, None, _UNIT, None, 429),
         )
 
     def peek(self, key: Hashable, cost: int = 1) -> Decision:

@@ -11,19 +11,26 @@ P5  In a flood of ten times `max_keys` keys, a new key is still allowed.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from heapq import nlargest
 from typing import Any
 
 from ...validation import check_integer
+from ..encoding import decode_key, encode_key
+from .blocked import Blocked
+from .calendar import Calendar, CalendarClock
 from .decision import Decision
 from .fixed_window import FixedWindow, Window
-from .rate import check_amount, parse_rate
+from .rate import Changes, Rate, check_amount, parse_change, parse_rate
+from .saved import SavedWindow
 from .sketch import EvictedWindows
-from .strategy import create_strategy
+from .strategy import FIXED_WINDOWS, Strategy, create_strategy
 
 _MAX_KEYS = 10_000_000
+_MIN_SAVED_SECONDS = 3600
 _MAX_EXPIRED_PER_HIT = 2  # one more than a request can add, so that the table becomes empty
 
 
@@ -37,21 +44,29 @@ class Limiter:
     Use a limiter in one thread only, such as that of the event loop.
 
     Args:
-        limit: A rate such as "100/minute" or "1000 per day".
+        limit: A rate such as "100/minute" or "1000 per day", an amount of money such as
+            "20 USD/day", or a rate of the calendar such as "100 USD per calendar month". With an
+            amount of 0, every request that costs something is rejected.
         max_keys: Size of the table. The sketch for more keys is created when the table is full for
             the first time, and takes 1,408 bytes for each of `max_keys`.
         strategy: "fixed-window", "sliding-window-counter" or "gcra" (token bucket).
-        clock: Monotonic seconds.
+        clock: Monotonic seconds; not used for calendar windows.
+        timezone: IANA name of the time zone of calendar windows, such as "Europe/Berlin"; UTC when
+            None.
+        wall_clock: Seconds since the epoch, for calendar windows.
 
     Attributes:
-        limit: Requests or tokens per window.
-        window: Seconds.
+        limit: Requests, tokens or micro-dollars per window.
+        window: Seconds; of the largest calendar window.
+        currency: "USD" if the limiter counts micro-dollars, else None.
+        period: "hour", "day", "week", "month" or "year" of calendar windows, else None.
+        timezone: Time zone of calendar windows, else None.
         evictions: Entries evicted from the full table before they expired.
         clears: Number of calls of `clear`. A hit from before the last one must not be charged.
 
     Raises:
         ValueError: `limit` is not a rate, `max_keys` is not an integer from 1 to 10,000,000, the
-            strategy is unknown, or `clock` is not callable.
+            strategy is unknown, a clock is not callable, or the time zone is unknown or not used.
     """
 
     def __init__(
@@ -61,16 +76,38 @@ class Limiter:
         max_keys: int = 5000,
         strategy: str = "fixed-window",
         clock: Callable[[], float] = time.monotonic,
+        timezone: str | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.limit, self.window = parse_rate(limit)
+        self.limit, self.window, self.currency, self.period = rate = parse_rate(limit)
         self.max_keys = check_integer("max_keys", max_keys, maximum=_MAX_KEYS)
-        if not callable(clock):
-            raise ValueError(f"clock must be a function such as time.monotonic, got {clock!r}")
+        for name, function in {"clock": clock, "wall_clock": wall_clock}.items():
+            if not callable(function):
+                raise ValueError(
+                    f"{name} must be a function such as time.monotonic, got {function!r}"
+                )
         self.clock = clock
+        self._wall_clock = wall_clock
+        self._fixed_window = f"with strategy {strategy!r}" if strategy in FIXED_WINDOWS else ""
+        if self.currency is not None and strategy != "fixed-window":
+            raise ValueError(
+                "strategy must be 'fixed-window' for a limit of money, which is counted exactly, "
+                f"got {strategy!r}"
+            )
+        self._calendar, self._behind = self._open_calendar(timezone)
+        self.timezone = None if self._calendar is None else self._calendar.timezone
         self.evictions = self.clears = 0
-        self._strategy = create_strategy(strategy, limit=self.limit, window=self.window)
-        self._consume = self._strategy.consume
-        self._extends_expiry = self._strategy.extends_expiry
+        self._use(
+            create_strategy(
+                strategy,
+                limit=max(rate.amount, 1),
+                window=self.window,
+                calendar=self._calendar,
+                behind=self._behind,
+            )
+        )
+        if not rate.amount:
+            self._use(Blocked(self._strategy))
         self._states: OrderedDict[Hashable, Any] = OrderedDict()
         self._get = self._states.get
         self._sketch: EvictedWindows | None = None
@@ -82,7 +119,7 @@ class Limiter:
         A caller that decides on several limits at once can use it instead of `hit`. The window is
         None if it is not in the table, and may have ended.
         """
-        return self._get if isinstance(self._strategy, FixedWindow) else None
+        return self._get if type(self._strategy) is FixedWindow else None
 
     def __len__(self) -> int:
         return len(self._states)
@@ -179,6 +216,125 @@ class Limiter:
         if self._sketch is not None:
             self._strategy.clear(self._sketch, key, self.clock())
 
+    @property
+    def rate(self) -> Rate:
+        """Present rate; its text can be parsed again."""
+        return Rate(self.limit, self.window, self.currency, self.period)
+
+    def set_limit(self, limit: str, *, seconds: float | None = None) -> None:
+        """Change the limit; the usage of all keys and the ends of their windows stay.
+
+        Other processes keep their limit, even if they count in the same file.
+
+        Args:
+            limit: A rate of the same currency and calendar period, or "0".
+            seconds: For a limit of 0: seconds after which the limit before returns; until it is
+                changed again when None.
+
+        Raises:
+            ValueError: `limit` is not such a rate, or the strategy needs the same window.
+        """
+        change = self.check_limit(limit, seconds=seconds)
+        now, strategy = self.clock(), self._strategy
+        if isinstance(strategy, Blocked):
+            strategy = strategy.strategy
+        if change is None:
+            until = None if seconds is None else now + seconds
+            self._use(Blocked(strategy, until, lambda: self._use(strategy)))
+        else:
+            strategy.change(change.amount, change.seconds, now)
+            self._use(strategy)
+
+    def check_limit(self, limit: str, *, seconds: float | None = None) -> Rate | None:
+        """Return the rate that `set_limit` would set, or None for a block, without changing it.
+
+        Raises:
+            ValueError: As `set_limit`.
+        """
+        return parse_change(limit, self.rate, seconds, fixed=self._fixed_window)
+
+    def blocked_for(self) -> float | None:
+        """Return the seconds until a block ends, infinite if that is not known; None without."""
+        strategy = self._strategy
+        if not isinstance(strategy, Blocked):
+            return None
+        if strategy.until is None:
+            return math.inf
+        left = strategy.until - self.clock()
+        return left if left > 0 else None
+
+    def _use(self, strategy: Strategy) -> None:
+        self._strategy, self._consume = strategy, strategy.consume
+        self._extends_expiry = strategy.extends_expiry
+        self.limit, self.window = strategy.limit, strategy.window
+        Changes.count += 1
+
+    def _open_calendar(self, timezone: str | None) -> tuple[Calendar | None, Callable[[], float]]:
+        """Return the calendar and the delay of its clock, which replaces the monotonic clock."""
+        if self.period is None:
+            if timezone is not None:
+                raise ValueError(
+                    "timezone must be None without a calendar window, such as "
+                    f"'1000/calendar day', got {timezone!r}"
+                )
+            return None, float
+        calendar = Calendar(self.period, "UTC" if timezone is None else timezone)
+        clock = CalendarClock(calendar, self._wall_clock)
+        self.clock = clock
+        return calendar, clock.behind
+
+    def dump(self, *, max_keys: int = 10_000) -> list[SavedWindow]:
+        """Return the windows of keys, so that a store can keep them over a restart.
+
+        Only windows of at least an hour are worth it, so shorter ones are left out, and so are
+        strategies without fixed windows, evicted keys, and keys that only this process can have.
+
+        Args:
+            max_keys: Maximum number of windows; those that have used the most.
+        """
+        if not self._is_saved():
+            return []
+        now, wall = self.clock(), self._wall_clock()
+        windows = [
+            SavedWindow(encoded, state.used, wall + state.ends - now)
+            for key, state in list(self._states.items())
+            if isinstance(state, Window)
+            and state.ends > now
+            and (encoded := _encoded(key)) is not None
+        ]
+        return nlargest(max_keys, windows, key=lambda window: window.used)
+
+    def restore(self, windows: Iterable[SavedWindow]) -> None:
+        """Add the usage in windows that `dump` returned, before or after a restart.
+
+        Call it once for each dump, since usage is added. Windows that have ended, and those of
+        another calendar, are left out; none lasts longer than a window from now.
+
+        Raises:
+            ValueError: A key is malformed.
+        """
+        now, wall = self.clock(), self._wall_clock()
+        for window in sorted(windows, key=lambda window: window.ends):
+            key, ends = decode_key(window.key), now + window.ends - wall
+            fresh = self._fresh(key, now)
+            if ends <= now or not isinstance(fresh, Window):
+                continue
+            if self._calendar is not None and abs(ends - fresh.ends) > 1.0:
+                continue
+            state = self._get(key)
+            if state is None or state.ends <= now:
+                state = self._create(key, now)
+                if not state.used:
+                    state.ends = min(ends, fresh.ends)
+            state.used += max(window.used, 0)
+
+    def _is_saved(self) -> bool:
+        return self.window >= _MIN_SAVED_SECONDS
+
+    def _fresh(self, key: Hashable, now: float) -> Any:  # noqa: ARG002
+        """Return the state of an unused key."""
+        return self._strategy.new_state(now)
+
     def clear(self) -> None:
         """Remove the usage of all keys, as in a new limiter."""
         self._states.clear()
@@ -224,3 +380,11 @@ class Limiter:
 
     def _load(self, key: Hashable, now: float) -> Any:
         return self._strategy.load(self._sketch, key, now) if self._sketch is not None else None
+
+
+def _encoded(key: Hashable) -> bytes | None:
+    """Return the encoding of `key`; None if another process cannot have it."""
+    try:
+        return encode_key(key)
+    except ValueError:
+        return None

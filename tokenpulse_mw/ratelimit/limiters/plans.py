@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any, cast
@@ -13,13 +15,17 @@ from anyio import fail_after
 
 from ...exchange import ErrorReporter
 from ...validation import check_choice, check_seconds
+from .blocked import Blocked
+from .calendar import Calendar
 from .decision import Decision
 from .limiter import Limiter
-from .rate import Rate, parse_rate
+from .money import CURRENCY
+from .rate import Rate, parse_change, parse_rate
 from .strategy import Strategy, create_strategy
 
 # Returns the rate of a key, such as "100/minute", or None if the key is not limited.
 RateOf = Callable[[Any], str | None] | Callable[[Any], Awaitable[str | None]]
+RateTable = Mapping[Any, str | None]  # rates by key, or by plan
 
 _STRATEGIES = ("fixed-window", "gcra")  # their states do not depend on the rate
 _MAX_RATES = 1024  # different rates in use; a rate that was removed is parsed again
@@ -29,12 +35,21 @@ _parse = lru_cache(maxsize=_MAX_RATES)(parse_rate)
 
 
 @lru_cache(maxsize=_MAX_RATES)
-def _strategy(name: str, rate: Rate) -> Strategy:
-    return create_strategy(name, limit=rate.amount, window=rate.seconds)
+def _strategy(
+    name: str, rate: Rate, calendar: Calendar | None, behind: Callable[[], float]
+) -> Strategy:
+    strategy = create_strategy(
+        name,
+        limit=max(rate.amount, 1),
+        window=rate.seconds,
+        calendar=calendar,
+        behind=behind,
+    )
+    return strategy if rate.amount else Blocked(strategy)
 
 
 class PlanLimiter(Limiter):
-    """Limiter whose rate is a function of the key.
+    """Limiter whose rate is a function of the key, or a table of the keys or their plans.
 
     All keys are in one bounded table. If the rate of a key changes, what it used in its current
     window still counts; the end of that window stays.
@@ -44,18 +59,28 @@ class PlanLimiter(Limiter):
 
     Args:
         rate_of: Function of the key that returns a rate such as "100/minute", or None if the key
-            is not limited. It may be async.
-        default: Rate of keys whose rate is not known, because `rate_of` failed or exceeded
-            `timeout`. Without it, such requests are not limited. A key of an async function keeps
-            its last rate instead.
+            is not limited. It may be async. Or a mapping of keys to rates, which
+            is copied.
+        plan_of: Function of the key that returns the plan, if `rate_of` is a mapping of plans.
+        default: Rate of keys whose rate is not known, because the mapping lacks it, or a function
+            failed or exceeded `timeout`. Without it, such requests are not limited. A key of an
+            async function keeps its last rate instead.
+        currency: "USD" if the rates are amounts of money, as those of a mapping show.
         ttl: Seconds for which the rates of an async function are cached.
         timeout: Seconds that a request may wait for an async function.
         max_keys: Size of the table of keys, and of the cache.
         strategy: "fixed-window" or "gcra".
-        clock: Monotonic seconds.
+        clock: Monotonic seconds; not used for calendar windows.
+        timezone: Time zone of calendar windows; UTC when None.
+        wall_clock: Seconds since the epoch, for calendar windows.
+
+    All rates have the same currency and calendar period: those of `default`, or of the first rate
+    in the mapping.
 
     Attributes:
         is_async: True if `rate_of` is async.
+        rates: Present rates of the mapping; None with a function.
+        configured: The argument `rate_of`.
 
     Raises:
         ValueError: An argument is malformed.
@@ -63,38 +88,131 @@ class PlanLimiter(Limiter):
 
     def __init__(
         self,
-        rate_of: RateOf,
+        rate_of: RateOf | RateTable,
         *,
+        plan_of: Callable[[Any], Hashable] | None = None,
         default: str | None = None,
+        currency: str | None = None,
         ttl: float = 60.0,
         timeout: float = 0.5,
         max_keys: int = 5000,
         strategy: str = "fixed-window",
         clock: Callable[[], float] = time.monotonic,
+        timezone: str | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        if not callable(rate_of):
+        if not (callable(rate_of) or isinstance(rate_of, Mapping)):
             raise ValueError(
                 "rate_of must be a function of the key that returns a rate such as '100/minute', "
-                f"got {rate_of!r}"
+                f"or a mapping of keys to rates, got {rate_of!r}"
             )
+        check_choice("currency", currency, (None, CURRENCY))
+        rates = rate_of.values() if isinstance(rate_of, Mapping) else ()
+        first = next((rate for rate in (default, *rates) if rate is not None), None)
+        if first is None:
+            first = "1/second" if currency is None else f"1 {currency}/second"
         check_seconds("ttl", ttl)
         check_seconds("timeout", timeout)
         check_choice("strategy", strategy, _STRATEGIES)
         super().__init__(
-            "1/second" if default is None else default,
+            first,
             max_keys=max_keys,
             strategy=strategy,
             clock=clock,
+            timezone=timezone,
+            wall_clock=wall_clock,
         )
-        self.is_async = iscoroutinefunction(rate_of) or iscoroutinefunction(
-            getattr(rate_of, "__call__", None)  # noqa: B004 - of an object that acts as a function
-        )
-        self._rate_of = rate_of
+        self._plan_of = plan_of
+        self._blocked: float | None = None  # until this time
+        self._example = self.rate
+        self._default_rate = default
         self._default = None if default is None else parse_rate(default)
         self._name, self._ttl, self._timeout = strategy, ttl, timeout
         self._rates: OrderedDict[Hashable, tuple[Rate | None, float]] = OrderedDict()
         self._failures = ErrorReporter()
+        self.rates: RateTable | None = None
+        self.is_async = _is_async(rate_of)
+        self.set_rates(rate_of)
+        self.configured = rate_of
+
+    def set_rates(self, rate_of: RateOf | RateTable) -> None:
+        """Replace the function or the mapping of the rates, and end a block by `set_limit`.
+
+        The usage of all keys and the ends of their windows stay.
+
+        Raises:
+            ValueError: A rate of the mapping is not valid, the mapping has the rates of plans
+                without `plan_of`, or only one of both functions is async.
+        """
+        self.check_rates(rate_of)
+        self.rates, self._blocked = dict(rate_of) if isinstance(rate_of, Mapping) else None, None
+        self._rate_of = rate_of if callable(rate_of) else self._lookup(dict(rate_of))
+        self._rates.clear()
         self._component = f"rate function {getattr(rate_of, '__name__', type(rate_of).__name__)}"
+
+    def set_limit(self, limit: str, *, seconds: float | None = None) -> None:
+        """Block all keys with "0"; their rates return with `set_rates`, or after `seconds`.
+
+        Raises:
+            ValueError: `limit` is not 0, or `seconds` is not a number above 0.
+        """
+        self.check_limit(limit, seconds=seconds)
+        self._blocked = math.inf if seconds is None else self.clock() + seconds
+
+    def check_limit(self, limit: str, *, seconds: float | None = None) -> None:
+        """Check that `set_limit` would accept a change.
+
+        Raises:
+            ValueError: As `set_limit`.
+        """
+        if parse_change(limit, self._example, seconds) is not None:
+            raise ValueError(
+                f"limit must be '0' for a limiter of plans, got {limit!r}: change the rates of the "
+                "plans with a mapping"
+            )
+
+    def blocked_for(self) -> float | None:
+        """Return the seconds until a block ends, infinite if that is not known; None without."""
+        left = 0.0 if self._blocked is None else self._blocked - self.clock()
+        return left if left > 0 else None
+
+    def check_rates(self, rate_of: RateOf | RateTable) -> None:
+        """Check that `set_rates` would accept a change.
+
+        Raises:
+            ValueError: As `set_rates`.
+        """
+        if isinstance(rate_of, Mapping):
+            for rate in rate_of.values():
+                self._checked(_rate(rate))
+        elif not callable(rate_of) or self._plan_of is not None:
+            raise ValueError(
+                f"rates must be a mapping of plans to rates, or a function without plan_of, "
+                f"got {rate_of!r}"
+            )
+        if _is_async(rate_of) != self.is_async:
+            raise ValueError(
+                f"rates must be {'async' if self.is_async else 'not async'} as before, "
+                f"got {rate_of!r}"
+            )
+
+    def _is_saved(self) -> bool:
+        return True  # plans may have windows of different lengths
+
+    def _fresh(self, key: Hashable, now: float) -> Any:
+        with suppress(Exception):  # its rate is not known now: any window of the limiter
+            self._select(key)
+        return super()._fresh(key, now)
+
+    def _lookup(self, rates: RateTable) -> Callable[[Any], str | None]:
+        """Return a function of the key that returns its rate in a mapping."""
+        plan_of, default = self._plan_of, self._default_rate
+
+        def rate_of(key: Any) -> str | None:
+            plan = key if plan_of is None else plan_of(key)
+            return rates[plan] if default is None else rates.get(plan, default)
+
+        return rate_of
 
     def is_limited(self, key: Hashable) -> bool:
         """Return True unless the rate of `key` is None.
@@ -114,7 +232,8 @@ class PlanLimiter(Limiter):
             self._store(key, rate, now + self._timeout)  # meanwhile, others use the last rate
         try:
             with fail_after(self._timeout):
-                rate = _rate(await cast(Callable[[Any], Awaitable[str | None]], self._rate_of)(key))
+                function = cast(Callable[[Any], Awaitable[str | None]], self._rate_of)
+                rate = self._checked(_rate(await function(key)))
         except Exception as error:  # noqa: BLE001 - the key keeps its last rate, or the default
             self._failures.log(self._component, error)
             if expires is not None or self._default is not None:
@@ -165,9 +284,15 @@ class PlanLimiter(Limiter):
         rate = self._rate(key)
         if rate is None:
             raise ValueError(f"key must have a limit, got {key!r}, whose rate is None")
-        self.limit, self.window = rate
-        self._strategy = _strategy(self._name, rate)
-        self._consume = self._strategy.consume
+        strategy = _strategy(self._name, rate, self._calendar, self._behind)
+        if self._blocked is not None:
+            until = self._blocked
+            if self.clock() < until:
+                strategy = Blocked(strategy, None if until == math.inf else until)
+            else:
+                self._blocked = None
+        self.limit, self.window = strategy.limit, strategy.window
+        self._strategy, self._consume = strategy, strategy.consume
 
     def _rate(self, key: Hashable) -> Rate | None:
         if self.is_async:
@@ -177,18 +302,33 @@ class PlanLimiter(Limiter):
                 raise LookupError(f"the rate is not known, since {self._component} failed")
             return self._default
         try:
-            return _rate(cast(Callable[[Any], str | None], self._rate_of)(key))
+            return self._checked(_rate(cast(Callable[[Any], str | None], self._rate_of)(key)))
         except Exception as error:
             if self._default is None:
                 raise
             self._failures.log(self._component, error)
             return self._default
 
+    def _checked(self, rate: Rate | None) -> Rate | None:
+        """Return `rate` if it has the currency and the calendar period of the limiter."""
+        if rate is not None and (rate.currency, rate.period) != (self.currency, self.period):
+            raise ValueError(
+                f"rates of plans must all have the same currency and calendar period, got "
+                f"'{rate}' next to '{self._example}'"
+            )
+        return rate
+
     def _store(self, key: Hashable, rate: Rate | None, expires: float) -> None:
         self._rates[key] = rate, expires
         self._rates.move_to_end(key)
         if len(self._rates) > self.max_keys:
             self._rates.popitem(last=False)
+
+
+def _is_async(rate_of: object) -> bool:
+    return iscoroutinefunction(rate_of) or iscoroutinefunction(
+        getattr(rate_of, "__call__", None)  # noqa: B004 - of an object that acts as a function
+    )
 
 
 def _rate(text: str | None) -> Rate | None:

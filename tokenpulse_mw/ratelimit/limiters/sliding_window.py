@@ -34,6 +34,10 @@ class SlidingWindowCounter:
         self.limit = limit
         self.window = window
 
+    def change(self, limit: int, window: int, now: float) -> None:  # noqa: ARG002
+        """Set the limit; the counters have windows of one length."""
+        self.limit = limit
+
     def new_state(self, now: float) -> Windows:
         """Return empty counters for the current window."""
         return self._windows(int(now // self.window), 0, 0)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 
 from .decision import Decision
+from .rate import Rate
 
 
 class StoredLimiter(ABC):
@@ -18,6 +19,23 @@ class StoredLimiter(ABC):
     counters: object
     clears: int
     clock: Callable[[], float]
+
+    @property
+    @abstractmethod
+    def rate(self) -> Rate:
+        """Present rate."""
+
+    @abstractmethod
+    def set_limit(self, limit: str, *, seconds: float | None = None) -> None:
+        """Change the limit of this process."""
+
+    @abstractmethod
+    def check_limit(self, limit: str, *, seconds: float | None = None) -> Rate | None:
+        """Return the rate that `set_limit` would set, or None for a block."""
+
+    @abstractmethod
+    def blocked_for(self) -> float | None:
+        """Return the seconds until a block ends; None without one."""
 
     @abstractmethod
     async def hit(self, key: Hashable, cost: int = 1) -> Decision:

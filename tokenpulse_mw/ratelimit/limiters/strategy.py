@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from ...validation import check_choice
+from .calendar import Calendar, CalendarWindow
 from .decision import Decision
 from .fixed_window import FixedWindow
 from .gcra import Gcra
@@ -27,6 +28,13 @@ class Strategy(Protocol):
     limit: int
     window: int
     extends_expiry: bool
+
+    def change(self, limit: int, window: int, now: float) -> None:
+        """Set the limit and the window, and keep the states.
+
+        A strategy in `FIXED_WINDOWS` gets its own window.
+        """
+        ...
 
     def new_state(self, now: float) -> Any:
         """Return the state of an unused key."""
@@ -65,6 +73,8 @@ class Strategy(Protocol):
         ...
 
 
+FIXED_WINDOWS = ("sliding-window-counter",)  # strategies whose window cannot change
+
 STRATEGIES: dict[str, type[FixedWindow] | type[SlidingWindowCounter] | type[Gcra]] = {
     "fixed-window": FixedWindow,
     "sliding-window-counter": SlidingWindowCounter,
@@ -72,10 +82,24 @@ STRATEGIES: dict[str, type[FixedWindow] | type[SlidingWindowCounter] | type[Gcra
 }
 
 
-def create_strategy(name: str, *, limit: int, window: int) -> Strategy:
-    """Return the strategy `name` for `limit` per `window` seconds.
+def create_strategy(
+    name: str,
+    *,
+    limit: int,
+    window: int,
+    calendar: Calendar | None = None,
+    behind: Callable[[], float] = lambda: 0.0,
+) -> Strategy:
+    """Return the strategy `name` for `limit` per `window` seconds, or per window of `calendar`.
 
     Raises:
-        ValueError: The strategy is unknown.
+        ValueError: The strategy is unknown, or is not "fixed-window" and has a calendar.
     """
-    return STRATEGIES[check_choice("strategy", name, tuple(STRATEGIES))](limit, window)
+    create = STRATEGIES[check_choice("strategy", name, tuple(STRATEGIES))]
+    if calendar is None:
+        return create(limit, window)
+    if create is not FixedWindow:
+        raise ValueError(
+            f"strategy must be 'fixed-window' for a calendar {calendar.period}, got {name!r}"
+        )
+    return CalendarWindow(limit, calendar, behind)

@@ -14,17 +14,15 @@ from .decisions import MAX_COUNT, TICK, fixed_decision, sliding_decision
 class FixedOnMemcached:
     """Fixed windows."""
 
-    def __init__(self, storage: MemcachedStorage, limit: int, window: int) -> None:
+    def __init__(self, storage: MemcachedStorage, window: int) -> None:
         self._storage = storage
-        self._limit = limit
         self._window = window
 
-    async def hit(self, key: str, cost: int) -> Decision:
+    async def hit(self, key: str, cost: int, limit: int) -> Decision:
         """Count `cost` if it is within the limit."""
-        decision = await self.peek(key, cost)
+        decision = await self.peek(key, cost, limit)
         if not decision.allowed:
             return decision
-        limit = self._limit
         used = await self._storage.incr(key, self._window, cost)
         left = float(self._window) if used == cost else decision.reset_after
         if used > limit:  # another process has counted meanwhile
@@ -32,12 +30,10 @@ class FixedOnMemcached:
             return fixed_decision(False, limit, used - cost, cost, left)
         return fixed_decision(True, limit, used, cost, left)
 
-    async def peek(self, key: str, cost: int) -> Decision:
+    async def peek(self, key: str, cost: int, limit: int) -> Decision:
         """Return what `hit` would decide, without counting."""
         used, left = await asyncio.gather(self._storage.get(key), self._left(key))
-        return fixed_decision(
-            used + cost <= self._limit, self._limit, used, cost, left or self._window
-        )
+        return fixed_decision(used + cost <= limit, limit, used, cost, left or self._window)
 
     async def charge(self, key: str, amount: int, age: float) -> None:
         """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
@@ -63,26 +59,23 @@ class FixedOnMemcached:
 class SlidingOnMemcached:
     """Sliding window counters with windows of the wall clock."""
 
-    def __init__(self, storage: MemcachedStorage, limit: int, window: int) -> None:
+    def __init__(self, storage: MemcachedStorage, window: int) -> None:
         self._storage = storage
-        self._limit = limit
         self._window = window
 
-    async def hit(self, key: str, cost: int) -> Decision:
+    async def hit(self, key: str, cost: int, limit: int) -> Decision:
         """Count `cost` if it is within the limit."""
-        allowed = await self._storage.acquire_sliding_window_entry(
-            key, self._limit, self._window, cost
-        )
+        allowed = await self._storage.acquire_sliding_window_entry(key, limit, self._window, cost)
         windows = await self._storage.get_sliding_window(key, self._window)
-        return sliding_decision(allowed, self._limit, self._window, windows, cost)
+        return sliding_decision(allowed, limit, self._window, windows, cost)
 
-    async def peek(self, key: str, cost: int) -> Decision:
+    async def peek(self, key: str, cost: int, limit: int) -> Decision:
         """Return what `hit` would decide, without counting."""
         windows = await self._storage.get_sliding_window(key, self._window)
-        decision = sliding_decision(True, self._limit, self._window, windows, cost)
+        decision = sliding_decision(True, limit, self._window, windows, cost)
         if cost <= decision.remaining:
             return decision
-        return sliding_decision(False, self._limit, self._window, windows, cost)
+        return sliding_decision(False, limit, self._window, windows, cost)
 
     async def reset(self, key: str) -> None:
         """Delete both counters of `key`."""

@@ -269,14 +269,13 @@ class TransactionsOnRedis(_Redis):
 class FixedOnRedis:
     """Fixed windows."""
 
-    def __init__(self, limit: int, window: int) -> None:
-        self._limit = limit
+    def __init__(self, window: int) -> None:
         self._window = window
         self._milliseconds = window * 1000
 
-    def hit(self, key: str, cost: int, option: int = COUNT) -> Operation:
+    def hit(self, key: str, cost: int, limit: int, option: int = COUNT) -> Operation:
         """Return the operation that counts `cost` if it is within the limit."""
-        return Operation(_fixed(key), ("fixed", self._milliseconds, self._limit, cost, option))
+        return Operation(_fixed(key), ("fixed", self._milliseconds, limit, cost, option))
 
     def charge(self, key: str, amount: int, age: float) -> Operation:
         """Return the operation that counts `amount`.
@@ -290,33 +289,32 @@ class FixedOnRedis:
         """Return the operation that deletes the counters of `key`."""
         return Operation(2 * _fixed(key), _RESET)
 
-    def decision(self, reply: Reply, cost: int) -> Decision:
+    def decision(self, reply: Reply, cost: int, limit: int) -> Decision:
         """Return the decision in the reply to a `hit`."""
         allowed, used, left = reply
-        return fixed_decision(allowed == 1, self._limit, used, cost, left / 1000 or self._window)
+        return fixed_decision(allowed == 1, limit, used, cost, left / 1000 or self._window)
 
 
 class SlidingOnRedis:
     """Sliding window counters; the first request opens the first window."""
 
-    def __init__(self, limit: int, window: int) -> None:
-        self._limit = limit
+    def __init__(self, window: int) -> None:
         self._window = window
         self._milliseconds = window * 1000
 
-    def hit(self, key: str, cost: int, option: int = COUNT) -> Operation:
+    def hit(self, key: str, cost: int, limit: int, option: int = COUNT) -> Operation:
         """Return the operation that counts `cost` if it is within the limit."""
-        return Operation(_sliding(key), ("sliding", self._milliseconds, self._limit, cost, option))
+        return Operation(_sliding(key), ("sliding", self._milliseconds, limit, cost, option))
 
     def reset(self, key: str) -> Operation:
         """Return the operation that deletes the counters of `key`."""
         return Operation(_sliding(key), _RESET)
 
-    def decision(self, reply: Reply, cost: int) -> Decision:
+    def decision(self, reply: Reply, cost: int, limit: int) -> Decision:
         """Return the decision in the reply to a `hit`."""
         allowed, previous, fades, current, ends = reply
         windows = (previous, fades / 1000, current, ends / 1000)
-        return sliding_decision(allowed == 1, self._limit, self._window, windows, cost)
+        return sliding_decision(allowed == 1, limit, self._window, windows, cost)
 
 
 def _fixed(key: str) -> tuple[str, ...]:

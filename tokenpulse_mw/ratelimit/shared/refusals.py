@@ -56,13 +56,15 @@ class Refusals:
             return None
         if cost != rejected and (cost < rejected or not self._for_larger_costs):
             return None
-        _, limit, remaining, reset_after, retry_after, *_, more_after, _, _ = decision
+        _, limit, remaining, reset_after, retry_after, *_ = decision
+        more_after = decision.more_after
         passed = now - at
         retry_after = retry_after - passed if cost <= limit else math.inf
         if more_after is not None:
             more_after -= passed
         fields = (False, limit, remaining, reset_after - passed, retry_after)
-        return _new(Decision, (*fields, "default", (), False, more_after, None, "requests"))
+        rest = ("default", (), False, more_after, None, "requests", None, 429)
+        return _new(Decision, (*fields, *rest))
 
     def record(
         self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 from limits.aio.storage import MemcachedStorage
 
@@ -14,7 +15,16 @@ from ...secret import Secret, hide_arguments, hide_url
 from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
 from ..encoding import encode_key
-from ..limiters import Decision, Limiter, StoredLimiter, check_amount, parse_rate
+from ..limiters import (
+    Decision,
+    Limiter,
+    Rate,
+    StoredLimiter,
+    blocked_decision,
+    check_amount,
+    parse_change,
+    parse_rate,
+)
 from .batches import Batches
 from .client import FALLBACKS, StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
@@ -49,7 +59,7 @@ class SharedLimiter(StoredLimiter):
     on trio, every request is decided as during an outage.
 
     Args:
-        limit: A rate such as "100/minute" or "1000 per day".
+        limit: A rate such as "100/minute" or "20 USD/day"; not of the calendar.
         storage: URL such as "redis://host:6379" (`tokenpulse-mw[redis]`) or
             "memcached://host:11211" (`tokenpulse-mw[memcached]`).
         on_error: Decision during an outage: by an in-memory `Limiter` of this process ("local"),
@@ -65,8 +75,9 @@ class SharedLimiter(StoredLimiter):
         clock: Monotonic seconds.
 
     Attributes:
-        limit: Requests or tokens per window.
+        limit: Requests, tokens or micro-dollars per window.
         window: Seconds.
+        currency: "USD" if the limiter counts micro-dollars, else None.
         supports_refund: True if `charge` can be used.
         counters: Identity of the counters: limiters with an equal value share them.
         place: Identity of the storage and its timeout: hits of limiters with an equal value can be
@@ -92,7 +103,13 @@ class SharedLimiter(StoredLimiter):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         storage = hide_url(storage)
-        self.limit, self.window = parse_rate(limit)
+        self.limit, self.window, self.currency, self.period = parse_rate(limit)
+        if self.period is not None:
+            raise ValueError(
+                f"limit must not be of the calendar in a storage, got {limit!r}: use Limiter or "
+                "ZoneLimiter, or a window such as '20 USD/day'"
+            )
+        self._blocked_until = None if self.limit else math.inf
         check_choice("strategy", strategy, _STRATEGIES)
         check_choice("on_error", on_error, tuple(FALLBACKS))
         check_seconds("timeout", timeout)
@@ -102,7 +119,9 @@ class SharedLimiter(StoredLimiter):
         self.strategy = strategy
         self.supports_refund = strategy == "fixed-window"
         self._on_error = on_error
-        self._prefix = f"{prefix}/{self.limit}/{self.window}/"
+        # The first limit is a part of the name, so a limit that changes keeps its counters.
+        amount = f"{self.limit}{self.currency or ''}"
+        self._prefix = f"{prefix}/{amount}/{self.window}/"
         self.counters = (storage, strategy, self._prefix)
         one_server = not is_memcached(storage) and not is_cluster(storage)
         self.place = (storage, timeout) if one_server else None
@@ -112,7 +131,7 @@ class SharedLimiter(StoredLimiter):
         self._top_usage = TopUsage(self.limit, self.window)
         self._client: StorageClient[Any] = StorageClient(
             storage,
-            partial(_counters, strategy=strategy, limit=self.limit, window=self.window),
+            partial(_counters, strategy=strategy, window=self.window),
             on_error=on_error,
             timeout=timeout,
             clock=clock,
@@ -125,7 +144,7 @@ class SharedLimiter(StoredLimiter):
         else:
             operations = FixedOnRedis if strategy == "fixed-window" else SlidingOnRedis
             self._windows = self._on_redis = WindowsOnRedis(
-                Batches(self._client), operations(self.limit, self.window)
+                Batches(self._client), operations(self.window)
             )
 
     async def hit(self, key: Hashable, cost: int = 1) -> Decision:
@@ -139,11 +158,11 @@ class SharedLimiter(StoredLimiter):
         if type(cost) is not int or cost < 0:  # inline, since it is called on every request
             check_integer("cost", cost, minimum=0)
         asked = self._local.clock()
-        refusal = self._refusals.find(key, cost, asked)
+        refusal = self._refusal(key, cost, asked)
         if refusal is not None:
             return refusal
-        name, changes = self._name(key), self._refusals.changes
-        decision = await self._windows.hit(name, cost)
+        name, changes, limit = self._name(key), self._refusals.changes, self.limit
+        decision = await self._windows.hit(name, cost, limit)
         if decision is None:
             return self._decide_locally(self._local.hit, key, cost)
         self._record(key, cost, decision, asked=asked, changes=changes)
@@ -156,7 +175,10 @@ class SharedLimiter(StoredLimiter):
             ValueError: `cost` is not an integer of at least 0, or `key` cannot be shared.
         """
         check_integer("cost", cost, minimum=0)
-        decision = await self._windows.peek(self._name(key), cost)
+        name = self._name(key)
+        if self._blocked_until is not None and (blocked := self._blocked(cost)) is not None:
+            return blocked
+        decision = await self._windows.peek(name, cost, self.limit)
         return decision or self._decide_locally(self._local.peek, key, cost)
 
     async def reset(self, key: Hashable) -> None:
@@ -213,6 +235,55 @@ class SharedLimiter(StoredLimiter):
         if not charged or self._on_error == "local":
             self._local.charge(key, amount, since=since)
 
+    @property
+    def rate(self) -> Rate:
+        """Present rate; its text can be parsed again."""
+        limit = self.limit if self._blocked_until is None else 0
+        return Rate(limit, self.window, self.currency)
+
+    def set_limit(self, limit: str, *, seconds: float | None = None) -> None:
+        """Change the limit of this process; the counters in the storage stay.
+
+        Args:
+            limit: A rate of the same currency and window, or "0".
+            seconds: For a limit of 0: seconds after which the limit before returns; until it is
+                changed again when None.
+
+        Raises:
+            ValueError: `limit` is not such a rate.
+        """
+        change = self.check_limit(limit, seconds=seconds)
+        self._local.set_limit(limit, seconds=seconds)
+        if change is None:
+            self._blocked_until = math.inf if seconds is None else self.clock() + seconds
+            return
+        self._blocked_until = None
+        self.limit = change.amount
+        self._max_remaining_to_adopt = self.limit * 3 // 4
+        self._top_usage.set_limit(self.limit)
+        self._refusals.clear()
+
+    def check_limit(self, limit: str, *, seconds: float | None = None) -> Rate | None:
+        """Return the rate that `set_limit` would set, or None for a block, without changing it.
+
+        Raises:
+            ValueError: As `set_limit`.
+        """
+        return parse_change(limit, self.rate, seconds, fixed="in a storage")
+
+    def blocked_for(self) -> float | None:
+        """Return the seconds until a block ends, infinite if that is not known; None without."""
+        left = 0.0 if self._blocked_until is None else self._blocked_until - self.clock()
+        return left if left > 0 else None
+
+    def _blocked(self, cost: int) -> Decision | None:
+        """Return the decision of a limit of 0, or None if its time is over."""
+        left = cast(float, self._blocked_until) - self.clock()
+        if left > 0:
+            return blocked_decision(cost, None if math.isinf(left) else left)
+        self._blocked_until = None
+        return None
+
     def clear(self) -> None:
         """Remove the usage that this process has counted; that in the storage stays."""
         self._local.clear()
@@ -248,10 +319,16 @@ class SharedLimiter(StoredLimiter):
         now = self._local.clock()
         if self._on_redis is not None and (self._refusals or not decision.allowed):
             self._refusals.record(key, cost, decision, asked=asked, now=now, changes=changes)
-        used = self.limit - decision.remaining
+        used = decision.limit - decision.remaining
         self._top_usage.record(key, used, now, now + decision.reset_after)
         if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
             self._local.adopt(key, decision)
+
+    def _refusal(self, key: Hashable, cost: int, now: float) -> Decision | None:
+        """Return a rejection that needs no storage: of a block, or one of the last second."""
+        if self._blocked_until is not None and (blocked := self._blocked(cost)) is not None:
+            return blocked
+        return self._refusals.find(key, cost, now)
 
     def _name(self, key: Hashable) -> str:
         return self._prefix + hash_key(key)
@@ -285,6 +362,7 @@ class SharedHit:
         "_changes",
         "_cost",
         "_key",
+        "_limit",
         "_limiter",
         "_on_redis",
         "_operation",
@@ -297,15 +375,18 @@ class SharedHit:
         self._on_redis = limiter._on_redis
         self._key = key
         self._cost = cost
+        self._limit = limiter.limit
         self._asked = limiter.clock()
         self._changes = limiter._refusals.changes
         option = COUNT_ALL_OR_NONE if enforced else COUNT
-        self._operation = self._on_redis.operations.hit(limiter._name(key), cost, option)
+        self._operation = self._on_redis.operations.hit(
+            limiter._name(key), cost, self._limit, option
+        )
         self.enforced = enforced
 
     def refusal(self) -> Decision | None:
         """Return the rejection that the storage need not repeat, or None."""
-        return self._limiter._refusals.find(self._key, self._cost, self._asked)
+        return self._limiter._refusal(self._key, self._cost, self._asked)
 
     async def run(self, hits: Sequence[SharedHit]) -> Sequence[Reply] | None:
         """Return the replies of the storage to `hits`, as `Batches.run`."""
@@ -316,7 +397,7 @@ class SharedHit:
         limiter, key, cost = self._limiter, self._key, self._cost
         if reply is None:
             return limiter._decide_locally(limiter._local.hit, key, cost)
-        decision = self._on_redis.operations.decision(reply, cost)
+        decision = self._on_redis.operations.decision(reply, cost, self._limit)
         limiter._record(key, cost, decision, asked=self._asked, changes=self._changes)
         return decision
 
@@ -343,12 +424,12 @@ async def hit_together(hits: Sequence[SharedHit]) -> list[Decision] | None:
 
 
 def _counters(
-    storage: SharedStorage, *, strategy: str, limit: int, window: int
+    storage: SharedStorage, *, strategy: str, window: int
 ) -> TransactionsOnRedis | FixedOnMemcached | SlidingOnMemcached:
     if not isinstance(storage, MemcachedStorage):
         return TransactionsOnRedis(storage)
     on_memcached = FixedOnMemcached if strategy == "fixed-window" else SlidingOnMemcached
-    return on_memcached(storage, limit, window)
+    return on_memcached(storage, window)
 
 
 def hash_key(key: Hashable) -> str:

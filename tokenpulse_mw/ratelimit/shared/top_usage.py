@@ -27,6 +27,10 @@ class TopUsage:
         self._window = window
         self._usage: dict[Hashable, tuple[int, float]] = {}
 
+    def set_limit(self, limit: int) -> None:
+        """Change the limit."""
+        self._limit, self._min_used = limit, limit * _MIN_SHARE
+
     def record(self, key: Hashable, used: int, now: float, ends: float) -> None:
         """Store the usage of `key` in a window that ends at `ends`."""
         if used < self._min_used:

@@ -14,11 +14,11 @@ from .redis import PEEK, FixedOnRedis, SlidingOnRedis
 class Windows(Protocol):
     """Operations of a strategy on the counters of one limit; False or None without the storage."""
 
-    async def hit(self, name: str, cost: int) -> Decision | None:
+    async def hit(self, name: str, cost: int, limit: int) -> Decision | None:
         """Count `cost` if it is within the limit."""
         ...
 
-    async def peek(self, name: str, cost: int) -> Decision | None:
+    async def peek(self, name: str, cost: int, limit: int) -> Decision | None:
         """Return what `hit` would decide, without counting."""
         ...
 
@@ -37,16 +37,16 @@ class WindowsOnMemcached:
     def __init__(self, client: StorageClient[FixedOnMemcached | SlidingOnMemcached]) -> None:
         self._client = client
 
-    async def hit(self, name: str, cost: int) -> Decision | None:
+    async def hit(self, name: str, cost: int, limit: int) -> Decision | None:
         """Count `cost` if it is within the limit."""
         response = await self._client.call(
-            lambda windows: windows.hit(name, cost), wrote=lambda decision: decision.allowed
+            lambda windows: windows.hit(name, cost, limit), wrote=lambda decision: decision.allowed
         )
         return response and response[0]
 
-    async def peek(self, name: str, cost: int) -> Decision | None:
+    async def peek(self, name: str, cost: int, limit: int) -> Decision | None:
         """Return what `hit` would decide, without counting."""
-        response = await self._client.call(lambda windows: windows.peek(name, cost))
+        response = await self._client.call(lambda windows: windows.peek(name, cost, limit))
         return response and response[0]
 
     async def charge(self, name: str, amount: int, age: float) -> bool:
@@ -74,15 +74,15 @@ class WindowsOnRedis:
         self.batches = batches
         self.operations = operations
 
-    async def hit(self, name: str, cost: int) -> Decision | None:
+    async def hit(self, name: str, cost: int, limit: int) -> Decision | None:
         """Count `cost` if it is within the limit."""
-        replies = await self.batches.run(self.operations.hit(name, cost))
-        return self.operations.decision(replies[0], cost) if replies else None
+        replies = await self.batches.run(self.operations.hit(name, cost, limit))
+        return self.operations.decision(replies[0], cost, limit) if replies else None
 
-    async def peek(self, name: str, cost: int) -> Decision | None:
+    async def peek(self, name: str, cost: int, limit: int) -> Decision | None:
         """Return what `hit` would decide, without counting."""
-        replies = await self.batches.run(self.operations.hit(name, cost, PEEK))
-        return self.operations.decision(replies[0], cost) if replies else None
+        replies = await self.batches.run(self.operations.hit(name, cost, limit, PEEK))
+        return self.operations.decision(replies[0], cost, limit) if replies else None
 
     async def charge(self, name: str, amount: int, age: float) -> bool:
         """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""

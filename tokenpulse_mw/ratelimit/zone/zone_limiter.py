@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from ...validation import check_choice, check_integer
-from ..limiters import Decision, Limiter, check_amount
+from ..limiters import Decision, Limiter, SavedWindow, check_amount
 from .connection import Connection, reset_in_children
 from .debts import Debt, Debts
 from .file import Shape
@@ -18,6 +19,14 @@ from .locks import PAUSE
 from .table import Address, WindowTable
 
 _STRATEGIES = ("fixed-window", "gcra")
+
+
+def zone_shape(limiter: Limiter, strategy: str) -> Shape:
+    """Return the shape of the file of a limiter with the same arguments."""
+    if limiter.period is not None:
+        calendar = f"{limiter.period} {limiter.timezone}".encode()
+        strategy = f"calendar-{blake2b(calendar, digest_size=3).hexdigest()}"
+    return Shape(strategy, limiter.limit, limiter.window, limiter.max_keys)
 
 
 class ZoneLimiter(Limiter):
@@ -36,12 +45,14 @@ class ZoneLimiter(Limiter):
     table of its own, and tries the file again every second.
 
     Args:
-        limit: A rate such as "100/minute" or "1000 per day".
+        limit: A rate such as "100/minute", "20 USD/day" or "1000/calendar day".
         path: File of this limit, in a folder that only this user can write to. The best place is a
             tmpfs, such as "/run/gateway/limit". It is created if it is missing.
         max_keys: Number of keys that the file is made for. It takes 1.1 KiB for each.
         strategy: "fixed-window" or "gcra" (token bucket).
-        clock: Monotonic seconds, equal in all workers.
+        clock: Monotonic seconds, equal in all workers; not used for calendar windows.
+        timezone: Time zone of calendar windows; UTC when None.
+        wall_clock: Seconds since the epoch, for calendar windows.
 
     Attributes:
         path: Absolute path of the file.
@@ -60,20 +71,43 @@ class ZoneLimiter(Limiter):
         max_keys: int = 5000,
         strategy: str = "fixed-window",
         clock: Callable[[], float] = time.monotonic,
+        timezone: str | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         check_choice("strategy", strategy, _STRATEGIES)
-        super().__init__(limit, max_keys=max_keys, strategy=strategy, clock=clock)
+        super().__init__(
+            limit,
+            max_keys=max_keys,
+            strategy=strategy,
+            clock=clock,
+            timezone=timezone,
+            wall_clock=wall_clock,
+        )
+        self._fixed_window = "in a file"
         self._mutex = threading.Lock()
         self._debts = Debts()
         self._connection: Connection[WindowTable] = Connection(
             path,
-            Shape(strategy, self.limit, self.window, self.max_keys),
+            zone_shape(self, strategy),
             WindowTable.size(self.max_keys),
             new_table=partial(WindowTable, max_keys=self.max_keys, strategy=self._strategy),
         )
         self._table = self._connection.opened
         self.path = self.counters = self._connection.path
         reset_in_children(self)
+
+    def set_limit(self, limit: str, *, seconds: float | None = None) -> None:
+        """Change the limit of this process, as `Limiter.set_limit` does, and keep the file.
+
+        Raises:
+            ValueError: `limit` is not a rate with the same currency and window.
+        """
+        with self._mutex:
+            super().set_limit(limit, seconds=seconds)
+
+    def dump(self, *, max_keys: int = 10_000) -> list[SavedWindow]:  # noqa: ARG002
+        """Return nothing, because the file outlives the process."""
+        return []
 
     def __len__(self) -> int:
         """Return the number of keys whose window has not ended, of all workers."""
