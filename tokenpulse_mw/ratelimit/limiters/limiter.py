@@ -192,11 +192,11 @@ class Limiter:
             del states[key]  # it has expired
         state = None if sketch is None else strategy.load(sketch, key, now)
         if len(states) < self.max_keys:
-            oldest = self._expire(now, _MAX_EXPIRED_PER_HIT)
+            self._expire(now, _MAX_EXPIRED_PER_HIT)
         else:
             evicted, oldest = states.popitem(last=False)
             if oldest.ends <= now:
-                oldest = self._expire(now, _MAX_EXPIRED_PER_HIT - 1)
+                self._expire(now, _MAX_EXPIRED_PER_HIT - 1)
             else:
                 if sketch is None:
                     sketch = self._sketch = EvictedWindows(self.max_keys)
@@ -206,21 +206,20 @@ class Limiter:
             state = states[key] = strategy.new_state(now)
             return state
         states[key] = state
-        if not self._extends_expiry and oldest is not None and state.ends < oldest.ends:
+        if not self._extends_expiry and state.ends < states[next(iter(states))].ends:
             states.move_to_end(key, last=False)  # else entries that end later would precede it
         return state
 
-    def _expire(self, now: float, count: int) -> Any:
-        """Remove at most `count` expired entries; return the first state that has not expired."""
+    def _expire(self, now: float, count: int) -> None:
+        """Remove at most `count` expired entries."""
         states = self._states
         for _ in range(count):
             if not states:
-                break
+                return
             first = next(iter(states))
-            if (state := states[first]).ends > now:
-                return state
+            if states[first].ends > now:
+                return
             del states[first]
-        return None
 
     def _load(self, key: Hashable, now: float) -> Any:
         return self._strategy.load(self._sketch, key, now) if self._sketch is not None else None
