@@ -271,7 +271,12 @@ class PolicySet:
                 failed = partial(self._failed, scope)
                 hits = prepared(group, enforced=self._enforced, failed=failed)
                 group = [charge for charge, _ in hits]
-                together = await apply_together(hits) if hits else None
+                try:
+                    together = await apply_together(hits) if hits else None
+                except Exception as error:  # noqa: BLE001 - must not fail the request
+                    for charge in group:
+                        failed(charge.policy, error)
+                    continue
             if together is None:
                 await self._apply_in_turn(scope, group, results)
             else:
