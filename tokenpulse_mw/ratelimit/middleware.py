@@ -172,14 +172,16 @@ class RateLimitMiddleware:
             reservations.finished(None)
             raise
         except BaseException:
-            await _close(reservations)
+            await self._close(reservations, scope)
             raise
-        await _close(reservations)
+        await self._close(reservations, scope)
 
-
-async def _close(reservations: Reservations) -> None:
-    with CancelScope(shield=True):  # a storage has its own, short timeout
-        await reservations.close()
+    async def _close(self, reservations: Reservations, scope: Scope) -> None:
+        try:
+            with CancelScope(shield=True):  # a storage has its own, short timeout
+                await reservations.close()
+        except Exception as error:  # noqa: BLE001 - must not fail the request
+            self._policy_set.report(scope, error)
 
 
 def _policies(
