@@ -217,29 +217,12 @@ class PolicySet:
             return None
         results: list[ChargeResult] = []
         for charge, window, now in found:
-            if window is None:
+            policy, _, cost, _ = charge
+            if window is None or policy.windows is None:
                 results += self._decide(scope, [charge], Charge.apply)
-                continue
-            policy, _, cost, _ = charge  # a hit, without its calls
-            window.used += cost
-            limit, left, name = policy.local.limit, window.ends - now, policy.name
-            decision: Decision = _new(
-                Decision,
-                (
-                    True,
-                    limit,
-                    limit - window.used,
-                    left,
-                    0.0,
-                    name,
-                    (),
-                    False,
-                    None,
-                    None,
-                    "requests",
-                ),
-            )
-            results.append(_new(ChargeResult, (charge, decision, now)))
+            else:  # a hit, without its calls
+                decision = policy.windows.consume(window, now, cost, policy.name)
+                results.append(_new(ChargeResult, (charge, decision, now)))
         return results
 
     def _decide(

@@ -76,13 +76,17 @@ class Limiter:
         self._sketch: EvictedWindows | None = None
 
     @property
-    def window_of(self) -> Callable[[Hashable], Window | None] | None:
-        """Function that returns the window of a key, if the strategy has fixed windows.
+    def fixed_windows(self) -> FixedWindow | None:
+        """Strategy if it has fixed windows; with `window_of`, it replaces `hit` for open windows.
 
-        A caller that decides on several limits at once can use it instead of `hit`. The window is
-        None if it is not in the table, and may have ended.
+        So a caller can decide on several limits before it counts.
         """
-        return self._get if isinstance(self._strategy, FixedWindow) else None
+        return self._strategy if isinstance(self._strategy, FixedWindow) else None
+
+    @property
+    def window_of(self) -> Callable[[Hashable], Window | None]:
+        """Function that returns the fixed window of a key, which may have ended, if it is known."""
+        return self._get
 
     def __len__(self) -> int:
         return len(self._states)
