@@ -83,7 +83,8 @@ class Policy:
         self._timed = cast(Limiter | StoredLimiter, self.limiter)  # unless `holds_slots`
         self.plans = self.limiter if isinstance(self.limiter, PlanLimiter) else None
         # A subclass, such as `ZoneLimiter`, has its windows elsewhere.
-        self.window_of = self.limiter.window_of if type(self.limiter) is Limiter else None
+        self.windows = self.limiter.fixed_windows if type(self.limiter) is Limiter else None
+        self.window_of = None if self.windows is None else cast(Limiter, self.limiter).window_of
         self.unit = "concurrent-requests" if self.holds_slots else "requests"
         self.cost = cost
         if tokens is not None:

@@ -37,8 +37,8 @@ class FixedWindow:
         """Return an empty window that begins now."""
         return Window(now + self.window, 0)
 
-    def consume(self, state: Window, now: float, cost: int) -> Decision:
-        """Count `cost` if the window has room for it."""
+    def consume(self, state: Window, now: float, cost: int, policy: str = "default") -> Decision:
+        """Count `cost` if the window has room for it; `policy` names the decision then."""
         limit = self.limit
         used = state.used + cost
         if used > limit:
@@ -47,7 +47,7 @@ class FixedWindow:
         left = state.ends - now
         return _new(
             Decision,
-            (True, limit, limit - used, left, 0.0, "default", (), False, None, None, "requests"),
+            (True, limit, limit - used, left, 0.0, policy, (), False, None, None, "requests"),
         )
 
     def has_room(self, state: Window, now: float, cost: int) -> bool:
