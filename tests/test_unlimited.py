@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Host, Match, Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tokenpulse_mw import HttpMetrics, Settings, TokenPulse
+from tokenpulse_mw import HttpMetrics, Policy, RateLimitMiddleware, Settings, TokenPulse
 from tokenpulse_mw.stack.unlimited import PROBE_PATHS
 
 from .support.apps import answering
@@ -564,3 +564,28 @@ def test_probe_without_a_limit_is_served() -> None:
     )
 
     assert requested(app, http_scope("/ping"))[0].body == b"own"
+
+
+def test_probe_skips_only_the_limit_of_the_gateway() -> None:
+    """A limit of the application, which may be the next layer, counts a request to a probe."""
+    app = Starlette(routes=[PING])
+    app.add_middleware(RateLimitMiddleware, limit="1/day")
+    TokenPulse(limit=None, metrics=HttpMetrics(CollectorRegistry())).install(app)
+
+    responses = requested(app, *[http_scope("/ping")] * 2)
+
+    assert [response.status for response in responses] == [200, 429]
+
+
+def test_probe_does_not_skip_an_inner_policy() -> None:
+    """An inner policy limits a probe, with and without an outer one."""
+    app = Starlette(routes=[PING])
+    TokenPulse(
+        policies=[],
+        inner_policies=[Policy("1/day", name="inner")],
+        metrics=HttpMetrics(CollectorRegistry()),
+    ).install(app)
+
+    responses = requested(app, *[http_scope("/ping")] * 2)
+
+    assert [response.status for response in responses] == [200, 429]

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tokenpulse_mw import (
     ExchangeMiddleware,
     InFlight,
+    Limiter,
     Policy,
     RateLimitMiddleware,
     SharedInFlight,
@@ -197,6 +198,33 @@ async def test_no_slot_is_taken_if_another_policy_rejects() -> None:
         response = await drive(app, dict(scope))
         assert response.error is None
         assert len(slots) == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_slot_is_released_if_another_limit_fails_at_the_end(kind: str) -> None:
+    """A clock that fails after the response loses the correction of tokens, but no slot."""
+    finished: list[bool] = []
+
+    def clock() -> float:
+        if finished:
+            raise RuntimeError
+        return 0.0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        finished.append(True)
+        await answering()(scope, receive, send)
+
+    slots = InFlight(1)
+    policies = [
+        Policy(Limiter("100/day", clock=clock), name="tokens", tokens=10),
+        Policy(slots, name="slots"),
+    ]
+    limited = RateLimitMiddleware(app, policies=policies)
+
+    response = await drive(limited, dict(http_scope() if kind == "http" else WEBSOCKET))
+
+    assert (len(slots), response.error) == (0, None)
 
 
 @pytest.mark.anyio

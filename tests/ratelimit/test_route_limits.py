@@ -30,6 +30,7 @@ from tokenpulse_mw import (
     PlanLimiter,
     Policy,
     RateLimited,
+    RateLimitMiddleware,
     Settings,
     SharedLimiter,
     TokenPulse,
@@ -195,6 +196,7 @@ def gateway(request: pytest.FixtureRequest) -> Callable[..., ASGIApp]:
 
 Gateway = Callable[..., ASGIApp]
 ACME, GLOBEX = {"x-tenant": "acme"}, {"x-tenant": "globex"}
+ACME_SCOPE = [(b"x-tenant", b"acme")]
 
 
 def test_contract_over_the_limit_is_429(gateway: Gateway, metrics: HttpMetrics) -> None:
@@ -771,6 +773,44 @@ async def test_check_outside_of_a_gateway_limits_and_warns(log: pytest.LogCaptur
 
 class Tenant:
     """A tenant that equals only itself, such as a row of a database."""
+
+
+@pytest.mark.anyio
+async def test_rejection_outside_of_a_gateway_is_429_of_a_limit_around_it() -> None:
+    """A plain RateLimitMiddleware turns a rejection by a check inside of it into its response."""
+    pulse = TokenPulse(limit=None)
+    per_tenant = pulse.limit("1/minute", key=tenant_of)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await pulse.check(scope, per_tenant)
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    limited = RateLimitMiddleware(app, limit="100/minute")
+    statuses = [(await drive(limited, http_scope(headers=ACME_SCOPE))).status for _ in range(2)]
+
+    assert statuses == [200, 429]
+
+
+@pytest.mark.anyio
+async def test_rejection_after_the_response_began_is_an_error_outside_of_a_gateway() -> None:
+    """A rejection never begins a second response, in however many limits."""
+    pulse = TokenPulse(limit=None)
+    per_tenant = pulse.limit("1/minute", key=tenant_of)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("ok")(scope, receive, send)
+        await pulse.check(scope, per_tenant)
+
+    inner = RateLimitMiddleware(app, policies=[Policy(InFlight(9), name="slots")])
+    limited = RateLimitMiddleware(inner, limit="100/minute")
+    await drive(limited, http_scope(headers=ACME_SCOPE))
+    late = await drive(limited, http_scope(headers=ACME_SCOPE))
+
+    assert isinstance(late.error, RateLimited)
+    assert [message["type"] for message in late.messages] == [
+        "http.response.start",
+        "http.response.body",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,21 @@ async def test_rejection_by_another_storage_is_refunded(redis: Server, tmp_path:
         assert await left(*limiters) == [8, 7, 0, 6]
 
 
+async def test_error_in_the_joint_decision_fails_no_request(
+    redis: Server, metrics: HttpMetrics
+) -> None:
+    """An error after the round trip, here of a clock, counts for all policies of the storage."""
+    readings = iter([0.0])
+    limiters = [on(redis, "1/hour"), on(redis, "2/hour", clock=lambda: next(readings))]
+    policies = [policy(f"p{n}", limiter) for n, limiter in enumerate(limiters)]
+    limited = RateLimitMiddleware(answering(), policies=policies)
+
+    response = await drive(ExchangeMiddleware(limited, observers=[metrics]))
+
+    assert (response.error, response.status) == (None, 200)
+    assert [decided(metrics, name) for name in ("p0", "p1")] == [{"error": 1}] * 2
+
+
 @pytest.mark.parametrize(
     ("on_error", "allowed"), [("local", [True, True, False]), ("allow", [True] * 3)]
 )

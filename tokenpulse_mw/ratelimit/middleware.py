@@ -21,7 +21,7 @@ from .misuse import MisuseDetector
 from .paths import exempt_paths
 from .policy import AnyLimiter, Policy
 from .policy_set import Evaluation, OnDecision, PolicySet
-from .rejection import send_rejection
+from .rejection import RateLimited, send_rejection
 from .reservations import Reservations
 from .responses import Respond, too_many_requests
 
@@ -104,12 +104,16 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reject a request over the limit; pass all others on and add rate limit headers."""
-        await self.handle(scope, receive, send)
+        try:
+            await self.handle(scope, receive, send)
+        except RateLimited as rejection:  # by a middleware inside that calls `TokenPulse.check`
+            await rejection(scope, receive, send)
 
     def handle(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Do the same as a call, without another coroutine around the application.
 
-        For middleware only, because servers recognize an ASGI application by its coroutine.
+        For a middleware that awaits the result at once and handles `RateLimited`. Servers
+        recognize an ASGI application by its coroutine, so they need the call.
         """
         kind = scope["type"]
         if (kind != "http" and kind != "websocket") or (
@@ -189,14 +193,16 @@ class RateLimitMiddleware:
             reservations.finished(None)
             raise
         except BaseException:
-            await _close(reservations)
+            await self._close(reservations, scope)
             raise
-        await _close(reservations)
+        await self._close(reservations, scope)
 
-
-async def _close(reservations: Reservations) -> None:
-    with CancelScope(shield=True):  # a storage has its own, short timeout
-        await reservations.close()
+    async def _close(self, reservations: Reservations, scope: Scope) -> None:
+        try:
+            with CancelScope(shield=True):  # a storage has its own, short timeout
+                await reservations.close()
+        except Exception as error:  # noqa: BLE001 - must not fail the request
+            self._policy_set.report(scope, error)
 
 
 def _policies(

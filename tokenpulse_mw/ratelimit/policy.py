@@ -132,7 +132,8 @@ class Policy:
         elif self.rate is not None:
             self._configured = str(self.rate)
         # A subclass, such as `ZoneLimiter`, has its windows elsewhere.
-        self.window_of = self.limiter.window_of if type(self.limiter) is Limiter else None
+        self.windows = self.limiter.fixed_windows if type(self.limiter) is Limiter else None
+        self.window_of = None if self.windows is None else cast(Limiter, self.limiter).window_of
         self.unit = "concurrent-requests" if self.holds_slots else "requests"
         self.cost = cost
         if tokens is not None:

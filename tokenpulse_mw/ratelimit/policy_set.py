@@ -32,7 +32,6 @@ Evaluate = Callable[[Scope, Recorder | None], Evaluation]
 _NOT_LIMITED: Evaluation = ((), None, None)
 
 _new = tuple.__new__  # twice as fast as calling the class of a named tuple
-_UNIT = "requests"
 
 
 class PolicySet:
@@ -222,18 +221,12 @@ class PolicySet:
             return None
         results: list[ChargeResult] = []
         for charge, window, now in found:
-            if window is None:
+            policy, _, cost, _ = charge
+            if window is None or policy.windows is None:
                 results += self._decide(scope, [charge], Charge.apply)
-                continue
-            policy, _, cost, _ = charge  # a hit, without its calls
-            window.used += cost
-            limit, left, name = policy.local.limit, window.ends - now, policy.name
-            remaining = limit - window.used
-            decision: Decision = _new(
-                Decision,
-                (True, limit, remaining, left, 0.0, name, (), False, None, None, _UNIT, None, 429),
-            )
-            results.append(_new(ChargeResult, (charge, decision, now)))
+            else:  # a hit, without its calls
+                decision = policy.windows.consume(window, now, cost, policy.name)
+                results.append(_new(ChargeResult, (charge, decision, now)))
         return results
 
     def _decide(
@@ -265,7 +258,12 @@ class PolicySet:
                 failed = partial(self._failed, scope)
                 hits = prepared(group, enforced=self._enforced, failed=failed)
                 group = [charge for charge, _ in hits]
-                together = await apply_together(hits) if hits else None
+                try:
+                    together = await apply_together(hits) if hits else None
+                except Exception as error:  # noqa: BLE001 - must not fail the request
+                    for charge in group:
+                        failed(charge.policy, error)
+                    continue
             if together is None:
                 await self._apply_in_turn(scope, group, results)
             else:

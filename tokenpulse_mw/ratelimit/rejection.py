@@ -25,9 +25,13 @@ class RateLimited(Exception):  # noqa: N818 - names the result, as fastapi's Req
         super().__init__(f"rate limit {decision.policy!r} is exceeded")
         self.decision = decision
         self.response = response
+        self._is_handled = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response; raise this error again if another response has begun."""
+        """Send the response, once; raise this error again if another response has begun."""
+        if self._is_handled:  # by a layer inside, which has the recorder of the response
+            raise self
+        self._is_handled = True
         recorder = recorder_of(scope)
         status = 0 if recorder is None else recorder.status
         if status == _SWITCHING_PROTOCOLS:

@@ -39,22 +39,31 @@ class Reservations:
         """Release slots, and replace the reserve by the usage or the cost of `exchange`.
 
         Only the first call has an effect. Without an exchange the reserve stays charged.
+
+        Raises:
+            Exception: A limiter failed; the others are settled.
         """
         results, self._results = self._results, ()
+        failure: Exception | None = None
         for result in results:
             charge = result.charge
             policy, key, cost, clears = charge
             limiter = policy.limiter
             if limiter.clears != clears:
                 continue
-            if isinstance(limiter, InFlight | StoredInFlight):
-                limiter.release(key, cost)
-                continue
-            amount = _used(policy, exchange, cost) - cost
-            if isinstance(limiter, Limiter):
-                limiter.charge(key, amount, since=result.at)
-            else:
-                self._shared.append((result, amount))
+            try:
+                if isinstance(limiter, InFlight | StoredInFlight):
+                    limiter.release(key, cost)
+                    continue
+                amount = _used(policy, exchange, cost) - cost
+                if isinstance(limiter, Limiter):
+                    limiter.charge(key, amount, since=result.at)
+                else:
+                    self._shared.append((result, amount))
+            except Exception as error:  # noqa: BLE001 - the other slots are released
+                failure = error
+        if failure is not None:
+            raise failure
 
     async def close(self) -> None:
         """Settle the remaining charges, and those in shared storages."""

@@ -438,7 +438,8 @@ class TokenPulse:
 
     def _layers(self, endpoints: Sequence[OwnEndpoint]) -> list[Layer]:
         """Return all middlewares and their options, outermost first."""
-        return [*self._measuring, (UnlimitedEndpoints, {"endpoints": endpoints}), *self._limiting]
+        options = {"endpoints": endpoints, "is_limited": bool(self._limiting)}
+        return [*self._measuring, (UnlimitedEndpoints, options), *self._limiting]
 
     def _observe(self, observers: Iterable[ObserverLike]) -> list[Layer]:
         """Return the middlewares that observe every request, outermost first."""

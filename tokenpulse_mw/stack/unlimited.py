@@ -80,16 +80,22 @@ class UnlimitedEndpoints:
     unlimited request reaches the application. The only exceptions are GET and HEAD requests to
     probes of the application: routes declared with a path of `PROBE_PATHS`. With a query or a
     header that can hold credentials they are limited, so that credentials cannot be guessed.
+
+    Args:
+        app: The limit, if `is_limited`; else the next layer, which may be a limit of its own.
+        endpoints: The endpoints.
+        is_limited: True if `app` is the limit that unlimited requests skip.
     """
 
-    def __init__(self, app: ASGIApp, *, endpoints: Iterable[OwnEndpoint]) -> None:
+    def __init__(self, app: ASGIApp, *, endpoints: Iterable[OwnEndpoint], is_limited: bool) -> None:
         self.app = app
         self._endpoints = list(endpoints)
         self._inside, self._inside_limit = app, app
         self._probes = frozenset[tuple[str, str]]()
         self._logged = set[str]()
         paths = {endpoint.route.path.partition("{")[0] for endpoint in self._endpoints}
-        if isinstance(app, RateLimitMiddleware):
+        if is_limited:
+            assert isinstance(app, RateLimitMiddleware)
             routes = getattr(find_router(app), "routes", ())
             self._inside, self._inside_limit = app.handle, app.app
             self._probes = exact_reads(routes, PROBE_PATHS - paths)

@@ -183,6 +183,22 @@ def test_active_key_does_not_delay_the_expiry_of_other_keys(
     assert len(limiter) == 2
 
 
+def test_restored_window_that_ends_first_expires_first(clock: FakeClock) -> None:
+    """A window that returns is placed by its end, so that it expires before others are evicted."""
+    limiter = Limiter("9 per 10 seconds", max_keys=3, clock=clock)
+    for key in "abcde":  # evicts "a" and "b"
+        limiter.hit(key)
+        clock.advance(1)
+    limiter.hit("a")  # evicts "c"
+    limiter.hit("b")  # evicts "a", which ends before "b"
+    evictions = limiter.evictions
+
+    clock.advance(6.5)
+    limiter.hit("f")
+
+    assert (list(limiter), limiter.evictions) == (["d", "e", "f"], evictions)
+
+
 def test_restored_window_expires_at_its_original_end(clock: FakeClock) -> None:
     """A restored window is removed before windows that end later."""
     limiter = Limiter("5/minute", max_keys=2, clock=clock)

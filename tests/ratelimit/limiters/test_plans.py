@@ -71,6 +71,22 @@ def test_tokens_are_settled_at_the_rate_of_the_key(clock: FakeClock) -> None:
     assert limiter.peek("a").remaining == 70
 
 
+def test_charge_without_a_known_rate_is_ignored(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A function that fails when a response ends is logged; the reserve stays charged."""
+    rates = {"a": "100/hour"}
+    limiter = PlanLimiter(rates.__getitem__, clock=clock)
+
+    limiter.hit("a", 50)
+    del rates["a"]
+    limiter.charge("a", -20)
+
+    rates["a"] = "100/hour"
+    assert limiter.peek("a").remaining == 50
+    assert "failed with KeyError" in caplog.text
+
+
 def test_key_without_limit_cannot_be_hit() -> None:
     """A caller tests first whether the key is limited."""
     limiter = PlanLimiter(lambda key: None)

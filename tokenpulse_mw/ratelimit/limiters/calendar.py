@@ -200,13 +200,13 @@ class CalendarWindow(FixedWindow):
         """Return an empty window of the calendar."""
         return Window(self._calendar.window(now)[1], 0)
 
-    def consume(self, state: Window, now: float, cost: int) -> Decision:
-        """Count `cost` if the window has room for it."""
+    def consume(self, state: Window, now: float, cost: int, policy: str = "default") -> Decision:
+        """Count `cost` if the window has room for it; `policy` names the decision then."""
         decision = self.check(state, now, cost)
         if not decision.allowed or not cost:
             return decision
         state.used += cost
-        return decision._replace(remaining=decision.remaining - cost)
+        return decision._replace(remaining=decision.remaining - cost, policy=policy)
 
     def check(self, state: Window, now: float, cost: int) -> Decision:
         """Return the decision on `cost` without counting."""

@@ -9,7 +9,7 @@ from .decision import EPSILON, Decision
 from .sketch import WindowSketch
 
 _new = tuple.__new__  # twice as fast as calling Decision
-_NAME, _UNIT = "default", "requests"
+_UNIT = "requests"
 
 
 class Window:
@@ -47,8 +47,8 @@ class FixedWindow:
         """Return an empty window that begins now."""
         return Window(now + self.window, 0)
 
-    def consume(self, state: Window, now: float, cost: int) -> Decision:
-        """Count `cost` if the window has room for it."""
+    def consume(self, state: Window, now: float, cost: int, policy: str = "default") -> Decision:
+        """Count `cost` if the window has room for it; `policy` names the decision then."""
         limit = self.limit
         used = state.used + cost
         if used > limit:
@@ -57,7 +57,7 @@ class FixedWindow:
         left = state.ends - now
         return _new(
             Decision,
-            (True, limit, limit - used, left, 0.0, _NAME, (), False, None, None, _UNIT, None, 429),
+            (True, limit, limit - used, left, 0.0, policy, (), False, None, None, _UNIT, None, 429),
         )
 
     def has_room(self, state: Window, now: float, cost: int) -> bool:

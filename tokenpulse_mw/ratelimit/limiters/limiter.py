@@ -113,13 +113,17 @@ class Limiter:
         self._sketch: EvictedWindows | None = None
 
     @property
-    def window_of(self) -> Callable[[Hashable], Window | None] | None:
-        """Function that returns the window of a key, if the strategy has fixed windows.
+    def fixed_windows(self) -> FixedWindow | None:
+        """Strategy if it has fixed windows; with `window_of`, it replaces `hit` for open windows.
 
-        A caller that decides on several limits at once can use it instead of `hit`. The window is
-        None if it is not in the table, and may have ended.
+        So a caller can decide on several limits before it counts.
         """
-        return self._get if type(self._strategy) is FixedWindow else None
+        return self._strategy if type(self._strategy) is FixedWindow else None
+
+    @property
+    def window_of(self) -> Callable[[Hashable], Window | None]:
+        """Function that returns the fixed window of a key, which may have ended, if it is known."""
+        return self._get
 
     def __len__(self) -> int:
         return len(self._states)
@@ -348,11 +352,11 @@ class Limiter:
             del states[key]  # it has expired
         state = None if sketch is None else strategy.load(sketch, key, now)
         if len(states) < self.max_keys:
-            oldest = self._expire(now, _MAX_EXPIRED_PER_HIT)
+            self._expire(now, _MAX_EXPIRED_PER_HIT)
         else:
             evicted, oldest = states.popitem(last=False)
             if oldest.ends <= now:
-                oldest = self._expire(now, _MAX_EXPIRED_PER_HIT - 1)
+                self._expire(now, _MAX_EXPIRED_PER_HIT - 1)
             else:
                 if sketch is None:
                     sketch = self._sketch = EvictedWindows(self.max_keys)
@@ -362,21 +366,20 @@ class Limiter:
             state = states[key] = strategy.new_state(now)
             return state
         states[key] = state
-        if not self._extends_expiry and oldest is not None and state.ends < oldest.ends:
+        if not self._extends_expiry and state.ends < states[next(iter(states))].ends:
             states.move_to_end(key, last=False)  # else entries that end later would precede it
         return state
 
-    def _expire(self, now: float, count: int) -> Any:
-        """Remove at most `count` expired entries; return the first state that has not expired."""
+    def _expire(self, now: float, count: int) -> None:
+        """Remove at most `count` expired entries."""
         states = self._states
         for _ in range(count):
             if not states:
-                break
+                return
             first = next(iter(states))
-            if (state := states[first]).ends > now:
-                return state
+            if states[first].ends > now:
+                return
             del states[first]
-        return None
 
     def _load(self, key: Hashable, now: float) -> Any:
         return self._strategy.load(self._sketch, key, now) if self._sketch is not None else None

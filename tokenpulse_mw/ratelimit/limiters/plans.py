@@ -269,9 +269,14 @@ class PlanLimiter(Limiter):
         return super().has_room(key, cost)
 
     def charge(self, key: Hashable, amount: int, *, since: float | None = None) -> None:
-        """Correct the cost of a hit; a key that is no longer limited is not charged."""
-        if self.is_limited(key):
-            self._select(key)
+        """Correct the cost of a hit, unless the key is no longer limited or its rate not known."""
+        try:
+            rate = self._rate(key)
+        except Exception as error:  # noqa: BLE001 - other charges of the request are corrected
+            self._failures.log(self._component, error)
+            return
+        if rate is not None:
+            self._use_rate(rate)
             super().charge(key, amount, since=since)
 
     def clear(self) -> None:
@@ -280,10 +285,14 @@ class PlanLimiter(Limiter):
         self._rates.clear()
 
     def _select(self, key: Hashable) -> None:
-        """Let the inherited methods use the rate of `key`: a state does not depend on it."""
+        """Let the inherited methods use the rate of `key`."""
         rate = self._rate(key)
         if rate is None:
             raise ValueError(f"key must have a limit, got {key!r}, whose rate is None")
+        self._use_rate(rate)
+
+    def _use_rate(self, rate: Rate) -> None:
+        """Let the inherited methods use `rate`: a state does not depend on it."""
         strategy = _strategy(self._name, rate, self._calendar, self._behind)
         if self._blocked is not None:
             until = self._blocked
