@@ -191,3 +191,25 @@ def test_each_example_has_a_test() -> None:
 
     for example in EXAMPLES.glob("*.py"):
         assert re.search(rf'"{example.stem}(\.py|:app)"', tested), example.name
+
+
+def test_tenants_have_budgets_of_their_plans_and_see_their_own_usage() -> None:
+    """A tenant pays 0.06 USD a request until its budget is used, and reads its own cost."""
+    with TestClient(load("tenant_budgets.py")["app"]) as client:
+        acme, globex = ({"authorization": f"Bearer sk-{number}"} for number in (1, 2))
+
+        def post(headers: dict[str, str]) -> Any:
+            return client.post("/v1/chat/completions", headers=headers)
+
+        *allowed, rejected = [post(acme) for _ in range(17)]
+        assert {response.status_code for response in allowed} == {200}
+        assert rejected.status_code == 402  # 0.96 USD are used, and 0.10 USD cannot be reserved
+        assert rejected.json()["error"]["type"] == "insufficient_quota"
+        assert post(globex).status_code == 200
+        assert '"budget";q=100000000;qu="micro-USD"' in post(globex).headers["ratelimit-policy"]
+
+        scrape = client.get("/metrics").text
+        cost = 'tokenpulse_llm_cost_usd_total{provider="openai",model="gpt-5-mini"'
+        assert f'{cost},source="estimated"}} 1.08' in scrape
+        assert client.get("/usage?by=model", headers=acme).status_code == 200
+        assert client.get("/usage?by=model").status_code in {401, 403}
