@@ -38,11 +38,6 @@ class Quota(NamedTuple):
     unit: str = "tokens"
 
 
-# Returns the quotas. Plain tuples (key, used, limit), with tenant and unit or without, are
-# accepted, with numbers of any kind, and keys and tenants that are integers.
-QuotaSource = Source
-
-
 class QuotaExceeded:
     """The rule that `quota_exceeded` returns.
 
@@ -111,7 +106,7 @@ class QuotaExceeded:
 
 
 def quota_exceeded(
-    source: QuotaSource | None,
+    source: Source | None,
     *,
     timeout: float = 5,
     max_keys: int = 100_000,

@@ -23,6 +23,8 @@ _MIN_REPORTED_SHARE = 0.5
 _MAX_FAILURES = 2  # refreshes in a row that may fail before the last rows are too old
 _MAX_ROW_CHARS = 200  # characters of an invalid row in an error
 
+# Returns the rows. Plain tuples are accepted, without the last optional values too, with numbers of
+# any kind, and identifiers that are integers.
 Source = Callable[[], "Iterable[tuple[object, ...]] | Awaitable[Iterable[tuple[object, ...]]]"]
 
 
