@@ -37,10 +37,11 @@ from tokenpulse_mw.alerts import (
     SlackSink,
     SQLAlertStore,
     WebhookSink,
+    budget,
     default_rules,
     quota_exceeded,
 )
-from tokenpulse_mw.ratelimit import budgets
+from tokenpulse_mw.ratelimit import budgets, spending
 
 configure_logging("INFO", "json", request_id=True)
 
@@ -64,8 +65,8 @@ policies = [
 ]
 
 engine = AlertEngine(
-    # TokenPulse adds quotas only to an engine that it creates itself.
-    [*default_rules(), quota_exceeded(budgets(policies))],
+    # TokenPulse adds quotas and budgets only to an engine that it creates itself.
+    [*default_rules(), quota_exceeded(budgets(policies)), budget(spending(policies))],
     sinks(),
     # Initial values; thresholds set over HTTP are stored and take precedence.
     thresholds=Thresholds(error_rate=0.05, provider_failures=5, keep_firing=120),

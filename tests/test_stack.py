@@ -42,6 +42,7 @@ from tokenpulse_mw import (
 )
 from tokenpulse_mw.alerts import MemoryAlertStore
 from tokenpulse_mw.secret import hide_url
+from tokenpulse_mw.testing import fake_clock
 
 from .support.apps import answering
 from .support.asgi import drive, http_scope
@@ -792,6 +793,29 @@ async def test_token_budgets_alert_before_they_are_exhausted(metrics: HttpMetric
 
     assert event.fingerprint == "quota_exceeded:key:acme"
     assert (event.finding.severity, event.finding.metadata["used"]) == ("warning", 950)
+
+
+@pytest.mark.anyio
+async def test_budgets_in_money_alert_before_they_are_used_up(metrics: HttpMetrics) -> None:
+    """A client that has used 80 % of its dollars fires `budget`, and not `quota_exceeded`."""
+    money = Policy("20 USD/day", name="dollars", key=keys.annotation("tenant"))
+    pulse = TokenPulse(settings=Settings(), metrics=metrics, policies=[money])
+    with fake_clock(pulse) as clock:
+        limiter = money.limiter
+        assert isinstance(limiter, Limiter)
+        limiter.hit("acme", 15_800_000)
+        assert await pulse.engine.evaluate() == []
+        fired = []
+        for _ in range(5):
+            clock.advance(60)
+            limiter.hit("acme", 200_000)
+            fired += await pulse.engine.evaluate()
+        (finding,) = (await pulse.engine.dry_run()).findings
+
+    assert [(event.fingerprint, event.finding.severity) for event in fired] == [
+        ("budget:dollars:acme", "warning")
+    ]
+    assert "has used 16.80 of 20.00 USD (84.0 %), empty at about " in finding.message
 
 
 def test_alerts_are_stored_in_the_database_of_the_settings(

@@ -52,9 +52,11 @@ def fake_clock(pulse: TokenPulse) -> Iterator[FakeClock]:
     """
     clock = FakeClock()
     limiters = [policy.limiter for policy in pulse.policies]
+    rules = pulse.engine.rules.values()
     clocks: list[tuple[object, str, object]] = [
         (pulse.engine, "wall", clock.wall),
         (pulse.engine, "clock", clock),
+        *((rule, "wall", clock.wall) for rule in rules if hasattr(rule, "wall")),
         *((limiter, "clock", clock) for limiter in limiters if hasattr(limiter, "clock")),
     ]
     with ExitStack() as exits:

@@ -20,7 +20,7 @@ from .exchanges import exchange
 from .findings import never_silenced
 from .observed_traffic import ObservedTraffic
 
-SHARES = {"error_rate", "provider_error_rate", "quota_warning"}
+SHARES = {"error_rate", "provider_error_rate", "quota_warning", "budget_warning"}
 INVALID_NUMBERS = [0, -1, True, "1", math.nan, math.inf, 10**400, [1]]
 WHOLE = {"error_min_requests", "provider_failures", "min_rpm_requests_1m", "min_tpm_tokens_1m"} | {
     metric for metric in METRICS if metric != "global_qps"
@@ -47,6 +47,7 @@ OPTIONAL = {*METRICS, "error_rate", "provider_failures", "provider_error_rate"} 
     "provider_latency_p95",
     "provider_429_rpm",
     "quota_warning",
+    "budget_warning",
 }
 
 
@@ -80,7 +81,7 @@ def test_other_defaults_switch_thresholds_of_traffic_off() -> None:
     thresholds = Thresholds()
 
     assert (thresholds.error_evidence, thresholds.count_client_errors) == (True, False)
-    assert thresholds.resolve_ratio == 0.8
+    assert (thresholds.resolve_ratio, thresholds.budget_warning) == (0.8, 0.8)
     assert (thresholds.keep_firing, thresholds.traffic_keep_firing) == (300, 900)
     assert (thresholds.provider_error_rate, thresholds.provider_error_hold) == (0.05, 300)
     assert (thresholds.min_rpm_requests_1m, thresholds.min_tpm_tokens_1m) == (10, 1000)

@@ -7,8 +7,8 @@ from decimal import Decimal
 import pytest
 
 from tokenpulse_mw import InFlight, Limiter, PlanLimiter, Policy, SharedLimiter, keys
-from tokenpulse_mw.alerts import quota_exceeded
-from tokenpulse_mw.ratelimit import budgets
+from tokenpulse_mw.alerts import AlertEngine, budget
+from tokenpulse_mw.ratelimit import budgets, spending
 from tokenpulse_mw.ratelimit.keys.address import network_grouper, pack
 
 from ..support.clock import FakeClock
@@ -133,27 +133,48 @@ async def test_budget_of_a_decision_without_the_storage_is_not_listed() -> None:
 async def test_budget_of_money_is_in_dollars(clock: FakeClock) -> None:
     """Micro-dollars are not readable; a blocked key has no share of a limit."""
     limiter = Limiter("20 USD/day", clock=clock)
+    limiter.hit("ada", 9_990_000)
     limiter.hit("bob", 10_050_000)
     blocked = Limiter("0 USD/day", clock=clock)
     blocked.charge("eve", 5)
     shared = SharedLimiter("2 USD/day", storage="redis://127.0.0.1:1", clock=clock)
     await shared.hit("ada", 2_000_000)
+    tokens = Limiter("10/day", clock=clock)
+    tokens.hit("bob", 10)
     policies = [
-        Policy(counted, name=name)
-        for counted, name in ((limiter, "a"), (blocked, "b"), (shared, "c"))
+        *(Policy(limiter, name=name) for limiter, name in ((limiter, "a"), (blocked, "b"))),
+        Policy(shared, name="c"),
+        Policy(tokens, name="d", tokens=1),
     ]
+    clock.advance(60)
 
-    assert await budgets(policies)() == [("bob", Decimal("10.05"), Decimal(20), None, "USD")]
+    assert await spending(policies)() == [("bob", Decimal("10.05"), Decimal(20), "a", 86_340)]
+    assert await budgets(policies)() == [("bob", 10, 10)]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_shared_budget_of_money_has_the_end_of_its_window(
+    redis: Server, anyio_backend: str
+) -> None:
+    """The storage keeps the window, and each process lists the keys that it has used."""
+    limiter = SharedLimiter("2 USD/day", storage=f"redis://{redis.place}", timeout=PATIENCE)
+    await limiter.hit("ada", 1_500_000)
+
+    [(*row, reset_after)] = await spending([Policy(limiter, name="dollars")])()
+
+    assert row == ["ada", Decimal("1.5"), Decimal(2), "dollars"]
+    assert 0 < reset_after <= 86_400
 
 
 @pytest.mark.anyio
-async def test_alert_names_the_dollars_of_a_budget(clock: FakeClock) -> None:
-    """The rows are quotas of the rule `quota_exceeded`."""
+async def test_alert_has_the_dollars_of_a_budget(clock: FakeClock) -> None:
+    """The rows are budgets of the rule `budget`."""
     limiter = Limiter("20 USD/day", clock=clock)
     limiter.hit("bob", 19_500_000)
-    rule = quota_exceeded(budgets([Policy(limiter)]))
+    engine = AlertEngine([budget(spending([Policy(limiter, name="dollars")]))], [], clock=clock)
 
-    await rule.refresh()
+    (event,) = await engine.evaluate()
 
-    [quota] = rule.quotas
-    assert (quota.key, quota.used, quota.limit, quota.unit) == ("bob", 19.5, 20, "USD")
+    assert event.fingerprint == "budget:dollars:bob"
+    assert event.finding.metadata["used"] == 19.5

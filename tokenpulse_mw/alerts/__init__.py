@@ -4,7 +4,7 @@ from .engine import AlertEngine
 from .fleet import Fleet
 from .lifecycle import Finding, Severity, Subject
 from .middleware import AlertMiddleware
-from .rules import Quota, Rule, default_rules, quota_exceeded
+from .rules import Budget, Quota, Rule, budget, default_rules, quota_exceeded
 from .sinks import (
     AlertEvent,
     AlertmanagerSink,
@@ -37,6 +37,7 @@ __all__ = [
     "AlertStore",
     "AlertmanagerSink",
     "BadRecord",
+    "Budget",
     "Conflict",
     "Finding",
     "Fleet",
@@ -61,6 +62,7 @@ __all__ = [
     "UsageSink",
     "UsageWebhook",
     "WebhookSink",
+    "budget",
     "default_rules",
     "quota_exceeded",
 ]

@@ -16,7 +16,7 @@ from .store.records import AlertRecord, WindowRecord
 from .thresholds import Thresholds
 from .timeouts import Recovered, Report, call_with_timeout, ignored
 from .tracker import AlertChanges, AlertTracker, Staged
-from .traffic.bucket import PROTOCOL, Usage, add_usage
+from .traffic.bucket import PROTOCOL, QuotaKey, Usage, add_usage
 from .traffic.traffic import Traffic
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
@@ -250,9 +250,9 @@ class RuleSet:
                 else:
                     recovered(f"refresh of rule {name}")
 
-    async def report_quotas(self) -> dict[str, Usage]:
-        """Return the quotas that the rules of this process report to the leader."""
-        quotas: dict[str, Usage] = {}
+    async def report_quotas(self) -> dict[QuotaKey, Usage]:
+        """Return the quotas and budgets that the rules of this process report to the leader."""
+        quotas: dict[QuotaKey, Usage] = {}
         for name, rule in self._rules.items():
             report = getattr(rule, "report_quotas", None)
             if report is not None:

@@ -26,7 +26,7 @@ class Subject(NamedTuple):
     """The subject of an alert.
 
     Attributes:
-        kind: "master", "key", "apikey", "provider" or "system".
+        kind: "master", "key", "apikey", "provider", "budget" or "system".
         id: Unique among its kind.
         name: Display name.
     """
@@ -59,7 +59,8 @@ class Finding:
             so a restored alert is not resolved before this time has passed.
         keeps: The highest severity that an alert may keep if it was worse before (hysteresis).
             None: the alert takes `severity` at once.
-        fingerprint: Identifies the alert over its life, in the format of the seed.
+        fingerprint: Identifies the alert over its life, in the format of the seed. A kind that
+            equals the type is left out.
     """
 
     type: str
@@ -77,7 +78,8 @@ class Finding:
     fingerprint: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        parts = (self.type, self.metric, self.subject.kind, self.subject.id)
+        kind = "" if self.subject.kind == self.type else self.subject.kind
+        parts = (self.type, self.metric, kind, self.subject.id)
         text = ":".join(str(part) for part in parts if part)
         if not text.isascii():  # a lone surrogate would not come back unchanged from a store
             text = text.encode("utf-8", "replace").decode()

@@ -126,6 +126,7 @@ class Thresholds:
             limit, that must be exceeded.
         provider_429_hold: Seconds that it must be exceeded before the alert fires.
         quota_warning: Used share of a key's quota from which the alert is a warning.
+        budget_warning: Used share of a key's budget in money from which the alert is a warning.
         resolve_ratio: Part of the threshold of a severity below which an alert loses that
             severity or is resolved (hysteresis).
         keep_firing: Seconds that a finding must be absent before the alert is resolved.
@@ -159,6 +160,7 @@ class Thresholds:
     provider_429_rpm: float | None = _value(10, _OFF_NUMBER)
     provider_429_hold: float = _value(120, _WAIT)
     quota_warning: float | None = _value(0.9, _OFF_SHARE)
+    budget_warning: float | None = _value(0.8, _OFF_SHARE)
     resolve_ratio: float = _value(0.8, Range(least=0.01, most=1))
     keep_firing: float = _value(300, _WAIT)
     traffic_keep_firing: float = _value(900, _WAIT)

@@ -2,7 +2,7 @@
 
 from . import keys
 from .admin import KeepLimit, LimitBody, limit_routes
-from .budgets import budgets
+from .budgets import budgets, spending
 from .callables import KeyFunction
 from .limiters import (
     Decision,
@@ -76,5 +76,6 @@ __all__ = [
     "openai_error",
     "problem_details",
     "requests_to",
+    "spending",
     "too_many_requests",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from decimal import Decimal
 
 import anyio.lowlevel
@@ -11,8 +11,11 @@ from .keys.address import format_key
 from .limiters import CURRENCY, MICROS, Decision, Limiter, PlanLimiter, StoredLimiter
 from .policy import Policy
 
-# Key, used and limit in tokens; for money also the tenant, which is not known, and the unit.
-Budget = tuple[str, int, int] | tuple[str, Decimal, Decimal, None, str]
+# Key, used and limit in tokens.
+Budget = tuple[str, int, int]
+
+# Key, used and limit in dollars, name of the policy, and seconds until the window ends.
+Spending = tuple[str, Decimal, Decimal, str, float]
 
 _KEYS_PER_CHECKPOINT = 250  # then other tasks run
 _MIN_SHARE = 0.5
@@ -21,38 +24,61 @@ _MIN_SHARE = 0.5
 def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]]:
     """Return a function that lists (key, used, limit) of keys that used half of their limit.
 
-    Only policies that limit tokens (`Policy(tokens=)`) or money (`Policy("20 USD/day")`) are
-    included. Rows of money have dollars, and after the limit None and the unit "USD". Of a
-    `SharedLimiter`, the keys are those of `SharedLimiter.usage`: at most 1,000 that this process
-    has used, with the usage of all processes in its last decision on each. A list of policies may
-    grow later. Secret keys are shown as their hash.
+    Only policies that limit tokens (`Policy(tokens=)`) are included; `spending` has those of money.
+    Of a `SharedLimiter`, the keys are those of `SharedLimiter.usage`: at most 1,000 that this
+    process has used, with the usage of all processes in its last decision on each. A list of
+    policies may grow later. Secret keys are shown as their hash.
     """
 
     async def used() -> list[Budget]:
-        rows: list[Budget] = []
-        for policy in [policy for policy in policies if policy.unit in ("tokens", CURRENCY)]:
-            limiter, unit = policy.limiter, policy.unit
-            if isinstance(limiter, StoredLimiter):
-                rows += [_row(key, used, limiter.limit, unit) for key, used in limiter.usage()]
-            if not isinstance(limiter, Limiter):
-                continue
-            for number, key in enumerate(limiter, 1):
-                if number % _KEYS_PER_CHECKPOINT == 0:
-                    await anyio.lowlevel.checkpoint()
-                decision = _usage(limiter, key)
-                if decision is not None:
-                    amount = decision.limit - decision.remaining
-                    if decision.limit and amount >= decision.limit * _MIN_SHARE:
-                        rows.append(_row(key, amount, decision.limit, unit))
-        return rows
+        return [
+            (_key_text(key), amount, limit)
+            async for _, key, amount, limit, _ in _usages(policies, "tokens")
+        ]
 
     return used
 
 
-def _row(key: Hashable, used: int, limit: int, unit: str) -> Budget:
-    if unit == CURRENCY:
-        return _key_text(key), Decimal(used) / MICROS, Decimal(limit) / MICROS, None, unit
-    return _key_text(key), used, limit
+def spending(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Spending]]]:
+    """Return a function that lists the keys that used half of their limit of money.
+
+    Only policies that limit money (`Policy("20 USD/day")`) are included. A row is (key, used,
+    limit, name of the policy, seconds until the window ends), with dollars as `Decimal`; reserved
+    money counts as used. The keys are those that `budgets` lists for tokens.
+    """
+
+    async def used() -> list[Spending]:
+        return [
+            (_key_text(key), _dollars(amount), _dollars(limit), policy.name, reset_after)
+            async for policy, key, amount, limit, reset_after in _usages(policies, CURRENCY)
+        ]
+
+    return used
+
+
+async def _usages(
+    policies: Iterable[Policy], unit: str
+) -> AsyncIterator[tuple[Policy, Hashable, int, int, float]]:
+    """Yield policy, key, used, limit and seconds until the reset, of keys that used half."""
+    for policy in [policy for policy in policies if policy.unit == unit]:
+        limiter = policy.limiter
+        if isinstance(limiter, StoredLimiter):
+            for key, used, reset_after in limiter.usage():
+                yield policy, key, used, limiter.limit, reset_after
+        if not isinstance(limiter, Limiter):
+            continue
+        for number, key in enumerate(limiter, 1):
+            if number % _KEYS_PER_CHECKPOINT == 0:
+                await anyio.lowlevel.checkpoint()
+            decision = _usage(limiter, key)
+            if decision is not None:
+                used = decision.limit - decision.remaining
+                if decision.limit and used >= decision.limit * _MIN_SHARE:
+                    yield policy, key, used, decision.limit, decision.reset_after
+
+
+def _dollars(micros: int) -> Decimal:
+    return Decimal(micros) / MICROS
 
 
 def _usage(limiter: Limiter, key: Hashable) -> Decision | None:

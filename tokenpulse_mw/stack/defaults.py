@@ -24,6 +24,7 @@ from ..alerts import (
     UsageSink,
     UsageWebhook,
     WebhookSink,
+    budget,
     default_rules,
     quota_exceeded,
 )
@@ -44,6 +45,7 @@ from ..ratelimit import (
     Policy,
     budgets,
     limit_routes,
+    spending,
 )
 from ..secret import hide
 from ..usage import Prices, Rates
@@ -207,6 +209,7 @@ def engine(
         return given
     rules = default_rules()
     rules.append(quota_exceeded(budgets(policies), per_process=True))
+    rules.append(budget(spending(policies), per_process=True))
     store, fleet, url = None, Fleet(), settings.alert_store
     if url is None and shared is not None and settings.alerts:
         url = shared.alerts

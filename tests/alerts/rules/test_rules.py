@@ -9,6 +9,7 @@ import pytest
 
 from tokenpulse_mw.alerts import Finding, Rule, Severity, Thresholds, Traffic, default_rules
 from tokenpulse_mw.alerts.rules import (
+    budget,
     error_spike,
     high_error_rate,
     high_latency,
@@ -69,8 +70,10 @@ async def test_keep_firing_applies_to_every_rule() -> None:
     scenario.observe(20, tenant="acme", provider="claude", status=429, limited=True)
     quota_rule = quota_exceeded(lambda: [("k1", 10, 10)])
     await quota_rule.refresh()
+    budget_rule = budget(lambda: [("k1", 10, 10, "dollars")])
+    await budget_rule.refresh()
 
-    rules: list[Rule] = [*default_rules(), quota_rule]
+    rules: list[Rule] = [*default_rules(), quota_rule, budget_rule]
 
     findings = [
         finding

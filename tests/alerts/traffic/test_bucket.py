@@ -41,6 +41,7 @@ OUTCOMES = st.builds(
     last_success=st.integers(0, 100),
     failed_at=st.lists(st.integers(1, 100), max_size=5).map(sorted),
 )
+USAGE = st.tuples(st.floats(0, 9), st.floats(1, 9), st.floats(0, 9))
 BUCKETS = st.builds(
     Bucket,
     slot=st.just(7),
@@ -55,6 +56,7 @@ BUCKETS = st.builds(
     failures_by_upstream=counts(st.tuples(st.sampled_from(["key", "provider"]), NAME, UPSTREAM)),
     upstreams=counts(UPSTREAM),
     outcomes=st.dictionaries(UPSTREAM, OUTCOMES, max_size=3),
+    quotas=st.dictionaries(st.tuples(NAME, NAME), USAGE, max_size=3),
 )
 
 

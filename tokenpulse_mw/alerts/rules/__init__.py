@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..traffic.statistics import wilson_lower_bound
+from .budget import Budget, budget
 from .error_rates import error_spike, high_error_rate
 from .inhibition import inhibited, outages
 from .latency import high_latency
@@ -13,8 +14,10 @@ from .rule import Rule, rule_name
 from .traffic_spike import traffic_spike
 
 __all__ = [
+    "Budget",
     "Quota",
     "Rule",
+    "budget",
     "default_rules",
     "error_spike",
     "high_error_rate",
@@ -32,7 +35,7 @@ __all__ = [
 
 
 def default_rules() -> list[Rule]:
-    """Return all rules except `quota_exceeded`, which needs a source."""
+    """Return all rules except `quota_exceeded` and `budget`, which need a source."""
     return [
         rate_limit,
         error_spike,

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from decimal import Decimal
-from heapq import nlargest
-from inspect import isawaitable
-from itertools import islice
-from numbers import Integral, Real
-from operator import itemgetter
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import anyio
-
-from ...validation import check_integer, check_seconds, describe
 from ..lifecycle import Finding
 from ..thresholds import Thresholds
-from ..traffic.bucket import Usage
+from ..traffic.bucket import QuotaKey, Usage
 from ..traffic.traffic import Traffic
 from .rule import Steps, escaped, name_with_id, severity_for, subject_of
+from .source import Kind, PolledSource, Source, near_limit, parse_identity, parse_number
 
-_MAX_NUMBER = 1e15
-_MAX_REPORTED = 1000  # keys that a process reports
-_MIN_REPORTED_SHARE = 0.5
-_MAX_FAILURES = 2  # refreshes in a row that may fail before the last quotas are too old
-_MAX_ROW_CHARS = 200  # characters of an invalid row in an error
+_KIND = Kind(
+    "quota",
+    "(key, used, limit) or (key, used, limit, tenant, unit), with key and tenant as strings or "
+    "integers, and used and limit as numbers",
+    "[Quota('k1', used=95, limit=100)]",
+)
 
 
 class Quota(NamedTuple):
@@ -45,29 +38,24 @@ class Quota(NamedTuple):
     unit: str = "tokens"
 
 
-# Returns the quotas. Plain tuples (key, used, limit), with tenant and unit or without, are
-# accepted, with numbers of any kind, and keys and tenants that are integers.
-QuotaSource = Callable[[], "Iterable[tuple[object, ...]] | Awaitable[Iterable[tuple[object, ...]]]"]
-
-
 class QuotaExceeded:
     """The rule that `quota_exceeded` returns.
 
     Attributes:
         name: The rule's name.
-        quotas: The quotas of the last successful refresh.
         per_process: Processes that do not lead refresh too, and report their quotas.
     """
 
     name = "quota_exceeded"
 
-    def __init__(
-        self, source: QuotaSource, *, timeout: float, max_keys: int, per_process: bool
-    ) -> None:
-        self.quotas: tuple[Quota, ...] = ()
+    def __init__(self, source: PolledSource[Quota], *, per_process: bool) -> None:
         self.per_process = per_process
-        self._source, self._timeout, self._max_keys = source, timeout, max_keys
-        self._has_quotas, self._failures = False, 0
+        self._source = source
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """The quotas of the last successful refresh."""
+        return self._source.rows
 
     async def refresh(self) -> None:
         """Call the source; if it fails, keep the last quotas.
@@ -77,35 +65,7 @@ class QuotaExceeded:
             ValueError: The source returned too many quotas, or an invalid one. Valid quotas next to
                 it are used; a key with an invalid quota keeps its last one.
         """
-        self._failures += 1  # reset on success; a cancelled refresh counts as a failure
-        valid, invalid_keys, errors = list[Quota](), set[str](), list[ValueError]()
-        for row in await self._rows():
-            try:
-                valid.append(_quota(row))
-            except ValueError as error:
-                errors.append(error)
-                invalid_keys |= _key_of(row)
-        invalid_keys -= {quota.key for quota in valid}
-        if valid or not errors:
-            unchanged = [quota for quota in self.quotas if quota.key in invalid_keys]
-            self.quotas = (*valid, *unchanged)
-            self._has_quotas, self._failures = True, 0
-        if errors:
-            raise errors[0]
-
-    async def _rows(self) -> tuple[object, ...]:
-        with anyio.fail_after(self._timeout):
-            result = self._source()
-            rows = await result if isawaitable(result) else result
-        if not isinstance(rows, Iterable):
-            raise ValueError(f"the quota source must return a list of quotas, got {rows!r}")
-        first = tuple(islice(rows, self._max_keys + 1))
-        if len(first) > self._max_keys:
-            raise ValueError(
-                f"the quota source must return at most {self._max_keys} quotas, got more: return "
-                "only those near their limit, or raise max_keys"
-            )
-        return first
+        await self._source.refresh()
 
     def __call__(
         self, traffic: Traffic, thresholds: Thresholds, now: float
@@ -114,13 +74,7 @@ class QuotaExceeded:
         threshold = thresholds.quota_warning
         if threshold is None:
             return
-        if not self._has_quotas:
-            raise LookupError("the quota source has not returned any quotas yet")
-        if self._failures > _MAX_FAILURES:
-            raise LookupError(
-                f"the quota source has failed {self._failures} times in a row: its last quotas "
-                "are too old"
-            )
+        self._source.check()
         for quota in (*self.quotas, *self._reported(traffic)):
             # Compare the share: the rounding of limit x threshold could miss the exact threshold.
             share = quota.used / quota.limit if quota.limit and quota.limit > 0 else 0.0
@@ -129,7 +83,7 @@ class QuotaExceeded:
             else:
                 yield None
 
-    async def report_quotas(self) -> dict[str, Usage]:
+    async def report_quotas(self) -> dict[QuotaKey, Usage]:
         """Refresh, and return use and limit of the keys near their quota; at most 1,000.
 
         Raises:
@@ -138,22 +92,21 @@ class QuotaExceeded:
         if not self.per_process:
             return {}
         await self.refresh()
-        usages = [
-            (quota.used / quota.limit, quota)
+        return near_limit(
+            (("", quota.key), (quota.used, quota.limit, 0.0))
             for quota in self.quotas
-            if quota.limit is not None and quota.used >= quota.limit * _MIN_REPORTED_SHARE > 0
-        ]
-        most = nlargest(_MAX_REPORTED, usages, key=itemgetter(0))
-        return {quota.key: (quota.used, quota.limit) for _, quota in reversed(most) if quota.limit}
+            if quota.limit is not None
+        )
 
     def _reported(self, traffic: Traffic) -> Iterator[Quota]:
         if self.per_process:
-            for key, (used, limit) in traffic.quotas.items():
-                yield Quota(key, used, limit)
+            for (policy, key), (used, limit, _) in traffic.quotas.items():
+                if not policy:
+                    yield Quota(key, used, limit)
 
 
 def quota_exceeded(
-    source: QuotaSource | None,
+    source: Source | None,
     *,
     timeout: float = 5,
     max_keys: int = 100_000,
@@ -177,64 +130,23 @@ def quota_exceeded(
     Raises:
         ValueError: An argument is invalid.
     """
-    check_seconds("timeout", timeout)
-    check_integer("max_keys", max_keys)
-    if source is not None and not callable(source):
-        raise ValueError(
-            "source must be a function that returns quotas, such as lambda: "
-            f"[Quota('k1', used=95, limit=100)], got {describe(source)}"
-        )
-    return QuotaExceeded(
-        source or (lambda: ()), timeout=timeout, max_keys=max_keys, per_process=per_process
-    )
+    polled = PolledSource(source, _quota, _key, _KIND, timeout=timeout, max_keys=max_keys)
+    return QuotaExceeded(polled, per_process=per_process)
 
 
 def _quota(row: Any) -> Quota:
-    try:
-        key, used, limit, tenant, unit = Quota(*row)
-        return Quota(
-            _identity(key),
-            _number(used),
-            None if limit is None else _number(limit),
-            None if tenant is None else _identity(tenant),
-            _identity(unit),
-        )
-    except (TypeError, ValueError, ArithmeticError):
-        raise ValueError(
-            "a quota must be (key, used, limit) or (key, used, limit, tenant, unit), with key and "
-            "tenant as strings or integers, and used and limit as numbers, got "
-            f"{_shown(row)}"
-        ) from None
+    key, used, limit, tenant, unit = Quota(*row)
+    return Quota(
+        parse_identity(key),
+        parse_number(used),
+        None if limit is None else parse_number(limit),
+        None if tenant is None else parse_identity(tenant),
+        parse_identity(unit),
+    )
 
 
-def _identity(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise TypeError
-    return str(value)
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
-        raise TypeError
-    number = int(value) if isinstance(value, Integral) else float(value)
-    if not -_MAX_NUMBER <= number <= _MAX_NUMBER:  # false for NaN
-        raise ValueError
-    return number
-
-
-def _key_of(row: Any) -> set[str]:
-    """Return the key of an invalid row, if the key itself is valid."""
-    try:
-        return {_identity(row[0])}
-    except (TypeError, ValueError, LookupError):
-        return set()
-
-
-def _shown(row: object) -> str:
-    try:
-        return repr(row)[:_MAX_ROW_CHARS]
-    except Exception:  # noqa: BLE001 - repr of foreign objects, or of huge integers, may raise
-        return f"a {type(row).__name__}"
+def _key(row: Any) -> str:
+    return parse_identity(row[0])
 
 
 def _finding(quota: Quota, share: float, threshold: float, thresholds: Thresholds) -> Finding:

@@ -13,6 +13,7 @@ from .bucket import (
     Bucket,
     FailureKey,
     Profile,
+    QuotaKey,
     Usage,
     UsageKey,
     add_usage,
@@ -168,10 +169,13 @@ class TrafficAggregator:
         self._usage[key] = counts
         return counts
 
-    def report_quotas(self, quotas: Mapping[str, Usage], now: float) -> None:
-        """Add the use of keys near their quota to the bucket of `now`."""
+    def report_quotas(self, quotas: Mapping[QuotaKey, Usage], now: float) -> None:
+        """Add the use of keys near their quota or budget to the bucket of `now`."""
         self.seal(now)
-        add_usage(self._bucket.quotas, {valid_text(key): quotas[key] for key in quotas})
+        valid = {
+            (valid_text(policy), valid_text(key)): usage for (policy, key), usage in quotas.items()
+        }
+        add_usage(self._bucket.quotas, valid)
 
     def seal(self, now: float, *, partial: bool = False) -> None:
         """Pass the finished bucket to `sealed`; with `partial`, also the open one."""

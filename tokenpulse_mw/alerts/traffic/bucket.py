@@ -22,8 +22,13 @@ PROTOCOL = 1  # version of encoded buckets and windows
 FailureKey = tuple[str, str, Upstream]
 
 
-# Use and limit of a key; the limit is above 0.
-Usage = tuple[float, float]
+# Name of the policy of a budget, or "" for a quota; and the key.
+QuotaKey = tuple[str, str]
+
+
+# Use and limit of a key, and the end of the window in seconds since the epoch, or 0 if it is not
+# known; the limit is above 0.
+Usage = tuple[float, float, float]
 
 
 # Tenant, label of the model, and label of the provider.
@@ -98,7 +103,7 @@ class Bucket:
         failures_by_upstream: Failures of each key and provider, by upstream.
         upstreams: Failures of each upstream.
         outcomes: Outcomes of each upstream.
-        quotas: Use and limit of keys near their quota in one of the processes.
+        quotas: Use and limit of keys near their quota or budget in one of the processes.
         usage: Numbers of each tenant, model and provider, in the order of `USAGE_COUNTS`. The store
             adds them to the usage of the hour, so they are not encoded.
     """
@@ -115,7 +120,7 @@ class Bucket:
     failures_by_upstream: dict[FailureKey, int] = field(default_factory=dict)
     upstreams: dict[Upstream, int] = field(default_factory=dict)
     outcomes: dict[Upstream, Outcomes] = field(default_factory=dict)
-    quotas: dict[str, Usage] = field(default_factory=dict)
+    quotas: dict[QuotaKey, Usage] = field(default_factory=dict)
     usage: dict[UsageKey, list[int]] = field(default_factory=dict)
 
     def usage_of(self, key: UsageKey, *, max_keys: int) -> list[int]:
@@ -181,10 +186,14 @@ class Bucket:
         add_usage(self.quotas, other.quotas)
 
 
-def add_usage(quotas: dict[str, Usage], others: Mapping[str, Usage]) -> None:
+def add_usage(quotas: dict[QuotaKey, Usage], others: Mapping[QuotaKey, Usage]) -> None:
     """Add the use of keys to `quotas`, which keeps the larger share of each key."""
     for key, usage in others.items():
-        quotas[key] = max(usage, quotas.get(key, usage), key=lambda usage: usage[0] / usage[1])
+        quotas[key] = max(usage, quotas.get(key, usage), key=_share_first)
+
+
+def _share_first(usage: Usage) -> tuple[float, Usage]:
+    return usage[0] / usage[1], usage
 
 
 def _add(counts: dict[_Subject, int], others: Mapping[_Subject, int]) -> None:
@@ -231,7 +240,7 @@ class _EncodedBucket(msgspec.Struct, array_like=True):
     failures_by_upstream: Columns[FailureKey]
     upstreams: Columns[Upstream]
     outcomes: list[tuple[Upstream, Outcomes]]
-    quotas: dict[str, tuple[float, Positive]]
+    quotas: list[tuple[QuotaKey, tuple[float, Positive, float]]]
 
 
 _DECODER = msgspec.msgpack.Decoder(_EncodedBucket)
@@ -258,7 +267,7 @@ def encode_bucket(bucket: Bucket, protocol: int = PROTOCOL) -> bytes:
             Columns.of(bucket.failures_by_upstream),
             Columns.of(bucket.upstreams),
             list(bucket.outcomes.items()),
-            bucket.quotas,
+            list(bucket.quotas.items()),
         )
     )
 
@@ -286,7 +295,7 @@ def decode_bucket(payload: bytes, protocol: int) -> Bucket:
         failures_by_upstream=encoded.failures_by_upstream.packed(),
         upstreams=encoded.upstreams.packed(),
         outcomes=dict(encoded.outcomes),
-        quotas=encoded.quotas,
+        quotas=dict(encoded.quotas),
     )
 
 

@@ -20,6 +20,7 @@ from .bucket import (
     Columns,
     FailureKey,
     Profile,
+    QuotaKey,
     Usage,
     add_usage,
     check_latencies,
@@ -116,7 +117,7 @@ class Traffic:
         self._report_seconds = report_seconds
         self._newest = 0
         self._later: list[tuple[str, int]] = []  # kind and slot of records that count no longer
-        self._reports = deque[tuple[int, dict[str, Usage]]]()  # slot and quotas of a bucket
+        self._reports = deque[tuple[int, dict[QuotaKey, Usage]]]()  # slot and quotas of a bucket
 
     def apply(self, bucket: Bucket) -> Steps[None]:
         """Count a bucket in its slot, in bounded steps; complete it before anything else.
@@ -141,9 +142,9 @@ class Traffic:
             self._reports.append((bucket.slot, bucket.quotas))
 
     @property
-    def quotas(self) -> dict[str, Usage]:
-        """Use and limit of keys near their quota in a process, as of its last report."""
-        quotas: dict[str, Usage] = {}
+    def quotas(self) -> dict[QuotaKey, Usage]:
+        """Use and limit of keys near their quota or budget in a process, as of its last report."""
+        quotas: dict[QuotaKey, Usage] = {}
         for _, reported in self._reports:
             add_usage(quotas, reported)
         return quotas

@@ -52,8 +52,8 @@ class StoredLimiter(ABC):
         """Remove the usage that this process has counted."""
 
     @abstractmethod
-    def usage(self) -> list[tuple[Hashable, int]]:
-        """Return (key, used) of keys that have used at least half of their limit."""
+    def usage(self) -> list[tuple[Hashable, int, float]]:
+        """Return (key, used, seconds until the window ends) of keys that used half or more."""
 
     @abstractmethod
     async def aclose(self) -> None:

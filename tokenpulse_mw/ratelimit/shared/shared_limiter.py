@@ -290,9 +290,10 @@ class SharedLimiter(StoredLimiter):
         self._refusals.clear()
         self._top_usage = TopUsage(self.limit, self.window)
 
-    def usage(self) -> list[tuple[Hashable, int]]:
-        """Return (key, used) of at most 1,000 keys that have used at least half of their limit.
+    def usage(self) -> list[tuple[Hashable, int, float]]:
+        """Return (key, used, seconds until the window ends) of keys that have used the most.
 
+        These are at most 1,000 keys that have used at least half of their limit.
         This is the usage in the last decision on each key in this process, plus its charges since.
         Keys that only other processes have used, and windows that have ended, are left out.
         """

@@ -48,12 +48,12 @@ class TopUsage:
         if amount > 0 or since >= ends - self._window - _MAX_DELAY:
             self._usage[key] = used + amount, ends
 
-    def entries(self, now: float) -> list[tuple[Hashable, int]]:
-        """Return (key, used) of the most used keys."""
+    def entries(self, now: float) -> list[tuple[Hashable, int, float]]:
+        """Return (key, used, seconds until the window ends) of the most used keys."""
         self._evict(now)
         return [
-            (key, min(used, self._limit))
-            for key, (used, _) in self._usage.items()
+            (key, min(used, self._limit), ends - now)
+            for key, (used, ends) in self._usage.items()
             if used >= self._min_used
         ]
 
