@@ -90,7 +90,7 @@ class SavedLimits:
     async def _restore(self, policy: Policy, limiter: Limiter) -> None:
         name = _name(policy)
         windows, processes = await self._store.load_windows(name)
-        self._replaces[name] = processes  # also if a row is malformed: usage is added only once
+        self._replaces[name] = processes  # even if a row is malformed: usage is added only once
         limiter.restore([SavedWindow(*window) for window in windows])
         if windows:
             logger.info("limit restored: policy=%s keys=%d", policy.name, len(windows))

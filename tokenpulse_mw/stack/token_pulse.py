@@ -187,6 +187,7 @@ class TokenPulse:
         ]
         self.routes: list[BaseRoute] = [endpoint.route for endpoint in self._endpoints]
         self.prices = defaults.prices(self.settings, prices)
+        limits.reserve_from_prices(self.policies, self.prices, self.providers)
         self._measuring = self._observe(observers)
         options = self._limit_options(exempt, respond, on_decision)
         self._limiting = _limit_layers(self._outer_policies, options)
@@ -421,6 +422,7 @@ class TokenPulse:
             self.reset()
         self._has_run = True
         configure_logs(self.settings)
+        limits.warn_of_missing_prices(self.policies, self.prices)
         if self.settings.alerts:
             await exits.enter_async_context(self.engine)
             if not isinstance(self.engine.store, MemoryAlertStore):
