@@ -20,7 +20,7 @@ from starlette.types import Scope
 from tokenpulse_mw import AlertEngine, HttpMetrics, Policy, Settings, TokenPulse
 from tokenpulse_mw.alerts import MemoryAlertStore, StoreError
 from tokenpulse_mw.alerts.store import LimitWindow, LimitWindows, SQLAlertStore
-from tokenpulse_mw.ratelimit import Limiter, PlanLimiter
+from tokenpulse_mw.ratelimit import InFlight, Limiter, PlanLimiter
 from tokenpulse_mw.stack.saved_limits import SavedLimits
 
 from .support.apps import answering
@@ -311,14 +311,15 @@ async def test_malformed_row_is_logged_and_nothing_is_added_twice(
 
 
 @pytest.mark.anyio
-async def test_windows_are_saved_while_the_gateway_runs(url: str) -> None:
+async def test_windows_are_saved_while_the_gateway_runs() -> None:
     """A killed process has saved what it counted more than an interval before."""
     store = CountedStore()
     limiter = Limiter("100/day")
-    limiter.hit("acme", 7)
-    saved = SavedLimits(store, [Policy(limiter)], interval=0)
-    async with saved.running():
-        while not store.saves:
+    policies = [Policy(limiter), Policy(InFlight(4), name="slots")]
+    async with SavedLimits(store, policies, interval=0).running():
+        limiter.hit("acme", 7)
+        saves = store.saves
+        while store.saves == saves:
             await anyio.lowlevel.checkpoint()
         [window] = (await store.load_windows("default requests window")).windows
         assert (window.key, window.used) == (b"s4:acme", 7)

@@ -87,6 +87,23 @@ async def test_tokens_are_reserved_for_the_largest_response() -> None:
     assert await reserved(policy, {"max_tokens": 10**9}) == 10_000
 
 
+async def test_requests_that_reach_no_model_are_not_read() -> None:
+    """The body of a GET request, if there is one, is left to the application."""
+    policy = Policy("20 USD/day", key=client, reserve=reserve_from_request(PRICES))
+    app = RateLimitMiddleware(answering(b""), policies=[policy])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        pytest.fail("the middleware must not read the body")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(http_scope(method="GET"), receive, send)
+
+    assert sent[0]["status"] == 200
+
+
 async def test_plans_reserve_the_largest_response() -> None:
     """The limit of a plan is not known when the reserve is computed."""
     plans = PlanLimiter({"client": "20 USD/day"})
