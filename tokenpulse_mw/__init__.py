@@ -58,6 +58,8 @@ _NAMES = {
         "openai_error",
         "problem_details",
         "requests_to",
+        "reserve_from_request",
+        "tokens_from_request",
         "too_many_requests",
     ],
     "ratelimit.shared": ["SharedInFlight", "SharedLimiter"],

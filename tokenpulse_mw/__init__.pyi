@@ -61,6 +61,8 @@ from .ratelimit import (
     openai_error as openai_error,
     problem_details as problem_details,
     requests_to as requests_to,
+    reserve_from_request as reserve_from_request,
+    tokens_from_request as tokens_from_request,
     too_many_requests as too_many_requests,
 )
 from .ratelimit.shared import (

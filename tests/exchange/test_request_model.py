@@ -15,8 +15,9 @@ from tokenpulse_mw.exchange.request_model import (
     MAX_PEEK_MESSAGES,
     ModelFinder,
     find_model,
+    find_request,
     model_of_path,
-    peek_model,
+    peek_request,
 )
 
 pytestmark = pytest.mark.anyio
@@ -169,6 +170,86 @@ def test_search_gives_up_on_too_many_keys() -> None:
     assert ModelFinder().feed(body) is None
 
 
+TOKEN_KEYS = ["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"]
+
+
+@st.composite
+def bodies_with_tokens(draw: st.DrawFn) -> tuple[bytes, str | None, int | None]:
+    """Return a JSON object, its model, and the largest positive integer under a key of tokens."""
+    numbers = st.integers(-5, 10**17) | st.integers(0, 200_000) | values
+    pairs = draw(
+        st.lists(
+            st.tuples(texts, values)
+            | st.tuples(st.sampled_from(TOKEN_KEYS), numbers)
+            | st.tuples(st.just("model"), st.text(min_size=1, max_size=9) | values),
+            max_size=8,
+        )
+    )
+    space = draw(st.sampled_from(["", " ", "\r\n\t"]))
+    text = ",".join(
+        f"{space}{json.dumps(key)}{space}:{space}{json.dumps(value)}{space}" for key, value in pairs
+    )
+    model = next((value for key, value in pairs if key == "model"), None)
+    tokens = [value for key, value in pairs if key in TOKEN_KEYS and type(value) is int]
+    return (
+        f"{{{text}}}".encode(),
+        model if isinstance(model, str) and model else None,
+        max((number for number in tokens if 0 < number < 10**15), default=None),
+    )
+
+
+@given(body=bodies_with_tokens(), cuts=cuts_of_bodies)
+def test_largest_maximum_of_tokens_is_found_in_any_chunks(
+    body: tuple[bytes, str | None, int | None], cuts: Sequence[int]
+) -> None:
+    """It may precede or follow the model, and be named and repeated in any way."""
+    text, model, tokens = body
+
+    assert find_request(pieces(text, cuts)) == (model, tokens)
+    assert find_request([text]) == (model, tokens)
+
+
+@given(body=st.binary(max_size=80) | st.text('{}[]":,\\ \n0123.emodlax_tkns').map(str.encode))
+@example(body=b'{"max_tokens":1}{"max_tokens":2}')
+@example(body=b'{"model":"a","model":"b","max_tokens":-0}')
+@example(body=b'{"max_tokens":007,"model":"\xff"}')
+def test_any_bytes_have_one_request_in_any_chunks(body: bytes) -> None:
+    """The model is that of the search for the model alone."""
+    found = find_request([bytes([byte]) for byte in body])
+
+    assert find_request([body]) == found
+    assert find_model([body]) == found.model
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        (b'{"model":"gpt-5","messages":[{"max_tokens":9}],"max_tokens":16}', 16),
+        (b'{"max_tokens":1,"max_completion_tokens":4096}', 4096),
+        (b'{"max_tokens":1,"max_tokens":4096,"max_tokens":2}', 4096),
+        (rb'{"max\u005ftokens":16}', 16),
+        (b'{"max_tokens":16', None),
+        (b'{"max_tokens":16 ', 16),
+        (b'{"max_tokens":"16"}', None),
+        (b'{"max_tokens":1e3}', None),
+        (b'{"max_tokens":16.0}', None),
+        (b'{"max_tokens":0}', None),
+        (b'{"max_tokens":-16}', None),
+        (b'{"max_tokens":true}', None),
+        (b'{"max_tokens":999999999999999}', 999_999_999_999_999),
+        (b'{"max_tokens":9999999999999999}', None),
+        (b'{"max_tokens":%b}' % (b"9" * 5000), None),
+        (b'{"generationConfig":{"maxOutputTokens":16}}', None),
+        (b'{"model":{"max_tokens":5},"max_tokens":16}', 16),
+        (b'{"model":"%b","max_tokens":16}' % (b"m" * 5000), 16),
+    ],
+)
+def test_only_an_integer_at_the_top_level_is_a_maximum(body: bytes, tokens: int | None) -> None:
+    """A number that is not an integer above 0, or has no end, is not one."""
+    assert find_request([body]).max_tokens == tokens
+    assert find_request([body[:7], body[7:]]).max_tokens == tokens
+
+
 class Client:
     """Client that sends messages; waiting for more than these is an error."""
 
@@ -199,7 +280,7 @@ async def test_peek_replays_the_same_messages(chunks: list[bytes], ends: str) ->
         messages.append(body_message(b"", more=False))
     messages += [DISCONNECT, DISCONNECT]
 
-    model, receive = await peek_model(Client(*messages).receive)
+    (model, _), receive = await peek_request(Client(*messages).receive)
 
     received = [await receive() for _ in messages]
     assert all(before is after for before, after in zip(messages, received, strict=True))
@@ -227,8 +308,29 @@ async def test_peek_waits_for_no_more_than_it_needs(
     """It ends at the model, at the end of the body, at 64 KiB, at 512 pieces, at a disconnect."""
     client = Client(*messages)
 
-    assert (await peek_model(client.receive))[0] == model
+    assert (await peek_request(client.receive))[0] == (model, None)
     assert client.messages == []
+
+
+async def test_peek_of_the_tokens_waits_for_no_more_than_64_kib() -> None:
+    """It goes on after the model, and ends at the end of the object or of the first 64 KiB."""
+    start = b'{"model":"gpt-5","prompt":"'
+    for rest, tokens in ((b'","max_tokens":16}', 16), (b"x" * MAX_PEEK_BYTES, None)):
+        messages = [body_message(start), body_message(rest)]
+        client = Client(*messages)
+
+        found, receive = await peek_request(client.receive, tokens=True)
+
+        assert found == ("gpt-5", tokens)
+        assert client.messages == []
+        assert [await receive(), await receive()] == messages
+
+
+async def test_peek_of_a_whole_body_finds_the_tokens() -> None:
+    """The body is in one message, as of most servers."""
+    client = Client(body_message(b'{"max_tokens":16,"model":"gpt-5"}', more=False))
+
+    assert (await peek_request(client.receive, tokens=True))[0] == ("gpt-5", 16)
 
 
 ARN = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.amazon.nova-pro-v1:0"

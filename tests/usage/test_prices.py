@@ -179,3 +179,19 @@ def test_unknown_price_list_is_rejected(choice: Any) -> None:
     """The error names the price lists that exist."""
     with pytest.raises(ValueError, match=r"^price_list must be one of genai-prices, auto or None"):
         Prices(price_list=choice)
+
+
+def test_models_of_requests_do_not_displace_those_of_responses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clients can make up any number of names."""
+    monkeypatch.setattr("tokenpulse_mw.usage.prices.MAX_PAIRS", 2)
+    prices = Prices({"table": Rates(input=1, output=1)}, price_list="genai-prices")
+    usage = TokenUsage(output=1000)
+    for number in range(5):
+        assert prices.estimate("openai", f"made-up-{number}", usage) is None
+    assert prices.estimate("openai", "table", usage) == prices.cost("openai", "table", usage)
+    assert prices.estimate("openai", "gpt-4o", usage) is None  # there are too many names
+
+    assert prices.cost("openai", "gpt-4o", usage) is not None
+    assert prices.estimate("openai", "gpt-4o", usage) == prices.cost("openai", "gpt-4o", usage)

@@ -7,7 +7,7 @@ from .models import UNKNOWN, Models, fold_model, model_pattern
 from .observers import ErrorReporter, Observer, ObserverLike, component_name
 from .provider import ProviderResolver, Providers
 from .recorder import SCOPE_KEY, Recorder
-from .request_model import SAFE_METHODS, read_request_model, requested_model
+from .request_model import SAFE_METHODS, read_request_model, requested_model, requested_tokens
 from .route import RouteTemplates, exact_reads, has_route
 from .route_group import RouteGroup
 from .route_tree import find_router
@@ -47,6 +47,7 @@ __all__ = [
     "recorder_of",
     "request_headers",
     "requested_model",
+    "requested_tokens",
     "truncate_with_hash",
     "upstream_failed",
 ]

@@ -19,6 +19,7 @@ from .paths import exempt_paths, requests_to
 from .policy import AnyLimiter, Money, OnMissingCost, Policy, Reserve, check_policies
 from .policy_set import OnDecision
 from .rejection import RateLimited
+from .request_reserve import reserve_from_request, tokens_from_request
 from .responses import (
     RESPONSES,
     Respond,
@@ -76,6 +77,8 @@ __all__ = [
     "openai_error",
     "problem_details",
     "requests_to",
+    "reserve_from_request",
+    "tokens_from_request",
     "spending",
     "too_many_requests",
 ]

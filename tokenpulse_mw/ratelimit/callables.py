@@ -41,6 +41,20 @@ def reads_model(*functions: object) -> bool:
     return any(getattr(function, "reads_model", False) for function in functions)
 
 
+def estimating_tokens(function: T) -> T:
+    """Mark a function of the scope that needs the model and the maximum of tokens of the request.
+
+    Its result is an estimate, so a request reserves at most the limit.
+    """
+    function.reads_tokens = True  # type: ignore[attr-defined]
+    return reading_model(function)
+
+
+def reads_tokens(function: object) -> bool:
+    """Return True if `function` needs the maximum of tokens of the request."""
+    return bool(getattr(function, "reads_tokens", False))
+
+
 def check_function(name: str, function: object) -> None:
     """Check that `function` can be called on every request.
 

@@ -135,7 +135,9 @@ class RateLimitMiddleware:
         self, recorder: Recorder | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Read the model of the request, then evaluate it."""
-        model, receive = await read_request_model(scope, receive)
+        model, receive = await read_request_model(
+            scope, receive, tokens=self._policy_set.reads_tokens
+        )
         if recorder is not None and model is not None:
             recorder.requested_model = model
         if self._evaluate is None:

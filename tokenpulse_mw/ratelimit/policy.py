@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 from starlette.types import Scope
 
 from ..validation import check_bool, check_choice, check_integer
-from .callables import KeyFunction, check_function, check_name, reads_model
+from .callables import KeyFunction, check_function, check_name, reads_model, reads_tokens
 from .keys import client_address
 from .limiters import (
     CURRENCY,
@@ -80,6 +80,8 @@ class Policy:
         shared: True if the limiter counts in a storage, so that its hits are awaited.
         holds_slots: True if the limiter counts requests in progress, which release their slots.
         reads_model: True if the key, the cost or the condition needs the model of the request.
+        reads_tokens: True if the cost is an estimate from the maximum of tokens of the request.
+        has_reserve: True if the argument `reserve` was given.
         plans: The limiter if it is a `PlanLimiter`, else None.
         suspended: True to limit no request and count none, as tests of something else need it.
         version: Number of changes by `set_rate`, or that of the process that made the last one.
@@ -138,7 +140,6 @@ class Policy:
         self.cost = cost
         if tokens is not None:
             self._count_tokens(tokens)
-        self.reads_model = reads_model(self.key, self.cost, when)
         if weights is not None and tokens is None:
             raise ValueError(f"weights need tokens, such as tokens=4000, got {weights!r} alone")
         self.weights = None if weights is None else TokenWeights(weights)
@@ -152,6 +153,8 @@ class Policy:
             )
         if isinstance(self.cost, int):
             self.price = self.cost
+        self.has_reserve = reserve is not None
+        self._read_request()
         self.is_plain = (
             not self.shared
             and self.plans is None
@@ -190,7 +193,19 @@ class Policy:
                 return _NEVER if self.on_missing_cost == "refuse" else self.price
             if isinstance(cost, Decimal):
                 cost = from_dollars("reserve", cost)
-        return max(check_integer("cost", cost, minimum=0), minimum)
+        cost = max(check_integer("cost", cost, minimum=0), minimum)
+        if self.reads_tokens and self.plans is None:  # an estimate must not reject every request
+            cost = min(cost, max(self.limiter.limit, minimum))
+        return cost
+
+    def reserve_by(self, reserve: Callable[[Scope], Money | None]) -> None:
+        """Set the reserve of a limit of money, before it is used."""
+        self.cost = cast(Cost, reserve)
+        self._read_request()
+
+    def _read_request(self) -> None:
+        self.reads_model = reads_model(self.key, self.cost, self.when)
+        self.reads_tokens = reads_tokens(self.cost)
 
     def now(self) -> float:
         """Return the seconds of the limiter's clock."""

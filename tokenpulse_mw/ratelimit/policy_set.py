@@ -48,6 +48,7 @@ class PolicySet:
         awaits: True if a limiter is shared or its rate is an async function; then
             `evaluate_async` must be used.
         reads_model: True if a policy needs the model of the request.
+        reads_tokens: True if a policy needs the maximum of tokens of the request too.
         evaluate: Function that evaluates a request if nothing has to be awaited.
 
     Raises:
@@ -76,6 +77,7 @@ class PolicySet:
         self.reads_model = any(
             policy.reads_model or reads_model(key_of) for policy, key_of in self._keys
         )
+        self.reads_tokens = any(policy.reads_tokens for policy in policies)
         self._failures = ErrorReporter()
         alone = len(policies) == 1 and policies[0].is_plain
         self.evaluate: Evaluate = self._evaluate_one() if alone else self._evaluate_all

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..config import Settings
+from ..exchange import Providers
 from ..ratelimit import (
     InFlight,
     KeyFunction,
@@ -15,10 +16,12 @@ from ..ratelimit import (
     StoredLimiter,
     check_policies,
     keys,
+    reserve_from_request,
 )
-from ..ratelimit.limiters import parse_rate
+from ..ratelimit.limiters import CURRENCY, parse_rate
 from ..ratelimit.zone import ZoneInFlight, ZoneLimiter
 from ..ratelimit.zone.zone_limiter import zone_shape
+from ..usage import Prices
 from .origins import blame_settings, check_unused, warn_unused
 from .shared_dir import SharedDir
 
@@ -163,6 +166,29 @@ def _in_zone(
             max_keys=local.max_keys,
             strategy=strategy,
             timezone=local.timezone,
+        )
+
+
+def reserve_from_prices(
+    policies: Iterable[Policy], prices: Prices | None, providers: Providers
+) -> None:
+    """Let limits of money without a reserve estimate it from the request and the prices."""
+    if prices is None:
+        return
+    for policy in policies:
+        if policy.unit == CURRENCY and not policy.has_reserve:
+            policy.reserve_by(reserve_from_request(prices, providers=providers))
+
+
+def warn_of_missing_prices(policies: Iterable[Policy], prices: Prices | None) -> None:
+    """Log a warning that names the limits of money that cannot count without prices."""
+    names = [policy.name for policy in policies if policy.unit == CURRENCY]
+    if prices is None and names:
+        logger.warning(
+            "limits of money count only costs that responses report, and else their reserves, "
+            "since no prices are known: policies=%s; to count all responses, give "
+            "TokenPulse(prices={...}), or pip install 'tokenpulse-mw[cost]'",
+            ",".join(names),
         )
 
 

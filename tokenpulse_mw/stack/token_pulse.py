@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Scope
 
-from ..alerts import AlertEngine, Sink, Thresholds
+from ..alerts import AlertEngine, MemoryAlertStore, Sink, Thresholds
 from ..config import Settings
 from ..exchange import Models, ObserverLike, Providers, RouteGroup, has_route
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
@@ -56,6 +56,7 @@ from .nested import Gateway, GatewayExchangeMiddleware
 from .openapi import document_limits, limited_response
 from .origins import warn_unused
 from .outside import has_cors, is_class, put_cors_outside, refusals_logged
+from .saved_limits import SavedLimits
 from .unlimited import PROBE_PATHS, OwnEndpoint, UnlimitedEndpoints, never
 from .workers import warn_of_workers
 from .wrap import RoutesBefore, WithLifespan
@@ -186,6 +187,7 @@ class TokenPulse:
         ]
         self.routes: list[BaseRoute] = [endpoint.route for endpoint in self._endpoints]
         self.prices = defaults.prices(self.settings, prices)
+        limits.reserve_from_prices(self.policies, self.prices, self.providers)
         self._measuring = self._observe(observers)
         options = self._limit_options(exempt, respond, on_decision)
         self._limiting = _limit_layers(self._outer_policies, options)
@@ -208,6 +210,7 @@ class TokenPulse:
             ConfigFile(self.settings, policy)
             for policy in (self._outer_policies if is_from_settings else ())
         ]
+        self._saved_limits = SavedLimits(self.engine.store, self.policies)
         self._has_run = False
 
     def install(self, app: Starlette) -> None:
@@ -419,8 +422,11 @@ class TokenPulse:
             self.reset()
         self._has_run = True
         configure_logs(self.settings)
+        limits.warn_of_missing_prices(self.policies, self.prices)
         if self.settings.alerts:
             await exits.enter_async_context(self.engine)
+            if not isinstance(self.engine.store, MemoryAlertStore):
+                await exits.enter_async_context(self._saved_limits.running())
         await exits.enter_async_context(self.metrics.refreshing())
         await exits.enter_async_context(self.health.running())
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)

@@ -13,6 +13,7 @@ from .rates import CompiledRates, Cost, Rates
 from .tokens import TokenUsage
 
 Pattern = str | tuple[str, str]
+_Known = dict[tuple[str, str | None], CompiledRates | None]
 
 MAX_PAIRS = 4_096  # of provider and model, kept until the next refresh
 REFRESH_SECONDS = 900  # aligned to the clock, as prices by date or time of day change then
@@ -53,7 +54,8 @@ class Prices:
         self._table = _compile(table if table is not None else {})
         self._list: PriceList | None = load_price_list(price_list)
         self._clock = clock
-        self._known: dict[tuple[str, str | None], CompiledRates | None] = {}
+        self._known: _Known = {}
+        self._requested: _Known = {}  # by requests
         self._since = self._until = 0.0
 
     def __bool__(self) -> bool:
@@ -79,23 +81,42 @@ class Prices:
         try:
             rates = self._known[provider, model]
         except KeyError:
-            rates = self._find(provider, model, now)
+            rates = self._find(provider, model, now, self._known)
+        return None if rates is None else rates.cost(usage)
+
+    def estimate(self, provider: str, model: str | None, usage: TokenUsage) -> Cost | None:
+        """Return what `cost` would, for a request to a model.
+
+        Clients can make up names, so these never take the place of a model that has responded.
+
+        Raises:
+            Exception: As `cost`.
+        """
+        if not self._since <= (now := self._clock()) < self._until:
+            self._refresh(now)
+        pair = provider, model
+        rates = self._known.get(pair) or self._requested.get(pair)
+        if rates is None and pair not in self._requested:
+            rates = self._find(provider, model, now, self._requested)
         return None if rates is None else rates.cost(usage)
 
     def _refresh(self, now: float) -> None:
         self._known.clear()
+        self._requested.clear()
         self._since = now - now % REFRESH_SECONDS
         self._until = self._since + REFRESH_SECONDS
 
-    def _find(self, provider: str, model: str | None, now: float) -> CompiledRates | None:
+    def _find(
+        self, provider: str, model: str | None, now: float, known: _Known
+    ) -> CompiledRates | None:
         if not model or max(len(model), len(provider)) > MAX_NAME_CHARS:
             return None
         rates = self._of_table(provider.lower(), model.lower())
-        if len(self._known) < MAX_PAIRS:
-            self._known[provider, model] = rates  # kept even if the list raises
+        if len(known) < MAX_PAIRS:
+            known[provider, model] = rates  # kept even if the list raises
             if rates is None and self._list is not None:
                 rates = self._list.rates(provider.lower(), model, now)
-                self._known[provider, model] = rates
+                known[provider, model] = rates
         return rates
 
     def _of_table(self, provider: str, model: str) -> CompiledRates | None:

@@ -1,5 +1,6 @@
 """Stores of alerts, silences, thresholds and undelivered notifications."""
 
+from .limits import LimitWindow, LimitWindows
 from .memory import MemoryAlertStore
 from .protocol import (
     AlertStore,
@@ -47,6 +48,8 @@ __all__ = [
     "Leader",
     "LeaderState",
     "LeaseRequest",
+    "LimitWindow",
+    "LimitWindows",
     "Matcher",
     "Member",
     "MemoryAlertStore",

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...validation import check_integer
 from ..steps import STEP, Steps, batches, in_steps, mapped
+from .limits import LimitWindow, LimitWindows, most_used
 from .paging import Position, accepted_values, from_cursor, page, position_of
 from .protocol import (
     LISTED_SECONDS,
@@ -91,6 +92,7 @@ class MemoryAlertStore:
         self._batches: dict[tuple[str, int], Batch] = {}
         self._windows: dict[tuple[str, int], WindowRecord] = {}
         self._usage = MemoryUsage()
+        self._limits: dict[tuple[str, str], tuple[LimitWindow, ...]] = {}
 
     async def heartbeat(
         self,
@@ -276,6 +278,30 @@ class MemoryAlertStore:
         """Record that revisions were exported; rows that have grown since are exported again."""
         self._usage.confirm_export(revisions)
 
+    async def save_windows(
+        self,
+        policy: str,
+        process: str,
+        windows: Sequence[LimitWindow],
+        /,
+        *,
+        replaces: Sequence[str] = (),
+    ) -> None:
+        """Replace the windows of a limit of a process, and delete those it has loaded."""
+        for name in (process, *replaces):
+            self._limits.pop((policy, name), None)
+        self._limits[policy, process] = tuple(windows)
+
+    async def load_windows(self, policy: str, /) -> LimitWindows:
+        """Return the windows of a limit that have not ended."""
+        now = self._wall()
+        return most_used(
+            (process, window)
+            for (of_policy, process), windows in sorted(self._limits.items())
+            for window in windows
+            if of_policy == policy and window.ends > now
+        )
+
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""
         return self._lasting_silences(now)
@@ -322,7 +348,11 @@ class MemoryAlertStore:
         for silence in list(self._silences.values()):
             if silence.ends_at < before:
                 del self._silences[silence.id]
-        ended = self._wall() - STORED_SECONDS
+        now = self._wall()
+        for name, windows in list(self._limits.items()):
+            if all(window.ends <= now for window in windows):
+                del self._limits[name]
+        ended = now - STORED_SECONDS
         self._members = {
             name: member for name, member in self._members.items() if member.seen_at >= ended
         }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ...validation import check_integer
+from .limits import LimitWindow, LimitWindows
 from .records import (
     Ack,
     AlertRecord,
@@ -363,6 +364,30 @@ class AlertStore(Protocol):
 
     async def confirm_export(self, revisions: Sequence[UsageRevision], /) -> None:
         """Record that revisions were exported; rows that have grown since are exported again."""
+        ...
+
+    async def save_windows(
+        self,
+        policy: str,
+        process: str,
+        windows: Sequence[LimitWindow],
+        /,
+        *,
+        replaces: Sequence[str] = (),
+    ) -> None:
+        """Replace the stored windows of a limit of a process; a repeated call has no effect.
+
+        Args:
+            policy: Name of the limit.
+            process: Name of the process, different after each start.
+            windows: Windows with different keys.
+            replaces: Processes whose windows `process` has loaded, and which are deleted. A process
+                that is still running stores its windows again.
+        """
+        ...
+
+    async def load_windows(self, policy: str, /) -> LimitWindows:
+        """Return the windows of a limit that have not ended."""
         ...
 
     async def silences(self, now: float, /) -> tuple[Silence, ...]:

@@ -371,6 +371,17 @@ usage = Table(
     Column("exported", BigInteger, nullable=False),  # revision that was exported
 )
 
+# No row has a key of more than 1,024 bytes: an index entry of PostgreSQL is limited.
+limits = Table(
+    "tokenpulse_alert_limits",
+    metadata,
+    Column("policy", SafeText, primary_key=True),
+    Column("process", SafeText, primary_key=True),
+    Column("key", LargeBinary, primary_key=True),
+    Column("used", BigInteger, nullable=False),
+    Column("ends", Double, nullable=False),
+)
+
 windows = Table(
     "tokenpulse_alert_windows",
     metadata,

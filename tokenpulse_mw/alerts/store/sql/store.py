@@ -10,6 +10,7 @@ from ....secret import Secret, hide_arguments, hide_url
 from ....validation import check_integer
 from ...steps import batches as in_batches
 from ...steps import in_steps, mapped
+from ..limits import LimitWindow, LimitWindows
 from ..paging import accepted_values, from_cursor, page
 from ..protocol import (
     Changes,
@@ -107,6 +108,7 @@ class SQLAlertStore:
         try:
             from .database import Database
             from .fleet import Fleet
+            from .limits import LimitsTable
             from .statements import Statements
             from .usage import UsageTable
         except ModuleNotFoundError as error:
@@ -116,6 +118,7 @@ class SQLAlertStore:
         self._database = Database(url, timeout=timeout, wall=wall)
         self._sql = Statements(self._database.dialect)
         self._usage = UsageTable(self._database.dialect)
+        self._limits = LimitsTable(self._database.dialect)
         self._fleet = Fleet(self._database.dialect, self._usage)
 
     def __repr__(self) -> str:
@@ -313,6 +316,24 @@ class SQLAlertStore:
             lambda connection: self._usage.confirm_export(connection, revisions)
         )
 
+    async def save_windows(
+        self,
+        policy: str,
+        process: str,
+        windows: Sequence[LimitWindow],
+        /,
+        *,
+        replaces: Sequence[str] = (),
+    ) -> None:
+        """Replace the stored windows of a limit of a process, and delete those it has loaded."""
+        await self._database.write(
+            lambda connection: self._limits.save(connection, policy, process, windows, replaces)
+        )
+
+    async def load_windows(self, policy: str, /) -> LimitWindows:
+        """Return the windows of a limit that have not ended."""
+        return await self._database.read(lambda connection: self._limits.load(connection, policy))
+
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""
         return tuple(await self._select(silence_of, self._sql.lasting_silences, now=now))
@@ -358,6 +379,7 @@ class SQLAlertStore:
         async def begin(connection: Connection) -> None:
             await self._fleet.prune(connection)
             await self._usage.prune(connection, days=self._usage_days)
+            await self._limits.prune(connection)
 
         await self._execute(begin, *((statement, {"before": before}) for statement in statements))
 
