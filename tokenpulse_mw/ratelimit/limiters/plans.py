@@ -133,7 +133,7 @@ class PlanLimiter(Limiter):
         self.rates: RateTable | None = None
         self.is_async = _is_async(rate_of)
         self.set_rates(rate_of)
-        self.configured = rate_of
+        self.configured = rate_of if self.rates is None else self.rates
 
     def set_rates(self, rate_of: RateOf | RateTable) -> None:
         """Replace the function or the mapping of the rates, and end a block by `set_limit`.
