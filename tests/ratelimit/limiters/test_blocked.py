@@ -49,6 +49,17 @@ def test_block_ends_at_its_time_and_keeps_the_counts(clock: FakeClock, strategy:
     assert str(limiter.rate) == "5 per hour"
 
 
+def test_limit_after_a_block_needs_no_request(clock: FakeClock) -> None:
+    """The rate is that of before as soon as the block has ended."""
+    limiter = Limiter("5/hour", clock=clock)
+    limiter.set_limit("0", seconds=10)
+    assert str(limiter.rate) == "0 per hour"
+
+    clock.advance(10)
+
+    assert str(limiter.rate) == "5 per hour"
+
+
 def test_block_that_ends_during_a_hit_lets_it_pass(clock: FakeClock) -> None:
     """The first request after the block is counted at once."""
     limiter = Limiter("1/hour", clock=clock)
@@ -330,6 +341,7 @@ async def test_shared_limit_changes_in_this_process(clock: FakeClock) -> None:
     assert (await limiter.hit("ada")).retry_after == (await limiter.peek("ada")).retry_after == 10
     assert (str(limiter.rate), limiter.blocked_for()) == ("0 per hour", 10)
     clock.advance(10)
+    assert str(limiter.rate) == "3 per hour"
     assert (await limiter.peek("ada")).limit == 3
     limiter.set_limit("0")
     assert (await limiter.hit("ada")).retry_after == BLOCKED_RETRY_SECONDS

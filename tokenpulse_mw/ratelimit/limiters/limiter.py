@@ -223,7 +223,10 @@ class Limiter:
     @property
     def rate(self) -> Rate:
         """Present rate; its text can be parsed again."""
-        return Rate(self.limit, self.window, self.currency, self.period)
+        strategy = self._strategy
+        if isinstance(strategy, Blocked):
+            strategy = strategy.at(self.clock())  # no request may have come since the end
+        return Rate(strategy.limit, strategy.window, self.currency, self.period)
 
     def set_limit(self, limit: str, *, seconds: float | None = None) -> None:
         """Change the limit; the usage of all keys and the ends of their windows stay.
