@@ -28,6 +28,7 @@ from .limiters import (
     from_dollars,
     parse_money,
 )
+from .limiters.rate import MAX_SECONDS
 from .weights import TokenWeights, Weight
 
 AnyLimiter = Limiter | StoredLimiter | InFlight | StoredInFlight
@@ -270,7 +271,9 @@ class Policy:
             self.plans.check_rates(limit)
             return None
         seconds = None if until is None else _seconds_until(until)
-        rate = limiter.check_limit(cast(str, limit), seconds=seconds)
+        rate = limiter.check_limit(cast(str, limit))
+        if rate is not None and until is not None:
+            raise ValueError(f"until must be None unless the limit is 0, got {until.isoformat()}")
         if rate is not None and isinstance(self.cost, int) and self.cost > rate.amount:
             raise ValueError(
                 f"limit must allow at least the cost of a request, which is {self.cost}, "
@@ -348,6 +351,8 @@ def _seconds_until(until: datetime) -> float:
     seconds = until.timestamp() - time.time()
     if seconds <= 0:
         raise ValueError(f"until must be in the future, got {until.isoformat()}")
+    if seconds > MAX_SECONDS:
+        raise ValueError(f"until must be within 100 years, got {until.isoformat()}")
     return seconds
 
 

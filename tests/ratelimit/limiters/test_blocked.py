@@ -219,7 +219,7 @@ def test_only_a_block_has_an_end() -> None:
 
     with pytest.raises(ValueError, match="seconds must be None unless the limit is 0, got 10"):
         limiter.set_limit("6/day", seconds=10)
-    with pytest.raises(ValueError, match="seconds must be a number of seconds above 0, got -1"):
+    with pytest.raises(ValueError, match=r"seconds must be a number of .* above 0 .* got -1"):
         limiter.set_limit("0", seconds=-1)
 
 
