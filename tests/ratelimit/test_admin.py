@@ -150,6 +150,18 @@ async def test_table_of_plans_is_replaced() -> None:
     assert (limit["configured"], limit["changed_by"]) == ({"free": "1/minute"}, "ada")
 
 
+@pytest.mark.parametrize("key", [("acme", "chat"), None, b"acme", 1])
+async def test_table_without_text_as_keys_is_not_shown(key: Any) -> None:
+    """JSON has only text as keys, so such a table can be blocked, but not replaced."""
+    api = Api(Policy({key: "1/minute"}, name="plans"))
+
+    [limit] = content(await api.send("GET"))["limits"]
+    answer = await api.send("PUT", "/plans", {"limit": {"acme": "2/minute"}})
+
+    assert (limit["limit"], limit["configured"], answer.status) == (None, None, 422)
+    assert content(await api.send("PUT", "/plans", {"limit": "0"}))["blocked"]
+
+
 @pytest.mark.parametrize(
     ("body", "match", "status", "detail"),
     [

@@ -290,7 +290,10 @@ class Policy:
 
     @property
     def shown_limit(self) -> str | dict[Any, str | None] | None:
-        """Present limit as it is written: a rate, the rates of plans, or None for a function."""
+        """Present limit as it is written: a rate, or the rates of plans.
+
+        None for a function, and for a table with a key that is not text.
+        """
         if self.plans is not None:
             return _shown(self.plans.rates)
         return str(self.limiter.limit if self.rate is None else self.rate)
@@ -342,7 +345,9 @@ class Policy:
 def _shown(limit: str | RateOf | RateTable | None) -> str | dict[Any, str | None] | None:
     if isinstance(limit, str):
         return limit
-    return dict(limit) if isinstance(limit, Mapping) else None
+    if isinstance(limit, Mapping) and all(isinstance(key, str) for key in limit):
+        return dict(limit)
+    return None
 
 
 def _seconds_until(until: datetime) -> float:
