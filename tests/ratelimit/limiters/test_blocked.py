@@ -298,6 +298,7 @@ def test_all_plans_can_be_blocked(clock: FakeClock) -> None:
         (lambda: PlanLimiter({"a": "1/day", "b": "1 USD/day"}), "must all have the same currency"),
         (lambda: PlanLimiter({"a": "1/day", "b": "1/calendar day"}), "the same currency and cal"),
         (lambda: PlanLimiter({"a": "fast"}), "limit must be one rate"),
+        (lambda: PlanLimiter({"a": cast(Any, ["5/day"])}), r"limit must be one rate .* got \['5/"),
         (
             lambda: PlanLimiter(cast(Any, 5)),
             "rate_of must be a function .* or a mapping",
