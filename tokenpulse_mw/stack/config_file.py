@@ -61,7 +61,7 @@ class ConfigFile:
             self._reject("last" if match is None else match[1], str(error))
         except KeyError:
             self._reject(line, "limit is missing")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._reject(line, str(error))
         else:
             logger.warning(
