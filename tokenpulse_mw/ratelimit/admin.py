@@ -51,7 +51,7 @@ class LimitState(Struct):
         policy: Name of the policy.
         limit: Present rate, such as "200 per minute"; the rates of all plans; or null if a
             function returns them, or a key of the table is not text.
-        configured: Limit at the start, in the same form.
+        configured: Limit of the configuration, in the same form.
         unit: "requests", "tokens", "USD" or "concurrent-requests".
         timezone: Time zone of calendar windows, else null.
         enforced: False in shadow mode.

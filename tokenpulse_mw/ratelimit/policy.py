@@ -28,7 +28,7 @@ from .limiters import (
     from_dollars,
     parse_money,
 )
-from .limiters.rate import MAX_SECONDS
+from .limiters.rate import MAX_SECONDS, parse_rate
 from .weights import TokenWeights, Weight
 
 AnyLimiter = Limiter | StoredLimiter | InFlight | StoredInFlight
@@ -127,6 +127,7 @@ class Policy:
         self.remote = cast(StoredLimiter | StoredInFlight, self.limiter)  # if `shared`
         self._timed = cast(Limiter | StoredLimiter, self.limiter)  # unless `holds_slots`
         self.plans = self.limiter if isinstance(self.limiter, PlanLimiter) else None
+        self._has_override = False
         self._configured: str | RateOf | RateTable | None = None
         if self.plans is not None:
             self._configured = self.plans.configured
@@ -241,6 +242,7 @@ class Policy:
             limiter.set_limit(limit, seconds=seconds)
         else:
             cast(PlanLimiter, limiter).set_rates(limit)
+        self._has_override = True
         self.version += 1
         self.changed = datetime.now(UTC), by
 
@@ -251,6 +253,23 @@ class Policy:
             ValueError: The limiter counts requests in progress.
         """
         self.set_rate("" if self._configured is None else self._configured, by=by)
+        self._has_override = False
+
+    def reconfigure(self, limit: str, *, by: str = "unknown") -> bool:
+        """Change the limit that `restore_rate` restores, and the present one if that is it.
+
+        Returns:
+            False if the present limit stays, because `set_rate` has set it.
+
+        Raises:
+            ValueError: As `set_rate`.
+        """
+        self.check_rate(limit)
+        self._configured = str(parse_rate(limit))
+        if self._has_override:
+            return False
+        self.restore_rate(by=by)
+        return True
 
     def check_rate(
         self, limit: str | RateOf | RateTable, *, until: datetime | None = None
