@@ -73,6 +73,7 @@ def test_changed_limit_applies_and_keeps_the_counts(
         ('limit = "none"\n', "1", "limit must be one rate"),
         ('a = 1\nlimit = "9/minute\n', "2", "Illegal character"),
         ("limit = [", "last", "Invalid value"),
+        ("limit = " + "[" * 5000, "1", "maximum recursion depth exceeded"),
         ('log_level = "INFO"\n', "unknown", "limit is missing"),
     ],
 )
@@ -114,6 +115,26 @@ def test_file_that_is_missing_for_a_moment_is_read_later(
 
     assert policy.limiter.limit == 9
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_limit_of_the_admin_api_precedes_the_file(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A change of the file does not end a block; after the block is undone, the file applies."""
+    policy = Policy("5/minute")
+    file = ConfigFile(Settings(), policy)
+    policy.set_rate("0", by="ada")
+
+    config.write('limit = "9/minute"\n')
+    file.refresh()
+    assert (policy.shown_limit, policy.configured_limit) == ("0 per minute", "9 per minute")
+    assert caplog.messages[-1].endswith("(after that of the admin API is undone)")
+
+    policy.restore_rate()
+    assert policy.shown_limit == "9 per minute"
+    config.write('limit = "8/minute"\n')
+    file.refresh()
+    assert policy.shown_limit == "8 per minute"
 
 
 def test_limit_of_a_variable_does_not_follow_the_file(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 from prometheus_client import CollectorRegistry
@@ -17,6 +20,7 @@ from tokenpulse_mw import AlertEngine, HttpMetrics, Policy, Settings, TokenPulse
 from tokenpulse_mw.alerts import MemoryAlertStore, StoreError
 
 from .support.apps import answering
+from .support.clock import FakeClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logging_as_it_was")]
 
@@ -144,6 +148,47 @@ async def test_stored_change_that_no_longer_fits_is_logged(
             for record in caplog.records
             if record.getMessage().startswith("stored limit not applied: policy=tenant error=")
         ] == ["ERROR"]
+
+
+async def test_limit_before_a_block_is_known_after_an_earlier_block() -> None:
+    """No request is needed after the end of a block to store the limit that it had replaced."""
+    store = MemoryAlertStore()
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    async with process(engine=AlertEngine(store=store)) as gateway:
+        [policy] = gateway.pulse.policies
+        limiter: Any = policy.limiter
+        limiter.clock = clock = FakeClock(0.0)
+        await gateway.send("PUT", limit="0", until=until)
+        clock.advance(2 * 3600)
+        await gateway.send("PUT", limit="0", until=until)
+
+    async with process("6/minute", engine=AlertEngine(store=store)) as restarted:
+        await restarted.pulse.engine.fleet()
+        [policy] = restarted.pulse.policies
+        assert policy.limiter.limit == 0
+        limiter = policy.limiter
+        limiter.clock = FakeClock(math.inf)
+        assert str(policy.rate) == "5 per minute"
+
+
+class SlowStore(MemoryAlertStore):
+    """Store that does not return after it has written a setting."""
+
+    async def set_setting(self, name: str, value: Any, /, *, by: str, at: float) -> None:
+        """Write, and wait for ever."""
+        await super().set_setting(name, value, by=by, at=at)
+        await anyio.sleep_forever()
+
+
+async def test_stored_change_applies_although_the_request_was_cancelled() -> None:
+    """A client that hangs up leaves all processes with the stored limit."""
+    async with process(engine=AlertEngine(store=SlowStore())) as gateway:
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(gateway.send, "PUT", limit="9/minute", by="ada"))
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+
+        assert await gateway.limit() == ("9 per minute", 1, "ada")
 
 
 class FailingStore(MemoryAlertStore):

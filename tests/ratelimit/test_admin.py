@@ -150,6 +150,18 @@ async def test_table_of_plans_is_replaced() -> None:
     assert (limit["configured"], limit["changed_by"]) == ({"free": "1/minute"}, "ada")
 
 
+@pytest.mark.parametrize("key", [("acme", "chat"), None, b"acme", 1])
+async def test_table_without_text_as_keys_is_not_shown(key: Any) -> None:
+    """JSON has only text as keys, so such a table can be blocked, but not replaced."""
+    api = Api(Policy({key: "1/minute"}, name="plans"))
+
+    [limit] = content(await api.send("GET"))["limits"]
+    answer = await api.send("PUT", "/plans", {"limit": {"acme": "2/minute"}})
+
+    assert (limit["limit"], limit["configured"], answer.status) == (None, None, 422)
+    assert content(await api.send("PUT", "/plans", {"limit": "0"}))["blocked"]
+
+
 @pytest.mark.parametrize(
     ("body", "match", "status", "detail"),
     [
@@ -161,7 +173,8 @@ async def test_table_of_plans_is_replaced() -> None:
         ({"limit": {"a": "3/minute"}}, "*", 422, "this limit has no table of plans"),
         ({"limit": "0", "until": "2001-01-01T00:00:00Z"}, "*", 422, "until must be in the future"),
         ({"limit": "0", "until": "2999-01-01T00:00:00"}, "*", 422, "datetime with a time zone"),
-        ({"limit": "3/minute", "until": "2999-01-01T00:00:00Z"}, "*", 422, "seconds must be None"),
+        ({"limit": "3/minute", "until": "2099-01-01T00:00:00Z"}, "*", 422, "until must be None"),
+        ({"limit": "0", "until": "9999-12-31T23:59:59Z"}, "*", 422, "until must be within 100 ye"),
         ({"limit": 3}, "*", 422, "Expected"),
         ({"rate": "3/minute"}, "*", 422, "is not a known field"),
         (None, "*", 415, "send JSON"),

@@ -115,6 +115,20 @@ async def test_table_of_plans_changes() -> None:
     assert int(rejected.headers["retry-after"]) > 0
 
 
+async def test_free_request_shows_the_limit_of_a_block() -> None:
+    """A request that costs nothing passes, and its headers have the limit of 0."""
+    policies = [Policy("5/minute", name=name, key=client, cost=0) for name in ("a", "b")]
+    app = RateLimitMiddleware(answering(), policies=policies)
+    await send(app)
+
+    policies[0].set_rate("0")
+    [answer] = await send(app)
+
+    assert answer.status == 200
+    assert answer.headers["ratelimit-policy"].startswith('"a";q=0;w=60,"b";q=5')
+    assert answer.headers["ratelimit"].startswith('"a";r=0;t=60,"b";r=5')
+
+
 async def test_async_plans_stay_async() -> None:
     """The way in which rates are awaited is chosen once."""
 
@@ -139,11 +153,12 @@ async def test_async_plans_stay_async() -> None:
         (Policy(InFlight(2)), "4/day", None, "set_rate needs a rate limit, got a limiter of ty"),
         (Policy("5/day"), "0", datetime(2001, 1, 1, tzinfo=UTC), "until must be in the future"),
         (Policy("5/day"), "0", datetime(2999, 1, 1), "until must be a datetime with a time zone"),
-        (Policy("5/day"), "6/day", datetime(2999, 1, 1, tzinfo=UTC), "seconds must be None unless"),
+        (Policy("5/day"), "6/day", datetime(2099, 1, 1, tzinfo=UTC), "until must be None unless"),
+        (Policy("5/day"), "0", datetime(2999, 1, 1, tzinfo=UTC), "until must be within 100 years"),
         (
             Policy({"a": "1/day"}),
             {"a": "2/day"},
-            datetime(2999, 1, 1, tzinfo=UTC),
+            datetime(2099, 1, 1, tzinfo=UTC),
             "until must be None unless",
         ),
         (Policy({"a": "1/day"}), {"a": "2 USD/day"}, None, "must all have the same currency"),

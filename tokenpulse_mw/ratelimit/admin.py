@@ -50,8 +50,8 @@ class LimitState(Struct):
     Attributes:
         policy: Name of the policy.
         limit: Present rate, such as "200 per minute"; the rates of all plans; or null if a
-            function returns them.
-        configured: Limit at the start, in the same form.
+            function returns them, or a key of the table is not text.
+        configured: Limit of the configuration, in the same form.
         unit: "requests", "tokens", "USD" or "concurrent-requests".
         timezone: Time zone of calendar windows, else null.
         enforced: False in shadow mode.
@@ -243,10 +243,11 @@ class _Limits:
 
 def _check_plans(policy: Policy, body: LimitBody) -> None:
     """Check that a change by plan replaces a table, since a function cannot be shown."""
-    is_table = policy.plans is not None and policy.plans.rates is not None
+    is_table = policy.plans is not None and policy.shown_limit is not None
     if not isinstance(body.limit, str) and not is_table:
         raise ValueError(
-            "must be a rate such as '100/minute': this limit has no table of plans, got an object"
+            "must be a rate such as '100/minute': this limit has no table of plans with text as "
+            "keys, got an object"
         )
 
 

@@ -28,6 +28,7 @@ from .limiters import (
     from_dollars,
     parse_money,
 )
+from .limiters.rate import MAX_SECONDS, parse_rate
 from .weights import TokenWeights, Weight
 
 AnyLimiter = Limiter | StoredLimiter | InFlight | StoredInFlight
@@ -128,6 +129,7 @@ class Policy:
         self.remote = cast(StoredLimiter | StoredInFlight, self.limiter)  # if `shared`
         self._timed = cast(Limiter | StoredLimiter, self.limiter)  # unless `holds_slots`
         self.plans = self.limiter if isinstance(self.limiter, PlanLimiter) else None
+        self._has_override = False
         self._configured: str | RateOf | RateTable | None = None
         if self.plans is not None:
             self._configured = self.plans.configured
@@ -255,6 +257,7 @@ class Policy:
             limiter.set_limit(limit, seconds=seconds)
         else:
             cast(PlanLimiter, limiter).set_rates(limit)
+        self._has_override = True
         self.version += 1
         self.changed = datetime.now(UTC), by
 
@@ -265,6 +268,23 @@ class Policy:
             ValueError: The limiter counts requests in progress.
         """
         self.set_rate("" if self._configured is None else self._configured, by=by)
+        self._has_override = False
+
+    def reconfigure(self, limit: str, *, by: str = "unknown") -> bool:
+        """Change the limit that `restore_rate` restores, and the present one if that is it.
+
+        Returns:
+            False if the present limit stays, because `set_rate` has set it.
+
+        Raises:
+            ValueError: As `set_rate`.
+        """
+        self.check_rate(limit)
+        self._configured = str(parse_rate(limit))
+        if self._has_override:
+            return False
+        self.restore_rate(by=by)
+        return True
 
     def check_rate(
         self, limit: str | RateOf | RateTable, *, until: datetime | None = None
@@ -285,7 +305,9 @@ class Policy:
             self.plans.check_rates(limit)
             return None
         seconds = None if until is None else _seconds_until(until)
-        rate = limiter.check_limit(cast(str, limit), seconds=seconds)
+        rate = limiter.check_limit(cast(str, limit))
+        if rate is not None and until is not None:
+            raise ValueError(f"until must be None unless the limit is 0, got {until.isoformat()}")
         if rate is not None and isinstance(self.cost, int) and self.cost > rate.amount:
             raise ValueError(
                 f"limit must allow at least the cost of a request, which is {self.cost}, "
@@ -302,7 +324,10 @@ class Policy:
 
     @property
     def shown_limit(self) -> str | dict[Any, str | None] | None:
-        """Present limit as it is written: a rate, the rates of plans, or None for a function."""
+        """Present limit as it is written: a rate, or the rates of plans.
+
+        None for a function, and for a table with a key that is not text.
+        """
         if self.plans is not None:
             return _shown(self.plans.rates)
         return str(self.limiter.limit if self.rate is None else self.rate)
@@ -354,7 +379,9 @@ class Policy:
 def _shown(limit: str | RateOf | RateTable | None) -> str | dict[Any, str | None] | None:
     if isinstance(limit, str):
         return limit
-    return dict(limit) if isinstance(limit, Mapping) else None
+    if isinstance(limit, Mapping) and all(isinstance(key, str) for key in limit):
+        return dict(limit)
+    return None
 
 
 def _seconds_until(until: datetime) -> float:
@@ -363,6 +390,8 @@ def _seconds_until(until: datetime) -> float:
     seconds = until.timestamp() - time.time()
     if seconds <= 0:
         raise ValueError(f"until must be in the future, got {until.isoformat()}")
+    if seconds > MAX_SECONDS:
+        raise ValueError(f"until must be within 100 years, got {until.isoformat()}")
     return seconds
 
 

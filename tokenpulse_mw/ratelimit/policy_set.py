@@ -212,7 +212,7 @@ class PolicySet:
                 if window_of is not None:
                     window, now = window_of(key), policy.now()
                 if window is not None and window.ends > now:
-                    if window.used + cost > policy.local.limit:
+                    if window.used + (cost or 1) > policy.local.limit:  # 0 while it is blocked
                         return None
                 elif len(charges) > 1 and not policy.local.has_room(key, cost):
                     return None

@@ -55,18 +55,19 @@ class ConfigFile:
             limit = tomllib.loads(text)["limit"]
             if limit == self._limit:
                 return
-            self._policy.set_rate(limit, by=str(self._path))
+            applies = self._policy.reconfigure(limit, by=str(self._path))
         except tomllib.TOMLDecodeError as error:
             match = _AT_LINE.search(str(error))
             self._reject("last" if match is None else match[1], str(error))
         except KeyError:
             self._reject(line, "limit is missing")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._reject(line, str(error))
         else:
-            logger.warning(
-                "limit changed: policy=%s to=%s file=%s", self._policy.name, limit, self._path
-            )
+            text = "limit changed: policy=%s to=%s file=%s"
+            if not applies:
+                text = f"{text} (after that of the admin API is undone)"
+            logger.warning(text, self._policy.name, limit, self._path)
             self._limit = limit
 
     def _reject(self, line: str, error: str) -> None:

@@ -56,6 +56,9 @@ class SharedLimits:
             logger.error("alert store failed, limit not changed: policy=%s error=%s", name, error)
             detail = "Service unavailable: the alert store failed; see the log."
             raise ProblemError(503, detail) from None
+        except BaseException:  # cancelled: if it was stored, the next heartbeat applies it
+            self._applied[name] = before
+            raise
 
     def on_settings(self, settings: Mapping[str, Any]) -> None:
         """Apply the stored changes that differ from those applied before."""

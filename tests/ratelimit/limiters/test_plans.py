@@ -235,6 +235,28 @@ async def test_other_requests_use_the_last_rate_while_it_is_loaded(clock: FakeCl
     assert (limiter.peek("a").limit, calls) == (2, ["a", "a"])
 
 
+async def test_replaced_function_that_is_still_awaited_is_not_cached(clock: FakeClock) -> None:
+    """The request after a change of the rates calls the new function."""
+    release = anyio.Event()
+
+    async def before(tenant: str) -> str:
+        await release.wait()
+        return "1/hour"
+
+    async def after(tenant: str) -> str:
+        return "2/hour"
+
+    limiter = PlanLimiter(before, timeout=60, clock=clock)
+    async with anyio.create_task_group() as group:
+        group.start_soon(limiter.load, "a")
+        await anyio.wait_all_tasks_blocked()
+        limiter.set_rates(after)
+        release.set()
+    await limiter.load("a")
+
+    assert limiter.peek("a").limit == 2
+
+
 async def test_memory_is_bounded(clock: FakeClock) -> None:
     """Neither keys nor different rates grow without limit, and no key exceeds its rate."""
 

@@ -164,3 +164,30 @@ def test_any_bytes_are_decoded_or_rejected(data: bytes) -> None:
         decode_key(data)
     except ValueError:
         return
+
+
+def test_damaged_row_adds_nothing() -> None:
+    """So `restore` can be called again with the other rows, without a usage that counts twice."""
+    limiter = Machine(NOON).limiter("100/day")
+    good = SavedWindow(encode_key("ada"), 40, NOON + 60)
+
+    with pytest.raises(ValueError, match="encoded key"):
+        limiter.restore([good, SavedWindow(b"x", 40, NOON + 120)])
+    limiter.restore([good])
+
+    assert limiter.peek("ada", 0).remaining == 60
+
+
+def test_calendar_window_keeps_its_end_if_the_wall_clock_was_set_back() -> None:
+    """A clock that was wrong for a time costs no usage over a restart."""
+    machine = Machine(NOON)
+    limiter = machine.limiter("100/calendar hour")
+    limiter.hit("ada", 40)
+    machine.monotonic.now -= 7200
+    [saved] = limiter.dump()
+    machine.monotonic.now += 7200
+
+    restarted = machine.limiter("100/calendar hour")
+    restarted.restore([saved])
+
+    assert (saved.ends, restarted.peek("ada", 0).remaining) == (NOON + 3600, 60)

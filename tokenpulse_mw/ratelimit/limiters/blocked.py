@@ -50,8 +50,12 @@ class Blocked:
             return self.strategy.check(state, now, cost)
         return self._decision(now, cost)
 
+    def at(self, now: float) -> Strategy:
+        """Return the strategy that decides at a time."""
+        return self if self.until is None or now < self.until else self.strategy
+
     def _has_ended(self, now: float) -> bool:
-        if self.until is None or now < self.until:
+        if self.at(now) is self:
             return False
         self._on_end()
         return True

@@ -198,7 +198,7 @@ class CalendarWindow(FixedWindow):
 
     def new_state(self, now: float) -> Window:
         """Return an empty window of the calendar."""
-        return Window(self._calendar.window(now)[1], 0)
+        return Window(self._calendar.window(now)[1], 0, self.window)
 
     def consume(self, state: Window, now: float, cost: int, policy: str = "default") -> Decision:
         """Count `cost` if the window has room for it; `policy` names the decision then."""

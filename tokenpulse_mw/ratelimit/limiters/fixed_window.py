@@ -13,13 +13,14 @@ _UNIT = "requests"
 
 
 class Window:
-    """Usage of a key, and the end of its window."""
+    """Usage of a key, and the end and the length of its window."""
 
-    __slots__ = ("ends", "used")
+    __slots__ = ("ends", "length", "used")
 
-    def __init__(self, ends: float, used: int) -> None:
+    def __init__(self, ends: float, used: int, length: float) -> None:
         self.ends = ends
         self.used = used
+        self.length = length  # that of the limit may have changed since
 
 
 class FixedWindow:
@@ -33,19 +34,14 @@ class FixedWindow:
     def __init__(self, limit: int, window: int) -> None:
         self.limit = limit
         self.window = window
-        self._changed_at = -math.inf
-        self._window_before = window  # the shortest one before the last change
 
     def change(self, limit: int, window: int, now: float) -> None:
         """Set the limit, and the length of windows that begin from now on."""
-        if window != self.window:
-            self._window_before = min(self._window_before, self.window)
-            self._changed_at = now
         self.limit, self.window = limit, window
 
     def new_state(self, now: float) -> Window:
         """Return an empty window that begins now."""
-        return Window(now + self.window, 0)
+        return Window(now + self.window, 0, self.window)
 
     def consume(self, state: Window, now: float, cost: int, policy: str = "default") -> Decision:
         """Count `cost` if the window has room for it; `policy` names the decision then."""
@@ -76,10 +72,7 @@ class FixedWindow:
 
     def charge(self, state: Window, now: float, amount: int, since: float) -> None:
         """Count `amount`; a refund of a hit before this window is ignored."""
-        begins = state.ends - self.window
-        if begins < self._changed_at:  # opened before: at the earliest when this was its length
-            begins = state.ends - self._window_before
-        if amount > 0 or since >= begins - EPSILON:
+        if amount > 0 or since >= state.ends - state.length - EPSILON:
             state.used = max(state.used + amount, 0)
 
     def adopt(self, state: Window, now: float, decision: Decision) -> None:
@@ -97,7 +90,8 @@ class FixedWindow:
     def load(self, sketch: WindowSketch, key: Hashable, now: float) -> Window | None:
         """Return the stored window of `key`, or None."""
         used, ends = sketch.load(key, now)
-        return Window(ends, used) if ends > now else None
+        # The length is not stored. It was at least the rest.
+        return Window(ends, used, max(self.window, ends - now)) if ends > now else None
 
     def clear(self, sketch: WindowSketch, key: Hashable, now: float) -> None:
         """Remove the stored window of `key`."""

@@ -223,7 +223,10 @@ class Limiter:
     @property
     def rate(self) -> Rate:
         """Present rate; its text can be parsed again."""
-        return Rate(self.limit, self.window, self.currency, self.period)
+        strategy = self._strategy
+        if isinstance(strategy, Blocked):
+            strategy = strategy.at(self.clock())  # no request may have come since the end
+        return Rate(strategy.limit, strategy.window, self.currency, self.period)
 
     def set_limit(self, limit: str, *, seconds: float | None = None) -> None:
         """Change the limit; the usage of all keys and the ends of their windows stay.
@@ -298,7 +301,7 @@ class Limiter:
         """
         if not self._is_saved():
             return []
-        now, wall = self.clock(), self._wall_clock()
+        now, wall = self._times()
         windows = [
             SavedWindow(encoded, state.used, wall + state.ends - now)
             for key, state in list(self._states.items())
@@ -315,11 +318,12 @@ class Limiter:
         another calendar, are left out; none lasts longer than a window from now.
 
         Raises:
-            ValueError: A key is malformed.
+            ValueError: A key is malformed. Nothing is added then.
         """
-        now, wall = self.clock(), self._wall_clock()
-        for window in sorted(windows, key=lambda window: window.ends):
-            key, ends = decode_key(window.key), now + window.ends - wall
+        now, wall = self._times()
+        windows = sorted(windows, key=lambda window: window.ends)
+        for key, window in [(decode_key(window.key), window) for window in windows]:
+            ends = now + window.ends - wall
             fresh = self._fresh(key, now)
             if ends <= now or not isinstance(fresh, Window):
                 continue
@@ -331,6 +335,11 @@ class Limiter:
                 if not state.used:
                     state.ends = min(ends, fresh.ends)
             state.used += max(window.used, 0)
+
+    def _times(self) -> tuple[float, float]:
+        """Return the time of the clock, and the same one in seconds since the epoch."""
+        now = self.clock()  # of a calendar, it already is; the wall clock may be behind it
+        return now, self._wall_clock() if self._calendar is None else now
 
     def _is_saved(self) -> bool:
         return self.window >= _MIN_SAVED_SECONDS

@@ -133,7 +133,7 @@ class PlanLimiter(Limiter):
         self.rates: RateTable | None = None
         self.is_async = _is_async(rate_of)
         self.set_rates(rate_of)
-        self.configured = rate_of
+        self.configured = rate_of if self.rates is None else self.rates
 
     def set_rates(self, rate_of: RateOf | RateTable) -> None:
         """Replace the function or the mapping of the rates, and end a block by `set_limit`.
@@ -230,16 +230,19 @@ class PlanLimiter(Limiter):
             if now < expires:
                 return
             self._store(key, rate, now + self._timeout)  # meanwhile, others use the last rate
+        rate_of, lasts = self._rate_of, self._ttl
         try:
             with fail_after(self._timeout):
-                function = cast(Callable[[Any], Awaitable[str | None]], self._rate_of)
+                function = cast(Callable[[Any], Awaitable[str | None]], rate_of)
                 rate = self._checked(_rate(await function(key)))
         except Exception as error:  # noqa: BLE001 - the key keeps its last rate, or the default
             self._failures.log(self._component, error)
-            if expires is not None or self._default is not None:
-                self._store(key, rate, now + _RETRY)
-        else:
-            self._store(key, rate, self.clock() + self._ttl)
+            if expires is None and self._default is None:
+                return
+            lasts = _RETRY
+        if rate_of is not self._rate_of:  # the next request calls the new function
+            lasts = 0.0
+        self._store(key, rate, self.clock() + lasts)
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Count a request of `cost` for `key` if it is within the limit of the key.
@@ -341,4 +344,6 @@ def _is_async(rate_of: object) -> bool:
 
 
 def _rate(text: str | None) -> Rate | None:
-    return None if text is None else _parse(text)
+    if text is None:
+        return None
+    return _parse(text) if isinstance(text, str) else parse_rate(text)  # which raises

@@ -11,7 +11,7 @@ from ...validation import check_seconds
 from .calendar import PERIODS
 from .money import CURRENCY, check_currency, format_money, from_dollars
 
-_MAX_WINDOW_SECONDS = 100 * 366 * 86_400  # seconds
+MAX_SECONDS = 100 * 366 * 86_400  # of a window or a block: 100 years
 _MAX_CHARGE = 2**53  # floats and the numbers of storages are exact up to here
 _MAX_LIMIT = 2**48 - 1  # largest count in a cell of the sketch
 
@@ -97,7 +97,7 @@ def parse_change(
             or `seconds` are not a duration of a block.
     """
     if seconds is not None:
-        check_seconds("seconds", seconds)
+        check_seconds("seconds", seconds, maximum=MAX_SECONDS)
     if not isinstance(limit, str):
         raise ValueError(f"limit must be a rate such as '100/minute', got {limit!r}")
     if limit.strip() == "0":
@@ -150,7 +150,7 @@ def _parse_count(text: str, limit: str | None = None) -> Rate:
         )
     if any(int(number) == 0 for number in re.findall(r"[0-9]+", text)[1:]):
         raise ValueError(f"limit must have numbers of at least 1 in its window, got {limit!r}")
-    if items[0].get_expiry() > _MAX_WINDOW_SECONDS:
+    if items[0].get_expiry() > MAX_SECONDS:
         raise ValueError(f"limit must have a window of at most 100 years, got {limit!r}")
     return Rate(_checked(items[0].amount, limit), items[0].get_expiry())
 

@@ -238,7 +238,7 @@ class SharedLimiter(StoredLimiter):
     @property
     def rate(self) -> Rate:
         """Present rate; its text can be parsed again."""
-        limit = self.limit if self._blocked_until is None else 0
+        limit = self.limit if self.blocked_for() is None else 0
         return Rate(limit, self.window, self.currency)
 
     def set_limit(self, limit: str, *, seconds: float | None = None) -> None:

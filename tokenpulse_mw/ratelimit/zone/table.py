@@ -182,7 +182,7 @@ class WindowTable:
 
     def _state(self, place: int, ends: float) -> Any:
         if not self._is_bucket:
-            return Window(ends, self._used[place])
+            return Window(ends, self._used[place], self._strategy.window)
         return Bucket(self._at[place], self._used[place], ends)
 
 
