@@ -78,7 +78,7 @@ __all__ = [
     "problem_details",
     "requests_to",
     "reserve_from_request",
-    "tokens_from_request",
     "spending",
+    "tokens_from_request",
     "too_many_requests",
 ]
