@@ -163,6 +163,22 @@ async def test_failing_prices_affect_only_the_cost(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (10_000, (10**13, "estimated", False)),
+        (10_001, (None, "missing", False)),
+    ],
+)
+async def test_implausible_estimate_is_missing(tokens: int, expected: object) -> None:
+    """No response costs more than 10,000 dollars, so that sums fit in the columns of a store."""
+    prices = Prices({"gpt-5": Rates(input=1_000_000, output=0)})
+    app = answering(body(usage={"prompt_tokens": tokens, "completion_tokens": 1}))
+
+    assert cost(await exchange_of(app, prices=prices)) == expected
+
+
+@pytest.mark.anyio
 async def test_inner_middleware_adds_its_prices() -> None:
     """Stacked middlewares share one recorder and its options."""
     seen: list[Exchange] = []

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from starlette.types import Scope
 
-from ..usage import Prices, UsageMeter
+from ..usage import Prices, UsageMeter, check_nanos
 from .exchange import Exchange
 from .models import UNKNOWN
 from .observers import ErrorReporter, Observer, ObserverLike, component_name, find_hook
@@ -216,7 +216,7 @@ class Dispatcher:
             if cost is None:
                 exchange.cost_source = "missing"
                 return
-            exchange.cost_nanos, exchange.cost_source = cost.nanos, "estimated"
+            exchange.cost_nanos, exchange.cost_source = check_nanos(cost.nanos), "estimated"
             exchange.cost_is_minimum = cost.is_minimum or exchange.usage_source == "partial"
 
     def _hooks(self, name: str) -> Iterator[Callable[..., object]]:
