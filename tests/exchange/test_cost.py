@@ -138,6 +138,14 @@ async def test_cost_of_partial_usage_is_a_minimum() -> None:
 
 
 @pytest.mark.anyio
+async def test_cost_of_no_tokens_is_a_minimum() -> None:
+    """Every response has tokens: a gateway that reports none has not counted them."""
+    app = answering(body(usage={"prompt_tokens": 0, "completion_tokens": 0}))
+
+    assert cost(await exchange_of(app)) == (0, "estimated", True)
+
+
+@pytest.mark.anyio
 async def test_failing_prices_affect_only_the_cost(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
