@@ -138,6 +138,14 @@ async def test_cost_of_partial_usage_is_a_minimum() -> None:
 
 
 @pytest.mark.anyio
+async def test_cost_of_no_tokens_is_a_minimum() -> None:
+    """Every response has tokens: a gateway that reports none has not counted them."""
+    app = answering(body(usage={"prompt_tokens": 0, "completion_tokens": 0}))
+
+    assert cost(await exchange_of(app)) == (0, "estimated", True)
+
+
+@pytest.mark.anyio
 async def test_failing_prices_affect_only_the_cost(
     metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,6 +168,22 @@ async def test_failing_prices_affect_only_the_cost(
         "tokenpulse_internal_errors_total", {"component": "cost"}
     )
     assert "cost failed with KeyError" in caplog.text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (10_000, (10**13, "estimated", False)),
+        (10_001, (None, "missing", False)),
+    ],
+)
+async def test_implausible_estimate_is_missing(tokens: int, expected: object) -> None:
+    """No response costs more than 10,000 dollars, so that sums fit in the columns of a store."""
+    prices = Prices({"gpt-5": Rates(input=1_000_000, output=0)})
+    app = answering(body(usage={"prompt_tokens": tokens, "completion_tokens": 1}))
+
+    assert cost(await exchange_of(app, prices=prices)) == expected
 
 
 @pytest.mark.anyio

@@ -155,6 +155,13 @@ def test_kind_of_input_without_a_rate_costs_the_input(usage: TokenUsage) -> None
     assert cost(Rates(input=2, output=8), usage).usd == 2
 
 
+def test_audio_that_is_written_to_the_cache_is_paid_once() -> None:
+    """Audio that must also be a part of the cache costs the rate of the cache only."""
+    assert cost(FULL, TokenUsage(MTOK, cache_write=MTOK, audio_input=MTOK)).usd == Decimal("3.751")
+    usage = TokenUsage(2 * MTOK, cache_read=MTOK, cache_write=MTOK, audio_input=2 * MTOK)
+    assert cost(FULL, usage).usd == Decimal("4.051")
+
+
 def test_audio_output_without_a_rate_costs_the_output() -> None:
     """Audio of the model costs as much as its text unless it has a rate."""
     assert cost(Rates(input=2, output=8), TokenUsage(output=MTOK, audio_output=MTOK)).usd == 8

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from starlette.types import Scope
 
-from ..usage import Prices, UsageMeter
+from ..usage import Prices, UsageMeter, check_nanos
 from .exchange import Exchange
 from .models import UNKNOWN
 from .observers import ErrorReporter, Observer, ObserverLike, component_name, find_hook
@@ -213,11 +213,13 @@ class Dispatcher:
             usage, cost = exchange.usage, None
             if usage is not None:
                 cost = self.prices.cost(exchange.provider, exchange.model, usage)
-            if cost is None:
+            if usage is None or cost is None:
                 exchange.cost_source = "missing"
                 return
-            exchange.cost_nanos, exchange.cost_source = cost.nanos, "estimated"
-            exchange.cost_is_minimum = cost.is_minimum or exchange.usage_source == "partial"
+            exchange.cost_nanos, exchange.cost_source = check_nanos(cost.nanos), "estimated"
+            # Without any token, the counts are unknown.
+            is_partial = exchange.usage_source == "partial" or not usage.total
+            exchange.cost_is_minimum = cost.is_minimum or is_partial
 
     def _hooks(self, name: str) -> Iterator[Callable[..., object]]:
         for observer in self.observers:

@@ -69,7 +69,8 @@ class Exchange(msgspec.Struct, eq=False):
             is unknown.
         cost_source: `reported` by the vendor, `estimated` from prices, `missing` (a model
             responded, and its price is unknown), or None if no model responded.
-        cost_is_minimum: True if a part of the response has no known price, such as a search.
+        cost_is_minimum: True if a part of the response has no known price, such as a search, or is
+            not counted.
         tenant: Id of the tenant, if annotated.
         tenant_name: Readable name of the tenant, if annotated.
         api_key: Id of the tenant's API key, if annotated; never the secret.

@@ -4,7 +4,7 @@ from .account import Source, UsageAccount, UsageMeter
 from .meter import meter_for
 from .prices import Prices
 from .rates import Cost, Price, Rates
-from .reported_cost import check_cost, parse_cost
+from .reported_cost import check_cost, check_nanos, parse_cost
 from .tokens import TokenUsage
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "UsageAccount",
     "UsageMeter",
     "check_cost",
+    "check_nanos",
     "meter_for",
     "parse_cost",
 ]

@@ -226,15 +226,14 @@ class CompiledRates:
         if read := usage.cache_read:
             total += read * rates._cache_read
             rest -= read
-        if write := usage.cache_write or usage.cache_write_1h:
-            hour = usage.cache_write_1h
-            total += hour * rates._cache_write_1h + max(write - hour, 0) * rates._cache_write
-            rest -= max(write, hour)
+        if write := max(usage.cache_write, hour := usage.cache_write_1h):
+            total += hour * rates._cache_write_1h + (write - hour) * rates._cache_write
+            rest -= write
         if audio := usage.audio_input:
             if audio > rest:
-                cached = min(audio - max(rest, 0), read)
-                total += cached * (rates._cached_audio - rates._cache_read)
-                audio -= cached
+                both = audio - max(rest, 0)
+                total += min(both, read) * (rates._cached_audio - rates._cache_read)
+                audio -= min(both, read + write)
             total += audio * rates._audio_input
             rest -= audio
         if rest > 0:

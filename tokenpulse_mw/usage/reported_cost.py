@@ -18,7 +18,7 @@ _NUMBER = re.compile(rb"[0-9]{1,20}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?")
 
 
 class ImplausibleCostError(ValueError):
-    """A reported cost is negative, or more than any response costs."""
+    """A cost is negative, or more than any response costs."""
 
 
 def reported_cost(usage: Fields) -> int | None:
@@ -83,6 +83,19 @@ def check_cost(dollars: Price) -> int:
             f"cost must be a number from 0 to {MAX_USD:,} dollars, got {dollars!r:.60}"
         )
     return _nanos(number)
+
+
+def check_nanos(nanos: int) -> int:
+    """Return `nanos`, the cost of one response by its prices.
+
+    Raises:
+        ValueError: `nanos` are more than 10,000 dollars: the sum of a few would not fit in 64 bits.
+    """
+    if nanos > MAX_USD * 10**_NANO_DIGITS:
+        raise ImplausibleCostError(
+            f"cost must be at most {MAX_USD:,} dollars, got {nanos} nano-dollars"
+        )
+    return nanos
 
 
 def _number(value: Any) -> Decimal | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
 import anyio
@@ -13,9 +15,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from tokenpulse_mw import TokenUsage
+from tokenpulse_mw import TokenUsage, annotate
 from tokenpulse_mw.alerts import AlertEngine
 from tokenpulse_mw.alerts.admin import tenant_usage_routes, usage_routes
+from tokenpulse_mw.alerts.traffic import OVERFLOW
+from tokenpulse_mw.exchange.annotate import annotations_of
 
 from ...support.clock import FakeClock
 from ..exchanges import exchange
@@ -117,6 +121,18 @@ def test_csv_has_the_same_rows() -> None:
     ]
 
 
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff20"])
+def test_name_is_no_formula_in_csv(first: str) -> None:
+    """A name with any beginning of a formula is text in a spreadsheet."""
+    gateway = Gateway()
+    gateway.observe(f"{first}1+1")
+
+    report = gateway.client.get("/admin/usage?by=tenant&format=csv", headers=HEADERS)
+
+    _, row = csv.reader(io.StringIO(report.content.decode(), newline=""))
+    assert row[0] == f"'{first}1+1"
+
+
 @pytest.mark.parametrize(
     ("query", "error"),
     [
@@ -175,9 +191,24 @@ def test_tenant_reads_its_own_usage() -> None:
     ]
 
 
-def test_request_without_a_tenant_is_rejected() -> None:
-    """True names no tenant, so it would select the usage of all of them."""
-    admitted: Any = lambda request: True  # noqa: E731
+def test_tenant_with_a_long_name_reads_its_own_usage() -> None:
+    """The id is shortened for the report as `annotate` shortens it."""
+    gateway = Gateway()
+    scope: dict[str, Any] = {"type": "http"}
+    annotate(scope, tenant="a" * 300)
+    annotations = annotations_of(scope)
+    assert annotations is not None
+    gateway.observe(annotations["tenant"])
+
+    rows = gateway.get(path="/usage", **{"x-tenant": "a" * 300})["rows"]
+
+    assert [row["requests"] for row in rows] == [1]
+
+
+@pytest.mark.parametrize("answer", [True, OVERFLOW])
+def test_request_without_a_tenant_is_rejected(answer: object) -> None:
+    """Neither True nor the name under which further tenants are counted is a tenant."""
+    admitted: Any = lambda request: answer  # noqa: E731
     routes = tenant_usage_routes(AlertEngine([], []), tenant_of=admitted)
 
     assert TestClient(Starlette(routes=routes)).get("/usage").status_code == 403

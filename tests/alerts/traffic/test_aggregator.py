@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tokenpulse_mw import TokenUsage
+from tokenpulse_mw import Models, TokenUsage
 from tokenpulse_mw.alerts import Thresholds
 from tokenpulse_mw.alerts.traffic import OVERFLOW, Outcomes
 from tokenpulse_mw.alerts.traffic.aggregator import TrafficAggregator
@@ -398,6 +398,31 @@ def test_usage_is_counted_by_the_label_of_the_model() -> None:
     assert {key: counts[0] for key, counts in buckets[0].usage.items()} == {
         ("\\ud800", "gpt-5", "unknown"): 2
     }
+
+
+def test_model_has_its_own_row_from_its_first_response() -> None:
+    """A failed request before the first response does not change the row of the response."""
+    buckets: list[Bucket] = []
+    aggregator = TrafficAggregator(
+        Thresholds(), max_subjects=5, sealed=buckets.append, model_label=Models().label_of
+    )
+    for status in (500, 200):
+        fields: dict[str, Any] = {"usage_source": "missing", "model_source": "response"}
+        aggregator.observe(exchange(model="gpt-5", status=status, **fields), 1000.0)
+    aggregator.seal(1e6)
+
+    assert {model: counts[0] for (_, model, _), counts in buckets[0].usage.items()} == {
+        "other": 1,
+        "gpt-5": 1,
+    }
+
+
+def test_annotated_cost_counts_without_usage() -> None:
+    """The bill of a tenant has each cost, also that of a response without tokens."""
+    gathered = Gathered()
+    gathered.observe(1000.0, tenant="acme", provider="openai", cost_nanos=7)
+
+    assert gathered.last().usage == {("acme", "unknown", "openai"): [1, 0, 0, 0, 0, 0, 7, 0]}
 
 
 def test_many_names_are_gathered_in_several_buckets_of_a_slot() -> None:

@@ -11,10 +11,13 @@ from decimal import Decimal
 from msgspec import UNSET
 from starlette.routing import BaseRoute
 
+from ...exchange import truncate_with_hash
 from ...web.auth import Authorize, Guard, TenantOf
 from ...web.problems import ProblemError, invalid
 from ..engine import AlertEngine
 from ..store.usage import USAGE_DIMENSIONS, UsageQuery, UsageRecord
+from ..traffic import OVERFLOW
+from ..traffic.classification import valid_text
 from . import schemas
 from .endpoint import Endpoint
 from .openapi import describe
@@ -28,6 +31,8 @@ _DESCRIPTION = (
 _MAX_ROWS = 10_000
 _DEFAULT_HOURS = 24
 _STEPS = {"hour": 1, "day": 24}
+# Beginnings of a formula; some spreadsheets accept full-width characters.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _COLUMNS = (
     "time",
     *USAGE_DIMENSIONS,
@@ -96,9 +101,9 @@ async def get_usage(request: AdminRequest) -> AdminResponse:
 
 async def get_own_usage(request: AdminRequest) -> AdminResponse:
     """Return the usage of the tenant that sent the request."""
-    if not request.name:
+    if request.name in ("", OVERFLOW):  # the usage of several tenants is counted as overflow
         raise ProblemError(403, "Forbidden: the request has no tenant.")
-    return await _report(request, tenant=request.name)
+    return await _report(request, tenant=valid_text(truncate_with_hash(request.name)))
 
 
 async def _report(request: AdminRequest, *, tenant: str | None) -> AdminResponse:
@@ -163,7 +168,7 @@ def _as_csv(records: Sequence[UsageRecord], query: UsageQuery) -> bytes:
 
 
 def _not_a_formula(value: object) -> object:
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    is_formula = isinstance(value, str) and value.startswith(_FORMULAS)
     return f"'{value}" if is_formula else value
 
 

@@ -48,8 +48,8 @@ _Subject = TypeVar("_Subject", bound=Hashable)
 _Row = list[Any]
 
 
-# Tenant, model and provider of an exchange.
-_UsageSource = tuple[str | None, str | None, str]
+# Tenant of an exchange, label of its model, and its provider.
+_UsageSource = tuple[str | None, str, str]
 
 
 _ALWAYS = (0,)
@@ -134,13 +134,14 @@ class TrafficAggregator:
             self._record_outcome(row[4], now)
         else:
             row[2] = now
-        if exchange.usage_source is not None:
+        if exchange.usage_source is not None or exchange.cost_nanos is not None:
             self._add_usage(exchange)
 
     def _add_usage(self, exchange: Exchange) -> None:
         """Add the usage and the cost of a model's response."""
-        key = exchange.tenant, exchange.model, exchange.provider
-        counts = self._usage.get(key) or self._new_usage(key, exchange)
+        # The label of a model changes when the model responds.
+        key = exchange.tenant, self._model_label(exchange), exchange.provider
+        counts = self._usage.get(key) or self._new_usage(key)
         usage, cost = exchange.usage, exchange.cost_nanos
         counts[0] += 1
         if usage is not None:
@@ -154,10 +155,11 @@ class TrafficAggregator:
         if cost is None or exchange.cost_is_minimum:
             counts[7] += 1
 
-    def _new_usage(self, key: _UsageSource, exchange: Exchange) -> list[int]:
+    def _new_usage(self, key: _UsageSource) -> list[int]:
         if len(self._usage) >= _MAX_ROWS:
             self._usage.clear()
-        row = valid_text(exchange.tenant or ""), self._model_label(exchange), exchange.provider
+        tenant, model, provider = key
+        row = valid_text(tenant or ""), model, provider
         hour = self._slot * self._bucket_seconds // 3600
         if hour != self._usage_hour:
             self._usage_hour = hour
