@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi import FastAPI, Request
@@ -139,6 +139,12 @@ def test_gateway_without_the_function_has_no_usage_endpoint() -> None:
 
     with TestClient(app) as client:
         assert client.get("/usage").status_code == 404
+
+
+def test_tenant_without_a_function_is_rejected() -> None:
+    """The error names the argument, and not the value, which may be a key."""
+    with pytest.raises(ValueError, match=r"usage_tenant must be a function .* of type str"):
+        TokenPulse(usage_tenant=cast(Any, "acme"))
 
 
 def test_usage_needs_the_store_of_the_alerts() -> None:
