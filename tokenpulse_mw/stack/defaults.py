@@ -45,6 +45,7 @@ from ..ratelimit import (
     budgets,
     limit_routes,
 )
+from ..ratelimit.limiters import CURRENCY
 from ..secret import hide
 from ..usage import Prices, Rates
 from ..web.auth import TenantOf, bearer
@@ -292,6 +293,18 @@ def prices(
             f"{settings.price_list!r}: {error}"
         ) from None
     return found or None
+
+
+def warn_of_budgets(prices: Prices | None, policies: Iterable[Policy]) -> None:
+    """Log a warning if policies count money, and only the responses can tell what they cost."""
+    names = [policy.name for policy in policies if policy.unit == CURRENCY]
+    if prices is None and names:
+        logger.warning(
+            "no prices: policies that count USD (%s) charge the reserve for each response that "
+            "does not report its cost; give prices= to TokenPulse, or pip install "
+            "'tokenpulse-mw[cost]'",
+            ", ".join(names),
+        )
 
 
 def warn_if_unused(

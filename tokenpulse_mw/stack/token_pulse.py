@@ -419,6 +419,7 @@ class TokenPulse:
             self.reset()
         self._has_run = True
         configure_logs(self.settings)
+        defaults.warn_of_budgets(self.prices, self.policies)
         if self.settings.alerts:
             await exits.enter_async_context(self.engine)
         await exits.enter_async_context(self.metrics.refreshing())
