@@ -73,7 +73,7 @@ def test_changed_limit_applies_and_keeps_the_counts(
         ('limit = "none"\n', "1", "limit must be one rate"),
         ('a = 1\nlimit = "9/minute\n', "2", "Illegal character"),
         ("limit = [", "last", "Invalid value"),
-        ('log_level = "INFO"\n', "unknown", "limit is missing"),
+        ('log_level = "INFO"\n', "unknown", "limit is missing: turning the limit off"),
     ],
 )
 def test_file_with_a_mistake_changes_nothing(
