@@ -296,7 +296,7 @@ def prices(
 
 
 def warn_of_budgets(prices: Prices | None, policies: Iterable[Policy]) -> None:
-    """Log a warning if policies count money, and only the responses can tell what they cost."""
+    """Log a warning if policies count money, and only responses can report what they cost."""
     names = [policy.name for policy in policies if policy.unit == CURRENCY]
     if prices is None and names:
         logger.warning(
