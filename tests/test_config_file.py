@@ -74,7 +74,7 @@ def test_changed_limit_applies_and_keeps_the_counts(
         ('a = 1\nlimit = "9/minute\n', "2", "Illegal character"),
         ("limit = [", "last", "Invalid value"),
         ("limit = " + "[" * 5000, "1", "maximum recursion depth exceeded"),
-        ('log_level = "INFO"\n', "unknown", "limit is missing"),
+        ('log_level = "INFO"\n', "unknown", "limit is missing: turning the limit off"),
     ],
 )
 def test_file_with_a_mistake_changes_nothing(

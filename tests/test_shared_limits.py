@@ -117,6 +117,19 @@ async def test_block_ends_in_all_processes_with_the_limit_before() -> None:
         assert await third.limit() == ("9 per minute", 4, "ada")
 
 
+async def test_time_of_a_change_is_that_of_the_request() -> None:
+    """A process that starts later shows when the limit was changed, not when it has read it."""
+    store = MemoryAlertStore()
+    async with process(engine=AlertEngine(store=store)) as first:
+        changed_at = (await first.send("PUT", limit="9/minute"))["changed_at"]
+    async with process(engine=AlertEngine(store=store)) as second:
+        await second.pulse.engine.fleet()
+        state = await second.send("GET")
+
+    assert state["limit"] == "9 per minute"
+    assert datetime.fromisoformat(state["changed_at"]) <= datetime.fromisoformat(changed_at)
+
+
 async def test_block_of_plans_of_a_function_is_shared() -> None:
     """There is no rate to return to, since the function has it."""
     store = MemoryAlertStore()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -134,6 +134,14 @@ def test_request_without_a_price_can_be_refused() -> None:
     assert refusing.used == 1001  # a reserve of 0 would limit nothing
     assert reserving.begin(path="/unknown") is not None
     assert reserving.used == 10_000
+
+
+def test_reserve_of_another_type_is_an_error() -> None:
+    """A float or a text is not rounded or parsed: the error says what to return."""
+    policy = Policy("20 USD/day", reserve=cast(Any, lambda scope: "0.05 USD"))
+
+    with pytest.raises(ValueError, match=r"reserve must return a Decimal of .* got '0.05 USD'"):
+        policy.cost_of({"type": "http"})
 
 
 def failing(scope: Scope) -> int:
@@ -355,9 +363,11 @@ def test_workers_in_different_time_zones_cannot_share_a_file(tmp_path: Any) -> N
     [
         ("20 USD/day", {"tokens": 10}, "cost and tokens must not be given with a limit of money"),
         ("20 USD/day", {"cost": 2}, "cost and tokens must not be given with a limit of money"),
+        ("20 USD/day", {"reserve": 0}, "must be from 0.000001 USD to 20 USD, got 0"),
         ("20 USD/day", {"reserve": "5 EUR"}, "reserve must be in USD"),
-        ("20 USD/day", {"reserve": 0.05}, "reserve must be an integer from 1 to 20000000, got"),
-        ("20 USD/day", {"reserve": "21 USD"}, "a request cannot cost more than the limit"),
+        ("20 USD/day", {"reserve": 0.05}, "reserve must be text such as '0.05 USD', .* got 0.05"),
+        ("20 USD/day", {"reserve": "21 USD"}, "must be from 0.000001 USD to 20 USD, got '21 USD'"),
+        ("20 USD/day", {"reserve": "1"}, "reserve must be an amount of US dollars .* got '1'"),
         ("20 USD/day", {"reserve": Decimal(-1)}, "reserve must be an amount from 0"),
         ("20 USD/day", {"on_missing_cost": "refuse"}, "on_missing_cost='refuse' needs a function"),
         ("20 USD/day", {"on_missing_cost": "later"}, "on_missing_cost must be one of reserve,"),

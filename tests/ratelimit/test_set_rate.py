@@ -152,14 +152,19 @@ async def test_async_plans_stay_async() -> None:
         (Policy("5 USD/day", reserve="1 USD"), "0.5 USD/day", None, "the cost of a request, whi"),
         (Policy(InFlight(2)), "4/day", None, "set_rate needs a rate limit, got a limiter of ty"),
         (Policy("5/day"), "0", datetime(2001, 1, 1, tzinfo=UTC), "until must be in the future"),
-        (Policy("5/day"), "0", datetime(2999, 1, 1), "until must be a datetime with a time zone"),
-        (Policy("5/day"), "6/day", datetime(2099, 1, 1, tzinfo=UTC), "until must be None unless"),
+        (Policy("5/day"), "0", datetime(2999, 1, 1), "with a time zone, got 2999-01-01T00:00:00$"),
         (Policy("5/day"), "0", datetime(2999, 1, 1, tzinfo=UTC), "until must be within 100 years"),
+        (
+            Policy("5/day"),
+            "6/day",
+            datetime(2099, 1, 1, tzinfo=UTC),
+            "until needs the limit '0', got",
+        ),
         (
             Policy({"a": "1/day"}),
             {"a": "2/day"},
             datetime(2099, 1, 1, tzinfo=UTC),
-            "until must be None unless",
+            "until needs the limit '0', got",
         ),
         (Policy({"a": "1/day"}), {"a": "2 USD/day"}, None, "must all have the same currency"),
         (

@@ -212,7 +212,8 @@ class _Limits:
             else:
                 policy.set_rate(body.limit, until=body.until, by=by)
         except ValueError as error:
-            raise invalid((("limit",), str(error))) from None
+            field = "until" if str(error).startswith("until ") else "limit"
+            raise invalid(((field,), str(error))) from None
         logger.warning(
             "limit changed: policy=%s from=%s to=%s by=%s",
             policy.name,

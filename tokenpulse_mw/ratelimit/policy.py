@@ -16,6 +16,7 @@ from .callables import KeyFunction, check_function, check_name, reads_model, rea
 from .keys import client_address
 from .limiters import (
     CURRENCY,
+    MAX_MICROS,
     Decision,
     InFlight,
     Limiter,
@@ -25,6 +26,7 @@ from .limiters import (
     RateTable,
     StoredInFlight,
     StoredLimiter,
+    format_money,
     from_dollars,
     parse_money,
 )
@@ -175,7 +177,11 @@ class Policy:
             try:
                 check_integer(parameter, self.cost, minimum=minimum, maximum=maximum)
             except ValueError as error:
-                raise ValueError(f"{error}: a request cannot cost more than the limit") from None
+                text = str(error)
+                if parameter == "reserve":
+                    most = format_money(maximum or MAX_MICROS)
+                    text = f"reserve must be from {format_money(1)} to {most}, got {reserve!r}"
+                raise ValueError(f"{text}: a request cannot cost more than the limit") from None
 
     def key_or(self, default: KeyFunction | None) -> KeyFunction:
         """Return the key of this policy, or `default` if the policy has no key."""
@@ -195,6 +201,11 @@ class Policy:
                 return _NEVER if self.on_missing_cost == "refuse" else self.price
             if isinstance(cost, Decimal):
                 cost = from_dollars("reserve", cost)
+            if type(cost) is not int:
+                raise ValueError(
+                    "reserve must return a Decimal of dollars, an integer of micro-dollars or "
+                    f"None, got {cost!r}"
+                )
         cost = max(check_integer("cost", cost, minimum=0), minimum)
         if self.reads_tokens and self.plans is None:  # an estimate must not reject every request
             cost = min(cost, max(self.limiter.limit, minimum))
@@ -301,13 +312,13 @@ class Policy:
             )
         if self.plans is not None and not isinstance(limit, str):
             if until is not None:
-                raise ValueError(f"until must be None unless the limit is 0, got {until!r}")
+                raise ValueError(f"until needs the limit '0', got {limit!r}")
             self.plans.check_rates(limit)
             return None
         seconds = None if until is None else _seconds_until(until)
         rate = limiter.check_limit(cast(str, limit))
         if rate is not None and until is not None:
-            raise ValueError(f"until must be None unless the limit is 0, got {until.isoformat()}")
+            raise ValueError(f"until needs the limit '0', got {limit!r}")
         if rate is not None and isinstance(self.cost, int) and self.cost > rate.amount:
             raise ValueError(
                 f"limit must allow at least the cost of a request, which is {self.cost}, "
@@ -373,6 +384,11 @@ class Policy:
             reserve = parse_money("reserve", reserve)
         elif isinstance(reserve, Decimal):
             reserve = from_dollars("reserve", reserve)
+        if not (reserve is None or type(reserve) is int or callable(reserve)):
+            raise ValueError(
+                "reserve must be text such as '0.05 USD', a Decimal of dollars, an integer of "
+                f"micro-dollars, or a function of the scope, got {reserve!r}"
+            )
         self.cost = self.price if reserve is None else cast(Cost, reserve)
 
 
@@ -386,7 +402,8 @@ def _shown(limit: str | RateOf | RateTable | None) -> str | dict[Any, str | None
 
 def _seconds_until(until: datetime) -> float:
     if not isinstance(until, datetime) or until.tzinfo is None:
-        raise ValueError(f"until must be a datetime with a time zone, got {until!r}")
+        got = until.isoformat() if isinstance(until, datetime) else repr(until)
+        raise ValueError(f"until must be a datetime with a time zone, got {got}")
     seconds = until.timestamp() - time.time()
     if seconds <= 0:
         raise ValueError(f"until must be in the future, got {until.isoformat()}")

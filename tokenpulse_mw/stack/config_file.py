@@ -60,7 +60,7 @@ class ConfigFile:
             match = _AT_LINE.search(str(error))
             self._reject("last" if match is None else match[1], str(error))
         except KeyError:
-            self._reject(line, "limit is missing")
+            self._reject(line, "limit is missing: turning the limit off needs a restart")
         except (OSError, ValueError, RecursionError) as error:
             self._reject(line, str(error))
         else:

@@ -374,6 +374,11 @@ def tenant_routes(
     """
     if tenant_of is None:
         return []
+    if not callable(tenant_of):
+        raise ValueError(
+            "usage_tenant must be a function of the request that returns its tenant or None, "
+            f"got a value of type {type(tenant_of).__name__}"
+        )
     if not settings.alerts:
         raise ValueError(
             f"usage_tenant needs the store of the alerts, got {settings.origins['alerts']}=false"

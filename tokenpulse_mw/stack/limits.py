@@ -185,10 +185,10 @@ def warn_of_missing_prices(policies: Iterable[Policy], prices: Prices | None) ->
     names = [policy.name for policy in policies if policy.unit == CURRENCY]
     if prices is None and names:
         logger.warning(
-            "limits of money count only costs that responses report, and else their reserves, "
-            "since no prices are known: policies=%s; to count all responses, give "
-            "TokenPulse(prices={...}), or pip install 'tokenpulse-mw[cost]'",
-            ",".join(names),
+            "no prices: policies that count USD (%s) charge the reserve for each response that "
+            "does not report its cost; give prices= to TokenPulse, or pip install "
+            "'tokenpulse-mw[cost]'",
+            ", ".join(names),
         )
 
 

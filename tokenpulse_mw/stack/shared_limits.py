@@ -46,6 +46,7 @@ class SharedLimits:
             # The limit that returns after a block.
             "then": before and before["then"] if policy.blocked_for() else policy.shown_limit,
             "by": author,
+            "at": datetime.now(UTC).isoformat(),
             "version": policy.version + 1,
         }
         self._applied[name] = value
@@ -86,4 +87,6 @@ def _apply(policy: Policy, value: Mapping[str, Any]) -> None:
         if until > datetime.now(UTC):
             policy.set_rate(limit, until=until, by=by)
     policy.version = value["version"]
+    if "at" in value and policy.changed is not None:
+        policy.changed = datetime.fromisoformat(value["at"]), by
     logger.warning("limit changed: policy=%s to=%s by=%s", policy.name, limit, by)

@@ -38,18 +38,27 @@ class Guard:
     Args:
         authorize: Returns True or a name for a request that is admitted; it may be async.
         of: The guarded part, for the error message.
+        name: Name of the function, for the log.
+        returns: What the function must return, for the log.
 
     Raises:
         ValueError: `authorize` is not callable.
     """
 
-    def __init__(self, authorize: Authorize, *, of: str) -> None:
+    def __init__(
+        self,
+        authorize: Authorize,
+        *,
+        of: str,
+        name: str = "authorize",
+        returns: str = "True, a name or False",
+    ) -> None:
         if not callable(authorize):
             raise ValueError(
                 f"authorize of {of} must be a function of the request that returns True or the "
                 f"name of the caller, got {_kind(authorize)}; use bearer(token) of tokenpulse_mw"
             )
-        self._authorize = authorize
+        self._authorize, self._name, self._returns = authorize, name, returns
         self._outage = Outage(logger, level=logging.ERROR)
 
     async def authorize(self, request: Request) -> str:
@@ -73,13 +82,13 @@ class Guard:
             raise  # the error contains the response
         except Exception as error:  # noqa: BLE001 - the request needs a response
             # Any client can cause this, so an outage limits the tracebacks in the log.
-            self._outage.failed("authorize failed: requests are rejected", error=error)
+            self._outage.failed("%s failed: requests are rejected", self._name, error=error)
             raise ProblemError(403, "Authorization failed: try again later.") from None
         if isinstance(allowed, bool | str | None):
-            self._outage.recovered("authorize recovered")
+            self._outage.recovered("%s recovered", self._name)
         else:
             self._outage.failed(
-                "authorize must return True, a name or False, got %r", type(allowed)
+                "%s must return %s, got %r", self._name, self._returns, type(allowed)
             )
         if allowed is True:
             return ""

@@ -214,6 +214,15 @@ def test_request_without_a_tenant_is_rejected(answer: object) -> None:
     assert TestClient(Starlette(routes=routes)).get("/usage").status_code == 403
 
 
+def test_tenant_of_another_type_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The line names the function of the tenant, and what it must return."""
+    numbered: Any = lambda request: 7  # noqa: E731
+    routes = tenant_usage_routes(AlertEngine([], []), tenant_of=numbered)
+
+    assert TestClient(Starlette(routes=routes)).get("/usage").status_code == 401
+    assert "tenant_of must return the id of a tenant or None, got <class 'int'>" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", EXAMPLES)
 def test_responses_conform_to_the_description(mode: GenerationMode) -> None:

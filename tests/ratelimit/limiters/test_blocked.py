@@ -190,7 +190,7 @@ def test_refund_in_a_window_that_was_open_at_the_change(
     [
         ("5/day", {}, "5 USD/day", "limit must be a number without a currency as before"),
         ("5 USD/day", {}, "5/day", "limit must be an amount in USD as before, got '5/day'"),
-        ("5/day", {}, "5/calendar day", "limit must be per window that is not of the calendar"),
+        ("5/day", {}, "5/calendar day", "limit must have no calendar window as before, got"),
         ("5/calendar day", {}, "5/calendar week", "limit must be per calendar day as before"),
         ("5/day", {}, "fast", "limit must be one rate"),
         (

@@ -277,6 +277,7 @@ async def test_memory_is_bounded(clock: FakeClock) -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
+        ({"plan_of": "free"}, "plan_of must be a function of the key .* got 'free'"),
         ({"rate_of": "1/minute"}, "rate_of must be a function of the key .* got '1/minute'"),
         ({"default": "fast"}, "limit must be one rate"),
         ({"ttl": 0}, "ttl must be a number of seconds"),

@@ -89,7 +89,9 @@ def tenant_usage_routes(
     Raises:
         ValueError: `tenant_of` is not callable.
     """
-    guard = Guard(tenant_of, of="tenant_usage_routes")
+    guard = Guard(
+        tenant_of, of="tenant_usage_routes", name="tenant_of", returns="the id of a tenant or None"
+    )
     endpoint = Endpoint([_TENANT_OPERATION], engine=engine, guard=guard, is_admin=False)
     return [endpoint.route(path, name="get_own_usage")]
 

@@ -5,7 +5,15 @@ from .decision import EPSILON, Decision
 from .fixed_window import Window
 from .in_flight import MAX_SLOTS, InFlight, slots_decision
 from .limiter import Limiter
-from .money import CURRENCY, MICROS, format_money, from_dollars, from_nanos, parse_money
+from .money import (
+    CURRENCY,
+    MAX_MICROS,
+    MICROS,
+    format_money,
+    from_dollars,
+    from_nanos,
+    parse_money,
+)
 from .plans import PlanLimiter, RateOf, RateTable
 from .rate import Changes, Rate, check_amount, parse_change, parse_rate, window_text
 from .saved import SavedWindow
@@ -15,6 +23,7 @@ __all__ = [
     "BLOCKED_RETRY_SECONDS",
     "CURRENCY",
     "EPSILON",
+    "MAX_MICROS",
     "MAX_SLOTS",
     "MICROS",
     "Changes",

@@ -25,22 +25,28 @@ def parse_money(name: str, text: str) -> int:
         ValueError: `text` is not an amount, is too large, or has another currency than USD.
     """
     match = _AMOUNT.fullmatch(text.strip()) if isinstance(text, str) else None
-    if match is None:
+    if match is None or not match[2]:
         raise ValueError(f"{name} must be {_EXPECTED}, got {text!r}")
     check_currency(name, match[2], text)
     return from_dollars(name, Decimal(match[1]))
 
 
-def check_currency(name: str, currency: str, text: str) -> str:
+def check_currency(name: str, currency: str, text: str, *, example: str = "0.05 USD") -> str:
     """Return the currency in upper case.
+
+    Args:
+        name: Name of the parameter, for the error.
+        currency: Currency in `text`.
+        text: The whole value.
+        example: A valid value.
 
     Raises:
         ValueError: It is not USD.
     """
     if currency.upper() != CURRENCY:
         raise ValueError(
-            f"{name} must be in {CURRENCY}, such as '20 USD' (the only currency, because vendors "
-            f"bill in it), got {currency!r} in {text!r}"
+            f"{name} must be in {CURRENCY}, such as {example!r} (the only currency, because "
+            f"vendors bill in it), got {currency!r} in {text!r}"
         )
     return CURRENCY
 

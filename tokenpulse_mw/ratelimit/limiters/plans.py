@@ -106,6 +106,10 @@ class PlanLimiter(Limiter):
                 "rate_of must be a function of the key that returns a rate such as '100/minute', "
                 f"or a mapping of keys to rates, got {rate_of!r}"
             )
+        if not (plan_of is None or callable(plan_of)):
+            raise ValueError(
+                f"plan_of must be a function of the key that returns its plan, got {plan_of!r}"
+            )
         check_choice("currency", currency, (None, CURRENCY))
         rates = rate_of.values() if isinstance(rate_of, Mapping) else ()
         first = next((rate for rate in (default, *rates) if rate is not None), None)

@@ -20,6 +20,10 @@ _MONEY = re.compile(
     r"\s*([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([^\W\d_]+|[$€£¥])\s*((?:/|per\b).*)", re.ASCII
 )
 _SIGN = re.compile(r"\s*[$€£¥]\s*[0-9]")
+_NO_WINDOW = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,6})?(?:\s*USD)?", re.ASCII | re.IGNORECASE)
+_ANY_WINDOW = re.compile(
+    r"[0-9]{1,15}(?:(?:\.[0-9]{1,6})?\s*USD)?\s*(?:/|per\b)", re.ASCII | re.IGNORECASE
+)
 _CALENDAR = re.compile(
     rf"\s*([0-9]{{1,30}})\s*(?:/|per\b)\s*calendar\s+({'|'.join(PERIODS)})\s*",
     re.ASCII | re.IGNORECASE,
@@ -56,6 +60,7 @@ def window_text(seconds: int, period: str | None) -> str:
 
 
 _UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+_WINDOWS = f"second, minute, hour, day, month or year, or calendar {', '.join(PERIODS)}"
 
 
 def parse_rate(limit: str) -> Rate:
@@ -73,7 +78,7 @@ def parse_rate(limit: str) -> Rate:
     money = _MONEY.fullmatch(limit) if isinstance(limit, str) else None
     if money is None:
         return _parse_count(limit)
-    check_currency("limit", money[2], limit)
+    check_currency("limit", money[2], limit, example="20 USD/day")
     amount = from_dollars("limit", Decimal(money[1]))
     window = _parse_count(f"1{money[3]}", limit)
     return Rate(amount, window.seconds, CURRENCY, window.period)
@@ -109,8 +114,8 @@ def parse_change(
         unit = "an amount in USD" if rate.currency else "a number without a currency"
         raise ValueError(f"limit must be {unit} as before, got {limit!r}")
     if new.period != rate.period:
-        window = f"calendar {rate.period}" if rate.period else "window that is not of the calendar"
-        raise ValueError(f"limit must be per {window} as before, got {limit!r}")
+        window = f"be per calendar {rate.period}" if rate.period else "have no calendar window"
+        raise ValueError(f"limit must {window} as before, got {limit!r}")
     if not new.amount:
         return None
     if fixed and new.seconds != rate.seconds:
@@ -168,7 +173,13 @@ def _hint(limit: object, items: Sized) -> str:
     text = str(limit).strip()
     if _SIGN.match(text):
         return ": write the currency after the amount, such as '20 USD/day'"
-    return f": add the window, such as '{text}/minute'" if text.isdigit() else ""
+    if "," in text:
+        return ": write the number without a comma, such as '1000' or '0.5 USD'"
+    if _NO_WINDOW.fullmatch(text):
+        return f": add the window, such as '{text}/{'minute' if text.isdigit() else 'day'}'"
+    if _ANY_WINDOW.match(text):
+        return f": the window must be {_WINDOWS}"
+    return ""
 
 
 def check_amount(amount: int) -> int:
