@@ -204,6 +204,26 @@ async def test_stored_change_applies_although_the_request_was_cancelled() -> Non
         assert await gateway.limit() == ("9 per minute", 1, "ada")
 
 
+class OvertakenStore(MemoryAlertStore):
+    """Store in which another process replaces each setting at once."""
+
+    async def set_setting(self, name: str, value: Any, /, *, by: str, at: float) -> None:
+        """Write the setting, then that of another process."""
+        await super().set_setting(name, value, by=by, at=at)
+        await super().set_setting(
+            name, {**value, "limit": "7/minute", "by": "bob"}, by="bob", at=at
+        )
+
+
+async def test_change_that_another_process_replaces_does_not_apply() -> None:
+    """Of two changes at the same time, the one that was stored last applies everywhere."""
+    async with process(engine=AlertEngine(store=OvertakenStore())) as gateway:
+        answer = await gateway.send("PUT", limit="9/minute", by="ada")
+
+        assert answer["status"] == 412
+        assert await gateway.limit() == ("7 per minute", 1, "bob")
+
+
 class FailingStore(MemoryAlertStore):
     """Store that cannot be written."""
 

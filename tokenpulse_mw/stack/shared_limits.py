@@ -36,7 +36,7 @@ class SharedLimits:
         """Store a change, which the caller applies in this process; None undoes all changes.
 
         Raises:
-            ProblemError: The store failed.
+            ProblemError: The store failed, or another process has replaced the change.
         """
         policy = next(policy for policy in self._policies if policy.name == name)
         before = self._applied.get(name)
@@ -59,7 +59,11 @@ class SharedLimits:
             raise ProblemError(503, detail) from None
         except BaseException:  # cancelled: if it was stored, the next heartbeat applies it
             self._applied[name] = before
+            self.on_settings(self._engine.controls.settings)
             raise
+        if self._applied[name] != value:  # another process has stored one since, which applies
+            detail = "Precondition failed: the limit has changed in another process; read it again."
+            raise ProblemError(412, detail)
 
     def on_settings(self, settings: Mapping[str, Any]) -> None:
         """Apply the stored changes that differ from those applied before."""
