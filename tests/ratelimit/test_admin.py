@@ -136,6 +136,18 @@ async def test_block_shows_its_end_and_can_be_undone() -> None:
     assert restored["changed_by"] == "unknown"
 
 
+async def test_block_of_plans_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The table is the same during a block, so the line shows the block."""
+    api = Api(Policy({"free": "1/minute"}, name="plans"))
+
+    with caplog.at_level(logging.WARNING):
+        await api.send("PUT", "/plans", {"limit": "0"})
+
+    assert caplog.messages == [
+        "limit changed: policy=plans from={'free': '1/minute'} to=0 by=unknown"
+    ]
+
+
 async def test_table_of_plans_is_replaced() -> None:
     """The body has the rates of all plans; the name of the caller is the author."""
     policy = Policy({"free": "1/minute"}, name="plans")

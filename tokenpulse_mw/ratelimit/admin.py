@@ -218,7 +218,7 @@ class _Limits:
             "limit changed: policy=%s from=%s to=%s by=%s",
             policy.name,
             before,
-            policy.shown_limit,
+            policy.shown_limit if policy.blocked_for() is None else "0",
             by,
         )
 

@@ -31,7 +31,7 @@ def test_amount_is_parsed_exactly(text: str, micros: int) -> None:
     ("text", "error"),
     [
         ("5 EUR", "reserve must be in USD, .* got 'EUR' in '5 EUR'"),
-        ("5", "reserve must be in USD"),
+        ("5", "such as '0.05 USD', got '5'"),
         ("USD 5", "reserve must be an amount of US dollars .* got 'USD 5'"),
         ("-1 USD", "reserve must be an amount of US dollars"),
         ("0.0000001 USD", "reserve must be an amount of US dollars with at most 6 decimals"),
