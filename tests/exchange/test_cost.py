@@ -138,6 +138,14 @@ async def test_cost_of_partial_usage_is_a_minimum() -> None:
 
 
 @pytest.mark.anyio
+async def test_cost_of_a_response_without_usage_is_missing() -> None:
+    """Prices need the tokens of the response."""
+    content = json.dumps({"model": "gpt-5", "choices": [{"message": {"content": "Hi"}}]})
+
+    assert cost(await exchange_of(answering(content.encode()))) == (None, "missing", False)
+
+
+@pytest.mark.anyio
 async def test_cost_of_no_tokens_is_a_minimum() -> None:
     """Every response has tokens: a gateway that reports none has not counted them."""
     app = answering(body(usage={"prompt_tokens": 0, "completion_tokens": 0}))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, localcontext
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.usage import TokenUsage, UsageAccount
-from tokenpulse_mw.usage.reported_cost import parse_cost
+from tokenpulse_mw.usage import Cost, TokenUsage, UsageAccount
+from tokenpulse_mw.usage.reported_cost import parse_cost, reported_cost
 
 from ..support.chunks import split_at
 from .bodies import measure
@@ -239,3 +239,16 @@ def test_any_header_is_a_cost_or_none(value: bytes) -> None:
     nanos = parse_cost(value)
 
     assert nanos is None or 0 < nanos <= 10**13
+
+
+def test_cost_is_exact_in_any_decimal_context() -> None:
+    """An application may set another precision, or trap rounding."""
+    usage = {
+        "is_byok": True,
+        "cost": 0.25,
+        "cost_details": {"upstream_inference_cost": 1.123456789},
+    }
+    with localcontext(Context(prec=3, traps=[Inexact])):
+        assert reported_cost(usage) == 1_373_456_789
+        assert reported_cost({"cost_in_usd_ticks": 12_345_678_905}) == 1_234_567_890
+        assert str(Cost(1_234_567_890).usd) == "1.234567890"

@@ -9,7 +9,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Literal
 
-from .rates import CompiledRates, check_rate
+from .rates import EXACT, CompiledRates, check_rate
 
 MAX_NAME_CHARS = 200
 _CHOICES = ("genai-prices", "auto")
@@ -148,7 +148,7 @@ def _rates(prices: Mapping[str, Any], start: int) -> dict[str, Any]:
     for name, price in flat.items():
         if name in _RATES:
             ours, divisor = _RATES[name]
-            rates[ours] = check_rate(ours, price / divisor)
+            rates[ours] = check_rate(ours, EXACT.divide(price, divisor))
         elif name not in _TOOLS:
             whole = flat.get("output_mtok" if name.startswith("output_") else "input_mtok", 0)
             is_minimum = is_minimum or not name.endswith("_mtok") or price > whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ Price = int | float | str | Decimal
 MAX_USD_PER_MTOK = 1_000_000  # a dollar per token
 MAX_USD_EACH = 1_000  # a request or a search
 MAX_DECIMALS = 24
+EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[])  # the application may set its own
 
 _NANO_DIGITS = 9
 _MTOK_DIGITS = 6  # a rate per million tokens is this many digits above a rate per token
@@ -37,7 +38,7 @@ class Cost(msgspec.Struct, frozen=True):
     @property
     def usd(self) -> Decimal:
         """Return the cost in US dollars."""
-        return Decimal(self.nanos).scaleb(-_NANO_DIGITS)
+        return Decimal(self.nanos).scaleb(-_NANO_DIGITS, EXACT)
 
 
 @dataclass(frozen=True, init=False)

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from .rates import Price, to_decimal
+from .rates import EXACT, Price, to_decimal
 from .tokens import Fields, get_object
 
 MAX_USD = 10_000  # of one response
@@ -46,11 +46,11 @@ def reported_cost(usage: Fields) -> int | None:
     if usage.get("is_byok") is True:
         upstream = _number(get_object(usage, "cost_details").get("upstream_inference_cost"))
         fee = _number(cost)
-        return None if upstream is None else _nanos(upstream + (fee or 0))
+        return None if upstream is None else _nanos(EXACT.add(upstream, fee or 0))
     if (dollars := _number(cost)) is not None:
         return _nanos(dollars)
     if (ticks := _number(usage.get("cost_in_usd_ticks"))) is not None:
-        return _nanos(ticks.scaleb(-_TICK_DIGITS))
+        return _nanos(ticks.scaleb(-_TICK_DIGITS, EXACT))
     dollars = _number(usage.get("estimated_cost"))
     return None if dollars is None else _nanos(dollars)
 
@@ -109,5 +109,5 @@ def _nanos(dollars: Decimal) -> int:
         raise ImplausibleCostError(
             f"cost must be from 0 to {MAX_USD:,} dollars, got {dollars!s:.40}"
         )
-    nanos = int(dollars.scaleb(_NANO_DIGITS).to_integral_value())
+    nanos = int(dollars.scaleb(_NANO_DIGITS, EXACT).to_integral_value(context=EXACT))
     return nanos or int(dollars > 0)

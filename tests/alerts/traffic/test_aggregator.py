@@ -417,6 +417,20 @@ def test_model_has_its_own_row_from_its_first_response() -> None:
     }
 
 
+def test_many_tenants_in_one_slot_are_all_counted() -> None:
+    """The bound of the rows that are found fast changes no count."""
+    gathered = Gathered(max_subjects=1000)
+    for number in (*range(300), 0):
+        gathered.observe(1000.0, tenant=f"t{number}", usage_source="missing", cost_nanos=1)
+    gathered.aggregator.seal(1e6)
+
+    rows = [record for bucket in gathered.buckets for record in bucket.records(5)]
+    costs = Counter[str]()
+    for record in rows:
+        costs[record.tenant] += record.cost_nanos
+    assert costs == {"t0": 2, **{f"t{number}": 1 for number in range(1, 300)}}
+
+
 def test_annotated_cost_counts_without_usage() -> None:
     """The bill of a tenant has each cost, also that of a response without tokens."""
     gathered = Gathered()

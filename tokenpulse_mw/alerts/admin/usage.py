@@ -6,12 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 from msgspec import UNSET
 from starlette.routing import BaseRoute
 
 from ...exchange import truncate_with_hash
+from ...usage import Cost
 from ...web.auth import Authorize, Guard, TenantOf
 from ...web.problems import ProblemError, invalid
 from ..engine import AlertEngine
@@ -175,7 +175,7 @@ def _not_a_formula(value: object) -> object:
 
 
 def _dollars(nanos: int) -> str:
-    return f"{Decimal(nanos).scaleb(-9):f}"
+    return f"{Cost(nanos).usd:f}"
 
 
 def _time(hour: int) -> datetime:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from decimal import Decimal
 
+from ...usage import Cost
 from ..usage_export import UsageEvent, UsageRow
 from .event import rfc3339
 from .http import to_json
@@ -53,6 +53,6 @@ def _row(row: UsageRow) -> dict[str, object]:
         "cache_read_tokens": usage.cache_read,
         "cache_write_tokens": usage.cache_write,
         "reasoning_tokens": usage.reasoning,
-        "cost_usd": f"{Decimal(usage.cost_nanos).scaleb(-9):f}",
+        "cost_usd": f"{Cost(usage.cost_nanos).usd:f}",
         "unpriced_requests": usage.unpriced,
     }
