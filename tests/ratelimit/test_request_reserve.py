@@ -166,7 +166,10 @@ async def test_gateway_without_prices_reserves_a_cent() -> None:
 
 @pytest.mark.parametrize(
     ("options", "names"),
-    [({}, "policies=budget,5-USD-per-day;"), ({"prices": {"gpt-5": GPT_5}}, None)],
+    [
+        ({}, "policies that count USD (budget, 5-USD-per-day) charge the reserve"),
+        ({"prices": {"gpt-5": GPT_5}}, None),
+    ],
 )
 async def test_start_warns_of_budgets_without_prices(
     options: dict[str, Any], names: str | None, caplog: pytest.LogCaptureFixture
@@ -178,11 +181,11 @@ async def test_start_warns_of_budgets_without_prices(
     async with pulse.lifespan():
         pass
 
-    warnings = [line for line in caplog.messages if "limits of money" in line]
+    warnings = [line for line in caplog.messages if line.startswith("no prices: ")]
     assert len(warnings) == (names is not None)
     if names is not None:
         assert names in warnings[0]
-        assert "prices={...}" in warnings[0]
+        assert "give prices= to TokenPulse" in warnings[0]
         assert "pip install 'tokenpulse-mw[cost]'" in warnings[0]
 
 
@@ -191,7 +194,7 @@ async def test_gateway_without_budgets_does_not_warn(caplog: pytest.LogCaptureFi
     async with gateway(Policy("9/day")).lifespan():
         pass
 
-    assert "limits of money" not in caplog.text
+    assert "no prices: " not in caplog.text
 
 
 @pytest.mark.parametrize(

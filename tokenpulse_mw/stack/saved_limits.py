@@ -91,7 +91,14 @@ class SavedLimits:
         name = _name(policy)
         windows, processes = await self._store.load_windows(name)
         self._replaces[name] = processes  # even if a row is malformed: usage is added only once
-        limiter.restore([SavedWindow(*window) for window in windows])
+        malformed: ValueError | None = None
+        for window in sorted(windows, key=lambda window: window.ends):
+            try:
+                limiter.restore([SavedWindow(*window)])
+            except ValueError as error:  # the other keys keep their usage
+                malformed = error
+        if malformed is not None:
+            raise malformed
         if windows:
             logger.info("limit restored: policy=%s keys=%d", policy.name, len(windows))
 

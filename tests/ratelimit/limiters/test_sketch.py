@@ -266,17 +266,20 @@ def test_windows_of_many_clients_are_loaded_exactly() -> None:
 
 
 def test_key_whose_first_cell_is_in_use_has_a_second_cell() -> None:
-    """With 16 keys per entry, which fill half of the cells, about 6 of 32,000 are not exact.
+    """With 16 keys per entry, which fill half of the cells, about 10 of 32,000 are not exact.
 
-    With a single cell for each key, it would be 36.
+    With a single cell for each key, it would be about four times as many. Places are random, so
+    three sketches are added up.
     """
-    sketch = EvictedWindows(2000)
-    for number in range(32_000):
-        sketch.save((number, "one of many"), number + 1, 60.0, 0.0)
+    inexact = 0
+    for _ in range(3):
+        sketch = EvictedWindows(2000)
+        for number in range(32_000):
+            sketch.save((number, "one of many"), number + 1, 60.0, 0.0)
+        loaded = [sketch.load((number, "one of many"), 1.0)[0] for number in range(32_000)]
+        inexact += sum(used != number + 1 for number, used in enumerate(loaded))
 
-    loaded = [sketch.load((number, "one of many"), 1.0)[0] for number in range(32_000)]
-
-    assert sum(used != number + 1 for number, used in enumerate(loaded)) <= 20
+    assert inexact <= 70
 
 
 def test_key_without_a_free_cell_is_stored_with_those_of_others() -> None:
