@@ -10,8 +10,9 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
@@ -119,6 +120,26 @@ def test_both_limits_apply_and_their_decisions_are_counted_by_name(
     assert not caplog.messages
     decisions = samples(outer.metrics, "tokenpulse_rate_limit_decisions_total")
     assert decisions == {"default": 3, "llm": 3}
+
+
+def test_rejection_in_a_middleware_of_the_inner_application_is_429() -> None:
+    """The inner TokenPulse responds, and both count the response."""
+    inner, outer = (
+        TokenPulse(limit=None, metrics=HttpMetrics(CollectorRegistry())) for _ in range(2)
+    )
+    per_tenant = inner.limit("1/hour", name="tenant")
+
+    async def dispatch(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        await inner.check(request, per_tenant, key="acme")
+        return await call_next(request)
+
+    app = application()
+    app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+    inner.install(app)
+    with TestClient(outer.wrap(app)) as client:
+        assert [client.get("/chat").status_code for _ in range(2)] == [200, 429]
+    for pulse in (inner, outer):
+        assert samples(pulse.metrics, "tokenpulse_http_requests_total") == {"": 2}
 
 
 @every_nesting

@@ -165,12 +165,21 @@ def costs(proxy: Server) -> tuple[Decimal, Decimal, int]:
     )
 
 
+def is_stored(proxy: Server) -> bool:
+    """Return True if the usage has the dollars of all responses of a model, as the metrics have."""
+    counted = total(proxy, "tokenpulse_llm_cost_usd_total", {"model": "gpt-4o"})
+    path = "/admin/usage?by=model"
+    rows = get(proxy, path, authorization=f"Bearer {ADMIN_TOKEN}").json()["rows"]
+    stored = sum(float(row["cost_usd"]) for row in rows if row["model"] == "gpt-4o")
+    return counted > 0 and round(counted, 9) == round(stored, 9)
+
+
 def test_cost_and_usage_of_a_team_are_those_that_litellm_reports(litellm_proxy: Server) -> None:
     """Dollars and tokens by team and model equal those in LiteLLM's own responses."""
     client = openai_client(litellm_proxy)
     get(litellm_proxy, "/metrics")
     client.chat.completions.create(model="gpt-4o", messages=[PROMPT])
-    wait_until(lambda: costs(litellm_proxy)[2] > 0, "the usage is not stored")
+    wait_until(lambda: is_stored(litellm_proxy), "the usage is not stored")
     before = costs(litellm_proxy)
     dollars, tokens = Decimal(0), 0
     for model in ("gpt-4o", "mock", "gpt-4o"):

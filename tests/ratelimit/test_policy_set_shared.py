@@ -129,6 +129,24 @@ async def test_key_of_unsupported_type_is_logged_and_disables_its_policy(
     assert decided(metrics, "valid") == {"allowed": 1, "limited": 1}
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_key_of_unsupported_type_of_the_only_policy_is_logged(
+    anyio_backend: str, metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request is not limited."""
+    policy = Policy(SharedLimiter("9/day", storage="redis://127.0.0.1:1"), key=lambda scope: 0.5)
+    app = ExchangeMiddleware(
+        RateLimitMiddleware(answering(), policies=[policy]), observers=[metrics]
+    )
+
+    assert (await drive(app)).status == 200
+    assert [record.args for record in caplog.records] == [
+        ("rate limit policy default", "ValueError")
+    ]
+    assert decided(metrics, "default") == {"error": 1}
+
+
 @pytest.mark.parametrize("on_error", ["local", "allow", "deny"])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio

@@ -16,8 +16,6 @@ def grouped(charges: Sequence[Charge]) -> list[list[Charge]]:
 
     The group with a charge that cannot be refunded is the last one.
     """
-    if len(charges) == 1:
-        return [list(charges)]
     groups: dict[object, list[Charge]] = {}
     for number, charge in enumerate(charges):
         limiter = charge.policy.limiter

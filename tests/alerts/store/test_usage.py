@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.alerts.store.usage import MemoryUsage, UsageQuery, UsageRecord, add_usage
+from tokenpulse_mw.alerts.store.usage import (
+    MemoryUsage,
+    UsageQuery,
+    UsageRecord,
+    UsageRevision,
+    add_usage,
+)
 
 from .conftest import Open
 from .leadership import batch, beat
@@ -42,6 +48,16 @@ async def test_each_batch_counts_once(opened: Open) -> None:
         UsageRecord(100, "acme", "gpt-5", "openai", 3, 21, 15, cost_nanos=21),
         UsageRecord(100, ODD, "gpt-5", "openai", 1, 10, 5, cost_nanos=7, unpriced=1),
     )
+
+
+@pytest.mark.anyio
+async def test_confirmed_row_that_is_no_longer_stored_stays_deleted(opened: Open) -> None:
+    """Its hour may have been deleted while a sink stored it."""
+    async with opened() as store:
+        await beat(store, "p1", replace(batch(1), usage=(record(),)))
+        await store.confirm_export([UsageRevision(record(tenant="gone"), 1)])
+
+        assert await store.usage(ALL) == (record(),)
 
 
 @pytest.mark.anyio

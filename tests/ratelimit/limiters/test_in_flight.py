@@ -107,6 +107,14 @@ def test_release_never_exceeds_the_taken_slots(new: New) -> None:
     assert slots.peek("a").remaining == slots.peek("b").remaining == 2
 
 
+def test_has_room_is_what_hit_would_decide(new: New) -> None:
+    """It takes no slot."""
+    slots = new(2)
+    slots.hit("a")
+
+    assert [slots.has_room("a", cost) for cost in (0, 1, 2, 1)] == [True, True, False, True]
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "1", "many", None, True, 10**9])
 def test_invalid_limit_is_rejected(limit: int, new: New) -> None:
     """A limit is an integer from 1 to 1,000,000."""
@@ -118,7 +126,7 @@ def test_invalid_limit_is_rejected(limit: int, new: New) -> None:
 def test_invalid_cost_is_rejected(cost: int, new: New) -> None:
     """A cost is an integer of at least 0, when slots are taken and when they are released."""
     slots = new(1)
-    for method in (slots.hit, slots.release):
+    for method in (slots.hit, slots.peek, slots.release):
         with pytest.raises(ValueError, match=f"cost must be .* at least 0, got {cost!r}"):
             method("a", cost)
 

@@ -222,6 +222,23 @@ async def test_waiting_hits_are_decided_with_the_call_that_fails(
     redis.resume()
 
 
+async def test_cancelled_hit_is_left_out_of_a_failed_call(redis: Server) -> None:
+    """The others are decided without the storage."""
+    limiter = on(redis, "10/hour", timeout=0.5, on_error="deny")
+    redis.stop()
+    hits = [asyncio.create_task(limiter.hit("b")) for _ in range(3)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+    hits[1].cancel()
+    results = await asyncio.gather(*hits, return_exceptions=True)
+
+    assert isinstance(results[1], asyncio.CancelledError)
+    denied = Decision(False, 10, 0, 1.0, 1.0, degraded=True)
+    assert [results[0], results[2]] == [denied, denied]
+    redis.resume()
+
+
 async def test_failed_operation_fails_no_other(
     redis: Server, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:

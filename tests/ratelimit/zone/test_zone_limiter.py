@@ -151,6 +151,14 @@ def test_sliding_window_is_rejected(path: Path) -> None:
         ZoneLimiter("5/minute", path=path, strategy="sliding-window-counter")
 
 
+def test_has_room_is_what_hit_would_decide(path: Path, clock: FakeClock) -> None:
+    """It counts nothing."""
+    limiter = ZoneLimiter("2/minute", path=path, clock=clock)
+    limiter.hit("a")
+
+    assert [limiter.has_room("a", cost) for cost in (0, 1, 2, 1)] == [True, True, False, True]
+
+
 @pytest.mark.parametrize("cost", [-1, 0.5, "1", True])
 def test_invalid_cost_is_rejected(cost: int, path: Path, clock: FakeClock) -> None:
     """A cost is an integer of at least 0."""
