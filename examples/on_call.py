@@ -41,7 +41,7 @@ from tokenpulse_mw.alerts import (
     default_rules,
     quota_exceeded,
 )
-from tokenpulse_mw.ratelimit import budgets, spending
+from tokenpulse_mw.ratelimit import budgets, quotas
 
 configure_logging("INFO", "json", request_id=True)
 
@@ -66,7 +66,7 @@ policies = [
 
 engine = AlertEngine(
     # TokenPulse adds quotas and budgets only to an engine that it creates itself.
-    [*default_rules(), quota_exceeded(budgets(policies)), budget(spending(policies))],
+    [*default_rules(), quota_exceeded(quotas(policies)), budget(budgets(policies))],
     sinks(),
     # Initial values; thresholds set over HTTP are stored and take precedence.
     thresholds=Thresholds(error_rate=0.05, provider_failures=5, keep_firing=120),

@@ -8,7 +8,7 @@ import pytest
 
 from tokenpulse_mw import InFlight, Limiter, PlanLimiter, Policy, SharedLimiter, keys
 from tokenpulse_mw.alerts import AlertEngine, budget
-from tokenpulse_mw.ratelimit import budgets, spending
+from tokenpulse_mw.ratelimit import budgets, quotas
 from tokenpulse_mw.ratelimit.keys.address import network_grouper, pack
 
 from ..support.clock import FakeClock
@@ -22,7 +22,7 @@ async def test_only_keys_that_used_half_of_their_tokens_are_listed(clock: FakeCl
     limiter = Limiter("100/day", clock=clock)
     for key, tokens in {"ada": 49, "bob": 50, "eve": 100}.items():
         limiter.hit(key, tokens)
-    used = budgets([Policy(limiter, tokens=10, key=keys.annotation("tenant"))])
+    used = quotas([Policy(limiter, tokens=10, key=keys.annotation("tenant"))])
 
     assert await used() == [("bob", 50, 100), ("eve", 100, 100)]
 
@@ -35,7 +35,7 @@ async def test_quota_of_a_key_is_that_of_its_plan() -> None:
     for key in plans:
         limiter.hit(key, 10)
     plans |= {"ada": "100/day", "eve": None, "kim": "fast"}
-    used = budgets([Policy(limiter, tokens=10)])
+    used = quotas([Policy(limiter, tokens=10)])
 
     assert await used() == [("bob", 10, 20)]
 
@@ -45,7 +45,7 @@ async def test_key_with_expired_window_is_not_listed(clock: FakeClock) -> None:
     """An expired entry that is still in the table counts as unused."""
     limiter = Limiter("100/minute", clock=clock)
     limiter.hit("ada", 100)
-    used = budgets([Policy(limiter, tokens=10)])
+    used = quotas([Policy(limiter, tokens=10)])
     clock.advance(61)
 
     assert await used() == []
@@ -70,7 +70,7 @@ async def test_key_is_listed_in_readable_form(key: object, text: str) -> None:
     """Addresses are listed as text, and hashes in hexadecimal."""
     limiter = Limiter("10/minute")
     limiter.hit(key, 10)
-    used = budgets([Policy(limiter, tokens=1)])
+    used = quotas([Policy(limiter, tokens=1)])
 
     assert await used() == [(text, 10, 10)]
 
@@ -81,7 +81,7 @@ async def test_large_table_is_listed_completely() -> None:
     limiter = Limiter("10/minute", max_keys=3000)
     for number in range(2500):
         limiter.hit(number, 10 if number % 1000 == 0 else 1)
-    used = budgets([Policy(limiter, tokens=1)])
+    used = quotas([Policy(limiter, tokens=1)])
 
     assert await used() == [("0", 10, 10), ("1000", 10, 10), ("2000", 10, 10)]
 
@@ -92,7 +92,7 @@ async def test_policies_without_token_limit_have_no_budgets() -> None:
     limiter = Limiter("10/minute")
     limiter.hit("ada", 10)
 
-    assert await budgets([Policy(limiter), Policy(InFlight(1), name="slots")])() == []
+    assert await quotas([Policy(limiter), Policy(InFlight(1), name="slots")])() == []
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -110,13 +110,13 @@ async def test_shared_budget_is_the_usage_of_all_processes(
     await second.hit("ada", 30)
     await second.charge("ada", 5)
 
-    assert await budgets([Policy(first, tokens=1)])() == [("bob", 90, 100)]
-    assert await budgets([Policy(second, tokens=1)])() == [("ada", 65, 100)]
+    assert await quotas([Policy(first, tokens=1)])() == [("bob", 90, 100)]
+    assert await quotas([Policy(second, tokens=1)])() == [("ada", 65, 100)]
     await first.hit("ada", 0)
     await first.reset("bob")
-    assert await budgets([Policy(first, tokens=1)])() == [("ada", 65, 100)]
+    assert await quotas([Policy(first, tokens=1)])() == [("ada", 65, 100)]
     first.clear()
-    assert await budgets([Policy(first, tokens=1)])() == []
+    assert await quotas([Policy(first, tokens=1)])() == []
 
 
 @pytest.mark.anyio
@@ -126,7 +126,7 @@ async def test_budget_of_a_decision_without_the_storage_is_not_listed() -> None:
     assert (await limiter.hit("ada", 10)).degraded
     await limiter.charge("ada", 5, degraded=True)
 
-    assert await budgets([Policy(limiter, tokens=1)])() == []
+    assert await quotas([Policy(limiter, tokens=1)])() == []
 
 
 @pytest.mark.anyio
@@ -148,8 +148,8 @@ async def test_budget_of_money_is_in_dollars(clock: FakeClock) -> None:
     ]
     clock.advance(60)
 
-    assert await spending(policies)() == [("bob", Decimal("10.05"), Decimal(20), "a", 86_340)]
-    assert await budgets(policies)() == [("bob", 10, 10)]
+    assert await budgets(policies)() == [("bob", Decimal("10.05"), Decimal(20), "a", 86_340)]
+    assert await quotas(policies)() == [("bob", 10, 10)]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -161,7 +161,7 @@ async def test_shared_budget_of_money_has_the_end_of_its_window(
     limiter = SharedLimiter("2 USD/day", storage=f"redis://{redis.place}", timeout=PATIENCE)
     await limiter.hit("ada", 1_500_000)
 
-    [(*row, reset_after)] = await spending([Policy(limiter, name="dollars")])()
+    [(*row, reset_after)] = await budgets([Policy(limiter, name="dollars")])()
 
     assert row == ["ada", Decimal("1.5"), Decimal(2), "dollars"]
     assert 0 < reset_after <= 86_400
@@ -172,7 +172,7 @@ async def test_alert_has_the_dollars_of_a_budget(clock: FakeClock) -> None:
     """The rows are budgets of the rule `budget`."""
     limiter = Limiter("20 USD/day", clock=clock)
     limiter.hit("bob", 19_500_000)
-    engine = AlertEngine([budget(spending([Policy(limiter, name="dollars")]))], [], clock=clock)
+    engine = AlertEngine([budget(budgets([Policy(limiter, name="dollars")]))], [], clock=clock)
 
     (event,) = await engine.evaluate()
 

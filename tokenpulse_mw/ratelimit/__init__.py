@@ -2,7 +2,7 @@
 
 from . import keys
 from .admin import KeepLimit, LimitBody, limit_routes
-from .budgets import budgets, spending
+from .budgets import budgets, quotas
 from .callables import KeyFunction
 from .limiters import (
     Decision,
@@ -76,9 +76,9 @@ __all__ = [
     "limit_routes",
     "openai_error",
     "problem_details",
+    "quotas",
     "requests_to",
     "reserve_from_request",
-    "spending",
     "tokens_from_request",
     "too_many_requests",
 ]

@@ -1,4 +1,4 @@
-"""Usage of limits of tokens and money by key, as a source of quotas for alerts."""
+"""Usage of limits of tokens and money by key, as sources of quotas and budgets for alerts."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from .limiters import CURRENCY, MICROS, Decision, Limiter, PlanLimiter, StoredLi
 from .policy import Policy
 
 # Key, used and limit in tokens.
-Budget = tuple[str, int, int]
+TokenQuota = tuple[str, int, int]
 
 # Key, used and limit in dollars, name of the policy, and seconds until the window ends.
-Spending = tuple[str, Decimal, Decimal, str, float]
+MoneyBudget = tuple[str, Decimal, Decimal, str, float]
 
 _KEYS_PER_CHECKPOINT = 250  # then other tasks run
 _MIN_SHARE = 0.5
 
 
-def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]]:
+def quotas(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[TokenQuota]]]:
     """Return a function that lists (key, used, limit) of keys that used half of their limit.
 
-    Only policies that limit tokens (`Policy(tokens=)`) are included; `spending` has those of money.
+    Only policies that limit tokens (`Policy(tokens=)`) are included; `budgets` has those of money.
     Of a `SharedLimiter`, the keys are those of `SharedLimiter.usage`: at most 1,000 that this
     process has used, with the usage of all processes in its last decision on each. A list of
     policies may grow later. Secret keys are shown as their hash.
     """
 
-    async def used() -> list[Budget]:
+    async def used() -> list[TokenQuota]:
         return [
             (_key_text(key), amount, limit)
             async for _, key, amount, limit, _ in _usages(policies, "tokens")
@@ -39,15 +39,15 @@ def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Budget]]]
     return used
 
 
-def spending(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[Spending]]]:
+def budgets(policies: Iterable[Policy]) -> Callable[[], Awaitable[list[MoneyBudget]]]:
     """Return a function that lists the keys that used half of their limit of money.
 
     Only policies that limit money (`Policy("20 USD/day")`) are included. A row is (key, used,
     limit, name of the policy, seconds until the window ends), with dollars as `Decimal`; reserved
-    money counts as used. The keys are those that `budgets` lists for tokens.
+    money counts as used. The keys are those that `quotas` lists for tokens.
     """
 
-    async def used() -> list[Spending]:
+    async def used() -> list[MoneyBudget]:
         return [
             (_key_text(key), _dollars(amount), _dollars(limit), policy.name, reset_after)
             async for policy, key, amount, limit, reset_after in _usages(policies, CURRENCY)

@@ -45,7 +45,7 @@ from ..ratelimit import (
     Policy,
     budgets,
     limit_routes,
-    spending,
+    quotas,
 )
 from ..secret import hide
 from ..usage import Prices, Rates
@@ -208,8 +208,8 @@ def engine(
             )
         return given
     rules = default_rules()
-    rules.append(quota_exceeded(budgets(policies), per_process=True))
-    rules.append(budget(spending(policies), per_process=True))
+    rules.append(quota_exceeded(quotas(policies), per_process=True))
+    rules.append(budget(budgets(policies), per_process=True))
     store, fleet, url = None, Fleet(), settings.alert_store
     if url is None and shared is not None and settings.alerts:
         url = shared.alerts

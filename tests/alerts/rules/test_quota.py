@@ -13,7 +13,7 @@ import pytest
 from tokenpulse_mw import Limiter, Policy, keys
 from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import Quota, quota_exceeded, rule_name
-from tokenpulse_mw.ratelimit import budgets
+from tokenpulse_mw.ratelimit import quotas
 
 from .scenario import Scenario, severities
 
@@ -111,14 +111,14 @@ async def test_key_without_quota_has_no_finding(limit: int | None) -> None:
 
 @pytest.mark.anyio
 async def test_token_limits_of_policies_are_quotas() -> None:
-    """`budgets` of policies is a source; without token limits there are no quotas."""
+    """`quotas` of policies is a source; without token limits there are no quotas."""
     limiter = Limiter("1000/day")
     requests = Policy("100/minute")
     tokens = Policy(limiter, name="tokens", tokens=10, key=keys.annotation("tenant"))
     limiter.hit("acme", 950)
 
     for policies, expected in ([requests, tokens], ["quota_exceeded:key:acme"]), ([requests], []):
-        rule = quota_exceeded(budgets(policies))
+        rule = quota_exceeded(quotas(policies))
         await rule.refresh()
         assert [finding.fingerprint for finding in Scenario().evaluate(rule)] == expected
 

@@ -29,7 +29,7 @@ from tokenpulse_mw import (
     ZoneInFlight,
     ZoneLimiter,
 )
-from tokenpulse_mw.ratelimit import budgets, check_policies
+from tokenpulse_mw.ratelimit import check_policies, quotas
 from tokenpulse_mw.ratelimit.zone import connection, debts, locks
 from tokenpulse_mw.ratelimit.zone.table import WindowTable
 
@@ -195,7 +195,7 @@ async def test_budgets_list_the_keys_of_this_worker(path: Path, clock: FakeClock
     second.hit("a", 3)
     second.hit("b", 4)
 
-    assert await budgets([Policy(first, tokens=1)])() == [("a", 4, 5)]
+    assert await quotas([Policy(first, tokens=1)])() == [("a", 4, 5)]
 
 
 def test_keys_that_are_listed_are_bounded(path: Path, clock: FakeClock) -> None:

@@ -167,7 +167,7 @@ def budget(
 
     Args:
         source: A function without arguments, async or not, that returns the budgets, such as
-            `spending(policies)`. One that is not async must not block. None: there are no budgets.
+            `budgets(policies)`. One that is not async must not block. None: there are no budgets.
         timeout: Seconds that an async source may take.
         max_keys: Maximum number of budgets; a source may return only those near their limit.
         per_process: The source knows only the usage in its own process, such as that of a limiter
