@@ -235,7 +235,7 @@ def test_table_of_plans_has_a_default(clock: FakeClock) -> None:
 
 def test_table_of_plans_without_default_reports_an_unknown_key() -> None:
     """The error lets the caller report the key."""
-    with pytest.raises(KeyError, match="globex"):
+    with pytest.raises(LookupError, match="must have each key or plan, or a default"):
         PlanLimiter({"acme": "2/minute"}).hit("globex")
 
 

@@ -214,7 +214,9 @@ class PlanLimiter(Limiter):
 
         def rate_of(key: Any) -> str | None:
             plan = key if plan_of is None else plan_of(key)
-            return rates[plan] if default is None else rates.get(plan, default)
+            if default is None and plan not in rates:
+                raise LookupError("the table of rates must have each key or plan, or a default")
+            return rates.get(plan, default)
 
         return rate_of
 
