@@ -24,9 +24,12 @@ from tokenpulse_mw import (
     HttpMetrics,
     MetricsMiddleware,
     Policy,
+    Prices,
     RateLimitMiddleware,
+    Rates,
     Settings,
     TokenPulse,
+    TokenUsage,
     keys,
     metrics_routes,
     problem_details,
@@ -75,6 +78,19 @@ def test_routes_are_passed_to_an_application(
 ) -> None:
     """Every function of routes returns the type that Starlette and FastAPI take."""
     assert TestClient(application(routes)).get(path).status_code == 200
+
+
+def test_plain_dicts_are_tables_of_prices() -> None:
+    """A variable has the type of its keys, which may be of either kind."""
+    rates = Rates(input="1.25", output=10)
+    by_model = {"gpt-5*": rates}
+    by_provider = {("openai", "gpt-5*"): rates}
+
+    for prices in (Prices(by_model), Prices(by_provider), Prices({**by_model, **by_provider})):
+        cost = prices.cost("openai", "gpt-5", TokenUsage(1_000_000, 0))
+        assert cost is not None
+        assert cost.nanos == 1_250_000_000
+    assert TokenPulse(settings=Settings(price_list="off"), prices=by_model).prices
 
 
 @pytest.mark.parametrize("function", [metrics_routes, alert_routes, settings_routes])

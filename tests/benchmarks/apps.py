@@ -13,7 +13,9 @@ from tokenpulse_mw import (
     ExchangeMiddleware,
     HttpMetrics,
     MetricsMiddleware,
+    Policy,
     RateLimitMiddleware,
+    Rates,
     Settings,
     TokenPulse,
 )
@@ -91,8 +93,26 @@ def metrics() -> HttpMetrics:
 
 
 def stack(app: ASGIApp) -> ASGIApp:
-    """Return `app` with the whole stack of `TokenPulse`."""
-    return TokenPulse(settings=Settings(limit=LIMIT), metrics=metrics()).wrap(app)
+    """Return `app` with the whole stack of `TokenPulse`, without prices."""
+    settings = Settings(limit=LIMIT, price_list="off")
+    return TokenPulse(settings=settings, metrics=metrics()).wrap(app)
+
+
+def with_cost(app: ASGIApp) -> dict[str, ASGIApp]:
+    """Return `app` bare, with the whole stack, with its prices, and with a budget, by name."""
+    settings = Settings(price_list="off")
+    prices = {"gpt-5*": Rates(input="1.25", output=10, cache_read="0.125")}
+    budget = Policy("1000 USD/day", name="budget", reserve="0.01 USD")
+    priced, limited = (
+        TokenPulse(settings=settings, metrics=metrics(), prices=prices, policies=policies)
+        for policies in ([Policy(LIMIT)], [Policy(LIMIT), budget])
+    )
+    return {
+        "bare": app,
+        "whole stack": stack(app),
+        "with prices": priced.wrap(app),
+        "with prices and a budget": limited.wrap(app),
+    }
 
 
 def around(app: ASGIApp) -> dict[str, ASGIApp]:

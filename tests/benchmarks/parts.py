@@ -9,7 +9,7 @@ from tokenpulse_mw import ExchangeMiddleware
 
 from ..support.apps import answering
 from ..support.asgi import http_scope
-from .apps import CLIENTS, COMPLETION, around, stack, stream
+from .apps import CLIENTS, COMPLETION, around, stack, stream, with_cost
 from .measure import cold, medians, warm
 from .report import Cell, Row, Summary, table
 
@@ -55,9 +55,24 @@ async def measure_chunks() -> None:
     table(f"chunk of a stream of {CHUNKS:,}", ("part", "µs over bare"), rows)
 
 
+async def measure_cost() -> Summary:
+    """Print the additional time of prices and of a budget in money."""
+    scopes = [http_scope("/codex/chat", method="POST", client=client) for client in CLIENTS]
+    apps = with_cost(answering(COMPLETION))
+    times = await medians({name: warm(app, scopes, times=2000) for name, app in apps.items()})
+    base = times["whole stack"]
+    rows = [(name, cost - times["bare"], cost / base) for name, cost in times.items()]
+    table("POST with a cost, warm", ("part", "µs over bare", "of the whole stack"), rows)
+    return [
+        Row(f"the same, {name}, warm", f"+{more:.1f} µs", f"{share:.2f} of that")
+        for name, more, share in rows[2:]
+    ]
+
+
 async def _measure() -> Summary:
     summary = await measure_requests("GET", "GET", answering())
     summary += await measure_requests("POST, metered JSON", "POST", answering(COMPLETION))
+    summary += await measure_cost()
     await measure_chunks()
     return summary
 

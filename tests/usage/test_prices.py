@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.prices import MAX_PAIRS, REFRESH_SECONDS, Pattern, Prices
+from tokenpulse_mw.usage.prices import MAX_PAIRS, REFRESH_SECONDS, Prices
 from tokenpulse_mw.usage.rates import Cost, Rates
 
 ONE = TokenUsage(input=1_000_000)
@@ -92,7 +92,7 @@ keys = patterns | st.tuples(providers, patterns)
 
 @given(st.lists(keys, max_size=8, unique=True), providers, st.text(letters, min_size=1, max_size=4))
 def test_any_table_selects_the_documented_entry(
-    table: list[Pattern], provider: str, model: str
+    table: list[str | tuple[str, str]], provider: str, model: str
 ) -> None:
     """For any table, the selected entry is the first by the documented order of precedence."""
     prices = Prices({key: priced(index) for index, key in enumerate(table)})

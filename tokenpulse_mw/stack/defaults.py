@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
@@ -48,7 +48,7 @@ from ..ratelimit import (
     quotas,
 )
 from ..secret import hide
-from ..usage import Prices, Rates
+from ..usage import Prices, PriceTable
 from ..web.auth import TenantOf, bearer
 from .limits import is_local
 from .log_level import SharedLogLevel
@@ -275,9 +275,7 @@ def _usage_sink(settings: Settings) -> UsageSink | None:
         )
 
 
-def prices(
-    settings: Settings, given: Prices | Mapping[str | tuple[str, str], Rates] | None
-) -> Prices | None:
+def prices(settings: Settings, given: Prices | PriceTable | None) -> Prices | None:
     """Return the given prices, or those of a table and the price list of the settings.
 
     Raises:

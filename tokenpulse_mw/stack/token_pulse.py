@@ -46,7 +46,7 @@ from ..ratelimit import (
     exempt_paths,
 )
 from ..ratelimit.zone import ZoneLimiter
-from ..usage import Prices, Rates
+from ..usage import Prices, PriceTable
 from ..web.auth import TenantOf
 from . import defaults, limits
 from .config_file import ConfigFile
@@ -136,7 +136,7 @@ class TokenPulse:
         engine: AlertEngine | None = None,
         models: Models | None = None,
         metrics: HttpMetrics | None = None,
-        prices: Prices | Mapping[str | tuple[str, str], Rates] | None = None,
+        prices: Prices | PriceTable | None = None,
         usage_tenant: TenantOf | None = None,
     ) -> None:
         self.settings = Settings() if settings is None else settings

@@ -2,7 +2,7 @@
 
 from .account import Source, UsageAccount, UsageMeter
 from .meter import meter_for
-from .prices import Prices
+from .prices import Prices, PriceTable
 from .rates import Cost, Price, Rates
 from .reported_cost import check_cost, check_nanos, parse_cost
 from .tokens import TokenUsage
@@ -10,6 +10,7 @@ from .tokens import TokenUsage
 __all__ = [
     "Cost",
     "Price",
+    "PriceTable",
     "Prices",
     "Rates",
     "Source",

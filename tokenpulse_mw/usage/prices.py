@@ -6,13 +6,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from fnmatch import translate
-from typing import Literal
+from typing import Any, Literal
 
 from .price_list import MAX_NAME_CHARS, PriceList, load_price_list
 from .rates import CompiledRates, Cost, Rates
 from .tokens import TokenUsage
 
-Pattern = str | tuple[str, str]
+PriceTable = Mapping[Any, Rates]  # by model or (provider, model); types of keys are invariant
 _Known = dict[tuple[str, str | None], CompiledRates | None]
 
 MAX_PAIRS = 4_096  # of provider and model, kept until the next refresh
@@ -46,7 +46,7 @@ class Prices:
 
     def __init__(
         self,
-        table: Mapping[Pattern, Rates] | None = None,
+        table: PriceTable | None = None,
         *,
         price_list: Literal["genai-prices", "auto"] | None = None,
         clock: Callable[[], float] = time.time,
@@ -129,7 +129,7 @@ class Prices:
 _Entry = tuple[str | None, Callable[[str], object], CompiledRates]
 
 
-def _compile(table: Mapping[Pattern, Rates]) -> list[_Entry]:
+def _compile(table: PriceTable) -> list[_Entry]:
     """Return the entries of a table, the most specific first."""
     if not isinstance(table, Mapping):
         raise ValueError(
