@@ -16,7 +16,7 @@ from .store.records import AlertRecord, WindowRecord
 from .thresholds import Thresholds
 from .timeouts import Recovered, Report, call_with_timeout, ignored
 from .tracker import AlertChanges, AlertTracker, Staged
-from .traffic.bucket import PROTOCOL, QuotaKey, Usage, add_usage
+from .traffic.bucket import PROTOCOL, QuotaKey, Usage, merge_quotas
 from .traffic.traffic import Traffic
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
@@ -257,7 +257,7 @@ class RuleSet:
             report = getattr(rule, "report_quotas", None)
             if report is not None:
                 try:
-                    add_usage(quotas, await call_with_timeout(self.interval, report))
+                    merge_quotas(quotas, await call_with_timeout(self.interval, report))
                 except Exception as error:  # noqa: BLE001 - the next report may succeed
                     self._report(f"report of rule {name}", error)
                 else:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..lifecycle import Finding, Subject
 from ..thresholds import Thresholds
-from ..traffic.bucket import QuotaKey, Usage, add_usage
+from ..traffic.bucket import QuotaKey, Usage, merge_quotas
 from ..traffic.traffic import Traffic
 from .rule import Steps, display_name, escaped, severity_for
 from .source import MAX_NUMBER, Kind, PolledSource, Source, near_limit, parse_identity, parse_number
@@ -96,7 +96,7 @@ class BudgetRule:
         usages, trends, wall = dict[QuotaKey, Usage](), dict[QuotaKey, _Trend](), self.wall()
         for key, usage in self._usages(traffic):
             if not 0 < usage[2] <= wall:  # the window has not ended since the report
-                add_usage(usages, {key: usage})
+                merge_quotas(usages, {key: usage})
             yield None
         for key, (used, limit, ends) in usages.items():
             forecast = None

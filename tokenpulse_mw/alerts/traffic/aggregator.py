@@ -16,7 +16,7 @@ from .bucket import (
     QuotaKey,
     Usage,
     UsageKey,
-    add_usage,
+    merge_quotas,
 )
 from .classification import GATEWAY, TrafficClass, TrafficKey, Upstream, valid_text
 from .rolling_window import FIRST, OVERFLOW, SHIFT
@@ -177,7 +177,7 @@ class TrafficAggregator:
         valid = {
             (valid_text(policy), valid_text(key)): usage for (policy, key), usage in quotas.items()
         }
-        add_usage(self._bucket.quotas, valid)
+        merge_quotas(self._bucket.quotas, valid)
 
     def seal(self, now: float, *, partial: bool = False) -> None:
         """Pass the finished bucket to `sealed`; with `partial`, also the open one."""

@@ -183,10 +183,10 @@ class Bucket:
             _add(self.upstreams, other.upstreams)
         for upstream, outcomes in other.outcomes.items():
             self.outcomes.setdefault(upstream, Outcomes()).merge(outcomes)
-        add_usage(self.quotas, other.quotas)
+        merge_quotas(self.quotas, other.quotas)
 
 
-def add_usage(quotas: dict[QuotaKey, Usage], others: Mapping[QuotaKey, Usage]) -> None:
+def merge_quotas(quotas: dict[QuotaKey, Usage], others: Mapping[QuotaKey, Usage]) -> None:
     """Add the use of keys to `quotas`, which keeps the larger share of each key."""
     for key, usage in others.items():
         quotas[key] = max(usage, quotas.get(key, usage), key=_share_first)

@@ -22,9 +22,9 @@ from .bucket import (
     Profile,
     QuotaKey,
     Usage,
-    add_usage,
     check_latencies,
     check_protocol,
+    merge_quotas,
 )
 from .classification import GATEWAY, Upstream
 from .streaks import Natural, Streak
@@ -146,7 +146,7 @@ class Traffic:
         """Use and limit of keys near their quota or budget in a process, as of its last report."""
         quotas: dict[QuotaKey, Usage] = {}
         for _, reported in self._reports:
-            add_usage(quotas, reported)
+            merge_quotas(quotas, reported)
         return quotas
 
     def advance(self, now: float) -> None:
