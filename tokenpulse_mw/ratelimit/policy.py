@@ -15,6 +15,7 @@ from ..validation import check_bool, check_choice, check_integer
 from .callables import KeyFunction, check_function, check_name, reads_model, reads_tokens
 from .keys import client_address
 from .limiters import (
+    CENT,
     CURRENCY,
     MAX_MICROS,
     Decision,
@@ -41,7 +42,6 @@ OnMissingCost = Literal["reserve", "allow", "refuse"]
 
 DEFAULT_NAME = "default"  # name of a decision that no policy has renamed
 
-_DEFAULT_RESERVE = 10_000  # micro-dollars: a cent
 _NAME = Decision._fields.index("policy")
 _NEVER = 2**53  # more than any limit
 
@@ -379,7 +379,7 @@ class Policy:
             )
         self.unit = CURRENCY
         limit = self.limiter.limit if self.plans is None else 0
-        self.price = min(_DEFAULT_RESERVE, limit or _DEFAULT_RESERVE)
+        self.price = min(CENT, limit or CENT)
         if isinstance(reserve, str):
             reserve = parse_money("reserve", reserve)
         elif isinstance(reserve, Decimal):

@@ -11,9 +11,7 @@ from ..usage import Prices, TokenUsage
 from ..validation import check_integer
 from .callables import estimating_tokens, factory
 from .keys.model import model_of
-from .limiters import from_nanos
-
-_MIN_RESERVE = 10_000  # micro-dollars: the input has a price too, and is not known
+from .limiters import CENT, from_nanos
 
 
 @factory
@@ -50,7 +48,8 @@ def reserve_from_request(
         provider = resolver.resolve(scope, annotations.get("provider"), model)
         usage = TokenUsage(output=requested_tokens(scope) or 1)
         cost = prices.estimate(provider, model, usage)
-        return None if cost is None else max(from_nanos(cost.nanos), _MIN_RESERVE)
+        # The input has a price too, and is not known.
+        return None if cost is None else max(from_nanos(cost.nanos), CENT)
 
     return estimating_tokens(reserve)
 

@@ -6,6 +6,7 @@ from .fixed_window import Window
 from .in_flight import MAX_SLOTS, InFlight, slots_decision
 from .limiter import Limiter
 from .money import (
+    CENT,
     CURRENCY,
     MAX_MICROS,
     MICROS,
@@ -21,6 +22,7 @@ from .stored import StoredInFlight, StoredLimiter
 
 __all__ = [
     "BLOCKED_RETRY_SECONDS",
+    "CENT",
     "CURRENCY",
     "EPSILON",
     "MAX_MICROS",

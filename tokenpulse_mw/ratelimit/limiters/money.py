@@ -7,6 +7,7 @@ from decimal import ROUND_CEILING, Decimal
 
 CURRENCY = "USD"
 MICROS = 1_000_000  # micro-dollars of a dollar
+CENT = 10_000
 MAX_MICROS = 2**48 - 1  # about 281 million dollars; the largest count in a cell of the sketch
 
 _NANOS = 1000  # nano-dollars of a micro-dollar
