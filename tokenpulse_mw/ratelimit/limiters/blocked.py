@@ -23,7 +23,10 @@ class Blocked:
     limit = 0
 
     def __init__(
-        self, strategy: Strategy, until: float | None = None, on_end: Callable[[], object] = int
+        self,
+        strategy: Strategy,
+        until: float | None = None,
+        on_end: Callable[[], object] = lambda: None,
     ) -> None:
         self.strategy = strategy
         self.until = until

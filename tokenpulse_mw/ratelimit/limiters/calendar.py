@@ -140,10 +140,13 @@ class CalendarClock:
     Args:
         calendar: Windows.
         wall_clock: Seconds since the epoch.
+
+    Attributes:
+        calendar: The argument.
     """
 
     def __init__(self, calendar: Calendar, wall_clock: Callable[[], float] = time.time) -> None:
-        self._calendar = calendar
+        self.calendar = calendar
         self._wall_clock = wall_clock
         self._starts, self._ends = math.inf, -math.inf
         self._warned = False
@@ -152,7 +155,7 @@ class CalendarClock:
         """Return the seconds since the epoch."""
         now = self._wall_clock()
         if now >= self._ends:
-            self._starts, self._ends = self._calendar.window(now)
+            self._starts, self._ends = self.calendar.window(now)
         elif now < self._starts:
             self._report(self._starts - now)
             return self._starts
@@ -170,7 +173,7 @@ class CalendarClock:
                 "count in the later window until its end (logged once); if the clock was wrong "
                 "before, restart the process",
                 seconds,
-                self._calendar.period,
+                self.calendar.period,
             )
 
 
@@ -181,18 +184,14 @@ class CalendarWindow(FixedWindow):
 
     Args:
         limit: Requests, tokens or micro-dollars per window.
-        calendar: Windows.
-        behind: Returns the seconds for which the limiter's clock stops.
+        clock: Clock of the limiter, with the windows.
     """
 
-    def __init__(
-        self, limit: int, calendar: Calendar, behind: Callable[[], float] = lambda: 0.0
-    ) -> None:
-        super().__init__(limit, PERIODS[calendar.period])
-        self._calendar = calendar
-        self._behind = behind
+    def __init__(self, limit: int, clock: CalendarClock) -> None:
+        super().__init__(limit, PERIODS[clock.calendar.period])
+        self._calendar, self._behind = clock.calendar, clock.behind
 
-    def change(self, limit: int, window: int, now: float) -> None:  # noqa: ARG002
+    def change(self, limit: int, window: int) -> None:  # noqa: ARG002
         """Set the limit; the windows of a calendar do not change."""
         self.limit = limit
 

@@ -35,7 +35,7 @@ class FixedWindow:
         self.limit = limit
         self.window = window
 
-    def change(self, limit: int, window: int, now: float) -> None:
+    def change(self, limit: int, window: int) -> None:
         """Set the limit, and the length of windows that begin from now on."""
         self.limit, self.window = limit, window
 

@@ -35,7 +35,7 @@ class Gcra:
         self.window = window
         self._rate = limit / window
 
-    def change(self, limit: int, window: int, now: float) -> None:
+    def change(self, limit: int, window: int) -> None:
         """Set the rate; what a bucket has is drained at the new rate."""
         self.limit, self.window, self._rate = limit, window, limit / window
 

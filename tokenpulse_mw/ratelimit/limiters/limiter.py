@@ -94,16 +94,15 @@ class Limiter:
                 "strategy must be 'fixed-window' for a limit of money, which is counted exactly, "
                 f"got {strategy!r}"
             )
-        self._calendar, self._behind = self._open_calendar(timezone)
-        self.timezone = None if self._calendar is None else self._calendar.timezone
+        self._calendar_clock = calendar_clock = self._open_calendar(timezone)
+        self.timezone = None if calendar_clock is None else calendar_clock.calendar.timezone
         self.evictions = self.clears = 0
         self._use(
             create_strategy(
                 strategy,
                 limit=max(rate.amount, 1),
                 window=self.window,
-                calendar=self._calendar,
-                behind=self._behind,
+                clock=calendar_clock,
             )
         )
         if not rate.amount:
@@ -242,14 +241,14 @@ class Limiter:
             ValueError: `limit` is not such a rate, or the strategy needs the same window.
         """
         change = self.check_limit(limit, seconds=seconds)
-        now, strategy = self.clock(), self._strategy
+        strategy = self._strategy
         if isinstance(strategy, Blocked):
             strategy = strategy.strategy
         if change is None:
-            until = None if seconds is None else now + seconds
+            until = None if seconds is None else self.clock() + seconds
             self._use(Blocked(strategy, until, lambda: self._use(strategy)))
         else:
-            strategy.change(change.amount, change.seconds, now)
+            strategy.change(change.amount, change.seconds)
             self._use(strategy)
 
     def check_limit(self, limit: str, *, seconds: float | None = None) -> Rate | None:
@@ -276,19 +275,18 @@ class Limiter:
         self.limit, self.window = strategy.limit, strategy.window
         Changes.count += 1
 
-    def _open_calendar(self, timezone: str | None) -> tuple[Calendar | None, Callable[[], float]]:
-        """Return the calendar and the delay of its clock, which replaces the monotonic clock."""
+    def _open_calendar(self, timezone: str | None) -> CalendarClock | None:
+        """Return the clock of the calendar, which replaces the monotonic clock."""
         if self.period is None:
             if timezone is not None:
                 raise ValueError(
                     "timezone must be None without a calendar window, such as "
                     f"'1000/calendar day', got {timezone!r}"
                 )
-            return None, float
+            return None
         calendar = Calendar(self.period, "UTC" if timezone is None else timezone)
-        clock = CalendarClock(calendar, self._wall_clock)
-        self.clock = clock
-        return calendar, clock.behind
+        self.clock = clock = CalendarClock(calendar, self._wall_clock)
+        return clock
 
     def dump(self, *, max_keys: int = 10_000) -> list[SavedWindow]:
         """Return the windows of keys, so that a store can keep them over a restart.
@@ -327,7 +325,7 @@ class Limiter:
             fresh = self._fresh(key, now)
             if ends <= now or not isinstance(fresh, Window):
                 continue
-            if self._calendar is not None and abs(ends - fresh.ends) > 1.0:
+            if self._calendar_clock is not None and abs(ends - fresh.ends) > 1.0:
                 continue
             state = self._get(key)
             if state is None or state.ends <= now:
@@ -339,7 +337,7 @@ class Limiter:
     def _times(self) -> tuple[float, float]:
         """Return the time of the clock, and the same one in seconds since the epoch."""
         now = self.clock()  # of a calendar, it already is; the wall clock may be behind it
-        return now, self._wall_clock() if self._calendar is None else now
+        return now, self._wall_clock() if self._calendar_clock is None else now
 
     def _is_saved(self) -> bool:
         return self.window >= _MIN_SAVED_SECONDS

@@ -16,7 +16,7 @@ from anyio import fail_after
 from ...exchange import ErrorReporter
 from ...validation import check_choice, check_seconds
 from .blocked import Blocked
-from .calendar import Calendar
+from .calendar import CalendarClock
 from .decision import Decision
 from .limiter import Limiter
 from .money import CURRENCY
@@ -35,16 +35,8 @@ _parse = lru_cache(maxsize=_MAX_RATES)(parse_rate)
 
 
 @lru_cache(maxsize=_MAX_RATES)
-def _strategy(
-    name: str, rate: Rate, calendar: Calendar | None, behind: Callable[[], float]
-) -> Strategy:
-    strategy = create_strategy(
-        name,
-        limit=max(rate.amount, 1),
-        window=rate.seconds,
-        calendar=calendar,
-        behind=behind,
-    )
+def _strategy(name: str, rate: Rate, clock: CalendarClock | None) -> Strategy:
+    strategy = create_strategy(name, limit=max(rate.amount, 1), window=rate.seconds, clock=clock)
     return strategy if rate.amount else Blocked(strategy)
 
 
@@ -59,8 +51,7 @@ class PlanLimiter(Limiter):
 
     Args:
         rate_of: Function of the key that returns a rate such as "100/minute", or None if the key
-            is not limited. It may be async. Or a mapping of keys to rates, which
-            is copied.
+            is not limited. It may be async. Or a mapping of keys to rates, which is copied.
         plan_of: Function of the key that returns the plan, if `rate_of` is a mapping of plans.
         default: Rate of keys whose rate is not known, because the mapping lacks it, or a function
             failed or exceeded `timeout`. Without it, such requests are not limited. A key of an
@@ -302,7 +293,7 @@ class PlanLimiter(Limiter):
 
     def _use_rate(self, rate: Rate) -> None:
         """Let the inherited methods use `rate`: a state does not depend on it."""
-        strategy = _strategy(self._name, rate, self._calendar, self._behind)
+        strategy = _strategy(self._name, rate, self._calendar_clock)
         if self._blocked is not None:
             until = self._blocked
             if self.clock() < until:

@@ -34,7 +34,7 @@ class SlidingWindowCounter:
         self.limit = limit
         self.window = window
 
-    def change(self, limit: int, window: int, now: float) -> None:  # noqa: ARG002
+    def change(self, limit: int, window: int) -> None:  # noqa: ARG002
         """Set the limit; the counters have windows of one length."""
         self.limit = limit
 

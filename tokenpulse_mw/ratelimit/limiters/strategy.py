@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 from ...validation import check_choice
-from .calendar import Calendar, CalendarWindow
+from .calendar import CalendarClock, CalendarWindow
 from .decision import Decision
 from .fixed_window import FixedWindow
 from .gcra import Gcra
@@ -29,7 +29,7 @@ class Strategy(Protocol):
     window: int
     extends_expiry: bool
 
-    def change(self, limit: int, window: int, now: float) -> None:
+    def change(self, limit: int, window: int) -> None:
         """Set the limit and the window, and keep the states.
 
         A strategy in `FIXED_WINDOWS` gets its own window.
@@ -87,19 +87,18 @@ def create_strategy(
     *,
     limit: int,
     window: int,
-    calendar: Calendar | None = None,
-    behind: Callable[[], float] = lambda: 0.0,
+    clock: CalendarClock | None = None,
 ) -> Strategy:
-    """Return the strategy `name` for `limit` per `window` seconds, or per window of `calendar`.
+    """Return the strategy `name` for `limit` per `window` seconds, or per calendar window of `clock`.
 
     Raises:
         ValueError: The strategy is unknown, or is not "fixed-window" and has a calendar.
     """
     create = STRATEGIES[check_choice("strategy", name, tuple(STRATEGIES))]
-    if calendar is None:
+    if clock is None:
         return create(limit, window)
     if create is not FixedWindow:
         raise ValueError(
-            f"strategy must be 'fixed-window' for a calendar {calendar.period}, got {name!r}"
+            f"strategy must be 'fixed-window' for a calendar {clock.calendar.period}, got {name!r}"
         )
-    return CalendarWindow(limit, calendar, behind)
+    return CalendarWindow(limit, clock)
