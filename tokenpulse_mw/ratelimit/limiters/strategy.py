@@ -89,7 +89,7 @@ def create_strategy(
     window: int,
     clock: CalendarClock | None = None,
 ) -> Strategy:
-    """Return the strategy `name` for `limit` per `window` seconds, or per calendar window of `clock`.
+    """Return the strategy `name` for `limit` per `window` seconds, or per window of a calendar.
 
     Raises:
         ValueError: The strategy is unknown, or is not "fixed-window" and has a calendar.
