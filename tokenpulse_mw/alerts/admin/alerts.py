@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ...web.parameters import choice, integer, text
 from ...web.problems import not_found
 from ..store.records import SEVERITIES, STATE_FILTERS, AlertRecord
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
-from .parameters import choice, cursor, integer, subject, text
+from .parameters import cursor, subject
 from .serializers import alert, details
 
 

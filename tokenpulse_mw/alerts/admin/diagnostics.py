@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from inspect import getdoc
 
+from ...web.parameters import integer
 from ...web.problems import ProblemError, invalid
 from ..rules import Rule
 from ..sinks.text import single_line
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
-from .parameters import integer
 from .serializers import finding, to_datetime
 from .thresholds import Body, parse_thresholds
 

@@ -12,12 +12,12 @@ from starlette.routing import BaseRoute
 from ...exchange import drop_exchange
 from ...web.auth import Guard
 from ...web.body import read_body
+from ...web.parameters import read_query
 from ...web.problems import ProblemError, problem_response
 from ...web.route import OwnRoute
 from ..engine import AlertEngine
 from ..store import StoreError
 from .operation import AdminRequest, AdminResponse, Operation
-from .parameters import read_query
 from .serializers import as_json
 
 logger = logging.getLogger("tokenpulse_mw.alerts")

@@ -8,9 +8,9 @@ from typing import Any
 
 from starlette.requests import Request
 
+from ...web.parameters import Parameter
 from ..engine import AlertEngine
 from ..sinks.text import single_line
-from .parameters import Parameter
 
 _UNKNOWN_AUTHOR = "unknown"
 _MAX_AUTHOR_CHARS = 100

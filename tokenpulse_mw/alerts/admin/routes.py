@@ -5,11 +5,16 @@ from __future__ import annotations
 from starlette.routing import BaseRoute
 
 from ...web.auth import Authorize, Guard
+from ...web.openapi import describe
 from ..engine import AlertEngine
 from . import alerts, diagnostics, fleet, silences, thresholds
 from .endpoint import Endpoint
-from .openapi import describe
 from .operation import AdminRequest, AdminResponse, Operation
+
+_DESCRIPTION = (
+    "Reads and changes alerts, silences and thresholds. Times are RFC 3339 in UTC, and names are "
+    "in snake_case. Errors are problem details (RFC 9457)."
+)
 
 # Those of a single alert are last, because its path `/{id}` matches the other paths too.
 OPERATIONS = (
@@ -60,7 +65,7 @@ def alert_routes(
 
 
 def _openapi(prefix: str) -> Operation:
-    description = describe(OPERATIONS, prefix)
+    description = describe(OPERATIONS, prefix, title="Alerts", text=_DESCRIPTION)
 
     async def get_openapi(request: AdminRequest) -> AdminResponse:
         root = request.http.scope.get("root_path")

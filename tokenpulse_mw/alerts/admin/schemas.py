@@ -275,24 +275,6 @@ class Silences(Struct):
     silences: list[Silence]
 
 
-class InvalidValue(Struct):
-    """Location of an invalid value, and the error message."""
-
-    loc: list[str | int]
-    msg: str
-
-
-class Problem(Struct, kw_only=True):
-    """Problem details (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[InvalidValue] | UnsetType = UNSET
-    version: int | UnsetType | None = UNSET
-
-
 class _RequestBody(Struct, forbid_unknown_fields=True, kw_only=True):
     """Body of a request."""
 

@@ -12,13 +12,13 @@ import msgspec
 from msgspec import NODEFAULT, Raw, Struct
 
 from ...web.etag import Tags, parse_tags, quoted
+from ...web.parameters import integer
 from ...web.problems import Error, ProblemError, invalid
 from ..engine import AlertEngine
 from ..store import Conflict
 from ..thresholds import InvalidThresholds, Thresholds
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
-from .parameters import integer
 from .serializers import to_datetime
 
 Body = dict[str, Raw]

@@ -13,6 +13,8 @@ from starlette.routing import BaseRoute
 from ...exchange import truncate_with_hash
 from ...usage import Cost
 from ...web.auth import Authorize, Guard, TenantOf
+from ...web.openapi import describe
+from ...web.parameters import Parameter, choice, text
 from ...web.problems import ProblemError, invalid
 from ..engine import AlertEngine
 from ..store.usage import USAGE_DIMENSIONS, UsageQuery, UsageRecord
@@ -20,9 +22,7 @@ from ..traffic import OVERFLOW
 from ..traffic.classification import valid_text
 from . import schemas
 from .endpoint import Endpoint
-from .openapi import describe
 from .operation import AdminRequest, AdminResponse, Operation
-from .parameters import Parameter, choice, text
 
 _DESCRIPTION = (
     "Usage of models by tenant, model and provider. Times are RFC 3339 in UTC, costs decimal "

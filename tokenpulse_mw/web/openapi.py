@@ -1,17 +1,17 @@
-"""OpenAPI 3.1 description of the admin API, generated from its operations."""
+"""OpenAPI 3.1 descriptions of endpoints, generated from their operations."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
-from ...web.problems import PROBLEM_JSON
-from . import schemas
-from .operation import Operation
+from .parameters import Parameter
+from .problems import PROBLEM_JSON
 
 Json = dict[str, Any]
 
@@ -19,15 +19,101 @@ _REF = "#/components/schemas/{name}"
 _COMMON_STATUSES = (401, 403, 422, 503)
 _BODY_STATUSES = (400, 413, 415)
 _CROSS_SITE = "Forbidden: the request is cross-site, or authorization failed"
-_DESCRIPTION = (
-    "Reads and changes alerts, silences and thresholds. Times are RFC 3339 in UTC, and names are "
-    "in snake_case. Errors are problem details (RFC 9457)."
-)
 
 
-def describe(
-    operations: Sequence[Operation], prefix: str, *, title: str = "Alerts", text: str = _DESCRIPTION
-) -> Json:
+class InvalidValue(Struct):
+    """Location and message of one invalid value."""
+
+    loc: list[str | int]
+    msg: str
+
+
+class Problem(Struct, kw_only=True):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[InvalidValue] | UnsetType = UNSET
+    version: int | UnsetType | None = UNSET
+
+
+class Operation(Protocol):
+    """One method of one path, as far as it is described."""
+
+    @property
+    def method(self) -> str:
+        """HTTP method; GET includes HEAD."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Path below the prefix."""
+        ...
+
+    @property
+    def handle(self) -> Callable[..., object]:
+        """Function that handles the request; its name is the id of the operation."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        ...
+
+    @property
+    def response_type(self) -> Any:
+        """Type of the response body, or None."""
+        ...
+
+    @property
+    def text_types(self) -> tuple[str, ...]:
+        """Other media types of the response body."""
+        ...
+
+    @property
+    def status(self) -> int:
+        """Status of success."""
+        ...
+
+    @property
+    def body_type(self) -> Any:
+        """Type of the request body, or None."""
+        ...
+
+    @property
+    def other_body(self) -> Mapping[str, Any] | None:
+        """JSON Schema of another request body, or None."""
+        ...
+
+    @property
+    def optional(self) -> bool:
+        """True if the body may be omitted."""
+        ...
+
+    @property
+    def query(self) -> tuple[Parameter, ...]:
+        """Query parameters."""
+        ...
+
+    @property
+    def conditions(self) -> Mapping[str, bool]:
+        """Names of the request headers in use, and True if the header is required."""
+        ...
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """Names of the response headers."""
+        ...
+
+    @property
+    def error_statuses(self) -> tuple[int, ...]:
+        """Other statuses, except those that every operation has."""
+        ...
+
+
+def describe(operations: Sequence[Operation], prefix: str, *, title: str, text: str) -> Json:
     """Return the OpenAPI document of `operations` below `prefix`, with a title and description."""
     types = {
         body_type
@@ -35,7 +121,7 @@ def describe(
         for body_type in (operation.response_type, operation.body_type)
         if body_type is not None
     }
-    ordered = sorted(types | {schemas.Problem}, key=lambda body_type: str(body_type.__name__))
+    ordered = sorted(types | {Problem}, key=lambda body_type: str(body_type.__name__))
     refs, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     schema_of = dict(zip(ordered, refs, strict=True))
     paths: dict[str, Json] = {}
@@ -96,7 +182,7 @@ def _responses(operation: Operation, schema_of: dict[Any, Json]) -> Json:
         }
     changes = operation.method != "GET"
     errors = {*_COMMON_STATUSES, *operation.error_statuses, *(_BODY_STATUSES if changes else ())}
-    problem = {PROBLEM_JSON: {"schema": schema_of[schemas.Problem]}}
+    problem = {PROBLEM_JSON: {"schema": schema_of[Problem]}}
     responses = {
         str(operation.status): success,
         **{str(status): _error(status, problem) for status in sorted(errors)},
