@@ -1,7 +1,16 @@
 """Exchanges: each request is measured once and delivered to every observer."""
 
 from .annotate import annotate, annotations_of, drop_exchange, recorder_of
-from .exchange import Exchange, Outcome, method_label, upstream_failed
+from .exchange import (
+    Exchange,
+    Fault,
+    Outcome,
+    UpstreamQuota,
+    method_label,
+    upstream_failed,
+)
+from .fault import FAULTS
+from .in_progress import RequestInProgress, RequestsInProgress
 from .middleware import ExchangeMiddleware
 from .models import UNKNOWN, Models, fold_model, model_pattern
 from .observers import ErrorReporter, Observer, ObserverLike, component_name
@@ -12,9 +21,11 @@ from .route import RouteTemplates, exact_reads, has_route
 from .route_group import RouteGroup
 from .route_tree import find_router
 from .scope import MAX_TEXT_CHARS, app_path, request_headers, truncate_with_hash
+from .upstream import QuotaPool, UpstreamQuotas
 from .vendors import PROVIDERS
 
 __all__ = [
+    "FAULTS",
     "MAX_TEXT_CHARS",
     "PROVIDERS",
     "SAFE_METHODS",
@@ -23,15 +34,21 @@ __all__ = [
     "ErrorReporter",
     "Exchange",
     "ExchangeMiddleware",
+    "Fault",
     "Models",
     "Observer",
     "ObserverLike",
     "Outcome",
     "ProviderResolver",
     "Providers",
+    "QuotaPool",
     "Recorder",
+    "RequestInProgress",
+    "RequestsInProgress",
     "RouteGroup",
     "RouteTemplates",
+    "UpstreamQuota",
+    "UpstreamQuotas",
     "annotate",
     "annotations_of",
     "app_path",

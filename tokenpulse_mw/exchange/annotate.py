@@ -12,6 +12,9 @@ from starlette.types import Scope
 
 from ..usage import Price, TokenUsage, check_cost
 from ..usage.tokens import MOST
+from ..validation import check_choice
+from .exchange import Fault
+from .fault import FAULTS
 from .recorder import SCOPE_KEY, Recorder
 from .scope import truncate_with_hash
 
@@ -24,9 +27,11 @@ def annotate(
     tenant_name: str | None = None,
     api_key: str | None = None,
     credential: str | None = None,
+    credential_group: str | None = None,
     model: str | None = None,
     usage: TokenUsage | None = None,
     cost: Price | None = None,
+    fault: Fault | None = None,
 ) -> None:
     """Add facts to the exchange in progress.
 
@@ -46,11 +51,14 @@ def annotate(
         api_key: Id or hash of the tenant's API key, never the secret.
         credential: Id or hash of the upstream API key, never the secret. It must be unique over
             all providers.
+        credential_group: Readable name of the group of this key, such as "claude-prod".
         model: The model that responds, or was requested. It names the provider, if no provider is
             given.
         usage: The tokens used; it overrides the metered usage.
         cost: Cost of the response in US dollars, at most 10,000; it overrides every other source.
             Give a string or a `Decimal` for an exact number.
+        fault: Whose fault it is if the exchange fails: "client", "policy", "gateway", "provider" or
+            "network"; it overrides what the response and the exception show.
     """
     scope = request_or_scope
     target = _target(scope.scope if isinstance(scope, HTTPConnection) else scope)
@@ -62,6 +70,7 @@ def annotate(
         "tenant_name": tenant_name,
         "api_key": api_key,
         "credential": credential,
+        "credential_group": credential_group,
         "model": model,
     }
     try:
@@ -74,6 +83,8 @@ def annotate(
             target.annotate(usage=_check_usage(usage), usage_source="reported")
         if cost is not None:
             target.annotate(cost_nanos=check_cost(cost), cost_source="reported")
+        if fault is not None:
+            target.annotate(fault=check_choice("fault", fault, FAULTS))
     except Exception as error:  # noqa: BLE001 - an invalid fact must not fail the request
         target.report_error(error)
 

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from inspect import getattr_static
 from types import FunctionType, MethodType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.types import Scope
 
 from ..usage import Prices, UsageMeter, check_nanos
 from .exchange import Exchange
+from .fault import fault_of
+from .in_progress import RequestsInProgress
 from .models import UNKNOWN
 from .observers import ErrorReporter, Observer, ObserverLike, component_name, find_hook
 from .provider import MAX_PATH_CHARS, Providers
 from .request_model import model_of_path
 from .route import UNMATCHED, RouteTemplates
+from .upstream import UpstreamQuotas, parse_quotas
+
+_T = TypeVar("_T")
 
 _MAX_MERGED = 64  # inner middlewares whose merged dispatcher is cached
 
 
-class RequestedModel(Protocol):
-    """A request that may name a model in its body."""
+class FinishedRecorder(Protocol):
+    """What a recorder knows beside the exchange."""
+
+    is_text_error: bool
+    quota_headers: list[tuple[bytes, bytes]] | None
 
     def find_requested_model(self) -> str | None:
-        """Return the model, or None."""
+        """Return the model in the body of the request, or None."""
         ...
 
 
@@ -39,6 +48,8 @@ class Dispatcher:
         routes: Resolves the template of the route.
         usage: True if responses of models are metered.
         request_model: True if the model is read from the bodies of requests.
+        in_progress: Receive the requests in progress.
+        quotas: Receive what is left of the providers' rate limits.
         prices: Prices of models; None if only reported costs are known.
         clock: Monotonic seconds.
         errors: Isolates and logs errors of observers and of this library.
@@ -53,6 +64,8 @@ class Dispatcher:
     usage: bool
     clock: Callable[[], float]
     request_model: bool = False
+    in_progress: tuple[RequestsInProgress, ...] = ()
+    quotas: tuple[UpstreamQuotas, ...] = ()
     prices: Prices | None = None
     errors: ErrorReporter = field(default_factory=ErrorReporter)
     silent: bool = False
@@ -109,16 +122,18 @@ class Dispatcher:
         known = self._merged.get(id(inner))
         if known is not None:
             return known[1]
-        new = tuple(observer for observer in inner.observers if observer not in self.observers)
         options: dict[str, Any] = {
+            "observers": _union(self.observers, inner.observers),
             "providers": inner.providers or self.providers,
             "usage": self.usage or inner.usage,
             "request_model": self.request_model or inner.request_model,
             "prices": inner.prices or self.prices,
+            "in_progress": _union(self.in_progress, inner.in_progress),
+            "quotas": _union(self.quotas, inner.quotas),
         }
         merged = self
-        if new or any(getattr(self, name) != value for name, value in options.items()):
-            merged = replace(self, observers=self.observers + new, **options)
+        if any(getattr(self, name) != value for name, value in options.items()):
+            merged = replace(self, **options)
         if len(self._merged) < _MAX_MERGED:
             self._merged[id(inner)] = (inner, merged)  # keeps the object of the id alive
         return merged
@@ -136,7 +151,7 @@ class Dispatcher:
         exchange: Exchange,
         scope: Scope,
         meter: UsageMeter | None,
-        requested: RequestedModel,
+        recorder: FinishedRecorder,
     ) -> None:
         """Fill in the fields known only at the end, and deliver `exchange` to the observers.
 
@@ -146,7 +161,7 @@ class Dispatcher:
             exchange: The finished exchange.
             scope: The request.
             meter: Meter of the response, if a model may have responded.
-            requested: Finds the model in the body of the request, if nothing else names one.
+            recorder: Recorder of the exchange.
         """
         try:
             exchange.route = self._template(scope)
@@ -159,7 +174,7 @@ class Dispatcher:
             else:
                 self._add_usage(exchange, scope, meter)
             if exchange.model is None and (exchange.usage_source or exchange.status >= 500):
-                self._add_requested_model(exchange, scope, requested)
+                self._add_requested_model(exchange, scope, recorder)
             if self._fallback is not None and exchange.provider == UNKNOWN:
                 exchange.provider = self._fallback(exchange)
         except Exception as error:  # noqa: BLE001 - isolates the request
@@ -171,11 +186,54 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001 - isolates the request
                 exchange.cost_nanos, exchange.cost_source = None, "missing"
                 self.report("cost", error)
+        if exchange.status >= 400 or exchange.outcome != "complete":
+            self._add_fault(exchange, recorder)
+        elif exchange.fault is not None:
+            exchange.fault = None  # annotated for a failure that did not happen
+        if recorder.quota_headers is not None and not exchange.limited:
+            self._add_quotas(exchange, recorder.quota_headers)
         for deliver, observer in self._deliveries:
             try:
                 deliver(exchange)
             except Exception as error:  # noqa: BLE001 - isolates the observer
                 self.errors.report(component_name(observer), error, self.observers)
+
+    def describe(
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        meter: UsageMeter | None,
+        recorder: FinishedRecorder,
+    ) -> None:
+        """Fill in the route, the model and the provider of an exchange in progress."""
+        try:
+            exchange.route = self._template(scope)
+            if exchange.model is None and meter is not None and meter.account.model:
+                exchange.model, exchange.model_source = meter.account.model, "response"
+            exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
+            if exchange.model is None:
+                self._add_requested_model(exchange, scope, recorder)
+        except Exception as error:  # noqa: BLE001 - isolates the caller
+            self.report("exchange", error)
+
+    def _add_fault(self, exchange: Exchange, recorder: FinishedRecorder) -> None:
+        if exchange.fault is None:  # not annotated
+            try:
+                # Error handlers respond while they handle the exception.
+                error = sys.exception()
+                exchange.fault = fault_of(exchange, error, is_text=recorder.is_text_error)
+            except Exception as error:  # noqa: BLE001 - isolates the request
+                self.report("fault", error)
+
+    def _add_quotas(self, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
+        try:
+            exchange.upstream, is_invalid = parse_quotas(headers)
+            if is_invalid:
+                self.errors.notify("on_error", self.observers, "upstream_quota")
+            for quotas in self.quotas if exchange.upstream else ():
+                quotas.add(exchange)
+        except Exception as error:  # noqa: BLE001 - isolates the request
+            self.report("upstream_quota", error)
 
     def _add_usage(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
         """Set the usage, the model and the provider."""
@@ -194,10 +252,10 @@ class Dispatcher:
             self._resolver.seen.add(exchange.provider)
 
     def _add_requested_model(
-        self, exchange: Exchange, scope: Scope, requested: RequestedModel
+        self, exchange: Exchange, scope: Scope, recorder: FinishedRecorder
     ) -> None:
         """Set the model that only the request names, and the provider if nothing else names it."""
-        model = model_of_path(scope["path"]) or requested.find_requested_model()
+        model = model_of_path(scope["path"]) or recorder.find_requested_model()
         if model is not None:
             exchange.model, exchange.model_source = model, "request"
             if exchange.provider == UNKNOWN:
@@ -226,6 +284,10 @@ class Dispatcher:
             hook = find_hook(observer, name)
             if hook is not None:
                 yield hook
+
+
+def _union(outer: tuple[_T, ...], inner: tuple[_T, ...]) -> tuple[_T, ...]:
+    return outer + tuple(item for item in inner if item not in outer)
 
 
 def _copy_usage(exchange: Exchange, meter: UsageMeter) -> None:

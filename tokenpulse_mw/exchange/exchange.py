@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -10,7 +10,9 @@ from ..usage import Source, TokenUsage
 
 CostSource = Literal["reported", "estimated", "missing"]
 ModelSource = Literal["response", "request", "annotation"]
+Fault = Literal["client", "policy", "gateway", "provider", "network"]
 Outcome = Literal["complete", "client_disconnect", "error", "truncated"]
+QuotaUnit = Literal["requests", "tokens"]
 
 # RFC 9110, section 9, with PATCH (RFC 5789) and QUERY. Other methods are not used as label
 # values, because a client could create any number of time series (CVE-2023-45142).
@@ -38,6 +40,23 @@ def upstream_failed(*, method: str, status: int, outcome: str, limited: bool) ->
     return False if status < 300 else None
 
 
+class UpstreamQuota(NamedTuple):
+    """What a provider's response says is left of one of its rate limits.
+
+    Attributes:
+        unit: `requests` or `tokens`.
+        remaining: What is left, from 0 to the limit.
+        limit: The limit, or None if the response does not have it.
+        reset_after: Seconds after the response in which the whole limit is available again, or None
+            if the response does not have it.
+    """
+
+    unit: QuotaUnit
+    remaining: int
+    limit: int | None
+    reset_after: float | None
+
+
 class Exchange(msgspec.Struct, eq=False):
     """One finished request and its response.
 
@@ -51,6 +70,9 @@ class Exchange(msgspec.Struct, eq=False):
         outcome: `complete`; `client_disconnect`; `error` (an exception, or an error event in a
             stream that began with 200); `truncated` (the application returned early).
         limited: True if a rate limit rejected the request.
+        fault: Whose fault a failure is: `client`; `policy` (a limit of this gateway); `gateway`
+            (the application, or its credential); `provider` (its response); `network` (no response
+            of the provider, or an incomplete one). None if the exchange did not fail.
         started: Arrival of the request, in seconds of the middleware's clock.
         duration: Seconds until the last byte of the body, without background tasks.
         time_to_first_byte: Seconds until the first byte of the body; None without a body.
@@ -71,10 +93,12 @@ class Exchange(msgspec.Struct, eq=False):
             responded, and its price is unknown), or None if no model responded.
         cost_is_minimum: True if a part of the response has no known price, such as a search, or is
             not counted.
+        upstream: What the response says is left of the provider's rate limits.
         tenant: Id of the tenant, if annotated.
         tenant_name: Readable name of the tenant, if annotated.
         api_key: Id of the tenant's API key, if annotated; never the secret.
         credential: Id of the upstream API key, if annotated; never the secret.
+        credential_group: Readable name of the group of this key, if annotated.
     """
 
     method: str
@@ -84,6 +108,7 @@ class Exchange(msgspec.Struct, eq=False):
     provider: str = ""
     outcome: Outcome = "complete"
     limited: bool = False
+    fault: Fault | None = None
     duration: float = 0.0
     time_to_first_byte: float | None = None
     time_to_first_token: float | None = None
@@ -96,7 +121,9 @@ class Exchange(msgspec.Struct, eq=False):
     cost_nanos: int | None = None
     cost_source: CostSource | None = None
     cost_is_minimum: bool = False
+    upstream: tuple[UpstreamQuota, ...] = ()
     tenant: str | None = None
     tenant_name: str | None = None
     api_key: str | None = None
     credential: str | None = None
+    credential_group: str | None = None

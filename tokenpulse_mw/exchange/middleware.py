@@ -12,10 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..usage import Prices
 from .annotate import PENDING_KEY
 from .dispatcher import Dispatcher
+from .in_progress import RequestsInProgress
 from .observers import HOOKS, Observer, ObserverLike
 from .provider import ProviderResolver, Providers
 from .recorder import SCOPE_KEY, HttpRecorder, MeteredRecorder, Recorder, WebSocketRecorder
 from .route import RouteTemplates
+from .upstream import UpstreamQuotas
 
 _RECORDERS: Mapping[str, type[HttpRecorder]] = {
     "http": HttpRecorder,
@@ -38,13 +40,15 @@ class ExchangeMiddleware:
         usage: Read token usage from the responses of models.
         request_model: Read the model in the body of a POST request, as the application reads it,
             for responses that name none; at most 64 KiB, without delay.
+        in_progress: Receives the requests in progress.
+        quotas: Receives what is left of the providers' rate limits.
         prices: Prices of models, by which the cost of a response is estimated if the response does
             not report it.
         clock: Monotonic seconds.
 
     Raises:
         ValueError: An observer is not callable or is a coroutine function; `provider` or `clock`
-            is not callable; or `prices` are not `Prices`.
+            is not callable; or `prices`, `in_progress` or `quotas` have another type.
     """
 
     # Exceptions of the application that are ASGI applications, which send the response.
@@ -58,6 +62,8 @@ class ExchangeMiddleware:
         provider: Providers | ProviderResolver | None = None,
         usage: bool = True,
         request_model: bool = False,
+        in_progress: RequestsInProgress | None = None,
+        quotas: UpstreamQuotas | None = None,
         prices: Prices | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -66,6 +72,10 @@ class ExchangeMiddleware:
             raise ValueError(f"clock must be a function such as time.perf_counter, got {clock!r}")
         if prices is not None and not isinstance(prices, Prices):
             raise ValueError(f"prices must be Prices(...), got {prices!r}")
+        if not isinstance(in_progress, RequestsInProgress | None):
+            raise ValueError(f"in_progress must be RequestsInProgress(...), got {in_progress!r}")
+        if not isinstance(quotas, UpstreamQuotas | None):
+            raise ValueError(f"quotas must be UpstreamQuotas(...), got {quotas!r}")
         if provider is not None and not isinstance(provider, Providers):
             provider = Providers(resolver=_resolver(provider))
         self._dispatcher = Dispatcher(
@@ -74,6 +84,8 @@ class ExchangeMiddleware:
             routes=RouteTemplates(app),
             usage=usage,
             request_model=request_model,
+            in_progress=() if in_progress is None else (in_progress,),
+            quotas=() if quotas is None else (quotas,),
             prices=prices,
             clock=clock,
         )
@@ -98,6 +110,8 @@ class ExchangeMiddleware:
         recorder = scope[SCOPE_KEY] = make_recorder(self._dispatcher, scope, receive, send)
         if PENDING_KEY in scope:
             scope[PENDING_KEY].transfer_to(recorder)
+        for in_progress in self._dispatcher.in_progress:
+            in_progress.open[recorder] = None
         self._dispatcher.on_open()
         try:
             try:

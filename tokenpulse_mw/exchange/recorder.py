@@ -12,10 +12,12 @@ from starlette.types import Message, Receive, Scope, Send
 from ..usage import UsageMeter, meter_for, parse_cost
 from .dispatcher import Dispatcher
 from .exchange import METHODS, OTHER_METHOD, Exchange, Outcome
+from .in_progress import Phase
 from .observers import ExchangeCallback, notify_closed, notify_finished
 from .provider import HEADER as PROVIDER_HEADER
 from .request_model import MAX_PEEK_BYTES, MAX_PEEK_MESSAGES, find_model
 from .scope import CLIENT_CLOSED_REQUEST, FILE_MESSAGES, send_may_raise
+from .upstream import MIN_NAME_SIZE, NAME_PREFIXES, PREFIX_SIZE
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -54,6 +56,9 @@ class Recorder:
         keeps_body: True to keep the first 64 KiB of the request's body, as the application reads
             it, for a response that names no model.
         requested_model: Model in the body of the request, if it is known; or None.
+        is_text_error: The response is plain text with the status 500, as that of Starlette to an
+            unhandled exception.
+        quota_headers: Headers of the response that may be about a provider's rate limits.
     """
 
     __slots__ = (
@@ -61,6 +66,7 @@ class Recorder:
         "_first_byte",
         "_first_token",
         "_headers",
+        "_messages",
         "_meter",
         "_receive",
         "_replaced",
@@ -72,8 +78,10 @@ class Recorder:
         "decisions",
         "dispatcher",
         "finished",
+        "is_text_error",
         "keeps_body",
         "limited",
+        "quota_headers",
         "requested_model",
         "started",
         "status",
@@ -100,6 +108,9 @@ class Recorder:
         self._meter: UsageMeter | None = None
         self._first_byte: float | None = None
         self._first_token: float | None = None
+        self._messages = 0
+        self.is_text_error = False
+        self.quota_headers: list[tuple[bytes, bytes]] | None = None
 
     def annotate(self, **facts: Any) -> None:
         """Add facts to the exchange; later ones override earlier ones."""
@@ -113,6 +124,29 @@ class Recorder:
             self.keeps_body = False
             self.requested_model = find_model(body)
         return self.requested_model
+
+    @property
+    def messages(self) -> int:
+        """Number of messages of the request and the response so far."""
+        return self._messages
+
+    @property
+    def phase(self) -> Phase:
+        """`waiting` for the first byte of the response body, then `streaming`."""
+        return "waiting" if self._first_byte is None else "streaming"
+
+    @property
+    def may_be_idle(self) -> bool:
+        """True for a stream that is not the response to a POST, such as an event feed."""
+        return self._first_byte is not None
+
+    def snapshot(self) -> Exchange:
+        """Return the exchange in progress as far as it is known."""
+        if not self.keeps_body:  # else the body of the request is not complete
+            self.find_requested_model()
+        exchange = self._exchange("complete", self.dispatcher.clock())
+        self.dispatcher.describe(exchange, self._scope, self._meter, self)
+        return exchange
 
     def report_error(self, error: Exception) -> None:
         """Report the error of an invalid fact."""
@@ -155,6 +189,8 @@ class Recorder:
         )
         if merged.request_model and not self.dispatcher.request_model:
             self.keeps_body = True
+        for in_progress in merged.in_progress:
+            in_progress.open.setdefault(self)
         self.dispatcher = merged
         merged.errors.notify("on_open", new)
 
@@ -163,6 +199,8 @@ class Recorder:
         if self.finished:
             return
         self.dispatcher.notify("on_drop")
+        for in_progress in self.dispatcher.in_progress:
+            in_progress.open.pop(self, None)
         if self.callbacks:  # such as a reservation, which must be released at the end
             self.dispatcher = replace(self.dispatcher, observers=(), silent=True)
         else:
@@ -191,9 +229,22 @@ class Recorder:
 
     def _finish(self, outcome: Outcome, now: float) -> None:
         self.finished = True
+        for in_progress in self.dispatcher.in_progress:
+            in_progress.open.pop(self, None)
+        exchange = self._exchange(outcome, now)
         # Break the cycle with the scope, so that reference counting frees both.
         scope, self._scope = self._scope, _EMPTY
-        method = scope.get("method", "GET")  # the scope of a WebSocket has no method
+        self.dispatcher.finalize(exchange, scope, self._meter, self)
+        if self.callbacks:
+            for callback in self.callbacks:
+                notify_finished(callback, exchange, self.dispatcher.report)
+            self.callbacks = tuple(
+                [callback for callback in self.callbacks if callback.needs_close]
+            )
+
+    def _exchange(self, outcome: Outcome, now: float) -> Exchange:
+        """Return the exchange without what the dispatcher adds."""
+        method = self._scope.get("method", "GET")  # the scope of a WebSocket has no method
         exchange = Exchange(
             method if method in METHODS else OTHER_METHOD,
             self.started,
@@ -207,13 +258,7 @@ class Recorder:
         if self.annotations:
             for name, fact in self.annotations.items():
                 setattr(exchange, name, fact)
-        self.dispatcher.finalize(exchange, scope, self._meter, self)
-        if self.callbacks:
-            for callback in self.callbacks:
-                notify_finished(callback, exchange, self.dispatcher.report)
-            self.callbacks = tuple(
-                [callback for callback in self.callbacks if callback.needs_close]
-            )
+        return exchange
 
 
 class HttpRecorder(Recorder):
@@ -224,6 +269,7 @@ class HttpRecorder(Recorder):
     async def receive(self) -> Message:
         """Return the next message of the server, and record a disconnect."""
         message = await self._receive()
+        self._messages += 1
         if message["type"] in _DISCONNECT_MESSAGES and not self.finished:
             self._client_left = True
         return message
@@ -265,13 +311,18 @@ class HttpRecorder(Recorder):
         """
         try:
             headers = message.get("headers", [])
-            if self._headers or type(headers) is not list:
+            is_list = type(headers) is list
+            if not is_list:
+                headers = list(headers)
+            if not self.finished:
+                status = message["status"]
+                self._read_headers(headers, status)
+                if status == 500:
+                    self.is_text_error = _is_text(headers)
+            if self._headers or not is_list:
                 if self._replaced:
                     headers = [pair for pair in headers if pair[0].lower() not in self._replaced]
-                headers = [*headers, *self._headers]
-                message = {**message, "headers": headers}
-            if not self.finished:
-                self._read_headers(headers, message["status"])
+                message = {**message, "headers": [*headers, *self._headers]}
         except Exception as error:  # noqa: BLE001 - isolates the request
             self._disable_metering("exchange", error)
         return message
@@ -286,8 +337,9 @@ class HttpRecorder(Recorder):
         self.annotations = {"provider": value.decode("latin-1"), **self.annotations}
 
     def _body(self, body: bytes | None, more: bool | None) -> None:
+        self._messages += 1
         if more and self._first_byte is not None:
-            return  # later chunks of a stream set no field
+            return  # later chunks of a stream set no other field
         now = self.dispatcher.clock()
         if self._first_byte is None and body:
             self._first_byte = now - self.started
@@ -295,6 +347,7 @@ class HttpRecorder(Recorder):
             self._finish("complete", now)
 
     def _file(self, more: bool | None) -> None:
+        self._messages += 1
         now = self.dispatcher.clock()
         if self._first_byte is None:
             self._first_byte = now - self.started
@@ -377,6 +430,8 @@ class MeteredRecorder(HttpRecorder):
 
     __slots__ = ("_feed_rest", "_pending")
 
+    may_be_idle = False
+
     def __init__(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
         HttpRecorder.__init__(self, dispatcher, scope, receive, send)
         # Once no more times are recorded, the meter's `feed` takes the rest of the body.
@@ -384,9 +439,15 @@ class MeteredRecorder(HttpRecorder):
         # Chunks that were sent directly and are not metered yet; None until chunks are sent so.
         self._pending: list[bytes] | None = None
 
+    @property
+    def messages(self) -> int:
+        """Number of messages of the request and the response so far."""
+        return self._messages + len(self._pending or ())
+
     async def receive(self) -> Message:
         """Return the next message of the server; record a disconnect, and keep the body."""
         message = await self._receive()
+        self._messages += 1
         if message["type"] in _DISCONNECT_MESSAGES:
             if not self.finished:
                 self._client_left = True
@@ -439,6 +500,10 @@ class MeteredRecorder(HttpRecorder):
                 self._set_provider(value)
             elif size == _COST_SIZE and name.lower() == _COST_HEADER:
                 self._set_cost(value)
+            elif size >= MIN_NAME_SIZE and name[:PREFIX_SIZE].lower() in NAME_PREFIXES:
+                if self.quota_headers is None:
+                    self.quota_headers = []
+                self.quota_headers.append((name, value))
         if self.dispatcher.usage and 200 <= status < 300:
             meter = self._meter = meter_for(content_type, encoding)
             if meter is not None and self.callbacks:  # such as a token limit
@@ -453,6 +518,7 @@ class MeteredRecorder(HttpRecorder):
     def _body(self, body: bytes | None, more: bool | None) -> None:
         if self._pending:
             self._feed_pending(self._pending)
+        self._messages += 1
         if more and self._feed_rest is not None:
             self._feed_rest(body or b"")
             return
@@ -481,6 +547,7 @@ class MeteredRecorder(HttpRecorder):
     def _feed_pending(self, pending: list[bytes]) -> None:
         """Meter the chunks that were sent directly, before any later one."""
         body = b"".join(pending)
+        self._messages += len(pending)
         pending.clear()
         if self._meter is not None:
             self._feed(self._meter, body, None)
@@ -520,6 +587,11 @@ def _joined(headers: RawHeaders, more: RawHeaders) -> RawHeaders:
     for name, value in (*headers, *more):
         values[name] = values[name] + b"," + value if name in values else value
     return list(values.items())
+
+
+def _is_text(headers: RawHeaders) -> bool:
+    types = [value for name, value in headers if name.lower() == b"content-type"]
+    return not types or types[0].lower().startswith(b"text/plain")
 
 
 def _ignore(body: bytes) -> None:

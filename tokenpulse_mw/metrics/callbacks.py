@@ -29,7 +29,9 @@ class FamilyCallbacks:
         self._family = family
         self._callbacks: list[_Callback] = []
         self._discarded: Counter[Labels] = Counter()
-        self._merge = add if family.merge in ("sum", "largest") else max
+        self._merge: Callable[[float, float], float] = (
+            add if family.merge in ("sum", "largest") else min if family.merge == "least" else max
+        )
 
     def add(self, callback: Callback) -> None:
         """Add a callback; values with the same labels are merged."""

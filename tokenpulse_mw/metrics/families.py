@@ -42,7 +42,8 @@ class Family(NamedTuple):
         labels: Label names, in the order of the label values of a row.
         buckets: Ascending upper bounds without +Inf; empty unless it is a histogram.
         merge: Aggregation of a gauge over several worker processes; "newest" is the maximum of
-            timestamps, and 0 is not one; "largest" is the maximum over workers of the sum in each.
+            timestamps, and 0 is not one; "largest" is the maximum over workers of the sum in each;
+            "least" is the minimum of the workers that know a value.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Family(NamedTuple):
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    merge: Literal["sum", "max", "newest", "largest"] = "sum"
+    merge: Literal["sum", "max", "newest", "largest", "least"] = "sum"
 
     @property
     def width(self) -> int:
@@ -84,6 +85,47 @@ RESPONSES = Family(
     "counter",
     "HTTP responses, by how they ended.",
     ("provider", "outcome"),
+)
+FAILURES = Family(
+    "tokenpulse_http_failures_total",
+    "counter",
+    "Failed HTTP requests, by whose fault it is: client, policy, gateway, provider or network.",
+    ("provider", "fault"),
+)
+OLDEST_REQUEST = Family(
+    "tokenpulse_http_oldest_request_seconds",
+    "gauge",
+    "Age in seconds of the oldest HTTP request in progress; 0 without requests.",
+    merge="max",
+)
+LONGEST_IDLE = Family(
+    "tokenpulse_http_longest_idle_seconds",
+    "gauge",
+    "Longest time in seconds without a byte of a request in progress, by whether it waits for the "
+    "first byte of the response (waiting) or for the next one (streaming).",
+    ("phase",),
+    merge="max",
+)
+UPSTREAM_REQUESTS = Family(
+    "tokenpulse_upstream_remaining_requests",
+    "gauge",
+    "Remaining requests of the provider's rate limit that is nearest to its end.",
+    ("provider",),
+    merge="least",
+)
+UPSTREAM_TOKENS = Family(
+    "tokenpulse_upstream_remaining_tokens",
+    "gauge",
+    "Remaining tokens of the provider's rate limit that is nearest to its end.",
+    ("provider",),
+    merge="least",
+)
+UPSTREAM_RATIO = Family(
+    "tokenpulse_upstream_remaining_ratio",
+    "gauge",
+    "Remaining share, from 0 to 1, of the provider's rate limit that is nearest to its end.",
+    ("provider", "unit"),
+    merge="least",
 )
 TOKENS = Family(
     "tokenpulse_llm_tokens_total",
@@ -236,6 +278,11 @@ OVERFLOW = Family(
 
 # Families whose values are read by callbacks at each scrape.
 CALLBACK_FAMILIES = (
+    OLDEST_REQUEST,
+    LONGEST_IDLE,
+    UPSTREAM_REQUESTS,
+    UPSTREAM_TOKENS,
+    UPSTREAM_RATIO,
     LIMIT_KEYS,
     LIMIT_EVICTIONS,
     ALERTS,

@@ -107,6 +107,8 @@ class HttpMetrics:
                 bucket = 1 + bisect_left(tables.buckets, first_byte)
             first_bytes[0] += first_byte
             first_bytes[bucket] += 1.0
+        if exchange.fault is not None:
+            tables.failures.add((exchange.provider, exchange.fault))
         if exchange.usage_source is not None:
             self._count_usage(exchange)
         if exchange.cost_source is not None:

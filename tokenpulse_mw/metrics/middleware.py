@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from ..exchange import ExchangeMiddleware, ProviderResolver, Providers
+from ..exchange import (
+    ExchangeMiddleware,
+    ProviderResolver,
+    Providers,
+    RequestsInProgress,
+    UpstreamQuotas,
+)
+from .gauges import ExchangeGauges
 from .http import HttpMetrics
 
 
@@ -26,6 +33,14 @@ class MetricsMiddleware(ExchangeMiddleware):
         request_model: bool = False,
     ) -> None:
         self.metrics = HttpMetrics() if metrics is None else metrics
+        in_progress, quotas = RequestsInProgress(), UpstreamQuotas()
         super().__init__(
-            app, observers=[self.metrics], provider=provider, request_model=request_model
+            app,
+            observers=[self.metrics],
+            provider=provider,
+            request_model=request_model,
+            in_progress=in_progress,
+            quotas=quotas,
         )
+        self._gauges = ExchangeGauges(in_progress, quotas)
+        self._gauges.show_in(self.metrics)

@@ -38,11 +38,21 @@ def row_in_memory(family: Family, _labels: Labels) -> Row:
     return [0.0] * family.width
 
 
-def without_unset(family: Family, rows: Mapping[Labels, Row]) -> Mapping[Labels, Row]:
-    """Return `rows` without timestamps that are not set, as those of a former leader."""
-    if family.merge != "newest":
-        return rows
-    return {labels: row for labels, row in rows.items() if row[0]}
+# Values of a family with the merge "least" are stored as their distance from this number. The
+# maximum of these is the minimum of the values, and 0 is a value that is not set.
+_LEAST_ORIGIN = 2.0**50
+
+
+def exposed(family: Family, rows: Mapping[Labels, Row]) -> Mapping[Labels, Row]:
+    """Return the rows as they are exposed, without values that are not set.
+
+    These are timestamps, such as that of a former leader, and values of the merge "least".
+    """
+    if family.merge == "newest":
+        return {labels: row for labels, row in rows.items() if row[0]}
+    if family.merge == "least":
+        return {labels: [_LEAST_ORIGIN - row[0]] for labels, row in rows.items() if row[0]}
+    return rows
 
 
 class Rows:
@@ -105,12 +115,15 @@ class Rows:
     def update(self, values: Mapping[Labels, float]) -> None:
         """Apply values that are counted elsewhere.
 
-        The rows of a gauge are set to `values`; rows that are missing from `values` are set to 0.
+        The rows of a gauge are set to `values`; rows that are missing from `values` are set to 0,
+        which is not exposed with the merges "newest" and "least".
         The rows of a counter grow by the increase since the last update.
         """
         missing = dict.fromkeys(self._last_values.keys() - values.keys(), 0.0)
         for labels, value in {**missing, **values}.items():
-            if self.family.kind == "gauge":
+            if self.family.merge == "least" and labels in values:
+                self.row(labels)[0] = _LEAST_ORIGIN - value
+            elif self.family.kind == "gauge":
                 self.row(labels)[0] = value
             else:
                 self.row(labels)[0] += max(value - self._last_values.get(labels, 0.0), 0.0)
@@ -118,7 +131,7 @@ class Rows:
 
     def series(self) -> Series:
         """Return the family with its current rows; their values stay live."""
-        return self.family, without_unset(self.family, dict(self._rows))
+        return self.family, exposed(self.family, dict(self._rows))
 
     def reopen(self) -> None:
         """Replace every row by a new one; rows returned before must no longer be used."""

@@ -67,6 +67,7 @@ class Tables:
         self.websockets = rows(families.WEBSOCKETS)
         self.first_byte = rows(families.FIRST_BYTE._replace(buckets=buckets))
         self.responses = rows(families.RESPONSES)
+        self.failures = rows(families.FAILURES)
         self.tokens = rows(families.TOKENS)
         self.usage = rows(families.USAGE)
         self.cost = rows(families.COST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..rows import Series, without_unset
+from ..rows import Series, exposed
 from ..tables import Tables
 from .reader import Workers, client_registry
 from .writer import WorkerFiles
@@ -49,5 +49,5 @@ class WorkerTables(Tables):
         series = list[Series]()
         for rows in self.all:
             family, values = merged.get(rows.family.name) or (rows.family, {})
-            series.append((family, without_unset(rows.family, values)))
+            series.append((family, exposed(rows.family, values)))
         return series
