@@ -13,7 +13,7 @@ import tokenpulse_mw
 PACKAGE = Path(tokenpulse_mw.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-FEATURES = {"ratelimit", "metrics", "alerts", "health", "logs"}
+FEATURES = {"ratelimit", "metrics", "alerts", "dashboard", "health", "logs"}
 ALONE = {"config", "filesystem", "lifespan", "outages", "secret", "validation"}  # import no feature
 ALLOWED = {
     "usage": set[str](),

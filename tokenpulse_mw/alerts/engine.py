@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from inspect import isclass
+from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import anyio
@@ -29,6 +30,8 @@ from .store import AlertStore, FleetState, MemoryAlertStore, StoreError
 from .store_writer import StoreWriter
 from .thresholds import Thresholds
 from .timeouts import call_with_timeout
+from .traffic.classification import Upstream
+from .traffic.streaks import Outcomes
 from .usage_export import UsageExporter, UsageSink
 
 _CLOSE_SECONDS = 5.0  # for the last deliveries when the engine stops
@@ -202,7 +205,8 @@ class AlertEngine:
         All methods are optional: `on_evaluation(result, seconds)` with the result "ok" or "error";
         `on_delivery(sink, result)` for each attempt, with the result "ok", "error", "timeout",
         "rejected" or "dropped"; `on_heartbeat(result)` with "ok" or "error"; `on_error(component)`;
-        `on_settings(settings)` after a change of the settings that all processes share.
+        `on_settings(settings)` after a change of the settings that all processes share;
+        `on_alert(event)` for each change of an alert, in the process that leads.
         """
         if listener not in self._listeners:
             self._listeners.append(listener)
@@ -234,6 +238,41 @@ class AlertEngine:
     def leads(self) -> bool:
         """True if this process evaluates the rules of the fleet now."""
         return self._fleet.evaluating() is not None
+
+    @property
+    def process_name(self) -> str:
+        """The name of this process in its fleet; empty before the first heartbeat."""
+        return self._member.name
+
+    @property
+    def fleet_state(self) -> FleetState | None:
+        """The fleet at the last heartbeat; None before the first one. `fleet` sends another."""
+        return self._member.state
+
+    @property
+    def is_connected(self) -> bool:
+        """True if the store accepted the last heartbeat."""
+        return self._member.is_connected
+
+    @property
+    def tenant_names(self) -> Mapping[str, str]:
+        """The readable names of recent tenants, if this process leads."""
+        leadership = self._fleet.evaluating()
+        return {} if leadership is None else leadership.evaluator.traffic.tenant_names
+
+    def outcomes(self, *, limit: int = 200) -> dict[Upstream, Outcomes] | None:
+        """Return the recent outcomes of upstreams, if this process leads; else None.
+
+        Those that fail are included first, then those that were used last, at most `limit` of each.
+        """
+        leadership = self._fleet.evaluating()
+        if leadership is None:
+            return None
+        upstreams = leadership.evaluator.traffic.upstreams
+        return {
+            **dict(islice(upstreams.failing(), limit)),
+            **dict(islice(upstreams.recent(), limit)),
+        }
 
     async def evaluate(self) -> list[AlertEvent]:
         """Evaluate every rule once, and store and return the changes.
@@ -387,6 +426,9 @@ class AlertEngine:
         if leadership is not self._fleet.leadership:  # another process leads: nothing was stored
             return []
         self.controls.skip_revision(self._fleet.writer.revision)
+        for change in changes:
+            for event in change.events:
+                self._notify_listeners("on_alert", event)
         if self._running is None:
             await self._outbox.attempt()
         await self._prune(at)

@@ -27,7 +27,7 @@ class Columns(NamedTuple):
     histograms: tuple[str, ...]
 
 
-_FAULTS = ("client", "policy", "gateway", "provider", "network")
+FAULTS = ("client", "policy", "gateway", "provider", "network")
 
 PROVIDERS = Columns(
     (
@@ -40,9 +40,9 @@ PROVIDERS = Columns(
         "input_tokens",
         "output_tokens",
         "cost_usd",
-        *_FAULTS,
+        *FAULTS,
     ),
-    ("cost_usd", *_FAULTS),
+    ("cost_usd", *FAULTS),
     ("duration", "ttfb", "ttft"),
 )
 ROUTES = Columns(("requests", "errors", "limited"), (), ("duration", "ttfb"))
@@ -52,7 +52,6 @@ MODELS = Columns(
     ("ttft",),
 )
 KINDS = {"provider": PROVIDERS, "route": ROUTES, "model": MODELS}
-FAULTS = _FAULTS
 
 
 class Layout:
@@ -205,8 +204,7 @@ class History:
         }
         self.newest = self.end = -1
         self._in_flight = array("f", bytes(4 * slots))
-        self._reports, self._gaps = bytearray(2 * slots), bytearray(slots)
-        self._reports = bytearray(slots)
+        self._reports, self._gaps = bytearray(slots), bytearray(slots)
 
     def advance(self, slot: int) -> bool:
         """Make `slot` the newest one unless there is a newer; return False if it is too old."""
@@ -316,9 +314,7 @@ def known_or_none(value: float) -> float | None:
     return value if value == value else None
 
 
-def quantile_of(
-    bounds: Sequence[float], counts: Sequence[float], quantile: float
-) -> float | None:
+def quantile_of(bounds: Sequence[float], counts: Sequence[float], quantile: float) -> float | None:
     """Return a quantile by linear interpolation in its bucket, as Prometheus does.
 
     Args:

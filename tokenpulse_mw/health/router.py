@@ -160,7 +160,7 @@ class HealthRouter(Router):
 
     async def _respond_ready(self, request: Request) -> Response:
         state = self._state("starting", self.starting) or self._state("draining", self.draining)
-        return await self._respond(request, state or await self._observe())
+        return await self._respond(request, state or await self.observe())
 
     async def _respond_credentials(self, _: Request) -> Response:
         status = None if self._credentials is None else await self._credentials.get()
@@ -170,7 +170,8 @@ class HealthRouter(Router):
             )
         return JSONResponse(status, headers=_UNCACHED)
 
-    async def _observe(self) -> dict[str, Observation]:
+    async def observe(self) -> dict[str, Observation]:
+        """Return the results of the checks and the providers that are not healthy, by name."""
         providers = {} if self._providers is None else self._providers.report()
         return {**await self._checks.run(), **providers}
 

@@ -205,6 +205,14 @@ class HttpMetrics:
         """Return the families of this package with their rows, merged over all workers."""
         return self._tables.series()
 
+    def own_series(self) -> list[Series]:
+        """Return the families that this process counts, without the other workers.
+
+        Rows of an earlier worker that this process continues are included from the first call on,
+        so differences between two calls are what this process has counted.
+        """
+        return self._tables.own_series()
+
     def render_others(
         self, names: Sequence[str] = (), *, openmetrics: bool = False, escaping: str = UNDERSCORES
     ) -> bytes:

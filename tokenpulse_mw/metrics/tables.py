@@ -137,6 +137,10 @@ class Tables:
         """Return every family with its rows."""
         return [rows.series() for rows in self.all]
 
+    def own_series(self) -> list[Series]:
+        """Return the families that this process counts."""
+        return self.series()
+
     def recover(self) -> None:
         """Retry to create rows that could not be created; a no-op for rows in memory."""
 

@@ -50,6 +50,7 @@ from ..usage import Prices, PriceTable
 from ..web.auth import TenantOf
 from . import defaults, limits
 from .config_file import ConfigFile
+from .dashboard import create_dashboard
 from .defaults import configure_logs
 from .gauges import Gauges
 from .nested import Gateway, GatewayExchangeMiddleware
@@ -173,6 +174,10 @@ class TokenPulse:
         )
         scrape = metrics_routes(self.metrics, authorize=scraper)
         operate = defaults.admin_routes(self.settings, self.engine, self.policies, admin)
+        self._dashboard = create_dashboard(
+            self.settings, self.engine, self.metrics, self.health, self.providers, service=service
+        )
+        page, live = self._dashboard.endpoints(admin)
         own_usage = defaults.tenant_routes(self.settings, self.engine, usage_tenant)
         self._endpoints = [
             OwnEndpoint(route, authorize, is_public)
@@ -180,6 +185,8 @@ class TokenPulse:
                 (self.health.routes, admin, True),
                 (scrape, scraper, False),
                 (operate, admin, False),
+                (page, None, True),
+                (live, admin, False),
                 (own_usage, never, False),  # limited like the tenant's other requests
             )
             for route in routes
@@ -403,6 +410,7 @@ class TokenPulse:
         self.metrics.clear()
         self.health.clear()
         self.providers.seen.clear()
+        self._dashboard.clear()
 
     @contextmanager
     def unlimited(self) -> Iterator[None]:
@@ -429,6 +437,7 @@ class TokenPulse:
                 await exits.enter_async_context(self._saved_limits.running())
         await exits.enter_async_context(self.metrics.refreshing())
         await exits.enter_async_context(self.health.running())
+        await exits.enter_async_context(self._dashboard.running())
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
         await exits.enter_async_context(drains)
         watches = [file.watch for file in self._config_files]

@@ -131,6 +131,11 @@ class FleetMember:
         )
 
     @property
+    def name(self) -> str:
+        """The name of this process; empty before the first heartbeat."""
+        return "" if self._process is None else self._process.name
+
+    @property
     def leader(self) -> Leader | None:
         """The leadership of this process in the store, or None."""
         return self._lease.leader if self._lease.holds(self._clock()) else None
@@ -170,8 +175,7 @@ class FleetMember:
     @property
     def has_peers(self) -> bool:
         """True if another process was alive at the last heartbeat."""
-        name = None if self._process is None else self._process.name
-        return any(member.process.name != name for member in self.live(self.options.lease))
+        return any(member.process.name != self.name for member in self.live(self.options.lease))
 
     def may_continue_alone(self, *, led: bool) -> bool:
         """Return True if the store has failed for so long that this process needs no lease.

@@ -230,6 +230,10 @@ class MemoryAlertStore:
         """Return the number of undelivered notifications by sink, without sinks that have none."""
         return Counter(notification.sink for _, notification in self._waiting.values())
 
+    async def dead_letter_counts(self) -> Mapping[str, int]:
+        """Return the number of dead letters by sink, without sinks that have none."""
+        return Counter(dead_letter.notification.sink for *_, dead_letter in self._dead.values())
+
     async def acknowledge(self, alert_id: str, ack: Ack | None, /) -> AlertRecord | None:
         """Set the acknowledgement of an alert, or remove it with None."""
         self._revision += 1

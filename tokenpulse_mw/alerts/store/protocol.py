@@ -308,6 +308,10 @@ class AlertStore(Protocol):
         """Return the number of undelivered notifications by sink, without sinks that have none."""
         ...
 
+    async def dead_letter_counts(self) -> Mapping[str, int]:
+        """Return the number of dead letters by sink, without sinks that have none."""
+        ...
+
     async def acknowledge(self, alert_id: str, ack: Ack | None, /) -> AlertRecord | None:
         """Set the acknowledgement of an alert, or remove it with None.
 

@@ -131,6 +131,7 @@ class MemoryUsage:
         self._max_hours, self._max_rows = max_hours, max_rows
         # By hour and key: the usage, its revision, and the revision that was exported.
         self._hours: dict[int, dict[_Key, tuple[UsageRecord, int, int]]] = {}
+        self._totals: dict[int, UsageRecord] = {}  # of each hour
 
     def add(self, records: Iterable[UsageRecord]) -> None:
         """Add usage to that of its hour."""
@@ -139,13 +140,21 @@ class MemoryUsage:
             before, revision, exported = rows.get(record.key, (None, 0, 0))
             total = record if before is None else add_usage((before, record))[0]
             rows[record.key] = total, revision + 1, exported
+            one = replace(record, tenant="", model="", provider="")
+            known = self._totals.get(record.hour)
+            self._totals[record.hour] = one if known is None else add_usage((known, one))[0]
         for hour in sorted(self._hours)[: -self._max_hours]:
-            del self._hours[hour]
+            self._drop(hour)
         while len(self._hours) > 1 and sum(map(len, self._hours.values())) > self._max_rows:
-            del self._hours[min(self._hours)]
+            self._drop(min(self._hours))
+
+    def _drop(self, hour: int) -> None:
+        del self._hours[hour], self._totals[hour]
 
     def read(self, query: UsageQuery) -> tuple[UsageRecord, ...]:
         """Return the usage by time and dimensions."""
+        if not query.by and query.tenant is None:
+            return self._sums(query)
         selected = (
             replace(
                 record,
@@ -160,6 +169,16 @@ class MemoryUsage:
             if query.tenant in (None, record.tenant)
         )
         rows = sorted(add_usage(selected), key=attrgetter("hour", *USAGE_DIMENSIONS))
+        return tuple(rows[: query.limit])
+
+    def _sums(self, query: UsageQuery) -> tuple[UsageRecord, ...]:
+        """Return the usage of all tenants, models and providers together."""
+        selected = (
+            replace(total, hour=0 if query.step is None else hour - hour % query.step)
+            for hour, total in self._totals.items()
+            if query.first <= hour < query.last
+        )
+        rows = sorted(add_usage(selected), key=attrgetter("hour"))
         return tuple(rows[: query.limit])
 
     def unexported(self, before: int, limit: int) -> tuple[UsageRevision, ...]:

@@ -165,6 +165,10 @@ class Streaks(Generic[Subject]):
         """Yield each subject and its streak, the least recently used first."""
         yield from self._streaks.items()
 
+    def recent(self) -> Iterator[tuple[Subject, Streak]]:
+        """Yield each subject and its streak, the most recently used first."""
+        yield from reversed(self._streaks.items())
+
     def failing(self) -> Iterator[tuple[Subject, Streak]]:
         """Yield each subject whose last outcome is a failure."""
         yield from self._failing.items()

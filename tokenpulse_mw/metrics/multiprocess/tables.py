@@ -43,6 +43,10 @@ class WorkerTables(Tables):
             self.clear_caches()
             self.in_progress = []
 
+    def own_series(self) -> list[Series]:
+        """Return the families of the files of this worker."""
+        return [(family, rows) for family, rows in self._files.rows().items()]
+
     def series(self) -> list[Series]:
         """Return every family with the merged rows of all workers."""
         merged = self._workers.series()

@@ -35,6 +35,7 @@ from .slots import Slot, acquire_slot, check_locks, folder_variable
 
 _log = logging.getLogger("tokenpulse_mw.metrics")
 
+_KINDS: tuple[Kind, ...] = ("counter", "histogram", "gauge")
 MIN_FILE_BYTES = 1 << 16  # as in prometheus_client
 MAX_FILE_BYTES = 1 << 30  # the header states the used bytes as a 4-byte integer
 
@@ -96,6 +97,21 @@ class WorkerFiles:
             finally:
                 self._reports_overflow = False
         return row
+
+    def rows(self) -> dict[Family, dict[LabelValues, Row]]:
+        """Return the rows of the files of this worker, which are created if they are missing.
+
+        Rows that are only in memory are included. A file that cannot be created has no rows.
+        """
+        with self._lock:
+            rows: dict[Family, dict[LabelValues, Row]] = {}
+            for kind in _KINDS:
+                with suppress(OSError):
+                    for family, labels, row in self._file(kind).rows():
+                        rows.setdefault(family, {})[labels] = row
+            for (family, labels), unwritten in self._unwritten.items():
+                rows.setdefault(family, {})[labels] = unwritten
+        return rows
 
     def recover(self) -> bool:
         """Write the rows that are only in memory, and replace deleted files.

@@ -94,6 +94,11 @@ class Statements:
         .where(_WAITING)
         .group_by(notifications.c.sink)
     )
+    dead_letter_counts = (
+        select(notifications.c.sink, func.count().label("waiting"))
+        .where(_DEAD)
+        .group_by(notifications.c.sink)
+    )
     update_waiting = update(notifications).where(_NOTIFICATION, _WAITING)
     claim = (
         update(notifications)

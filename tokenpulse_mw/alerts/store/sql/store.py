@@ -250,6 +250,10 @@ class SQLAlertStore:
         """Return the number of undelivered notifications by sink, without sinks that have none."""
         return dict(await self._select(queue_length_of, self._sql.queue_lengths))
 
+    async def dead_letter_counts(self) -> Mapping[str, int]:
+        """Return the number of dead letters by sink, without sinks that have none."""
+        return dict(await self._select(queue_length_of, self._sql.dead_letter_counts))
+
     async def acknowledge(self, alert_id: str, ack: Ack | None, /) -> AlertRecord | None:
         """Set the acknowledgement of an alert, or remove it with None."""
         values = {"alert_id": alert_id, "ack": ack_text(ack)}

@@ -1,0 +1,282 @@
+"""Sources of the live page: what it shows of the metrics, the alerts and the health."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from anyio import to_thread
+from starlette.routing import BaseRoute
+
+from ..alerts import AlertEngine, AlertEvent, MemoryAlertStore
+from ..alerts.store import FleetState
+from ..alerts.store.usage import UsageQuery
+from ..config import Settings
+from ..dashboard import Dashboard, EngineFacts, Facts, Sources, StoreFacts, Streak, schemas
+from ..dashboard.views import to_time
+from ..exchange import Providers, RequestsInProgress, UpstreamQuotas
+from ..health import HealthRouter
+from ..logs import log_level
+from ..metrics import HttpMetrics
+from ..usage import Cost
+from ..web.auth import Authorize
+
+_LIVE_SECONDS = 45.0  # after its last heartbeat, a process is expected to report its numbers
+_STALLED_SECONDS = 60.0  # without a byte
+_MAX_STALLED = 100  # that are counted
+_MAX_OWNERS = 1000  # credentials whose provider is remembered
+_MAX_TENANTS = 50_000
+_PREFIX = "/admin"
+
+
+class LivePage:
+    """The live page of a gateway; without routes if no admin token is set.
+
+    Args:
+        settings: The settings.
+        engine: The alert engine.
+        metrics: The metrics.
+        health: The health endpoints.
+        providers: The providers.
+        service: Name of the service.
+        in_progress: Requests in progress, or None if they are not known.
+        quotas: Rate limits that the providers report, or None if they are not known.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: AlertEngine,
+        metrics: HttpMetrics,
+        health: HealthRouter,
+        providers: Providers,
+        *,
+        service: str,
+        in_progress: RequestsInProgress | None = None,
+        quotas: UpstreamQuotas | None = None,
+    ) -> None:
+        self._settings, self._engine, self._metrics = settings, engine, metrics
+        self._health, self._in_progress, self._quotas = health, in_progress, quotas
+        self._owners = OrderedDict[str, str]()
+        self._shares_store = settings.alerts and not isinstance(engine.store, MemoryAlertStore)
+        merges = metrics.is_shared and not self._shares_store
+        self.dashboard = Dashboard(
+            Sources(
+                series=self._merged_series if merges else self._own_series,
+                scope="machine" if merges else "process",
+                service=service,
+                version=_version(),
+                providers=providers.listed,
+                active=self._active,
+                checks=self._checks,
+                log_level=log_level,
+                engine=self._engine_facts,
+                store=self._store_facts,
+                tenants=self._tenants if settings.alerts else None,
+                facts=self._facts,
+                requests=self._requests,
+            )
+        )
+        self._is_served = False
+        engine.add_listener(self)
+
+    def endpoints(self, authorize: Authorize | None) -> tuple[list[BaseRoute], list[BaseRoute]]:
+        """Return the routes of the files, and those of the data; none without authorization."""
+        if authorize is None:
+            return [], []
+        self._is_served = True
+        return (
+            self.dashboard.static_routes(prefix=_PREFIX),
+            self.dashboard.routes(authorize, prefix=_PREFIX),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Take samples during the body, if the page is served."""
+        if not self._is_served:
+            yield
+            return
+        async with self.dashboard.running():
+            yield
+
+    def clear(self) -> None:
+        """Discard everything, as in a new process."""
+        self._owners.clear()
+        self.dashboard.clear()
+
+    def on_alert(self, event: AlertEvent) -> None:
+        """Mark an alert that has fired or is resolved."""
+        self.dashboard.on_alert(event.transition, event.finding.title, event.at)
+
+    def on_delivery(self, sink: str, result: str) -> None:
+        """Remember successful deliveries."""
+        self.dashboard.on_delivery(sink, result)
+
+    async def _own_series(self) -> Sequence[Any]:
+        return self._metrics.own_series()
+
+    async def _merged_series(self) -> Sequence[Any]:
+        return await to_thread.run_sync(self._metrics.series)
+
+    def _active(self) -> Mapping[str, bool]:
+        return {name: bool(active) for (name,), active in self._health.active_providers().items()}
+
+    async def _checks(self) -> list[schemas.Check]:
+        observations = await self._health.observe()
+        return [
+            schemas.Check(name, observation.result.status, observation.result.output)
+            for name, observation in sorted(observations.items())
+        ]
+
+    def _engine_facts(self) -> EngineFacts:
+        engine = self._engine
+        if not self._settings.alerts:
+            return EngineFacts()
+        state = engine.fleet_state
+        evaluated = engine.last_evaluation().get(())
+        if evaluated is None and state is not None:
+            evaluated = state.evaluated_at
+        severities = Counter(finding.severity for finding in engine.firing)
+        members = () if state is None else state.members
+        now = 0.0 if state is None else state.now
+        return EngineFacts(
+            engine=schemas.Engine(
+                last_evaluation_at=None if evaluated is None else to_time(evaluated),
+                interval_seconds=engine.interval,
+                store=self._store_state(state),
+                leader=engine.leads,
+                alerts=True,
+            ),
+            firing=schemas.Firing(
+                severities["critical"], severities["warning"], severities["info"]
+            ),
+            members=[
+                schemas.Member(
+                    name=member.process.name,
+                    host=member.process.host,
+                    pid=member.process.pid,
+                    leader=state is not None and member.process.name == state.holder,
+                    seen_at=to_time(member.seen_at),
+                )
+                for member in members
+            ],
+            live=frozenset(
+                member.process.name for member in members if now - member.seen_at <= _LIVE_SECONDS
+            ),
+            sinks=engine.sinks,
+        )
+
+    def _store_state(self, state: FleetState | None) -> Any:
+        if not self._shares_store:
+            return "none"
+        return "ok" if state is not None and self._engine.is_connected else "failing"
+
+    async def _store_facts(self) -> StoreFacts:
+        if not self._settings.alerts:
+            return StoreFacts()
+        store = self._engine.store
+        usage = await store.usage(self._today())
+        cost = None
+        if usage and usage[0].unpriced < usage[0].requests:
+            cost = float(Cost(usage[0].cost_nanos).usd)
+        return StoreFacts(cost, await store.queue_lengths(), await store.dead_letter_counts())
+
+    async def _tenants(self) -> list[schemas.Tenant]:
+        names = self._engine.tenant_names
+        return [
+            schemas.Tenant(
+                id=record.tenant,
+                name=names.get(record.tenant),
+                requests=record.requests,
+                input_tokens=record.input,
+                output_tokens=record.output,
+                cost_usd=float(Cost(record.cost_nanos).usd)
+                if record.unpriced < record.requests
+                else None,
+                limited=None,
+            )
+            for record in await self._engine.store.usage(self._today(("tenant",)))
+        ]
+
+    def _today(self, by: tuple[str, ...] = ()) -> UsageQuery:
+        """Return a query of the usage since midnight UTC."""
+        now = datetime.fromtimestamp(self._engine.wall(), UTC)
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        first = int(midnight.timestamp() // 3600)
+        return UsageQuery(first, first + 24, by, None, None, _MAX_TENANTS)
+
+    def _facts(self) -> Facts:
+        engine = self._engine
+        self._owners |= engine.credential_owners()
+        while len(self._owners) > _MAX_OWNERS:
+            self._owners.popitem(last=False)
+        facts = Facts(
+            member=engine.process_name, owners=dict(self._owners), streaks=self._streaks()
+        )
+        if self._in_progress is not None:
+            stalled = len(self._in_progress.requests(limit=_MAX_STALLED, min_idle=_STALLED_SECONDS))
+            facts.in_flight = schemas.InFlight(
+                len(self._in_progress), self._in_progress.oldest(), stalled
+            )
+        if self._quotas is not None:
+            facts.upstream = _upstream(self._quotas, self._engine.wall())
+        return facts
+
+    def _requests(self, limit: int) -> list[schemas.Request]:
+        return [] if self._in_progress is None else _requests(self._in_progress, limit)
+
+    def _streaks(self) -> list[Streak] | None:
+        outcomes = self._engine.outcomes() if self._settings.alerts else None
+        if outcomes is None:
+            return None
+        return [
+            Streak(kind, identity, item.name, item.failures, item.last_success / 1e6)
+            for (kind, identity), item in outcomes.items()
+        ]
+
+
+create_dashboard = LivePage
+
+
+def _requests(in_progress: RequestsInProgress, limit: int) -> list[schemas.Request]:
+    rows = []
+    for request in in_progress.requests(limit=limit):
+        exchange = request.exchange
+        rows.append(
+            schemas.Request(
+                id=str(request.id),
+                age_seconds=round(exchange.duration, 3),
+                quiet_seconds=round(request.idle, 3),
+                route=exchange.route,
+                provider=exchange.provider,
+                model=exchange.model,
+                tenant=exchange.tenant,
+                tenant_name=exchange.tenant_name,
+                credential=exchange.credential,
+                credential_group=exchange.credential_group,
+                first_byte=request.phase == "streaming",
+                output_tokens=None if exchange.usage is None else exchange.usage.output,
+                stalled=request.idle >= _STALLED_SECONDS,
+            )
+        )
+    return rows
+
+
+def _upstream(quotas: UpstreamQuotas, now: float) -> dict[str, schemas.Upstream]:
+    result: dict[str, schemas.Upstream] = {}
+    for (provider, unit), pool in quotas.lowest().items():
+        upstream = result.setdefault(provider, schemas.Upstream())
+        setattr(upstream, f"{unit}_remaining", float(pool.remaining))
+        if pool.resets_in is not None:
+            at = to_time(now + pool.resets_in)
+            upstream.resets_at = max(upstream.resets_at or at, at)
+    return result
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return __version__
